@@ -1,0 +1,57 @@
+"""Argument checks with the three-part message: which argument, what was expected, what came."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+
+class LattokError(ValueError):
+    """Bad input. The text names the argument, what was expected, what came and the way out."""
+
+
+def fail(name: str, expected: str, got: Any, hint: str = "") -> NoReturn:
+    """Raise `LattokError("`name`: expected ..., got .... hint")`."""
+    raise LattokError(f"`{name}`: expected {expected}, got {got}." + (f" {hint}" if hint else ""))
+
+
+def positive(**values: float) -> None:
+    """Every value must be a finite number greater than zero."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+            fail(name, "a number greater than 0", repr(value))
+
+
+def at_least_zero(**values: float) -> None:
+    """Every value must be a finite number, zero or greater."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            fail(name, "a number of at least 0", repr(value))
+
+
+def one_of(name: str, value: Any, options: Iterable[Any]) -> None:
+    """`value` must be one of `options`."""
+    options = list(options)
+    if value not in options:
+        fail(name, "one of " + ", ".join(map(str, options)), repr(value))
+
+
+def rank(name: str, array: Any, dims: str) -> None:
+    """`array` must have as many axes as `dims` names, e.g. `rank("chunks", x, "B H m")`."""
+    got = tuple(getattr(array, "shape", ()))
+    if len(got) != len(dims.split()):
+        fail(name, f"shape [{', '.join(dims.split())}]", f"shape {list(got)}")
+
+
+def size(name: str, axis: str, got: int, expected: int, hint: str = "") -> None:
+    """One axis must have the expected length."""
+    if got != expected:
+        fail(name, f"{expected} {axis}", f"{got}", hint)
+
+
+def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Every given key must be known."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        fail(name, "names among " + ", ".join(sorted(known)), ", ".join(unknown))
