@@ -1,0 +1,229 @@
+"""Artefacts: config.json + model.safetensors + README.md (model card), in a folder or on the Hub. No pickle.
+
+Loading is strict: missing, unexpected or mis-shaped tensors are an error that lists them. huggingface_hub's
+ModelHubMixin removes config.json before it writes; we need whole artefacts or none, so its functions are used directly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+import lattok
+from lattok import checks, files
+
+CONFIG, WEIGHTS, CARD, EVALUATION = "config.json", "model.safetensors", "README.md", "evaluation.json"
+
+
+def resolve(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """Local folder as it is; anything else is a Hub id, downloaded at `revision`."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    text = str(name_or_path)
+    if path.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
+        checks.fail("model", "a folder with config.json, or a Hub id like org/name", f"{text!r}, which is neither")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        wanted = [CONFIG, WEIGHTS, CARD, EVALUATION]
+        return Path(snapshot_download(text, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        checks.fail("model", f"a folder or a Hub repository; {text!r} could not be fetched", reason)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of an artefact, checked for readability and version."""
+    path = folder / CONFIG
+    if not path.is_file():
+        checks.fail("model", f"a folder with {CONFIG}", f"{folder} without it")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        checks.fail(str(path), "JSON", f"unreadable text ({error})")
+    if not isinstance(config, dict) or not isinstance(config.get("type"), str):
+        checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
+    written = str(config.get("lattok_version", "0"))
+    if _release(written) > _release(lattok.__version__):
+        checks.fail(
+            str(path), f"a config written by lattok {lattok.__version__} or older", written, "Upgrade lattok to load it."
+        )
+    return config
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """(major, minor): patch releases do not change the format."""
+    numbers = [int("".join(c for c in part if c.isdigit()) or 0) for part in version.split(".")[:2]]
+    return tuple(numbers)
+
+
+class HubModel(nn.Module):
+    """A model that saves itself with everything it needs, and loads strictly. Subclasses set `type`, `config_class`."""
+
+    type: ClassVar[str]
+    config_class: ClassVar[Any]
+    config: Any
+    evaluation: dict[str, Any] | None = None  # summary of the last evaluation, printed on the model card
+    source: str | None = None  # Hub id or folder name it was loaded from
+    revision: str | None = None
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write config.json, model.safetensors and the model card into `folder`; each file atomically."""
+        folder = Path(folder)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.saved_tensors().items()}
+        files.write_atomic(folder / WEIGHTS, lambda path: safetensors.torch.save_file(tensors, path))
+        self.save_card(folder)
+        header = {"type": self.type, "lattok_version": lattok.__version__}
+        files.write_json(folder / CONFIG, {**header, **asdict(self.config)})
+        return folder
+
+    def save_card(self, folder: Path) -> None:
+        """Write README.md, and evaluation.json where the model was evaluated."""
+        if self.evaluation is not None:
+            files.write_json(folder / EVALUATION, self.evaluation)
+        files.write_text(folder / CARD, model_card(self, folder.name))
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], revision: str | None = None) -> Self:
+        """Load from a folder or a Hub id, in evaluation mode. Raises `LattokError` on anything that does not fit."""
+        folder = resolve(name_or_path, revision)
+        raw = read_config(folder)
+        if raw["type"] != cls.type:
+            checks.fail(
+                "model", f"type {cls.type!r}", f"{raw['type']!r} in {folder}", "lattok.load picks the class by itself."
+            )
+        model = cls(parse_config(cls.config_class, raw, folder / CONFIG))
+        model.load_tensors(_read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+        if (folder / EVALUATION).is_file():
+            model.evaluation = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
+        model.source, model.revision = (
+            (folder.name, None) if Path(name_or_path).is_dir() else (str(name_or_path), revision or folder.name)
+        )
+        return model.eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload as one commit; returns its address. Not run where the project is tested: there is no network there."""
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.save_pretrained(Path(scratch) / repo_id.split("/")[-1])
+            message = f"lattok {lattok.__version__}: {self.type}"
+            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Tensors that belong into the artefact."""
+        return dict(self.state_dict())
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Fill this model; missing, unexpected and mis-shaped tensors are an error that lists them all."""
+        wanted = self.saved_tensors()
+        problems = [f"missing {name}" for name in wanted if name not in tensors]
+        problems += [f"unexpected {name}" for name in tensors if name not in wanted]
+        problems += [
+            f"{name} has shape {list(tensors[name].shape)}, expected {list(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in tensors and tensors[name].shape != tensor.shape
+        ]
+        if problems:
+            checks.fail(where, f"the {len(wanted)} tensors of {type(self).__name__}", "; ".join(problems))
+        self.load_state_dict(dict(tensors), strict=True)
+
+    def describe(self) -> dict[str, Any]:
+        """What provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""
+        config = json.dumps(asdict(self.config), sort_keys=True).encode()
+        weights = hashlib.sha256()
+        for name, tensor in sorted(self.saved_tensors().items()):
+            weights.update(name.encode() + str(tuple(tensor.shape)).encode())
+            weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return {
+            "type": self.type,
+            "model": self.source,
+            "revision": self.revision,
+            "config_sha256": hashlib.sha256(config).hexdigest(),
+            "weights_sha256": weights.hexdigest(),
+        }
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Evaluation mode for the duration: a label never depends on whether someone left the model in training."""
+        training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(training)
+
+
+def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path) -> Any:
+    """The frozen config dataclass from JSON; unknown and missing fields are errors that name them."""
+    values = {key: value for key, value in raw.items() if key not in ("type", "lattok_version")}
+    known = {field.name for field in fields(config_class)}
+    checks.known_keys(str(path), values, sorted(known))
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    try:
+        return config_class(**values)
+    except TypeError as error:
+        checks.fail(str(path), f"the fields of {config_class.__name__}", str(error))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        checks.fail("model", f"a folder with {WEIGHTS}", f"{path.parent} without it")
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({error})")
+
+
+def model_card(model: HubModel, name: str) -> str:
+    """Model card: what it is, how to load it, and the last evaluation as a table."""
+    name = model.source if model.source and "/" in model.source else name
+    lines = [
+        "---",
+        "library_name: lattok",
+        "tags: [robotics, latent-actions, lattok]",
+        "---",
+        f"# {name}",
+        "",
+        f"A lattok `{model.type}` model ({type(model).__name__}, {_millions(model)} M parameters).",
+        "",
+        "```python",
+        "import lattok",
+        f'model = lattok.load("{name}")',
+        "```",
+        "",
+        "## Evaluation",
+        "",
+    ]
+    if not model.evaluation:
+        lines.append("Not evaluated yet: run `lattok evaluate MODEL DATASET`.")
+    else:
+        lines += [str(model.evaluation.get("headline", "")), "", "| figure | value |", "|---|---|"]
+        lines += [f"| {key} | {_plain(value)} |" for key, value in model.evaluation.get("figures", {}).items()]
+    config = json.dumps(files.finite(asdict(model.config)), indent=2)
+    return "\n".join([*lines, "", "## Configuration", "", "```json", config, "```", ""])
+
+
+def _millions(model: nn.Module) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,29 @@
+"""Losses of the image latent action model: pure functions (P2T Eq. 12 to 14)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def prediction(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of predicted features of the later frame [B, N, D] (Eq. 12)."""
+    return (predicted - target).square().mean()
+
+
+def action(predicted: Tensor, actions: Tensor, labelled: Tensor) -> Tensor:
+    """Mean squared error over labelled samples (Eq. 14): [B, m] normalised, labelled [B] bool; zero without any."""
+    error = (predicted - actions).square().mean(-1)
+    return (error * labelled).sum() / labelled.sum().clamp_min(1)
+
+
+def decorrelation(latents: Tensor) -> Tensor:
+    """Mean squared correlation between channels of different tokens, [B, P, d]: zero when tokens share nothing."""
+    batch, tokens, dim = latents.shape
+    if tokens == 1 or batch < 2:
+        return latents.new_zeros(())
+    centred = latents - latents.mean(0)
+    unit = (centred / centred.std(0, unbiased=False).clamp_min(1e-5)).reshape(batch, tokens * dim)
+    correlation = (unit.T @ unit / batch).square().reshape(tokens, dim, tokens, dim)
+    between = ~torch.eye(tokens, dtype=torch.bool, device=latents.device)
+    return correlation.mean((1, 3))[between].mean() * dim

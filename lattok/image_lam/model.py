@@ -1,0 +1,308 @@
+"""Image latent action model of "From Pixels to Tokens" (Lin et al., 2026), appendix A.1, after UniVLA.
+
+    latents = Encoder(features(o_t), features(o_{t+stride}))       c in R^{P x d}
+    codes   = VQ(latents)                                          P codes of K
+    features^(o_{t+stride}) = Decoder(features(o_t), codebook[codes])
+
+Streams: `control`, and an environment stream beside it (`control+env` with a frozen codebook, `joint` from scratch).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from lattok import checks
+from lattok.hub import HubModel
+from lattok.image_lam import losses
+from lattok.image_lam.config import ImageLAMConfig
+from lattok.image_lam.features import FrozenFeatures
+from lattok.nn import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
+from lattok.normalize import Normalizer
+from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.types import LatentActions, LossTerms, PairBatch
+
+LABEL_BATCH = 64  # pairs per forward pass when labelling a video
+
+
+class FusedEncoder(nn.Module):
+    """Queries look at one frame of [now, later, 3 x difference]: cheap, and the change is visible at once."""
+
+    def __init__(self, config: ImageLAMConfig, queries: int, feature_dim: int, places: int):
+        super().__init__()
+        self.project = nn.Linear(3 * feature_dim, config.width)
+        self.queries = nn.Parameter(torch.randn(queries, config.width) * 0.02)
+        self.places = nn.Parameter(torch.randn(places, config.width) * 0.02)
+        blocks = (PreNormBlock(config.width, config.heads, config.dropout) for _ in range(config.encoder_depth))
+        self.blocks = nn.Sequential(*blocks)
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [B, 2, N, D] to query tokens [B, queries, width]."""
+        now, later = features.unbind(1)
+        x = self.project(torch.cat([now, later, 3 * (later - now)], -1)) + self.places  # b n w
+        x = torch.cat([self.queries.expand(len(x), -1, -1), x], 1)
+        return self.norm(self.blocks(x)[:, : len(self.queries)])
+
+
+class SpaceTimeEncoder(nn.Module):
+    """UniVLA's encoder: queries and patches of both frames, attention in frames and causally between them."""
+
+    def __init__(self, config: ImageLAMConfig, queries: int, feature_dim: int, places: int):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(queries, feature_dim) * 0.02)
+        self.embed = nn.Sequential(
+            nn.LayerNorm(feature_dim), nn.Linear(feature_dim, config.width), nn.LayerNorm(config.width)
+        )
+        self.register_buffer("places", sinusoidal_positions(queries + places, config.width), persistent=False)
+        self.places: Tensor
+        blocks = (SpaceTimeBlock(config.width, config.heads, config.dropout) for _ in range(config.encoder_depth))
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [B, 2, N, D] to query tokens of the later frame [B, queries, width]."""
+        queries = self.queries.expand(*features.shape[:2], -1, -1)
+        x = self.embed(torch.cat([queries, features], 2)) + self.places  # b 2 q+n w
+        return self.blocks(x)[:, 1, : len(self.queries)]
+
+
+class Decoder(nn.Module):
+    """Current features [B, N, D] and code vectors [B, p, d] to the later frame's features [B, N, D]."""
+
+    def __init__(self, config: ImageLAMConfig, vectors: int, feature_dim: int, places: int):
+        super().__init__()
+        width = config.width
+        self.predict_change = config.predict_change
+        self.latent_up, self.patch_up = nn.Linear(config.latent_dim, width), nn.Linear(feature_dim, width)
+        self.embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
+        self.register_buffer("places", sinusoidal_positions(vectors + places, width), persistent=False)
+        self.places: Tensor
+        blocks = (PreNormBlock(width, config.heads, config.dropout) for _ in range(config.decoder_depth))
+        self.blocks = nn.Sequential(*blocks)
+        self.out = nn.Linear(width, feature_dim)
+        if config.predict_change:  # start as "nothing changes", the best constant guess
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
+        x = torch.cat([self.latent_up(vectors), self.patch_up(features)], 1)  # b p+n w
+        x = self.blocks(self.embed(x) + self.places)
+        predicted = self.out(x[:, vectors.shape[1] :])
+        return features + predicted if self.predict_change else predicted
+
+
+class Stream(nn.Module):
+    """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, quantizer."""
+
+    def __init__(self, config: ImageLAMConfig):
+        super().__init__()
+        self.config, d = config, config.latent_dim
+        residual = config.quantizer == "residual"
+        if residual:  # one latent from all queries, P levels of codes
+            self.heads = nn.ModuleList([nn.Linear(config.tokens * config.width, d)])
+        else:
+            heads = config.tokens if config.latent_heads == "per_token" else 1
+            self.heads = nn.ModuleList(nn.Linear(config.width, d) for _ in range(heads))
+        positions = config.positions
+        self.norm = nn.BatchNorm1d(positions * d, affine=False) if config.latent_norm == "batch" else None
+        self.quantizer = VectorQuantizer(
+            QuantizerConfig(
+                dim=d,
+                size=config.codebook_size,
+                levels=config.tokens if residual else 1,
+                update=config.codebook_update,
+                start=config.codebook_start,
+                continuous_steps=config.continuous_steps,
+                revive_below=config.revive_below,
+            )
+        )
+
+    def latents(self, tokens: Tensor) -> Tensor:
+        """[B, P, width] to [B, p, d]."""
+        if self.config.quantizer == "residual":
+            tokens = rearrange(tokens, "b p w -> b 1 (p w)")
+        if len(self.heads) == 1:
+            latents = self.heads[0](tokens)
+        else:
+            latents = torch.stack([head(tokens[:, i]) for i, head in enumerate(self.heads)], 1)
+        if self.norm is not None:
+            latents = self.norm(latents.flatten(1)).reshape(latents.shape)
+        return latents
+
+
+@dataclass
+class Encoded:
+    """One stream's latents and straight-through vectors [B, p, d], codes and loss terms."""
+
+    latents: Tensor
+    vectors: Tensor
+    codes: Tensor
+    losses: LossTerms
+
+
+class ActionHead(nn.Module):
+    """MLP from pre-quantization latents to the mean action of the gap (Eq. 14); dropped at publication."""
+
+    def __init__(self, config: ImageLAMConfig, action_dim: int):
+        super().__init__()
+        inputs = config.positions * config.latent_dim
+        self.normalizer = Normalizer(action_dim)
+        self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, action_dim))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.net(latents.flatten(1))
+
+
+class ImageLAM(HubModel):
+    """Latent actions of frame pairs: P codes that say what changed, as far as the current frame does not show it.
+
+    >>> lam = ImageLAM.from_pretrained("org/name")          # or a folder
+    >>> lam.encode(frames).codes                             # uint8 [B, 2, V, H, W, 3] -> int64 [B, P]
+    """
+
+    type = "image-lam"
+    config_class = ImageLAMConfig
+    label_source = "video"
+
+    def __init__(self, config: ImageLAMConfig):
+        super().__init__()
+        self.config = config
+        self.features = FrozenFeatures(
+            config.features, config.image_size, config.mean, config.std, config.interpolation, config.features_revision
+        )
+        places = len(config.cameras) * self.features.count
+        streams = 1 if config.streams == "control" else 2
+        encoder = FusedEncoder if config.encoder == "fused" else SpaceTimeEncoder
+        self.encoder = encoder(config, streams * config.tokens, self.features.dim, places)
+        self.control = Stream(config)
+        self.env = Stream(config) if streams == 2 else None
+        self.decoder = Decoder(config, streams * config.positions, self.features.dim, places)
+        self.action_head: ActionHead | None = None
+        if config.streams == "control+env" and self.env is not None:
+            self.env.quantizer.requires_grad_(False)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras in the order of the V axis."""
+        return self.config.cameras
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        """The model's own resizing, uint8 [n, H, W, 3] to [n, s, s, 3]; usable while a video is decoded."""
+        return self.features.resize(torch.from_numpy(frames)).numpy()
+
+    def attach_action_head(self, actions: Tensor) -> None:
+        """A fresh action head whose normaliser is fitted to `actions` [N, m]; used in training only."""
+        self.action_head = ActionHead(self.config, actions.shape[1])
+        self.action_head.normalizer.fit(actions)
+
+    @torch.no_grad()
+    def set_env_codebook(self, vectors: Tensor) -> None:
+        """Copy the stage-1 codebook [K, d] that `control+env` keeps frozen."""
+        if self.config.streams != "control+env" or self.env is None:
+            checks.fail("env_codebook", "none, unless streams are control+env", f"streams {self.config.streams}")
+        wanted = self.env.quantizer.codebook_vectors[0]
+        if vectors.shape != wanted.shape:
+            checks.fail("env_codebook", f"shape {list(wanted.shape)}", f"{list(vectors.shape)}")
+        wanted.copy_(vectors)
+
+    def encode(self, frames: Tensor) -> LatentActions:
+        """Frame pairs uint8 [B, 2, V, H, W, 3] (V may be left out when there is one camera) to `LatentActions`."""
+        if frames.ndim == 5 and len(self.cameras) == 1:
+            frames = frames[:, :, None]
+        checks.rank("frames", frames, "B 2 V H W 3")
+        checks.size("frames", "frames per sample", frames.shape[1], 2)
+        return self.encode_features(self.frame_features(frames))
+
+    @torch.no_grad()
+    def encode_features(self, features: Tensor) -> LatentActions:
+        """Precomputed features [B, 2, V*N, D] to `LatentActions`."""
+        checks.rank("features", features, "B 2 N D")
+        with self._inference():
+            control, env = self._streams(features)
+        return _public(control, None if env is None else _public(env))
+
+    @torch.no_grad()
+    def frame_features(self, frames: Tensor) -> Tensor:
+        """uint8 [..., V, H, W, 3] to features [..., V*N, D]."""
+        checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[-4], len(self.cameras))
+        lead = frames.shape[:-4]
+        frames = self.features.resize(frames).to(self.features.mean.device)
+        patches = self.features(frames.reshape(-1, *frames.shape[-3:]))
+        return patches.reshape(*lead, -1, self.features.dim)
+
+    @torch.no_grad()
+    def label_video(self, frames: np.ndarray, stride: int) -> LatentActions:
+        """Video uint8 [T, V, H, W, 3] to T latent actions of the pairs (t, min(t + stride, T - 1)).
+
+        Every frame's features are computed once. Batches start at frame 0, so labels do not depend on the caller.
+        """
+        checks.rank("frames", frames, "T V H W 3")
+        checks.positive(stride=stride)
+        steps = len(frames)
+        blocks = [frames[i : i + LABEL_BATCH] for i in range(0, steps, LABEL_BATCH)]
+        features = torch.cat([self.frame_features(torch.from_numpy(block)) for block in blocks])
+        parts = []
+        for start in range(0, steps, LABEL_BATCH):
+            now = torch.arange(start, min(start + LABEL_BATCH, steps), device=features.device)
+            later = (now + stride).clamp_max(steps - 1)
+            parts.append(self.encode_features(torch.stack([features[now], features[later]], 1)))
+        return _join(parts)
+
+    def forward(self, batch: PairBatch) -> LossTerms:
+        """Loss terms of a batch; `config.loss_weights` weights them."""
+        features = self.frame_features(batch.frames)
+        control, env = self._streams(features)
+        vectors = control.vectors if env is None else torch.cat([control.vectors, env.vectors], 1)
+        terms = {"prediction": losses.prediction(self.decoder(features[:, 0], vectors), features[:, 1])}
+        terms.update(control.losses)
+        terms.update({f"{name}_env": value for name, value in (env.losses if env else {}).items()})
+        if self.config.decorrelation_weight > 0:
+            terms["decorrelation"] = losses.decorrelation(control.latents)
+        if self.action_head is not None and batch.actions.shape[1]:
+            target = self.action_head.normalizer(batch.actions)
+            terms["action"] = losses.action(self.action_head(control.latents), target, batch.labelled)
+        return terms
+
+    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+        """Features of the later frame [B, N, D] from current features [B, N, D] and quantized latent actions."""
+        vectors = latents.quantized
+        if latents.env is not None:
+            vectors = torch.cat([vectors, latents.env.quantized], 1)
+        return self.decoder(features, vectors)
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Everything but the action head, which knows the training robot's actions."""
+        return {name: t for name, t in self.state_dict().items() if not name.startswith("action_head.")}
+
+    def _streams(self, features: Tensor) -> tuple[Encoded, Encoded | None]:
+        tokens = self.encoder(features)
+        count = self.config.tokens
+        control = _encode(self.control, tokens[:, :count], update=True)
+        if self.env is None:
+            return control, None
+        return control, _encode(self.env, tokens[:, count:], update=self.config.streams == "joint")
+
+
+def _encode(stream: Stream, tokens: Tensor, update: bool) -> Encoded:
+    latents = stream.latents(tokens)
+    quantized = stream.quantizer(latents, update)
+    codes = quantized.codes.flatten(1) if stream.config.quantizer == "residual" else quantized.codes
+    return Encoded(latents, quantized.vectors, codes, quantized.losses)
+
+
+def _public(stream: Encoded, env: LatentActions | None = None) -> LatentActions:
+    return LatentActions(stream.codes, stream.latents, stream.vectors, env)
+
+
+def _join(parts: list[LatentActions]) -> LatentActions:
+    env = [part.env for part in parts if part.env is not None]
+    return LatentActions(
+        torch.cat([part.codes for part in parts]),
+        torch.cat([part.latents for part in parts]),
+        torch.cat([part.quantized for part in parts]),
+        _join(env) if env else None,
+    )

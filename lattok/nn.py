@@ -1,0 +1,88 @@
+"""The few blocks that more than one model uses."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lattok import checks
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the second-last axis of [..., n, d]."""
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0, bias: bool = True):
+        super().__init__()
+        if dim % heads:
+            checks.fail("heads", f"a divisor of the width {dim}", heads)
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        q, k, v = rearrange(self.qkv(x), "... n (three h d) -> three ... h n d", three=3, h=self.heads)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
+        return self.out(rearrange(mixed, "... h n d -> ... n (h d)"))
+
+
+def feed_forward(dim: int, hidden: int, activation: type[nn.Module], dropout: float = 0.0) -> nn.Sequential:
+    """Linear, activation, linear, with dropout after the activation."""
+    return nn.Sequential(nn.Linear(dim, hidden), activation(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+
+
+class PostNormBlock(nn.Module):
+    """Transformer layer as first published: x = norm(x + attention(x)); x = norm(x + ff(x)), ReLU."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, dropout: float = 0.0):
+        super().__init__()
+        self.attention = Attention(dim, heads, dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.ff = feed_forward(dim, hidden, nn.ReLU, dropout)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.dropout(self.attention(x)))
+        return self.norm2(x + self.dropout(self.ff(x)))
+
+
+class PreNormBlock(nn.Module):
+    """x += attention(norm(x)); x += ff(norm(x)), exact GELU, q/k/v without bias (UniVLA)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads, bias=False)
+        self.ff = feed_forward(dim, 4 * dim, nn.GELU, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.ff(self.norm2(x))
+
+
+class SpaceTimeBlock(nn.Module):
+    """Over [B, T, n, d]: attention inside each frame, causal attention over frames per place, feed-forward (UniVLA)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.space = Attention(dim, heads, bias=False)
+        self.time = Attention(dim, heads, bias=False)
+        self.ff = feed_forward(dim, 4 * dim, nn.GELU, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.space(self.norm1(x))
+        over_time = self.time(rearrange(self.norm2(x), "b t n d -> b n t d"), causal=True)
+        x = x + rearrange(over_time, "b n t d -> b t n d")
+        return x + self.ff(self.norm3(x))
+
+
+def sinusoidal_positions(count: int, dim: int) -> Tensor:
+    """Table [count, dim]: sin and cos in turn, frequencies 10000^(-2i/dim) (Vaswani et al., 2017, section 3.5)."""
+    frequency = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
+    angle = torch.arange(count)[:, None] * frequency
+    return torch.stack([angle.sin(), angle.cos()], -1).reshape(count, -1)[:, :dim]

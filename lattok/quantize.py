@@ -1,0 +1,278 @@
+"""Vector quantizers with one interface, trained by moving averages or by gradient.
+
+    code(x) = argmin_k |x - e_k|^2            vectors = x + sg(e_code - x)    (straight-through)
+
+Codebooks start from the data (k-means on the first latents), unused codes are revived from the current batch, and all
+statistics are summed over processes. Moving averages as in VQ-VAE-EMA (van den Oord et al., 2017, appendix A.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lattok import checks
+from lattok.types import Quantized
+
+RECENT_ROWS = 4096  # code rows kept for the usage report
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """How a codebook learns. `levels` > 1 makes a residual quantizer: each level codes what the last one left."""
+
+    dim: int
+    size: int
+    levels: int = 1
+    update: str = "ema"  # "ema": moving averages; "gradient": codebook loss (Eq. 13)
+    start: str = "kmeans"  # "kmeans": from the first latents; "normal": random, kept for comparison
+    continuous_steps: int = 0  # training steps that pass latents through before the codebook starts
+    decay: float = 0.99
+    revive_below: float = 0.03  # a code is dead below this share of the mean use; 0 switches revival off
+
+    def __post_init__(self) -> None:
+        checks.positive(dim=self.dim, size=self.size, levels=self.levels)
+        checks.at_least_zero(continuous_steps=self.continuous_steps, revive_below=self.revive_below)
+        checks.one_of("update", self.update, ("ema", "gradient"))
+        checks.one_of("start", self.start, ("kmeans", "normal"))
+        if not 0 <= self.decay < 1:
+            checks.fail("decay", "a number in [0, 1)", self.decay)
+        if self.levels > 1 and (self.update != "ema" or self.start != "kmeans"):
+            checks.fail("levels", "1 unless update is 'ema' and start is 'kmeans'", self.levels)
+
+
+class CodeStatistics(NamedTuple):
+    """How a set of code rows uses its codebooks."""
+
+    used: list[int]  # codes in use, per position
+    perplexity: list[float]  # 2 ** entropy, per position
+    joint_entropy: float  # bits of the whole row
+    joint_ceiling: float  # bits that this many rows could show at most
+    combinations: int  # distinct rows
+
+
+def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
+    """Usage per position and joint entropy of code rows [N, P]. Joint entropy sees tokens that repeat one another."""
+    checks.rank("codes", codes, "N P")
+
+    def entropy(counts: Tensor) -> float:
+        share = counts[counts > 0].double() / counts.sum()
+        return float(-(share * share.log2()).sum())
+
+    columns = [torch.bincount(column, minlength=size) for column in codes.T]
+    rows = torch.unique(codes, dim=0, return_counts=True)[1] if len(codes) else torch.ones(1)
+    ceiling = min(codes.shape[1] * float(torch.tensor(float(size)).log2()), float(torch.tensor(len(codes) + 1e-9).log2()))
+    return CodeStatistics(
+        used=[int((column > 0).sum()) for column in columns],
+        perplexity=[2 ** entropy(column) if column.sum() else 0.0 for column in columns],
+        joint_entropy=entropy(rows),
+        joint_ceiling=max(ceiling, 0.0),
+        combinations=len(rows) if len(codes) else 0,
+    )
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the nearest row of `codebook` [K, d] for vectors [..., d], squared Euclidean distance."""
+    half_norms = codebook.square().sum(-1) / 2
+    return (vectors @ codebook.T - half_norms).max(-1)[1]  # max's index is faster than argmax on CPU
+
+
+def kmeans(vectors: Tensor, k: int, iterations: int = 20, generator: torch.Generator | None = None) -> Tensor:
+    """Lloyd's algorithm with k-means++ start: vectors [N, d] to centres [k, d]. Fewer than k vectors are repeated."""
+    checks.rank("vectors", vectors, "N d")
+    if len(vectors) == 0:
+        checks.fail("vectors", "at least one vector", "none")
+    if len(vectors) <= k:
+        return vectors[torch.arange(k, device=vectors.device) % len(vectors)].clone()
+    picks = [torch.randint(len(vectors), (1,), generator=generator).item()]
+    distance = (vectors - vectors[picks[0]]).square().sum(-1)
+    for _ in range(k - 1):
+        chance = distance.clamp_min(1e-12).double().cpu()
+        picks.append(int(torch.multinomial(chance, 1, generator=generator)))
+        distance = torch.minimum(distance, (vectors - vectors[picks[-1]]).square().sum(-1))
+    centres = vectors[picks]
+    for _ in range(iterations):
+        counts, sums = _assignments(nearest(vectors, centres), vectors, k)
+        farthest = (vectors - centres[nearest(vectors, centres)]).square().sum(-1).topk(k)[1]
+        centres = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], vectors[farthest])
+    return centres
+
+
+def _assignments(codes: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Number [k] and sum [k, d] of the vectors [N, d] assigned to each code; a matmul, so that it is deterministic."""
+    one_hot = F.one_hot(codes, k).to(vectors.dtype)
+    return one_hot.sum(0), one_hot.T @ vectors
+
+
+def _sum_over_processes(*tensors: Tensor) -> None:
+    if dist.is_available() and dist.is_initialized():
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def _gather_over_processes(rows: Tensor) -> Tensor:
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)
+
+
+def _from_first_process(tensor: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast(tensor, 0)
+    return tensor
+
+
+class Codebook(nn.Module):
+    """K vectors, their moving averages, and how they are revived."""
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__()
+        self.config = config
+        vectors = torch.randn(config.size, config.dim)
+        if config.update == "gradient":
+            self.vectors = nn.Parameter(vectors)
+        else:
+            self.register_buffer("vectors", vectors)
+            self.register_buffer("cluster_sum", vectors.clone())
+        self.register_buffer("cluster_size", torch.zeros(config.size))
+        self.vectors: Tensor
+        self.cluster_sum: Tensor
+        self.cluster_size: Tensor
+
+    @torch.no_grad()
+    def start_from(self, samples: Tensor, per_batch: float) -> None:
+        """K-means centres of `samples` [N, d], with counts scaled to a batch of `per_batch` vectors."""
+        centres = _from_first_process(kmeans(samples, self.config.size))
+        counts, _ = _assignments(nearest(samples, centres), samples, self.config.size)
+        self.vectors.copy_(centres)
+        self.cluster_size.copy_(counts * (per_batch / len(samples)))
+        if self.config.update == "ema":
+            self.cluster_sum.copy_(centres * self.cluster_size[:, None])
+
+    @torch.no_grad()
+    def update(self, inputs: Tensor, codes: Tensor) -> None:
+        """One moving-average step from inputs [N, d] and their codes [N], then revival of dead codes."""
+        decay, eps = self.config.decay, 1e-5
+        counts, sums = _assignments(codes, inputs, self.config.size)
+        _sum_over_processes(counts, sums)
+        self.cluster_size.lerp_(counts, 1 - decay)
+        if self.config.update == "ema":
+            self.cluster_sum.lerp_(sums, 1 - decay)
+            total = self.cluster_size.sum()
+            smoothed = (self.cluster_size + eps) / (total + self.config.size * eps) * total
+            self.vectors.copy_(self.cluster_sum / smoothed[:, None])
+        if self.config.revive_below > 0:
+            self._revive(inputs)
+
+    def _revive(self, inputs: Tensor) -> None:
+        mean_use = self.cluster_size.mean()
+        dead = self.cluster_size < self.config.revive_below * mean_use
+        if not bool(dead.any()):
+            return
+        pick = torch.randint(len(inputs), (self.config.size,)).to(inputs.device)
+        fresh = _from_first_process(inputs[pick].clone())
+        # Half the mean use: long enough to prove itself, short enough to be tried elsewhere soon.
+        self.cluster_size.copy_(torch.where(dead, mean_use / 2, self.cluster_size))
+        self.vectors.copy_(torch.where(dead[:, None], fresh, self.vectors))
+        if self.config.update == "ema":
+            held = fresh * self.cluster_size[:, None]
+            self.cluster_sum.copy_(torch.where(dead[:, None], held, self.cluster_sum))
+
+
+class VectorQuantizer(nn.Module):
+    """Nearest-neighbour quantizer with one codebook, or with several in a residual chain (`levels` > 1).
+
+    While `config.continuous_steps` last, training passes latents through unquantized and remembers the latest ones;
+    the codebooks then start from them. Codes of [..., d] are [...] (one level) or [..., levels].
+    """
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__()
+        self.config = config
+        self.codebooks = nn.ModuleList(Codebook(config) for _ in range(config.levels))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("reservoir", torch.zeros(0, config.dim), persistent=False)
+        self.register_buffer("recent", torch.zeros(0, dtype=torch.long), persistent=False)
+        self.steps: Tensor
+        self.reservoir: Tensor
+        self.recent: Tensor
+
+    @property
+    def continuous(self) -> bool:
+        """Whether training still passes latents through."""
+        return self.config.start == "kmeans" and int(self.steps) < self.config.continuous_steps
+
+    @property
+    def codebook_vectors(self) -> list[Tensor]:
+        """The codebook of each level, [K, d]."""
+        return [book.vectors for book in self.codebooks]  # pyright: ignore[reportReturnType]
+
+    def forward(self, latents: Tensor, update: bool = True) -> Quantized:
+        """Latents [..., d] to `Quantized`. `update=False` leaves codebooks and counters alone also in training."""
+        checks.size("latents", "channels", latents.shape[-1], self.config.dim)
+        learning, continuous = self.training and update, self.training and self.continuous
+        if learning:
+            self._start(latents.detach())
+            self.steps += 1
+        codes, rows = self._assign(latents, learning and not continuous)
+        if continuous:
+            return Quantized(latents, codes, {"commitment": latents.new_zeros(())})
+        if learning:
+            self._remember(codes)
+        losses = {"commitment": F.mse_loss(latents, rows)}  # pulls the encoder towards its code
+        if self.config.update == "gradient":
+            losses["codebook"] = F.mse_loss(self.lookup(codes), latents.detach())  # pulls the code to the latents
+        return Quantized(latents + (rows - latents).detach(), codes, losses)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes to the vectors they stand for, summed over levels."""
+        if self.config.levels == 1:
+            return F.embedding(codes, self.codebook_vectors[0])
+        return sum(F.embedding(codes[..., i], book) for i, book in enumerate(self.codebook_vectors))  # pyright: ignore
+
+    def usage(self) -> CodeStatistics | None:
+        """Statistics of the codes that training gave since the last call; None before the codebook has started."""
+        recent, self.recent = self.recent, self.recent[:0]
+        return None if self.continuous or not len(recent) else code_statistics(recent, self.config.size)
+
+    def _assign(self, latents: Tensor, update: bool) -> tuple[Tensor, Tensor]:
+        codes, left = [], latents.detach()
+        for book in self.codebooks:
+            code = nearest(left, book.vectors)
+            rows = F.embedding(code, book.vectors)
+            if update:
+                book.update(left.reshape(-1, self.config.dim), code.reshape(-1))
+            codes.append(code)
+            left = left - rows.detach()
+        if self.config.levels == 1:
+            return codes[0], rows.detach()
+        return torch.stack(codes, -1), latents.detach() - left
+
+    @torch.no_grad()
+    def _start(self, latents: Tensor) -> None:
+        """Collect latents during the continuous steps; at their end start each level from what the last one left."""
+        steps, last = int(self.steps), self.config.continuous_steps
+        if self.config.start != "kmeans" or steps > last:
+            return
+        flat = latents.reshape(-1, self.config.dim)
+        room = 16 * self.config.size
+        self.reservoir = torch.cat([self.reservoir.to(flat), flat])[-max(room, len(flat)) :]
+        if steps == last:
+            left = _gather_over_processes(self.reservoir)
+            per_batch = len(_gather_over_processes(flat))
+            for book in self.codebooks:
+                book.start_from(left, per_batch)
+                left = left - F.embedding(nearest(left, book.vectors), book.vectors)
+            self.reservoir = self.reservoir[:0]
+
+    def _remember(self, codes: Tensor) -> None:
+        rows = codes.reshape(-1, codes.shape[-1])
+        recent = self.recent.to(rows.device) if self.recent.ndim == 2 else rows[:0]
+        self.recent = torch.cat([recent, rows])[-RECENT_ROWS:]
