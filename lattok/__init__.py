@@ -6,14 +6,32 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ActionVQRecipe": "lattok.recipes",
+    "ImageLAM": "lattok.image_lam",
+    "ImageLAMRecipe": "lattok.recipes",
     "LattokError": "lattok.checks",
+    "P2TActionVQ": "lattok.action_vq",
+    "annotate": "lattok.annotation",
+    "evaluate": "lattok.evaluation",
+    "load": "lattok.loading",
     "open_dataset": "lattok.data",
+    "sample_dataset_path": "lattok.data",
+    "train": "lattok.recipes",
 }
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from lattok.action_vq import P2TActionVQ as P2TActionVQ
+    from lattok.annotation import annotate as annotate
     from lattok.checks import LattokError as LattokError
     from lattok.data import open_dataset as open_dataset
+    from lattok.data import sample_dataset_path as sample_dataset_path
+    from lattok.evaluation import evaluate as evaluate
+    from lattok.image_lam import ImageLAM as ImageLAM
+    from lattok.loading import load as load
+    from lattok.recipes import ActionVQRecipe as ActionVQRecipe
+    from lattok.recipes import ImageLAMRecipe as ImageLAMRecipe
+    from lattok.recipes import train as train
 
 
 def __getattr__(name: str) -> Any:

@@ -114,7 +114,11 @@ class HubModel(nn.Module):
         model.source, model.revision = (
             (folder.name, None) if Path(name_or_path).is_dir() else (str(name_or_path), revision or folder.name)
         )
+        model.after_load()
         return model.eval()
+
+    def after_load(self) -> None:
+        """Called when a model was loaded from an artefact."""
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload as one commit; returns its address. Not run where the project is tested: there is no network there."""

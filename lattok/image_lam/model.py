@@ -183,7 +183,11 @@ class ImageLAM(HubModel):
         self.decoder = Decoder(config, streams * config.positions, self.features.dim, places)
         self.action_head: ActionHead | None = None
         if config.streams == "control+env" and self.env is not None:
-            self.env.quantizer.requires_grad_(False)
+            self.env.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
+
+    def after_load(self) -> None:
+        """Fetch the named features' weights."""
+        self.features.load()
 
     @property
     def cameras(self) -> tuple[str, ...]:

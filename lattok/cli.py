@@ -1,0 +1,256 @@
+"""The command line: one verb per job, no logic of its own. Imports wait until a verb runs, so that help is quick."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+from tyro.extras import SubcommandApp
+
+import lattok
+from lattok.checks import LattokError, fail
+
+app = SubcommandApp()
+train_app = SubcommandApp()
+CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
+Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+Dataset = Annotated[Positional[str], arg(metavar="DATASET", help="Folder of a LeRobot v3 dataset, or a Hub id.")]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What to read and where to compute. Left out: the preset's or the model's own choice."""
+
+    action_key: Text = None
+    """Column with the actions (default: action)."""
+    state_key: Text = None
+    """Column with the robot state, used as a control (default: observation.state)."""
+    cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...", help_behavior_hint="")] = None
+    """Cameras in order, short names allowed (default: all)."""
+    episodes: Text = None
+    """"train", "test" (the last episode of every task), "0:40" or "0,3,5:9"."""
+    stride: Text = None
+    """Gap of a frame pair: frames ("16") or seconds ("0.2s")."""
+    horizon: Number = None
+    """Steps of an action chunk."""
+    batch_size: Number = None
+    """Samples per step."""
+    device: Text = None
+    """auto, cpu, cuda or mps."""
+    config: Text = None
+    """JSON file with options; flags win over it."""
+
+    def given(self) -> dict[str, Any]:
+        """Options from the config file, overlaid by the flags that were given."""
+        from lattok.recipes.common import read_options
+
+        flags = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "config"}
+        return {**read_options(self.config), **{name: value for name, value in flags.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train."""
+
+    out: Annotated[str, arg(metavar="DIR")]
+    """New folder for the model and its run."""
+    steps: Number = None
+    """Training steps (default: the preset's)."""
+    seed: Number = None
+    """Seed of everything random (default: 0)."""
+    preset: Text = None
+    """Named settings, joined by "+"."""
+    features: Text = None
+    """Frozen features of an image model: pixels or timm:MODEL."""
+    resume: bool = False
+    """Continue the run in --out."""
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE", help_behavior_hint="")] = ()
+    """Any other option of the model, the data or the loop; may be repeated."""
+
+
+@app.command(name="demo")
+def demo(
+    out: str = "lattok-demo",
+    features: str = "pixels",
+    seed: int = 0,
+    fast: bool = False,
+    device: str = "auto",
+) -> None:
+    """The whole path on the bundled robot demonstrations: train, judge, annotate. About four minutes on two cores.
+
+    Example: lattok demo --out my-demo
+
+    Args:
+        out: Folder for models, reports and the annotated dataset. Run again with the same folder to continue.
+        features: Frozen image features: pixels, or timm:MODEL such as timm:vit_small_patch14_reg4_dinov2.lvd142m.
+        seed: Seed of everything random.
+        fast: A few steps only, to see that it runs; the figures then mean nothing.
+        device: auto, cpu, cuda or mps.
+    """
+    from lattok.recipes.demo import run_demo
+
+    run_demo(Path(out), features=features, seed=seed, fast=fast, device=device)
+
+
+@app.command(name="inspect")
+def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:  # noqa: B008 (frozen)
+    """Say what a dataset holds and what in it will hurt: constant dimensions, outliers, missing videos, wrong rates.
+
+    Example: lattok inspect path/to/dataset
+    """
+    from lattok.data import inspect_dataset, open_dataset
+
+    reading.given()
+    print(inspect_dataset(open_dataset(dataset)).render())
+
+
+@train_app.command(name="action-vq")
+def train_action_vq(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:  # noqa: B008
+    """Train a tokenizer of action chunks. Presets: paper (default), quick, context.
+
+    Example: lattok train action-vq path/to/dataset --out my-tokenizer --preset quick
+    """
+    from lattok.recipes import ActionVQRecipe
+
+    _train(ActionVQRecipe, dataset, training, reading)
+
+
+@train_app.command(name="image-lam")
+def train_image_lam(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:  # noqa: B008
+    """Train a latent action model of video. Presets: full, small, tiny, joined with p2t or robust (small+robust).
+
+    Example: lattok train image-lam path/to/dataset --out my-lam --preset tiny+robust --features pixels
+    """
+    from lattok.recipes import ImageLAMRecipe
+
+    _train(ImageLAMRecipe, dataset, training, reading)
+
+
+app.command(train_app, name="train", help="Train a tokenizer (action-vq) or a latent action model (image-lam).")
+
+
+@app.command(name="evaluate")
+def evaluate(
+    model: Annotated[Positional[str], arg(metavar="MODEL")],
+    dataset: Dataset,
+    out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None,
+    controls: str = "quick",
+    seed: int = 0,
+    revision: Text = None,
+    reading: Reading = Reading(),  # noqa: B008
+) -> None:
+    """Judge a tokenizer or latent action model on held-out episodes, beside controls: report.json and report.html.
+
+    Example: lattok evaluate my-lam path/to/dataset --out my-report --controls trained
+
+    Args:
+        model: Folder of a model, or a Hub id.
+        out: Folder for the report (default: report/ in the model's folder).
+        controls: quick, or trained: also train a decoder without latents, the honest baseline of prediction.
+        seed: Seed of the controls.
+        revision: Revision of a Hub model.
+    """
+    from lattok.recipes.verbs import evaluate_verb
+
+    evaluate_verb(model, dataset, out, controls, seed, revision, reading.given())
+
+
+@app.command(name="annotate")
+def annotate(
+    dataset: Dataset,
+    model: Annotated[tuple[str, ...], arg(metavar="MODEL ...")],
+    out: Annotated[str, arg(metavar="DIR")],
+    prefix: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = (),
+    revision: Text = None,
+    embedding: bool = True,
+    quantized: bool = False,
+    reading: Reading = Reading(),  # noqa: B008
+) -> None:
+    """Write a copy of a dataset with latent actions as columns; it still opens in unmodified LeRobot.
+
+    Example: lattok annotate path/to/dataset --model my-lam --out annotated
+
+    Args:
+        model: One or more models (folders or Hub ids).
+        out: New folder for the annotated dataset. Run again to continue after an interruption.
+        prefix: Column prefix of each model (default: latent for the only one).
+        revision: Revision of a Hub model.
+        embedding: Leave out the latents before quantization (they are written by default).
+        quantized: Also write the quantized vectors.
+    """
+    from lattok.recipes.verbs import annotate_verb
+
+    annotate_verb(dataset, model, out, prefix, revision, embedding, quantized, reading.given())
+
+
+@app.command(name="push")
+def push(
+    folder: Annotated[Positional[str], arg(metavar="DIR")],
+    repo_id: Annotated[Positional[str], arg(metavar="ORG/NAME")],
+    private: bool = False,
+) -> None:
+    """Publish a model on the Hub, with its model card.
+
+    Example: lattok push my-lam my-name/my-lam
+
+    Args:
+        folder: Folder of a model.
+        repo_id: Name on the Hub.
+        private: Make the repository private.
+    """
+    print(lattok.load(folder).push_to_hub(repo_id, private=private))
+
+
+def _train(recipe_class: Any, dataset: str, training: Training, reading: Reading) -> None:
+    from lattok.recipes import train
+    from lattok.recipes.common import parse_settings
+
+    options = {**reading.given(), **parse_settings(training.set)}
+    for name in ("steps", "seed", "features"):
+        if getattr(training, name) is not None:
+            options[name] = getattr(training, name)
+    unused = {"action-vq": ("cameras", "stride", "features", "state_key"), "image-lam": ("horizon",)}[recipe_class.kind]
+    for name in unused:
+        if name in options and name not in recipe_class.option_types():
+            fail(name, f"nothing: {recipe_class.kind} has no such option", repr(options[name]))
+    if training.resume:
+        recipe = recipe_class.resumed(dataset, training.out, options)
+    else:
+        recipe = recipe_class.from_preset(dataset, training.out, training.preset, **options)
+    words = ["lattok", "train", recipe_class.kind, str(dataset), "--out", training.out, "--resume"]
+    train(recipe, training.resume, resume_command=shlex.join(words))
+    print(f"Saved in {training.out}. Judge it: {shlex.join(['lattok', 'evaluate', training.out, str(dataset)])}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; bad input is one line and exit code 2, Ctrl-C exit code 130."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] in (["--version"], ["-V"]):
+        print(f"lattok {lattok.__version__}")
+        return 0
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    run: Callable[..., Any] = app.cli
+    try:
+        run(prog="lattok", description=_description(), args=arguments or ["--help"], config=CONFIG)
+    except LattokError as error:
+        print(f"lattok: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(f"\nlattok: {stop or 'interrupted'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stdout = None  # the reader left; nothing to say to it
+        return 0
+    return 0
+
+
+def _description() -> str:
+    return f"lattok {lattok.__version__}: latent-action tokenizers for robot learning. Start with: lattok demo"

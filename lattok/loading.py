@@ -1,0 +1,24 @@
+"""`lattok.load`: any artefact by the `type` in its config.json."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from lattok import checks, hub
+from lattok.action_vq import P2TActionVQ
+from lattok.image_lam import ImageLAM
+
+CLASSES: dict[str, Any] = {model.type: model for model in (P2TActionVQ, ImageLAM)}
+
+
+def load(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Any:
+    """Load a tokenizer or latent action model from a folder or a Hub id, in evaluation mode.
+
+    Raises `LattokError` for a folder that is no artefact, an unknown type, a config from a newer lattok, or tensors
+    that do not fit.
+    """
+    folder = hub.resolve(name_or_path, revision)
+    kind = hub.read_config(folder)["type"]
+    checks.one_of(f"type in {folder / hub.CONFIG}", kind, sorted(CLASSES))
+    return CLASSES[kind].from_pretrained(name_or_path, revision)

@@ -1,0 +1,24 @@
+"""One dataclass per verb of `lattok train`: data, model, losses and the loop put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lattok import checks
+from lattok.recipes.action_vq import ActionVQRecipe, train_action_vq
+from lattok.recipes.common import Recipe
+from lattok.recipes.image_lam import ImageLAMRecipe, train_image_lam
+
+__all__ = ["ActionVQRecipe", "ImageLAMRecipe", "Recipe", "train"]
+
+
+def train(recipe: Recipe, resume: bool = False, **options: Any) -> Any:
+    """Train as the recipe says; returns the model, saved in `recipe.out`.
+
+    >>> lattok.train(lattok.ActionVQRecipe.from_preset("my_dataset", "my_tokenizer", "quick"))
+    """
+    if isinstance(recipe, ActionVQRecipe):
+        return train_action_vq(recipe, resume, **options)
+    if isinstance(recipe, ImageLAMRecipe):
+        return train_image_lam(recipe, resume, **options)
+    return checks.fail("recipe", "an ActionVQRecipe or ImageLAMRecipe", type(recipe).__name__)

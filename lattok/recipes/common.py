@@ -1,0 +1,155 @@
+"""What every recipe is made of: data options, model fields, loop options; presets, config files and flags over them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+
+from typing_extensions import Self
+
+from lattok import checks, files
+from lattok.training import RECIPE, RUN, LoopOptions
+
+CHANGEABLE_ON_RESUME = ("dataset", "device", "log_every", "save_every")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What is read from the dataset."""
+
+    action_key: str = "action"
+    state_key: str = "observation.state"
+    cameras: tuple[str, ...] | None = None  # short or full names; None: all
+    episodes: str = "train"  # "train", "test", "0:40", "0,3,5:9"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A reproducible training run: where from, where to, and three groups of options in one flat namespace."""
+
+    kind: ClassVar[str]
+    model_class: ClassVar[Any]  # its config dataclass names the model options
+    data_class: ClassVar[Any] = DataOptions
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]
+    default_preset: ClassVar[str]
+    from_dataset: ClassVar[tuple[str, ...]] = ()  # config fields that the dataset decides, never an option
+
+    dataset: str
+    out: str
+    preset: str
+    data: Any
+    loop: LoopOptions
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_preset(cls, dataset: str, out: str, preset: str | None = None, **options: Any) -> Self:
+        """Presets joined by "+" ("tiny+robust") are laid over one another, `options` over them all."""
+        preset = preset or cls.default_preset
+        merged: dict[str, Any] = {}
+        for name in preset.split("+"):
+            checks.one_of("preset", name, cls.presets)
+            merged.update(cls.presets[name])
+        merged.update(options)
+        groups = cls.option_types()
+        checks.known_keys("options", merged, sorted(groups))
+        values = {name: _typed(name, value, groups[name]) for name, value in merged.items()}
+        data = {f.name: values.pop(f.name) for f in fields(cls.data_class) if f.name in values}
+        loop = {f.name: values.pop(f.name) for f in fields(LoopOptions) if f.name in values}
+        return cls(str(dataset), str(out), preset, cls.data_class(**data), LoopOptions(**loop), values)
+
+    @classmethod
+    def option_types(cls) -> dict[str, Any]:
+        """Every option by name with its type."""
+        types: dict[str, Any] = {}
+        for owner in (cls.model_class, LoopOptions, cls.data_class):
+            hints = get_type_hints(owner)
+            types.update({f.name: hints[f.name] for f in fields(owner) if f.name not in cls.from_dataset})
+        return types
+
+    def options(self) -> dict[str, Any]:
+        """All options that are set, flat."""
+        return {**asdict(self.data), **asdict(self.loop), **self.model}
+
+    def save(self) -> None:
+        """Write run/recipe.json."""
+        header = {"kind": self.kind, "dataset": self.dataset, "preset": self.preset}
+        files.write_json(Path(self.out) / RUN / RECIPE, {**header, "options": self.options()})
+
+    @classmethod
+    def resumed(cls, dataset: str, out: str, given: Mapping[str, Any]) -> Self:
+        """The recipe of the run in `out`. Options given again must agree, but for what cannot change the result."""
+        path = Path(out) / RUN / RECIPE
+        if not path.is_file():
+            checks.fail("out", f"a run to resume, with {RUN}/{RECIPE}", f"{out} without it", "Leave --resume out.")
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        checks.one_of(f"kind of the run in {out}", stored["kind"], (cls.kind,))
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["options"].items()}
+        types = cls.option_types()
+        checks.known_keys("options", given, sorted(types))
+        for name, value in given.items():
+            typed = _typed(name, value, types[name])
+            if name in CHANGEABLE_ON_RESUME:
+                options[name] = typed
+            elif options.get(name) != typed:
+                checks.fail(name, f"{options.get(name)!r} as in the run to resume", repr(typed), "Or start a new run.")
+        recipe = cls.from_preset(dataset, out, stored["preset"], **options)
+        return dataclasses.replace(recipe, dataset=str(dataset))
+
+    def prepare_out(self, resume: bool) -> Path:
+        """The run folder: new or empty for a new run, an existing one for `resume`."""
+        out = Path(self.out)
+        if not resume:
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Resume with --resume.")
+            self.save()
+        return out
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """`NAME=VALUE` strings to options; values are JSON where they can be, plain text otherwise."""
+    options: dict[str, Any] = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            checks.fail("set", "NAME=VALUE", repr(text))
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
+def read_options(path: str | None) -> dict[str, Any]:
+    """Options from a JSON file: `{name: value}`, or a run's recipe.json."""
+    if path is None:
+        return {}
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        checks.fail("config", "a readable JSON file", f"{path} ({error})")
+    if not isinstance(value, dict):
+        checks.fail("config", "a JSON object", f"{path} with a {type(value).__name__}")
+    return dict(value.get("options", value))
+
+
+def _typed(name: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind`, or an error that names the option."""
+    if isinstance(value, list):
+        value = tuple(value)
+    allowed: Sequence[Any] = get_args(kind) if get_origin(kind) not in (None, tuple) else (kind,)
+    for option in allowed:
+        origin = get_origin(option) or option
+        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if origin is str and isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
+            return value
+        if origin is tuple and isinstance(value, str):
+            return (value,)
+    expected = getattr(kind, "__name__", str(kind))
+    return checks.fail(name, f"a value of type {expected}", repr(value))

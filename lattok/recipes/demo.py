@@ -1,0 +1,118 @@
+"""`lattok demo`: the main job on the bundled robot demonstrations, each part as the other verbs do it.
+
+Every part leaves its result in the folder; run again after an interruption, the demo goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from lattok import checks, files
+from lattok.annotation import annotate
+from lattok.data import inspect_dataset, open_dataset, sample_dataset_path
+from lattok.evaluation import Report
+from lattok.hub import CONFIG
+from lattok.loading import load
+from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, train
+from lattok.recipes.verbs import bar, judge
+from lattok.training import CHECKPOINT, RUN
+
+MARK = "demo.json"
+FAST_STEPS = 60
+
+
+def run_demo(out: Path, features: str, seed: int, fast: bool, device: str) -> None:
+    """Inspect, train a tokenizer and a latent action model, judge both, annotate, and say what to type next."""
+    options = {"features": features, "seed": seed, "fast": fast}
+    _mark(out, options)
+    dataset, begun = sample_dataset_path(), time.monotonic()
+    print(inspect_dataset(open_dataset(dataset)).headline())
+    again = shlex.join(["lattok", "demo", "--out", str(out), "--features", features, "--seed", str(seed)])
+    again += " --fast" * fast
+
+    _say("Action tokenizer: chunks of 8 actions to 8 codes of 256")
+    common: dict[str, Any] = {"seed": seed, "device": device}
+    short = {"steps": FAST_STEPS, "log_every": 20} if fast else {}
+    recipe = ActionVQRecipe.from_preset(dataset, out / "tokenizer", "quick", **common, **short)
+    tokenizer = _train(recipe, again)
+    _say("Image latent action model: what changes in 0.2 s, as 4 codes of 16")
+    short = {**short, "continuous_steps": FAST_STEPS // 3} if fast else {}
+    lam_recipe = ImageLAMRecipe.from_preset(
+        dataset, out / "lam", "tiny+robust", features=features, **_image_size(features), **common, **short
+    )
+    lam = _train(lam_recipe, again)
+
+    _say("Reports on held-out episodes, every figure beside its controls")
+    reading = {"device": device}
+    reports = [
+        judge(
+            model,
+            str(dataset),
+            out / f"{name}-report",
+            controls="trained",
+            seed=seed,
+            folder=out / name,
+            reading=reading,
+        )
+        for name, model in (("tokenizer", tokenizer), ("lam", lam))
+    ]
+    _say("The dataset with latent actions as columns")
+    annotated = out / "dataset"
+    if not annotated.exists():
+        with bar("annotate") as progress:
+            annotate(open_dataset(dataset), {"latent": lam, "tokens": tokenizer}, annotated, progress=progress)
+    _summary(reports, out, annotated, time.monotonic() - begun)
+
+
+def _mark(out: Path, options: dict[str, Any]) -> None:
+    """A demo folder is new, or belongs to a demo with the same options."""
+    mark = out / MARK
+    if mark.is_file():
+        before = json.loads(mark.read_text(encoding="utf-8"))
+        if before != options:
+            checks.fail("out", f"a folder of a demo with {options}", f"{out} with {before}", "Choose another --out.")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        checks.fail("out", "a new or empty folder, or one of this demo", f"{out}, which holds files")
+    else:
+        files.write_json(mark, options)
+
+
+def _train(recipe: Any, again: str) -> Any:
+    """Train, or go on, or take what is there."""
+    out = Path(recipe.out)
+    if (out / CONFIG).is_file():
+        return load(out)
+    resume = (out / RUN / CHECKPOINT).is_file()
+    if not resume and out.exists():
+        (out / RUN / "recipe.json").unlink(missing_ok=True)  # stopped before its first checkpoint: start anew
+    return train(recipe, resume, resume_command=again)
+
+
+def _image_size(features: str) -> dict[str, int]:
+    """The tiny preset's 64 pixels are for pixel features; a timm network gets its usual 224."""
+    return {} if features == "pixels" else {"image_size": 224}
+
+
+def _say(title: str) -> None:
+    print(f"\n== {title}", flush=True)
+
+
+def _summary(reports: list[Report], out: Path, annotated: Path, seconds: float) -> None:
+    print()
+    for report in reports:
+        print(report.table())
+        print()
+    print(f"Reports:   {out / 'tokenizer-report' / 'report.html'}")
+    print(f"           {out / 'lam-report' / 'report.html'}")
+    print(f"Annotated: {annotated} (opens in LeRobot; columns latent.* and tokens.*)")
+    print(f"Took {seconds:.0f} s. Type next, with your own dataset in place of DATASET:\n")
+    for words in (
+        ["inspect", "DATASET"],
+        ["train", "image-lam", "DATASET", "--out", "my-lam"],
+        ["annotate", "DATASET", "--model", "my-lam", "--out", "my-annotated-dataset"],
+    ):
+        print("  " + shlex.join(["lattok", *words]))

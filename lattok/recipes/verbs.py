@@ -1,0 +1,161 @@
+"""What `lattok evaluate` and `lattok annotate` do with their flags: load, check what the model fixes, call, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from lattok import checks, files
+from lattok.annotation import annotate
+from lattok.data import open_dataset
+from lattok.evaluation import Report, evaluate
+from lattok.loading import load
+from lattok.training import RECIPE, RUN, LoopOptions
+
+READING = ("action_key", "state_key", "cameras", "episodes", "stride", "horizon", "batch_size", "device")
+
+
+def evaluate_verb(
+    model_name: str,
+    dataset_name: str,
+    out: str | None,
+    controls: str,
+    seed: int,
+    revision: str | None,
+    reading: dict[str, Any],
+) -> Report:
+    """Evaluate, write the report, and put its summary on the model card of a local model."""
+    checks.known_keys("config", reading, READING)
+    checks.one_of("controls", controls, ("quick", "trained"))
+    model = load(model_name, revision)
+    folder = Path(model_name) if Path(model_name).is_dir() else None
+    target = Path(out) if out else (folder or Path.cwd()) / "report"
+    report = judge(model, dataset_name, target, controls=controls, seed=seed, folder=folder, reading=reading)
+    print(report.headline)
+    print(f"Report: {target / 'report.html'}")
+    return report
+
+
+def judge(
+    model: Any,
+    dataset_name: str,
+    out: Path,
+    *,
+    controls: str,
+    seed: int,
+    folder: Path | None,
+    reading: dict[str, Any],
+) -> Report:
+    """Evaluate a loaded model and update the model card in `folder`."""
+    check_fixed(model, reading)
+    to_device(model, reading.get("device", "auto"))
+    options = {k: v for k, v in reading.items() if k in ("action_key", "state_key", "episodes", "stride")}
+    with bar("evaluate") as progress:
+        report = evaluate(
+            model,
+            open_dataset(dataset_name),
+            out=out,
+            controls=controls,
+            control_loop=control_loop(folder, reading.get("batch_size")),
+            seed=seed,
+            progress=progress,
+            **options,
+        )
+    if folder is not None:
+        model.evaluation = {"headline": report.headline, "figures": files.finite(report.figures)}
+        model.save_card(folder)
+    return report
+
+
+def annotate_verb(
+    dataset_name: str,
+    models: Sequence[str],
+    out: str,
+    prefixes: Sequence[str],
+    revision: str | None,
+    embedding: bool,
+    quantized: bool,
+    reading: dict[str, Any],
+) -> Path:
+    """Label a dataset with one or more models and write the annotated copy."""
+    checks.known_keys("config", reading, READING)
+    if "episodes" in reading:
+        checks.fail("episodes", "nothing: a dataset is labelled as a whole", repr(reading["episodes"]))
+    prefixes = prefixes or (["latent"] if len(models) == 1 else [])
+    checks.size("prefix", "prefixes, one per model", len(prefixes), len(models))
+    loaded = {prefix: load(name, revision) for prefix, name in zip(prefixes, models, strict=True)}
+    checks.size("prefix", "different prefixes", len(loaded), len(models))
+    for model in loaded.values():
+        check_fixed(model, reading)
+        to_device(model, reading.get("device", "auto"))
+    options = {k: v for k, v in reading.items() if k in ("action_key", "stride")}
+    with bar("annotate") as progress:
+        path = annotate(
+            open_dataset(dataset_name),
+            loaded,
+            Path(out),
+            embedding=embedding,
+            quantized=quantized,
+            progress=progress,
+            **options,
+        )
+    print(f"Annotated dataset: {path}")
+    return path
+
+
+def check_fixed(model: Any, reading: dict[str, Any]) -> None:
+    """Flags that contradict what the model was trained with are errors, not silent guesses."""
+    horizon = reading.get("horizon")
+    if horizon is not None and horizon != getattr(model, "horizon", horizon):
+        checks.fail("horizon", f"{model.horizon}, which the tokenizer was trained with", horizon)
+    cameras = reading.get("cameras")
+    if cameras is not None and model.label_source == "video":
+        short = tuple(camera.rsplit(".", 1)[-1] for camera in model.cameras)
+        if tuple(camera.rsplit(".", 1)[-1] for camera in cameras) != short:
+            checks.fail("cameras", f"{' '.join(short)}, which the model was trained with", " ".join(cameras))
+
+
+def to_device(model: Any, device: str) -> Any:
+    """Move a model for inference; "auto" takes CUDA where there is one."""
+    import torch
+
+    checks.one_of("device", device.split(":")[0], ("auto", "cpu", "cuda", "mps"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        return checks.fail("device", "a device of this machine", f"{device} ({str(error).splitlines()[0]})")
+
+
+def control_loop(folder: Path | None, batch_size: int | None) -> LoopOptions | None:
+    """The control is trained as long as the model was, where its run is at hand; otherwise the default."""
+    path = folder / RUN / RECIPE if folder else None
+    if path is None or not path.is_file():
+        return None
+    options = json.loads(path.read_text(encoding="utf-8"))["options"]
+    known = {name: options[name] for name in LoopOptions.__dataclass_fields__ if name in options}
+    known["batch_size"] = batch_size or known["batch_size"] + int(options.get("labelled_per_batch") or 0)
+    return LoopOptions(**known)
+
+
+class bar:
+    """A progress bar as a callable (done, total); silent where there is no terminal."""
+
+    def __init__(self, title: str):
+        self._bar = tqdm(total=0, desc=title, dynamic_ncols=True, disable=not sys.stderr.isatty())
+
+    def __enter__(self) -> bar:
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
