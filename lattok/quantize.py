@@ -273,6 +273,6 @@ class VectorQuantizer(nn.Module):
             self.reservoir = self.reservoir[:0]
 
     def _remember(self, codes: Tensor) -> None:
-        rows = codes.reshape(-1, codes.shape[-1])
+        rows = codes[:, None] if codes.ndim == 1 else codes.reshape(-1, codes.shape[-1])
         recent = self.recent.to(rows.device) if self.recent.ndim == 2 else rows[:0]
         self.recent = torch.cat([recent, rows])[-RECENT_ROWS:]

@@ -252,8 +252,9 @@ class RunLog:
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and all buffers: also those an artefact leaves out, such as latents kept for a k-means start."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """What training changes: trained parameters and all buffers, also those that an artefact leaves out."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return {**trained, **dict(model.named_buffers())}
 
 
 def _save(model: nn.Module, optimizer: Any, out: Path, step: int) -> None:

@@ -93,16 +93,6 @@ class FrozenFeatures(nn.Module):
         tokens = self.network.forward_features(rearrange(pixels, "n h w c -> n c h w"))
         return tokens[:, self.network.num_prefix_tokens :]
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Nothing: the weights are named, not copied."""
-
-    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """Empty: the weights are named, not copied."""
-        return {} if destination is None else destination
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing to load."""
-
 
 def _timm_model(name: str, image_size: int, revision: str | None, pretrained: bool) -> Any:
     import timm

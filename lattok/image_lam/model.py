@@ -279,8 +279,8 @@ class ImageLAM(HubModel):
         return self.decoder(features, vectors)
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Everything but the action head, which knows the training robot's actions."""
-        return {name: t for name, t in self.state_dict().items() if not name.startswith("action_head.")}
+        """Everything but the frozen features, which the config names, and the action head of the training robot."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(("features.", "action_head."))}
 
     def _streams(self, features: Tensor) -> tuple[Encoded, Encoded | None]:
         tokens = self.encoder(features)

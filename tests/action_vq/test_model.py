@@ -1,0 +1,184 @@
+"""The action tokenizer: independent maths, padding, gradient routing, round trips, bad input."""
+
+import numpy as np
+import pytest
+import torch
+
+from lattok.action_vq import ActionVQConfig, P2TActionVQ, losses
+from lattok.action_vq.model import Encoder, Spectrum
+from lattok.checks import LattokError
+from lattok.types import ActionBatch
+
+SMALL = {"action_dim": 3, "horizon": 6, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 24, "dropout": 0.0}
+
+
+@pytest.fixture(params=["step", "context"])
+def tokenizer(request):
+    torch.manual_seed(0)
+    model = P2TActionVQ(ActionVQConfig(**SMALL, decoder=request.param))
+    model.normalizer.fit(torch.randn(100, 3) * torch.tensor([1.0, 5.0, 0.1]) + 2)
+    model.train()(batch())
+    return model.eval()
+
+
+def batch(size=32, horizon=6):
+    torch.manual_seed(1)
+    return ActionBatch(torch.randn(size, horizon, 3), torch.ones(size, horizon, dtype=torch.bool))
+
+
+def test_spectrum_equals_numpy_fft():
+    actions = np.random.default_rng(0).standard_normal((3, 8, 7)).astype("float32")
+    expected = np.fft.fft(actions, axis=1)
+    got = Spectrum()(torch.from_numpy(actions)).numpy()
+    np.testing.assert_allclose(got, np.concatenate([expected.real, expected.imag], -1), atol=1e-5)
+
+
+def test_fft_is_an_option():
+    config = ActionVQConfig(**SMALL, fft=False)
+    assert Encoder(config).project.in_features == 3
+    assert Encoder(ActionVQConfig(**SMALL)).project.in_features == 9
+    assert P2TActionVQ(config).encode(torch.randn(2, 6, 3)).shape == (2, 6)
+
+
+def test_codes_are_the_nearest_rows_and_decode_gives_the_decoder_of_those_rows(tokenizer):
+    chunks = batch().chunks
+    out = tokenizer.latent_actions(chunks)
+    book = tokenizer.quantizer.codebook_vectors[0]
+    expected = torch.cdist(out.latents.double(), book.double()[None]).argmin(-1)
+    assert torch.equal(out.codes, expected)
+    assert torch.equal(out.quantized, book[out.codes])
+    torch.testing.assert_close(
+        tokenizer.decode(out.codes), tokenizer.normalizer.inverse(tokenizer.decoder(book[out.codes]))
+    )
+    assert torch.equal(tokenizer.encode(chunks), out.codes)
+
+
+def test_padded_steps_do_not_change_codes_or_loss(tokenizer):
+    chunks, valid = batch().chunks, torch.ones(32, 6, dtype=torch.bool)
+    valid[:, 4:] = False
+    garbage = chunks.masked_fill(~valid[..., None], 1e3)
+    assert torch.equal(tokenizer.encode(chunks, valid), tokenizer.encode(garbage, valid))
+    assert torch.equal(tokenizer.encode(chunks, valid), tokenizer.encode(chunks[:, :4]))
+    for a, b in zip(_losses(tokenizer, chunks, valid), _losses(tokenizer, garbage, valid), strict=True):
+        assert a == b
+
+
+def _losses(tokenizer, chunks, valid):
+    torch.manual_seed(0)
+    return [float(value.detach()) for value in tokenizer(ActionBatch(chunks, valid)).values()]
+
+
+def test_shorter_chunks_repeat_the_last_action(tokenizer):
+    chunks = batch().chunks
+    padded = torch.cat([chunks[:, :2], chunks[:, 1:2].expand(-1, 4, -1)], 1)
+    assert torch.equal(tokenizer.encode(chunks[:, :2]), tokenizer.encode(padded))
+
+
+def test_labels_do_not_depend_on_training_mode():
+    model = P2TActionVQ(ActionVQConfig(**{**SMALL, "dropout": 0.5}))
+    chunks = batch().chunks
+    expected = model.eval().encode(chunks)
+    before = model.quantizer.steps.clone()
+    assert torch.equal(model.train().encode(chunks), expected)
+    assert model.training
+    assert torch.equal(model.quantizer.steps, before)
+
+
+def test_reconstruction_reaches_the_encoder_but_not_the_codebook(tokenizer):
+    tokenizer.train()
+    terms = tokenizer(batch())
+    assert set(terms) == {"reconstruction", "commitment", "mask"} == set(tokenizer.config.loss_weights)
+    terms["reconstruction"].backward()
+    assert tokenizer.encoder.project.weight.grad.abs().sum() > 0
+    assert not tokenizer.quantizer.codebook_vectors[0].requires_grad
+
+
+def test_masked_pass_leaves_the_codebook_alone():
+    torch.manual_seed(0)
+    with_mask = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.1)).train()
+    without = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.0)).train()
+    without.load_state_dict(with_mask.state_dict())
+    for model in (with_mask, without):
+        torch.manual_seed(5)
+        for _ in range(3):
+            torch.manual_seed(7)
+            model(batch())
+    assert torch.equal(with_mask.quantizer.codebook_vectors[0], without.quantizer.codebook_vectors[0])
+
+
+@pytest.mark.parametrize(("detach", "expected"), [(True, True), (False, False)])
+def test_mask_target_detached_by_option(detach, expected):
+    torch.manual_seed(0)
+    model = P2TActionVQ(ActionVQConfig(**SMALL, mask_detach_target=detach)).train()
+    model(batch())
+    latents = model.encoder(batch().chunks).detach().requires_grad_()
+    masked = torch.ones(32, 6, dtype=torch.bool)
+    model._consistency(batch().chunks, latents, masked).backward()
+    assert (latents.grad is None) == expected
+
+
+def test_mask_loss_mean_and_sum():
+    a, b = torch.randn(4, 6, 5), torch.randn(4, 6, 5)
+    masked = torch.rand(4, 6) < 0.4
+    error = (a - b).square()[masked]
+    torch.testing.assert_close(losses.masked_consistency(a, b, masked), error.mean())
+    torch.testing.assert_close(losses.masked_consistency(a, b, masked, "sum"), error.sum() / 4)
+    assert losses.masked_consistency(a, b, torch.zeros_like(masked)) == 0
+
+
+def test_every_sample_has_a_masked_valid_step():
+    valid = torch.ones(500, 6, dtype=torch.bool)
+    valid[:, 3:] = False
+    masked = losses.draw_mask(valid, 0.15)
+    assert masked.any(1).all()
+    assert not (masked & ~valid).any()
+    assert losses.draw_mask(torch.ones(4000, 8, dtype=torch.bool), 0.3).float().mean() == pytest.approx(0.31, abs=0.02)
+
+
+def test_one_pass_variant_quantizes_the_masked_latents():
+    model = P2TActionVQ(ActionVQConfig(**SMALL, mask_passes=1, mask_weight=1.0)).train()
+    assert set(model(batch())) == {"reconstruction", "commitment", "mask"}
+
+
+def test_save_load_gives_identical_codes(tokenizer, tmp_path):
+    chunks = batch().chunks
+    again = P2TActionVQ.from_pretrained(tokenizer.save_pretrained(tmp_path / "tok"))
+    assert again.config == tokenizer.config
+    assert torch.equal(again.encode(chunks), tokenizer.encode(chunks))
+    assert torch.equal(again.decode(again.encode(chunks)), tokenizer.decode(tokenizer.encode(chunks)))
+
+
+def test_empty_batch_half_precision_and_strided_input(tokenizer):
+    assert tokenizer.encode(torch.zeros(0, 6, 3)).shape == (0, 6)
+    assert tokenizer.decode(torch.zeros(0, 6, dtype=torch.long)).shape == (0, 6, 3)
+    chunks = batch().chunks
+    assert torch.equal(tokenizer.encode(chunks.half()), tokenizer.encode(chunks.half().float()))
+    strided = torch.stack([chunks, chunks], -1)[..., 0]
+    assert torch.equal(tokenizer.encode(strided), tokenizer.encode(chunks))
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda t: t.encode(torch.zeros(2, 6, 4)), "`chunks`: expected 3 action dimensions, as the tokenizer"),
+        (lambda t: t.encode(torch.zeros(2, 7, 3)), "`chunks`: expected 1 to 6 steps, got 7"),
+        (lambda t: t.encode(torch.zeros(2, 0, 3)), "`chunks`: expected 1 to 6 steps, got 0"),
+        (lambda t: t.encode(torch.zeros(6, 3)), r"`chunks`: expected shape \[B, H, m\], got shape \[6, 3\]"),
+        (lambda t: t.encode(torch.full((2, 6, 3), float("nan"))), "`chunks`: expected finite actions"),
+        (lambda t: t.encode(torch.zeros(2, 6, 3), torch.zeros(2, 6).bool()), "`valid`"),
+        (lambda t: t.decode(torch.full((2, 6), 8)), r"`codes`: expected values in 0..7, got 8..8"),
+        (lambda t: t.decode(torch.zeros(2, 5, dtype=torch.long)), "`codes`: expected 6 codes per chunk, got 5"),
+        (lambda t: t.decode(torch.zeros(2, 6)), "`codes`: expected integers"),
+    ],
+)
+def test_bad_input_names_the_argument(tokenizer, call, text):
+    with pytest.raises(LattokError, match=text):
+        call(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"), [({"horizon": 0}, "`horizon`"), ({"dropout": 1.0}, "`dropout`"), ({"decoder": "x"}, "`decoder`")]
+)
+def test_bad_config(change, text):
+    with pytest.raises(LattokError, match=text):
+        ActionVQConfig(**{**SMALL, **change})

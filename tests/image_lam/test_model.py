@@ -1,0 +1,220 @@
+"""The image latent action model: shapes, streams, gradient routing, labels that do not depend on the caller."""
+
+import numpy as np
+import pytest
+import torch
+
+from lattok.checks import LattokError
+from lattok.image_lam import FrozenFeatures, ImageLAM, ImageLAMConfig, losses
+from lattok.types import PairBatch
+
+SMALL = {
+    "cameras": ("front", "wrist"),
+    "stride": "2",
+    "features": "pixels",
+    "image_size": 32,
+    "tokens": 3,
+    "codebook_size": 5,
+    "latent_dim": 8,
+    "width": 16,
+    "heads": 2,
+    "encoder_depth": 1,
+    "decoder_depth": 1,
+}
+ROBUST = {
+    "encoder": "fused",
+    "latent_heads": "per_token",
+    "latent_norm": "batch",
+    "codebook_update": "ema",
+    "codebook_start": "kmeans",
+    "predict_change": True,
+}
+VARIANTS = {
+    "p2t": {},
+    "robust": {**ROBUST, "quantizer": "residual"},
+    "shared": {**ROBUST, "decorrelation_weight": 0.1},
+    "joint": {**ROBUST, "streams": "joint"},
+    "control+env": {"streams": "control+env"},
+}
+
+
+def make(variant="p2t", **changes) -> ImageLAM:
+    torch.manual_seed(0)
+    return ImageLAM(ImageLAMConfig(**{**SMALL, **VARIANTS[variant], **changes}))
+
+
+def batch(size=12, image=32, cameras=2):
+    torch.manual_seed(1)
+    frames = torch.randint(0, 256, (size, 2, cameras, image, image, 3), dtype=torch.uint8)
+    return PairBatch(frames, torch.randn(size, 4), torch.arange(size) % 3 == 0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_shapes_of_every_variant(variant):
+    lam = make(variant)
+    terms = lam.train()(batch())
+    assert set(terms) <= set(lam.config.loss_weights)
+    assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
+    out = lam.eval().encode(batch().frames)
+    positions = 1 if variant == "robust" else 3
+    assert out.codes.shape == (12, 3)
+    assert out.codes.dtype == torch.int64
+    assert out.latents.shape == out.quantized.shape == (12, positions, 8)
+    assert (out.env is not None) == (variant in ("joint", "control+env"))
+    assert lam.predict(lam.frame_features(batch().frames[:, 0]), out).shape == (12, 8, 768)
+
+
+def test_quantized_is_the_sum_of_the_codes_rows():
+    lam = make("robust")
+    lam.train()(batch())
+    out = lam.eval().encode(batch().frames)
+    book = lam.control.quantizer.codebook_vectors
+    torch.testing.assert_close(out.quantized[:, 0], sum(book[i][out.codes[:, i]] for i in range(3)))
+
+
+def test_video_labels_equal_pair_labels_and_do_not_depend_on_the_caller():
+    lam = make("robust")
+    lam.train()(batch())
+    video = np.random.default_rng(0).integers(0, 256, (70, 2, 48, 48, 3), dtype=np.uint8)
+    out = lam.train().label_video(video, 2)
+    assert lam.training  # left as it was found
+    later = np.minimum(np.arange(70) + 2, 69)
+    pairs = torch.from_numpy(np.stack([video, video[later]], 1))
+    single = [lam.encode(pairs[i : i + 1]) for i in (0, 3, 63, 64, 69)]
+    for i, label in zip((0, 3, 63, 64, 69), single, strict=True):
+        assert torch.equal(label.codes[0], out.codes[i])
+        torch.testing.assert_close(label.latents[0], out.latents[i], atol=1e-5, rtol=1e-5)
+    small = np.stack([lam.resize(video[:, v]) for v in range(2)], 1)
+    assert torch.equal(lam.label_video(small, 2).codes, out.codes)
+
+
+def test_camera_axis_is_optional_with_one_camera():
+    lam = make(cameras=("front",))
+    frames = batch(cameras=1).frames
+    assert torch.equal(lam.encode(frames).codes, lam.encode(frames[:, :, 0]).codes)
+
+
+def test_environment_codebook_stays_frozen_but_teaches_the_encoder():
+    lam = make("control+env")
+    lam.set_env_codebook(torch.randn(5, 8))
+    before = lam.env.quantizer.codebook_vectors[0].clone()
+    terms = lam.train()(batch())
+    terms["commitment_env"].backward()
+    assert lam.env.heads[0].weight.grad.abs().sum() > 0
+    assert lam.env.quantizer.codebook_vectors[0].grad is None
+    assert torch.equal(lam.env.quantizer.codebook_vectors[0], before)
+    with pytest.raises(LattokError, match=r"`env_codebook`: expected shape \[5, 8\]"):
+        lam.set_env_codebook(torch.randn(4, 8))
+    with pytest.raises(LattokError, match="`env_codebook`: expected none, unless streams"):
+        make("joint").set_env_codebook(torch.randn(5, 8))
+
+
+def test_action_head_teaches_latents_before_quantization_and_is_dropped(tmp_path):
+    lam = make("p2t")
+    lam.attach_action_head(torch.randn(50, 4))
+    terms = lam.train()(batch())
+    terms["action"].backward()
+    assert lam.control.heads[0].weight.grad.abs().sum() > 0
+    assert lam.control.quantizer.codebook_vectors[0].grad is None
+    assert lam.decoder.out.weight.grad is None
+    folder = lam.save_pretrained(tmp_path / "lam")
+    again = ImageLAM.from_pretrained(folder)
+    assert again.action_head is None
+    assert not any("action_head" in name or "features" in name for name in again.saved_tensors())
+    assert torch.equal(again.encode(batch().frames).codes, lam.eval().encode(batch().frames).codes)
+
+
+def test_only_labelled_actions_count():
+    predicted, actions = torch.randn(6, 4), torch.randn(6, 4)
+    labelled = torch.tensor([True, False, True, False, False, False])
+    expected = (predicted - actions).square()[labelled].mean()
+    torch.testing.assert_close(losses.action(predicted, actions, labelled), expected)
+    assert losses.action(predicted, actions, torch.zeros(6).bool()) == 0
+
+
+def test_decorrelation_is_zero_for_independent_and_large_for_equal_tokens():
+    torch.manual_seed(0)
+    free, one = torch.randn(4000, 3, 4), torch.randn(4000, 1, 4)
+    assert losses.decorrelation(free) < 0.01
+    assert losses.decorrelation(one.expand(-1, 3, -1)) > 0.9
+    assert losses.decorrelation(free[:, :1]) == 0
+
+
+def test_predicting_change_starts_from_the_current_frame():
+    lam = make("robust")
+    features = lam.frame_features(batch().frames[:, 0])
+    assert torch.equal(lam.decoder(features, torch.randn(12, 1, 8)), features)
+
+
+def test_pixels_are_normalised_patches():
+    features = FrozenFeatures("pixels", 32)
+    frames = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    got = features(frames).reshape(2, 2, 2, 16, 16, 3)
+    x = (frames.numpy() / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(got[1, 1, 0], x[1, 16:32, 0:16], atol=1e-5)
+
+
+def test_resize_leaves_right_sized_frames_alone_and_keeps_uint8():
+    features = FrozenFeatures("pixels", 32)
+    frames = torch.randint(0, 256, (2, 3, 32, 32, 3), dtype=torch.uint8)
+    assert features.resize(frames) is frames
+    big = torch.full((2, 3, 50, 70, 3), 128, dtype=torch.uint8)
+    assert torch.equal(features.resize(big), torch.full((2, 3, 32, 32, 3), 128, dtype=torch.uint8))
+
+
+def test_timm_features_from_a_local_folder(tmp_path):
+    import json
+
+    import timm
+    from safetensors.torch import save_file
+
+    name = "vit_tiny_patch16_224"
+    torch.manual_seed(0)
+    arguments = {"img_size": 32, "num_classes": 0, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    network = timm.create_model(name, **arguments).eval()
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": name, "num_features": 24, "num_classes": 0, "model_args": arguments}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {"input_size": [3, 32, 32]}}))
+    features = FrozenFeatures(f"timm:local-dir:{tmp_path}", 32)
+    with pytest.raises(RuntimeError, match="call .load"):
+        features(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
+    frames = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    got = features.load()(frames)
+    pixels = (frames / 255 - features.mean) / features.std
+    torch.testing.assert_close(got, network.forward_features(pixels.permute(0, 3, 1, 2))[:, 1:])
+    lam = make(features=f"timm:local-dir:{tmp_path}", cameras=("front",))
+    lam.features.load()
+    again = ImageLAM.from_pretrained(lam.save_pretrained(tmp_path / "lam"))
+    assert again.features.loaded
+    pairs = batch(cameras=1).frames
+    assert torch.equal(again.encode(pairs).codes, lam.eval().encode(pairs).codes)
+
+
+@pytest.mark.parametrize(
+    ("frames", "text"),
+    [
+        (torch.zeros(2, 2, 2, 32, 32, 3), "`frames`: expected uint8 pixels 0..255, got dtype torch.float32.*frames_from"),
+        (torch.zeros(2, 2, 1, 32, 32, 3, dtype=torch.uint8), r"`frames`: expected 2 cameras \(front, wrist\), got 1"),
+        (torch.zeros(2, 3, 2, 32, 32, 3, dtype=torch.uint8), "`frames`: expected 2 frames per sample, got 3"),
+        (torch.zeros(2, 2, 32, 32, 3, dtype=torch.uint8), r"`frames`: expected shape \[B, 2, V, H, W, 3\]"),
+        (torch.zeros(2, 2, 2, 3, 32, 32, dtype=torch.uint8), r"`frames`: expected shape \[..., H, W, 3\]"),
+    ],
+)
+def test_bad_frames_name_what_was_expected(frames, text):
+    with pytest.raises(LattokError, match=text):
+        make().encode(frames)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"streams": "both"}, "`streams`"),
+        ({"cameras": ()}, "`cameras`"),
+        ({"features": "clip"}, "`features`"),
+        ({"image_size": 40}, "`image_size`: expected a multiple of the patch size 16, got 40"),
+        ({"features": "timm:no_such_model"}, "`features`: expected a timm vision transformer"),
+    ],
+)
+def test_bad_config(change, text):
+    with pytest.raises(LattokError, match=text):
+        make(**change)

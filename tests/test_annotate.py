@@ -1,0 +1,422 @@
+"""Annotation: what is written, that nothing old changes, and that interruptions leave no trace in the result."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import lattok.annotate as module
+from lattok.annotate import Options, annotate, label_unit
+from lattok.checks import LattokError
+from lattok.data import open_dataset
+from lattok.data.extend import plan_units
+from lattok.types import LatentActions
+
+
+class FakeTokenizer:
+    """Codes are the rounded first and last action of the chunk; latents are its mean, P = 2 and d = 3."""
+
+    label_source = "actions"
+    horizon = 4
+    action_dim = 3
+
+    def latent_actions(self, chunks, valid=None):
+        ends = chunks[:, [0, -1], 0]
+        means = chunks.mean(1)[:, None].repeat(1, 2, 1)
+        return LatentActions((ends * 10).round().long(), means, means + 1)
+
+    def describe(self):
+        return {"type": "fake", "weights_sha256": "0"}
+
+
+class FakeLAM:
+    """One code per pair, latents of width 2; an environment stream with three codes."""
+
+    label_source = "video"
+    cameras = ("front", "wrist")
+
+    def stride_frames(self, fps):
+        return round(0.3 * fps)
+
+    def resize(self, frames):
+        return frames[:, ::4, ::4]
+
+    def label_video(self, frames, stride):
+        assert frames.shape[1:] == (2, 8, 8, 3)
+        brightness = torch.from_numpy(frames.astype(np.float32)).mean((2, 3, 4))
+        later = brightness[(torch.arange(len(frames)) + stride).clamp_max(len(frames) - 1)]
+        latents = (later - brightness)[:, None]
+        codes = latents[:, :, 0].round().long()
+        env = LatentActions(codes.repeat(1, 3), latents.repeat(1, 3, 1), latents.repeat(1, 3, 1))
+        return LatentActions(codes, latents, latents, env)
+
+    def describe(self):
+        return {"type": "fake-lam", "weights_sha256": "1"}
+
+
+MODELS = {"latent": FakeLAM(), "tok": FakeTokenizer()}
+
+
+def tree(root: Path) -> dict[str, str]:
+    """Content of every file below a folder."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def source(make_dataset, monkeypatch):
+    """Seven episodes in several data files; a unit holds at most 20 frames, so that there are five or more."""
+    monkeypatch.setattr(module, "UNIT_FRAMES", 20)
+    dataset = make_dataset([12, 7, 9, 25, 3, 6, 8], data_file_mb=0.004, video_file_mb=0.002, chunk_files=2)
+    assert len({dataset.data_file(e.index) for e in dataset.episodes}) > 1
+    return dataset
+
+
+def test_labels_follow_the_contract(source, tmp_path):
+    out = annotate(source, MODELS, tmp_path / "out", quantized=True)
+    labelled = open_dataset(out)
+    keys = {key: feature.shape for key, feature in labelled.features.items() if key not in source.features}
+    assert keys == {
+        "latent.codes": (1,),
+        "latent.embedding": (2,),
+        "latent.quantized": (2,),
+        "latent.env.codes": (3,),
+        "latent.env.embedding": (6,),
+        "latent.env.quantized": (6,),
+        "latent.valid": (1,),
+        "tok.codes": (2,),
+        "tok.embedding": (6,),
+        "tok.quantized": (6,),
+        "tok.valid": (1,),
+    }
+    for episode in source.episodes:
+        actions = source.columns(episode.index, ["action"])["action"]
+        got = labelled.columns(episode.index, list(keys))
+        padded = np.concatenate([actions, np.repeat(actions[-1:], 3, axis=0)])
+        chunks = np.stack([padded[t : t + 4] for t in range(episode.length)])
+        np.testing.assert_array_equal(got["tok.codes"], np.round(chunks[:, [0, -1], 0] * 10).astype(int))
+        np.testing.assert_allclose(got["tok.embedding"].reshape(-1, 2, 3)[:, 1], chunks.mean(1), atol=1e-6)
+        np.testing.assert_allclose(got["tok.quantized"], got["tok.embedding"] + 1, atol=1e-6)
+        assert got["tok.valid"].all()
+        brightness = source.frames(episode.index)[:, :, ::4, ::4].astype(np.float64).mean((2, 3, 4))
+        later = brightness[np.minimum(np.arange(episode.length) + 3, episode.length - 1)]
+        np.testing.assert_allclose(got["latent.embedding"], later - brightness, atol=1e-3)
+        np.testing.assert_array_equal(got["latent.valid"], np.arange(episode.length) + 3 < episode.length)
+        assert got["latent.codes"].dtype == np.int64
+        assert got["latent.env.codes"].shape == (episode.length, 3)
+
+
+def test_old_columns_and_files_stay_as_they_are(source, tmp_path):
+    before = tree(source.root)
+    out = annotate(source, MODELS, tmp_path / "out")
+    assert tree(source.root) == before
+    after = tree(out)
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {name for name in before if name.startswith("data/")} | {"meta/info.json"}
+    assert set(after) - set(before) == {"meta/lattok.json"}
+    for path in sorted((source.root / "data").rglob("*.parquet")):
+        old, new = pq.ParquetFile(path), pq.ParquetFile(out / path.relative_to(source.root))
+        assert new.read(columns=old.schema_arrow.names).equals(old.read(), check_metadata=False)
+        assert new.schema_arrow.names[: len(old.schema_arrow.names)] == old.schema_arrow.names
+        sizes = [[f.metadata.row_group(i).num_rows for i in range(f.num_row_groups)] for f in (old, new)]
+        assert sizes[0] == sizes[1]
+    old_features = json.loads((source.root / "meta/info.json").read_text())["features"]
+    new_features = json.loads((out / "meta/info.json").read_text())["features"]
+    assert {key: new_features[key] for key in old_features} == old_features
+    video = next((source.root / "videos").rglob("*.mp4"))
+    assert video.samefile(out / video.relative_to(source.root))
+    # LeRobot rewrites metadata in place: a link would let it change the source
+    assert not (source.root / "meta/stats.json").samefile(out / "meta/stats.json")
+
+
+def test_provenance(source, tmp_path):
+    out = annotate(source, {"a.b": FakeLAM()}, tmp_path / "one", cameras=["front", "wrist"])
+    twice = annotate(open_dataset(out), {"tok": FakeTokenizer()}, tmp_path / "two", embedding=False)
+    record = json.loads((twice / "meta" / "lattok.json").read_text())
+    assert set(record) == {"a.b", "tok"}
+    assert record["a.b"]["stride"] == 3
+    assert record["a.b"]["stride_seconds"] == pytest.approx(0.3)
+    assert record["a.b"]["cameras"] == list(source.cameras)
+    assert record["a.b"]["columns"]["a.b.env.embedding"] == {"dtype": "float32", "shape": [3, 1 * 2]}
+    assert record["tok"]["model"] == FakeTokenizer().describe()
+    assert record["tok"]["horizon"] == 4
+    assert set(record["tok"]["columns"]) == {"tok.codes", "tok.valid"}
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def test_hugging_face_metadata_learns_the_new_columns(make_dataset, tmp_path):
+    dataset = make_dataset([5], cameras=False)
+    path = dataset.data_file(0)
+    table = pq.read_table(path)
+    features = {name: {"dtype": "x", "_type": "Value"} for name in table.column_names}
+    info = {"info": {"features": features | {"action": {"length": 3, "_type": "List"}}}, "fingerprint": "f"}
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(info), "other": "kept"}), path)
+    out = annotate(open_dataset(dataset.root), {"tok": FakeTokenizer()}, tmp_path / "out")
+    metadata = pq.read_schema(next((out / "data").rglob("*.parquet"))).metadata
+    described = json.loads(metadata[b"huggingface"])["info"]["features"]
+    assert described["tok.codes"] == {"feature": {"dtype": "int64", "_type": "Value"}, "length": 2, "_type": "List"}
+    assert described["tok.valid"] == {"dtype": "bool", "_type": "Value"}
+    assert metadata[b"other"] == b"kept"
+
+
+def test_units_are_runs_of_whole_episodes(source):
+    units = plan_units(source, 20)
+    assert [e for unit in units for e in unit.episodes] == list(range(7))
+    for unit in units:
+        rows = source.episode_rows(unit.file)
+        assert (unit.first, unit.last) == (rows[unit.episodes[0]][0], rows[unit.episodes[-1]][1])
+        assert unit.last - unit.first <= 20 or len(unit.episodes) == 1
+    assert any(unit.episodes == (3,) for unit in units)  # 25 frames: longer than a unit may be
+
+
+def test_a_unit_depends_on_its_arguments_only(source):
+    units = plan_units(source, 20)
+    forward = [label_unit(source, MODELS, unit, Options()) for unit in units]
+    backward = [label_unit(open_dataset(source.root), MODELS, unit, Options()) for unit in units[::-1]][::-1]
+    for one, other in zip(forward, backward, strict=True):
+        for name, values in one.items():
+            np.testing.assert_array_equal(values, other[name])
+
+
+class Stop(Exception):
+    """An interruption that annotation cannot foresee."""
+
+
+def interrupted(monkeypatch, function: str, after: int) -> None:
+    """Let the `after`-th call of `function` in os or in lattok's modules raise."""
+    owner, name = {"replace": (os, "replace"), "rename": (os, "rename"), "link": (os, "link")}.get(
+        function, (module, function)
+    )
+    real, calls = getattr(owner, name), iter(range(10**6))
+
+    def wrapper(*args, **kwargs):
+        if next(calls) == after:
+            raise Stop
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, wrapper)
+
+
+POINTS = [("label_unit", 0), ("label_unit", 3), *(("replace", n) for n in (0, 4, 7, 9, 11, 13))]
+POINTS += [("append_columns", 1), ("link", 1), ("copy_other_files", 0), ("rename", 0)]
+
+
+@pytest.mark.parametrize(("function", "after"), POINTS)
+def test_a_restarted_run_ends_with_the_same_bytes(source, tmp_path, monkeypatch, function, after):
+    expected = tree(annotate(source, MODELS, tmp_path / "expected"))
+    with monkeypatch.context() as patch:
+        interrupted(patch, function, after)
+        patch.setattr(Path, "unlink", lambda *args, **kwargs: None)  # a killed process cleans nothing up
+        with pytest.raises(Stop):
+            annotate(source, MODELS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    annotate(source, MODELS, tmp_path / "out")
+    assert tree(tmp_path / "out") == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "out", "tiny"]
+
+
+def test_finished_units_are_not_labelled_again(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupted(patch, "label_unit", 3)
+        with pytest.raises(Stop):
+            annotate(source, MODELS, tmp_path / "out")
+    labelled = []
+    real = module.label_unit
+    monkeypatch.setattr(module, "label_unit", lambda d, m, unit, o: labelled.append(unit.number) or real(d, m, unit, o))
+    annotate(source, MODELS, tmp_path / "out")
+    assert labelled == [unit.number for unit in plan_units(source, 20)][3:]
+
+
+def test_another_plan_starts_over(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupted(patch, "label_unit", 3)
+        with pytest.raises(Stop):
+            annotate(source, MODELS, tmp_path / "out")
+    annotate(source, {"tok": FakeTokenizer()}, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(annotate(source, {"tok": FakeTokenizer()}, tmp_path / "again"))
+
+
+def test_a_kill_after_the_last_rename_is_cleaned_up(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Staging, "remove", lambda self: (_ for _ in ()).throw(Stop()))
+        with pytest.raises(Stop):
+            annotate(source, MODELS, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    assert annotate(source, MODELS, tmp_path / "out") == tmp_path / "out"
+    assert tree(tmp_path / "out") == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny"]
+
+
+def test_ctrl_c_keeps_the_work_and_says_so(source, tmp_path, monkeypatch):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="Run the same command to continue"):
+        annotate(source, MODELS, tmp_path / "out", progress=stop)
+    assert list((tmp_path / ".out.partial" / "units").glob("*.npz"))
+
+
+KILLED = """
+import sys, time
+import lattok.annotate as module
+from lattok.data import open_dataset
+from tests.test_annotate import MODELS
+module.UNIT_FRAMES = 20
+real = module.label_unit
+def slow(*args):
+    time.sleep(0.03)
+    return real(*args)
+module.label_unit = slow
+dataset = open_dataset(sys.argv[1])
+print("ready", flush=True)
+module.annotate(dataset, MODELS, sys.argv[2])
+"""
+
+
+def test_killed_at_random_moments(source, tmp_path, rng):
+    expected = tree(annotate(source, MODELS, tmp_path / "expected"))
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-c", KILLED, str(source.root), str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    for _ in range(2):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, cwd=root) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            time.sleep(rng.uniform(0.0, 0.4))
+            process.send_signal(signal.SIGKILL)
+    if not (tmp_path / "out").exists() or (tmp_path / ".out.partial").exists():
+        annotate(source, MODELS, tmp_path / "out")
+    assert tree(tmp_path / "out") == expected
+    assert not (tmp_path / ".out.partial").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
+@pytest.mark.parametrize("function", ["fsync", "replace", "mkdir"])
+def test_no_space_or_permission_leaves_nothing(source, tmp_path, monkeypatch, code, function):
+    before = tree(source.root)
+    real, calls = getattr(os, function), iter(range(10**6))
+
+    def failing(*args, **kwargs):
+        if next(calls) >= 3:
+            raise OSError(code, os.strerror(code))
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, failing)
+        with pytest.raises(LattokError, match=rf"cannot write .*out: {os.strerror(code)}\. Nothing") as error:
+            annotate(source, MODELS, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+    assert tree(source.root) == before
+
+
+def test_arrow_running_out_of_space(source, tmp_path, monkeypatch):
+    def failing(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", failing)
+    with pytest.raises(LattokError, match="No space left on device"):
+        annotate(source, MODELS, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_file_where_the_folder_should_be(source, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LattokError, match="cannot write"):
+        annotate(source, MODELS, tmp_path / "file" / "out")
+
+
+def test_videos_are_copied_where_links_are_impossible(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *args: (_ for _ in ()).throw(OSError(errno.EXDEV, "cross-device")))
+    out = annotate(source, MODELS, tmp_path / "out")
+    video = next((source.root / "videos").rglob("*.mp4"))
+    copy = out / video.relative_to(source.root)
+    assert not video.samefile(copy)
+    assert video.read_bytes() == copy.read_bytes()
+
+
+def test_a_broken_source_stops_and_leaves_nothing(source, tmp_path):
+    source.video_span(3, source.cameras[0])[0].unlink()
+    with pytest.raises(LattokError, match="missing video file"):
+        annotate(source, MODELS, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_data_file_without_episodes(source, tmp_path):
+    shutil.copy(source.data_file(0), source.root / "data" / "chunk-000" / "file-999.parquet")
+    with pytest.raises(LattokError, match=r"file-999\.parquet belongs to no episode"):
+        annotate(source, MODELS, tmp_path / "out")
+
+
+@pytest.mark.parametrize("prefix", ["action.latent", "observation.latent", "La", "", "a/b", ".a", "a."])
+def test_prefixes_that_are_refused(source, tmp_path, prefix):
+    with pytest.raises(LattokError, match="`prefix`: expected lower-case letters, digits"):
+        annotate(source, {prefix: FakeLAM()}, tmp_path / "out")
+
+
+def test_prefixes_that_collide(source, tmp_path):
+    out = annotate(source, {"latent": FakeLAM()}, tmp_path / "out")
+    with pytest.raises(LattokError, match=r"`prefix`: expected one that the dataset does not use, got 'latent'"):
+        annotate(open_dataset(out), {"latent": FakeLAM()}, tmp_path / "more")
+    with pytest.raises(LattokError, match="prefixes that do not contain each other"):
+        annotate(source, {"latent": FakeLAM(), "latent.env": FakeLAM()}, tmp_path / "more")
+    with pytest.raises(LattokError, match="`models`: expected at least one model"):
+        annotate(source, {}, tmp_path / "more")
+
+
+def test_where_the_output_may_be(source, tmp_path):
+    for inside in (source.root, source.root / "labels"):
+        with pytest.raises(LattokError, match="`out`: expected a folder outside the source dataset"):
+            annotate(source, MODELS, inside)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(LattokError, match="`out`: expected a folder that does not exist yet"):
+        annotate(source, MODELS, tmp_path / "there")
+    assert (tmp_path / "there").exists()
+
+
+def test_models_that_do_not_fit(source, tmp_path):
+    tokenizer = FakeTokenizer()
+    tokenizer.action_dim = 7
+    message = r"`action` has 3 dimensions \(x, y, z\), but this tokenizer was trained on 7\. Select or add columns"
+    with pytest.raises(LattokError, match=message):
+        annotate(source, {"tok": tokenizer}, tmp_path / "out")
+    with pytest.raises(LattokError, match=r"`action_key`: expected one of action, observation\.state, reward"):
+        annotate(source, {"tok": FakeTokenizer()}, tmp_path / "out", action_key="act")
+    lam = FakeLAM()
+    lam.cameras = ("front", "top")
+    with pytest.raises(LattokError, match="`cameras`: expected names among front, wrist, got 'top'"):
+        annotate(source, {"latent": lam}, tmp_path / "out")
+    with pytest.raises(LattokError, match="`cameras`: expected 2 cameras as in the model's config, got 1"):
+        annotate(source, {"latent": FakeLAM()}, tmp_path / "out", cameras=["front"])
+
+
+def test_progress_counts_frames(source, tmp_path):
+    seen = []
+    annotate(
+        source, {"tok": FakeTokenizer()}, tmp_path / "out", progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen[-1] == (70, 70)
+    assert [done for done, _ in seen] == sorted({done for done, _ in seen})
+
+
+def test_labels_of_a_unit_are_arrow_columns_of_fixed_width(source, tmp_path):
+    out = annotate(source, MODELS, tmp_path / "out")
+    schema = pq.read_schema(next((out / "data").rglob("*.parquet")))
+    assert schema.field("tok.codes").type == pa.list_(pa.int64(), 2)
+    assert schema.field("latent.codes").type == pa.int64()  # LeRobot's shape (1,) is a scalar column
+    assert schema.field("latent.valid").type == pa.bool_()
+    assert schema.field("latent.embedding").type == pa.list_(pa.float32(), 2)

@@ -1,0 +1,47 @@
+"""`import lattok` is light: no torch, no numpy, under 0.3 s; the public names load when they are asked for."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+import lattok
+
+HEAVY = ("torch", "numpy", "pyarrow", "av", "matplotlib", "timm", "huggingface_hub", "tyro")
+
+
+def python(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, check=True)
+
+
+def test_import_loads_no_heavy_package():
+    code = f"import sys, lattok, lattok.checks; print(*(name for name in {HEAVY} if name in sys.modules))"
+    assert python("-W", "error", "-c", code).stdout.split() == []
+
+
+def test_import_takes_less_than_300_ms():
+    lines = python("-X", "importtime", "-c", "import lattok").stderr.splitlines()
+    cumulative = {line.split("|")[2].strip(): line.split("|")[1] for line in lines if line.count("|") == 2}
+    assert int(cumulative["lattok"]) < 300_000  # microseconds
+
+
+@pytest.mark.parametrize("name", lattok.__all__)
+def test_public_names_load(name: str):
+    assert getattr(lattok, name) is not None
+    assert name in dir(lattok)
+
+
+def test_public_names_live_in_the_package():
+    for home in lattok._HOMES.values():
+        assert importlib.util.find_spec(home) is not None, home
+
+
+def test_no_public_name_is_also_a_module():
+    """Importing the module would replace the lazily loaded function: `lattok.annotate(...)` could not be called."""
+    assert [name for name in lattok._HOMES if importlib.util.find_spec(f"lattok.{name}")] == []
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'tokenise'"):
+        _ = lattok.tokenise

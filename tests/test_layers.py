@@ -1,0 +1,197 @@
+"""Import directions inside lattok, read from the source: a package imports only from levels below its own.
+
+Counts every import: at the top, inside functions, under TYPE_CHECKING, relative, of a name that `lattok/__init__.py`
+serves lazily, `lattok.x` as an attribute, and `import_module("lattok.x")`.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lattok
+
+ROOT = Path(lattok.__file__).parent
+
+# From the bottom to the top. A new module goes here, as low as it can.
+LEVELS: tuple[frozenset[str], ...] = (
+    frozenset({"types", "checks", "files"}),
+    frozenset({"nn", "quantize", "normalize", "hub", "keymap", "training"}),
+    frozenset({"data", "action_vq", "image_lam", "backbones"}),
+    frozenset({"evaluation", "annotation", "vla", "sim"}),
+    frozenset({"recipes", "convert", "loading", "cli", "demo"}),
+)
+# Siblings do not import each other, except these, and the front doors on the top level.
+SIBLINGS = {
+    "quantize": {"nn"},
+    "training": {"quantize"},  # reports codebooks
+    "image_lam": {"backbones"},
+}
+FRONT = {"__init__", "__main__"}  # may name everything, but see the tests at the end
+LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}
+TOP = len(LEVELS) - 1
+
+
+def top_modules() -> set[str]:
+    """Names of the modules and packages directly under lattok/ (folders without Python files are data)."""
+    files = {path.stem for path in ROOT.glob("*.py")}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.rglob("*.py"))}
+    return files | folders
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    """Dotted name and syntax tree of every file; packages end in `.__init__`."""
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(("lattok", *path.relative_to(ROOT).with_suffix("").parts))
+        yield name, ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def targets(name: str, tree: ast.Module, homes: dict[str, str]) -> Iterator[tuple[int, str]]:
+    """Line and dotted target of everything that `name` imports from lattok.
+
+    `homes` maps the names that `lattok` serves lazily to the modules they live in.
+    """
+
+    def resolve(module: str) -> str:
+        parts = module.split(".")
+        return homes.get(parts[1], module) if len(parts) == 2 else module
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "lattok":
+                    yield node.lineno, resolve(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            package = name.split(".")[: -node.level] if node.level else []
+            module = ".".join([*package, *([node.module] if node.module else [])])
+            if module == "lattok":
+                yield from ((node.lineno, resolve(f"lattok.{alias.name}")) for alias in node.names)
+            elif module.startswith("lattok."):
+                yield node.lineno, module
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lattok":
+            yield node.lineno, resolve(f"lattok.{node.attr}")
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            module = node.args[0].value
+            if called in {"import_module", "__import__"} and isinstance(module, str) and module.startswith("lattok."):
+                yield node.lineno, module
+
+
+def violations(name: str, tree: ast.Module, homes: dict[str, str] | None = None) -> list[str]:
+    """What `name` imports although its level forbids it, one line each."""
+    own = name.split(".")[1]
+    if own in FRONT or own not in LEVEL_OF:  # a module without a level fails a test of its own
+        return []
+    found = set()
+    for line, target in targets(name, tree, lattok._HOMES if homes is None else homes):
+        parts = target.split(".")
+        other = parts[1] if len(parts) > 1 else ""
+        if other in FRONT:
+            found.add(f"{name}:{line}: imports {target}")
+        if other == own or other not in LEVEL_OF:
+            continue
+        if LEVEL_OF[other] > LEVEL_OF[own]:
+            found.add(f"{name}:{line}: {own} imports {other}, which is above it")
+        elif LEVEL_OF[other] == LEVEL_OF[own] < TOP and other not in SIBLINGS.get(own, ()):
+            found.add(f"{name}:{line}: {own} imports its sibling {other}")
+    return sorted(found)
+
+
+def test_every_module_has_a_level():
+    unplaced = top_modules() - FRONT - LEVEL_OF.keys()
+    assert not unplaced, f"give these a place in LEVELS: {sorted(unplaced)}"
+
+
+def test_levels_do_not_overlap():
+    assert len(LEVEL_OF) == sum(map(len, LEVELS))
+
+
+def test_sibling_exceptions_are_siblings_and_not_circular():
+    for own, others in SIBLINGS.items():
+        for other in others:
+            assert LEVEL_OF[own] == LEVEL_OF[other]
+            assert own not in SIBLINGS.get(other, ())
+
+
+def test_imports_point_downwards():
+    wrong = [line for name, tree in sources() for line in violations(name, tree)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("lattok.types", "from lattok.data import Dataset"),
+        ("lattok.types", "from lattok import checks"),
+        ("lattok.nn", "import lattok.action_vq.model as m"),
+        ("lattok.hub", "def f():\n    from lattok.cli import main"),
+        ("lattok.training", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lattok.data import Dataset"),
+        ("lattok.nn", "from .quantize import EMAVQ"),
+        ("lattok.quantize", "from . import training"),
+        ("lattok.action_vq.model", "from ..image_lam.model import ImageLAM"),
+        ("lattok.action_vq.__init__", "from ..image_lam import ImageLAM"),
+        ("lattok.action_vq.deep.model", "from ...vla import head"),
+        ("lattok.backbones.table", "from lattok.image_lam import features"),
+        ("lattok.vla.model", "from lattok.annotation import annotate"),
+        ("lattok.data.lerobot", "from lattok import annotation"),
+        ("lattok.action_vq.model", "from lattok import open_dataset"),
+        ("lattok.action_vq.model", "import lattok\nlattok.open_dataset('x')"),
+        ("lattok.data.lerobot", "import importlib\nimportlib.import_module('lattok.recipes')"),
+        ("lattok.data.lerobot", "from lattok.__main__ import main"),
+    ],
+)
+def test_a_wrong_import_is_found(name: str, source: str):
+    assert violations(name, ast.parse(source), homes={"open_dataset": "lattok.data"})
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("lattok.data.lerobot", "from lattok import checks, types\nfrom ..hub import save\nimport torch"),
+        ("lattok.data.lerobot", "from .schema import Schema\nfrom lattok.data import windows"),
+        ("lattok.hub", "from lattok import __version__"),
+        ("lattok.quantize", "from lattok.nn import MLP"),
+        ("lattok.training", "from .quantize import usage"),
+        ("lattok.image_lam.features", "from lattok.backbones import table"),
+        ("lattok.recipes.action_vq", "from lattok import evaluation, open_dataset\nfrom lattok.demo import table"),
+        ("lattok.checks", "import lattokens\nfrom data import x"),
+    ],
+)
+def test_a_right_import_passes(name: str, source: str):
+    assert not violations(name, ast.parse(source), homes={"open_dataset": "lattok.data"})
+
+
+def loaded_at_import(tree: ast.Module) -> set[str]:
+    """First parts of the modules that a file loads when it is imported (not in functions or TYPE_CHECKING)."""
+    found, open_nodes = set(), list(tree.body)
+    while open_nodes:
+        node = open_nodes.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            open_nodes.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add("lattok" if node.level else (node.module or "").split(".")[0])
+        open_nodes.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def test_front_files_load_nothing_heavy():
+    for name, tree in sources():
+        if name == "lattok.__init__":
+            assert loaded_at_import(tree) <= sys.stdlib_module_names
+        if name == "lattok.__main__":
+            assert loaded_at_import(tree) <= sys.stdlib_module_names | {"lattok"}
+
+
+def test_what_a_file_loads_is_read_right():
+    source = "import os\nif TYPE_CHECKING:\n    import torch\ntry:\n    import numpy\nexcept E:\n    pass"
+    source += "\ndef f():\n    import av"
+    assert loaded_at_import(ast.parse(source)) == {"os", "numpy"}

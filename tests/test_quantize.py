@@ -1,0 +1,169 @@
+"""Quantizers against brute force, the published moving-average formula, and vector-quantize-pytorch."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lattok.checks import LattokError
+from lattok.quantize import Codebook, QuantizerConfig, VectorQuantizer, code_statistics, kmeans, nearest
+
+
+def started(config: QuantizerConfig, data: torch.Tensor) -> VectorQuantizer:
+    quantizer = VectorQuantizer(config).train()
+    quantizer(data)
+    return quantizer
+
+
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 9), st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_nearest_is_the_brute_force_nearest(n, k, d, seed):
+    rng = np.random.default_rng(seed)
+    vectors, codebook = rng.standard_normal((n, d)), rng.standard_normal((k, d))
+    expected = ((vectors[:, None] - codebook) ** 2).sum(-1).argmin(1)
+    np.testing.assert_array_equal(nearest(torch.tensor(vectors), torch.tensor(codebook)), expected)
+
+
+def test_moving_average_step_equals_the_published_formula():
+    torch.manual_seed(0)
+    book = Codebook(QuantizerConfig(dim=3, size=5, revive_below=0.0))
+    before = {name: value.clone().numpy().astype(np.float64) for name, value in book.named_buffers()}
+    inputs, codes = torch.randn(40, 3), torch.randint(5, (40,))
+    book.update(inputs, codes)
+    counts = np.bincount(codes.numpy(), minlength=5)
+    sums = np.stack([inputs.numpy()[codes.numpy() == k].sum(0) for k in range(5)])
+    size = 0.99 * before["cluster_size"] + 0.01 * counts
+    total = 0.99 * before["cluster_sum"] + 0.01 * sums
+    smoothed = (size + 1e-5) / (size.sum() + 5 * 1e-5) * size.sum()
+    np.testing.assert_allclose(book.cluster_size, size, rtol=1e-5)
+    np.testing.assert_allclose(book.vectors, total / smoothed[:, None], rtol=1e-4, atol=1e-5)
+
+
+def test_residual_chain_equals_vector_quantize_pytorch():
+    from vector_quantize_pytorch import ResidualVQ
+
+    torch.manual_seed(0)
+    theirs = ResidualVQ(dim=6, codebook_size=8, num_quantizers=3).eval()
+    ours = VectorQuantizer(QuantizerConfig(dim=6, size=8, levels=3)).eval()
+    for book, layer in zip(ours.codebooks, theirs.layers, strict=True):
+        book.vectors.copy_(layer.codebook)
+    x = torch.randn(50, 1, 6)
+    vectors, codes, _ = theirs(x)
+    got = ours(x)
+    assert torch.equal(got.codes, codes)
+    torch.testing.assert_close(got.vectors, vectors)
+    torch.testing.assert_close(ours.lookup(got.codes), vectors)
+
+
+def test_straight_through_gives_codebook_values_and_the_latents_gradient():
+    quantizer = started(QuantizerConfig(dim=4, size=3), torch.randn(64, 4)).eval()
+    latents = torch.randn(7, 4, requires_grad=True)
+    out = quantizer(latents)
+    torch.testing.assert_close(out.vectors, quantizer.lookup(out.codes))
+    weights = torch.randn(7, 4)
+    (out.vectors * weights).sum().backward()
+    torch.testing.assert_close(latents.grad, weights)
+
+
+def test_gradient_codebook_learns_by_its_own_loss_only():
+    quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=3, update="gradient", start="normal"))
+    latents = torch.randn(7, 4, requires_grad=True)
+    out = quantizer(latents)
+    (out.vectors.sum() + out.losses["commitment"]).backward()
+    assert quantizer.codebook_vectors[0].grad is None
+    latents.grad = None
+    out.losses["codebook"].backward()
+    assert latents.grad is None
+    assert quantizer.codebook_vectors[0].grad.abs().sum() > 0
+
+
+def test_codebook_starts_from_data_and_uses_every_code():
+    torch.manual_seed(0)
+    centres = torch.randn(16, 8) * 10
+    data = centres[torch.randint(16, (512,))] + 0.01 * torch.randn(512, 8)
+    quantizer = started(QuantizerConfig(dim=8, size=16), data)
+    assert quantizer.usage().used == [16]
+    assert quantizer.usage() is None
+    assert torch.cdist(centres, quantizer.codebook_vectors[0]).amin(1).max() < 0.05
+
+
+def test_continuous_steps_pass_latents_through_then_start():
+    torch.manual_seed(0)
+    quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=8, levels=2, continuous_steps=3)).train()
+    for _ in range(3):
+        x = torch.randn(32, 4)
+        out = quantizer(x)
+        assert torch.equal(out.vectors, x)
+        assert out.losses["commitment"] == 0
+        assert quantizer.usage() is None
+    out = quantizer(x)
+    assert not torch.equal(out.vectors, x)
+    assert (out.vectors - x).square().mean() < 0.6 * x.square().mean()
+    assert len(quantizer.reservoir) == 0
+
+
+def test_dead_codes_are_revived_from_the_batch():
+    torch.manual_seed(0)
+    quantizer = started(QuantizerConfig(dim=2, size=16, revive_below=0.1, decay=0.9), torch.zeros(64, 2))
+    moved = torch.randn(256, 2) * 5
+    for _ in range(60):
+        quantizer(moved)
+    assert len(nearest(moved, quantizer.codebook_vectors[0]).unique()) >= 14
+
+
+def test_without_update_nothing_changes():
+    quantizer = started(QuantizerConfig(dim=4, size=8), torch.randn(64, 4))
+    before = {name: value.clone() for name, value in quantizer.named_buffers()}
+    quantizer(torch.randn(64, 4) * 3, update=False)
+    for name, value in quantizer.named_buffers():
+        assert torch.equal(value, before[name]), name
+
+
+def test_joint_entropy_sees_tokens_that_repeat_one_another():
+    torch.manual_seed(0)
+    one = torch.randint(16, (4000, 1))
+    copies, free = code_statistics(one.expand(-1, 4), 16), code_statistics(torch.randint(16, (4000, 4)), 16)
+    assert copies.used == free.used == [16] * 4
+    assert copies.joint_entropy == pytest.approx(4.0, abs=0.02)
+    assert free.joint_entropy > 11
+    assert copies.combinations == 16
+
+
+@given(st.integers(1, 300), st.integers(1, 4), st.integers(2, 20), st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_code_statistics_equal_numpy(n, positions, size, seed):
+    codes = np.random.default_rng(seed).integers(size, size=(n, positions))
+    stats = code_statistics(torch.tensor(codes), size)
+    counts = np.unique(codes, axis=0, return_counts=True)[1] / n
+    assert stats.joint_entropy == pytest.approx(-(counts * np.log2(counts)).sum(), abs=1e-9)
+    assert stats.joint_ceiling == pytest.approx(min(positions * math.log2(size), math.log2(n)), abs=1e-4)
+    assert stats.used == [len(set(column)) for column in codes.T]
+
+
+def test_kmeans_beats_random_centres_and_handles_few_vectors():
+    torch.manual_seed(0)
+    x = torch.randn(500, 3)
+
+    def error(centres):
+        return torch.cdist(x, centres).square().amin(1).mean()
+
+    assert error(kmeans(x, 20)) < 0.8 * error(x[:20])
+    assert kmeans(x[:3], 5).shape == (5, 3)
+    assert torch.isfinite(kmeans(torch.ones(50, 2), 4)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"size": 0}, "`size`: expected a number greater than 0, got 0"),
+        ({"decay": 1.0}, "`decay`"),
+        ({"start": "magic"}, "`start`: expected one of kmeans, normal, got 'magic'"),
+        ({"levels": 2, "update": "gradient"}, "`levels`"),
+    ],
+)
+def test_bad_configs_name_the_argument(change, text):
+    with pytest.raises(LattokError, match=text.replace("(", r"\(")):
+        QuantizerConfig(**{"dim": 4, "size": 8, **change})

@@ -1,0 +1,205 @@
+"""The loop: exact repetition and resume, Ctrl-C, logs, collapse warnings, two processes."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from torch import nn
+
+from lattok.checks import LattokError
+from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.training import (
+    CHECKPOINT,
+    METRICS,
+    RUN,
+    Interrupted,
+    LoopOptions,
+    SeededBatches,
+    codebook_report,
+    fit,
+    learning_rate,
+)
+
+
+class Toy(nn.Module):
+    """Dropout, a quantizer with a delayed start and a loss: everything that could break exact resume."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encode = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.2))
+        self.quantizer = VectorQuantizer(QuantizerConfig(dim=8, size=4, continuous_steps=7, revive_below=0.2))
+        self.decode = nn.Linear(8, 3)
+
+    def forward(self, batch):
+        (x,) = batch
+        out = self.quantizer(self.encode(x))
+        return {"reconstruction": (self.decode(out.vectors) - x).square().mean(), **out.losses}
+
+
+WEIGHTS = {"reconstruction": 1.0, "commitment": 0.25}
+DATA = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
+
+
+def run(out, steps=20, interrupt_at=None, model=None, resume=False, **options):
+    options = LoopOptions(**{"steps": steps, "batch_size": 16, "lr": 1e-2, "device": "cpu", "log_every": 5, **options})
+    draw = SeededBatches(len(DATA), options.batch_size, options.seed)
+    model = model or Toy()
+
+    def batches(step, process, processes):
+        if step == interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return (DATA[draw(step)[process::processes]],)
+
+    fit(model, batches, options, out, loss_weights=WEIGHTS, resume=resume, resume_command="go on")
+    return model
+
+
+def tensors(model):
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def assert_same(first, second):
+    for name, value in tensors(first).items():
+        assert torch.equal(value, tensors(second)[name]), name
+
+
+def steps_of(out):
+    return [json.loads(line)["step"] for line in (out / RUN / METRICS).read_text().splitlines()]
+
+
+def test_one_seed_gives_identical_weights_and_another_does_not(tmp_path):
+    first, again = run(tmp_path / "a"), run(tmp_path / "b")
+    assert_same(first, again)
+    other = run(tmp_path / "c", seed=1)
+    assert not torch.equal(first.decode.weight, other.decode.weight)
+
+
+@pytest.mark.parametrize("interrupt_at", [2, 6, 7, 12])
+def test_interrupted_and_resumed_equals_undisturbed(tmp_path, interrupt_at):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Interrupted, match=f"Saved at step {interrupt_at + 1} of 20 .*Continue with: go on"):
+        run(tmp_path / "parts", interrupt_at=interrupt_at)
+    torch.manual_seed(99)  # the state of the world after a restart is another one
+    resumed = run(tmp_path / "parts", resume=True)
+    assert_same(whole, resumed)
+    assert steps_of(tmp_path / "whole") == steps_of(tmp_path / "parts") == [5, 10, 15, 20]
+
+
+def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
+    run(tmp_path, steps=10)
+    with (tmp_path / RUN / METRICS).open("a") as file:
+        file.write('{"step": 15, "loss": 1}\n')
+    run(tmp_path, steps=20, resume=True)
+    assert steps_of(tmp_path) == [5, 10, 15, 20]
+    entry = json.loads((tmp_path / RUN / METRICS).read_text().splitlines()[2])
+    assert {"loss", "loss/reconstruction", "loss/commitment", "grad_norm", "lr"} <= set(entry)
+
+
+def test_tensorboard_is_written(tmp_path):
+    run(tmp_path)
+    assert list((tmp_path / RUN / "tensorboard").glob("events*"))
+
+
+def test_a_damaged_or_missing_checkpoint_is_one_line(tmp_path):
+    with pytest.raises(LattokError, match="`resume`: expected a checkpoint at"):
+        run(tmp_path, resume=True)
+    run(tmp_path)
+    (tmp_path / RUN / CHECKPOINT).write_bytes(b"rubbish")
+    with pytest.raises(LattokError, match="expected a whole checkpoint"):
+        run(tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path):
+    model = Toy()
+    nn.init.constant_(model.decode.weight, float("nan"))
+    with pytest.raises(LattokError, match="`loss`: expected a finite number, got reconstruction not finite at step 1"):
+        run(tmp_path, model=model)
+
+
+def test_batches_visit_everything_once_per_pass():
+    draw = SeededBatches(10, 4, seed=0)
+    seen = torch.cat([draw(step) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
+    assert torch.equal(SeededBatches(10, 4, seed=0)(3), draw(3))  # a function of the step, not of history
+    assert len(SeededBatches(3, 8, seed=0)(5)) == 8
+
+
+def test_one_cycle_warms_up_peaks_and_ends_near_zero():
+    options = LoopOptions(steps=100, lr=1.0, schedule="one_cycle")
+    rates = [learning_rate(options, step) for step in range(100)]
+    assert max(rates) == rates[10] == 1.0
+    assert rates[0] < 0.05
+    assert rates[-1] < 0.001
+    assert {learning_rate(LoopOptions(steps=9, lr=0.5), step) for step in range(9)} == {0.5}
+
+
+def quantizer_with(codes, size=16):
+    quantizer = VectorQuantizer(QuantizerConfig(dim=2, size=size))
+    quantizer.steps += 1
+    quantizer.recent = codes
+    return nn.ModuleDict({"control": quantizer})
+
+
+def test_collapse_is_reported_with_numbers():
+    report = codebook_report(quantizer_with(torch.randint(2, (500, 4))))
+    assert len(report.warnings) == 1
+    assert "codebook `control` is collapsing: 2 of 16 codes in use, perplexity 2.0" in report.warnings[0]
+    assert report.values["codebook/control/used"] == 2
+
+
+def test_tokens_that_repeat_one_another_are_reported():
+    report = codebook_report(quantizer_with(torch.randint(16, (2000, 1)).expand(-1, 4)))
+    assert len(report.warnings) == 1
+    assert "its 4 tokens repeat one another: 16 combinations, 4.0 bits jointly" in report.warnings[0]
+
+
+def test_a_healthy_codebook_gives_no_warning():
+    report = codebook_report(quantizer_with(torch.randint(16, (2000, 4))))
+    assert report.warnings == []
+    assert report.values["codebook/control/joint_bits"] > math.log2(1000)
+
+
+def test_warnings_reach_the_terminal_and_the_log(tmp_path, capsys):
+    model = Toy()
+    model.quantizer = VectorQuantizer(QuantizerConfig(dim=8, size=64, start="normal", revive_below=0.0))
+    run(tmp_path, model=model)
+    assert "is collapsing" in capsys.readouterr().err
+    assert "warnings" in (tmp_path / RUN / METRICS).read_text()
+
+
+@pytest.mark.parametrize(("change", "text"), [({"steps": 0}, "`steps`"), ({"schedule": "x"}, "`schedule`")])
+def test_bad_options(change, text):
+    with pytest.raises(LattokError, match=text):
+        LoopOptions(**change)
+
+
+def _worker(rank, world, port, out):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
+    os.environ.update(LOCAL_RANK=str(rank), ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=8, levels=2, revive_below=0.1)).train()
+    x = torch.randn(6, 32, 4, generator=torch.Generator().manual_seed(0))
+    for step, part in enumerate(x):
+        torch.manual_seed(step)
+        quantizer(part[rank * 32 // world : (rank + 1) * 32 // world])
+    if rank == 0:
+        torch.save(quantizer.state_dict(), out / f"state-{world}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_learn_the_codebook_of_one(tmp_path):
+    import socket
+
+    for world in (1, 2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        torch.multiprocessing.spawn(_worker, args=(world, port, tmp_path), nprocs=world)
+    one, two = (torch.load(tmp_path / f"state-{world}.pt", weights_only=True) for world in (1, 2))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
