@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -55,3 +56,17 @@ def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
         fail(name, "names among " + ", ".join(sorted(known)), ", ".join(unknown))
+
+
+_STRIDE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s?)")
+
+
+def stride_in_frames(stride: str | int, fps: float) -> int:
+    """Frames of a gap given as frames (16, "16") or as seconds ("0.2s"), rounded to frames; at least one."""
+    match = _STRIDE.fullmatch(str(stride).strip()) if isinstance(stride, str | int) else None
+    if match is None or isinstance(stride, bool) or (not match[2] and not match[1].isdecimal()):
+        fail("stride", 'a number of frames such as 16, or seconds such as "0.2s"', repr(stride))
+    frames = round(float(match[1]) * fps) if match[2] else int(match[1])
+    if frames < 1:
+        fail("stride", "at least one frame", repr(stride), f"One frame is {1 / fps:.4g} s at {fps:g} fps.")
+    return frames

@@ -194,6 +194,10 @@ class ImageLAM(HubModel):
         """Cameras in the order of the V axis."""
         return self.config.cameras
 
+    def stride_frames(self, fps: float) -> int:
+        """The model's stride in frames of a dataset."""
+        return checks.stride_in_frames(self.config.stride, fps)
+
     def resize(self, frames: np.ndarray) -> np.ndarray:
         """The model's own resizing, uint8 [n, H, W, 3] to [n, s, s, 3]; usable while a video is decoded."""
         return self.features.resize(torch.from_numpy(frames)).numpy()

@@ -42,7 +42,7 @@ class ActionVQRecipe(Recipe):
 
 def train_action_vq(recipe: ActionVQRecipe, resume: bool = False, resume_command: str = "") -> P2TActionVQ:
     """Train as the recipe says and save the tokenizer into `recipe.out`."""
-    out = recipe.prepare_out(resume)
+    out = recipe.folder(resume)
     dataset = open_dataset(recipe.dataset)
     horizon = recipe.model.get("horizon", ActionVQConfig.horizon)
     windows = ActionWindows(dataset, horizon, recipe.data.action_key, recipe.data.episodes)
@@ -55,6 +55,7 @@ def train_action_vq(recipe: ActionVQRecipe, resume: bool = False, resume_command
     def batches(step: int, process: int, processes: int) -> ActionBatch:
         return windows.batch(draw(step)[process::processes])
 
+    recipe.save()
     weights = model.config.loss_weights
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
     return finish(model, out)

@@ -99,13 +99,11 @@ class Recipe:
         recipe = cls.from_preset(dataset, out, stored["preset"], **options)
         return dataclasses.replace(recipe, dataset=str(dataset))
 
-    def prepare_out(self, resume: bool) -> Path:
-        """The run folder: new or empty for a new run, an existing one for `resume`."""
+    def folder(self, resume: bool) -> Path:
+        """The run folder: it must be new or empty for a new run."""
         out = Path(self.out)
-        if not resume:
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Resume with --resume.")
-            self.save()
+        if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+            checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Or continue with --resume.")
         return out
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 
 from lattok import checks
-from lattok.data import FramePairs, Progress, camera_keys, open_dataset, parse_stride
+from lattok.data import FramePairs, Progress, camera_keys, open_dataset
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes.action_vq import finish
 from lattok.recipes.common import DataOptions, Recipe
@@ -91,7 +91,7 @@ def train_image_lam(
     recipe: ImageLAMRecipe, resume: bool = False, resume_command: str = "", progress: Progress | None = None
 ) -> ImageLAM:
     """Train as the recipe says and save the model, without its action head, into `recipe.out`."""
-    out = recipe.prepare_out(resume)
+    out = recipe.folder(resume)
     dataset = open_dataset(recipe.dataset)
     torch.manual_seed(recipe.loop.seed)
     options = {name: value for name, value in recipe.model.items() if name != "cameras"}
@@ -106,7 +106,7 @@ def train_image_lam(
     size = frames * len(cameras) * 3 * model.config.image_size**2
     pairs = FramePairs(
         dataset,
-        parse_stride(model.config.stride, dataset.fps),
+        model.stride_frames(dataset.fps),
         cameras,
         action_key=recipe.data.action_key if recipe.data.labelled_fraction > 0 else None,
         episodes=recipe.data.episodes,
@@ -119,6 +119,7 @@ def train_image_lam(
     )
     if pairs.labelled.any():
         model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
+    recipe.save()
     weights = model.config.loss_weights
     batches = PairBatches(pairs, recipe.loop.batch_size, recipe.data.labelled_per_batch, recipe.loop.seed)
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)

@@ -52,13 +52,14 @@ def judge(
     reading: dict[str, Any],
 ) -> Report:
     """Evaluate a loaded model and update the model card in `folder`."""
-    check_fixed(model, reading)
+    dataset = open_dataset(dataset_name)
+    check_fixed(model, reading, dataset.fps)
     to_device(model, reading.get("device", "auto"))
-    options = {k: v for k, v in reading.items() if k in ("action_key", "state_key", "episodes", "stride")}
+    options = {k: v for k, v in reading.items() if k in ("action_key", "state_key", "episodes")}
     with bar("evaluate") as progress:
         report = evaluate(
             model,
-            open_dataset(dataset_name),
+            dataset,
             out=out,
             controls=controls,
             control_loop=control_loop(folder, reading.get("batch_size")),
@@ -90,13 +91,14 @@ def annotate_verb(
     checks.size("prefix", "prefixes, one per model", len(prefixes), len(models))
     loaded = {prefix: load(name, revision) for prefix, name in zip(prefixes, models, strict=True)}
     checks.size("prefix", "different prefixes", len(loaded), len(models))
+    dataset = open_dataset(dataset_name)
     for model in loaded.values():
-        check_fixed(model, reading)
+        check_fixed(model, reading, dataset.fps)
         to_device(model, reading.get("device", "auto"))
-    options = {k: v for k, v in reading.items() if k in ("action_key", "stride")}
+    options = {k: v for k, v in reading.items() if k == "action_key"}
     with bar("annotate") as progress:
         path = annotate(
-            open_dataset(dataset_name),
+            dataset,
             loaded,
             Path(out),
             embedding=embedding,
@@ -108,8 +110,12 @@ def annotate_verb(
     return path
 
 
-def check_fixed(model: Any, reading: dict[str, Any]) -> None:
+def check_fixed(model: Any, reading: dict[str, Any], fps: float) -> None:
     """Flags that contradict what the model was trained with are errors, not silent guesses."""
+    stride = reading.get("stride")
+    if stride is not None and model.label_source == "video":
+        wanted, given = model.stride_frames(fps), checks.stride_in_frames(stride, fps)
+        checks.size("stride", f"frames at {fps:g} fps, which the model was trained with", given, wanted)
     horizon = reading.get("horizon")
     if horizon is not None and horizon != getattr(model, "horizon", horizon):
         checks.fail("horizon", f"{model.horizon}, which the tokenizer was trained with", horizon)

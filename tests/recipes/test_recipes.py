@@ -1,0 +1,147 @@
+"""Recipes: presets, options, config files, resume; two runs of the real thing on a tiny dataset."""
+
+import json
+
+import pytest
+import torch
+
+import lattok
+from lattok.checks import LattokError
+from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
+from lattok.recipes.common import parse_settings, read_options
+from lattok.recipes.image_lam import PairBatches
+
+TINY = {"horizon": 4, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 16, "batch_size": 8, "device": "cpu"}
+LAM = {
+    "features": "pixels",
+    "image_size": 32,
+    "stride": "2",
+    "width": 16,
+    "heads": 2,
+    "latent_dim": 8,
+    "codebook_size": 4,
+    "continuous_steps": 2,
+    "batch_size": 6,
+    "labelled_per_batch": 2,
+    "labelled_fraction": 0.2,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def dataset(make_dataset):
+    return make_dataset([12, 15, 11, 14])
+
+
+def test_paper_presets_hold_the_papers_numbers():
+    recipe = ActionVQRecipe.from_preset("d", "o", "paper")
+    assert (recipe.loop.steps, recipe.loop.batch_size, recipe.loop.lr, recipe.loop.optimizer) == (50_000, 128, 1e-4, "adam")
+    config = lattok.P2TActionVQ.config_class(action_dim=7)
+    assert (config.horizon, config.codebook_size, config.dim, config.dilations) == (8, 256, 128, (1, 2, 4))
+    assert (config.mask_weight, config.mask_ratio, config.commitment_weight, config.decoder) == (0.1, 0.15, 0.25, "step")
+    lam = lattok.ImageLAM.config_class(cameras=("a",))
+    assert (lam.tokens, lam.codebook_size, lam.latent_dim, lam.stride) == (4, 16, 128, "32")
+    assert (lam.encoder_depth, lam.decoder_depth, lam.width, lam.heads) == (12, 12, 768, 12)
+    assert (lam.action_weight, lam.commitment_weight) == (1.0, 0.25)
+    assert ImageLAMRecipe.from_preset("d", "o", "full+p2t").data.labelled_fraction == 0.05
+
+
+def test_presets_are_laid_over_one_another_and_options_over_them():
+    recipe = ImageLAMRecipe.from_preset("d", "o", "tiny+robust", width=32, cameras="front", lr=1)
+    assert recipe.model["width"] == 32
+    assert recipe.model["quantizer"] == "residual"
+    assert recipe.data.cameras == ("front",)
+    assert recipe.loop.lr == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"preset": "huge"}, "`preset`: expected one of .*, got 'huge'"),
+        ({"colour": 1}, "`options`: expected names among .*, got colour"),
+        ({"steps": "many"}, "`steps`: expected a value of type int, got 'many'"),
+        ({"steps": True}, "`steps`: expected a value of type int"),
+        ({"action_dim": 7}, "`options`: expected names among"),
+    ],
+)
+def test_bad_options_name_themselves(options, text):
+    with pytest.raises(LattokError, match=text):
+        ActionVQRecipe.from_preset("d", "o", **options)
+
+
+def test_settings_and_config_files(tmp_path):
+    assert parse_settings(["steps=5", "decoder=context", "dilations=[1,2]", "fft=false"]) == {
+        "steps": 5,
+        "decoder": "context",
+        "dilations": [1, 2],
+        "fft": False,
+    }
+    with pytest.raises(LattokError, match="`set`: expected NAME=VALUE, got 'steps'"):
+        parse_settings(["steps"])
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps({"steps": 5}))
+    assert read_options(str(path)) == {"steps": 5}
+    path.write_text("[")
+    with pytest.raises(LattokError, match="`config`: expected a readable JSON file"):
+        read_options(str(path))
+
+
+def test_action_tokenizer_from_dataset_to_artefact(dataset, tmp_path):
+    recipe = ActionVQRecipe.from_preset(dataset.root, tmp_path / "tok", "quick", steps=6, **TINY)
+    trained = lattok.train(recipe)
+    loaded = lattok.load(tmp_path / "tok")
+    assert loaded.config.action_names == ("x", "y", "z")
+    chunks = torch.randn(3, 4, 3)
+    assert torch.equal(loaded.encode(chunks), trained.encode(chunks))
+    stored = json.loads((tmp_path / "tok/run/recipe.json").read_text())
+    assert stored["options"]["steps"] == 6
+    with pytest.raises(LattokError, match="`out`: expected a new or empty folder"):
+        lattok.train(recipe)
+
+
+def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
+    def recipe(out):
+        options = {**LAM, "steps": 8, "save_every": 5}
+        return ImageLAMRecipe.from_preset(dataset.root, tmp_path / out, "tiny+robust", **options)
+
+    whole = lattok.train(recipe("whole"))
+    stop = KeyboardInterrupt
+    original = PairBatches.__call__
+
+    def interrupted(self, step, process, processes):
+        if step == 6:
+            raise stop
+        return original(self, step, process, processes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PairBatches, "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lattok.train(recipe("parts"))
+    resumed = ImageLAMRecipe.resumed(str(dataset.root), str(tmp_path / "parts"), {"steps": 8})
+    parts = lattok.train(resumed, resume=True)
+    assert whole.describe()["weights_sha256"] == parts.describe()["weights_sha256"]
+    with pytest.raises(LattokError, match="`steps`: expected 8 as in the run to resume, got 9"):
+        ImageLAMRecipe.resumed(str(dataset.root), str(tmp_path / "parts"), {"steps": 9})
+
+
+def test_extra_labelled_pairs_are_labelled_and_nothing_else_is_seen(dataset, tmp_path):
+    from lattok.data import FramePairs
+
+    pairs = FramePairs(dataset, 2, labelled_fraction=0.2)
+    batch = PairBatches(pairs, 6, 2, 0)(3, 0, 1)
+    assert batch.labelled[6:].all()
+    assert batch.frames.shape[0] == 8
+    unlabelled = FramePairs(dataset, 2, labelled_fraction=0.0)
+    assert len(PairBatches(unlabelled, 6, 2, 0)(3, 0, 1).frames) == 6
+
+
+def test_stage_two_needs_a_stage_one_codebook(dataset, tmp_path):
+    options = {**LAM, "steps": 2, "codebook_update": "gradient", "codebook_start": "normal", "streams": "control+env"}
+    options |= {"quantizer": "vq", "continuous_steps": 0, "revive_below": 0.0}
+    with pytest.raises(LattokError, match="`env_codebook`: expected a stage-1 model"):
+        lattok.train(ImageLAMRecipe.from_preset(dataset.root, tmp_path / "a", "tiny+p2t", **options))
+    first = ImageLAMRecipe.from_preset(dataset.root, tmp_path / "one", "tiny+p2t", **{**options, "streams": "control"})
+    stage_one = lattok.train(first)
+    second = {**options, "env_codebook": str(tmp_path / "one")}
+    lam = lattok.train(ImageLAMRecipe.from_preset(dataset.root, tmp_path / "two", "tiny+p2t", **second))
+    assert torch.equal(lam.env.quantizer.codebook_vectors[0], stage_one.control.quantizer.codebook_vectors[0])

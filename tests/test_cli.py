@@ -1,0 +1,131 @@
+"""The command line as a person uses it: help, the verbs in a row, one-line errors, Ctrl-C in a real process."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import lattok
+from lattok.cli import main
+
+VERBS = (["demo"], ["inspect"], ["train", "action-vq"], ["train", "image-lam"], ["evaluate"], ["annotate"], ["push"])
+QUICK = ["--preset", "quick", "--device", "cpu", "--set", "dim=16", "--set", "codebook_size=8", "--set", "hidden=16"]
+
+
+@pytest.fixture
+def dataset(make_dataset):
+    return str(make_dataset([12, 15, 11, 14]).root)
+
+
+def help_of(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_has_help_with_an_example(verb, capsys):
+    text = help_of(verb, capsys)
+    assert f"Example: lattok {' '.join(verb)}" in text
+    assert max(map(len, text.splitlines())) < 130
+
+
+READING = "--action-key --state-key --cameras --episodes --stride --horizon --batch-size --device --config".split()
+
+
+@pytest.mark.parametrize("verb", VERBS[1:6], ids=" ".join)
+def test_every_verb_that_reads_data_takes_the_same_flags(verb, capsys):
+    text = help_of(verb, capsys)
+    assert [flag for flag in READING if flag not in text] == []
+
+
+def test_overview_lists_the_verbs(capsys):
+    text = help_of([], capsys)
+    assert all(verb in text for verb in ("demo", "inspect", "train", "evaluate", "annotate", "push"))
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lattok {lattok.__version__}\n"
+
+
+def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
+    tokenizer, report, annotated = (str(tmp_path / name) for name in ("tok", "report", "annotated"))
+    assert main(["train", "action-vq", dataset, "--out", tokenizer, "--steps", "5", "--horizon", "4", *QUICK]) == 0
+    assert "Judge it: lattok evaluate" in capsys.readouterr().out
+    assert main(["evaluate", tokenizer, dataset, "--out", report]) == 0
+    assert "report.html" in capsys.readouterr().out
+    assert json.loads((tmp_path / "report/report.json").read_text())
+    assert "Not evaluated yet" not in (tmp_path / "tok/README.md").read_text()
+    assert main(["annotate", dataset, "--model", tokenizer, "--out", annotated]) == 0
+    assert lattok.open_dataset(annotated).columns(0, ["latent.codes"])["latent.codes"].shape == (12, 4)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["inspect", "nowhere/at/all"], "nowhere/at/all"),
+        (["train", "action-vq", "DATASET", "--out", "OUT", "--horizon", "0"], "`horizon`: expected"),
+        (["train", "action-vq", "DATASET", "--out", "OUT", "--features", "pixels"], "`features`: expected nothing"),
+        (["train", "action-vq", "DATASET", "--out", "OUT", "--preset", "huge"], "`preset`: expected one of"),
+        (["train", "action-vq", "DATASET", "--out", "OUT", "--resume"], "`out`: expected a run to resume"),
+        (["train", "image-lam", "DATASET", "--out", "OUT", "--stride", "0"], "`stride`: expected at least one frame"),
+        (["train", "image-lam", "DATASET", "--out", "OUT", "--cameras", "top", "--features", "pixels"], "`cameras`"),
+        (["train", "image-lam", "DATASET", "--out", "OUT", "--set", "colour=1"], "`options`: expected names among"),
+        (["evaluate", "OUT", "DATASET"], "`model`: expected a folder with config.json"),
+        (["annotate", "DATASET", "--model", "OUT", "--out", "OUT2"], "`model`: expected a folder with config.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(words, text, dataset, tmp_path, capsys):
+    places = {"DATASET": dataset, "OUT": str(tmp_path / "out"), "OUT2": str(tmp_path / "out2")}
+    assert main([places.get(word, word) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"lattok: [^\n]*\n", error), error
+    assert text in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_that_contradict_the_model_are_refused(dataset, tmp_path, capsys):
+    tokenizer = str(tmp_path / "tok")
+    assert main(["train", "action-vq", dataset, "--out", tokenizer, "--steps", "2", "--horizon", "4", *QUICK]) == 0
+    assert main(["evaluate", tokenizer, dataset, "--horizon", "8"]) == 2
+    assert "`horizon`: expected 4, which the tokenizer was trained with, got 8" in capsys.readouterr().err
+
+
+def test_flags_win_over_the_config_file(dataset, tmp_path):
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps({"steps": 50, "horizon": 3}))
+    words = ["train", "action-vq", dataset, "--out", str(tmp_path / "tok"), "--steps", "2", "--config", str(path)]
+    assert main([*words, *QUICK]) == 0
+    assert lattok.load(tmp_path / "tok").horizon == 3
+    assert json.loads((tmp_path / "tok/run/recipe.json").read_text())["options"]["steps"] == 2
+
+
+def test_ctrl_c_saves_says_how_to_continue_and_the_result_is_the_same(dataset, tmp_path):
+    def command(out, *more):
+        words = [sys.executable, "-m", "lattok", "train", "action-vq", dataset, "--out", str(tmp_path / out), *more]
+        return [*words, "--device", "cpu"]
+
+    options = ["--steps", "120", *QUICK[:-8], "--set", "log_every=10", *QUICK[-6:]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command("whole", *options), check=True, capture_output=True, env=environment)
+    process = subprocess.Popen(command("parts", *options), stderr=subprocess.PIPE, text=True, env=environment)
+    metrics = tmp_path / "parts/run/metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    if process.returncode != 0:  # it may have finished first on a fast machine; then there is nothing to resume
+        assert process.returncode == 130, errors
+        line = errors.strip().splitlines()[-1]
+        again = re.search(r"Saved at step \d+ of 120 .*Continue with: lattok (.*)", line).group(1).split()
+        done = subprocess.run(
+            [sys.executable, "-m", "lattok", *again], capture_output=True, text=True, env=environment, check=True
+        )
+        assert "Saved in" in done.stdout
+    hashes = [lattok.load(tmp_path / out).describe()["weights_sha256"] for out in ("whole", "parts")]
+    assert hashes[0] == hashes[1]
