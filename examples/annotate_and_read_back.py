@@ -14,7 +14,9 @@ import lattok
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default=str(lattok.sample_dataset_path()), help="folder or Hub id")
-    parser.add_argument("--model", type=Path, help="tokenizer or latent action model; default: a tokenizer trained here")
+    parser.add_argument(
+        "--model", type=Path, help="tokenizer or latent action model; default: a tokenizer trained here"
+    )
     parser.add_argument("--out", type=Path, default=Path("annotated"))
     parser.add_argument("--steps", type=int, default=300, help="steps of the tokenizer trained here")
     args = parser.parse_args()

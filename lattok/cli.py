@@ -101,7 +101,7 @@ def demo(
 
 
 @app.command(name="inspect")
-def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:  # noqa: B008 (frozen)
+def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:
     """Say what a dataset holds and what in it will hurt: constant dimensions, outliers, missing videos, wrong rates.
 
     Example: lattok inspect path/to/dataset
@@ -113,7 +113,7 @@ def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:  # noqa: B
 
 
 @train_app.command(name="action-vq")
-def train_action_vq(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:  # noqa: B008
+def train_action_vq(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:
     """Train a tokenizer of action chunks. Presets: paper (default), quick, context.
 
     Example: lattok train action-vq path/to/dataset --out my-tokenizer --preset quick
@@ -124,7 +124,7 @@ def train_action_vq(dataset: Dataset, training: Training, reading: Reading = Rea
 
 
 @train_app.command(name="image-lam")
-def train_image_lam(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:  # noqa: B008
+def train_image_lam(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:
     """Train a latent action model of video. Presets: full, small, tiny, joined with p2t or robust (small+robust).
 
     Example: lattok train image-lam path/to/dataset --out my-lam --preset tiny+robust --features pixels
@@ -145,7 +145,7 @@ def evaluate(
     controls: str = "quick",
     seed: int = 0,
     revision: Text = None,
-    reading: Reading = Reading(),  # noqa: B008
+    reading: Reading = Reading(),
 ) -> None:
     """Judge a tokenizer or latent action model on held-out episodes, beside controls: report.json and report.html.
 
@@ -172,7 +172,7 @@ def annotate(
     revision: Text = None,
     embedding: bool = True,
     quantized: bool = False,
-    reading: Reading = Reading(),  # noqa: B008
+    reading: Reading = Reading(),
 ) -> None:
     """Write a copy of a dataset with latent actions as columns; it still opens in unmodified LeRobot.
 

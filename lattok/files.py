@@ -1,47 +1,72 @@
-"""Atomic file writing: temporary file beside the target, fsync, rename. Nothing a user had is lost half-way."""
+"""Files that are either whole or not there: written beside their place, synchronised, then renamed."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lattok.checks import LattokError
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write(temporary_path)`, flush to disk and rename to `path`; on any failure `path` is as it was."""
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write; on success it replaces `path`, on any failure it is gone."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    # a fixed name: what a killed process left behind is overwritten by the next one
+    temporary = path.with_name(path.name + ".tmp")
     try:
-        write(temporary)
+        yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp makes private files; an artefact is shared
-        temporary.replace(path)
-    finally:
+        os.replace(temporary, path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` atomically."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8") and None)
+    """Write `text` as a whole file."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; non-finite numbers become null, since JSON has none."""
-    write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, indent: int = 2) -> None:
+    """Write strict JSON as a whole file; numbers that are not finite become null, since JSON has none."""
+    write_text(path, json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; a missing or broken file is a `LattokError` that names it."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LattokError(f"cannot read {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise LattokError(f"{path} is not valid JSON ({error}). Copy the file again.") from None
+    if not isinstance(value, dict):
+        raise LattokError(f"{path}: expected a JSON object, got {type(value).__name__}.")
+    return value
 
 
 def finite(value: Any) -> Any:
-    """Replace NaN and infinity by None, all the way down."""
+    """`value` with None in place of NaN and infinity, all the way down."""
     if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
+        return value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -61,7 +61,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     written = str(config.get("lattok_version", "0"))
     if _release(written) > _release(lattok.__version__):
         checks.fail(
-            str(path), f"a config written by lattok {lattok.__version__} or older", written, "Upgrade lattok to load it."
+            str(path),
+            f"a config written by lattok {lattok.__version__} or older",
+            written,
+            "Upgrade lattok to load it.",
         )
     return config
 
@@ -86,7 +89,8 @@ class HubModel(nn.Module):
         """Write config.json, model.safetensors and the model card into `folder`; each file atomically."""
         folder = Path(folder)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.saved_tensors().items()}
-        files.write_atomic(folder / WEIGHTS, lambda path: safetensors.torch.save_file(tensors, path))
+        with files.whole_file(folder / WEIGHTS) as path:
+            safetensors.torch.save_file(tensors, path)
         self.save_card(folder)
         header = {"type": self.type, "lattok_version": lattok.__version__}
         files.write_json(folder / CONFIG, {**header, **asdict(self.config)})

@@ -66,7 +66,9 @@ def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
 
     columns = [torch.bincount(column, minlength=size) for column in codes.T]
     rows = torch.unique(codes, dim=0, return_counts=True)[1] if len(codes) else torch.ones(1)
-    ceiling = min(codes.shape[1] * float(torch.tensor(float(size)).log2()), float(torch.tensor(len(codes) + 1e-9).log2()))
+    ceiling = min(
+        codes.shape[1] * float(torch.tensor(float(size)).log2()), float(torch.tensor(len(codes) + 1e-9).log2())
+    )
     return CodeStatistics(
         used=[int((column > 0).sum()) for column in columns],
         perplexity=[2 ** entropy(column) if column.sum() else 0.0 for column in columns],
@@ -89,7 +91,7 @@ def kmeans(vectors: Tensor, k: int, iterations: int = 20, generator: torch.Gener
         checks.fail("vectors", "at least one vector", "none")
     if len(vectors) <= k:
         return vectors[torch.arange(k, device=vectors.device) % len(vectors)].clone()
-    picks = [torch.randint(len(vectors), (1,), generator=generator).item()]
+    picks = [int(torch.randint(len(vectors), (1,), generator=generator))]
     distance = (vectors - vectors[picks[0]]).square().sum(-1)
     for _ in range(k - 1):
         chance = distance.clamp_min(1e-12).double().cpu()
@@ -210,9 +212,14 @@ class VectorQuantizer(nn.Module):
         return self.config.start == "kmeans" and int(self.steps) < self.config.continuous_steps
 
     @property
+    def books(self) -> list[Codebook]:
+        """The codebook modules, one per level."""
+        return list(self.codebooks)  # type: ignore[arg-type]
+
+    @property
     def codebook_vectors(self) -> list[Tensor]:
         """The codebook of each level, [K, d]."""
-        return [book.vectors for book in self.codebooks]  # pyright: ignore[reportReturnType]
+        return [book.vectors for book in self.books]
 
     def forward(self, latents: Tensor, update: bool = True) -> Quantized:
         """Latents [..., d] to `Quantized`. `update=False` leaves codebooks and counters alone also in training."""
@@ -244,7 +251,7 @@ class VectorQuantizer(nn.Module):
 
     def _assign(self, latents: Tensor, update: bool) -> tuple[Tensor, Tensor]:
         codes, left = [], latents.detach()
-        for book in self.codebooks:
+        for book in self.books:
             code = nearest(left, book.vectors)
             rows = F.embedding(code, book.vectors)
             if update:
@@ -267,7 +274,7 @@ class VectorQuantizer(nn.Module):
         if steps == last:
             left = _gather_over_processes(self.reservoir)
             per_batch = len(_gather_over_processes(flat))
-            for book in self.codebooks:
+            for book in self.books:
                 book.start_from(left, per_batch)
                 left = left - F.embedding(nearest(left, book.vectors), book.vectors)
             self.reservoir = self.reservoir[:0]

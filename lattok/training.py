@@ -138,7 +138,9 @@ def fit(
                 group["lr"] = learning_rate(options, step)
             with accelerator.autocast():
                 terms = wrapped(send_to_device(batches(step, rank, world), accelerator.device))
-                loss = sum((loss_weights[name] * term for name, term in terms.items()), torch.zeros(()).to(accelerator.device))
+                loss = sum(
+                    (loss_weights[name] * term for name, term in terms.items()), torch.zeros(()).to(accelerator.device)
+                )
             _check_finite(loss, terms, step, out)
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(trained, options.clip_norm)
@@ -199,7 +201,7 @@ def codebook_report(model: nn.Module) -> CodebookReport:
             )
         elif len(stats.used) > 1 and single > 0 and stats.joint_entropy < 1.5 * single < 0.7 * stats.joint_ceiling:
             report.warnings.append(
-                f"codebook `{name}`: its {len(stats.used)} tokens repeat one another: {stats.combinations} combinations, "
+                f"codebook `{name}`: its {len(stats.used)} tokens repeat one another: {stats.combinations} rows, "
                 f"{stats.joint_entropy:.1f} bits jointly where one token alone has {single:.1f}. "
                 "Use the `robust` preset (per-token heads, normalised latents, residual codes)."
             )
@@ -259,7 +261,8 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 def _save(model: nn.Module, optimizer: Any, out: Path, step: int) -> None:
     state = {"step": step, "model": _state(model), "optimizer": optimizer.state_dict()}
-    files.write_atomic(out / RUN / CHECKPOINT, lambda path: torch.save(state, path))
+    with files.whole_file(out / RUN / CHECKPOINT) as path:
+        torch.save(state, path)
 
 
 def _restore(model: nn.Module, optimizer: Any, out: Path, steps: int) -> int:

@@ -36,7 +36,17 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
     assert max(map(len, text.splitlines())) < 130
 
 
-READING = "--action-key --state-key --cameras --episodes --stride --horizon --batch-size --device --config".split()
+READING = [
+    "--action-key",
+    "--state-key",
+    "--cameras",
+    "--episodes",
+    "--stride",
+    "--horizon",
+    "--batch-size",
+    "--device",
+    "--config",
+]
 
 
 @pytest.mark.parametrize("verb", VERBS[1:6], ids=" ".join)

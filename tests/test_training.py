@@ -154,7 +154,7 @@ def test_collapse_is_reported_with_numbers():
 def test_tokens_that_repeat_one_another_are_reported():
     report = codebook_report(quantizer_with(torch.randint(16, (2000, 1)).expand(-1, 4)))
     assert len(report.warnings) == 1
-    assert "its 4 tokens repeat one another: 16 combinations, 4.0 bits jointly" in report.warnings[0]
+    assert "its 4 tokens repeat one another: 16 rows, 4.0 bits jointly" in report.warnings[0]
 
 
 def test_a_healthy_codebook_gives_no_warning():
@@ -202,4 +202,6 @@ def test_two_processes_learn_the_codebook_of_one(tmp_path):
         torch.multiprocessing.spawn(_worker, args=(world, port, tmp_path), nprocs=world)
     one, two = (torch.load(tmp_path / f"state-{world}.pt", weights_only=True) for world in (1, 2))
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            two[name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )

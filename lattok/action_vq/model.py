@@ -66,7 +66,7 @@ class StepDecoder(nn.Module):
 
 
 class ContextDecoder(nn.Module):
-    """A Transformer over all code vectors of the chunk: neighbours refine each step, so it is not bound by K actions."""
+    """A Transformer over all code vectors of the chunk: neighbours refine each step, so K does not bound it."""
 
     def __init__(self, config: ActionVQConfig):
         super().__init__()

@@ -20,7 +20,9 @@ class ImageLAMConfig:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
 
-    streams: str = "control"  # "control"; "control+env": frozen stage-1 environment codebook; "joint": both from scratch
+    streams: str = (
+        "control"  # "control"; "control+env": frozen stage-1 environment codebook; "joint": both from scratch
+    )
     tokens: int = 4  # P
     codebook_size: int = 16  # K
     latent_dim: int = 128  # d

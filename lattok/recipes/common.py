@@ -46,7 +46,7 @@ class Recipe:
     model: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_preset(cls, dataset: str, out: str, preset: str | None = None, **options: Any) -> Self:
+    def from_preset(cls, dataset: str | Path, out: str | Path, preset: str | None = None, **options: Any) -> Self:
         """Presets joined by "+" ("tiny+robust") are laid over one another, `options` over them all."""
         preset = preset or cls.default_preset
         merged: dict[str, Any] = {}
@@ -80,7 +80,7 @@ class Recipe:
         files.write_json(Path(self.out) / RUN / RECIPE, {**header, "options": self.options()})
 
     @classmethod
-    def resumed(cls, dataset: str, out: str, given: Mapping[str, Any]) -> Self:
+    def resumed(cls, dataset: str | Path, out: str | Path, given: Mapping[str, Any]) -> Self:
         """The recipe of the run in `out`. Options given again must agree, but for what cannot change the result."""
         path = Path(out) / RUN / RECIPE
         if not path.is_file():

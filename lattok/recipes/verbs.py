@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from tqdm.auto import tqdm
 
@@ -61,10 +61,10 @@ def judge(
             model,
             dataset,
             out=out,
-            controls=controls,
+            controls=cast(Literal["quick", "trained"], controls),
             control_loop=control_loop(folder, reading.get("batch_size")),
             seed=seed,
-            progress=progress,
+            progress=progress.stage,
             **options,
         )
     if folder is not None:
@@ -151,7 +151,7 @@ def control_loop(folder: Path | None, batch_size: int | None) -> LoopOptions | N
 
 
 class bar:
-    """A progress bar as a callable (done, total); silent where there is no terminal."""
+    """A progress bar as a callable, (done, total) or (stage, done, total); silent where there is no terminal."""
 
     def __init__(self, title: str):
         self._bar = tqdm(total=0, desc=title, dynamic_ncols=True, disable=not sys.stderr.isatty())
@@ -159,9 +159,14 @@ class bar:
     def __enter__(self) -> bar:
         return self
 
+    def stage(self, stage: str, done: int, total: int) -> None:
+        """Progress of a named stage."""
+        self._bar.set_description_str(stage, refresh=False)
+        self(done, total)
+
     def __call__(self, done: int, total: int) -> None:
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
+        self._bar.total, self._bar.n = total, done
+        self._bar.refresh()
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()

@@ -177,7 +177,8 @@ def test_bad_input_names_the_argument(tokenizer, call, text):
 
 
 @pytest.mark.parametrize(
-    ("change", "text"), [({"horizon": 0}, "`horizon`"), ({"dropout": 1.0}, "`dropout`"), ({"decoder": "x"}, "`decoder`")]
+    ("change", "text"),
+    [({"horizon": 0}, "`horizon`"), ({"dropout": 1.0}, "`dropout`"), ({"decoder": "x"}, "`decoder`")],
 )
 def test_bad_config(change, text):
     with pytest.raises(LattokError, match=text):

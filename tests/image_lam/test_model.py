@@ -193,7 +193,10 @@ def test_timm_features_from_a_local_folder(tmp_path):
 @pytest.mark.parametrize(
     ("frames", "text"),
     [
-        (torch.zeros(2, 2, 2, 32, 32, 3), "`frames`: expected uint8 pixels 0..255, got dtype torch.float32.*frames_from"),
+        (
+            torch.zeros(2, 2, 2, 32, 32, 3),
+            "`frames`: expected uint8 pixels 0..255, got dtype torch.float32.*frames_from",
+        ),
         (torch.zeros(2, 2, 1, 32, 32, 3, dtype=torch.uint8), r"`frames`: expected 2 cameras \(front, wrist\), got 1"),
         (torch.zeros(2, 3, 2, 32, 32, 3, dtype=torch.uint8), "`frames`: expected 2 frames per sample, got 3"),
         (torch.zeros(2, 2, 32, 32, 3, dtype=torch.uint8), r"`frames`: expected shape \[B, 2, V, H, W, 3\]"),

@@ -35,10 +35,20 @@ def dataset(make_dataset):
 
 def test_paper_presets_hold_the_papers_numbers():
     recipe = ActionVQRecipe.from_preset("d", "o", "paper")
-    assert (recipe.loop.steps, recipe.loop.batch_size, recipe.loop.lr, recipe.loop.optimizer) == (50_000, 128, 1e-4, "adam")
+    assert (recipe.loop.steps, recipe.loop.batch_size, recipe.loop.lr, recipe.loop.optimizer) == (
+        50_000,
+        128,
+        1e-4,
+        "adam",
+    )
     config = lattok.P2TActionVQ.config_class(action_dim=7)
     assert (config.horizon, config.codebook_size, config.dim, config.dilations) == (8, 256, 128, (1, 2, 4))
-    assert (config.mask_weight, config.mask_ratio, config.commitment_weight, config.decoder) == (0.1, 0.15, 0.25, "step")
+    assert (config.mask_weight, config.mask_ratio, config.commitment_weight, config.decoder) == (
+        0.1,
+        0.15,
+        0.25,
+        "step",
+    )
     lam = lattok.ImageLAM.config_class(cameras=("a",))
     assert (lam.tokens, lam.codebook_size, lam.latent_dim, lam.stride) == (4, 16, 128, "32")
     assert (lam.encoder_depth, lam.decoder_depth, lam.width, lam.heads) == (12, 12, 768, 12)

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import lattok.annotate as module
-from lattok.annotate import Options, annotate, label_unit
+import lattok.annotation as module
+from lattok.annotation import Options, annotate, label_unit
 from lattok.checks import LattokError
 from lattok.data import open_dataset
 from lattok.data.extend import plan_units
@@ -211,7 +211,7 @@ def interrupted(monkeypatch, function: str, after: int) -> None:
     monkeypatch.setattr(owner, name, wrapper)
 
 
-POINTS = [("label_unit", 0), ("label_unit", 3), *(("replace", n) for n in (0, 4, 7, 9, 11, 13))]
+POINTS = [("label_unit", 0), ("label_unit", 3), *(("replace", n) for n in (0, 4, 7, 9, 12))]
 POINTS += [("append_columns", 1), ("link", 1), ("copy_other_files", 0), ("rename", 0)]
 
 
@@ -272,9 +272,9 @@ def test_ctrl_c_keeps_the_work_and_says_so(source, tmp_path, monkeypatch):
 
 KILLED = """
 import sys, time
-import lattok.annotate as module
+import lattok.annotation as module
 from lattok.data import open_dataset
-from tests.test_annotate import MODELS
+from tests.test_annotation import MODELS
 module.UNIT_FRAMES = 20
 real = module.label_unit
 def slow(*args):

@@ -1,0 +1,182 @@
+"""Parquet tables as numpy arrays, with errors that name the file."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lattok.checks import LattokError
+
+CACHE_BYTES = 256 * 2**20  # row groups kept in memory by a reader
+OPEN_FILES = 16
+MEGABYTE = 2**20
+
+
+def open_table(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file; missing or truncated files are a `LattokError`."""
+    if not path.is_file():
+        raise LattokError(f"missing data file {path}. Download or copy it again.")
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError):
+        raise LattokError(f"{path} is no complete Parquet file: truncated or damaged. Copy it again.") from None
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A whole table, or the named columns of it, all of which must be there."""
+    file = open_table(path)
+    names = file.schema_arrow.names
+    missing = [name for name in columns or () if name not in names]
+    if missing:
+        raise LattokError(f"{path}: missing column {', '.join(missing)}. Write the dataset again with LeRobot v3.")
+    try:
+        return file.read(columns=None if columns is None else list(columns)).replace_schema_metadata(None)
+    except (pa.ArrowException, OSError):
+        raise LattokError(f"cannot read {path}: truncated or damaged. Copy it again.") from None
+
+
+def column_to_numpy(column: pa.ChunkedArray, shape: tuple[int, ...], where: str) -> np.ndarray:
+    """A column of T values as [T] (shape (1,)) or [T, *shape]. `where` names file and column in errors."""
+    parts = []
+    for chunk in column.chunks:
+        values: pa.Array = chunk
+        while True:
+            if isinstance(values, pa.ExtensionArray):  # arrays of rank 2 and more, as `datasets` stores them
+                values = values.storage
+            elif isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
+                values = values.flatten()
+            else:
+                break
+        parts.append(values.to_numpy(zero_copy_only=False))
+    flat = np.concatenate(parts) if parts else np.empty(0)
+    expected = len(column) * int(np.prod(shape))
+    if flat.size != expected:
+        raise LattokError(
+            f"{where}: expected {expected} values (shape {list(shape)}), got {flat.size}. Write it again."
+        )
+    return flat.reshape(len(column)) if shape == (1,) else flat.reshape(len(column), *shape)
+
+
+def to_arrow(values: np.ndarray) -> pa.Array:
+    """[T, ...] as a column: scalars where a row holds one value (LeRobot's shape (1,)), else fixed-size lists."""
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    width = int(np.prod(values.shape[1:]))
+    return flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
+
+
+class DataFile:
+    """An open Parquet file: where its row groups start and which rows belong to which episode."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = open_table(path)
+        self.names = self._file.schema_arrow.names
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.rows = self._rows()  # episode index -> rows [first, last), in the file's order
+
+    def read(self, group: int, key: str) -> pa.ChunkedArray:
+        """One column of one row group."""
+        try:
+            return self._file.read_row_group(group, columns=[key]).column(0)
+        except (pa.ArrowException, OSError) as error:
+            raise LattokError(f"cannot read `{key}` from {self.path} ({_first_line(error)}). Copy it again.") from None
+
+    def _rows(self) -> dict[int, tuple[int, int]]:
+        groups = [self.read(i, "episode_index").to_numpy() for i in range(len(self.starts) - 1)]
+        episodes = np.concatenate(groups) if groups else np.empty(0, dtype=np.int64)
+        borders = np.concatenate([[0], np.flatnonzero(np.diff(episodes)) + 1, [len(episodes)]])
+        spans = [(a, b) for a, b in pairwise(borders.tolist()) if b > a]
+        rows = {int(episodes[a]): (a, b) for a, b in spans}
+        if len(rows) != len(spans):
+            raise LattokError(f"{self.path}: the rows of an episode are not together. Write the dataset again.")
+        return rows
+
+
+class ColumnReader:
+    """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand."""
+
+    def __init__(self):
+        self._files: OrderedDict[Path, DataFile] = OrderedDict()
+        self._groups: OrderedDict[tuple[Path, int, str], pa.ChunkedArray] = OrderedDict()
+        self._bytes = 0
+
+    def file(self, path: Path) -> DataFile:
+        """The opened file."""
+        if path not in self._files:
+            self._files[path] = DataFile(path)
+            if len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)
+        self._files.move_to_end(path)
+        return self._files[path]
+
+    def read(self, path: Path, key: str, first: int, last: int) -> pa.ChunkedArray:
+        """Rows [first, last) of a column."""
+        starts = self.file(path).starts
+        low = int(np.searchsorted(starts, first, side="right")) - 1
+        high = int(np.searchsorted(starts, last, side="left"))
+        chunks = [chunk for group in range(low, high) for chunk in self._group(path, group, key).chunks]
+        return pa.chunked_array(chunks).slice(first - int(starts[low]), last - first)
+
+    def _group(self, path: Path, group: int, key: str) -> pa.ChunkedArray:
+        entry = (path, group, key)
+        if entry not in self._groups:
+            self._groups[entry] = self.file(path).read(group, key)
+            self._bytes += self._groups[entry].nbytes
+            while self._bytes > CACHE_BYTES and len(self._groups) > 1:
+                self._bytes -= self._groups.popitem(last=False)[1].nbytes
+        self._groups.move_to_end(entry)
+        return self._groups[entry]
+
+
+class RollingTables:
+    """Parquet files of one kind, one row group per write, rolled over by size."""
+
+    def __init__(self, folder: Path, pattern: str, chunk_files: int, limit_mb: float):
+        self._folder, self._pattern = folder, pattern
+        self._chunk_files, self._limit = chunk_files, limit_mb * MEGABYTE
+        self._place = (0, 0)
+        self._open: tuple[pa.NativeFile, pq.ParquetWriter] | None = None
+
+    def next_place(self) -> tuple[int, int]:
+        """(chunk, file) of the next write; a full file is closed first."""
+        if self._open is not None and self._open[0].tell() >= self._limit:
+            self.close()
+            self._place = next_place(self._place, self._chunk_files)
+        return self._place
+
+    def write(self, table: pa.Table) -> tuple[int, int]:
+        """Append a row group; returns the (chunk, file) it is in."""
+        chunk, file = self.next_place()
+        if self._open is None:
+            path = self._folder / self._pattern.format(chunk_index=chunk, file_index=file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sink = pa.OSFile(str(path), "wb")
+            self._open = sink, pq.ParquetWriter(sink, table.schema, compression="snappy")
+        self._open[1].write_table(table, row_group_size=table.num_rows)
+        return chunk, file
+
+    def close(self) -> None:
+        """Finish the current file."""
+        if self._open is not None:
+            sink, writer = self._open
+            writer.close()
+            sink.close()
+        self._open = None
+
+
+def next_place(place: tuple[int, int], chunk_files: int) -> tuple[int, int]:
+    """(chunk, file) after `place`."""
+    chunk, file = place
+    return (chunk, file + 1) if file + 1 < chunk_files else (chunk + 1, 0)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

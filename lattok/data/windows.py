@@ -1,0 +1,269 @@
+"""Training samples from episodes: action chunks, and pairs of frames with the actions between them.
+
+Everything is indexed once and kept in memory (frames in a file with `cache_dir`), so that a batch is one gather.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.episodes import select_episodes
+from lattok.data.schema import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.types import ActionBatch, Episode, PairBatch
+
+EpisodeSpec = str | Sequence[int] | None
+
+
+def read_vectors(dataset: RobotDataset, argument: str, key: str, episodes: Sequence[Episode]) -> np.ndarray:
+    """A numeric column of several episodes, one after the other, float32 [F, m]. NaN and infinity are errors."""
+    feature = vector_key(dataset, argument, key)
+    flat = np.empty((sum(e.length for e in episodes), feature.shape[0]), dtype=np.float32)
+    row = 0
+    for episode in episodes:
+        values = dataset.columns(episode.index, [key])[key].reshape(episode.length, -1)
+        flat[row : row + episode.length] = values
+        row += episode.length
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            frame, dim = bad[0]
+            raise LattokError(
+                f"`{key}`: expected finite numbers, got {values[frame, dim]} in episode {episode.index}, "
+                f"frame {frame}, dimension {dim} ({dimension_names(feature)[dim]}). "
+                "Leave the episode out with `episodes`."
+            )
+    return flat
+
+
+class ActionWindows:
+    """Chunks of `horizon` actions, one starting at every `step`-th frame of the chosen episodes.
+
+    `actions` [F, m] float32 in physical units, `action_names`, and for each of the N windows `episode_of` [N] and
+    `frame_of` [N]. Beyond the end of an episode a chunk repeats the last action, which is then not valid.
+    """
+
+    def __init__(
+        self,
+        dataset: RobotDataset,
+        horizon: int,
+        action_key: str = "action",
+        episodes: EpisodeSpec = None,
+        step: int = 1,
+    ):
+        for name, value in {"horizon": horizon, "step": step}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                checks.fail(name, "a whole number of at least 1", repr(value))
+        chosen = select_episodes(dataset, episodes)
+        self.horizon = horizon
+        self.action_names = dimension_names(vector_key(dataset, "action_key", action_key))
+        self.actions = torch.from_numpy(read_vectors(dataset, "action_key", action_key, chosen))
+        lengths = np.array([e.length for e in chosen], dtype=np.int64)
+        frame, row, last = _positions(lengths)
+        keep = frame % step == 0
+        self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
+        self.frame_of = frame[keep]
+        self._row = torch.from_numpy(row[keep])  # [N] row of the first action
+        self._last = torch.from_numpy(last[keep])  # [N] row of the episode's last action
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def batch(self, indices: Tensor) -> ActionBatch:
+        """Windows `indices` [B] as chunks [B, H, m] and their mask [B, H]."""
+        rows = self._row[indices][:, None] + torch.arange(self.horizon)  # b h
+        last = self._last[indices][:, None]
+        return ActionBatch(self.actions[torch.minimum(rows, last)], rows <= last)
+
+    def all(self) -> ActionBatch:
+        """All windows, in order."""
+        return self.batch(torch.arange(len(self)))
+
+
+class FramePairs:
+    """Pairs of frames (t, t + stride) inside one episode, with the mean action between them.
+
+    `frames` uint8 [F, V, h, w, 3] holds every frame once. For each of the N pairs: rows `first` and `second` in it,
+    `episode_of`, `frame_of`, `actions` [N, m], `states` [N, s] at t, and `labelled`: whether the action may supervise.
+    """
+
+    def __init__(
+        self,
+        dataset: RobotDataset,
+        stride_frames: int,
+        cameras: Sequence[str] | None = None,
+        action_key: str | None = "action",
+        state_key: str | None = None,
+        episodes: EpisodeSpec = None,
+        transform: FrameTransform | None = None,
+        labelled_fraction: float = 0.05,
+        labelled: Literal["pairs", "episodes"] = "pairs",
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+        progress: Progress | None = None,
+    ):
+        """`transform` maps blocks uint8 [n, H, W, 3] to one size, e.g. a model's `resize`.
+
+        `labelled_fraction` of the pairs (or of the episodes) of every task is drawn by a hash of seed, episode and
+        frame, at least one per task. `cache_dir` keeps the frames in a temporary file there instead of in memory.
+        """
+        checks.one_of("labelled", labelled, ("pairs", "episodes"))
+        if not 0 <= labelled_fraction <= 1:
+            checks.fail("labelled_fraction", "a number from 0 to 1", repr(labelled_fraction))
+        chosen = select_episodes(dataset, episodes)
+        lengths = np.array([e.length for e in chosen], dtype=np.int64)
+        check_stride(stride_frames, lengths, dataset.fps)
+        self.stride = stride_frames
+        self.cameras = camera_keys(dataset, cameras)
+        frame, row, last = _positions(lengths)
+        keep = row + stride_frames <= last
+        self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
+        self.frame_of = frame[keep]
+        self.first = row[keep]
+        self.second = self.first + stride_frames
+        self.actions = self._mean_actions(dataset, action_key, chosen)
+        self.states = np.empty((len(self.first), 0), dtype=np.float32)
+        if state_key is not None:
+            self.states = read_vectors(dataset, "state_key", state_key, chosen)[self.first]
+        self.labelled = np.zeros(len(self.first), dtype=bool)
+        if action_key is not None:
+            tasks = {e.index: e.tasks for e in chosen}
+            self.labelled = draw_labelled(self.episode_of, self.frame_of, tasks, labelled_fraction, labelled, seed)
+        self.frames = _decode_all(dataset, chosen, self.cameras, transform, cache_dir, progress)
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def batch(self, indices: Tensor) -> PairBatch:
+        """Pairs `indices` [B]: frames [B, 2, V, h, w, 3], mean actions [B, m], labelled [B]."""
+        chosen = indices.numpy()
+        rows = np.stack([self.first[chosen], self.second[chosen]], axis=1)  # b 2
+        return PairBatch(
+            torch.from_numpy(np.asarray(self.frames[rows])),
+            torch.from_numpy(self.actions[chosen]),
+            torch.from_numpy(self.labelled[chosen]),
+        )
+
+    def _mean_actions(self, dataset: RobotDataset, key: str | None, episodes: Sequence[Episode]) -> np.ndarray:
+        """Mean of a_t .. a_{t + stride - 1} for every pair, [N, m] float32."""
+        if key is None:
+            return np.empty((len(self.first), 0), dtype=np.float32)
+        flat = read_vectors(dataset, "action_key", key, episodes).astype(np.float64)
+        total = np.concatenate([np.zeros((1, flat.shape[1])), np.cumsum(flat, axis=0)])
+        return ((total[self.second] - total[self.first]) / self.stride).astype(np.float32)
+
+
+def check_stride(stride: int, lengths: np.ndarray, fps: float) -> None:
+    """The stride must leave at least half of the frames with a partner in their episode."""
+    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
+        checks.fail("stride", "a whole number of frames of at least 1", repr(stride))
+    total = int(lengths.sum())
+    if 2 * _pairs(lengths, stride) >= total:
+        return
+    low, high = 0, stride  # the largest stride that keeps half, by bisection
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if 2 * _pairs(lengths, middle) >= total else (low, middle)
+    hint = (
+        f"The largest usable stride is {low} ({low / fps:.3g} s)." if low else "The episodes are too short for pairs."
+    )
+    checks.fail(
+        "stride",
+        "a gap that leaves at least half of the frames with a partner in their episode",
+        f"{stride} frames ({stride / fps:.3g} s), which leaves {_pairs(lengths, stride)} of {total}",
+        hint,
+    )
+
+
+def draw_labelled(
+    episode_of: np.ndarray,
+    frame_of: np.ndarray,
+    tasks: dict[int, tuple[str, ...]],
+    fraction: float,
+    unit: Literal["pairs", "episodes"],
+    seed: int,
+) -> np.ndarray:
+    """Which pairs are labelled, bool [N]: of every task the `fraction` with the lowest hashes, at least one.
+
+    The hash sees the seed, the episode and (for pairs) the frame, so the order of the pairs does not matter.
+    """
+    chosen = np.zeros(len(episode_of), dtype=bool)
+    if fraction == 0:
+        return chosen
+    frame = frame_of if unit == "pairs" else np.zeros_like(frame_of)
+    value = _hash(seed, episode_of, frame)
+    names = {task: i for i, task in enumerate(sorted(set(tasks.values())))}
+    task_of = np.array([names[tasks[e]] for e in episode_of.tolist()], dtype=np.int64)
+    for task in range(len(names)):
+        candidates = np.unique(value[task_of == task])  # ascending: one entry per pair or per episode
+        if len(candidates):
+            count = max(1, round(fraction * len(candidates)))
+            chosen |= (task_of == task) & (value <= candidates[count - 1])
+    if not chosen.any():
+        checks.fail("labelled_fraction", "at least one labelled pair", "none", "The chosen episodes hold no pairs.")
+    return chosen
+
+
+def _hash(seed: int, *keys: np.ndarray) -> np.ndarray:
+    """splitmix64 over the seed and integer keys, uint64 like the keys."""
+    state = np.full(keys[0].shape, seed % 2**64, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for key in (np.zeros_like(keys[0]), *keys):
+            state = (state ^ key.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def _pairs(lengths: np.ndarray, stride: int) -> int:
+    return int(np.maximum(lengths - stride, 0).sum())
+
+
+def _positions(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For every frame: its index in the episode, its flat row, and the row of the episode's last frame. All [F]."""
+    ends = np.cumsum(lengths)
+    row = np.arange(int(lengths.sum()), dtype=np.int64)
+    return row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)
+
+
+def _decode_all(
+    dataset: RobotDataset,
+    episodes: Sequence[Episode],
+    cameras: Sequence[str],
+    transform: FrameTransform | None,
+    cache_dir: str | Path | None,
+    progress: Progress | None,
+) -> np.ndarray:
+    """Every frame of the episodes, uint8 [F, V, h, w, 3], in memory or in an unnamed file in `cache_dir`."""
+    total = sum(e.length for e in episodes)
+    store: np.ndarray | None = None
+    row = 0
+    for episode in episodes:
+        frames = dataset.frames(episode.index, cameras, transform=transform)
+        if store is None:
+            store = _allocate((total, *frames.shape[1:]), cache_dir)
+        if frames.shape[1:] != store.shape[1:]:
+            checks.fail("frames", f"shape {store.shape[1:]}", f"{frames.shape[1:]} in episode {episode.index}")
+        store[row : row + len(frames)] = frames
+        row += len(frames)
+        if progress is not None:
+            progress(row, total)
+    assert store is not None
+    return store
+
+
+def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarray:
+    if cache_dir is None:
+        return np.empty(shape, dtype=np.uint8)
+    Path(cache_dir).mkdir(parents=True, exist_ok=True)
+    # the file has no name: it is gone with the array, however the process ends
+    with tempfile.TemporaryFile(dir=cache_dir) as file:
+        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)

@@ -1,0 +1,73 @@
+"""Datasets for tests: the packaged sample, and tiny ones written on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lattok.data import Feature, LeRobotV3, LeRobotWriter, open_dataset, sample_dataset_path
+
+FPS = 10
+CAMERAS = ("observation.images.front", "observation.images.wrist")
+NAMES = ("x", "y", "z")
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def sample() -> LeRobotV3:
+    """The packaged Meta-World sample: 50 episodes, 4,059 frames, two cameras, 80 Hz."""
+    return open_dataset(sample_dataset_path())
+
+
+def moving_square(rng: np.random.Generator, length: int, size: int = 32) -> np.ndarray:
+    """A video uint8 [T, size, size, 3] in which every frame has its own look."""
+    frames = np.full((length, size, size, 3), rng.integers(0, 60, 3), dtype=np.uint8)
+    for t in range(length):
+        row, column = (3 * t) % (size - 10), (5 * t) % (size - 10)
+        frames[t, row : row + 10, column : column + 10] = 100 + (37 * t) % 150
+    return frames
+
+
+def write_dataset(
+    root: Path, lengths: Sequence[int], tasks: Sequence[str] = ("lift", "push"), cameras: bool = True, **options
+) -> Path:
+    """A dataset at 10 fps with `action` (3), `observation.state` (2), `reward`, `done` and up to two cameras."""
+    rng = np.random.default_rng(1)
+    features = {
+        "action": Feature("float32", (3,), NAMES),
+        "observation.state": Feature("float32", (2,), None),
+        "reward": Feature("float64", (1,), None),
+        "done": Feature("bool", (1,), None),
+    }
+    videos = CAMERAS if cameras else ()
+    features |= {key: Feature("video", (32, 32, 3), None) for key in videos}
+    options = {"video_codec": "h264", "encoder_threads": 1, **options}
+    with LeRobotWriter.create(root, FPS, features, **options) as writer:
+        for i, length in enumerate(lengths):
+            columns = {
+                "action": rng.standard_normal((length, 3)),
+                "observation.state": rng.standard_normal((length, 2)),
+                "reward": rng.standard_normal(length),
+                "done": np.arange(length) == length - 1,
+            }
+            writer.add_episode(
+                columns, {key: moving_square(rng, length) for key in videos}, tasks[i * len(tasks) // len(lengths)]
+            )
+    return root
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., LeRobotV3]:
+    """`make_dataset(lengths, **options)` writes a tiny dataset and opens it."""
+
+    def make(lengths: Sequence[int], name: str = "tiny", **options) -> LeRobotV3:
+        return open_dataset(write_dataset(tmp_path / name, lengths, **options))
+
+    return make

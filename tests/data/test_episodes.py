@@ -1,0 +1,99 @@
+"""Choosing episodes and splitting by task."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattok.checks import LattokError
+from lattok.data import select_episodes, split_by_task
+from lattok.types import Episode
+
+
+def episodes_of(tasks: list[str], length: int = 5):
+    """A stand-in with one episode per entry of `tasks`."""
+    return SimpleNamespace(episodes=tuple(Episode(i, length, (task,)) for i, task in enumerate(tasks)))
+
+
+def indices(dataset, spec) -> list[int]:
+    return [episode.index for episode in select_episodes(dataset, spec)]
+
+
+def test_specifications():
+    dataset = episodes_of(["a"] * 10)
+    assert indices(dataset, None) == list(range(10))
+    assert indices(dataset, "0:4") == [0, 1, 2, 3]
+    assert indices(dataset, "0, 3, 5:9") == [0, 3, 5, 6, 7, 8]
+    assert indices(dataset, "7:") == [7, 8, 9]
+    assert indices(dataset, ":2") == [0, 1]
+    assert indices(dataset, "8:40") == [8, 9]
+    assert indices(dataset, [3, 1, 1]) == [1, 3]
+
+
+def test_test_is_the_last_episode_of_every_task(sample):
+    train, test = split_by_task(sample)
+    assert test == list(range(4, 50, 5))
+    assert sorted(train + test) == list(range(50))
+    assert indices(sample, "test") == test
+    assert indices(sample, "train") == train
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=20), st.integers(1, 3))
+def test_split_against_a_plain_count(tasks: list[str], held_out: int):
+    train, test = split_by_task(episodes_of(tasks), held_out)
+    assert sorted(train + test) == list(range(len(tasks)))
+    for task in set(tasks):
+        group = [i for i, t in enumerate(tasks) if t == task]
+        expected = group[-held_out:] if len(group) > held_out else []
+        assert [i for i in test if tasks[i] == task] == expected
+
+
+@given(st.lists(st.one_of(st.integers(0, 9), st.tuples(st.integers(0, 9), st.integers(0, 12))), min_size=1))
+def test_lists_of_ranges_against_python_sets(parts):
+    spec = ",".join(f"{p[0]}:{p[1]}" if isinstance(p, tuple) else str(p) for p in parts)
+    expected = {i for p in parts for i in (range(p[0], min(p[1], 10)) if isinstance(p, tuple) else [p])}
+    dataset = episodes_of(["a"] * 10)
+    if expected:
+        assert indices(dataset, spec) == sorted(expected)
+    else:
+        with pytest.raises(LattokError, match="`episodes`: expected a choice of at least one episode"):
+            indices(dataset, spec)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_choice_or_a_clear_error(text: str):
+    try:
+        assert indices(episodes_of(["a", "a", "b"]), text)
+    except LattokError as error:
+        assert str(error).startswith("`episodes`: expected")  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("a:b", '"train", "test", numbers or ranges such as'),
+        ("3-5", "numbers or ranges"),
+        ("0,12", "indices from 0 to 9, got 12"),
+        ([0, 11], "indices from 0 to 9, got 11"),
+        ([0.5], "whole numbers, got 0.5"),
+        ([], "a choice of at least one episode"),
+        ("5:5", "a choice of at least one episode"),
+        ("", "numbers or ranges"),
+    ],
+)
+def test_errors(spec, says):
+    with pytest.raises(LattokError, match=says):
+        select_episodes(episodes_of(["a"] * 10), spec)
+
+
+def test_held_out_is_a_count():
+    with pytest.raises(LattokError, match="`held_out`: expected a whole number of at least 1, got 0"):
+        split_by_task(episodes_of(["a"]), 0)
+
+
+def test_no_test_episodes():
+    with pytest.raises(LattokError, match="at least one episode"):
+        select_episodes(episodes_of(["a", "b"]), "test")

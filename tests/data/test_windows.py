@@ -1,0 +1,269 @@
+"""Windows and pairs against loops that a reader can check by eye, and the draw of labelled pairs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lattok.checks import LattokError, stride_in_frames
+from lattok.data import ActionWindows, Feature, FramePairs
+from lattok.data.windows import draw_labelled
+from lattok.types import Episode
+
+
+class Memory:
+    """A dataset in memory; every frame shows its own number."""
+
+    name, fps, cameras = "memory", 10.0, ("images.a", "images.b")
+    features = {  # noqa: RUF012
+        "action": Feature("float32", (2,), ("x", "y")),
+        "gripper": Feature("float32", (1,), None),
+        "state": Feature("float64", (3,), None),
+        "images.a": Feature("video", (2, 2, 3), None),
+    }
+
+    def __init__(self, lengths: list[int], tasks: list[str] | None = None):
+        tasks = tasks or ["t"] * len(lengths)
+        self.episodes = tuple(Episode(i, n, (task,)) for i, (n, task) in enumerate(zip(lengths, tasks, strict=True)))
+        rng = np.random.default_rng(sum(lengths))
+        self.data = [
+            {
+                "action": rng.standard_normal((n, 2)).astype(np.float32),
+                "gripper": rng.standard_normal(n).astype(np.float32),
+                "state": rng.standard_normal((n, 3)),
+            }
+            for n in lengths
+        ]
+
+    def columns(self, index, keys):
+        return {key: self.data[index][key] for key in keys}
+
+    def frames(self, index, cameras=None, indices=None, transform=None):
+        length = self.episodes[index].length
+        frames = np.empty((length, len(cameras or self.cameras), 2, 2, 3), dtype=np.uint8)
+        frames[:] = (10 * index + np.arange(length))[:, None, None, None, None]
+        return frames
+
+
+lengths = st.lists(st.integers(1, 12), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths, st.integers(1, 9), st.integers(1, 4))
+def test_windows_against_a_loop(lengths, horizon, step):
+    dataset = Memory(lengths)
+    windows = ActionWindows(dataset, horizon, step=step)
+    i = 0
+    chunks, valid = windows.all()
+    for episode in dataset.episodes:
+        actions = dataset.data[episode.index]["action"]
+        for t in range(0, episode.length, step):
+            for h in range(horizon):
+                inside = t + h < episode.length
+                np.testing.assert_array_equal(chunks[i, h], actions[t + h if inside else -1])
+                assert bool(valid[i, h]) == inside
+            assert (windows.episode_of[i], windows.frame_of[i]) == (episode.index, t)
+            i += 1
+    assert len(windows) == i
+    some = torch.tensor([i - 1, 0])
+    torch.testing.assert_close(windows.batch(some).chunks, chunks[some], rtol=0, atol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(1, 6))
+def test_pairs_against_a_loop(lengths, stride):
+    dataset = Memory(lengths)
+    expected = [(e.index, t) for e in dataset.episodes for t in range(e.length - stride)]
+    if 2 * len(expected) < sum(lengths):
+        with pytest.raises(LattokError, match="`stride`: expected a gap that leaves at least half"):
+            FramePairs(dataset, stride)
+        return
+    pairs = FramePairs(dataset, stride, state_key="state")
+    batch = pairs.batch(torch.arange(len(pairs)))
+    assert list(zip(pairs.episode_of.tolist(), pairs.frame_of.tolist(), strict=True)) == expected
+    for i, (e, t) in enumerate(expected):
+        assert (batch.frames[i, 0] == 10 * e + t).all()
+        assert (batch.frames[i, 1] == 10 * e + t + stride).all()
+        mean = dataset.data[e]["action"][t : t + stride].astype(np.float64).mean(0)
+        np.testing.assert_allclose(batch.actions[i], mean, atol=1e-6)
+        np.testing.assert_allclose(pairs.states[i], dataset.data[e]["state"][t], atol=1e-6)
+    assert batch.frames.dtype == torch.uint8
+    assert batch.frames.shape[1:] == (2, 2, 2, 2, 3)
+    np.testing.assert_array_equal(batch.labelled, pairs.labelled)
+
+
+def test_scalar_actions_are_vectors_of_one():
+    windows = ActionWindows(Memory([5]), 2, action_key="gripper")
+    assert windows.actions.shape == (5, 1)
+    assert windows.action_names == ("0",)
+
+
+def test_the_sample(sample):
+    windows = ActionWindows(sample, 8, episodes="train")
+    test = ActionWindows(sample, 8, episodes="test")
+    assert len(windows) + len(test) == 4059
+    assert windows.action_names == ("x", "y", "z", "gripper")
+    assert windows.all().chunks.shape == (len(windows), 8, 4)
+
+
+def test_pairs_of_the_sample_show_the_right_frames(sample, tmp_path):
+    seen = []
+    pairs = FramePairs(
+        sample,
+        16,
+        cameras=["gripperPOV", "corner2"],
+        episodes=[3, 7],
+        transform=lambda block: block[:, ::4, ::4],
+        cache_dir=tmp_path / "cache",
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert isinstance(pairs.frames, np.memmap)
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert seen == [(43, 260), (260, 260)]
+    batch = pairs.batch(torch.tensor([len(pairs) - 1]))
+    frames = sample.frames(7)[:, ::-1, ::4, ::4]
+    np.testing.assert_array_equal(batch.frames[0], np.stack([frames[200], frames[216]]))
+
+
+@pytest.mark.parametrize(
+    ("text", "fps", "frames"), [("0.2s", 80, 16), ("16", 80, 16), (16, 30, 16), ("1 s", 30, 30), ("0.5s", 15, 8)]
+)
+def test_strides(text, fps, frames):
+    assert stride_in_frames(text, fps) == frames
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-1", "1.5", "0.2m", "nans", "1e3", True, 2.0])
+def test_strides_that_are_none(text):
+    with pytest.raises(LattokError, match="`stride`: expected a number of frames such as 16, or seconds"):
+        stride_in_frames(text, 80)
+
+
+@pytest.mark.parametrize("text", [0, "0", "0s", "0.001s"])
+def test_strides_of_nothing(text):
+    with pytest.raises(LattokError, match=r"`stride`: expected at least one frame, got .*One frame is 0\.0125 s at 80"):
+        stride_in_frames(text, 80)
+
+
+def test_a_stride_that_is_too_long_names_a_usable_one():
+    dataset = Memory([10, 10, 4])
+    message = r"got 6 frames \(0\.6 s\), which leaves 8 of 24\. The largest usable stride is 4 \(0\.4 s\)\."
+    with pytest.raises(LattokError, match=message):
+        FramePairs(dataset, 6)
+    FramePairs(dataset, 4)
+    with pytest.raises(LattokError, match="The episodes are too short"):
+        FramePairs(Memory([1, 1]), 1)
+
+
+def test_bad_actions_are_named():
+    dataset = Memory([4, 6])
+    dataset.data[1]["action"][2, 1] = np.nan
+    message = r"`action`: expected finite numbers, got nan in episode 1, frame 2, dimension 1 \(y\)"
+    with pytest.raises(LattokError, match=message):
+        ActionWindows(dataset, 4)
+    with pytest.raises(LattokError, match=message):
+        FramePairs(dataset, 1)
+    assert len(ActionWindows(dataset, 4, episodes=[0])) == 4
+    dataset.data[1]["action"][2, 1] = np.inf
+    with pytest.raises(LattokError, match="got inf"):
+        ActionWindows(dataset, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda d: ActionWindows(d, 0), "`horizon`: expected a whole number of at least 1, got 0"),
+        (lambda d: ActionWindows(d, 4, step=0), "`step`: expected a whole number of at least 1, got 0"),
+        (lambda d: ActionWindows(d, 4, "act"), "`action_key`: expected one of action, gripper, state, got 'act'"),
+        (lambda d: FramePairs(d, 1, state_key="pose"), "`state_key`: expected one of action, gripper, state"),
+        (lambda d: FramePairs(d, 0), "`stride`: expected a whole number of frames"),
+        (lambda d: FramePairs(d, 1, labelled_fraction=5), "`labelled_fraction`: expected a number from 0 to 1, got 5"),
+        (lambda d: FramePairs(d, 1, labelled="all"), "`labelled`: expected one of pairs, episodes"),
+        (lambda d: FramePairs(d, 1, cameras=["c"]), "`cameras`: expected names among a, b, got 'c'"),
+    ],
+)
+def test_arguments(make, says):
+    with pytest.raises(LattokError, match=says):
+        make(Memory([6, 6]))
+
+
+def test_without_actions_nothing_is_labelled():
+    pairs = FramePairs(Memory([6, 6]), 2, action_key=None, labelled_fraction=1.0)
+    assert not pairs.labelled.any()
+    assert pairs.batch(torch.arange(3)).actions.shape == (3, 0)
+
+
+def positions(lengths: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    return episode, np.concatenate([np.arange(n) for n in lengths])
+
+
+@pytest.mark.parametrize("unit", ["pairs", "episodes"])
+def test_the_draw_is_stratified_over_tasks(unit):
+    episode, frame = positions([100, 60, 40, 30, 10])
+    tasks = {0: ("a",), 1: ("a",), 2: ("b",), 3: ("b",), 4: ("c",)}
+    labelled = draw_labelled(episode, frame, tasks, 0.3, unit, seed=0)
+    if unit == "pairs":
+        assert [labelled[np.isin(episode, group)].sum() for group in ([0, 1], [2, 3], [4])] == [48, 21, 3]
+    else:
+        whole = [set(labelled[episode == e].tolist()) for e in range(5)]
+        assert all(len(values) == 1 for values in whole)
+        drawn = [True in values for values in whole]
+        assert [sum(drawn[:2]), sum(drawn[2:4]), drawn[4]] == [1, 1, True]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.randoms(use_true_random=False), st.sampled_from(["pairs", "episodes"]), st.integers(-5, 2**70))
+def test_the_draw_does_not_depend_on_order(random, unit, seed):
+    episode, frame = positions([20, 15, 9])
+    tasks = {0: ("a",), 1: ("b",), 2: ("a",)}
+    labelled = draw_labelled(episode, frame, tasks, 0.2, unit, seed)
+    order = list(range(len(episode)))
+    random.shuffle(order)
+    np.testing.assert_array_equal(draw_labelled(episode[order], frame[order], tasks, 0.2, unit, seed), labelled[order])
+
+
+def test_seeds_draw_differently_and_evenly():
+    episode, frame = positions([50] * 40)
+    tasks = dict.fromkeys(range(40), ("a",))
+    draws = np.stack([draw_labelled(episode, frame, tasks, 0.05, "pairs", seed) for seed in range(200)])
+    assert (draws.sum(1) == 100).all()
+    # 200 draws of 5 %: 10 expected per pair, standard deviation 3.1
+    assert draws.sum(0).std() == pytest.approx((200 * 0.05 * 0.95) ** 0.5, rel=0.1)
+    assert draws.reshape(200, 40, 50).mean((0, 1)).max() < 0.06
+
+
+def test_extreme_fractions():
+    episode, frame = positions([5, 5])
+    tasks = {0: ("a",), 1: ("b",)}
+    assert draw_labelled(episode, frame, tasks, 0.0, "pairs", 0).sum() == 0
+    assert draw_labelled(episode, frame, tasks, 1e-9, "pairs", 0).sum() == 2
+    assert draw_labelled(episode, frame, tasks, 1.0, "pairs", 0).all()
+    with pytest.raises(LattokError, match="at least one labelled pair"):
+        draw_labelled(episode[:0], frame[:0], tasks, 0.1, "pairs", 0)
+
+
+def test_frames_of_another_size_in_a_later_episode():
+    dataset = Memory([4, 4])
+    real = dataset.frames
+    dataset.frames = lambda i, *args, **options: real(i, *args, **options)[:, :, : 2 - i]
+    with pytest.raises(LattokError, match=r"`frames`: expected shape \(2, 2, 2, 3\), got \(2, 1, 2, 3\) in episode 1"):
+        FramePairs(dataset, 1)
+
+
+def test_one_million_frames_are_indexed_at_once():
+    dataset = SimpleNamespace(
+        name="big",
+        fps=30.0,
+        cameras=(),
+        features={"action": Feature("float32", (7,), None)},
+        episodes=tuple(Episode(i, 250, ("a",)) for i in range(4000)),
+        columns=lambda index, keys: {"action": np.zeros((250, 7), dtype=np.float32)},
+    )
+    windows = ActionWindows(dataset, 8)
+    assert len(windows) == 10**6
+    assert windows.batch(torch.tensor([999_999])).valid.sum() == 1

@@ -1,0 +1,161 @@
+"""The evaluation of latent action models in a world whose answers are known."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lattok import LattokError
+from lattok.evaluation import dependence, evaluate
+from lattok.evaluation.pairs import pool, pooled_side
+from lattok.image_lam import ImageLAM
+from lattok.training import LoopOptions
+from tests.evaluation.worlds import Oracle, World, tiny_lam
+
+HELD_OUT = [3, 7]
+SHORT = LoopOptions(steps=3, batch_size=8, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(scope="module")
+def lam() -> ImageLAM:
+    return tiny_lam()
+
+
+def tables(report) -> dict[str, dict]:
+    return {t["title"]: t for s in json.loads(report.to_json())["sections"] for t in s["tables"]}
+
+
+def test_latents_that_hold_the_action_are_read_and_controls_are_not(world: World):
+    model = tiny_lam()
+    model.__class__ = Oracle
+    model.world = world
+    figures = evaluate(model, world, episodes=HELD_OUT).figures
+    assert figures["r2_from_latents/latents"] > 0.999
+    assert 0.3 < figures["r2_from_codes/codes"] < 0.7  # one bit of two dimensions out of three
+    for control in ("pca_change", "current_frame", "untrained", "proprio", "mean"):
+        assert abs(figures[f"r2_from_latents/{control}"]) < 0.15, control
+    assert abs(figures["r2_from_codes/residual_kmeans"]) < 0.15
+    assert figures["r2_from_latents/mean"] == 0
+
+
+def test_a_decoder_that_ignores_latents_does_not_depend_on_them(world: World, lam: ImageLAM):
+    report = evaluate(lam, world, episodes=HELD_OUT)  # untrained: it starts as "nothing changes"
+    losses = {key.split("/")[1]: v for key, v in report.figures.items() if key.startswith("prediction_loss/")}
+    assert set(losses) == {"true", "shuffled", "shuffled_in_episode", "zero", "copy"}
+    assert all(loss == pytest.approx(losses["copy"], rel=1e-6) for loss in losses.values())
+    assert any("hardly depends" in v.text and v.holds is False for v in report.verdicts)
+
+
+def test_a_decoder_that_uses_latents_suffers_from_wrong_ones(world: World):
+    model = tiny_lam()
+    with torch.no_grad():
+        model.decoder.out.weight.normal_()
+        for book in model.control.quantizer.codebook_vectors:
+            book.normal_(generator=torch.Generator().manual_seed(0))
+    figures = evaluate(model, world, episodes=HELD_OUT).figures
+    assert figures["prediction_loss/true"] != figures["prediction_loss/shuffled"]
+    assert figures["prediction_loss/true"] != figures["prediction_loss/zero"]
+
+
+def test_shuffling_never_keeps_a_pair_that_has_others():
+    groups = np.array([4, 4, 4, 2, 9, 9])
+    partner = dependence.derangement(groups, torch.Generator().manual_seed(0))
+    assert sorted(partner.tolist()) == list(range(6))
+    assert (partner == torch.arange(6)).tolist() == [False, False, False, True, False, False]
+    assert groups[partner.numpy()].tolist() == groups.tolist()
+
+
+def test_controls_that_need_training_are_marked_and_then_run_and_kept(world: World, lam: ImageLAM, tmp_path: Path):
+    quick = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path)
+    assert "not run: --controls trained" in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "controls").exists()
+    assert "prediction_loss/without_latents" not in quick.figures
+    state = {name: tensor.clone() for name, tensor in lam.state_dict().items()}
+    trained = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, controls="trained", control_loop=SHORT)
+    assert "not run" not in trained.to_html()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in lam.state_dict().items())
+    (kept,) = (tmp_path / "controls").iterdir()
+    kept.write_text(json.dumps({"loss": 123.0}))
+    again = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, controls="trained", control_loop=SHORT)
+    assert again.figures["prediction_loss/without_latents"] == 123.0
+    other = evaluate(lam, world, episodes=[3], out=tmp_path, controls="trained", control_loop=SHORT)
+    assert other.figures["prediction_loss/without_latents"] != 123.0
+
+
+def test_the_same_inputs_give_the_same_report(world: World, lam: ImageLAM):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = evaluate(lam, world, episodes=HELD_OUT)
+    assert torch.equal(torch.get_rng_state(), before)
+    second = evaluate(lam, world, episodes=HELD_OUT)
+    assert first.to_json() == second.to_json()
+    assert first.to_html() == second.to_html()
+
+
+def test_json_is_strict_and_the_page_asks_for_nothing(world: World, lam: ImageLAM, tmp_path: Path):
+    report = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path)
+
+    def no(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    content = json.loads((tmp_path / "report.json").read_text(), parse_constant=no)
+    assert content["figures"] == report.figures == report.summary()["figures"]
+    page = (tmp_path / "report.html").read_text()
+    assert not re.findall(r"https?:|@import|url\(|<script|<link|<iframe", page)
+    assert all(address.startswith("data:image/jpeg;base64,") for address in re.findall(r'(?:src|href)="([^"]*)', page))
+    assert len(page) < 2_000_000
+    assert str(tmp_path) not in page
+
+
+def test_every_number_stands_beside_a_control(world: World, lam: ImageLAM):
+    for title, table in tables(evaluate(lam, world, episodes=HELD_OUT)).items():
+        assert any(row["control"] for row in table["rows"]), title
+        assert not table["rows"][0]["control"], title
+
+
+@pytest.mark.parametrize("options", [{"streams": "joint"}, {"quantizer": "vq", "latent_heads": "per_token"}])
+def test_other_architectures(world: World, options: dict):
+    report = evaluate(tiny_lam(**options), world, episodes=HELD_OUT)
+    rows = {row["key"] for row in tables(report)["From continuous latents"]["rows"]}
+    assert ("env_latents" in rows) == ("streams" in options)
+
+
+def test_without_actions_and_states_what_remains_is_reported(lam: ImageLAM):
+    world = World(episodes=4, state=False)
+    report = evaluate(lam, world, episodes=[3])
+    assert "not run: the dataset has no states" in report.to_html()
+    report = evaluate(lam, world, episodes=[3], action_key=None)
+    assert not any(key.startswith("r2") for key in report.figures)
+    assert "joint_entropy_bits/residual_kmeans" in report.figures
+
+
+def test_wide_features_are_pooled_over_the_grid():
+    model = tiny_lam(image_size=64)  # 4 x 4 patches of 768 numbers
+    assert pooled_side(model, 16 * 768) == 4
+    assert pooled_side(model, 16 * 768 - 1) == 3
+    assert pooled_side(model, 1) == 1
+    features = torch.rand(2, 16, 768)
+    torch.testing.assert_close(pool(features, model, 1), features.mean(1))
+    torch.testing.assert_close(pool(features, model, 2)[:, :768], features[:, [0, 1, 4, 5]].mean(1))
+
+
+def test_a_model_that_labels_nothing_is_an_error(world: World):
+    with pytest.raises(LattokError, match="an action tokenizer or an image latent action model"):
+        evaluate(torch.nn.Linear(1, 1), world)
+
+
+def test_training_mode_is_left_as_it_was(world: World):
+    model = tiny_lam().train()
+    evaluate(model, world, episodes=HELD_OUT)
+    assert model.training
+    assert int(model.control.quantizer.steps) == 0
