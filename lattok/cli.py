@@ -106,10 +106,9 @@ def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:
 
     Example: lattok inspect path/to/dataset
     """
-    from lattok.data import inspect_dataset, open_dataset
+    from lattok.recipes.verbs import inspect_verb
 
-    reading.given()
-    print(inspect_dataset(open_dataset(dataset)).render())
+    inspect_verb(dataset, reading.given())
 
 
 @train_app.command(name="action-vq")

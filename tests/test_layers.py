@@ -27,6 +27,7 @@ LEVELS: tuple[frozenset[str], ...] = (
 )
 # Siblings do not import each other, except these, and the front doors on the top level.
 SIBLINGS = {
+    "files": {"checks"},
     "quantize": {"nn"},
     "training": {"quantize"},  # reports codebooks
     "image_lam": {"backbones"},

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from lattok import checks
 from lattok.checks import LattokError
+from lattok.data.episodes import select_episodes
 from lattok.data.lerobot import LeRobotV3
-from lattok.data.schema import INDEX_KEYS, dimension_names
+from lattok.data.schema import INDEX_KEYS, camera_keys, dimension_names, vector_key
 from lattok.data.video import VideoFacts, probe
+from lattok.data.windows import check_stride
+from lattok.types import Episode
 
 WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
@@ -59,6 +63,13 @@ class Inspection:
         """Plain text, at most 88 columns wide."""
         return "\n".join([*self._facts(), "", *self._dimension_lines(), "", *self._finding_lines()])
 
+    def headline(self) -> str:
+        """One line."""
+        seconds = sum(self.lengths) / self.fps
+        parts = [f"{len(self.lengths):,} episodes", f"{sum(self.lengths):,} frames ({seconds:,.0f} s)"]
+        parts += [f"{len(self.tasks)} tasks", f"{len(self.cameras)} cameras", f"{len(self.findings)} findings"]
+        return f"{self.name}: {', '.join(parts)}"
+
     def _facts(self) -> Iterator[str]:
         frames = sum(self.lengths)
         yield f"{self.name}" + (f"  ({self.robot})" if self.robot else "")
@@ -93,21 +104,37 @@ class Inspection:
             yield from textwrap.wrap(text, WIDTH, initial_indent=f"{finding.severity:<8}", subsequent_indent=" " * 8)
 
 
-def inspect_dataset(dataset: LeRobotV3) -> Inspection:
-    """Read all numeric columns, the header and the last frame of every video; collect facts and findings."""
+def inspect_dataset(
+    dataset: LeRobotV3,
+    *,
+    episodes: str | Sequence[int] | None = None,
+    cameras: Sequence[str] | None = None,
+    columns: Sequence[str] = (),
+    stride: int | None = None,
+    horizon: int | None = None,
+) -> Inspection:
+    """Read all numeric columns, the header and the last frame of every video; collect facts and findings.
+
+    `columns` must be there; `stride` and `horizon` (frames) add what they would do to these episodes.
+    """
+    for key in columns:
+        vector_key(dataset, "columns", key)
+    chosen = select_episodes(dataset, episodes)
     findings: list[Finding] = []
-    readable = _readable_episodes(dataset, findings)
+    readable = _readable_episodes(dataset, chosen, findings)
     dimensions: list[Dimension] = []
     if readable:
         findings += _check_times(dataset, readable)
         dimensions = _check_values(dataset, readable, findings)
-    findings += _check_lengths(dataset)
-    cameras = tuple((key, _check_camera(dataset, key, findings)) for key in dataset.cameras)
-    if len({(f.height, f.width) for _, f in cameras if f}) > 1:
+    findings += _check_lengths(dataset, chosen)
+    findings += _check_windows(dataset, chosen, stride, horizon)
+    keys = camera_keys(dataset, cameras) if dataset.cameras else ()
+    seen = tuple((key, _check_camera(dataset, chosen, key, findings)) for key in keys)
+    if len({(f.height, f.width) for _, f in seen if f}) > 1:
         advice = "Choose one camera with --cameras, or a model that resizes."
         findings.append(Finding("note", "The cameras have different sizes.", advice))
     counts: dict[str, int] = {}
-    for episode in dataset.episodes:
+    for episode in chosen:
         for task in episode.tasks:
             counts[task] = counts.get(task, 0) + 1
     order = {"error": 0, "warning": 1, "note": 2}
@@ -116,18 +143,18 @@ def inspect_dataset(dataset: LeRobotV3) -> Inspection:
         robot=dataset.info.get("robot_type"),
         fps=dataset.fps,
         tasks=tuple(counts.items()),
-        lengths=tuple(e.length for e in dataset.episodes),
-        cameras=cameras,
+        lengths=tuple(e.length for e in chosen),
+        cameras=seen,
         dimensions=tuple(dimensions),
         findings=tuple(sorted(findings, key=lambda f: order[f.severity])),
     )
 
 
-def _readable_episodes(dataset: LeRobotV3, findings: list[Finding]) -> list[int]:
+def _readable_episodes(dataset: LeRobotV3, chosen: Sequence[Episode], findings: list[Finding]) -> list[int]:
     """Episodes whose rows can be read; one finding for each file or episode that cannot."""
     readable: list[int] = []
     reported: set[str] = set()
-    for episode in dataset.episodes:
+    for episode in chosen:
         try:
             dataset.columns(episode.index, ["timestamp"])
             readable.append(episode.index)
@@ -212,25 +239,47 @@ def _where(episodes: list[int], starts: np.ndarray, row: int) -> str:
     return f"episode {episodes[position]}, frame {row - int(starts[position])}"
 
 
-def _check_lengths(dataset: LeRobotV3) -> Iterator[Finding]:
-    short = [e.index for e in dataset.episodes if e.length < SHORT_S * dataset.fps]
+def _check_windows(
+    dataset: LeRobotV3, chosen: Sequence[Episode], stride: int | None, horizon: int | None
+) -> Iterator[Finding]:
+    """What a stride and a horizon do to these episodes."""
+    lengths = np.array([e.length for e in chosen], dtype=np.int64)
+    if stride is not None:
+        try:
+            check_stride(stride, lengths, dataset.fps)
+            alone = int(np.minimum(lengths, stride).sum()) / int(lengths.sum())
+            what = f"With a stride of {stride} frames, {alone:.0%} of the frames have no partner."
+            yield Finding("note", what, "They are left out of training and marked invalid when annotating.")
+        except LattokError as error:
+            yield Finding("error", str(error), "")
+    if horizon is not None:
+        checks.positive(horizon=horizon)
+        padded = int(np.minimum(lengths, horizon - 1).sum()) / int(lengths.sum())
+        what = f"With a horizon of {horizon}, {padded:.0%} of the chunks run over the end of their episode."
+        yield Finding("note", what, "They repeat the last action, as in the paper.")
+
+
+def _check_lengths(dataset: LeRobotV3, chosen: Sequence[Episode]) -> Iterator[Finding]:
+    short = [e.index for e in chosen if e.length < SHORT_S * dataset.fps]
     if short:
-        what = f"{len(short)} of {len(dataset.episodes)} episodes are shorter than {SHORT_S:g} s (first: {short[0]})."
+        what = f"{len(short)} of {len(chosen)} episodes are shorter than {SHORT_S:g} s (first: {short[0]})."
         yield Finding("note", what, "Choose stride and horizon to fit; frames near an end have no partner.")
-    names = {task for episode in dataset.episodes for task in episode.tasks}
+    names = {task for episode in chosen for task in episode.tasks}
     if "" in names or not names:
         yield Finding("warning", "Some episodes have no language instruction.", "Tasks cannot be told apart.")
 
 
-def _check_camera(dataset: LeRobotV3, key: str, findings: list[Finding]) -> VideoFacts | None:
+def _check_camera(
+    dataset: LeRobotV3, chosen: Sequence[Episode], key: str, findings: list[Finding]
+) -> VideoFacts | None:
     """Probe every video file of a camera and decode the last frame that the dataset needs from it."""
     if dataset.features[key].dtype != "video":
         return None
     last: dict[Path, tuple[float, int]] = {}
-    for episode in dataset.episodes:
+    for episode in chosen:
         path, _, stop = dataset.video_span(episode.index, key)
         last[path] = max(last.get(path, (0.0, 0)), (stop, episode.index))
-    lengths = {episode.index: episode.length for episode in dataset.episodes}
+    lengths = {episode.index: episode.length for episode in chosen}
     first_facts: VideoFacts | None = None
     for path, (_, index) in last.items():
         try:

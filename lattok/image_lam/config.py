@@ -40,6 +40,7 @@ class ImageLAMConfig:
     codebook_start: str = "normal"  # "normal" (paper) or "kmeans"
     continuous_steps: int = 0
     revive_below: float = 0.0
+    conditioning: str = "tokens"  # latents beside the patches (paper), or also "add"ed to each
     predict_change: bool = False  # decoder adds to the current features, from a zero start
 
     commitment_weight: float = 0.25
@@ -56,6 +57,7 @@ class ImageLAMConfig:
         checks.one_of("encoder", self.encoder, ("spacetime", "fused"))
         checks.one_of("latent_heads", self.latent_heads, ("shared", "per_token"))
         checks.one_of("latent_norm", self.latent_norm, ("none", "batch"))
+        checks.one_of("conditioning", self.conditioning, ("tokens", "add"))
         checks.one_of("quantizer", self.quantizer, ("vq", "residual"))
         if not self.cameras:
             checks.fail("cameras", "at least one camera", "none")

@@ -76,7 +76,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ImageLAMConfig, vectors: int, feature_dim: int, places: int):
         super().__init__()
         width = config.width
-        self.predict_change = config.predict_change
+        self.predict_change, self.add = config.predict_change, config.conditioning == "add"
         self.latent_up, self.patch_up = nn.Linear(config.latent_dim, width), nn.Linear(feature_dim, width)
         self.embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
         self.register_buffer("places", sinusoidal_positions(vectors + places, width), persistent=False)
@@ -89,7 +89,10 @@ class Decoder(nn.Module):
             nn.init.zeros_(self.out.bias)
 
     def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
-        x = torch.cat([self.latent_up(vectors), self.patch_up(features)], 1)  # b p+n w
+        latents, patches = self.latent_up(vectors), self.patch_up(features)
+        if self.add:  # every patch knows the change before the first block
+            patches = patches + latents.sum(1, keepdim=True)
+        x = torch.cat([latents, patches], 1)  # b p+n w
         x = self.blocks(self.embed(x) + self.places)
         predicted = self.out(x[:, vectors.shape[1] :])
         return features + predicted if self.predict_change else predicted

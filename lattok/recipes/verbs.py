@@ -12,12 +12,28 @@ from tqdm.auto import tqdm
 
 from lattok import checks, files
 from lattok.annotation import annotate
-from lattok.data import open_dataset
+from lattok.data import inspect_dataset, open_dataset
 from lattok.evaluation import Report, evaluate
 from lattok.loading import load
 from lattok.training import RECIPE, RUN, LoopOptions
 
 READING = ("action_key", "state_key", "cameras", "episodes", "stride", "horizon", "batch_size", "device")
+
+
+def inspect_verb(dataset_name: str, reading: dict[str, Any]) -> None:
+    """Print what a dataset holds, and what these options would do to it."""
+    checks.known_keys("config", reading, READING)
+    dataset = open_dataset(dataset_name)
+    stride = reading.get("stride")
+    inspection = inspect_dataset(
+        dataset,
+        episodes=reading.get("episodes"),
+        cameras=reading.get("cameras"),
+        columns=[reading[name] for name in ("action_key", "state_key") if name in reading],
+        stride=None if stride is None else checks.stride_in_frames(stride, dataset.fps),
+        horizon=reading.get("horizon"),
+    )
+    print(inspection.render())
 
 
 def evaluate_verb(

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from lattok.checks import LattokError
 from lattok.data import LeRobotV3, inspect_dataset, open_dataset
 from lattok.data.video import VideoEncoder
 
@@ -135,3 +137,16 @@ def test_long_names_fit_the_terminal(make_dataset):
     (dataset.root / "meta" / "info.json").write_text(json.dumps(info))
     text = inspect_dataset(open_dataset(dataset.root)).render()
     assert max(map(len, text.splitlines())) <= 88
+
+
+def test_options_restrict_and_say_what_they_would_do(make_dataset):
+    dataset = make_dataset([12, 15, 11, 14])
+    text = inspect_dataset(dataset, episodes="0:2", cameras=["wrist"], stride=3, horizon=4).render()
+    assert "episodes  2, 27 frames" in text
+    assert "observation.images.front" not in text
+    assert "With a stride of 3 frames, 22% of the frames have no partner." in text
+    assert "With a horizon of 4, 22% of the chunks run over the end" in text
+    assert "`stride`: expected a gap" in inspect_dataset(dataset, stride=9).render().replace("\n" + " " * 8, " ")
+    with pytest.raises(LattokError, match="`columns`: expected one of action, .*, got 'joints'"):
+        inspect_dataset(dataset, columns=["joints"])
+    assert dataset.name + ": 4 episodes, 52 frames (5 s), 2 tasks, 2 cameras" in inspect_dataset(dataset).headline()

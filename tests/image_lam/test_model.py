@@ -27,6 +27,7 @@ ROBUST = {
     "latent_norm": "batch",
     "codebook_update": "ema",
     "codebook_start": "kmeans",
+    "conditioning": "add",
     "predict_change": True,
 }
 VARIANTS = {

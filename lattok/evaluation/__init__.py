@@ -1,0 +1,109 @@
+"""Judging a model on held-out episodes: every figure beside its controls, as JSON and as one self-contained page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import lattok
+from lattok import checks, files
+from lattok.data import RobotDataset
+from lattok.evaluation.dependence import CONTROL_LOOP
+from lattok.evaluation.latent import LatentOptions
+from lattok.evaluation.latent_report import evaluate_latent
+from lattok.evaluation.report import Progress, Report
+from lattok.evaluation.split import Split, split_episodes
+from lattok.evaluation.tokenizer_report import evaluate_tokenizer
+from lattok.training import LoopOptions
+
+__all__ = ["REPORT_HTML", "REPORT_JSON", "Progress", "Report", "evaluate"]
+
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+
+
+def evaluate(
+    model: Any,
+    dataset: RobotDataset,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    episodes: str | Sequence[int] | None = "test",
+    action_key: str | None = "action",
+    state_key: str | None = "observation.state",
+    cameras: Sequence[str] | None = None,
+    stride: str | int | None = None,
+    controls: Literal["quick", "trained"] = "quick",
+    control_loop: LoopOptions | None = None,
+    max_episodes: int = 200,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Judge an action tokenizer or an `ImageLAM` on the held-out `episodes` of a dataset.
+
+    All other episodes fit probes and controls; at most `max_episodes` of them and half as many held-out ones are used,
+    evenly spaced. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
+    With `out`, writes `report.json` and `report.html` there. `progress(stage, done, total)` is called along the way.
+    """
+    checks.one_of("controls", controls, ("quick", "trained"))
+    source = getattr(model, "label_source", None)
+    if source not in ("actions", "video"):
+        checks.fail("model", "an action tokenizer or an image latent action model", type(model).__name__)
+    split = split_episodes(dataset, episodes, max_episodes)
+    title = f"{getattr(model, 'source', None) or type(model).__name__} on {dataset.name}"
+    note: Progress = progress or (lambda stage, done, total: None)
+    with _quietly(model):
+        if source == "actions":
+            if action_key is None:
+                checks.fail("action_key", "a column of actions", "None")
+            report = evaluate_tokenizer(model, dataset, split, action_key, seed, title, note)
+        else:
+            options = LatentOptions(
+                action_key=action_key,
+                state_key=_optional(dataset, state_key),
+                cameras=None if cameras is None else tuple(cameras),
+                stride=stride,
+                trained=controls == "trained",
+                loop=control_loop or CONTROL_LOOP,
+                controls_folder=None if out is None else Path(out) / "controls",
+                seed=seed,
+            )
+            report = evaluate_latent(model, dataset, split, options, title, note)
+    chosen = {"controls": controls, "seed": seed, "action_key": action_key, "state_key": state_key}
+    report.provenance.update(_provenance(model, dataset, split, chosen))
+    if out is not None:
+        files.write_text(Path(out) / REPORT_JSON, report.to_json())
+        files.write_text(Path(out) / REPORT_HTML, report.to_html())
+    return report
+
+
+@contextmanager
+def _quietly(model: Any) -> Iterator[None]:
+    """Evaluation mode for the duration; the caller's mode and random numbers are as before afterwards."""
+    training = getattr(model, "training", None)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            if training:
+                model.eval()
+            yield
+        finally:
+            if training:
+                model.train()
+
+
+def _optional(dataset: RobotDataset, state_key: str | None) -> str | None:
+    """The default state column may be absent; one that was asked for may not."""
+    return None if state_key == "observation.state" and state_key not in dataset.features else state_key
+
+
+def _provenance(model: Any, dataset: RobotDataset, split: Split, options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": model.describe() if hasattr(model, "describe") else {"type": type(model).__name__},
+        "dataset": {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)},
+        "split": {"used": split.text, "held_out": split.held_out, "training": split.train},
+        "options": options,
+        "lattok": lattok.__version__,
+    }
