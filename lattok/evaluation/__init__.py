@@ -39,6 +39,7 @@ def evaluate(
     controls: Literal["quick", "trained"] = "quick",
     control_loop: LoopOptions | None = None,
     max_episodes: int = 200,
+    cache_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
@@ -46,7 +47,8 @@ def evaluate(
 
     All other episodes fit probes and controls; at most `max_episodes` of them and half as many held-out ones are used,
     evenly spaced. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
-    With `out`, writes `report.json` and `report.html` there. `progress(stage, done, total)` is called along the way.
+    With `out`, writes `report.json` and `report.html` there; with `cache_dir`, decoded frames lie in a file there
+    rather than in memory. `progress(stage, done, total)` is called along the way.
     """
     checks.one_of("controls", controls, ("quick", "trained"))
     source = getattr(model, "label_source", None)
@@ -69,6 +71,7 @@ def evaluate(
                 trained=controls == "trained",
                 loop=control_loop or CONTROL_LOOP,
                 controls_folder=None if out is None else Path(out) / "controls",
+                cache_dir=None if cache_dir is None else Path(cache_dir),
                 seed=seed,
             )
             report = evaluate_latent(model, dataset, split, options, title, note)

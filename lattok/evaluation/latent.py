@@ -40,6 +40,7 @@ class LatentOptions:
     trained: bool  # whether controls that need training are run
     loop: LoopOptions
     controls_folder: Path | None
+    cache_dir: Path | None  # for decoded frames; None keeps them in memory
     seed: int
 
 

@@ -31,7 +31,7 @@ DRAWN = {  # probes in the pictures, under names that fit beside a bar
     "residual_kmeans": "k-means codes",
     "latents": "latents",
     "pca_change": "frame change",
-    "untrained": "untrained latents",
+    "untrained": "untrained",
     "current_frame": "current frame",
 }
 
@@ -42,7 +42,7 @@ def evaluate_latent(
     """Judge `model` on the held-out episodes of `split`."""
     stride = checks.stride_in_frames(options.stride or model.config.stride, dataset.fps)
     cameras = options.cameras or model.cameras
-    source = Source(dataset, stride, options.action_key, options.state_key, cameras)
+    source = Source(dataset, stride, options.action_key, options.state_key, cameras, options.cache_dir)
     evidence = gather(model, source, split, options, progress)
     progress("linear probes", 0, 1)
     probes = probe_rows(evidence)
@@ -79,6 +79,7 @@ def _probe_section(evidence: Evidence, probes: ProbeRows) -> Section:
     columns = ("mean", *(("x, y, z",) if _space(names) else ()), *names)
 
     def table(title: str, rows: list[ProbeRow], note: str) -> Table:
+        rows = sorted(rows, key=lambda row: row.reference)  # ceilings stand last
         lines = (Row(r.key, r.name, _scores(r, names), r.control, r.reference, r.not_run) for r in rows)
         return Table(title, columns, tuple(lines), better="higher", digits=".2f", note=note)
 
@@ -166,7 +167,7 @@ def _dependence_section(evidence: Evidence) -> Section:
         tuple(rows),
         better="lower",
         decides=1,
-        digits=(".4g", ".3f", ".3f"),
+        digits=("#.3g", ".3f", ".3f"),
         note="Mean squared error of the later frame's features."
         + (" Only the control stream is exchanged; the environment stream stays true." if evidence.model.env else ""),
     )

@@ -46,7 +46,7 @@ td.missing { text-align: left; color: var(--soft); }
 .badge.ref { color: var(--soft); background: var(--card); font-weight: 500; }
 figure { margin: 22px 0 0; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr)); gap: 14px; }
-.panels.wide { grid-template-columns: minmax(0, 620px); }
+.panels.wide { grid-template-columns: minmax(0, 420px); }
 .panel { background: var(--card); border-radius: 8px; padding: 10px; min-width: 0; }
 .panel > svg { display: block; width: 100%; height: auto; max-width: 620px; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif; fill: var(--ink);

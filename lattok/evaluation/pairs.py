@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -73,6 +74,7 @@ class Source:
     action_key: str | None
     state_key: str | None
     cameras: tuple[str, ...]
+    cache_dir: Path | None  # keeps decoded frames in a file there instead of in memory
 
 
 def read_pairs(
@@ -93,6 +95,7 @@ def read_pairs(
         episodes=episodes,
         transform=model.resize,
         labelled_fraction=0.0,
+        cache_dir=source.cache_dir,
     )
     rows = np.array(evenly(list(range(len(frames))), most))
     used = np.unique(np.concatenate([frames.first[rows], frames.second[rows]]))
@@ -105,7 +108,7 @@ def read_pairs(
         full = torch.cat([_features(model, frames, here[i : i + BATCH]) for i in range(0, len(here), BATCH)])
         features[row : row + len(here)] = pool(full, model, grid)
         row += len(here)
-        position = [np.searchsorted(here, index[pairs]) for index in (frames.first, frames.second)]
+        position = [torch.from_numpy(np.searchsorted(here, index[pairs])) for index in (frames.first, frames.second)]
         for i in range(0, len(pairs), BATCH):
             both = torch.stack([full[p[i : i + BATCH]] for p in position], 1)  # b 2 n d
             own.append(_to_cpu(model.encode_features(both)))

@@ -45,13 +45,13 @@ class Table:
     rows: tuple[Row, ...]
     better: str = ""  # "lower", "higher", or "" where neither is
     decides: int = 0  # column that says whether a control wins
-    digits: str | tuple[str, ...] = ".3g"  # format of all columns, or of each
+    digits: str | tuple[str, ...] = "#.3g"  # format of all columns, or of each
     note: str = ""
 
     def shown(self, value: float | None, column: int) -> str:
         """A value as the page prints it."""
         digits = self.digits if isinstance(self.digits, str) else self.digits[column]
-        return "–" if value is None else format(value, digits).replace("-", "−")
+        return "–" if value is None else format(value, digits).rstrip(".").replace("-", "−")
 
     def wins(self, row: Row, column: int) -> bool:
         """Whether a control is better than the first row in a column."""

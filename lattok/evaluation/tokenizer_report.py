@@ -111,7 +111,7 @@ def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
         "Rate",
         ("tokens per chunk", "tokens per second", "bits per second", "bits per step"),
         (Row("model", NAMES["model"], own, control=False), raw),
-        digits=".4g",
+        digits=("#.3g", "#.3g", ",.0f", "#.3g"),
     )
     chart = pictures.usage_curve(
         [(NAMES[m.key], m.key, m.sorted_use.tolist()) for m in methods if m.sorted_use is not None], vocab

@@ -29,7 +29,7 @@ class ActionVQRecipe(Recipe):
             "paper": {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "log_every": 100},
             "quick": {
                 "steps": 1000,
-                "lr": 1e-3,
+                "lr": 2e-3,
                 "schedule": "one_cycle",
                 "batch_size": 128,
                 "dropout": 0.0,
