@@ -8,6 +8,7 @@ statistics are summed over processes. Moving averages as in VQ-VAE-EMA (van den 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -55,6 +56,12 @@ class CodeStatistics(NamedTuple):
     joint_ceiling: float  # bits that this many rows could show at most
     combinations: int  # distinct rows
 
+    @property
+    def tokens_repeat(self) -> bool:
+        """Hidden collapse: every position may be in full use, yet the row says hardly more than its best position."""
+        single = math.log2(max([1.0, *self.perplexity]))
+        return len(self.used) > 1 and self.joint_entropy < 1.5 * single < 0.7 * self.joint_ceiling
+
 
 def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
     """Usage per position and joint entropy of code rows [N, P]. Joint entropy sees tokens that repeat one another."""
@@ -66,14 +73,12 @@ def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
 
     columns = [torch.bincount(column, minlength=size) for column in codes.T]
     rows = torch.unique(codes, dim=0, return_counts=True)[1] if len(codes) else torch.ones(1)
-    ceiling = min(
-        codes.shape[1] * float(torch.tensor(float(size)).log2()), float(torch.tensor(len(codes) + 1e-9).log2())
-    )
+    ceiling = min(codes.shape[1] * math.log2(size), math.log2(max(len(codes), 1)))
     return CodeStatistics(
         used=[int((column > 0).sum()) for column in columns],
         perplexity=[2 ** entropy(column) if column.sum() else 0.0 for column in columns],
         joint_entropy=entropy(rows),
-        joint_ceiling=max(ceiling, 0.0),
+        joint_ceiling=ceiling,
         combinations=len(rows) if len(codes) else 0,
     )
 

@@ -193,16 +193,15 @@ def codebook_report(model: nn.Module) -> CodebookReport:
         report.values[f"codebook/{name}/used"] = float(used)
         report.values[f"codebook/{name}/perplexity"] = perplexity
         report.values[f"codebook/{name}/joint_bits"] = stats.joint_entropy
-        single = math.log2(max(max(stats.perplexity), 1.0))
         if used < size / 4 or perplexity < size / 10:
             report.warnings.append(
                 f"codebook `{name}` is collapsing: {used} of {size} codes in use, perplexity {perplexity:.1f}. "
                 "Start it from data (codebook_start=kmeans), revive dead codes (revive_below=0.03) or lower the rate."
             )
-        elif len(stats.used) > 1 and single > 0 and stats.joint_entropy < 1.5 * single < 0.7 * stats.joint_ceiling:
+        elif stats.tokens_repeat:
             report.warnings.append(
                 f"codebook `{name}`: its {len(stats.used)} tokens repeat one another: {stats.combinations} rows, "
-                f"{stats.joint_entropy:.1f} bits jointly where one token alone has {single:.1f}. "
+                f"{stats.joint_entropy:.1f} bits jointly, {math.log2(max(stats.perplexity)):.1f} in one token alone. "
                 "Use the `robust` preset (per-token heads, normalised latents, residual codes)."
             )
     return report

@@ -130,6 +130,8 @@ def test_joint_entropy_sees_tokens_that_repeat_one_another():
     assert copies.joint_entropy == pytest.approx(4.0, abs=0.02)
     assert free.joint_entropy > 11
     assert copies.combinations == 16
+    assert copies.tokens_repeat
+    assert not free.tokens_repeat
 
 
 @given(st.integers(1, 300), st.integers(1, 4), st.integers(2, 20), st.integers(0, 2**31))

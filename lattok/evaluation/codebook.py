@@ -95,14 +95,6 @@ class UniformBins:
         return (self.low + (bins + 0.5) * (self.high - self.low) / self.levels).float()
 
 
-def statistics(codes: Tensor, size: int) -> CodeStatistics:
-    """`code_statistics` of code rows [N, P]; padding (-1) of variable-length rows makes them one column of tokens."""
-    if bool((codes < 0).any()):
-        codes = codes[codes >= 0][:, None]
-    return code_statistics(codes, size)
-
-
-def tokens_repeat(stats: CodeStatistics) -> bool:
-    """Hidden collapse: the row as a whole says hardly more than its best position alone."""
-    single = math.log2(max([1.0, *stats.perplexity]))
-    return len(stats.used) > 1 and stats.joint_entropy < 1.5 * single < 0.7 * stats.joint_ceiling
+def token_statistics(codes: Tensor, size: int) -> CodeStatistics:
+    """`code_statistics` of all tokens of code rows [N, P] as one column: they share one vocabulary; -1 is padding."""
+    return code_statistics(codes[codes >= 0][:, None], size)

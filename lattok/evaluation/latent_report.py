@@ -9,13 +9,12 @@ from typing import Any
 from lattok import checks
 from lattok.data import RobotDataset
 from lattok.evaluation import dependence, pictures
-from lattok.evaluation.codebook import statistics, tokens_repeat
 from lattok.evaluation.latent import Evidence, LatentOptions, ProbeRow, ProbeRows, gather, probe_rows
 from lattok.evaluation.pairs import PairSet, Source
 from lattok.evaluation.report import NEEDS_TRAINING, Progress, Report, Row, Section, Table, Verdict
 from lattok.evaluation.split import Split
 from lattok.image_lam import ImageLAM
-from lattok.quantize import CodeStatistics
+from lattok.quantize import CodeStatistics, code_statistics
 
 MATTERS = 0.98  # a loss has to be below this share of another one to count as lower in the verdict
 VARIANTS = {  # name in the table, name beside a bar
@@ -124,7 +123,7 @@ def _code_section(evidence: Evidence) -> Section:
     streams.append(("residual_kmeans", evidence.kmeans.name, evidence.kmeans.held_out, True))
     drawn = [("k-means control" if control else name, codes) for _, name, codes, control in streams]
     streams.append(("untrained", "untrained model, codes by k-means", evidence.untrained.held_out, True))
-    stats = [(key, name, statistics(codes, size), control) for key, name, codes, control in streams]
+    stats = [(key, name, code_statistics(codes, size), control) for key, name, codes, control in streams]
 
     def table(
         title: str, columns: tuple[str, ...], values: Callable[[CodeStatistics], list[float]], digits: str, note: str
@@ -195,7 +194,7 @@ def _figures(evidence: Evidence, probes: ProbeRows) -> dict[str, float]:
         "untrained": evidence.untrained.held_out,
     }
     for key, value in codes.items():
-        stats = statistics(value, evidence.size)
+        stats = code_statistics(value, evidence.size)
         figures[f"joint_entropy_bits/{key}"] = stats.joint_entropy
         figures[f"fewest_codes_used/{key}"] = float(min(stats.used))
         figures["joint_entropy_bits/ceiling"] = stats.joint_ceiling
@@ -243,7 +242,7 @@ def _against(rows: list[ProbeRow], what: str, names: Sequence[str]) -> list[Verd
 def _verdicts(evidence: Evidence, probes: ProbeRows) -> tuple[Verdict, ...]:
     names, losses = evidence.names, evidence.losses
     lines = [*_against(probes.discrete, "the codes", names), *_against(probes.continuous, "the latents", names)]
-    lines.append(_collapse(statistics(evidence.held_out.latents.codes, evidence.size), evidence.size))
+    lines.append(_collapse(code_statistics(evidence.held_out.latents.codes, evidence.size), evidence.size))
     true, wrong, blind = losses["true"], losses["shuffled_in_episode"], losses[dependence.BLIND]
     if true is not None and wrong:
         holds = true < MATTERS * wrong
@@ -260,7 +259,7 @@ def _verdicts(evidence: Evidence, probes: ProbeRows) -> tuple[Verdict, ...]:
 
 
 def _collapse(stats: CodeStatistics, size: int) -> Verdict:
-    repeat = tokens_repeat(stats)
+    repeat = stats.tokens_repeat
     idle = min(stats.used) < size / 2 or min(stats.perplexity) < size / 4
     state = "the tokens repeat one another" if repeat else "much of a codebook is idle" if idle else "no collapse"
     text = (

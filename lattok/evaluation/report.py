@@ -128,6 +128,11 @@ class Report:
         }
         return json.dumps(files.finite(value), indent=2, allow_nan=False) + "\n"
 
+    def to_text(self) -> str:
+        """Headline and verdicts for a terminal: + holds, - does not, ? was not decided."""
+        marks = {True: "+", False: "-", None: "?"}
+        return "\n".join([self.headline, *(f"  {marks[verdict.holds]} {verdict.text}" for verdict in self.verdicts)])
+
     def to_html(self) -> str:
         """One self-contained page."""
         from lattok.evaluation.page import render

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.data import ActionWindows, RobotDataset
-from lattok.evaluation.codebook import ResidualKMeans, UniformBins, statistics
+from lattok.evaluation.codebook import ResidualKMeans, UniformBins, token_statistics
 from lattok.evaluation.split import Split
 from lattok.normalize import Normalizer
 from lattok.quantize import CodeStatistics
@@ -127,8 +127,8 @@ def gather(
     own = Method(
         "model",
         scale.errors(decoded[batch.valid], steps),
-        statistics(codes, size),
-        statistics(encode_all(tokenizer, training), size),
+        token_statistics(codes, size),
+        token_statistics(encode_all(tokenizer, training), size),
         sorted_use(codes, size),
     )
     kmeans, control = _kmeans_control(rate, scale, training.actions, steps, seed)
@@ -173,7 +173,9 @@ def _kmeans_control(
     codes = kmeans.encode(scale.normalizer(steps))
     train = kmeans.encode(scale.normalizer(actions))
     errors = scale.errors(scale.normalizer.inverse(kmeans.decode(codes)), steps)
-    return kmeans, Method("kmeans", errors, statistics(codes, size), statistics(train, size), sorted_use(codes, size))
+    return kmeans, Method(
+        "kmeans", errors, token_statistics(codes, size), token_statistics(train, size), sorted_use(codes, size)
+    )
 
 
 def _bins_control(rate: Rate, scale: Scale, actions: Tensor, steps: Tensor) -> Method:

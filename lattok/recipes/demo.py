@@ -104,7 +104,7 @@ def _say(title: str) -> None:
 def _summary(reports: list[Report], out: Path, annotated: Path, seconds: float) -> None:
     print()
     for report in reports:
-        print(report.table())
+        print(report.to_text())
         print()
     print(f"Reports:   {out / 'tokenizer-report' / 'report.html'}")
     print(f"           {out / 'lam-report' / 'report.html'}")

@@ -55,6 +55,7 @@ class ImageLAMRecipe(Recipe):
             },
             "tiny": {
                 "image_size": 64,
+                "interpolation": "bilinear",  # bicubic keeps fine detail that nothing predicts
                 "stride": "0.2s",
                 "latent_dim": 64,
                 "width": 64,

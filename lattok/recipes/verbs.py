@@ -52,7 +52,7 @@ def evaluate_verb(
     folder = Path(model_name) if Path(model_name).is_dir() else None
     target = Path(out) if out else (folder or Path.cwd()) / "report"
     report = judge(model, dataset_name, target, controls=controls, seed=seed, folder=folder, reading=reading)
-    print(report.headline)
+    print(report.to_text())
     print(f"Report: {target / 'report.html'}")
     return report
 
@@ -84,7 +84,7 @@ def judge(
             **options,
         )
     if folder is not None:
-        model.evaluation = {"headline": report.headline, "figures": files.finite(report.figures)}
+        model.evaluation = files.finite(report.summary())
         model.save_card(folder)
     return report
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lattok.evaluation.codebook import ResidualKMeans, UniformBins, level_allocation, statistics, tokens_repeat
+from lattok.evaluation.codebook import ResidualKMeans, UniformBins, level_allocation, token_statistics
 
 
 def test_residual_kmeans_reconstructs_sums_of_two_grids():
@@ -50,19 +50,7 @@ def test_uniform_bins_are_the_percentile_range_cut_in_equal_parts():
     torch.testing.assert_close(bins.decode(codes).flatten()[:4], torch.tensor([13.25, 13.25, 13.25, 37.75]))
 
 
-def test_joint_entropy_sees_tokens_that_repeat_one_another():
-    one = torch.randint(16, (2000, 1), generator=torch.Generator().manual_seed(0))
-    same, free = one.expand(-1, 4), torch.randint(16, (2000, 4), generator=torch.Generator().manual_seed(1))
-    collapsed, healthy = statistics(same, 16), statistics(free, 16)
-    assert min(collapsed.used) == 16  # per position nothing is to be seen
-    assert min(collapsed.perplexity) > 15
-    assert collapsed.joint_entropy == pytest.approx(4, abs=0.05)
-    assert collapsed.combinations == 16
-    assert tokens_repeat(collapsed)
-    assert not tokens_repeat(healthy)
-
-
 def test_padding_is_not_a_code():
-    stats = statistics(torch.tensor([[0, 1, -1], [2, -1, -1]]), 8)
+    stats = token_statistics(torch.tensor([[0, 1, -1], [2, -1, -1]]), 8)
     assert stats.used == [3]
     assert stats.perplexity[0] == pytest.approx(3)
