@@ -113,7 +113,7 @@ def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:
 
 @train_app.command(name="action-vq")
 def train_action_vq(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:
-    """Train a tokenizer of action chunks. Presets: paper (default), quick, context.
+    """Train a tokenizer of action chunks. Presets: p2t (the paper, default) or quick; +context, +p2t_code.
 
     Example: lattok train action-vq path/to/dataset --out my-tokenizer --preset quick
     """

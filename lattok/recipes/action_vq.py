@@ -18,15 +18,18 @@ from lattok.types import ActionBatch
 
 @dataclass(frozen=True)
 class ActionVQRecipe(Recipe):
-    """`paper`: appendix A.2 (Adam 1e-4, batch 128, 50,000 steps). `quick`: one minute on two cores, mask loss off."""
+    """`p2t`: appendix A.2 (Adam 1e-4, batch 128, 50,000 steps). `quick`: one minute on two cores, mask loss off.
+
+    Laid over either: `context`, a decoder over all codes; `p2t_code`, where the published code differs from the paper.
+    """
 
     kind = "action-vq"
     model_class = ActionVQConfig
     from_dataset = ("action_dim", "action_names")
-    default_preset = "paper"
+    default_preset = "p2t"
     presets = MappingProxyType(
         {
-            "paper": {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "log_every": 100},
+            "p2t": {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "log_every": 100},
             "quick": {
                 "steps": 1000,
                 "lr": 2e-3,
@@ -36,6 +39,7 @@ class ActionVQRecipe(Recipe):
                 "mask_weight": 0.0,
             },
             "context": {"decoder": "context"},
+            "p2t_code": {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False},
         }
     )
 

@@ -98,6 +98,7 @@ def train_image_lam(
     options = {name: value for name, value in recipe.model.items() if name != "cameras"}
     cameras = camera_keys(dataset, recipe.data.cameras)
     model = ImageLAM(ImageLAMConfig(cameras=cameras, **options))
+    stride = model.stride_frames(dataset.fps)
     model.features.load()
     if recipe.data.env_codebook is not None:
         model.set_env_codebook(ImageLAM.from_pretrained(recipe.data.env_codebook).control.quantizer.codebook_vectors[0])
@@ -107,7 +108,7 @@ def train_image_lam(
     size = frames * len(cameras) * 3 * model.config.image_size**2
     pairs = FramePairs(
         dataset,
-        model.stride_frames(dataset.fps),
+        stride,
         cameras,
         action_key=recipe.data.action_key if recipe.data.labelled_fraction > 0 else None,
         episodes=recipe.data.episodes,

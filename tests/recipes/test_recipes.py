@@ -34,7 +34,7 @@ def dataset(make_dataset):
 
 
 def test_paper_presets_hold_the_papers_numbers():
-    recipe = ActionVQRecipe.from_preset("d", "o", "paper")
+    recipe = ActionVQRecipe.from_preset("d", "o", "p2t")
     assert (recipe.loop.steps, recipe.loop.batch_size, recipe.loop.lr, recipe.loop.optimizer) == (
         50_000,
         128,
