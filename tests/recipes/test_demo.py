@@ -1,0 +1,60 @@
+"""The demo on a tiny dataset: everything it promises is there, and it goes on where it was."""
+
+import pytest
+
+import lattok
+from lattok.checks import LattokError
+from lattok.recipes import demo
+
+
+@pytest.fixture
+def small_demo(make_dataset, monkeypatch):
+    dataset = make_dataset([24, 25, 26, 27])
+    monkeypatch.setattr(demo, "sample_dataset_path", lambda: dataset.root)
+    monkeypatch.setattr(demo, "FAST_STEPS", 6)
+
+    def run(out, **changes):
+        demo.run_demo(out, **{"features": "pixels", "seed": 0, "fast": True, "device": "cpu", **changes})
+
+    return run
+
+
+def test_everything_is_there_and_the_next_commands_are_said(small_demo, tmp_path, capsys):
+    small_demo(tmp_path / "demo")
+    printed = capsys.readouterr().out
+    for path in ("tokenizer-report/report.html", "lam-report/report.html", "tokenizer/config.json", "lam/config.json"):
+        assert (tmp_path / "demo" / path).is_file()
+    assert "lattok train image-lam DATASET" in printed
+    annotated = lattok.open_dataset(tmp_path / "demo/dataset")
+    columns = annotated.columns(1, ["latent.codes", "latent.valid", "tokens.codes", "tokens.valid"])
+    assert columns["latent.codes"].shape == (25, 4)
+    assert columns["tokens.codes"].shape == (25, 8)
+    assert columns["latent.valid"].sum() == 23  # 0.2 s are 2 frames at 10 fps
+    assert columns["tokens.valid"].all()
+
+
+def test_stopped_half_way_it_goes_on_to_the_same_models(small_demo, tmp_path, monkeypatch):
+    small_demo(tmp_path / "whole")
+    real = demo.judge
+
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "judge", stop)
+    with pytest.raises(KeyboardInterrupt):
+        small_demo(tmp_path / "parts")
+    monkeypatch.setattr(demo, "judge", real)
+    small_demo(tmp_path / "parts")
+    for name in ("tokenizer", "lam"):
+        first, second = (lattok.load(tmp_path / out / name).describe() for out in ("whole", "parts"))
+        assert first["weights_sha256"] == second["weights_sha256"]
+
+
+def test_a_folder_of_something_else_is_refused(small_demo, tmp_path):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo/thesis.tex").write_text("years of work")
+    with pytest.raises(LattokError, match="`out`: expected a new or empty folder, or one of this demo"):
+        small_demo(tmp_path / "demo")
+    small_demo(tmp_path / "other")
+    with pytest.raises(LattokError, match="`out`: expected a folder of a demo with .*'seed': 1"):
+        small_demo(tmp_path / "other", seed=1)
