@@ -82,6 +82,7 @@ class ImageLAMRecipe(Recipe):
                 "revive_below": 0.03,
                 "conditioning": "add",
                 "predict_change": True,
+                "commitment_weight": 0.02,  # a moving-average codebook follows the latents by itself
             },
             "shared": {"quantizer": "vq", "decorrelation_weight": 0.1},
         }
