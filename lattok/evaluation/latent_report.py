@@ -212,10 +212,10 @@ def _headline(figures: dict[str, float]) -> str:
     parts = []
     if "r2_from_codes/codes" in figures:
         own, control = figures["r2_from_codes/codes"], figures["r2_from_codes/residual_kmeans"]
-        parts.append(f"codes predict held-out actions with R² {own:.2f} (untaught codes at equal bits {control:.2f})")
+        parts.append(f"codes predict held-out actions with R² {own:.2f} (k-means codes at equal bits {control:.2f})")
     entropy, ceiling = figures["joint_entropy_bits/model"], figures["joint_entropy_bits/ceiling"]
     control = figures["joint_entropy_bits/residual_kmeans"]
-    parts.append(f"joint code entropy {entropy:.1f} of {ceiling:.1f} bits (untaught codes {control:.1f})")
+    parts.append(f"joint code entropy {entropy:.1f} of {ceiling:.1f} bits (k-means codes {control:.1f})")
     if (ratio := figures.get("prediction_ratio/true_to_without_latents")) is not None:
         parts.append(f"prediction loss {ratio:.2f} × a decoder trained without latents")
     elif (ratio := figures.get("prediction_ratio/true_to_copy")) is not None:
