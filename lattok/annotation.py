@@ -11,12 +11,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 import lattok
 from lattok import checks
@@ -34,65 +33,16 @@ from lattok.data.extend import (
 )
 from lattok.data.schema import vector_key
 from lattok.data.staging import Staging
+from lattok.data.windows import check_stride
 from lattok.files import read_json, write_json
-from lattok.types import LatentActions
+from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 
 UNIT_FRAMES = 4096
 BATCH = 1024  # action chunks per call of a tokenizer
 _PREFIX = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 
 
-class ActionLabeller(Protocol):
-    """An action tokenizer that can label: frame t gets the latent action of the chunk that starts at t."""
-
-    horizon: int
-    action_dim: int
-
-    @property
-    def label_source(self) -> str:
-        """The word "actions"."""
-        ...
-
-    def latent_actions(self, chunks: Tensor, valid: Tensor | None = None) -> LatentActions:
-        """Chunks [B, H, m] in physical units, valid [B, H], to B latent actions."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Identity for provenance: type, hashes of config and weights, id, revision; JSON values only."""
-        ...
-
-
-class VideoLabeller(Protocol):
-    """An image latent action model that can label: frame t gets the latent action of the pair (t, t + stride)."""
-
-    @property
-    def label_source(self) -> str:
-        """The word "video"."""
-        ...
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Cameras in the order of the V axis."""
-        ...
-
-    def stride_frames(self, fps: float) -> int:
-        """The model's stride in frames of a dataset."""
-        ...
-
-    def resize(self, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 [n, H, W, 3] to the model's size, uint8 [n, h, w, 3]."""
-        ...
-
-    def label_video(self, frames: np.ndarray, stride: int) -> LatentActions:
-        """Resized video uint8 [T, V, h, w, 3] to T latent actions of the pairs (t, min(t + stride, T - 1))."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """Identity for provenance: type, hashes of config and weights, id, revision; JSON values only."""
-        ...
-
-
-Models = Mapping[str, ActionLabeller | VideoLabeller]
+Models = Mapping[str, ActionTokenizer | VideoLabeller]
 
 
 class Options(NamedTuple):
@@ -159,7 +109,7 @@ def label_unit(dataset: LeRobotV3, models: Models, unit: Unit, options: Options)
     labels: Labels = {}
     for prefix, model in models.items():
         if model.label_source == "actions":
-            parts, valid = _from_actions(dataset, cast(ActionLabeller, model), unit, options)
+            parts, valid = _from_actions(dataset, cast(ActionTokenizer, model), unit, options)
         else:
             parts, valid = _from_video(dataset, cast(VideoLabeller, model), unit, options)
         labels |= {f"{prefix}.{name}": values for name, values in parts.items()}
@@ -180,7 +130,9 @@ def _identities(models: Models) -> dict[str, Any]:
     return {prefix: model.describe() for prefix, model in models.items()}
 
 
-def _from_actions(dataset: LeRobotV3, model: ActionLabeller, unit: Unit, options: Options) -> tuple[Labels, np.ndarray]:
+def _from_actions(
+    dataset: LeRobotV3, model: ActionTokenizer, unit: Unit, options: Options
+) -> tuple[Labels, np.ndarray]:
     windows = ActionWindows(dataset, model.horizon, options.action_key, unit.episodes)
     # windows come by episode index, rows in the file's order
     order = np.concatenate([np.flatnonzero(windows.episode_of == index) for index in unit.episodes])
@@ -298,12 +250,15 @@ def _check_models(dataset: LeRobotV3, models: Models, options: Options) -> None:
         if any(other.startswith(prefix + ".") for other in models):
             checks.fail("models", "prefixes that do not contain each other", ", ".join(models))
         if model.label_source == "actions":
-            _check_actions(dataset, cast(ActionLabeller, model), options)
+            _check_actions(dataset, cast(ActionTokenizer, model), options)
         else:
-            _cameras(dataset, cast(VideoLabeller, model), options)
+            video = cast(VideoLabeller, model)
+            _cameras(dataset, video, options)
+            lengths = np.array([episode.length for episode in dataset.episodes], dtype=np.int64)
+            check_stride(video.stride_frames(dataset.fps), lengths, dataset.fps)
 
 
-def _check_actions(dataset: LeRobotV3, model: ActionLabeller, options: Options) -> None:
+def _check_actions(dataset: LeRobotV3, model: ActionTokenizer, options: Options) -> None:
     feature = vector_key(dataset, "action_key", options.action_key)
     if feature.shape[0] != model.action_dim:
         raise LattokError(

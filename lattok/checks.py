@@ -24,6 +24,13 @@ def positive(**values: float) -> None:
             fail(name, "a number greater than 0", repr(value))
 
 
+def counts(**values: int) -> None:
+    """Every value must be a whole number of at least 1."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            fail(name, "a whole number of at least 1", repr(value))
+
+
 def at_least_zero(**values: float) -> None:
     """Every value must be a finite number, zero or greater."""
     for name, value in values.items():

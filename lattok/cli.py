@@ -8,17 +8,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 import lattok
-from lattok.checks import LattokError, fail
+from lattok.checks import LattokError, known_keys
 
 app = SubcommandApp()
 train_app = SubcommandApp()
+WINDOWS = ("action_key", "state_key", "cameras", "episodes", "stride", "horizon")
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
 Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
@@ -49,11 +50,19 @@ class Reading:
     """JSON file with options; flags win over it."""
 
     def given(self) -> dict[str, Any]:
-        """Options from the config file, overlaid by the flags that were given."""
-        from lattok.recipes.common import read_options
-
+        """Flags that were given."""
         flags = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "config"}
-        return {**read_options(self.config), **{name: value for name, value in flags.items() if value is not None}}
+        return {name: value for name, value in flags.items() if value is not None}
+
+    def options(self, uses: tuple[str, ...]) -> dict[str, Any]:
+        """What a verb that only reads was given, by file and flags, checked; a note for what it has no use for."""
+        from lattok.recipes.common import read_options, typed
+
+        hints = get_type_hints(Reading)
+        merged = {**read_options(self.config)[0], **self.given()}
+        known_keys("config", merged, sorted(hints.keys() - {"config"}))
+        _note_unused(set(self.given()) - set(uses))
+        return {name: typed(name, value, hints[name]) for name, value in merged.items()}
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:
     """
     from lattok.recipes.verbs import inspect_verb
 
-    inspect_verb(dataset, reading.given())
+    inspect_verb(dataset, reading.options(WINDOWS))
 
 
 @train_app.command(name="action-vq")
@@ -159,7 +168,7 @@ def evaluate(
     """
     from lattok.recipes.verbs import evaluate_verb
 
-    evaluate_verb(model, dataset, out, controls, seed, revision, reading.given())
+    evaluate_verb(model, dataset, out, controls, seed, revision, reading.options((*WINDOWS, "device")))
 
 
 @app.command(name="annotate")
@@ -187,7 +196,7 @@ def annotate(
     """
     from lattok.recipes.verbs import annotate_verb
 
-    annotate_verb(dataset, model, out, prefix, revision, embedding, quantized, reading.given())
+    annotate_verb(dataset, model, out, prefix, revision, embedding, quantized, reading.options((*WINDOWS, "device")))
 
 
 @app.command(name="push")
@@ -210,23 +219,32 @@ def push(
 
 def _train(recipe_class: Any, dataset: str, training: Training, reading: Reading) -> None:
     from lattok.recipes import train
-    from lattok.recipes.common import parse_settings
+    from lattok.recipes.common import parse_settings, read_options
 
-    options = {**reading.given(), **parse_settings(training.set)}
+    flags = reading.given()
     for name in ("steps", "seed", "features"):
         if getattr(training, name) is not None:
-            options[name] = getattr(training, name)
-    unused = {"action-vq": ("cameras", "stride", "features", "state_key"), "image-lam": ("horizon",)}[recipe_class.kind]
-    for name in unused:
-        if name in options and name not in recipe_class.option_types():
-            fail(name, f"nothing: {recipe_class.kind} has no such option", repr(options[name]))
+            flags[name] = getattr(training, name)
+    unused = set(flags) & ({"state_key"} | {n for n in flags if n not in recipe_class.option_types()})
+    unused |= {"cameras"} & set(flags) if recipe_class.kind == "action-vq" else set()
+    _note_unused(unused)
+    stored, preset = read_options(reading.config)
+    used = {name: value for name, value in flags.items() if name not in unused}
+    options = {**stored, **used, **parse_settings(training.set)}
+    preset = training.preset or preset
     if training.resume:
-        recipe = recipe_class.resumed(dataset, training.out, options)
+        recipe = recipe_class.resumed(dataset, training.out, preset, options)
     else:
-        recipe = recipe_class.from_preset(dataset, training.out, training.preset, **options)
+        recipe = recipe_class.from_preset(dataset, training.out, preset, **options)
     words = ["lattok", "train", recipe_class.kind, str(dataset), "--out", training.out, "--resume"]
     train(recipe, training.resume, resume_command=shlex.join(words))
     print(f"Saved in {training.out}. Judge it: {shlex.join(['lattok', 'evaluate', training.out, str(dataset)])}")
+
+
+def _note_unused(names: set[str]) -> None:
+    """Every verb takes the same flags, so that scripts can share them; one without effect is mentioned."""
+    for name in sorted(names):
+        print(f"note: --{name.replace('_', '-')} has no effect here", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -243,11 +261,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lattok: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"\nlattok: {stop or 'interrupted'}", file=sys.stderr)
+        print(f"\nlattok: {str(stop) or 'interrupted; run the same command again'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stdout = None  # the reader left; nothing to say to it
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"lattok: {where}{error.strerror or error}. Free space or choose another --out.", file=sys.stderr)
+        return 2
     return 0
 
 

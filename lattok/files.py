@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,20 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system refuses this too
+            temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and write into it, before hours of work go there. Raises `LattokError` with the reason."""
+    try:
+        with whole_file(folder / ".writable") as probe:
+            probe.write_bytes(b"0" * 4096)
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise LattokError(f"cannot write into {folder}: {error.strerror}. Choose another --out.") from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,32 +19,36 @@ from typing import Any, ClassVar
 import safetensors
 import safetensors.torch
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from typing_extensions import Self
 
 import lattok
 from lattok import checks, files
 
-CONFIG, WEIGHTS, CARD, EVALUATION = "config.json", "model.safetensors", "README.md", "evaluation.json"
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+EVALUATION, TRAINING = "evaluation.json", "training.json"
 
 
 def resolve(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Path:
     """Local folder as it is; anything else is a Hub id, downloaded at `revision`."""
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path
     text = str(name_or_path)
     if path.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
         checks.fail("model", "a folder with config.json, or a Hub id like org/name", f"{text!r}, which is neither")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        wanted = [CONFIG, WEIGHTS, CARD, EVALUATION]
+        wanted = [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING]
         return Path(snapshot_download(text, revision=revision, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        checks.fail("model", f"a folder or a Hub repository; {text!r} could not be fetched", reason)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        checks.fail("model", f"a folder or a Hub repository; {text!r} could not be fetched", _first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -52,11 +56,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         checks.fail("model", f"a folder with {CONFIG}", f"{folder} without it")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        checks.fail(str(path), "JSON", f"unreadable text ({error})")
-    if not isinstance(config, dict) or not isinstance(config.get("type"), str):
+    config = files.read_json(path)
+    if not isinstance(config.get("type"), str):
         checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
     written = str(config.get("lattok_version", "0"))
     if _release(written) > _release(lattok.__version__):
@@ -82,30 +83,46 @@ class HubModel(nn.Module):
     config_class: ClassVar[Any]
     config: Any
     evaluation: dict[str, Any] | None = None  # summary of the last evaluation, printed on the model card
+    trained_on: dict[str, Any] | None = None  # dataset, episodes and loop, so that nobody is tested on training data
     source: str | None = None  # Hub id or folder name it was loaded from
     revision: str | None = None
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write config.json, model.safetensors and the model card into `folder`; each file atomically."""
+    def save_pretrained(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
+        """Write config.json, model.safetensors and the model card into `folder`; each file atomically.
+
+        `name` is what the card calls the model; the folder's name by default.
+        """
         folder = Path(folder)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.saved_tensors().items()}
         with files.whole_file(folder / WEIGHTS) as path:
-            safetensors.torch.save_file(tensors, path)
-        self.save_card(folder)
+            path.write_bytes(safetensors.torch.save(tensors))  # its own writer makes private files
+        self.save_card(folder, name)
+        if self.trained_on is not None:
+            files.write_json(folder / TRAINING, self.trained_on)
         header = {"type": self.type, "lattok_version": lattok.__version__}
         files.write_json(folder / CONFIG, {**header, **asdict(self.config)})
         return folder
 
-    def save_card(self, folder: Path) -> None:
+    def save_card(self, folder: Path, name: str | None = None) -> None:
         """Write README.md, and evaluation.json where the model was evaluated."""
         if self.evaluation is not None:
             files.write_json(folder / EVALUATION, self.evaluation)
-        files.write_text(folder / CARD, model_card(self, folder.name))
+        else:
+            (folder / EVALUATION).unlink(missing_ok=True)  # another model's figures
+        files.write_text(folder / CARD, model_card(self, name or folder.name))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], revision: str | None = None) -> Self:
         """Load from a folder or a Hub id, in evaluation mode. Raises `LattokError` on anything that does not fit."""
         folder = resolve(name_or_path, revision)
+        model = cls.from_folder(folder)
+        if folder != Path(name_or_path).expanduser():  # downloaded: the snapshot's folder is the commit
+            model.source, model.revision = str(name_or_path), folder.name
+        return model
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Self:
+        """Load from a local folder."""
         raw = read_config(folder)
         if raw["type"] != cls.type:
             checks.fail(
@@ -113,11 +130,10 @@ class HubModel(nn.Module):
             )
         model = cls(parse_config(cls.config_class, raw, folder / CONFIG))
         model.load_tensors(_read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
-        if (folder / EVALUATION).is_file():
-            model.evaluation = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-        model.source, model.revision = (
-            (folder.name, None) if Path(name_or_path).is_dir() else (str(name_or_path), revision or folder.name)
+        model.evaluation, model.trained_on = (
+            files.read_json(folder / name) if (folder / name).is_file() else None for name in (EVALUATION, TRAINING)
         )
+        model.source = folder.name
         model.after_load()
         return model.eval()
 
@@ -129,11 +145,14 @@ class HubModel(nn.Module):
         from huggingface_hub import HfApi
 
         api = HfApi(token=token)
-        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = self.save_pretrained(Path(scratch) / repo_id.split("/")[-1])
-            message = f"lattok {lattok.__version__}: {self.type}"
-            return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
+        message = f"lattok {lattok.__version__}: {self.type}"
+        try:
+            repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = self.save_pretrained(Path(scratch), name=repo)
+                return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            checks.fail("repo_id", f"a repository that can be written; {repo_id!r} failed", _first_line(error))
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Tensors that belong into the artefact, sharing memory with the model."""
@@ -204,7 +223,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 def model_card(model: HubModel, name: str) -> str:
     """Model card: what it is, how to load it, and the last evaluation as a table."""
-    name = model.source if model.source and "/" in model.source else name
     lines = [
         "---",
         "library_name: lattok",

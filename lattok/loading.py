@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from lattok import checks, hub
@@ -21,4 +22,7 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None) -> A
     folder = hub.resolve(name_or_path, revision)
     kind = hub.read_config(folder)["type"]
     checks.one_of(f"type in {folder / hub.CONFIG}", kind, sorted(CLASSES))
-    return CLASSES[kind].from_pretrained(name_or_path, revision)
+    model = CLASSES[kind].from_folder(folder)
+    if folder != Path(name_or_path).expanduser():  # downloaded: the snapshot's folder is the commit
+        model.source, model.revision = str(name_or_path), folder.name
+    return model

@@ -37,14 +37,14 @@ class QuantizerConfig:
     revive_below: float = 0.03  # a code is dead below this share of the mean use; 0 switches revival off
 
     def __post_init__(self) -> None:
-        checks.positive(dim=self.dim, size=self.size, levels=self.levels)
+        checks.counts(dim=self.dim, size=self.size, levels=self.levels)
         checks.at_least_zero(continuous_steps=self.continuous_steps, revive_below=self.revive_below)
         checks.one_of("update", self.update, ("ema", "gradient"))
         checks.one_of("start", self.start, ("kmeans", "normal"))
         if not 0 <= self.decay < 1:
             checks.fail("decay", "a number in [0, 1)", self.decay)
-        if self.levels > 1 and (self.update != "ema" or self.start != "kmeans"):
-            checks.fail("levels", "1 unless update is 'ema' and start is 'kmeans'", self.levels)
+        if self.levels > 1 and self.update != "ema":
+            checks.fail("levels", "1 unless update is 'ema'", self.levels)
 
 
 class CodeStatistics(NamedTuple):
@@ -123,17 +123,26 @@ def _sum_over_processes(*tensors: Tensor) -> None:
 
 
 def _gather_over_processes(rows: Tensor) -> Tensor:
+    """Rows [n, d] of all processes, joined; n may differ between them."""
     if not (dist.is_available() and dist.is_initialized()):
         return rows
-    parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
+    counts = [torch.zeros((), dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor(len(rows), device=rows.device))
+    longest = int(torch.stack(counts).max())
+    parts = [rows.new_empty(longest, rows.shape[1]) for _ in counts]
+    dist.all_gather(parts, F.pad(rows, (0, 0, 0, longest - len(rows))).contiguous())
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
 def _from_first_process(tensor: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.broadcast(tensor, 0)
     return tensor
+
+
+def _flat(vectors: Tensor, valid: Tensor | None) -> Tensor:
+    """[..., d] to [n, d], only where `valid` [...] holds."""
+    return vectors.reshape(-1, vectors.shape[-1]) if valid is None else vectors[valid]
 
 
 class Codebook(nn.Module):
@@ -226,14 +235,22 @@ class VectorQuantizer(nn.Module):
         """The codebook of each level, [K, d]."""
         return [book.vectors for book in self.books]
 
-    def forward(self, latents: Tensor, update: bool = True) -> Quantized:
-        """Latents [..., d] to `Quantized`. `update=False` leaves codebooks and counters alone also in training."""
+    def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
+        """Latents [..., d] to `Quantized`, always in float32: rounding to bfloat16 changes codes.
+
+        `update=False` leaves codebooks and counters alone also in training; only latents where `valid` [...] holds
+        count in statistics. The rows returned are those from before the update.
+        """
         checks.size("latents", "channels", latents.shape[-1], self.config.dim)
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._forward(latents.float(), update, valid)
+
+    def _forward(self, latents: Tensor, update: bool, valid: Tensor | None) -> Quantized:
         learning, continuous = self.training and update, self.training and self.continuous
         if learning:
-            self._start(latents.detach())
+            self._start(_flat(latents.detach(), valid))
             self.steps += 1
-        codes, rows = self._assign(latents, learning and not continuous)
+        codes, rows = self._assign(latents, learning and not continuous, valid)
         if continuous:
             return Quantized(latents, codes, {"commitment": latents.new_zeros(())})
         if learning:
@@ -249,18 +266,18 @@ class VectorQuantizer(nn.Module):
             return F.embedding(codes, self.codebook_vectors[0])
         return sum(F.embedding(codes[..., i], book) for i, book in enumerate(self.codebook_vectors))  # pyright: ignore
 
-    def usage(self) -> CodeStatistics | None:
+    def pop_usage(self) -> CodeStatistics | None:
         """Statistics of the codes that training gave since the last call; None before the codebook has started."""
         recent, self.recent = self.recent, self.recent[:0]
         return None if self.continuous or not len(recent) else code_statistics(recent, self.config.size)
 
-    def _assign(self, latents: Tensor, update: bool) -> tuple[Tensor, Tensor]:
+    def _assign(self, latents: Tensor, update: bool, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         codes, left = [], latents.detach()
         for book in self.books:
             code = nearest(left, book.vectors)
             rows = F.embedding(code, book.vectors)
             if update:
-                book.update(left.reshape(-1, self.config.dim), code.reshape(-1))
+                book.update(_flat(left, valid), code.reshape(-1) if valid is None else code[valid])
             codes.append(code)
             left = left - rows.detach()
         if self.config.levels == 1:
@@ -268,12 +285,11 @@ class VectorQuantizer(nn.Module):
         return torch.stack(codes, -1), latents.detach() - left
 
     @torch.no_grad()
-    def _start(self, latents: Tensor) -> None:
-        """Collect latents during the continuous steps; at their end start each level from what the last one left."""
+    def _start(self, flat: Tensor) -> None:
+        """Collect latents [n, d] during the continuous steps; then start each level from what the last one left."""
         steps, last = int(self.steps), self.config.continuous_steps
         if self.config.start != "kmeans" or steps > last:
             return
-        flat = latents.reshape(-1, self.config.dim)
         room = 16 * self.config.size
         self.reservoir = torch.cat([self.reservoir.to(flat), flat])[-max(room, len(flat)) :]
         if steps == last:

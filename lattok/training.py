@@ -6,13 +6,12 @@ that was interrupted and resumed equals one that was not, without any generator 
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 import math
+import shutil
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from lattok import checks, files
 from lattok.quantize import VectorQuantizer
+from lattok.runlog import METRICS, RunLog
 
-RUN, CHECKPOINT, METRICS, RECIPE = "run", "checkpoint.pt", "metrics.jsonl", "recipe.json"
+RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
+
+__all__ = ["CHECKPOINT", "METRICS", "RECIPE", "RUN", "Interrupted", "LoopOptions", "SeededBatches", "fit"]
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,19 @@ class LoopOptions:
     clip_norm: float = 1.0
     seed: int = 0
     device: str = "auto"  # "auto", "cpu", "cuda", "mps"
-    precision: str = "no"  # mixed precision: "no", "bf16", "fp16"
+    precision: str = "no"  # or "bf16": mixed precision
     log_every: int = 50
     save_every: int = 1000
 
     def __post_init__(self) -> None:
-        checks.positive(steps=self.steps, batch_size=self.batch_size, lr=self.lr, clip_norm=self.clip_norm)
-        checks.positive(log_every=self.log_every, save_every=self.save_every)
+        checks.counts(steps=self.steps, batch_size=self.batch_size)
+        checks.counts(log_every=self.log_every, save_every=self.save_every)
+        checks.positive(lr=self.lr, clip_norm=self.clip_norm)
         checks.at_least_zero(weight_decay=self.weight_decay, seed=self.seed)
         checks.one_of("schedule", self.schedule, ("constant", "one_cycle"))
         checks.one_of("optimizer", self.optimizer, ("adam", "adamw"))
         checks.one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
-        checks.one_of("precision", self.precision, ("no", "bf16", "fp16"))
+        checks.one_of("precision", self.precision, ("no", "bf16"))
 
 
 class Interrupted(KeyboardInterrupt):
@@ -64,7 +69,7 @@ class SeededBatches:
     """Indices of step t: consecutive slices of one shuffled pass after another. A function of (seed, t) alone."""
 
     def __init__(self, size: int, batch_size: int, seed: int):
-        checks.positive(size=size, batch_size=batch_size)
+        checks.counts(size=size, batch_size=batch_size)
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self._passes: dict[int, Tensor] = {}
 
@@ -114,51 +119,37 @@ def fit(
     """Train `model` in place and return the last logged values.
 
     `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors;
-    `model(batch)` gives loss terms. State goes to `out/run/`. Raises `LattokError` when `out` holds another run or the
-    loss stops being finite, `Interrupted` after Ctrl-C.
+    `model(batch)` gives loss terms. State goes to `out/run/`; `resume` goes on from its checkpoint, or from the start
+    where there is none yet. Raises `LattokError` when the loss stops being finite, `Interrupted` after Ctrl-C.
     """
-    from accelerate import Accelerator
-    from accelerate.utils import send_to_device
-
-    accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=options.precision)
-    if options.device not in ("auto", accelerator.device.type):
-        checks.fail("device", f"a device this machine has ({accelerator.device.type})", options.device)
+    accelerator = _accelerator(options)
     rank, world = accelerator.process_index, accelerator.num_processes
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = kind(trained, lr=options.lr, weight_decay=options.weight_decay)
     wrapped, optimizer = accelerator.prepare(model.train(), optimizer)
-    first = _restore(model, optimizer, out, options.steps) if resume else 0
-    log = RunLog(out, first, options.steps) if accelerator.is_main_process else None
+    first = _restore(model, optimizer, out, options.steps) if resume and (out / RUN / CHECKPOINT).is_file() else 0
+    log = RunLog(out / RUN, out.name, first, options.steps) if accelerator.is_main_process else None
     last: dict[str, float] = {}
-    with _interruptible() as interrupted:
+    with _interruptible() as interrupted, torch.random.fork_rng():
         for step in range(first, options.steps):
             torch.manual_seed(mix(options.seed, rank, step))
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(options, step)
-            with accelerator.autocast():
-                terms = wrapped(send_to_device(batches(step, rank, world), accelerator.device))
-                loss = sum(
-                    (loss_weights[name] * term for name, term in terms.items()), torch.zeros(()).to(accelerator.device)
-                )
-            _check_finite(loss, terms, step, out)
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(trained, options.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            batch = send_to_device(batches(step, rank, world), accelerator.device)
+            values = _step(accelerator, wrapped, optimizer, batch, loss_weights, learning_rate(options, step), options)
+            _check_finite(values, step, out)
             done = step + 1
             if done % options.log_every == 0 or done == options.steps:
-                values = {"loss": loss, **{f"loss/{name}": term for name, term in terms.items()}, "grad_norm": norm}
-                reduced = accelerator.reduce({k: v.detach().float() for k, v in values.items()}, "mean")
-                last = {**{k: float(v) for k, v in reduced.items()}, "lr": learning_rate(options, step)}  # type: ignore
+                reduced: Any = accelerator.reduce(values, "mean")
+                last = {**{name: float(value) for name, value in reduced.items()}, "lr": learning_rate(options, step)}
                 report = codebook_report(model)
                 if log:
                     log.write(done, {**last, **report.values}, report.warnings)
             elif log:
                 log.tick(done)
-            if (done % options.save_every == 0 or done == options.steps or interrupted()) and log:
+            stop = _anywhere(interrupted(), accelerator)
+            if (done % options.save_every == 0 or done == options.steps or stop) and log:
                 _save(model, optimizer, out, done)
-            if interrupted():
+            if stop:
                 if log:
                     log.close()
                 raise Interrupted(f"Saved at step {done} of {options.steps} in {out}. Continue with: {resume_command}")
@@ -166,6 +157,52 @@ def fit(
         log.close()
     model.eval()
     return last
+
+
+def _accelerator(options: LoopOptions) -> Accelerator:
+    """A fresh accelerator; the state of an earlier one in this process would keep its device and precision."""
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)
+    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
+    accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=options.precision, kwargs_handlers=handlers)
+    if options.device not in ("auto", accelerator.device.type):
+        checks.fail("device", f"a device this machine has ({accelerator.device.type})", options.device)
+    if options.batch_size % accelerator.num_processes:
+        checks.fail("batch_size", f"a multiple of the {accelerator.num_processes} processes", options.batch_size)
+    return accelerator
+
+
+def _step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: Any,
+    batch: Any,
+    loss_weights: Mapping[str, float],
+    rate: float,
+    options: LoopOptions,
+) -> dict[str, Tensor]:
+    """One optimiser step; the loss, its terms and the gradient norm, detached."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    with accelerator.autocast():
+        terms = model(batch)
+        loss = torch.stack([loss_weights[name] * term for name, term in terms.items()]).sum()
+    accelerator.backward(loss)
+    norm = accelerator.clip_grad_norm_(
+        [p for group in optimizer.param_groups for p in group["params"]], options.clip_norm
+    )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    values = {"loss": loss, **{f"loss/{name}": term for name, term in terms.items()}, "grad_norm": norm}
+    return {name: torch.as_tensor(value).detach().float() for name, value in values.items()}
+
+
+def _anywhere(flag: bool, accelerator: Accelerator) -> bool:
+    """Whether any process says so: all stop at the same step."""
+    if accelerator.num_processes == 1:
+        return flag
+    asked: Any = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum")
+    return bool(asked > 0)
 
 
 @dataclass
@@ -186,7 +223,7 @@ def codebook_report(model: nn.Module) -> CodebookReport:
     for name, module in model.named_modules():
         if not isinstance(module, VectorQuantizer):
             continue
-        stats = module.usage()
+        stats = module.pop_usage()
         if stats is None:
             continue
         size, used, perplexity = module.config.size, min(stats.used), min(stats.perplexity)
@@ -207,51 +244,6 @@ def codebook_report(model: nn.Module) -> CodebookReport:
     return report
 
 
-class RunLog:
-    """metrics.jsonl, TensorBoard, and a progress bar with the time left (plain lines where there is no terminal)."""
-
-    def __init__(self, out: Path, first: int, steps: int):
-        from torch.utils.tensorboard import SummaryWriter
-
-        folder = out / RUN
-        folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / METRICS
-        kept = self._path.read_text().splitlines() if first and self._path.exists() else []
-        files.write_text(self._path, "".join(f"{line}\n" for line in kept if json.loads(line)["step"] <= first))
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1 if first else None)
-        self._bar = tqdm(
-            total=steps, initial=first, desc=out.name, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
-        )
-        self._first, self._steps, self._begun, self._warned = first, steps, time.monotonic(), set[str]()
-
-    def tick(self, done: int) -> None:
-        """One step more."""
-        self._bar.update(done - self._bar.n)
-
-    def write(self, done: int, values: Mapping[str, float], warnings: list[str]) -> None:
-        """Log the values of step `done`; each codebook's warning is shown when it begins and when it changes kind."""
-        entry = {"step": done, **values, **({"warnings": warnings} if warnings else {})}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(files.finite(entry)) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, done)
-        kinds = {text.split(":")[0]: text for text in warnings}
-        for kind in kinds.keys() - self._warned:
-            tqdm.write(f"step {done}: {kinds[kind]}", file=sys.stderr)
-        self._warned = set(kinds)
-        self._bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
-        self.tick(done)
-        if self._bar.disable and (done % max(1, self._steps // 10) < 1 or done == self._steps):
-            rate = (time.monotonic() - self._begun) / max(1, done - self._first)
-            left = rate * (self._steps - done)
-            print(f"step {done}/{self._steps}  loss {values['loss']:.4f}  {left:.0f} s left", file=sys.stderr)
-
-    def close(self) -> None:
-        """Flush everything."""
-        self._bar.close()
-        self._board.close()
-
-
 def _state(model: nn.Module) -> dict[str, Tensor]:
     """What training changes: trained parameters and all buffers, also those that an artefact leaves out."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -261,13 +253,15 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 def _save(model: nn.Module, optimizer: Any, out: Path, step: int) -> None:
     state = {"step": step, "model": _state(model), "optimizer": optimizer.state_dict()}
     with files.whole_file(out / RUN / CHECKPOINT) as path:
-        torch.save(state, path)
+        try:
+            torch.save(state, path)
+        except RuntimeError as error:  # torch's archive writer hides the system's reason
+            room = shutil.disk_usage(path.parent).free
+            raise OSError(errno.ENOSPC, f"checkpoint not written, {room} bytes free", str(path)) from error
 
 
 def _restore(model: nn.Module, optimizer: Any, out: Path, steps: int) -> int:
     path = out / RUN / CHECKPOINT
-    if not path.is_file():
-        checks.fail("resume", f"a checkpoint at {path}", "none", "Leave --resume out to start anew.")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file; the user needs one line
@@ -280,6 +274,8 @@ def _restore(model: nn.Module, optimizer: Any, out: Path, steps: int) -> int:
         for name, tensor in saved["model"].items():
             if current[name].shape == tensor.shape:
                 current[name].copy_(tensor)
+            elif name in dict(model.named_parameters()):
+                checks.fail(str(path), f"shape {list(current[name].shape)} for {name}", f"{list(tensor.shape)}")
             else:  # buffers that grow, such as remembered latents
                 owner, _, leaf = name.rpartition(".")
                 model.get_submodule(owner).register_buffer(leaf, tensor.to(current[name].device), persistent=False)
@@ -289,13 +285,12 @@ def _restore(model: nn.Module, optimizer: Any, out: Path, steps: int) -> int:
     return int(saved["step"])
 
 
-def _check_finite(loss: Tensor, terms: Mapping[str, Tensor], step: int, out: Path) -> None:
-    if bool(torch.isfinite(loss)):
+def _check_finite(values: Mapping[str, Tensor], step: int, out: Path) -> None:
+    if bool(torch.isfinite(values["loss"])):
         return
-    bad = [name for name, term in terms.items() if not bool(torch.isfinite(term))]
-    checks.fail(
-        "loss", "a finite number", f"{', '.join(bad) or 'the sum'} not finite at step {step + 1} in {out}", "Lower lr."
-    )
+    bad = [name for name, value in values.items() if name.startswith("loss/") and not bool(torch.isfinite(value))]
+    names = ", ".join(name.removeprefix("loss/") for name in bad) or "the sum"
+    checks.fail("loss", "a finite number", f"{names} not finite at step {step + 1} in {out}", "Lower lr.")
 
 
 @contextmanager

@@ -3,9 +3,11 @@ P codes per sample, d latent width, T frames of a video, V cameras."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 LossTerms = dict[str, Tensor]  # named 0-d tensors; the training loop weights and sums them
@@ -54,13 +56,55 @@ class LatentActions(NamedTuple):
     env: LatentActions | None = None
 
 
-class ActionTokenizer(Protocol):
-    """What every action tokenizer offers, whatever its family. Physical units outside."""
+def join(parts: Sequence[LatentActions]) -> LatentActions:
+    """Latent actions of several batches, one after the other."""
+    env = [part.env for part in parts if part.env is not None]
+    return LatentActions(
+        torch.cat([part.codes for part in parts]),
+        torch.cat([part.latents for part in parts]),
+        torch.cat([part.quantized for part in parts]),
+        join(env) if env else None,
+    )
 
-    horizon: int
-    action_dim: int
-    vocab_size: int
-    tokens_per_chunk: int
+
+class Labeller(Protocol):
+    """What annotation and evaluation need of every model."""
+
+    @property
+    def label_source(self) -> str:
+        """What is labelled: "actions" (an `ActionTokenizer`) or "video" (a `VideoLabeller`)."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Identity for provenance: type, hashes of config and weights, id, revision; JSON values only."""
+        ...
+
+
+class ActionTokenizer(Labeller, Protocol):
+    """What every action tokenizer offers, whatever its family. Physical units outside.
+
+    As a labeller: frame t gets the latent action of the chunk that starts at t.
+    """
+
+    @property
+    def horizon(self) -> int:
+        """Steps per chunk, H."""
+        ...
+
+    @property
+    def action_dim(self) -> int:
+        """Action dimensions m."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes K."""
+        ...
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """Codes per chunk, or their maximum."""
+        ...
 
     def encode(self, chunks: Tensor, valid: Tensor | None = None) -> Tensor:
         """Chunks [B, H, m] to codes int64 [B, P]."""
@@ -75,8 +119,21 @@ class ActionTokenizer(Protocol):
         ...
 
 
-class VideoLabeller(Protocol):
-    """What annotation needs of an image latent action model."""
+class VideoLabeller(Labeller, Protocol):
+    """An image latent action model that can label: frame t gets the latent action of the pair (t, t + stride)."""
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras in the order of the V axis."""
+        ...
+
+    def stride_frames(self, fps: float) -> int:
+        """The model's stride in frames of a dataset."""
+        ...
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        """Frames uint8 [n, H, W, 3] to the model's size, uint8 [n, h, w, 3]."""
+        ...
 
     def label_video(self, frames: np.ndarray, stride: int) -> LatentActions:
         """Video [T, V, H, W, 3] uint8 to T latent actions of the pairs (t, min(t + stride, T - 1))."""

@@ -305,10 +305,10 @@ def test_killed_at_random_moments(source, tmp_path, rng):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
-@pytest.mark.parametrize("function", ["fsync", "replace", "mkdir"])
-def test_no_space_or_permission_leaves_nothing(source, tmp_path, monkeypatch, code, function):
+@pytest.mark.parametrize(("owner", "function"), [(os, "fsync"), (os, "replace"), (Path, "mkdir")])
+def test_no_space_or_permission_leaves_nothing(source, tmp_path, monkeypatch, code, owner, function):
     before = tree(source.root)
-    real, calls = getattr(os, function), iter(range(10**6))
+    real, calls = getattr(owner, function), iter(range(10**6))
 
     def failing(*args, **kwargs):
         if next(calls) >= 3:
@@ -316,7 +316,7 @@ def test_no_space_or_permission_leaves_nothing(source, tmp_path, monkeypatch, co
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, function, failing)
+        patch.setattr(owner, function, failing)
         with pytest.raises(LattokError, match=rf"cannot write .*out: {os.strerror(code)}\. Nothing") as error:
             annotate(source, MODELS, tmp_path / "out")
     assert "\n" not in str(error.value)

@@ -79,18 +79,29 @@ def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
     [
         (["inspect", "nowhere/at/all"], "nowhere/at/all"),
         (["train", "action-vq", "DATASET", "--out", "OUT", "--horizon", "0"], "`horizon`: expected"),
-        (["train", "action-vq", "DATASET", "--out", "OUT", "--features", "pixels"], "`features`: expected nothing"),
         (["train", "action-vq", "DATASET", "--out", "OUT", "--preset", "huge"], "`preset`: expected one of"),
         (["train", "action-vq", "DATASET", "--out", "OUT", "--resume"], "`out`: expected a run to resume"),
         (["train", "image-lam", "DATASET", "--out", "OUT", "--stride", "0"], "`stride`: expected at least one frame"),
         (["train", "image-lam", "DATASET", "--out", "OUT", "--cameras", "top", "--features", "pixels"], "`cameras`"),
         (["train", "image-lam", "DATASET", "--out", "OUT", "--set", "colour=1"], "`options`: expected names among"),
+        (["train", "image-lam", "DATASET", "--out", "OUT", "--set", "interpolation=foo"], "`interpolation`"),
+        (
+            ["train", "action-vq", "DATASET", "--out", "/dev/null/x", "--preset", "quick"],
+            "cannot write into /dev/null/x",
+        ),
+        (["inspect", "DATASET", "--config", "CONFIG"], "`episodes`: expected a value of type"),
+        (
+            ["annotate", "DATASET", "--model", "OUT", "--out", "OUT2", "--episodes", "0:2"],
+            "`episodes`: expected nothing",
+        ),
         (["evaluate", "OUT", "DATASET"], "`model`: expected a folder with config.json"),
         (["annotate", "DATASET", "--model", "OUT", "--out", "OUT2"], "`model`: expected a folder with config.json"),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(words, text, dataset, tmp_path, capsys):
     places = {"DATASET": dataset, "OUT": str(tmp_path / "out"), "OUT2": str(tmp_path / "out2")}
+    places["CONFIG"] = str(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text('{"episodes": [1.5]}')
     assert main([places.get(word, word) for word in words]) == 2
     error = capsys.readouterr().err
     assert re.fullmatch(r"lattok: [^\n]*\n", error), error
@@ -103,6 +114,27 @@ def test_flags_that_contradict_the_model_are_refused(dataset, tmp_path, capsys):
     assert main(["train", "action-vq", dataset, "--out", tokenizer, "--steps", "2", "--horizon", "4", *QUICK]) == 0
     assert main(["evaluate", tokenizer, dataset, "--horizon", "8"]) == 2
     assert "`horizon`: expected 4, which the tokenizer was trained with, got 8" in capsys.readouterr().err
+
+
+def test_flags_without_effect_are_mentioned_not_refused(dataset, tmp_path, capsys):
+    words = ["train", "action-vq", dataset, "--out", str(tmp_path / "tok"), "--steps", "2", "--horizon", "4"]
+    assert main([*words, *QUICK, "--features", "pixels", "--cameras", "front", "--state-key", "reward"]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert notes == [f"note: --{flag} has no effect here" for flag in ("cameras", "features", "state-key")]
+
+
+def test_a_read_only_model_folder_still_gets_a_report(dataset, tmp_path, capsys, monkeypatch):
+    tokenizer = str(tmp_path / "tok")
+    assert main(["train", "action-vq", dataset, "--out", tokenizer, "--steps", "2", "--horizon", "4", *QUICK]) == 0
+
+    def read_only(self, folder, name=None):
+        raise OSError(30, "Read-only file system", str(folder))
+
+    monkeypatch.setattr(lattok.P2TActionVQ, "save_card", read_only)
+    assert main(["evaluate", tokenizer, dataset, "--out", str(tmp_path / "report")]) == 0
+    captured = capsys.readouterr()
+    assert "report.html" in captured.out
+    assert "the model card in" in captured.err
 
 
 def test_flags_win_over_the_config_file(dataset, tmp_path):

@@ -1,6 +1,7 @@
 """Artefacts: strict, whole, versioned; the Hub client is replaced by fakes, since there is no network in tests."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,11 +50,11 @@ def test_no_temporary_files_stay_and_a_failed_save_leaves_the_old_artefact(folde
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(before) == {"config.json", "model.safetensors", "README.md"}
 
-    def full_disk(tensors, path):
-        path.write_bytes(b"half")
+    def full_disk(path, content):
+        path.open("wb").close()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         P2TActionVQ(SMALL).save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
@@ -88,7 +89,7 @@ def test_all_problems_are_listed_at_once(folder):
         ({"lattok_version": "99.0.0"}, "a config written by lattok .* or older, got 99.0.0. Upgrade lattok"),
         ({"type": "unknown"}, "expected one of action-vq, image-lam, got 'unknown'"),
         ({"mystery": 1}, "expected names among .*, got mystery"),
-        ({"horizon": 0}, "`horizon`: expected a number greater than 0, got 0"),
+        ({"horizon": 0}, "`horizon`: expected a whole number of at least 1, got 0"),
     ],
 )
 def test_configs_that_do_not_fit(folder, changes, text):
@@ -112,7 +113,7 @@ def test_files_that_are_not_there_or_broken(folder, tmp_path):
     with pytest.raises(LattokError, match="expected a whole safetensors file"):
         lattok.load(folder)
     (folder / CONFIG).write_text("{")
-    with pytest.raises(LattokError, match="expected JSON"):
+    with pytest.raises(LattokError, match="config.json is not valid JSON"):
         lattok.load(folder)
 
 
@@ -121,12 +122,13 @@ def test_a_hub_id_is_downloaded_at_the_revision(folder, monkeypatch):
 
     def fake_download(repo_id, revision=None, **options):
         asked.update(repo_id=repo_id, revision=revision)
-        return str(folder)
+        commit = folder.rename(folder.with_name("0123abc"))  # a snapshot lies in a folder named by its commit
+        return str(commit)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fake_download)
     model = lattok.load("org/name", revision="v1")
     assert asked == {"repo_id": "org/name", "revision": "v1"}
-    assert (model.source, model.revision) == ("org/name", "v1")
+    assert (model.source, model.revision) == ("org/name", "0123abc")
 
 
 def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):

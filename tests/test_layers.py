@@ -20,7 +20,7 @@ ROOT = Path(lattok.__file__).parent
 # From the bottom to the top. A new module goes here, as low as it can.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"types", "checks", "files"}),
-    frozenset({"nn", "quantize", "normalize", "hub", "keymap", "training"}),
+    frozenset({"nn", "quantize", "normalize", "hub", "keymap", "runlog", "training"}),
     frozenset({"data", "action_vq", "image_lam", "backbones"}),
     frozenset({"evaluation", "annotation", "vla", "sim"}),
     frozenset({"recipes", "convert", "loading", "cli", "demo"}),
@@ -29,7 +29,7 @@ LEVELS: tuple[frozenset[str], ...] = (
 SIBLINGS = {
     "files": {"checks"},
     "quantize": {"nn"},
-    "training": {"quantize"},  # reports codebooks
+    "training": {"quantize", "runlog"},  # reports codebooks
     "image_lam": {"backbones"},
 }
 FRONT = {"__init__", "__main__"}  # may name everything, but see the tests at the end

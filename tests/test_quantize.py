@@ -85,8 +85,8 @@ def test_codebook_starts_from_data_and_uses_every_code():
     centres = torch.randn(16, 8) * 10
     data = centres[torch.randint(16, (512,))] + 0.01 * torch.randn(512, 8)
     quantizer = started(QuantizerConfig(dim=8, size=16), data)
-    assert quantizer.usage().used == [16]
-    assert quantizer.usage() is None
+    assert quantizer.pop_usage().used == [16]
+    assert quantizer.pop_usage() is None
     assert torch.cdist(centres, quantizer.codebook_vectors[0]).amin(1).max() < 0.05
 
 
@@ -98,7 +98,7 @@ def test_continuous_steps_pass_latents_through_then_start():
         out = quantizer(x)
         assert torch.equal(out.vectors, x)
         assert out.losses["commitment"] == 0
-        assert quantizer.usage() is None
+        assert quantizer.pop_usage() is None
     out = quantizer(x)
     assert not torch.equal(out.vectors, x)
     assert (out.vectors - x).square().mean() < 0.6 * x.square().mean()
@@ -160,7 +160,7 @@ def test_kmeans_beats_random_centres_and_handles_few_vectors():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"size": 0}, "`size`: expected a number greater than 0, got 0"),
+        ({"size": 0}, "`size`: expected a whole number of at least 1, got 0"),
         ({"decay": 1.0}, "`decay`"),
         ({"start": "magic"}, "`start`: expected one of kmeans, normal, got 'magic'"),
         ({"levels": 2, "update": "gradient"}, "`levels`"),

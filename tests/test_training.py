@@ -92,11 +92,51 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path, interrupt_at):
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
     run(tmp_path, steps=10)
     with (tmp_path / RUN / METRICS).open("a") as file:
-        file.write('{"step": 15, "loss": 1}\n')
+        file.write('{"step": 15, "loss": 1}\n{"step": 20, "lo')
     run(tmp_path, steps=20, resume=True)
     assert steps_of(tmp_path) == [5, 10, 15, 20]
     entry = json.loads((tmp_path / RUN / METRICS).read_text().splitlines()[2])
     assert {"loss", "loss/reconstruction", "loss/commitment", "grad_norm", "lr"} <= set(entry)
+
+
+def test_bfloat16_trains_and_codes_stay_exact(tmp_path):
+    model = run(tmp_path, precision="bf16")
+    latents = torch.randn(50, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model.quantizer(latents)
+    assert torch.equal(rounded.codes, model.quantizer(latents).codes)
+    assert rounded.vectors.dtype == torch.float32
+
+
+def test_the_callers_random_numbers_are_left_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run(tmp_path, model=Toy2())
+    assert torch.equal(torch.rand(3), expected)
+
+
+class Toy2(Toy):
+    """A toy that was built without touching the global generator."""
+
+    def __init__(self):
+        with torch.random.fork_rng():
+            super().__init__()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    run(tmp_path, steps=10, save_every=10)
+    before = (tmp_path / RUN / CHECKPOINT).read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 3035456 vs 3035348")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="checkpoint not written"):
+        run(tmp_path, steps=20, resume=True)
+    assert (tmp_path / RUN / CHECKPOINT).read_bytes() == before
+    assert not list((tmp_path / RUN).glob("*.tmp"))
 
 
 def test_tensorboard_is_written(tmp_path):
@@ -104,9 +144,11 @@ def test_tensorboard_is_written(tmp_path):
     assert list((tmp_path / RUN / "tensorboard").glob("events*"))
 
 
-def test_a_damaged_or_missing_checkpoint_is_one_line(tmp_path):
-    with pytest.raises(LattokError, match="`resume`: expected a checkpoint at"):
-        run(tmp_path, resume=True)
+def test_resuming_before_the_first_checkpoint_starts_anew(tmp_path):
+    assert_same(run(tmp_path / "whole"), run(tmp_path / "parts", resume=True))
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
     run(tmp_path)
     (tmp_path / RUN / CHECKPOINT).write_bytes(b"rubbish")
     with pytest.raises(LattokError, match="expected a whole checkpoint"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lattok import checks
+from lattok.normalize import KINDS
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,14 @@ class ActionVQConfig:
     action_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        checks.positive(action_dim=self.action_dim, horizon=self.horizon, dim=self.dim, hidden=self.hidden)
-        checks.positive(codebook_size=self.codebook_size, depth=self.depth, heads=self.heads)
+        checks.counts(action_dim=self.action_dim, horizon=self.horizon, dim=self.dim, hidden=self.hidden)
+        checks.counts(
+            depth=self.depth, heads=self.heads, **{f"dilations[{i}]": r for i, r in enumerate(self.dilations)}
+        )
+        checks.counts(codebook_size=self.codebook_size)
+        if self.codebook_size < 2:
+            checks.fail("codebook_size", "at least 2", self.codebook_size)
+        checks.one_of("normalize", self.normalize, KINDS)
         checks.at_least_zero(mask_weight=self.mask_weight, commitment_weight=self.commitment_weight)
         checks.one_of("decoder", self.decoder, ("step", "context"))
         checks.one_of("mask_reduction", self.mask_reduction, ("mean", "sum"))

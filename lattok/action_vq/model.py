@@ -27,6 +27,8 @@ class Spectrum(nn.Module):
     """Discrete Fourier transform over the steps: [B, H, m] to [B, H, 2m], real parts then imaginary parts."""
 
     def forward(self, actions: Tensor) -> Tensor:
+        if not len(actions):  # some builds of the transform refuse empty batches
+            return actions.new_zeros(0, actions.shape[1], 2 * actions.shape[2])
         spectrum = torch.fft.fft(actions.float(), dim=1)
         return torch.cat([spectrum.real, spectrum.imag], dim=-1).to(actions.dtype)
 
@@ -141,6 +143,8 @@ class P2TActionVQ(HubModel):
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes [B, H] in [0, K) to chunks [B, H, m] in physical units. Every such sequence decodes."""
+        if not isinstance(codes, Tensor):
+            checks.fail("codes", "a torch tensor", type(codes).__name__, "Use torch.from_numpy(codes).")
         checks.rank("codes", codes, "B H")
         checks.size("codes", "codes per chunk", codes.shape[1], self.horizon)
         if codes.dtype.is_floating_point or codes.dtype == torch.bool:
@@ -166,34 +170,29 @@ class P2TActionVQ(HubModel):
         latents = self.encoder(actions)
         if self.config.mask_passes == 1:
             return self._one_pass(actions, latents, valid)
-        codes = self.quantizer(latents)
+        vectors = self.quantizer(latents, valid=valid).vectors
         terms = {
-            "reconstruction": losses.reconstruction(self.decoder(codes.vectors), actions, valid),
-            "commitment": self._commitment(latents, codes.codes, valid),
+            "reconstruction": losses.reconstruction(self.decoder(vectors), actions, valid),
+            "commitment": losses.commitment(latents, vectors, valid),
         }
         if self.config.mask_weight > 0:
             masked = losses.draw_mask(valid, self.config.mask_ratio)
             # The masked pass asks for robust latents; it must not move the codebook.
-            damaged = self.quantizer(latents.masked_fill(masked[..., None], 0.0), update=False)
-            terms["mask"] = self._consistency(self.decoder(damaged.vectors), latents, masked)
+            damaged = self.quantizer(latents.masked_fill(masked[..., None], 0.0), update=False).vectors
+            terms["mask"] = self._consistency(self.decoder(damaged), latents, masked)
         return terms
 
     def _one_pass(self, actions: Tensor, latents: Tensor, valid: Tensor) -> LossTerms:
         """The published code's single masked pass for every term."""
         masked = losses.draw_mask(valid, self.config.mask_ratio)
         damaged = latents.masked_fill(masked[..., None], 0.0)
-        codes = self.quantizer(damaged)
-        predicted = self.decoder(codes.vectors)
+        vectors = self.quantizer(damaged, valid=valid).vectors
+        predicted = self.decoder(vectors)
         return {
             "reconstruction": losses.reconstruction(predicted, actions, valid),
-            "commitment": self._commitment(damaged, codes.codes, valid),
+            "commitment": losses.commitment(damaged, vectors, valid),
             "mask": self._consistency(predicted, latents, masked),
         }
-
-    def _commitment(self, latents: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
-        if self.quantizer.continuous:
-            return latents.new_zeros(())
-        return losses.commitment(latents, self.quantizer.lookup(codes), valid)
 
     def _consistency(self, predicted: Tensor, latents: Tensor, masked: Tensor) -> Tensor:
         # Detached: only the re-encoded side learns, the latents are the target.
@@ -202,6 +201,8 @@ class P2TActionVQ(HubModel):
 
     def _prepare(self, chunks: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Check, pad by the last valid action and normalise: ([B, H, m], [B, H])."""
+        if not isinstance(chunks, Tensor):
+            checks.fail("chunks", "a torch tensor", type(chunks).__name__, "Use torch.from_numpy(chunks).")
         checks.rank("chunks", chunks, "B H m")
         names = f" ({', '.join(self.config.action_names)})" if self.config.action_names else ""
         if chunks.shape[-1] != self.action_dim:

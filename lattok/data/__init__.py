@@ -1,6 +1,7 @@
 """Robot datasets: open, look at, cut into windows, write. The format is LeRobot v3; `lerobot` is never needed."""
 
 from lattok.data.episodes import select_episodes, split_by_task
+from lattok.data.extend import fingerprint
 from lattok.data.inspect import Finding, Inspection, inspect_dataset
 from lattok.data.interop import frames_from_lerobot
 from lattok.data.lerobot import LeRobotV3, open_dataset, sample_dataset_path
@@ -21,6 +22,7 @@ __all__ = [
     "RobotDataset",
     "camera_keys",
     "dimension_names",
+    "fingerprint",
     "frames_from_lerobot",
     "inspect_dataset",
     "open_dataset",

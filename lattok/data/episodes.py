@@ -43,7 +43,8 @@ def select_episodes(dataset: RobotDataset, spec: str | Sequence[int] | None = No
     if unknown:
         checks.fail("episodes", f"indices from {min(by_index)} to {max(by_index)}", str(unknown[0]))
     if not wanted:
-        checks.fail("episodes", "a choice of at least one episode", repr(spec))
+        hint = "No task has an episode to spare: name some, here and in training, such as 0:40 and 40:50."
+        checks.fail("episodes", "a choice of at least one episode", repr(spec), hint if spec == "test" else "")
     return [episode for episode in dataset.episodes if episode.index in wanted]
 
 

@@ -5,6 +5,8 @@ Everything is indexed once and kept in memory (frames in a file with `cache_dir`
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from lattok.data.episodes import select_episodes
 from lattok.data.schema import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.types import ActionBatch, Episode, PairBatch
 
+IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
 EpisodeSpec = str | Sequence[int] | None
 
 
@@ -112,7 +115,7 @@ class FramePairs:
         """`transform` maps blocks uint8 [n, H, W, 3] to one size, e.g. a model's `resize`.
 
         `labelled_fraction` of the pairs (or of the episodes) of every task is drawn by a hash of seed, episode and
-        frame, at least one per task. `cache_dir` keeps the frames in a temporary file there instead of in memory.
+        frame, at least one per task. Beyond 4 GiB the frames go into a temporary file in `cache_dir`, if it is given.
         """
         checks.one_of("labelled", labelled, ("pairs", "episodes"))
         if not 0 <= labelled_fraction <= 1:
@@ -261,9 +264,12 @@ def _decode_all(
 
 
 def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarray:
-    if cache_dir is None:
+    size = math.prod(shape)
+    if cache_dir is None or size <= IN_MEMORY:
         return np.empty(shape, dtype=np.uint8)
     Path(cache_dir).mkdir(parents=True, exist_ok=True)
     # the file has no name: it is gone with the array, however the process ends
     with tempfile.TemporaryFile(dir=cache_dir) as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash at the first page
+            os.posix_fallocate(file.fileno(), 0, size)
         return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,10 @@ import torch
 import lattok
 from lattok import checks, files
 from lattok.data import RobotDataset
-from lattok.evaluation.dependence import CONTROL_LOOP
+from lattok.evaluation import dependence
 from lattok.evaluation.latent import LatentOptions
 from lattok.evaluation.latent_report import evaluate_latent
-from lattok.evaluation.report import Progress, Report
+from lattok.evaluation.report import Progress, Report, Verdict
 from lattok.evaluation.split import Split, split_episodes
 from lattok.evaluation.tokenizer_report import evaluate_tokenizer
 from lattok.training import LoopOptions
@@ -39,7 +40,6 @@ def evaluate(
     controls: Literal["quick", "trained"] = "quick",
     control_loop: LoopOptions | None = None,
     max_episodes: int = 200,
-    cache_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
@@ -69,14 +69,15 @@ def evaluate(
                 cameras=None if cameras is None else tuple(cameras),
                 stride=stride,
                 trained=controls == "trained",
-                loop=control_loop or CONTROL_LOOP,
+                loop=replace(control_loop or dependence.control_loop(model), seed=seed),
                 controls_folder=None if out is None else Path(out) / "controls",
-                cache_dir=None if cache_dir is None else Path(cache_dir),
+                cache_dir=None if out is None else Path(out),
                 seed=seed,
             )
             report = evaluate_latent(model, dataset, split, options, title, note)
     chosen = {"controls": controls, "seed": seed, "action_key": action_key, "state_key": state_key}
     report.provenance.update(_provenance(model, dataset, split, chosen))
+    report = _with_overlap(report, model, dataset, split)
     if out is not None:
         files.write_text(Path(out) / REPORT_JSON, report.to_json())
         files.write_text(Path(out) / REPORT_HTML, report.to_html())
@@ -95,6 +96,20 @@ def _quietly(model: Any) -> Iterator[None]:
         finally:
             if training:
                 model.train()
+
+
+def _with_overlap(report: Report, model: Any, dataset: RobotDataset, split: Split) -> Report:
+    """A failing verdict where held-out episodes were trained on, as far as the artefact knows."""
+    trained_on = getattr(model, "trained_on", None)
+    if not trained_on or trained_on["dataset"] != dataset.name:
+        return report
+    known = {episode.index for episode in dataset.episodes}
+    trained = {index for first, last in trained_on["episodes"] for index in range(first, last + 1)} & known
+    seen = trained & set(split.held_out)
+    if not seen:
+        return report
+    text = f"{len(seen)} of {len(split.held_out)} held-out episodes were trained on: these figures are too good"
+    return replace(report, verdicts=(Verdict(text, False), *report.verdicts))
 
 
 def _optional(dataset: RobotDataset, state_key: str | None) -> str | None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from lattok import files
 from lattok.evaluation.pairs import BATCH, PairSet
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.model import Decoder
-from lattok.training import LoopOptions, SeededBatches, fit
+from lattok.training import Interrupted, LoopOptions, SeededBatches, fit
 from lattok.types import LatentActions, LossTerms
 
 CONTROL_LOOP = LoopOptions(
@@ -32,22 +32,33 @@ CONTROL_LOOP = LoopOptions(
 BLIND = "without_latents"
 
 
+def control_loop(model: ImageLAM) -> LoopOptions:
+    """As many steps and samples as the model itself had, where it says so; otherwise `CONTROL_LOOP`."""
+    if model.trained_on is None:
+        return CONTROL_LOOP
+    known = {
+        f.name: model.trained_on["loop"][f.name] for f in fields(LoopOptions) if f.name in model.trained_on["loop"]
+    }
+    known["batch_size"] = model.trained_on["samples_per_step"]
+    return LoopOptions(**known)
+
+
 class BlindDecoder(nn.Module):
     """The model's decoder architecture, fed zero vectors, from scratch."""
 
     def __init__(self, model: ImageLAM, seed: int):
         super().__init__()
         config = model.config
-        self.vectors = (1 if model.env is None else 2) * config.positions
-        self.latent_dim = config.latent_dim
+        self.streams = 1 if model.env is None else 2
+        self.shape = (config.positions, config.latent_dim)
         places = len(config.cameras) * model.features.count
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.decoder = Decoder(config, self.vectors, model.features.dim, places)
+            self.decoder = Decoder(config, self.streams, model.features.dim, places)
 
     def predict(self, features: Tensor) -> Tensor:
         """Features of the later frame [B, N, D] from current ones."""
-        return self.decoder(features, features.new_zeros(len(features), self.vectors, self.latent_dim))
+        return self.decoder(features, *[features.new_zeros(len(features), *self.shape)] * self.streams)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> LossTerms:
         return {"prediction": F.mse_loss(self.predict(batch[0]), batch[1])}
@@ -143,7 +154,7 @@ def loss_without_latents(model: ImageLAM, train: PairSet, held_out: PairSet, how
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = None if how.folder is None else how.folder / f"{name}.json"
     if path is not None and path.is_file():
-        return float(json.loads(path.read_text(encoding="utf-8"))["loss"])
+        return float(files.read_json(path)["loss"])
     blind = train_blind(model, train, how.options)
     loss = mean_losses(model, held_out, {BLIND: lambda features, rows: blind.predict(features)})[BLIND]
     if path is not None:
@@ -164,5 +175,8 @@ def train_blind(model: ImageLAM, train: PairSet, options: LoopOptions) -> BlindD
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "decoder without latents"  # the progress bar shows this name
         options = replace(options, device=device.type)
-        fit(blind, batches, options, folder, loss_weights={"prediction": 1.0})
+        try:
+            fit(blind, batches, options, folder, loss_weights={"prediction": 1.0})
+        except Interrupted:
+            raise KeyboardInterrupt("interrupted while training the control; nothing of it is kept") from None
     return blind.to(device).eval()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lattok.data import dimension_names
+from lattok.data import dimension_names, fingerprint
 from lattok.evaluation import dependence
 from lattok.evaluation.controls import (
     CodeControl,
@@ -63,6 +63,11 @@ class Evidence:
         """Codes per position, K."""
         return self.model.config.codebook_size
 
+    @property
+    def env_size(self) -> int:
+        """Codes per position of the environment stream."""
+        return self.model.config.env_codebook_size
+
 
 def gather(model: ImageLAM, source: Source, split: Split, options: LatentOptions, progress: Progress) -> Evidence:
     """Read both splits and compute everything but the probes."""
@@ -86,7 +91,7 @@ def gather(model: ImageLAM, source: Source, split: Split, options: LatentOptions
     progress("controls", 2, 2)
     if options.trained:
         identity = {
-            "dataset": source.dataset.name,
+            "dataset": fingerprint(source.dataset.root),
             "train": split.train,
             "held_out": split.held_out,
             "stride": source.stride,
@@ -136,7 +141,9 @@ def _model_rows(evidence: Evidence, target: Target) -> ProbeRows:
     ]
     continuous = [on("latents", "latents before quantization", lambda x: x.latents.flatten(1))]
     if held_out.env is not None:
-        discrete.append(on("env_codes", "environment codes, one-hot", lambda x: one_hot(x.env.codes, size)))
+        discrete.append(
+            on("env_codes", "environment codes, one-hot", lambda x: one_hot(x.env.codes, evidence.env_size))
+        )
         continuous.append(on("env_latents", "environment latents", lambda x: x.env.latents.flatten(1)))
     return ProbeRows(discrete, continuous)
 

@@ -123,7 +123,8 @@ def _code_section(evidence: Evidence) -> Section:
     streams.append(("residual_kmeans", evidence.kmeans.name, evidence.kmeans.held_out, True))
     drawn = [("k-means control" if control else name, codes) for _, name, codes, control in streams]
     streams.append(("untrained", "untrained model, codes by k-means", evidence.untrained.held_out, True))
-    stats = [(key, name, code_statistics(codes, size), control) for key, name, codes, control in streams]
+    sizes = {"env": evidence.env_size}
+    stats = [(k, name, code_statistics(codes, sizes.get(k, size)), control) for k, name, codes, control in streams]
 
     def table(
         title: str, columns: tuple[str, ...], values: Callable[[CodeStatistics], list[float]], digits: str, note: str
@@ -148,7 +149,12 @@ def _code_section(evidence: Evidence) -> Section:
         "Usage per position does not see tokens that repeat one another: every code can be in use at every position "
         "while the whole row says no more than one token. Joint entropy sees it."
     )
-    return Section("Are the codes used, and do they differ?", text, tables, (pictures.usage_heat(drawn, size),))
+    return Section(
+        "Are the codes used, and do they differ?",
+        text,
+        tables,
+        (pictures.usage_heat(drawn, max(size, evidence.env_size) if latents.env is not None else size),),
+    )
 
 
 def _dependence_section(evidence: Evidence) -> Section:

@@ -5,7 +5,7 @@ Full features are never kept: a grid of average-pooled ones stays for the probes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from lattok.data import FramePairs, RobotDataset, read_vectors, select_episodes
 from lattok.evaluation.split import evenly
 from lattok.image_lam import ImageLAM
-from lattok.types import LatentActions
+from lattok.types import LatentActions, join
 
 MOST_PAIRS = (4000, 2000)  # training, held-out; more of them move the figures less than the seed does
 WIDEST_FRAME = 32_768  # numbers per frame that the probes see
@@ -116,7 +116,7 @@ def read_pairs(
         note(done + 1, len(episodes))
     first, second = (torch.from_numpy(np.searchsorted(used, index[rows])) for index in (frames.first, frames.second))
     change = _state_change(source, frames, rows, episodes)
-    return PairSet(frames, rows, features, first, second, change, _join(own), _join(fresh))
+    return PairSet(frames, rows, features, first, second, change, join(own), join(fresh))
 
 
 def _features(model: ImageLAM, frames: FramePairs, rows: np.ndarray) -> Tensor:
@@ -151,13 +151,3 @@ def pool(features: Tensor, model: ImageLAM, side: int) -> Tensor:
 def _to_cpu(latents: LatentActions) -> LatentActions:
     env = None if latents.env is None else _to_cpu(latents.env)
     return LatentActions(latents.codes.cpu(), latents.latents.float().cpu(), latents.quantized.float().cpu(), env)
-
-
-def _join(parts: Sequence[LatentActions]) -> LatentActions:
-    env = [part.env for part in parts if part.env is not None]
-    return LatentActions(
-        torch.cat([part.codes for part in parts]),
-        torch.cat([part.latents for part in parts]),
-        torch.cat([part.quantized for part in parts]),
-        _join(env) if env else None,
-    )

@@ -25,6 +25,7 @@ class ImageLAMConfig:
     )
     tokens: int = 4  # P
     codebook_size: int = 16  # K
+    env_codebook_size: int = 16  # K of the environment stream
     latent_dim: int = 128  # d
     width: int = 768
     heads: int = 12
@@ -48,9 +49,15 @@ class ImageLAMConfig:
     decorrelation_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        checks.positive(image_size=self.image_size, tokens=self.tokens, codebook_size=self.codebook_size)
-        checks.positive(latent_dim=self.latent_dim, width=self.width, heads=self.heads)
-        checks.positive(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
+        checks.counts(image_size=self.image_size, tokens=self.tokens, codebook_size=self.codebook_size)
+        checks.counts(latent_dim=self.latent_dim, width=self.width, heads=self.heads)
+        checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
+        for name in ("codebook_size", "env_codebook_size"):
+            if getattr(self, name) < 2:
+                checks.fail(name, "at least 2", getattr(self, name))
+        for name in ("mean", "std"):
+            checks.size(name, "numbers, one per colour", len(getattr(self, name)), 3)
+        checks.one_of("interpolation", self.interpolation, ("bilinear", "bicubic"))
         checks.at_least_zero(action_weight=self.action_weight, decorrelation_weight=self.decorrelation_weight)
         checks.at_least_zero(commitment_weight=self.commitment_weight)
         checks.one_of("streams", self.streams, ("control", "control+env", "joint"))

@@ -70,8 +70,10 @@ class FrozenFeatures(nn.Module):
 
     def resize(self, frames: Tensor) -> Tensor:
         """uint8 [..., H, W, 3] to uint8 [..., s, s, 3]; frames of the right size are returned as they are."""
+        if not isinstance(frames, Tensor):
+            checks.fail("frames", "a torch tensor", type(frames).__name__, "Use torch.from_numpy(frames).")
         if frames.dtype != torch.uint8:
-            hint = "For LeRobot's float batches use lattok.data.frames_from_lerobot(batch)."
+            hint = "For LeRobot's float batches use lattok.data.frames_from_lerobot(batch, cameras)."
             checks.fail("frames", "uint8 pixels 0..255", f"dtype {frames.dtype}", hint)
         if frames.ndim < 3 or frames.shape[-1] != 3:
             checks.fail("frames", "shape [..., H, W, 3] (RGB, channels last)", f"shape {list(frames.shape)}")
@@ -92,6 +94,14 @@ class FrozenFeatures(nn.Module):
             raise RuntimeError(f"features {self.name!r} have no weights yet: call .load() first")
         tokens = self.network.forward_features(rearrange(pixels, "n h w c -> n c h w"))
         return tokens[:, self.network.num_prefix_tokens :]
+
+
+def known_scaling(name: str, image_size: int, revision: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the pixels (0 to 1) that a network was trained with; ImageNet's for `pixels`."""
+    if not name.startswith("timm:"):
+        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    facts = _timm_model(name, image_size, revision, pretrained=False).pretrained_cfg
+    return tuple(facts["mean"]), tuple(facts["std"])
 
 
 def _timm_model(name: str, image_size: int, revision: str | None, pretrained: bool) -> Any:

@@ -9,7 +9,10 @@ Streams: `control`, and an environment stream beside it (`control+env` with a fr
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +27,7 @@ from lattok.image_lam.features import FrozenFeatures
 from lattok.nn import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
 from lattok.normalize import Normalizer
 from lattok.quantize import QuantizerConfig, VectorQuantizer
-from lattok.types import LatentActions, LossTerms, PairBatch
+from lattok.types import LatentActions, LossTerms, PairBatch, join
 
 LABEL_BATCH = 64  # pairs per forward pass when labelling a video
 
@@ -71,15 +74,18 @@ class SpaceTimeEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Current features [B, N, D] and code vectors [B, p, d] to the later frame's features [B, N, D]."""
+    """Current features [B, N, D] and one stream's vectors [B, p, d] after the other to the later frame's features."""
 
-    def __init__(self, config: ImageLAMConfig, vectors: int, feature_dim: int, places: int):
+    def __init__(self, config: ImageLAMConfig, streams: int, feature_dim: int, places: int):
         super().__init__()
         width = config.width
         self.predict_change, self.add = config.predict_change, config.conditioning == "add"
-        self.latent_up, self.patch_up = nn.Linear(config.latent_dim, width), nn.Linear(feature_dim, width)
+        self.latent_up = nn.ModuleList(nn.Linear(config.latent_dim, width) for _ in range(streams))
+        self.patch_up = nn.Linear(feature_dim, width)
         self.embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
-        self.register_buffer("places", sinusoidal_positions(vectors + places, width), persistent=False)
+        self.register_buffer(
+            "places", sinusoidal_positions(streams * config.positions + places, width), persistent=False
+        )
         self.places: Tensor
         blocks = (PreNormBlock(width, config.heads, config.dropout) for _ in range(config.decoder_depth))
         self.blocks = nn.Sequential(*blocks)
@@ -88,20 +94,24 @@ class Decoder(nn.Module):
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
-    def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
-        latents, patches = self.latent_up(vectors), self.patch_up(features)
+    def forward(self, features: Tensor, *vectors: Tensor) -> Tensor:
+        latents = torch.cat([up(stream) for up, stream in zip(self.latent_up, vectors, strict=True)], 1)
+        patches = self.patch_up(features)
         if self.add:  # every patch knows the change before the first block
             patches = patches + latents.sum(1, keepdim=True)
         x = torch.cat([latents, patches], 1)  # b p+n w
         x = self.blocks(self.embed(x) + self.places)
-        predicted = self.out(x[:, vectors.shape[1] :])
+        predicted = self.out(x[:, latents.shape[1] :])
         return features + predicted if self.predict_change else predicted
 
 
 class Stream(nn.Module):
-    """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, quantizer."""
+    """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, quantizer.
 
-    def __init__(self, config: ImageLAMConfig):
+    A `frozen` stream's codebook is given (stage 1) rather than learned, so it needs no start and no warm-up.
+    """
+
+    def __init__(self, config: ImageLAMConfig, size: int, frozen: bool = False):
         super().__init__()
         self.config, d = config, config.latent_dim
         residual = config.quantizer == "residual"
@@ -115,11 +125,11 @@ class Stream(nn.Module):
         self.quantizer = VectorQuantizer(
             QuantizerConfig(
                 dim=d,
-                size=config.codebook_size,
+                size=size,
                 levels=config.tokens if residual else 1,
                 update=config.codebook_update,
-                start=config.codebook_start,
-                continuous_steps=config.continuous_steps,
+                start="normal" if frozen else config.codebook_start,
+                continuous_steps=0 if frozen else config.continuous_steps,
                 revive_below=config.revive_below,
             )
         )
@@ -181,11 +191,12 @@ class ImageLAM(HubModel):
         streams = 1 if config.streams == "control" else 2
         encoder = FusedEncoder if config.encoder == "fused" else SpaceTimeEncoder
         self.encoder = encoder(config, streams * config.tokens, self.features.dim, places)
-        self.control = Stream(config)
-        self.env = Stream(config) if streams == 2 else None
-        self.decoder = Decoder(config, streams * config.positions, self.features.dim, places)
+        frozen = config.streams == "control+env"
+        self.control = Stream(config, config.codebook_size)
+        self.env = Stream(config, config.env_codebook_size, frozen) if streams == 2 else None
+        self.decoder = Decoder(config, streams, self.features.dim, places)
         self.action_head: ActionHead | None = None
-        if config.streams == "control+env" and self.env is not None:
+        if frozen and self.env is not None:
             self.env.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
 
     def after_load(self) -> None:
@@ -211,17 +222,27 @@ class ImageLAM(HubModel):
         self.action_head.normalizer.fit(actions)
 
     @torch.no_grad()
-    def set_env_codebook(self, vectors: Tensor) -> None:
-        """Copy the stage-1 codebook [K, d] that `control+env` keeps frozen."""
+    def set_env_codebook(self, levels: Sequence[Tensor]) -> None:
+        """Copy the stage-1 codebook, [K, d] for each level, that `control+env` keeps frozen."""
         if self.config.streams != "control+env" or self.env is None:
             checks.fail("env_codebook", "none, unless streams are control+env", f"streams {self.config.streams}")
-        wanted = self.env.quantizer.codebook_vectors[0]
-        if vectors.shape != wanted.shape:
-            checks.fail("env_codebook", f"shape {list(wanted.shape)}", f"{list(vectors.shape)}")
-        wanted.copy_(vectors)
+        wanted = self.env.quantizer.codebook_vectors
+        shapes, given = [list(w.shape) for w in wanted], [list(level.shape) for level in levels]
+        if shapes != given:
+            checks.fail("env_codebook", f"levels of shape {shapes}", f"{given}")
+        for target, level in zip(wanted, levels, strict=True):
+            target.copy_(level)
 
-    def encode(self, frames: Tensor) -> LatentActions:
-        """Frame pairs uint8 [B, 2, V, H, W, 3] (V may be left out when there is one camera) to `LatentActions`."""
+    def encode(self, frames: Tensor, stride: int | None = None) -> LatentActions:
+        """Frame pairs uint8 [B, 2, V, H, W, 3], or with `stride` a video [T, V, H, W, 3], to `LatentActions`.
+
+        V may be left out when there is one camera. A video gives T rows, see `label_video`.
+        """
+        if stride is not None:
+            video = frames[:, None] if frames.ndim == 4 and len(self.cameras) == 1 else frames
+            return self.label_video(video.cpu().numpy(), stride)
+        if not isinstance(frames, Tensor):
+            checks.fail("frames", "a torch tensor", type(frames).__name__, "Use torch.from_numpy(frames).")
         if frames.ndim == 5 and len(self.cameras) == 1:
             frames = frames[:, :, None]
         checks.rank("frames", frames, "B 2 V H W 3")
@@ -234,7 +255,7 @@ class ImageLAM(HubModel):
         checks.rank("features", features, "B 2 N D")
         with self._inference():
             control, env = self._streams(features)
-        return _public(control, None if env is None else _public(env))
+        return _public(self.control, control, None if self.env is None or env is None else _public(self.env, env))
 
     @torch.no_grad()
     def frame_features(self, frames: Tensor) -> Tensor:
@@ -243,7 +264,7 @@ class ImageLAM(HubModel):
         lead = frames.shape[:-4]
         frames = self.features.resize(frames).to(self.features.mean.device)
         patches = self.features(frames.reshape(-1, *frames.shape[-3:]))
-        return patches.reshape(*lead, -1, self.features.dim)
+        return patches.reshape(*lead, len(self.cameras) * self.features.count, self.features.dim)
 
     @torch.no_grad()
     def label_video(self, frames: np.ndarray, stride: int) -> LatentActions:
@@ -261,14 +282,14 @@ class ImageLAM(HubModel):
             now = torch.arange(start, min(start + LABEL_BATCH, steps), device=features.device)
             later = (now + stride).clamp_max(steps - 1)
             parts.append(self.encode_features(torch.stack([features[now], features[later]], 1)))
-        return _join(parts)
+        return join(parts)
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Loss terms of a batch; `config.loss_weights` weights them."""
         features = self.frame_features(batch.frames)
         control, env = self._streams(features)
-        vectors = control.vectors if env is None else torch.cat([control.vectors, env.vectors], 1)
-        terms = {"prediction": losses.prediction(self.decoder(features[:, 0], vectors), features[:, 1])}
+        vectors = [stream.vectors for stream in (control, env) if stream is not None]
+        terms = {"prediction": losses.prediction(self.decoder(features[:, 0], *vectors), features[:, 1])}
         terms.update(control.losses)
         terms.update({f"{name}_env": value for name, value in (env.losses if env else {}).items()})
         if self.config.decorrelation_weight > 0:
@@ -280,14 +301,21 @@ class ImageLAM(HubModel):
 
     def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
         """Features of the later frame [B, N, D] from current features [B, N, D] and quantized latent actions."""
-        vectors = latents.quantized
-        if latents.env is not None:
-            vectors = torch.cat([vectors, latents.env.quantized], 1)
-        return self.decoder(features, vectors)
+        return self.decoder(features, *[s.quantized for s in (latents, latents.env) if s is not None])
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Everything but the frozen features, which the config names, and the action head of the training robot."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith(("features.", "action_head."))}
+
+    def describe(self) -> dict[str, Any]:
+        """As every model; with timm features also the hash of their weights, which the artefact does not hold."""
+        described = super().describe()
+        if self.features.network is not None:
+            weights = hashlib.sha256()
+            for tensor in self.features.network.state_dict().values():
+                weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            described["features_sha256"] = weights.hexdigest()
+        return described
 
     def _streams(self, features: Tensor) -> tuple[Encoded, Encoded | None]:
         tokens = self.encoder(features)
@@ -305,15 +333,6 @@ def _encode(stream: Stream, tokens: Tensor, update: bool) -> Encoded:
     return Encoded(latents, quantized.vectors, codes, quantized.losses)
 
 
-def _public(stream: Encoded, env: LatentActions | None = None) -> LatentActions:
-    return LatentActions(stream.codes, stream.latents, stream.vectors, env)
-
-
-def _join(parts: list[LatentActions]) -> LatentActions:
-    env = [part.env for part in parts if part.env is not None]
-    return LatentActions(
-        torch.cat([part.codes for part in parts]),
-        torch.cat([part.latents for part in parts]),
-        torch.cat([part.quantized for part in parts]),
-        _join(env) if env else None,
-    )
+def _public(stream: Stream, encoded: Encoded, env: LatentActions | None = None) -> LatentActions:
+    levels = encoded.codes[:, None] if stream.config.quantizer == "residual" else encoded.codes
+    return LatentActions(encoded.codes, encoded.latents, stream.quantizer.lookup(levels), env)

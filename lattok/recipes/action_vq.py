@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lattok import files
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.data import ActionWindows, open_dataset
 from lattok.recipes.common import Recipe
@@ -59,6 +60,8 @@ def train_action_vq(recipe: ActionVQRecipe, resume: bool = False, resume_command
     def batches(step: int, process: int, processes: int) -> ActionBatch:
         return windows.batch(draw(step)[process::processes])
 
+    model.trained_on = recipe.trained_on(dataset, recipe.loop.batch_size)
+    files.check_writable(out)
     recipe.save()
     weights = model.config.loss_weights
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -12,9 +11,10 @@ from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 from typing_extensions import Self
 
 from lattok import checks, files
+from lattok.data import RobotDataset, select_episodes
 from lattok.training import RECIPE, RUN, LoopOptions
 
-CHANGEABLE_ON_RESUME = ("dataset", "device", "log_every", "save_every")
+CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Recipe:
         merged.update(options)
         groups = cls.option_types()
         checks.known_keys("options", merged, sorted(groups))
-        values = {name: _typed(name, value, groups[name]) for name, value in merged.items()}
+        values = {name: typed(name, value, groups[name]) for name, value in merged.items()}
         data = {f.name: values.pop(f.name) for f in fields(cls.data_class) if f.name in values}
         loop = {f.name: values.pop(f.name) for f in fields(LoopOptions) if f.name in values}
         return cls(str(dataset), str(out), preset, cls.data_class(**data), LoopOptions(**loop), values)
@@ -70,6 +70,18 @@ class Recipe:
             types.update({f.name: hints[f.name] for f in fields(owner) if f.name not in cls.from_dataset})
         return types
 
+    def trained_on(self, dataset: RobotDataset, samples_per_step: int) -> dict[str, Any]:
+        """What the artefact says about its training: dataset, episodes (first and last of each run), loop."""
+        indices = [episode.index for episode in select_episodes(dataset, self.data.episodes)]
+        runs: list[list[int]] = []
+        for index in indices:
+            if runs and index == runs[-1][1] + 1:
+                runs[-1][1] = index
+            else:
+                runs.append([index, index])
+        loop = {name: value for name, value in asdict(self.loop).items() if name != "device"}
+        return {"dataset": dataset.name, "episodes": runs, "samples_per_step": samples_per_step, "loop": loop}
+
     def options(self) -> dict[str, Any]:
         """All options that are set, flat."""
         return {**asdict(self.data), **asdict(self.loop), **self.model}
@@ -80,29 +92,40 @@ class Recipe:
         files.write_json(Path(self.out) / RUN / RECIPE, {**header, "options": self.options()})
 
     @classmethod
-    def resumed(cls, dataset: str | Path, out: str | Path, given: Mapping[str, Any]) -> Self:
-        """The recipe of the run in `out`. Options given again must agree, but for what cannot change the result."""
-        path = Path(out) / RUN / RECIPE
+    def resumed(cls, dataset: str | Path, out: str | Path, preset: str | None, given: Mapping[str, Any]) -> Self:
+        """The recipe of the run in `out`, with the options given again laid over it."""
+        stored = cls._stored(Path(out))
+        if preset not in (None, stored["preset"]):
+            checks.fail("preset", f"{stored['preset']!r} as in the run to resume", repr(preset), "Or start a new run.")
+        return cls.from_preset(dataset, out, stored["preset"], **{**stored["options"], **given})
+
+    @classmethod
+    def _stored(cls, out: Path) -> dict[str, Any]:
+        path = out / RUN / RECIPE
         if not path.is_file():
             checks.fail("out", f"a run to resume, with {RUN}/{RECIPE}", f"{out} without it", "Leave --resume out.")
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = files.read_json(path)
         checks.one_of(f"kind of the run in {out}", stored["kind"], (cls.kind,))
-        options = {k: tuple(v) if isinstance(v, list) else v for k, v in stored["options"].items()}
-        types = cls.option_types()
-        checks.known_keys("options", given, sorted(types))
-        for name, value in given.items():
-            typed = _typed(name, value, types[name])
-            if name in CHANGEABLE_ON_RESUME:
-                options[name] = typed
-            elif options.get(name) != typed:
-                checks.fail(name, f"{options.get(name)!r} as in the run to resume", repr(typed), "Or start a new run.")
-        recipe = cls.from_preset(dataset, out, stored["preset"], **options)
-        return dataclasses.replace(recipe, dataset=str(dataset))
+        return stored
+
+    def _check_stored(self) -> None:
+        """A resumed recipe is the stored one, but for what cannot change the result."""
+        stored = self._stored(Path(self.out))
+        if Path(stored["dataset"]).resolve() != Path(self.dataset).resolve():
+            checks.fail("dataset", f"{stored['dataset']}, as in the run to resume", self.dataset)
+        before = type(self).from_preset(stored["dataset"], self.out, stored["preset"], **stored["options"]).options()
+        now, defaults = self.options(), {f.name: f.default for f in fields(self.model_class)}
+        for name in sorted({*before, *now} - {*CHANGEABLE_ON_RESUME}):
+            was, is_ = before.get(name, defaults.get(name)), now.get(name, defaults.get(name))
+            if was != is_:
+                checks.fail(name, f"{was!r} as in the run to resume", repr(is_), "Or start a new run.")
 
     def folder(self, resume: bool) -> Path:
         """The run folder: it must be new or empty for a new run."""
         out = Path(self.out)
-        if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if resume:
+            self._check_stored()
+        elif out.exists() and (not out.is_dir() or any(path.is_file() for path in out.rglob("*"))):
             checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Or continue with --resume.")
         return out
 
@@ -121,20 +144,13 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     return options
 
 
-def read_options(path: str | None) -> dict[str, Any]:
-    """Options from a JSON file: `{name: value}`, or a run's recipe.json."""
-    if path is None:
-        return {}
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        checks.fail("config", "a readable JSON file", f"{path} ({error})")
-    if not isinstance(value, dict):
-        checks.fail("config", "a JSON object", f"{path} with a {type(value).__name__}")
-    return dict(value.get("options", value))
+def read_options(path: str | None) -> tuple[dict[str, Any], str | None]:
+    """Options and preset from a JSON file: `{name: value}`, or a run's recipe.json, which names its preset."""
+    value = files.read_json(Path(path)) if path is not None else {}
+    return dict(value.get("options", value)), value.get("preset") if "options" in value else None
 
 
-def _typed(name: str, value: Any, kind: Any) -> Any:
+def typed(name: str, value: Any, kind: Any) -> Any:
     """`value` as `kind`, or an error that names the option."""
     if isinstance(value, list):
         value = tuple(value)

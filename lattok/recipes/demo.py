@@ -5,7 +5,6 @@ Every part leaves its result in the folder; run again after an interruption, the
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from pathlib import Path
@@ -18,8 +17,9 @@ from lattok.evaluation import Report
 from lattok.hub import CONFIG
 from lattok.loading import load
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, train
-from lattok.recipes.verbs import bar, judge
-from lattok.training import CHECKPOINT, RUN
+from lattok.recipes.progress import bar
+from lattok.recipes.verbs import judge
+from lattok.training import RECIPE, RUN
 
 MARK = "demo.json"
 FAST_STEPS = 60
@@ -32,7 +32,7 @@ def run_demo(out: Path, features: str, seed: int, fast: bool, device: str) -> No
     dataset, begun = sample_dataset_path(), time.monotonic()
     print(inspect_dataset(open_dataset(dataset)).headline())
     again = shlex.join(["lattok", "demo", "--out", str(out), "--features", features, "--seed", str(seed)])
-    again += " --fast" * fast
+    again += f" --device {device}" + " --fast" * fast
 
     _say("Action tokenizer: chunks of 8 actions to 8 codes of 256")
     common: dict[str, Any] = {"seed": seed, "device": device}
@@ -62,9 +62,8 @@ def run_demo(out: Path, features: str, seed: int, fast: bool, device: str) -> No
     ]
     _say("The dataset with latent actions as columns")
     annotated = out / "dataset"
-    if not annotated.exists():
-        with bar("annotate") as progress:
-            annotate(open_dataset(dataset), {"latent": lam, "tokens": tokenizer}, annotated, progress=progress)
+    with bar("annotate") as progress:
+        annotate(open_dataset(dataset), {"latent": lam, "tokens": tokenizer}, annotated, progress=progress)
     _summary(reports, out, annotated, time.monotonic() - begun)
 
 
@@ -72,12 +71,13 @@ def _mark(out: Path, options: dict[str, Any]) -> None:
     """A demo folder is new, or belongs to a demo with the same options."""
     mark = out / MARK
     if mark.is_file():
-        before = json.loads(mark.read_text(encoding="utf-8"))
+        before = files.read_json(mark)
         if before != options:
             checks.fail("out", f"a folder of a demo with {options}", f"{out} with {before}", "Choose another --out.")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         checks.fail("out", "a new or empty folder, or one of this demo", f"{out}, which holds files")
     else:
+        files.check_writable(out)
         files.write_json(mark, options)
 
 
@@ -86,10 +86,7 @@ def _train(recipe: Any, again: str) -> Any:
     out = Path(recipe.out)
     if (out / CONFIG).is_file():
         return load(out)
-    resume = (out / RUN / CHECKPOINT).is_file()
-    if not resume and out.exists():
-        (out / RUN / "recipe.json").unlink(missing_ok=True)  # stopped before its first checkpoint: start anew
-    return train(recipe, resume, resume_command=again)
+    return train(recipe, (out / RUN / RECIPE).is_file(), resume_command=again)
 
 
 def _image_size(features: str) -> dict[str, int]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
 
-from lattok import checks
-from lattok.data import FramePairs, Progress, camera_keys, open_dataset
+from lattok import checks, files
+from lattok.data import FramePairs, camera_keys, open_dataset
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam.features import known_scaling
 from lattok.recipes.action_vq import finish
 from lattok.recipes.common import DataOptions, Recipe
+from lattok.recipes.progress import bar
 from lattok.training import RUN, SeededBatches, fit, mix
 from lattok.types import PairBatch
-
-IN_MEMORY = 4 * 2**30  # bytes of resized frames that stay in memory; more go into a file beside the run
 
 
 @dataclass(frozen=True)
@@ -89,45 +89,52 @@ class ImageLAMRecipe(Recipe):
     )
 
 
-def train_image_lam(
-    recipe: ImageLAMRecipe, resume: bool = False, resume_command: str = "", progress: Progress | None = None
-) -> ImageLAM:
+def train_image_lam(recipe: ImageLAMRecipe, resume: bool = False, resume_command: str = "") -> ImageLAM:
     """Train as the recipe says and save the model, without its action head, into `recipe.out`."""
     out = recipe.folder(resume)
     dataset = open_dataset(recipe.dataset)
     torch.manual_seed(recipe.loop.seed)
-    options = {name: value for name, value in recipe.model.items() if name != "cameras"}
     cameras = camera_keys(dataset, recipe.data.cameras)
-    model = ImageLAM(ImageLAMConfig(cameras=cameras, **options))
+    model = ImageLAM(_config(recipe, cameras))
     stride = model.stride_frames(dataset.fps)
-    model.features.load()
     if recipe.data.env_codebook is not None:
-        model.set_env_codebook(ImageLAM.from_pretrained(recipe.data.env_codebook).control.quantizer.codebook_vectors[0])
+        model.set_env_codebook(ImageLAM.from_pretrained(recipe.data.env_codebook).control.quantizer.codebook_vectors)
     elif model.config.streams == "control+env":
         checks.fail("env_codebook", "a stage-1 model for streams=control+env", "none", "Or use streams=joint.")
-    frames = sum(episode.length for episode in dataset.episodes)
-    size = frames * len(cameras) * 3 * model.config.image_size**2
-    pairs = FramePairs(
-        dataset,
-        stride,
-        cameras,
-        action_key=recipe.data.action_key if recipe.data.labelled_fraction > 0 else None,
-        episodes=recipe.data.episodes,
-        transform=model.resize,
-        labelled_fraction=recipe.data.labelled_fraction,
-        labelled=recipe.data.labelled,
-        seed=recipe.loop.seed,
-        cache_dir=out / RUN if size > IN_MEMORY else None,
-        progress=progress,
-    )
+    files.check_writable(out)
+    recipe.save()
+    model.features.load()
+    with bar("decode") as progress:
+        pairs = FramePairs(
+            dataset,
+            stride,
+            cameras,
+            action_key=recipe.data.action_key if recipe.data.labelled_fraction > 0 else None,
+            episodes=recipe.data.episodes,
+            transform=model.resize,
+            labelled_fraction=recipe.data.labelled_fraction,
+            labelled=recipe.data.labelled,
+            seed=recipe.loop.seed,
+            cache_dir=out / RUN,
+            progress=progress,
+        )
     if pairs.labelled.any():
         model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
-    recipe.save()
+    extra = recipe.data.labelled_per_batch if pairs.labelled.any() else 0
+    model.trained_on = recipe.trained_on(dataset, recipe.loop.batch_size + extra)
     weights = model.config.loss_weights
     batches = PairBatches(pairs, recipe.loop.batch_size, recipe.data.labelled_per_batch, recipe.loop.seed)
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
     model.action_head = None
     return finish(model, out)
+
+
+def _config(recipe: ImageLAMRecipe, cameras: tuple[str, ...]) -> ImageLAMConfig:
+    """The recipe's model for these cameras; mean and deviation of the pixels are the ones the features know."""
+    options = {name: value for name, value in recipe.model.items() if name != "cameras"}
+    config = ImageLAMConfig(cameras=cameras, **options)
+    mean, std = known_scaling(config.features, config.image_size, config.features_revision)
+    return replace(config, mean=options.get("mean", mean), std=options.get("std", std))
 
 
 class PairBatches:

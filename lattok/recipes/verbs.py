@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
-
-from tqdm.auto import tqdm
 
 from lattok import checks, files
 from lattok.annotation import annotate
 from lattok.data import inspect_dataset, open_dataset
 from lattok.evaluation import Report, evaluate
 from lattok.loading import load
-from lattok.training import RECIPE, RUN, LoopOptions
-
-READING = ("action_key", "state_key", "cameras", "episodes", "stride", "horizon", "batch_size", "device")
+from lattok.recipes.progress import bar
 
 
 def inspect_verb(dataset_name: str, reading: dict[str, Any]) -> None:
     """Print what a dataset holds, and what these options would do to it."""
-    checks.known_keys("config", reading, READING)
     dataset = open_dataset(dataset_name)
     stride = reading.get("stride")
     inspection = inspect_dataset(
@@ -46,7 +40,6 @@ def evaluate_verb(
     reading: dict[str, Any],
 ) -> Report:
     """Evaluate, write the report, and put its summary on the model card of a local model."""
-    checks.known_keys("config", reading, READING)
     checks.one_of("controls", controls, ("quick", "trained"))
     model = load(model_name, revision)
     folder = Path(model_name) if Path(model_name).is_dir() else None
@@ -70,6 +63,7 @@ def judge(
     """Evaluate a loaded model and update the model card in `folder`."""
     dataset = open_dataset(dataset_name)
     check_fixed(model, reading, dataset.fps)
+    files.check_writable(out)
     to_device(model, reading.get("device", "auto"))
     options = {k: v for k, v in reading.items() if k in ("action_key", "state_key", "episodes")}
     with bar("evaluate") as progress:
@@ -78,14 +72,16 @@ def judge(
             dataset,
             out=out,
             controls=cast(Literal["quick", "trained"], controls),
-            control_loop=control_loop(folder, reading.get("batch_size")),
             seed=seed,
             progress=progress.stage,
             **options,
         )
     if folder is not None:
         model.evaluation = files.finite(report.summary())
-        model.save_card(folder)
+        try:
+            model.save_card(folder)
+        except OSError as error:  # a shared model on a read-only disk is still worth a report
+            print(f"note: the model card in {folder} stays as it was ({error.strerror})", file=sys.stderr)
     return report
 
 
@@ -100,7 +96,6 @@ def annotate_verb(
     reading: dict[str, Any],
 ) -> Path:
     """Label a dataset with one or more models and write the annotated copy."""
-    checks.known_keys("config", reading, READING)
     if "episodes" in reading:
         checks.fail("episodes", "nothing: a dataset is labelled as a whole", repr(reading["episodes"]))
     prefixes = prefixes or (["latent"] if len(models) == 1 else [])
@@ -153,36 +148,3 @@ def to_device(model: Any, device: str) -> Any:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:
         return checks.fail("device", "a device of this machine", f"{device} ({str(error).splitlines()[0]})")
-
-
-def control_loop(folder: Path | None, batch_size: int | None) -> LoopOptions | None:
-    """The control is trained as long as the model was, where its run is at hand; otherwise the default."""
-    path = folder / RUN / RECIPE if folder else None
-    if path is None or not path.is_file():
-        return None
-    options = json.loads(path.read_text(encoding="utf-8"))["options"]
-    known = {name: options[name] for name in LoopOptions.__dataclass_fields__ if name in options}
-    known["batch_size"] = batch_size or known["batch_size"] + int(options.get("labelled_per_batch") or 0)
-    return LoopOptions(**known)
-
-
-class bar:
-    """A progress bar as a callable, (done, total) or (stage, done, total); silent where there is no terminal."""
-
-    def __init__(self, title: str):
-        self._bar = tqdm(total=0, desc=title, dynamic_ncols=True, disable=not sys.stderr.isatty())
-
-    def __enter__(self) -> bar:
-        return self
-
-    def stage(self, stage: str, done: int, total: int) -> None:
-        """Progress of a named stage."""
-        self._bar.set_description_str(stage, refresh=False)
-        self(done, total)
-
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.total, self._bar.n = total, done
-        self._bar.refresh()
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()

@@ -137,7 +137,28 @@ def test_every_sample_has_a_masked_valid_step():
 
 def test_one_pass_variant_quantizes_the_masked_latents():
     model = P2TActionVQ(ActionVQConfig(**SMALL, mask_passes=1, mask_weight=1.0)).train()
+    seen = []
+    model.quantizer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     assert set(model(batch())) == {"reconstruction", "commitment", "mask"}
+    assert len(seen) == 1
+    zeroed = (seen[0] == 0).all(-1)
+    assert zeroed.any(1).all()
+    assert not zeroed.all()
+
+
+def test_padding_counts_in_no_statistic_and_commitment_uses_the_codebook_before_its_update():
+    model = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.0)).train()
+    chunks, valid = batch()
+    model(ActionBatch(chunks, valid))
+    before, size = model.quantizer.codebook_vectors[0].clone(), model.quantizer.books[0].cluster_size.sum()
+    valid[:, 2:] = False
+    terms = model(ActionBatch(chunks, valid))
+    decayed = 0.99 * size + 0.01 * valid.sum()
+    torch.testing.assert_close(model.quantizer.books[0].cluster_size.sum(), decayed, rtol=0.02, atol=0.0)
+    latents = model.encoder(model._prepare(chunks, valid)[0])
+    nearest_rows = before[torch.cdist(latents, before[None]).argmin(-1)]
+    expected = (latents - nearest_rows).square().mean(-1)[valid].mean()
+    torch.testing.assert_close(terms["commitment"], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_save_load_gives_identical_codes(tokenizer, tmp_path):
@@ -169,6 +190,8 @@ def test_empty_batch_half_precision_and_strided_input(tokenizer):
         (lambda t: t.decode(torch.full((2, 6), 8)), r"`codes`: expected values in 0..7, got 8..8"),
         (lambda t: t.decode(torch.zeros(2, 5, dtype=torch.long)), "`codes`: expected 6 codes per chunk, got 5"),
         (lambda t: t.decode(torch.zeros(2, 6)), "`codes`: expected integers"),
+        (lambda t: t.encode(np.zeros((2, 6, 3))), "`chunks`: expected a torch tensor, got ndarray"),
+        (lambda t: t.decode(np.zeros((2, 6))), "`codes`: expected a torch tensor, got ndarray"),
     ],
 )
 def test_bad_input_names_the_argument(tokenizer, call, text):
@@ -178,7 +201,12 @@ def test_bad_input_names_the_argument(tokenizer, call, text):
 
 @pytest.mark.parametrize(
     ("change", "text"),
-    [({"horizon": 0}, "`horizon`"), ({"dropout": 1.0}, "`dropout`"), ({"decoder": "x"}, "`decoder`")],
+    [
+        ({"horizon": 0}, "`horizon`"),
+        ({"dilations": (1, 0)}, "`dilations.1.`: expected a whole"),
+        ({"dropout": 1.0}, "`dropout`"),
+        ({"decoder": "x"}, "`decoder`"),
+    ],
 )
 def test_bad_config(change, text):
     with pytest.raises(LattokError, match=text):

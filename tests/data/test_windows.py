@@ -111,7 +111,8 @@ def test_the_sample(sample):
     assert windows.all().chunks.shape == (len(windows), 8, 4)
 
 
-def test_pairs_of_the_sample_show_the_right_frames(sample, tmp_path):
+def test_pairs_of_the_sample_show_the_right_frames(sample, tmp_path, monkeypatch):
+    monkeypatch.setattr("lattok.data.windows.IN_MEMORY", 1000)
     seen = []
     pairs = FramePairs(
         sample,

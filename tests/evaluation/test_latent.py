@@ -76,7 +76,7 @@ def test_shuffling_never_keeps_a_pair_that_has_others():
 
 
 def test_controls_that_need_training_are_marked_and_then_run_and_kept(world: World, lam: ImageLAM, tmp_path: Path):
-    quick = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, cache_dir=tmp_path)
+    quick = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path)
     assert "not run: --controls trained" in (tmp_path / "report.html").read_text()
     assert not (tmp_path / "controls").exists()
     assert "prediction_loss/without_latents" not in quick.figures

@@ -36,6 +36,7 @@ VARIANTS = {
     "shared": {**ROBUST, "decorrelation_weight": 0.1},
     "joint": {**ROBUST, "streams": "joint"},
     "control+env": {"streams": "control+env"},
+    "robust control+env": {**ROBUST, "quantizer": "residual", "streams": "control+env", "continuous_steps": 3},
 }
 
 
@@ -57,11 +58,11 @@ def test_shapes_of_every_variant(variant):
     assert set(terms) <= set(lam.config.loss_weights)
     assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
     out = lam.eval().encode(batch().frames)
-    positions = 1 if variant == "robust" else 3
+    positions = 1 if lam.config.quantizer == "residual" else 3
     assert out.codes.shape == (12, 3)
     assert out.codes.dtype == torch.int64
     assert out.latents.shape == out.quantized.shape == (12, positions, 8)
-    assert (out.env is not None) == (variant in ("joint", "control+env"))
+    assert (out.env is not None) == (lam.config.streams != "control")
     assert lam.predict(lam.frame_features(batch().frames[:, 0]), out).shape == (12, 8, 768)
 
 
@@ -96,18 +97,27 @@ def test_camera_axis_is_optional_with_one_camera():
 
 
 def test_environment_codebook_stays_frozen_but_teaches_the_encoder():
-    lam = make("control+env")
-    lam.set_env_codebook(torch.randn(5, 8))
+    lam = make("control+env", env_codebook_size=7)
+    lam.set_env_codebook([torch.randn(7, 8)])
     before = lam.env.quantizer.codebook_vectors[0].clone()
     terms = lam.train()(batch())
     terms["commitment_env"].backward()
     assert lam.env.heads[0].weight.grad.abs().sum() > 0
     assert lam.env.quantizer.codebook_vectors[0].grad is None
     assert torch.equal(lam.env.quantizer.codebook_vectors[0], before)
-    with pytest.raises(LattokError, match=r"`env_codebook`: expected shape \[5, 8\]"):
-        lam.set_env_codebook(torch.randn(4, 8))
+    with pytest.raises(LattokError, match=r"`env_codebook`: expected levels of shape \[\[7, 8\]\], got \[\[4, 8\]\]"):
+        lam.set_env_codebook([torch.randn(4, 8)])
     with pytest.raises(LattokError, match="`env_codebook`: expected none, unless streams"):
-        make("joint").set_env_codebook(torch.randn(5, 8))
+        make("joint").set_env_codebook([torch.randn(5, 8)])
+
+
+def test_a_frozen_environment_stream_is_quantized_from_the_first_step():
+    lam = make("robust control+env")
+    book = [torch.randn(16, 8) for _ in range(3)]
+    lam.set_env_codebook(book)
+    features = lam.frame_features(batch().frames)
+    _, env = lam.train()._streams(features)
+    torch.testing.assert_close(env.vectors[:, 0], sum(book[i][env.codes[:, i]] for i in range(3)))
 
 
 def test_action_head_teaches_latents_before_quantization_and_is_dropped(tmp_path):
@@ -191,9 +201,18 @@ def test_timm_features_from_a_local_folder(tmp_path):
     assert torch.equal(again.encode(pairs).codes, lam.eval().encode(pairs).codes)
 
 
+def test_a_video_with_a_stride_and_an_empty_batch():
+    lam = make("robust")
+    lam.train()(batch())
+    video = torch.randint(0, 256, (9, 2, 32, 32, 3), dtype=torch.uint8)
+    assert torch.equal(lam.encode(video, stride=2).codes, lam.label_video(video.numpy(), 2).codes)
+    assert lam.encode(batch().frames[:0]).codes.shape == (0, 3)
+
+
 @pytest.mark.parametrize(
     ("frames", "text"),
     [
+        (np.zeros((2, 2, 2, 32, 32, 3), dtype=np.uint8), "`frames`: expected a torch tensor, got ndarray"),
         (
             torch.zeros(2, 2, 2, 32, 32, 3),
             "`frames`: expected uint8 pixels 0..255, got dtype torch.float32.*frames_from",
@@ -216,6 +235,9 @@ def test_bad_frames_name_what_was_expected(frames, text):
         ({"cameras": ()}, "`cameras`"),
         ({"features": "clip"}, "`features`"),
         ({"image_size": 40}, "`image_size`: expected a multiple of the patch size 16, got 40"),
+        ({"interpolation": "nearest"}, "`interpolation`"),
+        ({"mean": (0.5,)}, "`mean`: expected 3 numbers"),
+        ({"codebook_size": 1}, "`codebook_size`: expected at least 2"),
         ({"features": "timm:no_such_model"}, "`features`: expected a timm vision transformer"),
     ],
 )

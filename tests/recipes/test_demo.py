@@ -50,6 +50,16 @@ def test_stopped_half_way_it_goes_on_to_the_same_models(small_demo, tmp_path, mo
         assert first["weights_sha256"] == second["weights_sha256"]
 
 
+def test_killed_before_the_first_checkpoint_it_goes_on(small_demo, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("lattok.training._step", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            small_demo(tmp_path / "demo")
+    assert (tmp_path / "demo/tokenizer/run/recipe.json").is_file()
+    small_demo(tmp_path / "demo")
+    assert (tmp_path / "demo/dataset/meta/lattok.json").is_file()
+
+
 def test_a_folder_of_something_else_is_refused(small_demo, tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo/thesis.tex").write_text("years of work")

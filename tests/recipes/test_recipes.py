@@ -90,9 +90,11 @@ def test_settings_and_config_files(tmp_path):
         parse_settings(["steps"])
     path = tmp_path / "options.json"
     path.write_text(json.dumps({"steps": 5}))
-    assert read_options(str(path)) == {"steps": 5}
+    assert read_options(str(path)) == ({"steps": 5}, None)
+    path.write_text(json.dumps({"preset": "quick", "options": {"steps": 5}}))
+    assert read_options(str(path)) == ({"steps": 5}, "quick")
     path.write_text("[")
-    with pytest.raises(LattokError, match="`config`: expected a readable JSON file"):
+    with pytest.raises(LattokError, match="options.json is not valid JSON"):
         read_options(str(path))
 
 
@@ -115,11 +117,11 @@ def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
         return ImageLAMRecipe.from_preset(dataset.root, tmp_path / out, "tiny+robust", **options)
 
     whole = lattok.train(recipe("whole"))
-    stop = KeyboardInterrupt
+    stop, resumed_before = KeyboardInterrupt, []
     original = PairBatches.__call__
 
     def interrupted(self, step, process, processes):
-        if step == 6:
+        if step == 6 and not resumed_before:
             raise stop
         return original(self, step, process, processes)
 
@@ -127,11 +129,39 @@ def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
         patch.setattr(PairBatches, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
             lattok.train(recipe("parts"))
-    resumed = ImageLAMRecipe.resumed(str(dataset.root), str(tmp_path / "parts"), {"steps": 8})
+    resumed = ImageLAMRecipe.resumed(dataset.root, tmp_path / "parts", None, {"steps": 8, "decoder_depth": 2})
     parts = lattok.train(resumed, resume=True)
     assert whole.describe()["weights_sha256"] == parts.describe()["weights_sha256"]
+    changed = ImageLAMRecipe.resumed(dataset.root, tmp_path / "parts", None, {"steps": 9})
     with pytest.raises(LattokError, match="`steps`: expected 8 as in the run to resume, got 9"):
-        ImageLAMRecipe.resumed(str(dataset.root), str(tmp_path / "parts"), {"steps": 9})
+        lattok.train(changed, resume=True)
+    with pytest.raises(LattokError, match="`preset`: expected 'tiny.robust' as in the run to resume, got 'tiny.p2t'"):
+        ImageLAMRecipe.resumed(dataset.root, tmp_path / "parts", "tiny+p2t", {})
+    other = dataset.root.with_name("other")
+    with pytest.raises(LattokError, match="`dataset`: expected .*, as in the run to resume"):
+        lattok.train(ImageLAMRecipe.resumed(other, tmp_path / "parts", None, {}), resume=True)
+
+
+def test_stopped_before_the_first_checkpoint_it_can_be_resumed(dataset, tmp_path):
+    recipe = ActionVQRecipe.from_preset(dataset.root, tmp_path / "tok", "quick", steps=6, **TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lattok.recipes.action_vq.fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            lattok.train(recipe)
+    lattok.train(recipe, resume=True)
+    assert lattok.load(tmp_path / "tok").trained_on["loop"]["steps"] == 6
+
+
+def test_the_artefact_knows_what_it_was_trained_on(dataset, tmp_path):
+    recipe = ActionVQRecipe.from_preset(dataset.root, tmp_path / "tok", "quick", steps=2, episodes="0,1,3", **TINY)
+    lattok.train(recipe)
+    tokenizer = lattok.load(tmp_path / "tok")
+    assert tokenizer.trained_on["episodes"] == [[0, 1], [3, 3]]
+    honest = lattok.evaluate(tokenizer, dataset, episodes=[2])
+    assert not any("trained on" in verdict.text for verdict in honest.verdicts)
+    cheating = lattok.evaluate(tokenizer, dataset, episodes=[2, 3])
+    assert cheating.verdicts[0].text.startswith("1 of 2 held-out episodes were trained on")
+    assert cheating.verdicts[0].holds is False
 
 
 def test_extra_labelled_pairs_are_labelled_and_nothing_else_is_seen(dataset, tmp_path):
@@ -147,7 +177,7 @@ def test_extra_labelled_pairs_are_labelled_and_nothing_else_is_seen(dataset, tmp
 
 def test_stage_two_needs_a_stage_one_codebook(dataset, tmp_path):
     options = {**LAM, "steps": 2, "codebook_update": "gradient", "codebook_start": "normal", "streams": "control+env"}
-    options |= {"quantizer": "vq", "continuous_steps": 0, "revive_below": 0.0}
+    options |= {"env_codebook_size": 4, "quantizer": "vq", "continuous_steps": 0, "revive_below": 0.0}
     with pytest.raises(LattokError, match="`env_codebook`: expected a stage-1 model"):
         lattok.train(ImageLAMRecipe.from_preset(dataset.root, tmp_path / "a", "tiny+p2t", **options))
     first = ImageLAMRecipe.from_preset(dataset.root, tmp_path / "one", "tiny+p2t", **{**options, "streams": "control"})

@@ -1,0 +1,74 @@
+"""What a training run writes while it goes: metrics.jsonl, TensorBoard, and a progress bar with the time left."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from lattok import files
+
+METRICS = "metrics.jsonl"
+
+
+class RunLog:
+    """metrics.jsonl, TensorBoard, and a progress bar with the time left (plain lines where there is no terminal)."""
+
+    def __init__(self, folder: Path, title: str, first: int, steps: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / METRICS
+        files.write_text(self._path, "".join(f"{line}\n" for line in _lines_until(self._path, first)))
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1 if first else None)
+        self._bar = tqdm(
+            total=steps, initial=first, desc=title, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
+        )
+        self._first, self._steps, self._begun, self._warned = first, steps, time.monotonic(), set[str]()
+        self._tenth = 10 * first // steps
+
+    def tick(self, done: int) -> None:
+        """One step more."""
+        self._bar.update(done - self._bar.n)
+
+    def write(self, done: int, values: Mapping[str, float], warnings: list[str]) -> None:
+        """Log the values of step `done`; each codebook's warning is shown when it begins and when it changes kind."""
+        entry = {"step": done, **values, **({"warnings": warnings} if warnings else {})}
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(files.finite(entry)) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, done)
+        kinds = {text.split(":")[0]: text for text in warnings}
+        for kind in kinds.keys() - self._warned:
+            tqdm.write(f"step {done}: {kinds[kind]}", file=sys.stderr)
+        self._warned = set(kinds)
+        self._bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
+        self.tick(done)
+        tenth = 10 * done // self._steps
+        if self._bar.disable and tenth > self._tenth:
+            self._tenth = tenth
+            rate = (time.monotonic() - self._begun) / max(1, done - self._first)
+            left = rate * (self._steps - done)
+            print(f"step {done}/{self._steps}  loss {values['loss']:.4f}  {left:.0f} s left", file=sys.stderr)
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._bar.close()
+        self._board.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Lines of an earlier part of the run; what came after its checkpoint, or was cut by a kill, is dropped."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []:
+        try:
+            known = json.loads(line)["step"] <= step
+        except ValueError:
+            known = False
+        if known:
+            lines.append(line)
+    return lines
