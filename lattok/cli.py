@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -104,6 +107,7 @@ def demo(
         fast: A few steps only, to see that it runs; the figures then mean nothing.
         device: auto, cpu, cuda or mps.
     """
+    _load_everything()
     from lattok.recipes.demo import run_demo
 
     run_demo(Path(out), features=features, seed=seed, fast=fast, device=device)
@@ -115,6 +119,7 @@ def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:
 
     Example: lattok inspect path/to/dataset
     """
+    _load_everything()
     from lattok.recipes.verbs import inspect_verb
 
     inspect_verb(dataset, reading.options(WINDOWS))
@@ -126,6 +131,7 @@ def train_action_vq(dataset: Dataset, training: Training, reading: Reading = Rea
 
     Example: lattok train action-vq path/to/dataset --out my-tokenizer --preset quick
     """
+    _load_everything()
     from lattok.recipes import ActionVQRecipe
 
     _train(ActionVQRecipe, dataset, training, reading)
@@ -137,6 +143,7 @@ def train_image_lam(dataset: Dataset, training: Training, reading: Reading = Rea
 
     Example: lattok train image-lam path/to/dataset --out my-lam --preset tiny+robust --features pixels
     """
+    _load_everything()
     from lattok.recipes import ImageLAMRecipe
 
     _train(ImageLAMRecipe, dataset, training, reading)
@@ -166,6 +173,7 @@ def evaluate(
         seed: Seed of the controls.
         revision: Revision of a Hub model.
     """
+    _load_everything()
     from lattok.recipes.verbs import evaluate_verb
 
     evaluate_verb(model, dataset, out, controls, seed, revision, reading.options((*WINDOWS, "device")))
@@ -194,6 +202,7 @@ def annotate(
         embedding: Leave out the latents before quantization (they are written by default).
         quantized: Also write the quantized vectors.
     """
+    _load_everything()
     from lattok.recipes.verbs import annotate_verb
 
     annotate_verb(dataset, model, out, prefix, revision, embedding, quantized, reading.options((*WINDOWS, "device")))
@@ -239,6 +248,22 @@ def _train(recipe_class: Any, dataset: str, training: Training, reading: Reading
     words = ["lattok", "train", recipe_class.kind, str(dataset), "--out", training.out, "--resume"]
     train(recipe, training.resume, resume_command=shlex.join(words))
     print(f"Saved in {training.out}. Judge it: {shlex.join(['lattok', 'evaluate', training.out, str(dataset)])}")
+
+
+def _load_everything() -> None:
+    """Import what verbs need. Ctrl-C in the middle of torch's own imports is swallowed or mangled, so it ends us."""
+
+    def end(number: int, frame: Any) -> None:
+        os.write(2, b"\nlattok: interrupted; run the same command again\n")
+        os._exit(130)
+
+    if threading.current_thread() is not threading.main_thread():
+        return
+    previous = signal.signal(signal.SIGINT, end)
+    try:
+        import_module("lattok.recipes.demo")
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _note_unused(names: set[str]) -> None:

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 import lattok
-from lattok.recipes.verbs import control_loop
 
 VARIANTS = {  # name: (recipe, preset, options)
     "action-vq, step decoder, mask loss off (demo)": (lattok.ActionVQRecipe, "quick", {}),
@@ -40,10 +39,7 @@ def run(variant: str, seed: int, folder: Path) -> dict[str, float]:
     begun = time.process_time()
     model = lattok.train(recipe_class.from_preset(data, folder, preset, seed=seed, device="cpu", **options))
     trained = time.process_time()
-    loop = control_loop(folder, None)
-    report = lattok.evaluate(
-        model, lattok.open_dataset(data), out=folder / "report", controls="trained", control_loop=loop, seed=seed
-    )
+    report = lattok.evaluate(model, lattok.open_dataset(data), out=folder / "report", controls="trained", seed=seed)
     cpu = {"cpu_s/train": trained - begun, "cpu_s/evaluate": time.process_time() - trained}
     return {**report.figures, **cpu}
 
