@@ -41,7 +41,7 @@ def read_vectors(dataset: RobotDataset, argument: str, key: str, episodes: Seque
             raise LattokError(
                 f"`{key}`: expected finite numbers, got {values[frame, dim]} in episode {episode.index}, "
                 f"frame {frame}, dimension {dim} ({dimension_names(feature)[dim]}). "
-                "Leave the episode out with `episodes`."
+                "Repair it; training and evaluation can also leave the episode out with `episodes`."
             )
     return flat
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lattok import files
 from lattok.evaluation.pairs import BATCH, PairSet
 from lattok.image_lam import ImageLAM
-from lattok.image_lam.model import Decoder
+from lattok.image_lam.parts import Decoder
 from lattok.training import Interrupted, LoopOptions, SeededBatches, fit
 from lattok.types import LatentActions, LossTerms
 

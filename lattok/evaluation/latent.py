@@ -57,6 +57,7 @@ class Evidence:
     untrained: CodeControl
     losses: dict[str, float | None]  # by variant of the latents; None: not run
     change: Coordinates
+    budget: str  # of the decoder trained without latents
 
     @property
     def size(self) -> int:
@@ -99,7 +100,8 @@ def gather(model: ImageLAM, source: Source, split: Split, options: LatentOptions
         }
         how = dependence.Trained(options.loop, options.controls_folder, identity)
         losses[dependence.BLIND] = dependence.loss_without_latents(model, train, held_out, how)
-    return Evidence(model, train, held_out, target, names, kmeans, untrained, losses, change)
+    budget = f"{options.loop.steps:,} steps of {options.loop.batch_size} of {len(train.rows):,} pairs"
+    return Evidence(model, train, held_out, target, names, kmeans, untrained, losses, change, budget)
 
 
 @dataclass(frozen=True)

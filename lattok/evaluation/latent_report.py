@@ -174,6 +174,7 @@ def _dependence_section(evidence: Evidence) -> Section:
         decides=1,
         digits=("#.3g", ".3f", ".3f"),
         note="Mean squared error of the later frame's features."
+        + ("" if blind is None else f" The decoder without latents was trained with {evidence.budget}.")
         + (" Only the control stream is exchanged; the environment stream stays true." if evidence.model.env else ""),
     )
     text = (

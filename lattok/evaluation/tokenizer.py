@@ -118,7 +118,9 @@ def gather(
     training = ActionWindows(dataset, tokenizer.horizon, action_key, split.train)
     names, size = windows.action_names, tokenizer.vocab_size
     hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
-    checks.size("action_key", f"action dimensions ({', '.join(names)})", len(names), tokenizer.action_dim, hint)
+    if len(names) != tokenizer.action_dim:
+        expected = f"{tokenizer.action_dim} action dimensions"
+        checks.fail("action_key", expected, f"{len(names)} ({', '.join(names)}) in {action_key}", hint)
     scale = Scale.fit(training.actions, names)
     codes, decoded = reconstruct(tokenizer, windows)
     batch = windows.all()

@@ -152,11 +152,12 @@ def _headline(figures: dict[str, float], vocab: int) -> str:
     parts = [
         f"{mse / figures[f'normalised_mse/{key}']:.2f} × {NAMES[key]}"
         for key in ("kmeans", "uniform_bins")
-        if figures.get(f"normalised_mse/{key}")
+        if figures.get(f"normalised_mse/{key}")  # a control without error leaves no ratio
     ]
+    beside = f"{' and '.join(parts)} at equal bits" if parts else "the controls at equal bits make none"
     used = int(figures["codes_used"])
     return (
-        f"Held-out reconstruction error {mse:.3g} (normalised MSE): {' and '.join(parts)} at equal bits; "
+        f"Held-out reconstruction error {mse:.3g} (normalised MSE): {beside}; "
         f"{used} of {vocab} codes in use, "
         f"perplexity {figures['perplexity']:.0f}."
     )

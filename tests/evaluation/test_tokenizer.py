@@ -91,7 +91,7 @@ def test_variable_length_codes_are_counted_without_their_padding(world: World):
 def test_other_actions_are_an_error_that_says_so(world: World):
     tokenizer = Rounding()
     tokenizer.action_dim = 7
-    with pytest.raises(LattokError, match=r"`action_key`: expected 7 action dimensions \(x, y, gripper\), got 3"):
+    with pytest.raises(LattokError, match=r"`action_key`: expected 7 action dimensions, got 3 \(x, y, gripper\)"):
         evaluate(tokenizer, world, episodes=[5])
 
 
