@@ -25,7 +25,7 @@ from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from torch import Tensor, nn
 
 from lattok import checks, files
-from lattok.quantize import VectorQuantizer
+from lattok.quantize import QuantizerConfig, VectorQuantizer
 from lattok.runlog import METRICS, RunLog
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
@@ -233,7 +233,7 @@ def codebook_report(model: nn.Module) -> CodebookReport:
         if used < size / 4 or perplexity < size / 10:
             report.warnings.append(
                 f"codebook `{name}` is collapsing: {used} of {size} codes in use, perplexity {perplexity:.1f}. "
-                "Start it from data (codebook_start=kmeans), revive dead codes (revive_below=0.03) or lower the rate."
+                + _remedy(module.config)
             )
         elif stats.tokens_repeat:
             report.warnings.append(
@@ -242,6 +242,15 @@ def codebook_report(model: nn.Module) -> CodebookReport:
                 "Use the `robust` preset (per-token heads, normalised latents, residual codes)."
             )
     return report
+
+
+def _remedy(config: QuantizerConfig) -> str:
+    """What has not been tried against collapse."""
+    if config.start != "kmeans":
+        return "Start it from data: codebook_start=kmeans."
+    if config.revive_below == 0:
+        return "Revive dead codes: revive_below=0.03."
+    return "Early on this passes; if it stays, lower lr or start the codebook later (continuous_steps)."
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -247,3 +247,18 @@ def test_two_processes_learn_the_codebook_of_one(tmp_path):
         torch.testing.assert_close(
             two[name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"start": "normal"}, "Start it from data: codebook_start=kmeans."),
+        ({"revive_below": 0.0}, "Revive dead codes: revive_below=0.03."),
+        ({}, "lower lr or start the codebook later"),
+    ],
+)
+def test_the_warning_names_what_has_not_been_tried(options, remedy):
+    quantizer = VectorQuantizer(QuantizerConfig(dim=2, size=16, **options))
+    quantizer.steps += 1
+    quantizer.recent = torch.zeros(100, 4, dtype=torch.long)
+    assert remedy in codebook_report(nn.ModuleDict({"control": quantizer})).warnings[0]
