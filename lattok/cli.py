@@ -96,7 +96,7 @@ def demo(
     fast: bool = False,
     device: str = "auto",
 ) -> None:
-    """The whole path on the bundled robot demonstrations: train, judge, annotate. About four minutes on two cores.
+    """The whole path on the bundled robot demonstrations: train, judge, annotate. About two minutes on two cores.
 
     Example: lattok demo --out my-demo
 
