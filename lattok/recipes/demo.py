@@ -62,8 +62,9 @@ def run_demo(out: Path, features: str, seed: int, fast: bool, device: str) -> No
     ]
     _say("The dataset with latent actions as columns")
     annotated = out / "dataset"
-    with bar("annotate") as progress:
-        annotate(open_dataset(dataset), {"latent": lam, "tokens": tokenizer}, annotated, progress=progress)
+    if not annotated.exists():
+        with bar("annotate") as progress:
+            annotate(open_dataset(dataset), {"latent": lam, "tokens": tokenizer}, annotated, progress=progress)
     _summary(reports, out, annotated, time.monotonic() - begun)
 
 

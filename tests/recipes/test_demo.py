@@ -31,6 +31,8 @@ def test_everything_is_there_and_the_next_commands_are_said(small_demo, tmp_path
     assert columns["tokens.codes"].shape == (25, 8)
     assert columns["latent.valid"].sum() == 23  # 0.2 s are 2 frames at 10 fps
     assert columns["tokens.valid"].all()
+    small_demo(tmp_path / "demo")  # once more: nothing is done twice, the summary comes again
+    assert "lattok train image-lam DATASET" in capsys.readouterr().out
 
 
 def test_stopped_half_way_it_goes_on_to_the_same_models(small_demo, tmp_path, monkeypatch):
