@@ -36,7 +36,7 @@ class RunLog:
         self._bar.update(done - self._bar.n)
 
     def write(self, done: int, values: Mapping[str, float], warnings: list[str]) -> None:
-        """Log the values of step `done`; each codebook's warning is shown when it begins and when it changes kind."""
+        """Log the values of step `done`; a warning is shown when it begins, and when it is over."""
         entry = {"step": done, **values, **({"warnings": warnings} if warnings else {})}
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(files.finite(entry)) + "\n")
@@ -45,6 +45,8 @@ class RunLog:
         kinds = {text.split(":")[0]: text for text in warnings}
         for kind in kinds.keys() - self._warned:
             tqdm.write(f"step {done}: {kinds[kind]}", file=sys.stderr)
+        for kind in sorted(self._warned - kinds.keys()):
+            tqdm.write(f"step {done}: over: {kind}", file=sys.stderr)
         self._warned = set(kinds)
         self._bar.set_postfix_str(f"loss {values['loss']:.3f}", refresh=False)
         self.tick(done)

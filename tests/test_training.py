@@ -11,6 +11,7 @@ from torch import nn
 
 from lattok.checks import LattokError
 from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.runlog import RunLog
 from lattok.training import (
     CHECKPOINT,
     METRICS,
@@ -212,6 +213,17 @@ def test_warnings_reach_the_terminal_and_the_log(tmp_path, capsys):
     run(tmp_path, model=model)
     assert "is collapsing" in capsys.readouterr().err
     assert "warnings" in (tmp_path / RUN / METRICS).read_text()
+
+
+def test_a_warning_is_shown_once_and_its_end_too(tmp_path, capsys):
+    log = RunLog(tmp_path, "run", 0, 40)
+    for step, warnings in enumerate(
+        [["codebook `q` is collapsing: 3 of 16"], ["codebook `q` is collapsing: 4 of 16"], []]
+    ):
+        log.write(10 * step + 10, {"loss": 1.0}, warnings)
+    log.close()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "codebook" in line]
+    assert lines == ["step 10: codebook `q` is collapsing: 3 of 16", "step 30: over: codebook `q` is collapsing"]
 
 
 @pytest.mark.parametrize(("change", "text"), [({"steps": 0}, "`steps`"), ({"schedule": "x"}, "`schedule`")])
