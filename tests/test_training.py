@@ -232,11 +232,12 @@ def test_bad_options(change, text):
         LoopOptions(**change)
 
 
-def _worker(rank, world, port, out):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
-    os.environ.update(LOCAL_RANK=str(rank), ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+def _worker(rank, world, out):
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    meeting = f"file://{out}/meeting-{world}"  # a port found free may be taken before it is used
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
     quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=8, levels=2, revive_below=0.1)).train()
     x = torch.randn(6, 32, 4, generator=torch.Generator().manual_seed(0))
     for step, part in enumerate(x):
@@ -249,13 +250,8 @@ def _worker(rank, world, port, out):
 
 
 def test_two_processes_learn_what_one_does(tmp_path):
-    import socket
-
     for world in (1, 2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        torch.multiprocessing.spawn(_worker, args=(world, port, tmp_path), nprocs=world)
+        torch.multiprocessing.spawn(_worker, args=(world, tmp_path), nprocs=world)
     one, two = (torch.load(tmp_path / f"state-{world}.pt", weights_only=True) for world in (1, 2))
     for name, value in one.items():
         torch.testing.assert_close(
