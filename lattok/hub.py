@@ -30,11 +30,11 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 EVALUATION, TRAINING = "evaluation.json", "training.json"
 
 
-def resolve(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """Local folder as it is; anything else is a Hub id, downloaded at `revision`."""
+def resolve(name_or_path: str | os.PathLike[str], revision: str | None = None) -> tuple[Path, str | None]:
+    """The folder of a model, and its Hub id unless it is a local folder; a Hub id is downloaded at `revision`."""
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        return path
+        return path, None
     text = str(name_or_path)
     if path.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
         checks.fail("model", "a folder with config.json, or a Hub id like org/name", f"{text!r}, which is neither")
@@ -42,7 +42,7 @@ def resolve(name_or_path: str | os.PathLike[str], revision: str | None = None) -
 
     try:
         wanted = [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING]
-        return Path(snapshot_download(text, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(text, revision=revision, allow_patterns=wanted)), text
     except (HfHubHTTPError, OSError, ValueError) as error:
         checks.fail("model", f"a folder or a Hub repository; {text!r} could not be fetched", _first_line(error))
 
@@ -93,7 +93,7 @@ class HubModel(nn.Module):
         `name` is what the card calls the model; the folder's name by default.
         """
         folder = Path(folder)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.saved_tensors().items()}
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.saved_tensors().items()}
         with files.whole_file(folder / WEIGHTS) as path:
             path.write_bytes(safetensors.torch.save(tensors))  # its own writer makes private files
         self.save_card(folder, name)
@@ -114,15 +114,11 @@ class HubModel(nn.Module):
     @classmethod
     def from_pretrained(cls, name_or_path: str | os.PathLike[str], revision: str | None = None) -> Self:
         """Load from a folder or a Hub id, in evaluation mode. Raises `LattokError` on anything that does not fit."""
-        folder = resolve(name_or_path, revision)
-        model = cls.from_folder(folder)
-        if folder != Path(name_or_path).expanduser():  # downloaded: the snapshot's folder is the commit
-            model.source, model.revision = str(name_or_path), folder.name
-        return model
+        return cls.from_folder(*resolve(name_or_path, revision))
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Self:
-        """Load from a local folder."""
+    def from_folder(cls, folder: Path, hub_id: str | None = None) -> Self:
+        """Load from a local folder, which for a model from the Hub is the snapshot, named by its commit."""
         raw = read_config(folder)
         if raw["type"] != cls.type:
             checks.fail(
@@ -133,7 +129,7 @@ class HubModel(nn.Module):
         model.evaluation, model.trained_on = (
             files.read_json(folder / name) if (folder / name).is_file() else None for name in (EVALUATION, TRAINING)
         )
-        model.source = folder.name
+        model.source, model.revision = (folder.name, None) if hub_id is None else (hub_id, folder.name)
         model.after_load()
         return model.eval()
 

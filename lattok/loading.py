@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from lattok import checks, hub
@@ -19,10 +18,7 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None) -> A
     Raises `LattokError` for a folder that is no artefact, an unknown type, a config from a newer lattok, or tensors
     that do not fit.
     """
-    folder = hub.resolve(name_or_path, revision)
+    folder, hub_id = hub.resolve(name_or_path, revision)
     kind = hub.read_config(folder)["type"]
     checks.one_of(f"type in {folder / hub.CONFIG}", kind, sorted(CLASSES))
-    model = CLASSES[kind].from_folder(folder)
-    if folder != Path(name_or_path).expanduser():  # downloaded: the snapshot's folder is the commit
-        model.source, model.revision = str(name_or_path), folder.name
-    return model
+    return CLASSES[kind].from_folder(folder, hub_id)

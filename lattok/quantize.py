@@ -104,8 +104,9 @@ def kmeans(vectors: Tensor, k: int, iterations: int = 20, generator: torch.Gener
         distance = torch.minimum(distance, (vectors - vectors[picks[-1]]).square().sum(-1))
     centres = vectors[picks]
     for _ in range(iterations):
-        counts, sums = _assignments(nearest(vectors, centres), vectors, k)
-        farthest = (vectors - centres[nearest(vectors, centres)]).square().sum(-1).topk(k)[1]
+        codes = nearest(vectors, centres)
+        counts, sums = _assignments(codes, vectors, k)
+        farthest = (vectors - centres[codes]).square().sum(-1).topk(k)[1]
         centres = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], vectors[farthest])
     return centres
 

@@ -26,11 +26,9 @@ from torch import Tensor, nn
 
 from lattok import checks, files
 from lattok.quantize import QuantizerConfig, VectorQuantizer
-from lattok.runlog import METRICS, RunLog
+from lattok.runlog import RunLog
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
-
-__all__ = ["CHECKPOINT", "METRICS", "RECIPE", "RUN", "Interrupted", "LoopOptions", "SeededBatches", "fit"]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from torch import nn
 
 from lattok.checks import LattokError
 from lattok.quantize import QuantizerConfig, VectorQuantizer
-from lattok.runlog import RunLog
+from lattok.runlog import METRICS, RunLog
 from lattok.training import (
     CHECKPOINT,
-    METRICS,
     RUN,
     Interrupted,
     LoopOptions,

@@ -188,11 +188,11 @@ def _dependence_section(evidence: Evidence) -> Section:
 def _figures(evidence: Evidence, probes: ProbeRows) -> dict[str, float]:
     """Flat summary: `quantity/whose`; the model's own come first."""
     figures: dict[str, float] = {}
-    space = _space(evidence.names)
+    prefixes = ("r2", "r2_xyz") if _space(evidence.names) else ("r2",)
     for kind, rows in (("codes", probes.discrete), ("latents", probes.continuous)):
-        for row in rows:
+        for row in (row for row in rows if row.probe is not None):
             scores = _scores(row, evidence.names)
-            for prefix, score in zip(("r2", "r2_xyz"), scores[: 2 if space else 1], strict=False):
+            for prefix, score in zip(prefixes, scores[: len(prefixes)], strict=True):
                 if score is not None:
                     figures[f"{prefix}_from_{kind}/{row.key}"] = score
     codes = {

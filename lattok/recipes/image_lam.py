@@ -120,10 +120,9 @@ def train_image_lam(recipe: ImageLAMRecipe, resume: bool = False, resume_command
         )
     if pairs.labelled.any():
         model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
-    extra = recipe.data.labelled_per_batch if pairs.labelled.any() else 0
-    model.trained_on = recipe.trained_on(dataset, recipe.loop.batch_size + extra)
-    weights = model.config.loss_weights
     batches = PairBatches(pairs, recipe.loop.batch_size, recipe.data.labelled_per_batch, recipe.loop.seed)
+    model.trained_on = recipe.trained_on(dataset, batches.samples)
+    weights = model.config.loss_weights
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
     model.action_head = None
     return finish(model, out)
@@ -131,10 +130,9 @@ def train_image_lam(recipe: ImageLAMRecipe, resume: bool = False, resume_command
 
 def _config(recipe: ImageLAMRecipe, cameras: tuple[str, ...]) -> ImageLAMConfig:
     """The recipe's model for these cameras; mean and deviation of the pixels are the ones the features know."""
-    options = {name: value for name, value in recipe.model.items() if name != "cameras"}
-    config = ImageLAMConfig(cameras=cameras, **options)
+    config = ImageLAMConfig(cameras=cameras, **recipe.model)
     mean, std = known_scaling(config.features, config.image_size, config.features_revision)
-    return replace(config, mean=options.get("mean", mean), std=options.get("std", std))
+    return replace(config, mean=recipe.model.get("mean", mean), std=recipe.model.get("std", std))
 
 
 class PairBatches:
@@ -145,6 +143,7 @@ class PairBatches:
         self.draw = SeededBatches(len(pairs), size, seed)
         self.known = torch.from_numpy(pairs.labelled.nonzero()[0])
         extra = labelled if len(self.known) else 0
+        self.samples = size + extra  # per step
         self.draw_known = SeededBatches(len(self.known), extra, mix(seed, 1)) if extra else None
 
     def __call__(self, step: int, process: int, processes: int) -> PairBatch:
