@@ -11,6 +11,7 @@ _HOMES = {
     "ImageLAMRecipe": "lattok.recipes",
     "LattokError": "lattok.checks",
     "P2TActionVQ": "lattok.action_vq",
+    "UniformBins": "lattok.action_vq",
     "annotate": "lattok.annotation",
     "evaluate": "lattok.evaluation",
     "load": "lattok.loading",
@@ -18,10 +19,13 @@ _HOMES = {
     "sample_dataset_path": "lattok.data",
     "train": "lattok.recipes",
 }
-__all__ = ["__version__", *_HOMES]
+_MODULES = ("convert",)  # used as they are: lattok.convert.p2t_action_vq(...)
+__all__ = ["__version__", *_HOMES, *_MODULES]
 
 if TYPE_CHECKING:
+    from lattok import convert as convert
     from lattok.action_vq import P2TActionVQ as P2TActionVQ
+    from lattok.action_vq import UniformBins as UniformBins
     from lattok.annotation import annotate as annotate
     from lattok.checks import LattokError as LattokError
     from lattok.data import open_dataset as open_dataset
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"lattok.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'lattok' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

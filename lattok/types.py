@@ -25,7 +25,7 @@ class ActionBatch(NamedTuple):
     """Action chunks in physical units; steps beyond the episode repeat its last action and are not valid."""
 
     chunks: Tensor  # [B, H, m] float32
-    valid: Tensor  # [B, H] bool
+    valid: Tensor  # [B, H] bool, or [B, H, m] where datasets have different dimensions
 
 
 class PairBatch(NamedTuple):

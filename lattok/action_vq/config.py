@@ -1,4 +1,4 @@
-"""Configuration of the action tokenizer; saved as config.json. Defaults: LIBERO, P2T appendix A.2."""
+"""Configurations of the action tokenizers; saved as config.json."""
 
 from __future__ import annotations
 
@@ -7,13 +7,68 @@ from dataclasses import dataclass
 from lattok import checks
 from lattok.normalize import KINDS
 
+# What a short run leaves out: both cost reconstruction before they can help (docs/decisions.md).
+QUICK_MODEL = {"dropout": 0.0, "mask_weight": 0.0}
+ACTION_KINDS = ("unspecified", "relative", "absolute")
+
 
 @dataclass(frozen=True)
-class ActionVQConfig:
-    """Architecture and losses of `P2TActionVQ`."""
+class ChunkConfig:
+    """What every family of action tokenizers knows about its chunks."""
 
     action_dim: int
     horizon: int = 8
+    normalize: str = "mean_std"
+    normalize_exceptions: tuple[str, ...] = ()  # "gripper=min_max": another kind for one dimension, by name or index
+    action_names: tuple[str, ...] = ()
+    action_kind: str = "unspecified"  # "relative": errors add up over a chunk, and a missing step is no motion
+
+    def __post_init__(self) -> None:
+        checks.counts(action_dim=self.action_dim, horizon=self.horizon)
+        checks.one_of("normalize", self.normalize, KINDS)
+        checks.one_of("action_kind", self.action_kind, ACTION_KINDS)
+        if self.action_names:
+            checks.size("action_names", "names", len(self.action_names), self.action_dim)
+        _ = self.normalize_kinds
+
+    @property
+    def normalize_kinds(self) -> list[str]:
+        """The kind of normalisation of each dimension."""
+        kinds = [self.normalize] * self.action_dim
+        for text in self.normalize_exceptions:
+            name, _, kind = text.partition("=")
+            checks.one_of(f"normalize_exceptions ({text})", kind, KINDS)
+            kinds[self._dimension(name, text)] = kind
+        return kinds
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the action dimensions; numbers where there are none."""
+        return self.action_names or tuple(str(i) for i in range(self.action_dim))
+
+    @property
+    def gripper(self) -> list[int]:
+        """Dimensions that open and close something, by their names: positions, also in relative actions."""
+        return [i for i, name in enumerate(self.action_names) if "gripper" in name.lower()]
+
+    @property
+    def relative(self) -> list[int]:
+        """Dimensions that are increments."""
+        return [i for i in range(self.action_dim) if self.action_kind == "relative" and i not in self.gripper]
+
+    def _dimension(self, name: str, text: str) -> int:
+        if name in self.action_names:
+            return self.action_names.index(name)
+        if not name.isdecimal() or int(name) >= self.action_dim:
+            known = ", ".join(self.action_names) or f"0..{self.action_dim - 1}"
+            checks.fail("normalize_exceptions", f"NAME=KIND with a dimension among {known}", repr(text))
+        return int(name)
+
+
+@dataclass(frozen=True)
+class ActionVQConfig(ChunkConfig):
+    """Architecture and losses of `P2TActionVQ`. Defaults: LIBERO, P2T appendix A.2."""
+
     dim: int = 128
     codebook_size: int = 256
     fft: bool = True
@@ -35,18 +90,13 @@ class ActionVQConfig:
     continuous_steps: int = 0
     decay: float = 0.99
     revive_below: float = 0.03
-    normalize: str = "mean_std"
-    action_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        checks.counts(action_dim=self.action_dim, horizon=self.horizon, dim=self.dim, hidden=self.hidden)
-        checks.counts(
-            depth=self.depth, heads=self.heads, **{f"dilations[{i}]": r for i, r in enumerate(self.dilations)}
-        )
-        checks.counts(codebook_size=self.codebook_size)
+        super().__post_init__()
+        checks.counts(dim=self.dim, hidden=self.hidden, depth=self.depth, heads=self.heads)
+        checks.counts(codebook_size=self.codebook_size, **{f"dilations[{i}]": r for i, r in enumerate(self.dilations)})
         if self.codebook_size < 2:
             checks.fail("codebook_size", "at least 2", self.codebook_size)
-        checks.one_of("normalize", self.normalize, KINDS)
         checks.at_least_zero(mask_weight=self.mask_weight, commitment_weight=self.commitment_weight)
         checks.one_of("decoder", self.decoder, ("step", "context"))
         checks.one_of("mask_reduction", self.mask_reduction, ("mean", "sum"))
@@ -54,8 +104,6 @@ class ActionVQConfig:
         for name in ("dropout", "mask_ratio"):
             if not 0 <= getattr(self, name) < 1:
                 checks.fail(name, "a number in [0, 1)", getattr(self, name))
-        if self.action_names:
-            checks.size("action_names", "names", len(self.action_names), self.action_dim)
 
     @property
     def loss_weights(self) -> dict[str, float]:

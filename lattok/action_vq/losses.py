@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def reconstruction(predicted: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error over valid steps (Eq. 16): predicted, actions [B, H, m], valid [B, H] bool."""
-    error = (predicted - actions).square().mean(-1)
+    """Mean squared error over what is valid (Eq. 16): predicted, actions, valid (bool) [B, H, m]."""
+    error = (predicted - actions).square()
     return (error * valid).sum() / valid.sum().clamp_min(1)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from lattok import files
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
+from lattok.action_vq.config import QUICK_MODEL
 from lattok.data import ActionWindows, open_dataset
 from lattok.recipes.common import Recipe
 from lattok.training import SeededBatches, fit
@@ -31,14 +32,7 @@ class ActionVQRecipe(Recipe):
     presets = MappingProxyType(
         {
             "p2t": {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "log_every": 100},
-            "quick": {
-                "steps": 1000,
-                "lr": 2e-3,
-                "schedule": "one_cycle",
-                "batch_size": 128,
-                "dropout": 0.0,
-                "mask_weight": 0.0,
-            },
+            "quick": {"steps": 1000, "lr": 2e-3, "schedule": "one_cycle", "batch_size": 128, **QUICK_MODEL},
             "context": {"decoder": "context"},
             "p2t_code": {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False},
         }
@@ -54,7 +48,7 @@ def train_action_vq(recipe: ActionVQRecipe, resume: bool = False, resume_command
     torch.manual_seed(recipe.loop.seed)
     names = tuple(windows.action_names)
     model = P2TActionVQ(ActionVQConfig(**recipe.model, action_dim=len(names), action_names=names))
-    model.normalizer.fit(windows.actions, model.config.normalize)
+    model.normalizer.fit(windows.actions, model.config.normalize_kinds)
     draw = SeededBatches(len(windows), recipe.loop.batch_size, recipe.loop.seed)
 
     def batches(step: int, process: int, processes: int) -> ActionBatch:

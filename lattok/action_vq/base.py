@@ -1,0 +1,327 @@
+"""What all action tokenizers share: units, checks, padding, total decoding, error reports, fitting to arrays.
+
+A family gives `_encode`, `_decode` (both in normalised units), `_repair`, `vocab_size`, `tokens_per_chunk` and `fit`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lattok import checks
+from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.errors import ErrorReport, compare
+from lattok.hub import HubModel
+from lattok.normalize import Normalizer
+from lattok.training import LoopOptions, SeededBatches
+from lattok.training import fit as run_loop
+from lattok.types import ActionBatch, LatentActions
+
+Arrays = Tensor | np.ndarray | list[Any] | tuple[Any, ...]
+BLOCK = 4096  # chunks that an error report encodes at a time
+
+
+class Repaired(NamedTuple):
+    """Codes that can be decoded, made from any integers."""
+
+    codes: Tensor  # [B, P] legal
+    missing: Tensor  # [B, H, 1 or m] bool: nothing is known about these, hold the neighbours
+    notes: list[str]  # what was repaired in each row, "" where nothing; empty when all rows are intact
+
+
+class DecodeInfo(NamedTuple):
+    """What decoding had to repair."""
+
+    repaired: Tensor  # [B] bool
+    notes: tuple[str, ...]  # one per row, "" where nothing
+
+
+class ChunkTokenizer(HubModel):
+    """Base of the action tokenizers: chunks [B, H, m] in physical units to codes [B, P], and back."""
+
+    label_source = "actions"
+    fixed_length: ClassVar[bool] = True  # False: rows are padded with -1
+    config: ChunkConfig
+
+    def __init__(self, config: ChunkConfig):
+        super().__init__()
+        self.config = config
+        self.normalizer = Normalizer(config.action_dim)
+
+    @property
+    def horizon(self) -> int:
+        """Steps per chunk, H."""
+        return self.config.horizon
+
+    @property
+    def action_dim(self) -> int:
+        """Action dimensions m."""
+        return self.config.action_dim
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes K."""
+        raise NotImplementedError
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """Codes per chunk, P; their greatest number where `fixed_length` is false."""
+        raise NotImplementedError
+
+    @classmethod
+    def fit(cls, chunks: Arrays, valid: Tensor | None = None, **options: Any) -> Self:
+        """A tokenizer fitted to chunks [N, H, m] in physical units, or to a list of such arrays."""
+        raise NotImplementedError
+
+    def _encode(self, actions: Tensor) -> Tensor:
+        """Normalised actions [B, H, m] to codes int64 [B, P]."""
+        raise NotImplementedError
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        """Legal codes [B, P] to normalised actions [B, H, m]."""
+        raise NotImplementedError
+
+    def _repair(self, codes: Tensor) -> Repaired:
+        """Any integers [B, L] to codes that `_decode` takes."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def encode(self, chunks: Tensor | np.ndarray, valid: Tensor | None = None) -> Tensor:
+        """Chunks [B, H, m] in physical units to codes int64 [B, P].
+
+        Shorter chunks, and steps where `valid` ([B, H], or [B, H, m] with dimensions that a robot does not have) is
+        false, repeat the last valid action (P2T A.2). Longer chunks, another m or non-finite numbers raise
+        `LattokError`: windows truncate, `encode` does not.
+        """
+        actions, _ = self._prepare(chunks, valid)
+        with self._inference():
+            return self._encode(actions)
+
+    @overload
+    def decode(self, codes: Tensor, return_info: Literal[False] = False) -> Tensor: ...
+    @overload
+    def decode(self, codes: Tensor, return_info: Literal[True]) -> tuple[Tensor, DecodeInfo]: ...
+    @torch.no_grad()
+    def decode(self, codes: Any, return_info: bool = False) -> Any:
+        """Codes, any integers [B, L] or a list of rows, to chunks [B, H, m] in physical units. Nothing is refused.
+
+        What cannot be read is repaired as the family says; steps about which nothing is known repeat the last known
+        action, or the first one, and are no motion in `relative` dimensions. With `return_info` also a `DecodeInfo`.
+        """
+        rows = as_codes(codes).to(self.normalizer.shift.device)
+        legal, missing, notes = self._repair(rows)
+        with self._inference():
+            chunks = self.normalizer.inverse(self._decode(legal))
+        if notes:
+            chunks = self._hold(chunks, missing)
+        if not return_info:
+            return chunks
+        notes = notes or [""] * len(rows)
+        return chunks, DecodeInfo(torch.tensor([bool(note) for note in notes], dtype=torch.bool), tuple(notes))
+
+    @torch.no_grad()
+    def latent_actions(self, chunks: Tensor, valid: Tensor | None = None) -> LatentActions:
+        """Like `encode`, with latents and quantized: here the normalised chunk and its decoding, [B, 1, H*m]."""
+        actions, _ = self._prepare(chunks, valid)
+        with self._inference():
+            codes = self._encode(actions)
+            return LatentActions(codes, actions.flatten(1)[:, None], self._decode(codes).flatten(1)[:, None])
+
+    def error_report(self, chunks: Tensor | np.ndarray, valid: Tensor | None = None) -> ErrorReport:
+        """Errors of decoding the codes of `chunks` [N, H, m], in their own units, with the worst case."""
+        chunks = as_tensor("chunks", chunks)
+        valid = full_mask(chunks, valid)
+        parts = zip(chunks.split(BLOCK), valid.split(BLOCK), strict=True)
+        decoded = [self.decode(self.encode(block, mask))[:, : block.shape[1]].cpu() for block, mask in parts]
+        report = compare(chunks.cpu(), torch.cat(decoded), valid.cpu(), self.config.names, self.config.relative)
+        return replace(report, clipped=self._clipped(*self._prepare(chunks, valid)))
+
+    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
+        """Share of what the family codes of normalised actions [B, H, m] that lies outside what it can express."""
+        return 0.0
+
+    @classmethod
+    def _from_chunks(cls, chunks: Arrays, valid: Tensor | None, options: dict[str, Any]) -> tuple[Self, ActionBatch]:
+        """A new tokenizer for `chunks` with its normaliser fitted to their valid entries; and the chunks, joined."""
+        batch = join_chunks(chunks, valid)
+        if not len(batch.chunks):
+            checks.fail("chunks", "at least one chunk", "none")
+        steps, dims = batch.chunks.shape[1:]
+        given = options.pop("action_dim", dims)
+        checks.size("action_dim", "action dimensions", dims, given, "It follows from the chunks.")
+        checks.known_keys("options", options, [f.name for f in fields(cls.config_class)])
+        model = cls(cls.config_class(**{"horizon": steps, **options}, action_dim=dims))
+        rows, mask = batch.chunks.flatten(0, 1), full_mask(*batch).flatten(0, 1)
+        model.normalizer.fit(rows, model.config.normalize_kinds, mask)
+        return model, batch
+
+    def _train(self, batch: ActionBatch, loop: LoopOptions, loss_weights: dict[str, float]) -> Self:
+        """Train on all of `batch` with the one training loop; nothing is left on disk."""
+        draw = SeededBatches(len(batch.chunks), loop.batch_size, loop.seed)
+
+        def batches(step: int, process: int, processes: int) -> ActionBatch:
+            rows = draw(step)[process::processes]
+            return ActionBatch(batch.chunks[rows], batch.valid[rows])
+
+        with tempfile.TemporaryDirectory() as scratch:
+            run_loop(self, batches, loop, Path(scratch) / type(self).__name__, loss_weights=loss_weights)
+        return self.eval()
+
+    def _prepare(self, chunks: Tensor | np.ndarray, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Check, pad by the last valid action and normalise: actions and mask [B, H, m]; what is not there is 0."""
+        chunks = as_tensor("chunks", chunks)
+        self._check_shape(chunks)
+        chunks = chunks.to(self.normalizer.shift)
+        mask = full_mask(chunks, valid)
+        steps, dims = mask.any(-1), mask.any(1)
+        last = steps.sum(1) - 1
+        index = torch.minimum(torch.arange(self.horizon, device=chunks.device), last[:, None]).clamp_min(0)  # b h
+        chunks = chunks.gather(1, index[..., None].expand(-1, -1, self.action_dim))
+        chunks = torch.where(dims[:, None], chunks, self.normalizer.shift)
+        if not bool(torch.isfinite(chunks).all()):
+            checks.fail("chunks", "finite actions", "NaN or infinity")
+        inside = torch.arange(self.horizon, device=chunks.device) <= last[:, None]
+        return self.normalizer(chunks), inside[..., None] & dims[:, None]
+
+    def _check_shape(self, chunks: Tensor) -> None:
+        checks.rank("chunks", chunks, "B H m")
+        names = f" ({', '.join(self.config.action_names)})" if self.config.action_names else ""
+        if chunks.shape[-1] != self.action_dim:
+            checks.fail(
+                "chunks",
+                f"{self.action_dim} action dimensions{names}, as the tokenizer was trained on",
+                f"{chunks.shape[-1]}",
+                "Select or add columns, or train a tokenizer on this dataset.",
+            )
+        if not 1 <= chunks.shape[1] <= self.horizon:
+            hint = "Cut longer chunks into windows."
+            checks.fail("chunks", f"1 to {self.horizon} steps", f"{chunks.shape[1]}", hint)
+
+    def _hold(self, chunks: Tensor, missing: Tensor) -> Tensor:
+        """Decoded chunks [B, H, m] with missing entries held: the last known action, the first, or the middle."""
+        missing = missing.expand_as(chunks)
+        held = torch.where(missing.all(1, keepdim=True), self.normalizer.shift, held_from_neighbours(chunks, missing))
+        held[..., self.config.relative] = 0.0
+        return torch.where(missing, held, chunks)
+
+
+def as_tensor(name: str, values: Tensor | np.ndarray) -> Tensor:
+    """A torch tensor of a tensor or an array."""
+    if isinstance(values, np.ndarray):
+        values = torch.from_numpy(np.ascontiguousarray(values))
+    if not isinstance(values, Tensor):
+        checks.fail(name, "a torch tensor or a numpy array", type(values).__name__)
+    return values
+
+
+def as_codes(codes: Any) -> Tensor:
+    """Codes int64 [B, L] of a tensor, an array or a list of rows of any lengths (then padded with -1)."""
+    if isinstance(codes, list | tuple):
+        try:
+            rows = [torch.as_tensor(row) if len(row) else torch.zeros(0, dtype=torch.long) for row in codes]
+        except (TypeError, ValueError, RuntimeError) as error:
+            checks.fail("codes", "rows of integers", f"something else ({error})")
+        for row in rows:
+            _check_integers(row, "L")
+        longest = max((len(row) for row in rows), default=0)
+        padded = torch.full((len(rows), longest), -1)
+        for i, row in enumerate(rows):
+            padded[i, : len(row)] = row
+        return padded
+    codes = as_tensor("codes", codes)
+    _check_integers(codes, "B L")
+    return codes.long()
+
+
+def _check_integers(codes: Tensor, dims: str) -> None:
+    checks.rank("codes", codes, dims)
+    if codes.dtype.is_floating_point or codes.dtype.is_complex or codes.dtype == torch.bool:
+        checks.fail("codes", "integers", f"dtype {codes.dtype}")
+
+
+def full_mask(chunks: Tensor, valid: Tensor | None) -> Tensor:
+    """`valid` as a mask [B, H, m] of chunks [B, H, m]: steps from the first one on, the same dimensions in each."""
+    if valid is None:
+        return torch.ones(chunks.shape, dtype=torch.bool, device=chunks.device)
+    valid = torch.as_tensor(valid)
+    if valid.ndim not in (2, 3):
+        checks.fail("valid", "shape [B, H] or [B, H, m]", f"shape {list(valid.shape)}")
+    expected = chunks.shape[: valid.ndim]
+    if valid.shape != expected:
+        checks.fail("valid", f"shape {list(expected)}", f"{list(valid.shape)}")
+    valid = valid.to(chunks.device, torch.bool)
+    mask = valid if valid.ndim == 3 else valid[..., None].expand(chunks.shape)
+    steps, dims = mask.any(-1), mask.any(1)
+    if not bool(steps[:, :1].all()) or not bool((steps[:, 1:] <= steps[:, :-1]).all()):
+        checks.fail("valid", "true steps first, then padding", "another order")
+    if valid.ndim == 3 and not bool((mask == (steps[..., None] & dims[:, None])).all()):
+        checks.fail("valid", "the same dimensions in every step of a chunk", "others")
+    return mask
+
+
+def join_chunks(chunks: Arrays, valid: Tensor | None = None) -> ActionBatch:
+    """Chunks [N, H, m], or a list of them with different H and m, as one batch padded to the largest of each.
+
+    The mask is [N, H, m]: datasets with fewer action dimensions leave the last ones out.
+    """
+    if not isinstance(chunks, list | tuple):
+        whole = as_tensor("chunks", chunks).float()
+        checks.rank("chunks", whole, "N H m")
+        return ActionBatch(whole, full_mask(whole, valid))
+    if valid is not None:
+        checks.fail("valid", "None beside a list of arrays", "a mask", "Join them with join_chunks first.")
+    parts = [as_tensor(f"chunks[{i}]", part).float() for i, part in enumerate(chunks)]
+    for i, part in enumerate(parts):
+        checks.rank(f"chunks[{i}]", part, "N H m")
+    if not parts:
+        checks.fail("chunks", "at least one array", "an empty list")
+    steps, dims = (max(part.shape[axis] for part in parts) for axis in (1, 2))
+    joined = torch.zeros(sum(len(part) for part in parts), steps, dims)
+    mask, row = torch.zeros(joined.shape, dtype=torch.bool), 0
+    for part in parts:
+        where = (slice(row, row + len(part)), slice(0, part.shape[1]), slice(0, part.shape[2]))
+        joined[where], mask[where] = part, True
+        row += len(part)
+    return ActionBatch(joined, mask)
+
+
+def held_from_neighbours(values: Tensor, missing: Tensor) -> Tensor:
+    """Values [B, H, ...] where each missing entry repeats the last one before it that is there, else the first one."""
+    steps = torch.arange(values.shape[1], device=values.device).view(1, -1, *[1] * (values.ndim - 2)).expand_as(missing)
+    known = torch.where(missing, -1, steps).cummax(1)[0]
+    first = torch.where(missing, values.shape[1] - 1, steps).amin(1, keepdim=True)
+    return values.gather(1, torch.where(known < 0, first, known))
+
+
+def fit_length(codes: Tensor, length: int) -> tuple[Tensor, list[str]]:
+    """Codes [B, L] cut, or padded with -1, to [B, length]; and a note per row, none when the length was right."""
+    had = codes.shape[1]
+    if had == length:
+        return codes, []
+    if had > length:
+        kept = codes[:, :length]
+        over = (codes[:, length:] != -1).sum(1).tolist()  # -1 is padding
+        return kept, [f"{n} codes too many" if n else "" for n in over] if any(over) else []
+    padded = torch.nn.functional.pad(codes, (0, length - had), value=-1)
+    return padded, []
+
+
+def outside_notes(codes: Tensor, bad: Tensor, vocab_size: int, notes: list[str]) -> list[str]:
+    """Notes per row about `bad` [B, P] codes: absent ones are -1, the others lie outside the vocabulary."""
+    if not bool(bad.any()):
+        return notes
+    absent = ((codes == -1) & bad).sum(1).tolist()
+    wrong = ((codes != -1) & bad).sum(1).tolist()
+    out = []
+    for a, w, note in zip(absent, wrong, notes or [""] * len(codes), strict=True):
+        texts = [f"{a} of {codes.shape[1]} codes missing"] if a else []
+        texts += [f"{w} codes outside 0..{vocab_size - 1}"] if w else []
+        out.append("; ".join([*([note] if note else []), *texts]))
+    return out

@@ -1,0 +1,75 @@
+"""Uniform bins, one code per step and dimension: what RT-2 and OpenVLA do (Kim et al., 2024, section 3.2).
+
+code = floor((x + 1) / 2 * bins)    x in [-1, 1]: the 1st to 99th percentile of each dimension
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from typing_extensions import Self
+
+from lattok import checks
+from lattok.action_vq.base import Arrays, ChunkTokenizer, Repaired, fit_length, held_from_neighbours, outside_notes
+from lattok.action_vq.config import ChunkConfig
+
+
+@dataclass(frozen=True)
+class UniformBinsConfig(ChunkConfig):
+    """`bins` equal bins per dimension over the normalised range [-1, 1]; values outside fall into the outer ones."""
+
+    normalize: str = "quantile"
+    bins: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(bins=self.bins)
+
+
+class UniformBins(ChunkTokenizer):
+    """Chunks [B, H, m] to H*m codes, step by step, dimension by dimension.
+
+    >>> tokenizer = UniformBins.fit(chunks)                      # [N, H, m] in physical units
+    """
+
+    type = "uniform-bins"
+    config_class = UniformBinsConfig
+    config: UniformBinsConfig
+
+    @property
+    def vocab_size(self) -> int:
+        """Bins per dimension."""
+        return self.config.bins
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """One code per step and dimension."""
+        return self.horizon * self.action_dim
+
+    @classmethod
+    def fit(cls, chunks: Arrays, valid: Tensor | None = None, **options: Any) -> Self:
+        """Take the range of each dimension from chunks [N, H, m] in physical units, or a list of such arrays."""
+        return cls._from_chunks(chunks, valid, options)[0].eval()
+
+    def _encode(self, actions: Tensor) -> Tensor:
+        bins = ((actions + 1) / 2 * self.config.bins).floor().clamp(0, self.config.bins - 1)
+        return bins.long().flatten(1)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        centres = (codes + 0.5) / self.config.bins * 2 - 1
+        return centres.view(-1, self.horizon, self.action_dim)
+
+    def _repair(self, codes: Tensor) -> Repaired:
+        """A code that is missing or outside the bins is held: its dimension keeps its neighbour in time."""
+        codes, notes = fit_length(codes, self.tokens_per_chunk)
+        bad = (codes < 0) | (codes >= self.vocab_size)
+        notes = outside_notes(codes, bad, self.vocab_size, notes)
+        bad = bad.view(-1, self.horizon, self.action_dim)
+        if notes:
+            codes = held_from_neighbours(codes.view(bad.shape), bad).clamp(0, self.vocab_size - 1).flatten(1)
+        return Repaired(codes, bad, notes)
+
+    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
+        return float(((actions.abs() > 1 + 1e-6) & valid).sum() / valid.sum().clamp_min(1))

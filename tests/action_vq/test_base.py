@@ -1,0 +1,211 @@
+"""What all families share: padding with masks, total decoding, error reports, mixed datasets, normalisation options."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lattok import P2TActionVQ, UniformBins, load
+from lattok.action_vq import ActionVQConfig
+from lattok.action_vq.base import held_from_neighbours, join_chunks
+from lattok.action_vq.errors import compare
+from lattok.checks import LattokError
+
+NAMES = ("x", "y", "gripper")
+
+
+def smooth(n: int = 60, steps: int = 6, dims: int = 3, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, steps, dims, generator=generator).cumsum(1) * 0.2 + torch.arange(dims)
+
+
+def p2t(**options) -> P2TActionVQ:
+    torch.manual_seed(0)
+    config = ActionVQConfig(**{"action_dim": 3, "horizon": 6, "dim": 16, "codebook_size": 8, "hidden": 16, **options})
+    model = P2TActionVQ(config).eval()
+    model.normalizer.fit(smooth().flatten(0, 1))
+    return model
+
+
+@pytest.fixture(params=["step", "context", "bins"])
+def tokenizer(request):
+    if request.param == "bins":
+        return UniformBins.fit(smooth(), action_names=NAMES, bins=8)
+    return p2t(decoder=request.param)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=30), max_size=5))
+def test_every_integer_sequence_decodes(rows):
+    for model in (p2t(), p2t(decoder="context"), UniformBins.fit(smooth(), bins=8)):
+        chunks, info = model.decode(rows, return_info=True)
+        assert chunks.shape == (len(rows), 6, 3)
+        assert torch.isfinite(chunks).all()
+        for row, note in zip(rows, info.notes, strict=True):
+            intact = len(row) == model.tokens_per_chunk and all(0 <= code < 8 for code in row)
+            assert bool(note) != intact or (not note and set(row[model.tokens_per_chunk :]) <= {-1})
+
+
+def test_random_codes_of_any_length_decode_to_finite_chunks(tokenizer):
+    generator = torch.Generator().manual_seed(1)
+    for length in (0, 1, 5, 6, 7, 18, 25):
+        codes = torch.randint(-4, 12, (1000, length), generator=generator)
+        assert torch.isfinite(tokenizer.decode(codes)).all()
+
+
+def test_legal_codes_are_not_repaired(tokenizer):
+    codes = tokenizer.encode(smooth())
+    chunks, info = tokenizer.decode(codes, return_info=True)
+    assert not info.repaired.any()
+    assert torch.equal(
+        chunks, tokenizer.decode(torch.nn.functional.pad(codes, (0, 3), value=-1))
+    )  # padding is no repair
+
+
+def test_a_missing_step_repeats_its_neighbour():
+    model = p2t()
+    codes = torch.tensor([[1, 2, 99, -1, 3, 4], [-7, -1, 5, 5, 5, 5]])
+    chunks, info = model.decode(codes, return_info=True)
+    intact = model.decode(torch.tensor([[1, 2, 2, 2, 3, 4], [5, 5, 5, 5, 5, 5]]))
+    assert torch.equal(chunks, intact)
+    assert info.notes == ("1 of 6 codes missing; 1 codes outside 0..7",) * 2
+
+
+def test_a_missing_step_is_no_motion_where_actions_are_increments_but_the_gripper_holds():
+    model = UniformBins.fit(smooth(), action_names=NAMES, action_kind="relative", bins=8)
+    codes = model.encode(smooth(1))
+    whole, cut = model.decode(codes)[0], model.decode(codes[:, :9])[0]  # three of six steps
+    assert torch.equal(cut[:3], whole[:3])
+    assert (cut[3:, :2] == 0).all()
+    assert (cut[3:, 2] == whole[2, 2]).all()
+
+
+def test_nothing_known_is_the_middle_of_the_data():
+    model = p2t()
+    torch.testing.assert_close(model.decode([[]])[0], model.normalizer.shift.expand(6, 3))
+
+
+def test_held_from_neighbours_against_a_loop():
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randint(0, 100, (40, 7, 2), generator=generator)
+    missing = torch.rand(40, 7, 2, generator=generator) < 0.5
+    got = held_from_neighbours(values, missing)
+    for b in range(40):
+        for d in range(2):
+            there = [h for h in range(7) if not missing[b, h, d]]
+            for h in range(7):
+                if there:
+                    before = [i for i in there if i <= h]
+                    assert got[b, h, d] == values[b, before[-1] if before else there[0], d]
+
+
+def test_dimensions_that_a_robot_lacks_change_nothing_whatever_they_hold(tokenizer):
+    chunks, mask = smooth(), torch.ones(60, 6, 3, dtype=torch.bool)
+    mask[::2, :, 2] = False
+    mask[1::2, 4:] = False
+    garbage = chunks.masked_fill(~mask, float("nan"))
+    other = chunks.masked_fill(~mask, 1e6)
+    assert torch.equal(tokenizer.encode(garbage, mask), tokenizer.encode(other, mask))
+    first, second = tokenizer.error_report(other, mask), tokenizer.error_report(chunks.masked_fill(~mask, -5.0), mask)
+    torch.testing.assert_close(first.mse, second.mse)
+
+
+def test_masked_dimensions_do_not_reach_loss_or_gradient():
+    chunks, mask = smooth(8), torch.ones(8, 6, 3, dtype=torch.bool)
+    mask[:, :, 1] = False
+    gradients = []
+    for filling in (0.0, 1e6):
+        model = p2t(dropout=0.0, mask_weight=0.1).train()
+        torch.manual_seed(4)
+        terms = model(join_chunks(chunks.masked_fill(~mask, filling), mask))
+        terms["reconstruction"].backward()
+        gradients.append((terms["reconstruction"].item(), model.decoder.net[2].weight.grad.clone()))
+        assert gradients[-1][1][1].abs().max() == 0  # the row of the missing dimension
+        assert gradients[-1][1][0].abs().max() > 0
+    assert gradients[0][0] == gradients[1][0]
+    assert torch.equal(gradients[0][1], gradients[1][1])
+
+
+def test_datasets_of_other_shapes_are_joined_and_each_decodes():
+    model = UniformBins.fit([smooth(20), smooth(30, steps=4, dims=2).numpy()], bins=64)
+    assert (model.horizon, model.action_dim) == (6, 3)
+    batch = join_chunks([smooth(20), smooth(30, steps=4, dims=2)])
+    assert batch.chunks.shape == (50, 6, 3)
+    assert batch.valid[:20].all()
+    assert batch.valid[20:].sum() == 30 * 4 * 2
+    small = smooth(30, steps=4, dims=2)
+    decoded = model.decode(model.encode(*[x[20:] for x in batch]))[:, :4, :2]
+    inside = (small - model.normalizer.shift[:2]).abs() <= model.normalizer.scale[:2]
+    width = (2 * model.normalizer.scale[:2] / 64).expand_as(small)
+    assert ((decoded - small).abs() <= 0.5001 * width)[inside].all()
+
+
+def test_error_report_against_numpy_with_worst_case_and_drift():
+    rng = np.random.default_rng(0)
+    actions, decoded = rng.standard_normal((2, 30, 5, 3)).astype("float32")
+    valid = np.ones((30, 5, 3), dtype=bool)
+    valid[:10, 3:] = False
+    report = compare(*map(torch.from_numpy, (actions, decoded, valid)), NAMES, relative=[0, 1])
+    gap = np.where(valid, decoded.astype(float) - actions, 0)
+    count = valid.sum((0, 1))
+    np.testing.assert_allclose(report.mse, (gap**2).sum((0, 1)) / count, rtol=1e-6)
+    np.testing.assert_allclose(report.l1, np.abs(gap).sum((0, 1)) / count, rtol=1e-6)
+    np.testing.assert_allclose(report.worst, np.abs(gap).max((0, 1)), rtol=1e-6)
+    np.testing.assert_allclose(report.drift, np.abs(gap.cumsum(1)).max((0, 1)) * [1, 1, 0], rtol=1e-6)
+    for d, (chunk, step) in enumerate(report.worst_at):
+        assert abs(gap[chunk, step, d]) == pytest.approx(float(report.worst[d]))
+    d = int(np.abs(gap).max((0, 1)).argmax())
+    assert f"worst case: {NAMES[d]} off by" in report.to_text()
+
+
+def test_report_names_units_and_clipping():
+    model = UniformBins.fit(smooth(), action_names=NAMES, bins=16)
+    report = model.error_report(smooth() * 3)
+    assert report.names == NAMES
+    assert 0 < report.clipped < 1
+    assert "outside what the tokenizer can express" in report.to_text()
+    assert model.error_report(smooth(0)).clipped == 0
+
+
+def test_normalisation_per_dimension_travels_with_the_artefact(tmp_path):
+    chunks = smooth()
+    exceptions = ("gripper=min_max", "0=identity")
+    model = P2TActionVQ.fit(chunks, steps=2, dim=16, hidden=16, action_names=NAMES, normalize_exceptions=exceptions)
+    flat = chunks.flatten(0, 1)
+    assert model.normalizer.shift[0] == 0
+    assert model.normalizer.scale[0] == 1
+    torch.testing.assert_close(model.normalizer.shift[1], flat[:, 1].mean())
+    torch.testing.assert_close(model.normalizer.scale[2], (flat[:, 2].max() - flat[:, 2].min()) / 2)
+    loaded = load(model.save_pretrained(tmp_path / "model"))
+    assert torch.equal(loaded.encode(chunks), model.encode(chunks))
+
+
+def test_fit_is_reproducible_and_leaves_nothing_on_disk(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second = (P2TActionVQ.fit(smooth().numpy(), steps=3, dim=16, hidden=16, seed=5) for _ in range(2))
+    assert torch.equal(first.encode(smooth()), second.encode(smooth()))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: UniformBins.fit(smooth(0)), "`chunks`: expected at least one chunk"),
+        (lambda: UniformBins.fit([]), "`chunks`: expected at least one array"),
+        (lambda: UniformBins.fit(torch.zeros(3, 4)), r"`chunks`: expected shape \[N, H, m\]"),
+        (lambda: UniformBins.fit(torch.full((3, 4, 2), float("inf"))), "expected finite numbers"),
+        (lambda: UniformBins.fit(smooth(), bin=3), "`options`: expected names among .*bins.*, got bin"),
+        (lambda: UniformBins.fit(smooth(), action_dim=4), "`action_dim`: expected 4 action dimensions, got 3"),
+        (lambda: UniformBins.fit(smooth(), action_kind="delta"), "`action_kind`: expected one of unspecified"),
+        (lambda: UniformBins.fit(smooth(), normalize_exceptions=("gripper=min_max",)), "a dimension among 0..2"),
+        (lambda: UniformBins.fit(smooth(), normalize_exceptions=("1=log",)), "expected one of mean_std"),
+        (lambda: p2t().encode(smooth(), torch.ones(60, 5).bool()), r"`valid`: expected shape \[60, 6\]"),
+        (lambda: p2t().encode(smooth(), torch.rand(60, 6, 3) > 0.5), "`valid`"),
+        (lambda: p2t().decode(torch.zeros(1, 6).bool()), "`codes`: expected integers"),
+        (lambda: p2t().decode("ab"), "`codes`: expected a torch tensor or a numpy array"),
+    ],
+)
+def test_bad_input_names_the_argument(call, text):
+    with pytest.raises(LattokError, match=text):
+        call()
