@@ -2,8 +2,9 @@
 
     code(x) = argmin_k |x - e_k|^2            vectors = x + sg(e_code - x)    (straight-through)
 
-Codebooks start from the data (k-means on the first latents), unused codes are revived from the current batch, and all
-statistics are summed over processes. Moving averages as in VQ-VAE-EMA (van den Oord et al., 2017, appendix A.1).
+Codebooks start from the data (k-means on the first latents), unused codes are revived from the current batch. Start,
+revival and statistics see the batches of all processes and do not depend on how rows are spread over them.
+Moving averages as in VQ-VAE-EMA (van den Oord et al., 2017, appendix A.1).
 """
 
 from __future__ import annotations
@@ -135,6 +136,13 @@ def _gather_over_processes(rows: Tensor) -> Tensor:
     return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
+def _joined(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows [n, d] of all processes in an order that does not depend on which process had which."""
+    rows = _gather_over_processes(rows)
+    direction = torch.randn(rows.shape[1], generator=generator).to(rows)
+    return rows[(rows @ direction).argsort()]
+
+
 def _from_first_process(tensor: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.broadcast(tensor, 0)
@@ -164,9 +172,9 @@ class Codebook(nn.Module):
         self.cluster_size: Tensor
 
     @torch.no_grad()
-    def start_from(self, samples: Tensor, per_batch: float) -> None:
+    def start_from(self, samples: Tensor, per_batch: float, generator: torch.Generator) -> None:
         """K-means centres of `samples` [N, d], with counts scaled to a batch of `per_batch` vectors."""
-        centres = _from_first_process(kmeans(samples, self.config.size))
+        centres = _from_first_process(kmeans(samples, self.config.size, generator=generator))
         counts, _ = _assignments(nearest(samples, centres), samples, self.config.size)
         self.vectors.copy_(centres)
         self.cluster_size.copy_(counts * (per_batch / len(samples)))
@@ -174,7 +182,7 @@ class Codebook(nn.Module):
             self.cluster_sum.copy_(centres * self.cluster_size[:, None])
 
     @torch.no_grad()
-    def update(self, inputs: Tensor, codes: Tensor) -> None:
+    def update(self, inputs: Tensor, codes: Tensor, generator: torch.Generator) -> None:
         """One moving-average step from inputs [N, d] and their codes [N], then revival of dead codes."""
         decay, eps = self.config.decay, 1e-5
         counts, sums = _assignments(codes, inputs, self.config.size)
@@ -186,15 +194,16 @@ class Codebook(nn.Module):
             smoothed = (self.cluster_size + eps) / (total + self.config.size * eps) * total
             self.vectors.copy_(self.cluster_sum / smoothed[:, None])
         if self.config.revive_below > 0:
-            self._revive(inputs)
+            self._revive(inputs, generator)
 
-    def _revive(self, inputs: Tensor) -> None:
+    def _revive(self, inputs: Tensor, generator: torch.Generator) -> None:
         mean_use = self.cluster_size.mean()
         dead = self.cluster_size < self.config.revive_below * mean_use
         if not bool(dead.any()):
             return
-        pick = torch.randint(len(inputs), (self.config.size,)).to(inputs.device)
-        fresh = _from_first_process(inputs[pick].clone())
+        rows = _joined(inputs, generator)
+        pick = torch.randint(len(rows), (self.config.size,), generator=generator).to(rows.device)
+        fresh = _from_first_process(rows[pick])
         # Half the mean use: long enough to prove itself, short enough to be tried elsewhere soon.
         self.cluster_size.copy_(torch.where(dead, mean_use / 2, self.cluster_size))
         self.vectors.copy_(torch.where(dead[:, None], fresh, self.vectors))
@@ -216,9 +225,12 @@ class VectorQuantizer(nn.Module):
         self.codebooks = nn.ModuleList(Codebook(config) for _ in range(config.levels))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("reservoir", torch.zeros(0, config.dim), persistent=False)
+        self.register_buffer("reservoir_step", torch.zeros(0, dtype=torch.long), persistent=False)  # of each row
         self.register_buffer("recent", torch.zeros(0, dtype=torch.long), persistent=False)
         self.steps: Tensor
         self.reservoir: Tensor
+        self.reservoir_step: Tensor
+        self._seed = int(torch.randint(2**31, ()))  # one for all processes that build the model from one seed
         self.recent: Tensor
 
     @property
@@ -278,12 +290,17 @@ class VectorQuantizer(nn.Module):
             code = nearest(left, book.vectors)
             rows = F.embedding(code, book.vectors)
             if update:
-                book.update(_flat(left, valid), code.reshape(-1) if valid is None else code[valid])
+                flat = _flat(left, valid)
+                book.update(flat, code.reshape(-1) if valid is None else code[valid], self._generator(len(codes)))
             codes.append(code)
             left = left - rows.detach()
         if self.config.levels == 1:
             return codes[0], rows.detach()
         return torch.stack(codes, -1), latents.detach() - left
+
+    def _generator(self, level: int) -> torch.Generator:
+        """Randomness of this step and level: the same in every process, whatever else drew random numbers."""
+        return torch.Generator().manual_seed(self._seed + 1000 * int(self.steps) + level)
 
     @torch.no_grad()
     def _start(self, flat: Tensor) -> None:
@@ -291,15 +308,20 @@ class VectorQuantizer(nn.Module):
         steps, last = int(self.steps), self.config.continuous_steps
         if self.config.start != "kmeans" or steps > last:
             return
-        room = 16 * self.config.size
-        self.reservoir = torch.cat([self.reservoir.to(flat), flat])[-max(room, len(flat)) :]
+        per_batch = torch.tensor(len(flat), device=flat.device)
+        _sum_over_processes(per_batch)
+        # Whole batches, at least 16 rows per code.
+        oldest = steps - math.ceil(16 * self.config.size / max(1, int(per_batch))) + 1
+        of_step = torch.cat([self.reservoir_step.to(flat.device), torch.full_like(flat[:, 0], steps, dtype=torch.long)])
+        keep = of_step >= oldest
+        self.reservoir = torch.cat([self.reservoir.to(flat), flat])[keep]
+        self.reservoir_step = of_step[keep]
         if steps == last:
-            left = _gather_over_processes(self.reservoir)
-            per_batch = len(_gather_over_processes(flat))
-            for book in self.books:
-                book.start_from(left, per_batch)
+            left = _joined(self.reservoir, self._generator(0))
+            for level, book in enumerate(self.books):
+                book.start_from(left, float(per_batch), self._generator(level))
                 left = left - F.embedding(nearest(left, book.vectors), book.vectors)
-            self.reservoir = self.reservoir[:0]
+            self.reservoir, self.reservoir_step = self.reservoir[:0], self.reservoir_step[:0]
 
     def _remember(self, codes: Tensor) -> None:
         rows = codes[:, None] if codes.ndim == 1 else codes.reshape(-1, codes.shape[-1])

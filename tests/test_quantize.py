@@ -32,7 +32,7 @@ def test_moving_average_step_equals_the_published_formula():
     book = Codebook(QuantizerConfig(dim=3, size=5, revive_below=0.0))
     before = {name: value.clone().numpy().astype(np.float64) for name, value in book.named_buffers()}
     inputs, codes = torch.randn(40, 3), torch.randint(5, (40,))
-    book.update(inputs, codes)
+    book.update(inputs, codes, torch.Generator())
     counts = np.bincount(codes.numpy(), minlength=5)
     sums = np.stack([inputs.numpy()[codes.numpy() == k].sum(0) for k in range(5)])
     size = 0.99 * before["cluster_size"] + 0.01 * counts

@@ -237,14 +237,20 @@ def _worker(rank, world, out):
     torch.set_num_threads(1)
     meeting = f"file://{out}/meeting-{world}"  # a port found free may be taken before it is used
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
-    quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=8, levels=2, revive_below=0.1)).train()
-    x = torch.randn(6, 32, 4, generator=torch.Generator().manual_seed(0))
-    for step, part in enumerate(x):
-        torch.manual_seed(step)
-        quantizer(part[rank * 32 // world : (rank + 1) * 32 // world])
-    model = run(out / f"run-{world}", model=Toy(dropout=0.0, start="normal", revive_below=0.0), clip_norm=1e9)
+    states = {}
+    for warm in (0, 3):
+        torch.manual_seed(0)
+        config = QuantizerConfig(dim=4, size=8, levels=2, revive_below=0.3, continuous_steps=warm)
+        quantizer = VectorQuantizer(config).train()
+        x = torch.randn(9, 32, 4, generator=torch.Generator().manual_seed(0))
+        for step, part in enumerate(x):
+            torch.manual_seed(step + 100 * rank)  # what else draws random numbers differs between processes
+            valid = torch.rand(32, generator=torch.Generator().manual_seed(step)) < 0.8
+            quantizer(part[rank::world], valid=valid[rank::world])
+        states.update({f"{warm}.{name}": tensor for name, tensor in quantizer.state_dict().items()})
+    model = run(out / f"run-{world}", model=Toy(dropout=0.0, revive_below=0.1), clip_norm=1e9)
     if rank == 0:
-        torch.save({**quantizer.state_dict(), **model.state_dict()}, out / f"state-{world}.pt")
+        torch.save({**states, **model.state_dict()}, out / f"state-{world}.pt")
     torch.distributed.destroy_process_group()
 
 

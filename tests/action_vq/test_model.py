@@ -96,6 +96,7 @@ def test_reconstruction_reaches_the_encoder_but_not_the_codebook(tokenizer):
 def test_masked_pass_leaves_the_codebook_alone():
     torch.manual_seed(0)
     with_mask = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.1)).train()
+    torch.manual_seed(0)
     without = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.0)).train()
     without.load_state_dict(with_mask.state_dict())
     for model in (with_mask, without):
