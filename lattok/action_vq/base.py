@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from lattok import checks
 from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.constrain import CodeConstraint, Grammar, SlotGrammar
 from lattok.action_vq.errors import ErrorReport, compare
 from lattok.hub import HubModel
 from lattok.normalize import Normalizer
@@ -133,6 +134,14 @@ class ChunkTokenizer(HubModel):
         with self._inference():
             codes = self._encode(actions)
             return LatentActions(codes, actions.flatten(1)[:, None], self._decode(codes).flatten(1)[:, None])
+
+    def grammar(self) -> Grammar:
+        """Which code rows decode without repair."""
+        return SlotGrammar((self.vocab_size,) * self.tokens_per_chunk)
+
+    def logits_processor(self, first_token_id: int, eos_token_id: int, prompt_length: int) -> CodeConstraint:
+        """A transformers-compatible logits processor under which a language model gives only rows that decode."""
+        return CodeConstraint(self.grammar(), first_token_id, eos_token_id, prompt_length)
 
     def error_report(self, chunks: Tensor | np.ndarray, valid: Tensor | None = None) -> ErrorReport:
         """Errors of decoding the codes of `chunks` [N, H, m], in their own units, with the worst case."""

@@ -1,0 +1,121 @@
+"""Generation that cannot leave the code sequences a tokenizer understands.
+
+A grammar says which codes may follow; `CodeConstraint` applies it to the logits of a language model, in the way of a
+transformers `LogitsProcessor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lattok import checks
+
+
+class Grammar(Protocol):
+    """Which codes may follow which. States are hashable."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes K."""
+        ...
+
+    def start(self) -> Any:
+        """The state before the first code."""
+        ...
+
+    def allowed(self, state: Any) -> tuple[Tensor, bool]:
+        """Codes that may come next, bool [K], and whether the row may end here. At least one of them."""
+        ...
+
+    def advance(self, state: Any, code: int) -> Any:
+        """The state after an allowed `code`."""
+        ...
+
+
+@dataclass(frozen=True)
+class SlotGrammar:
+    """A fixed number of codes; slot i takes codes below `sizes[i]`. The state is the number of codes so far."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def vocab_size(self) -> int:
+        """The largest slot."""
+        return max(self.sizes)
+
+    def start(self) -> int:
+        """No code yet."""
+        return 0
+
+    def allowed(self, state: int) -> tuple[Tensor, bool]:
+        """Codes of this slot; the end after the last one."""
+        end = state == len(self.sizes)
+        return torch.arange(self.vocab_size) < (0 if end else self.sizes[state]), end
+
+    def advance(self, state: int, code: int) -> int:
+        """One code more."""
+        return state + 1
+
+
+class CodeConstraint:
+    """Sets the logits of all tokens that would make a row undecodable to -inf.
+
+    Code k is token `first_token_id + k` of the language model. Codes begin after `prompt_length` tokens (the width of
+    the left-padded prompt; 0 in an encoder-decoder model that starts with the first code) and end with `eos_token_id`.
+
+    >>> constraint = tokenizer.logits_processor(first_token_id=50000, eos_token_id=2, prompt_length=inputs.shape[1])
+    >>> model.generate(inputs, logits_processor=[constraint], max_new_tokens=tokenizer.tokens_per_chunk + 1)
+    """
+
+    def __init__(self, grammar: Grammar, first_token_id: int, eos_token_id: int, prompt_length: int):
+        checks.at_least_zero(first_token_id=first_token_id, eos_token_id=eos_token_id, prompt_length=prompt_length)
+        codes = range(first_token_id, first_token_id + grammar.vocab_size)
+        if eos_token_id in codes:
+            checks.fail("eos_token_id", f"a token that is no code ({codes.start}..{codes.stop - 1})", eos_token_id)
+        self.grammar, self.first, self.eos, self.prompt_length = grammar, first_token_id, eos_token_id, prompt_length
+        self._states: dict[tuple[int, ...], Hashable] = {}  # of the rows of the last call
+        self._masks: dict[Hashable, Tensor] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Token ids so far [B, L] and logits of the next [B, V] to logits [B, V]."""
+        last = self.first + self.grammar.vocab_size - 1
+        if scores.shape[-1] <= max(last, self.eos):
+            checks.fail("scores", f"logits of at least {max(last, self.eos) + 1} tokens", scores.shape[-1])
+        if input_ids.shape[1] < self.prompt_length:
+            checks.fail("input_ids", f"at least prompt_length = {self.prompt_length} tokens", input_ids.shape[1])
+        rows = [tuple(row) for row in input_ids[:, self.prompt_length :].tolist()]
+        states = {row: self._state(row) for row in rows}
+        self._states = states
+        allowed = torch.stack([self._mask(states[row], scores.shape[-1]) for row in rows])
+        return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
+
+    def _state(self, row: tuple[int, ...]) -> Hashable:
+        """State after a row of tokens; None after its end."""
+        if not row:
+            return self.grammar.start()
+        before = self._states[row[:-1]] if row[:-1] in self._states else self._state(row[:-1])
+        if before is None:
+            return None
+        codes, end = self.grammar.allowed(before)
+        code = row[-1] - self.first
+        if row[-1] == self.eos and end:
+            return None
+        if not 0 <= code < len(codes) or not bool(codes[code]):
+            expected = f"codes after the first {self.prompt_length} tokens"
+            checks.fail("input_ids", expected, f"token {row[-1]}", "Is `prompt_length` the width of the prompt?")
+        return self.grammar.advance(before, code)
+
+    def _mask(self, state: Hashable, width: int) -> Tensor:
+        """Tokens of the language model that may follow, bool [width]."""
+        if state not in self._masks or len(self._masks[state]) != width:
+            mask = torch.zeros(width, dtype=torch.bool)
+            codes, end = self.grammar.allowed(state) if state is not None else (torch.zeros(0, dtype=torch.bool), True)
+            mask[self.first : self.first + len(codes)] = codes
+            mask[self.eos] = end
+            self._masks[state] = mask
+        return self._masks[state]
