@@ -22,6 +22,7 @@ from lattok.checks import LattokError, known_keys
 
 app = SubcommandApp()
 train_app = SubcommandApp()
+convert_app = SubcommandApp()
 WINDOWS = ("action_key", "state_key", "cameras", "episodes", "stride", "horizon")
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
@@ -206,6 +207,45 @@ def annotate(
     from lattok.recipes.verbs import annotate_verb
 
     annotate_verb(dataset, model, out, prefix, revision, embedding, quantized, reading.options((*WINDOWS, "device")))
+
+
+@convert_app.command(name="p2t-action-vq")
+def convert_p2t_action_vq(
+    file: Annotated[Positional[str], arg(metavar="FILE")],
+    out: Annotated[Positional[str], arg(metavar="OUT")],
+    horizon: Annotated[int, arg(metavar="H")],
+    heads: Annotated[int, arg(metavar="N")] = 4,
+    dilations: Annotated[tuple[int, ...], arg(metavar="N ...")] = (1, 2, 4),
+    statistics: Text = None,
+    normalize: Text = None,
+    action_names: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = (),
+    action_kind: str = "unspecified",
+) -> None:
+    """Convert a published action tokenizer (P2T, tokenizer_step_N.pt or safetensors).
+
+    Example: lattok convert p2t-action-vq tokenizer_step_50000.pt my-tokenizer --horizon 8
+
+    Args:
+        file: The checkpoint. Nothing in it is run; a file that holds anything but tensors is refused.
+        out: New folder for the model.
+        horizon: Steps of an action chunk; the file does not hold it (8 on LIBERO, 25 on RoboTwin, 20 on JAKA).
+        heads: Attention heads; the file does not hold it.
+        dilations: Dilation of each convolution; the file does not hold it.
+        statistics: JSON file with the statistics that actions were normalised with in training: mean and std, q01
+            and q99, or min and max, one number per dimension; or meta/stats.json of a LeRobot dataset. Left out,
+            actions are taken as they are.
+        normalize: Which of several statistics: mean_std, quantile or min_max (default: the first that is there).
+        action_names: Names of the action dimensions, for reports.
+        action_kind: relative, absolute or unspecified.
+    """
+    _load_everything()
+    from lattok.convert import convert_p2t_action_vq as verb
+
+    facts = {"horizon": horizon, "heads": heads, "dilations": dilations, "action_names": action_names}
+    verb(file, out, **facts, action_kind=action_kind, statistics=statistics, normalize=normalize)
+
+
+app.command(convert_app, name="convert", help="Convert a published checkpoint (p2t-action-vq) into a lattok model.")
 
 
 @app.command(name="push")

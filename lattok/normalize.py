@@ -58,7 +58,7 @@ class Normalizer(nn.Module):
         if pair is None:
             expected = "mean and std, q01 and q99, or min and max"
             checks.fail("statistics", expected, ", ".join(map(str, statistics)) or "nothing")
-        first, second = (np.asarray(statistics[name], dtype=np.float64).reshape(-1) for name in pair)
+        first, second = (_numbers(name, statistics[name]) for name in pair)
         for name, values in zip(pair, (first, second), strict=True):
             checks.size(f"statistics[{name!r}]", "numbers", len(values), len(self.shift))
             if not np.isfinite(values).all():
@@ -80,6 +80,13 @@ class Normalizer(nn.Module):
     def inverse(self, x: Tensor) -> Tensor:
         """Normalised to physical units, [..., m]."""
         return x * self.scale + self.shift
+
+
+def _numbers(name: str, values: Sequence[float]) -> np.ndarray:
+    try:
+        return np.asarray(values, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        checks.fail(f"statistics[{name!r}]", "numbers", f"{values!r:.60}")
 
 
 def _map(column: np.ndarray, kind: str) -> tuple[float, float, float]:

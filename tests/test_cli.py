@@ -13,7 +13,16 @@ import pytest
 import lattok
 from lattok.cli import main
 
-VERBS = (["demo"], ["inspect"], ["train", "action-vq"], ["train", "image-lam"], ["evaluate"], ["annotate"], ["push"])
+VERBS = (
+    ["demo"],
+    ["inspect"],
+    ["train", "action-vq"],
+    ["train", "image-lam"],
+    ["evaluate"],
+    ["annotate"],
+    ["push"],
+    ["convert", "p2t-action-vq"],
+)
 QUICK = ["--preset", "quick", "--device", "cpu", "--set", "dim=16", "--set", "codebook_size=8", "--set", "hidden=16"]
 
 
@@ -57,7 +66,7 @@ def test_every_verb_that_reads_data_takes_the_same_flags(verb, capsys):
 
 def test_overview_lists_the_verbs(capsys):
     text = help_of([], capsys)
-    assert all(verb in text for verb in ("demo", "inspect", "train", "evaluate", "annotate", "push"))
+    assert all(verb in text for verb in ("demo", "inspect", "train", "evaluate", "annotate", "push", "convert"))
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"lattok {lattok.__version__}\n"
 

@@ -1,0 +1,71 @@
+"""What the mask loss (P2T Eq. 18) does to reconstruction and to the stability of codes: weights, reductions, 3 seeds.
+
+python -m benchmarks.quality.mask_loss --out benchmarks/results/mask_loss.json                  # about 20 CPU-minutes
+
+Stability: share of codes that stay when white noise of a given standard deviation (in units of the actions' own) is
+added to the chunk. Bundled demonstrations, preset `quick`; the last episode of every task is held out.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from benchmarks.common import environment, spread
+
+import lattok
+from lattok.data import ActionWindows
+
+SETTINGS = {
+    "off": {"mask_weight": 0.0},
+    "0.1, mean": {"mask_weight": 0.1},
+    "1.0, mean": {"mask_weight": 1.0},
+    "0.1, sum": {"mask_weight": 0.1, "mask_reduction": "sum"},
+    "1.0, sum": {"mask_weight": 1.0, "mask_reduction": "sum"},
+    "0.1, mean, target not detached": {"mask_weight": 0.1, "mask_detach_target": False},
+}
+NOISE = (0.01, 0.05, 0.2)
+
+
+@torch.no_grad()
+def run(options: dict, seed: int, folder: Path) -> dict[str, float]:
+    """Train one tokenizer; figures on held-out windows."""
+    data = lattok.sample_dataset_path()
+    recipe = lattok.ActionVQRecipe.from_preset(data, folder, "quick", seed=seed, device="cpu", **options)
+    with torch.enable_grad():
+        tokenizer = lattok.train(recipe)
+    dataset = lattok.open_dataset(data)
+    chunks, valid = ActionWindows(dataset, tokenizer.horizon, episodes="test").all()
+    codes = tokenizer.encode(chunks, valid)
+    scale = ActionWindows(dataset, tokenizer.horizon, episodes="train").actions.std(0, unbiased=False)
+    gap = ((tokenizer.decode(codes) - chunks) / scale)[valid]
+    figures = {"mse": float(gap.square().mean()), "l1": float(gap.abs().mean())}
+    figures["codes_used"] = float(len(codes[valid].unique()))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(chunks.shape, generator=generator) * scale
+    for level in NOISE:
+        same = tokenizer.encode(chunks + level * noise, valid) == codes
+        figures[f"codes_kept/noise_{level}"] = float(same[valid].float().mean())
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    results: dict = {"environment": environment(), "seeds": args.seeds}
+    for setting, options in SETTINGS.items():
+        runs = []
+        for seed in args.seeds:
+            with tempfile.TemporaryDirectory() as scratch:
+                runs.append(run(options, seed, Path(scratch) / "model"))
+        results[setting] = spread(runs)
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        print(setting, {name: round(value["mean"], 4) for name, value in results[setting].items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Published checkpoints of the P2T action tokenizer (`tokenizer_step_N.pt`) as `P2TActionVQ`.
+
+Sizes follow from the shapes. What weights cannot tell (horizon, heads, dilations, dropout, action statistics) is
+asked for, with the published values as defaults.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lattok import checks, files
+from lattok.action_vq.config import ActionVQConfig
+from lattok.action_vq.model import P2TActionVQ
+from lattok.keymap import read_checkpoint, translate
+from lattok.normalize import KINDS, STATISTICS
+
+# Training goes on as the published code trains; it also does not revive codes.
+PUBLISHED = {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False, "revive_below": 0.0}
+TRAINING = ("commitment_weight", "mask_ratio", "mask_reduction", "decay", *PUBLISHED)
+OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
+# mean_std: mean and std, and so on; identity has none
+PAIRS: dict[str, tuple[str, str]] = dict(zip(KINDS[:3], STATISTICS, strict=True))
+
+
+def p2t_action_vq(
+    path: str | os.PathLike[str],
+    horizon: int = 8,
+    *,
+    heads: int = 4,
+    dilations: Sequence[int] = (1, 2, 4),
+    dropout: float = 0.1,
+    statistics: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    normalize: str | None = None,
+    action_names: Sequence[str] = (),
+    action_kind: str = "unspecified",
+    **training: Any,
+) -> P2TActionVQ:
+    """The tokenizer in a published checkpoint: nested .pt with encoder, vq and decoder, or flattened safetensors.
+
+    `statistics` are those of the actions the model was trained on, as a mapping or a JSON file: mean and std, q01 and
+    q99 or min and max (`normalize` chooses where there are several), or LeRobot's stats.json. Without them actions
+    are taken as they are. `training` replaces options that fine-tuning uses, which follow the published code.
+    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+    """
+    checks.known_keys("options", training, TRAINING)
+    checks.counts(horizon=horizon, heads=heads)
+    known, kind = read_statistics(statistics, normalize)
+    foreign = read_checkpoint(path)
+    config = ActionVQConfig(
+        horizon=horizon,
+        heads=heads,
+        dilations=tuple(dilations),
+        dropout=dropout,
+        normalize=kind,
+        action_names=tuple(action_names),
+        action_kind=action_kind,
+        **sizes(foreign),
+        **{**PUBLISHED, **training},
+    )
+    _check_facts(config, foreign)
+    model = P2TActionVQ(config)
+    ours = model.saved_tensors()
+    model.load_tensors(translate(foreign, key_map(config), ours, str(path), kept=OURS_ALONE), str(path))
+    model.quantizer.steps.fill_(config.continuous_steps + 1)  # the codebook has started, training must not restart it
+    if known is not None:
+        model.normalizer.set(known)
+    return model.eval()
+
+
+def key_map(config: ActionVQConfig) -> dict[str, str]:
+    """Our tensors and the published names."""
+    names = {
+        "encoder.project": "encoder.in_proj",
+        "decoder.net.0": "decoder.net.0",
+        "decoder.net.2": "decoder.net.2",
+    }
+    names |= {f"encoder.convs.{i}": f"encoder.conv{i + 1}" for i in range(len(config.dilations))}
+    for i in range(config.depth):
+        ours, theirs = f"encoder.transformer.{i}", f"encoder.transformer.layers.{i}"
+        names |= {
+            f"{ours}.attention.out": f"{theirs}.self_attn.out_proj",
+            f"{ours}.norm1": f"{theirs}.norm1",
+            f"{ours}.norm2": f"{theirs}.norm2",
+            f"{ours}.ff.0": f"{theirs}.linear1",
+            f"{ours}.ff.3": f"{theirs}.linear2",
+        }
+    tensors = {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in names.items() for part in ("weight", "bias")}
+    for i, part in ((i, part) for i in range(config.depth) for part in ("weight", "bias")):
+        # q, k and v stand on one another in both
+        tensors[f"encoder.transformer.{i}.attention.qkv.{part}"] = (
+            f"encoder.transformer.layers.{i}.self_attn.in_proj_{part}"
+        )
+    book = {"vectors": "embedding", "cluster_sum": "ema_w", "cluster_size": "cluster_size"}
+    return tensors | {f"quantizer.codebooks.0.{ours}": f"vq.{theirs}" for ours, theirs in book.items()}
+
+
+def sizes(foreign: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Config fields that follow from the shapes; published sizes where a tensor is missing, which is said later."""
+
+    def size(key: str, axis: int, published: int) -> int:
+        shape = foreign[key].shape if key in foreign else ()
+        return shape[axis] if axis < len(shape) else published
+
+    action_dim = size("decoder.net.2.weight", 0, 7)
+    return {
+        "action_dim": action_dim,
+        "dim": size("encoder.in_proj.weight", 0, 128),
+        "codebook_size": size("vq.embedding", 0, 256),
+        "hidden": size("decoder.net.0.weight", 0, 256),
+        "depth": _count(foreign, r"encoder\.transformer\.layers\.(\d+)\.") or 2,
+        "fft": size("encoder.in_proj.weight", 1, 3 * action_dim) != action_dim,
+    }
+
+
+def _count(foreign: Mapping[str, Tensor], pattern: str) -> int:
+    """How many different numbers the keys that match hold."""
+    return len({match[1] for match in map(re.compile(pattern).match, foreign) if match})
+
+
+def _check_facts(config: ActionVQConfig, foreign: Mapping[str, Tensor]) -> None:
+    """What the weights do not hold must at least be possible with them."""
+    convolutions = _count(foreign, r"encoder\.conv(\d+)\.") or len(config.dilations)
+    if len(config.dilations) != convolutions:
+        expected = f"{convolutions} numbers, one for each convolution in the file"
+        checks.fail("dilations", expected, " ".join(map(str, config.dilations)) or "none")
+    if config.dim % config.heads:
+        checks.fail("heads", f"a divisor of the width {config.dim} in the file", config.heads)
+
+
+def read_statistics(
+    source: Mapping[str, Any] | str | os.PathLike[str] | None, normalize: str | None
+) -> tuple[dict[str, Any] | None, str]:
+    """One pair of statistics and the kind of normalisation it makes, from a mapping or a JSON file."""
+    if source is None:
+        if normalize not in (None, "identity"):
+            checks.fail("normalize", "identity without statistics", repr(normalize), "Give statistics too.")
+        return None, "identity"
+    statistics = source if isinstance(source, Mapping) else files.read_json(Path(source).expanduser())
+    if isinstance(statistics.get("action"), Mapping):
+        statistics = statistics["action"]  # LeRobot's stats.json has one entry per column
+    kinds = [kind for kind, pair in PAIRS.items() if all(name in statistics for name in pair)]
+    if not kinds:
+        expected = ", or ".join(f"{first} and {second}" for first, second in STATISTICS)
+        checks.fail("statistics", expected, ", ".join(map(str, statistics)) or "nothing")
+    kind = kinds[0] if normalize is None else normalize
+    checks.one_of("normalize", kind, kinds)
+    return {name: statistics[name] for name in PAIRS[kind]}, kind

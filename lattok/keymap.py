@@ -1,0 +1,198 @@
+"""Foreign checkpoints: read without running anything in them, renamed by an explicit map, complete or refused.
+
+A map names the foreign tensor for each of ours: `{"encoder.project.weight": "encoder.in_proj.weight"}`. Where that is
+not one to one, a `Join` says which foreign tensors become ours and how; several of ours may read the same one.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lattok import checks
+
+PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
+DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
+
+
+class Join(NamedTuple):
+    """Foreign tensors that together make one of ours: `Join(("k", "v"), lambda k, v: torch.cat([k, v]))`.
+
+    With one key it reshapes or cuts out: `Join(("kv",), lambda kv: kv.chunk(2)[0])`.
+    """
+
+    keys: tuple[str, ...]
+    make: Callable[..., Tensor] = lambda tensor: tensor
+
+
+KeyMap = Mapping[str, "str | Join"]
+
+
+def translate(
+    foreign: Mapping[str, Tensor],
+    key_map: KeyMap,
+    ours: Mapping[str, Tensor],
+    where: str,
+    *,
+    unused: Collection[str] = (),
+    kept: Collection[str] = (),
+) -> dict[str, Tensor]:
+    """Foreign tensors under the names and in the dtypes of `ours`, the tensors of the model to be filled.
+
+    `unused` are foreign names that are known and not needed; `kept` are names of ours that the file does not hold and
+    that keep their values. Everything else that does not fit, on either side, is one `LattokError` listing all
+    missing, unexpected and mis-shaped tensors of the file named by `where`.
+    """
+    sources = {name: source if isinstance(source, Join) else Join((source,)) for name, source in key_map.items()}
+    needed = dict.fromkeys(key for source in sources.values() for key in source.keys)
+    problems = [f"missing {key}" for key in needed if key not in foreign]
+    problems += [f"unexpected {key}" for key in foreign if key not in needed and key not in unused]
+    problems += [f"nothing for our {name}" for name in ours if name not in sources and name not in kept]
+    problems += [f"no {name} in our model" for name in sources if name not in ours]
+    result = {name: tensor for name, tensor in ours.items() if name in kept}
+    for name, source in sources.items():
+        if name in ours and all(key in foreign for key in source.keys):
+            result[name], problem = _fill(source, foreign, ours[name])
+            problems += [f"{' + '.join(source.keys)} {problem}"] if problem else []
+    if problems:
+        checks.fail(where, f"the {len(needed)} tensors of such a checkpoint", "; ".join(problems))
+    return {name: result[name] for name in ours}
+
+
+def _fill(source: Join, foreign: Mapping[str, Tensor], wanted: Tensor) -> tuple[Tensor, str]:
+    """What stands for `wanted`, and why it cannot, if it cannot."""
+    try:
+        made = source.make(*(foreign[key] for key in source.keys))
+    except (RuntimeError, ValueError, IndexError):  # the transform met shapes that it was not made for
+        shapes = " and ".join(str(list(foreign[key].shape)) for key in source.keys)
+        return wanted, f"has shape {shapes}, which cannot become {list(wanted.shape)}"
+    if made.shape != wanted.shape:
+        return wanted, f"has shape {list(made.shape)}, expected {list(wanted.shape)}"
+    if made.is_floating_point() != wanted.is_floating_point():
+        return wanted, f"is {made.dtype}, expected {wanted.dtype}"
+    made = made.to(wanted.dtype)
+    return made, "" if bool(torch.isfinite(made).all()) else "holds NaN or infinity"
+
+
+def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> dict[str, Tensor]:
+    """Tensors of a .pt, .pth, .ckpt, .bin or .safetensors file, on the CPU; nested names are joined with ".".
+
+    Pickled files go through torch's restricted reader and must hold nothing but tensors, in dictionaries and lists.
+    With `entry` that is asked only of what they hold under this name (Lightning keeps the weights in "state_dict",
+    beside settings). Raises `LattokError` that says what else was found, and where.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        checks.fail("path", "a checkpoint file", f"{path}, which {'is a folder' if path.is_dir() else 'is not there'}")
+    if path.suffix == SAFE:
+        return _read_safetensors(path)
+    if path.suffix not in PICKLED:
+        checks.fail("path", f"a file ending in {', '.join((*PICKLED, SAFE))}", path.name)
+    content = _read_pickled(path)
+    if entry is not None:
+        if not isinstance(content, Mapping) or entry not in content:
+            checks.fail(str(path), f"a dictionary with the entry {entry}", _contents(content))
+        content = content[entry]
+    if not isinstance(content, Mapping):
+        checks.fail(str(path), "a dictionary of tensors", _contents(content))
+    return _flatten(content, str(path))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({_line(error)})", DAMAGED)
+
+
+def _read_pickled(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about odd contents; those are judged here
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        checks.fail("path", "a file that can be read", f"{path} ({error.strerror})")
+    except Exception as error:  # damaged bytes fail anywhere in the reader, with any type
+        text = str(error)
+        code = re.search(r"GLOBAL (\S+)", text)
+        if code:
+            got = f"a pickled {code[1]}{_place(path, code[1])}, whose loading runs code"
+            checks.fail(str(path), "nothing but tensors", got, "Save the state dictionaries alone.")
+        if "TorchScript" in text:
+            checks.fail(str(path), "state dictionaries", "a TorchScript program", "Save its state_dict() instead.")
+        reason = "not what torch.save writes" if isinstance(error, pickle.UnpicklingError) else _line(error)
+        checks.fail(str(path), "a whole checkpoint", f"one that cannot be read ({reason})", DAMAGED)
+
+
+def _place(path: Path, name: str) -> str:
+    """Under which key a pickle first asks for the class or function `name`, where that can be told."""
+    key, memo = "", {}  # the last text, and which of them numbers stand for
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickled = next(archive.read(member) for member in archive.namelist() if member.endswith("/data.pkl"))
+        for operation, argument, _ in pickletools.genops(pickled):
+            if operation.name == "GLOBAL" and str(argument).replace(" ", ".") == name:
+                break
+            if "UNICODE" in operation.name:
+                key = str(argument)
+            elif "PUT" in operation.name:
+                memo[argument] = key
+            elif "GET" in operation.name:
+                key = memo[argument]
+    except Exception:  # an older or damaged file: the name alone must do
+        return ""
+    return f" at {key}" if key else ""
+
+
+def _flatten(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
+    try:
+        pairs = list(_tensors(content, (), path))
+    except RecursionError:
+        checks.fail(path, "dictionaries of tensors", "a container that holds itself")
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        checks.fail(path, "every name once", f"{', '.join(twice)} more than once")
+    return dict(pairs)
+
+
+def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every tensor below `value`; anything else is an error that names its place."""
+    inside: Iterable[tuple[Any, Any]]
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
+        yield ".".join(place), value.detach()
+        return
+    if isinstance(value, Mapping):
+        inside = value.items()
+    elif isinstance(value, list | tuple):
+        inside = enumerate(value)
+    else:
+        checks.fail(path, "nothing but tensors", f"{_contents(value)} at {'.'.join(place)}")
+    for key, item in inside:
+        yield from _tensors(item, (*place, str(key)), path)
+
+
+def _contents(value: Any) -> str:
+    """What a value is, in a few words."""
+    if isinstance(value, Mapping):
+        return f"a dictionary with {', '.join(map(str, value)) or 'nothing'}"
+    if isinstance(value, Tensor):
+        return f"a tensor ({str(value.layout).removeprefix('torch.')}, {value.device})"
+    return type(value).__name__ + (f" {value!r:.40}" if isinstance(value, str | int | float) else "")
+
+
+def _line(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [""])[0].split(". ")[0].removesuffix(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,291 @@
+"""Conversion of published checkpoints as a user meets it: sizes, facts, statistics, the command, refusals."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import lattok
+from lattok.action_vq.config import ActionVQConfig
+from lattok.checks import LattokError
+from lattok.cli import main
+from lattok.recipes import ActionVQRecipe
+from lattok.types import ActionBatch
+from tests.action_vq.plain import Facts, random_weights, shapes
+
+PARITY = Path(__file__).parent / "parity"
+SHARED = Path(__file__).parents[2] / "shared" / "parity" / "full_size_keys.json"
+H20 = PARITY / "action_tokenizer_h20_m7"
+STATISTICS = {"mean": [1.0, 2, 3, 4, 5, 6, 7], "std": [1.0, 2, 3, 4, 5, 6, 0.5]}
+
+
+def key_lists(path):
+    lists = json.loads(path.read_text())
+    return {name: keys for name, keys in lists.items() if name.startswith("action_tokenizer")}
+
+
+def write(tmp_path, weights, name="file.safetensors"):
+    safetensors.torch.save_file(weights, tmp_path / name)
+    return tmp_path / name
+
+
+@pytest.fixture
+def weights():
+    return safetensors.torch.load_file(H20 / "weights.safetensors")
+
+
+@pytest.fixture
+def actions():
+    return safetensors.torch.load_file(H20 / "io.safetensors")["actions"]
+
+
+def same(first, second):
+    return first.describe()["weights_sha256"] == second.describe()["weights_sha256"] and first.config == second.config
+
+
+def test_nested_and_flattened_files_give_the_same_model():
+    first = lattok.convert.p2t_action_vq(H20 / "checkpoint.pt", horizon=20)
+    second = lattok.convert.p2t_action_vq(str(H20 / "weights.safetensors"), 20)
+    assert same(first, second)
+    assert isinstance(first, lattok.P2TActionVQ)
+    assert not first.training
+
+
+@pytest.mark.parametrize("name", key_lists(PARITY / "action_tokenizer_keys.json"))
+def test_every_key_of_the_full_size_files_is_recognised(name, tmp_path):
+    keys = key_lists(PARITY / "action_tokenizer_keys.json")[name]
+    config = lattok.convert.p2t_action_vq(write(tmp_path, random_weights(keys))).config
+    expected = ActionVQConfig(action_dim=14 if "m14" in name else 7, normalize="identity")
+    for field in ("action_dim", "horizon", "dim", "codebook_size", "fft", "dilations", "depth", "heads", "hidden"):
+        assert getattr(config, field) == getattr(expected, field), field
+
+
+def test_the_key_list_is_the_shared_one():
+    if not SHARED.is_file():
+        pytest.skip("the full list is not in this checkout")
+    assert key_lists(SHARED) == key_lists(PARITY / "action_tokenizer_keys.json")
+
+
+def test_every_tensor_arrives(weights):
+    model = lattok.convert.p2t_action_vq(H20 / "weights.safetensors", 20)
+    rest = [tensor for name, tensor in model.saved_tensors().items() if not name.startswith("normalizer")]
+    for name, tensor in weights.items():
+        assert sum(torch.equal(tensor, other) for other in rest) == 1, name
+    assert len(rest) == len(weights) + 1  # the step counter
+
+
+def test_leftovers_on_both_sides_are_listed(weights, tmp_path):
+    del weights["vq.ema_w"], weights["encoder.conv2.bias"]
+    weights |= {"vq.extra": torch.ones(1), "encoder.transformer.norm.weight": torch.ones(48)}
+    weights["encoder.in_proj.bias"] = torch.ones(47)
+    with pytest.raises(LattokError) as error:
+        lattok.convert.p2t_action_vq(write(tmp_path, weights), 20)
+    assert str(error.value) == (
+        f"`{tmp_path / 'file.safetensors'}`: expected the 39 tensors of such a checkpoint, got "
+        "missing encoder.conv2.bias; missing vq.ema_w; unexpected encoder.transformer.norm.weight; "
+        "unexpected vq.extra; encoder.in_proj.bias has shape [47], expected [48]."
+    )
+
+
+@pytest.mark.parametrize("name", sorted(shapes(Facts())))
+def test_no_tensor_may_be_missing(name, weights, tmp_path):
+    del weights[name]
+    with pytest.raises(LattokError, match=re.escape(f"missing {name}")):
+        lattok.convert.p2t_action_vq(write(tmp_path, weights), 20)
+
+
+@pytest.mark.parametrize("name", sorted(shapes(Facts())))
+def test_no_tensor_may_have_another_shape(name, weights, tmp_path):
+    weights[name] = torch.cat([weights[name], weights[name]], -1)
+    with pytest.raises(LattokError, match=r"has shape .*, expected"):
+        lattok.convert.p2t_action_vq(write(tmp_path, weights), 20)
+
+
+def test_something_else_is_refused(tmp_path):
+    with pytest.raises(LattokError, match="missing encoder.in_proj.weight.*unexpected lam.action_latent"):
+        lattok.convert.p2t_action_vq(write(tmp_path, {"lam.action_latent": torch.ones(1, 1, 4, 768)}))
+    with pytest.raises(LattokError, match="missing encoder.in_proj.weight"):
+        lattok.convert.p2t_action_vq(write(tmp_path, {}))
+
+
+def test_sizes_that_no_published_file_has(tmp_path):
+    facts = Facts(horizon=5, action_dim=3, dim=12, codes=7, hidden=10, depth=3, heads=3, dilations=(2,), fft=False)
+    path = write(tmp_path, random_weights(shapes(facts)))
+    config = lattok.convert.p2t_action_vq(path, 5, heads=3, dilations=[2]).config
+    for field in ("action_dim", "dim", "hidden", "depth", "dilations", "heads", "fft"):
+        assert getattr(config, field) == getattr(facts, field), field
+    assert config.codebook_size == 7
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"horizon": 0}, "`horizon`: expected a whole number of at least 1, got 0"),
+        ({"horizon": 8.0}, "`horizon`: expected a whole number"),
+        ({"heads": 5}, "`heads`: expected a divisor of the width 48 in the file, got 5"),
+        ({"heads": 0}, "`heads`: expected a whole number of at least 1"),
+        ({"dilations": (1, 2)}, "`dilations`: expected 3 numbers, one for each convolution in the file, got 1 2"),
+        ({"dilations": (1, 2, 0)}, "`dilations[2]`: expected a whole number"),
+        ({"dropout": 1.5}, "`dropout`: expected a number in [0, 1)"),
+        ({"action_names": ("x",)}, "`action_names`: expected 7 names, got 1"),
+        ({"action_kind": "wild"}, "`action_kind`: expected one of"),
+        ({"dim": 64}, "`options`: expected names among"),
+        ({"normalize": "quantile"}, "`normalize`: expected identity without statistics"),
+        ({"statistics": {"median": [0.0] * 7}}, "`statistics`: expected mean and std, or q01 and q99, or min and max"),
+        ({"statistics": {"mean": ["a"] * 7, "std": [1.0] * 7}}, "`statistics['mean']`: expected numbers"),
+        ({"statistics": {"mean": [0.0] * 6, "std": [1.0] * 7}}, "expected 7"),
+        ({"statistics": STATISTICS, "normalize": "min_max"}, "`normalize`: expected one of mean_std, got 'min_max'"),
+        ({"statistics": "nowhere.json"}, "cannot read nowhere.json"),
+    ],
+)
+def test_impossible_facts_are_said(facts, text):
+    with pytest.raises(LattokError, match=re.escape(text)):
+        lattok.convert.p2t_action_vq(H20 / "weights.safetensors", **{"horizon": 20, **facts})
+
+
+def test_training_goes_on_as_published():
+    config = lattok.convert.p2t_action_vq(H20 / "checkpoint.pt", 20).config
+    preset = ActionVQRecipe.presets["p2t_code"]
+    assert {name: getattr(config, name) for name in preset} == dict(preset)
+    assert (config.dropout, config.revive_below) == (0.1, 0.0)
+    changed = lattok.convert.p2t_action_vq(H20 / "checkpoint.pt", 20, mask_weight=0.1, revive_below=0.03).config
+    assert (changed.mask_weight, changed.revive_below) == (0.1, 0.03)
+
+
+def test_training_does_not_start_the_codebook_anew(actions):
+    model = lattok.convert.p2t_action_vq(H20 / "checkpoint.pt", 20)
+    before = model.quantizer.codebook_vectors[0].clone()
+    model.train()(ActionBatch(actions, torch.ones(actions.shape[:2], dtype=torch.bool)))
+    change = (model.quantizer.codebook_vectors[0] - before).norm() / before.norm()
+    assert 0 < change < 0.2
+    assert int(model.quantizer.steps) == 2
+
+
+def test_half_precision_files_are_widened(weights, tmp_path, actions):
+    half = lattok.convert.p2t_action_vq(write(tmp_path, {k: v.half() for k, v in weights.items()}), 20)
+    assert {tensor.dtype for name, tensor in half.saved_tensors().items() if name != "quantizer.steps"} == {
+        torch.float32
+    }
+    full = lattok.convert.p2t_action_vq(H20 / "checkpoint.pt", 20)
+    assert (half.encode(actions) == full.encode(actions)).float().mean() > 0.9
+
+
+def test_without_statistics_actions_are_taken_as_they_are(actions):
+    model = lattok.convert.p2t_action_vq(H20 / "checkpoint.pt", 20)
+    assert model.config.normalize == "identity"
+    assert torch.equal(model.normalizer(actions), actions)
+
+
+ALL = {**STATISTICS, "q01": [-1.0] * 7, "q99": [3.0] * 7, "min": [-2.0] * 7, "max": [6.0] * 7, "count": [100]}
+
+
+@pytest.mark.parametrize(
+    ("statistics", "normalize", "kind", "shift", "scale"),
+    [
+        (STATISTICS, None, "mean_std", STATISTICS["mean"], STATISTICS["std"]),
+        (ALL, None, "mean_std", STATISTICS["mean"], STATISTICS["std"]),
+        (ALL, "quantile", "quantile", [1.0] * 7, [2.0] * 7),
+        (ALL, "min_max", "min_max", [2.0] * 7, [4.0] * 7),
+        ({"action": ALL, "reward": {"mean": [0.0]}}, "min_max", "min_max", [2.0] * 7, [4.0] * 7),
+        ({"min": [-2.0] * 7, "max": [6.0] * 7}, None, "min_max", [2.0] * 7, [4.0] * 7),
+    ],
+)
+def test_statistics_make_the_normaliser(statistics, normalize, kind, shift, scale, tmp_path, actions):
+    (tmp_path / "stats.json").write_text(json.dumps(statistics))
+    plain = lattok.convert.p2t_action_vq(H20 / "checkpoint.pt", 20)
+    for source in (statistics, tmp_path / "stats.json"):
+        model = lattok.convert.p2t_action_vq(H20 / "checkpoint.pt", 20, statistics=source, normalize=normalize)
+        assert model.config.normalize == kind
+        torch.testing.assert_close(model.normalizer.shift, torch.tensor(shift))
+        torch.testing.assert_close(model.normalizer.scale, torch.tensor(scale))
+        physical = model.normalizer.inverse(actions)
+        assert torch.equal(model.encode(physical), plain.encode(actions))
+
+
+def test_the_statistics_of_a_dataset_fit_its_actions(tmp_path):
+    dataset = lattok.sample_dataset_path()
+    path = write(tmp_path, random_weights(shapes(Facts(action_dim=4))))
+    model = lattok.convert.p2t_action_vq(path, statistics=dataset / "meta" / "stats.json")
+    episode = lattok.open_dataset(dataset).columns(0, ["action"])["action"]
+    assert torch.isfinite(model.normalizer(torch.as_tensor(episode))).all()
+    assert model.config.normalize == "mean_std"
+
+
+def test_the_command_writes_what_python_gives(tmp_path, capsys, actions):
+    out = tmp_path / "tokenizer"
+    words = ["convert", "p2t-action-vq", str(H20 / "checkpoint.pt"), str(out), "--horizon", "20"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == (
+        "Found: 7 action dimensions, 32 codes of width 48, 3 convolutions, 2 Transformer layers, with FFT; "
+        "normalisation: identity; taken as given: horizon 20, 4 heads.\n"
+        f"Saved in {out}. Judge it: lattok evaluate {out} DATASET\n"
+    )
+    model, expected = lattok.load(out), lattok.convert.p2t_action_vq(H20 / "weights.safetensors", 20)
+    assert same(model, expected)
+    assert torch.equal(model.encode(actions), expected.encode(actions))
+
+
+def test_the_command_takes_every_fact(tmp_path, capsys):
+    (tmp_path / "stats.json").write_text(json.dumps({"action": ALL}))
+    facts = Facts(action_dim=7, heads=2, dilations=(1, 3))
+    path = write(tmp_path, random_weights(shapes(facts)))
+    words = ["convert", "p2t-action-vq", str(path), str(tmp_path / "out"), "--horizon", "9", "--heads", "2"]
+    words += ["--dilations", "1", "3", "--statistics", str(tmp_path / "stats.json"), "--normalize", "quantile"]
+    words += ["--action-kind", "relative", "--action-names", *"abcdefg"]
+    assert main(words) == 0
+    config = lattok.load(tmp_path / "out").config
+    assert (config.horizon, config.heads, config.dilations, config.normalize) == (9, 2, (1, 3), "quantile")
+    assert (config.action_kind, config.action_names) == ("relative", tuple("abcdefg"))
+    assert "normalisation: quantile" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"--horizon": "0"}, "`horizon`"),
+        ({"--heads": "5"}, "`heads`"),
+        ({"FILE": "nowhere.pt"}, "nowhere.pt, which is not there"),
+        ({"FILE": str(H20 / "config.json")}, "a file ending in"),
+        ({"FILE": str(H20 / "io.safetensors")}, "missing encoder.in_proj.weight"),
+        ({"--statistics": "nowhere.json"}, "cannot read nowhere.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(changes, text, tmp_path, capsys):
+    given = {"--horizon": "20", **changes}
+    file = given.pop("FILE", str(H20 / "checkpoint.pt"))
+    flags = [word for pair in given.items() for word in pair]
+    assert main(["convert", "p2t-action-vq", file, str(tmp_path / "out"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"lattok: [^\n]*\n", error), error
+    assert text in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
+    (tmp_path / "note.txt").write_text("mine")
+    words = ["convert", "p2t-action-vq", str(H20 / "checkpoint.pt")]
+    for out in (tmp_path, tmp_path / "note.txt"):
+        assert main([*words, str(out), "--horizon", "20"]) == 2
+        assert "`out`: expected a new or empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_help_has_an_example_and_the_horizon_must_be_given(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", "p2t-action-vq", "--help"])
+    assert stop.value.code == 0
+    assert "Example: lattok convert p2t-action-vq" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", "p2t-action-vq", str(H20 / "checkpoint.pt"), str(tmp_path / "out")])
+    assert stop.value.code == 2
+    assert "horizon" in capsys.readouterr().err
+
+
+def test_published_options_are_fields_of_the_config():
+    from lattok.action_vq.convert import TRAINING
+
+    assert set(TRAINING) <= {field.name for field in dataclasses.fields(ActionVQConfig)}
