@@ -12,6 +12,7 @@ _HOMES = {
     "LattokError": "lattok.checks",
     "P2TActionVQ": "lattok.action_vq",
     "UniformBins": "lattok.action_vq",
+    "UniformBinsRecipe": "lattok.recipes",
     "annotate": "lattok.annotation",
     "evaluate": "lattok.evaluation",
     "load": "lattok.loading",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lattok.loading import load as load
     from lattok.recipes import ActionVQRecipe as ActionVQRecipe
     from lattok.recipes import ImageLAMRecipe as ImageLAMRecipe
+    from lattok.recipes import UniformBinsRecipe as UniformBinsRecipe
     from lattok.recipes import train as train
 
 

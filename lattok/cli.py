@@ -126,31 +126,33 @@ def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:
     inspect_verb(dataset, reading.options(WINDOWS))
 
 
-@train_app.command(name="action-vq")
-def train_action_vq(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:
-    """Train a tokenizer of action chunks. Presets: p2t (the paper, default) or quick; +context, +p2t_code.
-
-    Example: lattok train action-vq path/to/dataset --out my-tokenizer --preset quick
-    """
-    _load_everything()
-    from lattok.recipes import ActionVQRecipe
-
-    _train(ActionVQRecipe, dataset, training, reading)
-
-
-@train_app.command(name="image-lam")
-def train_image_lam(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:
-    """Train a latent action model of video. Presets: full, small, tiny, joined with p2t or robust (small+robust).
-
-    Example: lattok train image-lam path/to/dataset --out my-lam --preset tiny+robust --features pixels
-    """
-    _load_everything()
-    from lattok.recipes import ImageLAMRecipe
-
-    _train(ImageLAMRecipe, dataset, training, reading)
+TRAIN = {  # verb: (recipe, what it does, options of its example)
+    "action-vq": (
+        "ActionVQRecipe",
+        "Train the paper's tokenizer, one code per step. Presets: p2t (default), libero, robotwin, jaka or quick.",
+        "--preset quick",
+    ),
+    "uniform-bins": ("UniformBinsRecipe", "Fit uniform bins: one code per step and dimension.", "--set bins=64"),
+    "image-lam": (
+        "ImageLAMRecipe",
+        "Train a latent action model of video. Presets: full, small, tiny, joined with p2t or robust (small+robust).",
+        "--preset tiny+robust --features pixels",
+    ),
+}
 
 
-app.command(train_app, name="train", help="Train a tokenizer (action-vq) or a latent action model (image-lam).")
+def _add_train_verb(verb: str, recipe: str, text: str, example: str) -> None:
+    def train_verb(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:
+        _load_everything()
+        _train(getattr(import_module("lattok.recipes"), recipe), dataset, training, reading)
+
+    train_verb.__doc__ = f"{text}\n\nExample: lattok train {verb} path/to/dataset --out my-model {example}"
+    train_app.command(name=verb)(train_verb)
+
+
+for _verb, _facts in TRAIN.items():
+    _add_train_verb(_verb, *_facts)
+app.command(train_app, name="train", help="Train an action tokenizer or a latent action model (image-lam).")
 
 
 @app.command(name="evaluate")
@@ -275,7 +277,7 @@ def _train(recipe_class: Any, dataset: str, training: Training, reading: Reading
         if getattr(training, name) is not None:
             flags[name] = getattr(training, name)
     unused = set(flags) & ({"state_key"} | {n for n in flags if n not in recipe_class.option_types()})
-    unused |= {"cameras"} & set(flags) if recipe_class.kind == "action-vq" else set()
+    unused |= {"cameras"} & set(flags) if recipe_class.kind != "image-lam" else set()
     _note_unused(unused)
     stored, preset = read_options(reading.config)
     used = {name: value for name, value in flags.items() if name not in unused}

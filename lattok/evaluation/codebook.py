@@ -72,15 +72,15 @@ def level_allocation(dims: int, size: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class UniformBins:
-    """Equal bins per dimension between `low` and `high` [m]; values outside fall into the outer bins."""
+class JointBins:
+    """Equal bins per dimension between `low` and `high` [m], all dimensions of a step in one code."""
 
     low: Tensor
     high: Tensor
     levels: Tensor  # [m] int64
 
     @classmethod
-    def fit(cls, actions: Tensor, size: int) -> UniformBins:
+    def fit(cls, actions: Tensor, size: int) -> JointBins:
         """Bins over the 1st to 99th percentile of actions [N, m], at most `size` cells."""
         edges = torch.quantile(actions.double(), torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
         return cls(edges[0], edges[1], torch.tensor(level_allocation(actions.shape[1], size)))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.data import ActionWindows, RobotDataset
-from lattok.evaluation.codebook import ResidualKMeans, UniformBins, token_statistics
+from lattok.evaluation.codebook import JointBins, ResidualKMeans, token_statistics
 from lattok.evaluation.split import Split
 from lattok.normalize import Normalizer
 from lattok.quantize import CodeStatistics
@@ -181,7 +181,7 @@ def _kmeans_control(
 
 
 def _bins_control(rate: Rate, scale: Scale, actions: Tensor, steps: Tensor) -> Method:
-    bins = UniformBins.fit(actions, max(1, math.floor(2**rate.bits_per_step + 1e-6)))
+    bins = JointBins.fit(actions, max(1, math.floor(2**rate.bits_per_step + 1e-6)))
     return Method("uniform_bins", scale.errors(bins.decode(bins.encode(steps)), steps))
 
 

@@ -8,8 +8,9 @@ from lattok import checks
 from lattok.recipes.action_vq import ActionVQRecipe, train_action_vq
 from lattok.recipes.common import Recipe
 from lattok.recipes.image_lam import ImageLAMRecipe, train_image_lam
+from lattok.recipes.tokenizers import FitRecipe, UniformBinsRecipe, train_by_fitting
 
-__all__ = ["ActionVQRecipe", "ImageLAMRecipe", "Recipe", "train"]
+__all__ = ["ActionVQRecipe", "ImageLAMRecipe", "Recipe", "UniformBinsRecipe", "train"]
 
 
 def train(recipe: Recipe, resume: bool = False, **options: Any) -> Any:
@@ -21,4 +22,6 @@ def train(recipe: Recipe, resume: bool = False, **options: Any) -> Any:
         return train_action_vq(recipe, resume, **options)
     if isinstance(recipe, ImageLAMRecipe):
         return train_image_lam(recipe, resume, **options)
-    return checks.fail("recipe", "an ActionVQRecipe or ImageLAMRecipe", type(recipe).__name__)
+    if isinstance(recipe, FitRecipe):
+        return train_by_fitting(recipe, resume, **options)
+    return checks.fail("recipe", "one of lattok's recipes", type(recipe).__name__)

@@ -61,7 +61,7 @@ def train_by_fitting(recipe: FitRecipe, resume: bool = False, resume_command: st
     recipe.save()
     loop = {name: value for name, value in asdict(recipe.loop).items() if name in fit_options(recipe.family)}
     model = recipe.family.fit(*windows.all(), action_names=tuple(windows.action_names), **loop, **recipe.model)
-    model.trained_on = recipe.trained_on(dataset, len(windows))
+    model.trained_on = {**recipe.trained_on(dataset, len(windows)), "loop": loop}
     model.save_pretrained(out)
     model.source = out.name
     return model.cpu().eval()

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lattok.evaluation.codebook import ResidualKMeans, UniformBins, level_allocation, token_statistics
+from lattok.evaluation.codebook import ResidualKMeans, JointBins, level_allocation, token_statistics
 
 
 def test_residual_kmeans_reconstructs_sums_of_two_grids():
@@ -43,7 +43,7 @@ def test_levels_are_as_equal_as_the_bits_allow(dims: int, size: int, expected: t
 
 def test_uniform_bins_are_the_percentile_range_cut_in_equal_parts():
     actions = torch.linspace(0, 100, 101)[:, None]  # 1st and 99th percentile are 1 and 99
-    bins = UniformBins.fit(actions, 4)
+    bins = JointBins.fit(actions, 4)
     steps = torch.tensor([[-50.0], [1.0], [25.4], [25.6], [98.0], [1000.0]])
     codes = bins.encode(steps)
     assert codes.flatten().tolist() == [0, 0, 0, 1, 3, 3]
