@@ -189,11 +189,13 @@ class HubModel(nn.Module):
     def _inference(self) -> Iterator[None]:
         """Evaluation mode for the duration: a label never depends on whether someone left the model in training."""
         training = self.training
-        self.eval()
+        if training:
+            self.eval()
         try:
             yield
         finally:
-            self.train(training)
+            if training:
+                self.train()
 
 
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path) -> Any:

@@ -188,16 +188,23 @@ class ChunkTokenizer(HubModel):
         chunks = as_tensor("chunks", chunks)
         self._check_shape(chunks)
         chunks = chunks.to(self.normalizer.shift)
+        if valid is None and chunks.shape[1] == self.horizon:  # nothing to pad: a chunk at a time deserves speed
+            self._check_finite(chunks)
+            return self.normalizer(chunks), torch.ones(chunks.shape, dtype=torch.bool, device=chunks.device)
         mask = full_mask(chunks, valid)
         steps, dims = mask.any(-1), mask.any(1)
         last = steps.sum(1) - 1
         index = torch.minimum(torch.arange(self.horizon, device=chunks.device), last[:, None]).clamp_min(0)  # b h
         chunks = chunks.gather(1, index[..., None].expand(-1, -1, self.action_dim))
         chunks = torch.where(dims[:, None], chunks, self.normalizer.shift)
-        if not bool(torch.isfinite(chunks).all()):
-            checks.fail("chunks", "finite actions", "NaN or infinity")
+        self._check_finite(chunks)
         inside = torch.arange(self.horizon, device=chunks.device) <= last[:, None]
         return self.normalizer(chunks), inside[..., None] & dims[:, None]
+
+    @staticmethod
+    def _check_finite(chunks: Tensor) -> None:
+        if not bool(torch.isfinite(chunks).all()):
+            checks.fail("chunks", "finite actions", "NaN or infinity")
 
     def _check_shape(self, chunks: Tensor) -> None:
         checks.rank("chunks", chunks, "B H m")

@@ -79,7 +79,6 @@ class CodeConstraint:
             checks.fail("eos_token_id", f"a token that is no code ({codes.start}..{codes.stop - 1})", eos_token_id)
         self.grammar, self.first, self.eos, self.prompt_length = grammar, first_token_id, eos_token_id, prompt_length
         self._states: dict[tuple[int, ...], Hashable] = {}  # of the rows of the last call
-        self._masks: dict[Hashable, Tensor] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Token ids so far [B, L] and logits of the next [B, V] to logits [B, V]."""
@@ -91,7 +90,11 @@ class CodeConstraint:
         rows = [tuple(row) for row in input_ids[:, self.prompt_length :].tolist()]
         states = {row: self._state(row) for row in rows}
         self._states = states
-        allowed = torch.stack([self._mask(states[row], scores.shape[-1]) for row in rows])
+        allowed = torch.zeros(scores.shape, dtype=torch.bool)
+        for mask, row in zip(allowed, rows, strict=True):
+            codes, mask[self.eos] = (None, True) if states[row] is None else self.grammar.allowed(states[row])
+            if codes is not None:
+                mask[self.first : self.first + len(codes)] = codes
         return scores.masked_fill(~allowed.to(scores.device), -torch.inf)
 
     def _state(self, row: tuple[int, ...]) -> Hashable:
@@ -109,13 +112,3 @@ class CodeConstraint:
             expected = f"codes after the first {self.prompt_length} tokens"
             checks.fail("input_ids", expected, f"token {row[-1]}", "Is `prompt_length` the width of the prompt?")
         return self.grammar.advance(before, code)
-
-    def _mask(self, state: Hashable, width: int) -> Tensor:
-        """Tokens of the language model that may follow, bool [width]."""
-        if state not in self._masks or len(self._masks[state]) != width:
-            mask = torch.zeros(width, dtype=torch.bool)
-            codes, end = self.grammar.allowed(state) if state is not None else (torch.zeros(0, dtype=torch.bool), True)
-            mask[self.first : self.first + len(codes)] = codes
-            mask[self.eos] = end
-            self._masks[state] = mask
-        return self._masks[state]

@@ -1,0 +1,157 @@
+"""What the benchmarks share: where figures come from, spreads, interleaved timing, the machine's GEMM rate."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from itertools import repeat
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "tokenizers", "transformers", "scipy", "av")
+
+
+def environment() -> dict[str, Any]:
+    """Commit, processor and versions, for the head of every results file."""
+    return {
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else ""),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **{name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean, least and greatest of each figure over runs."""
+    values = {key: [run[key] for run in runs] for key in runs[0]}
+    return {key: {"mean": sum(v) / len(v), "min": min(v), "max": max(v)} for key, v in values.items()}
+
+
+def write_results(path: Path, results: Mapping[str, Any]) -> None:
+    """Write results as JSON that diffs well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+class Case(NamedTuple):
+    """Something to time: `function(argument)`."""
+
+    function: Callable[[Any], Any]
+    argument: Any
+
+
+class Timing(NamedTuple):
+    """Seconds per call over the rounds. CPU time counts all threads; wall time is what one waits."""
+
+    cpu: float  # the least of the rounds
+    cpu_median: float
+    wall: float
+    wall_median: float
+
+
+def interleaved(cases: Mapping[str, Case], rounds: int = 9, seconds: float = 0.01) -> dict[str, Timing]:
+    """Time cases in turn, round after round, so that whatever slows the machine down hits all of them.
+
+    In each round every case repeats for about `seconds`, at least once; short, so that some rounds are undisturbed.
+    """
+    repeats = {name: _repeats(case, seconds) for name, case in cases.items()}
+    cpu: dict[str, list[float]] = {name: [] for name in cases}
+    wall: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, (function, argument) in cases.items():
+            begun, begun_cpu = time.perf_counter(), time.process_time()
+            for _ in repeat(None, repeats[name]):
+                function(argument)
+            cpu[name].append((time.process_time() - begun_cpu) / repeats[name])
+            wall[name].append((time.perf_counter() - begun) / repeats[name])
+    return {n: Timing(min(cpu[n]), median(cpu[n]), min(wall[n]), median(wall[n])) for n in cases}
+
+
+def _repeats(case: Case, seconds: float) -> int:
+    """Calls that fill `seconds` of CPU time, after warming up; wall time would count what else runs."""
+    case.function(case.argument)
+    count = 1
+    while True:
+        begun = time.process_time()
+        for _ in repeat(None, count):
+            case.function(case.argument)
+        took = time.process_time() - begun
+        if took > seconds / 4:
+            return max(1, round(count * seconds / took))
+        count *= 4
+
+
+def ratios(timings: Mapping[str, Timing], base: str, clock: str = "cpu") -> dict[str, tuple[float, float]]:
+    """How many times faster than `base` each case is: of the minima, and of the medians."""
+    lowest, middle = (lambda t: getattr(t, clock)), (lambda t: getattr(t, f"{clock}_median"))
+    return {
+        name: (lowest(timings[base]) / lowest(timing), middle(timings[base]) / middle(timing))
+        for name, timing in timings.items()
+    }
+
+
+def gemm_rates(threads: int = 1, rows: int = 512, size: int = 256, rounds: int = 25) -> dict[str, float]:
+    """GFLOP/s of the float32 product [rows, size] @ [size, size] in torch and, where there, onnxruntime.
+
+    Small enough for the caches: the rate of the kernel, not of the memory.
+    """
+    generator = np.random.default_rng(0)
+    x, weight = (generator.standard_normal((n, size)).astype(np.float32) for n in (rows, size))
+    transposed = torch.from_numpy(weight.T.copy())
+    cases = {"torch": Case(lambda a: torch.nn.functional.linear(a, transposed), torch.from_numpy(x))}
+    if _version("onnxruntime") and _version("onnx"):
+        session, binding = _product_session(x, weight, threads)
+        cases["onnxruntime"] = Case(session.run_with_iobinding, binding)
+    work, clock = 2 * rows * size**2, "cpu" if threads == 1 else "wall"
+    return {name: work / getattr(timing, clock) / 1e9 for name, timing in interleaved(cases, rounds).items()}
+
+
+def _product_session(x: np.ndarray, weight: np.ndarray, threads: int) -> tuple[Any, Any]:
+    """A session that multiplies by a constant, and its bound input and output."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    node = helper.make_node("MatMul", ["x", "weight"], ["y"])
+    source, result = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, list(x.shape))] for name in "xy")
+    graph = helper.make_graph([node], "product", source, result, [numpy_helper.from_array(weight, "weight")])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    binding = session.io_binding()
+    for name, bind in (("x", binding.bind_ortvalue_input), ("y", binding.bind_ortvalue_output)):
+        bind(name, onnxruntime.OrtValue.ortvalue_from_numpy(x))
+    return session, binding

@@ -1,0 +1,282 @@
+"""Byte-pair encoding of whole numbers, as FAST writes DCT coefficients (Pertsch et al., 2025, section 4).
+
+coefficient c -> character chr(c - min_token) -> its UTF-8 bytes -> tokens, which are runs of bytes
+
+`CoefficientBPE` reads and writes such tokens with any byte-level `tokenizer.json`; `train` makes one.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from lattok import checks
+
+LAST = 0xD7FF  # the last character before the surrogates, which no text can hold
+REACH = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
+PARTIAL = 1 << 40  # counts as so many characters that no row with such a token has the right number
+FEW_ROWS = 128  # below, joining bytes is faster than tables
+
+
+def _byte_characters() -> dict[str, int]:
+    """The printable character that byte-level tokenizers write for each byte (Radford et al., 2019)."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+
+
+BYTES = _byte_characters()
+CHARACTERS = {byte: character for character, byte in BYTES.items()}
+
+
+class Reading(NamedTuple):
+    """What one row of ids says."""
+
+    coefficients: np.ndarray  # int [n], however many there were
+    unknown: int  # ids outside the vocabulary, skipped
+    unreadable: int  # bytes that are no character, skipped
+
+
+class CoefficientBPE:
+    """Rows of whole numbers to token ids and back, exactly as the tokenizer in `text` (tokenizer.json) does.
+
+    Numbers that the vocabulary cannot write, or above `max_token`, become the nearest ones it can: byte-level
+    tokenizers drop unknown characters silently.
+    """
+
+    def __init__(self, text: str, min_token: int, max_token: int | None = None):
+        self.min_token = min_token
+        self._tokenizer, raw = _load(text)
+        self.token_bytes = _token_bytes(self._tokenizer, {token["content"] for token in raw.get("added_tokens", [])})
+        self.known = _known_characters({BYTES[token] for token in raw["model"]["vocab"] if token in BYTES})
+        self.known[max(0, LAST if max_token is None else max_token - min_token) + 1 :] = False
+        points = np.flatnonzero(self.known)
+        if not len(points):
+            checks.fail("tokenizer.json", "a vocabulary that can write coefficients", "one that cannot", _BYTE_LEVEL)
+        first, last = int(points[0]), int(points[-1])
+        self.bytes_per_number = len(chr(last).encode())  # the most bytes, and so tokens, that one number can take
+        self._nearest = None if len(points) == last - first + 1 else _nearest(points)
+        # Arrays, because numpy takes a microsecond to make one of each Python number.
+        self._shift = np.array(min_token, dtype=np.int32)
+        self._lowest, self._highest = (np.array(float(point + min_token)) for point in (first, last))
+        self._fast = _by_characters(raw, self.token_bytes) or self._tokenizer
+        self._tabulate()
+
+    def _tabulate(self) -> None:
+        """Characters of each token that is whole characters; then an entry for ids too large, and one for -1."""
+        texts = [_whole(token) for token in self.token_bytes]
+        self._count = np.array([PARTIAL if text is None else len(text) for text in texts] + [PARTIAL, 0])
+        lengths = np.array([len(text or "") for text in texts], dtype=np.int64)
+        self._first = lengths.cumsum() - lengths
+        self._values = self._numbers("".join(text or "" for text in texts))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return len(self.token_bytes)
+
+    def encode(self, numbers: np.ndarray) -> list[list[int]]:
+        """Whole numbers [B, n] to ids, a list per row."""
+        count, n = numbers.shape
+        points = self._points(numbers).astype("<u2", copy=False)
+        text = points.tobytes().decode("utf-16-le")
+        rows = [text[i : i + n] for i in range(0, count * n, n)]
+        return [row.ids for row in self._fast.encode_batch_fast(rows, add_special_tokens=False)]
+
+    def clipped(self, numbers: np.ndarray) -> np.ndarray:
+        """Which whole numbers [B, n] the vocabulary cannot write."""
+        return self._points(numbers) != numbers - self.min_token
+
+    def decode(self, codes: np.ndarray, n: int) -> np.ndarray:
+        """Codes [B, L], each row legal, to whole numbers int32 [B, n]."""
+        if len(codes) < FEW_ROWS:
+            return self._join(codes).reshape(-1, n)
+        codes = trimmed(codes)
+        plain = self.plainly_whole(codes, n)
+        numbers = np.empty((len(codes), n), dtype=np.int32)
+        numbers[plain] = self._gather(codes[plain]).reshape(-1, n)
+        numbers[~plain] = self._join(codes[~plain]).reshape(-1, n)
+        return numbers
+
+    def _join(self, codes: np.ndarray) -> np.ndarray:
+        """Numbers of all rows, one after the other, by way of their text."""
+        ids = codes[codes >= 0].tolist()
+        return self._numbers(b"".join(map(self.token_bytes.__getitem__, ids)).decode())
+
+    def _gather(self, codes: np.ndarray) -> np.ndarray:
+        """Numbers of all rows, one after the other, from the table of tokens of whole characters."""
+        ids = codes[codes >= 0]
+        counts = self._count[ids]
+        at = np.repeat(self._first[ids] - (counts.cumsum() - counts), counts)
+        return self._values[at + np.arange(len(at))]
+
+    def read(self, codes: np.ndarray) -> Reading:
+        """What any codes [L] say; negative ones are padding."""
+        ids = codes[codes >= 0]
+        known = ids[ids < self.vocab_size].tolist()
+        data = b"".join(map(self.token_bytes.__getitem__, known))
+        text = data.decode(errors="ignore")
+        return Reading(self._numbers(text), len(ids) - len(known), len(data) - len(text.encode()))
+
+    def plainly_whole(self, codes: np.ndarray, n: int) -> np.ndarray:
+        """Rows [B] of codes [B, L] that hold n numbers in tokens of whole characters; others need `read`."""
+        return self._count[codes.clip(-1, self.vocab_size)].sum(1) == n
+
+    def _numbers(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("utf-32-le"), "<i4") + self._shift
+
+    def _points(self, numbers: np.ndarray) -> np.ndarray:
+        """The character of each number float64, or the nearest one that can be written."""
+        points = (numbers.clip(self._lowest, self._highest) - self._shift).astype(np.uint16)
+        return points if self._nearest is None else self._nearest[points]
+
+
+def trimmed(codes: np.ndarray) -> np.ndarray:
+    """Codes [B, L] without the columns on the right that are only padding; most rows are far shorter than P."""
+    used = np.flatnonzero((codes >= 0).any(0))
+    return codes[:, : used[-1] + 1 if len(used) else 0]
+
+
+def train(numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
+    """A byte-level tokenizer.json for rows of whole numbers [N, n], and the range (min_token, max_token) it can write.
+
+    The range is four times what was seen or is `expected`, and at most +-960, so that a character takes two bytes.
+    Merges first join the two bytes of the common characters and then only whole characters: rows are as short as with
+    merges of any bytes, and no merged token ends inside a coefficient.
+    """
+    seen = int(np.abs(numbers).max())
+    if seen > REACH:
+        checks.fail("scale", f"one that keeps coefficients within +-{REACH}", f"+-{seen}", "Choose a smaller scale.")
+    reach = min(REACH, 32 * int(np.ceil(4 * max(seen, expected) / 32)))  # full lead bytes: 64 characters each
+    min_token = -reach - 128
+    alphabet = sorted({byte for point in range(128, 128 + 2 * reach) for byte in chr(point).encode()})
+    free = vocab_size - len(alphabet)
+    if free < 8:
+        hint = f"{len(alphabet)} bytes must be in the vocabulary."
+        checks.fail("vocab_size", f"at least {len(alphabet) + 8}", vocab_size, hint)
+    values, counts = np.unique(numbers, return_counts=True)
+    # A rare value is written as two bytes: a token of its own would save less than a longer merge does.
+    common = values[np.argsort(-counts, kind="stable")[: free // 3]].astype(int)
+    characters = [chr(value - min_token) for value in common]
+    merges = _train_merges(np.where(np.isin(numbers, common), numbers - min_token, 0), characters, free)
+    return _byte_level(alphabet, characters, merges), min_token, reach - 1
+
+
+def _train_merges(points: np.ndarray, characters: list[str], size: int) -> list[tuple[str, str]]:
+    """Merges of whole characters learned from rows of characters [N, n], in which 0 separates."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit("\0")  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, min_frequency=2, show_progress=False, initial_alphabet=characters, limit_alphabet=size
+    )
+    texts = (row.tobytes().decode("utf-16-le") for row in points.astype("<u2"))
+    tokenizer.train_from_iterator(texts, trainer)
+    return _merges(json.loads(tokenizer.to_str())["model"])
+
+
+def _byte_level(alphabet: list[int], characters: list[str], merges: list[tuple[str, str]]) -> str:
+    """tokenizer.json with the bytes of `alphabet`, then `characters`, then what `merges` of characters make."""
+
+    def spelled(text: str) -> str:
+        return "".join(CHARACTERS[byte] for byte in text.encode())
+
+    pairs = [(spelled(c)[0], spelled(c)[1]) for c in characters] + [(spelled(a), spelled(b)) for a, b in merges]
+    tokens = dict.fromkeys([CHARACTERS[byte] for byte in alphabet] + [a + b for a, b in pairs])
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
+    # No splitting by letters and digits: which coefficient is a letter is an accident of min_token.
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = whole  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    return tokenizer.to_str()
+
+
+_BYTE_LEVEL = "FAST needs a byte-level BPE without a prefix space and without a normalizer."
+
+
+def _load(text: str) -> tuple[Tokenizer, dict[str, Any]]:
+    """The tokenizer of a tokenizer.json, and its content; anything but byte-level BPE is refused."""
+    try:
+        raw, tokenizer = json.loads(text), Tokenizer.from_str(text)
+    except Exception as error:  # the bindings raise bare exceptions
+        checks.fail("tokenizer.json", "a tokenizer of the `tokenizers` library", f"something else ({error})")
+    before = raw.get("pre_tokenizer") or {}
+    plain = before.get("type") == "ByteLevel" and not before.get("add_prefix_space") and not raw.get("normalizer")
+    if raw["model"].get("type") != "BPE" or not plain:
+        got = f"{raw['model'].get('type')} after {before.get('type')}"
+        checks.fail("tokenizer.json", "a byte-level BPE", got, _BYTE_LEVEL)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer, raw
+
+
+def _token_bytes(tokenizer: Tokenizer, added: set[str]) -> list[bytes]:
+    """The bytes each id stands for; special tokens stand for none."""
+    ids = {index: token for token, index in tokenizer.get_vocab().items()}
+    if sorted(ids) != list(range(len(ids))):
+        checks.fail("tokenizer.json", "ids from 0 on without a gap", f"{len(ids)} ids up to {max(ids, default=-1)}")
+    return [b"" if ids[i] in added else _bytes_of(ids[i]) for i in range(len(ids))]
+
+
+def _bytes_of(token: str) -> bytes:
+    """A token with any character that stands for no byte is plain text; published vocabularies have such tokens."""
+    return bytes(BYTES[c] for c in token) if all(c in BYTES for c in token) else token.encode()
+
+
+def _whole(token: bytes) -> str | None:
+    """The characters of a token; None where it begins or ends inside one."""
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _known_characters(alphabet: set[int]) -> np.ndarray:
+    """Which characters 0 .. 0xD7FF can be written with these bytes, bool [0xD800]."""
+    known = np.isin(np.arange(256), list(alphabet))
+    point = np.arange(LAST + 1)
+    rest = known[0x80 | (point & 0x3F)]
+    two = known[0xC0 | (point >> 6 & 0x1F)] & rest
+    three = known[0xE0 | (point >> 12)] & known[0x80 | (point >> 6 & 0x3F)] & rest
+    return np.where(point < 0x80, known[point & 0x7F], np.where(point < 0x800, two, three))
+
+
+def _nearest(points: np.ndarray) -> np.ndarray:
+    """The nearest of sorted `points` for each character 0 .. 0xD7FF, uint16."""
+    every = np.arange(LAST + 1)
+    above = np.searchsorted(points, every).clip(1, len(points) - 1) if len(points) > 1 else np.zeros_like(every)
+    below = np.maximum(above - 1, 0)
+    nearer = np.where(every - points[below] <= points[above] - every, below, above)
+    return points[nearer].astype(np.uint16)
+
+
+def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """Merges in order; older files write a pair as one string."""
+    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
+    return [(first, second) for first, second in pairs]
+
+
+def _by_characters(raw: dict[str, Any], token_bytes: list[bytes]) -> Tokenizer | None:
+    """The same encoding with characters as symbols, which is half the work of bytes; None where ids could differ.
+
+    They are equal when the first merges join the bytes of single characters and all others join whole characters:
+    then no merge can see half a character.
+    """
+    ids, texts = raw["model"]["vocab"], [_whole(token) for token in token_bytes]
+    pairs = [(texts[ids[a]], texts[ids[b]]) for a, b in _merges(raw["model"])]
+    first = next((i for i, (a, b) in enumerate(pairs) if a is not None or b is not None), len(pairs))
+    split = raw["pre_tokenizer"].get("use_regex", True) or raw.get("added_tokens") or raw["model"].get("dropout")
+    ascii_bytes = any(len(token) == 1 and token[0] < 0x80 for token in token_bytes)
+    later = [(a, b) for a, b in pairs[first:] if a is not None and b is not None]
+    single = sum(text is not None and len(text) == 1 for text in texts)
+    if split or ascii_bytes or len(later) < len(pairs) - first or single != first:
+        return None
+    vocab = {
+        f"<0x{token[0]:02X}>" if len(token) == 1 else text: i
+        for i, (token, text) in enumerate(zip(token_bytes, texts, strict=True))
+    }
+    if None in vocab:
+        return None
+    return Tokenizer(models.BPE(vocab=vocab, merges=later, byte_fallback=True))  # pyright: ignore[reportArgumentType]

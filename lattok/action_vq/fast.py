@@ -1,0 +1,266 @@
+"""FAST (Pertsch et al., 2025): frequencies of the chunk, rounded, in byte-pair codes.
+
+coefficients = round(scale * DCT-II(chunk))     orthonormal, over time, for each dimension
+codes        = BPE(coefficients [H, m] row by row: the lowest frequencies of all dimensions come first)
+
+Reads and writes the published format too: `tokenizer.json` and `processor_config.json`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.errors import HfHubHTTPError
+from torch import Tensor
+from typing_extensions import Self
+
+from lattok import checks, files
+from lattok.action_vq.base import Arrays, ChunkTokenizer, Repaired
+from lattok.action_vq.bpe import CoefficientBPE, Reading, train, trimmed
+from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.grammar import CoefficientGrammar
+from lattok.hub import CONFIG
+from lattok.normalize import KINDS, STATISTICS
+
+TOKENIZER, PROCESSOR = "tokenizer.json", "processor_config.json"
+FARTHEST = np.array(1e30)  # normalised values beyond are cut, so that their coefficients are finite
+
+
+@dataclass(frozen=True)
+class FASTConfig(ChunkConfig):
+    """`fit` finds `min_token`, `max_token` and how many tokens there are in the end."""
+
+    normalize: str = "quantile"
+    vocab_size: int = 1024
+    scale: float = 10.0  # rounding steps per unit of a coefficient
+    min_token: int = 0  # the coefficient that is character 0
+    max_token: int | None = None  # the largest coefficient; None: the largest that the vocabulary can write
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(vocab_size=self.vocab_size)
+        for name, value in {"min_token": self.min_token, "max_token": self.max_token or 0}.items():
+            if isinstance(value, bool) or not isinstance(value, int):
+                checks.fail(name, "a whole number", repr(value))
+        checks.positive(scale=self.scale)
+        if self.max_token is not None and self.max_token < self.min_token:
+            checks.fail("max_token", f"None or at least min_token, {self.min_token}", self.max_token)
+
+
+class FAST(ChunkTokenizer):
+    """Chunks [B, H, m] to rows of codes of different lengths, padded with -1.
+
+    >>> tokenizer = FAST.fit(chunks, vocab_size=1024)            # [N, H, m] in physical units
+    >>> tokenizer = FAST.from_published("physical-intelligence/fast", action_dim=7, horizon=8)
+    """
+
+    type = "fast"
+    config_class = FASTConfig
+    config: FASTConfig
+    fixed_length = False
+
+    def __init__(self, config: FASTConfig):
+        super().__init__(config)
+        self.register_buffer("tokenizer_json", torch.zeros(0, dtype=torch.uint8))  # travels with the weights
+        self.tokenizer_json: Tensor
+        self._bpe: CoefficientBPE | None = None
+        dct = dct_matrix(config.horizon)
+        self._forward_dct = dct * config.scale  # float64: float32 rounds a few in a million the other way
+        self._inverse_dct = (dct.T / config.scale).astype(np.float32)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return self.config.vocab_size
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """The most tokens a chunk can take: one per byte of its coefficients."""
+        return self.horizon * self.action_dim * self.bpe.bytes_per_number
+
+    @property
+    def bpe(self) -> CoefficientBPE:
+        """The byte-pair encoding of coefficients."""
+        if self._bpe is None:
+            checks.fail("tokenizer", "a vocabulary", "none", "Use FAST.fit, from_published or from_pretrained.")
+        return self._bpe
+
+    @classmethod
+    def fit(cls, chunks: Arrays, valid: Tensor | None = None, *, seed: int = 0, **options: Any) -> Self:
+        """Learn a vocabulary from chunks [N, H, m] in physical units, or a list of such arrays.
+
+        Coefficients up to four times as large as those seen can be written. Nothing is random; `seed` is there so that
+        all families are called alike. Fewer tokens than `vocab_size` result where there is nothing more to merge.
+        """
+        for name in {"min_token", "max_token"} & set(options):
+            checks.fail(name, "nothing: it follows from the chunks", options[name])
+        model, batch = cls._from_chunks(chunks, valid, options)
+        scale, horizon = model.config.scale, model.horizon
+        numbers = model._coefficients(model._prepare(batch.chunks, batch.valid)[0])
+        text, low, high = train(numbers, model.config.vocab_size, expected=scale * horizon**0.5)
+        bpe = CoefficientBPE(text, low, high)
+        model.config = replace(model.config, vocab_size=bpe.vocab_size, min_token=low, max_token=high)
+        return model._adopt(text).eval()
+
+    @classmethod
+    def from_folder(cls, folder: Path, hub_id: str | None = None) -> Self:
+        """Load an artefact, or the published format where it says everything (see `from_published`)."""
+        if (folder / PROCESSOR).is_file() and not (folder / CONFIG).is_file():
+            return cls.from_published(folder)
+        return super().from_folder(folder, hub_id)
+
+    @classmethod
+    def from_published(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        action_dim: int | None = None,
+        horizon: int | None = None,
+        statistics: Mapping[str, Sequence[float]] | None = None,
+        revision: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load the published format from a folder or a Hub id, such as "physical-intelligence/fast".
+
+        `action_dim` and `horizon` are needed where the file leaves them open. Published tokenizers take normalised
+        actions: without `statistics` (q01 and q99 per dimension, as in LeRobot's stats.json) the normaliser is the
+        identity. `options` are further fields of `FASTConfig`; `max_token` limits coefficients and shortens rows.
+        """
+        folder = _published_folder(source, revision)
+        raw = files.read_json(folder / PROCESSOR)
+        facts = {name: raw.get(name) for name in ("scale", "min_token", "vocab_size")}
+        facts |= {"action_dim": action_dim or raw.get("action_dim"), "horizon": horizon or raw.get("time_horizon")}
+        facts |= options
+        missing = [name for name, value in facts.items() if value is None and name != "max_token"]
+        if missing:
+            checks.fail(str(folder / PROCESSOR), "the facts of a tokenizer", f"no {', '.join(missing)}", "Pass them.")
+        kinds = (kind for kind, pair in zip(KINDS, STATISTICS, strict=False) if set(pair) <= set(statistics or ()))
+        model = cls(FASTConfig(**{"normalize": next(kinds, "identity"), **facts}))
+        if statistics is not None:
+            model.normalizer.set(statistics)
+        model._adopt((folder / TOKENIZER).read_text(encoding="utf-8"))
+        model.source = str(source)
+        return model.eval()
+
+    def save_published(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the published format, which others read. It has no place for the normaliser: it takes its outputs."""
+        folder = Path(folder)
+        files.write_text(folder / TOKENIZER, bytes(self.tokenizer_json.tolist()).decode())
+        plain = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        files.write_json(folder / "tokenizer_config.json", plain)
+        facts = {name: getattr(self.config, name) for name in ("scale", "vocab_size", "min_token", "action_dim")}
+        files.write_json(folder / PROCESSOR, {**facts, "time_horizon": self.horizon})
+        return folder
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """The tokenizer may have any length; everything else is strict."""
+        self.tokenizer_json = torch.empty_like(tensors.get("tokenizer_json", self.tokenizer_json))
+        super().load_tensors(tensors, where)
+        self._adopt(bytes(self.tokenizer_json.tolist()).decode(errors="replace"))
+
+    def grammar(self) -> CoefficientGrammar:
+        """Which tokens may follow one another, so that generated rows decode without repair."""
+        return CoefficientGrammar(self.bpe.token_bytes, self.bpe.known, self.horizon * self.action_dim)
+
+    def _adopt(self, text: str) -> Self:
+        """Use the tokenizer of a tokenizer.json."""
+        bpe = CoefficientBPE(text, self.config.min_token, self.config.max_token)
+        if bpe.vocab_size != self.config.vocab_size:
+            hint = "Pass vocab_size if its training stopped early; otherwise these files do not belong together."
+            checks.fail("vocab_size", f"{bpe.vocab_size}, as {TOKENIZER} has", self.config.vocab_size, hint)
+        self._bpe = bpe
+        self.tokenizer_json = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        return self
+
+    def _coefficients(self, actions: Tensor) -> np.ndarray:
+        """Normalised actions [B, H, m] to whole numbers [B, H*m], float64; half-way cases go to the even one."""
+        values = actions.numpy(force=True).astype(np.float64)
+        return np.rint(self._forward_dct @ values.clip(-FARTHEST, FARTHEST)).reshape(-1, self.horizon * self.action_dim)
+
+    def _encode(self, actions: Tensor) -> Tensor:
+        rows = self.bpe.encode(self._coefficients(actions))
+        return _padded(rows, self.tokens_per_chunk).to(actions.device)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        numbers = self.bpe.decode(codes.cpu().numpy(), self.horizon * self.action_dim).astype(np.float32)
+        numbers = numbers.reshape(-1, self.horizon, self.action_dim)
+        return torch.from_numpy(self._inverse_dct @ numbers).to(codes.device)
+
+    def _repair(self, codes: Tensor) -> Repaired:
+        """Ids outside the vocabulary and bytes that are no character are skipped; negative ids are padding anywhere.
+
+        The readable coefficients are kept from the first on; missing ones, which are the high frequencies, are 0, and
+        those beyond the last are dropped. A dimension without any coefficient is not known at all.
+        """
+        size = self.horizon * self.action_dim
+        rows = trimmed(codes.cpu().numpy())
+        doubtful = np.flatnonzero(~self.bpe.plainly_whole(rows, size)).tolist()
+        readings = {i: self.bpe.read(rows[i]) for i in doubtful}
+        broken = {i: note for i, reading in readings.items() if (note := _note(reading, size, self.vocab_size))}
+        missing = np.zeros((len(rows), 1, self.action_dim), dtype=bool)
+        if not broken:
+            return Repaired(codes, torch.from_numpy(missing), [])
+        numbers = np.zeros((len(broken), size))
+        for row, i in zip(numbers, broken, strict=True):
+            kept = readings[i].coefficients[:size]
+            row[: len(kept)] = kept
+            missing[i, :, len(kept) :] = True
+        fixed = _padded(self.bpe.encode(numbers), self.tokens_per_chunk).to(codes.device)
+        legal = torch.nn.functional.pad(codes, (0, max(0, fixed.shape[1] - codes.shape[1])), value=-1)
+        legal[list(broken)] = torch.nn.functional.pad(fixed, (0, legal.shape[1] - fixed.shape[1]), value=-1)
+        notes = [broken.get(i, "") for i in range(len(rows))]
+        return Repaired(legal, torch.from_numpy(missing).to(codes.device), notes)
+
+    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
+        clipped = self.bpe.clipped(self._coefficients(actions))
+        return float(clipped.mean()) if clipped.size else 0.0
+
+
+def dct_matrix(n: int) -> np.ndarray:
+    """The orthonormal DCT-II as a matrix, float64 [frequencies n, steps n]."""
+    frequency, step = np.arange(n)[:, None], np.arange(n)
+    matrix = np.sqrt(2 / n) * np.cos(np.pi * frequency * (2 * step + 1) / (2 * n))
+    matrix[0] /= np.sqrt(2)
+    return matrix
+
+
+def _padded(rows: list[list[int]], length: int) -> Tensor:
+    """Rows of ids as int64 [B, length], padded with -1."""
+    codes = np.full((len(rows), length), -1)
+    for code, row in zip(codes, rows, strict=True):
+        code[: len(row)] = row
+    return torch.from_numpy(codes)
+
+
+def _note(reading: Reading, size: int, vocab_size: int) -> str:
+    """What has to be repaired in a row, "" where it is exactly `size` coefficients."""
+    gap = size - len(reading.coefficients)
+    parts = {
+        f"{reading.unknown} codes outside 0..{vocab_size - 1}": reading.unknown,
+        f"{reading.unreadable} unreadable bytes": reading.unreadable,
+        f"{gap} of {size} coefficients missing": gap > 0,
+        f"{-gap} coefficients too many": gap < 0,
+    }
+    return "; ".join(text for text, holds in parts.items() if holds)
+
+
+def _published_folder(source: str | os.PathLike[str], revision: str | None) -> Path:
+    """The folder of a published tokenizer, downloaded where `source` is a Hub id; both files must be there."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=[TOKENIZER, PROCESSOR]))
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            checks.fail("source", f"a folder or a Hub repository; {str(source)!r} could not be fetched", str(error))
+    missing = [name for name in (TOKENIZER, PROCESSOR) if not (folder / name).is_file()]
+    if missing:
+        checks.fail("source", f"a folder with {TOKENIZER} and {PROCESSOR}", f"{folder} without {', '.join(missing)}")
+    return folder

@@ -1,0 +1,461 @@
+"""FAST: the transform against explicit sums, ids against the plain tokenizer, total decoding, both formats, grammar."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from lattok.action_vq.bpe import CoefficientBPE, train
+from lattok.action_vq.fast import FAST, FASTConfig, dct_matrix
+from lattok.checks import LattokError
+
+H, M = 8, 3
+NAMES = ("x", "y", "gripper")
+
+
+def smooth(n: int = 400, steps: int = H, dims: int = M, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, steps, dims, generator=generator).cumsum(1) * torch.tensor([1.0, 0.1, 5.0])[:dims] + 2
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FAST:
+    return FAST.fit(smooth(), vocab_size=256, action_names=NAMES)
+
+
+def fit_as_published(folder, scale=10.0, size=400, add=0):
+    """Two files as the published processor's own training leaves them: its alphabet are characters, not bytes."""
+    numbers = coefficients(smooth(), scale)
+    low = int(numbers.min()) - add
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = [chr(i) for i in range(int(numbers.max()) - low + 1)]
+    trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(("".join(map(chr, row - low)) for row in numbers), trainer)
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    facts = {"scale": scale, "min_token": low, "vocab_size": tokenizer.get_vocab_size(), "action_dim": None}
+    (folder / "processor_config.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["characters below 128", "characters above 128"])
+def published(request, tmp_path_factory):
+    """Published vocabularies with one byte per character, and with two, whose tokens may end inside a character."""
+    return fit_as_published(
+        tmp_path_factory.mktemp("fast") / "published", add=300 * request.param.endswith("above 128")
+    )
+
+
+def coefficients(actions: torch.Tensor, scale: float) -> np.ndarray:
+    """The definition, one cosine sum at a time: whole numbers [N, H * m]."""
+    x = actions.double().numpy()
+    steps = x.shape[1]
+    rows = []
+    for k in range(steps):
+        waves = np.cos(np.pi * (np.arange(steps) + 0.5) * k / steps)
+        rows.append((x * waves[:, None]).sum(1) * np.sqrt((1 if k == 0 else 2) / steps))
+    return np.around(np.stack(rows, 1) * scale).astype(int).reshape(len(x), -1)
+
+
+def plain_ids(folder, actions: torch.Tensor) -> list[list[int]]:
+    """Ids the straightforward way: one string at a time through the tokenizer in the folder."""
+    facts = json.loads((folder / "processor_config.json").read_text())
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    numbers = np.maximum(coefficients(actions, facts["scale"]) - facts["min_token"], 0)
+    return [tokenizer.encode("".join(map(chr, row))).ids for row in numbers]
+
+
+def rows(codes: torch.Tensor) -> list[list[int]]:
+    return [[code for code in row if code >= 0] for row in codes.tolist()]
+
+
+def test_dct_is_the_orthonormal_cosine_sum():
+    for steps in (1, 2, 5, 8):
+        x = torch.randn(7, steps, 2)
+        ours = np.rint(dct_matrix(steps) * 1000 @ x.double().numpy()).reshape(7, -1)
+        np.testing.assert_array_equal(ours, coefficients(x, 1000))
+        np.testing.assert_allclose(dct_matrix(steps) @ dct_matrix(steps).T, np.eye(steps), atol=1e-12)
+
+
+def test_half_way_coefficients_go_to_the_even_number():
+    tokenizer = FAST.fit(torch.linspace(-3, 3, 200).view(-1, 1, 1), normalize="identity", scale=1.0, vocab_size=256)
+    halves = torch.tensor([0.5, 1.5, 2.5, -0.5, -1.5]).view(-1, 1, 1)
+    assert tokenizer.decode(tokenizer.encode(halves)).flatten().tolist() == [0, 2, 2, 0, -2]
+
+
+def test_ids_are_those_of_the_plain_tokenizer_in_both_formats(fitted, published, tmp_path):
+    chunks = smooth(seed=1)
+    folder = fitted.save_published(tmp_path / "ours")
+    assert rows(fitted.encode(chunks)) == plain_ids(folder, fitted.normalizer(chunks))
+    theirs = FAST.from_published(published, action_dim=M, horizon=H)
+    assert rows(theirs.encode(smooth())) == plain_ids(published, smooth())
+    again = FAST.from_published(folder)
+    assert rows(again.encode(fitted.normalizer(chunks))) == rows(fitted.encode(chunks))
+
+
+def test_ids_and_chunks_are_those_of_the_reference(fitted, published, tmp_path):
+    pytest.importorskip("scipy")
+    pytest.importorskip("transformers")
+    from benchmarks.reference.fast import ReferenceFAST
+
+    for folder in (published, fitted.save_published(tmp_path / "ours")):
+        tokenizer = FAST.from_published(folder, action_dim=M, horizon=H)
+        actions = smooth() if folder == published else fitted.normalizer(smooth(seed=1))
+        reference = ReferenceFAST.load(folder, H, M)
+        codes = tokenizer.encode(actions)
+        assert rows(codes) == reference.encode(actions.double().numpy())
+        np.testing.assert_allclose(tokenizer.decode(codes), reference.decode(rows(codes)), atol=1e-4)
+
+
+def test_reconstruction_error_is_that_of_rounding(fitted):
+    chunks = smooth(seed=1)
+    decoded, info = fitted.decode(fitted.encode(chunks), return_info=True)
+    assert not info.repaired.any()
+    gap = fitted.normalizer(decoded) - fitted.normalizer(chunks)
+    assert np.abs(dct_matrix(H) @ gap.double().numpy()).max() < 0.0501  # half a step of 1 / scale
+    assert fitted.error_report(chunks).clipped == 0
+
+
+def test_symbols_of_characters_and_of_bytes_give_the_same_ids():
+    numbers = np.random.default_rng(0).normal(0, 9, (500, 24)).round()
+    bpe = CoefficientBPE(*train(numbers, 300, expected=20.0))
+    strange = np.random.default_rng(1).integers(-300, 300, (200, 24)).astype(float)
+    for values in (numbers, strange):
+        fast = bpe.encode(values)
+        bpe._fast, characters = bpe._tokenizer, bpe._fast
+        assert characters is not bpe._tokenizer
+        assert fast == bpe.encode(values)
+        bpe._fast = characters
+
+
+def test_every_coefficient_in_range_can_be_written_and_no_merge_ends_inside_one(fitted):
+    low, high = -fitted.config.max_token - 1, fitted.config.max_token
+    assert high > 3 * np.abs(coefficients(fitted.normalizer(smooth()), 10.0)).max()
+    every = np.arange(low, high + 1, dtype=float)[:, None]
+    read = [fitted.bpe.read(np.array(ids)).coefficients.tolist() for ids in fitted.bpe.encode(every)]
+    assert read == every.tolist()
+    assert all(len(token) == 1 or token.decode() for token in fitted.bpe.token_bytes)
+    assert fitted.bpe.bytes_per_number == 2
+    assert fitted.tokens_per_chunk == 2 * H * M
+
+
+def test_token_bytes_are_what_the_tokenizer_decodes(published):
+    tokenizer = Tokenizer.from_file(str(published / "tokenizer.json"))
+    for i, token in enumerate(FAST.from_published(published, action_dim=M, horizon=H).bpe.token_bytes):
+        assert token.decode(errors="replace") == tokenizer.decode([i], skip_special_tokens=False)
+
+
+def test_what_a_vocabulary_cannot_write_is_clipped_and_reported(fitted, published):
+    theirs = FAST.from_published(published, action_dim=M, horizon=H)
+    for tokenizer, far in ((fitted, smooth() * 100), (theirs, smooth() * 10), (theirs, smooth() * 1e36)):
+        codes = tokenizer.encode(far)
+        assert not tokenizer.decode(codes, return_info=True)[1].repaired.any()
+        report = tokenizer.error_report(far)
+        assert report.clipped > 0.02
+        assert "outside what the tokenizer can express" in report.to_text()
+    theirs = FAST.from_published(published, action_dim=M, horizon=H, max_token=300)
+    known = np.flatnonzero(theirs.bpe.known) + theirs.config.min_token
+    asked = np.arange(theirs.config.min_token - 5, 305, dtype=float)[:, None]
+    written = np.concatenate([theirs.bpe.read(np.array(ids)).coefficients for ids in theirs.bpe.encode(asked)])
+    np.testing.assert_array_equal(np.abs(written - asked[:, 0]), np.abs(asked - known).min(1))
+    assert theirs.bpe.clipped(asked)[:, 0].tolist() == (~np.isin(asked[:, 0], known)).tolist()
+
+
+def test_max_token_shortens_rows(tmp_path):
+    folder = fit_as_published(tmp_path / "wide", scale=1.0, size=1000, add=300)
+    wide = FAST.from_published(folder, action_dim=M, horizon=H)
+    narrow = FAST.from_published(folder, action_dim=M, horizon=H, max_token=1200)
+    assert (wide.tokens_per_chunk, narrow.tokens_per_chunk) == (3 * H * M, 2 * H * M)
+    assert rows(wide.encode(smooth())) == rows(narrow.encode(smooth()))
+
+
+def test_the_readable_prefix_is_kept_and_repairs_are_reported(fitted):
+    size = H * M
+    numbers = fitted._coefficients(fitted.normalizer(smooth(1)))
+    whole = [fitted.bpe.encode(value[None, None])[0] for value in numbers[0]]  # codes of each coefficient alone
+    flat = [code for codes in whole for code in codes]
+    prefix = [code for codes in whole[:10] for code in codes]
+    lead = fitted.bpe.token_bytes.index("ŀ".encode()[:1])
+    cases = {
+        "": flat,
+        "14 of 24 coefficients missing": prefix,
+        "24 of 24 coefficients missing": [],
+        "5 coefficients too many": flat + flat[:5],
+        "1 unreadable bytes": [*flat, lead],
+        "2 codes outside 0..255": [256, *flat, 2**62],
+    }
+    assert all(len(codes) == 1 for codes in whole)
+    chunks, info = fitted.decode(list(cases.values()), return_info=True)
+    assert info.notes == tuple(cases)
+    assert info.repaired.tolist() == [False] + [True] * 5
+    known = np.zeros((2, size))
+    known[0], known[1, :10] = numbers[0], numbers[0, :10]
+    inverse = dct_matrix(H).T @ known.reshape(2, H, M) / 10
+    expected = fitted.normalizer.inverse(torch.from_numpy(inverse).float())
+    torch.testing.assert_close(chunks[[0, 1, 3, 4, 5]], expected[[0, 1, 0, 0, 0]])
+    torch.testing.assert_close(chunks[2], fitted.normalizer.shift.expand(H, M))
+
+
+def test_negative_codes_are_padding_wherever_they_are(fitted):
+    codes = fitted.encode(smooth(5))
+    left = torch.cat([torch.full((5, 3), -100), codes[:, :4], torch.full((5, 2), -1), codes[:, 4:]], 1)
+    chunks, info = fitted.decode(left, return_info=True)
+    assert not info.repaired.any()
+    assert torch.equal(chunks, fitted.decode(codes))
+
+
+def test_dimensions_without_a_coefficient_do_not_move():
+    tokenizer = FAST.fit(smooth(), action_names=NAMES, action_kind="relative", vocab_size=256)
+    first = tokenizer.bpe.encode(np.array([[20.0]]))[0]
+    chunk = tokenizer.decode([first])[0]
+    assert (chunk[:, 0] > 0).all()
+    assert torch.equal(chunk[:, 1], torch.zeros(H))  # an increment
+    assert torch.equal(chunk[:, 2], tokenizer.normalizer.shift[2].expand(H))  # a gripper holds the middle
+
+
+def test_few_and_many_rows_decode_alike(fitted, published):
+    theirs = FAST.from_published(published, action_dim=M, horizon=H)
+    for tokenizer in (fitted, theirs):
+        codes = tokenizer.encode(torch.cat([smooth(130), smooth(20) * 3]))
+        one_by_one = torch.cat([tokenizer.decode(codes[i : i + 1]) for i in range(len(codes))])
+        torch.testing.assert_close(tokenizer.decode(codes), one_by_one, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=100, deadline=None)
+@given(codes=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 260), max_size=60), max_size=4))
+def test_every_integer_sequence_decodes(fitted, codes):
+    chunks, info = fitted.decode(codes, return_info=True)
+    assert chunks.shape == (len(codes), H, M)
+    assert torch.isfinite(chunks).all()
+    for row, note in zip(codes, info.notes, strict=True):
+        reading = fitted.bpe.read(np.array(row, dtype=np.int64))
+        assert (note == "") == (len(reading.coefficients) == H * M and not reading.unknown and not reading.unreadable)
+
+
+def decode_random(tokenizer: FAST, count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for length in (1, 7, 20, 24, 60):
+        codes = torch.randint(-3, tokenizer.vocab_size + 3, (count // 5, length), generator=generator)
+        for block in codes.split(20_000):
+            assert torch.isfinite(tokenizer.decode(block)).all()
+
+
+def test_random_codes_decode(fitted, published):
+    decode_random(fitted, 10_000)
+    decode_random(FAST.from_published(published, action_dim=M, horizon=H), 10_000)
+
+
+@pytest.mark.slow
+def test_a_million_random_codes_decode(fitted, published):
+    decode_random(fitted, 1_000_000)
+    decode_random(FAST.from_published(published, action_dim=M, horizon=H), 1_000_000)
+
+
+def generate(tokenizer: FAST, count: int) -> list[list[int]]:
+    """Rows sampled from random logits under the grammar; each ends at random where it may."""
+    grammar, generator = tokenizer.grammar(), torch.Generator().manual_seed(0)
+    out = []
+    for _ in range(count):
+        state, row = grammar.start(), []
+        while True:
+            allowed, end = grammar.allowed(state)
+            assert end or allowed.any()
+            logits = torch.randn(tokenizer.vocab_size + 1, generator=generator)
+            code = int(logits.masked_fill(~torch.cat([allowed, torch.tensor([end])]), -torch.inf).argmax())
+            if code == tokenizer.vocab_size:
+                break
+            row.append(code)
+            state = grammar.advance(state, code)
+        out.append(row)
+    return out
+
+
+def test_generated_rows_need_no_repair(fitted, published):
+    for tokenizer in (fitted, FAST.from_published(published, action_dim=M, horizon=H)):
+        assert not tokenizer.decode(generate(tokenizer, 100), return_info=True)[1].repaired.any()
+
+
+def test_the_logits_processor_keeps_to_the_grammar(fitted):
+    constraint = fitted.logits_processor(first_token_id=10, eos_token_id=3, prompt_length=1)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.full((16, 1), 5)
+    while not bool((tokens == 3).any(1).all()):
+        scores = torch.randn(16, 10 + fitted.vocab_size, generator=generator)
+        tokens = torch.cat([tokens, constraint(tokens, scores).argmax(1, keepdim=True)], 1)
+    assert not fitted.decode((tokens[:, 1:] - 10).clamp_min(-1), return_info=True)[1].repaired.any()
+
+
+@pytest.mark.slow
+def test_ten_thousand_generated_rows_need_no_repair(fitted, published):
+    for tokenizer in (fitted, FAST.from_published(published, action_dim=M, horizon=H)):
+        assert not tokenizer.decode(generate(tokenizer, 10_000), return_info=True)[1].repaired.any()
+
+
+def test_the_grammar_allows_exactly_what_can_be_finished(tmp_path):
+    tokenizer = FAST.from_published(fit_as_published(tmp_path / "small", size=330, add=300), action_dim=1, horizon=3)
+    grammar, tokens = tokenizer.grammar(), tokenizer.bpe.token_bytes
+    texts = {chr(point).encode() for point in np.flatnonzero(tokenizer.bpe.known)}
+    starts = {text[:end] for text in texts for end in range(1, len(text))}
+
+    def can_finish(data: bytes) -> bool:
+        """Whether bytes are the beginning of three characters, by trying every cut."""
+        for cut in range(len(data), -1, -1):
+            try:
+                text = data[:cut].decode()
+            except UnicodeDecodeError:
+                continue
+            rest = data[cut:]
+            return (rest in starts and len(text) < 3) if rest else len(text) <= 3
+        return False
+
+    partial = [i for i, token in enumerate(tokens) if token and token[0] >= 0xC2 and token in starts]
+    for before in ([], [40], partial[:1], [40, *partial[:1]]):
+        state = grammar.start()
+        for code in before:
+            state = grammar.advance(state, code)
+        said = b"".join(tokens[code] for code in before)
+        expected = [bool(token) and can_finish(said + token) for token in tokens]
+        assert grammar.allowed(state)[0].tolist() == expected
+        assert any(expected)
+    with pytest.raises(LattokError, match="`code`: expected one that is allowed after 0 of 3 coefficients"):
+        grammar.advance(grammar.start(), -1)
+
+
+def test_another_process_gives_the_same_codes(fitted, tmp_path):
+    folder = fitted.save_pretrained(tmp_path / "fast")
+    torch.save(smooth(20), tmp_path / "chunks.pt")
+    script = (
+        "import sys, torch; from lattok.action_vq.fast import FAST; "
+        "tok = FAST.from_pretrained(sys.argv[1]); chunks = torch.load(sys.argv[2], weights_only=True); "
+        "torch.save((tok.encode(chunks), tok.decode(tok.encode(chunks))), sys.argv[3])"
+    )
+    arguments = [str(folder), str(tmp_path / "chunks.pt"), str(tmp_path / "out.pt")]
+    subprocess.run([sys.executable, "-c", script, *arguments], check=True)
+    codes, decoded = torch.load(tmp_path / "out.pt", weights_only=True)
+    assert torch.equal(codes, fitted.encode(smooth(20)))
+    assert torch.equal(decoded, fitted.decode(codes))
+
+
+def test_the_hash_covers_the_vocabulary(fitted, tmp_path):
+    same = FAST.from_pretrained(fitted.save_pretrained(tmp_path / "fast")).describe()
+    assert same["weights_sha256"] == fitted.describe()["weights_sha256"]
+    other = FAST.fit(smooth(seed=3), vocab_size=256, action_names=NAMES)
+    other.normalizer.load_state_dict(fitted.normalizer.state_dict())
+    assert other.describe()["weights_sha256"] != same["weights_sha256"]
+
+
+def test_a_config_that_does_not_fit_its_vocabulary_is_refused(fitted, published, tmp_path):
+    folder = fitted.save_pretrained(tmp_path / "fast")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 255}))
+    with pytest.raises(LattokError, match="`vocab_size`: expected 256, as tokenizer.json has, got 255"):
+        FAST.from_pretrained(folder)
+    facts = json.loads((published / "processor_config.json").read_text())
+    wrong = {**facts, "vocab_size": facts["vocab_size"] + 1}
+    (tmp_path / "processor_config.json").write_text(json.dumps(wrong))
+    (tmp_path / "tokenizer.json").write_bytes((published / "tokenizer.json").read_bytes())
+    with pytest.raises(LattokError, match="Pass vocab_size if its training stopped early"):
+        FAST.from_published(tmp_path, action_dim=M, horizon=H)
+    early = FAST.from_published(tmp_path, action_dim=M, horizon=H, vocab_size=facts["vocab_size"])
+    assert early.vocab_size == facts["vocab_size"]
+
+
+def test_published_folders_that_cannot_be_used_say_why(fitted, tmp_path):
+    folder = fitted.save_published(tmp_path / "ours")
+    facts = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").write_text(json.dumps({"vocab_size": 256, "time_horizon": None, "scale": 10}))
+    with pytest.raises(LattokError, match="got no min_token, action_dim, horizon. Pass them"):
+        FAST.from_published(folder)
+    (folder / "processor_config.json").write_text(json.dumps({**facts, "min_token": "-3"}))
+    with pytest.raises(LattokError, match="`min_token`: expected a whole number, got '-3'"):
+        FAST.from_published(folder)
+    (folder / "processor_config.json").write_text(json.dumps(facts))
+    whole = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(LattokError, match="a tokenizer of the `tokenizers` library"):
+        FAST.from_published(folder)
+    (folder / "tokenizer.json").write_text(whole.replace('"ByteLevel"', '"Metaspace"').replace("add_prefix", "x"))
+    with pytest.raises(LattokError, match="tokenizer.json"):
+        FAST.from_published(folder)
+    (folder / "tokenizer.json").write_text(Tokenizer(models.WordLevel({"a": 0}, "a")).to_str())
+    with pytest.raises(LattokError, match="expected a byte-level BPE, got WordLevel after None"):
+        FAST.from_published(folder)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(LattokError, match="ours without tokenizer.json"):
+        FAST.from_published(folder)
+
+
+def test_published_tokenizers_come_from_the_hub(published, monkeypatch):
+    import huggingface_hub
+
+    asked = []
+
+    def fake(repo, **options):
+        asked.append((repo, options["revision"], options["allow_patterns"]))
+        return str(published)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
+    tokenizer = FAST.from_published("some/fast", revision="v1", action_dim=M, horizon=H)
+    assert asked == [("some/fast", "v1", ["tokenizer.json", "processor_config.json"])]
+    assert tokenizer.describe()["model"] == "some/fast"
+
+    def offline(repo, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(LattokError, match="'some/fast' could not be fetched, got no network"):
+        FAST.from_published("some/fast", action_dim=M, horizon=H)
+
+
+def test_published_tokenizers_take_statistics(published):
+    statistics = {"q01": [-4.0] * M, "q99": [8.0] * M}
+    tokenizer = FAST.from_published(published, action_dim=M, horizon=H, statistics=statistics)
+    plain = FAST.from_published(published, action_dim=M, horizon=H)
+    assert (tokenizer.config.normalize, plain.config.normalize) == ("quantile", "identity")
+    assert torch.equal(tokenizer.encode(smooth(9)), plain.encode((smooth(9) - 2) / 6))
+
+
+def test_odd_inputs(fitted):
+    chunks = smooth(6)
+    codes = fitted.encode(chunks)
+    assert fitted.encode(chunks[:0]).shape == (0, fitted.tokens_per_chunk)
+    assert fitted.decode(codes[:0]).shape == (0, H, M)
+    assert fitted.decode([]).shape == (0, H, M)
+    assert torch.equal(fitted.encode(chunks.transpose(0, 1).contiguous().transpose(0, 1)), codes)
+    assert torch.equal(fitted.encode(chunks.half()), fitted.encode(chunks.half().float()))
+    assert torch.equal(fitted.decode(codes.int()), fitted.decode(codes.flip(1).contiguous().flip(1)))
+    assert codes.dtype == torch.int64
+    assert fitted.latent_actions(chunks).quantized.shape == (6, 1, H * M)
+
+
+def test_mixed_datasets_and_short_chunks_fit():
+    tokenizer = FAST.fit([smooth(50), smooth(50, steps=5, dims=2)], vocab_size=256)
+    assert (tokenizer.horizon, tokenizer.action_dim) == (H, M)
+    assert not tokenizer.decode(tokenizer.encode(smooth(5, steps=3)), return_info=True)[1].repaired.any()
+
+
+def test_constant_chunks_fit():
+    tokenizer = FAST.fit(torch.ones(10, H, M), vocab_size=256)
+    assert tokenizer.vocab_size < 256  # nothing more to merge
+    torch.testing.assert_close(tokenizer.decode(tokenizer.encode(torch.ones(1, H, M))), torch.ones(1, H, M))
+
+
+def test_bad_options_say_what_to_do():
+    with pytest.raises(LattokError, match="`scale`: expected one that keeps coefficients within \\+-960"):
+        FAST.fit(smooth(), scale=1e4)
+    with pytest.raises(LattokError, match="`vocab_size`: expected at least .*, got 60"):
+        FAST.fit(smooth(), vocab_size=60)
+    with pytest.raises(LattokError, match="`min_token`: expected nothing: it follows from the chunks"):
+        FAST.fit(smooth(), min_token=-5)
+    with pytest.raises(LattokError, match="`max_token`: expected None or at least min_token, 0, got -1"):
+        FASTConfig(action_dim=1, max_token=-1)
+    with pytest.raises(LattokError, match="Use FAST.fit, from_published or from_pretrained"):
+        FAST(FASTConfig(action_dim=M)).encode(smooth(1))
