@@ -6,11 +6,17 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "FAST": "lattok.action_vq",
+    "FSQ": "lattok.action_vq",
     "ActionVQRecipe": "lattok.recipes",
+    "FASTRecipe": "lattok.recipes",
+    "FSQRecipe": "lattok.recipes",
     "ImageLAM": "lattok.image_lam",
     "ImageLAMRecipe": "lattok.recipes",
     "LattokError": "lattok.checks",
     "P2TActionVQ": "lattok.action_vq",
+    "ResidualVQ": "lattok.action_vq",
+    "ResidualVQRecipe": "lattok.recipes",
     "UniformBins": "lattok.action_vq",
     "UniformBinsRecipe": "lattok.recipes",
     "annotate": "lattok.annotation",
@@ -25,7 +31,10 @@ __all__ = ["__version__", *_HOMES, *_MODULES]
 
 if TYPE_CHECKING:
     from lattok import convert as convert
+    from lattok.action_vq import FAST as FAST
+    from lattok.action_vq import FSQ as FSQ
     from lattok.action_vq import P2TActionVQ as P2TActionVQ
+    from lattok.action_vq import ResidualVQ as ResidualVQ
     from lattok.action_vq import UniformBins as UniformBins
     from lattok.annotation import annotate as annotate
     from lattok.checks import LattokError as LattokError
@@ -35,7 +44,10 @@ if TYPE_CHECKING:
     from lattok.image_lam import ImageLAM as ImageLAM
     from lattok.loading import load as load
     from lattok.recipes import ActionVQRecipe as ActionVQRecipe
+    from lattok.recipes import FASTRecipe as FASTRecipe
+    from lattok.recipes import FSQRecipe as FSQRecipe
     from lattok.recipes import ImageLAMRecipe as ImageLAMRecipe
+    from lattok.recipes import ResidualVQRecipe as ResidualVQRecipe
     from lattok.recipes import UniformBinsRecipe as UniformBinsRecipe
     from lattok.recipes import train as train
 

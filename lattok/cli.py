@@ -132,6 +132,9 @@ TRAIN = {  # verb: (recipe, what it does, options of its example)
         "Train the paper's tokenizer, one code per step. Presets: p2t (default), libero, robotwin, jaka or quick.",
         "--preset quick",
     ),
+    "fast": ("FASTRecipe", "Fit FAST: frequencies in byte-pair codes, of different lengths.", "--set scale=10"),
+    "residual-vq": ("ResidualVQRecipe", "Fit residual codes of whole chunks, coarse to fine.", "--set tokens=8"),
+    "fsq": ("FSQRecipe", "Train finite-scalar codes of whole chunks, coarse to fine.", "--set tokens=8"),
     "uniform-bins": ("UniformBinsRecipe", "Fit uniform bins: one code per step and dimension.", "--set bins=64"),
     "image-lam": (
         "ImageLAMRecipe",

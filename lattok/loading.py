@@ -6,10 +6,10 @@ import os
 from typing import Any
 
 from lattok import checks, hub
-from lattok.action_vq import P2TActionVQ, UniformBins
+from lattok.action_vq import FAST, FSQ, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.image_lam import ImageLAM
 
-CLASSES: dict[str, Any] = {model.type: model for model in (P2TActionVQ, UniformBins, ImageLAM)}
+CLASSES: dict[str, Any] = {model.type: model for model in (P2TActionVQ, FAST, UniformBins, ResidualVQ, FSQ, ImageLAM)}
 
 
 def load(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Any:

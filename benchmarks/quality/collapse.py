@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from benchmarks.common import environment
 
 import lattok
+from benchmarks.common import environment
 from lattok.data import ActionWindows
 from lattok.quantize import code_statistics
 

@@ -12,9 +12,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from benchmarks.common import environment, spread
 
 import lattok
+from benchmarks.common import environment, spread
 from lattok.data import ActionWindows
 
 SETTINGS = {

@@ -2,6 +2,20 @@
 
 from lattok.action_vq.bins import UniformBins, UniformBinsConfig
 from lattok.action_vq.config import ActionVQConfig
+from lattok.action_vq.fast import FAST, FASTConfig
+from lattok.action_vq.fsq import FSQ, FSQConfig
 from lattok.action_vq.model import P2TActionVQ
+from lattok.action_vq.residual import ResidualVQ, ResidualVQConfig
 
-__all__ = ["ActionVQConfig", "P2TActionVQ", "UniformBins", "UniformBinsConfig"]
+__all__ = [
+    "FAST",
+    "FSQ",
+    "ActionVQConfig",
+    "FASTConfig",
+    "FSQConfig",
+    "P2TActionVQ",
+    "ResidualVQ",
+    "ResidualVQConfig",
+    "UniformBins",
+    "UniformBinsConfig",
+]

@@ -341,3 +341,17 @@ def outside_notes(codes: Tensor, bad: Tensor, vocab_size: int, notes: list[str])
         texts += [f"{w} codes outside 0..{vocab_size - 1}"] if w else []
         out.append("; ".join([*([note] if note else []), *texts]))
     return out
+
+
+def cut_at_first_bad(codes: Tensor, length: int, vocab_size: int) -> Repaired:
+    """Any integers [B, L] to [B, length], coarse to fine: -1 from the first one on that is missing or no code."""
+    codes, notes = fit_length(codes, length)
+    bad = (codes < 0) | (codes >= vocab_size)
+    notes = outside_notes(codes, bad, vocab_size, notes)
+    known = (bad.cumsum(1) == 0).sum(1)
+    codes = torch.where(torch.arange(length, device=codes.device) < known[:, None], codes, -1)
+    notes = [
+        f"{note}; decoded from the first {p}" if p < length else note
+        for note, p in zip(notes, known.tolist(), strict=False)
+    ]
+    return Repaired(codes, (known == 0)[:, None, None], notes)

@@ -9,7 +9,9 @@ The encoder sees each step beside the spectrum of the whole chunk.
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
@@ -24,6 +26,9 @@ from lattok.quantize import QuantizerConfig, VectorQuantizer
 from lattok.training import LoopOptions
 from lattok.types import ActionBatch, LatentActions, LossTerms
 
+if TYPE_CHECKING:
+    from lattok.action_vq.compiled import CompiledTokenizer
+
 
 class Spectrum(nn.Module):
     """Discrete Fourier transform over the steps: [B, H, m] to [B, H, 2m], real parts then imaginary parts."""
@@ -31,7 +36,8 @@ class Spectrum(nn.Module):
     def forward(self, actions: Tensor) -> Tensor:
         if not len(actions):  # some builds of the transform refuse empty batches
             return actions.new_zeros(0, actions.shape[1], 2 * actions.shape[2])
-        spectrum = torch.fft.fft(actions.float(), dim=1)
+        half = actions.dtype in (torch.float16, torch.bfloat16)
+        spectrum = torch.fft.fft(actions.float() if half else actions, dim=1)
         return torch.cat([spectrum.real, spectrum.imag], dim=-1).to(actions.dtype)
 
 
@@ -144,6 +150,24 @@ class P2TActionVQ(ChunkTokenizer):
             steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device, schedule="one_cycle", log_every=steps
         )
         return model._train(batch, loop, model.config.loss_weights)
+
+    def compile(self, backend: str = "torch", threads: int = 1) -> CompiledTokenizer:  # type: ignore[override]
+        """This tokenizer for inference on the CPU: the same calls, codes and errors, many times faster.
+
+        It keeps a copy of the weights as they are now. `backend` is "torch" or "onnxruntime" (extra `onnx`).
+        """
+        from lattok.action_vq.compiled import compile_tokenizer
+
+        return compile_tokenizer(self, backend, threads)
+
+    def export_onnx(self, path: str | os.PathLike[str]) -> Path:
+        """Write the encoder as ONNX: float32 chunks [batch, H, m] in physical units to int64 codes [batch, H].
+
+        The graph neither pads nor checks; its metadata name horizon, action_dim and vocab_size. Extra `onnx`.
+        """
+        from lattok.action_vq.onnx_graph import export_onnx
+
+        return export_onnx(self, path)
 
     def _encode(self, actions: Tensor) -> Tensor:
         return self.quantizer(self.encoder(actions)).codes

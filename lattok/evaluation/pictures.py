@@ -22,7 +22,7 @@ from lattok.image_lam import ImageLAM
 
 EPISODES, DIMENSIONS, STEPS, POINTS = 3, 16, 400, 400  # what fits on a page
 EXAMPLES, THUMBNAIL = 4, 128
-KINDS = {"model": "model", "kmeans": "rival", "uniform_bins": "control", "mean": "control"}
+KINDS = {"model": "model", "kmeans": "rival", "uniform_bins": "control", "fast": "control", "mean": "control"}
 
 
 def trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None) -> tuple[Pictures, ...]:

@@ -2,6 +2,7 @@
 
 k-means       K centres of single actions: the practical bound of a decoder that sees one code per step
 uniform bins  levels per dimension as equal as possible, product at most K
+FAST          a transform code with variable length: what a codec reaches at the same bits or fewer
 mean action   no bits at all
 """
 
@@ -14,15 +15,18 @@ import torch
 from torch import Tensor
 
 from lattok import checks
+from lattok.action_vq import FAST
+from lattok.checks import LattokError
 from lattok.data import ActionWindows, RobotDataset
 from lattok.evaluation.codebook import JointBins, ResidualKMeans, token_statistics
 from lattok.evaluation.split import Split
 from lattok.normalize import Normalizer
 from lattok.quantize import CodeStatistics
-from lattok.types import ActionTokenizer
+from lattok.types import ActionBatch, ActionTokenizer
 
 BATCH = 1024
 MOST_CENTRES = 4096  # k-means beyond this takes too long to be a control
+FAST_WINDOWS, FAST_VOCABULARY, FAST_SCALES = 4096, 1024, (32.0, 16.0, 10.0, 7.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -135,9 +139,10 @@ def gather(
     )
     kmeans, control = _kmeans_control(rate, scale, training.actions, steps, seed)
     bins = _bins_control(rate, scale, training.actions, steps)
+    fast = _fast_control(rate, scale, training, windows, batch)
     mean = Method("mean", scale.errors(training.actions.mean(0).expand_as(steps), steps))
     shown = _decode_steps(kmeans, scale, windows.actions)
-    return TokenizerEvidence(windows, [own, control, bins, mean], rate, decoded, shown)
+    return TokenizerEvidence(windows, [own, control, bins, fast, mean], rate, decoded, shown)
 
 
 @torch.no_grad()
@@ -183,6 +188,23 @@ def _kmeans_control(
 def _bins_control(rate: Rate, scale: Scale, actions: Tensor, steps: Tensor) -> Method:
     bins = JointBins.fit(actions, max(1, math.floor(2**rate.bits_per_step + 1e-6)))
     return Method("uniform_bins", scale.errors(bins.decode(bins.encode(steps)), steps))
+
+
+def _fast_control(
+    rate: Rate, scale: Scale, training: ActionWindows, windows: ActionWindows, held_out: ActionBatch
+) -> Method:
+    """FAST with the finest scale whose mean bits per step, on the training split, are at most the tokenizer's."""
+    rows = torch.linspace(0, len(training) - 1, min(FAST_WINDOWS, len(training))).long()
+    batch = training.batch(rows)
+    for fineness in FAST_SCALES:
+        try:
+            fast = FAST.fit(*batch, vocab_size=FAST_VOCABULARY, scale=fineness)
+        except LattokError:  # actions too wild for the vocabulary at this scale
+            continue
+        if Rate.measure(fast.encode(*batch), fast, 1.0).bits_per_step <= rate.bits_per_step:
+            decoded = reconstruct(fast, windows)[1]
+            return Method("fast", scale.errors(decoded[held_out.valid], held_out.chunks[held_out.valid]))
+    return Method("fast", None, not_run="not run: even its coarsest scale takes more bits")
 
 
 def _decode_steps(kmeans: ResidualKMeans | None, scale: Scale, actions: Tensor) -> Tensor | None:

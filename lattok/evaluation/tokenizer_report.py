@@ -11,7 +11,13 @@ from lattok.evaluation.split import Split
 from lattok.evaluation.tokenizer import Method, Rate, gather
 from lattok.types import ActionTokenizer
 
-NAMES = {"model": "tokenizer", "kmeans": "k-means", "uniform_bins": "uniform bins", "mean": "mean action"}
+NAMES = {
+    "model": "tokenizer",
+    "kmeans": "k-means",
+    "uniform_bins": "uniform bins",
+    "fast": "FAST",
+    "mean": "mean action",
+}
 
 
 def evaluate_tokenizer(
@@ -76,7 +82,9 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[p
     text = (
         "Every held-out frame starts a chunk; steps beyond the end of an episode are not counted. All controls spend "
         "the same bits per step as the tokenizer, or fewer. k-means on single actions is the practical bound of a "
-        "decoder that sees one code at a time: only a decoder with context can pass it."
+        "decoder that sees one code at a time: only a decoder with context can pass it. FAST is a transform code, with "
+        "codes of different lengths (the mean counts): where it wins, the tokenizer is a target for supervision but no "
+        "codec, and ResidualVQ, FSQ or FAST are what to store or replay actions with."
     )
     bars = pictures.error_bars(
         names,
@@ -165,7 +173,7 @@ def _headline(figures: dict[str, float], vocab: int) -> str:
 
 def _verdicts(figures: dict[str, float], vocab: int) -> tuple[Verdict, ...]:
     mse, lines = figures["normalised_mse"], []
-    for key in ("kmeans", "uniform_bins", "mean"):
+    for key in ("kmeans", "uniform_bins", "fast", "mean"):
         other = figures.get(f"normalised_mse/{key}")
         if other is None:
             lines.append(Verdict(f"{NAMES[key]} at equal bits: not run", None))

@@ -8,9 +8,25 @@ from lattok import checks
 from lattok.recipes.action_vq import ActionVQRecipe, train_action_vq
 from lattok.recipes.common import Recipe
 from lattok.recipes.image_lam import ImageLAMRecipe, train_image_lam
-from lattok.recipes.tokenizers import FitRecipe, UniformBinsRecipe, train_by_fitting
+from lattok.recipes.tokenizers import (
+    FASTRecipe,
+    FitRecipe,
+    FSQRecipe,
+    ResidualVQRecipe,
+    UniformBinsRecipe,
+    train_by_fitting,
+)
 
-__all__ = ["ActionVQRecipe", "ImageLAMRecipe", "Recipe", "UniformBinsRecipe", "train"]
+__all__ = [
+    "ActionVQRecipe",
+    "FASTRecipe",
+    "FSQRecipe",
+    "ImageLAMRecipe",
+    "Recipe",
+    "ResidualVQRecipe",
+    "UniformBinsRecipe",
+    "train",
+]
 
 
 def train(recipe: Recipe, resume: bool = False, **options: Any) -> Any:

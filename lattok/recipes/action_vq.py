@@ -17,7 +17,7 @@ from lattok.recipes.common import Recipe
 from lattok.training import SeededBatches, fit
 from lattok.types import ActionBatch
 
-PAPER = {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "log_every": 100}
+PAPER = {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "mask_weight": 0.1, "log_every": 100}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class ActionVQRecipe(Recipe):
             "jaka": {**PAPER, "horizon": 20},
             "quick": {"steps": 1000, "lr": 2e-3, "schedule": "one_cycle", "batch_size": 128, **QUICK_MODEL},
             "context": {"decoder": "context"},
-            "p2t_code": {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False},
+            "p2t_code": {"mask_weight": 1.0, "mask_passes": 1},
         }
     )
 

@@ -9,7 +9,16 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from lattok import files
-from lattok.action_vq import UniformBins, UniformBinsConfig
+from lattok.action_vq import (
+    FAST,
+    FSQ,
+    FASTConfig,
+    FSQConfig,
+    ResidualVQ,
+    ResidualVQConfig,
+    UniformBins,
+    UniformBinsConfig,
+)
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.data import ActionWindows, open_dataset
 from lattok.recipes.common import Recipe
@@ -40,6 +49,33 @@ class FitRecipe(Recipe):
         """Every option by name with its type; of the loop only what the family uses."""
         loop = {field.name for field in fields(LoopOptions)} - fit_options(cls.family).keys()
         return {name: kind for name, kind in super().option_types().items() if name not in loop}
+
+
+@dataclass(frozen=True)
+class FASTRecipe(FitRecipe):
+    """Frequencies in byte-pair codes, of different lengths."""
+
+    kind = "fast"
+    family, model_class = FAST, FASTConfig
+    presets = _presets(FAST)
+
+
+@dataclass(frozen=True)
+class ResidualVQRecipe(FitRecipe):
+    """Residual codes of whole chunks, coarse to fine."""
+
+    kind = "residual-vq"
+    family, model_class = ResidualVQ, ResidualVQConfig
+    presets = _presets(ResidualVQ)
+
+
+@dataclass(frozen=True)
+class FSQRecipe(FitRecipe):
+    """Finite-scalar codes of whole chunks, coarse to fine."""
+
+    kind = "fsq"
+    family, model_class = FSQ, FSQConfig
+    presets = _presets(FSQ)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ SMALL = {"action_dim": 3, "horizon": 6, "dim": 16, "codebook_size": 8, "heads": 
 @pytest.fixture(params=["step", "context"])
 def tokenizer(request):
     torch.manual_seed(0)
-    model = P2TActionVQ(ActionVQConfig(**SMALL, decoder=request.param))
+    model = P2TActionVQ(ActionVQConfig(**SMALL, decoder=request.param, mask_weight=0.1))
     model.normalizer.fit(torch.randn(100, 3) * torch.tensor([1.0, 5.0, 0.1]) + 2)
     model.train()(batch())
     return model.eval()
@@ -110,7 +110,7 @@ def test_masked_pass_leaves_the_codebook_alone():
 @pytest.mark.parametrize(("detach", "expected"), [(True, True), (False, False)])
 def test_mask_target_detached_by_option(detach, expected):
     torch.manual_seed(0)
-    model = P2TActionVQ(ActionVQConfig(**SMALL, mask_detach_target=detach)).train()
+    model = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.1, mask_detach_target=detach)).train()
     model(batch())
     latents = model.encoder(batch().chunks).detach().requires_grad_()
     masked = torch.ones(32, 6, dtype=torch.bool)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lattok.evaluation.codebook import ResidualKMeans, JointBins, level_allocation, token_statistics
+from lattok.evaluation.codebook import JointBins, ResidualKMeans, level_allocation, token_statistics
 
 
 def test_residual_kmeans_reconstructs_sums_of_two_grids():

@@ -61,10 +61,21 @@ def test_controls_spend_the_same_bits(world: World):
     assert report.figures["codes_used_train/kmeans"] == 2
     assert report.figures["normalised_mse/kmeans"] < report.figures["normalised_mse/mean"] + 0.1
     wins = json.loads(report.to_json())["sections"][0]["tables"][0]["controls_that_win"]
-    better = [k for k in ("kmeans", "uniform_bins", "mean") if report.figures[f"normalised_mse/{k}"]
+    better = [k for k in ("kmeans", "uniform_bins", "fast", "mean") if report.figures.get(f"normalised_mse/{k}", 1e9)
               < report.figures["normalised_mse"]]  # fmt: skip
     assert wins == better
     assert ("control wins" in report.to_html().split("<body>")[1].split("<section>")[1]) == bool(wins)
+
+
+def test_fast_stands_beside_a_tokenizer_that_has_the_bits_for_it(world: World):
+    tokenizer = Rounding()
+    tokenizer.vocab_size = 2**20
+    report = evaluate(tokenizer, world, episodes=[5])
+    assert report.figures["normalised_mse/fast"] < report.figures["normalised_mse"]
+    assert "Error" in report.to_text()
+    assert "not below FAST" in report.to_text()
+    coarse = evaluate(Rounding(), world, episodes=[5])  # one bit per step
+    assert ("normalised_mse/fast" in coarse.figures) != ("even its coarsest scale takes more bits" in coarse.to_html())
 
 
 def test_more_bits_than_kmeans_can_have_are_not_run_and_say_so(world: World):

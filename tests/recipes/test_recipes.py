@@ -41,7 +41,7 @@ def test_paper_presets_hold_the_papers_numbers():
         1e-4,
         "adam",
     )
-    config = lattok.P2TActionVQ.config_class(action_dim=7)
+    config = lattok.P2TActionVQ.config_class(action_dim=7, **recipe.model)
     assert (config.horizon, config.codebook_size, config.dim, config.dilations) == (8, 256, 128, (1, 2, 4))
     assert (config.mask_weight, config.mask_ratio, config.commitment_weight, config.decoder) == (
         0.1,
@@ -49,6 +49,12 @@ def test_paper_presets_hold_the_papers_numbers():
         0.25,
         "step",
     )
+    horizons = {name: ActionVQRecipe.from_preset("d", "o", name) for name in ("libero", "robotwin", "jaka")}
+    assert {name: (r.model["horizon"], r.loop) for name, r in horizons.items()} == {
+        "libero": (8, recipe.loop),
+        "robotwin": (25, recipe.loop),
+        "jaka": (20, recipe.loop),
+    }
     lam = lattok.ImageLAM.config_class(cameras=("a",))
     assert (lam.tokens, lam.codebook_size, lam.latent_dim, lam.stride) == (4, 16, 128, "32")
     assert (lam.encoder_depth, lam.decoder_depth, lam.width, lam.heads) == (12, 12, 768, 12)

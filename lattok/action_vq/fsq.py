@@ -1,0 +1,213 @@
+"""Finite scalar quantisation of whole chunks (Mentzer et al., 2024), coarse to fine.
+
+components = A chunk + MLP(chunk)       A: principal axes at the start
+level_i    = round(bound(component_i))  2^b_i levels, gradients go straight through
+chunk^     = B levels + MLP(levels)
+
+Each bit goes to the component whose variance it cuts most (reverse water-filling); the codes are these bits in the
+order in which they were given, so that the most significant ones come first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lattok import checks
+from lattok.action_vq import losses
+from lattok.action_vq.base import Arrays, ChunkTokenizer, Repaired, cut_at_first_bad
+from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.limits import Limits
+from lattok.action_vq.synthetic import with_synthetic
+from lattok.training import LoopOptions
+from lattok.types import ActionBatch, LossTerms
+
+MOST_BITS = 16  # per component
+START_WIDTH = 2.0  # standard deviations of a component at tanh's argument 1
+
+
+@dataclass(frozen=True)
+class FSQConfig(ChunkConfig):
+    """`tokens` codes of `codebook_size` (a power of two); `bits`: the component that each bit refines, set by `fit`."""
+
+    tokens: int = 8
+    codebook_size: int = 256
+    hidden: int = 256
+    bits: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(tokens=self.tokens, codebook_size=self.codebook_size, hidden=self.hidden)
+        if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
+            checks.fail("codebook_size", "a power of two", self.codebook_size)
+        total, width = self.tokens * self.bits_per_token, self.horizon * self.action_dim
+        if total > MOST_BITS * width:
+            checks.fail("tokens", f"at most {MOST_BITS} bits per number of a chunk ({MOST_BITS * width})", total)
+        if self.bits:
+            checks.size("bits", "bits", len(self.bits), total)
+            if sorted(set(self.bits)) != list(range(max(self.bits) + 1)) or max(self.bits) >= width:
+                checks.fail("bits", f"components 0, 1, ... without gaps, below {width}", f"{sorted(set(self.bits))}")
+
+    @property
+    def bits_per_token(self) -> int:
+        """log2 of the codebook size."""
+        return round(math.log2(self.codebook_size))
+
+    def give_bits(self, variances: Tensor) -> tuple[int, ...]:
+        """Components in the order in which they get a bit: each halves an error, that is, quarters a variance."""
+        left, given = variances.double().clamp_min(1e-12).clone(), []
+        for _ in range(self.tokens * self.bits_per_token):
+            best = int(left.argmax())
+            given.append(best)
+            left[best] = left[best] / 4 if given.count(best) < MOST_BITS else -1.0
+        return tuple(given)
+
+
+class Corrected(nn.Module):
+    """A linear map plus what a small network adds to it, nothing at first: [B, n] to [B, k]."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int):
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.correction = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, outputs)
+        )
+        last = self.correction[-1]
+        nn.init.zeros_(last.weight)  # pyright: ignore
+        nn.init.zeros_(last.bias)  # pyright: ignore
+
+    def start_from(self, weight: Tensor, bias: Tensor) -> None:
+        """Begin as x -> weight x + bias."""
+        with torch.no_grad():
+            self.linear.weight.copy_(weight)
+            self.linear.bias.copy_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + self.correction(x)
+
+
+class FSQ(ChunkTokenizer):
+    """Chunks [B, H, m] to `tokens` codes each, coarse to fine: the first p codes of a row decode on their own.
+
+    >>> tokenizer = FSQ.fit(chunks, steps=3000)                  # [N, H, m] in physical units
+    """
+
+    type = "fsq"
+    config_class = FSQConfig
+    config: FSQConfig
+
+    def __init__(self, config: FSQConfig):
+        super().__init__(config)
+        from vector_quantize_pytorch import FSQ as Rounding  # slow to import
+
+        width = config.horizon * config.action_dim
+        bits = config.bits or config.give_bits(1 / torch.arange(1, width + 1) ** 2)
+        component = torch.tensor(bits)
+        counts = component.bincount()
+        self.rounding = Rounding((2**counts).tolist(), preserve_symmetry=True, return_indices=False)
+        self.encoder = Corrected(width, len(counts), config.hidden)
+        self.decoder = Corrected(len(counts), width, config.hidden)
+        before = torch.tensor([bits[:i].count(c) for i, c in enumerate(bits)])
+        self.register_buffer("component", component, persistent=False)  # of each bit
+        self.register_buffer("shift", counts[component] - 1 - before, persistent=False)  # its place in the level
+        self.register_buffer("top", (2**counts - 1).float(), persistent=False)  # the highest level of each component
+        self.limits = Limits(config.action_dim)
+        self.component: Tensor
+        self.shift: Tensor
+        self.top: Tensor
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes K."""
+        return self.config.codebook_size
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """Codes per chunk."""
+        return self.config.tokens
+
+    @classmethod
+    def fit(
+        cls,
+        chunks: Arrays,
+        valid: Tensor | None = None,
+        *,
+        steps: int = 3000,
+        seed: int = 0,
+        synthetic: int = 48_000,
+        lr: float = 5e-3,
+        batch_size: int = 256,
+        device: str = "auto",
+        **options: Any,
+    ) -> Self:
+        """Train on chunks [N, H, m] in physical units, or a list of such arrays; `options` are config fields.
+
+        `synthetic` chunks are made from the given ones and added to them (see `synthetic`).
+        """
+        checks.at_least_zero(synthetic=synthetic)
+        if "bits" in options:
+            checks.fail("bits", "nothing: it follows from the chunks", options["bits"])
+        torch.manual_seed(seed)
+        plain, batch = cls._from_chunks(chunks, valid, options)
+        actions, mask = plain._prepare(batch.chunks, batch.valid)
+        plain.limits.fit(actions, mask)
+        actions, mask = with_synthetic(actions, mask, synthetic, torch.Generator().manual_seed(seed))
+        mean, variances, axes = principal_axes(actions.flatten(1))
+        model = cls(replace(plain.config, bits=plain.config.give_bits(variances)))
+        model.normalizer, model.limits = plain.normalizer, plain.limits
+        model._start_from(mean, variances, axes)
+        loop = LoopOptions(
+            steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device, schedule="one_cycle", log_every=steps
+        )
+        return model._train(ActionBatch(model.normalizer.inverse(actions), mask), loop, {"reconstruction": 1.0})
+
+    def forward(self, batch: ActionBatch) -> LossTerms:
+        """Reconstruction error of a batch, before clipping: an action beyond the limits still learns."""
+        actions, valid = self._prepare(batch.chunks, batch.valid)
+        levels = self.rounding.quantize(self.encoder(actions.flatten(1)))
+        return {"reconstruction": losses.reconstruction(self.decoder(levels).view_as(actions), actions, valid)}
+
+    @torch.no_grad()
+    def _start_from(self, mean: Tensor, variances: Tensor, axes: Tensor) -> None:
+        used = len(self.top)
+        width = START_WIDTH * variances[:used].sqrt().clamp_min(1e-3)
+        project = axes[:, :used].T / width[:, None]
+        self.encoder.start_from(project, -project @ mean)
+        self.decoder.start_from(axes[:, :used] * width, mean)
+
+    def _encode(self, actions: Tensor) -> Tensor:
+        levels = self.rounding.quantize(self.encoder(actions.flatten(1)))  # -1 to 1
+        levels = ((levels + 1) / 2 * self.top).round().long()
+        bits = (levels[:, self.component] >> self.shift) & 1
+        return (bits.view(-1, self.config.tokens, self.config.bits_per_token) * self._places).sum(-1)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        bits = (codes[..., None] // self._places % 2).float()
+        bits = torch.where(codes[..., None] < 0, 0.5, bits).flatten(1)  # unknown: the middle of what is known
+        levels = bits.new_zeros(len(bits), len(self.top)).index_add_(1, self.component, bits * 2**self.shift)
+        chunks = self.decoder(2 * levels / self.top - 1).view(-1, self.horizon, self.action_dim)
+        return self.limits(chunks)
+
+    @property
+    def _places(self) -> Tensor:
+        """Place values of the bits in a code, the most significant first."""
+        return 2 ** torch.arange(self.config.bits_per_token - 1, -1, -1, device=self.top.device)
+
+    def _repair(self, codes: Tensor) -> Repaired:
+        """Codes are a refinement each: a row is decoded up to its first code that is missing or out of range."""
+        return cut_at_first_bad(codes, self.tokens_per_chunk, self.vocab_size)
+
+    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
+        return self.limits.beyond(actions, valid)
+
+
+def principal_axes(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [d], variances [d] in falling order and their axes [d, d] (columns) of rows [N, d]."""
+    centred = rows.double() - rows.double().mean(0)
+    variances, axes = torch.linalg.eigh(centred.T @ centred / len(rows))
+    return rows.mean(0), variances.flip(0).clamp_min(0).float(), axes.flip(1).float()

@@ -1,0 +1,185 @@
+"""Residual vector quantisation of whole chunks, coarse to fine: one code per level, whatever the horizon.
+
+chunk ~ sum_p C_p[code_p]        C_p: codebooks [K, H*m], so that decoding is a sum of table rows
+
+The codes are found jointly by a beam search, not one after another. Levels start as k-means of what the levels before
+leave; then codes and rows are refitted in turn (additive quantisation, Babenko and Lempitsky, 2014).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from typing_extensions import Self
+
+from lattok import checks
+from lattok.action_vq.base import Arrays, ChunkTokenizer, Repaired, cut_at_first_bad
+from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.limits import Limits
+from lattok.action_vq.synthetic import with_synthetic
+from lattok.quantize import kmeans, nearest
+
+ITERATIONS = 8  # of k-means
+FIT_BEAMS = 8
+INERTIA = 20.0  # rows are refitted as if this many chunks more had each of them and were coded perfectly
+SWEEPS = 5  # passes over the levels for each refit
+BLOCK = 1024  # chunks searched at a time
+
+
+@dataclass(frozen=True)
+class ResidualVQConfig(ChunkConfig):
+    """`tokens` levels of `codebook_size` rows; `beams` partial codes are kept at encoding, 1 is greedy."""
+
+    tokens: int = 8
+    codebook_size: int = 256
+    beams: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(tokens=self.tokens, codebook_size=self.codebook_size, beams=self.beams)
+
+
+class ResidualVQ(ChunkTokenizer):
+    """Chunks [B, H, m] to `tokens` codes each, coarse to fine: the first p codes of a row decode on their own.
+
+    >>> tokenizer = ResidualVQ.fit(chunks)                       # [N, H, m] in physical units
+    >>> rough = tokenizer.decode(tokenizer.encode(chunks)[:, :3])
+    """
+
+    type = "residual-vq"
+    config_class = ResidualVQConfig
+    config: ResidualVQConfig
+
+    def __init__(self, config: ResidualVQConfig):
+        super().__init__(config)
+        rows = config.tokens * config.codebook_size
+        # The last row is zero: what a missing code adds.
+        self.register_buffer("table", torch.zeros(rows + 1, config.horizon * config.action_dim))
+        self.table: Tensor
+        self.limits = Limits(config.action_dim)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows per level."""
+        return self.config.codebook_size
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """Levels."""
+        return self.config.tokens
+
+    @property
+    def codebooks(self) -> Tensor:
+        """Codebooks [P, K, H*m], in normalised units."""
+        return self.table[:-1].view(self.config.tokens, self.config.codebook_size, -1)
+
+    @classmethod
+    @torch.no_grad()
+    def fit(
+        cls,
+        chunks: Arrays,
+        valid: Tensor | None = None,
+        *,
+        steps: int = 12,
+        seed: int = 0,
+        synthetic: int = 24_000,
+        **options: Any,
+    ) -> Self:
+        """Codebooks for chunks [N, H, m] in physical units, or a list of such arrays; `options` are config fields.
+
+        `steps` refits of codes and rows, 0 for plain residual k-means; each fits the given chunks and `synthetic` ones
+        made from them anew (see `synthetic`). Without them codebooks of small datasets know their tasks by heart.
+        """
+        checks.at_least_zero(steps=steps, synthetic=synthetic)
+        model, batch = cls._from_chunks(chunks, valid, options)
+        generator = torch.Generator().manual_seed(seed)
+        actions, mask = model._prepare(batch.chunks, batch.valid)
+        model.limits.fit(actions, mask)
+
+        def samples() -> Tensor:
+            return with_synthetic(actions, mask, synthetic, generator)[0].flatten(1)
+
+        books = residual_kmeans(samples(), model.config.tokens, model.config.codebook_size, generator)
+        for _ in range(steps):
+            books = refit(samples(), books)
+        model.table[:-1] = books.flatten(0, 1)
+        return model.eval()
+
+    def _encode(self, actions: Tensor) -> Tensor:
+        parts = [self._encode_block(block) for block in actions.split(BLOCK)]
+        return torch.cat(parts)
+
+    def _encode_block(self, actions: Tensor) -> Tensor:
+        """Of the best rows of codes, the one whose decoding is nearest once it is clipped."""
+        codes, sums = search(actions.flatten(1), self.codebooks, self.config.beams)
+        decoded = self.limits(sums.unflatten(-1, actions.shape[1:]))  # b beams h m
+        best = (decoded - actions[:, None]).square().flatten(2).sum(-1).argmin(1)
+        return codes[torch.arange(len(codes), device=codes.device), best]
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        first = torch.arange(self.config.tokens, device=codes.device) * self.config.codebook_size
+        rows = torch.where(codes < 0, len(self.table) - 1, codes + first)
+        return self.limits(F.embedding(rows, self.table).sum(1).view(-1, self.horizon, self.action_dim))
+
+    def _repair(self, codes: Tensor) -> Repaired:
+        """Codes are a refinement each: a row is decoded up to its first code that is missing or out of range."""
+        return cut_at_first_bad(codes, self.tokens_per_chunk, self.vocab_size)
+
+    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
+        return self.limits.beyond(actions, valid)
+
+
+def search(targets: Tensor, books: Tensor, beams: int) -> tuple[Tensor, Tensor]:
+    """The best rows of codes found for targets [B, d] with codebooks [P, K, d], nearest first.
+
+    Codes [B, n, P] and the sums of rows that they stand for [B, n, d]. After each level the `beams` sums nearest to
+    the target go on; one beam is greedy residual coding, K^(P-1) beams try everything.
+    """
+    size = books.shape[1]
+    left, distance = targets[:, None], targets.square().sum(-1)[:, None]  # b n d, b n
+    codes = torch.zeros(*distance.shape, 0, dtype=torch.long, device=targets.device)
+    for book in books:
+        dots = left.reshape(-1, book.shape[1]) @ book.T
+        grown = (distance[..., None] + book.square().sum(-1) - 2 * dots.view(*distance.shape, size)).flatten(1)
+        distance, best = grown.topk(min(beams, grown.shape[1]), largest=False)
+        parent, code = best // size, best % size
+        codes = torch.cat([_pick(codes, parent), code[..., None]], -1)
+        left = _pick(left, parent) - book[code]
+    return codes, targets[:, None] - left
+
+
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    """Rows of values [B, n, d] by index [B, k]: [B, k, d]."""
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def residual_kmeans(samples: Tensor, levels: int, size: int, generator: torch.Generator) -> Tensor:
+    """Codebooks [levels, size, d] of samples [N, d], each fitted to what the levels before left."""
+    left, books = samples, []
+    for _ in range(levels):
+        books.append(kmeans(left, size, ITERATIONS, generator))
+        left = left - books[-1][nearest(left, books[-1])]
+    return torch.stack(books)
+
+
+def refit(samples: Tensor, books: Tensor) -> Tensor:
+    """Codes of samples [N, d] by search, then rows [P, K, d] whose sums come nearer: least squares, level by level."""
+    codes = torch.cat([search(block, books, FIT_BEAMS)[0][:, 0] for block in samples.split(BLOCK)])
+    return least_squares(samples, codes, books, INERTIA)
+
+
+def least_squares(samples: Tensor, codes: Tensor, books: Tensor, inertia: float) -> Tensor:
+    """Rows [P, K, d], near `books`, whose sums for `codes` [N, P] are near samples [N, d]; by coordinate descent."""
+    books = books.clone()
+    left = samples - sum(book[code] for book, code in zip(books, codes.T, strict=True))
+    weights = [torch.bincount(code, minlength=books.shape[1]) + inertia for code in codes.T]
+    for _ in range(SWEEPS):
+        for book, code, weight in zip(books, codes.T, weights, strict=True):
+            change = torch.zeros_like(book).index_add_(0, code, left) / weight[:, None]
+            book += change
+            left = left - change[code]
+    return books

@@ -1,0 +1,33 @@
+"""How near the two nearest code vectors are, in float64: where rounding may decide, codes may differ."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from lattok import P2TActionVQ
+
+ROUNDING = 1e-5  # relative margin below which float32 may pick the other code
+
+
+@torch.no_grad()
+def float64_codes(tokenizer: P2TActionVQ, chunks: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes [B, H] by the plain modules in float64, and margins (d2 - d1) / d2 of the squared distances."""
+    model = copy.deepcopy(tokenizer).double().eval()
+    rows = model.quantizer.codebook_vectors[0]
+    codes, margins = [], []
+    for block in chunks.double().split(256):
+        latents = model.encoder(model.normalizer(block))
+        distance = (latents.square().sum(-1, keepdim=True) - 2 * latents @ rows.T + rows.square().sum(-1)).clamp_min(0)
+        near = distance.topk(2, largest=False)
+        codes.append(near.indices[..., 0])
+        margins.append((near.values[..., 1] - near.values[..., 0]) / near.values[..., 1])
+    return torch.cat(codes), torch.cat(margins)
+
+
+def unexplained(tokenizer: P2TActionVQ, chunks: Tensor, codes: Tensor) -> int:
+    """Codes that differ from the plain encode although float64 says that rounding cannot be the reason."""
+    margins = float64_codes(tokenizer, chunks)[1]
+    return int(((tokenizer.encode(chunks) != codes) & (margins >= ROUNDING)).sum())
