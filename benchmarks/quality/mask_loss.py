@@ -7,23 +7,23 @@ added to the chunk. Bundled demonstrations, preset `quick`; the last episode of 
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
 import torch
 
 import lattok
-from benchmarks.common import environment, spread
+from benchmarks.common import environment, spread, write_results
 from lattok.data import ActionWindows
 
+DETACHED = {"mask_detach_target": True}
 SETTINGS = {
     "off": {"mask_weight": 0.0},
-    "0.1, mean": {"mask_weight": 0.1},
-    "1.0, mean": {"mask_weight": 1.0},
-    "0.1, sum": {"mask_weight": 0.1, "mask_reduction": "sum"},
-    "1.0, sum": {"mask_weight": 1.0, "mask_reduction": "sum"},
-    "0.1, mean, target not detached": {"mask_weight": 0.1, "mask_detach_target": False},
+    "0.1, mean": {"mask_weight": 0.1, **DETACHED},
+    "1.0, mean": {"mask_weight": 1.0, **DETACHED},
+    "0.1, sum": {"mask_weight": 0.1, "mask_reduction": "sum", **DETACHED},
+    "1.0, sum": {"mask_weight": 1.0, "mask_reduction": "sum", **DETACHED},
+    "0.1, mean, target not detached": {"mask_weight": 0.1},
 }
 NOISE = (0.01, 0.05, 0.2)
 
@@ -63,7 +63,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as scratch:
                 runs.append(run(options, seed, Path(scratch) / "model"))
         results[setting] = spread(runs)
-        args.out.write_text(json.dumps(results, indent=1) + "\n")
+        write_results(args.out, results)
         print(setting, {name: round(value["mean"], 4) for name, value in results[setting].items()}, flush=True)
 
 

@@ -12,11 +12,16 @@ Errors are in the units of the actions (-1..1), squared errors also divided by t
 Controls: k-means on single actions, and Lloyd-Max quantisers, one per dimension.
 """
 
+# ruff: noqa: E402
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).parents[2])  # run as a file, this one would hide the package `tokenizers`
+
 import argparse
 import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Speed of the action tokenizer: compiled against a straightforward module with the same weights, and against FAST.
 
-python benchmarks/speed/action_tokenizer.py --out benchmarks/results/action_tokenizer_speed.json     # < 4 minutes
+python -m benchmarks.speed.action_tokenizer --out benchmarks/results/action_tokenizer_speed.json     # < 4 minutes
 
 Published size (H 8, m 7, d 128, K 256), random weights, smooth synthetic chunks. The straightforward modules get their
 chunks normalised already; lattok's take physical units and check them. Ratios are of the least CPU time of interleaved

@@ -1,6 +1,6 @@
 """Speed of FAST against its straightforward form, benchmarks/reference/fast.py, with the same vocabularies.
 
-python benchmarks/speed/fast.py --out benchmarks/results/fast_speed.json     # about 2 minutes
+python -m benchmarks.speed.fast --out benchmarks/results/fast_speed.json     # about 2 minutes
 
 Smooth synthetic chunks, one thread, ratios of the least CPU time of interleaved rounds (medians in brackets). The
 reference takes normalised arrays and lists of ids. "core" (`_encode`, `_decode`) takes the same as tensors, "tokenizer"
