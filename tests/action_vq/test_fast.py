@@ -1,8 +1,6 @@
 """FAST: the transform against explicit sums, ids against the plain tokenizer, total decoding, both formats, grammar."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -327,21 +325,6 @@ def test_the_grammar_allows_exactly_what_can_be_finished(tmp_path):
         assert any(expected)
     with pytest.raises(LattokError, match="`code`: expected one that is allowed after 0 of 3 coefficients"):
         grammar.advance(grammar.start(), -1)
-
-
-def test_another_process_gives_the_same_codes(fitted, tmp_path):
-    folder = fitted.save_pretrained(tmp_path / "fast")
-    torch.save(smooth(20), tmp_path / "chunks.pt")
-    script = (
-        "import sys, torch; from lattok.action_vq.fast import FAST; "
-        "tok = FAST.from_pretrained(sys.argv[1]); chunks = torch.load(sys.argv[2], weights_only=True); "
-        "torch.save((tok.encode(chunks), tok.decode(tok.encode(chunks))), sys.argv[3])"
-    )
-    arguments = [str(folder), str(tmp_path / "chunks.pt"), str(tmp_path / "out.pt")]
-    subprocess.run([sys.executable, "-c", script, *arguments], check=True)
-    codes, decoded = torch.load(tmp_path / "out.pt", weights_only=True)
-    assert torch.equal(codes, fitted.encode(smooth(20)))
-    assert torch.equal(decoded, fitted.decode(codes))
 
 
 def test_the_hash_covers_the_vocabulary(fitted, tmp_path):

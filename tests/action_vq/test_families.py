@@ -1,0 +1,183 @@
+"""What must hold for every family alike: saving, other processes, verbs, wrong input, total decoding at scale."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import lattok
+from lattok.action_vq.base import ChunkTokenizer
+from lattok.action_vq.constrain import Grammar
+from lattok.checks import LattokError
+from lattok.cli import main
+from tests.action_vq.test_constrain import generate
+
+NAMES = ("x", "y", "gripper")
+FIT = {
+    "P2TActionVQ": {"steps": 2, "dim": 16, "hidden": 16, "codebook_size": 16, "device": "cpu"},
+    "P2TActionVQ, context": {
+        "steps": 2,
+        "dim": 16,
+        "hidden": 16,
+        "codebook_size": 16,
+        "device": "cpu",
+        "decoder": "context",
+    },
+    "FAST": {"vocab_size": 300, "scale": 4.0},
+    "UniformBins": {"bins": 16},
+    "ResidualVQ": {"steps": 1, "synthetic": 50, "tokens": 3, "codebook_size": 16},
+    "FSQ": {"steps": 2, "synthetic": 50, "tokens": 3, "codebook_size": 16, "hidden": 8, "device": "cpu"},
+}
+
+
+def smooth(n: int = 80, steps: int = 6, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, steps, 3, generator=generator).cumsum(1) * 0.2 + torch.arange(3)
+
+
+@pytest.fixture(scope="module")
+def families() -> dict[str, ChunkTokenizer]:
+    return {
+        name: getattr(lattok, name.split(",")[0]).fit(smooth(), action_names=NAMES, **options)
+        for name, options in FIT.items()
+    }
+
+
+@pytest.fixture(params=list(FIT))
+def tokenizer(request, families) -> ChunkTokenizer:
+    return families[request.param]
+
+
+LOAD = """
+import sys, pathlib, numpy as np, lattok
+root = pathlib.Path(sys.argv[1])
+chunks = np.load(root / "chunks.npy")
+for folder in sorted(root.glob("model-*")):
+    tokenizer = lattok.load(folder)
+    assert type(tokenizer).from_pretrained(folder).describe() == tokenizer.describe()
+    codes = tokenizer.encode(chunks)
+    np.savez(root / f"{folder.name}.npz", codes=codes.numpy(), chunks=tokenizer.decode(codes).numpy())
+"""
+
+
+def test_another_process_loads_every_family_and_gives_the_same_codes(families, tmp_path):
+    chunks = smooth(20, seed=1)
+    np.save(tmp_path / "chunks.npy", chunks.numpy())
+    for i, tokenizer in enumerate(families.values()):
+        tokenizer.save_pretrained(tmp_path / f"model-{i}")
+    subprocess.run([sys.executable, "-c", LOAD, str(tmp_path)], check=True)
+    for i, tokenizer in enumerate(families.values()):
+        got, codes = np.load(tmp_path / f"model-{i}.npz"), tokenizer.encode(chunks)
+        np.testing.assert_array_equal(got["codes"], codes.numpy())
+        np.testing.assert_array_equal(got["chunks"], tokenizer.decode(codes).numpy())
+
+
+def test_shapes_dtypes_and_sizes(tokenizer):
+    codes = tokenizer.encode(smooth(5))
+    assert codes.dtype == torch.int64
+    assert codes.shape == (5, tokenizer.tokens_per_chunk)
+    assert int(codes.max()) < tokenizer.vocab_size
+    assert int(codes.min()) >= (0 if tokenizer.fixed_length else -1)
+    labels = tokenizer.latent_actions(smooth(5))
+    assert torch.equal(labels.codes, codes)
+    assert labels.latents.shape == labels.quantized.shape
+    assert not tokenizer.decode(codes, return_info=True)[1].repaired.any()
+
+
+def test_inputs_of_other_kinds_give_the_same_codes(tokenizer):
+    chunks = smooth(9)
+    codes = tokenizer.encode(chunks)
+    assert torch.equal(tokenizer.encode(chunks.numpy()), codes)
+    assert torch.equal(tokenizer.encode(chunks.double()), codes)
+    assert torch.equal(tokenizer.encode(chunks.transpose(0, 1).contiguous().transpose(0, 1)), codes)
+    assert torch.equal(tokenizer.encode(chunks.half()), tokenizer.encode(chunks.half().float()))
+    assert tokenizer.encode(chunks[:0]).shape == (0, tokenizer.tokens_per_chunk)
+    assert tokenizer.decode(codes[:0]).shape == (0, 6, 3)
+    assert torch.equal(tokenizer.decode(codes.to(torch.int32)), tokenizer.decode(codes))
+    assert torch.equal(tokenizer.decode(codes.numpy()), tokenizer.decode(codes.tolist()))
+    tokenizer.train()
+    assert torch.equal(tokenizer.encode(chunks), codes)
+    tokenizer.eval()
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (
+            lambda t: t.encode(torch.full((1, 6, 3), float("inf"))),
+            "`chunks`: expected finite actions, got NaN",
+        ),
+        (
+            lambda t: t.encode(torch.zeros(1, 7, 3)),
+            "`chunks`: expected 1 to 6 steps, got 7. Cut longer",
+        ),
+        (lambda t: t.encode(torch.zeros(1, 6, 4)), r"`chunks`: expected 3 action dimensions \(x, y, gripper\), as the"),
+        (lambda t: t.encode(torch.zeros(6, 3)), r"`chunks`: expected shape \[B, H, m\], got shape \[6, 3\]"),
+        (lambda t: t.decode(torch.zeros(1, 6)), "`codes`: expected integers, got dtype torch.float32"),
+        (lambda t: t.decode(np.zeros((1, 6))), "`codes`: expected integers, got dtype torch.float64"),
+    ],
+)
+def test_wrong_input_is_named(tokenizer, call, text):
+    with pytest.raises(LattokError, match=text):
+        call(tokenizer)
+
+
+def decodes(tokenizer: ChunkTokenizer, rows: int, seed: int = 0) -> None:
+    """Random rows of any length, ids far outside included."""
+    generator, size = torch.Generator().manual_seed(seed), tokenizer.vocab_size
+    for part in range(10):
+        length = int(torch.randint(2 * tokenizer.tokens_per_chunk, (), generator=generator))
+        low, high = ((0, size), (-3, size + 3), (-(2**40), 2**40))[part % 3]
+        codes = torch.randint(low, high, (rows // 10, length), generator=generator)
+        assert torch.isfinite(tokenizer.decode(codes)).all()
+
+
+def test_random_codes_decode(tokenizer):
+    decodes(tokenizer, 2000)
+
+
+@pytest.mark.slow
+def test_a_million_random_codes_decode(tokenizer):
+    decodes(tokenizer, 1_000_000)
+
+
+def generated(tokenizer: ChunkTokenizer, rows: int) -> None:
+    """Rows from random logits need no repair."""
+    grammar: Grammar = tokenizer.grammar()
+    rows_of_codes = generate(grammar, rows, tokenizer.tokens_per_chunk)
+    assert not tokenizer.decode(rows_of_codes, return_info=True)[1].repaired.any()
+
+
+def test_generated_rows_need_no_repair(tokenizer):
+    generated(tokenizer, 100)
+
+
+@pytest.mark.slow
+def test_ten_thousand_generated_rows_need_no_repair(tokenizer):
+    generated(tokenizer, 10_000)
+
+
+VERBS = {
+    "fast": ["vocab_size=512", "scale=3"],
+    "uniform-bins": ["bins=8"],
+    "residual-vq": ["tokens=2", "codebook_size=8", "steps=1"],
+    "fsq": ["tokens=2", "codebook_size=8", "hidden=8", "steps=2"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_train_verb_of_each_fitted_family(verb, make_dataset, tmp_path, capsys):
+    dataset = make_dataset([12, 15, 11, 14])
+    options = [word for setting in VERBS[verb] for word in ("--set", setting)]
+    words = ["train", verb, str(dataset.root), "--out", str(tmp_path / "model"), "--horizon", "5", *options]
+    assert main(words) == 0, capsys.readouterr().err
+    tokenizer = lattok.load(tmp_path / "model")
+    assert (tokenizer.type, tokenizer.horizon, tokenizer.config.action_names) == (verb, 5, ("x", "y", "z"))
+    assert tokenizer.trained_on["dataset"] == dataset.name
+    lattok.annotate(dataset, {"tokens": tokenizer}, tmp_path / "annotated")
+    rows = lattok.open_dataset(tmp_path / "annotated").columns(0, ["tokens.codes"])["tokens.codes"]
+    assert rows.shape == (12, tokenizer.tokens_per_chunk)
+    assert main(words) == 2
+    assert "Or continue with --resume" in capsys.readouterr().err
