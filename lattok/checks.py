@@ -31,6 +31,13 @@ def counts(**values: int) -> None:
             fail(name, "a whole number of at least 1", repr(value))
 
 
+def whole(**values: int) -> None:
+    """Every value must be a whole number, zero or greater."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            fail(name, "a whole number of at least 0", repr(value))
+
+
 def at_least_zero(**values: float) -> None:
     """Every value must be a finite number, zero or greater."""
     for name, value in values.items():

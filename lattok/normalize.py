@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lattok import checks
+from lattok import checks, files
 
-KINDS = ("mean_std", "quantile", "min_max", "identity")
-STATISTICS = (("mean", "std"), ("q01", "q99"), ("min", "max"))
+PAIRS = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}
+KINDS = (*PAIRS, "identity")
 
 
 class Normalizer(nn.Module):
@@ -54,10 +57,9 @@ class Normalizer(nn.Module):
         Other entries are ignored where one of these pairs is there (LeRobot's stats.json has several: the first
         pair counts).
         """
-        pair = next((p for p in STATISTICS if all(name in statistics for name in p)), None)
+        pair = next((p for p in PAIRS.values() if all(name in statistics for name in p)), None)
         if pair is None:
-            expected = "mean and std, q01 and q99, or min and max"
-            checks.fail("statistics", expected, ", ".join(map(str, statistics)) or "nothing")
+            _no_pair(statistics)
         first, second = (_numbers(name, statistics[name]) for name in pair)
         for name, values in zip(pair, (first, second), strict=True):
             checks.size(f"statistics[{name!r}]", "numbers", len(values), len(self.shift))
@@ -82,6 +84,33 @@ class Normalizer(nn.Module):
         return x * self.scale + self.shift
 
 
+def read_statistics(
+    source: Mapping[str, Any] | str | os.PathLike[str] | None, normalize: str | None = None, prefer: str = "mean_std"
+) -> tuple[dict[str, Any] | None, str]:
+    """One pair of statistics and the kind of normalisation it makes, from a mapping or a JSON file.
+
+    `normalize` chooses the pair; without it `prefer` counts, then the first that is there.
+    """
+    if source is None:
+        if normalize not in (None, "identity"):
+            checks.fail("normalize", "identity without statistics", repr(normalize), "Give statistics too.")
+        return None, "identity"
+    statistics = source if isinstance(source, Mapping) else files.read_json(Path(source).expanduser())
+    if isinstance(statistics.get("action"), Mapping):
+        statistics = statistics["action"]  # LeRobot's stats.json has one entry per column
+    kinds = [kind for kind, pair in PAIRS.items() if all(name in statistics for name in pair)]
+    if not kinds:
+        _no_pair(statistics)
+    kind = normalize or (prefer if prefer in kinds else kinds[0])
+    checks.one_of("normalize", kind, kinds)
+    return {name: statistics[name] for name in PAIRS[kind]}, kind
+
+
+def _no_pair(statistics: Mapping[str, Any]) -> NoReturn:
+    expected = ", or ".join(f"{first} and {second}" for first, second in PAIRS.values())
+    checks.fail("statistics", expected, ", ".join(map(str, statistics)) or "nothing")
+
+
 def _numbers(name: str, values: Sequence[float]) -> np.ndarray:
     try:
         return np.asarray(values, dtype=np.float64).reshape(-1)
@@ -90,11 +119,10 @@ def _numbers(name: str, values: Sequence[float]) -> np.ndarray:
 
 
 def _map(column: np.ndarray, kind: str) -> tuple[float, float, float]:
-    """Shift, scale and largest size of values [N]."""
+    """Shift, scale and largest size of values [N]; outliers beyond the quantiles do not count."""
     if kind == "identity" or not len(column):
         return 0.0, 1.0, 0.0
-    largest = float(np.abs(column).max())
     if kind == "mean_std":
-        return float(column.mean()), float(column.std()), largest
+        return float(column.mean()), float(column.std()), float(np.abs(column).max())
     low, high = np.quantile(column, (0.01, 0.99) if kind == "quantile" else (0.0, 1.0))
-    return float(high + low) / 2, float(high - low) / 2, largest
+    return float(high + low) / 2, float(high - low) / 2, float(max(abs(low), abs(high)))

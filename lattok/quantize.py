@@ -267,7 +267,7 @@ class VectorQuantizer(nn.Module):
         if continuous:
             return Quantized(latents, codes, {"commitment": latents.new_zeros(())})
         if learning:
-            self._remember(codes)
+            self._remember(codes if codes.ndim > 1 else codes[:, None], valid)
         losses = {"commitment": F.mse_loss(latents, rows)}  # pulls the encoder towards its code
         if self.config.update == "gradient":
             losses["codebook"] = F.mse_loss(self.lookup(codes), latents.detach())  # pulls the code to the latents
@@ -323,7 +323,10 @@ class VectorQuantizer(nn.Module):
                 left = left - F.embedding(nearest(left, book.vectors), book.vectors)
             self.reservoir, self.reservoir_step = self.reservoir[:0], self.reservoir_step[:0]
 
-    def _remember(self, codes: Tensor) -> None:
-        rows = codes[:, None] if codes.ndim == 1 else codes.reshape(-1, codes.shape[-1])
+    def _remember(self, codes: Tensor, valid: Tensor | None) -> None:
+        """Keep rows of codes [..., P] for the usage report; of those that are padded somewhere, none."""
+        if valid is not None:
+            codes = codes[valid.all(-1) if valid.ndim == codes.ndim and valid.ndim > 1 else valid]
+        rows = codes.reshape(-1, codes.shape[-1])
         recent = self.recent.to(rows.device) if self.recent.ndim == 2 else rows[:0]
         self.recent = torch.cat([recent, rows])[-RECENT_ROWS:]

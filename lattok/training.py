@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from torch import Tensor, nn
 
@@ -104,6 +104,20 @@ def learning_rate(options: LoopOptions, step: int) -> float:
     return options.lr * (1 + math.cos(math.pi * (step - warm) / max(1, options.steps - warm))) / 2
 
 
+@contextmanager
+def _accelerate_state_kept() -> Iterator[None]:
+    """The caller's own Accelerator finds its device and precision as they were."""
+    kinds = (AcceleratorState, PartialState, GradientState)
+    saved = [dict(kind._shared_state) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, state in zip(kinds, saved, strict=True):
+            kind._shared_state.clear()
+            kind._shared_state.update(state)
+
+
+@_accelerate_state_kept()
 def fit(
     model: nn.Module,
     batches: Callable[[int, int, int], Any],

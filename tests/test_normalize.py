@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lattok.checks import LattokError
-from lattok.normalize import KINDS, Normalizer
+from lattok.normalize import KINDS, Normalizer, read_statistics
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,3 +38,21 @@ def test_bad_values_are_refused():
         Normalizer(2).fit(torch.zeros(4, 3))
     with pytest.raises(LattokError, match="finite"):
         Normalizer(2).fit(torch.full((4, 2), float("nan")))
+
+
+def test_one_pair_of_several_statistics_is_chosen():
+    every = {"mean": [1.0], "std": [2.0], "q01": [3.0], "q99": [4.0], "count": [9]}
+    assert read_statistics(None) == (None, "identity")
+    assert read_statistics(every) == ({"mean": [1.0], "std": [2.0]}, "mean_std")
+    assert read_statistics({"action": every}, prefer="quantile") == ({"q01": [3.0], "q99": [4.0]}, "quantile")
+    assert read_statistics(every, prefer="min_max")[1] == "mean_std"
+    assert read_statistics(every, "quantile")[1] == "quantile"
+    with pytest.raises(LattokError, match="`normalize`: expected one of mean_std, quantile, got 'min_max'"):
+        read_statistics(every, "min_max")
+
+
+def test_an_outlier_beyond_the_quantiles_changes_nothing():
+    x = torch.linspace(-0.1, 0.1, 2001)[:, None]
+    expected = Normalizer(1).fit(x, "quantile").scale
+    x[7] = -1e6
+    torch.testing.assert_close(Normalizer(1).fit(x, "quantile").scale, expected, rtol=1e-3, atol=0)

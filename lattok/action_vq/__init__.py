@@ -1,5 +1,6 @@
 """Latent actions from action chunks: the paper's tokenizer and those it is compared with, behind one interface."""
 
+from lattok.action_vq.base import join_chunks
 from lattok.action_vq.bins import UniformBins, UniformBinsConfig
 from lattok.action_vq.config import ActionVQConfig
 from lattok.action_vq.fast import FAST, FASTConfig
@@ -18,4 +19,5 @@ __all__ = [
     "ResidualVQConfig",
     "UniformBins",
     "UniformBinsConfig",
+    "join_chunks",
 ]

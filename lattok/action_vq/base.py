@@ -6,6 +6,8 @@ A family gives `_encode`, `_decode` (both in normalised units), `_repair`, `voca
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, overload
@@ -21,12 +23,12 @@ from lattok.action_vq.constrain import CodeConstraint, Grammar, SlotGrammar
 from lattok.action_vq.errors import ErrorReport, compare
 from lattok.hub import HubModel
 from lattok.normalize import Normalizer
-from lattok.training import LoopOptions, SeededBatches
+from lattok.training import Interrupted, LoopOptions, SeededBatches
 from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, LatentActions
 
-Arrays = Tensor | np.ndarray | list[Any] | tuple[Any, ...]
-BLOCK = 4096  # chunks that an error report encodes at a time
+Arrays = Tensor | np.ndarray | ActionBatch | list[Any] | tuple[Any, ...]
+REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
 
 
 class Repaired(NamedTuple):
@@ -49,6 +51,7 @@ class ChunkTokenizer(HubModel):
 
     label_source = "actions"
     fixed_length: ClassVar[bool] = True  # False: rows are padded with -1
+    shared_vocabulary: ClassVar[bool] = True  # False: each position has a codebook of its own
     config: ChunkConfig
 
     def __init__(self, config: ChunkConfig):
@@ -81,8 +84,8 @@ class ChunkTokenizer(HubModel):
         """A tokenizer fitted to chunks [N, H, m] in physical units, or to a list of such arrays."""
         raise NotImplementedError
 
-    def _encode(self, actions: Tensor) -> Tensor:
-        """Normalised actions [B, H, m] to codes int64 [B, P]."""
+    def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Normalised actions [B, H, m] to codes int64 [B, P]; `valid` [B, H, m]: what is there, all by default."""
         raise NotImplementedError
 
     def _decode(self, codes: Tensor) -> Tensor:
@@ -93,6 +96,26 @@ class ChunkTokenizer(HubModel):
         """Any integers [B, L] to codes that `_decode` takes."""
         raise NotImplementedError
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Moves between devices, never between precisions: a rounded codebook gives other codes."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+
+        return super()._apply(moved, recurse)
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Evaluation mode, in float32 whatever the caller's autocast says."""
+        device = self.normalizer.shift.device.type
+        with super()._inference():
+            if not torch.is_autocast_enabled(device):
+                yield
+                return
+            with torch.autocast(device, enabled=False):
+                yield
+
     @torch.no_grad()
     def encode(self, chunks: Tensor | np.ndarray, valid: Tensor | None = None) -> Tensor:
         """Chunks [B, H, m] in physical units to codes int64 [B, P].
@@ -101,9 +124,9 @@ class ChunkTokenizer(HubModel):
         false, repeat the last valid action (P2T A.2). Longer chunks, another m or non-finite numbers raise
         `LattokError`: windows truncate, `encode` does not.
         """
-        actions, _ = self._prepare(chunks, valid)
+        actions, inside = self._prepare(chunks, valid)
         with self._inference():
-            return self._encode(actions)
+            return self._encode(actions, inside)
 
     @overload
     def decode(self, codes: Tensor, return_info: Literal[False] = False) -> Tensor: ...
@@ -130,9 +153,9 @@ class ChunkTokenizer(HubModel):
     @torch.no_grad()
     def latent_actions(self, chunks: Tensor, valid: Tensor | None = None) -> LatentActions:
         """Like `encode`, with latents and quantized: here the normalised chunk and its decoding, [B, 1, H*m]."""
-        actions, _ = self._prepare(chunks, valid)
+        actions, inside = self._prepare(chunks, valid)
         with self._inference():
-            codes = self._encode(actions)
+            codes = self._encode(actions, inside)
             return LatentActions(codes, actions.flatten(1)[:, None], self._decode(codes).flatten(1)[:, None])
 
     def grammar(self) -> Grammar:
@@ -147,10 +170,12 @@ class ChunkTokenizer(HubModel):
         """Errors of decoding the codes of `chunks` [N, H, m], in their own units, with the worst case."""
         chunks = as_tensor("chunks", chunks)
         valid = full_mask(chunks, valid)
-        parts = zip(chunks.split(BLOCK), valid.split(BLOCK), strict=True)
-        decoded = [self.decode(self.encode(block, mask))[:, : block.shape[1]].cpu() for block, mask in parts]
+        decoded, clipped = [], 0.0
+        for block, mask in zip(chunks.split(REPORT_BLOCK), valid.split(REPORT_BLOCK), strict=True):
+            decoded.append(self.decode(self.encode(block, mask))[:, : block.shape[1]].cpu())
+            clipped += self._clipped(*self._prepare(block, mask)) * len(block) / max(1, len(chunks))
         report = compare(chunks.cpu(), torch.cat(decoded), valid.cpu(), self.config.names, self.config.relative)
-        return replace(report, clipped=self._clipped(*self._prepare(chunks, valid)))
+        return replace(report, clipped=clipped)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         """Share of what the family codes of normalised actions [B, H, m] that lies outside what it can express."""
@@ -165,6 +190,9 @@ class ChunkTokenizer(HubModel):
         steps, dims = batch.chunks.shape[1:]
         given = options.pop("action_dim", dims)
         checks.size("action_dim", "action dimensions", dims, given, "It follows from the chunks.")
+        if options.get("horizon", steps) < steps:
+            hint = "Cut longer chunks into windows."
+            checks.fail("horizon", f"at least the {steps} steps of the chunks", options["horizon"], hint)
         checks.known_keys("options", options, [f.name for f in fields(cls.config_class)])
         model = cls(cls.config_class(**{"horizon": steps, **options}, action_dim=dims))
         rows, mask = batch.chunks.flatten(0, 1), full_mask(*batch).flatten(0, 1)
@@ -180,8 +208,12 @@ class ChunkTokenizer(HubModel):
             return ActionBatch(batch.chunks[rows], batch.valid[rows])
 
         with tempfile.TemporaryDirectory() as scratch:
-            run_loop(self, batches, loop, Path(scratch) / type(self).__name__, loss_weights=loss_weights)
-        return self.eval()
+            try:
+                run_loop(self, batches, loop, Path(scratch) / type(self).__name__, loss_weights=loss_weights)
+            except Interrupted:
+                text = "fit was interrupted and kept nothing; a recipe with lattok.train can be resumed"
+                raise KeyboardInterrupt(text) from None
+        return self.cpu().eval()
 
     def _prepare(self, chunks: Tensor | np.ndarray, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         """Check, pad by the last valid action and normalise: actions and mask [B, H, m]; what is not there is 0."""
@@ -231,17 +263,23 @@ class ChunkTokenizer(HubModel):
 def as_tensor(name: str, values: Tensor | np.ndarray) -> Tensor:
     """A torch tensor of a tensor or an array."""
     if isinstance(values, np.ndarray):
-        values = torch.from_numpy(np.ascontiguousarray(values))
+        if values.dtype.kind not in "biuf":
+            checks.fail(name, "an array of real numbers", f"dtype {values.dtype}")
+        values = torch.from_numpy(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))
     if not isinstance(values, Tensor):
         checks.fail(name, "a torch tensor or a numpy array", type(values).__name__)
+    if values.is_complex():
+        checks.fail(name, "real numbers", f"dtype {values.dtype}")
     return values
 
 
 def as_codes(codes: Any) -> Tensor:
     """Codes int64 [B, L] of a tensor, an array or a list of rows of any lengths (then padded with -1)."""
+    if isinstance(codes, np.ndarray) and codes.dtype == object:
+        codes = codes.tolist()
     if isinstance(codes, list | tuple):
         try:
-            rows = [torch.as_tensor(row) if len(row) else torch.zeros(0, dtype=torch.long) for row in codes]
+            rows = [torch.as_tensor(_within_int64(row)) for row in codes]
         except (TypeError, ValueError, RuntimeError) as error:
             checks.fail("codes", "rows of integers", f"something else ({error})")
         for row in rows:
@@ -256,8 +294,17 @@ def as_codes(codes: Any) -> Tensor:
     return codes.long()
 
 
+def _within_int64(row: Any) -> Any:
+    """A list with numbers that are beyond int64, and so no codes, brought within."""
+    if not isinstance(row, list | tuple):
+        return row
+    return [max(-1, min(x, 2**62)) if isinstance(x, int) and not isinstance(x, bool) else x for x in row]
+
+
 def _check_integers(codes: Tensor, dims: str) -> None:
     checks.rank("codes", codes, dims)
+    if not codes.numel():
+        return
     if codes.dtype.is_floating_point or codes.dtype.is_complex or codes.dtype == torch.bool:
         checks.fail("codes", "integers", f"dtype {codes.dtype}")
 
@@ -266,7 +313,9 @@ def full_mask(chunks: Tensor, valid: Tensor | None) -> Tensor:
     """`valid` as a mask [B, H, m] of chunks [B, H, m]: steps from the first one on, the same dimensions in each."""
     if valid is None:
         return torch.ones(chunks.shape, dtype=torch.bool, device=chunks.device)
-    valid = torch.as_tensor(valid)
+    valid = as_tensor("valid", valid)
+    if valid.dtype != torch.bool and not bool(((valid == 0) | (valid == 1)).all()):
+        checks.fail("valid", "true and false", f"dtype {valid.dtype} with other values")
     if valid.ndim not in (2, 3):
         checks.fail("valid", "shape [B, H] or [B, H, m]", f"shape {list(valid.shape)}")
     expected = chunks.shape[: valid.ndim]
@@ -282,30 +331,36 @@ def full_mask(chunks: Tensor, valid: Tensor | None) -> Tensor:
     return mask
 
 
-def join_chunks(chunks: Arrays, valid: Tensor | None = None) -> ActionBatch:
-    """Chunks [N, H, m], or a list of them with different H and m, as one batch padded to the largest of each.
+def join_chunks(chunks: Arrays, valid: Tensor | None = None, *, horizon: int = 1, action_dim: int = 1) -> ActionBatch:
+    """Chunks [N, H, m], or a list of such arrays and `ActionBatch`es with different H and m, as one padded batch.
 
-    The mask is [N, H, m]: datasets with fewer action dimensions leave the last ones out.
+    The result has the greatest horizon and number of dimensions of the parts, or more where asked for. Its mask is
+    [N, H, m]: robots with fewer dimensions leave the last ones out.
     """
-    if not isinstance(chunks, list | tuple):
-        whole = as_tensor("chunks", chunks).float()
-        checks.rank("chunks", whole, "N H m")
-        return ActionBatch(whole, full_mask(whole, valid))
+    if isinstance(chunks, ActionBatch) or not isinstance(chunks, list | tuple):
+        chunks = [chunks]
     if valid is not None:
-        checks.fail("valid", "None beside a list of arrays", "a mask", "Join them with join_chunks first.")
-    parts = [as_tensor(f"chunks[{i}]", part).float() for i, part in enumerate(chunks)]
-    for i, part in enumerate(parts):
-        checks.rank(f"chunks[{i}]", part, "N H m")
-    if not parts:
+        if len(chunks) != 1 or isinstance(chunks[0], ActionBatch):
+            checks.fail("valid", "None beside a list or an ActionBatch", "a mask", "Put ActionBatches into the list.")
+        chunks = [ActionBatch(as_tensor("chunks", chunks[0]), valid)]
+    if not chunks:
         checks.fail("chunks", "at least one array", "an empty list")
-    steps, dims = (max(part.shape[axis] for part in parts) for axis in (1, 2))
-    joined = torch.zeros(sum(len(part) for part in parts), steps, dims)
-    mask, row = torch.zeros(joined.shape, dtype=torch.bool), 0
-    for part in parts:
-        where = (slice(row, row + len(part)), slice(0, part.shape[1]), slice(0, part.shape[2]))
-        joined[where], mask[where] = part, True
-        row += len(part)
-    return ActionBatch(joined, mask)
+    parts = [_part(part, "chunks" if len(chunks) == 1 else f"chunks[{i}]") for i, part in enumerate(chunks)]
+    steps = max(horizon, *(part.chunks.shape[1] for part in parts))
+    dims = max(action_dim, *(part.chunks.shape[2] for part in parts))
+
+    def padded(values: Tensor) -> Tensor:
+        return torch.nn.functional.pad(values, (0, dims - values.shape[2], 0, steps - values.shape[1]))
+
+    return ActionBatch(*(torch.cat([padded(part[i]) for part in parts]) for i in (0, 1)))
+
+
+def _part(part: Any, name: str) -> ActionBatch:
+    """One dataset's chunks float32 [N, H, m] and their mask [N, H, m]."""
+    values, valid = part if isinstance(part, ActionBatch) else (part, None)
+    values = as_tensor(name, values).float()
+    checks.rank(name, values, "N H m")
+    return ActionBatch(values, full_mask(values, valid))
 
 
 def held_from_neighbours(values: Tensor, missing: Tensor) -> Tensor:
@@ -338,7 +393,7 @@ def outside_notes(codes: Tensor, bad: Tensor, vocab_size: int, notes: list[str])
     out = []
     for a, w, note in zip(absent, wrong, notes or [""] * len(codes), strict=True):
         texts = [f"{a} of {codes.shape[1]} codes missing"] if a else []
-        texts += [f"{w} codes outside 0..{vocab_size - 1}"] if w else []
+        texts += [f"{w} outside 0..{vocab_size - 1}"] if w else []
         out.append("; ".join([*([note] if note else []), *texts]))
     return out
 

@@ -26,6 +26,8 @@ class UniformBinsConfig(ChunkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.counts(bins=self.bins)
+        if self.bins < 2:
+            checks.fail("bins", "at least 2", self.bins)
 
 
 class UniformBins(ChunkTokenizer):
@@ -49,11 +51,14 @@ class UniformBins(ChunkTokenizer):
         return self.horizon * self.action_dim
 
     @classmethod
-    def fit(cls, chunks: Arrays, valid: Tensor | None = None, **options: Any) -> Self:
-        """Take the range of each dimension from chunks [N, H, m] in physical units, or a list of such arrays."""
+    def fit(cls, chunks: Arrays, valid: Tensor | None = None, *, seed: int = 0, **options: Any) -> Self:
+        """Take the range of each dimension from chunks [N, H, m] in physical units, or a list of such arrays.
+
+        Nothing is random; `seed` is there so that all families are called alike.
+        """
         return cls._from_chunks(chunks, valid, options)[0].eval()
 
-    def _encode(self, actions: Tensor) -> Tensor:
+    def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         bins = ((actions + 1) / 2 * self.config.bins).floor().clamp(0, self.config.bins - 1)
         return bins.long().flatten(1)
 

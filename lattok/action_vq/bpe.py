@@ -17,6 +17,7 @@ from lattok import checks
 
 LAST = 0xD7FF  # the last character before the surrogates, which no text can hold
 REACH = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
+MOST_CLIPPED = 0.1  # share of coefficients beyond it that may be outliers; with more the scale is wrong
 PARTIAL = 1 << 40  # counts as so many characters that no row with such a token has the right number
 FEW_ROWS = 128  # below, joining bytes is faster than tables
 
@@ -143,13 +144,17 @@ def trimmed(codes: np.ndarray) -> np.ndarray:
 def train(numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
     """A byte-level tokenizer.json for rows of whole numbers [N, n], and the range (min_token, max_token) it can write.
 
-    The range is four times what was seen or is `expected`, and at most +-960, so that a character takes two bytes.
+    The range is four times what was seen or is `expected`, and at most +-960, so that a character takes two bytes;
+    what is beyond is clipped, as it is in encoding.
     Merges first join the two bytes of the common characters and then only whole characters: rows are as short as with
     merges of any bytes, and no merged token ends inside a coefficient.
     """
+    beyond = float((np.abs(numbers) > REACH).mean())
+    if beyond > MOST_CLIPPED:
+        got = f"{beyond:.0%} of them beyond"
+        checks.fail("scale", f"one that keeps coefficients within +-{REACH}", got, "Choose a smaller scale.")
+    numbers = numbers.clip(-REACH, REACH - 1)  # REACH itself would take three bytes
     seen = int(np.abs(numbers).max())
-    if seen > REACH:
-        checks.fail("scale", f"one that keeps coefficients within +-{REACH}", f"+-{seen}", "Choose a smaller scale.")
     reach = min(REACH, 32 * int(np.ceil(4 * max(seen, expected) / 32)))  # full lead bytes: 64 characters each
     min_token = -reach - 128
     alphabet = sorted({byte for point in range(128, 128 + 2 * reach) for byte in chr(point).encode()})

@@ -65,7 +65,7 @@ class CompiledTokenizer:
 
     def __init__(self, model: P2TActionVQ, backend: str, threads: int):
         self._plain = copy.deepcopy(model).cpu().eval()
-        self._threads = threads
+        self._backend, self._threads = backend, threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         folded = fold(self._plain)
         self._shift = folded.shift
@@ -75,6 +75,10 @@ class CompiledTokenizer:
         self._group = folded.order.index(1) if self.horizon > 1 else 1  # stored steps that are neighbours in a group
         self.table: Array | None = _table(self._plain)
         self.lookup: Callable[[Any], Any] = _lookup(self.table)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sessions and closures stay behind: workers compile anew."""
+        return CompiledTokenizer, (self._plain, self._backend, self._threads)
 
     @property
     def horizon(self) -> int:
@@ -111,7 +115,8 @@ class CompiledTokenizer:
     def decode(self, codes: Any, return_info: bool = False) -> Any:
         """Any integers [B, L] to chunks [B, H, m], as the plain tokenizer decodes and repairs them."""
         if self.table is not None and not return_info:
-            legal = self._legal(codes.numpy() if isinstance(codes, Tensor) and codes.is_cpu else codes)
+            readable = isinstance(codes, Tensor) and codes.is_cpu and not codes.is_floating_point()
+            legal = self._legal(codes.numpy() if readable else codes)
             if legal is not None:
                 chunks = self.table.take(legal, 0)
                 return torch.from_numpy(chunks) if isinstance(codes, Tensor) else chunks

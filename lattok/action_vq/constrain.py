@@ -73,7 +73,7 @@ class CodeConstraint:
     """
 
     def __init__(self, grammar: Grammar, first_token_id: int, eos_token_id: int, prompt_length: int):
-        checks.at_least_zero(first_token_id=first_token_id, eos_token_id=eos_token_id, prompt_length=prompt_length)
+        checks.whole(first_token_id=first_token_id, eos_token_id=eos_token_id, prompt_length=prompt_length)
         codes = range(first_token_id, first_token_id + grammar.vocab_size)
         if eos_token_id in codes:
             checks.fail("eos_token_id", f"a token that is no code ({codes.start}..{codes.stop - 1})", eos_token_id)
@@ -99,16 +99,21 @@ class CodeConstraint:
 
     def _state(self, row: tuple[int, ...]) -> Hashable:
         """State after a row of tokens; None after its end."""
-        if not row:
-            return self.grammar.start()
-        before = self._states[row[:-1]] if row[:-1] in self._states else self._state(row[:-1])
-        if before is None:
+        known = next((n for n in range(len(row), 0, -1) if row[:n] in self._states), 0)
+        state = self._states[row[:known]] if known else self.grammar.start()
+        for token in row[known:]:
+            state = self._next(state, token)
+        return state
+
+    def _next(self, state: Hashable, token: int) -> Hashable:
+        """State after one token more."""
+        if state is None:
             return None
-        codes, end = self.grammar.allowed(before)
-        code = row[-1] - self.first
-        if row[-1] == self.eos and end:
+        codes, end = self.grammar.allowed(state)
+        if token == self.eos and end:
             return None
+        code = token - self.first
         if not 0 <= code < len(codes) or not bool(codes[code]):
             expected = f"codes after the first {self.prompt_length} tokens"
-            checks.fail("input_ids", expected, f"token {row[-1]}", "Is `prompt_length` the width of the prompt?")
-        return self.grammar.advance(before, code)
+            checks.fail("input_ids", expected, f"token {token}", "Is `prompt_length` the width of the prompt?")
+        return self.grammar.advance(state, code)

@@ -9,23 +9,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from lattok import checks, files
+from lattok import checks
 from lattok.action_vq.config import ActionVQConfig
 from lattok.action_vq.model import P2TActionVQ
 from lattok.keymap import read_checkpoint, translate
-from lattok.normalize import KINDS, STATISTICS
+from lattok.normalize import read_statistics
 
 # Training goes on as the published code trains; it also does not revive codes.
 PUBLISHED = {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False, "revive_below": 0.0}
 TRAINING = ("commitment_weight", "mask_ratio", "mask_reduction", "decay", *PUBLISHED)
 OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
-# mean_std: mean and std, and so on; identity has none
-PAIRS: dict[str, tuple[str, str]] = dict(zip(KINDS[:3], STATISTICS, strict=True))
 
 
 def p2t_action_vq(
@@ -131,23 +128,3 @@ def _check_facts(config: ActionVQConfig, foreign: Mapping[str, Tensor]) -> None:
         checks.fail("dilations", expected, " ".join(map(str, config.dilations)) or "none")
     if config.dim % config.heads:
         checks.fail("heads", f"a divisor of the width {config.dim} in the file", config.heads)
-
-
-def read_statistics(
-    source: Mapping[str, Any] | str | os.PathLike[str] | None, normalize: str | None
-) -> tuple[dict[str, Any] | None, str]:
-    """One pair of statistics and the kind of normalisation it makes, from a mapping or a JSON file."""
-    if source is None:
-        if normalize not in (None, "identity"):
-            checks.fail("normalize", "identity without statistics", repr(normalize), "Give statistics too.")
-        return None, "identity"
-    statistics = source if isinstance(source, Mapping) else files.read_json(Path(source).expanduser())
-    if isinstance(statistics.get("action"), Mapping):
-        statistics = statistics["action"]  # LeRobot's stats.json has one entry per column
-    kinds = [kind for kind, pair in PAIRS.items() if all(name in statistics for name in pair)]
-    if not kinds:
-        expected = ", or ".join(f"{first} and {second}" for first, second in STATISTICS)
-        checks.fail("statistics", expected, ", ".join(map(str, statistics)) or "nothing")
-    kind = kinds[0] if normalize is None else normalize
-    checks.one_of("normalize", kind, kinds)
-    return {name: statistics[name] for name in PAIRS[kind]}, kind

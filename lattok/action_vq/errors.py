@@ -24,7 +24,7 @@ class ErrorReport:
     worst: Tensor  # greatest |error|
     worst_at: tuple[tuple[int, int], ...]  # (chunk, step) of the worst error of each dimension
     drift: Tensor
-    clipped: float = 0.0  # share of values the tokenizer cannot express and clips
+    clipped: float = 0.0  # share of what is coded (actions; coefficients in FAST) that is clipped
 
     @property
     def worst_dimension(self) -> int:
@@ -46,7 +46,8 @@ class ErrorReport:
             f"worst case: {self.names[worst]} off by {float(self.worst[worst]):.4g} (chunk {chunk}, step {step})"
         )
         if self.clipped:
-            lines.append(f"{self.clipped:.2%} of the values lie outside what the tokenizer can express and are clipped")
+            share = f"{self.clipped:.2%} of the coded numbers"
+            lines.append(f"{share} lie outside what the tokenizer can express and are clipped")
         return "\n".join(lines)
 
 

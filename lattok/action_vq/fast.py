@@ -9,7 +9,7 @@ Reads and writes the published format too: `tokenizer.json` and `processor_confi
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from lattok.action_vq.bpe import CoefficientBPE, Reading, train, trimmed
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.grammar import CoefficientGrammar
 from lattok.hub import CONFIG
-from lattok.normalize import KINDS, STATISTICS
+from lattok.normalize import read_statistics
 
 TOKENIZER, PROCESSOR = "tokenizer.json", "processor_config.json"
 FARTHEST = np.array(1e30)  # normalised values beyond are cut, so that their coefficients are finite
@@ -95,7 +95,8 @@ class FAST(ChunkTokenizer):
     def fit(cls, chunks: Arrays, valid: Tensor | None = None, *, seed: int = 0, **options: Any) -> Self:
         """Learn a vocabulary from chunks [N, H, m] in physical units, or a list of such arrays.
 
-        Coefficients up to four times as large as those seen can be written. Nothing is random; `seed` is there so that
+        Coefficients up to four times as large as those seen can be written, +-960 at most; `error_report` says how many
+        are clipped. Nothing is random; `seed` is there so that
         all families are called alike. Fewer tokens than `vocab_size` result where there is nothing more to merge.
         """
         for name in {"min_token", "max_token"} & set(options):
@@ -122,35 +123,44 @@ class FAST(ChunkTokenizer):
         *,
         action_dim: int | None = None,
         horizon: int | None = None,
-        statistics: Mapping[str, Sequence[float]] | None = None,
+        statistics: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+        normalize: str | None = None,
         revision: str | None = None,
         **options: Any,
     ) -> Self:
         """Load the published format from a folder or a Hub id, such as "physical-intelligence/fast".
 
         `action_dim` and `horizon` are needed where the file leaves them open. Published tokenizers take normalised
-        actions: without `statistics` (q01 and q99 per dimension, as in LeRobot's stats.json) the normaliser is the
-        identity. `options` are further fields of `FASTConfig`; `max_token` limits coefficients and shortens rows.
+        actions: `statistics` of the actions, a mapping or a JSON file such as LeRobot's stats.json, make the normaliser
+        (q01 and q99 where they are there, unless `normalize` says otherwise); without them it is the identity.
+        `options` are further fields of `FASTConfig`; `max_token` limits coefficients and shortens rows.
         """
         folder = _published_folder(source, revision)
         raw = files.read_json(folder / PROCESSOR)
-        facts = {name: raw.get(name) for name in ("scale", "min_token", "vocab_size")}
+        facts: dict[str, Any] = {name: raw.get(name) for name in ("scale", "min_token", "vocab_size")}
         facts |= {"action_dim": action_dim or raw.get("action_dim"), "horizon": horizon or raw.get("time_horizon")}
         facts |= options
         missing = [name for name, value in facts.items() if value is None and name != "max_token"]
         if missing:
             checks.fail(str(folder / PROCESSOR), "the facts of a tokenizer", f"no {', '.join(missing)}", "Pass them.")
-        kinds = (kind for kind, pair in zip(KINDS, STATISTICS, strict=False) if set(pair) <= set(statistics or ()))
-        model = cls(FASTConfig(**{"normalize": next(kinds, "identity"), **facts}))
-        if statistics is not None:
-            model.normalizer.set(statistics)
+        if options.get("normalize_exceptions"):
+            checks.fail("normalize_exceptions", "none: one pair of statistics counts", options["normalize_exceptions"])
+        known, kind = read_statistics(statistics, normalize, prefer="quantile")
+        model = cls(FASTConfig(**facts, normalize=kind))
+        if known is not None:
+            model.normalizer.set(known)
         model._adopt((folder / TOKENIZER).read_text(encoding="utf-8"))
         model.source = str(source)
         return model.eval()
 
+    def save_pretrained(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
+        """Write the artefact into `folder`; without a vocabulary it could not be loaded, so that is an error."""
+        _ = self.bpe
+        return super().save_pretrained(folder, name)
+
     def save_published(self, folder: str | os.PathLike[str]) -> Path:
         """Write the published format, which others read. It has no place for the normaliser: it takes its outputs."""
-        folder = Path(folder)
+        _, folder = self.bpe, Path(folder)
         files.write_text(folder / TOKENIZER, bytes(self.tokenizer_json.tolist()).decode())
         plain = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         files.write_json(folder / "tokenizer_config.json", plain)
@@ -183,7 +193,7 @@ class FAST(ChunkTokenizer):
         values = actions.numpy(force=True).astype(np.float64)
         return np.rint(self._forward_dct @ values.clip(-FARTHEST, FARTHEST)).reshape(-1, self.horizon * self.action_dim)
 
-    def _encode(self, actions: Tensor) -> Tensor:
+    def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         rows = self.bpe.encode(self._coefficients(actions))
         return _padded(rows, self.tokens_per_chunk).to(actions.device)
 
@@ -218,8 +228,10 @@ class FAST(ChunkTokenizer):
         return Repaired(legal, torch.from_numpy(missing).to(codes.device), notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
-        clipped = self.bpe.clipped(self._coefficients(actions))
-        return float(clipped.mean()) if clipped.size else 0.0
+        """Share of coefficients; a dimension that a chunk does not have has none."""
+        clipped = self.bpe.clipped(self._coefficients(actions)).reshape(-1, self.horizon, self.action_dim)
+        there = valid.any(1).numpy(force=True)  # b m
+        return float((clipped.mean(1) * there).sum() / max(1, there.sum()))
 
 
 def dct_matrix(n: int) -> np.ndarray:
@@ -242,7 +254,7 @@ def _note(reading: Reading, size: int, vocab_size: int) -> str:
     """What has to be repaired in a row, "" where it is exactly `size` coefficients."""
     gap = size - len(reading.coefficients)
     parts = {
-        f"{reading.unknown} codes outside 0..{vocab_size - 1}": reading.unknown,
+        f"{reading.unknown} outside 0..{vocab_size - 1}": reading.unknown,
         f"{reading.unreadable} unreadable bytes": reading.unreadable,
         f"{gap} of {size} coefficients missing": gap > 0,
         f"{-gap} coefficients too many": gap < 0,

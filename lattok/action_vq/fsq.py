@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +99,7 @@ class FSQ(ChunkTokenizer):
 
     type = "fsq"
     config_class = FSQConfig
+    shared_vocabulary: ClassVar[bool] = False  # every position refines other components
     config: FSQConfig
 
     def __init__(self, config: FSQConfig):
@@ -149,22 +150,28 @@ class FSQ(ChunkTokenizer):
 
         `synthetic` chunks are made from the given ones and added to them (see `synthetic`).
         """
-        checks.at_least_zero(synthetic=synthetic)
+        checks.whole(synthetic=synthetic)
         if "bits" in options:
             checks.fail("bits", "nothing: it follows from the chunks", options["bits"])
-        torch.manual_seed(seed)
-        plain, batch = cls._from_chunks(chunks, valid, options)
-        actions, mask = plain._prepare(batch.chunks, batch.valid)
-        plain.limits.fit(actions, mask)
-        actions, mask = with_synthetic(actions, mask, synthetic, torch.Generator().manual_seed(seed))
-        mean, variances, axes = principal_axes(actions.flatten(1))
-        model = cls(replace(plain.config, bits=plain.config.give_bits(variances)))
-        model.normalizer, model.limits = plain.normalizer, plain.limits
-        model._start_from(mean, variances, axes)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # the CPU's only: nothing else is drawn from, or forked
+            model, data = cls._start(*cls._from_chunks(chunks, valid, options), synthetic, seed)
         loop = LoopOptions(
             steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device, schedule="one_cycle", log_every=steps
         )
-        return model._train(ActionBatch(model.normalizer.inverse(actions), mask), loop, {"reconstruction": 1.0})
+        return model._train(data, loop, {"reconstruction": 1.0})
+
+    @classmethod
+    def _start(cls, plain: Self, batch: ActionBatch, synthetic: int, seed: int) -> tuple[Self, ActionBatch]:
+        """`plain` with bits for its components and weights to start from; and what to train on, in physical units."""
+        actions, mask = plain._prepare(batch.chunks, batch.valid)
+        plain.limits.fit(actions, mask)
+        actions, mask = with_synthetic(actions, mask, synthetic, torch.Generator().manual_seed(seed))
+        mean, variances, axes = principal_axes(actions.flatten(1), mask.flatten(1))
+        model = cls(replace(plain.config, bits=plain.config.give_bits(variances)))
+        model.normalizer, model.limits = plain.normalizer, plain.limits
+        model._start_from(mean, variances, axes)
+        return model, ActionBatch(model.normalizer.inverse(actions), mask)
 
     def forward(self, batch: ActionBatch) -> LossTerms:
         """Reconstruction error of a batch, before clipping: an action beyond the limits still learns."""
@@ -180,7 +187,8 @@ class FSQ(ChunkTokenizer):
         self.encoder.start_from(project, -project @ mean)
         self.decoder.start_from(axes[:, :used] * width, mean)
 
-    def _encode(self, actions: Tensor) -> Tensor:
+    def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
+        # No use for `valid`: the encoder learnt from padded chunks what to give for their valid entries.
         levels = self.rounding.quantize(self.encoder(actions.flatten(1)))  # -1 to 1
         levels = ((levels + 1) / 2 * self.top).round().long()
         bits = (levels[:, self.component] >> self.shift) & 1
@@ -206,8 +214,14 @@ class FSQ(ChunkTokenizer):
         return self.limits.beyond(actions, valid)
 
 
-def principal_axes(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [d], variances [d] in falling order and their axes [d, d] (columns) of rows [N, d]."""
-    centred = rows.double() - rows.double().mean(0)
-    variances, axes = torch.linalg.eigh(centred.T @ centred / len(rows))
-    return rows.mean(0), variances.flip(0).clamp_min(0).float(), axes.flip(1).float()
+def principal_axes(rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [d], variances [d] in falling order and their axes [d, d] (columns) of rows [N, d] where `valid` [N, d].
+
+    Each covariance is that of the rows which have both entries, 0 where there are none.
+    """
+    weight = valid.double()
+    counts = weight.sum(0).clamp_min(1)
+    centred = (rows - (rows * weight).sum(0) / counts) * weight
+    variances, axes = torch.linalg.eigh(centred.T @ centred / (weight.T @ weight).clamp_min(1))
+    mean = (rows * valid).sum(0) / counts.float()
+    return mean, variances.flip(0).clamp_min(0).float(), axes.flip(1).float()

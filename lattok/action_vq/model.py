@@ -144,8 +144,9 @@ class P2TActionVQ(ChunkTokenizer):
 
         About one minute for 1,000 steps on two cores. Recipes (`lattok.train`) also save, log and resume.
         """
-        torch.manual_seed(seed)
-        model, batch = cls._from_chunks(chunks, valid, {**QUICK_MODEL, **options})
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            model, batch = cls._from_chunks(chunks, valid, {**QUICK_MODEL, **options})
         loop = LoopOptions(
             steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device, schedule="one_cycle", log_every=steps
         )
@@ -169,7 +170,7 @@ class P2TActionVQ(ChunkTokenizer):
 
         return export_onnx(self, path)
 
-    def _encode(self, actions: Tensor) -> Tensor:
+    def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         return self.quantizer(self.encoder(actions)).codes
 
     def _decode(self, codes: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ class P2TActionVQ(ChunkTokenizer):
         with self._inference():
             latents = self.encoder(actions)
             codes = self.quantizer(latents).codes
-        return LatentActions(codes, latents, self.quantizer.lookup(codes))
+            return LatentActions(codes, latents, self.quantizer.lookup(codes))
 
     def forward(self, batch: ActionBatch, masked: Tensor | None = None) -> LossTerms:
         """Loss terms of a batch; `config.loss_weights` weights them.
@@ -212,7 +213,7 @@ class P2TActionVQ(ChunkTokenizer):
             masked = losses.draw_mask(steps, self.config.mask_ratio) if masked is None else masked
             # The masked pass asks for robust latents; it must not move the codebook.
             damaged = self.quantizer(latents.masked_fill(masked[..., None], 0.0), update=False).vectors
-            terms["mask"] = self._consistency(self.decoder(damaged), latents, masked)
+            terms["mask"] = self._consistency(self.decoder(damaged), ActionBatch(actions, valid), latents, masked)
         return terms
 
     def _one_pass(self, actions: Tensor, latents: Tensor, valid: Tensor, masked: Tensor | None) -> LossTerms:
@@ -225,10 +226,12 @@ class P2TActionVQ(ChunkTokenizer):
         return {
             "reconstruction": losses.reconstruction(predicted, actions, valid),
             "commitment": losses.commitment(damaged, vectors, steps),
-            "mask": self._consistency(predicted, latents, masked),
+            "mask": self._consistency(predicted, ActionBatch(actions, valid), latents, masked),
         }
 
-    def _consistency(self, predicted: Tensor, latents: Tensor, masked: Tensor) -> Tensor:
+    def _consistency(self, predicted: Tensor, batch: ActionBatch, latents: Tensor, masked: Tensor) -> Tensor:
+        # What is not there is padding on both sides: the decoder never learns it.
+        predicted = torch.where(batch.valid, predicted, batch.chunks)
         # Detached: only the re-encoded side learns, the latents are the target.
         target = latents.detach() if self.config.mask_detach_target else latents
         return losses.masked_consistency(self.encoder(predicted), target, masked, self.config.mask_reduction)

@@ -4,12 +4,15 @@ chunk ~ sum_p C_p[code_p]        C_p: codebooks [K, H*m], so that decoding is a 
 
 The codes are found jointly by a beam search, not one after another. Levels start as k-means of what the levels before
 leave; then codes and rows are refitted in turn (additive quantisation, Babenko and Lempitsky, 2014).
+
+Entries that a mask leaves out count neither in the search nor in refits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +44,8 @@ class ResidualVQConfig(ChunkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.counts(tokens=self.tokens, codebook_size=self.codebook_size, beams=self.beams)
+        if self.codebook_size < 2:
+            checks.fail("codebook_size", "a whole number of at least 2", self.codebook_size)
 
 
 class ResidualVQ(ChunkTokenizer):
@@ -52,6 +57,7 @@ class ResidualVQ(ChunkTokenizer):
 
     type = "residual-vq"
     config_class = ResidualVQConfig
+    shared_vocabulary: ClassVar[bool] = False  # a codebook per level
     config: ResidualVQConfig
 
     def __init__(self, config: ResidualVQConfig):
@@ -94,30 +100,35 @@ class ResidualVQ(ChunkTokenizer):
         `steps` refits of codes and rows, 0 for plain residual k-means; each fits the given chunks and `synthetic` ones
         made from them anew (see `synthetic`). Without them codebooks of small datasets know their tasks by heart.
         """
-        checks.at_least_zero(steps=steps, synthetic=synthetic)
+        checks.whole(steps=steps, synthetic=synthetic)
         model, batch = cls._from_chunks(chunks, valid, options)
         generator = torch.Generator().manual_seed(seed)
         actions, mask = model._prepare(batch.chunks, batch.valid)
         model.limits.fit(actions, mask)
 
-        def samples() -> Tensor:
-            return with_synthetic(actions, mask, synthetic, generator)[0].flatten(1)
+        def samples() -> tuple[Tensor, Tensor]:
+            made, made_mask = with_synthetic(actions, mask, synthetic, generator)
+            return made.flatten(1), made_mask.flatten(1)
 
-        books = residual_kmeans(samples(), model.config.tokens, model.config.codebook_size, generator)
+        # The start counts padding, which repeats actions and so does little harm; refits do not.
+        books = residual_kmeans(samples()[0], model.config.tokens, model.config.codebook_size, generator)
         for _ in range(steps):
-            books = refit(samples(), books)
+            books = refit(*samples(), books)
         model.table[:-1] = books.flatten(0, 1)
         return model.eval()
 
-    def _encode(self, actions: Tensor) -> Tensor:
-        parts = [self._encode_block(block) for block in actions.split(BLOCK)]
-        return torch.cat(parts)
+    def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
+        codes = torch.empty(len(actions), self.config.tokens, dtype=torch.long, device=actions.device)
+        valid = torch.ones_like(actions, dtype=torch.bool) if valid is None else valid
+        for rows, mask in by_mask(valid.flatten(1)):
+            codes[rows] = self._encode_block(actions[rows], mask)
+        return codes
 
-    def _encode_block(self, actions: Tensor) -> Tensor:
-        """Of the best rows of codes, the one whose decoding is nearest once it is clipped."""
-        codes, sums = search(actions.flatten(1), self.codebooks, self.config.beams)
+    def _encode_block(self, actions: Tensor, mask: Tensor) -> Tensor:
+        """Of the best rows of codes, the one whose decoding is nearest once it is clipped; mask [H*m] of all chunks."""
+        codes, sums = search(actions.flatten(1) * mask, self.codebooks * mask, self.config.beams)
         decoded = self.limits(sums.unflatten(-1, actions.shape[1:]))  # b beams h m
-        best = (decoded - actions[:, None]).square().flatten(2).sum(-1).argmin(1)
+        best = ((decoded - actions[:, None]).square().flatten(2) * mask).sum(-1).argmin(1)
         return codes[torch.arange(len(codes), device=codes.device), best]
 
     def _decode(self, codes: Tensor) -> Tensor:
@@ -131,6 +142,20 @@ class ResidualVQ(ChunkTokenizer):
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         return self.limits.beyond(actions, valid)
+
+
+def by_mask(valid: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
+    """Rows, at most BLOCK at a time, that have the same mask, and this mask [d]; of `valid` [B, d] bool.
+
+    What lies under a mask does not count once chunks and codebooks are multiplied by it.
+    """
+    if bool(valid.all()):
+        yield from ((slice(start, start + BLOCK), valid[0]) for start in range(0, len(valid), BLOCK))
+        return
+    masks, which = torch.unique(valid, dim=0, return_inverse=True)  # few: ends of episodes, kinds of robots
+    for i, mask in enumerate(masks):
+        for rows in (which == i).nonzero()[:, 0].split(BLOCK):
+            yield rows, mask
 
 
 def search(targets: Tensor, books: Tensor, beams: int) -> tuple[Tensor, Tensor]:
@@ -166,20 +191,25 @@ def residual_kmeans(samples: Tensor, levels: int, size: int, generator: torch.Ge
     return torch.stack(books)
 
 
-def refit(samples: Tensor, books: Tensor) -> Tensor:
-    """Codes of samples [N, d] by search, then rows [P, K, d] whose sums come nearer: least squares, level by level."""
-    codes = torch.cat([search(block, books, FIT_BEAMS)[0][:, 0] for block in samples.split(BLOCK)])
-    return least_squares(samples, codes, books, INERTIA)
+def refit(samples: Tensor, valid: Tensor, books: Tensor) -> Tensor:
+    """Codes of samples [N, d] by search, then rows [P, K, d] whose sums come nearer where `valid` [N, d]."""
+    codes = torch.empty(len(samples), len(books), dtype=torch.long, device=samples.device)
+    for rows, mask in by_mask(valid):
+        codes[rows] = search(samples[rows] * mask, books * mask, FIT_BEAMS)[0][:, 0]
+    return least_squares(samples, valid, codes, books, INERTIA)
 
 
-def least_squares(samples: Tensor, codes: Tensor, books: Tensor, inertia: float) -> Tensor:
-    """Rows [P, K, d], near `books`, whose sums for `codes` [N, P] are near samples [N, d]; by coordinate descent."""
-    books = books.clone()
-    left = samples - sum(book[code] for book, code in zip(books, codes.T, strict=True))
-    weights = [torch.bincount(code, minlength=books.shape[1]) + inertia for code in codes.T]
+def least_squares(samples: Tensor, valid: Tensor, codes: Tensor, books: Tensor, inertia: float) -> Tensor:
+    """Rows [P, K, d], near `books`, whose sums for `codes` [N, P] are near samples [N, d] where `valid` [N, d].
+
+    By coordinate descent, level by level.
+    """
+    books, weight = books.clone(), valid.to(samples.dtype)
+    left = (samples - sum(book[code] for book, code in zip(books, codes.T, strict=True))) * weight
+    totals = [torch.full_like(books[0], inertia).index_add_(0, code, weight) for code in codes.T]  # chunks per entry
     for _ in range(SWEEPS):
-        for book, code, weight in zip(books, codes.T, weights, strict=True):
-            change = torch.zeros_like(book).index_add_(0, code, left) / weight[:, None]
+        for book, code, total in zip(books, codes.T, totals, strict=True):
+            change = torch.zeros_like(book).index_add_(0, code, left) / total
             book += change
-            left = left - change[code]
+            left = left - change[code] * weight
     return books

@@ -95,6 +95,8 @@ class JointBins:
         return (self.low + (bins + 0.5) * (self.high - self.low) / self.levels).float()
 
 
-def token_statistics(codes: Tensor, size: int) -> CodeStatistics:
-    """`code_statistics` of all tokens of code rows [N, P] as one column: they share one vocabulary; -1 is padding."""
-    return code_statistics(codes[codes >= 0][:, None], size)
+def token_statistics(codes: Tensor, size: int, shared: bool = True) -> CodeStatistics:
+    """`code_statistics` of code rows [N, P]: of all tokens as one column where they share a vocabulary (-1 is padding),
+    else per position, where each has a codebook of its own and may collapse by itself.
+    """
+    return code_statistics(codes[codes >= 0][:, None] if shared else codes, size)

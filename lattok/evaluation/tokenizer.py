@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lattok import checks
-from lattok.action_vq import FAST
+from lattok.action_vq import FAST, UniformBins
 from lattok.checks import LattokError
 from lattok.data import ActionWindows, RobotDataset
 from lattok.evaluation.codebook import JointBins, ResidualKMeans, token_statistics
@@ -90,6 +90,7 @@ class Scale:
 class Rate:
     """How many tokens and bits the codes cost."""
 
+    fps: float
     tokens_per_chunk: float  # measured on the held-out split: variable-length families pad
     tokens_per_second: float
     bits_per_second: float
@@ -100,7 +101,7 @@ class Rate:
         """From held-out codes [N, P], padding is -1."""
         tokens = float((codes >= 0).sum()) / len(codes)
         per_step, bits = tokens / tokenizer.horizon, math.log2(tokenizer.vocab_size)
-        return cls(tokens, per_step * fps, per_step * fps * bits, per_step * bits)
+        return cls(fps, tokens, per_step * fps, per_step * fps * bits, per_step * bits)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def gather(
     """Reconstruct every held-out window (each frame starts one) with the tokenizer and with the controls."""
     windows = ActionWindows(dataset, tokenizer.horizon, action_key, split.held_out)
     training = ActionWindows(dataset, tokenizer.horizon, action_key, split.train)
-    names, size = windows.action_names, tokenizer.vocab_size
+    names, size, own_type = windows.action_names, tokenizer.vocab_size, getattr(tokenizer, "type", "")
+    shared = getattr(tokenizer, "shared_vocabulary", True)
     hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
     if len(names) != tokenizer.action_dim:
         expected = f"{tokenizer.action_dim} action dimensions"
@@ -133,13 +135,16 @@ def gather(
     own = Method(
         "model",
         scale.errors(decoded[batch.valid], steps),
-        token_statistics(codes, size),
-        token_statistics(encode_all(tokenizer, training), size),
-        sorted_use(codes, size),
+        token_statistics(codes, size, shared),
+        token_statistics(encode_all(tokenizer, training), size, shared),
+        sorted_use(codes, size, shared),
     )
     kmeans, control = _kmeans_control(rate, scale, training.actions, steps, seed)
-    bins = _bins_control(rate, scale, training.actions, steps)
-    fast = _fast_control(rate, scale, training, windows, batch)
+    bins, fast = (Method(key, None, not_run="not run: the tokenizer itself") for key in ("uniform_bins", "fast"))
+    if own_type != UniformBins.type:
+        bins = _bins_control(rate, scale, training.actions, steps)
+    if own_type != FAST.type:
+        fast = _fast_control(rate, scale, training, windows, batch)
     mean = Method("mean", scale.errors(training.actions.mean(0).expand_as(steps), steps))
     shown = _decode_steps(kmeans, scale, windows.actions)
     return TokenizerEvidence(windows, [own, control, bins, fast, mean], rate, decoded, shown)
@@ -163,10 +168,11 @@ def reconstruct(tokenizer: ActionTokenizer, windows: ActionWindows) -> tuple[Ten
     return codes, torch.cat([tokenizer.decode(block).float().cpu() for block in codes.split(BATCH)])
 
 
-def sorted_use(codes: Tensor, size: int) -> Tensor:
-    """Share of each of `size` codes, falling, [size]."""
-    counts = torch.bincount(codes[codes >= 0].flatten(), minlength=size).double()
-    return (counts / counts.sum().clamp_min(1)).sort(descending=True)[0]
+def sorted_use(codes: Tensor, size: int, shared: bool = True) -> Tensor:
+    """Share of each of `size` codes, falling, [size]; the mean over positions that do not share a vocabulary."""
+    columns = [codes[codes >= 0]] if shared else list(codes.T)
+    counts = torch.stack([torch.bincount(column, minlength=size) for column in columns]).double()
+    return (counts / counts.sum(1, keepdim=True).clamp_min(1)).sort(descending=True)[0].mean(0)
 
 
 def _kmeans_control(
@@ -195,16 +201,18 @@ def _fast_control(
 ) -> Method:
     """FAST with the finest scale whose mean bits per step, on the training split, are at most the tokenizer's."""
     rows = torch.linspace(0, len(training) - 1, min(FAST_WINDOWS, len(training))).long()
-    batch = training.batch(rows)
+    batch, reason = training.batch(rows), ""
     for fineness in FAST_SCALES:
         try:
             fast = FAST.fit(*batch, vocab_size=FAST_VOCABULARY, scale=fineness)
-        except LattokError:  # actions too wild for the vocabulary at this scale
+        except LattokError as error:  # actions too wild for the vocabulary at this scale
+            reason = f"not run: {error}"
             continue
         if Rate.measure(fast.encode(*batch), fast, 1.0).bits_per_step <= rate.bits_per_step:
             decoded = reconstruct(fast, windows)[1]
             return Method("fast", scale.errors(decoded[held_out.valid], held_out.chunks[held_out.valid]))
-    return Method("fast", None, not_run="not run: even its coarsest scale takes more bits")
+        reason = "not run: even its coarsest scale takes more bits"
+    return Method("fast", None, not_run=reason)
 
 
 def _decode_steps(kmeans: ResidualKMeans | None, scale: Scale, actions: Tensor) -> Tensor | None:

@@ -9,6 +9,7 @@ from lattok.evaluation import pictures
 from lattok.evaluation.report import Progress, Report, Row, Section, Table, Verdict
 from lattok.evaluation.split import Split
 from lattok.evaluation.tokenizer import Method, Rate, gather
+from lattok.quantize import CodeStatistics
 from lattok.types import ActionTokenizer
 
 NAMES = {
@@ -46,7 +47,8 @@ def evaluate_tokenizer(
         "held_out_windows": len(windows),
     }
     figures, vocab = _figures(methods, rate), tokenizer.vocab_size
-    headline, verdicts = _headline(figures, vocab), _verdicts(figures, vocab)
+    verdicts = (*_control_verdicts(figures), _code_verdict(methods[0].train, vocab))
+    headline = _headline(figures, vocab)
     return Report("action-vq", title, headline, verdicts, figures, sections, provenance)
 
 
@@ -102,7 +104,7 @@ def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
     rows = []
     for method in methods:
         if method.held_out and method.train and method.sorted_use is not None:
-            shares = [(float(min(s.used)), float(np.mean(s.perplexity))) for s in (method.held_out, method.train)]
+            shares = [(float(min(s.used)), min(s.perplexity)) for s in (method.held_out, method.train)]
             rows.append(_row(method, (*shares[0], *shares[1], float(len(method.sorted_use)))))
         elif method.not_run:
             rows.append(_row(method, ()))
@@ -111,7 +113,8 @@ def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
         columns,
         tuple(rows),
         digits=(".0f", ".1f", ".0f", ".1f", ".0f"),
-        note="Usage is health, not quality: the best k-means leaves codes unused on held-out data, too.",
+        note="Usage is health, not quality: the best k-means leaves codes unused on held-out data, too. Where each "
+        "position has a codebook of its own, the least used and the least perplexity of all.",
     )
     own = (rate.tokens_per_chunk, rate.tokens_per_second, rate.bits_per_second, rate.bits_per_step)
     raw = Row("float32", "raw actions, float32", (None, None, *_raw_bits(methods, rate)), reference=True)
@@ -132,7 +135,7 @@ def _raw_bits(methods: list[Method], rate: Rate) -> tuple[float, float]:
     """Bits per second and per step of the actions as stored."""
     dims = len(methods[0].errors.mse) if methods[0].errors else 0
     per_step = 32.0 * dims
-    return per_step * rate.bits_per_second / rate.bits_per_step, per_step
+    return per_step * rate.fps, per_step
 
 
 def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
@@ -147,9 +150,9 @@ def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
                 figures[f"gripper_accuracy{suffix}"] = method.errors.gripper
         if method.held_out and method.train:
             figures[f"codes_used{suffix}"] = float(min(method.held_out.used))
-            figures[f"perplexity{suffix}"] = float(np.mean(method.held_out.perplexity))
+            figures[f"perplexity{suffix}"] = min(method.held_out.perplexity)
             figures[f"codes_used_train{suffix}"] = float(min(method.train.used))
-            figures[f"perplexity_train{suffix}"] = float(np.mean(method.train.perplexity))
+            figures[f"perplexity_train{suffix}"] = min(method.train.perplexity)
     figures["tokens_per_second"] = rate.tokens_per_second
     figures["bits_per_second"] = rate.bits_per_second
     return figures
@@ -157,12 +160,10 @@ def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
 
 def _headline(figures: dict[str, float], vocab: int) -> str:
     mse = figures["normalised_mse"]
-    parts = [
-        f"{mse / figures[f'normalised_mse/{key}']:.2f} × {NAMES[key]}"
-        for key in ("kmeans", "uniform_bins")
-        if figures.get(f"normalised_mse/{key}")  # a control without error leaves no ratio
-    ]
-    beside = f"{' and '.join(parts)} at equal bits" if parts else "the controls at equal bits make none"
+    others = {key: figures.get(f"normalised_mse/{key}") for key in ("kmeans", "uniform_bins")}
+    parts = [f"{mse / other:.2f} × {NAMES[key]}" for key, other in others.items() if other]
+    without = "make none" if any(other is not None for other in others.values()) else "were not run"
+    beside = f"{' and '.join(parts)} at equal bits" if parts else f"the controls at equal bits {without}"
     used = int(figures["codes_used"])
     return (
         f"Held-out reconstruction error {mse:.3g} (normalised MSE): {beside}; "
@@ -171,7 +172,7 @@ def _headline(figures: dict[str, float], vocab: int) -> str:
     )
 
 
-def _verdicts(figures: dict[str, float], vocab: int) -> tuple[Verdict, ...]:
+def _control_verdicts(figures: dict[str, float]) -> list[Verdict]:
     mse, lines = figures["normalised_mse"], []
     for key in ("kmeans", "uniform_bins", "fast", "mean"):
         other = figures.get(f"normalised_mse/{key}")
@@ -180,8 +181,15 @@ def _verdicts(figures: dict[str, float], vocab: int) -> tuple[Verdict, ...]:
             continue
         word = "below" if mse < other else "not below"
         lines.append(Verdict(f"Error {mse:.3g} is {word} {NAMES[key]} ({other:.3g})", mse < other))
-    used, perplexity = figures["codes_used_train"], figures["perplexity_train"]
-    healthy = used >= vocab / 4 and perplexity >= vocab / 10
-    state = "in use" if healthy else "in use: the codebook has collapsed"
-    lines.append(Verdict(f"{used:.0f} of {vocab} codes {state} (training split, perplexity {perplexity:.0f})", healthy))
-    return tuple(lines)
+    return lines
+
+
+def _code_verdict(statistics: CodeStatistics | None, vocab: int) -> Verdict:
+    """Whether the codes are used, in the worst position where each has a codebook of its own."""
+    used, perplexity = (statistics.used, statistics.perplexity) if statistics else ([0], [0.0])
+    health = [min(4 * u / vocab, 10 * p / vocab) for u, p in zip(used, perplexity, strict=True)]
+    worst = health.index(min(health))
+    state = "in use" if health[worst] >= 1 else "in use: the codebook has collapsed"
+    where = f" at position {worst + 1} of {len(used)}" if len(used) > 1 else ""
+    numbers = f"(training split, perplexity {perplexity[worst]:.0f})"
+    return Verdict(f"{used[worst]} of {vocab} codes{where} {state} {numbers}", health[worst] >= 1)

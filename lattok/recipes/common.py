@@ -34,6 +34,7 @@ class Recipe:
     kind: ClassVar[str]
     model_class: ClassVar[Any]  # its config dataclass names the model options
     data_class: ClassVar[Any] = DataOptions
+    loop_class: ClassVar[Any] = LoopOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     default_preset: ClassVar[str]
     from_dataset: ClassVar[tuple[str, ...]] = ()  # config fields that the dataset decides, never an option
@@ -42,7 +43,7 @@ class Recipe:
     out: str
     preset: str
     data: Any
-    loop: LoopOptions
+    loop: Any
     model: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -58,14 +59,14 @@ class Recipe:
         checks.known_keys("options", merged, sorted(groups))
         values = {name: typed(name, value, groups[name]) for name, value in merged.items()}
         data = {f.name: values.pop(f.name) for f in fields(cls.data_class) if f.name in values}
-        loop = {f.name: values.pop(f.name) for f in fields(LoopOptions) if f.name in values}
-        return cls(str(dataset), str(out), preset, cls.data_class(**data), LoopOptions(**loop), values)
+        loop = {f.name: values.pop(f.name) for f in fields(cls.loop_class) if f.name in values}
+        return cls(str(dataset), str(out), preset, cls.data_class(**data), cls.loop_class(**loop), values)
 
     @classmethod
     def option_types(cls) -> dict[str, Any]:
         """Every option by name with its type."""
         types: dict[str, Any] = {}
-        for owner in (cls.model_class, LoopOptions, cls.data_class):
+        for owner in (cls.model_class, cls.loop_class, cls.data_class):
             hints = get_type_hints(owner)
             types.update({f.name: hints[f.name] for f in fields(owner) if f.name not in cls.from_dataset})
         return types

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+import os
+from dataclasses import asdict, dataclass, fields, make_dataclass
+from datetime import timedelta
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
+
+import torch.distributed as dist
 
 from lattok import files
 from lattok.action_vq import (
@@ -21,34 +25,25 @@ from lattok.action_vq import (
 )
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.data import ActionWindows, open_dataset
+from lattok.loading import load
 from lattok.recipes.common import Recipe
-from lattok.training import LoopOptions
 
 
-def fit_options(family: type[ChunkTokenizer]) -> dict[str, Any]:
-    """Options of the loop that `family.fit` takes, with its defaults."""
-    known = {field.name for field in fields(LoopOptions)}
-    parameters = inspect.signature(family.fit).parameters.values()
-    return {parameter.name: parameter.default for parameter in parameters if parameter.name in known}
-
-
-def _presets(family: type[ChunkTokenizer]) -> Mapping[str, Mapping[str, Any]]:
-    return MappingProxyType({"default": fit_options(family)})
+def fit_options(family: type[ChunkTokenizer]) -> Any:
+    """A dataclass of what `family.fit` takes by name, with its types and defaults."""
+    types, parameters = get_type_hints(family.fit), inspect.signature(family.fit).parameters.values()
+    named = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return make_dataclass("FitOptions", [(p.name, types[p.name], p.default) for p in named], frozen=True)
 
 
 @dataclass(frozen=True)
 class FitRecipe(Recipe):
-    """A tokenizer fitted with `family.fit` to the windows of a dataset."""
+    """A tokenizer fitted with `family.fit` to the windows of a dataset; `loop` are the options of `fit`."""
 
     family: ClassVar[type[ChunkTokenizer]]
     from_dataset = ("action_dim", "action_names")
+    presets = MappingProxyType({"default": MappingProxyType({})})
     default_preset = "default"
-
-    @classmethod
-    def option_types(cls) -> dict[str, Any]:
-        """Every option by name with its type; of the loop only what the family uses."""
-        loop = {field.name for field in fields(LoopOptions)} - fit_options(cls.family).keys()
-        return {name: kind for name, kind in super().option_types().items() if name not in loop}
 
 
 @dataclass(frozen=True)
@@ -56,8 +51,8 @@ class FASTRecipe(FitRecipe):
     """Frequencies in byte-pair codes, of different lengths."""
 
     kind = "fast"
-    family, model_class = FAST, FASTConfig
-    presets = _presets(FAST)
+    family, model_class, loop_class = FAST, FASTConfig, fit_options(FAST)
+    from_dataset = (*FitRecipe.from_dataset, "min_token", "max_token")
 
 
 @dataclass(frozen=True)
@@ -65,8 +60,7 @@ class ResidualVQRecipe(FitRecipe):
     """Residual codes of whole chunks, coarse to fine."""
 
     kind = "residual-vq"
-    family, model_class = ResidualVQ, ResidualVQConfig
-    presets = _presets(ResidualVQ)
+    family, model_class, loop_class = ResidualVQ, ResidualVQConfig, fit_options(ResidualVQ)
 
 
 @dataclass(frozen=True)
@@ -74,8 +68,8 @@ class FSQRecipe(FitRecipe):
     """Finite-scalar codes of whole chunks, coarse to fine."""
 
     kind = "fsq"
-    family, model_class = FSQ, FSQConfig
-    presets = _presets(FSQ)
+    family, model_class, loop_class = FSQ, FSQConfig, fit_options(FSQ)
+    from_dataset = (*FitRecipe.from_dataset, "bits")
 
 
 @dataclass(frozen=True)
@@ -83,21 +77,47 @@ class UniformBinsRecipe(FitRecipe):
     """Uniform bins over the 1st to 99th percentile of every dimension."""
 
     kind = "uniform-bins"
-    family, model_class = UniformBins, UniformBinsConfig
-    presets = _presets(UniformBins)
+    family, model_class, loop_class = UniformBins, UniformBinsConfig, fit_options(UniformBins)
 
 
 def train_by_fitting(recipe: FitRecipe, resume: bool = False, resume_command: str = "") -> ChunkTokenizer:
-    """Fit the tokenizer and save it into `recipe.out`; `resume` begins again in the same folder."""
-    out = recipe.folder(resume)
+    """Fit the tokenizer and save it into `recipe.out`; `resume` begins again in the same folder.
+
+    Of several processes the first one checks, fits and saves, the others load; FSQ's training they share.
+    """
+    out, first = Path(recipe.out), _rank() == 0
+    shared = "batch_size" in {field.name for field in fields(recipe.loop_class)}
+    if first:
+        recipe.folder(resume)
+    model = _fit(recipe, first) if first or shared else None
+    if model is not None and first:
+        model.save_pretrained(out)
+        model.source = out.name
+    _wait()
+    return model.cpu().eval() if model is not None and first else load(out)
+
+
+def _fit(recipe: FitRecipe, first: bool) -> ChunkTokenizer:
     dataset = open_dataset(recipe.dataset)
     horizon = recipe.model.get("horizon", recipe.model_class.horizon)
     windows = ActionWindows(dataset, horizon, recipe.data.action_key, recipe.data.episodes)
-    files.check_writable(out)
-    recipe.save()
-    loop = {name: value for name, value in asdict(recipe.loop).items() if name in fit_options(recipe.family)}
-    model = recipe.family.fit(*windows.all(), action_names=tuple(windows.action_names), **loop, **recipe.model)
-    model.trained_on = {**recipe.trained_on(dataset, len(windows)), "loop": loop}
-    model.save_pretrained(out)
-    model.source = out.name
-    return model.cpu().eval()
+    if first:
+        files.check_writable(Path(recipe.out))
+        recipe.save()
+    names = tuple(windows.action_names)
+    model = recipe.family.fit(*windows.all(), action_names=names, **asdict(recipe.loop), **recipe.model)
+    model.trained_on = recipe.trained_on(dataset, len(windows))
+    return model
+
+
+def _rank() -> int:
+    """This process's number, also before it has met the others."""
+    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def _wait() -> None:
+    """Wait for all processes that torchrun started."""
+    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("gloo", timeout=timedelta(days=1))
+    if dist.is_initialized():
+        dist.barrier()

@@ -15,7 +15,9 @@ ROUNDING = 1e-5  # relative margin below which float32 may pick the other code
 @torch.no_grad()
 def float64_codes(tokenizer: P2TActionVQ, chunks: Tensor) -> tuple[Tensor, Tensor]:
     """Codes [B, H] by the plain modules in float64, and margins (d2 - d1) / d2 of the squared distances."""
-    model = copy.deepcopy(tokenizer).double().eval()
+    model = copy.deepcopy(tokenizer).eval()
+    for part in model.children():  # the tokenizer itself keeps float32
+        part.double()
     rows = model.quantizer.codebook_vectors[0]
     codes, margins = [], []
     for block in chunks.double().split(256):

@@ -11,6 +11,7 @@ from lattok.action_vq import ActionVQConfig
 from lattok.action_vq.base import held_from_neighbours, join_chunks
 from lattok.action_vq.errors import compare
 from lattok.checks import LattokError
+from lattok.training import Interrupted
 
 NAMES = ("x", "y", "gripper")
 
@@ -54,6 +55,15 @@ def test_random_codes_of_any_length_decode_to_finite_chunks(tokenizer):
         assert torch.isfinite(tokenizer.decode(codes)).all()
 
 
+def test_numbers_beyond_int64_and_ragged_arrays_decode(tokenizer):
+    ragged = np.empty(2, dtype=object)
+    ragged[:] = [[1, 2**70, -(2**70)], []]
+    assert torch.equal(tokenizer.decode(ragged), tokenizer.decode([[1, 999, -1], []]))
+    assert tokenizer.decode(torch.zeros(2, 0)).shape == (2, 6, 3)
+    big_endian = smooth(3).numpy().astype(">f4")
+    assert torch.equal(tokenizer.encode(big_endian), tokenizer.encode(smooth(3)))
+
+
 def test_legal_codes_are_not_repaired(tokenizer):
     codes = tokenizer.encode(smooth())
     chunks, info = tokenizer.decode(codes, return_info=True)
@@ -69,7 +79,7 @@ def test_a_missing_step_repeats_its_neighbour():
     chunks, info = model.decode(codes, return_info=True)
     intact = model.decode(torch.tensor([[1, 2, 2, 2, 3, 4], [5, 5, 5, 5, 5, 5]]))
     assert torch.equal(chunks, intact)
-    assert info.notes == ("1 of 6 codes missing; 1 codes outside 0..7",) * 2
+    assert info.notes == ("1 of 6 codes missing; 1 outside 0..7",) * 2
 
 
 def test_a_missing_step_is_no_motion_where_actions_are_increments_but_the_gripper_holds():
@@ -119,7 +129,7 @@ def test_masked_dimensions_do_not_reach_loss_or_gradient():
         model = p2t(dropout=0.0, mask_weight=0.1).train()
         torch.manual_seed(4)
         terms = model(join_chunks(chunks.masked_fill(~mask, filling), mask))
-        terms["reconstruction"].backward()
+        (terms["reconstruction"] + terms["mask"]).backward()
         gradients.append((terms["reconstruction"].item(), model.decoder.net[2].weight.grad.clone()))
         assert gradients[-1][1][1].abs().max() == 0  # the row of the missing dimension
         assert gradients[-1][1][0].abs().max() > 0
@@ -139,6 +149,43 @@ def test_datasets_of_other_shapes_are_joined_and_each_decodes():
     inside = (small - model.normalizer.shift[:2]).abs() <= model.normalizer.scale[:2]
     width = (2 * model.normalizer.scale[:2] / 64).expand_as(small)
     assert ((decoded - small).abs() <= 0.5001 * width)[inside].all()
+
+
+def test_batches_with_masks_join_and_a_smaller_robot_is_padded_to_the_model():
+    large, small = join_chunks(smooth(20)), join_chunks(smooth(30, steps=4, dims=2), torch.ones(30, 4).bool())
+    small.valid[:5, 2:] = False
+    joined = join_chunks([large, small])
+    assert torch.equal(joined.valid[20:, :4, :2], small.valid)
+    assert not joined.valid[20:, 4:].any()
+    assert not joined.valid[20:, :, 2:].any()
+    first, second = UniformBins.fit(joined, bins=64), UniformBins.fit([large, small], bins=64)
+    assert torch.equal(first.normalizer.scale, second.normalizer.scale)
+    padded = join_chunks(smooth(7, steps=4, dims=2), horizon=6, action_dim=3)
+    assert padded.chunks.shape == (7, 6, 3)
+    assert first.encode(*padded).shape == (7, 18)
+    assert torch.isnan(first.error_report(*padded).mse[2])
+
+
+def test_fit_leaves_the_callers_random_numbers_and_accelerate_state_alone():
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    state = torch.get_rng_state()
+    P2TActionVQ.fit(smooth(), steps=1, dim=16, hidden=16, device="cpu")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert accelerator.mixed_precision == "bf16"
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_ctrl_c_in_fit_does_not_promise_what_it_cannot_keep(monkeypatch):
+    def interrupted(*arguments, **options):
+        raise Interrupted("Saved at step 3 in a folder that is gone")
+
+    monkeypatch.setattr("lattok.action_vq.base.run_loop", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="kept nothing; a recipe with lattok.train can be resumed"):
+        P2TActionVQ.fit(smooth(), steps=1, dim=16, hidden=16, device="cpu")
 
 
 def test_error_report_against_numpy_with_worst_case_and_drift():
@@ -203,6 +250,18 @@ def test_fit_is_reproducible_and_leaves_nothing_on_disk(tmp_path, monkeypatch):
         (lambda: p2t().encode(smooth(), torch.ones(60, 5).bool()), r"`valid`: expected shape \[60, 6\]"),
         (lambda: p2t().encode(smooth(), torch.rand(60, 6, 3) > 0.5), "`valid`"),
         (lambda: p2t().decode(torch.zeros(1, 6).bool()), "`codes`: expected integers"),
+        (lambda: p2t().encode(np.zeros((2, 6, 3), dtype=complex)), "`chunks`: expected an array of real numbers"),
+        (lambda: p2t().encode(torch.zeros(2, 6, 3, dtype=torch.cfloat)), "`chunks`: expected real numbers"),
+        (lambda: p2t().encode(smooth(), "x"), "`valid`: expected a torch tensor or a numpy array, got str"),
+        (lambda: p2t().encode(smooth(), torch.full((60, 6), 0.5)), "`valid`: expected true and false"),
+        (lambda: UniformBins.fit(smooth(), horizon=4), "`horizon`: expected at least the 6 steps of the chunks, got 4"),
+        (
+            lambda: (
+                UniformBins.fit([smooth()], torch.ones(60, 6).bool())
+                and UniformBins.fit([smooth(), smooth()], torch.ones(60, 6).bool())
+            ),
+            "Put ActionBatches into the list",
+        ),
         (lambda: p2t().decode("ab"), "`codes`: expected a torch tensor or a numpy array"),
     ],
 )

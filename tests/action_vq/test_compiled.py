@@ -1,5 +1,6 @@
 """The compiled tokenizer and the exported graph against the plain modules."""
 
+import pickle
 import sys
 import threading
 
@@ -218,6 +219,13 @@ def test_threads_share_one_object_and_large_batches():
     for worker in workers:
         worker.join()
     assert all(torch.equal(got[i], expected[i::4]) for i in range(4))
+
+
+def test_workers_get_it_by_pickling(pair):
+    model, compiled = pair
+    copied = pickle.loads(pickle.dumps(compiled))
+    chunks = torch.randn(5, model.horizon, model.action_dim)
+    assert torch.equal(copied.encode(chunks), compiled.encode(chunks))
 
 
 def test_autocast_does_not_reach_codes_and_actions():

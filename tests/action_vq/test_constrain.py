@@ -36,6 +36,12 @@ def test_slots_may_differ_in_size():
         assert {row[slot] for row in rows} == set(range(size))
 
 
+def test_a_long_row_may_come_at_once():
+    grammar = SlotGrammar((5,) * 3000)
+    mask = CodeConstraint(grammar, 0, 5, 0)(torch.ones(2, 2999).long(), torch.zeros(2, 6))
+    assert torch.equal(torch.isfinite(mask), torch.tensor([[True] * 5 + [False]] * 2))
+
+
 def test_works_inside_transformers_generate():
     transformers = pytest.importorskip("transformers")
     tokenizer = UniformBins.fit(torch.randn(20, 3, 2), bins=16)
@@ -61,13 +67,14 @@ def test_works_inside_transformers_generate():
             lambda g: CodeConstraint(g, 10, 11, 0),
             r"`eos_token_id`: expected a token that is no code \(10..13\), got 11",
         ),
-        (lambda g: CodeConstraint(g, -1, 11, 0), "`first_token_id`: expected a number of at least 0"),
+        (lambda g: CodeConstraint(g, -1, 11, 0), "`first_token_id`: expected a whole number of at least 0"),
         (lambda g: CodeConstraint(g, 0, 9, 0)(torch.zeros(1, 0).long(), torch.zeros(1, 5)), "logits of at least 10"),
         (
             lambda g: CodeConstraint(g, 0, 9, 3)(torch.zeros(1, 1).long(), torch.zeros(1, 10)),
             "prompt_length = 3 tokens",
         ),
         (lambda g: CodeConstraint(g, 0, 9, 0)(torch.tensor([[7]]), torch.zeros(1, 10)), "Is `prompt_length` the width"),
+        (lambda g: CodeConstraint(g, 0, 9, 0)(torch.ones(1, 1500).long(), torch.zeros(1, 10)), "Is `prompt_length`"),
     ],
 )
 def test_wrong_use_is_named(call, text):

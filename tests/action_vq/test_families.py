@@ -1,5 +1,6 @@
 """What must hold for every family alike: saving, other processes, verbs, wrong input, total decoding at scale."""
 
+import copy
 import subprocess
 import sys
 
@@ -102,6 +103,20 @@ def test_inputs_of_other_kinds_give_the_same_codes(tokenizer):
     tokenizer.eval()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_neither_precision_nor_autocast_changes_codes(tokenizer, dtype):
+    chunks = smooth(40)
+    codes = tokenizer.encode(chunks)
+    actions = tokenizer.decode(codes)
+    moved = copy.deepcopy(tokenizer).to(dtype)  # as when it lies inside a policy
+    assert torch.equal(moved.encode(chunks), codes)
+    assert torch.equal(moved.decode(codes), actions)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tokenizer.encode(chunks), codes)
+        assert torch.equal(tokenizer.decode(codes), actions)
+        assert torch.equal(tokenizer.latent_actions(chunks).codes, codes)
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -162,8 +177,8 @@ def test_ten_thousand_generated_rows_need_no_repair(tokenizer):
 VERBS = {
     "fast": ["vocab_size=512", "scale=3"],
     "uniform-bins": ["bins=8"],
-    "residual-vq": ["tokens=2", "codebook_size=8", "steps=1"],
-    "fsq": ["tokens=2", "codebook_size=8", "hidden=8", "steps=2"],
+    "residual-vq": ["tokens=2", "codebook_size=8", "steps=0", "synthetic=50"],
+    "fsq": ["tokens=2", "codebook_size=8", "hidden=8", "steps=2", "synthetic=50", "lr=0.001", "device=cpu"],
 }
 
 
@@ -181,3 +196,22 @@ def test_train_verb_of_each_fitted_family(verb, make_dataset, tmp_path, capsys):
     assert rows.shape == (12, tokenizer.tokens_per_chunk)
     assert main(words) == 2
     assert "Or continue with --resume" in capsys.readouterr().err
+    assert main([*words[:5], "--resume"]) == 0, capsys.readouterr().err
+    again = lattok.load(tmp_path / "model")
+    assert again.describe() == tokenizer.describe()
+    assert main([*words[:5], "--resume", "--set", "seed=3"]) == 2
+    assert "`seed`: expected 0 as in the run to resume, got 3" in capsys.readouterr().err
+    recipe = str(tmp_path / "model" / "run" / "recipe.json")
+    assert main([*words[:4], str(tmp_path / "other"), "--config", recipe]) == 0, capsys.readouterr().err
+    assert lattok.load(tmp_path / "other").describe()["weights_sha256"] == tokenizer.describe()["weights_sha256"]
+
+
+def test_every_family_takes_a_seed(families):
+    for name, options in FIT.items():
+        again = getattr(lattok, name.split(",")[0]).fit(smooth(), action_names=NAMES, seed=0, **options)
+        assert again.describe()["weights_sha256"] == families[name].describe()["weights_sha256"]
+
+
+def test_uniform_bins_are_at_least_two():
+    with pytest.raises(LattokError, match="`bins`: expected at least 2, got 1"):
+        lattok.UniformBins.fit(smooth(), bins=1)

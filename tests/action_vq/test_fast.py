@@ -188,7 +188,7 @@ def test_the_readable_prefix_is_kept_and_repairs_are_reported(fitted):
         "24 of 24 coefficients missing": [],
         "5 coefficients too many": flat + flat[:5],
         "1 unreadable bytes": [*flat, lead],
-        "2 codes outside 0..255": [256, *flat, 2**62],
+        "2 outside 0..255": [256, *flat, 2**62],
     }
     assert all(len(codes) == 1 for codes in whole)
     chunks, info = fitted.decode(list(cases.values()), return_info=True)
@@ -404,6 +404,88 @@ def test_published_tokenizers_take_statistics(published):
     plain = FAST.from_published(published, action_dim=M, horizon=H)
     assert (tokenizer.config.normalize, plain.config.normalize) == ("quantile", "identity")
     assert torch.equal(tokenizer.encode(smooth(9)), plain.encode((smooth(9) - 2) / 6))
+
+
+EVERY = {
+    "mean": [0.0] * M,
+    "std": [2.0] * M,
+    "q01": [-4.0] * M,
+    "q99": [8.0] * M,
+    "min": [-20.0] * M,
+    "max": [30.0] * M,
+}
+
+
+@pytest.mark.parametrize(
+    ("statistics", "normalize", "kind", "shift", "scale"),
+    [
+        (EVERY, None, "quantile", 2.0, 6.0),
+        ({"action": EVERY, "reward": {"mean": [0.0]}}, None, "quantile", 2.0, 6.0),
+        (EVERY, "mean_std", "mean_std", 0.0, 2.0),
+        ({"min": [-20.0] * M, "max": [30.0] * M}, None, "min_max", 5.0, 25.0),
+    ],
+)
+def test_the_normaliser_is_what_the_config_says(published, tmp_path, statistics, normalize, kind, shift, scale):
+    (tmp_path / "stats.json").write_text(json.dumps(statistics))
+    facts = {"action_dim": M, "horizon": H, "normalize": normalize}
+    for source in (statistics, tmp_path / "stats.json"):
+        tokenizer = FAST.from_published(published, statistics=source, **facts)
+        assert tokenizer.config.normalize == kind
+        assert tokenizer.normalizer.shift.tolist() == [shift] * M
+        assert tokenizer.normalizer.scale.tolist() == [scale] * M
+
+
+def test_a_normalisation_without_its_statistics_is_refused(published):
+    facts = {"action_dim": M, "horizon": H}
+    with pytest.raises(LattokError, match="`normalize`: expected identity without statistics, got 'quantile'"):
+        FAST.from_published(published, normalize="quantile", **facts)
+    with pytest.raises(LattokError, match="`normalize`: expected one of quantile, got 'mean_std'"):
+        FAST.from_published(published, normalize="mean_std", statistics={"q01": [0] * M, "q99": [1] * M}, **facts)
+    with pytest.raises(LattokError, match="`normalize_exceptions`: expected none"):
+        FAST.from_published(published, normalize_exceptions=("2=min_max",), **facts)
+
+
+def test_outliers_are_clipped_in_fitting_as_in_encoding():
+    chunks = smooth()
+    chunks[7, 3, 1] = 1e6
+    tokenizer = FAST.fit(chunks, vocab_size=256)
+    assert (tokenizer.config.min_token, tokenizer.config.max_token) == (-1088, 959)
+    assert not tokenizer.decode(tokenizer.encode(chunks), return_info=True)[1].repaired.any()
+    assert 0 < tokenizer.error_report(chunks).clipped < 0.01
+    others = smooth(seed=1)
+    expected = FAST.fit(smooth(), vocab_size=256).error_report(others).mse
+    report = tokenizer.error_report(others)
+    assert report.clipped == 0
+    torch.testing.assert_close(report.mse, expected, rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("seen", [959, 960, 961])
+def test_the_farthest_coefficients_take_two_bytes(seen):
+    numbers = np.array([[seen, -seen, 0.0, 1.0]] * 3 + [[0.0, 1.0, 2.0, 0.0]] * 30)
+    bpe = CoefficientBPE(*train(numbers, 256, expected=20.0))
+    assert bpe.bytes_per_number == 2
+    read = bpe.read(np.array(bpe.encode(numbers)[0])).coefficients.tolist()
+    assert read == [959, -min(seen, 960), 0, 1]
+
+
+def test_without_a_vocabulary_nothing_is_written(tmp_path):
+    tokenizer = FAST(FASTConfig(action_dim=M))
+    for save in (tokenizer.save_pretrained, tokenizer.save_published):
+        with pytest.raises(LattokError, match="`tokenizer`: expected a vocabulary, got none"):
+            save(tmp_path / "fast")
+    assert not (tmp_path / "fast").exists()
+
+
+def test_dimensions_that_a_chunk_does_not_have_are_not_clipped(fitted):
+    far = smooth(10)
+    far[:, :, 0] = 1e6
+    valid = torch.ones(far.shape, dtype=torch.bool)
+    whole = fitted.error_report(far, valid).clipped
+    assert whole > 0
+    valid[5:, :, 1:] = False  # half of the chunks have the first dimension only
+    assert fitted.error_report(far, valid).clipped == pytest.approx(whole * 30 / 20)
+    valid[:, :, 0], valid[:, :, 1:] = False, True
+    assert fitted.error_report(far, valid).clipped == 0
 
 
 def test_odd_inputs(fitted):

@@ -96,12 +96,25 @@ def test_gradient_passes_the_rounding_to_encoder_and_decoder():
 
 def test_principal_axes_against_numpy():
     rows = smooth().flatten(1)
-    mean, variances, axes = principal_axes(rows)
+    mean, variances, axes = principal_axes(rows, torch.ones_like(rows, dtype=torch.bool))
     expected = np.linalg.eigvalsh(np.cov(rows.numpy(), rowvar=False, bias=True))[::-1]
     np.testing.assert_allclose(variances.numpy(), expected, rtol=1e-3, atol=1e-5)
     projected = (rows - mean) @ axes
     torch.testing.assert_close(projected.square().mean(0), variances, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(axes.T @ axes, torch.eye(18), rtol=0, atol=1e-5)
+
+
+def test_principal_axes_of_what_is_there():
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(4, 4, generator=generator)
+    rows = torch.randn(20_000, 4, generator=generator) @ mixing.T + 3
+    mask = torch.ones_like(rows, dtype=torch.bool)
+    mask[::2, 2:], mask[1::4, 3:] = False, False
+    mean, variances, axes = principal_axes(rows.masked_fill(~mask, 1e3), mask)
+    torch.testing.assert_close(mean, torch.full((4,), 3.0), rtol=0, atol=0.1)
+    torch.testing.assert_close(axes @ variances.diag() @ axes.T, mixing @ mixing.T, rtol=0, atol=0.2)
+    never_together = torch.tensor([[True, False], [False, True]]).repeat(50, 1)
+    assert torch.isfinite(principal_axes(rows[:100, :2], never_together)[2]).all()
 
 
 @settings(max_examples=80, deadline=None)
@@ -123,8 +136,8 @@ def test_bad_codes_cut_the_row(tokenizer):
     torch.testing.assert_close(chunks[0], tokenizer.decode(codes[:1, :2])[0])
     torch.testing.assert_close(chunks[1], tokenizer.normalizer.shift.expand(6, 3))
     assert info.notes == (
-        "1 codes outside 0..15; decoded from the first 2",
-        "1 codes outside 0..15; decoded from the first 0",
+        "1 outside 0..15; decoded from the first 2",
+        "1 outside 0..15; decoded from the first 0",
     )
 
 
@@ -146,9 +159,16 @@ def test_masked_steps_and_dimensions_change_nothing_whatever_they_hold():
 
 def test_the_seed_decides_everything(tokenizer):
     torch.rand(3)
-    codes = tokenizer.encode(smooth())
+    state, codes = torch.get_rng_state(), tokenizer.encode(smooth())
     assert torch.equal(FSQ.fit(smooth(), **SMALL, device="cpu").encode(smooth()), codes)
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's generator is left alone
     assert not torch.equal(FSQ.fit(smooth(), **SMALL, device="cpu", seed=1).encode(smooth()), codes)
+
+
+def test_a_mask_of_everything_changes_no_codes(tokenizer):
+    chunks = smooth()
+    assert torch.equal(tokenizer.encode(chunks, torch.ones_like(chunks, dtype=torch.bool)), tokenizer.encode(chunks))
+    assert not tokenizer.shared_vocabulary
 
 
 def test_odd_sizes_work(tokenizer):
@@ -168,6 +188,7 @@ def test_odd_sizes_work(tokenizer):
         (lambda: FSQConfig(3, tokens=1, bits=(0, 2) * 4), r"`bits`: expected components 0, 1, ... without gaps"),
         (lambda: FSQ.fit(smooth(4), bits=(0,)), "`bits`: expected nothing: it follows from the chunks"),
         (lambda: FSQ.fit(smooth(4), steps=0), "`steps`: expected a whole number of at least 1, got 0"),
+        (lambda: FSQ.fit(smooth(4), synthetic=10.5), "`synthetic`: expected a whole number of at least 0, got 10.5"),
         (lambda: FSQ.fit(smooth(4), levels=3), "`options`: expected names among .*codebook_size.*, got levels"),
     ],
 )

@@ -114,7 +114,8 @@ def test_mask_target_detached_by_option(detach, expected):
     model(batch())
     latents = model.encoder(batch().chunks).detach().requires_grad_()
     masked = torch.ones(32, 6, dtype=torch.bool)
-    model._consistency(batch().chunks, latents, masked).backward()
+    whole = ActionBatch(batch().chunks, torch.ones(32, 6, 3).bool())
+    model._consistency(batch().chunks, whole, latents, masked).backward()
     assert (latents.grad is None) == expected
 
 

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattok.action_vq.limits import Limits, value_range
-from lattok.action_vq.residual import ResidualVQ, ResidualVQConfig, least_squares, refit, residual_kmeans, search
+from lattok.action_vq.residual import (
+    BLOCK,
+    ResidualVQ,
+    ResidualVQConfig,
+    by_mask,
+    least_squares,
+    refit,
+    residual_kmeans,
+    search,
+)
 from lattok.action_vq.synthetic import synthetic, with_synthetic
 from lattok.checks import LattokError
 
@@ -41,6 +50,7 @@ def test_every_code_makes_the_reconstruction_finer(tokenizer):
     codes = tokenizer.encode(chunks)
     assert codes.shape == (300, 4)
     assert codes.dtype == torch.int64
+    assert not tokenizer.shared_vocabulary
     errors = [error(tokenizer, chunks, codes[:, :p]) for p in range(5)]
     assert errors == sorted(errors, reverse=True)
     assert errors[4] < 0.15 * errors[0]
@@ -101,7 +111,7 @@ def test_refitting_lowers_the_error_of_the_sums():
     books, errors = residual_kmeans(samples, 3, 8, generator), []
     for _ in range(4):
         errors.append(float((search(samples, books, 8)[1][:, 0] - samples).square().mean()))
-        books = refit(samples, books)
+        books = refit(samples, whole(samples), books)
     assert errors == sorted(errors, reverse=True)
 
 
@@ -110,12 +120,14 @@ def test_coordinate_descent_approaches_least_squares():
     samples = torch.randn(500, 4, generator=generator)
     books = residual_kmeans(samples, 2, 3, generator)
     codes = search(samples, books, 2)[0][:, 0]
+    mask = torch.rand(samples.shape, generator=generator) < torch.tensor([1.0, 0.9, 0.5, 0.2])
     for _ in range(50):
-        books = least_squares(samples, codes, books, inertia=0.5)
+        books = least_squares(samples.masked_fill(~mask, 1e3), mask, codes, books, inertia=0.5)
     design = torch.cat([torch.nn.functional.one_hot(code, 3) for code in codes.T], 1).double()
-    solution = torch.linalg.pinv(design) @ samples.double()
     sums = books[0][codes[:, 0]] + books[1][codes[:, 1]]
-    torch.testing.assert_close(sums, (design @ solution).float(), rtol=1e-3, atol=1e-3)
+    for i, there in enumerate(mask.T):  # every entry has an equation system of its own
+        expected = design @ (torch.linalg.pinv(design[there]) @ samples[there, i].double())
+        torch.testing.assert_close(sums[there, i], expected[there].float(), rtol=1e-3, atol=1e-3)
 
 
 def test_the_end_of_a_row_may_be_missing_and_bad_codes_cut_it(tokenizer):
@@ -127,8 +139,8 @@ def test_the_end_of_a_row_may_be_missing_and_bad_codes_cut_it(tokenizer):
     torch.testing.assert_close(chunks[1], tokenizer.normalizer.shift.expand(6, 3))
     torch.testing.assert_close(chunks[2], tokenizer.decode(codes[2:, :3])[0])
     assert info.notes == (
-        "1 codes outside 0..15; decoded from the first 2",
-        "1 codes outside 0..15; decoded from the first 0",
+        "1 outside 0..15; decoded from the first 2",
+        "1 outside 0..15; decoded from the first 0",
         "1 of 4 codes missing; decoded from the first 3",
     )
     _, info = tokenizer.decode(codes[:, :1], return_info=True)
@@ -163,6 +175,58 @@ def test_masked_steps_and_dimensions_change_nothing_whatever_they_hold():
     assert torch.equal(codes[0], codes[2])
 
 
+def test_codes_are_chosen_by_what_is_there(tokenizer):
+    actions, garbage = tokenizer._prepare(smooth(), None)[0], 10 * torch.randn(300, 6, 3)
+    mask = whole(actions)
+    mask[::3, 2:] = False
+    mask[1::3, :, 1] = False
+
+    def errors(codes: torch.Tensor) -> torch.Tensor:
+        return ((tokenizer._decode(codes) - actions).square() * mask).sum((1, 2))
+
+    codes = tokenizer._encode(actions, mask)
+    assert torch.equal(tokenizer._encode(torch.where(mask, actions, garbage), mask), codes)
+    assert torch.equal(tokenizer._encode(actions, whole(actions)), tokenizer._encode(actions))
+    assert torch.equal(codes[2::3], tokenizer._encode(actions)[2::3])
+    blind = errors(tokenizer._encode(actions))
+    for part in (slice(0, None, 3), slice(1, None, 3)):
+        assert errors(codes)[part].mean() < 0.8 * blind[part].mean()
+
+
+def test_a_wide_search_finds_the_best_decoding_of_what_is_there():
+    torch.manual_seed(0)
+    model = ResidualVQ(ResidualVQConfig(2, horizon=3, tokens=2, codebook_size=4, beams=16))
+    model.table[:-1] = torch.randn(8, 6)
+    model.limits.high[:] = 0.5
+    rows = torch.tensor(list(itertools.product(range(4), repeat=2)))
+    actions, mask = torch.randn(40, 3, 2), torch.arange(3)[:, None] < torch.randint(1, 4, (40, 1, 1))
+    distance = ((model._decode(rows) - actions[:, None]).square() * mask[:, None]).sum((2, 3))
+    codes = model._encode(actions, mask.expand_as(actions))
+    found = ((model._decode(codes) - actions).square() * mask).sum((1, 2))
+    torch.testing.assert_close(found, distance.amin(1))
+
+
+def test_refits_do_not_learn_what_lies_under_a_mask():
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randn(2000, 4, generator=generator)
+    books, mask = residual_kmeans(samples, 3, 8, generator), whole(samples)
+    mask[::2, 2:] = False
+    refitted = refit(samples, mask, books)
+    assert torch.equal(refit(samples.masked_fill(~mask, -7.0), mask, books), refitted)
+    assert not torch.equal(refit(samples, whole(samples), books), refitted)
+
+
+def test_by_mask_gives_every_row_once_with_its_mask():
+    mask = torch.rand(3000, 3, generator=torch.Generator().manual_seed(0)) < 0.8
+    for valid in (mask, torch.ones_like(mask), mask[:0]):
+        seen = torch.zeros(len(valid), dtype=torch.long)
+        for rows, one in by_mask(valid):
+            assert len(valid[rows]) <= BLOCK
+            assert (valid[rows] == one).all()
+            seen[rows] += 1
+        assert (seen == 1).all()
+
+
 def test_datasets_of_other_shapes_are_fitted_together():
     large, small = smooth(100), smooth(80, steps=4, dims=2, seed=3)
     tokenizer = ResidualVQ.fit([large, small], **SMALL)
@@ -173,8 +237,10 @@ def test_datasets_of_other_shapes_are_fitted_together():
 
 
 def test_the_seed_decides_everything(tokenizer):
-    torch.rand(3)  # the global generator plays no part
+    torch.rand(3)
+    state = torch.get_rng_state()
     assert torch.equal(ResidualVQ.fit(smooth(), **SMALL).table, tokenizer.table)
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator plays no part
     assert not torch.equal(ResidualVQ.fit(smooth(), **SMALL, seed=1).table, tokenizer.table)
 
 
@@ -216,11 +282,14 @@ def test_only_values_that_actions_often_stop_at_are_limits():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: ResidualVQ.fit(smooth(4), steps=-1), "`steps`: expected a number of at least 0, got -1"),
-        (lambda: ResidualVQ.fit(smooth(4), synthetic=-1), "`synthetic`: expected a number of at least 0"),
+        (lambda: ResidualVQ.fit(smooth(4), steps=-1), "`steps`: expected a whole number of at least 0, got -1"),
+        (lambda: ResidualVQ.fit(smooth(4), steps=2.5), "`steps`: expected a whole number of at least 0, got 2.5"),
+        (lambda: ResidualVQ.fit(smooth(4), synthetic=-1), "`synthetic`: expected a whole number of at least 0"),
+        (lambda: ResidualVQ.fit(smooth(4), synthetic=10.5), "`synthetic`: expected a whole number .*, got 10.5"),
         (lambda: ResidualVQ.fit(smooth(0)), "`chunks`: expected at least one chunk, got none"),
         (lambda: ResidualVQ.fit(smooth(4), levels=3), "`options`: expected names among .*codebook_size.*, got levels"),
         (lambda: ResidualVQConfig(3, beams=0), "`beams`: expected a whole number of at least 1, got 0"),
+        (lambda: ResidualVQConfig(3, codebook_size=1), "`codebook_size`: expected a whole number of at least 2, got 1"),
         (lambda: ResidualVQConfig(3, tokens=0), "`tokens`: expected a whole number of at least 1, got 0"),
     ],
 )

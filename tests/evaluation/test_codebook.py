@@ -54,3 +54,9 @@ def test_padding_is_not_a_code():
     stats = token_statistics(torch.tensor([[0, 1, -1], [2, -1, -1]]), 8)
     assert stats.used == [3]
     assert stats.perplexity[0] == pytest.approx(3)
+
+
+def test_a_position_with_a_codebook_of_its_own_is_counted_by_itself():
+    codes = torch.stack([torch.arange(8).repeat(4), torch.zeros(32, dtype=torch.long)], 1)
+    assert token_statistics(codes, 8).used == [8]
+    assert token_statistics(codes, 8, shared=False).used == [8, 1]

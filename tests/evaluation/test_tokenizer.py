@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lattok import LattokError
+from lattok import FAST, LattokError, UniformBins
+from lattok.data import ActionWindows
 from lattok.evaluation import evaluate
 from tests.evaluation.worlds import World
 
@@ -116,3 +117,74 @@ def test_large_datasets_are_thinned_evenly_and_say_so(world: World):
     assert report.provenance["split"]["held_out"] == [3]
     assert report.provenance["split"]["training"] == [0, 2]
     assert "1 of 3 held-out episodes; 2 of 3 others" in report.to_html()
+
+
+def rows_of(report, title: str) -> dict[str, dict]:
+    tables = {t["title"]: t for s in json.loads(report.to_json())["sections"] for t in s["tables"]}
+    return {row["key"]: row for row in tables[title]["rows"]}
+
+
+class Levels(Rounding):
+    """Eight levels with 16 codes each, of which the third one uses a single code."""
+
+    vocab_size, shared_vocabulary = 16, False
+
+    def encode(self, chunks: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+        self.valid = valid
+        codes = ((chunks[..., 0] + 2) * 4).long().clamp(0, 15)
+        codes[:, 2] = 5
+        return codes
+
+
+def test_a_collapsed_level_is_seen_among_healthy_ones(world: World):
+    report = evaluate(Levels(), world, episodes=[5])
+    assert report.verdicts[-1].text.startswith("1 of 16 codes at position 3 of 8 in use: the codebook has collapsed")
+    assert report.verdicts[-1].holds is False
+    assert (report.figures["codes_used"], report.figures["perplexity_train"]) == (1, 1)
+    pooled = Levels()
+    pooled.shared_vocabulary = True
+    assert evaluate(pooled, world, episodes=[5]).verdicts[-1].holds is True
+
+
+def windows(world: World) -> torch.Tensor:
+    return ActionWindows(world, 8, "action", "0:5").all().chunks  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "key"),
+    [(FAST, {"vocab_size": 300, "scale": 4.0}, "fast"), (UniformBins, {"bins": 4}, "uniform_bins")],
+)
+def test_a_tokenizer_is_not_its_own_control(world: World, family, options, key):
+    report = evaluate(family.fit(windows(world), **options), world, episodes=[5])
+    row = rows_of(report, "Normalised squared error")[key]
+    assert row["not_run"] == "not run: the tokenizer itself"
+    assert f"normalised_mse/{key}" not in report.figures
+    other = "uniform_bins" if key == "fast" else "fast"
+    assert f"normalised_mse/{other}" in report.figures
+
+
+def test_a_headline_without_controls_says_so(world: World):
+    report = evaluate(UniformBins.fit(windows(world)), world, episodes=[5])  # too many bits for k-means, too
+    assert "the controls at equal bits were not run" in report.headline
+
+
+def test_a_single_code_is_no_division_by_zero(world: World):
+    class Nothing(Rounding):
+        vocab_size = 1
+
+        def encode(self, chunks, valid=None):
+            return super().encode(chunks, valid) * 0
+
+    report = evaluate(Nothing(), world, episodes=[5])
+    assert report.figures["bits_per_second"] == 0
+    raw = rows_of(report, "Rate")["float32"]["values"]
+    assert (raw["bits per second"], raw["bits per step"]) == (960, 96)
+
+
+def test_the_reason_why_fast_could_not_be_fitted_is_the_true_one(world: World, monkeypatch):
+    def fail(*args, **options):
+        raise LattokError("too wild")
+
+    monkeypatch.setattr(FAST, "fit", fail)
+    row = rows_of(evaluate(Rounding(), world, episodes=[5]), "Normalised squared error")["fast"]
+    assert row["not_run"] == "not run: too wild"
