@@ -26,8 +26,7 @@ _HOMES = {
     "sample_dataset_path": "lattok.data",
     "train": "lattok.recipes",
 }
-_MODULES = ("convert",)  # used as they are: lattok.convert.p2t_action_vq(...)
-__all__ = ["__version__", *_HOMES, *_MODULES]
+__all__ = ["__version__", "convert", *_HOMES]
 
 if TYPE_CHECKING:
     from lattok import convert as convert
@@ -53,8 +52,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"lattok.{name}")
+    if name == "convert":  # a module, used as it is: lattok.convert.p2t_action_vq(...)
+        return import_module("lattok.convert")
     if name not in _HOMES:
         raise AttributeError(f"module 'lattok' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
