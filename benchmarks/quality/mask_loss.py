@@ -53,15 +53,16 @@ def run(options: dict, seed: int, folder: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--settings", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     results: dict = {"environment": environment(), "seeds": args.seeds}
-    for setting, options in SETTINGS.items():
+    for setting in args.settings:
         runs = []
         for seed in args.seeds:
             with tempfile.TemporaryDirectory() as scratch:
-                runs.append(run(options, seed, Path(scratch) / "model"))
+                runs.append(run(SETTINGS[setting], seed, Path(scratch) / "model"))
         results[setting] = spread(runs)
         write_results(args.out, results)
         print(setting, {name: round(value["mean"], 4) for name, value in results[setting].items()}, flush=True)
