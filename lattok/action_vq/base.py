@@ -21,22 +21,15 @@ from lattok import checks
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.constrain import CodeConstraint, Grammar, SlotGrammar
 from lattok.action_vq.errors import ErrorReport, compare
+from lattok.action_vq.inputs import Arrays, as_codes, as_tensor, full_mask, join_chunks
+from lattok.action_vq.repair import Repaired, held_from_neighbours
 from lattok.hub import HubModel
 from lattok.normalize import Normalizer
 from lattok.training import Interrupted, LoopOptions, SeededBatches
 from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, LatentActions
 
-Arrays = Tensor | np.ndarray | ActionBatch | list[Any] | tuple[Any, ...]
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
-
-
-class Repaired(NamedTuple):
-    """Codes that can be decoded, made from any integers."""
-
-    codes: Tensor  # [B, P] legal
-    missing: Tensor  # [B, H, 1 or m] bool: nothing is known about these, hold the neighbours
-    notes: list[str]  # what was repaired in each row, "" where nothing; empty when all rows are intact
 
 
 class DecodeInfo(NamedTuple):
@@ -258,155 +251,3 @@ class ChunkTokenizer(HubModel):
         held = torch.where(missing.all(1, keepdim=True), self.normalizer.shift, held_from_neighbours(chunks, missing))
         held[..., self.config.relative] = 0.0
         return torch.where(missing, held, chunks)
-
-
-def as_tensor(name: str, values: Tensor | np.ndarray) -> Tensor:
-    """A torch tensor of a tensor or an array."""
-    if isinstance(values, np.ndarray):
-        if values.dtype.kind not in "biuf":
-            checks.fail(name, "an array of real numbers", f"dtype {values.dtype}")
-        values = torch.from_numpy(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))
-    if not isinstance(values, Tensor):
-        checks.fail(name, "a torch tensor or a numpy array", type(values).__name__)
-    if values.is_complex():
-        checks.fail(name, "real numbers", f"dtype {values.dtype}")
-    return values
-
-
-def as_codes(codes: Any) -> Tensor:
-    """Codes int64 [B, L] of a tensor, an array or a list of rows of any lengths (then padded with -1)."""
-    if isinstance(codes, np.ndarray) and codes.dtype == object:
-        codes = codes.tolist()
-    if isinstance(codes, list | tuple):
-        try:
-            rows = [torch.as_tensor(_within_int64(row)) for row in codes]
-        except (TypeError, ValueError, RuntimeError) as error:
-            checks.fail("codes", "rows of integers", f"something else ({error})")
-        for row in rows:
-            _check_integers(row, "L")
-        longest = max((len(row) for row in rows), default=0)
-        padded = torch.full((len(rows), longest), -1)
-        for i, row in enumerate(rows):
-            padded[i, : len(row)] = row
-        return padded
-    codes = as_tensor("codes", codes)
-    _check_integers(codes, "B L")
-    return codes.long()
-
-
-def _within_int64(row: Any) -> Any:
-    """A list with numbers that are beyond int64, and so no codes, brought within."""
-    if not isinstance(row, list | tuple):
-        return row
-    return [max(-1, min(x, 2**62)) if isinstance(x, int) and not isinstance(x, bool) else x for x in row]
-
-
-def _check_integers(codes: Tensor, dims: str) -> None:
-    checks.rank("codes", codes, dims)
-    if not codes.numel():
-        return
-    if codes.dtype.is_floating_point or codes.dtype.is_complex or codes.dtype == torch.bool:
-        checks.fail("codes", "integers", f"dtype {codes.dtype}")
-
-
-def full_mask(chunks: Tensor, valid: Tensor | None) -> Tensor:
-    """`valid` as a mask [B, H, m] of chunks [B, H, m]: steps from the first one on, the same dimensions in each."""
-    if valid is None:
-        return torch.ones(chunks.shape, dtype=torch.bool, device=chunks.device)
-    valid = as_tensor("valid", valid)
-    if valid.dtype != torch.bool and not bool(((valid == 0) | (valid == 1)).all()):
-        checks.fail("valid", "true and false", f"dtype {valid.dtype} with other values")
-    if valid.ndim not in (2, 3):
-        checks.fail("valid", "shape [B, H] or [B, H, m]", f"shape {list(valid.shape)}")
-    expected = chunks.shape[: valid.ndim]
-    if valid.shape != expected:
-        checks.fail("valid", f"shape {list(expected)}", f"{list(valid.shape)}")
-    valid = valid.to(chunks.device, torch.bool)
-    mask = valid if valid.ndim == 3 else valid[..., None].expand(chunks.shape)
-    steps, dims = mask.any(-1), mask.any(1)
-    if not bool(steps[:, :1].all()) or not bool((steps[:, 1:] <= steps[:, :-1]).all()):
-        checks.fail("valid", "true steps first, then padding", "another order")
-    if valid.ndim == 3 and not bool((mask == (steps[..., None] & dims[:, None])).all()):
-        checks.fail("valid", "the same dimensions in every step of a chunk", "others")
-    return mask
-
-
-def join_chunks(chunks: Arrays, valid: Tensor | None = None, *, horizon: int = 1, action_dim: int = 1) -> ActionBatch:
-    """Chunks [N, H, m], or a list of such arrays and `ActionBatch`es with different H and m, as one padded batch.
-
-    The result has the greatest horizon and number of dimensions of the parts, or more where asked for. Its mask is
-    [N, H, m]: robots with fewer dimensions leave the last ones out.
-    """
-    if isinstance(chunks, ActionBatch) or not isinstance(chunks, list | tuple):
-        chunks = [chunks]
-    if valid is not None:
-        if len(chunks) != 1 or isinstance(chunks[0], ActionBatch):
-            checks.fail("valid", "None beside a list or an ActionBatch", "a mask", "Put ActionBatches into the list.")
-        chunks = [ActionBatch(as_tensor("chunks", chunks[0]), valid)]
-    if not chunks:
-        checks.fail("chunks", "at least one array", "an empty list")
-    parts = [_part(part, "chunks" if len(chunks) == 1 else f"chunks[{i}]") for i, part in enumerate(chunks)]
-    steps = max(horizon, *(part.chunks.shape[1] for part in parts))
-    dims = max(action_dim, *(part.chunks.shape[2] for part in parts))
-
-    def padded(values: Tensor) -> Tensor:
-        return torch.nn.functional.pad(values, (0, dims - values.shape[2], 0, steps - values.shape[1]))
-
-    return ActionBatch(*(torch.cat([padded(part[i]) for part in parts]) for i in (0, 1)))
-
-
-def _part(part: Any, name: str) -> ActionBatch:
-    """One dataset's chunks float32 [N, H, m] and their mask [N, H, m]."""
-    values, valid = part if isinstance(part, ActionBatch) else (part, None)
-    values = as_tensor(name, values).float()
-    checks.rank(name, values, "N H m")
-    return ActionBatch(values, full_mask(values, valid))
-
-
-def held_from_neighbours(values: Tensor, missing: Tensor) -> Tensor:
-    """Values [B, H, ...] where each missing entry repeats the last one before it that is there, else the first one."""
-    steps = torch.arange(values.shape[1], device=values.device).view(1, -1, *[1] * (values.ndim - 2)).expand_as(missing)
-    known = torch.where(missing, -1, steps).cummax(1)[0]
-    first = torch.where(missing, values.shape[1] - 1, steps).amin(1, keepdim=True)
-    return values.gather(1, torch.where(known < 0, first, known))
-
-
-def fit_length(codes: Tensor, length: int) -> tuple[Tensor, list[str]]:
-    """Codes [B, L] cut, or padded with -1, to [B, length]; and a note per row, none when the length was right."""
-    had = codes.shape[1]
-    if had == length:
-        return codes, []
-    if had > length:
-        kept = codes[:, :length]
-        over = (codes[:, length:] != -1).sum(1).tolist()  # -1 is padding
-        return kept, [f"{n} codes too many" if n else "" for n in over] if any(over) else []
-    padded = torch.nn.functional.pad(codes, (0, length - had), value=-1)
-    return padded, []
-
-
-def outside_notes(codes: Tensor, bad: Tensor, vocab_size: int, notes: list[str]) -> list[str]:
-    """Notes per row about `bad` [B, P] codes: absent ones are -1, the others lie outside the vocabulary."""
-    if not bool(bad.any()):
-        return notes
-    absent = ((codes == -1) & bad).sum(1).tolist()
-    wrong = ((codes != -1) & bad).sum(1).tolist()
-    out = []
-    for a, w, note in zip(absent, wrong, notes or [""] * len(codes), strict=True):
-        texts = [f"{a} of {codes.shape[1]} codes missing"] if a else []
-        texts += [f"{w} outside 0..{vocab_size - 1}"] if w else []
-        out.append("; ".join([*([note] if note else []), *texts]))
-    return out
-
-
-def cut_at_first_bad(codes: Tensor, length: int, vocab_size: int) -> Repaired:
-    """Any integers [B, L] to [B, length], coarse to fine: -1 from the first one on that is missing or no code."""
-    codes, notes = fit_length(codes, length)
-    bad = (codes < 0) | (codes >= vocab_size)
-    notes = outside_notes(codes, bad, vocab_size, notes)
-    known = (bad.cumsum(1) == 0).sum(1)
-    codes = torch.where(torch.arange(length, device=codes.device) < known[:, None], codes, -1)
-    notes = [
-        f"{note}; decoded from the first {p}" if p < length else note
-        for note, p in zip(notes, known.tolist(), strict=False)
-    ]
-    return Repaired(codes, (known == 0)[:, None, None], notes)

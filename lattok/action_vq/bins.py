@@ -12,8 +12,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok import checks
-from lattok.action_vq.base import Arrays, ChunkTokenizer, Repaired, fit_length, held_from_neighbours, outside_notes
+from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.inputs import Arrays
+from lattok.action_vq.repair import Repaired, fit_length, held_from_neighbours, outside_notes
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,12 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok import checks, files
-from lattok.action_vq.base import Arrays, ChunkTokenizer, Repaired
+from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.bpe import CoefficientBPE, Reading, train, trimmed
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.grammar import CoefficientGrammar
+from lattok.action_vq.inputs import Arrays
+from lattok.action_vq.repair import Repaired
 from lattok.hub import CONFIG
 from lattok.normalize import read_statistics
 

@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.action_vq import losses
-from lattok.action_vq.base import Arrays, ChunkTokenizer, Repaired, fit_length, held_from_neighbours, outside_notes
+from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.config import QUICK_MODEL, ActionVQConfig
+from lattok.action_vq.inputs import Arrays
+from lattok.action_vq.repair import Repaired, fit_length, held_from_neighbours, outside_notes
 from lattok.nn import PostNormBlock
 from lattok.quantize import QuantizerConfig, VectorQuantizer
 from lattok.training import LoopOptions

@@ -20,9 +20,11 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok import checks
-from lattok.action_vq.base import Arrays, ChunkTokenizer, Repaired, cut_at_first_bad
+from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.limits import Limits
+from lattok.action_vq.repair import Repaired, cut_at_first_bad
 from lattok.action_vq.synthetic import with_synthetic
 from lattok.quantize import kmeans, nearest
 
