@@ -79,7 +79,7 @@ class ActionVQConfig(ChunkConfig):
     decoder: str = "step"  # "step": the paper's MLP, one code at a time; "context": over all codes of the chunk
 
     commitment_weight: float = 0.25
-    mask_weight: float = 0.0  # the paper's 0.1 costs half of the reconstruction again (docs/decisions.md)
+    mask_weight: float = 0.0  # the paper's 0.1 raises the error by a third (docs/decisions.md)
     mask_ratio: float = 0.15
     mask_reduction: str = "mean"  # "sum" as printed in Eq. 18
     mask_passes: int = 2  # 2: Eq. 16 from unmasked latents; 1: the published code, one masked pass for everything
