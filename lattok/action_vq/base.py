@@ -6,6 +6,7 @@ A family gives `_encode`, `_decode` (both in normalised units), `_repair`, `voca
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
@@ -39,7 +40,7 @@ class DecodeInfo(NamedTuple):
     notes: tuple[str, ...]  # one per row, "" where nothing
 
 
-class ChunkTokenizer(HubModel):
+class ChunkTokenizer(HubModel, ABC):
     """Base of the action tokenizers: chunks [B, H, m] in physical units to codes [B, P], and back."""
 
     label_source = "actions"
@@ -63,31 +64,31 @@ class ChunkTokenizer(HubModel):
         return self.config.action_dim
 
     @property
+    @abstractmethod
     def vocab_size(self) -> int:
         """Number of codes K."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def tokens_per_chunk(self) -> int:
         """Codes per chunk, P; their greatest number where `fixed_length` is false."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def fit(cls, chunks: Arrays, valid: Tensor | None = None, **options: Any) -> Self:
         """A tokenizer fitted to chunks [N, H, m] in physical units, or to a list of such arrays."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         """Normalised actions [B, H, m] to codes int64 [B, P]; `valid` [B, H, m]: what is there, all by default."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _decode(self, codes: Tensor) -> Tensor:
         """Legal codes [B, P] to normalised actions [B, H, m]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _repair(self, codes: Tensor) -> Repaired:
         """Any integers [B, L] to codes that `_decode` takes."""
-        raise NotImplementedError
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Moves between devices, never between precisions: a rounded codebook gives other codes."""
@@ -159,14 +160,18 @@ class ChunkTokenizer(HubModel):
         """A transformers-compatible logits processor under which a language model gives only rows that decode."""
         return CodeConstraint(self.grammar(), first_token_id, eos_token_id, prompt_length)
 
+    @torch.no_grad()
     def error_report(self, chunks: Tensor | np.ndarray, valid: Tensor | None = None) -> ErrorReport:
         """Errors of decoding the codes of `chunks` [N, H, m], in their own units, with the worst case."""
         chunks = as_tensor("chunks", chunks)
         valid = full_mask(chunks, valid)
         decoded, clipped = [], 0.0
         for block, mask in zip(chunks.split(REPORT_BLOCK), valid.split(REPORT_BLOCK), strict=True):
-            decoded.append(self.decode(self.encode(block, mask))[:, : block.shape[1]].cpu())
-            clipped += self._clipped(*self._prepare(block, mask)) * len(block) / max(1, len(chunks))
+            actions, inside = self._prepare(block, mask)
+            with self._inference():
+                codes = self._encode(actions, inside)
+            decoded.append(self.decode(codes)[:, : block.shape[1]].cpu())
+            clipped += self._clipped(actions, inside) * len(block) / max(1, len(chunks))
         report = compare(chunks.cpu(), torch.cat(decoded), valid.cpu(), self.config.names, self.config.relative)
         return replace(report, clipped=clipped)
 
@@ -188,12 +193,13 @@ class ChunkTokenizer(HubModel):
             checks.fail("horizon", f"at least the {steps} steps of the chunks", options["horizon"], hint)
         checks.known_keys("options", options, [f.name for f in fields(cls.config_class)])
         model = cls(cls.config_class(**{"horizon": steps, **options}, action_dim=dims))
-        rows, mask = batch.chunks.flatten(0, 1), full_mask(*batch).flatten(0, 1)
+        rows, mask = (part.flatten(0, 1) for part in batch)
         model.normalizer.fit(rows, model.config.normalize_kinds, mask)
         return model, batch
 
-    def _train(self, batch: ActionBatch, loop: LoopOptions, loss_weights: dict[str, float]) -> Self:
-        """Train on all of `batch` with the one training loop; nothing is left on disk."""
+    def _train(self, batch: ActionBatch, loss_weights: dict[str, float], *, steps: int, **options: Any) -> Self:
+        """Train on all of `batch` with the one training loop; `options` are its own. Nothing is left on disk."""
+        loop = LoopOptions(steps=steps, log_every=steps, schedule="one_cycle", **options)
         draw = SeededBatches(len(batch.chunks), loop.batch_size, loop.seed)
 
         def batches(step: int, process: int, processes: int) -> ActionBatch:

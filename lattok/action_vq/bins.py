@@ -15,7 +15,7 @@ from lattok import checks
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.action_vq.repair import Repaired, fit_length, held_from_neighbours, outside_notes
+from lattok.action_vq.repair import Repaired, examine, held_from_neighbours
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,7 @@ class UniformBins(ChunkTokenizer):
 
     def _repair(self, codes: Tensor) -> Repaired:
         """A code that is missing or outside the bins is held: its dimension keeps its neighbour in time."""
-        codes, notes = fit_length(codes, self.tokens_per_chunk)
-        bad = (codes < 0) | (codes >= self.vocab_size)
-        notes = outside_notes(codes, bad, self.vocab_size, notes)
+        codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
         bad = bad.view(-1, self.horizon, self.action_dim)
         if notes:
             codes = held_from_neighbours(codes.view(bad.shape), bad).clamp(0, self.vocab_size - 1).flatten(1)

@@ -98,8 +98,8 @@ class FAST(ChunkTokenizer):
         """Learn a vocabulary from chunks [N, H, m] in physical units, or a list of such arrays.
 
         Coefficients up to four times as large as those seen can be written, +-960 at most; `error_report` says how many
-        are clipped. Nothing is random; `seed` is there so that
-        all families are called alike. Fewer tokens than `vocab_size` result where there is nothing more to merge.
+        are clipped. Nothing is random; `seed` is there so that all families are called alike. Fewer tokens than
+        `vocab_size` result where there is nothing more to merge.
         """
         for name in {"min_token", "max_token"} & set(options):
             checks.fail(name, "nothing: it follows from the chunks", options[name])

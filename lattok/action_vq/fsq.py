@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,10 @@ from typing_extensions import Self
 
 from lattok import checks
 from lattok.action_vq import losses
-from lattok.action_vq.base import ChunkTokenizer
+from lattok.action_vq.coarse import CoarseToFine
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.action_vq.limits import Limits
-from lattok.action_vq.repair import Repaired, cut_at_first_bad
 from lattok.action_vq.synthetic import with_synthetic
-from lattok.training import LoopOptions
 from lattok.types import ActionBatch, LossTerms
 
 MOST_BITS = 16  # per component
@@ -93,7 +90,7 @@ class Corrected(nn.Module):
         return self.linear(x) + self.correction(x)
 
 
-class FSQ(ChunkTokenizer):
+class FSQ(CoarseToFine):
     """Chunks [B, H, m] to `tokens` codes each, coarse to fine: the first p codes of a row decode on their own.
 
     >>> tokenizer = FSQ.fit(chunks, steps=3000)                  # [N, H, m] in physical units
@@ -101,7 +98,6 @@ class FSQ(ChunkTokenizer):
 
     type = "fsq"
     config_class = FSQConfig
-    shared_vocabulary: ClassVar[bool] = False  # every position refines other components
     config: FSQConfig
 
     def __init__(self, config: FSQConfig):
@@ -119,20 +115,9 @@ class FSQ(ChunkTokenizer):
         self.register_buffer("component", component, persistent=False)  # of each bit
         self.register_buffer("shift", counts[component] - 1 - before, persistent=False)  # its place in the level
         self.register_buffer("top", (2**counts - 1).float(), persistent=False)  # the highest level of each component
-        self.limits = Limits(config.action_dim)
         self.component: Tensor
         self.shift: Tensor
         self.top: Tensor
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of codes K."""
-        return self.config.codebook_size
-
-    @property
-    def tokens_per_chunk(self) -> int:
-        """Codes per chunk."""
-        return self.config.tokens
 
     @classmethod
     def fit(
@@ -158,10 +143,8 @@ class FSQ(ChunkTokenizer):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's only: nothing else is drawn from, or forked
             model, data = cls._start(*cls._from_chunks(chunks, valid, options), synthetic, seed)
-        loop = LoopOptions(
-            steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device, schedule="one_cycle", log_every=steps
-        )
-        return model._train(data, loop, {"reconstruction": 1.0})
+        weights = {"reconstruction": 1.0}
+        return model._train(data, weights, steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device)
 
     @classmethod
     def _start(cls, plain: Self, batch: ActionBatch, synthetic: int, seed: int) -> tuple[Self, ActionBatch]:
@@ -207,13 +190,6 @@ class FSQ(ChunkTokenizer):
     def _places(self) -> Tensor:
         """Place values of the bits in a code, the most significant first."""
         return 2 ** torch.arange(self.config.bits_per_token - 1, -1, -1, device=self.top.device)
-
-    def _repair(self, codes: Tensor) -> Repaired:
-        """Codes are a refinement each: a row is decoded up to its first code that is missing or out of range."""
-        return cut_at_first_bad(codes, self.tokens_per_chunk, self.vocab_size)
-
-    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
-        return self.limits.beyond(actions, valid)
 
 
 def principal_axes(rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,10 +22,9 @@ from lattok.action_vq import losses
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.config import QUICK_MODEL, ActionVQConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.action_vq.repair import Repaired, fit_length, held_from_neighbours, outside_notes
+from lattok.action_vq.repair import Repaired, examine, held_from_neighbours
 from lattok.nn import PostNormBlock
 from lattok.quantize import QuantizerConfig, VectorQuantizer
-from lattok.training import LoopOptions
 from lattok.types import ActionBatch, LatentActions, LossTerms
 
 if TYPE_CHECKING:
@@ -149,10 +148,9 @@ class P2TActionVQ(ChunkTokenizer):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model, batch = cls._from_chunks(chunks, valid, {**QUICK_MODEL, **options})
-        loop = LoopOptions(
-            steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device, schedule="one_cycle", log_every=steps
+        return model._train(
+            batch, model.config.loss_weights, steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device
         )
-        return model._train(batch, loop, model.config.loss_weights)
 
     def compile(self, backend: str = "torch", threads: int = 1) -> CompiledTokenizer:  # type: ignore[override]
         """This tokenizer for inference on the CPU: the same calls, codes and errors, many times faster.
@@ -180,9 +178,7 @@ class P2TActionVQ(ChunkTokenizer):
 
     def _repair(self, codes: Tensor) -> Repaired:
         """A code that is missing or outside 0..K-1 is held: it repeats its neighbour."""
-        codes, notes = fit_length(codes, self.tokens_per_chunk)
-        bad = (codes < 0) | (codes >= self.vocab_size)
-        notes = outside_notes(codes, bad, self.vocab_size, notes)
+        codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
         if notes:
             codes = held_from_neighbours(codes, bad).clamp(0, self.vocab_size - 1)
         return Repaired(codes, bad[..., None], notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -24,42 +25,20 @@ def held_from_neighbours(values: Tensor, missing: Tensor) -> Tensor:
     return values.gather(1, torch.where(known < 0, first, known))
 
 
-def fit_length(codes: Tensor, length: int) -> tuple[Tensor, list[str]]:
-    """Codes [B, L] cut, or padded with -1, to [B, length]; and a note per row, none when the length was right."""
-    had = codes.shape[1]
-    if had == length:
-        return codes, []
-    if had > length:
-        kept = codes[:, :length]
-        over = (codes[:, length:] != -1).sum(1).tolist()  # -1 is padding
-        return kept, [f"{n} codes too many" if n else "" for n in over] if any(over) else []
-    padded = torch.nn.functional.pad(codes, (0, length - had), value=-1)
-    return padded, []
+def examine(codes: Tensor, length: int, vocab_size: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Codes [B, L] cut, or padded with -1, to [B, length]; which are no codes; a note per row, none if all are fine.
 
-
-def outside_notes(codes: Tensor, bad: Tensor, vocab_size: int, notes: list[str]) -> list[str]:
-    """Notes per row about `bad` [B, P] codes: absent ones are -1, the others lie outside the vocabulary."""
-    if not bool(bad.any()):
-        return notes
-    absent = ((codes == -1) & bad).sum(1).tolist()
-    wrong = ((codes != -1) & bad).sum(1).tolist()
-    out = []
-    for a, w, note in zip(absent, wrong, notes or [""] * len(codes), strict=True):
-        texts = [f"{a} of {codes.shape[1]} codes missing"] if a else []
-        texts += [f"{w} outside 0..{vocab_size - 1}"] if w else []
-        out.append("; ".join([*([note] if note else []), *texts]))
-    return out
-
-
-def cut_at_first_bad(codes: Tensor, length: int, vocab_size: int) -> Repaired:
-    """Any integers [B, L] to [B, length], coarse to fine: -1 from the first one on that is missing or no code."""
-    codes, notes = fit_length(codes, length)
+    -1 beyond `length` is padding and no fault; inside it is a missing code.
+    """
+    over = (codes[:, length:] != -1).sum(1)
+    codes = F.pad(codes[:, :length], (0, max(0, length - codes.shape[1])), value=-1)
     bad = (codes < 0) | (codes >= vocab_size)
-    notes = outside_notes(codes, bad, vocab_size, notes)
-    known = (bad.cumsum(1) == 0).sum(1)
-    codes = torch.where(torch.arange(length, device=codes.device) < known[:, None], codes, -1)
-    notes = [
-        f"{note}; decoded from the first {p}" if p < length else note
-        for note, p in zip(notes, known.tolist(), strict=False)
-    ]
-    return Repaired(codes, (known == 0)[:, None, None], notes)
+    if not bool(bad.any()) and not bool(over.any()):
+        return codes, bad, []
+    counts = {
+        "{} codes too many": over,
+        f"{{}} of {length} codes missing": (codes == -1).sum(1),
+        f"{{}} outside 0..{vocab_size - 1}": (bad & (codes != -1)).sum(1),
+    }
+    columns = [[text.format(n) if n else "" for n in count.tolist()] for text, count in counts.items()]
+    return codes, bad, ["; ".join(filter(None, texts)) for texts in zip(*columns, strict=True)]

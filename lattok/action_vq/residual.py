@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +20,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok import checks
-from lattok.action_vq.base import ChunkTokenizer
+from lattok.action_vq.coarse import CoarseToFine
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.action_vq.limits import Limits
-from lattok.action_vq.repair import Repaired, cut_at_first_bad
 from lattok.action_vq.synthetic import with_synthetic
 from lattok.quantize import kmeans, nearest
 
@@ -50,7 +48,7 @@ class ResidualVQConfig(ChunkConfig):
             checks.fail("codebook_size", "a whole number of at least 2", self.codebook_size)
 
 
-class ResidualVQ(ChunkTokenizer):
+class ResidualVQ(CoarseToFine):
     """Chunks [B, H, m] to `tokens` codes each, coarse to fine: the first p codes of a row decode on their own.
 
     >>> tokenizer = ResidualVQ.fit(chunks)                       # [N, H, m] in physical units
@@ -59,7 +57,6 @@ class ResidualVQ(ChunkTokenizer):
 
     type = "residual-vq"
     config_class = ResidualVQConfig
-    shared_vocabulary: ClassVar[bool] = False  # a codebook per level
     config: ResidualVQConfig
 
     def __init__(self, config: ResidualVQConfig):
@@ -68,17 +65,6 @@ class ResidualVQ(ChunkTokenizer):
         # The last row is zero: what a missing code adds.
         self.register_buffer("table", torch.zeros(rows + 1, config.horizon * config.action_dim))
         self.table: Tensor
-        self.limits = Limits(config.action_dim)
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows per level."""
-        return self.config.codebook_size
-
-    @property
-    def tokens_per_chunk(self) -> int:
-        """Levels."""
-        return self.config.tokens
 
     @property
     def codebooks(self) -> Tensor:
@@ -137,13 +123,6 @@ class ResidualVQ(ChunkTokenizer):
         first = torch.arange(self.config.tokens, device=codes.device) * self.config.codebook_size
         rows = torch.where(codes < 0, len(self.table) - 1, codes + first)
         return self.limits(F.embedding(rows, self.table).sum(1).view(-1, self.horizon, self.action_dim))
-
-    def _repair(self, codes: Tensor) -> Repaired:
-        """Codes are a refinement each: a row is decoded up to its first code that is missing or out of range."""
-        return cut_at_first_bad(codes, self.tokens_per_chunk, self.vocab_size)
-
-    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
-        return self.limits.beyond(actions, valid)
 
 
 def by_mask(valid: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
