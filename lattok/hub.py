@@ -38,17 +38,18 @@ def resolve(name_or_path: str | os.PathLike[str], revision: str | None = None) -
     text = str(name_or_path)
     if path.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
         checks.fail("model", "a folder with config.json, or a Hub id like org/name", f"{text!r}, which is neither")
+    return download("model", text, revision, [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING]), text
+
+
+def download(argument: str, repo_id: str, revision: str | None, wanted: list[str]) -> Path:
+    """The `wanted` files of a Hub repository, in a local folder that is named by its commit."""
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING]
-        return Path(snapshot_download(text, revision=revision, allow_patterns=wanted)), text
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, OSError, ValueError) as error:
-        checks.fail("model", f"a folder or a Hub repository; {text!r} could not be fetched", _first_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        expected = f"a folder or a Hub repository; {repo_id!r} could not be fetched"
+        checks.fail(argument, expected, files.first_line(error))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -148,7 +149,7 @@ class HubModel(nn.Module):
                 folder = self.save_pretrained(Path(scratch), name=repo)
                 return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
         except (HfHubHTTPError, OSError, ValueError) as error:
-            checks.fail("repo_id", f"a repository that can be written; {repo_id!r} failed", _first_line(error))
+            checks.fail("repo_id", f"a repository that can be written; {repo_id!r} failed", files.first_line(error))
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Tensors that belong into the artefact, sharing memory with the model."""

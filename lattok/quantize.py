@@ -112,6 +112,17 @@ def kmeans(vectors: Tensor, k: int, iterations: int = 20, generator: torch.Gener
     return centres
 
 
+def residual_kmeans(
+    vectors: Tensor, k: int, levels: int, iterations: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Codebooks [levels, k, d] of vectors [N, d], each fitted to what the levels before left."""
+    left, books = vectors, []
+    for _ in range(levels):
+        books.append(kmeans(left, k, iterations, generator))
+        left = left - books[-1][nearest(left, books[-1])]
+    return torch.stack(books)
+
+
 def _assignments(codes: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Number [k] and sum [k, d] of the vectors [N, d] assigned to each code; a matmul, so that it is deterministic."""
     one_hot = F.one_hot(codes, k).to(vectors.dtype)

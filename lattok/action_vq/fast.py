@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from typing_extensions import Self
 
@@ -27,7 +26,7 @@ from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.grammar import CoefficientGrammar
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.repair import Repaired
-from lattok.hub import CONFIG
+from lattok.hub import CONFIG, download
 from lattok.normalize import read_statistics
 
 TOKENIZER, PROCESSOR = "tokenizer.json", "processor_config.json"
@@ -268,12 +267,7 @@ def _published_folder(source: str | os.PathLike[str], revision: str | None) -> P
     """The folder of a published tokenizer, downloaded where `source` is a Hub id; both files must be there."""
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(str(source), revision=revision, allow_patterns=[TOKENIZER, PROCESSOR]))
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            checks.fail("source", f"a folder or a Hub repository; {str(source)!r} could not be fetched", str(error))
+        folder = download("source", str(source), revision, [TOKENIZER, PROCESSOR])
     missing = [name for name in (TOKENIZER, PROCESSOR) if not (folder / name).is_file()]
     if missing:
         checks.fail("source", f"a folder with {TOKENIZER} and {PROCESSOR}", f"{folder} without {', '.join(missing)}")

@@ -24,7 +24,7 @@ from lattok.action_vq.coarse import CoarseToFine
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.synthetic import with_synthetic
-from lattok.quantize import kmeans, nearest
+from lattok.quantize import residual_kmeans
 
 ITERATIONS = 8  # of k-means
 FIT_BEAMS = 8
@@ -99,7 +99,7 @@ class ResidualVQ(CoarseToFine):
             return made.flatten(1), made_mask.flatten(1)
 
         # The start counts padding, which repeats actions and so does little harm; refits do not.
-        books = residual_kmeans(samples()[0], model.config.tokens, model.config.codebook_size, generator)
+        books = residual_kmeans(samples()[0], model.config.codebook_size, model.config.tokens, ITERATIONS, generator)
         for _ in range(steps):
             books = refit(*samples(), books)
         model.table[:-1] = books.flatten(0, 1)
@@ -161,15 +161,6 @@ def search(targets: Tensor, books: Tensor, beams: int) -> tuple[Tensor, Tensor]:
 def _pick(values: Tensor, index: Tensor) -> Tensor:
     """Rows of values [B, n, d] by index [B, k]: [B, k, d]."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
-
-
-def residual_kmeans(samples: Tensor, levels: int, size: int, generator: torch.Generator) -> Tensor:
-    """Codebooks [levels, size, d] of samples [N, d], each fitted to what the levels before left."""
-    left, books = samples, []
-    for _ in range(levels):
-        books.append(kmeans(left, size, ITERATIONS, generator))
-        left = left - books[-1][nearest(left, books[-1])]
-    return torch.stack(books)
 
 
 def refit(samples: Tensor, valid: Tensor, books: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lattok import files
 from lattok.checks import LattokError
 
 CACHE_BYTES = 256 * 2**20  # row groups kept in memory by a reader
@@ -87,7 +88,8 @@ class DataFile:
         try:
             return self._file.read_row_group(group, columns=[key]).column(0)
         except (pa.ArrowException, OSError) as error:
-            raise LattokError(f"cannot read `{key}` from {self.path} ({_first_line(error)}). Copy it again.") from None
+            reason = files.first_line(error)
+            raise LattokError(f"cannot read `{key}` from {self.path} ({reason}). Copy it again.") from None
 
     def _rows(self) -> dict[int, tuple[int, int]]:
         groups = [self.read(i, "episode_index").to_numpy() for i in range(len(self.starts) - 1)]
@@ -176,7 +178,3 @@ def next_place(place: tuple[int, int], chunk_files: int) -> tuple[int, int]:
     """(chunk, file) after `place`."""
     chunk, file = place
     return (chunk, file + 1) if file + 1 < chunk_files else (chunk + 1, 0)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

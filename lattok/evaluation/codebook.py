@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lattok import checks
-from lattok.quantize import CodeStatistics, code_statistics, kmeans, nearest
+from lattok.quantize import CodeStatistics, code_statistics, nearest, residual_kmeans
 
 ITERATIONS = 50
 FIT_ROWS = 50_000  # more rows than this do not move the centres, they only cost memory
@@ -31,12 +31,8 @@ class ResidualKMeans:
         """Centres of vectors [N, d]; at most `FIT_ROWS` of them, evenly spaced, are used."""
         checks.rank("vectors", vectors, "N d")
         generator = torch.Generator().manual_seed(seed)
-        left, books = vectors[:: math.ceil(len(vectors) / FIT_ROWS)].float(), []
-        for _ in range(levels):
-            book = kmeans(left, size, ITERATIONS, generator)
-            books.append(book)
-            left = left - book[nearest(left, book)]
-        return cls(tuple(books))
+        rows = vectors[:: math.ceil(len(vectors) / FIT_ROWS)].float()
+        return cls(tuple(residual_kmeans(rows, size, levels, ITERATIONS, generator)))
 
     def encode(self, vectors: Tensor) -> Tensor:
         """Vectors [N, d] to codes int64 [N, levels]."""

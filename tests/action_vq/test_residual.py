@@ -10,16 +10,17 @@ from hypothesis import strategies as st
 from lattok.action_vq.limits import Limits, value_range
 from lattok.action_vq.residual import (
     BLOCK,
+    ITERATIONS,
     ResidualVQ,
     ResidualVQConfig,
     by_mask,
     least_squares,
     refit,
-    residual_kmeans,
     search,
 )
 from lattok.action_vq.synthetic import synthetic, with_synthetic
 from lattok.checks import LattokError
+from lattok.quantize import residual_kmeans
 
 SMALL = {"tokens": 4, "codebook_size": 16, "synthetic": 300, "steps": 2}
 
@@ -108,7 +109,7 @@ def test_more_beams_reconstruct_better():
 def test_refitting_lowers_the_error_of_the_sums():
     generator = torch.Generator().manual_seed(0)
     samples = torch.randn(2000, 4, generator=generator)
-    books, errors = residual_kmeans(samples, 3, 8, generator), []
+    books, errors = residual_kmeans(samples, 8, 3, ITERATIONS, generator), []
     for _ in range(4):
         errors.append(float((search(samples, books, 8)[1][:, 0] - samples).square().mean()))
         books = refit(samples, whole(samples), books)
@@ -118,7 +119,7 @@ def test_refitting_lowers_the_error_of_the_sums():
 def test_coordinate_descent_approaches_least_squares():
     generator = torch.Generator().manual_seed(0)
     samples = torch.randn(500, 4, generator=generator)
-    books = residual_kmeans(samples, 2, 3, generator)
+    books = residual_kmeans(samples, 3, 2, ITERATIONS, generator)
     codes = search(samples, books, 2)[0][:, 0]
     mask = torch.rand(samples.shape, generator=generator) < torch.tensor([1.0, 0.9, 0.5, 0.2])
     for _ in range(50):
@@ -209,7 +210,7 @@ def test_a_wide_search_finds_the_best_decoding_of_what_is_there():
 def test_refits_do_not_learn_what_lies_under_a_mask():
     generator = torch.Generator().manual_seed(0)
     samples = torch.randn(2000, 4, generator=generator)
-    books, mask = residual_kmeans(samples, 3, 8, generator), whole(samples)
+    books, mask = residual_kmeans(samples, 8, 3, ITERATIONS, generator), whole(samples)
     mask[::2, 2:] = False
     refitted = refit(samples, mask, books)
     assert torch.equal(refit(samples.masked_fill(~mask, -7.0), mask, books), refitted)
