@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -188,12 +188,13 @@ class HubModel(nn.Module):
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        """Evaluation mode for the duration: a label never depends on whether someone left the model in training."""
-        training = self.training
+        """Evaluation mode in float32 for the duration: a label depends neither on training mode nor on an autocast."""
+        training, device = self.training, next(self.buffers()).device.type
         if training:
             self.eval()
         try:
-            yield
+            with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+                yield
         finally:
             if training:
                 self.train()

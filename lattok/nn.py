@@ -23,11 +23,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        q, k, v = rearrange(self.qkv(x), "... n (three h d) -> three ... h n d", three=3, h=self.heads)
+    def forward(self, x: Tensor, causal: bool = False, keys: Tensor | None = None) -> Tensor:
+        """`keys` [..., n] bool, its leading axes broadcast against those of x: which tokens may be looked at."""
+        lead = x.shape[:-2]
+        q, k, v = rearrange(self.qkv(x).flatten(0, -3), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        mask = None if keys is None else keys.expand(*lead, -1).flatten(0, -2)[:, None, None]  # b 1 1 n
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
-        return self.out(rearrange(mixed, "... h n d -> ... n (h d)"))
+        mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal)
+        return self.out(rearrange(mixed, "b h n d -> b n (h d)")).unflatten(0, lead)
 
 
 def feed_forward(dim: int, hidden: int, activation: type[nn.Module], dropout: float = 0.0) -> nn.Sequential:
@@ -59,8 +62,8 @@ class PreNormBlock(nn.Module):
         self.attention = Attention(dim, heads, bias=False)
         self.ff = feed_forward(dim, 4 * dim, nn.GELU, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), keys=keys)
         return x + self.ff(self.norm2(x))
 
 
@@ -74,8 +77,9 @@ class SpaceTimeBlock(nn.Module):
         self.time = Attention(dim, heads, bias=False)
         self.ff = feed_forward(dim, 4 * dim, nn.GELU, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.space(self.norm1(x))
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        """`keys` [B, 1, n] bool: tokens that attention inside a frame may look at."""
+        x = x + self.space(self.norm1(x), keys=keys)
         over_time = self.time(rearrange(self.norm2(x), "b t n d -> b n t d"), causal=True)
         x = x + rearrange(over_time, "b n t d -> b t n d")
         return x + self.ff(self.norm3(x))

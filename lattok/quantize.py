@@ -223,7 +223,28 @@ class Codebook(nn.Module):
             self.cluster_sum.copy_(torch.where(dead[:, None], held, self.cluster_sum))
 
 
-class VectorQuantizer(nn.Module):
+class CodeUsage(nn.Module):
+    """Remembers the codes that training gave lately; any quantizer whose usage the training loop shall report."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+        self.register_buffer("recent", torch.zeros(0, dtype=torch.long), persistent=False)
+        self.recent: Tensor
+
+    def remember(self, codes: Tensor) -> None:
+        """Keep rows of codes [..., P]."""
+        rows = codes.reshape(-1, codes.shape[-1])
+        recent = self.recent.to(rows.device) if self.recent.ndim == 2 else rows[:0]
+        self.recent = torch.cat([recent, rows])[-RECENT_ROWS:]
+
+    def pop_usage(self) -> CodeStatistics | None:
+        """Statistics of the codes that training gave since the last call; None where it gave none."""
+        recent, self.recent = self.recent, self.recent[:0]
+        return code_statistics(recent, self.size) if len(recent) else None
+
+
+class VectorQuantizer(CodeUsage):
     """Nearest-neighbour quantizer with one codebook, or with several in a residual chain (`levels` > 1).
 
     While `config.continuous_steps` last, training passes latents through unquantized and remembers the latest ones;
@@ -231,18 +252,16 @@ class VectorQuantizer(nn.Module):
     """
 
     def __init__(self, config: QuantizerConfig):
-        super().__init__()
+        super().__init__(config.size)
         self.config = config
         self.codebooks = nn.ModuleList(Codebook(config) for _ in range(config.levels))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("reservoir", torch.zeros(0, config.dim), persistent=False)
         self.register_buffer("reservoir_step", torch.zeros(0, dtype=torch.long), persistent=False)  # of each row
-        self.register_buffer("recent", torch.zeros(0, dtype=torch.long), persistent=False)
         self.steps: Tensor
         self.reservoir: Tensor
         self.reservoir_step: Tensor
         self._seed = int(torch.randint(2**31, ()))  # one for all processes that build the model from one seed
-        self.recent: Tensor
 
     @property
     def continuous(self) -> bool:
@@ -290,11 +309,6 @@ class VectorQuantizer(nn.Module):
             return F.embedding(codes, self.codebook_vectors[0])
         return sum(F.embedding(codes[..., i], book) for i, book in enumerate(self.codebook_vectors))  # pyright: ignore
 
-    def pop_usage(self) -> CodeStatistics | None:
-        """Statistics of the codes that training gave since the last call; None before the codebook has started."""
-        recent, self.recent = self.recent, self.recent[:0]
-        return None if self.continuous or not len(recent) else code_statistics(recent, self.config.size)
-
     def _assign(self, latents: Tensor, update: bool, valid: Tensor | None) -> tuple[Tensor, Tensor]:
         codes, left = [], latents.detach()
         for book in self.books:
@@ -335,9 +349,7 @@ class VectorQuantizer(nn.Module):
             self.reservoir, self.reservoir_step = self.reservoir[:0], self.reservoir_step[:0]
 
     def _remember(self, codes: Tensor, valid: Tensor | None) -> None:
-        """Keep rows of codes [..., P] for the usage report; of those that are padded somewhere, none."""
+        """Rows of codes [..., P]; of those that are padded somewhere, none."""
         if valid is not None:
             codes = codes[valid.all(-1) if valid.ndim == codes.ndim and valid.ndim > 1 else valid]
-        rows = codes.reshape(-1, codes.shape[-1])
-        recent = self.recent.to(rows.device) if self.recent.ndim == 2 else rows[:0]
-        self.recent = torch.cat([recent, rows])[-RECENT_ROWS:]
+        self.remember(codes)

@@ -25,7 +25,7 @@ from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from torch import Tensor, nn
 
 from lattok import checks, files
-from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.quantize import CodeUsage, QuantizerConfig
 from lattok.runlog import RunLog
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
@@ -233,19 +233,19 @@ def codebook_report(model: nn.Module) -> CodebookReport:
     """
     report = CodebookReport({}, [])
     for name, module in model.named_modules():
-        if not isinstance(module, VectorQuantizer):
+        if not isinstance(module, CodeUsage):
             continue
         stats = module.pop_usage()
         if stats is None:
             continue
-        size, used, perplexity = module.config.size, min(stats.used), min(stats.perplexity)
+        size, used, perplexity = module.size, min(stats.used), min(stats.perplexity)
         report.values[f"codebook/{name}/used"] = float(used)
         report.values[f"codebook/{name}/perplexity"] = perplexity
         report.values[f"codebook/{name}/joint_bits"] = stats.joint_entropy
         if used < size / 4 or perplexity < size / 10:
             report.warnings.append(
                 f"codebook `{name}` is collapsing: {used} of {size} codes in use, perplexity {perplexity:.1f}. "
-                + _remedy(module.config)
+                + _remedy(getattr(module, "config", None))
             )
         elif stats.tokens_repeat:
             report.warnings.append(
@@ -256,8 +256,10 @@ def codebook_report(model: nn.Module) -> CodebookReport:
     return report
 
 
-def _remedy(config: QuantizerConfig) -> str:
+def _remedy(config: QuantizerConfig | None) -> str:
     """What has not been tried against collapse."""
+    if config is None:
+        return "There is no codebook to start or revive here: lower lr, or normalise the latents (latent_norm=batch)."
     if config.start != "kmeans":
         return "Start it from data: codebook_start=kmeans."
     if config.revive_below == 0:

@@ -29,11 +29,13 @@ class ActionBatch(NamedTuple):
 
 
 class PairBatch(NamedTuple):
-    """Frame pairs (t, t + stride) with the actions between them."""
+    """Frame pairs (t, t + stride) with the actions between them; with further strides also their later frames."""
 
-    frames: Tensor  # [B, 2, V, H, W, 3] uint8
-    actions: Tensor  # [B, m] float32, mean over the gap, physical units
+    frames: Tensor  # [B, 2 + further, V, H, W, 3] uint8
+    actions: Tensor  # [B, m] float32, mean over the gap, or [B, steps, m]; physical units
     labelled: Tensor  # [B] bool: whether the action may be used as supervision
+    text: Tensor | None = None  # [B, S, D] vectors of the instruction's words, for language-conditioned models
+    text_mask: Tensor | None = None  # [B, S] bool: which of them are words
 
 
 class Quantized(NamedTuple):

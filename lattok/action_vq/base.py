@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, overload
@@ -98,17 +96,6 @@ class ChunkTokenizer(HubModel, ABC):
             return result if result.dtype == tensor.dtype else tensor.to(result.device)
 
         return super()._apply(moved, recurse)
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Evaluation mode, in float32 whatever the caller's autocast says."""
-        device = self.normalizer.shift.device.type
-        with super()._inference():
-            if not torch.is_autocast_enabled(device):
-                yield
-                return
-            with torch.autocast(device, enabled=False):
-                yield
 
     @torch.no_grad()
     def encode(self, chunks: Tensor | np.ndarray, valid: Tensor | None = None) -> Tensor:

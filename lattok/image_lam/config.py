@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from lattok import checks
 
+QUANTIZERS = ("vq", "residual", "fsq", "none")
+
 
 @dataclass(frozen=True)
 class ImageLAMConfig:
@@ -13,12 +15,15 @@ class ImageLAMConfig:
 
     cameras: tuple[str, ...]  # in the order of the V axis
     stride: str = "32"  # gap of a pair, in frames ("32") or seconds ("0.2s")
-    features: str = "timm:vit_base_patch14_reg4_dinov2.lvd142m"  # or "pixels"
+    extra_strides: tuple[str, ...] = ()  # further futures trained along; labels are always those of `stride`
+    features: str = "timm:vit_base_patch14_reg4_dinov2.lvd142m"  # or "pixels", or "hf:MODEL"
     features_revision: str | None = None
     image_size: int = 224
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
+    language: str | None = None  # stage 1: "t5:MODEL" or "precomputed"; its vectors join the tokens of every frame
+    language_dim: int = 768
 
     streams: str = (
         "control"  # "control"; "control+env": frozen stage-1 environment codebook; "joint": both from scratch
@@ -36,22 +41,28 @@ class ImageLAMConfig:
     encoder: str = "spacetime"  # "spacetime" (paper) or "fused": one frame of [now, later, difference]
     latent_heads: str = "shared"  # one head for all tokens (paper) or "per_token"
     latent_norm: str = "none"  # "none" (paper) or "batch"
-    quantizer: str = "vq"  # "vq" (paper) or "residual": P levels of one latent
+    quantizer: str = "vq"  # "vq" (paper), "residual": P levels of one latent, "fsq", or "none": continuous, no codes
     codebook_update: str = "gradient"  # "gradient" (paper) or "ema"
     codebook_start: str = "normal"  # "normal" (paper) or "kmeans"
     continuous_steps: int = 0
     revive_below: float = 0.0
     conditioning: str = "tokens"  # latents beside the patches (paper), or also "add"ed to each
     predict_change: bool = False  # decoder adds to the current features, from a zero start
+    action_head: str = "latents"  # reads latents before quantization (paper) or the mean of the "codes" (its code)
+    action_steps: int = 1  # actions it predicts for a pair; 1 is their mean over the gap
 
+    prediction_weight: float = 1.0  # 0: the encoder learns from labels alone
     commitment_weight: float = 0.25
     action_weight: float = 1.0
     decorrelation_weight: float = 0.0
+    additivity_weight: float = 0.0  # needs extra_strides
+    kl_weight: float = 0.0  # needs quantizer "none": a variational bottleneck
 
     def __post_init__(self) -> None:
         checks.counts(image_size=self.image_size, tokens=self.tokens, codebook_size=self.codebook_size)
         checks.counts(latent_dim=self.latent_dim, width=self.width, heads=self.heads)
         checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
+        checks.counts(language_dim=self.language_dim, action_steps=self.action_steps)
         for name in ("codebook_size", "env_codebook_size"):
             if getattr(self, name) < 2:
                 checks.fail(name, "at least 2", getattr(self, name))
@@ -59,15 +70,30 @@ class ImageLAMConfig:
             checks.size(name, "numbers, one per colour", len(getattr(self, name)), 3)
         checks.one_of("interpolation", self.interpolation, ("bilinear", "bicubic"))
         checks.at_least_zero(action_weight=self.action_weight, decorrelation_weight=self.decorrelation_weight)
-        checks.at_least_zero(commitment_weight=self.commitment_weight)
+        checks.at_least_zero(prediction_weight=self.prediction_weight, commitment_weight=self.commitment_weight)
+        checks.at_least_zero(additivity_weight=self.additivity_weight, kl_weight=self.kl_weight)
         checks.one_of("streams", self.streams, ("control", "control+env", "joint"))
         checks.one_of("encoder", self.encoder, ("spacetime", "fused"))
         checks.one_of("latent_heads", self.latent_heads, ("shared", "per_token"))
         checks.one_of("latent_norm", self.latent_norm, ("none", "batch"))
         checks.one_of("conditioning", self.conditioning, ("tokens", "add"))
-        checks.one_of("quantizer", self.quantizer, ("vq", "residual"))
+        checks.one_of("quantizer", self.quantizer, QUANTIZERS)
+        checks.one_of("action_head", self.action_head, ("latents", "codes"))
         if not self.cameras:
             checks.fail("cameras", "at least one camera", "none")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.additivity_weight > 0 and not self.extra_strides:
+            checks.fail("additivity_weight", "0 without extra_strides", self.additivity_weight)
+        if self.kl_weight > 0 and self.quantizer != "none":
+            checks.fail("kl_weight", 'a positive one only with quantizer="none"', self.kl_weight)
+        if self.streams == "control+env" and self.quantizer not in ("vq", "residual"):
+            checks.fail("quantizer", "vq or residual with streams=control+env", repr(self.quantizer))
+        if self.language is not None and self.streams != "control":
+            checks.fail("language", "none, unless streams=control: only stage 1 reads instructions", self.language)
+        if self.language is not None and not (self.language == "precomputed" or self.language.startswith("t5:")):
+            checks.fail("language", '"t5:MODEL" or "precomputed"', repr(self.language))
 
     @property
     def positions(self) -> int:
@@ -78,11 +104,14 @@ class ImageLAMConfig:
     def loss_weights(self) -> dict[str, float]:
         """Weight of each loss term (Eq. 11 and 15)."""
         return {
-            "prediction": 1.0,
+            "prediction": self.prediction_weight,
             "codebook": 1.0,
             "commitment": self.commitment_weight,
+            "kl": self.kl_weight,
             "codebook_env": 1.0,
             "commitment_env": self.commitment_weight,
+            "kl_env": self.kl_weight,
             "action": self.action_weight,
             "decorrelation": self.decorrelation_weight,
+            "additivity": self.additivity_weight,
         }

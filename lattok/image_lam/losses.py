@@ -1,6 +1,8 @@
-"""Losses of the image latent action model: pure functions (P2T Eq. 12 to 14)."""
+"""Losses of the image latent action model: pure functions (P2T Eq. 12 to 14), and further terms."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,8 +14,8 @@ def prediction(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def action(predicted: Tensor, actions: Tensor, labelled: Tensor) -> Tensor:
-    """Mean squared error over labelled samples (Eq. 14): [B, m] normalised, labelled [B] bool; zero without any."""
-    error = (predicted - actions).square().mean(-1)
+    """Mean squared error over labelled samples (Eq. 14): [B, ...] normalised, labelled [B] bool; zero without any."""
+    error = (predicted - actions).square().flatten(1).mean(1)
     return (error * labelled).sum() / labelled.sum().clamp_min(1)
 
 
@@ -27,3 +29,18 @@ def decorrelation(latents: Tensor) -> Tensor:
     correlation = (unit.T @ unit / batch).square().reshape(tokens, dim, tokens, dim)
     between = ~torch.eye(tokens, dtype=torch.bool, device=latents.device)
     return correlation.mean((1, 3))[between].mean() * dim
+
+
+def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
+    """How far c(0, k+1) is from c(0, k) + c(k, k+1), [B, pairs, P, d], as a share of the latents' variance.
+
+    The share is taken of a constant: latents that shrink gain nothing.
+    """
+    place = {tuple(pair): i for i, pair in enumerate(pairs)}
+    steps = [k for now, k in place if now == 0 and (0, k + 1) in place]
+    whole, first, second = (
+        latents[:, [place[key] for key in keys]]
+        for keys in ([(0, k + 1) for k in steps], [(0, k) for k in steps], [(k, k + 1) for k in steps])
+    )
+    spread = whole.detach().var(0, unbiased=False).mean().clamp_min(1e-5)
+    return (whole - first - second).square().mean() / spread

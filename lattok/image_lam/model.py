@@ -5,38 +5,29 @@
     features^(o_{t+stride}) = Decoder(features(o_t), codebook[codes])
 
 Streams: `control`, and an environment stream beside it (`control+env` with a frozen codebook, `joint` from scratch).
+Stage 1 learns that codebook: one stream, with the instruction's words beside the tokens (`language`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lattok import checks
 from lattok.hub import HubModel
 from lattok.image_lam import losses
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import FrozenFeatures
-from lattok.image_lam.parts import ActionHead, Decoder, FusedEncoder, SpaceTimeEncoder, Stream
+from lattok.image_lam.parts import ActionHead, Decoder, Encoded, FusedEncoder, SpaceTimeEncoder, Stream, Words
+from lattok.quantize import VectorQuantizer
 from lattok.types import LatentActions, LossTerms, PairBatch, join
 
 LABEL_BATCH = 64  # pairs per forward pass when labelling a video
-
-
-@dataclass
-class Encoded:
-    """One stream's latents and straight-through vectors [B, p, d], codes and loss terms."""
-
-    latents: Tensor
-    vectors: Tensor
-    codes: Tensor
-    losses: LossTerms
 
 
 class ImageLAM(HubModel):
@@ -64,6 +55,7 @@ class ImageLAM(HubModel):
         self.control = Stream(config, config.codebook_size)
         self.env = Stream(config, config.env_codebook_size, frozen) if streams == 2 else None
         self.decoder = Decoder(config, streams, self.features.dim, places)
+        self.language_up = None if config.language is None else nn.Linear(config.language_dim, config.width)
         self.action_head: ActionHead | None = None
         if frozen and self.env is not None:
             self.env.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
@@ -86,16 +78,28 @@ class ImageLAM(HubModel):
         return self.features.resize(torch.from_numpy(frames)).numpy()
 
     def attach_action_head(self, actions: Tensor) -> None:
-        """A fresh action head whose normaliser is fitted to `actions` [N, m]; used in training only."""
-        self.action_head = ActionHead(self.config, actions.shape[1])
-        self.action_head.normalizer.fit(actions)
+        """A fresh action head, for training only; its normaliser is fitted to `actions` [N, m] or [N, steps, m]."""
+        self.action_head = ActionHead(self.config, actions.shape[-1])
+        self.action_head.normalizer.fit(actions.flatten(0, -2))
+
+    def take_environment(self, stage1: ImageLAM) -> None:
+        """Codebook and queries of a stage-1 model for the environment stream of `control+env`."""
+        if stage1.config.features != self.config.features:
+            checks.fail("env_codebook", f"features {self.config.features!r}", repr(stage1.config.features))
+        if stage1.config.quantizer != self.config.quantizer:
+            checks.fail("env_codebook", f"quantizer {self.config.quantizer!r}", repr(stage1.config.quantizer))
+        self.set_env_codebook(_codebook(stage1.control))
+        queries, count = stage1.encoder.queries, self.config.tokens
+        if queries.shape == self.encoder.queries[count:].shape:  # as UniVLA starts its stage 2
+            with torch.no_grad():
+                self.encoder.queries[count:] = queries
 
     @torch.no_grad()
     def set_env_codebook(self, levels: Sequence[Tensor]) -> None:
         """Copy the stage-1 codebook, [K, d] for each level, that `control+env` keeps frozen."""
         if self.config.streams != "control+env" or self.env is None:
             checks.fail("env_codebook", "none, unless streams are control+env", f"streams {self.config.streams}")
-        wanted = self.env.quantizer.codebook_vectors
+        wanted = _codebook(self.env)
         shapes, given = [list(w.shape) for w in wanted], [list(level.shape) for level in levels]
         if shapes != given:
             checks.fail("env_codebook", f"levels of shape {shapes}", f"{given}")
@@ -119,12 +123,18 @@ class ImageLAM(HubModel):
         return self.encode_features(self.frame_features(frames))
 
     @torch.no_grad()
-    def encode_features(self, features: Tensor) -> LatentActions:
-        """Precomputed features [B, 2, V*N, D] to `LatentActions`."""
+    def encode_features(
+        self, features: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None
+    ) -> LatentActions:
+        """Precomputed features [B, 2, V*N, D] to `LatentActions`.
+
+        A stage-1 model also needs `text` [B, S, language_dim], vectors of the instruction's words, and may get
+        `text_mask` [B, S] bool, which says where there is one.
+        """
         checks.rank("features", features, "B 2 N D")
         with self._inference():
-            control, env = self._streams(features)
-        return _public(self.control, control, None if self.env is None or env is None else _public(self.env, env))
+            control, env = self._streams(features, self._words(text, text_mask))
+            return self.control.public(control, self.env.public(env) if self.env and env else None)
 
     @torch.no_grad()
     def frame_features(self, frames: Tensor) -> Tensor:
@@ -155,22 +165,38 @@ class ImageLAM(HubModel):
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Loss terms of a batch; `config.loss_weights` weights them."""
-        features = self.frame_features(batch.frames)
-        control, env = self._streams(features)
+        features, words = self.frame_features(batch.frames), self._words(batch.text, batch.text_mask)
+        pairs = self._pairs()
+        checks.size("frames", "frames per sample", features.shape[1], 2 + len(self.config.extra_strides))
+        both = features[:, pairs].flatten(0, 1)  # (b pairs) 2 n d
+        if words is not None and len(pairs) > 1:
+            words = Words(*(part.repeat_interleave(len(pairs), 0) for part in words))
+        control, env = self._streams(both, words)
         vectors = [stream.vectors for stream in (control, env) if stream is not None]
-        terms = {"prediction": losses.prediction(self.decoder(features[:, 0], *vectors), features[:, 1])}
-        terms.update(control.losses)
+        terms = dict(control.losses)
+        if self.config.prediction_weight > 0:
+            terms["prediction"] = losses.prediction(self.decoder(both[:, 0], *vectors, words=words), both[:, 1])
         terms.update({f"{name}_env": value for name, value in (env.losses if env else {}).items()})
         if self.config.decorrelation_weight > 0:
             terms["decorrelation"] = losses.decorrelation(control.latents)
+        if self.config.additivity_weight > 0:
+            terms["additivity"] = losses.additivity(control.latents.unflatten(0, (-1, len(pairs))), pairs)
         if self.action_head is not None and batch.actions.shape[1]:
+            first = Encoded(control.latents[:: len(pairs)], control.vectors[:: len(pairs)], control.codes, {})
             target = self.action_head.normalizer(batch.actions)
-            terms["action"] = losses.action(self.action_head(control.latents), target, batch.labelled)
+            terms["action"] = losses.action(self.action_head(first), target, batch.labelled)
         return terms
 
-    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+    def predict(
+        self,
+        features: Tensor,
+        latents: LatentActions,
+        text: Tensor | None = None,
+        text_mask: Tensor | None = None,
+    ) -> Tensor:
         """Features of the later frame [B, N, D] from current features [B, N, D] and quantized latent actions."""
-        return self.decoder(features, *[s.quantized for s in (latents, latents.env) if s is not None])
+        vectors = [s.quantized for s in (latents, latents.env) if s is not None]
+        return self.decoder(features, *vectors, words=self._words(text, text_mask))
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Everything but the frozen features, which the config names, and the action head of the training robot."""
@@ -186,22 +212,41 @@ class ImageLAM(HubModel):
             described["features_sha256"] = weights.hexdigest()
         return described
 
-    def _streams(self, features: Tensor) -> tuple[Encoded, Encoded | None]:
-        tokens = self.encoder(features)
+    def _streams(self, features: Tensor, words: Words | None = None) -> tuple[Encoded, Encoded | None]:
+        tokens = self.encoder(features, words)
         count = self.config.tokens
-        control = _encode(self.control, tokens[:, :count], update=True)
+        control = self.control(tokens[:, :count])
         if self.env is None:
             return control, None
-        return control, _encode(self.env, tokens[:, count:], update=self.config.streams == "joint")
+        return control, self.env(tokens[:, count:], update=self.config.streams == "joint")
+
+    def _words(self, text: Tensor | None, mask: Tensor | None) -> Words | None:
+        """Vectors of the instruction's words [B, S, language_dim] as tokens; a stage-1 model needs them."""
+        if self.language_up is None:
+            if text is not None:
+                checks.fail("text", "none: this model does not read instructions", f"shape {list(text.shape)}")
+            return None
+        if text is None:
+            checks.fail("text", f"vectors [B, S, {self.config.language_dim}]: this is a stage-1 model", "none")
+        checks.rank("text", text, "B S D")
+        checks.size("text", "channels", text.shape[2], self.config.language_dim)
+        if mask is None:
+            mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+        return Words(self.language_up(text), mask.bool())
+
+    def _pairs(self) -> list[list[int]]:
+        """Frames (i, j) that training makes latent actions of, the labelled pair first.
+
+        Further futures are reached from the first frame; additivity also needs the steps between them.
+        """
+        last = 1 + len(self.config.extra_strides)
+        pairs = [[0, later] for later in range(1, last + 1)]
+        steps = [[now, now + 1] for now in range(1, last)]
+        return pairs + steps if self.config.additivity_weight > 0 else pairs
 
 
-def _encode(stream: Stream, tokens: Tensor, update: bool) -> Encoded:
-    latents = stream.latents(tokens)
-    quantized = stream.quantizer(latents, update)
-    codes = quantized.codes.flatten(1) if stream.config.quantizer == "residual" else quantized.codes
-    return Encoded(latents, quantized.vectors, codes, quantized.losses)
-
-
-def _public(stream: Stream, encoded: Encoded, env: LatentActions | None = None) -> LatentActions:
-    levels = encoded.codes[:, None] if stream.config.quantizer == "residual" else encoded.codes
-    return LatentActions(encoded.codes, encoded.latents, stream.quantizer.lookup(levels), env)
+def _codebook(stream: Stream) -> list[Tensor]:
+    """The codebook of each level; an environment stream always has one."""
+    if not isinstance(stream.quantizer, VectorQuantizer):
+        checks.fail("env_codebook", "a model with quantizer vq or residual", stream.config.quantizer)
+    return stream.quantizer.codebook_vectors

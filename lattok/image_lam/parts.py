@@ -1,15 +1,38 @@
-"""Parts of the image latent action model: encoders, a stream of latents with its quantizer, decoder, action head."""
+"""Parts of the image latent action model: encoders, a stream of latents with its bottleneck, decoder, action head."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lattok.image_lam.bottlenecks import Continuous, ScalarQuantizer
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.nn import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
 from lattok.normalize import Normalizer
 from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.types import LatentActions, LossTerms
+
+
+class Words(NamedTuple):
+    """An instruction, seen by every frame."""
+
+    tokens: Tensor  # [B, S, width]
+    mask: Tensor  # [B, S] bool: which of them are words
+
+
+def with_words(x: Tensor, words: Words | None) -> tuple[Tensor, Tensor | None]:
+    """Tokens [B, ..., n, width] with the words after them, and which of all these attention may look at."""
+    if words is None:
+        return x, None
+    missing = (1,) * (x.ndim - 3)  # axes between batch and tokens: frames
+    tokens = words.tokens.unflatten(0, (-1, *missing)).expand(*x.shape[:-2], -1, -1)
+    keys = F.pad(words.mask, (x.shape[-2], 0), value=True).unflatten(0, (-1, *missing))
+    return torch.cat([x, tokens], -2), keys
 
 
 class FusedEncoder(nn.Module):
@@ -21,15 +44,17 @@ class FusedEncoder(nn.Module):
         self.queries = nn.Parameter(torch.randn(queries, config.width) * 0.02)
         self.places = nn.Parameter(torch.randn(places, config.width) * 0.02)
         blocks = (PreNormBlock(config.width, config.heads, config.dropout) for _ in range(config.encoder_depth))
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
         """Features [B, 2, N, D] to query tokens [B, queries, width]."""
         now, later = features.unbind(1)
         x = self.project(torch.cat([now, later, 3 * (later - now)], -1)) + self.places  # b n w
-        x = torch.cat([self.queries.expand(len(x), -1, -1), x], 1)
-        return self.norm(self.blocks(x)[:, : len(self.queries)])
+        x, keys = with_words(torch.cat([self.queries.expand(len(x), -1, -1), x], 1), words)
+        for block in self.blocks:
+            x = block(x, keys)
+        return self.norm(x[:, : len(self.queries)])
 
 
 class SpaceTimeEncoder(nn.Module):
@@ -44,13 +69,16 @@ class SpaceTimeEncoder(nn.Module):
         self.register_buffer("places", sinusoidal_positions(queries + places, config.width), persistent=False)
         self.places: Tensor
         blocks = (SpaceTimeBlock(config.width, config.heads, config.dropout) for _ in range(config.encoder_depth))
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.ModuleList(blocks)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
         """Features [B, 2, N, D] to query tokens of the later frame [B, queries, width]."""
         queries = self.queries.expand(*features.shape[:2], -1, -1)
         x = self.embed(torch.cat([queries, features], 2)) + self.places  # b 2 q+n w
-        return self.blocks(x)[:, 1, : len(self.queries)]
+        x, keys = with_words(x, words)
+        for block in self.blocks:
+            x = block(x, keys)
+        return x[:, 1, : len(self.queries)]
 
 
 class Decoder(nn.Module):
@@ -68,25 +96,37 @@ class Decoder(nn.Module):
         )
         self.places: Tensor
         blocks = (PreNormBlock(width, config.heads, config.dropout) for _ in range(config.decoder_depth))
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.ModuleList(blocks)
         self.out = nn.Linear(width, feature_dim)
         if config.predict_change:  # start as "nothing changes", the best constant guess
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
-    def forward(self, features: Tensor, *vectors: Tensor) -> Tensor:
+    def forward(self, features: Tensor, *vectors: Tensor, words: Words | None = None) -> Tensor:
         latents = torch.cat([up(stream) for up, stream in zip(self.latent_up, vectors, strict=True)], 1)
         patches = self.patch_up(features)
         if self.add:  # every patch knows the change before the first block
             patches = patches + latents.sum(1, keepdim=True)
-        x = torch.cat([latents, patches], 1)  # b p+n w
-        x = self.blocks(self.embed(x) + self.places)
-        predicted = self.out(x[:, latents.shape[1] :])
+        places = slice(latents.shape[1], latents.shape[1] + features.shape[1])
+        x, keys = with_words(self.embed(torch.cat([latents, patches], 1)) + self.places, words)  # b p+n+s w
+        for block in self.blocks:
+            x = block(x, keys)
+        predicted = self.out(x[:, places])
         return features + predicted if self.predict_change else predicted
 
 
+@dataclass
+class Encoded:
+    """One stream's latents and straight-through vectors [B, p, d], codes and loss terms."""
+
+    latents: Tensor
+    vectors: Tensor
+    codes: Tensor
+    losses: LossTerms
+
+
 class Stream(nn.Module):
-    """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, quantizer.
+    """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, bottleneck.
 
     A `frozen` stream's codebook is given (stage 1) rather than learned, so it needs no start and no warm-up.
     """
@@ -94,25 +134,20 @@ class Stream(nn.Module):
     def __init__(self, config: ImageLAMConfig, size: int, frozen: bool = False):
         super().__init__()
         self.config, d = config, config.latent_dim
-        residual = config.quantizer == "residual"
-        if residual:  # one latent from all queries, P levels of codes
+        if config.quantizer == "residual":  # one latent from all queries, P levels of codes
             self.heads = nn.ModuleList([nn.Linear(config.tokens * config.width, d)])
         else:
             heads = config.tokens if config.latent_heads == "per_token" else 1
             self.heads = nn.ModuleList(nn.Linear(config.width, d) for _ in range(heads))
-        positions = config.positions
-        self.norm = nn.BatchNorm1d(positions * d, affine=False) if config.latent_norm == "batch" else None
-        self.quantizer = VectorQuantizer(
-            QuantizerConfig(
-                dim=d,
-                size=size,
-                levels=config.tokens if residual else 1,
-                update=config.codebook_update,
-                start="normal" if frozen else config.codebook_start,
-                continuous_steps=0 if frozen else config.continuous_steps,
-                revive_below=config.revive_below,
-            )
-        )
+        self.norm = nn.BatchNorm1d(config.positions * d, affine=False) if config.latent_norm == "batch" else None
+        self.quantizer: VectorQuantizer | ScalarQuantizer | Continuous = bottleneck(config, size, frozen)
+
+    def forward(self, tokens: Tensor, update: bool = True) -> Encoded:
+        """`update=False` leaves the codebook alone also in training."""
+        latents = self.latents(tokens)
+        quantized = self.quantizer(latents, update)
+        codes = quantized.codes.flatten(1) if self.config.quantizer == "residual" else quantized.codes
+        return Encoded(latents, quantized.vectors, codes, quantized.losses)
 
     def latents(self, tokens: Tensor) -> Tensor:
         """[B, P, width] to [B, p, d]."""
@@ -126,15 +161,48 @@ class Stream(nn.Module):
             latents = self.norm(latents.flatten(1)).reshape(latents.shape)
         return latents
 
+    def public(self, encoded: Encoded, env: LatentActions | None = None) -> LatentActions:
+        """What callers get: the quantized vectors are rows of the codebook, or the latents where there is none."""
+        if isinstance(self.quantizer, Continuous):
+            return LatentActions(encoded.codes, encoded.latents, encoded.latents, env)
+        levels = encoded.codes[:, None] if self.config.quantizer == "residual" else encoded.codes
+        return LatentActions(encoded.codes, encoded.latents, self.quantizer.lookup(levels), env)
+
+
+def bottleneck(config: ImageLAMConfig, size: int, frozen: bool) -> VectorQuantizer | ScalarQuantizer | Continuous:
+    """What stands between latents and decoder."""
+    if config.quantizer == "none":
+        return Continuous(config.latent_dim, variational=config.kl_weight > 0)
+    if config.quantizer == "fsq":
+        return ScalarQuantizer(config.latent_dim, size)
+    return VectorQuantizer(
+        QuantizerConfig(
+            dim=config.latent_dim,
+            size=size,
+            levels=config.tokens if config.quantizer == "residual" else 1,
+            update=config.codebook_update,
+            start="normal" if frozen else config.codebook_start,
+            continuous_steps=0 if frozen else config.continuous_steps,
+            revive_below=config.revive_below,
+        )
+    )
+
 
 class ActionHead(nn.Module):
-    """MLP from pre-quantization latents to the mean action of the gap (Eq. 14); dropped at publication."""
+    """MLP to the actions of the gap (Eq. 14), from latents before quantization; dropped at publication.
+
+    As published code has it (`action_head="codes"`), it reads the mean of the codes' vectors instead.
+    """
 
     def __init__(self, config: ImageLAMConfig, action_dim: int):
         super().__init__()
-        inputs = config.positions * config.latent_dim
+        self.from_codes, self.steps = config.action_head == "codes", config.action_steps
+        inputs = config.latent_dim * (1 if self.from_codes else config.positions)
         self.normalizer = Normalizer(action_dim)
-        self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, action_dim))
+        self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, self.steps * action_dim))
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.net(latents.flatten(1))
+    def forward(self, encoded: Encoded) -> Tensor:
+        """Normalised actions [B, m], or [B, steps, m] when there are several."""
+        inputs = encoded.vectors.mean(1) if self.from_codes else encoded.latents.flatten(1)
+        actions = self.net(inputs)
+        return actions if self.steps == 1 else actions.unflatten(1, (self.steps, -1))

@@ -6,6 +6,7 @@ import torch
 
 from lattok.checks import LattokError
 from lattok.image_lam import FrozenFeatures, ImageLAM, ImageLAMConfig, losses
+from lattok.image_lam.bottlenecks import grid_levels
 from lattok.types import PairBatch
 
 SMALL = {
@@ -36,6 +37,11 @@ VARIANTS = {
     "shared": {**ROBUST, "decorrelation_weight": 0.1},
     "joint": {**ROBUST, "streams": "joint"},
     "control+env": {"streams": "control+env"},
+    "fsq": {**ROBUST, "quantizer": "fsq", "codebook_size": 6},
+    "continuous": {**ROBUST, "quantizer": "none"},
+    "variational": {**ROBUST, "quantizer": "none", "kl_weight": 0.1, "streams": "joint"},
+    "futures": {"extra_strides": ("4", "6"), "additivity_weight": 0.1},
+    "robust futures": {**ROBUST, "quantizer": "residual", "extra_strides": ("4",)},
     "robust control+env": {**ROBUST, "quantizer": "residual", "streams": "control+env", "continuous_steps": 3},
 }
 
@@ -45,25 +51,156 @@ def make(variant="p2t", **changes) -> ImageLAM:
     return ImageLAM(ImageLAMConfig(**{**SMALL, **VARIANTS[variant], **changes}))
 
 
-def batch(size=12, image=32, cameras=2):
+def batch(size=12, image=32, cameras=2, later=1):
     torch.manual_seed(1)
-    frames = torch.randint(0, 256, (size, 2, cameras, image, image, 3), dtype=torch.uint8)
+    frames = torch.randint(0, 256, (size, 1 + later, cameras, image, image, 3), dtype=torch.uint8)
     return PairBatch(frames, torch.randn(size, 4), torch.arange(size) % 3 == 0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_shapes_of_every_variant(variant):
     lam = make(variant)
-    terms = lam.train()(batch())
+    terms = lam.train()(batch(later=1 + len(lam.config.extra_strides)))
     assert set(terms) <= set(lam.config.loss_weights)
+    assert {name for name in ("additivity", "kl") if lam.config.loss_weights[name] > 0} <= set(terms)
     assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
     out = lam.eval().encode(batch().frames)
     positions = 1 if lam.config.quantizer == "residual" else 3
-    assert out.codes.shape == (12, 3)
+    assert out.codes.shape == (12, 0 if lam.config.quantizer == "none" else 3)
     assert out.codes.dtype == torch.int64
     assert out.latents.shape == out.quantized.shape == (12, positions, 8)
     assert (out.env is not None) == (lam.config.streams != "control")
     assert lam.predict(lam.frame_features(batch().frames[:, 0]), out).shape == (12, 8, 768)
+
+
+@pytest.mark.parametrize("encoder", ["spacetime", "fused"])
+def test_instructions_condition_stage_1_each_sample_by_its_own(encoder):
+    lam = make(language="precomputed", language_dim=7, encoder=encoder)
+    features, text = lam.frame_features(batch().frames), torch.randn(12, 5, 7)
+    mask = torch.arange(5) < torch.randint(1, 6, (12, 1))
+    out = lam.encode_features(features, text, mask)
+    alone = [lam.encode_features(features[i : i + 1], text[i : i + 1, mask[i]]) for i in range(12)]
+    torch.testing.assert_close(out.latents, torch.cat([one.latents for one in alone]), atol=1e-5, rtol=1e-5)
+    padded = torch.where(mask[..., None], text, 9.0)
+    assert torch.equal(lam.encode_features(features, padded, mask).latents, out.latents)
+    torch.testing.assert_close(
+        lam.predict(features[:, 0], out, padded, mask), lam.predict(features[:, 0], out, text, mask)
+    )
+    assert not torch.allclose(lam.encode_features(features, text.flip(0), mask.flip(0)).latents, out.latents)
+    terms = lam.train()(batch()._replace(text=text, text_mask=mask))
+    sum(terms.values()).backward()
+    assert lam.language_up.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "message"),
+    [
+        ({}, torch.zeros(12, 5, 7), "`text`: expected none: this model does not read instructions"),
+        (
+            {"language": "precomputed"},
+            None,
+            r"`text`: expected vectors \[B, S, 768\]: this is a stage-1 model, got none",
+        ),
+        ({"language": "precomputed"}, torch.zeros(12, 5, 7), "`text`: expected 768 channels, got 7"),
+    ],
+)
+def test_bad_instructions(options, text, message):
+    lam = make(**options)
+    with pytest.raises(LattokError, match=message):
+        lam.encode_features(lam.frame_features(batch().frames), text)
+
+
+def test_further_futures_are_predicted_and_labels_stay_those_of_the_stride():
+    lam = make("futures", additivity_weight=0.0)
+    three = batch(later=3)
+    lam.attach_action_head(torch.randn(50, 4))
+    terms = lam.eval()(three)
+    features = lam.frame_features(three.frames)
+    errors = [
+        losses.prediction(lam.predict(features[:, 0], lam.encode_features(features[:, [0, later]])), features[:, later])
+        for later in (1, 2, 3)
+    ]
+    torch.testing.assert_close(terms["prediction"], torch.stack(errors).mean())
+    latents = lam.encode_features(features[:, :2]).latents
+    target = lam.action_head.normalizer(three.actions)
+    got = lam.action_head.net(latents.flatten(1))
+    torch.testing.assert_close(terms["action"], losses.action(got, target, three.labelled))
+    with pytest.raises(LattokError, match="`frames`: expected 4 frames per sample, got 2"):
+        lam(batch())
+
+
+def test_additivity_is_zero_for_latents_that_add_up_and_blind_to_their_scale():
+    pairs = [[0, 1], [0, 2], [0, 3], [1, 2], [2, 3]]
+    steps = torch.randn(500, 3, 2, 4)
+    first, second, third = steps.unbind(1)
+    latents = torch.stack([first, first + second, first + second + third, second, third], 1)
+    assert losses.additivity(latents, pairs) < 1e-10
+    wrong = latents + torch.randn_like(latents)
+    assert losses.additivity(wrong, pairs) > 0.5
+    torch.testing.assert_close(losses.additivity(100 * wrong, pairs), losses.additivity(wrong, pairs))
+
+
+def test_finite_scalars_give_every_code_and_its_row():
+    lam = make("fsq", codebook_size=12)
+    stream = lam.control.quantizer
+    out = lam.encode(batch(40).frames)
+    assert out.codes.max() < 12
+    torch.testing.assert_close(out.quantized, stream.lookup(out.codes))
+    assert torch.unique(stream.lookup(torch.arange(12)[None]), dim=1).shape == (1, 12, 8)
+    assert [grid_levels(size) for size in (2, 16, 256, 1000, 22)] == [[2], [4, 4], [8, 8, 4], [8, 5, 5, 5], [11, 2]]
+
+
+def test_variational_noise_is_in_training_only_and_paid_for():
+    lam = make("variational", streams="control")
+    lam.control.norm = None
+    features = lam.frame_features(batch().frames)
+    torch.manual_seed(0)
+    first, _ = lam.train()._streams(features)
+    second, _ = lam._streams(features)
+    assert torch.equal(first.latents, second.latents)
+    assert not torch.equal(first.vectors, second.vectors)
+    out = lam.eval().encode_features(features)
+    assert torch.equal(out.latents, out.quantized)
+    mean, spread = first.latents.double(), lam.control.quantizer.log_variance(first.latents).double()
+    divergence = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, (spread / 2).exp()), torch.distributions.Normal(0.0, 1.0)
+    )
+    torch.testing.assert_close(first.losses["kl"].double(), divergence.mean())
+
+
+def test_published_action_head_reads_the_mean_of_the_codes_vectors():
+    lam = make("p2t", action_head="codes", action_steps=6)
+    lam.attach_action_head(torch.randn(50, 6, 4))
+    chunks = batch()._replace(actions=torch.randn(12, 6, 4))
+    terms = lam.train()(chunks)
+    control, _ = lam._streams(lam.frame_features(chunks.frames))
+    got = lam.action_head.net(control.vectors.mean(1)).reshape(12, 6, 4)
+    error = (got - lam.action_head.normalizer(chunks.actions)).square()[chunks.labelled].mean()
+    torch.testing.assert_close(terms["action"], error)
+    terms["action"].backward()
+    assert lam.encoder.queries.grad.abs().sum() > 0
+    assert lam.control.quantizer.codebook_vectors[0].grad is None
+
+
+def test_stage_2_takes_codebook_and_queries_of_stage_1():
+    stage1 = make(language="precomputed")
+    lam = make("control+env", env_codebook_size=5)
+    before = lam.encoder.queries[:3].clone()
+    lam.take_environment(stage1)
+    assert torch.equal(lam.env.quantizer.codebook_vectors[0], stage1.control.quantizer.codebook_vectors[0])
+    assert torch.equal(lam.encoder.queries[3:], stage1.encoder.queries)
+    assert torch.equal(lam.encoder.queries[:3], before)
+    with pytest.raises(LattokError, match="`env_codebook`: expected quantizer 'vq', got 'residual'"):
+        lam.take_environment(make("robust"))
+
+
+def test_labels_ignore_an_autocast_around_them():
+    lam = make("robust")
+    lam.train()(batch())
+    before = lam.encode(batch().frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = lam.encode(batch().frames)
+    assert torch.equal(inside.latents, before.latents)
 
 
 def test_quantized_is_the_sum_of_the_codes_rows():
@@ -237,6 +374,11 @@ def test_bad_frames_name_what_was_expected(frames, text):
         ({"image_size": 40}, "`image_size`: expected a multiple of the patch size 16, got 40"),
         ({"interpolation": "nearest"}, "`interpolation`"),
         ({"mean": (0.5,)}, "`mean`: expected 3 numbers"),
+        ({"additivity_weight": 0.1}, "`additivity_weight`: expected 0 without extra_strides"),
+        ({"kl_weight": 0.1}, "`kl_weight`: expected a positive one only with quantizer"),
+        ({"quantizer": "fsq", "streams": "control+env"}, "`quantizer`: expected vq or residual with"),
+        ({"language": "clip"}, "`language`"),
+        ({"language": "precomputed", "streams": "joint"}, "`language`: expected none, unless streams=control"),
         ({"codebook_size": 1}, "`codebook_size`: expected at least 2"),
         ({"features": "timm:no_such_model"}, "`features`: expected a timm vision transformer"),
     ],
