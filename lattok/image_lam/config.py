@@ -56,6 +56,7 @@ class ImageLAMConfig:
     action_weight: float = 1.0
     decorrelation_weight: float = 0.0
     additivity_weight: float = 0.0  # needs extra_strides
+    flow_weight: float = 0.0  # the codes alone also say how the pixels move
     kl_weight: float = 0.0  # needs quantizer "none": a variational bottleneck
 
     def __post_init__(self) -> None:
@@ -71,7 +72,8 @@ class ImageLAMConfig:
         checks.one_of("interpolation", self.interpolation, ("bilinear", "bicubic"))
         checks.at_least_zero(action_weight=self.action_weight, decorrelation_weight=self.decorrelation_weight)
         checks.at_least_zero(prediction_weight=self.prediction_weight, commitment_weight=self.commitment_weight)
-        checks.at_least_zero(additivity_weight=self.additivity_weight, kl_weight=self.kl_weight)
+        checks.at_least_zero(additivity_weight=self.additivity_weight, flow_weight=self.flow_weight)
+        checks.at_least_zero(kl_weight=self.kl_weight)
         checks.one_of("streams", self.streams, ("control", "control+env", "joint"))
         checks.one_of("encoder", self.encoder, ("spacetime", "fused"))
         checks.one_of("latent_heads", self.latent_heads, ("shared", "per_token"))
@@ -114,4 +116,5 @@ class ImageLAMConfig:
             "action": self.action_weight,
             "decorrelation": self.decorrelation_weight,
             "additivity": self.additivity_weight,
+            "flow": self.flow_weight,
         }

@@ -44,3 +44,8 @@ def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
     )
     spread = whole.detach().var(0, unbiased=False).mean().clamp_min(1e-5)
     return (whole - first - second).square().mean() / spread
+
+
+def flow(predicted: Tensor, motion: Tensor) -> Tensor:
+    """Squared error of predicted motion [B, n] as a share of the motion's variance in the batch."""
+    return (predicted - motion).square().mean() / motion.var(unbiased=False).clamp_min(1e-3)

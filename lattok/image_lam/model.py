@@ -23,10 +23,12 @@ from lattok.hub import HubModel
 from lattok.image_lam import losses
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import FrozenFeatures
-from lattok.image_lam.parts import ActionHead, Decoder, Encoded, FusedEncoder, SpaceTimeEncoder, Stream, Words
+from lattok.image_lam.flow import block_flow
+from lattok.image_lam.parts import ActionHead, Decoder, Encoded, FlowHead, FusedEncoder, SpaceTimeEncoder, Stream, Words
 from lattok.quantize import VectorQuantizer
 from lattok.types import LatentActions, LossTerms, PairBatch, join
 
+NOT_SAVED = ("features.", "action_head.", "flow_head.")
 LABEL_BATCH = 64  # pairs per forward pass when labelling a video
 
 
@@ -57,6 +59,7 @@ class ImageLAM(HubModel):
         self.decoder = Decoder(config, streams, self.features.dim, places)
         self.language_up = None if config.language is None else nn.Linear(config.language_dim, config.width)
         self.action_head: ActionHead | None = None
+        self.flow_head = FlowHead(config) if config.flow_weight > 0 else None
         if frozen and self.env is not None:
             self.env.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
 
@@ -181,6 +184,8 @@ class ImageLAM(HubModel):
             terms["decorrelation"] = losses.decorrelation(control.latents)
         if self.config.additivity_weight > 0:
             terms["additivity"] = losses.additivity(control.latents.unflatten(0, (-1, len(pairs))), pairs)
+        if self.flow_head is not None:
+            terms["flow"] = losses.flow(self.flow_head(control), block_flow(batch.frames[:, pairs].flatten(0, 1)))
         if self.action_head is not None and batch.actions.shape[1]:
             first = Encoded(control.latents[:: len(pairs)], control.vectors[:: len(pairs)], control.codes, {})
             target = self.action_head.normalizer(batch.actions)
@@ -199,8 +204,8 @@ class ImageLAM(HubModel):
         return self.decoder(features, *vectors, words=self._words(text, text_mask))
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Everything but the frozen features, which the config names, and the action head of the training robot."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith(("features.", "action_head."))}
+        """Everything but the frozen features, which the config names, and the heads that only training needs."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(NOT_SAVED)}
 
     def describe(self) -> dict[str, Any]:
         """As every model; with timm features also the hash of their weights, which the artefact does not hold."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lattok.image_lam.bottlenecks import Continuous, ScalarQuantizer
 from lattok.image_lam.config import ImageLAMConfig
+from lattok.image_lam.flow import CELLS
 from lattok.nn import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
 from lattok.normalize import Normalizer
 from lattok.quantize import QuantizerConfig, VectorQuantizer
@@ -206,3 +207,20 @@ class ActionHead(nn.Module):
         inputs = encoded.vectors.mean(1) if self.from_codes else encoded.latents.flatten(1)
         actions = self.net(inputs)
         return actions if self.steps == 1 else actions.unflatten(1, (self.steps, -1))
+
+
+class FlowHead(nn.Module):
+    """MLP from the vectors of the codes to the motion of every cell of the first frame, which it does not see.
+
+    The decoder does see that frame, so its codes need not say what moved where. After LAOF (Bu et al., 2025), whose
+    flow comes from a trained network.
+    """
+
+    def __init__(self, config: ImageLAMConfig):
+        super().__init__()
+        inputs, outputs = config.positions * config.latent_dim, len(config.cameras) * 2 * CELLS**2
+        self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, outputs))
+
+    def forward(self, encoded: Encoded) -> Tensor:
+        """Motion [B, V * 2 * cells], as `block_flow` gives it."""
+        return self.net(encoded.vectors.flatten(1))

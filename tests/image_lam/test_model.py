@@ -7,6 +7,7 @@ import torch
 from lattok.checks import LattokError
 from lattok.image_lam import FrozenFeatures, ImageLAM, ImageLAMConfig, losses
 from lattok.image_lam.bottlenecks import grid_levels
+from lattok.image_lam.flow import block_flow
 from lattok.types import PairBatch
 
 SMALL = {
@@ -41,6 +42,7 @@ VARIANTS = {
     "continuous": {**ROBUST, "quantizer": "none"},
     "variational": {**ROBUST, "quantizer": "none", "kl_weight": 0.1, "streams": "joint"},
     "futures": {"extra_strides": ("4", "6"), "additivity_weight": 0.1},
+    "flow": {**ROBUST, "quantizer": "residual", "flow_weight": 0.3, "extra_strides": ("4",)},
     "robust futures": {**ROBUST, "quantizer": "residual", "extra_strides": ("4",)},
     "robust control+env": {**ROBUST, "quantizer": "residual", "streams": "control+env", "continuous_steps": 3},
 }
@@ -62,7 +64,7 @@ def test_shapes_of_every_variant(variant):
     lam = make(variant)
     terms = lam.train()(batch(later=1 + len(lam.config.extra_strides)))
     assert set(terms) <= set(lam.config.loss_weights)
-    assert {name for name in ("additivity", "kl") if lam.config.loss_weights[name] > 0} <= set(terms)
+    assert {name for name in ("additivity", "flow", "kl") if lam.config.loss_weights[name] > 0} <= set(terms)
     assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
     out = lam.eval().encode(batch().frames)
     positions = 1 if lam.config.quantizer == "residual" else 3
@@ -138,6 +140,36 @@ def test_additivity_is_zero_for_latents_that_add_up_and_blind_to_their_scale():
     wrong = latents + torch.randn_like(latents)
     assert losses.additivity(wrong, pairs) > 0.5
     torch.testing.assert_close(losses.additivity(100 * wrong, pairs), losses.additivity(wrong, pairs))
+
+
+def test_block_flow_finds_a_planted_shift():
+    torch.manual_seed(0)
+    scene = torch.nn.functional.interpolate(torch.rand(1, 3, 20, 20), 80, mode="bilinear")[0].permute(1, 2, 0) * 255
+    shifts = [(0, 0), (2, 0), (-3, 1), (0, -2)]  # right and down, of the scene
+
+    def view(x, y):
+        return scene[8 - y : 40 - y, 8 - x : 40 - x].round().to(torch.uint8)
+
+    pairs = torch.stack([torch.stack([view(0, 0), view(*shift)]) for shift in shifts])  # b 2 h w 3
+    both = torch.stack([pairs, pairs.flip(1)], 2)  # the second camera sees it backwards
+    flow = block_flow(both).reshape(4, 2, 2, 8, 8)
+    inner = flow[..., 2:6, 2:6].mean((-1, -2))
+    torch.testing.assert_close(inner[:, 0], torch.tensor(shifts).float(), atol=0.35, rtol=0)
+    torch.testing.assert_close(inner[:, 1], -torch.tensor(shifts).float(), atol=0.35, rtol=0)
+    grey = torch.full((1, 2, 1, 48, 48, 3), 128, dtype=torch.uint8)
+    assert block_flow(grey).abs().max() < 1e-5
+
+
+def test_flow_teaches_the_codes_and_its_head_is_not_saved():
+    lam = make("flow", extra_strides=())
+    terms = lam.train()(batch())
+    terms["flow"].backward()
+    assert lam.control.heads[0].weight.grad.abs().sum() > 0
+    assert lam.decoder.out.weight.grad is None
+    assert not any("flow_head" in name for name in lam.saved_tensors())
+    motion = torch.randn(50, 6)
+    assert losses.flow(motion, motion) == 0
+    torch.testing.assert_close(losses.flow(motion.mean().expand(50, 6), motion), torch.tensor(1.0))
 
 
 def test_finite_scalars_give_every_code_and_its_row():
