@@ -1,7 +1,8 @@
 """Writes a copy of a dataset with latent actions as columns: `annotate(dataset, {"latent": model}, out)`.
 
 Labels are made in units of whole episodes, each stored atomically beside `out`; a run that was interrupted and
-started again reuses them and ends with the same bytes. Batches never cross units.
+started again reuses them and ends with the same bytes. Batches never cross units. Video is decoded by other threads
+while a model labels; the labels do not depend on that.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import av
 import numpy as np
 import pyarrow as pa
 import torch
@@ -21,6 +24,7 @@ import lattok
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data import ActionWindows, LeRobotV3, Progress, camera_keys, dimension_names
+from lattok.data.ahead import Abandoned, Ahead, Job, Stopped
 from lattok.data.extend import (
     Labels,
     Shapes,
@@ -39,10 +43,13 @@ from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 
 UNIT_FRAMES = 4096
 BATCH = 1024  # action chunks per call of a tokenizer
+PIECE = 512  # frames of an episode at a time; a long one is never in memory as a whole
+AHEAD_FRAMES = 2048  # decoded and waiting for the model: 0.6 GB for two cameras at 224 x 224
 _PREFIX = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 
-
 Models = Mapping[str, ActionTokenizer | VideoLabeller]
+Identities = Mapping[str, dict[str, Any]]  # by prefix, what `describe` says: it hashes all weights, so it is asked once
+FramesOf = Callable[[str, int, int, int], np.ndarray]  # see `piece_of_frames`
 
 
 class Options(NamedTuple):
@@ -75,7 +82,8 @@ def annotate(
     options = Options(embedding, quantized, action_key, None if cameras is None else tuple(cameras))
     _check_models(dataset, models, options)
     _check_outside(dataset.root, out)
-    plan = plan_hash(dataset, models, options)
+    identities = {prefix: model.describe() for prefix, model in models.items()}
+    plan = plan_hash(dataset, identities, options)
     staging = Staging(out, plan)
     if staging.finished():
         staging.remove()
@@ -86,7 +94,7 @@ def annotate(
         staging.prepare()
         units = plan_units(dataset, UNIT_FRAMES)
         _label(dataset, models, units, options, staging, progress)
-        _assemble(dataset, models, units, options, staging)
+        _assemble(dataset, models, identities, units, options, staging)
         staging.publish()
     except KeyboardInterrupt:
         message = f"annotation interrupted; finished labels wait in {staging.folder}. Run the same command to continue."
@@ -104,14 +112,23 @@ def annotate(
     return out
 
 
-def label_unit(dataset: LeRobotV3, models: Models, unit: Unit, options: Options) -> Labels:
-    """Labels of all frames of a unit, in the order of its rows. Depends on its arguments only."""
+def label_unit(
+    dataset: LeRobotV3, models: Models, unit: Unit, options: Options, frames_of: FramesOf | None = None
+) -> Labels:
+    """Labels of all frames of a unit, in the order of its rows. Depends on its arguments only.
+
+    `frames_of` hands over frames decoded ahead; it is asked by prefix, then by episode, then by piece.
+    """
     labels: Labels = {}
     for prefix, model in models.items():
         if model.label_source == "actions":
             parts, valid = _from_actions(dataset, cast(ActionTokenizer, model), unit, options)
         else:
-            parts, valid = _from_video(dataset, cast(VideoLabeller, model), unit, options)
+            decode = frames_of or partial(piece_of_frames, dataset, models, options)
+            parts, valid = _from_video(dataset, cast(VideoLabeller, model), unit, options, partial(decode, prefix))
+        if not parts:
+            hint = "Its labels are the embeddings."
+            checks.fail("embedding", f"True, since the model of `{prefix}` has no codes", "False", hint)
         labels |= {f"{prefix}.{name}": values for name, values in parts.items()}
         labels[f"{prefix}.valid"] = valid
     for name, values in labels.items():
@@ -119,15 +136,41 @@ def label_unit(dataset: LeRobotV3, models: Models, unit: Unit, options: Options)
     return labels
 
 
-def plan_hash(dataset: LeRobotV3, models: Models, options: Options) -> str:
+def piece_of_frames(
+    dataset: LeRobotV3,
+    models: Models,
+    options: Options,
+    prefix: str,
+    index: int,
+    first: int,
+    last: int,
+    stopped: Stopped = lambda: False,
+) -> np.ndarray:
+    """What the model of `prefix` sees of the frames [first, last) of an episode, uint8 [n, V, h, w, 3].
+
+    `stopped` is asked before every block.
+    """
+    model = cast(VideoLabeller, models[prefix])
+
+    def resize(block: np.ndarray) -> np.ndarray:
+        if stopped():
+            raise Abandoned
+        return model.resize(block)
+
+    return dataset.frames(index, _cameras(dataset, model, options), np.arange(first, last), resize)
+
+
+def _pieces(dataset: LeRobotV3, unit: Unit, index: int) -> list[tuple[int, int]]:
+    """Frames [first, last) of the pieces of an episode."""
+    begin, end = dataset.episode_rows(unit.file)[index]
+    return [(first, min(first + PIECE, end - begin)) for first in range(0, end - begin, PIECE)]
+
+
+def plan_hash(dataset: LeRobotV3, identities: Identities, options: Options) -> str:
     """Everything that the labels depend on; finished units are reused only under the same hash."""
-    versions = [lattok.__version__, torch.__version__, np.__version__, pa.__version__]
-    parts = [fingerprint(dataset.root), _identities(models), options._asdict(), UNIT_FRAMES, BATCH, versions]
+    versions = [lattok.__version__, torch.__version__, np.__version__, pa.__version__, av.__version__]
+    parts = [fingerprint(dataset.root), identities, options._asdict(), UNIT_FRAMES, BATCH, versions]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _identities(models: Models) -> dict[str, Any]:
-    return {prefix: model.describe() for prefix, model in models.items()}
 
 
 def _from_actions(
@@ -144,15 +187,21 @@ def _from_actions(
     return _joined(outputs), np.ones(len(windows), dtype=bool)
 
 
-def _from_video(dataset: LeRobotV3, model: VideoLabeller, unit: Unit, options: Options) -> tuple[Labels, np.ndarray]:
-    cameras = _cameras(dataset, model, options)
+def _from_video(
+    dataset: LeRobotV3,
+    model: VideoLabeller,
+    unit: Unit,
+    options: Options,
+    frames_of: Callable[[int, int, int], np.ndarray],
+) -> tuple[Labels, np.ndarray]:
     stride = model.stride_frames(dataset.fps)
     outputs, valid = [], []
     for index in unit.episodes:
-        frames = dataset.frames(index, cameras, transform=model.resize)
+        pieces = _pieces(dataset, unit, index)
         with torch.no_grad():
-            outputs.append(_columns(model.label_video(frames, stride), options))
-        valid.append(np.arange(len(frames)) + stride < len(frames))
+            video = (frames_of(index, first, last) for first, last in pieces)
+            outputs.append(_columns(model.label_video(video, stride), options))
+        valid.append(np.arange(pieces[-1][1]) + stride < pieces[-1][1])
     return _joined(outputs), np.concatenate(valid)
 
 
@@ -163,11 +212,11 @@ def _cameras(dataset: LeRobotV3, model: VideoLabeller, options: Options) -> tupl
 
 
 def _columns(out: LatentActions, options: Options) -> Labels:
-    """Arrays of one stream, and of the environment stream under `env.`."""
-    arrays = {"codes": out.codes.cpu().numpy().astype(np.int64)}
+    """Arrays of one stream, and of the environment stream under `env.`; no codes where nothing is quantized."""
+    arrays = {"codes": out.codes.cpu().numpy().astype(np.int64)} if out.codes.shape[1] else {}
     if options.embedding:
         arrays["embedding"] = out.latents.float().cpu().numpy()
-    if options.quantized:
+    if options.quantized and out.codes.shape[1]:
         arrays["quantized"] = out.quantized.float().cpu().numpy()
     if out.env is not None:
         arrays |= {f"env.{name}": values for name, values in _columns(out.env, options).items()}
@@ -188,15 +237,33 @@ def _label(
 ) -> None:
     """The local engine: one unit after the other, skipping those that are there already."""
     done, total = 0, sum(unit.last - unit.first for unit in units)
-    for unit in units:
-        if not staging.has(unit):
-            staging.store(unit, label_unit(dataset, models, unit, options))
-        done += unit.last - unit.first
-        if progress is not None:
-            progress(done, total)
+    missing = {unit.number: unit for unit in units if not staging.has(unit)}
+    video = [prefix for prefix, model in models.items() if model.label_source == "video"]
+    jobs = (
+        Job((prefix, index, first, last), last - first)
+        for unit in missing.values()
+        for prefix in video
+        for index in unit.episodes
+        for first, last in _pieces(dataset, unit, index)
+    )
+    decode = partial(piece_of_frames, dataset, models, options)
+    with Ahead(decode, jobs, AHEAD_FRAMES) as frames_of:
+        for unit in units:
+            if unit.number in missing:
+                staging.store(unit, label_unit(dataset, models, unit, options, frames_of))
+            done += unit.last - unit.first
+            if progress is not None:
+                progress(done, total)
 
 
-def _assemble(dataset: LeRobotV3, models: Models, units: list[Unit], options: Options, staging: Staging) -> None:
+def _assemble(
+    dataset: LeRobotV3,
+    models: Models,
+    identities: Identities,
+    units: list[Unit],
+    options: Options,
+    staging: Staging,
+) -> None:
     """Data files with the labels appended, features in info.json, provenance, and everything else as it was."""
     shapes: Shapes = {name: (str(v.dtype), v.shape[1:] or (1,)) for name, v in staging.load(units[0]).items()}
     by_file: dict[Path, list[Unit]] = {}
@@ -211,7 +278,12 @@ def _assemble(dataset: LeRobotV3, models: Models, units: list[Unit], options: Op
     write_json(staging.dataset / "meta" / "info.json", info, indent=4)
     provenance = dataset.root / "meta" / "lattok.json"
     labels = read_json(provenance) if provenance.exists() else {}
-    labels |= {prefix: _provenance(dataset, prefix, model, shapes, options) for prefix, model in models.items()}
+    for prefix, model in models.items():
+        own = {name: shape for name, shape in shapes.items() if name.startswith(prefix + ".")}
+        labels[prefix] = _provenance(dataset, model, options) | {
+            "model": identities[prefix],
+            "columns": {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in own.items()},
+        }
     write_json(staging.dataset / "meta" / "lattok.json", labels, indent=4)
     rewritten = {file.relative_to(dataset.root) for file in by_file} | {
         Path("meta/info.json"),
@@ -220,18 +292,14 @@ def _assemble(dataset: LeRobotV3, models: Models, units: list[Unit], options: Op
     copy_other_files(dataset.root, staging.dataset, rewritten)
 
 
-def _provenance(dataset: LeRobotV3, prefix: str, model: Any, shapes: Shapes, options: Options) -> dict[str, Any]:
-    """What the labels under a prefix are: model, source, stride or horizon, true shapes. No times, no paths."""
-    entry: dict[str, Any] = {"lattok_version": lattok.__version__, "model": model.describe()}
+def _provenance(dataset: LeRobotV3, model: Any, options: Options) -> dict[str, Any]:
+    """What labels were made from: source, stride or horizon. No times, no paths."""
+    entry: dict[str, Any] = {"lattok_version": lattok.__version__}
     if model.label_source == "actions":
-        entry |= {"source": "actions", "action_key": options.action_key, "horizon": model.horizon}
-    else:
-        stride = model.stride_frames(dataset.fps)
-        cameras = list(_cameras(dataset, model, options))
-        entry |= {"source": "video", "cameras": cameras, "stride": stride, "stride_seconds": stride / dataset.fps}
-    own = {name: shape for name, shape in shapes.items() if name.startswith(prefix + ".")}
-    entry["columns"] = {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in own.items()}
-    return entry
+        return entry | {"source": "actions", "action_key": options.action_key, "horizon": model.horizon}
+    stride = model.stride_frames(dataset.fps)
+    cameras = list(_cameras(dataset, model, options))
+    return entry | {"source": "video", "cameras": cameras, "stride": stride, "stride_seconds": stride / dataset.fps}
 
 
 def _check_models(dataset: LeRobotV3, models: Models, options: Options) -> None:
@@ -253,9 +321,17 @@ def _check_models(dataset: LeRobotV3, models: Models, options: Options) -> None:
             _check_actions(dataset, cast(ActionTokenizer, model), options)
         else:
             video = cast(VideoLabeller, model)
+            _check_stage(prefix, video)
             _cameras(dataset, video, options)
             lengths = np.array([episode.length for episode in dataset.episodes], dtype=np.int64)
             check_stride(video.stride_frames(dataset.fps), lengths, dataset.fps)
+
+
+def _check_stage(prefix: str, model: VideoLabeller) -> None:
+    """A model of stage 1 reads the instruction and keeps what it says out of its codes: those are no actions."""
+    if getattr(getattr(model, "config", None), "language", None) is not None:
+        hint = "Stage 1 takes in the instruction to learn environment codes: train stage 2 with them."
+        checks.fail("models", f"a stage-2 model for `{prefix}`", "a stage-1 model (language-conditioned)", hint)
 
 
 def _check_actions(dataset: LeRobotV3, model: ActionTokenizer, options: Options) -> None:

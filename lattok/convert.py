@@ -8,8 +8,10 @@ from typing import Any
 
 from lattok import checks, files
 from lattok.action_vq.convert import p2t_action_vq
+from lattok.image_lam import ImageLAM
+from lattok.image_lam.convert import p2t_image_lam, univla_lam
 
-__all__ = ["p2t_action_vq"]
+__all__ = ["p2t_action_vq", "p2t_image_lam", "univla_lam"]
 
 
 def convert_p2t_action_vq(path: str, out: str, **facts: Any) -> None:
@@ -26,6 +28,38 @@ def convert_p2t_action_vq(path: str, out: str, **facts: Any) -> None:
     files.check_writable(folder)
     model.save_pretrained(folder)
     print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
+
+
+def convert_p2t_image_lam(path: str, out: str, **facts: Any) -> None:
+    """What `lattok convert p2t-image-lam` does: convert, say what was found, save into the new folder `out`."""
+    folder = _new_folder(out)
+    _save_lam(p2t_image_lam(path, **facts), folder, out)
+
+
+def convert_univla_lam(path: str, out: str, **facts: Any) -> None:
+    """What `lattok convert univla-lam` does: as `convert_p2t_image_lam`."""
+    folder = _new_folder(out)
+    _save_lam(univla_lam(path, **facts), folder, out)
+
+
+def _save_lam(model: ImageLAM, folder: Path, out: str) -> None:
+    config = model.config
+    stage, also = (1, "") if model.env is None else (2, f", {config.env_codebook_size} in the environment's codebook")
+    left_out = "; its action head is left out" if model.action_head is not None else ""
+    print(
+        f"Found: stage {stage}, {config.tokens} tokens of {config.codebook_size} codes{also}, latents of width "
+        f"{config.latent_dim}, {config.encoder_depth} + {config.decoder_depth} blocks of width {config.width}"
+        f"{left_out}; taken as given: {config.heads} heads, stride {config.stride}, camera {config.cameras[0]}, "
+        f"features {config.features} at {config.image_size} pixels"
+        f"{f', language {config.language}' if config.language else ''}."
+    )
+    files.check_writable(folder)
+    model.save_pretrained(folder)
+    if model.env is not None:
+        print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
+    else:  # it needs instructions, which datasets' videos do not hold
+        words = shlex.join(["--stage", "2", "--env-codebook", out])
+        print(f"Saved in {out}. Learn stage 2 with its codebook: lattok train image-lam DATASET --out DIR {words}")
 
 
 def _new_folder(out: str) -> Path:

@@ -30,15 +30,20 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 EVALUATION, TRAINING = "evaluation.json", "training.json"
 
 
-def resolve(name_or_path: str | os.PathLike[str], revision: str | None = None) -> tuple[Path, str | None]:
-    """The folder of a model, and its Hub id unless it is a local folder; a Hub id is downloaded at `revision`."""
+def resolve(
+    name_or_path: str | os.PathLike[str], revision: str | None = None, argument: str = "model"
+) -> tuple[Path, str | None]:
+    """The folder of a model, and its Hub id unless it is a local folder; a Hub id is downloaded at `revision`.
+
+    Errors call it by the name of the `argument` that named it.
+    """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path, None
     text = str(name_or_path)
     if path.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
-        checks.fail("model", "a folder with config.json, or a Hub id like org/name", f"{text!r}, which is neither")
-    return download("model", text, revision, [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING]), text
+        checks.fail(argument, "a folder with config.json, or a Hub id like org/name", f"{text!r}, which is neither")
+    return download(argument, text, revision, [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING]), text
 
 
 def download(argument: str, repo_id: str, revision: str | None, wanted: list[str]) -> Path:
@@ -52,11 +57,11 @@ def download(argument: str, repo_id: str, revision: str | None, wanted: list[str
         checks.fail(argument, expected, files.first_line(error))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     """config.json of an artefact, checked for readability and version."""
     path = folder / CONFIG
     if not path.is_file():
-        checks.fail("model", f"a folder with {CONFIG}", f"{folder} without it")
+        checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it")
     config = files.read_json(path)
     if not isinstance(config.get("type"), str):
         checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
@@ -243,8 +248,13 @@ def model_card(model: HubModel, name: str) -> str:
     if not model.evaluation:
         lines.append("Not evaluated yet: run `lattok evaluate MODEL DATASET`.")
     else:
-        lines += [str(model.evaluation.get("headline", "")), "", "| figure | value |", "|---|---|"]
+        marks = {True: "holds up", False: "falls short", None: "open"}
+        verdicts = model.evaluation.get("verdicts", [])
+        lines += [str(model.evaluation.get("headline", "")), ""]
+        lines += [*(f"- **{marks[verdict['holds']]}**: {verdict['text']}" for verdict in verdicts), ""]
+        lines += ["<details><summary>All figures</summary>", "", "| figure | value |", "|---|---|"]
         lines += [f"| {key} | {_plain(value)} |" for key, value in model.evaluation.get("figures", {}).items()]
+        lines += ["", "</details>"]
     config = json.dumps(files.finite(asdict(model.config)), indent=2)
     return "\n".join([*lines, "", "## Configuration", "", "```json", config, "```", ""])
 

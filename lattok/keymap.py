@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,8 +92,9 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> d
     """Tensors of a .pt, .pth, .ckpt, .bin or .safetensors file, on the CPU; nested names are joined with ".".
 
     Pickled files go through torch's restricted reader and must hold nothing but tensors, in dictionaries and lists.
-    With `entry` that is asked only of what they hold under this name (Lightning keeps the weights in "state_dict",
-    beside settings). Raises `LattokError` that says what else was found, and where.
+    With `entry` that is asked only of what they hold under this name: Lightning keeps the weights in "state_dict",
+    beside settings and optimisers, whose classes are replaced by ones that do nothing. Raises `LattokError` that says
+    what else was found, and where.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -101,7 +103,7 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> d
         return _read_safetensors(path)
     if path.suffix not in PICKLED:
         checks.fail("path", f"a file ending in {', '.join((*PICKLED, SAFE))}", path.name)
-    content = _read_pickled(path)
+    content = _read_pickled(path, inert=entry is not None)
     if entry is not None:
         if not isinstance(content, Mapping) or entry not in content:
             checks.fail(str(path), f"a dictionary with the entry {entry}", _contents(content))
@@ -111,6 +113,14 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> d
     return _flatten(content, str(path))
 
 
+def read_settings(path: str | os.PathLike[str], entry: str) -> dict[str, Any]:
+    """What a pickled checkpoint holds under `entry` beside its weights, say "hyper_parameters"; {} if nothing."""
+    path = Path(path).expanduser()
+    content = _read_pickled(path, inert=True) if path.suffix in PICKLED and path.is_file() else {}
+    found = content.get(entry) if isinstance(content, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
@@ -118,9 +128,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({_line(error)})", DAMAGED)
 
 
-def _read_pickled(path: Path) -> Any:
+def _read_pickled(path: Path, inert: bool) -> Any:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _stand_ins(path) if inert else nullcontext():
             warnings.simplefilter("ignore")  # torch's, about odd contents; those are judged here
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
@@ -137,24 +147,71 @@ def _read_pickled(path: Path) -> Any:
         checks.fail(str(path), "a whole checkpoint", f"one that cannot be read ({reason})", DAMAGED)
 
 
-def _place(path: Path, name: str) -> str:
-    """Under which key a pickle first asks for the class or function `name`, where that can be told."""
-    key, memo = "", {}  # the last text, and which of them numbers stand for
+class _Inert:
+    """Stands for whatever a pickle names beside tensors: takes anything, does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+@contextmanager
+def _stand_ins(path: Path) -> Iterator[None]:
+    """torch's restricted reader finds an `_Inert` under every name of the pickle that it does not know itself."""
+    before = list(torch.serialization.get_safe_globals())
+    try:
+        torch.serialization.add_safe_globals([_stand_in(name) for name in _named(path)])
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _stand_in(name: str) -> type:
+    module, _, leaf = name.rpartition(".")
+    return type(leaf, (_Inert,), {"__module__": module})
+
+
+class _Operation(NamedTuple):
+    """One step of a pickle."""
+
+    name: str
+    argument: Any
+
+
+def _operations(path: Path) -> list[_Operation]:
+    """The steps of the pickle in a file of torch.save; none of an older or damaged file."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = next(archive.read(member) for member in archive.namelist() if member.endswith("/data.pkl"))
-        for operation, argument, _ in pickletools.genops(pickled):
-            if operation.name == "GLOBAL" and str(argument).replace(" ", ".") == name:
-                break
-            if "UNICODE" in operation.name:
-                key = str(argument)
-            elif "PUT" in operation.name:
-                memo[argument] = key
-            elif "GET" in operation.name:
-                key = memo[argument]
-    except Exception:  # an older or damaged file: the name alone must do
-        return ""
-    return f" at {key}" if key else ""
+        return [_Operation(operation.name, argument) for operation, argument, _ in pickletools.genops(pickled)]
+    except Exception:  # damaged bytes fail anywhere in these readers, with any type
+        return []
+
+
+def _named(path: Path) -> set[str]:
+    """Classes and functions that a pickle asks for."""
+    return {str(step.argument).replace(" ", ".") for step in _operations(path) if step.name == "GLOBAL"}
+
+
+def _place(path: Path, name: str) -> str:
+    """Under which key a pickle first asks for the class or function `name`, where that can be told."""
+    key, memo = "", {}  # the last text, and which of them numbers stand for
+    for operation, argument in _operations(path):
+        if operation == "GLOBAL" and str(argument).replace(" ", ".") == name:
+            return f" at {key}" if key else ""
+        if "UNICODE" in operation:
+            key = str(argument)
+        elif "PUT" in operation:
+            memo[argument] = key
+        elif "GET" in operation:
+            key = memo.get(argument, "")
+    return ""
 
 
 def _flatten(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:

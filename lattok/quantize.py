@@ -226,6 +226,8 @@ class Codebook(nn.Module):
 class CodeUsage(nn.Module):
     """Remembers the codes that training gave lately; any quantizer whose usage the training loop shall report."""
 
+    frozen = False  # whether training only uses the codes that it was given
+
     def __init__(self, size: int):
         super().__init__()
         self.size = size

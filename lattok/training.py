@@ -245,7 +245,7 @@ def codebook_report(model: nn.Module) -> CodebookReport:
         if used < size / 4 or perplexity < size / 10:
             report.warnings.append(
                 f"codebook `{name}` is collapsing: {used} of {size} codes in use, perplexity {perplexity:.1f}. "
-                + _remedy(getattr(module, "config", None))
+                + _remedy(getattr(module, "config", None), module.frozen)
             )
         elif stats.tokens_repeat:
             report.warnings.append(
@@ -256,8 +256,10 @@ def codebook_report(model: nn.Module) -> CodebookReport:
     return report
 
 
-def _remedy(config: QuantizerConfig | None) -> str:
+def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:
     """What has not been tried against collapse."""
+    if frozen:
+        return "Its codes are given: train the model they come from on data like this, with the same preset."
     if config is None:
         return "There is no codebook to start or revive here: lower lr, or normalise the latents (latent_norm=batch)."
     if config.start != "kmeans":

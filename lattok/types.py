@@ -3,7 +3,7 @@ P codes per sample, d latent width, T frames of a video, V cameras."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -137,6 +137,9 @@ class VideoLabeller(Labeller, Protocol):
         """Frames uint8 [n, H, W, 3] to the model's size, uint8 [n, h, w, 3]."""
         ...
 
-    def label_video(self, frames: np.ndarray, stride: int) -> LatentActions:
-        """Video [T, V, H, W, 3] uint8 to T latent actions of the pairs (t, min(t + stride, T - 1))."""
+    def label_video(self, frames: np.ndarray | Iterable[np.ndarray], stride: int) -> LatentActions:
+        """Video [T, V, H, W, 3] uint8 to T latent actions of the pairs (t, min(t + stride, T - 1)).
+
+        The video may come in pieces, in order; labels do not depend on where they begin.
+        """
         ...

@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,7 @@ from lattok.annotation import Options, annotate, label_unit
 from lattok.checks import LattokError
 from lattok.data import open_dataset
 from lattok.data.extend import plan_units
+from lattok.data.video import VideoEncoder
 from lattok.types import LatentActions
 
 
@@ -56,6 +59,7 @@ class FakeLAM:
         return frames[:, ::4, ::4]
 
     def label_video(self, frames, stride):
+        frames = np.concatenate(list(frames))
         assert frames.shape[1:] == (2, 8, 8, 3)
         brightness = torch.from_numpy(frames.astype(np.float32)).mean((2, 3, 4))
         later = brightness[(torch.arange(len(frames)) + stride).clamp_max(len(frames) - 1)]
@@ -236,7 +240,7 @@ def test_finished_units_are_not_labelled_again(source, tmp_path, monkeypatch):
             annotate(source, MODELS, tmp_path / "out")
     labelled = []
     real = module.label_unit
-    monkeypatch.setattr(module, "label_unit", lambda d, m, unit, o: labelled.append(unit.number) or real(d, m, unit, o))
+    monkeypatch.setattr(module, "label_unit", lambda d, m, u, *more: labelled.append(u.number) or real(d, m, u, *more))
     annotate(source, MODELS, tmp_path / "out")
     assert labelled == [unit.number for unit in plan_units(source, 20)][3:]
 
@@ -360,6 +364,113 @@ def test_a_data_file_without_episodes(source, tmp_path):
     shutil.copy(source.data_file(0), source.root / "data" / "chunk-000" / "file-999.parquet")
     with pytest.raises(LattokError, match=r"file-999\.parquet belongs to no episode"):
         annotate(source, MODELS, tmp_path / "out")
+
+
+def test_decoding_ahead_changes_no_byte(source, tmp_path, monkeypatch):
+    expected = tree(annotate(source, MODELS, tmp_path / "one_by_one"))
+    alone = {index: label_unit(source, MODELS, unit, Options()) for index, unit in enumerate(plan_units(source, 20))}
+    monkeypatch.setattr(module, "AHEAD_FRAMES", 10**6)  # everything at once
+    monkeypatch.setattr(module, "PIECE", 4)
+    monkeypatch.setattr("lattok.data.ahead.os.cpu_count", lambda: 5)
+    assert tree(annotate(open_dataset(source.root), MODELS, tmp_path / "ahead")) == expected
+    rows = open_dataset(tmp_path / "ahead").columns(3, ["latent.embedding"])["latent.embedding"]
+    (unit,) = (unit for unit in plan_units(source, 20) if unit.episodes == (3,))
+    np.testing.assert_array_equal(rows, alone[unit.number]["latent.embedding"].reshape(25, 2))
+
+
+def test_an_error_while_decoding_ahead_comes_in_its_turn(source, tmp_path):
+    path, _, _ = source.video_span(6, source.cameras[0])
+    path.unlink()
+    seen = []
+    with pytest.raises(LattokError, match="missing video file"):
+        annotate(source, {"latent": FakeLAM()}, tmp_path / "out", progress=lambda done, total: seen.append(done))
+    broken = min(e.index for e in source.episodes if source.video_span(e.index, source.cameras[0])[0] == path)
+    before = [unit for unit in plan_units(source, 20) if max(unit.episodes) < broken]
+    assert seen[-1] == sum(unit.last - unit.first for unit in before)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("lattok")]
+
+
+def test_ctrl_c_stops_the_threads(source, tmp_path):
+    class Interrupted(FakeLAM):
+        def label_video(self, frames, stride):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="Run the same command"):
+        annotate(source, {"latent": Interrupted()}, tmp_path / "out")
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("lattok")]
+    annotate(source, {"latent": FakeLAM()}, tmp_path / "out")
+
+
+def test_weights_are_hashed_once(source, tmp_path):
+    calls = []
+
+    class Counting(FakeLAM):
+        def describe(self):
+            calls.append(1)
+            return super().describe()
+
+    annotate(source, {"latent": Counting()}, tmp_path / "out")
+    assert calls == [1]
+
+
+def test_a_model_without_codes(source, tmp_path):
+    class Continuous(FakeLAM):
+        def label_video(self, frames, stride):
+            out = super().label_video(frames, stride)
+            return LatentActions(out.codes[:, :0], out.latents, out.latents)
+
+    models = {"latent": Continuous()}
+    labelled = open_dataset(annotate(source, models, tmp_path / "out", quantized=True))
+    assert {key for key in labelled.features if key.startswith("latent.")} == {"latent.embedding", "latent.valid"}
+    with pytest.raises(LattokError, match="`embedding`: expected True, since the model of `latent` has no codes"):
+        annotate(source, models, tmp_path / "more", embedding=False)
+    assert not (tmp_path / ".more.partial").exists()
+
+
+def test_a_model_of_stage_1_is_refused(source, tmp_path):
+    lam = FakeLAM()
+    lam.config = SimpleNamespace(language="t5:google-t5/t5-base")
+    message = "`models`: expected a stage-2 model for `latent`, got a stage-1 model .*train stage 2"
+    with pytest.raises(LattokError, match=message) as error:
+        annotate(source, {"latent": lam}, tmp_path / "out")
+    assert "\n" not in str(error.value)
+
+
+def test_one_frame_episodes_have_labels_that_are_not_valid(make_dataset, tmp_path):
+    dataset = make_dataset([1, 12, 1, 2])
+    labelled = open_dataset(annotate(dataset, {"latent": FakeLAM()}, tmp_path / "out"))
+    for episode in labelled.episodes:
+        rows = labelled.columns(episode.index, ["latent.codes", "latent.embedding", "latent.valid"])
+        assert [len(values) for values in rows.values()] == [episode.length] * 3
+        np.testing.assert_array_equal(rows["latent.valid"], np.arange(episode.length) + 3 < episode.length)
+        assert not rows["latent.embedding"][-1].any()  # the last frame with itself
+
+
+def test_videos_shorter_than_the_stride(make_dataset, tmp_path):
+    message = r"`stride`: .*got 3 frames \(0\.3 s\), which leaves 0 of 8\. The largest usable stride is 1 "
+    with pytest.raises(LattokError, match=message):
+        annotate(make_dataset([3, 2, 3]), {"latent": FakeLAM()}, tmp_path / "out")
+    with pytest.raises(LattokError, match="The episodes are too short for pairs"):
+        annotate(make_dataset([1, 1], name="single"), {"latent": FakeLAM()}, tmp_path / "out")
+
+
+def test_videos_of_several_sizes_are_resized_by_the_model(source, tmp_path):
+    class AnySize(FakeLAM):
+        def resize(self, frames):
+            rows, columns = (np.arange(8) * size // 8 for size in frames.shape[1:3])
+            return frames[:, rows][:, :, columns]
+
+    path, _, _ = source.video_span(6, source.cameras[1])
+    span = [e.index for e in source.episodes if source.video_span(e.index, source.cameras[1])[0] == path]
+    frames = sum(source.episodes[i].length for i in span)
+    path.unlink()
+    encoder = VideoEncoder(path, 10, (48, 64), "h264")
+    encoder.add(np.full((frames, 48, 64, 3), 200, dtype=np.uint8))
+    encoder.close()
+    with pytest.raises(LattokError, match="expected frames of one size, got 32x32x3 from .*front and 48x64x3"):
+        source.frames(6)
+    labelled = open_dataset(annotate(source, {"latent": AnySize()}, tmp_path / "out"))
+    assert not labelled.columns(6, ["latent.embedding"])["latent.embedding"].reshape(8, 2)[:, 1].any()
 
 
 @pytest.mark.parametrize("prefix", ["action.latent", "observation.latent", "La", "", "a/b", ".a", "a."])

@@ -1,5 +1,7 @@
 """Foreign checkpoints: renaming is complete or refused with everything listed; reading runs and trusts nothing."""
 
+import contextlib
+import functools
 import os
 import pickle
 import re
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattok.checks import LattokError
-from lattok.keymap import Join, read_checkpoint, translate
+from lattok.keymap import Join, read_checkpoint, read_settings, translate
 
 OURS = {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2), "steps": torch.tensor(0)}
 MAP = {"a.weight": "theirs.w", "a.bias": "theirs.b"}
@@ -115,6 +117,15 @@ def test_one_entry_of_a_file_with_settings(tmp_path):
         read_checkpoint(tmp_path / "x.ckpt", entry="weights")
 
 
+def test_settings_beside_the_weights(tmp_path):
+    torch.save({"state_dict": {"w": torch.ones(2)}, "hparams": {"heads": 3}, "epoch": 3}, tmp_path / "x.ckpt")
+    assert read_settings(tmp_path / "x.ckpt", "hparams") == {"heads": 3}
+    assert read_settings(tmp_path / "x.ckpt", "epoch") == read_settings(tmp_path / "x.ckpt", "other") == {}
+    safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / "x.safetensors")
+    assert read_settings(tmp_path / "x.safetensors", "hparams") == {}
+    assert read_settings(tmp_path / "nowhere.ckpt", "hparams") == {}
+
+
 class Custom:
     """A class of someone's training script."""
 
@@ -169,6 +180,32 @@ def test_nothing_in_a_file_is_run(tmp_path):
     with pytest.raises(LattokError, match=re.escape(f"{os.mkdir.__module__}.mkdir at w, whose loading runs code")):
         read_checkpoint(tmp_path / "x.pt")
     assert not (tmp_path / "made").exists()
+
+
+def test_what_stands_beside_the_weights_need_not_be_known(tmp_path):
+    beside = {
+        "lam_num_heads": 3,
+        "optimizer": torch.optim.AdamW,
+        "schedule": functools.partial(torch.optim.AdamW, lr=1e-4),
+        "callbacks": [Custom(), Custom()],
+        "dtype": np.float64(1),
+    }
+    weights = {"lam.w": torch.arange(3.0)}
+    torch.save({"hyper_parameters": beside, "state_dict": weights}, tmp_path / "x.ckpt")
+    before = list(torch.serialization.get_safe_globals())
+    assert torch.equal(read_checkpoint(tmp_path / "x.ckpt", "state_dict")["lam.w"], torch.arange(3.0))
+    assert read_settings(tmp_path / "x.ckpt", "hyper_parameters")["lam_num_heads"] == 3
+    assert set(torch.serialization.get_safe_globals()) == set(before)
+    with pytest.raises(LattokError, match="whose loading runs code"):
+        read_checkpoint(tmp_path / "x.ckpt")
+    torch.save({"state_dict": {"lam.w": torch.ones(1), "x": Custom()}}, tmp_path / "y.ckpt")
+    with pytest.raises(LattokError, match="nothing but tensors, got Custom at x"):
+        read_checkpoint(tmp_path / "y.ckpt", "state_dict")
+    made = {"made": Touch(tmp_path / "made2")}
+    torch.save({"hyper_parameters": made, "state_dict": weights}, tmp_path / "z.ckpt")
+    with contextlib.suppress(LattokError):  # newer torch refuses posix by its name
+        read_checkpoint(tmp_path / "z.ckpt", "state_dict")
+    assert not (tmp_path / "made2").exists()
 
 
 def write_zip(path, member):

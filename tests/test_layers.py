@@ -20,7 +20,7 @@ ROOT = Path(lattok.__file__).parent
 # From the bottom to the top. A new module goes here, as low as it can.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"types", "checks", "files"}),
-    frozenset({"nn", "quantize", "normalize", "hub", "keymap", "runlog", "training"}),
+    frozenset({"nn", "quantize", "normalize", "hub", "keymap", "runlog", "training", "graphs"}),
     frozenset({"data", "action_vq", "image_lam", "backbones"}),
     frozenset({"evaluation", "annotation", "vla", "sim"}),
     frozenset({"recipes", "convert", "loading", "cli", "demo"}),

@@ -8,30 +8,21 @@ and `Relu` become one node; one matrix each for queries, keys and values spares 
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import lattok
-from lattok import checks, files
+from lattok import files
 from lattok.action_vq.folding import Affine, Array, Folded, FoldedBlock, fold
 from lattok.action_vq.model import P2TActionVQ
+from lattok.graphs import Graph, package
 
 PORTABLE_OPSET = 17
 ATTENTION_OPSET = 23  # has attention as one operator
 ATTENTION_SINCE = (1, 23)  # the onnxruntime that computes it
-
-
-def package(name: str) -> Any:
-    """The module onnx or onnxruntime."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        checks.fail(name, "an installed package", "none", "Run: pip install 'lattok[onnx]'")
 
 
 def export_onnx(model: P2TActionVQ, path: str | os.PathLike[str]) -> Path:
@@ -61,41 +52,26 @@ def codes_model(model: P2TActionVQ) -> bytes:
         "vocab_size": model.vocab_size,
         "lattok_version": lattok.__version__,
     }
-    return graph.serialized(
-        ("chunks", ["batch", model.horizon, model.action_dim]), ("codes", ["batch", horizon]), facts
-    )
+    source = (np.float32, ("batch", horizon, model.action_dim))
+    return graph.serialized({"chunks": source}, {"codes": (np.int64, ("batch", horizon))}, facts, PORTABLE_OPSET)
 
 
 def scores_model(folded: Folded, operator: bool) -> bytes:
     """Centred rows [rows, H * m] to scores [rows * H, K]; `operator`: attention as one operator."""
     graph = _Graph(operator)
     _scores(graph, folded, "centred")
-    return graph.serialized(
-        ("centred", ["rows", len(folded.shift)]), ("scores", ["steps", len(folded.scores.bias)]), {}
-    )
+    source = (np.float32, ("rows", len(folded.shift)))
+    result = (np.float32, ("steps", len(folded.scores.bias)))
+    opset = ATTENTION_OPSET if operator else PORTABLE_OPSET
+    return graph.serialized({"centred": source}, {"scores": result}, {}, opset)
 
 
-class _Graph:
-    """Nodes and constants under way; calling it adds a node and returns the name of its output."""
+class _Graph(Graph):
+    """A graph with the parts of this encoder."""
 
     def __init__(self, operator: bool):
-        self.onnx = package("onnx")
+        super().__init__()
         self.operator = operator
-        self.nodes: list[Any] = []
-        self.constants: dict[str, Any] = {}
-
-    def __call__(self, op: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        name = name or f"{op}_{len(self.nodes)}"
-        self.nodes.append(self.onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
-        return name
-
-    def constant(self, array: Any) -> str:
-        name = f"constant_{len(self.constants)}"
-        self.constants[name] = self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
-        return name
-
-    def reshape(self, x: str, *shape: int) -> str:
-        return self("Reshape", x, self.constant(np.array(shape, dtype=np.int64)))
 
     def affine(self, x: str, affine: Affine, relu: bool = False, name: str = "") -> str:
         y = self("Gemm", x, self.constant(affine.weight), self.constant(affine.bias), name=name)
@@ -108,21 +84,6 @@ class _Graph:
     def norm(self, x: str, gain: Affine | None, dim: int, eps: float) -> str:
         given = (np.ones(dim, dtype=np.float32),) if gain is None else gain
         return self("LayerNormalization", x, *map(self.constant, given), axis=-1, epsilon=eps)
-
-    def serialized(
-        self, source: tuple[str, list[Any]], result: tuple[str, list[Any]], facts: Mapping[str, Any]
-    ) -> bytes:
-        helper, kinds = self.onnx.helper, self.onnx.TensorProto
-        inputs = [helper.make_tensor_value_info(source[0], kinds.FLOAT, source[1])]
-        kind = kinds.INT64 if result[0] == "codes" else kinds.FLOAT
-        outputs = [helper.make_tensor_value_info(result[0], kind, result[1])]
-        graph = helper.make_graph(self.nodes, "encoder", inputs, outputs, list(self.constants.values()))
-        opset = helper.make_opsetid("", ATTENTION_OPSET if self.operator else PORTABLE_OPSET)
-        version = 10 if self.operator else 8
-        model = helper.make_model(graph, opset_imports=[opset], ir_version=version, producer_name="lattok")
-        helper.set_model_props(model, {key: str(value) for key, value in facts.items()})
-        self.onnx.checker.check_model(model)
-        return model.SerializeToString()
 
 
 def _scores(graph: _Graph, folded: Folded, rows: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from io import BytesIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,10 @@ class LeRobotV3:
                 block = block if transform is None else transform(block)
                 if store is None:
                     store = np.empty((len(ascending), len(keys), *block.shape[1:]), dtype=np.uint8)
-                if block.dtype != np.uint8 or block.shape[1:] != store.shape[2:]:
+                if block.dtype != np.uint8 or block.shape[-1] != 3:
+                    got = f"{block.dtype} {list(block.shape)}"
+                    checks.fail("transform", "blocks of RGB pixels, uint8 [n, h, w, 3]", got, "Pixels are 0 to 255.")
+                if block.shape[1:] != store.shape[2:]:
                     raise LattokError(_size_message(keys, key, store, block))
                 store[done : done + len(block), v] = block
                 done += len(block)
@@ -149,13 +153,14 @@ class LeRobotV3:
     def _blocks_of_frames(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         if self.features[key].dtype == "image":
             for i in range(0, len(indices), BLOCK):
-                yield self._stored_images(episode_index, key, indices[i : i + BLOCK])
+                images = self._stored_images(episode_index, key, indices[i : i + BLOCK])
+                yield from (np.stack(list(same)) for _, same in groupby(images, key=np.shape))
             return
         path, start, _ = self.video_span(episode_index, key)
         times = start + self.columns(episode_index, ["timestamp"])["timestamp"].astype(np.float64)[indices]
         yield from decode_at(path, times, self.fps)
 
-    def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> np.ndarray:
+    def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> list[np.ndarray]:
         from PIL import Image  # LeRobot decodes stored images with it; only datasets without videos need it
 
         path = self.data_file(episode_index)
@@ -165,12 +170,18 @@ class LeRobotV3:
             (cell,) = self._reader.read(path, key, first + index, first + index + 1).to_pylist()
             try:
                 source = BytesIO(cell["bytes"]) if cell["bytes"] else self.root / cell["path"]
-                images.append(np.asarray(Image.open(source).convert("RGB")))
+                image = Image.open(source)
+                images.append(np.asarray(image))
             except (OSError, TypeError):
                 raise LattokError(
                     f"{path}: `{key}` of episode {episode_index}, frame {index} is not a readable image."
                 ) from None
-        return np.stack(images)
+            if image.mode != "RGB":
+                raise LattokError(
+                    f"{path}: `{key}` of episode {episode_index}, frame {index}: expected an RGB image, got "
+                    f"mode {image.mode}. Write the dataset with RGB images, or choose other cameras with `cameras`."
+                )
+        return images
 
     def _episode_row(self, episode_index: int) -> int:
         if episode_index not in self._row:
@@ -234,6 +245,6 @@ def _size_message(keys: Sequence[str], key: str, store: np.ndarray, block: np.nd
     expected = "x".join(map(str, store.shape[2:]))
     got = "x".join(map(str, block.shape[1:]))
     return (
-        f"`cameras`: expected frames of one size, got {expected} from {keys[0]} and {got} ({block.dtype}) from {key}. "
-        "Choose one camera, or give a `transform` that resizes to uint8 of one size."
+        f"`cameras`: expected frames of one size, got {expected} from {keys[0]} and {got} from {key}. "
+        "Choose one camera, or give a `transform` that resizes, such as a model's `resize`."
     )

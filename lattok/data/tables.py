@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from threading import RLock
 
 import numpy as np
 import pyarrow as pa
@@ -103,28 +104,34 @@ class DataFile:
 
 
 class ColumnReader:
-    """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand."""
+    """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand.
+
+    Threads may share it.
+    """
 
     def __init__(self):
+        self._lock = RLock()
         self._files: OrderedDict[Path, DataFile] = OrderedDict()
         self._groups: OrderedDict[tuple[Path, int, str], pa.ChunkedArray] = OrderedDict()
         self._bytes = 0
 
     def file(self, path: Path) -> DataFile:
         """The opened file."""
-        if path not in self._files:
-            self._files[path] = DataFile(path)
-            if len(self._files) > OPEN_FILES:
-                self._files.popitem(last=False)
-        self._files.move_to_end(path)
-        return self._files[path]
+        with self._lock:
+            if path not in self._files:
+                self._files[path] = DataFile(path)
+                if len(self._files) > OPEN_FILES:
+                    self._files.popitem(last=False)
+            self._files.move_to_end(path)
+            return self._files[path]
 
     def read(self, path: Path, key: str, first: int, last: int) -> pa.ChunkedArray:
         """Rows [first, last) of a column."""
         starts = self.file(path).starts
         low = int(np.searchsorted(starts, first, side="right")) - 1
         high = int(np.searchsorted(starts, last, side="left"))
-        chunks = [chunk for group in range(low, high) for chunk in self._group(path, group, key).chunks]
+        with self._lock:
+            chunks = [chunk for group in range(low, high) for chunk in self._group(path, group, key).chunks]
         return pa.chunked_array(chunks).slice(first - int(starts[low]), last - first)
 
     def _group(self, path: Path, group: int, key: str) -> pa.ChunkedArray:

@@ -20,6 +20,8 @@ from lattok.checks import LattokError
 
 BLOCK = 64  # frames per decoded block: 64 x 480 x 640 x 3 bytes = 59 MB
 SEEK_GAP_S = 1.0  # a longer hole between wanted frames is skipped by seeking
+# from 17 on PyAV converts colours with as many threads as there are cores: for one frame the hand-over costs more
+ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 # GOP of 2 as LeRobot writes: any frame costs at most two decodes
 CODECS = {
@@ -49,20 +51,25 @@ def probe(path: Path) -> VideoFacts:
 def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.ndarray]:
     """Frames nearest to ascending `timestamps` (seconds), in blocks uint8 [n, H, W, 3] with n <= 64.
 
-    A time without a frame within half a frame interval is an error that names file and time.
+    Whatever the video holds (grey, with transparency) comes as RGB. A block is a view of one buffer: use or copy it
+    before asking for the next. A time without a frame within half a frame interval is an error with file and time.
     """
     breaks = np.flatnonzero(np.diff(timestamps) > SEEK_GAP_S) + 1
     to_rgb = VideoReformatter()  # kept: setting one up for every frame costs more than decoding
+    buffer, filled = np.empty((0, 0, 0, 3), dtype=np.uint8), 0
     with _opened(path) as container:
-        block: list[np.ndarray] = []
         for run in np.split(timestamps, breaks):
             for frame in _nearest(path, container, run, 0.5 / fps):
-                block.append(to_rgb.reformat(frame, format="rgb24").to_ndarray())
-                if len(block) == BLOCK:
-                    yield np.stack(block)
-                    block = []
-        if block:
-            yield np.stack(block)
+                image = to_rgb.reformat(frame, format="rgb24", **ONE_THREAD).to_ndarray()
+                if filled == BLOCK or (filled and image.shape != buffer.shape[1:]):
+                    yield buffer[:filled]
+                    filled = 0
+                if image.shape != buffer.shape[1:]:
+                    buffer = np.empty((min(BLOCK, len(timestamps)), *image.shape), dtype=np.uint8)
+                buffer[filled] = image
+                filled += 1
+        if filled:
+            yield buffer[:filled]
 
 
 def _nearest(path: Path, container: InputContainer, wanted: np.ndarray, tolerance: float):
@@ -116,7 +123,8 @@ def _opened(path: Path) -> InputContainer:
     if not container.streams.video:
         container.close()
         raise LattokError(f"{path} holds no video stream. Copy the file again.")
-    # one thread: decoder threads log through Python and wait for each other for ever when the file is closed
+    # one thread: a decoder's own threads log through Python and wait for each other for ever when the file is closed;
+    # whoever has cores to spare decodes several episodes at once
     container.streams.video[0].codec_context.thread_count = 1
     return container
 

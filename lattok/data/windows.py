@@ -91,10 +91,11 @@ class ActionWindows:
 
 
 class FramePairs:
-    """Pairs of frames (t, t + stride) inside one episode, with the mean action between them.
+    """Pairs of frames (t, t + stride) inside one episode, with the actions between them.
 
     `frames` uint8 [F, V, h, w, 3] holds every frame once. For each of the N pairs: rows `first` and `second` in it,
-    `episode_of`, `frame_of`, `actions` [N, m], `states` [N, s] at t, and `labelled`: whether the action may supervise.
+    `episode_of`, `frame_of`, `actions`, `states` [N, s] at t, `labelled`: whether the action may supervise, and
+    `task_of` [N]: the instruction as an index into `tasks` (the first one of an episode with several).
     """
 
     def __init__(
@@ -111,27 +112,37 @@ class FramePairs:
         seed: int = 0,
         cache_dir: str | Path | None = None,
         progress: Progress | None = None,
+        extra_strides: Sequence[int] = (),
+        action_steps: int = 1,
     ):
         """`transform` maps blocks uint8 [n, H, W, 3] to one size, e.g. a model's `resize`.
 
         `labelled_fraction` of the pairs (or of the episodes) of every task is drawn by a hash of seed, episode and
         frame, at least one per task. Beyond 4 GiB the frames go into a temporary file in `cache_dir`, if it is given.
+        With `extra_strides` every sample has further frames t + s, all of them inside the episode. `actions` are the
+        mean over the gap [N, m], or with `action_steps` n > 1 the actions a_t .. a_{t+n-1} [N, n, m], which repeat the
+        episode's last one where it ends.
         """
         checks.one_of("labelled", labelled, ("pairs", "episodes"))
+        checks.counts(action_steps=action_steps)
         if not 0 <= labelled_fraction <= 1:
             checks.fail("labelled_fraction", "a number from 0 to 1", repr(labelled_fraction))
         chosen = select_episodes(dataset, episodes)
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
+        self.stride, self.offsets = stride_frames, np.array([0, stride_frames, *extra_strides])
         check_stride(stride_frames, lengths, dataset.fps)
-        self.stride = stride_frames
+        for stride in extra_strides:
+            check_stride(stride, lengths, dataset.fps, "extra_strides")
         self.cameras = camera_keys(dataset, cameras)
         frame, row, last = _positions(lengths)
-        keep = row + stride_frames <= last
+        keep = row + self.offsets.max() <= last
         self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
         self.frame_of = frame[keep]
         self.first = row[keep]
         self.second = self.first + stride_frames
-        self.actions = self._mean_actions(dataset, action_key, chosen)
+        self._last = last[keep]
+        self.tasks, self.task_of = _instructions(chosen, lengths, keep)
+        self.actions = self._actions(dataset, action_key, chosen, action_steps)
         self.states = np.empty((len(self.first), 0), dtype=np.float32)
         if state_key is not None:
             self.states = read_vectors(dataset, "state_key", state_key, chosen)[self.first]
@@ -145,28 +156,30 @@ class FramePairs:
         return len(self.first)
 
     def batch(self, indices: Tensor) -> PairBatch:
-        """Pairs `indices` [B]: frames [B, 2, V, h, w, 3], mean actions [B, m], labelled [B]."""
+        """Pairs `indices` [B]: frames [B, 2 + extra strides, V, h, w, 3], actions [B, m] or [B, n, m], labelled [B]."""
         chosen = indices.numpy()
-        rows = np.stack([self.first[chosen], self.second[chosen]], axis=1)  # b 2
+        rows = self.first[chosen][:, None] + self.offsets  # b 2+
         return PairBatch(
             torch.from_numpy(np.asarray(self.frames[rows])),
             torch.from_numpy(self.actions[chosen]),
             torch.from_numpy(self.labelled[chosen]),
         )
 
-    def _mean_actions(self, dataset: RobotDataset, key: str | None, episodes: Sequence[Episode]) -> np.ndarray:
-        """Mean of a_t .. a_{t + stride - 1} for every pair, [N, m] float32."""
+    def _actions(self, dataset: RobotDataset, key: str | None, episodes: Sequence[Episode], steps: int) -> np.ndarray:
+        """Mean of a_t .. a_{t + stride - 1} for every pair, [N, m] float32, or `steps` actions [N, n, m]."""
         if key is None:
-            return np.empty((len(self.first), 0), dtype=np.float32)
-        flat = read_vectors(dataset, "action_key", key, episodes).astype(np.float64)
-        total = np.concatenate([np.zeros((1, flat.shape[1])), np.cumsum(flat, axis=0)])
+            return np.empty((len(self.first), *([steps] if steps > 1 else []), 0), dtype=np.float32)
+        flat = read_vectors(dataset, "action_key", key, episodes)
+        if steps > 1:
+            return flat[np.minimum(self.first[:, None] + np.arange(steps), self._last[:, None])]
+        total = np.concatenate([np.zeros((1, flat.shape[1])), np.cumsum(flat.astype(np.float64), axis=0)])
         return ((total[self.second] - total[self.first]) / self.stride).astype(np.float32)
 
 
-def check_stride(stride: int, lengths: np.ndarray, fps: float) -> None:
+def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stride") -> None:
     """The stride must leave at least half of the frames with a partner in their episode."""
     if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-        checks.fail("stride", "a whole number of frames of at least 1", repr(stride))
+        checks.fail(name, "a whole number of frames of at least 1", repr(stride))
     total = int(lengths.sum())
     if 2 * _pairs(lengths, stride) >= total:
         return
@@ -178,7 +191,7 @@ def check_stride(stride: int, lengths: np.ndarray, fps: float) -> None:
         f"The largest usable stride is {low} ({low / fps:.3g} s)." if low else "The episodes are too short for pairs."
     )
     checks.fail(
-        "stride",
+        name,
         "a gap that leaves at least half of the frames with a partner in their episode",
         f"{stride} frames ({stride / fps:.3g} s), which leaves {_pairs(lengths, stride)} of {total}",
         hint,
@@ -237,6 +250,15 @@ def _positions(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)
 
 
+def _instructions(
+    episodes: Sequence[Episode], lengths: np.ndarray, keep: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Different instructions in the order of the episodes, and the index of each kept frame's, int64 [N]."""
+    first = [episode.tasks[0] if episode.tasks else "" for episode in episodes]
+    tasks = tuple(dict.fromkeys(first))
+    return tasks, np.repeat([tasks.index(task) for task in first], lengths)[keep]
+
+
 def _decode_all(
     dataset: RobotDataset,
     episodes: Sequence[Episode],
@@ -251,10 +273,15 @@ def _decode_all(
     row = 0
     for episode in episodes:
         frames = dataset.frames(episode.index, cameras, transform=transform)
+        if frames.dtype != np.uint8 or frames.shape[-1] != 3:
+            hint = "Floats become pixels by lattok.data.frames_from_lerobot; grey and RGBA ones are made RGB first."
+            got = f"{frames.dtype} {list(frames.shape)} in episode {episode.index}"
+            checks.fail("frames", "uint8 pixels [T, V, H, W, 3]", got, hint)
         if store is None:
             store = _allocate((total, *frames.shape[1:]), cache_dir)
         if frames.shape[1:] != store.shape[1:]:
-            checks.fail("frames", f"shape {store.shape[1:]}", f"{frames.shape[1:]} in episode {episode.index}")
+            hint = "Give a `transform` that resizes, such as a model's `resize`, or choose `episodes` of one size."
+            checks.fail("frames", f"shape {store.shape[1:]}", f"{frames.shape[1:]} in episode {episode.index}", hint)
         store[row : row + len(frames)] = frames
         row += len(frames)
         if progress is not None:

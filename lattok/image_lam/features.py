@@ -1,4 +1,4 @@
-"""Frozen image features: patch tokens of any timm ViT after its final norm, or `pixels` (normalised patch pixels).
+"""Frozen image features: patch tokens after the final norm of a timm ViT or of V-JEPA 2, or normalised patch pixels.
 
 The module carries no weights into an artefact: a saved model names its features and their revision.
 """
@@ -6,7 +6,8 @@ The module carries no weights into an artefact: a saved model names its features
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -14,24 +15,27 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from lattok import checks
+from lattok import checks, files
 
 PIXEL_PATCH = 16
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NAMES = '"pixels", "timm:MODEL" or "hf:MODEL"'
 
 
 class FrozenFeatures(nn.Module):
     """uint8 frames [n, H, W, 3] to patch features [n, N, D] of one fixed, frozen network.
 
-    `name` is "pixels" or "timm:MODEL", where MODEL is anything `timm.create_model` takes ("hf-hub:org/name",
-    "local-dir:/folder"). Weights load with `load()`, never in the constructor.
+    `name` is "pixels"; "timm:MODEL", where MODEL is any vision transformer that `timm.create_model` takes, also as
+    "hf-hub:org/name" or "local-dir:/folder" (DINOv2 and 3, SigLIP 2 ...); or "hf:MODEL", a V-JEPA 2 of transformers.
+    Weights load with `load()`, never in the constructor.
     """
 
     def __init__(
         self,
         name: str,
         image_size: int,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Sequence[float] = IMAGENET[0],
+        std: Sequence[float] = IMAGENET[1],
         interpolation: str = "bicubic",
         revision: str | None = None,
     ):
@@ -42,24 +46,23 @@ class FrozenFeatures(nn.Module):
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.mean: Tensor
         self.std: Tensor
+        checks.counts(image_size=image_size)
         if name == "pixels":
             self.network, self.patch, self.loaded = None, PIXEL_PATCH, True
             self.dim = 3 * PIXEL_PATCH**2
-        elif name.startswith("timm:"):
-            self.network, self.loaded = _timm_model(name, image_size, revision, pretrained=False), False
-            self.patch = int(self.network.patch_embed.patch_size[0])
-            self.dim = int(self.network.num_features)
         else:
-            checks.fail("features", '"pixels" or "timm:MODEL"', repr(name))
+            self.network, self.loaded = _network(name, image_size, revision, pretrained=False), False
+            self.patch = _patch_size(name, self.network)
+            self.dim = int(self.network.num_features)
         if image_size % self.patch:
             checks.fail("image_size", f"a multiple of the patch size {self.patch}", image_size)
         self.count = (image_size // self.patch) ** 2
         self.requires_grad_(False)
 
     def load(self) -> FrozenFeatures:
-        """Load the pretrained weights of a timm network (from the Hub or a folder); does nothing for pixels."""
+        """Load the pretrained weights (from the Hub or a folder); does nothing for pixels."""
         if not self.loaded and self.network is not None:
-            pretrained = _timm_model(self.name, self.image_size, self.revision, pretrained=True)
+            pretrained = _network(self.name, self.image_size, self.revision, pretrained=True)
             self.network.load_state_dict(pretrained.state_dict())
             self.loaded = True
         return self
@@ -70,13 +73,7 @@ class FrozenFeatures(nn.Module):
 
     def resize(self, frames: Tensor) -> Tensor:
         """uint8 [..., H, W, 3] to uint8 [..., s, s, 3]; frames of the right size are returned as they are."""
-        if not isinstance(frames, Tensor):
-            checks.fail("frames", "a torch tensor", type(frames).__name__, "Use torch.from_numpy(frames).")
-        if frames.dtype != torch.uint8:
-            hint = "For LeRobot's float batches use lattok.data.frames_from_lerobot(batch, cameras)."
-            checks.fail("frames", "uint8 pixels 0..255", f"dtype {frames.dtype}", hint)
-        if frames.ndim < 3 or frames.shape[-1] != 3:
-            checks.fail("frames", "shape [..., H, W, 3] (RGB, channels last)", f"shape {list(frames.shape)}")
+        _check_frames(frames)
         if tuple(frames.shape[-3:-1]) == (self.image_size, self.image_size):
             return frames
         flat = rearrange(frames.reshape(-1, *frames.shape[-3:]), "n h w c -> n c h w")
@@ -97,25 +94,102 @@ class FrozenFeatures(nn.Module):
 
 
 def known_scaling(name: str, image_size: int, revision: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of the pixels (0 to 1) that a network was trained with; ImageNet's for `pixels`."""
+    """Mean and deviation of the pixels (0 to 1) that a network was trained with; ImageNet's where it does not say."""
     if not name.startswith("timm:"):
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    facts = _timm_model(name, image_size, revision, pretrained=False).pretrained_cfg
+        return IMAGENET
+    facts = _network(name, image_size, revision, pretrained=False).pretrained_cfg
     return tuple(facts["mean"]), tuple(facts["std"])
 
 
-def _timm_model(name: str, image_size: int, revision: str | None, pretrained: bool) -> Any:
+class StillVideo(nn.Module):
+    """A video encoder for single frames: each is shown for the few steps that the encoder joins into one token."""
+
+    num_prefix_tokens = 0
+
+    def __init__(self, encoder: nn.Module, config: Any):
+        super().__init__()
+        self.encoder, self.steps = encoder, int(config.tubelet_size)
+        self.patch_size, self.num_features = config.patch_size, config.hidden_size
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """[n, 3, H, W] to [n, N, D]."""
+        return self.encoder(pixels[:, None].expand(-1, self.steps, -1, -1, -1)).last_hidden_state
+
+
+def _check_frames(frames: Tensor) -> None:
+    if not isinstance(frames, Tensor):
+        checks.fail("frames", "a torch tensor", type(frames).__name__, "Use torch.from_numpy(frames).")
+    if frames.dtype != torch.uint8:
+        hint = "For LeRobot's float batches use lattok.data.frames_from_lerobot(batch, cameras)."
+        checks.fail("frames", "uint8 pixels 0..255", f"dtype {frames.dtype}", hint)
+    if frames.ndim >= 3 and frames.shape[-1] == 3:
+        return
+    hints = {
+        1: "Grey frames: frames.expand(*frames.shape[:-1], 3).",
+        4: "RGBA frames: frames[..., :3] drops the transparency.",
+    }
+    hint = hints.get(frames.shape[-1], "") if frames.ndim >= 3 else ""
+    checks.fail("frames", "shape [..., H, W, 3] (RGB, channels last)", f"shape {list(frames.shape)}", hint)
+
+
+def _network(name: str, image_size: int, revision: str | None, pretrained: bool) -> Any:
+    """The network behind a name, in evaluation mode: `forward_features`, `num_prefix_tokens`, `num_features`."""
+    source, _, model = name.partition(":")
+    if source == "timm" and model:
+        return _timm(name, model, image_size, revision, pretrained).eval()
+    if source == "hf" and model:
+        return _video(name, model, image_size, revision, pretrained).eval()
+    return checks.fail("features", NAMES, repr(name))
+
+
+def _timm(name: str, model: str, image_size: int, revision: str | None, pretrained: bool) -> Any:
     import timm
 
-    model = name.removeprefix("timm:")
     if revision and model.startswith("hf-hub:"):
         model = f"{model}@{revision}"
     elif revision:
-        checks.fail("features_revision", 'none, unless features are "timm:hf-hub:org/name"', revision)
+        checks.fail("features_revision", 'none, unless features are "timm:hf-hub:org/name" or "hf:org/name"', revision)
     try:
-        return timm.create_model(
+        network = timm.create_model(
             model, pretrained=pretrained, num_classes=0, img_size=image_size, dynamic_img_size=False
-        ).eval()
+        )
+    except TypeError as error:  # the network has no image size: a convolutional one, say
+        checks.fail("features", f"a timm vision transformer; {name!r} is none", files.first_line(error))
     except Exception as error:  # timm and huggingface_hub raise many kinds; the user needs one line
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        checks.fail("features", f"a timm vision transformer; {name!r} could not be built", reason)
+        checks.fail("features", f"a timm vision transformer; {name!r} could not be built", files.first_line(error))
+    if not (hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed")):
+        checks.fail("features", f"a timm vision transformer; {name!r} is none", type(network).__name__)
+    return network
+
+
+def _video(name: str, model: str, image_size: int, revision: str | None, pretrained: bool) -> StillVideo:
+    try:
+        from transformers import AutoConfig, VJEPA2Model
+    except ImportError:
+        checks.fail("features", f"transformers with V-JEPA 2 for {name!r}", "none", "pip install 'lattok[vla]'")
+    where, kind = str(Path(model).expanduser()) if model.startswith("~") else model, cast(Any, VJEPA2Model)
+    try:
+        config = AutoConfig.from_pretrained(where, revision=revision)
+        if config.model_type != "vjepa2":
+            hint = "For image transformers use timm:MODEL."
+            checks.fail("features", f"a V-JEPA 2 model as {name!r}", f"a model of type {config.model_type}", hint)
+        config.crop_size = image_size  # its positions are computed from it
+        if not pretrained:
+            return StillVideo(kind(config).encoder, config)
+        found, report = kind.from_pretrained(where, revision=revision, config=config, output_loading_info=True)
+    except checks.LattokError:
+        raise
+    except Exception as error:  # transformers and huggingface_hub raise many kinds; the user needs one line
+        checks.fail("features", f"a V-JEPA 2 model; {name!r} could not be built", files.first_line(error))
+    missing = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
+    if any("encoder." in key for key in missing):  # transformers fills these with random numbers
+        checks.fail("features", f"a V-JEPA 2 model; {name!r} lacks weights", ", ".join(missing))
+    return StillVideo(found.encoder, config)
+
+
+def _patch_size(name: str, network: Any) -> int:
+    size = network.patch_size if isinstance(network, StillVideo) else network.patch_embed.patch_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        checks.fail("features", f"square patches; {name!r} has others", f"{height} x {width}")
+    return int(height)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lattok import checks
+
 
 def prediction(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of predicted features of the later frame [B, N, D] (Eq. 12)."""
@@ -15,6 +17,8 @@ def prediction(predicted: Tensor, target: Tensor) -> Tensor:
 
 def action(predicted: Tensor, actions: Tensor, labelled: Tensor) -> Tensor:
     """Mean squared error over labelled samples (Eq. 14): [B, ...] normalised, labelled [B] bool; zero without any."""
+    if predicted.shape != actions.shape:
+        checks.fail("actions", f"shape {list(predicted.shape)}, as the action head predicts", f"{list(actions.shape)}")
     error = (predicted - actions).square().flatten(1).mean(1)
     return (error * labelled).sum() / labelled.sum().clamp_min(1)
 

@@ -11,8 +11,10 @@ Stage 1 learns that codebook: one stream, with the instruction's words beside th
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,12 +26,15 @@ from lattok.image_lam import losses
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.flow import block_flow
+from lattok.image_lam.labelling import TorchEngine, Video, label_video
 from lattok.image_lam.parts import ActionHead, Decoder, Encoded, FlowHead, FusedEncoder, SpaceTimeEncoder, Stream, Words
 from lattok.quantize import VectorQuantizer
-from lattok.types import LatentActions, LossTerms, PairBatch, join
+from lattok.types import LatentActions, LossTerms, PairBatch
+
+if TYPE_CHECKING:
+    from lattok.image_lam.compiled import CompiledImageLAM
 
 NOT_SAVED = ("features.", "action_head.", "flow_head.")
-LABEL_BATCH = 64  # pairs per forward pass when labelling a video
 
 
 class ImageLAM(HubModel):
@@ -135,6 +140,10 @@ class ImageLAM(HubModel):
         `text_mask` [B, S] bool, which says where there is one.
         """
         checks.rank("features", features, "B 2 N D")
+        checks.size("features", "frames per sample", features.shape[1], 2)
+        checks.size("features", f"channels, as {self.config.features} has", features.shape[3], self.features.dim)
+        if isinstance(self.encoder, FusedEncoder):
+            checks.size("features", "patches, whose places were learned", features.shape[2], len(self.encoder.places))
         with self._inference():
             control, env = self._streams(features, self._words(text, text_mask))
             return self.control.public(control, self.env.public(env) if self.env and env else None)
@@ -148,23 +157,35 @@ class ImageLAM(HubModel):
         patches = self.features(frames.reshape(-1, *frames.shape[-3:]))
         return patches.reshape(*lead, len(self.cameras) * self.features.count, self.features.dim)
 
-    @torch.no_grad()
-    def label_video(self, frames: np.ndarray, stride: int) -> LatentActions:
-        """Video uint8 [T, V, H, W, 3] to T latent actions of the pairs (t, min(t + stride, T - 1)).
+    def label_video(self, frames: Video, stride: int) -> LatentActions:
+        """Video uint8 [T, V, H, W, 3] to T latent actions of the pairs (t, min(t + stride, T - 1)), in float32.
 
-        Every frame's features are computed once. Batches start at frame 0, so labels do not depend on the caller.
+        The video may also come in pieces, in order, from any iterable: only `stride` frames are held. Every frame is
+        computed once, in blocks from frame 0, so that labels do not depend on the pieces. Faster: `compile`.
         """
-        checks.rank("frames", frames, "T V H W 3")
-        checks.positive(stride=stride)
-        steps = len(frames)
-        blocks = [frames[i : i + LABEL_BATCH] for i in range(0, steps, LABEL_BATCH)]
-        features = torch.cat([self.frame_features(torch.from_numpy(block)) for block in blocks])
-        parts = []
-        for start in range(0, steps, LABEL_BATCH):
-            now = torch.arange(start, min(start + LABEL_BATCH, steps), device=features.device)
-            later = (now + stride).clamp_max(steps - 1)
-            parts.append(self.encode_features(torch.stack([features[now], features[later]], 1)))
-        return join(parts)
+        with self._inference():
+            return label_video(self, TorchEngine(self), frames, stride)
+
+    def compile(  # type: ignore[override]
+        self, backend: str = "torch", precision: str = "float32", threads: int = 1
+    ) -> CompiledImageLAM:
+        """A labeller with the weights as they are now: "onnxruntime" in float32, or "torch" also in "bfloat16".
+
+        In bfloat16 a few codes differ; `describe()` says how labels were made. The extra `onnx` is needed for
+        onnxruntime, which runs on the CPU.
+        """
+        from lattok.image_lam.compiled import compile_lam
+
+        return compile_lam(self, backend, precision, threads)
+
+    def export_onnx(self, path: str | os.PathLike[str]) -> Path:
+        """Write pairs `frames` uint8 [batch, 2, V, s, s, 3] to `codes` int64 [batch, P] as ONNX. Extra `onnx`.
+
+        Frames must have the model's size already; an environment stream's codes come as `env.codes`.
+        """
+        from lattok.image_lam.onnx_engine import export_onnx
+
+        return export_onnx(self, path)
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Loss terms of a batch; `config.loss_weights` weights them."""
@@ -209,7 +230,7 @@ class ImageLAM(HubModel):
 
     def describe(self) -> dict[str, Any]:
         """As every model; with timm features also the hash of their weights, which the artefact does not hold."""
-        described = super().describe()
+        described = super().describe() | {"backend": "torch", "precision": "float32"}
         if self.features.network is not None:
             weights = hashlib.sha256()
             for tensor in self.features.network.state_dict().values():

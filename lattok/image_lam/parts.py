@@ -36,6 +36,12 @@ def with_words(x: Tensor, words: Words | None) -> tuple[Tensor, Tensor | None]:
     return torch.cat([x, tokens], -2), keys
 
 
+def placed(x: Tensor, table: Tensor) -> Tensor:
+    """Tokens [..., n, width] plus the sines of their places; the table is made for one n, the rule holds for any."""
+    count, width = x.shape[-2:]
+    return x + (table[:count] if count <= len(table) else sinusoidal_positions(count, width).to(table))
+
+
 class FusedEncoder(nn.Module):
     """Queries look at one frame of [now, later, 3 x difference]: cheap, and the change is visible at once."""
 
@@ -75,7 +81,7 @@ class SpaceTimeEncoder(nn.Module):
     def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
         """Features [B, 2, N, D] to query tokens of the later frame [B, queries, width]."""
         queries = self.queries.expand(*features.shape[:2], -1, -1)
-        x = self.embed(torch.cat([queries, features], 2)) + self.places  # b 2 q+n w
+        x = placed(self.embed(torch.cat([queries, features], 2)), self.places)  # b 2 q+n w
         x, keys = with_words(x, words)
         for block in self.blocks:
             x = block(x, keys)
@@ -109,7 +115,7 @@ class Decoder(nn.Module):
         if self.add:  # every patch knows the change before the first block
             patches = patches + latents.sum(1, keepdim=True)
         places = slice(latents.shape[1], latents.shape[1] + features.shape[1])
-        x, keys = with_words(self.embed(torch.cat([latents, patches], 1)) + self.places, words)  # b p+n+s w
+        x, keys = with_words(placed(self.embed(torch.cat([latents, patches], 1)), self.places), words)  # b p+n+s w
         for block in self.blocks:
             x = block(x, keys)
         predicted = self.out(x[:, places])
@@ -147,6 +153,8 @@ class Stream(nn.Module):
         """`update=False` leaves the codebook alone also in training."""
         latents = self.latents(tokens)
         quantized = self.quantizer(latents, update)
+        if self.training and not update and isinstance(self.quantizer, VectorQuantizer):
+            self.quantizer.remember(quantized.codes)  # how a frozen codebook is used is worth a report, too
         codes = quantized.codes.flatten(1) if self.config.quantizer == "residual" else quantized.codes
         return Encoded(latents, quantized.vectors, codes, quantized.losses)
 
@@ -176,7 +184,7 @@ def bottleneck(config: ImageLAMConfig, size: int, frozen: bool) -> VectorQuantiz
         return Continuous(config.latent_dim, variational=config.kl_weight > 0)
     if config.quantizer == "fsq":
         return ScalarQuantizer(config.latent_dim, size)
-    return VectorQuantizer(
+    quantizer = VectorQuantizer(
         QuantizerConfig(
             dim=config.latent_dim,
             size=size,
@@ -187,6 +195,8 @@ def bottleneck(config: ImageLAMConfig, size: int, frozen: bool) -> VectorQuantiz
             revive_below=config.revive_below,
         )
     )
+    quantizer.frozen = frozen
+    return quantizer
 
 
 class ActionHead(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -129,13 +130,12 @@ def test_cameras_of_different_sizes(make_dataset):
     assert dataset.frames(0, transform=lambda block: block[:, :16, :16]).shape == (6, 2, 16, 16, 3)
 
 
-def test_images_stored_in_the_table(make_dataset, rng):
-    dataset = make_dataset([5, 4], cameras=False)
-    images = rng.integers(0, 256, (9, 8, 10, 3), dtype=np.uint8)
+def with_stored_images(dataset, images):
+    """The dataset with a camera whose images stand in the table as PNG."""
     cells = []
     for image in images:
         buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, format="PNG")
+        image.save(buffer, format="PNG")
         cells.append({"bytes": buffer.getvalue(), "path": None})
     path = dataset.data_file(0)
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -143,9 +143,92 @@ def test_images_stored_in_the_table(make_dataset, rng):
     info = json.loads((dataset.root / "meta" / "info.json").read_text())
     info["features"]["observation.images.top"] = {"dtype": "image", "shape": [8, 10, 3], "names": None}
     (dataset.root / "meta" / "info.json").write_text(json.dumps(info))
-    opened = open_dataset(dataset.root)
+    return open_dataset(dataset.root)
+
+
+def test_images_stored_in_the_table(make_dataset, rng):
+    images = rng.integers(0, 256, (9, 8, 10, 3), dtype=np.uint8)
+    opened = with_stored_images(make_dataset([5, 4], cameras=False), [Image.fromarray(image) for image in images])
     np.testing.assert_array_equal(opened.frames(1)[:, 0], images[5:])
     np.testing.assert_array_equal(opened.frames(0, indices=[3, 1])[:, 0], images[[3, 1]])
+
+
+@pytest.mark.parametrize(("mode", "index"), [("L", 0), ("RGBA", 3), ("I;16", 1)])
+def test_stored_images_that_are_not_rgb(make_dataset, mode, index):
+    images = [Image.new("RGB" if i < index else mode, (10, 8)) for i in range(5)]
+    opened = with_stored_images(make_dataset([5], cameras=False), images)
+    message = (
+        rf"images\.top` of episode 0, frame {index}: expected an RGB image, got mode {mode}\. Write the dataset with"
+    )
+    with pytest.raises(LattokError, match=message):
+        opened.frames(0)
+
+
+def test_stored_images_of_several_sizes(make_dataset):
+    sizes = [(10, 8), (10, 8), (6, 4), (10, 8)]
+    opened = with_stored_images(
+        make_dataset([4], cameras=False), [Image.new("RGB", size, (i, 0, 0)) for i, size in enumerate(sizes)]
+    )
+    with pytest.raises(LattokError, match=r"expected frames of one size, got 8x10x3 from .*top and 4x6x3 from .*top\."):
+        opened.frames(0)
+    assert opened.frames(0, transform=lambda block: block[:, :2, :2])[:, 0, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+
+def write_video(path, parts, pixels="yuv420p", codec="h264", container="mp4"):
+    """A video at 10 fps of several arrays [n, H, W, 3], each encoded by itself, one after the other."""
+    path.unlink(missing_ok=True)
+    with av.open(str(path), "w", format=container) as file:
+        stream, start = None, 0
+        for frames in parts:
+            encoder = av.codec.CodecContext.create(codec, "w")
+            encoder.height, encoder.width, encoder.pix_fmt = frames.shape[1], frames.shape[2], pixels
+            encoder.time_base, encoder.framerate = Fraction(1, 10), Fraction(10)
+            encoder.options = {"tune": "zerolatency", "qp": "0"} if codec == "h264" else {}
+            if stream is None:
+                stream = file.add_stream(codec, 10)
+                stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixels
+            for i, image in enumerate([*frames, None]):
+                frame = None if image is None else av.VideoFrame.from_ndarray(image, format="rgb24")
+                if frame is not None:
+                    frame.pts, frame.time_base = start + i, Fraction(1, 10)
+                for packet in encoder.encode(frame):
+                    packet.stream = stream
+                    file.mux(packet)
+            start += len(frames)
+
+
+@pytest.mark.parametrize("video", [("gray", "h264", "mp4"), ("rgba", "png", "mov"), ("gray", "png", "mov")])
+def test_grey_and_transparent_videos_become_rgb(make_dataset, video):
+    dataset = make_dataset([6])
+    path, _, _ = dataset.video_span(0, dataset.cameras[0])
+    shades = np.broadcast_to(np.arange(40, 100, 10, dtype=np.uint8)[:, None, None, None], (6, 32, 32, 3))
+    write_video(path, [shades], *video)
+    got = dataset.frames(0, ["front"])
+    assert got.shape == (6, 1, 32, 32, 3)
+    assert (got == got[:, :, :1, :1, :1]).all()  # grey is grey
+    assert (np.diff(got[:, 0, 0, 0, 0].astype(int)) >= 8).all()
+
+
+def test_a_video_that_changes_its_size(make_dataset, rng):
+    dataset = make_dataset([9])
+    path, _, _ = dataset.video_span(0, dataset.cameras[0])
+    parts = [np.full((n, size, size, 3), 30 * i, dtype=np.uint8) for i, (n, size) in enumerate([(4, 32), (5, 48)])]
+    write_video(path, parts, container="mpegts")
+    with pytest.raises(LattokError, match=r"expected frames of one size, got 32x32x3 from .*front and 48x48x3 from"):
+        dataset.frames(0, ["front"])
+    assert dataset.frames(0, ["front"], transform=lambda block: block[:, :16, :16]).shape == (9, 1, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("transform", "got"),
+    [
+        (lambda block: block / np.float32(255), r"float32 \[6, 32, 32, 3\]"),
+        (lambda block: block[..., :1], r"uint8 \[6, 32, 32, 1\]"),
+    ],
+)
+def test_transforms_that_return_no_pixels(make_dataset, transform, got):
+    with pytest.raises(LattokError, match=r"`transform`: expected blocks of RGB pixels, uint8 .*, got " + got):
+        make_dataset([6]).frames(0, transform=transform)
 
 
 def test_the_encoder_checks_sizes(tmp_path):
@@ -163,3 +246,10 @@ def test_frames_from_a_lerobot_batch(sample):
         frames_from_lerobot(batch, ["corner2"])
     with pytest.raises(LattokError, match=r"expected float images \[..., 3, H, W\], got torch.uint8"):
         frames_from_lerobot({"a": frames}, ["a"])
+    images = frames[:, :, 0].movedim(-1, -3).float()
+    with pytest.raises(LattokError, match="`a`: expected values from 0 to 1, got 0 to 2.*Pixels 0 to 255 are"):
+        frames_from_lerobot({"a": images}, ["a"])
+    with pytest.raises(LattokError, match="`a`: expected values from 0 to 1, got -2 to .*normalised"):
+        frames_from_lerobot({"a": images / 64 - 2}, ["a"])
+    with pytest.raises(LattokError, match="`a`: expected values from 0 to 1, got nan to nan"):
+        frames_from_lerobot({"a": images * torch.nan}, ["a"])

@@ -97,6 +97,45 @@ def test_pairs_against_a_loop(lengths, stride):
     np.testing.assert_array_equal(batch.labelled, pairs.labelled)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 14), min_size=1, max_size=5), st.integers(1, 3), st.integers(1, 4), st.integers(2, 6))
+def test_further_frames_and_action_chunks_against_a_loop(lengths, stride, further, steps):
+    dataset = Memory(lengths, [f"task {i % 2}" for i in range(len(lengths))])
+    longest = max(stride, further)
+    expected = [(e.index, t) for e in dataset.episodes for t in range(e.length - longest)]
+    options = {"extra_strides": [further], "action_steps": steps}
+    if 2 * len(expected) < sum(lengths):
+        with pytest.raises(LattokError, match="stride.*`: expected a gap that leaves at least half"):
+            FramePairs(dataset, stride, **options)
+        return
+    pairs = FramePairs(dataset, stride, **options)
+    batch = pairs.batch(torch.arange(len(pairs)))
+    assert list(zip(pairs.episode_of.tolist(), pairs.frame_of.tolist(), strict=True)) == expected
+    assert batch.frames.shape[1] == 3
+    assert batch.actions.shape == (len(pairs), steps, 2)
+    for i, (e, t) in enumerate(expected):
+        assert batch.frames[i, :, 0, 0, 0, 0].tolist() == [10 * e + t, 10 * e + t + stride, 10 * e + t + further]
+        actions = dataset.data[e]["action"]
+        for n in range(steps):
+            np.testing.assert_array_equal(batch.actions[i, n], actions[min(t + n, len(actions) - 1)])
+        assert pairs.tasks[pairs.task_of[i]] == f"task {e % 2}"
+    assert len(pairs.labelled) == len(pairs)
+
+
+def test_tasks_are_the_instructions_of_the_chosen_episodes():
+    dataset = Memory([4, 4, 4, 4], ["b", "a", "c", "b"])
+    dataset.episodes = (*dataset.episodes[:2], dataset.episodes[2]._replace(tasks=("c", "a")), dataset.episodes[3])
+    pairs = FramePairs(dataset, 1, episodes=[0, 2, 3])
+    assert pairs.tasks == ("b", "c")
+    assert pairs.task_of.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
+    assert pairs.task_of.dtype == np.int64
+
+
+def test_chunks_without_actions():
+    pairs = FramePairs(Memory([6, 6]), 2, action_key=None, action_steps=3)
+    assert pairs.batch(torch.arange(4)).actions.shape == (4, 3, 0)
+
+
 def test_scalar_actions_are_vectors_of_one():
     windows = ActionWindows(Memory([5]), 2, action_key="gripper")
     assert windows.actions.shape == (5, 1)
@@ -184,6 +223,12 @@ def test_bad_actions_are_named():
         (lambda d: FramePairs(d, 0), "`stride`: expected a whole number of frames"),
         (lambda d: FramePairs(d, 1, labelled_fraction=5), "`labelled_fraction`: expected a number from 0 to 1, got 5"),
         (lambda d: FramePairs(d, 1, labelled="all"), "`labelled`: expected one of pairs, episodes"),
+        (lambda d: FramePairs(d, 1, action_steps=0), "`action_steps`: expected a whole number of at least 1, got 0"),
+        (lambda d: FramePairs(d, 1, extra_strides=[0]), "`extra_strides`: expected a whole number of frames"),
+        (
+            lambda d: FramePairs(d, 1, extra_strides=[5]),
+            r"`extra_strides`: .*5 frames \(0\.5 s\), which leaves 2 of 12",
+        ),
         (lambda d: FramePairs(d, 1, cameras=["c"]), "`cameras`: expected names among a, b, got 'c'"),
     ],
 )
@@ -252,8 +297,40 @@ def test_frames_of_another_size_in_a_later_episode():
     dataset = Memory([4, 4])
     real = dataset.frames
     dataset.frames = lambda i, *args, **options: real(i, *args, **options)[:, :, : 2 - i]
-    with pytest.raises(LattokError, match=r"`frames`: expected shape \(2, 2, 2, 3\), got \(2, 1, 2, 3\) in episode 1"):
+    message = r"`frames`: expected shape \(2, 2, 2, 3\), got \(2, 1, 2, 3\) in episode 1\. Give a `transform`"
+    with pytest.raises(LattokError, match=message):
         FramePairs(dataset, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda frames: frames / np.float32(255), r"float32 \[4, 2, 2, 2, 3\] in episode 0.*frames_from_lerobot"),
+        (lambda frames: frames.astype(np.float64), "float64 .*frames_from_lerobot"),
+        (
+            lambda frames: frames[..., :1],
+            r"uint8 \[4, 2, 2, 2, 1\] in episode 0.*grey and RGBA ones are made RGB first",
+        ),
+        (lambda frames: frames[..., [0, 1, 2, 0]], r"uint8 \[4, 2, 2, 2, 4\] in episode 0"),
+    ],
+)
+def test_frames_that_are_no_rgb_pixels(change, got):
+    dataset = Memory([4, 4])
+    real = dataset.frames
+    dataset.frames = lambda *args, **options: change(real(*args, **options))
+    with pytest.raises(LattokError, match=r"`frames`: expected uint8 pixels \[T, V, H, W, 3\], got " + got):
+        FramePairs(dataset, 1)
+
+
+def test_episodes_of_one_frame_have_no_pairs_and_no_labels():
+    pairs = FramePairs(Memory([1, 6, 1], ["a", "b", "c"]), 2, labelled_fraction=1e-9)
+    assert set(pairs.episode_of.tolist()) == {1}
+    assert pairs.labelled.sum() == 1
+    assert pairs.tasks == ("a", "b", "c")
+    with pytest.raises(LattokError, match="`stride`: .*leaves 0 of 3. The episodes are too short for pairs"):
+        FramePairs(Memory([1, 1, 1]), 2)
+    with pytest.raises(LattokError, match="`stride`: .*leaves 0 of 9. The largest usable stride is 1"):
+        FramePairs(Memory([3, 3, 3]), 5)
 
 
 def test_one_million_frames_are_indexed_at_once():

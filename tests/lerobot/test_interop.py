@@ -43,6 +43,7 @@ class Labeller:
         return frames[:, ::8, ::8]
 
     def label_video(self, frames, stride):
+        frames = np.concatenate(list(frames))  # an episode comes in pieces
         return self._labels(torch.from_numpy(frames.astype(np.float32)).mean((1, 2, 3, 4)))
 
     def latent_actions(self, chunks, valid=None):

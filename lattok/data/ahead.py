@@ -1,0 +1,72 @@
+"""Work done ahead of its use by a few threads, in order and within a bound: decoding while a model labels."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
+from types import TracebackType
+from typing import Generic, NamedTuple, TypeVar
+
+from typing_extensions import Self
+
+Value = TypeVar("Value")
+Stopped = Callable[[], bool]  # asked now and then by long work, which then raises `Abandoned`
+
+MOST_THREADS = 4  # decode faster than one GPU labels
+
+
+class Abandoned(Exception):
+    """Work that nobody waits for any more."""
+
+
+class Job(NamedTuple):
+    """Something to do ahead: `work(*arguments, stopped)`."""
+
+    arguments: tuple[object, ...]
+    size: int  # in the unit of the limit
+
+
+class Ahead(Generic[Value]):
+    """Results of `work(*arguments, stopped)`, asked for in the order of `jobs` and computed before they are.
+
+    What was computed and not yet taken is at most `limit` in size, or one job. An error in the work appears where its
+    result is taken. Leaving the `with` gives up what is still to do and waits for the threads.
+    """
+
+    def __init__(self, work: Callable[..., Value], jobs: Iterable[Job], limit: int, threads: int | None = None):
+        self._work, self._limit = work, limit
+        self._jobs = iter(jobs)
+        self._next = next(self._jobs, None)
+        self._begun: deque[tuple[Job, Future[Value]]] = deque()
+        self._size = 0  # of what has begun
+        self._stop = Event()
+        spare = max(1, (os.cpu_count() or 1) - 1)
+        self._pool = ThreadPoolExecutor(threads or min(MOST_THREADS, spare), thread_name_prefix="lattok-ahead")
+
+    def __enter__(self) -> Self:
+        self._fill()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __call__(self, *arguments: object) -> Value:
+        """The result for the next job, whose arguments these must be."""
+        job, future = self._begun.popleft()
+        if job.arguments != arguments:
+            raise RuntimeError(f"expected {job.arguments}, the next job, got {arguments}")
+        value = future.result()
+        self._size -= job.size
+        self._fill()
+        return value
+
+    def _fill(self) -> None:
+        """Begin jobs while they fit."""
+        while self._next is not None and (not self._begun or self._size + self._next.size <= self._limit):
+            job, self._next = self._next, next(self._jobs, None)
+            self._begun.append((job, self._pool.submit(self._work, *job.arguments, self._stop.is_set)))
+            self._size += job.size

@@ -1,0 +1,209 @@
+"""Published image latent action models (UniVLA `lam-stage-N.ckpt`, P2T) as `ImageLAM`.
+
+Sizes and stage follow from the names and shapes. What weights cannot tell (heads, cameras, stride, which frozen
+networks, dropout) is asked for, with the published values as defaults. Stage 1 has one stream, `control`: its codebook
+is the environment codebook of stage 2. The published names of stage 2 are crossed: `vq` and `action_latent` are there
+the environment's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lattok import checks, files
+from lattok.image_lam.config import ImageLAMConfig
+from lattok.image_lam.features import IMAGENET
+from lattok.image_lam.model import ImageLAM
+from lattok.image_lam.parts import ActionHead
+from lattok.keymap import PICKLED, Join, KeyMap, read_checkpoint, read_settings, translate
+
+FEATURES = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
+LANGUAGE = "t5:google-t5/t5-base"
+BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
+ATTENTIONS = {"encoder": {"space": "spatial_attn", "time": "temporal_attn"}, "decoder": {"attention": "spatial_attn"}}
+FACTS = ("cameras", "stride", "features", "features_revision", "image_size", "language", "dropout", "features_out")
+OURS_ALONE = ("quantizer.steps", "cluster_size", "normalizer.shift", "normalizer.scale")
+
+
+def univla_lam(path: str | os.PathLike[str], heads: int = 12, **facts: Any) -> ImageLAM:
+    """UniVLA's latent action model of stage 1 or 2: a Lightning checkpoint, or its tensors as safetensors.
+
+    `facts` and errors as for `p2t_image_lam`.
+    """
+    checks.known_keys("facts", facts, FACTS)
+    return _convert(path, heads, None, **facts)
+
+
+def p2t_image_lam(path: str | os.PathLike[str], heads: int = 12, action_dim: int = 7, **facts: Any) -> ImageLAM:
+    """P2T's latent action model of stage 1 or 2: as UniVLA's, with an action head for `action_dim` dimensions.
+
+    The head is on the returned model, for losses and training; a saved model leaves it out. `facts`, with the published
+    values as defaults: `cameras` (one name), `stride` ("32" frames), `features` with `features_revision` and
+    `image_size`, `language` (the text encoder of stage 1), `dropout`; and `features_out`, a new folder for the image
+    backbone that the file holds, which the model then uses instead of the named one. Raises `LattokError` that lists
+    every tensor that is missing, unexpected or mis-shaped.
+    """
+    checks.counts(action_dim=action_dim)
+    checks.known_keys("facts", facts, FACTS)
+    return _convert(path, heads, action_dim, **facts)
+
+
+def _convert(
+    path: str | os.PathLike[str],
+    heads: int,
+    action_dim: int | None,
+    *,
+    cameras: Sequence[str] = ("image",),
+    stride: str = "32",
+    features: str = FEATURES,
+    features_revision: str | None = None,
+    image_size: int = 224,
+    language: str = LANGUAGE,
+    dropout: float = 0.0,
+    features_out: str | os.PathLike[str] | None = None,
+) -> ImageLAM:
+    checks.counts(heads=heads)
+    checks.size("cameras", "name: published models see one camera", len(cameras), 1)
+    checks.stride_in_frames(stride, fps=1000)  # its form alone: datasets have their own rates
+    path = Path(path).expanduser()
+    told = read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
+    if told != heads:
+        checks.fail("heads", f"{told}, as the settings in the file say", heads)
+    foreign = _read(path)
+    found = sizes(foreign, action_dim)
+    if found["width"] % heads:
+        checks.fail("heads", f"a divisor of the width {found['width']} in the file", heads)
+    if found["streams"] == "control":
+        found["language"] = language
+    asked = {"cameras": tuple(cameras), "stride": stride, "heads": heads, "dropout": dropout}
+    named = {"features": features, "features_revision": features_revision, "image_size": image_size}
+    if features_out is None:
+        return _filled(ImageLAMConfig(**asked, **named, **found), foreign, action_dim, path)
+    with _own_backbone(foreign, Path(features_out).expanduser()) as own:
+        named |= {"features": own, "features_revision": None}
+        model = _filled(ImageLAMConfig(**asked, **named, **found), foreign, action_dim, path)
+        model.features.load()
+    return model
+
+
+def _filled(config: ImageLAMConfig, foreign: Mapping[str, Tensor], action_dim: int | None, path: Path) -> ImageLAM:
+    """A model of this config with the file's tensors."""
+    model = ImageLAM(config)
+    queries, hint = foreign.get("lam.action_latent"), f"It was trained on others than {config.features}."
+    if queries is not None and queries.ndim == 4:
+        checks.size("features", "channels, as in the file", model.features.dim, queries.shape[3], hint)
+    if action_dim is not None:
+        model.action_head = ActionHead(config, action_dim)
+    ours = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("features.")}
+    kept = [name for name in ours if name.endswith(OURS_ALONE)]
+    unused = [name for name in foreign if name.startswith((BACKBONE, TEXT))]
+    tensors = translate(foreign, key_map(model), ours, str(path), unused=unused, kept=kept)
+    for name, tensor in ours.items():  # shares memory with the model
+        tensor.copy_(tensors[name])
+        if name.endswith("quantizer.steps"):
+            tensor.fill_(1)  # the codebook has started, training must not restart it
+    return model.eval()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Tensors with their published names, also of a file whose prefix somebody took off."""
+    foreign = read_checkpoint(path, entry="state_dict" if path.suffix in PICKLED else None)
+    if any(name.startswith("lam.") for name in foreign):
+        return foreign
+    return {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}
+
+
+def key_map(model: ImageLAM) -> KeyMap:
+    """Our tensors and the published names."""
+    config = model.config
+    both = config.streams == "control+env"
+    queries = ("lam.action_latent_controllable", "lam.action_latent") if both else ("lam.action_latent",)
+    tensors: dict[str, str | Join] = {}
+    tensors["encoder.queries"] = Join(queries, lambda *streams: torch.cat(streams, 2).flatten(0, 2))
+    tensors["control.quantizer.codebooks.0.vectors"] = f"lam.{'vq_action' if both else 'vq'}.codebook.weight"
+    layers = {"control.heads.0": "to_codebook", "decoder.latent_up.0": "action_up"}
+    layers |= {"decoder.patch_up": "patch_up", "decoder.out": "decoder.out"}
+    if both:
+        tensors["env.quantizer.codebooks.0.vectors"] = "lam.vq.codebook.weight"
+        layers |= {"env.heads.0": "to_codebook_uncontrol", "decoder.latent_up.1": "action_up_uncontrol"}
+    else:
+        layers["language_up"] = "lang_proj"
+    for part, depth in (("encoder", config.encoder_depth), ("decoder", config.decoder_depth)):
+        layers |= {f"{part}.embed.{i}": f"{part}.ffn.{i}" for i in range(3)}
+        for i in range(depth):
+            ours, theirs = f"{part}.blocks.{i}", f"{part}.transformer_blocks.{i}"
+            for our_name, their_name in ATTENTIONS[part].items():
+                keys = tuple(f"lam.{theirs}.{their_name}.to_{letter}.weight" for letter in "qkv")
+                tensors[f"{ours}.{our_name}.qkv.weight"] = Join(keys, lambda *qkv: torch.cat(qkv))
+                layers[f"{ours}.{our_name}.out"] = f"{theirs}.{their_name}.to_out.0"
+            layers |= {f"{ours}.norm{j}": f"{theirs}.norm{j}" for j in range(1, len(ATTENTIONS[part]) + 2)}
+            layers |= {f"{ours}.ff.{j}": f"{theirs}.ffn.{j}" for j in (0, 3)}
+    names = {ours: f"lam.{theirs}" for ours, theirs in layers.items()}
+    if model.action_head is not None:
+        names |= {f"action_head.net.{i}": f"{HEAD}{i}" for i in (0, 2)}
+    return tensors | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in names.items() for x in ("weight", "bias")}
+
+
+def sizes(foreign: Mapping[str, Tensor], action_dim: int | None) -> dict[str, Any]:
+    """Config fields that names and shapes give; published ones where a tensor is missing, which is said later."""
+
+    def size(key: str, axis: int, published: int) -> int:
+        shape = foreign[key].shape if key in foreign else ()
+        return shape[axis] if axis < len(shape) else published
+
+    def depth(part: str) -> int:
+        pattern = re.compile(rf"lam\.{part}\.transformer_blocks\.(\d+)\.")
+        return len({match[1] for match in map(pattern.match, foreign) if match}) or 1
+
+    of_stage_2 = re.compile(r"lam\.(action_latent_controllable|vq_action\.|\w+_uncontrol\.)")
+    second = any(of_stage_2.match(name) for name in foreign)
+    found: dict[str, Any] = {
+        "streams": "control+env" if second else "control",
+        "tokens": size("lam.action_latent", 2, 4),
+        "codebook_size": size(f"lam.{'vq_action' if second else 'vq'}.codebook.weight", 0, 16),
+        "env_codebook_size": size("lam.vq.codebook.weight", 0, 16),
+        "latent_dim": size("lam.to_codebook.weight", 0, 128),
+        "width": size("lam.to_codebook.weight", 1, 768),
+        "language_dim": size("lam.lang_proj.weight", 1, 768),
+        "encoder_depth": depth("encoder"),
+        "decoder_depth": depth("decoder"),
+    }
+    if action_dim is not None:
+        outputs = size(f"{HEAD}2.weight", 0, 32 * action_dim)
+        if outputs % action_dim:
+            checks.fail("action_dim", f"a divisor of the {outputs} outputs of the file's action head", action_dim)
+        found |= {"action_head": "codes", "action_steps": outputs // action_dim}
+    return found
+
+
+@contextmanager
+def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
+    """Write the file's DINOv2 as a folder that timm reads; yields its name as features. Removed on failure."""
+    own = {name.removeprefix(BACKBONE): tensor for name, tensor in foreign.items() if name.startswith(BACKBONE)}
+    if "cls_token" not in own:
+        checks.fail("features_out", f"a file with {BACKBONE}*", "one without the image backbone")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        checks.fail("features_out", "a new or empty folder", f"{folder}, which holds something")
+    width = own["cls_token"].shape[-1]
+    depth = len({name.split(".")[1] for name in own if name.startswith("blocks.")})
+    arguments = {"embed_dim": width, "depth": depth, "num_heads": max(1, width // 64)}  # as in every DINOv2
+    facts = {"input_size": [3, 518, 518], "interpolation": "bicubic", "mean": IMAGENET[0], "std": IMAGENET[1]}
+    config = {"architecture": "vit_base_patch14_reg4_dinov2", "num_classes": 0, "model_args": arguments}
+    try:
+        with files.whole_file(folder / "model.safetensors") as path:  # timm translates the original names by itself
+            path.write_bytes(safetensors.torch.save({name: tensor.contiguous() for name, tensor in own.items()}))
+        files.write_json(folder / "config.json", {**config, "pretrained_cfg": {**facts, "num_classes": 0}})
+        yield f"timm:local-dir:{folder.resolve()}"
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise

@@ -1,0 +1,170 @@
+"""timm's plain vision transformers without timm, so that lattok can compute them in bfloat16 or write them as a graph.
+
+    x = W (pixels - mean) / std + places;    x += ls1 attention(norm1(x));    x += ls2 mlp(norm2(x))
+
+Layer scales go into the matrix before them, mean and deviation of the pixels into the first, whose input then is whole
+numbers up to 255: exact in bfloat16. Networks of another build are left to timm.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lattok.image_lam.features import FrozenFeatures
+
+SAME = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
+IN_CACHE = 2**23  # scores of attention at a time
+
+
+class Affine:
+    """x W^T + b in the precision of `dtype`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32):
+        self.weight = weight.detach().to(dtype)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    @classmethod
+    def of(cls, linear: nn.Linear, dtype: torch.dtype, scale: Tensor | None = None) -> Affine:
+        """`linear`, its outputs times `scale`."""
+        if scale is None:
+            return cls(linear.weight, linear.bias, dtype)
+        return cls(linear.weight * scale[:, None], None if linear.bias is None else linear.bias * scale, dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+
+    def split(self, *parts: int) -> list[Affine]:
+        """The maps to so many outputs each."""
+        biases = [None] * len(parts) if self.bias is None else self.bias.split(parts)
+        return [Affine(w, b, w.dtype) for w, b in zip(self.weight.split(parts), biases, strict=True)]
+
+
+class PlainViT:
+    """Frames uint8 [n, H, W, 3] to patch features float32 [n, N, D]; bound to the weights as they are now.
+
+    Matrices are `dtype`; residuals and norms stay float32.
+    """
+
+    def __init__(self, features: FrozenFeatures, dtype: torch.dtype = torch.float32):
+        net: Any = features.network
+        self.patch = features.patch
+        self.embed = _embedding(net.patch_embed.proj, features, dtype)
+        self.prefix, self.places = _tokens(net)
+        self.first = None if isinstance(net.norm_pre, nn.Identity) else net.norm_pre
+        self.blocks = [Layer.of_timm(block, dtype) for block in net.blocks]
+        self.last = net.norm
+
+    @staticmethod
+    def understands(features: FrozenFeatures) -> bool:
+        """Whether the network has this form: by its parts, and by what it gives for one frame."""
+        if not _known_parts(features.network):
+            return False
+        size = features.image_size
+        frame = torch.arange(size * size * 3, device=features.mean.device).mul(97).remainder(251).to(torch.uint8)
+        frame = frame.reshape(1, size, size, 3)
+        with torch.no_grad():
+            expected, got = features(frame), PlainViT(features)(frame)
+        return bool((got - expected).abs().max() < SAME * expected.abs().max())
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        patches = rearrange(frames, "n (y p) (x q) c -> n (y x) (p q c)", p=self.patch, q=self.patch)
+        x = self.embed(patches).float().add_(self.places)
+        x = torch.cat([self.prefix.expand(len(x), -1, -1), x], 1)  # n tokens width
+        x = x if self.first is None else self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x[:, len(self.prefix) :])
+
+
+class Layer:
+    """A pre-norm layer over [n, tokens, width]; adds to its input in place."""
+
+    def __init__(self, norms: tuple[Any, Any], qkv: Affine, mix: Affine, widen: Affine, narrow: Affine, heads: int):
+        self.norm1, self.norm2 = norms
+        self.qkv, self.mix, self.widen, self.narrow, self.heads = qkv, mix, widen, narrow, heads
+
+    @classmethod
+    def of_timm(cls, block: Any, dtype: torch.dtype) -> Layer:
+        """A `Block` of timm's vision transformer."""
+        return cls(
+            (block.norm1, block.norm2),
+            Affine.of(block.attn.qkv, dtype),
+            Affine.of(block.attn.proj, dtype, _scale(block.ls1)),
+            Affine.of(block.mlp.fc1, dtype),
+            Affine.of(block.mlp.fc2, dtype, _scale(block.ls2)),
+            block.attn.num_heads,
+        )
+
+    def __call__(self, x: Tensor, used: int | None = None) -> Tensor:
+        """With `used` only for the first tokens, which look at all."""
+        mixed = attend(self.norm1(x), self.qkv, self.heads, used)
+        x = x[:, :used].add_(self.mix(mixed))
+        return x.add_(self.narrow(F.gelu(self.widen(self.norm2(x)))))
+
+
+def attend(x: Tensor, qkv: Affine, heads: int, used: int | None = None) -> Tensor:
+    """Mixed values of the first `used` tokens of [n, tokens, width], or of all."""
+    if used is None:
+        q, k, v = rearrange(qkv(x), "n t (three h d) -> three n h t d", three=3, h=heads)
+    else:
+        width = x.shape[-1]
+        ask, look = qkv.split(width, 2 * width)
+        q = rearrange(ask(x[:, :used]), "n t (h d) -> n h t d", h=heads)
+        k, v = rearrange(look(x), "n t (two h d) -> two n h t d", two=2, h=heads)
+    cached = q.is_cpu and q.dtype == torch.bfloat16
+    mixed = _mix_in_cache(q, k, v) if cached else F.scaled_dot_product_attention(q, k, v)
+    return rearrange(mixed, "n h t d -> n t (h d)")
+
+
+def _mix_in_cache(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention over [n, heads, tokens, d] in plain products, which in bfloat16 on a CPU take 0.6 of the fused time.
+
+    A few frames at a time, so that the scores stay in the cache.
+    """
+    few = max(1, IN_CACHE // (q.shape[1] * q.shape[2] * k.shape[2]))
+    parts = zip((q * q.shape[-1] ** -0.5).split(few), k.split(few), v.split(few), strict=True)
+    return torch.cat([(q @ k.transpose(-1, -2)).softmax(-1) @ v for q, k, v in parts])
+
+
+def _known_parts(net: Any) -> bool:
+    from timm.models import vision_transformer
+
+    parts: Any = vision_transformer
+    if type(net) is not parts.VisionTransformer or type(net.patch_embed) is not parts.PatchEmbed:
+        return False
+    return net.pos_embed is not None and all(
+        type(block) is parts.Block
+        and type(block.attn) is parts.Attention
+        and type(block.mlp) is parts.Mlp
+        and isinstance(block.mlp.act, nn.GELU)
+        and block.mlp.act.approximate == "none"
+        for block in net.blocks
+    )
+
+
+def _scale(layer_scale: Any) -> Tensor | None:
+    return None if isinstance(layer_scale, nn.Identity) else layer_scale.gamma
+
+
+def _embedding(conv: nn.Conv2d, features: FrozenFeatures, dtype: torch.dtype) -> Affine:
+    """The convolution over patches as a matrix for pixels 0..255 in the order (y, x, colour)."""
+    weight, mean, std = conv.weight.detach().double(), features.mean.double(), features.std.double()
+    weight = weight / std[:, None, None]  # width colour y x
+    bias = -(weight * mean[:, None, None]).sum((1, 2, 3)) + (0 if conv.bias is None else conv.bias.double())
+    weight = rearrange(weight / 255, "w c y x -> w (y x c)")
+    return Affine(weight.float(), bias.float(), dtype)
+
+
+def _tokens(net: Any) -> tuple[Tensor, Tensor]:
+    """Prefix tokens with their positions, and the positions of the patches, each [tokens, width]."""
+    prefix = [token[0].detach() for token in (net.cls_token, net.reg_token) if token is not None]
+    places = net.pos_embed[0].detach()
+    before = torch.cat(prefix) if prefix else places[:0]
+    if net.no_embed_class or not len(before):
+        return before, places
+    return before + places[: len(before)], places[len(before) :]

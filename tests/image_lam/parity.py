@@ -1,0 +1,97 @@
+"""Fixtures of published latent action models, and what tests of them share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lattok.image_lam import ImageLAM
+from lattok.image_lam.convert import key_map, p2t_image_lam, univla_lam
+from lattok.keymap import Join, read_checkpoint
+from lattok.types import PairBatch
+from tests.image_lam.plain import Facts
+
+ROOT = Path(__file__).parents[2]
+PLACES = (ROOT / "tests" / "parity", ROOT.parent / "shared" / "parity")  # the second: what is over 1.5 MB
+STAGE2 = ("univla_stage2", "image_lam_stage2")
+
+
+class Case(NamedTuple):
+    """One fixture."""
+
+    config: dict[str, Any]
+    values: dict[str, Tensor]
+    file: Path
+
+    def converted(self, **facts: Any) -> ImageLAM:
+        """The model, by default on pixels: as wide as the published features, no weights, patches of 16 pixels."""
+        convert = univla_lam if self.config["source_layout"] == "univla" else p2t_image_lam
+        pixels = {"features": "pixels", "image_size": 16 * self.config["patch_grid"]}
+        return convert(self.file, self.config["heads"], **(facts or pixels))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The file's tensors in float64."""
+        tensors = read_checkpoint(self.file, "state_dict" if self.file.suffix == ".ckpt" else None)
+        return {name: tensor.double() for name, tensor in tensors.items()}
+
+    def facts(self) -> Facts:
+        """The same sizes for plain arithmetic."""
+        c = self.config
+        size = {"width": c["model_dim"], "heads": c["heads"], "latent_dim": c["latent_dim"], "language_dim": 768}
+        depths = {"encoder_depth": c["encoder_blocks"], "decoder_depth": c["decoder_blocks"]}
+        actions = (c["goal_image_step"], c["action_dim"]) if "action_dim" in c else None
+        return Facts(1 if "lang_dim" in c else 2, **size, **depths, actions=actions)
+
+
+def open_case(name: str) -> Case:
+    """A fixture by its name."""
+    folder = next((place / name for place in PLACES if (place / name).is_dir()), None)
+    if folder is None:
+        pytest.skip(f"{name} is over 1.5 MB and not in this checkout")
+    file = next(folder / file for file in ("checkpoint.ckpt", "weights.safetensors") if (folder / file).is_file())
+    config = json.loads((folder / "config.json").read_text())
+    return Case(config, safetensors.torch.load_file(folder / "io.safetensors"), file)
+
+
+def close(got: Tensor, expected: Tensor, atol: float = 2e-5, rtol: float = 1e-4) -> None:
+    """Equal within the tolerances of the fixtures."""
+    torch.testing.assert_close(got.detach(), expected, atol=atol, rtol=rtol)
+
+
+def close_gradient(got: Tensor | None, expected: Tensor) -> None:
+    """Gradients equal within the tolerances of the fixtures."""
+    assert got is not None
+    close(got, expected, atol=1e-5, rtol=1e-3)
+
+
+def losses(model: ImageLAM, features: Tensor, actions: Tensor | None = None, labelled: Any = None, **text: Any) -> dict:
+    """Loss terms of a training pass over precomputed features."""
+    actions = torch.zeros(len(features), 0) if actions is None else actions
+    labelled = torch.zeros(len(features), dtype=torch.bool) if labelled is None else labelled
+    model.train().frame_features = lambda frames: frames  # type: ignore[method-assign]
+    return model(PairBatch(features, actions, labelled, **text))
+
+
+def total(model: ImageLAM, terms: dict[str, Tensor], action_weight: float = 1.0) -> Tensor:
+    """The weighted sum."""
+    weights = {**model.config.loss_weights, "action": action_weight}
+    return sum(weights[name] * term for name, term in terms.items())
+
+
+def foreign_gradients(model: ImageLAM) -> dict[str, Tensor]:
+    """Gradient of every trained parameter, by its published name."""
+    names, found = key_map(model), {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad or name.startswith("features."):
+            continue
+        source = names[name]
+        keys = source.keys if isinstance(source, Join) else (source,)
+        for key, part in zip(keys, parameter.grad.chunk(len(keys)), strict=True):
+            found[key] = part[None, None] if "action_latent" in key else part
+    return found
