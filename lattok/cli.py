@@ -82,11 +82,45 @@ class Training:
     preset: Text = None
     """Named settings, joined by "+"."""
     features: Text = None
-    """Frozen features of an image model: pixels or timm:MODEL."""
+    """Frozen features of an image model: pixels, timm:MODEL or hf:MODEL."""
     resume: bool = False
     """Continue the run in --out."""
     set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=VALUE", help_behavior_hint="")] = ()
     """Any other option of the model, the data or the loop; may be repeated."""
+
+
+@dataclass(frozen=True)
+class LAMTraining(Training):
+    """How to train, and from which earlier models."""
+
+    stage: Annotated[int | None, arg(metavar="1|2", help_behavior_hint="")] = None
+    """1: environment codes, from instructions; 2: controllable codes beside those (default: all in one stage)."""
+    env_codebook: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Model of stage 1, for stage 2."""
+    init: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None
+    """Model to fine-tune, a folder or a Hub id; its architecture stays."""
+
+
+@dataclass(frozen=True)
+class LAMFacts:
+    """What the file of a latent action model does not hold; left out: as published."""
+
+    heads: Annotated[int, arg(metavar="N")] = 12
+    """Attention heads."""
+    cameras: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("image",)
+    """The one camera that the model shall look at in datasets, short name allowed."""
+    stride: Annotated[str, arg(metavar="TEXT")] = "32"
+    """Gap of a frame pair: frames ("32") or seconds ("0.2s")."""
+    features: Annotated[str, arg(metavar="TEXT")] = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
+    """Frozen features the model was trained on."""
+    features_revision: Text = None
+    """Revision of features from the Hub."""
+    image_size: Annotated[int, arg(metavar="N")] = 224
+    """Side of the frames in pixels."""
+    language: Annotated[str, arg(metavar="TEXT")] = "t5:google-t5/t5-base"
+    """Text encoder of a stage-1 model: t5:MODEL or precomputed."""
+    features_out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """New folder for the image backbone in the file; the model then uses that, at this place, and needs no download."""
 
 
 @app.command(name="demo")
@@ -126,29 +160,47 @@ def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:
     inspect_verb(dataset, reading.options(WINDOWS))
 
 
-TRAIN = {  # verb: (recipe, what it does, options of its example)
+TRAIN = {  # verb: (recipe, its flags, what it does, options of its example)
     "action-vq": (
         "ActionVQRecipe",
+        Training,
         "Train the paper's tokenizer, one code per step. Presets: p2t (default), libero, robotwin, jaka or quick.",
         "--preset quick",
     ),
-    "fast": ("FASTRecipe", "Fit FAST: frequencies in byte-pair codes, of different lengths.", "--set scale=10"),
-    "residual-vq": ("ResidualVQRecipe", "Fit residual codes of whole chunks, coarse to fine.", "--set tokens=8"),
-    "fsq": ("FSQRecipe", "Train finite-scalar codes of whole chunks, coarse to fine.", "--set tokens=8"),
-    "uniform-bins": ("UniformBinsRecipe", "Fit uniform bins: one code per step and dimension.", "--set bins=64"),
+    "fast": (
+        "FASTRecipe",
+        Training,
+        "Fit FAST: frequencies in byte-pair codes, of different lengths.",
+        "--set scale=10",
+    ),
+    "residual-vq": (
+        "ResidualVQRecipe",
+        Training,
+        "Fit residual codes of whole chunks, coarse to fine.",
+        "--set tokens=8",
+    ),
+    "fsq": ("FSQRecipe", Training, "Train finite-scalar codes of whole chunks, coarse to fine.", "--set tokens=8"),
+    "uniform-bins": (
+        "UniformBinsRecipe",
+        Training,
+        "Fit uniform bins: one code per step and dimension.",
+        "--set bins=64",
+    ),
     "image-lam": (
         "ImageLAMRecipe",
+        LAMTraining,
         "Train a latent action model of video. Presets: full, small, tiny, joined with p2t or robust (small+robust).",
         "--preset tiny+robust --features pixels",
     ),
 }
 
 
-def _add_train_verb(verb: str, recipe: str, text: str, example: str) -> None:
+def _add_train_verb(verb: str, recipe: str, flags: type[Training], text: str, example: str) -> None:
     def train_verb(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:
         _load_everything()
         _train(getattr(import_module("lattok.recipes"), recipe), dataset, training, reading)
 
+    train_verb.__annotations__["training"] = flags
     train_verb.__doc__ = f"{text}\n\nExample: lattok train {verb} path/to/dataset --out my-model {example}"
     train_app.command(name=verb)(train_verb)
 
@@ -175,7 +227,7 @@ def evaluate(
     Args:
         model: Folder of a model, or a Hub id.
         out: Folder for the report (default: report/ in the model's folder).
-        controls: quick, or trained: also train a decoder without latents, the honest baseline of prediction.
+        controls: quick, or trained: also train the same encoder on labels alone, and a decoder without latents.
         seed: Seed of the controls.
         revision: Revision of a Hub model.
     """
@@ -183,6 +235,21 @@ def evaluate(
     from lattok.recipes.verbs import evaluate_verb
 
     evaluate_verb(model, dataset, out, controls, seed, revision, reading.options((*WINDOWS, "device")))
+
+
+@app.command(name="doctor")
+def doctor(model: Annotated[Positional[str], arg(metavar="MODEL")], revision: Text = None) -> None:
+    """Repeat the verdicts of a model's last evaluation, each with what to do about it. Computes nothing.
+
+    Example: lattok doctor my-lam
+
+    Args:
+        model: Folder of a model, or a Hub id.
+        revision: Revision of a Hub model.
+    """
+    from lattok.evaluation.doctor import diagnose
+
+    print(diagnose(model, revision))
 
 
 @app.command(name="annotate")
@@ -194,6 +261,8 @@ def annotate(
     revision: Text = None,
     embedding: bool = True,
     quantized: bool = False,
+    precision: str = "float32",
+    backend: str = "torch",
     reading: Reading = Reading(),
 ) -> None:
     """Write a copy of a dataset with latent actions as columns; it still opens in unmodified LeRobot.
@@ -207,11 +276,14 @@ def annotate(
         revision: Revision of a Hub model.
         embedding: Leave out the latents before quantization (they are written by default).
         quantized: Also write the quantized vectors.
+        precision: float32, or bfloat16: faster, a few codes differ; for models of video.
+        backend: torch, or onnxruntime: faster in float32 on CPUs where torch is slow; for models of video.
     """
     _load_everything()
     from lattok.recipes.verbs import annotate_verb
 
-    annotate_verb(dataset, model, out, prefix, revision, embedding, quantized, reading.options((*WINDOWS, "device")))
+    options = reading.options((*WINDOWS, "device"))
+    annotate_verb(dataset, model, out, prefix, revision, embedding, quantized, options, backend, precision)
 
 
 @convert_app.command(name="p2t-action-vq")
@@ -250,7 +322,49 @@ def convert_p2t_action_vq(
     verb(file, out, **facts, action_kind=action_kind, statistics=statistics, normalize=normalize)
 
 
-app.command(convert_app, name="convert", help="Convert a published checkpoint (p2t-action-vq) into a lattok model.")
+@convert_app.command(name="p2t-image-lam")
+def convert_p2t_image_lam(
+    file: Annotated[Positional[str], arg(metavar="FILE")],
+    out: Annotated[Positional[str], arg(metavar="OUT")],
+    action_dim: Annotated[int, arg(metavar="M")] = 7,
+    facts: LAMFacts = LAMFacts(),
+) -> None:
+    """Convert a published latent action model of P2T, stage 1 or 2 (Lightning checkpoint or safetensors).
+
+    Example: lattok convert p2t-image-lam last.ckpt my-lam --stride 11
+
+    Args:
+        file: The checkpoint. Nothing in it is run; weights that are anything but tensors are refused.
+        out: New folder for the model.
+        action_dim: Dimensions of the action head, which is checked and left out.
+    """
+    _load_everything()
+    from lattok.convert import convert_p2t_image_lam as verb
+
+    verb(file, out, action_dim=action_dim, **vars(facts))
+
+
+@convert_app.command(name="univla-lam")
+def convert_univla_lam(
+    file: Annotated[Positional[str], arg(metavar="FILE")],
+    out: Annotated[Positional[str], arg(metavar="OUT")],
+    facts: LAMFacts = LAMFacts(),
+) -> None:
+    """Convert UniVLA's latent action model, stage 1 or 2 (lam-stage-1.ckpt, lam-stage-2.ckpt or safetensors).
+
+    Example: lattok convert univla-lam lam-stage-2.ckpt my-lam
+
+    Args:
+        file: The checkpoint. Nothing in it is run; weights that are anything but tensors are refused.
+        out: New folder for the model.
+    """
+    _load_everything()
+    from lattok.convert import convert_univla_lam as verb
+
+    verb(file, out, **vars(facts))
+
+
+app.command(convert_app, name="convert", help="Convert a published checkpoint into a lattok model.")
 
 
 @app.command(name="push")
@@ -275,10 +389,8 @@ def _train(recipe_class: Any, dataset: str, training: Training, reading: Reading
     from lattok.recipes import train
     from lattok.recipes.common import parse_settings, read_options
 
-    flags = reading.given()
-    for name in ("steps", "seed", "features"):
-        if getattr(training, name) is not None:
-            flags[name] = getattr(training, name)
+    own = {name: value for name, value in vars(training).items() if name not in ("out", "preset", "resume", "set")}
+    flags = {**reading.given(), **{name: value for name, value in own.items() if value is not None}}
     unused = set(flags) & ({"state_key"} | {n for n in flags if n not in recipe_class.option_types()})
     unused |= {"cameras"} & set(flags) if recipe_class.kind != "image-lam" else set()
     _note_unused(unused)
@@ -292,7 +404,7 @@ def _train(recipe_class: Any, dataset: str, training: Training, reading: Reading
         recipe = recipe_class.from_preset(dataset, training.out, preset, **options)
     words = ["lattok", "train", recipe_class.kind, str(dataset), "--out", training.out, "--resume"]
     train(recipe, training.resume, resume_command=shlex.join(words))
-    print(f"Saved in {training.out}. Judge it: {shlex.join(['lattok', 'evaluate', training.out, str(dataset)])}")
+    print(f"Saved in {training.out}. {recipe.next_step()}")
 
 
 def _load_everything() -> None:

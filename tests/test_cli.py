@@ -15,7 +15,8 @@ from lattok.cli import main
 
 TRAINED = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam")
 READERS = (["inspect"], *(["train", name] for name in TRAINED), ["evaluate"], ["annotate"])
-VERBS = (["demo"], *READERS, ["push"], ["convert", "p2t-action-vq"])
+PUBLISHED = ("p2t-action-vq", "p2t-image-lam", "univla-lam")
+VERBS = (["demo"], *READERS, ["doctor"], ["push"], *(["convert", name] for name in PUBLISHED))
 QUICK = ["--preset", "quick", "--device", "cpu", "--set", "dim=16", "--set", "codebook_size=8", "--set", "hidden=16"]
 
 
@@ -59,7 +60,9 @@ def test_every_verb_that_reads_data_takes_the_same_flags(verb, capsys):
 
 def test_overview_lists_the_verbs(capsys):
     text = help_of([], capsys)
-    assert all(verb in text for verb in ("demo", "inspect", "train", "evaluate", "annotate", "push", "convert"))
+    assert all(
+        verb in text for verb in ("demo", "inspect", "train", "evaluate", "annotate", "doctor", "push", "convert")
+    )
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"lattok {lattok.__version__}\n"
 
@@ -85,6 +88,7 @@ def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
         (["train", "action-vq", "DATASET", "--out", "OUT", "--resume"], "`out`: expected a run to resume"),
         (["train", "image-lam", "DATASET", "--out", "OUT", "--stride", "0"], "`stride`: expected at least one frame"),
         (["train", "image-lam", "DATASET", "--out", "OUT", "--cameras", "top", "--features", "pixels"], "`cameras`"),
+        (["train", "image-lam", "DATASET", "--out", "OUT", "--stage", "2"], "`env_codebook`: expected a stage-1 model"),
         (["train", "image-lam", "DATASET", "--out", "OUT", "--set", "colour=1"], "`options`: expected names among"),
         (["train", "image-lam", "DATASET", "--out", "OUT", "--set", "interpolation=foo"], "`interpolation`"),
         (

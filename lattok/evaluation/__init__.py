@@ -14,12 +14,12 @@ import torch
 import lattok
 from lattok import checks, files
 from lattok.data import RobotDataset
-from lattok.evaluation import dependence
 from lattok.evaluation.latent import LatentOptions
 from lattok.evaluation.latent_report import evaluate_latent
 from lattok.evaluation.report import Progress, Report, Verdict
 from lattok.evaluation.split import Split, split_episodes
 from lattok.evaluation.tokenizer_report import evaluate_tokenizer
+from lattok.evaluation.trained import control_loop as usual_loop
 from lattok.training import LoopOptions
 
 __all__ = ["REPORT_HTML", "REPORT_JSON", "Progress", "Report", "evaluate"]
@@ -69,7 +69,7 @@ def evaluate(
                 cameras=None if cameras is None else tuple(cameras),
                 stride=stride,
                 trained=controls == "trained",
-                loop=replace(control_loop or dependence.control_loop(model), seed=seed),
+                loop=replace(control_loop or usual_loop(model), seed=seed),
                 controls_folder=None if out is None else Path(out) / "controls",
                 cache_dir=None if out is None else Path(out),
                 seed=seed,
@@ -109,7 +109,7 @@ def _with_overlap(report: Report, model: Any, dataset: RobotDataset, split: Spli
     if not seen:
         return report
     text = f"{len(seen)} of {len(split.held_out)} held-out episodes were trained on: these figures are too good"
-    return replace(report, verdicts=(Verdict(text, False), *report.verdicts))
+    return replace(report, verdicts=(Verdict(text, False, "held_out_seen"), *report.verdicts))
 
 
 def _optional(dataset: RobotDataset, state_key: str | None) -> str | None:

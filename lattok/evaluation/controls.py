@@ -1,4 +1,4 @@
-"""Controls of the linear probes: how much of the action can be read without any learned latent action.
+"""Controls of the probes: how much of the action can be read without any learned latent action.
 
 current frame    PCA of the features of o_t                             what the scene gives away
 frame change     PCA of f(o_t+stride) - f(o_t)                          what subtraction alone shows
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from lattok.evaluation.codebook import ResidualKMeans
-from lattok.evaluation.pairs import PairSet
 from lattok.evaluation.probes import Probe, best_of, one_hot, pca, probe
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import LatentActions
@@ -45,9 +44,9 @@ class Coordinates:
     held_out: Tensor
 
     @classmethod
-    def fit(cls, train: Tensor, held_out: Tensor) -> Coordinates:
-        """From rows [n, D] and [N, D]."""
-        components = pca(train, max(PCA_SIZES))
+    def fit(cls, train: Tensor, held_out: Tensor, most: int = PCA_SIZES[-1]) -> Coordinates:
+        """From rows [n, D] and [N, D]; `most` components."""
+        components = pca(train, most)
         return cls(components.project(train), components.project(held_out))
 
     @property
@@ -55,56 +54,50 @@ class Coordinates:
         """Numbers of components to try; fewer when there are not that many."""
         return sorted({min(size, self.train.shape[1]) for size in PCA_SIZES})
 
-    def probe(self, target: Target, size: int) -> Probe:
-        """A probe on the first `size` coordinates."""
-        return target.probe(self.train[:, :size], self.held_out[:, :size])
+    def first(self, size: int) -> tuple[Tensor, Tensor]:
+        """The first `size` coordinates of both splits."""
+        return self.train[:, :size], self.held_out[:, :size]
 
-    def best(self, target: Target) -> tuple[int, Probe]:
-        """The size that does best on training episodes, and its probe."""
-        return best_of(self.sizes, partial(self.probe, target))
+    def best_size(self, target: Target) -> int:
+        """The size that does best on training episodes."""
+        return best_of(self.sizes, lambda size: target.probe(*self.first(size)))[0]
 
 
 @dataclass(frozen=True)
 class CodeControl:
-    """Codes that were not learned, and the probe on them where there are actions."""
+    """Codes that were not learned, of both splits: [n, P] and [N, P]."""
 
     name: str
-    held_out: Tensor  # [N, P]
-    probe: Probe | None
+    train: Tensor
+    held_out: Tensor
 
 
 def kmeans_codes(change: Coordinates, target: Target | None, config: ImageLAMConfig, seed: int) -> CodeControl:
     """Residual k-means on the frame change at the model's bits; the width is chosen on training episodes."""
 
-    def fit(size: int) -> tuple[Tensor, Probe | None]:
-        kmeans = ResidualKMeans.fit(change.train[:, :size], config.codebook_size, config.tokens, seed)
-        codes = [kmeans.encode(rows[:, :size]) for rows in (change.train, change.held_out)]
-        return codes[1], _code_probe(codes[0], codes[1], target, config)
+    def fit(size: int) -> CodeControl:
+        rows = change.first(size)
+        kmeans = ResidualKMeans.fit(rows[0], config.codebook_size, config.tokens, seed)
+        return CodeControl(f"residual k-means on the frame change (PCA {size})", *map(kmeans.encode, rows))
 
-    sizes = change.sizes if target is not None else change.sizes[-1:]
-    fitted = {size: fit(size) for size in sizes}
-    best = max(sizes, key=lambda size: p.validation if (p := fitted[size][1]) is not None else 0.0)
-    return CodeControl(f"residual k-means on the frame change (PCA {best})", *fitted[best])
+    if target is None:
+        return fit(change.sizes[-1])
+    fitted = {size: fit(size) for size in change.sizes}
+    read = partial(one_hot, size=config.codebook_size)
+    size, _ = best_of(fitted, lambda size: target.probe(read(fitted[size].train), read(fitted[size].held_out)))
+    return fitted[size]
 
 
-def untrained_codes(
-    train: LatentActions, held_out: LatentActions, target: Target | None, config: ImageLAMConfig, seed: int
-) -> CodeControl:
+def untrained_codes(train: LatentActions, held_out: LatentActions, config: ImageLAMConfig, seed: int) -> CodeControl:
     """The untrained model's latents, standardised where the model does so, with a codebook started by k-means."""
     levels = config.tokens if config.quantizer == "residual" else 1
     shift, scale = 0.0, 1.0
     if config.latent_norm == "batch":
         shift, scale = train.latents.mean(0), train.latents.std(0).clamp_min(1e-6)
-    rows = [((x.latents - shift) / scale).reshape(-1, config.latent_dim) for x in (train, held_out)]
+    rows = [((x.latents - shift) / scale).flatten(0, -2) for x in (train, held_out)]
     kmeans = ResidualKMeans.fit(rows[0], config.codebook_size, levels, seed)
     codes = [kmeans.encode(x).reshape(-1, config.tokens) for x in rows]
-    return CodeControl("untrained model", codes[1], _code_probe(codes[0], codes[1], target, config))
-
-
-def _code_probe(train: Tensor, held_out: Tensor, target: Target | None, config: ImageLAMConfig) -> Probe | None:
-    if target is None:
-        return None
-    return target.probe(one_hot(train, config.codebook_size), one_hot(held_out, config.codebook_size))
+    return CodeControl("untrained model, codes by k-means", codes[0], codes[1])
 
 
 def untrained_model(model: ImageLAM, seed: int) -> ImageLAM:
@@ -114,10 +107,3 @@ def untrained_model(model: ImageLAM, seed: int) -> ImageLAM:
         fresh = ImageLAM(model.config)
     fresh.features = model.features
     return fresh.to(model.features.mean.device).eval()
-
-
-def proprio(train: PairSet, held_out: PairSet, target: Target) -> tuple[Probe, Probe] | None:
-    """Probes on the state at t, and on its change over the gap; None where the dataset has no states."""
-    if train.state_change is None or held_out.state_change is None:
-        return None
-    return target.probe(train.states, held_out.states), target.probe(train.state_change, held_out.state_change)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from lattok.evaluation.advice import advice_on
 from lattok.evaluation.report import Pictures, Report, Row, Section, Table, Verdict
 
 STYLE = """
@@ -68,6 +69,14 @@ svg .dots { stroke: var(--model); stroke-width: 3.4; stroke-linecap: round; stro
 .strip table { width: 100%; border-collapse: collapse; } .strip td, .strip th { width: 33%; padding: 2px; }
 .strip th { font-size: 12px; font-weight: 500; color: var(--soft); text-align: left; }
 .strip img { display: block; width: 100%; max-width: 128px; border-radius: 3px; }
+.scroll td small { display: block; font-size: 11.5px; font-weight: 400; color: var(--soft); }
+.tally { margin: 0 0 6px; font-weight: 650; font-size: 15px; }
+.reading { font-size: 17px; line-height: 1.45; font-weight: 500; margin: 6px 0 10px; }
+.refs { color: var(--soft); font-size: 13px; line-height: 1.45; margin: 18px 0 0; max-width: 62em; }
+.todo { display: block; color: var(--soft); font-size: 14px; line-height: 1.45; }
+details { margin: 16px 0 0; } summary { cursor: pointer; font-weight: 550; font-size: 15px; }
+.gallery div { display: flex; gap: 2px; margin: 0 0 6px; max-width: 300px; }
+.gallery img { display: block; flex: 1 1 0; min-width: 0; max-width: 96px; border-radius: 3px; }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 3px 18px; font-size: 13px;
   margin: 12px 0 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
@@ -88,6 +97,7 @@ def render(report: Report) -> str:
     body = [
         f'<header><p class="kind">lattok evaluation · {escape(kind)}</p><h1>{escape(report.title)}</h1>',
         f'<p class="headline">{escape(report.headline)}</p></header>',
+        f'<p class="tally">Verdicts: {escape(report.tally)}</p>',
         f'<ul class="verdicts">{"".join(map(_verdict, report.verdicts))}</ul><p class="note">{LEGEND}</p>',
         *map(_section, report.sections),
         f"<section><h2>Provenance</h2>{_provenance(report.provenance)}</section>",
@@ -103,13 +113,20 @@ def render(report: Report) -> str:
 
 def _verdict(verdict: Verdict) -> str:
     kind, word = {True: ("yes", "✓ holds up"), False: ("no", "✗ falls short"), None: ("open", "– open")}[verdict.holds]
-    return f'<li><span class="mark {kind}">{word}</span><span>{escape(verdict.text)}</span></li>'
+    advice = advice_on(verdict.key, verdict.holds, verdict.text)
+    todo = f'<span class="todo">{escape(advice)}</span>' if advice else ""
+    return f'<li><span class="mark {kind}">{word}</span><span>{escape(verdict.text)}{todo}</span></li>'
 
 
 def _section(section: Section) -> str:
-    parts = [f"<section><h2>{escape(section.title)}</h2><p>{escape(section.text)}</p>"]
+    parts = [f"<section><h2>{escape(section.title)}</h2>"]
+    if section.reading:
+        parts.append(f'<p class="reading">{escape(section.reading)}</p>')
+    parts.append(f"<p>{escape(section.text)}</p>")
     parts += map(_table, section.tables)
     parts += map(_pictures, section.pictures)
+    if section.references:
+        parts.append(f'<p class="refs">{escape("; ".join(section.references))}.</p>')
     return "\n".join([*parts, "</section>"])
 
 
@@ -118,11 +135,16 @@ def _table(table: Table) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
     rows = "".join(_row(table, row) for row in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return (
-        f'<h3>{escape(table.title)}<span class="note">{arrow}</span></h3>'
+    title = f'{escape(table.title)}<span class="note">{arrow}</span>'
+    body = (
         f'<div class="scroll" tabindex="0"><table><thead><tr><th></th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>{note}"
     )
+    return _folded(title, body) if table.folded else f"<h3>{title}</h3>{body}"
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{title}</summary>{body}</details>"
 
 
 def _row(table: Table, row: Row) -> str:
@@ -134,10 +156,15 @@ def _row(table: Table, row: Row) -> str:
         cells.append(f'<td class="missing" colspan="{len(table.columns)}">{escape(row.not_run)}</td>')
     else:
         cells += [
-            f"<td{' class=wins' if table.wins(row, i) else ''}>{table.shown(value, i)}</td>"
+            f"<td{' class=wins' if table.wins(row, i) else ''}>{table.shown(value, i)}{_span(table, row, i)}</td>"
             for i, value in enumerate(row.values)
         ]
     return f"<tr{'' if row.control else ' class=own'}>{''.join(cells)}</tr>"
+
+
+def _span(table: Table, row: Row, column: int) -> str:
+    interval = table.interval(row, column)
+    return f"<small>{interval}</small>" if interval else ""
 
 
 def _pictures(pictures: Pictures) -> str:
@@ -146,7 +173,9 @@ def _pictures(pictures: Pictures) -> str:
         caption = caption.replace("{" + name + "}", f'<i class="key {name}"></i>')
     panels = "".join(f'<div class="panel">{panel}</div>' for panel in pictures.panels)
     wide = " wide" if pictures.wide else ""
-    return f'<figure><div class="panels{wide}">{panels}</div><figcaption>{caption}</figcaption></figure>'
+    body = f'<figure><div class="panels{wide}">{panels}</div><figcaption>{caption}</figcaption></figure>'
+    title = escape(pictures.title)
+    return _folded(title, body) if pictures.folded else f"<h3>{title}</h3>{body}" if title else body
 
 
 def _provenance(values: Mapping[str, Any]) -> str:

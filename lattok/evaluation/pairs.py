@@ -5,7 +5,7 @@ Full features are never kept: a grid of average-pooled ones stays for the probes
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,29 @@ class Source:
     cache_dir: Path | None  # keeps decoded frames in a file there instead of in memory
 
 
+@torch.no_grad()
+def encode_pairs(model: ImageLAM, pairs: PairSet) -> LatentActions:
+    """Latent actions of all pairs by another model of the same cameras and image size, on the CPU."""
+    return join([to_cpu(model.encode_features(f)) for _, f in batches(model, pairs, torch.arange(len(pairs.rows)))])
+
+
+def batches(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of `rows` and the full features of these pairs."""
+    for chosen in rows.split(BATCH):
+        yield chosen, pair_features(model, pairs, chosen)
+
+
+def pair_features(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Tensor:
+    """Full features [B, 2, N, D] of pairs `rows` [B], computed anew: they are too large to keep."""
+    return model.frame_features(pairs.frames.batch(torch.from_numpy(pairs.rows)[rows]).frames)
+
+
+def chosen_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
+    """Rows of latent actions."""
+    env = None if latents.env is None else chosen_rows(latents.env, rows)
+    return LatentActions(latents.codes[rows], latents.latents[rows], latents.quantized[rows], env)
+
+
 def read_pairs(
     source: Source,
     model: ImageLAM,
@@ -111,8 +134,8 @@ def read_pairs(
         position = [torch.from_numpy(np.searchsorted(here, index[pairs])) for index in (frames.first, frames.second)]
         for i in range(0, len(pairs), BATCH):
             both = torch.stack([full[p[i : i + BATCH]] for p in position], 1)  # b 2 n d
-            own.append(_to_cpu(model.encode_features(both)))
-            fresh.append(_to_cpu(untrained.encode_features(both)))
+            own.append(to_cpu(model.encode_features(both)))
+            fresh.append(to_cpu(untrained.encode_features(both)))
         note(done + 1, len(episodes))
     first, second = (torch.from_numpy(np.searchsorted(used, index[rows])) for index in (frames.first, frames.second))
     change = _state_change(source, frames, rows, episodes)
@@ -148,6 +171,7 @@ def pool(features: Tensor, model: ImageLAM, side: int) -> Tensor:
     return features.flatten(1).float().cpu()
 
 
-def _to_cpu(latents: LatentActions) -> LatentActions:
-    env = None if latents.env is None else _to_cpu(latents.env)
+def to_cpu(latents: LatentActions) -> LatentActions:
+    """In float32 on the CPU."""
+    env = None if latents.env is None else to_cpu(latents.env)
     return LatentActions(latents.codes.cpu(), latents.latents.float().cpu(), latents.quantized.float().cpu(), env)

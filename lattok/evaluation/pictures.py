@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lattok.data import ActionWindows
 from lattok.evaluation import svg
-from lattok.evaluation.dependence import exchanged, pair_features
-from lattok.evaluation.pairs import PairSet
+from lattok.evaluation.dependence import exchanged
+from lattok.evaluation.pairs import PairSet, pair_features
 from lattok.evaluation.report import Pictures
 from lattok.image_lam import ImageLAM
 
@@ -115,9 +115,9 @@ def examples(model: ImageLAM, held_out: PairSet) -> Pictures:
         columns.append(("predicted", predicted_frames(model, held_out, rows)))
     panels = []
     for i, row in enumerate(rows.tolist()):
-        codes = " ".join(map(str, held_out.latents.codes[row].tolist()))
+        codes = " ".join(map(str, held_out.latents.codes[row].tolist())) or "none"
         cells = "".join(
-            f'<td><img alt="{escape(f"{camera}, {name}", quote=True)}" src="{_jpeg(images[i, v])}"></td>'
+            f'<td><img alt="{escape(f"{camera}, {name}", quote=True)}" src="{jpeg(images[i, v])}"></td>'
             if name
             else "</tr><tr>"
             for v, camera in enumerate(model.cameras)
@@ -137,7 +137,7 @@ def predicted_frames(model: ImageLAM, held_out: PairSet, rows: Tensor) -> Tensor
     features = model.features
     now = pair_features(model, held_out, rows)[:, 0]
     pick = held_out.latents
-    patches = model.predict(now, exchanged(pick, rows, torch.arange(len(pick.codes)), 1.0, now.device))
+    patches = model.predict(now, exchanged(pick, rows, rows, 1.0, 1.0, now.device))
     side = round(features.count**0.5)
     pixels = rearrange(
         patches, "b (v y x) (p q c) -> b v (y p) (x q) c", y=side, x=side, p=features.patch, q=features.patch
@@ -145,10 +145,21 @@ def predicted_frames(model: ImageLAM, held_out: PairSet, rows: Tensor) -> Tensor
     return ((pixels * features.std + features.mean).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
-def _jpeg(image: Tensor) -> str:
-    """uint8 [h, w, 3] as a data address, at most `THUMBNAIL` pixels high."""
+def jpeg(image: Tensor, height: int = THUMBNAIL, quality: int = 85) -> str:
+    """uint8 [h, w, 3] as a data address, at most `height` pixels high."""
     picture, data = Image.fromarray(image.numpy()), BytesIO()
-    if picture.height > THUMBNAIL:
-        picture = picture.resize((round(THUMBNAIL * picture.width / picture.height), THUMBNAIL))
-    picture.save(data, "JPEG", quality=85)
+    if picture.height > height:
+        picture = picture.resize((round(height * picture.width / picture.height), height))
+    picture.save(data, "JPEG", quality=quality)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def separation_bars(rows: Sequence[tuple[str, str, float | None, float]]) -> Pictures:
+    """R² of the action and of the distractor side by side: (name, class, action, distractor)."""
+    panels = []
+    if any(action is not None for _, _, action, _ in rows):
+        panels.append(svg.bars("action, with a distractor", [(n, kind, a) for n, kind, a, _ in rows], ".2f"))
+    panels.append(svg.bars("motion of the distractor", [(n, kind, d) for n, kind, _, d in rows], ".2f"))
+    return Pictures(
+        "R² under a moving distractor. Left long is good; right, short for the actions' codes.", tuple(panels)
+    )

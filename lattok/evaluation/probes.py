@@ -6,7 +6,7 @@ R^2 = 1 - sum (y - y^)^2 / sum (y - mean of the training y)^2          per dimen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -21,12 +21,25 @@ T = TypeVar("T")
 
 
 class Probe(NamedTuple):
-    """A fitted probe on held-out rows."""
+    """A fitted probe on N held-out rows."""
 
-    r2: Tensor  # [m] float64; NaN where the held-out actions never leave the training mean
     predicted: Tensor  # [N, m] in the units of the actions
+    errors: Tensor  # [N, m] squared
+    deviations: Tensor  # [N, m] squared, from the mean of the training actions; NaN where they never leave it
     ridge: float
     validation: float  # mean R^2 on the training episodes left out, which chose `ridge`
+
+    @property
+    def r2(self) -> Tensor:
+        """R^2 per dimension, [m]; NaN where there is nothing to explain."""
+        return 1 - self.errors.sum(0) / self.deviations.sum(0)
+
+
+class Fold(NamedTuple):
+    """Training rows that a probe is fitted to, and held-out rows that it is judged on."""
+
+    train: Tensor  # int64
+    held_out: Tensor
 
 
 class Components(NamedTuple):
@@ -41,15 +54,39 @@ class Components(NamedTuple):
         return rows @ basis - self.mean @ basis
 
 
+def deviations(actual: Tensor, reference: Tensor) -> Tensor:
+    """Squared distances [N, m] of rows from `reference` [m]; NaN in dimensions that never leave it."""
+    squared = (actual - reference).double().square()
+    constant = squared.sum(0) <= 1e-12 * len(actual) * (1 + reference.double().square())
+    return torch.where(constant, torch.nan, squared)
+
+
 def r_squared(predicted: Tensor, actual: Tensor, reference: Tensor) -> Tensor:
     """1 - SSE / SST per dimension, [m]; SST is about `reference` [m], the mean of the training actions.
 
     So a probe that only knows the training mean scores exactly 0, and one that is worse scores below.
     """
     sse = (predicted - actual).double().square().sum(0)
-    sst = (actual - reference).double().square().sum(0)
-    constant = sst <= 1e-12 * len(actual) * (1 + reference.double().square())
-    return torch.where(constant, torch.nan, 1 - sse / sst)
+    return 1 - sse / deviations(actual, reference).sum(0)
+
+
+def judged(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float, validation: float) -> Probe:
+    """A probe's predictions [N, m] beside what they should have been."""
+    errors = (predicted - actual).double().square()
+    return Probe(predicted, errors, deviations(actual, reference), ridge, validation)
+
+
+def merged(probes: Sequence[Probe], folds: Sequence[Fold]) -> Probe:
+    """One probe from those of folds that share the held-out rows between them."""
+    order = torch.cat([fold.held_out for fold in folds]).argsort()
+    count = len(probes)
+    return Probe(
+        torch.cat([p.predicted for p in probes])[order],
+        torch.cat([p.errors for p in probes])[order],
+        torch.cat([p.deviations for p in probes])[order],
+        sum(p.ridge for p in probes) / count,
+        sum(p.validation for p in probes) / count,
+    )
 
 
 def ridge_weights(x: Tensor, y: Tensor, ridges: Iterable[float]) -> list[Tensor]:
@@ -74,23 +111,26 @@ def probe(x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_test: Tens
     """Fit on x [n, d], y [n, m] (episodes `groups` [n]), judge on x_test, y_test; lambda by leaving out episodes."""
     x, y, x_test, y_test = x.double(), y.double(), x_test.double(), y_test.double()
     left = left_out(groups)
-    scores = [
-        float(r_squared(p, y[left], y[~left].mean(0)).nan_to_num(0.0).mean())
-        for p in _predictions(x[~left], y[~left], x[left], RIDGES)
-    ]
+    scores = [validation_score(p, y[left], y[~left]) for p in ridge_predictions(x[~left], y[~left], x[left], RIDGES)]
     best = max(range(len(RIDGES)), key=lambda i: (scores[i], i))  # of equals the strongest
-    predicted = _predictions(x, y, x_test, RIDGES[best : best + 1])[0]
-    return Probe(r_squared(predicted, y_test, y.mean(0)), predicted, RIDGES[best], scores[best])
+    predicted = ridge_predictions(x, y, x_test, RIDGES[best : best + 1])[0]
+    return judged(predicted, y_test, y.mean(0), RIDGES[best], scores[best])
 
 
-def _predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[float]) -> list[Tensor]:
-    shift, scale, mean, spread = x.mean(0), _spread(x), y.mean(0), _spread(y)
+def validation_score(predicted: Tensor, actual: Tensor, train: Tensor) -> float:
+    """Mean R^2 over dimensions of predictions for rows that were left out of `train` [n, m]."""
+    return float(r_squared(predicted, actual, train.mean(0)).nan_to_num(0.0).mean())
+
+
+def ridge_predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[float]) -> list[Tensor]:
+    """Predictions for x_test [N, d] from x [n, d], y [n, m], for every lambda."""
+    shift, scale, mean, spread = x.mean(0), spread_of(x), y.mean(0), spread_of(y)
     x, x_test = (x - shift) / scale, (x_test - shift) / scale
     weights = ridge_weights(x, (y - mean) / spread, ridges)
     return [x_test @ weight * spread + mean for weight in weights]
 
 
-def _spread(x: Tensor) -> Tensor:
+def spread_of(x: Tensor) -> Tensor:
     """Standard deviation [d]; 1 for columns that never change."""
     spread = x.std(0, unbiased=False)
     return torch.where(spread > 1e-9, spread, 1.0)

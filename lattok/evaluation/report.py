@@ -1,4 +1,4 @@
-"""What an evaluation found: one sentence, a flat summary, tables in which every number stands beside its control.
+"""What an evaluation found: one sentence, verdicts, a flat summary, tables in which numbers stand beside controls.
 
 `Report` knows nothing about models; `page` turns it into HTML.
 """
@@ -6,15 +6,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from lattok import files
 
-SCHEMA = 1
+SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total
+Interval = tuple[float, float]  # 95 %
 NEEDS_TRAINING = "not run: --controls trained"
+
+
+def printed(value: float, digits: str) -> str:
+    """A number in a format, with a true minus; what rounds to zero has no sign."""
+    text = format(value, digits)
+    return text.replace("-", "−") if text.strip("+-0.") else text.lstrip("+-")
+
+
+def percent(share: float) -> str:
+    """A share as a whole number of per cent."""
+    return f"{printed(100 * share, '.0f')} %"
 
 
 @dataclass(frozen=True)
@@ -27,13 +39,17 @@ class Row:
     control: bool = True
     reference: bool = False  # a ceiling or floor that nobody is asked to beat
     not_run: str = ""  # why there are no values
+    intervals: tuple[Interval | None, ...] = ()  # one per column where there are any
 
     def as_dict(self, columns: tuple[str, ...]) -> dict[str, Any]:
         """JSON form."""
         entry: dict[str, Any] = {"key": self.key, "name": self.name, "control": self.control}
         if self.not_run:
             return {**entry, "not_run": self.not_run}
-        return {**entry, "values": dict(zip(columns, self.values, strict=True))}
+        entry["values"] = dict(zip(columns, self.values, strict=True))
+        if self.intervals:
+            entry["intervals"] = dict(zip(columns, self.intervals, strict=True))
+        return entry
 
 
 @dataclass(frozen=True)
@@ -47,11 +63,17 @@ class Table:
     decides: int = 0  # column that says whether a control wins
     digits: str | tuple[str, ...] = "#.3g"  # format of all columns, or of each
     note: str = ""
+    folded: bool = False  # opens on a click
 
     def shown(self, value: float | None, column: int) -> str:
         """A value as the page prints it."""
         digits = self.digits if isinstance(self.digits, str) else self.digits[column]
-        return "–" if value is None else format(value, digits).rstrip(".").replace("-", "−")
+        return "–" if value is None else printed(value, digits).rstrip(".")
+
+    def interval(self, row: Row, column: int) -> str:
+        """The interval of a value as the page prints it, or nothing."""
+        span = row.intervals[column] if row.intervals else None
+        return "" if span is None else " … ".join(self.shown(end, column) for end in span)
 
     def wins(self, row: Row, column: int) -> bool:
         """Whether a control is better than the first row in a column."""
@@ -77,16 +99,20 @@ class Pictures:
     caption: str
     panels: tuple[str, ...]
     wide: bool = False
+    title: str = ""
+    folded: bool = False  # opens on a click
 
 
 @dataclass(frozen=True)
 class Section:
-    """One question, its tables and pictures."""
+    """One question: its answer in a sentence, how it was asked, tables and pictures, and who asked it before."""
 
     title: str
     text: str
     tables: tuple[Table, ...] = ()
     pictures: tuple[Pictures, ...] = ()
+    reading: str = ""
+    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,6 +121,24 @@ class Verdict:
 
     text: str
     holds: bool | None  # None: not decided, e.g. because a control was not run
+    key: str = ""  # what was asked; `advice` knows what to do about it
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"text": self.text, "holds": self.holds, "key": self.key}
+
+
+def tally(held: Sequence[bool | None]) -> str:
+    """Verdicts of each kind in words."""
+    return f"{held.count(True)} hold up, {held.count(False)} fall short, {held.count(None)} open"
+
+
+class Part(NamedTuple):
+    """What one question adds to a report."""
+
+    section: Section
+    figures: dict[str, float]
+    verdicts: list[Verdict]
 
 
 @dataclass(frozen=True)
@@ -110,8 +154,14 @@ class Report:
     provenance: dict[str, Any] = field(repr=False)
 
     def summary(self) -> dict[str, Any]:
-        """What goes onto the model card: headline and figures."""
-        return {"headline": self.headline, "figures": dict(self.figures)}
+        """What goes onto the model card and is repeated by `lattok doctor`: headline, verdicts and figures."""
+        verdicts = [verdict.as_dict() for verdict in self.verdicts]
+        return {"headline": self.headline, "verdicts": verdicts, "figures": dict(self.figures)}
+
+    @property
+    def tally(self) -> str:
+        """How many verdicts there are of each kind."""
+        return tally([verdict.holds for verdict in self.verdicts])
 
     def to_json(self) -> str:
         """Strict JSON; numbers that are not finite become null."""
@@ -119,9 +169,12 @@ class Report:
             "schema": SCHEMA,
             "kind": self.kind,
             **self.summary(),
-            "verdicts": [{"text": verdict.text, "holds": verdict.holds} for verdict in self.verdicts],
             "sections": [
-                {"title": section.title, "tables": [table.as_dict() for table in section.tables]}
+                {
+                    "title": section.title,
+                    "reading": section.reading,
+                    "tables": [table.as_dict() for table in section.tables],
+                }
                 for section in self.sections
             ],
             "provenance": self.provenance,

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from lattok.evaluation.report import printed
+
 WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26
 LABEL = 104  # room for the names of bars
@@ -31,7 +33,7 @@ def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str,
         end = LABEL + room * (min(max(value, low), high) - low) / (high - low)
         x, width = min(zero, end), max(abs(end - zero), 1.0)
         parts.append(f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>')
-        parts.append(_text(max(zero, end) + 5, y + 14, format(value, digits), "v"))
+        parts.append(_text(max(zero, end) + 5, y + 14, printed(value, digits), "v"))
     height = TOP + len(rows) * (BAR + GAP)
     parts.append(f'<path class="axis" d="M{zero:.1f} {TOP - 4}V{height - 2}"/>')
     return _svg(parts, height, f"{title}: " + ", ".join(f"{n} {_say(v, digits, missing)}" for n, _, v in rows))

@@ -177,10 +177,12 @@ def _control_verdicts(figures: dict[str, float]) -> list[Verdict]:
     for key in ("kmeans", "uniform_bins", "fast", "mean"):
         other = figures.get(f"normalised_mse/{key}")
         if other is None:
-            lines.append(Verdict(f"{NAMES[key]} at equal bits: not run", None))
+            lines.append(Verdict(f"{NAMES[key]} at equal bits: not run", None, f"error_against_{key}"))
             continue
         word = "below" if mse < other else "not below"
-        lines.append(Verdict(f"Error {mse:.3g} is {word} {NAMES[key]} ({other:.3g})", mse < other))
+        lines.append(
+            Verdict(f"Error {mse:.3g} is {word} {NAMES[key]} ({other:.3g})", mse < other, f"error_against_{key}")
+        )
     return lines
 
 
@@ -192,4 +194,4 @@ def _code_verdict(statistics: CodeStatistics | None, vocab: int) -> Verdict:
     state = "in use" if health[worst] >= 1 else "in use: the codebook has collapsed"
     where = f" at position {worst + 1} of {len(used)}" if len(used) > 1 else ""
     numbers = f"(training split, perplexity {perplexity[worst]:.0f})"
-    return Verdict(f"{used[worst]} of {vocab} codes{where} {state} {numbers}", health[worst] >= 1)
+    return Verdict(f"{used[worst]} of {vocab} codes{where} {state} {numbers}", health[worst] >= 1, "tokens_in_use")

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 
-from lattok import files
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq.config import QUICK_MODEL
 from lattok.data import ActionWindows, open_dataset
-from lattok.recipes.common import Recipe
+from lattok.recipes.common import Recipe, finish
 from lattok.training import SeededBatches, fit
 from lattok.types import ActionBatch
 
@@ -61,16 +58,7 @@ def train_action_vq(recipe: ActionVQRecipe, resume: bool = False, resume_command
         return windows.batch(draw(step)[process::processes])
 
     model.trained_on = recipe.trained_on(dataset, recipe.loop.batch_size)
-    files.check_writable(out)
-    recipe.save()
+    recipe.begin(resume)
     weights = model.config.loss_weights
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
     return finish(model, out)
-
-
-def finish(model: Any, out: Path) -> Any:
-    """Save the artefact (first process only) and return the model in evaluation mode."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-        model.save_pretrained(out)
-    model.source = out.name
-    return model.cpu().eval()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
+import torch.distributed as dist
 from typing_extensions import Self
 
 from lattok import checks, files
@@ -54,13 +58,18 @@ class Recipe:
         for name in preset.split("+"):
             checks.one_of("preset", name, cls.presets)
             merged.update(cls.presets[name])
-        merged.update(options)
         groups = cls.option_types()
-        checks.known_keys("options", merged, sorted(groups))
-        values = {name: typed(name, value, groups[name]) for name, value in merged.items()}
+        checks.known_keys("options", {**merged, **options}, sorted(groups))
+        given = {name: typed(name, value, groups[name]) for name, value in options.items()}
+        values = cls.combined({name: typed(name, value, groups[name]) for name, value in merged.items()}, given)
         data = {f.name: values.pop(f.name) for f in fields(cls.data_class) if f.name in values}
         loop = {f.name: values.pop(f.name) for f in fields(cls.loop_class) if f.name in values}
         return cls(str(dataset), str(out), preset, cls.data_class(**data), cls.loop_class(**loop), values)
+
+    @classmethod
+    def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """All options, from those of the presets and those that were given by name."""
+        return {**preset, **given}
 
     @classmethod
     def option_types(cls) -> dict[str, Any]:
@@ -73,13 +82,7 @@ class Recipe:
 
     def trained_on(self, dataset: RobotDataset, samples_per_step: int) -> dict[str, Any]:
         """What the artefact says about its training: dataset, episodes (first and last of each run), loop."""
-        indices = [episode.index for episode in select_episodes(dataset, self.data.episodes)]
-        runs: list[list[int]] = []
-        for index in indices:
-            if runs and index == runs[-1][1] + 1:
-                runs[-1][1] = index
-            else:
-                runs.append([index, index])
+        runs = index_runs(episode.index for episode in select_episodes(dataset, self.data.episodes))
         loop = {name: value for name, value in asdict(self.loop).items() if name != "device"}
         return {"dataset": dataset.name, "episodes": runs, "samples_per_step": samples_per_step, "loop": loop}
 
@@ -87,10 +90,23 @@ class Recipe:
         """All options that are set, flat."""
         return {**asdict(self.data), **asdict(self.loop), **self.model}
 
-    def save(self) -> None:
-        """Write run/recipe.json."""
+    def begin(self, resume: bool, inputs: Mapping[str, str] | None = None) -> None:
+        """Write run/recipe.json (first process only). `inputs`, hashes of models and files that were read, are part of
+        it: a run can go on only from the same ones."""
+        if not first_process():
+            return
+        out, inputs = Path(self.out), dict(inputs or {})
+        if resume:
+            for name, before in self._stored(out).get("inputs", {}).items():
+                if inputs.get(name) != before:
+                    checks.fail(name, f"content with hash {before[:12]}, as when the run began", inputs[name][:12])
+        files.check_writable(out)
         header = {"kind": self.kind, "dataset": self.dataset, "preset": self.preset}
-        files.write_json(Path(self.out) / RUN / RECIPE, {**header, "options": self.options()})
+        files.write_json(out / RUN / RECIPE, {**header, "options": self.options(), "inputs": inputs})
+
+    def next_step(self) -> str:
+        """What to type when it is trained."""
+        return f"Judge it: {shlex.join(['lattok', 'evaluate', self.out, self.dataset])}"
 
     @classmethod
     def resumed(cls, dataset: str | Path, out: str | Path, preset: str | None, given: Mapping[str, Any]) -> Self:
@@ -122,13 +138,58 @@ class Recipe:
                 checks.fail(name, f"{was!r} as in the run to resume", repr(is_), "Or start a new run.")
 
     def folder(self, resume: bool) -> Path:
-        """The run folder: for a new run it must be new, or hold no more than the recipe of one that never began."""
+        """The run folder: for a new run it must be new, or hold no more than the recipe of one that never began.
+
+        The first process looks; it alone writes, and the others meet it when training begins.
+        """
         out = Path(self.out)
+        if not first_process():
+            return out
         if resume:
             self._check_stored()
         elif out.exists() and (not out.is_dir() or any(p.is_file() for p in out.rglob("*") if p != out / RUN / RECIPE)):
             checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Or continue with --resume.")
         return out
+
+
+def first_process() -> bool:
+    """Whether this is the first of the processes that torchrun started, also before they have met."""
+    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
+
+
+def wait_for_all() -> None:
+    """Wait for all processes that torchrun started."""
+    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("gloo", timeout=timedelta(days=1))
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def agree(model: Any) -> None:
+    """Give every process the saved buffers of the first one; statistics of batches are each one's own."""
+    if dist.is_initialized():
+        for name in sorted(dict(model.named_buffers()).keys() & model.saved_tensors().keys()):
+            dist.broadcast(model.get_buffer(name), 0)
+
+
+def finish(model: Any, out: Path) -> Any:
+    """Save the artefact (first process only) and return the model in evaluation mode, in all of them."""
+    if first_process():
+        model.save_pretrained(out)
+    wait_for_all()
+    model.source = out.name
+    return model.cpu().eval()
+
+
+def index_runs(indices: Iterable[int]) -> list[list[int]]:
+    """First and last index of every run of consecutive ones."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return runs
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
@@ -162,9 +223,10 @@ def typed(name: str, value: Any, kind: Any) -> Any:
             return float(value)
         if origin is str and isinstance(value, int) and not isinstance(value, bool):
             return str(value)
+        if origin is tuple and isinstance(value, tuple | str | int | float) and not isinstance(value, bool):
+            items = value if isinstance(value, tuple) else (value,)
+            return tuple(typed(name, item, get_args(option)[0]) for item in items)
         if isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
             return value
-        if origin is tuple and isinstance(value, str):
-            return (value,)
     expected = getattr(kind, "__name__", str(kind))
     return checks.fail(name, f"a value of type {expected}", repr(value))

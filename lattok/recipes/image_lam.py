@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import torch
 
-from lattok import checks, files
-from lattok.data import FramePairs, camera_keys, open_dataset
+from lattok import checks
+from lattok.data import FramePairs, RobotDataset, camera_keys, open_dataset, select_episodes
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.features import known_scaling
-from lattok.recipes.action_vq import finish
-from lattok.recipes.common import DataOptions, Recipe
+from lattok.recipes import earlier
+from lattok.recipes.common import DataOptions, Recipe, agree, finish, index_runs
+from lattok.recipes.instructions import Instructions, embed, file_hash
 from lattok.recipes.progress import bar
 from lattok.training import RUN, SeededBatches, fit, mix
 from lattok.types import PairBatch
 
+LEARNT_FROM = ("prediction_weight", "action_weight", "flow_weight")  # the other terms only shape latents
+
 
 @dataclass(frozen=True)
 class PairOptions(DataOptions):
-    """What is read from the dataset, and which actions may supervise."""
+    """What is read from the dataset, which actions may supervise, and which earlier models are built on."""
 
     labelled_fraction: float = 0.05
     labelled: str = "pairs"  # or "episodes": whole episodes, for people who have only some labelled ones
     labelled_per_batch: int = 0  # extra labelled pairs in every batch, beyond those drawn by chance
-    env_codebook: str | None = None  # stage-1 model whose codebook `streams="control+env"` keeps frozen
+    stage: int | None = None  # 1: environment codes with instructions; 2: controllable codes beside them
+    env_codebook: str | None = None  # stage-1 model whose codebook stage 2 keeps as it is
+    init: str | None = None  # model that goes on learning: its architecture, weights and codebooks
+    text_features: str | None = None  # vectors of the instructions, for language="precomputed"
+
+    def __post_init__(self) -> None:
+        checks.whole(labelled_per_batch=self.labelled_per_batch)
 
 
 @dataclass(frozen=True)
@@ -83,71 +95,191 @@ class ImageLAMRecipe(Recipe):
                 "conditioning": "add",
                 "predict_change": True,
                 "commitment_weight": 0.02,  # a moving-average codebook follows the latents by itself
+                "flow_weight": 0.3,
             },
             "shared": {"quantizer": "vq", "decorrelation_weight": 0.1},
         }
     )
 
+    def __post_init__(self) -> None:
+        weights = {name: self.model.get(name, getattr(ImageLAMConfig, name)) for name in LEARNT_FROM}
+        if self.data.labelled_fraction == 0:
+            weights["action_weight"] = 0.0
+        if not any(weights.values()):
+            expected = "more than 0 where neither actions (labelled_fraction, action_weight) nor flow supervise"
+            checks.fail("prediction_weight", expected, "0", "Nothing would be learnt.")
+
+    @classmethod
+    def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """As every recipe, with what follows from the stage and from earlier models between the two."""
+        return earlier.combined(preset, given)
+
+    def next_step(self) -> str:
+        """As every recipe; a model of stage 1 is there for stage 2."""
+        if self.model.get("language") is None:
+            return super().next_step()
+        words = ["lattok", "train", self.kind, self.dataset, "--out", "NEW", "--preset", self.preset]
+        return f"Go on to stage 2: {shlex.join([*words, '--stage', '2', '--env-codebook', self.out])}"
+
 
 def train_image_lam(recipe: ImageLAMRecipe, resume: bool = False, resume_command: str = "") -> ImageLAM:
     """Train as the recipe says and save the model, without its action head, into `recipe.out`."""
-    out = recipe.folder(resume)
+    out, data = recipe.folder(resume), recipe.data
     dataset = open_dataset(recipe.dataset)
+    before = _earlier(recipe)
+    words = _words(recipe, dataset)
+    cameras = _cameras(recipe, dataset, before)
     torch.manual_seed(recipe.loop.seed)
-    cameras = camera_keys(dataset, recipe.data.cameras)
-    model = ImageLAM(_config(recipe, cameras))
-    stride = model.stride_frames(dataset.fps)
-    if recipe.data.env_codebook is not None:
-        model.set_env_codebook(ImageLAM.from_pretrained(recipe.data.env_codebook).control.quantizer.codebook_vectors)
-    elif model.config.streams == "control+env":
-        checks.fail("env_codebook", "a stage-1 model for streams=control+env", "none", "Or use streams=joint.")
-    files.check_writable(out)
-    recipe.save()
+    model = _model(recipe, cameras, before, words)
+    gaps = _gaps(model.config, dataset.fps)
+    _check_actions(recipe, dataset)
+    recipe.begin(resume, _inputs(recipe, before))
     model.features.load()
     with bar("decode") as progress:
         pairs = FramePairs(
             dataset,
-            stride,
+            gaps[0],
             cameras,
-            action_key=recipe.data.action_key if recipe.data.labelled_fraction > 0 else None,
-            episodes=recipe.data.episodes,
+            action_key=data.action_key if data.labelled_fraction > 0 else None,
+            episodes=data.episodes,
             transform=model.resize,
-            labelled_fraction=recipe.data.labelled_fraction,
-            labelled=recipe.data.labelled,
+            labelled_fraction=data.labelled_fraction,
+            labelled=data.labelled,
             seed=recipe.loop.seed,
             cache_dir=out / RUN,
             progress=progress,
+            extra_strides=gaps[1:],
+            action_steps=model.config.action_steps,
         )
     if pairs.labelled.any():
         model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
-    batches = PairBatches(pairs, recipe.loop.batch_size, recipe.data.labelled_per_batch, recipe.loop.seed)
-    model.trained_on = recipe.trained_on(dataset, batches.samples)
+    batches = PairBatches(pairs, recipe.loop.batch_size, data.labelled_per_batch, recipe.loop.seed, words)
+    model.trained_on = _history(recipe, dataset, batches.samples, before)
     weights = model.config.loss_weights
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
     model.action_head = None
+    agree(model)
     return finish(model, out)
 
 
-def _config(recipe: ImageLAMRecipe, cameras: tuple[str, ...]) -> ImageLAMConfig:
-    """The recipe's model for these cameras; mean and deviation of the pixels are the ones the features know."""
+def _earlier(recipe: ImageLAMRecipe) -> ImageLAM | None:
+    """The model that this one is built on, with its weights."""
+    name = recipe.data.init or recipe.data.env_codebook
+    return None if name is None else ImageLAM.from_pretrained(name)
+
+
+def _words(recipe: ImageLAMRecipe, dataset: RobotDataset) -> Instructions | None:
+    """Vectors of the dataset's instructions, where the model reads them."""
+    language = recipe.model.get("language")
+    if language is None:
+        if recipe.data.text_features is not None:
+            checks.fail("text_features", "none without a language", recipe.data.text_features, "Add --stage 1.")
+        return None
+    episodes = select_episodes(dataset, recipe.data.episodes)
+    words = embed(language, recipe.data.text_features, [(*episode.tasks, "")[0] for episode in episodes])
+    width = words.vectors.shape[2]
+    checks.size("language", "numbers per word (language_dim)", width, recipe.model.get("language_dim", width))
+    return words
+
+
+def _cameras(recipe: ImageLAMRecipe, dataset: RobotDataset, before: ImageLAM | None) -> tuple[str, ...]:
+    """The cameras asked for; otherwise those of the model that goes on, if the dataset has them; otherwise all."""
+    asked = recipe.data.cameras
+    if before is None or recipe.data.init is None:
+        return camera_keys(dataset, asked)
+    if asked is None and set(before.cameras) <= set(dataset.cameras):
+        asked = before.cameras
+    cameras = camera_keys(dataset, asked)
+    short = ", ".join(camera.rsplit(".", 1)[-1] for camera in cameras)
+    if len(cameras) != len(before.cameras):
+        expected = f"{len(before.cameras)}, as many as the model in init has"
+        checks.fail("cameras", expected, f"{len(cameras)} ({short})", "Name them in order: --cameras NAME ...")
+    return cameras
+
+
+def _model(
+    recipe: ImageLAMRecipe, cameras: tuple[str, ...], before: ImageLAM | None, words: Instructions | None
+) -> ImageLAM:
+    """A fresh model, or one with the weights or the environment of an earlier one."""
     config = ImageLAMConfig(cameras=cameras, **recipe.model)
-    mean, std = known_scaling(config.features, config.image_size, config.features_revision)
-    return replace(config, mean=recipe.model.get("mean", mean), std=recipe.model.get("std", std))
+    if before is None:  # mean and deviation of the pixels are those that the features know
+        mean, std = known_scaling(config.features, config.image_size, config.features_revision)
+        config = replace(config, mean=recipe.model.get("mean", mean), std=recipe.model.get("std", std))
+    if words is not None:
+        config = replace(config, language_dim=words.vectors.shape[2])
+    model = ImageLAM(config)
+    if before is not None:
+        model.features = before.features  # the same ones, loaded already
+        if recipe.data.init is not None:
+            model.load_tensors(before.saved_tensors(), recipe.data.init)
+        else:
+            model.take_environment(before)
+    if config.prediction_weight == 0:
+        model.decoder.requires_grad_(False)  # several processes would wait for its gradients
+    return model
+
+
+def _gaps(config: ImageLAMConfig, fps: float) -> list[int]:
+    """The stride and the further ones in frames, each longer than the one before it."""
+    given = (config.stride, *config.extra_strides)
+    frames = [checks.stride_in_frames(gap, fps) for gap in given]
+    if sorted(set(frames)) != frames:
+        got = ", ".join(f"{gap} ({count} frames)" for gap, count in zip(given, frames, strict=True))
+        checks.fail("extra_strides", f"gaps that grow from the stride on, at {fps:g} fps", got)
+    return frames
+
+
+def _check_actions(recipe: ImageLAMRecipe, dataset: RobotDataset) -> None:
+    if recipe.data.labelled_fraction > 0 and recipe.data.action_key not in dataset.features:
+        expected = f"a column of {dataset.name}, or labelled_fraction=0 for video without actions"
+        checks.fail("action_key", expected, repr(recipe.data.action_key))
+
+
+def _inputs(recipe: ImageLAMRecipe, before: ImageLAM | None) -> dict[str, str]:
+    """Hashes of what the run depends on beside dataset and options."""
+    inputs = {}
+    if before is not None:
+        name = "env_codebook" if recipe.data.init is None else "init"
+        inputs[name] = before.describe()["weights_sha256"]
+    if recipe.data.text_features is not None:
+        inputs["text_features"] = file_hash(recipe.data.text_features)
+    return inputs
+
+
+def _history(recipe: ImageLAMRecipe, dataset: RobotDataset, samples: int, before: ImageLAM | None) -> dict[str, Any]:
+    """What the artefact says about its training; episodes that the earlier model has seen count as seen."""
+    data = recipe.data
+    history = recipe.trained_on(dataset, samples)
+    labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
+    history["labels"] = labels
+    if before is not None:
+        history["init" if data.init is not None else "env_codebook"] = before.describe()
+        if before.trained_on is not None and before.trained_on["dataset"] == history["dataset"]:
+            seen = [*history["episodes"], *before.trained_on["episodes"]]
+            history["episodes"] = index_runs(sorted({i for first, last in seen for i in range(first, last + 1)}))
+    return history
 
 
 class PairBatches:
-    """Random pairs of step t, and `labelled` extra ones whose actions are known."""
+    """Random pairs of step t, and `labelled` extra ones whose actions are known; with `words` their instructions."""
 
-    def __init__(self, pairs: FramePairs, size: int, labelled: int, seed: int):
+    def __init__(self, pairs: FramePairs, size: int, labelled: int, seed: int, words: Instructions | None = None):
         self.pairs = pairs
         self.draw = SeededBatches(len(pairs), size, seed)
         self.known = torch.from_numpy(pairs.labelled.nonzero()[0])
         extra = labelled if len(self.known) else 0
         self.samples = size + extra  # per step
         self.draw_known = SeededBatches(len(self.known), extra, mix(seed, 1)) if extra else None
+        self.words = words
+        self.text_of = None if words is None else words.rows(pairs.tasks[task] for task in pairs.task_of)
 
     def __call__(self, step: int, process: int, processes: int) -> PairBatch:
         chosen = self.draw(step)
         if self.draw_known is not None:
             chosen = torch.cat([chosen, self.known[self.draw_known(step)]])
-        return self.pairs.batch(chosen[process::processes])
+        chosen = chosen[process::processes]
+        batch = self.pairs.batch(chosen)
+        if self.words is None or self.text_of is None:
+            return batch
+        rows = self.text_of[chosen]
+        return batch._replace(text=self.words.vectors[rows], text_mask=self.words.mask[rows])

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 from dataclasses import asdict, dataclass, fields, make_dataclass
-from datetime import timedelta
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, get_type_hints
 
-import torch.distributed as dist
-
-from lattok import files
 from lattok.action_vq import (
     FAST,
     FSQ,
@@ -26,7 +20,7 @@ from lattok.action_vq import (
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.data import ActionWindows, open_dataset
 from lattok.loading import load
-from lattok.recipes.common import Recipe
+from lattok.recipes.common import Recipe, finish, first_process, wait_for_all
 
 
 def fit_options(family: type[ChunkTokenizer]) -> Any:
@@ -85,39 +79,20 @@ def train_by_fitting(recipe: FitRecipe, resume: bool = False, resume_command: st
 
     Of several processes the first one checks, fits and saves, the others load; FSQ's training they share.
     """
-    out, first = Path(recipe.out), _rank() == 0
+    out, first = recipe.folder(resume), first_process()
     shared = "batch_size" in {field.name for field in fields(recipe.loop_class)}
-    if first:
-        recipe.folder(resume)
-    model = _fit(recipe, first) if first or shared else None
-    if model is not None and first:
-        model.save_pretrained(out)
-        model.source = out.name
-    _wait()
-    return model.cpu().eval() if model is not None and first else load(out)
+    if first or shared:
+        return finish(_fit(recipe, resume), out)
+    wait_for_all()
+    return load(out)
 
 
-def _fit(recipe: FitRecipe, first: bool) -> ChunkTokenizer:
+def _fit(recipe: FitRecipe, resume: bool) -> ChunkTokenizer:
     dataset = open_dataset(recipe.dataset)
     horizon = recipe.model.get("horizon", recipe.model_class.horizon)
     windows = ActionWindows(dataset, horizon, recipe.data.action_key, recipe.data.episodes)
-    if first:
-        files.check_writable(Path(recipe.out))
-        recipe.save()
+    recipe.begin(resume)
     names = tuple(windows.action_names)
     model = recipe.family.fit(*windows.all(), action_names=names, **asdict(recipe.loop), **recipe.model)
     model.trained_on = recipe.trained_on(dataset, len(windows))
     return model
-
-
-def _rank() -> int:
-    """This process's number, also before it has met the others."""
-    return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))
-
-
-def _wait() -> None:
-    """Wait for all processes that torchrun started."""
-    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("gloo", timeout=timedelta(days=1))
-    if dist.is_initialized():
-        dist.barrier()

@@ -94,6 +94,8 @@ def annotate_verb(
     embedding: bool,
     quantized: bool,
     reading: dict[str, Any],
+    backend: str = "torch",
+    precision: str = "float32",
 ) -> Path:
     """Label a dataset with one or more models and write the annotated copy."""
     if "episodes" in reading:
@@ -103,9 +105,11 @@ def annotate_verb(
     loaded = {prefix: load(name, revision) for prefix, name in zip(prefixes, models, strict=True)}
     checks.size("prefix", "different prefixes", len(loaded), len(models))
     dataset = open_dataset(dataset_name)
-    for model in loaded.values():
+    for prefix, model in loaded.items():
         check_fixed(model, reading, dataset.fps)
         to_device(model, reading.get("device", "auto"))
+        if (backend, precision) != ("torch", "float32"):
+            loaded[prefix] = compiled(model, backend, precision)
     options = {k: v for k, v in reading.items() if k == "action_key"}
     with bar("annotate") as progress:
         path = annotate(
@@ -119,6 +123,17 @@ def annotate_verb(
         )
     print(f"Annotated dataset: {path}")
     return path
+
+
+def compiled(model: Any, backend: str, precision: str) -> Any:
+    """A model of video for another backend or precision, with as many threads as torch has."""
+    import torch
+
+    if model.label_source != "video":
+        hint = "Label with a model of video and with this one in two runs."
+        got = f"{precision} and {backend}"
+        checks.fail("precision, backend", "float32 and torch for a tokenizer of actions", got, hint)
+    return model.compile(backend, precision, torch.get_num_threads() if backend == "onnxruntime" else 1)
 
 
 def check_fixed(model: Any, reading: dict[str, Any], fps: float) -> None:

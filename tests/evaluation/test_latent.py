@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lattok import LattokError
-from lattok.evaluation import dependence, evaluate
+from lattok.evaluation import Report, dependence, evaluate, mlp
 from lattok.evaluation.pairs import pool, pooled_side
 from lattok.image_lam import ImageLAM
 from lattok.training import LoopOptions
@@ -19,6 +20,14 @@ from tests.evaluation.worlds import Oracle, World, tiny_lam
 
 HELD_OUT = [3, 7]
 SHORT = LoopOptions(steps=3, batch_size=8, device="cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_mlps() -> Iterator[None]:
+    """What MLPs find is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlp, "STEPS", 5)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +40,19 @@ def lam() -> ImageLAM:
     return tiny_lam()
 
 
+@pytest.fixture(scope="module")
+def quick(world: World, lam: ImageLAM, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    """An untrained model's report, and the folder it was written to."""
+    out = tmp_path_factory.mktemp("quick")
+    return evaluate(lam, world, episodes=HELD_OUT, out=out), out
+
+
 def tables(report) -> dict[str, dict]:
     return {t["title"]: t for s in json.loads(report.to_json())["sections"] for t in s["tables"]}
 
 
 def test_latents_that_hold_the_action_are_read_and_controls_are_not(world: World):
-    model = tiny_lam()
-    model.__class__ = Oracle
-    model.world = world
-    figures = evaluate(model, world, episodes=HELD_OUT).figures
+    figures = evaluate(tiny_lam(Oracle, world), world, episodes=HELD_OUT).figures
     assert figures["r2_from_latents/latents"] > 0.999
     assert 0.3 < figures["r2_from_codes/codes"] < 0.7  # one bit of two dimensions out of three
     for control in ("pca_change", "current_frame", "untrained", "proprio", "mean"):
@@ -48,8 +61,8 @@ def test_latents_that_hold_the_action_are_read_and_controls_are_not(world: World
     assert figures["r2_from_latents/mean"] == 0
 
 
-def test_a_decoder_that_ignores_latents_does_not_depend_on_them(world: World, lam: ImageLAM):
-    report = evaluate(lam, world, episodes=HELD_OUT)  # untrained: it starts as "nothing changes"
+def test_a_decoder_that_ignores_latents_does_not_depend_on_them(quick: tuple[Report, Path]):
+    report = quick[0]  # untrained: it starts as "nothing changes"
     losses = {key.split("/")[1]: v for key, v in report.figures.items() if key.startswith("prediction_loss/")}
     assert set(losses) == {"true", "shuffled", "shuffled_in_episode", "zero", "copy"}
     assert all(loss == pytest.approx(losses["copy"], rel=1e-6) for loss in losses.values())
@@ -75,16 +88,19 @@ def test_shuffling_never_keeps_a_pair_that_has_others():
     assert groups[partner.numpy()].tolist() == groups.tolist()
 
 
-def test_controls_that_need_training_are_marked_and_then_run_and_kept(world: World, lam: ImageLAM, tmp_path: Path):
-    quick = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path)
-    assert "not run: --controls trained" in (tmp_path / "report.html").read_text()
-    assert not (tmp_path / "controls").exists()
-    assert "prediction_loss/without_latents" not in quick.figures
+def test_controls_that_need_training_are_not_run_unasked(quick: tuple[Report, Path]):
+    report, out = quick
+    assert (out / "report.html").read_text().count("not run: --controls trained") >= 4  # tables and verdict
+    assert not (out / "controls").exists()
+    assert not any("without_latents" in key or "labels_only" in key for key in report.figures)
+
+
+def test_controls_that_need_training_are_run_and_kept(world: World, lam: ImageLAM, tmp_path: Path):
     state = {name: tensor.clone() for name, tensor in lam.state_dict().items()}
     trained = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, controls="trained", control_loop=SHORT)
     assert "not run" not in trained.to_html()
     assert all(torch.equal(tensor, state[name]) for name, tensor in lam.state_dict().items())
-    (kept,) = (tmp_path / "controls").iterdir()
+    (kept,) = (tmp_path / "controls").glob("*.json")
     kept.write_text(json.dumps({"loss": 123.0}))
     again = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, controls="trained", control_loop=SHORT)
     assert again.figures["prediction_loss/without_latents"] == 123.0
@@ -92,33 +108,32 @@ def test_controls_that_need_training_are_marked_and_then_run_and_kept(world: Wor
     assert other.figures["prediction_loss/without_latents"] != 123.0
 
 
-def test_the_same_inputs_give_the_same_report(world: World, lam: ImageLAM):
+def test_the_same_inputs_give_the_same_report(world: World, lam: ImageLAM, quick: tuple[Report, Path]):
     torch.manual_seed(5)
-    before = torch.get_rng_state()
-    first = evaluate(lam, world, episodes=HELD_OUT)
-    assert torch.equal(torch.get_rng_state(), before)
+    before, first = torch.get_rng_state(), quick[0]
     second = evaluate(lam, world, episodes=HELD_OUT)
+    assert torch.equal(torch.get_rng_state(), before)
     assert first.to_json() == second.to_json()
     assert first.to_html() == second.to_html()
 
 
-def test_json_is_strict_and_the_page_asks_for_nothing(world: World, lam: ImageLAM, tmp_path: Path):
-    report = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path)
+def test_json_is_strict_and_the_page_asks_for_nothing(quick: tuple[Report, Path]):
+    report, out = quick
 
     def no(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
 
-    content = json.loads((tmp_path / "report.json").read_text(), parse_constant=no)
+    content = json.loads((out / "report.json").read_text(), parse_constant=no)
     assert content["figures"] == report.figures == report.summary()["figures"]
-    page = (tmp_path / "report.html").read_text()
+    page = (out / "report.html").read_text()
     assert not re.findall(r"https?:|@import|url\(|<script|<link|<iframe", page)
     assert all(address.startswith("data:image/jpeg;base64,") for address in re.findall(r'(?:src|href)="([^"]*)', page))
     assert len(page) < 2_000_000
-    assert str(tmp_path) not in page
+    assert str(out) not in page
 
 
-def test_every_number_stands_beside_a_control(world: World, lam: ImageLAM):
-    for title, table in tables(evaluate(lam, world, episodes=HELD_OUT)).items():
+def test_every_number_stands_beside_a_control(quick: tuple[Report, Path]):
+    for title, table in tables(quick[0]).items():
         assert any(row["control"] for row in table["rows"]), title
         assert not table["rows"][0]["control"], title
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from lattok.data import Feature
 from lattok.image_lam import ImageLAM, ImageLAMConfig
@@ -15,35 +16,46 @@ from lattok.types import Episode, LatentActions
 
 CAMERA = "observation.images.front"
 STRIDE = 4
+SIDE = 16
+CORNERS = (0, SIDE - 4)  # where a row of four pixels holds the frame's number and its complement
 
 
 class World:
-    """A dataset in memory. Frames are noise and show nothing but, in two pixels, the frame's number."""
+    """A dataset in memory. Frames are noise, or black, and show nothing but the frame's number, in two corners."""
 
     fps = 10.0
     root = Path("world")
-    tasks = ("go",)
     cameras: tuple[str, ...] = (CAMERA,)
 
     def __init__(
-        self, episodes: int = 10, length: int = 40, names: tuple[str, ...] = ("x", "y", "z"), state: bool = True
+        self,
+        episodes: int = 10,
+        length: int = 40,
+        names: tuple[str, ...] = ("x", "y", "z"),
+        state: bool = True,
+        tasks: int = 1,
+        black: bool = False,
     ):
         rng = np.random.default_rng(0)
         self.name = "planted"
-        self.episodes = tuple(Episode(i, length, self.tasks) for i in range(episodes))
+        self.tasks = tuple(f"task {i}" for i in range(tasks))
+        self.episodes = tuple(Episode(i, length, (self.tasks[i % tasks],)) for i in range(episodes))
         self.features = {
             "action": Feature("float32", (len(names),), names),
-            CAMERA: Feature("video", (16, 16, 3), None),
+            CAMERA: Feature("video", (SIDE, SIDE, 3), None),
         }
         if state:
             self.features["observation.state"] = Feature("float32", (2,), None)
         held = rng.standard_normal((episodes, length // STRIDE + 1, len(names)))
         self.actions = np.repeat(held, STRIDE, axis=1)[:, :length].astype(np.float32)
         self.states = rng.standard_normal((episodes, length, 2)).astype(np.float32)
-        self.video = rng.integers(0, 255, (episodes, length, 1, 16, 16, 3), dtype=np.uint8)
+        self.video = rng.integers(0, 1 if black else 255, (episodes, length, 1, SIDE, SIDE, 3), dtype=np.uint8)
         index = np.arange(episodes * length).reshape(episodes, length)
-        for digit in range(2):  # the model below reads the frame's number here
-            self.video[:, :, 0, digit, 0, 0] = index // 256**digit % 256
+        for digit in range(2):  # the models below read the frame's number here
+            value = index // 256**digit % 256
+            for corner in CORNERS:
+                self.video[:, :, 0, corner and SIDE - 1, corner + digit, 0] = value
+                self.video[:, :, 0, corner and SIDE - 1, corner + digit + 2, 0] = 255 - value
 
     def columns(self, episode_index: int, keys: Any) -> dict[str, np.ndarray]:
         values = {"action": self.actions, "observation.state": self.states}
@@ -53,29 +65,79 @@ class World:
         return self.video[episode_index]
 
 
-def tiny_lam(**options: Any) -> ImageLAM:
+def tiny_lam(kind: type[ImageLAM] = ImageLAM, world: World | None = None, **options: Any) -> Any:
     """A LAM that runs in milliseconds."""
     config = {
-        "cameras": ("front",), "stride": str(STRIDE), "features": "pixels", "image_size": 16, "tokens": 2,
+        "cameras": ("front",), "stride": str(STRIDE), "features": "pixels", "image_size": SIDE, "tokens": 2,
         "codebook_size": 4, "latent_dim": 8, "width": 16, "heads": 2, "encoder_depth": 1, "decoder_depth": 1,
         "encoder": "fused", "quantizer": "residual", "codebook_update": "ema", "codebook_start": "kmeans",
         "latent_norm": "batch", "predict_change": True,
     }  # fmt: skip
     torch.manual_seed(0)
-    return ImageLAM(ImageLAMConfig(**{**config, **options})).eval()
+    model = ImageLAM(ImageLAMConfig(**{**config, **options})).eval()
+    model.__class__ = kind
+    model.world = world  # type: ignore[assignment]
+    return model
 
 
 class Oracle(ImageLAM):
-    """Knows the mean action of every pair: it reads the frame's number from the image."""
+    """Knows the sum of the actions between two frames: it reads their numbers. Its environment stream, where it has
+    one, knows how the bright pixels moved."""
 
     world: World
 
-    def encode_features(self, features: Tensor) -> LatentActions:
-        pixels = features.reshape(len(features), 2, 16, 16, 3) * self.features.std + self.features.mean
-        digits = (pixels[:, 0, :2, 0, 0] * 255).round().long()
-        episode, frame = np.divmod((digits[:, 0] + 256 * digits[:, 1]).numpy(), self.world.actions.shape[1])
-        span = frame[:, None] + np.arange(STRIDE)
-        actions = torch.from_numpy(self.world.actions[episode[:, None], span].mean(1))
-        codes = (actions[:, : self.config.tokens] > 0).long() * 3  # one bit per dimension
-        latents = torch.nn.functional.pad(actions, (0, self.config.latent_dim - actions.shape[1]))[:, None]
-        return LatentActions(codes, latents, latents)
+    def encode_features(self, features: Tensor, text: Any = None, text_mask: Any = None) -> LatentActions:
+        pixels = features.reshape(len(features), 2, SIDE, SIDE, 3) * self.features.std + self.features.mean
+        number = (self._number(pixels[:, i]) for i in range(2))
+        actions = torch.from_numpy(self.world.actions).double()
+        total = (actions.cumsum(1) - actions).flatten(0, 1)  # before every frame
+        now, later = (total[index.clamp(0, len(total) - 1)] for index in number)
+        latents = F.pad((later - now) / STRIDE, (0, self.config.latent_dim - total.shape[1]))[:, None].float()
+        env = None if self.env is None else self._stream(self._motion(pixels))
+        return self._stream(latents)._replace(env=env)
+
+    def _stream(self, latents: Tensor) -> LatentActions:
+        """One bit per dimension in the codes."""
+        return LatentActions((latents[:, 0, : self.config.tokens] > 0).long() * 3, latents, latents)
+
+    def _number(self, pixels: Tensor) -> Tensor:
+        """The frame's number from the corner whose complement is right."""
+        values = (pixels[..., 0] * 255).round().long()
+        found = torch.zeros(len(pixels), dtype=torch.long)
+        for corner in CORNERS:
+            row = values[:, corner and SIDE - 1, corner : corner + 4]
+            right = ((row[:, :2] + row[:, 2:]) == 255).all(1)
+            found = torch.where(right, row[:, 0] + 256 * row[:, 1], found)
+        return found
+
+    def _motion(self, pixels: Tensor) -> Tensor:
+        weight = pixels.mean(-1)  # b 2 h w
+        weight[:, :, :: SIDE - 1] = 0  # the numbers
+        place = torch.linspace(0, 1, SIDE)
+        total = weight.sum((2, 3)).clamp_min(1e-6)
+        centre = torch.stack([(weight.sum(3) @ place) / total, (weight.sum(2) @ place) / total], 2)
+        return F.pad(centre[:, 1] - centre[:, 0], (0, self.config.latent_dim - 2))[:, None]
+
+
+class Linear(ImageLAM):
+    """Latents are the change of the first features, and the decoder adds them back: every law holds exactly."""
+
+    def encode_features(self, features: Tensor, text: Any = None, text_mask: Any = None) -> LatentActions:
+        latents = (features[:, 1] - features[:, 0])[:, :1, : self.config.latent_dim]
+        return LatentActions((latents[:, 0, : self.config.tokens] > 0).long(), latents, latents)
+
+    def predict(self, features: Tensor, latents: LatentActions, text: Any = None, text_mask: Any = None) -> Tensor:
+        features = features.clone()
+        features[:, 0, : self.config.latent_dim] += latents.quantized[:, 0]
+        return features
+
+
+class Symmetric(Linear):
+    """Its latents do not know the direction of time, and its decoder does nothing with them."""
+
+    def encode_features(self, features: Tensor, text: Any = None, text_mask: Any = None) -> LatentActions:
+        found = super().encode_features(features)
+        return found._replace(latents=found.latents.abs(), quantized=found.latents.abs())
+
+    def predict(self, features: Tensor, latents: LatentActions, text: Any = None, text_mask: Any = None) -> Tensor:
+        return features

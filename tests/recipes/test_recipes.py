@@ -179,15 +179,3 @@ def test_extra_labelled_pairs_are_labelled_and_nothing_else_is_seen(dataset, tmp
     assert batch.frames.shape[0] == 8
     unlabelled = FramePairs(dataset, 2, labelled_fraction=0.0)
     assert len(PairBatches(unlabelled, 6, 2, 0)(3, 0, 1).frames) == 6
-
-
-def test_stage_two_needs_a_stage_one_codebook(dataset, tmp_path):
-    options = {**LAM, "steps": 2, "codebook_update": "gradient", "codebook_start": "normal", "streams": "control+env"}
-    options |= {"env_codebook_size": 4, "quantizer": "vq", "continuous_steps": 0, "revive_below": 0.0}
-    with pytest.raises(LattokError, match="`env_codebook`: expected a stage-1 model"):
-        lattok.train(ImageLAMRecipe.from_preset(dataset.root, tmp_path / "a", "tiny+p2t", **options))
-    first = ImageLAMRecipe.from_preset(dataset.root, tmp_path / "one", "tiny+p2t", **{**options, "streams": "control"})
-    stage_one = lattok.train(first)
-    second = {**options, "env_codebook": str(tmp_path / "one")}
-    lam = lattok.train(ImageLAMRecipe.from_preset(dataset.root, tmp_path / "two", "tiny+p2t", **second))
-    assert torch.equal(lam.env.quantizer.codebook_vectors[0], stage_one.control.quantizer.codebook_vectors[0])

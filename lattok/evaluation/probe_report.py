@@ -1,0 +1,255 @@
+"""Do the latent actions say what the robot did? Tables, figures and verdicts from the probes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lattok.evaluation import pictures
+from lattok.evaluation.latent import Evidence
+from lattok.evaluation.probe_rows import LABELS_ONLY, ProbeRow, ProbeRows
+from lattok.evaluation.probes import Probe
+from lattok.evaluation.report import Interval, Part, Row, Section, Table, Verdict, percent, printed
+
+KINDS = {  # field of `Scores`: prefix of its figures, title of a table, and of a column
+    "linear": ("", "linear probe, held-out episodes", "linear"),
+    "mlp": ("mlp_", "MLP probe, held-out episodes", "MLP"),
+    "task_linear": ("task_", "linear probe, held-out tasks", "linear, new tasks"),
+    "task_mlp": ("task_mlp_", "MLP probe, held-out tasks", "MLP, new tasks"),
+}
+DRAWN = {  # probes in the pictures, under names that fit beside a bar
+    "codes": "codes",
+    "residual_kmeans": "k-means codes",
+    "latents": "latents",
+    "pca_change": "frame change",
+    LABELS_ONLY: "labels alone",
+    "untrained": "untrained",
+    "current_frame": "current frame",
+}
+REFERENCES = (
+    "Alain & Bengio 2016, Understanding intermediate layers using linear classifier probes",
+    "Hewitt & Liang 2019, Designing and interpreting probes with control tasks",
+    "Zhang et al. 2025, What do latent action models actually learn? (the frame change's PCA as what they reduce to)",
+    "Nikulin et al. 2025, Latent action learning requires supervision in the presence of distractors",
+)
+
+
+class Summary(NamedTuple):
+    """R^2 over all dimensions, over x, y, z where there are such, then of each; None where nothing varies."""
+
+    values: tuple[float | None, ...]
+    intervals: tuple[Interval | None, ...]
+
+
+def probe_part(evidence: Evidence, probes: ProbeRows) -> Part:
+    """The section, its figures and verdicts."""
+    reader = _Reader(evidence)
+    figures: dict[str, float] = {}
+    verdicts: list[Verdict] = []
+    tables: list[Table] = []
+    for kind, rows in (("codes", probes.discrete), ("latents", probes.continuous)):
+        if rows:
+            figures.update(reader.figures(kind, rows))
+            verdicts += reader.verdicts(kind, rows)
+            tables += reader.tables(kind, rows)
+    kind, own, rival = (
+        ("codes", "codes", "residual_kmeans") if probes.discrete else ("latents", "latents", "pca_change")
+    )
+    reading = _reading(figures, kind, own, rival)
+    section = Section(
+        "Do the latent actions say what the robot did?",
+        "Regression from each input to the mean action between the two frames, fitted on the training episodes, "
+        "judged on the held-out ones: R² = 1 − squared error ÷ squared distance to the training mean, with 95 % "
+        f"intervals over {evidence.bootstrap.count} episodes. Part of every action can be read from the current frame "
+        "alone, often most of the gripper: what counts is the gain over the controls, per dimension. "
+        f"Held-out tasks: {evidence.folds.text}.",
+        tuple(tables),
+        _shown(evidence, probes),
+        reading,
+        REFERENCES,
+    )
+    return Part(section, figures, verdicts)
+
+
+def _reading(figures: dict[str, float], kind: str, own: str, rival: str) -> str:
+    """One sentence."""
+
+    if f"r2_from_{kind}/{own}" not in figures:
+        return ""
+    other = "raw frame changes at equal bits" if kind == "codes" else "raw frame changes"
+    shares = [percent(figures[f"r2_from_{kind}/{key}"]) for key in (own, rival)]
+    text = (
+        f"This LAM's {kind} explain {shares[0]} of the action variance on held-out episodes; "
+        f"{other} explain {shares[1]}"
+    )
+    alone = f"r2_from_{kind}/{LABELS_ONLY}"
+    text += f", the same encoder trained on labels alone {percent(figures[alone])}" if alone in figures else ""
+    if f"task_r2_from_{kind}/{own}" in figures:
+        parts = (percent(figures[f"task_r2_from_{kind}/{key}"]) for key in (own, rival))
+        text += "; on tasks the probe never saw {} against {}".format(*parts)
+    return text + "."
+
+
+class _Reader:
+    """Turns probes into numbers, tables and verdicts."""
+
+    def __init__(self, evidence: Evidence):
+        self.evidence, self.names, self.space = evidence, evidence.names, evidence.space
+        self.columns = ("mean", *(("x, y, z",) if self.space else ()), *self.names)
+
+    def summary(self, probe: Probe) -> Summary:
+        """Scores with their intervals."""
+        draws = self.evidence.bootstrap.r2(probe)
+
+        def columns(r2: Tensor) -> list[Tensor]:  # [..., m]
+            means = [r2.nanmean(-1), *([r2[..., self.space].nanmean(-1)] if self.space else [])]
+            return [*means, *r2.unbind(-1)]
+
+        values = tuple(None if math.isnan(value) else float(value) for value in columns(probe.r2))
+        return Summary(values, tuple(self.evidence.bootstrap.interval(column) for column in columns(draws)))
+
+    def figures(self, kind: str, rows: Sequence[ProbeRow]) -> dict[str, float]:
+        """Flat: `r2_from_codes/whose`, with a prefix for the other probes; ends of intervals for the linear one."""
+        found: dict[str, float] = {}
+        for row in rows:
+            for field, (prefix, *_) in KINDS.items():
+                probe = getattr(row.scores, field, None)
+                if probe is None:
+                    continue
+                summary = self.summary(probe)
+                for i, what in enumerate(("r2", "r2_xyz")[: 2 if self.space else 1]):
+                    value, interval = summary.values[i], summary.intervals[i]
+                    if value is not None:
+                        found[f"{prefix}{what}_from_{kind}/{row.key}"] = value
+                    if interval is not None and not row.control:
+                        found[f"{prefix}{what}_from_{kind}_low/{row.key}"] = interval[0]
+                        found[f"{prefix}{what}_from_{kind}_high/{row.key}"] = interval[1]
+        return found
+
+    def tables(self, kind: str, rows: Sequence[ProbeRow]) -> list[Table]:
+        """The linear probe per dimension, all probes over the mean, and the others per dimension behind a click."""
+        rows = sorted(rows, key=lambda row: row.reference)  # ceilings stand last
+        config = self.evidence.model.config
+        if kind == "codes":
+            name = f"From codes: at most {config.tokens * math.log2(config.codebook_size):.0f} bits per pair"
+            note = (
+                "Residual k-means has the same number of levels and codes, and no learning; widths are chosen on "
+                "training episodes. Current frame and mean action are not limited in bits."
+            )
+        else:
+            name, note = "From continuous latents", "PCA widths are the best of 32, 64 and 128 on training episodes."
+        if self.evidence.labels_only is not None:
+            note += f" Labels alone: {self.evidence.labels_only.text}."
+        first = Table(
+            name, self.columns, tuple(self._row(r, "linear") for r in rows), better="higher", digits=".2f", note=note
+        )
+        fields = [field for field in KINDS if field == "linear" or self._has(rows, field)]
+        others = [
+            Table(
+                f"{name.split(':')[0]}: {KINDS[field][1]}",
+                self.columns,
+                tuple(self._row(r, field) for r in rows),
+                better="higher",
+                digits=".2f",
+                folded=True,
+            )
+            for field in fields[1:]
+        ]
+        return [first, self._overview(name.split(":")[0], rows, fields), *others]
+
+    def _has(self, rows: Sequence[ProbeRow], field: str) -> bool:
+        return any(getattr(row.scores, field, None) is not None for row in rows)
+
+    def _overview(self, name: str, rows: Sequence[ProbeRow], fields: Sequence[str]) -> Table:
+        lines = []
+        for row in rows:
+            found = [self.summary(getattr(row.scores, f)) for f in fields] if row.scores is not None else []
+            values = tuple(s.values[0] for s in found)
+            spans = tuple(s.intervals[0] for s in found)
+            lines.append(Row(row.key, row.name, values, row.control, row.reference, row.not_run, spans))
+        note = (
+            "Mean over all dimensions. The MLP is the linear probe plus one hidden layer (16 or 64 units), width and "
+            "weight decay chosen on training episodes; where the layer does not help there, it is left out. "
+            f"Held-out tasks, {self.evidence.folds.text}; the model and unsupervised controls may have seen them."
+        )
+        columns = tuple(KINDS[field][2] for field in fields)
+        return Table(f"{name}: every probe", columns, tuple(lines), better="higher", digits=".2f", note=note)
+
+    def _row(self, row: ProbeRow, field: str) -> Row:
+        probe = getattr(row.scores, field, None)
+        values, intervals = ((), ()) if probe is None else self.summary(probe)
+        return Row(row.key, row.name, values, row.control, row.reference, row.not_run, intervals)
+
+    def verdicts(self, kind: str, rows: Sequence[ProbeRow]) -> list[Verdict]:
+        """The model's first row against the best control, and against labels alone where that was run."""
+        found = [self._best(kind, rows, "linear", 0, "all dimensions", f"{kind}_against_controls")]
+        if self.space:
+            found.append(self._best(kind, rows, "linear", 1, "x, y, z", f"{kind}_against_controls_xyz"))
+        over = "all dimensions with MLP probes"
+        found.append(self._best(kind, rows, "mlp", 0, over, f"{kind}_against_controls_mlp"))
+        if self._has(rows, "task_linear"):
+            over = "all dimensions on tasks the probe never saw"
+            found.append(self._best(kind, rows, "task_linear", 0, over, f"{kind}_new_tasks"))
+        alone = next(row for row in rows if row.key == LABELS_ONLY)
+        if alone.scores is not None:
+            what = f"{kind} over all dimensions"
+            found.append(self._compare(what, rows[0], alone, "linear", 0, f"{kind}_against_labels_alone"))
+        return [verdict for verdict in found if verdict is not None]
+
+    def _best(
+        self, kind: str, rows: Sequence[ProbeRow], field: str, column: int, over: str, key: str
+    ) -> Verdict | None:
+        rivals = [row for row in rows if row.control and not row.reference and row.scores and row.key != LABELS_ONLY]
+        scored = [(value, i) for i, row in enumerate(rivals) if (value := self._value(row, field, column)) is not None]
+        if not scored:
+            return None
+        best = rivals[max(scored)[1]]
+        return self._compare(f"{kind} over {over}", rows[0], best, field, column, key, "the best control, ")
+
+    def _value(self, row: ProbeRow, field: str, column: int) -> float | None:
+        probe = getattr(row.scores, field, None)
+        return None if probe is None else self.summary(probe).values[column]
+
+    def _compare(
+        self, what: str, own: ProbeRow, other: ProbeRow, field: str, column: int, key: str, title: str = ""
+    ) -> Verdict | None:
+        """Own against other, with the interval of their difference over the same draws of episodes."""
+        values = [self._value(row, field, column) for row in (own, other)]
+        if values[0] is None or values[1] is None:
+            return None
+        draws = [self.evidence.bootstrap.r2(getattr(row.scores, field)) for row in (own, other)]
+        picked = self.space if column == 1 else slice(None)
+        span = self.evidence.bootstrap.interval((draws[0] - draws[1])[:, picked].nanmean(1))
+        gain = values[0] - values[1]
+        unclear = span is None or span[0] <= 0 <= span[1]
+        word = "beside" if span is None else "within the noise of" if unclear else "above" if gain > 0 else "not above"
+        between = "; one episode has no interval"
+        if span is not None:
+            between = "; difference {} … {}".format(*(printed(end, "+.2f") for end in span))
+        numbers = f"R² {printed(values[0], '.2f')} is {word} {printed(values[1], '.2f')}"
+        text = f"{what[:1].upper()}{what[1:]}: {numbers}, {title}{other.name}{between}"
+        return Verdict(text, None if unclear else gain > 0, key)
+
+
+def _shown(evidence: Evidence, probes: ProbeRows) -> tuple[pictures.Pictures, ...]:
+    discrete, continuous = probes
+    codes = [row for row in discrete if row.key in ("codes", "residual_kmeans")]
+    drawn = [
+        (DRAWN[row.key], _colour(row), row.scores.linear.r2.tolist())
+        for row in (*codes, *continuous)
+        if row.key in DRAWN and row.scores is not None
+    ]
+    shown = [pictures.probe_bars(evidence.names, drawn)]
+    first = (discrete or continuous)[0]
+    if first.scores is not None and evidence.target is not None:
+        shown.append(pictures.probe_scatter(evidence.names, first.scores.linear.predicted, evidence.target.held_out))
+    return tuple(shown)
+
+
+def _colour(row: ProbeRow) -> str:
+    if not row.control:
+        return "model"
+    return "rival" if row.key == "residual_kmeans" else "control"

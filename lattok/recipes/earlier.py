@@ -1,0 +1,106 @@
+"""What a latent action model takes over from models that were trained before it.
+
+stage=1        one stream with instructions: its codebook becomes the environment codebook of stage 2
+stage=2        controllable codes beside that codebook, which stays as it is (`env_codebook`)
+init=MODEL     any latent action model goes on learning, on other data
+
+Options are settled from the earlier model's config.json before anything else is read or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from lattok import checks, hub
+from lattok.image_lam import ImageLAM, ImageLAMConfig
+
+STAGES: dict[int, dict[str, Any]] = {
+    # what moves is for the controllable codes of stage 2 to say
+    1: {"streams": "control", "language": "t5:google-t5/t5-base", "labelled_fraction": 0.0, "flow_weight": 0.0},
+    2: {"streams": "control+env"},
+}
+MODEL = frozenset(f.name for f in fields(ImageLAMConfig)) - {"cameras"}
+# What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
+FREE = frozenset({"stride", "extra_strides", "dropout", "language", "action_head", "action_steps"})
+# What a codebook is tied to: which vectors it holds, and what the latents that it stands for were made from.
+KIND = ("quantizer", "latent_norm")
+TAKEN = ("latent_dim", "features", "features_revision", "image_size", "mean", "std", "interpolation")
+
+
+def combined(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a recipe, from those of presets, stage and earlier models, and those `given` by name."""
+    stage, init, codebook = (given.get(name) for name in ("stage", "init", "env_codebook"))
+    if stage is not None:
+        checks.one_of("stage", stage, STAGES)
+    implied = {} if stage is None else STAGES[stage]
+    for name in implied.keys() & {"streams"} & given.keys():
+        if given[name] != implied[name]:
+            checks.fail(name, f"{implied[name]!r} in stage {stage}", repr(given[name]))
+    if init is not None:
+        options = _continued(init, codebook, preset, implied, given)
+    else:
+        options = {**preset, **implied, **given}
+        if codebook is not None or options.get("streams") == "control+env":
+            options |= _from_stage_1(codebook, options, given)
+    if stage == 1 and options["language"] is None:
+        checks.fail("language", "a text encoder in stage 1", "none", "t5:MODEL, or precomputed with text_features.")
+    return options
+
+
+def lam_config(argument: str, name: str) -> ImageLAMConfig:
+    """The config of a latent action model, a folder or a Hub id, without its weights."""
+    folder, _ = hub.resolve(name, argument=argument)
+    raw = hub.read_config(folder, argument)
+    if raw["type"] != ImageLAM.type:
+        checks.fail(argument, f"a model of type {ImageLAM.type!r}", f"{raw['type']!r} in {name}")
+    return hub.parse_config(ImageLAMConfig, raw, folder / hub.CONFIG)
+
+
+def _continued(
+    init: str, codebook: str | None, preset: Mapping[str, Any], implied: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Options of a run that continues `init`: the architecture is the model's, whatever the presets say."""
+    if codebook is not None:
+        checks.fail("env_codebook", "none with init: the model brings its own", codebook)
+    model = {name: value for name, value in asdict(lam_config("init", init)).items() if name in MODEL}
+    if implied.get("streams", model["streams"]) != model["streams"]:
+        checks.fail("init", f"a model with streams={implied['streams']} for this stage", f"streams={model['streams']}")
+    for name in sorted(MODEL & given.keys()):
+        if given[name] != model[name] and not _may_change(name, model[name], given[name]):
+            checks.fail(name, f"{model[name]!r}, as the model in init was trained with", repr(given[name]))
+    loop_and_data = {name: value for name, value in {**preset, **implied}.items() if name not in MODEL}
+    return {**loop_and_data, **model, **given}
+
+
+def _may_change(name: str, before: Any, after: Any) -> bool:
+    if name == "kl_weight":  # a variational bottleneck has weights of its own
+        return before > 0 and after > 0
+    return name in FREE or name.endswith("_weight")
+
+
+def _from_stage_1(codebook: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage-2 run takes over from stage 1: the codebook's size, and all that its latents depend on."""
+    if options.get("streams") != "control+env":
+        checks.fail("env_codebook", "none without stage 2", codebook, "Add --stage 2.")
+    if codebook is None:
+        hint = "Train one with --stage 1, or use streams=joint."
+        checks.fail("env_codebook", "a stage-1 model for stage 2 (streams=control+env)", "none", hint)
+    first = lam_config("env_codebook", codebook)
+    if first.streams != "control" or first.language is None:
+        got = f"streams={first.streams}, language={first.language} in {codebook}"
+        checks.fail("env_codebook", "a stage-1 model (streams=control with a language)", got)
+    for name in KIND:
+        ours, theirs = options.get(name, getattr(ImageLAMConfig, name)), getattr(first, name)
+        if ours != theirs:
+            hint = f"Use the preset of stage 1, or set {name}={theirs}."
+            checks.fail(name, f"{theirs!r}, as in the stage-1 model", repr(ours), hint)
+    taken = {"env_codebook_size": first.codebook_size, **{name: getattr(first, name) for name in TAKEN}}
+    if first.quantizer == "residual":  # a codebook for each of them
+        taken["tokens"] = first.tokens
+    for name in sorted(taken.keys() & given.keys()):
+        if given[name] != taken[name]:
+            expected = f"{taken[name]!r}, as in the stage-1 model"
+            checks.fail(name, expected, repr(given[name]), f"Leave {name} out, or set {name}={taken[name]}.")
+    return taken

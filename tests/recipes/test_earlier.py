@@ -1,0 +1,315 @@
+"""Both stages, and --init: what is taken over from the earlier model, what may change, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import lattok
+from lattok.checks import LattokError
+from lattok.cli import main
+from lattok.data import FramePairs
+from lattok.image_lam import ImageLAM
+from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
+from lattok.recipes.image_lam import PairBatches
+from lattok.recipes.instructions import Instructions, embed
+from lattok.training import codebook_report
+from tests.conftest import write_dataset
+from tests.recipes.test_variants import SMALL
+
+TASKS = ("lift", "push the cube")
+UNIVLA = Path(__file__).parents[1] / "parity" / "univla_stage2"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data") / "tiny", [12, 15, 11, 14], TASKS)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """Vectors of the instructions as a file, of 1 and 3 words."""
+    path = tmp_path_factory.mktemp("words") / "words.npz"
+    rng = np.random.default_rng(0)
+    np.savez(path, **{"lift": rng.standard_normal(6), "push the cube": rng.standard_normal((3, 6)), "stir": np.ones(6)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(root, words, tmp_path_factory):
+    """A model of stage 1."""
+    out = tmp_path_factory.mktemp("stages") / "first"
+    given = {"language": "precomputed", "text_features": str(words), "codebook_size": 5, "episodes": "0,1"}
+    small = {name: value for name, value in SMALL.items() if name != "labelled_fraction"}
+    lattok.train(ImageLAMRecipe.from_preset(root, out, "tiny+robust", stage=1, **{**small, **given}))
+    return out
+
+
+@pytest.fixture(scope="module")
+def robust(root, tmp_path_factory):
+    """A model of one stage and one camera."""
+    out = tmp_path_factory.mktemp("robust") / "lam"
+    lattok.train(ImageLAMRecipe.from_preset(root, out, "tiny+robust", **SMALL, episodes="0,1,2"))
+    return out
+
+
+def options_of(words):
+    return [part for name, value in words.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+
+
+def logged(out):
+    return [json.loads(line) for line in (out / "run/metrics.jsonl").read_text().splitlines()]
+
+
+def test_stage_1_learns_without_labels_and_keeps_the_name_of_its_language_only(first, root):
+    lam = lattok.load(first)
+    assert (lam.config.streams, lam.config.language, lam.config.language_dim) == ("control", "precomputed", 6)
+    assert {name for name in logged(first)[-1] if name.startswith("loss/")} == {"loss/prediction", "loss/commitment"}
+    assert sum("language" in name for name in lam.saved_tensors()) == 2  # one linear map
+    assert lam.trained_on["labels"]["fraction"] == 0
+    stored = ImageLAMRecipe.resumed(root, first, None, {})
+    assert f"--preset tiny+robust --stage 2 --env-codebook {first}" in stored.next_step()
+
+
+def test_stage_2_on_the_command_line_keeps_the_codebook_of_stage_1(first, root, tmp_path, capsys):
+    out = tmp_path / "second"
+    given = {k: v for k, v in SMALL.items() if k not in ("features", "cameras", "codebook_size", "latent_dim")}
+    words = ["train", "image-lam", str(root), "--out", str(out), "--preset", "tiny+robust", "--cameras", "front"]
+    words += ["--stage", "2", "--env-codebook", str(first), *options_of({**given, "codebook_size": 6})]
+    assert main(words) == 0
+    lam, stage_1 = lattok.load(out), lattok.load(first)
+    assert (lam.config.streams, lam.config.language) == ("control+env", None)
+    assert (lam.config.env_codebook_size, lam.config.codebook_size, lam.config.features) == (5, 6, "pixels")
+    books = zip(lam.env.quantizer.codebook_vectors, stage_1.control.quantizer.codebook_vectors, strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in books)
+    assert "codebook/env.quantizer/joint_bits" in logged(out)[-1]  # how the frozen codes are used
+    assert lam.trained_on["env_codebook"]["weights_sha256"] == stage_1.describe()["weights_sha256"]
+    assert lam.trained_on["labels"]["fraction"] == 0.2
+    assert capsys.readouterr().out.startswith("Saved in")
+
+
+def test_the_flags_are_there_where_they_mean_something(capsys):
+    for verb, there in (("image-lam", True), ("action-vq", False)):
+        with pytest.raises(SystemExit):
+            main(["train", verb, "--help"])
+        text = capsys.readouterr().out
+        assert [flag in text for flag in ("--stage 1|2", "--env-codebook DIR", "--init MODEL")] == 3 * [there]
+
+
+def test_a_frozen_codebook_that_collapses_has_its_own_remedy():
+    lam = ImageLAM(lattok.ImageLAM.config_class(**NARROW, streams="control+env"))
+    lam.env.quantizer.recent = torch.zeros(50, 4, dtype=torch.long)
+    assert "train the model they come from on data like this" in codebook_report(lam).warnings[0]
+
+
+NARROW = {
+    "cameras": ("front",),
+    "features": "pixels",
+    "image_size": 32,
+    "width": 16,
+    "heads": 2,
+    "encoder_depth": 1,
+    "decoder_depth": 1,
+}
+
+
+def test_every_pair_comes_with_its_own_instruction(root, words):
+    dataset = lattok.open_dataset(root)
+    pairs = FramePairs(dataset, 2, ["front"], labelled_fraction=0.2)
+    table = embed("precomputed", str(words), TASKS)
+    batches = PairBatches(pairs, 8, 3, 0, table)
+    batch, plain = batches(1, 0, 1), PairBatches(pairs, 8, 3, 0)(1, 0, 1)
+    assert torch.equal(batch.frames, plain.frames)
+    assert plain.text is None
+    chosen = torch.cat([batches.draw(1), batches.known[batches.draw_known(1)]])
+    stored = np.load(words)
+    for row, episode in enumerate(pairs.episode_of[chosen.numpy()]):
+        expected = np.atleast_2d(stored[TASKS[int(episode) // 2]]).astype("float32")
+        assert batch.text_mask[row].tolist() == [i < len(expected) for i in range(3)]
+        np.testing.assert_array_equal(batch.text[row][batch.text_mask[row]], expected)
+        assert (batch.text[row][~batch.text_mask[row]] == 0).all()
+
+
+def test_each_instruction_is_encoded_once(monkeypatch):
+    asked = []
+
+    class Encoder:
+        def __init__(self, name):
+            self.name = name
+
+        def load(self):
+            return self
+
+        def encode(self, texts):
+            asked.extend(texts)
+            mask = torch.arange(max(map(len, texts))) < torch.tensor([[len(text)] for text in texts])
+            return mask[..., None] * torch.tensor([[[float(len(text))]] for text in texts]), mask
+
+    monkeypatch.setattr("lattok.recipes.instructions.TextEncoder", Encoder)
+    monkeypatch.setattr("lattok.recipes.instructions.BATCH", 2)
+    table = embed("t5:any", None, ["lift", "go", "lift", "stop it", "go"])
+    assert sorted(asked) == ["go", "lift", "stop it"]
+    assert table.vectors.shape == (3, 7, 1)
+    row = int(table.rows(["stop it"]))
+    assert table.mask[row].all()
+    assert table.vectors[int(table.rows(["go"])), :, 0].tolist() == [2, 2, 0, 0, 0, 0, 0]
+
+
+def test_vectors_come_from_either_kind_of_file(words, tmp_path):
+    path = tmp_path / "words.safetensors"
+    safetensors.torch.save_file({k: torch.from_numpy(np.atleast_2d(v)) for k, v in np.load(words).items()}, path)
+    one, two = (embed("precomputed", str(file), TASKS) for file in (words, path))
+    assert isinstance(one, Instructions)
+    assert torch.equal(one.vectors, two.vectors)
+    assert one.vectors.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("arrays", "text"),
+    [
+        ({"lift": np.ones(3)}, "expected vectors of every instruction, got none of 'push the cube'."),
+        ({}, "got none of 'lift' and 1 more."),
+        ({"lift": np.ones(3), "push the cube": np.ones(4)}, "expected vectors of one width, got widths 3, 4."),
+        ({"lift": np.ones((1, 1, 3))}, r"vectors \[words, D\] for 'lift', got torch.float64 of shape \[1, 1, 3\]."),
+        ({"lift": np.full(3, np.nan)}, "expected finite floating-point vectors"),
+        ({"lift": np.array([1, 2])}, "got torch.int64"),
+    ],
+)
+def test_files_of_vectors_that_do_not_fit(arrays, text, tmp_path):
+    np.savez(tmp_path / "words.npz", **arrays)
+    with pytest.raises(LattokError, match="`text_features`: .*" + text):
+        embed("precomputed", str(tmp_path / "words.npz"), TASKS)
+
+
+def test_files_of_vectors_that_cannot_be_read(tmp_path):
+    (tmp_path / "words.npz").write_bytes(b"no archive")
+    for name, text in (
+        ("words.npz", "could not be read"),
+        ("none.npz", "could not be read"),
+        ("a.pt", "a .safetensors"),
+    ):
+        with pytest.raises(LattokError, match=f"`text_features`: expected .*{text}"):
+            embed("precomputed", str(tmp_path / name), TASKS)
+    with pytest.raises(LattokError, match="got none with language=precomputed"):
+        embed("precomputed", None, TASKS)
+
+
+STAGE_2 = {"stage": 2, "env_codebook": "FIRST"}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"stage": 3}, "`stage`: expected one of 1, 2, got 3."),
+        ({"stage": 2}, "`env_codebook`: expected a stage-1 model for stage 2 .*, got none. Train one with --stage 1"),
+        ({"streams": "control+env"}, "`env_codebook`: expected a stage-1 model for stage 2"),
+        ({"stage": 1, "streams": "joint"}, "`streams`: expected 'control' in stage 1, got 'joint'."),
+        ({"stage": 1, "language": None}, "`language`: expected a text encoder in stage 1, got none."),
+        ({"env_codebook": "FIRST"}, "`env_codebook`: expected none without stage 2, got .*Add --stage 2."),
+        (
+            {**STAGE_2, "env_codebook": "ROBUST"},
+            "`env_codebook`: expected a stage-1 model .*, got streams=control",
+        ),
+        ({**STAGE_2, "env_codebook": "TOKENIZER"}, "`env_codebook`: expected a model of type 'image-lam', got 'action"),
+        ({**STAGE_2, "env_codebook": "nowhere"}, "`env_codebook`: expected a folder with config.json, or a Hub id"),
+        ({**STAGE_2, "latent_dim": 16}, "`latent_dim`: expected 8, as in the stage-1 model, got 16. Leave latent_dim"),
+        ({**STAGE_2, "env_codebook_size": 16}, "`env_codebook_size`: expected 5, as in the stage-1 model, got 16."),
+        (
+            {**STAGE_2, "quantizer": "vq"},
+            "`quantizer`: expected 'residual', as in the stage-1 model, got 'vq'.",
+        ),
+        ({**STAGE_2, "features": "timm:x"}, "`features`: expected 'pixels', as in the stage-1 model, got 'timm:x'."),
+        ({**STAGE_2, "init": "ROBUST"}, "`env_codebook`: expected none with init: the model brings its own"),
+        ({"stage": 2, "init": "ROBUST"}, r"`init`: expected a model with streams=control\+env for this stage, got"),
+        ({"stage": 1, "init": "ROBUST"}, "`language`: expected a text encoder in stage 1, got none."),
+        ({"init": "ROBUST", "features": "timm:x"}, "`features`: expected 'pixels', as the model in init was trained"),
+        ({"init": "ROBUST", "tokens": 5}, "`tokens`: expected 4, as the model in init was trained with, got 5."),
+        ({"init": "ROBUST", "kl_weight": 0.1}, "`kl_weight`: expected 0.0, as the model in init"),
+        ({"init": "TOKENIZER"}, "`init`: expected a model of type 'image-lam', got 'action-vq'"),
+        ({"init": "./nowhere"}, "`init`: expected a folder with config.json, or a Hub id"),
+        ({"init": "ROBUST", "cameras": ("front", "wrist")}, r"`cameras`: expected 1, as many .*, got 2 \(front, wrist"),
+    ],
+)
+def test_what_contradicts_an_earlier_model_is_one_line(options, text, first, robust, root, tmp_path):
+    if "TOKENIZER" in options.values():
+        small = {"horizon": 4, "dim": 16, "heads": 2, "hidden": 16, "steps": 1, "device": "cpu"}
+        lattok.train(ActionVQRecipe.from_preset(root, tmp_path / "tok", "quick", **small))
+    places = {"FIRST": str(first), "ROBUST": str(robust), "TOKENIZER": str(tmp_path / "tok")}
+    given = {name: places.get(value, value) if isinstance(value, str) else value for name, value in options.items()}
+    base = {name: SMALL[name] for name in ("device", "steps", "batch_size", "stride", "cameras")}
+    with pytest.raises(LattokError, match=text) as failed:
+        lattok.train(ImageLAMRecipe.from_preset(root, tmp_path / "lam", "tiny+robust", **{**base, **given}))
+    assert "\n" not in str(failed.value)
+    assert not (tmp_path / "lam").exists()
+
+
+TUNE = {"stride": "3", "steps": 6, "batch_size": 8, "save_every": 4, "lr": 1e-3, "device": "cpu"}
+
+
+def tuned(root, out, init, **options):
+    return ImageLAMRecipe.from_preset(root, out, "tiny+robust", init=str(init), **{**TUNE, **options})
+
+
+def test_a_model_goes_on_learning_with_its_own_architecture(robust, root, tmp_path):
+    before = lattok.load(robust)
+    started = []
+    with pytest.MonkeyPatch.context() as patch:
+        run = ImageLAM.forward
+        patch.setattr(ImageLAM, "forward", lambda lam, b: started.append(clone(lam)) or run(lam, b))
+        lam = lattok.train(tuned(root, tmp_path / "lam", robust, episodes="2,3", dropout=0.1, action_weight=0.5))
+    assert started[0].keys() - before.state_dict().keys() == {k for k in started[0] if k.startswith("action_head.")}
+    assert all(torch.equal(tensor, started[0][name]) for name, tensor in before.saved_tensors().items())
+    steps = "control.quantizer.steps"
+    assert int(lam.state_dict()[steps]) == int(before.state_dict()[steps]) + 6  # neither warm-up nor k-means again
+    same = {"width", "codebook_size", "features", "quantizer", "image_size", "mean"}  # not those of `tiny`
+    assert all(getattr(lam.config, name) == getattr(before.config, name) for name in same)
+    assert (lam.config.stride, lam.config.dropout, lam.config.action_weight) == ("3", 0.1, 0.5)
+    assert "loss/action" in logged(tmp_path / "lam")[-1]
+    assert lam.trained_on["episodes"] == [[0, 3]]  # what the first run saw counts as seen
+    assert lam.trained_on["init"]["weights_sha256"] == before.describe()["weights_sha256"]
+
+
+def clone(lam):
+    return {name: tensor.clone() for name, tensor in lam.state_dict().items()}
+
+
+def test_a_resumed_run_equals_an_undisturbed_one_and_insists_on_the_same_model(robust, root, tmp_path):
+    import shutil
+
+    init = tmp_path / "init"
+    shutil.copytree(robust, init)
+    whole = lattok.train(tuned(root, tmp_path / "whole", init))
+    original = PairBatches.__call__
+
+    def interrupted(self, step, process, processes):
+        if step == 5:
+            raise KeyboardInterrupt
+        return original(self, step, process, processes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PairBatches, "__call__", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lattok.train(tuned(root, tmp_path / "parts", init))
+    resumed = ImageLAMRecipe.resumed(root, tmp_path / "parts", None, {})
+    other = lattok.load(init)
+    other.decoder.out.bias.data += 1
+    other.save_pretrained(init)
+    with pytest.raises(LattokError, match="`init`: expected content with hash .*, as when the run began, got"):
+        lattok.train(resumed, resume=True)
+    shutil.copytree(robust, init, dirs_exist_ok=True)
+    parts = lattok.train(resumed, resume=True)
+    assert whole.describe()["weights_sha256"] == parts.describe()["weights_sha256"]
+
+
+def test_a_published_model_is_fine_tuned_on_other_data(root, tmp_path):
+    facts = {"heads": 3, "features": "pixels", "image_size": 64, "cameras": ("front",), "stride": "2"}
+    published = lattok.convert.univla_lam(UNIVLA / "checkpoint.ckpt", **facts)
+    published.save_pretrained(tmp_path / "published")
+    lam = lattok.train(tuned(root, tmp_path / "lam", tmp_path / "published", cameras="wrist"))
+    assert lam.config.streams == "control+env"
+    assert lam.cameras == ("observation.images.wrist",)
+    assert torch.equal(lam.env.quantizer.codebook_vectors[0], published.env.quantizer.codebook_vectors[0])
+    assert not torch.equal(lam.control.quantizer.codebook_vectors[0], published.control.quantizer.codebook_vectors[0])

@@ -1,0 +1,61 @@
+"""The commands of docs/howto/train_a_lam.md as they stand there, on a tiny dataset and with few steps."""
+
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lattok.cli import main
+from tests.conftest import write_dataset
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PUBLISHED = ["--heads", "3", "--features", "pixels", "--image-size", "64"]  # of the small stand-in
+
+
+class Encoder:
+    """In place of T5: a vector for every letter."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def load(self):
+        return self
+
+    def encode(self, texts):
+        mask = torch.arange(max(map(len, texts))) < torch.tensor([[len(text)] for text in texts])
+        return torch.randn(*mask.shape, 5) * mask[..., None], mask
+
+
+def test_the_commands_work(tmp_path, monkeypatch, capsys):
+    dataset = write_dataset(tmp_path / "data", [24, 26, 25, 27])
+    shutil.copy(ROOT / "tests/parity/univla_stage2/checkpoint.ckpt", tmp_path / "lam-stage-2.ckpt")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATASET", str(dataset))
+    monkeypatch.setattr("lattok.recipes.instructions.TextEncoder", Encoder)
+    done = []
+    for kind, text in BLOCK.findall((ROOT / "docs/howto/train_a_lam.md").read_text()):
+        if kind == "python":
+            exec(text, {"my_encoder": lambda text: np.full(4, float(len(text)))})
+        for line in text.splitlines() if kind == "bash" else []:
+            if line.startswith(("lattok train", "lattok convert")):
+                words = shlex.split(os.path.expandvars(line))[1:]
+                assert main(_short(words)) == 0, (line, capsys.readouterr().err)
+                done.append(line)
+    assert len(done) >= 10
+    assert {path.parent.name for path in tmp_path.glob("runs/*/config.json")} >= {"lam", "stage-2", "tuned", "python"}
+
+
+def _short(words):
+    """The same command with fewer steps, for the test's dataset and checkpoint."""
+    if words[0] == "convert":
+        return [*words, *PUBLISHED]
+    if "--resume" in words:
+        return words
+    words = [{"corner2": "front", "32": "2"}.get(word, word) for word in words]
+    warm = [] if "--init" in words else ["--set", "continuous_steps=1"]
+    return [*words, "--steps", "3", *warm, "--batch-size", "8", "--device", "cpu"]
