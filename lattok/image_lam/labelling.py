@@ -21,7 +21,8 @@ from lattok.types import LatentActions, join
 if TYPE_CHECKING:
     from lattok.image_lam.model import ImageLAM
 
-BLOCK = 32  # frames, and pairs, at a time
+MOST = 32  # frames, and pairs, at a time
+IN_CACHE = 2**20  # numbers per layer that CPUs are given at a time; larger blocks are a tenth slower
 
 Video = np.ndarray | Iterable[np.ndarray]
 
@@ -72,11 +73,22 @@ def label_video(lam: ImageLAM, engine: Engine, video: Video, stride: int) -> Lat
     if lam.config.language is not None:
         hint = "Label with a stage-2 model trained with its codebook."
         checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions", hint)
+    size = block_size(lam)
     with lam._inference():
-        parts = [quantized(lam, engine.pairs(*pair)) for pair in _pairs(engine, _blocks(lam, video), stride)]
+        pairs = _pairs(engine, _blocks(lam, video, size), stride, size)
+        parts = [quantized(lam, engine.pairs(now, later)) for now, later in pairs]
     if not parts:
         checks.fail("frames", "at least one frame", "none")
     return join(parts)
+
+
+def block_size(lam: ImageLAM) -> int:
+    """Frames at a time, and pairs; a matter of the model and the kind of its device, never of the video."""
+    config, features = lam.config, lam.features
+    if features.mean.device.type != "cpu":
+        return MOST
+    tokens = len(config.cameras) * features.count + config.tokens * (1 if lam.env is None else 2)
+    return max(1, min(MOST, IN_CACHE // (tokens * config.width)))
 
 
 def quantized(lam: ImageLAM, tokens: Tensor) -> LatentActions:
@@ -86,8 +98,8 @@ def quantized(lam: ImageLAM, tokens: Tensor) -> LatentActions:
     return control.public(control(tokens[:, :count], update=False), other)
 
 
-def _pairs(engine: Engine, blocks: Iterable[Tensor], stride: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the frames of all pairs need, BLOCK pairs at a time, as soon as their later frames are there."""
+def _pairs(engine: Engine, blocks: Iterable[Tensor], stride: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """What the frames of all pairs need, `size` pairs at a time, as soon as their later frames are there."""
     held: dict[int, Tensor] = {}
     count = labelled = 0
 
@@ -98,26 +110,26 @@ def _pairs(engine: Engine, blocks: Iterable[Tensor], stride: int) -> Iterator[tu
     for block in blocks:
         held.update(enumerate(engine.frames(block), count))
         count += len(block)
-        while count >= labelled + BLOCK + stride:
-            yield take(labelled + BLOCK, count)
-            labelled += BLOCK
+        while count >= labelled + size + stride:
+            yield take(labelled + size, count)
+            labelled += size
     while labelled < count:
-        end = min(labelled + BLOCK, count)
+        end = min(labelled + size, count)
         yield take(end, count - 1)
         labelled = end
 
 
-def _blocks(lam: ImageLAM, video: Video) -> Iterator[Tensor]:
-    """BLOCK frames at a time, in the end fewer."""
+def _blocks(lam: ImageLAM, video: Video, size: int) -> Iterator[Tensor]:
+    """`size` frames at a time, in the end fewer."""
     waiting: list[np.ndarray] = []
     for piece in [video] if isinstance(video, np.ndarray) else video:
         checks.rank("frames", piece, "T V H W 3")
         checks.size("frames", f"cameras ({', '.join(lam.cameras)})", piece.shape[1], len(lam.cameras))
         while len(piece):
-            missing = BLOCK - sum(map(len, waiting))
+            missing = size - sum(map(len, waiting))
             waiting.append(piece[:missing])
             piece = piece[missing:]
-            if sum(map(len, waiting)) == BLOCK:
+            if sum(map(len, waiting)) == size:
                 yield _together(waiting)
                 waiting = []
     if waiting:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok.image_lam.parts import FusedEncoder, SpaceTimeEncoder
-from lattok.image_lam.vit import Affine, Layer, attend
+from lattok.image_lam.vit import Affine, Layer, attend, precise
 from lattok.nn import PreNormBlock, SpaceTimeBlock
 
 
@@ -71,7 +71,7 @@ class TwoFrameBlock:
         mix = block.time.out.weight.detach()
         self.time_query = Affine(query * (width // self.heads) ** -0.5, None, dtype)
         self.time_change = Affine(torch.cat([key, value]), None, dtype)
-        self.time_alone = Affine((mix.double() @ value.double()).to(mix.dtype), block.time.out.bias, dtype)
+        self.time_alone = Affine((precise(mix) @ precise(value)).to(mix.dtype), block.time.out.bias, dtype)
         self.time_mix = Affine(mix, None, dtype)
         self.widen, self.narrow = _feed_forward(block, dtype)
 

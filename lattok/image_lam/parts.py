@@ -174,7 +174,9 @@ class Stream(nn.Module):
         """What callers get: the quantized vectors are rows of the codebook, or the latents where there is none."""
         if isinstance(self.quantizer, Continuous):
             return LatentActions(encoded.codes, encoded.latents, encoded.latents, env)
-        levels = encoded.codes[:, None] if self.config.quantizer == "residual" else encoded.codes
+        levels = (
+            encoded.codes[:, None] if self.config.quantizer == "residual" and self.config.tokens > 1 else encoded.codes
+        )
         return LatentActions(encoded.codes, encoded.latents, self.quantizer.lookup(levels), env)
 
 

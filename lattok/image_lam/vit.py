@@ -131,6 +131,11 @@ def _mix_in_cache(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat([(q @ k.transpose(-1, -2)).softmax(-1) @ v for q, k, v in parts])
 
 
+def precise(tensor: Tensor) -> Tensor:
+    """In float64, where the device has that."""
+    return tensor.float() if tensor.device.type == "mps" else tensor.double()
+
+
 def _known_parts(net: Any) -> bool:
     from timm.models import vision_transformer
 
@@ -153,9 +158,9 @@ def _scale(layer_scale: Any) -> Tensor | None:
 
 def _embedding(conv: nn.Conv2d, features: FrozenFeatures, dtype: torch.dtype) -> Affine:
     """The convolution over patches as a matrix for pixels 0..255 in the order (y, x, colour)."""
-    weight, mean, std = conv.weight.detach().double(), features.mean.double(), features.std.double()
+    weight, mean, std = precise(conv.weight.detach()), precise(features.mean), precise(features.std)
     weight = weight / std[:, None, None]  # width colour y x
-    bias = -(weight * mean[:, None, None]).sum((1, 2, 3)) + (0 if conv.bias is None else conv.bias.double())
+    bias = -(weight * mean[:, None, None]).sum((1, 2, 3)) + (0 if conv.bias is None else precise(conv.bias))
     weight = rearrange(weight / 255, "w c y x -> w (y x c)")
     return Affine(weight.float(), bias.float(), dtype)
 

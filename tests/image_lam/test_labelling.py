@@ -7,18 +7,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from lattok.checks import LattokError
-from lattok.cli import main
 from lattok.image_lam import ImageLAM, ImageLAMConfig, labelling
 from lattok.image_lam.labelling import TorchEngine, label_video
 from lattok.image_lam.pairs import pair_encoder
 from lattok.image_lam.vit import PlainViT
+from lattok.recipes.verbs import annotate_verb
 from lattok.types import LatentActions
 from tests.conftest import CAMERAS, write_dataset
-from tests.image_lam.backbones import SMALL as TINY
-from tests.image_lam.backbones import local_timm, random_timm
 
 SMALL = {
     "cameras": ("front",),
@@ -106,6 +105,15 @@ def test_labels_do_not_depend_on_the_pieces_a_video_comes_in(piece):
     assert torch.equal(whole.codes, pieces.codes)
 
 
+def test_block_size_is_of_the_model_and_not_of_the_video(monkeypatch):
+    lam, frames = make("three blocks, two cameras"), video(21, 2)
+    expected = lam.label_video(frames, 4)
+    assert labelling.block_size(lam) == labelling.MOST
+    monkeypatch.setattr(labelling, "IN_CACHE", 3 * (8 + 3) * 32)
+    assert labelling.block_size(lam) == 3
+    check_equal(lam.label_video(frames, 4), expected)
+
+
 def test_only_a_window_is_held_and_every_frame_computed_once():
     lam, stride = make(), 9
     engine, ahead, shown = TorchEngine(lam), [], 0
@@ -127,7 +135,7 @@ def test_only_a_window_is_held_and_every_frame_computed_once():
     done: list[torch.Tensor] = []
     label_video(lam, Counting(), pieces(), stride)
     assert shown == 300
-    assert max(ahead) <= stride + 2 * labelling.BLOCK
+    assert max(ahead) <= stride + 2 * labelling.MOST
 
 
 def test_training_mode_autocast_and_read_only_frames_change_nothing():
@@ -163,20 +171,22 @@ def test_the_earlier_frame_never_sees_the_later_one():
     torch.testing.assert_close(encoder.pairs(held[:2], held[1:]), expected, atol=2e-5, rtol=2e-5)
 
 
-ARCHITECTURES = {
-    "vit_base_patch14_reg4_dinov2": (28, True),
-    "vit_base_patch16_siglip_224": (32, True),
-    "vit_base_patch16_clip_224": (32, True),
-    "vit_base_patch16_clip_quickgelu_224": (32, False),  # another activation
+ARCHITECTURES = {  # name: whether its parts are known
+    "vit_base_patch14_reg4_dinov2": True,
+    "vit_base_patch16_siglip_224": True,
+    "vit_base_patch16_clip_224": True,
+    "vit_base_patch16_clip_quickgelu_224": False,  # another activation
 }
+SHRUNK = {"embed_dim": 192, "depth": 2, "num_heads": 3, "patch_size": 16, "img_size": 32}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_networks_are_understood_or_left_to_timm(name, tmp_path):
-    size, plain = ARCHITECTURES[name]
-    weights = random_timm(name, size, **TINY)
-    lam = make(features=local_timm(tmp_path, name, weights, **TINY), image_size=size)
-    lam.features.load()
+    plain, lam, size = ARCHITECTURES[name], make("network"), 32
+    lam.features.network = timm.create_model(name, num_classes=0, dynamic_img_size=False, **SHRUNK).eval()
+    with torch.no_grad():
+        for tensor in lam.features.network.parameters():
+            tensor.add_(0.05 * torch.randn_like(tensor))
     assert PlainViT.understands(lam.features) == plain
     frames, exact = video(3, size=size), lam.label_video(video(3, size=size), 1)
     error = (lam.compile(precision="bfloat16").label_video(frames, 1).latents - exact.latents).abs().mean()
@@ -227,6 +237,7 @@ def test_an_exported_file_gives_the_codes_of_pairs(variant, tmp_path):
     assert session.get_modelmeta().custom_metadata_map["stride"] == "5"
 
 
+@pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")  # how torch 2.4 unpickles tensors
 def test_a_labeller_keeps_its_weights_and_survives_pickling():
     lam, frames = make(), video(12)
     pairs = torch.from_numpy(frames).unflatten(0, (6, 2))
@@ -259,8 +270,8 @@ def test_provenance_tells_labels_of_another_precision_apart(tmp_path):
     lam.save_pretrained(tmp_path / "lam")
     written = {}
     for precision in ("float32", "bfloat16"):
-        words = ["annotate", dataset, "--model", tmp_path / "lam", "--precision", precision, "--device", "cpu"]
-        assert main([*map(str, words), "--out", str(tmp_path / precision)]) == 0
+        names, out = [str(tmp_path / "lam")], str(tmp_path / precision)
+        annotate_verb(str(dataset), names, out, [], None, True, False, {"device": "cpu"}, precision=precision)
         written[precision] = json.loads((tmp_path / precision / "meta" / "lattok.json").read_text())["latent"]["model"]
         assert written[precision]["precision"] == precision
     assert written["float32"] == {**written["bfloat16"], "precision": "float32"}

@@ -257,12 +257,14 @@ def test_labels_ignore_an_autocast_around_them():
     assert torch.equal(inside.latents, before.latents)
 
 
-def test_quantized_is_the_sum_of_the_codes_rows():
-    lam = make("robust")
+@pytest.mark.parametrize("levels", [1, 3])
+def test_quantized_is_the_sum_of_the_codes_rows(levels):
+    lam = make("robust", tokens=levels)
     lam.train()(batch())
     out = lam.eval().encode(batch().frames)
     book = lam.control.quantizer.codebook_vectors
-    torch.testing.assert_close(out.quantized[:, 0], sum(book[i][out.codes[:, i]] for i in range(3)))
+    assert out.quantized.shape == (12, 1, 8)
+    torch.testing.assert_close(out.quantized[:, 0], sum(book[i][out.codes[:, i]] for i in range(levels)))
 
 
 def test_video_labels_equal_pair_labels_and_do_not_depend_on_the_caller():
