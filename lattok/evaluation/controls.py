@@ -2,7 +2,8 @@
 
 current frame    PCA of the features of o_t                             what the scene gives away
 frame change     PCA of f(o_t+stride) - f(o_t)                          what subtraction alone shows
-residual k-means on the frame change, P levels of K                     the same at the bits of the model's codes
+flow             PCA of the motion that block matching finds            what a classical method shows
+residual k-means on change or flow, P levels of K                       the same at the bits of the model's codes
 untrained model  same architecture, fresh weights                       what the architecture alone does
 """
 
@@ -72,17 +73,17 @@ class CodeControl:
     held_out: Tensor
 
 
-def kmeans_codes(change: Coordinates, target: Target | None, config: ImageLAMConfig, seed: int) -> CodeControl:
-    """Residual k-means on the frame change at the model's bits; the width is chosen on training episodes."""
+def kmeans_codes(what: str, rows: Coordinates, target: Target | None, config: ImageLAMConfig, seed: int) -> CodeControl:
+    """Residual k-means on `what` at the model's bits; the width is chosen on training episodes."""
 
     def fit(size: int) -> CodeControl:
-        rows = change.first(size)
-        kmeans = ResidualKMeans.fit(rows[0], config.codebook_size, config.tokens, seed)
-        return CodeControl(f"residual k-means on the frame change (PCA {size})", *map(kmeans.encode, rows))
+        both = rows.first(size)
+        kmeans = ResidualKMeans.fit(both[0], config.codebook_size, config.tokens, seed)
+        return CodeControl(f"residual k-means on {what} (PCA {size})", *map(kmeans.encode, both))
 
     if target is None:
-        return fit(change.sizes[-1])
-    fitted = {size: fit(size) for size in change.sizes}
+        return fit(rows.sizes[-1])
+    fitted = {size: fit(size) for size in rows.sizes}
     read = partial(one_hot, size=config.codebook_size)
     size, _ = best_of(fitted, lambda size: target.probe(read(fitted[size].train), read(fitted[size].held_out)))
     return fitted[size]

@@ -46,6 +46,7 @@ class CodeControls:
     """Codes that nobody learned, at the model's bits."""
 
     kmeans: CodeControl
+    flow: CodeControl
     untrained: CodeControl
 
 
@@ -62,6 +63,7 @@ class Evidence:
     folds: TaskFolds
     bootstrap: Bootstrap
     change: Coordinates  # of the raw frame change
+    flow: Coordinates  # of the motion that block matching finds
     codes: CodeControls | None  # None for a model without codes
     labels_only: LabelsOnly | None  # None: not run
     training: Training | None  # of the controls; None: not run
@@ -101,10 +103,11 @@ def gather(model: ImageLAM, source: Source, split: Split, options: LatentOptions
     width = train.latents.latents.flatten(1).shape[1]
     change = Coordinates.fit(train.change, held_out.change, max(*PCA_SIZES, width))
     progress("controls", 1, 3)
-    codes = None
+    flow, codes = Coordinates.fit(train.flow, held_out.flow), None
     if train.latents.codes.shape[1]:
         codes = CodeControls(
-            kmeans_codes(change, target, model.config, options.seed),
+            kmeans_codes("the frame change", change, target, model.config, options.seed),
+            kmeans_codes("block flow", flow, target, model.config, options.seed),
             untrained_codes(train.untrained, held_out.untrained, model.config, options.seed),
         )
     progress("controls", 2, 3)
@@ -116,7 +119,20 @@ def gather(model: ImageLAM, source: Source, split: Split, options: LatentOptions
     folds = task_folds(source.dataset.episodes, train.episode_of, held_out.episode_of)
     bootstrap = Bootstrap(held_out.episode_of, options.seed)
     return Evidence(
-        model, fresh, train, held_out, target, names, folds, bootstrap, change, codes, alone, training, options.seed
+        model,
+        fresh,
+        train,
+        held_out,
+        target,
+        names,
+        folds,
+        bootstrap,
+        change,
+        flow,
+        codes,
+        alone,
+        training,
+        options.seed,
     )
 
 

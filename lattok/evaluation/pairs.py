@@ -18,6 +18,7 @@ from torch import Tensor
 from lattok.data import FramePairs, RobotDataset, read_vectors, select_episodes
 from lattok.evaluation.split import evenly
 from lattok.image_lam import ImageLAM
+from lattok.image_lam.flow import block_flow
 from lattok.types import LatentActions, join
 
 MOST_PAIRS = (4000, 2000)  # training, held-out; more of them move the figures less than the seed does
@@ -36,6 +37,7 @@ class PairSet:
     first: Tensor
     second: Tensor
     state_change: Tensor | None  # [n, s], None without states
+    flow: Tensor  # [n, V * 2 * cells], motion by block matching
     latents: LatentActions
     untrained: LatentActions
 
@@ -124,7 +126,7 @@ def read_pairs(
     used = np.unique(np.concatenate([frames.first[rows], frames.second[rows]]))
     grid = pooled_side(model, min(WIDEST_FRAME, BUDGET // len(used)))
     features = torch.empty(len(used), len(model.cameras) * grid**2 * model.features.dim)
-    own, fresh, row = [], [], 0
+    own, fresh, flow, row = [], [], [], 0
     for done, episode in enumerate(np.unique(frames.episode_of[rows])):
         pairs = rows[frames.episode_of[rows] == episode]
         here = np.unique(np.concatenate([frames.first[pairs], frames.second[pairs]]))
@@ -136,10 +138,11 @@ def read_pairs(
             both = torch.stack([full[p[i : i + BATCH]] for p in position], 1)  # b 2 n d
             own.append(to_cpu(model.encode_features(both)))
             fresh.append(to_cpu(untrained.encode_features(both)))
+            flow.append(block_flow(frames.batch(torch.from_numpy(pairs[i : i + BATCH])).frames))
         note(done + 1, len(episodes))
     first, second = (torch.from_numpy(np.searchsorted(used, index[rows])) for index in (frames.first, frames.second))
     change = _state_change(source, frames, rows, episodes)
-    return PairSet(frames, rows, features, first, second, change, join(own), join(fresh))
+    return PairSet(frames, rows, features, first, second, change, torch.cat(flow), join(own), join(fresh))
 
 
 def _features(model: ImageLAM, frames: FramePairs, rows: np.ndarray) -> Tensor:

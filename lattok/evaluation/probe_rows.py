@@ -51,7 +51,7 @@ class Judge:
     def __init__(self, evidence: Evidence, target: Target, progress: Progress):
         self.target, self.folds, self.seed = target, evidence.folds.folds, evidence.seed
         self.progress, self.done = progress, 0
-        self.total = 16 if evidence.codes is None else 24  # about; the last call says the exact number
+        self.total = 17 if evidence.codes is None else 26  # about; the last call says the exact number
         self.everything = (Fold(torch.arange(len(target.train)), torch.arange(len(target.held_out))),)
 
     def row(
@@ -104,7 +104,7 @@ def _model_rows(evidence: Evidence, judge: Judge) -> ProbeRows:
 def _control_rows(evidence: Evidence, target: Target, judge: Judge) -> ProbeRows:
     train, held_out, change, alone = evidence.train, evidence.held_out, evidence.change, evidence.labels_only
     scene = Coordinates.fit(train.now, held_out.now)
-    scene_width, width = scene.best_size(target), change.best_size(target)
+    scene_width, width, flow_width = (x.best_size(target) for x in (scene, change, evidence.flow))
     equal = min(train.latents.latents.flatten(1).shape[1], change.train.shape[1])
     unlimited = [
         judge.row("current_frame", f"current frame only (PCA {scene_width})", scene.first(scene_width)),
@@ -120,8 +120,12 @@ def _control_rows(evidence: Evidence, target: Target, judge: Judge) -> ProbeRows
         ]
     discrete = []
     if evidence.codes is not None:
-        controls = (("residual_kmeans", evidence.codes.kmeans), ("untrained", evidence.codes.untrained))
-        for key, control in controls:
+        made = evidence.codes
+        for key, control in (
+            ("residual_kmeans", made.kmeans),
+            ("flow_kmeans", made.flow),
+            ("untrained", made.untrained),
+        ):
             rows = [one_hot(x, evidence.size) for x in (control.train, control.held_out)]
             discrete.append(judge.row(key, control.name, rows))
         discrete += [labelled[0], *unlimited]
@@ -129,6 +133,7 @@ def _control_rows(evidence: Evidence, target: Target, judge: Judge) -> ProbeRows
     continuous = [
         judge.row("pca_change", f"raw frame change (PCA {width})", change.first(width)),
         judge.row("pca_change_equal_width", f"raw frame change at equal width (PCA {equal})", change.first(equal)),
+        judge.row("pca_flow", f"block flow (PCA {flow_width})", evidence.flow.first(flow_width)),
         judge.row("untrained", "untrained model, latents", fresh),
         labelled[1],
         *_proprio_rows(evidence, judge),

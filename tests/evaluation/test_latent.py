@@ -58,6 +58,8 @@ def test_latents_that_hold_the_action_are_read_and_controls_are_not(world: World
     for control in ("pca_change", "current_frame", "untrained", "proprio", "mean"):
         assert abs(figures[f"r2_from_latents/{control}"]) < 0.15, control
     assert abs(figures["r2_from_codes/residual_kmeans"]) < 0.15
+    assert abs(figures["r2_from_codes/flow_kmeans"]) < 0.15
+    assert abs(figures["r2_from_latents/pca_flow"]) < 0.15
     assert figures["r2_from_latents/mean"] == 0
 
 
