@@ -12,6 +12,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -196,14 +197,21 @@ def _operations(path: Path) -> list[_Operation]:
 
 def _named(path: Path) -> set[str]:
     """Classes and functions that a pickle asks for."""
-    return {str(step.argument).replace(" ", ".") for step in _operations(path) if step.name == "GLOBAL"}
+    return {_global(step.argument) for step in _operations(path) if step.name == "GLOBAL"}
+
+
+def _global(argument: Any) -> str:
+    """`module.name` of a pickled name, as this Python calls what torch.save writes by the names of Python 2."""
+    module, _, name = str(argument).partition(" ")
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
 
 
 def _place(path: Path, name: str) -> str:
     """Under which key a pickle first asks for the class or function `name`, where that can be told."""
     key, memo = "", {}  # the last text, and which of them numbers stand for
     for operation, argument in _operations(path):
-        if operation == "GLOBAL" and str(argument).replace(" ", ".") == name:
+        if operation == "GLOBAL" and _global(argument) == name:
             return f" at {key}" if key else ""
         if "UNICODE" in operation:
             key = str(argument)

@@ -143,5 +143,6 @@ def _training(source: Source, split: Split, options: LatentOptions) -> Training:
         "held_out": split.held_out,
         "stride": source.stride,
         "cameras": source.cameras,
+        "action_key": source.action_key,
     }
     return Training(options.loop, options.controls_folder, identity)

@@ -1,4 +1,4 @@
-"""Which stream sees a distractor: a textured patch that moves over both frames of a pair, drawn by the evaluation.
+"""Which stream sees a distractor: a coloured patch that moves over both frames of a pair, drawn by the evaluation.
 
 Position and velocity are random for every pair and the same in all cameras; what is under the patch is hidden. Probes
 read the robot's action, and the patch's motion, from latents of the frames with the patch.
@@ -24,14 +24,14 @@ from lattok.training import mix
 from lattok.types import LatentActions, join
 
 MOST = (1200, 600)  # pairs of each split: their features are computed anew
-SIZE, TILES = 0.25, 4  # side of the patch as a share of the frame; coloured tiles per side
+SIZE = 0.25  # side of the patch as a share of the frame
 
 
 class Overlay(NamedTuple):
-    """A patch per pair: where it is in both frames, and its texture."""
+    """A patch per pair: where it is in both frames, and its colour."""
 
     places: Tensor  # [n, 2, 2] upper left corner (y, x) as a share of the room there is
-    texture: Tensor  # [n, TILES, TILES, 3] uint8
+    colour: Tensor  # [n, 3] uint8
 
     @property
     def motion(self) -> Tensor:
@@ -40,29 +40,27 @@ class Overlay(NamedTuple):
 
     @classmethod
     def random(cls, count: int, seed: int) -> Overlay:
-        """Patches for `count` pairs; the velocity is at most the patch's own size in each direction."""
+        """Patches for `count` pairs; the velocity is at most half the patch's own size in each direction."""
         generator = torch.Generator().manual_seed(seed)
         first = torch.rand(count, 2, generator=generator)
-        reach = SIZE / (1 - SIZE)
+        reach = SIZE / 2 / (1 - SIZE)
         second = first + (2 * torch.rand(count, 2, generator=generator) - 1) * reach
         second = torch.where((second < 0) | (second > 1), 2 * first - second, second)  # turns round at the edge
-        texture = torch.randint(256, (count, TILES, TILES, 3), generator=generator, dtype=torch.uint8)
-        return cls(torch.stack([first, second], 1), texture)
+        colour = torch.randint(256, (count, 3), generator=generator, dtype=torch.uint8)
+        return cls(torch.stack([first, second], 1), colour)
 
     def draw(self, frames: Tensor, rows: Tensor) -> Tensor:
         """A copy of frames uint8 [B, 2, V, h, w, 3] of pairs `rows` [B] with their patches."""
         frames = frames.clone()
         height, width = frames.shape[3:5]
         side = [max(1, round(SIZE * length)) for length in (height, width)]
-        tiles = [torch.arange(length) * TILES // length for length in side]
         for i, row in enumerate(rows.tolist()):
-            patch = self.texture[row][tiles[0]][:, tiles[1]]
             for moment in range(2):
                 y, x = (
                     round(float(share) * (length - cut))
                     for share, length, cut in zip(self.places[row, moment], (height, width), side, strict=True)
                 )
-                frames[i, moment, :, y : y + side[0], x : x + side[1]] = patch
+                frames[i, moment, :, y : y + side[0], x : x + side[1]] = self.colour[row]
         return frames
 
 

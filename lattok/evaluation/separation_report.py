@@ -43,7 +43,7 @@ def separation_part(evidence: Evidence) -> Part:
         verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], found.bootstrap))
     section = Section(
         "Do labels survive something else that moves?",
-        "A textured patch, a quarter of the frame wide, moves over both frames of every pair with a velocity of its "
+        "A coloured patch, a quarter of the frame wide, moves over both frames of every pair with a velocity of its "
         f"own, in all cameras alike; {min(MOST[0], len(evidence.train.rows))} training and "
         f"{min(MOST[1], len(evidence.held_out.rows))} held-out pairs are encoded again with it. A linear probe reads "
         "the action from the result, an MLP the patch's motion. What is under the patch is lost to everyone: the "

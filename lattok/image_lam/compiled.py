@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.graphs import package
-from lattok.image_lam.labelling import Engine, TorchEngine, Video, label_video, quantized
+from lattok.image_lam.labelling import Engine, TorchEngine, Video, check_reads_video_alone, label_video, quantized
 from lattok.image_lam.model import ImageLAM
 from lattok.image_lam.onnx_engine import OnnxEngine
 from lattok.types import LatentActions
@@ -32,6 +32,7 @@ def compile_lam(lam: ImageLAM, backend: str, precision: str, threads: int) -> Co
     checks.one_of("backend", backend, BACKENDS)
     checks.one_of("precision", precision, PRECISIONS)
     checks.counts(threads=threads)
+    check_reads_video_alone(lam)
     if backend == "onnxruntime" and precision != "float32":
         checks.fail("precision", "float32 with the backend onnxruntime", precision, 'Use backend="torch".')
     if backend == "torch" and threads != 1:
@@ -81,8 +82,9 @@ class CompiledImageLAM:
     @torch.no_grad()
     def encode(self, frames: Tensor) -> LatentActions:
         """Frame pairs uint8 [B, 2, V, H, W, 3] to latent actions; both frames of every pair are computed."""
-        checks.rank("frames", frames, "B 2 V H W 3")
-        checks.size("frames", "frames per sample", frames.shape[1], 2)
+        frames = self._lam.checked_pairs(frames)
+        if not len(frames):
+            return self._lam.encode(frames)  # onnxruntime refuses to compute nothing
         with self._lam._inference():
             now, later = self._engine.frames(frames.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
             return quantized(self._lam, self._engine.pairs(now, later))

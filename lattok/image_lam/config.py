@@ -56,7 +56,7 @@ class ImageLAMConfig:
     action_weight: float = 1.0
     decorrelation_weight: float = 0.0
     additivity_weight: float = 0.0  # needs extra_strides
-    flow_weight: float = 0.0  # the codes alone also say how the pixels move
+    flow_weight: float = 0.0  # the codes alone also say how the pixels move; of two streams, those of `env`
     kl_weight: float = 0.0  # needs quantizer "none": a variational bottleneck
 
     def __post_init__(self) -> None:

@@ -117,8 +117,7 @@ class StillVideo(nn.Module):
 
 
 def _check_frames(frames: Tensor) -> None:
-    if not isinstance(frames, Tensor):
-        checks.fail("frames", "a torch tensor", type(frames).__name__, "Use torch.from_numpy(frames).")
+    checks.tensor("frames", frames)
     if frames.dtype != torch.uint8:
         hint = "For LeRobot's float batches use lattok.data.frames_from_lerobot(batch, cameras)."
         checks.fail("frames", "uint8 pixels 0..255", f"dtype {frames.dtype}", hint)

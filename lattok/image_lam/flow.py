@@ -19,6 +19,11 @@ STILLNESS = 1e-4 / 3  # added per squared pixel of shift: where nothing can be t
 @torch.no_grad()
 def block_flow(frames: Tensor) -> Tensor:
     """Frame pairs uint8 [B, 2, V, H, W, 3] to motion [B, V * 2 * CELLS^2], in pixels of the thumbnail, x before y."""
+    with torch.autocast(frames.device.type, enabled=False):  # costs are small differences of large numbers
+        return _block_flow(frames)
+
+
+def _block_flow(frames: Tensor) -> Tensor:
     batch, _, views = frames.shape[:3]
     grey = rearrange(frames.float().mean(-1) / 255, "b t v h w -> (t b v) 1 h w")
     now, later = F.adaptive_avg_pool2d(grey, SIDE).chunk(2)

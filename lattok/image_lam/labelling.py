@@ -70,9 +70,7 @@ class TorchEngine:
 def label_video(lam: ImageLAM, engine: Engine, video: Video, stride: int) -> LatentActions:
     """Video uint8 [T, V, H, W, 3], whole or in pieces, to T latent actions of the pairs (t, min(t + stride, T - 1))."""
     checks.counts(stride=stride)
-    if lam.config.language is not None:
-        hint = "Label with a stage-2 model trained with its codebook."
-        checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions", hint)
+    check_reads_video_alone(lam)
     size = block_size(lam)
     with lam._inference():
         pairs = _pairs(engine, _blocks(lam, video, size), stride, size)
@@ -80,6 +78,13 @@ def label_video(lam: ImageLAM, engine: Engine, video: Video, stride: int) -> Lat
     if not parts:
         checks.fail("frames", "at least one frame", "none")
     return join(parts)
+
+
+def check_reads_video_alone(lam: ImageLAM) -> None:
+    """A model of stage 1 also reads instructions, which engines do not know."""
+    if lam.config.language is not None:
+        hint = "Label with a stage-2 model trained with its codebook."
+        checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions", hint)
 
 
 def block_size(lam: ImageLAM) -> int:

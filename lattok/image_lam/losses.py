@@ -38,7 +38,7 @@ def decorrelation(latents: Tensor) -> Tensor:
 def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
     """How far c(0, k+1) is from c(0, k) + c(k, k+1), [B, pairs, P, d], as a share of the latents' variance.
 
-    The share is taken of a constant: latents that shrink gain nothing.
+    The gradient goes through that variance, too: latents that shrink gain nothing.
     """
     place = {tuple(pair): i for i, pair in enumerate(pairs)}
     steps = [k for now, k in place if now == 0 and (0, k + 1) in place]
@@ -46,7 +46,7 @@ def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
         latents[:, [place[key] for key in keys]]
         for keys in ([(0, k + 1) for k in steps], [(0, k) for k in steps], [(k, k + 1) for k in steps])
     )
-    spread = whole.detach().var(0, unbiased=False).mean().clamp_min(1e-5)
+    spread = whole.var(0, unbiased=False).mean().clamp_min(1e-5)
     return (whole - first - second).square().mean() / spread
 
 

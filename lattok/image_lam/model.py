@@ -119,16 +119,21 @@ class ImageLAM(HubModel):
 
         V may be left out when there is one camera. A video gives T rows, see `label_video`.
         """
-        if stride is not None:
-            video = frames[:, None] if frames.ndim == 4 and len(self.cameras) == 1 else frames
-            return self.label_video(video.cpu().numpy(), stride)
-        if not isinstance(frames, Tensor):
-            checks.fail("frames", "a torch tensor", type(frames).__name__, "Use torch.from_numpy(frames).")
+        if stride is None:
+            return self.encode_features(self.frame_features(self.checked_pairs(frames)))
+        checks.tensor("frames", frames)
+        video = frames[:, None] if frames.ndim == 4 and len(self.cameras) == 1 else frames
+        return self.label_video(video.cpu().numpy(), stride)
+
+    def checked_pairs(self, frames: Tensor) -> Tensor:
+        """Frame pairs of this model's cameras as [B, 2, V, H, W, 3]; V may be left out when there is one."""
+        checks.tensor("frames", frames)
         if frames.ndim == 5 and len(self.cameras) == 1:
             frames = frames[:, :, None]
         checks.rank("frames", frames, "B 2 V H W 3")
         checks.size("frames", "frames per sample", frames.shape[1], 2)
-        return self.encode_features(self.frame_features(frames))
+        checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[2], len(self.cameras))
+        return frames
 
     @torch.no_grad()
     def encode_features(
@@ -139,13 +144,14 @@ class ImageLAM(HubModel):
         A stage-1 model also needs `text` [B, S, language_dim], vectors of the instruction's words, and may get
         `text_mask` [B, S] bool, which says where there is one.
         """
+        checks.tensor("features", features)
         checks.rank("features", features, "B 2 N D")
         checks.size("features", "frames per sample", features.shape[1], 2)
         checks.size("features", f"channels, as {self.config.features} has", features.shape[3], self.features.dim)
         if isinstance(self.encoder, FusedEncoder):
             checks.size("features", "patches, whose places were learned", features.shape[2], len(self.encoder.places))
         with self._inference():
-            control, env = self._streams(features, self._words(text, text_mask))
+            control, env = self._streams(features.to(self.features.mean), self._words(text, text_mask))
             return self.control.public(control, self.env.public(env) if self.env and env else None)
 
     @torch.no_grad()
@@ -206,7 +212,8 @@ class ImageLAM(HubModel):
         if self.config.additivity_weight > 0:
             terms["additivity"] = losses.additivity(control.latents.unflatten(0, (-1, len(pairs))), pairs)
         if self.flow_head is not None:
-            terms["flow"] = losses.flow(self.flow_head(control), block_flow(batch.frames[:, pairs].flatten(0, 1)))
+            motion = block_flow(batch.frames[:, pairs].flatten(0, 1))
+            terms["flow"] = losses.flow(self.flow_head(control, env), motion)
         if self.action_head is not None and batch.actions.shape[1]:
             first = Encoded(control.latents[:: len(pairs)], control.vectors[:: len(pairs)], control.codes, {})
             target = self.action_head.normalizer(batch.actions)

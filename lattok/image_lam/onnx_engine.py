@@ -79,8 +79,7 @@ def export_onnx(lam: ImageLAM, path: str | os.PathLike[str]) -> Path:
 def _codes_model(lam: ImageLAM) -> bytes:
     if not _understood(lam):
         checks.fail("features", "pixels or a plain timm vision transformer", repr(lam.features.name))
-    if lam.config.language is not None:
-        checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions")
+    check_reads_video_alone(lam)
     graph, encoder, size = EncoderGraph(operator=False), pair_encoder(lam.encoder, torch.float32), lam.config.image_size
     cameras = len(lam.cameras)
     single = graph.reshape("frames", -1, cameras, size, size, 3)

@@ -225,14 +225,21 @@ class FlowHead(nn.Module):
     """MLP from the vectors of the codes to the motion of every cell of the first frame, which it does not see.
 
     The decoder does see that frame, so its codes need not say what moved where. After LAOF (Bu et al., 2025), whose
-    flow comes from a trained network.
+    flow comes from a trained network. Beside an environment stream it teaches that one: what moves beyond what the
+    control stream says.
     """
 
     def __init__(self, config: ImageLAMConfig):
         super().__init__()
-        inputs, outputs = config.positions * config.latent_dim, len(config.cameras) * 2 * CELLS**2
-        self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, outputs))
+        streams = 1 if config.streams == "control" else 2
+        outputs = len(config.cameras) * 2 * CELLS**2
+        self.net = nn.Sequential(
+            nn.Linear(streams * config.positions * config.latent_dim, 128), nn.ReLU(), nn.Linear(128, outputs)
+        )
 
-    def forward(self, encoded: Encoded) -> Tensor:
+    def forward(self, control: Encoded, env: Encoded | None) -> Tensor:
         """Motion [B, V * 2 * cells], as `block_flow` gives it."""
-        return self.net(encoded.vectors.flatten(1))
+        if env is None:
+            return self.net(control.vectors.flatten(1))
+        known = control.vectors.detach()  # the environment stream gets the gradient
+        return self.net(torch.cat([known.flatten(1), env.vectors.flatten(1)], 1))

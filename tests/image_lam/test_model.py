@@ -189,6 +189,10 @@ def test_flow_teaches_the_codes_and_its_head_is_not_saved():
     assert lam.control.heads[0].weight.grad.abs().sum() > 0
     assert lam.decoder.out.weight.grad is None
     assert not any("flow_head" in name for name in lam.saved_tensors())
+    both = make("flow", extra_strides=(), streams="joint")
+    both.train()(batch())["flow"].backward()
+    assert both.control.heads[0].weight.grad is None  # what moves beyond its codes is for the other stream
+    assert both.env.heads[0].weight.grad.abs().sum() > 0
     motion = torch.randn(50, 6)
     assert losses.flow(motion, motion) == 0
     torch.testing.assert_close(losses.flow(motion.mean().expand(50, 6), motion), torch.tensor(1.0))
