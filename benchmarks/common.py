@@ -33,8 +33,8 @@ def environment() -> dict[str, Any]:
 
 
 def spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, least and greatest of each figure over runs."""
-    values = {key: [run[key] for run in runs] for key in runs[0]}
+    """Mean, least and greatest over runs of each figure that all of them have."""
+    values = {key: [run[key] for run in runs] for key in runs[0] if all(key in run for run in runs)}
     return {key: {"mean": sum(v) / len(v), "min": min(v), "max": max(v)} for key, v in values.items()}
 
 

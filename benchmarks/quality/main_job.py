@@ -2,8 +2,8 @@
 
 python -m benchmarks.quality.main_job --seeds 0 1 2 --out benchmarks/results/main_job.json      # about 15 CPU-minutes
 
-Held out: the last episode of every task. Each run is what `lattok demo` does, or one option away from it. More about the
-latent action model: `lam_robust` (one camera, ten seeds, a decoder without latents) and `lam_labels` (fewer labels, none).
+Held out: the last episode of every task. Each run is what `lattok demo` does, or one option away from it. More about
+the latent action model: `lam_robust` (one camera, ten seeds, a decoder without latents), `lam_labels` (fewer labels).
 """
 
 import argparse

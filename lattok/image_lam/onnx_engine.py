@@ -14,6 +14,7 @@ from torch import Tensor
 import lattok
 from lattok import checks, files
 from lattok.graphs import package
+from lattok.image_lam.labelling import check_reads_video_alone
 from lattok.image_lam.onnx_graph import EncoderGraph
 from lattok.image_lam.pairs import FusedPairEncoder, PairEncoder, pair_encoder
 from lattok.image_lam.parts import Stream
