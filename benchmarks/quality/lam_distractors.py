@@ -2,9 +2,9 @@
 
 python -m benchmarks.quality.lam_distractors --out benchmarks/results/lam_distractors.json        # 15 CPU-minutes
 
-Bundled demonstrations, both cameras, pixels, 5 % labelled pairs, preset `tiny+robust` with `streams=joint`,
-`flow_weight=1` at half its steps. Trained on clean video, or with a patch of the kind that the evaluation draws, at another place in every pair;
-judged by the evaluation's own section about distractors, on the held-out last episode of every task.
+Bundled demonstrations, both cameras, pixels, 5 % labelled pairs, preset `tiny+robust` at half its steps with
+`streams=joint` and `flow_weight=1`. Trained on clean video, or with a patch of the kind that the evaluation draws, at
+another place in every pair; judged by the evaluation's own section about distractors, on the held-out episodes.
 """
 
 from __future__ import annotations
