@@ -189,7 +189,7 @@ TRAIN = {  # verb: (recipe, its flags, what it does, options of its example)
     "image-lam": (
         "ImageLAMRecipe",
         LAMTraining,
-        "Train a latent action model of video. Presets: full, small, tiny, joined with p2t or robust (small+robust).",
+        "Train a latent action model of video. Presets: full, small, tiny, with p2t or robust, and flow.",
         "--preset tiny+robust --features pixels",
     ),
 }

@@ -30,7 +30,7 @@ SHARED = "tiny+robust+shared"
 HALF = {"steps": 600, "continuous_steps": 150}
 PARTS: dict[str, tuple[str, dict[str, Any]]] = {  # name: preset and what differs from it
     "all parts": ("tiny+robust", {}),
-    "without flow": ("tiny+robust", {"flow_weight": 0.0}),
+    "with flow": ("tiny+robust+flow", {}),
     "quantised from the start": ("tiny+robust", {"continuous_steps": 0}),
     "random codebook": ("tiny+robust", {"codebook_start": "normal"}),
     "random codebook, no revival": ("tiny+robust", {"codebook_start": "normal", "revive_below": 0.0}),

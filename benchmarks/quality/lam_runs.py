@@ -136,7 +136,7 @@ def figures(model: ImageLAM, data: Demonstrations) -> Figures:
     codes = [one_hot(x.codes, model.config.codebook_size) for x in sets]
     now = data.current
     statistics = code_statistics(sets[1].codes, model.config.codebook_size)
-    return {
+    found = {
         **r2(data, codes, "codes"),
         **r2(data, [x.latents.flatten(1) for x in sets], "latents"),
         **r2(data, [torch.cat(x, 1) for x in zip(now, codes, strict=True)], "codes given the current frame"),
@@ -144,6 +144,7 @@ def figures(model: ImageLAM, data: Demonstrations) -> Figures:
         "joint bits": statistics.joint_entropy,
         **losses(model, data.held_out, sets[1]),
     }
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def r2(data: Demonstrations, inputs: Sequence[Tensor], name: str) -> Figures:
@@ -221,7 +222,7 @@ def controls(data: Demonstrations, source: Demonstrations | None = None) -> Figu
             sizes = [[x[:, :size] for x in (fitted, *rows)] for size in PCA_SIZES]
             found |= _best([r2(data, _beside(extra, x[1:]), f"{name}, PCA{given}") for x in sizes])
             found |= _best([_kmeans(data, x, extra, f"{name}, k-means{given}") for x in sizes])
-    return found
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 def _states(sets: Sequence[FramePairs]) -> list[Tensor]:

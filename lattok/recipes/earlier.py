@@ -17,7 +17,7 @@ from lattok import checks, hub
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 
 STAGES: dict[int, dict[str, Any]] = {
-    # what moves is for the controllable codes of stage 2 to say
+    # most of what moves is the robot, which is for stage 2 to say
     1: {"streams": "control", "language": "t5:google-t5/t5-base", "labelled_fraction": 0.0, "flow_weight": 0.0},
     2: {"streams": "control+env"},
 }

@@ -42,13 +42,16 @@ class PairOptions(DataOptions):
 
 @dataclass(frozen=True)
 class ImageLAMRecipe(Recipe):
-    """Sizes `full` (paper), `small` (one GPU), `tiny` (two cores), joined with `p2t` (paper) or `robust`."""
+    """Sizes `full` (paper), `small` (one GPU), `tiny` (two cores), joined with `p2t` (paper) or `robust`.
+
+    Laid over `robust`: `flow`, codes that also say how pixels move, for few labels or none; `shared`, one codebook.
+    """
 
     kind = "image-lam"
     model_class = ImageLAMConfig
     data_class = PairOptions
     from_dataset = ()
-    default_preset = "small+robust"
+    default_preset = "small+robust+flow"
     presets = MappingProxyType(
         {
             "full": {"steps": 100_000, "batch_size": 64, "lr": 1e-4, "optimizer": "adamw", "log_every": 100},
@@ -95,9 +98,9 @@ class ImageLAMRecipe(Recipe):
                 "conditioning": "add",
                 "predict_change": True,
                 "commitment_weight": 0.02,  # a moving-average codebook follows the latents by itself
-                "flow_weight": 0.3,
             },
             "shared": {"quantizer": "vq", "decorrelation_weight": 0.1},
+            "flow": {"flow_weight": 0.3},
         }
     )
 
