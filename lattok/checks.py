@@ -61,10 +61,8 @@ def rank(name: str, array: Any, dims: str) -> None:
 
 def tensor(name: str, value: Any) -> None:
     """`value` must be a torch tensor."""
-    if type(value).__module__ == "numpy":
-        fail(name, "a torch tensor", "a numpy array", f"Use torch.from_numpy({name}).")
     if not hasattr(value, "requires_grad"):  # torch is not imported for a check
-        fail(name, "a torch tensor", type(value).__name__)
+        fail(name, "a torch tensor", type(value).__name__, f"Use torch.from_numpy({name}).")
 
 
 def size(name: str, axis: str, got: int, expected: int, hint: str = "") -> None:

@@ -197,21 +197,20 @@ def _operations(path: Path) -> list[_Operation]:
 
 def _named(path: Path) -> set[str]:
     """Classes and functions that a pickle asks for."""
-    return {_global(step.argument) for step in _operations(path) if step.name == "GLOBAL"}
+    return {name for step in _operations(path) if step.name == "GLOBAL" for name in _spellings(step.argument)}
 
 
-def _global(argument: Any) -> str:
-    """`module.name` of a pickled name, as this Python calls what torch.save writes by the names of Python 2."""
+def _spellings(argument: Any) -> set[str]:
+    """`module.name` as it is written, and as this Python calls it: torch.save writes names of Python 2."""
     module, _, name = str(argument).partition(" ")
-    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
-    return f"{module}.{name}"
+    return {f"{module}.{name}", ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))}
 
 
 def _place(path: Path, name: str) -> str:
     """Under which key a pickle first asks for the class or function `name`, where that can be told."""
     key, memo = "", {}  # the last text, and which of them numbers stand for
     for operation, argument in _operations(path):
-        if operation == "GLOBAL" and _global(argument) == name:
+        if operation == "GLOBAL" and {name, f"builtins.{name}"} & _spellings(argument):
             return f" at {key}" if key else ""
         if "UNICODE" in operation:
             key = str(argument)

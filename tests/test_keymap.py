@@ -1,5 +1,6 @@
 """Foreign checkpoints: renaming is complete or refused with everything listed; reading runs and trusts nothing."""
 
+import collections
 import contextlib
 import functools
 import os
@@ -155,6 +156,7 @@ def holds_itself():
         ({"vq": None}, "got NoneType at vq"),
         ({"used": [torch.ones(1), "x"]}, "got str 'x' at used.1"),
         ({"vq": {"w": Custom()}}, "Custom at w, whose loading runs code"),
+        ({"w": print}, "got a pickled print at w, whose loading runs code"),
         ({"w": np.float64(1)}, "multiarray.scalar at w, whose loading runs code"),
         ({"a": {"w": torch.ones(1)}, "b": {"w": np.ones(2)}}, "multiarray._reconstruct at w, whose loading runs code"),
         (torch.nn.Linear(1, 1), "got a pickled torch.nn.modules.linear.Linear, whose loading runs code"),
@@ -188,6 +190,7 @@ def test_what_stands_beside_the_weights_need_not_be_known(tmp_path):
         "optimizer": torch.optim.AdamW,
         "schedule": functools.partial(torch.optim.AdamW, lr=1e-4),
         "callbacks": [Custom(), Custom()],
+        "metrics": functools.partial(print, collections.defaultdict(list)),  # builtins go by their names of Python 2
         "dtype": np.float64(1),
     }
     weights = {"lam.w": torch.arange(3.0)}

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok import files
-from lattok.evaluation.pairs import PairSet, batches, chosen_rows, pair_features
+from lattok.evaluation.pairs import PairSet, batches, chosen_rows
 from lattok.evaluation.trained import Training
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.parts import Decoder
@@ -126,13 +126,13 @@ def loss_without_latents(model: ImageLAM, train: PairSet, held_out: PairSet, tra
 
 
 def train_blind(model: ImageLAM, train: PairSet, training: Training) -> BlindDecoder:
-    """A decoder trained on the training pairs with zero vectors in place of latents."""
+    """A decoder trained with zero vectors in place of latents, on all pairs of the training episodes."""
     options = training.options
     blind = BlindDecoder(model, options.seed)
-    draw = SeededBatches(len(train.rows), options.batch_size, options.seed)
+    draw = SeededBatches(len(train.frames), options.batch_size, options.seed)
 
     def pick(step: int, process: int, processes: int) -> tuple[Tensor, Tensor]:
-        now, later = pair_features(model, train, draw(step)[process::processes]).unbind(1)
+        now, later = model.frame_features(train.frames.batch(draw(step)[process::processes]).frames).unbind(1)
         return now, later
 
     training.fit("decoder without latents", blind, pick, {"prediction": 1.0}, model)

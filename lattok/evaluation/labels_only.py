@@ -73,29 +73,28 @@ def labels_only(
 
 
 def _labelled(dataset: RobotDataset, train: PairSet, labels: dict[str, Any]) -> Tensor:
-    """Which of the training pairs have labels, [n] bool: the same ones as in the model's training."""
-    tasks = {episode.index: episode.tasks for episode in dataset.episodes}
-    frame_of = train.frames.frame_of[train.rows]
-    drawn = draw_labelled(train.episode_of, frame_of, tasks, labels["fraction"], labels["unit"], labels["seed"])
+    """Which pairs of the training episodes have labels, bool: the same ones as in a training on these episodes."""
+    tasks, frames = {episode.index: episode.tasks for episode in dataset.episodes}, train.frames
+    drawn = draw_labelled(frames.episode_of, frames.frame_of, tasks, labels["fraction"], labels["unit"], labels["seed"])
     return torch.from_numpy(drawn)
 
 
 def _trained(model: ImageLAM, train: PairSet, labelled: Tensor, per_batch: int, training: Training) -> ImageLAM:
-    known = labelled.nonzero()[:, 0]
+    """From all pairs of the training episodes, also where probes see fewer: the model itself had them."""
+    known, frames = labelled.nonzero()[:, 0], train.frames
     seed, size = training.options.seed, max(2, training.options.batch_size)
     extra = min(max(per_batch, 1), size - 1)  # without any, many a batch would teach nothing
-    draw = SeededBatches(len(train.rows), size - extra, seed)
+    draw = SeededBatches(len(frames), size - extra, seed)
     draw_known = SeededBatches(len(known), extra, mix(seed, 1))
-    rows = torch.from_numpy(train.rows)
 
     def batches(step: int, process: int, processes: int) -> PairBatch:
         chosen = torch.cat([draw(step), known[draw_known(step)]])[process::processes]
-        return train.frames.batch(rows[chosen])._replace(labelled=labelled[chosen])
+        return frames.batch(chosen)._replace(labelled=labelled[chosen])
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         control = ImageLAM(control_config(model))
-        control.attach_action_head(train.actions[known])
+        control.attach_action_head(torch.from_numpy(frames.actions[known.numpy()]))
     control.features = model.features
     training.fit("encoder from labels alone", control, batches, control.config.loss_weights, model)
     return control.eval()

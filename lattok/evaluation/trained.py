@@ -42,7 +42,7 @@ class Training:
 
     def text(self, pairs: PairSet) -> str:
         """Its budget, for the page."""
-        return f"{self.options.steps:,} steps of {self.options.batch_size} of {len(pairs.rows):,} pairs"
+        return f"{self.options.steps:,} steps of {self.options.batch_size} of {len(pairs.frames):,} pairs"
 
     def key(self, control: str, model: ImageLAM, train: PairSet, held_out: PairSet, **more: Any) -> dict[str, Any]:
         """Everything that a control's result depends on."""
@@ -50,7 +50,7 @@ class Training:
         return {
             "control": control,
             "model": [described["config_sha256"], described["weights_sha256"]],
-            "pairs": [len(train.rows), len(held_out.rows)],
+            "pairs": [len(train.frames), len(train.rows), len(held_out.rows)],
             "loop": asdict(self.options),
             **self.identity,
             **more,

@@ -69,6 +69,8 @@ class ImageLAMConfig:
                 checks.fail(name, "at least 2", getattr(self, name))
         for name in ("mean", "std"):
             checks.size(name, "numbers, one per colour", len(getattr(self, name)), 3)
+        if min(self.std) <= 0:
+            checks.fail("std", "numbers above 0", self.std)
         checks.one_of("interpolation", self.interpolation, ("bilinear", "bicubic"))
         checks.at_least_zero(action_weight=self.action_weight, decorrelation_weight=self.decorrelation_weight)
         checks.at_least_zero(prediction_weight=self.prediction_weight, commitment_weight=self.commitment_weight)
@@ -80,7 +82,11 @@ class ImageLAMConfig:
         checks.one_of("latent_norm", self.latent_norm, ("none", "batch"))
         checks.one_of("conditioning", self.conditioning, ("tokens", "add"))
         checks.one_of("quantizer", self.quantizer, QUANTIZERS)
+        checks.one_of("codebook_update", self.codebook_update, ("gradient", "ema"))
+        checks.one_of("codebook_start", self.codebook_start, ("normal", "kmeans"))
         checks.one_of("action_head", self.action_head, ("latents", "codes"))
+        if not 0 <= self.dropout < 1:
+            checks.fail("dropout", "a number in [0, 1)", self.dropout)
         if not self.cameras:
             checks.fail("cameras", "at least one camera", "none")
         self._check_combinations()
@@ -90,6 +96,8 @@ class ImageLAMConfig:
             checks.fail("additivity_weight", "0 without extra_strides", self.additivity_weight)
         if self.kl_weight > 0 and self.quantizer != "none":
             checks.fail("kl_weight", 'a positive one only with quantizer="none"', self.kl_weight)
+        if self.quantizer == "residual" and self.tokens > 1 and self.codebook_update != "ema":
+            checks.fail("codebook_update", '"ema" with quantizer="residual"', repr(self.codebook_update))
         if self.streams == "control+env" and self.quantizer not in ("vq", "residual"):
             checks.fail("quantizer", "vq or residual with streams=control+env", repr(self.quantizer))
         if self.language is not None and self.streams != "control":

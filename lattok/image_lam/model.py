@@ -151,7 +151,7 @@ class ImageLAM(HubModel):
         if isinstance(self.encoder, FusedEncoder):
             checks.size("features", "patches, whose places were learned", features.shape[2], len(self.encoder.places))
         with self._inference():
-            control, env = self._streams(features.to(self.features.mean), self._words(text, text_mask))
+            control, env = self._streams(features.to(self.features.mean), self._words(len(features), text, text_mask))
             return self.control.public(control, self.env.public(env) if self.env and env else None)
 
     @torch.no_grad()
@@ -195,7 +195,7 @@ class ImageLAM(HubModel):
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Loss terms of a batch; `config.loss_weights` weights them."""
-        features, words = self.frame_features(batch.frames), self._words(batch.text, batch.text_mask)
+        features, words = self.frame_features(batch.frames), self._words(len(batch.frames), batch.text, batch.text_mask)
         pairs = self._pairs()
         checks.size("frames", "frames per sample", features.shape[1], 2 + len(self.config.extra_strides))
         both = features[:, pairs].flatten(0, 1)  # (b pairs) 2 n d
@@ -229,7 +229,7 @@ class ImageLAM(HubModel):
     ) -> Tensor:
         """Features of the later frame [B, N, D] from current features [B, N, D] and quantized latent actions."""
         vectors = [s.quantized for s in (latents, latents.env) if s is not None]
-        return self.decoder(features, *vectors, words=self._words(text, text_mask))
+        return self.decoder(features, *vectors, words=self._words(len(features), text, text_mask))
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Everything but the frozen features, which the config names, and the heads that only training needs."""
@@ -253,8 +253,8 @@ class ImageLAM(HubModel):
             return control, None
         return control, self.env(tokens[:, count:], update=self.config.streams == "joint")
 
-    def _words(self, text: Tensor | None, mask: Tensor | None) -> Words | None:
-        """Vectors of the instruction's words [B, S, language_dim] as tokens; a stage-1 model needs them."""
+    def _words(self, samples: int, text: Tensor | None, mask: Tensor | None) -> Words | None:
+        """Vectors of the instruction's words [samples, S, language_dim] as tokens; a stage-1 model needs them."""
         if self.language_up is None:
             if text is not None:
                 checks.fail("text", "none: this model does not read instructions", f"shape {list(text.shape)}")
@@ -262,9 +262,12 @@ class ImageLAM(HubModel):
         if text is None:
             checks.fail("text", f"vectors [B, S, {self.config.language_dim}]: this is a stage-1 model", "none")
         checks.rank("text", text, "B S D")
+        checks.size("text", "samples, as there are of frames", len(text), samples)
         checks.size("text", "channels", text.shape[2], self.config.language_dim)
-        if mask is None:
-            mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+        text = text.to(self.features.mean)
+        mask = torch.ones_like(text[..., 0]) if mask is None else mask.to(text.device)
+        if mask.shape != text.shape[:2]:
+            checks.fail("text_mask", f"shape {list(text.shape[:2])}", f"{list(mask.shape)}")
         return Words(self.language_up(text), mask.bool())
 
     def _pairs(self) -> list[list[int]]:

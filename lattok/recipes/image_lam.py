@@ -157,6 +157,8 @@ def train_image_lam(recipe: ImageLAMRecipe, resume: bool = False, resume_command
     if pairs.labelled.any():
         model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
     batches = PairBatches(pairs, recipe.loop.batch_size, data.labelled_per_batch, recipe.loop.seed, words)
+    if model.config.latent_norm == "batch" and recipe.loop.batch_size < 2 * world_size():
+        checks.fail("batch_size", "at least 2 pairs per process with latent_norm=batch", recipe.loop.batch_size)
     model.trained_on = _history(recipe, dataset, batches.samples, before)
     weights = model.config.loss_weights
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)

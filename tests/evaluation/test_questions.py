@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from lattok.evaluation import evaluate, mlp
-from lattok.evaluation.labels_only import USUAL, control_config, labels_of
+from lattok.evaluation.labels_only import USUAL, control_config, labels_of, labels_only
+from lattok.evaluation.pairs import Source, read_pairs
 from lattok.evaluation.separation import SIZE, Overlay
 from lattok.evaluation.structure import match
+from lattok.evaluation.trained import Training
 from lattok.image_lam import ImageLAM
 from lattok.training import LoopOptions
 from tests.evaluation.worlds import Linear, Oracle, Symmetric, World, tiny_lam
@@ -190,19 +192,40 @@ def test_the_gallery_shows_typical_clips_of_a_code_from_different_episodes(world
 
 
 def test_labels_alone_are_kept_and_made_anew_for_another_model(tmp_path: Path):
-    world, loop = World(episodes=10, length=20), LoopOptions(steps=3, batch_size=8, device="cpu")
-    options = {"controls": "trained", "control_loop": loop, "out": tmp_path}
-    first = figures(tiny_lam(), world, **options)
-    assert "r2_from_codes/labels_only" in first
-    (kept,) = (tmp_path / "controls").glob("*.safetensors")
-    stamp = kept.stat().st_mtime_ns
-    assert figures(tiny_lam(), world, **options) == first
-    assert kept.stat().st_mtime_ns == stamp
-    other = tiny_lam()
+    world, model = World(episodes=4, length=20), tiny_lam()
+    source = Source(world, 4, "action", None, ("front",), None)
+    pairs = read_pairs(source, model, model, [0, 1, 2], 10, lambda done, total: None)
+    loop = LoopOptions(steps=3, batch_size=8, device="cpu")
+
+    def kept(model: ImageLAM, action_key: str = "action") -> int:
+        labels_only(model, world, pairs, pairs, Training(loop, tmp_path, {"action_key": action_key}))
+        return len(list(tmp_path.glob("*.safetensors")))
+
+    assert kept(model) == 1
+    stamp = next(tmp_path.glob("*.safetensors")).stat().st_mtime_ns
+    assert kept(model) == 1
+    assert next(tmp_path.glob("*.safetensors")).stat().st_mtime_ns == stamp
     with torch.no_grad():
-        next(other.encoder.parameters()).add_(1)
-    figures(other, world, **options)
-    assert len(list((tmp_path / "controls").glob("*.safetensors"))) == 2
+        next(model.encoder.parameters()).add_(1)
+    assert kept(model) == 2
+    assert kept(model, "observation.state") == 3
+
+
+def test_trained_controls_stand_on_the_page(tmp_path: Path):
+    loop = LoopOptions(steps=3, batch_size=8, device="cpu")
+    found = figures(tiny_lam(), World(episodes=10, length=20), controls="trained", control_loop=loop, out=tmp_path)
+    assert {"r2_from_codes/labels_only", "prediction_ratio/true_to_without_latents"} <= set(found)
+
+
+def test_controls_learn_from_pairs_that_probes_leave_out():
+    world, model = World(episodes=4, length=20), tiny_lam()
+    source = Source(world, 4, "action", None, ("front",), None)
+    pairs = read_pairs(source, model, model, [0, 1, 2], 10, lambda done, total: None)
+    training = Training(LoopOptions(steps=1, batch_size=8, device="cpu"), None, {})
+    found = labels_only(model, world, pairs, pairs, training)
+    assert found.text.startswith("2 labelled of 48 pairs")
+    assert found.train_codes.shape == (10, 2)
+    assert "of 48 pairs" in training.text(pairs)
 
 
 def test_every_verdict_has_a_key_and_every_question_a_reading(world: World):

@@ -263,6 +263,22 @@ def test_wrong_ways_to_compile_say_what_to_do():
     ):
         with pytest.raises(LattokError, match=text):
             lam.compile(**options)
+    words = make(language="precomputed", language_dim=4)
+    for backend in ("torch", "onnxruntime"):  # an engine would leave the instruction out
+        with pytest.raises(LattokError, match="`model`: expected one that labels video, got a stage-1 model"):
+            words.compile(backend)
+
+
+@pytest.mark.parametrize("options", [{}, {"backend": "onnxruntime"}, {"precision": "bfloat16"}])
+def test_labellers_check_pairs_as_the_model_does(options):
+    labeller = make("network").compile(**options)
+    pairs = torch.from_numpy(video(4)).unflatten(0, (2, 2))
+    assert torch.equal(labeller.encode(pairs[:, :, 0]).codes, labeller.encode(pairs).codes)
+    assert labeller.encode(pairs[:0]).codes.shape == (0, 3)
+    with pytest.raises(LattokError, match=r"`frames`: expected 1 cameras \(front\), got 2"):
+        labeller.encode(pairs.expand(-1, -1, 2, -1, -1, -1))
+    with pytest.raises(LattokError, match="`frames`: expected a torch tensor, got ndarray. Use torch.from_numpy"):
+        labeller.encode(pairs.numpy())
 
 
 def test_provenance_tells_labels_of_another_precision_apart(tmp_path):

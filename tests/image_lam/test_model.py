@@ -104,12 +104,29 @@ def test_instructions_condition_stage_1_each_sample_by_its_own(encoder):
             r"`text`: expected vectors \[B, S, 768\]: this is a stage-1 model, got none",
         ),
         ({"language": "precomputed"}, torch.zeros(12, 5, 7), "`text`: expected 768 channels, got 7"),
+        ({"language": "precomputed"}, torch.zeros(3, 5, 768), "`text`: expected 12 samples, as there are of frames"),
     ],
 )
 def test_bad_instructions(options, text, message):
     lam = make(**options)
     with pytest.raises(LattokError, match=message):
         lam.encode_features(lam.frame_features(batch().frames), text)
+
+
+def test_a_mask_of_other_words_is_refused():
+    lam = make(language="precomputed")
+    with pytest.raises(LattokError, match=r"`text_mask`: expected shape \[12, 5\], got \[12, 4\]"):
+        lam.encode_features(lam.frame_features(batch().frames), torch.zeros(12, 5, 768), torch.ones(12, 4))
+
+
+def test_features_of_other_precision_and_arrays():
+    lam = make().eval()
+    features = lam.frame_features(batch().frames)
+    assert torch.equal(lam.encode_features(features.double()).latents, lam.encode_features(features).latents)
+    with pytest.raises(LattokError, match="`features`: expected a torch tensor, got ndarray"):
+        lam.encode_features(features.numpy())
+    with pytest.raises(LattokError, match="`frames`: expected a torch tensor, got ndarray"):
+        lam.encode(batch().frames[:, 0].numpy(), stride=2)
 
 
 def test_further_futures_are_predicted_and_labels_stay_those_of_the_stride():
@@ -140,6 +157,9 @@ def test_additivity_is_zero_for_latents_that_add_up_and_blind_to_their_scale():
     wrong = latents + torch.randn_like(latents)
     assert losses.additivity(wrong, pairs) > 0.5
     torch.testing.assert_close(losses.additivity(100 * wrong, pairs), losses.additivity(wrong, pairs))
+    wrong.requires_grad_()
+    losses.additivity(wrong, pairs).backward()
+    assert abs((wrong * wrong.grad).sum()) < 1e-5  # nor does training shrink them
 
 
 def test_block_flow_finds_a_planted_shift():
@@ -158,6 +178,8 @@ def test_block_flow_finds_a_planted_shift():
     torch.testing.assert_close(inner[:, 1], -torch.tensor(shifts).float(), atol=0.35, rtol=0)
     grey = torch.full((1, 2, 1, 48, 48, 3), 128, dtype=torch.uint8)
     assert block_flow(grey).abs().max() < 1e-5
+    with torch.autocast("cpu", torch.bfloat16):  # mixed precision does not blur the target
+        assert torch.equal(block_flow(both).reshape(flow.shape), flow)
 
 
 def test_block_flow_is_the_softmax_of_plain_block_costs():
@@ -434,8 +456,12 @@ def test_bad_frames_name_what_was_expected(frames, text):
         ({"image_size": 40}, "`image_size`: expected a multiple of the patch size 16, got 40"),
         ({"interpolation": "nearest"}, "`interpolation`"),
         ({"mean": (0.5,)}, "`mean`: expected 3 numbers"),
+        ({"std": (0.0, 1.0, 1.0)}, "`std`: expected numbers above 0"),
         ({"additivity_weight": 0.1}, "`additivity_weight`: expected 0 without extra_strides"),
         ({"kl_weight": 0.1}, "`kl_weight`: expected a positive one only with quantizer"),
+        ({"dropout": 2.0}, r"`dropout`: expected a number in \[0, 1\), got 2.0"),
+        ({"codebook_update": "mean"}, "`codebook_update`: expected one of gradient, ema"),
+        ({"quantizer": "residual"}, '`codebook_update`: expected "ema" with quantizer="residual"'),
         ({"quantizer": "fsq", "streams": "control+env"}, "`quantizer`: expected vq or residual with"),
         ({"language": "clip"}, "`language`"),
         ({"language": "precomputed", "streams": "joint"}, "`language`: expected none, unless streams=control"),

@@ -179,3 +179,8 @@ def test_extra_labelled_pairs_are_labelled_and_nothing_else_is_seen(dataset, tmp
     assert batch.frames.shape[0] == 8
     unlabelled = FramePairs(dataset, 2, labelled_fraction=0.0)
     assert len(PairBatches(unlabelled, 6, 2, 0)(3, 0, 1).frames) == 6
+
+
+def test_one_pair_cannot_be_normalised_over_a_batch():
+    with pytest.raises(LattokError, match="`batch_size`: expected at least 2 pairs per process with latent_norm=batch"):
+        ImageLAMRecipe.from_preset("data", "out", "tiny+robust", batch_size=1)
