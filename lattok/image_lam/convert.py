@@ -89,8 +89,6 @@ def _convert(
     named = {"features": features, "features_revision": features_revision, "image_size": image_size}
     if features_out is None:
         return _filled(ImageLAMConfig(**asked, **named, **found), foreign, action_dim, path)
-    if features != FEATURES:
-        checks.fail("features", "none beside features_out, which takes the file's own", repr(features))
     with _own_backbone(foreign, Path(features_out).expanduser()) as own:
         named |= {"features": own, "features_revision": None}
         model = _filled(ImageLAMConfig(**asked, **named, **found), foreign, action_dim, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -105,6 +106,9 @@ class ImageLAMRecipe(Recipe):
     )
 
     def __post_init__(self) -> None:
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.model.get("latent_norm") == "batch" and self.loop.batch_size < 2 * processes:
+            checks.fail("batch_size", "at least 2 pairs per process with latent_norm=batch", self.loop.batch_size)
         weights = {name: self.model.get(name, getattr(ImageLAMConfig, name)) for name in LEARNT_FROM}
         if self.data.labelled_fraction == 0:
             weights["action_weight"] = 0.0
@@ -157,8 +161,6 @@ def train_image_lam(recipe: ImageLAMRecipe, resume: bool = False, resume_command
     if pairs.labelled.any():
         model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
     batches = PairBatches(pairs, recipe.loop.batch_size, data.labelled_per_batch, recipe.loop.seed, words)
-    if model.config.latent_norm == "batch" and recipe.loop.batch_size < 2 * world_size():
-        checks.fail("batch_size", "at least 2 pairs per process with latent_norm=batch", recipe.loop.batch_size)
     model.trained_on = _history(recipe, dataset, batches.samples, before)
     weights = model.config.loss_weights
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
