@@ -148,15 +148,27 @@ def pca(rows: Tensor, k: int) -> Components:
     k = min(k, *rows.shape)
     if len(rows) >= rows.shape[1]:
         centred = rows - mean
-        return Components(mean, torch.linalg.eigh(centred.T @ centred)[1][:, -k:].flip(1))
+        return Components(mean, _eigh(centred.T @ centred)[1][:, -k:].flip(1))
     blocks = torch.arange(rows.shape[1]).split(COLUMNS)  # a centred copy of everything would double the memory
     gram = torch.zeros(len(rows), len(rows), dtype=rows.dtype)
     for block in blocks:
         centred = rows[:, block] - mean[block]
         gram.addmm_(centred, centred.T)
-    values, vectors = (part[..., -k:].flip(-1) for part in torch.linalg.eigh(gram))
+    values, vectors = (part[..., -k:].flip(-1) for part in _eigh(gram))
     basis = torch.cat([(rows[:, block] - mean[block]).T @ vectors for block in blocks])
     return Components(mean, basis / values.clamp_min(1e-12).sqrt())
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of a symmetric matrix; of low rank, float32 may not converge or give NaN."""
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+        if torch.isfinite(vectors).all():
+            return values, vectors
+    except torch.linalg.LinAlgError:
+        pass
+    values, vectors = torch.linalg.eigh(matrix.double())
+    return values.to(matrix.dtype), vectors.to(matrix.dtype)
 
 
 def one_hot(codes: Tensor, size: int) -> Tensor:

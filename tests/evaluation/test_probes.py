@@ -61,3 +61,14 @@ def test_pca_equals_the_svd_of_numpy(rng: np.random.Generator, shape: tuple[int,
 
 def test_one_hot_marks_each_position():
     assert one_hot(torch.tensor([[1, 0]]), 3).tolist() == [[0, 1, 0, 1, 0, 0]]
+
+
+def test_components_of_rows_that_hardly_vary_are_finite():
+    torch.manual_seed(0)
+    for shape in [(300, 40), (40, 300)]:
+        rows = torch.zeros(shape)
+        rows[:, 0] = torch.randn(shape[0])
+        rows[:, 1:] += 1e-12 * torch.randn(shape[0], shape[1] - 1)
+        found = pca(rows, 8)
+        assert torch.isfinite(found.basis).all()
+        torch.testing.assert_close(found.project(rows)[:, 0].abs(), (rows[:, 0] - rows[:, 0].mean()).abs())
