@@ -165,7 +165,7 @@ def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(matrix)
         if torch.isfinite(vectors).all():
             return values, vectors
-    except torch.linalg.LinAlgError:
+    except RuntimeError:  # LinAlgError
         pass
     values, vectors = torch.linalg.eigh(matrix.double())
     return values.to(matrix.dtype), vectors.to(matrix.dtype)
