@@ -133,7 +133,8 @@ def _read_pickled(path: Path, inert: bool) -> Any:
     try:
         with warnings.catch_warnings(), _stand_ins(path) if inert else nullcontext():
             warnings.simplefilter("ignore")  # torch's, about odd contents; those are judged here
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # mapped: settings beside weights can be read without reading those
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except PermissionError as error:
         checks.fail("path", "a file that can be read", f"{path} ({error.strerror})")
     except Exception as error:  # damaged bytes fail anywhere in the reader, with any type

@@ -199,7 +199,7 @@ class ImageLAM(HubModel):
         pairs = self._pairs()
         checks.size("frames", "frames per sample", features.shape[1], 2 + len(self.config.extra_strides))
         both = features[:, pairs].flatten(0, 1)  # (b pairs) 2 n d
-        if words is not None and len(pairs) > 1:
+        if words is not None:
             words = Words(*(part.repeat_interleave(len(pairs), 0) for part in words))
         control, env = self._streams(both, words)
         vectors = [stream.vectors for stream in (control, env) if stream is not None]
