@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +11,16 @@ import pytest
 import torch
 
 from lattok import LattokError
-from lattok.evaluation import Report, dependence, evaluate, mlp
+from lattok.evaluation import Report, dependence, evaluate
 from lattok.evaluation.pairs import pool, pooled_side
 from lattok.image_lam import ImageLAM
 from lattok.training import LoopOptions
 from tests.evaluation.worlds import Oracle, World, tiny_lam
 
+pytestmark = pytest.mark.usefixtures("short_mlps")
+
 HELD_OUT = [3, 7]
 SHORT = LoopOptions(steps=3, batch_size=8, device="cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_mlps() -> Iterator[None]:
-    """What MLPs find is tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlp, "STEPS", 5)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from lattok.evaluation import evaluate, mlp
+from lattok.evaluation import evaluate
 from lattok.evaluation.labels_only import USUAL, control_config, labels_of, labels_only
 from lattok.evaluation.pairs import Source, read_pairs
 from lattok.evaluation.separation import SIZE, Overlay
@@ -21,14 +20,9 @@ from lattok.image_lam import ImageLAM
 from lattok.training import LoopOptions
 from tests.evaluation.worlds import Linear, Oracle, Symmetric, World, tiny_lam
 
+pytestmark = pytest.mark.usefixtures("short_mlps")
+
 HELD_OUT = [6, 7, 8, 9]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _short_mlps() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlp, "STEPS", 5)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -232,7 +232,8 @@ def test_an_exported_file_gives_the_codes_of_pairs(variant, tmp_path):
     names = [output.name for output in session.get_outputs()]
     found, expected = session.run(None, {"frames": pairs.numpy()}), lam.encode(pairs)
     assert names == (["codes"] if expected.env is None else ["codes", "env.codes"])
-    for codes, stream in zip(found, (expected, expected.env), strict=False):
+    streams = [stream for stream in (expected, expected.env) if stream is not None]
+    for codes, stream in zip(found, streams, strict=True):
         np.testing.assert_array_equal(codes, stream.codes)
     assert session.get_modelmeta().custom_metadata_map["stride"] == "5"
 
