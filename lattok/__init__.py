@@ -21,10 +21,12 @@ _HOMES = {
     "UniformBinsRecipe": "lattok.recipes",
     "annotate": "lattok.annotation",
     "evaluate": "lattok.evaluation",
+    "export": "lattok.data",
     "load": "lattok.loading",
     "open_dataset": "lattok.data",
     "sample_dataset_path": "lattok.data",
     "train": "lattok.recipes",
+    "verify": "lattok.annotation",
 }
 __all__ = ["__version__", "convert", *_HOMES]
 
@@ -36,7 +38,9 @@ if TYPE_CHECKING:
     from lattok.action_vq import ResidualVQ as ResidualVQ
     from lattok.action_vq import UniformBins as UniformBins
     from lattok.annotation import annotate as annotate
+    from lattok.annotation import verify as verify
     from lattok.checks import LattokError as LattokError
+    from lattok.data import export as export
     from lattok.data import open_dataset as open_dataset
     from lattok.data import sample_dataset_path as sample_dataset_path
     from lattok.evaluation import evaluate as evaluate

@@ -27,7 +27,11 @@ WINDOWS = ("action_key", "state_key", "cameras", "episodes", "stride", "horizon"
 CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 Text = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
 Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
-Dataset = Annotated[Positional[str], arg(metavar="DATASET", help="Folder of a LeRobot v3 dataset, or a Hub id.")]
+Dataset = Annotated[Positional[str], arg(metavar="DATASET", help="Folder, file, Hub id or description file (*.json).")]
+MaybeDataset = Annotated[
+    Positional[str | None],
+    arg(metavar="DATASET", help="Folder, description file (*.json) or Hub id.", help_behavior_hint=""),
+]
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,15 @@ class Training:
 
 
 @dataclass(frozen=True)
-class LAMTraining(Training):
+class MixTraining(Training):
+    """How to train, and on several datasets."""
+
+    mix: Annotated[tuple[str, ...], arg(metavar="DATASET:WEIGHT ...", help_behavior_hint="")] = ()
+    """Several datasets and the share of the samples that each gives, in place of DATASET: data/a:1.0 data/b:0.5."""
+
+
+@dataclass(frozen=True)
+class LAMTraining(MixTraining):
     """How to train, and from which earlier models."""
 
     stage: Annotated[int | None, arg(metavar="1|2", help_behavior_hint="")] = None
@@ -99,6 +111,8 @@ class LAMTraining(Training):
     """Model of stage 1, for stage 2."""
     init: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None
     """Model to fine-tune, a folder or a Hub id; its architecture stays."""
+    feature_cache: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder that keeps frozen features, for this run and others (default: computed at every step)."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +177,7 @@ def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:
 TRAIN = {  # verb: (recipe, its flags, what it does, options of its example)
     "action-vq": (
         "ActionVQRecipe",
-        Training,
+        MixTraining,
         "Train the paper's tokenizer, one code per step. Presets: p2t (default), libero, robotwin, jaka or quick.",
         "--preset quick",
     ),
@@ -196,7 +210,7 @@ TRAIN = {  # verb: (recipe, its flags, what it does, options of its example)
 
 
 def _add_train_verb(verb: str, recipe: str, flags: type[Training], text: str, example: str) -> None:
-    def train_verb(dataset: Dataset, training: Training, reading: Reading = Reading()) -> None:
+    def train_verb(training: Training, dataset: MaybeDataset = None, reading: Reading = Reading()) -> None:
         _load_everything()
         _train(getattr(import_module("lattok.recipes"), recipe), dataset, training, reading)
 
@@ -238,52 +252,152 @@ def evaluate(
 
 
 @app.command(name="doctor")
-def doctor(model: Annotated[Positional[str], arg(metavar="MODEL")], revision: Text = None) -> None:
-    """Repeat the verdicts of a model's last evaluation, each with what to do about it. Computes nothing.
+def doctor(
+    subjects: Annotated[Positional[tuple[str, ...]], arg(metavar="[MODEL|DATASET ...]")] = (),
+    revision: Text = None,
+) -> int:
+    """Say what is wrong with this machine, with models and with datasets, and what to do about it. Changes nothing.
 
-    Example: lattok doctor my-lam
+    Example: lattok doctor my-lam path/to/dataset
 
     Args:
-        model: Folder of a model, or a Hub id.
-        revision: Revision of a Hub model.
+        subjects: Folders or Hub ids of models and datasets; none for the environment only.
+        revision: Revision of a Hub model or dataset.
     """
-    from lattok.evaluation.doctor import diagnose
+    from lattok.doctor import diagnose
 
-    print(diagnose(model, revision))
+    diagnosis = diagnose(subjects, revision)
+    print(diagnosis.render())
+    return 0 if diagnosis.healthy else 1
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Where labels are computed; they are the same everywhere."""
+
+    engine: str = "local"
+    """local, or ray: the processes of this machine or of a cluster."""
+    address: Text = None
+    """Running Ray cluster, such as auto or ray://host:10001 (default: Ray starts here)."""
+    workers: Number = None
+    """Workers (default: as many as there is room for)."""
+    cpus_per_worker: float = 1
+    """Cores of a worker."""
+    gpus_per_worker: float = 0
+    """GPUs of a worker; a fraction lets workers share one."""
 
 
 @app.command(name="annotate")
 def annotate(
     dataset: Dataset,
     model: Annotated[tuple[str, ...], arg(metavar="MODEL ...")],
-    out: Annotated[str, arg(metavar="DIR")],
+    out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None,
+    in_place: bool = False,
     prefix: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = (),
     revision: Text = None,
     embedding: bool = True,
     quantized: bool = False,
     precision: str = "float32",
     backend: str = "torch",
+    threads: int = 1,
+    engines: Engines = Engines(),
     reading: Reading = Reading(),
-) -> None:
-    """Write a copy of a dataset with latent actions as columns; it still opens in unmodified LeRobot.
+) -> int:
+    """Label a dataset with latent actions: a copy with more columns, or labels beside it where it is not LeRobot v3.
 
     Example: lattok annotate path/to/dataset --model my-lam --out annotated
 
     Args:
         model: One or more models (folders or Hub ids).
-        out: New folder for the annotated dataset. Run again to continue after an interruption.
+        out: New folder. Run again to continue after an interruption, or to fill gaps once files are repaired.
+        in_place: Instead of --out: the dataset itself gets the columns, through a swap that cannot lose it.
         prefix: Column prefix of each model (default: latent for the only one).
         revision: Revision of a Hub model.
         embedding: Leave out the latents before quantization (they are written by default).
         quantized: Also write the quantized vectors.
         precision: float32, or bfloat16: faster, a few codes differ; for models of video.
         backend: torch, or onnxruntime: faster in float32 on CPUs where torch is slow; for models of video.
+        threads: Threads of torch on a CPU; part of the result, since sums in another order round differently.
     """
     _load_everything()
-    from lattok.recipes.verbs import annotate_verb
+    from lattok.annotation import Options
+    from lattok.recipes.label_verbs import annotate_verb, make_engine
 
-    options = reading.options((*WINDOWS, "device"))
-    annotate_verb(dataset, model, out, prefix, revision, embedding, quantized, options, backend, precision)
+    where = (engines.engine, engines.address, engines.workers, engines.cpus_per_worker, engines.gpus_per_worker)
+    result = annotate_verb(
+        dataset,
+        model,
+        out,
+        prefix,
+        in_place=in_place,
+        revision=revision,
+        options=Options(embedding, quantized, threads=threads),
+        reading=reading.options((*WINDOWS, "device")),
+        backend=backend,
+        precision=precision,
+        engine=make_engine(*where),
+    )
+    return 1 if result.unlabelled else 0
+
+
+@app.command(name="verify")
+def verify(
+    dataset: Dataset,
+    model: Annotated[tuple[str, ...], arg(metavar="MODEL ...")],
+    prefix: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = (),
+    labels: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None,
+    sample: int = 20,
+    seed: int = 0,
+    revision: Text = None,
+    device: str = "auto",
+) -> int:
+    """Make a random sample of labels anew: do they come from this model, with this preprocessing, code for code?
+
+    Example: lattok verify annotated --model my-lam
+
+    Args:
+        model: The models (folders or Hub ids), in the order of --prefix.
+        prefix: Column prefix of each model (default: latent for the only one).
+        labels: Labels beside a dataset of another format than LeRobot v3, as annotate wrote them.
+        sample: Episodes to label anew.
+        seed: Which episodes are drawn.
+        revision: Revision of a Hub model.
+        device: auto, cpu, cuda or mps.
+    """
+    _load_everything()
+    from lattok.recipes.label_verbs import verify_verb
+
+    return 0 if verify_verb(dataset, model, prefix, labels, sample, seed, revision, device) else 1
+
+
+@app.command(name="export")
+def export_(
+    dataset: Dataset,
+    out: Annotated[str, arg(metavar="DIR")],
+    labels: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None,
+    episodes: Text = None,
+    images: str = "auto",
+    video_codec: str = "libsvtav1",
+    size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None,
+    skip_damaged: bool = False,
+) -> None:
+    """Write a dataset of any format as LeRobot v3, together with its labels.
+
+    Example: lattok export path/to/dataset --out exported --labels path/to/labels
+
+    Args:
+        out: New folder for the dataset.
+        labels: Labels that `lattok annotate` wrote for a dataset of another format.
+        episodes: "train", "test" (the last episode of every task), "0:40" or "0,3,5:9".
+        images: auto (keep stored JPEG and PNG as they are, else video), video, or image (all frames, without loss).
+        video_codec: libsvtav1 or h264.
+        size: Height and width to resize all frames to; needed where they differ in size.
+        skip_damaged: Leave out episodes that cannot be read, and say which.
+    """
+    _load_everything()
+    from lattok.recipes.verbs import export_verb
+
+    export_verb(dataset, out, labels, episodes, images, video_codec, size, skip_damaged)
 
 
 @convert_app.command(name="p2t-action-vq")
@@ -385,12 +499,12 @@ def push(
     print(lattok.load(folder).push_to_hub(repo_id, private=private))
 
 
-def _train(recipe_class: Any, dataset: str, training: Training, reading: Reading) -> None:
+def _train(recipe_class: Any, dataset: str | None, training: Training, reading: Reading) -> None:
     from lattok.recipes import train
     from lattok.recipes.common import parse_settings, read_options
 
     own = {name: value for name, value in vars(training).items() if name not in ("out", "preset", "resume", "set")}
-    flags = {**reading.given(), **{name: value for name, value in own.items() if value is not None}}
+    flags = {**reading.given(), **{name: value for name, value in own.items() if value not in (None, ())}}
     unused = set(flags) & ({"state_key"} | {n for n in flags if n not in recipe_class.option_types()})
     unused |= {"cameras"} & set(flags) if recipe_class.kind != "image-lam" else set()
     _note_unused(unused)
@@ -402,7 +516,8 @@ def _train(recipe_class: Any, dataset: str, training: Training, reading: Reading
         recipe = recipe_class.resumed(dataset, training.out, preset, options)
     else:
         recipe = recipe_class.from_preset(dataset, training.out, preset, **options)
-    words = ["lattok", "train", recipe_class.kind, str(dataset), "--out", training.out, "--resume"]
+    source = [] if dataset is None else [dataset]
+    words = ["lattok", "train", recipe_class.kind, *source, "--out", training.out, "--resume"]
     train(recipe, training.resume, resume_command=shlex.join(words))
     print(f"Saved in {training.out}. {recipe.next_step()}")
 
@@ -430,7 +545,7 @@ def _note_unused(names: set[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb; bad input is one line and exit code 2, Ctrl-C exit code 130."""
+    """Run one verb. Exit code 1: a finding, such as labels that differ; 2: bad input, in one line; 130: Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] in (["--version"], ["-V"]):
         print(f"lattok {lattok.__version__}")
@@ -438,7 +553,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run: Callable[..., Any] = app.cli
     try:
-        run(prog="lattok", description=_description(), args=arguments or ["--help"], config=CONFIG)
+        code = run(prog="lattok", description=_description(), args=arguments or ["--help"], config=CONFIG)
     except LattokError as error:
         print(f"lattok: {error}", file=sys.stderr)
         return 2
@@ -452,7 +567,7 @@ def main(arguments: list[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"lattok: {where}{error.strerror or error}. Free space or choose another --out.", file=sys.stderr)
         return 2
-    return 0
+    return code or 0  # a verb that found something wrong says so
 
 
 def _description() -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -41,6 +44,14 @@ def check_writable(folder: Path) -> None:
         raise LattokError(f"cannot write into {folder}: {error.strerror}. Choose another --out.") from None
 
 
+def sync_files(folder: Path) -> None:
+    """Make the contents of all files below `folder` survive a power cut."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
@@ -48,6 +59,47 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two folders of one file system change places.
+
+    Linux does it in one step. Elsewhere `other` is missing for a moment; if the process dies then, it lies beside `one`
+    and `finish_exchange` puts it right.
+    """
+    if _renameat2(one, other):
+        return
+    aside = _aside(one)
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
+
+
+def finish_exchange(one: Path, other: Path) -> None:
+    """Finish an `exchange` of the same two folders that was killed half-way; without one, nothing happens."""
+    aside = _aside(one)
+    if aside.exists():
+        if not other.exists():
+            os.rename(one, other)
+        os.rename(aside, one)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".aside")
+
+
+def _renameat2(one: Path, other: Path) -> bool:
+    """Exchange by Linux's own call; False where there is none."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if call is None:
+        return False
+    here, exchange_flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if call(here, os.fsencode(one), here, os.fsencode(other), exchange_flag) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system that cannot
+        return False
+    raise OSError(code, os.strerror(code), str(other))
 
 
 def write_text(path: Path, text: str) -> None:

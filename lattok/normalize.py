@@ -84,6 +84,37 @@ class Normalizer(nn.Module):
         return x * self.scale + self.shift
 
 
+class Unchosen(nn.Module):
+    """Stands where one of several normalisers is to be chosen: whatever needs it is an error that lists them."""
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__()
+        self.names = tuple(names)
+
+    @property
+    def shift(self) -> NoReturn:
+        """Not known."""
+        hint = f"tokenizer.for_dataset({self.names[0]!r}) has the normaliser of that one."
+        checks.fail("tokenizer", f"one of its datasets to be chosen ({', '.join(self.names)})", "none", hint)
+
+    scale = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Not known."""
+        return self.shift
+
+    inverse = forward
+
+
+def for_dataset(model: Any, dataset: Any) -> Any:
+    """The model as it is to be used on a dataset: where it has a normaliser for each of several, with that one's.
+
+    A dataset that it does not know is an error; a model with one normaliser, or without actions, is itself.
+    """
+    names = getattr(getattr(model, "config", None), "normalizers", ())
+    return model.for_dataset(dataset.name) if names else model
+
+
 def read_statistics(
     source: Mapping[str, Any] | str | os.PathLike[str] | None, normalize: str | None = None, prefer: str = "mean_std"
 ) -> tuple[dict[str, Any] | None, str]:

@@ -73,13 +73,17 @@ class SeededBatches:
 
     def __call__(self, step: int) -> Tensor:
         """Indices [batch_size] of step `step`, counted from 0."""
-        position, parts, left = step * self.batch_size, [], self.batch_size
+        return self.draws(step * self.batch_size, self.batch_size)
+
+    def draws(self, position: int, left: int) -> Tensor:
+        """Indices [left] of the draws from number `position` on, counted from 0."""
+        parts = []
         while left:
             number, offset = divmod(position, self.size)
             part = self._pass(number)[offset : offset + left]
             parts.append(part)
             position, left = position + len(part), left - len(part)
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
 
     def _pass(self, number: int) -> Tensor:
         if number not in self._passes:

@@ -31,11 +31,12 @@ class ActionBatch(NamedTuple):
 class PairBatch(NamedTuple):
     """Frame pairs (t, t + stride) with the actions between them; with further strides also their later frames."""
 
-    frames: Tensor  # [B, 2 + further, V, H, W, 3] uint8
+    frames: Tensor  # [B, 2 + further, V, H, W, 3] uint8; [B, 2 + further, 0] where features do
     actions: Tensor  # [B, m] float32, mean over the gap, or [B, steps, m]; physical units
     labelled: Tensor  # [B] bool: whether the action may be used as supervision
     text: Tensor | None = None  # [B, S, D] vectors of the instruction's words, for language-conditioned models
     text_mask: Tensor | None = None  # [B, S] bool: which of them are words
+    features: Tensor | None = None  # [B, 2 + further, V*N, D] float, where the frozen features are known already
 
 
 class Quantized(NamedTuple):

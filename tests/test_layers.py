@@ -19,18 +19,18 @@ ROOT = Path(lattok.__file__).parent
 
 # From the bottom to the top. A new module goes here, as low as it can.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "checks", "files"}),
+    frozenset({"types", "checks", "files", "findings"}),
     frozenset({"nn", "quantize", "normalize", "hub", "keymap", "runlog", "training", "graphs"}),
     frozenset({"data", "action_vq", "image_lam", "backbones"}),
     frozenset({"evaluation", "annotation", "vla", "sim"}),
-    frozenset({"recipes", "convert", "loading", "cli", "demo"}),
+    frozenset({"recipes", "convert", "loading", "cli", "demo", "doctor"}),
 )
 # Siblings do not import each other, except these, and the front doors on the top level.
 SIBLINGS = {
     "files": {"checks"},
     "quantize": {"nn"},
     "training": {"quantize", "runlog"},  # reports codebooks
-    "image_lam": {"backbones"},
+    "image_lam": {"backbones", "data"},  # frozen features of a dataset's frames are cached
 }
 FRONT = {"__init__", "__main__"}  # may name everything, but see the tests at the end
 LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}

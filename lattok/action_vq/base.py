@@ -5,15 +5,16 @@ A family gives `_encode`, `_decode` (both in normalised units), `_repair`, `voca
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, overload
+from typing import Any, ClassVar, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok import checks
@@ -23,7 +24,7 @@ from lattok.action_vq.errors import ErrorReport, compare
 from lattok.action_vq.inputs import Arrays, as_codes, as_tensor, full_mask, join_chunks
 from lattok.action_vq.repair import Repaired, held_from_neighbours
 from lattok.hub import HubModel
-from lattok.normalize import Normalizer
+from lattok.normalize import Normalizer, Unchosen
 from lattok.training import Interrupted, LoopOptions, SeededBatches
 from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, LatentActions
@@ -49,7 +50,9 @@ class ChunkTokenizer(HubModel, ABC):
     def __init__(self, config: ChunkConfig):
         super().__init__()
         self.config = config
+        self.normalizers = nn.ModuleList(Normalizer(config.action_dim) for _ in config.normalizers)
         self.normalizer = Normalizer(config.action_dim)
+        self.choose_normalizer()
 
     @property
     def horizon(self) -> int:
@@ -96,6 +99,47 @@ class ChunkTokenizer(HubModel, ABC):
             return result if result.dtype == tensor.dtype else tensor.to(result.device)
 
         return super()._apply(moved, recurse)
+
+    def choose_normalizer(self) -> None:
+        """Use the only normaliser there is; where datasets have their own, none until `for_dataset` names one."""
+        if len(self.normalizers):
+            several = len(self.normalizers) > 1
+            chosen = Unchosen(self.config.normalizers) if several else self.normalizers[0]
+            self.normalizer = cast(Normalizer, chosen)
+
+    def for_dataset(self, name: str) -> Self:
+        """This tokenizer with the normaliser of one of the datasets that it knows; everything else is shared."""
+        names = self.config.normalizers
+        if name not in names:
+            if not names:
+                checks.fail("name", "none: this tokenizer has one normaliser for all datasets", repr(name))
+            hint = "Fit one more normaliser: tokenizer.add_dataset(name, actions)."
+            checks.fail("dataset", f"one that this tokenizer knows ({', '.join(names)})", repr(name), hint)
+        chosen = copy.copy(self)
+        chosen._modules = dict(self._modules)
+        chosen.config = replace(self.config, normalizers=(name,))
+        chosen.normalizers = nn.ModuleList([self.normalizers[names.index(name)]])
+        chosen.choose_normalizer()
+        return chosen
+
+    def add_dataset(self, name: str, actions: Tensor | np.ndarray) -> None:
+        """Fit a normaliser for one more dataset to its actions [N, m], in physical units; it is saved with the others.
+
+        The codes stay: how well they suit the dataset is for `lattok evaluate` to say.
+        """
+        names, actions = self.config.normalizers, as_tensor("actions", actions).float()
+        if not names or name in names:
+            checks.fail("name", f"a dataset beside those of the mixture ({', '.join(names) or 'none'})", repr(name))
+        checks.rank("actions", actions, "N m")
+        normalizer = Normalizer(self.action_dim).fit(actions, self.config.normalize_kinds)
+        self.config = replace(self.config, normalizers=(*names, name))
+        self.normalizers.append(normalizer.to(next(self.buffers()).device))
+        self.choose_normalizer()
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """As every model; the normaliser in use is one of those of the datasets, where they have their own."""
+        tensors, own = super().saved_tensors(), len(self.normalizers) > 0
+        return {name: tensor for name, tensor in tensors.items() if not (own and name.startswith("normalizer."))}
 
     @torch.no_grad()
     def encode(self, chunks: Tensor | np.ndarray, valid: Tensor | None = None) -> Tensor:
@@ -178,7 +222,7 @@ class ChunkTokenizer(HubModel, ABC):
         if options.get("horizon", steps) < steps:
             hint = "Cut longer chunks into windows."
             checks.fail("horizon", f"at least the {steps} steps of the chunks", options["horizon"], hint)
-        checks.known_keys("options", options, [f.name for f in fields(cls.config_class)])
+        checks.known_keys("options", options, [f.name for f in fields(cls.config_class) if f.name != "normalizers"])
         model = cls(cls.config_class(**{"horizon": steps, **options}, action_dim=dims))
         rows, mask = (part.flatten(0, 1) for part in batch)
         model.normalizer.fit(rows, model.config.normalize_kinds, mask)

@@ -21,6 +21,7 @@ class ChunkConfig:
     normalize_exceptions: tuple[str, ...] = ()  # "gripper=min_max": another kind for one dimension, by name or index
     action_names: tuple[str, ...] = ()
     action_kind: str = "unspecified"  # "relative": errors add up over a chunk, and a missing step is no motion
+    normalizers: tuple[str, ...] = ()  # datasets with a normaliser of their own; none: one normaliser for all
 
     def __post_init__(self) -> None:
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)
@@ -28,6 +29,8 @@ class ChunkConfig:
         checks.one_of("action_kind", self.action_kind, ACTION_KINDS)
         if self.action_names:
             checks.size("action_names", "names", len(self.action_names), self.action_dim)
+        if len(set(self.normalizers)) != len(self.normalizers):
+            checks.fail("normalizers", "different names of datasets", ", ".join(self.normalizers))
         _ = self.normalize_kinds
 
     @property

@@ -59,10 +59,11 @@ class Ahead(Generic[Value]):
         job, future = self._begun.popleft()
         if job.arguments != arguments:
             raise RuntimeError(f"expected {job.arguments}, the next job, got {arguments}")
-        value = future.result()
-        self._size -= job.size
-        self._fill()
-        return value
+        try:
+            return future.result()
+        finally:  # after an error the next job can still be asked for
+            self._size -= job.size
+            self._fill()
 
     def _fill(self) -> None:
         """Begin jobs while they fit."""

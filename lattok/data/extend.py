@@ -1,5 +1,7 @@
-"""A copy of a LeRobot dataset with more columns: the units in which they are made, files kept as they are,
-new columns appended to the data files."""
+"""Labels beside data: the units in which they are made, and the files they are written into.
+
+A LeRobot dataset gets them as further columns of its data files, any other dataset as Parquet files of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,56 +19,92 @@ import pyarrow.parquet as pq
 
 from lattok.checks import LattokError
 from lattok.data.lerobot import LeRobotV3
+from lattok.data.schema import INDEX_KEYS, RobotDataset
 from lattok.data.tables import open_table, to_arrow
 from lattok.files import whole_file
 
 Labels = dict[str, np.ndarray]  # column name -> [F, *shape]
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # column name -> dtype and shape of one row
+Rows = Callable[[int, int], Labels]  # rows [first, last) of a file
 SKIPPED = (".git", ".cache")  # of a clone or of the Hub's client, no part of the dataset
+SIDECAR_PATH = "labels/file-{:03d}.parquet"
+SIDECAR_ROWS = 2**20  # per file
 
 
 class Unit(NamedTuple):
-    """A run of whole episodes in one data file, the unit of work."""
+    """A run of whole episodes whose labels go into one file: the unit of work."""
 
     number: int
-    file: Path
+    file: str  # relative to the dataset: the data file with these rows, or the sidecar's
     first: int  # rows [first, last) of the file
     last: int
     episodes: tuple[int, ...]  # in the file's order
+    lengths: tuple[int, ...]  # frames of each
 
 
-def plan_units(dataset: LeRobotV3, frames: int) -> list[Unit]:
+class Unreadable(NamedTuple):
+    """A column of a row group that cannot be read any more; the copy holds nulls there."""
+
+    file: str
+    first: int  # rows [first, last) of the file
+    last: int
+    column: str
+
+
+def plan_units(dataset: RobotDataset, frames: int) -> list[Unit]:
     """Runs of whole episodes of at most `frames` (a longer episode is a unit of its own), file by file."""
-    files: dict[Path, set[int]] = {}
-    for episode in dataset.episodes:
-        files.setdefault(dataset.data_file(episode.index), set()).add(episode.index)
-    orphans = sorted(set((dataset.root / "data").rglob("*.parquet")) - set(files))
-    if orphans:
-        raise LattokError(f"{orphans[0]} belongs to no episode of meta/episodes. Remove it, or copy the dataset again.")
+    layout = _lerobot_layout(cast(LeRobotV3, dataset)) if dataset.kind == "lerobot" else _sidecar_layout(dataset)
     units: list[Unit] = []
-    for file, expected in files.items():
-        rows = dataset.episode_rows(file)
-        if set(rows) != expected:
-            odd = min(set(rows) ^ expected)
-            raise LattokError(f"{file} and meta/episodes disagree on episode {odd}. Copy the dataset again.")
-        group: list[int] = []
-        for index, (_, last) in rows.items():
-            if group and last - rows[group[0]][0] > frames:
-                units.append(_unit(len(units), file, rows, group))
+    for file, rows in layout:
+        group: list[tuple[int, int, int]] = []  # episode, first row, last row
+        for index, first, last in rows:
+            if group and last - group[0][1] > frames:
+                units.append(_unit(len(units), file, group))
                 group = []
-            group.append(index)
-        units.append(_unit(len(units), file, rows, group))
+            group.append((index, first, last))
+        units.append(_unit(len(units), file, group))
     return units
 
 
-def _unit(number: int, file: Path, rows: dict[int, tuple[int, int]], group: list[int]) -> Unit:
-    return Unit(number, file, rows[group[0]][0], rows[group[-1]][1], tuple(group))
+def _unit(number: int, file: str, group: list[tuple[int, int, int]]) -> Unit:
+    episodes, lengths = tuple(e for e, _, _ in group), tuple(last - first for _, first, last in group)
+    return Unit(number, file, group[0][1], group[-1][2], episodes, lengths)
 
 
-def dataset_files(root: Path) -> Iterator[Path]:
-    """Paths of all files of a dataset, relative to its root, sorted by folder."""
+def _lerobot_layout(dataset: LeRobotV3) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
+    """Data files with the rows of their episodes, in their order; they must agree with meta/episodes."""
+    files: dict[Path, dict[int, int]] = {}
+    for episode in dataset.episodes:
+        files.setdefault(dataset.data_file(episode.index), {})[episode.index] = episode.length
+    orphans = sorted(set((dataset.root / "data").rglob("*.parquet")) - set(files))
+    if orphans:
+        raise LattokError(f"{orphans[0]} belongs to no episode of meta/episodes. Remove it, or copy the dataset again.")
+    for file, expected in files.items():
+        rows = dataset.episode_rows(file)
+        if {index: last - first for index, (first, last) in rows.items()} != expected:
+            odd = min(i for i in {*rows, *expected} if i not in rows or np.diff(rows[i]) != expected.get(i))
+            raise LattokError(f"{file} and meta/episodes disagree on episode {odd}. Copy the dataset again.")
+        yield file.relative_to(dataset.root).as_posix(), [(index, *span) for index, span in rows.items()]
+
+
+def _sidecar_layout(dataset: RobotDataset) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
+    """Episodes in order, in files of about a million rows."""
+    number, end, rows = 0, 0, []
+    for episode in dataset.episodes:
+        if end >= SIDECAR_ROWS:
+            yield SIDECAR_PATH.format(number), rows
+            number, end, rows = number + 1, 0, []
+        rows.append((episode.index, end, end + episode.length))
+        end += episode.length
+    yield SIDECAR_PATH.format(number), rows
+
+
+def dataset_files(root: Path, skipped: Iterable[str] = SKIPPED) -> Iterator[Path]:
+    """Paths of all files of a dataset, relative to its root, sorted by folder; a dataset may be one file."""
+    if root.is_file():
+        yield Path()
     for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if Path(folder) != root or name not in SKIPPED)
+        folders[:] = sorted(name for name in folders if Path(folder) != root or name not in skipped)
         for name in sorted(names):
             yield (Path(folder) / name).relative_to(root)
 
@@ -75,13 +113,37 @@ def fingerprint(root: Path) -> str:
     """Hash of a dataset on this machine: contents of meta/, size and modification time of everything else."""
     digest = hashlib.sha256()
     for path in dataset_files(root):
-        facts = (root / path).stat()
-        digest.update(f"{path.as_posix()} {facts.st_size}".encode())
-        if path.parts[0] == "meta":
-            digest.update((root / path).read_bytes())
+        if path.parts[:1] == ("meta",):
+            content = (root / path).read_bytes()
+            digest.update(f"{path.as_posix()} {len(content)}".encode() + content)
         else:
-            digest.update(f" {facts.st_mtime_ns}".encode())
+            digest.update(f"{path.as_posix()} {_facts(root / path)}".encode())
     return digest.hexdigest()
+
+
+def unit_keys(dataset: RobotDataset, units: Sequence[Unit]) -> list[str]:
+    """For each unit a hash of its episodes and of size and modification time of the files they are read from.
+
+    A file that is repaired changes the keys of its own units only.
+    """
+    known: dict[Path, str] = {}
+    keys = []
+    for unit in units:
+        files = dict.fromkeys(path for index in unit.episodes for path in dataset.files_of(index))
+        for path in files:
+            if path not in known:
+                known[path] = f"{path.relative_to(dataset.root).as_posix()} {_facts(path)}"
+        parts = [*unit[1:], *(known[path] for path in files)]
+        keys.append(hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])
+    return keys
+
+
+def _facts(path: Path) -> str:
+    try:
+        facts = path.stat()
+    except OSError as error:  # missing: it is said where it is read
+        return str(error.strerror)
+    return f"{facts.st_size} {facts.st_mtime_ns}"
 
 
 def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
@@ -91,13 +153,32 @@ def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
     metadata in place, and through a link that would change the source.
     """
     for path in dataset_files(source):
-        if path in without or (target / path).exists():
-            continue
-        original = (source / path).resolve()  # the Hub's cache keeps links to blobs
-        if path.parts[0] == "videos" and _linked(original, target / path):
-            continue
-        with whole_file(target / path) as temporary:
-            shutil.copyfile(original, temporary)
+        if path not in without:
+            _put(source / path, target / path, linked=path.parts[0] == "videos")
+
+
+def mirror_other_files(source: Path, target: Path, without: set[Path]) -> None:
+    """As `copy_other_files` for a folder that takes the place of `source`: everything is linked, hidden and empty
+    folders come along, and folders and rewritten files keep their permissions."""
+    for path in dataset_files(source, skipped=()):
+        if path not in without:
+            _put(source / path, target / path, linked=True)
+        elif (source / path).exists():
+            shutil.copymode(source / path, target / path)
+    for folder, _, _ in os.walk(source):
+        copy = target / Path(folder).relative_to(source)
+        copy.mkdir(parents=True, exist_ok=True)
+        shutil.copymode(folder, copy)
+
+
+def _put(source: Path, target: Path, linked: bool) -> None:
+    if target.exists():
+        return
+    original = source.resolve()  # the Hub's cache keeps links to blobs
+    if linked and _linked(original, target):
+        return
+    with whole_file(target) as temporary:
+        shutil.copyfile(original, temporary)
 
 
 def _linked(original: Path, target: Path) -> bool:
@@ -109,26 +190,41 @@ def _linked(original: Path, target: Path) -> bool:
     return True
 
 
-def append_columns(source: Path, target: Path, shapes: Shapes, rows: Callable[[int, int], Labels]) -> None:
+def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows) -> list[Unreadable]:
     """Write `source` with new columns to `target`, row group by row group; old columns keep their values and types.
 
     `shapes` gives dtype and true shape per value of each new column; `rows(first, last)` their arrays [n, *shape].
+    Where a column of the source is damaged, the copy has nulls, and it is among what comes back.
     """
     file = open_table(source)
-    schema = file.schema_arrow
-    for key, (dtype, shape) in shapes.items():
-        schema = schema.append(pa.field(key, _arrow_type(dtype, shape)))
+    schema = _with_labels(file.schema_arrow, shapes)
     schema = schema.with_metadata(_metadata(file.schema_arrow.metadata, shapes))
     codec = file.metadata.row_group(0).column(0).compression.lower() if file.num_row_groups else "snappy"
-    compression = {"uncompressed": "none"}.get(codec, codec)
-    with whole_file(target) as temporary, pq.ParquetWriter(temporary, schema, compression=compression) as writer:
+    damage: list[Unreadable] = []
+    with whole_file(target) as temporary, _writer(temporary, schema, codec) as writer:
         first = 0
         for group in range(file.num_row_groups):
-            table = _read_group(file, group, source)
-            new = rows(first, first + len(table))
+            table, unreadable = _read_group(file, group, source)
+            last = first + len(table)
+            damage += [Unreadable(source.name, first, last, name) for name in unreadable]
+            new = rows(first, last)
             columns = [*table.columns, *(to_arrow(new[key]) for key in shapes)]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=max(1, len(table)))
-            first += len(table)
+            first = last
+    return damage
+
+
+def write_sidecar(target: Path, shapes: Shapes, units: Sequence[Unit], rows: Rows) -> None:
+    """Labels of a file's units with their episode_index and frame_index, one row group per unit."""
+    index = pa.schema([("episode_index", pa.int64()), ("frame_index", pa.int64())])
+    schema = _with_labels(index, shapes)
+    with whole_file(target) as temporary, _writer(temporary, schema, "snappy") as writer:
+        for unit in units:
+            new = rows(unit.first, unit.last)
+            episode = np.repeat(np.array(unit.episodes, dtype=np.int64), unit.lengths)
+            frame = np.concatenate([np.arange(length) for length in unit.lengths])
+            columns = [pa.array(episode), pa.array(frame), *(to_arrow(new[key]) for key in shapes)]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=max(1, len(episode)))
 
 
 def feature_entry(dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -136,11 +232,35 @@ def feature_entry(dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"dtype": dtype, "shape": [int(np.prod(shape))], "names": None}
 
 
-def _read_group(file: pq.ParquetFile, group: int, source: Path) -> pa.Table:
+def _writer(path: Path, schema: pa.Schema, codec: str) -> pq.ParquetWriter:
+    compression = {"uncompressed": "none"}.get(codec, codec)
+    return pq.ParquetWriter(path, schema, compression=compression, write_page_checksum=True)
+
+
+def _with_labels(schema: pa.Schema, shapes: Shapes) -> pa.Schema:
+    for key, (dtype, shape) in shapes.items():
+        schema = schema.append(pa.field(key, _arrow_type(dtype, shape)))
+    return schema
+
+
+def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Table, list[str]]:
+    """A row group, and the columns of it that cannot be read, which are null."""
     try:
-        return file.read_row_group(group)
+        return file.read_row_group(group), []
     except (pa.ArrowException, OSError):
-        raise LattokError(f"cannot read {source}: truncated or damaged. Copy it again.") from None
+        pass
+    columns, unreadable = [], []
+    rows = file.metadata.row_group(group).num_rows
+    for field in file.schema_arrow:
+        try:
+            columns.append(file.read_row_group(group, columns=[field.name]).column(0))
+        except (pa.ArrowException, OSError):
+            if field.name in INDEX_KEYS:
+                what = f"{source}: `{field.name}` of row group {group} is damaged. Without it rows have no place"
+                raise LattokError(f"{what}: copy the file again, or export the other episodes.") from None
+            columns.append(pa.chunked_array([pa.nulls(rows, field.type)]))
+            unreadable.append(field.name)
+    return pa.Table.from_arrays(columns, schema=file.schema_arrow), unreadable
 
 
 def _arrow_type(dtype: str, shape: tuple[int, ...]) -> pa.DataType:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +14,14 @@ import pyarrow as pa
 import lattok
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.schema import IMAGE_DTYPES, Feature, FrameTransform, camera_keys
-from lattok.data.tables import ColumnReader, column_to_numpy, read_table
+from lattok.data.lerobot_meta import EpisodeTable, read_features, read_info, read_tasks
+from lattok.data.schema import IMAGE_DTYPES, Damage, FrameTransform, camera_keys
+from lattok.data.stacking import stack_frames
+from lattok.data.tables import ColumnReader, column_to_numpy
 from lattok.data.video import BLOCK, decode_at
-from lattok.files import read_json
 from lattok.types import Episode
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_EPISODE_COLUMNS = ("episode_index", "length", "tasks", "data/chunk_index", "data/file_index")
-_VIDEO_COLUMNS = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+PLACE = ("chunk_index", "file_index")
 
 
 def sample_dataset_path() -> Path:
@@ -31,90 +29,110 @@ def sample_dataset_path() -> Path:
     return Path(lattok.__file__).parent / "assets" / "metaworld_sample"
 
 
-def open_dataset(path: str | Path, revision: str | None = None) -> LeRobotV3:
-    """Open a LeRobot v3 dataset: a local folder, or a Hub id such as "org/name" (downloaded, `revision` optional)."""
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            checks.fail("revision", "none for a local folder", repr(revision))
-        return LeRobotV3(folder)
-    if folder.exists() or not _HUB_ID.fullmatch(str(path)):
-        checks.fail("dataset", "a folder with meta/info.json, or a Hub id such as org/name", f"`{path}`")
-    return LeRobotV3(_download(str(path), revision), name=str(path))
-
-
-def _download(hub_id: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download  # heavy, and needed for Hub ids only
-
-    try:
-        return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision))
-    except Exception as error:  # the client's own error types differ between its versions
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise LattokError(
-            f"dataset `{hub_id}`: no such folder here, and the Hub answered: {reason} "
-            "Check the name, the network, or `hf auth login` for a private dataset."
-        ) from None
-
-
 class LeRobotV3:
     """A LeRobot v3 dataset on disk; see `lattok.data.RobotDataset` for what it offers."""
+
+    kind = "lerobot"
+    damaged: tuple[Damage, ...] = ()  # what is damaged shows when it is read: lengths come from meta/
 
     def __init__(self, root: Path, name: str | None = None):
         self.root = root
         self.name = name or root.resolve().name
-        self.info = self._read_info()
+        self.info = read_info(root)
         self.fps = float(self.info["fps"])
-        self.features = {key: _feature(value) for key, value in self.info["features"].items()}
+        self.robot: str | None = self.info.get("robot_type")
+        self.features = read_features(root, self.info["features"])
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES)
-        self.tasks = self._read_tasks()
-        self._table = self._read_episodes()  # columns of meta/episodes as lists, without statistics
-        self._row = {index: row for row, index in enumerate(self._table["episode_index"])}
-        rows = zip(self._table["episode_index"], self._table["length"], self._table["tasks"], strict=True)
-        self.episodes = tuple(Episode(index, length, tuple(tasks)) for index, length, tasks in rows)
+        self.videos = tuple(key for key in self.cameras if self.features[key].dtype == "video")
+        if self.videos and not self.info.get("video_path"):
+            raise LattokError(f"{root / 'meta' / 'info.json'}: missing video_path. Copy the dataset again.")
+        self.tasks = read_tasks(root)
+        self._table = EpisodeTable(root, self.info, self.videos)
+        self.episodes: Sequence[Episode] = self._table
         self._reader = ColumnReader()
 
     def __repr__(self) -> str:
-        frames = sum(self._table["length"])
-        return f"{type(self).__name__}({self.name!r}, {len(self._row)} episodes, {frames} frames, {self.fps:g} fps)"
+        frames = int(self._table.column("length").sum())
+        return f"{type(self).__name__}({self.name!r}, {len(self._table)} episodes, {frames} frames, {self.fps:g} fps)"
 
     def data_file(self, episode_index: int) -> Path:
         """Parquet file that holds the rows of an episode."""
-        row = self._episode_row(episode_index)
-        return self.root / self.info["data_path"].format(
-            chunk_index=self._table["data/chunk_index"][row], file_index=self._table["data/file_index"][row]
-        )
+        return self._place(self._episode_row(episode_index))
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        """The data file and the video files of an episode."""
+        return (self.data_file(episode_index), *(self.video_span(episode_index, key)[0] for key in self.videos))
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
         """Video file of an episode, with the times (seconds) at which the episode starts and ends in it."""
         row = self._episode_row(episode_index)
-        chunk, file, start, stop = (self._table[f"videos/{camera}/{name}"][row] for name in _VIDEO_COLUMNS)
+        names = (*PLACE, "from_timestamp", "to_timestamp")
+        chunk, file, start, stop = (self._table.value(row, f"videos/{camera}/{name}") for name in names)
         path = self.info["video_path"].format(video_key=camera, chunk_index=chunk, file_index=file)
         return self.root / path, start, stop
+
+    def _place(self, row: int) -> Path:
+        chunk, file = (self._table.value(row, f"data/{name}") for name in PLACE)
+        return self.root / self.info["data_path"].format(chunk_index=chunk, file_index=file)
 
     def episode_rows(self, path: Path) -> dict[int, tuple[int, int]]:
         """Rows [first, last) of every episode in a data file, in the file's order."""
         return self._reader.file(path).rows
 
+    def by_data_file(self, indices: Sequence[int] | None = None) -> dict[Path, list[int]]:
+        """Episodes (all by default) of every data file, by index; files in the order of their first episode."""
+        table = self._table
+        rows = np.arange(len(table)) if indices is None else np.array([self._episode_row(i) for i in sorted(indices)])
+        chunks, files = (table.column(f"data/{name}")[rows].tolist() for name in PLACE)
+        found: dict[tuple[int, int], list[int]] = {}
+        for chunk, file, index in zip(chunks, files, table.indices[rows].tolist(), strict=True):
+            found.setdefault((chunk, file), []).append(index)
+        pattern = self.info["data_path"]
+        return {self.root / pattern.format(chunk_index=c, file_index=f): found[c, f] for c, f in found}
+
+    def last_in_files(self, camera: str, episodes: Sequence[Episode]) -> dict[Path, Episode]:
+        """For every file that holds frames of a camera, the one of `episodes` that ends last in it."""
+        by_index = {episode.index: episode for episode in episodes}
+        if camera not in self.videos:
+            return {path: by_index[members[-1]] for path, members in self.by_data_file(list(by_index)).items()}
+        table = self._table
+        rows = np.searchsorted(table.indices, list(by_index))
+        stops = table.column(f"videos/{camera}/to_timestamp")[rows]
+        order = np.argsort(stops, kind="stable")
+        chunks, files = (table.column(f"videos/{camera}/{name}")[rows][order].tolist() for name in PLACE)
+        last = dict(zip(zip(chunks, files, strict=True), table.indices[rows][order].tolist(), strict=True))
+        return {self.video_span(last[place], camera)[0]: by_index[last[place]] for place in sorted(last)}
+
+    def batches(self, path: Path, keys: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Columns of a data file from its first row to its last, at most `rows` at a time."""
+        missing = [key for key in keys if key not in self._reader.file(path).names]
+        if missing:
+            raise LattokError(f"{path}: missing column {', '.join(missing)}. Copy the file again, or write it again.")
+        yield from self._reader.file(path).batches(keys, rows)
+
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode: [T] for scalars (shape (1,)), else [T, *shape]. Row groups are cached."""
-        path = self.data_file(episode_index)
-        data = self._reader.file(path)
-        first, last = data.rows.get(episode_index, (0, 0))
-        length = self._table["length"][self._episode_row(episode_index)]
+        path, first, last = self._rows(episode_index)
+        names = self._reader.file(path).names
+        for key in keys:
+            if key not in self.features or key not in names:
+                checks.fail("keys", "columns among " + ", ".join(names), repr(key), f"Looked in {path}.")
+        return {
+            key: column_to_numpy(self._reader.read(path, key, first, last), self.features[key], f"{path}: `{key}`")
+            for key in keys
+        }
+
+    def _rows(self, episode_index: int) -> tuple[Path, int, int]:
+        """Data file of an episode and its rows [first, last) in it: as many as meta/episodes says."""
+        row = self._episode_row(episode_index)
+        path, length = self._place(row), self._table.value(row, "length")
+        first, last = self._reader.file(path).rows.get(episode_index, (0, 0))
         if last - first != length:
             raise LattokError(
                 f"{path}: expected {length} rows of episode {episode_index}, got {last - first}. "
                 "The file is not the one that meta/episodes describes: copy the dataset again."
             )
-        for key in keys:
-            if key not in self.features or key not in data.names:
-                checks.fail("keys", "columns among " + ", ".join(data.names), repr(key), f"Looked in {path}.")
-        return {
-            key: column_to_numpy(
-                self._reader.read(path, key, first, last), self.features[key].shape, f"{path}: `{key}`"
-            )
-            for key in keys
-        }
+        return path, first, last
 
     def frames(
         self,
@@ -128,27 +146,21 @@ class LeRobotV3:
         `indices` are frame indices in the episode, in any order; all frames by default.
         """
         keys = camera_keys(self, cameras)
-        length = self._table["length"][self._episode_row(episode_index)]
-        wanted = np.arange(length) if indices is None else np.asarray(indices, dtype=np.int64)
-        if wanted.ndim != 1 or len(wanted) == 0 or wanted.min() < 0 or wanted.max() >= length:
-            checks.fail("indices", f"frame indices from 0 to {length - 1}", f"{wanted.tolist()[:5]}")
-        ascending, back = np.unique(wanted, return_inverse=True)
-        store: np.ndarray | None = None
-        for v, key in enumerate(keys):
-            done = 0
-            for block in self._blocks_of_frames(episode_index, key, ascending):
-                block = block if transform is None else transform(block)
-                if store is None:
-                    store = np.empty((len(ascending), len(keys), *block.shape[1:]), dtype=np.uint8)
-                if block.dtype != np.uint8 or block.shape[-1] != 3:
-                    got = f"{block.dtype} {list(block.shape)}"
-                    checks.fail("transform", "blocks of RGB pixels, uint8 [n, h, w, 3]", got, "Pixels are 0 to 255.")
-                if block.shape[1:] != store.shape[2:]:
-                    raise LattokError(_size_message(keys, key, store, block))
-                store[done : done + len(block), v] = block
-                done += len(block)
-        assert store is not None
-        return store if np.array_equal(wanted, ascending) else store[back.reshape(-1)]
+        _, first, last = self._rows(episode_index)
+        blocks = partial(self._blocks_of_frames, episode_index)
+        return stack_frames(keys, last - first, indices, transform, blocks)
+
+    def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
+        """The images of one camera (full key) as they are stored, JPEG or PNG; None where its frames are a video."""
+        (key,) = camera_keys(self, (camera,))
+        if key in self.videos:
+            return None
+        path, first, last = self._rows(episode_index)
+        cells = self._reader.read(path, key, first, last).to_pylist()
+        try:
+            return [cell["bytes"] or (self.root / cell["path"]).read_bytes() for cell in cells]
+        except (OSError, TypeError, KeyError):
+            raise LattokError(f"{path}: `{key}` of episode {episode_index} holds something else than images.") from None
 
     def _blocks_of_frames(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         if self.features[key].dtype == "image":
@@ -157,14 +169,16 @@ class LeRobotV3:
                 yield from (np.stack(list(same)) for _, same in groupby(images, key=np.shape))
             return
         path, start, _ = self.video_span(episode_index, key)
-        times = start + self.columns(episode_index, ["timestamp"])["timestamp"].astype(np.float64)[indices]
-        yield from decode_at(path, times, self.fps)
+        times = self.columns(episode_index, ["timestamp"])["timestamp"].astype(np.float64)
+        if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
+            what = f"`timestamp` of episode {episode_index}: expected seconds that increase from 0"
+            raise LattokError(f"{self.data_file(episode_index)}: {what}. Copy the file again, or write it again.")
+        yield from decode_at(path, start + times[indices], self.fps)
 
     def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> list[np.ndarray]:
         from PIL import Image  # LeRobot decodes stored images with it; only datasets without videos need it
 
-        path = self.data_file(episode_index)
-        first, _ = self._reader.file(path).rows[episode_index]
+        path, first, _ = self._rows(episode_index)
         images = []
         for index in indices.tolist():
             (cell,) = self._reader.read(path, key, first + index, first + index + 1).to_pylist()
@@ -184,67 +198,8 @@ class LeRobotV3:
         return images
 
     def _episode_row(self, episode_index: int) -> int:
-        if episode_index not in self._row:
-            checks.fail("episode_index", f"an episode of `{self.name}` (0 to {max(self._row)})", repr(episode_index))
-        return self._row[episode_index]
-
-    def _read_info(self) -> dict[str, Any]:
-        path = self.root / "meta" / "info.json"
-        if not path.is_file():
-            raise LattokError(
-                f"{self.root} is no LeRobot dataset: it has no meta/info.json. Give the folder that holds `meta`."
-            )
-        info = read_json(path)
-        version = str(info.get("codebase_version", "unknown"))
-        if not version.startswith("v3."):
-            older = version.startswith(("v1.", "v2."))
-            way_out = (
-                "Convert it: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id=ORG/NAME"
-                if older
-                else "A newer lattok may read it."
-            )
-            raise LattokError(f"{self.root}: expected LeRobot format v3, got {version}. {way_out}")
-        missing = [key for key in ("fps", "features", "data_path") if not info.get(key)]
-        if missing:
-            raise LattokError(f"{path}: missing {', '.join(missing)}. Copy the dataset again.")
-        return info
-
-    def _read_tasks(self) -> tuple[str, ...]:
-        path = self.root / "meta" / "tasks.parquet"
-        table = read_table(path)
-        # the instruction is the index of a pandas table; newer versions of LeRobot name it
-        text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
-        if text is None or "task_index" not in table.column_names:
-            raise LattokError(f"{path}: expected columns task_index and task, got {', '.join(table.column_names)}.")
-        return tuple(row[text] for row in table.sort_by("task_index").to_pylist())
-
-    def _read_episodes(self) -> dict[str, list[Any]]:
-        folder = self.root / "meta" / "episodes"
-        paths = sorted(folder.glob("*/*.parquet"))
-        if not paths:
-            raise LattokError(f"{folder} holds no parquet file. Copy the dataset again.")
-        videos = [key for key in self.cameras if self.features[key].dtype == "video"]
-        names = [*_EPISODE_COLUMNS, *(f"videos/{key}/{name}" for key in videos for name in _VIDEO_COLUMNS)]
-        table = pa.concat_tables([read_table(path, names) for path in paths], promote_options="permissive")
-        if not table.num_rows:
-            raise LattokError(f"{folder} lists no episodes. Copy the dataset again.")
-        return table.sort_by("episode_index").to_pydict()
-
-
-def _feature(entry: dict[str, Any]) -> Feature:
-    shape = tuple(int(size) for size in entry["shape"])
-    names = entry.get("names")
-    if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}
-        (names,) = names.values()
-    if not isinstance(names, list) or len(shape) != 1 or len(names) != shape[0]:
-        names = None
-    return Feature(str(entry["dtype"]), shape, None if names is None else tuple(map(str, names)))
-
-
-def _size_message(keys: Sequence[str], key: str, store: np.ndarray, block: np.ndarray) -> str:
-    expected = "x".join(map(str, store.shape[2:]))
-    got = "x".join(map(str, block.shape[1:]))
-    return (
-        f"`cameras`: expected frames of one size, got {expected} from {keys[0]} and {got} from {key}. "
-        "Choose one camera, or give a `transform` that resizes, such as a model's `resize`."
-    )
+        row = self._table.row(episode_index)
+        if row is None:
+            last = self._table[-1].index
+            checks.fail("episode_index", f"an episode of `{self.name}` (0 to {last})", repr(episode_index))
+        return row

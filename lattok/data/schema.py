@@ -26,12 +26,42 @@ class Feature(NamedTuple):
     names: tuple[str, ...] | None  # one per dimension of a vector, where the dataset has them
 
 
+class Damage(NamedTuple):
+    """An episode that cannot be read at all, and why."""
+
+    episode_index: int
+    reason: str
+
+
 class RobotDataset(Protocol):
-    """Demonstrations: episodes of frames, each with numeric columns and camera images."""
+    """Demonstrations: episodes of frames, each with numeric columns and camera images.
+
+    Every format is one class of this protocol. Reading is safe from several threads, and a dataset can be pickled: a
+    worker on another machine reads the same paths.
+    """
+
+    @property
+    def kind(self) -> str:
+        """Format: lerobot, rlds, video or hdf5."""
+        ...
 
     @property
     def root(self) -> Path:
-        """Folder of the dataset."""
+        """Folder of the dataset, or its only file."""
+        ...
+
+    @property
+    def robot(self) -> str | None:
+        """Kind of robot, where the dataset says."""
+        ...
+
+    @property
+    def damaged(self) -> tuple[Damage, ...]:
+        """Episodes that are not among `episodes` because their length cannot be told. Their indices stay free."""
+        ...
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        """Files that the rows and frames of an episode are read from."""
         ...
 
     @property
@@ -55,7 +85,7 @@ class RobotDataset(Protocol):
         ...
 
     @property
-    def episodes(self) -> tuple[Episode, ...]:
+    def episodes(self) -> Sequence[Episode]:
         """All episodes, by `episode_index`."""
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,15 +20,43 @@ def column_stats(values: np.ndarray) -> Stats:
     return stats | dict(zip(QUANTILES, np.quantile(real, list(QUANTILES.values()), axis=0), strict=True))
 
 
-def image_stats(frames: np.ndarray) -> Stats:
-    """Statistics per channel, scaled to [0, 1] and shaped [3, 1, 1], of sampled pixels of frames [T, H, W, 3]."""
-    count = min(len(frames), max(100, min(int(len(frames) ** 0.75), 10_000)))
-    chosen = frames[np.round(np.linspace(0, len(frames) - 1, count)).astype(int)]
-    coarse = max(1, max(chosen.shape[1:3]) // 150)
-    stats = column_stats(chosen[:, ::coarse, ::coarse].reshape(-1, 3) / 255.0)
-    return {key: value.reshape(3, 1, 1) for key, value in stats.items() if key != "count"} | {
-        "count": np.array([count])
-    }
+class ImageStats:
+    """Statistics per channel, scaled to [0, 1] and shaped [3, 1, 1], of sampled pixels of T frames, block by block."""
+
+    def __init__(self, length: int):
+        count = min(length, max(100, min(int(length**0.75), 10_000)))
+        self._wanted = np.round(np.linspace(0, length - 1, count)).astype(int)
+        self._seen = 0
+        self._counts = np.zeros((3, 256), dtype=np.int64)  # pixels by channel and value
+
+    def add(self, frames: np.ndarray) -> None:
+        """The next frames, uint8 [n, H, W, 3]."""
+        first, last = np.searchsorted(self._wanted, [self._seen, self._seen + len(frames)])
+        coarse = max(1, max(frames.shape[1:3]) // 150)
+        for index in self._wanted[first:last] - self._seen:
+            for counts, channel in zip(self._counts, frames[index, ::coarse, ::coarse].reshape(-1, 3).T, strict=True):
+                counts += np.bincount(channel, minlength=256)
+        self._seen += len(frames)
+
+    def result(self) -> Stats:
+        """Statistics of the frames that were added."""
+        value = np.arange(256) / 255
+        ends = self._counts.cumsum(1)
+        total = int(ends[0, -1])
+
+        def ranked(rank: float) -> np.ndarray:
+            """The pixel of a rank in each channel, between two of them where it is no whole number."""
+            low, high = (
+                value[[np.searchsorted(end, r, side="right") for end in ends]] for r in (int(rank), math.ceil(rank))
+            )
+            return low + (rank - int(rank)) * (high - low)
+
+        mean = self._counts @ value / total
+        spread = (self._counts * (value - mean[:, None]) ** 2).sum(1) / total
+        stats = {"min": ranked(0), "max": ranked(total - 1), "mean": mean, "std": np.sqrt(spread)}
+        stats |= {name: ranked(q * (total - 1)) for name, q in QUANTILES.items()}
+        sampled = int((self._wanted < self._seen).sum())
+        return {name: part.reshape(3, 1, 1) for name, part in stats.items()} | {"count": np.array([sampled])}
 
 
 def merge_stats(parts: Sequence[Stats]) -> Stats:

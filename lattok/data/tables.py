@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from threading import RLock
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,20 +16,27 @@ import pyarrow.parquet as pq
 
 from lattok import files
 from lattok.checks import LattokError
+from lattok.data.schema import Feature
 
+T = TypeVar("T")
+AGAIN = "Copy the file again, or write it again."
 CACHE_BYTES = 256 * 2**20  # row groups kept in memory by a reader
 OPEN_FILES = 16
 MEGABYTE = 2**20
+# what pyarrow raises over damaged files; a flipped bit in a name is a UnicodeDecodeError
+DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
 
 
 def open_table(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file; missing or truncated files are a `LattokError`."""
+    """Open a Parquet file, whose page checksums are checked on reading; missing or truncated is a `LattokError`."""
     if not path.is_file():
         raise LattokError(f"missing data file {path}. Download or copy it again.")
     try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        file.schema_arrow.names  # noqa: B018  a damaged name is no text
+    except DAMAGE:
         raise LattokError(f"{path} is no complete Parquet file: truncated or damaged. Copy it again.") from None
+    return file
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -39,16 +48,18 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise LattokError(f"{path}: missing column {', '.join(missing)}. Write the dataset again with LeRobot v3.")
     try:
         return file.read(columns=None if columns is None else list(columns)).replace_schema_metadata(None)
-    except (pa.ArrowException, OSError):
+    except DAMAGE:
         raise LattokError(f"cannot read {path}: truncated or damaged. Copy it again.") from None
 
 
-def column_to_numpy(column: pa.ChunkedArray, shape: tuple[int, ...], where: str) -> np.ndarray:
+def column_to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np.ndarray:
     """A column of T values as [T] (shape (1,)) or [T, *shape]. `where` names file and column in errors."""
-    parts = []
+    parts, shape = [], feature.shape
     for chunk in column.chunks:
         values: pa.Array = chunk
         while True:
+            if values.null_count and feature.dtype != "string":
+                raise LattokError(f"{where}: expected a value in every row, got {values.null_count} empty. {AGAIN}")
             if isinstance(values, pa.ExtensionArray):  # arrays of rank 2 and more, as `datasets` stores them
                 values = values.storage
             elif isinstance(values, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray):
@@ -57,11 +68,11 @@ def column_to_numpy(column: pa.ChunkedArray, shape: tuple[int, ...], where: str)
                 break
         parts.append(values.to_numpy(zero_copy_only=False))
     flat = np.concatenate(parts) if parts else np.empty(0)
-    expected = len(column) * int(np.prod(shape))
+    expected = len(column) * math.prod(shape)
     if flat.size != expected:
-        raise LattokError(
-            f"{where}: expected {expected} values (shape {list(shape)}), got {flat.size}. Write it again."
-        )
+        raise LattokError(f"{where}: expected {expected} values (shape {list(shape)}), got {flat.size}. {AGAIN}")
+    if flat.dtype.kind not in "biuf" and feature.dtype != "string":
+        raise LattokError(f"{where}: expected {feature.dtype[:20]} as info.json says, got {column.type}. {AGAIN}")
     return flat.reshape(len(column)) if shape == (1,) else flat.reshape(len(column), *shape)
 
 
@@ -86,15 +97,35 @@ class DataFile:
 
     def read(self, group: int, key: str) -> pa.ChunkedArray:
         """One column of one row group."""
+        column = self._checked(key, lambda: self._file.read_row_group(group, columns=[key]).column(0))
+        if len(column) != self.starts[group + 1] - self.starts[group]:
+            raise LattokError(f"{self.path} is damaged: rows of `{key}` are missing. {AGAIN}")
+        return column
+
+    def batches(self, keys: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """The named columns from first row to last, at most `rows` at a time."""
+        total = int(self.starts[-1])
+        borders = np.searchsorted(self.starts, [*range(0, total, rows), total])
+        for first, last in pairwise(np.unique(borders).tolist()):  # over all row groups at once arrow reads far ahead
+            groups = list(range(first, last))
+            stream = self._file.iter_batches(batch_size=rows, columns=list(keys), row_groups=groups)
+            while (batch := self._checked(", ".join(keys), lambda stream=stream: next(stream, None))) is not None:
+                yield batch
+
+    def _checked(self, key: str, read: Callable[[], T]) -> T:
         try:
-            return self._file.read_row_group(group, columns=[key]).column(0)
-        except (pa.ArrowException, OSError) as error:
+            return read()
+        except DAMAGE as error:
             reason = files.first_line(error)
             raise LattokError(f"cannot read `{key}` from {self.path} ({reason}). Copy it again.") from None
 
     def _rows(self) -> dict[int, tuple[int, int]]:
-        groups = [self.read(i, "episode_index").to_numpy() for i in range(len(self.starts) - 1)]
-        episodes = np.concatenate(groups) if groups else np.empty(0, dtype=np.int64)
+        if "episode_index" not in self.names:
+            raise LattokError(f"{self.path}: missing column episode_index. {AGAIN}")
+        column = self._checked("episode_index", lambda: self._file.read(columns=["episode_index"]).column(0))
+        if not pa.types.is_integer(column.type) or column.null_count or len(column) != self.starts[-1]:
+            raise LattokError(f"{self.path}: `episode_index`: expected a whole number in every row. {AGAIN}")
+        episodes = column.to_numpy()
         borders = np.concatenate([[0], np.flatnonzero(np.diff(episodes)) + 1, [len(episodes)]])
         spans = [(a, b) for a, b in pairwise(borders.tolist()) if b > a]
         rows = {int(episodes[a]): (a, b) for a, b in spans}
@@ -106,10 +137,19 @@ class DataFile:
 class ColumnReader:
     """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand.
 
-    Threads may share it.
+    Threads may share it; pickled, it starts empty.
     """
 
     def __init__(self):
+        self._start()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self._lock = RLock()
         self._files: OrderedDict[Path, DataFile] = OrderedDict()
         self._groups: OrderedDict[tuple[Path, int, str], pa.ChunkedArray] = OrderedDict()
@@ -168,7 +208,7 @@ class RollingTables:
             path = self._folder / self._pattern.format(chunk_index=chunk, file_index=file)
             path.parent.mkdir(parents=True, exist_ok=True)
             sink = pa.OSFile(str(path), "wb")
-            self._open = sink, pq.ParquetWriter(sink, table.schema, compression="snappy")
+            self._open = sink, pq.ParquetWriter(sink, table.schema, compression="snappy", write_page_checksum=True)
         self._open[1].write_table(table, row_group_size=table.num_rows)
         return chunk, file
 

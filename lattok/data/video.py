@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -19,6 +20,8 @@ from lattok import checks
 from lattok.checks import LattokError
 
 BLOCK = 64  # frames per decoded block: 64 x 480 x 640 x 3 bytes = 59 MB
+BLOCK_BYTES = 2**28  # of larger frames a block holds fewer
+MOST_PIXELS = 2**25  # per frame, 8K: a damaged header may claim anything, and memory is claimed before a pixel is read
 SEEK_GAP_S = 1.0  # a longer hole between wanted frames is skipped by seeking
 # from 17 on PyAV converts colours with as many threads as there are cores: for one frame the hand-over costs more
 ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
@@ -42,30 +45,36 @@ class VideoFacts(NamedTuple):
 
 def probe(path: Path) -> VideoFacts:
     """Facts from the header of a video, without decoding it."""
-    with _opened(path) as container:
+    with _reading(path), _opened(path) as container:
         stream = container.streams.video[0]
         rate = stream.average_rate or stream.base_rate or 0
-        return VideoFacts(stream.frames, float(rate), stream.width, stream.height, stream.codec.canonical_name)
+        codec = getattr(stream.codec, "canonical_name", stream.codec.name)  # PyAV 13 has the decoder's name only
+        return VideoFacts(stream.frames, float(rate), stream.width, stream.height, codec)
 
 
 def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.ndarray]:
     """Frames nearest to ascending `timestamps` (seconds), in blocks uint8 [n, H, W, 3] with n <= 64.
 
     Whatever the video holds (grey, with transparency) comes as RGB. A block is a view of one buffer: use or copy it
-    before asking for the next. A time without a frame within half a frame interval is an error with file and time.
+    before asking for the next. A time without a frame within half a frame interval is an error with file and time, and
+    so is a frame that the decoder had to repair, also one that only others between the wanted ones are made from.
+
+    What no decoder can tell stays unnoticed: containers and most codecs have no checksums, so that a changed bit may
+    decode to other pixels, colours or times that are just as possible.
     """
     breaks = np.flatnonzero(np.diff(timestamps) > SEEK_GAP_S) + 1
     to_rgb = VideoReformatter()  # kept: setting one up for every frame costs more than decoding
     buffer, filled = np.empty((0, 0, 0, 3), dtype=np.uint8), 0
-    with _opened(path) as container:
+    with open_video(path) as container:
         for run in np.split(timestamps, breaks):
             for frame in _nearest(path, container, run, 0.5 / fps):
-                image = to_rgb.reformat(frame, format="rgb24", **ONE_THREAD).to_ndarray()
-                if filled == BLOCK or (filled and image.shape != buffer.shape[1:]):
+                image = _upright(to_rgb.reformat(frame, format="rgb24", **ONE_THREAD).to_ndarray(), frame)
+                if filled and (filled == len(buffer) or image.shape != buffer.shape[1:]):
                     yield buffer[:filled]
                     filled = 0
                 if image.shape != buffer.shape[1:]:
-                    buffer = np.empty((min(BLOCK, len(timestamps)), *image.shape), dtype=np.uint8)
+                    size = max(1, min(BLOCK, len(timestamps), BLOCK_BYTES // image.nbytes))
+                    buffer = np.empty((size, *image.shape), dtype=np.uint8)
                 buffer[filled] = image
                 filled += 1
         if filled:
@@ -88,6 +97,12 @@ def _nearest(path: Path, container: InputContainer, wanted: np.ndarray, toleranc
         yield _checked(path, before, time, tolerance)
 
 
+def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """`image` turned as players show it: phones film sideways and say so (PyAV 14 or later reads that)."""
+    turns = round(getattr(frame, "rotation", 0) / 90)
+    return np.rot90(image, turns) if turns else image
+
+
 def _checked(path: Path, frame: av.VideoFrame | None, wanted: float, tolerance: float) -> av.VideoFrame:
     if frame is None or abs(frame.time - wanted) > tolerance:
         nearest = "none" if frame is None else f"the nearest at {frame.time:.3f} s"
@@ -100,15 +115,40 @@ def _checked(path: Path, frame: av.VideoFrame | None, wanted: float, tolerance: 
 
 
 def _decoded(path: Path, container: InputContainer, start: float) -> Iterator[av.VideoFrame]:
-    """Frames in order of time, from the key frame at or before `start` seconds."""
+    """Frames in order of time, the first of them at or before `start` seconds if there is one."""
     stream = container.streams.video[0]
-    try:
-        container.seek(max(0, int(start / (stream.time_base or 1))), stream=stream, backward=True)
-        for frame in container.decode(stream):
-            if frame.time is not None:
-                yield frame
-    except av.error.FFmpegError as error:
-        raise _damaged(path, error) from None
+    tick = float(stream.time_base or 1)
+    begin = min(0.0, (stream.start_time or 0) * tick)
+    back = 0.0
+    while True:
+        target = max(begin, start - back)
+        container.seek(int(target / tick), stream=stream, backward=True)
+        frames = _sound(path, container, start if target == begin else None)
+        first = next(frames, None)
+        if target == begin or (first is not None and first.time <= start):
+            break
+        # files tell when key frames are decoded, not when they are shown: with B frames that may be too late
+        back = max(SEEK_GAP_S, 4 * back)
+    if first is not None:
+        yield first
+        yield from frames
+
+
+def _sound(path: Path, container: InputContainer, start: float | None) -> Iterator[av.VideoFrame]:
+    """Frames that the decoder had all parts of.
+
+    Those before the first key frame may be made from ones that seeking left out, and are passed over. After a seek to
+    the very beginning nothing was left out: from `start` seconds on, all of them must be there.
+    """
+    known = False
+    for frame in container.decode(container.streams.video[0]):
+        if frame.time is None:
+            continue
+        known = known or bool(frame.key_frame)
+        if not frame.is_corrupt:
+            yield frame
+        elif known or (start is not None and frame.time >= start):
+            raise _damaged(path, f"the frame at {frame.time:.3f} s is incomplete")
 
 
 def _opened(path: Path) -> InputContainer:
@@ -116,21 +156,40 @@ def _opened(path: Path) -> InputContainer:
         raise LattokError(
             f"missing video file {path}. Download or copy it again, or choose other cameras with `cameras`."
         )
-    try:
-        container = av.open(str(path))
-    except av.error.FFmpegError as error:
-        raise _damaged(path, error) from None
+    container = av.open(str(path))
     if not container.streams.video:
         container.close()
         raise LattokError(f"{path} holds no video stream. Copy the file again.")
+    decoder = container.streams.video[0].codec_context
+    if decoder is None:
+        container.close()
+        raise _damaged(path, "of an unknown codec")
     # one thread: a decoder's own threads log through Python and wait for each other for ever when the file is closed;
     # whoever has cores to spare decodes several episodes at once
-    container.streams.video[0].codec_context.thread_count = 1
+    decoder.thread_count = 1
+    decoder.options = {"max_pixels": str(MOST_PIXELS)}
     return container
 
 
-def _damaged(path: Path, error: Exception) -> LattokError:
-    reason = getattr(error, "strerror", None) or type(error).__name__
+@contextmanager
+def open_video(path: Path) -> Iterator[InputContainer]:
+    """An open video file with a video stream; whatever is wrong with it is a `LattokError` that names it."""
+    with _reading(path), _opened(path) as container:
+        yield container
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Whatever a damaged file makes PyAV raise becomes one line: its own errors, and Python's for absurd numbers."""
+    try:
+        yield
+    except LattokError:
+        raise
+    except (av.error.FFmpegError, ValueError, ArithmeticError, MemoryError, EOFError, UnicodeError) as error:
+        raise _damaged(path, getattr(error, "strerror", None) or type(error).__name__) from None
+
+
+def _damaged(path: Path, reason: str) -> LattokError:
     return LattokError(f"cannot decode video {path} ({reason}). It is truncated or damaged: copy it again.")
 
 

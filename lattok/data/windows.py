@@ -5,10 +5,8 @@ Everything is indexed once and kept in memory (frames in a file with `cache_dir`
 
 from __future__ import annotations
 
-import math
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +17,11 @@ from torch import Tensor
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.episodes import select_episodes
+from lattok.data.frame_store import decode_all
 from lattok.data.schema import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.types import ActionBatch, Episode, PairBatch
 
-IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
+FeaturesOf = Callable[[np.ndarray], Tensor]  # rows [...] of frames to their features [..., V*N, D]
 EpisodeSpec = str | Sequence[int] | None
 
 
@@ -93,10 +92,12 @@ class ActionWindows:
 class FramePairs:
     """Pairs of frames (t, t + stride) inside one episode, with the actions between them.
 
-    `frames` uint8 [F, V, h, w, 3] holds every frame once. For each of the N pairs: rows `first` and `second` in it,
-    `episode_of`, `frame_of`, `actions`, `states` [N, s] at t, `labelled`: whether the action may supervise, and
-    `task_of` [N]: the instruction as an index into `tasks` (the first one of an episode with several).
+    `frames` uint8 [F, V, h, w, 3] holds every frame of `episodes` once. For each of the N pairs: rows `first` and
+    `second` in it, `episode_of`, `frame_of`, `actions`, `states` [N, s] at t, `labelled`: whether the action may
+    supervise, and `task_of` [N]: the instruction as an index into `tasks` (the first one of an episode with several).
     """
+
+    features: FeaturesOf | None = None  # where features are known, batches carry them
 
     def __init__(
         self,
@@ -114,6 +115,7 @@ class FramePairs:
         progress: Progress | None = None,
         extra_strides: Sequence[int] = (),
         action_steps: int = 1,
+        pixels: bool = True,
     ):
         """`transform` maps blocks uint8 [n, H, W, 3] to one size, e.g. a model's `resize`.
 
@@ -121,13 +123,13 @@ class FramePairs:
         frame, at least one per task. Beyond 4 GiB the frames go into a temporary file in `cache_dir`, if it is given.
         With `extra_strides` every sample has further frames t + s, all of them inside the episode. `actions` are the
         mean over the gap [N, m], or with `action_steps` n > 1 the actions a_t .. a_{t+n-1} [N, n, m], which repeat the
-        episode's last one where it ends.
+        episode's last one where it ends. Without `pixels` nothing is decoded, and frames are empty, [F, 0].
         """
         checks.one_of("labelled", labelled, ("pairs", "episodes"))
         checks.counts(action_steps=action_steps)
         if not 0 <= labelled_fraction <= 1:
             checks.fail("labelled_fraction", "a number from 0 to 1", repr(labelled_fraction))
-        chosen = select_episodes(dataset, episodes)
+        self.episodes = chosen = select_episodes(dataset, episodes)
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
         self.stride, self.offsets = stride_frames, np.array([0, stride_frames, *extra_strides])
         check_stride(stride_frames, lengths, dataset.fps)
@@ -150,7 +152,10 @@ class FramePairs:
         if action_key is not None:
             tasks = {e.index: e.tasks for e in chosen}
             self.labelled = draw_labelled(self.episode_of, self.frame_of, tasks, labelled_fraction, labelled, seed)
-        self.frames = _decode_all(dataset, chosen, self.cameras, transform, cache_dir, progress)
+        self.frames = np.empty((int(lengths.sum()), 0), dtype=np.uint8)
+        self._decode = partial(decode_all, dataset, chosen, self.cameras, transform, cache_dir, progress)
+        if pixels:
+            self.read_pixels()
 
     def __len__(self) -> int:
         return len(self.first)
@@ -163,7 +168,17 @@ class FramePairs:
             torch.from_numpy(np.asarray(self.frames[rows])),
             torch.from_numpy(self.actions[chosen]),
             torch.from_numpy(self.labelled[chosen]),
+            features=None if self.features is None else self.features(rows),
         )
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether frames are there, not only their places."""
+        return self.frames.ndim > 2
+
+    def read_pixels(self) -> None:
+        """Decode all frames; for pairs that were made without them."""
+        self.frames = self._decode()
 
     def _actions(self, dataset: RobotDataset, key: str | None, episodes: Sequence[Episode], steps: int) -> np.ndarray:
         """Mean of a_t .. a_{t + stride - 1} for every pair, [N, m] float32, or `steps` actions [N, n, m]."""
@@ -257,46 +272,3 @@ def _instructions(
     first = [episode.tasks[0] if episode.tasks else "" for episode in episodes]
     tasks = tuple(dict.fromkeys(first))
     return tasks, np.repeat([tasks.index(task) for task in first], lengths)[keep]
-
-
-def _decode_all(
-    dataset: RobotDataset,
-    episodes: Sequence[Episode],
-    cameras: Sequence[str],
-    transform: FrameTransform | None,
-    cache_dir: str | Path | None,
-    progress: Progress | None,
-) -> np.ndarray:
-    """Every frame of the episodes, uint8 [F, V, h, w, 3], in memory or in an unnamed file in `cache_dir`."""
-    total = sum(e.length for e in episodes)
-    store: np.ndarray | None = None
-    row = 0
-    for episode in episodes:
-        frames = dataset.frames(episode.index, cameras, transform=transform)
-        if frames.dtype != np.uint8 or frames.shape[-1] != 3:
-            hint = "Floats become pixels by lattok.data.frames_from_lerobot; grey and RGBA ones are made RGB first."
-            got = f"{frames.dtype} {list(frames.shape)} in episode {episode.index}"
-            checks.fail("frames", "uint8 pixels [T, V, H, W, 3]", got, hint)
-        if store is None:
-            store = _allocate((total, *frames.shape[1:]), cache_dir)
-        if frames.shape[1:] != store.shape[1:]:
-            hint = "Give a `transform` that resizes, such as a model's `resize`, or choose `episodes` of one size."
-            checks.fail("frames", f"shape {store.shape[1:]}", f"{frames.shape[1:]} in episode {episode.index}", hint)
-        store[row : row + len(frames)] = frames
-        row += len(frames)
-        if progress is not None:
-            progress(row, total)
-    assert store is not None
-    return store
-
-
-def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarray:
-    size = math.prod(shape)
-    if cache_dir is None or size <= IN_MEMORY:
-        return np.empty(shape, dtype=np.uint8)
-    Path(cache_dir).mkdir(parents=True, exist_ok=True)
-    # the file has no name: it is gone with the array, however the process ends
-    with tempfile.TemporaryFile(dir=cache_dir) as file:
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash at the first page
-            os.posix_fallocate(file.fileno(), 0, size)
-        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)

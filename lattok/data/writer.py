@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,16 +18,17 @@ import pyarrow.parquet as pq
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.schema import INDEX_KEYS, Feature
-from lattok.data.stats import Stats, column_stats, image_stats, merge_stats
-from lattok.data.tables import MEGABYTE, RollingTables, next_place, to_arrow
-from lattok.data.video import CODECS, VideoEncoder
-from lattok.files import sync_folder, write_json
+from lattok.data.cameras import VIDEO_PATH, EpisodeFrames, Frames, RollingVideos, image_column
+from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Feature
+from lattok.data.stats import Stats, column_stats, merge_stats
+from lattok.data.tables import RollingTables, to_arrow
+from lattok.data.video import CODECS
+from lattok.files import sync_files, sync_folder, write_json
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-DTYPES = ("video", "string", "bool", "float32", "float64", "int32", "int64")
+NUMBERS = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float32", "float64")
+DTYPES = (*IMAGE_DTYPES, "string", *NUMBERS)
 EPISODES_PER_WRITE = 100
 STATS_PER_MERGE = 256
 
@@ -46,15 +47,15 @@ class _Settings(NamedTuple):
 class LeRobotWriter:
     """Writes one dataset: `create`, `add_episode` for each episode, `finalize`. In a `with`, an error removes it."""
 
-    def __init__(self, root: Path, fps: int, features: dict[str, Feature], settings: _Settings):
+    def __init__(self, root: Path, fps: float, features: dict[str, Feature], settings: _Settings):
         """Use `create`, which checks its arguments."""
         self.root = root
-        self._fps = fps
+        self._fps = int(fps) if float(fps).is_integer() else fps  # LeRobot keeps a whole number where it can
         self._settings = settings
-        self._videos = [key for key, feature in features.items() if feature.dtype == "video"]
+        self._cameras = [key for key, feature in features.items() if feature.dtype in IMAGE_DTYPES]
         index = {key: Feature("float32" if key == "timestamp" else "int64", (1,), None) for key in INDEX_KEYS}
         self._features = features | index
-        self._columns = [key for key in self._features if key not in self._videos]
+        self._columns = [key for key in self._features if key not in self._cameras]
         self._folder = root.with_name(f".{root.name}.writing")
         self._tasks: dict[str, int] = {}
         self._frames = self._episodes = 0
@@ -62,13 +63,25 @@ class LeRobotWriter:
         self._data = RollingTables(self._folder, DATA_PATH, settings.chunk_files, settings.data_file_mb)
         self._meta = RollingTables(self._folder, EPISODES_PATH, settings.chunk_files, settings.data_file_mb)
         self._rows: list[dict[str, Any]] = []
-        self._encoders: dict[str, tuple[VideoEncoder, tuple[int, int]]] = {}
+        self._videos = {
+            key: RollingVideos(
+                self._folder,
+                key,
+                self._fps,
+                settings.video_codec,
+                settings.encoder_threads,
+                settings.chunk_files,
+                settings.video_file_mb,
+            )
+            for key in self._cameras
+            if features[key].dtype == "video"
+        }
 
     @classmethod
     def create(
         cls,
         root: str | Path,
-        fps: int,
+        fps: float,
         features: Mapping[str, Feature],
         robot_type: str | None = None,
         video_codec: str = "libsvtav1",
@@ -79,8 +92,9 @@ class LeRobotWriter:
     ) -> LeRobotWriter:
         """Start a dataset at `root`, which must not exist.
 
-        `features` are the recorded ones; LeRobot's index columns are added. Cameras have dtype "video" and shape
-        (H, W, 3) with even H and W. A file is closed once it is larger than its limit; `chunk_files` files per folder.
+        `features` are the recorded ones; LeRobot's index columns are added. Cameras have shape (H, W, 3) and dtype
+        "video", with even H and W, or "image": every frame is then kept without loss in the data files. A file is
+        closed once it is larger than its limit; `chunk_files` files per folder.
         """
         root = Path(root)
         checks.positive(fps=fps, chunk_files=chunk_files, data_file_mb=data_file_mb, video_file_mb=video_file_mb)
@@ -104,25 +118,40 @@ class LeRobotWriter:
         else:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def add_episode(self, columns: Mapping[str, np.ndarray], frames: Mapping[str, np.ndarray], task: str) -> None:
-        """Append an episode of T frames: columns [T, *shape] ([T] for shape (1,)), frames uint8 [T, H, W, 3]."""
-        length = self._check_episode(columns, frames, task)
-        index = self._tasks.setdefault(task, len(self._tasks))
-        values = self._values(columns, length, index)
-        table = pa.table({key: to_arrow(values[key]) for key in self._columns})
-        chunk, file = self._data.write(table)
+    def add_episode(
+        self,
+        columns: Mapping[str, np.ndarray],
+        frames: Mapping[str, Frames],
+        task: str | Sequence[str],
+        length: int | None = None,
+    ) -> None:
+        """Append an episode of T frames: columns [T, *shape] ([T] for shape (1,)), frames uint8 [T, H, W, 3].
+
+        Instead of an array, frames may be a function that hands blocks uint8 [n, H, W, 3] to its argument in order,
+        so that a long video is never in memory as a whole; or, for a camera of dtype "image", T encoded JPEG or PNG
+        images (bytes), which are stored as they are. `length` is T where nothing else tells it. `task` is one
+        instruction, or one per frame.
+        """
+        length = self._check_episode(columns, frames, length)
+        tasks = self._check_task(task, length)
+        seen = {key: EpisodeFrames(key, self._features[key].shape, frames[key], length) for key in self._cameras}
+        images = {key: image_column(seen[key].images()) for key in self._cameras if key not in self._videos}
+        places = [video.write(seen[key]) for key, video in self._videos.items()]
+        # from here on nothing that was given can be wrong
+        values = self._values(columns, length, [self._tasks.setdefault(text, len(self._tasks)) for text in tasks])
+        chunk, file = self._data.write(self._table(values, images))
         row: dict[str, Any] = {
             "episode_index": self._episodes,
-            "tasks": [task],
+            "tasks": list(dict.fromkeys(tasks)),
             "length": length,
             "data/chunk_index": chunk,
             "data/file_index": file,
             "dataset_from_index": self._frames,
             "dataset_to_index": self._frames + length,
         }
-        for key in self._videos:
-            row |= self._add_video(key, frames[key])
-        stats = {key: image_stats(frames[key]) for key in self._videos}
+        for place in places:
+            row |= place
+        stats = {key: camera.stats() for key, camera in seen.items()}
         stats |= {key: column_stats(values[key]) for key in self._columns if self._features[key].dtype != "string"}
         for key, part in stats.items():
             row |= {f"stats/{key}/{name}": value.tolist() for name, value in part.items()}
@@ -134,51 +163,63 @@ class LeRobotWriter:
         if len(self._rows) >= EPISODES_PER_WRITE:
             self._write_rows()
 
+    def write_meta(self, name: str, value: Mapping[str, Any]) -> None:
+        """Put a JSON file of your own beside info.json, e.g. `write_meta("source.json", {...})`."""
+        write_json(self._folder / "meta" / name, value, indent=4)
+
     def finalize(self) -> Path:
         """Close all files and give the folder its name. Returns `root`."""
         if not self._episodes:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise LattokError("nothing to write: call `add_episode` before `finalize`.")
         self._write_rows()
-        for tables in (self._data, self._meta):
-            tables.close()
-        for encoder, _ in self._encoders.values():
-            encoder.close()
+        for files in (self._data, self._meta, *self._videos.values()):
+            files.close()
         self._write_tasks()
-        write_json(self._folder / "meta" / "info.json", self._info(), indent=4)
+        self.write_meta("info.json", self._info())
         merged = {key: merge_stats(parts) for key, parts in self._stats.items()}
         stats = {key: {name: value.tolist() for name, value in part.items()} for key, part in merged.items()}
-        write_json(self._folder / "meta" / "stats.json", stats, indent=4)
+        self.write_meta("stats.json", stats)
         if self.root.exists():
             checks.fail("root", "a folder that does not exist yet", str(self.root))
+        sync_files(self._folder)
         os.rename(self._folder, self.root)
         sync_folder(self.root.parent)
         return self.root
 
-    def _check_episode(self, columns: Mapping[str, np.ndarray], frames: Mapping[str, np.ndarray], task: str) -> int:
+    def _check_episode(
+        self, columns: Mapping[str, np.ndarray], frames: Mapping[str, Frames], length: int | None
+    ) -> int:
         """Everything given, nothing else, of one length and the declared shapes. Returns the length."""
-        if not isinstance(task, str) or not task:
-            checks.fail("task", "an instruction", repr(task))
         expected = [key for key in self._columns if key not in INDEX_KEYS]
         if set(columns) != set(expected):
             checks.fail("columns", ", ".join(expected) or "none", ", ".join(columns) or "none")
-        if set(frames) != set(self._videos):
-            checks.fail("frames", ", ".join(self._videos) or "none", ", ".join(frames) or "none")
-        lengths = {len(value) for value in (*columns.values(), *frames.values())}
+        if set(frames) != set(self._cameras):
+            checks.fail("frames", ", ".join(self._cameras) or "none", ", ".join(frames) or "none")
+        for key, value in frames.items():
+            if not callable(value) and not hasattr(value, "__len__"):
+                checks.fail(key, "an array, a list of encoded images or a function", type(value).__name__)
+        lengths = {len(value) for value in (*columns.values(), *frames.values()) if not callable(value)}
+        lengths |= set() if length is None else {length}
         if len(lengths) != 1 or 0 in lengths:
             checks.fail("columns", "arrays and frames of one length of at least 1", f"lengths {sorted(lengths)}")
         (length,) = lengths
         for key, value in {**columns, **frames}.items():
             shape = self._features[key].shape
             allowed = [(length,), (length, 1)] if shape == (1,) else [(length, *shape)]
-            if np.shape(value) not in allowed:
+            if (key in columns or isinstance(value, np.ndarray)) and np.shape(value) not in allowed:
                 checks.fail(key, f"shape {list(allowed[0])}", f"{list(np.shape(value))}")
-        for key, value in frames.items():
-            if value.dtype != np.uint8:
-                checks.fail(key, "uint8 frames", str(value.dtype))
         return length
 
-    def _values(self, columns: Mapping[str, np.ndarray], length: int, task_index: int) -> dict[str, np.ndarray]:
+    def _check_task(self, task: str | Sequence[str], length: int) -> list[str]:
+        """One instruction per frame."""
+        tasks = [task] * length if isinstance(task, str) else list(task or ())
+        if not all(isinstance(text, str) for text in tasks) or not tasks:
+            checks.fail("task", 'an instruction, "" where there is none', repr(task))
+        checks.size("task", "instructions, one per frame", len(tasks), length)
+        return tasks
+
+    def _values(self, columns: Mapping[str, np.ndarray], length: int, tasks: list[int]) -> dict[str, np.ndarray]:
         """The given columns in their declared types, and LeRobot's index columns."""
         number = np.arange(length)
         values = {
@@ -186,31 +227,21 @@ class LeRobotWriter:
             "frame_index": number,
             "episode_index": np.full(length, self._episodes),
             "index": self._frames + number,
-            "task_index": np.full(length, task_index),
+            "task_index": np.array(tasks),
         }
         for key, given in columns.items():
             dtype = self._features[key].dtype
             values[key] = np.asarray(given, dtype=object if dtype == "string" else dtype)
         return values
 
-    def _add_video(self, key: str, frames: np.ndarray) -> dict[str, Any]:
-        """Encode frames at the end of the camera's file; a full file is closed and the next one begun."""
-        encoder, place = self._encoders.get(key, (None, (0, 0)))
-        if encoder is not None and encoder.bytes >= self._settings.video_file_mb * MEGABYTE:
-            encoder.close()
-            encoder, place = None, next_place(place, self._settings.chunk_files)
-        if encoder is None:
-            path = VIDEO_PATH.format(video_key=key, chunk_index=place[0], file_index=place[1])
-            size = (frames.shape[1], frames.shape[2])
-            encoder = VideoEncoder(
-                self._folder / path, self._fps, size, self._settings.video_codec, self._settings.encoder_threads
-            )
-            self._encoders[key] = (encoder, place)
-        start = encoder.frames / self._fps
-        encoder.add(frames)
-        values = (*place, start, encoder.frames / self._fps)
-        names = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-        return {f"videos/{key}/{name}": value for name, value in zip(names, values, strict=True)}
+    def _table(self, values: Mapping[str, np.ndarray], images: Mapping[str, pa.Array]) -> pa.Table:
+        """Rows of the data table; where there are images, its schema says so to `datasets`."""
+        columns = {key: _to_nested(values[key], self._features[key].shape) for key in self._columns}
+        table = pa.table({**columns, **images})
+        if not images:
+            return table
+        described = {"info": {"features": {key: {"_type": "Image"} for key in images}}}
+        return table.replace_schema_metadata({"huggingface": json.dumps(described)})
 
     def _write_rows(self) -> None:
         if self._rows:
@@ -233,16 +264,13 @@ class LeRobotWriter:
             "pandas_version": "2.2.0",
         }
         table = pa.table({"task_index": list(self._tasks.values()), index: list(self._tasks)})
-        pq.write_table(
-            table.replace_schema_metadata({"pandas": json.dumps(pandas)}), self._folder / "meta/tasks.parquet"
-        )
+        table = table.replace_schema_metadata({"pandas": json.dumps(pandas)})
+        pq.write_table(table, self._folder / "meta/tasks.parquet", write_page_checksum=True)
 
     def _info(self) -> dict[str, Any]:
         entries: dict[str, Any] = {}
         for key, feature in self._features.items():
-            names = (
-                ["height", "width", "channels"] if feature.dtype == "video" else feature.names and list(feature.names)
-            )
+            names = ["height", "width", "channels"] if key in self._cameras else feature.names and list(feature.names)
             entries[key] = {"dtype": feature.dtype, "shape": list(feature.shape), "names": names}
         for key in self._videos:
             height, width, _ = self._features[key].shape
@@ -273,11 +301,21 @@ class LeRobotWriter:
         }
 
 
+def _to_nested(values: np.ndarray, shape: tuple[int, ...]) -> pa.Array:
+    """A column of rows of `shape`; those of several dimensions are lists of lists, as LeRobot reads them."""
+    if len(shape) == 1:
+        return to_arrow(values)
+    nested = pa.array(np.ascontiguousarray(values).reshape(-1))
+    for size in reversed(shape):
+        nested = pa.ListArray.from_arrays(pa.array(np.arange(0, len(nested) + 1, size, dtype=np.int32)), nested)
+    return nested
+
+
 def _check_feature(key: str, feature: Feature) -> None:
     if "/" in key or not key or key in INDEX_KEYS:
         checks.fail("features", f"keys without '/' and other than LeRobot's own ({', '.join(INDEX_KEYS)})", repr(key))
-    if feature.dtype == "video" and (len(feature.shape) != 3 or feature.shape[2] != 3):
-        checks.fail(f"features[{key!r}]", "shape (H, W, 3) of a video", repr(feature.shape))
-    if feature.dtype != "video" and len(feature.shape) != 1:
-        checks.fail(f"features[{key!r}]", "the shape of a vector, e.g. (4,)", repr(feature.shape))
     checks.one_of(f"features[{key!r}].dtype", feature.dtype, DTYPES)
+    if feature.dtype in IMAGE_DTYPES and (len(feature.shape) != 3 or feature.shape[2] != 3):
+        checks.fail(f"features[{key!r}]", f"shape (H, W, 3) of a camera ({feature.dtype})", repr(feature.shape))
+    if feature.dtype not in IMAGE_DTYPES and not 1 <= len(feature.shape) <= 5:
+        checks.fail(f"features[{key!r}]", "a shape of one to five dimensions, e.g. (4,)", repr(feature.shape))

@@ -14,12 +14,15 @@ import torch
 import lattok
 from lattok import checks, files
 from lattok.data import RobotDataset
+from lattok.data.action_view import check_trained_space
 from lattok.evaluation.latent import LatentOptions
 from lattok.evaluation.latent_report import evaluate_latent
 from lattok.evaluation.report import Progress, Report, Verdict
-from lattok.evaluation.split import Split, split_episodes
+from lattok.evaluation.split import Split, split_episodes, trained_episodes
 from lattok.evaluation.tokenizer_report import evaluate_tokenizer
 from lattok.evaluation.trained import control_loop as usual_loop
+from lattok.image_lam.feature_cache import FeatureCache
+from lattok.normalize import for_dataset
 from lattok.training import LoopOptions
 
 __all__ = ["REPORT_HTML", "REPORT_JSON", "Progress", "Report", "evaluate"]
@@ -41,6 +44,7 @@ def evaluate(
     control_loop: LoopOptions | None = None,
     max_episodes: int = 200,
     seed: int = 0,
+    feature_cache: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Judge an action tokenizer or an `ImageLAM` on the held-out `episodes` of a dataset.
@@ -48,12 +52,14 @@ def evaluate(
     All other episodes fit probes and controls; at most `max_episodes` of them and half as many held-out ones are used,
     evenly spaced. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
     With `out`, writes `report.json` and `report.html` there; with `cache_dir`, decoded frames lie in a file there
-    rather than in memory. `progress(stage, done, total)` is called along the way.
+    rather than in memory. Features come from `feature_cache` where it has all of a split's.
+    `progress(stage, done, total)` is called along the way.
     """
     checks.one_of("controls", controls, ("quick", "trained"))
     source = getattr(model, "label_source", None)
     if source not in ("actions", "video"):
         checks.fail("model", "an action tokenizer or an image latent action model", type(model).__name__)
+    model = for_dataset(model, dataset)
     split = split_episodes(dataset, episodes, max_episodes)
     title = f"{getattr(model, 'source', None) or type(model).__name__} on {dataset.name}"
     note: Progress = progress or (lambda stage, done, total: None)
@@ -61,6 +67,7 @@ def evaluate(
         if source == "actions":
             if action_key is None:
                 checks.fail("action_key", "a column of actions", "None")
+            check_trained_space(getattr(model, "trained_on", None), dataset, action_key)
             report = evaluate_tokenizer(model, dataset, split, action_key, seed, title, note)
         else:
             options = LatentOptions(
@@ -73,6 +80,7 @@ def evaluate(
                 controls_folder=None if out is None else Path(out) / "controls",
                 cache_dir=None if out is None else Path(out),
                 seed=seed,
+                feature_cache=feature_cache,
             )
             report = evaluate_latent(model, dataset, split, options, title, note)
     chosen = {"controls": controls, "seed": seed, "action_key": action_key, "state_key": state_key}
@@ -100,12 +108,7 @@ def _quietly(model: Any) -> Iterator[None]:
 
 def _with_overlap(report: Report, model: Any, dataset: RobotDataset, split: Split) -> Report:
     """A failing verdict where held-out episodes were trained on, as far as the artefact knows."""
-    trained_on = getattr(model, "trained_on", None)
-    if not trained_on or trained_on["dataset"] != dataset.name:
-        return report
-    known = {episode.index for episode in dataset.episodes}
-    trained = {index for first, last in trained_on["episodes"] for index in range(first, last + 1)} & known
-    seen = trained & set(split.held_out)
+    seen = trained_episodes(getattr(model, "trained_on", None), dataset.name) & set(split.held_out)
     if not seen:
         return report
     text = f"{len(seen)} of {len(split.held_out)} held-out episodes were trained on: these figures are too good"

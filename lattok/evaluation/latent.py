@@ -23,6 +23,7 @@ from lattok.evaluation.split import Split
 from lattok.evaluation.tasks import TaskFolds, task_folds
 from lattok.evaluation.trained import Training
 from lattok.image_lam import ImageLAM
+from lattok.image_lam.feature_cache import FeatureCache
 from lattok.training import LoopOptions
 
 
@@ -39,6 +40,7 @@ class LatentOptions:
     controls_folder: Path | None
     cache_dir: Path | None  # for decoded frames; None keeps them in memory
     seed: int
+    feature_cache: FeatureCache | None = None
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ def evaluate_latent(
         checks.fail("model", "one that labels video without instructions", "a stage-1 model", hint)
     stride = checks.stride_in_frames(options.stride or model.config.stride, dataset.fps)
     cameras = options.cameras or model.cameras
-    source = Source(dataset, stride, options.action_key, options.state_key, cameras, options.cache_dir)
+    keys, cache = (options.action_key, options.state_key), options.feature_cache
+    source = Source(dataset, stride, *keys, cameras, options.cache_dir, cache)
     evidence = gather(model, source, split, options, progress)
     parts = _parts(evidence, progress)
     figures = {name: value for part in parts for name, value in part.figures.items()}

@@ -18,6 +18,7 @@ from torch import Tensor
 from lattok.data import FramePairs, RobotDataset, read_vectors, select_episodes
 from lattok.evaluation.split import evenly
 from lattok.image_lam import ImageLAM
+from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.flow import block_flow
 from lattok.types import LatentActions, join
 
@@ -77,6 +78,7 @@ class Source:
     state_key: str | None
     cameras: tuple[str, ...]
     cache_dir: Path | None  # keeps decoded frames in a file there instead of in memory
+    feature_cache: FeatureCache | None = None  # asked for features; none are added to it
 
 
 @torch.no_grad()
@@ -93,7 +95,8 @@ def batches(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Iterator[tuple[Ten
 
 def pair_features(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Tensor:
     """Full features [B, 2, N, D] of pairs `rows` [B], computed anew: they are too large to keep."""
-    return model.frame_features(pairs.frames.batch(torch.from_numpy(pairs.rows)[rows]).frames)
+    frames, chosen = pairs.frames, pairs.rows[rows.numpy()]
+    return _features(model, frames, np.stack([frames.first[chosen], frames.second[chosen]], 1))
 
 
 def chosen_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
@@ -122,6 +125,9 @@ def read_pairs(
         labelled_fraction=0.0,
         cache_dir=source.cache_dir,
     )
+    if source.feature_cache is not None:
+        known = source.feature_cache.known(model.features, source.dataset, frames.episodes, frames.cameras)
+        frames.features = known
     rows = np.array(evenly(list(range(len(frames))), most))
     used = np.unique(np.concatenate([frames.first[rows], frames.second[rows]]))
     grid = pooled_side(model, min(WIDEST_FRAME, BUDGET // len(used)))
@@ -146,6 +152,9 @@ def read_pairs(
 
 
 def _features(model: ImageLAM, frames: FramePairs, rows: np.ndarray) -> Tensor:
+    """Features [..., V*N, D] of frames at `rows` [...]."""
+    if frames.features is not None:
+        return frames.features(rows).to(model.features.mean)
     return model.frame_features(torch.from_numpy(np.asarray(frames.frames[rows])))
 
 

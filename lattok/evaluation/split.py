@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,13 @@ def split_episodes(dataset: RobotDataset, episodes: str | Sequence[int] | None, 
         train_available=len(train),
         held_out_available=len(held_out),
     )
+
+
+def trained_episodes(trained_on: Mapping[str, Any] | None, dataset_name: str) -> set[int]:
+    """Episodes of a dataset that a model has learnt from, as its training.json says; none where it says nothing."""
+    known = trained_on or {}
+    entries = [entry for entry in known.get("mixture", [known]) if entry.get("dataset") == dataset_name]
+    return {i for entry in entries for first, last in entry["episodes"] for i in range(first, last + 1)}
 
 
 def evenly(items: list[int], most: int) -> list[int]:

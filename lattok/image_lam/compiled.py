@@ -62,6 +62,10 @@ class CompiledImageLAM:
         """Sessions stay behind: workers compile anew."""
         return CompiledImageLAM, (self._lam, *self._how)
 
+    def to(self, device: str) -> CompiledImageLAM:
+        """The same on another device, for workers."""
+        return CompiledImageLAM(copy.deepcopy(self._lam).to(device), *self._how)
+
     @property
     def cameras(self) -> tuple[str, ...]:
         """Cameras in the order of the V axis."""

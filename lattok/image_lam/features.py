@@ -5,6 +5,7 @@ The module carries no weights into an artefact: a saved model names its features
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -66,6 +67,15 @@ class FrozenFeatures(nn.Module):
             self.network.load_state_dict(pretrained.state_dict())
             self.loaded = True
         return self
+
+    def weights_hash(self) -> str | None:
+        """SHA-256 of the network's weights, which no artefact holds; None for pixels."""
+        if self.network is None:
+            return None
+        weights = hashlib.sha256()
+        for tensor in self.network.state_dict().values():
+            weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return weights.hexdigest()
 
     def train(self, mode: bool = True) -> FrozenFeatures:
         """Frozen parts stay in evaluation mode."""

@@ -10,7 +10,6 @@ Stage 1 learns that codebook: one stream, with the instruction's words beside th
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -195,7 +194,8 @@ class ImageLAM(HubModel):
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Loss terms of a batch; `config.loss_weights` weights them."""
-        features, words = self.frame_features(batch.frames), self._words(len(batch.frames), batch.text, batch.text_mask)
+        features = self.frame_features(batch.frames) if batch.features is None else batch.features.float()
+        words = self._words(len(features), batch.text, batch.text_mask)
         pairs = self._pairs()
         checks.size("frames", "frames per sample", features.shape[1], 2 + len(self.config.extra_strides))
         both = features[:, pairs].flatten(0, 1)  # (b pairs) 2 n d
@@ -238,12 +238,8 @@ class ImageLAM(HubModel):
     def describe(self) -> dict[str, Any]:
         """As every model; with timm features also the hash of their weights, which the artefact does not hold."""
         described = super().describe() | {"backend": "torch", "precision": "float32"}
-        if self.features.network is not None:
-            weights = hashlib.sha256()
-            for tensor in self.features.network.state_dict().values():
-                weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-            described["features_sha256"] = weights.hexdigest()
-        return described
+        weights = self.features.weights_hash()
+        return described if weights is None else described | {"features_sha256": weights}
 
     def _streams(self, features: Tensor, words: Words | None = None) -> tuple[Encoded, Encoded | None]:
         tokens = self.encoder(features, words)

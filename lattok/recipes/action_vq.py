@@ -9,8 +9,10 @@ import torch
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq.config import QUICK_MODEL
-from lattok.data import ActionWindows, open_dataset
-from lattok.recipes.common import Recipe, finish
+from lattok.data import ActionWindows
+from lattok.data.mixture import MixedBatches, MixedWindows, same_actions
+from lattok.normalize import Normalizer
+from lattok.recipes.common import MixOptions, Recipe, finish
 from lattok.training import SeededBatches, fit
 from lattok.types import ActionBatch
 
@@ -27,7 +29,8 @@ class ActionVQRecipe(Recipe):
 
     kind = "action-vq"
     model_class = ActionVQConfig
-    from_dataset = ("action_dim", "action_names")
+    data_class = MixOptions
+    from_dataset = ("action_dim", "action_names", "normalizers")
     default_preset = "p2t"
     presets = MappingProxyType(
         {
@@ -43,22 +46,37 @@ class ActionVQRecipe(Recipe):
 
 
 def train_action_vq(recipe: ActionVQRecipe, resume: bool = False, resume_command: str = "") -> P2TActionVQ:
-    """Train as the recipe says and save the tokenizer into `recipe.out`."""
+    """Train as the recipe says and save the tokenizer into `recipe.out`.
+
+    In a mixture batches come normalised, each dataset's chunks with its own normaliser, and the model's is the identity
+    meanwhile.
+    """
     out = recipe.folder(resume)
-    dataset = open_dataset(recipe.dataset)
+    sources = recipe.open()
+    datasets = [source.dataset for source in sources]
     horizon = recipe.model.get("horizon", ActionVQConfig.horizon)
-    windows = ActionWindows(dataset, horizon, recipe.data.action_key, recipe.data.episodes)
+    names = same_actions(datasets, recipe.data.action_key)
+    parts = [ActionWindows(dataset, horizon, recipe.data.action_key, recipe.data.episodes) for dataset in datasets]
     torch.manual_seed(recipe.loop.seed)
-    names = tuple(windows.action_names)
-    model = P2TActionVQ(ActionVQConfig(**recipe.model, action_dim=len(names), action_names=names))
-    model.normalizer.fit(windows.actions, model.config.normalize_kinds)
-    draw = SeededBatches(len(windows), recipe.loop.batch_size, recipe.loop.seed)
+    several = tuple(dataset.name for dataset in datasets) if recipe.data.mix else ()
+    config = ActionVQConfig(**recipe.model, action_dim=len(names), action_names=names, normalizers=several)
+    model, size, seed = P2TActionVQ(config), recipe.loop.batch_size, recipe.loop.seed
+    normalizers = [module for module in model.normalizers if isinstance(module, Normalizer)] or [model.normalizer]
+    for part, normalizer in zip(parts, normalizers, strict=True):
+        normalizer.fit(part.actions, config.normalize_kinds)
+    if several:
+        windows = MixedWindows(parts, normalizers)
+        draw = MixedBatches(windows.sizes, [source.weight for source in sources], size, seed)
+        model.normalizer = Normalizer(len(names))
+    else:
+        windows, draw = parts[0], SeededBatches(len(parts[0]), size, seed)
 
     def batches(step: int, process: int, processes: int) -> ActionBatch:
         return windows.batch(draw(step)[process::processes])
 
-    model.trained_on = recipe.trained_on(dataset, recipe.loop.batch_size)
+    model.trained_on = recipe.trained_on(sources, size)
     recipe.begin(resume)
     weights = model.config.loss_weights
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+    model.choose_normalizer()
     return finish(model, out)

@@ -15,10 +15,18 @@ import torch.distributed as dist
 from typing_extensions import Self
 
 from lattok import checks, files
-from lattok.data import RobotDataset, select_episodes
+from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
+from lattok.data.mixture import Source, open_mixture, parse_source
 from lattok.training import RECIPE, RUN, LoopOptions
 
-CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every")
+CHANGEABLE_ON_RESUME = (
+    "device",
+    "log_every",
+    "save_every",
+    "feature_cache",
+    "feature_cache_gb",
+    "feature_cache_check",
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,13 @@ class DataOptions:
     state_key: str = "observation.state"
     cameras: tuple[str, ...] | None = None  # short or full names; None: all
     episodes: str = "train"  # "train", "test", "0:40", "0,3,5:9"
+
+
+@dataclass(frozen=True)
+class MixOptions(DataOptions):
+    """What is read from one dataset, or from several; `episodes` are then chosen in each of them."""
+
+    mix: tuple[str, ...] = ()  # in place of a dataset: "data/bridge:1.0", "data/libero.json:0.5", ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class Recipe:
     default_preset: ClassVar[str]
     from_dataset: ClassVar[tuple[str, ...]] = ()  # config fields that the dataset decides, never an option
 
-    dataset: str
+    dataset: str | None  # none: a mixture
     out: str
     preset: str
     data: Any
@@ -51,8 +66,13 @@ class Recipe:
     model: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_preset(cls, dataset: str | Path, out: str | Path, preset: str | None = None, **options: Any) -> Self:
-        """Presets joined by "+" ("tiny+robust") are laid over one another, `options` over them all."""
+    def from_preset(
+        cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
+    ) -> Self:
+        """Presets joined by "+" ("tiny+robust") are laid over one another, `options` over them all.
+
+        A mixture is `dataset=None` with `mix=("data/a:1.0", "data/b:0.5")`.
+        """
         preset = preset or cls.default_preset
         merged: dict[str, Any] = {}
         for name in preset.split("+"):
@@ -64,7 +84,10 @@ class Recipe:
         values = cls.combined({name: typed(name, value, groups[name]) for name, value in merged.items()}, given)
         data = {f.name: values.pop(f.name) for f in fields(cls.data_class) if f.name in values}
         loop = {f.name: values.pop(f.name) for f in fields(cls.loop_class) if f.name in values}
-        return cls(str(dataset), str(out), preset, cls.data_class(**data), cls.loop_class(**loop), values)
+        data = cls.data_class(**data)
+        _check_one_source(dataset, getattr(data, "mix", None))
+        name = None if dataset is None else str(dataset)
+        return cls(name, str(out), preset, data, cls.loop_class(**loop), values)
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,11 +103,27 @@ class Recipe:
             types.update({f.name: hints[f.name] for f in fields(owner) if f.name not in cls.from_dataset})
         return types
 
-    def trained_on(self, dataset: RobotDataset, samples_per_step: int) -> dict[str, Any]:
-        """What the artefact says about its training: dataset, episodes (first and last of each run), loop."""
-        runs = index_runs(episode.index for episode in select_episodes(dataset, self.data.episodes))
+    def open(self) -> list[Source]:
+        """The dataset, or all those of the mixture."""
+        return [Source(open_dataset(self.dataset), 1.0)] if self.dataset is not None else open_mixture(self.data.mix)
+
+    def trained_on(self, sources: Sequence[Source], samples_per_step: int) -> dict[str, Any]:
+        """What the artefact says about its training: dataset, episodes (first and last of each run), what its actions
+        mean where it says so, loop.
+
+        Of a mixture every dataset under `mixture`, with its weight.
+        """
+        seen = [self._seen(source.dataset) for source in sources]
         loop = {name: value for name, value in asdict(self.loop).items() if name != "device"}
-        return {"dataset": dataset.name, "episodes": runs, "samples_per_step": samples_per_step, "loop": loop}
+        weighted = [entry | {"weight": s.weight} for entry, s in zip(seen, sources, strict=True)]
+        known = seen[0] if self.dataset is not None else {"mixture": weighted}
+        return {**known, "samples_per_step": samples_per_step, "loop": loop}
+
+    def _seen(self, dataset: RobotDataset) -> dict[str, Any]:
+        runs = index_runs(episode.index for episode in select_episodes(dataset, self.data.episodes))
+        space = action_spaces(dataset).get(self.data.action_key)
+        declared = {} if space is None else {"action_space": space.to_json()}
+        return {"dataset": dataset.name, "episodes": runs, **declared}
 
     def options(self) -> dict[str, Any]:
         """All options that are set, flat."""
@@ -106,10 +145,11 @@ class Recipe:
 
     def next_step(self) -> str:
         """What to type when it is trained."""
-        return f"Judge it: {shlex.join(['lattok', 'evaluate', self.out, self.dataset])}"
+        dataset = self.dataset or parse_source(self.data.mix[0])[0]
+        return f"Judge it: {shlex.join(['lattok', 'evaluate', self.out, dataset])}"
 
     @classmethod
-    def resumed(cls, dataset: str | Path, out: str | Path, preset: str | None, given: Mapping[str, Any]) -> Self:
+    def resumed(cls, dataset: str | Path | None, out: str | Path, preset: str | None, given: Mapping[str, Any]) -> Self:
         """The recipe of the run in `out`, with the options given again laid over it."""
         stored = cls._stored(Path(out))
         if preset not in (None, stored["preset"]):
@@ -128,8 +168,9 @@ class Recipe:
     def _check_stored(self) -> None:
         """A resumed recipe is the stored one, but for what cannot change the result."""
         stored = self._stored(Path(self.out))
-        if Path(stored["dataset"]).resolve() != Path(self.dataset).resolve():
-            checks.fail("dataset", f"{stored['dataset']}, as in the run to resume", self.dataset)
+        if _place(stored["dataset"]) != _place(self.dataset):
+            one = stored["dataset"] or f"the mixture {' '.join(stored['options']['mix'])}"
+            checks.fail("dataset", f"{one}, as in the run to resume", self.dataset or "a mixture")
         before = type(self).from_preset(stored["dataset"], self.out, stored["preset"], **stored["options"]).options()
         now, defaults = self.options(), {f.name: f.default for f in fields(self.model_class)}
         for name in sorted({*before, *now} - {*CHANGEABLE_ON_RESUME}):
@@ -150,6 +191,23 @@ class Recipe:
         elif out.exists() and (not out.is_dir() or any(p.is_file() for p in out.rglob("*") if p != out / RUN / RECIPE)):
             checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Or continue with --resume.")
         return out
+
+
+def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> None:
+    """A dataset or a mixture, not both."""
+    hint = "" if mix is None else "For several give `mix`: data/a:1.0 data/b:0.5."
+    if dataset is None and not mix:
+        checks.fail("dataset", "a folder, a description file or a Hub id", "none", hint)
+    if dataset is not None and not isinstance(dataset, str | Path):
+        checks.fail("dataset", "one folder, description file or Hub id", type(dataset).__name__, hint)
+    if dataset is not None and mix:
+        checks.fail("dataset", "none beside a mixture", str(dataset), "Put it into the mixture: PATH:WEIGHT.")
+    for text in mix or ():
+        parse_source(text)
+
+
+def _place(dataset: str | None) -> Path | None:
+    return None if dataset is None else Path(dataset).resolve()
 
 
 def first_process() -> bool:

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from lattok import checks
-from lattok.data import FramePairs, RobotDataset, camera_keys, open_dataset, select_episodes
+from lattok.data import RobotDataset, camera_keys, select_episodes
+from lattok.data.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
+from lattok.evaluation.split import trained_episodes
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling
 from lattok.recipes import earlier
-from lattok.recipes.common import DataOptions, Recipe, agree, finish, index_runs
+from lattok.recipes.common import MixOptions, Recipe, agree, finish, index_runs
+from lattok.recipes.features import know_features
 from lattok.recipes.instructions import Instructions, embed, file_hash
-from lattok.recipes.progress import bar
-from lattok.training import RUN, SeededBatches, fit, mix
-from lattok.types import PairBatch
+from lattok.recipes.pairs import PairBatches, attach_action_head, gaps_in_frames, read_pairs
+from lattok.training import fit
 
 LEARNT_FROM = ("prediction_weight", "action_weight", "flow_weight")  # the other terms only shape latents
 
 
 @dataclass(frozen=True)
-class PairOptions(DataOptions):
+class PairOptions(MixOptions):
     """What is read from the dataset, which actions may supervise, and which earlier models are built on."""
 
     labelled_fraction: float = 0.05
@@ -36,9 +40,19 @@ class PairOptions(DataOptions):
     env_codebook: str | None = None  # stage-1 model whose codebook stage 2 keeps as it is
     init: str | None = None  # model that goes on learning: its architecture, weights and codebooks
     text_features: str | None = None  # vectors of the instructions, for language="precomputed"
+    feature_cache: str | None = None  # folder that keeps frozen features for all runs
+    feature_cache_gb: float = 100.0  # how large it may become; what was not used lately makes room
+    feature_cache_dtype: str = "float32"  # "float16" takes half the room; training then differs in the last digits
+    feature_cache_check: bool = False  # compare checksums, which reads everything once
 
     def __post_init__(self) -> None:
+        self.cache()
         checks.whole(labelled_per_batch=self.labelled_per_batch)
+
+    def cache(self) -> FeatureCache:
+        """Where frozen features are kept, if `feature_cache` names a folder."""
+        folder = Path(self.feature_cache or "").expanduser()
+        return FeatureCache(folder, self.feature_cache_gb, self.feature_cache_dtype, self.feature_cache_check)
 
 
 @dataclass(frozen=True)
@@ -125,43 +139,35 @@ class ImageLAMRecipe(Recipe):
         """As every recipe; a model of stage 1 is there for stage 2."""
         if self.model.get("language") is None:
             return super().next_step()
-        words = ["lattok", "train", self.kind, self.dataset, "--out", "NEW", "--preset", self.preset]
+        source = [self.dataset] if self.dataset is not None else ["--mix", *self.data.mix]
+        words = ["lattok", "train", self.kind, *source, "--out", "NEW", "--preset", self.preset]
         return f"Go on to stage 2: {shlex.join([*words, '--stage', '2', '--env-codebook', self.out])}"
 
 
 def train_image_lam(recipe: ImageLAMRecipe, resume: bool = False, resume_command: str = "") -> ImageLAM:
     """Train as the recipe says and save the model, without its action head, into `recipe.out`."""
     out, data = recipe.folder(resume), recipe.data
-    dataset = open_dataset(recipe.dataset)
+    sources = recipe.open()
+    datasets = [source.dataset for source in sources]
     before = _earlier(recipe)
-    words = _words(recipe, dataset)
-    cameras = _cameras(recipe, dataset, before)
+    words = _words(recipe, datasets)
+    cameras = _cameras(recipe, datasets[0], before)
     torch.manual_seed(recipe.loop.seed)
     model = _model(recipe, cameras, before, words)
-    gaps = _gaps(model.config, dataset.fps)
-    _check_actions(recipe, dataset)
+    for dataset in datasets:  # before anything is written
+        gaps_in_frames(model.config, dataset.fps)
+    views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
+    labelled = _with_actions(recipe, datasets)
     recipe.begin(resume, _inputs(recipe, before))
     model.features.load()
-    with bar("decode") as progress:
-        pairs = FramePairs(
-            dataset,
-            gaps[0],
-            cameras,
-            action_key=data.action_key if data.labelled_fraction > 0 else None,
-            episodes=data.episodes,
-            transform=model.resize,
-            labelled_fraction=data.labelled_fraction,
-            labelled=data.labelled,
-            seed=recipe.loop.seed,
-            cache_dir=out / RUN,
-            progress=progress,
-            extra_strides=gaps[1:],
-            action_steps=model.config.action_steps,
-        )
-    if pairs.labelled.any():
-        model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
+    named = zip(datasets, views, strict=True)
+    parts = [read_pairs(recipe, model, dataset, view, dataset in labelled) for dataset, view in named]
+    if data.feature_cache is not None:
+        know_features(data.cache(), model.features, recipe.loop.device, datasets, parts)
+    pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
+    attach_action_head(model, pairs)
     batches = PairBatches(pairs, recipe.loop.batch_size, data.labelled_per_batch, recipe.loop.seed, words)
-    model.trained_on = _history(recipe, dataset, batches.samples, before)
+    model.trained_on = _history(recipe, sources, batches.samples, before)
     weights = model.config.loss_weights
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
     model.action_head = None
@@ -175,14 +181,14 @@ def _earlier(recipe: ImageLAMRecipe) -> ImageLAM | None:
     return None if name is None else ImageLAM.from_pretrained(name)
 
 
-def _words(recipe: ImageLAMRecipe, dataset: RobotDataset) -> Instructions | None:
-    """Vectors of the dataset's instructions, where the model reads them."""
+def _words(recipe: ImageLAMRecipe, datasets: Sequence[RobotDataset]) -> Instructions | None:
+    """Vectors of the datasets' instructions, where the model reads them."""
     language = recipe.model.get("language")
     if language is None:
         if recipe.data.text_features is not None:
             checks.fail("text_features", "none without a language", recipe.data.text_features, "Add --stage 1.")
         return None
-    episodes = select_episodes(dataset, recipe.data.episodes)
+    episodes = [episode for dataset in datasets for episode in select_episodes(dataset, recipe.data.episodes)]
     words = embed(language, recipe.data.text_features, [(*episode.tasks, "")[0] for episode in episodes])
     width = words.vectors.shape[2]
     checks.size("language", "numbers per word (language_dim)", width, recipe.model.get("language_dim", width))
@@ -226,20 +232,21 @@ def _model(
     return model
 
 
-def _gaps(config: ImageLAMConfig, fps: float) -> list[int]:
-    """The stride and the further ones in frames, each longer than the one before it."""
-    given = (config.stride, *config.extra_strides)
-    frames = [checks.stride_in_frames(gap, fps) for gap in given]
-    if sorted(set(frames)) != frames:
-        got = ", ".join(f"{gap} ({count} frames)" for gap, count in zip(given, frames, strict=True))
-        checks.fail("extra_strides", f"gaps that grow from the stride on, at {fps:g} fps", got)
-    return frames
-
-
-def _check_actions(recipe: ImageLAMRecipe, dataset: RobotDataset) -> None:
-    if recipe.data.labelled_fraction > 0 and recipe.data.action_key not in dataset.features:
-        expected = f"a column of {dataset.name}, or labelled_fraction=0 for video without actions"
-        checks.fail("action_key", expected, repr(recipe.data.action_key))
+def _with_actions(recipe: ImageLAMRecipe, datasets: Sequence[RobotDataset]) -> list[RobotDataset]:
+    """The datasets whose actions may supervise; they have the same dimensions. In a mixture others have none."""
+    key = recipe.data.action_key
+    if recipe.data.labelled_fraction == 0:
+        return []
+    found = [
+        dataset for dataset in datasets if key in dataset.features or (recipe.data.mix and has_actions(dataset, key))
+    ]
+    if not found:
+        whose = ", ".join(dataset.name for dataset in datasets)
+        expected = f"a column of {whose}, or labelled_fraction=0 for video without actions"
+        checks.fail("action_key", expected, repr(key))
+    if recipe.data.mix:
+        same_actions(found, key)
+    return found
 
 
 def _inputs(recipe: ImageLAMRecipe, before: ImageLAM | None) -> dict[str, str]:
@@ -253,40 +260,15 @@ def _inputs(recipe: ImageLAMRecipe, before: ImageLAM | None) -> dict[str, str]:
     return inputs
 
 
-def _history(recipe: ImageLAMRecipe, dataset: RobotDataset, samples: int, before: ImageLAM | None) -> dict[str, Any]:
+def _history(recipe: ImageLAMRecipe, sources: list[Source], samples: int, before: ImageLAM | None) -> dict[str, Any]:
     """What the artefact says about its training; episodes that the earlier model has seen count as seen."""
     data = recipe.data
-    history = recipe.trained_on(dataset, samples)
+    history = recipe.trained_on(sources, samples)
     labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
     history["labels"] = labels
     if before is not None:
         history["init" if data.init is not None else "env_codebook"] = before.describe()
-        if before.trained_on is not None and before.trained_on["dataset"] == history["dataset"]:
-            seen = [*history["episodes"], *before.trained_on["episodes"]]
-            history["episodes"] = index_runs(sorted({i for first, last in seen for i in range(first, last + 1)}))
+        for entry in history.get("mixture", [history]):
+            seen = trained_episodes(history, entry["dataset"]) | trained_episodes(before.trained_on, entry["dataset"])
+            entry["episodes"] = index_runs(sorted(seen))
     return history
-
-
-class PairBatches:
-    """Random pairs of step t, and `labelled` extra ones whose actions are known; with `words` their instructions."""
-
-    def __init__(self, pairs: FramePairs, size: int, labelled: int, seed: int, words: Instructions | None = None):
-        self.pairs = pairs
-        self.draw = SeededBatches(len(pairs), size, seed)
-        self.known = torch.from_numpy(pairs.labelled.nonzero()[0])
-        extra = labelled if len(self.known) else 0
-        self.samples = size + extra  # per step
-        self.draw_known = SeededBatches(len(self.known), extra, mix(seed, 1)) if extra else None
-        self.words = words
-        self.text_of = None if words is None else words.rows(pairs.tasks[task] for task in pairs.task_of)
-
-    def __call__(self, step: int, process: int, processes: int) -> PairBatch:
-        chosen = self.draw(step)
-        if self.draw_known is not None:
-            chosen = torch.cat([chosen, self.known[self.draw_known(step)]])
-        chosen = chosen[process::processes]
-        batch = self.pairs.batch(chosen)
-        if self.words is None or self.text_of is None:
-            return batch
-        rows = self.text_of[chosen]
-        return batch._replace(text=self.words.vectors[rows], text_mask=self.words.mask[rows])

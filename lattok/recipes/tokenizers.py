@@ -18,7 +18,7 @@ from lattok.action_vq import (
     UniformBinsConfig,
 )
 from lattok.action_vq.base import ChunkTokenizer
-from lattok.data import ActionWindows, open_dataset
+from lattok.data import ActionWindows
 from lattok.loading import load
 from lattok.recipes.common import Recipe, finish, first_process, wait_for_all
 
@@ -35,7 +35,7 @@ class FitRecipe(Recipe):
     """A tokenizer fitted with `family.fit` to the windows of a dataset; `loop` are the options of `fit`."""
 
     family: ClassVar[type[ChunkTokenizer]]
-    from_dataset = ("action_dim", "action_names")
+    from_dataset = ("action_dim", "action_names", "normalizers")
     presets = MappingProxyType({"default": MappingProxyType({})})
     default_preset = "default"
 
@@ -88,11 +88,11 @@ def train_by_fitting(recipe: FitRecipe, resume: bool = False, resume_command: st
 
 
 def _fit(recipe: FitRecipe, resume: bool) -> ChunkTokenizer:
-    dataset = open_dataset(recipe.dataset)
+    sources = recipe.open()
     horizon = recipe.model.get("horizon", recipe.model_class.horizon)
-    windows = ActionWindows(dataset, horizon, recipe.data.action_key, recipe.data.episodes)
+    windows = ActionWindows(sources[0].dataset, horizon, recipe.data.action_key, recipe.data.episodes)
     recipe.begin(resume)
     names = tuple(windows.action_names)
     model = recipe.family.fit(*windows.all(), action_names=names, **asdict(recipe.loop), **recipe.model)
-    model.trained_on = recipe.trained_on(dataset, len(windows))
+    model.trained_on = recipe.trained_on(sources, len(windows))
     return model

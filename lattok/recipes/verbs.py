@@ -1,15 +1,13 @@
-"""What `lattok evaluate` and `lattok annotate` do with their flags: load, check what the model fixes, call, report."""
+"""What verbs do with their flags: load, check what the model fixes, call, report."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from lattok import checks, files
-from lattok.annotation import annotate
-from lattok.data import inspect_dataset, open_dataset
+from lattok.data import Exported, export, inspect_dataset, open_dataset
 from lattok.evaluation import Report, evaluate
 from lattok.loading import load
 from lattok.recipes.progress import bar
@@ -85,55 +83,33 @@ def judge(
     return report
 
 
-def annotate_verb(
+def export_verb(
     dataset_name: str,
-    models: Sequence[str],
     out: str,
-    prefixes: Sequence[str],
-    revision: str | None,
-    embedding: bool,
-    quantized: bool,
-    reading: dict[str, Any],
-    backend: str = "torch",
-    precision: str = "float32",
-) -> Path:
-    """Label a dataset with one or more models and write the annotated copy."""
-    if "episodes" in reading:
-        checks.fail("episodes", "nothing: a dataset is labelled as a whole", repr(reading["episodes"]))
-    prefixes = prefixes or (["latent"] if len(models) == 1 else [])
-    checks.size("prefix", "prefixes, one per model", len(prefixes), len(models))
-    loaded = {prefix: load(name, revision) for prefix, name in zip(prefixes, models, strict=True)}
-    checks.size("prefix", "different prefixes", len(loaded), len(models))
-    dataset = open_dataset(dataset_name)
-    for prefix, model in loaded.items():
-        check_fixed(model, reading, dataset.fps)
-        to_device(model, reading.get("device", "auto"))
-        if (backend, precision) != ("torch", "float32"):
-            loaded[prefix] = compiled(model, backend, precision)
-    options = {k: v for k, v in reading.items() if k == "action_key"}
-    with bar("annotate") as progress:
-        path = annotate(
-            dataset,
-            loaded,
-            Path(out),
-            embedding=embedding,
-            quantized=quantized,
+    labels: str | None,
+    episodes: str | None,
+    images: str,
+    video_codec: str,
+    size: tuple[int, int] | None,
+    skip_damaged: bool,
+) -> Exported:
+    """Write a dataset of any format as LeRobot v3; a line for every episode that had to be left out."""
+    with bar("export") as progress:
+        done = export(
+            open_dataset(dataset_name),
+            out,
+            labels=labels,
+            episodes=episodes,
+            images=images,
+            video_codec=video_codec,
+            size=size,
+            skip_damaged=skip_damaged,
             progress=progress,
-            **options,
         )
-    print(f"Annotated dataset: {path}")
-    return path
-
-
-def compiled(model: Any, backend: str, precision: str) -> Any:
-    """A model of video for another backend or precision, with as many threads as torch has."""
-    import torch
-
-    if model.label_source != "video":
-        hint = "Label with a model of video and with this one in two runs."
-        got = f"{precision} and {backend}"
-        checks.fail("precision, backend", "float32 and torch for a tokenizer of actions", got, hint)
-    return model.compile(backend, precision, torch.get_num_threads() if backend == "onnxruntime" else 1)
+    for damage in done.left_out:
+        print(f"left out: episode {damage.episode_index}: {damage.reason}", file=sys.stderr)
+    print(f"Exported {len(done.episodes)} episodes, {done.frames} frames: {done.path}")
+    return done
 
 
 def check_fixed(model: Any, reading: dict[str, Any], fps: float) -> None:

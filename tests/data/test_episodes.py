@@ -89,6 +89,25 @@ def test_errors(spec, says):
         select_episodes(episodes_of(["a"] * 10), spec)
 
 
+class Counted(tuple):
+    """Counts how many episodes are looked at."""
+
+    looked = 0
+
+    def __getitem__(self, row):
+        Counted.looked += 1
+        return tuple.__getitem__(self, row)
+
+
+def test_a_few_of_a_million_are_found_without_a_pass():
+    episodes = Counted(Episode(3 * i, 5, ("a",)) for i in range(100_000))
+    found = select_episodes(SimpleNamespace(episodes=episodes), [299_997, 0, 6])
+    assert [episode.index for episode in found] == [0, 6, 299_997]
+    assert Counted.looked < 100
+    with pytest.raises(LattokError, match="indices from 0 to 299997, got 5"):
+        select_episodes(SimpleNamespace(episodes=episodes), [6, 5])
+
+
 def test_held_out_is_a_count():
     with pytest.raises(LattokError, match="`held_out`: expected a whole number of at least 1, got 0"):
         split_by_task(episodes_of(["a"]), 0)

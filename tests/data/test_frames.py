@@ -16,7 +16,7 @@ from PIL import Image
 
 from lattok.checks import LattokError
 from lattok.data import frames_from_lerobot, open_dataset
-from lattok.data.video import VideoEncoder
+from lattok.data.video import VideoEncoder, decode_at, probe
 
 
 def decode_whole(path, first: int = 0, last: int = 10**6) -> np.ndarray:
@@ -116,6 +116,88 @@ def test_a_file_that_is_no_video(make_dataset):
     dataset.video_span(0, dataset.cameras[0])[0].write_text("hello")
     with pytest.raises(LattokError, match="cannot decode video"):
         dataset.frames(0)
+
+
+def whole_video(path, count: int) -> np.ndarray:
+    """The first `count` frames of a video at 10 fps."""
+    return np.concatenate([block.copy() for block in decode_at(path, np.arange(count) / 10, 10)])
+
+
+def with_bytes(path, place: int, content: bytes) -> None:
+    """Overwrite some bytes."""
+    whole = bytearray(path.read_bytes())
+    whole[place : place + len(content)] = content
+    path.write_bytes(whole)
+
+
+def damaged_frame(path, number: int) -> None:
+    """Garbage in the middle of a frame's data."""
+    with av.open(str(path)) as container:
+        packet = sorted((p for p in container.demux(video=0) if p.size), key=lambda p: p.pts)[number]
+    with_bytes(path, packet.pos + packet.size // 2, b"garbage garbage garbage!")
+
+
+@pytest.mark.parametrize("codec", ["h264", "libsvtav1"])
+def test_damaged_frames_are_an_error_also_where_only_others_need_them(make_dataset, codec):
+    dataset = make_dataset([30], video_codec=codec)
+    whole = dataset.frames(0)
+    path = dataset.video_span(0, dataset.cameras[0])[0]
+    damaged_frame(path, 20)
+    with pytest.raises(LattokError, match=r"cannot decode video .*file-000\.mp4 \(.*\)\. It is truncated or damaged"):
+        dataset.frames(0)
+    if codec == "h264":  # key frames are two frames apart
+        with pytest.raises(LattokError, match=r"\(the frame at 2\.000 s is incomplete\)"):
+            dataset.frames(0, indices=[21])
+    np.testing.assert_array_equal(dataset.frames(0, indices=[3, 26]), whole[[3, 26]])
+
+
+def outcome(read, *arguments) -> str:
+    """What a `LattokError` says, if there is one."""
+    try:
+        read(*arguments)
+    except LattokError as error:
+        return str(error)
+    return ""
+
+
+def test_whatever_is_changed_in_a_video_no_other_error_appears(make_dataset, rng):
+    path = make_dataset([25]).video_span(0, "observation.images.front")[0]
+    content, texts = path.read_bytes(), []
+    for i in range(120):
+        changed, place = bytearray(content), int(rng.integers(len(content)))
+        if i % 3 == 0:
+            changed[place] ^= 1 << int(rng.integers(8))
+        elif i % 3 == 1:
+            changed[place : place + 16] = rng.bytes(len(changed[place : place + 16]))
+        else:
+            del changed[place : place + int(rng.integers(1, 200))]
+        path.write_bytes(changed)
+        texts += [outcome(probe, path), outcome(whole_video, path, 25)]
+    assert not any("\n" in text for text in texts)
+    assert sum(map(bool, texts[1::2])) > 80
+
+
+def test_absurd_sizes_are_refused_before_memory_is_claimed(make_dataset, monkeypatch):
+    dataset = make_dataset([6])
+    monkeypatch.setattr("lattok.data.video.MOST_PIXELS", 32 * 32 - 1)
+    with pytest.raises(LattokError, match=r"cannot decode video .* It is truncated or damaged"):
+        dataset.frames(0)
+
+
+def test_a_codec_that_nobody_knows(make_dataset):
+    path = make_dataset([6]).video_span(0, "observation.images.front")[0]
+    with_bytes(path, path.read_bytes().index(b"avc1\0\0"), b"zzzz")
+    for read in (probe, lambda path: whole_video(path, 6)):
+        with pytest.raises(LattokError, match=r"cannot decode video .* \(of an unknown codec\)"):
+            read(path)
+
+
+def test_large_frames_come_in_smaller_blocks(make_dataset, monkeypatch):
+    path = make_dataset([9]).video_span(0, "observation.images.front")[0]
+    whole = whole_video(path, 9)
+    monkeypatch.setattr("lattok.data.video.BLOCK_BYTES", 2 * whole[0].nbytes)
+    assert [len(block) for block in decode_at(path, np.arange(9) / 10, 10)] == [2, 2, 2, 2, 1]
+    np.testing.assert_array_equal(whole_video(path, 9), whole)
 
 
 def test_cameras_of_different_sizes(make_dataset):

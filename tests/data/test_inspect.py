@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.checks import LattokError
-from lattok.data import LeRobotV3, inspect_dataset, open_dataset
+from lattok.data import Feature, LeRobotV3, inspect, inspect_dataset, open_dataset, summary
+from lattok.data.scan import Block, Unreadable, scan
+from lattok.data.schema import Damage
+from lattok.data.summary import Running
 from lattok.data.video import VideoEncoder
+from lattok.types import Episode
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
 
 
 def replant(dataset: LeRobotV3, key: str, change: Callable[[np.ndarray], np.ndarray]) -> LeRobotV3:
@@ -37,7 +45,7 @@ def test_the_sample(sample):
     text = inspection.render()
     assert max(map(len, text.splitlines())) <= 88
     assert "episodes  50, 4,059 frames, 50.7 s at 80 fps" in text
-    assert "observation.images.corner2  128x128, 80 fps, av1" in text
+    assert "observation.images.corner2 128x128, 80 fps, av1" in text
     assert "14 of 39 dimensions never change" in text
     assert "27 of 50 episodes are shorter than 1 s" in text
 
@@ -108,8 +116,9 @@ def test_missing_data_files_are_reported_once(make_dataset):
     dataset = make_dataset([20, 30], cameras=False)
     dataset.data_file(0).unlink()
     findings = inspect_dataset(dataset).findings
-    assert [f.severity for f in findings] == ["error"]
+    assert [f.severity for f in findings] == ["error", "note"]
     assert "missing data file" in findings[0].what
+    assert "no cameras" in findings[1].what
     inspect_dataset(dataset).render()
 
 
@@ -150,3 +159,180 @@ def test_options_restrict_and_say_what_they_would_do(make_dataset):
     with pytest.raises(LattokError, match="`columns`: expected one of action, .*, got 'joints'"):
         inspect_dataset(dataset, columns=["joints"])
     assert dataset.name + ": 4 episodes, 52 frames (5 s), 2 tasks, 2 cameras" in inspect_dataset(dataset).headline()
+
+
+class Memory:
+    """A source of another format, held in memory: what every format gets from `inspect_dataset`."""
+
+    kind, name, robot, fps, root = "rlds", "in memory", None, 10.0, Path("nowhere")
+    tasks: tuple[str, ...] = ("lift",)
+    cameras = ("observation.images.front",)
+    damaged: tuple[Damage, ...] = ()
+
+    def __init__(self, lengths: list[int], seed: int = 0):
+        self.features = {
+            "action": Feature("float32", (3,), None),
+            "observation.images.front": Feature("image", (8, 6, 3), None),
+        }
+        self.episodes = tuple(Episode(i, length, self.tasks) for i, length in enumerate(lengths))
+        rng = np.random.default_rng(seed)
+        self.values = [rng.standard_normal((length, 3)).astype(np.float32) for length in lengths]
+        self.broken: dict[int, str] = {}
+
+    def files_of(self, index: int) -> tuple[Path, ...]:
+        return (Path(f"shard-{index // 2}"),)
+
+    def columns(self, index: int, keys: list[str]) -> dict[str, np.ndarray]:
+        if index in self.broken:
+            raise LattokError(self.broken[index])
+        return {"action": self.values[index]}
+
+    def frames(self, index, cameras=None, indices=None, transform=None) -> np.ndarray:
+        if index in self.broken:
+            raise LattokError(self.broken[index])
+        return np.zeros((len(indices), 1, 8, 6, 3), dtype=np.uint8)
+
+
+def test_a_source_of_any_format():
+    source = Memory([20, 30, 10])
+    source.damaged = (Damage(7, "shard-3: the CRC of record 2 is wrong. Copy it again."),)
+    source.left_out = (("observation.pointcloud", "a nested dataset of another length"),)
+    source.broken = {1: "shard-0: record 1 of episode 1 is damaged."}
+    inspection = inspect_dataset(source)
+    text = " ".join(inspection.render().split())
+    assert text.startswith("in memory (rlds) episodes 3, 60 frames")
+    assert "observation.images.front 6x8, stored images" in text
+    assert "error Episode 7: shard-3: the CRC of record 2 is wrong." in text
+    assert text.count("error shard-0: record 1 of episode 1 is damaged.") == 1  # values and frames, said once
+    assert "`observation.pointcloud` is left out: a nested dataset of another length." in text
+    assert inspection.dimensions[0].maximum == max(source.values[i][:, 0].max() for i in (0, 2))
+
+
+def test_video_without_actions_says_what_still_works():
+    source = Memory([20, 20])
+    del source.features["action"]
+    source.kind, source.episodes = "video", tuple(Episode(i, 20, ()) for i in range(2))
+    text = " ".join(inspect_dataset(source).render().split())
+    assert "note There are no actions in this dataset. Latent action models of video can be trained" in text
+    assert "note 2 of 2 episodes have no language instruction (first: 0). Give captions" in text
+
+
+def test_nothing_but_damage():
+    source = Memory([])
+    source.damaged = tuple(Damage(i, f"file {i} is truncated.") for i in range(30))
+    text = inspect_dataset(source).render()
+    assert "episodes  0, 0 frames" in text
+    assert "… and 22 more damaged episodes" in text
+
+
+def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):
+    monkeypatch.setattr(inspect, "ALL_FRAMES_BY_ROW", 600)
+    monkeypatch.setattr(inspect, "RUN", 4)
+    monkeypatch.setattr(inspect, "FILES_LOOKED_INTO", 5)
+    source = Memory([30] * 40)
+    read: list[int] = []
+    columns = source.columns
+    source.columns = lambda index, keys: read.append(index) or columns(index, keys)
+    inspection = inspect_dataset(source)
+    assert read == [*range(4), *range(8, 12), *range(16, 20), *range(28, 32), *range(36, 40)]
+    assert "from 20 episodes, runs of 4 evenly spread; lengths from all" in inspection.scope
+    assert "frames from 5 of 20 files, evenly spread" in inspection.scope
+    assert len(inspection.lengths) == 40
+
+
+def test_running_figures_against_numpy(monkeypatch, rng):
+    """Blocks of any size give what numpy gives on all rows; quantiles come from a sample, outliers are counted."""
+    monkeypatch.setattr(summary, "SAMPLE_ROWS", 500)
+    values = rng.standard_normal((3000, 2)) * [1, 100] + [5, -3]
+    values[1234, 0], values[77, 1], values[2000, 1] = 900.0, np.nan, -np.inf
+    running = Running("action", ("x", "y"), len(values))
+    blocks = [
+        Block(np.arange(a, b) // 100, np.arange(a, b) % 100, {"action": values[a:b]})
+        for a, b in [(0, 1), (1, 1300), (1300, 3000)]
+    ]
+    for block in blocks:
+        running.add(block)
+    finite = [values[np.isfinite(values[:, d]), d] for d in range(2)]
+    for d, found in enumerate(running.dimensions()):
+        expected = [finite[d].min(), finite[d].mean(), finite[d].std(), finite[d].max()]
+        np.testing.assert_allclose(found[2:], expected, rtol=1e-12)
+    assert [f.what for f in running.plain_findings()] == [
+        "`action` (y) holds 2 values that are not finite, first in episode 0, frame 77."
+    ]
+    bulks = {"action": running.wild()}
+    counts: dict[tuple[str, int], int] = {}
+    for block in blocks:
+        summary.count_wild(block, bulks, counts)
+    assert counts == {("action", 0): 1}
+    assert "the worst 900 in episode 12, frame 34" in running.wild_finding(0, bulks["action"][0], 1).what
+
+
+@pytest.mark.parametrize("rows", [256, 300, 16384])
+def test_a_scan_gives_what_columns_give(make_dataset, monkeypatch, rows):
+    """File by file against episode by episode, with episodes left out, across files and row groups."""
+    monkeypatch.setattr("lattok.data.scan.ROWS", rows)
+    dataset = make_dataset([40, 70, 300, 25], cameras=False, data_file_mb=0.01)
+    assert len(dataset.by_data_file()) > 1
+    chosen = [dataset.episodes[i] for i in (0, 2, 3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(LeRobotV3, "columns", lambda *_: pytest.fail("read episode by episode"))
+        blocks = list(scan(dataset, chosen, ["action", "timestamp"]))
+    for key in ("action", "timestamp"):
+        expected = np.concatenate([dataset.columns(e.index, [key])[key] for e in chosen])
+        np.testing.assert_array_equal(np.concatenate([b.columns[key] for b in blocks]), expected)
+    np.testing.assert_array_equal(np.concatenate([b.episodes for b in blocks]), np.repeat([0, 2, 3], [40, 300, 25]))
+    np.testing.assert_array_equal(
+        np.concatenate([b.frames for b in blocks]), np.concatenate([np.arange(e.length) for e in chosen])
+    )
+
+
+def test_a_corrupt_page_costs_its_episodes_only(make_dataset):
+    """The writer's page checksums tell damage in the values themselves; file and column are named."""
+    dataset = make_dataset([40, 50, 60], cameras=False)
+    path = dataset.data_file(0)
+    actions = dataset.columns(1, ["action"])["action"]
+    content = bytearray(path.read_bytes())
+    at = bytes(content).find(actions[20].tobytes())
+    assert at > 0
+    content[at] ^= 1
+    path.write_bytes(content)
+    damaged = open_dataset(dataset.root)
+    parts = list(scan(damaged, damaged.episodes, ["action"]))
+    assert [part.episode_index for part in parts if isinstance(part, Unreadable)] == [1]
+    assert sum(len(part.frames) for part in parts if isinstance(part, Block)) == 100
+    text = found(damaged)
+    assert f"error: cannot read `action` from {path} (" in text
+    assert "CRC" in text
+
+
+def test_memory_does_not_grow_with_the_dataset(make_dataset, monkeypatch):
+    monkeypatch.setattr("lattok.data.scan.ROWS", 512)
+    monkeypatch.setattr(summary, "SAMPLE_ROWS", 512)
+
+    def peak(episodes: int) -> int:
+        source = Memory([100] * episodes)
+        source.kind = "lerobot"
+        tracemalloc.start()
+        inspect_dataset(source)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak(400) < 1.5 * peak(100)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real samples")
+def test_the_real_bridge_sample():
+    inspection = inspect_dataset(open_dataset(REAL / "bridge_dataset", fps=5))
+    text = inspection.render()
+    assert max(map(len, text.splitlines())) <= 88
+    assert "episodes  25, 250 frames, 50.0 s at 5 fps" in text
+    assert text.count("64x64, stored images") == 4
+    assert {finding.severity for finding in inspection.findings} == {"note"}
+
+
+def test_wide_columns_are_left_to_others():
+    source = Memory([20])
+    source.features["latent.embedding"] = Feature("float32", (512,), None)
+    text = " ".join(inspect_dataset(source).render().split())
+    assert "`latent.embedding`: more than 256 dimensions, so the values were not read." in text

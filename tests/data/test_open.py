@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +14,8 @@ import pytest
 
 from lattok.checks import LattokError
 from lattok.data import Feature, camera_keys, open_dataset, sample_dataset_path
+from tests.conftest import moving_square
+from tests.data.rlds_sample import write_rlds
 
 
 def edit_info(root: Path, **changes) -> None:
@@ -94,16 +97,33 @@ def test_other_format_versions(make_dataset, version, says):
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
+    what = r"`dataset`: expected one of LeRobot v3 \(meta/info\.json\), RLDS .*, robomimic .*, videos .*, got .* with "
+    with pytest.raises(LattokError, match=what + r"nothing in it\."):
+        open_dataset(tmp_path)
+    for i in range(10):
+        (tmp_path / f"{i}.txt").touch()
+    (tmp_path / "0" / "deeper").mkdir(parents=True)
+    with pytest.raises(LattokError, match=what + r"0\.txt, 0/, 1\.txt, .*, 6\.txt and 3 more\."):
+        open_dataset(tmp_path)
+    (tmp_path / "meta").mkdir()
     with pytest.raises(LattokError, match=r"is no LeRobot dataset: it has no meta/info\.json"):
+        open_dataset(tmp_path)
+    (tmp_path / "meta" / "lattok.json").write_text("{}")
+    with pytest.raises(LattokError, match=r"holds only the labels of one\. Open the dataset .* lattok export"):
         open_dataset(tmp_path)
 
 
 def test_neither_a_folder_nor_a_hub_id(tmp_path):
-    with pytest.raises(LattokError, match=r"`dataset`: expected a folder with meta/info\.json, or a Hub id"):
-        open_dataset(tmp_path / "a" / "b" / "nothing")
+    for path in (tmp_path / "a" / "b" / "nothing", "x" * 5000, "a\0b", "~nobody"):
+        with pytest.raises(
+            LattokError, match=r"`dataset`: expected a folder, a description file, or a Hub id .* Recog"
+        ):
+            open_dataset(path)
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(LattokError, match="`dataset`: expected a folder"):
+    with pytest.raises(
+        LattokError, match=r"`dataset`: expected a folder, a \.hdf5 or \.h5 file, or a description file"
+    ):
         open_dataset(file)
 
 
@@ -191,3 +211,141 @@ def test_missing_columns_of_the_episode_table(make_dataset):
     pq.write_table(pq.read_table(path).drop_columns(["length"]), path)
     with pytest.raises(LattokError, match="missing column length"):
         open_dataset(root)
+
+
+def write_video(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        for image in moving_square(np.random.default_rng(0), 5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+        container.mux(stream.encode(None))
+    return path
+
+
+def write_hdf5(path: Path) -> Path:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        demo = file.create_group("data/demo_0")
+        demo["actions"] = np.zeros((5, 7))
+        demo.attrs["num_samples"] = 5
+        file["data"].attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 20}})
+    return path
+
+
+def test_every_format_is_recognised(tmp_path):
+    rlds = write_rlds(tmp_path / "toy" / "1.0.0", [3])
+    assert open_dataset(rlds, fps=5).kind == "rlds"
+    dataset = open_dataset(tmp_path / "toy", fps=5, name="mine")
+    assert (dataset.kind, dataset.name, dataset.root) == ("rlds", "mine", rlds)
+    write_video(tmp_path / "classes" / "push" / "a.mp4")
+    dataset = open_dataset(tmp_path / "classes")
+    assert (dataset.kind, dataset.tasks) == ("video", ("push",))
+    assert open_dataset(write_video(tmp_path / "flat" / "a.mkv").parent, fps=10).kind == "video"
+
+
+def test_hdf5_is_recognised(tmp_path):
+    path = write_hdf5(tmp_path / "demo.hdf5")
+    assert open_dataset(path).kind == open_dataset(tmp_path).kind == "hdf5"
+    assert open_dataset(path, fps=10).fps == 10
+    write_video(tmp_path / "a.mp4")
+    with pytest.raises(LattokError, match="with several: hdf5, video; give each a folder of its own"):
+        open_dataset(tmp_path)
+
+
+def test_several_versions(tmp_path):
+    for version in ("1.0.0", "2.0.0"):
+        write_rlds(tmp_path / version, [3])
+    with pytest.raises(LattokError, match=r"with several versions \(1\.0\.0, 2\.0\.0\); give one of them"):
+        open_dataset(tmp_path, fps=5)
+
+
+def test_records_without_descriptions(tmp_path):
+    root = write_rlds(tmp_path / "toy", [3])
+    (root / "features.json").unlink()
+    with pytest.raises(LattokError, match=r"cannot read .*features\.json: No such file"):
+        open_dataset(root, fps=5)
+    (root / "dataset_info.json").unlink()
+    with pytest.raises(LattokError, match=r"cannot read .*dataset_info\.json: No such file"):
+        open_dataset(root, fps=5)
+
+
+def test_options_that_a_format_has_no_use_for(tmp_path):
+    root = write_rlds(tmp_path / "toy", [3])
+    with pytest.raises(
+        LattokError, match=r"`captions`: expected an option that .*toy has a use for \(fps, split, name,"
+    ):
+        open_dataset(root, fps=5, captions="x.csv")
+    with pytest.raises(LattokError, match=r"`fps`: expected an option that .*metaworld_sample has a use for \(name,"):
+        open_dataset(sample_dataset_path(), fps=5)
+    assert open_dataset(sample_dataset_path(), fps=None).fps == 80
+    with pytest.raises(LattokError, match="`name`: expected text, got 3"):
+        open_dataset(root, fps=5, name=3)
+
+
+def describe(folder: Path, **entry) -> Path:
+    path = folder / "dataset.json"
+    path.write_text(json.dumps(entry))
+    return path
+
+
+def test_a_description_file(tmp_path):
+    root = write_rlds(tmp_path / "deep" / "toy", [3])
+    dataset = open_dataset(describe(tmp_path, dataset="deep/toy", fps=4, split="train", name="mine"))
+    assert (dataset.kind, dataset.fps, dataset.name) == ("rlds", 4, "mine")
+    assert open_dataset(describe(tmp_path, dataset=str(root)), fps=6).fps == 6
+    video = write_video(tmp_path / "videos" / "a.mp4")
+    (tmp_path / "words.csv").write_text("file,caption\na.mp4,push the cup\n")
+    dataset = open_dataset(str(describe(tmp_path, dataset="videos", captions="words.csv")))
+    assert dataset.episodes[0].tasks == ("push the cup",)
+    assert dataset.files_of(0) == (video,)
+
+
+def test_a_description_of_a_hub_id(tmp_path, monkeypatch):
+    def download(hub_id: str, repo_type: str, revision: str | None) -> str:
+        asked.append((hub_id, revision))
+        return str(root)
+
+    asked: list = []
+    root = write_rlds(tmp_path / "toy", [3])
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    dataset = open_dataset(describe(tmp_path, dataset="org/name", revision="v1", fps=5))
+    assert (asked, dataset.name, dataset.kind) == ([("org/name", "v1")], "org/name", "rlds")
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ({"dataset": "toy", "fsp": 5}, r"dataset\.json`: expected names among .*fps.*, got fsp"),
+        ({"fps": 5}, r"`dataset` of `.*dataset\.json`: expected a path relative to that file, or a Hub id, got None"),
+        ({"dataset": 3}, "got 3"),
+        ({"dataset": "dataset.json"}, "got 'dataset.json'"),
+        ({"dataset": "nothing"}, r"got 'nothing'\. No .*nothing"),
+        ({"dataset": "toy", "fps": "five"}, "`fps`: expected a number greater than 0, got 'five'"),
+        ({"dataset": "toy", "fps": 5, "split": ["train"]}, "`split`: expected one of train"),
+        ({"dataset": "~nobody"}, "got '~nobody'"),
+        ({"dataset": "videos", "captions": 3}, "`captions`: expected a path, got 3"),
+        ({"dataset": "toy", "fps": 5, "revision": "v1"}, "`revision`: expected none for a local folder"),
+        ({"dataset": "toy", "fps": 5, "action_space": {"actoin": "bridge"}}, "actoin"),
+    ],
+)
+def test_broken_descriptions(tmp_path, entry, says):
+    write_rlds(tmp_path / "toy", [3])
+    write_video(tmp_path / "videos" / "a.mp4")
+    with pytest.raises(LattokError, match=says):
+        open_dataset(describe(tmp_path, **entry))
+
+
+def test_more_about_description_files(tmp_path):
+    write_rlds(tmp_path / "toy", [3])
+    path = describe(tmp_path, dataset="toy", fps=5)
+    with pytest.raises(LattokError, match=r"`fps`: expected one value, here or in .*dataset\.json, got two"):
+        open_dataset(path, fps=5)
+    with pytest.raises(LattokError, match=r"`revision`: expected none beside a description file"):
+        open_dataset(path, revision="main")
+    with pytest.raises(LattokError, match=r"cannot read .*other\.json: No such file"):
+        open_dataset(tmp_path / "other.json")
+    path.write_text("[1]")
+    with pytest.raises(LattokError, match="expected a JSON object, got list"):
+        open_dataset(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_the_sample(sample):
 
 
 def test_pairs_of_the_sample_show_the_right_frames(sample, tmp_path, monkeypatch):
-    monkeypatch.setattr("lattok.data.windows.IN_MEMORY", 1000)
+    monkeypatch.setattr("lattok.data.frame_store.IN_MEMORY", 1000)
     seen = []
     pairs = FramePairs(
         sample,
@@ -168,6 +169,52 @@ def test_pairs_of_the_sample_show_the_right_frames(sample, tmp_path, monkeypatch
     batch = pairs.batch(torch.tensor([len(pairs) - 1]))
     frames = sample.frames(7)[:, ::-1, ::4, ::4]
     np.testing.assert_array_equal(batch.frames[0], np.stack([frames[200], frames[216]]))
+
+
+def test_frames_decoded_by_many_threads_are_the_same(sample, monkeypatch):
+    options = {"cameras": ["corner2"], "episodes": "0:12", "transform": lambda block: block[:, ::8, ::8]}
+    monkeypatch.setattr("lattok.data.frame_store.AHEAD", 10**5)
+    many = []
+    for decoders in (1, 7):
+        monkeypatch.setattr("lattok.data.frame_store.DECODERS", decoders)
+        monkeypatch.setattr("os.cpu_count", lambda: 16)
+        many.append(FramePairs(sample, 16, **options).frames)
+    expected = np.concatenate([sample.frames(i, ["corner2"])[:, :, ::8, ::8] for i in range(12)])
+    for frames in many:
+        np.testing.assert_array_equal(frames, expected)
+
+
+def test_an_episode_that_cannot_be_read_stops_the_others():
+    dataset, asked = Memory([20] * 60), []
+    real = dataset.frames
+
+    def frames(index, *arguments, **options):
+        asked.append(index)
+        if index == 3:
+            raise LattokError("episode 3 is damaged")
+        return real(index, *arguments, **options)
+
+    dataset.frames = frames
+    with pytest.raises(LattokError, match="^episode 3 is damaged$"):
+        FramePairs(dataset, 1)
+    before = len(asked)
+    assert not any(thread.name.startswith("lattok-ahead") for thread in threading.enumerate())
+    assert len(asked) == before
+
+
+def test_pairs_without_pixels_carry_features_in_their_place():
+    dataset = Memory([6, 6])
+    dataset.frames = None
+    pairs = FramePairs(dataset, 2, pixels=False)
+    assert not pairs.has_pixels
+    pairs.features = lambda rows: torch.from_numpy(rows)[..., None, None].float()
+    batch = pairs.batch(torch.tensor([0, 5]))
+    assert batch.frames.shape == (2, 2, 0)
+    assert batch.features.tolist() == [[[[0]], [[2]]], [[[7]], [[9]]]]
+    dataset = Memory([6, 6])
+    pairs = FramePairs(dataset, 2, pixels=False)
+    pairs.read_pixels()
+    torch.testing.assert_close(pairs.batch(torch.arange(8)), FramePairs(dataset, 2).batch(torch.arange(8)))
 
 
 @pytest.mark.parametrize(

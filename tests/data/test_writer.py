@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotWriter, open_dataset
-from lattok.data.stats import column_stats, image_stats, merge_stats
+from lattok.data.stats import ImageStats, column_stats, merge_stats
 
 FEATURES = {
     "action": Feature("float32", (2,), ("x", "y")),
@@ -27,6 +29,17 @@ def episode(rng, length: int = 6) -> tuple[dict, dict]:
         "note": np.array([f"step {t}" for t in range(length)]),
     }
     return columns, {"camera": rng.integers(0, 256, (length, 16, 24, 3), dtype=np.uint8)}
+
+
+def encoded(frames: np.ndarray, kind: str = "JPEG", **options) -> list[bytes]:
+    files = [BytesIO() for _ in frames]
+    for frame, file in zip(frames, files, strict=True):
+        Image.fromarray(frame).save(file, format=kind, **options)
+    return [file.getvalue() for file in files]
+
+
+def contents(root) -> dict[str, bytes]:
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def create(root, **options) -> LeRobotWriter:
@@ -101,8 +114,24 @@ def test_merged_statistics_against_numpy(rng):
     for name in ("min", "max", "mean", "std"):
         np.testing.assert_allclose(merged[name], getattr(whole, name)(0))
     assert merged["count"].tolist() == [35]
-    one = image_stats(np.full((5, 4, 4, 3), 51, dtype=np.uint8))
-    np.testing.assert_allclose(one["mean"], np.full((3, 1, 1), 0.2))
+
+
+def test_statistics_of_frames_against_numpy(rng):
+    frames = rng.integers(0, 256, (90, 4, 5, 3), dtype=np.uint8)
+    sample = ImageStats(90)
+    for block in np.split(frames, [1, 40, 41]):
+        sample.add(block)
+    stats, pixels = sample.result(), frames.reshape(-1, 3) / 255
+    for name in ("min", "max", "mean", "std"):
+        np.testing.assert_allclose(stats[name], getattr(pixels, name)(0).reshape(3, 1, 1))
+    for name, q in (("q01", 0.01), ("q10", 0.1), ("q50", 0.5), ("q99", 0.99)):
+        np.testing.assert_allclose(stats[name], np.quantile(pixels, q, axis=0).reshape(3, 1, 1))
+    assert stats["count"].tolist() == [90]
+    long = ImageStats(2000)
+    for value in range(2000):
+        long.add(np.full((1, 300, 2, 3), value % 256, dtype=np.uint8))
+    assert long.result()["count"].tolist() == [299]
+    np.testing.assert_allclose(long.result()["mean"], 0.5, atol=0.02)
 
 
 def test_a_failure_leaves_nothing(tmp_path, rng):
@@ -121,6 +150,15 @@ def test_the_folder_appears_at_the_end(tmp_path, rng):
     assert not (tmp_path / "d").exists()
     assert writer.finalize() == tmp_path / "d"
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_what_a_killed_run_left_is_replaced(tmp_path, rng):
+    left = create(tmp_path / "d")
+    left.add_episode(*episode(rng), "push")  # and then nothing more
+    with create(tmp_path / "d") as writer:
+        writer.add_episode(*episode(rng, 3), "lift")
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+    assert [e.length for e in open_dataset(tmp_path / "d").episodes] == [3]
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -154,9 +192,10 @@ def test_episodes_that_do_not_fit(tmp_path, rng, change, says):
     [
         ({"a/b": Feature("float32", (1,), None)}, "`features`: expected keys without '/'"),
         ({"timestamp": Feature("float32", (1,), None)}, "other than LeRobot's own"),
-        ({"v": Feature("video", (16, 16), None)}, r"shape \(H, W, 3\) of a video"),
-        ({"a": Feature("float32", (2, 2), None)}, "the shape of a vector"),
-        ({"a": Feature("float16", (2,), None)}, "expected one of video, string, bool, float32"),
+        ({"v": Feature("video", (16, 16), None)}, r"shape \(H, W, 3\) of a camera \(video\)"),
+        ({"v": Feature("image", (16, 16, 1), None)}, r"shape \(H, W, 3\) of a camera \(image\)"),
+        ({"a": Feature("float32", (), None)}, "a shape of one to five dimensions"),
+        ({"a": Feature("float16", (2,), None)}, "expected one of video, image, string, bool, int8"),
     ],
 )
 def test_features_that_cannot_be_written(tmp_path, features, says):
@@ -166,5 +205,124 @@ def test_features_that_cannot_be_written(tmp_path, features, says):
 
 def test_a_task_is_needed(tmp_path, rng):
     writer = create(tmp_path / "d")
-    with pytest.raises(LattokError, match="`task`: expected an instruction, got ''"):
-        writer.add_episode(*episode(rng), "")
+    with pytest.raises(LattokError, match="`task`: expected an instruction, .* got None"):
+        writer.add_episode(*episode(rng), None)
+    with pytest.raises(LattokError, match="`task`: expected 6 instructions, one per frame, got 2"):
+        writer.add_episode(*episode(rng), ["push", "lift"])
+
+
+IMAGES = {
+    "action": Feature("float32", (2,), None),
+    "given": Feature("image", (8, 12, 3), None),
+    "kept": Feature("image", (8, 10, 3), None),
+    "video": Feature("video", (8, 12, 3), None),
+}
+
+
+def test_images_without_loss(tmp_path, rng):
+    shapes = {"given": (8, 12, 3), "kept": (8, 10, 3), "video": (8, 12, 3)}
+    seen = [{k: rng.integers(0, 256, (n, *v), dtype=np.uint8) for k, v in shapes.items()} for n in (5, 3)]
+    kept = [encoded(episode["kept"][:2]) + encoded(episode["kept"][2:], "PNG") for episode in seen]
+    with LeRobotWriter.create(tmp_path / "d", 5, IMAGES, video_codec="h264") as writer:
+        for episode, images in zip(seen, kept, strict=True):
+            frames = {"given": episode["given"], "kept": images, "video": episode["video"]}
+            writer.add_episode({"action": np.zeros((len(images), 2))}, frames, "push")
+    dataset = open_dataset(tmp_path / "d")
+    assert dataset.cameras == ("given", "kept", "video")
+    assert dataset.info["features"]["kept"] == {
+        "dtype": "image",
+        "shape": [8, 10, 3],
+        "names": ["height", "width", "channels"],
+    }
+    assert [path.name for path in (tmp_path / "d" / "videos").iterdir()] == ["video"]
+    cells = pq.read_table(tmp_path / "d" / "data")["kept"].to_pylist()
+    assert [cell["bytes"] for cell in cells] == [data for images in kept for data in images]
+    for i, episode in enumerate(seen):
+        np.testing.assert_array_equal(dataset.frames(i, ["given"])[:, 0], episode["given"])
+        expected = [np.asarray(Image.open(BytesIO(data))) for data in kept[i]]
+        np.testing.assert_array_equal(dataset.frames(i, ["kept"])[:, 0], expected)
+    stats = json.loads((tmp_path / "d" / "meta" / "stats.json").read_text())
+    pixels = np.concatenate([episode["given"] for episode in seen]).reshape(-1, 3) / 255
+    np.testing.assert_allclose(np.ravel(stats["given"]["mean"]), pixels.mean(0))
+
+
+def test_frames_in_blocks_and_the_same_bytes_again(tmp_path, rng):
+    frames = {key: rng.integers(0, 256, (150, 8, 12, 3), dtype=np.uint8) for key in ("image", "video")}
+    features = {key: Feature(key, (8, 12, 3), None) for key in frames}
+
+    def blocks_of(video):
+        return lambda sink: [sink(block) for block in np.split(video, [64, 128])]
+
+    for name in ("whole", "blocks", "again"):
+        given = frames if name == "whole" else {key: blocks_of(video) for key, video in frames.items()}
+        with LeRobotWriter.create(tmp_path / name, 5, features, video_codec="h264", encoder_threads=1) as writer:
+            writer.add_episode({}, given, ["push"] * 100 + ["lift"] * 50, length=150)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "blocks") == contents(tmp_path / "again")
+    dataset = open_dataset(tmp_path / "again")
+    assert dataset.episodes[0].tasks == ("push", "lift")
+    assert dataset.columns(0, ["task_index"])["task_index"].tolist() == [0] * 100 + [1] * 50
+
+
+def test_a_frame_rate_that_is_no_whole_number(tmp_path):
+    for fps in (29.97, 30.0):
+        with LeRobotWriter.create(tmp_path / str(fps), fps, {"a": Feature("float32", (1,), None)}) as writer:
+            writer.add_episode({"a": np.zeros(3)}, {}, "push")
+    assert json.loads((tmp_path / "29.97/meta/info.json").read_text())["fps"] == 29.97
+    assert '"fps": 30,' in (tmp_path / "30.0/meta/info.json").read_text()
+
+
+def test_columns_of_all_shapes_and_types(tmp_path, rng):
+    features = {
+        "matrix": Feature("float64", (2, 3), None),
+        "row": Feature("uint8", (1, 2), None),
+        "small": Feature("int16", (1,), None),
+        "flags": Feature("bool", (3,), None),
+    }
+    columns = {
+        "matrix": rng.standard_normal((4, 2, 3)),
+        "row": rng.integers(0, 256, (4, 1, 2), dtype=np.uint8),
+        "small": np.arange(-2, 2, dtype=np.int16),
+        "flags": rng.integers(0, 2, (4, 3)).astype(bool),
+    }
+    with LeRobotWriter.create(tmp_path / "d", 5, features) as writer:
+        writer.add_episode(columns, {}, "push")
+    got = open_dataset(tmp_path / "d").columns(0, list(columns))
+    for key, values in columns.items():
+        np.testing.assert_array_equal(got[key], values)
+        assert got[key].dtype == values.dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda f: f.update(kept=f["kept"][:3]), r"one length of at least 1, got lengths \[3, 5\]"),
+        (lambda f: f["kept"].__setitem__(2, f["kept"][2][:-20]), "`kept`, frame 2: not a readable JPEG or PNG image"),
+        (lambda f: f["kept"].__setitem__(0, b"GIF89a"), "`kept`, frame 0: not a readable JPEG or PNG image"),
+        (
+            lambda f: f.update(kept=encoded(np.zeros((5, 8, 10), dtype=np.uint8), "PNG")),
+            "`kept`, frame 0: expected an upright RGB image, got mode L",
+        ),
+        (
+            lambda f: f.update(
+                kept=encoded(
+                    f["given"][:, :, :10],
+                    exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0",
+                )
+            ),
+            "got one to be turned by its Exif data",
+        ),
+        (
+            lambda f: f.update(kept=encoded(f["given"])),
+            r"`kept`: expected frames of shape \[8, 10, 3\], got \[8, 12, 3\]",
+        ),
+        (lambda f: f.update(video=encoded(f["video"])), "`video`: expected uint8 frames for a video"),
+        (lambda f: f.update(video=lambda sink: sink(f["given"][:4])), "`video`: expected 5 frames, got 4"),
+    ],
+)
+def test_images_that_do_not_fit(tmp_path, rng, change, says):
+    frames = {key: rng.integers(0, 256, (5, 8, 12, 3), dtype=np.uint8) for key in ("given", "video")}
+    frames["kept"] = encoded(frames["given"][:, :, :10])
+    change(frames)
+    writer = LeRobotWriter.create(tmp_path / "d", 5, IMAGES, video_codec="h264")
+    with pytest.raises(LattokError, match=says):
+        writer.add_episode({"action": np.zeros((5, 2))}, frames, "push")

@@ -21,14 +21,20 @@ RECIPES = {
 }
 
 
-def _worker(rank, dataset, out):
+MIXED = {"action-vq-mixed": RECIPES["action-vq"], "image-lam-mixed": RECIPES["image-lam"]}
+
+
+def _worker(rank, datasets, out):
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
-    for name, (kind, preset, options) in RECIPES.items():
+    for name, (kind, preset, options) in {**RECIPES, **MIXED}.items():
         calls = []
-        recipe = kind.from_preset(dataset, out / name, preset, **options)
+        dataset, mix = datasets[0], {}
+        if name in MIXED:
+            dataset, mix = None, {"mix": tuple(f"{root}:1.0" for root in datasets)}
+        recipe = kind.from_preset(dataset, out / name, preset, **options, **mix)
         with pytest.MonkeyPatch.context() as patch:
             _count(patch, calls, files, "check_writable")
             _count(patch, calls, HubModel, "save_pretrained")
@@ -45,10 +51,10 @@ def _count(patch, calls, owner, name):
 
 
 def test_of_two_processes_the_first_one_writes(make_dataset, tmp_path):
-    dataset = make_dataset([12, 15]).root
-    torch.multiprocessing.spawn(_worker, args=(dataset, tmp_path), nprocs=2)
+    datasets = make_dataset([12, 15]).root, make_dataset([11, 13], name="other").root
+    torch.multiprocessing.spawn(_worker, args=(datasets, tmp_path), nprocs=2)
     fits = {"fsq": (["fit"], ["fit"]), "residual-vq": (["fit"], [])}  # FSQ's training is shared
-    for name in RECIPES:
+    for name in {**RECIPES, **MIXED}:
         saved = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
         calls, sources, hashes = zip(*saved, strict=True)
         expected = fits.get(name, ([], []))

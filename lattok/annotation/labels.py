@@ -1,0 +1,210 @@
+"""Labels of episodes: what every engine computes, and nothing that depends on the engine.
+
+The label of an episode depends on that episode, the models and the options alone: batches never cross episodes, and
+torch computes with as many threads as the options say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from threading import Lock
+from typing import NamedTuple, cast
+
+import numpy as np
+import torch
+
+from lattok import checks, files
+from lattok.checks import LattokError
+from lattok.data import ActionWindows, RobotDataset, camera_keys
+from lattok.data.ahead import Abandoned, Ahead, Job, Stopped
+from lattok.data.extend import Labels, Unit
+from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
+
+BATCH = 1024  # action chunks per call of a tokenizer
+PIECE = 512  # frames of an episode at a time; a long one is never in memory as a whole
+AHEAD_FRAMES = 2048  # decoded and waiting for the model: 0.6 GB for two cameras at 224 x 224
+
+Models = Mapping[str, ActionTokenizer | VideoLabeller]
+FramesOf = Callable[[str, int, int, int], np.ndarray]  # see `piece_of_frames`
+
+
+class Options(NamedTuple):
+    """What is written, and from what."""
+
+    embedding: bool = True
+    quantized: bool = False
+    action_key: str = "action"
+    cameras: tuple[str, ...] | None = None  # None: the model's own
+    threads: int = 1  # of torch: sums in another order are other labels
+
+
+class Work(NamedTuple):
+    """Everything that labels depend on; goes to every worker."""
+
+    dataset: RobotDataset
+    models: Models
+    options: Options
+
+
+class Labelled(NamedTuple):
+    """Labels of a unit: rows of the episodes that could be labelled, in order, and why the others could not."""
+
+    rows: Labels
+    failures: dict[int, str]  # episode index -> reason
+
+
+def label_unit(work: Work, unit: Unit, decoder_threads: int | None = None, turn: Lock | None = None) -> Labelled:
+    """Labels of a unit, with its frames decoded ahead; `turn` is waited for between decoding and labelling."""
+    with (
+        Ahead(partial(piece_of_frames, work), jobs(work, [unit]), AHEAD_FRAMES, decoder_threads) as frames_of,
+        turn or nullcontext(),
+    ):
+        return label_decoded(work, unit, frames_of)
+
+
+def label_decoded(work: Work, unit: Unit, frames_of: Ahead[np.ndarray]) -> Labelled:
+    """Labels of a unit. `frames_of` hands over frames decoded ahead: episode after episode, by prefix, by piece.
+
+    An episode that fails is tried once more from its start (file systems fail now and then), then given up.
+    """
+    parts: list[Labels] = []
+    failures: dict[int, str] = {}
+    with torch.no_grad(), torch_threads(work.options.threads):
+        for index, length in zip(unit.episodes, unit.lengths, strict=True):
+            asked = _Asked(frames_of, _pieces(work, index, length))
+            try:
+                parts.append(label_episode(work, index, length, asked))
+            except Exception:  # whatever it was, the other episodes are not to suffer
+                asked.skip_rest()
+                try:
+                    parts.append(label_episode(work, index, length))
+                except Exception as error:
+                    failures[index] = reason(error)
+    return Labelled(_joined(parts) if parts else {}, failures)
+
+
+def label_episode(work: Work, index: int, length: int, frames_of: FramesOf | None = None) -> Labels:
+    """Labels of all frames of an episode, by column."""
+    labels: Labels = {}
+    for prefix, model in work.models.items():
+        if model.label_source == "actions":
+            parts = _from_actions(work, cast(ActionTokenizer, model), index)
+            valid = np.ones(length, dtype=bool)
+        else:
+            decode = partial(frames_of or partial(piece_of_frames, work), prefix)
+            stride = cast(VideoLabeller, model).stride_frames(work.dataset.fps)
+            video = (decode(index, first, last) for first, last in _spans(length))
+            parts = _columns(cast(VideoLabeller, model).label_video(video, stride), work.options)
+            valid = np.arange(length) + stride < length
+        if not parts:
+            hint = "Its labels are the embeddings."
+            checks.fail("embedding", f"True, since the model of `{prefix}` has no codes", "False", hint)
+        labels |= {f"{prefix}.{name}": values for name, values in parts.items()}
+        labels[f"{prefix}.valid"] = valid
+    for name, values in labels.items():
+        checks.size(f"labels {name}", f"rows of episode {index}", len(values), length)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            checks.fail(f"labels {name}", "finite numbers", f"NaN or infinity in episode {index}")
+    return labels
+
+
+def piece_of_frames(
+    work: Work, prefix: str, index: int, first: int, last: int, stopped: Stopped = lambda: False
+) -> np.ndarray:
+    """What the model of `prefix` sees of the frames [first, last) of an episode, uint8 [n, V, h, w, 3].
+
+    `stopped` is asked before every block.
+    """
+    model = cast(VideoLabeller, work.models[prefix])
+
+    def resize(block: np.ndarray) -> np.ndarray:
+        if stopped():
+            raise Abandoned
+        return model.resize(block)
+
+    return work.dataset.frames(index, cameras_of(work, model), np.arange(first, last), resize)
+
+
+def jobs(work: Work, units: Sequence[Unit]) -> Iterator[Job]:
+    """What is to be decoded for these units, in the order in which `label_decoded` asks."""
+    for unit in units:
+        for index, length in zip(unit.episodes, unit.lengths, strict=True):
+            for piece in _pieces(work, index, length):
+                yield Job(piece, piece[3] - piece[2])
+
+
+def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
+    """Cameras of the dataset that stand for the model's."""
+    keys = camera_keys(work.dataset, work.options.cameras or model.cameras)
+    checks.size("cameras", "cameras as in the model's config", len(keys), len(model.cameras))
+    return keys
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch with `count` threads for the duration."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def reason(error: BaseException) -> str:
+    """Why, in one line; errors that are no finding of ours also by their kind."""
+    line = files.first_line(error) if isinstance(error, Exception) else type(error).__name__
+    return line if isinstance(error, LattokError) else f"{type(error).__name__}: {line}"
+
+
+class _Asked:
+    """Hands frames over from what is decoded ahead, and can leave out the rest of an episode that failed."""
+
+    def __init__(self, frames_of: Ahead[np.ndarray], pieces: list[tuple[str, int, int, int]]):
+        self._frames_of, self._left = frames_of, pieces[::-1]
+
+    def __call__(self, prefix: str, index: int, first: int, last: int) -> np.ndarray:
+        self._left.pop()
+        return self._frames_of(prefix, index, first, last)
+
+    def skip_rest(self) -> None:
+        """Take what is left and drop it: the next episode's frames come after it."""
+        while self._left:
+            try:
+                self(*self._left[-1])
+            except Exception:
+                continue
+
+
+def _pieces(work: Work, index: int, length: int) -> list[tuple[str, int, int, int]]:
+    """(prefix, episode, first, last) of all pieces of an episode that models of video look at."""
+    video = [prefix for prefix, model in work.models.items() if model.label_source == "video"]
+    return [(prefix, index, first, last) for prefix in video for first, last in _spans(length)]
+
+
+def _spans(length: int) -> list[tuple[int, int]]:
+    return [(first, min(first + PIECE, length)) for first in range(0, length, PIECE)]
+
+
+def _from_actions(work: Work, model: ActionTokenizer, index: int) -> Labels:
+    windows = ActionWindows(work.dataset, model.horizon, work.options.action_key, [index])
+    batches = (windows.batch(rows) for rows in torch.arange(len(windows)).split(BATCH))
+    return _joined([_columns(model.latent_actions(*batch), work.options) for batch in batches])
+
+
+def _columns(out: LatentActions, options: Options) -> Labels:
+    """Arrays of one stream, and of the environment stream under `env.`; no codes where nothing is quantized."""
+    arrays = {"codes": out.codes.cpu().numpy().astype(np.int64)} if out.codes.shape[1] else {}
+    if options.embedding:
+        arrays["embedding"] = out.latents.float().cpu().numpy()
+    if options.quantized and out.codes.shape[1]:
+        arrays["quantized"] = out.quantized.float().cpu().numpy()
+    if out.env is not None:
+        arrays |= {f"env.{name}": values for name, values in _columns(out.env, options).items()}
+    return arrays
+
+
+def _joined(parts: list[Labels]) -> Labels:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

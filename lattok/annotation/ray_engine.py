@@ -1,0 +1,185 @@
+"""The same units over a Ray cluster, or over the processes of one machine: `engine=RayEngine(workers=4)`.
+
+Every worker holds the models once and reads the dataset under the same path; labels travel back to this process, the
+only one that writes. A worker that dies is replaced and its units are labelled again; a unit that takes three workers
+with it is left out. Extra `ray`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from threading import Lock
+from typing import Any
+
+from typing_extensions import Self
+
+from lattok import checks, files
+from lattok.annotation.labels import Labelled, Work, label_unit
+from lattok.checks import LattokError
+from lattok.data.extend import Unit
+
+ATTEMPTS = 3  # workers that a unit may cost
+IN_FLIGHT = 2  # units per worker: the frames of one are decoded while the other is labelled
+
+
+class RayEngine:
+    """Labels with `workers` actors of `cpus` cores and `gpus` (a fraction is fine) each.
+
+    `address` is a running cluster's ("auto", "ray://host:10001"); without one Ray is started here for the duration of a
+    `with`, or of one annotation. By default there are as many workers as resources.
+    """
+
+    def __init__(self, address: str | None = None, workers: int | None = None, cpus: float = 1, gpus: float = 0):
+        checks.counts(**({} if workers is None else {"workers": workers}))
+        checks.positive(cpus=cpus)
+        checks.at_least_zero(gpus=gpus)
+        self.address, self.workers, self.cpus, self.gpus = address, workers, cpus, gpus
+        self.device = "cuda" if gpus else "cpu"
+        self.startup_s = 0.0  # of the last start of Ray
+        self._own = False  # whether Ray was started here
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Labelled]]:
+        """See `Engine`."""
+        if not units:
+            return
+        started = self._start()
+        try:
+            yield from _Pool(self, work, units).run()
+        finally:
+            if started:
+                self._stop()
+
+    def _start(self) -> bool:
+        """Connect to Ray or start it; whether that was needed."""
+        ray = _ray()
+        if ray.is_initialized():
+            return False
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        before, options = time.perf_counter(), {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            if self.address is None:
+                cores = None if self.workers is None else int(-(-self.workers * self.cpus // 1))
+                ray.init(num_cpus=cores, include_dashboard=False, **options)
+            else:
+                ray.init(address=self.address, **options)
+        except Exception as error:  # Ray's own kinds differ between its versions
+            checks.fail("address", "a Ray cluster that answers", f"{self.address} ({files.first_line(error)})")
+        self.startup_s, self._own = time.perf_counter() - before, True
+        return True
+
+    def _stop(self) -> None:
+        if self._own:
+            _ray().shutdown()
+        self._own = False
+
+    def count(self, units: int) -> int:
+        """Workers to start for this many units."""
+        resources = _ray().cluster_resources()
+        room = int(resources.get("CPU", 0) // self.cpus)
+        if self.gpus:
+            room = min(room, int(resources.get("GPU", 0) // self.gpus))
+        if room < 1 or room < (self.workers or 1):
+            has = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+            wanted = f"{self.workers or 1} workers of {self.cpus:g} CPUs and {self.gpus:g} GPUs"
+            checks.fail("workers", f"room for {wanted}", f"a cluster of {has}", "Ask for less of them.")
+        return min(self.workers or room, units)
+
+
+class _Worker:
+    """Lives in a process of its own."""
+
+    def __init__(self, work: Work, device: str, threads: int):
+        models: dict[str, Any] = dict(work.models)
+        models = {prefix: model.to(device) if hasattr(model, "to") else model for prefix, model in models.items()}
+        self._work, self._threads = work._replace(models=models), threads
+        self._one = Lock()  # units overlap in decoding alone
+
+    def label(self, unit: Unit) -> Labelled:
+        """Labels of a unit."""
+        return label_unit(self._work, unit, self._threads, self._one)
+
+
+class _Pool:
+    """Units on their way through workers."""
+
+    def __init__(self, engine: RayEngine, work: Work, units: Sequence[Unit]):
+        self._ray, self._engine = _ray(), engine
+        self._waiting = deque(units)
+        self._failed: Counter[int] = Counter()  # by number of the unit
+        self._flying: dict[Any, tuple[int, Unit]] = {}  # what will hold the labels -> worker, unit
+        try:
+            self._work = self._ray.put(work)
+        except Exception as error:  # whatever a foreign model's pickling raises
+            why = files.first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            raise LattokError(f"`models`: expected models that other processes can be given, got: {why}") from None
+        self._workers = [self._spawn() for _ in range(engine.count(len(units)))]
+
+    def run(self) -> Iterator[tuple[Unit, Labelled]]:
+        """Labels as they come."""
+        try:
+            self._fill()
+            while self._flying:
+                (ready, *_), _ = self._ray.wait(list(self._flying), num_returns=1)
+                number, unit = self._flying.pop(ready)
+                labelled = self._taken(ready, number, unit)
+                self._fill()
+                if labelled is not None:
+                    yield unit, labelled
+        finally:
+            for worker in self._workers:
+                self._ray.kill(worker)
+
+    def _taken(self, ready: Any, number: int, unit: Unit) -> Labelled | None:
+        """Labels of a unit; None if it is to be tried again."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(ready)
+        except errors.RayActorError as error:
+            why = f"the worker died ({files.first_line(error)})"
+            if not any(other == number for other, _ in self._flying.values()):  # its other unit has come back too
+                self._workers[number] = self._spawn()
+        except errors.RayError as error:
+            why = files.first_line(getattr(error, "cause", None) or error)
+        self._failed[unit.number] += 1
+        if self._failed[unit.number] < ATTEMPTS:
+            self._waiting.appendleft(unit)
+            return None
+        return Labelled({}, dict.fromkeys(unit.episodes, f"{why}, {ATTEMPTS} times"))
+
+    def _fill(self) -> None:
+        """Give workers what they have room for; a unit that failed travels alone, so that no other is blamed."""
+        for _ in range(IN_FLIGHT):
+            for number, worker in enumerate(self._workers):
+                load = [unit for other, unit in self._flying.values() if other == number]
+                if not self._waiting or len(load) >= IN_FLIGHT:
+                    continue
+                if load and any(self._failed[unit.number] for unit in (self._waiting[0], *load)):
+                    continue
+                unit = self._waiting.popleft()
+                self._flying[worker.label.remote(unit)] = (number, unit)
+
+    def _spawn(self) -> Any:
+        engine = self._engine
+        options = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "max_concurrency": IN_FLIGHT}
+        actor = self._ray.remote(_Worker).options(**options)
+        return actor.remote(self._work, engine.device, max(1, int(engine.cpus)))
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise LattokError("`engine`: Ray is not installed. Run: pip install 'lattok[ray]'") from None
+    return ray

@@ -1,0 +1,230 @@
+"""Proves that labels are what their provenance says: `verify(dataset, {"latent": model})` makes some of them anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from lattok import checks
+from lattok.annotation.labels import Models, Options, Work, label_episode, reason, torch_threads
+from lattok.annotation.output import PROVENANCE
+from lattok.annotation.plan import check_model, identities_of, versions
+from lattok.checks import LattokError
+from lattok.data import RobotDataset
+from lattok.data.extend import Labels
+from lattok.data.sidecar import LabelledDataset
+from lattok.files import read_json
+from lattok.types import Episode
+
+CLOSE = 1e-4  # largest deviation of a vector, relative to the largest number in it, that other versions may explain
+
+
+class Verification(NamedTuple):
+    """What was looked at, and how it came out."""
+
+    holds: bool
+    lines: tuple[str, ...]  # "+ ..." holds, "- ..." does not, "? ..." to know
+
+    def render(self) -> str:
+        """Plain text."""
+        return "\n".join(self.lines)
+
+
+def verify(
+    dataset: RobotDataset,
+    models: Models,
+    *,
+    episodes: int | Sequence[int] = 20,
+    seed: int = 0,
+) -> Verification:
+    """Make the labels of some episodes anew and compare them, after model, preprocessing and columns.
+
+    `models` by prefix, as they were given to `annotate`. `episodes` is how many are drawn (by `seed`), or which.
+    Codes and validity must be equal, vectors too, up to rounding. A sidecar is verified as
+    `with_labels(source, sidecar)`.
+    """
+    provenance = provenance_of(dataset)
+    lines: list[str] = []
+    for prefix, model in models.items():
+        if prefix not in provenance:
+            known = ", ".join(provenance) or "no labels"
+            checks.fail("prefix", f"one of the labels of {dataset.name} ({known})", repr(prefix))
+        found = _verify_one(dataset, prefix, model, provenance, episodes, seed)
+        lines += [f"{prefix}:", *(f"  {line}" for line in found)]
+    return Verification(not any(line.startswith("  -") for line in lines), tuple(lines))
+
+
+def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
+    """What an annotated dataset says about its labels, by prefix."""
+    path = dataset.root / PROVENANCE
+    if isinstance(dataset, LabelledDataset):
+        entries = dataset.labels.provenance
+    elif path.is_file():
+        entries = read_json(path)
+    else:
+        hint = "Run lattok annotate; labels that lie beside a dataset are named by --labels."
+        raise LattokError(f"{dataset.name} has no {PROVENANCE}: it was not annotated. {hint}")
+    return {prefix: entry for prefix, entry in entries.items() if isinstance(entry, Mapping) and "model" in entry}
+
+
+def _verify_one(
+    dataset: RobotDataset,
+    prefix: str,
+    model: Any,
+    provenance: Mapping[str, Any],
+    episodes: int | Sequence[int],
+    seed: int,
+) -> Iterator[str]:
+    entry = provenance[prefix]
+    made = yield from _check_identity(entry, prefix, model)
+    if entry["source"] != model.label_source:
+        yield f"- labels were made from {entry['source']}, this model looks at {model.label_source}"
+        return
+    yield from _check_columns(dataset, entry)
+    yield from _check_preprocessing(dataset, entry, model)
+    cameras = tuple(entry["cameras"]) if "cameras" in entry else None
+    own = [name.removeprefix(prefix + ".") for name in entry["columns"]]
+    embedding, quantized = (any(name.endswith(kind) for name in own) for kind in ("embedding", "quantized"))
+    options = Options(embedding, quantized, entry.get("action_key", "action"), cameras, entry["threads"])
+    if entry.get("frames", "same") != "same" and entry["source"] == "video":
+        yield "- labels were made from frames that were encoded anew since: verify them beside their source (--labels)"
+        return
+    work = Work(dataset, {prefix: model}, options)
+    try:
+        check_model(work, prefix, model)
+    except LattokError as error:
+        yield f"- the model does not fit the dataset: {error}"
+        return
+    missing = {index for part in entry.get("unlabelled", ()) for index in part["episodes"]}
+    for part in entry.get("unlabelled", ()):
+        yield f"? {len(part['episodes'])} episodes without labels, first {part['episodes'][0]}: {part['reason']}"
+    chosen = _sample([e for e in dataset.episodes if e.index not in missing], episodes, seed)
+    yield from _compare(work, entry, chosen, made)
+
+
+def _check_identity(entry: Mapping[str, Any], prefix: str, model: Any) -> Iterator[str]:
+    """Hashes of configuration and weights, and what else may explain a difference. Returns the latter."""
+    stored, now = entry["model"], identities_of({prefix: model})[prefix]
+    explanations = []
+    for name in sorted({*stored, *now}):
+        was, is_ = stored.get(name), now.get(name)
+        if was == is_:
+            continue
+        if name in ("model", "revision"):
+            yield f"? {name} was {was}, here {is_}"
+        elif name in ("device", "backend"):
+            explanations.append(f"{name} {was}, here {is_}")
+        else:
+            yield f"- {name} was {str(was)[:16]}, here {str(is_)[:16]}: another model made these labels"
+    hashes = [name for name in stored if name.endswith("sha256") and stored[name] == now.get(name)]
+    if hashes:
+        yield f"+ model: {', '.join(hashes)} as when the labels were made"
+    for name, version in versions().items():
+        if entry.get("versions", {}).get(name, version) != version:
+            explanations.append(f"{name} {entry['versions'][name]}, here {version}")
+    if explanations:
+        yield f"? made with {'; '.join(explanations)}"
+    return explanations
+
+
+def _check_columns(dataset: RobotDataset, entry: Mapping[str, Any]) -> Iterator[str]:
+    wrong = []
+    for name, facts in entry["columns"].items():
+        feature, width = dataset.features.get(name), int(np.prod(facts["shape"]))
+        if feature is None:
+            wrong.append(f"{name} is missing")
+        elif (feature.dtype, feature.shape) != (facts["dtype"], (width,)):
+            wrong.append(f"{name} is {feature.dtype} {list(feature.shape)}, not {facts['dtype']} [{width}]")
+    yield from (f"- column {what}" for what in wrong)
+    if not wrong:
+        yield f"+ columns: {', '.join(entry['columns'])}"
+
+
+def _check_preprocessing(dataset: RobotDataset, entry: Mapping[str, Any], model: Any) -> Iterator[str]:
+    """Stride or horizon as the model has them on this dataset."""
+    name = "stride" if entry["source"] == "video" else "horizon"
+    now = model.stride_frames(dataset.fps) if name == "stride" else model.horizon
+    if entry[name] == now:
+        yield f"+ {name}: {now}" + (f" frames at {dataset.fps:g} fps" if name == "stride" else " steps")
+    else:
+        yield f"- {name} was {entry[name]}, here {now}"
+
+
+def _sample(candidates: Sequence[Episode], episodes: int | Sequence[int], seed: int) -> list[Episode]:
+    if not isinstance(episodes, int):
+        return [e for e in candidates if e.index in set(episodes)]
+    checks.counts(episodes=episodes)
+    if episodes >= len(candidates):
+        return list(candidates)
+    drawn = np.random.default_rng(seed).choice(len(candidates), episodes, replace=False)
+    return [candidates[i] for i in sorted(drawn.tolist())]
+
+
+def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], made: list[str]) -> Iterator[str]:
+    """Labels of the chosen episodes against those that are stored."""
+    if not chosen:
+        yield "- no episode could be chosen: all of them are without labels"
+    columns = [name for name in entry["columns"] if name in work.dataset.features]
+    tally = {name: _Tally() for name in columns}
+    frames = 0
+    for episode in chosen:
+        try:
+            stored = work.dataset.columns(episode.index, columns)
+            with torch.no_grad(), torch_threads(work.options.threads):
+                anew = label_episode(work, episode.index, episode.length)
+        except Exception as error:
+            yield f"- episode {episode.index} cannot be labelled anew: {reason(error)}"
+            continue
+        frames += episode.length
+        _count(tally, stored, anew, episode.index)
+    for name, seen in tally.items():
+        yield seen.line(name, frames, made)
+    yield f"? {frames} frames of {len(chosen)} of {len(work.dataset.episodes)} episodes were labelled anew"
+
+
+def _count(tally: dict[str, _Tally], stored: Labels, anew: Labels, episode: int) -> None:
+    for name, seen in tally.items():
+        if name not in anew:
+            seen.absent = True
+            continue
+        is_, was = (values[name].reshape(len(values[name]), -1) for values in (anew, stored))
+        if is_.shape != was.shape:
+            seen.absent = True
+        elif is_.dtype.kind == "f":
+            seen.scale = max(seen.scale, float(np.abs(is_).max(initial=0)))
+            deviation = np.abs(is_.astype(np.float64) - was)
+            seen.deviation = max(
+                seen.deviation, float(np.where(np.isfinite(deviation), deviation, np.inf).max(initial=0))
+            )
+        else:
+            rows = np.flatnonzero((is_ != was).any(1))
+            seen.wrong += len(rows)
+            if len(rows) and seen.first is None:
+                seen.first = (episode, int(rows[0]), was[rows[0]].tolist(), is_[rows[0]].tolist())
+
+
+class _Tally:
+    """Differences in one column."""
+
+    def __init__(self):
+        self.wrong, self.deviation, self.scale, self.absent = 0, 0.0, 0.0, False
+        self.first: tuple[int, int, list[Any], list[Any]] | None = None
+
+    def line(self, name: str, frames: int, made: list[str]) -> str:
+        """Equal, close or different, and where first."""
+        if self.absent:
+            return f"- {name}: the model gives no such column now, or of another width"
+        if self.first is not None:
+            episode, frame, was, is_ = self.first
+            why = (
+                f" Perhaps because of {'; '.join(made)}." if made else " Data, labels or model are not what they were."
+            )
+            place = f"first in episode {episode}, frame {frame}: {was} stored, {is_} now"
+            return f"- {name}: {self.wrong} of {frames} rows differ, {place}.{why}"
+        if self.deviation == 0:
+            return f"+ {name}: {frames} rows equal"
+        sign = "+" if self.deviation <= CLOSE * self.scale else "-"
+        return f"{sign} {name}: largest deviation {self.deviation:.2g} (largest value {self.scale:.2g})"

@@ -1,0 +1,63 @@
+"""A dataset with some of its cameras, under other names: so that datasets and models agree about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from lattok import checks
+from lattok.data.schema import FrameTransform, RobotDataset, camera_keys
+from lattok.data.view import View
+
+PREFIX = "observation.images."
+
+
+def with_cameras(dataset: RobotDataset, cameras: Sequence[str] | Mapping[str, str]) -> RobotDataset:
+    """The dataset with these cameras only, in this order; a mapping {"front": "image_0"} gives them new names.
+
+    Short names are allowed, as everywhere. A view: nothing is copied, and all else is the dataset's own.
+    """
+    return cast(RobotDataset, _Cameras(dataset, cameras))
+
+
+def original_camera(dataset: RobotDataset, key: str) -> str:
+    """What a dataset's files call its camera `key`, whatever name a view gives it."""
+    known = getattr(dataset, "original_camera", None)
+    return key if known is None else known(key)
+
+
+class _Cameras(View):
+    def __init__(self, dataset: RobotDataset, cameras: Any):
+        super().__init__(dataset)
+        if not isinstance(cameras, Mapping | list | tuple) or not all(isinstance(name, str) for name in cameras):
+            checks.fail("cameras", 'names, or {"new name": "name"}', repr(cameras))
+        renamed = isinstance(cameras, Mapping)
+        keys = camera_keys(dataset, [str(key) for key in (cameras.values() if renamed else cameras)])
+        names = [name if name.startswith(PREFIX) else PREFIX + name for name in cameras] if renamed else keys
+        self._key_of = dict(zip(names, keys, strict=True))
+        self.cameras = tuple(names)
+        others = {key: feature for key, feature in dataset.features.items() if key not in dataset.cameras}
+        self.features = others | {name: dataset.features[key] for name, key in self._key_of.items()}
+
+    def frames(
+        self,
+        episode_index: int,
+        cameras: Sequence[str] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        transform: FrameTransform | None = None,
+    ) -> np.ndarray:
+        """As the dataset's."""
+        keys = [self._key_of[name] for name in camera_keys(cast(RobotDataset, self), cameras)]
+        return self.dataset.frames(episode_index, keys, indices, transform)
+
+    def original_camera(self, key: str) -> str:
+        """What the dataset behind all views calls the camera `key`."""
+        return original_camera(self.dataset, self._key_of[key])
+
+    def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
+        """As the dataset's, where it offers that; None where it does not."""
+        offered = getattr(self.dataset, "encoded_images", None)
+        (name,) = camera_keys(cast(RobotDataset, self), (camera,))
+        return None if offered is None else offered(episode_index, self._key_of[name])

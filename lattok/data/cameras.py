@@ -1,0 +1,144 @@
+"""How a dataset keeps what its cameras see: video files that roll over, or encoded images in the data table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.stats import ImageStats, Stats
+from lattok.data.tables import MEGABYTE, next_place
+from lattok.data.video import VideoEncoder
+from lattok.files import first_line
+
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as `datasets` stores images
+FORMATS = ("JPEG", "PNG")
+_ORIENTATION = 0x0112  # tag of Exif
+
+Sink = Callable[[np.ndarray], None]
+Frames = np.ndarray | Sequence[bytes] | Callable[[Sink], None]
+
+
+class EpisodeFrames:
+    """What one camera sees in an episode of T frames, on its way into the dataset: checked, counted, measured.
+
+    `frames` are uint8 [T, H, W, 3], or a function that hands blocks of them to its argument in order, or T encoded
+    images. `shape` is (H, W, 3).
+    """
+
+    def __init__(self, key: str, shape: tuple[int, ...], frames: Frames, length: int):
+        self.key, self.size = key, (shape[0], shape[1])
+        self.encoded = not isinstance(frames, np.ndarray) and not callable(frames)
+        self._frames, self._length, self._seen = frames, length, 0
+        self._stats = ImageStats(length)
+
+    def run(self, sink: Sink) -> None:
+        """Hand all frames to `sink`, block by block."""
+
+        def both(block: np.ndarray) -> None:
+            self._see(block)
+            sink(block)
+
+        if isinstance(self._frames, np.ndarray):
+            both(self._frames)
+        elif callable(self._frames):
+            self._frames(both)
+        else:
+            checks.fail(self.key, "uint8 frames for a video", "encoded images", 'Declare its dtype "image".')
+        checks.size(self.key, "frames", self._seen, self._length)
+
+    def images(self) -> list[bytes]:
+        """All frames as encoded images: pixels become PNG, images that are encoded already stay as they are."""
+        images: list[bytes] = []
+        if not self.encoded:
+            self.run(lambda block: images.extend(map(encode_png, block)))
+            return images
+        for number, data in enumerate(self._frames):  # type: ignore[arg-type]
+            # decoded to the end although only some are measured: half an image must not pass for a whole one
+            self._see(decode_image(data, f"`{self.key}`, frame {number}")[None])
+            images.append(data)
+        checks.size(self.key, "frames", self._seen, self._length)
+        return images
+
+    def stats(self) -> Stats:
+        """Statistics of the frames that have passed."""
+        return self._stats.result()
+
+    def _see(self, block: np.ndarray) -> None:
+        if block.dtype != np.uint8:
+            checks.fail(self.key, "uint8 frames", str(block.dtype))
+        if block.shape[1:] != (*self.size, 3):
+            checks.fail(self.key, f"frames of shape {[*self.size, 3]}", f"{list(block.shape[1:])}")
+        self._stats.add(block)
+        self._seen += len(block)
+
+
+class RollingVideos:
+    """Video files of one camera: episodes go to the end of the current file; a full one is closed first."""
+
+    def __init__(
+        self, folder: Path, key: str, fps: float, codec: str, threads: int | None, chunk_files: int, limit_mb: float
+    ):
+        self._folder, self._key, self._fps = folder, key, fps
+        self._codec, self._threads = codec, threads
+        self._chunk_files, self._limit = chunk_files, limit_mb * MEGABYTE
+        self._place = (0, 0)
+        self._encoder: VideoEncoder | None = None
+
+    def write(self, frames: EpisodeFrames) -> dict[str, Any]:
+        """Encode an episode; returns where it is, as columns of its row in meta/episodes."""
+        if self._encoder is not None and self._encoder.bytes >= self._limit:
+            self.close()
+            self._place = next_place(self._place, self._chunk_files)
+        if self._encoder is None:
+            path = VIDEO_PATH.format(video_key=self._key, chunk_index=self._place[0], file_index=self._place[1])
+            self._encoder = VideoEncoder(self._folder / path, self._fps, frames.size, self._codec, self._threads)
+        start = self._encoder.frames / self._fps
+        frames.run(self._encoder.add)
+        values = (*self._place, start, self._encoder.frames / self._fps)
+        names = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+        return {f"videos/{self._key}/{name}": value for name, value in zip(names, values, strict=True)}
+
+    def close(self) -> None:
+        """Finish the current file."""
+        if self._encoder is not None:
+            self._encoder.close()
+        self._encoder = None
+
+
+def image_column(images: Sequence[bytes]) -> pa.Array:
+    """Encoded images as a column of the data table."""
+    paths = pa.nulls(len(images), pa.string())
+    return pa.StructArray.from_arrays([pa.array(images, pa.binary()), paths], fields=list(IMAGE_TYPE))
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """One frame uint8 [H, W, 3] as PNG."""
+    from PIL import Image  # only datasets with stored images need it
+
+    buffer = BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def decode_image(data: bytes, where: str) -> np.ndarray:
+    """Pixels uint8 [H, W, 3] of a JPEG or PNG in RGB that every reader shows alike. `where` names it in errors."""
+    from PIL import Image
+
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+        turned = image.getexif().get(_ORIENTATION, 1) != 1  # `datasets` turns such an image, other readers do not
+        pixels = np.asarray(image)
+    except Exception as error:  # damaged images make the decoder raise errors of many kinds
+        raise LattokError(f"{where}: not a readable JPEG or PNG image ({first_line(error)}). Copy it again.") from None
+    if image.mode != "RGB" or turned:
+        got = "one to be turned by its Exif data" if turned else f"mode {image.mode}"
+        raise LattokError(f"{where}: expected an upright RGB image, got {got}. Give its pixels instead.")
+    return pixels

@@ -1,0 +1,286 @@
+"""Any dataset written as LeRobot v3: `export(dataset, "out")`, and with `labels` their columns too.
+
+Images that the source stores as JPEG or PNG keep their bytes; everything else is encoded as video, or without loss as
+PNG on request. Episodes are numbered anew; meta/export.json says which they were. One episode's columns and one block
+of frames are in memory at a time, nothing is published before all is written, and the same call writes the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.action_view import DECLARATION, action_spaces
+from lattok.data.cameras import EpisodeFrames, Frames, Sink, decode_image
+from lattok.data.episodes import select_episodes
+from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Damage, Feature, Progress, RobotDataset
+from lattok.data.sidecar import Sidecar, with_labels
+from lattok.data.writer import LeRobotWriter
+from lattok.files import first_line, read_json
+from lattok.types import Episode
+
+IMAGES = ("auto", "video", "image")
+LATTOK, RECORD = "lattok.json", "export.json"  # in meta/
+TRIED = 20  # episodes that show whether images are stored encoded, should the first ones be damaged
+
+
+class Exported(NamedTuple):
+    """A finished export."""
+
+    path: Path
+    episodes: tuple[int, ...]  # index in the source of each episode, in the new order
+    frames: int
+    left_out: tuple[Damage, ...]  # episodes that cannot be read
+
+
+class _Camera(NamedTuple):
+    """How one camera is written."""
+
+    key: str
+    feature: Feature  # dtype "video" or "image", the size written
+    source: tuple[int, int]  # height and width of its frames
+    verbatim: bool  # encoded images as they are stored
+
+    @property
+    def exact(self) -> bool:
+        """Whether a reader sees the very pixels of the source."""
+        return self.feature.dtype == "image" and self.feature.shape[:2] == self.source
+
+
+class _Plan(NamedTuple):
+    """Everything that is written of every episode."""
+
+    dataset: RobotDataset
+    columns: dict[str, Feature]
+    cameras: list[_Camera]
+    resized: bool
+
+
+def export(
+    dataset: RobotDataset,
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    episodes: str | Sequence[int] | None = None,
+    images: str = "auto",
+    video_codec: str = "libsvtav1",
+    size: tuple[int, int] | None = None,
+    skip_damaged: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write `dataset` as LeRobot v3 to the new folder `out`, with the label columns of the sidecar `labels`.
+
+    `episodes` as in `select_episodes`. `images`: "auto" keeps stored JPEG and PNG images as they are and makes videos
+    of all other cameras; "video" makes videos of all; "image" stores all frames without loss. A video has even sides:
+    an odd last row or column is cut off. `size` (height, width) resizes all frames, which sources with frames of
+    different sizes need. An episode that cannot be read is an error; with `skip_damaged` it is left out, and everything
+    is read twice. `progress(frames done, frames in all)` is called after every episode.
+    """
+    out = Path(out)
+    checks.one_of("images", images, IMAGES)
+    if size is not None:
+        checks.size("size", "numbers, height and width", len(size), 2)
+        checks.counts(size_height=size[0], size_width=size[1])
+    source, target = dataset.root.resolve(), out.resolve()
+    if target == source or source in target.parents:
+        checks.fail("out", "a folder outside the source dataset", str(out))
+    if labels is not None:
+        dataset = with_labels(dataset, labels)
+    chosen = select_episodes(dataset, episodes)
+    left_out = list(dataset.damaged) if episodes is None else []
+    if left_out and not skip_damaged:
+        raise _cannot_read(left_out[0].reason)
+    plan = _plan(dataset, chosen[:TRIED], images, size)
+    if skip_damaged:
+        left_out += [Damage(e.index, why) for e in chosen if (why := _damage(plan, e)) is not None]
+        damaged = {damage.episode_index for damage in left_out}
+        chosen = [episode for episode in chosen if episode.index not in damaged]
+        if not chosen:
+            raise LattokError(f"`{dataset.name}`: no episode can be read: {left_out[0].reason}")
+    features = plan.columns | {camera.key: camera.feature for camera in plan.cameras}
+    try:
+        with LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec) as writer:
+            _write(writer, plan, chosen, progress)
+            for name, value in _records(plan, chosen):
+                writer.write_meta(name, value)
+    except (OSError, pa.ArrowException) as error:
+        why = getattr(error, "strerror", None) or first_line(error)
+        hint = "Free space, check the permissions, or choose another `out`."
+        raise LattokError(f"cannot write {out}: {why}. Nothing half-written is left. {hint}") from None
+    frames = sum(episode.length for episode in chosen)
+    return Exported(out, tuple(episode.index for episode in chosen), frames, tuple(sorted(left_out)))
+
+
+class _Misfit(LattokError):
+    """Frames of another size, which is no damage."""
+
+
+def _plan(dataset: RobotDataset, tried: Sequence[Episode], images: str, size: tuple[int, int] | None) -> _Plan:
+    """Columns and cameras; the episodes `tried` show whether images are stored encoded."""
+    columns = {
+        key: _column(feature)
+        for key, feature in dataset.features.items()
+        if key not in INDEX_KEYS and feature.dtype not in IMAGE_DTYPES
+    }
+    return _Plan(dataset, columns, [_camera(dataset, key, tried, images, size) for key in dataset.cameras], bool(size))
+
+
+def _column(feature: Feature) -> Feature:
+    """The feature as it can be written without loss."""
+    dtype = "float32" if feature.dtype == "float16" else feature.dtype  # which LeRobot does not know
+    return feature._replace(dtype=dtype, shape=feature.shape or (1,))
+
+
+def _camera(
+    dataset: RobotDataset, key: str, tried: Sequence[Episode], images: str, size: tuple[int, int] | None
+) -> _Camera:
+    source = (dataset.features[key].shape[0], dataset.features[key].shape[1])
+    height, width = size or source
+    verbatim = images != "video" and (height, width) == source and _keeps(dataset, key, tried)
+    if images == "video" or (images == "auto" and not verbatim):
+        if size and (height % 2 or width % 2):
+            checks.fail("size", "an even height and width for video", f"{height} {width}")
+        return _Camera(key, Feature("video", (height - height % 2, width - width % 2, 3), None), source, False)
+    return _Camera(key, Feature("image", (height, width, 3), None), source, verbatim)
+
+
+def _keeps(dataset: RobotDataset, key: str, tried: Sequence[Episode]) -> bool:
+    """Whether the dataset stores encoded images that can be stored again as they are."""
+    for episode in tried:
+        try:
+            stored = _encoded(dataset, key, episode.index)
+            if not stored or decode_image(stored[0], key).shape == dataset.features[key].shape:
+                return bool(stored)
+        except LattokError:  # damaged, or images of another kind
+            continue
+    return False
+
+
+def _encoded(dataset: RobotDataset, key: str, episode_index: int) -> list[bytes] | None:
+    """Encoded images of an episode where the source offers them (`encoded_images`, an optional method)."""
+    offered: Callable[[int, str], list[bytes] | None] | None = getattr(dataset, "encoded_images", None)
+    return None if offered is None else offered(episode_index, key)
+
+
+def _write(writer: LeRobotWriter, plan: _Plan, chosen: Sequence[Episode], progress: Progress | None) -> None:
+    done, total = 0, sum(episode.length for episode in chosen)
+    for episode in chosen:
+        try:
+            columns = plan.dataset.columns(episode.index, list(plan.columns))
+            frames = {camera.key: _frames(plan, camera, episode) for camera in plan.cameras}
+            writer.add_episode(columns, frames, _tasks(plan.dataset, episode), episode.length)
+        except _Misfit:
+            raise
+        except LattokError as error:
+            raise _cannot_read(f"episode {episode.index}: {error}") from None
+        done += episode.length
+        if progress is not None:
+            progress(done, total)
+
+
+def _cannot_read(reason: str) -> LattokError:
+    way_out = "Repair it, or leave out what cannot be read: skip_damaged (--skip-damaged)."
+    return LattokError(f"{reason.rstrip('.')}. Nothing was exported. {way_out}")
+
+
+def _tasks(dataset: RobotDataset, episode: Episode) -> str | list[str]:
+    """The instruction of an episode, or of each of its frames where there are several."""
+    if len(episode.tasks) > 1 and "task_index" in dataset.features:
+        numbers = dataset.columns(episode.index, ["task_index"])["task_index"]
+        if not 0 <= numbers.min() <= numbers.max() < len(dataset.tasks):
+            expected = f"numbers of the {len(dataset.tasks)} instructions"
+            checks.fail("task_index", expected, f"{numbers.min()} to {numbers.max()}", "Copy the dataset again.")
+        return [dataset.tasks[number] for number in numbers.tolist()]
+    return episode.tasks[0] if episode.tasks else ""
+
+
+def _frames(plan: _Plan, camera: _Camera, episode: Episode) -> Frames:
+    """What the writer gets: encoded images, or a function that hands over blocks of pixels as they are decoded."""
+    if camera.verbatim:
+        stored = _encoded(plan.dataset, camera.key, episode.index)
+        if stored is None:
+            raise LattokError(f"`{camera.key}` is not stored as encoded images here. Choose images=video.")
+        return stored
+
+    def run(sink: Sink) -> None:
+        def take(block: np.ndarray) -> np.ndarray:
+            sink(_fitted(plan, camera, block, episode))
+            return block[:, :1, :1]  # what is kept of it: next to nothing
+
+        plan.dataset.frames(episode.index, (camera.key,), transform=take)
+
+    return run
+
+
+def _fitted(plan: _Plan, camera: _Camera, block: np.ndarray, episode: Episode) -> np.ndarray:
+    """Frames of the size that is written: resized where that was asked for, without an odd last row or column."""
+    height, width, _ = camera.feature.shape
+    if plan.resized:
+        return _resized(block, height, width)
+    if block.shape[1:3] != camera.source:
+        got, expected = ("x".join(map(str, size)) for size in (block.shape[1:3], camera.source))
+        hint = f"LeRobot keeps one size per camera: give a `size` for all, such as {height} {width}."
+        raise _Misfit(f"`{camera.key}` of episode {episode.index}: expected frames of {expected}, got {got}. {hint}")
+    return block[:, :height, :width]
+
+
+def _resized(block: np.ndarray, height: int, width: int) -> np.ndarray:
+    from PIL import Image  # only for --size
+
+    if block.shape[1:3] == (height, width):
+        return block
+    how = Image.Resampling.BILINEAR  # with antialiasing
+    return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), how)) for frame in block])
+
+
+def _damage(plan: _Plan, episode: Episode) -> str | None:
+    """Why an episode cannot be read; None where it can. Reads all of it and keeps nothing."""
+    try:
+        plan.dataset.columns(episode.index, list(plan.columns))
+        for camera in plan.cameras:
+            frames = _frames(plan, camera, episode)
+            if camera.verbatim:  # as the writer will look at them
+                EpisodeFrames(camera.key, camera.feature.shape, frames, episode.length).images()
+            else:
+                plan.dataset.frames(episode.index, (camera.key,), transform=lambda block: block[:, :1, :1])
+    except LattokError as error:
+        return str(error)
+    return None
+
+
+def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Files for meta/: where everything comes from, what the actions mean, and what made the labels."""
+    dataset, new_index = plan.dataset, {episode.index: number for number, episode in enumerate(chosen)}
+    exact = {camera.key: camera.exact for camera in plan.cameras}
+    pictures = {key: "same" if same else "source" for key, same in exact.items()}
+    source = {"name": dataset.name, "kind": dataset.kind}
+    yield RECORD, {"source": source, "episodes": list(new_index), "frames": pictures}
+    spaces = action_spaces(dataset)
+    if spaces:
+        yield DECLARATION.name, {key: space.to_json() for key, space in spaces.items()}
+    known = dataset.root / "meta" / LATTOK
+    entries = read_json(known) if dataset.kind == "lerobot" and known.is_file() else {}
+    beside: Sidecar | None = getattr(dataset, "labels", None)
+    entries |= {} if beside is None else beside.provenance
+    if entries:
+        made = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, dict)}
+        yield LATTOK, {prefix: _provenance(entry, exact, new_index) for prefix, entry in made.items()}
+
+
+def _provenance(entry: dict[str, Any], exact: dict[str, bool], new_index: dict[int, int]) -> dict[str, Any]:
+    """Provenance of one prefix in the export: `frames` says whether the labels can be checked on it ("same"), or only
+    on the source that they were made from ("source"). Episodes have their new numbers."""
+    kept = {name: value for name, value in entry.items() if name not in ("unlabelled", "unreadable")}
+    same = entry.get("frames") != "source" and all(exact.get(key, False) for key in entry.get("cameras", ()))
+    gaps = [
+        {**gap, "episodes": [new_index[index] for index in gap["episodes"] if index in new_index]}
+        for gap in entry.get("unlabelled", ())
+    ]
+    gaps = [gap for gap in gaps if gap["episodes"]]
+    return {**kept, "frames": "same" if same else "source", **({"unlabelled": gaps} if gaps else {})}

@@ -1,0 +1,222 @@
+"""What a robomimic or LIBERO file says about itself: demonstrations, their datasets, rate, robot and instruction."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lattok.checks import LattokError
+from lattok.files import first_line
+
+MEMBERS = ("actions", "rewards", "dones")  # beside obs/*
+ATTRIBUTES = ("env_args", "env_name", "problem_info", "macros_image_convention")
+NUMERIC = "fiub"  # kinds of numpy dtypes: float, int, unsigned, bool
+WAYS_OUT = {  # by what HDF5's message says
+    "is not registered": "Write it again without that filter (h5repack).",
+    "unable to lock": "Close what writes to it; on a drive without locks set HDF5_USE_FILE_LOCKING=FALSE.",
+}
+LEFT_OUT = {
+    "states": "the simulator's own state, of another size for every scene",
+    "robot_states": "the simulator's own state",
+    "next_obs": "the observations of the next step",
+}
+
+
+class Stored(NamedTuple):
+    """A dataset of every demonstration: where it is, and what one step of it is."""
+
+    path: str  # in the demonstration's group
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_camera(self) -> bool:
+        return self.path.startswith("obs/") and self.dtype == "uint8" and len(self.shape) == 3 and self.shape[-1] == 3
+
+
+class Demo(NamedTuple):
+    """A demonstration in a file."""
+
+    file: Path
+    name: str  # of its group below `data`
+    length: int  # steps
+    instruction: str
+
+
+class Contents(NamedTuple):
+    """What is in a file."""
+
+    demos: tuple[Demo | str, ...]  # in the order of their numbers; for one that cannot be read, the reason
+    layout: tuple[Stored, ...]  # of all demonstrations that can be read; empty if there is none
+    left_out: tuple[tuple[str, str], ...]  # other members of a demonstration, with the reason
+    fps: float | None
+    robot: str | None
+    upside_down: bool  # pictures have their rows from the bottom, as OpenGL does
+
+
+def import_h5py() -> Any:
+    """The h5py package, which is optional."""
+    try:
+        import h5py  # only this format needs it
+    except ImportError:
+        raise LattokError("reading HDF5 files needs h5py. Install it: pip install 'lattok[hdf5]'") from None
+    return h5py
+
+
+@contextmanager
+def reading(path: Path, where: str = "") -> Iterator[None]:
+    """Whatever HDF5 raises over a damaged file becomes one line that names it, and the demonstration."""
+    try:
+        yield
+    except LattokError:
+        raise
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        text = first_line(error)
+        way_out = next((hint for word, hint in WAYS_OUT.items() if word in text), "Copy the file again.")
+        raise LattokError(f"cannot read {path}{where} ({text}). {way_out}") from None
+
+
+def open_file(path: Path) -> Any:
+    """An `h5py.File` for reading."""
+    if not path.is_file():
+        raise LattokError(f"missing data file {path}. Download or copy it again.")
+    with reading(path):
+        return import_h5py().File(path, "r")
+
+
+def read_contents(path: Path) -> Contents:
+    """List a file. Numbers and pixels are not read."""
+    with open_file(path) as file, reading(path):
+        group = file.get("data")
+        if not _is_group(group) or not len(group):
+            raise LattokError(f"{path} is no robomimic file: expected demonstrations as groups in `data`, got none.")
+        attributes = {name: group.attrs[name] for name in ATTRIBUTES if name in group.attrs}
+        arguments = _json(path, "env_args", attributes)
+        kwargs = arguments.get("env_kwargs")
+        kwargs = kwargs if isinstance(kwargs, dict) else {}
+        instruction = _instruction(path, attributes, arguments)
+        listed = [_list_demo(path, group, name, instruction) for name in sorted(group, key=_natural)]
+    layouts = Counter(layout for demo, layout, _ in listed if isinstance(demo, Demo))
+    layout = layouts.most_common(1)[0][0] if layouts else ()
+    demos = tuple(_like_others(demo, own, layout) for demo, own, _ in listed)
+    other = next((names for _, own, names in listed if own == layout), ())
+    robots = kwargs.get("robots")
+    robot = ", ".join(map(str, robots)) if isinstance(robots, list) else robots
+    return Contents(
+        demos,
+        layout,
+        tuple((name, LEFT_OUT.get(name, "robomimic's format does not name it")) for name in other),
+        _frequency(path, kwargs.get("control_freq")),
+        robot if isinstance(robot, str) and robot else None,
+        attributes.get("macros_image_convention") == "opengl",
+    )
+
+
+def difference(one: tuple[Stored, ...], other: tuple[Stored, ...]) -> str:
+    """The first thing that `other` has differently, for a message."""
+    expected, got = ({stored.path: stored for stored in layout} for layout in (one, other))
+    path = next(path for path in (*expected, *got) if expected.get(path) != got.get(path))
+    texts = [
+        f"{stored.dtype} [T{''.join(f', {size}' for size in stored.shape)}]" if stored else "nothing"
+        for stored in (expected.get(path), got.get(path))
+    ]
+    return f"`{path}`: expected {texts[0]}, got {texts[1]}"
+
+
+def _list_demo(
+    path: Path, group: Any, name: str, instruction: str
+) -> tuple[Demo | str, tuple[Stored, ...], tuple[str, ...]]:
+    """A demonstration or the reason why not, its layout, and what else is in it."""
+    try:
+        with reading(path, f", {name}"):
+            demo = group[name]
+            length = _rows(demo.get("actions")) if _is_group(demo) else 0
+            if not length:
+                raise LattokError(
+                    f"{path}, {name}: expected a group with `actions`, at least one, got none. Remove it."
+                )
+            if (samples := demo.attrs.get("num_samples", length)) != length:
+                raise LattokError(
+                    f"{path}, {name}: expected {samples} actions (num_samples), got {length}. Copy it again."
+                )
+            layout, others = _members(demo, length, f"{path}, {name}")
+            spoken = _json(path, "ep_meta", demo.attrs).get("lang")  # RoboCasa has an instruction for every episode
+            text = spoken.strip() if isinstance(spoken, str) and spoken.strip() else instruction
+            return Demo(path, name, length, text), layout, others
+    except LattokError as error:
+        return str(error), (), ()
+
+
+def _members(demo: Any, length: int, where: str) -> tuple[tuple[Stored, ...], tuple[str, ...]]:
+    """Datasets of a demonstration that are offered, and names of all else in it."""
+    layout = []
+    others = [key for key in demo if key not in (*MEMBERS, "obs")]
+    observations = [f"obs/{key}" for key in demo["obs"]] if _is_group(demo.get("obs")) else []
+    for member in (*(key for key in MEMBERS if key in demo), *observations):
+        dataset = demo[member]
+        if not _is_dataset(dataset) or dataset.dtype.kind not in NUMERIC:
+            others.append(member)
+            continue
+        if (rows := _rows(dataset)) != length:
+            raise LattokError(
+                f"{where}: expected {length} rows of `{member}`, one per action, got {rows}. Copy it again."
+            )
+        layout.append(Stored(member, dataset.dtype.name, dataset.shape[1:]))
+    return tuple(layout), tuple(others)
+
+
+def _like_others(demo: Demo | str, own: tuple[Stored, ...], layout: tuple[Stored, ...]) -> Demo | str:
+    if isinstance(demo, str) or own == layout:
+        return demo
+    return f"{demo.file}, {demo.name}: {difference(layout, own)}, unlike most demonstrations of the file. Remove it."
+
+
+def _instruction(path: Path, attributes: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
+    """The instruction, else the name of the task, else of the file."""
+    language = _json(path, "problem_info", attributes).get("language_instruction")
+    if isinstance(language, list):  # words
+        language = " ".join(map(str, language))
+    candidates = (language, arguments.get("env_name"), attributes.get("env_name"))
+    return next((text.strip() for text in candidates if isinstance(text, str) and text.strip()), path.stem)
+
+
+def _frequency(path: Path, value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+        raise LattokError(f"{path}: `control_freq` in env_args: expected a number greater than 0, got {value!r}.")
+    return float(value)
+
+
+def _json(path: Path, name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """An attribute that holds a JSON object; {} where there is none."""
+    text = attributes.get(name, "{}")
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        raise LattokError(f"{path}: the attribute {name} is not valid JSON. Copy the file again.") from None
+    if not isinstance(value, dict):
+        raise LattokError(f"{path}: expected a JSON object as attribute {name}, got {type(value).__name__}.")
+    return value
+
+
+def _natural(name: str) -> tuple:
+    """Order of demonstrations: demo_2 before demo_10."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name))
+
+
+def _is_group(item: Any) -> bool:
+    return isinstance(item, import_h5py().Group)
+
+
+def _rows(item: Any) -> int:
+    return len(item) if _is_dataset(item) and item.ndim else 0
+
+
+def _is_dataset(item: Any) -> bool:
+    return isinstance(item, import_h5py().Dataset)

@@ -1,0 +1,221 @@
+"""meta/ of a LeRobot v3 dataset, checked as it is read: info.json, the instructions, the table of episodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lattok.checks import LattokError
+from lattok.data.schema import Feature
+from lattok.data.tables import read_table
+from lattok.files import read_json
+from lattok.types import Episode
+
+_WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
+_VIDEO_WHOLE, _VIDEO_TIMES = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
+_AGAIN = "Copy the dataset again."
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """meta/info.json of format v3, with everything in it that reading needs."""
+    path = root / "meta" / "info.json"
+    if not path.is_file():
+        raise LattokError(f"{root} is no LeRobot dataset: it has no meta/info.json. Give the folder that holds `meta`.")
+    info = read_json(path)
+    version = str(info.get("codebase_version", "unknown"))
+    if not version.startswith("v3."):
+        older = version.startswith(("v1.", "v2."))
+        way_out = (
+            "Convert it: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id=ORG/NAME"
+            if older
+            else "A newer lattok may read it."
+        )
+        raise LattokError(f"{root}: expected LeRobot format v3, got {version[:40]}. {way_out}")
+    missing = [key for key in ("fps", "features", "data_path") if not info.get(key)]
+    if missing:
+        raise LattokError(f"{path}: missing {', '.join(missing)}. {_AGAIN}")
+    fps = info["fps"]
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < 1e6:
+        raise LattokError(f"{path}: `fps`: expected frames per second, got {str(fps)[:40]!r}. {_AGAIN}")
+    robot = info.get("robot_type")
+    if robot is not None and not isinstance(robot, str):
+        raise LattokError(f"{path}: `robot_type`: expected text, got {str(robot)[:40]!r}. {_AGAIN}")
+    _check_pattern(path, "data_path", info["data_path"], chunk_index=0, file_index=0)
+    if info.get("video_path") is not None:
+        _check_pattern(path, "video_path", info["video_path"], video_key="", chunk_index=0, file_index=0)
+    return info
+
+
+def _check_pattern(path: Path, name: str, pattern: Any, **places: Any) -> None:
+    try:
+        if "\0" not in pattern.format(**places):
+            return
+    except (AttributeError, LookupError, TypeError, ValueError):
+        pass
+    expected = ", ".join(f"{{{place}}}" for place in places)
+    raise LattokError(f"{path}: `{name}`: expected a path with {expected}, got {str(pattern)[:60]!r}. {_AGAIN}")
+
+
+def read_features(root: Path, entries: Any) -> dict[str, Feature]:
+    """`features` of info.json by key."""
+    path = root / "meta" / "info.json"
+    if not isinstance(entries, dict):
+        raise LattokError(f"{path}: `features`: expected an object, got {type(entries).__name__}. {_AGAIN}")
+    return {key: _feature(path, key, entry) for key, entry in entries.items()}
+
+
+def _feature(path: Path, key: str, entry: Any) -> Feature:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    sizes = [size for size in shape if type(size) is int and 0 < size < 2**31] if isinstance(shape, list) else []
+    if not sizes or len(sizes) != len(shape or []):
+        raise LattokError(f"{path}: feature `{key}`: expected dtype and shape, got {str(entry)[:60]!r}. {_AGAIN}")
+    dtype, names = entry.get("dtype"), entry.get("names")
+    if not isinstance(dtype, str):
+        raise LattokError(f"{path}: feature `{key}`: expected a dtype, got {str(dtype)[:40]!r}. {_AGAIN}")
+    if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}
+        (names,) = names.values()
+    if not isinstance(names, list) or len(sizes) != 1 or len(names) != sizes[0]:
+        names = None
+    return Feature(dtype, tuple(sizes), None if names is None else tuple(map(str, names)))
+
+
+def read_tasks(root: Path) -> tuple[str, ...]:
+    """Instructions by `task_index`."""
+    path = root / "meta" / "tasks.parquet"
+    table = read_table(path)
+    # the instruction is the index of a pandas table; newer versions of LeRobot name it
+    text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
+    if text is None or "task_index" not in table.column_names:
+        got = ", ".join(table.column_names[:6])
+        raise LattokError(f"{path}: expected columns task_index and task, got {got[:200]}. {_AGAIN}")
+    numbers = _whole(table, "task_index", path)
+    tasks = table[text].to_pylist()
+    if not all(isinstance(task, str) for task in tasks) or sorted(numbers.tolist()) != list(range(len(tasks))):
+        raise LattokError(f"{path}: expected one instruction for each task_index from 0. {_AGAIN}")
+    return tuple(tasks[row] for row in np.argsort(numbers).tolist())
+
+
+class EpisodeTable(Sequence[Episode]):
+    """Episodes by `episode_index`, held as columns: a million of them take tens of megabytes, not hundreds."""
+
+    def __init__(self, root: Path, info: dict[str, Any], videos: Sequence[str]):
+        folder = root / "meta" / "episodes"
+        names = [*_WHOLE, "tasks", *(f"videos/{key}/{name}" for key in videos for name in _VIDEO_WHOLE + _VIDEO_TIMES)]
+        table = self._read(folder, names)
+        indices = _whole(table, "episode_index", folder)
+        order = np.argsort(indices, kind="stable")
+        self.indices = indices[order]  # [E] int64, ascending
+        if len(self.indices) > 1 and not np.diff(self.indices).all():
+            raise LattokError(f"{folder} lists an episode twice. {_AGAIN}")
+        whole = [name for name in names if name.endswith(("_index", "length"))]
+        self._columns = {name: _whole(table, name, folder)[order] for name in whole if name != "episode_index"}
+        self._columns |= {name: _times(table, name, folder)[order] for name in names if name.endswith(_VIDEO_TIMES)}
+        self.lengths = self._columns["length"]
+        self._check_totals(root / "meta" / "info.json", info)
+        self._kinds, kind_of = _instructions(table["tasks"], folder)
+        self._kind_of = kind_of[order]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, row: int) -> Episode: ...
+    @overload
+    def __getitem__(self, row: slice) -> tuple[Episode, ...]: ...
+    def __getitem__(self, row: int | slice) -> Episode | tuple[Episode, ...]:
+        if isinstance(row, slice):
+            return tuple(self[i] for i in range(len(self))[row])
+        return Episode(int(self.indices[row]), int(self.lengths[row]), self._kinds[self._kind_of[row]])
+
+    def __iter__(self) -> Iterator[Episode]:
+        rows = zip(self.indices.tolist(), self.lengths.tolist(), self._kind_of.tolist(), strict=True)
+        return (Episode(index, length, self._kinds[kind]) for index, length, kind in rows)
+
+    def row(self, episode_index: int) -> int | None:
+        """Row of an episode, None where there is no such."""
+        row = int(np.searchsorted(self.indices, episode_index))
+        return row if row < len(self) and self.indices[row] == episode_index else None
+
+    def value(self, row: int, name: str) -> Any:
+        """One cell, as a Python number."""
+        return self._columns[name][row].item()
+
+    def column(self, name: str) -> np.ndarray:
+        """A column [E]: length, data/chunk_index, data/file_index, videos/KEY/from_timestamp ..."""
+        return self._columns[name]
+
+    @staticmethod
+    def _read(folder: Path, names: Sequence[str]) -> pa.Table:
+        paths = sorted(folder.glob("*/*.parquet"))
+        if not paths:
+            raise LattokError(f"{folder} holds no parquet file. {_AGAIN}")
+        try:
+            table = pa.concat_tables([read_table(path, names) for path in paths], promote_options="permissive")
+        except pa.ArrowException:
+            raise LattokError(f"the files in {folder} have columns of different types. {_AGAIN}") from None
+        if not table.num_rows:
+            raise LattokError(f"{folder} lists no episodes. {_AGAIN}")
+        return table
+
+    def _check_totals(self, path: Path, info: dict[str, Any]) -> None:
+        """A missing or doubled file of meta/episodes shows in the totals only."""
+        if (self.lengths < 1).any():
+            raise LattokError(f"{path.parent / 'episodes'}: expected lengths of at least 1. {_AGAIN}")
+        found = {"total_episodes": len(self), "total_frames": math.fsum(self.lengths.tolist())}
+        for name, count in found.items():
+            if info.get(name, count) != count:
+                raise LattokError(
+                    f"{path}: `{name}` is {str(info[name])[:40]!r}, but meta/episodes lists {count:.0f}. "
+                    "A file of meta/episodes is missing or from another dataset: copy the dataset again."
+                )
+
+
+def _whole(table: pa.Table, name: str, where: Path) -> np.ndarray:
+    """A column of whole numbers from 0, int64 [E]."""
+    values = _numbers(table, name, where, pa.types.is_integer, "whole numbers").astype(np.int64)
+    if len(values) and values.min() < 0:
+        raise LattokError(f"{where}: `{name}`: expected numbers of at least 0, got {values.min()}. {_AGAIN}")
+    return values
+
+
+def _times(table: pa.Table, name: str, where: Path) -> np.ndarray:
+    """A column of seconds, float64 [E]."""
+    values = _numbers(table, name, where, pa.types.is_floating, "seconds").astype(np.float64)
+    if not ((values >= 0) & (values < 1e9)).all():
+        raise LattokError(f"{where}: `{name}`: expected seconds of at least 0. {_AGAIN}")
+    return values
+
+
+def _numbers(table: pa.Table, name: str, where: Path, fits: Callable[[pa.DataType], bool], what: str) -> np.ndarray:
+    column = table[name]
+    if not fits(column.type) or column.null_count:
+        got = "empty cells" if column.null_count else str(column.type)
+        raise LattokError(f"{where}: `{name}`: expected {what}, got {got}. {_AGAIN}")
+    return column.to_numpy()
+
+
+def _instructions(column: pa.ChunkedArray, where: Path) -> tuple[list[tuple[str, ...]], np.ndarray]:
+    """The different lists of instructions, and which of them each episode has, int32 [E]."""
+    kind = column.type
+    nested = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not nested or not (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):
+        raise LattokError(f"{where}: `tasks`: expected lists of text, got {kind}. {_AGAIN}")
+    counts, flat = pc.list_value_length(column), pc.list_flatten(column)  # type: ignore[attr-defined]
+    if counts.null_count or flat.null_count:
+        raise LattokError(f"{where}: `tasks`: expected lists of text, got empty cells. {_AGAIN}")
+    encoded = flat.combine_chunks().dictionary_encode()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    words, codes, sizes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(), counts.to_numpy()
+    if (sizes == 1).all():
+        return [(word,) for word in words], codes.astype(np.int32)
+    kinds: dict[tuple[str, ...], int] = {}
+    parts = np.split(codes, np.cumsum(sizes)[:-1])
+    numbers = [kinds.setdefault(tuple(words[code] for code in part.tolist()), len(kinds)) for part in parts]
+    return list(kinds), np.array(numbers, dtype=np.int32)

@@ -1,0 +1,190 @@
+"""`open_dataset`: which format a path holds, Hub ids, and description files that carry a dataset's options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data import hdf5, video_folder
+from lattok.data.action_view import declare, with_actions
+from lattok.data.camera_view import with_cameras
+from lattok.data.hdf5 import RobomimicHDF5
+from lattok.data.lerobot import LeRobotV3
+from lattok.data.rlds import RLDS
+from lattok.data.schema import RobotDataset
+from lattok.data.video_folder import VideoFolder
+from lattok.files import first_line, read_json
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CLASSES = {"lerobot": LeRobotV3, "rlds": RLDS, "hdf5": RobomimicHDF5, "video": VideoFolder}
+_OPTIONS = {"lerobot": (), "rlds": ("fps", "split"), "hdf5": ("fps",), "video": ("fps", "captions")}
+_FORMATS = {
+    "lerobot": "LeRobot v3 (meta/info.json)",
+    "rlds": "RLDS (dataset_info.json and features.json, here or in one version folder)",
+    "hdf5": "robomimic and LIBERO (.hdf5 or .h5 files)",
+    "video": "videos (.mp4, .webm, .mkv and others, flat or in one folder per class)",
+}
+_VIEWS = ("cameras", "action_space", "actions")  # options of every format
+_DESCRIPTION = ("dataset", "revision", "name", "fps", "split", "captions", *_VIEWS)
+_SHOWN = 8  # names of a folder that an error lists
+
+
+def open_dataset(path: str | Path, revision: str | None = None, **options: Any) -> RobotDataset:
+    """Open a dataset of any format: a folder or file, a Hub id such as "org/name", or a description file.
+
+    `revision` is for Hub ids. `options` depend on the format: `fps` (RLDS, HDF5, videos), `split` (RLDS), `captions`
+    (videos), and for all of them `name`, `cameras` (see `with_cameras`), `action_space`, what columns mean, such as
+    {"action": "bridge"} (see `declare`), and `actions`, what to make of them: {"as": "libero"}, with further options of
+    `with_actions` beside it. A description file `*.json` holds the same:
+    `{"dataset": "path relative to the file, or Hub id", "fps": 5, ...}`.
+    """
+    options = {key: value for key, value in options.items() if value is not None}
+    place = _local(path)
+    if place.suffix == ".json":
+        if revision is not None:
+            checks.fail("revision", "none beside a description file", repr(revision), f"Write it into {place}.")
+        return _open_described(place, options)
+    if _exists(place):
+        if revision is not None:
+            checks.fail("revision", "none for a local folder", repr(revision))
+        return _open(place, options)
+    if not _HUB_ID.fullmatch(str(path)):
+        hint = f"Recognised are {', '.join(_FORMATS.values())}."
+        checks.fail("dataset", "a folder, a description file, or a Hub id such as org/name", f"`{path}`", hint)
+    return _open_from_hub(str(path), revision, options)
+
+
+def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -> RobotDataset:
+    return _open(_download(hub_id, revision), {"name": hub_id} | options)
+
+
+def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
+    """The dataset that a description file names, with the options in it. Paths in it are relative to it."""
+    entry = {key: value for key, value in read_json(file).items() if value is not None}
+    checks.known_keys(str(file), entry, _DESCRIPTION)
+    if twice := sorted(set(entry) & set(options)):
+        checks.fail(twice[0], f"one value, here or in {file}", "two")
+    target = entry.pop("dataset", None)
+    if not isinstance(target, str) or not target or target.endswith(".json"):
+        checks.fail(f"dataset` of `{file}", "a path relative to that file, or a Hub id", repr(target))
+    if isinstance(entry.get("captions"), str):
+        entry["captions"] = file.parent / _local(entry["captions"])
+    local = file.parent / _local(target)
+    if _exists(local):
+        return open_dataset(local, **entry, **options)
+    if not _HUB_ID.fullmatch(target):
+        checks.fail(f"dataset` of `{file}", "a path relative to that file, or a Hub id", repr(target), f"No {local}.")
+    return _open_from_hub(target, entry.pop("revision", None), entry | options)
+
+
+def _open(place: Path, options: dict[str, Any]) -> RobotDataset:
+    kind, place = _recognise(place)
+    name, views = options.pop("name", None), {key: options.pop(key) for key in _VIEWS if key in options}
+    for key, value in options.items():
+        if key not in _OPTIONS[kind]:
+            known = ", ".join((*_OPTIONS[kind], "name", *_VIEWS))
+            checks.fail(key, f"an option that {place} has a use for ({known})", repr(value))
+    if not isinstance(name, str | None):
+        checks.fail("name", "text", repr(name))
+    if not isinstance(options.get("captions", ""), str | Path):
+        checks.fail("captions", "a path", repr(options["captions"]))
+    return _seen_as(_CLASSES[kind](place, name, **options), **views)
+
+
+def _seen_as(dataset: RobotDataset, cameras: Any = None, action_space: Any = None, actions: Any = None) -> RobotDataset:
+    """The dataset with the cameras and the actions that its user asks for."""
+    if cameras is not None:
+        dataset = with_cameras(dataset, cameras)
+    if action_space is not None:
+        dataset = declare(dataset, action_space)
+    if actions is None:
+        return dataset
+    if not isinstance(actions, Mapping) or "as" not in actions:
+        checks.fail("actions", 'an object such as {"as": "libero"}', f"{actions!r:.60}")
+    options = {key: value for key, value in actions.items() if key != "as"}
+    checks.known_keys("actions", options, ("key", "state_key", "drop"))
+    return with_actions(dataset, actions["as"], **options)
+
+
+def _recognise(place: Path) -> tuple[str, Path]:
+    """Format of a file or folder, and where exactly it is."""
+    if place.is_file():
+        if place.suffix.lower() in hdf5.SUFFIXES:
+            return "hdf5", place
+        expected = "a folder, a .hdf5 or .h5 file, or a description file *.json"
+        checks.fail("dataset", expected, f"the file {place}", "Give the folder that holds it.")
+    if (place / "meta" / "lattok.json").is_file() and not (place / "meta" / "info.json").is_file():
+        way_out = "Open the dataset that they label, or join both: lattok export SOURCE --labels LABELS --out DIR"
+        checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
+    if (place / "meta").is_dir():
+        return "lerobot", place
+    try:
+        found = _formats_in(place)
+    except OSError as error:
+        raise LattokError(f"cannot read {place}: {error.strerror}.") from None
+    if len(found) != 1:
+        checks.fail("dataset", "one of " + ", ".join(_FORMATS.values()), _what_is_in(place, found))
+    return found[0]
+
+
+def _what_is_in(place: Path, found: list[tuple[str, Path]]) -> str:
+    """A folder that is no dataset, or several, for an error."""
+    if len({kind for kind, _ in found}) > 1:
+        return f"{place} with several: {', '.join(kind for kind, _ in found)}; give each a folder of its own"
+    names = [path.name for _, path in found] or [path.name + "/" * path.is_dir() for path in place.iterdir()]
+    shown = ", ".join(sorted(names)[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    if found:
+        return f"{place} with several versions ({shown}); give one of them"
+    return f"{place} with {shown or 'nothing in it'}"
+
+
+def _formats_in(folder: Path) -> list[tuple[str, Path]]:
+    """Formats that a folder could hold."""
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    versions = [folder] if _holds_rlds(folder) else [path for path in below if _holds_rlds(path)]
+    found = [("rlds", version) for version in versions]
+    if _holds(folder, hdf5.SUFFIXES):
+        found.append(("hdf5", folder))
+    deep = (path for path in folder.glob("*/*/*") if not found and path.suffix.lower() in video_folder.SUFFIXES)
+    if any(_holds(path, video_folder.SUFFIXES) for path in (folder, *below)) or any(deep):
+        found.append(("video", folder))
+    return found
+
+
+def _holds_rlds(folder: Path) -> bool:
+    described = all((folder / name).is_file() for name in ("dataset_info.json", "features.json"))
+    return described or any(folder.glob("*.tfrecord*"))
+
+
+def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    return any(path.suffix.lower() in suffixes for path in folder.iterdir())
+
+
+def _local(path: str | Path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # the home folder of nobody here
+        return Path(path)
+
+
+def _exists(place: Path) -> bool:
+    try:
+        return place.exists()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download  # heavy, and needed for Hub ids only
+
+    try:
+        return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision))
+    except Exception as error:  # the client's own error types differ between its versions
+        raise LattokError(
+            f"dataset `{hub_id}`: no such folder here, and the Hub answered: {first_line(error)} "
+            "Check the name, the network, or `hf auth login` for a private dataset."
+        ) from None

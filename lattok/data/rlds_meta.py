@@ -1,0 +1,243 @@
+"""What TFDS writes beside the records of an RLDS dataset: dataset_info.json (splits, shards) and features.json."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.schema import INDEX_KEYS
+from lattok.files import read_json
+
+TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+WHOLE_NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+REALS = ("float16", "bfloat16", "float32", "float64")
+TEXTS = ("string", "object", "str")  # how versions of TFDS call text
+KEYS = {"reward": "next.reward"}  # LeRobot's name for what an action brings
+LANGUAGE = ("language_instruction", "natural_language_instruction", "instruction")
+_CAPITAL = re.compile(r"[A-Z]")
+_SHOWN = 5  # missing files that an error lists
+
+# Control rates in Hz from the overview table of Open X-Embodiment, without the ending _converted_externally_to_rlds,
+# and LIBERO's 20. RLDS itself has no place for them.
+RATES = (
+    (1, "robo_net uiuc_d3field"),
+    (2, "ucsd_kitchen_dataset"),
+    (3, "fractal20220817_data nyu_door_opening_surprising_effectiveness nyu_rot_dataset nyu_franka_play_dataset"),
+    (3, "ucsd_pick_and_place_dataset berkeley_gnm_recon"),
+    (5, "bridge bridge_dataset bridge_orig berkeley_autolab_ur5 robo_set berkeley_mvp dlr_edan_shared_control"),
+    (5, "stanford_robocook cmu_play_fusion berkeley_gnm_cory_hall"),
+    (10, "kuka jaco_play berkeley_cable_routing roboturk language_table columbia_cairlab_pusht_real"),
+    (10, "stanford_hydra_dataset furniture_bench_dataset cmu_franka_exploration_dataset bc_z kaist_nonprehensile"),
+    (10, "utokyo_pr2_opening_fridge utokyo_pr2_tabletop_manipulation utokyo_xarm_pick_and_place"),
+    (10, "utokyo_xarm_bimanual tokyo_u_lsmo dlr_sara_pour dlr_sara_grid_clamp imperialcollege_sawyer_wrist_cam"),
+    (10, "berkeley_fanuc_manipulation cmu_playing_with_food cmu_stretch berkeley_gnm_sac_son fmb usc_cloth_sim"),
+    (12.5, "asu_table_top"),
+    (15, "taco_play droid droid_100"),
+    (20, "viola stanford_kuka_multimodal_dataset austin_buds_dataset austin_sailor_dataset austin_sirius_dataset"),
+    (20, "maniskill_dataset iamlab_cmu_pickup_insert utaustin_mutex plex_robosuite"),
+    (20, "libero_spatial_no_noops libero_object_no_noops libero_goal_no_noops libero_10_no_noops libero_90_no_noops"),
+    (30, "toto berkeley_rpt conq_hose_manipulation"),
+)
+
+
+class Shard(NamedTuple):
+    """A file of records, and how many the dataset says it holds."""
+
+    path: Path
+    records: int
+
+
+class Field(NamedTuple):
+    """A feature of the steps, or a text of the episode: its name in the records and what becomes of it here."""
+
+    path: str  # "steps/observation/image_0"
+    key: str  # "observation.images.image_0"
+    dtype: str  # as in `Feature`
+    shape: tuple[int, ...]  # of one step, () for scalars; height and width of an image may be 0: not said
+
+    @property
+    def stored(self) -> str:
+        """What the records hold: bytes, float or int64."""
+        return "int64" if self.dtype in WHOLE_NUMBERS else "float" if self.dtype in REALS else "bytes"
+
+    @property
+    def per_step(self) -> int:
+        """Values in the records for one step."""
+        return 1 if self.stored == "bytes" else math.prod(self.shape)
+
+
+class Layout(NamedTuple):
+    """What the records of a dataset hold."""
+
+    fields: tuple[Field, ...]  # of the steps
+    language: tuple[str, ...]  # names of the instructions in the records, the best first
+    left_out: dict[str, str]  # name in the records to the reason
+
+
+def control_rate(name: str) -> float | None:
+    """Frames per second of a published dataset, None for others."""
+    name = name.removesuffix("_converted_externally_to_rlds")
+    return next((float(rate) for rate, names in RATES if name in names.split()), None)
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """dataset_info.json, with `name` and `splits`."""
+    path = root / "dataset_info.json"
+    info = read_json(path)
+    splits = info.get("splits")
+    if not isinstance(info.get("name"), str) or not isinstance(splits, list) or not all(map(_is_split, splits)):
+        raise LattokError(f"{path}: expected `name` and `splits` as TFDS writes them. Copy the dataset again.")
+    form = info.get("fileFormat", "tfrecord")
+    if form != "tfrecord":
+        raise LattokError(f"{path}: expected the file format tfrecord, got {form!r}. Write it with TFDS as tfrecord.")
+    return info
+
+
+def _is_split(split: Any) -> bool:
+    return isinstance(split, dict) and isinstance(split.get("name"), str)
+
+
+def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
+    """The files of a split, all of which must be there."""
+    splits = {entry["name"]: entry for entry in info["splits"]}
+    if not isinstance(split, str) or split not in splits:
+        checks.fail("split", f"one of {', '.join(splits) or '(no splits)'} of {root}", repr(split))
+    path = root / "dataset_info.json"
+    counts = splits[split].get("shardLengths")
+    if not isinstance(counts, list) or not counts or not all(re.fullmatch(r"\d{1,12}", str(n)) for n in counts):
+        raise LattokError(f"{path}: split `{split}` has no `shardLengths`. Copy the dataset again.")
+    template = splits[split].get("filepathTemplate") or TEMPLATE
+    names = [_file_name(path, template, info["name"], split, number, len(counts)) for number in range(len(counts))]
+    shards = [Shard(root / name, int(count)) for name, count in zip(names, counts, strict=True)]
+    missing = [shard.path.name for shard in shards if shard.records and not shard.path.is_file()]
+    if missing:
+        shown = ", ".join(missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
+        there = [name for name in splits if name != split]
+        hint = f" Other splits: {', '.join(there)}." if there and len(missing) == len(shards) else ""
+        raise LattokError(
+            f"{root}: {len(missing)} of {len(shards)} files of split `{split}` are missing: {shown}. "
+            f"Copy them from where the dataset comes from.{hint}"
+        )
+    return shards
+
+
+def _file_name(path: Path, template: Any, dataset: str, split: str, number: int, count: int) -> str:
+    values = {"DATASET": dataset, "SPLIT": split, "FILEFORMAT": "tfrecord", "SHARD_INDEX": f"{number:05d}"}
+    values |= {"NUM_SHARDS": f"{count:05d}", "SHARD_X_OF_Y": f"{number:05d}-of-{count:05d}"}
+    try:
+        name = re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
+        if name and not set("/\\\0{}") & set(name) and (count == 1 or "{SHARD" in template):
+            return name
+    except (KeyError, TypeError):
+        pass
+    raise LattokError(f"{path}: expected a `filepathTemplate` such as {TEMPLATE}, got {str(template)[:60]!r}.")
+
+
+def read_layout(root: Path) -> Layout:
+    """features.json as TFDS (4.6 and later) writes it: nested features with their Python class."""
+    path = root / "features.json"
+    top = _part(read_json(path), "featuresDict")
+    steps = (_part(top, "features") or {}).get("steps")
+    inner = _part(_part(steps, "sequence"), "feature")
+    if not isinstance(_part(_part(inner, "featuresDict"), "features"), dict):
+        raise LattokError(
+            f"{path}: expected a FeaturesDict with the sequence `steps`, as RLDS has it. "
+            "Other datasets of TFDS hold no episodes; features.json from TFDS before 4.6 must be written again."
+        )
+    fields: dict[str, Field] = {}
+    left_out: dict[str, str] = {}
+    for name, node in _leaves(inner, "steps"):
+        field = _field(path, name, node)
+        if isinstance(field, str) or field.key in fields or field.key in INDEX_KEYS:
+            left_out[name] = field if isinstance(field, str) else f"its key {field.key} is taken"
+        else:
+            fields[field.key] = field
+    texts = [field.path for field in fields.values() if field.dtype == "string"]
+    for name, node in _leaves({"featuresDict": top}, ""):
+        field = None if name == "steps" else _field(path, name, node)
+        if isinstance(field, Field) and field.dtype == "string":
+            texts.append(name)
+        if field is not None and not _rank(name):
+            left_out[name] = "one value for the whole episode"
+    ordered = tuple(fields[key] for key in sorted(fields))  # the order in the file is by chance
+    return Layout(ordered, tuple(sorted(filter(_rank, texts), key=_rank)), dict(sorted(left_out.items())))
+
+
+def _rank(name: str) -> int:
+    """Place of an instruction among others (language_instruction_2 comes after all unnumbered ones), 0 for others."""
+    match = re.fullmatch(r"(?:.*/)?([a-z_]+?)(?:_(\d))?", name)
+    if match is None or match[1] not in LANGUAGE:
+        return 0
+    return 1 + LANGUAGE.index(match[1]) + len(LANGUAGE) * int(match[2] or 0)
+
+
+def _part(node: Any, name: str) -> Any:
+    """A member of a JSON object, by its name in camelCase or in snake_case; None where there is none."""
+    if not isinstance(node, dict):
+        return None
+    snake = _CAPITAL.sub(lambda match: "_" + match[0].lower(), name)
+    return node.get(name, node.get(snake))
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Features that hold values, with their names in the records."""
+    children = _part(_part(node, "featuresDict"), "features")
+    if not isinstance(children, dict):
+        yield path, node
+        return
+    for name, child in children.items():
+        yield from _leaves(child, f"{path}/{name}" if path else name)
+
+
+def _field(file: Path, path: str, node: Any) -> Field | str:
+    """What becomes of a feature, or why it is left out."""
+    key = ".".join(path.split("/")[1:])
+    key = KEYS.get(key, key)
+    image, tensor = _part(node, "image"), _part(node, "tensor")
+    if _part(node, "text") is not None:
+        return Field(path, key, "string", ())
+    if _part(node, "classLabel") is not None:
+        return Field(path, key, "int64", ())
+    if _part(node, "boundingBox") is not None:
+        return Field(path, key, "float32", (4,))
+    if image is not None:
+        return _image(file, path, image)
+    if tensor is not None:
+        return _tensor(file, path, key, tensor)
+    if _part(node, "sequence") is not None:
+        return "a sequence of its own in every step (ragged)"
+    return f"features of the kind {str(_part(node, 'pythonClassName')).rsplit('.', 1)[-1]} are not read"
+
+
+def _tensor(file: Path, path: str, key: str, tensor: Any) -> Field | str:
+    dtype, encoding, shape = _part(tensor, "dtype"), _part(tensor, "encoding"), _shape(file, path, tensor)
+    if encoding not in (None, "", "none"):
+        return f"its encoding is {encoding}"
+    if dtype in TEXTS:
+        return Field(path, key, "string", ()) if not shape else "an array of text"
+    if dtype not in WHOLE_NUMBERS + REALS:
+        return f"its type is {dtype}"
+    return Field(path, key, dtype, shape) if 0 not in shape else "its shape is not fixed"
+
+
+def _image(file: Path, path: str, image: Any) -> Field | str:
+    shape, dtype, encoding = _shape(file, path, image), _part(image, "dtype"), _part(image, "encodingFormat")
+    if dtype not in (None, "", "uint8") or len(shape) != 3 or shape[2] != 3:
+        return f"an image of {dtype or 'uint8'} {list(shape)}, not RGB"
+    if encoding not in (None, "", "jpeg", "png"):
+        return f"its image format is {encoding}"
+    names = path.removeprefix("steps/").removeprefix("observation/").split("/")
+    return Field(path, ".".join(("observation", "images", *names)), "image", shape)
+
+
+def _shape(file: Path, path: str, node: Any) -> tuple[int, ...]:
+    """Sizes of a feature; 0 where TFDS writes -1: it may be different in every record."""
+    sizes = _part(_part(node, "shape") or {}, "dimensions") or []
+    if not isinstance(sizes, list) or not all(re.fullmatch(r"-1|\d{1,9}", str(size)) for size in sizes):
+        raise LattokError(f"{file}: `{path}`: expected a shape, got {str(sizes)[:60]!r}. Copy the dataset again.")
+    return tuple(max(0, int(size)) for size in sizes)

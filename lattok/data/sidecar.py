@@ -1,0 +1,158 @@
+"""Labels that lie beside a dataset of another format than LeRobot: `with_labels(dataset, folder)` joins the two.
+
+`labels/file-*.parquet` hold `episode_index`, `frame_index` and the label columns, `meta/lattok.json` says how they were
+made. Reading is lazy; memory does not grow with the dataset but for 32 bytes per episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.schema import Feature, RobotDataset
+from lattok.data.tables import ColumnReader, column_to_numpy, open_table
+from lattok.data.view import View
+from lattok.files import read_json
+
+INDEX = ("episode_index", "frame_index")
+
+
+class Sidecar:
+    """A folder of labels: `features` by column, `provenance` by prefix, `columns(episode_index, keys)`."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).expanduser()
+        if (self.root / "meta" / "info.json").is_file():
+            hint = "Its labels are columns of its own: use it as it is."
+            checks.fail("labels", "a folder of labels", f"the LeRobot dataset {self.root}", hint)
+        self._files = sorted(self.root.glob("labels/file-*.parquet"))
+        if not self._files or not (self.root / "meta" / "lattok.json").is_file():
+            expected = "a folder with meta/lattok.json and labels/file-*.parquet, as `lattok annotate` writes it"
+            checks.fail("labels", expected, str(self.root))
+        self.provenance = read_json(self.root / "meta" / "lattok.json")
+        self.features = _features(self._files)
+        self._reader = ColumnReader()
+        self.episodes, self._file, self._first, self._last = self._places()
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Frames of each of `episodes`."""
+        return self._last - self._first
+
+    def file_of(self, episode_index: int) -> Path:
+        """The file that holds the labels of an episode."""
+        return self._files[self._file[self._row(episode_index)]]
+
+    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Labels of one episode: [T] for scalars (shape (1,)), else [T, n]."""
+        row = self._row(episode_index)
+        path, first, last = self._files[self._file[row]], int(self._first[row]), int(self._last[row])
+        values = {
+            key: column_to_numpy(self._reader.read(path, key, first, last), feature, f"{path}: `{key}`")
+            for key, feature in [("frame_index", Feature("int64", (1,), None)), *((k, self.features[k]) for k in keys)]
+        }
+        if not np.array_equal(values.pop("frame_index"), np.arange(last - first)):
+            raise LattokError(f"{path}: the frames of episode {episode_index} are not in order. Annotate again.")
+        return values
+
+    def _row(self, episode_index: int) -> int:
+        row = int(np.searchsorted(self.episodes, episode_index))
+        if row == len(self.episodes) or self.episodes[row] != episode_index:
+            checks.fail("episode_index", f"an episode with labels in {self.root}", repr(episode_index))
+        return row
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """For each episode, in order: its index, the number of its file, its rows [first, last) there."""
+        spans = [
+            (index, number, *rows)
+            for number, path in enumerate(self._files)
+            for index, rows in self._reader.file(path).rows.items()
+        ]
+        table = np.array(spans, dtype=np.int64).reshape(-1, 4)
+        if not len(table) or (np.diff(table[:, 0]) <= 0).any():
+            raise LattokError(f"{self.root / 'labels'}: expected episodes in ascending order. Annotate again.")
+        return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+
+
+class LabelledDataset(View):
+    """A dataset and the labels beside it as one dataset: all label columns stand among its features."""
+
+    def __init__(self, dataset: RobotDataset, labels: Sidecar):
+        super().__init__(dataset)
+        self.labels = labels
+        self.features = dataset.features | labels.features
+
+    def __repr__(self) -> str:
+        return f"{self.dataset!r} with labels {', '.join(self.labels.provenance)}"
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        """Files of the dataset and of the labels that hold an episode."""
+        return (*self.dataset.files_of(episode_index), self.labels.file_of(episode_index))
+
+    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of one episode, from both: [T] for scalars (shape (1,)), else [T, *shape]."""
+        labels = [key for key in keys if key in self.labels.features]
+        others = [key for key in keys if key not in self.labels.features]
+        values = self.dataset.columns(episode_index, others) if others or not labels else {}
+        values |= self.labels.columns(episode_index, labels) if labels else {}
+        return {key: values[key] for key in keys}
+
+
+def with_labels(dataset: RobotDataset, labels: str | Path) -> RobotDataset:
+    """`dataset` with the labels in the folder `labels` (of `lattok annotate`) as further columns."""
+    sidecar = Sidecar(labels)
+    _check_name(dataset, sidecar)
+    _check_episodes(dataset, sidecar)
+    taken = sorted(set(dataset.features) & set(sidecar.features))
+    if taken:
+        checks.fail("labels", "columns that the dataset does not have", taken[0], "Label with another prefix.")
+    return cast(RobotDataset, LabelledDataset(dataset, sidecar))  # the rest is the dataset's own
+
+
+def _features(files: Sequence[Path]) -> dict[str, Feature]:
+    """Label columns, the same in all files."""
+    schema = open_table(files[0]).schema_arrow
+    for path in files:
+        missing = [name for name in INDEX if name not in schema.names]
+        if missing or not open_table(path).schema_arrow.equals(schema):
+            raise LattokError(f"{path}: expected {', '.join(INDEX)} and the columns of {files[0]}. Annotate again.")
+    return {field.name: _feature(field, files[0]) for field in schema if field.name not in INDEX}
+
+
+def _feature(field: pa.Field, path: Path) -> Feature:
+    kind, width = field.type, 1
+    if isinstance(kind, pa.FixedSizeListType):
+        kind, width = kind.value_type, kind.list_size
+    if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise LattokError(f"{path}: `{field.name}`: expected numbers or lists of one length, got {field.type}.")
+    return Feature(np.dtype(kind.to_pandas_dtype()).name, (width,), None)
+
+
+def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:
+    for prefix, entry in sidecar.provenance.items():
+        made_from: Any = entry.get("dataset") if isinstance(entry, dict) else None
+        name = made_from.get("name") if isinstance(made_from, dict) else None
+        if name is not None and name != dataset.name:
+            hint = f"Open the dataset that they were made from; if it is this one, under a new name, add name={name!r}."
+            checks.fail("labels", f"labels of `{dataset.name}`", f"`{prefix}` of `{name}` in {sidecar.root}", hint)
+
+
+def _check_episodes(dataset: RobotDataset, sidecar: Sidecar) -> None:
+    """The same episodes with the same lengths; what has become unreadable since may have labels."""
+    lengths = {episode.index: episode.length for episode in dataset.episodes}
+    labelled = dict(zip(sidecar.episodes.tolist(), sidecar.lengths.tolist(), strict=True))
+    for damage in dataset.damaged:
+        labelled.pop(damage.episode_index, None)
+    if lengths == labelled:
+        return
+    odd = min(i for i in {*lengths, *labelled} if lengths.get(i) != labelled.get(i))
+    here, there = (f"{found[odd]} frames" if odd in found else "no such episode" for found in (lengths, labelled))
+    expected = f"labels of the {len(lengths)} episodes of `{dataset.name}`"
+    got = f"{len(labelled)} in {sidecar.root}, and episode {odd} differs ({here} in the dataset, {there} labelled)"
+    checks.fail("labels", expected, got, "Annotate the dataset again, or open the one they were made from.")

@@ -1,0 +1,268 @@
+"""TFRecord files and the `tf.train.Example`s in them, without TensorFlow: what is asked for is read, all is checked.
+
+A record is the size of its data (uint64), a checksum of those 8 bytes, the data, and a checksum of the data; checksums
+are masked CRC-32C, everything is little-endian. The data is a protobuf message, walked here by the lengths in it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+import google_crc32c
+import numpy as np
+
+from lattok.checks import LattokError
+
+HEAD, TAIL = 12, 4  # bytes around the data
+BLOCK = 2**20  # bytes per step of a checksum
+NAME_BYTES = 2**12  # the longest name of a feature
+VARINT, EIGHT, SIZED, FOUR = 0, 1, 2, 5  # wire types: how the end of a value is told
+Span = tuple[int, int]  # bytes [start, stop) of the file
+KINDS = {1: "bytes", 2: "float", 3: "int64"}  # field of tf.train.Feature to what its list holds
+BITS = np.arange(10, dtype=np.uint64) * np.uint64(7)  # of the bytes of a varint
+
+
+def masked_crc(data: bytes) -> int:
+    """Checksum of `data` as TFRecord files store it."""
+    return _mask(google_crc32c.value(data))
+
+
+def _mask(crc: int) -> int:
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class RecordFile:
+    """Where the records of a file are, and the examples in them. Threads may share it; it holds no open file.
+
+    `starts` and `sizes` [n] of the data of the records up to the first header that is broken; `damage` says what is
+    wrong there.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        starts, sizes, self.damage = _index(path)
+        self.starts, self.sizes = np.array(starts, dtype=np.int64), np.array(sizes, dtype=np.int64)
+        self._sound: set[int] = set()  # records whose checksum was right
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_sound": set()}  # the file may be another one where this is unpickled
+
+    @contextmanager
+    def example(self, number: int, label: str = "", check: bool = True) -> Iterator[Example]:
+        """Record `number` as an example; `label` stands in errors. The first time its checksum is checked.
+
+        With `check` off what is read is a claim: fit for listing, not for values.
+        """
+        start, size = int(self.starts[number]), int(self.sizes[number])
+        where = f"{self.path}: record {number}" + (f" ({label})" if label else "")
+        with _opened(self.path) as file:
+            if check and number not in self._sound:
+                _check_data(file, start, size, where)
+                self._sound.add(number)
+            yield Example(file, start, start + size, where)
+
+
+class Place(NamedTuple):
+    """Where the list of a feature lies in the file, and what it holds: bytes, float, int64 or "" for nothing."""
+
+    kind: str
+    start: int
+    stop: int
+
+
+class Example:
+    """A `tf.train.Example` in an open file. Values are read when they are asked for; see `RecordFile.example`."""
+
+    def __init__(self, file: BinaryIO, start: int, stop: int, where: str):
+        self._file, self._where = file, where
+        self._known: dict[str, list[Span]] = {}
+        self.places = self._walk(start, stop)  # feature name -> place
+
+    def fail(self, reason: str) -> NoReturn:
+        """Raise `LattokError` that names file and record."""
+        raise LattokError(f"{self._where}: {reason}. Copy the file again.")
+
+    def count(self, name: str) -> int:
+        """Number of values of a feature; images and floats are not read for it."""
+        kind = self._place(name).kind
+        if kind == "int64":
+            return int(np.count_nonzero(self._packed(name, VARINT) < 128))
+        spans = self._spans(name, SIZED if kind == "bytes" else FOUR)
+        return len(spans) if kind == "bytes" else sum(stop - start for start, stop in spans) // 4
+
+    def floats(self, name: str) -> np.ndarray:
+        """Values of a feature, float32 [n]."""
+        self._expect(name, "float")
+        packed = self._packed(name, FOUR)
+        if len(packed) % 4:
+            self.fail(f"`{name}` ends in the middle of a number")
+        return packed.view("<f4")
+
+    def integers(self, name: str) -> np.ndarray:
+        """Values of a feature, int64 [n]."""
+        self._expect(name, "int64")
+        packed = self._packed(name, VARINT)
+        stops = np.flatnonzero(packed < 128) + 1
+        starts = np.concatenate([[0], stops[:-1]]) if len(stops) else stops
+        sizes = stops - starts
+        if len(packed) != (stops[-1] if len(stops) else 0) or (len(sizes) and sizes.max() > len(BITS)):
+            self.fail(f"`{name}` holds a broken number")
+        if not len(stops):
+            return np.empty(0, dtype=np.int64)
+        digit = np.arange(len(packed)) - np.repeat(starts, sizes)  # place of a byte in its number
+        parts = (packed & 127).astype(np.uint64) << BITS[digit]
+        return np.bitwise_or.reduceat(parts, starts).view(np.int64)
+
+    def blobs(self, name: str, indices: Sequence[int] | None = None) -> list[bytes]:
+        """Byte strings of a feature: all, or those at `indices`."""
+        self._expect(name, "bytes")
+        spans = self._spans(name, SIZED)
+        return [self._read(*spans[i]) for i in (range(len(spans)) if indices is None else indices)]
+
+    def _walk(self, start: int, stop: int) -> dict[str, Place]:
+        """Example {1: Features {1: entry {1: name, 2: Feature {KINDS: list}}, ...}}"""
+        places: dict[str, Place] = {}
+        for _, features in self._messages(start, stop, (1,)):
+            for _, entry in self._messages(*features, (1,)):
+                pieces = self._messages(*entry, (1, 2))
+                parts = dict(pieces)
+                if len(parts) < len(pieces) or 1 not in parts:
+                    self.fail(f"byte {entry[0]}: a feature has no name, or two")
+                name = self._name(*parts[1])
+                lists = self._messages(*parts.get(2, (0, 0)), KINDS)
+                if name in places or len(lists) > 1:
+                    self.fail(f"`{name}` is there twice")
+                places[name] = Place(KINDS[lists[0][0]], *lists[0][1]) if lists else Place("", 0, 0)
+        return places
+
+    def _name(self, start: int, stop: int) -> str:
+        if stop - start > NAME_BYTES:
+            self.fail(f"byte {start}: the name of a feature has {stop - start} bytes")
+        try:
+            return self._read(start, stop).decode()
+        except UnicodeDecodeError:
+            self.fail(f"byte {start}: the name of a feature is no UTF-8")
+
+    def _messages(self, start: int, stop: int, known: Collection[int]) -> list[tuple[int, Span]]:
+        """Fields of a message that are messages or text themselves, with where they lie."""
+        found = []
+        for field, wire, a, b in self._fields(start, stop):
+            if field not in known or wire != SIZED:
+                self.fail(f"byte {a}: field {field} of type {wire} is no part of a tf.train.Example")
+            found.append((field, (a, b)))
+        return found
+
+    def _spans(self, name: str, single: int) -> list[Span]:
+        """Where the values of a list lie: packed, or one by one with wire type `single`."""
+        _, start, stop = self._place(name)
+        if name not in self._known:
+            spans = []
+            for field, wire, a, b in self._fields(start, stop):
+                if field != 1 or wire not in (SIZED, single):
+                    self.fail(f"byte {a}: field {field} of type {wire} is no part of `{name}`")
+                spans.append((a, b))
+            self._known[name] = spans
+        return self._known[name]
+
+    def _packed(self, name: str, single: int) -> np.ndarray:
+        """Bytes of the numbers of a list, uint8 [n]."""
+        return np.frombuffer(b"".join(self._read(*span) for span in self._spans(name, single)), dtype=np.uint8)
+
+    def _fields(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+        """Fields of the message [start, stop): number, wire type, and where the value lies."""
+        while start < stop:
+            head = self._read(start, min(start + 20, stop))
+            tag, used = self._varint(head, 0, start)
+            field, wire = tag >> 3, tag & 7
+            if wire == SIZED:
+                size, used = self._varint(head, used, start)
+            elif wire == VARINT:
+                size = self._varint(head, used, start)[1] - used
+            elif wire in (EIGHT, FOUR):
+                size = 8 if wire == EIGHT else 4
+            else:
+                self.fail(f"byte {start}: no field starts here")
+            value = start + used
+            if size > stop - value:
+                self.fail(f"byte {start}: expected a field of {size} bytes, got {stop - value}")
+            yield field, wire, value, value + size
+            start = value + size
+
+    def _varint(self, data: bytes, at: int, start: int) -> tuple[int, int]:
+        """The number at `data[at:]` and where it ends; `start` of the data is for errors."""
+        value = 0
+        for i in range(at, min(at + len(BITS), len(data))):
+            value |= (data[i] & 127) << 7 * (i - at)
+            if data[i] < 128:
+                break
+        else:
+            self.fail(f"byte {start}: a number has no end")
+        return value, i + 1
+
+    def _expect(self, name: str, kind: str) -> None:
+        got = self._place(name).kind
+        if got not in (kind, ""):
+            self.fail(f"`{name}`: expected {kind} values, got {got}")
+
+    def _place(self, name: str) -> Place:
+        if name not in self.places:
+            self.fail(f"it has no `{name}`")
+        return self.places[name]
+
+    def _read(self, start: int, stop: int) -> bytes:
+        self._file.seek(start)
+        data = self._file.read(stop - start)
+        if len(data) != stop - start:
+            self.fail("the file is shorter than it was")
+        return data
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with open(path, "rb") as file:
+            yield file
+    except OSError as error:
+        raise LattokError(f"cannot read {path}: {error.strerror}. Copy the file again.") from None
+
+
+def _index(path: Path) -> tuple[list[int], list[int], str | None]:
+    """Starts and sizes of the data of all records, by going from header to header; what is wrong with the last one."""
+    starts, sizes, position = [], [], 0
+    with _opened(path) as file:
+        total = os.fstat(file.fileno()).st_size
+        while position < total:
+            file.seek(position)
+            head = file.read(HEAD)
+            if len(head) < HEAD:
+                return starts, sizes, "the file ends in the middle of a header"
+            size, crc = struct.unpack("<QI", head)
+            if masked_crc(head[:8]) != crc:
+                return starts, sizes, "the checksum of its length is wrong"
+            if size > total - position - HEAD - TAIL:
+                return starts, sizes, f"the file ends early, {size} bytes should follow"
+            starts.append(position + HEAD)
+            sizes.append(size)
+            position += HEAD + size + TAIL
+    return starts, sizes, None
+
+
+def _check_data(file: BinaryIO, start: int, size: int, where: str) -> None:
+    crc, left = 0, size
+    file.seek(start)
+    while left:
+        block = file.read(min(left, BLOCK))
+        if not block:
+            raise LattokError(f"{where}: the file is shorter than it was. Copy the file again.")
+        crc = google_crc32c.extend(crc, block)
+        left -= len(block)
+    if file.read(TAIL) != struct.pack("<I", _mask(crc)):
+        raise LattokError(f"{where}: the checksum of its data is wrong. Copy the file again.")

@@ -1,0 +1,264 @@
+"""Packages and their combinations, devices, decoders, disks and the Hub's variables."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lattok
+from lattok.files import first_line
+from lattok.findings import Finding, Severity
+
+Found = Iterator[tuple[str, str] | Finding]
+
+REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
+OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "onnxruntime", "torchcodec")
+LOW_DISK_GB = 5
+LOW_MEMORY_GB = 4
+PATHS = {"cgroup cpu": "/sys/fs/cgroup/cpu.max", "cgroup memory": "/sys/fs/cgroup/memory.max"}
+VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
+
+
+class Combination(NamedTuple):
+    """Versions that do not work together although no package declares it."""
+
+    packages: dict[str, str]  # all of these in these ranges
+    severity: Severity
+    what: str
+    advice: str
+
+
+NUMPY_2 = "was built for numpy 1 and fails or crashes with numpy 2."
+COMBINATIONS = (
+    Combination({"numpy": ">=2", "pyarrow": "<16"}, "error", f"pyarrow {NUMPY_2}", "pip install 'pyarrow>=16'"),
+    Combination({"numpy": ">=2", "torch": "<2.3"}, "error", f"torch {NUMPY_2}", "pip install 'torch>=2.4'"),
+    Combination({"numpy": ">=2", "h5py": "<3.11"}, "error", f"h5py {NUMPY_2}", "pip install 'h5py>=3.11'"),
+    Combination({"numpy": ">=2", "onnxruntime": "<1.19"}, "error", f"onnxruntime {NUMPY_2}", "Upgrade onnxruntime."),
+    Combination(
+        {"lerobot": "<0.4"},
+        "warning",
+        "lerobot before 0.4 writes datasets of format v2, which lattok does not read.",
+        "Upgrade lerobot, or convert with lerobot.datasets.v30.convert_dataset_v21_to_v30.",
+    ),
+)
+
+
+def versions() -> Found:
+    """Installed versions, and requirements among them that are not met."""
+    installed = {name: found for name in (*REQUIRED, *OPTIONAL) if (found := version(name))}
+    yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}, lattok {lattok.__version__}"
+    names = [f"{name} {found}" for name, found in installed.items()]
+    for i in range(0, len(names), 4):
+        yield "packages" if i == 0 else "", ", ".join(names[i : i + 4])
+    yield "not there", ", ".join(name for name in OPTIONAL if name not in installed) or "nothing"
+    for name in REQUIRED:
+        if name not in installed:
+            yield Finding("error", f"{name} is not installed.", "pip install lattok")
+    for name in ("lattok", *installed):
+        yield from _unmet(name)
+    yield from bad_combinations(installed)
+
+
+def bad_combinations(installed: dict[str, str]) -> Iterator[Finding]:
+    """Entries of `COMBINATIONS` that apply to these versions."""
+    from packaging.specifiers import SpecifierSet
+
+    for combination in COMBINATIONS:
+        ranges = combination.packages
+        if all(name in installed and SpecifierSet(r).contains(installed[name], True) for name, r in ranges.items()):
+            named = " and ".join(f"{name} {installed[name]}" for name in ranges)
+            yield Finding(combination.severity, f"{named}: {combination.what}", combination.advice)
+
+
+def version(package: str) -> str | None:
+    """Installed version, without importing anything."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _unmet(package: str) -> Iterator[Finding]:
+    """What a package declares to need and does not find: torchvision its torch, lerobot its av and transformers."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        declared = metadata.requires(package) or []
+    except metadata.PackageNotFoundError:
+        return
+    for text in declared:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        found = version(requirement.name)
+        wanted = f"{requirement.name}{requirement.specifier}"
+        if found is None:
+            yield Finding("error", f"{package} needs {wanted}, which is not installed.", f"pip install '{wanted}'")
+        elif not requirement.specifier.contains(found, prereleases=True):
+            what = f"{package} {version(package)} needs {wanted}, but {requirement.name} {found} is installed."
+            yield Finding("error", what, f"pip install '{wanted}', or another version of {package}.")
+
+
+def imports() -> Found:
+    """Every package that is there must also load; torchvision's operators must fit torch."""
+    modules = {name: name.replace("-", "_") for name in (*REQUIRED, *OPTIONAL) if version(name)}
+    modules.pop("lerobot", None)  # importing it takes long and starts much; its requirements were compared above
+    for name, module in modules.items():
+        try:
+            with _quiet():
+                loaded = importlib.import_module(module)
+                if name == "torchvision":
+                    _try_torchvision(loaded)
+                if name == "torchcodec":
+                    importlib.import_module("torchcodec.decoders")
+        except Exception as error:
+            severity: Severity = "error" if name in REQUIRED else "warning"
+            what = f"{name} {version(name)} is installed but does not work: {first_line(error)[:200].rstrip('.:')}."
+            yield Finding(severity, what, ADVICE.get(name, "Install it again, or remove it if nothing needs it."))
+
+
+ADVICE = {
+    "torchvision": "It was built for another torch: install both together, from one index.",
+    "torchcodec": "It needs FFmpeg's libraries on the system and its own torch; lattok decodes with PyAV without it.",
+}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings, and nothing from C code on stderr: what matters becomes a finding."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _try_torchvision(module: Any) -> None:
+    import torch
+
+    module.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+
+
+def processors() -> Found:
+    """Cores and memory, against the limits of a container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, memory = cpu_quota(), _memory()
+    limit = "" if quota is None else f", of which this container may use {quota:g}"
+    yield "cpu", f"{os.cpu_count()} cores, {cores} for this process{limit}"
+    if memory is not None:
+        yield "memory", f"{memory:.1f} GB"
+        if memory < LOW_MEMORY_GB:
+            what = f"There are {memory:.1f} GB of memory."
+            yield Finding("warning", what, "Use smaller batches, and --preset tiny or small for models of video.")
+    import torch
+
+    usable = max(1, int(min(cores, quota or cores)))
+    if torch.get_num_threads() > usable:
+        what = f"torch would use {torch.get_num_threads()} threads on {usable} usable cores, which is slower than one."
+        yield Finding("warning", what, f"Set OMP_NUM_THREADS={usable}.")
+
+
+def cpu_quota() -> float | None:
+    """Cores that the control group allows, None without a limit."""
+    try:
+        quota, period = Path(PATHS["cgroup cpu"]).read_text().split()[:2]
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _memory() -> float | None:
+    """GB of the machine or of the control group, the smaller."""
+    sizes = []
+    with suppress(ValueError, OSError, AttributeError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(OSError, ValueError):  # "max", or no such file
+        sizes.append(int(Path(PATHS["cgroup memory"]).read_text()))
+    return min(sizes) / 1e9 if sizes else None
+
+
+def accelerators() -> Found:
+    """CUDA devices and MPS, each of which must multiply two matrices."""
+    import torch
+
+    with _quiet():  # a driver that is too old is reported below
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
+    if not count and not mps:
+        yield "devices", "cpu only"
+    if torch.version.cuda and not count:
+        what = f"This torch is built for CUDA {torch.version.cuda}, but there is no device it can use."
+        advice = "Without a GPU that is fine, only large; with one, see nvidia-smi: the driver may be too old."
+        yield Finding("note", what, advice)
+    for device in [*(f"cuda:{i}" for i in range(count)), *(["mps"] if mps else [])]:
+        facts = torch.cuda.get_device_properties(device) if device != "mps" else None
+        yield "device", f"{device} {facts.name}, {facts.total_memory / 1e9:.1f} GB" if facts else "mps"
+        try:
+            square = torch.ones(8, 8, device=device)
+            works = float((square @ square).sum()) == 512
+            reason = "a product of matrices came out wrong"
+        except Exception as error:
+            works, reason = False, first_line(error)
+        if not works:
+            yield Finding(
+                "error", f"{device} does not work: {reason.rstrip('.')}.", "Use --device cpu; check driver and torch."
+            )
+
+
+def media() -> Found:
+    """Decoders that decode, encoders that encode."""
+    from lattok.doctor import media as probe
+
+    yield from probe.codecs()
+
+
+def disks() -> Found:
+    """Free space where datasets are downloaded to and where results go."""
+    places = {"here": Path.cwd(), "hub cache": hub_cache()}
+    for name, place in places.items():
+        there = next(path for path in (place, *place.parents) if path.exists())
+        free = shutil.disk_usage(there).free / 1e9
+        yield name, f"{place}, {free:,.1f} GB free"
+        if free < LOW_DISK_GB:
+            advice = "Free some, or work elsewhere (--out; HF_HOME moves the cache)."
+            yield Finding("warning", f"{place} has {free:.1f} GB free.", advice)
+        if not os.access(there, os.W_OK):
+            advice = "Give --out another place." if name == "here" else "Set HF_HOME to a folder of your own."
+            yield Finding("warning", f"{place} cannot be written.", advice)
+
+
+def hub_cache() -> Path:
+    """Folder that the Hub's client downloads into."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
+
+
+def hub_variables() -> Found:
+    """Environment variables of the Hub's client; tokens are not shown."""
+    given = [f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)]
+    yield "hub", ", ".join(given) or "no variables set"
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+    if offline:
+        advice = "Unset HF_HUB_OFFLINE to download others."
+        yield Finding("note", "The Hub is offline: ids work only where they are in the cache.", advice)
+
+
+PROBES = (versions, imports, processors, accelerators, media, disks, hub_variables)

@@ -1,0 +1,147 @@
+"""Findings about one model, dataset or folder of labels, by what the argument turns out to be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lattok import files, hub
+from lattok.checks import LattokError
+from lattok.data import RobotDataset, inspect_dataset, open_dataset
+from lattok.data.tables import open_table
+from lattok.evaluation.advice import advice_on
+from lattok.evaluation.report import tally
+from lattok.findings import Finding
+from lattok.loading import load
+
+Found = Iterator[tuple[str, str] | Finding]
+PROVENANCE = Path("meta") / "lattok.json"
+MOST = 8  # episodes or columns named in a finding
+
+
+def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
+    """What to look at: `subject` is a folder, a file, or a Hub id, which may name a model or a dataset."""
+    place = Path(subject).expanduser()
+    if place.is_dir() and (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
+        return [sidecar]
+    if place.is_dir() and (place / hub.CONFIG).is_file():
+        return [model, evaluation]
+    if place.exists() or subject.count("/") != 1:
+        return [dataset]
+    return [model, evaluation] if _is_model_on_hub(subject) else [dataset]
+
+
+def _is_model_on_hub(subject: str) -> bool:
+    try:
+        folder = hub.download("model", subject, None, [hub.CONFIG])
+    except LattokError:
+        return False
+    return (folder / hub.CONFIG).is_file()
+
+
+def model(subject: str, revision: str | None) -> Found:
+    """It must load, strictly, with the features it names."""
+    folder, _ = hub.resolve(subject, revision)
+    config = hub.read_config(folder)
+    yield "model", f"{config['type']}, saved by lattok {config.get('lattok_version', 'unknown')}"
+    if isinstance(config.get("features"), str):
+        yield "features", f"{config['features']} {config.get('features_revision') or ''}"
+    try:
+        loaded = load(subject, revision)
+    except LattokError as error:
+        advice = "Copy or download it again."
+        if str(error).startswith("`features`"):
+            advice = "Its image features cannot be reached: check the network, HF_HUB_OFFLINE, or the folder it names."
+        yield Finding("error", str(error), advice)
+        return
+    yield "weights", f"{sum(p.numel() for p in loaded.parameters()):,} parameters, all there"
+    trained = loaded.trained_on
+    if trained is None:
+        yield Finding("note", "It does not say what it was trained on.", "Judge it on episodes it cannot have seen.")
+    else:
+        for entry in trained.get("mixture", [trained]):
+            yield "trained on", f"{entry.get('dataset')}, episodes {_runs(entry.get('episodes'))}"
+
+
+def _runs(runs: Any) -> str:
+    texts = [f"{first}-{last}" if first != last else f"{first}" for first, last in runs or ()]
+    return ", ".join(texts[:MOST]) + (" …" if len(texts) > MOST else "")
+
+
+def evaluation(subject: str, revision: str | None) -> Found:
+    """Verdicts of the last evaluation. Nothing is computed: they lie beside the weights."""
+    folder, _ = hub.resolve(subject, revision)
+    path = folder / hub.EVALUATION
+    if not path.is_file():
+        yield Finding("note", "It was never evaluated.", f"Run: lattok evaluate {subject} DATASET")
+        return
+    stored = files.read_json(path)
+    yield "evaluated", str(stored.get("headline", ""))
+    verdicts = stored.get("verdicts")
+    if not isinstance(verdicts, list) or not all(isinstance(v, dict) and {"text", "holds"} <= set(v) for v in verdicts):
+        yield Finding("note", "This evaluation holds no verdicts.", f"Run: lattok evaluate {subject} DATASET")
+        return
+    for verdict in verdicts:
+        if verdict["holds"]:
+            yield "holds", str(verdict["text"])
+            continue
+        advice = advice_on(str(verdict.get("key", "")), verdict["holds"], str(verdict["text"]))
+        if verdict["holds"] is None:
+            yield Finding("note", f"Open: {verdict['text']}.", advice)
+        else:
+            yield Finding("warning", f"Falls short: {verdict['text']}.", advice)
+    yield "verdicts", f"{tally([verdict['holds'] for verdict in verdicts])}."
+
+
+def dataset(subject: str, revision: str | None) -> Found:
+    """What `lattok inspect` finds, and what the labels in it say about themselves."""
+    opened = open_dataset(subject, revision)
+    found = inspect_dataset(opened)
+    yield "dataset", f"{found.kind}, {found.headline().partition(': ')[2]}"
+    yield from found.findings
+    path = opened.root / PROVENANCE
+    if path.is_file():
+        yield from labels(path, list(opened.features), opened)
+
+
+def sidecar(subject: str, revision: str | None) -> Found:
+    """A folder of labels beside a dataset of another format."""
+    root = Path(subject).expanduser()
+    yield "labels", "of a dataset that is not LeRobot; join both with lattok export SOURCE --labels " + subject
+    tables = sorted((root / "labels").glob("*.parquet"))
+    if not tables:
+        yield Finding("error", f"{root / 'labels'} holds no parquet file.", "Annotate again.")
+    columns = [set(open_table(path).schema_arrow.names) for path in tables]
+    yield from labels(root / PROVENANCE, sorted(set.intersection(*columns)) if columns else [], None)
+
+
+def labels(path: Path, columns: list[str], source: RobotDataset | None) -> Found:
+    """Each set of labels: its model, the columns it declares, the episodes it has none for."""
+    for prefix, entry in files.read_json(path).items():
+        declared, identity = (entry.get(k) if isinstance(entry, Mapping) else None for k in ("columns", "model"))
+        if not isinstance(declared, Mapping) or not isinstance(identity, Mapping):
+            yield Finding("error", f"{path}: `{prefix}` declares no model and columns.", "Annotate again.")
+            continue
+        name = identity.get("model") or "a model without a name"
+        yield "labels", f"{prefix}.*: {identity.get('type')} {name}, weights {str(identity.get('weights_sha256'))[:12]}"
+        missing = [column for column in declared if column not in columns]
+        if missing:
+            what = f"{path} declares columns that are not there: {', '.join(missing[:MOST])}."
+            yield Finding("error", what, "Annotate again, or copy the dataset again.")
+        yield from _unlabelled(prefix, entry.get("unlabelled"))
+        yield from _other_size(prefix, entry.get("dataset"), source)
+
+
+def _unlabelled(prefix: str, groups: Any) -> Iterator[Finding]:
+    for group in groups if isinstance(groups, list) else ():
+        episodes, reason = group.get("episodes", []), group.get("reason", "no reason given")
+        named = ", ".join(map(str, episodes[:MOST])) + (" …" if len(episodes) > MOST else "")
+        what = f"`{prefix}`: {len(episodes)} episodes have no labels ({named}): {reason}"
+        yield Finding("warning", what, "Repair the source and annotate again: what is there is kept.")
+
+
+def _other_size(prefix: str, facts: Any, source: RobotDataset | None) -> Iterator[Finding]:
+    if isinstance(facts, Mapping) and source is not None and facts.get("episodes") != len(source.episodes):
+        what = f"`{prefix}` was made for {facts.get('episodes')} episodes, the dataset has {len(source.episodes)}."
+        yield Finding("warning", what, f"Check it: lattok verify {source.root}")

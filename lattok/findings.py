@@ -1,0 +1,46 @@
+"""What is wrong with something and what to do about it, as plain text of at most 88 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+WIDTH = 88
+SHOWN = 8  # findings of one kind that are spelled out
+Severity = Literal["error", "warning", "note"]
+ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
+
+
+class Finding(NamedTuple):
+    """Something that will hurt, and what to do about it."""
+
+    severity: Severity
+    what: str
+    advice: str
+
+
+def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Errors first, then warnings and notes; the same text once."""
+    return tuple(sorted(dict.fromkeys(findings), key=lambda finding: ORDER[finding.severity]))
+
+
+def some_of(findings: Iterable[Finding], rest: str) -> Iterator[Finding]:
+    """The first few findings of one kind, and the number of the others, which are `rest`."""
+    different = list(dict.fromkeys(findings))
+    yield from different[:SHOWN]
+    if len(different) > SHOWN:
+        yield Finding(different[0].severity, f"… and {len(different) - SHOWN:,} more {rest}.", "")
+
+
+def lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """Wrapped lines, each finding under its severity."""
+    for finding in findings:
+        text = " ".join(f"{finding.what} {finding.advice}".split())
+        yield from textwrap.wrap(text, WIDTH, initial_indent=f"{finding.severity:<8}", subsequent_indent=" " * 8)
+
+
+def fitted(label: str, text: str) -> str:
+    """One line of facts, cut where it would be too wide."""
+    line = f"  {label:<10}" + " ".join(text.split())
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"

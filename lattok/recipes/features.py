@@ -1,0 +1,56 @@
+"""Frozen features that a training run takes from a cache instead of computing them at every step."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from lattok.data import FramePairs, RobotDataset
+from lattok.image_lam.feature_cache import Clip, FeatureCache
+from lattok.image_lam.features import FrozenFeatures
+from lattok.recipes.progress import bar
+
+
+def know_features(
+    cache: FeatureCache,
+    frozen: FrozenFeatures,
+    device: str,
+    datasets: Sequence[RobotDataset],
+    parts: Sequence[FramePairs],
+) -> None:
+    """Let batches of frame pairs, one for each dataset, carry features from the cache, which is filled first.
+
+    A full disk or a folder that cannot be written is a warning: the run then goes on as if there were no cache.
+    """
+    frozen.to(_device(device))
+    try:
+        for dataset, pairs in zip(datasets, parts, strict=True):
+            pixels = _decoded(pairs) if pairs.has_pixels else None
+            with bar("features") as progress:
+                pairs.features = cache.features(frozen, dataset, pairs.episodes, pairs.cameras, pixels, progress)
+    except OSError as error:
+        text = f"no feature cache in {cache.folder}: {error.strerror or error}. Features are computed at every step."
+        warnings.warn(text, stacklevel=2)
+        for pairs in parts:
+            pairs.features = None
+            if not pairs.has_pixels:
+                pairs.read_pixels()
+
+
+def _decoded(pairs: FramePairs) -> Callable[[Clip], np.ndarray]:
+    """Frames that are there already, by clip."""
+    lengths = np.array([episode.length for episode in pairs.episodes])
+    ends = np.cumsum(lengths)
+    spans = {e.index: slice(end - e.length, end) for e, end in zip(pairs.episodes, ends.tolist(), strict=True)}
+    return lambda clip: pairs.frames[spans[clip.episode], pairs.cameras.index(clip.camera)]
+
+
+def _device(asked: str) -> torch.device:
+    """Where training will compute; what this machine lacks is left to the loop to refuse."""
+    usable = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = usable if asked in ("auto", usable) else "cpu"
+    return torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)

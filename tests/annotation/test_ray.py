@@ -1,0 +1,119 @@
+"""The Ray engine: the same bytes as the local one, whatever the number of workers and whoever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from lattok.annotation import RayEngine, annotate, label
+from lattok.annotation.labels import Options, Work
+from lattok.checks import LattokError
+from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Ray with room for four workers, started once."""
+    with RayEngine(workers=4) as engine:
+        assert engine.startup_s > 0
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_output_is_the_local_one(source, tmp_path, cluster, workers):
+    expected = tree(annotate(source, MODELS, tmp_path / "local"))
+    seen = []
+    engine = RayEngine(workers=workers)
+    annotate(source, MODELS, tmp_path / "ray", engine=engine, progress=lambda done, total: seen.append((done, total)))
+    assert tree(tmp_path / "ray") == expected
+    assert seen[-1] == (70, 70)
+
+
+class Deadly(FakeTokenizer):
+    """Kills its own process at some episodes: each time, or where a mark is not yet there."""
+
+    def __init__(self, lengths, mark=None):
+        self.lengths, self.mark = lengths, mark
+
+    def latent_actions(self, chunks, valid=None):
+        if len(chunks) in self.lengths and not (self.mark and self.mark.exists()):
+            if self.mark:
+                self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().latent_actions(chunks, valid)
+
+
+def test_a_worker_that_is_killed_changes_nothing(source, tmp_path, cluster):
+    expected = tree(annotate(source, {"tok": FakeTokenizer()}, tmp_path / "local"))
+    annotate(source, {"tok": Deadly([9], tmp_path / "mark")}, tmp_path / "ray", engine=RayEngine(workers=2))
+    assert (tmp_path / "mark").exists()
+    assert tree(tmp_path / "ray") == expected
+
+
+@pytest.mark.slow
+def test_a_unit_that_kills_its_workers_is_left_out(source, tmp_path, cluster):
+    result = label(Work(source, {"tok": Deadly([25])}, Options()), tmp_path / "ray", engine=RayEngine(workers=2))
+    assert list(result.unlabelled) == [3]
+    assert "the worker died" in result.report()
+    assert "3 times" in result.report()
+
+
+@pytest.mark.slow
+def test_an_episode_that_cannot_be_read(source, tmp_path, cluster):
+    source.video_span(6, source.cameras[1])[0].unlink()
+    local = label(Work(source, MODELS, Options()), tmp_path / "local")
+    over_ray = label(Work(source, MODELS, Options()), tmp_path / "ray", engine=RayEngine(workers=2))
+    assert over_ray.unlabelled == local.unlabelled != {}
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_the_workers(source, tmp_path, cluster):
+    class Slow(FakeTokenizer):
+        def latent_actions(self, chunks, valid=None):
+            time.sleep(0.2)
+            return super().latent_actions(chunks, valid)
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    engine = RayEngine(workers=2)
+    with pytest.raises(KeyboardInterrupt, match="Run the same command to continue"):
+        annotate(source, {"tok": Slow()}, tmp_path / "out", engine=engine, progress=stop)
+    expected = tree(annotate(source, {"tok": FakeTokenizer()}, tmp_path / "local"))
+    assert tree(annotate(source, {"tok": Slow()}, tmp_path / "out", engine=engine)) == expected
+
+
+def test_what_ray_cannot_do(source, tmp_path, cluster):
+    class Unpicklable(FakeLAM):
+        def __init__(self):
+            self.lock = threading.Lock()
+
+    with pytest.raises(LattokError, match="`models`: expected models that other processes can be given, got: .*lock"):
+        annotate(source, {"latent": Unpicklable()}, tmp_path / "out", engine=RayEngine(workers=1))
+    with pytest.raises(LattokError, match="`workers`: expected room for 9 workers of 1 CPUs and 0 GPUs, got"):
+        annotate(source, MODELS, tmp_path / "out", engine=RayEngine(workers=9))
+    with pytest.raises(LattokError, match="`workers`: expected a whole number of at least 1"):
+        RayEngine(workers=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+@pytest.mark.slow
+def test_a_real_model_gives_the_same_codes(make_dataset, tmp_path, cluster):
+    from lattok.action_vq import ActionVQConfig, P2TActionVQ
+
+    torch.manual_seed(0)
+    dataset = make_dataset([12, 30, 9], cameras=False)
+    model = P2TActionVQ(ActionVQConfig(action_dim=3, horizon=4)).eval()
+    local = annotate(dataset, {"tok": model}, tmp_path / "local")
+    assert tree(annotate(dataset, {"tok": model}, tmp_path / "ray", engine=RayEngine(workers=2))) == tree(local)
+    assert np.isfinite(dataset.columns(0, ["action"])["action"]).all()

@@ -1,0 +1,163 @@
+"""Annotation of everything that is no LeRobot dataset, real recordings among them: labels beside the data."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lattok.action_vq import UniformBins
+from lattok.annotation import annotate, label, verify
+from lattok.annotation.labels import Options, Work
+from lattok.data import open_dataset
+from lattok.data.exporting import export
+from lattok.data.sidecar import with_labels
+from lattok.data.video import VideoEncoder
+from lattok.image_lam import ImageLAM, ImageLAMConfig
+from tests.annotation.fakes import tree
+from tests.data.test_hdf5 import write_libero
+
+REAL = Path(__file__).parents[2].parent / "shared/data/real"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real recordings lie outside the repository")
+
+
+def small_lam(camera: str, stride: str = "2") -> ImageLAM:
+    """Random weights, pixels of one camera."""
+    torch.manual_seed(0)
+    config = ImageLAMConfig(
+        cameras=(camera,),
+        features="pixels",
+        image_size=32,
+        stride=stride,
+        width=32,
+        heads=2,
+        encoder_depth=1,
+        decoder_depth=1,
+        latent_dim=8,
+    )
+    return ImageLAM(config).eval()
+
+
+def bins_of(dataset, horizon: int = 4) -> UniformBins:
+    """Uniform bins, fitted to the dataset's actions."""
+    actions = np.concatenate([dataset.columns(e.index, ["action"])["action"] for e in dataset.episodes])
+    count = len(actions) // horizon
+    return UniformBins.fit(actions[: count * horizon].reshape(count, horizon, -1))
+
+
+def check(dataset, models, out: Path) -> None:
+    """Labels beside the data follow the contract, verify, and survive an export."""
+    annotate(dataset, models, out)
+    before = tree(out)
+    assert sorted(before) == ["labels/file-000.parquet", "meta/lattok.json"]
+    labelled = with_labels(dataset, out)
+    result = verify(labelled, models)
+    assert result.holds, result.render()
+    assert "rows equal" in result.render()
+    for episode in dataset.episodes:
+        rows = labelled.columns(episode.index, ["latent.codes", "latent.valid"])
+        assert len(rows["latent.codes"]) == episode.length
+        np.testing.assert_array_equal(rows["latent.valid"], np.arange(episode.length) < episode.length - 2)
+    export(dataset, out.with_name("exported"), labels=out, size=(32, 32) if dataset.kind == "video" else None)
+    exported = open_dataset(out.with_name("exported"))
+    assert {key for key in labelled.features if key.startswith(tuple(models))} <= set(exported.features)
+    for old, new in zip(dataset.episodes, exported.episodes, strict=True):
+        expected = labelled.columns(old.index, ["latent.codes"])["latent.codes"]
+        np.testing.assert_array_equal(exported.columns(new.index, ["latent.codes"])["latent.codes"], expected)
+
+
+@needs_real
+def test_real_bridge_recordings(tmp_path):
+    dataset = open_dataset(REAL / "bridge_dataset")
+    models = {"latent": small_lam("image_0"), "tok": bins_of(dataset)}
+    check(dataset, models, tmp_path / "labels")
+    # the export keeps the JPEG files, so that labels can be made anew from it
+    exported = open_dataset(tmp_path / "exported")
+    assert verify(exported, models).holds
+
+
+@needs_real
+def test_a_real_recording_with_one_flipped_bit(tmp_path):
+    whole = annotate(open_dataset(REAL / "bridge_dataset"), {"latent": small_lam("image_0")}, tmp_path / "whole")
+    shutil.copytree(REAL / "bridge_dataset", tmp_path / "bridge_dataset")
+    (path,) = (tmp_path / "bridge_dataset").rglob("*.tfrecord-*")
+    path.chmod(0o644)
+    data, start = bytearray(path.read_bytes()), 0
+    for _ in range(3):  # into the fourth record
+        start += 16 + struct.unpack_from("<Q", data, start)[0]
+    data[start + 5000] ^= 4
+    path.write_bytes(data)
+    damaged = open_dataset(tmp_path / "bridge_dataset")
+    result = label(Work(damaged, {"latent": small_lam("image_0")}, Options()), tmp_path / "out")
+    assert list(result.unlabelled) == [3]
+    assert "checksum" in result.report()
+    one, other = with_labels(damaged, tmp_path / "out"), with_labels(damaged, whole)
+    for episode in damaged.episodes:
+        rows, expected = (d.columns(episode.index, ["latent.codes", "latent.valid"]) for d in (one, other))
+        if episode.index == 3:
+            assert (rows["latent.codes"] == -1).all()
+            assert not rows["latent.valid"].any()
+        else:
+            np.testing.assert_array_equal(rows["latent.codes"], expected["latent.codes"])
+    (entry,) = json.loads((tmp_path / "out/meta/lattok.json").read_text())["latent"]["unlabelled"]
+    assert entry["episodes"] == [3]
+
+
+def test_libero_demonstrations(tmp_path):
+    pytest.importorskip("h5py")
+    (tmp_path / "libero").mkdir()
+    for name in ("open", "close"):
+        write_libero(tmp_path / "libero" / f"{name}_demo.hdf5", f"{name} the drawer", lengths=(8, 9, 12))
+    dataset = open_dataset(tmp_path / "libero")
+    check(dataset, {"latent": small_lam("agentview_rgb"), "tok": bins_of(dataset, 2)}, tmp_path / "labels")
+
+
+def write_videos(root: Path, sizes=((32, 48), (40, 32))) -> None:
+    rng = np.random.default_rng(0)
+    for i, size in enumerate(sizes):
+        encoder = VideoEncoder(root / f"wave/{i}.mp4", 10, size, "h264", 1)
+        encoder.add(np.cumsum(rng.integers(0, 9, (14, *size, 3)), axis=0).astype(np.uint8))
+        encoder.close()
+
+
+def test_videos_of_several_sizes(tmp_path):
+    write_videos(tmp_path / "videos")
+    check(open_dataset(tmp_path / "videos"), {"latent": small_lam("video")}, tmp_path / "labels")
+
+
+def test_a_video_that_cannot_be_listed(tmp_path):
+    write_videos(tmp_path / "videos")
+    (tmp_path / "videos/wave/0a.mp4").write_bytes(b"no video")
+    result = label(Work(open_dataset(tmp_path / "videos"), {"latent": small_lam("video")}, Options()), tmp_path / "out")
+    assert list(result.unlabelled) == [1]
+    assert result.episodes == 2
+    assert with_labels(open_dataset(tmp_path / "videos"), tmp_path / "out").columns(2, ["latent.valid"])
+
+
+@needs_real
+def test_the_real_franka_transition(tmp_path):
+    """One pair of frames: as a video without actions, and as a robomimic file with the states."""
+    h5py = pytest.importorskip("h5py")
+    recorded = np.load(REAL / "franka_example_traj.npz")
+    frames, states = recorded["observations"][0], recorded["states"][0]
+    with h5py.File(tmp_path / "franka.hdf5", "w") as file:
+        file.create_group("data").attrs["env_args"] = json.dumps(
+            {"env_name": "franka", "env_kwargs": {"control_freq": 4}}
+        )
+        demo = file["data"].create_group("demo_0")
+        demo["actions"] = np.diff(states, axis=0, append=states[-1:])
+        demo["obs/exterior_image"], demo["obs/state"] = frames, states
+        demo.attrs["num_samples"] = 2
+    dataset = open_dataset(tmp_path / "franka.hdf5")
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], frames)
+    lam = small_lam("exterior_image", "1")
+    labelled = with_labels(dataset, annotate(dataset, {"latent": lam}, tmp_path / "labels"))
+    rows = labelled.columns(0, ["latent.codes", "latent.valid"])
+    expected = lam.encode(torch.from_numpy(np.stack([lam.resize(frames)])[:, :, None])).codes
+    np.testing.assert_array_equal(rows["latent.codes"][:1], expected)
+    np.testing.assert_array_equal(rows["latent.valid"], [True, False])

@@ -1,0 +1,140 @@
+"""Verification: it holds for labels as they were made, and says what is wrong with others."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lattok.annotation import annotate, verify
+from lattok.checks import LattokError
+from lattok.data import open_dataset
+from lattok.files import read_json, write_json
+from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer
+
+
+@pytest.fixture
+def labelled(make_dataset, tmp_path):
+    return open_dataset(annotate(make_dataset([12, 7, 9, 25]), MODELS, tmp_path / "out", quantized=True))
+
+
+def change(labelled, prefix: str, **entries) -> None:
+    path = labelled.root / "meta/lattok.json"
+    record = read_json(path)
+    record[prefix] |= entries
+    write_json(path, record)
+
+
+def test_labels_as_they_were_made(labelled):
+    result = verify(labelled, MODELS)
+    assert result.holds
+    text = result.render()
+    assert "+ latent.codes: 53 rows equal" in text
+    assert "+ tok.embedding: 53 rows equal" in text
+    assert "+ stride: 3 frames at 10 fps" in text
+    assert "+ horizon: 4 steps" in text
+    assert "53 frames of 4 of 4 episodes were labelled anew" in text
+
+
+def test_a_sample_is_drawn_by_its_seed(labelled):
+    one, again = (verify(labelled, {"tok": FakeTokenizer()}, episodes=2, seed=1) for _ in range(2))
+    assert one == again
+    assert "of 2 of 4 episodes" in one.render()
+    assert "25 frames of 1 of 4" in verify(labelled, {"tok": FakeTokenizer()}, episodes=[3]).render()
+
+
+def test_one_changed_code_is_found(labelled):
+    path = labelled.data_file(2)
+    table = pq.read_table(path)
+    row = labelled.episode_rows(path)[2][0] + 4
+    codes = table["tok.codes"].to_pylist()
+    codes[row] = [77, codes[row][1]]
+    index = table.column_names.index("tok.codes")
+    column = pa.array(codes, table.schema.field(index).type)
+    pq.write_table(table.set_column(index, table.schema.field(index), column), path)
+    result = verify(open_dataset(labelled.root), MODELS)
+    assert not result.holds
+    assert "- tok.codes: 1 of 53 rows differ, first in episode 2, frame 4: [77, " in result.render()
+    assert "+ latent.codes: 53 rows equal" in result.render()
+
+
+def test_another_model_is_named(labelled):
+    class Other(FakeTokenizer):
+        horizon = 5
+
+        def describe(self):
+            return {"type": "fake", "weights_sha256": "f" * 64}
+
+        def latent_actions(self, chunks, valid=None):
+            return super().latent_actions(chunks + 1, valid)
+
+    text = verify(labelled, {"tok": Other()}).render()
+    assert "- weights_sha256 was 0, here ffffffffffffffff: another model made these labels" in text
+    assert "- horizon was 4, here 5" in text
+    assert "- tok.codes: 53 of 53 rows differ" in text
+    assert "- tok.embedding: largest deviation" in text
+
+
+def test_a_model_of_another_kind(labelled):
+    result = verify(labelled, {"latent": FakeTokenizer()})
+    assert not result.holds
+    assert "- labels were made from video, this model looks at actions" in result.render()
+
+
+def test_other_versions_are_an_explanation(labelled):
+    versions = read_json(labelled.root / "meta/lattok.json")["tok"]["versions"]
+    change(labelled, "tok", versions={**versions, "torch": "1.0"})
+    result = verify(labelled, {"tok": FakeTokenizer()})
+    assert result.holds
+    assert "? made with torch 1.0, here" in result.render()
+
+
+def test_rounding_is_no_difference(labelled):
+    class Rounded(FakeTokenizer):
+        def latent_actions(self, chunks, valid=None):
+            out = super().latent_actions(chunks, valid)
+            return out._replace(latents=out.latents * (1 + 1e-6))
+
+    result = verify(labelled, {"tok": Rounded()})
+    assert result.holds
+    assert "+ tok.embedding: largest deviation" in result.render()
+
+
+def test_columns_that_went_missing(labelled):
+    info = read_json(labelled.root / "meta/info.json")
+    del info["features"]["latent.env.codes"]
+    info["features"]["latent.codes"]["shape"] = [2]
+    write_json(labelled.root / "meta/info.json", info)
+    text = verify(open_dataset(labelled.root), {"latent": FakeLAM()}).render()
+    assert "- column latent.env.codes is missing" in text
+    assert "- column latent.codes is int64 [2], not int64 [1]" in text
+
+
+def test_episodes_without_labels_are_mentioned(labelled):
+    change(labelled, "tok", unlabelled=[{"episodes": [1], "reason": "a damaged file"}])
+    text = verify(labelled, {"tok": FakeTokenizer()}).render()
+    assert "? 1 episodes without labels, first 1: a damaged file" in text
+    assert "46 frames of 3 of 4" in text
+
+
+def test_frames_that_were_encoded_anew(labelled):
+    change(labelled, "latent", frames="source")
+    assert "verify them beside their source" in verify(labelled, {"latent": FakeLAM()}).render()
+
+
+def test_a_damaged_source_is_a_finding(labelled):
+    labelled.video_span(0, labelled.cameras[0])[0].unlink()
+    result = verify(open_dataset(labelled.root), {"latent": FakeLAM()})
+    assert not result.holds
+    assert "- episode 0 cannot be labelled anew: missing video file" in result.render()
+
+
+def test_what_cannot_be_verified(labelled, make_dataset):
+    with pytest.raises(LattokError, match=r"was not annotated\. Run lattok annotate"):
+        verify(make_dataset([5], name="plain"), MODELS)
+    with pytest.raises(LattokError, match=r"`prefix`: expected one of the labels of .* \(latent, tok\), got 'other'"):
+        verify(labelled, {"other": FakeLAM()})
+    assert np.isfinite(json.loads((labelled.root / "meta/stats.json").read_text())["latent.codes"]["mean"]).all()

@@ -1,0 +1,301 @@
+"""Damage to datasets of every format, and what came of it: an error of one line, the right values, or other ones.
+
+Cases are read in a child process with a time limit, which is replaced when it crashes or hangs. What comes back without
+an error is compared with the undamaged dataset, value by value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import resource
+import select
+import shutil
+import subprocess
+import sys
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tests.data.damage import damage_one
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 30.0
+MEMORY = 12 * 2**30  # address space of a child: a claim for more than this is a crash
+CHILD = "from tests.data.fuzz import child; child()"
+OPTIONS: dict[str, dict[str, Any]] = {"rlds": {"fps": 5}}
+
+
+class Case(NamedTuple):
+    """One damaged dataset."""
+
+    format: str
+    file: str  # what was damaged
+    damage: str
+    seed: int
+
+
+class Outcome(NamedTuple):
+    """What came of a case."""
+
+    case: Case
+    verdict: str  # refused, right, renumbered (other files, other numbers), unchecked (see UNCHECKED), or a failure
+    detail: str
+
+
+WHOLE_FILES = ("delete", "swap", "double", "rename", "replace")
+NUMBERS = ("episode_index", "index", "task_index")
+FAILURES = ("exception", "crash", "hang", "different")
+
+
+def write_originals(root: Path) -> dict[str, Path]:
+    """One tiny dataset of every format."""
+    from tests.data.rlds_sample import write_rlds
+    from tests.data.test_hdf5 import write_libero
+    from tests.data.test_video_folder import write_video
+
+    videos = root / "video"
+    for i, name in enumerate(("open/a.mp4", "open/b.mkv", "close/c.mp4")):
+        write_video(videos / name, length=8 + i)
+    (videos / "captions.csv").write_text("file,caption\nopen/a.mp4,open the door\nclose/c.mp4,close it\n")
+    (root / "hdf5").mkdir()
+    for i, name in enumerate(("open_the_drawer_demo.hdf5", "lift_demo.hdf5")):
+        write_libero(root / "hdf5" / name, name, (4, 5), seed=i)
+    return {
+        "lerobot": _write_lerobot(root / "lerobot", "video"),
+        "lerobot_images": _write_lerobot(root / "lerobot_images", "image"),
+        "lerobot_plain": _without_checksums(_write_lerobot(root / "lerobot_plain", "video")),
+        "rlds": write_rlds(root / "rlds", (4, 6, 5), (2, 1)),
+        "hdf5": root / "hdf5",
+        "video": videos,
+    }
+
+
+def _write_lerobot(root: Path, kind: str) -> Path:
+    from lattok.data import Feature, LeRobotWriter
+    from tests.conftest import moving_square
+
+    rng = np.random.default_rng(1)
+    camera = "observation.images.front"
+    features = {
+        "action": Feature("float32", (3,), ("x", "y", "z")),
+        "reward": Feature("float64", (1,), None),
+        "done": Feature("bool", (1,), None),
+        "note": Feature("string", (1,), None),
+        camera: Feature(kind, (32, 32, 3), None),
+    }
+    options = {"video_codec": "h264", "encoder_threads": 1, "data_file_mb": 0.004, "video_file_mb": 0.001}
+    with LeRobotWriter.create(root, 10, features, **options) as writer:
+        for i, length in enumerate((8, 9, 10, 7)):
+            columns = {
+                "action": rng.standard_normal((length, 3)),
+                "reward": rng.standard_normal(length),
+                "done": np.arange(length) == length - 1,
+                "note": np.array(["a", "b"] * length)[:length],
+            }
+            writer.add_episode(columns, {camera: moving_square(rng, length)}, ("lift", "push")[i % 2])
+    return root
+
+
+def _without_checksums(root: Path) -> Path:
+    """Tables as other writers leave them."""
+    for path in root.rglob("*.parquet"):
+        pq.write_table(pq.read_table(path), path)
+    return root
+
+
+def digest(path: Path, options: dict[str, Any]) -> dict[str, str]:
+    """What a dataset says and holds, item by item: a hash, or "error: ..." where it refuses."""
+    from lattok import LattokError
+    from lattok.data import inspect_dataset, open_dataset
+
+    try:
+        dataset = open_dataset(path, **options)
+        found = {"facts": repr((dataset.fps, dataset.robot, dataset.cameras, dataset.features))}
+    except LattokError as error:
+        return {"open": _refusal(error)}
+    found |= {f"damaged {d.episode_index}": _refusal(LattokError(d.reason)) for d in dataset.damaged}
+    try:
+        inspect_dataset(dataset).render()
+    except LattokError as error:
+        found["inspect"] = _refusal(error)
+    for episode in dataset.episodes:
+        found[f"episode {episode.index}"] = repr(episode)
+        for key, feature in dataset.features.items():
+            camera = feature.dtype in ("video", "image")
+            try:
+                values = dataset.frames(episode.index, [key]) if camera else dataset.columns(episode.index, [key])[key]
+                if key == "task_index":  # numbers instructions, which may be fewer where an episode is damaged
+                    values = np.array([dataset.tasks[number] for number in values.tolist()], dtype=object)
+                content = values.tobytes() if values.dtype != object else repr(values.tolist()).encode()
+                found[f"{episode.index} {key}"] = hashlib.sha256(content).hexdigest()[:16] + f" {values.dtype}"
+            except LattokError as error:
+                found[f"{episode.index} {key}"] = _refusal(error)
+    return found
+
+
+def _refusal(error: Exception) -> str:
+    text = str(error)
+    if not text or "\n" in text or len(text) > 2000:
+        raise RuntimeError(f"an error is one line of text, got {text!r}") from error
+    return f"error: {text}"
+
+
+def child() -> None:
+    """Digest the folders named on stdin, one JSON per line on stdout."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    warnings.simplefilter("ignore")
+    for line in sys.stdin:
+        path, options = json.loads(line)
+        try:
+            answer: dict[str, Any] = {"found": digest(Path(path), options)}
+        except BaseException as error:  # exactly what must not happen
+            frames = [f for f in traceback.extract_tb(error.__traceback__) if "lattok" in f.filename]
+            where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+            answer = {"exception": f"{type(error).__name__}: {error}"[:500] + where}
+        print(json.dumps(answer), flush=True)
+
+
+class Reader:
+    """A child process that digests datasets; a new one after a crash or a hang."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def read(self, path: Path, options: dict[str, Any]) -> dict[str, Any]:
+        """The child's answer, or {"crash": ...} or {"hang": ...}."""
+        if self._child is None:
+            self._child = subprocess.Popen(
+                [sys.executable, "-c", CHILD], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(json.dumps([str(path), options]) + "\n")
+        self._child.stdin.flush()
+        ready, _, _ = select.select([self._child.stdout], [], [], LIMIT_S)
+        line = self._child.stdout.readline() if ready else ""
+        if line:
+            return json.loads(line)
+        if ready:
+            return {"crash": f"exit status {self._stop()}"}
+        self._stop()
+        return {"hang": f"no answer in {LIMIT_S:g} s"}
+
+    def _stop(self) -> int | None:
+        if self._child is None:
+            return None
+        if self._child.stdin is not None:
+            self._child.stdin.close()
+        try:
+            status = self._child.wait(1)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            status = self._child.wait()
+        if self._child.stdout is not None:
+            self._child.stdout.close()
+        self._child = None
+        return status
+
+
+def run(count: int, seed: int, scratch: Path) -> Iterator[Outcome]:
+    """Damage datasets `count` times, formats in turn, and yield what came of each."""
+    originals = write_originals(scratch / "originals")
+    with Reader() as reader:
+        expected = {}
+        for name, path in originals.items():
+            answer = reader.read(path, OPTIONS.get(name, {}))
+            assert "found" in answer, (name, answer)
+            assert not any(value.startswith("error") for value in answer["found"].values()), (name, answer)
+            expected[name] = answer["found"]
+        for i in range(count):
+            name = list(originals)[i % len(originals)]
+            target = scratch / "damaged" / name
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(originals[name], target)
+            file, damage = damage_one(target, random.Random(seed + i))
+            answer = reader.read(target, OPTIONS.get(name, {}))
+            yield judge(Case(name, file, damage, seed + i), answer, expected[name])
+
+
+# where other values may come back without an error, and why; RLDS records and our Parquet pages are not among them
+UNCHECKED = (
+    ("*", "*.json", "*", "JSON has no checksum"),
+    ("video", "captions.csv", "*", "text has no checksum"),
+    ("video", "*", "*", "video has no checksum, and nothing lists the files of a folder"),
+    ("hdf5", "*", "*", "HDF5 has checksums only on request, and nothing lists the files of a folder"),
+    ("lerobot*", "videos/*", "*", "video has no checksum"),
+    ("lerobot_plain", "*.parquet", "*", "Parquet has checksums only on request, which LeRobot does not make"),
+    ("rlds", "*.tfrecord*", "swap", "files are numbered by their names, and nothing says what is in them"),
+    ("rlds", "*.tfrecord*", "replace", "files are numbered by their names, and nothing says what is in them"),
+)
+
+
+def judge(case: Case, answer: dict[str, Any], expected: dict[str, str]) -> Outcome:
+    """Compare a child's answer with the undamaged dataset."""
+    for verdict in FAILURES:
+        if verdict in answer:
+            return Outcome(case, verdict, answer[verdict])
+    found: dict[str, str] = answer["found"]
+    errors = [f"{key}: {value}" for key, value in found.items() if value.startswith("error")]
+    other = [key for key, value in found.items() if not value.startswith("error") and expected.get(key) != value]
+    listed = {key.split()[1] for key in found if key.startswith("damaged")}
+    if "open" not in found:
+        other += [key for key in expected if key not in found and not listed & {key.split()[0], key.split()[-1]}]
+    if not other:
+        return Outcome(case, "refused" if errors else "right", errors[0] if errors else "")
+    detail = f"{', '.join(other[:6])} ({len(errors)} errors)"
+    if case.damage in WHOLE_FILES and case.format in ("hdf5", "video") and _renumbered(other, found, expected):
+        return Outcome(case, "renumbered", detail)
+    for name, file, damage, why in UNCHECKED:
+        if fnmatch(case.format, name) and fnmatch(case.file, file) and fnmatch(case.damage, damage):
+            return Outcome(case, "unchecked", f"{why}: {detail}")
+    return Outcome(case, "different", detail)
+
+
+def _renumbered(other: list[str], found: dict[str, str], expected: dict[str, str]) -> bool:
+    """Whether all values are those of the undamaged dataset, under the numbers of other episodes."""
+    known: dict[str, set[str]] = {}
+    for key, value in expected.items():
+        known.setdefault(key.partition(" ")[2], set()).add(value)
+    named = (key.partition(" ")[::2] for key in other if key in found)
+    values = [(name, found[f"{index} {name}"]) for index, name in named if index.isdigit()]
+    return all(value in known.get(name, ()) for name, value in values if name not in NUMBERS)
+
+
+def summary(outcomes: list[Outcome], seconds: float) -> str:
+    """Counts by format and verdict, and every case that is neither refused nor right."""
+    counts = Counter((outcome.case.format, outcome.verdict) for outcome in outcomes)
+    verdicts = ["refused", "right", "renumbered", "unchecked", *FAILURES]
+    lines = [f"{'':16}" + "".join(f"{verdict:>11}" for verdict in verdicts)]
+    for name in dict.fromkeys(outcome.case.format for outcome in outcomes):
+        lines.append(f"{name:16}" + "".join(f"{counts[name, verdict]:>11}" for verdict in verdicts))
+    lines.append(f"{'all':16}" + "".join(f"{sum(o.verdict == v for o in outcomes):>11}" for v in verdicts))
+    lines.append(f"{len(outcomes)} cases in {seconds:.0f} s")
+    where = Counter(
+        (o.case.format, PurePath(o.case.file).suffix, o.detail.split(":")[0])
+        for o in outcomes
+        if o.verdict == "unchecked"
+    )
+    lines += [f"unchecked {count:>4}  {name} {suffix}: {why}" for (name, suffix, why), count in sorted(where.items())]
+    for outcome in outcomes:
+        if outcome.verdict in FAILURES:
+            case = outcome.case
+            lines.append(
+                f"{outcome.verdict}: {case.format} {case.file} {case.damage} (seed {case.seed}): {outcome.detail}"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,163 @@
+"""Labels beside a dataset: they join its columns, belong to it or are refused, and are read lazily."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lattok.checks import LattokError
+from lattok.data import Feature, Sidecar, with_labels
+from lattok.data.schema import Damage
+from tests.conftest import write_dataset
+from tests.data.memory import CAMERA, MemoryDataset, labels_for
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return MemoryDataset(tmp_path / "source", [4, 1, 6, 3, 5], encoded=True)
+
+
+@pytest.fixture
+def labels(dataset, tmp_path):
+    return labels_for(dataset, tmp_path / "labels", missing=(3,))
+
+
+def test_columns_of_both(dataset, labels):
+    joined = with_labels(dataset, labels)
+    assert joined.features == dataset.features | {
+        "latent.codes": Feature("int64", (2,), None),
+        "latent.valid": Feature("bool", (1,), None),
+        "latent.embedding": Feature("float32", (3,), None),
+    }
+    for index, length, _ in dataset.episodes:
+        got = joined.columns(index, ["latent.codes", "action", "latent.valid"])
+        assert list(got) == ["latent.codes", "action", "latent.valid"]
+        lost = index == 3
+        expected = np.full((length, 2), -1) if lost else [[index, t] for t in range(length)]
+        np.testing.assert_array_equal(got["latent.codes"], expected)
+        np.testing.assert_array_equal(got["latent.valid"], (np.arange(length) < length - 1) & (not lost))
+        np.testing.assert_array_equal(got["action"], dataset.values[index]["action"])
+    assert joined.columns(2, ["latent.embedding"])["latent.embedding"].tolist() == [[1, 1, 1]] * 6
+    with pytest.raises(KeyError):
+        joined.columns(0, ["latent.nothing"])  # asked of the dataset
+
+
+def test_everything_else_is_the_datasets_own(dataset, labels):
+    joined = with_labels(dataset, labels)
+    for name in ("kind", "root", "name", "robot", "fps", "tasks", "episodes", "cameras", "damaged"):
+        assert getattr(joined, name) == getattr(dataset, name)
+    np.testing.assert_array_equal(joined.frames(2, None, [5, 0]), dataset.frames(2, None, [5, 0]))
+    assert joined.encoded_images(1, CAMERA) == dataset.jpegs[1]
+    assert joined.files_of(4) == (dataset.root / "4.bin", labels / "labels" / "file-002.parquet")
+
+
+def test_by_threads_and_other_processes(dataset, labels):
+    joined = with_labels(dataset, labels)
+
+    def codes(index):
+        return joined.columns(index, ["latent.codes"])["latent.codes"].tolist()
+
+    expected = [codes(episode.index) for episode in dataset.episodes]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(codes, [0, 1, 2, 3, 4] * 20)) == expected * 20
+    again = pickle.loads(pickle.dumps(joined))
+    assert again.columns(4, ["latent.codes"])["latent.codes"].tolist() == expected[4]
+
+
+def test_an_episode_that_was_lost_since(dataset, labels):
+    dataset.damaged = (Damage(2, "gone"),)
+    dataset.episodes = tuple(episode for episode in dataset.episodes if episode.index != 2)
+    assert with_labels(dataset, labels).columns(4, ["latent.codes"])["latent.codes"][0].tolist() == [4, 0]
+
+
+def _shorter(dataset, labels):
+    dataset.episodes = (*dataset.episodes[:2], dataset.episodes[2]._replace(length=5), *dataset.episodes[3:])
+
+
+def _fewer(dataset, labels):
+    dataset.episodes = dataset.episodes[:4]
+
+
+def _more(dataset, labels):
+    dataset.episodes = (*dataset.episodes, dataset.episodes[0]._replace(index=7))
+
+
+def _renamed(dataset, labels):
+    dataset.name = "other"
+
+
+def _taken(dataset, labels):
+    dataset.features["latent.valid"] = Feature("bool", (1,), None)
+
+
+def _without(path):
+    return lambda dataset, labels: (labels / path).unlink()
+
+
+def _cut(dataset, labels):
+    path = labels / "labels/file-001.parquet"
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def _swapped(dataset, labels):
+    one, other = labels / "labels/file-000.parquet", labels / "labels/file-001.parquet"
+    first = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(first)
+
+
+def _rewritten(change):
+    def rewrite(dataset, labels):
+        path = labels / "labels/file-001.parquet"
+        pq.write_table(change(pq.read_table(path)), path)
+
+    return rewrite
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_shorter, r"expected labels of the 5 episodes of `source`, got 5 in .* episode 2 differs \(5 frames in the"),
+        (_fewer, r"the 4 episodes .* got 5 .* episode 4 differs \(no such episode in the dataset, 5 frames labelled\)"),
+        (_more, r"the 6 episodes .* got 5 .* episode 7 differs \(4 frames in the dataset, no such episode labelled\)"),
+        (_renamed, "expected labels of `other`, got `latent` of `source` in .* add name='source'"),
+        (_taken, "expected columns that the dataset does not have, got latent.valid"),
+        (_without("meta/lattok.json"), "expected a folder with meta/lattok.json and labels/file-"),
+        (_without("labels/file-001.parquet"), "the 5 episodes of `source`, got 3 in .* episode 2 differs"),
+        (_cut, "file-001.parquet is no complete Parquet file"),
+        (_swapped, "expected episodes in ascending order"),
+        (_rewritten(lambda table: table.drop_columns(["latent.valid"])), "expected episode_index, frame_index and the"),
+        (_rewritten(lambda table: table.drop_columns(["frame_index"])), "expected episode_index, frame_index and the"),
+    ],
+)
+def test_labels_of_something_else(dataset, labels, change, says):
+    change(dataset, labels)
+    with pytest.raises(LattokError, match=says) as raised:
+        with_labels(dataset, labels)
+    assert "\n" not in str(raised.value)
+
+
+def test_frames_out_of_order(dataset, labels):
+    path = labels / "labels/file-001.parquet"
+    table = pq.read_table(path)
+    frame = table["frame_index"].to_numpy()[::-1].copy()
+    pq.write_table(table.set_column(1, "frame_index", pa.array(frame)), path)
+    joined = with_labels(dataset, labels)
+    assert len(joined.columns(0, ["latent.valid"])["latent.valid"]) == 4
+    with pytest.raises(LattokError, match="the frames of episode 2 are not in order"):
+        joined.columns(2, ["latent.valid"])
+
+
+def test_what_is_no_sidecar(dataset, labels, tmp_path):
+    with pytest.raises(LattokError, match="got the LeRobot dataset .*Its labels are columns of its own"):
+        Sidecar(write_dataset(tmp_path / "d", [3], cameras=False))
+    with pytest.raises(LattokError, match="expected a folder with meta/lattok.json"):
+        Sidecar(tmp_path / "nothing")
+    (labels / "meta/lattok.json").write_text(json.dumps({"latent": {}}))  # says of no dataset; lengths must do
+    assert with_labels(dataset, labels).name == "source"

@@ -1,0 +1,413 @@
+"""Training from cached features equals training from frames, and the cache is whole, bounded and shared."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lattok
+from lattok.checks import LattokError
+from lattok.data import open_dataset
+from lattok.data.array_store import HEADER, ArrayStore, Busy, Layout
+from lattok.data.camera_view import with_cameras
+from lattok.evaluation.pairs import Source, pair_features, read_pairs
+from lattok.image_lam.feature_cache import Clip, FeatureCache, _names, features_key
+from lattok.image_lam.features import FrozenFeatures
+from lattok.recipes import ImageLAMRecipe
+from tests.conftest import write_dataset
+from tests.image_lam.backbones import SMALL, local_timm
+
+LAM = {
+    "image_size": 32,
+    "stride": "2",
+    "width": 16,
+    "heads": 2,
+    "latent_dim": 8,
+    "codebook_size": 4,
+    "continuous_steps": 2,
+    "steps": 5,
+    "batch_size": 6,
+    "labelled_per_batch": 2,
+    "labelled_fraction": 0.2,
+    "log_every": 1,
+    "device": "cpu",
+}
+VIT = "vit_tiny_patch16_224"
+
+
+@pytest.fixture
+def dataset(make_dataset):
+    return make_dataset([12, 15, 11, 14])
+
+
+@pytest.fixture(params=["pixels", "timm"])
+def features(request, tmp_path) -> str:
+    return "pixels" if request.param == "pixels" else local_timm(tmp_path / "vit", VIT, patch_size=8, **SMALL)
+
+
+def trained(dataset, out: Path, preset: str = "tiny+robust+flow", **options) -> tuple[str, list[str]]:
+    """Hash of the weights and the logged losses of a few steps."""
+    model = lattok.train(ImageLAMRecipe.from_preset(dataset and dataset.root, out, preset, **{**LAM, **options}))
+    lines = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    return model.describe()["weights_sha256"], [
+        {name: value for name, value in line.items() if "loss" in name} for line in lines
+    ]
+
+
+def kept(folder: Path) -> dict[str, int]:
+    """Files of features and their sizes."""
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*.lattok-array")}
+
+
+def frozen_pixels() -> FrozenFeatures:
+    return FrozenFeatures("pixels", 32)
+
+
+def cached(dataset, folder: Path, frozen: FrozenFeatures | None = None, **options) -> torch.Tensor:
+    """Features [F, V*N, D] of all frames of the dataset."""
+    cache = FeatureCache(folder, **options)
+    found = cache.features(frozen or frozen_pixels(), dataset, dataset.episodes, dataset.cameras)
+    return found(np.arange(sum(e.length for e in dataset.episodes)))
+
+
+@pytest.mark.parametrize("preset", ["tiny+robust", "tiny+robust+flow", "tiny+p2t"])
+def test_training_is_the_same_without_a_cache_cold_and_warm(dataset, tmp_path, features, preset, monkeypatch):
+    cache = tmp_path / "cache"
+    options = {"features": features, "extra_strides": ["4"]}
+    without = trained(dataset, tmp_path / "without", preset, **options)
+    cold = trained(dataset, tmp_path / "cold", preset, **options, feature_cache=str(cache))
+    files = kept(cache)
+    assert len(files) == 4  # two cameras, two of four episodes are for training
+    with monkeypatch.context() as patch:
+        patch.setattr(FrozenFeatures, "forward", None)  # nothing is computed any more
+        if "flow" not in preset:
+            patch.setattr("lattok.data.lerobot.LeRobotV3.frames", None)  # nor decoded
+        warm = trained(dataset, tmp_path / "warm", preset, **options, feature_cache=str(cache))
+    assert len(without[1]) == 5
+    assert without == cold == warm
+    assert kept(cache) == files
+
+
+def test_half_precision_takes_half_the_room_and_is_close(dataset, tmp_path, features):
+    frozen = FrozenFeatures(features, 32).load()
+    whole, half = (cached(dataset, tmp_path / dtype, frozen, dtype=dtype) for dtype in ("float32", "float16"))
+    assert (whole.dtype, half.dtype) == (torch.float32, torch.float16)
+    assert (whole - half.float()).abs().max() <= 2**-11 * whole.abs().max()
+    sizes = [sum(size - HEADER for size in kept(tmp_path / dtype).values()) for dtype in ("float32", "float16")]
+    assert sizes == [whole.numel() * 4, whole.numel() * 2]
+
+
+def test_training_in_half_precision_is_close(dataset, tmp_path, features):
+    options = {"features": features, "feature_cache": str(tmp_path / "cache")}
+    whole, half = (
+        trained(dataset, tmp_path / dtype, "tiny+robust", feature_cache_dtype=dtype, **options)[1]
+        for dtype in ("float32", "float16")
+    )
+    assert whole[0] != half[0]
+    for name, value in whole[0].items():
+        assert half[0][name] == pytest.approx(value, rel=2e-2), name
+
+
+def test_evaluation_reads_the_same_pairs_from_a_cache_that_has_them(dataset, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    options = {name: LAM[name] for name in ("image_size", "stride", "width", "heads", "latent_dim")}
+    model = lattok.ImageLAM(lattok.ImageLAM.config_class(dataset.cameras, features="pixels", **options)).eval()
+    cache = FeatureCache(tmp_path)
+    source = Source(dataset, 2, "action", None, dataset.cameras, None)
+
+    def read(source: Source):
+        return read_pairs(source, model, model, [0, 2, 3], 20, lambda done, total: None)
+
+    expected = read(source)
+    assert read(replace(source, feature_cache=cache)).frames.features is None
+    cache.features(model.features, dataset, dataset.episodes, dataset.cameras)
+    monkeypatch.setattr(FrozenFeatures, "forward", None)
+    got = read(replace(source, feature_cache=cache))
+    assert torch.equal(got.features, expected.features)
+    assert torch.equal(got.latents.latents, expected.latents.latents)
+    assert torch.equal(got.flow, expected.flow)
+    rows = torch.tensor([3, 0, 17])
+    monkeypatch.undo()
+    assert torch.equal(pair_features(model, got, rows), pair_features(model, expected, rows))
+
+
+def test_rows_of_several_episodes_in_any_order(dataset, tmp_path):
+    frozen = frozen_pixels()
+    cache = FeatureCache(tmp_path / "cache")
+    found = cache.features(frozen, dataset, dataset.episodes, dataset.cameras)
+    frames = np.concatenate([dataset.frames(e.index) for e in dataset.episodes])
+    rows = np.array([[51, 0], [12, 11], [27, 26], [0, 51]])
+    expected = frozen(torch.from_numpy(frames[rows].reshape(-1, 32, 32, 3))).reshape(4, 2, -1, frozen.dim)
+    assert torch.equal(found(rows), expected)
+
+
+FILL = """
+import sys, numpy as np
+from pathlib import Path
+from lattok.data import open_dataset
+from lattok.data.camera_view import with_cameras
+from lattok.evaluation.pairs import Source, pair_features, read_pairs
+from lattok.image_lam.feature_cache import FeatureCache
+from lattok.image_lam.features import FrozenFeatures
+dataset = open_dataset(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+cache, frozen = FeatureCache(Path(sys.argv[2])), FrozenFeatures("pixels", 32)
+found = cache.features(frozen, dataset, dataset.episodes, dataset.cameras)
+print(found(np.arange(sum(e.length for e in dataset.episodes))).double().sum().item())
+"""
+
+
+def test_two_threads_fill_one_cache(dataset, tmp_path):
+    frozen, together = frozen_pixels(), threading.Barrier(2)
+
+    def fill(_: int) -> torch.Tensor:
+        together.wait()
+        return cached(dataset, tmp_path / "cache", frozen)
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(fill, range(2)))
+    assert torch.equal(*found)
+    assert torch.equal(found[0], cached(dataset, tmp_path / "alone"))
+    assert kept(tmp_path / "cache") == kept(tmp_path / "alone")
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_cache(dataset, tmp_path):
+    command = [sys.executable, "-c", FILL]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([*command, str(dataset.root), str(tmp_path / "cache")], **pipes) for _ in range(2)]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    outputs = [process.communicate("go\n", timeout=200)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert outputs[0] == outputs[1] == f"{cached(dataset, tmp_path / 'alone').double().sum().item()}\n"
+    assert kept(tmp_path / "cache") == kept(tmp_path / "alone")
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "empty", "header", "json"])
+def test_damaged_files_are_made_again(dataset, tmp_path, damage):
+    whole = cached(dataset, tmp_path)
+    path = tmp_path / min(kept(tmp_path))
+    content = path.read_bytes()
+    changed = {
+        "cut": content[:-1],
+        "longer": content + b"0",
+        "empty": b"",
+        "header": content.replace(b'"float32"', b'"float64"'),
+        "json": content[1:] + b"0",
+    }[damage]
+    path.write_bytes(changed)
+    assert torch.equal(cached(dataset, tmp_path), whole)
+    assert path.read_bytes() == content
+
+
+def test_a_changed_bit_shows_where_checksums_are_compared(dataset, tmp_path):
+    whole = cached(dataset, tmp_path)
+    path = tmp_path / min(kept(tmp_path))
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(cached(dataset, tmp_path), whole)
+    assert torch.equal(cached(dataset, tmp_path, check=True), whole)
+
+
+def test_other_features_data_and_episodes_have_other_files(make_dataset, tmp_path):
+    dataset, cache = make_dataset([6, 7]), tmp_path / "cache"
+    cached(dataset, cache)
+    before = set(kept(cache))
+    assert len(before) == 4
+    for frozen in (FrozenFeatures("pixels", 16), FrozenFeatures("pixels", 32, mean=(0.5, 0.5, 0.5))):
+        cached(dataset, cache, frozen)
+    assert len(kept(cache)) == 12
+    path = dataset.video_span(0, dataset.cameras[0])[0]
+    os.utime(path, (1, 1))  # as a file that was replaced
+    cached(open_dataset(dataset.root), cache)
+    assert len(kept(cache)) == 16
+
+
+def test_cameras_are_known_by_what_they_are_not_by_their_names(dataset, tmp_path):
+    whole = cached(dataset, tmp_path)
+    files = kept(tmp_path)
+    turned = with_cameras(dataset, {"front": "wrist", "wrist": "front"})
+    assert turned.cameras == dataset.cameras
+    again = with_cameras(turned, {"a": "front", "b": "wrist"})
+    for view in (turned, again):
+        assert torch.equal(cached(view, tmp_path), torch.cat([whole[:, 4:], whole[:, :4]], 1))
+    assert kept(tmp_path) == files
+
+
+def test_another_rate_is_another_dataset(dataset, tmp_path):
+    cached(dataset, tmp_path)
+    dataset.fps = 5.0  # of a folder of videos, that chooses other frames
+    names = _names([Clip(0, dataset.cameras[0])], dataset, features_key(frozen_pixels(), "float32"))
+    assert not set(names.values()) & {name.removesuffix(".lattok-array") for name in kept(tmp_path)}
+
+
+def test_a_mixture_trains_the_same_and_needs_features_of_all(dataset, tmp_path, monkeypatch):
+    other = open_dataset(write_dataset(tmp_path / "other", [9, 12], video_codec="h264"))
+    options = {"features": "pixels", "preset": "tiny+robust"}
+    options["mix"] = (f"{dataset.root}:1.0", f"{other.root}:0.5")
+    without = trained(None, tmp_path / "without", **options)
+    for name in ("cold", "warm"):
+        assert trained(None, tmp_path / name, **options, feature_cache=str(tmp_path / "cache")) == without
+    for path in (tmp_path / "cache").rglob("*.lattok-array"):
+        if "000001" in path.name:  # only the second dataset trains on its second episode
+            path.unlink()
+    monkeypatch.setattr("os.posix_fallocate", failing(errno.ENOSPC))
+    with pytest.warns(UserWarning, match="^no feature cache"):
+        assert trained(None, tmp_path / "full", **options, feature_cache=str(tmp_path / "cache")) == without
+
+
+def test_the_key_knows_the_weights(tmp_path):
+    keys = set()
+    for seed in range(2):
+        frozen = FrozenFeatures(local_timm(tmp_path / "vit", VIT, patch_size=8, **SMALL), 32).load()
+        with torch.no_grad():
+            next(frozen.parameters()).add_(seed)
+        keys |= {features_key(frozen, dtype) for dtype in ("float32", "float16")}
+    assert len(keys) == 4
+
+
+def test_a_bound_that_is_too_small_says_what_is_needed(dataset, tmp_path):
+    with pytest.raises(LattokError, match=r"`feature_cache_gb`: expected at least 0\.00131, for 104 images of 4 x 768"):
+        cached(dataset, tmp_path, gigabytes=0.001)
+    assert cached(dataset, tmp_path, gigabytes=0.001, dtype="float16").shape == (52, 8, 768)
+    with pytest.raises(LattokError, match="`feature_cache_dtype`: expected one of float32, float16, got 'bfloat16'"):
+        FeatureCache(tmp_path, dtype="bfloat16")
+
+
+def test_what_was_not_used_lately_makes_room(tmp_path):
+    one, two = (open_dataset(write_dataset(tmp_path / name, [20, 20], video_codec="h264")) for name in ("one", "two"))
+    cache, bound = tmp_path / "cache", 1.05e-3
+    whole = cached(one, cache, gigabytes=bound)
+    files = kept(cache)
+    opened = FeatureCache(cache, bound).features(frozen_pixels(), one, one.episodes, one.cameras)
+    cached(two, cache, gigabytes=bound)
+    assert len(kept(cache)) == 4
+    assert not set(kept(cache)) & set(files)
+    assert torch.equal(opened(np.arange(40)), whole)  # what is open can still be read
+    assert torch.equal(cached(one, cache, gigabytes=bound), whole)
+    assert kept(cache) == files
+
+
+def failing(code: int):
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+@pytest.mark.parametrize("preset", ["tiny+robust", "tiny+robust+flow"])
+def test_a_full_disk_is_a_warning_and_training_goes_on(dataset, tmp_path, preset, monkeypatch):
+    without = trained(dataset, tmp_path / "without", preset, features="pixels")
+    monkeypatch.setattr("os.posix_fallocate", failing(errno.ENOSPC))
+    with pytest.warns(UserWarning, match=r"^no feature cache in .*cache: No space left on device\. Features are comp"):
+        full = trained(dataset, tmp_path / "full", preset, features="pixels", feature_cache=str(tmp_path / "cache"))
+    assert full == without
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def test_a_read_only_folder_serves_what_it_holds(dataset, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    whole = cached(dataset, cache)
+    monkeypatch.setattr("os.utime", failing(errno.EROFS))
+    monkeypatch.setattr(ArrayStore, "_locked", failing(errno.EROFS))
+    monkeypatch.setattr(Path, "mkdir", failing(errno.EROFS))
+    assert torch.equal(cached(dataset, cache), whole)
+    (cache / min(kept(cache))).unlink()
+    with pytest.raises(OSError, match="Read-only file system"):
+        cached(dataset, cache)
+
+
+def numbers(name: str) -> np.ndarray:
+    return np.full((5, 100), int(name), dtype=np.float32)
+
+
+def facts(path: Path) -> tuple[int, int] | None:
+    """Identity and size of a file of numbers that is still there."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return (found.st_ino, 0 if path.name == ".lock" else found.st_size)
+
+
+def test_many_writers_stay_within_the_bound(tmp_path):
+    layout, limit, over = Layout((5, 100), "float32"), 10 * (HEADER + 2000), []
+
+    def write(seed: int) -> None:
+        rng, store = np.random.default_rng(seed), ArrayStore(tmp_path, limit)
+        for name in map(str, rng.integers(0, 30, 60)):
+            try:
+                values = store.add(name, layout, lambda name=name: numbers(name))
+            except Busy:
+                continue
+            np.testing.assert_array_equal(values, numbers(name))
+            with store._locked():  # files are renamed meanwhile, but none comes or goes
+                sizes = dict(filter(None, map(facts, tmp_path.iterdir())))
+            over.append(sum(sizes.values()) > limit)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert len(over) > 150
+    assert not any(over)
+
+
+def test_what_a_killed_writer_left_is_taken_over(tmp_path):
+    layout, store = Layout((5, 100), "float32"), ArrayStore(tmp_path, 10**6)
+    (tmp_path / "7.lattok-array.tmp").write_bytes(b"half" * 5000)
+    assert store.taken("7")
+    np.testing.assert_array_equal(store.add("7", layout, lambda: numbers("7")), numbers("7"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "7.lattok-array"]
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path):
+    for path in (tmp_path / "thesis.tex", tmp_path / "models" / "model.safetensors.tmp"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"0" * 10**5)
+    store = ArrayStore(tmp_path, HEADER + 2000)
+    for name in ("7", "8", "9"):
+        store.add(name, Layout((5, 100), "float32"), lambda name=name: numbers(name))
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
+        ".lock",
+        "9.lattok-array",
+        "model.safetensors.tmp",
+        "thesis.tex",
+    ]
+
+
+def test_a_writer_at_work_is_not_disturbed(tmp_path):
+    layout, store = Layout((5, 100), "float32"), ArrayStore(tmp_path, HEADER + 2000)
+
+    def make() -> np.ndarray:
+        other = ArrayStore(tmp_path, HEADER + 2000)
+        with pytest.raises(Busy):
+            other.add("7", layout, lambda: numbers("8"))
+        with pytest.raises(OSError, match="no room for 6,096 bytes within the bound of 6,096"):
+            other.add("8", layout, lambda: numbers("8"))
+        return numbers("7")
+
+    np.testing.assert_array_equal(store.add("7", layout, make), numbers("7"))
+    np.testing.assert_array_equal(store.add("8", layout, lambda: numbers("8")), numbers("8"))
+    assert store.open("7", layout) is None
+
+
+def test_an_error_while_computing_leaves_nothing(tmp_path):
+    store = ArrayStore(tmp_path, 10**6)
+    with pytest.raises(ZeroDivisionError):
+        store.add("7", Layout((5, 100), "float32"), lambda: 1 // 0)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

@@ -1,0 +1,225 @@
+"""`lattok doctor` says what is wrong and what to do, and never fails over what it looks at."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lattok.cli import main
+from lattok.data import sample_dataset_path
+from lattok.doctor import Diagnosis, Section, diagnose, environment, examine, media
+from lattok.evaluation.advice import FALLS_SHORT, advice_on
+from lattok.evaluation.report import NEEDS_TRAINING
+from lattok.findings import Finding
+from tests.evaluation.worlds import tiny_lam
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    tiny_lam().save_pretrained(tmp_path / "lam")
+    return tmp_path / "lam"
+
+
+@pytest.fixture
+def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is another test's business."""
+    monkeypatch.setattr(environment, "PROBES", ())
+
+
+def evaluated(folder: Path, **values) -> None:
+    (folder / "evaluation.json").write_text(json.dumps({"headline": "Fair.", "figures": {}, **values}))
+
+
+def about(*subjects: object) -> str:
+    text = diagnose([str(subject) for subject in subjects]).render()
+    assert max(map(len, text.splitlines())) <= 88
+    return " ".join(text.split())
+
+
+def test_the_environment(capsys):
+    """Whatever machine this is: a report that fits the terminal, and PyAV from PyPI has all codecs."""
+    section = examine("environment", *environment.PROBES)
+    facts = dict(fact for fact in section.facts if fact[0])
+    assert facts["decoders"].startswith("h264, av1, vp9 (PyAV ")
+    assert "torch " in facts["packages"]
+    assert not [finding for finding in section.findings if "Looking at" in finding.what]
+    assert max(map(len, Diagnosis((section,)).render().splitlines())) <= 88
+
+
+def test_a_probe_that_fails_is_a_finding_and_the_others_go_on():
+    def broken_package():
+        yield "fact", "before"
+        raise SystemError("initialization of _core failed\nwith a second line")
+
+    def fine():
+        yield "fact", "after"
+
+    section = examine("x", broken_package, fine)
+    assert section.facts == (("fact", "before"), ("fact", "after"))
+    (finding,) = section.findings
+    assert finding.what == "Looking at broken package failed: SystemError: initialization of _core failed."
+
+
+def test_without_torch_and_av_there_is_still_a_diagnosis():
+    """A broken import of anything heavy must not be a traceback."""
+    code = """if True:
+        import sys
+        class Broken:
+            def find_spec(name, path=None, target=None):
+                if name in ("torch", "av", "numpy", "pyarrow"):
+                    raise OSError(f"lib{name}.so: cannot open shared object file")
+        sys.meta_path.insert(0, Broken)
+        from lattok.cli import main
+        sys.exit(main(["doctor", "some/folder"]))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "torch " in done.stdout
+    assert "lattok's own modules cannot be imported" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("versions", "says"),
+    [
+        ({"numpy": "2.1.0", "pyarrow": "15.0.2"}, "numpy 2.1.0 and pyarrow 15.0.2: pyarrow was built for numpy 1"),
+        ({"numpy": "2.0.0", "torch": "2.2.1"}, "torch was built for numpy 1"),
+        ({"lerobot": "0.3.3"}, "format v2"),
+    ],
+)
+def test_bad_combinations_are_named(versions, says):
+    (finding,) = environment.bad_combinations(versions)
+    assert says in finding.what
+
+
+def test_good_combinations_are_not():
+    good = {"numpy": "2.4.0", "pyarrow": "16.0.0", "torch": "2.10.0", "lerobot": "0.4.4", "h5py": "3.11.0"}
+    assert list(environment.bad_combinations(good)) == []
+
+
+def test_requirements_that_are_not_met(monkeypatch):
+    """torchvision for another torch, lerobot 0.4.4 beside newer av: what packages declare about themselves."""
+    installed = {"torchvision": "0.25.0", "torch": "2.15.0", "lerobot": "0.4.4", "av": "16.0.1"}
+    declared = {"torchvision": ["torch==2.10.0"], "lerobot": ["av<16.0.0,>=15.0.0", "gym>=1; extra == 'sim'", "rerun"]}
+    monkeypatch.setattr(environment, "version", installed.get)
+    monkeypatch.setattr(environment.metadata, "requires", lambda name: declared.get(name, []))
+    texts = [f.what for f in environment.versions() if isinstance(f, Finding)]
+    assert "torchvision 0.25.0 needs torch==2.10.0, but torch 2.15.0 is installed." in texts
+    assert "lerobot 0.4.4 needs av<16.0.0,>=15.0.0, but av 16.0.1 is installed." in texts
+    assert "lerobot needs rerun, which is not installed." in texts
+    assert "pyarrow is not installed." in texts
+    assert not any("gym" in text for text in texts)
+
+
+def test_container_limits(monkeypatch, tmp_path):
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    monkeypatch.setitem(environment.PATHS, "cgroup cpu", str(tmp_path / "cpu.max"))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    found = list(environment.processors())
+    assert any("0.5" in text for label, text in found if label == "cpu")
+    assert any("Set OMP_NUM_THREADS=1." in f.advice for f in found if isinstance(f, Finding))
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert environment.cpu_quota() is None
+
+
+def test_full_disks_and_offline_hubs(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "not" / "there"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(environment, "LOW_DISK_GB", 1e9)
+    text = " ".join(f.what for f in (*environment.disks(), *environment.hub_variables()) if isinstance(f, Finding))
+    assert f"{tmp_path / 'not' / 'there' / 'hub'} has " in text
+    assert "The Hub is offline" in text
+
+
+def test_a_missing_encoder_and_a_decoder_that_lies(monkeypatch):
+    monkeypatch.setitem(media.CODECS, "h264", (("no such encoder",), "mp4"))
+    monkeypatch.setattr(media, "_encode", lambda encoder, container: b"no video")
+    text = " ".join(f.what for f in media.codecs() if isinstance(f, Finding))
+    assert "has no encoder for h264" in text
+    assert "cannot write or read av1" in text
+
+
+@pytest.mark.usefixtures("healthy")
+def test_a_healthy_model_and_dataset(folder: Path, capsys):
+    assert main(["doctor", str(folder), str(sample_dataset_path())]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "parameters, all there" in text
+    assert "It was never evaluated. Run: lattok evaluate" in text
+    assert "50 episodes, 4,059 frames" in text
+    assert "0 errors, 0 warnings" in text
+
+
+@pytest.mark.usefixtures("healthy")
+def test_errors_make_exit_code_1(tmp_path: Path, capsys):
+    assert main(["doctor", str(tmp_path / "nothing")]) == 1
+    assert "1 error," in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("healthy")
+def test_models_that_do_not_load(folder: Path):
+    (folder / "model.safetensors").write_bytes(b"\0" * 64)
+    assert "error" in about(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "features": "timm:local-dir:/no/such/folder"}))
+    assert "Its image features cannot be reached" in about(folder)
+    (folder / "config.json").write_text("[]")
+    assert "expected a JSON object" in about(folder)
+
+
+@pytest.mark.usefixtures("healthy")
+def test_every_verdict_is_repeated_with_what_to_do(folder: Path):
+    evaluated(folder)
+    assert "holds no verdicts" in about(folder)
+    verdicts = [
+        {"text": "Codes fine", "holds": True, "key": "codes_in_use"},
+        {"text": "Does not add up", "holds": False, "key": "additive"},
+        {"text": f"Labels alone: {NEEDS_TRAINING}", "holds": None, "key": "trained_controls"},
+    ]
+    evaluated(folder, verdicts=verdicts)
+    text = about(folder)
+    assert "evaluated Fair. holds Codes fine" in text
+    assert f"warning Falls short: Does not add up. {FALLS_SHORT['additive']}" in text
+    assert "Run: lattok evaluate MODEL DATASET --controls trained." in text
+    assert "1 hold up, 1 fall short, 1 open." in text
+
+
+def test_what_holds_or_is_not_known_gets_no_advice():
+    assert advice_on("additive", True, "") == ""
+    assert advice_on("of a later version", False, "") == ""
+    assert "Too close to tell" in advice_on("codes_new_tasks", None, "0.50 is within the noise of 0.49")
+
+
+@pytest.mark.usefixtures("healthy")
+def test_findings_of_a_dataset_and_its_labels(make_dataset: Callable):
+    dataset = make_dataset([20, 30])
+    entry = {
+        "model": {"type": "image-lam", "model": "my-lam", "weights_sha256": "ab" * 32},
+        "columns": {"latent.codes": {"dtype": "int64", "shape": [4]}},
+        "dataset": {"episodes": 3},
+        "unlabelled": [{"episodes": [1], "reason": "its video is truncated"}],
+    }
+    (dataset.root / "meta" / "lattok.json").write_text(json.dumps({"latent": entry, "other": 5}))
+    dataset.data_file(0).write_bytes(b"")
+    text = about(dataset.root)
+    assert "is no complete Parquet file" in text
+    assert "declares columns that are not there: latent.codes." in text
+    assert "`latent`: 1 episodes have no labels (1): its video is truncated" in text
+    assert "made for 3 episodes, the dataset has 2" in text
+    assert "`other` declares no model and columns" in text
+
+
+@pytest.mark.usefixtures("healthy")
+def test_labels_beside_a_dataset(tmp_path: Path):
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta" / "lattok.json").write_text("{}")
+    assert "labels holds no parquet file." in about(tmp_path)
+
+
+def test_a_diagnosis_says_whether_it_is_healthy():
+    assert Diagnosis((Section("x", (), (Finding("warning", "Hm.", ""),)),)).healthy
+    assert not Diagnosis((Section("x", (), (Finding("error", "No.", ""),)),)).healthy
