@@ -106,13 +106,13 @@ class Unchosen(nn.Module):
     inverse = forward
 
 
-def for_dataset(model: Any, dataset: Any) -> Any:
-    """The model as it is to be used on a dataset: where it has a normaliser for each of several, with that one's.
+def for_dataset(model: Any, name: str) -> Any:
+    """The model as it is to be used on the dataset `name`: with its normaliser, where it has one for each of several.
 
     A dataset that it does not know is an error; a model with one normaliser, or without actions, is itself.
     """
     names = getattr(getattr(model, "config", None), "normalizers", ())
-    return model.for_dataset(dataset.name) if names else model
+    return model.for_dataset(name) if names else model
 
 
 def read_statistics(

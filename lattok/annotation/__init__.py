@@ -28,6 +28,7 @@ from lattok.data import Progress, RobotDataset, fingerprint
 from lattok.data.extend import plan_units, unit_keys
 from lattok.data.staging import Staging
 from lattok.files import finish_exchange, first_line
+from lattok.normalize import for_dataset
 
 __all__ = [
     "Annotated",
@@ -52,9 +53,6 @@ class Annotated(NamedTuple):
     path: Path
     episodes: int  # that have labels
     unlabelled: dict[int, str]  # other episodes, and why
-
-    def __fspath__(self) -> str:
-        return str(self.path)
 
     def report(self) -> str:
         """One line: how many episodes have labels, and why others have none."""
@@ -109,6 +107,7 @@ def label(
     progress: Progress | None = None,
 ) -> Annotated:
     """As `annotate`, from its arguments put together; returns what could not be labelled instead of a warning."""
+    work = work._replace(models={prefix: for_dataset(m, work.dataset.name) for prefix, m in work.models.items()})
     target = check_places(work.dataset.root, out, in_place)
     if in_place and work.dataset.kind != "lerobot":
         checks.fail("in_place", "a LeRobot dataset", f"{work.dataset.kind}", "Its labels go beside it: give `out`.")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from lattok.annotation.labels import Work, cameras_of
-from lattok.annotation.plan import Identities, versions
+from lattok.annotation.plan import Identities, seen_as, versions
 from lattok.data.extend import (
     Shapes,
     Unit,
@@ -70,12 +70,18 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
     labels = {}
     for prefix, model in work.models.items():
         entry: dict[str, Any] = {"source": model.label_source}
+        seen = seen_as(work.dataset)
         if model.label_source == "actions":
             entry |= {"action_key": work.options.action_key, "horizon": cast(Any, model).horizon}
+            if work.options.action_key in seen["actions"]:
+                entry["actions_as"] = seen["actions"][work.options.action_key]
         else:
             video = cast(VideoLabeller, model)
             stride = video.stride_frames(work.dataset.fps)
-            entry |= {"cameras": list(cameras_of(work, video)), "stride": stride}
+            cameras = cameras_of(work, video)
+            entry |= {"cameras": list(cameras), "stride": stride}
+            originals = [seen["cameras"][key] for key in cameras]
+            entry |= {"original_cameras": originals} if originals != list(cameras) else {}
             entry["stride_seconds"] = stride / work.dataset.fps
         own = {name: shape for name, shape in shapes.items() if name.startswith(prefix + ".")}
         labels[prefix] = entry | {

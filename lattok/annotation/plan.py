@@ -18,7 +18,9 @@ import lattok
 from lattok import checks
 from lattok.annotation.labels import BATCH, PIECE, Models, Work, cameras_of
 from lattok.checks import LattokError
-from lattok.data import dimension_names
+from lattok.data import RobotDataset, dimension_names
+from lattok.data.action_view import check_trained_space
+from lattok.data.camera_view import original_camera
 from lattok.data.schema import vector_key
 from lattok.data.windows import check_stride
 from lattok.types import ActionTokenizer, VideoLabeller
@@ -49,9 +51,15 @@ def request_hash(work: Work, identities: Identities, unit_frames: int) -> str:
     content = hashlib.sha256()
     for episode in dataset.episodes:
         content.update(repr(tuple(episode)).encode())
-    facts = [dataset.kind, dataset.fps, dataset.cameras, content.hexdigest()]
+    facts = [dataset.kind, dataset.fps, seen_as(dataset), content.hexdigest()]
     parts = [facts, identities, work.options._asdict(), unit_frames, PIECE, BATCH, versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def seen_as(dataset: RobotDataset) -> dict[str, Any]:
+    """What views make of a dataset's files: names of cameras, and columns of actions in another space."""
+    cameras = {key: original_camera(dataset, key) for key in dataset.cameras}
+    return {"cameras": cameras, "actions": getattr(dataset, "actions_as", {})}
 
 
 def check_places(root: Path, out: str | Path | None, in_place: bool) -> Path:
@@ -124,6 +132,7 @@ def _check_actions(work: Work, model: ActionTokenizer) -> None:
             f"but this tokenizer was trained on {model.action_dim}. "
             "Select or add columns, or train a tokenizer on this dataset."
         )
+    check_trained_space(getattr(model, "trained_on", None), work.dataset, work.options.action_key)
 
 
 def _device(model: Any) -> str:

@@ -17,6 +17,7 @@ from lattok.data import RobotDataset
 from lattok.data.extend import Labels
 from lattok.data.sidecar import LabelledDataset
 from lattok.files import read_json
+from lattok.normalize import for_dataset
 from lattok.types import Episode
 
 CLOSE = 1e-4  # largest deviation of a vector, relative to the largest number in it, that other versions may explain
@@ -48,10 +49,11 @@ def verify(
     """
     provenance = provenance_of(dataset)
     lines: list[str] = []
-    for prefix, model in models.items():
+    for prefix, given in models.items():
         if prefix not in provenance:
             known = ", ".join(provenance) or "no labels"
             checks.fail("prefix", f"one of the labels of {dataset.name} ({known})", repr(prefix))
+        model = for_dataset(given, provenance[prefix]["dataset"]["name"])  # a copy may have another name
         found = _verify_one(dataset, prefix, model, provenance, episodes, seed)
         lines += [f"{prefix}:", *(f"  {line}" for line in found)]
     return Verification(not any(line.startswith("  -") for line in lines), tuple(lines))
@@ -147,6 +149,9 @@ def _check_preprocessing(dataset: RobotDataset, entry: Mapping[str, Any], model:
     """Stride or horizon as the model has them on this dataset."""
     name = "stride" if entry["source"] == "video" else "horizon"
     now = model.stride_frames(dataset.fps) if name == "stride" else model.horizon
+    action_key = entry.get("action_key", "")
+    if entry.get("actions_as") != getattr(dataset, "actions_as", {}).get(action_key):
+        yield f"- `{action_key}` was converted to another action space: open the dataset as it was labelled"
     if entry[name] == now:
         yield f"+ {name}: {now}" + (f" frames at {dataset.fps:g} fps" if name == "stride" else " steps")
     else:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
+from lattok.data.action_view import action_spaces
 from lattok.data.episodes import select_episodes
 from lattok.data.inspection import Inspection
 from lattok.data.lerobot import LeRobotV3
@@ -61,6 +62,7 @@ def inspect_dataset(
     if len({(f.height, f.width) for _, f in seen if f}) > 1:
         advice = "Choose one camera with --cameras, or a model that resizes."
         findings.append(Finding("note", "The cameras have different sizes.", advice))
+    spaces = _spaces(dataset, findings)
     return Inspection(
         name=dataset.name,
         kind=dataset.kind,
@@ -72,7 +74,18 @@ def inspect_dataset(
         dimensions=tuple(chain.from_iterable(column.dimensions() for column in running)),
         findings=by_severity(findings),
         scope="; ".join(dict.fromkeys(scope)),
+        spaces=spaces,
     )
+
+
+def _spaces(dataset: RobotDataset, findings: list[Finding]) -> tuple[tuple[str, str], ...]:
+    """Action spaces that are declared, by column, as text."""
+    try:
+        spaces = action_spaces(dataset)
+    except LattokError as error:
+        findings.append(Finding("error", str(error), "Correct the declaration."))
+        return ()
+    return tuple((key, ", ".join(f"{part.kind} ({part.size})" for part in spaces[key].parts)) for key in spaces)
 
 
 def _spread(chosen: list[Episode], most: int) -> list[Episode]:

@@ -28,6 +28,7 @@ class Inspection:
     dimensions: tuple[Dimension, ...]
     findings: tuple[Finding, ...]
     scope: str = ""  # what was looked at, where that is not everything
+    spaces: tuple[tuple[str, str], ...] = ()  # action spaces that are declared, by column
 
     def render(self) -> str:
         """Plain text, at most 88 columns wide."""
@@ -53,6 +54,8 @@ class Inspection:
             yield fitted("values", self.scope)
         for key, facts in self.cameras:
             yield fitted("camera", f"{key} {_camera(facts)}")
+        for key, space in self.spaces:
+            yield fitted("space", f"{key}: {space}")
         for i, (task, count) in enumerate(self.tasks[:DIMENSIONS_SHOWN]):
             shown = task if len(task) <= 60 else task[:59] + "…"
             yield fitted("tasks" if i == 0 else "", f"{shown or '(no instruction)'} ({count:,})")

@@ -129,16 +129,29 @@ def labels(path: Path, columns: list[str], source: RobotDataset | None) -> Found
         if missing:
             what = f"{path} declares columns that are not there: {', '.join(missing[:MOST])}."
             yield Finding("error", what, "Annotate again, or copy the dataset again.")
+        made_with = entry.get("versions")
+        if isinstance(made_with, Mapping):
+            yield "", "made with " + ", ".join(f"{package} {found}" for package, found in made_with.items())
         yield from _unlabelled(prefix, entry.get("unlabelled"))
+        yield from _unreadable(entry.get("unreadable"))
         yield from _other_size(prefix, entry.get("dataset"), source)
 
 
 def _unlabelled(prefix: str, groups: Any) -> Iterator[Finding]:
     for group in groups if isinstance(groups, list) else ():
-        episodes, reason = group.get("episodes", []), group.get("reason", "no reason given")
+        if not isinstance(group, Mapping) or not isinstance(group.get("episodes"), list):
+            yield Finding("error", f"`{prefix}`: `unlabelled` lists no episodes: {group!r:.80}", "Annotate again.")
+            continue
+        episodes, reason = group["episodes"], group.get("reason", "no reason given")
         named = ", ".join(map(str, episodes[:MOST])) + (" …" if len(episodes) > MOST else "")
         what = f"`{prefix}`: {len(episodes)} episodes have no labels ({named}): {reason}"
         yield Finding("warning", what, "Repair the source and annotate again: what is there is kept.")
+
+
+def _unreadable(parts: Any) -> Iterator[Finding]:
+    for part in [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else ():
+        what = f"`{part.get('column')}` of {part.get('file')} could not be copied for rows {part.get('first')} to "
+        yield Finding("warning", f"{what}{part.get('last')}: those cells are empty.", "Repair the source, annotate it.")
 
 
 def _other_size(prefix: str, facts: Any, source: RobotDataset | None) -> Iterator[Finding]:

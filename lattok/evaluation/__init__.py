@@ -59,7 +59,7 @@ def evaluate(
     source = getattr(model, "label_source", None)
     if source not in ("actions", "video"):
         checks.fail("model", "an action tokenizer or an image latent action model", type(model).__name__)
-    model = for_dataset(model, dataset)
+    model = for_dataset(model, dataset.name)
     split = split_episodes(dataset, episodes, max_episodes)
     title = f"{getattr(model, 'source', None) or type(model).__name__} on {dataset.name}"
     note: Progress = progress or (lambda stage, done, total: None)

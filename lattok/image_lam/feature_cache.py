@@ -116,16 +116,14 @@ class FeatureCache:
             done += len(values)
             if progress is not None:
                 progress(done, total)
-        return CachedFeatures([[found[Clip(episode.index, camera)] for camera in cameras] for episode in episodes])
+        return _joined(found, episodes, cameras)
 
     def known(
         self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
     ) -> CachedFeatures | None:
         """As `features` where all are there already; otherwise None."""
         found = self._shelf(frozen, dataset, episodes, cameras).opened()
-        if len(found) < len(episodes) * len(cameras):
-            return None
-        return CachedFeatures([[found[Clip(episode.index, camera)] for camera in cameras] for episode in episodes])
+        return None if len(found) < len(episodes) * len(cameras) else _joined(found, episodes, cameras)
 
     def _shelf(
         self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
@@ -144,8 +142,8 @@ class FeatureCache:
             frames = sum(layout.shape[0] for layout in layouts.values())
             _, places, width = next(iter(layouts.values())).shape
             expected = f"at least {size / 1e9:.3g}, for {frames:,} images of {places} x {width} numbers in {self.dtype}"
-            half = " feature_cache_dtype=float16 halves it." if self.dtype == "float32" else ""
-            checks.fail("feature_cache_gb", expected, f"{self.gigabytes:g}", f"Or choose fewer episodes.{half}")
+            half = "; feature_cache_dtype=float16 halves it." if self.dtype == "float32" else "."
+            checks.fail("feature_cache_gb", expected, f"{self.gigabytes:g}", f"Or choose fewer episodes{half}")
 
 
 def features_key(frozen: FrozenFeatures, dtype: str) -> str:
@@ -182,6 +180,10 @@ def _names(clips: Iterable[Clip], dataset: RobotDataset, key: str) -> dict[Clip,
 
 def _short(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _joined(clips: dict[Clip, np.ndarray], episodes: Sequence[Episode], cameras: Sequence[str]) -> CachedFeatures:
+    return CachedFeatures([[clips[Clip(episode.index, camera)] for camera in cameras] for episode in episodes])
 
 
 def _made(

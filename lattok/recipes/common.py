@@ -108,10 +108,9 @@ class Recipe:
         return [Source(open_dataset(self.dataset), 1.0)] if self.dataset is not None else open_mixture(self.data.mix)
 
     def trained_on(self, sources: Sequence[Source], samples_per_step: int) -> dict[str, Any]:
-        """What the artefact says about its training: dataset, episodes (first and last of each run), what its actions
-        mean where it says so, loop.
+        """What the artefact says about its training: dataset, episodes (first and last of each run), loop.
 
-        Of a mixture every dataset under `mixture`, with its weight.
+        Also what the actions mean, where the dataset says so. Of a mixture: each dataset, under `mixture`, and weights.
         """
         seen = [self._seen(source.dataset) for source in sources]
         loop = {name: value for name, value in asdict(self.loop).items() if name != "device"}

@@ -23,15 +23,15 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from tests.data.damage import damage_one
+from tests.data.specimens import LABELS, write_originals
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 30.0
 MEMORY = 12 * 2**30  # address space of a child: a claim for more than this is a crash
 CHILD = "from tests.data.fuzz import child; child()"
-OPTIONS: dict[str, dict[str, Any]] = {"rlds": {"fps": 5}}
+OPTIONS: dict[str, dict[str, Any]] = {"rlds": {"fps": 5}, "sidecar": {"fps": 5}}
 
 
 class Case(NamedTuple):
@@ -56,69 +56,18 @@ NUMBERS = ("episode_index", "index", "task_index")
 FAILURES = ("exception", "crash", "hang", "different")
 
 
-def write_originals(root: Path) -> dict[str, Path]:
-    """One tiny dataset of every format."""
-    from tests.data.rlds_sample import write_rlds
-    from tests.data.test_hdf5 import write_libero
-    from tests.data.test_video_folder import write_video
-
-    videos = root / "video"
-    for i, name in enumerate(("open/a.mp4", "open/b.mkv", "close/c.mp4")):
-        write_video(videos / name, length=8 + i)
-    (videos / "captions.csv").write_text("file,caption\nopen/a.mp4,open the door\nclose/c.mp4,close it\n")
-    (root / "hdf5").mkdir()
-    for i, name in enumerate(("open_the_drawer_demo.hdf5", "lift_demo.hdf5")):
-        write_libero(root / "hdf5" / name, name, (4, 5), seed=i)
-    return {
-        "lerobot": _write_lerobot(root / "lerobot", "video"),
-        "lerobot_images": _write_lerobot(root / "lerobot_images", "image"),
-        "lerobot_plain": _without_checksums(_write_lerobot(root / "lerobot_plain", "video")),
-        "rlds": write_rlds(root / "rlds", (4, 6, 5), (2, 1)),
-        "hdf5": root / "hdf5",
-        "video": videos,
-    }
-
-
-def _write_lerobot(root: Path, kind: str) -> Path:
-    from lattok.data import Feature, LeRobotWriter
-    from tests.conftest import moving_square
-
-    rng = np.random.default_rng(1)
-    camera = "observation.images.front"
-    features = {
-        "action": Feature("float32", (3,), ("x", "y", "z")),
-        "reward": Feature("float64", (1,), None),
-        "done": Feature("bool", (1,), None),
-        "note": Feature("string", (1,), None),
-        camera: Feature(kind, (32, 32, 3), None),
-    }
-    options = {"video_codec": "h264", "encoder_threads": 1, "data_file_mb": 0.004, "video_file_mb": 0.001}
-    with LeRobotWriter.create(root, 10, features, **options) as writer:
-        for i, length in enumerate((8, 9, 10, 7)):
-            columns = {
-                "action": rng.standard_normal((length, 3)),
-                "reward": rng.standard_normal(length),
-                "done": np.arange(length) == length - 1,
-                "note": np.array(["a", "b"] * length)[:length],
-            }
-            writer.add_episode(columns, {camera: moving_square(rng, length)}, ("lift", "push")[i % 2])
-    return root
-
-
-def _without_checksums(root: Path) -> Path:
-    """Tables as other writers leave them."""
-    for path in root.rglob("*.parquet"):
-        pq.write_table(pq.read_table(path), path)
-    return root
-
-
 def digest(path: Path, options: dict[str, Any]) -> dict[str, str]:
     """What a dataset says and holds, item by item: a hash, or "error: ..." where it refuses."""
     from lattok import LattokError
-    from lattok.data import inspect_dataset, open_dataset
+    from lattok.data import inspect_dataset, open_dataset, with_labels
 
     try:
-        dataset = open_dataset(path, **options)
+        beside = (path / LABELS).is_dir()
+        dataset = (
+            with_labels(open_dataset(path / "source", **options), path / LABELS)
+            if beside
+            else open_dataset(path, **options)
+        )
         found = {"facts": repr((dataset.fps, dataset.robot, dataset.cameras, dataset.features))}
     except LattokError as error:
         return {"open": _refusal(error)}
@@ -227,7 +176,7 @@ def run(count: int, seed: int, scratch: Path) -> Iterator[Outcome]:
             target = scratch / "damaged" / name
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(originals[name], target)
-            file, damage = damage_one(target, random.Random(seed + i))
+            file, damage = damage_one(target / LABELS if name == "sidecar" else target, random.Random(seed + i))
             answer = reader.read(target, OPTIONS.get(name, {}))
             yield judge(Case(name, file, damage, seed + i), answer, expected[name])
 

@@ -14,6 +14,7 @@ import pytest
 
 from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotV3, inspect, inspect_dataset, open_dataset, summary
+from lattok.data.action_view import DECLARATION
 from lattok.data.scan import Block, Unreadable, scan
 from lattok.data.schema import Damage
 from lattok.data.summary import Running
@@ -215,6 +216,15 @@ def test_video_without_actions_says_what_still_works():
     text = " ".join(inspect_dataset(source).render().split())
     assert "note There are no actions in this dataset. Latent action models of video can be trained" in text
     assert "note 2 of 2 episodes have no language instruction (first: 0). Give captions" in text
+
+
+def test_declared_action_spaces_are_shown(make_dataset):
+    dataset = make_dataset([20, 30])
+    path = dataset.root / DECLARATION
+    path.write_text(json.dumps({"action": [{"part": "position"}]}))
+    assert "  space     action: position (3)" in inspect_dataset(dataset).render()
+    path.write_text(json.dumps({"action": "bridge"}))
+    assert [f.severity for f in inspect_dataset(open_dataset(dataset.root)).findings] == ["error"]
 
 
 def test_nothing_but_damage():
