@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lattok.checks import LattokError
 
@@ -32,6 +32,19 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def lock(file: IO[Any], wait: bool) -> bool:
+    """Lock an open file until it is closed; whether that was possible. The lock of a killed process is gone with it."""
+    try:
+        import fcntl
+    except ImportError:
+        raise OSError(errno.ENOTSUP, "this system has no file locks") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def check_writable(folder: Path) -> None:

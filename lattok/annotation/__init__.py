@@ -26,7 +26,7 @@ from lattok.annotation.verify import Verification, verify
 from lattok.checks import LattokError
 from lattok.data import Progress, RobotDataset, fingerprint
 from lattok.data.extend import plan_units, unit_keys
-from lattok.data.staging import Staging
+from lattok.data.staging import Busy, Staging
 from lattok.files import finish_exchange, first_line
 from lattok.normalize import for_dataset
 
@@ -124,7 +124,10 @@ def label(
     if target.exists() and replaces is None and not in_place:
         checks.fail("out", "a folder that does not exist yet", str(out), "Remove it or choose another.")
     try:
-        return _run(work, identities, staging, replaces, in_place, engine, progress)
+        with staging.alone():
+            return _run(work, identities, staging, replaces, in_place, engine, progress)
+    except Busy:
+        raise
     except KeyboardInterrupt:
         message = f"annotation interrupted; finished labels wait in {staging.folder}. Run the same command to continue."
         raise KeyboardInterrupt(message) from None

@@ -1,5 +1,6 @@
 """A folder beside the output in which a run collects finished units, so that the next run can continue it.
 
+.<out>.partial/lock        held by the process that works here
 .<out>.partial/request     what was asked for: models, options, episodes
 .<out>.partial/units/      labels of the finished units
 .<out>.partial/dataset/    the output while it is put together; after an exchange what it replaced
@@ -10,15 +11,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from lattok.checks import LattokError
 from lattok.data.extend import Labels, Rows, Shapes, Unit
-from lattok.files import exchange, read_json, sync_folder, whole_file, write_json
+from lattok.files import exchange, lock, read_json, sync_folder, whole_file, write_json
 
 FAILED, REASONS = "failed episodes", "reasons"  # beside the columns of a unit; no column has a space in its name
 
@@ -30,6 +32,10 @@ class Stored(NamedTuple):
     failures: dict[int, str]  # episode -> reason
 
 
+class Busy(LattokError):
+    """Somebody else is at work."""
+
+
 class Staging:
     """The folder; `request` says what its contents belong to."""
 
@@ -38,10 +44,25 @@ class Staging:
         self.folder = out.with_name(f".{out.name}.partial")
         self.dataset = self.folder / "dataset"
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder for this process; the lock goes with the process, however it ends."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "lock", "w") as file:
+            if not lock(file, wait=False):
+                raise Busy(
+                    f"`out`: expected a folder that nobody else annotates, got {self.out}: another process is at it."
+                )
+            yield
+
     def prepare(self) -> None:
         """Keep what an interrupted run of the same request left; drop what another one left."""
         if not self._holds("request", self.request):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for path in self.folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name != "lock":
+                    path.unlink()
         with whole_file(self.folder / "request") as temporary:
             temporary.write_text(self.request)
 

@@ -195,6 +195,17 @@ def test_finished_units_are_not_labelled_again(source, tmp_path, monkeypatch):
     assert labelled == [unit.number for unit in plan_units(source, 20)][3:]
 
 
+def test_two_at_once(source, tmp_path):
+    def again(done, total):
+        with pytest.raises(
+            LattokError, match="expected a folder that nobody else annotates, got"
+        ):
+            annotate(source, {"tok": FakeTokenizer()}, tmp_path / "out")
+
+    annotate(source, MODELS, tmp_path / "out", progress=again)
+    assert tree(tmp_path / "out") == tree(annotate(source, MODELS, tmp_path / "alone"))
+
+
 def test_another_plan_starts_over(source, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupted(patch, "label_decoded", 3)
