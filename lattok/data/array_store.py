@@ -14,14 +14,14 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from lattok.files import whole_file
+from lattok.files import lock, whole_file
 
 HEADER = 4096  # bytes: numbers begin on a page
 LOCK = ".lock"  # its text is an upper bound of all sizes
@@ -61,7 +61,7 @@ class ArrayStore:
                 checksum = _read_header(file, layout)
                 if checksum is None:
                     return None
-                values = np.asarray(np.memmap(file, layout.dtype, "r", HEADER, layout.shape))
+                values = _mapped(file, layout)
         except FileNotFoundError:
             return None
         if self.check and zlib.crc32(values.data) != checksum:
@@ -75,8 +75,11 @@ class ArrayStore:
         path = self.folder / f"{name}{OWN}"
         return path.exists() or _unfinished(path).exists()
 
-    def add(self, name: str, layout: Layout, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array `name`, made and written unless another process was faster. Raises `Busy` if one is at it."""
+    def add(self, name: str, layout: Layout, make: Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
+        """The array `name`, made and written unless another process was faster. Raises `Busy` if one is at it.
+
+        `make` hands over runs of rows, in order; only one of them need be in memory.
+        """
         path = self.folder / f"{name}{OWN}"
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._locked():
@@ -94,15 +97,9 @@ class ArrayStore:
                 _give_up(file, path)
                 return found
         with file, ExitStack() as placing, whole_file(path):  # a claim ends when the file is closed
-            values = np.ascontiguousarray(make(), dtype=layout.dtype)
-            facts = {"shape": layout.shape, "dtype": layout.dtype, "crc32": zlib.crc32(values.data)}
-            file.write(json.dumps(facts).encode().ljust(HEADER))
-            file.write(values.data)
-            file.flush()
-            os.fsync(file.fileno())
+            _write(file, layout, make())
             placing.enter_context(self._locked())  # who adds up sizes meanwhile could miss a file that is renamed
-        opened = self.open(name, layout)
-        return values if opened is None else opened  # removed already, for other arrays
+            return _mapped(file, layout)  # also if it is removed at once, for other arrays
 
     def _make_room(self, size: int, unfinished: Path) -> None:
         """Count the bytes of an unfinished file, removing old files where they would be too many."""
@@ -138,7 +135,7 @@ class ArrayStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with (self.folder / LOCK).open("ab") as file:
-            _lock(file, wait=True)
+            lock(file, wait=True)
             yield
 
 
@@ -146,6 +143,25 @@ class _File(NamedTuple):
     used: int  # ns
     size: int
     path: Path
+
+
+def _write(file: BinaryIO, layout: Layout, parts: Iterable[np.ndarray]) -> None:
+    file.seek(HEADER)
+    checksum = 0
+    for part in parts:
+        values = np.ascontiguousarray(part, dtype=layout.dtype)
+        checksum = zlib.crc32(values.data, checksum)
+        file.write(values.data)
+    if file.tell() != layout.size:
+        raise RuntimeError(f"expected {layout.size} bytes, got {file.tell()}")
+    file.seek(0)
+    file.write(json.dumps({"shape": layout.shape, "dtype": layout.dtype, "crc32": checksum}).encode().ljust(HEADER))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _mapped(file: BinaryIO, layout: Layout) -> np.ndarray:
+    return np.asarray(np.memmap(file, layout.dtype, "r", HEADER, layout.shape))
 
 
 def _read_header(file: BinaryIO, layout: Layout) -> int | None:
@@ -166,7 +182,7 @@ def _begin(path: Path) -> BinaryIO:
     """The unfinished file of `path`, empty and locked; `Busy` while somebody else has it. Called under the lock."""
     unfinished = _unfinished(path)
     file = os.fdopen(os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
-    if not (_lock(file, wait=False) and _is(file, unfinished)):
+    if not (lock(file, wait=False) and _is(file, unfinished)):
         file.close()
         raise Busy
     file.truncate(0)  # what a killed process left
@@ -183,24 +199,11 @@ def _remove(path: Path) -> bool:
     if path.suffix == WRITTEN:
         try:
             with path.open("rb") as file:
-                if not _lock(file, wait=False):
+                if not lock(file, wait=False):
                     return False
         except FileNotFoundError:
             return False
     path.unlink(missing_ok=True)
-    return True
-
-
-def _lock(file: BinaryIO, wait: bool) -> bool:
-    """Lock an open file until it is closed; the lock of a killed process is gone with it."""
-    try:
-        import fcntl
-    except ImportError:
-        raise OSError(errno.ENOTSUP, "this system has no file locks") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def inspect_dataset(
     for key in columns:
         vector_key(dataset, "columns", key)
     chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []
-    findings = [*_check_structure(dataset), *_check_lengths(dataset, chosen)]
+    findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen)]
     findings += _check_windows(dataset, chosen, stride, horizon)
     looked_at = _spread(chosen, ALL_FRAMES.get(dataset.kind, ALL_FRAMES_BY_ROW))
     scope = []
@@ -119,6 +120,23 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     if wide:
         what = f"{', '.join(f'`{key}`' for key in wide)}: more than {WIDEST} dimensions, so the values were not read."
         yield Finding("note", what, "")
+
+
+def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
+    """Of LeRobot: data files, and rows in them, that meta/episodes does not know."""
+    if not isinstance(dataset, LeRobotV3):
+        return
+    advice = "Remove it, or copy the dataset again: LeRobot reads it, lattok would not label it."
+    known = dataset.by_data_file()
+    orphans = sorted(set((dataset.root / "data").rglob("*.parquet")) - set(known))
+    problems = [Finding("error", f"{path} belongs to no episode of meta/episodes.", advice) for path in orphans]
+    for path, episodes in list(known.items())[:FILES_LOOKED_INTO]:
+        with suppress(LattokError):  # a file that cannot be read is reported with its values
+            unknown = sorted(set(dataset.episode_rows(path)) - set(episodes))
+            if unknown:
+                what = f"{path} holds rows of episode {unknown[0]}, which meta/episodes does not place there."
+                problems.append(Finding("error", what, "Copy the dataset again."))
+    yield from some_of(problems, "files with such problems")
 
 
 def _numeric(dataset: RobotDataset) -> list[str]:

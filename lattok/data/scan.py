@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,18 +49,19 @@ def scan(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]
 
 def _file(dataset: LeRobotV3, path: Path, episodes: list[Episode], keys: Sequence[str]) -> Iterator[Block | Unreadable]:
     """One data file in one pass; where that fails, the rest episode by episode, which says what is damaged."""
-    done, left = 0, episodes
+    done, whole, seen = 0, list[Episode](), dict[int, int]()
     try:
         rows = dataset.episode_rows(path)
         whole = [e for e in episodes if e.index in rows and rows[e.index][1] - rows[e.index][0] == e.length]
-        kept = {episode.index for episode in whole}
-        left = [episode for episode in episodes if episode.index not in kept]
         for after, block in _blocks(dataset, path, whole, keys):
             done = after
             yield block
+        finished = {episode.index for episode in whole}
     except LattokError:
-        left = [episode for episode in episodes if rows.get(episode.index, (0, 0))[1] > done] if done else episodes
-    yield from _one_by_one(dataset, left, keys)
+        seen = {episode.index: done - rows[episode.index][0] for episode in whole}
+        finished = {episode.index for episode in whole if rows[episode.index][1] <= done}
+    left = [episode for episode in episodes if episode.index not in finished]
+    yield from _one_by_one(dataset, left, keys, seen)
 
 
 def _blocks(
@@ -89,9 +90,9 @@ def _blocks(
 
 
 def _one_by_one(
-    dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]
+    dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str], seen: Mapping[int, int] | None = None
 ) -> Iterator[Block | Unreadable]:
-    """Episode by episode, joined into blocks of some size."""
+    """Episode by episode, joined into blocks of some size. `seen`: frames of episodes that have come already."""
     parts: list[Block] = []
     limit = _rows_per_block(dataset, keys)
     for episode in episodes:
@@ -100,7 +101,10 @@ def _one_by_one(
         except LattokError as error:
             yield Unreadable(episode.index, str(error))
             continue
-        parts.append(Block(np.full(episode.length, episode.index), np.arange(episode.length), columns))
+        first = max(0, (seen or {}).get(episode.index, 0))
+        frames = np.arange(first, episode.length)
+        rest = {key: values[first:] for key, values in columns.items()}
+        parts.append(Block(np.full(len(frames), episode.index), frames, rest))
         if sum(len(part.frames) for part in parts) >= limit:
             yield _joined(parts, keys)
             parts = []

@@ -6,6 +6,7 @@ made. Reading is lazy; memory does not grow with the dataset but for 32 bytes pe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -37,6 +38,7 @@ class Sidecar:
             checks.fail("labels", expected, str(self.root))
         self.provenance = read_json(self.root / "meta" / "lattok.json")
         self.features = _features(self._files)
+        _check_declared(self.root, self.provenance, self.features)
         self._reader = ColumnReader()
         self.episodes, self._file, self._first, self._last = self._places()
 
@@ -132,6 +134,20 @@ def _feature(field: pa.Field, path: Path) -> Feature:
     if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise LattokError(f"{path}: `{field.name}`: expected numbers or lists of one length, got {field.type}.")
     return Feature(np.dtype(kind.to_pandas_dtype()).name, (width,), None)
+
+
+def _check_declared(root: Path, provenance: dict[str, Any], features: dict[str, Feature]) -> None:
+    """The columns of the files are those that meta/lattok.json declares: names in Parquet have no checksum."""
+    entries = [entry.get("columns") for entry in provenance.values() if isinstance(entry, dict)]
+    declared = {name: facts for columns in entries if isinstance(columns, dict) for name, facts in columns.items()}
+    found = {name: (feature.dtype, feature.shape[0]) for name, feature in features.items()}
+    try:
+        expected = {name: (facts["dtype"], math.prod(facts["shape"])) for name, facts in declared.items()}
+    except (TypeError, KeyError):
+        expected = {}
+    if declared and found != expected:
+        got = ", ".join(f"{name} {dtype}[{width}]" for name, (dtype, width) in found.items())
+        raise LattokError(f"{root}: expected the columns that meta/lattok.json declares, got {got}. Annotate again.")
 
 
 def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:

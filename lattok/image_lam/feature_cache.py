@@ -16,6 +16,8 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,9 +34,10 @@ from lattok.image_lam.features import FrozenFeatures
 from lattok.types import Episode
 
 BLOCK = 32  # frames that the network sees at a time
+PIECE = 16 * BLOCK  # of an episode at a time: a long one is never in memory as a whole
 AHEAD_FRAMES = 2048  # decoded and waiting for the network: 0.3 GB at 224 x 224
 WAIT_S = 0.2  # until another process may be done with an episode
-PixelsOf = Callable[["Clip"], np.ndarray]  # uint8 [T, h, w, 3]
+PixelsOf = Callable[["Clip", int, int], np.ndarray]  # frames [first, last) of a clip, uint8 [n, h, w, 3]
 
 
 class Clip(NamedTuple):
@@ -109,7 +112,7 @@ class FeatureCache:
         shelf = self._shelf(frozen, dataset, episodes, cameras)
         self._check_size(shelf.layouts)
         found = shelf.opened()
-        read = pixels or (lambda clip: _pixels(frozen, dataset, clip))
+        read = pixels or partial(_pixels, frozen, dataset)
         done, total = (sum(shelf.layouts[clip].shape[0] for clip in clips) for clips in (found, shelf.layouts))
         for clip, values in _made(shelf, frozen, [clip for clip in shelf.names if clip not in found], read):
             found[clip] = values
@@ -191,42 +194,53 @@ def _made(
 ) -> Iterator[tuple[Clip, np.ndarray]]:
     """Features of clips as they get ready; those that another process is at come last."""
     store, names, layouts = shelf
+    pieces = {
+        clip: [(clip, first, min(first + PIECE, layout.shape[0])) for first in range(0, layout.shape[0], PIECE)]
+        for clip, layout in ((clip, layouts[clip]) for clip in missing)
+    }
 
-    def prepare(clip: Clip, stopped: Stopped) -> np.ndarray | None:
+    def prepare(clip: Clip, first: int, last: int, stopped: Stopped) -> np.ndarray | None:
         if stopped():
             raise Abandoned
-        return None if store.taken(names[clip]) else read(clip)
+        return None if store.taken(names[clip]) else read(clip, first, last)
 
-    def add(clip: Clip, frames: np.ndarray | None) -> np.ndarray:
-        make = lambda: _compute(frozen, read(clip) if frames is None else frames, layouts[clip].dtype)  # noqa: E731
+    def add(clip: Clip, prepared: Iterator[np.ndarray | None]) -> np.ndarray:
+        def make() -> Iterator[np.ndarray]:
+            for piece, frames in zip(pieces[clip], prepared, strict=True):
+                yield _compute(frozen, read(*piece) if frames is None else frames, layouts[clip].dtype)
+
         return store.add(names[clip], layouts[clip], make)
 
     busy = []
-    with Ahead(prepare, [Job((clip,), layouts[clip].shape[0]) for clip in missing], AHEAD_FRAMES) as prepared:
+    jobs = (Job(piece, piece[2] - piece[1]) for clip in missing for piece in pieces[clip])
+    with Ahead(prepare, jobs, AHEAD_FRAMES) as prepared:
         for clip in missing:
+            frames = (prepared(*piece) for piece in pieces[clip])
             try:
-                yield clip, add(clip, prepared(clip))
+                yield clip, add(clip, frames)
             except Busy:
                 busy.append(clip)
+            for _ in frames:  # what was not needed is asked for all the same: the next clip comes after it
+                pass
     while busy:
         clip = busy.pop(0)
         try:
-            yield clip, add(clip, None)
+            yield clip, add(clip, repeat(None, len(pieces[clip])))
         except Busy:  # a process that ends, however it does, gives up what it was at
             busy.append(clip)
             time.sleep(WAIT_S)
 
 
-def _pixels(frozen: FrozenFeatures, dataset: RobotDataset, clip: Clip) -> np.ndarray:
+def _pixels(frozen: FrozenFeatures, dataset: RobotDataset, clip: Clip, first: int, last: int) -> np.ndarray:
     def resize(block: np.ndarray) -> np.ndarray:
         return frozen.resize(torch.from_numpy(block)).numpy()
 
-    return dataset.frames(clip.episode, [clip.camera], transform=resize)[:, 0]
+    return dataset.frames(clip.episode, [clip.camera], np.arange(first, last), resize)[:, 0]
 
 
 @torch.no_grad()
 def _compute(frozen: FrozenFeatures, frames: np.ndarray, dtype: str) -> np.ndarray:
-    """Features of frames [T, h, w, 3], in blocks that begin with the episode."""
+    """Features of frames [n, h, w, 3], [n, N, D]."""
     parts = [frozen(block).float().cpu().numpy() for block in torch.from_numpy(np.asarray(frames)).split(BLOCK)]
     features = np.concatenate(parts)
     highest = float(np.abs(features).max())

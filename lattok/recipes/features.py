@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
 
 from lattok.data import FramePairs, RobotDataset
-from lattok.image_lam.feature_cache import Clip, FeatureCache
+from lattok.image_lam.feature_cache import Clip, FeatureCache, PixelsOf
 from lattok.image_lam.features import FrozenFeatures
 from lattok.recipes.progress import bar
 
@@ -41,12 +42,16 @@ def know_features(
                 pairs.read_pixels()
 
 
-def _decoded(pairs: FramePairs) -> Callable[[Clip], np.ndarray]:
+def _decoded(pairs: FramePairs) -> PixelsOf:
     """Frames that are there already, by clip."""
-    lengths = np.array([episode.length for episode in pairs.episodes])
-    ends = np.cumsum(lengths)
-    spans = {e.index: slice(end - e.length, end) for e, end in zip(pairs.episodes, ends.tolist(), strict=True)}
-    return lambda clip: pairs.frames[spans[clip.episode], pairs.cameras.index(clip.camera)]
+    lengths = [episode.length for episode in pairs.episodes]
+    starts = dict(zip((e.index for e in pairs.episodes), accumulate(lengths, initial=0), strict=False))
+
+    def pixels(clip: Clip, first: int, last: int) -> np.ndarray:
+        start = starts[clip.episode]
+        return pairs.frames[start + first : start + last, pairs.cameras.index(clip.camera)]
+
+    return pixels
 
 
 def _device(asked: str) -> torch.device:

@@ -47,6 +47,9 @@ def test_the_comparison_sees_wrong_values():
     assert fuzz.judge(case, {"found": expected | {"0 action": "error: x"}}, expected).verdict == "refused"
     assert fuzz.judge(case, {"found": {"facts": "x"}}, expected).verdict == "different"
     assert fuzz.judge(case, {"found": {"open": "error: x"}}, expected).verdict == "refused"
+    refused = expected | {"episode 0": "z", "0 action": "error: x"}
+    assert fuzz.judge(case, {"found": refused}, expected).verdict == "refused"
+    assert fuzz.judge(case, {"found": expected | {"episode 0": "z"}}, expected).verdict == "different"
     listed = {"facts": "x", "damaged 0": "error: x", "1 action": "2"}
     assert fuzz.judge(case, {"found": listed}, expected).verdict == "refused"
     video = case._replace(format="video", file="a.mp4")

@@ -315,6 +315,37 @@ def test_a_corrupt_page_costs_its_episodes_only(make_dataset):
     assert "CRC" in text
 
 
+def test_damage_in_the_middle_counts_every_other_row_once(make_dataset, monkeypatch):
+    """Rows that came before the damage was met are not read again with their episode."""
+    monkeypatch.setattr("lattok.data.scan.ROWS", 256)
+    dataset = make_dataset([200, 100, 150, 300, 90], cameras=False)
+    path = dataset.data_file(0)
+    pq.write_table(pq.read_table(path), path, row_group_size=50, write_page_checksum=True, use_dictionary=False)
+    value = open_dataset(dataset.root).columns(3, ["action"])["action"][120]
+    content = bytearray(path.read_bytes())
+    content[bytes(content).find(value.tobytes())] ^= 1
+    path.write_bytes(content)
+    damaged = open_dataset(dataset.root)
+    parts = list(scan(damaged, damaged.episodes, ["action"]))
+    assert [part.episode_index for part in parts if isinstance(part, Unreadable)] == [3]
+    blocks = [part for part in parts if isinstance(part, Block)]
+    rows = list(zip(*(np.concatenate([block[i] for block in blocks]).tolist() for i in (0, 1)), strict=True))
+    assert len(rows) == len(set(rows))
+    assert {(e, t) for e, n in enumerate([200, 100, 150, 0, 90]) for t in range(n)} <= set(rows)
+
+
+def test_files_and_rows_that_nothing_lists(make_dataset):
+    dataset = make_dataset([20, 30], cameras=False)
+    path = dataset.data_file(0)
+    table = pq.read_table(path)
+    other = table.slice(0, 5).set_column(table.column_names.index("episode_index"), "episode_index", pa.array([7] * 5))
+    pq.write_table(other, path.with_name("file-009.parquet"))
+    pq.write_table(pa.concat_tables([table, other]), path)
+    text = found(open_dataset(dataset.root))
+    assert "file-009.parquet belongs to no episode of meta/episodes. Remove it" in text
+    assert f"error: {path} holds rows of episode 7, which meta/episodes does not place there." in text
+
+
 def test_memory_does_not_grow_with_the_dataset(make_dataset, monkeypatch):
     monkeypatch.setattr("lattok.data.scan.ROWS", 512)
     monkeypatch.setattr(summary, "SAMPLE_ROWS", 512)

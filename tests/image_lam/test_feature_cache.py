@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +199,22 @@ def test_two_processes_fill_one_cache(dataset, tmp_path):
     assert not list((tmp_path / "cache").rglob("*.tmp"))
 
 
+def test_long_episodes_are_computed_piece_by_piece(dataset, tmp_path, monkeypatch):
+    whole, seen = cached(dataset, tmp_path / "whole"), []
+    monkeypatch.setattr("lattok.image_lam.feature_cache.BLOCK", 2)
+    monkeypatch.setattr("lattok.image_lam.feature_cache.PIECE", 4)
+    real = FrozenFeatures.forward
+    monkeypatch.setattr(FrozenFeatures, "forward", lambda self, frames: seen.append(len(frames)) or real(self, frames))
+    assert torch.equal(cached(dataset, tmp_path / "pieces"), whole)
+    assert max(seen) == 2
+    assert sum(seen) == 104
+    for path in (tmp_path / "pieces").rglob("*.lattok-array"):
+        path.with_name(path.name + ".tmp").write_bytes(b"")  # as if somebody wrote it when frames were to be prepared
+        path.unlink()
+    assert torch.equal(cached(dataset, tmp_path / "pieces"), whole)
+    assert kept(tmp_path / "pieces") == kept(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("damage", ["cut", "longer", "empty", "header", "json"])
 def test_damaged_files_are_made_again(dataset, tmp_path, damage):
     whole = cached(dataset, tmp_path)
@@ -337,6 +354,11 @@ def numbers(name: str) -> np.ndarray:
     return np.full((5, 100), int(name), dtype=np.float32)
 
 
+def in_parts(name: str) -> Iterator[np.ndarray]:
+    yield numbers(name)[:3]
+    yield numbers(name)[3:]
+
+
 def facts(path: Path) -> tuple[int, int] | None:
     """Identity and size of a file of numbers that is still there."""
     try:
@@ -353,7 +375,7 @@ def test_many_writers_stay_within_the_bound(tmp_path):
         rng, store = np.random.default_rng(seed), ArrayStore(tmp_path, limit)
         for name in map(str, rng.integers(0, 30, 60)):
             try:
-                values = store.add(name, layout, lambda name=name: numbers(name))
+                values = store.add(name, layout, lambda name=name: in_parts(name))
             except Busy:
                 continue
             np.testing.assert_array_equal(values, numbers(name))
@@ -371,7 +393,7 @@ def test_what_a_killed_writer_left_is_taken_over(tmp_path):
     layout, store = Layout((5, 100), "float32"), ArrayStore(tmp_path, 10**6)
     (tmp_path / "7.lattok-array.tmp").write_bytes(b"half" * 5000)
     assert store.taken("7")
-    np.testing.assert_array_equal(store.add("7", layout, lambda: numbers("7")), numbers("7"))
+    np.testing.assert_array_equal(store.add("7", layout, lambda: in_parts("7")), numbers("7"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "7.lattok-array"]
 
 
@@ -381,7 +403,7 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path):
         path.write_bytes(b"0" * 10**5)
     store = ArrayStore(tmp_path, HEADER + 2000)
     for name in ("7", "8", "9"):
-        store.add(name, Layout((5, 100), "float32"), lambda name=name: numbers(name))
+        store.add(name, Layout((5, 100), "float32"), lambda name=name: in_parts(name))
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == [
         ".lock",
         "9.lattok-array",
@@ -393,16 +415,16 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path):
 def test_a_writer_at_work_is_not_disturbed(tmp_path):
     layout, store = Layout((5, 100), "float32"), ArrayStore(tmp_path, HEADER + 2000)
 
-    def make() -> np.ndarray:
+    def make() -> Iterator[np.ndarray]:
         other = ArrayStore(tmp_path, HEADER + 2000)
         with pytest.raises(Busy):
-            other.add("7", layout, lambda: numbers("8"))
+            other.add("7", layout, lambda: in_parts("8"))
         with pytest.raises(OSError, match="no room for 6,096 bytes within the bound of 6,096"):
-            other.add("8", layout, lambda: numbers("8"))
-        return numbers("7")
+            other.add("8", layout, lambda: in_parts("8"))
+        return in_parts("7")
 
     np.testing.assert_array_equal(store.add("7", layout, make), numbers("7"))
-    np.testing.assert_array_equal(store.add("8", layout, lambda: numbers("8")), numbers("8"))
+    np.testing.assert_array_equal(store.add("8", layout, lambda: in_parts("8")), numbers("8"))
     assert store.open("7", layout) is None
 
 
