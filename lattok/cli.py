@@ -64,6 +64,8 @@ class Reading:
 
     def options(self, uses: tuple[str, ...]) -> dict[str, Any]:
         """What a verb that only reads was given, by file and flags, checked; a note for what it has no use for."""
+        if self == Reading():
+            return {}  # without the seconds that importing all recipes takes
         from lattok.recipes.common import read_options, typed
 
         hints = get_type_hints(Reading)
@@ -168,8 +170,8 @@ def inspect_(dataset: Dataset, reading: Reading = Reading()) -> None:
 
     Example: lattok inspect path/to/dataset
     """
-    _load_everything()
-    from lattok.recipes.verbs import inspect_verb
+    _load_everything("lattok.doctor.inspecting")  # no models: in half the time
+    from lattok.doctor.inspecting import inspect_verb
 
     inspect_verb(dataset, reading.options(WINDOWS))
 
@@ -522,7 +524,7 @@ def _train(recipe_class: Any, dataset: str | None, training: Training, reading: 
     print(f"Saved in {training.out}. {recipe.next_step()}")
 
 
-def _load_everything() -> None:
+def _load_everything(needed: str = "lattok.recipes.demo") -> None:
     """Import what verbs need. Ctrl-C in the middle of torch's own imports is swallowed or mangled, so it ends us."""
 
     def end(number: int, frame: Any) -> None:
@@ -533,7 +535,7 @@ def _load_everything() -> None:
         return
     previous = signal.signal(signal.SIGINT, end)
     try:
-        import_module("lattok.recipes.demo")
+        import_module(needed)
     finally:
         signal.signal(signal.SIGINT, previous)
 

@@ -110,7 +110,7 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
         verb = "is" if len(names) == 1 else "are"
         yield Finding("note", f"{', '.join(names)} {verb} left out: {reason.rstrip('.')}.", "")
     yield from getattr(dataset, "findings", ())
-    if not any(key.startswith("action") for key in _numeric(dataset)):
+    if not any(key.startswith("action") for key, f in dataset.features.items() if f.dtype.startswith(("float", "int"))):
         advice = "Latent action models of video can be trained on it and label it; action tokenizers cannot."
         yield Finding("note", "There are no actions in this dataset.", advice)
     if not dataset.cameras:

@@ -7,25 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from lattok import checks, files
-from lattok.data import Exported, export, inspect_dataset, open_dataset
+from lattok.data import Exported, export, open_dataset
 from lattok.evaluation import Report, evaluate
 from lattok.loading import load
 from lattok.recipes.progress import bar
-
-
-def inspect_verb(dataset_name: str, reading: dict[str, Any]) -> None:
-    """Print what a dataset holds, and what these options would do to it."""
-    dataset = open_dataset(dataset_name)
-    stride = reading.get("stride")
-    inspection = inspect_dataset(
-        dataset,
-        episodes=reading.get("episodes"),
-        cameras=reading.get("cameras"),
-        columns=[reading[name] for name in ("action_key", "state_key") if name in reading],
-        stride=None if stride is None else checks.stride_in_frames(stride, dataset.fps),
-        horizon=reading.get("horizon"),
-    )
-    print(inspection.render())
 
 
 def evaluate_verb(

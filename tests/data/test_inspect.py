@@ -218,6 +218,12 @@ def test_video_without_actions_says_what_still_works():
     assert "note 2 of 2 episodes have no language instruction (first: 0). Give captions" in text
 
 
+def test_whole_numbers_are_actions_too():
+    source = Memory([20])
+    source.features["action"] = Feature("int64", (3,), None)
+    assert not [finding for finding in inspect_dataset(source).findings if "no actions" in finding.what]
+
+
 def test_declared_action_spaces_are_shown(make_dataset):
     dataset = make_dataset([20, 30])
     path = dataset.root / DECLARATION
