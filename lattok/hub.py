@@ -28,6 +28,8 @@ from lattok import checks, files
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 EVALUATION, TRAINING = "evaluation.json", "training.json"
+# metadata of config fields that came after models were published: at their default they are no part of the identity
+ADDED = {"added": True}
 
 
 def resolve(
@@ -178,7 +180,11 @@ class HubModel(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""
-        config = json.dumps(asdict(self.config), sort_keys=True).encode()
+        values = asdict(self.config)
+        for field in fields(self.config):
+            if field.metadata == ADDED and values[field.name] == field.default:
+                del values[field.name]
+        config = json.dumps(values, sort_keys=True).encode()
         weights = hashlib.sha256()
         for name, tensor in sorted(self.saved_tensors().items()):
             weights.update(name.encode() + str(tuple(tensor.shape)).encode())

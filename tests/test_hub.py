@@ -1,6 +1,7 @@
 """Artefacts: strict, whole, versioned; the Hub client is replaced by fakes, since there is no network in tests."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lattok
-from lattok.action_vq import ActionVQConfig, P2TActionVQ
+from lattok.action_vq import ActionVQConfig, P2TActionVQ, UniformBins, UniformBinsConfig
 from lattok.checks import LattokError
 from lattok.hub import CONFIG, WEIGHTS
 
@@ -169,3 +170,11 @@ def test_model_card_holds_the_last_evaluation(folder):
     assert "Good." in card
     assert "| normalised MSE | 0.01235 |" in card
     assert lattok.load(folder).evaluation == model.evaluation
+
+
+def test_the_identity_of_a_configuration_stays():
+    """Provenance of labels made with earlier versions names these hashes: a new field must not change them."""
+    bins = UniformBins(UniformBinsConfig(action_dim=3))
+    assert bins.describe()["config_sha256"].startswith("800066557935afc6")
+    bins.config = replace(bins.config, normalizers=("bridge",))
+    assert not bins.describe()["config_sha256"].startswith("800066557935afc6")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lattok import checks
+from lattok.hub import ADDED
 from lattok.normalize import KINDS
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
@@ -21,7 +22,8 @@ class ChunkConfig:
     normalize_exceptions: tuple[str, ...] = ()  # "gripper=min_max": another kind for one dimension, by name or index
     action_names: tuple[str, ...] = ()
     action_kind: str = "unspecified"  # "relative": errors add up over a chunk, and a missing step is no motion
-    normalizers: tuple[str, ...] = ()  # datasets with a normaliser of their own; none: one normaliser for all
+    # datasets with a normaliser of their own; none: one normaliser for all
+    normalizers: tuple[str, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)
