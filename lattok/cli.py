@@ -339,7 +339,7 @@ def annotate(
         precision=precision,
         engine=make_engine(*where),
     )
-    return 1 if result.unlabelled else 0
+    return 0 if result.complete else 1
 
 
 @app.command(name="verify")

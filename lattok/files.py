@@ -47,6 +47,14 @@ def lock(file: IO[Any], wait: bool) -> bool:
     return True
 
 
+def same_file(file: IO[Any], path: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def check_writable(folder: Path) -> None:
     """Make `folder` and write into it, before hours of work go there. Raises `LattokError` with the reason."""
     try:
@@ -84,16 +92,22 @@ def exchange(one: Path, other: Path) -> None:
         return
     aside = _aside(one)
     os.rename(other, aside)
-    os.rename(one, other)
+    try:
+        os.rename(one, other)
+    except OSError:
+        os.rename(aside, other)
+        raise
     os.rename(aside, one)
 
 
 def finish_exchange(one: Path, other: Path) -> None:
     """Finish an `exchange` of the same two folders that was killed half-way; without one, nothing happens."""
     aside = _aside(one)
+    if not aside.exists():
+        return
+    if not other.exists():
+        os.rename(one if one.exists() else aside, other)
     if aside.exists():
-        if not other.exists():
-            os.rename(one, other)
         os.rename(aside, one)
 
 

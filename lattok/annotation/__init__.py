@@ -18,16 +18,16 @@ import pyarrow as pa
 
 from lattok import checks
 from lattok.annotation.engines import Engine, LocalEngine
-from lattok.annotation.labels import Models, Options, Work
-from lattok.annotation.output import Planned, assemble, by_reason, mark_of, unlabelled_in
-from lattok.annotation.plan import check_models, check_places, identities_of, request_hash
+from lattok.annotation.labels import Labelled, Models, Options, Work
+from lattok.annotation.output import Job, assemble
+from lattok.annotation.plan import check_models, check_places, fingerprint_of, identities_of, request_hash
 from lattok.annotation.ray_engine import RayEngine
 from lattok.annotation.verify import Verification, verify
 from lattok.checks import LattokError
-from lattok.data import Progress, RobotDataset, fingerprint
-from lattok.data.extend import plan_units, unit_keys
-from lattok.data.staging import Busy, Staging
-from lattok.files import finish_exchange, first_line
+from lattok.data import Progress, RobotDataset
+from lattok.data.extend import Unit, Unreadable, plan_units, unit_keys
+from lattok.data.staging import Busy, Failures, Staging
+from lattok.files import exchange, finish_exchange, first_line
 from lattok.normalize import for_dataset
 
 __all__ = [
@@ -44,26 +44,37 @@ __all__ = [
 ]
 
 UNIT_FRAMES = 4096
-HOPELESS = 20  # episodes that fail without one that succeeds
+HOPELESS = 20  # failures in a row that say nothing about the data: a lost device, not a damaged file
 
 
 class Annotated(NamedTuple):
     """An annotated dataset."""
 
     path: Path
-    episodes: int  # that have labels
-    unlabelled: dict[int, str]  # other episodes, and why
+    episodes: int  # in all
+    unlabelled: Failures  # by prefix, episodes without labels, and why
+    unreadable: list[Unreadable]  # columns of the source that the copy could not take over
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was labelled and copied."""
+        return not (self.unlabelled or self.unreadable)
 
     def report(self) -> str:
-        """One line: how many episodes have labels, and why others have none."""
-        if not self.unlabelled:
-            return f"{self.episodes} episodes labelled"
-        (index, why), more = next(iter(sorted(self.unlabelled.items()))), len(self.unlabelled) - 1
-        others = f" and {more} more" if more else ""
-        return (
-            f"{self.episodes} of {self.episodes + len(self.unlabelled)} episodes labelled; not episode {index} ({why})"
-            f"{others}: codes -1, not valid, listed in meta/lattok.json. Repair, and the same command fills the gaps."
-        )
+        """One line: what has labels, and why the rest has none."""
+        gaps: dict[int, str] = {}
+        for part in self.unlabelled.values():
+            gaps = part | gaps
+        text = f"{self.episodes - len(gaps)} of {self.episodes} episodes labelled" if gaps else "all episodes labelled"
+        if gaps:
+            index, why = min(gaps.items())
+            more = f" and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+            text += f"; not episode {index} ({why}){more}: codes -1, not valid"
+        if self.unreadable:
+            part, more = self.unreadable[0], len(self.unreadable) - 1
+            text += f"; `{part.column}` in rows {part.first} to {part.last - 1} of {part.file} is damaged and null"
+            text += f", and {more} more" if more else ""
+        return text if self.complete else f"{text}. See meta/lattok.json; repair, and the same command fills the gaps."
 
 
 def annotate(
@@ -93,7 +104,7 @@ def annotate(
     """
     options = Options(embedding, quantized, action_key, None if cameras is None else tuple(cameras), threads)
     result = label(Work(dataset, models, options), out, in_place=in_place, engine=engine, progress=progress)
-    if result.unlabelled:
+    if not result.complete:
         warnings.warn(result.report(), stacklevel=2)
     return result.path
 
@@ -107,32 +118,24 @@ def label(
     progress: Progress | None = None,
 ) -> Annotated:
     """As `annotate`, from its arguments put together; returns what could not be labelled instead of a warning."""
-    work = work._replace(models={prefix: for_dataset(m, work.dataset.name) for prefix, m in work.models.items()})
-    target = check_places(work.dataset.root, out, in_place)
-    if in_place and work.dataset.kind != "lerobot":
-        checks.fail("in_place", "a LeRobot dataset", f"{work.dataset.kind}", "Its labels go beside it: give `out`.")
     if not work.models:
         checks.fail("models", "at least one model, by prefix", "none")
+    work = work._replace(models={prefix: for_dataset(m, work.dataset.name) for prefix, m in work.models.items()})
+    target = check_places(work.dataset, out, in_place)
     engine = engine or LocalEngine()
     identities = identities_of(work.models, engine.device)
-    staging = Staging(target, request_hash(work, identities, UNIT_FRAMES))
-    replaces = mark_of(target) if staging.published(mark_of(target)) else None
-    if replaces is not None and not unlabelled_in(target, work.models):
-        staging.remove()  # a run was killed when all was done
-        return Annotated(target, len(work.dataset.episodes), {})
-    check_models(work)
-    if target.exists() and replaces is None and not in_place:
-        checks.fail("out", "a folder that does not exist yet", str(out), "Remove it or choose another.")
+    staging = Staging(target, request_hash(work, identities))
+    job = Job(work, identities, staging, in_place, fingerprint_of(work.dataset.root, in_place))
     try:
         with staging.alone():
-            return _run(work, identities, staging, replaces, in_place, engine, progress)
+            return _run(job, engine, progress)
     except Busy:
         raise
     except KeyboardInterrupt:
-        message = f"annotation interrupted; finished labels wait in {staging.folder}. Run the same command to continue."
-        raise KeyboardInterrupt(message) from None
+        wait = f"finished labels wait in {staging.folder}. " if staging.holds_labels() else ""
+        raise KeyboardInterrupt(f"annotation interrupted; {wait}Run the same command to continue.") from None
     except LattokError:
-        if not staging.holds_labels():
+        if staging.is_new():
             staging.remove()
         raise
     except (OSError, pa.ArrowException) as error:
@@ -146,67 +149,119 @@ def recover(root: str | Path) -> None:
     finish_exchange(staging.dataset, staging.out)
 
 
-def _run(
-    work: Work,
-    identities: Any,
-    staging: Staging,
-    replaces: str | None,
-    in_place: bool,
-    engine: Engine,
-    progress: Progress | None,
-) -> Annotated:
-    staging.prepare()
+def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
+    work, staging = job.work, job.staging
+    before = staging.published()
+    if before is not None and before["complete"]:
+        staging.remove()  # a run was killed when all was done
+        return Annotated(staging.out, len(work.dataset.episodes), {}, [])
+    check_models(work, staging.out if job.in_place else None)
+    if os.path.lexists(staging.out) and before is None and not job.in_place:
+        checks.fail("out", "a folder that does not exist yet", str(staging.out), "Remove it or choose another.")
     units = plan_units(work.dataset, UNIT_FRAMES)
     keys = unit_keys(work.dataset, units)
-    planned = Planned(work, identities, units, keys, staging, in_place)
-    failures = _label_missing(planned, engine, progress)
-    unlabelled = {damage.episode_index: damage.reason for damage in work.dataset.damaged} | failures
-    result = Annotated(staging.out, len(work.dataset.episodes) - len(failures), unlabelled)
-    if unlabelled and in_place:
+    failures = _label_missing(job, units, keys, engine, progress)
+    _check_no_worse(before, failures, staging.out)
+    unlabelled = _with_damaged(work, failures)
+    state = hashlib.sha256("\n".join([job.fingerprint, *keys, repr(unlabelled)]).encode()).hexdigest()
+    if before is not None and before["state"] == state:
+        return Annotated(staging.out, _episodes(work), unlabelled, [Unreadable(*u) for u in before["unreadable"]])
+    staging.begin_assembly(state)
+    unreadable = assemble(job, units, keys, unlabelled)
+    result = Annotated(staging.out, _episodes(work), unlabelled, unreadable)
+    if job.in_place and not result.complete:
         hint = "The dataset is as it was and finished labels wait: repair it and run again, or write a copy."
-        checks.fail("in_place", "a dataset that can be read as a whole", result.report().split(":")[0], hint)
-    if replaces is not None and unlabelled_in(staging.out, work.models) == by_reason(work, unlabelled):
-        return result  # what could not be read before cannot be read now
-    state = [fingerprint(work.dataset.root), *keys, repr(unlabelled)]
-    staging.begin_assembly(hashlib.sha256("\n".join(state).encode()).hexdigest())
-    assemble(planned, unlabelled)
-    staging.publish(str(mark_of(staging.dataset)), replaces, in_place)
-    staging.remove(but_units=bool(failures))
+        checks.fail("in_place", "a dataset that can be read as a whole", result.report().split(". See")[0], hint)
+    _check_unchanged(job, work.dataset.root)
+    failed = [[prefix, index] for prefix, part in unlabelled.items() for index in part]
+    record = {"state": state, "complete": result.complete, "failed": failed, "unreadable": unreadable}
+    staging.publish(record, job.in_place)
+    if job.in_place:
+        _check_replaced(job)
+    staging.remove(but_units=not result.complete)
     return result
 
 
-def _label_missing(planned: Planned, engine: Engine, progress: Progress | None) -> dict[int, str]:
-    """Label the units that are not there yet; returns the episodes that failed, with reasons."""
-    staging, key_of = planned.staging, dict(zip(planned.units, planned.keys, strict=True))
-    missing = [unit for unit, key in key_of.items() if not staging.has(unit, key)]
-    total = sum(unit.last - unit.first for unit in planned.units)
+def _episodes(work: Work) -> int:
+    return len(work.dataset.episodes) + len(work.dataset.damaged)
+
+
+def _with_damaged(work: Work, failures: Failures) -> Failures:
+    """Episodes without labels by prefix, with those that could not even be listed."""
+    damaged = {damage.episode_index: damage.reason for damage in work.dataset.damaged}
+    found = {prefix: damaged | failures.get(prefix, {}) for prefix in work.models}
+    return {prefix: dict(sorted(part.items())) for prefix, part in found.items() if part}
+
+
+def _check_no_worse(before: dict[str, Any] | None, failures: Failures, out: Path) -> None:
+    """A run that fills gaps must not open others: labels that are there are not to be lost."""
+    if before is None:
+        return
+    known = {(prefix, index) for prefix, index in before["failed"]}
+    new = [(prefix, index) for prefix, part in failures.items() for index in part if (prefix, index) not in known]
+    if new:
+        prefix, index = new[0]
+        what = f"{out} has labels of episode {index}, which cannot be read any more ({failures[prefix][index]})"
+        raise LattokError(f"{what}. It stays as it is: repair that first.")
+
+
+def _check_unchanged(job: Job, root: Path) -> None:
+    """What was labelled must be what is copied."""
+    if fingerprint_of(root, job.in_place) != job.fingerprint:
+        raise LattokError(f"{root} changed while it was annotated. Run the same command again.")
+
+
+def _check_replaced(job: Job) -> None:
+    """A file that came into the old dataset in the last moment is not to go with it."""
+    try:
+        _check_unchanged(job, job.staging.dataset)
+    except LattokError:
+        exchange(job.staging.dataset, job.staging.out)
+        raise
+
+
+def _label_missing(
+    job: Job, units: Sequence[Unit], keys: Sequence[str], engine: Engine, progress: Progress | None
+) -> Failures:
+    """Label the units that are not there yet; returns what failed by prefix and episode, with reasons."""
+    staging, key_of = job.staging, {unit.number: key for unit, key in zip(units, keys, strict=True)}
+    missing = [unit for unit, key in zip(units, keys, strict=True) if not staging.has(key)]
+    total = sum(unit.last - unit.first for unit in units)
     done = total - sum(unit.last - unit.first for unit in missing)
-    failures: dict[int, str] = {}
-    succeeded = len(missing) < len(planned.units)
-    for unit, (rows, failed) in engine.label(planned.work, missing):
-        failures |= failed
-        succeeded = succeeded or bool(rows)
-        if not succeeded and len(failures) >= HOPELESS:
-            _give_up(staging, failures)
-        staging.store(unit, key_of[unit], rows, failed)
+    in_a_row = 0
+    for unit, labelled in engine.label(job.work, missing):
+        in_a_row = 0 if labelled.rows else in_a_row + labelled.strange
+        if in_a_row >= HOPELESS:
+            why = next(iter(next(iter(labelled.failures.values())).values()))
+            raise LattokError(f"{why} ({in_a_row} times in a row: this is not about the data; run the command again)")
+        _store(staging, key_of[unit.number], labelled)
         done += unit.last - unit.first
         if progress is not None:
             progress(done, total)
-    if not succeeded:
-        _give_up(staging, failures)
+    failures: Failures = {}
+    for key in keys:
+        for prefix, part in (staging.failures(key) or {}).items():
+            failures.setdefault(prefix, {}).update(part)
+    for prefix in job.work.models:
+        if len(failures.get(prefix, {})) == len(job.work.dataset.episodes):
+            index, why = min(failures[prefix].items())
+            if not staging.is_new() and all(not rows for rows, _ in map(staging.load, keys)):
+                staging.forget_units()
+            raise LattokError(f"{why} (episode {index}; no episode could be labelled by `{prefix}`)")
     return failures
 
 
-def _give_up(staging: Staging, failures: dict[int, str]) -> None:
-    """Where nothing succeeds, it is not the data."""
-    staging.remove()
-    index, why = next(iter(failures.items()))
-    raise LattokError(f"{why} (episode {index}; none of the first {len(failures)} episodes could be labelled)")
+def _store(staging: Staging, key: str, labelled: Labelled) -> None:
+    """Keep a unit, unless what is there of it already has fewer gaps."""
+    before = staging.failures(key)
+    gaps, old = (sum(map(len, (f or {}).values())) for f in (labelled.failures, before))
+    if before is None or gaps <= old:
+        staging.store(key, labelled.rows, labelled.failures)
 
 
 def _cannot_write(staging: Staging, error: Exception) -> LattokError:
     """A full or read-only disk: what was put together goes, finished labels stay."""
-    staging.remove(but_units=staging.holds_labels())
+    staging.remove(but_units=not staging.is_new())
     why = getattr(error, "strerror", None) or first_line(error)
     left = f"finished labels wait in {staging.folder}" if staging.holds_labels() else "nothing half-written is left"
     return LattokError(

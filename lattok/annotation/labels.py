@@ -20,6 +20,7 @@ from lattok.checks import LattokError
 from lattok.data import ActionWindows, RobotDataset, camera_keys
 from lattok.data.ahead import Abandoned, Ahead, Job, Stopped
 from lattok.data.extend import Labels, Unit
+from lattok.data.staging import Failures
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 
 BATCH = 1024  # action chunks per call of a tokenizer
@@ -49,10 +50,11 @@ class Work(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """Labels of a unit: rows of the episodes that could be labelled, in order, and why the others could not."""
+    """Labels of a unit: by column the rows of the episodes that could be labelled, and why others were not."""
 
     rows: Labels
-    failures: dict[int, str]  # episode index -> reason
+    failures: Failures
+    strange: int = 0  # failures that say nothing about the data, such as a lost device
 
 
 def label_unit(work: Work, unit: Unit, decoder_threads: int | None = None, turn: Lock | None = None) -> Labelled:
@@ -67,42 +69,43 @@ def label_unit(work: Work, unit: Unit, decoder_threads: int | None = None, turn:
 def label_decoded(work: Work, unit: Unit, frames_of: Ahead[np.ndarray]) -> Labelled:
     """Labels of a unit. `frames_of` hands over frames decoded ahead: episode after episode, by prefix, by piece.
 
-    An episode that fails is tried once more from its start (file systems fail now and then), then given up.
+    What fails is tried once more from its start (file systems fail now and then), then given up: for this episode and
+    this model.
     """
-    parts: list[Labels] = []
-    failures: dict[int, str] = {}
+    parts: dict[str, list[Labels]] = {prefix: [] for prefix in work.models}
+    failures: Failures = {}
+    strange = 0
     with torch.no_grad(), torch_threads(work.options.threads):
         for index, length in zip(unit.episodes, unit.lengths, strict=True):
             asked = _Asked(frames_of, _pieces(work, index, length))
-            try:
-                parts.append(label_episode(work, index, length, asked))
-            except Exception:  # whatever it was, the other episodes are not to suffer
-                asked.skip_rest()
+            for prefix, found in parts.items():
                 try:
-                    parts.append(label_episode(work, index, length))
+                    found.append(_one(work, prefix, index, length, asked, found))
                 except Exception as error:
-                    failures[index] = reason(error)
-    return Labelled(_joined(parts) if parts else {}, failures)
+                    failures.setdefault(prefix, {})[index] = reason(error)
+                    strange += not isinstance(error, LattokError)
+    rows: Labels = {}
+    for found in parts.values():
+        rows |= _joined(found) if found else {}
+    return Labelled(rows, failures, strange)
 
 
-def label_episode(work: Work, index: int, length: int, frames_of: FramesOf | None = None) -> Labels:
-    """Labels of all frames of an episode, by column."""
-    labels: Labels = {}
-    for prefix, model in work.models.items():
-        if model.label_source == "actions":
-            parts = _from_actions(work, cast(ActionTokenizer, model), index)
-            valid = np.ones(length, dtype=bool)
-        else:
-            decode = partial(frames_of or partial(piece_of_frames, work), prefix)
-            stride = cast(VideoLabeller, model).stride_frames(work.dataset.fps)
-            video = (decode(index, first, last) for first, last in _spans(length))
-            parts = _columns(cast(VideoLabeller, model).label_video(video, stride), work.options)
-            valid = np.arange(length) + stride < length
-        if not parts:
-            hint = "Its labels are the embeddings."
-            checks.fail("embedding", f"True, since the model of `{prefix}` has no codes", "False", hint)
-        labels |= {f"{prefix}.{name}": values for name, values in parts.items()}
-        labels[f"{prefix}.valid"] = valid
+def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: FramesOf | None = None) -> Labels:
+    """Labels by one model of all frames of an episode, by column."""
+    model = work.models[prefix]
+    if model.label_source == "actions":
+        parts = _from_actions(work, cast(ActionTokenizer, model), index)
+        valid = np.ones(length, dtype=bool)
+    else:
+        decode = partial(frames_of or partial(piece_of_frames, work), prefix)
+        stride = cast(VideoLabeller, model).stride_frames(work.dataset.fps)
+        video = (decode(index, first, last) for first, last in _spans(length))
+        parts = _columns(cast(VideoLabeller, model).label_video(video, stride), work.options)
+        valid = np.arange(length) + stride < length
+    if not parts:
+        hint = "Its labels are the embeddings."
+        checks.fail("embedding", f"True, since the model of `{prefix}` has no codes", "False", hint)
+    labels = {f"{prefix}.{name}": values for name, values in parts.items()} | {f"{prefix}.valid": valid}
     for name, values in labels.items():
         checks.size(f"labels {name}", f"rows of episode {index}", len(values), length)
         if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -169,13 +172,28 @@ class _Asked:
         self._left.pop()
         return self._frames_of(prefix, index, first, last)
 
-    def skip_rest(self) -> None:
-        """Take what is left and drop it: the next episode's frames come after it."""
-        while self._left:
+    def skip_rest(self, prefix: str) -> None:
+        """Take what is left for a model and drop it: the next one's frames come after it."""
+        while self._left and self._left[-1][0] == prefix:
             try:
                 self(*self._left[-1])
             except Exception:
                 continue
+
+
+def _one(work: Work, prefix: str, index: int, length: int, asked: _Asked, before: list[Labels]) -> Labels:
+    """Labels of an episode, at the second attempt if need be; of the same width as those `before`."""
+    try:
+        labels = label_episode(work, prefix, index, length, asked)
+    except Exception:
+        asked.skip_rest(prefix)
+        labels = label_episode(work, prefix, index, length)
+    for name, values in before[0].items() if before else ():
+        now = labels.get(name, np.empty(0))
+        if (now.dtype, now.shape[1:]) != (values.dtype, values.shape[1:]):
+            expected = f"{values.dtype} {list(values.shape[1:])} as in other episodes"
+            checks.fail(f"labels {name}", expected, f"{now.dtype} {list(now.shape[1:])} in episode {index}")
+    return labels
 
 
 def _pieces(work: Work, index: int, length: int) -> list[tuple[str, int, int, int]]:

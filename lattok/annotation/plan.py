@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import av
 import numpy as np
+import PIL
 import pyarrow as pa
 import torch
 
@@ -20,9 +22,11 @@ from lattok.annotation.labels import BATCH, PIECE, Models, Work, cameras_of
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, dimension_names
 from lattok.data.action_view import check_trained_space
-from lattok.data.camera_view import original_camera
+from lattok.data.extend import SKIPPED, fingerprint
+from lattok.data.identity import seen_as, split_of
 from lattok.data.schema import vector_key
 from lattok.data.windows import check_stride
+from lattok.files import read_json
 from lattok.types import ActionTokenizer, VideoLabeller
 
 Identities = Mapping[str, dict[str, Any]]  # by prefix, what `describe` says: it hashes all weights, so it is asked once
@@ -42,53 +46,58 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "pyarrow": pa.__version__,
         "av": av.__version__,
+        "pillow": PIL.__version__,
     }
 
 
-def request_hash(work: Work, identities: Identities, unit_frames: int) -> str:
-    """Everything that the labels depend on but the contents of files; labels are reused only under the same hash."""
+def request_hash(work: Work, identities: Identities) -> str:
+    """Everything that the labels depend on but episodes and contents of files, which are in the keys of units."""
     dataset = work.dataset
-    content = hashlib.sha256()
-    for episode in dataset.episodes:
-        content.update(repr(tuple(episode)).encode())
-    facts = [dataset.kind, dataset.fps, seen_as(dataset), content.hexdigest()]
-    parts = [facts, identities, work.options._asdict(), unit_frames, PIECE, BATCH, versions()]
+    facts = [str(dataset.root.resolve()), dataset.kind, split_of(dataset), dataset.fps, seen_as(dataset)]
+    parts = [facts, identities, work.options._asdict(), PIECE, BATCH, versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def seen_as(dataset: RobotDataset) -> dict[str, Any]:
-    """What views make of a dataset's files: names of cameras, and columns of actions in another space."""
-    cameras = {key: original_camera(dataset, key) for key in dataset.cameras}
-    return {"cameras": cameras, "actions": getattr(dataset, "actions_as", {})}
+def fingerprint_of(root: Path, in_place: bool) -> str:
+    """Hash of the files that a copy takes along; in place it is all of them."""
+    return fingerprint(root, () if in_place else SKIPPED)
 
 
-def check_places(root: Path, out: str | Path | None, in_place: bool) -> Path:
+def check_places(dataset: RobotDataset, out: str | Path | None, in_place: bool) -> Path:
     """Where the result goes."""
+    root = dataset.root
     if in_place:
+        if dataset.kind != "lerobot":
+            checks.fail("in_place", "a LeRobot dataset", dataset.kind, "Its labels go beside it: give `out`.")
         if out is not None:
             checks.fail("out", "nothing with in_place", str(out), "Give one of the two.")
+        hint = "Write a copy with `out` instead."
         linked = next((path for path in (root, *root.rglob("*")) if path.is_symlink()), None)
         if linked is not None:
-            hint = "Write a copy with `out` instead."
             checks.fail("in_place", "a dataset of plain files", f"the link {linked}, as in the Hub's cache", hint)
+        if root.resolve().parent.stat().st_dev != root.stat().st_dev:
+            checks.fail("in_place", "a folder beside which another one can be made", f"the mount point {root}", hint)
         return root.resolve()
     if out is None:
         checks.fail("out", "a new folder", "none", "Or choose in_place.")
     source, target = root.resolve(), Path(out).resolve()
     if target == source or source in target.parents:
         checks.fail("out", "a folder outside the source dataset", str(out))
-    return Path(out)
+    return Path(os.path.abspath(out))
 
 
-def check_models(work: Work) -> None:
-    """Prefixes that are free and models that fit the dataset, before any work."""
+def check_models(work: Work, on_disk: Path | None) -> None:
+    """Prefixes that are free and models that fit the dataset, before any work.
+
+    `on_disk` is what the columns go into: another annotation may have ended since the dataset was opened.
+    """
     dataset, models, options = work
-    if not models:
-        checks.fail("models", "at least one model, by prefix", "none")
     checks.counts(threads=options.threads)
+    info = None if on_disk is None else on_disk / "meta" / "info.json"
+    written = read_json(info).get("features", {}) if info is not None and info.is_file() else {}
     for prefix, model in models.items():
         check_prefix(prefix)
-        taken = [key for key in dataset.features if key.startswith(prefix + ".")]
+        taken = [key for key in (*dataset.features, *written) if key.startswith(prefix + ".")]
         if taken:
             checks.fail(
                 "prefix", "one that the dataset does not use", f"{prefix!r} ({taken[0]} is there)", "Rename it."

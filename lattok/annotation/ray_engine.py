@@ -22,6 +22,7 @@ from lattok.checks import LattokError
 from lattok.data.extend import Unit
 
 ATTEMPTS = 3  # workers that a unit may cost
+START_S = 300  # for the first worker to be there; a cluster may have to start machines
 IN_FLIGHT = 2  # units per worker: the frames of one are decoded while the other is labelled
 
 
@@ -63,6 +64,8 @@ class RayEngine:
         """Connect to Ray or start it; whether that was needed."""
         ray = _ray()
         if ray.is_initialized():
+            if self.address not in (None, "auto") and not self._own:
+                checks.fail("address", "none: this process is connected to Ray already", repr(self.address))
             return False
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -105,6 +108,9 @@ class _Worker:
         self._work, self._threads = work._replace(models=models), threads
         self._one = Lock()  # units overlap in decoding alone
 
+    def ready(self) -> None:
+        """Answers once the worker is there."""
+
     def label(self, unit: Unit) -> Labelled:
         """Labels of a unit."""
         return label_unit(self._work, unit, self._threads, self._one)
@@ -118,62 +124,95 @@ class _Pool:
         self._waiting = deque(units)
         self._failed: Counter[int] = Counter()  # by number of the unit
         self._flying: dict[Any, tuple[int, Unit]] = {}  # what will hold the labels -> worker, unit
+        self._prefixes = tuple(work.models)
         try:
             self._work = self._ray.put(work)
         except Exception as error:  # whatever a foreign model's pickling raises
             why = files.first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
             raise LattokError(f"`models`: expected models that other processes can be given, got: {why}") from None
-        self._workers = [self._spawn() for _ in range(engine.count(len(units)))]
+        self._workers: list[Any] = []
+        self._starting: dict[Any, int] = {}  # answer to `ready` -> worker
+        self._up: set[int] = set()  # workers that have answered
+        self._starts_left = ATTEMPTS * engine.count(len(units)) + len(units) * ATTEMPTS
+        for number in range(engine.count(len(units))):
+            self._workers.append(None)
+            self._spawn(number)
 
     def run(self) -> Iterator[tuple[Unit, Labelled]]:
         """Labels as they come."""
         try:
-            self._fill()
-            while self._flying:
-                (ready, *_), _ = self._ray.wait(list(self._flying), num_returns=1)
+            while self._waiting or self._flying:
+                self._fill()
+                timeout = None if self._up else START_S
+                answers, _ = self._ray.wait([*self._flying, *self._starting], num_returns=1, timeout=timeout)
+                if not answers:
+                    hint = "Other jobs hold the cluster, or it has lost machines: ask for less, or try again later."
+                    checks.fail("workers", f"one that starts within {START_S} seconds", "none", hint)
+                (ready,) = answers
+                if ready in self._starting:
+                    self._started(ready)
+                    continue
                 number, unit = self._flying.pop(ready)
                 labelled = self._taken(ready, number, unit)
-                self._fill()
                 if labelled is not None:
                     yield unit, labelled
         finally:
             for worker in self._workers:
                 self._ray.kill(worker)
 
+    def _started(self, ready: Any) -> None:
+        number = self._starting.pop(ready)
+        try:
+            self._ray.get(ready)
+            self._up.add(number)
+        except self._ray.exceptions.RayError as error:
+            why = files.first_line(getattr(error, "cause", None) or error)
+            self._starts_left -= 1
+            if not self._starts_left:
+                raise LattokError(f"`engine`: workers cannot start: {why}") from None
+            self._spawn(number)
+
     def _taken(self, ready: Any, number: int, unit: Unit) -> Labelled | None:
         """Labels of a unit; None if it is to be tried again."""
         errors = self._ray.exceptions
+        self._failed[unit.number] += 1
         try:
-            return self._ray.get(ready)
+            labelled = self._ray.get(ready)
+            if not labelled.failures or self._failed[unit.number] > 1 or len(self._up) == 1:
+                return labelled
+            self._waiting.append(unit)  # it may be this worker's machine: another one tries
+            return None
         except errors.RayActorError as error:
             why = f"the worker died ({files.first_line(error)})"
+            self._up.discard(number)
             if not any(other == number for other, _ in self._flying.values()):  # its other unit has come back too
-                self._workers[number] = self._spawn()
+                self._spawn(number)
         except errors.RayError as error:
             why = files.first_line(getattr(error, "cause", None) or error)
-        self._failed[unit.number] += 1
         if self._failed[unit.number] < ATTEMPTS:
             self._waiting.appendleft(unit)
             return None
-        return Labelled({}, dict.fromkeys(unit.episodes, f"{why}, {ATTEMPTS} times"))
+        lost = dict.fromkeys(unit.episodes, f"{why}, {ATTEMPTS} times")
+        return Labelled({}, {prefix: dict(lost) for prefix in self._prefixes}, len(unit.episodes))
 
     def _fill(self) -> None:
         """Give workers what they have room for; a unit that failed travels alone, so that no other is blamed."""
         for _ in range(IN_FLIGHT):
-            for number, worker in enumerate(self._workers):
+            for number in sorted(self._up):
                 load = [unit for other, unit in self._flying.values() if other == number]
                 if not self._waiting or len(load) >= IN_FLIGHT:
                     continue
                 if load and any(self._failed[unit.number] for unit in (self._waiting[0], *load)):
                     continue
                 unit = self._waiting.popleft()
-                self._flying[worker.label.remote(unit)] = (number, unit)
+                self._flying[self._workers[number].label.remote(unit)] = (number, unit)
 
-    def _spawn(self) -> Any:
+    def _spawn(self, number: int) -> None:
         engine = self._engine
         options = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "max_concurrency": IN_FLIGHT}
-        actor = self._ray.remote(_Worker).options(**options)
-        return actor.remote(self._work, engine.device, max(1, int(engine.cpus)))
+        worker = self._ray.remote(_Worker).options(**options)
+        self._workers[number] = worker.remote(self._work, engine.device, max(1, int(engine.cpus)))
+        self._starting[self._workers[number].ready.remote()] = number
 
 
 def _ray() -> Any:

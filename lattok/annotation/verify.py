@@ -20,6 +20,8 @@ from lattok.files import read_json
 from lattok.normalize import for_dataset
 from lattok.types import Episode
 
+NEEDED = ("source", "dataset", "columns", "threads", "versions")  # of every entry
+GAPS_SEEN = 5  # episodes without labels that are looked at
 CLOSE = 1e-4  # largest deviation of a vector, relative to the largest number in it, that other versions may explain
 
 
@@ -47,6 +49,8 @@ def verify(
     Codes and validity must be equal, vectors too, up to rounding. A sidecar is verified as
     `with_labels(source, sidecar)`.
     """
+    if not models:
+        checks.fail("models", "at least one model, by prefix", "none")
     provenance = provenance_of(dataset)
     lines: list[str] = []
     for prefix, given in models.items():
@@ -69,7 +73,13 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     else:
         hint = "Run lattok annotate; labels that lie beside a dataset are named by --labels."
         raise LattokError(f"{dataset.name} has no {PROVENANCE}: it was not annotated. {hint}")
-    return {prefix: entry for prefix, entry in entries.items() if isinstance(entry, Mapping) and "model" in entry}
+    found = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, Mapping) and "model" in entry}
+    for prefix, entry in found.items():
+        missing = [key for key in NEEDED if key not in entry]
+        if missing:
+            hint = "Annotate again: an older lattok wrote less, or the file was edited."
+            raise LattokError(f"{PROVENANCE} of {dataset.name}: `{prefix}` has no {', '.join(missing)}. {hint}")
+    return found
 
 
 def _verify_one(
@@ -103,6 +113,7 @@ def _verify_one(
     missing = {index for part in entry.get("unlabelled", ()) for index in part["episodes"]}
     for part in entry.get("unlabelled", ()):
         yield f"? {len(part['episodes'])} episodes without labels, first {part['episodes'][0]}: {part['reason']}"
+    yield from _check_gaps(dataset, entry, [e for e in dataset.episodes if e.index in missing][:GAPS_SEEN])
     chosen = _sample([e for e in dataset.episodes if e.index not in missing], episodes, seed)
     yield from _compare(work, entry, chosen, made)
 
@@ -158,8 +169,21 @@ def _check_preprocessing(dataset: RobotDataset, entry: Mapping[str, Any], model:
         yield f"- {name} was {entry[name]}, here {now}"
 
 
+def _check_gaps(dataset: RobotDataset, entry: Mapping[str, Any], episodes: Sequence[Episode]) -> Iterator[str]:
+    """Episodes without labels must say so in every row."""
+    columns = [name for name in entry["columns"] if name in dataset.features]
+    for episode in episodes:
+        for name, values in dataset.columns(episode.index, columns).items():
+            if (values != (-1 if name.endswith(".codes") else 0)).any():
+                yield f"- {name}: episode {episode.index} counts as unlabelled, but holds labels"
+
+
 def _sample(candidates: Sequence[Episode], episodes: int | Sequence[int], seed: int) -> list[Episode]:
     if not isinstance(episodes, int):
+        known = {episode.index for episode in candidates}
+        unknown = sorted(set(episodes) - known)
+        if unknown:
+            checks.fail("episodes", "episodes with labels", str(unknown[0]))
         return [e for e in candidates if e.index in set(episodes)]
     checks.counts(episodes=episodes)
     if episodes >= len(candidates):
@@ -172,6 +196,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
     """Labels of the chosen episodes against those that are stored."""
     if not chosen:
         yield "- no episode could be chosen: all of them are without labels"
+    (prefix,) = work.models
     columns = [name for name in entry["columns"] if name in work.dataset.features]
     tally = {name: _Tally() for name in columns}
     frames = 0
@@ -179,7 +204,7 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
         try:
             stored = work.dataset.columns(episode.index, columns)
             with torch.no_grad(), torch_threads(work.options.threads):
-                anew = label_episode(work, episode.index, episode.length)
+                anew = label_episode(work, prefix, episode.index, episode.length)
         except Exception as error:
             yield f"- episode {episode.index} cannot be labelled anew: {reason(error)}"
             continue

@@ -105,6 +105,8 @@ def _checked(name: str, values: Any, space: ActionSpace) -> np.ndarray:
 def _check_parts(source: ActionSpace, target: ActionSpace, drop: Sequence[str]) -> None:
     """Every part of the target has a counterpart, and every other one of the source is dropped by name."""
     kinds = {part.kind for part in source.parts}
+    if not isinstance(drop, list | tuple):
+        checks.fail("drop", "a list of kinds of parts", repr(drop))
     for name in drop:
         checks.one_of("drop", name, sorted(kinds))
     there = {part.key for part in source.parts}

@@ -191,6 +191,10 @@ class ActionSpace:
         object.__setattr__(self, "parts", tuple(self.parts))
         if not self.parts:
             checks.fail("action_space", "at least one part", "none")
+        for part in self.parts:
+            arm = getattr(part, "arm", "")
+            if not isinstance(arm, str):
+                checks.fail("arm", 'text such as "left"', repr(arm))
         keys = [part.key for part in self.parts]
         for key in keys:
             if keys.count(key) > 1:
@@ -229,8 +233,9 @@ class ActionSpace:
         return spans
 
     def to_json(self) -> list[dict[str, Any]]:
-        """What `of` reads."""
-        return [{"part": part.kind, **asdict(part)} for part in self.parts]
+        """What `of` reads: equal to itself after a trip through a file."""
+        values = ({"part": part.kind, **asdict(part)} for part in self.parts)
+        return [{name: list(v) if isinstance(v, tuple) else v for name, v in value.items()} for value in values]
 
 
 def _part(value: Any, argument: str) -> Part:

@@ -51,7 +51,8 @@ def with_actions(
     The dataset must declare the space of `key`. The column `state_key` is what deltas start from, where the conversion
     needs that and the dataset declares its space. What cannot be converted is an error here, not at the first episode.
     """
-    if isinstance(drop, str) or not all(isinstance(text, str) for text in (key, state_key or "", *drop)):
+    listed = isinstance(drop, list | tuple) and all(isinstance(text, str) for text in (key, *drop))
+    if not listed or not isinstance(state_key, str | None):
         checks.fail("actions", "names of columns, and `drop` as a list of kinds", f"{key!r}, {state_key!r}, {drop!r}")
     declared = action_spaces(dataset)
     if key not in declared:
@@ -63,7 +64,9 @@ def with_actions(
 def check_trained_space(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, key: str) -> None:
     """The actions of a dataset must be what a tokenizer learnt from, as far as its training.json says what that was."""
     known = trained_on or {}
-    spaces = [entry["action_space"] for entry in known.get("mixture", [known]) if "action_space" in entry]
+    entries = known.get("mixture", [known])
+    own = [entry for entry in entries if entry.get("dataset") == dataset.name]  # may have been undeclared then too
+    spaces = [entry["action_space"] for entry in own or entries if "action_space" in entry]
     if not spaces:
         return
     wanted, space = ActionSpace.of(spaces[0], "training.json"), action_spaces(dataset).get(key)

@@ -21,7 +21,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from lattok.files import lock, whole_file
+from lattok.files import lock, same_file, whole_file
 
 HEADER = 4096  # bytes: numbers begin on a page
 LOCK = ".lock"  # its text is an upper bound of all sizes
@@ -182,7 +182,7 @@ def _begin(path: Path) -> BinaryIO:
     """The unfinished file of `path`, empty and locked; `Busy` while somebody else has it. Called under the lock."""
     unfinished = _unfinished(path)
     file = os.fdopen(os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
-    if not (lock(file, wait=False) and _is(file, unfinished)):
+    if not (lock(file, wait=False) and same_file(file, unfinished)):
         file.close()
         raise Busy
     file.truncate(0)  # what a killed process left
@@ -205,14 +205,6 @@ def _remove(path: Path) -> bool:
             return False
     path.unlink(missing_ok=True)
     return True
-
-
-def _is(file: BinaryIO, path: Path) -> bool:
-    """Whether the open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _allocate(file: BinaryIO, size: int) -> None:

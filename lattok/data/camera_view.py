@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from lattok.data.schema import FrameTransform, RobotDataset, camera_keys
 from lattok.data.view import View
 
 PREFIX = "observation.images."
+_NAME = re.compile(re.escape(PREFIX) + r"[\w-]+(\.[\w-]+)*")
 
 
 def with_cameras(dataset: RobotDataset, cameras: Sequence[str] | Mapping[str, str]) -> RobotDataset:
@@ -36,6 +38,8 @@ class _Cameras(View):
         renamed = isinstance(cameras, Mapping)
         keys = camera_keys(dataset, [str(key) for key in (cameras.values() if renamed else cameras)])
         names = [name if name.startswith(PREFIX) else PREFIX + name for name in cameras] if renamed else keys
+        if len(set(names)) != len(names) or not all(_NAME.fullmatch(name) for name in names if renamed):
+            checks.fail("cameras", "different new names of letters, digits, _, - and .", repr(list(cameras)))
         self._key_of = dict(zip(names, keys, strict=True))
         self.cameras = tuple(names)
         others = {key: feature for key, feature in dataset.features.items() if key not in dataset.cameras}

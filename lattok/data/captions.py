@@ -53,14 +53,14 @@ def captions_of(files: Sequence[str], path: Path) -> dict[str, str]:
     return captions
 
 
-def _names(files: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def _names(files: Sequence[str]) -> dict[str, list[str]]:
     """What a row may call the files: paths and file names, with and without suffix. A full path is never ambiguous."""
-    names: dict[str, tuple[str, ...]] = {}
+    names: dict[str, list[str]] = {}
     for file in files:
         path = PurePosixPath(file)
         for name in {path.name, path.stem, str(path.with_suffix(""))} - {file}:
-            names[name] = (*names.get(name, ()), file)
-    return names | {file: (file,) for file in files}
+            names.setdefault(name, []).append(file)
+    return names | {file: [file] for file in files}
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from lattok import checks
-from lattok.data.schema import RobotDataset
+from lattok.data.schema import Damage, RobotDataset
 from lattok.types import Episode
 
 FEW = 32  # a bisection costs about as much as this many episodes in a pass
@@ -28,24 +30,50 @@ def split_by_task(dataset: RobotDataset, held_out: int = 1) -> tuple[list[int], 
     return [e.index for e in dataset.episodes if e.index not in test], sorted(test)
 
 
-def select_episodes(dataset: RobotDataset, spec: str | Sequence[int] | None = None) -> list[Episode]:
+class _Choice(NamedTuple):
+    """Episodes by number, and ranges [first, end) of whatever episodes there are."""
+
+    numbers: set[int]
+    ranges: list[tuple[int, float]]
+
+    def covers(self, index: int) -> bool:
+        return index in self.numbers or any(first <= index < end for first, end in self.ranges)
+
+
+def select_episodes(
+    dataset: RobotDataset, spec: str | Sequence[int] | None = None, skip_damaged: bool = False
+) -> list[Episode]:
     """Episodes named by `spec`, in the dataset's order.
 
     `None` is all of them, "train" and "test" the halves of `split_by_task`, "0:40" a range (end excluded),
-    "0,3,5:9" a list of numbers and ranges, a sequence of integers itself.
+    "0,3,5:9" a list of numbers and ranges, a sequence of integers itself. Ranges pass over damaged episodes; the number
+    of one is an error, unless `skip_damaged`.
     """
     if spec is None:
         return list(dataset.episodes)
-    wanted = _parse(dataset, spec.strip()) if isinstance(spec, str) else {_whole(value) for value in spec}
-    if not wanted:
+    choice = _choice(dataset, spec)
+    wanted = choice.numbers | _in_ranges(choice, dataset)
+    found = _find(dataset.episodes, sorted(wanted))
+    missing = sorted(wanted - {episode.index for episode in found})
+    damaged = {} if wanted and not missing else dict(damaged_among(dataset, spec))
+    for index in missing or damaged:
+        if index not in damaged:
+            first, last = dataset.episodes[0].index, dataset.episodes[-1].index
+            checks.fail("episodes", f"indices from {first} to {last}", str(index))
+        if not skip_damaged:
+            checks.fail("episodes", "episodes that can be read", str(index), damaged[index])
+    if not wanted and not damaged:
         hint = "No task has an episode to spare: name some, here and in training, such as 0:40 and 40:50."
         checks.fail("episodes", "a choice of at least one episode", repr(spec), hint if spec == "test" else "")
-    found = _find(dataset.episodes, sorted(wanted))
-    unknown = sorted(wanted - {episode.index for episode in found})
-    if unknown:
-        first, last = dataset.episodes[0].index, dataset.episodes[-1].index
-        checks.fail("episodes", f"indices from {first} to {last}", str(unknown[0]))
     return found
+
+
+def damaged_among(dataset: RobotDataset, spec: str | Sequence[int] | None = None) -> list[Damage]:
+    """Damaged episodes that `spec` covers, by number or by range; all by default."""
+    if spec is None or not dataset.damaged:
+        return list(dataset.damaged)
+    choice = _choice(dataset, spec)
+    return [damage for damage in dataset.damaged if choice.covers(damage.episode_index)]
 
 
 def _find(episodes: Sequence[Episode], wanted: list[int]) -> list[Episode]:
@@ -58,23 +86,29 @@ def _find(episodes: Sequence[Episode], wanted: list[int]) -> list[Episode]:
     return [episode for index, episode in zip(wanted, nearest, strict=True) if episode.index == index]
 
 
-def _parse(dataset: RobotDataset, spec: str) -> set[int]:
-    if spec in ("train", "test"):
-        return set(split_by_task(dataset)[spec == "test"])
-    wanted: set[int] = set()
-    known = [episode.index for episode in dataset.episodes]
+def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> _Choice:
+    if not isinstance(spec, str):
+        return _Choice({_whole(value) for value in spec}, [])
+    if spec.strip() in ("train", "test"):
+        return _Choice(set(split_by_task(dataset)[spec.strip() == "test"]), [])
+    choice = _Choice(set(), [])
     for part in spec.split(","):
         match = _RANGE.fullmatch(part.strip())
         if match is None:
             checks.fail("episodes", '"train", "test", numbers or ranges such as "0:40" or "0,3,5:9"', repr(spec))
-        first, last, single = match.groups()
+        first, end, single = match.groups()
         if single:
-            wanted.add(int(single))
+            choice.numbers.add(int(single))
         else:
-            # a range is cut at the last episode, as a slice is; a start beyond the end selects nothing
-            low, high = int(first or 0), int(last) if last else known[-1] + 1
-            wanted.update(known[bisect_left(known, low) : bisect_left(known, high)])
-    return wanted
+            choice.ranges.append((int(first or 0), int(end) if end else math.inf))
+    return choice
+
+
+def _in_ranges(choice: _Choice, dataset: RobotDataset) -> set[int]:
+    """Numbers of the episodes in the ranges, which are cut at the last episode, as a slice is."""
+    known = [episode.index for episode in dataset.episodes] if choice.ranges else []
+    cuts = [(bisect_left(known, first), bisect_left(known, end)) for first, end in choice.ranges]
+    return {index for first, end in cuts for index in known[first:end]}
 
 
 def _whole(value: object) -> int:

@@ -18,7 +18,8 @@ from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.action_view import DECLARATION, action_spaces
 from lattok.data.cameras import EpisodeFrames, Frames, Sink, decode_image
-from lattok.data.episodes import select_episodes
+from lattok.data.episodes import damaged_among, select_episodes
+from lattok.data.identity import split_of
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Damage, Feature, Progress, RobotDataset
 from lattok.data.sidecar import Sidecar, with_labels
 from lattok.data.writer import LeRobotWriter
@@ -79,8 +80,8 @@ def export(
     `episodes` as in `select_episodes`. `images`: "auto" keeps stored JPEG and PNG images as they are and makes videos
     of all other cameras; "video" makes videos of all; "image" stores all frames without loss. A video has even sides:
     an odd last row or column is cut off. `size` (height, width) resizes all frames, which sources with frames of
-    different sizes need. An episode that cannot be read is an error; with `skip_damaged` it is left out, and everything
-    is read twice. `progress(frames done, frames in all)` is called after every episode.
+    different sizes need. An episode that cannot be read, also one within a range, is an error; with `skip_damaged` it
+    is left out, and everything is read twice. `progress(frames done, frames in all)` is called after every episode.
     """
     out = Path(out)
     checks.one_of("images", images, IMAGES)
@@ -90,12 +91,14 @@ def export(
     source, target = dataset.root.resolve(), out.resolve()
     if target == source or source in target.parents:
         checks.fail("out", "a folder outside the source dataset", str(out))
+    if out.exists():
+        checks.fail("out", "a folder that does not exist yet", str(out))
     if labels is not None:
         dataset = with_labels(dataset, labels)
-    chosen = select_episodes(dataset, episodes)
-    left_out = list(dataset.damaged) if episodes is None else []
+    left_out = damaged_among(dataset, episodes)
     if left_out and not skip_damaged:
         raise _cannot_read(left_out[0].reason)
+    chosen = select_episodes(dataset, episodes, skip_damaged)
     plan = _plan(dataset, chosen[:TRIED], images, size)
     if skip_damaged:
         left_out += [Damage(e.index, why) for e in chosen if (why := _damage(plan, e)) is not None]
@@ -259,7 +262,8 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     dataset, new_index = plan.dataset, {episode.index: number for number, episode in enumerate(chosen)}
     exact = {camera.key: camera.exact for camera in plan.cameras}
     pictures = {key: "same" if same else "source" for key, same in exact.items()}
-    source = {"name": dataset.name, "kind": dataset.kind}
+    split = {} if split_of(dataset) is None else {"split": split_of(dataset)}
+    source = {"name": dataset.name, "kind": dataset.kind, **split}
     yield RECORD, {"source": source, "episodes": list(new_index), "frames": pictures}
     spaces = action_spaces(dataset)
     if spaces:
@@ -270,13 +274,19 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     entries |= {} if beside is None else beside.provenance
     if entries:
         made = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, dict)}
-        yield LATTOK, {prefix: _provenance(entry, exact, new_index) for prefix, entry in made.items()}
+        done = getattr(dataset, "actions_as", {})
+        yield LATTOK, {prefix: _provenance(entry, exact, new_index, done) for prefix, entry in made.items()}
 
 
-def _provenance(entry: dict[str, Any], exact: dict[str, bool], new_index: dict[int, int]) -> dict[str, Any]:
+def _provenance(
+    entry: dict[str, Any], exact: dict[str, bool], new_index: dict[int, int], converted: dict[str, Any]
+) -> dict[str, Any]:
     """Provenance of one prefix in the export: `frames` says whether the labels can be checked on it ("same"), or only
-    on the source that they were made from ("source"). Episodes have their new numbers."""
+    on the source that they were made from ("source"). Episodes have their new numbers. Columns that the export has
+    `converted` need no conversion any more."""
     kept = {name: value for name, value in entry.items() if name not in ("unlabelled", "unreadable")}
+    if "actions_as" in kept and kept["actions_as"] == converted.get(kept["action_key"]):
+        del kept["actions_as"]
     same = entry.get("frames") != "source" and all(exact.get(key, False) for key in entry.get("cameras", ()))
     gaps = [
         {**gap, "episodes": [new_index[index] for index in gap["episodes"] if index in new_index]}

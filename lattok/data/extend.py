@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from lattok.checks import LattokError
 from lattok.data.lerobot import LeRobotV3
 from lattok.data.schema import INDEX_KEYS, RobotDataset
-from lattok.data.tables import open_table, to_arrow
+from lattok.data.tables import DAMAGE, open_table, to_arrow
 from lattok.files import whole_file
 
 Labels = dict[str, np.ndarray]  # column name -> [F, *shape]
@@ -73,9 +73,8 @@ def _unit(number: int, file: str, group: list[tuple[int, int, int]]) -> Unit:
 
 def _lerobot_layout(dataset: LeRobotV3) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
     """Data files with the rows of their episodes, in their order; they must agree with meta/episodes."""
-    files: dict[Path, dict[int, int]] = {}
-    for episode in dataset.episodes:
-        files.setdefault(dataset.data_file(episode.index), {})[episode.index] = episode.length
+    lengths = {episode.index: episode.length for episode in dataset.episodes}
+    files = {path: {index: lengths[index] for index in indices} for path, indices in dataset.by_data_file().items()}
     orphans = sorted(set((dataset.root / "data").rglob("*.parquet")) - set(files))
     if orphans:
         raise LattokError(f"{orphans[0]} belongs to no episode of meta/episodes. Remove it, or copy the dataset again.")
@@ -109,11 +108,16 @@ def dataset_files(root: Path, skipped: Iterable[str] = SKIPPED) -> Iterator[Path
             yield (Path(folder) / name).relative_to(root)
 
 
-def fingerprint(root: Path) -> str:
-    """Hash of a dataset on this machine: contents of meta/, size and modification time of everything else."""
+def fingerprint(root: Path, skipped: Iterable[str] = SKIPPED, linked: bool = False) -> str:
+    """Hash of a dataset on this machine: contents of meta/, size and modification time of everything else.
+
+    Of a copy with `linked` videos these count by name only: they change with those of the source.
+    """
     digest = hashlib.sha256()
-    for path in dataset_files(root):
-        if path.parts[:1] == ("meta",):
+    for path in dataset_files(root, skipped):
+        if linked and path.parts[:1] == ("videos",):
+            digest.update(path.as_posix().encode())
+        elif path.parts[:1] == ("meta",):
             content = (root / path).read_bytes()
             digest.update(f"{path.as_posix()} {len(content)}".encode() + content)
         else:
@@ -124,7 +128,7 @@ def fingerprint(root: Path) -> str:
 def unit_keys(dataset: RobotDataset, units: Sequence[Unit]) -> list[str]:
     """For each unit a hash of its episodes and of size and modification time of the files they are read from.
 
-    A file that is repaired changes the keys of its own units only.
+    A file that is repaired changes the keys of its own units only, wherever their rows then are.
     """
     known: dict[Path, str] = {}
     keys = []
@@ -132,8 +136,8 @@ def unit_keys(dataset: RobotDataset, units: Sequence[Unit]) -> list[str]:
         files = dict.fromkeys(path for index in unit.episodes for path in dataset.files_of(index))
         for path in files:
             if path not in known:
-                known[path] = f"{path.relative_to(dataset.root).as_posix()} {_facts(path)}"
-        parts = [*unit[1:], *(known[path] for path in files)]
+                known[path] = f"{os.path.relpath(path, dataset.root)} {_facts(path)}"
+        parts = [unit.episodes, unit.lengths, *(known[path] for path in files)]
         keys.append(hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])
     return keys
 
@@ -159,22 +163,31 @@ def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
 
 def mirror_other_files(source: Path, target: Path, without: set[Path]) -> None:
     """As `copy_other_files` for a folder that takes the place of `source`: everything is linked, hidden and empty
-    folders come along, and folders and rewritten files keep their permissions."""
+    folders come along, and folders and rewritten files keep their owners and permissions."""
     for path in dataset_files(source, skipped=()):
         if path not in without:
             _put(source / path, target / path, linked=True)
         elif (source / path).exists():
-            shutil.copymode(source / path, target / path)
+            _keep_owner(source / path, target / path)
     for folder, _, _ in os.walk(source):
         copy = target / Path(folder).relative_to(source)
         copy.mkdir(parents=True, exist_ok=True)
-        shutil.copymode(folder, copy)
+        _keep_owner(Path(folder), copy)
+
+
+def _keep_owner(source: Path, target: Path) -> None:
+    shutil.copymode(source, target)
+    before, now = source.stat(), target.stat()
+    if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
+        os.chown(target, before.st_uid, before.st_gid)  # refused: the old dataset stays in its place
 
 
 def _put(source: Path, target: Path, linked: bool) -> None:
     if target.exists():
         return
     original = source.resolve()  # the Hub's cache keeps links to blobs
+    if not original.exists():
+        return  # a link to what was never fetched: whoever needs it has said so
     if linked and _linked(original, target):
         return
     with whole_file(target) as temporary:
@@ -247,14 +260,14 @@ def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Tabl
     """A row group, and the columns of it that cannot be read, which are null."""
     try:
         return file.read_row_group(group), []
-    except (pa.ArrowException, OSError):
+    except DAMAGE:
         pass
     columns, unreadable = [], []
     rows = file.metadata.row_group(group).num_rows
     for field in file.schema_arrow:
         try:
             columns.append(file.read_row_group(group, columns=[field.name]).column(0))
-        except (pa.ArrowException, OSError):
+        except DAMAGE:
             if field.name in INDEX_KEYS:
                 what = f"{source}: `{field.name}` of row group {group} is damaged. Without it rows have no place"
                 raise LattokError(f"{what}: copy the file again, or export the other episodes.") from None
@@ -273,9 +286,12 @@ def _metadata(old: dict[bytes, bytes] | None, shapes: Shapes) -> dict | None:
     """Schema metadata with the new columns added where Hugging Face `datasets` describes the old ones."""
     if not old or b"huggingface" not in old:
         return old
-    described = json.loads(old[b"huggingface"])
-    features = described.get("info", {}).get("features")
-    if features is not None:
+    try:
+        described = json.loads(old[b"huggingface"])
+        features = described.get("info", {}).get("features")
+    except (ValueError, AttributeError):  # no description at all: `datasets` then goes by the types
+        return {key: value for key, value in old.items() if key != b"huggingface"}
+    if isinstance(features, dict):
         # `datasets` calls fixed-size lists Sequence before version 4 and List since: follow the file
         kinds = {entry.get("_type") for entry in features.values() if isinstance(entry, dict)}
         kind = "Sequence" if "Sequence" in kinds else "List"

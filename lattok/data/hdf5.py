@@ -15,10 +15,20 @@ import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.hdf5_meta import Contents, Demo, Stored, difference, open_file, read_contents, reading
-from lattok.data.index_columns import INDEX_FEATURES, index_column
+from lattok.data.common import INDEX_FEATURES, describe, index_column, no_episode, stack_frames
+from lattok.data.hdf5_meta import (
+    Contents,
+    Demo,
+    Stored,
+    alike,
+    difference,
+    import_h5py,
+    open_file,
+    read_contents,
+    reading,
+    try_contents,
+)
 from lattok.data.schema import Damage, Feature, FrameTransform, camera_keys
-from lattok.data.stacking import stack_frames
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.findings import Finding
 from lattok.types import Episode
@@ -59,6 +69,9 @@ class RobomimicHDF5:
     env_args. The instruction is LIBERO's (or RoboCasa's), else the name of the environment, else of the file.
     `left_out` has what is not offered, with the reason, `findings` what inspection should say.
 
+    A demonstration that cannot be read is in `damaged` and keeps its number. A file of a folder that cannot be opened
+    takes one number there, as how many it held cannot be told: once it is repaired, later files have other numbers.
+
     Pictures come as they are stored. LIBERO stores them upside down (`macros_image_convention` is "opengl", rows from
     the bottom); what OpenVLA and others train on is turned by 180 degrees, which also swaps left and right.
     """
@@ -70,7 +83,9 @@ class RobomimicHDF5:
         self.name = name or (self.root.stem if self.root.is_file() else self.root.resolve().name)
         if fps is not None:
             checks.positive(fps=fps)
-        contents = {file: read_contents(file) for file in _files(self.root)}
+        import_h5py()  # missing, it is no damage of a file
+        read = read_contents if self.root.is_file() else try_contents
+        contents = {file: read(file) for file in _files(self.root)}
         listed = [demo for content in contents.values() for demo in content.demos]
         self._demos = {index: demo for index, demo in enumerate(listed) if isinstance(demo, Demo)}
         self.damaged = tuple(Damage(index, reason) for index, reason in enumerate(listed) if isinstance(reason, str))
@@ -96,8 +111,7 @@ class RobomimicHDF5:
         self.__dict__ |= state | {"_lock": RLock(), "_process": os.getpid()}
 
     def __repr__(self) -> str:
-        frames = sum(demo.length for demo in self._demos.values())
-        return f"{type(self).__name__}({self.name!r}, {len(self.episodes)} episodes, {frames} frames, {self.fps:g} fps)"
+        return describe(self)
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         """The file that holds an episode."""
@@ -181,11 +195,7 @@ class RobomimicHDF5:
 
     def _demo(self, episode_index: int) -> Demo:
         if episode_index not in self._demos:
-            reason = next((reason for index, reason in self.damaged if index == episode_index), None)
-            if reason is not None:
-                raise LattokError(f"episode {episode_index}: {reason}")
-            last = len(self._demos) + len(self.damaged) - 1
-            checks.fail("episode_index", f"an episode of `{self.name}` (0 to {last})", repr(episode_index))
+            no_episode(self, episode_index)
         return self._demos[episode_index]
 
 
@@ -205,7 +215,7 @@ def _checked_alike(contents: dict[Path, Contents]) -> Contents:
     readable = [(file, content) for file, content in contents.items() if content.layout]
     first_file, first = readable[0]
     for file, content in readable:
-        if content.layout != first.layout:
+        if not alike(content.layout, first.layout):
             raise LattokError(
                 f"{file} differs from {first_file} in {difference(first.layout, content.layout)}. "
                 "Open them apart: put files of one kind into a folder of their own."
@@ -214,6 +224,7 @@ def _checked_alike(contents: dict[Path, Contents]) -> Contents:
 
 
 def _frames_per_second(root: Path, contents: dict[Path, Contents]) -> float:
+    contents = {file: content for file, content in contents.items() if content.layout}  # those that can be read
     file, first = next(iter(contents.items()))
     hint = f'Write a file such as {root.stem}.json with {{"dataset": "{root}", "fps": 20}} and open that.'
     if first.fps is None:

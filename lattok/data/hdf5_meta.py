@@ -89,6 +89,14 @@ def open_file(path: Path) -> Any:
         return import_h5py().File(path, "r")
 
 
+def try_contents(path: Path) -> Contents:
+    """List a file; one that cannot be read holds one demonstration that cannot be read."""
+    try:
+        return read_contents(path)
+    except LattokError as error:
+        return Contents((str(error),), (), (), None, None, False)
+
+
 def read_contents(path: Path) -> Contents:
     """List a file. Numbers and pixels are not read."""
     with open_file(path) as file, reading(path):
@@ -101,20 +109,26 @@ def read_contents(path: Path) -> Contents:
         kwargs = kwargs if isinstance(kwargs, dict) else {}
         instruction = _instruction(path, attributes, arguments)
         listed = [_list_demo(path, group, name, instruction) for name in sorted(group, key=_natural)]
-    layouts = Counter(layout for demo, layout, _ in listed if isinstance(demo, Demo))
-    layout = layouts.most_common(1)[0][0] if layouts else ()
+    layouts = Counter(frozenset(layout) for demo, layout, _ in listed if isinstance(demo, Demo))
+    common = layouts.most_common(1)[0][0] if layouts else frozenset()
+    layout = next((own for _, own, _ in listed if own and frozenset(own) == common), ())  # in the order of the first
     demos = tuple(_like_others(demo, own, layout) for demo, own, _ in listed)
-    other = next((names for _, own, names in listed if own == layout), ())
+    other = next((names for _, own, names in listed if alike(own, layout)), ())
     robots = kwargs.get("robots")
     robot = ", ".join(map(str, robots)) if isinstance(robots, list) else robots
     return Contents(
         demos,
         layout,
-        tuple((name, LEFT_OUT.get(name, "robomimic's format does not name it")) for name in other),
+        tuple((name, _why_left_out(name)) for name in other),
         _frequency(path, kwargs.get("control_freq")),
         robot if isinstance(robot, str) and robot else None,
-        attributes.get("macros_image_convention") == "opengl",
+        _text(attributes.get("macros_image_convention")) == "opengl",
     )
+
+
+def alike(one: tuple[Stored, ...], other: tuple[Stored, ...]) -> bool:
+    """Whether two demonstrations hold the same datasets, in whatever order."""
+    return set(one) == set(other)
 
 
 def difference(one: tuple[Stored, ...], other: tuple[Stored, ...]) -> str:
@@ -140,6 +154,9 @@ def _list_demo(
                 raise LattokError(
                     f"{path}, {name}: expected a group with `actions`, at least one, got none. Remove it."
                 )
+            if not _is_numeric(demo["actions"]):
+                got = f"{demo['actions'].dtype} {list(demo['actions'].shape)}"
+                raise LattokError(f"{path}, {name}: expected numbers as `actions`, got {got}. Write them as numbers.")
             if (samples := demo.attrs.get("num_samples", length)) != length:
                 raise LattokError(
                     f"{path}, {name}: expected {samples} actions (num_samples), got {length}. Copy it again."
@@ -159,7 +176,7 @@ def _members(demo: Any, length: int, where: str) -> tuple[tuple[Stored, ...], tu
     observations = [f"obs/{key}" for key in demo["obs"]] if _is_group(demo.get("obs")) else []
     for member in (*(key for key in MEMBERS if key in demo), *observations):
         dataset = demo[member]
-        if not _is_dataset(dataset) or dataset.dtype.kind not in NUMERIC:
+        if not _is_dataset(dataset) or not _is_numeric(dataset):
             others.append(member)
             continue
         if (rows := _rows(dataset)) != length:
@@ -171,9 +188,14 @@ def _members(demo: Any, length: int, where: str) -> tuple[tuple[Stored, ...], tu
 
 
 def _like_others(demo: Demo | str, own: tuple[Stored, ...], layout: tuple[Stored, ...]) -> Demo | str:
-    if isinstance(demo, str) or own == layout:
+    if isinstance(demo, str) or alike(own, layout):
         return demo
     return f"{demo.file}, {demo.name}: {difference(layout, own)}, unlike most demonstrations of the file. Remove it."
+
+
+def _why_left_out(name: str) -> str:
+    known = LEFT_OUT.get(name, "robomimic's format does not name it")
+    return "it holds no numbers" if name in MEMBERS or name.startswith("obs/") else known
 
 
 def _instruction(path: Path, attributes: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
@@ -216,6 +238,17 @@ def _is_group(item: Any) -> bool:
 
 def _rows(item: Any) -> int:
     return len(item) if _is_dataset(item) and item.ndim else 0
+
+
+def _is_numeric(dataset: Any) -> bool:
+    return dataset.dtype.kind in NUMERIC and 0 not in dataset.shape[1:]
+
+
+def _text(value: Any) -> str | None:
+    """A text attribute, however it is stored."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else None
 
 
 def _is_dataset(item: Any) -> bool:

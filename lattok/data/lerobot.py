@@ -14,9 +14,9 @@ import pyarrow as pa
 import lattok
 from lattok import checks
 from lattok.checks import LattokError
+from lattok.data.common import stack_frames
 from lattok.data.lerobot_meta import EpisodeTable, read_features, read_info, read_tasks
 from lattok.data.schema import IMAGE_DTYPES, Damage, FrameTransform, camera_keys
-from lattok.data.stacking import stack_frames
 from lattok.data.tables import ColumnReader, column_to_numpy
 from lattok.data.video import BLOCK, decode_at
 from lattok.types import Episode

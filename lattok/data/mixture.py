@@ -14,7 +14,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, combinations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,20 +168,18 @@ def _normalised_pairs(part: FramePairs, shape: tuple[int, ...]) -> Callable[[Ten
 def same_actions(datasets: Iterable[RobotDataset], key: str) -> tuple[str, ...]:
     """Names of the action dimensions that all datasets have; others are an error with the way out.
 
-    Action spaces count where both datasets declare one, otherwise names, where both have them.
+    Of every two datasets, action spaces count where both declare one, otherwise names, where both have them.
     """
-    first, *others = datasets
-    mine, ours = vector_key(first, "action_key", key), action_spaces(first).get(key)
-    for other in others:
-        theirs, space = vector_key(other, "action_key", key), action_spaces(other).get(key)
+    known = [(d.name, vector_key(d, "action_key", key), action_spaces(d).get(key)) for d in datasets]
+    for (first, mine, ours), (other, theirs, space) in combinations(known, 2):
         alike = space == ours if space and ours else None in (theirs.names, mine.names) or theirs.names == mine.names
         if alike and theirs.shape == mine.shape:
             continue
         kind = " of another action space" if space and ours else ""
-        expected = f"the actions of {first.name} ({', '.join(dimension_names(mine))}) in every dataset"
+        expected = f"the actions of {first} ({', '.join(dimension_names(mine))}) in every dataset"
         hint = 'In description files, say what they are ("action_space") and convert one ("actions": {"as": ...}).'
-        checks.fail("mix", expected, f"{', '.join(dimension_names(theirs))}{kind} in {other.name}", hint)
-    return dimension_names(mine)
+        checks.fail("mix", expected, f"{', '.join(dimension_names(theirs))}{kind} in {other}", hint)
+    return dimension_names(known[0][1])
 
 
 def same_cameras(dataset: RobotDataset, names: Sequence[str]) -> tuple[str, ...]:

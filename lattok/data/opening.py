@@ -112,6 +112,13 @@ def _seen_as(dataset: RobotDataset, cameras: Any = None, action_space: Any = Non
 
 def _recognise(place: Path) -> tuple[str, Path]:
     """Format of a file or folder, and where exactly it is."""
+    try:
+        return _look_at(place)
+    except OSError as error:
+        raise LattokError(f"cannot read {place}: {error.strerror}. Check its permissions.") from None
+
+
+def _look_at(place: Path) -> tuple[str, Path]:
     if place.is_file():
         if place.suffix.lower() in hdf5.SUFFIXES:
             return "hdf5", place
@@ -122,10 +129,7 @@ def _recognise(place: Path) -> tuple[str, Path]:
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
     if (place / "meta").is_dir():
         return "lerobot", place
-    try:
-        found = _formats_in(place)
-    except OSError as error:
-        raise LattokError(f"cannot read {place}: {error.strerror}.") from None
+    found = _formats_in(place)
     if len(found) != 1:
         checks.fail("dataset", "one of " + ", ".join(_FORMATS.values()), _what_is_in(place, found))
     return found[0]

@@ -14,10 +14,9 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.cameras import decode_image
-from lattok.data.index_columns import INDEX_FEATURES, index_column
+from lattok.data.common import INDEX_FEATURES, describe, index_column, no_episode, stack_frames
 from lattok.data.rlds_meta import Field, control_rate, read_info, read_layout, read_shards
 from lattok.data.schema import Damage, Feature, FrameTransform, camera_keys
-from lattok.data.stacking import stack_frames
 from lattok.data.tfrecord import Example, RecordFile
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
@@ -59,8 +58,7 @@ class RLDS:
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
 
     def __repr__(self) -> str:
-        frames = sum(self._lengths.values())
-        return f"{type(self).__name__}({self.name!r}, {len(self.episodes)} episodes, {frames} frames, {self.fps:g} fps)"
+        return describe(self)
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         """The file that holds an episode."""
@@ -107,7 +105,8 @@ class RLDS:
                 image = decode_image(data, f"{where} {chosen[row]}")
                 if image.shape != shape:
                     expected, got = ("x".join(map(str, size)) for size in (shape, image.shape))
-                    raise LattokError(f"{where} {chosen[row]}: expected {expected} as in features.json, got {got}.")
+                    source = "the first episode" if 0 in self._fields[key].shape else "features.json"
+                    raise LattokError(f"{where} {chosen[row]}: expected {expected} as in {source}, got {got}.")
                 pixels[row] = image
             yield pixels
 
@@ -217,9 +216,7 @@ class RLDS:
 
     def _length(self, episode_index: int) -> int:
         if episode_index not in self._lengths:
-            expected = f"an episode of `{self.name}` (0 to {max(self._lengths)})"
-            hint = next((d.reason for d in self.damaged if d.episode_index == episode_index), "")
-            checks.fail("episode_index", expected, repr(episode_index), hint)
+            no_episode(self, episode_index)
         return self._lengths[episode_index]
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from lattok import checks
 from lattok.checks import LattokError
+from lattok.data.identity import same_split, split_of
 from lattok.data.schema import Feature, RobotDataset
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
 from lattok.data.view import View
@@ -157,6 +158,10 @@ def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:
         if name is not None and name != dataset.name:
             hint = f"Open the dataset that they were made from; if it is this one, under a new name, add name={name!r}."
             checks.fail("labels", f"labels of `{dataset.name}`", f"`{prefix}` of `{name}` in {sidecar.root}", hint)
+        split = made_from.get("split") if isinstance(made_from, dict) else None
+        if not same_split(split, split_of(dataset)):
+            expected, got = f"labels of split `{split_of(dataset)}`", f"`{prefix}` of split `{split}` in {sidecar.root}"
+            checks.fail("labels", expected, got, f"Open `{dataset.name}` with split={split!r}.")
 
 
 def _check_episodes(dataset: RobotDataset, sidecar: Sidecar) -> None:

@@ -1,93 +1,107 @@
 """A folder beside the output in which a run collects finished units, so that the next run can continue it.
 
-.<out>.partial/lock        held by the process that works here
-.<out>.partial/request     what was asked for: models, options, episodes
-.<out>.partial/units/      labels of the finished units
-.<out>.partial/dataset/    the output while it is put together; after an exchange what it replaced
-.<out>.partial/done        written when the output is complete, before it takes its place
+.<out>.partial/lock                held by the process that works here
+.<out>.partial/units/<request>/    labels of the finished units, by what was asked for
+.<out>.partial/unreadable/         what of the source could not be copied, by file
+.<out>.partial/dataset/            the output while it is put together; after an exchange what it replaced
+.<out>.partial/done                written when the output is complete, before it takes its place
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lattok.checks import LattokError
-from lattok.data.extend import Labels, Rows, Shapes, Unit
-from lattok.files import exchange, lock, read_json, sync_folder, whole_file, write_json
+from lattok.data.extend import Labels, Rows, Shapes, Unit, fingerprint
+from lattok.files import exchange, finish_exchange, lock, read_json, same_file, sync_folder, whole_file, write_json
 
-FAILED, REASONS = "failed episodes", "reasons"  # beside the columns of a unit; no column has a space in its name
+FAILED = "failed"  # beside the columns of a unit, all of which have a dot in their names
+DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
+
+Failures = dict[str, dict[int, str]]  # prefix -> episode -> why it has no labels
 
 
 class Stored(NamedTuple):
     """A unit as it lies in the folder."""
 
-    rows: Labels  # of the episodes that have labels, in order
-    failures: dict[int, str]  # episode -> reason
+    rows: Labels  # by column, of the episodes that have labels, in order
+    failures: Failures
 
 
 class Busy(LattokError):
-    """Somebody else is at work."""
+    """The folder is somebody else's, for now or for good."""
 
 
 class Staging:
-    """The folder; `request` says what its contents belong to."""
+    """The folder for the output `out`; `request` is the hash of what was asked for."""
 
     def __init__(self, out: Path, request: str):
         self.out, self.request = out, request
         self.folder = out.with_name(f".{out.name}.partial")
         self.dataset = self.folder / "dataset"
+        self.unreadable = self.folder / "unreadable"
+        self._units = self.folder / "units" / request[:16]
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the folder for this process; the lock goes with the process, however it ends."""
+        if self.folder.is_dir() and not (self.folder / "lock").exists() and any(self.folder.iterdir()):
+            raise Busy(f"{self.folder} is in the way and was not made by lattok. Move it away.")
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "lock", "w") as file:
-            if not lock(file, wait=False):
+            try:
+                held = lock(file, wait=False)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                held = True  # a file system without locks is no reason to refuse
+            if not (held and same_file(file, self.folder / "lock")):
                 raise Busy(
-                    f"`out`: expected a folder that nobody else annotates, got {self.out}: another process is at it."
+                    f"`out`: expected a folder that nobody else annotates, got {self.out}: another process does."
                 )
+            finish_exchange(self.dataset, self.out)
             yield
 
-    def prepare(self) -> None:
-        """Keep what an interrupted run of the same request left; drop what another one left."""
-        if not self._holds("request", self.request):
-            for path in self.folder.iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                elif path.name != "lock":
-                    path.unlink()
-        with whole_file(self.folder / "request") as temporary:
-            temporary.write_text(self.request)
-
-    def has(self, unit: Unit, key: str) -> bool:
+    def has(self, key: str) -> bool:
         """Whether all labels of a unit are there; one with failures is worth another try."""
-        return self._path(unit, key).exists() and not self.failures(unit, key)
+        failures = self.failures(key)
+        return failures is not None and not any(failures.values())
 
-    def store(self, unit: Unit, key: str, rows: Labels, failures: dict[int, str]) -> None:
+    def store(self, key: str, rows: Labels, failures: Failures) -> None:
         """Keep the labels of a unit, whole or not at all."""
-        failed = {
-            FAILED: np.array(list(failures), dtype=np.int64),
-            REASONS: np.array(list(failures.values()), dtype=str),
-        }
-        with whole_file(self._path(unit, key)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **rows, **failed)  # type: ignore[arg-type]  # a column cannot be called `allow_pickle`
+        flat = [(prefix, str(index), why) for prefix, part in failures.items() for index, why in part.items()]
+        failed = np.array(flat, dtype=str).reshape(-1, 3)
+        with whole_file(self._path(key)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **{FAILED: failed, **rows})  # type: ignore[arg-type]
 
-    def load(self, unit: Unit, key: str) -> Stored:
+    def load(self, key: str) -> Stored:
         """What was stored of a unit."""
-        with np.load(self._path(unit, key), allow_pickle=False) as stored:
-            return Stored({name: stored[name] for name in stored if name not in (FAILED, REASONS)}, _failures(stored))
+        try:
+            with open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
+                rows = {name: stored[name] for name in stored if name != FAILED}
+                return Stored(rows, _failures(stored))
+        except DAMAGED:
+            self._path(key).unlink()
+            message = f"{self._path(key)} was damaged since it was written, and is removed. Run the same command again."
+            raise LattokError(message) from None
 
-    def failures(self, unit: Unit, key: str) -> dict[int, str]:
-        """Episodes of a unit without labels, and why; reads nothing else."""
-        with np.load(self._path(unit, key), allow_pickle=False) as stored:
-            return _failures(stored)
+    def failures(self, key: str) -> Failures | None:
+        """What is missing in a unit, and why; None where the unit is not there. Reads nothing else."""
+        try:
+            with open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
+                return _failures(stored)
+        except (FileNotFoundError, *DAMAGED):
+            return None
 
     def row_reader(self, units: Sequence[Unit], keys: Sequence[str], shapes: Shapes) -> Rows:
         """`rows(first, last)` of one file from the units that cover it; holds one unit in memory."""
@@ -99,7 +113,7 @@ class Staging:
                 if unit.first < last and first < unit.last:
                     if unit.number not in held:
                         held.clear()
-                        held[unit.number] = filled(unit, self.load(unit, key), shapes)
+                        held[unit.number] = filled(unit, self.load(key), shapes)
                     low, high = max(first, unit.first) - unit.first, min(last, unit.last) - unit.first
                     parts.append({name: values[low:high] for name, values in held[unit.number].items()})
             return {name: np.concatenate([part[name] for part in parts]) for name in shapes}
@@ -108,66 +122,82 @@ class Staging:
 
     def begin_assembly(self, state: str) -> None:
         """Keep files that were put together from this same state of source and labels, and only those."""
-        if not self._holds("assembled", state):
-            shutil.rmtree(self.dataset, ignore_errors=True)
-            with whole_file(self.folder / "assembled") as temporary:
+        mark = self.folder / "assembled"
+        if not (mark.is_file() and mark.read_text() == state):
+            for folder in (self.dataset, self.unreadable):
+                if folder.exists():
+                    shutil.rmtree(folder)
+            with whole_file(mark) as temporary:
                 temporary.write_text(state)
 
-    def publish(self, mark: str, replaces: str | None, in_place: bool) -> None:
-        """Move the dataset to `out`, or let them change places: in place, or where it replaces an earlier result.
+    def publish(self, record: Mapping[str, Any], in_place: bool) -> None:
+        """Move the dataset to `out`, or let them change places where something is there. `record` says what it is.
 
-        `mark` tells it from others, `replaces` is the earlier result's. A kill at any point leaves a state that the
-        next run finishes.
+        A kill at any point leaves a state that the next run finishes.
         """
-        marks = [mark] if replaces is None or in_place else [mark, replaces]
-        write_json(self.folder / "done", {"request": self.request, "marks": marks})
-        if in_place or replaces is not None:
+        before = [] if in_place or not self.out.exists() else [fingerprint(self.out, linked=True)]
+        done = {"request": self.request, "marks": [fingerprint(self.dataset, linked=True), *before], **record}
+        write_json(self.folder / "done", done)
+        if self.out.exists():
             exchange(self.dataset, self.out)
         else:
             os.rename(self.dataset, self.out)
         sync_folder(self.out.parent)
 
-    def published(self, mark: str | None) -> bool:
-        """Whether what lies at `out`, with this mark, is the result of an earlier run of this request."""
-        if mark is None or not (self.folder / "done").is_file():
-            return False
+    def published(self) -> dict[str, Any] | None:
+        """The record of what lies at `out`, if it is the untouched result of an earlier run of this request."""
+        if not (self.folder / "done").is_file() or not self.out.exists():
+            return None
         done = read_json(self.folder / "done")
-        return done["request"] == self.request and mark in done["marks"]
+        return done if done["request"] == self.request and fingerprint(self.out, linked=True) in done["marks"] else None
 
     def remove(self, but_units: bool = False) -> None:
-        """Delete the folder, its marks last; with `but_units` labels stay, for a run that fills gaps."""
-        shutil.rmtree(self.dataset, ignore_errors=True)
+        """Delete the folder, its mark last; with `but_units` labels stay, for a run that fills gaps."""
+        finish_exchange(self.dataset, self.out)
+        for folder in (self.dataset, self.unreadable, *([] if but_units else [self.folder / "units"])):
+            shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # not there, or a disk that refuses
             (self.folder / "assembled").unlink()
         if not but_units:
-            shutil.rmtree(self.folder / "units", ignore_errors=True)
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    def forget_units(self) -> None:
+        """Delete the units of this request."""
+        shutil.rmtree(self._units, ignore_errors=True)
+
     def holds_labels(self) -> bool:
-        """Whether any unit is there."""
-        return any((self.folder / "units").glob("*.npz"))
+        """Whether any unit of this request is there."""
+        return any(self._units.glob("*.npz"))
 
-    def _holds(self, name: str, text: str) -> bool:
-        mark = self.folder / name
-        return mark.is_file() and mark.read_text() == text
+    def is_new(self) -> bool:
+        """Whether nothing here is worth keeping: no labels of any request, no record of an output."""
+        return not any((self.folder / "units").glob("*/*.npz")) and not (self.folder / "done").exists()
 
-    def _path(self, unit: Unit, key: str) -> Path:
-        return self.folder / "units" / f"{unit.number:06d}-{key}.npz"
+    def _path(self, key: str) -> Path:
+        return self._units / f"{key}.npz"
 
 
 def filled(unit: Unit, stored: Stored, shapes: Shapes) -> Labels:
     """Labels of all rows of a unit: where there are none, codes are -1, vectors 0, and nothing is valid."""
-    labelled = np.repeat([index not in stored.failures for index in unit.episodes], unit.lengths)
     rows: Labels = {}
     for name, (dtype, shape) in shapes.items():
+        failed = next((part for prefix, part in stored.failures.items() if name.startswith(prefix + ".")), {})
+        labelled = np.repeat([index not in failed for index in unit.episodes], unit.lengths)
         rows[name] = np.full((len(labelled), *shape), -1 if name.endswith(".codes") else 0, dtype=dtype)
         if labelled.any():
-            rows[name][labelled] = stored.rows[name].reshape(-1, *shape)
+            found = stored.rows[name]
+            if (str(found.dtype), found.shape[1:] or (1,)) != (dtype, shape):
+                got, wanted = f"{found.dtype} {list(found.shape[1:])}", f"{dtype} {list(shape)} as in other episodes"
+                raise LattokError(f"`{name}`: expected {wanted}, got {got} in episode {unit.episodes[0]} or after it.")
+            rows[name][labelled] = found.reshape(-1, *shape)
     return rows
 
 
-def _failures(stored: Mapping[str, np.ndarray]) -> dict[int, str]:
-    return dict(zip(stored[FAILED].tolist(), stored[REASONS].tolist(), strict=True))
+def _failures(stored: Mapping[str, np.ndarray]) -> Failures:
+    failures: Failures = {}
+    for prefix, index, why in stored[FAILED].tolist():
+        failures.setdefault(prefix, {})[int(index)] = why
+    return failures
 
 
 def shapes_of(rows: Labels) -> Shapes:

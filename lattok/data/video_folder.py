@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,9 +15,8 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.captions import captions_of, find_captions
-from lattok.data.index_columns import INDEX_FEATURES, index_column
+from lattok.data.common import INDEX_FEATURES, describe, index_column, no_episode, stack_frames
 from lattok.data.schema import Damage, Feature, FrameTransform, camera_keys
-from lattok.data.stacking import stack_frames
 from lattok.data.video import decode_at
 from lattok.data.video_times import Schedule, VideoTimes, read_times, schedule
 from lattok.findings import Finding
@@ -40,8 +39,8 @@ class VideoFolder:
     The frame rate is `fps`, else the most common one of the files. A video that keeps to it is read frame by frame. Any
     other, of another or of a variable rate, is resampled: frame i is the one shown nearest to i / fps after the first
     (see `video_times.schedule`). Frame counts come from the packets of the files, which are read once here, without
-    decoding. Videos may differ in size: `features` has the most common one, as coded, `frames` the own one of each.
-    Rotated videos come upright.
+    decoding. Rotated videos come upright. Videos may differ in size: `frames` has the own one of each, `features` that
+    of the first among the videos of the most common coded size.
     """
 
     kind = "video"
@@ -73,13 +72,30 @@ class VideoFolder:
         self.episodes = tuple(
             Episode(index, plan.length, (instructions[index],)) for index, plan in self._schedule.items()
         )
-        sizes = [video.size for video in read.values()]
-        self.features = {CAMERA: Feature("video", (*_common(sizes), 3), None)} | INDEX_FEATURES
+        self._sizes = {index: video.size for index, video in read.items()}
         self.findings = tuple(self._findings(source, len(self._files) - len(written)))
 
     def __repr__(self) -> str:
-        frames = sum(plan.length for plan in self._schedule.values())
-        return f"{type(self).__name__}({self.name!r}, {len(self.episodes)} episodes, {frames} frames, {self.fps:g} fps)"
+        return describe(self)
+
+    @property
+    def features(self) -> dict[str, Feature]:
+        """The camera and the columns."""
+        return {CAMERA: Feature("video", (*self._size, 3), None)} | INDEX_FEATURES
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        """Only a decoded frame says whether it is rotated: the first use decodes one."""
+        common = _common(list(self._sizes.values()))
+        return next(filter(None, (self._upright(i) for i, coded in self._sizes.items() if coded == common)), common)
+
+    def _upright(self, episode_index: int) -> tuple[int, int] | None:
+        """Height and width of the frames of an episode; None where they cannot be decoded."""
+        try:
+            height, width = self.frames(episode_index, indices=[0]).shape[2:4]
+        except LattokError:
+            return None
+        return height, width
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         """The video of an episode."""
@@ -119,12 +135,7 @@ class VideoFolder:
 
     def _plan(self, episode_index: int) -> Schedule:
         if episode_index not in self._schedule:
-            reason = next((reason for index, reason in self.damaged if index == episode_index), None)
-            if reason is not None:
-                raise LattokError(f"episode {episode_index}: {reason}")
-            checks.fail(
-                "episode_index", f"an episode of `{self.name}` (0 to {len(self._files) - 1})", repr(episode_index)
-            )
+            no_episode(self, episode_index)
         return self._schedule[episode_index]
 
     def _findings(self, source: Path | None, silent: int) -> Iterator[Finding]:
@@ -143,8 +154,14 @@ def _video_files(root: Path) -> list[str]:
     """Relative paths (with /) of the videos below a folder, sorted. Links are followed, no folder is entered twice."""
     if not root.is_dir():
         checks.fail("path", "a folder with videos", f"{root}", "Give the folder that holds the files.")
+
+    def refuse(error: OSError) -> None:
+        raise LattokError(
+            f"cannot read {error.filename} ({error.strerror}). Check its permissions, or move it elsewhere."
+        )
+
     files, entered = [], {os.path.realpath(root)}
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
         candidates, below[:] = sorted(below), []
         for name in candidates:
             place = os.path.realpath(os.path.join(folder, name))

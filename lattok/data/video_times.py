@@ -72,13 +72,13 @@ def schedule(video: VideoTimes, fps: float) -> Schedule:
     """Frame by frame where the video keeps to `fps`; otherwise resampled in time.
 
     Resampled, there are floor(duration * fps) frames (at least one), duration being from the first frame's start to
-    the last one's end, to within a tick of the file's clock. Frame i is the one nearest to start + i / fps, the
-    earlier of two that are equally near.
+    the last one's end, to within a tick of the file's clock and half a frame. Frame i is the one nearest to
+    start + i / fps, the earlier of two that are equally near.
     """
     start = float(video.times[0])
     if _keeps_to(video.times, fps):
         return Schedule(len(video.times), start, None)
-    length = max(1, int((video.end - start + video.tick) * fps))
+    length = max(1, int((video.end - start + min(video.tick, 0.5 / fps)) * fps))
     targets = start + np.arange(length) / fps
     after = np.searchsorted(video.times, targets).clip(1, len(video.times) - 1)
     nearest = np.where(targets - video.times[after - 1] <= video.times[after] - targets, after - 1, after)

@@ -13,6 +13,9 @@ class View:
     def __init__(self, dataset: RobotDataset):
         self.dataset = dataset
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__.lstrip('_')}({self.dataset!r})"
+
     def __getattr__(self, name: str) -> Any:
         if name == "dataset" or name.startswith("__"):  # not there yet while it is being unpickled
             raise AttributeError(name)

@@ -232,11 +232,12 @@ def draw_labelled(
     value = _hash(seed, episode_of, frame)
     names = {task: i for i, task in enumerate(sorted(set(tasks.values())))}
     task_of = np.array([names[tasks[e]] for e in episode_of.tolist()], dtype=np.int64)
-    for task in range(len(names)):
-        candidates = np.unique(value[task_of == task])  # ascending: one entry per pair or per episode
+    order = np.argsort(task_of, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(task_of[order])) + 1):  # the pairs of one task
+        candidates = np.unique(value[rows])  # ascending: one entry per pair or per episode
         if len(candidates):
             count = max(1, round(fraction * len(candidates)))
-            chosen |= (task_of == task) & (value <= candidates[count - 1])
+            chosen[rows] = value[rows] <= candidates[count - 1]
     if not chosen.any():
         checks.fail("labelled_fraction", "at least one labelled pair", "none", "The chosen episodes hold no pairs.")
     return chosen
@@ -270,5 +271,5 @@ def _instructions(
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Different instructions in the order of the episodes, and the index of each kept frame's, int64 [N]."""
     first = [episode.tasks[0] if episode.tasks else "" for episode in episodes]
-    tasks = tuple(dict.fromkeys(first))
-    return tasks, np.repeat([tasks.index(task) for task in first], lengths)[keep]
+    number = {task: i for i, task in enumerate(dict.fromkeys(first))}
+    return tuple(number), np.repeat([number[task] for task in first], lengths)[keep]

@@ -1,6 +1,7 @@
 """Writes LeRobot v3 datasets without the `lerobot` package; LeRobot 0.4 and later open them unchanged.
 
-Everything goes to a temporary folder beside the target, which takes its name when the dataset is finished.
+.<name>.writing/lock       held by the writer at work
+.<name>.writing/dataset/   takes the target's place when it is finished
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +21,12 @@ import pyarrow.parquet as pq
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.cameras import VIDEO_PATH, EpisodeFrames, Frames, RollingVideos, image_column
+from lattok.data.common import INDEX_FEATURES, LEROBOT_INDEX, index_column
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Feature
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.data.tables import RollingTables, to_arrow
 from lattok.data.video import CODECS
-from lattok.files import sync_files, sync_folder, write_json
+from lattok.files import lock, same_file, sync_files, sync_folder, write_json
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -53,10 +56,10 @@ class LeRobotWriter:
         self._fps = int(fps) if float(fps).is_integer() else fps  # LeRobot keeps a whole number where it can
         self._settings = settings
         self._cameras = [key for key, feature in features.items() if feature.dtype in IMAGE_DTYPES]
-        index = {key: Feature("float32" if key == "timestamp" else "int64", (1,), None) for key in INDEX_KEYS}
-        self._features = features | index
+        self._features = features | LEROBOT_INDEX
         self._columns = [key for key in self._features if key not in self._cameras]
-        self._folder = root.with_name(f".{root.name}.writing")
+        self._work = root.with_name(f".{root.name}.writing")
+        self._folder = self._work / "dataset"
         self._tasks: dict[str, int] = {}
         self._frames = self._episodes = 0
         self._stats: dict[str, list[Stats]] = {}
@@ -105,8 +108,7 @@ class LeRobotWriter:
             _check_feature(key, feature)
         settings = _Settings(robot_type, video_codec, chunk_files, data_file_mb, video_file_mb, encoder_threads)
         writer = cls(root, fps, dict(features), settings)
-        shutil.rmtree(writer._folder, ignore_errors=True)
-        writer._folder.mkdir(parents=True)
+        writer._begin()
         return writer
 
     def __enter__(self) -> LeRobotWriter:
@@ -116,7 +118,7 @@ class LeRobotWriter:
         if kind is None:
             self.finalize()
         else:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._end()
 
     def add_episode(
         self,
@@ -168,9 +170,37 @@ class LeRobotWriter:
         write_json(self._folder / "meta" / name, value, indent=4)
 
     def finalize(self) -> Path:
-        """Close all files and give the folder its name. Returns `root`."""
+        """Close all files and give the folder its name; on any failure nothing is left. Returns `root`."""
+        try:
+            self._publish()
+        finally:
+            self._end()
+        return self.root
+
+    def _begin(self) -> None:
+        """Make the folder for this writer alone; what a killed one left is dropped."""
+        self._work.mkdir(parents=True, exist_ok=True)
+        file = open(self._work / "lock", "w")  # noqa: SIM115  # as long as the writer lives
+        self._release = weakref.finalize(self, file.close)
+        try:
+            alone = lock(file, wait=False) and same_file(file, self._work / "lock")
+        except OSError:
+            alone = True  # a file system without locks is no reason to refuse
+        if not alone:
+            self._release()
+            hint = "Wait until it has finished, or choose another folder."
+            checks.fail("root", "a folder that nobody else writes", f"{self.root}, which another writer is at", hint)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir()
+
+    def _end(self) -> None:
+        """Remove what is not published, and let others write here."""
+        if self._release.alive:  # otherwise what is there is another writer's
+            shutil.rmtree(self._work, ignore_errors=True)
+            self._release()
+
+    def _publish(self) -> None:
         if not self._episodes:
-            shutil.rmtree(self._folder, ignore_errors=True)
             raise LattokError("nothing to write: call `add_episode` before `finalize`.")
         self._write_rows()
         for files in (self._data, self._meta, *self._videos.values()):
@@ -185,7 +215,6 @@ class LeRobotWriter:
         sync_files(self._folder)
         os.rename(self._folder, self.root)
         sync_folder(self.root.parent)
-        return self.root
 
     def _check_episode(
         self, columns: Mapping[str, np.ndarray], frames: Mapping[str, Frames], length: int | None
@@ -221,14 +250,8 @@ class LeRobotWriter:
 
     def _values(self, columns: Mapping[str, np.ndarray], length: int, tasks: list[int]) -> dict[str, np.ndarray]:
         """The given columns in their declared types, and LeRobot's index columns."""
-        number = np.arange(length)
-        values = {
-            "timestamp": (number / self._fps).astype(np.float32),
-            "frame_index": number,
-            "episode_index": np.full(length, self._episodes),
-            "index": self._frames + number,
-            "task_index": np.array(tasks),
-        }
+        values = {key: index_column(key, length, self._episodes, 0, self._fps) for key in INDEX_FEATURES}
+        values |= {"index": self._frames + np.arange(length), "task_index": np.array(tasks)}
         for key, given in columns.items():
             dtype = self._features[key].dtype
             values[key] = np.asarray(given, dtype=object if dtype == "string" else dtype)

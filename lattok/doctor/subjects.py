@@ -12,6 +12,7 @@ from lattok.data import RobotDataset, inspect_dataset, open_dataset
 from lattok.data.tables import open_table
 from lattok.evaluation.advice import advice_on
 from lattok.evaluation.report import tally
+from lattok.evaluation.split import training_entries
 from lattok.findings import Finding
 from lattok.loading import load
 
@@ -60,8 +61,9 @@ def model(subject: str, revision: str | None) -> Found:
     if trained is None:
         yield Finding("note", "It does not say what it was trained on.", "Judge it on episodes it cannot have seen.")
     else:
-        for entry in trained.get("mixture", [trained]):
-            yield "trained on", f"{entry.get('dataset')}, episodes {_runs(entry.get('episodes'))}"
+        for entry in training_entries(trained):
+            split = f", split {entry['split']}" if "split" in entry else ""
+            yield "trained on", f"{entry['dataset']}{split}, episodes {_runs(entry['episodes'])}"
 
 
 def _runs(runs: Any) -> str:

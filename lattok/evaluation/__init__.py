@@ -15,6 +15,7 @@ import lattok
 from lattok import checks, files
 from lattok.data import RobotDataset
 from lattok.data.action_view import check_trained_space
+from lattok.data.identity import split_of
 from lattok.evaluation.latent import LatentOptions
 from lattok.evaluation.latent_report import evaluate_latent
 from lattok.evaluation.report import Progress, Report, Verdict
@@ -108,7 +109,8 @@ def _quietly(model: Any) -> Iterator[None]:
 
 def _with_overlap(report: Report, model: Any, dataset: RobotDataset, split: Split) -> Report:
     """A failing verdict where held-out episodes were trained on, as far as the artefact knows."""
-    seen = trained_episodes(getattr(model, "trained_on", None), dataset.name) & set(split.held_out)
+    trained = trained_episodes(getattr(model, "trained_on", None), dataset.name, split_of(dataset))
+    seen = trained & set(split.held_out)
     if not seen:
         return report
     text = f"{len(seen)} of {len(split.held_out)} held-out episodes were trained on: these figures are too good"

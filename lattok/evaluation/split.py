@@ -10,6 +10,7 @@ import numpy as np
 
 from lattok import checks
 from lattok.data import RobotDataset, select_episodes
+from lattok.data.identity import same_split
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,22 @@ def split_episodes(dataset: RobotDataset, episodes: str | Sequence[int] | None, 
     )
 
 
-def trained_episodes(trained_on: Mapping[str, Any] | None, dataset_name: str) -> set[int]:
-    """Episodes of a dataset that a model has learnt from, as its training.json says; none where it says nothing."""
+def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Everything that a model has learnt from, as its training.json says: `dataset`, `split` if it has any, `episodes`.
+
+    What the models before it had learnt from (`earlier`) is part of it.
+    """
     known = trained_on or {}
-    entries = [entry for entry in known.get("mixture", [known]) if entry.get("dataset") == dataset_name]
-    return {i for entry in entries for first, last in entry["episodes"] for i in range(first, last + 1)}
+    entries = [*known.get("mixture", [known]), *known.get("earlier", ())]
+    wanted = ("dataset", "split", "episodes")
+    return [{name: entry[name] for name in wanted if name in entry} for entry in entries if "dataset" in entry]
+
+
+def trained_episodes(trained_on: Mapping[str, Any] | None, dataset_name: str, split: str | None = None) -> set[int]:
+    """Episodes of a dataset that a model has learnt from, as its training.json says; none where it says nothing."""
+    entries = [entry for entry in training_entries(trained_on) if entry["dataset"] == dataset_name]
+    runs = [run for entry in entries if same_split(entry.get("split"), split) for run in entry["episodes"]]
+    return {i for first, last in runs for i in range(first, last + 1)}
 
 
 def evenly(items: list[int], most: int) -> list[int]:

@@ -75,7 +75,7 @@ def train_action_vq(recipe: ActionVQRecipe, resume: bool = False, resume_command
         return windows.batch(draw(step)[process::processes])
 
     model.trained_on = recipe.trained_on(sources, size)
-    recipe.begin(resume)
+    recipe.begin(resume, sources)
     weights = model.config.loss_weights
     fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
     model.choose_normalizer()

@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from lattok import checks, files
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
+from lattok.data.identity import dataset_hash, split_of
 from lattok.data.mixture import Source, open_mixture, parse_source
 from lattok.training import RECIPE, RUN, LoopOptions
 
@@ -122,22 +123,26 @@ class Recipe:
         runs = index_runs(episode.index for episode in select_episodes(dataset, self.data.episodes))
         space = action_spaces(dataset).get(self.data.action_key)
         declared = {} if space is None else {"action_space": space.to_json()}
-        return {"dataset": dataset.name, "episodes": runs, **declared}
+        split = {} if split_of(dataset) is None else {"split": split_of(dataset)}
+        return {"dataset": dataset.name, **split, "episodes": runs, **declared}
 
     def options(self) -> dict[str, Any]:
         """All options that are set, flat."""
         return {**asdict(self.data), **asdict(self.loop), **self.model}
 
-    def begin(self, resume: bool, inputs: Mapping[str, str] | None = None) -> None:
-        """Write run/recipe.json (first process only). `inputs`, hashes of models and files that were read, are part of
-        it: a run can go on only from the same ones."""
+    def begin(self, resume: bool, sources: Sequence[Source], inputs: Mapping[str, str] | None = None) -> None:
+        """Write run/recipe.json (first process only). Hashes of the datasets, as description files have them, and
+        `inputs`, those of models and files that were read, are part of it: a run can go on only from the same ones."""
         if not first_process():
             return
-        out, inputs = Path(self.out), dict(inputs or {})
+        names = ["dataset" if self.dataset is not None else f"dataset {source.dataset.name}" for source in sources]
+        hashes = {name: dataset_hash(source.dataset) for name, source in zip(names, sources, strict=True)}
+        out, inputs = Path(self.out), hashes | dict(inputs or {})
         if resume:
             for name, before in self._stored(out).get("inputs", {}).items():
                 if inputs.get(name) != before:
-                    checks.fail(name, f"content with hash {before[:12]}, as when the run began", inputs[name][:12])
+                    expected, got = f"content with hash {before[:12]}, as when the run began", inputs.get(name, "none")
+                    checks.fail(name, expected, got[:12], "Put back what has changed, or start a new run.")
         files.check_writable(out)
         header = {"kind": self.kind, "dataset": self.dataset, "preset": self.preset}
         files.write_json(out / RUN / RECIPE, {**header, "options": self.options(), "inputs": inputs})

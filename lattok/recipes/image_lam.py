@@ -15,7 +15,7 @@ import torch
 from lattok import checks
 from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
-from lattok.evaluation.split import trained_episodes
+from lattok.evaluation.split import trained_episodes, training_entries
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling
@@ -158,7 +158,7 @@ def train_image_lam(recipe: ImageLAMRecipe, resume: bool = False, resume_command
         gaps_in_frames(model.config, dataset.fps)
     views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
     labelled = _with_actions(recipe, datasets)
-    recipe.begin(resume, _inputs(recipe, before))
+    recipe.begin(resume, sources, _inputs(recipe, before))
     model.features.load()
     named = zip(datasets, views, strict=True)
     parts = [read_pairs(recipe, model, dataset, view, dataset in labelled) for dataset, view in named]
@@ -261,14 +261,20 @@ def _inputs(recipe: ImageLAMRecipe, before: ImageLAM | None) -> dict[str, str]:
 
 
 def _history(recipe: ImageLAMRecipe, sources: list[Source], samples: int, before: ImageLAM | None) -> dict[str, Any]:
-    """What the artefact says about its training; episodes that the earlier model has seen count as seen."""
+    """What the artefact says about its training; what the earlier model has seen counts as seen."""
     data = recipe.data
     history = recipe.trained_on(sources, samples)
     labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
     history["labels"] = labels
     if before is not None:
         history["init" if data.init is not None else "env_codebook"] = before.describe()
-        for entry in history.get("mixture", [history]):
-            seen = trained_episodes(history, entry["dataset"]) | trained_episodes(before.trained_on, entry["dataset"])
+        now, there = history.get("mixture", [history]), set[tuple[str, str | None]]()
+        for entry in now:
+            place = (entry["dataset"], entry.get("split"))
+            seen = trained_episodes(history, *place) | trained_episodes(before.trained_on, *place)
             entry["episodes"] = index_runs(sorted(seen))
+            there.add(place)
+        known = training_entries(before.trained_on)
+        others = [entry for entry in known if (entry["dataset"], entry.get("split")) not in there]
+        history |= {"earlier": others} if others else {}
     return history

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lattok import checks
@@ -36,7 +37,7 @@ def annotate_verb(
     if "episodes" in reading:
         checks.fail("episodes", "nothing: a dataset is labelled as a whole", repr(reading["episodes"]))
     if in_place:
-        recover(dataset_name)
+        recover(Path(dataset_name).expanduser().resolve())
     names = _by_prefix(models, prefixes)
     dataset = open_dataset(dataset_name)
     chosen = {key: reading.pop(key) for key in ("action_key", "cameras") if key in reading}
@@ -48,7 +49,7 @@ def annotate_verb(
         loaded[prefix] = compiled(model, backend, precision, options.threads)
     with bar("annotate") as progress:
         result = label(Work(dataset, loaded, options), out, in_place=in_place, engine=engine, progress=progress)
-    if result.unlabelled:
+    if not result.complete:
         print(f"lattok: {result.report()}", file=sys.stderr)
     print(f"Annotated dataset: {result.path}")
     return result

@@ -91,7 +91,7 @@ def _fit(recipe: FitRecipe, resume: bool) -> ChunkTokenizer:
     sources = recipe.open()
     horizon = recipe.model.get("horizon", recipe.model_class.horizon)
     windows = ActionWindows(sources[0].dataset, horizon, recipe.data.action_key, recipe.data.episodes)
-    recipe.begin(resume)
+    recipe.begin(resume, sources)
     names = tuple(windows.action_names)
     model = recipe.family.fit(*windows.all(), action_names=names, **asdict(recipe.loop), **recipe.model)
     model.trained_on = recipe.trained_on(sources, len(windows))

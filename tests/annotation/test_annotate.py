@@ -197,9 +197,7 @@ def test_finished_units_are_not_labelled_again(source, tmp_path, monkeypatch):
 
 def test_two_at_once(source, tmp_path):
     def again(done, total):
-        with pytest.raises(
-            LattokError, match="expected a folder that nobody else annotates, got"
-        ):
+        with pytest.raises(LattokError, match="expected a folder that nobody else annotates, got"):
             annotate(source, {"tok": FakeTokenizer()}, tmp_path / "out")
 
     annotate(source, MODELS, tmp_path / "out", progress=again)
@@ -232,7 +230,7 @@ def test_ctrl_c_keeps_the_work_and_says_so(source, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt, match="Run the same command to continue"):
         annotate(source, MODELS, tmp_path / "out", progress=stop)
-    assert list((tmp_path / ".out.partial" / "units").glob("*.npz"))
+    assert list((tmp_path / ".out.partial" / "units").glob("*/*.npz"))
 
 
 KILLED = """

@@ -37,27 +37,25 @@ def test_a_damaged_video_costs_its_episodes_only(source, tmp_path, damage):
     before = tree(source.root)
     result = run(open_dataset(source.root), tmp_path / "out")
     assert tree(source.root) == before
-    assert set(result.unlabelled) <= set(broken_episodes(source, path))
-    assert result.unlabelled
-    assert result.episodes == 7 - len(result.unlabelled)
+    lost = set(result.unlabelled["latent"])
+    assert set(result.unlabelled) == {"latent"}  # actions are there
+    assert lost
+    assert lost <= set(broken_episodes(source, path))
+    assert f"{7 - len(lost)} of 7 episodes labelled" in result.report()
     assert str(path) in result.report()
     assert "\n" not in result.report()
     labelled = open_dataset(tmp_path / "out")
     keys = [key for key in labelled.features if key.startswith(("latent.", "tok."))]
     for episode in labelled.episodes:
         rows, expected = labelled.columns(episode.index, keys), whole.columns(episode.index, keys)
-        if episode.index not in result.unlabelled:
-            for key in keys:
+        for key in keys:
+            if episode.index not in lost or key.startswith("tok."):
                 np.testing.assert_array_equal(rows[key], expected[key])
-        else:
-            assert (rows["latent.codes"] == -1).all()
-            assert (rows["latent.env.codes"] == -1).all()
-            assert (rows["tok.codes"] == -1).all()
-            assert not rows["latent.embedding"].any()
-            assert not rows["latent.valid"].any()
-            assert not rows["tok.valid"].any()
+            else:
+                assert (rows[key] == (-1 if key.endswith(".codes") else 0)).all()
     record = json.loads((tmp_path / "out/meta/lattok.json").read_text())
-    assert [i for part in record["latent"]["unlabelled"] for i in part["episodes"]] == sorted(result.unlabelled)
+    assert [i for part in record["latent"]["unlabelled"] for i in part["episodes"]] == sorted(lost)
+    assert "unlabelled" not in record["tok"]
     assert str(tmp_path) not in json.dumps(record)
 
 
@@ -69,13 +67,13 @@ def test_a_repaired_source_fills_the_gaps(source, tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match=r"\d of 7 episodes labelled; not episode"):
         annotate(open_dataset(source.root), MODELS, tmp_path / "out")
     first = tree(tmp_path / "out")
-    assert set(run(open_dataset(source.root), tmp_path / "out").unlabelled) == broken  # nothing new
+    assert set(run(open_dataset(source.root), tmp_path / "out").unlabelled["latent"]) == broken  # nothing new
     assert tree(tmp_path / "out") == first
     path.write_bytes(content)
     labelled: list[int] = []
     real = module.engines.label_decoded
     monkeypatch.setattr(module.engines, "label_decoded", lambda w, u, f: labelled.extend(u.episodes) or real(w, u, f))
-    assert not run(open_dataset(source.root), tmp_path / "out").unlabelled
+    assert run(open_dataset(source.root), tmp_path / "out").complete
     assert broken <= set(labelled) != set(range(7))
     assert tree(tmp_path / "out") == tree(annotate(open_dataset(source.root), MODELS, tmp_path / "expected"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "out", "tiny"]
@@ -100,8 +98,9 @@ def test_a_damaged_page_of_actions(source, tmp_path):
     (group, *_) = (
         pq.ParquetFile(path).read_row_group(0, columns=["episode_index"])["episode_index"].unique().to_pylist()
     )
-    assert set(result.unlabelled) == {group}
+    assert {prefix: set(part) for prefix, part in result.unlabelled.items()} == {"tok": {group}}
     assert "cannot read `action`" in result.report()
+    assert "`action` in rows 0 to " in result.report()
     labelled = open_dataset(tmp_path / "out")
     for episode in labelled.episodes:
         rows = labelled.columns(episode.index, ["tok.valid", "observation.state"])
@@ -116,6 +115,12 @@ def test_a_damaged_page_that_no_label_needs(source, tmp_path):
     corrupt_page(source.data_file(3), "reward")
     result = run(open_dataset(source.root), tmp_path / "out")
     assert not result.unlabelled
+    assert not result.complete
+    assert "all episodes labelled; `reward` in rows 0 to" in result.report()
+    before = tree(source.root)
+    with pytest.raises(LattokError, match="`in_place`: expected a dataset that can be read as a whole, got all"):
+        annotate(open_dataset(source.root), MODELS, in_place=True)
+    assert tree(source.root) == before
     labelled = open_dataset(tmp_path / "out")
     assert labelled.columns(3, ["tok.valid"])["tok.valid"].all()
 
@@ -131,9 +136,154 @@ def test_without_its_index_a_file_cannot_be_placed(source, tmp_path, column):
 
 def test_where_nothing_succeeds_nothing_is_written(source, tmp_path):
     shutil.rmtree(source.root / "videos")
-    with pytest.raises(LattokError, match=r"missing video file .* none of the first 7 episodes could be labelled"):
-        run(open_dataset(source.root), tmp_path / "out")
+    with pytest.raises(LattokError, match=r"missing video file .* no episode could be labelled by `latent`"):
+        run(open_dataset(source.root), tmp_path / "out", {"latent": FakeLAM()})
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_what_is_not_about_the_data_stops_early(make_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "UNIT_FRAMES", 20)
+    calls = []
+
+    class Lost(FakeTokenizer):
+        def latent_actions(self, chunks, valid=None):
+            calls.append(1)
+            if len(calls) > 6:
+                raise RuntimeError("the device is gone")
+            return super().latent_actions(chunks, valid)
+
+    dataset = make_dataset([5] * 60, cameras=False)
+    with pytest.raises(LattokError, match=r"RuntimeError: the device is gone .*in a row: this is not about the data"):
+        run(dataset, tmp_path / "out", {"tok": Lost()})
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / ".out.partial").rglob("*.npz"))
+    calls[:] = []
+    Lost.latent_actions = FakeTokenizer.latent_actions
+    assert run(dataset, tmp_path / "out", {"tok": Lost()}).complete
+
+
+def test_many_damaged_episodes_at_the_start(make_dataset, tmp_path):
+    dataset = make_dataset([7] * 50, video_file_mb=0.012)
+    first = dataset.video_span(0, dataset.cameras[0])[0]
+    first.write_bytes(first.read_bytes()[:300])
+    lost = broken_episodes(dataset, first)
+    assert 20 < len(lost) < 50
+    result = run(open_dataset(dataset.root), tmp_path / "out", {"latent": FakeLAM()})
+    assert set(result.unlabelled["latent"]) == set(lost)
+
+
+def test_a_later_loss_costs_no_labels(source, tmp_path):
+    first, second = (source.video_span(index, source.cameras[0])[0] for index in (0, 6))
+    kept = {path: path.read_bytes() for path in (first, second)}
+    first.unlink()
+    run(open_dataset(source.root), tmp_path / "out")
+    before = tree(tmp_path / "out")
+    second.unlink()
+    with pytest.raises(
+        LattokError, match=r"out has labels of episode \d, which cannot be read any more .*It stays as it is"
+    ):
+        run(open_dataset(source.root), tmp_path / "out")
+    assert tree(tmp_path / "out") == before
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert run(open_dataset(source.root), tmp_path / "out").complete
+    assert tree(tmp_path / "out") == tree(annotate(open_dataset(source.root), MODELS, tmp_path / "expected"))
+
+
+def test_what_the_user_changed_in_the_output_stays(source, tmp_path):
+    path = source.video_span(3, source.cameras[0])[0]
+    content = path.read_bytes()
+    path.unlink()
+    run(open_dataset(source.root), tmp_path / "out")
+    (tmp_path / "out/README.md").write_text("mine")
+    path.write_bytes(content)
+    with pytest.raises(LattokError, match="`out`: expected a folder that does not exist yet"):
+        run(open_dataset(source.root), tmp_path / "out")
+    assert (tmp_path / "out/README.md").read_text() == "mine"
+
+
+def test_a_column_that_is_repaired_comes_into_the_output(source, tmp_path):
+    video, data = source.video_span(6, source.cameras[0])[0], source.data_file(0)
+    video.unlink()
+    content = data.read_bytes()
+    corrupt_page(data, "reward")
+    assert run(open_dataset(source.root), tmp_path / "out").unreadable
+    data.write_bytes(content)
+    result = run(open_dataset(source.root), tmp_path / "out")
+    assert not result.unreadable
+    assert result.unlabelled
+    assert np.isfinite(open_dataset(tmp_path / "out").columns(0, ["reward"])["reward"]).all()
+    assert "unreadable" not in (tmp_path / "out/meta/lattok.json").read_text()
+
+
+def test_a_source_that_changes_meanwhile_is_noticed(source, tmp_path):
+    def change(done, total):
+        (source.root / "notes.md").write_text("new")
+
+    for options in ({"out": tmp_path / "out"}, {"in_place": True}):
+        (source.root / "notes.md").unlink(missing_ok=True)
+        with pytest.raises(LattokError, match="changed while it was annotated"):
+            annotate(source, MODELS, progress=change, **options)
+        assert (source.root / "notes.md").read_text() == "new"
+        assert "latent.codes" not in open_dataset(source.root).features
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_comes_in_the_last_moment_is_kept(source, monkeypatch):
+    real = module.Staging.publish
+
+    def publish(self, *arguments):
+        (source.root / "late.md").write_text("kept")
+        real(self, *arguments)
+
+    monkeypatch.setattr(module.Staging, "publish", publish)
+    with pytest.raises(LattokError, match="changed while it was annotated"):
+        annotate(source, MODELS, in_place=True)
+    assert (source.root / "late.md").read_text() == "kept"
+    monkeypatch.undo()
+    annotate(open_dataset(source.root), MODELS, in_place=True)
+    assert (source.root / "late.md").read_text() == "kept"
+    assert "latent.codes" in open_dataset(source.root).features
+
+
+def test_a_damaged_unit_is_made_again(source, tmp_path, monkeypatch):
+    expected = tree(annotate(source, MODELS, tmp_path / "expected"))
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            annotate(source, MODELS, tmp_path / "out")
+    first, second, third, *_ = sorted((tmp_path / ".out.partial").rglob("*.npz"))
+    first.write_bytes(b"")
+    second.write_bytes(second.read_bytes()[:100])
+    data = bytearray(third.read_bytes())
+    data[len(data) // 2] ^= 255  # found when its arrays are read
+    third.write_bytes(data)
+    with pytest.raises(LattokError, match="was damaged since it was written, and is removed. Run the same"):
+        annotate(source, MODELS, tmp_path / "out")
+    annotate(source, MODELS, tmp_path / "out")
+    assert tree(tmp_path / "out") == expected
+
+
+def test_another_request_keeps_finished_units(source, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            annotate(source, MODELS, tmp_path / "out")
+        with pytest.raises(KeyboardInterrupt):
+            annotate(source, MODELS, tmp_path / "out", embedding=False)
+    labelled = []
+    real = module.engines.label_decoded
+    monkeypatch.setattr(module.engines, "label_decoded", lambda w, u, f: labelled.append(u) or real(w, u, f))
+    annotate(source, MODELS, tmp_path / "out")
+    assert not labelled
+
+
+def test_a_folder_of_somebody_else_is_not_touched(source, tmp_path):
+    (tmp_path / ".out.partial").mkdir()
+    (tmp_path / ".out.partial/theirs").write_text("kept")
+    with pytest.raises(LattokError, match="is in the way and was not made by lattok"):
+        annotate(source, MODELS, tmp_path / "out")
+    assert (tmp_path / ".out.partial/theirs").read_text() == "kept"
 
 
 def test_an_episode_is_tried_twice(source, tmp_path):
@@ -149,7 +299,7 @@ def test_an_episode_is_tried_twice(source, tmp_path):
             return super().label_video(frames, stride)
 
     result = run(source, tmp_path / "out", {"latent": Moody()})
-    assert result.unlabelled == {1: "RuntimeError: once in a while"}
+    assert result.unlabelled == {"latent": {1: "RuntimeError: once in a while"}}
     assert len(calls) == 7 + 2
 
 
@@ -160,5 +310,5 @@ def test_labels_that_are_not_finite(source, tmp_path):
             return out._replace(latents=out.latents / (chunks.shape[0] != 25))
 
     result = run(source, tmp_path / "out", {"tok": Broken()})
-    assert list(result.unlabelled) == [3]
+    assert list(result.unlabelled["tok"]) == [3]
     assert "expected finite numbers, got NaN or infinity in episode 3" in result.report()

@@ -47,6 +47,40 @@ class Stop(Exception):
     """A kill."""
 
 
+def test_a_refused_rename_loses_nothing(source, monkeypatch):
+    before, calls, real = tree(source.root), iter(range(100)), os.rename
+    monkeypatch.setattr(files, "_renameat2", lambda one, other: False)
+
+    def refused(*paths):
+        if next(calls) == 1:
+            raise OSError(5, "Input/output error")
+        real(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refused)
+        with pytest.raises(LattokError, match="Input/output error"):
+            annotate(source, MODELS, in_place=True)
+    assert tree(source.root) == before
+    annotate(source, MODELS, in_place=True)
+    assert "latent.codes" in open_dataset(source.root).features
+
+
+def test_a_second_annotation_that_began_before_the_first_ended(source):
+    one, two = open_dataset(source.root), open_dataset(source.root)
+    annotate(one, {"tok": FakeTokenizer()}, in_place=True)
+    with pytest.raises(LattokError, match=r"`prefix`: expected one that the dataset does not use, got 'tok'"):
+        annotate(two, {"tok": FakeTokenizer()}, in_place=True, embedding=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_owners_stay(source):
+    for path in (source.root, *source.root.rglob("*")):
+        os.chown(path, 1234, 1234)
+    annotate(source, MODELS, in_place=True)
+    assert {(p.stat().st_uid, p.stat().st_gid) for p in (source.root, source.data_file(0))} == {(1234, 1234)}
+    assert (source.root / "meta/info.json").stat().st_uid == 1234
+
+
 @pytest.mark.parametrize("after", range(8))
 def test_killed_around_the_exchange(source, tmp_path, monkeypatch, exchange, after):
     expected = tree(annotate(source, MODELS, tmp_path / "copy"))
@@ -69,6 +103,7 @@ def test_killed_around_the_exchange(source, tmp_path, monkeypatch, exchange, aft
         patch.setattr(staging.Staging, "remove", counted(lambda self, but_units=False: shutil.rmtree(self.folder)))
         with suppress(Stop):
             annotate(source, MODELS, in_place=True)
+            assert after > 2  # the exchange itself: before it, and after its first call
     recover(source.root)
     assert tree(source.root) in (before, expected)
     if tree(source.root) == before:

@@ -62,7 +62,7 @@ def test_a_worker_that_is_killed_changes_nothing(source, tmp_path, cluster):
 @pytest.mark.slow
 def test_a_unit_that_kills_its_workers_is_left_out(source, tmp_path, cluster):
     result = label(Work(source, {"tok": Deadly([25])}, Options()), tmp_path / "ray", engine=RayEngine(workers=2))
-    assert list(result.unlabelled) == [3]
+    assert list(result.unlabelled["tok"]) == [3]
     assert "the worker died" in result.report()
     assert "3 times" in result.report()
 

@@ -20,6 +20,7 @@ from lattok.data.sidecar import with_labels
 from lattok.data.video import VideoEncoder
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from tests.annotation.fakes import tree
+from tests.conftest import write_dataset
 from tests.data.test_hdf5 import write_libero
 
 REAL = Path(__file__).parents[2].parent / "shared/data/real"
@@ -94,7 +95,7 @@ def test_a_real_recording_with_one_flipped_bit(tmp_path):
     path.write_bytes(data)
     damaged = open_dataset(tmp_path / "bridge_dataset")
     result = label(Work(damaged, {"latent": small_lam("image_0")}, Options()), tmp_path / "out")
-    assert list(result.unlabelled) == [3]
+    assert list(result.unlabelled["latent"]) == [3]
     assert "checksum" in result.report()
     one, other = with_labels(damaged, tmp_path / "out"), with_labels(damaged, whole)
     for episode in damaged.episodes:
@@ -117,6 +118,36 @@ def test_libero_demonstrations(tmp_path):
     check(dataset, {"latent": small_lam("agentview_rgb"), "tok": bins_of(dataset, 2)}, tmp_path / "labels")
 
 
+POSE = [{"part": "position", "mode": "absolute"}]
+
+
+@pytest.mark.parametrize("kind", ["lerobot", "hdf5"])
+def test_labels_of_converted_actions(kind, tmp_path):
+    """Through description files, as on the command line: what provenance says is what the dataset says."""
+    if kind == "hdf5":
+        pytest.importorskip("h5py")
+        write_libero(tmp_path / "source.hdf5")
+        source, space = tmp_path / "source.hdf5", "libero"
+        actions = {"as": [{"part": "position"}, {"part": "gripper", "convention": "open_is_1"}], "drop": ["rotation"]}
+    else:
+        source = write_dataset(tmp_path / "source", [12, 9], cameras=False)
+        space, actions = POSE, {"as": [{**POSE[0], "axes": ["y", "-x", "z"], "scale": 0.01}]}
+    file = tmp_path / "described.json"
+    described = {"dataset": str(source), "name": "source", "action_space": {"action": space}, "actions": actions}
+    file.write_text(json.dumps(described))
+    dataset = open_dataset(file)
+    tok = bins_of(dataset, 2)
+    out = annotate(dataset, {"tok": tok}, tmp_path / "out")
+    if kind == "lerobot":
+        file.write_text(json.dumps({**described, "dataset": str(out)}))
+        labelled, plain = open_dataset(file), open_dataset(out)
+    else:
+        labelled, plain = with_labels(open_dataset(file), out), with_labels(open_dataset(source, name="source"), out)
+    result = verify(labelled, {"tok": tok})
+    assert result.holds, result.render()
+    assert "- `action` was converted to another action space" in verify(plain, {"tok": tok}).render()
+
+
 def write_videos(root: Path, sizes=((32, 48), (40, 32))) -> None:
     rng = np.random.default_rng(0)
     for i, size in enumerate(sizes):
@@ -134,9 +165,15 @@ def test_a_video_that_cannot_be_listed(tmp_path):
     write_videos(tmp_path / "videos")
     (tmp_path / "videos/wave/0a.mp4").write_bytes(b"no video")
     result = label(Work(open_dataset(tmp_path / "videos"), {"latent": small_lam("video")}, Options()), tmp_path / "out")
-    assert list(result.unlabelled) == [1]
-    assert result.episodes == 2
+    assert list(result.unlabelled["latent"]) == [1]
+    assert "2 of 3 episodes labelled" in result.report()
     assert with_labels(open_dataset(tmp_path / "videos"), tmp_path / "out").columns(2, ["latent.valid"])
+    (tmp_path / "videos/wave/0a.mp4").write_bytes((tmp_path / "videos/wave/0.mp4").read_bytes())
+    repaired = open_dataset(tmp_path / "videos")
+    assert label(Work(repaired, {"latent": small_lam("video")}, Options()), tmp_path / "out").complete
+    rows = with_labels(repaired, tmp_path / "out")
+    codes = [rows.columns(index, ["latent.codes"])["latent.codes"] for index in (0, 1)]
+    np.testing.assert_array_equal(*codes)
 
 
 @needs_real

@@ -116,6 +116,7 @@ def test_columns_that_went_missing(labelled):
 def test_episodes_without_labels_are_mentioned(labelled):
     change(labelled, "tok", unlabelled=[{"episodes": [1], "reason": "a damaged file"}])
     text = verify(labelled, {"tok": FakeTokenizer()}).render()
+    assert "- tok.codes: episode 1 counts as unlabelled, but holds labels" in text
     assert "? 1 episodes without labels, first 1: a damaged file" in text
     assert "46 frames of 3 of 4" in text
 
@@ -137,4 +138,8 @@ def test_what_cannot_be_verified(labelled, make_dataset):
         verify(make_dataset([5], name="plain"), MODELS)
     with pytest.raises(LattokError, match=r"`prefix`: expected one of the labels of .* \(latent, tok\), got 'other'"):
         verify(labelled, {"other": FakeLAM()})
+    with pytest.raises(LattokError, match="`models`: expected at least one model"):
+        verify(labelled, {})
+    with pytest.raises(LattokError, match="`episodes`: expected episodes with labels, got 99"):
+        verify(labelled, MODELS, episodes=[1, 99])
     assert np.isfinite(json.loads((labelled.root / "meta/stats.json").read_text())["latent.codes"]["mean"]).all()

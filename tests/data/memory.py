@@ -12,8 +12,8 @@ from PIL import Image
 
 from lattok.checks import LattokError
 from lattok.data import Feature, camera_keys
+from lattok.data.common import stack_frames
 from lattok.data.schema import Damage
-from lattok.data.stacking import stack_frames
 from lattok.files import write_json
 from lattok.types import Episode
 
@@ -79,7 +79,7 @@ class MemoryDataset:
                 files = [BytesIO(self.jpegs[episode_index][t]) for t in chosen[i : i + 4]]
                 yield np.stack([np.asarray(Image.open(file)) for file in files])
 
-        length = self.episodes[episode_index].length
+        length = len(self.values[episode_index]["action"])
         return stack_frames(camera_keys(self, cameras), length, indices, transform, blocks)
 
     def encoded_images(self, episode_index, camera):

@@ -16,6 +16,7 @@ from lattok.checks import LattokError
 from lattok.data import ActionWindows, action_spaces, declare, open_dataset, with_actions
 from lattok.data.action_convert import convert_actions
 from lattok.data.action_space import PRESETS, ActionSpace, Gripper, Joints, Other, Position, Rotation
+from lattok.data.action_view import check_trained_space
 from lattok.data.rotations import SIZES, from_matrix, to_matrix, wrapped
 from lattok.data.view import View
 
@@ -216,6 +217,8 @@ def test_parts_that_agree_keep_their_bits(rng):
         ([{"part": "position", "axes": 3}], "bridge", "`source: axes`: expected a list such as"),
         (3, "bridge", "`source`: expected a list of parts, or one of bridge"),
         ([], "bridge", "`action_space`: expected at least one part, got none"),
+        ([{"part": "gripper", "convention": "width", "arm": ["l"]}], "bridge", r"`arm`: expected text .*, got \['l'\]"),
+        ([Gripper("width", arm=5)], "bridge", r"`arm`: expected text such as .left., got 5\."),
         (
             [Gripper("open_is_1"), Gripper("width")],
             "bridge",
@@ -254,6 +257,10 @@ def test_what_is_not_exact_is_refused_with_the_reason(source, target, text):
             "`drop`: expected one of gripper",
         ),
         (
+            lambda: convert_actions(np.zeros((2, 7)), "bridge", "metaworld", drop="rotation"),
+            "`drop`: expected a list of kinds of parts, got 'rotation'",
+        ),
+        (
             lambda: convert_actions(
                 np.zeros((2, 1)), [Joints(1)], [Joints(1, "delta")], state=[[1.0]], state_space=[Joints(1)]
             ),
@@ -273,7 +280,9 @@ def test_bad_input(make, text):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_json_and_have_names(name):
     space = PRESETS[name]
-    assert ActionSpace.of(json.loads(json.dumps(space.to_json()))) == space
+    stored = json.loads(json.dumps(space.to_json()))
+    assert stored == space.to_json()  # which is how provenance is compared
+    assert ActionSpace.of(stored) == space
     assert len(set(space.names)) == space.dim == sum(part.size for part in space.parts)
     assert space.spans()[-1][1].stop == space.dim
 
@@ -298,6 +307,7 @@ def test_a_dataset_offers_its_actions_in_another_space(dataset):
     again = pickle.loads(pickle.dumps(view))
     np.testing.assert_array_equal(again.columns(1, ["action"])["action"], after["action"])
     assert view.actions_as["action"][0] == {"part": "gripper", "convention": "closed_is_1", "arm": ""}
+    assert repr(view) == f"Converted(Declared({dataset!r}))"
     with pytest.raises(AttributeError):
         _ = view.nothing
 
@@ -345,6 +355,29 @@ def test_declarations_in_the_dataset_and_in_a_description_file(dataset, tmp_path
         LattokError, match="tiny, episode 0, `action`: `actions`: expected finite numbers, got nan in row"
     ):
         with_actions(declare(Holed(dataset), {"action": parts}), parts[::-1]).columns(0, ["action"])
+
+
+OTHER_TYPES = [{"drop": 5}, {"drop": None}, {"drop": [["position"]]}, {"state_key": 0}, {"key": 1}]
+
+
+@pytest.mark.parametrize("options", OTHER_TYPES)
+def test_options_of_conversions_of_other_types(dataset, options):
+    declared = declare(dataset, {"action": [Position("absolute", axes=("x", "y")), Gripper("open_is_1")]})
+    with pytest.raises(LattokError, match="`actions`: expected names of columns, and `drop` as a list of kinds, got"):
+        with_actions(declared, [Gripper("open_is_1")], **options)
+
+
+def test_the_space_of_training_is_that_of_the_same_dataset(dataset):
+    pose = ActionSpace((Position("absolute", axes=("x", "y")), Gripper("open_is_1")))
+    closed = [pose.parts[0], Gripper("closed_is_1")]
+    known = {"mixture": [{"dataset": "other", "action_space": pose.to_json()}, {"dataset": "tiny"}]}
+    check_trained_space(known, dataset, "action")  # it was undeclared then, as it is now
+    for trained in ({"mixture": known["mixture"][:1]}, {"dataset": "tiny", "action_space": pose.to_json()}):
+        check_trained_space(trained, declare(dataset, {"action": pose}), "action")
+        with pytest.raises(LattokError, match="`action_space`: expected position.*got no declaration. Give"):
+            check_trained_space(trained, dataset, "action")
+        with pytest.raises(LattokError, match="`action_space`: expected position.*got position.*closed_is_1"):
+            check_trained_space(trained, declare(dataset, {"action": closed}), "action")
 
 
 class Holed(View):

@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 
 from lattok.checks import LattokError
 from lattok.data import select_episodes, split_by_task
+from lattok.data.episodes import damaged_among
+from lattok.data.schema import Damage
 from lattok.types import Episode
 
 
-def episodes_of(tasks: list[str], length: int = 5):
-    """A stand-in with one episode per entry of `tasks`."""
-    return SimpleNamespace(episodes=tuple(Episode(i, length, (task,)) for i, task in enumerate(tasks)))
+def episodes_of(tasks: list[str], length: int = 5, damaged: tuple[int, ...] = ()):
+    """A stand-in with one episode per entry of `tasks`; those that are `damaged` are missing."""
+    episodes = [Episode(i, length, (task,)) for i, task in enumerate(tasks) if i not in damaged]
+    return SimpleNamespace(
+        episodes=tuple(episodes), damaged=tuple(Damage(i, f"{i}.bin is cut short.") for i in damaged)
+    )
 
 
 def indices(dataset, spec) -> list[int]:
@@ -89,6 +94,22 @@ def test_errors(spec, says):
         select_episodes(episodes_of(["a"] * 10), spec)
 
 
+def test_damaged_episodes_are_named_where_they_are_asked_for():
+    dataset = episodes_of(["a"] * 6, damaged=(1, 5))
+    assert indices(dataset, "0:3") == [0, 2]
+    for spec in ("0,1", [0, 1], "1:2", "0:3,1"):
+        with pytest.raises(LattokError, match="`episodes`: expected episodes that can be read, got 1. 1.bin is cut sh"):
+            select_episodes(dataset, spec)
+    with pytest.raises(LattokError, match="indices from 0 to 4, got 6"):
+        select_episodes(dataset, "5,6", skip_damaged=True)
+    assert [e.index for e in select_episodes(dataset, "0,1,4:", skip_damaged=True)] == [0, 4]
+    assert select_episodes(dataset, "5:", skip_damaged=True) == []
+    covered = {None: [1, 5], "0:3": [1], "4:": [5], "0,1": [1], "2:4": [], "train": []}
+    for spec, expected in covered.items():
+        assert [damage.episode_index for damage in damaged_among(dataset, spec)] == expected
+    assert [damage.episode_index for damage in damaged_among(dataset, [4, 5])] == [5]
+
+
 class Counted(tuple):
     """Counts how many episodes are looked at."""
 
@@ -101,11 +122,11 @@ class Counted(tuple):
 
 def test_a_few_of_a_million_are_found_without_a_pass():
     episodes = Counted(Episode(3 * i, 5, ("a",)) for i in range(100_000))
-    found = select_episodes(SimpleNamespace(episodes=episodes), [299_997, 0, 6])
+    found = select_episodes(SimpleNamespace(episodes=episodes, damaged=()), [299_997, 0, 6])
     assert [episode.index for episode in found] == [0, 6, 299_997]
     assert Counted.looked < 100
     with pytest.raises(LattokError, match="indices from 0 to 299997, got 5"):
-        select_episodes(SimpleNamespace(episodes=episodes), [6, 5])
+        select_episodes(SimpleNamespace(episodes=episodes, damaged=()), [6, 5])
 
 
 def test_held_out_is_a_count():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lattok.checks import LattokError
 from lattok.cli import main
-from lattok.data import Feature, LeRobotWriter, declare, export, open_dataset, with_labels
+from lattok.data import Feature, LeRobotWriter, declare, export, open_dataset, with_actions, with_labels
 from lattok.data.schema import INDEX_KEYS, Damage
 from lattok.data.video import VideoEncoder
 from tests.conftest import moving_square, write_dataset
@@ -166,6 +166,18 @@ def test_what_actions_mean_comes_along(stored, tmp_path):
     assert read_meta(out, "action_space.json")["action"][0]["n"] == 2
 
 
+def test_labels_of_converted_actions_need_no_conversion_any_more(stored, tmp_path):
+    before, after = [{"part": "other", "n": 1}, {"part": "gripper", "convention": "open_is_1"}], "closed_is_1"
+    target = [before[0], {"part": "gripper", "convention": after}]
+    view = with_actions(declare(stored, {"action": before}), target)
+    made = {"source": "actions", "cameras": [], "action_key": "action", "horizon": 4}
+    labels = labels_for(stored, tmp_path / "labels", actions_as=view.actions_as["action"], **made)
+    entry = read_meta(export(view, tmp_path / "out", labels=labels).path, "lattok.json")["latent"]
+    assert "actions_as" not in entry
+    assert entry["action_key"] == "action"
+    assert "actions_as" in read_meta(export(stored, tmp_path / "raw", labels=labels).path, "lattok.json")["latent"]
+
+
 def test_the_same_bytes_again(stored, tmp_path):
     for name in ("one", "two"):
         export(stored, tmp_path / name, labels=labels_for(stored, tmp_path / f"l{name}"))
@@ -238,6 +250,24 @@ def test_damaged_episodes(stored, tmp_path):
         export(stored, tmp_path / "none", skip_damaged=True)
 
 
+def test_a_choice_that_covers_damaged_episodes(tmp_path):
+    dataset = MemoryDataset(tmp_path / "source", [4, 1, 6, 3])
+    dataset.damaged = (Damage(1, "1.bin: no end."),)
+    dataset.episodes = tuple(episode for episode in dataset.episodes if episode.index != 1)
+    for number, spec in enumerate(("0:3", "0,1", [0, 1, 2], "1:2")):
+        out = tmp_path / str(number)
+        with pytest.raises(LattokError, match="1.bin: no end. Nothing was exported"):
+            export(dataset, out, episodes=spec, images="image")
+        if spec == "1:2":
+            with pytest.raises(LattokError, match="`source`: no episode can be read: 1.bin: no end"):
+                export(dataset, out, episodes=spec, skip_damaged=True)
+        else:
+            done = export(dataset, out, episodes=spec, images="image", skip_damaged=True)
+            assert done.episodes == ((0,) if spec == "0,1" else (0, 2))
+            assert done.left_out == dataset.damaged
+    assert export(dataset, tmp_path / "rest", episodes="2:", images="image").left_out == ()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -261,8 +291,10 @@ def test_places_that_make_no_sense(tmp_path, monkeypatch):
         with pytest.raises(LattokError, match="`out`: expected a folder outside the source dataset"):
             export(source, tmp_path / out)
     (tmp_path / "there").mkdir()
-    with pytest.raises(LattokError, match="expected a folder that does not exist yet"):
-        export(source, tmp_path / "there")
+    with monkeypatch.context() as patched:
+        patched.setattr(type(source), "columns", lambda *_: pytest.fail("read before looking"))
+        with pytest.raises(LattokError, match="`out`: expected a folder that does not exist yet"):
+            export(source, tmp_path / "there", skip_damaged=True)
 
     def full(*_):
         raise OSError(28, "No space left on device")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from lattok.checks import LattokError
 from lattok.data import frames_from_lerobot, open_dataset
+from lattok.data.common import stack_frames
 from lattok.data.video import VideoEncoder, decode_at, probe
 
 
@@ -48,9 +49,18 @@ def test_indices_in_any_order(sample):
     whole = sample.frames(7, ["corner2"])
     wanted = [200, 3, 3, 90, 0]
     np.testing.assert_array_equal(sample.frames(7, ["corner2"], indices=wanted), whole[wanted])
-    for wrong in ([], [-1], [217]):
+    for wrong in ([], [-1], [217], [0.5], [3.0], np.arange(217) == 3, [[1]], ["1"], 3, [None]):
         with pytest.raises(LattokError, match="`indices`: expected frame indices from 0 to 216"):
             sample.frames(7, indices=wrong)
+
+
+def test_a_transform_gives_a_frame_for_a_frame(sample):
+    for wrong in (lambda block: block[::2], lambda block: block.repeat(2, axis=0)):
+        with pytest.raises(LattokError, match="`transform`: expected 35 frames out of the block that it was g"):
+            sample.frames(2, transform=wrong)
+    pictures = np.zeros((3, 4, 4, 3), dtype=np.uint8)
+    with pytest.raises(LattokError, match="`frames` of `a`: expected 5 frames, got 3"):
+        stack_frames(["a"], 5, None, None, lambda *_: iter([pictures]))
 
 
 def test_transform_sees_blocks_only(sample):

@@ -258,6 +258,70 @@ def test_files_must_be_alike(libero: Path):
         RobomimicHDF5(libero)
 
 
+def test_members_in_another_order_are_the_same(tmp_path: Path):
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w", track_order=True) as file:
+        data = file.create_group("data", track_order=True)
+        data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 20}})
+        for number, names in enumerate((("b", "a"), ("a", "b"), ("b", "a"))):
+            demo = data.create_group(f"demo_{number}", track_order=True)
+            obs = demo.create_group("obs", track_order=True)
+            for name in names:
+                obs[name] = np.full((4, 2), ord(name))
+            demo["actions"] = np.zeros((4, 7))
+    dataset = RobomimicHDF5(path)
+    assert (len(dataset.episodes), dataset.damaged) == (3, ())
+    for index in range(3):
+        assert set(dataset.columns(index, ["observation.b"])["observation.b"].flat) == {ord("b")}
+    other = tmp_path / "b.hdf5"
+    with h5py.File(path) as old, h5py.File(other, "w") as new:
+        old.copy("data", new)
+        for number in (0, 2):
+            del new[f"data/demo_{number}"]
+    assert len(RobomimicHDF5(tmp_path).episodes) == 4
+
+
+def test_a_file_that_cannot_be_read_takes_one_number(libero: Path):
+    whole = write_libero(libero / "close_demo.hdf5", "close it", lengths=(4,))
+    expected = RobomimicHDF5(libero).columns(3, ["action"])["action"]
+    whole.write_bytes(whole.read_bytes()[:3000])  # the first of the folder
+    (libero / "other.h5").write_bytes(b"")
+    dataset = RobomimicHDF5(libero)
+    assert [episode.index for episode in dataset.episodes] == [1, 2, 3, 5, 6]
+    assert [damage.episode_index for damage in dataset.damaged] == [0, 4]
+    assert dataset.damaged[0].reason.startswith(f"cannot read {whole} (")
+    assert (dataset.fps, dataset.robot) == (20, "Panda")
+    np.testing.assert_array_equal(dataset.columns(3, ["action"])["action"], expected)
+    with pytest.raises(LattokError, match="episode 0: cannot read .*close_demo.hdf5"):
+        dataset.columns(0, ["action"])
+    for name in ("open_demo.hdf5", "push_demo.hdf5"):
+        (libero / name).write_bytes(b"")
+    with pytest.raises(LattokError, match="libero_goal: no demonstration can be read, first cannot read .*close_demo"):
+        RobomimicHDF5(libero)
+
+
+def test_what_is_no_number_is_left_out(tmp_path: Path):
+    path = write_libero(tmp_path / "a.hdf5", lengths=(3,))
+    with h5py.File(path, "a") as file:
+        demo = file["data/demo_0"]
+        demo["obs/empty_rgb"] = np.zeros((3, 0, 0, 3), dtype=np.uint8)
+        demo["obs/note"] = [b"a", b"b", b"c"]
+    dataset = RobomimicHDF5(path)
+    assert dataset.frames(0).shape == (3, 2, 16, 16, 3)
+    left_out = dict(dataset.left_out)
+    assert (left_out["obs/empty_rgb"], left_out["obs/note"]) == ("it holds no numbers",) * 2
+    with h5py.File(tmp_path / "words.hdf5", "w") as file:
+        file["data/demo_0/actions"] = [b"left", b"right", b"up"]
+    with pytest.raises(LattokError, match=r"demo_0: expected numbers as `actions`, got object \[3\]. Write them as"):
+        RobomimicHDF5(tmp_path / "words.hdf5")
+
+
+@pytest.mark.parametrize(("value", "noted"), [(np.bytes_(b"opengl"), True), (np.arange(3), False), (b"opencv", False)])
+def test_the_image_convention_however_it_is_stored(tmp_path: Path, value: Any, noted: bool):
+    path = write_robomimic(tmp_path / "a.hdf5", demos=1, macros_image_convention=value)
+    assert bool(RobomimicHDF5(path).findings) == noted
+
+
 def test_demonstrations_that_cannot_be_listed_keep_their_numbers(tmp_path: Path):
     path = write_robomimic(tmp_path / "a.hdf5")
     with h5py.File(path, "a") as file:

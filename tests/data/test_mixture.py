@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -172,6 +173,22 @@ def test_datasets_whose_actions_differ_are_refused_with_the_way_out(both, tmp_pa
             open_dataset(file)
 
 
+def test_every_two_datasets_must_agree_whatever_their_order(both):
+    parts = [{"part": "position", "axes": ["x", "y"]}, {"part": "gripper", "convention": "open_is_1"}]
+    closed = [parts[0], {"part": "gripper", "convention": "closed_is_1"}]
+    bare = Renamed("bare", "action", both[0])  # neither names nor a space
+    spoken = declare(Renamed("s", "action", both[0]), {"action": parts})
+    other = declare(Renamed("o", "action", both[0]), {"action": closed})
+    for order in permutations([bare, spoken, other]):
+        with pytest.raises(LattokError, match="`mix`: expected the actions of [so] .* of another action space in [so]"):
+            same_actions(order, "action")
+    named, swapped = (Renamed(name, "action", both[0], tuple(name)) for name in ("xyz", "yxz"))
+    for order in permutations([bare, named, swapped]):
+        with pytest.raises(LattokError, match=r"expected the actions of (xyz \(x, y, z\)|yxz \(y, x, z\)) in every"):
+            same_actions(order, "action")
+    assert same_actions([bare, spoken, declare(named, {"action": parts})], "action") == ("0", "1", "2")
+
+
 class Renamed:
     """A dataset with another name, and one of its columns as `action`."""
 
@@ -194,6 +211,12 @@ def test_cameras_under_other_names_show_the_same(both):
     np.testing.assert_array_equal(view.frames(1), both[0].frames(1)[:, ::-1])
     np.testing.assert_array_equal(view.frames(1, ["side"], [3, 2]), both[0].frames(1, ["front"], [3, 2]))
     assert "observation.images.wrist" not in view.features
+    assert with_cameras(both[0], {"arm.left-2": "wrist"}).cameras == ("observation.images.arm.left-2",)
+    for wrong in ("", "a b", "a/b", ".", "left.", "observation.images."):
+        with pytest.raises(LattokError, match="`cameras`: expected different new names of letters, digits"):
+            with_cameras(both[0], {wrong: "wrist"})
+    with pytest.raises(LattokError, match="`cameras`: expected different new names"):
+        with_cameras(both[0], {"top": "wrist", "observation.images.top": "front"})
     for wrong in ("wrist", {"top": 3}, ["back"]):
         with pytest.raises(LattokError, match="`cameras`: expected names"):
             with_cameras(both[0], wrong)

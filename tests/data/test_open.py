@@ -261,6 +261,18 @@ def test_several_versions(tmp_path):
         open_dataset(tmp_path, fps=5)
 
 
+@pytest.mark.parametrize("what", ["is_file", "is_dir", "iterdir"])
+def test_a_folder_that_may_not_be_entered(tmp_path, monkeypatch, what):
+    (tmp_path / "closed").mkdir()
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, what, refuse)  # whoever runs the tests may read everything
+    with pytest.raises(LattokError, match="cannot read .*closed: Permission denied. Check its permissions"):
+        open_dataset(tmp_path / "closed")
+
+
 def test_records_without_descriptions(tmp_path):
     root = write_rlds(tmp_path / "toy", [3])
     (root / "features.json").unlink()

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lattok.checks import LattokError
 from lattok.data import ActionWindows, Feature, FramePairs, open_dataset
-from lattok.data.index_columns import INDEX_FEATURES
+from lattok.data.common import INDEX_FEATURES
 from lattok.data.rlds import RLDS
 from lattok.data.rlds_meta import control_rate
 from tests.data.rlds_sample import (
@@ -197,7 +197,7 @@ def test_a_broken_header_keeps_the_numbers_of_later_files(tmp_path):
     assert [d.episode_index for d in dataset.damaged] == [1, 2]
     assert dataset.damaged[0].reason == f"{path}: record 1: the checksum of its length is wrong. Copy the file again."
     np.testing.assert_array_equal(dataset.columns(3, ["next.reward"])["next.reward"], episode(3, 6)["steps/reward"])
-    with pytest.raises(LattokError, match=r"got 2\. .*record 1: the checksum of its length is wrong"):
+    with pytest.raises(LattokError, match=r"episode 2: .*record 1: the checksum of its length is wrong"):
         dataset.columns(2, ["action"])
 
 
@@ -366,6 +366,13 @@ def test_images_that_cannot_be_used(tmp_path):
     for name, says in (("grey", "got mode L"), ("other", "expected 8x8x3 as in features.json, got 8x9x3")):
         with pytest.raises(LattokError, match=where.format(name) + f".*{says}"):
             dataset.frames(0, [name])
+    steps = {"action": tensor("float32", 1), "observation": features_dict({"any": image(-1, -1, 3)})}
+    values = {"steps/observation/any": [encoded(other, "PNG"), encoded(other[:, :8], "PNG")]}
+    unsaid = one_record(tmp_path / "unsaid", steps, values | {"steps/action": np.zeros(2, "f4")})
+    with pytest.raises(
+        LattokError, match="`observation.images.any` of .*: expected 8x9x3 as in the first episode, got 8x8"
+    ):
+        unsaid.frames(0)
     for name in ("broken", "gif"):
         with pytest.raises(LattokError, match=where.format(name) + ": not a readable JPEG or PNG image"):
             dataset.frames(0, [name])

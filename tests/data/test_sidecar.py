@@ -92,6 +92,20 @@ def _renamed(dataset, labels):
     dataset.name = "other"
 
 
+def test_labels_of_another_split(dataset, labels):
+    path = labels / "meta/lattok.json"
+    stored = json.loads(path.read_text())
+    dataset.split = "val"
+    assert with_labels(dataset, labels).name == "source"  # older versions did not say which one
+    stored["latent"]["dataset"]["split"] = "train"
+    path.write_text(json.dumps(stored))
+    with pytest.raises(LattokError, match="of split `val`, got `latent` of split `train` in .* `source` with split='t"):
+        with_labels(dataset, labels)
+    for split in ("train", None):
+        dataset.split = split
+        assert with_labels(dataset, labels).name == "source"
+
+
 def _taken(dataset, labels):
     dataset.features["latent.valid"] = Feature("bool", (1,), None)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -15,9 +17,11 @@ import numpy as np
 import pytest
 
 from lattok.checks import LattokError
-from lattok.data import RobotDataset, camera_keys, inspect_dataset, open_dataset, video_folder
+from lattok.data import RobotDataset, camera_keys, export, inspect_dataset, open_dataset, video_folder
+from lattok.data.captions import captions_of
 from lattok.data.video import VideoEncoder
 from lattok.data.video_folder import CAMERA, VideoFolder
+from lattok.data.video_times import VideoTimes, schedule
 from tests.conftest import moving_square
 
 FRANKA = Path(__file__).parents[2].parent / "shared/data/real/franka_example_traj.npz"
@@ -41,6 +45,7 @@ def write_video(
     options: dict[str, str] | None = None,
     times_ms: Sequence[int] | None = None,
     size: int = 32,
+    width: int = 0,
     degrees: int = 0,
     muxer: dict[str, str] | None = None,
 ) -> Path:
@@ -51,12 +56,12 @@ def write_video(
             stream = container.add_stream(codec, Fraction(fps).limit_denominator(1001), options=options or B_FRAMES)
         except (av.error.FFmpegError, ValueError):
             pytest.skip(f"this PyAV has no encoder {codec}")
-        stream.width = stream.height = size
+        stream.height, stream.width = size, width or size
         stream.pix_fmt = "yuv420p"
         if degrees:
             stream.set_display_rotation(degrees)
         for t, image in enumerate(moving_square(np.random.default_rng(3), length, size)):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image[:, : width or size]), format="rgb24")
             if times_ms is not None:
                 frame.pts, frame.time_base = times_ms[t], Fraction(1, 1000)
                 stream.codec_context.time_base = frame.time_base
@@ -183,6 +188,13 @@ def test_another_rate_is_resampled(tmp_path: Path, fps: float, length: int):
         assert any(np.array_equal(image, images[k]) for k in near)
 
 
+def test_a_coarse_clock_makes_no_frames():
+    """A tick of the file's clock may be longer than a frame of the wanted rate."""
+    for rate, fps, length in ((30, 60, 180), (30, 300, 900), (30, 29.97, 90), (10, 25, 225)):
+        video = VideoTimes(np.arange(90) / rate, 90 / rate, 1 / rate, rate, (32, 32))
+        assert schedule(video, fps).length == length
+
+
 def test_the_most_common_rate_is_the_datasets(tmp_path: Path):
     for i, fps in enumerate((25, 30000 / 1001, 30000 / 1001)):
         write_video(tmp_path / f"{i}.mkv", fps=fps, length=40)
@@ -277,6 +289,11 @@ def test_rotated_videos_come_upright(tmp_path: Path):
         assert next(container.decode(video=0)).rotation == 90  # counter-clockwise
     _, images = decoded(rotated)
     np.testing.assert_array_equal(VideoFolder(tmp_path / "r").frames(0)[:, 0], np.rot90(images, axes=(1, 2)))
+    write_video(tmp_path / "phone" / "b.mp4", width=16, degrees=90)
+    dataset = VideoFolder(tmp_path / "phone")
+    assert dataset.frames(0).shape[2:] == dataset.features[CAMERA].shape == (16, 32, 3)
+    export(dataset, tmp_path / "out", video_codec="h264")
+    assert open_dataset(tmp_path / "out").features[CAMERA].shape == (16, 32, 3)
 
 
 def test_sizes_may_differ(tmp_path: Path):
@@ -366,6 +383,21 @@ def test_wrong_arguments(tmp_path: Path, arguments: dict, text: str):
     write_video(tmp_path / "a.mp4", length=2)
     with pytest.raises(LattokError, match=text):
         VideoFolder(tmp_path, **arguments)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("cut", "pour"):
+        write_video(tmp_path / name / "a.mp4", length=3)
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("pour"):  # whoever runs the tests may read everything
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(LattokError, match=r"cannot read .*pour \(Permission denied\). Check its permissions"):
+        VideoFolder(tmp_path)
 
 
 def test_folders_without_videos(tmp_path: Path):
@@ -458,6 +490,17 @@ def test_bad_captions(clips: Path, name: str, text: str, message: str):
         VideoFolder(clips, captions=clips / name)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_many_videos_of_one_name(tmp_path: Path):
+    files = [f"{i}/video.mp4" for i in range(60_000)]
+    (tmp_path / "captions.jsonl").write_text('{"file": "59999/video.mp4", "caption": "pours"}\n')
+    start = time.process_time()
+    assert captions_of(files, tmp_path / "captions.jsonl") == {"59999/video.mp4": "pours"}
+    assert time.process_time() - start < 4
+    (tmp_path / "captions.jsonl").write_text('{"file": "video", "caption": "pours"}\n')
+    with pytest.raises(LattokError, match=r"1 in the folder more than once \(video\)"):
+        captions_of(files[:3], tmp_path / "captions.jsonl")
 
 
 def test_captions_in_another_encoding_or_twice(clips: Path):

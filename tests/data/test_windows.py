@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from lattok.checks import LattokError, stride_in_frames
 from lattok.data import ActionWindows, Feature, FramePairs
-from lattok.data.windows import draw_labelled
+from lattok.data.windows import _hash, _instructions, draw_labelled
 from lattok.types import Episode
 
 
@@ -328,6 +329,32 @@ def test_seeds_draw_differently_and_evenly():
     # 200 draws of 5 %: 10 expected per pair, standard deviation 3.1
     assert draws.sum(0).std() == pytest.approx((200 * 0.05 * 0.95) ** 0.5, rel=0.1)
     assert draws.reshape(200, 40, 50).mean((0, 1)).max() < 0.06
+
+
+@pytest.mark.parametrize("unit", ["pairs", "episodes"])
+def test_the_draw_against_a_pass_per_task(unit, rng):
+    episode, frame = positions(rng.integers(1, 30, 60).tolist())
+    tasks = {e: (str(rng.integers(9)),) for e in range(60)}
+    value = _hash(5, episode, frame if unit == "pairs" else np.zeros_like(frame))
+    expected = np.zeros(len(episode), dtype=bool)
+    for task in set(tasks.values()):
+        own = np.array([tasks[e] == task for e in episode.tolist()])
+        lowest = np.unique(value[own])
+        expected |= own & (value <= lowest[max(1, round(0.3 * len(lowest))) - 1])
+    np.testing.assert_array_equal(draw_labelled(episode, frame, tasks, 0.3, unit, 5), expected)
+
+
+def test_an_instruction_for_every_episode_costs_no_more():
+    episodes = [Episode(i, 2, (f"task {i}",)) for i in range(30_000)]
+    lengths = np.full(len(episodes), 2)
+    episode, frame = positions(lengths.tolist())
+    start = time.process_time()
+    tasks, number = _instructions(episodes, lengths, np.ones(len(episode), dtype=bool))
+    drawn = draw_labelled(episode, frame, {e.index: e.tasks for e in episodes}, 0.05, "pairs", 0)
+    assert time.process_time() - start < 2
+    assert drawn.reshape(-1, 2).sum(1).tolist() == [1] * len(episodes)
+    np.testing.assert_array_equal(number, episode)
+    assert tasks[-1] == "task 29999"
 
 
 def test_extreme_fractions():

@@ -144,6 +144,33 @@ def test_a_failure_leaves_nothing(tmp_path, rng):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_failure_at_the_end_leaves_nothing(tmp_path, rng, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lattok.data.writer.sync_files", full)
+    with pytest.raises(OSError, match="No space"), create(tmp_path / "d") as writer:
+        writer.add_episode(*episode(rng), "push")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    writer = create(tmp_path / "d")
+    writer.add_episode(*episode(rng), "push")
+    (tmp_path / "d").mkdir()
+    with pytest.raises(LattokError, match="`root`: expected a folder that does not exist yet"):
+        writer.finalize()
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
+def test_two_writers_of_one_folder(tmp_path, rng):
+    with create(tmp_path / "d") as writer:
+        writer.add_episode(*episode(rng), "push")
+        with pytest.raises(LattokError, match="`root`: expected a folder that nobody else writes, got .*d, which anot"):
+            create(tmp_path / "d")
+        writer.add_episode(*episode(rng), "push")
+    assert len(open_dataset(tmp_path / "d").episodes) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
 def test_the_folder_appears_at_the_end(tmp_path, rng):
     writer = create(tmp_path / "d")
     writer.add_episode(*episode(rng), "push")
@@ -154,7 +181,8 @@ def test_the_folder_appears_at_the_end(tmp_path, rng):
 
 def test_what_a_killed_run_left_is_replaced(tmp_path, rng):
     left = create(tmp_path / "d")
-    left.add_episode(*episode(rng), "push")  # and then nothing more
+    left.add_episode(*episode(rng), "push")
+    del left  # and then nothing more
     with create(tmp_path / "d") as writer:
         writer.add_episode(*episode(rng, 3), "lift")
     assert [path.name for path in tmp_path.iterdir()] == ["d"]

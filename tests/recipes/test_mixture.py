@@ -108,6 +108,34 @@ def test_a_resumed_mixture_equals_an_undisturbed_one(tokenizer, roots, tmp_path)
     assert parts.describe()["weights_sha256"] == tokenizer[0].describe()["weights_sha256"]
 
 
+METRES, CENTIMETRES = [{"part": "position"}], [{"part": "position", "scale": 0.01}]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_run_does_not_go_on_from_an_edited_description_file(mixed, roots, tmp_path):
+    file, short = tmp_path / "b.json", {**OPTIONS, "steps": 2}
+    spaces = {"action_space": {"action": METRES}, "actions": {"as": METRES}}
+    described = {"dataset": str(roots["b"]), "name": "b", **spaces}
+    file.write_text(json.dumps(described))
+    given = (None, {"mix": (*mix(roots, a=1.0), f"{file}:1.0")}) if mixed else (file, {})
+    lattok.train(ActionVQRecipe.from_preset(given[0], tmp_path / "tok", "quick", **short, **given[1]))
+    resumed = ActionVQRecipe.resumed(given[0], tmp_path / "tok", None, {})
+    name = "dataset b" if mixed else "dataset"
+    text = f"`{name}`: expected content with hash .{{12}}, as when the run began, got .*. Put back what has changed, or"
+    converted, declared = {"actions": {"as": CENTIMETRES}}, {"action_space": {"action": CENTIMETRES}, "actions": None}
+    for edit in (converted, declared, {"cameras": ["front"]}, {"name": "other"}):
+        file.write_text(json.dumps({**described, **edit}))
+        with pytest.raises(LattokError, match=text):
+            lattok.train(resumed, resume=True)
+    file.write_text(json.dumps(described))
+    lattok.train(resumed, resume=True)
+    path = tmp_path / "tok/run/recipe.json"
+    stored = json.loads(path.read_text())
+    assert set(stored["inputs"]) == ({"dataset a", "dataset b"} if mixed else {"dataset"})
+    path.write_text(json.dumps({**stored, "inputs": {}}))  # as older versions wrote it
+    lattok.train(resumed, resume=True)
+
+
 def test_a_mixture_does_not_go_on_from_a_run_on_one_dataset(roots, tmp_path):
     lattok.train(ActionVQRecipe.from_preset(roots["a"], tmp_path / "one", "quick", **{**OPTIONS, "steps": 2}))
     recipe = ActionVQRecipe.resumed(None, tmp_path / "one", None, {"mix": mix(roots, a=1)})
