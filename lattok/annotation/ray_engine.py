@@ -67,6 +67,7 @@ class RayEngine:
             if self.address not in (None, "auto") and not self._own:
                 checks.fail("address", "none: this process is connected to Ray already", repr(self.address))
             return False
+        os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # print stays the user's own
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         before, options = time.perf_counter(), {"log_to_driver": False, "logging_level": "ERROR"}

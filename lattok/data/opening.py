@@ -82,7 +82,7 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
 
 
 def _open(place: Path, options: dict[str, Any]) -> RobotDataset:
-    kind, place = _recognise(place)
+    kind, place = _recognise(place.absolute())  # workers of Ray live in another folder
     name, views = options.pop("name", None), {key: options.pop(key) for key in _VIEWS if key in options}
     for key, value in options.items():
         if key not in _OPTIONS[kind]:
