@@ -193,7 +193,8 @@ Inspection beyond 4 million frames looks at evenly spread runs of episodes, so i
 more, only with the table of episodes. Workers read their own files: the line of labelling holds as long as disk or
 network serve {rate:.0f} MB/s, which is all files of 10^8 such frames in the time of labelling with `actions`. Not in
 these figures: Ray's start, a slower shared file system, and real video (the tiny model and 32 x 32 pixels cost
-microseconds where a full model and 224 x 224 cost milliseconds).
+microseconds where a full model and 224 x 224 cost milliseconds). The one process also stores what workers send it; here
+that is part of the labelling time, on 64 workers it comes on top.
 """
 
 
