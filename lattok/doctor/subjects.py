@@ -63,7 +63,7 @@ def model(subject: str, revision: str | None) -> Found:
     else:
         for entry in training_entries(trained):
             split = f", split {entry['split']}" if "split" in entry else ""
-            yield "trained on", f"{entry['dataset']}{split}, episodes {_runs(entry['episodes'])}"
+            yield "training", f"{entry['dataset']}{split}, episodes {_runs(entry['episodes'])}"
 
 
 def _runs(runs: Any) -> str:
