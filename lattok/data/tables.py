@@ -23,8 +23,8 @@ AGAIN = "Copy the file again, or write it again."
 CACHE_BYTES = 256 * 2**20  # row groups kept in memory by a reader
 OPEN_FILES = 16
 MEGABYTE = 2**20
-# what pyarrow raises over damaged files; a flipped bit in a name is a UnicodeDecodeError
-DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
+# what pyarrow raises over damaged files; a flipped bit in a name is a UnicodeDecodeError, or no column at all
+DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError)
 
 
 def open_table(path: Path) -> pq.ParquetFile:

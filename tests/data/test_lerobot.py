@@ -15,6 +15,7 @@ import pytest
 from lattok.checks import LattokError
 from lattok.data import LeRobotV3, open_dataset
 from lattok.data.lerobot_meta import EpisodeTable
+from lattok.data.tables import DataFile
 from lattok.types import Episode
 
 
@@ -145,3 +146,10 @@ def test_empty_cells_and_other_types_are_not_guessed(make_dataset):
         with pytest.raises(LattokError) as error:
             open_dataset(dataset.root).columns(0, ["reward"])
         assert says in str(error.value)
+
+
+def test_a_column_whose_name_is_damaged_inside_the_file(make_dataset):
+    """The schema still names it, the row group does not: pyarrow then gives a table without columns."""
+    dataset = make_dataset([5], cameras=False)
+    with pytest.raises(LattokError, match=r"cannot read `lost` from .*parquet .*Copy it again"):
+        DataFile(dataset.data_file(0)).read(0, "lost")
