@@ -134,7 +134,7 @@ def _feature(field: pa.Field, path: Path) -> Feature:
         kind, width = kind.value_type, kind.list_size
     if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         raise LattokError(f"{path}: `{field.name}`: expected numbers or lists of one length, got {field.type}.")
-    return Feature(np.dtype(kind.to_pandas_dtype()).name, (width,), None)
+    return Feature(pa.array([], kind).to_numpy(zero_copy_only=False).dtype.name, (width,), None)
 
 
 def _check_declared(root: Path, provenance: dict[str, Any], features: dict[str, Feature]) -> None:
