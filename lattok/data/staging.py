@@ -26,6 +26,7 @@ from lattok.files import exchange, finish_exchange, lock, read_json, same_file, 
 
 FAILED = "failed"  # beside the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
+MARKS = ("lock", "done")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 
 Failures = dict[str, dict[int, str]]  # prefix -> episode -> why it has no labels
@@ -55,7 +56,8 @@ class Staging:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the folder for this process; the lock goes with the process, however it ends."""
-        if self.folder.is_dir() and not (self.folder / "lock").exists() and any(self.folder.iterdir()):
+        ours = any((self.folder / name).exists() for name in MARKS)
+        if self.folder.is_dir() and not ours and any(self.folder.iterdir()):
             raise Busy(f"{self.folder} is in the way and was not made by lattok. Move it away.")
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "lock", "w") as file:
@@ -152,14 +154,20 @@ class Staging:
         return done if done["request"] == self.request and fingerprint(self.out, linked=True) in done["marks"] else None
 
     def remove(self, but_units: bool = False) -> None:
-        """Delete the folder, its mark last; with `but_units` labels stay, for a run that fills gaps."""
+        """Delete the folder, its marks last; with `but_units` labels stay, for a run that fills gaps."""
         finish_exchange(self.dataset, self.out)
         for folder in (self.dataset, self.unreadable, *([] if but_units else [self.folder / "units"])):
             shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # not there, or a disk that refuses
             (self.folder / "assembled").unlink()
         if not but_units:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # `done` goes last: until then a run that comes after a kill knows what this is
+                for path in self.folder.iterdir():
+                    if path.name not in MARKS:
+                        path.unlink()
+                for name in MARKS:
+                    (self.folder / name).unlink(missing_ok=True)
+                self.folder.rmdir()
 
     def forget_units(self) -> None:
         """Delete the units of this request."""

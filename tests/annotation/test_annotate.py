@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -222,6 +223,36 @@ def test_a_kill_after_the_last_rename_is_cleaned_up(source, tmp_path, monkeypatc
     assert annotate(source, MODELS, tmp_path / "out") == tmp_path / "out"
     assert tree(tmp_path / "out") == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tiny"]
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_a_kill_while_the_folder_is_removed_is_cleaned_up(source, tmp_path, monkeypatch, after):
+    calls = iter(range(100))
+
+    def killed(function):
+        def wrapper(*args, **kwargs):
+            if ".out.partial" in str(args[0]) and staging_is_removed and next(calls) >= after:
+                raise Stop
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    staging_is_removed: list[int] = []
+    real = module.Staging.remove
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            module.Staging, "remove", lambda *args, **options: staging_is_removed.append(1) or real(*args, **options)
+        )
+        for owner, name in ((shutil, "rmtree"), (Path, "unlink"), (Path, "rmdir")):
+            patch.setattr(owner, name, killed(getattr(owner, name)))
+        with suppress(Stop):
+            annotate(source, MODELS, tmp_path / "out")
+    before = tree(tmp_path / "out")
+    if (tmp_path / ".out.partial/done").exists():
+        annotate(source, MODELS, tmp_path / "out")
+    assert tree(tmp_path / "out") == before
+    left = tmp_path / ".out.partial"
+    assert not left.exists() or not list(left.iterdir())
 
 
 def test_ctrl_c_keeps_the_work_and_says_so(source, tmp_path, monkeypatch):
