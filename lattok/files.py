@@ -34,6 +34,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
+
+
 def lock(file: IO[Any], wait: bool) -> bool:
     """Lock an open file until it is closed; whether that was possible. The lock of a killed process is gone with it."""
     try:
@@ -45,6 +48,20 @@ def lock(file: IO[Any], wait: bool) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def held_alone(file: IO[Any], path: Path) -> bool:
+    """Lock the open lock file at `path` until it is closed, without waiting; whether nobody else has it.
+
+    Where the file system has no locks, that is no reason to refuse.
+    """
+    try:
+        held = lock(file, wait=False)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        held = True
+    return held and same_file(file, path)
 
 
 def same_file(file: IO[Any], path: Path) -> bool:

@@ -242,12 +242,12 @@ def _label_missing(
     for key in keys:
         for prefix, part in (staging.failures(key) or {}).items():
             failures.setdefault(prefix, {}).update(part)
-    for prefix in job.work.models:
-        if len(failures.get(prefix, {})) == len(job.work.dataset.episodes):
-            index, why = min(failures[prefix].items())
-            if not staging.is_new() and all(not rows for rows, _ in map(staging.load, keys)):
-                staging.forget_units()
-            raise LattokError(f"{why} (episode {index}; no episode could be labelled by `{prefix}`)")
+    hopeless = [p for p in job.work.models if len(failures.get(p, {})) == len(job.work.dataset.episodes)]
+    if hopeless:
+        index, why = min(failures[hopeless[0]].items())
+        if len(hopeless) == len(job.work.models):
+            staging.forget_units()  # there is no label in them
+        raise LattokError(f"{why} (episode {index}; no episode could be labelled by `{hopeless[0]}`)")
     return failures
 
 

@@ -156,9 +156,9 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def reason(error: BaseException) -> str:
+def reason(error: Exception) -> str:
     """Why, in one line; errors that are no finding of ours also by their kind."""
-    line = files.first_line(error) if isinstance(error, Exception) else type(error).__name__
+    line = files.first_line(error)
     return line if isinstance(error, LattokError) else f"{type(error).__name__}: {line}"
 
 

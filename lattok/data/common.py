@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from functools import partial
+from typing import NoReturn, cast
 
 import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.schema import INDEX_KEYS, Feature, FrameTransform, RobotDataset
+from lattok.data.schema import INDEX_KEYS, Feature, FrameTransform, RobotDataset, camera_keys
 
 Blocks = Callable[[str, np.ndarray], Iterator[np.ndarray]]  # camera key, ascending indices [n] -> uint8 [k, H, W, 3]
 
@@ -38,6 +40,33 @@ def no_episode(dataset: RobotDataset, episode_index: int) -> NoReturn:
         raise LattokError(f"episode {episode_index}: {reason}")
     last = len(dataset.episodes) + len(dataset.damaged) - 1
     checks.fail("episode_index", f"an episode of `{dataset.name}` (0 to {last})", repr(episode_index))
+
+
+class FramesInBlocks(ABC):
+    """`frames` of a source that reads one camera of one episode in blocks."""
+
+    def frames(
+        self,
+        episode_index: int,
+        cameras: Sequence[str] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        transform: FrameTransform | None = None,
+    ) -> np.ndarray:
+        """Images of one episode, uint8 [T, V, H, W, 3]; `transform` acts on blocks [n, H, W, 3] as they are decoded.
+
+        `indices` are frame indices in the episode, in any order; all frames by default. Other images are not read.
+        """
+        keys = camera_keys(cast(RobotDataset, self), cameras)
+        length = self._length(episode_index)
+        return stack_frames(keys, length, indices, transform, partial(self._blocks_of_frames, episode_index))
+
+    @abstractmethod
+    def _length(self, episode_index: int) -> int:
+        """Frames of an episode; an error for one that is not there."""
+
+    @abstractmethod
+    def _blocks_of_frames(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Frames of one camera at ascending `indices`, in blocks uint8 [k, H, W, 3]."""
 
 
 def stack_frames(

@@ -6,7 +6,6 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.common import INDEX_FEATURES, describe, index_column, no_episode, stack_frames
+from lattok.data.common import INDEX_FEATURES, FramesInBlocks, describe, index_column, no_episode
 from lattok.data.hdf5_meta import (
     Contents,
     Demo,
@@ -28,7 +27,7 @@ from lattok.data.hdf5_meta import (
     reading,
     try_contents,
 )
-from lattok.data.schema import Damage, Feature, FrameTransform, camera_keys
+from lattok.data.schema import Damage, Feature
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.findings import Finding
 from lattok.types import Episode
@@ -59,7 +58,7 @@ class Column(NamedTuple):
     feature: Feature
 
 
-class RobomimicHDF5:
+class RobomimicHDF5(FramesInBlocks):
     """A robomimic or LIBERO file, or a folder of such files; see `lattok.data.RobotDataset` for what it offers.
 
     Episodes are the demonstrations of the files in the order of their names, demo_2 before demo_10. Pictures among the
@@ -108,7 +107,7 @@ class RobomimicHDF5:
         return self.__dict__ | left
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_lock": RLock(), "_process": os.getpid()}
+        vars(self).update(state | {"_lock": RLock(), "_process": os.getpid()})
 
     def __repr__(self) -> str:
         return describe(self)
@@ -132,20 +131,8 @@ class RobomimicHDF5:
                 columns[key] = self._column(episode_index, self._columns[key])
         return columns
 
-    def frames(
-        self,
-        episode_index: int,
-        cameras: Sequence[str] | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        transform: FrameTransform | None = None,
-    ) -> np.ndarray:
-        """Images of one episode as stored, uint8 [T, V, H, W, 3]; `transform` acts on blocks [n, H, W, 3].
-
-        `indices` are frame indices in the episode, in any order; all frames by default. Only these are read.
-        """
-        keys = camera_keys(self, cameras)
-        length = self._demo(episode_index).length
-        return stack_frames(keys, length, indices, transform, partial(self._blocks_of_frames, episode_index))
+    def _length(self, episode_index: int) -> int:
+        return self._demo(episode_index).length
 
     def _blocks_of_frames(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         (stored,) = self._columns[key].parts

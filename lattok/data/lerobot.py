@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
@@ -14,9 +13,9 @@ import pyarrow as pa
 import lattok
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.common import stack_frames
+from lattok.data.common import FramesInBlocks
 from lattok.data.lerobot_meta import EpisodeTable, read_features, read_info, read_tasks
-from lattok.data.schema import IMAGE_DTYPES, Damage, FrameTransform, camera_keys
+from lattok.data.schema import IMAGE_DTYPES, Damage, camera_keys
 from lattok.data.tables import ColumnReader, column_to_numpy
 from lattok.data.video import BLOCK, decode_at
 from lattok.types import Episode
@@ -29,7 +28,7 @@ def sample_dataset_path() -> Path:
     return Path(lattok.__file__).parent / "assets" / "metaworld_sample"
 
 
-class LeRobotV3:
+class LeRobotV3(FramesInBlocks):
     """A LeRobot v3 dataset on disk; see `lattok.data.RobotDataset` for what it offers."""
 
     kind = "lerobot"
@@ -134,22 +133,6 @@ class LeRobotV3:
             )
         return path, first, last
 
-    def frames(
-        self,
-        episode_index: int,
-        cameras: Sequence[str] | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        transform: FrameTransform | None = None,
-    ) -> np.ndarray:
-        """Images of one episode, uint8 [T, V, H, W, 3]; `transform` acts on blocks [n, H, W, 3] as they are decoded.
-
-        `indices` are frame indices in the episode, in any order; all frames by default.
-        """
-        keys = camera_keys(self, cameras)
-        _, first, last = self._rows(episode_index)
-        blocks = partial(self._blocks_of_frames, episode_index)
-        return stack_frames(keys, last - first, indices, transform, blocks)
-
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
         """The images of one camera (full key) as they are stored, JPEG or PNG; None where its frames are a video."""
         (key,) = camera_keys(self, (camera,))
@@ -161,6 +144,10 @@ class LeRobotV3:
             return [cell["bytes"] or (self.root / cell["path"]).read_bytes() for cell in cells]
         except (OSError, TypeError, KeyError):
             raise LattokError(f"{path}: `{key}` of episode {episode_index} holds something else than images.") from None
+
+    def _length(self, episode_index: int) -> int:
+        _, first, last = self._rows(episode_index)
+        return last - first
 
     def _blocks_of_frames(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         if self.features[key].dtype == "image":

@@ -82,7 +82,7 @@ class MixedBatches:
     def __call__(self, step: int) -> Tensor:
         """Rows [batch_size] of step `step`, counted from 0."""
         before, after = (self.counts(n) for n in (step * self.batch_size, (step + 1) * self.batch_size))
-        parts = zip(self._starts, self._passes, before, after, strict=False)
+        parts = zip(self._starts[:-1], self._passes, before, after, strict=True)
         return torch.cat([start + passes.draws(k, last - k) for start, passes, k, last in parts if passes is not None])
 
 
@@ -144,8 +144,8 @@ class MixedPairs(Mixed):
         self.labelled = np.concatenate([part.labelled for part in parts])
         self.known = [int(part.labelled.sum()) for part in parts]
         self.tasks = tuple(task for part in parts for task in part.tasks)
-        firsts = accumulate((len(part.tasks) for part in parts), initial=0)
-        self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=False)])
+        firsts = [0, *accumulate(len(part.tasks) for part in parts[:-1])]
+        self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=True)])
         shape = next((part.actions.shape[1:] for part in parts if part.labelled.any()), (0,))
         self.action_dim = shape[-1]
         super().__init__([len(part) for part in parts], [_normalised_pairs(part, shape) for part in parts])

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,9 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.cameras import decode_image
-from lattok.data.common import INDEX_FEATURES, describe, index_column, no_episode, stack_frames
+from lattok.data.common import INDEX_FEATURES, FramesInBlocks, describe, index_column, no_episode
 from lattok.data.rlds_meta import Field, control_rate, read_info, read_layout, read_shards
-from lattok.data.schema import Damage, Feature, FrameTransform, camera_keys
+from lattok.data.schema import Damage, Feature, camera_keys
 from lattok.data.tfrecord import Example, RecordFile
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
@@ -24,7 +23,7 @@ from lattok.types import Episode
 FIRST_CHOICE = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset
 
 
-class RLDS:
+class RLDS(FramesInBlocks):
     """One split of an RLDS dataset; see `lattok.data.RobotDataset` for what it offers.
 
     Opening reads how long the episodes are and their instructions, in passing; the checksum of an episode is checked
@@ -73,21 +72,6 @@ class RLDS:
                 checks.fail("keys", "columns among " + ", ".join(known), repr(key))
         with self._example(episode_index) as example:
             return {key: self._column(example, key, episode_index, length) for key in keys}
-
-    def frames(
-        self,
-        episode_index: int,
-        cameras: Sequence[str] | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        transform: FrameTransform | None = None,
-    ) -> np.ndarray:
-        """Images of one episode, uint8 [T, V, H, W, 3]; `transform` acts on blocks [n, H, W, 3] as they are decoded.
-
-        `indices` are frame indices in the episode, in any order; all frames by default. Other images are not read.
-        """
-        keys = camera_keys(self, cameras)
-        blocks = partial(self._blocks_of_frames, episode_index)
-        return stack_frames(keys, self._length(episode_index), indices, transform, blocks)
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
         """The images of one camera (full key) as they are stored, JPEG or PNG."""

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import zipfile
@@ -22,12 +21,11 @@ import numpy as np
 
 from lattok.checks import LattokError
 from lattok.data.extend import Labels, Rows, Shapes, Unit, fingerprint
-from lattok.files import exchange, finish_exchange, lock, read_json, same_file, sync_folder, whole_file, write_json
+from lattok.files import exchange, finish_exchange, held_alone, read_json, sync_folder, whole_file, write_json
 
 FAILED = "failed"  # beside the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
 MARKS = ("lock", "done")
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 
 Failures = dict[str, dict[int, str]]  # prefix -> episode -> why it has no labels
 
@@ -61,13 +59,7 @@ class Staging:
             raise Busy(f"{self.folder} is in the way and was not made by lattok. Move it away.")
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / "lock", "w") as file:
-            try:
-                held = lock(file, wait=False)
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
-                held = True  # a file system without locks is no reason to refuse
-            if not (held and same_file(file, self.folder / "lock")):
+            if not held_alone(file, self.folder / "lock"):
                 raise Busy(
                     f"`out`: expected a folder that nobody else annotates, got {self.out}: another process does."
                 )

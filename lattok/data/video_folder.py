@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +15,8 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.captions import captions_of, find_captions
-from lattok.data.common import INDEX_FEATURES, describe, index_column, no_episode, stack_frames
-from lattok.data.schema import Damage, Feature, FrameTransform, camera_keys
+from lattok.data.common import INDEX_FEATURES, FramesInBlocks, describe, index_column, no_episode
+from lattok.data.schema import Damage, Feature
 from lattok.data.video import decode_at
 from lattok.data.video_times import Schedule, VideoTimes, read_times, schedule
 from lattok.findings import Finding
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 THREADS = 8  # that open files: on network drives the wait is longer than the work
 
 
-class VideoFolder:
+class VideoFolder(FramesInBlocks):
     """Videos in a folder and the folders below it; see `lattok.data.RobotDataset` for what it offers.
 
     Every file is an episode, numbered in the order of relative paths; one that cannot be opened is in `damaged` and
@@ -111,22 +111,10 @@ class VideoFolder:
         task = self._task[episode_index]
         return {key: index_column(key, length, episode_index, task, self.fps) for key in keys}
 
-    def frames(
-        self,
-        episode_index: int,
-        cameras: Sequence[str] | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        transform: FrameTransform | None = None,
-    ) -> np.ndarray:
-        """Images of one episode, uint8 [T, 1, H, W, 3]; `transform` acts on blocks [n, H, W, 3] as they are decoded.
+    def _length(self, episode_index: int) -> int:
+        return self._plan(episode_index).length
 
-        `indices` are frame indices in the episode, in any order; all frames by default.
-        """
-        keys = camera_keys(self, cameras)
-        length = self._plan(episode_index).length
-        return stack_frames(keys, length, indices, transform, partial(self._blocks_of_frames, episode_index))
-
-    def _blocks_of_frames(self, episode_index: int, _key: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+    def _blocks_of_frames(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         times, fps = self._plan(episode_index).wanted(indices, self.fps)
         try:
             yield from decode_at(self.root / self._files[episode_index], times, fps)

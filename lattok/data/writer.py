@@ -26,7 +26,7 @@ from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Feature
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.data.tables import RollingTables, to_arrow
 from lattok.data.video import CODECS
-from lattok.files import lock, same_file, sync_files, sync_folder, write_json
+from lattok.files import held_alone, sync_files, sync_folder, write_json
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -182,11 +182,7 @@ class LeRobotWriter:
         self._work.mkdir(parents=True, exist_ok=True)
         file = open(self._work / "lock", "w")  # noqa: SIM115  # as long as the writer lives
         self._release = weakref.finalize(self, file.close)
-        try:
-            alone = lock(file, wait=False) and same_file(file, self._work / "lock")
-        except OSError:
-            alone = True  # a file system without locks is no reason to refuse
-        if not alone:
+        if not held_alone(file, self._work / "lock"):
             self._release()
             hint = "Wait until it has finished, or choose another folder."
             checks.fail("root", "a folder that nobody else writes", f"{self.root}, which another writer is at", hint)

@@ -44,8 +44,8 @@ def know_features(
 
 def _decoded(pairs: FramePairs) -> PixelsOf:
     """Frames that are there already, by clip."""
-    lengths = [episode.length for episode in pairs.episodes]
-    starts = dict(zip((e.index for e in pairs.episodes), accumulate(lengths, initial=0), strict=False))
+    ends = accumulate(episode.length for episode in pairs.episodes)
+    starts = {e.index: end - e.length for e, end in zip(pairs.episodes, ends, strict=True)}
 
     def pixels(clip: Clip, first: int, last: int) -> np.ndarray:
         start = starts[clip.episode]

@@ -22,9 +22,7 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig
 from tests.annotation.fakes import tree
 from tests.conftest import write_dataset
 from tests.data.test_hdf5 import write_libero
-
-REAL = Path(__file__).parents[2].parent / "shared/data/real"
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real recordings lie outside the repository")
+from tests.real import BRIDGE, FRANKA, needs_real
 
 
 def small_lam(camera: str, stride: str = "2") -> ImageLAM:
@@ -74,7 +72,7 @@ def check(dataset, models, out: Path) -> None:
 
 @needs_real
 def test_real_bridge_recordings(tmp_path):
-    dataset = open_dataset(REAL / "bridge_dataset")
+    dataset = open_dataset(BRIDGE)
     models = {"latent": small_lam("image_0"), "tok": bins_of(dataset)}
     check(dataset, models, tmp_path / "labels")
     # the export keeps the JPEG files, so that labels can be made anew from it
@@ -84,8 +82,8 @@ def test_real_bridge_recordings(tmp_path):
 
 @needs_real
 def test_a_real_recording_with_one_flipped_bit(tmp_path):
-    whole = annotate(open_dataset(REAL / "bridge_dataset"), {"latent": small_lam("image_0")}, tmp_path / "whole")
-    shutil.copytree(REAL / "bridge_dataset", tmp_path / "bridge_dataset")
+    whole = annotate(open_dataset(BRIDGE), {"latent": small_lam("image_0")}, tmp_path / "whole")
+    shutil.copytree(BRIDGE, tmp_path / "bridge_dataset")
     (path,) = (tmp_path / "bridge_dataset").rglob("*.tfrecord-*")
     path.chmod(0o644)
     data, start = bytearray(path.read_bytes()), 0
@@ -180,7 +178,7 @@ def test_a_video_that_cannot_be_listed(tmp_path):
 def test_the_real_franka_transition(tmp_path):
     """One pair of frames: as a video without actions, and as a robomimic file with the states."""
     h5py = pytest.importorskip("h5py")
-    recorded = np.load(REAL / "franka_example_traj.npz")
+    recorded = np.load(FRANKA)
     frames, states = recorded["observations"][0], recorded["states"][0]
     with h5py.File(tmp_path / "franka.hdf5", "w") as file:
         file.create_group("data").attrs["env_args"] = json.dumps(

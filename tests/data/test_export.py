@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,8 +18,8 @@ from tests.conftest import moving_square, write_dataset
 from tests.data.memory import CAMERA, MemoryDataset, jpeg, labels_for
 from tests.data.rlds_sample import open_rlds, write_rlds
 from tests.data.test_writer import contents
+from tests.real import BRIDGE, needs_real
 
-REAL = Path(__file__).parents[2].parent / "shared" / "data" / "real"
 H264 = {"video_codec": "h264"}
 
 
@@ -351,9 +350,9 @@ def test_hdf5_comes_through_whole(tmp_path):
     same_values(open_dataset(export(source, tmp_path / "out", images="image").path), source)
 
 
-@pytest.mark.skipif(not (REAL / "bridge_dataset").is_dir(), reason="needs the real-robot samples")
+@needs_real
 def test_the_bridge_sample(tmp_path):
-    source = open_dataset(REAL / "bridge_dataset")
+    source = open_dataset(BRIDGE)
     done = export(source, tmp_path / "out", labels=labels_for(source, tmp_path / "labels", per_file=10))
     again = open_dataset(done.path)
     assert (len(again.episodes), again.fps) == (25, source.fps)

@@ -16,10 +16,10 @@ from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, inspect_dataset, open_dataset, read_vectors
 from lattok.data.hdf5 import RobomimicHDF5
 from lattok.data.schema import Feature
+from tests.real import FRANKA, needs_real
 
 h5py = pytest.importorskip("h5py")
 
-FRANKA = Path(__file__).parents[2].parent / "shared/data/real/franka_example_traj.npz"
 LIBERO_STATE = ("x", "y", "z", "rx", "ry", "rz", "gripper_0", "gripper_1")
 
 
@@ -501,7 +501,7 @@ def test_without_h5py_the_error_says_what_to_install(tmp_path: Path, monkeypatch
         RobomimicHDF5(path)
 
 
-@pytest.mark.skipif(not FRANKA.is_file(), reason="needs the real samples beside the repository")
+@needs_real
 def test_a_real_transition_as_a_robomimic_file(tmp_path: Path):
     franka = np.load(FRANKA)
     images, states = franka["observations"][0], franka["states"][0]

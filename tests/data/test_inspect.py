@@ -20,8 +20,7 @@ from lattok.data.schema import Damage
 from lattok.data.summary import Running
 from lattok.data.video import VideoEncoder
 from lattok.types import Episode
-
-REAL = Path(__file__).parents[3] / "shared" / "data" / "real"
+from tests.real import BRIDGE, needs_real
 
 
 def replant(dataset: LeRobotV3, key: str, change: Callable[[np.ndarray], np.ndarray]) -> LeRobotV3:
@@ -368,9 +367,9 @@ def test_memory_does_not_grow_with_the_dataset(make_dataset, monkeypatch):
     assert peak(400) < 1.5 * peak(100)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real samples")
+@needs_real
 def test_the_real_bridge_sample():
-    inspection = inspect_dataset(open_dataset(REAL / "bridge_dataset", fps=5))
+    inspection = inspect_dataset(open_dataset(BRIDGE, fps=5))
     text = inspection.render()
     assert max(map(len, text.splitlines())) <= 88
     assert "episodes  25, 250 frames, 50.0 s at 5 fps" in text

@@ -36,8 +36,8 @@ from tests.data.rlds_sample import (
     text,
     write_rlds,
 )
+from tests.real import BRIDGE, needs_real
 
-REAL = Path(__file__).parents[2].parent / "shared/data/real/bridge_dataset"
 LENGTHS = (4, 6, 5)
 
 
@@ -59,10 +59,10 @@ def flip(path: Path, at: int, bit: int = 0) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real samples")
+@needs_real
 def test_the_real_bridge_sample_equals_protobuf():
     protobuf = pytest.importorskip("tfrecord")
-    dataset = open_dataset(REAL)
+    dataset = open_dataset(BRIDGE)
     assert isinstance(dataset, RLDS)
     assert (dataset.kind, dataset.name, dataset.fps, len(dataset.episodes)) == ("rlds", "bridge_dataset", 5, 25)
     assert dataset.cameras == tuple(f"observation.images.image_{i}" for i in range(4))
@@ -88,9 +88,9 @@ def test_the_real_bridge_sample_equals_protobuf():
             np.testing.assert_array_equal(frames[:, camera], pixels)
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real samples")
+@needs_real
 def test_training_windows_of_the_real_sample():
-    dataset = open_dataset(REAL)
+    dataset = open_dataset(BRIDGE)
     assert ActionWindows(dataset, 8).batch(__import__("torch").arange(3)).chunks.shape == (3, 8, 7)
     pairs = FramePairs(dataset, 2, ["image_0"], episodes=[0, 5], state_key="observation.state")
     assert pairs.frames.shape == (20, 1, 64, 64, 3)

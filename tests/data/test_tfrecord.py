@@ -17,9 +17,9 @@ from lattok.checks import LattokError
 from lattok.data import tfrecord
 from lattok.data.tfrecord import RecordFile
 from tests.data.rlds_sample import episode, example, masked_crc, message, record, varint
+from tests.real import BRIDGE, needs_real
 
-REAL = Path(__file__).parents[2].parent / "shared/data/real/bridge_dataset/1.0.0"
-SHARD = REAL / "bridge_dataset-train.tfrecord-00000-of-00001"
+SHARD = BRIDGE / "1.0.0" / "bridge_dataset-train.tfrecord-00000-of-00001"
 VALUES = {"numbers": np.array([1.5, -2, 3e38], dtype="f4"), "counts": np.array([0, -1, 300, 2**63 - 1, -(2**63)])}
 VALUES |= {"texts": [b"", b"a\0", b"\xff" * 200], "nothing": np.empty(0, dtype=int)}
 
@@ -67,7 +67,7 @@ def test_numbers_need_not_be_packed(tmp_path):
     assert got["i"].tolist() == [7, -7]
 
 
-@pytest.mark.skipif(not SHARD.is_file(), reason="needs the real samples")
+@needs_real
 def test_the_real_sample_equals_protobuf():
     protobuf = pytest.importorskip("tfrecord")
     file = RecordFile(SHARD)

@@ -23,8 +23,8 @@ from lattok.data.video import VideoEncoder
 from lattok.data.video_folder import CAMERA, VideoFolder
 from lattok.data.video_times import VideoTimes, schedule
 from tests.conftest import moving_square
+from tests.real import FRANKA, needs_real
 
-FRANKA = Path(__file__).parents[2].parent / "shared/data/real/franka_example_traj.npz"
 B_FRAMES = {"preset": "veryfast", "g": "12", "bf": "3"}
 FORMATS = {
     "a.mp4": ("libx264", B_FRAMES),
@@ -536,7 +536,7 @@ def test_copies_and_threads_read_the_same(tmp_path: Path, rng):
         np.testing.assert_array_equal(frames, expected[index])
 
 
-@pytest.mark.skipif(not FRANKA.is_file(), reason="needs the real samples beside the repository")
+@needs_real
 def test_a_real_transition_as_a_video(tmp_path: Path):
     franka = np.load(FRANKA)
     images = franka["observations"][0]
