@@ -13,12 +13,14 @@ _HOMES = {
     "FSQRecipe": "lattok.recipes",
     "ImageLAM": "lattok.image_lam",
     "ImageLAMRecipe": "lattok.recipes",
+    "LatentVLA": "lattok.vla",
     "LattokError": "lattok.checks",
     "P2TActionVQ": "lattok.action_vq",
     "ResidualVQ": "lattok.action_vq",
     "ResidualVQRecipe": "lattok.recipes",
     "UniformBins": "lattok.action_vq",
     "UniformBinsRecipe": "lattok.recipes",
+    "VLARecipe": "lattok.recipes",
     "annotate": "lattok.annotation",
     "evaluate": "lattok.evaluation",
     "export": "lattok.data",
@@ -52,7 +54,9 @@ if TYPE_CHECKING:
     from lattok.recipes import ImageLAMRecipe as ImageLAMRecipe
     from lattok.recipes import ResidualVQRecipe as ResidualVQRecipe
     from lattok.recipes import UniformBinsRecipe as UniformBinsRecipe
+    from lattok.recipes import VLARecipe as VLARecipe
     from lattok.recipes import train as train
+    from lattok.vla import LatentVLA as LatentVLA
 
 
 def __getattr__(name: str) -> Any:

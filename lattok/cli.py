@@ -118,6 +118,24 @@ class LAMTraining(MixTraining):
 
 
 @dataclass(frozen=True)
+class VLATraining(Training):
+    """How to train a policy."""
+
+    strategy: Text = None
+    """baseline, ph_direct, ph_cond, la_align, la_direct, la_cond, la_tok, la_direct_c or la_tok_c."""
+    backbone: Text = None
+    """Vision-language model: Hub id or folder (default: Qwen/Qwen3-VL-2B-Instruct), or scratch: a small one."""
+    prefix: Text = None
+    """Prefix of the label columns (default: the only one that fits the strategy)."""
+    labels: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Labels beside the dataset, as annotate wrote them."""
+    tokenizer: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None
+    """Action tokenizer that labels while la_tok trains, in place of label columns."""
+    study: bool = False
+    """Train all strategies, and controls, with the same seed and data order, and compare them."""
+
+
+@dataclass(frozen=True)
 class LAMFacts:
     """What the file of a latent action model does not hold; left out: as published."""
 
@@ -202,6 +220,12 @@ TRAIN = {  # verb: (recipe, its flags, what it does, options of its example)
         "Fit uniform bins: one code per step and dimension.",
         "--set bins=64",
     ),
+    "vla": (
+        "VLARecipe",
+        VLATraining,
+        "Train a policy, with or without latent actions. Presets: libero (default), robotwin, jaka, scratch.",
+        "--strategy la_direct --backbone scratch",
+    ),
     "image-lam": (
         "ImageLAMRecipe",
         LAMTraining,
@@ -223,7 +247,7 @@ def _add_train_verb(verb: str, recipe: str, flags: type[Training], text: str, ex
 
 for _verb, _facts in TRAIN.items():
     _add_train_verb(_verb, *_facts)
-app.command(train_app, name="train", help="Train an action tokenizer or a latent action model (image-lam).")
+app.command(train_app, name="train", help="Train an action tokenizer, a latent action model or a policy (vla).")
 
 
 @app.command(name="evaluate")
@@ -480,6 +504,38 @@ def convert_univla_lam(
     verb(file, out, **vars(facts))
 
 
+@convert_app.command(name="p2t-vla")
+def convert_p2t_vla(
+    file: Annotated[Positional[str], arg(metavar="FILE")],
+    out: Annotated[Positional[str], arg(metavar="OUT")],
+    horizon: Annotated[int, arg(metavar="H")],
+    heads: Annotated[int, arg(metavar="N")] = 8,
+    image_tokens: Annotated[int, arg(metavar="N")] = 512,
+    lora_alpha: Annotated[float, arg(metavar="X")] = 16,
+    base_model: Annotated[str, arg(metavar="MODEL")] = "Qwen/Qwen3-VL-2B-Instruct",
+    backbone_out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None,
+) -> None:
+    """Convert a published policy (P2T): its own modules, its LoRA for peft, and a report of what LatentVLA cannot hold.
+
+    Example: lattok convert p2t-vla vla_step_80000.pt released --horizon 8
+
+    Args:
+        file: The checkpoint. Nothing in it is run; a file that holds anything but tensors is refused.
+        out: New folder for the modules, adapter/ and conversion.json.
+        horizon: Steps of an action chunk; the file does not hold it (8 on LIBERO, 25 on RoboTwin, 20 on JAKA).
+        heads: Attention heads of the action head; the file does not hold it.
+        image_tokens: Tokens that the action head takes for image tokens.
+        lora_alpha: Alpha of the adapter; the file does not hold it.
+        base_model: Language model that the adapter is for.
+        backbone_out: New folder for the language model's weights, adapter merged, where the file holds them.
+    """
+    _load_everything()
+    from lattok.convert import convert_p2t_vla as verb
+
+    facts = {"horizon": horizon, "heads": heads, "image_tokens": image_tokens, "lora_alpha": lora_alpha}
+    verb(file, out, backbone_out, **facts, base_model=base_model)
+
+
 app.command(convert_app, name="convert", help="Convert a published checkpoint into a lattok model.")
 
 
@@ -505,10 +561,11 @@ def _train(recipe_class: Any, dataset: str | None, training: Training, reading: 
     from lattok.recipes import train
     from lattok.recipes.common import parse_settings, read_options
 
-    own = {name: value for name, value in vars(training).items() if name not in ("out", "preset", "resume", "set")}
+    steering = ("out", "preset", "resume", "set", "study")
+    own = {name: value for name, value in vars(training).items() if name not in steering}
     flags = {**reading.given(), **{name: value for name, value in own.items() if value not in (None, ())}}
-    unused = set(flags) & ({"state_key"} | {n for n in flags if n not in recipe_class.option_types()})
-    unused |= {"cameras"} & set(flags) if recipe_class.kind != "image-lam" else set()
+    idle = {"image-lam": {"state_key"}, "vla": {"stride"}}.get(recipe_class.kind, {"state_key", "cameras"})
+    unused = set(flags) & (idle | {n for n in flags if n not in recipe_class.option_types()})
     _note_unused(unused)
     stored, preset = read_options(reading.config)
     used = {name: value for name, value in flags.items() if name not in unused}
@@ -520,6 +577,11 @@ def _train(recipe_class: Any, dataset: str | None, training: Training, reading: 
         recipe = recipe_class.from_preset(dataset, training.out, preset, **options)
     source = [] if dataset is None else [dataset]
     words = ["lattok", "train", recipe_class.kind, *source, "--out", training.out, "--resume"]
+    if getattr(training, "study", False):
+        from lattok.recipes.study import train_study
+
+        train_study(recipe, training.resume, shlex.join([*words, "--study"]))
+        return
     train(recipe, training.resume, resume_command=shlex.join(words))
     print(f"Saved in {training.out}. {recipe.next_step()}")
 

@@ -10,8 +10,9 @@ from lattok import checks, files
 from lattok.action_vq.convert import p2t_action_vq
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.convert import p2t_image_lam, univla_lam
+from lattok.vla.convert import p2t_vla, read_p2t_vla
 
-__all__ = ["p2t_action_vq", "p2t_image_lam", "univla_lam"]
+__all__ = ["p2t_action_vq", "p2t_image_lam", "p2t_vla", "univla_lam"]
 
 
 def convert_p2t_action_vq(path: str, out: str, **facts: Any) -> None:
@@ -62,9 +63,44 @@ def _save_lam(model: ImageLAM, folder: Path, out: str) -> None:
         print(f"Saved in {out}. Learn stage 2 with its codebook: lattok train image-lam DATASET --out DIR {words}")
 
 
-def _new_folder(out: str) -> Path:
+def convert_p2t_vla(path: str, out: str, backbone_out: str | None = None, **facts: Any) -> None:
+    """What `lattok convert p2t-vla` does: convert, say what was found and what of it lattok's own policy can represent.
+
+    The language model, adapter merged, goes into the new folder `backbone_out` if there is one.
+    """
+    folder = _new_folder(out)
+    backbone = None if backbone_out is None else _new_folder(backbone_out, "backbone_out")
+    if backbone is not None and backbone.resolve() == folder.resolve():
+        checks.fail("backbone_out", "another folder than OUT", backbone_out)
+    converted = read_p2t_vla(path, **facts)
+    if backbone is not None:
+        converted.check_backbone()
+    config, lora = converted.model.config, converted.lora
+    also = [f"proprio of {config.proprio_dim} numbers"] if config.proprio_dim else []
+    also += ["the pooling of LA-Direct"] if config.pooling else []
+    also += [f"the projector of LA-Align to width {config.latent_dim}"] if config.latent_dim else []
+    also += [f"LoRA of rank {lora.rank} on {len(lora.pairs)} layers"] if lora else []
+    also += [f"{len(converted.backbone)} tensors of the language model"] if converted.backbone else []
+    print(
+        f"Found: {config.variant} head of {config.blocks} blocks of width {config.dim} for {config.action_dim} action "
+        f"dimensions{''.join(f', {what}' for what in also)}; taken as given: horizon {config.horizon}, {config.heads} "
+        f"heads, {config.image_tokens} image tokens{f', alpha {lora.alpha:g}' if lora else ''}."
+    )
+    for row in converted.report["latent_vla"]:
+        instead = f" LatentVLA: {row['instead']}." if "instead" in row else ""
+        print(f"- {row['part']}: {'' if row['representable'] else 'not in LatentVLA: '}{row['reason']}.{instead}")
+    converted.save(folder, backbone)
+    adapter = "; adapter/ is for peft" if lora else ""
+    print(f"Saved in {out}, with this list as conversion.json{adapter}. Use it: lattok.load({out!r})")
+    if backbone is not None:
+        merged = " Its adapter is merged: do not load adapter/ on top." if lora else ""
+        print(f"Language model in {backbone_out}; copy config.json and the processor of its base model there.{merged}")
+
+
+def _new_folder(out: str, argument: str = "out") -> Path:
     """`out` as a path; what is already there is never overwritten."""
     folder = Path(out).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        checks.fail("out", "a new or empty folder", f"{folder}, which holds something", "Choose another OUT.")
+        hint = "Choose another OUT." if argument == "out" else "Choose another folder."
+        checks.fail(argument, "a new or empty folder", f"{folder}, which holds something", hint)
     return folder

@@ -28,6 +28,7 @@ from lattok import checks, files
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 EVALUATION, TRAINING = "evaluation.json", "training.json"
+PARTS = "parts"  # folder of what an artefact holds beside that, such as a whole backbone
 # metadata of config fields that came after models were published: at their default they are no part of the identity
 ADDED = {"added": True}
 
@@ -45,7 +46,7 @@ def resolve(
     text = str(name_or_path)
     if path.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
         checks.fail(argument, "a folder with config.json, or a Hub id like org/name", f"{text!r}, which is neither")
-    return download(argument, text, revision, [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING]), text
+    return download(argument, text, revision, [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, f"{PARTS}/*"]), text
 
 
 def download(argument: str, repo_id: str, revision: str | None, wanted: list[str]) -> Path:
@@ -132,7 +133,7 @@ class HubModel(nn.Module):
             checks.fail(
                 "model", f"type {cls.type!r}", f"{raw['type']!r} in {folder}", "lattok.load picks the class by itself."
             )
-        model = cls(parse_config(cls.config_class, raw, folder / CONFIG))
+        model = cls.build(parse_config(cls.config_class, raw, folder / CONFIG), folder)
         model.load_tensors(_read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
         model.evaluation, model.trained_on = (
             files.read_json(folder / name) if (folder / name).is_file() else None for name in (EVALUATION, TRAINING)
@@ -140,6 +141,11 @@ class HubModel(nn.Module):
         model.source, model.revision = (folder.name, None) if hub_id is None else (hub_id, folder.name)
         model.after_load()
         return model.eval()
+
+    @classmethod
+    def build(cls, config: Any, folder: Path) -> Self:
+        """A model of this configuration, without its weights, for the artefact in `folder`."""
+        return cls(config)
 
     def after_load(self) -> None:
         """Called when a model was loaded from an artefact."""

@@ -8,12 +8,15 @@ from typing import Any
 from lattok import checks, hub
 from lattok.action_vq import FAST, FSQ, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.image_lam import ImageLAM
+from lattok.vla import LatentVLA
+from lattok.vla.released import ReleasedVLA
 
-CLASSES: dict[str, Any] = {model.type: model for model in (P2TActionVQ, FAST, UniformBins, ResidualVQ, FSQ, ImageLAM)}
+TOKENIZERS = (P2TActionVQ, FAST, UniformBins, ResidualVQ, FSQ)
+CLASSES: dict[str, Any] = {model.type: model for model in (*TOKENIZERS, ImageLAM, LatentVLA, ReleasedVLA)}
 
 
 def load(name_or_path: str | os.PathLike[str], revision: str | None = None) -> Any:
-    """Load a tokenizer or latent action model from a folder or a Hub id, in evaluation mode.
+    """Load a tokenizer, a latent action model or a policy from a folder or a Hub id, in evaluation mode.
 
     Raises `LattokError` for a folder that is no artefact, an unknown type, a config from a newer lattok, or tensors
     that do not fit.

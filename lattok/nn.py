@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +24,17 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, causal: bool = False, keys: Tensor | None = None) -> Tensor:
-        """`keys` [..., n] bool, its leading axes broadcast against those of x: which tokens may be looked at."""
+    def forward(
+        self, x: Tensor, causal: bool = False, keys: Tensor | None = None, seen: Tensor | None = None
+    ) -> Tensor:
+        """`keys` [..., n] bool, its leading axes broadcast against those of x: which tokens may be looked at.
+
+        Or `seen` [B, n, n] bool for x [B, n, d]: which tokens each of them may look at.
+        """
         lead = x.shape[:-2]
         q, k, v = rearrange(self.qkv(x).flatten(0, -3), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         mask = None if keys is None else keys.expand(*lead, -1).flatten(0, -2)[:, None, None]  # b 1 1 n
+        mask = mask if seen is None else seen[:, None]  # b 1 n n
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal)
         return self.out(rearrange(mixed, "b h n d -> b n (h d)")).unflatten(0, lead)
@@ -62,8 +69,8 @@ class PreNormBlock(nn.Module):
         self.attention = Attention(dim, heads, bias=False)
         self.ff = feed_forward(dim, 4 * dim, nn.GELU, dropout)
 
-    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        x = x + self.attention(self.norm1(x), keys=keys)
+    def forward(self, x: Tensor, keys: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), keys=keys, seen=seen)
         return x + self.ff(self.norm2(x))
 
 
@@ -83,6 +90,16 @@ class SpaceTimeBlock(nn.Module):
         over_time = self.time(rearrange(self.norm2(x), "b t n d -> b n t d"), causal=True)
         x = x + rearrange(over_time, "b n t d -> b t n d")
         return x + self.ff(self.norm3(x))
+
+
+def same_precision(move: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`nn.Module._apply`'s function without its change of precision, for what must not be rounded."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        result = move(tensor)
+        return result if result.dtype == tensor.dtype else tensor.to(result.device)
+
+    return moved
 
 
 def sinusoidal_positions(count: int, dim: int) -> Tensor:

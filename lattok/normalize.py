@@ -10,8 +10,10 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lattok import checks, files
+from lattok.nn import same_precision
 
 PAIRS = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}
 KINDS = (*PAIRS, "identity")
@@ -31,6 +33,10 @@ class Normalizer(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
         self.shift: Tensor
         self.scale: Tensor
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Moves between devices, never between precisions: actions are as exact as their statistics."""
+        return super()._apply(same_precision(fn), recurse)
 
     @torch.no_grad()
     def fit(self, values: Tensor, kind: str | Sequence[str] = "mean_std", valid: Tensor | None = None) -> Normalizer:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 
 from lattok import files
@@ -61,6 +62,34 @@ class RunLog:
         """Flush everything."""
         self._bar.close()
         self._board.close()
+
+
+class Meter:
+    """How fast a run is, and how much memory its first process has needed."""
+
+    def __init__(self, batch_size: int, first: int, device: torch.device):
+        self._batch_size, self._done, self._device = batch_size, first, device
+        self._time = time.monotonic()
+
+    def read(self, done: int) -> dict[str, float]:
+        """`samples_per_second` since the last reading, over all processes, and the peak of `memory_gb` (10^9 bytes)."""
+        now, samples = time.monotonic(), self._batch_size * (done - self._done)
+        rate = samples / max(now - self._time, 1e-9)
+        self._time, self._done = now, done
+        peak = _peak_memory(self._device)
+        return {"samples_per_second": rate} | ({} if peak is None else {"memory_gb": peak / 1e9})
+
+
+def _peak_memory(device: torch.device) -> float | None:
+    """Most bytes that tensors took on a CUDA device, or the process in main memory; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

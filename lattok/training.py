@@ -6,14 +6,13 @@ that was interrupted and resumed equals one that was not, without any generator 
 
 from __future__ import annotations
 
-import errno
+import copy
 import hashlib
 import math
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, send_to_device
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, send_to_device
 from torch import Tensor, nn
 
-from lattok import checks, files
+from lattok import checkpoints, checks
 from lattok.quantize import CodeUsage, QuantizerConfig
-from lattok.runlog import RunLog
+from lattok.runlog import Meter, RunLog
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
 
@@ -36,9 +35,12 @@ class LoopOptions:
     """How long and how fast to learn; part of a recipe."""
 
     steps: int = 1000
-    batch_size: int = 128  # over all processes
+    batch_size: int = 128  # over all processes and accumulated parts
+    accumulate: int = 1  # parts of a batch, one after the other; batch statistics and moving codebooks see the parts
     lr: float = 1e-4
-    schedule: str = "constant"  # or "one_cycle": 10 % warm-up, cosine to zero
+    schedule: str = "constant"  # or "one_cycle": 10 % warm-up, cosine to zero; or "step": times a factor now and then
+    decay_every: int = 10_000  # steps of "step"
+    decay_factor: float = 0.5
     optimizer: str = "adam"  # or "adamw"
     weight_decay: float = 0.0
     clip_norm: float = 1.0
@@ -49,11 +51,11 @@ class LoopOptions:
     save_every: int = 1000
 
     def __post_init__(self) -> None:
-        checks.counts(steps=self.steps, batch_size=self.batch_size)
-        checks.counts(log_every=self.log_every, save_every=self.save_every)
-        checks.positive(lr=self.lr, clip_norm=self.clip_norm)
+        checks.counts(steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
+        checks.counts(decay_every=self.decay_every, log_every=self.log_every, save_every=self.save_every)
+        checks.positive(lr=self.lr, clip_norm=self.clip_norm, decay_factor=self.decay_factor)
         checks.at_least_zero(weight_decay=self.weight_decay, seed=self.seed)
-        checks.one_of("schedule", self.schedule, ("constant", "one_cycle"))
+        checks.one_of("schedule", self.schedule, ("constant", "one_cycle", "step"))
         checks.one_of("optimizer", self.optimizer, ("adam", "adamw"))
         checks.one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
         checks.one_of("precision", self.precision, ("no", "bf16"))
@@ -102,6 +104,8 @@ def learning_rate(options: LoopOptions, step: int) -> float:
     """Learning rate of step `step`, counted from 0."""
     if options.schedule == "constant":
         return options.lr
+    if options.schedule == "step":
+        return options.lr * options.decay_factor ** (step // options.decay_every)
     warm = max(1, round(0.1 * options.steps))
     if step < warm:
         return options.lr * (0.04 + 0.96 * (1 - math.cos(math.pi * step / warm)) / 2)
@@ -134,43 +138,46 @@ def fit(
 ) -> dict[str, float]:
     """Train `model` in place and return the last logged values.
 
-    `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors;
-    `model(batch)` gives loss terms. State goes to `out/run/`; `resume` goes on from its checkpoint, or from the start
-    where there is none yet. Raises `LattokError` when the loss stops being finite, `Interrupted` after Ctrl-C.
+    `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors, and of what
+    is none, such as texts; accumulated parts are shares of more processes. `model(batch)` gives loss terms: those with
+    a weight are summed, the others only logged. State goes to `out/run/`; `resume` goes on from its checkpoint, or from
+    the start where there is none yet. Raises `LattokError` when the loss stops being finite, `Interrupted` after
+    Ctrl-C.
     """
     accelerator = _accelerator(options)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = kind(trained, lr=options.lr, weight_decay=options.weight_decay)
-    wrapped, optimizer = accelerator.prepare(model.train(), optimizer)
-    first = _restore(model, optimizer, out, options.steps) if resume and (out / RUN / CHECKPOINT).is_file() else 0
-    log = RunLog(out / RUN, out.name, first, options.steps) if accelerator.is_main_process else None
+    module = copy.deepcopy(model) if accelerator.is_fsdp2 else model  # sharding in place would not come off again
+    wrapped, optimizer = accelerator.prepare(module.train(), _optimizer(module, options))
+    path = out / RUN / CHECKPOINT
+    first = checkpoints.restore(module, optimizer, path, options.steps) if resume and path.is_file() else 0
+    main = accelerator.is_main_process
+    log = RunLog(out / RUN, out.name, first, options.steps) if main else None
+    meter = Meter(options.batch_size, first, accelerator.device)
     last: dict[str, float] = {}
     with _interruptible() as interrupted, torch.random.fork_rng():
         for step in range(first, options.steps):
-            torch.manual_seed(mix(options.seed, rank, step))
-            batch = send_to_device(batches(step, rank, world), accelerator.device)
-            values = _step(accelerator, wrapped, optimizer, batch, loss_weights, learning_rate(options, step), options)
+            rate = learning_rate(options, step)
+            values = _step(accelerator, wrapped, optimizer, batches, loss_weights, step, rate, options)
             _check_finite(values, step, out)
             done = step + 1
             if done % options.log_every == 0 or done == options.steps:
                 reduced: Any = accelerator.reduce(values, "mean")
-                last = {**{name: float(value) for name, value in reduced.items()}, "lr": learning_rate(options, step)}
-                report = codebook_report(model)
+                last = {**{name: float(value) for name, value in reduced.items()}, "lr": rate}
+                report = codebook_report(module)
                 if log:
-                    log.write(done, {**last, **report.values}, report.warnings)
+                    log.write(done, {**last, **report.values, **meter.read(done)}, report.warnings)
             elif log:
                 log.tick(done)
             stop = _anywhere(interrupted(), accelerator)
-            if (done % options.save_every == 0 or done == options.steps or stop) and log:
-                _save(model, optimizer, out, done)
+            if done % options.save_every == 0 or done == options.steps or stop:
+                checkpoints.save(module, optimizer, path, done, main)
             if stop:
                 if log:
                     log.close()
                 raise Interrupted(f"Saved at step {done} of {options.steps} in {out}. Continue with: {resume_command}")
     if log:
         log.close()
+    if module is not model:
+        checkpoints.copy_state(module, model)
     model.eval()
     return last
 
@@ -180,37 +187,76 @@ def _accelerator(options: LoopOptions) -> Accelerator:
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
-    accelerator = Accelerator(cpu=options.device == "cpu", mixed_precision=options.precision, kwargs_handlers=handlers)
+    accelerator = Accelerator(
+        cpu=options.device == "cpu",
+        mixed_precision=options.precision,
+        kwargs_handlers=handlers,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop accumulates, nobody else
+    )
     if options.device not in ("auto", accelerator.device.type):
         checks.fail("device", f"a device this machine has ({accelerator.device.type})", options.device)
-    if options.batch_size % accelerator.num_processes:
-        checks.fail("batch_size", f"a multiple of the {accelerator.num_processes} processes", options.batch_size)
+    parts = accelerator.num_processes * options.accumulate
+    if options.batch_size % parts:
+        each = f"{accelerator.num_processes} processes" + f" x {options.accumulate} parts" * (options.accumulate > 1)
+        checks.fail("batch_size", f"a multiple of the {each}", options.batch_size)
     return accelerator
+
+
+def _optimizer(model: nn.Module, options: LoopOptions) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return kind(trained, lr=options.lr, weight_decay=options.weight_decay)
 
 
 def _step(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: Any,
-    batch: Any,
+    batches: Callable[[int, int, int], Any],
     loss_weights: Mapping[str, float],
+    step: int,
     rate: float,
     options: LoopOptions,
 ) -> dict[str, Tensor]:
-    """One optimiser step; the loss, its terms and the gradient norm, detached."""
+    """One optimiser step; the loss, its terms and the gradient norm, detached: means over the accumulated parts."""
+    rank, world, count = accelerator.process_index, accelerator.num_processes, options.accumulate
+    parts = []
+    for i in range(count):
+        share = rank + i * world
+        torch.manual_seed(mix(options.seed, share, step))
+        batch = send_to_device(batches(step, share, world * count), accelerator.device)
+        with nullcontext() if i == count - 1 else accelerator.no_sync(model):  # gradients meet once
+            with accelerator.autocast():
+                terms = model(batch)
+                loss = _weighted(terms, loss_weights)
+            accelerator.backward(loss / count)
+        parts.append(_logged(loss, terms, loss_weights))
     for group in optimizer.param_groups:
         group["lr"] = rate
-    with accelerator.autocast():
-        terms = model(batch)
-        loss = torch.stack([loss_weights[name] * term for name, term in terms.items()]).sum()
-    accelerator.backward(loss)
-    norm = accelerator.clip_grad_norm_(
-        [p for group in optimizer.param_groups for p in group["params"]], options.clip_norm
-    )
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.as_tensor(accelerator.clip_grad_norm_(trained, options.clip_norm))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    values = {"loss": loss, **{f"loss/{name}": term for name, term in terms.items()}, "grad_norm": norm}
-    return {name: torch.as_tensor(value).detach().float() for name, value in values.items()}
+    means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
+    return {**means, "grad_norm": checkpoints.whole(norm).detach().float()}
+
+
+def _weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum of the terms that have a weight."""
+    weighted = [weights[name] * term for name, term in terms.items() if name in weights]
+    if not weighted:
+        checks.fail("loss_weights", f"a weight for one of the terms {', '.join(terms)}", ", ".join(weights) or "none")
+    return torch.stack(weighted).sum()
+
+
+def _logged(loss: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """What a part of a step says: terms with a weight under loss/, figures that only inform under their own name."""
+    for name, term in terms.items():
+        if name not in weights and term.requires_grad:
+            hint = "Detach what only informs."
+            checks.fail(name, "a loss term with a weight in loss_weights, or without a gradient", "neither", hint)
+    named = {f"loss/{name}" if name in weights else name: term for name, term in terms.items()}
+    return {name: value.detach().float() for name, value in {**named, "loss": loss}.items()}
 
 
 def _anywhere(flag: bool, accelerator: Accelerator) -> bool:
@@ -271,47 +317,6 @@ def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:
     if config.revive_below == 0:
         return "Revive dead codes: revive_below=0.03."
     return "Early on this passes; if it stays, lower lr or start the codebook later (continuous_steps)."
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes: trained parameters and all buffers, also those that an artefact leaves out."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return {**trained, **dict(model.named_buffers())}
-
-
-def _save(model: nn.Module, optimizer: Any, out: Path, step: int) -> None:
-    state = {"step": step, "model": _state(model), "optimizer": optimizer.state_dict()}
-    with files.whole_file(out / RUN / CHECKPOINT) as path:
-        try:
-            torch.save(state, path)
-        except RuntimeError as error:  # torch's archive writer hides the system's reason
-            room = shutil.disk_usage(path.parent).free
-            raise OSError(errno.ENOSPC, f"checkpoint not written, {room} bytes free", str(path)) from error
-
-
-def _restore(model: nn.Module, optimizer: Any, out: Path, steps: int) -> int:
-    path = out / RUN / CHECKPOINT
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged file; the user needs one line
-        checks.fail(str(path), "a whole checkpoint", f"a file that cannot be read ({str(error).splitlines()[0]})")
-    current = _state(model)
-    if current.keys() != saved["model"].keys():
-        names = sorted(current.keys() ^ saved["model"].keys())
-        checks.fail(str(path), "the tensors of this model", f"others: {', '.join(names[:5])}")
-    with torch.no_grad():
-        for name, tensor in saved["model"].items():
-            if current[name].shape == tensor.shape:
-                current[name].copy_(tensor)
-            elif name in dict(model.named_parameters()):
-                checks.fail(str(path), f"shape {list(current[name].shape)} for {name}", f"{list(tensor.shape)}")
-            else:  # buffers that grow, such as remembered latents
-                owner, _, leaf = name.rpartition(".")
-                model.get_submodule(owner).register_buffer(leaf, tensor.to(current[name].device), persistent=False)
-    optimizer.load_state_dict(saved["optimizer"])
-    if saved["step"] > steps:
-        checks.fail("steps", f"at least the {saved['step']} already done", steps)
-    return int(saved["step"])
 
 
 def _check_finite(values: Mapping[str, Tensor], step: int, out: Path) -> None:

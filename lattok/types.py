@@ -144,3 +144,26 @@ class VideoLabeller(Labeller, Protocol):
         The video may come in pieces, in order; labels do not depend on where they begin.
         """
         ...
+
+
+class LatentTarget(NamedTuple):
+    """Latent actions that supervise a policy: S steps of P codes each.
+
+    Image models: one latent action for each step of the chunk, S = H. Action tokenizers: the tokens of the chunk that
+    starts here, S of them with P = 1.
+    """
+
+    codes: Tensor | None  # [B, S, P] int64
+    embedding: Tensor | None  # [B, S, P, d] float32, before quantization
+    valid: Tensor  # [B, S] bool: supervise here
+
+
+class PolicyBatch(NamedTuple):
+    """Observations with the actions that followed, and the latent actions that supervise. Physical units."""
+
+    images: Tensor  # [B, V, h, w, 3] uint8
+    texts: Sequence[str]  # B instructions
+    proprio: Tensor | None  # [B, s] float32
+    actions: Tensor  # [B, H, m] float32; steps beyond the episode repeat its last action
+    valid: Tensor  # [B, H] bool: steps inside the episode
+    latent: LatentTarget | None = None

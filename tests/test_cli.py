@@ -15,7 +15,7 @@ from lattok.cli import main
 
 TRAINED = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam")
 READERS = (["inspect"], *(["train", name] for name in TRAINED), ["evaluate"], ["annotate"])
-PUBLISHED = ("p2t-action-vq", "p2t-image-lam", "univla-lam")
+PUBLISHED = ("p2t-action-vq", "p2t-image-lam", "p2t-vla", "univla-lam")
 VERBS = (["demo"], *READERS, ["doctor"], ["push"], *(["convert", name] for name in PUBLISHED))
 QUICK = ["--preset", "quick", "--device", "cpu", "--set", "dim=16", "--set", "codebook_size=8", "--set", "hidden=16"]
 

@@ -29,6 +29,7 @@ LEVELS: tuple[frozenset[str], ...] = (
 SIBLINGS = {
     "files": {"checks"},
     "quantize": {"nn"},
+    "normalize": {"nn"},
     "training": {"quantize", "runlog"},  # reports codebooks
     "image_lam": {"backbones", "data"},  # frozen features of a dataset's frames are cached
 }

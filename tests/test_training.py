@@ -11,7 +11,7 @@ from torch import nn
 
 from lattok.checks import LattokError
 from lattok.quantize import QuantizerConfig, VectorQuantizer
-from lattok.runlog import METRICS, RunLog
+from lattok.runlog import METRICS, Meter, RunLog
 from lattok.training import (
     CHECKPOINT,
     RUN,
@@ -277,3 +277,59 @@ def test_the_warning_names_what_has_not_been_tried(options, remedy):
     quantizer.steps += 1
     quantizer.recent = torch.zeros(100, 4, dtype=torch.long)
     assert remedy in codebook_report(nn.ModuleDict({"control": quantizer})).warnings[0]
+
+
+def test_step_decay_multiplies_the_rate_every_so_often():
+    options = LoopOptions(steps=80_000, lr=1e-4, schedule="step")  # Table 8
+    assert learning_rate(options, 0) == learning_rate(options, 9_999) == 1e-4
+    assert learning_rate(options, 10_000) == 0.5e-4
+    assert learning_rate(options, 79_999) == pytest.approx(1e-4 / 2**7)
+    options = LoopOptions(lr=1.0, schedule="step", decay_every=3, decay_factor=0.1)
+    assert learning_rate(options, 7) == pytest.approx(0.01)
+
+
+class Terms(nn.Module):
+    """Loss terms as given, each times the only parameter but for those to detach."""
+
+    def __init__(self, terms, detached=()):
+        super().__init__()
+        self.weight, self.terms, self.detached = nn.Parameter(torch.ones(())), terms, detached
+
+    def forward(self, batch):
+        return {k: (self.weight.detach() if k in self.detached else self.weight) * v for k, v in self.terms.items()}
+
+
+def fit_terms(out, model, weights):
+    options = LoopOptions(steps=1, batch_size=4, device="cpu")
+    return fit(model, lambda *_: (torch.zeros(4),), options, out, loss_weights=weights)
+
+
+def test_terms_without_a_weight_are_only_logged(tmp_path):
+    model = Terms({"action": 2.0, "latent": 3.0, "accuracy": 0.25}, detached=["accuracy"])
+    last = fit_terms(tmp_path, model, {"action": 1.0, "latent": 0.5, "absent": 1.0})
+    expected = {"loss": 3.5, "loss/action": 2.0, "loss/latent": 3.0, "accuracy": 0.25, "grad_norm": 3.5, "lr": 1e-4}
+    assert last == pytest.approx(expected)
+
+
+def test_a_term_with_a_gradient_needs_a_weight(tmp_path):
+    model = Terms({"action": 2.0, "latent": 3.0})
+    with pytest.raises(LattokError, match="`latent`: expected a loss term with a weight in loss_weights, or without a"):
+        fit_terms(tmp_path, model, {"action": 1.0})
+    with pytest.raises(LattokError, match="`loss_weights`: expected a weight for one of the terms action, latent"):
+        fit_terms(tmp_path / "none", model, {"other": 1.0})
+
+
+def test_speed_and_memory_are_logged(tmp_path):
+    run(tmp_path, steps=20, log_every=5)
+    for line in (tmp_path / RUN / METRICS).read_text().splitlines():
+        entry = json.loads(line)
+        assert 0 < entry["samples_per_second"] < 1e7
+        assert 0.05 < entry["memory_gb"] < 100  # torch alone takes more than 50 MB
+
+
+def test_speed_is_that_of_the_interval(monkeypatch):
+    clock = iter([10.0, 12.0, 16.0])
+    monkeypatch.setattr("lattok.runlog.time.monotonic", lambda: next(clock))
+    meter = Meter(batch_size=32, first=100, device=torch.device("cpu"))
+    assert meter.read(110)["samples_per_second"] == pytest.approx(160)
+    assert meter.read(150)["samples_per_second"] == pytest.approx(320)

@@ -24,6 +24,7 @@ from lattok.action_vq.errors import ErrorReport, compare
 from lattok.action_vq.inputs import Arrays, as_codes, as_tensor, full_mask, join_chunks
 from lattok.action_vq.repair import Repaired, held_from_neighbours
 from lattok.hub import HubModel
+from lattok.nn import same_precision
 from lattok.normalize import Normalizer, Unchosen
 from lattok.training import Interrupted, LoopOptions, SeededBatches
 from lattok.training import fit as run_loop
@@ -93,12 +94,7 @@ class ChunkTokenizer(HubModel, ABC):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Moves between devices, never between precisions: a rounded codebook gives other codes."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            result = fn(tensor)
-            return result if result.dtype == tensor.dtype else tensor.to(result.device)
-
-        return super()._apply(moved, recurse)
+        return super()._apply(same_precision(fn), recurse)
 
     def choose_normalizer(self) -> None:
         """Use the only normaliser there is; where datasets have their own, none until `for_dataset` names one."""

@@ -89,6 +89,8 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
             entry |= {"original_cameras": originals} if originals != list(cameras) else {}
             entry["stride_seconds"] = stride / work.dataset.fps
         own = {name: shape for name, shape in shapes.items() if name.startswith(prefix + ".")}
+        size = getattr(model, "vocab_size" if model.label_source == "actions" else "codebook_size", None)
+        entry |= {"codebook_size": size} if size is not None and f"{prefix}.codes" in own else {}
         labels[prefix] = entry | {
             "dataset": _facts(work),
             "threads": work.options.threads,

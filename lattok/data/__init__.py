@@ -3,6 +3,7 @@
 from lattok.data.action_convert import convert_actions
 from lattok.data.action_space import ActionSpace
 from lattok.data.action_view import action_spaces, declare, with_actions
+from lattok.data.augment import Augmentation
 from lattok.data.camera_view import with_cameras
 from lattok.data.episodes import select_episodes, split_by_task
 from lattok.data.exporting import Exported, export
@@ -10,8 +11,11 @@ from lattok.data.extend import fingerprint
 from lattok.data.inspect import inspect_dataset
 from lattok.data.inspection import Inspection
 from lattok.data.interop import frames_from_lerobot
+from lattok.data.latent_columns import LatentSpec, latent_spec, tokenizer_spec
 from lattok.data.lerobot import LeRobotV3, sample_dataset_path
 from lattok.data.opening import open_dataset
+from lattok.data.pixels import resize_pixels
+from lattok.data.policy_windows import PolicyWindows
 from lattok.data.schema import Feature, FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
 from lattok.data.sidecar import LabelledDataset, Sidecar, with_labels
 from lattok.data.windows import ActionWindows, FramePairs, read_vectors
@@ -21,6 +25,7 @@ from lattok.findings import Finding
 __all__ = [
     "ActionSpace",
     "ActionWindows",
+    "Augmentation",
     "Exported",
     "Feature",
     "Finding",
@@ -28,8 +33,10 @@ __all__ = [
     "FrameTransform",
     "Inspection",
     "LabelledDataset",
+    "LatentSpec",
     "LeRobotV3",
     "LeRobotWriter",
+    "PolicyWindows",
     "Progress",
     "RobotDataset",
     "Sidecar",
@@ -42,11 +49,14 @@ __all__ = [
     "fingerprint",
     "frames_from_lerobot",
     "inspect_dataset",
+    "latent_spec",
     "open_dataset",
     "read_vectors",
+    "resize_pixels",
     "sample_dataset_path",
     "select_episodes",
     "split_by_task",
+    "tokenizer_spec",
     "with_actions",
     "with_cameras",
     "with_labels",

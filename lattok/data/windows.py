@@ -80,9 +80,14 @@ class ActionWindows:
 
     def batch(self, indices: Tensor) -> ActionBatch:
         """Windows `indices` [B] as chunks [B, H, m] and their mask [B, H]."""
+        rows, inside = self.rows(indices)
+        return ActionBatch(self.actions[rows], inside)
+
+    def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [B, H] of `actions` that windows `indices` [B] consist of, and which are inside the episode [B, H]."""
         rows = self._row[indices][:, None] + torch.arange(self.horizon)  # b h
         last = self._last[indices][:, None]
-        return ActionBatch(self.actions[torch.minimum(rows, last)], rows <= last)
+        return torch.minimum(rows, last), rows <= last
 
     def all(self) -> ActionBatch:
         """All windows, in order."""
@@ -143,7 +148,7 @@ class FramePairs:
         self.first = row[keep]
         self.second = self.first + stride_frames
         self._last = last[keep]
-        self.tasks, self.task_of = _instructions(chosen, lengths, keep)
+        self.tasks, self.task_of = instructions(chosen, lengths, keep)
         self.actions = self._actions(dataset, action_key, chosen, action_steps)
         self.states = np.empty((len(self.first), 0), dtype=np.float32)
         if state_key is not None:
@@ -266,7 +271,7 @@ def _positions(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)
 
 
-def _instructions(
+def instructions(
     episodes: Sequence[Episode], lengths: np.ndarray, keep: np.ndarray
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Different instructions in the order of the episodes, and the index of each kept frame's, int64 [N]."""

@@ -71,6 +71,11 @@ class CompiledImageLAM:
         """Cameras in the order of the V axis."""
         return self._lam.cameras
 
+    @property
+    def codebook_size(self) -> int:
+        """Codes that each of the P can be, K."""
+        return self._lam.codebook_size
+
     def stride_frames(self, fps: float) -> int:
         """The model's stride in frames of a dataset."""
         return self._lam.stride_frames(fps)

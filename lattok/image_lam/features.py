@@ -14,9 +14,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2.functional import resize
 
 from lattok import checks, files
+from lattok.data.pixels import resize_pixels
 
 PIXEL_PATCH = 16
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -83,12 +83,7 @@ class FrozenFeatures(nn.Module):
 
     def resize(self, frames: Tensor) -> Tensor:
         """uint8 [..., H, W, 3] to uint8 [..., s, s, 3]; frames of the right size are returned as they are."""
-        _check_frames(frames)
-        if tuple(frames.shape[-3:-1]) == (self.image_size, self.image_size):
-            return frames
-        flat = rearrange(frames.reshape(-1, *frames.shape[-3:]), "n h w c -> n c h w")
-        small = resize(flat, [self.image_size] * 2, interpolation=self.interpolation, antialias=True)
-        return rearrange(small, "n c h w -> n h w c").reshape(*frames.shape[:-3], self.image_size, self.image_size, 3)
+        return resize_pixels(frames, self.image_size, self.interpolation.value)
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
@@ -124,21 +119,6 @@ class StillVideo(nn.Module):
     def forward_features(self, pixels: Tensor) -> Tensor:
         """[n, 3, H, W] to [n, N, D]."""
         return self.encoder(pixels[:, None].expand(-1, self.steps, -1, -1, -1)).last_hidden_state
-
-
-def _check_frames(frames: Tensor) -> None:
-    checks.tensor("frames", frames)
-    if frames.dtype != torch.uint8:
-        hint = "For LeRobot's float batches use lattok.data.frames_from_lerobot(batch, cameras)."
-        checks.fail("frames", "uint8 pixels 0..255", f"dtype {frames.dtype}", hint)
-    if frames.ndim >= 3 and frames.shape[-1] == 3:
-        return
-    hints = {
-        1: "Grey frames: frames.expand(*frames.shape[:-1], 3).",
-        4: "RGBA frames: frames[..., :3] drops the transparency.",
-    }
-    hint = hints.get(frames.shape[-1], "") if frames.ndim >= 3 else ""
-    checks.fail("frames", "shape [..., H, W, 3] (RGB, channels last)", f"shape {list(frames.shape)}", hint)
 
 
 def _network(name: str, image_size: int, revision: str | None, pretrained: bool) -> Any:

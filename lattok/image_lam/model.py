@@ -76,6 +76,11 @@ class ImageLAM(HubModel):
         """Cameras in the order of the V axis."""
         return self.config.cameras
 
+    @property
+    def codebook_size(self) -> int:
+        """Codes that each of the P can be, K."""
+        return self.config.codebook_size
+
     def stride_frames(self, fps: float) -> int:
         """The model's stride in frames of a dataset."""
         return checks.stride_in_frames(self.config.stride, fps)

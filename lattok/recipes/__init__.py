@@ -16,6 +16,7 @@ from lattok.recipes.tokenizers import (
     UniformBinsRecipe,
     train_by_fitting,
 )
+from lattok.recipes.vla import VLARecipe, train_vla
 
 __all__ = [
     "ActionVQRecipe",
@@ -25,6 +26,7 @@ __all__ = [
     "Recipe",
     "ResidualVQRecipe",
     "UniformBinsRecipe",
+    "VLARecipe",
     "train",
 ]
 
@@ -38,6 +40,8 @@ def train(recipe: Recipe, resume: bool = False, **options: Any) -> Any:
         return train_action_vq(recipe, resume, **options)
     if isinstance(recipe, ImageLAMRecipe):
         return train_image_lam(recipe, resume, **options)
+    if isinstance(recipe, VLARecipe):
+        return train_vla(recipe, resume, **options)
     if isinstance(recipe, FitRecipe):
         return train_by_fitting(recipe, resume, **options)
     return checks.fail("recipe", "one of lattok's recipes", type(recipe).__name__)

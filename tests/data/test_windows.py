@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lattok.checks import LattokError, stride_in_frames
 from lattok.data import ActionWindows, Feature, FramePairs
-from lattok.data.windows import _hash, _instructions, draw_labelled
+from lattok.data.windows import _hash, draw_labelled, instructions
 from lattok.types import Episode
 
 
@@ -349,7 +349,7 @@ def test_an_instruction_for_every_episode_costs_no_more():
     lengths = np.full(len(episodes), 2)
     episode, frame = positions(lengths.tolist())
     start = time.process_time()
-    tasks, number = _instructions(episodes, lengths, np.ones(len(episode), dtype=bool))
+    tasks, number = instructions(episodes, lengths, np.ones(len(episode), dtype=bool))
     drawn = draw_labelled(episode, frame, {e.index: e.tasks for e in episodes}, 0.05, "pairs", 0)
     assert time.process_time() - start < 2
     assert drawn.reshape(-1, 2).sum(1).tolist() == [1] * len(episodes)

@@ -1,0 +1,251 @@
+"""Pretrained models of transformers as a `Backbone`: Qwen-VL, SmolVLM2, PaliGemma, Gemma3, InternVL, text models.
+
+Placeholders follow the finished prompt as token ids, and a hook puts the learned queries where their embeddings would
+be: the vocabulary is never resized, positions and masks are the model's own, and logits are never computed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from lattok import checks
+from lattok.backbones import pretrained
+from lattok.backbones.base import TRAIN, BackboneOut, Inputs, LoraSpec
+from lattok.backbones.families import Family
+
+
+class HFBackbone(nn.Module):
+    """A vision-language or text model of transformers >= 5.4. A text model is given no images.
+
+    `model` is the whole model, of which only the part below its head is run; `revision` is its commit on the Hub, or
+    the fingerprint of a local folder. Everything is frozen until `adapt`. LoRA draws from torch's global generator.
+    """
+
+    def __init__(self, model: Any, processor: Any, family: Family, name: str = "", revision: str | None = None):
+        super().__init__()
+        self.model, self.processor, self.family = model.requires_grad_(False), processor, family
+        self.name, self.revision = name, revision
+        self.image_size: int | None = None
+        text = model.config.get_text_config()
+        self.hidden_size, self.num_layers = int(text.hidden_size), int(text.num_hidden_layers)
+        self.embedding_rms = _embedding_rms(model.get_input_embeddings())
+        self.train_mode: str | None = None  # what `adapt` was told
+        self._adapters: tuple[Any, ...] = ()  # peft's view of the model; in a tuple it is no second submodule
+        self._trained: list[str] = []
+        self._checkpointing = False
+        tokenizer = getattr(processor, "tokenizer", processor)
+        tokenizer.padding_side = "left"
+        self._bos = tokenizer.bos_token
+        self._accepted = set(inspect.signature(model.model.forward).parameters) - {"labels"}
+        self.eval()
+
+    @classmethod
+    def load(
+        cls, name: str, revision: str | None = None, *, dtype: str = "float32", image_size: int | None = None
+    ) -> HFBackbone:
+        """Open a folder or a Hub id (from the cache without network) with weights in "float32" or "bfloat16".
+
+        `revision` of a folder must be its fingerprint, as `HFBackbone.revision` gave it. With `image_size` only square
+        images of that many pixels are taken.
+        """
+        model, processor, family, found = pretrained.load(name, revision, dtype)
+        backbone = cls(model, processor, family, name, found)
+        backbone.image_size = image_size
+        return backbone
+
+    def check_revision(self, saved: str | None) -> None:
+        """Refuse a base model other than the one a policy was saved with."""
+        pretrained.check_revision(self.name, self.revision, saved)
+
+    def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Images uint8 [B, V, h, w, 3] and B prompts to inputs, padded on the left, on the device of the images.
+
+        Prompts go into the model's chat template where it has one, after the images in the order of the cameras.
+        """
+        self._check(images, texts)
+        prompts = [self._prompt(text, images.shape[1]) for text in texts]
+        options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        if self._bos and prompts[0].startswith(self._bos):  # templates that write it themselves
+            options["add_special_tokens"] = False
+        if self.family.image is not None:
+            pictures = [list(sample) for sample in rearrange(images, "b v h w c -> b v c h w")]
+            options |= {"images": pictures, "input_data_format": "channels_first"}
+            options |= self.family.image_options(self.processor)
+        batch = self.processor(text=prompts, **options)
+        return {key: value.to(images.device) for key, value in batch.items() if key in self._accepted}
+
+    def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
+        """Hidden states of `layers` with `queries` [B, T, D] appended; none of them changes what stands before it."""
+        wanted = sorted(set(layers))
+        if not wanted or wanted[0] < 0 or wanted[-1] > self.num_layers:
+            checks.fail("layers", f"hidden states from 0 to {self.num_layers}", list(layers))
+        inputs = self._with_placeholders(inputs, queries.shape[1])
+        with self._as_embeddings(queries):
+            hidden = self.model.model(**inputs, output_hidden_states=wanted, use_cache=False).hidden_states
+        ids = inputs["input_ids"]
+        return BackboneOut(
+            hidden={layer: hidden[layer] for layer in wanted},
+            queries=slice(ids.shape[1] - queries.shape[1], ids.shape[1]),
+            valid=inputs["attention_mask"].bool(),
+            image=None if self.family.image is None else ids == self.model.config.image_token_id,
+        )
+
+    def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
+        """Choose in place what is trained; called once. Checkpointing is non-reentrant.
+
+        "lora": adapters in float32, A normal with deviation 1 / rank and B zero, on all linear layers but the LM head;
+        "full": every weight but those behind the last hidden state, in float32; "frozen": nothing.
+        """
+        checks.one_of("train", train, TRAIN)
+        if self.train_mode is not None:
+            raise RuntimeError("adapt() was called before; load the backbone again for another choice")
+        if train == "lora":
+            self._add_lora(lora)
+        elif train == "full":
+            self.model.float().model.requires_grad_(True)
+        self.train_mode, self._checkpointing = train, gradient_checkpointing
+        self._trained = [name for name, value in self.model.named_parameters() if value.requires_grad]
+        if gradient_checkpointing:
+            _checkpoint_layers(self.model)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> HFBackbone:
+        """Parts whose weights are all frozen stay in evaluation mode."""
+        super().train(False)
+        self.training = mode
+        if mode:
+            self._train_parts(self.model, False)
+        return self
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Adapters by the name of their layer, or all trained weights; sharing memory with the model."""
+        parameters = dict(self.model.named_parameters())
+        return {_stable(name): parameters[name] for name in self._trained}
+
+    def merge(self) -> None:
+        """Add the adapters to the weights that they adapt, in place. The base model is then to be saved, not they."""
+        if self._adapters:
+            self.model = self._adapters[0].merge_and_unload()
+            self._adapters, self._trained = (), []
+
+    def save_base(self, folder: str | Path) -> Path:
+        """Write the model and its processor, so that `load(folder)` opens them. Adapters must be merged before."""
+        if self._adapters:
+            checks.fail("backbone", "a model with its adapters merged", "adapters beside it", "Call merge() first.")
+        folder = Path(folder)
+        self.model.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        return folder
+
+    def linear_layers(self, vision: bool) -> list[str]:
+        """Names of the linear layers below the LM head; without `vision` those of the text model only."""
+        part = self.model.model if vision else self.model.get_decoder()
+        inside = {id(module) for module in part.modules() if isinstance(module, nn.Linear)}
+        return [name for name, module in self.model.named_modules() if id(module) in inside]
+
+    def _add_lora(self, lora: LoraSpec) -> None:
+        peft = pretrained.require("peft")
+        config = peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=self.linear_layers(lora.vision),
+            init_lora_weights="gaussian",
+        )
+        self._adapters = (peft.LoraModel(self.model, config, "default"),)  # edits the model in place
+        for value in self.model.parameters():
+            if value.requires_grad:
+                value.data = value.data.float()
+
+    def _train_parts(self, module: nn.Module, inherited: bool) -> None:
+        """Training mode where a weight is trained, and for layers that are checkpointed, which asks for it."""
+        weights = list(module.parameters())
+        trained = any(weight.requires_grad for weight in weights) if weights else inherited
+        layer = self._checkpointing and hasattr(module, "gradient_checkpointing")
+        module.training = trained or layer
+        for child in module.children():
+            self._train_parts(child, trained)
+
+    def _check(self, images: Tensor, texts: Sequence[str]) -> None:
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
+            checks.fail("texts", "a list of at least one text", repr(texts))
+        checks.tensor("images", images)
+        checks.rank("images", images, "B V h w 3")
+        if images.dtype != torch.uint8 or images.shape[-1] != 3:
+            checks.fail("images", "uint8 [B, V, h, w, 3]", f"{images.dtype} {list(images.shape)}")
+        checks.size("images", "samples, as many as texts", images.shape[0], len(texts))
+        if self.image_size is not None and tuple(images.shape[2:4]) != (self.image_size,) * 2:
+            side = self.image_size
+            checks.fail("images", f"{side}x{side} pixels", "x".join(map(str, images.shape[2:4])))
+        if self.family.image is None:
+            return
+        if not images.shape[1]:
+            checks.fail("images", f"at least one camera for {self.family.name}", "none")
+        token = self.processor.image_token
+        marked = [text for text in texts if token in text]
+        if marked:
+            checks.fail("texts", f"no {token!r}, which stands for an image", repr(marked[0]))
+
+    def _prompt(self, text: str, cameras: int) -> str:
+        """One user turn with the images first."""
+        image = self.family.image
+        if not getattr(self.processor, "chat_template", None):
+            return (image or "") * cameras + text
+        parts = [*({"type": "image"} for _ in range(cameras)), {"type": "text", "text": text}]
+        turn = {"role": "user", "content": text if image is None else parts}
+        return self.processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+
+    def _with_placeholders(self, inputs: Inputs, count: int) -> dict[str, Tensor]:
+        """Append `count` tokens to everything that is counted by tokens; all on the model's device and in its type."""
+        device, dtype = self.model.device, self.model.dtype
+        moved = {key: value.to(device, dtype if value.is_floating_point() else None) for key, value in inputs.items()}
+        # any token of text does, and the last one of a prompt is such; its embedding is replaced
+        values = {"input_ids": moved["input_ids"][:, -1:], "attention_mask": 1, **self.family.placeholder_types}
+        for key, value in values.items():
+            tail = moved[key].new_ones(len(moved[key]), count) * value
+            moved[key] = torch.cat([moved[key], tail], 1)
+        return moved
+
+    @contextmanager
+    def _as_embeddings(self, queries: Tensor) -> Iterator[None]:
+        """While this lasts, the last T embedded tokens are the queries [B, T, D]."""
+        count, calls = queries.shape[1], []
+
+        def replace(module: nn.Module, args: Any, embedded: Tensor) -> Tensor:
+            calls.append(embedded.shape)
+            return torch.cat([embedded[:, : embedded.shape[1] - count], queries.to(embedded)], 1)
+
+        hook = self.model.get_input_embeddings().register_forward_hook(replace)
+        try:
+            yield
+        finally:
+            hook.remove()
+        if len(calls) != 1:
+            raise RuntimeError(f"{type(self.model).__name__} embedded its tokens {len(calls)} times, expected once")
+
+
+def _stable(name: str) -> str:
+    """A parameter's name without peft's name for the adapter, and as every transformers from 5.4 on has it."""
+    return name.replace(".default.", ".").replace(".vision_tower.vision_model.", ".vision_tower.")
+
+
+def _checkpoint_layers(model: Any) -> None:
+    """Non-reentrant checkpointing of every layer."""
+    newer = getattr(model, "activation_checkpointing_enable", None)  # the other name ends with transformers 6
+    (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    model.disable_input_require_grads()  # only the reentrant kind needs them; a frozen tower would be differentiated
+
+
+@torch.no_grad()
+def _embedding_rms(embedding: Any) -> float:
+    """Root of the mean square of about a thousand embedded tokens, as the module gives them (Gemma scales)."""
+    rows, device = embedding.weight.shape[0], embedding.weight.device
+    return float(embedding(torch.arange(0, rows, max(1, rows // 1024), device=device)).float().square().mean().sqrt())

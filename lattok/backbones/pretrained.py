@@ -1,0 +1,136 @@
+"""Opening a pretrained model of transformers from a folder or the Hub, and telling which one it was."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from packaging.version import Version
+
+from lattok import checks, files
+from lattok.backbones.families import Family, family_of
+
+OLDEST = {"transformers": "5.4", "peft": "0.18"}
+INSTALL = "pip install 'lattok[vla]'"
+DTYPES = ("float32", "bfloat16")
+WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+PRINT, COMMIT = "files-", re.compile("[0-9a-f]{40}")  # what a fingerprint begins with; what a commit looks like
+SLICES, SLICE = 256, 4096  # of each file of weights that a fingerprint reads, and their bytes
+
+
+def require(package: str) -> ModuleType:
+    """Import `package`, or say how to get it in the version that is needed."""
+    oldest = OLDEST[package]
+    try:
+        module = importlib.import_module(package)
+    except ImportError:
+        checks.fail("backbone", f"the package {package} ({INSTALL})", "none")
+    if Version(module.__version__) < Version(oldest):
+        checks.fail("backbone", f"{package} {oldest} or newer ({INSTALL})", module.__version__)
+    return module
+
+
+def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family, str]:
+    """Model, processor (tokenizer of a text model), family and revision."""
+    checks.one_of("dtype", dtype, DTYPES)
+    transformers = require("transformers")
+    folder, found = find(name, revision)
+    try:
+        family = family_of(transformers.AutoConfig.from_pretrained(folder))
+        text = family.image is None
+        processor = (transformers.AutoTokenizer if text else transformers.AutoProcessor).from_pretrained(folder)
+        kind = transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
+        model, report = kind.from_pretrained(folder, dtype=getattr(torch, dtype), output_loading_info=True)
+    except checks.LattokError:
+        raise
+    except Exception as error:  # transformers raises many kinds; the user needs one line
+        checks.fail("backbone", f"a model and its processor; {name!r} could not be read", files.first_line(error))
+    _refuse_gaps(name, report)
+    return model, processor, family, found
+
+
+def _refuse_gaps(name: str, report: Any) -> None:
+    """Weights that transformers did not find it fills with random numbers."""
+    missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        hint = "A folder that a newer transformers wrote may have other names: upgrade transformers."
+        checks.fail("backbone", f"a whole model; {name!r} lacks weights", ", ".join(missing[:3]) + more, hint)
+
+
+def find(name: str, revision: str | None = None) -> tuple[Path, str]:
+    """Folder and revision of a model: a local folder's fingerprint, or the commit of a Hub id.
+
+    A saved policy may be given its base model the other way round: by a folder that `hf download` filled with the
+    commit it names, or by the Hub id of a model with the fingerprint it names.
+    """
+    folder, printed = Path(name).expanduser(), (revision or "").startswith(PRINT)
+    local = folder.is_dir()
+    if local and not (folder / "config.json").is_file():
+        checks.fail("backbone", "a folder with config.json, or a Hub id like org/name", f"{name} without it")
+    if not local:
+        if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+            expected = "a folder with config.json, or a Hub id like org/name"
+            checks.fail("backbone", expected, f"{name!r}, which is neither")
+        folder = _download(name, None if printed else revision)
+    by_content = printed or (local and revision is None)
+    found = None if by_content else commit(folder)
+    found = found or fingerprint(folder)
+    check_revision(name, found, revision)
+    return folder, found
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """The snapshot of a Hub id, which is named by its commit; from the cache where there is no network."""
+    from huggingface_hub import snapshot_download
+
+    fetch = partial(snapshot_download, name, revision=revision, allow_patterns=WANTED)
+    try:
+        return Path(fetch())
+    except Exception as error:  # huggingface_hub raises many kinds; the user needs one line
+        with suppress(Exception):  # some releases do not look for a commit in the cache when they are offline
+            return Path(fetch(local_files_only=True))
+        at = "" if revision is None else f" at {revision}"
+        expected = f"a folder, or a model of the Hub; {name!r}{at} could not be fetched and is not in the cache"
+        hint = f"Without network: run `hf download {name}` where there is one, and copy the folder it names or HF_HOME."
+        checks.fail("backbone", expected, files.first_line(error).rstrip("."), hint)
+
+
+def check_revision(name: str, found: str | None, saved: str | None) -> None:
+    """Refuse a model other than the one that a policy was saved with; a branch or tag of the Hub says too little."""
+    if saved is None or found == saved:
+        return
+    if found is not None and COMMIT.fullmatch(found) and not (COMMIT.fullmatch(saved) or saved.startswith(PRINT)):
+        return
+    hint = "The policy was trained on other weights. Give the model that it was trained with."
+    if COMMIT.fullmatch(saved):
+        hint = f"The policy names a commit of the Hub: `hf download` its base model with --revision {saved}."
+    checks.fail("backbone", f"revision {saved} of {name}", found or "none", hint)
+
+
+def commit(folder: Path) -> str | None:
+    """The commit of a folder of the Hub's cache, or of one that `hf download --local-dir` filled."""
+    if folder.parent.name == "snapshots":
+        return folder.name
+    note = folder / ".cache" / "huggingface" / "download" / "config.json.metadata"
+    return note.read_text(encoding="utf-8").split("\n")[0] if note.is_file() else None
+
+
+def fingerprint(folder: Path) -> str:
+    """A word and a hash of config.json, and of size, ends and evenly spaced slices of the safetensors files."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with open(path, "rb") as file:
+            for number in range(SLICES):
+                file.seek(max(0, size - SLICE) * number // (SLICES - 1))
+                digest.update(file.read(SLICE))
+    return f"{PRINT}{digest.hexdigest()[:32]}"

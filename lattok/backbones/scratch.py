@@ -1,0 +1,121 @@
+"""A small vision-language backbone that learns from nothing: convolutions for each camera, words, a Transformer.
+
+Prompt and images see one another; each placeholder sees them and the placeholders before it. No download, no tokenizer:
+a word is known by its hash, so that every text has tokens and new words never fail.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from lattok import checks
+from lattok.backbones.base import BackboneOut, Inputs, LoraSpec
+from lattok.nn import PreNormBlock
+
+WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
+WORDS = 4096  # rows of the table of words; row 0 is padding
+LONGEST = 64  # words of a prompt; of a longer one the last count, which say what to predict
+
+
+@dataclass(frozen=True)
+class ScratchSize:
+    """Sizes; with the defaults about 1 M parameters."""
+
+    cameras: int
+    image_size: int = 64
+    patch_size: int = 16
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+
+    def __post_init__(self) -> None:
+        checks.counts(cameras=self.cameras, width=self.width, depth=self.depth, heads=self.heads)
+        checks.counts(image_size=self.image_size, patch_size=self.patch_size)
+        if self.patch_size < 4 or self.patch_size & (self.patch_size - 1) or self.image_size % self.patch_size:
+            got = f"{self.patch_size} for images of {self.image_size} pixels"
+            checks.fail("patch_size", "a power of 2 from 4 on that divides the image size", got)
+
+
+class ScratchBackbone(nn.Module):
+    """See the top of this file; a `lattok.backbones.Backbone` whose parameters are all trained."""
+
+    embedding_rms = 1.0
+    revision = None
+
+    def __init__(self, size: ScratchSize):
+        super().__init__()
+        self.size, self.hidden_size, self.num_layers = size, size.width, size.depth
+        side = size.image_size // size.patch_size
+        self.stems = nn.ModuleList(_stem(size.width, size.patch_size) for _ in range(size.cameras))
+        self.words = nn.Embedding(WORDS, size.width, padding_idx=0)
+        self.word_places = nn.Parameter(0.1 * torch.randn(LONGEST, size.width))  # counted from the end
+        self.image_places = nn.Parameter(0.1 * torch.randn(size.cameras * side * side, size.width))
+        self.blocks = nn.ModuleList(PreNormBlock(size.width, size.heads) for _ in range(size.depth))
+        self.norm = nn.LayerNorm(size.width)
+
+    def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Images uint8 [B, V, h, w, 3] and B prompts to numbers of words [B, W], padded on the left, and the images."""
+        size = self.size
+        checks.size("images", "cameras", images.shape[1], size.cameras)
+        checks.size("images", "pixels on each side", images.shape[2], size.image_size)
+        words = [_numbers(text)[-LONGEST:] for text in texts]
+        longest = max(map(len, words))
+        padded = torch.tensor([[0] * (longest - len(row)) + row for row in words], device=images.device)
+        return {"words": padded, "images": images}
+
+    def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
+        """Hidden states of `layers` over words, image tokens and `queries` [B, T, D]."""
+        words, images = inputs["words"], inputs["images"]
+        text = self.words(words) + self.word_places[LONGEST - words.shape[1] :]  # b w d
+        x = torch.cat([text, self._look(images), queries], 1)  # b l d
+        count, before = queries.shape[1], x.shape[1] - queries.shape[1]
+        valid = nn.functional.pad(words != 0, (0, x.shape[1] - words.shape[1]), value=True)
+        place = torch.arange(x.shape[1], device=x.device)
+        image = ((place >= words.shape[1]) & (place < before)).expand(len(x), -1)
+        seen = (place[None] < before) | (
+            place[None] <= place[:, None]
+        )  # l l: queries are causal, what is before is not
+        seen = (seen & valid[:, None]) | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)  # padding sees itself
+        hidden = {0: x} if 0 in layers else {}
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x, seen=seen)
+            if number in layers:
+                hidden[number] = self.norm(x) if number == self.num_layers else x
+        return BackboneOut(hidden, slice(before, before + count), valid, image)
+
+    def _look(self, images: Tensor) -> Tensor:
+        """Images uint8 [B, V, h, w, 3] to tokens [B, V * patches, D]."""
+        pixels = rearrange(images, "b v h w c -> v b c h w").to(self.image_places) / 127.5 - 1
+        tokens = [rearrange(stem(one), "b d h w -> b (h w) d") for stem, one in zip(self.stems, pixels, strict=True)]
+        return torch.cat(tokens, 1) + self.image_places
+
+    def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
+        """It has nothing to adapt: everything is trained."""
+        checks.one_of("train_backbone", train, ("full",))
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """All weights."""
+        return dict(self.state_dict())
+
+
+def _stem(width: int, patch_size: int) -> nn.Sequential:
+    """Convolutions of stride 2 until a pixel is a patch, the first of them of stride 4."""
+    layers: list[nn.Module] = [nn.Conv2d(3, width // 4, 4, 4), nn.GELU()]
+    channels, left = width // 4, patch_size // 4
+    while left > 1:
+        wider = width if left == 2 else min(width, 2 * channels)
+        layers += [nn.Conv2d(channels, wider, 3, 2, 1), nn.GroupNorm(1, wider), nn.GELU()]
+        channels, left = wider, left // 2
+    return nn.Sequential(*layers, nn.Conv2d(channels, width, 1))
+
+
+def _numbers(text: str) -> list[int]:
+    """A number from 1 on for every word of a text; at least one."""
+    return [1 + zlib.crc32(word.encode()) % (WORDS - 1) for word in WORD.findall(text.lower()) or [""]]

@@ -1,0 +1,206 @@
+"""Training samples of policies: what is seen at frame t, the actions that follow, and the latent actions of the labels.
+
+    images [V, h, w, 3], proprioception [s] and instruction of t; actions of t .. t + H - 1; see `LatentTarget`
+
+Everything is read once; a batch is one gather. Beyond the end of an episode nothing is valid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.episodes import select_episodes
+from lattok.data.frame_store import decode_all
+from lattok.data.latent_columns import LatentSpec, tokenizer_spec
+from lattok.data.pixels import resize_pixels
+from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.data.windows import ActionWindows, EpisodeSpec, instructions, read_vectors
+from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
+
+
+class PolicyWindows:
+    """Every frame of the chosen episodes as a sample, N = F of them.
+
+    `actions` [F, m] and `states` [F, s] (or None) in physical units with `action_names` and `state_names`; `cameras`
+    and their stored `camera_sizes` (H, W); `frames` uint8 [F, V, h, w, 3]; for each sample `episode_of`, `frame_of` and
+    `task_of` [N], an index into `tasks` (the first instruction of an episode with several); `latent`, what supervises.
+    """
+
+    def __init__(
+        self,
+        dataset: RobotDataset,
+        horizon: int,
+        *,
+        cameras: Sequence[str] | None = None,
+        size: int,
+        interpolation: str = "bicubic",
+        action_key: str = "action",
+        state_key: str | None = "observation.state",
+        episodes: EpisodeSpec = None,
+        latent: LatentSpec | None = None,
+        prefix: str = "latent",
+        labeller: ActionTokenizer | None = None,
+        extra_keys: Sequence[str] = (),
+        cache_dir: str | Path | None = None,
+        progress: Progress | None = None,
+    ):
+        """Images are resized to `size` x `size`. Latent actions come from the columns under `prefix`, as `latent` (of
+        `latent_spec`) describes them, or from `labeller`, an action tokenizer that sees the chunks of every batch.
+        `extra_keys`: other columns like actions that `targets` gives. Beyond 4 GiB frames go into a temporary file in
+        `cache_dir`, if it is given. Numbers that are not finite raise `LattokError`, as does whatever is not there.
+        """
+        checks.counts(size=size)
+        self.horizon, self.size, self.interpolation = horizon, size, interpolation
+        self.cameras = camera_keys(dataset, cameras)
+        self.episodes = chosen = select_episodes(dataset, episodes)
+        self._windows = ActionWindows(dataset, horizon, action_key, [e.index for e in chosen])
+        self.actions, self.action_names = self._windows.actions, self._windows.action_names
+        self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
+        lengths = np.array([e.length for e in chosen], dtype=np.int64)
+        self.tasks, self.task_of = instructions(chosen, lengths, np.ones(len(self), dtype=bool))
+        self.states, self.state_names = _states(dataset, state_key, chosen)
+        self._vectors = {action_key: self.actions}
+        for key in extra_keys:
+            self._vectors[key] = torch.from_numpy(read_vectors(dataset, "extra_keys", key, chosen))
+        self._labeller, self.latent = labeller, _chosen_spec(latent, labeller, horizon, self.actions.shape[1])
+        self._codes = self._embedding = self._valid = None
+        if self.latent is not None and labeller is None:
+            self._codes, self._embedding, self._valid = _labels(dataset, prefix, self.latent, chosen)
+        first = [dataset.frames(chosen[0].index, [key], [0]).shape[2:4] for key in self.cameras]
+        self.camera_sizes = tuple((int(height), int(width)) for height, width in first)
+        transform = partial(_resized, size=size, interpolation=interpolation)
+        self.frames = decode_all(dataset, chosen, self.cameras, transform, cache_dir, progress)
+
+    def __len__(self) -> int:
+        return len(self.episode_of)
+
+    def batch(self, indices: Tensor) -> PolicyBatch:
+        """Samples `indices` [B]."""
+        rows, inside = self._windows.rows(indices)  # b h
+        chosen = indices.numpy()
+        actions = self.actions[rows]
+        return PolicyBatch(
+            images=torch.from_numpy(np.asarray(self.frames[chosen])),
+            texts=[self.tasks[i] for i in self.task_of[chosen].tolist()],
+            proprio=None if self.states is None else self.states[indices],
+            actions=actions,
+            valid=inside,
+            latent=self._target(indices, rows, inside, actions),
+        )
+
+    def targets(self, key: str) -> Tensor:
+        """Chunks [N, H, m] of `action_key` or of one of `extra_keys`, such as what an expert would have done."""
+        checks.one_of("key", key, self._vectors)
+        rows, _ = self._windows.rows(torch.arange(len(self)))
+        return self._vectors[key][rows]
+
+    def _target(self, indices: Tensor, rows: Tensor, inside: Tensor, actions: Tensor) -> LatentTarget | None:
+        spec = self.latent
+        if spec is None:
+            return None
+        if self._labeller is not None:
+            return self._labelled(spec, self._labeller, actions, inside)
+        if self._valid is None:
+            raise RuntimeError("labels were not read")
+        if spec.target == "steps":
+            pick, valid = rows, self._valid[rows] & inside
+            codes = None if self._codes is None else self._codes[pick]
+            embedding = None if self._embedding is None else self._embedding[pick]
+        else:
+            valid = _token_mask(spec, self._valid[indices], inside)
+            codes = None if self._codes is None else self._codes[indices][..., None]  # b s 1
+            embedding = None if self._embedding is None else rearrange(self._embedding[indices], "b s d -> b s 1 d")
+        return LatentTarget(codes, embedding, valid)
+
+    @staticmethod
+    def _labelled(spec: LatentSpec, labeller: ActionTokenizer, actions: Tensor, inside: Tensor) -> LatentTarget:
+        """Labels of a batch, in one call: chunks [B, H, m] in physical units."""
+        with torch.no_grad():
+            found = labeller.latent_actions(actions, inside)
+        embedding = found.latents.float().cpu()[:, :, None] if spec.vectors else None  # b s 1 d
+        every = torch.ones(len(actions), dtype=torch.bool)
+        return LatentTarget(found.codes.cpu()[..., None], embedding, _token_mask(spec, every, inside))
+
+
+def _token_mask(spec: LatentSpec, labelled: Tensor, inside: Tensor) -> Tensor:
+    """Tokens [B, S] that supervise: of labelled chunks; with one token for each step, those inside the episode."""
+    mask = labelled[:, None].expand(-1, spec.steps)
+    return mask & inside if spec.steps == inside.shape[1] else mask.clone()
+
+
+def _resized(block: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+    """Frames uint8 [n, H, W, 3] of one camera to [n, size, size, 3]."""
+    writable = block if block.flags.writeable else block.copy()  # torch warns of others
+    return resize_pixels(torch.from_numpy(writable), size, interpolation).numpy()
+
+
+def _states(
+    dataset: RobotDataset, key: str | None, episodes: Sequence[Episode]
+) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Proprioception [F, s] and the names of its dimensions."""
+    if key is None:
+        return None, ()
+    if key not in dataset.features:
+        hint = "Name its proprioception with state_key; state_key=None trains without."
+        checks.fail("state_key", f"a column of `{dataset.name}`", repr(key), hint)
+    names = dimension_names(vector_key(dataset, "state_key", key))
+    return torch.from_numpy(read_vectors(dataset, "state_key", key, episodes)), names
+
+
+def _chosen_spec(
+    latent: LatentSpec | None, labeller: ActionTokenizer | None, horizon: int, action_dim: int
+) -> LatentSpec | None:
+    if labeller is None:
+        if latent is not None and latent.target == "steps" and latent.steps != horizon:
+            checks.fail("latent", f"latent actions of {horizon} steps, the horizon", f"{latent.steps}")
+        return latent
+    if latent is not None:
+        checks.fail("labeller", "none beside latent actions from columns", type(labeller).__name__, "Give one of them.")
+    checks.size("labeller", "action dimensions, as the dataset has", labeller.action_dim, action_dim)
+    return tokenizer_spec(labeller, horizon)
+
+
+def _labels(
+    dataset: RobotDataset, prefix: str, spec: LatentSpec, episodes: Sequence[Episode]
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Codes int64 [F, P], vectors float32 [F, E, d], validity [F] of all frames; P and E are S for labels of chunks."""
+    count = spec.steps if spec.target == "chunk" else 1
+    wanted = {"codes": count * spec.codes, "embedding": count * spec.vectors * spec.latent_dim, "valid": 1}
+    keys = {name: f"{prefix}.{name}" for name, width in wanted.items() if width}
+    parts = [dataset.columns(episode.index, list(keys.values())) for episode in episodes]
+    found = {
+        name: np.concatenate([part[key].reshape(len(part[key]), -1) for part in parts]) for name, key in keys.items()
+    }
+    for name, values in found.items():
+        checks.size(keys[name], "numbers a row, as its description says", values.shape[1], wanted[name])
+    valid = torch.from_numpy(found["valid"][:, 0].astype(bool))
+    if not bool(valid.any()):
+        reason = f"`{keys['valid']}`: none of the {len(valid)} frames of the chosen episodes has a label."
+        raise LattokError(f"{reason} Choose other episodes, or annotate again.")
+    codes = torch.from_numpy(found["codes"].astype(np.int64)) if "codes" in found else None
+    if codes is not None:
+        _check_codes(keys["codes"], codes[valid], spec)
+    embedding = torch.from_numpy(found["embedding"].astype(np.float32)) if "embedding" in found else None
+    if embedding is not None:
+        if not bool(torch.isfinite(embedding[valid]).all()):
+            checks.fail(keys["embedding"], "finite numbers", "NaN or infinity", "Annotate again.")
+        embedding = embedding.unflatten(1, (count * spec.vectors, spec.latent_dim))
+    return codes, embedding, valid
+
+
+def _check_codes(column: str, codes: Tensor, spec: LatentSpec) -> None:
+    """Codes of frames that have a label lie in the codebook."""
+    low, high = int(codes.min()), int(codes.max())
+    if low < 0 or high >= spec.codebook_size:
+        hint = "Rows padded with -1 are of a family with tokens of different number, which cannot supervise."
+        expected = f"codes from 0 to {spec.codebook_size - 1}"
+        checks.fail(column, expected, f"{low} to {high}", hint if low < 0 else "Is codebook_size right?")

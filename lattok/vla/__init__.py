@@ -1,0 +1,18 @@
+"""Policies supervised by latent actions: the baseline and the strategies of "From Pixels to Tokens", and their losses
+for policies of others. Needs no package beyond the base installation, but for backbones of Hugging Face.
+"""
+
+from lattok.vla.config import VLAConfig as VLAConfig
+from lattok.vla.model import LatentVLA as LatentVLA
+from lattok.vla.strategies import STRATEGIES as STRATEGIES
+from lattok.vla.strategies import Strategy as Strategy
+from lattok.vla.strategies import strategy_of as strategy_of
+from lattok.vla.supervision import AlignLoss as AlignLoss
+from lattok.vla.supervision import CodeCrossEntropy as CodeCrossEntropy
+from lattok.vla.supervision import LatentSupervision as LatentSupervision
+from lattok.vla.supervision import Regress as Regress
+from lattok.vla.supervision import build_supervision as build_supervision
+from lattok.vla.tap import Supervised as Supervised
+from lattok.vla.tap import Tap as Tap
+from lattok.vla.tap import keep_labels as keep_labels
+from lattok.vla.targets import target_from_batch as target_from_batch

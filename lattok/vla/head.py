@@ -1,0 +1,109 @@
+"""Action head after VLA-Adapter, as "From Pixels to Tokens" describes it (Eq. 3, 8, 9; appendix B.1).
+
+    h_act, h_latent = Agg({ν^(k)}, k in ⌈N/2⌉..N)           states of the placeholders, a layer for each block
+    â_{t:t+H-1}     = head([h_img; h_latent; h_act; s])     from a learned query for each step
+
+Block k: the steps look at one another, at the placeholders of layer k and the proprio token, and, through a gate that
+starts closed, at the image tokens of layer k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lattok.nn import feed_forward
+from lattok.vla.config import VLAConfig
+
+
+class LayerStates(NamedTuple):
+    """What one layer of the backbone hands to its block of the head."""
+
+    placeholders: Tensor  # [B, n, D] latent before action ones
+    image: Tensor | None  # [B, i, D]
+    image_valid: Tensor | None  # [B, i] bool
+
+
+class CrossAttention(nn.Module):
+    """Attention of queries [B, q, d] over keys [B, n, d]."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q, self.kv = nn.Linear(dim, dim, bias=False), nn.Linear(dim, 2 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, keys: Tensor, valid: Tensor | None = None) -> Tensor:
+        """`valid` [B, n] bool: which keys may be looked at; a sample without any gets the bias of the output."""
+        q = rearrange(self.q(x), "b q (h d) -> b h q d", h=self.heads)
+        k, v = rearrange(self.kv(keys), "b n (two h d) -> two b h n d", two=2, h=self.heads)
+        if valid is not None:
+            v = v * valid[:, None, :, None]
+            valid = (valid | ~valid.any(1, keepdim=True))[:, None, None]  # b 1 1 n; never a row without keys
+        mixed = F.scaled_dot_product_attention(q, k, v, valid)
+        return self.out(rearrange(mixed, "b h q d -> b q (h d)"))
+
+
+class HeadBlock(nn.Module):
+    """Steps look at themselves, the placeholders and proprio, then at the image, then a feed-forward layer."""
+
+    def __init__(self, dim: int, heads: int, hidden_size: int):
+        super().__init__()
+        self.norm, self.norm_image, self.norm_ff = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.project = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, dim))
+        self.project_image = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, dim))
+        self.attention, self.image_attention = CrossAttention(dim, heads), CrossAttention(dim, heads)
+        self.image_gate = nn.Parameter(torch.zeros(1))
+        self.ff = feed_forward(dim, 4 * dim, nn.GELU)
+
+    def forward(self, x: Tensor, states: LayerStates, proprio: Tensor | None) -> Tensor:
+        """Steps [B, H, d], states of this block's layer, proprio token [B, 1, d]."""
+        steps = self.norm(x)
+        seen = [steps, self.project(states.placeholders), *([] if proprio is None else [proprio])]
+        x = x + self.attention(steps, torch.cat(seen, 1))
+        if states.image is not None:
+            image = self.project_image(states.image)
+            x = x + self.image_gate.tanh() * self.image_attention(self.norm_image(x), image, states.image_valid)
+        return x + self.ff(self.norm_ff(x))
+
+
+class ActionHead(nn.Module):
+    """Hidden states of several layers, image tokens and proprio to a chunk of normalised actions [B, H, m]."""
+
+    def __init__(self, hidden_size: int, layers: Sequence[int], config: VLAConfig):
+        super().__init__()
+        dim, proprio = config.head_dim, config.proprio_dim
+        self.layers = tuple(layers)
+        self.queries = nn.Parameter(torch.randn(config.horizon, dim))  # steps differ from the start
+        self.blocks = nn.ModuleList(HeadBlock(dim, config.head_heads, hidden_size) for _ in self.layers)
+        self.proprio = nn.Sequential(nn.Linear(proprio, dim), nn.GELU(), nn.Linear(dim, dim)) if proprio else None
+        self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, config.action_dim)
+
+    def forward(self, states: dict[int, LayerStates], proprio: Tensor | None) -> Tensor:
+        """States by layer, normalised proprio [B, s]."""
+        batch = next(iter(states.values())).placeholders.shape[0]
+        token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]  # b 1 d
+        x = self.queries.expand(batch, -1, -1)  # b h d
+        for layer, block in zip(self.layers, self.blocks, strict=True):
+            x = block(x, states[layer], token)
+        return self.out(self.norm(x))
+
+
+def pool_codes(states: Tensor, per_step: int, how: str = "mean") -> Tensor:
+    """States of placeholders [B, S * P, D] of S steps to one per step [B, S, D] (LA-Direct), or as they are: "none"."""
+    if per_step == 1 or how == "none":
+        return states
+    return rearrange(states, "b (s p) d -> b s p d", p=per_step).mean(2)
+
+
+def gather_tokens(hidden: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens [B, n, D] of hidden [B, L, D] that `chosen` [B, L] bool marks, in order, and which of the n are real."""
+    counts = chosen.sum(1)
+    order = (~chosen).int().argsort(dim=1, stable=True)[:, : int(counts.max())]  # b n
+    valid = torch.arange(order.shape[1], device=hidden.device) < counts[:, None]
+    return hidden.gather(1, order[..., None].expand(-1, -1, hidden.shape[-1])), valid

@@ -1,0 +1,62 @@
+"""Losses of a policy (Eq. 4 to 10), pure functions over valid elements.
+
+Each is the mean over the valid elements of a sample, then over samples (a sample without any adds 0), so that λ means
+the same for every H and P, and shares of several processes add up exactly; "sum" is as printed, summed over a sample's
+elements; "none" gives the [B] means of the samples.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor
+
+from lattok import checks
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def reduce_valid(errors: Tensor, valid: Tensor, reduction: str = "mean", size: int = 1) -> Tensor:
+    """Errors [B, S] where `valid` [B, S] holds. `size`: elements that an error is the mean of, for "sum"."""
+    checks.one_of("reduction", reduction, REDUCTIONS)
+    errors = errors.masked_fill(~valid, 0.0)  # a NaN in what is not valid stays there
+    total, count = errors.sum(1), valid.sum(1)
+    if reduction == "sum":
+        return size * total.mean()
+    per_sample = total / count.clamp(min=1)
+    return per_sample.mean() if reduction == "mean" else per_sample
+
+
+def action_loss(predicted: Tensor, target: Tensor, valid: Tensor, kind: str = "l2", reduction: str = "mean") -> Tensor:
+    """Error of action chunks [B, H, m] (Eq. 4, as printed with "sum"); `kind` "l1" is what the published code has."""
+    checks.one_of("action_loss", kind, ("l2", "l1"))
+    target = target.masked_fill(~valid[..., None], 0.0)
+    errors = (predicted.float() - target).square() if kind == "l2" else (predicted.float() - target).abs()
+    return reduce_valid(errors.mean(-1), valid, reduction, errors.shape[-1])
+
+
+def alignment(projected: Tensor, embedding: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """1 - cosine of projected states [B, S, d] and latent actions [B, S, P, d], pooled over P (Eq. 5 plus 1)."""
+    target = reduce(embedding.masked_fill(~valid[..., None, None], 0.0), "b s p d -> b s d", "mean")
+    return reduce_valid(1 - F.cosine_similarity(projected.float(), target, dim=-1), valid, reduction)
+
+
+def code_cross_entropy(logits: Tensor, codes: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """-log softmax(logits)[code] (Eq. 6, 7, 10), logits [B, S, P, K], codes [B, S, P]: each state its own code."""
+    safe = codes.masked_fill(~valid[..., None], 0)  # labels that are not there are -1
+    losses = F.cross_entropy(rearrange(logits.float(), "b s p k -> b k s p"), safe, reduction="none")  # b s p
+    return reduce_valid(losses.mean(-1), valid, reduction, losses.shape[-1])
+
+
+def regression(predicted: Tensor, embedding: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """Squared error of predicted latent actions [B, S, P, d] (section 5.4, continuous variants)."""
+    errors = (predicted.float() - embedding.masked_fill(~valid[..., None, None], 0.0)).square()
+    return reduce_valid(errors.mean((-1, -2)), valid, reduction, errors.shape[-1] * errors.shape[-2])
+
+
+@torch.no_grad()
+def code_accuracy(logits: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
+    """Share of valid codes [B, S, P] that have the largest logit; 0 where nothing is valid."""
+    hits = (logits.argmax(-1) == codes) & valid[..., None]
+    return hits.sum() / (valid.sum() * codes.shape[-1]).clamp(min=1)

@@ -1,0 +1,168 @@
+"""A vision-language-action policy with latent-action supervision ("From Pixels to Tokens", sections 3.3 and 4).
+
+    hidden  = backbone(images, prompt, placeholders)      one forward pass, for every strategy
+    â       = head(hidden at images and placeholders, s)   Eq. 3, 8, 9
+    loss    = L_action + λ L_latent                        Eq. 4
+
+The strategy is the only difference between the variants of the paper: which placeholders there are, and what is asked
+of their hidden states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lattok import checks
+from lattok.backbones import Backbone
+from lattok.hub import HubModel
+from lattok.normalize import Normalizer
+from lattok.types import LossTerms, PolicyBatch
+from lattok.vla.build import MERGED, open_backbone
+from lattok.vla.config import VLAConfig
+from lattok.vla.head import ActionHead, LayerStates, gather_tokens, pool_codes
+from lattok.vla.losses import action_loss
+from lattok.vla.observations import check_batch, policy_batch, prompts
+from lattok.vla.queue import ActionQueues
+from lattok.vla.supervision import build_supervision
+
+
+class Seen(NamedTuple):
+    """What one forward pass gives."""
+
+    actions: Tensor  # [B, H, m] normalised
+    supervised: Tensor | None  # [B, n, D] states that the latent loss acts on
+
+
+class LatentVLA(HubModel):
+    """A policy: backbone, placeholders, action head, normalisers, and the latent loss of its strategy.
+
+    >>> policy = lattok.load("my-policy")
+    >>> policy.predict_chunk(observation)            # [B, H, m] in the dataset's own units
+    >>> policy.select_action(observation, [0, 1])     # [B, m], a queue for each environment
+    """
+
+    type = "latent_vla"
+    config_class = VLAConfig
+    config: VLAConfig
+
+    def __init__(self, config: VLAConfig, backbone: Backbone):
+        super().__init__()
+        self.config, plan = config, config.plan
+        backbone.adapt(config.train_backbone, config.lora, config.gradient_checkpointing)
+        self.backbone: Any = backbone  # an nn.Module and a Backbone
+        width, scale = backbone.hidden_size, backbone.embedding_rms
+        self.runs = (*config.latent_placeholders, *config.action_placeholders)  # latent before action ones
+        count = sum(steps * each for steps, each in self.runs)
+        self.placeholders = nn.Parameter(scale * torch.randn(count, width))
+        self.layers = config.layers(backbone.num_layers)
+        self.supervised_layer = plan.layer_index(backbone.num_layers)
+        self.head = ActionHead(width, self.layers, config)
+        self.supervision = build_supervision(
+            plan,
+            width,
+            codes=config.codes,
+            codebook_size=config.codebook_size or None,
+            latent_dim=config.latent_dim or None,
+            vectors=config.latent_vectors or config.codes,
+            projection=config.align_projection,
+        )
+        self.action_normalizer = Normalizer(config.action_dim)
+        self.proprio_normalizer = Normalizer(config.proprio_dim) if config.proprio_dim else None
+        self.queues = ActionQueues(config.horizon)
+
+    @classmethod
+    def build(cls, config: VLAConfig, folder: Path) -> Self:
+        """A policy of this configuration over its base model, which is opened by its name and revision."""
+        return cls(config, open_backbone(config, folder))
+
+    def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:
+        """Loss terms "action" and, where the strategy has one, "latent" (both unweighted), and figures for the log.
+
+        A `PolicyBatch`, or a batch with LeRobot's keys. Steps that are not valid change nothing.
+        """
+        batch = self._batch(batch, learning=True)
+        seen = self._see(batch)
+        target = self.action_normalizer(batch.actions)
+        terms = {"action": action_loss(seen.actions, target, batch.valid, self.config.action_loss)}
+        if self.supervision is not None and batch.latent is not None:
+            terms |= self.supervision(seen.supervised, batch.latent)
+        return terms
+
+    def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
+        if not isinstance(batch, PolicyBatch):
+            batch = policy_batch(self.config, batch, learning)
+        check_batch(self.config, batch, learning)
+        return batch
+
+    def _see(self, batch: PolicyBatch) -> Seen:
+        """One forward pass of the backbone and the head."""
+        inputs = self.backbone.encode(batch.images, prompts(self.config, batch.texts))
+        device = self.placeholders.device
+        inputs = {name: value.to(device) for name, value in inputs.items()}
+        queries = self.placeholders.expand(len(batch.images), -1, -1)
+        layers = sorted({*self.layers, self.supervised_layer} if self.supervision is not None else self.layers)
+        out = self.backbone(inputs, queries, layers)
+        states = {layer: self._states(out.hidden[layer], out.queries, out.image) for layer in self.layers}
+        proprio = None
+        if self.proprio_normalizer is not None and batch.proprio is not None:
+            proprio = self.proprio_normalizer(batch.proprio).to(self.placeholders.dtype)
+        actions = self.head(states, proprio).float()
+        if self.supervision is None:
+            return Seen(actions, None)
+        (steps, each), *_ = self.runs  # the latent loss acts on those of latents, or where there are none, of actions
+        first = out.hidden[self.supervised_layer][:, out.queries][:, : steps * each]
+        return Seen(actions, first.to(self.placeholders.dtype))
+
+    def _states(self, hidden: Tensor, queries: slice, image: Tensor | None) -> LayerStates:
+        """What the head gets of one layer: placeholders pooled over the codes of a step, and the image tokens."""
+        hidden = hidden.to(self.placeholders.dtype)
+        runs = hidden[:, queries].split([steps * each for steps, each in self.runs], 1)
+        parts = [pool_codes(run, each, self.config.pool) for run, (_, each) in zip(runs, self.runs, strict=True)]
+        tokens, valid = (None, None) if image is None else gather_tokens(hidden, image)
+        return LayerStates(torch.cat(parts, 1), tokens, valid)
+
+    @torch.no_grad()
+    def predict_chunk(self, observation: PolicyBatch | Mapping[str, Any]) -> Tensor:
+        """The next H actions of every sample, float32 [B, H, m] in the dataset's own units.
+
+        `observation` has LeRobot's keys: each camera as float [B, 3, H, W] in [0, 1] or uint8 [B, H, W, 3],
+        `observation.state` [B, s] where the policy has proprio, and `task`, a list of B instructions. Raises
+        `LattokError` for anything else.
+        """
+        batch = self._batch(observation, learning=False)
+        with self._inference():
+            return self.action_normalizer.inverse(self._see(batch).actions)
+
+    def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
+        """The next action of every environment, float32 [B, m]; only those without planned actions are planned for.
+
+        `env_ids` names the environments of the B samples (default 0 .. B-1), so that they may come and go.
+        """
+        return self.queues.select(observation, env_ids, self.predict_chunk)
+
+    def reset(self, env_ids: Sequence[int] | None = None) -> None:
+        """Forget the planned actions of these environments, or of all."""
+        self.queues.reset(env_ids)
+
+    def merge(self, folder: Path | str) -> LatentVLA:
+        """Write a policy without adapters, its backbone beside it, into `folder`; returns it. This one is used up."""
+        folder = Path(folder)
+        if self.config.backbone == "scratch":
+            checks.fail("policy", "one with adapters", "one with the scratch backbone", "Save it as it is.")
+        self.backbone.merge()
+        self.backbone.save_base(folder / MERGED)
+        self.config = replace(self.config, backbone=MERGED, backbone_revision=None, train_backbone="frozen")
+        self.save_pretrained(folder)
+        return type(self).from_pretrained(folder)
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Own modules, and of the backbone what the base model does not have."""
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
+        return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}

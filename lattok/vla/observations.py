@@ -1,0 +1,129 @@
+"""Observations of a policy from batches with LeRobot's keys, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lattok import checks
+from lattok.data.interop import frames_from_lerobot
+from lattok.data.pixels import resize_pixels
+from lattok.types import PolicyBatch
+from lattok.vla.config import VLAConfig
+from lattok.vla.targets import target_from_batch
+
+
+def prompts(config: VLAConfig, texts: Sequence[str]) -> list[str]:
+    """Instructions in the prompt (appendix B.1)."""
+    return [config.prompt.format(task=text.strip(), horizon=config.horizon) for text in texts]
+
+
+def policy_batch(config: VLAConfig, batch: Mapping[str, Any], learning: bool) -> PolicyBatch:
+    """A batch with LeRobot's keys; actions and labels are needed for learning only."""
+    if not isinstance(batch, Mapping):
+        checks.fail("batch", "a mapping with LeRobot's keys, or a PolicyBatch", type(batch).__name__)
+    images = _images(config, batch)
+    texts = _texts(batch)
+    proprio = _proprio(config, batch) if config.proprio_dim else None
+    if not learning:
+        nothing = torch.zeros(len(images), config.horizon, config.action_dim, device=images.device)
+        return PolicyBatch(images, texts, proprio, nothing, torch.ones(nothing.shape[:2], dtype=torch.bool))
+    actions = _required(batch, config.action_key, "the actions")
+    checks.rank(config.action_key, actions, "B H m")
+    padded = batch.get(f"{config.action_key}_is_pad")
+    valid = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device) if padded is None else ~padded
+    plan, latent = config.plan, None
+    if plan.loss != "none":
+        latent = target_from_batch(
+            batch,
+            config.latent_prefix,
+            target=plan.target,
+            codes=config.codes,
+            latent_dim=config.latent_dim or None,
+            valid=valid if plan.target == "steps" else None,
+        )
+        if plan.target == "chunk" and latent.valid.shape == valid.shape:  # a token for each step
+            latent = latent._replace(valid=latent.valid & valid)
+    return PolicyBatch(images, texts, proprio, actions.float(), valid, latent)
+
+
+def check_batch(config: VLAConfig, batch: PolicyBatch, learning: bool) -> None:
+    """Sizes of a batch against those of the policy."""
+    count = len(batch.images)
+    checks.rank("images", batch.images, "B V h w 3")
+    checks.size("images", "cameras", batch.images.shape[1], len(config.cameras), f"In order: {_short(config)}.")
+    if batch.images.shape[2:4] != (config.image_size,) * 2:
+        got = f"{batch.images.shape[2]}x{batch.images.shape[3]}"
+        checks.fail("images", f"{config.image_size}x{config.image_size} pixels, as the policy has them", got)
+    if isinstance(batch.texts, str) or not all(isinstance(text, str) for text in batch.texts):
+        checks.fail("texts", "a list of instructions", repr(batch.texts))
+    checks.size("texts", "instructions, one for each sample", len(batch.texts), count)
+    if (batch.proprio is None) != (config.proprio_dim == 0):
+        got = "none" if batch.proprio is None else f"{batch.proprio.shape[-1]} numbers"
+        checks.fail("proprio", f"{config.proprio_dim} numbers, as in training", got)
+    if batch.proprio is not None:
+        checks.size(
+            "proprio", f"numbers ({', '.join(config.proprio_names)})", batch.proprio.shape[-1], config.proprio_dim
+        )
+    if not learning:
+        return
+    checks.size("actions", "steps (horizon)", batch.actions.shape[1], config.horizon)
+    checks.size("actions", "dimensions", batch.actions.shape[2], config.action_dim)
+    if config.plan.loss != "none" and batch.latent is None:
+        checks.fail("latent", f"latent actions, which {config.plan.name} learns from", "none")
+
+
+def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
+    """Cameras of a batch at the size of the policy, uint8 [B, V, h, w, 3]."""
+    views = []
+    for key, size in zip(config.cameras, config.camera_sizes, strict=True):
+        images = _required(batch, key, f"one of the {len(config.cameras)} cameras ({_short(config)})")
+        checks.rank(key, images, "B 3 H W" if images.is_floating_point() else "B H W 3")
+        frames = frames_from_lerobot(batch, [key])[:, 0] if images.is_floating_point() else images
+        if frames.dtype != torch.uint8 or frames.shape[-1] != 3:
+            checks.fail(
+                key, "float [B, 3, H, W] in [0, 1] or uint8 [B, H, W, 3]", f"{frames.dtype} {list(images.shape)}"
+            )
+        if tuple(frames.shape[1:3]) != tuple(size):
+            hint = "Record or resize it as the dataset's were: another size or shape looks different to the policy."
+            checks.fail(
+                key, f"images of {size[0]}x{size[1]}, as in training", f"{frames.shape[1]}x{frames.shape[2]}", hint
+            )
+        checks.size(key, "samples, as the other cameras have", len(frames), len(views[0]) if views else len(frames))
+        views.append(resize_pixels(frames, config.image_size, config.interpolation))
+    if not views:
+        return torch.zeros(len(_texts(batch)), 0, config.image_size, config.image_size, 3, dtype=torch.uint8)
+    return torch.stack(views, 1)
+
+
+def _texts(batch: Mapping[str, Any]) -> list[str]:
+    texts = batch.get("task")
+    if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        checks.fail("task", "a list of instructions, one for each sample", repr(texts))
+    return list(texts)
+
+
+def _proprio(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
+    proprio = _required(batch, config.state_key, "the robot's state, which this policy was trained with")
+    checks.rank(config.state_key, proprio, "B s")
+    checks.size(config.state_key, "numbers", proprio.shape[1], config.proprio_dim)
+    if not torch.isfinite(proprio).all():
+        row, dim = torch.nonzero(~torch.isfinite(proprio))[0].tolist()
+        name = config.proprio_names[dim] if config.proprio_names else dim
+        checks.fail(config.state_key, "finite numbers", f"{float(proprio[row, dim])} in sample {row}, dimension {name}")
+    return proprio.float()
+
+
+def _required(batch: Mapping[str, Any], key: str, what: str) -> Tensor:
+    value = batch.get(key)
+    if value is None:
+        checks.fail("batch", f"`{key}`, {what}", f"only {', '.join(map(str, batch)) or 'nothing'}")
+    checks.tensor(key, value)
+    return value
+
+
+def _short(config: VLAConfig) -> str:
+    return ", ".join(camera.rsplit(".", 1)[-1] for camera in config.cameras)

@@ -1,0 +1,218 @@
+"""Latent actions as supervision of any policy's hidden states: a head and a loss, no backbone (Eq. 5 to 7 and 10).
+
+    loss = CodeCrossEntropy(dim=512, codebook_size=16, codes=4)
+    terms = loss(states, target)      # states [B, S, 512] -> {"latent": loss, "latent_accuracy": ...}
+
+A policy has `states_per_step` states for each of the S steps that are labelled: one, or one for each code, step-major.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from torch import Tensor, nn
+
+from lattok import checks
+from lattok.types import LatentTarget, LossTerms
+from lattok.vla import losses
+from lattok.vla.strategies import Strategy, strategy_of
+from lattok.vla.targets import ANNOTATE, to_device
+
+PROJECTIONS = ("linear", "mlp")
+
+
+class LatentSupervision(nn.Module):
+    """A head over hidden states of width `dim`, and the loss of what it predicts."""
+
+    weight = 0.1  # lambda of the paper (Table 7)
+    latent_dim: int | None = None  # of the vectors that are predicted, where vectors are
+
+    def __init__(self, dim: int, states_per_step: int = 1):
+        super().__init__()
+        checks.counts(dim=dim, states_per_step=states_per_step)
+        self.dim, self.states_per_step = dim, states_per_step
+
+    def forward(self, states: Tensor, target: LatentTarget, reduction: str = "mean") -> LossTerms:
+        """States [B, S * states_per_step, dim], whatever their dtype, to the loss and figures for the log.
+
+        "latent" is the loss, not weighted, [B] with `reduction="none"`; the figures carry no gradient.
+        Raises `LattokError` where the target does not fit.
+        """
+        checks.one_of("reduction", reduction, losses.REDUCTIONS)
+        self._check(states, target)
+        target = to_device(target, states.device)
+        states = states.to(next(self.parameters()).dtype)
+        return self._terms(rearrange(states, "b (s k) d -> b s k d", k=self.states_per_step), target, reduction)
+
+    def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
+        """States [B, S, states_per_step, dim] and a target that was checked, but for what it must hold."""
+        raise NotImplementedError
+
+    def _check(self, states: Tensor, target: LatentTarget) -> None:
+        checks.tensor("states", states)
+        checks.rank("states", states, "B n D")
+        hint = f"Build the loss with dim={states.shape[2]}, the width of what it is given."
+        checks.size("states", "numbers in each state", states.shape[2], self.dim, hint)
+        checks.rank("valid", target.valid, "B S")
+        if target.valid.dtype != torch.bool:
+            checks.fail("valid", "bool", str(target.valid.dtype).removeprefix("torch."))
+        checks.size("states", "samples, as the target has", len(states), len(target.valid))
+        steps = target.valid.shape[1]
+        if states.shape[1] != steps * self.states_per_step:
+            expected = f"{steps} steps of {self.states_per_step} states, as the target has steps"
+            hint = (
+                "Ask the data for as many latent actions as the policy has steps (`delta_timestamps`), or say "
+                '`resample="nearest"`; `states_per_step` is for policies with a state for each code.'
+            )
+            checks.fail("states", expected, f"{states.shape[1]} states", hint)
+
+
+class AlignLoss(LatentSupervision):
+    """LA-Align (Eq. 5): 1 - cosine of a projected state and the latent action of its step, the mean of its vectors."""
+
+    weight = 1.0
+
+    def __init__(self, dim: int, latent_dim: int, *, projection: str = "linear", states_per_step: int = 1):
+        super().__init__(dim, states_per_step)
+        checks.counts(latent_dim=latent_dim)
+        checks.one_of("projection", projection, PROJECTIONS)
+        self.latent_dim = latent_dim
+        self.norm = nn.LayerNorm(dim)
+        self.project = nn.Linear(dim, latent_dim) if projection == "linear" else _two_layers(dim, latent_dim)
+
+    def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
+        embedding = _embedding_of(target, self.latent_dim)
+        projected = self.project(self.norm(states.mean(2)))  # b s d
+        loss = losses.alignment(projected, embedding, target.valid, reduction)
+        pooled = reduce(embedding, "b s e d -> b s 1 d", "mean")
+        return {"latent": loss, "latent_cosine": _cosine(projected[:, :, None], pooled, target.valid)}
+
+
+class CodeCrossEntropy(LatentSupervision):
+    """LA-Direct, LA-Cond, LA-Tok (Eq. 6, 7, 10): a linear head over the K codes, and over nothing else.
+
+    One state per code: all go through one head of K logits. One per step: the head has K logits for each of its codes.
+    """
+
+    def __init__(self, dim: int, codebook_size: int, codes: int = 1, *, states_per_step: int = 1):
+        super().__init__(dim, states_per_step)
+        checks.counts(codebook_size=codebook_size, codes=codes)
+        if states_per_step not in (1, codes):
+            checks.fail("states_per_step", f"1 or {codes}, a state for each code", states_per_step)
+        self.codebook_size, self.codes = codebook_size, codes
+        self.head = nn.Linear(dim, codebook_size * (codes // states_per_step))
+
+    def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
+        codes = _codes_of(target, self.codes, self.codebook_size)
+        logits = rearrange(self.head(states), "b s k (p c) -> b s (k p) c", c=self.codebook_size)
+        loss = losses.code_cross_entropy(logits, codes, target.valid, reduction)
+        return {"latent": loss, "latent_accuracy": losses.code_accuracy(logits, codes, target.valid)}
+
+
+class Regress(LatentSupervision):
+    """LA-Direct(C), LA-Tok(C) (section 5.4): a two-layer MLP predicts the latent actions, squared error.
+
+    As many states as vectors in a step: each state predicts its own. Otherwise (a residual quantizer has several codes
+    for one vector) the mean of a step's states predicts all of its vectors.
+    """
+
+    def __init__(self, dim: int, latent_dim: int, vectors: int = 1, *, states_per_step: int = 1):
+        super().__init__(dim, states_per_step)
+        checks.counts(latent_dim=latent_dim, vectors=vectors)
+        self.latent_dim, self.vectors = latent_dim, vectors
+        self._own = states_per_step == vectors
+        self.head = _two_layers(dim, latent_dim * (1 if self._own else vectors))
+
+    def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
+        embedding = _embedding_of(target, self.latent_dim)
+        hint = "Build the loss with as many `vectors` as a step of the labels has."
+        checks.size("embedding", "vectors in each step", embedding.shape[2], self.vectors, hint)
+        states = states if self._own else reduce(states, "b s k d -> b s 1 d", "mean")
+        predicted = rearrange(self.head(states), "b s k (e d) -> b s (k e) d", d=self.latent_dim)
+        loss = losses.regression(predicted, embedding, target.valid, reduction)
+        return {"latent": loss, "latent_cosine": _cosine(predicted, embedding, target.valid)}
+
+
+def build_supervision(
+    strategy: str | Mapping[str, Any] | Strategy,
+    dim: int,
+    *,
+    codes: int = 1,
+    codebook_size: int | None = None,
+    latent_dim: int | None = None,
+    vectors: int | None = None,
+    projection: str = "linear",
+) -> LatentSupervision | None:
+    """The loss of a strategy over states of width `dim`; None for a strategy without one.
+
+    `codes` P and `vectors` (as many, unless said) are those of a step of the target; the tokens of a chunk are steps of
+    one code. Losses of codes need `codebook_size` K, those of vectors `latent_dim`; LA-Align takes a `projection`.
+    """
+    strategy = strategy_of(strategy)
+    if strategy.loss == "none":
+        return None
+    placeholders = getattr(strategy, f"{strategy.segment}_placeholders")
+    states = {"one": 1, "codes": codes, "codes+one": codes + 1}[placeholders]
+    if strategy.loss == "codes":
+        if not codebook_size:
+            checks.fail("codebook_size", f"the number of codes K, for {strategy.name}", "none")
+        return CodeCrossEntropy(dim, codebook_size, codes, states_per_step=states)
+    if not latent_dim:
+        checks.fail("latent_dim", f"the width of the latent actions, for {strategy.name}", "none")
+    if strategy.loss == "align":
+        return AlignLoss(dim, latent_dim, projection=projection, states_per_step=states)
+    return Regress(dim, latent_dim, codes if vectors is None else vectors, states_per_step=states)
+
+
+def _two_layers(dim: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, out))
+
+
+def _codes_of(target: LatentTarget, codes: int, codebook_size: int) -> Tensor:
+    """Codes [B, S, P] of a target, which must have them, P of a step, below K where they are valid."""
+    if target.codes is None:
+        hint = f"{ANNOTATE} Labels of a model without codes are for AlignLoss or Regress."
+        checks.fail("codes", "codes, for a loss of codes", "a target without", hint)
+    _check_shape("codes", target.codes, target.valid, "B S P")
+    if target.codes.dtype.is_floating_point or target.codes.dtype in (torch.bool, torch.complex64):
+        checks.fail("codes", "int64", str(target.codes.dtype).removeprefix("torch."))
+    hint = "Build the loss with as many `codes` as a step of the labels has."
+    checks.size("codes", "codes in each step", target.codes.shape[2], codes, hint)
+    wrong = ((target.codes < 0) | (target.codes >= codebook_size)) & target.valid[..., None]
+    if not torch.compiler.is_compiling() and wrong.any():
+        worst = target.codes[wrong]
+        got = f"{int(worst.min())} to {int(worst.max())} among valid codes"
+        hint = "Build the loss with the labels' `codebook_size`; rows without a label are -1 and not valid."
+        checks.fail("codes", f"0 to {codebook_size - 1}", got, hint)
+    return target.codes.long()
+
+
+def _embedding_of(target: LatentTarget, latent_dim: int | None) -> Tensor:
+    """Vectors [B, S, E, d] of a target, which must have them."""
+    if target.embedding is None:
+        hint = f"{ANNOTATE} With `--no-embedding` it leaves the vectors out."
+        checks.fail("embedding", "vectors, for a loss of vectors", "a target without", hint)
+    _check_shape("embedding", target.embedding, target.valid, "B S E d")
+    if not target.embedding.dtype.is_floating_point:
+        checks.fail("embedding", "float32", str(target.embedding.dtype).removeprefix("torch."))
+    got = target.embedding.shape[3]
+    hint = f"Build the loss with latent_dim={got}, the width of the labels' vectors (`meta/lattok.json` has it)."
+    checks.size("embedding", "numbers in each vector", got, latent_dim or got, hint)
+    return target.embedding.float()
+
+
+def _check_shape(name: str, part: Tensor, valid: Tensor, dims: str) -> None:
+    checks.rank(name, part, dims)
+    if part.shape[:2] != valid.shape:
+        checks.fail(name, f"{list(valid.shape)} samples and steps, as `valid` has", list(part.shape[:2]))
+
+
+@torch.no_grad()
+def _cosine(predicted: Tensor, embedding: Tensor, valid: Tensor) -> Tensor:
+    """Mean cosine of vectors [B, S, E, d] over valid steps; 0 where nothing is valid."""
+    cosine = F.cosine_similarity(predicted.float(), embedding, dim=-1).mean(2)  # b s
+    return cosine.masked_fill(~valid, 0.0).sum() / valid.sum().clamp(min=1)

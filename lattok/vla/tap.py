@@ -1,0 +1,236 @@
+"""Latent supervision inside a policy that is not ours: `Tap` finds its hidden states, `Supervised` adds the loss.
+
+    policy = Supervised(policy, "model.action_out_proj", CodeCrossEntropy(dim=720, codebook_size=16, codes=4))
+    loss, logs = policy(batch)        # loss of the policy + weight * latent loss
+
+The policy is any module whose `forward(batch)` returns `(loss, dict)`, as LeRobot's do. Nothing in it is changed: the
+hook is there during the forward pass only.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lattok import checks
+from lattok.vla.supervision import LatentSupervision
+from lattok.vla.targets import nearest, target_from_batch
+
+SIDES = ("input", "output")
+CALLS = ("only", "first", "last")
+RESAMPLE = (None, "nearest")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Names hidden states [B, n, D] of a policy: the first tensor that a module is given, or gives.
+
+    `module` is its name in `policy.named_modules()`, such as "model.action_out_proj". `call`: which one, where the
+    module is called several times in a forward pass; with "only" that is an error. `keep`: the last so many states.
+    `channels_first`: the module has them as [B, D, n], as convolutions over time do.
+    """
+
+    module: str
+    side: str = "input"
+    call: str = "only"
+    keep: int | None = None
+    channels_first: bool = False
+
+    def __post_init__(self) -> None:
+        checks.one_of("side", self.side, SIDES)
+        checks.one_of("call", self.call, CALLS)
+        if self.keep is not None:
+            checks.counts(keep=self.keep)
+
+    @contextmanager
+    def on(self, policy: nn.Module) -> Iterator[Tapped]:
+        """Record while this lasts. Where gradients are enabled, calls without them are passed over."""
+        module, tapped = find_module(policy, self.module), Tapped(self, policy, torch.is_grad_enabled())
+        if self.side == "input":
+            handle = module.register_forward_pre_hook(tapped.see_input, with_kwargs=True)
+        else:
+            handle = module.register_forward_hook(tapped.see_output)
+        try:
+            yield tapped
+        finally:
+            handle.remove()
+
+
+class Tapped:
+    """What a tap recorded in one forward pass."""
+
+    def __init__(self, tap: Tap, policy: nn.Module, with_grad: bool):
+        self._tap, self._policy, self._with_grad = tap, policy, with_grad
+        self._found: list[Tensor] = []
+        self._calls = self._without_grad = 0
+
+    def see_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Hook before a module's forward pass."""
+        self._see([*args, *kwargs.values()])
+
+    def see_output(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        """Hook after a module's forward pass."""
+        self._see(out.values() if isinstance(out, Mapping) else out if isinstance(out, tuple | list) else [out])
+
+    def states(self) -> Tensor:
+        """The recorded states [B, n, D], which are then forgotten.
+
+        Raises `LattokError` where there are none, more than one, of another shape, or without gradient.
+        """
+        found, self._found = self._found, []
+        name, tap = self._tap.module, self._tap
+        if not found:
+            self._nothing()
+        if tap.call == "only" and self._calls > 1:
+            hint = 'call="last" or call="first" says which one is meant.'
+            checks.fail("tap", f"one call of `{name}` in a forward pass", f"{self._calls}", hint)
+        states = found[0]
+        if states.dim() != 3 or not states.is_floating_point():
+            hint = "Name a module that works on a state for every step, such as the last projection of the actions."
+            checks.fail("tap", f"states [B, n, D] as the {tap.side} of `{name}`", f"shape {list(states.shape)}", hint)
+        if self._with_grad and not states.requires_grad:
+            hint = "All of the policy before it is frozen: the loss would train nothing but its own head."
+            checks.fail("tap", f"states with a gradient at `{name}`", "states without", hint)
+        states = states.transpose(1, 2) if tap.channels_first else states
+        if tap.keep is not None and states.shape[1] < tap.keep:
+            checks.fail("keep", f"at most the {states.shape[1]} states at `{name}`", tap.keep)
+        return states if tap.keep is None else states[:, -tap.keep :]
+
+    def _see(self, values: Any) -> None:
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        if self._with_grad and not torch.is_grad_enabled():
+            self._without_grad += 1
+            return
+        self._calls += 1
+        if tensors and (self._tap.call != "first" or not self._found):
+            self._found = tensors[:1]  # of several calls one is kept: the others need no memory
+
+    def _nothing(self) -> None:
+        name = self._tap.module
+        if self._calls:
+            checks.fail("tap", f"a tensor as the {self._tap.side} of `{name}`", "none in its calls")
+        if self._without_grad:
+            hint = "It runs under `torch.no_grad()`, or in a checkpoint with `use_reentrant=True`."
+            checks.fail("tap", f"a call of `{name}` with gradients", f"{self._without_grad} without", hint)
+        children = [child for child, _ in find_module(self._policy, name).named_modules(prefix=name)][1:6]
+        others = f"name one of them: {', '.join(children)}." if children else "name another module."
+        hint = f"Some policies (SmolVLA, π0) call the children of a layer themselves, never the layer: {others}"
+        checks.fail("tap", f"a call of `{name}` in the forward pass", "none", hint)
+
+
+class Supervised(nn.Module):
+    """A policy that also learns from latent actions: `forward(batch)` adds `weight` times the latent loss to its loss.
+
+    The batch holds labels under `prefix` (`target_from_batch`); `target="chunk"` for those of an action tokenizer.
+    `weight` is the paper's for this loss (Table 7) unless said. A policy with another number of steps than the labels
+    needs `resample="nearest"`. Everything else is the policy's own: unknown attributes are looked up there, and
+    `Supervised.policy` is what to save and to deploy; `loss` is needed for training only.
+    """
+
+    policy: Any  # an nn.Module
+    loss: LatentSupervision
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        tap: str | Tap,
+        loss: LatentSupervision,
+        weight: float | None = None,
+        *,
+        prefix: str = "latent",
+        target: str = "steps",
+        resample: str | None = None,
+    ):
+        super().__init__()
+        checks.one_of("target", target, ("steps", "chunk"))
+        checks.one_of("resample", resample, RESAMPLE)
+        weight = loss.weight if weight is None else weight
+        checks.at_least_zero(weight=weight)
+        self.tap = Tap(tap) if isinstance(tap, str) else tap
+        find_module(policy, self.tap.module)
+        self.policy, self.loss, self.weight = policy, loss, weight
+        self.prefix, self.target, self.resample = prefix, target, resample
+        device = next((p.device for p in policy.parameters()), None)
+        self.loss.to(device)
+
+    def forward(self, batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
+        """The policy's loss plus the latent one, and the policy's figures with "latent_loss" and those of the loss.
+
+        With `reduction="none"`, where the policy has it, both are [B]. Raises `LattokError` where labels do not fit.
+        """
+        sizes = {"codes": getattr(self.loss, "codes", None), "latent_dim": self.loss.latent_dim}
+        target = target_from_batch(batch, self.prefix, target=self.target, **sizes)
+        padded = batch.get("action_is_pad")
+        with self.tap.on(self.policy) as tapped:
+            out = self.policy(batch, *args, **kwargs)
+        if not isinstance(out, tuple) or len(out) != 2 or not isinstance(out[0], Tensor):
+            checks.fail("policy", "a policy whose forward(batch) returns (loss, dict)", type(out).__name__)
+        loss, logs = out
+        states = tapped.states()
+        if self.resample == "nearest":
+            target = nearest(target, states.shape[1] // self.loss.states_per_step)
+        if padded is not None and padded.shape == target.valid.shape:
+            target = target._replace(valid=target.valid & ~padded.to(target.valid.device))
+        terms = self.loss(states, target, "none" if kwargs.get("reduction") == "none" else "mean")
+        latent = terms.pop("latent")
+        figures = {"latent_loss": latent.detach().mean()} | terms
+        return loss + self.weight * latent, {**(logs or {}), **{name: value.item() for name, value in figures.items()}}
+
+    def get_optim_params(self) -> Any:
+        """The policy's parameters for its optimizer (LeRobot's name for them), and those of the latent loss."""
+        own = list(self.loss.parameters())
+        if not hasattr(self.policy, "get_optim_params"):
+            return [*self.policy.parameters(), *own]
+        params = self.policy.get_optim_params()
+        if isinstance(params, Mapping):
+            return {**params, "latent": own}  # an optimizer for each name
+        params = list(params)
+        return [*params, {"params": own}] if params and isinstance(params[0], Mapping) else [*params, *own]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "policy" not in self.__dict__.get("_modules", {}):
+                raise
+            return getattr(self.policy, name)
+
+
+def find_module(policy: nn.Module, name: str) -> nn.Module:
+    """The module of that name; raises `LattokError` with names like it."""
+    modules = dict(policy.named_modules())
+    if name not in modules or not name:
+        end = name.rpartition(".")[2]
+        near = [known for known in modules if end and known.rpartition(".")[2] == end]
+        near = list(dict.fromkeys([*near[:3], *difflib.get_close_matches(name, modules, 3)]))
+        top = [child for child, _ in policy.named_children()]
+        hint = f"Near it: {', '.join(near)}." if near else f"At the top there are {', '.join(top) or 'none'}."
+        checks.fail("tap", f"the name of a module of {type(policy).__name__}", repr(name), hint)
+    return modules[name]
+
+
+def keep_labels(preprocessor: Callable[[dict[str, Any]], dict[str, Any]], prefix: str = "latent") -> KeepLabels:
+    """A preprocessor whose output has the labels of its input: LeRobot's drop keys that they do not know."""
+    return KeepLabels(preprocessor, prefix)
+
+
+class KeepLabels:
+    """See `keep_labels`. Everything else, such as saving, is the preprocessor's own."""
+
+    def __init__(self, preprocessor: Callable[[dict[str, Any]], dict[str, Any]], prefix: str):
+        self.preprocessor, self.prefix = preprocessor, prefix
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        labels = {key: value for key, value in batch.items() if key.startswith(f"{self.prefix}.")}
+        return {**self.preprocessor(batch), **labels}
+
+    def __getattr__(self, name: str) -> Any:
+        if "preprocessor" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.preprocessor, name)

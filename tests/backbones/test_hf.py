@@ -1,0 +1,371 @@
+"""`HFBackbone` with random weights of all seven families: wiring, causality, what is trained, what is saved."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lattok.backbones.base import BackboneOut, LoraSpec
+from lattok.checks import LattokError
+
+REASON = "backbones of Hugging Face need transformers 5.4 or newer and peft (the extra vla)"
+pytest.importorskip("transformers", minversion="5.4", reason=REASON)
+pytest.importorskip("peft", minversion="0.18", reason=REASON)
+
+from lattok.backbones.hf import HFBackbone  # noqa: E402
+
+IMAGES = {"qwen3_vl": 4, "qwen2_5_vl": 4, "smolvlm": 4, "paligemma": 16, "gemma3": 4, "internvl": 4}  # tokens at 64²
+FAMILIES = (*IMAGES, "text")
+TEXTS = ["lift it", "push the red block to the wall"]
+LORA = LoraSpec(rank=4, alpha=2)
+every_family = pytest.mark.parametrize("family", FAMILIES)
+SOME = ("qwen3_vl", "paligemma")
+Load = Callable[[str], HFBackbone]
+
+
+@pytest.fixture(scope="session")
+def load(tiny: Callable[[str], Path]) -> Load:
+    """A backbone of one's own, as it was loaded."""
+    loaded: dict[str, HFBackbone] = {}
+
+    def fresh(family: str) -> HFBackbone:
+        if family not in loaded:
+            loaded[family] = HFBackbone.load(str(tiny(family)))
+        return copy.deepcopy(loaded[family])
+
+    return fresh
+
+
+def images(count: int = 2, cameras: int = 2, size: int = 64, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, cameras, size, size, 3), dtype=torch.uint8, generator=generator)
+
+
+def queries(backbone: HFBackbone, count: int = 2, length: int = 5, seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return backbone.embedding_rms * torch.randn(count, length, backbone.hidden_size, generator=generator)
+
+
+def run(backbone: HFBackbone, placeholders: Tensor, layers: tuple[int, ...] = (2, 4)) -> BackboneOut:
+    return backbone(backbone.encode(images(), TEXTS), placeholders, layers)
+
+
+def adapted(backbone: HFBackbone, train: str = "lora", checkpointing: bool = False, lora: LoraSpec = LORA):
+    """In training mode; LoRA's zero half is filled, so that adapters act."""
+    torch.manual_seed(3)
+    backbone.adapt(train, lora, checkpointing)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for name, value in backbone.saved_tensors().items() if train == "lora" else ():
+            if "lora_B" in name:
+                value.copy_(0.05 * torch.randn(value.shape, generator=generator))
+    return backbone.train()
+
+
+def loss_of(backbone: HFBackbone, placeholders: Tensor) -> Tensor:
+    out = run(backbone, placeholders)
+    return sum(state[:, out.queries].float().square().mean() for state in out.hidden.values())
+
+
+@pytest.mark.parametrize(
+    ("family", "training"),
+    [*((family, False) for family in FAMILIES), *((family, True) for family in (*SOME, "gemma3"))],
+)
+def test_a_sample_is_the_same_alone_in_a_batch_and_with_more_padding(load: Load, family: str, training: bool):
+    backbone = load(family)
+    if training:
+        adapted(backbone)
+    placeholders, inputs = queries(backbone), backbone.encode(images(), TEXTS)
+    together = backbone(inputs, placeholders, (2, 4))
+    more = {**inputs}
+    for key in {"input_ids", "attention_mask", *backbone.family.placeholder_types}:
+        filler = {"input_ids": inputs["input_ids"][0, 0]}.get(key, 0)  # the first sample is padded
+        more[key] = nn.functional.pad(inputs[key], (7, 0), value=int(filler))
+    padded = backbone(more, placeholders, (2, 4))
+    assert not together.valid[0, 0]
+    assert together.valid[1].all()
+    for row, text in enumerate(TEXTS):
+        alone = backbone(backbone.encode(images()[row : row + 1], [text]), placeholders[row : row + 1], (2, 4))
+        assert alone.valid.all()
+        for layer in (2, 4):
+            expected = alone.hidden[layer][0]
+            for other in (together, padded):
+                states = other.hidden[layer][row][other.valid[row]]
+                torch.testing.assert_close(states, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "training"),
+    [*((family, False) for family in FAMILIES), *((family, True) for family in (*SOME, "gemma3"))],
+)
+def test_placeholders_see_what_is_before_them_only(load: Load, family: str, training: bool):
+    backbone = load(family)
+    if training:
+        adapted(backbone)
+    placeholders = queries(backbone)
+    changed = placeholders.clone()
+    changed[:, 2] *= -1
+    one, other = run(backbone, placeholders), run(backbone, changed)
+    first = one.queries.start + 2
+    for layer in (2, 4):
+        difference = (one.hidden[layer] - other.hidden[layer]).abs().amax(-1) * one.valid
+        assert difference[:, :first].max() == 0
+        assert difference[:, first:].min() > 1e-6
+
+
+@every_family
+def test_queries_that_are_real_embeddings_give_what_the_model_gives_for_those_tokens(load: Load, family: str):
+    backbone = load(family)
+    inputs, word = backbone.encode(images(), TEXTS), torch.tensor([[70, 71, 72], [73, 74, 75]])
+    with torch.no_grad():
+        out = backbone(inputs, backbone.model.get_input_embeddings()(word), range(5))
+        types = {
+            key: torch.cat([inputs[key], torch.full_like(word, value)], 1)
+            for key, value in backbone.family.placeholder_types.items()
+        }
+        ids = torch.cat([inputs["input_ids"], word], 1)
+        mask = torch.cat([inputs["attention_mask"], torch.ones_like(word)], 1)
+        plain = {**inputs, **types, "input_ids": ids, "attention_mask": mask}
+        states = backbone.model.model(**plain, output_hidden_states=True, use_cache=False).hidden_states
+    assert len(states) == backbone.num_layers + 1
+    for layer, expected in enumerate(states):
+        torch.testing.assert_close(out.hidden[layer], expected, rtol=0, atol=1e-6)
+
+
+@every_family
+def test_only_the_layers_that_are_asked_for(load: Load, family: str):
+    backbone = load(family)
+    out = run(backbone, queries(backbone), layers=(3, 1, 3))
+    assert sorted(out.hidden) == [1, 3]
+    assert out.hidden[1].shape == (*out.valid.shape, 64)
+    assert out.queries == slice(out.valid.shape[1] - 5, out.valid.shape[1])
+    for layers in ((), (-1,), (5,)):
+        with pytest.raises(LattokError, match=r"`layers`: expected hidden states from 0 to 4"):
+            run(backbone, queries(backbone), layers)
+
+
+@pytest.mark.parametrize(("family", "tokens"), IMAGES.items())
+def test_image_tokens_are_found_and_cameras_keep_their_order(load: Load, family: str, tokens: int):
+    backbone = load(family)
+    pictures, placeholders = images(cameras=3), queries(backbone)
+    inputs = backbone.encode(pictures, TEXTS)
+    out = backbone(inputs, placeholders, (4,))
+    assert out.image is not None
+    assert out.image.sum(1).tolist() == [3 * tokens] * 2
+    assert not out.image[:, out.queries].any()
+    assert not (out.image & ~out.valid).any()
+    single = [backbone.encode(pictures[:, [camera]], TEXTS)["pixel_values"] for camera in range(3)]
+    rows = inputs["pixel_values"].reshape(2, 3, -1)
+    torch.testing.assert_close(rows, torch.stack([view.reshape(2, -1) for view in single], 1))
+    swapped = backbone(backbone.encode(pictures.flip(1), TEXTS), placeholders, (4,))
+    assert (swapped.hidden[4] - out.hidden[4])[:, out.queries].abs().max() > 1e-6
+
+
+@pytest.mark.parametrize(("family", "tokens"), [("qwen3_vl", 49), ("qwen2_5_vl", 64)])
+def test_qwen_sees_images_in_the_size_they_come(load: Load, family: str, tokens: int):
+    inputs = load(family).encode(images(1, 1, 224), TEXTS[:1])
+    count = inputs["image_grid_thw"].prod() // 4
+    assert int(count) == tokens
+
+
+def test_a_text_model_sees_no_images(load: Load):
+    backbone = load("text")
+    out = run(backbone, queries(backbone))
+    assert out.image is None
+    blind = backbone(backbone.encode(images(cameras=0), TEXTS), queries(backbone), (4,))
+    torch.testing.assert_close(blind.hidden[4], out.hidden[4])
+
+
+@every_family
+def test_embedding_rms_is_that_of_what_the_layers_get(load: Load, family: str):
+    backbone = load(family)
+    weight = backbone.model.get_input_embeddings().weight
+    scale = 8.0 if family in ("paligemma", "gemma3") else 1.0  # Gemma multiplies by the root of the width
+    assert backbone.embedding_rms == pytest.approx(scale * weight.square().mean().sqrt().item(), rel=1e-5)
+    assert (backbone.hidden_size, backbone.num_layers) == (64, 4)
+
+
+@pytest.mark.parametrize(
+    ("family", "train"),
+    [*((family, train) for family in FAMILIES for train in ("lora", "full")), *((family, "frozen") for family in SOME)],
+)
+def test_gradient_reaches_queries_and_what_is_trained_and_nothing_else(load: Load, family: str, train: str):
+    backbone = load(family)
+    linear = backbone.linear_layers(vision=True)
+    adapted(backbone, train)
+    placeholders = queries(backbone).requires_grad_()
+    loss_of(backbone, placeholders).backward()
+    assert placeholders.grad is not None
+    assert (placeholders.grad.abs().amax((0, 2)) > 0).all()
+    trained = {id(value) for value in backbone.saved_tensors().values()}
+    for name, value in backbone.model.named_parameters():
+        assert (value.grad is not None) == (id(value) in trained), name
+        assert value.requires_grad == (id(value) in trained), name
+    if train == "lora":
+        adapters = backbone.saved_tensors()
+        assert len(adapters) == 2 * len(linear)
+        assert all("lora_" in name for name in adapters)
+        silent = [name for name, value in adapters.items() if not value.grad.abs().max() > 0]
+        assert not silent
+    assert ("lm_head.weight" in backbone.saved_tensors()) is False
+    assert bool(trained) == (train != "frozen")
+
+
+@every_family
+def test_lora_without_the_image_tower(load: Load, family: str):
+    backbone = load(family)
+    linear = backbone.linear_layers(vision=False)
+    backbone.adapt("lora", LoraSpec(rank=4, alpha=2, vision=False))
+    names = [name.rpartition(".lora_")[0] for name in backbone.saved_tensors()]
+    assert len(set(names)) == 4 * 7  # q k v o, gate up down
+    assert sorted(set(names)) == sorted(linear)
+
+
+@pytest.mark.parametrize(
+    ("family", "names"),
+    {
+        "qwen3_vl": ("visual.blocks.0.attn.qkv", "language_model.layers.3.self_attn.q_proj"),
+        "paligemma": ("vision_tower.encoder.layers.0.mlp.fc1", "multi_modal_projector.linear"),
+        "gemma3": ("vision_tower.encoder.layers.1.self_attn.out_proj", "language_model.layers.0.mlp.up_proj"),
+        "smolvlm": ("vision_model.encoder.layers.0.mlp.fc1", "connector.modality_projection.proj"),
+        "text": ("layers.0.mlp.gate_proj",),
+    }.items(),
+)
+def test_saved_names_are_those_of_every_release_of_transformers(load: Load, family: str, names: tuple[str, ...]):
+    backbone = load(family)
+    backbone.adapt("lora", LORA)
+    wanted = {f"model.{name}.lora_{half}.weight" for name in names for half in "AB"}
+    assert wanted <= set(backbone.saved_tensors())
+
+
+def test_lora_starts_as_the_base_model_with_the_scale_of_the_paper(load: Load):
+    backbone = load("qwen3_vl")
+    before = run(backbone, queries(backbone)).hidden[4]
+    backbone.adapt("lora", LoraSpec(rank=64, alpha=16))
+    torch.testing.assert_close(run(backbone, queries(backbone)).hidden[4], before, rtol=0, atol=0)
+    layer = backbone.model.model.language_model.layers[0].mlp.down_proj
+    assert layer.scaling == {"default": 0.25}
+    down = backbone.saved_tensors()["model.language_model.layers.0.mlp.down_proj.lora_A.weight"]
+    assert down.std().item() == pytest.approx(1 / 64, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("family", "train"), [*((family, "lora") for family in FAMILIES), *((family, "frozen") for family in SOME)]
+)
+def test_checkpointing_runs_layers_twice_and_gives_the_same_gradients(load: Load, family: str, train: str):
+    gradients, calls = [], []
+    for checkpointing in (False, True):
+        backbone = adapted(load(family), train, checkpointing)
+        layer, count = backbone.model.get_decoder().layers[0].mlp, []
+        layer.register_forward_pre_hook(lambda *_, count=count: count.append(1))
+        placeholders = queries(backbone).requires_grad_()
+        loss_of(backbone, placeholders).backward()
+        gradients.append([placeholders.grad, *(value.grad for value in backbone.saved_tensors().values())])
+        calls.append(len(count))
+    assert calls == [1, 2]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+@every_family
+def test_frozen_parts_stay_in_evaluation_mode(load: Load, family: str):
+    backbone = adapted(load(family), lora=LoraSpec(4, 2, dropout=0.1, vision=False))
+    layers = backbone.model.get_decoder().layers
+    assert backbone.training
+    assert layers[0].training
+    assert layers[0].mlp.down_proj.lora_dropout["default"].training
+    assert not layers[0].mlp.down_proj.base_layer.training
+    assert not backbone.model.get_input_embeddings().training
+    if family != "text":
+        tower = getattr(backbone.model.model, "visual", None)
+        for name in ("vision_tower", "vision_model"):
+            tower = getattr(backbone.model.model, name, tower)
+        assert not any(module.training for module in tower.modules())
+    backbone.eval()
+    assert not any(module.training for module in backbone.modules())
+
+
+@every_family
+def test_adapters_come_back_and_can_be_merged_and_saved(load: Load, family: str, tmp_path: Path):
+    backbone = adapted(load(family)).eval()
+    placeholders = queries(backbone)
+    expected = run(backbone, placeholders).hidden[4]
+    assert (run(load(family), placeholders).hidden[4] - expected).abs().max() > 1e-3
+    other = load(family)
+    other.adapt("lora", LORA)
+    with torch.no_grad():
+        for name, value in other.saved_tensors().items():
+            value.copy_(backbone.saved_tensors()[name])
+    torch.testing.assert_close(run(other, placeholders).hidden[4], expected, rtol=0, atol=0)
+    with pytest.raises(LattokError, match=r"a model with its adapters merged.*Call merge\(\) first"):
+        other.save_base(tmp_path)
+    other.merge()
+    assert other.saved_tensors() == {}
+    torch.testing.assert_close(run(other, placeholders).hidden[4], expected, rtol=0, atol=1e-4)
+    opened = HFBackbone.load(str(other.save_base(tmp_path)))
+    assert opened.revision != backbone.revision
+    torch.testing.assert_close(run(opened, placeholders).hidden[4], expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "how"), [*((family, "bfloat16 base") for family in FAMILIES), *((family, "autocast") for family in SOME)]
+)
+def test_bfloat16(load: Load, tiny: Callable[[str], Path], family: str, how: str):
+    reference = load(family)
+    inputs = reference.encode(images(1, 1), TEXTS[:1])
+    placeholders = queries(reference, 1).requires_grad_()
+    expected = reference(inputs, placeholders, (4,)).hidden[4]
+    backbone = HFBackbone.load(str(tiny(family)), dtype="bfloat16") if how == "bfloat16 base" else reference
+    backbone.adapt("lora", LORA, gradient_checkpointing=family in SOME)
+    backbone.train()
+    assert {value.dtype for value in backbone.saved_tensors().values()} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        out = backbone(inputs, placeholders, (4,))
+        out.hidden[4][:, out.queries].float().square().mean().backward()
+    assert (out.hidden[4].float() - expected).square().mean() < 0.05**2 * expected.square().mean()
+    assert placeholders.grad is not None
+    assert placeholders.grad.abs().max() > 0
+    assert all(value.grad.isfinite().all() for value in (placeholders, *backbone.saved_tensors().values()))
+
+
+def test_nothing_is_left_of_a_forward_pass(load: Load):
+    backbone = load("qwen3_vl")
+    embedding = backbone.model.get_input_embeddings()
+    with pytest.raises(RuntimeError):
+        run(backbone, queries(backbone)[..., :3])  # wrong width
+    assert not embedding._forward_hooks
+    assert embedding(torch.tensor([[1, 2, 3, 4, 5, 6]])).shape == (1, 6, 64)
+
+
+def test_adapt_is_for_once(load: Load):
+    backbone = load("text")
+    with pytest.raises(LattokError, match="`train`: expected one of lora, full, frozen, got 'some'"):
+        backbone.adapt("some", LORA)
+    backbone.adapt("frozen", LORA)
+    with pytest.raises(RuntimeError, match=r"adapt\(\) was called before"):
+        backbone.adapt("lora", LORA)
+
+
+def test_bad_images_and_texts(load: Load):
+    backbone = load("qwen3_vl")
+    for texts in ("lift it", [], [1, 2], None):
+        with pytest.raises(LattokError, match=r"`texts`: expected a list of at least one text, got"):
+            backbone.encode(images(), texts)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(LattokError, match=r"`images`: expected 1 samples, as many as texts, got 2"):
+        backbone.encode(images(), TEXTS[:1])
+    with pytest.raises(LattokError, match=r"`images`: expected uint8 \[B, V, h, w, 3\], got torch.float32"):
+        backbone.encode(images().float(), TEXTS)
+    with pytest.raises(LattokError, match=r"`images`: expected shape \[B, V, h, w, 3\], got shape \[2, 64, 64, 3\]"):
+        backbone.encode(images()[:, 0], TEXTS)
+    with pytest.raises(LattokError, match=r"at least one camera for qwen3_vl, got none"):
+        backbone.encode(images(cameras=0), TEXTS)
+    with pytest.raises(LattokError, match=r"no '<\|image_pad\|>', which stands for an image, got 'see <\|image_pad"):
+        backbone.encode(images(), ["see <|image_pad|>", "lift"])
+    backbone.image_size = 32
+    with pytest.raises(LattokError, match=r"`images`: expected 32x32 pixels, got 64x64"):
+        backbone.encode(images(), TEXTS)

@@ -1,0 +1,236 @@
+"""What label columns are said to be: as annotation writes them, beside a dataset, made by others, contradictory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from lattok.annotation import annotate
+from lattok.checks import LattokError
+from lattok.data import Feature, LatentSpec, PolicyWindows, latent_spec, open_dataset, tokenizer_spec, with_labels
+from lattok.files import write_json
+from tests.annotation.fakes import FakeLAM
+from tests.conftest import write_dataset
+from tests.data.memory import MemoryDataset, labels_for
+from tests.data.policies import Demonstrations, StepTokenizer, WholeTokenizer
+
+
+class Tokenizer(StepTokenizer):
+    action_dim = 3
+
+
+class LAM(FakeLAM):
+    codebook_size = 300
+
+    def label_video(self, frames, stride):
+        found = super().label_video(frames, stride)
+        return found._replace(codes=found.codes.abs())
+
+
+class Continuous(FakeLAM):
+    """No codes."""
+
+    def label_video(self, frames, stride):
+        found = super().label_video(frames, stride)
+        return found._replace(codes=found.codes[:, :0], env=None)
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latents")
+    source = open_dataset(write_dataset(folder / "source", [7, 9]))
+    models = {"latent": LAM(), "tok": Tokenizer(), "smooth": Continuous()}
+    return open_dataset(annotate(source, models, folder / "annotated"))
+
+
+@pytest.fixture
+def rewritten(annotated, tmp_path):
+    """`rewritten(edit)`: a copy whose meta/lattok.json was edited."""
+
+    def rewrite(edit):
+        root = shutil.copytree(annotated.root, tmp_path / "annotated")
+        entries = json.loads((root / "meta/lattok.json").read_text())
+        edit(entries)
+        write_json(root / "meta/lattok.json", entries)
+        return open_dataset(root)
+
+    return rewrite
+
+
+def test_what_annotation_wrote(annotated, tmp_path):
+    assert latent_spec(annotated, "latent", "steps", 5) == LatentSpec("steps", 5, 1, 300, 1, 2, 3)
+    assert latent_spec(annotated, "latent", "steps", 5, stride=3, codebook_size=300, latent_dim=2).stride == 3
+    assert latent_spec(annotated, "smooth", "steps", 5) == LatentSpec("steps", 5, 0, 0, 1, 2, 3)
+    assert latent_spec(annotated, "tok", "chunk", 4) == LatentSpec("chunk", 4, 1, 8, 1, 4)
+    assert latent_spec(annotated, "tok", "chunk", 4) == tokenizer_spec(Tokenizer(), 4)
+    bare = annotate(annotated, {"bare": Tokenizer()}, tmp_path / "bare", embedding=False)
+    assert latent_spec(open_dataset(bare), "bare", "chunk", 4) == LatentSpec("chunk", 4, 1, 8, 0, 0)
+
+
+def test_labels_of_columns_are_those_of_the_tokenizer(annotated):
+    options = {"size": 16, "interpolation": "bilinear"}
+    spec = latent_spec(annotated, "tok", "chunk", 4)
+    stored = PolicyWindows(annotated, 4, latent=spec, prefix="tok", **options)
+    drawn = PolicyWindows(annotated, 4, labeller=Tokenizer(), **options)
+    rows = torch.randperm(16)
+    for one, other in zip(stored.batch(rows).latent, drawn.batch(rows).latent, strict=True):
+        assert torch.equal(one, other)
+    steps = PolicyWindows(annotated, 5, latent=latent_spec(annotated, "latent", "steps", 5), **options)
+    target = steps.batch(rows).latent
+    assert target.codes.shape == (16, 5, 1)
+    assert target.embedding.shape == (16, 5, 1, 2)
+    assert target.valid.sum() == sum(min(5, n - 3 - t) for n in (7, 9) for t in range(n - 3))
+
+
+def test_vectors_of_whole_chunks_are_not_those_of_tokens(make_dataset, tmp_path):
+    tokenizer = WholeTokenizer()
+    tokenizer.action_dim = 3
+    dataset = open_dataset(annotate(make_dataset([6], cameras=False), {"tok": tokenizer}, tmp_path / "out"))
+    assert dataset.features["tok.embedding"].shape == (12,)
+    assert latent_spec(dataset, "tok", "chunk", 4) == LatentSpec("chunk", 3, 1, 5, 0, 0)
+    assert tokenizer_spec(tokenizer, 4, needs=("codes",)) == LatentSpec("chunk", 3, 1, 5, 0, 0)
+    text = "`{}`: expected a latent vector for each token, got 1 for 3 tokens.*action-vq"
+    with pytest.raises(LattokError, match=text.format("tok")):
+        latent_spec(dataset, "tok", "chunk", 4, needs=("embedding",))
+    with pytest.raises(LattokError, match=text.format("labeller")):
+        tokenizer_spec(tokenizer, 4, needs=("embedding",))
+
+
+def test_labels_beside_a_dataset(tmp_path):
+    source = MemoryDataset(tmp_path / "source", [4, 3])
+    columns = {"latent.codes": ("int64", 2), "latent.embedding": ("float32", 3), "latent.valid": ("bool", 1)}
+    declared = {name: {"dtype": dtype, "shape": [n]} for name, (dtype, n) in columns.items()}
+    declared["latent.embedding"]["shape"] = [1, 3]
+    labels = labels_for(source, tmp_path / "labels", columns=declared, codebook_size=9)
+    dataset = with_labels(source, labels)
+    assert latent_spec(dataset, "latent", "steps", 2) == LatentSpec("steps", 2, 2, 9, 1, 3, 1)
+    batch = PolicyWindows(dataset, 2, size=8, state_key=None, latent=latent_spec(dataset, "latent", "steps", 2)).batch(
+        torch.tensor([0, 6])
+    )
+    assert batch.latent.codes.tolist() == [[[0, 0], [0, 1]], [[1, 2], [1, 2]]]
+    assert batch.latent.valid.tolist() == [[True, True], [False, False]]
+
+
+def test_columns_of_somebody_else_are_described_by_arguments(tmp_path):
+    dataset = Demonstrations(tmp_path, [5])
+    given = {"codebook_size": 50, "latent_dim": 2}
+    assert latent_spec(dataset, "latent", "steps", 4, **given) == LatentSpec("steps", 4, 2, 50, 2, 2, None)
+    assert latent_spec(dataset, "latent", "steps", 4, stride=3, **given).stride == 3
+    assert latent_spec(dataset, "tok", "chunk", 4, codebook_size=9, latent_dim=3) == LatentSpec("chunk", 4, 1, 9, 1, 3)
+    with pytest.raises(LattokError, match="`codebook_size`: expected the number of codes K of `latent.codes`, which"):
+        latent_spec(dataset, "latent", "steps", 4, latent_dim=4)
+    with pytest.raises(LattokError, match=r"`latent_dim`: expected the width .* \(4 numbers a row\), got none"):
+        latent_spec(dataset, "latent", "steps", 4, codebook_size=50)
+    with pytest.raises(LattokError, match="`latent_dim`: expected a divisor of the 4 numbers"):
+        latent_spec(dataset, "latent", "steps", 4, codebook_size=50, latent_dim=3)
+
+
+COMMAND = "lattok annotate DATASET --model {} --prefix {} --out DIR"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "texts"),
+    [
+        (
+            ("other", "steps", 4),
+            {},
+            [
+                "dataset `annotated` has no `other.codes`, `other.valid`.",
+                "It has labels under 'latent', 'smooth', 'tok'.",
+                COMMAND.format("LAM", "other"),
+            ],
+        ),
+        (
+            ("tok", "steps", 4),
+            {},
+            [
+                "`tok`: expected labels of an image model, got labels of an action tokenizer.",
+                "(LA-Tok)",
+                COMMAND.format("LAM", "tok"),
+            ],
+        ),
+        (
+            ("latent", "chunk", 4),
+            {},
+            ["`latent`: expected labels of an action tokenizer, got labels of an image model.", "TOKENIZER"],
+        ),
+        (
+            ("tok", "chunk", 8),
+            {},
+            [
+                "`horizon`: expected 4 steps, as the labels `tok` were made of, got 8. Give horizon=4",
+                COMMAND.format("TOKENIZER", "tok"),
+            ],
+        ),
+        (
+            ("latent", "steps", 4),
+            {"stride": 2},
+            [
+                "`stride`: expected 3 frames, the stride of the labels `latent`, got 2. Give stride=3",
+                "model of stride 2",
+            ],
+        ),
+        (("tok", "chunk", 4), {"stride": 2}, ["`stride`: expected none"]),
+        (("latent", "steps", 4), {"codebook_size": 16}, ["`codebook_size`: expected 300 as meta", "got 16"]),
+        (("latent", "steps", 4), {"latent_dim": 3}, ["`latent_dim`: expected 2 as meta", "got 3"]),
+        (("smooth", "steps", 4), {"needs": ("codes",)}, ["has no `smooth.codes`. Its model is continuous"]),
+        (("latent", "both", 4), {}, ["`target`: expected one of steps, chunk"]),
+        (("latent", "steps", 0), {}, ["`horizon`: expected a whole number"]),
+        (("latent", "steps", 4), {"needs": ("vectors",)}, ["`needs`: expected one of codes, embedding"]),
+    ],
+)
+def test_what_does_not_fit_says_the_way_out(annotated, arguments, options, texts):
+    with pytest.raises(LattokError) as caught:
+        latent_spec(annotated, *arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for text in texts:
+        assert text in message
+
+
+def test_vectors_that_were_left_out(annotated, tmp_path):
+    bare = open_dataset(annotate(annotated, {"bare": LAM()}, tmp_path / "bare", embedding=False))
+    with pytest.raises(LattokError, match="has no `bare.embedding`. It was annotated without --embedding."):
+        latent_spec(bare, "bare", "steps", 4, needs=("embedding",))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "target", "column", "shape"),
+    [("latent", "steps", "embedding", [2, 2]), ("tok", "chunk", "codes", [5]), ("tok", "chunk", "embedding", [3, 3])],
+)
+def test_a_shape_that_contradicts_provenance(rewritten, prefix, target, column, shape):
+    dataset = rewritten(lambda known: known[prefix]["columns"][f"{prefix}.{column}"].update(shape=shape))
+    with pytest.raises(LattokError, match=f"`{prefix}.{column}`: expected .* numbers a row.*annotate again"):
+        latent_spec(dataset, prefix, target, 4)
+
+
+def test_labels_of_an_older_version_need_the_codebook_size(rewritten):
+    dataset = rewritten(lambda known: known["latent"].pop("codebook_size"))
+    with pytest.raises(LattokError, match="`codebook_size`: .* got none. Give codebook_size, as in the model's config"):
+        latent_spec(dataset, "latent", "steps", 4)
+    assert latent_spec(dataset, "latent", "steps", 4, codebook_size=300).codebook_size == 300
+
+
+def test_tokens_of_different_number_are_refused(rewritten):
+    dataset = rewritten(lambda known: known["tok"]["model"].update(type="fast"))
+    reason = "expected as many tokens in every chunk: placeholders are predicted in one pass, got .*FAST"
+    with pytest.raises(LattokError, match="`tok`: " + reason):
+        latent_spec(dataset, "tok", "chunk", 4)
+    tokenizer = Tokenizer()
+    tokenizer.fixed_length = False
+    with pytest.raises(LattokError, match="`labeller`: " + reason):
+        tokenizer_spec(tokenizer, 4)
+    with pytest.raises(LattokError, match="`labeller`: expected an action tokenizer, got LAM"):
+        tokenizer_spec(LAM(), 4)
+    with pytest.raises(LattokError, match="`labeller`: expected a tokenizer of chunks of 8 steps, got one of 4"):
+        tokenizer_spec(Tokenizer(), 8)
+
+
+def test_a_chunk_without_codes_is_none(tmp_path):
+    dataset = Demonstrations(tmp_path, [5])
+    dataset.features = {"x.embedding": Feature("float32", (4,), None), "x.valid": Feature("bool", (1,), None)}
+    with pytest.raises(LattokError, match="`x`: expected labels with codes: the tokens of a chunk, got vectors alone"):
+        latent_spec(dataset, "x", "chunk", 4, latent_dim=4)

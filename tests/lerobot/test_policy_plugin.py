@@ -1,0 +1,338 @@
+"""`--policy.type=lattok` in the unmodified LeRobot: its training script, its resuming, its loading, its evaluation script
+and its robots' loop. Run with -s, it prints the figures."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import lattok
+from lattok import LattokError, annotate, open_dataset
+from tests.lerobot.policies import batches, lerobot
+
+pytestmark = [
+    pytest.mark.lerobot,
+    pytest.mark.filterwarnings("ignore"),  # of LeRobot and of what it uses
+]
+H, STEPS = 4, 150
+SMALL = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "head_dim": 32, "optimizer_lr": 3e-3}
+FEW = {"chunk_size": H, "device": "cpu", "push_to_hub": False, "backbone": "scratch"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _session():
+    """Offline, one thread, and the plugin found in LeRobot's own way."""
+    pytest.importorskip("lerobot")
+    pytest.importorskip("lerobot_policy_lattok", reason="pip install ./integrations/lerobot_policy_lattok")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    lerobot("utils.import_utils").register_third_party_plugins()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def point():
+    return importlib.import_module("tests.lerobot.point")
+
+
+@pytest.fixture(scope="module")
+def annotated(point, tmp_path_factory) -> Path:
+    """Demonstrations of the point with labels of where it goes, and of its actions."""
+    folder = tmp_path_factory.mktemp("plugin")
+    source = open_dataset(point.demonstrations(folder / "demonstrations"))
+    return Path(annotate(source, {"latent": point.Where("video"), "tok": point.Where("actions")}, folder / "annotated"))
+
+
+def script(name: str, **options: Any) -> None:
+    """Run a script of LeRobot with these options, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        words = [f"--{key.replace('__', '.')}={value}" for key, value in options.items()]
+        patch.setattr(sys, "argv", [name, *words])
+        lerobot(f"scripts.{name}").main()
+
+
+def train(root: Path, out: Path, steps: int = STEPS, **policy: Any) -> Path:
+    """Run `lerobot-train`; returns the folder of the last checkpoint."""
+    data = {"dataset__repo_id": "org/name", "dataset__root": root, "dataset__video_backend": "pyav"}
+    loop = {"steps": steps, "batch_size": 16, "num_workers": 0, "log_freq": 50, "save_freq": steps, "seed": 1}
+    chosen = {f"policy__{key}": value for key, value in {"type": "lattok", **FEW, **SMALL, **policy}.items()}
+    script("lerobot_train", output_dir=out, **data, **loop, **chosen)
+    return out / "checkpoints" / "last" / "pretrained_model"
+
+
+@pytest.fixture(scope="module")
+def trained(annotated, tmp_path_factory) -> Path:
+    return train(annotated, tmp_path_factory.mktemp("train") / "run", strategy="la_cond")
+
+
+@pytest.fixture
+def dataset(lerobot_dataset, annotated):
+    """LeRobot's dataset with the windows that LeRobot itself reads for such a policy."""
+    return lerobot_dataset(annotated, delta_timestamps={"action": [step / 10 for step in range(H)]})
+
+
+def config(**options: Any) -> Any:
+    return lerobot("policies.factory").get_policy_class("lattok").config_class(**{**FEW, **SMALL, **options})
+
+
+def fresh(dataset: Any, seed: int = 0, **options: Any) -> Any:
+    torch.manual_seed(seed)
+    return lerobot("policies.factory").make_policy(config(**options), ds_meta=dataset.meta)
+
+
+def load(folder: Path) -> Any:
+    return lerobot("policies.factory").get_policy_class("lattok").from_pretrained(folder)
+
+
+def processors(policy: Any, folder: Path | None = None, **options: Any) -> Any:
+    return lerobot("policies.factory").make_pre_post_processors(policy.config, folder, **options)
+
+
+def test_lerobot_finds_it():
+    kinds = lerobot("configs.policies").PreTrainedConfig.get_known_choices()
+    assert "lattok" in kinds
+    made = lerobot("policies.factory").make_policy_config("lattok", device="cpu")
+    policy = lerobot("policies.factory").get_policy_class("lattok")
+    assert (policy.name, policy.config_class) == ("lattok", type(made))
+    assert (made.backbone, made.image_size, made.optimizer_lr) == ("Qwen/Qwen3-VL-2B-Instruct", 224, 1e-4)
+
+
+def test_a_training_run(trained, annotated, dataset):
+    """What it writes, and that it learned: actions and latent actions."""
+    assert {path.name for path in trained.iterdir()} >= {"config.json", "model.safetensors", "train_config.json"}
+    stored = json.loads((trained / "config.json").read_text())
+    facts = {"codes": 2, "codebook_size": 8, "latent_dim": 2, "latent_steps": H, "latent_prefix": "latent"}
+    assert {key: stored[key] for key in facts} == facts
+    assert stored["action_names"] == ["right", "up"]
+    assert stored["cameras"] == ["observation.images.front"]
+    first, last = fresh(dataset, strategy="la_cond"), load(trained)
+    last.labels = first.labels
+    (batch,) = batches(dataset, 1, processors(first)[0], 64)
+    losses = []
+    for policy in (first, last.train()):
+        with torch.no_grad():
+            losses.append(policy(batch))
+    print("before", *losses[0], "after", *losses[1])
+    assert losses[1][0] < 0.3 * losses[0][0]
+    assert losses[1][1]["latent_loss"] < 0.7 * losses[0][1]["latent_loss"]
+    assert set(losses[1][1]) == {"action_loss", "latent_loss", "latent_accuracy"}
+    expected = losses[1][1]["action_loss"] + 0.1 * losses[1][1]["latent_loss"]
+    assert float(losses[1][0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_statistics_of_the_dataset_travel_with_it(trained, annotated):
+    """They are those of all frames, in the checkpoint; LeRobot's steps change nothing."""
+    ours, policy = open_dataset(annotated), load(trained)
+    for key, normalizer in (("action", "action_normalizer"), ("observation.state", "proprio_normalizer")):
+        values = np.concatenate([ours.columns(e.index, [key])[key] for e in ours.episodes])
+        found = getattr(policy.model, normalizer)
+        np.testing.assert_allclose(found.shift, values.mean(0), rtol=1e-4)
+        np.testing.assert_allclose(found.scale, values.std(0), rtol=1e-4)
+    before, after = processors(policy, trained)
+    row = {"observation.state": torch.randn(3, 2), "action": torch.randn(3, H, 2), "task": ["a", "b", "c"]}
+    out = before(row)
+    torch.testing.assert_close(out["observation.state"], row["observation.state"], rtol=0, atol=0)
+    torch.testing.assert_close(out["action"], row["action"], rtol=0, atol=0)
+    torch.testing.assert_close(after(row["action"]), row["action"], rtol=0, atol=0)
+
+
+def test_resuming(trained, annotated, monkeypatch):
+    """LeRobot's own way; the model that goes on is the one that was saved."""
+    seen = []
+    made = lerobot("scripts.lerobot_train").make_policy
+
+    def spy(*args: Any, **options: Any) -> Any:
+        policy = made(*args, **options)
+        seen.append({key: value.clone() for key, value in policy.model.saved_tensors().items()})
+        return policy
+
+    monkeypatch.setattr("lerobot.scripts.lerobot_train.make_policy", spy)
+    saved = safetensors.torch.load_file(trained / "model.safetensors")
+    script("lerobot_train", config_path=trained / "train_config.json", resume="true", steps=STEPS + 4)
+    assert {f"model.{key}" for key in seen[0]} == set(saved)
+    assert all(torch.equal(saved[f"model.{key}"], value) for key, value in seen[0].items())
+    state = trained.parents[1] / f"{STEPS + 4:06d}" / "training_state" / "training_step.json"
+    assert json.loads(state.read_text())["step"] == STEPS + 4
+    later = safetensors.torch.load_file(state.parents[1] / "pretrained_model" / "model.safetensors")
+    assert any(not torch.equal(saved[key], later[key]) for key in saved)
+    assert torch.equal(saved["model.action_normalizer.scale"], later["model.action_normalizer.scale"])
+
+
+@pytest.mark.parametrize("strategy", ["la_cond", "la_align", "la_tok"])
+def test_labels_are_those_that_lerobot_reads(lerobot_dataset, annotated, dataset, strategy):
+    """Windows of labels by the number of the frame against LeRobot's own `delta_timestamps`."""
+    policy = fresh(dataset, strategy=strategy)
+    prefix = "tok" if strategy == "la_tok" else "latent"
+    assert policy.labels.prefix == prefix
+    times = {"action": [step / 10 for step in range(H)]}
+    keys = [f"{prefix}.{part}" for part in ("codes", "embedding", "valid")]
+    times |= {} if strategy == "la_tok" else {key: times["action"] for key in keys}
+    theirs = lerobot_dataset(annotated, delta_timestamps=times, episodes=[3, 7, 8])
+    (raw,) = batches(theirs, 1, lambda batch: batch, 40)
+    seen = processors(policy)[0](raw)
+    assert f"{prefix}.codes" not in seen  # LeRobot's preprocessors drop it
+    found = policy.labels.add(seen)
+    for key in keys[:2]:
+        torch.testing.assert_close(found[key].float(), raw[key].float().reshape(found[key].shape), rtol=0, atol=0)
+    padded = raw.get(f"{prefix}.valid_is_pad", torch.zeros_like(raw[keys[2]]))
+    assert torch.equal(found[keys[2]], raw[keys[2]] & ~padded)
+    assert strategy == "la_tok" or bool(padded.any())
+    loss, logs = policy(seen)
+    given, _ = policy({**seen, **{key: raw[key] for key in raw if key.startswith(prefix)}})
+    assert float(loss) == pytest.approx(float(given))
+    loss.backward()
+    assert policy.model.placeholders.grad.abs().sum() > 0
+    assert {"latent_cosine" if strategy == "la_align" else "latent_accuracy"} <= set(logs)
+
+
+def test_a_baseline_needs_no_labels(point, lerobot_dataset, tmp_path):
+    root = point.demonstrations(tmp_path / "plain", 2)
+    plain = lerobot_dataset(root, delta_timestamps={"action": [step / 10 for step in range(H)]})
+    policy = fresh(plain)
+    (batch,) = batches(plain, 1, processors(policy)[0])
+    loss, logs = policy(batch)
+    assert set(logs) == {"action_loss"}
+    assert float(loss) == pytest.approx(logs["action_loss"])
+    with pytest.raises(LattokError, match="has no `latent.codes`, `latent.valid`.*lattok annotate"):
+        fresh(plain, strategy="la_cond")
+    with pytest.raises(LattokError, match="`reduction`: expected mean"):
+        policy(batch, reduction="none")
+
+
+def test_actions(trained, dataset, tmp_path):
+    """Loading, LeRobot's processors, the queue of actions, and the same policy as an artefact of lattok."""
+    policy = load(trained)
+    assert not policy.training
+    before, after = processors(policy, trained)
+    item = {key: value for key, value in dataset[5].items() if key.startswith("observation.") or key == "task"}
+    other = {key: value for key, value in dataset[100].items() if key in item}
+    rows = {key: [item[key], other[key]] if key == "task" else torch.stack([item[key], other[key]]) for key in item}
+    seen = before(rows)
+    chunk = policy.predict_action_chunk(seen)
+    assert chunk.shape == (2, H, 2)
+    policy.reset()
+    taken = torch.stack([after(policy.select_action(seen)) for _ in range(H)], 1)
+    torch.testing.assert_close(taken, chunk)
+    expected = torch.stack([dataset[5]["action"], dataset[100]["action"]])
+    assert float((chunk - expected).abs().mean()) < 0.25
+    policy.model.save_pretrained(tmp_path / "artefact")
+    again = lattok.load(tmp_path / "artefact")
+    torch.testing.assert_close(again.predict_chunk(rows), chunk)
+
+
+def test_a_robot(trained, dataset):
+    """The loop of `lerobot-record`: one observation of numpy arrays, without a batch."""
+    policy = load(trained)
+    before, after = processors(policy, trained)
+    item = dataset[5]
+    image = (item["observation.images.front"] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    seen = {"observation.images.front": image, "observation.state": item["observation.state"].numpy()}
+    predict = lerobot("utils.control_utils").predict_action
+    policy.reset()
+    action = predict(seen, policy, torch.device("cpu"), before, after, False, item["task"])
+    rows = {key: item[key][None] for key in seen} | {"task": [item["task"]]}
+    torch.testing.assert_close(action, policy.predict_action_chunk(rows)[:, 0])
+
+
+def test_an_evaluation_run(trained, point, tmp_path):
+    """`lerobot-eval` on the environment of the demonstrations: the policy solves what a random one does not."""
+    rates = {}
+    for task in point.TARGETS:
+        out = tmp_path / task.split()[0]
+        options = {"eval__n_episodes": 10, "eval__batch_size": 5, "env__type": "point", "env__task": task}
+        script("lerobot_eval", policy__path=trained, policy__n_action_steps=2, output_dir=out, **options)
+        rates[task] = json.loads((out / "eval_info.json").read_text())["overall"]["pc_success"]
+    print(rates)
+    assert min(rates.values()) >= 70
+    assert random_rate(point) < 30
+
+
+def random_rate(point: Any) -> float:
+    """Successes of random actions, per cent."""
+    rng, successes = np.random.default_rng(0), 0
+    for seed in range(50):
+        env = point.Point("lift the point")
+        env.reset(seed=seed)
+        done = False
+        while not done:
+            *_, success, late, _ = env.step(rng.uniform(-1, 1, 2))
+            done = success or late
+        successes += success
+    return 2 * successes
+
+
+def test_loading_is_strict(trained, tmp_path):
+    """Whatever `strict` says: LeRobot's default is False."""
+    saved = safetensors.torch.load_file(trained / "model.safetensors")
+    kind = type(load(trained))
+    for name, change, expected in (
+        ("missing", lambda t: t.pop("model.placeholders"), "missing placeholders"),
+        ("more", lambda t: t.update({"model.extra": torch.ones(1)}), "unexpected extra"),
+        ("shape", lambda t: t.update({"model.placeholders": torch.ones(1)}), r"placeholders has shape \[1\], expected"),
+    ):
+        folder, tensors = tmp_path / name, dict(saved)
+        folder.mkdir()
+        change(tensors)
+        (folder / "config.json").write_bytes((trained / "config.json").read_bytes())
+        safetensors.torch.save_file(tensors, folder / "model.safetensors")
+        for strict in (False, True):
+            with pytest.raises(LattokError, match=expected):
+                kind.from_pretrained(folder, strict=strict)
+
+
+def test_a_checkpoint_learns_from_the_labels_that_it_knows(trained, dataset, point, tmp_path):
+    """Resuming on labels of another model is an error."""
+
+    class Other(point.Where):
+        codebook_size = 9
+
+    root = annotate(open_dataset(point.demonstrations(tmp_path / "d", 2)), {"latent": Other("video")}, tmp_path / "out")
+    meta = lerobot("datasets.lerobot_dataset").LeRobotDatasetMetadata("org/name", root=root)
+    loaded = load(trained).config
+    loaded.pretrained_path = trained
+    with pytest.raises(LattokError, match="`codebook_size`: expected 8, as in the checkpoint, got 9"):
+        lerobot("policies.factory").make_policy(loaded, ds_meta=meta)
+
+
+def test_bad_options(dataset):
+    modes = lerobot("configs.types").NormalizationMode
+    with pytest.raises(LattokError, match="`normalization_mapping`: expected IDENTITY for everything"):
+        config(normalization_mapping={"ACTION": modes.MEAN_STD})
+    with pytest.raises(LattokError, match="`n_action_steps`: expected at most chunk_size 4, got 5"):
+        config(n_action_steps=5)
+    with pytest.raises(LattokError, match="`strategy`: expected one of baseline"):
+        config(strategy="la")
+    with pytest.raises(LattokError, match=r"`cameras`: expected cameras among observation.images.front, got top"):
+        fresh(dataset, cameras=["top"])
+    with pytest.raises(LattokError, match="`normalize`: expected one of mean_std, quantile, min_max"):
+        fresh(dataset, normalize="other")
+    with pytest.raises(LattokError, match="`peft`: expected none for this policy.*lora_rank"):
+        fresh(dataset).wrap_with_peft()
+
+
+def test_pretrained_backbones_need_newer_packages(dataset):
+    """Beside LeRobot 0.4 transformers is too old for them, or not there; the error says what is needed."""
+    with pytest.raises(LattokError, match=r"`backbone`: expected .*transformers.* \(pip install 'lattok\[vla\]'\)"):
+        fresh(dataset, backbone="Qwen/Qwen3-VL-2B-Instruct")
+
+
+def test_the_schedule():
+    config_of = config(scheduler_decay_every=2, scheduler_decay_factor=0.5).get_scheduler_preset()
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+    schedule, rates = config_of.build(optimizer, 6), []
+    for _ in range(6):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == [1, 1, 0.5, 0.5, 0.25, 0.25]

@@ -1,0 +1,51 @@
+"""An annotated dataset for tests of policies, and small settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import lattok
+from lattok.image_lam import ImageLAM, ImageLAMConfig
+from tests.conftest import CAMERAS, write_dataset
+
+SMALL = ["--backbone", "scratch", "--steps", "3", "--batch-size", "4"]
+SIZES = {
+    "image_size": 16,
+    "patch_size": 8,
+    "width": 16,
+    "depth": 2,
+    "heads": 2,
+    "head_dim": 16,
+    "head_heads": 2,
+    "horizon": 4,
+    "log_every": 1,
+}
+TINY = [*SMALL, *(word for name, value in SIZES.items() for word in ("--set", f"{name}={value}"))]
+
+
+def annotated(folder: Path) -> Path:
+    """Five episodes with `latent.*` of an image model (2 codes of 4) and `tokens.*` of bins; the models beside it."""
+    data = write_dataset(folder / "data", [14, 12, 13, 12, 15])
+    torch.manual_seed(0)
+    lam = ImageLAM(
+        ImageLAMConfig(
+            cameras=CAMERAS[:1],
+            features="pixels",
+            image_size=16,
+            tokens=2,
+            codebook_size=4,
+            latent_dim=6,
+            width=16,
+            heads=2,
+            encoder_depth=1,
+            decoder_depth=1,
+            stride="3",
+        )
+    ).eval()
+    lam.save_pretrained(folder / "lam")
+    recipe = lattok.ActionVQRecipe.from_preset(data, folder / "vq", "quick", horizon=4, steps=2, dim=8, codebook_size=5)
+    tokenizer = lattok.train(recipe)
+    models = {"latent": lattok.load(folder / "lam"), "tokens": tokenizer}
+    return lattok.annotate(lattok.open_dataset(data), models, folder / "annotated")

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lattok
+from lattok.checks import LattokError
+from lattok.cli import main
+from lattok.data import open_dataset
+from lattok.recipes.study import NAMES, train_study
+from lattok.training import Interrupted
+from lattok.vla import STRATEGIES
+from tests.conftest import CAMERAS
+from tests.recipes.policies import SIZES, TINY, annotated
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("policies")
+    annotated(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def dataset(folder) -> Path:
+    return folder / "annotated"
+
+
+def recipe(dataset: Path, out: Path, strategy: str = "baseline", **options) -> lattok.VLARecipe:
+    options = {"backbone": "scratch", "steps": 3, "batch_size": 4, **SIZES, **options}
+    return lattok.VLARecipe.from_preset(dataset, out, strategy=strategy, **options)
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.saved_tensors().items()}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_command_trains_a_policy_that_acts(name: str, dataset: Path, tmp_path: Path, capsys):
+    assert main(["train", "vla", str(dataset), "--out", str(tmp_path / "p"), "--strategy", name, *TINY]) == 0
+    assert "Held-out episodes: error" in capsys.readouterr().out
+    policy = lattok.load(tmp_path / "p")
+    frames = open_dataset(dataset).frames(0, CAMERAS, [0, 5])
+    seen: dict = {key: torch.from_numpy(frames[:, i]) for i, key in enumerate(CAMERAS)}
+    seen |= {"observation.state": torch.zeros(2, 2), "task": ["lift", "push"]}
+    assert policy.select_action(seen).shape == (2, 3)
+    logged = [json.loads(line) for line in (tmp_path / "p/run/metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in logged] == [1, 2, 3]
+    assert "loss/action" in logged[0]
+    if STRATEGIES[name].loss == "codes":
+        assert {"loss/latent", "latent_accuracy", "samples_per_second", "memory_gb"} <= logged[0].keys()
+
+
+def test_presets_are_table_8():
+    for name, steps, horizon in (("libero", 80_000, 8), ("robotwin", 30_000, 25), ("jaka", 30_000, 20)):
+        made = lattok.VLARecipe.from_preset("data", "out", name)
+        loop = made.loop
+        assert (loop.steps, loop.batch_size, loop.lr, loop.optimizer) == (steps, 128, 1e-4, "adamw")
+        assert (loop.schedule, loop.decay_every, loop.decay_factor) == ("step", 10_000, 0.5)
+        assert made.model["horizon"] == horizon
+    assert lattok.VLARecipe.from_preset("data", "out", backbone="scratch").preset == "scratch"
+    assert lattok.VLARecipe.from_preset("data", "out", "libero+p2t_code").model["action_loss"] == "l1"
+
+
+def test_interrupted_is_the_same_as_not(dataset: Path, tmp_path: Path, monkeypatch):
+    whole = weights(lattok.train(recipe(dataset, tmp_path / "whole", "la_cond", steps=5, save_every=2)))
+    cut = recipe(dataset, tmp_path / "cut", "la_cond", steps=5, save_every=2)
+    import lattok.recipes.vla as module
+
+    original = module.PolicyBatches.__call__
+
+    def stop(self, step, process, processes):
+        if step == 3:
+            raise Interrupted("here")
+        return original(self, step, process, processes)
+
+    monkeypatch.setattr(module.PolicyBatches, "__call__", stop)
+    with pytest.raises(Interrupted):
+        lattok.train(cut)
+    monkeypatch.setattr(module.PolicyBatches, "__call__", original)
+    again = weights(lattok.train(cut, resume=True))
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_a_tokenizer_on_the_fly_gives_what_its_columns_give(folder: Path, dataset: Path, tmp_path: Path):
+    for name in ("la_tok", "la_tok_c"):
+        columns = lattok.train(recipe(dataset, tmp_path / f"{name}-columns", name))
+        fly = lattok.train(recipe(folder / "data", tmp_path / f"{name}-fly", name, tokenizer=str(folder / "vq")))
+        before, after = weights(columns), weights(fly)
+        for key in before:
+            torch.testing.assert_close(after[key], before[key], atol=1e-5, rtol=1e-4)
+
+
+def test_prefix_and_stride_may_be_said(dataset: Path, tmp_path: Path):
+    single = weights(lattok.train(recipe(dataset, tmp_path / "a", "la_direct")))
+    again = weights(lattok.train(recipe(dataset, tmp_path / "b", "la_direct", prefix="latent", latent_stride="0.3s")))
+    assert all(torch.equal(single[name], again[name]) for name in single)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "options", "message"),
+    [
+        ("la_direct", {"dataset": "data"}, "Make them: lattok annotate DATASET --model LAM --prefix latent --out DIR"),
+        (
+            "la_tok",
+            {"dataset": "data"},
+            "Make them: lattok annotate DATASET --model TOKENIZER --prefix latent --out DIR",
+        ),
+        ("ph_cond", {"dataset": "data"}, "lattok annotate DATASET --model LAM"),
+        (
+            "la_tok",
+            {"prefix": "latent"},
+            "`latent`: expected labels of an action tokenizer, got labels of an image model",
+        ),
+        ("la_align", {"prefix": "tokens"}, "`tokens`: expected labels of an image model, got labels of an action tok"),
+        ("la_tok", {"horizon": 6}, "`horizon`: expected 4 steps, as the labels `tokens` were made of, got 6"),
+        ("la_direct", {"latent_stride": "5"}, "`stride`: expected 3 frames, the stride of the labels `latent`, got 5"),
+        ("la_direct", {"tokenizer": "vq"}, "`tokenizer`: expected none for a strategy without tokens of actions"),
+        ("baseline", {"layer": 3}, "`layer`: expected a strategy with a latent loss"),
+        ("baseline", {"state_key": "proprio"}, "`state_key`: expected a column"),
+        ("baseline", {"cameras": ("left",)}, "`cameras`: expected names among front, wrist"),
+        ("baseline", {"crop": 1.5}, "`crop`: expected a share of the area"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(strategy: str, options: dict, message: str, folder: Path, tmp_path: Path):
+    options = dict(options)
+    source = folder / options.pop("dataset", "annotated")
+    if "tokenizer" in options:
+        options["tokenizer"] = str(folder / options["tokenizer"])
+    with pytest.raises(LattokError, match=message):
+        lattok.train(recipe(source, tmp_path / "p", strategy, **options))
+    assert not (tmp_path / "p" / "config.json").exists()
+
+
+def test_two_image_models_need_a_choice(folder: Path, dataset: Path, tmp_path: Path):
+    lam = lattok.load(folder / "lam")
+    both = lattok.annotate(lattok.open_dataset(dataset), {"other": lam}, tmp_path / "both")
+    with pytest.raises(LattokError, match="`prefix`: expected one of latent, other, all of them labels that la_direct"):
+        lattok.train(recipe(both, tmp_path / "p", "la_direct"))
+
+
+def test_a_policy_that_knows_no_instruction_and_no_proprio(dataset: Path, tmp_path: Path):
+    made = recipe(dataset, tmp_path / "p", prompt="Next {horizon}:", proprio=False, cameras=("wrist",))
+    policy = lattok.train(made)
+    seen = {CAMERAS[1]: torch.rand(2, 3, 32, 32), "task": ["lift", "something else"]}
+    seen[CAMERAS[1]][1] = seen[CAMERAS[1]][0]
+    chunk = policy.predict_chunk(seen)
+    torch.testing.assert_close(chunk[0], chunk[1])
+
+
+def test_the_held_out_error_is_plain_arithmetic(dataset: Path, tmp_path: Path):
+    policy = lattok.train(recipe(dataset, tmp_path / "p"))
+    said = json.loads((tmp_path / "p/held_out.json").read_text())
+    source = open_dataset(dataset)
+    train = np.concatenate([source.columns(e, ["action"])["action"] for e in (0, 1, 3)])
+    errors, mean_errors = [], []
+    for e in (2, 4):
+        actions = source.columns(e, ["action"])["action"]
+        states = source.columns(e, ["observation.state"])["observation.state"]
+        frames = source.frames(e, CAMERAS)
+        seen: dict = {key: torch.from_numpy(frames[:, i]) for i, key in enumerate(CAMERAS)}
+        seen |= {
+            "observation.state": torch.from_numpy(states).float(),
+            "task": [source.episodes[e].tasks[0]] * len(actions),
+        }
+        chunks = policy.predict_chunk(seen).numpy()
+        for t in range(len(actions)):
+            for h in range(min(4, len(actions) - t)):
+                errors.append(((chunks[t, h] - actions[t + h]) / train.std(0, ddof=1)) ** 2)
+                mean_errors.append(((train.mean(0) - actions[t + h]) / train.std(0, ddof=1)) ** 2)
+    assert said["error"] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert said["mean_action"] == pytest.approx(np.mean(mean_errors), rel=1e-4)
+    assert said["windows"] == 28
+
+
+def test_the_study_compares_all_strategies_and_goes_on_where_it_was(dataset: Path, tmp_path: Path, capsys):
+    out = tmp_path / "study"
+    assert main(["train", "vla", str(dataset), "--out", str(out), "--study", *TINY]) == 0
+    table = (out / "study.md").read_text()
+    for name in NAMES.values():
+        assert f"| {name} |" in table
+    results = json.loads((out / "study.json").read_text())
+    assert set(results) == set(NAMES)
+    assert (out / "study.svg").read_text().count("<svg") == len(NAMES) + 1
+    assert results["la_tok"]["held_out"]["latent"].keys() == {"latent", "latent_accuracy"}
+    shutil.rmtree(out / "la_cond")
+    (out / "study.md").unlink()
+    before = (out / "baseline/model.safetensors").stat().st_mtime_ns
+    assert main(["train", "vla", str(dataset), "--out", str(out), "--study", "--resume"]) == 0
+    assert (out / "study.md").read_text() == table
+    assert (out / "baseline/model.safetensors").stat().st_mtime_ns == before
+    assert main(["train", "vla", str(dataset), "--out", str(out), "--study", *TINY]) == 2
+    assert "`out`: expected a new or empty folder" in capsys.readouterr().err
+
+
+def test_a_study_without_labels_says_so_before_anything_is_trained(folder: Path, tmp_path: Path):
+    made = recipe(folder / "data", tmp_path / "study")
+    with pytest.raises(LattokError, match="has no `latent.codes`"):
+        train_study(made)
+    assert not list(tmp_path.glob("study/*/config.json"))

@@ -1,0 +1,114 @@
+"""docs/paper_map.md: every name on it exists where it says, and its tables are what the code does."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from lattok.recipes.vla import VLARecipe
+from lattok.vla.config import PROMPT, VLAConfig
+from lattok.vla.strategies import STRATEGIES
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
+NAMES = sorted(set(re.findall(r"`(lattok(?:\.\w+)+)`", PAGE)))
+ROWS = [line.strip("|").split("|") for line in PAGE.splitlines() if re.search(r"`lattok/\S+\.py`", line)]
+NUMBERS = {"baseline": (0, 8), "la_align": (0, 8), "la_direct": (32, 0), "la_cond": (32, 8), "la_tok": (8, 0)}
+NUMBERS |= {"la_direct_c": (32, 0), "la_tok_c": (8, 0), "ph_direct": (0, 32), "ph_cond": (0, 40)}
+
+
+def find(name):
+    """The object of a dotted name."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            value = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[cut:]:
+            value = getattr(value, part)
+        return value
+    raise AssertionError(name)
+
+
+def test_there_are_names():
+    assert len(NAMES) > 40
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_name_exists(name):
+    if name.startswith("lattok.backbones.hf"):
+        pytest.importorskip("transformers")
+    find(name)
+
+
+def test_names_that_do_not_exist_would_be_noticed():
+    for name in ("lattok.vla.losses.no_loss", "lattok.vla.config.VLAConfig.nothing"):
+        with pytest.raises(AttributeError):
+            find(name)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:2]).strip())
+def test_every_file_is_that_of_its_names(row):
+    (file,) = re.findall(r"`(lattok/\S+\.py)`", "|".join(row))
+    names = re.findall(r"`(lattok(?:\.\w+)+)`", "|".join(row))
+    assert (ROOT / file).is_file()
+    assert names
+    for name in names:
+        assert name.startswith(f"{file.removesuffix('.py').replace('/', '.')}."), name
+
+
+def test_all_equations_and_tables_are_there():
+    cells = [row[0] for row in ROWS if re.fullmatch(r"[\d, ]+", row[0])]
+    assert {int(number) for cell in cells for number in re.findall(r"\d+", cell)} == set(range(1, 19))
+    for word in ("Table 1", "Table 5", "Table 7", "Table 8", "Figure 3", "E.2", "B.1", "LoRA", "K_layers"):
+        assert word in PAGE, word
+
+
+def test_the_prompt_is_the_papers():
+    assert "Please predict the next H robot actions:" in PAGE
+    assert PROMPT.format(task="Stack the bowls.", horizon="H") == (
+        "Stack the bowls. Please predict the next H robot actions:"
+    )
+
+
+def test_no_strategy_is_missing():
+    assert NUMBERS.keys() == STRATEGIES.keys()
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_table_7_is_what_the_strategies_do(name):
+    (row,) = (line for line in PAGE.splitlines() if f"| `{name}` |" in line)
+    latent, action, weight = (cell.strip() for cell in row.split("|")[4:7])
+    strategy, tokens = STRATEGIES[name], STRATEGIES[name].target == "chunk"
+    known = {"action_dim": 7, "cameras": ("front",), "camera_sizes": ((224, 224),), "latent_dim": 128}
+    config = VLAConfig(**known, strategy=strategy, codes=1 if tokens else 4, codebook_size=16, horizon=8)
+    runs = config.latent_placeholders, config.action_placeholders
+    counts = [sum(steps * each for steps, each in part) for part in runs]
+    page = {"0": 0, "H": 8, "P·H": 32, "P·H+H": 40}
+    assert counts == [page[latent], page[action]] == list(NUMBERS[name])
+    assert float(weight) == strategy.weight == config.loss_weights.get("latent", 0)
+    if name == "la_align":
+        assert strategy.layer_index(28) == 17
+
+
+@pytest.mark.parametrize(("column", "preset"), list(enumerate(("libero", "robotwin", "jaka"), start=2)))
+def test_table_8_is_what_the_presets_are(column, preset):
+    lines = PAGE[PAGE.index("## Training") : PAGE.index("## Appendices")].splitlines()
+    cells = {
+        line.split("|")[1].strip(): line.split("|")[column].strip().replace(",", "") for line in lines if "|" in line
+    }
+    given = VLARecipe.presets[preset]
+    fields = {"steps": "steps", "batch size": "batch_size", "optimizer": "optimizer", "learning rate": "lr"}
+    fields |= {
+        "schedule": "schedule",
+        "decay every": "decay_every",
+        "decay factor": "decay_factor",
+        "chunk H": "horizon",
+    }
+    for label, field in fields.items():
+        assert cells[label] == str(given[field]), label
+    assert VLAConfig.backbone.startswith(f"Qwen/{cells['base VLM']}")
+    paper = {"libero": (80_000, 8), "robotwin": (30_000, 25), "jaka": (30_000, 20)}
+    assert (given["steps"], given["horizon"]) == paper[preset]

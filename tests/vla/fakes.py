@@ -1,0 +1,118 @@
+"""Small policies and batches for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lattok.backbones import BackboneOut, LoraSpec
+from lattok.types import LatentTarget, PolicyBatch
+from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
+from lattok.vla.build import open_backbone
+
+CAMERAS = ("observation.images.front", "observation.images.wrist")
+B, H, M, S, P, K, D = 4, 4, 3, 5, 2, 7, 6  # samples, horizon, actions, proprio, codes of a step, codebook, latents
+
+
+def config(strategy: str = "baseline", **changes: Any) -> VLAConfig:
+    """A policy with the scratch backbone of width 32."""
+    chunk = STRATEGIES[strategy].target == "chunk"
+    values: dict[str, Any] = {
+        "action_dim": M,
+        "cameras": CAMERAS,
+        "camera_sizes": ((24, 32), (16, 16)),
+        "proprio_dim": S,
+        "proprio_names": tuple("abcde"),
+        "strategy": strategy,
+        "codes": 1 if chunk else P,
+        "codebook_size": K,
+        "latent_dim": D,
+        "horizon": H,
+        "image_size": 16,
+        "patch_size": 8,
+        "backbone": "scratch",
+        "width": 32,
+        "depth": 3,
+        "head_dim": 32,
+        "head_heads": 4,
+    }
+    return VLAConfig(**values | changes)
+
+
+def policy(strategy: str = "baseline", seed: int = 0, **changes: Any) -> LatentVLA:
+    """An untrained policy whose normalisers do something."""
+    torch.manual_seed(seed)
+    made = config(strategy, **changes)
+    model = LatentVLA(made, open_backbone(made))
+    model.action_normalizer.fit(3 + 2 * torch.randn(50, M))
+    if model.proprio_normalizer is not None:
+        model.proprio_normalizer.fit(1 - torch.randn(50, S))
+    return model
+
+
+def batch(of: VLAConfig, seed: int = 0, count: int = B) -> PolicyBatch:
+    """A batch that fits, its last sample with steps beyond the episode and without labels there."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    valid = torch.ones(count, of.horizon, dtype=torch.bool)
+    valid[-1, -2:] = False
+    codes = torch.randint(0, max(1, of.codebook_size), (count, of.steps, of.codes), generator=generator)
+    target = LatentTarget(codes, normal(count, of.steps, of.codes, of.latent_dim), valid.clone())
+    images = torch.randint(0, 256, (count, len(of.cameras), of.image_size, of.image_size, 3), generator=generator)
+    texts = [("open the drawer", "push", "turn the tap to the left", "close it")[i % 4] for i in range(count)]
+    proprio = normal(count, of.proprio_dim) if of.proprio_dim else None
+    latent = target if of.plan.loss != "none" else None
+    return PolicyBatch(
+        images.to(torch.uint8), texts, proprio, 3 + normal(count, of.horizon, of.action_dim), valid, latent
+    )
+
+
+def rows(of: PolicyBatch, chosen: list[int]) -> PolicyBatch:
+    """Some samples of a batch."""
+    latent = of.latent and LatentTarget(*(None if part is None else part[chosen] for part in of.latent))
+    texts = [of.texts[i] for i in chosen]
+    proprio = None if of.proprio is None else of.proprio[chosen]
+    return PolicyBatch(of.images[chosen], texts, proprio, of.actions[chosen], of.valid[chosen], latent)
+
+
+def observation(of: VLAConfig, count: int = B, seed: int = 0) -> dict[str, Any]:
+    """The same with LeRobot's keys: float images at the sizes of the cameras."""
+    generator = torch.Generator().manual_seed(seed)
+    seen: dict[str, Any] = {
+        key: torch.rand((count, 3, *size), generator=generator)
+        for key, size in zip(of.cameras, of.camera_sizes, strict=True)
+    }
+    seen["observation.state"] = torch.randn((count, of.proprio_dim), generator=generator)
+    return seen | {"task": [f"task number {i}" for i in range(count)]}
+
+
+class Recorder(torch.nn.Module):
+    """A backbone that hands on what it was given: hidden state k is the input plus k."""
+
+    hidden_size, num_layers, embedding_rms, revision = 8, 4, 0.5, None
+
+    def __init__(self, image_tokens: int = 3):
+        super().__init__()
+        self.image_tokens, self.weight = image_tokens, torch.nn.Parameter(torch.ones(8))
+
+    def encode(self, images: torch.Tensor, texts: list[str]) -> dict[str, torch.Tensor]:
+        self.texts = texts
+        return {"length": torch.tensor([len(text.split()) for text in texts])}
+
+    def forward(self, inputs: dict, queries: torch.Tensor, layers: list[int]) -> BackboneOut:
+        before = self.image_tokens + 2
+        prefix = self.weight.expand(len(queries), before, -1) * torch.arange(before)[:, None]
+        x = torch.cat([prefix, queries], 1)
+        place = torch.arange(x.shape[1]).expand(len(x), -1)
+        image = (place >= 2) & (place < before)
+        return BackboneOut({k: x + k for k in layers}, slice(before, x.shape[1]), torch.ones_like(image), image)
+
+    def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
+        self.train_mode = train
+
+    def saved_tensors(self) -> dict[str, torch.Tensor]:
+        return dict(self.state_dict())

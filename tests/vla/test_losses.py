@@ -1,0 +1,155 @@
+"""The losses of Eq. 4 to 10 against loops in numpy, their masks, and what an average over shares of a batch gives."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lattok import LattokError
+from lattok.vla import losses
+
+B, S, P, K, D = 5, 6, 3, 7, 4
+
+
+@pytest.fixture
+def valid(rng):
+    """Some steps of every sample, none of the last sample."""
+    mask = rng.random((B, S)) < 0.6
+    mask[0, 0], mask[-1] = True, False
+    return torch.from_numpy(mask)
+
+
+def normal(rng, *shape):
+    return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+
+
+def by_hand(error_of, valid, reduction: str, size: int):
+    """`error_of(b, s)` is the sum of the `size` elements of a step."""
+    sums, means = [], []
+    for b in range(B):
+        steps = [error_of(b, s) for s in range(S) if valid[b, s]]
+        sums.append(sum(steps))
+        means.append(sum(steps) / (len(steps) * size) if steps else 0.0)
+    return {"sum": np.mean(sums), "mean": np.mean(means), "none": np.array(means)}[reduction]
+
+
+def softmax_nll(logits, code: int) -> float:
+    return math.log(sum(math.exp(x) for x in logits)) - float(logits[code])
+
+
+def cases(rng):
+    """By name: the loss of (target, valid, reduction), a target, the prediction, and by hand what a step costs."""
+    actions, chunks = normal(rng, B, S, D), normal(rng, B, S, D)
+    states, vectors = normal(rng, B, S, D), normal(rng, B, S, P, D)
+    logits, codes = normal(rng, B, S, P, K), torch.from_numpy(rng.integers(0, K, (B, S, P)))
+    predicted = normal(rng, B, S, P, D)
+
+    def squared(b, s):
+        return sum((float(actions[b, s, i]) - float(chunks[b, s, i])) ** 2 for i in range(D))
+
+    def absolute(b, s):
+        return sum(abs(float(actions[b, s, i]) - float(chunks[b, s, i])) for i in range(D))
+
+    def cosine(b, s):
+        p = states[b, s].double().numpy()
+        c = sum(vectors[b, s, k].double().numpy() for k in range(P)) / P
+        return 1 - p @ c / (np.linalg.norm(p) * np.linalg.norm(c))
+
+    def nll(b, s):
+        return sum(softmax_nll(logits[b, s, k].double().numpy(), int(codes[b, s, k])) for k in range(P))
+
+    def regression(b, s):
+        return sum((float(predicted[b, s, k, i]) - float(vectors[b, s, k, i])) ** 2 for k in range(P) for i in range(D))
+
+    return {
+        "eq4": (lambda x, t, v, r: losses.action_loss(x, t, v, "l2", r), chunks, actions, squared, D),
+        "l1": (lambda x, t, v, r: losses.action_loss(x, t, v, "l1", r), chunks, actions, absolute, D),
+        "eq5": (losses.alignment, vectors, states, cosine, 1),
+        "eq7": (losses.code_cross_entropy, codes, logits, nll, P),
+        "continuous": (losses.regression, vectors, predicted, regression, P * D),
+    }
+
+
+NAMES = ("eq4", "l1", "eq5", "eq7", "continuous")
+
+
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_each_equation_by_hand(rng, valid, name, reduction):
+    loss, target, predicted, error_of, size = cases(rng)[name]
+    expected = by_hand(error_of, valid, reduction, size)
+    np.testing.assert_allclose(loss(predicted, target, valid, reduction).numpy(), expected, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_not_valid_changes_neither_loss_nor_gradient(rng, valid, name, reduction):
+    loss, target, predicted, _, _ = cases(rng)[name]
+    predicted.requires_grad_()
+    seen = []
+    wrong = (-1, 10**9) if target.dtype == torch.int64 else (math.nan, math.inf, 1e30)
+    for other in (None, *wrong):
+        changed = target.clone()
+        if other is not None:
+            changed[~valid] = other
+        value = loss(predicted, changed, valid, reduction)
+        seen.append((value, *torch.autograd.grad(value.sum(), predicted)))
+    for value, gradient in seen[1:]:
+        assert torch.equal(value, seen[0][0])
+        assert torch.equal(gradient, seen[0][1])
+    assert (seen[0][1][~valid] == 0).all()
+    assert (seen[0][1][valid] != 0).any()
+
+
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_valid_is_nothing(rng, name, reduction):
+    loss, target, predicted, _, _ = cases(rng)[name]
+    predicted.requires_grad_()
+    value = loss(predicted, target, torch.zeros(B, S, dtype=torch.bool), reduction)
+    assert torch.equal(value, torch.zeros(B if reduction == "none" else ()))
+    (gradient,) = torch.autograd.grad(value.sum(), predicted)
+    assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shares_of_a_batch_average_to_the_whole(rng, valid, name):
+    """As processes do, each with its part of the batch, however many steps of it are valid."""
+    loss, target, predicted, _, _ = cases(rng)[name]
+    whole = loss(predicted[:4], target[:4], valid[:4], "mean")
+    shares = [loss(predicted[a : a + 2], target[a : a + 2], valid[a : a + 2], "mean") for a in (0, 2)]
+    assert torch.stack(shares).mean() == pytest.approx(float(whole), rel=1e-6)
+    each = loss(predicted, target, valid, "none")
+    for b in range(B):
+        alone = loss(predicted[b : b + 1], target[b : b + 1], valid[b : b + 1], "mean")
+        assert float(each[b]) == pytest.approx(float(alone), rel=1e-6)
+
+
+def test_losses_are_computed_in_float32(rng, valid):
+    for name, (loss, target, predicted, _, _) in cases(rng).items():
+        low = predicted.bfloat16()
+        value = loss(low, target, valid, "mean")
+        assert value.dtype == torch.float32, name
+        assert value == loss(low.float(), target, valid, "mean"), name
+
+
+def test_accuracy(rng, valid):
+    logits = normal(rng, B, S, P, K).requires_grad_()
+    codes = logits.argmax(-1)
+    assert losses.code_accuracy(logits, codes, valid) == 1
+    codes[valid] += torch.tensor([0, 1, 0])
+    accuracy = losses.code_accuracy(logits, codes, valid)
+    assert accuracy == pytest.approx(2 / 3)
+    assert not accuracy.requires_grad
+    assert losses.code_accuracy(logits, codes, torch.zeros_like(valid)) == 0
+
+
+def test_words(rng, valid):
+    loss, target, predicted, _, _ = cases(rng)["eq5"]
+    with pytest.raises(LattokError, match="`reduction`: expected one of mean, sum, none, got 'average'"):
+        loss(predicted, target, valid, "average")
+    with pytest.raises(LattokError, match="`action_loss`: expected one of l2, l1, got 'huber'"):
+        losses.action_loss(predicted, predicted, valid, "huber")

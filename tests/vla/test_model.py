@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lattok
+from lattok.types import LatentTarget
+from lattok.vla import STRATEGIES, LatentVLA
+from tests.vla import fakes
+from tests.vla.fakes import Recorder, batch, config, observation, policy, rows
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_learns_one_batch_by_heart(name: str):
+    model, data = policy(name).train(), batch(config(name))
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    first = last = {}
+    for step in range(60):
+        last = model(data)
+        loss = sum(weight * last[term] for term, weight in model.config.loss_weights.items())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        first = {term: float(value.detach()) for term, value in last.items()} if step == 0 else first
+    assert last["action"] < 0.4 * first["action"]
+    if "latent" in last:
+        assert last["latent"] < 0.8 * first["latent"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_parameter_gets_a_gradient(name: str):
+    """Otherwise several processes would wait for it."""
+    model = policy(name).train()
+    terms = model(batch(model.config))
+    sum(terms[term] for term in model.config.loss_weights).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_alone_or_in_a_batch_with_longer_instructions(name: str):
+    model = policy(name).eval()
+    data = batch(model.config)
+    together = model.predict_chunk(data)
+    alone = torch.cat([model.predict_chunk(rows(data, [i])) for i in range(fakes.B)])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_steps_of_a_chunk_differ(name: str):
+    model = policy(name).eval()
+    chunk = model.predict_chunk(batch(model.config))
+    assert (chunk[:, 1:] - chunk[:, :-1]).abs().amax(-1).min() > 1e-3
+
+
+def test_latents_cannot_see_the_placeholders_of_actions():
+    """Eq. 9: actions are conditioned on the latent plan, never the reverse."""
+    model = policy("la_cond").eval()
+    data, latents = batch(model.config), fakes.H * fakes.P
+    with torch.no_grad():
+        before = model(data)
+        model.placeholders[latents:] += 1
+        after = model(data)
+        assert after["latent"] == before["latent"]
+        assert after["action"] != before["action"]
+        model.placeholders[:latents] += 1
+        assert model(data)["latent"] != after["latent"]
+
+
+def test_the_loss_is_that_of_normalised_actions_over_valid_steps():
+    model = policy("baseline").eval()
+    data = batch(model.config)
+    with torch.no_grad():
+        loss = float(model(data)["action"])
+        predicted = model.predict_chunk(data).double().numpy()
+    shift, scale = model.action_normalizer.shift.double().numpy(), model.action_normalizer.scale.double().numpy()
+    errors = (((predicted - shift) / scale - (data.actions.double().numpy() - shift) / scale) ** 2).mean(-1)
+    expected = np.mean([errors[b][data.valid[b].numpy()].mean() for b in range(fakes.B)])
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["baseline", "la_align", "la_direct", "la_cond", "la_tok", "la_direct_c", "la_tok_c"])
+def test_what_is_not_valid_changes_nothing(name: str):
+    model = policy(name).eval()
+    data = batch(model.config)
+    actions = data.actions.masked_fill(~data.valid[..., None], torch.nan)
+    latent = data.latent and LatentTarget(
+        data.latent.codes.masked_fill(~data.latent.valid[..., None], -1),
+        data.latent.embedding.masked_fill(~data.latent.valid[..., None, None], torch.nan),
+        data.latent.valid,
+    )
+    with torch.no_grad():
+        before, after = model(data), model(data._replace(actions=actions, latent=latent))
+    assert before == after
+
+
+def test_the_head_sees_the_second_half_of_the_layers_and_the_loss_its_own():
+    """Eq. 3: K_layers = ⌈N/2⌉..N; Eq. 5: layer k."""
+    made = config("la_align", image_size=16)
+    model = LatentVLA(made, Recorder())
+    assert model.layers == (2, 3, 4)
+    assert model.supervised_layer == 3  # ⌈0.6 * 4⌉
+    seen = model._see(batch(made))
+    torch.testing.assert_close(seen.supervised, (model.placeholders + 3).expand(fakes.B, -1, -1))
+
+
+def test_the_prompt_is_that_of_the_paper():
+    model = LatentVLA(config(), Recorder())
+    model(batch(model.config))
+    assert model.backbone.texts[0] == "open the drawer Please predict the next 4 robot actions:"
+
+
+def test_a_saved_policy_acts_the_same_in_another_process(tmp_path: Path):
+    model = policy("la_cond", depth=2).eval()
+    model.save_pretrained(tmp_path / "policy")
+    seen = observation(model.config)
+    torch.save(seen, tmp_path / "seen.pt")
+    code = (
+        "import lattok, torch; torch.set_num_threads(1); p = lattok.load('policy');"
+        "torch.save(p.predict_chunk(torch.load('seen.pt', weights_only=True)), 'chunk.pt')"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    torch.testing.assert_close(torch.load(tmp_path / "chunk.pt"), model.predict_chunk(seen), rtol=0, atol=0)
+
+
+def test_a_loaded_policy_is_the_saved_one(tmp_path: Path):
+    model = policy("la_align")
+    loaded = lattok.load(model.save_pretrained(tmp_path / "policy"))
+    assert loaded.config == model.config
+    assert loaded.describe()["weights_sha256"] == model.describe()["weights_sha256"]
+    assert not loaded.training
+
+
+def test_bfloat16_keeps_the_normalisers_and_is_near(tmp_path: Path):
+    model = policy("la_cond").eval()
+    seen = observation(model.config)
+    exact = model.predict_chunk(seen)
+    half = model.to(torch.bfloat16)
+    assert half.action_normalizer.scale.dtype == torch.float32
+    assert half.placeholders.dtype == torch.bfloat16
+    chunk = half.predict_chunk(seen)
+    assert chunk.dtype == torch.float32
+    torch.testing.assert_close(chunk, exact, atol=0.1, rtol=0.05)
+
+
+def test_a_batch_with_lerobots_keys_is_the_same_batch():
+    model = policy("la_direct", camera_sizes=((16, 16), (16, 16))).eval()
+    data = batch(model.config)
+    found: dict = {key: data.images[:, i].movedim(-1, 1) / 255 for i, key in enumerate(model.config.cameras)}
+    found |= {"observation.state": data.proprio, "action": data.actions, "action_is_pad": ~data.valid}
+    found |= {"latent.codes": data.latent.codes, "latent.embedding": data.latent.embedding.flatten(2)}
+    found |= {"latent.valid": data.latent.valid, "task": data.texts, "index": torch.arange(4)}
+    with torch.no_grad():
+        assert model(found) == model(data)
+
+
+def test_tokens_of_a_chunk_come_from_one_row():
+    model = policy("la_tok", camera_sizes=((16, 16), (16, 16))).eval()
+    data = batch(model.config)
+    every = LatentTarget(data.latent.codes, None, torch.ones_like(data.latent.valid))
+    found: dict = {key: data.images[:, i].movedim(-1, 1) / 255 for i, key in enumerate(model.config.cameras)}
+    found |= {"observation.state": data.proprio, "action": data.actions, "task": data.texts}
+    found |= {"latent.codes": data.latent.codes[..., 0], "latent.valid": torch.ones(4, dtype=torch.bool)}
+    with torch.no_grad():
+        full = data._replace(valid=torch.ones_like(data.valid), latent=every)
+        assert model(found) == model(full)
+
+
+def test_merging_is_for_policies_with_adapters(tmp_path: Path):
+    with pytest.raises(lattok.LattokError, match="`policy`: expected one with adapters"):
+        policy().merge(tmp_path / "merged")

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lattok.checks import LattokError
+from lattok.types import LatentTarget
+from tests.vla.fakes import CAMERAS, batch, config, observation, policy
+
+FRONT, WRIST = CAMERAS
+
+
+def change(**changes):
+    return lambda seen: {key: value for key, value in {**seen, **changes}.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            change(**{WRIST: None}),
+            r"`batch`: expected `observation.images.wrist`, one of the 2 cameras \(front, wrist\)",
+        ),
+        (change(**{FRONT: torch.rand(4, 3, 16, 16)}), "expected images of 24x32, as in training, got 16x16"),
+        (change(**{FRONT: 255 * torch.rand(4, 3, 24, 32)}), "expected values from 0 to 1"),
+        (change(**{FRONT: torch.rand(3, 24, 32)}), r"`observation.images.front`: expected shape \[B, 3, H, W\]"),
+        (change(**{FRONT: torch.zeros(4, 3, 24, 32, dtype=torch.uint8)}), r"or uint8 \[B, H, W, 3\]"),
+        (
+            change(**{FRONT: torch.rand(3, 3, 24, 32)}),
+            "`observation.images.wrist`: expected 3 samples, as the other cameras have, got 4",
+        ),
+        (
+            change(task="open the drawer"),
+            "`task`: expected a list of instructions, one for each sample, got 'open the drawer'",
+        ),
+        (change(task=["a", "b"]), "`texts`: expected 4 instructions, one for each sample, got 2"),
+        (change(task=None), "`task`: expected a list of instructions, one for each sample, got None"),
+        (change(task=["a", "b", "c", 4]), "`task`: expected a list of instructions"),
+        (change(**{"observation.state": None}), "`batch`: expected `observation.state`, the robot's state"),
+        (change(**{"observation.state": torch.zeros(4, 3)}), "`observation.state`: expected 5 numbers, got 3"),
+        (change(**{"observation.state": torch.zeros(5)}), r"`observation.state`: expected shape \[B, s\]"),
+        (
+            change(**{"observation.state": torch.full((4, 5), torch.nan)}),
+            "`observation.state`: expected finite numbers, got nan in sample 0, dimension a",
+        ),
+        (change(**{"observation.state": [0.0] * 5}), "`observation.state`: expected a torch tensor, got list"),
+        (lambda seen: "drawer", "`batch`: expected a mapping with LeRobot's keys, or a PolicyBatch, got str"),
+    ],
+)
+def test_an_observation_that_does_not_fit_is_one_line(changed, message: str):
+    model = policy()
+    with pytest.raises(LattokError, match=message):
+        model.predict_chunk(changed(observation(model.config)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"images": torch.zeros(4, 1, 16, 16, 3, dtype=torch.uint8)}, "`images`: expected 2 cameras, got 1"),
+        ({"images": torch.zeros(4, 2, 32, 32, 3, dtype=torch.uint8)}, "`images`: expected 16x16 pixels"),
+        ({"proprio": None}, "`proprio`: expected 5 numbers, as in training, got none"),
+        ({"actions": torch.zeros(4, 5, 3)}, r"`actions`: expected 4 steps \(horizon\), got 5"),
+        ({"actions": torch.zeros(4, 4, 2)}, "`actions`: expected 3 dimensions, got 2"),
+        ({"texts": "open"}, "`texts`: expected a list of instructions"),
+        ({"latent": None}, "`latent`: expected latent actions, which la_direct learns from, got none"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_one_line(changed: dict, message: str):
+    model = policy("la_direct")
+    with pytest.raises(LattokError, match=message):
+        model(batch(model.config)._replace(**changed))
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (torch.zeros(4, 3, 2, dtype=torch.long), "`states`: expected 3 steps of 2 states"),  # H
+        (torch.zeros(4, 4, 3, dtype=torch.long), "`codes`: expected 2 codes in each step, got 3"),  # P
+        (torch.full((4, 4, 2), 7), "`codes`: expected 0 to 6, got 7 to 7 among valid codes"),  # K
+    ],
+)
+def test_labels_of_another_shape_are_one_line(codes: torch.Tensor, message: str):
+    model = policy("la_direct")
+    target = LatentTarget(codes, None, torch.ones(codes.shape[:2], dtype=torch.bool))
+    with pytest.raises(LattokError, match=message):
+        model(batch(model.config)._replace(latent=target))
+
+
+def test_a_policy_without_proprio_needs_none_and_a_uint8_camera_will_do():
+    model = policy(proprio_dim=0)
+    seen = observation(model.config)
+    seen[FRONT] = (seen[FRONT] * 255).round().to(torch.uint8).movedim(1, -1)
+    del seen["observation.state"]
+    assert model.predict_chunk(seen).shape == (4, 4, 3)
+
+
+def test_other_columns_of_a_dataset_are_left_alone():
+    model = policy()
+    seen = observation(model.config)
+    other = seen | {"observation.images.left": torch.rand(4, 3, 8, 8), "timestamp": torch.rand(4)}
+    torch.testing.assert_close(model.predict_chunk(other), model.predict_chunk(seen))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cameras": "front"}, "`cameras`: expected a list of names, got 'front'"),
+        ({"camera_sizes": ((8, 8),)}, "`camera_sizes`: expected 2 sizes, one for each camera"),
+        ({"prompt": "{instruction}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
+        ({"head_heads": 5}, "`head_heads`: expected a divisor of head_dim 32"),
+        ({"action_loss": "huber"}, "`action_loss`: expected one of l2, l1"),
+        ({"strategy": "la_direct", "codebook_size": 0}, "`codebook_size`: expected at least 2"),
+        ({"strategy": "la_align", "latent_dim": 0}, "`latent_dim`: expected the width of the latent actions"),
+        ({"lora_rank": 0}, "`rank`: expected a whole number of at least 1"),
+        ({"backbone": "org/name", "train_backbone": "half"}, "`train_backbone`: expected one of lora, full, frozen"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_one_line(changes: dict, message: str):
+    with pytest.raises(LattokError, match=message):
+        config(**changes)
+
+
+def test_layers_that_the_backbone_has_not_are_one_line():
+    with pytest.raises(LattokError, match="`head_layers`: expected hidden states from 0 to 3 of this backbone"):
+        policy(head_layers=(2, 4))

@@ -1,0 +1,157 @@
+"""`LatentVLA` over Hugging Face backbones, tiny and random: three families in all strategies, the others in one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import lattok
+from lattok.checks import LattokError
+from lattok.vla import STRATEGIES, LatentVLA
+from lattok.vla.build import open_backbone
+from tests.vla import fakes
+from tests.vla.fakes import batch, config, rows
+
+REASON = "backbones of Hugging Face need transformers >= 5.4 and peft: pip install 'lattok[vla]'"
+pytest.importorskip("transformers", minversion="5.4", reason=REASON)
+pytest.importorskip("peft", minversion="0.18", reason=REASON)
+
+FAMILIES = ("qwen3_vl", "smolvlm", "paligemma")
+OTHERS = ("qwen2_5_vl", "gemma3", "internvl")
+Tiny = Callable[[str], Path]
+
+
+def policy(folder: Path, strategy: str, **changes) -> LatentVLA:
+    torch.manual_seed(0)
+    size = {"camera_sizes": ((56, 56),) * 2, "image_size": 56, "lora_rank": 4}
+    made = config(strategy, backbone=str(folder), **size | changes)
+    model = LatentVLA(made, open_backbone(made))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # else adapters do nothing, and their other half gets no gradient
+            torch.nn.init.normal_(parameter, std=0.02)
+    model.action_normalizer.fit(3 + torch.randn(50, fakes.M))
+    return model
+
+
+CASES = [(family, name) for family in FAMILIES for name in STRATEGIES] + [(family, "la_cond") for family in OTHERS]
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_a_batch_is_learnt_and_the_base_stays(family: str, name: str, tiny: Tiny):
+    model = policy(tiny(family), name).train()
+    data = batch(model.config)
+    frozen = {key: value.clone() for key, value in model.backbone.named_parameters() if not value.requires_grad}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer, first, last = torch.optim.AdamW(trained, 5e-3), {}, {}
+    for step in range(12):
+        last = model(data)
+        optimizer.zero_grad()
+        sum(weight * last[term] for term, weight in model.config.loss_weights.items()).backward()
+        if step == 0:
+            first = {term: float(value.detach()) for term, value in last.items()}
+            groups = {key.split(".")[0] for key, value in model.named_parameters() if value.grad is not None}
+            assert {"placeholders", "backbone", "head"} <= groups
+            assert all("lora_" in key for key, value in model.backbone.named_parameters() if value.grad is not None)
+            lora = [value for key, value in model.backbone.named_parameters() if "lora_" in key]
+            assert all(value.grad is not None for value in lora)
+            assert sum(bool(value.grad.any()) for value in lora) > 0.8 * len(lora)
+        optimizer.step()
+    assert last["action"] < 0.8 * first["action"]
+    if "latent" in last:
+        assert last["latent"] < 0.97 * first["latent"]
+    assert all(torch.equal(value, dict(model.backbone.named_parameters())[key]) for key, value in frozen.items())
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_alone_or_in_a_batch_the_steps_of_a_chunk_differ(family: str, name: str, tiny: Tiny):
+    model = policy(tiny(family), name).eval()
+    data = batch(model.config)
+    together = model.predict_chunk(data)
+    alone = torch.cat([model.predict_chunk(rows(data, [i])) for i in range(fakes.B)])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+    assert (together[:, 1:] - together[:, :-1]).abs().amax(-1).min() > 1e-3
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
+def test_latents_cannot_see_the_placeholders_of_actions(family: str, tiny: Tiny):
+    """PaliGemma's prefix is bidirectional: placeholders of the wrong type would see one another."""
+    model = policy(tiny(family), "la_cond").eval()
+    data, latents = batch(model.config), fakes.H * fakes.P
+    with torch.no_grad():
+        before = model(data)
+        model.placeholders[latents:] += torch.randn_like(model.placeholders[latents:])
+        after = model(data)
+    torch.testing.assert_close(after["latent"], before["latent"], atol=1e-6, rtol=0)
+    assert after["action"] != before["action"]
+
+
+def test_a_saved_policy_acts_the_same_in_another_process(tiny: Tiny, tmp_path: Path):
+    models = {family: policy(tiny(family), "la_direct").eval() for family in FAMILIES}
+    for family, model in models.items():
+        model.save_pretrained(tmp_path / family)
+        assert (tmp_path / family / "model.safetensors").stat().st_size < 2_000_000  # no base model in it
+    seen = fakes.observation(models["qwen3_vl"].config)
+    torch.save(seen, tmp_path / "seen.pt")
+    code = (
+        "import lattok, sys, torch; torch.set_num_threads(1); seen = torch.load('seen.pt', weights_only=True);"
+        "torch.save({n: lattok.load(n).predict_chunk(seen) for n in sys.argv[1:]}, 'chunks.pt')"
+    )
+    subprocess.run([sys.executable, "-c", code, *FAMILIES], cwd=tmp_path, check=True)
+    chunks = torch.load(tmp_path / "chunks.pt")
+    for family, model in models.items():
+        torch.testing.assert_close(chunks[family], model.predict_chunk(seen), atol=1e-6, rtol=0)
+
+
+def test_a_merged_policy_needs_nothing_else_and_acts_the_same(tiny: Tiny, tmp_path: Path):
+    model = policy(tiny("qwen3_vl"), "la_cond").eval()
+    seen = fakes.observation(model.config)
+    before = model.predict_chunk(seen)
+    merged = model.merge(tmp_path / "merged")
+    torch.testing.assert_close(merged.predict_chunk(seen), before, atol=1e-4, rtol=0)
+    again = lattok.load(tmp_path / "merged")
+    torch.testing.assert_close(again.predict_chunk(seen), before, atol=1e-4, rtol=0)
+    assert not any("lora" in name for name in again.state_dict())
+
+
+def test_another_base_model_is_refused(tiny: Tiny, tmp_path: Path):
+    from lattok.vla.testing import tiny_backbone
+
+    base = tiny_backbone("qwen3_vl", tmp_path / "base")
+    made = config("baseline", backbone=str(base), camera_sizes=((56, 56),) * 2, image_size=56, lora_rank=2)
+    backbone = open_backbone(made)
+    LatentVLA(replace(made, backbone_revision=backbone.revision), backbone).save_pretrained(tmp_path / "policy")
+    assert lattok.load(tmp_path / "policy").config.backbone_revision == backbone.revision
+    tiny_backbone("qwen3_vl", base, seed=1)
+    with pytest.raises(LattokError, match="revision"):
+        lattok.load(tmp_path / "policy")
+
+
+def test_a_model_that_reads_only_text(tiny: Tiny):
+    model = policy(tiny("text"), "la_tok", cameras=(), camera_sizes=()).eval()
+    seen = {"observation.state": torch.randn(2, fakes.S), "task": ["open it", "close the drawer"]}
+    assert model.predict_chunk(seen).shape == (2, fakes.H, fakes.M)
+
+
+def test_bfloat16_is_near(tiny: Tiny):
+    model = policy(tiny("qwen3_vl"), "la_cond").eval()
+    seen = fakes.observation(model.config)
+    exact = model.predict_chunk(seen)
+    torch.testing.assert_close(model.to(torch.bfloat16).predict_chunk(seen), exact, atol=0.1, rtol=0.05)
+
+
+def test_checkpointing_gives_the_same_gradients(tiny: Tiny):
+    gradients = []
+    for checkpointing in (False, True):
+        model = policy(tiny("qwen3_vl"), "la_cond", gradient_checkpointing=checkpointing).train()
+        terms = model(batch(model.config))
+        sum(terms[name] for name in model.config.loss_weights).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4)

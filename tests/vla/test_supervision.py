@@ -1,0 +1,346 @@
+"""Heads and losses over the hidden states of any policy, their targets from batches with LeRobot's keys, and errors."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lattok import LattokError
+from lattok.types import LatentTarget
+from lattok.vla import losses
+from lattok.vla.strategies import STRATEGIES
+from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, Regress, build_supervision
+from lattok.vla.targets import nearest, target_from_batch
+
+B, S, P, K, D, WIDTH = 4, 5, 3, 7, 6, 16
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def make_target(steps: int = S, codes: int = P, vectors: int = P) -> LatentTarget:
+    valid = torch.rand(B, steps) < 0.7
+    valid[0], valid[-1] = True, False
+    embedding = torch.randn(B, steps, vectors, D)
+    return LatentTarget(torch.randint(0, K, (B, steps, codes)), embedding, valid)
+
+
+def supervisions():
+    """Every head, with the states it takes: one for each step, or one for each code."""
+    return {
+        "align": AlignLoss(WIDTH, D),
+        "align mlp": AlignLoss(WIDTH, D, projection="mlp"),
+        "align by code": AlignLoss(WIDTH, D, states_per_step=P),
+        "codes": CodeCrossEntropy(WIDTH, K, P),
+        "codes by code": CodeCrossEntropy(WIDTH, K, P, states_per_step=P),
+        "regress": Regress(WIDTH, D, P),
+        "regress by code": Regress(WIDTH, D, P, states_per_step=P),
+    }
+
+
+NAMES = tuple(supervisions())
+
+
+def test_align_is_a_norm_a_projection_and_the_cosine():
+    """Eq. 5 with phi_align, and a state for each code pooled over them."""
+    target, states = make_target(), torch.randn(B, S * P, WIDTH)
+    loss = AlignLoss(WIDTH, D, states_per_step=P)
+    pooled = states.reshape(B, S, P, WIDTH).mean(2)
+    normed = (pooled - pooled.mean(-1, keepdim=True)) / (pooled.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+    projected = normed @ loss.project.weight.T + loss.project.bias
+    expected = losses.alignment(projected, target.embedding, target.valid)
+    terms = loss(states, target)
+    torch.testing.assert_close(terms["latent"], expected)
+    cosine = F.cosine_similarity(projected, target.embedding.mean(2), dim=-1)[target.valid].mean()
+    torch.testing.assert_close(terms["latent_cosine"], cosine)
+    assert [name for name, _ in loss.named_parameters()] == [
+        "norm.weight",
+        "norm.bias",
+        "project.weight",
+        "project.bias",
+    ]
+
+
+def test_codes_are_predicted_from_their_own_states():
+    """Eq. 6, 7: a head of K for the state of each code, or one of P times K for the state of the step."""
+    target = make_target()
+    shared, stacked = CodeCrossEntropy(WIDTH, K, P, states_per_step=P), CodeCrossEntropy(WIDTH, K, P)
+    assert shared.head.weight.shape == (K, WIDTH)
+    assert stacked.head.weight.shape == (P * K, WIDTH)
+    states = torch.randn(B, S, P, WIDTH)
+    terms = shared(states.flatten(1, 2), target)
+    logits = torch.stack([shared.head(states[:, :, p]) for p in range(P)], 2)
+    torch.testing.assert_close(terms["latent"], losses.code_cross_entropy(logits, target.codes, target.valid))
+    assert terms["latent_accuracy"] == losses.code_accuracy(logits, target.codes, target.valid)
+    one = torch.randn(B, S, WIDTH)
+    logits = torch.stack(
+        [one @ stacked.head.weight[p * K :][:K].T + stacked.head.bias[p * K :][:K] for p in range(P)], 2
+    )
+    torch.testing.assert_close(
+        stacked(one, target)["latent"], losses.code_cross_entropy(logits, target.codes, target.valid)
+    )
+
+
+def test_vectors_are_predicted_from_their_own_states():
+    """Section 5.4; a residual quantizer has one vector for several codes, which their states predict together."""
+    target, states = make_target(), torch.randn(B, S, P, WIDTH)
+    own = Regress(WIDTH, D, P, states_per_step=P)
+    expected = losses.regression(own.head(states), target.embedding, target.valid)
+    torch.testing.assert_close(own(states.flatten(1, 2), target)["latent"], expected)
+    residual, one = Regress(WIDTH, D, 1, states_per_step=P), make_target(vectors=1)
+    expected = losses.regression(residual.head(states.mean(2, keepdim=True)), one.embedding, one.valid)
+    torch.testing.assert_close(residual(states.flatten(1, 2), one)["latent"], expected)
+    step = Regress(WIDTH, D, P)
+    expected = losses.regression(step.head(states[:, :, 0]).view(B, S, P, D), target.embedding, target.valid)
+    torch.testing.assert_close(step(states[:, :, 0], target)["latent"], expected)
+    assert [type(layer).__name__ for layer in step.head] == ["Linear", "GELU", "Linear"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_sample_learns(name):
+    loss = supervisions()[name]
+    target, states = make_target(), torch.randn(B, S * loss.states_per_step, WIDTH, requires_grad=True)
+    optimizer = torch.optim.Adam([states, *loss.parameters()], lr=0.05)
+    seen = []
+    for _ in range(120):
+        terms = loss(states, target)
+        seen.append(terms["latent"].item())
+        optimizer.zero_grad()
+        terms["latent"].backward()
+        optimizer.step()
+    assert seen[-1] < 0.1 * seen[0]
+    figure = terms["latent_accuracy" if "codes" in name else "latent_cosine"]
+    assert figure > 0.95
+    assert not figure.requires_grad
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("garbage", [math.nan, math.inf, -1e9])
+def test_masked_targets_change_nothing(name, garbage):
+    loss, target = supervisions()[name], make_target()
+    states = torch.randn(B, S * loss.states_per_step, WIDTH, requires_grad=True)
+    codes, embedding = target.codes.clone(), target.embedding.clone()
+    codes[~target.valid], embedding[~target.valid] = -1, garbage
+    results = []
+    for given in (target, LatentTarget(codes, embedding, target.valid)):
+        terms = loss(states, given)
+        results.append([*terms.values(), *torch.autograd.grad(terms["latent"], [states, *loss.parameters()])])
+    for before, after in zip(*results, strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_valid(name):
+    loss, target = supervisions()[name], make_target()
+    states = torch.randn(B, S * loss.states_per_step, WIDTH, requires_grad=True)
+    terms = loss(states, target._replace(valid=torch.zeros(B, S, dtype=torch.bool)))
+    assert all(value == 0 for value in terms.values())
+    gradients = torch.autograd.grad(terms["latent"], [states, *loss.parameters()])
+    assert all((gradient == 0).all() for gradient in gradients)  # there is one for every parameter, as DDP wants
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_sample_alone(name):
+    """`reduction="none"`, the samples of a batch, and batches of one."""
+    loss, target = supervisions()[name], make_target()
+    states = torch.randn(B, S * loss.states_per_step, WIDTH)
+    each = loss(states, target, "none")
+    assert each["latent"].shape == (B,)
+    torch.testing.assert_close(each["latent"].mean(), loss(states, target)["latent"])
+    figures = {key: value for key, value in each.items() if key != "latent"}
+    assert all(value.dim() == 0 for value in figures.values())
+    for b in range(B):
+        alone = loss(states[b : b + 1], LatentTarget(*(part[b : b + 1] for part in target)))
+        torch.testing.assert_close(each["latent"][b], alone["latent"])
+
+
+def test_states_in_low_precision():
+    target, states = make_target(), torch.randn(B, S, WIDTH)
+    for loss in (AlignLoss(WIDTH, D), CodeCrossEntropy(WIDTH, K, P), Regress(WIDTH, D, P)):
+        low = states.bfloat16()
+        value = loss(low, target)["latent"]
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, loss(low.float(), target)["latent"])
+        assert loss.bfloat16()(states, target)["latent"].dtype == torch.float32
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.isfinite(loss.float()(states, target)["latent"])
+
+
+def test_built_from_strategies():
+    """Heads as Table 7 has placeholders: for every step P of latents, or one of actions."""
+    built = {name: build_supervision(name, WIDTH, codes=P, codebook_size=K, latent_dim=D) for name in STRATEGIES}
+    assert {name for name, loss in built.items() if loss is None} == {"baseline", "ph_direct", "ph_cond"}
+    found = {name: (type(loss).__name__, loss.states_per_step) for name, loss in built.items() if loss is not None}
+    assert found == {
+        "la_align": ("AlignLoss", 1),
+        "la_direct": ("CodeCrossEntropy", P),
+        "la_cond": ("CodeCrossEntropy", P),
+        "la_tok": ("CodeCrossEntropy", P),
+        "la_direct_c": ("Regress", P),
+        "la_tok_c": ("Regress", P),
+    }
+    tokens = build_supervision("la_tok", WIDTH, codebook_size=K)  # tokens are steps of one code
+    assert tokens.head.weight.shape == (K, WIDTH)
+    residual = build_supervision("la_direct_c", WIDTH, codes=P, latent_dim=D, vectors=1)
+    assert residual(torch.randn(B, S * P, WIDTH), make_target(vectors=1))["latent"] > 0
+    assert isinstance(build_supervision("la_align", WIDTH, latent_dim=D, projection="mlp").project, torch.nn.Sequential)
+    for name, loss in built.items():
+        assert loss is None or loss.weight == STRATEGIES[name].weight
+    with pytest.raises(LattokError, match="`codebook_size`: expected the number of codes K, for la_tok, got none"):
+        build_supervision("la_tok", WIDTH, latent_dim=D)
+    with pytest.raises(LattokError, match="`latent_dim`: expected the width of the latent actions, for la_align"):
+        build_supervision("la_align", WIDTH, codebook_size=K)
+
+
+def test_targets_that_do_not_fit():
+    target, states = make_target(), torch.randn(B, S, WIDTH)
+    codes, align, regress = CodeCrossEntropy(WIDTH, K, P), AlignLoss(WIDTH, D), Regress(WIDTH, D, P)
+
+    def refused(loss, text, states=states, **changes):
+        with pytest.raises(LattokError, match=text):
+            loss(states, target._replace(**changes))
+
+    refused(codes, "`codes`: expected codes, for a loss of codes, got a target without. `lattok annotate", codes=None)
+    refused(align, "`embedding`: expected vectors, .* `--no-embedding` it leaves the vectors out", embedding=None)
+    refused(codes, "`codes`: expected 3 codes in each step, got 2. Build the loss with", codes=target.codes[..., :2])
+    refused(regress, "`embedding`: expected 3 vectors in each step, got 1", embedding=target.embedding[:, :, :1])
+    refused(
+        align,
+        r"`embedding`: expected 6 .* got 4. Build the loss with latent_dim=4",
+        embedding=target.embedding[..., :4],
+    )
+    refused(
+        codes,
+        "`codes`: expected 0 to 6, got 9 to 9 among valid codes. Build .* `codebook_size`",
+        codes=target.codes + (target.codes == 6) * 3,
+    )
+    refused(codes, "`codes`: expected 0 to 6, got -1 to -1 .* rows without a label are -1", codes=target.codes * 0 - 1)
+    refused(codes, "`codes`: expected int64, got float32", codes=target.codes.float())
+    refused(align, "`embedding`: expected float32, got int64", embedding=target.embedding.long())
+    refused(codes, "`valid`: expected bool, got float32", valid=target.valid.float())
+    refused(codes, "`codes`: expected shape .B, S, P., got", codes=target.codes[..., 0])
+    refused(codes, "`codes`: expected .4, 5. samples and steps, as `valid` has, got .4, 4.", codes=target.codes[:, :4])
+    refused(codes, "`states`: expected 4 samples, as the target has, got 3", states[:3])
+    refused(codes, "`states`: expected shape .B, n, D., got shape .4, 16.", states[:, 0])
+    refused(codes, "`states`: expected 16 numbers in each state, got 8. Build the loss with dim=8", states[..., :8])
+    text = "`states`: expected 5 steps of 1 states.* got 4 states. Ask the data .*delta_timestamps.*resample"
+    refused(codes, text, states[:, :4])
+    with pytest.raises(LattokError, match="`reduction`: expected one of mean, sum, none"):
+        codes(states, target, "max")
+
+
+def test_arguments():
+    with pytest.raises(LattokError, match="`states_per_step`: expected 1 or 4, a state for each code, got 2"):
+        CodeCrossEntropy(WIDTH, K, 4, states_per_step=2)
+    with pytest.raises(LattokError, match="`projection`: expected one of linear, mlp"):
+        AlignLoss(WIDTH, D, projection="conv")
+    with pytest.raises(LattokError, match="`dim`: expected a whole number"):
+        Regress(0, D)
+
+
+# ---------------------------------------------------------------- batches with LeRobot's keys
+
+
+def rows(steps: int = S) -> dict[str, torch.Tensor]:
+    """What LeRobot's loader gives of windows of rows, of an image model of P codes and vectors."""
+    target = make_target(steps)
+    pad = torch.zeros(B, steps, dtype=torch.bool)
+    pad[1, -2:] = True
+    labels = {"codes": target.codes, "embedding": target.embedding.flatten(2), "valid": target.valid}
+    return {f"latent.{k}": v for k, v in labels.items()} | {f"latent.{k}_is_pad": pad for k in labels}
+
+
+def test_windows_of_rows():
+    batch = rows()
+    target = target_from_batch(batch, codes=P, latent_dim=D)
+    assert torch.equal(target.codes, batch["latent.codes"])
+    assert torch.equal(target.embedding, batch["latent.embedding"].view(B, S, P, D))
+    assert torch.equal(target.valid, batch["latent.valid"] & ~batch["latent.codes_is_pad"])
+    same = target_from_batch(batch)  # as many vectors as codes
+    assert all(torch.equal(a, b) for a, b in zip(target, same, strict=True))
+    actions = torch.rand(B, S) < 0.5
+    assert torch.equal(target_from_batch(batch, valid=actions).valid, target.valid & actions)
+    residual = batch | {"latent.embedding": torch.randn(B, S, D)}
+    assert target_from_batch(residual, latent_dim=D).embedding.shape == (B, S, 1, D)
+    no_codes = {key: value for key, value in batch.items() if "codes" not in key}
+    vectors_only = target_from_batch(no_codes, latent_dim=D)
+    assert vectors_only.codes is None
+    assert vectors_only.embedding.shape == (B, S, P, D)
+    renamed = {key.replace("latent.", "lam."): value for key, value in batch.items()}
+    assert torch.equal(target_from_batch(renamed, "lam").codes, batch["latent.codes"])
+
+
+def test_columns_of_one_number_have_no_axis():
+    batch = rows()
+    scalars = batch | {"latent.codes": batch["latent.codes"][..., 0], "latent.embedding": torch.randn(B, S)}
+    target = target_from_batch(scalars, latent_dim=1)
+    assert target.codes.shape == (B, S, 1)
+    assert target.embedding.shape == (B, S, 1, 1)
+
+
+def test_tokens_of_the_chunk():
+    """One row for the whole chunk: its tokens are steps of one code."""
+    tokens, vectors = torch.randint(0, K, (B, S)), torch.randn(B, S * D)
+    some = torch.tensor([True, True, False, True])
+    batch = {"latent.codes": tokens, "latent.embedding": vectors, "latent.valid": some}
+    for given in (batch, {key: value[:, None] for key, value in batch.items()}):
+        target = target_from_batch(given, target="chunk", latent_dim=D)
+        assert torch.equal(target.codes, tokens[..., None])
+        assert torch.equal(target.embedding, vectors.view(B, S, 1, D))
+        assert torch.equal(target.valid, some[:, None].expand(B, S))
+    actions = torch.rand(B, S) < 0.5
+    assert torch.equal(target_from_batch(batch, target="chunk", valid=actions).valid, target.valid & actions)
+    other = torch.rand(B, S + 1) < 0.5  # not a token for each step
+    assert torch.equal(target_from_batch(batch, target="chunk", valid=other).valid, target.valid)
+    residual = batch | {"latent.embedding": torch.randn(B, D)}
+    assert target_from_batch(residual, target="chunk").embedding is None
+    whole = target_from_batch(residual, target="chunk", codes=S, latent_dim=D)
+    assert whole.codes.shape == (B, 1, S)
+    assert whole.embedding.shape == (B, 1, 1, D)
+    with pytest.raises(
+        LattokError, match="expected vectors for each of 5 tokens, got 6 numbers. .*codes=5 makes it one"
+    ):
+        target_from_batch(residual, target="chunk", latent_dim=D)
+    with pytest.raises(LattokError, match="`latent.codes`: expected one row, got rows .* out of `delta_timestamps`"):
+        target_from_batch(rows(), target="chunk")
+
+
+def test_batches_that_do_not_fit():
+    batch = rows()
+
+    def refused(text, batch=batch, **options):
+        with pytest.raises(LattokError, match=text):
+            target_from_batch(batch, **options)
+
+    text = (
+        "`batch`: expected latent.codes or latent.embedding and latent.valid, got no labels. `lattok annotate DATASET"
+    )
+    refused(text, {"action": torch.zeros(B)})
+    refused("keep_labels.preprocessor.. keeps them", {"action": torch.zeros(B)})
+    other = {key.replace("latent.", "lam."): value for key, value in batch.items() if "pad" not in key}
+    refused("got only lam.codes, lam.embedding, lam.valid", other)
+    refused("`batch`: expected latent.valid, got only latent.codes", {"latent.codes": batch["latent.codes"]})
+    refused("`batch`: expected latent.codes or latent.embedding, got only", {"latent.valid": batch["latent.valid"]})
+    one = {key: value[:, 0] for key, value in batch.items()}
+    refused("`latent.valid`: expected rows of all steps, .B, S., got one row .4.. Name the key in `delta_timesta", one)
+    refused("`latent.codes`: expected rows of all 5 steps", batch | {"latent.codes": one["latent.codes"]})
+    refused("`latent.embedding`: expected rows of all 5", batch | {"latent.embedding": one["latent.embedding"]})
+    refused("`latent.codes`: expected 4 codes in each row, got 3. Another model made", codes=4)
+    refused("`latent.embedding`: expected vectors of 5 numbers, got 18 numbers .*lattok.json", latent_dim=5)
+    refused("`latent.valid`: expected 8 steps, as there are actions, got 5", valid=torch.ones(B, 8, dtype=torch.bool))
+    refused("`latent.valid`: expected bool, got int64", batch | {"latent.valid": batch["latent.valid"].long()})
+    refused("`latent.codes`: expected a torch tensor, got list", batch | {"latent.codes": [1, 2]})
+    refused("`target`: expected one of steps, chunk", target="frames")
+
+
+def test_nearest_in_time():
+    target = make_target(4)
+    assert nearest(target, 8).codes[0, :, 0].tolist() == target.codes[0, :, 0].repeat_interleave(2).tolist()
+    assert torch.equal(nearest(target, 2).embedding, target.embedding[:, [1, 3]])
+    assert torch.equal(nearest(target, 4).valid, target.valid)
+    assert nearest(target._replace(codes=None), 8).codes is None
