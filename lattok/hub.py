@@ -90,6 +90,7 @@ class HubModel(nn.Module):
 
     type: ClassVar[str]
     config_class: ClassVar[Any]
+    judged_by: ClassVar[str] = "run `lattok evaluate MODEL DATASET`"
     config: Any
     evaluation: dict[str, Any] | None = None  # summary of the last evaluation, printed on the model card
     trained_on: dict[str, Any] | None = None  # dataset, episodes and loop, so that nobody is tested on training data
@@ -258,7 +259,7 @@ def model_card(model: HubModel, name: str) -> str:
         "",
     ]
     if not model.evaluation:
-        lines.append("Not evaluated yet: run `lattok evaluate MODEL DATASET`.")
+        lines.append(f"Not evaluated yet: {model.judged_by}.")
     else:
         marks = {True: "holds up", False: "falls short", None: "open"}
         verdicts = model.evaluation.get("verdicts", [])

@@ -193,6 +193,11 @@ def _accelerator(options: LoopOptions) -> Accelerator:
         kwargs_handlers=handlers,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop accumulates, nobody else
     )
+    if accelerator.is_fsdp2:
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
+        # autocast rounds where it must, as without shards; accelerate's policy would also round actions and losses
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if options.device not in ("auto", accelerator.device.type):
         checks.fail("device", f"a device this machine has ({accelerator.device.type})", options.device)
     parts = accelerator.num_processes * options.accumulate

@@ -2,11 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 
@@ -17,13 +20,15 @@ from lattok.training import CHECKPOINT, RUN, LoopOptions, SeededBatches, fit
 
 DATA = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
 SPEED = {"samples_per_second", "memory_gb"}
-RUNS = {  # name: shards, accumulated parts, steps before and after a restart
-    "plain": (False, 1, 6, 9),
-    "parts": (False, 2, 6, 9),
-    "shards": (True, 1, 6, 9),
-    "shards-parts": (True, 4, 6, 9),
-    "shards-begun": (True, 2, 6, 6),  # one process goes on
+RUNS = {  # name: shards, accumulated parts, precision
+    "plain": (False, 1, "no"),
+    "parts": (False, 2, "no"),
+    "plain-bf16": (False, 1, "bf16"),
+    "shards": (True, 1, "no"),
+    "shards-parts": (True, 4, "no"),
+    "shards-bf16": (True, 1, "bf16"),
 }
+BEFORE, STEPS = 6, 9  # steps before a restart, and in all
 
 
 class Batch(NamedTuple):
@@ -56,12 +61,13 @@ class Policy(nn.Module):
         return {"action": action, "latent": self.queries.square().sum(), "figure": out.detach().mean()}
 
 
-def train(out, steps, accumulate=1, resume=False, batch_size=16, model=None):
-    """Ten times the usual: AdamW, a falling learning rate, clipped gradients."""
+def train(out, steps, accumulate=1, precision="no", resume=False):
+    """AdamW, a falling learning rate, clipped gradients."""
     loop = LoopOptions(
         steps=steps,
-        batch_size=batch_size,
+        batch_size=16,
         accumulate=accumulate,
+        precision=precision,
         lr=1e-2,
         optimizer="adamw",
         weight_decay=0.1,
@@ -72,7 +78,7 @@ def train(out, steps, accumulate=1, resume=False, batch_size=16, model=None):
         log_every=1,
         save_every=3,
     )
-    draw, model = SeededBatches(len(DATA), batch_size, 0), model or Policy()
+    draw, model = SeededBatches(len(DATA), 16, 0), Policy()
 
     def batches(step, process, processes):
         rows = draw(step)[process::processes]
@@ -94,6 +100,8 @@ class Sharding(Accelerator):
             transformer_cls_names_to_wrap=["Linear"],
             cpu_ram_efficient_loading=False,
         )
+        if self.mixed_precision != "no":
+            self.state.fsdp_plugin.set_mixed_precision(self.mixed_precision)
 
 
 def _worker(rank, out):
@@ -101,10 +109,11 @@ def _worker(rank, out):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
-    for name, (shards, parts, before, after) in RUNS.items():
+    for name, (shards, parts, precision) in {**RUNS, "shards-begun": RUNS["shards"]}.items():
         lattok.training.Accelerator = Sharding if shards else Accelerator
-        train(out / name, before, parts)
-        model = train(out / name, after, parts, resume=True)
+        model = train(out / name, BEFORE, parts, precision)
+        if name in RUNS:
+            model = train(out / name, STEPS, parts, precision, resume=True)
         assert not any(hasattr(tensor, "full_tensor") for tensor in model.parameters())
         model(Batch(DATA[: 4 * rank], [""] * 4 * rank))  # by itself: nothing of the shards is left on it
         torch.save((dict(model.named_parameters()), model.count), out / f"{name}-{rank}.pt")
@@ -136,26 +145,35 @@ def assert_same_log(one, other):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     out = tmp_path_factory.mktemp("alone")
-    return out, train(out, 9)
+    return out, train(out, STEPS)
 
 
-@pytest.mark.parametrize("name", [name for name, run in RUNS.items() if run[3] == 9])
+@pytest.mark.parametrize("name", [name for name, run in RUNS.items() if run[2] == "no"])
 def test_two_processes_log_and_learn_what_one_does(name, alone, together):
     assert_same_log(logged(alone[0]), logged(together / name))
     for rank in (0, 1):
         parameters, count = torch.load(together / f"{name}-{rank}.pt", weights_only=True)
-        assert len(count) == RUNS[name][1] * 3 + 1 + RUNS[name][1] * 6  # the buffer came back from the checkpoint
+        assert len(count) == 1 + STEPS * RUNS[name][1]  # the buffer came back from the checkpoint
         for key, value in alone[1].named_parameters():
             torch.testing.assert_close(parameters[key], value, atol=1e-5, rtol=0)
 
 
+def test_shards_are_rounded_as_whole_models_are(together):
+    assert_same_log(logged(together / "plain-bf16"), logged(together / "shards-bf16"))
+    whole, shards = (torch.load(together / f"{name}-bf16-0.pt", weights_only=True)[0] for name in ("plain", "shards"))
+    for key, value in whole.items():
+        torch.testing.assert_close(shards[key], value, atol=1e-5, rtol=0)
+    exact = logged(together / "plain")
+    assert exact[-1]["loss/action"] != pytest.approx(logged(together / "plain-bf16")[-1]["loss/action"], abs=1e-5)
+
+
 def test_one_process_goes_on_from_the_checkpoint_of_shards(alone, together):
     saved = torch.load(together / "shards-begun" / RUN / CHECKPOINT, weights_only=True)
-    assert saved["step"] == 6
+    assert saved["step"] == BEFORE
     assert {name: tensor.shape for name, tensor in saved["model"].items() if name != "count"} == {
         name: p.shape for name, p in alone[1].named_parameters() if p.requires_grad
     }
-    model = train(together / "shards-begun", 9, resume=True)
+    model = train(together / "shards-begun", STEPS, resume=True)
     assert_same_log(logged(alone[0]), logged(together / "shards-begun"))
     for key, value in alone[1].named_parameters():
         torch.testing.assert_close(model.get_parameter(key), value, atol=1e-5, rtol=0)
@@ -163,7 +181,7 @@ def test_one_process_goes_on_from_the_checkpoint_of_shards(alone, together):
 
 @pytest.mark.parametrize("parts", [2, 8])
 def test_parts_of_a_batch_are_the_batch(parts, alone, tmp_path):
-    model = train(tmp_path, 9, parts)
+    model = train(tmp_path, STEPS, parts)
     assert_same_log(logged(alone[0]), logged(tmp_path))
     for key, value in alone[1].named_parameters():
         torch.testing.assert_close(model.get_parameter(key), value, atol=1e-5, rtol=0)
@@ -172,3 +190,13 @@ def test_parts_of_a_batch_are_the_batch(parts, alone, tmp_path):
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     with pytest.raises(LattokError, match="`batch_size`: expected a multiple of the 1 processes x 3 parts, got 16"):
         train(tmp_path, 1, 3)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_the_example_configurations_are_what_accelerate_reads(name):
+    path = Path(__file__).parents[1] / "examples" / "accelerate" / f"{name}.yaml"
+    config = load_config_from_file(str(path))
+    known = {action.dest for action in launch_command_parser()._actions}
+    assert set(config.fsdp_config) <= known
+    assert config.fsdp_config.get("fsdp_version") == (2 if name == "fsdp2" else None)
+    assert config.mixed_precision == "no"

@@ -104,7 +104,14 @@ def check_models(work: Work, on_disk: Path | None) -> None:
             )
         if any(other.startswith(prefix + ".") for other in models):
             checks.fail("models", "prefixes that do not contain each other", ", ".join(models))
+        check_labeller(model)
         check_model(work, prefix, model)
+
+
+def check_labeller(model: Any) -> None:
+    """A model that makes labels; policies learn from them."""
+    if getattr(model, "label_source", None) is None:
+        checks.fail("model", "an action tokenizer or an image latent action model", type(model).__name__)
 
 
 def check_prefix(prefix: str) -> None:

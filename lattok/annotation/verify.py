@@ -11,12 +11,10 @@ import torch
 from lattok import checks
 from lattok.annotation.labels import Models, Options, Work, label_episode, reason, torch_threads
 from lattok.annotation.output import PROVENANCE
-from lattok.annotation.plan import check_model, identities_of, versions
+from lattok.annotation.plan import check_labeller, check_model, identities_of, versions
 from lattok.checks import LattokError
-from lattok.data import RobotDataset
+from lattok.data import RobotDataset, latent_columns
 from lattok.data.extend import Labels
-from lattok.data.sidecar import LabelledDataset
-from lattok.files import read_json
 from lattok.normalize import for_dataset
 from lattok.types import Episode
 
@@ -54,6 +52,7 @@ def verify(
     provenance = provenance_of(dataset)
     lines: list[str] = []
     for prefix, given in models.items():
+        check_labeller(given)
         if prefix not in provenance:
             known = ", ".join(provenance) or "no labels"
             checks.fail("prefix", f"one of the labels of {dataset.name} ({known})", repr(prefix))
@@ -65,12 +64,8 @@ def verify(
 
 def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     """What an annotated dataset says about its labels, by prefix."""
-    path = dataset.root / PROVENANCE
-    if isinstance(dataset, LabelledDataset):
-        entries = dataset.labels.provenance
-    elif path.is_file():
-        entries = read_json(path)
-    else:
+    entries = latent_columns.provenance_of(dataset)
+    if not entries:
         hint = "Run lattok annotate; labels that lie beside a dataset are named by --labels."
         raise LattokError(f"{dataset.name} has no {PROVENANCE}: it was not annotated. {hint}")
     found = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, Mapping) and "model" in entry}

@@ -41,9 +41,10 @@ class HFBackbone(nn.Module):
         self._adapters: tuple[Any, ...] = ()  # peft's view of the model; in a tuple it is no second submodule
         self._trained: list[str] = []
         self._checkpointing = False
-        tokenizer = getattr(processor, "tokenizer", processor)
-        tokenizer.padding_side = "left"
-        self._bos = tokenizer.bos_token
+        self._tokenizer = getattr(processor, "tokenizer", processor)
+        self._tokenizer.padding_side = "left"
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
         self._accepted = set(inspect.signature(model.model.forward).parameters) - {"labels"}
         self.eval()
 
@@ -73,7 +74,8 @@ class HFBackbone(nn.Module):
         self._check(images, texts)
         prompts = [self._prompt(text, images.shape[1]) for text in texts]
         options: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
-        if self._bos and prompts[0].startswith(self._bos):  # templates that write it themselves
+        bos = self._tokenizer.bos_token
+        if bos and prompts[0].startswith(bos):  # by the template
             options["add_special_tokens"] = False
         if self.family.image is not None:
             pictures = [list(sample) for sample in rearrange(images, "b v h w c -> b v c h w")]
@@ -196,12 +198,14 @@ class HFBackbone(nn.Module):
 
     def _prompt(self, text: str, cameras: int) -> str:
         """One user turn with the images first."""
-        image = self.family.image
-        if not getattr(self.processor, "chat_template", None):
+        image, template = self.family.image, getattr(self.processor, "chat_template", None)
+        if not template:
             return (image or "") * cameras + text
         parts = [*({"type": "image"} for _ in range(cameras)), {"type": "text", "text": text}]
         turn = {"role": "user", "content": text if image is None else parts}
-        return self.processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+        template = template["default"] if isinstance(template, dict) else template
+        options = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
+        return self._tokenizer.apply_chat_template([turn], **options)
 
     def _with_placeholders(self, inputs: Inputs, count: int) -> dict[str, Tensor]:
         """Append `count` tokens to everything that is counted by tokens; all on the model's device and in its type."""

@@ -59,7 +59,8 @@ def evaluate(
     checks.one_of("controls", controls, ("quick", "trained"))
     source = getattr(model, "label_source", None)
     if source not in ("actions", "video"):
-        checks.fail("model", "an action tokenizer or an image latent action model", type(model).__name__)
+        hint = f"Of a policy, {model.judged_by}." if hasattr(model, "predict_chunk") else ""
+        checks.fail("model", "an action tokenizer or an image latent action model", type(model).__name__, hint)
     model = for_dataset(model, dataset.name)
     split = split_episodes(dataset, episodes, max_episodes)
     title = f"{getattr(model, 'source', None) or type(model).__name__} on {dataset.name}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lattok.evaluation.report import NEEDS_TRAINING
 
 FALLS_SHORT = {
+    "action_error": "Train longer; look at the losses in its run folder, and whether the training actions are noisy.",
     "held_out_seen": "Evaluate on episodes that were not trained on: --episodes, or train with --episodes train.",
     "codes_against_controls": "Label a few per cent of the pairs (labelled_fraction=0.05), train longer, or use the "
     "robust preset; without labels the raw frame change is hard to beat.",

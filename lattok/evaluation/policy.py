@@ -44,6 +44,12 @@ class PolicyErrors:
             f"{abs(self.gain):.0%} {'lower' if self.gain >= 0 else 'higher'}"
         )
 
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """Whether it is nearer than the mean action, for cards and for doctor."""
+        text = f"its held-out actions are nearer than the mean action ({self.error:.3f} against {self.mean_action:.3f})"
+        return {"key": "action_error", "holds": self.gain > 0, "text": text}
+
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
         return vars(self) | {"by_step": list(self.by_step), "gain": self.gain}

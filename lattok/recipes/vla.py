@@ -180,7 +180,11 @@ def _judge(
     key = recipe.data.eval_key or recipe.data.action_key
     errors = policy_errors(policy.predict_chunk, windows, held_out, key)
     latent = latent_figures(policy, held_out)
-    files.write_json(Path(recipe.out) / HELD_OUT, errors.to_json() | ({"latent": latent} if latent else {}))
+    found = errors.to_json() | ({"latent": latent} if latent else {})
+    files.write_json(Path(recipe.out) / HELD_OUT, found)
+    figures = {name: found[name] for name in ("error", "mean_action", "windows")} | latent
+    policy.evaluation = {"headline": errors.text, "verdicts": [errors.verdict], "figures": figures}
+    policy.save_card(Path(recipe.out))
     print(errors.text)
 
 

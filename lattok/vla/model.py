@@ -50,6 +50,7 @@ class LatentVLA(HubModel):
 
     type = "latent_vla"
     config_class = VLAConfig
+    judged_by = "training with episodes held out compares its actions with theirs"
     config: VLAConfig
 
     def __init__(self, config: VLAConfig, backbone: Backbone):

@@ -20,7 +20,7 @@ from lattok import checks
 from lattok.types import LatentTarget, LossTerms
 from lattok.vla import losses
 from lattok.vla.strategies import Strategy, strategy_of
-from lattok.vla.targets import ANNOTATE, to_device
+from lattok.vla.targets import ANNOTATE, PARTS, to_device
 
 PROJECTIONS = ("linear", "mlp")
 
@@ -29,6 +29,7 @@ class LatentSupervision(nn.Module):
     """A head over hidden states of width `dim`, and the loss of what it predicts."""
 
     weight = 0.1  # lambda of the paper (Table 7)
+    parts: tuple[str, ...] = PARTS  # of a target, which it looks at
     latent_dim: int | None = None  # of the vectors that are predicted, where vectors are
 
     def __init__(self, dim: int, states_per_step: int = 1):
@@ -74,7 +75,7 @@ class LatentSupervision(nn.Module):
 class AlignLoss(LatentSupervision):
     """LA-Align (Eq. 5): 1 - cosine of a projected state and the latent action of its step, the mean of its vectors."""
 
-    weight = 1.0
+    weight, parts = 1.0, ("embedding",)
 
     def __init__(self, dim: int, latent_dim: int, *, projection: str = "linear", states_per_step: int = 1):
         super().__init__(dim, states_per_step)
@@ -98,6 +99,8 @@ class CodeCrossEntropy(LatentSupervision):
     One state per code: all go through one head of K logits. One per step: the head has K logits for each of its codes.
     """
 
+    parts = ("codes",)
+
     def __init__(self, dim: int, codebook_size: int, codes: int = 1, *, states_per_step: int = 1):
         super().__init__(dim, states_per_step)
         checks.counts(codebook_size=codebook_size, codes=codes)
@@ -119,6 +122,8 @@ class Regress(LatentSupervision):
     As many states as vectors in a step: each state predicts its own. Otherwise (a residual quantizer has several codes
     for one vector) the mean of a step's states predicts all of its vectors.
     """
+
+    parts = ("embedding",)
 
     def __init__(self, dim: int, latent_dim: int, vectors: int = 1, *, states_per_step: int = 1):
         super().__init__(dim, states_per_step)

@@ -165,7 +165,7 @@ class Supervised(nn.Module):
         With `reduction="none"`, where the policy has it, both are [B]. Raises `LattokError` where labels do not fit.
         """
         sizes = {"codes": getattr(self.loss, "codes", None), "latent_dim": self.loss.latent_dim}
-        target = target_from_batch(batch, self.prefix, target=self.target, **sizes)
+        target = target_from_batch(batch, self.prefix, target=self.target, parts=self.loss.parts, **sizes)
         padded = batch.get("action_is_pad")
         with self.tap.on(self.policy) as tapped:
             out = self.policy(batch, *args, **kwargs)

@@ -6,7 +6,7 @@ the row of the frame alone. Vectors are flattened in the columns; a column of on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from lattok import checks
 from lattok.types import LatentTarget
 
+PARTS = ("codes", "embedding")
 ANNOTATE = "`lattok annotate DATASET --model MODEL --out OUT` writes them."
 _WINDOW = "Name the key in `delta_timestamps`, with a time for every step."
 _PREPROCESSOR = (
@@ -30,20 +31,25 @@ def target_from_batch(
     codes: int | None = None,
     latent_dim: int | None = None,
     valid: Tensor | None = None,
+    parts: Sequence[str] = PARTS,
 ) -> LatentTarget:
-    """Latent actions of a batch, [B, S, P] codes and [B, S, E, d] vectors, whichever are there, and where to supervise.
+    """Latent actions of a batch, [B, S, P] codes and [B, S, E, d] vectors, and where to supervise.
 
     `target="steps"`: the rows of a window, `latent.codes` [B, S, P], `latent.embedding` [B, S, E * d], `latent.valid`
     [B, S]; rows after the episode (`..._is_pad`) are not valid, nor is what `valid` [B, S] (steps of actions) is not.
     "chunk": the tokens of the chunk that starts here, from one row: [B, S * P], [B, S * E * d] and [B]; `valid` counts
     where there is a token for each step.
     `codes` is P: what the columns say, or one. `latent_dim` is d: without it a step has a vector for each code, or one.
+    Of `parts`, "codes" and "embedding", one must be there; others are not looked at.
     """
     checks.one_of("target", target, ("steps", "chunk"))
-    keys = {part: f"{prefix}.{part}" for part in ("codes", "embedding", "valid")}
-    given = _labels(batch, keys)
+    checks.known_keys("parts", parts, PARTS)
+    keys = {part: f"{prefix}.{part}" for part in (*PARTS, "valid")}
+    given = _labels(batch, keys, parts)
     if target == "chunk":
-        return _tokens(keys, given, codes, latent_dim, valid)
+        found = _tokens(keys, given, codes, latent_dim, valid)
+        return found._replace(**{part: None for part in PARTS if part not in parts})
+    given = {part: value for part, value in given.items() if part in (*parts, "valid")}
     mask = _mask(keys["valid"], given["valid"])
     steps = mask.shape[1]
     found = given.get("codes")
@@ -52,8 +58,8 @@ def target_from_batch(
     if vectors is not None:
         per_step = found.shape[2] if found is not None else codes or 1
         vectors = _vector_rows(keys["embedding"], vectors, steps, per_step, latent_dim)
-    for key in keys.values():
-        pad = batch.get(f"{key}_is_pad")
+    for part in given:
+        pad = batch.get(f"{keys[part]}_is_pad")
         mask = mask if pad is None else mask & ~pad.to(mask.device).reshape(mask.shape)
     if valid is not None:
         checks.size(keys["valid"], "steps, as there are actions", steps, valid.shape[1], _WINDOW)
@@ -78,12 +84,12 @@ def _each(target: LatentTarget, change: Callable[[Tensor], Tensor]) -> LatentTar
     return LatentTarget(codes, embedding, change(target.valid))
 
 
-def _labels(batch: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Tensor]:
-    """The columns that are there: `valid`, and codes or vectors."""
+def _labels(batch: Mapping[str, Any], keys: Mapping[str, str], parts: Sequence[str]) -> dict[str, Tensor]:
+    """The columns that are there: `valid`, and at least one of `parts`."""
     given = {part: batch[key] for part, key in keys.items() if batch.get(key) is not None}
     for part, value in given.items():
         checks.tensor(keys[part], value)
-    missing = [f"{keys['codes']} or {keys['embedding']}"] if given.keys() <= {"valid"} else []
+    missing = [] if given.keys() & set(parts) else [" or ".join(keys[part] for part in parts)]
     missing += [] if "valid" in given else [keys["valid"]]
     if missing:
         labels = [key for key in map(str, batch) if key.endswith(tuple(f".{part}" for part in keys))]

@@ -369,3 +369,26 @@ def test_bad_images_and_texts(load: Load):
     backbone.image_size = 32
     with pytest.raises(LattokError, match=r"`images`: expected 32x32 pixels, got 64x64"):
         backbone.encode(images(), TEXTS)
+
+
+def test_a_prompt_goes_into_the_chat_template_and_begins_once(load: Load):
+    backbone = load("gemma3")
+    ids = backbone.encode(images(1), ["lift it"])["input_ids"][0]
+    tokenizer = backbone.processor.tokenizer
+    assert (ids == tokenizer.bos_token_id).sum() == 1
+    view = "\n\n<start_of_image>" + "<image_soft_token>" * 4 + "<end_of_image>\n\n"
+    turn = f"<bos><start_of_turn>user\n{view * 2}lift it<end_of_turn>\n<start_of_turn>assistant\n"
+    assert tokenizer.decode(ids) == turn
+    backbone.processor.chat_template = {"default": "{{ messages[0]['content'][-1]['text'] }}<start_of_image>"}
+    ids = backbone.encode(images(1, 1), ["lift it"])["input_ids"][0]
+    assert tokenizer.decode(ids).startswith("<bos>lift it\n\n<start_of_image>")
+
+
+def test_a_text_model_without_padding_token_or_template(load: Load):
+    reference = load("text")
+    tokenizer = copy.deepcopy(reference.processor)
+    tokenizer.pad_token = tokenizer.chat_template = None
+    backbone = HFBackbone(reference.model, tokenizer, reference.family)
+    inputs = backbone.encode(images(), TEXTS)
+    assert inputs["attention_mask"].sum(1).tolist() == [len(text) for text in TEXTS]  # a byte is a token
+    assert tokenizer.decode(inputs["input_ids"][1]) == TEXTS[1]

@@ -1,5 +1,5 @@
-"""`--policy.type=lattok` in the unmodified LeRobot: its training script, its resuming, its loading, its evaluation script
-and its robots' loop. Run with -s, it prints the figures."""
+"""`--policy.type=lattok` in the unmodified LeRobot: its scripts for training, resuming and evaluation, its loading, and
+its loop for robots. Run with -s, it prints the figures."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_labels_are_those_that_lerobot_reads(lerobot_dataset, annotated, dataset
     assert policy.labels.prefix == prefix
     times = {"action": [step / 10 for step in range(H)]}
     keys = [f"{prefix}.{part}" for part in ("codes", "embedding", "valid")]
-    times |= {} if strategy == "la_tok" else {key: times["action"] for key in keys}
+    times |= {} if strategy == "la_tok" else dict.fromkeys(keys, times["action"])
     theirs = lerobot_dataset(annotated, delta_timestamps=times, episodes=[3, 7, 8])
     (raw,) = batches(theirs, 1, lambda batch: batch, 40)
     seen = processors(policy)[0](raw)

@@ -151,7 +151,8 @@ def test_the_training_step_of_lerobot(make):
 def test_the_readme(make):
     code = re.search(r"<!-- supervise -->\s*```python\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
     assert code is not None
-    policy, data = make("act", 2)
+    times = window()["action"]  # as it says, no vectors
+    policy, data = make("act", 2, {"action": times, "latent.codes": times, "latent.valid": times})
     names: dict[str, Any] = {"policy": policy, "loader": data * 4}
     exec(code[1], names)
     assert names["policy"].policy is policy

@@ -1,0 +1,40 @@
+"""The commands and snippets of docs/howto/train_a_vla.md work as printed, on a few episodes and with few steps."""
+
+from __future__ import annotations
+
+import os
+import shlex
+
+import torch
+
+import lattok
+from lattok.cli import main
+from tests.recipes.test_howto import BLOCK, ROOT
+
+FEW = ["--steps", "2", "--batch-size", "4", "--set", "log_every=1"]
+SHORT = {
+    "image-lam": [*FEW, "--set", "continuous_steps=1"],
+    "action-vq": FEW,
+    "vla": [*FEW, "--set", "width=16", "--set", "depth=2", "--set", "head_dim=16"],
+}
+
+
+def test_the_page(sample, tmp_path, monkeypatch, capsys):
+    few = [episode.index for episode in sample.episodes if episode.length < 60][:4]
+    lattok.export(sample, tmp_path / "data", episodes=few, video_codec="h264")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATASET", "data")
+    done = []
+    for kind, text in BLOCK.findall((ROOT / "docs/howto/train_a_vla.md").read_text()):
+        if kind == "python":
+            torch.manual_seed(0)
+            exec(text, {})
+        for line in text.splitlines() if kind == "bash" else []:
+            if line.startswith("lattok"):
+                words = shlex.split(os.path.expandvars(line))[1:]
+                words += SHORT[words[1]] if words[0] == "train" else []
+                words += ["--episodes", "0:4"] if "vla" in words and "--study" not in words else []
+                assert main(words) == 0, (line, capsys.readouterr().err)
+                done.append(line)
+    assert len(done) == 7
+    assert (tmp_path / "runs/study/study.md").is_file()

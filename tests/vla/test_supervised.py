@@ -1,0 +1,338 @@
+"""A policy that is not ours with a latent loss, here a stand-in with LeRobot's surface."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import pickle
+import re
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from lattok import LattokError
+from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, Regress
+from lattok.vla.tap import Supervised, Tap, keep_labels
+from lattok.vla.targets import target_from_batch
+from tests.vla.stand_in import WIDTH, B, D, H, K, M, P, Policy, make_batch
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def hooks(policy) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in policy.modules())
+
+
+def supervised(policy=None, loss=None, **options) -> Supervised:
+    return Supervised(policy or Policy(), "model.action_head", loss or CodeCrossEntropy(WIDTH, K, P), **options)
+
+
+def test_loss_is_that_of_the_policy_and_the_latent_one():
+    policy, batch = Policy(), make_batch()
+    model = supervised(policy, weight=0.3)
+    loss, logs = model(batch)
+    alone, own = policy(batch)
+    with Tap("model.action_head").on(policy) as tapped:
+        policy(batch)
+    actions_end = ~batch["action_is_pad"]
+    terms = model.loss(tapped.states(), target_from_batch(batch, valid=actions_end))
+    torch.testing.assert_close(loss, alone + 0.3 * terms["latent"])
+    assert logs == {
+        "l1_loss": own["l1_loss"],
+        "latent_loss": pytest.approx(terms["latent"].item()),
+        "latent_accuracy": pytest.approx(terms["latent_accuracy"].item()),
+    }
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_weights_are_the_papers_unless_said():
+    assert supervised().weight == 0.1
+    assert supervised(loss=AlignLoss(WIDTH, D)).weight == 1.0
+    assert supervised(loss=Regress(WIDTH, D, P)).weight == 0.1
+    with pytest.raises(LattokError, match="`weight`: expected a number of at least 0"):
+        supervised(weight=-1)
+
+
+def test_what_is_not_valid_changes_nothing():
+    """Steps without a label, and steps after the end of the episode, whatever their labels hold."""
+    model, batch = supervised(loss=AlignLoss(WIDTH, D)), make_batch()
+    masked = ~batch["latent.valid"] | batch["action_is_pad"]
+    other = batch["latent.embedding"].clone()
+    other[masked] = torch.nan
+    codes = batch["latent.codes"].clone()
+    codes[masked] = -1
+    results = []
+    for given in (batch, batch | {"latent.embedding": other, "latent.codes": codes}):
+        model.zero_grad()
+        loss, logs = model(given)
+        loss.backward()
+        results.append((loss, logs, [p.grad.clone() for p in model.parameters()]))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+    assert all(torch.equal(a, b) for a, b in zip(results[0][2], results[1][2], strict=True))
+
+
+def test_each_sample_alone():
+    model, batch = supervised(), make_batch()
+    loss, logs = model(batch, reduction="none")
+    assert loss.shape == (B,)
+    torch.testing.assert_close(loss.mean(), model(batch)[0])
+    assert isinstance(logs["latent_loss"], float)
+
+
+def test_validation_without_gradients():
+    model, batch = supervised(), make_batch()
+    expected = model(batch)[0].detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(batch)[0], expected)
+
+
+def test_everything_else_is_the_policys():
+    policy = Policy()
+    model = supervised(policy)
+    assert (model.config, model.name) == (policy.config, "stand-in")
+    assert model.model is policy.model
+    batch = make_batch()
+    assert torch.equal(model.predict_action_chunk(batch), policy.predict_action_chunk(batch))
+    torch.testing.assert_close(model.select_action(batch), policy.predict_action_chunk(batch)[:, 0])
+    assert len(policy._queue) == H - 1
+    model.reset()
+    assert len(policy._queue) == 0
+    assert not model.eval().policy.training
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        model.nothing  # noqa: B018
+
+
+def test_the_policy_is_saved_without_the_head(tmp_path):
+    model = supervised()
+    names = Policy().state_dict().keys()
+    model.save_pretrained(tmp_path / "weights.pt")
+    saved = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert saved.keys() == names
+    fresh = Policy()
+    fresh.load_state_dict(saved)
+    batch = make_batch()
+    assert torch.equal(fresh.predict_action_chunk(batch), model.predict_action_chunk(batch))
+    whole = model.state_dict()
+    assert {name.removeprefix("policy.") for name in whole if name.startswith("policy.")} == names
+    assert {name for name in whole if not name.startswith("policy.")} == {"loss.head.weight", "loss.head.bias"}
+
+
+@pytest.mark.parametrize("kind", ["groups", "generator", "none", "names"])
+def test_the_optimizer_gets_the_head(kind):
+    policy = Policy()
+    if kind == "generator":
+        policy.get_optim_params = policy.parameters
+    elif kind == "names":
+        policy.get_optim_params = lambda: {"actor": list(policy.parameters())}
+    model = supervised(policy)
+    if kind == "none":
+        model = Supervised(policy.model, "action_head", model.loss)
+    given = model.get_optim_params()
+    groups = torch.optim.AdamW(
+        given if kind != "names" else [p for values in given.values() for p in values]
+    ).param_groups
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in model.parameters()}
+    if kind == "groups":
+        assert [group["lr"] for group in groups] == [1e-3, 1e-3]
+
+
+def test_copies_and_pickles():
+    """As weights are averaged, and as processes are started."""
+    model, batch = supervised(), make_batch()
+    loss, _ = model(batch)
+    twin = copy.deepcopy(model)
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    for other in (twin, loaded):
+        again, _ = other(batch)
+        assert torch.equal(again, loss)
+        again.backward()
+        assert model.policy.model.action_head.weight.grad is None
+        assert hooks(other) == hooks(model) == 0
+
+
+def test_no_graph_is_kept():
+    """Neither after a step, nor by predictions with gradients enabled."""
+    model, batch = supervised(), make_batch()
+    kept = []
+
+    def watch(_, args):
+        kept.append(weakref.ref(args[0]))
+
+    model.model.action_head.register_forward_pre_hook(watch)
+    model(batch)
+    model.predict_action_chunk(batch)
+    gc.collect()
+    assert [ref() for ref in kept] == [None, None]
+
+
+def test_steps_of_policy_and_labels():
+    batch = make_batch(steps=3)
+    with pytest.raises(LattokError, match="`states`: expected 3 steps of 1 states.* got 5 states.*resample"):
+        supervised()(batch)
+    loss, logs = supervised(resample="nearest")(batch)
+    assert loss > 0
+    assert logs["latent_loss"] > 0
+    with pytest.raises(LattokError, match="`resample`: expected one of None, nearest"):
+        supervised(resample="linear")
+
+
+def test_tokens_of_an_action_tokenizer():
+    """LA-Tok inside a policy: H tokens in the row of the frame."""
+    batch = _without(_without(make_batch(), "latent.embedding"), "latent.valid")
+    batch |= {"latent.codes": torch.randint(0, 32, (B, H)), "latent.valid": torch.ones(B, dtype=torch.bool)}
+    _, logs = supervised(loss=CodeCrossEntropy(WIDTH, 32), target="chunk")(batch)
+    assert logs["latent_loss"] > 1
+    with pytest.raises(LattokError, match="`latent.valid`: expected rows of all steps"):
+        supervised(loss=CodeCrossEntropy(WIDTH, 32))(batch)
+
+
+def test_what_does_not_fit_is_said():
+    with pytest.raises(LattokError, match="`latent.codes`: expected 2 codes in each row, got 4"):
+        supervised(loss=CodeCrossEntropy(WIDTH, K, 2))(make_batch())
+    with pytest.raises(LattokError, match="`states`: expected 12 numbers in each state, got 24. Build .* dim=24"):
+        supervised(loss=CodeCrossEntropy(12, K, P))(make_batch())
+    with pytest.raises(LattokError, match="`batch`: expected latent.codes and latent.valid, got no labels"):
+        supervised()({"action": torch.zeros(B, H, M)})
+    with pytest.raises(LattokError, match="forward.batch. returns .loss, dict., got Tensor"):
+        Supervised(_Bare(), "head", AlignLoss(M, D))(make_batch())
+
+
+class _Bare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(M, M)
+
+    def forward(self, batch):
+        return self.head(batch["action"])
+
+
+class Preprocessor:
+    """Knows one key, and can be saved."""
+
+    name = "halves"
+
+    def __call__(self, batch):
+        return {"observation.state": batch["observation.state"] / 2}
+
+
+def test_preprocessors_that_drop_labels():
+    batch = make_batch() | {"task": ["lift"] * B}
+    preprocess = keep_labels(Preprocessor())
+    for process in (preprocess, copy.deepcopy(preprocess), pickle.loads(pickle.dumps(preprocess))):
+        kept = process(batch)
+        assert sorted(kept) == ["latent.codes", "latent.embedding", "latent.valid", "observation.state"]
+        assert torch.equal(kept["observation.state"], batch["observation.state"] / 2)
+        assert process.name == "halves"
+    assert sorted(keep_labels(Preprocessor(), "lam")(batch)) == ["observation.state"]
+
+
+def test_the_readme():
+    """The lines of the README, on a policy with the module names of LeRobot's ACT."""
+    code = re.search(r"<!-- supervise -->\s*```python\n(.*?)```", README.read_text(encoding="utf8"), re.DOTALL)
+    assert code is not None
+    policy, batch = Policy(), make_batch()
+    loader = [batch] * 60
+    before = policy.predict_action_chunk(batch)
+    names = {"policy": policy, "loader": loader}
+    exec(code[1], names)
+    logs = names["logs"]
+    first = Supervised(Policy(), "model.action_head", CodeCrossEntropy(WIDTH, K, P))(batch)[1]
+    assert logs["latent_loss"] < first["latent_loss"]
+    assert isinstance(names["policy"], Supervised)
+    assert names["policy"].policy is policy
+    assert not torch.equal(before, policy.predict_action_chunk(batch))
+
+
+def test_states_behind_which_nothing_learns():
+    policy = Policy()
+    policy.model.requires_grad_(False)
+    with pytest.raises(LattokError, match="states with a gradient at `model.action_head`.* nothing but its own head"):
+        supervised(policy)(make_batch())
+
+
+def test_an_error_in_the_policy_leaves_no_hook():
+    policy = Policy()
+    with pytest.raises(KeyError):
+        supervised(policy)(_without(make_batch(), "action"))
+    assert hooks(policy) == 0
+
+
+def _without(batch, key):
+    return {name: value for name, value in batch.items() if name != key}
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing(reentrant):
+    """Recomputation in the backward pass records nothing; gradients are those without it, where there are any."""
+    policy, batch = Policy(), make_batch()
+    plain, wrapped = supervised(policy), supervised(copy.deepcopy(policy))
+    wrapped.loss.load_state_dict(plain.loss.state_dict())
+    inner = wrapped.policy.model
+    run = inner.forward
+    inner.forward = lambda state: checkpoint(run, state.requires_grad_(), use_reentrant=reentrant)
+    if reentrant:
+        with pytest.raises(LattokError, match="got 1 without. It runs under .*use_reentrant=True"):
+            wrapped(batch)
+        return
+    for model in (plain, wrapped):
+        model(batch)[0].backward()
+    for (name, a), b in zip(plain.named_parameters(), wrapped.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    assert hooks(wrapped) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_compiled_policies():
+    """Compiled by itself or with the loss around it; hooks are there anew in every forward pass."""
+    plain = supervised()
+    inner, outer = copy.deepcopy(plain), copy.deepcopy(plain)
+    inner.policy.model.forward = torch.compile(inner.policy.model.forward, backend="eager")
+    outer = torch.compile(outer, backend="eager")
+    for _ in range(3):
+        batch = make_batch()
+        expected, logs = plain(batch)
+        for model in (inner, outer):
+            loss, own = model(batch)
+            torch.testing.assert_close(loss, expected)
+            assert own == pytest.approx(logs)
+
+
+def _share(rank: int, folder: str) -> None:
+    """One of two processes, with its half of the batch."""
+    store = f"file://{folder}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    model, batch = torch.load(f"{folder}/model.pt", weights_only=False)
+    half = {key: value[2 * rank : 2 * rank + 2] for key, value in batch.items()}
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    wrapped(half)[0].backward()
+    if rank == 0:
+        torch.save([p.grad for p in model.parameters()], f"{folder}/gradients.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path):
+    """Gradients of two shares of a batch, averaged by DDP, are those of the whole, however many steps are valid."""
+    model, batch = supervised(), make_batch()
+    batch["latent.valid"][:2] = False  # one process has nothing to learn from
+    torch.save((model, batch), tmp_path / "model.pt")
+    torch.multiprocessing.start_processes(_share, (str(tmp_path),), nprocs=2, start_method="spawn")
+    model(batch)[0].backward()
+    for expected, found in zip(model.parameters(), torch.load(tmp_path / "gradients.pt"), strict=True):
+        torch.testing.assert_close(found, expected.grad)

@@ -1,0 +1,147 @@
+"""Latent actions in batches with LeRobot's keys, and batches that do not hold them as they should."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lattok import LattokError
+from lattok.types import LatentTarget
+from lattok.vla.targets import nearest, target_from_batch
+
+B, S, P, K, D = 4, 5, 3, 7, 6
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def make_target(steps: int = S, codes: int = P, vectors: int = P) -> LatentTarget:
+    valid = torch.rand(B, steps) < 0.7
+    valid[0], valid[-1] = True, False
+    embedding = torch.randn(B, steps, vectors, D)
+    return LatentTarget(torch.randint(0, K, (B, steps, codes)), embedding, valid)
+
+
+def rows(steps: int = S) -> dict[str, torch.Tensor]:
+    """What LeRobot's loader gives of windows of rows, of an image model of P codes and vectors."""
+    target = make_target(steps)
+    pad = torch.zeros(B, steps, dtype=torch.bool)
+    pad[1, -2:] = True
+    labels = {"codes": target.codes, "embedding": target.embedding.flatten(2), "valid": target.valid}
+    return {f"latent.{k}": v for k, v in labels.items()} | {f"latent.{k}_is_pad": pad for k in labels}
+
+
+def test_windows_of_rows():
+    batch = rows()
+    target = target_from_batch(batch, codes=P, latent_dim=D)
+    assert torch.equal(target.codes, batch["latent.codes"])
+    assert torch.equal(target.embedding, batch["latent.embedding"].view(B, S, P, D))
+    assert torch.equal(target.valid, batch["latent.valid"] & ~batch["latent.codes_is_pad"])
+    same = target_from_batch(batch)  # as many vectors as codes
+    assert all(torch.equal(a, b) for a, b in zip(target, same, strict=True))
+    actions = torch.rand(B, S) < 0.5
+    assert torch.equal(target_from_batch(batch, valid=actions).valid, target.valid & actions)
+    residual = batch | {"latent.embedding": torch.randn(B, S, D)}
+    assert target_from_batch(residual, latent_dim=D).embedding.shape == (B, S, 1, D)
+    no_codes = {key: value for key, value in batch.items() if "codes" not in key}
+    vectors_only = target_from_batch(no_codes, latent_dim=D)
+    assert vectors_only.codes is None
+    assert vectors_only.embedding.shape == (B, S, P, D)
+    renamed = {key.replace("latent.", "lam."): value for key, value in batch.items()}
+    assert torch.equal(target_from_batch(renamed, "lam").codes, batch["latent.codes"])
+
+
+def test_columns_of_one_number_have_no_axis():
+    batch = rows()
+    scalars = batch | {"latent.codes": batch["latent.codes"][..., 0], "latent.embedding": torch.randn(B, S)}
+    target = target_from_batch(scalars, latent_dim=1)
+    assert target.codes.shape == (B, S, 1)
+    assert target.embedding.shape == (B, S, 1, 1)
+
+
+def test_tokens_of_the_chunk():
+    """One row for the whole chunk: its tokens are steps of one code."""
+    tokens, vectors = torch.randint(0, K, (B, S)), torch.randn(B, S * D)
+    some = torch.tensor([True, True, False, True])
+    batch = {"latent.codes": tokens, "latent.embedding": vectors, "latent.valid": some}
+    for given in (batch, {key: value[:, None] for key, value in batch.items()}):
+        target = target_from_batch(given, target="chunk", latent_dim=D)
+        assert torch.equal(target.codes, tokens[..., None])
+        assert torch.equal(target.embedding, vectors.view(B, S, 1, D))
+        assert torch.equal(target.valid, some[:, None].expand(B, S))
+    actions = torch.rand(B, S) < 0.5
+    assert torch.equal(target_from_batch(batch, target="chunk", valid=actions).valid, target.valid & actions)
+    other = torch.rand(B, S + 1) < 0.5  # not a token for each step
+    assert torch.equal(target_from_batch(batch, target="chunk", valid=other).valid, target.valid)
+    residual = batch | {"latent.embedding": torch.randn(B, D)}
+    assert target_from_batch(residual, target="chunk").embedding is None
+    whole = target_from_batch(residual, target="chunk", codes=S, latent_dim=D)
+    assert whole.codes.shape == (B, 1, S)
+    assert whole.embedding.shape == (B, 1, 1, D)
+    with pytest.raises(
+        LattokError, match="expected vectors for each of 5 tokens, got 6 numbers. .*codes=5 makes it one"
+    ):
+        target_from_batch(residual, target="chunk", latent_dim=D)
+    with pytest.raises(LattokError, match="`latent.codes`: expected one row, got rows .* out of `delta_timestamps`"):
+        target_from_batch(rows(), target="chunk")
+
+
+def test_only_what_is_asked_for_is_looked_at():
+    """`delta_timestamps` may name the codes alone; the vectors are then those of one row."""
+    batch = rows()
+    one = batch | {"latent.embedding": batch["latent.embedding"][:, 0]}
+    target = target_from_batch(one, parts=["codes"])
+    assert target.embedding is None
+    assert torch.equal(target.codes, batch["latent.codes"])
+    other = batch | {"latent.codes": batch["latent.codes"][:, 0]}
+    target = target_from_batch(other, parts=["embedding"], latent_dim=D)
+    assert target.codes is None
+    assert target.embedding.shape == (B, S, P, D)
+    tokens = {"latent.codes": torch.zeros(B, S), "latent.embedding": torch.zeros(B, S * D)}
+    tokens["latent.valid"] = torch.ones(B, dtype=torch.bool)
+    target = target_from_batch(tokens, target="chunk", parts=["embedding"], latent_dim=D)
+    assert target.codes is None
+    assert target.embedding.shape == (B, S, 1, D)  # as many as there are tokens
+    del one["latent.codes"]
+    with pytest.raises(LattokError, match="`batch`: expected latent.codes, got only latent.embedding, latent.valid"):
+        target_from_batch(one, parts=["codes"])
+    with pytest.raises(LattokError, match="`parts`: expected names among codes, embedding, got vectors"):
+        target_from_batch(batch, parts=["vectors"])
+
+
+def test_batches_that_do_not_fit():
+    batch = rows()
+
+    def refused(text, batch=batch, **options):
+        with pytest.raises(LattokError, match=text):
+            target_from_batch(batch, **options)
+
+    text = (
+        "`batch`: expected latent.codes or latent.embedding and latent.valid, got no labels. `lattok annotate DATASET"
+    )
+    refused(text, {"action": torch.zeros(B)})
+    refused("keep_labels.preprocessor.. keeps them", {"action": torch.zeros(B)})
+    other = {key.replace("latent.", "lam."): value for key, value in batch.items() if "pad" not in key}
+    refused("got only lam.codes, lam.embedding, lam.valid", other)
+    refused("`batch`: expected latent.valid, got only latent.codes", {"latent.codes": batch["latent.codes"]})
+    refused("`batch`: expected latent.codes or latent.embedding, got only", {"latent.valid": batch["latent.valid"]})
+    one = {key: value[:, 0] for key, value in batch.items()}
+    refused("`latent.valid`: expected rows of all steps, .B, S., got one row .4.. Name the key in `delta_timesta", one)
+    refused("`latent.codes`: expected rows of all 5 steps", batch | {"latent.codes": one["latent.codes"]})
+    refused("`latent.embedding`: expected rows of all 5", batch | {"latent.embedding": one["latent.embedding"]})
+    refused("`latent.codes`: expected 4 codes in each row, got 3. Another model made", codes=4)
+    refused("`latent.embedding`: expected vectors of 5 numbers, got 18 numbers .*lattok.json", latent_dim=5)
+    refused("`latent.valid`: expected 8 steps, as there are actions, got 5", valid=torch.ones(B, 8, dtype=torch.bool))
+    refused("`latent.valid`: expected bool, got int64", batch | {"latent.valid": batch["latent.valid"].long()})
+    refused("`latent.codes`: expected a torch tensor, got list", batch | {"latent.codes": [1, 2]})
+    refused("`target`: expected one of steps, chunk", target="frames")
+
+
+def test_nearest_in_time():
+    target = make_target(4)
+    assert nearest(target, 8).codes[0, :, 0].tolist() == target.codes[0, :, 0].repeat_interleave(2).tolist()
+    assert torch.equal(nearest(target, 2).embedding, target.embedding[:, [1, 3]])
+    assert torch.equal(nearest(target, 4).valid, target.valid)
+    assert nearest(target._replace(codes=None), 8).codes is None
