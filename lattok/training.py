@@ -145,7 +145,7 @@ def fit(
     Ctrl-C.
     """
     accelerator = _accelerator(options)
-    module = copy.deepcopy(model) if accelerator.is_fsdp2 else model  # sharding in place would not come off again
+    module = copy.deepcopy(model) if _shards(accelerator) else model  # sharding in place would not come off again
     wrapped, optimizer = accelerator.prepare(module.train(), _optimizer(module, options))
     path = out / RUN / CHECKPOINT
     first = checkpoints.restore(module, optimizer, path, options.steps) if resume and path.is_file() else 0
@@ -193,11 +193,12 @@ def _accelerator(options: LoopOptions) -> Accelerator:
         kwargs_handlers=handlers,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop accumulates, nobody else
     )
-    if accelerator.is_fsdp2:
+    if _shards(accelerator):
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
         # autocast rounds where it must, as without shards; accelerate's policy would also round actions and losses
-        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+        plugin: Any = accelerator.state.fsdp_plugin
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     if options.device not in ("auto", accelerator.device.type):
         checks.fail("device", f"a device this machine has ({accelerator.device.type})", options.device)
     parts = accelerator.num_processes * options.accumulate
@@ -205,6 +206,11 @@ def _accelerator(options: LoopOptions) -> Accelerator:
         each = f"{accelerator.num_processes} processes" + f" x {options.accumulate} parts" * (options.accumulate > 1)
         checks.fail("batch_size", f"a multiple of the {each}", options.batch_size)
     return accelerator
+
+
+def _shards(accelerator: Accelerator) -> bool:
+    """Whether models are cut into parts (FSDP2), which accelerate knows from 1.6 on."""
+    return getattr(accelerator, "is_fsdp2", False)
 
 
 def _optimizer(model: nn.Module, options: LoopOptions) -> torch.optim.Optimizer:

@@ -29,6 +29,13 @@ for version in 3.10 3.11 3.12; do
 done
 resolve "lerobot-0.4.4-3.11" --python-version 3.11 <<<"lerobot==0.4.4"
 resolve "vla-lerobot-0.6-3.12" --python-version 3.12 --extra vla <<<"lerobot>=0.6"
+plugin=integrations/lerobot_policy_lattok/pyproject.toml
+resolve "plugin-0.4.4-3.11" --python-version 3.11 "$plugin" <<<"lattok @ file://$PWD
+lerobot==0.4.4"
+resolve "plugin-vla-0.6-3.12" --python-version 3.12 --extra vla "$plugin" <<<"lattok[vla] @ file://$PWD
+lerobot[training]>=0.6"
+resolve "plugin-smolvla-0.6" --python-version 3.12 --extra vla "$plugin" <<<"lattok[vla] @ file://$PWD
+lerobot[training,smolvla]>=0.6"
 
 if ((failed)); then
     echo "some bounds do not hold; the resolver's words are above" >&2

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# lattok beside the unmodified LeRobot 0.4.4: its own tests, the whole normal suite and the examples, in one environment.
+# lattok and its plugin beside the unmodified LeRobot 0.4.4: tests with it, the normal suite and the examples.
 #   usage: scripts/interop_lerobot.sh [VENV]      default .venv-lerobot; made when it does not exist (about 8 GB)
 #   PYTHON=python3.11 names the interpreter; uv is used for installation when it is on the path.
 set -euo pipefail
@@ -19,7 +19,7 @@ if command -v uv >/dev/null; then
 else
     install=("$venv/bin/python" -m pip install --quiet)
 fi
-"${install[@]}" -e '.[dev]' 'lerobot==0.4.4'
+"${install[@]}" -e '.[dev]' -e integrations/lerobot_policy_lattok 'lerobot==0.4.4'
 
 export PATH="$PWD/$venv/bin:$PATH" HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 [[ $venv = /* ]] && export PATH="$venv/bin:$PATH"

@@ -123,8 +123,8 @@ def _worker(rank, out):
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     """The folder with all `RUNS` of two processes."""
-    if not hasattr(torch.distributed.fsdp, "fully_shard"):
-        pytest.skip("this torch has no FSDP2")
+    if not (hasattr(torch.distributed.fsdp, "fully_shard") and hasattr(Accelerator, "is_fsdp2")):
+        pytest.skip("this torch, or this accelerate, has no FSDP2")
     out = tmp_path_factory.mktemp("together")
     torch.multiprocessing.spawn(_worker, args=(out,), nprocs=2)
     return out
@@ -148,6 +148,7 @@ def alone(tmp_path_factory):
     return out, train(out, STEPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, run in RUNS.items() if run[2] == "no"])
 def test_two_processes_log_and_learn_what_one_does(name, alone, together):
     assert_same_log(logged(alone[0]), logged(together / name))
@@ -158,6 +159,7 @@ def test_two_processes_log_and_learn_what_one_does(name, alone, together):
             torch.testing.assert_close(parameters[key], value, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_shards_are_rounded_as_whole_models_are(together):
     assert_same_log(logged(together / "plain-bf16"), logged(together / "shards-bf16"))
     whole, shards = (torch.load(together / f"{name}-bf16-0.pt", weights_only=True)[0] for name in ("plain", "shards"))
@@ -167,6 +169,7 @@ def test_shards_are_rounded_as_whole_models_are(together):
     assert exact[-1]["loss/action"] != pytest.approx(logged(together / "plain-bf16")[-1]["loss/action"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_from_the_checkpoint_of_shards(alone, together):
     saved = torch.load(together / "shards-begun" / RUN / CHECKPOINT, weights_only=True)
     assert saved["step"] == BEFORE

@@ -95,7 +95,7 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
         pixels = _cropped(pixels, draws.boxes.to(images.device).flatten(0, 1))
     if draws.colours is not None:
         pixels = _coloured(pixels, draws.colours.to(images.device).flatten(0, 1))
-    whole = pixels.round().clamp(0, 255).to(torch.uint8)
+    whole = pixels.round_().clamp_(0, 255).to(torch.uint8)
     return rearrange(whole, "(b v) c h w -> b v h w c", v=images.shape[1])
 
 
@@ -110,19 +110,19 @@ def _cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _coloured(pixels: Tensor, colours: Tensor) -> Tensor:
-    """Pixels [n, 3, h, w] with brightness, contrast, saturation and hue changed, in this order."""
-    brightness, contrast, saturation = (colours[:, i, None, None, None] for i in range(3))
-    pixels = pixels * brightness
-    mean = _grey(pixels).mean((1, 2, 3), keepdim=True)
-    pixels = mean + contrast * (pixels - mean)
-    grey = _grey(pixels)
-    pixels = grey + saturation * (pixels - grey)
-    return torch.einsum("nij,njhw->nihw", _turn(2 * math.pi * colours[:, 3]), pixels)
+    """Pixels [n, 3, h, w] with brightness, contrast, saturation and hue changed, in this order.
 
-
-def _grey(pixels: Tensor) -> Tensor:
-    """[n, 3, h, w] to [n, 1, h, w]."""
-    return torch.einsum("c,nchw->nhw", torch.tensor(GREY, device=pixels.device), pixels)[:, None]
+    x -> b x;  x -> g + c (x - g) with the mean grey g;  x -> S x = s x + (1 - s) grey(x);  x -> R x, a rotation.
+    Neither S nor R changes greys, so that all of it is c b R S x + (1 - c) g.
+    """
+    brightness, contrast, saturation, hue = colours.unbind(-1)
+    weights = torch.tensor(GREY, device=pixels.device)
+    mean = brightness * (pixels.mean((2, 3)) @ weights)
+    keep = saturation[:, None, None]
+    saturate = keep * torch.eye(3, device=pixels.device) + (1 - keep) * weights.expand(3, 3)
+    matrix = (contrast * brightness)[:, None, None] * (_turn(2 * math.pi * hue) @ saturate)
+    offset = ((1 - contrast) * mean)[:, None, None]
+    return torch.baddbmm(offset, matrix, pixels.flatten(2)).view_as(pixels)
 
 
 def _turn(angles: Tensor) -> Tensor:

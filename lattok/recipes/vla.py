@@ -114,7 +114,7 @@ class VLARecipe(Recipe):
                 "interpolation": "bilinear",
                 "head_dim": 128,
                 "head_heads": 4,
-                "steps": 1500,
+                "steps": 1000,
                 "batch_size": 32,
                 "lr": 1e-3,
                 "optimizer": "adamw",
@@ -192,11 +192,16 @@ def _judge(
 def latent_figures(policy: LatentVLA, windows: PolicyWindows) -> dict[str, float]:
     """Latent loss and accuracy, or cosine, of a policy in evaluation mode over all windows."""
     sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
     for rows in torch.arange(len(windows)).split(BATCH):
-        terms = policy(windows.batch(rows))
-        for name in terms.keys() - {"action"}:
-            sums[name] = sums.get(name, 0.0) + float(terms[name]) * len(rows)
-    return {name: total / len(windows) for name, total in sorted(sums.items())}
+        batch = windows.batch(rows)
+        terms = policy(batch)
+        for name in terms.keys() - {"action"}:  # the loss is a mean over samples, figures over steps
+            valid = batch.latent.valid if batch.latent is not None else batch.valid
+            count = int((valid.any(1) if name == "latent" else valid).sum())
+            sums[name] = sums.get(name, 0.0) + float(terms[name]) * count
+            counts[name] = counts.get(name, 0) + count
+    return {name: total / max(1, counts[name]) for name, total in sorted(sums.items())}
 
 
 def labels_of(recipe: VLARecipe, dataset: RobotDataset, tokenizer: Any = None) -> tuple[LatentSpec | None, str]:

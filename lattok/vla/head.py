@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lattok.backbones import BackboneOut
 from lattok.nn import feed_forward
 from lattok.vla.config import VLAConfig
 
@@ -26,7 +27,7 @@ class LayerStates(NamedTuple):
 
     placeholders: Tensor  # [B, n, D] latent before action ones
     image: Tensor | None  # [B, i, D]
-    image_valid: Tensor | None  # [B, i] bool
+    image_valid: Tensor | None  # [B, i] bool; none: all
 
 
 class CrossAttention(nn.Module):
@@ -101,9 +102,32 @@ def pool_codes(states: Tensor, per_step: int, how: str = "mean") -> Tensor:
     return rearrange(states, "b (s p) d -> b s p d", p=per_step).mean(2)
 
 
-def gather_tokens(hidden: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens [B, n, D] of hidden [B, L, D] that `chosen` [B, L] bool marks, in order, and which of the n are real."""
-    counts = chosen.sum(1)
-    order = (~chosen).int().argsort(dim=1, stable=True)[:, : int(counts.max())]  # b n
-    valid = torch.arange(order.shape[1], device=hidden.device) < counts[:, None]
-    return hidden.gather(1, order[..., None].expand(-1, -1, hidden.shape[-1])), valid
+class Chosen(NamedTuple):
+    """Positions whose states the head sees, found once for all layers: image tokens, then queries."""
+
+    index: Tensor  # [B * (i + T)] into the positions of the whole batch
+    batch: int
+    image_tokens: int | None  # i, the most of a sample; none for a backbone that reads only text
+    valid: Tensor | None  # [B, i] bool: which of the i are image tokens, where samples have different numbers
+
+    @classmethod
+    def of(cls, out: BackboneOut) -> Chosen:
+        """Positions of what a backbone returns."""
+        batch, length = out.valid.shape
+        places = torch.arange(out.queries.start, out.queries.stop, device=out.valid.device).expand(batch, -1)
+        tokens, valid = None, None
+        if out.image is not None:
+            counts = out.image.sum(1)
+            fewest, tokens = (int(end) for end in torch.aminmax(counts))
+            image = (~out.image).int().argsort(dim=1, stable=True)[:, :tokens]  # b i
+            places = torch.cat([image, places], 1)
+            valid = None if fewest == tokens else torch.arange(tokens, device=counts.device) < counts[:, None]
+        rows = torch.arange(batch, device=places.device)[:, None] * length
+        return cls((places + rows).flatten(), batch, tokens, valid)
+
+    def take(self, hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
+        """Of hidden states [B, L, D] those of image tokens [B, i, D] and of queries [B, T, D]."""
+        states = hidden.flatten(0, 1).index_select(0, self.index).to(dtype).unflatten(0, (self.batch, -1))
+        if self.image_tokens is None:
+            return None, states
+        return states[:, : self.image_tokens], states[:, self.image_tokens :]

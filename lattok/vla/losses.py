@@ -1,8 +1,8 @@
 """Losses of a policy (Eq. 4 to 10), pure functions over valid elements.
 
-Each is the mean over the valid elements of a sample, then over samples (a sample without any adds 0), so that λ means
-the same for every H and P, and shares of several processes add up exactly; "sum" is as printed, summed over a sample's
-elements; "none" gives the [B] means of the samples.
+Each is the mean over the valid elements of a sample, then over the samples that have any, so that λ means the same for
+every H, P and share of labels. So shares of several processes add up where as many of their samples have any, which is
+all of them for actions. "sum" is as printed, over a sample's elements; "none" gives the [B] means of the samples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def reduce_valid(errors: Tensor, valid: Tensor, reduction: str = "mean", size: i
     if reduction == "sum":
         return size * total.mean()
     per_sample = total / count.clamp(min=1)
-    return per_sample.mean() if reduction == "mean" else per_sample
+    return per_sample if reduction == "none" else per_sample.sum() / (count > 0).sum().clamp(min=1)
 
 
 def action_loss(predicted: Tensor, target: Tensor, valid: Tensor, kind: str = "l2", reduction: str = "mean") -> Tensor:

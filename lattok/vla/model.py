@@ -26,7 +26,7 @@ from lattok.normalize import Normalizer
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla.build import MERGED, open_backbone
 from lattok.vla.config import VLAConfig
-from lattok.vla.head import ActionHead, LayerStates, gather_tokens, pool_codes
+from lattok.vla.head import ActionHead, Chosen, LayerStates, pool_codes
 from lattok.vla.losses import action_loss
 from lattok.vla.observations import check_batch, policy_batch, prompts
 from lattok.vla.queue import ActionQueues
@@ -89,7 +89,7 @@ class LatentVLA(HubModel):
         A `PolicyBatch`, or a batch with LeRobot's keys. Steps that are not valid change nothing.
         """
         batch = self._batch(batch, learning=True)
-        seen = self._see(batch)
+        seen = self._see(batch, learning=True)
         target = self.action_normalizer(batch.actions)
         terms = {"action": action_loss(seen.actions, target, batch.valid, self.config.action_loss)}
         if self.supervision is not None and batch.latent is not None:
@@ -102,32 +102,32 @@ class LatentVLA(HubModel):
         check_batch(self.config, batch, learning)
         return batch
 
-    def _see(self, batch: PolicyBatch) -> Seen:
+    def _see(self, batch: PolicyBatch, learning: bool) -> Seen:
         """One forward pass of the backbone and the head."""
-        inputs = self.backbone.encode(batch.images, prompts(self.config, batch.texts))
         device = self.placeholders.device
-        inputs = {name: value.to(device) for name, value in inputs.items()}
+        inputs = self.backbone.encode(batch.images.to(device), prompts(self.config, batch.texts))
         queries = self.placeholders.expand(len(batch.images), -1, -1)
-        layers = sorted({*self.layers, self.supervised_layer} if self.supervision is not None else self.layers)
-        out = self.backbone(inputs, queries, layers)
-        states = {layer: self._states(out.hidden[layer], out.queries, out.image) for layer in self.layers}
+        supervising = learning and self.supervision is not None
+        out = self.backbone(inputs, queries, sorted({*self.layers, *[self.supervised_layer] * supervising}))
+        supervised = None
+        if supervising:
+            steps, each = self.runs[0]  # of latents, or where the prompt has none, of actions
+            first = slice(out.queries.start, out.queries.start + steps * each)
+            supervised = out.hidden[self.supervised_layer][:, first].to(self.placeholders.dtype)
+        chosen = Chosen.of(out)
+        # a layer's other positions are given up as soon as the head has what it needs
+        states = {layer: self._states(chosen, out.hidden.pop(layer)) for layer in self.layers}
         proprio = None
         if self.proprio_normalizer is not None and batch.proprio is not None:
-            proprio = self.proprio_normalizer(batch.proprio).to(self.placeholders.dtype)
-        actions = self.head(states, proprio).float()
-        if self.supervision is None:
-            return Seen(actions, None)
-        (steps, each), *_ = self.runs  # the latent loss acts on those of latents, or where there are none, of actions
-        first = out.hidden[self.supervised_layer][:, out.queries][:, : steps * each]
-        return Seen(actions, first.to(self.placeholders.dtype))
+            proprio = self.proprio_normalizer(batch.proprio.to(device)).to(self.placeholders.dtype)
+        return Seen(self.head(states, proprio).float(), supervised)
 
-    def _states(self, hidden: Tensor, queries: slice, image: Tensor | None) -> LayerStates:
+    def _states(self, chosen: Chosen, hidden: Tensor) -> LayerStates:
         """What the head gets of one layer: placeholders pooled over the codes of a step, and the image tokens."""
-        hidden = hidden.to(self.placeholders.dtype)
-        runs = hidden[:, queries].split([steps * each for steps, each in self.runs], 1)
+        image, queries = chosen.take(hidden, self.placeholders.dtype)
+        runs = queries.split([steps * each for steps, each in self.runs], 1)
         parts = [pool_codes(run, each, self.config.pool) for run, (_, each) in zip(runs, self.runs, strict=True)]
-        tokens, valid = (None, None) if image is None else gather_tokens(hidden, image)
-        return LayerStates(torch.cat(parts, 1), tokens, valid)
+        return LayerStates(torch.cat(parts, 1), image, chosen.valid)
 
     @torch.no_grad()
     def predict_chunk(self, observation: PolicyBatch | Mapping[str, Any]) -> Tensor:
@@ -139,7 +139,7 @@ class LatentVLA(HubModel):
         """
         batch = self._batch(observation, learning=False)
         with self._inference():
-            return self.action_normalizer.inverse(self._see(batch).actions)
+            return self.action_normalizer.inverse(self._see(batch, learning=False).actions)
 
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
         """The next action of every environment, float32 [B, m]; only those without planned actions are planned for.

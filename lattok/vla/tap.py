@@ -13,7 +13,7 @@ import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +111,7 @@ class Tapped:
         if tensors and (self._tap.call != "first" or not self._found):
             self._found = tensors[:1]  # of several calls one is kept: the others need no memory
 
-    def _nothing(self) -> None:
+    def _nothing(self) -> NoReturn:
         name = self._tap.module
         if self._calls:
             checks.fail("tap", f"a tensor as the {self._tap.side} of `{name}`", "none in its calls")
@@ -162,7 +162,8 @@ class Supervised(nn.Module):
     def forward(self, batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
         """The policy's loss plus the latent one, and the policy's figures with "latent_loss" and those of the loss.
 
-        With `reduction="none"`, where the policy has it, both are [B]. Raises `LattokError` where labels do not fit.
+        With `reduction="none"`, where the policy has it, both are [B]: a sample without labels adds nothing to its own.
+        Raises `LattokError` where labels do not fit.
         """
         sizes = {"codes": getattr(self.loss, "codes", None), "latent_dim": self.loss.latent_dim}
         target = target_from_batch(batch, self.prefix, target=self.target, parts=self.loss.parts, **sizes)
@@ -179,7 +180,8 @@ class Supervised(nn.Module):
             target = target._replace(valid=target.valid & ~padded.to(target.valid.device))
         terms = self.loss(states, target, "none" if kwargs.get("reduction") == "none" else "mean")
         latent = terms.pop("latent")
-        figures = {"latent_loss": latent.detach().mean()} | terms
+        labelled = target.valid.any(1).sum() if latent.dim() else 1  # samples without labels have 0
+        figures = {"latent_loss": latent.detach().sum() / max(int(labelled), 1)} | terms
         return loss + self.weight * latent, {**(logs or {}), **{name: value.item() for name, value in figures.items()}}
 
     def get_optim_params(self) -> Any:
@@ -204,15 +206,18 @@ class Supervised(nn.Module):
 
 def find_module(policy: nn.Module, name: str) -> nn.Module:
     """The module of that name; raises `LattokError` with names like it."""
-    modules = dict(policy.named_modules())
-    if name not in modules or not name:
-        end = name.rpartition(".")[2]
+    try:
+        found = policy.get_submodule(name) if name else None
+    except AttributeError:
+        found = None
+    if found is None:
+        modules, end = dict(policy.named_modules()), name.rpartition(".")[2]
         near = [known for known in modules if end and known.rpartition(".")[2] == end]
         near = list(dict.fromkeys([*near[:3], *difflib.get_close_matches(name, modules, 3)]))
         top = [child for child, _ in policy.named_children()]
         hint = f"Near it: {', '.join(near)}." if near else f"At the top there are {', '.join(top) or 'none'}."
         checks.fail("tap", f"the name of a module of {type(policy).__name__}", repr(name), hint)
-    return modules[name]
+    return found
 
 
 def keep_labels(preprocessor: Callable[[dict[str, Any]], dict[str, Any]], prefix: str = "latent") -> KeepLabels:

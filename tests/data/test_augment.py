@@ -88,6 +88,19 @@ def test_a_third_of_a_turn_swaps_the_colours():
     assert (hues[1] - hues[0]) % 1 == pytest.approx(1 / 3)
 
 
+def test_all_colours_one_after_the_other():
+    image = torch.randint(60, 160, (1, 1, 8, 8, 3), dtype=torch.uint8)
+    x = image[0, 0].double() * 1.1
+    grey = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    x = (x @ grey).mean() + 1.2 * (x - (x @ grey).mean())
+    x = (x @ grey)[..., None] + 0.7 * (x - (x @ grey)[..., None])
+    axis, angle = torch.full((3,), 3**-0.5, dtype=torch.float64), torch.tensor(2 * torch.pi * 0.05)
+    along = (x @ axis)[..., None] * axis  # Rodrigues, with the cross product spelt out
+    x = along + angle.cos() * (x - along) + angle.sin() * torch.linalg.cross(axis.expand_as(x), x)
+    got = augment(image, colours(brightness=1.1, contrast=1.2, saturation=0.7, hue=0.05))[0, 0]
+    assert (got.double() - x.clamp(0, 255)).abs().max() <= 0.51
+
+
 def test_grey_has_no_hue_and_no_saturation():
     grey = torch.full((1, 1, 4, 4, 3), 90, dtype=torch.uint8)
     for change in ({"hue": 0.4}, {"saturation": 0.2}, {"contrast": 1.9}):

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins
 from lattok.annotation import annotate
 from lattok.checks import LattokError
 from lattok.data import Feature, LatentSpec, PolicyWindows, latent_spec, open_dataset, tokenizer_spec, with_labels
@@ -234,3 +235,12 @@ def test_a_chunk_without_codes_is_none(tmp_path):
     dataset.features = {"x.embedding": Feature("float32", (4,), None), "x.valid": Feature("bool", (1,), None)}
     with pytest.raises(LattokError, match="`x`: expected labels with codes: the tokens of a chunk, got vectors alone"):
         latent_spec(dataset, "x", "chunk", 4, latent_dim=4)
+
+
+def test_the_families_of_tokenizers():
+    config = ActionVQConfig(action_dim=3, horizon=4, dim=16, heads=2, hidden=16, codebook_size=8)
+    assert tokenizer_spec(P2TActionVQ(config).eval(), 4) == LatentSpec("chunk", 4, 1, 8, 1, 16)
+    chunks = torch.randn(40, 4, 3)
+    assert tokenizer_spec(UniformBins.fit(chunks), 4) == LatentSpec("chunk", 12, 1, 256, 0, 0)
+    with pytest.raises(LattokError, match="`labeller`: expected as many tokens in every chunk"):
+        tokenizer_spec(FAST.fit(chunks), 4)

@@ -16,7 +16,7 @@ from lerobot.envs.configs import EnvConfig
 from lattok.data import Feature, LeRobotWriter
 from lattok.types import LatentActions
 
-CAMERA, SIZE, STEP, LONGEST = "observation.images.front", 32, 0.1, 25
+CAMERA, SIZE, STEP, NEAR, LONGEST = "observation.images.front", 32, 0.1, 0.15, 25
 TARGETS = {"lift the point": (0.5, 0.9), "push the point": (0.9, 0.5)}
 
 
@@ -57,7 +57,7 @@ class Point(gymnasium.Env):
     def step(self, action):
         self.place = np.clip(self.place + STEP * np.clip(action, -1, 1), 0, 1)
         self.steps += 1
-        near = bool(np.linalg.norm(self.place - TARGETS[self.task_description]) < 0.08)
+        near = bool(np.linalg.norm(self.place - TARGETS[self.task_description]) < NEAR)
         return self._seen(), float(near), near, self.steps >= LONGEST, {"is_success": near}
 
     def render(self):

@@ -22,8 +22,9 @@ pytestmark = [
     pytest.mark.lerobot,
     pytest.mark.filterwarnings("ignore"),  # of LeRobot and of what it uses
 ]
-H, STEPS = 4, 150
+H, STEPS = 4, 260
 SMALL = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "head_dim": 32, "optimizer_lr": 3e-3}
+DECAY = {"scheduler_decay_every": 200, "scheduler_decay_factor": 0.2}
 FEW = {"chunk_size": H, "device": "cpu", "push_to_hub": False, "backbone": "scratch"}
 
 
@@ -63,12 +64,12 @@ def script(name: str, **options: Any) -> None:
 
 
 def train(root: Path, out: Path, steps: int = STEPS, **policy: Any) -> Path:
-    """Run `lerobot-train`; returns the folder of the last checkpoint."""
+    """Run `lerobot-train`; returns the folder of its checkpoint."""
     data = {"dataset__repo_id": "org/name", "dataset__root": root, "dataset__video_backend": "pyav"}
     loop = {"steps": steps, "batch_size": 16, "num_workers": 0, "log_freq": 50, "save_freq": steps, "seed": 1}
-    chosen = {f"policy__{key}": value for key, value in {"type": "lattok", **FEW, **SMALL, **policy}.items()}
+    chosen = {f"policy__{key}": value for key, value in {"type": "lattok", **FEW, **SMALL, **DECAY, **policy}.items()}
     script("lerobot_train", output_dir=out, **data, **loop, **chosen)
-    return out / "checkpoints" / "last" / "pretrained_model"
+    return out / "checkpoints" / f"{steps:06d}" / "pretrained_model"
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +232,31 @@ def test_actions(trained, dataset, tmp_path):
     torch.testing.assert_close(again.predict_chunk(rows), chunk)
 
 
+def test_a_policy_of_lattok_as_a_checkpoint(trained, annotated, dataset, tmp_path):
+    """What lattok's own recipe trained, exported: LeRobot makes the same actions, and can train on."""
+    export = importlib.import_module("lerobot_policy_lattok.export").export
+    sizes = {"width": 32, "depth": 2, "heads": 2, "head_dim": 32, "image_size": 32, "steps": 3, "crop": 1.0}
+    made = lattok.VLARecipe.from_preset(
+        str(annotated), tmp_path / "vla", "scratch", horizon=H, strategy="la_align", layer=0.5, **sizes
+    )
+    model = lattok.train(made)
+    folder = export(tmp_path / "vla", tmp_path / "checkpoint")
+    policy = load(folder)
+    assert policy.model.config == model.config
+    before, after = processors(policy, folder)
+    (batch,) = batches(dataset, 1, before)
+    theirs = after(policy.predict_action_chunk(batch))
+    torch.testing.assert_close(theirs, model.predict_chunk(batch))
+    policy.config.pretrained_path = folder
+    further = lerobot("policies.factory").make_policy(policy.config, ds_meta=dataset.meta)
+    loss, logs = further.train()(batch)
+    loss.backward()
+    assert set(logs) == {"action_loss", "latent_loss", "latent_cosine"}
+    torch.testing.assert_close(further.model.action_normalizer.scale, model.action_normalizer.scale)
+    with pytest.raises(LattokError, match="`model`: expected a policy, got Where"):
+        export(importlib.import_module("tests.lerobot.point").Where("video"), tmp_path / "no")
+
+
 def test_a_robot(trained, dataset):
     """The loop of `lerobot-record`: one observation of numpy arrays, without a batch."""
     policy = load(trained)
@@ -251,7 +277,7 @@ def test_an_evaluation_run(trained, point, tmp_path):
     for task in point.TARGETS:
         out = tmp_path / task.split()[0]
         options = {"eval__n_episodes": 10, "eval__batch_size": 5, "env__type": "point", "env__task": task}
-        script("lerobot_eval", policy__path=trained, policy__n_action_steps=2, output_dir=out, **options)
+        script("lerobot_eval", policy__path=trained, policy__n_action_steps=1, output_dir=out, **options)
         rates[task] = json.loads((out / "eval_info.json").read_text())["overall"]["pc_success"]
     print(rates)
     assert min(rates.values()) >= 70

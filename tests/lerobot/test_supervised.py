@@ -219,9 +219,13 @@ def test_each_sample_of_smolvla(make):
     model = Supervised(policy, HEADS["smolvla"], AlignLoss(width(policy, "smolvla"), 64))
     draw = torch.randn(8, STEPS, 8), torch.rand(8)
     each, logs = model(data[0], *draw, reduction="none")
+    own, _ = policy(data[0], *draw, reduction="none")
     assert each.shape == (8,)
-    torch.testing.assert_close(each.mean(), model(data[0], *draw)[0])
-    assert 0 < logs["latent_loss"] <= 2
+    labelled = (data[0]["latent.valid"] & ~data[0]["latent.valid_is_pad"]).any(1)
+    assert torch.equal(each[~labelled], own[~labelled])
+    whole, expected = model(data[0], *draw)
+    torch.testing.assert_close(own.mean() + (each - own)[labelled].mean(), whole)
+    assert logs["latent_loss"] == pytest.approx(expected["latent_loss"])
 
 
 def test_states_of_the_language_model_of_smolvla(make):

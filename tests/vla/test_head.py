@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from lattok.vla.head import ActionHead, LayerStates, gather_tokens, pool_codes
+from lattok.backbones import BackboneOut
+from lattok.vla.head import ActionHead, Chosen, LayerStates, pool_codes
 from tests.vla.fakes import config
 
 
@@ -103,10 +105,17 @@ def test_pooling_is_over_the_codes_of_a_step_and_not_over_time():
     assert pool_codes(states, 2, "none") is states
 
 
-def test_tokens_are_gathered_in_order_wherever_they_lie():
-    hidden = torch.arange(10.0).reshape(2, 5, 1)
-    chosen = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 0, 0, 0]]).bool()
-    tokens, valid = gather_tokens(hidden, chosen)
+@pytest.mark.parametrize("second", [[1, 0, 0, 0, 0], [0, 1, 1, 1, 0], None])
+def test_image_tokens_and_queries_are_taken_in_order_wherever_they_lie(second):
+    hidden = torch.arange(14.0).reshape(2, 7, 1)
+    image = None if second is None else torch.tensor([[0, 1, 0, 1, 1, 0, 0], [*second, 0, 0]]).bool()
+    chosen = Chosen.of(BackboneOut({}, slice(5, 7), torch.ones(2, 7, dtype=torch.bool), image))
+    tokens, queries = chosen.take(hidden, torch.float32)
+    assert queries[..., 0].tolist() == [[5, 6], [12, 13]]
+    if tokens is None:
+        assert second is None
+        return
     assert tokens[0, :, 0].tolist() == [1, 3, 4]
-    assert tokens[1, 0, 0] == 5
-    assert valid.tolist() == [[True] * 3, [True, False, False]]
+    valid = torch.ones(2, 3, dtype=torch.bool) if chosen.valid is None else chosen.valid
+    assert tokens[1, valid[1], 0].tolist() == [7 + i for i, here in enumerate(second) if here]
+    assert (chosen.valid is None) == (sum(second) == 3)

@@ -33,7 +33,8 @@ def by_hand(error_of, valid, reduction: str, size: int):
         steps = [error_of(b, s) for s in range(S) if valid[b, s]]
         sums.append(sum(steps))
         means.append(sum(steps) / (len(steps) * size) if steps else 0.0)
-    return {"sum": np.mean(sums), "mean": np.mean(means), "none": np.array(means)}[reduction]
+    labelled = [mean for mean, here in zip(means, valid.any(1), strict=True) if here]
+    return {"sum": np.mean(sums), "mean": np.mean(labelled), "none": np.array(means)}[reduction]
 
 
 def softmax_nll(logits, code: int) -> float:

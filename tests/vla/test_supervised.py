@@ -84,11 +84,16 @@ def test_what_is_not_valid_changes_nothing():
 
 
 def test_each_sample_alone():
-    model, batch = supervised(), make_batch()
+    """The mean of what each sample adds; one without labels adds nothing, and does not count."""
+    model, batch = supervised(weight=0.5), make_batch()
+    batch["latent.valid"][0] = False
     loss, logs = model(batch, reduction="none")
+    own, _ = model.policy(batch, reduction="none")
     assert loss.shape == (B,)
-    torch.testing.assert_close(loss.mean(), model(batch)[0])
-    assert isinstance(logs["latent_loss"], float)
+    assert loss[0] == own[0]
+    whole, expected = model(batch)
+    torch.testing.assert_close(own.mean() + (loss - own)[1:].mean(), whole)
+    assert logs == pytest.approx(expected)
 
 
 def test_validation_without_gradients():
@@ -328,9 +333,9 @@ def _share(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
-    """Gradients of two shares of a batch, averaged by DDP, are those of the whole, however many steps are valid."""
+    """Gradients of two shares of a batch, averaged by DDP, are those of the whole, however many steps have labels."""
     model, batch = supervised(), make_batch()
-    batch["latent.valid"][:2] = False  # one process has nothing to learn from
+    batch["latent.valid"][:, 0], batch["latent.valid"][:2, 1:] = True, False
     torch.save((model, batch), tmp_path / "model.pt")
     torch.multiprocessing.start_processes(_share, (str(tmp_path),), nprocs=2, start_method="spawn")
     model(batch)[0].backward()

@@ -1,0 +1,61 @@
+"""What benchmarks/speed/vla_step.py compares with does the same, and its memory is measured right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers", minversion="5.4", reason="needs the extra vla")
+pytest.importorskip("peft", minversion="0.18", reason="needs the extra vla")
+
+from benchmarks.reference.vla import StraightforwardVLA
+from benchmarks.speed import vla_models, vla_step
+from benchmarks.speed.vla_states import Alive
+from lattok.backbones.hf import HFBackbone
+from lattok.vla.testing import tiny_qwen3_vl
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> HFBackbone:
+    folder: Path = tiny_qwen3_vl(tmp_path_factory.mktemp("qwen"))
+    return vla_models.make_backbone(folder, 2, vla_models.NARROW, torch.float32, CPU)
+
+
+@pytest.mark.parametrize("strategy", ["baseline", "la_cond"])
+def test_both_ways_predict_the_same_actions(backbone: HFBackbone, strategy: str) -> None:
+    policy = vla_models.make_policy(strategy, backbone, CPU)
+    plain, batch = StraightforwardVLA(policy, first_code=0), vla_models.make_batch(policy, CPU, count=2)
+    assert vla_step.agreement_of(policy, plain, batch) < 1e-5
+    assert ("latent" in plain(batch)) == (strategy != "baseline")
+
+
+def test_the_sequence_is_as_long_as_it_says(backbone: HFBackbone) -> None:
+    policy = vla_models.make_policy("la_direct", backbone, CPU)
+    alive = Alive(backbone)
+    policy.predict_chunk(vla_models.make_observation(policy, CPU))
+    alive.close()
+    assert alive.length == vla_models.LENGTH
+    assert len(alive.hooks) == backbone.num_layers + 1
+    assert alive.bytes() == 0
+
+
+def test_the_peak_counts_what_is_alive_at_once() -> None:
+    def call() -> None:
+        for _ in range(3):
+            torch.empty(1000, 1000)  # 4 MB, released at once
+        kept = torch.empty(500, 1000)
+        torch.empty(1000, 1000)
+        del kept
+
+    assert vla_step.peak(call, CPU) == 6_000_000
+
+
+def test_the_losses_are_the_same_objective() -> None:
+    setting = vla_models.Setting(vla_models.NARROW, 2, 2, 1, torch.float32, CPU, ())
+    value = vla_step.latent_loss(setting)["value"]
+    assert value["difference"] <= 1e-6
+    assert value["relative difference of gradients"] <= 1e-6
