@@ -191,17 +191,17 @@ def _judge(
 @torch.no_grad()
 def latent_figures(policy: LatentVLA, windows: PolicyWindows) -> dict[str, float]:
     """Latent loss and accuracy, or cosine, of a policy in evaluation mode over all windows."""
+    if windows.latent is None:
+        return {}
     sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    total = 0
     for rows in torch.arange(len(windows)).split(BATCH):
         batch = windows.batch(rows)
-        terms = policy(batch)
-        for name in terms.keys() - {"action"}:  # the loss is a mean over samples, figures over steps
-            valid = batch.latent.valid if batch.latent is not None else batch.valid
-            count = int((valid.any(1) if name == "latent" else valid).sum())
-            sums[name] = sums.get(name, 0.0) + float(terms[name]) * count
-            counts[name] = counts.get(name, 0) + count
-    return {name: total / max(1, counts[name]) for name, total in sorted(sums.items())}
+        labelled = 0 if batch.latent is None else int(batch.latent.valid.any(1).sum())
+        for name, value in policy(batch).items():  # each a mean over the samples with labels
+            sums[name] = sums.get(name, 0.0) + float(value) * labelled
+        total += labelled
+    return {name: value / max(1, total) for name, value in sorted(sums.items()) if name != "action"}
 
 
 def labels_of(recipe: VLARecipe, dataset: RobotDataset, tokenizer: Any = None) -> tuple[LatentSpec | None, str]:

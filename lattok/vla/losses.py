@@ -57,6 +57,5 @@ def regression(predicted: Tensor, embedding: Tensor, valid: Tensor, reduction: s
 
 @torch.no_grad()
 def code_accuracy(logits: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
-    """Share of valid codes [B, S, P] that have the largest logit; 0 where nothing is valid."""
-    hits = (logits.argmax(-1) == codes) & valid[..., None]
-    return hits.sum() / (valid.sum() * codes.shape[-1]).clamp(min=1)
+    """Share of valid codes [B, S, P] that have the largest logit, averaged like the losses; 0 where nothing is valid."""
+    return reduce_valid((logits.argmax(-1) == codes).float().mean(-1), valid)

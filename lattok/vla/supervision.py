@@ -218,6 +218,5 @@ def _check_shape(name: str, part: Tensor, valid: Tensor, dims: str) -> None:
 
 @torch.no_grad()
 def _cosine(predicted: Tensor, embedding: Tensor, valid: Tensor) -> Tensor:
-    """Mean cosine of vectors [B, S, E, d] over valid steps; 0 where nothing is valid."""
-    cosine = F.cosine_similarity(predicted.float(), embedding, dim=-1).mean(2)  # b s
-    return cosine.masked_fill(~valid, 0.0).sum() / valid.sum().clamp(min=1)
+    """Mean cosine of vectors [B, S, E, d], averaged like the losses; 0 where nothing is valid."""
+    return losses.reduce_valid(F.cosine_similarity(predicted.float(), embedding, dim=-1).mean(2), valid)

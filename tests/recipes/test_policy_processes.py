@@ -1,0 +1,50 @@
+"""Two processes train the policy of one: the same losses and the same weights.
+
+To the last digits where all shares of a batch have as many labelled samples, so for actions and for tokens of chunks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import lattok
+from tests.recipes.policies import SIZES, annotated
+
+OPTIONS = {"backbone": "scratch", "steps": 3, "batch_size": 8, "device": "cpu", **SIZES}
+
+
+def _train(dataset: Path, out: Path, strategy: str, **options):
+    return lattok.train(lattok.VLARecipe.from_preset(dataset, out, strategy=strategy, **OPTIONS, **options))
+
+
+def _worker(rank: int, dataset: Path, out: Path, strategy: str) -> None:
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/{strategy}", rank=rank, world_size=2)
+    _train(dataset, out / f"two-{strategy}", strategy, accumulate=2)
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["baseline", "la_tok"])
+def test_two_processes_train_the_policy_of_one(strategy: str, tmp_path: Path):
+    dataset = annotated(tmp_path)
+    one = _train(dataset, tmp_path / "one", strategy).saved_tensors()
+    torch.multiprocessing.spawn(_worker, args=(dataset, tmp_path, strategy), nprocs=2)
+    two = lattok.load(tmp_path / f"two-{strategy}").saved_tensors()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0)
+    logged = [_losses(tmp_path / name) for name in ("one", f"two-{strategy}")]
+    for alone, shared in zip(*logged, strict=True):
+        assert shared == pytest.approx(alone, abs=1e-5)
+
+
+def _losses(run: Path) -> list[dict[str, float]]:
+    lines = (run / "run/metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k.startswith("loss")} for line in lines]
