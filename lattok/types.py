@@ -167,3 +167,4 @@ class PolicyBatch(NamedTuple):
     actions: Tensor  # [B, H, m] float32; steps beyond the episode repeat its last action
     valid: Tensor  # [B, H] bool: steps inside the episode
     latent: LatentTarget | None = None
+    labelled: Tensor | None = None  # 0-d: samples with labels in an average share, where a batch is shared out

@@ -99,6 +99,16 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def only_prefix(dataset: RobotDataset, target: str, strategy: str) -> str:
+    """The one prefix whose labels fit; where there is none, the error about the usual one says what to do."""
+    entries = provenance_of(dataset).items()
+    found = [name for name, entry in entries if isinstance(entry, Mapping) and entry.get("source") == TARGETS[target]]
+    if len(found) > 1:
+        expected = f"one of {', '.join(found)}, all of them labels that {strategy} can learn from"
+        checks.fail("prefix", expected, "none")
+    return found[0] if found else "latent"
+
+
 def _annotate(prefix: str, target: str) -> str:
     """The command that makes the columns."""
     return f"lattok annotate DATASET --model {'LAM' if target == 'steps' else 'TOKENIZER'} --prefix {prefix} --out DIR"

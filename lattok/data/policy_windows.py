@@ -8,7 +8,7 @@ Everything is read once; a batch is one gather. Beyond the end of an episode not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,16 @@ class PolicyWindows:
             valid=inside,
             latent=self._target(indices, rows, inside, actions),
         )
+
+    @cached_property
+    def labelled(self) -> Tensor | None:
+        """Which samples have a latent action that supervises, bool [N]; none where nothing does."""
+        if self.latent is None:
+            return None
+        if self._valid is None:
+            return torch.ones(len(self), dtype=torch.bool)
+        rows, inside = self._windows.rows(torch.arange(len(self)))
+        return self._valid if self.latent.target == "chunk" else (self._valid[rows] & inside).any(1)
 
     def targets(self, key: str) -> Tensor:
         """Chunks [N, H, m] of `action_key` or of one of `extra_keys`, such as what an expert would have done."""

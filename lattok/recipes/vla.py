@@ -14,7 +14,7 @@ from typing_extensions import Self
 from lattok import checks, files
 from lattok.data import RobotDataset, split_by_task
 from lattok.data.augment import Augmentation, augment, draw
-from lattok.data.latent_columns import TARGETS, LatentSpec, latent_spec, provenance_of, tokenizer_spec
+from lattok.data.latent_columns import LatentSpec, latent_spec, only_prefix, tokenizer_spec
 from lattok.data.policy_windows import PolicyWindows
 from lattok.data.sidecar import with_labels
 from lattok.evaluation.policy import BATCH, policy_errors
@@ -216,20 +216,10 @@ def labels_of(recipe: VLARecipe, dataset: RobotDataset, tokenizer: Any = None) -
         return None, data.prefix or "latent"
     if tokenizer is not None:
         return tokenizer_spec(tokenizer, horizon), data.prefix or "latent"
-    prefix = data.prefix or _only_prefix(dataset, target, plan.name)
+    prefix = data.prefix or only_prefix(dataset, target, plan.name)
     stride = None if data.latent_stride is None else checks.stride_in_frames(data.latent_stride, dataset.fps)
     needs = ("embedding",) if plan.loss in ("align", "regress") else ("codes",)
     return latent_spec(dataset, prefix, target, horizon, stride, needs=needs), prefix
-
-
-def _only_prefix(dataset: RobotDataset, target: str, strategy: str) -> str:
-    """The one prefix whose labels fit; where there is none, the error about the usual one says what to do."""
-    entries = provenance_of(dataset).items()
-    found = [name for name, entry in entries if isinstance(entry, dict) and entry.get("source") == TARGETS[target]]
-    if len(found) > 1:
-        expected = f"one of {', '.join(found)}, all of them labels that {strategy} can learn from"
-        checks.fail("prefix", expected, "none")
-    return found[0] if found else "latent"
 
 
 def read_windows(
@@ -296,7 +286,10 @@ class PolicyBatches:
         self._draw = SeededBatches(len(windows), recipe.loop.batch_size, recipe.loop.seed)
 
     def __call__(self, step: int, process: int, processes: int) -> PolicyBatch:
-        batch = self.windows.batch(self._draw(step)[process::processes])
+        rows = self._draw(step)
+        batch = self.windows.batch(rows[process::processes])
+        if self.windows.labelled is not None:
+            batch = batch._replace(labelled=self.windows.labelled[rows].sum() / processes)
         size, options = self.loop.batch_size, self.data.augmentation
         changes = draw(options, size, batch.images.shape[1], self.loop.seed, step)[process::processes]
         return batch._replace(images=augment(batch.images, changes))

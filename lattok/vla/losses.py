@@ -57,5 +57,5 @@ def regression(predicted: Tensor, embedding: Tensor, valid: Tensor, reduction: s
 
 @torch.no_grad()
 def code_accuracy(logits: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
-    """Share of valid codes [B, S, P] that have the largest logit, averaged like the losses; 0 where nothing is valid."""
+    """Share of valid codes [B, S, P] that have the largest logit, averaged like the losses; 0 where none is."""
     return reduce_valid((logits.argmax(-1) == codes).float().mean(-1), valid)

@@ -93,7 +93,11 @@ class LatentVLA(HubModel):
         target = self.action_normalizer(batch.actions)
         terms = {"action": action_loss(seen.actions, target, batch.valid, self.config.action_loss)}
         if self.supervision is not None and batch.latent is not None:
-            terms |= self.supervision(seen.supervised, batch.latent)
+            found = self.supervision(seen.supervised, batch.latent)
+            if batch.labelled is not None:  # so that the mean over shares is that over all labelled samples
+                own = batch.latent.valid.any(1).sum() / batch.labelled.clamp(min=1e-6)
+                found = {name: own * value for name, value in found.items()}
+            terms |= found
         return terms
 
     def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:

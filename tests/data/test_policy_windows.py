@@ -60,6 +60,7 @@ def test_labels_of_every_step_against_a_loop(lengths):
             if inside:
                 np.testing.assert_array_equal(target.codes[i, h], dataset.values[e]["latent.codes"][t + h])
                 np.testing.assert_array_equal(target.embedding[i, h, 0], dataset.values[e]["latent.embedding"][t + h])
+    assert samples.labelled.tolist() == target.valid.any(1).tolist()
 
 
 def test_tokens_of_the_chunk_are_those_of_its_first_frame():

@@ -1,7 +1,4 @@
-"""Two processes train the policy of one: the same losses and the same weights.
-
-To the last digits where all shares of a batch have as many labelled samples, so for actions and for tokens of chunks.
-"""
+"""Two processes train the policy of one: the same losses, figures and weights, however labels are shared out."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ def _worker(rank: int, dataset: Path, out: Path, strategy: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["baseline", "la_tok"])
+@pytest.mark.parametrize("strategy", ["baseline", "la_tok", "la_align", "la_direct"])
 def test_two_processes_train_the_policy_of_one(strategy: str, tmp_path: Path):
     dataset = annotated(tmp_path)
     one = _train(dataset, tmp_path / "one", strategy).saved_tensors()
@@ -47,4 +44,5 @@ def test_two_processes_train_the_policy_of_one(strategy: str, tmp_path: Path):
 
 def _losses(run: Path) -> list[dict[str, float]]:
     lines = (run / "run/metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k.startswith("loss")} for line in lines]
+    names = ("loss", "latent_")
+    return [{k: v for k, v in json.loads(line).items() if k.startswith(names)} for line in lines]

@@ -1,0 +1,189 @@
+"""`--policy.type=lattok`: the options of a `lattok.vla.LatentVLA`, and what its dataset told about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, cast
+
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import NormalizationMode
+from lerobot.optim.optimizers import AdamWConfig
+from lerobot.optim.schedulers import LRSchedulerConfig
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from lattok import checks
+from lattok.recipes.vla import VLARecipe
+from lattok.vla import Strategy, VLAConfig, strategy_of
+from lattok.vla.config import PROMPT, SCRATCH
+
+OF_BACKBONE = ("image_size", "interpolation", "head_dim", "head_heads")  # another default for the scratch backbone
+
+
+@LRSchedulerConfig.register_subclass("lattok_steps")
+@dataclass
+class StepDecayConfig(LRSchedulerConfig):
+    """The learning rate times `decay_factor` every `decay_every` steps (Table 8), which LeRobot does not have."""
+
+    num_warmup_steps: int | None = 0
+    decay_every: int = 10_000
+    decay_factor: float = 0.5
+
+    def build(self, optimizer: Optimizer, num_training_steps: int) -> LambdaLR:
+        """The schedule; without warm-up, and of any length."""
+        return LambdaLR(optimizer, lambda step: self.decay_factor ** (step // self.decay_every))
+
+
+@PreTrainedConfig.register_subclass("lattok")
+@dataclass
+class LattokConfig(PreTrainedConfig):
+    """Options of the policy; those that are None get lattok's own defaults for the backbone.
+
+    The last block is filled in from the dataset when a policy is made, and travels with the checkpoint.
+    """
+
+    # what it learns
+    strategy: str = "baseline"
+    layer: int | float | None = None  # hidden state of the latent loss: index, or fraction of the layers
+    latent_weight: float | None = None  # lambda
+    prefix: str | None = None  # of the label columns; None: the only one that fits the strategy
+    labels: str | None = None  # folder of labels beside the dataset
+    action_loss: str = "l2"
+    # what it sees and does
+    cameras: list[str] | None = None  # None: all of the dataset
+    proprio: bool = True  # sees observation.state
+    chunk_size: int = 8  # actions of a prediction
+    n_action_steps: int | None = None  # of them carried out; None: all
+    prompt: str = PROMPT
+    # its model
+    backbone: str = VLAConfig.backbone  # a Hub id, a folder, or "scratch"
+    backbone_revision: str | None = None
+    train_backbone: str = "lora"
+    lora_rank: int = 64
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    lora_vision: bool = True
+    gradient_checkpointing: bool = False
+    image_size: int | None = None
+    interpolation: str | None = None
+    width: int = VLAConfig.width  # of the scratch backbone
+    depth: int = VLAConfig.depth
+    heads: int = VLAConfig.heads
+    patch_size: int = VLAConfig.patch_size
+    head_dim: int | None = None
+    head_heads: int | None = None
+    head_layers: list[int] = field(default_factory=list)
+    pool: str = "mean"
+    align_projection: str = "linear"
+    # normalisation is the model's own: LeRobot's steps must leave everything as it is
+    normalize: str = "mean_std"  # or "min_max"; LeRobot's quantiles are means of those of episodes, often far off
+    normalization_mapping: dict[str, NormalizationMode] = field(
+        default_factory=lambda: dict.fromkeys(("VISUAL", "STATE", "ENV", "ACTION"), NormalizationMode.IDENTITY)
+    )
+    # optimizer (Table 8)
+    optimizer_lr: float | None = None
+    optimizer_weight_decay: float = 0.01
+    optimizer_grad_clip_norm: float = 1.0
+    scheduler_decay_every: int = 10_000
+    scheduler_decay_factor: float = 0.5
+    # filled in from the dataset
+    latent_prefix: str = "latent"
+    codes: int = 1
+    latent_steps: int = 0
+    codebook_size: int = 0
+    latent_dim: int = 0
+    latent_vectors: int = 0
+    action_names: list[str] = field(default_factory=list)
+    proprio_names: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.plan  # noqa: B018  # checks its own numbers
+        preset = VLARecipe.presets[SCRATCH if self.backbone == SCRATCH else VLARecipe.default_preset]
+        defaults = {name: preset.get(name, getattr(VLAConfig, name)) for name in OF_BACKBONE}
+        defaults |= {"optimizer_lr": preset["lr"], "n_action_steps": self.chunk_size}
+        for name, value in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        checks.counts(chunk_size=self.chunk_size, n_action_steps=self.steps_taken)
+        if self.steps_taken > self.chunk_size:
+            checks.fail("n_action_steps", f"at most chunk_size {self.chunk_size}", self.n_action_steps)
+        if any(mode is not NormalizationMode.IDENTITY for mode in self.normalization_mapping.values()):
+            got = {kind: mode.value for kind, mode in self.normalization_mapping.items()}
+            hint = "The policy normalises by itself; `--policy.normalize` says with which statistics."
+            checks.fail("normalization_mapping", "IDENTITY for everything", got, hint)
+
+    @property
+    def plan(self) -> Strategy:
+        """The strategy with its layer and weight."""
+        return strategy_of(self.strategy, layer=self.layer, weight=self.latent_weight)
+
+    @property
+    def steps_taken(self) -> int:
+        """Actions of a prediction that are carried out."""
+        return self.chunk_size if self.n_action_steps is None else self.n_action_steps
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers of an action."""
+        if self.action_feature is None:
+            checks.fail("output_features", "`action`", ", ".join(self.output_features or ()) or "none")
+        return self.action_feature.shape[0]
+
+    @property
+    def proprio_dim(self) -> int:
+        """Numbers of the robot's state that the policy sees."""
+        state = self.robot_state_feature if self.proprio else None
+        return 0 if state is None else state.shape[0]
+
+    def model_config(self) -> VLAConfig:
+        """Architecture of the policy; features must be known."""
+        self.validate_features()
+        cameras, features = self.cameras or list(self.image_features), self.image_features
+        names = [f.name for f in fields(VLAConfig) if f.name in self.__dataclass_fields__]
+        values: dict[str, Any] = {name: getattr(self, name) for name in names}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        values |= {"action_dim": self.action_dim, "proprio_dim": self.proprio_dim, "cameras": tuple(cameras)}
+        values |= {"camera_sizes": tuple(tuple(features[camera].shape[1:]) for camera in cameras)}
+        return VLAConfig(**values | {"strategy": self.plan, "horizon": self.chunk_size})
+
+    def validate_features(self) -> None:
+        """Raises `LattokError` where the dataset has no camera or no `action`, or lacks a camera that was named."""
+        have = list(self.image_features)
+        missing = [camera for camera in self.cameras or () if camera not in have]
+        if missing or not have:
+            checks.fail("cameras", f"cameras among {', '.join(have) or 'none'}", ", ".join(missing) or "none")
+        self.action_dim  # noqa: B018  # checks that there is one
+
+    @property
+    def observation_delta_indices(self) -> None:
+        """Only the present is seen."""
+        return
+
+    @property
+    def action_delta_indices(self) -> list[int]:
+        """The actions of a chunk. Latent actions of its steps are read by the policy (see labels.py)."""
+        return list(range(self.chunk_size))
+
+    @property
+    def reward_delta_indices(self) -> None:
+        """None."""
+        return
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        """AdamW; its second-moment decay and eps are torch's."""
+        lr, decay, clip = self.optimizer_lr, self.optimizer_weight_decay, self.optimizer_grad_clip_norm
+        return AdamWConfig(lr=cast(float, lr), weight_decay=decay, grad_clip_norm=clip)
+
+    def get_scheduler_preset(self) -> StepDecayConfig:
+        """Halved every 10,000 steps."""
+        return StepDecayConfig(decay_every=self.scheduler_decay_every, decay_factor=self.scheduler_decay_factor)
+
+
+def names_of(feature: Any, count: int) -> list[str]:
+    """Names of the numbers of a column, as a dataset has them; none where they do not fit."""
+    names = (feature or {}).get("names")
+    if isinstance(names, dict):
+        names = next(iter(names.values()), None)
+    names = list(names) if isinstance(names, list | tuple) else []
+    return names if len(names) == count and all(isinstance(name, str) for name in names) else []

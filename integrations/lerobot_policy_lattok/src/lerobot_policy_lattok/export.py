@@ -1,0 +1,65 @@
+"""Policies of `lattok train vla` as checkpoints of LeRobot, for `lerobot-eval`, robots, or further training there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from lerobot.configs.types import FeatureType, PolicyFeature
+
+import lattok
+from lattok import checks
+from lattok.vla import LatentVLA, VLAConfig
+from lattok.vla.build import MERGED
+from lerobot_policy_lattok.configuration_lattok import LattokConfig
+from lerobot_policy_lattok.modeling_lattok import LattokPolicy
+from lerobot_policy_lattok.processor_lattok import make_lattok_pre_post_processors
+
+STATE, ACTION = "observation.state", "action"
+
+
+def export(model: LatentVLA | str | os.PathLike[str], folder: str | os.PathLike[str], device: str = "cpu") -> Path:
+    """Write `model`, or the artefact of that name, as a checkpoint of LeRobot into `folder`; returns the folder.
+
+    Raises `LattokError` for a policy that LeRobot's options cannot describe.
+    """
+    if isinstance(model, str | os.PathLike):
+        model = lattok.load(model)
+    if not isinstance(model, LatentVLA):
+        checks.fail("model", "a policy", type(model).__name__)
+    if model.config.backbone == MERGED:
+        hint = "Export the policy with adapters that it was made from."
+        checks.fail("model", "a policy over a base model with a name", "one with its adapters merged", hint)
+    config, folder = config_of(model.config, device), Path(folder)
+    LattokPolicy(config, model=model).save_pretrained(folder)
+    for processor in make_lattok_pre_post_processors(config):
+        processor.save_pretrained(folder)
+    return folder
+
+
+def config_of(made: VLAConfig, device: str = "cpu") -> LattokConfig:
+    """Options of LeRobot that make the same architecture."""
+    own = {field.name for field in fields(LattokConfig)}
+    values: dict[str, Any] = {field.name: getattr(made, field.name) for field in fields(VLAConfig) if field.name in own}
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    plan = made.plan
+    weighted = {} if plan.loss == "none" else {"layer": plan.layer, "latent_weight": plan.weight}
+    inputs = {
+        camera: PolicyFeature(FeatureType.VISUAL, (3, *size))
+        for camera, size in zip(made.cameras, made.camera_sizes, strict=True)
+    }
+    if made.proprio_dim:
+        inputs[made.state_key] = PolicyFeature(FeatureType.STATE, (made.proprio_dim,))
+    if made.action_key != ACTION or (made.proprio_dim and made.state_key != STATE):
+        checks.fail("model", f"a policy of `{ACTION}` and `{STATE}`", f"one of `{made.action_key}`, `{made.state_key}`")
+    outputs = {ACTION: PolicyFeature(FeatureType.ACTION, (made.action_dim,))}
+    values |= {"strategy": plan.name, "chunk_size": made.horizon, "proprio": made.proprio_dim > 0, **weighted}
+    values |= {"input_features": inputs, "output_features": outputs}
+    config = LattokConfig(**values, device=device, push_to_hub=False)
+    again = config.model_config()
+    if again != made:
+        others = [field.name for field in fields(made) if getattr(made, field.name) != getattr(again, field.name)]
+        checks.fail("model", "a policy that LeRobot's options can describe", f"one with its own {', '.join(others)}")
+    return config

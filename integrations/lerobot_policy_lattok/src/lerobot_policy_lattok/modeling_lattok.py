@@ -1,0 +1,144 @@
+"""A `lattok.vla.LatentVLA` as a policy of LeRobot.
+
+The model has its own normalisers, set from the statistics that LeRobot has of the dataset, and works in the dataset's
+units; a checkpoint holds what the base model does not have. Loading is always strict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from lerobot.policies.pretrained import PreTrainedPolicy
+from torch import Tensor, nn
+
+from lattok import checks
+from lattok.normalize import read_statistics
+from lattok.vla import LatentVLA
+from lattok.vla.build import open_backbone
+from lerobot_policy_lattok.configuration_lattok import LattokConfig, names_of
+from lerobot_policy_lattok.labels import Labels
+
+WEIGHTS = "model.safetensors"
+INSIDE = "model."  # the policy's name for its LatentVLA
+
+
+class LattokPolicy(PreTrainedPolicy):
+    """`policy.model` is the `LatentVLA`: its `save_pretrained` writes an artefact for `lattok.load`."""
+
+    config_class = LattokConfig  # pyright: ignore[reportAssignmentType]  # LeRobot annotates both with None
+    name = "lattok"  # pyright: ignore[reportAssignmentType]
+    config: LattokConfig
+
+    def __init__(
+        self,
+        config: LattokConfig,
+        dataset_stats: Mapping[str, Any] | None = None,
+        dataset_meta: Any = None,
+        model: LatentVLA | None = None,
+        **kwargs: Any,
+    ):
+        """`dataset_meta` and `dataset_stats`, as LeRobot hands them to a policy that it makes for a dataset.
+
+        They fill in what the configuration does not know yet. Without them it must come from a checkpoint, or with the
+        `model` that it describes.
+        """
+        super().__init__(config)
+        self.labels = self._describe(dataset_meta) if dataset_meta is not None else None
+        made = config.model_config()
+        config.cameras = list(made.cameras)
+        if model is None:
+            backbone = open_backbone(made)
+            config.backbone_revision = backbone.revision
+            model = LatentVLA(made, backbone)
+        self.model = model
+        self.model.queues.n_action_steps = config.steps_taken
+        if dataset_stats is not None:
+            self._normalize(dataset_stats)
+
+    def _describe(self, meta: Any) -> Labels | None:
+        """Fill in names and what the labels are; returns the labels, where there is a loss that needs them."""
+        config, plan = self.config, self.config.plan
+        config.validate_features()
+        config.action_names = names_of(meta.features.get("action"), config.action_dim)
+        config.proprio_names = names_of(meta.features.get("observation.state"), config.proprio_dim)
+        if plan.target == "none" and "codes" not in plan.action_placeholders:
+            return None
+        labels = Labels.open(meta.root, plan, config.chunk_size, config.prefix, config.labels)
+        facts = labels.facts()
+        trained = config.latent_steps > 0
+        for name, value in facts.items():
+            if trained and name != "latent_prefix" and getattr(config, name) != value:
+                hint = "Annotate the dataset with the model that this policy learned from."
+                checks.fail(name, f"{getattr(config, name)}, as in the checkpoint", f"{value} in {meta.root}", hint)
+            setattr(config, name, value)
+        return labels if plan.loss != "none" else None
+
+    def _normalize(self, statistics: Mapping[str, Any]) -> None:
+        """Set the normalisers from LeRobot's statistics of the dataset."""
+        model, kind = self.model, self.config.normalize
+        parts = {"action": model.action_normalizer, "observation.state": model.proprio_normalizer}
+        for key, normalizer in parts.items():
+            if normalizer is None or kind == "identity":
+                continue
+            if key not in statistics:
+                checks.fail("dataset_stats", f"statistics of `{key}`", f"only {', '.join(statistics)}")
+            normalizer.set(read_statistics(statistics[key], kind)[0] or {})
+
+    def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[Tensor, dict[str, float]]:
+        """The weighted sum of the strategy's losses (Eq. 4), and each of them for the log.
+
+        Labels come from the dataset that the policy was made for, unless the batch has a window of them already.
+        """
+        if reduction != "mean":
+            checks.fail("reduction", "mean: the policy has no loss of single samples", reduction)
+        if self.labels is not None and f"{self.labels.prefix}.valid" not in batch:
+            batch = self.labels.add(batch)
+        terms = self.model(batch)
+        weights = self.model.config.loss_weights
+        loss = torch.stack([weight * terms[name] for name, weight in weights.items()]).sum()
+        named = {f"{name}_loss" if name in weights else name: value for name, value in terms.items()}
+        return loss, {name: float(value.detach()) for name, value in named.items()}
+
+    def predict_action_chunk(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
+        """The next actions of every sample, [B, chunk_size, m] in the dataset's units."""
+        return self.model.predict_chunk(batch)
+
+    def select_action(self, batch: dict[str, Any], **kwargs: Any) -> Tensor:
+        """The next action of every environment, [B, m]; each has a queue of its own."""
+        return self.model.select_action(batch)
+
+    def reset(self) -> None:
+        """Forget planned actions: LeRobot resets all environments at once."""
+        self.model.reset()
+
+    def drop_queued_actions(self) -> None:
+        """The same, in the middle of an episode (LeRobot >= 0.6)."""
+        self.model.reset()
+
+    def get_optim_params(self) -> list[nn.Parameter]:
+        """Parameters that are trained."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def wrap_with_peft(self, *args: Any, **kwargs: Any) -> PreTrainedPolicy:
+        """Not here: the backbone has its own adapters."""
+        hint = "--policy.train_backbone=lora and --policy.lora_rank adapt the backbone."
+        checks.fail("peft", "none for this policy", "adapters of LeRobot", hint)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """config.json and model.safetensors: own weights, statistics, and what the base model does not have."""
+        self.config._save_pretrained(save_directory)
+        tensors = {
+            INSIDE + name: value.detach().cpu().contiguous() for name, value in self.model.saved_tensors().items()
+        }
+        safetensors.torch.save_file(tensors, save_directory / WEIGHTS, {"format": "pt"})
+
+    @classmethod
+    def _load_as_safetensor(cls, model: LattokPolicy, model_file: str, map_location: str, strict: bool) -> LattokPolicy:
+        """Fill a policy; tensors that are missing, unexpected or of another shape are an error, whatever `strict`."""
+        tensors = safetensors.torch.load_file(model_file)
+        model.model.load_tensors({name.removeprefix(INSIDE): value for name, value in tensors.items()}, model_file)
+        return model
