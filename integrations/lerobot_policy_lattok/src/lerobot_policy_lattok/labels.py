@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lattok import checks
 from lattok.data import open_dataset
 from lattok.data.latent_columns import LatentSpec, latent_spec, only_prefix
 from lattok.data.schema import RobotDataset
