@@ -195,7 +195,7 @@ class HubModel(nn.Module):
         weights = hashlib.sha256()
         for name, tensor in sorted(self.saved_tensors().items()):
             weights.update(name.encode() + str(tuple(tensor.shape)).encode())
-            weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return {
             "type": self.type,
             "model": self.source,

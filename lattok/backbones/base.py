@@ -42,6 +42,8 @@ class LoraSpec:
         checks.counts(rank=self.rank)
         checks.positive(alpha=self.alpha)
         checks.at_least_zero(dropout=self.dropout)
+        if self.dropout >= 1:
+            checks.fail("lora_dropout", "a number below 1", self.dropout)
 
 
 class Backbone(Protocol):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lattok import checks
 from lattok.backbones import pretrained
@@ -100,6 +101,24 @@ class HFBackbone(nn.Module):
             image=None if self.family.image is None else ids == self.model.config.image_token_id,
         )
 
+    @property
+    def reads_images(self) -> bool:
+        """Whether images reach the model, and not only text."""
+        return self.family.image is not None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """A change of precision leaves float32 buffers as they are: rounded, frequencies of positions are others."""
+        exact = [
+            (module, name, buffer)
+            for module in self.model.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if buffer.dtype == torch.float32
+        ]
+        result = super()._apply(fn, recurse)
+        for module, name, buffer in exact:
+            module._buffers[name] = buffer.to(module._buffers[name].device)
+        return result
+
     def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
         """Choose in place what is trained; called once. Checkpointing is non-reentrant.
 
@@ -136,7 +155,7 @@ class HFBackbone(nn.Module):
         """Add the adapters to the weights that they adapt, in place. The base model is then to be saved, not they."""
         if self._adapters:
             self.model = self._adapters[0].merge_and_unload()
-            self._adapters, self._trained = (), []
+        self._adapters, self._trained = (), []
 
     def save_base(self, folder: str | Path) -> Path:
         """Write the model and its processor, so that `load(folder)` opens them. Adapters must be merged before."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +37,13 @@ class LatentSpec:
     vectors: int  # E of each step; 0: not written, or not one for each token
     latent_dim: int  # d; 0 without vectors
     stride: int | None = None  # frames between the two images of a pair
+    per_step: bool = False  # tokens of a chunk: each is that of a step
+
+    def policy_fields(self, prefix: str) -> dict[str, Any]:
+        """What a policy must know of them, as fields of its configuration."""
+        fields = {"codes": self.codes or self.vectors or 1, "latent_steps": self.steps, "latent_prefix": prefix}
+        fields |= {"codebook_size": self.codebook_size, "latent_dim": self.latent_dim, "latent_vectors": self.vectors}
+        return fields | {"latent_per_step": self.per_step}
 
 
 def latent_spec(
@@ -72,7 +79,8 @@ def latent_spec(
     _check_horizon(prefix, known.get("horizon", horizon), horizon)
     if _model(known).get("type") == "fast":
         _refuse_variable_length(prefix)
-    return _of_chunk(prefix, codes, size, vectors, width, needs)
+    spec = _of_chunk(prefix, codes, size, vectors, width, needs)
+    return replace(spec, per_step=spec.per_step or _model(known).get("type") == "action-vq")  # also without vectors
 
 
 def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str] = ()) -> LatentSpec:
@@ -225,14 +233,14 @@ def _model(known: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _of_chunk(prefix: str, codes: int, size: int, vectors: int, width: int, needs: Sequence[str]) -> LatentSpec:
-    """One step for each token; vectors only where each token has its own."""
+    """One step for each token; vectors only where each token has its own, which is then that of a step."""
     if codes == 0:
         checks.fail(prefix, "labels with codes: the tokens of a chunk", "vectors alone", _annotate(prefix, "chunk"))
     own = vectors == codes
     if "embedding" in needs and not own:
         got = f"{vectors} for {codes} tokens"
         checks.fail(prefix, "a latent vector for each token", got, "Of the families of tokenizers, action-vq has them.")
-    return LatentSpec("chunk", codes, 1, size, int(own), width if own else 0)
+    return LatentSpec("chunk", codes, 1, size, int(own), width if own else 0, per_step=own)
 
 
 def _refuse_variable_length(name: str) -> NoReturn:

@@ -7,6 +7,7 @@ Everything is read once; a batch is one gather. Beyond the end of an episode not
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -60,7 +61,7 @@ class PolicyWindows:
         """
         checks.counts(size=size)
         self.horizon, self.size, self.interpolation = horizon, size, interpolation
-        self.cameras = camera_keys(dataset, cameras)
+        self.cameras = () if cameras is not None and not len(cameras) else camera_keys(dataset, cameras)
         self.episodes = chosen = select_episodes(dataset, episodes)
         self._windows = ActionWindows(dataset, horizon, action_key, [e.index for e in chosen])
         self.actions, self.action_names = self._windows.actions, self._windows.action_names
@@ -70,7 +71,9 @@ class PolicyWindows:
         self.states, self.state_names = _states(dataset, state_key, chosen)
         self._vectors = {action_key: self.actions}
         for key in extra_keys:
-            self._vectors[key] = torch.from_numpy(read_vectors(dataset, "extra_keys", key, chosen))
+            values = read_vectors(dataset, "extra_keys", key, chosen)
+            checks.size(key, f"numbers, as many as `{action_key}` has", values.shape[1], self.actions.shape[1])
+            self._vectors[key] = torch.from_numpy(values)
         self._labeller, self.latent = labeller, _chosen_spec(latent, labeller, horizon, self.actions.shape[1])
         self._codes = self._embedding = self._valid = None
         if self.latent is not None and labeller is None:
@@ -78,7 +81,9 @@ class PolicyWindows:
         first = [dataset.frames(chosen[0].index, [key], [0]).shape[2:4] for key in self.cameras]
         self.camera_sizes = tuple((int(height), int(width)) for height, width in first)
         transform = partial(_resized, size=size, interpolation=interpolation)
-        self.frames = decode_all(dataset, chosen, self.cameras, transform, cache_dir, progress)
+        self.frames = np.empty((len(self.actions), 0, size, size, 3), dtype=np.uint8)
+        if self.cameras:
+            self.frames = decode_all(dataset, chosen, self.cameras, transform, cache_dir, progress)
 
     def __len__(self) -> int:
         return len(self.episode_of)
@@ -96,6 +101,16 @@ class PolicyWindows:
             valid=inside,
             latent=self._target(indices, rows, inside, actions),
         )
+
+    @property
+    def labels_hash(self) -> str | None:
+        """SHA-256 of the labels that were read; none where none were."""
+        if self._valid is None:
+            return None
+        digest = hashlib.sha256(self._valid.numpy().tobytes())
+        for part in (self._codes, self._embedding):
+            digest.update(b"" if part is None else part.numpy().tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def labelled(self) -> Tensor | None:
@@ -144,7 +159,7 @@ class PolicyWindows:
 def _token_mask(spec: LatentSpec, labelled: Tensor, inside: Tensor) -> Tensor:
     """Tokens [B, S] that supervise: of labelled chunks; with one token for each step, those inside the episode."""
     mask = labelled[:, None].expand(-1, spec.steps)
-    return mask & inside if spec.steps == inside.shape[1] else mask.clone()
+    return mask & inside if spec.per_step else mask.clone()
 
 
 def _resized(block: np.ndarray, size: int, interpolation: str) -> np.ndarray:

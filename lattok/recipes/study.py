@@ -9,22 +9,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lattok import checks, files
-from lattok.data import split_by_task
+from lattok.data import RobotDataset, split_by_task
+from lattok.data.latent_columns import TARGETS, provenance_of
 from lattok.evaluation.policy import policy_errors
 from lattok.evaluation.svg import WIDTH, lines
-from lattok.hub import CONFIG
 from lattok.normalize import Normalizer
-from lattok.recipes.vla import HELD_OUT, PolicyBatches, VLARecipe, labels_of, read_windows, train_vla
+from lattok.recipes.common import first_process, wait_for_all
+from lattok.recipes.policy_data import Labelled, PolicyBatches, open_labelled, open_with_labels, read_windows
+from lattok.recipes.vla import HELD_OUT, VLARecipe, train_vla
 from lattok.runlog import METRICS
 from lattok.training import RECIPE, RUN, fit
 from lattok.types import LossTerms, PolicyBatch
-from lattok.vla import STRATEGIES
+from lattok.vla import STRATEGIES, VLAConfig
 from lattok.vla.config import PROMPT
 from lattok.vla.losses import action_loss
 
@@ -48,8 +51,9 @@ NAMES = {
 class ProprioPolicy(nn.Module):
     """Control: two hidden layers from proprio to the chunk, nothing seen and nothing read."""
 
-    def __init__(self, proprio_dim: int, horizon: int, action_dim: int, width: int = 256):
+    def __init__(self, proprio_dim: int, horizon: int, action_dim: int, loss: str, width: int = 256):
         super().__init__()
+        self.loss = loss
         chunk = (nn.Linear(width, horizon * action_dim), nn.Unflatten(1, (horizon, action_dim)))
         self.net = nn.Sequential(nn.Linear(proprio_dim, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), *chunk)
         self.proprio_normalizer, self.action_normalizer = Normalizer(proprio_dim), Normalizer(action_dim)
@@ -57,7 +61,7 @@ class ProprioPolicy(nn.Module):
     def forward(self, batch: PolicyBatch) -> LossTerms:
         """The action loss of a policy."""
         predicted = self.net(self.proprio_normalizer(batch.proprio))
-        return {"action": action_loss(predicted, self.action_normalizer(batch.actions), batch.valid)}
+        return {"action": action_loss(predicted, self.action_normalizer(batch.actions), batch.valid, self.loss)}
 
     @torch.no_grad()
     def predict_chunk(self, batch: PolicyBatch) -> Tensor:
@@ -72,6 +76,7 @@ class Row:
     name: str
     errors: dict[str, Any]  # what held_out.json says
     last: dict[str, float]  # what was logged last
+    seconds: float  # of a step, the median of what was logged
 
     @property
     def cells(self) -> list[str]:
@@ -79,72 +84,90 @@ class Row:
         errors = self.errors
         latent = errors.get("latent", {})
         learnt = next((f"{kind.removeprefix('latent_')} {latent[kind]:.2f}" for kind in latent if "_" in kind), "–")
-        seconds = 1 / self.last["steps_per_second"] if self.last.get("steps_per_second") else None
-        return [
-            NAMES.get(self.name, self.name),
-            f"{errors['error']:.3f}",
-            f"{errors['gain']:.0%}",
-            f"{errors['by_step'][0]:.3f}",
-            f"{errors['by_step'][-1]:.3f}",
-            learnt,
-            "–" if seconds is None else f"{seconds:.3f}",
-        ]
+        numbers = (errors["error"], errors["by_step"][0], errors["by_step"][-1], self.seconds)
+        error, first, last, seconds = ("–" if number is None else f"{number:.3f}" for number in numbers)
+        return [NAMES[self.name], error, f"{errors['gain']:.0%}", first, last, learnt, seconds]
 
 
 def train_study(
     recipe: VLARecipe, resume: bool = False, resume_command: str = "", strategies: Sequence[str] = tuple(STRATEGIES)
 ) -> None:
     """Train every strategy and the controls into folders of `recipe.out`; write the table and the curves there."""
-    out = recipe.folder(resume)
-    dataset = recipe.open_labelled()
-    if recipe.data.episodes != "train" or not split_by_task(dataset)[1]:
+    out, data = recipe.folder(resume), recipe.data
+    for name, value in {"layer": data.layer, "latent_weight": data.latent_weight}.items():
+        if value is not None:
+            checks.fail(name, "none in a study, where each strategy has its own", value)
+    if data.strategy != "baseline":
+        checks.fail("strategy", "none in a study, which trains them all", data.strategy)
+    dataset = open_with_labels(recipe)
+    if data.episodes != "train" or not split_by_task(dataset)[1]:
         expected = "train, with an episode of every task to spare"
-        checks.fail("episodes", expected, recipe.data.episodes, "A study compares on held-out episodes.")
-    runs = {name: _member(recipe, name) for name in strategies}
+        checks.fail("episodes", expected, data.episodes, "A study compares on held-out episodes.")
+    runs = {name: _member(recipe, dataset, name) for name in strategies}
     for member in runs.values():  # labels that are missing are an error now, not after hours
-        labels_of(member, dataset)
+        open_labelled(member)
     recipe.begin(resume, recipe.open())
-    runs[BLIND] = _member(recipe, "baseline", BLIND, prompt=PROMPT.replace("{task} ", ""))
+    prompt = recipe.model.get("prompt", PROMPT).replace("{task}", "").strip()
+    runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)
     for name, member in runs.items():
         if not (out / name / HELD_OUT).is_file():
-            print(f"\n== {NAMES[name]}", flush=True)
-            folder = Path(member.out)
-            begun = (folder / RUN / RECIPE).is_file() and not (folder / CONFIG).is_file()
-            train_vla(member, begun, resume_command)
-    if recipe.data.proprio and not (out / PROPRIO / HELD_OUT).is_file():
-        print(f"\n== {NAMES[PROPRIO]}", flush=True)
-        _train_proprio(replace(runs["baseline"] if "baseline" in runs else runs[BLIND], out=str(out / PROPRIO)))
-    names = [*runs, *([PROPRIO] if recipe.data.proprio else [])]
-    write_table(out, [_row(out, name) for name in names])
+            _say(name)
+            train_vla(member, (Path(member.out) / RUN / RECIPE).is_file(), resume_command)
+    if data.proprio and not (out / PROPRIO / HELD_OUT).is_file():
+        _say(PROPRIO)
+        _train_proprio(_member(recipe, dataset, "baseline", PROPRIO))
+    if first_process():
+        write_table(out, [_row(out, name, recipe) for name in (*runs, *[PROPRIO] * data.proprio)])
+    wait_for_all()
 
 
-def _member(recipe: VLARecipe, strategy: str, name: str | None = None, **model: Any) -> VLARecipe:
-    """The recipe of one run. Layer and weight are each strategy's own."""
-    data = replace(recipe.data, strategy=strategy, layer=None, latent_weight=None)
+def _say(name: str) -> None:
+    if first_process():
+        print(f"\n== {NAMES[name]}", flush=True)
+
+
+def _member(
+    recipe: VLARecipe, dataset: RobotDataset, strategy: str, name: str | None = None, **model: Any
+) -> VLARecipe:
+    """The recipe of one run, with those of the labels' options that fit its strategy."""
+    data, target = recipe.data, STRATEGIES[strategy].target
+    source = provenance_of(dataset).get(data.prefix or "", {}).get("source")
+    images = target != "chunk"
+    data = replace(
+        data,
+        strategy=strategy,
+        prefix=data.prefix if source in (None, TARGETS["steps" if images else "chunk"]) else None,
+        latent_stride=data.latent_stride if images else None,
+        tokenizer=None if images else data.tokenizer,
+    )
     return replace(recipe, out=str(Path(recipe.out) / (name or strategy)), data=data, model={**recipe.model, **model})
 
 
 def _train_proprio(recipe: VLARecipe) -> None:
     """The control that sees only proprio, with the same batches and the same loop."""
-    dataset, out = recipe.open_labelled(), Path(recipe.out)
-    windows = read_windows(recipe, dataset, None, "latent")
+    source, out = Labelled(open_with_labels(recipe)), Path(recipe.out)
+    windows = read_windows(recipe, source)
     if windows.states is None:
         raise RuntimeError("a control on proprio without proprio")
     torch.manual_seed(recipe.loop.seed)
-    model = ProprioPolicy(windows.states.shape[1], windows.horizon, windows.actions.shape[1])
+    loss = recipe.model.get("action_loss", VLAConfig.action_loss)
+    model = ProprioPolicy(windows.states.shape[1], windows.horizon, windows.actions.shape[1], loss)
     kind = recipe.model.get("normalize", "quantile")
     model.action_normalizer.fit(windows.actions, kind)
     model.proprio_normalizer.fit(windows.states, kind)
     fit(model, PolicyBatches(windows, recipe), recipe.loop, out, loss_weights={"action": 1.0}, resume=out.exists())
-    held_out = read_windows(recipe, dataset, None, "latent", episodes="test")
+    if not first_process():
+        return
+    held_out = read_windows(recipe, source, episodes="test")
     errors = policy_errors(model.cpu().predict_chunk, windows, held_out, recipe.data.eval_key or recipe.data.action_key)
     files.write_json(out / HELD_OUT, errors.to_json())
     print(errors.text)
 
 
-def _row(out: Path, name: str) -> Row:
+def _row(out: Path, name: str, recipe: VLARecipe) -> Row:
     logged = _metrics(out / name)
-    return Row(name, files.read_json(out / name / HELD_OUT), logged[-1])
+    seconds = recipe.loop.batch_size / median(entry["samples_per_second"] for entry in logged)
+    return Row(name, files.read_json(out / name / HELD_OUT), logged[-1], seconds)
 
 
 def _metrics(folder: Path) -> list[dict[str, float]]:
@@ -162,7 +185,7 @@ def write_table(out: Path, rows: Sequence[Row]) -> None:
     note = f"Mean squared error in units of the variance of the training actions; {rows[0].errors['windows']} windows."
     files.write_text(out / TABLE, f"{text}\n\n{note}\n\n![Losses]({CURVES})\n")
     files.write_text(out / CURVES, curves({row.name: _metrics(out / row.name) for row in rows}))
-    results = {row.name: {"held_out": row.errors, "last": row.last} for row in rows}
+    results = {row.name: {"held_out": row.errors, "last": row.last, "seconds": row.seconds} for row in rows}
     files.write_json(out / RESULTS, results)
     print(f"\n{text}\n\n{note}")
 

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 from typing_extensions import Self
 
 from lattok import checks, files
-from lattok.data import RobotDataset, split_by_task
-from lattok.data.augment import Augmentation, augment, draw
-from lattok.data.latent_columns import LatentSpec, latent_spec, only_prefix, tokenizer_spec
+from lattok.data import camera_keys, dimension_names, split_by_task
+from lattok.data.augment import Augmentation
 from lattok.data.policy_windows import PolicyWindows
-from lattok.data.sidecar import with_labels
-from lattok.evaluation.policy import BATCH, policy_errors
-from lattok.loading import load
-from lattok.recipes.common import DataOptions, Recipe, finish, first_process
+from lattok.data.schema import vector_key
+from lattok.evaluation.policy import policy_errors
+from lattok.recipes.common import DataOptions, Recipe, finish, first_process, wait_for_all
+from lattok.recipes.policy_data import Labelled, PolicyBatches, open_labelled, read_windows
 from lattok.recipes.progress import bar
-from lattok.training import RUN, SeededBatches, fit
+from lattok.recipes.verbs import to_device
+from lattok.training import fit
 from lattok.types import PolicyBatch
 from lattok.vla import LatentVLA, Strategy, VLAConfig, strategy_of
-from lattok.vla.build import open_backbone
+from lattok.vla.build import with_base
 from lattok.vla.config import SCRATCH
 
 HELD_OUT = "held_out.json"
@@ -71,11 +72,7 @@ class PolicyOptions(DataOptions):
         return Augmentation(self.crop, self.brightness, self.contrast, self.saturation, self.hue)
 
     def __post_init__(self) -> None:
-        plan = self.plan
-        self.augmentation  # noqa: B018  # checks its own numbers
-        if self.tokenizer is not None and plan.target != "chunk":
-            expected = "none for a strategy without tokens of actions"
-            checks.fail("tokenizer", expected, f"{self.tokenizer} for {plan.name}", "LA-Tok learns from tokens.")
+        _ = self.plan, self.augmentation  # they check their own numbers
 
 
 @dataclass(frozen=True)
@@ -100,6 +97,7 @@ class VLARecipe(Recipe):
         "codebook_size",
         "latent_dim",
         "latent_vectors",
+        "latent_per_step",
         "latent_prefix",
     )
     default_preset = "libero"
@@ -131,12 +129,9 @@ class VLARecipe(Recipe):
     ) -> Self:
         """As every recipe; the scratch backbone comes with the preset of its name, unless another is given."""
         preset = preset or (SCRATCH if options.get("backbone") == SCRATCH else None)
+        if preset == "p2t_code":
+            checks.fail("preset", "libero+p2t_code, or another one under it", repr(preset))
         return super().from_preset(dataset, out, preset, **options)
-
-    def open_labelled(self) -> RobotDataset:
-        """The dataset, with the labels beside it as columns."""
-        (source,) = self.open()
-        return source.dataset if self.data.labels is None else with_labels(source.dataset, self.data.labels)
 
     def next_step(self) -> str:
         """What to type when it is trained."""
@@ -145,41 +140,51 @@ class VLARecipe(Recipe):
 
 def train_vla(recipe: VLARecipe, resume: bool = False, resume_command: str = "") -> LatentVLA:
     """Train as the recipe says and save the policy into `recipe.out`, with its held-out error in held_out.json."""
-    out, data = recipe.folder(resume), recipe.data
-    dataset = recipe.open_labelled()
-    tokenizer = None if data.tokenizer is None else load(data.tokenizer)
-    spec, prefix = labels_of(recipe, dataset, tokenizer)
+    out = recipe.folder(resume)
+    source = open_labelled(recipe)
     torch.manual_seed(recipe.loop.seed)
-    windows = read_windows(recipe, dataset, spec, prefix, tokenizer)
-    policy = new_policy(recipe, windows, spec, prefix)
-    inputs = {} if tokenizer is None else {"tokenizer": tokenizer.describe()["weights_sha256"]}
-    recipe.begin(resume, recipe.open(), inputs)
-    batches = PolicyBatches(windows, recipe)
+    policy = new_policy(recipe, source)  # before frames are decoded: what does not fit costs seconds
+    windows = read_windows(recipe, source)
+    kind = policy.config.normalize
+    policy.action_normalizer.fit(windows.actions, kind)
+    if policy.proprio_normalizer is not None and windows.states is not None:
+        policy.proprio_normalizer.fit(windows.states, kind)
+    inputs = {"labels": windows.labels_hash, "backbone": policy.config.backbone_revision}
+    if source.tokenizer is not None:
+        inputs["tokenizer"] = source.tokenizer.describe()["weights_sha256"]
+    recipe.begin(resume, recipe.open(), {name: value for name, value in inputs.items() if value is not None})
     policy.trained_on = recipe.trained_on(recipe.open(), recipe.loop.batch_size)
-    weights = policy.config.loss_weights
+    batches, weights = PolicyBatches(windows, recipe), policy.config.loss_weights
     fit(policy, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
     policy = finish(policy, out)
     if first_process():
-        _judge(recipe, policy, dataset, windows, spec, prefix, tokenizer)
+        _judge(recipe, policy, source, windows)
+    wait_for_all()
     return policy
 
 
-def _judge(
-    recipe: VLARecipe,
-    policy: LatentVLA,
-    dataset: RobotDataset,
-    windows: PolicyWindows,
-    spec: LatentSpec | None,
-    prefix: str,
-    tokenizer: Any,
-) -> None:
+def _judge(recipe: VLARecipe, policy: LatentVLA, source: Labelled, windows: PolicyWindows) -> None:
     """Write held_out.json, where episodes were held out: errors of the actions, and how well latents are predicted."""
-    if recipe.data.episodes != "train" or not split_by_task(dataset)[1]:
+    if recipe.data.episodes != "train" or not split_by_task(source.dataset)[1]:
         return
-    held_out = read_windows(recipe, dataset, spec, prefix, tokenizer, episodes="test")
-    key = recipe.data.eval_key or recipe.data.action_key
-    errors = policy_errors(policy.predict_chunk, windows, held_out, key)
-    latent = latent_figures(policy, held_out)
+    held_out = read_windows(recipe, source, episodes="test")
+    sums: dict[str, float] = {}
+    labelled = 0
+
+    def predict(batch: PolicyBatch) -> Tensor:
+        nonlocal labelled
+        chunk, terms = policy.imitate(batch)
+        here = 0 if batch.latent is None else int(batch.latent.valid.any(1).sum())
+        labelled += here
+        for name, value in terms.items():  # each a mean over the samples with labels
+            sums[name] = sums.get(name, 0.0) + float(value) * here
+        return chunk
+
+    to_device(policy, recipe.loop.device)
+    with bar("judge") as progress:
+        errors = policy_errors(predict, windows, held_out, recipe.data.eval_key or recipe.data.action_key, progress)
+    policy.cpu()
+    latent = {name: value / labelled for name, value in sorted(sums.items()) if name != "action" and labelled}
     found = errors.to_json() | ({"latent": latent} if latent else {})
     files.write_json(Path(recipe.out) / HELD_OUT, found)
     figures = {name: found[name] for name in ("error", "mean_action", "windows")} | latent
@@ -188,108 +193,24 @@ def _judge(
     print(errors.text)
 
 
-@torch.no_grad()
-def latent_figures(policy: LatentVLA, windows: PolicyWindows) -> dict[str, float]:
-    """Latent loss and accuracy, or cosine, of a policy in evaluation mode over all windows."""
-    if windows.latent is None:
-        return {}
-    sums: dict[str, float] = {}
-    total = 0
-    for rows in torch.arange(len(windows)).split(BATCH):
-        batch = windows.batch(rows)
-        labelled = 0 if batch.latent is None else int(batch.latent.valid.any(1).sum())
-        for name, value in policy(batch).items():  # each a mean over the samples with labels
-            sums[name] = sums.get(name, 0.0) + float(value) * labelled
-        total += labelled
-    return {name: value / max(1, total) for name, value in sorted(sums.items()) if name != "action"}
-
-
-def labels_of(recipe: VLARecipe, dataset: RobotDataset, tokenizer: Any = None) -> tuple[LatentSpec | None, str]:
-    """What the strategy learns from, and under which prefix the dataset has it.
-
-    A baseline with as many placeholders as codes needs to know how many there are, and no more.
-    """
-    data, plan = recipe.data, recipe.data.plan
-    horizon = recipe.model.get("horizon", VLAConfig.horizon)
-    target = plan.target if plan.target != "none" else ("steps" if "codes" in plan.action_placeholders else "none")
-    if target == "none":
-        return None, data.prefix or "latent"
-    if tokenizer is not None:
-        return tokenizer_spec(tokenizer, horizon), data.prefix or "latent"
-    prefix = data.prefix or only_prefix(dataset, target, plan.name)
-    stride = None if data.latent_stride is None else checks.stride_in_frames(data.latent_stride, dataset.fps)
-    needs = ("embedding",) if plan.loss in ("align", "regress") else ("codes",)
-    return latent_spec(dataset, prefix, target, horizon, stride, needs=needs), prefix
-
-
-def read_windows(
-    recipe: VLARecipe,
-    dataset: RobotDataset,
-    spec: LatentSpec | None,
-    prefix: str,
-    tokenizer: Any = None,
-    episodes: str | Sequence[int] | None = None,
-) -> PolicyWindows:
-    """Every frame of the recipe's episodes (or of others) with the actions and labels that follow it."""
-    data, config = recipe.data, recipe.model
-    with bar("decode") as progress:
-        return PolicyWindows(
-            dataset,
-            config.get("horizon", VLAConfig.horizon),
-            cameras=data.cameras,
-            size=config.get("image_size", VLAConfig.image_size),
-            interpolation=config.get("interpolation", VLAConfig.interpolation),
-            action_key=data.action_key,
-            state_key=data.state_key if data.proprio else None,
-            episodes=data.episodes if episodes is None else episodes,
-            latent=spec if data.plan.loss != "none" and tokenizer is None else None,
-            prefix=prefix,
-            labeller=tokenizer,
-            extra_keys=() if data.eval_key is None else (data.eval_key,),
-            cache_dir=Path(recipe.out) / RUN,
-            progress=progress,
-        )
-
-
-def new_policy(recipe: VLARecipe, windows: PolicyWindows, spec: LatentSpec | None, prefix: str) -> LatentVLA:
-    """An untrained policy for this data, with its normalisers."""
-    latent: dict[str, Any] = {}
-    if spec is not None:
-        latent = {"codes": max(1, spec.codes), "latent_steps": spec.steps, "codebook_size": spec.codebook_size}
-        latent |= {"latent_dim": spec.latent_dim, "latent_vectors": spec.vectors, "latent_prefix": prefix}
+def new_policy(recipe: VLARecipe, source: Labelled) -> LatentVLA:
+    """An untrained policy for this data; its normalisers are to be fitted."""
+    dataset, data = source.dataset, recipe.data
+    actions = dimension_names(vector_key(dataset, "action_key", data.action_key))
+    states = dimension_names(vector_key(dataset, "state_key", data.state_key)) if data.proprio else ()
+    cameras = () if data.cameras == () else camera_keys(dataset, data.cameras)
+    first = dataset.episodes[0].index
     config = VLAConfig(
-        action_dim=windows.actions.shape[1],
-        cameras=windows.cameras,
-        camera_sizes=windows.camera_sizes,
-        proprio_dim=0 if windows.states is None else windows.states.shape[1],
-        action_names=windows.action_names,
-        proprio_names=windows.state_names,
-        strategy=recipe.data.plan,
-        action_key=recipe.data.action_key,
-        state_key=recipe.data.state_key,
-        **latent,
+        action_dim=len(actions),
+        cameras=cameras,
+        camera_sizes=tuple(dataset.frames(first, [camera], [0]).shape[2:4] for camera in cameras),
+        proprio_dim=len(states),
+        action_names=actions,
+        proprio_names=states,
+        strategy=data.plan,
+        action_key=data.action_key,
+        state_key=data.state_key,
+        **({} if source.spec is None else source.spec.policy_fields(source.prefix)),
         **recipe.model,
     )
-    backbone = open_backbone(config)
-    policy = LatentVLA(replace(config, backbone_revision=backbone.revision), backbone)
-    policy.action_normalizer.fit(windows.actions, config.normalize)
-    if policy.proprio_normalizer is not None and windows.states is not None:
-        policy.proprio_normalizer.fit(windows.states, config.normalize)
-    return policy
-
-
-class PolicyBatches:
-    """Random windows of step t with augmented images; sample i of a step is the same whatever the processes."""
-
-    def __init__(self, windows: PolicyWindows, recipe: VLARecipe):
-        self.windows, self.loop, self.data = windows, recipe.loop, recipe.data
-        self._draw = SeededBatches(len(windows), recipe.loop.batch_size, recipe.loop.seed)
-
-    def __call__(self, step: int, process: int, processes: int) -> PolicyBatch:
-        rows = self._draw(step)
-        batch = self.windows.batch(rows[process::processes])
-        if self.windows.labelled is not None:
-            batch = batch._replace(labelled=self.windows.labelled[rows].sum() / processes)
-        size, options = self.loop.batch_size, self.data.augmentation
-        changes = draw(options, size, batch.images.shape[1], self.loop.seed, step)[process::processes]
-        return batch._replace(images=augment(batch.images, changes))
+    return LatentVLA(*with_base(config))

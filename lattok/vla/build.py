@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,14 @@ from lattok.backbones import ScratchBackbone, ScratchSize
 from lattok.vla.config import SCRATCH, VLAConfig
 
 MERGED = f"{hub.PARTS}/backbone"  # a backbone that lies in the artefact itself
+
+
+def with_base(config: VLAConfig) -> tuple[VLAConfig, Any]:
+    """The configuration of a new policy, which says which base model it has, wherever it is opened, and that model."""
+    backbone = open_backbone(config)
+    folder = Path(config.backbone).expanduser()
+    name = str(folder.resolve()) if config.backbone != SCRATCH and folder.is_dir() else config.backbone
+    return replace(config, backbone=name, backbone_revision=backbone.revision), backbone
 
 
 def open_backbone(config: VLAConfig, folder: Path | None = None) -> Any:
@@ -25,7 +34,5 @@ def open_backbone(config: VLAConfig, folder: Path | None = None) -> Any:
     from lattok.backbones.hf import HFBackbone
 
     name = str(folder / MERGED) if folder is not None and config.backbone == MERGED else config.backbone
-    backbone = HFBackbone.load(name, config.backbone_revision, image_size=config.image_size)
-    if config.backbone_revision is not None:
-        backbone.check_revision(config.backbone_revision)
-    return backbone
+    revision, dtype = config.backbone_revision, config.backbone_dtype
+    return HFBackbone.load(name, revision, dtype=dtype, image_size=config.image_size)

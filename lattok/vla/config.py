@@ -33,13 +33,15 @@ class VLAConfig:
     codebook_size: int = 0  # K
     latent_dim: int = 0  # d
     latent_vectors: int = 0  # vectors of an embedding, for one step; 0: as many as codes
+    latent_per_step: bool = False  # tokens of a chunk: each is that of a step, and beyond the episode not valid
     horizon: int = 8
     image_size: int = 224
     interpolation: str = "bicubic"
     prompt: str = PROMPT  # without {task}: a policy that knows no instruction
     backbone: str = "Qwen/Qwen3-VL-2B-Instruct"  # a Hub id, a folder, or "scratch"
     backbone_revision: str | None = None  # commit, or the fingerprint of a folder
-    train_backbone: str = "lora"  # "lora", "full" or "frozen"; scratch: always full
+    backbone_dtype: str = "float32"  # of the base model's frozen weights, or "bfloat16"; what is trained is float32
+    train_backbone: str = "lora"  # "lora", "full" or "frozen"; scratch: full
     lora_rank: int = 64
     lora_alpha: float = 16
     lora_dropout: float = 0.0
@@ -62,9 +64,9 @@ class VLAConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strategy", strategy_of(self.strategy))
-        if self.backbone == SCRATCH:
+        if self.backbone == SCRATCH and self.train_backbone == "lora":
             object.__setattr__(self, "train_backbone", "full")
-        object.__setattr__(self, "camera_sizes", tuple(tuple(size) for size in self.camera_sizes))
+        object.__setattr__(self, "camera_sizes", _sizes(self.camera_sizes))
         checks.counts(action_dim=self.action_dim, horizon=self.horizon, image_size=self.image_size, codes=self.codes)
         checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
         checks.counts(head_dim=self.head_dim, head_heads=self.head_heads)
@@ -72,7 +74,8 @@ class VLAConfig:
             checks.fail("head_heads", f"a divisor of head_dim {self.head_dim}", self.head_heads)
         checks.whole(proprio_dim=self.proprio_dim, latent_steps=self.latent_steps, codebook_size=self.codebook_size)
         checks.whole(latent_dim=self.latent_dim, latent_vectors=self.latent_vectors)
-        checks.one_of("train_backbone", self.train_backbone, TRAIN)
+        checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
+        checks.one_of("backbone_dtype", self.backbone_dtype, ("float32", "bfloat16"))
         checks.one_of("pool", self.pool, POOLS)
         checks.one_of("action_loss", self.action_loss, ("l2", "l1"))
         checks.one_of("align_projection", self.align_projection, ("linear", "mlp"))
@@ -80,6 +83,7 @@ class VLAConfig:
         checks.one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
         _check_names("cameras", self.cameras)
         checks.size("camera_sizes", "sizes, one for each camera", len(self.camera_sizes), len(self.cameras))
+        _check_layers(self.head_layers)
         _check_prompt(self.prompt)
         _check_latents(self.plan, self.codebook_size, self.latent_dim)
         self.lora  # noqa: B018  # checks its own numbers
@@ -114,8 +118,12 @@ class VLAConfig:
         """Hidden states that the head sees, of a backbone with `num_layers` layers (K_layers of Eq. 3)."""
         if not self.head_layers:
             return tuple(range(math.ceil(num_layers / 2), num_layers + 1))
-        if max(self.head_layers) > num_layers or min(self.head_layers) < 0:
+        if max(self.head_layers) > num_layers:
             checks.fail("head_layers", f"hidden states from 0 to {num_layers} of this backbone", self.head_layers)
+        supervised = self.plan.layer_index(num_layers) if self.plan.loss != "none" else 0
+        if num_layers not in (self.head_layers[-1], supervised):
+            hint = "Layers that nothing reads would be trained without a gradient."
+            checks.fail("head_layers", f"the last one, {num_layers}, among them", self.head_layers, hint)
         return self.head_layers
 
     @property
@@ -129,10 +137,25 @@ def _check_names(argument: str, names: Sequence[str]) -> None:
         checks.fail(argument, "a list of names", repr(names))
 
 
+def _sizes(sizes: Any) -> tuple[tuple[int, int], ...]:
+    """(H, W) of every camera."""
+    try:
+        return tuple((int(height), int(width)) for height, width in sizes)
+    except (TypeError, ValueError):
+        checks.fail("camera_sizes", "a pair (H, W) for each camera", repr(sizes))
+
+
+def _check_layers(layers: Any) -> None:
+    if not isinstance(layers, tuple) or not all(isinstance(k, int) and k >= 0 for k in layers):
+        checks.fail("head_layers", "indices of hidden states", repr(layers))
+    if list(layers) != sorted(set(layers)):
+        checks.fail("head_layers", "different hidden states in ascending order", layers)
+
+
 def _check_prompt(prompt: str) -> None:
     try:
         prompt.format(task="", horizon=1)
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         checks.fail("prompt", "a text with {task} and {horizon} at most", f"{prompt!r} ({error})")
 
 

@@ -53,14 +53,16 @@ class CrossAttention(nn.Module):
 class HeadBlock(nn.Module):
     """Steps look at themselves, the placeholders and proprio, then at the image, then a feed-forward layer."""
 
-    def __init__(self, dim: int, heads: int, hidden_size: int):
+    def __init__(self, dim: int, heads: int, hidden_size: int, images: bool):
         super().__init__()
-        self.norm, self.norm_image, self.norm_ff = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.norm, self.norm_ff = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.project = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, dim))
-        self.project_image = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, dim))
-        self.attention, self.image_attention = CrossAttention(dim, heads), CrossAttention(dim, heads)
-        self.image_gate = nn.Parameter(torch.zeros(1))
+        self.attention = CrossAttention(dim, heads)
         self.ff = feed_forward(dim, 4 * dim, nn.GELU)
+        if images:
+            self.norm_image, self.image_attention = nn.LayerNorm(dim), CrossAttention(dim, heads)
+            self.project_image = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, dim))
+            self.image_gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, states: LayerStates, proprio: Tensor | None) -> Tensor:
         """Steps [B, H, d], states of this block's layer, proprio token [B, 1, d]."""
@@ -78,10 +80,10 @@ class ActionHead(nn.Module):
 
     def __init__(self, hidden_size: int, layers: Sequence[int], config: VLAConfig):
         super().__init__()
-        dim, proprio = config.head_dim, config.proprio_dim
+        dim, proprio, images = config.head_dim, config.proprio_dim, bool(config.cameras)
         self.layers = tuple(layers)
         self.queries = nn.Parameter(torch.randn(config.horizon, dim))  # steps differ from the start
-        self.blocks = nn.ModuleList(HeadBlock(dim, config.head_heads, hidden_size) for _ in self.layers)
+        self.blocks = nn.ModuleList(HeadBlock(dim, config.head_heads, hidden_size, images) for _ in self.layers)
         self.proprio = nn.Sequential(nn.Linear(proprio, dim), nn.GELU(), nn.Linear(dim, dim)) if proprio else None
         self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, config.action_dim)
 
@@ -115,14 +117,16 @@ class Chosen(NamedTuple):
         """Positions of what a backbone returns."""
         batch, length = out.valid.shape
         places = torch.arange(out.queries.start, out.queries.stop, device=out.valid.device).expand(batch, -1)
+        rows = torch.arange(batch, device=places.device)[:, None] * length
         tokens, valid = None, None
         if out.image is not None:
             counts = out.image.sum(1)
             fewest, tokens = (int(end) for end in torch.aminmax(counts))
+            if tokens == 0:  # no cameras
+                return cls((places + rows).flatten(), batch, None, None)
             image = (~out.image).int().argsort(dim=1, stable=True)[:, :tokens]  # b i
             places = torch.cat([image, places], 1)
             valid = None if fewest == tokens else torch.arange(tokens, device=counts.device) < counts[:, None]
-        rows = torch.arange(batch, device=places.device)[:, None] * length
         return cls((places + rows).flatten(), batch, tokens, valid)
 
     def take(self, hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:

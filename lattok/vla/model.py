@@ -10,12 +10,14 @@ of their hidden states.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -25,7 +27,7 @@ from lattok.hub import HubModel
 from lattok.normalize import Normalizer
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla.build import MERGED, open_backbone
-from lattok.vla.config import VLAConfig
+from lattok.vla.config import SCRATCH, VLAConfig
 from lattok.vla.head import ActionHead, Chosen, LayerStates, pool_codes
 from lattok.vla.losses import action_loss
 from lattok.vla.observations import check_batch, policy_batch, prompts
@@ -56,15 +58,17 @@ class LatentVLA(HubModel):
     def __init__(self, config: VLAConfig, backbone: Backbone):
         super().__init__()
         self.config, plan = config, config.plan
+        if config.cameras and not getattr(backbone, "reads_images", True):
+            checks.fail("cameras", "none for a backbone that reads only text", ", ".join(config.cameras))
         backbone.adapt(config.train_backbone, config.lora, config.gradient_checkpointing)
         self.backbone: Any = backbone  # an nn.Module and a Backbone
-        width, scale = backbone.hidden_size, backbone.embedding_rms
-        self.runs = (*config.latent_placeholders, *config.action_placeholders)  # latent before action ones
-        count = sum(steps * each for steps, each in self.runs)
-        self.placeholders = nn.Parameter(scale * torch.randn(count, width))
+        width = backbone.hidden_size
         self.layers = config.layers(backbone.num_layers)
         self.supervised_layer = plan.layer_index(backbone.num_layers)
-        self.head = ActionHead(width, self.layers, config)
+        self.head = ActionHead(width, self.layers, config)  # before all that strategies differ in: it starts the same
+        self.runs = (*config.latent_placeholders, *config.action_placeholders)  # latent before action ones
+        count = sum(steps * each for steps, each in self.runs)
+        self.placeholders = nn.Parameter(backbone.embedding_rms * torch.randn(count, width))
         self.supervision = build_supervision(
             plan,
             width,
@@ -89,10 +93,12 @@ class LatentVLA(HubModel):
         A `PolicyBatch`, or a batch with LeRobot's keys. Steps that are not valid change nothing.
         """
         batch = self._batch(batch, learning=True)
-        seen = self._see(batch, learning=True)
+        return self._terms(batch, self._see(batch, learning=True))
+
+    def _terms(self, batch: PolicyBatch, seen: Seen) -> LossTerms:
         target = self.action_normalizer(batch.actions)
         terms = {"action": action_loss(seen.actions, target, batch.valid, self.config.action_loss)}
-        if self.supervision is not None and batch.latent is not None:
+        if self.supervision is not None and seen.supervised is not None and batch.latent is not None:
             found = self.supervision(seen.supervised, batch.latent)
             if batch.labelled is not None:  # so that the mean over shares is that over all labelled samples
                 own = batch.latent.valid.any(1).sum() / batch.labelled.clamp(min=1e-6)
@@ -104,12 +110,11 @@ class LatentVLA(HubModel):
         if not isinstance(batch, PolicyBatch):
             batch = policy_batch(self.config, batch, learning)
         check_batch(self.config, batch, learning)
-        return batch
+        return cast(PolicyBatch, send_to_device(batch, self.placeholders.device))
 
     def _see(self, batch: PolicyBatch, learning: bool) -> Seen:
         """One forward pass of the backbone and the head."""
-        device = self.placeholders.device
-        inputs = self.backbone.encode(batch.images.to(device), prompts(self.config, batch.texts))
+        inputs = self.backbone.encode(batch.images, prompts(self.config, batch.texts))
         queries = self.placeholders.expand(len(batch.images), -1, -1)
         supervising = learning and self.supervision is not None
         out = self.backbone(inputs, queries, sorted({*self.layers, *[self.supervised_layer] * supervising}))
@@ -123,7 +128,7 @@ class LatentVLA(HubModel):
         states = {layer: self._states(chosen, out.hidden.pop(layer)) for layer in self.layers}
         proprio = None
         if self.proprio_normalizer is not None and batch.proprio is not None:
-            proprio = self.proprio_normalizer(batch.proprio.to(device)).to(self.placeholders.dtype)
+            proprio = self.proprio_normalizer(batch.proprio).to(self.placeholders.dtype)
         return Seen(self.head(states, proprio).float(), supervised)
 
     def _states(self, chosen: Chosen, hidden: Tensor) -> LayerStates:
@@ -145,6 +150,14 @@ class LatentVLA(HubModel):
         with self._inference():
             return self.action_normalizer.inverse(self._see(batch, learning=False).actions)
 
+    @torch.no_grad()
+    def imitate(self, batch: PolicyBatch | Mapping[str, Any]) -> tuple[Tensor, LossTerms]:
+        """What `predict_chunk` and `forward` give, of one pass, in evaluation mode and without gradient."""
+        batch = self._batch(batch, learning=True)
+        with self._inference():
+            seen = self._see(batch, learning=True)
+            return self.action_normalizer.inverse(seen.actions), self._terms(batch, seen)
+
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
         """The next action of every environment, float32 [B, m]; only those without planned actions are planned for.
 
@@ -158,14 +171,26 @@ class LatentVLA(HubModel):
 
     def merge(self, folder: Path | str) -> LatentVLA:
         """Write a policy without adapters, its backbone beside it, into `folder`; returns it. This one is used up."""
-        folder = Path(folder)
-        if self.config.backbone == "scratch":
-            checks.fail("policy", "one with adapters", "one with the scratch backbone", "Save it as it is.")
+        if self.config.backbone == SCRATCH:
+            checks.fail(
+                "policy", "one with a pretrained backbone", "one with the scratch backbone", "Save it as it is."
+            )
         self.backbone.merge()
-        self.backbone.save_base(folder / MERGED)
         self.config = replace(self.config, backbone=MERGED, backbone_revision=None, train_backbone="frozen")
-        self.save_pretrained(folder)
-        return type(self).from_pretrained(folder)
+        return type(self).from_pretrained(self.save_pretrained(folder))
+
+    def save_pretrained(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
+        """As every model; a merged policy takes its backbone along."""
+        if self.config.backbone == MERGED:
+            self.backbone.save_base(Path(folder) / MERGED)
+        return super().save_pretrained(folder, name)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """As every model; a policy over a base model that lies in a folder here is refused: nobody else has that."""
+        base = self.config.backbone
+        if base not in (SCRATCH, MERGED) and Path(base).is_dir():
+            checks.fail("policy", "one whose base model is on the Hub", f"one over {base}", "Push what merge() gives.")
+        return super().push_to_hub(repo_id, private=private, token=token)
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Own modules, and of the backbone what the base model does not have."""

@@ -34,6 +34,9 @@ def policy_batch(config: VLAConfig, batch: Mapping[str, Any], learning: bool) ->
     actions = _required(batch, config.action_key, "the actions")
     checks.rank(config.action_key, actions, "B H m")
     padded = batch.get(f"{config.action_key}_is_pad")
+    if padded is not None and (not isinstance(padded, Tensor) or padded.dtype != torch.bool):
+        got = str(getattr(padded, "dtype", type(padded).__name__))
+        checks.fail(f"{config.action_key}_is_pad", "bool [B, H]", got)
     valid = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device) if padded is None else ~padded
     plan, latent = config.plan, None
     if plan.loss != "none":
@@ -45,7 +48,7 @@ def policy_batch(config: VLAConfig, batch: Mapping[str, Any], learning: bool) ->
             latent_dim=config.latent_dim or None,
             valid=valid if plan.target == "steps" else None,
         )
-        if plan.target == "chunk" and latent.valid.shape == valid.shape:  # a token for each step
+        if config.latent_per_step:
             latent = latent._replace(valid=latent.valid & valid)
     return PolicyBatch(images, texts, proprio, actions.float(), valid, latent)
 
@@ -65,11 +68,14 @@ def check_batch(config: VLAConfig, batch: PolicyBatch, learning: bool) -> None:
         got = "none" if batch.proprio is None else f"{batch.proprio.shape[-1]} numbers"
         checks.fail("proprio", f"{config.proprio_dim} numbers, as in training", got)
     if batch.proprio is not None:
-        checks.size(
-            "proprio", f"numbers ({', '.join(config.proprio_names)})", batch.proprio.shape[-1], config.proprio_dim
-        )
+        what = f"numbers ({', '.join(config.proprio_names)})"
+        checks.size("proprio", what, batch.proprio.shape[-1], config.proprio_dim)
+        checks.size("proprio", "samples, as there are images", len(batch.proprio), count)
     if not learning:
+        if batch.proprio is not None:
+            check_finite(config, batch.proprio)
         return
+    checks.size("actions", "samples, as there are images", len(batch.actions), count)
     checks.size("actions", "steps (horizon)", batch.actions.shape[1], config.horizon)
     checks.size("actions", "dimensions", batch.actions.shape[2], config.action_dim)
     if config.plan.loss != "none" and batch.latent is None:
@@ -110,11 +116,15 @@ def _proprio(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
     proprio = _required(batch, config.state_key, "the robot's state, which this policy was trained with")
     checks.rank(config.state_key, proprio, "B s")
     checks.size(config.state_key, "numbers", proprio.shape[1], config.proprio_dim)
+    return proprio.float()
+
+
+def check_finite(config: VLAConfig, proprio: Tensor) -> None:
+    """NaN and infinity would become an action."""
     if not torch.isfinite(proprio).all():
         row, dim = torch.nonzero(~torch.isfinite(proprio))[0].tolist()
         name = config.proprio_names[dim] if config.proprio_names else dim
         checks.fail(config.state_key, "finite numbers", f"{float(proprio[row, dim])} in sample {row}, dimension {name}")
-    return proprio.float()
 
 
 def _required(batch: Mapping[str, Any], key: str, what: str) -> Tensor:

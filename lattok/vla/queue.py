@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,21 @@ from lattok import checks
 class ActionQueues:
     """A queue for each environment; of a predicted chunk the first `n_action_steps` are carried out."""
 
-    def __init__(self, n_action_steps: int):
-        checks.counts(n_action_steps=n_action_steps)
-        self.n_action_steps = n_action_steps
+    def __init__(self, horizon: int):
+        self.horizon = self._steps = horizon
         self._planned: dict[int, deque[Tensor]] = {}
+
+    @property
+    def n_action_steps(self) -> int:
+        """Actions of a chunk that are carried out before the next one is planned; at first all."""
+        return self._steps
+
+    @n_action_steps.setter
+    def n_action_steps(self, steps: int) -> None:
+        checks.counts(n_action_steps=steps)
+        if steps > self.horizon:
+            checks.fail("n_action_steps", f"at most the {self.horizon} actions of a chunk", steps)
+        self._steps = steps
 
     def select(
         self,
@@ -28,7 +39,7 @@ class ActionQueues:
     ) -> Tensor:
         """The next action of each environment, [B, m]; `predict` plans for those whose queue is empty."""
         count = _count(observation)
-        ids = list(range(count)) if env_ids is None else list(env_ids)
+        ids = list(range(count)) if env_ids is None else _ids(env_ids)
         if len(ids) != count or len(set(ids)) != count:
             checks.fail("env_ids", f"{count} different environments, one for each sample", ids)
         empty = [row for row, env in enumerate(ids) if not self._planned.get(env)]
@@ -40,7 +51,7 @@ class ActionQueues:
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
         """Forget what is planned for these environments, or for all."""
-        for env in list(self._planned) if env_ids is None else env_ids:
+        for env in list(self._planned) if env_ids is None else _ids(env_ids):
             self._planned.pop(env, None)
 
 
@@ -52,9 +63,17 @@ def _count(observation: Mapping[str, Any]) -> int:
     return len(tasks)
 
 
+def _ids(env_ids: Iterable[int]) -> list[int]:
+    """Numbers of environments, also from an array or a tensor, whose own elements are never equal."""
+    if not isinstance(env_ids, Iterable):
+        checks.fail("env_ids", "a list of numbers of environments", repr(env_ids))
+    return [int(env) for env in env_ids]
+
+
 def _rows(observation: Mapping[str, Any], rows: list[int], count: int) -> Mapping[str, Any]:
     """Some samples of an observation."""
     if len(rows) == count:
         return observation
-    chosen = {key: value[rows] for key, value in observation.items() if isinstance(value, Tensor) and value.ndim}
+    tensors = {key: value for key, value in observation.items() if isinstance(value, Tensor)}
+    chosen = {key: value[rows] for key, value in tensors.items() if value.ndim and len(value) == count}
     return {**observation, **chosen, "task": [observation["task"][row] for row in rows]}

@@ -65,7 +65,7 @@ def test_what_annotation_wrote(annotated, tmp_path):
     assert latent_spec(annotated, "latent", "steps", 5) == LatentSpec("steps", 5, 1, 300, 1, 2, 3)
     assert latent_spec(annotated, "latent", "steps", 5, stride=3, codebook_size=300, latent_dim=2).stride == 3
     assert latent_spec(annotated, "smooth", "steps", 5) == LatentSpec("steps", 5, 0, 0, 1, 2, 3)
-    assert latent_spec(annotated, "tok", "chunk", 4) == LatentSpec("chunk", 4, 1, 8, 1, 4)
+    assert latent_spec(annotated, "tok", "chunk", 4) == LatentSpec("chunk", 4, 1, 8, 1, 4, per_step=True)
     assert latent_spec(annotated, "tok", "chunk", 4) == tokenizer_spec(Tokenizer(), 4)
     bare = annotate(annotated, {"bare": Tokenizer()}, tmp_path / "bare", embedding=False)
     assert latent_spec(open_dataset(bare), "bare", "chunk", 4) == LatentSpec("chunk", 4, 1, 8, 0, 0)
@@ -120,7 +120,9 @@ def test_columns_of_somebody_else_are_described_by_arguments(tmp_path):
     given = {"codebook_size": 50, "latent_dim": 2}
     assert latent_spec(dataset, "latent", "steps", 4, **given) == LatentSpec("steps", 4, 2, 50, 2, 2, None)
     assert latent_spec(dataset, "latent", "steps", 4, stride=3, **given).stride == 3
-    assert latent_spec(dataset, "tok", "chunk", 4, codebook_size=9, latent_dim=3) == LatentSpec("chunk", 4, 1, 9, 1, 3)
+    assert latent_spec(dataset, "tok", "chunk", 4, codebook_size=9, latent_dim=3) == LatentSpec(
+        "chunk", 4, 1, 9, 1, 3, per_step=True
+    )
     with pytest.raises(LattokError, match="`codebook_size`: expected the number of codes K of `latent.codes`, which"):
         latent_spec(dataset, "latent", "steps", 4, latent_dim=4)
     with pytest.raises(LattokError, match=r"`latent_dim`: expected the width .* \(4 numbers a row\), got none"):
@@ -239,7 +241,7 @@ def test_a_chunk_without_codes_is_none(tmp_path):
 
 def test_the_families_of_tokenizers():
     config = ActionVQConfig(action_dim=3, horizon=4, dim=16, heads=2, hidden=16, codebook_size=8)
-    assert tokenizer_spec(P2TActionVQ(config).eval(), 4) == LatentSpec("chunk", 4, 1, 8, 1, 16)
+    assert tokenizer_spec(P2TActionVQ(config).eval(), 4) == LatentSpec("chunk", 4, 1, 8, 1, 16, per_step=True)
     chunks = torch.randn(40, 4, 3)
     assert tokenizer_spec(UniformBins.fit(chunks), 4) == LatentSpec("chunk", 12, 1, 256, 0, 0)
     with pytest.raises(LattokError, match="`labeller`: expected as many tokens in every chunk"):

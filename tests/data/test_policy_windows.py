@@ -13,7 +13,7 @@ from lattok.data import LatentSpec, PolicyWindows, resize_pixels
 from tests.data.policies import CAMERAS, Demonstrations, StepTokenizer, WholeTokenizer
 
 STEPS = LatentSpec("steps", 4, 2, 50, 1, 4, 2)
-CHUNK = LatentSpec("chunk", 4, 1, 9, 1, 3)
+CHUNK = LatentSpec("chunk", 4, 1, 9, 1, 3, per_step=True)
 FEW = LatentSpec("chunk", 3, 1, 9, 0, 0)
 
 
@@ -95,7 +95,7 @@ def test_a_tokenizer_labels_whole_batches(kind):
     expected = kind().latent_actions(batch.actions)
     assert torch.equal(batch.latent.codes[..., 0], expected.codes)
     if kind is StepTokenizer:
-        assert samples.latent == LatentSpec("chunk", 4, 1, 8, 1, 3)
+        assert samples.latent == LatentSpec("chunk", 4, 1, 8, 1, 3, per_step=True)
         assert torch.equal(batch.latent.embedding[:, :, 0], expected.latents)
         assert torch.equal(batch.latent.valid, batch.valid)
     else:

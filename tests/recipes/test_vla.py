@@ -72,7 +72,7 @@ def test_interrupted_is_the_same_as_not(dataset: Path, tmp_path: Path, monkeypat
     cut = recipe(dataset, tmp_path / "cut", "la_cond", steps=5, save_every=2)
     import lattok.recipes.vla as module
 
-    original = module.PolicyBatches.__call__
+    original = module.PolicyBatches.__call__  # the same class in both modules
 
     def stop(self, step, process, processes):
         if step == 3:
@@ -122,7 +122,7 @@ def test_prefix_and_stride_may_be_said(dataset: Path, tmp_path: Path):
         ("la_direct", {"latent_stride": "5"}, "`stride`: expected 3 frames, the stride of the labels `latent`, got 5"),
         ("la_direct", {"tokenizer": "vq"}, "`tokenizer`: expected none for a strategy without tokens of actions"),
         ("baseline", {"layer": 3}, "`layer`: expected a strategy with a latent loss"),
-        ("baseline", {"state_key": "proprio"}, "`state_key`: expected a column"),
+        ("baseline", {"state_key": "proprio"}, "`state_key`: expected one of action, observation.state"),
         ("baseline", {"cameras": ("left",)}, "`cameras`: expected names among front, wrist"),
         ("baseline", {"crop": 1.5}, "`crop`: expected a share of the area"),
     ],
@@ -187,15 +187,37 @@ def test_the_study_compares_all_strategies_and_goes_on_where_it_was(dataset: Pat
     results = json.loads((out / "study.json").read_text())
     assert set(results) == set(NAMES)
     assert (out / "study.svg").read_text().count("<svg") == len(NAMES) + 1
+    assert all(run["seconds"] > 0 for run in results.values())
     assert results["la_tok"]["held_out"]["latent"].keys() == {"latent", "latent_accuracy"}
     shutil.rmtree(out / "la_cond")
+    (out / "la_align/held_out.json").unlink()  # as if it had been killed while it was judged
     (out / "study.md").unlink()
     before = (out / "baseline/model.safetensors").stat().st_mtime_ns
     assert main(["train", "vla", str(dataset), "--out", str(out), "--study", "--resume"]) == 0
-    assert (out / "study.md").read_text() == table
+    again = (out / "study.md").read_text()
+    assert [line.split("|")[:7] for line in again.splitlines()] == [line.split("|")[:7] for line in table.splitlines()]
     assert (out / "baseline/model.safetensors").stat().st_mtime_ns == before
     assert main(["train", "vla", str(dataset), "--out", str(out), "--study", *TINY]) == 2
     assert "`out`: expected a new or empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent_weight": 0.5, "strategy": "la_tok"}, "`latent_weight`: expected none in a study"),
+        ({"strategy": "la_direct"}, "`strategy`: expected none in a study, which trains them all"),
+        ({"episodes": "0:3"}, "`episodes`: expected train, with an episode of every task to spare"),
+    ],
+)
+def test_what_a_study_cannot_be_told(options: dict, message: str, dataset: Path, tmp_path: Path):
+    with pytest.raises(LattokError, match=message):
+        train_study(recipe(dataset, tmp_path / "study", **options))
+
+
+def test_a_study_takes_labels_where_they_fit(folder: Path, dataset: Path, tmp_path: Path):
+    made = recipe(dataset, tmp_path / "s", prefix="latent", latent_stride="3", tokenizer=str(folder / "vq"))
+    train_study(made, strategies=("ph_direct", "la_direct", "la_tok"))
+    assert (tmp_path / "s/study.md").is_file()
 
 
 def test_a_study_without_labels_says_so_before_anything_is_trained(folder: Path, tmp_path: Path):

@@ -63,11 +63,11 @@ def test_latents_cannot_see_the_placeholders_of_actions():
     data, latents = batch(model.config), fakes.H * fakes.P
     with torch.no_grad():
         before = model(data)
-        model.placeholders[latents:] += 1
+        model.placeholders[latents:] += torch.randn_like(model.placeholders[latents:])
         after = model(data)
         assert after["latent"] == before["latent"]
         assert after["action"] != before["action"]
-        model.placeholders[:latents] += 1
+        model.placeholders[:latents] += torch.randn_like(model.placeholders[:latents])
         assert model(data)["latent"] != after["latent"]
 
 
@@ -171,5 +171,5 @@ def test_tokens_of_a_chunk_come_from_one_row():
 
 
 def test_merging_is_for_policies_with_adapters(tmp_path: Path):
-    with pytest.raises(lattok.LattokError, match="`policy`: expected one with adapters"):
+    with pytest.raises(lattok.LattokError, match="`policy`: expected one with a pretrained backbone"):
         policy().merge(tmp_path / "merged")

@@ -62,6 +62,8 @@ def test_an_observation_that_does_not_fit_is_one_line(changed, message: str):
         ({"actions": torch.zeros(4, 5, 3)}, r"`actions`: expected 4 steps \(horizon\), got 5"),
         ({"actions": torch.zeros(4, 4, 2)}, "`actions`: expected 3 dimensions, got 2"),
         ({"texts": "open"}, "`texts`: expected a list of instructions"),
+        ({"proprio": torch.zeros(3, 5)}, "`proprio`: expected 4 samples, as there are images, got 3"),
+        ({"actions": torch.zeros(3, 4, 3)}, "`actions`: expected 4 samples, as there are images, got 3"),
         ({"latent": None}, "`latent`: expected latent actions, which la_direct learns from, got none"),
     ],
 )
@@ -107,6 +109,12 @@ def test_other_columns_of_a_dataset_are_left_alone():
         ({"cameras": "front"}, "`cameras`: expected a list of names, got 'front'"),
         ({"camera_sizes": ((8, 8),)}, "`camera_sizes`: expected 2 sizes, one for each camera"),
         ({"prompt": "{instruction}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
+        ({"prompt": "{task.foo}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
+        ({"camera_sizes": (24, 32)}, r"`camera_sizes`: expected a pair \(H, W\) for each camera"),
+        ({"head_layers": 5}, "`head_layers`: expected indices of hidden states, got 5"),
+        ({"head_layers": (2, 2)}, "`head_layers`: expected different hidden states in ascending order"),
+        ({"lora_dropout": 1.5}, "`lora_dropout`: expected a number below 1"),
+        ({"train_backbone": "frozen"}, "`train_backbone`: expected one of full, got 'frozen'"),
         ({"head_heads": 5}, "`head_heads`: expected a divisor of head_dim 32"),
         ({"action_loss": "huber"}, "`action_loss`: expected one of l2, l1"),
         ({"strategy": "la_direct", "codebook_size": 0}, "`codebook_size`: expected at least 2"),
@@ -123,3 +131,21 @@ def test_a_configuration_that_makes_no_sense_is_one_line(changes: dict, message:
 def test_layers_that_the_backbone_has_not_are_one_line():
     with pytest.raises(LattokError, match="`head_layers`: expected hidden states from 0 to 3 of this backbone"):
         policy(head_layers=(2, 4))
+    with pytest.raises(LattokError, match="`head_layers`: expected the last one, 3, among them"):
+        policy(head_layers=(1, 2))
+
+
+def test_nan_in_a_batch_of_tensors_is_one_line():
+    model = policy()
+    data = batch(model.config)
+    with pytest.raises(LattokError, match="`observation.state`: expected finite numbers, got nan in sample 0"):
+        model.predict_chunk(data._replace(proprio=torch.full_like(data.proprio, torch.nan)))
+
+
+def test_padding_must_be_bool():
+    model = policy(camera_sizes=((16, 16),) * 2)
+    data = batch(model.config)
+    found: dict = {key: data.images[:, i] for i, key in enumerate(CAMERAS)}
+    found |= {"observation.state": data.proprio, "action": data.actions, "task": data.texts}
+    with pytest.raises(LattokError, match="`action_is_pad`: expected bool"):
+        model(found | {"action_is_pad": (~data.valid).int()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -155,3 +156,46 @@ def test_checkpointing_gives_the_same_gradients(tiny: Tiny):
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_a_merged_policy_saved_again_takes_its_backbone_along(tiny: Tiny, tmp_path: Path):
+    for name, train in (("lora", "lora"), ("full", "full")):
+        model = policy(tiny("qwen3_vl"), "baseline", train_backbone=train).eval()
+        seen = fakes.observation(model.config)
+        merged = model.merge(tmp_path / name)
+        merged.save_pretrained(tmp_path / f"{name}-again")
+        shutil.rmtree(tmp_path / name)
+        again = lattok.load(tmp_path / f"{name}-again")
+        torch.testing.assert_close(again.predict_chunk(seen), merged.predict_chunk(seen))
+
+
+def test_a_policy_over_a_folder_of_mine_is_not_published(tiny: Tiny):
+    with pytest.raises(LattokError, match="`policy`: expected one whose base model is on the Hub"):
+        policy(tiny("qwen3_vl"), "baseline").push_to_hub("org/name")
+
+
+def test_a_backbone_that_reads_only_text_gets_no_cameras(tiny: Tiny):
+    with pytest.raises(LattokError, match="`cameras`: expected none for a backbone that reads only text"):
+        policy(tiny("text"), "baseline")
+
+
+def test_a_model_without_cameras_has_nothing_to_look_at_them_with(tiny: Tiny):
+    model = policy(tiny("text"), "la_tok", cameras=(), camera_sizes=()).train()
+    terms = model(batch(model.config))
+    sum(terms[name] for name in model.config.loss_weights).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_half_precision_keeps_the_frequencies_of_positions(tiny: Tiny):
+    model = policy(tiny("qwen3_vl"), "baseline")
+    exact = {name: value.clone() for name, value in model.backbone.named_buffers() if value.is_floating_point()}
+    assert exact
+    half = dict(model.to(torch.bfloat16).backbone.named_buffers())
+    assert all(torch.equal(half[name], value) for name, value in exact.items())
+    assert model.describe()["weights_sha256"]
+
+
+def test_the_head_starts_the_same_in_every_strategy(tiny: Tiny):
+    heads = [policy(tiny("qwen3_vl"), name).head.state_dict() for name in ("baseline", "la_cond", "la_tok_c")]
+    for other in heads[1:]:
+        assert all(torch.equal(heads[0][name], other[name]) for name in heads[0])

@@ -53,6 +53,30 @@ def test_environments_must_be_named_one_for_each_sample(envs: list[int]):
         ActionQueues(3).select(seen(0, 1), envs, Planner())
 
 
+def test_environments_may_come_as_a_tensor():
+    planner, queues = Planner(), ActionQueues(3)
+    for _ in range(3):
+        queues.select(seen(0, 1), torch.arange(2), planner)
+    assert planner.sizes == [2]
+
+
+def test_what_is_not_one_for_each_sample_is_left_alone():
+    planner, queues = Planner(), ActionQueues(3)
+    extra = {"timestamp": torch.zeros(1)}
+    queues.select(seen(0, 1) | extra, None, planner)
+    queues.reset([1])
+    queues.select(seen(0, 1) | extra, None, planner)
+    assert planner.sizes == [2, 1]
+
+
+@pytest.mark.parametrize("steps", [0, 4, 1.5])
+def test_at_most_a_chunk_is_carried_out(steps):
+    with pytest.raises(LattokError, match="`n_action_steps`: expected"):
+        ActionQueues(3).n_action_steps = steps
+    with pytest.raises(LattokError, match="`env_ids`: expected a list of numbers"):
+        ActionQueues(3).reset(1)
+
+
 def test_a_policy_carries_out_its_chunk():
     model = policy()
     first = observation(model.config)

@@ -46,13 +46,7 @@ class Labels:
 
     def facts(self) -> dict[str, Any]:
         """What a policy must know of them, as fields of its configuration."""
-        spec = self.spec
-        facts: dict[str, Any] = {"codes": max(1, spec.codes), "latent_steps": spec.steps, "latent_prefix": self.prefix}
-        return facts | {
-            "codebook_size": spec.codebook_size,
-            "latent_dim": spec.latent_dim,
-            "latent_vectors": spec.vectors,
-        }
+        return self.spec.policy_fields(self.prefix)
 
     def add(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with its labels: a window of as many rows as steps, or the row of the frame (tokens of a chunk)."""

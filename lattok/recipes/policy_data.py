@@ -1,0 +1,94 @@
+"""What policies learn from: a dataset with its labels, read once, and batches that are a function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lattok import checks
+from lattok.data import RobotDataset
+from lattok.data.augment import augment, draw
+from lattok.data.latent_columns import LatentSpec, latent_spec, only_prefix, tokenizer_spec
+from lattok.data.policy_windows import PolicyWindows
+from lattok.data.sidecar import with_labels
+from lattok.loading import load
+from lattok.recipes.common import Recipe
+from lattok.recipes.progress import bar
+from lattok.training import RUN, SeededBatches
+from lattok.types import PolicyBatch
+from lattok.vla import VLAConfig
+
+
+class Labelled(NamedTuple):
+    """A dataset and the latent actions in it that a strategy learns from, if it does."""
+
+    dataset: RobotDataset
+    spec: LatentSpec | None = None
+    prefix: str = "latent"
+    tokenizer: Any = None  # labels the batches, in place of columns
+
+
+def open_with_labels(recipe: Recipe) -> RobotDataset:
+    """The recipe's dataset, with the labels beside it as columns."""
+    (source,) = recipe.open()
+    return source.dataset if recipe.data.labels is None else with_labels(source.dataset, recipe.data.labels)
+
+
+def open_labelled(recipe: Recipe) -> Labelled:
+    """What the recipe's strategy learns from. A baseline as long as another strategy only needs to know P."""
+    data, plan, dataset = recipe.data, recipe.data.plan, open_with_labels(recipe)
+    horizon = recipe.model.get("horizon", VLAConfig.horizon)
+    if data.tokenizer is not None and plan.target != "chunk":
+        expected = "none for a strategy without tokens of actions"
+        checks.fail("tokenizer", expected, f"{data.tokenizer} for {plan.name}", "LA-Tok learns from tokens.")
+    target = plan.target if plan.target != "none" else ("steps" if "codes" in plan.action_placeholders else "none")
+    if target == "none":
+        return Labelled(dataset)
+    needs = {"none": (), "codes": ("codes",)}.get(plan.loss, ("embedding",))
+    if data.tokenizer is not None:
+        tokenizer = load(data.tokenizer)
+        return Labelled(dataset, tokenizer_spec(tokenizer, horizon, needs), tokenizer=tokenizer)
+    prefix = data.prefix or only_prefix(dataset, target, plan.name)
+    stride = None if data.latent_stride is None else checks.stride_in_frames(data.latent_stride, dataset.fps)
+    return Labelled(dataset, latent_spec(dataset, prefix, target, horizon, stride, needs=needs), prefix)
+
+
+def read_windows(recipe: Recipe, source: Labelled, episodes: str | Sequence[int] | None = None) -> PolicyWindows:
+    """Every frame of the recipe's episodes (or of others) with the actions and labels that follow it."""
+    data, config = recipe.data, recipe.model
+    learns = data.plan.loss != "none"
+    with bar("decode") as progress:
+        return PolicyWindows(
+            source.dataset,
+            config.get("horizon", VLAConfig.horizon),
+            cameras=data.cameras,
+            size=config.get("image_size", VLAConfig.image_size),
+            interpolation=config.get("interpolation", VLAConfig.interpolation),
+            action_key=data.action_key,
+            state_key=data.state_key if data.proprio else None,
+            episodes=data.episodes if episodes is None else episodes,
+            latent=source.spec if learns and source.tokenizer is None else None,
+            prefix=source.prefix,
+            labeller=source.tokenizer,
+            extra_keys=() if data.eval_key is None else (data.eval_key,),
+            cache_dir=Path(recipe.out) / RUN,
+            progress=progress,
+        )
+
+
+class PolicyBatches:
+    """Random windows of step t with augmented images; sample i of a step is the same whatever the processes."""
+
+    def __init__(self, windows: PolicyWindows, recipe: Recipe):
+        self.windows, self.loop, self.data = windows, recipe.loop, recipe.data
+        self._draw = SeededBatches(len(windows), recipe.loop.batch_size, recipe.loop.seed)
+
+    def __call__(self, step: int, process: int, processes: int) -> PolicyBatch:
+        rows = self._draw(step)
+        batch = self.windows.batch(rows[process::processes])
+        if self.windows.labelled is not None:
+            batch = batch._replace(labelled=self.windows.labelled[rows].sum() / processes)
+        size, options = self.loop.batch_size, self.data.augmentation
+        changes = draw(options, size, batch.images.shape[1], self.loop.seed, step)[process::processes]
+        return batch._replace(images=augment(batch.images, changes))
