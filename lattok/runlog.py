@@ -70,9 +70,14 @@ class Meter:
     def __init__(self, batch_size: int, first: int, device: torch.device):
         self._batch_size, self._done, self._device = batch_size, first, device
         self._time = time.monotonic()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
 
     def read(self, done: int) -> dict[str, float]:
-        """`samples_per_second` since the last reading, over all processes, and the peak of `memory_gb` (10^9 bytes)."""
+        """`samples_per_second` since the last reading, over all processes, and the peak of `memory_gb` (10^9 bytes).
+
+        In main memory it is the peak of the process so far, whatever it has done before.
+        """
         now, samples = time.monotonic(), self._batch_size * (done - self._done)
         rate = samples / max(now - self._time, 1e-9)
         self._time, self._done = now, done

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +25,7 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 from torch import Tensor, nn
 
 from lattok import checkpoints, checks
-from lattok.quantize import CodeUsage, QuantizerConfig
+from lattok.codebooks import codebook_report
 from lattok.runlog import Meter, RunLog
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
@@ -193,6 +194,7 @@ def _accelerator(options: LoopOptions) -> Accelerator:
         kwargs_handlers=handlers,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop accumulates, nobody else
     )
+    _check_setting(accelerator, options)
     if _shards(accelerator):
         from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -206,6 +208,17 @@ def _accelerator(options: LoopOptions) -> Accelerator:
         each = f"{accelerator.num_processes} processes" + f" x {options.accumulate} parts" * (options.accumulate > 1)
         checks.fail("batch_size", f"a multiple of the {each}", options.batch_size)
     return accelerator
+
+
+def _check_setting(accelerator: Accelerator, options: LoopOptions) -> None:
+    """What `accelerate launch` asks for and this loop does not do is an error, not another way of training."""
+    kind = accelerator.distributed_type.value
+    if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not _shards(accelerator)):
+        hint = "examples/accelerate has a file for each."
+        checks.fail("accelerate", "one process, DDP or FSDP2", kind, hint)
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", options.precision):
+        checks.fail("precision", f"{asked}, as accelerate was told", options.precision, "Say --set precision=bf16.")
 
 
 def _shards(accelerator: Accelerator) -> bool:
@@ -276,58 +289,6 @@ def _anywhere(flag: bool, accelerator: Accelerator) -> bool:
         return flag
     asked: Any = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum")
     return bool(asked > 0)
-
-
-@dataclass
-class CodebookReport:
-    """Logged values and warnings about the codebooks of a model."""
-
-    values: dict[str, float]
-    warnings: list[str]
-
-
-def codebook_report(model: nn.Module) -> CodebookReport:
-    """Usage of every codebook since the last call, and a warning with numbers for each that collapses.
-
-    Seen: few codes in use, low perplexity, and tokens that repeat one another (every code in use at every position,
-    yet hardly more joint entropy than one token has).
-    """
-    report = CodebookReport({}, [])
-    for name, module in model.named_modules():
-        if not isinstance(module, CodeUsage):
-            continue
-        stats = module.pop_usage()
-        if stats is None:
-            continue
-        size, used, perplexity = module.size, min(stats.used), min(stats.perplexity)
-        report.values[f"codebook/{name}/used"] = float(used)
-        report.values[f"codebook/{name}/perplexity"] = perplexity
-        report.values[f"codebook/{name}/joint_bits"] = stats.joint_entropy
-        if used < size / 4 or perplexity < size / 10:
-            report.warnings.append(
-                f"codebook `{name}` is collapsing: {used} of {size} codes in use, perplexity {perplexity:.1f}. "
-                + _remedy(getattr(module, "config", None), module.frozen)
-            )
-        elif stats.tokens_repeat:
-            report.warnings.append(
-                f"codebook `{name}`: its {len(stats.used)} tokens repeat one another: {stats.combinations} rows, "
-                f"{stats.joint_entropy:.1f} bits jointly, {math.log2(max(stats.perplexity)):.1f} in one token alone. "
-                "Use the `robust` preset (per-token heads, normalised latents, residual codes)."
-            )
-    return report
-
-
-def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:
-    """What has not been tried against collapse."""
-    if frozen:
-        return "Its codes are given: train the model they come from on data like this, with the same preset."
-    if config is None:
-        return "There is no codebook to start or revive here: lower lr, or normalise the latents (latent_norm=batch)."
-    if config.start != "kmeans":
-        return "Start it from data: codebook_start=kmeans."
-    if config.revive_below == 0:
-        return "Revive dead codes: revive_below=0.03."
-    return "Early on this passes; if it stays, lower lr or start the codebook later (continuous_steps)."
 
 
 def _check_finite(values: Mapping[str, Tensor], step: int, out: Path) -> None:

@@ -20,7 +20,9 @@ ROOT = Path(lattok.__file__).parent
 # From the bottom to the top. A new module goes here, as low as it can.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"types", "checks", "files", "findings"}),
-    frozenset({"nn", "quantize", "normalize", "hub", "keymap", "runlog", "checkpoints", "training", "graphs"}),
+    frozenset(
+        {"nn", "quantize", "normalize", "hub", "keymap", "runlog", "checkpoints", "codebooks", "training", "graphs"}
+    ),
     frozenset({"data", "action_vq", "image_lam", "backbones"}),
     frozenset({"evaluation", "annotation", "vla", "sim"}),
     frozenset({"recipes", "convert", "loading", "cli", "demo", "doctor"}),
@@ -30,7 +32,8 @@ SIBLINGS = {
     "files": {"checks"},
     "quantize": {"nn"},
     "normalize": {"nn"},
-    "training": {"quantize", "runlog", "checkpoints"},  # reports codebooks
+    "codebooks": {"quantize"},
+    "training": {"runlog", "checkpoints", "codebooks"},  # reports codebooks
     "image_lam": {"backbones", "data"},  # frozen features of a dataset's frames are cached
 }
 FRONT = {"__init__", "__main__"}  # may name everything, but see the tests at the end

@@ -154,6 +154,24 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
     (tmp_path / RUN / CHECKPOINT).write_bytes(b"rubbish")
     with pytest.raises(LattokError, match="expected a whole checkpoint"):
         run(tmp_path, resume=True)
+    torch.save({"weights": 1}, tmp_path / RUN / CHECKPOINT)  # a file of somebody else
+    with pytest.raises(LattokError, match="expected a whole checkpoint"):
+        run(tmp_path, resume=True)
+
+
+def test_another_error_while_a_checkpoint_is_written_is_not_a_full_disk(tmp_path, monkeypatch):
+    def fails(state, path):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        run(tmp_path)
+
+
+def test_a_precision_that_accelerate_was_told_must_be_the_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(LattokError, match="`precision`: expected bf16, as accelerate was told, got no"):
+        run(tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path):

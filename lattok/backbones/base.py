@@ -39,9 +39,9 @@ class LoraSpec:
     vision: bool = True  # also in the image tower
 
     def __post_init__(self) -> None:
-        checks.counts(rank=self.rank)
-        checks.positive(alpha=self.alpha)
-        checks.at_least_zero(dropout=self.dropout)
+        checks.counts(lora_rank=self.rank)
+        checks.positive(lora_alpha=self.alpha)
+        checks.at_least_zero(lora_dropout=self.dropout)
         if self.dropout >= 1:
             checks.fail("lora_dropout", "a number below 1", self.dropout)
 

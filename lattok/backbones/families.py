@@ -53,19 +53,20 @@ class Family:
     placeholder_types: Mapping[str, int] = field(
         default_factory=dict
     )  # further inputs by token: value at a placeholder
+    chat: bool = True  # speaks in turns, so that it needs a template
     image_options: Callable[[Any], dict[str, Any]] = _nothing  # processor -> its arguments for images
 
 
 QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
-TEXT = Family("text", (), None)
+TEXT = Family("text", (), None, chat=False)
 FAMILIES = (
-    Family("qwen3_vl", ("qwen3_vl",), QWEN_IMAGE, {"mm_token_type_ids": 0}, _as_they_are),
-    Family("qwen2_5_vl", ("qwen2_5_vl",), QWEN_IMAGE, {"mm_token_type_ids": 0}, _as_they_are),
+    Family("qwen3_vl", ("qwen3_vl",), QWEN_IMAGE, {"mm_token_type_ids": 0}, image_options=_as_they_are),
+    Family("qwen2_5_vl", ("qwen2_5_vl",), QWEN_IMAGE, {"mm_token_type_ids": 0}, image_options=_as_they_are),
     Family("smolvlm", ("smolvlm", "idefics3"), "<image>", image_options=_one_tile),
     # type 0 is the prefix, whose tokens see each other in both directions; type 1 is causal
-    Family("paligemma", ("paligemma",), "<image>", {"token_type_ids": 1}),
+    Family("paligemma", ("paligemma",), "<image>", {"token_type_ids": 1}, chat=False),
     # type 1 is an image, whose tokens see each other in both directions; type 0 is causal
-    Family("gemma3", ("gemma3",), "<start_of_image>", {"token_type_ids": 0}, _no_crops),
+    Family("gemma3", ("gemma3",), "<start_of_image>", {"token_type_ids": 0}, image_options=_no_crops),
     Family("internvl", ("internvl",), "<IMG_CONTEXT>", image_options=_whole),
     TEXT,
 )

@@ -79,7 +79,9 @@ class HFBackbone(nn.Module):
         if bos and prompts[0].startswith(bos):  # by the template
             options["add_special_tokens"] = False
         if self.family.image is not None:
-            pictures = [list(sample) for sample in rearrange(images, "b v h w c -> b v c h w")]
+            # transformers 5.4 takes SmolVLM2's images through numpy
+            shown = images.cpu() if self.family.name == "smolvlm" else images
+            pictures = [list(sample) for sample in rearrange(shown, "b v h w c -> b v c h w")]
             options |= {"images": pictures, "input_data_format": "channels_first"}
             options |= self.family.image_options(self.processor)
         batch = self.processor(text=prompts, **options)
@@ -210,15 +212,20 @@ class HFBackbone(nn.Module):
             return
         if not images.shape[1]:
             checks.fail("images", f"at least one camera for {self.family.name}", "none")
-        token = self.processor.image_token
-        marked = [text for text in texts if token in text]
-        if marked:
-            checks.fail("texts", f"no {token!r}, which stands for an image", repr(marked[0]))
+        for name in ("image_token", "video_token"):
+            token = getattr(self.processor, name, None)
+            marked = [text for text in texts if isinstance(token, str) and token in text]
+            if marked:
+                checks.fail("texts", f"no {token!r}, which stands for something seen", repr(marked[0]))
 
     def _prompt(self, text: str, cameras: int) -> str:
         """One user turn with the images first."""
         image, template = self.family.image, getattr(self.processor, "chat_template", None)
         if not template:
+            if self.family.chat:
+                checks.fail(
+                    "backbone", f"a chat template, which {self.family.name} has", "none", "Take its processor whole."
+                )
             return (image or "") * cameras + text
         parts = [*({"type": "image"} for _ in range(cameras)), {"type": "text", "text": text}]
         turn = {"role": "user", "content": text if image is None else parts}

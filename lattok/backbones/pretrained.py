@@ -20,7 +20,8 @@ from lattok.backbones.families import Family, family_of
 OLDEST = {"transformers": "5.4", "peft": "0.18"}
 INSTALL = "pip install 'lattok[vla]'"
 DTYPES = ("float32", "bfloat16")
-WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+SMALL = ["*.json", "*.model", "*.txt", "*.jinja"]  # all of a model but its weights
+WANTED = [*SMALL, "*.safetensors"]
 PRINT, COMMIT = "files-", re.compile("[0-9a-f]{40}")  # what a fingerprint begins with; what a commit looks like
 SLICES, SLICE = 256, 4096  # of each file of weights that a fingerprint reads, and their bytes
 
@@ -42,6 +43,8 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
     checks.one_of("dtype", dtype, DTYPES)
     transformers = require("transformers")
     folder, found = find(name, revision)
+    if not any(folder.glob("*.safetensors")):
+        checks.fail("backbone", "a folder with weights as *.safetensors", f"{name!r} without any")
     try:
         family = family_of(transformers.AutoConfig.from_pretrained(folder))
         text = family.image is None
@@ -52,6 +55,9 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
         raise
     except Exception as error:  # transformers raises many kinds; the user needs one line
         checks.fail("backbone", f"a model and its processor; {name!r} could not be read", files.first_line(error))
+    if not hasattr(model, "model"):
+        expected = "a model whose layers are at `.model`, such as Llama or Qwen3"
+        checks.fail("backbone", expected, f"{type(model).__name__} in {name!r}")
     _refuse_gaps(name, report)
     return model, processor, family, found
 
@@ -124,8 +130,12 @@ def commit(folder: Path) -> str | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """A word and a hash of config.json, and of size, ends and evenly spaced slices of the safetensors files."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    """A word and a hash of the small files (configuration, processor, tokenizer), and of size, ends and evenly spaced
+    slices of the safetensors files.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(path for kind in SMALL for path in folder.glob(kind)):
+        digest.update(path.name.encode() + path.read_bytes())
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())

@@ -26,7 +26,7 @@ LONGEST = 64  # words of a prompt; of a longer one the last count, which say wha
 
 @dataclass(frozen=True)
 class ScratchSize:
-    """Sizes; with the defaults about 1 M parameters."""
+    """Sizes; with the defaults and two cameras 1.5 M parameters."""
 
     cameras: int
     image_size: int = 64

@@ -17,6 +17,7 @@ from torch import Tensor
 from lattok import checks
 from lattok.data.pixels import check_pixels
 
+BLOCK = 4  # samples that are changed at once
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision
 
 
@@ -90,6 +91,12 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
             checks.size("draws", "cameras, as there are of images", part.shape[1], images.shape[1])
     if draws.boxes is None and draws.colours is None:
         return images
+    parts = [slice(i, i + BLOCK) for i in range(0, len(images), BLOCK)]  # in the processor's cache: twice as fast
+    return torch.cat([_changed(images[part], draws[part]) for part in parts]) if parts else images
+
+
+def _changed(images: Tensor, draws: Draws) -> Tensor:
+    """Some samples of a batch, uint8 [b, V, h, w, 3]."""
     pixels = rearrange(images.float(), "b v h w c -> (b v) c h w")
     if draws.boxes is not None:
         pixels = _cropped(pixels, draws.boxes.to(images.device).flatten(0, 1))

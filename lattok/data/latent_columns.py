@@ -191,6 +191,7 @@ def _vectors(dataset: RobotDataset, prefix: str, known: Mapping[str, Any], laten
     if latent_dim is None:
         hint = "Give latent_dim, the numbers of one vector; or annotate with lattok, which writes it down."
         checks.fail("latent_dim", f"the width of the vectors in `{column}` ({width} numbers a row)", "none", hint)
+    checks.counts(latent_dim=latent_dim)
     if width % latent_dim:
         checks.fail("latent_dim", f"a divisor of the {width} numbers of a row of `{column}`", latent_dim)
     return width // latent_dim, latent_dim

@@ -8,13 +8,16 @@ from torch import Tensor
 
 from lattok import checks
 
+INTERPOLATIONS = ("bicubic", "bilinear")
+
 
 def resize_pixels(frames: Tensor, size: int, interpolation: str = "bicubic") -> Tensor:
     """uint8 [..., H, W, 3] to uint8 [..., size, size, 3], antialiased; frames of that size are returned as they are.
 
-    `interpolation` is "bicubic" or "bilinear", or another one of torchvision.
+    `interpolation` is "bicubic" or "bilinear".
     """
     check_pixels(frames)
+    checks.one_of("interpolation", interpolation, INTERPOLATIONS)
     if tuple(frames.shape[-3:-1]) == (size, size):
         return frames
     from torchvision.transforms.v2 import InterpolationMode  # takes seconds to import

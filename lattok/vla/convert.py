@@ -53,9 +53,15 @@ class Conversion:
     base_model: str
 
     def save(self, folder: Path, backbone_out: Path | None = None) -> None:
-        """Write all into `folder`, and the merged language model into `backbone_out`; whole, or not at all."""
+        """Write all into `folder`, and the merged language model into `backbone_out`; whole, or not at all.
+
+        Both must be new or empty.
+        """
         if backbone_out is not None:
             self.check_backbone()
+        for argument, place in {"folder": folder, "backbone_out": backbone_out}.items():
+            if place is not None and place.exists() and (not place.is_dir() or any(place.iterdir())):
+                checks.fail(argument, "a new or empty folder", f"{place}, which holds something")
         with _removed_on_failure(folder), _removed_on_failure(backbone_out):
             for place in (folder, *([] if backbone_out is None else [backbone_out])):
                 files.check_writable(place)
@@ -254,7 +260,7 @@ def write_adapter(lora: Lora, folder: Path, base_model: str) -> None:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file that transformers and peft read; not through memory, it may hold gigabytes."""
+    """A safetensors file that transformers and peft read, written from where the tensors lie."""
     seen: set[int] = set()
     own = {}
     for name, tensor in tensors.items():  # the format refuses tensors that share memory

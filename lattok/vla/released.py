@@ -1,4 +1,4 @@
-"""Modules of "From Pixels to Tokens" exactly as released, faults included. For the checkpoint converter only.
+"""Modules of "From Pixels to Tokens" exactly as released, faults included. For the checkpoint converter and its tests.
 
 Nothing is trained with these: lattok's own policy follows the paper (`lattok.vla.head`, `lattok.vla.supervision`). Each
 fault that is kept because published weights need it is marked "as released".

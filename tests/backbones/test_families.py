@@ -83,7 +83,9 @@ def test_a_fingerprint_changes_with_the_content_and_not_with_the_place(folder: P
     seen.add(pretrained.fingerprint(folder))
     weights.write_bytes(whole)
     (folder / "config.json").write_text('{"model_type": "llama"}')
-    assert len({*seen, pretrained.fingerprint(folder)}) == 6
+    seen.add(pretrained.fingerprint(folder))
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.1, 0.1]}')
+    assert len({*seen, pretrained.fingerprint(folder)}) == 7
 
 
 def test_a_folder_is_found_by_its_fingerprint_only(folder: Path):

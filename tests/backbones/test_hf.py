@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -364,7 +365,7 @@ def test_bad_images_and_texts(load: Load):
         backbone.encode(images()[:, 0], TEXTS)
     with pytest.raises(LattokError, match=r"at least one camera for qwen3_vl, got none"):
         backbone.encode(images(cameras=0), TEXTS)
-    with pytest.raises(LattokError, match=r"no '<\|image_pad\|>', which stands for an image, got 'see <\|image_pad"):
+    with pytest.raises(LattokError, match=r"no '<\|image_pad\|>', which stands for something seen, got 'see"):
         backbone.encode(images(), ["see <|image_pad|>", "lift"])
     backbone.image_size = 32
     with pytest.raises(LattokError, match=r"`images`: expected 32x32 pixels, got 64x64"):
@@ -392,3 +393,32 @@ def test_a_text_model_without_padding_token_or_template(load: Load):
     inputs = backbone.encode(images(), TEXTS)
     assert inputs["attention_mask"].sum(1).tolist() == [len(text) for text in TEXTS]  # a byte is a token
     assert tokenizer.decode(inputs["input_ids"][1]) == TEXTS[1]
+
+
+def test_a_chat_model_without_its_template_is_refused(load: Load):
+    reference = load("qwen3_vl")
+    processor = copy.deepcopy(reference.processor)
+    processor.chat_template = processor.tokenizer.chat_template = None
+    backbone = HFBackbone(reference.model, processor, reference.family)
+    with pytest.raises(LattokError, match="`backbone`: expected a chat template, which qwen3_vl has, got none"):
+        backbone.encode(images(), TEXTS)
+
+
+def test_models_that_are_built_otherwise_are_refused(tmp_path: Path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=300, n_positions=16)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    HFBackbone.load(str(_tiny_text(tmp_path / "text")))  # this one is right
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tmp_path / "text" / name, tmp_path / name)
+    with pytest.raises(LattokError, match="`backbone`: expected a model whose layers are at `.model`"):
+        HFBackbone.load(str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(LattokError, match=r"`backbone`: expected a folder with weights as \*.safetensors"):
+        HFBackbone.load(str(tmp_path))
+
+
+def _tiny_text(folder: Path) -> Path:
+    from lattok.vla.testing import tiny_backbone
+
+    return tiny_backbone("text", folder)

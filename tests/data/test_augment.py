@@ -119,6 +119,16 @@ def test_processes_that_share_a_batch_see_what_one_sees(images):
     assert not torch.equal(whole, images)
 
 
+def test_samples_are_changed_each_by_itself():
+    """In blocks, whose size shows nowhere."""
+    pictures = torch.randint(0, 256, (9, 2, 8, 8, 3)).to(torch.uint8)
+    options = Augmentation(0.5, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.2)
+    draws = draw(options, 9, 2, seed=0, step=3)
+    alone = torch.cat([augment(pictures[i : i + 1], draws[i : i + 1]) for i in range(9)])
+    assert torch.equal(augment(pictures, draws), alone)
+    assert augment(pictures[:0], draws[:0]).shape == (0, 2, 8, 8, 3)
+
+
 def test_factors_stay_in_their_ranges():
     found = draw(Augmentation(1.0, 0.3, 0.2, 0.1, 0.05), 500, 3, 0, 0).colours
     spread = torch.tensor([0.3, 0.2, 0.1, 0.05])

@@ -11,13 +11,13 @@ import torch
 import lattok
 from lattok.checks import LattokError
 from lattok.cli import main
+from lattok.codebooks import codebook_report
 from lattok.data import FramePairs
 from lattok.evaluation.split import trained_episodes
 from lattok.image_lam import ImageLAM
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.recipes.image_lam import PairBatches
 from lattok.recipes.instructions import Instructions, embed
-from lattok.training import codebook_report
 from tests.conftest import write_dataset
 from tests.recipes.test_variants import SMALL
 

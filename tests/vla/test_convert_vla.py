@@ -433,6 +433,18 @@ def test_damaged_files_are_refused(keep, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("places", [("mine", None), ("new", "mine")])
+def test_a_folder_that_holds_something_is_left_alone(places, tmp_path):
+    converted = read_p2t_vla(write(tmp_path, full()), **FACTS)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    folder, backbone = (place and tmp_path / place for place in places)
+    with pytest.raises(LattokError, match="expected a new or empty folder, got .*mine, which holds something"):
+        converted.save(folder, backbone)
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
+    assert not (tmp_path / "new").exists()
+
+
 def test_nothing_is_half_written(tmp_path, monkeypatch):
     converted = read_p2t_vla(write(tmp_path, full()), **FACTS)
 
