@@ -122,19 +122,22 @@ class HubModel(nn.Module):
         files.write_text(folder / CARD, model_card(self, name or folder.name))
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike[str], revision: str | None = None) -> Self:
-        """Load from a folder or a Hub id, in evaluation mode. Raises `LattokError` on anything that does not fit."""
-        return cls.from_folder(*resolve(name_or_path, revision))
+    def from_pretrained(cls, name_or_path: str | os.PathLike[str], revision: str | None = None, **options: Any) -> Self:
+        """Load from a folder or a Hub id, in evaluation mode. Raises `LattokError` on anything that does not fit.
+
+        `options` are those of the class's `build`, which most have none of.
+        """
+        return cls.from_folder(*resolve(name_or_path, revision), **options)
 
     @classmethod
-    def from_folder(cls, folder: Path, hub_id: str | None = None) -> Self:
+    def from_folder(cls, folder: Path, hub_id: str | None = None, **options: Any) -> Self:
         """Load from a local folder, which for a model from the Hub is the snapshot, named by its commit."""
         raw = read_config(folder)
         if raw["type"] != cls.type:
             checks.fail(
                 "model", f"type {cls.type!r}", f"{raw['type']!r} in {folder}", "lattok.load picks the class by itself."
             )
-        model = cls.build(parse_config(cls.config_class, raw, folder / CONFIG), folder)
+        model = cls.build(parse_config(cls.config_class, raw, folder / CONFIG), folder, **options)
         model.load_tensors(_read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
         model.evaluation, model.trained_on = (
             files.read_json(folder / name) if (folder / name).is_file() else None for name in (EVALUATION, TRAINING)

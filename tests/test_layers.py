@@ -33,7 +33,7 @@ SIBLINGS = {
     "quantize": {"nn"},
     "normalize": {"nn"},
     "codebooks": {"quantize"},
-    "training": {"runlog", "checkpoints", "codebooks"},  # reports codebooks
+    "training": {"runlog", "checkpoints", "codebooks"},
     "image_lam": {"backbones", "data"},  # frozen features of a dataset's frames are cached
 }
 FRONT = {"__init__", "__main__"}  # may name everything, but see the tests at the end
@@ -160,7 +160,7 @@ def test_a_wrong_import_is_found(name: str, source: str):
         ("lattok.data.lerobot", "from .schema import Schema\nfrom lattok.data import windows"),
         ("lattok.hub", "from lattok import __version__"),
         ("lattok.quantize", "from lattok.nn import MLP"),
-        ("lattok.training", "from .quantize import usage"),
+        ("lattok.codebooks", "from .quantize import usage"),
         ("lattok.image_lam.features", "from lattok.backbones import table"),
         ("lattok.recipes.action_vq", "from lattok import evaluation, open_dataset\nfrom lattok.demo import table"),
         ("lattok.checks", "import lattokens\nfrom data import x"),

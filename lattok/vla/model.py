@@ -83,8 +83,10 @@ class LatentVLA(HubModel):
         self.queues = ActionQueues(config.horizon)
 
     @classmethod
-    def build(cls, config: VLAConfig, folder: Path) -> Self:
-        """A policy of this configuration over its base model, which is opened by its name and revision."""
+    def build(cls, config: VLAConfig, folder: Path, backbone: str | None = None) -> Self:
+        """A policy of this configuration over its base model, opened by name and revision; `backbone`: it has moved."""
+        if backbone is not None:
+            config = replace(config, backbone=str(Path(backbone).expanduser().resolve()))
         return cls(config, open_backbone(config, folder))
 
     def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:

@@ -128,6 +128,11 @@ def test_another_base_model_is_refused(tiny: Tiny, tmp_path: Path):
     backbone = open_backbone(made)
     LatentVLA(replace(made, backbone_revision=backbone.revision), backbone).save_pretrained(tmp_path / "policy")
     assert lattok.load(tmp_path / "policy").config.backbone_revision == backbone.revision
+    moved = base.rename(tmp_path / "moved")
+    with pytest.raises(LattokError, match="`backbone`"):
+        lattok.load(tmp_path / "policy")
+    assert LatentVLA.from_pretrained(tmp_path / "policy", backbone=str(moved)).config.backbone == str(moved)
+    moved.rename(base)
     tiny_backbone("qwen3_vl", base, seed=1)
     with pytest.raises(LattokError, match="revision"):
         lattok.load(tmp_path / "policy")

@@ -93,6 +93,7 @@ class LattokConfig(PreTrainedConfig):
     codebook_size: int = 0
     latent_dim: int = 0
     latent_vectors: int = 0
+    latent_per_step: bool = False
     action_names: list[str] = field(default_factory=list)
     proprio_names: list[str] = field(default_factory=list)
 
