@@ -15,7 +15,7 @@ from lattok.data import Feature, LeRobotWriter
 from lattok.data.video import VideoEncoder
 from tests.conftest import moving_square
 from tests.data.memory import CAMERA, MemoryDataset, labels_for
-from tests.data.test_export import REAL
+from tests.real import REAL
 from tests.lerobot.common import Labeller, same_values
 
 pytestmark = pytest.mark.lerobot
