@@ -15,8 +15,8 @@ from lattok.data import Feature, LeRobotWriter
 from lattok.data.video import VideoEncoder
 from tests.conftest import moving_square
 from tests.data.memory import CAMERA, MemoryDataset, labels_for
-from tests.real import REAL
 from tests.lerobot.common import Labeller, same_values
+from tests.real import REAL
 
 pytestmark = pytest.mark.lerobot
 
