@@ -197,11 +197,13 @@ def curves(runs: dict[str, list[dict[str, float]]], columns: int = 3) -> str:
         found = {kind: [entry[f"loss/{kind}"] for entry in logged if f"loss/{kind}" in entry] for kind in COLOURS}
         logs = [(kind, [_log10(value) for value in values]) for kind, values in found.items() if values]
         steps = logged[-1]["step"]
-        panel = lines(f"{NAMES[name].replace('*', '')}, log10", logs, f"{steps:g} steps", height)
+        panel = lines(f"{NAMES[name].replace('*', '')}", logs, f"{steps:g} steps", height)
         x, y = (i % columns) * (WIDTH + 20), (i // columns) * (height + 10)
         panels.append(panel.replace("<svg ", f'<svg x="{x}" y="{y}" width="{WIDTH}" height="{height}" ', 1))
     rows = -(-len(panels) // columns)
-    width, tall = columns * (WIDTH + 20), rows * (height + 10)
+    width, tall = columns * (WIDTH + 20), rows * (height + 10) + 20
+    words = (f'<tspan fill="{colour}">{kind} loss</tspan>' for kind, colour in COLOURS.items())
+    panels.append(f'<text x="0" y="{tall - 10}">{", ".join(words)}; logarithm to base 10</text>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-10 -6 {width} {tall + 6}" width="{width}" '
         f'font-family="sans-serif" font-size="11"><style>{STYLE}</style>'

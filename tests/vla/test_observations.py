@@ -119,7 +119,7 @@ def test_other_columns_of_a_dataset_are_left_alone():
         ({"action_loss": "huber"}, "`action_loss`: expected one of l2, l1"),
         ({"strategy": "la_direct", "codebook_size": 0}, "`codebook_size`: expected at least 2"),
         ({"strategy": "la_align", "latent_dim": 0}, "`latent_dim`: expected the width of the latent actions"),
-        ({"lora_rank": 0}, "`rank`: expected a whole number of at least 1"),
+        ({"lora_rank": 0}, "`lora_rank`: expected a whole number of at least 1"),
         ({"backbone": "org/name", "train_backbone": "half"}, "`train_backbone`: expected one of lora, full, frozen"),
     ],
 )
