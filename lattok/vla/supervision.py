@@ -8,6 +8,7 @@ A policy has `states_per_step` states for each of the S steps that are labelled:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ from lattok.vla.targets import ANNOTATE, PARTS, to_device
 PROJECTIONS = ("linear", "mlp")
 
 
-class LatentSupervision(nn.Module):
+class LatentSupervision(nn.Module, ABC):
     """A head over hidden states of width `dim`, and the loss of what it predicts."""
 
     weight = 0.1  # lambda of the paper (Table 7)
@@ -49,9 +50,9 @@ class LatentSupervision(nn.Module):
         states = states.to(next(self.parameters()).dtype)
         return self._terms(rearrange(states, "b (s k) d -> b s k d", k=self.states_per_step), target, reduction)
 
+    @abstractmethod
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
         """States [B, S, states_per_step, dim] and a target that was checked, but for what it must hold."""
-        raise NotImplementedError
 
     def _check(self, states: Tensor, target: LatentTarget) -> None:
         checks.tensor("states", states)

@@ -204,3 +204,10 @@ def test_the_head_starts_the_same_in_every_strategy(tiny: Tiny):
     heads = [policy(tiny("qwen3_vl"), name).head.state_dict() for name in ("baseline", "la_cond", "la_tok_c")]
     for other in heads[1:]:
         assert all(torch.equal(heads[0][name], other[name]) for name in heads[0])
+
+
+def test_the_example_for_fsdp2_names_layers_that_are_there(tiny: Tiny):
+    text = (Path(__file__).parents[2] / "examples/accelerate/fsdp2.yaml").read_text()
+    named = text.split("fsdp_transformer_layer_cls_to_wrap: ")[1].splitlines()[0].split(",")
+    there = {type(module).__name__ for module in policy(tiny("qwen3_vl"), "baseline").modules()}
+    assert set(named) <= there
