@@ -35,6 +35,9 @@ def require(package: str) -> ModuleType:
         checks.fail("backbone", f"the package {package} ({INSTALL})", "none")
     if Version(module.__version__) < Version(oldest):
         checks.fail("backbone", f"{package} {oldest} or newer ({INSTALL})", module.__version__)
+    if package == "transformers" and not module.is_torch_available():
+        got = f"{torch.__version__}, which transformers {module.__version__} does not take"
+        checks.fail("backbone", "a newer torch", got, "Upgrade torch, or take an older transformers from 5.4 on.")
     return module
 
 

@@ -7,6 +7,16 @@ from pathlib import Path
 
 import pytest
 
+REASON = "backbones of Hugging Face need transformers 5.4 or newer, peft (the extra vla), and a torch that they take"
+
+
+def need_transformers() -> None:
+    """Skip a module where pretrained backbones cannot be."""
+    transformers = pytest.importorskip("transformers", minversion="5.4", reason=REASON)
+    if not transformers.is_torch_available():  # peft could not be imported either
+        pytest.skip(REASON, allow_module_level=True)
+    pytest.importorskip("peft", minversion="0.18", reason=REASON)
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:

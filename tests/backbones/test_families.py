@@ -15,6 +15,7 @@ import pytest
 from lattok.backbones import pretrained
 from lattok.backbones.families import FAMILIES, family_of
 from lattok.checks import LattokError
+from tests.backbones.conftest import need_transformers
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -158,14 +159,9 @@ def test_missing_and_old_packages(monkeypatch: pytest.MonkeyPatch):
         pretrained.load("org/name", None, "float16")
 
 
-def needs_transformers() -> None:
-    reason = "backbones of Hugging Face need transformers 5.4 or newer (the extra vla)"
-    pytest.importorskip("transformers", minversion="5.4", reason=reason)
-
-
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
 def test_tiny_models_are_small_seeded_and_of_their_family(tiny: Callable[[str], Path], tmp_path: Path, family: str):
-    needs_transformers()
+    need_transformers()
     from lattok.vla.testing import tiny_backbone
 
     model, _, found, revision = pretrained.load(str(tiny(family)), None, "bfloat16")
@@ -177,7 +173,7 @@ def test_tiny_models_are_small_seeded_and_of_their_family(tiny: Callable[[str], 
 
 
 def test_a_snapshot_of_the_cache_is_opened(tiny: Callable[[str], Path], offline: Path):
-    needs_transformers()
+    need_transformers()
     from lattok.backbones.hf import HFBackbone
 
     as_snapshot(tiny("text"), offline)
@@ -189,7 +185,7 @@ def test_a_snapshot_of_the_cache_is_opened(tiny: Callable[[str], Path], offline:
 
 
 def test_models_that_cannot_be_read(tiny: Callable[[str], Path], tmp_path: Path):
-    needs_transformers()
+    need_transformers()
     broken = Path(shutil.copytree(tiny("text"), tmp_path / "broken"))
     (broken / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(LattokError, match=r"`backbone`: expected a model and its processor; .* could not be read, got"):

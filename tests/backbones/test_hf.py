@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from lattok.backbones.base import BackboneOut, LoraSpec
 from lattok.checks import LattokError
+from tests.backbones.conftest import need_transformers
 
-REASON = "backbones of Hugging Face need transformers 5.4 or newer and peft (the extra vla)"
-pytest.importorskip("transformers", minversion="5.4", reason=REASON)
-pytest.importorskip("peft", minversion="0.18", reason=REASON)
+need_transformers()
 
 from lattok.backbones.hf import HFBackbone  # noqa: E402
 

@@ -15,6 +15,7 @@ from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.convert import p2t_vla, read_p2t_vla
 from lattok.vla.released import ReleasedVLA, align_cosine
+from tests.backbones.conftest import need_transformers
 
 PARITY = Path(__file__).parents[1] / "parity"
 FACTS = {"horizon": 8, "image_tokens": 12}
@@ -176,6 +177,7 @@ class Language(nn.Module):
 @pytest.fixture
 def wrapped():
     """peft, a base model, the same with a trained adapter, and some ids."""
+    need_transformers()
     peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     base = Language()

@@ -124,7 +124,9 @@ def test_a_saved_policy_acts_the_same_in_another_process(tmp_path: Path):
         "torch.save(p.predict_chunk(torch.load('seen.pt', weights_only=True)), 'chunk.pt')"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    torch.testing.assert_close(torch.load(tmp_path / "chunk.pt"), model.predict_chunk(seen), rtol=0, atol=0)
+    torch.testing.assert_close(
+        torch.load(tmp_path / "chunk.pt", weights_only=True), model.predict_chunk(seen), rtol=0, atol=0
+    )
 
 
 def test_a_loaded_policy_is_the_saved_one(tmp_path: Path):

@@ -16,12 +16,11 @@ import lattok
 from lattok.checks import LattokError
 from lattok.vla import STRATEGIES, LatentVLA
 from lattok.vla.build import open_backbone
+from tests.backbones.conftest import need_transformers
 from tests.vla import fakes
 from tests.vla.fakes import batch, config, rows
 
-REASON = "backbones of Hugging Face need transformers >= 5.4 and peft: pip install 'lattok[vla]'"
-pytest.importorskip("transformers", minversion="5.4", reason=REASON)
-pytest.importorskip("peft", minversion="0.18", reason=REASON)
+need_transformers()
 
 FAMILIES = ("qwen3_vl", "smolvlm", "paligemma")
 OTHERS = ("qwen2_5_vl", "gemma3", "internvl")
@@ -104,7 +103,7 @@ def test_a_saved_policy_acts_the_same_in_another_process(tiny: Tiny, tmp_path: P
         "torch.save({n: lattok.load(n).predict_chunk(seen) for n in sys.argv[1:]}, 'chunks.pt')"
     )
     subprocess.run([sys.executable, "-c", code, *FAMILIES], cwd=tmp_path, check=True)
-    chunks = torch.load(tmp_path / "chunks.pt")
+    chunks = torch.load(tmp_path / "chunks.pt", weights_only=True)
     for family, model in models.items():
         torch.testing.assert_close(chunks[family], model.predict_chunk(seen), atol=1e-6, rtol=0)
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("transformers", minversion="5.4", reason="needs the extra vla")
-pytest.importorskip("peft", minversion="0.18", reason="needs the extra vla")
+from tests.backbones.conftest import need_transformers
 
-from benchmarks.reference.vla import StraightforwardVLA
-from benchmarks.speed import vla_models, vla_step
-from benchmarks.speed.vla_states import Alive
-from lattok.backbones.hf import HFBackbone
-from lattok.vla.testing import tiny_qwen3_vl
+need_transformers()
+
+from benchmarks.reference.vla import StraightforwardVLA  # noqa: E402
+from benchmarks.speed import vla_models, vla_step  # noqa: E402
+from benchmarks.speed.vla_states import Alive  # noqa: E402
+from lattok.backbones.hf import HFBackbone  # noqa: E402
+from lattok.vla.testing import tiny_qwen3_vl  # noqa: E402
 
 CPU = torch.device("cpu")
 
