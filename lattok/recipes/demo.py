@@ -112,5 +112,6 @@ def _summary(reports: list[Report], out: Path, annotated: Path, seconds: float) 
         ["inspect", "DATASET"],
         ["train", "image-lam", "DATASET", "--out", "my-lam"],
         ["annotate", "DATASET", "--model", "my-lam", "--out", "my-annotated-dataset"],
+        ["train", "vla", "my-annotated-dataset", "--out", "my-policy", "--backbone", "scratch"],
     ):
         print("  " + shlex.join(["lattok", *words]))
