@@ -137,7 +137,7 @@ def fit(
     resume: bool = False,
     resume_command: str = "the same call with resume=True",
 ) -> dict[str, float]:
-    """Train `model` in place and return the last logged values.
+    """Train `model` in place and return the values that it logged last; none where nothing was left to do.
 
     `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors, and of what
     is none, such as texts; accumulated parts are shares of more processes. `model(batch)` gives loss terms: those with
