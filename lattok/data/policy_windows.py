@@ -78,8 +78,7 @@ class PolicyWindows:
         self._codes = self._embedding = self._valid = None
         if self.latent is not None and labeller is None:
             self._codes, self._embedding, self._valid = _labels(dataset, prefix, self.latent, chosen)
-        first = [dataset.frames(chosen[0].index, [key], [0]).shape[2:4] for key in self.cameras]
-        self.camera_sizes = tuple((int(height), int(width)) for height, width in first)
+        self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
         transform = partial(_resized, size=size, interpolation=interpolation)
         self.frames = np.empty((len(self.actions), 0, size, size, 3), dtype=np.uint8)
         if self.cameras:
@@ -154,6 +153,12 @@ class PolicyWindows:
         embedding = found.latents.float().cpu()[:, :, None] if spec.vectors else None  # b s 1 d
         every = torch.ones(len(actions), dtype=torch.bool)
         return LatentTarget(found.codes.cpu()[..., None], embedding, _token_mask(spec, every, inside))
+
+
+def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """(H, W) of each camera's images as they are stored, from the first frame of an episode."""
+    shapes = [dataset.frames(episode.index, [key], [0]).shape for key in cameras]
+    return tuple((int(shape[2]), int(shape[3])) for shape in shapes)
 
 
 def _token_mask(spec: LatentSpec, labelled: Tensor, inside: Tensor) -> Tensor:

@@ -29,20 +29,19 @@ class Labelled(NamedTuple):
     tokenizer: Any = None  # labels the batches, in place of columns
 
 
-def open_with_labels(recipe: Recipe) -> RobotDataset:
+def with_its_labels(recipe: Recipe, dataset: RobotDataset) -> RobotDataset:
     """The recipe's dataset, with the labels beside it as columns."""
-    (source,) = recipe.open()
-    return source.dataset if recipe.data.labels is None else with_labels(source.dataset, recipe.data.labels)
+    return dataset if recipe.data.labels is None else with_labels(dataset, recipe.data.labels)
 
 
-def open_labelled(recipe: Recipe) -> Labelled:
-    """What the recipe's strategy learns from. A baseline as long as another strategy only needs to know P."""
-    data, plan, dataset = recipe.data, recipe.data.plan, open_with_labels(recipe)
+def find_labels(recipe: Recipe, dataset: RobotDataset) -> Labelled:
+    """What the recipe's strategy learns from in a dataset with its labels."""
+    data, plan = recipe.data, recipe.data.plan
     horizon = recipe.model.get("horizon", VLAConfig.horizon)
     if data.tokenizer is not None and plan.target != "chunk":
         expected = "none for a strategy without tokens of actions"
         checks.fail("tokenizer", expected, f"{data.tokenizer} for {plan.name}", "LA-Tok learns from tokens.")
-    target = plan.target if plan.target != "none" else ("steps" if "codes" in plan.action_placeholders else "none")
+    target = plan.label_target
     if target == "none":
         return Labelled(dataset)
     needs = {"none": (), "codes": ("codes",)}.get(plan.loss, ("embedding",))

@@ -6,6 +6,7 @@ Runs that are finished are not repeated: an interrupted study goes on where it w
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from lattok.evaluation.policy import policy_errors
 from lattok.evaluation.svg import WIDTH, lines
 from lattok.normalize import Normalizer
 from lattok.recipes.common import first_process, wait_for_all
-from lattok.recipes.policy_data import Labelled, PolicyBatches, open_labelled, open_with_labels, read_windows
+from lattok.recipes.policy_data import Labelled, PolicyBatches, find_labels, read_windows, with_its_labels
 from lattok.recipes.vla import HELD_OUT, VLARecipe, train_vla
 from lattok.runlog import METRICS
 from lattok.training import RECIPE, RUN, fit
@@ -99,14 +100,15 @@ def train_study(
             checks.fail(name, "none in a study, where each strategy has its own", value)
     if data.strategy != "baseline":
         checks.fail("strategy", "none in a study, which trains them all", data.strategy)
-    dataset = open_with_labels(recipe)
+    sources = recipe.open()
+    dataset = with_its_labels(recipe, sources[0].dataset)
     if data.episodes != "train" or not split_by_task(dataset)[1]:
         expected = "train, with an episode of every task to spare"
         checks.fail("episodes", expected, data.episodes, "A study compares on held-out episodes.")
     runs = {name: _member(recipe, dataset, name) for name in strategies}
     for member in runs.values():  # labels that are missing are an error now, not after hours
-        open_labelled(member)
-    recipe.begin(resume, recipe.open())
+        find_labels(member, dataset)
+    recipe.begin(resume, sources)
     prompt = recipe.model.get("prompt", PROMPT).replace("{task}", "").strip()
     runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)
     for name, member in runs.items():
@@ -115,7 +117,7 @@ def train_study(
             train_vla(member, (Path(member.out) / RUN / RECIPE).is_file(), resume_command)
     if data.proprio and not (out / PROPRIO / HELD_OUT).is_file():
         _say(PROPRIO)
-        _train_proprio(_member(recipe, dataset, "baseline", PROPRIO))
+        _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), Labelled(dataset))
     if first_process():
         write_table(out, [_row(out, name, recipe) for name in (*runs, *[PROPRIO] * data.proprio)])
     wait_for_all()
@@ -143,23 +145,22 @@ def _member(
     return replace(recipe, out=str(Path(recipe.out) / (name or strategy)), data=data, model={**recipe.model, **model})
 
 
-def _train_proprio(recipe: VLARecipe) -> None:
+def _train_proprio(recipe: VLARecipe, source: Labelled) -> None:
     """The control that sees only proprio, with the same batches and the same loop."""
-    source, out = Labelled(open_with_labels(recipe)), Path(recipe.out)
-    windows = read_windows(recipe, source)
+    out, windows = Path(recipe.out), read_windows(recipe, source)
     if windows.states is None:
         raise RuntimeError("a control on proprio without proprio")
     torch.manual_seed(recipe.loop.seed)
     loss = recipe.model.get("action_loss", VLAConfig.action_loss)
     model = ProprioPolicy(windows.states.shape[1], windows.horizon, windows.actions.shape[1], loss)
-    kind = recipe.model.get("normalize", "quantile")
+    kind = recipe.model.get("normalize", VLAConfig.normalize)
     model.action_normalizer.fit(windows.actions, kind)
     model.proprio_normalizer.fit(windows.states, kind)
     fit(model, PolicyBatches(windows, recipe), recipe.loop, out, loss_weights={"action": 1.0}, resume=out.exists())
     if not first_process():
         return
     held_out = read_windows(recipe, source, episodes="test")
-    errors = policy_errors(model.cpu().predict_chunk, windows, held_out, recipe.data.eval_key or recipe.data.action_key)
+    errors = policy_errors(model.cpu().predict_chunk, windows, held_out, recipe.data.compared_key)
     files.write_json(out / HELD_OUT, errors.to_json())
     print(errors.text)
 
@@ -195,9 +196,9 @@ def curves(runs: dict[str, list[dict[str, float]]], columns: int = 3) -> str:
     height, panels = 150, []
     for i, (name, logged) in enumerate(runs.items()):
         found = {kind: [entry[f"loss/{kind}"] for entry in logged if f"loss/{kind}" in entry] for kind in COLOURS}
-        logs = [(kind, [_log10(value) for value in values]) for kind, values in found.items() if values]
+        logs = [(kind, [math.log10(max(value, 1e-9)) for value in values]) for kind, values in found.items() if values]
         steps = logged[-1]["step"]
-        panel = lines(f"{NAMES[name].replace('*', '')}", logs, f"{steps:g} steps", height)
+        panel = lines(NAMES[name].replace("*", ""), logs, f"{steps:g} steps", height)
         x, y = (i % columns) * (WIDTH + 20), (i // columns) * (height + 10)
         panels.append(panel.replace("<svg ", f'<svg x="{x}" y="{y}" width="{WIDTH}" height="{height}" ', 1))
     rows = -(-len(panels) // columns)
@@ -215,7 +216,3 @@ COLOURS = {"action": "#2563eb", "latent": "#ea7317"}
 STYLE = ".t{font-weight:600}.m{fill:#666}.grid{stroke:#ddd;fill:none}.line{fill:none;stroke-width:1.6}" + "".join(
     f".{kind}{{stroke:{colour}}}" for kind, colour in COLOURS.items()
 )
-
-
-def _log10(value: float) -> float:
-    return float(torch.log10(torch.tensor(max(value, 1e-9))))

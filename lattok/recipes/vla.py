@@ -15,11 +15,11 @@ from typing_extensions import Self
 from lattok import checks, files
 from lattok.data import camera_keys, dimension_names, split_by_task
 from lattok.data.augment import Augmentation
-from lattok.data.policy_windows import PolicyWindows
+from lattok.data.policy_windows import PolicyWindows, camera_sizes
 from lattok.data.schema import vector_key
 from lattok.evaluation.policy import policy_errors
 from lattok.recipes.common import DataOptions, Recipe, finish, first_process, wait_for_all
-from lattok.recipes.policy_data import Labelled, PolicyBatches, open_labelled, read_windows
+from lattok.recipes.policy_data import Labelled, PolicyBatches, find_labels, read_windows, with_its_labels
 from lattok.recipes.progress import bar
 from lattok.recipes.verbs import to_device
 from lattok.training import fit
@@ -65,6 +65,11 @@ class PolicyOptions(DataOptions):
     def plan(self) -> Strategy:
         """The strategy with its layer and weight."""
         return strategy_of(self.strategy, layer=self.layer, weight=self.latent_weight)
+
+    @property
+    def compared_key(self) -> str:
+        """Column that held-out chunks are compared with."""
+        return self.eval_key or self.action_key
 
     @property
     def augmentation(self) -> Augmentation:
@@ -141,7 +146,8 @@ class VLARecipe(Recipe):
 def train_vla(recipe: VLARecipe, resume: bool = False, resume_command: str = "") -> LatentVLA:
     """Train as the recipe says and save the policy into `recipe.out`, with its held-out error in held_out.json."""
     out = recipe.folder(resume)
-    source = open_labelled(recipe)
+    sources = recipe.open()
+    source = find_labels(recipe, with_its_labels(recipe, sources[0].dataset))
     torch.manual_seed(recipe.loop.seed)
     policy = new_policy(recipe, source)  # before frames are decoded: what does not fit costs seconds
     windows = read_windows(recipe, source)
@@ -152,8 +158,8 @@ def train_vla(recipe: VLARecipe, resume: bool = False, resume_command: str = "")
     inputs = {"labels": windows.labels_hash, "backbone": policy.config.backbone_revision}
     if source.tokenizer is not None:
         inputs["tokenizer"] = source.tokenizer.describe()["weights_sha256"]
-    recipe.begin(resume, recipe.open(), {name: value for name, value in inputs.items() if value is not None})
-    policy.trained_on = recipe.trained_on(recipe.open(), recipe.loop.batch_size)
+    recipe.begin(resume, sources, {name: value for name, value in inputs.items() if value is not None})
+    policy.trained_on = recipe.trained_on(sources, recipe.loop.batch_size)
     batches, weights = PolicyBatches(windows, recipe), policy.config.loss_weights
     fit(policy, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
     policy = finish(policy, out)
@@ -182,7 +188,7 @@ def _judge(recipe: VLARecipe, policy: LatentVLA, source: Labelled, windows: Poli
 
     to_device(policy, recipe.loop.device)
     with bar("judge") as progress:
-        errors = policy_errors(predict, windows, held_out, recipe.data.eval_key or recipe.data.action_key, progress)
+        errors = policy_errors(predict, windows, held_out, recipe.data.compared_key, progress)
     policy.cpu()
     latent = {name: value / labelled for name, value in sorted(sums.items()) if name != "action" and labelled}
     found = errors.to_json() | ({"latent": latent} if latent else {})
@@ -199,11 +205,10 @@ def new_policy(recipe: VLARecipe, source: Labelled) -> LatentVLA:
     actions = dimension_names(vector_key(dataset, "action_key", data.action_key))
     states = dimension_names(vector_key(dataset, "state_key", data.state_key)) if data.proprio else ()
     cameras = () if data.cameras == () else camera_keys(dataset, data.cameras)
-    first = dataset.episodes[0].index
     config = VLAConfig(
         action_dim=len(actions),
         cameras=cameras,
-        camera_sizes=tuple(dataset.frames(first, [camera], [0]).shape[2:4] for camera in cameras),
+        camera_sizes=camera_sizes(dataset, dataset.episodes[0], cameras),
         proprio_dim=len(states),
         action_names=actions,
         proprio_names=states,

@@ -46,10 +46,8 @@ def policy_batch(config: VLAConfig, batch: Mapping[str, Any], learning: bool) ->
             target=plan.target,
             codes=config.codes,
             latent_dim=config.latent_dim or None,
-            valid=valid if plan.target == "steps" else None,
+            valid=valid if plan.target == "steps" or config.latent_per_step else None,
         )
-        if config.latent_per_step:
-            latent = latent._replace(valid=latent.valid & valid)
     return PolicyBatch(images, texts, proprio, actions.float(), valid, latent)
 
 

@@ -55,6 +55,11 @@ class Strategy:
         """The placeholders that the loss acts on: "latent" where there are any."""
         return "action" if self.latent_placeholders == "none" else "latent"
 
+    @property
+    def label_target(self) -> str:
+        """The labels that a dataset must have for it; a baseline as long as another strategy needs to know P."""
+        return "steps" if self.target == "none" and "codes" in self.action_placeholders else self.target
+
     def layer_index(self, num_layers: int) -> int:
         """The hidden state of 0..N that the loss acts on; fractions are rounded up."""
         index = self.layer if isinstance(self.layer, int) else math.ceil(round(self.layer * num_layers, 9))

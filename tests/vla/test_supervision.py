@@ -13,20 +13,14 @@ from lattok.types import LatentTarget
 from lattok.vla import losses
 from lattok.vla.strategies import STRATEGIES
 from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, Regress, build_supervision
+from tests.vla.labels import B, D, K, P, S, make_target
 
-B, S, P, K, D, WIDTH = 4, 5, 3, 7, 6, 16
+WIDTH = 16
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def make_target(steps: int = S, codes: int = P, vectors: int = P) -> LatentTarget:
-    valid = torch.rand(B, steps) < 0.7
-    valid[0], valid[-1] = True, False
-    embedding = torch.randn(B, steps, vectors, D)
-    return LatentTarget(torch.randint(0, K, (B, steps, codes)), embedding, valid)
 
 
 def supervisions():

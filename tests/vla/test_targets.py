@@ -6,22 +6,13 @@ import pytest
 import torch
 
 from lattok import LattokError
-from lattok.types import LatentTarget
 from lattok.vla.targets import nearest, target_from_batch
-
-B, S, P, K, D = 4, 5, 3, 7, 6
+from tests.vla.labels import B, D, K, P, S, make_target
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def make_target(steps: int = S, codes: int = P, vectors: int = P) -> LatentTarget:
-    valid = torch.rand(B, steps) < 0.7
-    valid[0], valid[-1] = True, False
-    embedding = torch.randn(B, steps, vectors, D)
-    return LatentTarget(torch.randint(0, K, (B, steps, codes)), embedding, valid)
 
 
 def rows(steps: int = S) -> dict[str, torch.Tensor]:

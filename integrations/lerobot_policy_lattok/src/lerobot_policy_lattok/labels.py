@@ -39,7 +39,7 @@ class Labels:
         dataset: RobotDataset = open_dataset(root)
         if labels is not None:
             dataset = with_labels(dataset, labels)
-        target = "chunk" if plan.target == "chunk" else "steps"
+        target = plan.label_target
         prefix = prefix or only_prefix(dataset, target, plan.name)
         needs = ("embedding",) if plan.loss in ("align", "regress") else ("codes",)
         return cls(dataset, prefix, latent_spec(dataset, prefix, target, horizon, needs=needs))

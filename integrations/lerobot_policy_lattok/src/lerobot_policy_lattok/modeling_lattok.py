@@ -65,7 +65,7 @@ class LattokPolicy(PreTrainedPolicy):
         config.validate_features()
         config.action_names = names_of(meta.features.get("action"), config.action_dim)
         config.proprio_names = names_of(meta.features.get("observation.state"), config.proprio_dim)
-        if plan.target == "none" and "codes" not in plan.action_placeholders:
+        if plan.label_target == "none":
             return None
         labels = Labels.open(meta.root, plan, config.chunk_size, config.prefix, config.labels)
         facts = labels.facts()
