@@ -11,6 +11,7 @@ of their hidden states.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok import checks
+from lattok import checks, files
 from lattok.backbones import Backbone
 from lattok.hub import HubModel
 from lattok.normalize import Normalizer
@@ -182,9 +183,17 @@ class LatentVLA(HubModel):
         return type(self).from_pretrained(self.save_pretrained(folder))
 
     def save_pretrained(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
-        """As every model; a merged policy takes its backbone along."""
+        """As every model; a merged policy takes its backbone along, also into the folder that it was loaded from."""
         if self.config.backbone == MERGED:
-            self.backbone.save_base(Path(folder) / MERGED)
+            place = Path(folder) / MERGED
+            new = place.with_name("backbone.new")  # the weights in use may be mapped from the old one
+            shutil.rmtree(new, ignore_errors=True)
+            self.backbone.save_base(new)
+            if place.exists():
+                files.exchange(new, place)
+                shutil.rmtree(new)
+            else:
+                new.rename(place)
         return super().save_pretrained(folder, name)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:

@@ -168,6 +168,10 @@ def test_a_merged_policy_saved_again_takes_its_backbone_along(tiny: Tiny, tmp_pa
         seen = fakes.observation(model.config)
         merged = model.merge(tmp_path / name)
         merged.save_pretrained(tmp_path / f"{name}-again")
+        merged.save_pretrained(tmp_path / name)  # over itself
+        assert [part.name for part in (tmp_path / name / "parts").iterdir()] == ["backbone"]
+        same = lattok.load(tmp_path / name)
+        torch.testing.assert_close(same.predict_chunk(seen), merged.predict_chunk(seen))
         shutil.rmtree(tmp_path / name)
         again = lattok.load(tmp_path / f"{name}-again")
         torch.testing.assert_close(again.predict_chunk(seen), merged.predict_chunk(seen))
