@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
 
 
+JSON_BYTES = 32 << 20  # no file of ours or of a dataset comes near; parsed, JSON takes up to 25 times as much memory
+JSON_DEPTH = 100
+TOO_DEEP, TOO_LARGE = "nested too deeply", "a whole number beyond 64 bits"
+COPY = "Copy the file again."
+SURROGATE = re.compile("[\ud800-\udfff]")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 
 
@@ -157,17 +163,73 @@ def write_json(path: Path, value: Any, indent: int = 2) -> None:
     write_text(path, json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; a missing or broken file is a `LattokError` that names it."""
+def read_json(path: Path, *, nan: bool = False) -> dict[str, Any]:
+    """A JSON object; a missing, broken or hostile file is a `LattokError` that names it. See `parse_json`."""
+    content = None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        if path.is_file() or not path.exists():  # not a folder, nor a pipe or device that could be read without end
+            with path.open("rb") as file:
+                content = file.read(JSON_BYTES + 1)
     except OSError as error:
         raise LattokError(f"cannot read {path}: {error.strerror}.") from None
-    except ValueError as error:
-        raise LattokError(f"{path} is not valid JSON ({error}). Copy the file again.") from None
+    except ValueError:  # a path that no system has
+        raise LattokError(f"cannot read {str(path)!r}: it is not a path.") from None
+    if content is None:
+        raise LattokError(f"cannot read {path}: it is not a file.")
+    value = parse_json(content, str(path), nan=nan)
     if not isinstance(value, dict):
         raise LattokError(f"{path}: expected a JSON object, got {type(value).__name__}.")
     return value
+
+
+def parse_json(text: str | bytes, where: str, *, nan: bool = False) -> Any:
+    """JSON from a stranger: what the standard reader takes and later code trips over is a `LattokError` too.
+
+    That is nesting deeper than `JSON_DEPTH`, whole numbers beyond 64 bits, names that come twice, texts with NUL or
+    half a character, and NaN and infinity unless `nan`.
+    """
+    if len(text) > JSON_BYTES:
+        raise LattokError(f"{where}: expected at most {JSON_BYTES >> 20} MB of JSON. Is this the right file?")
+    try:
+        value = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_named_once)
+        _check_parsed(value, nan)
+    except RecursionError:
+        raise LattokError(f"{where} is not valid JSON ({TOO_DEEP}). {COPY}") from None
+    except ValueError as error:
+        reason = TOO_LARGE if "integer string conversion" in str(error) else error
+        raise LattokError(f"{where} is not valid JSON ({reason}). {COPY}") from None
+    return value
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r:.60} comes twice in one object")
+    return found
+
+
+def _check_parsed(value: Any, nan: bool) -> None:
+    level, depth = [value], 0
+    while level:
+        if depth > JSON_DEPTH:
+            raise ValueError(TOO_DEEP)
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, str):
+                if "\0" in item or (not item.isascii() and SURROGATE.search(item)):
+                    raise ValueError(f"a text with NUL or half a character: {item!a:.60}")
+            elif isinstance(item, float):
+                if not nan and not math.isfinite(item):
+                    raise ValueError(f"{item} where a finite number is expected")
+            elif isinstance(item, int) and not -(2**63) <= item < 2**63:
+                raise ValueError(TOO_LARGE)
+        level, depth = below, depth + 1
 
 
 def finite(value: Any) -> Any:

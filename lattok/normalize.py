@@ -132,7 +132,7 @@ def read_statistics(
         if normalize not in (None, "identity"):
             checks.fail("normalize", "identity without statistics", repr(normalize), "Give statistics too.")
         return None, "identity"
-    statistics = source if isinstance(source, Mapping) else files.read_json(Path(source).expanduser())
+    statistics = source if isinstance(source, Mapping) else files.read_json(Path(source).expanduser(), nan=True)
     if isinstance(statistics.get("action"), Mapping):
         statistics = statistics["action"]  # LeRobot's stats.json has one entry per column
     kinds = [kind for kind, pair in PAIRS.items() if all(name in statistics for name in pair)]

@@ -63,7 +63,7 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     write_json(staging.dataset / INFO, info, indent=4)
     rewritten = {Path(name) for name in (PROVENANCE, INFO, *dict.fromkeys(unit.file for unit in units))}
     if (root / STATS).exists():
-        statistics = read_json(root / STATS) | _statistics(job, keys)
+        statistics = read_json(root / STATS, nan=True) | _statistics(job, keys)
         write_text(staging.dataset / STATS, json.dumps(statistics, indent=4))  # NaN stays NaN, as LeRobot wrote it
         rewritten.add(Path(STATS))
     (mirror_other_files if job.in_place else copy_other_files)(root, staging.dataset, rewritten)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lattok.checks import LattokError
-from lattok.files import first_line
+from lattok.files import first_line, parse_json
 
 MEMBERS = ("actions", "rewards", "dones")  # beside obs/*
 ATTRIBUTES = ("env_args", "env_name", "problem_info", "macros_image_convention")
@@ -218,10 +217,8 @@ def _frequency(path: Path, value: Any) -> float | None:
 def _json(path: Path, name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """An attribute that holds a JSON object; {} where there is none."""
     text = attributes.get(name, "{}")
-    try:
-        value = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        raise LattokError(f"{path}: the attribute {name} is not valid JSON. Copy the file again.") from None
+    where = f"{path}: the attribute {name}"
+    value = parse_json(text if isinstance(text, str | bytes) else "", where, nan=True)
     if not isinstance(value, dict):
         raise LattokError(f"{path}: expected a JSON object as attribute {name}, got {type(value).__name__}.")
     return value
