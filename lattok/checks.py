@@ -78,6 +78,38 @@ def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
         fail(name, "names among " + ", ".join(sorted(known)), ", ".join(unknown))
 
 
+# a brace that stands for itself, a field, or a brace that is neither
+_PLAIN = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z_0-9]*)(?::(0?[0-9]{0,2}d))?\}|[{}]")
+_MOST_FIELDS = 20
+
+
+def plain_format(template: str, /, **values: str | int) -> str:
+    """`template` with its fields filled in: {name}, {number:d} or {number:03d}, and {{ or }} for a brace.
+
+    For templates out of files: `str.format` would look into attributes and pad to gigabytes. Whatever is no plain field
+    is a `LattokError`, which the caller makes one about its file.
+    """
+    names = ", ".join(f"{{{name}}}" for name in values)
+    if not isinstance(template, str):
+        raise LattokError(f"expected text with {names} at most, got {type(template).__name__}.")
+    fields = 0
+
+    def fill(match: re.Match[str]) -> str:
+        nonlocal fields
+        name, form = match[1], match[2]
+        if match[0] in ("{{", "}}"):
+            return match[0][0]
+        fields += 1
+        if fields > _MOST_FIELDS:
+            raise LattokError(f"expected text with {names} at most, got more than {_MOST_FIELDS} fields.")
+        if name not in values or (form and not isinstance(values[name], int)):
+            got = repr(template[match.start() :])[:60]
+            raise LattokError(f"expected text with {names} at most, a whole number also as {{number:03d}}, got {got}.")
+        return format(values[name], form or "")
+
+    return _PLAIN.sub(fill, template)
+
+
 _STRIDE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s?)")
 
 
