@@ -1,0 +1,166 @@
+"""On a CUDA device: training, resuming, labelling and acting there and on the CPU are the same, within rounding.
+
+Run with `pytest -m gpu`; about two minutes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lattok
+from lattok.action_vq import ActionVQConfig, P2TActionVQ
+from lattok.data import open_dataset, sample_dataset_path
+from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, VLARecipe
+from lattok.training import CHECKPOINT, RUN, Interrupted
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SAMPLE = sample_dataset_path()
+LAM = {"features": "pixels", "image_size": 64, "episodes": "0:6", "log_every": 5}
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    """float32 products in float32: TF32 rounds to 10 bits."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def recipes(out: Path, device: str, **options) -> dict:
+    """A short run of each family."""
+    return {
+        "action-vq": ActionVQRecipe.from_preset(
+            SAMPLE, out / "action-vq", "quick", steps=30, log_every=10, device=device, **options
+        ),
+        "image-lam": ImageLAMRecipe.from_preset(
+            SAMPLE, out / "image-lam", "tiny+robust", steps=12, continuous_steps=4, device=device, **LAM, **options
+        ),
+    }
+
+
+def losses(folder: Path) -> np.ndarray:
+    """The loss that was logged, step by step."""
+    lines = (folder / RUN / "metrics.jsonl").read_text().splitlines()
+    return np.array([json.loads(line)["loss"] for line in lines])
+
+
+@pytest.mark.parametrize("family", ["action-vq", "image-lam"])
+def test_training_follows_the_cpu(tmp_path: Path, family: str):
+    for device in ("cpu", "cuda"):
+        lattok.train(recipes(tmp_path / device, device, dropout=0.0)[family])
+    on_cpu, on_cuda = (losses(tmp_path / device / family) for device in ("cpu", "cuda"))
+    # rounding flips a code now and then, after which the runs part
+    np.testing.assert_allclose(on_cuda[0], on_cpu[0], rtol=1e-2)
+    np.testing.assert_allclose(on_cuda, on_cpu, rtol=0.2)
+
+
+@pytest.mark.parametrize("family", ["action-vq", "image-lam"])
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch):
+    whole = lattok.train(recipes(tmp_path / "whole", "cuda")[family])
+    recipe = recipes(tmp_path / "parts", "cuda", save_every=6)[family]
+    stop_after(7, monkeypatch)
+    with pytest.raises(Interrupted):
+        lattok.train(recipe)
+    monkeypatch.undo()
+    again = lattok.train(recipe, resume=True)
+    for name, tensor in whole.saved_tensors().items():
+        torch.testing.assert_close(again.saved_tensors()[name], tensor, atol=1e-3, rtol=1e-2, msg=name)
+
+
+def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the step with this number is under way."""
+    import signal
+
+    from lattok import training
+
+    step, count = training._step, iter(range(1, 10**6))
+
+    def counted(*arguments):
+        if next(count) == steps:
+            signal.raise_signal(signal.SIGINT)
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "_step", counted)
+
+
+@pytest.mark.parametrize("family", ["action-vq", "image-lam"])
+def test_a_run_moves_from_the_gpu_to_the_cpu(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch):
+    recipe = recipes(tmp_path, "cuda", save_every=6)[family]
+    stop_after(7, monkeypatch)
+    with pytest.raises(Interrupted):
+        lattok.train(recipe)
+    monkeypatch.undo()
+    assert (Path(recipe.out) / RUN / CHECKPOINT).is_file()
+    model = lattok.train(recipes(tmp_path, "cpu", save_every=6)[family], resume=True)
+    assert all(torch.isfinite(t).all() for t in model.saved_tensors().values() if t.is_floating_point())
+
+
+@pytest.mark.parametrize("family", ["action-vq", "image-lam"])
+def test_bfloat16_training_runs(tmp_path: Path, family: str):
+    lattok.train(recipes(tmp_path, "cuda", precision="bf16")[family])
+    assert np.isfinite(losses(tmp_path / family)).all()
+
+
+def test_chunks_have_the_codes_of_the_cpu():
+    torch.manual_seed(0)
+    tokenizer = P2TActionVQ(ActionVQConfig(action_dim=7, horizon=8)).eval()
+    chunks = torch.randn(4096, 8, 7)
+    expected = tokenizer.encode(chunks)
+    codes = tokenizer.cuda().encode(chunks)
+    assert (codes.cpu() == expected).float().mean() > 0.999
+    torch.testing.assert_close(tokenizer.decode(expected).cpu(), tokenizer.cpu().decode(expected), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_frames_have_the_codes_of_the_cpu(precision: str):
+    torch.manual_seed(0)
+    cameras = ("observation.images.corner2",)
+    lam = ImageLAM(ImageLAMConfig(cameras=cameras, features="pixels", width=128, heads=4, stride="8")).eval()
+    lam.control.quantizer.codebook_vectors[0].data.mul_(0.05)
+    video = open_dataset(SAMPLE).frames(0, cameras)
+    expected = lam.label_video([video], 8).codes
+    codes = lam.cuda().compile("torch", precision).label_video([video], 8).codes
+    assert (codes.cpu() == expected).float().mean() > (0.99 if precision == "float32" else 0.9)
+
+
+def test_labels_of_the_gpu_are_verified_on_the_cpu(tmp_path: Path):
+    lam = lattok.train(recipes(tmp_path, "cuda")["image-lam"])
+    tokenizer = lattok.train(recipes(tmp_path, "cuda")["action-vq"])
+    models = {"latent": lam.cuda(), "tok": tokenizer.cuda()}
+    lattok.annotate(open_dataset(SAMPLE), models, tmp_path / "annotated")
+    on_cpu = {"latent": lam.cpu(), "tok": tokenizer.cpu()}
+    assert lattok.verify(open_dataset(tmp_path / "annotated"), on_cpu, episodes=5).holds
+
+
+@pytest.mark.parametrize("strategy", ["baseline", "la_direct"])
+def test_a_policy_trains_and_acts_as_on_the_cpu(tmp_path: Path, strategy: str):
+    lam = lattok.train(recipes(tmp_path, "cuda")["image-lam"])
+    lattok.annotate(open_dataset(SAMPLE), {"latent": lam}, tmp_path / "annotated")
+    options = {"steps": 10, "log_every": 5, "episodes": "0:6", "strategy": strategy}
+    for device in ("cpu", "cuda"):
+        recipe = VLARecipe.from_preset(tmp_path / "annotated", tmp_path / device, "scratch", device=device, **options)
+        lattok.train(recipe)
+    np.testing.assert_allclose(losses(tmp_path / "cuda")[0], losses(tmp_path / "cpu")[0], rtol=2e-2)
+    policy, dataset = lattok.load(tmp_path / "cuda"), open_dataset(SAMPLE)
+    row = dataset.columns(0, ["observation.state"])["observation.state"][:1]
+    frames = dataset.frames(0, indices=[0])
+    observation = {
+        "observation.state": torch.from_numpy(row).float(),
+        **{key: torch.from_numpy(frames[:, i]) for i, key in enumerate(dataset.cameras)},
+        "task": [dataset.episodes[0].tasks[0]],
+    }
+    expected = policy.predict_chunk(observation)
+    chunk = policy.cuda().predict_chunk(observation)
+    torch.testing.assert_close(chunk.cpu(), expected, atol=1e-3, rtol=1e-3)
+    shutil.rmtree(tmp_path / "annotated")
