@@ -70,3 +70,9 @@ def test_what_we_write_reads_as_it_was_and_nan_where_it_is_asked_for(tmp_path):
     assert files.read_json(path) == value
     path.write_text('{"std": NaN, "max": Infinity}')
     assert json.dumps(files.read_json(path, nan=True)) == '{"std": NaN, "max": Infinity}'
+
+
+def test_a_repeated_name_at_the_end_of_many_is_found_at_once():
+    pairs = ",".join(f'"{i}": 0' for i in range(200_000))
+    with pytest.raises(LattokError, match="'199999' comes twice"):
+        files.parse_json(f'{{{pairs}, "199999": 1}}', "x.json")

@@ -16,9 +16,10 @@ B, S, P, K, D = 5, 6, 3, 7, 4
 
 @pytest.fixture
 def valid(rng):
-    """Some steps of every sample, none of the last sample."""
+    """Some steps of every sample, one of the second, none of the last."""
     mask = rng.random((B, S)) < 0.6
     mask[0, 0], mask[-1] = True, False
+    mask[1] = np.arange(S) == 2
     return torch.from_numpy(mask)
 
 
