@@ -71,6 +71,50 @@ def held_alone(file: IO[Any], path: Path) -> bool:
     return held and same_file(file, path)
 
 
+MARK = "lattok works here. The folder goes when it has finished.\n"
+
+
+def claimed(folder: Path) -> IO[str] | None:
+    """Make `folder` this process's own until the file that comes back is closed; None while another one has it.
+
+    The first file in it, `lock`, carries a mark. A folder without it was not made by lattok, whatever it is called, and
+    is an error: what it holds may be somebody's work.
+    """
+    if os.path.lexists(folder) and not _is_ours(folder):
+        raise LattokError(f"{folder} is in the way and was not made by lattok. Move it away.")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115  as long as its holder wants
+    try:
+        if not held_alone(file, folder / "lock"):
+            file.close()
+            return None
+        if not os.fstat(file.fileno()).st_size:
+            file.write(MARK)
+            file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _is_ours(folder: Path) -> bool:
+    """Marked by `claimed`, or by a record with MARK in its first lines; or nothing is in it, as after a kill."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    entries = list(folder.iterdir())
+    if any(entry.is_symlink() for entry in entries):
+        return False
+    files = {entry.name: entry for entry in entries if entry.is_file()}
+    if any(_begins_marked(files[name]) for name in ("lock", "done") if name in files):
+        return True
+    return not entries or (len(entries) == 1 and "lock" in files and not files["lock"].stat().st_size)
+
+
+def _begins_marked(path: Path) -> bool:
+    with path.open("rb") as file:
+        return MARK.strip().encode() in file.read(len(MARK) + 100)
+
+
 def same_file(file: IO[Any], path: Path) -> bool:
     """Whether the open file is still the one of that name."""
     try:

@@ -19,7 +19,7 @@ ROOT = Path(lattok.__file__).parent
 
 # From the bottom to the top. A new module goes here, as low as it can.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "checks", "files", "findings"}),
+    frozenset({"types", "checks", "files", "places", "findings"}),
     frozenset(
         {"nn", "quantize", "normalize", "hub", "keymap", "runlog", "checkpoints", "codebooks", "training", "graphs"}
     ),
@@ -30,6 +30,7 @@ LEVELS: tuple[frozenset[str], ...] = (
 # Siblings do not import each other, except these, and the front doors on the top level.
 SIBLINGS = {
     "files": {"checks"},
+    "places": {"checks"},
     "quantize": {"nn"},
     "normalize": {"nn"},
     "codebooks": {"quantize"},

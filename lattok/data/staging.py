@@ -21,7 +21,7 @@ import numpy as np
 
 from lattok.checks import LattokError
 from lattok.data.extend import Labels, Rows, Shapes, Unit, fingerprint
-from lattok.files import exchange, finish_exchange, held_alone, read_json, sync_folder, whole_file, write_json
+from lattok.files import MARK, claimed, exchange, finish_exchange, read_json, sync_folder, whole_file, write_json
 
 FAILED = "failed"  # beside the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
@@ -54,15 +54,13 @@ class Staging:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the folder for this process; the lock goes with the process, however it ends."""
-        ours = any((self.folder / name).exists() for name in MARKS)
-        if self.folder.is_dir() and not ours and any(self.folder.iterdir()):
-            raise Busy(f"{self.folder} is in the way and was not made by lattok. Move it away.")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "w") as file:
-            if not held_alone(file, self.folder / "lock"):
-                raise Busy(
-                    f"`out`: expected a folder that nobody else annotates, got {self.out}: another process does."
-                )
+        try:
+            file = claimed(self.folder)
+        except LattokError as error:
+            raise Busy(str(error)) from None
+        if file is None:
+            raise Busy(f"`out`: expected a folder that nobody else annotates, got {self.out}: another process does.")
+        with file:
             finish_exchange(self.dataset, self.out)
             yield
 
@@ -130,7 +128,12 @@ class Staging:
         A kill at any point leaves a state that the next run finishes.
         """
         before = [] if in_place or not self.out.exists() else [fingerprint(self.out, linked=True)]
-        done = {"request": self.request, "marks": [fingerprint(self.dataset, linked=True), *before], **record}
+        done = {
+            "made_by": MARK.strip(),
+            "request": self.request,
+            "marks": [fingerprint(self.dataset, linked=True), *before],
+            **record,
+        }
         write_json(self.folder / "done", done)
         if self.out.exists():
             exchange(self.dataset, self.out)

@@ -1,6 +1,6 @@
 """Writes LeRobot v3 datasets without the `lerobot` package; LeRobot 0.4 and later open them unchanged.
 
-.<name>.writing/lock       held by the writer at work
+.<name>.writing/lock       held by the writer at work, and the mark that the folder is its own
 .<name>.writing/dataset/   takes the target's place when it is finished
 """
 
@@ -11,6 +11,7 @@ import os
 import shutil
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Feature
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.data.tables import RollingTables, to_arrow
 from lattok.data.video import CODECS
-from lattok.files import held_alone, sync_files, sync_folder, write_json
+from lattok.files import claimed, sync_files, sync_folder, write_json
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -179,20 +180,21 @@ class LeRobotWriter:
 
     def _begin(self) -> None:
         """Make the folder for this writer alone; what a killed one left is dropped."""
-        self._work.mkdir(parents=True, exist_ok=True)
-        file = open(self._work / "lock", "w")  # noqa: SIM115  # as long as the writer lives
-        self._release = weakref.finalize(self, file.close)
-        if not held_alone(file, self._work / "lock"):
-            self._release()
+        file = claimed(self._work)
+        if file is None:
             hint = "Wait until it has finished, or choose another folder."
             checks.fail("root", "a folder that nobody else writes", f"{self.root}, which another writer is at", hint)
+        self._release = weakref.finalize(self, file.close)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
 
     def _end(self) -> None:
         """Remove what is not published, and let others write here."""
         if self._release.alive:  # otherwise what is there is another writer's
-            shutil.rmtree(self._work, ignore_errors=True)
+            shutil.rmtree(self._folder, ignore_errors=True)
+            with suppress(OSError):  # a disk that refuses, or files that are not the writer's
+                (self._work / "lock").unlink()
+                self._work.rmdir()
             self._release()
 
     def _publish(self) -> None:

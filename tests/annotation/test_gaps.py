@@ -278,12 +278,14 @@ def test_another_request_keeps_finished_units(source, tmp_path, monkeypatch):
     assert not labelled
 
 
-def test_a_folder_of_somebody_else_is_not_touched(source, tmp_path):
+@pytest.mark.parametrize("name", ["theirs", "lock", "done"])
+def test_a_folder_of_somebody_else_is_not_touched(source, tmp_path, name):
+    """Names are no proof: the files say themselves that lattok wrote them."""
     (tmp_path / ".out.partial").mkdir()
-    (tmp_path / ".out.partial/theirs").write_text("kept")
+    (tmp_path / ".out.partial" / name).write_text("kept")
     with pytest.raises(LattokError, match="is in the way and was not made by lattok"):
         annotate(source, MODELS, tmp_path / "out")
-    assert (tmp_path / ".out.partial/theirs").read_text() == "kept"
+    assert (tmp_path / ".out.partial" / name).read_text() == "kept"
 
 
 def test_an_episode_is_tried_twice(source, tmp_path):

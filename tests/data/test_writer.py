@@ -189,6 +189,42 @@ def test_what_a_killed_run_left_is_replaced(tmp_path, rng):
     assert [e.length for e in open_dataset(tmp_path / "d").episodes] == [3]
 
 
+@pytest.mark.parametrize("name", ["thesis.tex", "lock", "dataset/thesis.tex"])
+def test_a_folder_of_somebody_else_with_that_name_is_not_touched(tmp_path, name):
+    """It used to be emptied, whatever was in it."""
+    theirs = tmp_path / ".d.writing" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("four years of work")
+    with pytest.raises(LattokError, match=r"\.d\.writing is in the way and was not made by lattok\. Move it away\."):
+        create(tmp_path / "d")
+    assert theirs.read_text() == "four years of work"
+    assert [path.name for path in tmp_path.iterdir()] == [".d.writing"]
+
+
+@pytest.mark.parametrize("left", [[], ["lock"]])
+def test_a_kill_before_the_mark_is_written_is_no_dead_end(tmp_path, left):
+    (tmp_path / ".d.writing").mkdir()
+    for name in left:
+        (tmp_path / ".d.writing" / name).touch()
+    create(tmp_path / "d").__exit__(ValueError)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_somebody_put_beside_the_unfinished_dataset_stays(tmp_path, rng):
+    with create(tmp_path / "d") as writer:
+        writer.add_episode(*episode(rng), "push")
+        (tmp_path / ".d.writing" / "notes").write_text("mine")
+    assert (tmp_path / ".d.writing" / "notes").read_text() == "mine"
+    assert sorted(path.name for path in (tmp_path / ".d.writing").iterdir()) == ["notes"]
+
+
+def test_a_link_is_no_working_folder(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".d.writing").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(LattokError, match="was not made by lattok"):
+        create(tmp_path / "d")
+
+
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "d").mkdir()
     with pytest.raises(LattokError, match="`root`: expected a folder that does not exist yet"):

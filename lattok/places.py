@@ -1,0 +1,90 @@
+"""Where the files of a dataset may lie: below its folder, also after links are followed.
+
+A dataset comes from anybody, so what it says about files is checked before they are touched. One rule for all paths:
+they lead to plain files and folders below the root. The root may be a link itself, as the user named it. Beyond it
+only two places count as inside:
+
+- of a snapshot in the Hub's cache (.../snapshots/COMMIT), whose files are links, the folder `blobs` of the same
+  repository: only files of that repository are there;
+- folders that the user names in the environment variable LATTOK_DATA, separated as in PATH, such as a large drive that
+  the videos of a dataset are linked to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lattok.checks import LattokError
+
+TRUSTED = "LATTOK_DATA"
+NAME_BYTES = 200  # of a file name; systems take 255, and endings are added
+_SEPARATORS = re.compile(r"[/\\]")
+
+
+def inside(root: Path, relative: Any, what: str) -> Path:
+    """The file that something in a dataset calls `relative`: text without `..` that stays below `root`.
+
+    `what` names file and field in errors. The file need not be there.
+    """
+    text = os.fspath(relative) if isinstance(relative, str | os.PathLike) else None
+    if not isinstance(text, str) or not _is_relative(text):
+        raise LattokError(f"{what}: expected a path below {root}, got {relative!a:.80}.")
+    return followed(root, root / text, what)
+
+
+def followed(root: Path, path: Path, what: str) -> Path:
+    """`path` itself, which is below `root` after links are followed, and no device or pipe. It need not be there."""
+    try:
+        real = os.path.realpath(path)
+        if not any(_is_below(real, area) for area in _areas(root)):
+            raise LattokError(
+                f"{what}: expected a path below {root}, but {path} is {real}. Put the files themselves there, or name "
+                f"the folder that may be read as well in the environment: {TRUSTED}={os.path.dirname(real)}"
+            )
+        mode = os.stat(real).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return path  # whoever reads it says that it is missing
+    except OSError as error:
+        raise LattokError(f"{what}: cannot read {str(path)[:200]} ({error.strerror}).") from None
+    except ValueError as error:
+        if isinstance(error, LattokError):
+            raise
+        raise LattokError(f"{what}: expected a path, got {str(path)!a:.80}.") from None  # NUL
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise LattokError(f"{what}: expected a plain file, but {path} is a device or a pipe. Remove it.")
+    return path
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a name out of a dataset can be the name of a file or folder, on every system."""
+    odd = any(not character.isprintable() for character in text) or set(text) & set('/\\<>:"|?*')
+    return not odd and text.strip(". ") != "" and len(text.encode()) <= NAME_BYTES
+
+
+def _is_relative(text: str) -> bool:
+    path = Path(text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a character
+        return False
+    return "\0" not in text and bool(path.parts) and not path.anchor and ".." not in _SEPARATORS.split(text)
+
+
+def _areas(root: Path) -> Iterator[str]:
+    real = Path(os.path.realpath(root))
+    yield str(real)
+    for folder in (real, *real.parents):
+        if folder.parent.name == "snapshots":
+            yield str(folder.parent.parent / "blobs")
+    for trusted in filter(None, os.environ.get(TRUSTED, "").split(os.pathsep)):
+        yield os.path.realpath(os.path.expanduser(trusted))
+
+
+def _is_below(real: str, area: str) -> bool:
+    real, area = os.path.normcase(real), os.path.normcase(area)
+    return real == area or real.startswith(area.rstrip(os.sep) + os.sep)
