@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
 
 from lattok import checks, files
+
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam and AdamW, for each parameter that ever had a gradient
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -51,29 +53,89 @@ def save(model: nn.Module, optimizer: Any, path: Path, step: int, write: bool) -
 
 
 def restore(model: nn.Module, optimizer: Any, path: Path, steps: int) -> int:
-    """Load a checkpoint and return its step, at most `steps`. All processes call."""
+    """Load a checkpoint and return its step, at most `steps`. All processes call.
+
+    All of it is checked before the first tensor is copied: what does not fit changes nothing.
+    """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        _ = saved["step"], saved["model"].keys(), saved["optimizer"]
     except Exception as error:  # torch raises many kinds for a damaged file; the user needs one line
-        checks.fail(str(path), "a whole checkpoint", f"a file that cannot be read ({str(error).splitlines()[0]})")
+        _refuse(path, f"a file that cannot be read ({files.first_line(error)})")
+    step, tensors, moments = _checked(saved, path)
+    _check_model(tensors, model, path)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    _check_moments(moments, parameters, path)
+    if step > steps:
+        checks.fail("steps", f"at least the {step} already done", steps)
     current = state_of(model)
-    if current.keys() != saved["model"].keys():
-        names = sorted(current.keys() ^ saved["model"].keys())
-        checks.fail(str(path), "the tensors of this model", f"others: {', '.join(names[:5])}")
     with torch.no_grad():
-        for name, tensor in saved["model"].items():
+        for name, tensor in tensors.items():
             if current[name].shape == tensor.shape:
                 current[name].copy_(_as(tensor, current[name]))
-            elif name in dict(model.named_parameters()):
-                checks.fail(str(path), f"shape {list(current[name].shape)} for {name}", f"{list(tensor.shape)}")
             else:
                 grow_buffer(model, name, tensor)
-    _share(saved["optimizer"], optimizer)
-    optimizer.load_state_dict(saved["optimizer"])
-    if saved["step"] > steps:
-        checks.fail("steps", f"at least the {saved['step']} already done", steps)
-    return int(saved["step"])
+    shared = {number: _share(entry, parameters[number]) for number, entry in moments.items()}
+    # the options of the optimiser are the recipe's, whatever the file says
+    optimizer.load_state_dict({"state": shared, "param_groups": optimizer.state_dict()["param_groups"]})
+    return step
+
+
+def _refuse(path: Path, got: str) -> NoReturn:
+    hint = "Put back a whole copy, or remove it to begin the run anew."
+    checks.fail(str(path), "a whole checkpoint of this run", got, hint)
+
+
+def _checked(saved: Any, path: Path) -> tuple[int, dict[str, Tensor], dict[int, dict[str, Any]]]:
+    """Step, tensors of the model by name, and moments by number of the parameter."""
+    if not isinstance(saved, dict) or not {"step", "model", "optimizer"} <= saved.keys():
+        _refuse(path, "a file of something else")
+    step, tensors, optimizer = saved["step"], saved["model"], saved["optimizer"]
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        _refuse(path, f"step {step!r:.40}")
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        _refuse(path, "something else than the tensors of a model")
+    moments = optimizer.get("state") if isinstance(optimizer, dict) else None
+    if not isinstance(moments, dict) or not all(isinstance(entry, dict) for entry in moments.values()):
+        _refuse(path, "something else than the state of an optimiser")
+    return step, tensors, moments
+
+
+def _check_model(tensors: dict[str, Tensor], model: nn.Module, path: Path) -> None:
+    """Tensors must be those of the model: names, kinds, shapes but for buffers that grow, finite numbers."""
+    current, trained = state_of(model), dict(model.named_parameters())
+    if current.keys() != tensors.keys():
+        names = sorted(map(str, current.keys() ^ tensors.keys()))
+        checks.fail(str(path), "the tensors of this model", f"others: {', '.join(names[:5])}")
+    for name, tensor in tensors.items():
+        like = current[name]
+        grown = name not in trained and (like.shape == (0,) or tensor.shape[1:] == like.shape[1:] != ())
+        if tensor.shape != like.shape and not grown:
+            checks.fail(str(path), f"shape {list(like.shape)} for {name}", f"{list(tensor.shape)}")
+        if tensor.dtype != like.dtype or tensor.layout != torch.strided:
+            checks.fail(str(path), f"{like.dtype} for {name}", f"{tensor.dtype} ({tensor.layout})")
+        # a bound that is infinite before training may be so afterwards
+        if not _finite(tensor) and (name in trained or _finite(like)):
+            _refuse(path, f"numbers that are not finite in {name}")
+
+
+def _check_moments(moments: dict[int, dict[str, Any]], parameters: Sequence[Tensor], path: Path) -> None:
+    """What the optimiser remembers of a parameter: finite numbers, of its shape or one for all."""
+    for number, entry in moments.items():
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(parameters):
+            _refuse(path, f"an optimiser's state of a parameter {number!r:.40}, of {len(parameters)}")
+        if entry.keys() != MOMENTS:
+            _refuse(path, f"an optimiser's state with {', '.join(map(str, entry)) or 'nothing'} for one of Adam")
+        for name, value in entry.items():
+            wanted = parameters[number].shape if name != "step" else torch.Size()
+            if not isinstance(value, Tensor) or value.layout != torch.strided or value.shape != wanted:
+                got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                _refuse(path, f"{name} of shape {got} for a parameter of shape {list(wanted)}")
+            if not value.is_floating_point() or not _finite(value) or (name != "exp_avg" and bool((value < 0).any())):
+                _refuse(path, f"numbers in {name} that no run leaves")
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(torch.isfinite(whole(tensor)).all())
 
 
 @torch.no_grad()
@@ -123,11 +185,6 @@ def _as(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
-def _share(saved: dict[str, Any], optimizer: Any) -> None:
-    """Cut the optimiser's saved moments as its parameters are cut."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    order = [number for group in saved["param_groups"] for number in group["params"]]
-    for number, parameter in zip(order, parameters, strict=True):
-        for name, value in saved["state"].get(number, {}).items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                saved["state"][number][name] = _as(value, parameter)
+def _share(moments: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """Cut the moments of a parameter as it is cut itself."""
+    return {name: _as(v, parameter) if v.shape == parameter.shape else v for name, v in moments.items()}

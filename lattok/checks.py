@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 
@@ -15,6 +16,25 @@ class LattokError(ValueError):
 def fail(name: str, expected: str, got: Any, hint: str = "") -> NoReturn:
     """Raise `LattokError("`name`: expected ..., got .... hint")`."""
     raise LattokError(f"`{name}`: expected {expected}, got {got}." + (f" {hint}" if hint else ""))
+
+
+@contextmanager
+def within_memory(what: str, way_out: str) -> Iterator[None]:
+    """Memory that runs out, the machine's or a device's, becomes one line with the way out."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        raise LattokError(f"out of memory: {what} does not fit. {way_out}") from None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is a lack of memory, for which torch has no class of its own on a CPU."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )
 
 
 def positive(**values: float) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib import import_module
@@ -18,6 +16,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 import lattok
+from lattok import checks, signals
 from lattok.checks import LattokError, known_keys
 
 app = SubcommandApp()
@@ -588,18 +587,8 @@ def _train(recipe_class: Any, dataset: str | None, training: Training, reading: 
 
 def _load_everything(needed: str = "lattok.recipes.demo") -> None:
     """Import what verbs need. Ctrl-C in the middle of torch's own imports is swallowed or mangled, so it ends us."""
-
-    def end(number: int, frame: Any) -> None:
-        os.write(2, b"\nlattok: interrupted; run the same command again\n")
-        os._exit(130)
-
-    if threading.current_thread() is not threading.main_thread():
-        return
-    previous = signal.signal(signal.SIGINT, end)
-    try:
+    with signals.ending("\nlattok: interrupted; run the same command again\n"):
         import_module(needed)
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _note_unused(names: set[str]) -> None:
@@ -609,7 +598,8 @@ def _note_unused(names: set[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb. Exit code 1: a finding, such as labels that differ; 2: bad input, in one line; 130: Ctrl-C."""
+    """Run one verb. Exit code 1: a finding, such as labels that differ; 2: bad input, in one line; 128 + the signal's
+    number: Ctrl-C (130), SIGTERM (143), SIGHUP (129), after saving."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] in (["--version"], ["-V"]):
         print(f"lattok {lattok.__version__}")
@@ -617,13 +607,19 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run: Callable[..., Any] = app.cli
     try:
-        code = run(prog="lattok", description=_description(), args=arguments or ["--help"], config=CONFIG)
+        with signals.raising():
+            code = run(prog="lattok", description=_description(), args=arguments or ["--help"], config=CONFIG)
     except LattokError as error:
         print(f"lattok: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"\nlattok: {str(stop) or 'interrupted; run the same command again'}", file=sys.stderr)
-        return 130
+        return 128 + signals.number_of(stop)
+    except (MemoryError, RuntimeError) as error:
+        if not checks.out_of_memory(error):
+            raise
+        print("lattok: out of memory. Close other programs, or take fewer episodes at a time.", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         sys.stdout = None  # the reader left; nothing to say to it
         return 0

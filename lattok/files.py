@@ -8,32 +8,73 @@ import json
 import math
 import os
 import re
+import secrets
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from lattok.checks import LattokError
 
+# temporary files of ours: nobody else gives such a name, and whoever is writing one holds its lock
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.lattok-tmp")
+_SWEPT: set[tuple[int, Path]] = set()  # folders that this process has looked through
+
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write; on success it replaces `path`, on any failure it is gone."""
+def whole_file(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Yields a temporary path to write; on success it replaces `path`, on any failure it is gone.
+
+    Its name is new each time, so that two processes never write into one file; what killed ones left in the folder is
+    removed. A caller with a claim on a `temporary` of its own says so.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a fixed name: what a killed process left behind is overwritten by the next one
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):  # a read-only file system refuses this too
-            temporary.unlink(missing_ok=True)
-        raise
+    with nullcontext(temporary) if temporary is not None else _temporary_in(path.parent) as place:
+        try:
+            yield place
+            with open(place, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(place, path)
+        except BaseException:
+            with suppress(OSError):  # a read-only file system refuses this too
+                place.unlink(missing_ok=True)
+            raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def _temporary_in(folder: Path) -> Iterator[Path]:
+    """A new temporary file in `folder`, locked as long as this process lives."""
+    if (os.getpid(), folder) not in _SWEPT:
+        _SWEPT.add((os.getpid(), folder))
+        sweep(folder)
+    while True:
+        place = folder / f".{secrets.token_hex(8)}.lattok-tmp"
+        with open(place, "xb") as file:
+            if held_alone(file, place):  # otherwise somebody swept between these two lines
+                yield place
+                return
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether this is a temporary file of ours, perhaps left by a process that was killed."""
+    return TEMPORARY.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+
+
+def is_free(folder: Path) -> bool:
+    """Whether `folder` is new, or holds nothing but what killed processes left of temporary files."""
+    return not os.path.lexists(folder) or (folder.is_dir() and all(map(is_temporary, folder.iterdir())))
+
+
+def sweep(folder: Path, below: bool = False) -> None:
+    """Remove temporary files in `folder` that nobody writes any more; with `below` also in all folders in it."""
+    with suppress(OSError):  # a folder that nobody may list or change
+        for path in [path for path in (folder.rglob("*") if below else folder.iterdir()) if is_temporary(path)]:
+            with suppress(OSError), open(path, "rb") as file:
+                if lock(file, wait=False):
+                    path.unlink()
 
 
 JSON_BYTES = 32 << 20  # no file of ours or of a dataset comes near; parsed, JSON takes up to 25 times as much memory
@@ -123,14 +164,39 @@ def same_file(file: IO[Any], path: Path) -> bool:
         return False
 
 
+@contextmanager
+def alone(path: Path, busy: Callable[[], NoReturn]) -> Iterator[None]:
+    """Hold the lock file `path`, which is there only meanwhile; calls `busy`, which raises, where another holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(path, "ab") as file:
+            if not held_alone(file, path):
+                if same_file(file, path):
+                    busy()
+                continue  # its holder ended just now, and took it along
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()
+            return
+
+
 def check_writable(folder: Path) -> None:
     """Make `folder` and write into it, before hours of work go there. Raises `LattokError` with the reason."""
     try:
-        with whole_file(folder / ".writable") as probe:
-            probe.write_bytes(b"0" * 4096)
-        (folder / ".writable").unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        with _temporary_in(folder) as probe:
+            try:
+                with open(probe, "wb") as file:
+                    file.write(b"0" * 4096)
+                    file.flush()
+                    os.fsync(file.fileno())
+            finally:
+                probe.unlink(missing_ok=True)
     except OSError as error:
-        raise LattokError(f"cannot write into {folder}: {error.strerror}. Choose another --out.") from None
+        raise LattokError(f"cannot write into {folder}: {error.strerror}. Choose another folder.") from None
 
 
 def sync_files(folder: Path) -> None:

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
 from lattok import files
+from lattok.checks import LattokError
 
 METRICS = "metrics.jsonl"
 
@@ -25,7 +27,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS
         files.write_text(self._path, "".join(f"{line}\n" for line in _lines_until(self._path, first)))
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1 if first else None)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
         self._bar = tqdm(
             total=steps, initial=first, desc=title, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
         )
@@ -97,14 +99,29 @@ def _peak_memory(device: torch.device) -> float | None:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Entries of a finished run's metrics.jsonl, each with its `step`; a damaged file is a `LattokError`."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise LattokError(f"cannot read {path}: {error.strerror}.") from None
+    entries = [entry for line in lines if (entry := _entry(line)) is not None]
+    if not entries or len(entries) < len(lines):
+        raise LattokError(f"{path}: expected a line of figures for every step that was logged, got others.")
+    return entries
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """A line as it was logged; None where it was cut by a kill, or is no line of ours."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    step = entry.get("step") if isinstance(entry, dict) else None
+    return entry if isinstance(step, int) and not isinstance(step, bool) else None
+
+
 def _lines_until(path: Path, step: int) -> list[str]:
     """Lines of an earlier part of the run; what came after its checkpoint, or was cut by a kill, is dropped."""
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []:
-        try:
-            known = json.loads(line)["step"] <= step
-        except ValueError:
-            known = False
-        if known:
-            lines.append(line)
-    return lines
+    text = path.read_text(encoding="utf-8", errors="replace") if step and path.exists() else ""
+    return [line for line in text.splitlines() if (entry := _entry(line)) is not None and entry["step"] <= step]

@@ -10,8 +10,6 @@ import copy
 import hashlib
 import math
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,8 +25,13 @@ from torch import Tensor, nn
 from lattok import checkpoints, checks
 from lattok.codebooks import codebook_report
 from lattok.runlog import Meter, RunLog
+from lattok.signals import Interrupted, deferred
+
+__all__ = ["CHECKPOINT", "RECIPE", "RUN", "Interrupted", "LoopOptions", "SeededBatches", "fit", "learning_rate", "mix"]
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
+SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` share a batch."
+MOST_DRAWN = 2**16  # samples of a batch, where the data has fewer
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,12 @@ class LoopOptions:
         checks.one_of("precision", self.precision, ("no", "bf16"))
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after the state was saved; the text says how to go on."""
-
-
 class SeededBatches:
     """Indices of step t: consecutive slices of one shuffled pass after another. A function of (seed, t) alone."""
 
     def __init__(self, size: int, batch_size: int, seed: int):
         checks.counts(size=size, batch_size=batch_size)
+        check_batch_size(batch_size, size)
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self._passes: dict[int, Tensor] = {}
 
@@ -94,6 +94,12 @@ class SeededBatches:
             self._passes = {k: v for k, v in self._passes.items() if k >= number - 1}
             self._passes[number] = torch.randperm(self.size, generator=generator)
         return self._passes[number]
+
+
+def check_batch_size(batch_size: int, size: int) -> None:
+    """A batch may hold samples more than once, but not beyond reason: drawing it would never end."""
+    if batch_size > max(size, MOST_DRAWN):
+        checks.fail("batch_size", f"at most {max(size, MOST_DRAWN)} for {size} samples", batch_size)
 
 
 def mix(*numbers: int) -> int:
@@ -142,8 +148,8 @@ def fit(
     `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors, and of what
     is none, such as texts; accumulated parts are shares of more processes. `model(batch)` gives loss terms: those with
     a weight are summed, the others only logged. State goes to `out/run/`; `resume` goes on from its checkpoint, or from
-    the start where there is none yet. Raises `LattokError` when the loss stops being finite, `Interrupted` after
-    Ctrl-C.
+    the start where there is none yet. Raises `LattokError` when the loss stops being finite or memory is full,
+    `Interrupted` after Ctrl-C, SIGTERM or SIGHUP, all with the state saved.
     """
     accelerator = _accelerator(options)
     module = copy.deepcopy(model) if _shards(accelerator) else model  # sharding in place would not come off again
@@ -154,10 +160,11 @@ def fit(
     log = RunLog(out / RUN, out.name, first, options.steps) if main else None
     meter = Meter(options.batch_size, first, accelerator.device)
     last: dict[str, float] = {}
-    with _interruptible() as interrupted, torch.random.fork_rng():
+    with deferred() as asked, torch.random.fork_rng():
         for step in range(first, options.steps):
             rate = learning_rate(options, step)
-            values = _step(accelerator, wrapped, optimizer, batches, loss_weights, step, rate, options)
+            with checks.within_memory(f"step {step + 1} of {options.steps}", SMALLER):
+                values = _step(accelerator, wrapped, optimizer, batches, loss_weights, step, rate, options)
             _check_finite(values, step, out)
             done = step + 1
             if done % options.log_every == 0 or done == options.steps:
@@ -168,13 +175,14 @@ def fit(
                     log.write(done, {**last, **report.values, **meter.read(done)}, report.warnings)
             elif log:
                 log.tick(done)
-            stop = _anywhere(interrupted(), accelerator)
+            stop = _anywhere(asked(), accelerator)
             if done % options.save_every == 0 or done == options.steps or stop:
                 checkpoints.save(module, optimizer, path, done, main)
             if stop:
                 if log:
                     log.close()
-                raise Interrupted(f"Saved at step {done} of {options.steps} in {out}. Continue with: {resume_command}")
+                text = f"Saved at step {done} of {options.steps} in {out}. Continue with: {resume_command}"
+                raise Interrupted(text, stop)
     if log:
         log.close()
     if module is not model:
@@ -283,12 +291,12 @@ def _logged(loss: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, flo
     return {name: value.detach().float() for name, value in {**named, "loss": loss}.items()}
 
 
-def _anywhere(flag: bool, accelerator: Accelerator) -> bool:
-    """Whether any process says so: all stop at the same step."""
+def _anywhere(number: int, accelerator: Accelerator) -> int:
+    """The signal that any process got, the greatest of several; 0 where none did. All stop at the same step."""
     if accelerator.num_processes == 1:
-        return flag
-    asked: Any = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum")
-    return bool(asked > 0)
+        return number
+    asked: Any = accelerator.gather(torch.tensor([number], device=accelerator.device))
+    return int(asked.max())
 
 
 def _check_finite(values: Mapping[str, Tensor], step: int, out: Path) -> None:
@@ -297,23 +305,3 @@ def _check_finite(values: Mapping[str, Tensor], step: int, out: Path) -> None:
     bad = [name for name, value in values.items() if name.startswith("loss/") and not bool(torch.isfinite(value))]
     names = ", ".join(name.removeprefix("loss/") for name in bad) or "the sum"
     checks.fail("loss", "a finite number", f"{names} not finite at step {step + 1} in {out}", "Lower lr.")
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks to stop after this step, the second one stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def ask(number: int, frame: Any) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -11,6 +11,7 @@ import time
 import pytest
 
 import lattok
+from lattok import signals
 from lattok.cli import main
 
 TRAINED = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam")
@@ -152,7 +153,28 @@ def test_flags_win_over_the_config_file(dataset, tmp_path):
     assert json.loads((tmp_path / "tok/run/recipe.json").read_text())["options"]["steps"] == 2
 
 
-def test_ctrl_c_saves_says_how_to_continue_and_the_result_is_the_same(dataset, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_every_verb_hears_requests_to_stop(number, monkeypatch, capsys):
+    before = [signal.getsignal(each) for each in signals.ASKING]
+
+    def stopped(*_):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr("lattok.recipes.verbs.evaluate_verb", stopped)
+    assert main(["evaluate", "model", "data"]) == 128 + number
+    assert capsys.readouterr().err == "\nlattok: interrupted; run the same command again\n"
+    assert [signal.getsignal(each) for each in signals.ASKING] == before
+
+
+def test_memory_that_runs_out_is_one_line(monkeypatch, capsys):
+    for error in (MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")):
+        monkeypatch.setattr("lattok.recipes.verbs.evaluate_verb", lambda *_, e=error: (_ for _ in ()).throw(e))
+        assert main(["evaluate", "model", "data"]) == 2
+        assert capsys.readouterr().err.startswith("lattok: out of memory. ")
+
+
+def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same(dataset, tmp_path):
     def command(out, *more):
         words = [sys.executable, "-m", "lattok", "train", "action-vq", dataset, "--out", str(tmp_path / out), *more]
         return [*words, "--device", "cpu"]
@@ -160,20 +182,22 @@ def test_ctrl_c_saves_says_how_to_continue_and_the_result_is_the_same(dataset, t
     options = ["--steps", "120", *QUICK[:-8], "--set", "log_every=10", *QUICK[-6:]]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command("whole", *options), check=True, capture_output=True, env=environment)
-    process = subprocess.Popen(command("parts", *options), stderr=subprocess.PIPE, text=True, env=environment)
-    metrics = tmp_path / "parts/run/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 2):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
-    if process.returncode != 0:  # it may have finished first on a fast machine; then there is nothing to resume
-        assert process.returncode == 130, errors
+    words, metrics = command("parts", *options), tmp_path / "parts/run/metrics.jsonl"
+    for number, logged in ((signal.SIGTERM, 2), (signal.SIGINT, 4)):
+        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= logged):
+            time.sleep(0.02)
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1]
+        if process.returncode == 0:  # it may have finished first on a fast machine; then there is nothing to resume
+            break
+        assert process.returncode == 128 + number, errors
         line = errors.strip().splitlines()[-1]
         again = re.search(r"Saved at step \d+ of 120 .*Continue with: lattok (.*)", line).group(1).split()
-        done = subprocess.run(
-            [sys.executable, "-m", "lattok", *again], capture_output=True, text=True, env=environment, check=True
-        )
+        words = [sys.executable, "-m", "lattok", *again]
+    else:
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
         assert "Saved in" in done.stdout
     hashes = [lattok.load(tmp_path / out).describe()["weights_sha256"] for out in ("whole", "parts")]
     assert hashes[0] == hashes[1]

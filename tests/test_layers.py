@@ -19,7 +19,7 @@ ROOT = Path(lattok.__file__).parent
 
 # From the bottom to the top. A new module goes here, as low as it can.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "checks", "files", "places", "findings"}),
+    frozenset({"types", "checks", "files", "places", "findings", "signals"}),
     frozenset(
         {"nn", "quantize", "normalize", "hub", "keymap", "runlog", "checkpoints", "codebooks", "training", "graphs"}
     ),

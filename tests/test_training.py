@@ -4,21 +4,25 @@ import json
 import math
 import os
 import signal
+import threading
+import time
 
 import pytest
 import torch
 from torch import nn
 
+from lattok import signals
 from lattok.checks import LattokError
+from lattok.codebooks import codebook_report
 from lattok.quantize import QuantizerConfig, VectorQuantizer
-from lattok.runlog import METRICS, Meter, RunLog
+from lattok.runlog import METRICS, Meter, RunLog, read_metrics
+from lattok.signals import ASKING, deferred
 from lattok.training import (
     CHECKPOINT,
     RUN,
     Interrupted,
     LoopOptions,
     SeededBatches,
-    codebook_report,
     fit,
     learning_rate,
 )
@@ -137,7 +141,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="checkpoint not written"):
         run(tmp_path, steps=20, resume=True)
     assert (tmp_path / RUN / CHECKPOINT).read_bytes() == before
-    assert not list((tmp_path / RUN).glob("*.tmp"))
+    assert not list((tmp_path / RUN).glob("*tmp"))
 
 
 def test_tensorboard_is_written(tmp_path):
@@ -157,6 +161,195 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
     torch.save({"weights": 1}, tmp_path / RUN / CHECKPOINT)  # a file of somebody else
     with pytest.raises(LattokError, match="expected a whole checkpoint"):
         run(tmp_path, resume=True)
+
+
+def _moments(**values):
+    return lambda saved: saved["optimizer"]["state"][0].update(values)
+
+
+def _tensor(name, change):
+    return lambda saved: saved["model"].update({name: change(saved["model"][name])})
+
+
+CRAFTED = {
+    "a list": lambda saved: [saved],
+    "step is text": lambda saved: saved.update(step="x"),
+    "no step": lambda saved: saved.update(step=None),
+    "step is no number": lambda saved: saved.update(step=float("nan")),
+    "step is negative": lambda saved: saved.update(step=-3),
+    "step is a fraction": lambda saved: saved.update(step=7.5),
+    "step is true": lambda saved: saved.update(step=True),
+    "no model": lambda saved: saved.update(model=None),
+    "model of texts": lambda saved: saved.update(model=dict.fromkeys(saved["model"], "x")),
+    "another tensor": lambda saved: saved["model"].update(more=torch.zeros(1)),
+    "weights of another shape": _tensor("decode.weight", lambda x: x[:, :2].clone()),
+    "weights of another kind": _tensor("decode.weight", torch.Tensor.double),
+    "weights in whole numbers": _tensor("decode.weight", torch.Tensor.long),
+    "sparse weights": _tensor("decode.weight", torch.Tensor.to_sparse),
+    "weights not finite": _tensor("encode.0.weight", lambda x: x * torch.nan),
+    "buffer not finite": _tensor("quantizer.codebooks.0.cluster_size", lambda x: x * torch.inf),
+    "buffer of another shape": _tensor("quantizer.codebooks.0.vectors", lambda x: x[:, :2].clone()),
+    "a number becomes a row": _tensor("quantizer.steps", lambda x: x[None].repeat(9)),
+    "no optimiser": lambda saved: saved.update(optimizer=None),
+    "an empty optimiser": lambda saved: saved.update(optimizer={}),
+    "optimiser of a list": lambda saved: saved["optimizer"].update(state=[1]),
+    "moments of a number": lambda saved: saved["optimizer"]["state"].update({0: 3}),
+    "moments of no parameter": lambda saved: saved["optimizer"]["state"].update({99: {}}),
+    "moments by text": lambda saved: saved["optimizer"]["state"].update({"0": {}}),
+    "no moments": lambda saved: saved["optimizer"]["state"].update({0: {}}),
+    "other moments": _moments(more=torch.zeros(())),
+    "moments of another shape": _moments(exp_avg=torch.zeros(2, 2)),
+    "moments of text": _moments(exp_avg="x"),
+    "moments not finite": _moments(exp_avg_sq=torch.full((8, 3), torch.nan)),
+    "moments below zero": _moments(exp_avg_sq=torch.full((8, 3), -1.0)),
+    "moments of whole numbers": _moments(exp_avg=torch.zeros(8, 3, dtype=torch.long)),
+}
+
+
+@pytest.mark.parametrize("craft", CRAFTED.values(), ids=CRAFTED)
+def test_a_crafted_checkpoint_is_one_line_and_changes_nothing(craft, tmp_path):
+    run(tmp_path, steps=10)
+    path = tmp_path / RUN / CHECKPOINT
+    saved = torch.load(path, weights_only=True)
+    torch.save(craft(saved) or saved, path)
+    before, model = path.read_bytes(), Toy()
+    start = {name: value.clone() for name, value in tensors(model).items()}
+    with pytest.raises(LattokError, match=r"checkpoint\.pt`: expected ") as caught:
+        run(tmp_path, model=model, resume=True)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert all(torch.equal(value, start[name]) for name, value in tensors(model).items())
+
+
+@pytest.mark.parametrize("size", [0, 3, 100, 0.5, 0.99])
+def test_a_cut_checkpoint_is_one_line_with_the_way_out(size, tmp_path):
+    whole = run(tmp_path / "whole")
+    run(tmp_path, steps=10)
+    path = tmp_path / RUN / CHECKPOINT
+    content = path.read_bytes()
+    path.write_bytes(content[: int(size if size >= 1 else size * len(content))])
+    with pytest.raises(LattokError, match=r"cannot be read \(.+\)\. Put back a whole copy, or remove") as caught:
+        run(tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+    path.unlink()  # the way out
+    assert_same(whole, run(tmp_path, resume=True))
+
+
+def test_options_of_the_optimiser_are_the_recipes_whatever_a_checkpoint_says(tmp_path):
+    whole = run(tmp_path / "whole")
+    run(tmp_path, steps=10)
+    path = tmp_path / RUN / CHECKPOINT
+    saved = torch.load(path, weights_only=True)
+    saved["optimizer"]["param_groups"][0] |= {"betas": "x", "eps": float("nan"), "params": [7]}
+    torch.save(saved, path)
+    assert_same(whole, run(tmp_path, resume=True))
+
+
+def test_lines_of_others_in_the_metrics_are_dropped(tmp_path):
+    run(tmp_path, steps=10)
+    with (tmp_path / RUN / METRICS).open("ab") as file:
+        file.write(b'[1]\n{}\n7\n{"step": "x"}\n{"step": true}\n\xff\xfe\n' + b"[" * 10**5 + b"\n")
+    run(tmp_path, steps=20, resume=True)
+    assert steps_of(tmp_path) == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("text", ["", "[1]\n", '{"step": 5}\n{"st', "x\n"])
+def test_figures_that_others_need_are_whole_or_an_error_names_their_file(text, tmp_path):
+    (tmp_path / METRICS).write_text(text)
+    with pytest.raises(LattokError, match="metrics.jsonl: expected a line of figures"):
+        read_metrics(tmp_path / METRICS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_every_request_to_stop_saves_and_handlers_are_as_before(number, tmp_path, monkeypatch):
+    whole, before = run(tmp_path / "whole"), [signal.getsignal(n) for n in ASKING]
+    monkeypatch.setattr(signal, "SIGINT", number)  # what `run` sends
+    with pytest.raises(Interrupted, match="Saved at step 7 of 20 .*Continue with: go on") as caught:
+        run(tmp_path / "parts", interrupt_at=6)
+    monkeypatch.undo()
+    assert caught.value.number == number
+    assert [signal.getsignal(n) for n in ASKING] == before
+    assert_same(whole, run(tmp_path / "parts", resume=True))
+
+
+def test_one_request_that_comes_twice_is_one_and_a_later_one_stops_at_once(tmp_path, monkeypatch):
+    with deferred() as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # as a launcher passes it on
+        assert asked() == signal.SIGTERM
+    monkeypatch.setattr(signals, "GRACE_S", 0.0)
+    reached = []
+
+    def stop_at_once():
+        with signals.raising(), deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            reached.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+            reached.append(2)
+
+    with pytest.raises(Interrupted):
+        stop_at_once()
+    assert reached == [1]
+
+
+def test_a_hang_up_that_is_ignored_stays_so(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.raising(), deferred() as asked:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_training_in_another_thread_leaves_signals_alone(tmp_path):
+    before, seen = [signal.getsignal(n) for n in ASKING], []
+    thread = threading.Thread(target=lambda: seen.append(run(tmp_path)))
+    thread.start()
+    thread.join()
+    assert_same(seen[0], run(tmp_path / "main"))
+    assert [signal.getsignal(n) for n in ASKING] == before
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_memory_that_runs_out_is_one_line_with_the_way_out(error, tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "forward", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(LattokError, match="out of memory: step 1 of 20 does not fit. Choose a smaller batch_size"):
+        run(tmp_path)
+
+
+def test_other_errors_of_torch_are_not_a_lack_of_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes")))
+    with pytest.raises(RuntimeError, match="^shapes$"):
+        run(tmp_path)
+
+
+def test_a_batch_beyond_reason_is_refused(tmp_path):
+    with pytest.raises(LattokError, match="`batch_size`: expected at most 65536 for 64 samples, got 1000000000000000"):
+        run(tmp_path, batch_size=10**15)
+    assert len(SeededBatches(64, 2**16, 0)(0)) == 2**16
+    assert len(SeededBatches(2**17, 2**17, 0)(0)) == 2**17
+
+
+def test_random_numbers_differ_from_step_to_step(tmp_path):
+    seen = []
+
+    class Noisy(Toy):
+        def forward(self, batch):
+            seen.append(float(torch.rand(())))
+            return super().forward(batch)
+
+    run(tmp_path / "a", steps=4, model=Noisy())
+    assert len(set(seen)) == 4
+    run(tmp_path / "b", steps=4, model=Noisy())
+    assert seen[:4] == seen[4:]
+    run(tmp_path / "c", steps=4, model=Noisy(), seed=1)
+    assert not set(seen[8:]) & set(seen[:8])
 
 
 def test_another_error_while_a_checkpoint_is_written_is_not_a_full_disk(tmp_path, monkeypatch):

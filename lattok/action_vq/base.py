@@ -26,7 +26,8 @@ from lattok.action_vq.repair import Repaired, held_from_neighbours
 from lattok.hub import HubModel
 from lattok.nn import same_precision
 from lattok.normalize import Normalizer, Unchosen
-from lattok.training import Interrupted, LoopOptions, SeededBatches
+from lattok.signals import Interrupted, restated
+from lattok.training import LoopOptions, SeededBatches
 from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, LatentActions
 
@@ -236,9 +237,9 @@ class ChunkTokenizer(HubModel, ABC):
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 run_loop(self, batches, loop, Path(scratch) / type(self).__name__, loss_weights=loss_weights)
-            except Interrupted:
+            except Interrupted as stop:
                 text = "fit was interrupted and kept nothing; a recipe with lattok.train can be resumed"
-                raise KeyboardInterrupt(text) from None
+                raise restated(stop, text) from None
         return self.cpu().eval()
 
     def _prepare(self, chunks: Tensor | np.ndarray, valid: Tensor | None) -> tuple[Tensor, Tensor]:

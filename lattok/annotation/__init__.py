@@ -29,6 +29,7 @@ from lattok.data.extend import Unit, Unreadable, plan_units, unit_keys
 from lattok.data.staging import Busy, Failures, Staging
 from lattok.files import exchange, finish_exchange, first_line
 from lattok.normalize import for_dataset
+from lattok.signals import restated
 
 __all__ = [
     "Annotated",
@@ -131,9 +132,9 @@ def label(
             return _run(job, engine, progress)
     except Busy:
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         wait = f"finished labels wait in {staging.folder}. " if staging.holds_labels() else ""
-        raise KeyboardInterrupt(f"annotation interrupted; {wait}Run the same command to continue.") from None
+        raise restated(stop, f"annotation interrupted; {wait}Run the same command to continue.") from None
     except LattokError:
         if staging.is_new():
             staging.remove()

@@ -25,7 +25,7 @@ from lattok.files import lock, same_file, whole_file
 
 HEADER = 4096  # bytes: numbers begin on a page
 LOCK = ".lock"  # its text is an upper bound of all sizes
-OWN, WRITTEN = ".lattok-array", ".tmp"  # ends of names, the second by `whole_file`: nothing else is counted or removed
+OWN, WRITTEN = ".lattok-array", ".tmp"  # ends of names, the second while written: nothing else is counted or removed
 SPARE = 0.05  # of the bound, freed beyond need, so that a full folder is not searched for every file
 
 
@@ -96,7 +96,7 @@ class ArrayStore:
             if found is not None:
                 _give_up(file, path)
                 return found
-        with file, ExitStack() as placing, whole_file(path):  # a claim ends when the file is closed
+        with file, ExitStack() as placing, whole_file(path, _unfinished(path)):  # a claim ends when the file is closed
             _write(file, layout, make())
             placing.enter_context(self._locked())  # who adds up sizes meanwhile could miss a file that is renamed
             return _mapped(file, layout)  # also if it is removed at once, for other arrays

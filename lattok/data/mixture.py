@@ -27,7 +27,7 @@ from lattok.data.opening import open_dataset
 from lattok.data.schema import RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.data.windows import ActionWindows, FramePairs
 from lattok.normalize import Normalizer
-from lattok.training import SeededBatches, mix
+from lattok.training import SeededBatches, check_batch_size, mix
 from lattok.types import ActionBatch, PairBatch
 
 
@@ -67,6 +67,7 @@ class MixedBatches:
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], batch_size: int, seed: int):
         """`sizes`: samples of each dataset; one without any gives none, and the others share its weight."""
         checks.counts(batch_size=batch_size)
+        check_batch_size(batch_size, sum(sizes))
         self.batch_size = batch_size
         self._starts = list(accumulate(sizes, initial=0))
         self._passes = [SeededBatches(size, 1, mix(seed, i)) if size else None for i, size in enumerate(sizes)]

@@ -21,7 +21,7 @@ import numpy as np
 
 from lattok.checks import LattokError
 from lattok.data.extend import Labels, Rows, Shapes, Unit, fingerprint
-from lattok.files import MARK, claimed, exchange, finish_exchange, read_json, sync_folder, whole_file, write_json
+from lattok.files import MARK, claimed, exchange, finish_exchange, read_json, sweep, sync_folder, whole_file, write_json
 
 FAILED = "failed"  # beside the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
@@ -121,6 +121,8 @@ class Staging:
                     shutil.rmtree(folder)
             with whole_file(mark) as temporary:
                 temporary.write_text(state)
+        for folder in (self.dataset, self.unreadable):  # what is in there will be published
+            sweep(folder, below=True)
 
     def publish(self, record: Mapping[str, Any], in_place: bool) -> None:
         """Move the dataset to `out`, or let them change places where something is there. `record` says what it is.

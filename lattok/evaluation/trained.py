@@ -14,7 +14,8 @@ from torch import nn
 
 from lattok.evaluation.pairs import PairSet
 from lattok.image_lam import ImageLAM
-from lattok.training import Interrupted, LoopOptions, fit
+from lattok.signals import Interrupted, restated
+from lattok.training import LoopOptions, fit
 
 CONTROL_LOOP = LoopOptions(
     steps=1200, batch_size=40, lr=1e-3, schedule="one_cycle", optimizer="adamw", weight_decay=0.01, save_every=100_000
@@ -75,6 +76,6 @@ class Training:
             try:
                 options = replace(self.options, device=device.type)
                 fit(module, batches, options, Path(scratch) / name, loss_weights=weights)
-            except Interrupted:
-                raise KeyboardInterrupt("interrupted while training a control; nothing of it is kept") from None
+            except Interrupted as stop:
+                raise restated(stop, "interrupted while training a control; nothing of it is kept") from None
         module.to(device).eval()

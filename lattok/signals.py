@@ -1,0 +1,115 @@
+"""Signals that ask a process to stop: Ctrl-C, SIGTERM as schedulers send it, SIGHUP when a terminal closes.
+
+All are treated as Ctrl-C is: what is running saves and says how to go on. Exit codes are 128 and the signal's number.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+ASKING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+GRACE_S = 1.0  # launchers pass on what their processes got already: only what comes later is a second request
+
+
+class Interrupted(KeyboardInterrupt):
+    """Asked to stop, after the state was saved where there is one; the text says how to go on."""
+
+    def __init__(self, text: str = "", number: int = signal.SIGINT):
+        super().__init__(text)
+        self.number = int(number)  # of the signal
+
+
+def restated(stop: KeyboardInterrupt, text: str) -> Interrupted:
+    """The same request to stop in other words."""
+    return Interrupted(text, number_of(stop))
+
+
+def number_of(stop: KeyboardInterrupt) -> int:
+    """The signal that asked."""
+    return getattr(stop, "number", int(signal.SIGINT))
+
+
+@contextmanager
+def deferred() -> Iterator[Callable[[], int]]:
+    """Requests to stop wait until somebody asks: yields a function that gives the signal, 0 while there was none.
+
+    A second request, more than a second later, does what it would have done without this. Outside the main thread,
+    where Python hears no signals, nothing changes.
+    """
+    asked: list[float] = []
+    number = 0
+
+    def ask(got: int, frame: Any) -> None:
+        nonlocal number
+        asked.append(time.monotonic())
+        number = number or got
+        if asked[-1] - asked[0] > GRACE_S:
+            _put_back(previous)
+            os.kill(os.getpid(), got)
+
+    previous = _replace(ask, ASKING)
+    try:
+        yield lambda: number
+    finally:
+        _put_back(previous)
+
+
+@contextmanager
+def raising() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `Interrupted`, as Ctrl-C raises KeyboardInterrupt. The second one ends the process."""
+    begun: list[float] = []
+
+    def stop(got: int, frame: Any) -> None:
+        begun.append(time.monotonic())
+        if len(begun) == 1:
+            raise Interrupted(number=got)
+        if begun[-1] - begun[0] > GRACE_S:
+            signal.signal(got, signal.SIG_DFL)
+            os.kill(os.getpid(), got)
+
+    previous = _replace(stop, ASKING[1:])
+    try:
+        yield
+    finally:
+        _put_back(previous)
+
+
+@contextmanager
+def ending(text: str) -> Iterator[None]:
+    """Any request ends the process at once with `text`: for what neither raises nor waits well, such as imports."""
+
+    def end(got: int, frame: Any) -> None:
+        os.write(2, text.encode())
+        os._exit(128 + got)
+
+    previous = _replace(end, ASKING)
+    try:
+        yield
+    finally:
+        _put_back(previous)
+
+
+def _replace(handler: Callable[[int, Any], None], numbers: tuple[int, ...]) -> dict[int, Any]:
+    """Install `handler`; what was there before. Who started us with one ignored (nohup) means it."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    found = {number: signal.getsignal(number) for number in numbers}
+    ours = {
+        number: before
+        for number, before in found.items()
+        if before is not None and (before is not signal.SIG_IGN or number == signal.SIGINT)
+    }
+    for number in ours:
+        signal.signal(number, handler)
+    return ours
+
+
+def _put_back(previous: dict[int, Any]) -> None:
+    for number, handler in previous.items():
+        signal.signal(number, handler)
