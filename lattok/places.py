@@ -15,13 +15,16 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lattok.checks import LattokError
 
 TRUSTED = "LATTOK_DATA"
+MOST_LEVELS = 100  # of folders: Python's own tools for them recurse
+MOST_LINKS = 16  # to one folder of a dataset
 NAME_BYTES = 200  # of a file name; systems take 255, and endings are added
 _SEPARATORS = re.compile(r"[/\\]")
 
@@ -42,10 +45,9 @@ def followed(root: Path, path: Path, what: str) -> Path:
     try:
         real = os.path.realpath(path)
         if not any(_is_below(real, area) for area in _areas(root)):
-            raise LattokError(
-                f"{what}: expected a path below {root}, but {path} is {real}. Put the files themselves there, or name "
-                f"the folder that may be read as well in the environment: {TRUSTED}={os.path.dirname(real)}"
-            )
+            got = f"got {path}" if real == os.path.abspath(path) else f"but {path} leads to {real}"
+            way_out = f"Move it there, or name the folder that may be read as well: {TRUSTED}={os.path.dirname(real)}"
+            raise LattokError(f"{what}: expected a path below {root}, {got}. {way_out} (environment).")
         mode = os.stat(real).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return path  # whoever reads it says that it is missing
@@ -60,6 +62,47 @@ def followed(root: Path, path: Path, what: str) -> Path:
     return path
 
 
+def walk(root: Path, skip: Callable[[Path], bool], once: bool = False) -> Iterator[Path]:
+    """Paths of all files below a folder, relative to it: those of a folder sorted by name, then those of its folders.
+
+    Links are followed where they stay inside. A folder that is linked into itself is passed over there; one to which
+    many links lead comes with all of them, or is entered `once`. `skip` sees relative paths of files and folders.
+    """
+    waiting: list[tuple[Path, tuple[str, ...]]] = [(Path(), (os.path.realpath(root),))]
+    entered = Counter[str]()
+    while waiting:
+        folder, above = waiting.pop()
+        below: list[tuple[Path, tuple[str, ...]]] = []
+        for entry in _entries(root / folder):
+            path = folder / entry.name
+            if skip(path):
+                continue
+            if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+                followed(root, root / path, str(root / path))
+            if not entry.is_dir():
+                yield path
+                continue
+            real = os.path.realpath(root / path) if entry.is_symlink() or once else os.path.join(above[-1], entry.name)
+            entered[real] += entry.is_symlink() or once
+            if real in above or (once and entered[real] > 1):
+                continue
+            if len(path.parts) > MOST_LEVELS:
+                raise LattokError(f"{root}: expected at most {MOST_LEVELS} folders in each other, got more.")
+            if entered[real] > MOST_LINKS:
+                raise LattokError(f"{root / path}: more than {MOST_LINKS} links lead to {real}. Remove some.")
+            below.append((path, (*above, real)))
+        waiting += reversed(below)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        way_out = "Check its permissions, or move it elsewhere."
+        raise LattokError(f"cannot read {str(folder)[:200]} ({error.strerror}). {way_out}") from None
+
+
 def is_file_name(text: str) -> bool:
     """Whether a name out of a dataset can be the name of a file or folder, on every system."""
     odd = any(not character.isprintable() for character in text) or set(text) & set('/\\<>:"|?*')
@@ -72,7 +115,8 @@ def _is_relative(text: str) -> bool:
         text.encode()
     except UnicodeEncodeError:  # half a character
         return False
-    return "\0" not in text and bool(path.parts) and not path.anchor and ".." not in _SEPARATORS.split(text)
+    down = bool(path.parts) and not path.anchor and ".." not in _SEPARATORS.split(text)
+    return down and "\0" not in text and len(path.parts) <= MOST_LEVELS
 
 
 def _areas(root: Path) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from lattok.data.identity import seen_as, split_of
 from lattok.data.staging import Failures, Staging, shapes_of
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.files import read_json, write_json, write_text
+from lattok.places import inside
 from lattok.types import VideoLabeller
 
 PROVENANCE, INFO, STATS = "meta/lattok.json", "meta/info.json", "meta/stats.json"
@@ -56,14 +58,14 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     if sidecar:
         write_json(staging.dataset / PROVENANCE, labels, indent=4)
         return unreadable
-    before = read_json(root / PROVENANCE) if (root / PROVENANCE).exists() else {}
+    before = read_json(inside(root, PROVENANCE, str(root))) if (root / PROVENANCE).exists() else {}
     write_json(staging.dataset / PROVENANCE, before | labels, indent=4)
-    info = read_json(root / INFO)
+    info = read_json(inside(root, INFO, str(root)))
     info["features"] |= {name: feature_entry(*shape) for name, shape in shapes.items()}
     write_json(staging.dataset / INFO, info, indent=4)
     rewritten = {Path(name) for name in (PROVENANCE, INFO, *dict.fromkeys(unit.file for unit in units))}
     if (root / STATS).exists():
-        statistics = read_json(root / STATS, nan=True) | _statistics(job, keys)
+        statistics = read_json(inside(root, STATS, str(root)), nan=True) | _statistics(job, keys)
         write_text(staging.dataset / STATS, json.dumps(statistics, indent=4))  # NaN stays NaN, as LeRobot wrote it
         rewritten.add(Path(STATS))
     (mirror_other_files if job.in_place else copy_other_files)(root, staging.dataset, rewritten)
@@ -140,7 +142,8 @@ def _write_labels(
         by_file.setdefault(unit.file, []).append(i)
     unreadable: list[Unreadable] = []
     for file, members in by_file.items():
-        target, noted = staging.dataset / file, staging.unreadable / f"{file.replace('/', ' ')}.json"
+        target = staging.place(file)
+        noted = staging.unreadable / f"{hashlib.sha256(file.encode()).hexdigest()}.json"
         own = [units[i] for i in members]
         rows = staging.row_reader(own, [keys[i] for i in members], shapes)
         if sidecar and not target.exists():

@@ -20,6 +20,7 @@ from lattok.data.action_convert import Space, convert_actions
 from lattok.data.action_space import ActionSpace
 from lattok.data.schema import Feature, RobotDataset, vector_key
 from lattok.data.view import View
+from lattok.places import inside
 
 DECLARATION = Path("meta") / "action_space.json"
 
@@ -30,7 +31,9 @@ def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:
     if known is not None:
         return dict(known)
     path = dataset.root / DECLARATION
-    return _declared(dataset, files.read_json(path), str(path)) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    return _declared(dataset, files.read_json(inside(dataset.root, DECLARATION, str(path))), str(path))
 
 
 def declare(dataset: RobotDataset, spaces: Mapping[str, Space]) -> RobotDataset:

@@ -14,7 +14,7 @@ from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.stats import ImageStats, Stats
 from lattok.data.tables import MEGABYTE, next_place
-from lattok.data.video import VideoEncoder
+from lattok.data.video import MOST_PIXELS, VideoEncoder
 from lattok.files import first_line
 
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -134,6 +134,8 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
 
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MOST_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels")
         turned = image.getexif().get(_ORIENTATION, 1) != 1  # `datasets` turns such an image, other readers do not
         pixels = np.asarray(image)
     except Exception as error:  # damaged images make the decoder raise errors of many kinds

@@ -33,6 +33,11 @@ def describe(dataset: RobotDataset) -> str:
     return f"{type(dataset).__name__}({dataset.name!r}, {count} episodes, {frames} frames, {dataset.fps:g} fps)"
 
 
+def readable(text: str) -> str:
+    """Text that can be printed and stored: names of files may hold bytes that are no text."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def no_episode(dataset: RobotDataset, episode_index: int) -> NoReturn:
     """The error about an episode that is not among `episodes`: why it is damaged, or which there are."""
     reason = dict(dataset.damaged).get(episode_index)

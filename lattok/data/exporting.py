@@ -24,6 +24,7 @@ from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Damage, Feature, Progre
 from lattok.data.sidecar import Sidecar, with_labels
 from lattok.data.writer import LeRobotWriter
 from lattok.files import first_line, read_json
+from lattok.places import followed
 from lattok.types import Episode
 
 IMAGES = ("auto", "video", "image")
@@ -269,7 +270,8 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     if spaces:
         yield DECLARATION.name, {key: space.to_json() for key, space in spaces.items()}
     known = dataset.root / "meta" / LATTOK
-    entries = read_json(known) if dataset.kind == "lerobot" and known.is_file() else {}
+    annotated = dataset.kind == "lerobot" and known.is_file()
+    entries = read_json(followed(dataset.root, known, str(known))) if annotated else {}
     beside: Sidecar | None = getattr(dataset, "labels", None)
     entries |= {} if beside is None else beside.provenance
     if entries:

@@ -21,7 +21,8 @@ from lattok.checks import LattokError
 from lattok.data.lerobot import LeRobotV3
 from lattok.data.schema import INDEX_KEYS, RobotDataset
 from lattok.data.tables import DAMAGE, open_table, to_arrow
-from lattok.files import whole_file
+from lattok.files import parse_json, whole_file
+from lattok.places import followed, walk
 
 Labels = dict[str, np.ndarray]  # column name -> [F, *shape]
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # column name -> dtype and shape of one row
@@ -29,6 +30,7 @@ Rows = Callable[[int, int], Labels]  # rows [first, last) of a file
 SKIPPED = (".git", ".cache")  # of a clone or of the Hub's client, no part of the dataset
 SIDECAR_PATH = "labels/file-{:03d}.parquet"
 SIDECAR_ROWS = 2**20  # per file
+META_BYTES = 2**28  # of a file of meta/ whose content counts; larger ones by size and time
 
 
 class Unit(NamedTuple):
@@ -101,11 +103,8 @@ def _sidecar_layout(dataset: RobotDataset) -> Iterator[tuple[str, list[tuple[int
 def dataset_files(root: Path, skipped: Iterable[str] = SKIPPED) -> Iterator[Path]:
     """Paths of all files of a dataset, relative to its root, sorted by folder; a dataset may be one file."""
     if root.is_file():
-        yield Path()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = sorted(name for name in folders if Path(folder) != root or name not in skipped)
-        for name in sorted(names):
-            yield (Path(folder) / name).relative_to(root)
+        return iter([Path()])
+    return walk(root, lambda path: len(path.parts) == 1 and path.name in skipped and (root / path).is_dir())
 
 
 def fingerprint(root: Path, skipped: Iterable[str] = SKIPPED, linked: bool = False) -> str:
@@ -117,7 +116,7 @@ def fingerprint(root: Path, skipped: Iterable[str] = SKIPPED, linked: bool = Fal
     for path in dataset_files(root, skipped):
         if linked and path.parts[:1] == ("videos",):
             digest.update(path.as_posix().encode())
-        elif path.parts[:1] == ("meta",):
+        elif path.parts[:1] == ("meta",) and (root / path).is_file() and (root / path).stat().st_size <= META_BYTES:
             content = (root / path).read_bytes()
             digest.update(f"{path.as_posix()} {len(content)}".encode() + content)
         else:
@@ -158,7 +157,7 @@ def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
     """
     for path in dataset_files(source):
         if path not in without:
-            _put(source / path, target / path, linked=path.parts[0] == "videos")
+            _put(source / path, followed(target, target / path, str(target)), linked=path.parts[0] == "videos")
 
 
 def mirror_other_files(source: Path, target: Path, without: set[Path]) -> None:
@@ -166,7 +165,7 @@ def mirror_other_files(source: Path, target: Path, without: set[Path]) -> None:
     folders come along, and folders and rewritten files keep their owners and permissions."""
     for path in dataset_files(source, skipped=()):
         if path not in without:
-            _put(source / path, target / path, linked=True)
+            _put(source / path, followed(target, target / path, str(target)), linked=True)
         elif (source / path).exists():
             _keep_owner(source / path, target / path)
     for folder, _, _ in os.walk(source):
@@ -287,13 +286,13 @@ def _metadata(old: dict[bytes, bytes] | None, shapes: Shapes) -> dict | None:
     if not old or b"huggingface" not in old:
         return old
     try:
-        described = json.loads(old[b"huggingface"])
+        described = parse_json(old[b"huggingface"], "huggingface")
         features = described.get("info", {}).get("features")
     except (ValueError, AttributeError):  # no description at all: `datasets` then goes by the types
         return {key: value for key, value in old.items() if key != b"huggingface"}
     if isinstance(features, dict):
         # `datasets` calls fixed-size lists Sequence before version 4 and List since: follow the file
-        kinds = {entry.get("_type") for entry in features.values() if isinstance(entry, dict)}
+        kinds = [entry.get("_type") for entry in features.values() if isinstance(entry, dict)]
         kind = "Sequence" if "Sequence" in kinds else "List"
         for key, (dtype, shape) in shapes.items():
             width = int(np.prod(shape))

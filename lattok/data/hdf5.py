@@ -30,6 +30,7 @@ from lattok.data.hdf5_meta import (
 from lattok.data.schema import Damage, Feature
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.findings import Finding
+from lattok.places import followed
 from lattok.types import Episode
 
 SUFFIXES = (".hdf5", ".h5")
@@ -192,6 +193,8 @@ def _files(root: Path) -> list[Path]:
     if not root.is_dir():
         checks.fail("path", "an HDF5 file or a folder of them", f"{root}", "There is no such file.")
     files = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    for file in files:
+        followed(root, file, str(file))
     if not files:
         checks.fail("path", f"a folder with files {' or '.join(SUFFIXES)}", f"none in {root}")
     return files
@@ -213,7 +216,8 @@ def _checked_alike(contents: dict[Path, Contents]) -> Contents:
 def _frames_per_second(root: Path, contents: dict[Path, Contents]) -> float:
     contents = {file: content for file, content in contents.items() if content.layout}  # those that can be read
     file, first = next(iter(contents.items()))
-    hint = f'Write a file such as {root.stem}.json with {{"dataset": "{root}", "fps": 20}} and open that.'
+    beside = root.absolute().with_suffix(".json")
+    hint = f'Write {{"dataset": "{root.name}", "fps": 20}} into a file such as {beside} and open that.'
     if first.fps is None:
         checks.fail("fps", f"the control_freq of env_args, which {file} does not have", "none", hint)
     for other, content in contents.items():

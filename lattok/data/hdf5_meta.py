@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lattok.checks import LattokError
+from lattok.data.common import readable
 from lattok.files import first_line, parse_json
 
 MEMBERS = ("actions", "rewards", "dones")  # beside obs/*
 ATTRIBUTES = ("env_args", "env_name", "problem_info", "macros_image_convention")
+ONE_FILE = "lattok reads every file by itself: write what it holds into one (h5copy)."
+FEW_BYTES, EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
 NUMERIC = "fiub"  # kinds of numpy dtypes: float, int, unsigned, bool
 WAYS_OUT = {  # by what HDF5's message says
     "is not registered": "Write it again without that filter (h5repack).",
@@ -85,7 +89,35 @@ def open_file(path: Path) -> Any:
     if not path.is_file():
         raise LattokError(f"missing data file {path}. Download or copy it again.")
     with reading(path):
-        return import_h5py().File(path, "r")
+        file = import_h5py().File(path, "r")
+        try:
+            _check_links(path, file)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+
+def _check_links(path: Path, file: Any) -> None:
+    """All that a file holds is in itself: a link into another one would be opened by the mere look at it."""
+    external = import_h5py().h5l.TYPE_EXTERNAL
+
+    def look(name: bytes, link: Any) -> str | None:
+        return name.decode(errors="replace") if link.type >= external else None
+
+    found = file.id.links.visit(look, info=True)
+    if found is not None:
+        raise LattokError(f"{path}: `{found[:60]}` is a link into another file. {ONE_FILE}")
+
+
+def _check_stored(dataset: Any, where: str) -> None:
+    """The numbers of a dataset are in the file, and as many as are claimed: room is made before they are read."""
+    if dataset.is_virtual or dataset.external:
+        raise LattokError(f"{where}: its numbers are in other files. {ONE_FILE}")
+    size, stored = dataset.dtype.itemsize, dataset.id.get_storage_size()
+    claimed = size * max(math.prod(dataset.shape), math.prod(dataset.chunks or ()))
+    if claimed > max(FEW_BYTES, EXPANSION * stored):
+        raise LattokError(f"{where}: expected what {stored:,} bytes can hold, got {claimed:,}. Copy the file again.")
 
 
 def try_contents(path: Path) -> Contents:
@@ -153,6 +185,7 @@ def _list_demo(
                 raise LattokError(
                     f"{path}, {name}: expected a group with `actions`, at least one, got none. Remove it."
                 )
+            _check_stored(demo["actions"], f"{path}, {name}, `actions`")
             if not _is_numeric(demo["actions"]):
                 got = f"{demo['actions'].dtype} {list(demo['actions'].shape)}"
                 raise LattokError(f"{path}, {name}: expected numbers as `actions`, got {got}. Write them as numbers.")
@@ -178,6 +211,9 @@ def _members(demo: Any, length: int, where: str) -> tuple[tuple[Stored, ...], tu
         if not _is_dataset(dataset) or not _is_numeric(dataset):
             others.append(member)
             continue
+        _check_stored(dataset, f"{where}, `{member}`")
+        if readable(member) != member:
+            raise LattokError(f"{where}: expected names in UTF-8, got {member!a:.60}. Rename it.")
         if (rows := _rows(dataset)) != length:
             raise LattokError(
                 f"{where}: expected {length} rows of `{member}`, one per action, got {rows}. Copy it again."
@@ -203,7 +239,7 @@ def _instruction(path: Path, attributes: Mapping[str, Any], arguments: Mapping[s
     if isinstance(language, list):  # words
         language = " ".join(map(str, language))
     candidates = (language, arguments.get("env_name"), attributes.get("env_name"))
-    return next((text.strip() for text in candidates if isinstance(text, str) and text.strip()), path.stem)
+    return readable(next((text.strip() for text in candidates if isinstance(text, str) and text.strip()), path.stem))
 
 
 def _frequency(path: Path, value: Any) -> float | None:

@@ -19,6 +19,7 @@ from lattok.checks import LattokError
 from lattok.data.schema import RobotDataset
 from lattok.data.sidecar import Sidecar
 from lattok.files import read_json
+from lattok.places import inside
 from lattok.types import ActionTokenizer
 
 PROVENANCE = Path("meta") / "lattok.json"
@@ -103,7 +104,7 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     if isinstance(labels, Sidecar):
         return labels.provenance
     path = Path(dataset.root) / PROVENANCE
-    found = read_json(path) if path.is_file() else {}
+    found = read_json(inside(dataset.root, PROVENANCE, str(path))) if path.is_file() else {}
     return found if isinstance(found, dict) else {}
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +13,18 @@ import pyarrow as pa
 import lattok
 from lattok import checks
 from lattok.checks import LattokError
+from lattok.data.cameras import decode_image
 from lattok.data.common import FramesInBlocks
-from lattok.data.lerobot_meta import EpisodeTable, read_features, read_info, read_tasks
+from lattok.data.lerobot_meta import EpisodeTable, file_of, read_features, read_info, read_tasks
 from lattok.data.schema import IMAGE_DTYPES, Damage, camera_keys
-from lattok.data.tables import ColumnReader, column_to_numpy
+from lattok.data.tables import FEW_ROWS, ColumnReader, check_rows, column_to_numpy
 from lattok.data.video import BLOCK, decode_at
+from lattok.places import inside
 from lattok.types import Episode
 
 PLACE = ("chunk_index", "file_index")
+MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened
+MOST_IMAGE_BYTES = 2**28
 
 
 def sample_dataset_path() -> Path:
@@ -48,6 +52,8 @@ class LeRobotV3(FramesInBlocks):
         self.tasks = read_tasks(root)
         self._table = EpisodeTable(root, self.info, self.videos)
         self.episodes: Sequence[Episode] = self._table
+        self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
+        self._check_files()
         self._reader = ColumnReader()
 
     def __repr__(self) -> str:
@@ -67,12 +73,36 @@ class LeRobotV3(FramesInBlocks):
         row = self._episode_row(episode_index)
         names = (*PLACE, "from_timestamp", "to_timestamp")
         chunk, file, start, stop = (self._table.value(row, f"videos/{camera}/{name}") for name in names)
-        path = self.info["video_path"].format(video_key=camera, chunk_index=chunk, file_index=file)
-        return self.root / path, start, stop
+        return self._file("video_path", chunk, file, camera), start, stop
 
     def _place(self, row: int) -> Path:
         chunk, file = (self._table.value(row, f"data/{name}") for name in PLACE)
-        return self.root / self.info["data_path"].format(chunk_index=chunk, file_index=file)
+        return self._file("data_path", chunk, file)
+
+    def _file(self, field: str, chunk: int, file: int, camera: str | None = None) -> Path:
+        known = (field, chunk, file, camera or "")
+        if known not in self._files:
+            key = {} if camera is None else {"video_key": camera}
+            self._files[known] = file_of(self.root, self.info, field, **key, chunk_index=chunk, file_index=file)
+        return self._files[known]
+
+    def _check_files(self) -> None:
+        """Every data file has a path of its own, and room for the frames that meta/episodes lists in it."""
+        lengths, (chunks, files) = self._table.lengths, (self._table.column(f"data/{name}") for name in PLACE)
+        order = np.lexsort((files, chunks))
+        chunks, files = chunks[order], files[order]
+        starts = np.flatnonzero(np.concatenate([[True], (np.diff(chunks) != 0) | (np.diff(files) != 0)]))
+        frames = np.add.reduceat(lengths[order], starts)
+        info, many, known = self.root / "meta" / "info.json", lengths.sum() > MANY_FRAMES, set[Path]()
+        for chunk, file, count in zip(chunks[starts].tolist(), files[starts].tolist(), frames.tolist(), strict=True):
+            path = self._file("data_path", chunk, file)
+            if path in known:
+                raise LattokError(f"{info}: `data_path`: expected a path for each file, got {path.name} for several.")
+            known.add(path)
+            if count > FEW_ROWS or many:
+                check_rows(path, count, few=0 if many else FEW_ROWS)
+        if len({self._file("video_path", 0, 0, key) for key in self.videos}) < len(self.videos):
+            raise LattokError(f"{info}: `video_path`: expected a path for each camera, got one for several.")
 
     def episode_rows(self, path: Path) -> dict[int, tuple[int, int]]:
         """Rows [first, last) of every episode in a data file, in the file's order."""
@@ -86,8 +116,7 @@ class LeRobotV3(FramesInBlocks):
         found: dict[tuple[int, int], list[int]] = {}
         for chunk, file, index in zip(chunks, files, table.indices[rows].tolist(), strict=True):
             found.setdefault((chunk, file), []).append(index)
-        pattern = self.info["data_path"]
-        return {self.root / pattern.format(chunk_index=c, file_index=f): found[c, f] for c, f in found}
+        return {self._file("data_path", chunk, file): found[chunk, file] for chunk, file in found}
 
     def last_in_files(self, camera: str, episodes: Sequence[Episode]) -> dict[Path, Episode]:
         """For every file that holds frames of a camera, the one of `episodes` that ends last in it."""
@@ -140,10 +169,23 @@ class LeRobotV3(FramesInBlocks):
             return None
         path, first, last = self._rows(episode_index)
         cells = self._reader.read(path, key, first, last).to_pylist()
+        where = f"{path}: `{key}` of episode {episode_index}, frame"
+        return [self._image(cell, f"{where} {number}") for number, cell in enumerate(cells)]
+
+    def _image(self, cell: Any, where: str) -> bytes:
+        """The encoded image of a cell: bytes, or the path of a file of the dataset."""
+        data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, None)
+        if isinstance(data, bytes) and data:
+            return data
+        if not isinstance(name, str):
+            raise LattokError(f"{where}: expected an image, got something else. Copy the file again.")
+        file = inside(self.root, name, where)
         try:
-            return [cell["bytes"] or (self.root / cell["path"]).read_bytes() for cell in cells]
-        except (OSError, TypeError, KeyError):
-            raise LattokError(f"{path}: `{key}` of episode {episode_index} holds something else than images.") from None
+            if file.stat().st_size > MOST_IMAGE_BYTES:
+                raise LattokError(f"{where}: expected an image, got {file} of {file.stat().st_size:,} bytes.")
+            return file.read_bytes()
+        except OSError as error:
+            raise LattokError(f"{where}: cannot read {file} ({error.strerror}). Copy the dataset again.") from None
 
     def _length(self, episode_index: int) -> int:
         _, first, last = self._rows(episode_index)
@@ -163,25 +205,12 @@ class LeRobotV3(FramesInBlocks):
         yield from decode_at(path, start + times[indices], self.fps)
 
     def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> list[np.ndarray]:
-        from PIL import Image  # LeRobot decodes stored images with it; only datasets without videos need it
-
         path, first, _ = self._rows(episode_index)
         images = []
         for index in indices.tolist():
             (cell,) = self._reader.read(path, key, first + index, first + index + 1).to_pylist()
-            try:
-                source = BytesIO(cell["bytes"]) if cell["bytes"] else self.root / cell["path"]
-                image = Image.open(source)
-                images.append(np.asarray(image))
-            except (OSError, TypeError):
-                raise LattokError(
-                    f"{path}: `{key}` of episode {episode_index}, frame {index} is not a readable image."
-                ) from None
-            if image.mode != "RGB":
-                raise LattokError(
-                    f"{path}: `{key}` of episode {episode_index}, frame {index}: expected an RGB image, got "
-                    f"mode {image.mode}. Write the dataset with RGB images, or choose other cameras with `cameras`."
-                )
+            where = f"{path}: `{key}` of episode {episode_index}, frame {index}"
+            images.append(decode_image(self._image(cell, where), where))
         return images
 
     def _episode_row(self, episode_index: int) -> int:

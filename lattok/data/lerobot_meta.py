@@ -11,21 +11,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lattok.checks import LattokError
+from lattok.checks import LattokError, plain_format
 from lattok.data.schema import Feature
 from lattok.data.tables import read_table
 from lattok.files import read_json
+from lattok.places import followed, inside, is_file_name
 from lattok.types import Episode
 
 _WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
 _VIDEO_WHOLE, _VIDEO_TIMES = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
 _AGAIN = "Copy the dataset again."
+MOST_AXES = 8  # of a feature
 
 
 def read_info(root: Path) -> dict[str, Any]:
     """meta/info.json of format v3, with everything in it that reading needs."""
     path = root / "meta" / "info.json"
-    if not path.is_file():
+    if not followed(root, path, str(path)).is_file():
         raise LattokError(f"{root} is no LeRobot dataset: it has no meta/info.json. Give the folder that holds `meta`.")
     info = read_json(path)
     version = str(info.get("codebase_version", "unknown"))
@@ -41,25 +43,28 @@ def read_info(root: Path) -> dict[str, Any]:
     if missing:
         raise LattokError(f"{path}: missing {', '.join(missing)}. {_AGAIN}")
     fps = info["fps"]
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < 1e6:
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 1e-6 < fps < 1e6:
         raise LattokError(f"{path}: `fps`: expected frames per second, got {str(fps)[:40]!r}. {_AGAIN}")
     robot = info.get("robot_type")
     if robot is not None and not isinstance(robot, str):
         raise LattokError(f"{path}: `robot_type`: expected text, got {str(robot)[:40]!r}. {_AGAIN}")
-    _check_pattern(path, "data_path", info["data_path"], chunk_index=0, file_index=0)
+    if file_of(root, info, "data_path", chunk_index=0, file_index=0).relative_to(root).parts[0] == "meta":
+        raise LattokError(f"{path}: `data_path`: expected a path outside of meta/, got {info['data_path'][:60]!r}.")
     if info.get("video_path") is not None:
-        _check_pattern(path, "video_path", info["video_path"], video_key="", chunk_index=0, file_index=0)
+        file_of(root, info, "video_path", video_key="key", chunk_index=0, file_index=0)
     return info
 
 
-def _check_pattern(path: Path, name: str, pattern: Any, **places: Any) -> None:
+def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) -> Path:
+    """The file that `data_path` or `video_path` of info.json names; it lies below `root`, see `lattok.places`."""
+    what = f"{root / 'meta' / 'info.json'}: `{field}`"
     try:
-        if "\0" not in pattern.format(**places):
-            return
-    except (AttributeError, LookupError, TypeError, ValueError):
-        pass
-    expected = ", ".join(f"{{{place}}}" for place in places)
-    raise LattokError(f"{path}: `{name}`: expected a path with {expected}, got {str(pattern)[:60]!r}. {_AGAIN}")
+        name = plain_format(info[field], **place)
+    except LattokError:
+        fields = ", ".join(f"{{{name}}}" for name in place)
+        expected = f"a path with plain fields ({fields}; numbers also as in {{chunk_index:03d}})"
+        raise LattokError(f"{what}: expected {expected}, got {str(info[field])[:60]!a}. {_AGAIN}") from None
+    return inside(root, name, what)
 
 
 def read_features(root: Path, entries: Any) -> dict[str, Feature]:
@@ -67,13 +72,17 @@ def read_features(root: Path, entries: Any) -> dict[str, Feature]:
     path = root / "meta" / "info.json"
     if not isinstance(entries, dict):
         raise LattokError(f"{path}: `features`: expected an object, got {type(entries).__name__}. {_AGAIN}")
-    return {key: _feature(path, key, entry) for key, entry in entries.items()}
+    features = {key: _feature(path, key, entry) for key, entry in entries.items()}
+    for key, feature in features.items():
+        if feature.dtype == "video" and not is_file_name(key):  # its videos lie in a folder of that name
+            raise LattokError(f"{path}: feature {key[:60]!a}: expected a name that a folder can have. {_AGAIN}")
+    return features
 
 
 def _feature(path: Path, key: str, entry: Any) -> Feature:
     shape = entry.get("shape") if isinstance(entry, dict) else None
     sizes = [size for size in shape if type(size) is int and 0 < size < 2**31] if isinstance(shape, list) else []
-    if not sizes or len(sizes) != len(shape or []):
+    if not sizes or len(sizes) != len(shape or []) or len(sizes) > MOST_AXES or math.prod(sizes) >= 2**31:
         raise LattokError(f"{path}: feature `{key}`: expected dtype and shape, got {str(entry)[:60]!r}. {_AGAIN}")
     dtype, names = entry.get("dtype"), entry.get("names")
     if not isinstance(dtype, str):
@@ -88,7 +97,7 @@ def _feature(path: Path, key: str, entry: Any) -> Feature:
 def read_tasks(root: Path) -> tuple[str, ...]:
     """Instructions by `task_index`."""
     path = root / "meta" / "tasks.parquet"
-    table = read_table(path)
+    table = read_table(followed(root, path, str(path)))
     # the instruction is the index of a pandas table; newer versions of LeRobot name it
     text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
     if text is None or "task_index" not in table.column_names:
@@ -107,7 +116,7 @@ class EpisodeTable(Sequence[Episode]):
     def __init__(self, root: Path, info: dict[str, Any], videos: Sequence[str]):
         folder = root / "meta" / "episodes"
         names = [*_WHOLE, "tasks", *(f"videos/{key}/{name}" for key in videos for name in _VIDEO_WHOLE + _VIDEO_TIMES)]
-        table = self._read(folder, names)
+        table = self._read(root, folder, names)
         indices = _whole(table, "episode_index", folder)
         order = np.argsort(indices, kind="stable")
         self.indices = indices[order]  # [E] int64, ascending
@@ -151,8 +160,8 @@ class EpisodeTable(Sequence[Episode]):
         return self._columns[name]
 
     @staticmethod
-    def _read(folder: Path, names: Sequence[str]) -> pa.Table:
-        paths = sorted(folder.glob("*/*.parquet"))
+    def _read(root: Path, folder: Path, names: Sequence[str]) -> pa.Table:
+        paths = [followed(root, path, str(path)) for path in sorted(folder.glob("*/*.parquet"))]
         if not paths:
             raise LattokError(f"{folder} holds no parquet file. {_AGAIN}")
         try:
@@ -165,8 +174,8 @@ class EpisodeTable(Sequence[Episode]):
 
     def _check_totals(self, path: Path, info: dict[str, Any]) -> None:
         """A missing or doubled file of meta/episodes shows in the totals only."""
-        if (self.lengths < 1).any():
-            raise LattokError(f"{path.parent / 'episodes'}: expected lengths of at least 1. {_AGAIN}")
+        if not ((self.lengths >= 1) & (self.lengths < 2**31)).all():
+            raise LattokError(f"{path.parent / 'episodes'}: expected lengths of at least 1, below 2^31. {_AGAIN}")
         found = {"total_episodes": len(self), "total_frames": math.fsum(self.lengths.tolist())}
         for name, count in found.items():
             if info.get(name, count) != count:

@@ -18,6 +18,7 @@ from lattok.data.rlds import RLDS
 from lattok.data.schema import RobotDataset
 from lattok.data.video_folder import VideoFolder
 from lattok.files import first_line, read_json
+from lattok.places import followed
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CLASSES = {"lerobot": LeRobotV3, "rlds": RLDS, "hdf5": RobomimicHDF5, "video": VideoFolder}
@@ -40,7 +41,9 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     (videos), and for all of them `name`, `cameras` (see `with_cameras`), `action_space`, what columns mean, such as
     {"action": "bridge"} (see `declare`), and `actions`, what to make of them: {"as": "libero"}, with further options of
     `with_actions` beside it. A description file `*.json` holds the same:
-    `{"dataset": "path relative to the file, or Hub id", "fps": 5, ...}`.
+    `{"dataset": "path below the file's folder, or Hub id", "fps": 5, ...}`.
+
+    Whatever a dataset or a description says about files stays below its folder, also after links: see `lattok.places`.
     """
     options = {key: value for key, value in options.items() if value is not None}
     place = _local(path)
@@ -63,7 +66,7 @@ def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -
 
 
 def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
-    """The dataset that a description file names, with the options in it. Paths in it are relative to it."""
+    """The dataset that a description file names, with the options in it. Paths lead from its folder downwards."""
     entry = {key: value for key, value in read_json(file).items() if value is not None}
     checks.known_keys(str(file), entry, _DESCRIPTION)
     if twice := sorted(set(entry) & set(options)):
@@ -72,9 +75,11 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     if not isinstance(target, str) or not target or target.endswith(".json"):
         checks.fail(f"dataset` of `{file}", "a path relative to that file, or a Hub id", repr(target))
     if isinstance(entry.get("captions"), str):
-        entry["captions"] = file.parent / _local(entry["captions"])
+        captions = file.parent / _local(entry["captions"])
+        entry["captions"] = followed(file.parent, captions, f"`captions` of `{file}`")
     local = file.parent / _local(target)
     if _exists(local):
+        followed(file.parent, local, f"`dataset` of `{file}`")
         return open_dataset(local, **entry, **options)
     if not _HUB_ID.fullmatch(target):
         checks.fail(f"dataset` of `{file}", "a path relative to that file, or a Hub id", repr(target), f"No {local}.")

@@ -20,6 +20,7 @@ from lattok.data.tfrecord import Example, RecordFile
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
 
+MOST_MISSING = 100_000  # episodes that are listed as damaged one by one
 FIRST_CHOICE = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset
 
 
@@ -105,6 +106,10 @@ class RLDS(FramesInBlocks):
         """Episodes whose length can be told, and the others."""
         episodes: list[Episode] = []
         damaged: list[Damage] = []
+        missing = sum(max(0, count - len(file)) for file, count in zip(self._files, counts, strict=True))
+        if missing > MOST_MISSING:
+            listed = f"{self.root}: dataset_info.json lists {sum(counts):,} episodes in split `{self.split}`"
+            raise LattokError(f"{listed}, but {missing:,} of them are not in the files. Copy the dataset again.")
         for file, count, end in zip(self._files, counts, self._ends.tolist(), strict=True):
             if len(file) > count or (len(file) == count and file.damage):
                 raise LattokError(
@@ -210,7 +215,8 @@ def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
         return float(fps)
     rate = control_rate(dataset)
     if rate is None:
-        hint = f'Write a file such as {dataset}.json with {{"dataset": "{root}", "fps": 5}} and open that.'
+        beside = root.absolute().parent / f"{dataset}.json"
+        hint = f'Write {{"dataset": "{root.name}", "fps": 5}} into a file such as {beside} and open that.'
         checks.fail("fps", f"the frames per second of {dataset}, which RLDS does not store", "none", hint)
     return rate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.schema import INDEX_KEYS
 from lattok.files import read_json
+from lattok.places import followed
 
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 WHOLE_NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -20,6 +22,8 @@ TEXTS = ("string", "object", "str")  # how versions of TFDS call text
 KEYS = {"reward": "next.reward"}  # LeRobot's name for what an action brings
 LANGUAGE = ("language_instruction", "natural_language_instruction", "instruction")
 _CAPITAL = re.compile(r"[A-Z]")
+MOST_SHARDS = 99_999  # their numbers have five digits
+MOST_AXES, MOST_VALUES = 8, 2**27  # of a feature in one step: more than the largest picture
 _SHOWN = 5  # missing files that an error lists
 
 # Control rates in Hz from the overview table of Open X-Embodiment, without the ending _converted_externally_to_rlds,
@@ -88,7 +92,7 @@ def control_rate(name: str) -> float | None:
 def read_info(root: Path) -> dict[str, Any]:
     """dataset_info.json, with `name` and `splits`."""
     path = root / "dataset_info.json"
-    info = read_json(path)
+    info = read_json(followed(root, path, str(path)))
     splits = info.get("splits")
     if not isinstance(info.get("name"), str) or not isinstance(splits, list) or not all(map(_is_split, splits)):
         raise LattokError(f"{path}: expected `name` and `splits` as TFDS writes them. Copy the dataset again.")
@@ -111,19 +115,30 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
     counts = splits[split].get("shardLengths")
     if not isinstance(counts, list) or not counts or not all(re.fullmatch(r"\d{1,12}", str(n)) for n in counts):
         raise LattokError(f"{path}: split `{split}` has no `shardLengths`. Copy the dataset again.")
+    if len(counts) > MOST_SHARDS:
+        raise LattokError(f"{path}: expected at most {MOST_SHARDS:,} files in split `{split}`, got {len(counts):,}.")
     template = splits[split].get("filepathTemplate") or TEMPLATE
     names = [_file_name(path, template, info["name"], split, number, len(counts)) for number in range(len(counts))]
     shards = [Shard(root / name, int(count)) for name, count in zip(names, counts, strict=True)]
-    missing = [shard.path.name for shard in shards if shard.records and not shard.path.is_file()]
+    there = set(os.listdir(root))
+    for shard in shards:
+        if shard.records and shard.path.name in there:
+            followed(root, shard.path, str(shard.path))
+    missing = [shard.path.name for shard in shards if shard.records and not _is_there(shard.path, there)]
     if missing:
         shown = ", ".join(missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
-        there = [name for name in splits if name != split]
-        hint = f" Other splits: {', '.join(there)}." if there and len(missing) == len(shards) else ""
+        others = [name for name in splits if name != split]
+        hint = f" Other splits: {', '.join(others)}." if others and len(missing) == len(shards) else ""
         raise LattokError(
             f"{root}: {len(missing)} of {len(shards)} files of split `{split}` are missing: {shown}. "
             f"Copy them from where the dataset comes from.{hint}"
         )
     return shards
+
+
+def _is_there(path: Path, names: set[str]) -> bool:
+    """Whether a shard is a file of its folder, which holds `names`; of many shards few may be."""
+    return path.name in names and path.is_file()
 
 
 def _file_name(path: Path, template: Any, dataset: str, split: str, number: int, count: int) -> str:
@@ -141,7 +156,7 @@ def _file_name(path: Path, template: Any, dataset: str, split: str, number: int,
 def read_layout(root: Path) -> Layout:
     """features.json as TFDS (4.6 and later) writes it: nested features with their Python class."""
     path = root / "features.json"
-    top = _part(read_json(path), "featuresDict")
+    top = _part(read_json(followed(root, path, str(path))), "featuresDict")
     steps = (_part(top, "features") or {}).get("steps")
     inner = _part(_part(steps, "sequence"), "feature")
     if not isinstance(_part(_part(inner, "featuresDict"), "features"), dict):
@@ -238,6 +253,8 @@ def _image(file: Path, path: str, image: Any) -> Field | str:
 def _shape(file: Path, path: str, node: Any) -> tuple[int, ...]:
     """Sizes of a feature; 0 where TFDS writes -1: it may be different in every record."""
     sizes = _part(_part(node, "shape") or {}, "dimensions") or []
-    if not isinstance(sizes, list) or not all(re.fullmatch(r"-1|\d{1,9}", str(size)) for size in sizes):
+    fit = isinstance(sizes, list) and len(sizes) <= MOST_AXES
+    fit = fit and all(re.fullmatch(r"-1|\d{1,9}", str(size)) for size in sizes)
+    if not fit or math.prod(max(1, int(size)) for size in sizes) > MOST_VALUES:
         raise LattokError(f"{file}: `{path}`: expected a shape, got {str(sizes)[:60]!r}. Copy the dataset again.")
     return tuple(max(0, int(size)) for size in sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -120,6 +120,9 @@ def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tu
         return dataset.cameras
     if isinstance(names, str):
         checks.fail("cameras", "a sequence of names", repr(names), f"Write ({names!r},).")
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        hint = "Frame indices come after the cameras: frames(episode_index, None, indices)."
+        checks.fail("cameras", "names of cameras", f"{names!r:.60}", hint)
     keys = tuple(_camera_key(dataset, name) for name in names)
     if not keys or len(set(keys)) != len(keys):
         checks.fail("cameras", "one or more different names", repr(list(names)))

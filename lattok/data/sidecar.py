@@ -21,6 +21,7 @@ from lattok.data.schema import Feature, RobotDataset
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
 from lattok.data.view import View
 from lattok.files import read_json
+from lattok.places import followed, inside
 
 INDEX = ("episode_index", "frame_index")
 
@@ -29,15 +30,15 @@ class Sidecar:
     """A folder of labels: `features` by column, `provenance` by prefix, `columns(episode_index, keys)`."""
 
     def __init__(self, root: str | Path):
-        self.root = Path(root).expanduser()
+        self.root = root = Path(root).expanduser()
         if (self.root / "meta" / "info.json").is_file():
             hint = "Its labels are columns of its own: use it as it is."
             checks.fail("labels", "a folder of labels", f"the LeRobot dataset {self.root}", hint)
-        self._files = sorted(self.root.glob("labels/file-*.parquet"))
+        self._files = [followed(root, path, str(path)) for path in sorted(root.glob("labels/file-*.parquet"))]
         if not self._files or not (self.root / "meta" / "lattok.json").is_file():
             expected = "a folder with meta/lattok.json and labels/file-*.parquet, as `lattok annotate` writes it"
             checks.fail("labels", expected, str(self.root))
-        self.provenance = read_json(self.root / "meta" / "lattok.json")
+        self.provenance = read_json(inside(root, "meta/lattok.json", str(root)))
         self.features = _features(self._files)
         _check_declared(self.root, self.provenance, self.features)
         self._reader = ColumnReader()

@@ -22,6 +22,7 @@ import numpy as np
 from lattok.checks import LattokError
 from lattok.data.extend import Labels, Rows, Shapes, Unit, fingerprint
 from lattok.files import MARK, claimed, exchange, finish_exchange, read_json, sweep, sync_folder, whole_file, write_json
+from lattok.places import inside
 
 FAILED = "failed"  # beside the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
@@ -111,6 +112,10 @@ class Staging:
             return {name: np.concatenate([part[name] for part in parts]) for name in shapes}
 
         return rows
+
+    def place(self, file: str) -> Path:
+        """Where a file of the output is put together: below the folder, whatever the source calls it."""
+        return inside(self.dataset, file, f"{self.out}, a file of it")
 
     def begin_assembly(self, state: str) -> None:
         """Keep files that were put together from this same state of source and labels, and only those."""

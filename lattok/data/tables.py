@@ -23,6 +23,10 @@ AGAIN = "Copy the file again, or write it again."
 CACHE_BYTES = 256 * 2**20  # row groups kept in memory by a reader
 OPEN_FILES = 16
 MEGABYTE = 2**20
+# What a file may claim to hold is measured by its size, generously: columns of one value take next to no room.
+FEW_ROWS, ROWS_PER_BYTE = 2**20, 16
+FEW_VALUES, VALUES_PER_BYTE = 2**27, 64  # of a column in a row group
+FEW_BYTES, EXPANSION = 2**28, 100  # of a column in a row group when it is unpacked
 # what pyarrow raises over damaged files; a flipped bit in a name is a UnicodeDecodeError, or no column at all
 DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError)
 
@@ -36,7 +40,31 @@ def open_table(path: Path) -> pq.ParquetFile:
         file.schema_arrow.names  # noqa: B018  a damaged name is no text
     except DAMAGE:
         raise LattokError(f"{path} is no complete Parquet file: truncated or damaged. Copy it again.") from None
+    check_rows(path, file.metadata.num_rows)
+    for group in range(file.num_row_groups):
+        _check_claims(path, file.metadata.row_group(group))
     return file
+
+
+def _check_claims(path: Path, group: pq.RowGroupMetaData) -> None:
+    """Refuse columns that claim far more values or bytes than they are stored in."""
+    if group.total_byte_size <= FEW_BYTES and group.num_rows <= FEW_ROWS:
+        return
+    for number in range(group.num_columns):
+        column = group.column(number)
+        stored = column.total_compressed_size
+        values, unpacked = column.num_values, column.total_uncompressed_size
+        if values > max(FEW_VALUES, VALUES_PER_BYTE * stored) or unpacked > max(FEW_BYTES, EXPANSION * stored):
+            got = f"{values:,} values and {unpacked:,} bytes of `{column.path_in_schema[:60]}` in {stored:,} bytes"
+            raise LattokError(f"{path}: expected no more than its size allows, got {got}. {AGAIN}")
+
+
+def check_rows(path: Path, rows: int, few: int = FEW_ROWS) -> None:
+    """Refuse a claim of more rows than a file of that size holds: what reads it would make room for all of them."""
+    size = path.stat().st_size if path.is_file() else None  # missing: whoever reads it says so
+    if size is not None and rows > max(few, ROWS_PER_BYTE * size):
+        expected = f"at most {ROWS_PER_BYTE * size:,} rows in {size:,} bytes"
+        raise LattokError(f"{path}: expected {expected}, got {rows:,}. {AGAIN}")
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,12 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.captions import captions_of, find_captions
-from lattok.data.common import INDEX_FEATURES, FramesInBlocks, describe, index_column, no_episode
+from lattok.data.common import INDEX_FEATURES, FramesInBlocks, describe, index_column, no_episode, readable
 from lattok.data.schema import Damage, Feature
 from lattok.data.video import decode_at
 from lattok.data.video_times import Schedule, VideoTimes, read_times, schedule
 from lattok.findings import Finding
+from lattok.places import followed, walk
 from lattok.types import Episode
 
 CAMERA = "observation.images.video"
@@ -56,6 +56,8 @@ class VideoFolder(FramesInBlocks):
             checks.positive(fps=fps)
         self._files = _video_files(self.root)
         source = find_captions(self.root) if captions is None else Path(captions)
+        if captions is None and source is not None:
+            followed(self.root, source, str(source))
         written = {} if source is None else captions_of(self._files, source)
         instructions = [written.get(file, _class_of(file)) for file in self._files]
         self.tasks = tuple(dict.fromkeys(instructions))
@@ -143,24 +145,8 @@ def _video_files(root: Path) -> list[str]:
     if not root.is_dir():
         checks.fail("path", "a folder with videos", f"{root}", "Give the folder that holds the files.")
 
-    def refuse(error: OSError) -> None:
-        raise LattokError(
-            f"cannot read {error.filename} ({error.strerror}). Check its permissions, or move it elsewhere."
-        )
-
-    files, entered = [], {os.path.realpath(root)}
-    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
-        candidates, below[:] = sorted(below), []
-        for name in candidates:
-            place = os.path.realpath(os.path.join(folder, name))
-            if not name.startswith(".") and place not in entered:
-                entered.add(place)
-                below.append(name)
-        files += [
-            (Path(folder) / name).relative_to(root).as_posix()
-            for name in names
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
+    found = walk(root, lambda path: path.name.startswith("."), once=True)
+    files = [path.as_posix() for path in found if path.name.lower().endswith(SUFFIXES)]
     if not files:
         checks.fail("path", "a folder with videos (" + ", ".join(SUFFIXES) + ")", f"none in {root}")
     return sorted(files)
@@ -168,7 +154,7 @@ def _video_files(root: Path) -> list[str]:
 
 def _class_of(file: str) -> str:
     """Name of the folder that a file is in, "" at the top."""
-    return Path(file).parent.name
+    return readable(Path(file).parent.name)
 
 
 def _read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, VideoTimes], dict[int, str]]:

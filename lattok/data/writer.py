@@ -28,6 +28,7 @@ from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.data.tables import RollingTables, to_arrow
 from lattok.data.video import CODECS
 from lattok.files import claimed, sync_files, sync_folder, write_json
+from lattok.places import is_file_name
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -107,6 +108,7 @@ class LeRobotWriter:
             checks.fail("root", "a folder that does not exist yet", str(root))
         for key, feature in features.items():
             _check_feature(key, feature)
+        _check_different([key for key, feature in features.items() if feature.dtype == "video"])
         settings = _Settings(robot_type, video_codec, chunk_files, data_file_mb, video_file_mb, encoder_threads)
         writer = cls(root, fps, dict(features), settings)
         writer._begin()
@@ -332,10 +334,20 @@ def _to_nested(values: np.ndarray, shape: tuple[int, ...]) -> pa.Array:
     return nested
 
 
+def _check_different(names: Sequence[str]) -> None:
+    """Each camera has a folder, and some systems do not tell upper case from lower."""
+    same = {name.casefold(): name for name in names}
+    if len(same) < len(names):
+        twice = next(name for name in names if same[name.casefold()] != name)
+        checks.fail("features", "cameras with different names", f"{twice!r} and {same[twice.casefold()]!r}")
+
+
 def _check_feature(key: str, feature: Feature) -> None:
     if "/" in key or not key or key in INDEX_KEYS:
         checks.fail("features", f"keys without '/' and other than LeRobot's own ({', '.join(INDEX_KEYS)})", repr(key))
     checks.one_of(f"features[{key!r}].dtype", feature.dtype, DTYPES)
+    if feature.dtype == "video" and not is_file_name(key):
+        checks.fail("features", "names of cameras that a folder can have", repr(key))
     if feature.dtype in IMAGE_DTYPES and (len(feature.shape) != 3 or feature.shape[2] != 3):
         checks.fail(f"features[{key!r}]", f"shape (H, W, 3) of a camera ({feature.dtype})", repr(feature.shape))
     if feature.dtype not in IMAGE_DTYPES and not 1 <= len(feature.shape) <= 5:

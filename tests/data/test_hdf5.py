@@ -209,9 +209,8 @@ def test_frame_rate(tmp_path: Path):
     silent = {"env_args": json.dumps({"env_name": "Real", "env_kwargs": {}})}
     write_robomimic(tmp_path / "real.hdf5", demos=1, **silent)
     assert RobomimicHDF5(tmp_path / "real.hdf5", fps=15).fps == 15
-    with pytest.raises(
-        LattokError, match='`fps`: expected the control_freq .*real.hdf5 .*, got none. .*real.json with {"d'
-    ):
+    hint = 'Write {"dataset": "real.hdf5", "fps": 20} into a file such as .*real.json'
+    with pytest.raises(LattokError, match=f"`fps`: expected the control_freq .*real.hdf5 .*, got none. {hint}"):
         RobomimicHDF5(tmp_path / "real.hdf5")
     with pytest.raises(LattokError, match="`fps`: expected a number greater than 0, got -1"):
         RobomimicHDF5(tmp_path / "real.hdf5", fps=-1)

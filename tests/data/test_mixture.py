@@ -133,7 +133,7 @@ def test_pairs_without_actions_are_unlabelled_and_the_others_normalised(both):
     assert [pairs.tasks[task] for task in pairs.task_of[[0, 53]]] == ["lift", "push"]
 
 
-def test_mixtures_are_opened_by_name(roots, tmp_path):
+def test_mixtures_are_opened_by_name(roots, tmp_path, monkeypatch):
     first, second = open_mixture([f"{roots[0]}:1", f"{roots[1]}:0.25"])
     assert (first.dataset.name, first.weight, second.dataset.name, second.weight) == ("a", 1.0, "b", 0.25)
     with pytest.raises(
@@ -142,10 +142,11 @@ def test_mixtures_are_opened_by_name(roots, tmp_path):
         open_mixture([f"{roots[0]}:1", f"{roots[0]}:2"])
     described = tmp_path / "again.json"
     described.write_text(json.dumps({"dataset": str(roots[0]), "name": "again"}))
+    monkeypatch.setenv("LATTOK_DATA", str(roots[0].parent))
     assert open_mixture([f"{roots[0]}:1", f"{described}:2"])[1].dataset.name == "again"
 
 
-def test_datasets_whose_actions_differ_are_refused_with_the_way_out(both, tmp_path):
+def test_datasets_whose_actions_differ_are_refused_with_the_way_out(both, tmp_path, monkeypatch):
     assert same_actions(both, "action") == ("x", "y", "z")
     with pytest.raises(
         LattokError, match=r"`mix`: expected the actions of a \(x, y, z\) in every dataset, got 0, 1 in c"
@@ -160,6 +161,7 @@ def test_datasets_whose_actions_differ_are_refused_with_the_way_out(both, tmp_pa
     assert same_actions(spoken, "action") == ("x", "y", "z")
     with pytest.raises(LattokError, match=r"of another action space in d. In description files"):
         same_actions([spoken[0], declare(other, {"action": closed})], "action")
+    monkeypatch.setenv("LATTOK_DATA", str(both[1].root.parent))
     file = tmp_path / "converted.json"
     views = {"action_space": {"action": closed}, "actions": {"as": plane}, "cameras": {"top": "wrist"}}
     file.write_text(json.dumps({"dataset": str(both[1].root), **views}))

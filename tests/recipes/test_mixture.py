@@ -112,7 +112,8 @@ METRES, CENTIMETRES = [{"part": "position"}], [{"part": "position", "scale": 0.0
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_a_run_does_not_go_on_from_an_edited_description_file(mixed, roots, tmp_path):
+def test_a_run_does_not_go_on_from_an_edited_description_file(mixed, roots, tmp_path, monkeypatch):
+    monkeypatch.setenv("LATTOK_DATA", str(roots["b"].parent))
     file, short = tmp_path / "b.json", {**OPTIONS, "steps": 2}
     spaces = {"action_space": {"action": METRES}, "actions": {"as": METRES}}
     described = {"dataset": str(roots["b"]), "name": "b", **spaces}
@@ -285,9 +286,10 @@ def test_video_without_actions_joins_a_latent_action_model(roots, tmp_path):
     assert for_dataset(whole, open_dataset(roots["c"]).name) is whole
 
 
-def test_what_a_mixture_of_videos_needs(roots, tmp_path):
+def test_what_a_mixture_of_videos_needs(roots, tmp_path, monkeypatch):
     with pytest.raises(LattokError, match="`action_key`: expected a column of c, or labelled_fraction=0 for video"):
         lattok.train(lam(roots, tmp_path / "none", mix=mix(roots, c=1.0)))
+    monkeypatch.setenv("LATTOK_DATA", str(roots["c"].parent))
     described = tmp_path / "one.json"
     described.write_text(json.dumps({"dataset": str(roots["c"]), "name": "one", "cameras": ["wrist"]}))
     mixed = (*mix(roots, a=1.0), f"{described}:1.0")

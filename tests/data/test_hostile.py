@@ -1,0 +1,310 @@
+"""Datasets made to harm: they are refused in one line, and nothing outside of them is read or written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lattok.annotation import annotate
+from lattok.checks import LattokError
+from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset, with_labels
+from tests.annotation.fakes import FakeTokenizer
+from tests.conftest import write_dataset
+
+MODELS = {"tok": FakeTokenizer()}
+
+
+def edit_info(root: Path, **fields: Any) -> None:
+    path = root / "meta" / "info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def use(root: Path, out: Path) -> None:
+    """Everything that a user does with a dataset of somebody else."""
+    dataset = open_dataset(root)
+    inspect_dataset(dataset).render()
+    annotate(dataset, MODELS, out / "annotated")
+    export(dataset, out / "exported")
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A dataset whose data file lies outside of it, where something valuable has that name."""
+    root = write_dataset(tmp_path / "theirs" / "dataset", [12, 15], cameras=False)
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    shutil.move(root / "data" / "chunk-000" / "file-000.parquet", tmp_path / "mine" / "data" / "victim.parquet")
+    (tmp_path / "mine" / "secret.txt").write_text("theirs to read?")
+    return root
+
+
+@pytest.mark.parametrize("up", ["../../mine/data/victim.parquet", "data/../../../mine/data/victim.parquet", None])
+def test_a_data_path_that_leads_out_is_refused_and_no_file_changes(hostile, tmp_path, up):
+    """`annotate` used to write its columns into that file."""
+    edit_info(hostile, data_path=up or str(tmp_path / "mine" / "data" / "victim.parquet"))
+    before = snapshot(tmp_path / "mine")
+    with pytest.raises(LattokError, match=r"meta/info.json: `data_path`: expected a path below .*dataset, got '"):
+        use(hostile, tmp_path / "out")
+    assert snapshot(tmp_path / "mine") == before
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_a_data_file_that_is_a_link_to_somewhere_else_is_refused(hostile, tmp_path, linked):
+    if linked == "file":
+        target = tmp_path / "mine" / "data" / "victim.parquet"
+        (hostile / "data" / "chunk-000" / "file-000.parquet").symlink_to(target)
+    else:
+        shutil.rmtree(hostile / "data")
+        (hostile / "data").symlink_to(tmp_path / "mine" / "data")
+        edit_info(hostile, data_path="data/victim.parquet")
+    before = snapshot(tmp_path / "mine")
+    with pytest.raises(LattokError, match=r"`data_path`: expected a path below .*, but .* leads to .*victim.parquet"):
+        use(hostile, tmp_path / "out")
+    assert snapshot(tmp_path / "mine") == before
+
+
+@pytest.mark.parametrize("place", ["meta/notes.txt", "notes.txt", "extra", "videos/notes.txt", "meta/stats.json"])
+def test_links_to_other_files_are_not_copied_into_what_people_publish(tmp_path, place):
+    root = write_dataset(tmp_path / "theirs", [12, 15], cameras=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "secret.json").write_text('{"password": 1}')
+    (root / place).parent.mkdir(exist_ok=True)
+    (root / place).unlink(missing_ok=True)
+    (root / place).symlink_to(tmp_path / "mine" / ("" if place == "extra" else "secret.json"))
+    with pytest.raises(LattokError, match=f"{place}: expected a path below .*, but .* leads to .*mine"):
+        annotate(open_dataset(root), MODELS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / ".out.partial").exists()
+
+
+def test_links_within_a_dataset_are_copied_and_loops_end(tmp_path):
+    root = write_dataset(tmp_path / "theirs", [12, 15], cameras=False)
+    (root / "README.md").write_text("read")
+    (root / "meta" / "README.md").symlink_to("../README.md")
+    for name in ("self", "meta/up"):
+        (root / name).symlink_to("." if name == "self" else "..")
+    out = annotate(open_dataset(root), MODELS, tmp_path / "out")
+    assert (out / "meta" / "README.md").read_text() == "read"
+    assert not any(path.is_symlink() for path in out.rglob("*"))
+    assert not (out / "self").exists()
+
+
+def test_a_dataset_in_the_cache_of_the_hub_is_read_and_copied(tmp_path):
+    """There every file of a snapshot is a link to a blob of its repository."""
+    plain = write_dataset(tmp_path / "plain", [12, 15])
+    blobs, snapshot_ = (tmp_path / "datasets--a--b" / name for name in ("blobs", "snapshots/6f5e"))
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(path for path in plain.rglob("*") if path.is_file())):
+        place = snapshot_ / path.relative_to(plain)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, blobs / str(number))
+        place.symlink_to(
+            Path(*[".."] * len(place.relative_to(snapshot_.parent.parent).parts[:-1])) / "blobs" / str(number)
+        )
+    out = annotate(open_dataset(snapshot_), MODELS, tmp_path / "out")
+    again = annotate(open_dataset(plain, name="6f5e"), MODELS, tmp_path / "again")
+    assert sorted(snapshot(out).values()) == sorted(snapshot(again).values())
+
+
+@pytest.mark.parametrize("field", ["data_path", "video_path"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        *("{chunk_index:09000000000d}", "{chunk_index.__class__}", "{file_index!r}", "{chunk_index:{file_index}d}"),
+        *("{0}", "{", "a\\..\\..\\b", "meta/../../x", "/dev/zero", "~root/../../x"),
+    ],
+)
+def test_templates_are_plain(tmp_path, field, template):
+    """`str.format` made nine gigabytes of the first one."""
+    root = write_dataset(tmp_path / "theirs", [12, 15])
+    edit_info(root, **{field: template})
+    with pytest.raises(LattokError, match=f"info.json: `{field}`: expected a path "):
+        open_dataset(root)
+
+
+@pytest.mark.parametrize("template", ["meta/tasks.parquet", "meta/{chunk_index}{file_index}.parquet"])
+def test_data_lies_outside_of_meta(tmp_path, template):
+    root = write_dataset(tmp_path / "theirs", [12, 15], cameras=False)
+    edit_info(root, data_path=template)
+    with pytest.raises(LattokError, match="`data_path`: expected a path outside of meta/"):
+        open_dataset(root)
+
+
+def test_files_have_paths_of_their_own(tmp_path):
+    """Episodes of all files but the last were lost without a word."""
+    root = write_dataset(tmp_path / "theirs", [12, 15, 9], data_file_mb=0.0001, cameras=False)
+    edit_info(root, data_path="data/chunk-000/file-000.parquet")
+    with pytest.raises(LattokError, match="`data_path`: expected a path for each file, got file-000.parquet for sever"):
+        open_dataset(root)
+    root = write_dataset(tmp_path / "cameras", [12])
+    edit_info(root, video_path="videos/observation.images.front/chunk-000/file-000.mp4")
+    with pytest.raises(LattokError, match="`video_path`: expected a path for each camera, got one for several"):
+        open_dataset(root)
+
+
+def rename_camera(root: Path, name: str) -> None:
+    path = root / "meta" / "info.json"
+    path.write_text(path.read_text().replace("observation.images.front", name.replace("\\", "\\\\")))
+    for path in (root / "meta" / "episodes").rglob("*.parquet"):
+        table = pq.read_table(path)
+        names = [column.replace("observation.images.front", name) for column in table.column_names]
+        pq.write_table(table.rename_columns(names), path)
+
+
+@pytest.mark.parametrize("name", ["..", "../../mine", "a/b", "a\\..\\b", " ", "C:x"])
+def test_cameras_have_names_of_folders(tmp_path, name):
+    root = write_dataset(tmp_path / "theirs", [12])
+    rename_camera(root, name)
+    with pytest.raises(LattokError, match="info.json: feature '.*': expected a name that a folder can have"):
+        open_dataset(root)
+
+
+@pytest.mark.parametrize("names", [[".."], ["a\\b"], ["Front", "front"], ["a" * 201]])
+def test_cameras_are_written_under_names_of_folders(tmp_path, names):
+    features = {name: Feature("video", (8, 8, 3), None) for name in names}
+    with pytest.raises(LattokError, match="`features`: expected (names of cameras that a folder|cameras with diff)"):
+        LeRobotWriter.create(tmp_path / "new", 10, features)
+    assert not list(tmp_path.iterdir())
+
+
+def with_cells(root: Path, cells: list[dict[str, Any]]) -> Path:
+    """The dataset with a camera whose images stand in the data file."""
+    path = root / "data" / "chunk-000" / "file-000.parquet"
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(pq.read_table(path).append_column("observation.images.top", pa.array(cells, kind)), path)
+    info = json.loads((root / "meta" / "info.json").read_text())
+    info["features"]["observation.images.top"] = {"dtype": "image", "shape": [8, 8, 3], "names": None}
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    return root
+
+
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+def header(width: int, height: int) -> tuple[bytes, bytes]:
+    return b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+
+
+PIXELS = (b"IDAT", zlib.compress((b"\0" + b"\x80" * 24) * 8))
+END = (b"IEND", b"")
+SOUND = png(header(8, 8), PIXELS, END)
+BOMB = zlib.compress(bytes(80 * 2**20), 9)
+CELLS = {
+    "a header of 3.6 gigapixels": {"bytes": png(header(60_000, 60_000), PIXELS, END)},
+    "a header of 60 megapixels": {"bytes": png(header(10_000, 6_000), PIXELS, END)},
+    "a text that unpacks to 80 MB": {"bytes": png(header(8, 8), (b"iTXt", b"a\0\1\0\0\0" + BOMB), PIXELS, END)},
+    "a profile that unpacks to 80 MB": {"bytes": png(header(8, 8), (b"iCCP", b"a\0\0" + BOMB), PIXELS, END)},
+    "no image": {"bytes": b"GIF89a"},
+    "a path with NUL": {"path": "a\0b"},
+    "a device": {"path": "/dev/zero"},
+    "a path that leads out": {"path": "../secret.png"},
+    "a folder": {"path": "meta"},
+    "a path that is too long": {"path": "a" * 5000},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_images_that_harm_are_damage_of_their_episode(tmp_path, kind):
+    """`skip_damaged` leaves the episode out; the pictures used to end in tracebacks, or in no end at all."""
+    empty = {"bytes": None, "path": None}
+    cells = [{**empty, "bytes": SOUND}] * 5 + [empty | CELLS[kind]] + [{**empty, "bytes": SOUND}] * 4
+    (tmp_path / "secret.png").write_bytes(SOUND)
+    dataset = open_dataset(with_cells(write_dataset(tmp_path / "theirs", [4, 3, 3], cameras=False), cells))
+    assert dataset.frames(0).max() == 128
+    with pytest.raises(LattokError, match="file-000.parquet: `observation.images.top` of episode 1, frame 1"):
+        dataset.frames(1)
+    for images in ("auto", "video"):
+        with pytest.raises(LattokError, match="`?observation.images.top`?.* frame 1"):
+            export(dataset, tmp_path / "out", images=images)
+        done = export(dataset, tmp_path / f"out-{images}", images=images, skip_damaged=True, video_codec="h264")
+        assert done.episodes == (0, 2)
+        assert [damage.episode_index for damage in done.left_out] == [1]
+
+
+def test_images_beside_the_table_are_read_within_the_dataset(tmp_path):
+    cells = [{"bytes": None, "path": "images/a.png"}] * 4
+    root = with_cells(write_dataset(tmp_path / "theirs", [4], cameras=False), cells)
+    (root / "images").mkdir()
+    (root / "images" / "a.png").write_bytes(SOUND)
+    assert open_dataset(root).frames(0).shape == (4, 1, 8, 8, 3)
+
+
+def test_rows_that_no_file_of_that_size_holds_are_not_made_room_for(tmp_path):
+    """A column of one value takes a few bytes, whatever number of rows it claims."""
+    root = write_dataset(tmp_path / "theirs", [12], cameras=False)
+    path = root / "data" / "chunk-000" / "file-000.parquet"
+    pq.write_table(pa.table({"episode_index": np.zeros(2**27, dtype=np.int64)}), path, compression="zstd")
+    assert path.stat().st_size < 2**20
+    with pytest.raises(LattokError, match=r"file-000.parquet: expected at most .* rows in .* bytes, got 134,217,728"):
+        open_dataset(root).columns(0, ["action"])
+
+
+def test_episodes_that_no_file_of_that_size_holds(tmp_path):
+    root = write_dataset(tmp_path / "theirs", [12], cameras=False)
+    (path,) = (root / "meta" / "episodes").rglob("*.parquet")
+    row = pq.read_table(path).to_pylist()[0] | {"length": 2**30}
+    pq.write_table(pa.Table.from_pylist([row]), path)
+    edit_info(root, total_frames=2**30)
+    with pytest.raises(LattokError, match=r"file-000.parquet: expected at most .* rows in .* bytes, got 1,073,741,824"):
+        open_dataset(root)
+
+
+@pytest.mark.parametrize("shape", [[2**20, 2**20], [2] * 9, [2**31]])
+def test_features_of_absurd_shapes(tmp_path, shape):
+    root = write_dataset(tmp_path / "theirs", [12], cameras=False)
+    features = json.loads((root / "meta" / "info.json").read_text())["features"]
+    edit_info(root, features=features | {"action": {"dtype": "float32", "shape": shape}})
+    with pytest.raises(LattokError, match="feature `action`: expected dtype and shape"):
+        open_dataset(root)
+
+
+def test_a_description_leads_downwards(tmp_path, monkeypatch):
+    write_dataset(tmp_path / "mine", [12], cameras=False)
+    (tmp_path / "theirs").mkdir()
+    file = tmp_path / "theirs" / "arm.json"
+    for target in ("../mine", str(tmp_path / "mine")):
+        file.write_text(json.dumps({"dataset": target}))
+        with pytest.raises(
+            LattokError, match=r"`dataset` of `.*arm.json`: expected a path below .*theirs, .*LATTOK_DATA="
+        ):
+            open_dataset(file)
+    monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "mine"))
+    assert len(open_dataset(file).episodes) == 1
+
+
+def test_labels_beside_a_dataset_are_files_of_their_folder(tmp_path):
+    from tests.data.rlds_sample import write_rlds
+
+    dataset = open_dataset(write_rlds(tmp_path / "toy", [4, 6]), fps=5)
+    labels = annotate(dataset, MODELS, tmp_path / "labels")
+    file = labels / "labels" / "file-000.parquet"
+    shutil.move(file, tmp_path / "elsewhere.parquet")
+    file.symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(LattokError, match="file-000.parquet: expected a path below .*labels, but .* leads to"):
+        with_labels(dataset, labels)
+
+
+def test_frame_indices_given_as_cameras(sample):
+    with pytest.raises(
+        LattokError, match=r"`cameras`: expected names of cameras, got array\(\[0, 1, 2\]\).*None, indices"
+    ):
+        sample.frames(0, np.arange(3))
