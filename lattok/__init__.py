@@ -63,7 +63,10 @@ def __getattr__(name: str) -> Any:
     if name == "convert":  # a module, used as it is: lattok.convert.p2t_action_vq(...)
         return import_module("lattok.convert")
     if name not in _HOMES:
-        raise AttributeError(f"module 'lattok' has no attribute {name!r}")
+        from lattok.checks import did_you_mean
+
+        hint = "" if name.startswith("_") else did_you_mean(name, _HOMES)
+        raise AttributeError(f"module 'lattok' has no attribute {name!r}" + (f". {hint}" if hint else ""))
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

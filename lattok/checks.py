@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -69,7 +70,7 @@ def one_of(name: str, value: Any, options: Iterable[Any]) -> None:
     """`value` must be one of `options`."""
     options = list(options)
     if value not in options:
-        fail(name, "one of " + ", ".join(map(str, options)), repr(value))
+        fail(name, "one of " + ", ".join(map(str, options)), repr(value), did_you_mean(value, options))
 
 
 def rank(name: str, array: Any, dims: str) -> None:
@@ -95,7 +96,8 @@ def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
     """Every given key must be known."""
     unknown = sorted(set(given) - set(known))
     if unknown:
-        fail(name, "names among " + ", ".join(sorted(known)), ", ".join(unknown))
+        hints = [hint for word in unknown if (hint := did_you_mean(word, known))]
+        fail(name, "names among " + ", ".join(sorted(known)), ", ".join(map(str, unknown)), " ".join(hints))
 
 
 # a brace that stands for itself, a field, or a brace that is neither
@@ -128,6 +130,41 @@ def plain_format(template: str, /, **values: str | int) -> str:
         return format(values[name], form or "")
 
     return _PLAIN.sub(fill, template)
+
+
+ELSEWHERE = {  # what other libraries call it
+    "epochs": "steps",
+    "output_dir": "out",
+    "repo_id": "dataset",
+    "gradient_accumulation_steps": "accumulate",
+    "mixed_precision": "precision",
+    "max_grad_norm": "clip_norm",
+    "chunk_size": "horizon",
+    "lr_scheduler": "schedule",
+}
+
+
+def did_you_mean(word: Any, known: Iterable[Any]) -> str:
+    """The hint "Did you mean lr?" for learning_rate, LR, or the like; "" where nothing known resembles the word."""
+    if not isinstance(word, str) or not word:
+        return ""
+    names = {_plain(name): name for name in map(str, known)}
+    plain = _plain(word)
+    close = difflib.get_close_matches(plain, names, n=1, cutoff=0.7)
+    short = [name for name in names if "_" in name and _initials(name) == plain]
+    part = [name for name in names if (len(plain) > 2 and plain in name) or name in plain.split("_")]
+    for name in (plain, ELSEWHERE.get(plain), *close, _initials(plain) * ("_" in plain), *short, *part):
+        if name in names:
+            return f"Did you mean {names[name]}?"
+    return ""
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def _initials(name: str) -> str:
+    return "".join(part[0] for part in name.split("_") if part)
 
 
 _STRIDE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s?)")

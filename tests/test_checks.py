@@ -1,59 +1,50 @@
-"""Checks that everything shares."""
-
-from __future__ import annotations
+"""Hints in errors: the name that somebody probably meant."""
 
 import pytest
 
-from lattok.checks import LattokError, plain_format
+import lattok
+from lattok import LattokError
+from lattok.checks import did_you_mean, known_keys, one_of
+
+OPTIONS = ("lr", "steps", "batch_size", "horizon", "dim", "codebook_size", "hidden", "log_every", "seed", "schedule")
 
 
 @pytest.mark.parametrize(
-    "template",
+    ("word", "meant"),
     [
-        "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        "{video_key}/{chunk_index:d}-{file_index}.mp4",
-        "{{{video_key}}} {{}} {file_index:2d}|{file_index:02d}",
-        "no field at all",
-        "",
+        ("learning_rate", "lr"),
+        ("LR", "lr"),
+        ("bs", "batch_size"),
+        ("batchsize", "batch_size"),
+        ("batch-size", "batch_size"),
+        ("num_steps", "steps"),
+        ("epochs", "steps"),
+        ("codebok_size", "codebook_size"),
+        ("zzz", None),
+        ("n", None),
+        ("", None),
+        (7, None),
     ],
 )
-def test_plain_fields_are_filled_as_python_fills_them(template: str):
-    values: dict[str, str | int] = {"video_key": "observation.images.top", "chunk_index": 7, "file_index": 1234}
-    assert plain_format(template, **values) == template.format(**values)
+def test_a_name_that_is_nearly_known_is_named(word, meant):
+    assert did_you_mean(word, OPTIONS) == (f"Did you mean {meant}?" if meant else "")
 
 
-def test_a_value_is_never_read_as_a_template():
-    assert plain_format("<{a}>", a="{b:099d} }{") == "<{b:099d} }{>"
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{n:09000000000d}",
-        "{n:100d}",
-        "{name:9999999999}",
-        "{name:03d}",
-        "{n:{n}d}",
-        "{n.real}",
-        "{n.__class__.__mro__}",
-        "{name[0]}",
-        "{n!r}",
-        "{n:x}",
-        "{n:,}",
-        "{n:\u0663d}",
-        "{0}",
-        "{}",
-        "{other}",
-        "{n",
-        "n}",
-        "{{n}",
-        "{name}" * 1000,
-        None,
-        7,
-        ["{n}"],
-    ],
-)
-def test_anything_but_plain_fields_is_refused(template: object):
-    """`str.format` fills memory or looks into objects with most of these."""
-    with pytest.raises(LattokError, match=r"expected text with \{name\}, \{n\} at most.*, got .{1,100}\.$"):
-        plain_format(template, name="x", n=3)  # type: ignore[arg-type]
+def test_options_presets_and_names_of_the_package_say_what_was_meant(tmp_path):
+    recipe = lattok.ActionVQRecipe
+    with pytest.raises(LattokError, match=r"got learning_rate\. Did you mean lr\?"):
+        recipe.from_preset("data", tmp_path, "quick", learning_rate=1e-3)
+    with pytest.raises(LattokError, match=r"`preset`: .* got 'quikc'\. Did you mean quick\?"):
+        recipe.from_preset("data", tmp_path, "quikc")
+    with pytest.raises(LattokError, match=r"got batchsize, lerning_rate\. Did you mean batch_size\? Did you mean lr\?"):
+        recipe.from_preset("data", tmp_path, "quick", lerning_rate=1, batchsize=3)
+    for name, meant in (("ActionVQ", "P2TActionVQ"), ("ImageLam", "ImageLAM"), ("opendataset", "open_dataset")):
+        with pytest.raises(AttributeError, match=rf"has no attribute '{name}'\. Did you mean {meant}\?"):
+            getattr(lattok, name)
+    assert not hasattr(lattok, "__wrapped__")
+    with pytest.raises(AttributeError, match="has no attribute 'frobnicate'$"):
+        _ = lattok.frobnicate
+    with pytest.raises(LattokError, match="got 'nothing like it'.$"):
+        one_of("x", "nothing like it", ("a", "b"))
+    with pytest.raises(LattokError, match="got quux.$"):
+        known_keys("x", {"quux": 1}, ["a", "b"])

@@ -21,9 +21,22 @@ ROOT = Path(lattok.__file__).parent
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"types", "checks", "files", "places", "findings", "signals"}),
     frozenset(
-        {"nn", "quantize", "normalize", "hub", "keymap", "runlog", "checkpoints", "codebooks", "training", "graphs"}
+        {
+            "nn",
+            "quantize",
+            "normalize",
+            "hub",
+            "arrays",
+            "keymap",
+            "runlog",
+            "checkpoints",
+            "codebooks",
+            "training",
+            "graphs",
+        }
     ),
     frozenset({"data", "action_vq", "image_lam", "backbones"}),
+    frozenset({"labellers"}),
     frozenset({"evaluation", "annotation", "vla", "sim"}),
     frozenset({"recipes", "convert", "loading", "cli", "demo", "doctor"}),
 )

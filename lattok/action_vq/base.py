@@ -21,15 +21,16 @@ from lattok import checks
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.constrain import CodeConstraint, Grammar, SlotGrammar
 from lattok.action_vq.errors import ErrorReport, compare
-from lattok.action_vq.inputs import Arrays, as_codes, as_tensor, full_mask, join_chunks
+from lattok.action_vq.inputs import Arrays, as_codes, full_mask, join_chunks
 from lattok.action_vq.repair import Repaired, held_from_neighbours
+from lattok.arrays import Values, as_tensor, like
 from lattok.hub import HubModel
 from lattok.nn import same_precision
 from lattok.normalize import Normalizer, Unchosen
 from lattok.signals import Interrupted, restated
 from lattok.training import LoopOptions, SeededBatches
 from lattok.training import fit as run_loop
-from lattok.types import ActionBatch, LatentActions
+from lattok.types import ActionBatch, LatentActions, LossTerms
 
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
 
@@ -78,7 +79,7 @@ class ChunkTokenizer(HubModel, ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, chunks: Arrays, valid: Tensor | None = None, **options: Any) -> Self:
+    def fit(cls, chunks: Arrays, valid: Values | None = None, **options: Any) -> Self:
         """A tokenizer fitted to chunks [N, H, m] in physical units, or to a list of such arrays."""
 
     @abstractmethod
@@ -119,7 +120,7 @@ class ChunkTokenizer(HubModel, ABC):
         chosen.choose_normalizer()
         return chosen
 
-    def add_dataset(self, name: str, actions: Tensor | np.ndarray) -> None:
+    def add_dataset(self, name: str, actions: Values) -> None:
         """Fit a normaliser for one more dataset to its actions [N, m], in physical units; it is saved with the others.
 
         The codes stay: how well they suit the dataset is for `lattok evaluate` to say.
@@ -138,9 +139,21 @@ class ChunkTokenizer(HubModel, ABC):
         tensors, own = super().saved_tensors(), len(self.normalizers) > 0
         return {name: tensor for name, tensor in tensors.items() if not (own and name.startswith("normalizer."))}
 
+    def forward(self, batch: ActionBatch) -> LossTerms:
+        """Loss terms of a batch, where a family trains by gradients; using a tokenizer has calls of its own."""
+        expected = "an ActionBatch to train on"
+        if type(self).forward is ChunkTokenizer.forward:
+            expected = f"no call: {type(self).__name__} has no loss"
+        hint = "Call tokenizer.encode(chunks) for codes, tokenizer.decode(codes) for chunks."
+        return checks.fail("batch", expected, type(batch).__name__, hint)
+
+    @overload
+    def encode(self, chunks: np.ndarray, valid: Values | None = None) -> np.ndarray: ...
+    @overload
+    def encode(self, chunks: Tensor | list[Any], valid: Values | None = None) -> Tensor: ...
     @torch.no_grad()
-    def encode(self, chunks: Tensor | np.ndarray, valid: Tensor | None = None) -> Tensor:
-        """Chunks [B, H, m] in physical units to codes int64 [B, P].
+    def encode(self, chunks: Any, valid: Values | None = None) -> Any:
+        """Chunks [B, H, m] in physical units to codes int64 [B, P]: arrays in, arrays out; tensors and lists, tensors.
 
         Shorter chunks, and steps where `valid` ([B, H], or [B, H, m] with dimensions that a robot does not have) is
         false, repeat the last valid action (P2T A.2). Longer chunks, another m or non-finite numbers raise
@@ -148,12 +161,16 @@ class ChunkTokenizer(HubModel, ABC):
         """
         actions, inside = self._prepare(chunks, valid)
         with self._inference():
-            return self._encode(actions, inside)
+            return like(chunks, self._encode(actions, inside))
 
     @overload
-    def decode(self, codes: Tensor, return_info: Literal[False] = False) -> Tensor: ...
+    def decode(self, codes: np.ndarray, return_info: Literal[False] = False) -> np.ndarray: ...
     @overload
-    def decode(self, codes: Tensor, return_info: Literal[True]) -> tuple[Tensor, DecodeInfo]: ...
+    def decode(self, codes: Tensor | list[Any], return_info: Literal[False] = False) -> Tensor: ...
+    @overload
+    def decode(self, codes: np.ndarray, return_info: Literal[True]) -> tuple[np.ndarray, DecodeInfo]: ...
+    @overload
+    def decode(self, codes: Tensor | list[Any], return_info: Literal[True]) -> tuple[Tensor, DecodeInfo]: ...
     @torch.no_grad()
     def decode(self, codes: Any, return_info: bool = False) -> Any:
         """Codes, any integers [B, L] or a list of rows, to chunks [B, H, m] in physical units. Nothing is refused.
@@ -168,17 +185,19 @@ class ChunkTokenizer(HubModel, ABC):
         if notes:
             chunks = self._hold(chunks, missing)
         if not return_info:
-            return chunks
+            return like(codes, chunks)
         notes = notes or [""] * len(rows)
-        return chunks, DecodeInfo(torch.tensor([bool(note) for note in notes], dtype=torch.bool), tuple(notes))
+        info = DecodeInfo(torch.tensor([bool(note) for note in notes], dtype=torch.bool), tuple(notes))
+        return like(codes, (chunks, info))
 
     @torch.no_grad()
-    def latent_actions(self, chunks: Tensor, valid: Tensor | None = None) -> LatentActions:
+    def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
         """Like `encode`, with latents and quantized: here the normalised chunk and its decoding, [B, 1, H*m]."""
         actions, inside = self._prepare(chunks, valid)
         with self._inference():
             codes = self._encode(actions, inside)
-            return LatentActions(codes, actions.flatten(1)[:, None], self._decode(codes).flatten(1)[:, None])
+            latents, quantized = actions.flatten(1)[:, None], self._decode(codes).flatten(1)[:, None]
+            return like(chunks, LatentActions(codes, latents, quantized))
 
     def grammar(self) -> Grammar:
         """Which code rows decode without repair."""
@@ -189,7 +208,7 @@ class ChunkTokenizer(HubModel, ABC):
         return CodeConstraint(self.grammar(), first_token_id, eos_token_id, prompt_length)
 
     @torch.no_grad()
-    def error_report(self, chunks: Tensor | np.ndarray, valid: Tensor | None = None) -> ErrorReport:
+    def error_report(self, chunks: Values, valid: Values | None = None) -> ErrorReport:
         """Errors of decoding the codes of `chunks` [N, H, m], in their own units, with the worst case."""
         chunks = as_tensor("chunks", chunks)
         valid = full_mask(chunks, valid)
@@ -208,7 +227,7 @@ class ChunkTokenizer(HubModel, ABC):
         return 0.0
 
     @classmethod
-    def _from_chunks(cls, chunks: Arrays, valid: Tensor | None, options: dict[str, Any]) -> tuple[Self, ActionBatch]:
+    def _from_chunks(cls, chunks: Arrays, valid: Values | None, options: dict[str, Any]) -> tuple[Self, ActionBatch]:
         """A new tokenizer for `chunks` with its normaliser fitted to their valid entries; and the chunks, joined."""
         batch = join_chunks(chunks, valid)
         if not len(batch.chunks):
@@ -216,9 +235,9 @@ class ChunkTokenizer(HubModel, ABC):
         steps, dims = batch.chunks.shape[1:]
         given = options.pop("action_dim", dims)
         checks.size("action_dim", "action dimensions", dims, given, "It follows from the chunks.")
-        if options.get("horizon", steps) < steps:
-            hint = "Cut longer chunks into windows."
-            checks.fail("horizon", f"at least the {steps} steps of the chunks", options["horizon"], hint)
+        if options.get("horizon", steps) != steps:
+            hint = "Cut longer chunks into windows; of steps that no chunk has nothing can be learnt."
+            checks.fail("horizon", f"the {steps} steps of the chunks", options["horizon"], hint)
         checks.known_keys("options", options, [f.name for f in fields(cls.config_class) if f.name != "normalizers"])
         model = cls(cls.config_class(**{"horizon": steps, **options}, action_dim=dims))
         rows, mask = (part.flatten(0, 1) for part in batch)
@@ -242,7 +261,7 @@ class ChunkTokenizer(HubModel, ABC):
                 raise restated(stop, text) from None
         return self.cpu().eval()
 
-    def _prepare(self, chunks: Tensor | np.ndarray, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _prepare(self, chunks: Values, valid: Values | None) -> tuple[Tensor, Tensor]:
         """Check, pad by the last valid action and normalise: actions and mask [B, H, m]; what is not there is 0."""
         chunks = as_tensor("chunks", chunks)
         self._check_shape(chunks)

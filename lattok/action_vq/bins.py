@@ -16,6 +16,7 @@ from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.repair import Repaired, examine, held_from_neighbours
+from lattok.arrays import Values
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class UniformBins(ChunkTokenizer):
         return self.horizon * self.action_dim
 
     @classmethod
-    def fit(cls, chunks: Arrays, valid: Tensor | None = None, *, seed: int = 0, **options: Any) -> Self:
+    def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
         """Take the range of each dimension from chunks [N, H, m] in physical units, or a list of such arrays.
 
         Nothing is random; `seed` is there so that all families are called alike.

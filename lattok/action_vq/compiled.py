@@ -101,28 +101,30 @@ class CompiledTokenizer:
         return self._plain.tokens_per_chunk
 
     def encode(self, chunks: Values, valid: Any = None) -> Values:
-        """Chunks [B, H, m] in physical units to codes int64 [B, H]: a tensor for a tensor, an array for an array."""
-        is_tensor = isinstance(chunks, Tensor)
-        array = _single_precision(chunks) if is_tensor or isinstance(chunks, np.ndarray) else None
+        """Chunks [B, H, m] in physical units to codes int64 [B, H]: arrays in, arrays out."""
+        if isinstance(chunks, Tensor):
+            plain = chunks.layout is torch.strided and chunks.device.type != "meta" and not chunks.is_quantized
+        else:
+            plain = chunks.__class__ is np.ndarray
+        array = _single_precision(chunks) if plain else None
         if array is None or array.shape[1:] != self._shape or valid is not None:
             codes = self._codes_of_unusual(chunks, valid)
         else:
             codes, finite = self._codes(array, self._shift)
             if not finite:
                 self._plain._prepare(chunks, None)  # raises
-        return torch.from_numpy(codes) if is_tensor else codes  # pyright: ignore
+        return codes if isinstance(chunks, np.ndarray) else torch.from_numpy(codes)  # pyright: ignore
 
     def decode(self, codes: Any, return_info: bool = False) -> Any:
         """Any integers [B, L] to chunks [B, H, m], as the plain tokenizer decodes and repairs them."""
         if self.table is not None and not return_info:
-            readable = isinstance(codes, Tensor) and codes.is_cpu and not codes.is_floating_point()
+            readable = isinstance(codes, Tensor) and codes.is_cpu and codes.layout is torch.strided
+            readable = readable and not (codes.is_floating_point() or codes.is_quantized)
             legal = self._legal(codes.numpy() if readable else codes)
             if legal is not None:
                 chunks = self.table.take(legal, 0)
                 return torch.from_numpy(chunks) if isinstance(codes, Tensor) else chunks
-        decoded, info = self._plain.decode(codes, return_info=True)
-        values = decoded.numpy() if isinstance(codes, np.ndarray) else decoded
-        return (values, info) if return_info else values
+        return self._plain.decode(codes, return_info=return_info)
 
     def _legal(self, codes: Any) -> NDArray[np.int64] | None:
         """Codes int64 [B, H] if they all are 0..K-1, else None; seen as unsigned, a negative number is a huge one."""
@@ -179,7 +181,7 @@ def _single_precision(values: Any) -> Array | None:
         return (values if values.dtype == torch.float32 and values.is_cpu else values.to("cpu", torch.float32)).numpy()
     if values.dtype == _FLOAT32:
         return values
-    if values.dtype.kind not in "fiu":
+    if values.dtype.kind not in "fiu" or values.dtype.itemsize > 8:
         return None
     with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused
         return values.astype(np.float32)

@@ -26,6 +26,7 @@ from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.grammar import CoefficientGrammar
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.repair import Repaired
+from lattok.arrays import Values
 from lattok.hub import CONFIG, download
 from lattok.normalize import read_statistics
 
@@ -93,7 +94,7 @@ class FAST(ChunkTokenizer):
         return self._bpe
 
     @classmethod
-    def fit(cls, chunks: Arrays, valid: Tensor | None = None, *, seed: int = 0, **options: Any) -> Self:
+    def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
         """Learn a vocabulary from chunks [N, H, m] in physical units, or a list of such arrays.
 
         Coefficients up to four times as large as those seen can be written, +-960 at most; `error_report` says how many

@@ -24,6 +24,7 @@ from lattok.action_vq.coarse import CoarseToFine
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.synthetic import with_synthetic
+from lattok.arrays import Values
 from lattok.types import ActionBatch, LossTerms
 
 MOST_BITS = 16  # per component
@@ -123,7 +124,7 @@ class FSQ(CoarseToFine):
     def fit(
         cls,
         chunks: Arrays,
-        valid: Tensor | None = None,
+        valid: Values | None = None,
         *,
         steps: int = 3000,
         seed: int = 0,
@@ -160,6 +161,8 @@ class FSQ(CoarseToFine):
 
     def forward(self, batch: ActionBatch) -> LossTerms:
         """Reconstruction error of a batch, before clipping: an action beyond the limits still learns."""
+        if not isinstance(batch, ActionBatch):
+            return super().forward(batch)
         actions, valid = self._prepare(batch.chunks, batch.valid)
         levels = self.rounding.quantize(self.encoder(actions.flatten(1)))
         return {"reconstruction": losses.reconstruction(self.decoder(levels).view_as(actions), actions, valid)}

@@ -9,33 +9,22 @@ import torch
 from torch import Tensor
 
 from lattok import checks
+from lattok.arrays import Values, as_tensor
 from lattok.types import ActionBatch
 
-Arrays = Tensor | np.ndarray | ActionBatch | list[Any] | tuple[Any, ...]
-
-
-def as_tensor(name: str, values: Tensor | np.ndarray) -> Tensor:
-    """A torch tensor of a tensor or an array."""
-    if isinstance(values, np.ndarray):
-        if values.dtype.kind not in "biuf":
-            checks.fail(name, "an array of real numbers", f"dtype {values.dtype}")
-        values = torch.from_numpy(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))
-    if not isinstance(values, Tensor):
-        checks.fail(name, "a torch tensor or a numpy array", type(values).__name__)
-    if values.is_complex():
-        checks.fail(name, "real numbers", f"dtype {values.dtype}")
-    return values
+Arrays = Values | ActionBatch | tuple[Any, ...]  # or several
 
 
 def as_codes(codes: Any) -> Tensor:
     """Codes int64 [B, L] of a tensor, an array or a list of rows of any lengths (then padded with -1)."""
-    if isinstance(codes, np.ndarray) and codes.dtype == object:
+    if isinstance(codes, np.ndarray) and codes.dtype == object and not isinstance(codes, np.ma.MaskedArray):
         codes = codes.tolist()
     if isinstance(codes, list | tuple):
         try:
             rows = [torch.as_tensor(_within_int64(row)) for row in codes]
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             checks.fail("codes", "rows of integers", f"something else ({error})")
+        rows = [as_tensor("codes", row) for row in rows]
         for row in rows:
             _check_integers(row, "L")
         longest = max((len(row) for row in rows), default=0)
@@ -63,7 +52,7 @@ def _check_integers(codes: Tensor, dims: str) -> None:
         checks.fail("codes", "integers", f"dtype {codes.dtype}")
 
 
-def full_mask(chunks: Tensor, valid: Tensor | None) -> Tensor:
+def full_mask(chunks: Tensor, valid: Values | None) -> Tensor:
     """`valid` as a mask [B, H, m] of chunks [B, H, m]: steps from the first one on, the same dimensions in each."""
     if valid is None:
         return torch.ones(chunks.shape, dtype=torch.bool, device=chunks.device)
@@ -85,18 +74,18 @@ def full_mask(chunks: Tensor, valid: Tensor | None) -> Tensor:
     return mask
 
 
-def join_chunks(chunks: Arrays, valid: Tensor | None = None, *, horizon: int = 1, action_dim: int = 1) -> ActionBatch:
+def join_chunks(chunks: Arrays, valid: Values | None = None, *, horizon: int = 1, action_dim: int = 1) -> ActionBatch:
     """Chunks [N, H, m], or a list of such arrays and `ActionBatch`es with different H and m, as one padded batch.
 
     The result has the greatest horizon and number of dimensions of the parts, or more where asked for. Its mask is
     [N, H, m]: robots with fewer dimensions leave the last ones out.
     """
-    if isinstance(chunks, ActionBatch) or not isinstance(chunks, list | tuple):
+    if isinstance(chunks, ActionBatch) or not isinstance(chunks, list | tuple) or _is_plain(chunks):
         chunks = [chunks]
     if valid is not None:
         if len(chunks) != 1 or isinstance(chunks[0], ActionBatch):
             checks.fail("valid", "None beside a list or an ActionBatch", "a mask", "Put ActionBatches into the list.")
-        chunks = [ActionBatch(as_tensor("chunks", chunks[0]), valid)]
+        chunks = [ActionBatch(as_tensor("chunks", chunks[0]), as_tensor("valid", valid))]
     if not chunks:
         checks.fail("chunks", "at least one array", "an empty list")
     parts = [_part(part, "chunks" if len(chunks) == 1 else f"chunks[{i}]") for i, part in enumerate(chunks)]
@@ -107,6 +96,13 @@ def join_chunks(chunks: Arrays, valid: Tensor | None = None, *, horizon: int = 1
         return torch.nn.functional.pad(values, (0, dims - values.shape[2], 0, steps - values.shape[1]))
 
     return ActionBatch(*(torch.cat([padded(part[i]) for part in parts]) for i in (0, 1)))
+
+
+def _is_plain(values: Any) -> bool:
+    """Whether these are numbers in nested lists: one array, where a list of arrays is several."""
+    while isinstance(values, list | tuple) and values and not isinstance(values, ActionBatch):
+        values = values[0]
+    return isinstance(values, int | float)
 
 
 def _part(part: Any, name: str) -> ActionBatch:

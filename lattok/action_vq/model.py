@@ -23,6 +23,7 @@ from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.config import QUICK_MODEL, ActionVQConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.repair import Repaired, examine, held_from_neighbours
+from lattok.arrays import Values, like
 from lattok.nn import PostNormBlock
 from lattok.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import ActionBatch, LatentActions, LossTerms
@@ -132,7 +133,7 @@ class P2TActionVQ(ChunkTokenizer):
     def fit(
         cls,
         chunks: Arrays,
-        valid: Tensor | None = None,
+        valid: Values | None = None,
         *,
         steps: int = 1000,
         seed: int = 0,
@@ -184,19 +185,21 @@ class P2TActionVQ(ChunkTokenizer):
         return Repaired(codes, bad[..., None], notes)
 
     @torch.no_grad()
-    def latent_actions(self, chunks: Tensor, valid: Tensor | None = None) -> LatentActions:
+    def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
         """Like `encode`, with the latents and quantized vectors [B, H, d] beside the codes."""
         actions, _ = self._prepare(chunks, valid)
         with self._inference():
             latents = self.encoder(actions)
             codes = self.quantizer(latents).codes
-            return LatentActions(codes, latents, self.quantizer.lookup(codes))
+            return like(chunks, LatentActions(codes, latents, self.quantizer.lookup(codes)))
 
     def forward(self, batch: ActionBatch, masked: Tensor | None = None) -> LossTerms:
         """Loss terms of a batch; `config.loss_weights` weights them.
 
         `masked` [B, H] bool: the steps whose latents are zeroed for the mask loss; drawn at random by default.
         """
+        if not isinstance(batch, ActionBatch):
+            return super().forward(batch)
         actions, valid = self._prepare(batch.chunks, batch.valid)
         steps = valid.any(-1)
         latents = self.encoder(actions)

@@ -24,6 +24,7 @@ from lattok.action_vq.coarse import CoarseToFine
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.synthetic import with_synthetic
+from lattok.arrays import Values
 from lattok.quantize import residual_kmeans
 
 ITERATIONS = 8  # of k-means
@@ -76,7 +77,7 @@ class ResidualVQ(CoarseToFine):
     def fit(
         cls,
         chunks: Arrays,
-        valid: Tensor | None = None,
+        valid: Values | None = None,
         *,
         steps: int = 12,
         seed: int = 0,

@@ -18,16 +18,17 @@ import pyarrow as pa
 
 from lattok import checks
 from lattok.annotation.engines import Engine, LocalEngine
-from lattok.annotation.labels import Labelled, Models, Options, Work
+from lattok.annotation.labels import Labelled, Options, Work
 from lattok.annotation.output import Job, assemble
 from lattok.annotation.plan import check_models, check_places, fingerprint_of, identities_of, request_hash
 from lattok.annotation.ray_engine import RayEngine
 from lattok.annotation.verify import Verification, verify
 from lattok.checks import LattokError
-from lattok.data import Progress, RobotDataset
+from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.extend import Unit, Unreadable, plan_units, unit_keys
 from lattok.data.staging import Busy, Failures, Staging
 from lattok.files import exchange, finish_exchange, first_line
+from lattok.labellers import by_prefix
 from lattok.normalize import for_dataset
 from lattok.signals import restated
 
@@ -79,8 +80,8 @@ class Annotated(NamedTuple):
 
 
 def annotate(
-    dataset: RobotDataset,
-    models: Models,
+    dataset: RobotDataset | str | os.PathLike[str],
+    models: Any,
     out: str | Path | None = None,
     *,
     in_place: bool = False,
@@ -92,8 +93,9 @@ def annotate(
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Label `dataset` with `models` (by column prefix, e.g. {"latent": model}) into the new folder `out`.
+    """Label `dataset` with `models` into the new folder `out`. Paths and Hub ids do as well as what lies there.
 
+    `models` is one model, whose prefix is then `latent`, or several by column prefix: {"latent": lam, "tok": "my-tok"}.
     A LeRobot dataset becomes a copy with further columns, or gets them itself with `in_place`; for any other `out` is a
     sidecar: labels/*.parquet by episode_index and frame_index. Columns per prefix: `.codes` int64 [P], `.valid` bool,
     `.embedding` float32 [P * d] (latents before quantization), `.quantized` on request, `.env.*` for an environment
@@ -104,7 +106,10 @@ def annotate(
     `progress(frames done, frames in all)` is called after every unit.
     """
     options = Options(embedding, quantized, action_key, None if cameras is None else tuple(cameras), threads)
-    result = label(Work(dataset, models, options), out, in_place=in_place, engine=engine, progress=progress)
+    if in_place and isinstance(dataset, str | os.PathLike):
+        recover(Path(dataset).expanduser().resolve())
+    work = Work(as_dataset(dataset), by_prefix(models), options)
+    result = label(work, out, in_place=in_place, engine=engine, progress=progress)
     if not result.complete:
         warnings.warn(result.report(), stacklevel=2)
     return result.path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 
 from lattok import checks
-from lattok.annotation.labels import Models, Options, Work, label_episode, reason, torch_threads
+from lattok.annotation.labels import Options, Work, label_episode, reason, torch_threads
 from lattok.annotation.output import PROVENANCE
-from lattok.annotation.plan import check_labeller, check_model, identities_of, versions
+from lattok.annotation.plan import check_model, identities_of, versions
 from lattok.checks import LattokError
-from lattok.data import RobotDataset, latent_columns
+from lattok.data import RobotDataset, as_dataset, latent_columns
 from lattok.data.extend import Labels
+from lattok.labellers import by_prefix
 from lattok.normalize import for_dataset
 from lattok.types import Episode
 
@@ -35,24 +37,22 @@ class Verification(NamedTuple):
 
 
 def verify(
-    dataset: RobotDataset,
-    models: Models,
+    dataset: RobotDataset | str | os.PathLike[str],
+    models: Any,
     *,
     episodes: int | Sequence[int] = 20,
     seed: int = 0,
 ) -> Verification:
     """Make the labels of some episodes anew and compare them, after model, preprocessing and columns.
 
-    `models` by prefix, as they were given to `annotate`. `episodes` is how many are drawn (by `seed`), or which.
-    Codes and validity must be equal, vectors too, up to rounding. A sidecar is verified as
+    `models` as they were given to `annotate`; paths and Hub ids do as well. `episodes` is how many are drawn (by
+    `seed`), or which. Codes and validity must be equal, vectors too, up to rounding. A sidecar is verified as
     `with_labels(source, sidecar)`.
     """
-    if not models:
-        checks.fail("models", "at least one model, by prefix", "none")
+    dataset, models = as_dataset(dataset), by_prefix(models)
     provenance = provenance_of(dataset)
     lines: list[str] = []
     for prefix, given in models.items():
-        check_labeller(given)
         if prefix not in provenance:
             known = ", ".join(provenance) or "no labels"
             checks.fail("prefix", f"one of the labels of {dataset.name} ({known})", repr(prefix))

@@ -13,7 +13,7 @@ from lattok.data.inspection import Inspection
 from lattok.data.interop import frames_from_lerobot
 from lattok.data.latent_columns import LatentSpec, latent_spec, tokenizer_spec
 from lattok.data.lerobot import LeRobotV3, sample_dataset_path
-from lattok.data.opening import open_dataset
+from lattok.data.opening import as_dataset, open_dataset
 from lattok.data.pixels import resize_pixels
 from lattok.data.policy_windows import PolicyWindows
 from lattok.data.schema import Feature, FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
@@ -41,6 +41,7 @@ __all__ = [
     "RobotDataset",
     "Sidecar",
     "action_spaces",
+    "as_dataset",
     "camera_keys",
     "convert_actions",
     "declare",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lattok import checks
@@ -46,12 +46,13 @@ def select_episodes(
     """Episodes named by `spec`, in the dataset's order.
 
     `None` is all of them, "train" and "test" the halves of `split_by_task`, "0:40" a range (end excluded),
-    "0,3,5:9" a list of numbers and ranges, a sequence of integers itself. Ranges pass over damaged episodes; the number
-    of one is an error, unless `skip_damaged`.
+    "0,3,5:9" a list of numbers and ranges, a sequence of integers itself. A range that goes beyond the last episode is
+    an error. Ranges pass over damaged episodes; the number of one is an error, unless `skip_damaged`.
     """
     if spec is None:
         return list(dataset.episodes)
     choice = _choice(dataset, spec)
+    _check_ranges(dataset, choice, spec)
     wanted = choice.numbers | _in_ranges(choice, dataset)
     found = _find(dataset.episodes, sorted(wanted))
     missing = sorted(wanted - {episode.index for episode in found})
@@ -104,8 +105,26 @@ def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> _Choice:
     return choice
 
 
+def _check_ranges(dataset: RobotDataset, choice: _Choice, spec: str | Sequence[int]) -> None:
+    """A range names episodes that there are, damaged ones included; without an end it has as many as there are."""
+    known = [*dataset.episodes[-1:], *(damage for damage in dataset.damaged)]
+    end = 1 + max((e.index if isinstance(e, Episode) else e.episode_index for e in known), default=-1)
+    for first, last in choice.ranges:
+        if first >= end or (last > end and last != math.inf):
+            hint = f'All of them are "0:{end}", or "0:".'
+            checks.fail("episodes", f"ranges among the {end} episodes of the dataset", repr(spec), hint)
+
+
+def check_horizon(horizon: int, episodes: Iterable[Episode]) -> None:
+    """A chunk to learn from is whole in at least one of the episodes: what lies beyond their ends is only padding."""
+    longest = max((episode.length for episode in episodes), default=0)
+    if horizon > longest:
+        hint = "Beyond the end of an episode there is nothing to learn from."
+        checks.fail("horizon", f"at most the {longest} steps of the longest chosen episode", horizon, hint)
+
+
 def _in_ranges(choice: _Choice, dataset: RobotDataset) -> set[int]:
-    """Numbers of the episodes in the ranges, which are cut at the last episode, as a slice is."""
+    """Numbers of the episodes in the ranges."""
     known = [episode.index for episode in dataset.episodes] if choice.ranges else []
     cuts = [(bisect_left(known, first), bisect_left(known, end)) for first, end in choice.ranges]
     return {index for first, end in cuts for index in known[first:end]}

@@ -7,6 +7,7 @@ of frames are in memory at a time, nothing is published before all is written, a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from lattok.data.action_view import DECLARATION, action_spaces
 from lattok.data.cameras import EpisodeFrames, Frames, Sink, decode_image
 from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.identity import split_of
+from lattok.data.opening import as_dataset
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Damage, Feature, Progress, RobotDataset
 from lattok.data.sidecar import Sidecar, with_labels
 from lattok.data.writer import LeRobotWriter
@@ -65,7 +67,7 @@ class _Plan(NamedTuple):
 
 
 def export(
-    dataset: RobotDataset,
+    dataset: RobotDataset | str | os.PathLike[str],
     out: str | Path,
     *,
     labels: str | Path | None = None,
@@ -78,13 +80,14 @@ def export(
 ) -> Exported:
     """Write `dataset` as LeRobot v3 to the new folder `out`, with the label columns of the sidecar `labels`.
 
-    `episodes` as in `select_episodes`. `images`: "auto" keeps stored JPEG and PNG images as they are and makes videos
-    of all other cameras; "video" makes videos of all; "image" stores all frames without loss. A video has even sides:
-    an odd last row or column is cut off. `size` (height, width) resizes all frames, which sources with frames of
-    different sizes need. An episode that cannot be read, also one within a range, is an error; with `skip_damaged` it
-    is left out, and everything is read twice. `progress(frames done, frames in all)` is called after every episode.
+    `dataset` may be its path or Hub id. `episodes` as in `select_episodes`. `images`: "auto" keeps stored JPEG and
+    PNG images as they are and makes videos of all other cameras; "video" makes videos of all; "image" stores all
+    frames without loss. A video has even sides: an odd last row or column is cut off. `size` (height, width)
+    resizes all frames, which sources with frames of different sizes need. An episode that cannot be read, also one
+    within a range, is an error; with `skip_damaged` it is left out, and everything is read twice. `progress(frames
+    done, frames in all)` is called after every episode.
     """
-    out = Path(out)
+    out, dataset = Path(out), as_dataset(dataset)
     checks.one_of("images", images, IMAGES)
     if size is not None:
         checks.size("size", "numbers, height and width", len(size), 2)

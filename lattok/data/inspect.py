@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from lattok.data.action_view import action_spaces
 from lattok.data.episodes import select_episodes
 from lattok.data.inspection import Inspection
 from lattok.data.lerobot import LeRobotV3
+from lattok.data.opening import as_dataset
 from lattok.data.scan import Block, Unreadable, scan
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.data.summary import Running, count_wild
@@ -34,7 +36,7 @@ FILES_LOOKED_INTO = 64  # per camera
 
 
 def inspect_dataset(
-    dataset: RobotDataset,
+    dataset: RobotDataset | str | os.PathLike[str],
     *,
     episodes: str | Sequence[int] | None = None,
     cameras: Sequence[str] | None = None,
@@ -48,6 +50,7 @@ def inspect_dataset(
     4 million frames (50,000 in formats that keep columns among images), evenly spread runs of 100 episodes are read,
     and of each camera the header and last frame of 64 evenly spread files.
     """
+    dataset = as_dataset(dataset)
     for key in columns:
         vector_key(dataset, "columns", key)
     chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,15 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
         hint = f"Recognised are {', '.join(_FORMATS.values())}."
         checks.fail("dataset", "a folder, a description file, or a Hub id such as org/name", f"`{path}`", hint)
     return _open_from_hub(str(path), revision, options)
+
+
+def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
+    """A dataset as it is, or the one that `open_dataset` finds under a path or a Hub id."""
+    if isinstance(dataset, str | os.PathLike):
+        return open_dataset(os.fspath(dataset))
+    if not hasattr(dataset, "episodes") or not hasattr(dataset, "columns"):
+        checks.fail("dataset", "a dataset of lattok.open_dataset, a path or a Hub id", type(dataset).__name__)
+    return dataset
 
 
 def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -> RobotDataset:

@@ -7,6 +7,7 @@ made. Reading is lazy; memory does not grow with the dataset but for 32 bytes pe
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ import pyarrow as pa
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.identity import same_split, split_of
+from lattok.data.opening import as_dataset
 from lattok.data.schema import Feature, RobotDataset
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
 from lattok.data.view import View
@@ -108,9 +110,9 @@ class LabelledDataset(View):
         return {key: values[key] for key in keys}
 
 
-def with_labels(dataset: RobotDataset, labels: str | Path) -> RobotDataset:
-    """`dataset` with the labels in the folder `labels` (of `lattok annotate`) as further columns."""
-    sidecar = Sidecar(labels)
+def with_labels(dataset: RobotDataset | str | os.PathLike[str], labels: str | Path) -> RobotDataset:
+    """`dataset`, or the one of this path, with the labels in the folder `labels` as further columns."""
+    dataset, sidecar = as_dataset(dataset), Sidecar(labels)
     _check_name(dataset, sidecar)
     _check_episodes(dataset, sidecar)
     taken = sorted(set(dataset.features) & set(sidecar.features))

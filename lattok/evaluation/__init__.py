@@ -13,7 +13,7 @@ import torch
 
 import lattok
 from lattok import checks, files
-from lattok.data import RobotDataset
+from lattok.data import RobotDataset, as_dataset
 from lattok.data.action_view import check_trained_space
 from lattok.data.identity import split_of
 from lattok.evaluation.latent import LatentOptions
@@ -23,6 +23,7 @@ from lattok.evaluation.split import Split, split_episodes, trained_episodes
 from lattok.evaluation.tokenizer_report import evaluate_tokenizer
 from lattok.evaluation.trained import control_loop as usual_loop
 from lattok.image_lam.feature_cache import FeatureCache
+from lattok.labellers import as_labeller
 from lattok.normalize import for_dataset
 from lattok.training import LoopOptions
 
@@ -33,7 +34,7 @@ REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 def evaluate(
     model: Any,
-    dataset: RobotDataset,
+    dataset: RobotDataset | str | os.PathLike[str],
     *,
     out: str | os.PathLike[str] | None = None,
     episodes: str | Sequence[int] | None = "test",
@@ -48,15 +49,16 @@ def evaluate(
     feature_cache: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Judge an action tokenizer or an `ImageLAM` on the held-out `episodes` of a dataset.
+    """Judge an action tokenizer or an `ImageLAM` on the held-out `episodes` of a dataset; paths and Hub ids do as well.
 
     All other episodes fit probes and controls; at most `max_episodes` of them and half as many held-out ones are used,
     evenly spaced. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
-    With `out`, writes `report.json` and `report.html` there; with `cache_dir`, decoded frames lie in a file there
+    With `out`, writes `report.json` and `report.html` there; many decoded frames then lie in a file there
     rather than in memory. Features come from `feature_cache` where it has all of a split's.
     `progress(stage, done, total)` is called along the way.
     """
     checks.one_of("controls", controls, ("quick", "trained"))
+    model, dataset = as_labeller(model), as_dataset(dataset)
     source = getattr(model, "label_source", None)
     if source not in ("actions", "video"):
         hint = f"Of a policy, {model.judged_by}." if hasattr(model, "predict_chunk") else ""

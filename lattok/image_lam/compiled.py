@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lattok import checks
+from lattok.arrays import Values, like
 from lattok.graphs import package
 from lattok.image_lam.labelling import Engine, TorchEngine, Video, check_reads_video_alone, label_video, quantized
 from lattok.image_lam.model import ImageLAM
@@ -89,14 +89,14 @@ class CompiledImageLAM:
         return label_video(self._lam, self._engine, frames, stride)
 
     @torch.no_grad()
-    def encode(self, frames: Tensor) -> LatentActions:
+    def encode(self, frames: Values) -> LatentActions:
         """Frame pairs uint8 [B, 2, V, H, W, 3] to latent actions; both frames of every pair are computed."""
-        frames = self._lam.checked_pairs(frames)
+        given, frames = frames, self._lam.checked_pairs(frames)
         if not len(frames):
-            return self._lam.encode(frames)  # onnxruntime refuses to compute nothing
+            return self._lam.encode(given)  # onnxruntime refuses to compute nothing
         with self._lam._inference():
             now, later = self._engine.frames(frames.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
-            return quantized(self._lam, self._engine.pairs(now, later))
+            return like(given, quantized(self._lam, self._engine.pairs(now, later)))
 
     def describe(self) -> dict[str, Any]:
         """The model's identity, and how labels are computed."""

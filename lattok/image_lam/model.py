@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lattok import checks
+from lattok.arrays import Values, as_tensor, like
 from lattok.hub import HubModel
 from lattok.image_lam import losses
 from lattok.image_lam.config import ImageLAMConfig
@@ -118,20 +119,20 @@ class ImageLAM(HubModel):
         for target, level in zip(wanted, levels, strict=True):
             target.copy_(level)
 
-    def encode(self, frames: Tensor, stride: int | None = None) -> LatentActions:
+    def encode(self, frames: Values, stride: int | None = None) -> LatentActions:
         """Frame pairs uint8 [B, 2, V, H, W, 3], or with `stride` a video [T, V, H, W, 3], to `LatentActions`.
 
-        V may be left out when there is one camera. A video gives T rows, see `label_video`.
+        V may be left out when there is one camera. A video gives T rows, see `label_video`. Arrays in, arrays out.
         """
         if stride is None:
-            return self.encode_features(self.frame_features(self.checked_pairs(frames)))
-        checks.tensor("frames", frames)
-        video = frames[:, None] if frames.ndim == 4 and len(self.cameras) == 1 else frames
-        return self.label_video(video.cpu().numpy(), stride)
+            return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
+        video = as_tensor("frames", frames)
+        video = video[:, None] if video.ndim == 4 and len(self.cameras) == 1 else video
+        return like(frames, self.label_video(video.cpu().numpy(), stride))
 
-    def checked_pairs(self, frames: Tensor) -> Tensor:
+    def checked_pairs(self, frames: Values) -> Tensor:
         """Frame pairs of this model's cameras as [B, 2, V, H, W, 3]; V may be left out when there is one."""
-        checks.tensor("frames", frames)
+        frames = as_tensor("frames", frames)
         if frames.ndim == 5 and len(self.cameras) == 1:
             frames = frames[:, :, None]
         checks.rank("frames", frames, "B 2 V H W 3")
@@ -141,14 +142,18 @@ class ImageLAM(HubModel):
 
     @torch.no_grad()
     def encode_features(
-        self, features: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None
+        self, features: Values, text: Values | None = None, text_mask: Values | None = None
     ) -> LatentActions:
         """Precomputed features [B, 2, V*N, D] to `LatentActions`.
 
         A stage-1 model also needs `text` [B, S, language_dim], vectors of the instruction's words, and may get
         `text_mask` [B, S] bool, which says where there is one.
         """
-        checks.tensor("features", features)
+        given, features = features, as_tensor("features", features)
+        text, text_mask = (
+            None if value is None else as_tensor(name, value)
+            for name, value in (("text", text), ("text_mask", text_mask))
+        )
         checks.rank("features", features, "B 2 N D")
         checks.size("features", "frames per sample", features.shape[1], 2)
         checks.size("features", f"channels, as {self.config.features} has", features.shape[3], self.features.dim)
@@ -156,7 +161,7 @@ class ImageLAM(HubModel):
             checks.size("features", "patches, whose places were learned", features.shape[2], len(self.encoder.places))
         with self._inference():
             control, env = self._streams(features.to(self.features.mean), self._words(len(features), text, text_mask))
-            return self.control.public(control, self.env.public(env) if self.env and env else None)
+            return like(given, self.control.public(control, self.env.public(env) if self.env and env else None))
 
     @torch.no_grad()
     def frame_features(self, frames: Tensor) -> Tensor:
@@ -199,6 +204,9 @@ class ImageLAM(HubModel):
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Loss terms of a batch; `config.loss_weights` weights them."""
+        if not isinstance(batch, PairBatch):
+            hint = "Call lam.encode(frames) for latent actions, lam.predict(features, latents) for what comes next."
+            checks.fail("batch", "a PairBatch to train on", type(batch).__name__, hint)
         features = self.frame_features(batch.frames) if batch.features is None else batch.features.float()
         words = self._words(len(features), batch.text, batch.text_mask)
         pairs = self._pairs()

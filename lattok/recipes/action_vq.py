@@ -9,7 +9,8 @@ import torch
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq.config import QUICK_MODEL
-from lattok.data import ActionWindows
+from lattok.data import ActionWindows, select_episodes
+from lattok.data.episodes import check_horizon
 from lattok.data.mixture import MixedBatches, MixedWindows, same_actions
 from lattok.normalize import Normalizer
 from lattok.recipes.common import MixOptions, Recipe, finish
@@ -56,6 +57,8 @@ def train_action_vq(recipe: ActionVQRecipe, resume: bool = False, resume_command
     datasets = [source.dataset for source in sources]
     horizon = recipe.model.get("horizon", ActionVQConfig.horizon)
     names = same_actions(datasets, recipe.data.action_key)
+    episodes = [episode for dataset in datasets for episode in select_episodes(dataset, recipe.data.episodes)]
+    check_horizon(horizon, episodes)
     parts = [ActionWindows(dataset, horizon, recipe.data.action_key, recipe.data.episodes) for dataset in datasets]
     torch.manual_seed(recipe.loop.seed)
     several = tuple(dataset.name for dataset in datasets) if recipe.data.mix else ()

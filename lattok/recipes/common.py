@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 import torch.distributed as dist
 from typing_extensions import Self
@@ -18,7 +18,10 @@ from lattok import checks, files
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
 from lattok.data.identity import dataset_hash, split_of
 from lattok.data.mixture import Source, open_mixture, parse_source
+from lattok.hub import HubModel
 from lattok.training import RECIPE, RUN, LoopOptions
+
+Model = TypeVar("Model", bound=HubModel)
 
 CHANGEABLE_ON_RESUME = (
     "device",
@@ -234,7 +237,7 @@ def agree(model: Any) -> None:
             dist.broadcast(model.get_buffer(name), 0)
 
 
-def finish(model: Any, out: Path) -> Any:
+def finish(model: Model, out: Path) -> Model:
     """Save the artefact (first process only) and return the model in evaluation mode, in all of them."""
     if first_process():
         model.save_pretrained(out)

@@ -18,7 +18,8 @@ from lattok.action_vq import (
     UniformBinsConfig,
 )
 from lattok.action_vq.base import ChunkTokenizer
-from lattok.data import ActionWindows
+from lattok.data import ActionWindows, select_episodes
+from lattok.data.episodes import check_horizon
 from lattok.loading import load
 from lattok.recipes.common import Recipe, finish, first_process, wait_for_all
 
@@ -90,6 +91,7 @@ def train_by_fitting(recipe: FitRecipe, resume: bool = False, resume_command: st
 def _fit(recipe: FitRecipe, resume: bool) -> ChunkTokenizer:
     sources = recipe.open()
     horizon = recipe.model.get("horizon", recipe.model_class.horizon)
+    check_horizon(horizon, select_episodes(sources[0].dataset, recipe.data.episodes))
     windows = ActionWindows(sources[0].dataset, horizon, recipe.data.action_key, recipe.data.episodes)
     recipe.begin(resume, sources)
     names = tuple(windows.action_names)

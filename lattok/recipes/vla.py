@@ -13,8 +13,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok import checks, files
-from lattok.data import camera_keys, dimension_names, split_by_task
+from lattok.data import camera_keys, dimension_names, select_episodes, split_by_task
 from lattok.data.augment import Augmentation
+from lattok.data.episodes import check_horizon
 from lattok.data.policy_windows import PolicyWindows, camera_sizes
 from lattok.data.schema import vector_key
 from lattok.evaluation.policy import policy_errors
@@ -147,6 +148,8 @@ def train_vla(recipe: VLARecipe, resume: bool = False, resume_command: str = "")
     """Train as the recipe says and save the policy into `recipe.out`, with its held-out error in held_out.json."""
     out = recipe.folder(resume)
     sources = recipe.open()
+    episodes = select_episodes(sources[0].dataset, recipe.data.episodes)
+    check_horizon(recipe.model.get("horizon", VLAConfig.horizon), episodes)
     source = find_labels(recipe, with_its_labels(recipe, sources[0].dataset))
     torch.manual_seed(recipe.loop.seed)
     policy = new_policy(recipe, source)  # before frames are decoded: what does not fit costs seconds

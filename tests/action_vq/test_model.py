@@ -192,7 +192,7 @@ def test_empty_batch_half_precision_and_strided_input(tokenizer):
         (lambda t: t.decode(torch.zeros(2, 6)), "`codes`: expected integers, got dtype torch.float32"),
         (lambda t: t.decode(torch.zeros(6, dtype=torch.long)), r"`codes`: expected shape \[B, L\], got shape \[6\]"),
         (lambda t: t.decode([[1, 2.5]]), "`codes`: expected integers"),
-        (lambda t: t.encode([[0.0]]), "`chunks`: expected a torch tensor or a numpy array, got list"),
+        (lambda t: t.encode([[0.0]]), r"`chunks`: expected shape \[B, H, m\], got shape \[1, 1\]"),
     ],
 )
 def test_bad_input_names_the_argument(tokenizer, call, text):

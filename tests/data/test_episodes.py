@@ -34,7 +34,7 @@ def test_specifications():
     assert indices(dataset, "0, 3, 5:9") == [0, 3, 5, 6, 7, 8]
     assert indices(dataset, "7:") == [7, 8, 9]
     assert indices(dataset, ":2") == [0, 1]
-    assert indices(dataset, "8:40") == [8, 9]
+    assert indices(dataset, "8:10") == [8, 9]
     assert indices(dataset, [3, 1, 1]) == [1, 3]
 
 
@@ -61,7 +61,10 @@ def test_lists_of_ranges_against_python_sets(parts):
     spec = ",".join(f"{p[0]}:{p[1]}" if isinstance(p, tuple) else str(p) for p in parts)
     expected = {i for p in parts for i in (range(p[0], min(p[1], 10)) if isinstance(p, tuple) else [p])}
     dataset = episodes_of(["a"] * 10)
-    if expected:
+    if any(isinstance(p, tuple) and p[1] > 10 for p in parts):
+        with pytest.raises(LattokError, match="`episodes`: expected ranges among the 10 episodes"):
+            indices(dataset, spec)
+    elif expected:
         assert indices(dataset, spec) == sorted(expected)
     else:
         with pytest.raises(LattokError, match="`episodes`: expected a choice of at least one episode"):
@@ -137,3 +140,19 @@ def test_held_out_is_a_count():
 def test_no_test_episodes():
     with pytest.raises(LattokError, match="at least one episode"):
         select_episodes(episodes_of(["a", "b"]), "test")
+
+
+@pytest.mark.parametrize("spec", ["0:900", "900:950", "900:", "10:", "0:3,9:11"])
+def test_a_range_beyond_the_last_episode_is_refused_with_how_many_there_are(spec: str):
+    dataset = episodes_of(["a"] * 10)
+    with pytest.raises(
+        LattokError, match=f"`episodes`: expected ranges among the 10 episodes of the dataset, got '{spec}'"
+    ):
+        indices(dataset, spec)
+    assert indices(dataset, "0:10") == indices(dataset, "0:") == list(range(10))
+
+
+def test_a_range_may_end_with_damaged_episodes():
+    assert indices(episodes_of(["a"] * 10, damaged=(9,)), "7:10") == [7, 8]
+    with pytest.raises(LattokError, match="expected ranges among the 10 episodes"):
+        indices(episodes_of(["a"] * 10, damaged=(9,)), "7:11")

@@ -1,0 +1,92 @@
+"""A dataset or its path, a model or its path: everywhere in Python, as on the command line."""
+
+import json
+
+import numpy as np
+import pytest
+
+import lattok
+from lattok import LattokError, UniformBins
+from lattok.data import inspect_dataset, with_labels
+from lattok.labellers import LABELLERS
+from lattok.loading import CLASSES
+
+
+@pytest.fixture
+def places(make_dataset, tmp_path):
+    dataset = make_dataset([12, 15, 11, 14])
+    chunks = np.random.default_rng(0).standard_normal((20, 4, 3)).astype("float32")
+    UniformBins.fit(chunks, bins=4).save_pretrained(tmp_path / "model")
+    return dataset, tmp_path / "model", tmp_path / "out"
+
+
+def test_annotate_and_verify_take_paths_and_single_models_as_the_command_line_does(places):
+    dataset, model, out = places
+    written = []
+    ways = (dataset, lattok.load(model)), (str(dataset.root), str(model)), (dataset.root, {"latent": model})
+    for i, (source, models) in enumerate(ways):
+        at = lattok.annotate(source, models, f"{out}-{i}")
+        written.append((at / "data/chunk-000/file-000.parquet").read_bytes())
+        assert "latent" in json.loads((at / "meta/lattok.json").read_text())
+        assert lattok.verify(at, models).holds
+        assert lattok.verify(str(at), str(model)).holds
+    assert written[0] == written[1] == written[2]
+    at = lattok.annotate(str(dataset.root), {"a": str(model), "b": lattok.load(model)}, f"{out}-both")
+    assert {"a.codes", "b.codes"} <= set(lattok.open_dataset(at).features)
+
+
+def test_evaluate_export_and_inspect_take_paths(places):
+    dataset, model, out = places
+    assert (
+        lattok.evaluate(str(model), str(dataset.root)).figures == lattok.evaluate(lattok.load(model), dataset).figures
+    )
+    assert len(lattok.export(str(dataset.root), out, episodes="0:2").episodes) == 2
+    assert inspect_dataset(dataset.root).headline() == inspect_dataset(dataset).headline()
+    with pytest.raises(LattokError, match="cannot read|`labels`"):
+        with_labels(str(dataset.root), out / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda d, m: lattok.annotate(3, m, "x"), "`dataset`: expected a dataset .* a path or a Hub id, got int"),
+        (lambda d, m: lattok.evaluate(m, [d]), "`dataset`: expected a dataset .*, got list"),
+        (
+            lambda d, m: lattok.annotate(d, [m, m], "x"),
+            "`models`: expected one model, or several by prefix, got a list",
+        ),
+        (lambda d, m: lattok.annotate(d, {}, "x"), "`models`: expected at least one model"),
+        (
+            lambda d, m: lattok.annotate(d, {"latent": "./no/where"}, "x"),
+            "`models`: expected a folder with config.json",
+        ),
+        (lambda d, m: lattok.annotate(d, "no/where/at/all", "x"), "`models`: expected a folder with config.json"),
+        (lambda d, m: lattok.evaluate("./nowhere", d), "`model`: expected a folder with config.json"),
+        (lambda d, m: lattok.annotate(d, 7, "x"), "`models`: expected an action tokenizer or .*, got int"),
+    ],
+)
+def test_what_is_neither_is_one_line(places, call, text):
+    with pytest.raises(LattokError, match=text) as error:
+        call(str(places[0].root), str(places[1]))
+    assert "\n" not in str(error.value)
+
+
+def test_a_policy_is_no_labeller_and_every_other_model_is(places, tmp_path):
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy/config.json").write_text('{"type": "vla", "lattok_version": "0.1.0"}')
+    with pytest.raises(
+        LattokError, match="`model`: expected an action tokenizer or an image latent action model, got 'vla'"
+    ):
+        lattok.evaluate(tmp_path / "policy", places[0])
+    policies = {kind for kind, model in CLASSES.items() if hasattr(model, "predict_chunk") or "vla" in kind}
+    assert set(LABELLERS) == set(CLASSES) - policies
+
+
+@pytest.mark.parametrize("recipe", [lattok.ActionVQRecipe, lattok.UniformBinsRecipe, lattok.VLARecipe])
+def test_a_horizon_that_no_episode_has_is_refused_before_anything_is_read(places, recipe, monkeypatch):
+    monkeypatch.setattr("lattok.data.windows.read_vectors", lambda *a: pytest.fail("actions were read"))
+    preset = {"preset": "scratch"} if recipe is lattok.VLARecipe else {}
+    made = recipe.from_preset(places[0].root, places[2], **preset, horizon=16)
+    with pytest.raises(LattokError, match="`horizon`: expected at most the 12 steps of the longest chosen .*, got 16"):
+        lattok.train(made)
+    assert not places[2].exists()
