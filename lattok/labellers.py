@@ -34,9 +34,9 @@ def by_prefix(models: Any) -> dict[str, Any]:
         models = {PREFIX: models}
     if not models:
         checks.fail("models", "at least one model, by prefix", "none")
-    found = {prefix: as_labeller(model, "models") for prefix, model in models.items()}
+    found = {prefix: as_labeller(model) for prefix, model in models.items()}
     for model in found.values():
         if not hasattr(model, "label_source"):
             expected = "an action tokenizer or an image latent action model, or the path of one"
-            checks.fail("models", expected, type(model).__name__)
+            checks.fail("model", expected, type(model).__name__)
     return found

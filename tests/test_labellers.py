@@ -58,11 +58,11 @@ def test_evaluate_export_and_inspect_take_paths(places):
         (lambda d, m: lattok.annotate(d, {}, "x"), "`models`: expected at least one model"),
         (
             lambda d, m: lattok.annotate(d, {"latent": "./no/where"}, "x"),
-            "`models`: expected a folder with config.json",
+            "`model`: expected a folder with config.json",
         ),
-        (lambda d, m: lattok.annotate(d, "no/where/at/all", "x"), "`models`: expected a folder with config.json"),
+        (lambda d, m: lattok.annotate(d, "no/where/at/all", "x"), "`model`: expected a folder with config.json"),
         (lambda d, m: lattok.evaluate("./nowhere", d), "`model`: expected a folder with config.json"),
-        (lambda d, m: lattok.annotate(d, 7, "x"), "`models`: expected an action tokenizer or .*, got int"),
+        (lambda d, m: lattok.annotate(d, 7, "x"), "`model`: expected an action tokenizer or .*, got int"),
     ],
 )
 def test_what_is_neither_is_one_line(places, call, text):

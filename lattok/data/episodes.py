@@ -107,7 +107,9 @@ def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> _Choice:
 
 def _check_ranges(dataset: RobotDataset, choice: _Choice, spec: str | Sequence[int]) -> None:
     """A range names episodes that there are, damaged ones included; without an end it has as many as there are."""
-    known = [*dataset.episodes[-1:], *(damage for damage in dataset.damaged)]
+    if not choice.ranges:
+        return
+    known = [*dataset.episodes[-1:], *dataset.damaged]
     end = 1 + max((e.index if isinstance(e, Episode) else e.episode_index for e in known), default=-1)
     for first, last in choice.ranges:
         if first >= end or (last > end and last != math.inf):

@@ -16,6 +16,7 @@ from lattok import checks, files
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.action_view import check_trained_space
 from lattok.data.identity import split_of
+from lattok.evaluation.answer import answered
 from lattok.evaluation.latent import LatentOptions
 from lattok.evaluation.latent_report import evaluate_latent
 from lattok.evaluation.report import Progress, Report, Verdict
@@ -89,7 +90,7 @@ def evaluate(
             report = evaluate_latent(model, dataset, split, options, title, note)
     chosen = {"controls": controls, "seed": seed, "action_key": action_key, "state_key": state_key}
     report.provenance.update(_provenance(model, dataset, split, chosen))
-    report = _with_overlap(report, model, dataset, split)
+    report = answered(_with_overlap(report, model, dataset, split), getattr(model, "trained_on", None))
     if out is not None:
         files.write_text(Path(out) / REPORT_JSON, report.to_json())
         files.write_text(Path(out) / REPORT_HTML, report.to_html())

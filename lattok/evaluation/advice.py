@@ -6,7 +6,7 @@ from lattok.evaluation.report import NEEDS_TRAINING
 
 FALLS_SHORT = {
     "action_error": "Train longer; look at the losses in its run folder, and whether the training actions are noisy.",
-    "held_out_seen": "Evaluate on episodes that were not trained on: --episodes, or train with --episodes train.",
+    "held_out_seen": "Evaluate on episodes that were not trained on, or train with episodes=train.",
     "codes_against_controls": "Label a few per cent of the pairs (labelled_fraction=0.05), train longer, or use the "
     "robust preset; without labels the raw frame change is hard to beat.",
     "codes_against_controls_xyz": "The mean over dimensions hides this: the codes say more about the gripper than "
@@ -43,6 +43,10 @@ FALLS_SHORT = {
     "error_against_mean": "The codes say nothing: look at the loss and at the units of the actions.",
     "tokens_in_use": "Start the codebook from data (codebook_start=kmeans) and revive dead codes (revive_below=0.03).",
 }
+UNDECIDED = {
+    "decoder_depends": "Something depends on them, but little: predict_change and conditioning=add help, "
+    "and a stride long enough for something to happen.",
+}
 NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained."
 UNCLEAR = "Too close to tell: hold out more episodes, or average several seeds."
 
@@ -50,5 +54,7 @@ UNCLEAR = "Too close to tell: hold out more episodes, or average several seeds."
 def advice_on(key: str, holds: bool | None, text: str) -> str:
     """One or two sentences on a verdict; nothing for one that holds, or whose key is not known."""
     if holds is None:
-        return NOT_RUN if NEEDS_TRAINING in text else UNCLEAR if key in FALLS_SHORT and "not run" not in text else ""
+        if NEEDS_TRAINING in text or "not run: --controls" in text:
+            return NOT_RUN
+        return UNDECIDED.get(key, UNCLEAR if key in FALLS_SHORT and "not run" not in text else "")
     return "" if holds else FALLS_SHORT.get(key, "")

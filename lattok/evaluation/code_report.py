@@ -164,7 +164,8 @@ def _direction_heat(evidence: Evidence, found: Directions, position: int) -> pic
         shares = (counts / counts.sum(1, keepdim=True).clamp_min(1)).tolist()
         panels.append(svg.heat(f"{name}, position {position + 1}", shares, found.names))
     return pictures.Pictures(
-        "Codes (columns) that go with each direction (rows): dark cells say which code stands for it.", tuple(panels)
+        "Codes (columns) that go with each direction (rows): the fuller the colour of a cell, the more often.",
+        tuple(panels),
     )
 
 

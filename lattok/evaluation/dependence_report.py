@@ -8,7 +8,7 @@ from lattok.evaluation import dependence, pictures
 from lattok.evaluation.latent import Evidence
 from lattok.evaluation.report import NEEDS_TRAINING, Part, Row, Section, Table, Verdict
 
-MATTERS = 0.98  # a loss has to be below this share of another one to count as lower in the verdict
+DEPENDS, HARDLY = 0.9, 0.98  # share of the loss with wrong latents: below the first it depends, above the second hardly
 VARIANTS = {  # name in the table, name beside a bar
     "true": ("true latents", "true latents"),
     "without_latents": ("decoder trained without latents", "trained without"),
@@ -108,9 +108,10 @@ def _verdicts(losses: dict[str, float | None]) -> list[Verdict]:
     true, wrong, blind = losses["true"], losses["shuffled_in_episode"], losses[dependence.BLIND]
     lines = []
     if true is not None and wrong:
-        holds = true < MATTERS * wrong
-        word = "depends" if holds else "hardly depends"
-        text = f"The decoder {word} on the latents: loss {true / wrong:.2f} × that with another pair's of the episode"
+        ratio = true / wrong
+        holds = True if ratio < DEPENDS else False if ratio > HARDLY else None
+        word = {True: "depends", False: "hardly depends", None: "depends only a little"}[holds]
+        text = f"The decoder {word} on the latents: loss {ratio:.2f} × that with another pair's of the episode"
         lines.append(Verdict(text, holds, "decoder_depends"))
     if blind is not None and true is not None:
         word = "below" if true < blind else "not below"

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from lattok.evaluation.advice import advice_on
-from lattok.evaluation.report import Pictures, Report, Row, Section, Table, Verdict
+from lattok.evaluation.report import Answer, Pictures, Report, Row, Section, Table, Verdict
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fdfdfc; --card: #f5f5f2; --ink: #1d2023; --soft: #5d646b; --rule: #dcdcd6;
@@ -26,14 +26,23 @@ h2 { font-size: 21px; line-height: 1.3; font-weight: 650; margin: 52px 0 8px; pa
   border-top: 1px solid var(--rule); }
 h3 { font-size: 16px; font-weight: 650; margin: 28px 0 6px; }
 section > p, .note { max-width: 46em; }
-.headline { font-size: 19px; line-height: 1.5; margin: 0 0 20px; max-width: 44em; }
+.headline { font-size: 17px; line-height: 1.5; margin: 0 0 20px; max-width: 44em; }
+.answer { margin: 0 0 18px; padding: 12px 18px; background: var(--card); border-left: 5px solid var(--soft);
+  border-radius: 0 8px 8px 0; max-width: 52em; }
+.answer b { color: var(--soft); font-size: 15px; font-weight: 550; }
+.answer p { margin: 2px 0 0; font-size: 20px; line-height: 1.4; font-weight: 550; }
+.answer.yes-edge { border-color: var(--good); } .answer.no-edge { border-color: var(--bad); }
 .note, figcaption { color: var(--soft); font-size: 14px; line-height: 1.45; margin: 6px 0 0; }
 ul.verdicts { list-style: none; margin: 0; padding: 0; border-top: 1px solid var(--rule); }
 ul.verdicts li { display: grid; grid-template-columns: 104px 1fr; gap: 12px; padding: 8px 0;
   border-bottom: 1px solid var(--rule); }
 .mark { font-size: 13px; font-weight: 650; padding-top: 2px; white-space: nowrap; }
 .yes { color: var(--good); } .no { color: var(--bad); } .open { color: var(--soft); }
-.scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
+.scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; background:
+  linear-gradient(to right, var(--paper) 40%, transparent) 0 0 / 60px 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, transparent) 100% 0 / 60px 100% no-repeat local,
+  linear-gradient(to right, var(--rule), transparent) 0 0 / 14px 100% no-repeat scroll,
+  linear-gradient(to left, var(--rule), transparent) 100% 0 / 14px 100% no-repeat scroll; }
 .scroll table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 .scroll th, .scroll td { padding: 5px 14px 5px 0; text-align: right; white-space: nowrap; }
 .scroll th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--rule); vertical-align: bottom; }
@@ -86,6 +95,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant
 """
 KINDS = {"action-vq": "Action tokenizer", "image-lam": "Image latent action model"}
 LEGEND = (
+    "✓ holds up against its control, ✗ falls short of it, – is open: too close to tell, or left out. "
     "The model's rows are blue. A control that does better is marked where it does, and carries the words "
     "“control wins” where it does so in the column that decides. Nothing is shown without its control."
 )
@@ -96,7 +106,7 @@ def render(report: Report) -> str:
     kind = KINDS.get(report.kind, report.kind)
     body = [
         f'<header><p class="kind">lattok evaluation · {escape(kind)}</p><h1>{escape(report.title)}</h1>',
-        f'<p class="headline">{escape(report.headline)}</p></header>',
+        f'{_answer(report.answer)}<p class="headline">{escape(report.headline)}</p></header>',
         f'<p class="tally">Verdicts: {escape(report.tally)}</p>',
         f'<ul class="verdicts">{"".join(map(_verdict, report.verdicts))}</ul><p class="note">{LEGEND}</p>',
         *map(_section, report.sections),
@@ -109,6 +119,15 @@ def render(report: Report) -> str:
         + "\n".join(body)
         + "\n</main></body></html>\n"
     )
+
+
+def _answer(answer: Answer | None) -> str:
+    """The question everybody asks first, and its answer."""
+    if answer is None:
+        return ""
+    kind = {True: "yes", False: "no", None: "open"}[answer.holds]
+    text = f"<b>{escape(answer.question)}</b><p>{escape(answer.text)}</p>"
+    return f'<div class="answer {kind}-edge">{text}</div>'
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -55,10 +55,8 @@ def probe_part(evidence: Evidence, probes: ProbeRows) -> Part:
             figures.update(reader.figures(kind, rows))
             verdicts += reader.verdicts(kind, rows)
             tables += reader.tables(kind, rows)
-    kind, own, rival = (
-        ("codes", "codes", "residual_kmeans") if probes.discrete else ("latents", "latents", "pca_change")
-    )
-    reading = _reading(figures, kind, own, rival)
+    kind = "codes" if probes.discrete else "latents"
+    reading = _reading(figures, kind, tables[0].strongest(but=(LABELS_ONLY,)) if tables else None)
     section = Section(
         "Do the latent actions say what the robot did?",
         "Regression from each input to the mean action between the two frames, fitted on the training episodes, "
@@ -74,21 +72,19 @@ def probe_part(evidence: Evidence, probes: ProbeRows) -> Part:
     return Part(section, figures, verdicts)
 
 
-def _reading(figures: dict[str, float], kind: str, own: str, rival: str) -> str:
-    """One sentence."""
-
-    if f"r2_from_{kind}/{own}" not in figures:
+def _reading(figures: dict[str, float], kind: str, rival: Row | None) -> str:
+    """One sentence: the model beside the strongest control."""
+    if f"r2_from_{kind}/{kind}" not in figures or rival is None:
         return ""
-    other = "raw frame changes at equal bits" if kind == "codes" else "raw frame changes"
-    shares = [percent(figures[f"r2_from_{kind}/{key}"]) for key in (own, rival)]
+    shares = [percent(figures[f"r2_from_{kind}/{key}"]) for key in (kind, rival.key)]
     text = (
         f"This LAM's {kind} explain {shares[0]} of the action variance on held-out episodes; "
-        f"{other} explain {shares[1]}"
+        f"the best control, {rival.name}, {shares[1]}"
     )
     alone = f"r2_from_{kind}/{LABELS_ONLY}"
     text += f", the same encoder trained on labels alone {percent(figures[alone])}" if alone in figures else ""
-    if f"task_r2_from_{kind}/{own}" in figures:
-        parts = (percent(figures[f"task_r2_from_{kind}/{key}"]) for key in (own, rival))
+    if all(f"task_r2_from_{kind}/{key}" in figures for key in (kind, rival.key)):
+        parts = (percent(figures[f"task_r2_from_{kind}/{key}"]) for key in (kind, rival.key))
         text += "; on tasks the probe never saw {} against {}".format(*parts)
     return text + "."
 

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from lattok import files
@@ -15,7 +16,8 @@ from lattok import files
 SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Interval = tuple[float, float]  # 95 %
-NEEDS_TRAINING = "not run: --controls trained"
+NEEDS_TRAINING = "not run: needs trained controls (controls=trained)"
+WIDTH = 96  # columns of a report in a terminal
 
 
 def printed(value: float, digits: str) -> str:
@@ -85,6 +87,18 @@ class Table:
             return False
         return other < own if self.better == "lower" else other > own
 
+    def strongest(self, but: Sequence[str] = ()) -> Row | None:
+        """The control that does best in the column that decides; None where there is none to compare with."""
+        rows = [row for row in self.rows[1:] if row.control and not (row.reference or row.not_run or row.key in but)]
+        found = [(value, -i) for i, row in enumerate(rows) if (value := row.values[self.decides]) is not None]
+        if not found or not self.better:
+            return None
+        return rows[-(min(found, key=lambda f: (f[0], -f[1])) if self.better == "lower" else max(found))[1]]
+
+    def to_text(self) -> str:
+        """The rows in as many columns as a terminal is wide, the one that decides first."""
+        return text_table(self)
+
     def as_dict(self) -> dict[str, Any]:
         """JSON form."""
         rows = [row.as_dict(self.columns) for row in self.rows]
@@ -128,9 +142,55 @@ class Verdict:
         return {"text": self.text, "holds": self.holds, "key": self.key}
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a reader wants to know first, and why it is so."""
+
+    question: str
+    holds: bool | None  # None: it cannot be told
+    text: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"question": self.question, "holds": self.holds, "text": self.text}
+
+
 def tally(held: Sequence[bool | None]) -> str:
     """Verdicts of each kind in words."""
-    return f"{held.count(True)} hold up, {held.count(False)} fall short, {held.count(None)} open"
+    yes, no, unclear = (held.count(kind) for kind in (True, False, None))
+    one = {True: ("holds up", "falls short", "is open"), False: ("hold up", "fall short", "are open")}
+    return ", ".join(f"{n} {one[n == 1][i]}" for i, n in enumerate((yes, no, unclear)))
+
+
+LEGEND = "+ holds up against its control   - falls short of it   ? open: too close to tell, or not run"
+NAMES = 44  # columns for the names of rows
+NUMBERS = 12  # columns of a number, at least
+
+
+def _wrapped(text: str, first: str, later: str | None = None) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=first if later is None else later)
+
+
+def text_table(table: Table) -> str:
+    """Rows and columns in plain text; columns that do not fit are left out, the deciding one never."""
+    order = [table.decides, *(i for i in range(len(table.columns)) if i != table.decides)]
+    widths = {i: max(NUMBERS, len(table.columns[i]) + 2) for i in order}
+    shown, room = [], WIDTH - NAMES - len("  wins")
+    for i in order:
+        if shown and widths[i] > room:
+            break
+        shown, room = [*shown, i], room - widths[i]
+    better = f" ({table.better} is better)" if table.better else ""
+    lines = [f"{table.title}{better}", " " * NAMES + "".join(f"{table.columns[i]:>{widths[i]}}" for i in shown)]
+    for row in table.rows:
+        name = textwrap.shorten(row.name, NAMES - 3, placeholder="…")
+        numbers = "".join(f"{table.shown(row.values[i], i):>{widths[i]}}" for i in shown) if row.values else ""
+        note = "  wins" if table.wins(row, table.decides) else "  (for scale)" if row.reference and row.values else ""
+        missing = f"  {textwrap.shorten(row.not_run, WIDTH - NAMES - 2, placeholder='…')}" if row.not_run else ""
+        lines.append(
+            f"{'' if row.control else '* '}{name:<{NAMES - 2 * (not row.control)}}{numbers}{note}{missing}".rstrip()
+        )
+    return "\n".join(lines)
 
 
 class Part(NamedTuple):
@@ -152,11 +212,21 @@ class Report:
     figures: dict[str, float]
     sections: tuple[Section, ...] = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
+    answer: Answer | None = None
+
+    def with_answer(self, answer: Answer) -> Report:
+        """The same with an overall answer."""
+        return replace(self, answer=answer)
 
     def summary(self) -> dict[str, Any]:
         """What goes onto the model card and is repeated by `lattok doctor`: headline, verdicts and figures."""
         verdicts = [verdict.as_dict() for verdict in self.verdicts]
-        return {"headline": self.headline, "verdicts": verdicts, "figures": dict(self.figures)}
+        return {"headline": self.opening, "verdicts": verdicts, "figures": dict(self.figures)}
+
+    @property
+    def opening(self) -> str:
+        """The answer and the headline, as one text."""
+        return f"{self.answer.question} {self.answer.text} {self.headline}" if self.answer else self.headline
 
     @property
     def tally(self) -> str:
@@ -168,6 +238,7 @@ class Report:
         value = {
             "schema": SCHEMA,
             "kind": self.kind,
+            "answer": None if self.answer is None else self.answer.as_dict(),
             **self.summary(),
             "sections": [
                 {
@@ -182,9 +253,18 @@ class Report:
         return json.dumps(files.finite(value), indent=2, allow_nan=False) + "\n"
 
     def to_text(self) -> str:
-        """Headline and verdicts for a terminal: + holds, - does not, ? was not decided."""
+        """Answer, headline and verdicts for a terminal."""
         marks = {True: "+", False: "-", None: "?"}
-        return "\n".join([self.headline, *(f"  {marks[verdict.holds]} {verdict.text}" for verdict in self.verdicts)])
+        lines = [self.answer.question, *_wrapped(self.answer.text, "  ")] if self.answer else []
+        lines += [*_wrapped(self.headline, ""), "", *_wrapped(LEGEND, "")]
+        for verdict in self.verdicts:
+            lines += _wrapped(f"{marks[verdict.holds]} {verdict.text}", "  ", "    ")
+        return "\n".join(lines)
+
+    def overview(self) -> str:
+        """The table that decides, for a terminal: the model's figures beside those of its controls."""
+        table = next((t for section in self.sections for t in section.tables if t.better), None)
+        return "" if table is None else table.to_text()
 
     def to_html(self) -> str:
         """One self-contained page."""

@@ -64,7 +64,7 @@ def _action_verdict(own: Carried, kept: float, bootstrap: Bootstrap) -> Verdict:
     numbers = [printed(mean_r2(probe), ".2f") for probe in (own.distracted, own.clean)]
     text = (
         f"Under a moving distractor the {own.name} keep {percent(kept)} of what they say about the action "
-        f"(R² {numbers[0]} of {numbers[1]}{between}); {percent(KEEPS)} are asked"
+        f"(R² {numbers[0]} of {numbers[1]}{between}); it should be {percent(KEEPS)} at least"
     )
     return Verdict(text, kept >= KEEPS, "action_under_distractors")
 

@@ -84,12 +84,17 @@ def _law_verdict(name: str, law: Law) -> Verdict:
         "reversal": "Latents of reversed pairs {} the negative ones, which explain",
     }[name].format({"additivity": ("add up to", "do not add up to"), "reversal": ("are", "are not")}[name][not holds])
     text = (
-        f"{law_text} {percent(law.model.explained)} of its variance"
-        f" (random pairing {percent(law.random.explained)}; with the best factor {percent(law.model.scaled)})"
+        f"{law_text} {_share(law.model.explained)} of its variance"
+        f" (with latents of other clips {_share(law.random.explained)}; scaled to fit best {_share(law.model.scaled)})"
     )
     if name == "reversal":
         text = text.replace("of its variance", "of their variance")
     return Verdict(text, holds, {"additivity": "additive", "reversal": "reversible"}[name])
+
+
+def _share(explained: float) -> str:
+    """A share of variance; what is further off than the mean explains none of it."""
+    return percent(explained) if explained > 0 else "none"
 
 
 def transfer_part(evidence: Evidence) -> Part:
@@ -132,8 +137,8 @@ def _transfer_verdict(found: Transfer) -> Verdict:
     holds = back >= HOLDS and back > own
     word = "comes back" if holds else "comes back only in part" if back > max(own, 0) else "does not come back"
     text = (
-        f"A latent applied to another clip {word}: {percent(back)} of its "
-        f"variance (the other clip's own latent {percent(own)}, the same clip {percent(found.same_scene.latents)})"
+        f"A latent applied to another clip {word}: {_share(back)} of its "
+        f"variance (of the other clip's own latent {_share(own)}, in the same clip {_share(found.same_scene.latents)})"
     )
     if found.transferred.action is not None:
         text += f"; R² of its action {printed(found.transferred.action, '.2f')}"

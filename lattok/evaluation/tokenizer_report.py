@@ -65,7 +65,8 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[p
             mean = (max(each) if field == "worst" else float(np.mean(each))) if each else 0.0
             rows.append(_row(method, (mean, *each)))
         first = "largest" if field == "worst" else "mean"
-        return Table(title, (first, *names), tuple(rows), better="lower", note=decides_note)
+        folded = field in ("l1", "worst")
+        return Table(title, (first, *names), tuple(rows), better="lower", note=decides_note, folded=folded)
 
     tables = [
         per_dimension(
@@ -159,16 +160,14 @@ def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
 
 
 def _headline(figures: dict[str, float], vocab: int) -> str:
-    mse = figures["normalised_mse"]
-    others = {key: figures.get(f"normalised_mse/{key}") for key in ("kmeans", "uniform_bins")}
-    parts = [f"{mse / other:.2f} × {NAMES[key]}" for key, other in others.items() if other]
-    without = "make none" if any(other is not None for other in others.values()) else "were not run"
-    beside = f"{' and '.join(parts)} at equal bits" if parts else f"the controls at equal bits {without}"
-    used = int(figures["codes_used"])
+    names = [key for key in ("kmeans", "uniform_bins", "fast") if f"normalised_mse/{key}" in figures]
+    beside = "the controls at equal bits were not run"
+    if names:
+        others = [f"{NAMES[key]} {figures[f'normalised_mse/{key}']:.3g}" for key in names]
+        beside = f"at equal bits {', '.join(others)}"
     return (
-        f"Held-out reconstruction error {mse:.3g} (normalised MSE): {beside}; "
-        f"{used} of {vocab} codes in use, "
-        f"perplexity {figures['perplexity']:.0f}."
+        f"Held-out error {figures['normalised_mse']:.3g} (1 is as far off as the mean action; {beside}); "
+        f"{int(figures['codes_used'])} of {vocab} codes in use, perplexity {figures['perplexity']:.0f}."
     )
 
 

@@ -85,7 +85,9 @@ def test_shuffling_never_keeps_a_pair_that_has_others():
 
 def test_controls_that_need_training_are_not_run_unasked(quick: tuple[Report, Path]):
     report, out = quick
-    assert (out / "report.html").read_text().count("not run: --controls trained") >= 4  # tables and verdict
+    assert (out / "report.html").read_text().count(
+        "not run: needs trained controls (controls=trained)"
+    ) >= 4  # tables and verdict
     assert not (out / "controls").exists()
     assert not any("without_latents" in key or "labels_only" in key for key in report.figures)
 

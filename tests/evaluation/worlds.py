@@ -26,6 +26,7 @@ class World:
     fps = 10.0
     root = Path("world")
     cameras: tuple[str, ...] = (CAMERA,)
+    damaged = ()
 
     def __init__(
         self,

@@ -1,0 +1,108 @@
+"""The answer to what a reader wants to know first: may I use this? In plain English, beside the strongest control.
+
+A model is not recommended where something that learnt nothing does as well. What else speaks against it is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lattok.evaluation.report import Answer, Report, Verdict, percent, printed
+
+TARGET = 2.0  # a target for supervision may have this many times the error of a codebook that nobody trained
+CAVEATS = {  # verdicts about latent actions that do not decide, but that a user should know of
+    "codes_against_controls_xyz": "about x, y and z the codes say less than the best control",
+    "decoder_depends": "the decoder hardly uses the latents",
+    "action_under_distractors": "the labels suffer where something else moves",
+    "codes_new_tasks": "on tasks that were not seen a control says more",
+}
+NAMES = {"kmeans": "k-means", "uniform_bins": "uniform bins", "fast": "FAST"}
+
+
+def answered(report: Report, trained_on: Mapping[str, Any] | None) -> Report:
+    """The report with its answer, from its verdicts and figures and from what the model says about its training."""
+    holds = {verdict.key: verdict.holds for verdict in report.verdicts}
+    trial = trial_steps(trained_on)
+    if trial is not None:
+        text = f"No: this was a trial run of {trial} steps, to see that everything works. Its figures mean nothing."
+        answer = Answer(QUESTIONS[report.kind], False, text)
+    elif holds.get("held_out_seen") is False:
+        text = "That cannot be told from this report: the model was trained on episodes that judge it here."
+        answer = Answer(QUESTIONS[report.kind], None, text)
+    else:
+        answer = (_tokenizer if report.kind == "action-vq" else _latent)(report, holds)
+    return report.with_answer(answer)
+
+
+QUESTIONS = {"action-vq": "May I use this tokenizer?", "image-lam": "May I annotate with this model?"}
+
+
+def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:
+    """Steps of a trial run; None for a model that was trained in earnest, or that does not say."""
+    loop = (trained_on or {}).get("loop")
+    return loop.get("steps", 0) if isinstance(loop, Mapping) and loop.get("trial") else None
+
+
+def _tokenizer(report: Report, holds: Mapping[str, bool | None]) -> Answer:
+    """As a target for supervision, and as a codec."""
+    question, figures = QUESTIONS["action-vq"], report.figures
+    own = figures["normalised_mse"]
+    rivals = {key: figures[f"normalised_mse/{key}"] for key in NAMES if f"normalised_mse/{key}" in figures}
+    if own >= figures["normalised_mse/mean"]:
+        return Answer(question, False, "No: it reconstructs actions no better than their mean does.")
+    if not rivals:
+        return Answer(question, None, "That cannot be told: no control at equal bits could be run.")
+    best = min(rivals, key=lambda key: rivals[key])
+    lost = f"It loses {_fine(own)} of the variance of held-out actions"
+    beside = f"{NAMES[best]} at equal bits, the strongest control, loses {_fine(rivals[best])}"
+    idle = " Mind that most of its codes are never used." if holds.get("tokens_in_use") is False else ""
+    if own < rivals[best]:
+        return Answer(question, True, f"Yes. {lost}; {beside}.{idle}")
+    untrained = {key: value for key, value in rivals.items() if key != "fast"} or rivals
+    bound = min(untrained, key=lambda key: untrained[key])
+    if own > TARGET * untrained[bound]:
+        times = f"{own / untrained[bound]:.1f} times the error of {NAMES[bound]} at equal bits, which needs no training"
+        return Answer(question, False, f"No: it has {times}.{idle}")
+    text = f"Yes as a target for supervision, no as a codec that stores or replays actions. {lost}; {beside}."
+    return Answer(question, True, text + idle)
+
+
+def _latent(report: Report, holds: Mapping[str, bool | None]) -> Answer:
+    """By what the labels that would be written say about the action, against the best control."""
+    question = QUESTIONS["image-lam"]
+    if holds.get("codes_in_use") is False:
+        return Answer(question, False, f"No: the codes have collapsed. {_text(report.verdicts, 'codes_in_use')}.")
+    kind = next((k for k in ("codes", "latents") if f"{k}_against_controls" in holds), None)
+    if kind is None:
+        text = "That cannot be told here: without actions nothing says whether the labels mean what the robot did."
+        return Answer(question, None, text)
+    table = report.sections[0].tables[0]
+    best = table.strongest(but=("labels_only",))
+    found, rival = (0.0 if row is None else row.values[table.decides] or 0.0 for row in (table.rows[0], best))
+    numbers = (
+        f"R² {printed(found, '.2f')} against {printed(rival, '.2f')} of the best control, {best.name if best else ''}"
+    )
+    reasons = [text for key, text in CAVEATS.items() if holds.get(key) is False]
+    caveats = f" Mind that {_joined(reasons)}." if reasons else ""
+    decides = holds[f"{kind}_against_controls"]
+    if decides:
+        text = f"Yes: on episodes it has not seen, its {kind} say more about the action than anything untrained"
+        return Answer(question, True, f"{text} ({numbers}).{caveats}")
+    if decides is None:
+        text = f"It makes no clear difference: its {kind} say about as much about the action as the best control does"
+        return Answer(question, None, f"{text} ({numbers}).{caveats}")
+    text = f"No: something that learnt nothing says as much about the action as its {kind} do"
+    return Answer(question, False, f"{text} ({numbers}).{caveats}")
+
+
+def _fine(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.995 else percent(share)
+
+
+def _text(verdicts: Sequence[Verdict], key: str) -> str:
+    return next(verdict.text for verdict in verdicts if verdict.key == key)
+
+
+def _joined(reasons: Sequence[str]) -> str:
+    return reasons[0] if len(reasons) == 1 else f"{', '.join(reasons[:-1])} and {reasons[-1]}"

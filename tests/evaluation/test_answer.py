@@ -1,0 +1,133 @@
+"""The overall answer of a report: beside the strongest control, and marked where it is a trial."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from lattok.evaluation import evaluate
+from lattok.evaluation.answer import answered
+from lattok.evaluation.report import Report, Row, Section, Table, Verdict, tally
+from lattok.evaluation.structure_report import _law_verdict
+from tests.evaluation.worlds import Oracle, World, tiny_lam
+
+FOUR = "It loses 4 % of the variance of held-out actions; FAST at equal bits, the strongest control, loses 1 %"
+pytestmark = pytest.mark.usefixtures("short_mlps")
+
+
+def latent(decides: bool | None, *verdicts: Verdict) -> Report:
+    rows = (
+        Row("codes", "codes", (0.63, 0.5), False),
+        Row("residual_kmeans", "k-means on the frame change", (0.53, 0.6)),
+        Row("flow_kmeans", "k-means on block flow", (0.66, 0.4)),
+        Row("labels_only", "same encoder, labels alone", (0.9, 0.9)),
+        Row("ceiling", "change of proprioception", (0.99, 0.9), reference=True),
+        Row("absent", "absent", not_run="not run"),
+    )
+    table = Table("From codes", ("mean", "x"), rows, better="higher", digits=".2f")
+    asked = (Verdict("codes", decides, "codes_against_controls"), *verdicts)
+    return Report("image-lam", "my-lam on data", "H.", asked, {}, (Section("S", "", (table,)),), {})
+
+
+def tokenizer(own: float, used: bool = True, **controls: float) -> Report:
+    figures = {"normalised_mse": own, **{f"normalised_mse/{key}": value for key, value in controls.items()}}
+    return Report("action-vq", "t", "H.", (Verdict("codes", used, "tokens_in_use"),), figures, (), {})
+
+
+def test_a_latent_action_model_is_judged_beside_the_strongest_control_not_the_weakest():
+    for decides, begins in ((True, "Yes: "), (None, "It makes no clear difference: "), (False, "No: ")):
+        answer = answered(latent(decides), None).answer
+        assert answer.holds is decides
+        assert answer.text.startswith(begins)
+        assert "R² 0.63 against 0.66 of the best control, k-means on block flow" in answer.text
+    assert answer.question == "May I annotate with this model?"
+
+
+def test_what_else_speaks_against_it_is_named():
+    report = latent(True, Verdict("d", False, "decoder_depends"), Verdict("p", False, "action_under_distractors"))
+    text = answered(report, None).answer.text
+    assert "Mind that the decoder hardly uses the latents and the labels suffer where something else moves." in text
+    collapsed = answered(latent(True, Verdict("Joint code entropy 1 bit", False, "codes_in_use")), None).answer
+    assert collapsed.holds is False
+    assert collapsed.text == "No: the codes have collapsed. Joint code entropy 1 bit."
+
+
+@pytest.mark.parametrize(
+    ("report", "holds", "begins"),
+    [
+        (tokenizer(0.004, kmeans=0.03, uniform_bins=0.09, fast=0.01, mean=1.0), True, "Yes. It loses 0.4 %"),
+        (
+            tokenizer(0.04, kmeans=0.034, uniform_bins=0.045, fast=0.01, mean=1.0),
+            True,
+            f"Yes as a target for supervision, no as a codec that stores or replays actions. {FOUR}.",
+        ),
+        (
+            tokenizer(0.677, kmeans=0.034, uniform_bins=0.09, mean=1.0),
+            False,
+            "No: it has 19.9 times the error of k-means at equal bits, which needs no training.",
+        ),
+        (
+            tokenizer(0.08, used=False, kmeans=0.03, mean=1.0),
+            False,
+            "No: it has 2.7 times the error of k-means at equal bits, which needs no training. Mind that most of its",
+        ),
+        (tokenizer(1.2, kmeans=1.3, mean=1.0), False, "No: it reconstructs actions no better than their mean does."),
+        (tokenizer(0.2, mean=1.0), None, "That cannot be told"),
+    ],
+)
+def test_a_tokenizer_is_judged_as_a_target_and_as_a_codec(report, holds, begins):
+    answer = answered(report, None).answer
+    assert answer.holds is holds
+    assert answer.text.startswith(begins)
+
+
+def test_a_trial_run_is_marked_wherever_its_figures_appear():
+    report = answered(latent(True), {"loop": {"steps": 60, "trial": True}})
+    mark = "a trial run of 60 steps"
+    assert report.answer.holds is False
+    for text in (report.to_text(), report.to_html(), report.to_json(), report.summary()["headline"]):
+        assert mark in " ".join(text.split())
+    assert "trial" not in answered(latent(True), {"loop": {"steps": 60}}).to_html().split("</style>")[1]
+
+
+def test_judged_on_what_it_was_trained_on_it_gets_no_answer():
+    answer = answered(latent(True, Verdict("seen", False, "held_out_seen")), None).answer
+    assert answer.holds is None
+    assert answer.text.startswith("That cannot be told from this report")
+
+
+def test_models_with_known_answers(tmp_path):
+    world = World(episodes=16, length=24)
+    knows = evaluate(tiny_lam(Oracle, world), world, episodes=[6, 7, 8, 9], out=tmp_path)
+    assert knows.answer.holds is not False
+    assert json.loads((tmp_path / "report.json").read_text())["answer"]["text"] == knows.answer.text
+    assert knows.answer.text in (tmp_path / "report.html").read_text().replace("&#x27;", "'")
+    fresh = evaluate(tiny_lam(), world, episodes=[6, 7, 8, 9])
+    assert fresh.answer.holds is not True
+    blind = evaluate(tiny_lam(), world, episodes=[6, 7, 8, 9], action_key=None)
+    assert blind.answer.holds is not True
+
+
+def test_text_is_no_wider_than_a_terminal_and_says_what_its_marks_mean():
+    long = Verdict("word " * 80, None, "k")
+    report = answered(latent(False, long), None)
+    assert max(map(len, report.to_text().splitlines())) <= 96
+    assert "+ holds up against its control" in report.to_text()
+    assert max(map(len, report.overview().splitlines())) <= 96
+    lines = report.overview().splitlines()
+    assert lines[0] == "From codes (higher is better)"
+    assert any(line.startswith("* codes") and line.endswith("0.50") for line in lines)
+    assert any(line.startswith("k-means on block flow") and line.endswith("wins") for line in lines)
+
+
+def test_verdicts_are_counted_in_english():
+    assert tally([True, False, False, None]) == "1 holds up, 2 fall short, 1 is open"
+    assert tally([]) == "0 hold up, 0 fall short, 0 are open"
+
+
+def test_what_explains_less_than_nothing_is_said_in_words():
+    match = [SimpleNamespace(explained=value, scaled=0.07) for value in (-1.71, -1.16)]
+    text = _law_verdict("additivity", SimpleNamespace(model=match[0], random=match[1])).text
+    assert "the sum explains none of its variance (with latents of other clips none; scaled to fit best 7 %)" in text
