@@ -185,7 +185,7 @@ def test_every_verdict_is_repeated_with_what_to_do(folder: Path):
     assert "evaluated Fair. holds Codes fine" in text
     assert f"warning Falls short: Does not add up. {FALLS_SHORT['additive']}" in text
     assert "Run: lattok evaluate MODEL DATASET --controls trained." in text
-    assert "1 hold up, 1 fall short, 1 open." in text
+    assert "1 holds up, 1 falls short, 1 is open." in text
 
 
 def test_what_holds_or_is_not_known_gets_no_advice():
