@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+LONGEST = 40_000  # characters of what came: a list of a million names says no more than its beginning
+
 
 class LattokError(ValueError):
     """Bad input. The text names the argument, what was expected, what came and the way out."""
@@ -16,7 +18,9 @@ class LattokError(ValueError):
 
 def fail(name: str, expected: str, got: Any, hint: str = "") -> NoReturn:
     """Raise `LattokError("`name`: expected ..., got .... hint")`."""
-    raise LattokError(f"`{name}`: expected {expected}, got {got}." + (f" {hint}" if hint else ""))
+    shown = str(got)
+    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+    raise LattokError(f"`{name}`: expected {expected}, got {shown}." + (f" {hint}" if hint else ""))
 
 
 @contextmanager

@@ -354,6 +354,6 @@ def finite(value: Any) -> Any:
     return value
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an exception says, as one line; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,7 +1,8 @@
 """Artefacts: config.json + model.safetensors + README.md (model card), in a folder or on the Hub. No pickle.
 
-Loading is strict: missing, unexpected or mis-shaped tensors are an error that lists them. huggingface_hub's
-ModelHubMixin removes config.json before it writes; we need whole artefacts or none, so its functions are used directly.
+Loading is strict: missing, unexpected or mis-shaped tensors, other dtypes and numbers that are not finite are an error
+that lists them. huggingface_hub's ModelHubMixin removes config.json before it writes; we need whole artefacts or none,
+so its functions are used directly. Its keywords are the same here (`hub_client`).
 """
 
 from __future__ import annotations
@@ -9,55 +10,76 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from types import UnionType
+from typing import Any, ClassVar, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-import safetensors
 import safetensors.torch
 import torch
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 import lattok
-from lattok import checks, files
+from lattok import checks, files, hub_client
+from lattok.card import license_of, model_card
+from lattok.hub_client import HUB_ID, LoadOptions
+from lattok.records import read_evaluation, read_training
+from lattok.weights import DAMAGED, SHOWN, Size, Sizes, check_sizes, planned, read_sizes, read_tensors, unsound
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 EVALUATION, TRAINING = "evaluation.json", "training.json"
 PARTS = "parts"  # folder of what an artefact holds beside that, such as a whole backbone
+ALL = [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, f"{PARTS}/*"]
+REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+LICENSE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+KEYWORDS = tuple(LoadOptions.__annotations__)
 # metadata of config fields that came after models were published: at their default they are no part of the identity
 ADDED = {"added": True}
 
 
+class Place(NamedTuple):
+    """Where an artefact lies, and its Hub id and commit unless it is a local folder."""
+
+    folder: Path
+    hub_id: str | None = None
+    revision: str | None = None
+
+
 def resolve(
-    name_or_path: str | os.PathLike[str], revision: str | None = None, argument: str = "model"
-) -> tuple[Path, str | None]:
-    """The folder of a model, and its Hub id unless it is a local folder; a Hub id is downloaded at `revision`.
+    name_or_path: str | os.PathLike[str],
+    revision: str | None = None,
+    argument: str = "model",
+    options: Mapping[str, Any] | None = None,
+) -> Place:
+    """The place of a model; a Hub id is downloaded at `revision`. `options`: those of `LoadOptions`.
 
     Errors call it by the name of the `argument` that named it.
     """
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return path, None
-    text = str(name_or_path)
-    if path.exists() or text.startswith((".", "/", "~")) or text.count("/") != 1:
-        checks.fail(argument, "a folder with config.json, or a Hub id like org/name", f"{text!r}, which is neither")
-    return download(argument, text, revision, [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, f"{PARTS}/*"]), text
-
-
-def download(argument: str, repo_id: str, revision: str | None, wanted: list[str]) -> Path:
-    """The `wanted` files of a Hub repository, in a local folder that is named by its commit."""
-    from huggingface_hub import snapshot_download
-
+    options = options or {}
+    hub_client.check_options(options, KEYWORDS)
+    subfolder = options.get("subfolder")
+    text = os.fspath(name_or_path) if isinstance(name_or_path, str | os.PathLike) else repr(name_or_path)
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        expected = f"a folder or a Hub repository; {repo_id!r} could not be fetched"
-        checks.fail(argument, expected, files.first_line(error))
+        path = Path(text).expanduser()
+        local, there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError):  # a name that is too long, the home folder of nobody here
+        path, local, there = Path(text), False, False
+    if local:
+        return Place(hub_client.inside(path, subfolder))
+    if there:
+        hint = f"Give {path.parent}, the folder that it lies in." if path.name in ALL else ""
+        checks.fail(argument, f"a folder with {CONFIG}, or a Hub id like org/name", f"the file {text!r}", hint)
+    if not HUB_ID.fullmatch(text):
+        checks.fail(argument, f"a folder with {CONFIG}, or a Hub id like org/name", f"{text!r:.200}, which is neither")
+    asked = {name: value for name, value in options.items() if name not in ("device", "backbone")}
+    snapshot = hub_client.download(argument, text, revision, ALL, asked)
+    name = f"{text}/{subfolder.strip('/')}" if subfolder else text
+    return Place(hub_client.inside(snapshot, subfolder), name, snapshot.name)
 
 
 def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
@@ -68,7 +90,9 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     config = files.read_json(path)
     if not isinstance(config.get("type"), str):
         checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
-    written = str(config.get("lattok_version", "0"))
+    written = config.get("lattok_version", "0")
+    if not isinstance(written, str) or not _VERSION.match(written):
+        checks.fail(f"lattok_version` in `{path}", f"a version such as {lattok.__version__}", f"{written!r:.60}")
     if _release(written) > _release(lattok.__version__):
         checks.fail(
             str(path),
@@ -79,10 +103,13 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     return config
 
 
+_VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
+
+
 def _release(version: str) -> tuple[int, ...]:
     """(major, minor): patch releases do not change the format."""
-    numbers = [int("".join(c for c in part if c.isdigit()) or 0) for part in version.split(".")[:2]]
-    return tuple(numbers)
+    found = _VERSION.match(version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
 class HubModel(nn.Module):
@@ -96,13 +123,33 @@ class HubModel(nn.Module):
     trained_on: dict[str, Any] | None = None  # dataset, episodes and loop, so that nobody is tested on training data
     source: str | None = None  # Hub id or folder name it was loaded from
     revision: str | None = None
+    license: str | None = None  # as its user named it, for the model card
+    narrow: ClassVar[bool] = False  # weights may have been stored as bfloat16 or float16
 
-    def save_pretrained(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **push: Any,
+    ) -> Path:
         """Write config.json, model.safetensors and the model card into `folder`; each file atomically.
 
-        `name` is what the card calls the model; the folder's name by default.
+        `name` is what the card calls the model; the folder's name by default. With `push_to_hub` also upload it, as
+        `repo_id` (by default your-name/FOLDER), with the keywords of `push_to_hub`.
         """
         folder = Path(folder)
+        if push and not push_to_hub:
+            checks.fail("options", "keywords of an upload together with push_to_hub=True", ", ".join(push))
+        _check_push({**push, **({} if repo_id is None else {"repo_id": repo_id})})
+        self._save(folder, name)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.resolve().name, **push)
+        return folder
+
+    def _save(self, folder: Path, name: str | None) -> None:
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.saved_tensors().items()}
         with files.whole_file(folder / WEIGHTS) as path:
             path.write_bytes(safetensors.torch.save(tensors))  # its own writer makes private files
@@ -111,7 +158,6 @@ class HubModel(nn.Module):
             files.write_json(folder / TRAINING, self.trained_on)
         header = {"type": self.type, "lattok_version": lattok.__version__}
         files.write_json(folder / CONFIG, {**header, **asdict(self.config)})
-        return folder
 
     def save_card(self, folder: Path, name: str | None = None) -> None:
         """Write README.md, and evaluation.json where the model was evaluated."""
@@ -119,74 +165,143 @@ class HubModel(nn.Module):
             files.write_json(folder / EVALUATION, self.evaluation)
         else:
             (folder / EVALUATION).unlink(missing_ok=True)  # another model's figures
-        files.write_text(folder / CARD, model_card(self, name or folder.name))
+        files.write_text(folder / CARD, self.card(name or folder.resolve().name))
+
+    def card(self, name: str) -> str:
+        """The model card, under that name."""
+        millions = sum(p.numel() for p in self.parameters()) / 1e6
+        what = f"A lattok `{self.type}` model ({type(self).__name__}, {millions:.2f} M parameters)."
+        known = self.trained_on or {}
+        datasets = [entry["dataset"] for entry in known.get("mixture", [known]) if "dataset" in entry]
+        facts = {"license": self.license, "base_model": self.base_model, "datasets": datasets}
+        return model_card(name, what, asdict(self.config), self.evaluation, self.judged_by, facts)
+
+    @property
+    def base_model(self) -> str | None:
+        """Hub id of a pretrained model that this one was built on."""
+        return None
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike[str], revision: str | None = None, **options: Any) -> Self:
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], revision: str | None = None, **options: Unpack[LoadOptions]
+    ) -> Self:
         """Load from a folder or a Hub id, in evaluation mode. Raises `LattokError` on anything that does not fit.
 
-        `options` are those of the class's `build`, which most have none of.
+        `options`: the keywords of huggingface_hub (`token`, `cache_dir`, `force_download`, `local_files_only`,
+        `subfolder`), `device`, and of a policy `backbone`, where its base model has moved.
         """
-        return cls.from_folder(*resolve(name_or_path, revision), **options)
+        if options.get("backbone") is not None:
+            cls.check_backbone()
+        place = resolve(name_or_path, revision, options=options)
+        return cls.from_place(place, options.get("device"), options.get("backbone"))
 
     @classmethod
-    def from_folder(cls, folder: Path, hub_id: str | None = None, **options: Any) -> Self:
-        """Load from a local folder, which for a model from the Hub is the snapshot, named by its commit."""
+    def check_backbone(cls) -> None:
+        """Only policies have one."""
+        checks.fail("backbone", f"to be left out: {cls.__name__} has none", "one")
+
+    @classmethod
+    def from_place(cls, place: Place, device: str | None = None, backbone: str | None = None) -> Self:
+        """Load from where `resolve` found it."""
+        folder = place.folder
         raw = read_config(folder)
         if raw["type"] != cls.type:
-            checks.fail(
-                "model", f"type {cls.type!r}", f"{raw['type']!r} in {folder}", "lattok.load picks the class by itself."
-            )
-        model = cls.build(parse_config(cls.config_class, raw, folder / CONFIG), folder, **options)
-        model.load_tensors(_read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
-        model.evaluation, model.trained_on = (
-            files.read_json(folder / name) if (folder / name).is_file() else None for name in (EVALUATION, TRAINING)
-        )
-        model.source, model.revision = (folder.name, None) if hub_id is None else (hub_id, folder.name)
+            hint = "lattok.load picks the class by itself."
+            checks.fail("model", f"type {cls.type!r}", f"{raw['type']!r} in {folder}", hint)
+        if backbone is not None:
+            cls.check_backbone()
+        config = parse_config(cls.config_class, raw, folder / CONFIG)
+        where = str(folder / WEIGHTS)
+        if not (folder / WEIGHTS).is_file():
+            checks.fail("model", f"a folder with {WEIGHTS}", f"{folder} without it")
+        sizes = read_sizes(folder / WEIGHTS)
+        config, parts = cls.opened(config, folder, backbone)
+        planned(lambda: cls.outline(config, **parts), sizes, where).check_fits(sizes, where)
+        model = cls.build(config, **parts)
+        model.load_tensors(read_tensors(folder / WEIGHTS), where)
+        model.evaluation, model.trained_on = read_evaluation(folder / EVALUATION), read_training(folder / TRAINING)
+        model.license = license_of(folder / CARD)
+        model.source, model.revision = place.hub_id or folder.resolve().name, place.revision
         model.after_load()
-        return model.eval()
+        return on_device(model.eval(), device)
 
     @classmethod
-    def build(cls, config: Any, folder: Path) -> Self:
-        """A model of this configuration, without its weights, for the artefact in `folder`."""
-        return cls(config)
+    def opened(cls, config: Any, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
+        """What building takes beside the configuration, and what the artefact in `folder` does not hold itself."""
+        return config, {}
+
+    @classmethod
+    def build(cls, config: Any, **parts: Any) -> Self:
+        """A model of this configuration, without its weights."""
+        return cls(config, **parts)
+
+    @classmethod
+    def outline(cls, config: Any, **parts: Any) -> Self:
+        """The same for its shapes alone."""
+        return cls.build(config, **parts)
+
+    def check_fits(self, file: Sizes, where: str) -> None:
+        """Whether these are the names, shapes and dtypes of the tensors in this model's artefact."""
+        wanted = {name: Size.of(tensor) for name, tensor in self.saved_tensors().items()}
+        check_sizes(wanted, file, where, type(self).__name__, self.narrow)
 
     def after_load(self) -> None:
         """Called when a model was loaded from an artefact."""
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
-        """Upload as one commit; returns its address. Not run where the project is tested: there is no network there."""
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        private: bool | None = None,
+        token: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Upload as one commit; returns its address. Not run where the project is tested: there is no network there.
+
+        `revision` is a branch, made where it is not there; with `create_pr` the commit becomes a pull request. A
+        `license`, such as "apache-2.0", goes onto the card.
+        """
         from huggingface_hub import HfApi
 
-        api = HfApi(token=token)
-        message = f"lattok {lattok.__version__}: {self.type}"
+        _check_push({"repo_id": repo_id, "license": license, "revision": revision})
+        self.license = license or self.license
+        options: dict[str, Any] = {"commit_message": commit_message or f"lattok {lattok.__version__}: {self.type}"}
+        options |= {"revision": revision} if revision else {}
+        options |= {"create_pr": True} if create_pr else {}
         try:
+            api = HfApi(token=token)
             repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if revision and not create_pr:
+                api.create_branch(repo, branch=revision, exist_ok=True)
             with tempfile.TemporaryDirectory() as scratch:
-                folder = self.save_pretrained(Path(scratch), name=repo)
-                return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message))
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            checks.fail("repo_id", f"a repository that can be written; {repo_id!r} failed", files.first_line(error))
+                self._save(Path(scratch), repo)
+                done = api.upload_folder(repo_id=repo, folder_path=Path(scratch), **options)
+                return str(getattr(done, "pr_url", None) or done)
+        except checks.LattokError:
+            raise
+        except Exception as error:  # the client's own error types differ between its versions
+            hub_client.fail("repo_id", repo_id, revision, error, did="pushed")
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Tensors that belong into the artefact, sharing memory with the model."""
         return dict(self.state_dict())
 
     def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Fill this model; missing, unexpected and mis-shaped tensors are an error that lists them all."""
+        """Fill this model; tensors that are missing, unexpected, of another shape or dtype, or not finite are an
+        error that lists them all.
+        """
+        self.check_fits({name: Size.of(tensor) for name, tensor in tensors.items()}, where)
         wanted = self.saved_tensors()
-        problems = [f"missing {name}" for name in wanted if name not in tensors]
-        problems += [f"unexpected {name}" for name in tensors if name not in wanted]
-        problems += [
-            f"{name} has shape {list(tensors[name].shape)}, expected {list(tensor.shape)}"
-            for name, tensor in wanted.items()
-            if name in tensors and tensors[name].shape != tensor.shape
-        ]
-        if problems:
-            checks.fail(where, f"the {len(wanted)} tensors of {type(self).__name__}", "; ".join(problems))
         with torch.no_grad():
             for name, tensor in wanted.items():
                 tensor.copy_(tensors[name])
+        problems = unsound(self, wanted)
+        if problems:
+            more = [f"and {len(problems) - SHOWN} more"] * (len(problems) > SHOWN)
+            checks.fail(where, "weights that are sound", "; ".join([*problems[:SHOWN], *more]), DAMAGED)
 
     def describe(self) -> dict[str, Any]:
         """What provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""
@@ -226,58 +341,55 @@ def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path) -> Any:
     values = {key: value for key, value in raw.items() if key not in ("type", "lattok_version")}
     known = {field.name for field in fields(config_class)}
     checks.known_keys(str(path), values, sorted(known))
+    hints = get_type_hints(config_class)
+    for key, value in values.items():
+        if not _is_of(value, hints[key]):
+            kind = getattr(hints[key], "__name__", str(hints[key])).replace("typing.", "")
+            checks.fail(f"{key}` in `{path}", f"a value of type {kind}", f"{value!r:.60}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
         return config_class(**values)
-    except TypeError as error:
-        checks.fail(str(path), f"the fields of {config_class.__name__}", str(error))
+    except checks.LattokError as error:
+        raise checks.LattokError(f"{path}: {error}") from None
+    except (TypeError, ValueError, AttributeError, OverflowError, LookupError) as error:
+        expected = f"the fields of {config_class.__name__}, each of its type"
+        checks.fail(str(path), expected, f"something else ({files.first_line(error)[:200]})")
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        checks.fail("model", f"a folder with {WEIGHTS}", f"{path.parent} without it")
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value out of JSON is of the type that a field is declared with."""
+    parts, origin = get_args(kind), get_origin(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(value) == len(kinds) and all(map(_is_of, value, kinds))
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, origin or kind)
+
+
+def on_device(model: Any, device: str | None) -> Any:
+    """A model moved for inference; "auto" takes CUDA where there is one, None leaves it where it is."""
+    if device is None:
+        return model
+    checks.one_of("device", device.split(":")[0], ("auto", "cpu", "cuda", "mps"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({error})")
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        return checks.fail("device", "a device of this machine", f"{device} ({files.first_line(error)})")
 
 
-def model_card(model: HubModel, name: str) -> str:
-    """Model card: what it is, how to load it, and the last evaluation as a table."""
-    lines = [
-        "---",
-        "library_name: lattok",
-        "tags: [robotics, latent-actions, lattok]",
-        "---",
-        f"# {name}",
-        "",
-        f"A lattok `{model.type}` model ({type(model).__name__}, {_millions(model)} M parameters).",
-        "",
-        "```python",
-        "import lattok",
-        f'model = lattok.load("{name}")',
-        "```",
-        "",
-        "## Evaluation",
-        "",
-    ]
-    if not model.evaluation:
-        lines.append(f"Not evaluated yet: {model.judged_by}.")
-    else:
-        marks = {True: "holds up", False: "falls short", None: "open"}
-        verdicts = model.evaluation.get("verdicts", [])
-        lines += [str(model.evaluation.get("headline", "")), ""]
-        lines += [*(f"- **{marks[verdict['holds']]}**: {verdict['text']}" for verdict in verdicts), ""]
-        lines += ["<details><summary>All figures</summary>", "", "| figure | value |", "|---|---|"]
-        lines += [f"| {key} | {_plain(value)} |" for key, value in model.evaluation.get("figures", {}).items()]
-        lines += ["", "</details>"]
-    config = json.dumps(files.finite(asdict(model.config)), indent=2)
-    return "\n".join([*lines, "", "## Configuration", "", "```json", config, "```", ""])
-
-
-def _millions(model: nn.Module) -> str:
-    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}"
-
-
-def _plain(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _check_push(given: Mapping[str, Any]) -> None:
+    """What can be seen to be wrong before anything is written or sent."""
+    known = ("repo_id", "commit_message", "revision", "create_pr", "private", "token", "license")
+    checks.known_keys("options", given, known)
+    repo_id, named = given.get("repo_id"), given.get("license")
+    if repo_id is not None and not (isinstance(repo_id, str) and REPO.fullmatch(repo_id) and ".." not in repo_id):
+        checks.fail("repo_id", "a name on the Hub, such as my-name/my-model", repr(repo_id)[:100])
+    if named is not None and not (isinstance(named, str) and LICENSE.fullmatch(named)):
+        checks.fail("license", "the short name of a licence, such as apache-2.0", repr(named)[:100])

@@ -56,6 +56,15 @@ class Normalizer(nn.Module):
             self._set(dim, *_map(column.double().cpu().numpy(), one))
         return self
 
+    def unsound(self) -> list[str]:
+        """What is wrong with the map, as it came from a file."""
+        problems = []
+        if not bool(self.shift.isfinite().all()):
+            problems.append("shift has numbers that are not finite")
+        if not bool(((self.scale > 0) & self.scale.isfinite()).all()):
+            problems.append(f"scale must be finite and above 0, got {self.scale.min():g} to {self.scale.max():g}")
+        return problems
+
     @torch.no_grad()
     def set(self, statistics: Mapping[str, Sequence[float]]) -> Normalizer:
         """Set the map from known statistics, one number per dimension: mean and std, q01 and q99, or min and max.

@@ -263,7 +263,9 @@ class VectorQuantizer(CodeUsage):
         self.steps: Tensor
         self.reservoir: Tensor
         self.reservoir_step: Tensor
-        self._seed = int(torch.randint(2**31, ()))  # one for all processes that build the model from one seed
+        self._seed = int(
+            torch.randint(2**31, (), device="cpu")
+        )  # one for all processes that build the model from one seed
 
     @property
     def continuous(self) -> bool:

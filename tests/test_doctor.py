@@ -162,8 +162,10 @@ def test_errors_make_exit_code_1(tmp_path: Path, capsys):
 
 @pytest.mark.usefixtures("healthy")
 def test_models_that_do_not_load(folder: Path):
+    weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(b"\0" * 64)
     assert "error" in about(folder)
+    (folder / "model.safetensors").write_bytes(weights)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "features": "timm:local-dir:/no/such/folder"}))
     assert "Its image features cannot be reached" in about(folder)

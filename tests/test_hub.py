@@ -137,7 +137,7 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
         raise OSError("offline\nlong traceback")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    with pytest.raises(LattokError, match="'org/name' could not be fetched, got offline") as caught:
+    with pytest.raises(LattokError, match="'org/name' could not be fetched: offline") as caught:
         lattok.load("org/name")
     assert "\n" not in str(caught.value)
 

@@ -20,21 +20,8 @@ ROOT = Path(lattok.__file__).parent
 # From the bottom to the top. A new module goes here, as low as it can.
 LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"types", "checks", "files", "places", "findings", "signals"}),
-    frozenset(
-        {
-            "nn",
-            "quantize",
-            "normalize",
-            "hub",
-            "arrays",
-            "keymap",
-            "runlog",
-            "checkpoints",
-            "codebooks",
-            "training",
-            "graphs",
-        }
-    ),
+    frozenset({"nn", "quantize", "normalize", "keymap", "runlog", "checkpoints", "codebooks", "training", "graphs"})
+    | frozenset({"arrays", "hub", "hub_client", "weights", "records", "card"}),
     frozenset({"data", "action_vq", "image_lam", "backbones"}),
     frozenset({"labellers"}),
     frozenset({"evaluation", "annotation", "vla", "sim"}),
@@ -46,6 +33,8 @@ SIBLINGS = {
     "places": {"checks"},
     "quantize": {"nn"},
     "normalize": {"nn"},
+    "card": {"hub_client"},
+    "hub": {"hub_client", "weights", "records", "card"},
     "codebooks": {"quantize"},
     "training": {"runlog", "checkpoints", "codebooks"},
     "image_lam": {"backbones", "data"},  # frozen features of a dataset's frames are cached

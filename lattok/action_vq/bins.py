@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from lattok import checks
 from lattok.action_vq.base import ChunkTokenizer
-from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.config import MOST_CODES, ChunkConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.repair import Repaired, examine, held_from_neighbours
 from lattok.arrays import Values
@@ -31,6 +31,8 @@ class UniformBinsConfig(ChunkConfig):
         checks.counts(bins=self.bins)
         if self.bins < 2:
             checks.fail("bins", "at least 2", self.bins)
+        if self.bins > MOST_CODES:
+            checks.fail("bins", f"at most {MOST_CODES:,}", self.bins)
 
 
 class UniformBins(ChunkTokenizer):

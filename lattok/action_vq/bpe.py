@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lattok import checks
+from lattok import checks, files
 
 LAST = 0xD7FF  # the last character before the surrogates, which no text can hold
 REACH = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
@@ -206,7 +206,11 @@ def _load(text: str) -> tuple[Tokenizer, dict[str, Any]]:
     try:
         raw, tokenizer = json.loads(text), Tokenizer.from_str(text)
     except Exception as error:  # the bindings raise bare exceptions
-        checks.fail("tokenizer.json", "a tokenizer of the `tokenizers` library", f"something else ({error})")
+        checks.fail(
+            "tokenizer.json",
+            "a tokenizer of the `tokenizers` library",
+            f"something else ({files.first_line(error)[:200]})",
+        )
     before = raw.get("pre_tokenizer") or {}
     plain = before.get("type") == "ByteLevel" and not before.get("add_prefix_space") and not raw.get("normalizer")
     if raw["model"].get("type") != "BPE" or not plain:

@@ -9,6 +9,8 @@ from lattok.hub import ADDED
 from lattok.normalize import KINDS
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
+MOST_STEPS, MOST_NUMBERS = 4096, 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
+MOST_CODES = 1 << 20  # of a codebook that is nowhere written down
 ACTION_KINDS = ("unspecified", "relative", "absolute")
 
 
@@ -27,23 +29,32 @@ class ChunkConfig:
 
     def __post_init__(self) -> None:
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)
+        if self.horizon > MOST_STEPS or self.horizon * self.action_dim > MOST_NUMBERS:
+            expected = f"at most {MOST_STEPS:,} steps, and {MOST_NUMBERS:,} numbers in a chunk"
+            checks.fail("horizon", expected, f"{self.horizon:,} steps of {self.action_dim:,} dimensions")
         checks.one_of("normalize", self.normalize, KINDS)
         checks.one_of("action_kind", self.action_kind, ACTION_KINDS)
         if self.action_names:
             checks.size("action_names", "names", len(self.action_names), self.action_dim)
         if len(set(self.normalizers)) != len(self.normalizers):
             checks.fail("normalizers", "different names of datasets", ", ".join(self.normalizers))
-        _ = self.normalize_kinds
+        for text in self.normalize_exceptions:
+            self._exception(text)
 
     @property
     def normalize_kinds(self) -> list[str]:
         """The kind of normalisation of each dimension."""
         kinds = [self.normalize] * self.action_dim
         for text in self.normalize_exceptions:
-            name, _, kind = text.partition("=")
-            checks.one_of(f"normalize_exceptions ({text})", kind, KINDS)
-            kinds[self._dimension(name, text)] = kind
+            dimension, kind = self._exception(text)
+            kinds[dimension] = kind
         return kinds
+
+    def _exception(self, text: str) -> tuple[int, str]:
+        """The dimension and the kind of one of `normalize_exceptions`."""
+        name, _, kind = text.partition("=")
+        checks.one_of(f"normalize_exceptions ({text})", kind, KINDS)
+        return self._dimension(name, text), kind
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 coefficients = round(scale * DCT-II(chunk))     orthonormal, over time, for each dimension
 codes        = BPE(coefficients [H, m] row by row: the lowest frequencies of all dimensions come first)
 
-Reads and writes the published format too: `tokenizer.json` and `processor_config.json`.
+Reads and writes the published format too: `tokenizer.json` and `processor_config.json`. Under transformers 5 the
+published class puts the former into the folder `bpe_tokenizer/`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lattok import checks, files
+from lattok import checks, files, hub_client
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.bpe import CoefficientBPE, Reading, train, trimmed
 from lattok.action_vq.config import ChunkConfig
@@ -27,9 +29,12 @@ from lattok.action_vq.grammar import CoefficientGrammar
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.repair import Repaired
 from lattok.arrays import Values
-from lattok.hub import CONFIG, download
+from lattok.hub import CONFIG, Place, on_device
+from lattok.hub_client import HubOptions
 from lattok.normalize import read_statistics
+from lattok.weights import Size, Sizes
 
+INSIDE = "bpe_tokenizer"
 TOKENIZER, PROCESSOR = "tokenizer.json", "processor_config.json"
 FARTHEST = np.array(1e30)  # normalised values beyond are cut, so that their coefficients are finite
 
@@ -72,9 +77,15 @@ class FAST(ChunkTokenizer):
         self.register_buffer("tokenizer_json", torch.zeros(0, dtype=torch.uint8))  # travels with the weights
         self.tokenizer_json: Tensor
         self._bpe: CoefficientBPE | None = None
-        dct = dct_matrix(config.horizon)
-        self._forward_dct = dct * config.scale  # float64: float32 rounds a few in a million the other way
-        self._inverse_dct = (dct.T / config.scale).astype(np.float32)
+
+    @cached_property
+    def _forward_dct(self) -> np.ndarray:
+        """Chunks to coefficients; float64, since float32 rounds a few in a million the other way."""
+        return dct_matrix(self.horizon) * self.config.scale
+
+    @cached_property
+    def _inverse_dct(self) -> np.ndarray:
+        return (dct_matrix(self.horizon).T / self.config.scale).astype(np.float32)
 
     @property
     def vocab_size(self) -> int:
@@ -112,11 +123,11 @@ class FAST(ChunkTokenizer):
         return model._adopt(text).eval()
 
     @classmethod
-    def from_folder(cls, folder: Path, hub_id: str | None = None) -> Self:
+    def from_place(cls, place: Place, device: str | None = None, backbone: str | None = None) -> Self:
         """Load an artefact, or the published format where it says everything (see `from_published`)."""
-        if (folder / PROCESSOR).is_file() and not (folder / CONFIG).is_file():
-            return cls.from_published(folder)
-        return super().from_folder(folder, hub_id)
+        if (place.folder / PROCESSOR).is_file() and not (place.folder / CONFIG).is_file():
+            return on_device(cls.from_published(place.folder), device)
+        return super().from_place(place, device, backbone)
 
     @classmethod
     def from_published(
@@ -135,9 +146,11 @@ class FAST(ChunkTokenizer):
         `action_dim` and `horizon` are needed where the file leaves them open. Published tokenizers take normalised
         actions: `statistics` of the actions, a mapping or a JSON file such as LeRobot's stats.json, make the normaliser
         (q01 and q99 where they are there, unless `normalize` says otherwise); without them it is the identity.
-        `options` are further fields of `FASTConfig`; `max_token` limits coefficients and shortens rows.
+        `options` are further fields of `FASTConfig`, of which `max_token` limits coefficients and shortens rows, and
+        the keywords of huggingface_hub.
         """
-        folder = _published_folder(source, revision)
+        asked = {name: options.pop(name) for name in HubOptions.__annotations__ if name in options}
+        folder, tokenizer, commit = _published(source, revision, asked)
         raw = files.read_json(folder / PROCESSOR)
         facts: dict[str, Any] = {name: raw.get(name) for name in ("scale", "min_token", "vocab_size")}
         facts |= {"action_dim": action_dim or raw.get("action_dim"), "horizon": horizon or raw.get("time_horizon")}
@@ -151,30 +164,35 @@ class FAST(ChunkTokenizer):
         model = cls(FASTConfig(**facts, normalize=kind))
         if known is not None:
             model.normalizer.set(known)
-        model._adopt((folder / TOKENIZER).read_text(encoding="utf-8"))
-        model.source = str(source)
+        model._adopt(_text(tokenizer))
+        model.source, model.revision = str(source) if commit else folder.resolve().name, commit
         return model.eval()
 
-    def save_pretrained(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
-        """Write the artefact into `folder`; without a vocabulary it could not be loaded, so that is an error."""
+    def _save(self, folder: Path, name: str | None) -> None:
+        """As every model; without a vocabulary it could not be loaded, so that is an error."""
         _ = self.bpe
-        return super().save_pretrained(folder, name)
+        super()._save(folder, name)
 
     def save_published(self, folder: str | os.PathLike[str]) -> Path:
         """Write the published format, which others read. It has no place for the normaliser: it takes its outputs."""
         _, folder = self.bpe, Path(folder)
-        files.write_text(folder / TOKENIZER, bytes(self.tokenizer_json.tolist()).decode())
+        files.write_text(folder / TOKENIZER, self.tokenizer_json.cpu().numpy().tobytes().decode())
         plain = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         files.write_json(folder / "tokenizer_config.json", plain)
         facts = {name: getattr(self.config, name) for name in ("scale", "vocab_size", "min_token", "action_dim")}
         files.write_json(folder / PROCESSOR, {**facts, "time_horizon": self.horizon})
         return folder
 
-    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
+    def check_fits(self, file: Sizes, where: str) -> None:
         """The tokenizer may have any length; everything else is strict."""
-        self.tokenizer_json = torch.empty_like(tensors.get("tokenizer_json", self.tokenizer_json))
+        length = file.get("tokenizer_json", Size((0,), torch.uint8)).shape[:1] or (1,)
+        self.tokenizer_json = self.tokenizer_json.new_empty(length if length[0] <= files.JSON_BYTES else 0)
+        super().check_fits(file, where)
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """As every model; the vocabulary is read from its tensor."""
         super().load_tensors(tensors, where)
-        self._adopt(bytes(self.tokenizer_json.tolist()).decode(errors="replace"))
+        self._adopt(self.tokenizer_json.cpu().numpy().tobytes().decode(errors="replace"))
 
     def grammar(self) -> CoefficientGrammar:
         """Which tokens may follow one another, so that generated rows decode without repair."""
@@ -264,12 +282,32 @@ def _note(reading: Reading, size: int, vocab_size: int) -> str:
     return "; ".join(text for text, holds in parts.items() if holds)
 
 
-def _published_folder(source: str | os.PathLike[str], revision: str | None) -> Path:
-    """The folder of a published tokenizer, downloaded where `source` is a Hub id; both files must be there."""
-    folder = Path(source).expanduser()
+def _published(
+    source: str | os.PathLike[str], revision: str | None, options: Mapping[str, Any]
+) -> tuple[Path, Path, str | None]:
+    """Folder and tokenizer.json of a published tokenizer, and its commit where `source` is a Hub id."""
+    hub_client.check_options(options, HubOptions.__annotations__)
+    folder, commit = Path(source).expanduser(), None
     if not folder.is_dir():
-        folder = download("source", str(source), revision, [TOKENIZER, PROCESSOR])
-    missing = [name for name in (TOKENIZER, PROCESSOR) if not (folder / name).is_file()]
+        wanted = [PROCESSOR, TOKENIZER, f"{INSIDE}/{TOKENIZER}"]
+        folder = hub_client.download("source", str(source), revision, wanted, options)
+        commit = folder.name
+    folder = hub_client.inside(folder, options.get("subfolder"))
+    found = [place for place in (folder / TOKENIZER, folder / INSIDE / TOKENIZER) if place.is_file()]
+    missing = [] if found else [f"{TOKENIZER}, here or in {INSIDE}/"]
+    missing += [] if (folder / PROCESSOR).is_file() else [PROCESSOR]
     if missing:
         checks.fail("source", f"a folder with {TOKENIZER} and {PROCESSOR}", f"{folder} without {', '.join(missing)}")
-    return folder
+    if len(found) == 2 and found[0].read_bytes() != found[1].read_bytes():
+        hint = "Delete the one that is older."
+        checks.fail("source", f"one {TOKENIZER}", f"{folder} with two that differ, one of them in {INSIDE}/", hint)
+    return folder, found[0], commit
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size <= files.JSON_BYTES:
+            return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        checks.fail(str(path), "a text that can be read", files.first_line(error))
+    return checks.fail(str(path), f"at most {files.JSON_BYTES >> 20} MB", "more", "Is this the right file?")

@@ -11,6 +11,7 @@ order in which they were given, so that the most significant ones come first.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,13 +46,18 @@ class FSQConfig(ChunkConfig):
         checks.counts(tokens=self.tokens, codebook_size=self.codebook_size, hidden=self.hidden)
         if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
             checks.fail("codebook_size", "a power of two", self.codebook_size)
+        if self.codebook_size > 2**MOST_BITS:
+            checks.fail("codebook_size", f"at most {2**MOST_BITS:,}", self.codebook_size)
         total, width = self.tokens * self.bits_per_token, self.horizon * self.action_dim
         if total > MOST_BITS * width:
             checks.fail("tokens", f"at most {MOST_BITS} bits per number of a chunk ({MOST_BITS * width})", total)
         if self.bits:
             checks.size("bits", "bits", len(self.bits), total)
-            if sorted(set(self.bits)) != list(range(max(self.bits) + 1)) or max(self.bits) >= width:
-                checks.fail("bits", f"components 0, 1, ... without gaps, below {width}", f"{sorted(set(self.bits))}")
+            used = sorted(set(self.bits))
+            if used != list(range(len(used))) or len(used) > width:
+                checks.fail("bits", f"components 0, 1, ... without gaps, below {width}", f"{used}"[:60])
+            if max(Counter(self.bits).values()) > MOST_BITS:
+                checks.fail("bits", f"at most {MOST_BITS} for each component", f"{max(Counter(self.bits).values())}")
 
     @property
     def bits_per_token(self) -> int:
@@ -60,11 +66,14 @@ class FSQConfig(ChunkConfig):
 
     def give_bits(self, variances: Tensor) -> tuple[int, ...]:
         """Components in the order in which they get a bit: each halves an error, that is, quarters a variance."""
-        left, given = variances.double().clamp_min(1e-12).clone(), []
+        left = variances.double().clamp_min(1e-12).clone()
+        given: list[int] = []
+        counts = Counter[int]()
         for _ in range(self.tokens * self.bits_per_token):
             best = int(left.argmax())
             given.append(best)
-            left[best] = left[best] / 4 if given.count(best) < MOST_BITS else -1.0
+            counts[best] += 1
+            left[best] = left[best] / 4 if counts[best] < MOST_BITS else -1.0
         return tuple(given)
 
 
@@ -106,16 +115,22 @@ class FSQ(CoarseToFine):
         from vector_quantize_pytorch import FSQ as Rounding  # slow to import
 
         width = config.horizon * config.action_dim
-        bits = config.bits or config.give_bits(1 / torch.arange(1, width + 1) ** 2)
-        component = torch.tensor(bits)
-        counts = component.bincount()
-        self.rounding = Rounding((2**counts).tolist(), preserve_symmetry=True, return_indices=False)
+        bits = config.bits or config.give_bits(1 / torch.arange(1, width + 1, device="cpu") ** 2)
+        counts, left = Counter(bits), Counter(bits)
+        levels = [2 ** counts[c] for c in range(len(counts))]
+        with torch.device("cpu"):  # it looks at its own numbers
+            self.rounding = Rounding(levels, preserve_symmetry=True, return_indices=False)
         self.encoder = Corrected(width, len(counts), config.hidden)
         self.decoder = Corrected(len(counts), width, config.hidden)
-        before = torch.tensor([bits[:i].count(c) for i, c in enumerate(bits)])
-        self.register_buffer("component", component, persistent=False)  # of each bit
-        self.register_buffer("shift", counts[component] - 1 - before, persistent=False)  # its place in the level
-        self.register_buffer("top", (2**counts - 1).float(), persistent=False)  # the highest level of each component
+        left.subtract(counts)
+        shift = []
+        for c in bits:
+            left[c] += 1
+            shift.append(counts[c] - left[c])
+        self.register_buffer("component", torch.tensor(bits), persistent=False)  # of each bit
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)  # its place in the level
+        top = torch.tensor([level - 1.0 for level in levels])
+        self.register_buffer("top", top, persistent=False)  # the highest level of each component
         self.component: Tensor
         self.shift: Tensor
         self.top: Tensor

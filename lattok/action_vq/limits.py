@@ -21,6 +21,10 @@ class Limits(nn.Module):
         self.low: Tensor
         self.high: Tensor
 
+    def unsound(self) -> list[str]:
+        """What is wrong with the limits, as they came from a file; infinite ones are none."""
+        return [] if bool((self.low <= self.high).all()) else ["low must be at most high"]
+
     @torch.no_grad()
     def fit(self, actions: Tensor, valid: Tensor) -> None:
         """Set from normalised actions [N, H, m] where `valid` [N, H, m]."""

@@ -29,6 +29,7 @@ from lattok.quantize import residual_kmeans
 
 ITERATIONS = 8  # of k-means
 FIT_BEAMS = 8
+MOST_BEAMS = 4096
 INERTIA = 20.0  # rows are refitted as if this many chunks more had each of them and were coded perfectly
 SWEEPS = 5  # passes over the levels for each refit
 BLOCK = 1024  # chunks searched at a time
@@ -47,6 +48,8 @@ class ResidualVQConfig(ChunkConfig):
         checks.counts(tokens=self.tokens, codebook_size=self.codebook_size, beams=self.beams)
         if self.codebook_size < 2:
             checks.fail("codebook_size", "a whole number of at least 2", self.codebook_size)
+        if self.beams > MOST_BEAMS:
+            checks.fail("beams", f"at most {MOST_BEAMS}", self.beams)
 
 
 class ResidualVQ(CoarseToFine):

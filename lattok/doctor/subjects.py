@@ -14,7 +14,9 @@ from lattok.evaluation.advice import advice_on
 from lattok.evaluation.report import tally
 from lattok.evaluation.split import training_entries
 from lattok.findings import Finding
+from lattok.hub_client import download
 from lattok.loading import load
+from lattok.records import read_evaluation
 
 Found = Iterator[tuple[str, str] | Finding]
 PROVENANCE = Path("meta") / "lattok.json"
@@ -35,7 +37,7 @@ def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
 
 def _is_model_on_hub(subject: str) -> bool:
     try:
-        folder = hub.download("model", subject, None, [hub.CONFIG])
+        folder = download("model", subject, None, [hub.CONFIG])
     except LattokError:
         return False
     return (folder / hub.CONFIG).is_file()
@@ -43,7 +45,7 @@ def _is_model_on_hub(subject: str) -> bool:
 
 def model(subject: str, revision: str | None) -> Found:
     """It must load, strictly, with the features it names."""
-    folder, _ = hub.resolve(subject, revision)
+    folder = hub.resolve(subject, revision).folder
     config = hub.read_config(folder)
     yield "model", f"{config['type']}, saved by lattok {config.get('lattok_version', 'unknown')}"
     if isinstance(config.get("features"), str):
@@ -73,15 +75,13 @@ def _runs(runs: Any) -> str:
 
 def evaluation(subject: str, revision: str | None) -> Found:
     """Verdicts of the last evaluation. Nothing is computed: they lie beside the weights."""
-    folder, _ = hub.resolve(subject, revision)
-    path = folder / hub.EVALUATION
-    if not path.is_file():
+    stored = read_evaluation(hub.resolve(subject, revision).folder / hub.EVALUATION)
+    if stored is None:
         yield Finding("note", "It was never evaluated.", f"Run: lattok evaluate {subject} DATASET")
         return
-    stored = files.read_json(path)
     yield "evaluated", str(stored.get("headline", ""))
     verdicts = stored.get("verdicts")
-    if not isinstance(verdicts, list) or not all(isinstance(v, dict) and {"text", "holds"} <= set(v) for v in verdicts):
+    if not verdicts:
         yield Finding("note", "This evaluation holds no verdicts.", f"Run: lattok evaluate {subject} DATASET")
         return
     for verdict in verdicts:

@@ -14,6 +14,7 @@ from lattok.quantize import CodeUsage
 from lattok.types import Quantized
 
 MOST_LEVELS = 8  # of one scalar
+MOST_CODES = 1 << 20  # of a grid, which no file holds
 
 
 class ScalarQuantizer(CodeUsage):
@@ -24,7 +25,10 @@ class ScalarQuantizer(CodeUsage):
         from vector_quantize_pytorch import FSQ  # slow to import
 
         self.dim = dim
-        self.grid = FSQ(grid_levels(size), dim=dim, preserve_symmetry=True)
+        if not 2 <= size <= MOST_CODES:
+            checks.fail("codebook_size", f'at most {MOST_CODES:,} with quantizer="fsq"', size)
+        with torch.device("cpu"):  # it looks at its own numbers
+            self.grid = FSQ(grid_levels(size), dim=dim, preserve_symmetry=True)
 
     def forward(self, latents: Tensor, update: bool = True) -> Quantized:
         """Latents [B, p, d] to vectors [B, p, d] and codes [B, p]; there is nothing for `update` to change."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lattok import checks
 
+MOST_PIXELS = 2048  # of a side
 QUANTIZERS = ("vq", "residual", "fsq", "none")
 
 
@@ -67,6 +68,8 @@ class ImageLAMConfig:
         for name in ("codebook_size", "env_codebook_size"):
             if getattr(self, name) < 2:
                 checks.fail(name, "at least 2", getattr(self, name))
+        if self.image_size > MOST_PIXELS:
+            checks.fail("image_size", f"at most {MOST_PIXELS}", self.image_size)
         for name in ("mean", "std"):
             checks.size(name, "numbers, one per colour", len(getattr(self, name)), 3)
         if min(self.std) <= 0:

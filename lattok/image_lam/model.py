@@ -11,6 +11,7 @@ Stage 1 learns that codebook: one stream, with the instruction's words beside th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,12 +49,10 @@ class ImageLAM(HubModel):
     config_class = ImageLAMConfig
     label_source = "video"
 
-    def __init__(self, config: ImageLAMConfig):
+    def __init__(self, config: ImageLAMConfig, features: FrozenFeatures | None = None):
         super().__init__()
         self.config = config
-        self.features = FrozenFeatures(
-            config.features, config.image_size, config.mean, config.std, config.interpolation, config.features_revision
-        )
+        self.features = features or _features(config)
         places = len(config.cameras) * self.features.count
         streams = 1 if config.streams == "control" else 2
         encoder = FusedEncoder if config.encoder == "fused" else SpaceTimeEncoder
@@ -67,6 +66,17 @@ class ImageLAM(HubModel):
         self.flow_head = FlowHead(config) if config.flow_weight > 0 else None
         if frozen and self.env is not None:
             self.env.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
+
+    @classmethod
+    def opened(cls, config: ImageLAMConfig, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
+        """The frozen features, which no artefact holds."""
+        return config, {"features": _features(config)}
+
+    @property
+    def base_model(self) -> str | None:
+        """Hub id of its features' network."""
+        found = re.fullmatch(r"(?:timm:hf-hub|hf):([\w.-]+/[\w.-]+)", self.config.features, re.ASCII)
+        return found[1] if found and not Path(found[1]).exists() else None
 
     def after_load(self) -> None:
         """Fetch the named features' weights."""
@@ -288,6 +298,11 @@ class ImageLAM(HubModel):
         pairs = [[0, later] for later in range(1, last + 1)]
         steps = [[now, now + 1] for now in range(1, last)]
         return pairs + steps if self.config.additivity_weight > 0 else pairs
+
+
+def _features(config: ImageLAMConfig) -> FrozenFeatures:
+    scaling = (config.mean, config.std, config.interpolation)
+    return FrozenFeatures(config.features, config.image_size, *scaling, config.features_revision)
 
 
 def _codebook(stream: Stream) -> list[Tensor]:

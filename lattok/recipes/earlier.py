@@ -51,7 +51,7 @@ def combined(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 
 def lam_config(argument: str, name: str) -> ImageLAMConfig:
     """The config of a latent action model, a folder or a Hub id, without its weights."""
-    folder, _ = hub.resolve(name, argument=argument)
+    folder = hub.resolve(name, argument=argument).folder
     raw = hub.read_config(folder, argument)
     if raw["type"] != ImageLAM.type:
         checks.fail(argument, f"a model of type {ImageLAM.type!r}", f"{raw['type']!r} in {name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from lattok import checks
 from lattok.data import RobotDataset
@@ -16,7 +16,7 @@ from lattok.loading import load
 from lattok.recipes.common import Recipe
 from lattok.recipes.progress import bar
 from lattok.training import RUN, SeededBatches
-from lattok.types import PolicyBatch
+from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.vla import VLAConfig
 
 
@@ -46,7 +46,7 @@ def find_labels(recipe: Recipe, dataset: RobotDataset) -> Labelled:
         return Labelled(dataset)
     needs = {"none": (), "codes": ("codes",)}.get(plan.loss, ("embedding",))
     if data.tokenizer is not None:
-        tokenizer = load(data.tokenizer)
+        tokenizer = cast(ActionTokenizer, load(data.tokenizer))  # which is checked
         return Labelled(dataset, tokenizer_spec(tokenizer, horizon, needs), tokenizer=tokenizer)
     prefix = data.prefix or only_prefix(dataset, target, plan.name)
     stride = None if data.latent_stride is None else checks.stride_in_frames(data.latent_stride, dataset.fps)

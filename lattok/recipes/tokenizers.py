@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import asdict, dataclass, fields, make_dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, cast, get_type_hints
 
 from lattok.action_vq import (
     FAST,
@@ -85,7 +85,7 @@ def train_by_fitting(recipe: FitRecipe, resume: bool = False, resume_command: st
     if first or shared:
         return finish(_fit(recipe, resume), out)
     wait_for_all()
-    return load(out)
+    return cast(ChunkTokenizer, load(out))
 
 
 def _fit(recipe: FitRecipe, resume: bool) -> ChunkTokenizer:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 from lattok import checks, files
 from lattok.data import Exported, export, open_dataset
 from lattok.evaluation import Report, evaluate
+from lattok.hub import on_device
 from lattok.loading import load
 from lattok.recipes.progress import bar
 
@@ -115,12 +116,4 @@ def check_fixed(model: Any, reading: dict[str, Any], fps: float) -> None:
 
 def to_device(model: Any, device: str) -> Any:
     """Move a model for inference; "auto" takes CUDA where there is one."""
-    import torch
-
-    checks.one_of("device", device.split(":")[0], ("auto", "cpu", "cuda", "mps"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        return checks.fail("device", "a device of this machine", f"{device} ({str(error).splitlines()[0]})")
+    return on_device(model, device)

@@ -10,7 +10,6 @@ of their hidden states.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from typing_extensions import Self
 from lattok import checks, files
 from lattok.backbones import Backbone
 from lattok.hub import HubModel
+from lattok.hub_client import HUB_ID
 from lattok.normalize import Normalizer
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla.build import MERGED, open_backbone
@@ -34,6 +34,7 @@ from lattok.vla.losses import action_loss
 from lattok.vla.observations import check_batch, policy_batch, prompts
 from lattok.vla.queue import ActionQueues
 from lattok.vla.supervision import build_supervision
+from lattok.weights import Sizes
 
 
 class Seen(NamedTuple):
@@ -41,6 +42,22 @@ class Seen(NamedTuple):
 
     actions: Tensor  # [B, H, m] normalised
     supervised: Tensor | None  # [B, n, D] states that the latent loss acts on
+
+
+class Outline(nn.Module):
+    """What a policy's shapes depend on of a base model that is open already."""
+
+    def __init__(self, backbone: Any):
+        super().__init__()
+        self.hidden_size, self.num_layers, self.embedding_rms = backbone.hidden_size, backbone.num_layers, 1.0
+        self.reads_images = getattr(backbone, "reads_images", True)
+
+    def adapt(self, train: str, lora: Any, gradient_checkpointing: bool = False) -> None:
+        """Nothing to adapt."""
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """None that are known."""
+        return {}
 
 
 class LatentVLA(HubModel):
@@ -53,6 +70,7 @@ class LatentVLA(HubModel):
 
     type = "latent_vla"
     config_class = VLAConfig
+    narrow = True
     judged_by = "training with episodes held out compares its actions with theirs"
     config: VLAConfig
 
@@ -84,11 +102,48 @@ class LatentVLA(HubModel):
         self.queues = ActionQueues(config.horizon)
 
     @classmethod
-    def build(cls, config: VLAConfig, folder: Path, backbone: str | None = None) -> Self:
-        """A policy of this configuration over its base model, opened by name and revision; `backbone`: it has moved."""
+    def check_backbone(cls) -> None:
+        """Policies have one."""
+
+    @classmethod
+    def opened(cls, config: VLAConfig, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
+        """The base model, by name and revision; `backbone`: it has moved. The scratch one is the artefact's own."""
+        if config.backbone == SCRATCH:
+            if backbone is not None:
+                checks.fail(
+                    "backbone", "to be left out: the policy's own is small and lies in its file", repr(backbone)
+                )
+            return config, {}
         if backbone is not None:
-            config = replace(config, backbone=str(Path(backbone).expanduser().resolve()))
-        return cls(config, open_backbone(config, folder))
+            place = Path(backbone).expanduser()
+            config = replace(config, backbone=str(place.resolve()) if place.is_dir() else str(backbone))
+        return config, {"backbone": open_backbone(config, folder)}
+
+    @classmethod
+    def build(cls, config: VLAConfig, backbone: Backbone | None = None) -> Self:
+        """A policy of this configuration, by default over the scratch backbone."""
+        return cls(config, open_backbone(config) if backbone is None else backbone)
+
+    @classmethod
+    def outline(cls, config: VLAConfig, backbone: Backbone | None = None) -> Self:
+        """The same for its shapes alone: a base model that is open already stays as it is."""
+        return cls.build(config, None if backbone is None else cast(Backbone, Outline(backbone)))
+
+    def check_fits(self, file: Sizes, where: str) -> None:
+        """As every model; of a base model that is not built yet only the rank of its adapters can be told."""
+        if isinstance(self.backbone, Outline):
+            ranks = {size.shape[0] for name, size in file.items() if ".lora_A." in name and size.shape}
+            if self.config.train_backbone == "lora" and ranks != {self.config.lora_rank}:
+                got = ", ".join(map(str, sorted(ranks))) or "none"
+                checks.fail(where, f"adapters of rank {self.config.lora_rank}, as config.json says", got)
+            file = {name: size for name, size in file.items() if not name.startswith("backbone.")}
+        super().check_fits(file, where)
+
+    @property
+    def base_model(self) -> str | None:
+        """Hub id of its base model."""
+        name = self.config.backbone
+        return name if HUB_ID.fullmatch(name) and name != MERGED and not Path(name).exists() else None
 
     def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:
         """Loss terms "action" and, where the strategy has one, "latent" (both unweighted), and figures for the log.
@@ -182,10 +237,10 @@ class LatentVLA(HubModel):
         self.config = replace(self.config, backbone=MERGED, backbone_revision=None, train_backbone="frozen")
         return type(self).from_pretrained(self.save_pretrained(folder))
 
-    def save_pretrained(self, folder: str | os.PathLike[str], name: str | None = None) -> Path:
+    def _save(self, folder: Path, name: str | None) -> None:
         """As every model; a merged policy takes its backbone along, also into the folder that it was loaded from."""
         if self.config.backbone == MERGED:
-            place = Path(folder) / MERGED
+            place = folder / MERGED
             new = place.with_name("backbone.new")  # the weights in use may be mapped from the old one
             shutil.rmtree(new, ignore_errors=True)
             self.backbone.save_base(new)
@@ -194,14 +249,14 @@ class LatentVLA(HubModel):
                 shutil.rmtree(new)
             else:
                 new.rename(place)
-        return super().save_pretrained(folder, name)
+        super()._save(folder, name)
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """As every model; a policy over a base model that lies in a folder here is refused: nobody else has that."""
         base = self.config.backbone
         if base not in (SCRATCH, MERGED) and Path(base).is_dir():
             checks.fail("policy", "one whose base model is on the Hub", f"one over {base}", "Push what merge() gives.")
-        return super().push_to_hub(repo_id, private=private, token=token)
+        return super().push_to_hub(repo_id, **options)
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Own modules, and of the backbone what the base model does not have."""

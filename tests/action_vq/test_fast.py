@@ -387,14 +387,14 @@ def test_published_tokenizers_come_from_the_hub(published, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake)
     tokenizer = FAST.from_published("some/fast", revision="v1", action_dim=M, horizon=H)
-    assert asked == [("some/fast", "v1", ["tokenizer.json", "processor_config.json"])]
+    assert asked == [("some/fast", "v1", ["processor_config.json", "tokenizer.json", "bpe_tokenizer/tokenizer.json"])]
     assert tokenizer.describe()["model"] == "some/fast"
 
     def offline(repo, **options):
         raise OSError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(LattokError, match="'some/fast' could not be fetched, got no network"):
+    with pytest.raises(LattokError, match="'some/fast' could not be fetched: no network"):
         FAST.from_published("some/fast", action_dim=M, horizon=H)
 
 

@@ -1,0 +1,236 @@
+"""The Hub, seen from one place: keywords that loading takes, downloads, and what went wrong in words.
+
+The client's own error types differ between its versions, and so do those of the HTTP package below it: they are told
+apart by the names of their classes.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from typing_extensions import TypedDict
+
+from lattok import checks, files
+from lattok.checks import LattokError
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+HTTP = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "aiohttp", "socket", "ssl", "hf_xet")
+WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
+LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
+NEWER = "Set HTTPS_PROXY in the environment: newer versions of huggingface_hub take no proxies."
+ROUNDED = "Codes would not be those that the weights stand for. A policy changes once it is loaded: policy.to(dtype)."
+# keywords of other libraries that have no use here: values that change nothing, and the way out
+REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+    "config": ((None,), "The configuration is the artefact's own: without it the weights mean nothing."),
+    "device_map": ((None,), "Give `device`."),
+    "dtype": ((None,), ROUNDED),
+    "ignore_mismatched_sizes": ((None, False), "Loading is always strict."),
+    "local_dir": ((None,), "Give `cache_dir`, or load the folder that `hf download --local-dir` made."),
+    "map_location": ((None,), "Give `device`."),
+    "resume_download": ((None, True), "Leave it out: a download that broke off is always continued."),
+    "strict": ((None, True), "Loading is always strict."),
+    "torch_dtype": ((None,), ROUNDED),
+    "trust_remote_code": ((None, False), "Nothing in an artefact is run."),
+    "use_auth_token": ((None,), "Give `token`."),
+}
+
+
+class HubOptions(TypedDict, total=False):
+    """Keywords of huggingface_hub for what is on the Hub; for a local folder only `subfolder` means something.
+
+    They are for the artefact or dataset itself. Networks that a model names are fetched by timm and transformers, which
+    read HF_TOKEN, HF_HOME and HF_HUB_OFFLINE.
+    """
+
+    token: str | bool | None  # of an account, or whether to use the stored one; default: if there is one
+    cache_dir: str | os.PathLike[str] | None  # default: HF_HOME
+    force_download: bool
+    local_files_only: bool  # only what is in the cache
+    proxies: dict[str, str] | None  # where the installed huggingface_hub still has them
+    subfolder: str | None  # of the repository, or of the local folder
+
+
+class LoadOptions(HubOptions, total=False):
+    """What loading a model takes beside its name and revision."""
+
+    device: str | None  # cpu, cuda, cuda:1, mps or auto; default: where it was built, the CPU
+    backbone: str | None  # of a policy: the folder or Hub id of its base model, where that has moved
+
+
+_KINDS: Mapping[str, tuple[Any, str]] = {
+    "token": (str | bool | None, "a token, True or False"),
+    "cache_dir": (str | os.PathLike | None, "a folder"),
+    "force_download": (bool, "True or False"),
+    "local_files_only": (bool, "True or False"),
+    "proxies": (dict | None, "an object of addresses"),
+    "subfolder": (str | None, "a folder of the repository"),
+    "device": (str | None, "cpu, cuda, mps or auto"),
+    "backbone": (str | os.PathLike | None, "a folder or a Hub id"),
+}
+
+
+def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse by name, before anything is fetched, what loading does not know or cannot do."""
+    known = list(known)
+    for name, value in given.items():
+        if name in known:
+            kind, expected = _KINDS[name]
+            if not isinstance(value, kind):
+                checks.fail(name, expected, repr(value)[:60])
+        elif name in REFUSED:
+            same, way_out = REFUSED[name]
+            if not any(value is one for one in same):
+                checks.fail(name, "to be left out", repr(value)[:60], way_out)
+        else:
+            checks.fail("options", f"keywords among {', '.join(sorted(known))}", f"{name!r:.60}")
+    if given.get("proxies") and "proxies" not in _download_parameters():
+        checks.fail("proxies", "to be left out", repr(given["proxies"])[:60], NEWER)
+    if given.get("subfolder"):
+        _check_subfolder(str(given["subfolder"]))
+
+
+def download(
+    argument: str,
+    repo_id: str,
+    revision: str | None,
+    wanted: list[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    kind: str = "model",
+) -> Path:
+    """The `wanted` files of a Hub repository, in a local folder that is named by its commit."""
+    from huggingface_hub import snapshot_download  # heavy, and needed for Hub ids only
+
+    options = {name: value for name, value in (options or {}).items() if value not in (None, False) or name == "token"}
+    subfolder = options.pop("subfolder", None)
+    if not HUB_ID.fullmatch(repo_id) or ".." in repo_id:
+        checks.fail(argument, "a Hub id such as org/name", repr(repo_id))
+    if revision is not None and (not isinstance(revision, str) or not revision or revision.startswith(("/", ".", "-"))):
+        checks.fail("revision", "a branch, a tag or a commit", repr(revision))
+    if subfolder:
+        wanted = [f"{subfolder.strip('/')}/{pattern}" for pattern in wanted or ["*"]]
+    if kind != "model":
+        options["repo_type"] = kind
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted, **options))
+    except Exception as error:  # see the top of this file
+        fail(argument, repo_id, revision, error, kind)
+
+
+def inside(folder: Path, subfolder: str | None) -> Path:
+    """The folder, or one below it."""
+    if not subfolder:
+        return folder
+    _check_subfolder(subfolder)
+    place = folder / subfolder
+    if not place.is_dir():
+        checks.fail("subfolder", f"a folder in {folder}", repr(subfolder))
+    return place
+
+
+def fail(
+    argument: str, repo_id: str, revision: str | None, error: Exception, kind: str = "model", did: str = "fetched"
+) -> NoReturn:
+    """Raise what the Hub's client said as one line with the reason and the way out."""
+    reason, way_out = explain(repo_id, revision, error, kind)
+    raise LattokError(f"`{argument}`: {repo_id!r} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
+
+
+def explain(repo_id: str, revision: str | None, error: Exception, kind: str = "model") -> tuple[str, str]:
+    """Reason and way out, in words."""
+    page, names = f"{WEB[kind]}/{repo_id}", _names(error)
+    status = next((code for cause in _causes(error) if (code := _status(cause))), None)
+    if "GatedRepoError" in names:
+        return "it is gated", f"Accept the terms at {page}, and {LOG_IN}."
+    if "DisabledRepoError" in names:
+        return "the Hub has disabled it", f"See {page}."
+    if "RevisionNotFoundError" in names:
+        return f"it has no revision {revision or 'main'!r}", f"Its branches, tags and commits: {page}/commits/main"
+    if "RepositoryNotFoundError" in names or status in (401, 404):
+        return (
+            "there is no such repository, or it is private" + ("" if _logged_in() else " and you are not logged in"),
+            f"Check the name; for a private one {LOG_IN}.",
+        )
+    if "LocalTokenNotFoundError" in names:
+        return "you are not logged in", f"{LOG_IN[0].upper()}{LOG_IN[1:]}."
+    if status == 403:
+        return "your token does not allow it", f"Give a token with the rights that {page} needs: {LOG_IN}."
+    if status == 429:
+        return "too many requests", "Wait some minutes; who is logged in may ask more often."
+    if status is not None and status >= 500:
+        return f"the Hub answers {status}", "Try again later."
+    return _transport(repo_id, error, kind, names)
+
+
+def _transport(repo_id: str, error: Exception, kind: str, names: set[str]) -> tuple[str, str]:
+    """Reasons on the way to the Hub, and on this machine."""
+    again = "Check the network and run it again: what has arrived is kept."
+    if "OfflineModeIsEnabled" in names or ("LocalEntryNotFoundError" in names and "switched off" in _all(error)):
+        way = f"Where there is network, run `hf download {repo_id}{'' if kind == 'model' else f' --repo-type {kind}'}`"
+        return "it is not in the cache, and downloads are switched off", f"{way} and copy HF_HOME, or switch them on."
+    if "IncompleteSnapshotError" in names:
+        return "only a part of it is in the cache", again
+    network = [cause for cause in _causes(error) if _is_network(cause)]
+    if network:
+        last = network[-1]
+        return f"the network failed ({type(last).__name__}: {files.first_line(last)[:200].rstrip('.')})", again
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        where = f" {error.filename}" if error.filename else ""
+        return f"its files cannot be written{where} ({error.strerror})", "Free space, or choose another `cache_dir`."
+    if "LocalEntryNotFoundError" in names:
+        return "it is not in the cache, and the Hub cannot be reached", again
+    return files.first_line(error)[:300], again
+
+
+def _all(error: Exception) -> str:
+    """Everything that the chain of an error says; for both ways in which downloads are switched off, "switched off"."""
+    text = " ".join(str(cause) for cause in _causes(error))
+    return text.replace("has been disabled", "switched off").replace("offline mode is enabled", "switched off")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _names(error: Exception) -> set[str]:
+    return {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
+
+
+def _status(error: BaseException) -> int | None:
+    code = getattr(getattr(error, "response", None), "status_code", None)
+    return code if isinstance(code, int) else None
+
+
+def _is_network(error: BaseException) -> bool:
+    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in HTTP
+
+
+def _logged_in() -> bool:
+    try:
+        from huggingface_hub import get_token
+
+        return get_token() is not None
+    except Exception:  # a store of tokens that cannot be read holds none
+        return False
+
+
+def _download_parameters() -> set[str]:
+    from huggingface_hub import snapshot_download
+
+    parameters = inspect.signature(snapshot_download).parameters
+    return set(parameters) - {"kwargs"}
+
+
+def _check_subfolder(subfolder: str) -> None:
+    parts = PurePosixPath(subfolder).parts
+    if subfolder.startswith("/") or ".." in parts or "\0" in subfolder or any(c in subfolder for c in "*?[\\"):
+        checks.fail("subfolder", "a folder of the repository, such as models/small", repr(subfolder))

@@ -1,0 +1,160 @@
+"""model.safetensors against the configuration beside it: names, shapes and dtypes before memory is taken, then values.
+
+A configuration is a stranger's text: it may ask for a billion codes or a million layers. So a model is first built
+without memory (`planned`, torch's device "meta"), stopped as soon as it outgrows the file, and compared with the file's
+header. Only then is it built and filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_buffer_registration_hook as on_buffer
+from torch.nn.modules.module import register_module_parameter_registration_hook as on_parameter
+
+from lattok import checks
+
+HEADER = 16 << 20  # bytes of a header: a file of a thousand tensors has a tenth of a megabyte
+SPARE_TENSORS, SPARE_NUMBERS = 256, 1 << 26  # what a model may hold beside its file: heads of training, tables of sines
+NARROW = (torch.bfloat16, torch.float16)
+DAMAGED = "Copy or download it again."
+Built = TypeVar("Built", bound=nn.Module)
+
+
+class Size(NamedTuple):
+    """A tensor without its numbers."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None  # none: one that torch does not have
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Size:
+        """That of a tensor."""
+        return cls(tuple(tensor.shape), tensor.dtype)
+
+    @property
+    def numbers(self) -> int:
+        """How many there are."""
+        count = 1
+        for length in self.shape:
+            count *= length
+        return count
+
+
+Sizes = Mapping[str, Size]
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool}
+_DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
+
+
+def read_sizes(path: Path) -> dict[str, Size]:
+    """Names, shapes and dtypes of a safetensors file; it is mapped, not read."""
+    _check_header(path)
+    with _readable(path), safetensors.safe_open(str(path), "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it has no other iterator
+        return {name: Size(tuple(part.get_shape()), _DTYPES.get(part.get_dtype())) for name, part in slices.items()}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file."""
+    _check_header(path)
+    with _readable(path):
+        return safetensors.torch.load_file(path)
+
+
+def _check_header(path: Path) -> None:
+    with _readable(path), path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > HEADER:
+        checks.fail(str(path), "a whole safetensors file", f"one whose header claims {length:,} bytes", DAMAGED)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (safetensors.SafetensorError, OSError, ValueError, OverflowError) as error:
+        checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({error})", DAMAGED)
+
+
+def planned(build: Callable[[], Built], file: Sizes, where: str) -> Built:
+    """What `build` makes, without memory: every tensor on the device "meta", nobody's random numbers touched.
+
+    `LattokError` as soon as it has far more tensors, or far larger ones, than the `file` holds.
+    """
+    most = SPARE_NUMBERS + max((size.numbers for size in file.values()), default=0)
+    left = 2 * len(file) + SPARE_TENSORS
+
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        nonlocal left
+        left -= tensor is not None
+        if left < 0:
+            checks.fail(where, f"about as many tensors as its {len(file)}", "a configuration with far more")
+        if tensor is not None and tensor.numel() > most:
+            got = f"a configuration with one of shape {list(tensor.shape)}"
+            checks.fail(where, "tensors about as large as its own", got)
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(torch.device("meta"))
+        for hook in (on_parameter, on_buffer):
+            handle: Any = hook(count)
+            stack.callback(handle.remove)
+        try:
+            model = build()
+        except (OverflowError, RuntimeError, MemoryError) as error:
+            checks.fail(where, "sizes that a model can have", f"a configuration with others ({error})".split("\n")[0])
+    every = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()) if tensor.is_meta)
+    if every > SPARE_NUMBERS + 4 * sum(size.numbers for size in file.values()):
+        checks.fail(where, "tensors about as large as its own", f"a configuration with {every:,} numbers")
+    return model
+
+
+def check_sizes(wanted: Sizes, found: Sizes, where: str, what: str, narrow: bool = False) -> None:
+    """Names, shapes and dtypes must agree exactly; the error lists all that do not.
+
+    With `narrow` a float32 may also have been stored as bfloat16 or float16, which it can hold without loss.
+    """
+    problems = [f"missing {name}" for name in wanted if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in wanted]
+    for name, size in wanted.items():
+        if name in found and found[name].shape != size.shape:
+            problems.append(f"{name} has shape {list(found[name].shape)}, expected {list(size.shape)}")
+        elif name in found and found[name].dtype not in (size.dtype, *(NARROW if narrow and is_float(size) else ())):
+            problems.append(f"{name} is {_name(found[name].dtype)}, expected {_name(size.dtype)}")
+    if problems:
+        shown = problems[:SHOWN] + [f"and {len(problems) - SHOWN} more"] * (len(problems) > SHOWN)
+        checks.fail(where, f"the {len(wanted)} tensors of {what}", "; ".join(shown))
+
+
+def is_float(size: Size) -> bool:
+    """Whether it holds numbers of single precision."""
+    return size.dtype == torch.float32
+
+
+SHOWN = 40  # of the tensors that do not fit
+
+
+def _name(dtype: torch.dtype | None) -> str:
+    return "of an unknown type" if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def unsound(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What is wrong with the values of a model's `tensors`: NaN and infinity, and what its modules say of their own.
+
+    A module whose buffers may be infinite, or must be more than finite, has a method `unsound` of its own.
+    """
+    own = {prefix: module for prefix, module in model.named_modules() if callable(getattr(module, "unsound", None))}
+    problems = []
+    for name, tensor in tensors.items():
+        if name.rpartition(".")[0] not in own and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            problems.append(f"{name} has {int((~tensor.isfinite()).sum())} numbers that are not finite")
+    for prefix, module in own.items():
+        problems += [f"{prefix}.{text}" if prefix else text for text in getattr(module, "unsound")()]  # noqa: B009
+    return problems
