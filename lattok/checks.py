@@ -42,6 +42,11 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def is_number(value: Any) -> bool:
+    """Whether this is a number, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def positive(**values: float) -> None:
     """Every value must be a finite number greater than zero."""
     for name, value in values.items():

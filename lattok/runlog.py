@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from lattok import files
 from lattok.checks import LattokError
 
-METRICS = "metrics.jsonl"
+METRICS, BOARD = "metrics.jsonl", "tensorboard"
 
 
 class RunLog:
@@ -27,7 +27,7 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS
         files.write_text(self._path, "".join(f"{line}\n" for line in _lines_until(self._path, first)))
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first + 1)
+        self._board = SummaryWriter(str(folder / BOARD), purge_step=first + 1)
         self._bar = tqdm(
             total=steps, initial=first, desc=title, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
         )

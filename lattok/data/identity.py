@@ -1,12 +1,9 @@
-"""What a dataset is, beside the contents of its files: a run goes on only from the same one."""
+"""What a dataset is, beside the contents of its files: its split, and what views make of it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
-from lattok.data.action_view import action_spaces
 from lattok.data.camera_view import original_camera
 from lattok.data.schema import RobotDataset
 
@@ -25,20 +22,3 @@ def seen_as(dataset: RobotDataset) -> dict[str, Any]:
     """What views make of a dataset's files: names of cameras, and columns of actions in another space."""
     cameras = {key: original_camera(dataset, key) for key in dataset.cameras}
     return {"cameras": cameras, "actions": getattr(dataset, "actions_as", {})}
-
-
-def dataset_hash(dataset: RobotDataset) -> str:
-    """SHA-256 of what models depend on: name, format, rate, split, cameras, action spaces, episodes, instructions."""
-    content = hashlib.sha256()
-    for episode in dataset.episodes:
-        content.update(repr(tuple(episode)).encode())
-    facts = {
-        "name": dataset.name,
-        "kind": dataset.kind,
-        "fps": dataset.fps,
-        "split": split_of(dataset),
-        "seen_as": seen_as(dataset),
-        "action_spaces": {key: space.to_json() for key, space in action_spaces(dataset).items()},
-        "episodes": content.hexdigest(),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

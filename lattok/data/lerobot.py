@@ -25,6 +25,7 @@ from lattok.types import Episode
 PLACE = ("chunk_index", "file_index")
 MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened
 MOST_IMAGE_BYTES = 2**28
+MOST_ROWS = 65_536  # of a file in one piece
 
 
 def sample_dataset_path() -> Path:
@@ -137,6 +138,12 @@ class LeRobotV3(FramesInBlocks):
         if missing:
             raise LattokError(f"{path}: missing column {', '.join(missing)}. Copy the file again, or write it again.")
         yield from self._reader.file(path).batches(keys, rows)
+
+    def whole_columns(self, path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of all rows of a data file; see `columns`."""
+        tables = list(self.batches(path, keys, MOST_ROWS))
+        parts = {key: pa.chunked_array([batch.column(key) for batch in tables]) for key in keys if tables}
+        return {key: column_to_numpy(parts[key], self.features[key], f"{path}: `{key}`") for key in parts}
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode: [T] for scalars (shape (1,)), else [T, *shape]. Row groups are cached."""

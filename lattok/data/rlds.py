@@ -74,6 +74,13 @@ class RLDS(FramesInBlocks):
         with self._example(episode_index) as example:
             return {key: self._column(example, key, episode_index, length) for key in keys}
 
+    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """As `columns`, without the checksum, for which all pictures of the episode would be read."""
+        file, number = self._place(episode_index)
+        length = self._length(episode_index)
+        with file.example(number, f"episode {episode_index}", check=False) as example:
+            return {key: self._column(example, key, episode_index, length) for key in keys}
+
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
         """The images of one camera (full key) as they are stored, JPEG or PNG."""
         (key,) = camera_keys(self, (camera,))

@@ -15,12 +15,11 @@ import lattok
 from lattok import checks, files
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.action_view import check_trained_space
-from lattok.data.identity import split_of
 from lattok.evaluation.answer import answered
 from lattok.evaluation.latent import LatentOptions
 from lattok.evaluation.latent_report import evaluate_latent
 from lattok.evaluation.report import Progress, Report, Verdict
-from lattok.evaluation.split import Split, split_episodes, trained_episodes
+from lattok.evaluation.split import Split, seen_episodes, split_episodes
 from lattok.evaluation.tokenizer_report import evaluate_tokenizer
 from lattok.evaluation.trained import control_loop as usual_loop
 from lattok.image_lam.feature_cache import FeatureCache
@@ -112,12 +111,12 @@ def _quietly(model: Any) -> Iterator[None]:
 
 
 def _with_overlap(report: Report, model: Any, dataset: RobotDataset, split: Split) -> Report:
-    """A failing verdict where held-out episodes were trained on, as far as the artefact knows."""
-    trained = trained_episodes(getattr(model, "trained_on", None), dataset.name, split_of(dataset))
-    seen = trained & set(split.held_out)
-    if not seen:
+    """A failing verdict where held-out episodes were trained on, in this dataset or in one that it was copied from."""
+    seen = seen_episodes(getattr(model, "trained_on", None), dataset, split.held_out)
+    if not seen.episodes:
         return report
-    text = f"{len(seen)} of {len(split.held_out)} held-out episodes were trained on: these figures are too good"
+    count = f"{'' if seen.complete else 'at least '}{len(seen.episodes)} of {len(split.held_out)}"
+    text = f"{count} held-out episodes were trained on: these figures are too good"
     return replace(report, verdicts=(Verdict(text, False, "held_out_seen"), *report.verdicts))
 
 

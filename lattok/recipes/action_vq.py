@@ -77,9 +77,9 @@ def train_action_vq(recipe: ActionVQRecipe, resume: bool = False, resume_command
     def batches(step: int, process: int, processes: int) -> ActionBatch:
         return windows.batch(draw(step)[process::processes])
 
-    model.trained_on = recipe.trained_on(sources, size)
-    recipe.begin(resume, sources)
-    weights = model.config.loss_weights
-    fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
-    model.choose_normalizer()
-    return finish(model, out)
+    with recipe.begin(resume, sources, resume_command=resume_command) as begun:
+        model.trained_on = recipe.trained_on(sources, size, begun)
+        weights = model.config.loss_weights
+        fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+        model.choose_normalizer()
+        return finish(model, out)

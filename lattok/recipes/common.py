@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
@@ -15,10 +16,14 @@ import torch.distributed as dist
 from typing_extensions import Self
 
 from lattok import checks, files
+from lattok.checks import LattokError
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
-from lattok.data.identity import dataset_hash, split_of
+from lattok.data.content import Content, content_of, record_of
+from lattok.data.identity import split_of
 from lattok.data.mixture import Source, open_mixture, parse_source
 from lattok.hub import HubModel
+from lattok.recipes.run_folder import LOCK, NEW_RUN, Begun, busy, never_saved, read_recipe
+from lattok.signals import restated
 from lattok.training import RECIPE, RUN, LoopOptions
 
 Model = TypeVar("Model", bound=HubModel)
@@ -60,6 +65,7 @@ class Recipe:
     loop_class: ClassVar[Any] = LoopOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     default_preset: ClassVar[str]
+    looks: ClassVar[bool] = False  # at pictures
     from_dataset: ClassVar[tuple[str, ...]] = ()  # config fields that the dataset decides, never an option
 
     dataset: str | None  # none: a mixture
@@ -111,12 +117,15 @@ class Recipe:
         """The dataset, or all those of the mixture."""
         return [Source(open_dataset(self.dataset), 1.0)] if self.dataset is not None else open_mixture(self.data.mix)
 
-    def trained_on(self, sources: Sequence[Source], samples_per_step: int) -> dict[str, Any]:
+    def trained_on(self, sources: Sequence[Source], samples_per_step: int, begun: Begun) -> dict[str, Any]:
         """What the artefact says about its training: dataset, episodes (first and last of each run), loop.
 
-        Also what the actions mean, where the dataset says so. Of a mixture: each dataset, under `mixture`, and weights.
+        Also by what their content is known again, and what the actions mean, where the dataset says so. Of a mixture:
+        each dataset, under `mixture`, and weights.
         """
         seen = [self._seen(source.dataset) for source in sources]
+        for entry, content in zip(seen, begun.contents, strict=False):  # which only the first process knows
+            entry["content"] = record_of(content)
         loop = {name: value for name, value in asdict(self.loop).items() if name != "device"}
         weighted = [entry | {"weight": s.weight} for entry, s in zip(seen, sources, strict=True)]
         known = seen[0] if self.dataset is not None else {"mixture": weighted}
@@ -129,26 +138,53 @@ class Recipe:
         split = {} if split_of(dataset) is None else {"split": split_of(dataset)}
         return {"dataset": dataset.name, **split, "episodes": runs, **declared}
 
+    def _content(self, dataset: RobotDataset) -> Content:
+        """All that this run reads from a dataset."""
+        keys = {self.data.action_key, self.data.state_key, getattr(self.data, "eval_key", None)} - {None}
+        asked = None if self.data.cameras is None else {name.rsplit(".", 1)[-1] for name in self.data.cameras}
+        named = [key for key in dataset.cameras if asked is None or key.rsplit(".", 1)[-1] in asked]
+        cameras = (named or dataset.cameras) if self.looks and asked != set() else ()
+        return content_of(dataset, select_episodes(dataset, self.data.episodes), keys, cameras)
+
     def options(self) -> dict[str, Any]:
         """All options that are set, flat."""
         return {**asdict(self.data), **asdict(self.loop), **self.model}
 
-    def begin(self, resume: bool, sources: Sequence[Source], inputs: Mapping[str, str] | None = None) -> None:
-        """Write run/recipe.json (first process only). Hashes of the datasets, as description files have them, and
-        `inputs`, those of models and files that were read, are part of it: a run can go on only from the same ones."""
+    @contextmanager
+    def begin(
+        self,
+        resume: bool,
+        sources: Sequence[Source],
+        inputs: Mapping[str, str] | None = None,
+        resume_command: str = "",
+    ) -> Iterator[Begun]:
+        """Hold the run folder for this process alone and write run/recipe.json (first process only).
+
+        Hashes of what the datasets hold, as description files show them, and `inputs`, those of models and files that
+        were read, are part of it: a run can go on only from the same ones.
+        """
         if not first_process():
+            yield Begun([])
             return
-        names = ["dataset" if self.dataset is not None else f"dataset {source.dataset.name}" for source in sources]
-        hashes = {name: dataset_hash(source.dataset) for name, source in zip(names, sources, strict=True)}
-        out, inputs = Path(self.out), hashes | dict(inputs or {})
-        if resume:
-            for name, before in self._stored(out).get("inputs", {}).items():
-                if inputs.get(name) != before:
-                    expected, got = f"content with hash {before[:12]}, as when the run began", inputs.get(name, "none")
-                    checks.fail(name, expected, got[:12], "Put back what has changed, or start a new run.")
+        out = Path(self.out)
         files.check_writable(out)
-        header = {"kind": self.kind, "dataset": self.dataset, "preset": self.preset}
-        files.write_json(out / RUN / RECIPE, {**header, "options": self.options(), "inputs": inputs})
+        with files.alone(out / RUN / LOCK, lambda: busy(out)):
+            files.sweep(out / RUN)
+            self._check_folder(resume)  # another run may have been here since it was looked at
+            contents = [self._content(source.dataset) for source in sources]
+            names = ["dataset" if self.dataset is not None else f"dataset {source.dataset.name}" for source in sources]
+            hashes = {name: content.digest for name, content in zip(names, contents, strict=True)} | dict(inputs or {})
+            for name, before in (read_recipe(out).inputs if resume else {}).items():
+                if hashes.get(name) != before:
+                    expected, got = f"content with hash {before[:12]}, as when the run began", hashes.get(name, "none")
+                    checks.fail(name, expected, got[:12], "Put back what has changed, or start a new run.")
+            header = {"kind": self.kind, "dataset": self.dataset, "preset": self.preset}
+            files.write_json(out / RUN / RECIPE, {**header, "options": self.options(), "inputs": hashes})
+            try:
+                yield Begun(contents)
+            except KeyboardInterrupt as stop:
+                again = resume_command or "the same call with resume=True"
+                raise stop if str(stop) else restated(stop, f"interrupted. Continue with: {again}") from None
 
     def next_step(self) -> str:
         """What to type when it is trained."""
@@ -158,27 +194,40 @@ class Recipe:
     @classmethod
     def resumed(cls, dataset: str | Path | None, out: str | Path, preset: str | None, given: Mapping[str, Any]) -> Self:
         """The recipe of the run in `out`, with the options given again laid over it."""
-        stored = cls._stored(Path(out))
-        if preset not in (None, stored["preset"]):
-            checks.fail("preset", f"{stored['preset']!r} as in the run to resume", repr(preset), "Or start a new run.")
-        return cls.from_preset(dataset, out, stored["preset"], **{**stored["options"], **given})
+        stored = cls.stored(Path(out))
+        if preset not in (None, stored.preset):
+            checks.fail("preset", f"{stored.preset!r} as in the run to resume", repr(preset), "Or start a new run.")
+        return cls.from_preset(dataset, out, stored.preset, **{**stored.options(), **given})
 
     @classmethod
-    def _stored(cls, out: Path) -> dict[str, Any]:
-        path = out / RUN / RECIPE
-        if not path.is_file():
-            checks.fail("out", f"a run to resume, with {RUN}/{RECIPE}", f"{out} without it", "Leave --resume out.")
-        stored = files.read_json(path)
-        checks.one_of(f"kind of the run in {out}", stored["kind"], (cls.kind,))
-        return stored
+    def stored(cls, out: Path) -> Self:
+        """The recipe of the run in `out`, as it began."""
+        if not (out / RUN / RECIPE).is_file():
+            checks.fail("out", f"a run to resume, with {RUN}/{RECIPE}", f"{out} without it", "Start it without resume.")
+        found = read_recipe(out)
+        checks.one_of(f"kind of the run in {out}", found.kind, (cls.kind,))
+        try:
+            checks.known_keys("options", found.options, sorted(cls.option_types()))
+            return cls.from_preset(found.dataset, out, found.preset, **found.options)
+        except LattokError as error:
+            raise LattokError(f"{out / RUN / RECIPE}: {error} {NEW_RUN}") from None
+
+    def _check_folder(self, resume: bool) -> None:
+        """A new run needs a folder with nothing in it but what one that never saved a step left."""
+        out = Path(self.out)
+        if resume:
+            self._check_stored()
+        elif not (files.is_free(out) or never_saved(out)):
+            checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Or continue its run with resume.")
 
     def _check_stored(self) -> None:
-        """A resumed recipe is the stored one, but for what cannot change the result."""
-        stored = self._stored(Path(self.out))
-        if _place(stored["dataset"]) != _place(self.dataset):
-            one = stored["dataset"] or f"the mixture {' '.join(stored['options']['mix'])}"
+        """A resumed recipe is the stored one, but for what cannot change the result. That the dataset is the same its
+        content says, wherever it lies now."""
+        stored = self.stored(Path(self.out))
+        if (stored.dataset is None) != (self.dataset is None):
+            one = stored.dataset or f"the mixture {' '.join(stored.data.mix)}"
             checks.fail("dataset", f"{one}, as in the run to resume", self.dataset or "a mixture")
-        before = type(self).from_preset(stored["dataset"], self.out, stored["preset"], **stored["options"]).options()
+        before = stored.options()
         now, defaults = self.options(), {f.name: f.default for f in fields(self.model_class)}
         for name in sorted({*before, *now} - {*CHANGEABLE_ON_RESUME}):
             was, is_ = before.get(name, defaults.get(name)), now.get(name, defaults.get(name))
@@ -186,18 +235,13 @@ class Recipe:
                 checks.fail(name, f"{was!r} as in the run to resume", repr(is_), "Or start a new run.")
 
     def folder(self, resume: bool) -> Path:
-        """The run folder: for a new run it must be new, or hold no more than the recipe of one that never began.
+        """The run folder: for a new run it must be new, or hold no more than a run that never saved a step.
 
         The first process looks; it alone writes, and the others meet it when training begins.
         """
-        out = Path(self.out)
-        if not first_process():
-            return out
-        if resume:
-            self._check_stored()
-        elif out.exists() and (not out.is_dir() or any(p.is_file() for p in out.rglob("*") if p != out / RUN / RECIPE)):
-            checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Or continue with --resume.")
-        return out
+        if first_process():
+            self._check_folder(resume)
+        return Path(self.out)
 
 
 def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> None:
@@ -211,10 +255,6 @@ def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> 
         checks.fail("dataset", "none beside a mixture", str(dataset), "Put it into the mixture: PATH:WEIGHT.")
     for text in mix or ():
         parse_source(text)
-
-
-def _place(dataset: str | None) -> Path | None:
-    return None if dataset is None else Path(dataset).resolve()
 
 
 def first_process() -> bool:
@@ -274,7 +314,10 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
 def read_options(path: str | None) -> tuple[dict[str, Any], str | None]:
     """Options and preset from a JSON file: `{name: value}`, or a run's recipe.json, which names its preset."""
     value = files.read_json(Path(path)) if path is not None else {}
-    return dict(value.get("options", value)), value.get("preset") if "options" in value else None
+    options, preset = value.get("options", value), value.get("preset") if "options" in value else None
+    if not isinstance(options, dict) or not isinstance(preset, str | None):
+        checks.fail(f"{path}", '{"name": value, ...}, or a run\'s recipe.json', "options or a preset of another kind")
+    return dict(options), preset
 
 
 def typed(name: str, value: Any, kind: Any) -> Any:

@@ -15,12 +15,12 @@ import torch
 from lattok import checks
 from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
-from lattok.evaluation.split import trained_episodes, training_entries
+from lattok.evaluation.split import training_entries
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling
 from lattok.recipes import earlier
-from lattok.recipes.common import MixOptions, Recipe, agree, finish, index_runs
+from lattok.recipes.common import Begun, MixOptions, Recipe, agree, finish
 from lattok.recipes.features import know_features
 from lattok.recipes.instructions import Instructions, embed, file_hash
 from lattok.recipes.pairs import PairBatches, attach_action_head, gaps_in_frames, read_pairs
@@ -63,6 +63,7 @@ class ImageLAMRecipe(Recipe):
     """
 
     kind = "image-lam"
+    looks = True
     model_class = ImageLAMConfig
     data_class = PairOptions
     from_dataset = ()
@@ -158,21 +159,21 @@ def train_image_lam(recipe: ImageLAMRecipe, resume: bool = False, resume_command
         gaps_in_frames(model.config, dataset.fps)
     views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
     labelled = _with_actions(recipe, datasets)
-    recipe.begin(resume, sources, _inputs(recipe, before))
-    model.features.load()
-    named = zip(datasets, views, strict=True)
-    parts = [read_pairs(recipe, model, dataset, view, dataset in labelled) for dataset, view in named]
-    if data.feature_cache is not None:
-        know_features(data.cache(), model.features, recipe.loop.device, datasets, parts)
-    pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
-    attach_action_head(model, pairs)
-    batches = PairBatches(pairs, recipe.loop.batch_size, data.labelled_per_batch, recipe.loop.seed, words)
-    model.trained_on = _history(recipe, sources, batches.samples, before)
-    weights = model.config.loss_weights
-    fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
-    model.action_head = None
-    agree(model)
-    return finish(model, out)
+    with recipe.begin(resume, sources, _inputs(recipe, before), resume_command) as begun:
+        model.features.load()
+        named = zip(datasets, views, strict=True)
+        parts = [read_pairs(recipe, model, dataset, view, dataset in labelled) for dataset, view in named]
+        if data.feature_cache is not None:
+            know_features(data.cache(), model.features, recipe.loop.device, datasets, parts)
+        pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
+        attach_action_head(model, pairs)
+        batches = PairBatches(pairs, recipe.loop.batch_size, data.labelled_per_batch, recipe.loop.seed, words)
+        model.trained_on = _history(recipe, begun, sources, batches.samples, before)
+        weights = model.config.loss_weights
+        fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+        model.action_head = None
+        agree(model)
+        return finish(model, out)
 
 
 def _earlier(recipe: ImageLAMRecipe) -> ImageLAM | None:
@@ -260,21 +261,17 @@ def _inputs(recipe: ImageLAMRecipe, before: ImageLAM | None) -> dict[str, str]:
     return inputs
 
 
-def _history(recipe: ImageLAMRecipe, sources: list[Source], samples: int, before: ImageLAM | None) -> dict[str, Any]:
+def _history(
+    recipe: ImageLAMRecipe, begun: Begun, sources: list[Source], samples: int, before: ImageLAM | None
+) -> dict[str, Any]:
     """What the artefact says about its training; what the earlier model has seen counts as seen."""
     data = recipe.data
-    history = recipe.trained_on(sources, samples)
+    history = recipe.trained_on(sources, samples, begun)
     labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
     history["labels"] = labels
     if before is not None:
         history["init" if data.init is not None else "env_codebook"] = before.describe()
-        now, there = history.get("mixture", [history]), set[tuple[str, str | None]]()
-        for entry in now:
-            place = (entry["dataset"], entry.get("split"))
-            seen = trained_episodes(history, *place) | trained_episodes(before.trained_on, *place)
-            entry["episodes"] = index_runs(sorted(seen))
-            there.add(place)
-        known = training_entries(before.trained_on)
-        others = [entry for entry in known if (entry["dataset"], entry.get("split")) not in there]
+        now = training_entries(history)
+        others = [entry for entry in training_entries(before.trained_on) if entry not in now]
         history |= {"earlier": others} if others else {}
     return history

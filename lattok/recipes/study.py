@@ -5,7 +5,6 @@ Runs that are finished are not repeated: an interrupted study goes on where it w
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lattok import checks, files
+from lattok.checks import LattokError
 from lattok.data import RobotDataset, split_by_task
 from lattok.data.latent_columns import TARGETS, provenance_of
 from lattok.evaluation.policy import policy_errors
@@ -25,7 +25,7 @@ from lattok.normalize import Normalizer
 from lattok.recipes.common import first_process, wait_for_all
 from lattok.recipes.policy_data import Labelled, PolicyBatches, find_labels, read_windows, with_its_labels
 from lattok.recipes.vla import HELD_OUT, VLARecipe, train_vla
-from lattok.runlog import METRICS
+from lattok.runlog import METRICS, read_metrics
 from lattok.training import RECIPE, RUN, fit
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla import STRATEGIES, VLAConfig
@@ -108,19 +108,19 @@ def train_study(
     runs = {name: _member(recipe, dataset, name) for name in strategies}
     for member in runs.values():  # labels that are missing are an error now, not after hours
         find_labels(member, dataset)
-    recipe.begin(resume, sources)
     prompt = recipe.model.get("prompt", PROMPT).replace("{task}", "").strip()
     runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)
-    for name, member in runs.items():
-        if not (out / name / HELD_OUT).is_file():
-            _say(name)
-            train_vla(member, (Path(member.out) / RUN / RECIPE).is_file(), resume_command)
-    if data.proprio and not (out / PROPRIO / HELD_OUT).is_file():
-        _say(PROPRIO)
-        _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), Labelled(dataset))
-    if first_process():
-        write_table(out, [_row(out, name, recipe) for name in (*runs, *[PROPRIO] * data.proprio)])
-    wait_for_all()
+    with recipe.begin(resume, sources, resume_command=resume_command):
+        for name, member in runs.items():
+            if not (out / name / HELD_OUT).is_file():
+                _say(name)
+                train_vla(member, (Path(member.out) / RUN / RECIPE).is_file(), resume_command)
+        if data.proprio and not (out / PROPRIO / HELD_OUT).is_file():
+            _say(PROPRIO)
+            _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), Labelled(dataset))
+        if first_process():
+            write_table(out, [_row(out, name, recipe) for name in (*runs, *[PROPRIO] * data.proprio)])
+        wait_for_all()
 
 
 def _say(name: str) -> None:
@@ -167,12 +167,35 @@ def _train_proprio(recipe: VLARecipe, source: Labelled) -> None:
 
 def _row(out: Path, name: str, recipe: VLARecipe) -> Row:
     logged = _metrics(out / name)
-    seconds = recipe.loop.batch_size / median(entry["samples_per_second"] for entry in logged)
-    return Row(name, files.read_json(out / name / HELD_OUT), logged[-1], seconds)
+    rates = [entry.get("samples_per_second") for entry in logged]
+    known = [rate for rate in rates if isinstance(rate, int | float) and rate > 0]
+    seconds = recipe.loop.batch_size / median(known) if known else math.nan
+    return Row(name, _held_out(out / name / HELD_OUT), logged[-1], seconds)
+
+
+def _held_out(path: Path) -> dict[str, Any]:
+    """What a finished run says of its held-out episodes; a damaged file is an error that says how to make it anew."""
+    again = f"Delete {path.name} and continue the study: that run is judged anew."
+    try:
+        found = files.read_json(path)
+    except LattokError as error:
+        raise LattokError(f"{error} {again}") from None
+    steps, latent = found.get("by_step"), found.get("latent", {})
+    numbers = [found.get(name) for name in ("gain", "mean_action", "windows")]
+    numbers += latent.values() if isinstance(latent, dict) else ["none"]
+    errors = [found.get("error", "none"), *(steps if isinstance(steps, list) and steps else ["none"])]
+    numbers += [error for error in errors if error is not None]  # a step that no episode reaches has none
+    if not all(map(checks.is_number, numbers)) or not isinstance(found.get("key"), str):
+        checks.fail(str(path), "the errors of a finished run", "something else", again)
+    return found
 
 
 def _metrics(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / RUN / METRICS).read_text(encoding="utf-8").splitlines()]
+    path = folder / RUN / METRICS
+    try:
+        return read_metrics(path)
+    except LattokError as error:
+        raise LattokError(f"{error} Delete {folder} and continue the study: that run is made anew.") from None
 
 
 def write_table(out: Path, rows: Sequence[Row]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import asdict, dataclass, fields, make_dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, cast, get_type_hints
 
@@ -83,18 +84,18 @@ def train_by_fitting(recipe: FitRecipe, resume: bool = False, resume_command: st
     out, first = recipe.folder(resume), first_process()
     shared = "batch_size" in {field.name for field in fields(recipe.loop_class)}
     if first or shared:
-        return finish(_fit(recipe, resume), out)
+        return _fit(recipe, resume, out, resume_command)
     wait_for_all()
     return cast(ChunkTokenizer, load(out))
 
 
-def _fit(recipe: FitRecipe, resume: bool) -> ChunkTokenizer:
+def _fit(recipe: FitRecipe, resume: bool, out: Path, resume_command: str) -> ChunkTokenizer:
     sources = recipe.open()
     horizon = recipe.model.get("horizon", recipe.model_class.horizon)
     check_horizon(horizon, select_episodes(sources[0].dataset, recipe.data.episodes))
     windows = ActionWindows(sources[0].dataset, horizon, recipe.data.action_key, recipe.data.episodes)
-    recipe.begin(resume, sources)
     names = tuple(windows.action_names)
-    model = recipe.family.fit(*windows.all(), action_names=names, **asdict(recipe.loop), **recipe.model)
-    model.trained_on = recipe.trained_on(sources, len(windows))
-    return model
+    with recipe.begin(resume, sources, resume_command=resume_command) as begun:
+        model = recipe.family.fit(*windows.all(), action_names=names, **asdict(recipe.loop), **recipe.model)
+        model.trained_on = recipe.trained_on(sources, len(windows), begun)
+        return finish(model, out)

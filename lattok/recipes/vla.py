@@ -90,6 +90,7 @@ class VLARecipe(Recipe):
     """
 
     kind = "vla"
+    looks = True
     model_class = VLAConfig
     data_class = PolicyOptions
     from_dataset = (
@@ -161,15 +162,16 @@ def train_vla(recipe: VLARecipe, resume: bool = False, resume_command: str = "")
     inputs = {"labels": windows.labels_hash, "backbone": policy.config.backbone_revision}
     if source.tokenizer is not None:
         inputs["tokenizer"] = source.tokenizer.describe()["weights_sha256"]
-    recipe.begin(resume, sources, {name: value for name, value in inputs.items() if value is not None})
-    policy.trained_on = recipe.trained_on(sources, recipe.loop.batch_size)
-    batches, weights = PolicyBatches(windows, recipe), policy.config.loss_weights
-    fit(policy, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
-    policy = finish(policy, out)
-    if first_process():
-        _judge(recipe, policy, source, windows)
-    wait_for_all()
-    return policy
+    inputs = {name: value for name, value in inputs.items() if value is not None}
+    with recipe.begin(resume, sources, inputs, resume_command) as begun:
+        policy.trained_on = recipe.trained_on(sources, recipe.loop.batch_size, begun)
+        batches, weights = PolicyBatches(windows, recipe), policy.config.loss_weights
+        fit(policy, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+        policy = finish(policy, out)
+        if first_process():
+            _judge(recipe, policy, source, windows)
+        wait_for_all()
+        return policy
 
 
 def _judge(recipe: VLARecipe, policy: LatentVLA, source: Labelled, windows: PolicyWindows) -> None:

@@ -13,7 +13,7 @@ from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.codebooks import codebook_report
 from lattok.data import FramePairs
-from lattok.evaluation.split import trained_episodes
+from lattok.evaluation.split import seen_episodes
 from lattok.image_lam import ImageLAM
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.recipes.image_lam import PairBatches
@@ -269,23 +269,27 @@ def test_a_model_goes_on_learning_with_its_own_architecture(robust, root, tmp_pa
     assert all(getattr(lam.config, name) == getattr(before.config, name) for name in same)
     assert (lam.config.stride, lam.config.dropout, lam.config.action_weight) == ("3", 0.1, 0.5)
     assert "loss/action" in logged(tmp_path / "lam")[-1]
-    assert lam.trained_on["episodes"] == [[0, 3]]  # what the first run saw counts as seen
+    assert seen_episodes(lam.trained_on, lattok.open_dataset(root), range(5)).episodes == [0, 1, 2, 3]  # as before
     assert lam.trained_on["init"]["weights_sha256"] == before.describe()["weights_sha256"]
 
 
 def test_what_earlier_models_saw_of_other_datasets_is_not_forgotten(robust, root, tmp_path):
-    others = [write_dataset(tmp_path / name, [12, 15, 11], TASKS) for name in ("second", "third")]
+    lengths = {"second": [14, 14, 11], "third": [16, 12, 13]}  # and so other data
+    others = [write_dataset(tmp_path / name, counts, TASKS) for name, counts in lengths.items()]
     before = lattok.load(robust)
     for place, episodes in zip(others, ("0", "1,2"), strict=True):
         init = robust if place.name == "second" else tmp_path / "lam-second"
         before = lattok.train(tuned(place, tmp_path / f"lam-{place.name}", init, episodes=episodes))
     last = lattok.load(tmp_path / "lam-third")
-    seen = [{"dataset": "second", "episodes": [[0, 0]]}, {"dataset": "tiny", "episodes": [[0, 2]]}]
-    assert (before.trained_on["episodes"], last.trained_on["earlier"]) == ([[1, 2]], seen)
+    seen = [("second", [[0, 0]]), ("tiny", [[0, 2]])]
+    earlier = [(entry["dataset"], entry["episodes"]) for entry in last.trained_on["earlier"]]
+    assert (before.trained_on["episodes"], earlier) == ([[1, 2]], seen)
     again = lattok.train(tuned(root, tmp_path / "lam", tmp_path / "lam-third", episodes="3"))
-    assert again.trained_on["episodes"] == [[0, 3]]
-    assert [entry["dataset"] for entry in again.trained_on["earlier"]] == ["third", "second"]
-    assert trained_episodes(again.trained_on, "third") == {1, 2}
+    assert again.trained_on["episodes"] == [[3, 3]]
+    assert [entry["dataset"] for entry in again.trained_on["earlier"]] == ["third", "second", "tiny"]
+    for place, expected in zip((root, *others), ([0, 1, 2, 3], [0], [1, 2]), strict=True):
+        dataset = lattok.open_dataset(place)
+        assert seen_episodes(again.trained_on, dataset, range(len(dataset.episodes))).episodes == expected
 
 
 def clone(lam):

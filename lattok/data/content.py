@@ -1,0 +1,265 @@
+"""What a dataset is by its content, whatever its folder is called and wherever it lies.
+
+One hash says whether a run goes on from the same data: actions and other columns that it reads, lengths, instructions,
+how views show them, and where it looks at them pictures: size and three samples of every video file, a few frames of
+pictures that have no files of their own. Neither names, places and times of files nor their compression are part of it,
+nor columns of labels.
+
+Digests of single episodes, 6 bytes each, tell which of them a model has seen: in a copy that was renamed, annotated,
+exported, re-numbered or cut down to fewer episodes as well. One is of the actions; where cameras have video files,
+another of those, which an edit of the actions leaves as they are. Two episodes of which one follows from the other
+(actions in another space, frames cut off, other videos and other actions) have nothing in common.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.action_view import action_spaces
+from lattok.data.camera_view import original_camera
+from lattok.data.identity import seen_as, split_of
+from lattok.data.lerobot import LeRobotV3
+from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
+from lattok.data.view import View
+from lattok.types import Episode
+
+SIZE = 6  # bytes of a digest: one in 4 billion that a strange episode is among 65,536 of them
+KEPT = 2**16  # digests in an artefact, 0.5 MB of text; of more episodes the smallest are kept, which is a random part
+ROWS = 4  # different actions that an episode must have to be told from others by them
+WIDEST = 4096  # numbers in a row of a column that is a state, not a picture
+SAMPLE = 8192  # bytes at the beginning, the middle and the end of a video file
+LOOKED_AT = 8  # episodes whose pictures are looked at where they have no files
+
+Digests = dict[int, bytes]  # by episode index
+Values = dict[str, np.ndarray]  # columns by key
+
+
+class Content(NamedTuple):
+    """What a run learns from."""
+
+    digest: str  # of all of it
+    actions: Digests  # without episodes that hardly move
+    videos: Digests  # empty where cameras have no video files, or nobody looks at them
+
+
+def content_of(
+    dataset: RobotDataset, episodes: Sequence[Episode], columns: Iterable[str] = (), cameras: Sequence[str] = ()
+) -> Content:
+    """The content of `episodes`: their actions, further `columns`, and pictures of `cameras`, if any."""
+    source = _behind(dataset)
+    keys = _columns(source, columns)
+    facts = {
+        "kind": dataset.kind,
+        "fps": dataset.fps,
+        "split": split_of(dataset),
+        "seen_as": seen_as(dataset),
+        "action_spaces": {key: space.to_json() for key, space in action_spaces(dataset).items()},
+        "columns": keys,
+    }
+    whole = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for episode in dataset.episodes:  # also the others: which are held out depends on them
+        whole.update(repr(tuple(episode)).encode())
+    rows, actions = Digests(), Digests()
+    for index, values in _all_values(source, episodes, keys):
+        rows[index] = hashlib.blake2b(b"".join(_bytes(values[key]) for key in sorted(values))).digest()
+        digest = _digest_of_actions(values)
+        if digest is not None:
+            actions[index] = digest
+    for episode in episodes:  # in their order, wherever they lie
+        whole.update(rows[episode.index])
+    videos = Digests()
+    for camera in sorted(original_camera(dataset, camera) for camera in cameras):
+        spans = _video_spans(source, (camera,))
+        found = Digests() if spans is None else _digests_of_videos(spans, episodes)
+        for seen in found.values() if found else _pictures(source, episodes, camera):
+            whole.update(seen)
+        videos = videos or found  # one camera is enough to know an episode again
+    return Content(whole.hexdigest(), actions, videos)
+
+
+def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Digests]:
+    """Digests of some episodes, of their "actions" or of the "videos" of each camera, any of which may be the one that
+    was looked at. Episodes that cannot be told from others have none."""
+    source, wanted = _behind(dataset), set(indices)
+    episodes = [episode for episode in dataset.episodes if episode.index in wanted]
+    if what == "videos":
+        spans = [_video_spans(source, (camera,)) for camera in source.cameras]
+        return [_digests_of_videos(each, episodes) for each in spans if each is not None]
+    found = {index: _digest_of_actions(values) for index, values in _all_values(source, episodes, _columns(source, ()))}
+    return [{index: digest for index, digest in found.items() if digest is not None}]
+
+
+def record_of(content: Content) -> dict[str, Any]:
+    """What an artefact keeps: digests of each kind in base64, sorted, and a hash of them in the order of episodes."""
+    kinds = {"actions": content.actions, "videos": content.videos}
+    return {name: _record(found) for name, found in kinds.items() if found}
+
+
+def _record(found: Digests) -> dict[str, Any]:
+    kept = sorted(set(found.values()))[:KEPT]
+    text = base64.b64encode(b"".join(kept)).decode()
+    return {"of": len(found), "in_order": in_order(found), "digests": text}
+
+
+def in_order(found: Digests) -> str:
+    """Hash of the digests of episodes by their numbers: the same where they are numbered the same."""
+    ordered = (index.to_bytes(8, "little") + found[index] for index in sorted(found))
+    return hashlib.blake2b(b"".join(ordered), digest_size=8).hexdigest()
+
+
+class Known(NamedTuple):
+    """Digests that an artefact keeps."""
+
+    digests: frozenset[bytes]
+    last: bytes | None  # greatest of the digests, where only the smaller ones are kept
+    in_order: str
+
+    def undecided(self, digest: bytes) -> bool:
+        """Whether an episode may be among those that are not kept."""
+        return self.last is not None and digest > self.last
+
+
+def known_of(record: Any) -> dict[str, Known]:
+    """What `record_of` made, read back; anything else is a `LattokError`."""
+    try:
+        return {name: _known(record[name]) for name in ("actions", "videos") if name in record}
+    except (TypeError, ValueError, KeyError, binascii.Error):
+        expected = "digests of the episodes that a model was trained on"
+        checks.fail("content` in `training.json", expected, f"{record!r:.60}", "Copy the file again.")
+
+
+def _known(entry: Any) -> Known:
+    data, count, order = base64.b64decode(entry["digests"], validate=True), entry["of"], entry["in_order"]
+    if len(data) % SIZE or not isinstance(order, str) or isinstance(count, bool) or not isinstance(count, int):
+        raise ValueError
+    listed = [data[i : i + SIZE] for i in range(0, len(data), SIZE)]
+    return Known(frozenset(listed), listed[-1] if len(listed) == KEPT and count > KEPT else None, order)
+
+
+def _behind(dataset: RobotDataset) -> RobotDataset:
+    """The dataset itself, behind all views of it."""
+    while isinstance(dataset, View):
+        dataset = dataset.dataset
+    return dataset
+
+
+def _is_action(key: str) -> bool:
+    return key.split(".")[0] == "action"
+
+
+def _columns(source: RobotDataset, more: Iterable[str]) -> list[str]:
+    """Columns of numbers that are actions, or asked for."""
+    wanted = set(more)
+    return sorted(
+        key
+        for key, feature in source.features.items()
+        if key not in INDEX_KEYS
+        and feature.dtype not in (*IMAGE_DTYPES, "string")
+        and np.prod(feature.shape) <= WIDEST
+        and (key in wanted or _is_action(key))
+    )
+
+
+def _values(source: RobotDataset, index: int, keys: Sequence[str]) -> Values:
+    """Columns of an episode; where checking them costs reading the pictures, unchecked. None where they are damaged,
+    which is for those to say who learn from them."""
+    read: Callable[[int, Sequence[str]], Values] = getattr(source, "unchecked_columns", source.columns)
+    try:
+        return read(index, keys) if keys else {}
+    except LattokError:
+        return {}
+
+
+def _all_values(source: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> Iterator[tuple[int, Values]]:
+    """Columns of every episode, in any order. LeRobot's files are read as a whole: in a tenth of the time."""
+    left = {episode.index: episode.length for episode in episodes}
+    if keys and isinstance(source, LeRobotV3) and 4 * len(left) > len(source.episodes):
+        for path, indices in source.by_data_file(list(left)).items():
+            try:
+                stored, places = source.whole_columns(path, keys), source.episode_rows(path)
+            except LattokError:
+                continue
+            for index in indices:
+                first, last = places.get(index, (0, 0))
+                if last - first == left[index]:
+                    del left[index]
+                    yield index, {key: values[first:last] for key, values in stored.items()}
+    yield from ((index, _values(source, index, keys)) for index in left)
+
+
+def _bytes(values: np.ndarray) -> bytes:
+    """Numbers as models see them: in float32, or whole."""
+    return np.ascontiguousarray(values, dtype="<f4" if values.dtype.kind == "f" else "<i8").tobytes()
+
+
+def _digest_of_actions(values: Mapping[str, np.ndarray]) -> bytes | None:
+    """Digest of the action columns; None where they hardly change."""
+    actions = [values[key].reshape(len(values[key]), -1) for key in sorted(values) if _is_action(key)]
+    if not actions or all(len(rows) < ROWS for rows in actions):
+        return None
+    if all(np.count_nonzero((rows[1:] != rows[:-1]).any(1)) < ROWS - 1 for rows in actions):
+        return None
+    data = b"".join(len(rows).to_bytes(8, "little") + _bytes(rows.astype(np.float32)) for rows in actions)
+    return hashlib.blake2b(data, digest_size=SIZE).digest()
+
+
+Spans = Callable[[int], list[tuple[Path, float]]]  # of an episode: files of its cameras, and when it begins in each
+
+
+def _video_spans(source: RobotDataset, cameras: Sequence[str]) -> Spans | None:
+    """Where the videos of episodes are; None where pictures lie among the numbers."""
+    span: Any = getattr(source, "video_span", None)
+    if cameras and span is not None and all(source.features[camera].dtype == "video" for camera in cameras):
+        return lambda index: [span(index, camera)[:2] for camera in sorted(cameras)]
+    if cameras and source.kind == "video":
+        return lambda index: [(path, 0.0) for path in source.files_of(index)]
+    return None
+
+
+def _digests_of_videos(spans: Spans, episodes: Iterable[Episode]) -> Digests:
+    stamps: dict[Path, bytes] = {}
+    found = {}
+    for episode in episodes:
+        parts = []
+        for path, start in spans(episode.index):
+            if path not in stamps:
+                stamps[path] = _stamp(path)
+            parts.append(stamps[path] + repr(round(start, 3)).encode())
+        found[episode.index] = hashlib.blake2b(b"|".join(parts), digest_size=SIZE).digest()
+    return found
+
+
+def _stamp(path: Path) -> bytes:
+    """Size and samples of a file: who encodes a video again changes its table of frames, and almost surely its size."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            parts = []
+            for place in (0, size // 2, max(0, size - SAMPLE)):
+                file.seek(place)
+                parts.append(file.read(SAMPLE))
+    except OSError:
+        return b"missing"  # which who reads it says
+    return hashlib.sha256(b"|".join([str(size).encode(), *parts])).digest()
+
+
+def _pictures(source: RobotDataset, episodes: Sequence[Episode], camera: str) -> Iterator[bytes]:
+    """First, middle and last frame of a few episodes."""
+    for i in np.unique(np.linspace(0, len(episodes) - 1, LOOKED_AT).round().astype(int)):
+        episode = episodes[i]
+        try:
+            where = sorted({0, episode.length // 2, episode.length - 1})
+            yield hashlib.sha256(np.ascontiguousarray(source.frames(episode.index, (camera,), where)).data).digest()
+        except LattokError:
+            yield b"damaged"
