@@ -543,17 +543,26 @@ def push(
     folder: Annotated[Positional[str], arg(metavar="DIR")],
     repo_id: Annotated[Positional[str], arg(metavar="ORG/NAME")],
     private: bool = False,
+    license: Text = None,
+    message: Text = None,
+    revision: Text = None,
+    create_pr: bool = False,
 ) -> None:
-    """Publish a model on the Hub, with its model card.
+    """Publish a model on the Hub, with its model card. Log in before (`hf auth login`), or set HF_TOKEN.
 
-    Example: lattok push my-lam my-name/my-lam
+    Example: lattok push my-lam my-name/my-lam --license apache-2.0
 
     Args:
         folder: Folder of a model.
         repo_id: Name on the Hub.
         private: Make the repository private.
+        license: Short name of a licence for the card, such as apache-2.0.
+        message: Message of the commit.
+        revision: Branch; it is made where it is not there.
+        create_pr: Open a pull request instead.
     """
-    print(lattok.load(folder).push_to_hub(repo_id, private=private))
+    options = {"license": license, "commit_message": message, "revision": revision, "create_pr": create_pr}
+    print(lattok.load(folder).push_to_hub(repo_id, private=private or None, **options))
 
 
 def _train(recipe_class: Any, dataset: str | None, training: Training, reading: Reading) -> None:

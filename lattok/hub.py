@@ -27,7 +27,7 @@ from typing_extensions import Self, Unpack
 import lattok
 from lattok import checks, files, hub_client
 from lattok.card import license_of, model_card
-from lattok.hub_client import HUB_ID, LoadOptions
+from lattok.hub_client import DEVICES, HUB_ID, LoadOptions
 from lattok.records import read_evaluation, read_training
 from lattok.weights import DAMAGED, SHOWN, Size, Sizes, check_sizes, planned, read_sizes, read_tensors, unsound
 
@@ -375,7 +375,7 @@ def on_device(model: Any, device: str | None) -> Any:
     """A model moved for inference; "auto" takes CUDA where there is one, None leaves it where it is."""
     if device is None:
         return model
-    checks.one_of("device", device.split(":")[0], ("auto", "cpu", "cuda", "mps"))
+    checks.one_of("device", device.split(":")[0], DEVICES)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

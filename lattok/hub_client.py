@@ -19,7 +19,8 @@ from typing_extensions import TypedDict
 from lattok import checks, files
 from lattok.checks import LattokError
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+DEVICES = ("auto", "cpu", "cuda", "mps")
 HTTP = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "aiohttp", "socket", "ssl", "hf_xet")
 WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
@@ -91,6 +92,8 @@ def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
             checks.fail("options", f"keywords among {', '.join(sorted(known))}", f"{name!r:.60}")
     if given.get("proxies") and "proxies" not in _download_parameters():
         checks.fail("proxies", "to be left out", repr(given["proxies"])[:60], NEWER)
+    if given.get("device") is not None:
+        checks.one_of("device", str(given["device"]).split(":")[0], DEVICES)
     if given.get("subfolder"):
         _check_subfolder(str(given["subfolder"]))
 
@@ -116,8 +119,10 @@ def download(
         wanted = [f"{subfolder.strip('/')}/{pattern}" for pattern in wanted or ["*"]]
     if kind != "model":
         options["repo_type"] = kind
+    if wanted is not None:
+        options["allow_patterns"] = wanted
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted, **options))
+        return Path(snapshot_download(repo_id, revision=revision, **options))
     except Exception as error:  # see the top of this file
         fail(argument, repo_id, revision, error, kind)
 
@@ -138,7 +143,8 @@ def fail(
 ) -> NoReturn:
     """Raise what the Hub's client said as one line with the reason and the way out."""
     reason, way_out = explain(repo_id, revision, error, kind)
-    raise LattokError(f"`{argument}`: {repo_id!r} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
+    at = "" if revision is None else f" at {revision}"
+    raise LattokError(f"`{argument}`: {repo_id!r}{at} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
 
 
 def explain(repo_id: str, revision: str | None, error: Exception, kind: str = "model") -> tuple[str, str]:

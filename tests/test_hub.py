@@ -1,16 +1,19 @@
 """Artefacts: strict, whole, versioned; the Hub client is replaced by fakes, since there is no network in tests."""
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub.errors as errors
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import lattok
-from lattok.action_vq import ActionVQConfig, P2TActionVQ, UniformBins, UniformBinsConfig
+from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins, UniformBinsConfig
 from lattok.checks import LattokError
+from lattok.cli import main
 from lattok.hub import CONFIG, WEIGHTS
 
 SMALL = ActionVQConfig(action_dim=3, horizon=4, dim=8, codebook_size=4, heads=2, hidden=8)
@@ -142,8 +145,179 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.fixture
+def hub(monkeypatch, folder):
+    """What snapshot_download is asked, and what it does then: a function, by default the snapshot of `folder`."""
+    from types import SimpleNamespace
+
+    edge = SimpleNamespace(asked=[], answer=None)
+
+    def download(repo_id, revision=None, allow_patterns=None, **options):
+        edge.asked.append({"repo_id": repo_id, "revision": revision, "patterns": allow_patterns, **options})
+        if edge.answer is not None:
+            raise edge.answer
+        return str(folder.parent)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    return edge
+
+
+KEYWORDS = {"token": "hf_x", "cache_dir": "/c", "force_download": True, "local_files_only": True}
+
+
+@pytest.mark.parametrize("load", [lattok.load, P2TActionVQ.from_pretrained])
+def test_the_usual_keywords_reach_the_client(load, hub, folder):
+    model = load("org/name", revision="v1", subfolder=folder.name, **KEYWORDS)
+    (asked,) = hub.asked
+    assert {name: asked[name] for name in KEYWORDS} == KEYWORDS
+    assert asked["patterns"][0] == f"{folder.name}/config.json"
+    assert (model.source, model.revision) == (f"org/name/{folder.name}", folder.parent.name)
+    load(folder, **KEYWORDS)  # harmless for a folder
+    load(folder.parent, subfolder=folder.name)
+    assert len(hub.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("keywords", "text"),
+    [
+        ({"dtype": torch.float16}, "`dtype`: expected to be left out.*Codes would not be those"),
+        ({"torch_dtype": "auto"}, "`torch_dtype`: expected to be left out"),
+        ({"strict": False}, "`strict`: .*Loading is always strict"),
+        ({"config": {}}, "`config`: .*the artefact's own"),
+        ({"map_location": "cpu"}, "`map_location`: .*Give `device`"),
+        ({"proxies": {"https": "x"}}, "`proxies`: .*HTTPS_PROXY"),
+        ({"resume_download": False}, "`resume_download`: .*always continued"),
+        ({"trust_remote_code": True}, "Nothing in an artefact is run"),
+        ({"use_auth_token": "x"}, "Give `token`"),
+        ({"tokn": "x"}, "`options`: expected keywords among .*token.*, got 'tokn'"),
+        ({"token": 3}, "`token`: expected a token, True or False, got 3"),
+        ({"force_download": "yes"}, "`force_download`: expected True or False, got 'yes'"),
+        ({"subfolder": "../x"}, "`subfolder`: expected a folder of the repository"),
+        ({"subfolder": "/etc"}, "`subfolder`: expected a folder of the repository"),
+        ({"device": "tpu"}, "`device`: expected one of auto, cpu, cuda, mps, got 'tpu'"),
+    ],
+    ids=str,
+)
+def test_keywords_that_cannot_work_are_refused_by_name_before_any_download(keywords, text, hub, folder):
+    for place in ("org/name", folder):
+        for load in (lattok.load, P2TActionVQ.from_pretrained):
+            with pytest.raises(LattokError, match=text):
+                load(place, **keywords)
+    assert not hub.asked
+
+
+def test_keywords_that_change_nothing_are_taken(folder):
+    lattok.load(folder, strict=True, torch_dtype=None, resume_download=True, map_location=None)
+    assert lattok.load(folder, device="cpu").normalizer.shift.device.type == "cpu"
+    with pytest.raises(LattokError, match="`backbone`: expected to be left out: P2TActionVQ has none"):
+        lattok.load(folder, backbone="x")
+
+
+def test_proxies_are_passed_on_where_the_client_has_them(monkeypatch, folder):
+    asked = {}
+
+    def old_client(repo_id, *, revision=None, proxies=None, allow_patterns=None):
+        asked["proxies"] = proxies
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", old_client)
+    lattok.load("org/name", proxies={"https": "http://proxy:1"})
+    assert asked == {"proxies": {"https": "http://proxy:1"}}
+
+
+def http_error(name, status):
+    """The client's own exception of that name, with a response of the HTTP package that it is built on."""
+    bases = errors.HfHubHTTPError.__mro__
+    package = next(kind.__module__ for kind in bases if kind.__name__ == "HTTPError").split(".")[0]
+    module = importlib.import_module(package)
+    if module.__name__ == "requests":
+        response = module.Response()
+        response.status_code = status
+    else:
+        response = module.Response(status, request=module.Request("GET", "https://huggingface.co/api/models/org/name"))
+    return getattr(errors, name)(f"{status} Client Error.\n\nlong story", response=response)
+
+
+class RemoteProtocolError(Exception):
+    """As httpx has it: neither an OSError nor one of the client's own."""
+
+
+RemoteProtocolError.__module__ = "httpx2"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (lambda: http_error("RevisionNotFoundError", 404), "it has no revision 'v9'. Its branches, tags and commits: "),
+        (lambda: http_error("GatedRepoError", 403), "it is gated. Accept the terms at https://huggingface.co/org/name"),
+        (lambda: http_error("RepositoryNotFoundError", 401), "or it is private and you are not logged in. Check the n"),
+        (lambda: http_error("HfHubHTTPError", 401), "you are not logged in. Check the name; for a private one log in"),
+        (lambda: http_error("HfHubHTTPError", 403), "your token does not allow it. Give a token with the rights"),
+        (lambda: http_error("HfHubHTTPError", 429), "too many requests. Wait some minutes"),
+        (lambda: http_error("HfHubHTTPError", 503), "the Hub answers 503. Try again later"),
+        (
+            lambda: RemoteProtocolError("peer closed connection"),
+            "the network failed (RemoteProtocolError: peer cl",
+        ),
+        (lambda: ConnectionError("Name or service not known"), "the network failed (ConnectionError: Name or service"),
+        (lambda: errors.OfflineModeIsEnabled("x"), "it is not in the cache, and downloads are switched off. Where th"),
+        (lambda: errors.LocalEntryNotFoundError("outgoing traffic has been disabled"), "downloads are switched off"),
+        (
+            lambda: OSError(28, "No space left on device", "/cache"),
+            "cannot be written /cache (No space left",
+        ),
+        (lambda: RuntimeError("something\nlong"), "something. Check the network and run it again"),
+    ],
+)
+def test_what_the_hub_says_is_one_line_with_the_reason_and_the_way_out(error, text, hub):
+    hub.answer = error()
+    for load in (lattok.load, lattok.open_dataset, lambda *a, **o: FAST.from_published(*a, **o)):
+        with pytest.raises(LattokError) as caught:
+            load("org/name", revision="v9")
+        assert text.replace("co/org", "co/datasets/org" if load is lattok.open_dataset else "co/org") in str(
+            caught.value
+        )
+        assert "'org/name' at v9 could not be fetched" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert ".." not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x", "org/..", "a/b/c", "org name/x", "-x/y", "org/na\0me", "org/" + "n" * 5000])
+def test_odd_names_never_reach_the_client(name, hub):
+    for load in (lattok.load, lattok.open_dataset):
+        with pytest.raises(LattokError) as caught:
+            load(name)
+        assert "\n" not in str(caught.value)
+    assert not hub.asked
+
+
+def test_a_file_of_an_artefact_is_answered_with_its_folder(folder):
+    with pytest.raises(LattokError, match=f"Give {folder}, the folder"):
+        lattok.load(folder / "config.json")
+
+
+def test_datasets_take_the_keywords_too(monkeypatch):
+    asked = {}
+
+    def download(repo_id, **options):
+        asked.update(options)
+        return str(lattok.sample_dataset_path().parent)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    name = lattok.sample_dataset_path().name
+    assert lattok.open_dataset("org/name", subfolder=name, **KEYWORDS).name == "org/name"
+    assert {key: asked[key] for key in KEYWORDS} == KEYWORDS
+    assert asked["allow_patterns"] == [f"{name}/*"]
+    asked.clear()
+    lattok.open_dataset(lattok.sample_dataset_path(), **KEYWORDS)
+    with pytest.raises(LattokError, match="`strict`"):
+        lattok.open_dataset("org/name", strict=False)
+    assert not asked
+
+
 def test_push_uploads_one_complete_folder(folder, monkeypatch):
-    uploaded = {}
+    uploaded, made = {}, []
 
     class FakeApi:
         def __init__(self, token=None):
@@ -152,13 +326,111 @@ def test_push_uploads_one_complete_folder(folder, monkeypatch):
         def create_repo(self, repo_id, private=None, exist_ok=False):
             return type("Repo", (), {"repo_id": repo_id})
 
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            uploaded.update(files=sorted(p.name for p in folder_path.iterdir()), repo_id=repo_id)
+        def create_branch(self, repo_id, branch, exist_ok):
+            made.append(branch)
+
+        def upload_folder(self, repo_id, folder_path, **options):
+            card = (folder_path / "README.md").read_text()
+            uploaded.update(files=sorted(p.name for p in folder_path.iterdir()), repo_id=repo_id, card=card, **options)
             return "commit"
 
     monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
+    files = ["README.md", "config.json", "model.safetensors"]
     assert lattok.load(folder).push_to_hub("org/name") == "commit"
-    assert uploaded == {"repo_id": "org/name", "files": ["README.md", "config.json", "model.safetensors"]}
+    assert (uploaded["repo_id"], uploaded["files"]) == ("org/name", files)
+    assert "license" not in uploaded["card"]
+    options = {"commit_message": "hello", "revision": "b", "license": "apache-2.0"}
+    lattok.load(folder).save_pretrained(folder.parent / "again", push_to_hub=True, repo_id="org/other", **options)
+    assert (uploaded["repo_id"], uploaded["commit_message"], uploaded["revision"]) == ("org/other", "hello", "b")
+    assert (made, uploaded["files"]) == (["b"], files)
+    assert "license: apache-2.0\n" in uploaded["card"]
+    assert main(["push", str(folder), "org/name", "--create-pr", "--message", "hi", "--license", "mit"]) == 0
+    assert (uploaded["create_pr"], uploaded["commit_message"]) == (True, "hi")
+
+
+def test_a_license_in_the_card_stays(folder):
+    model = lattok.load(folder)
+    model.license = "mit"
+    again = lattok.load(model.save_pretrained(folder))
+    assert again.license == "mit"
+    assert "license: mit" in again.card("x")
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "options", "text"),
+    [
+        ("org/name/x", {}, "`repo_id`: expected a name on the Hub"),
+        ("org/..", {}, "`repo_id`: expected a name on the Hub"),
+        ("org/name", {"license": "mit\nevil: 1"}, "`license`: expected the short name"),
+    ],
+)
+def test_a_push_that_cannot_work_is_refused_before_anything_is_sent(repo_id, options, text, folder, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", None)
+    with pytest.raises(LattokError, match=text):
+        lattok.load(folder).push_to_hub(repo_id, **options)
+    with pytest.raises(LattokError, match="keywords of an upload together with push_to_hub=True"):
+        lattok.load(folder).save_pretrained(folder, private=True)
+
+
+@pytest.mark.parametrize("error", [lambda: RemoteProtocolError("no route"), lambda: http_error("HfHubHTTPError", 401)])
+def test_a_push_without_network_or_login_is_one_line(error, folder, monkeypatch, capsys):
+    def fail(*args, **options):
+        raise error()
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", fail)
+    assert main(["push", str(folder), "org/name"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("lattok: `repo_id`: 'org/name' could not be pushed: ")
+    assert said.count("\n") == 1
+
+
+def test_cards_show_hostile_names_as_text(folder, tmp_path):
+    model = lattok.load(folder)
+    evil = "<script>alert(1)</script> | `x` \n# big ![i](http://e/x) <img onerror=x>"
+    verdicts = [{"text": evil, "holds": None, "key": ""}]
+    model.evaluation = {"headline": evil, "verdicts": verdicts, "figures": {evil: evil}}
+    model.trained_on = {"dataset": "x\nlicense: evil", "episodes": [[0, 1]]}
+    card = model.card(evil)
+    prose = card.split("```python")[0] + card.split("## Evaluation")[1].split("## Configuration")[0]
+    for bad in ("<script", "<img", "\n# big", "![i](", " | `x`"):
+        assert bad not in prose
+    assert "evil" not in card.split("---")[1]
+    assert card.count("```") == 4
+    model.trained_on = {"mixture": [{"dataset": "org/data", "episodes": []}, {"dataset": "mine", "episodes": []}]}
+    assert "datasets:\n- org/data\n---" in model.card("x")
+    assert "pipeline_tag: robotics\n" in model.card("x")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("evaluation.json", "[1]"),
+        ("evaluation.json", '{"headline": 3}'),
+        ("evaluation.json", '{"verdicts": {"a": 1}}'),
+        ("evaluation.json", '{"verdicts": [3]}'),
+        ("evaluation.json", '{"verdicts": [{"text": "x"}]}'),
+        ("evaluation.json", '{"verdicts": [{"text": "x", "holds": "yes"}]}'),
+        ("evaluation.json", '{"figures": [1]}'),
+        ("evaluation.json", '{"figures": {"a": [[1]]}}'),
+        ("training.json", '{"dataset": ["a"]}'),
+        ("training.json", '{"dataset": "a", "episodes": 3}'),
+        ("training.json", '{"dataset": "a", "episodes": [[1, "b"]]}'),
+        ("training.json", '{"dataset": "a", "episodes": [[5, 1]]}'),
+        ("training.json", '{"mixture": "a"}'),
+        ("training.json", '{"mixture": [{"episodes": []}]}'),
+        ("training.json", '{"earlier": [1]}'),
+        ("training.json", '{"loop": []}'),
+        ("training.json", '{"loop": {"lr": {}}}'),
+        ("training.json", '{"loop": {"seed": "a"}}'),
+        ("training.json", '{"samples_per_step": -1}'),
+        ("training.json", '{"labels": {"fraction": "x"}}'),
+        ("training.json", '{"split": 3}'),
+    ],
+)
+def test_records_beside_the_weights_are_checked_where_they_are_read(name, content, folder):
+    (folder / name).write_text(content)
+    with pytest.raises(LattokError, match=name):
+        lattok.load(folder)
 
 
 def test_model_card_holds_the_last_evaluation(folder):

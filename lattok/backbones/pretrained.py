@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from packaging.version import Version
 
-from lattok import checks, files
+from lattok import checks, files, hub_client
 from lattok.backbones.families import Family, family_of
 
 OLDEST = {"transformers": "5.4", "peft": "0.18"}
@@ -106,10 +106,7 @@ def _download(name: str, revision: str | None) -> Path:
     except Exception as error:  # huggingface_hub raises many kinds; the user needs one line
         with suppress(Exception):  # some releases do not look for a commit in the cache when they are offline
             return Path(fetch(local_files_only=True))
-        at = "" if revision is None else f" at {revision}"
-        expected = f"a folder, or a model of the Hub; {name!r}{at} could not be fetched and is not in the cache"
-        hint = f"Without network: run `hf download {name}` where there is one, and copy the folder it names or HF_HOME."
-        checks.fail("backbone", expected, files.first_line(error).rstrip("."), hint)
+        hub_client.fail("backbone", name, revision, error)
 
 
 def check_revision(name: str, found: str | None, saved: str | None) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lattok import checks
+from lattok import checks, hub_client
 from lattok.checks import LattokError
 from lattok.data import hdf5, video_folder
 from lattok.data.action_view import declare, with_actions
@@ -18,10 +17,10 @@ from lattok.data.lerobot import LeRobotV3
 from lattok.data.rlds import RLDS
 from lattok.data.schema import RobotDataset
 from lattok.data.video_folder import VideoFolder
-from lattok.files import first_line, read_json
+from lattok.files import read_json
+from lattok.hub_client import HUB_ID, HubOptions
 from lattok.places import followed
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CLASSES = {"lerobot": LeRobotV3, "rlds": RLDS, "hdf5": RobomimicHDF5, "video": VideoFolder}
 _OPTIONS = {"lerobot": (), "rlds": ("fps", "split"), "hdf5": ("fps",), "video": ("fps", "captions")}
 _FORMATS = {
@@ -32,6 +31,7 @@ _FORMATS = {
 }
 _VIEWS = ("cameras", "action_space", "actions")  # options of every format
 _DESCRIPTION = ("dataset", "revision", "name", "fps", "split", "captions", *_VIEWS)
+_HUB = tuple(HubOptions.__annotations__)
 _SHOWN = 8  # names of a folder that an error lists
 
 
@@ -44,6 +44,9 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     `with_actions` beside it. A description file `*.json` holds the same:
     `{"dataset": "path below the file's folder, or Hub id", "fps": 5, ...}`.
 
+    What is on the Hub also takes huggingface_hub's keywords: `token`, `cache_dir`, `force_download`, `local_files_only`
+    and `subfolder`.
+
     Whatever a dataset or a description says about files stays below its folder, also after links: see `lattok.places`.
     """
     options = {key: value for key, value in options.items() if value is not None}
@@ -55,8 +58,9 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     if _exists(place):
         if revision is not None:
             checks.fail("revision", "none for a local folder", repr(revision))
-        return _open(place, options)
-    if not _HUB_ID.fullmatch(str(path)):
+        subfolder = options.get("subfolder")
+        return _open(hub_client.inside(place, subfolder) if subfolder else place, _without_hub(options))
+    if not HUB_ID.fullmatch(str(path)):
         hint = f"Recognised are {', '.join(_FORMATS.values())}."
         checks.fail("dataset", "a folder, a description file, or a Hub id such as org/name", f"`{path}`", hint)
     return _open_from_hub(str(path), revision, options)
@@ -72,7 +76,15 @@ def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
 
 
 def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -> RobotDataset:
-    return _open(_download(hub_id, revision), {"name": hub_id} | options)
+    ours = {*_VIEWS, "name", *(name for names in _OPTIONS.values() for name in names)}
+    asked = {name: value for name, value in options.items() if name not in ours}
+    hub_client.check_options(asked, _HUB)
+    snapshot = hub_client.download("dataset", hub_id, revision, None, asked, "dataset")
+    return _open(hub_client.inside(snapshot, options.get("subfolder")), {"name": hub_id} | _without_hub(options))
+
+
+def _without_hub(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in _HUB}
 
 
 def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
@@ -91,7 +103,7 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     if _exists(local):
         followed(file.parent, local, f"`dataset` of `{file}`")
         return open_dataset(local, **entry, **options)
-    if not _HUB_ID.fullmatch(target):
+    if not HUB_ID.fullmatch(target):
         checks.fail(f"dataset` of `{file}", "a path relative to that file, or a Hub id", repr(target), f"No {local}.")
     return _open_from_hub(target, entry.pop("revision", None), entry | options)
 
@@ -195,15 +207,3 @@ def _exists(place: Path) -> bool:
         return place.exists()
     except OSError:  # a name that is too long, a folder that may not be entered
         return False
-
-
-def _download(hub_id: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download  # heavy, and needed for Hub ids only
-
-    try:
-        return Path(snapshot_download(hub_id, repo_type="dataset", revision=revision))
-    except Exception as error:  # the client's own error types differ between its versions
-        raise LattokError(
-            f"dataset `{hub_id}`: no such folder here, and the Hub answered: {first_line(error)} "
-            "Check the name, the network, or `hf auth login` for a private dataset."
-        ) from None

@@ -398,6 +398,49 @@ def test_published_tokenizers_come_from_the_hub(published, monkeypatch):
         FAST.from_published("some/fast", action_dim=M, horizon=H)
 
 
+def saved_by_transformers_5(published, folder):
+    """The published class's own `save_pretrained`: its tokenizer goes into a folder of its own."""
+    processing = pytest.importorskip("transformers.processing_utils")
+    from transformers import PreTrainedTokenizerFast
+
+    class UniversalActionProcessor(processing.ProcessorMixin):
+        attributes = ("bpe_tokenizer",)
+        bpe_tokenizer_class = "AutoTokenizer"
+
+        def __init__(
+            self, bpe_tokenizer, scale=10, vocab_size=1024, min_token=0, *, action_dim=None, time_horizon=None
+        ):
+            self.scale, self.vocab_size, self.min_token = scale, vocab_size, min_token
+            self.action_dim, self.time_horizon = action_dim, time_horizon
+            super().__init__(bpe_tokenizer)
+
+    facts = json.loads((published / "processor_config.json").read_text())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(published / "tokenizer.json"))
+    UniversalActionProcessor(tokenizer, **{**facts, "action_dim": M, "time_horizon": H}).save_pretrained(folder)
+    return folder
+
+
+def test_what_the_published_class_saves_under_transformers_5_is_read(published, tmp_path, monkeypatch):
+    folder = saved_by_transformers_5(published, tmp_path / "0123abc")
+    if (folder / "tokenizer.json").is_file():
+        pytest.skip("an older transformers, which has no folder for it")
+    plain = FAST.from_published(published, action_dim=M, horizon=H)
+    ours = FAST.from_published(folder)
+    assert rows(ours.encode(smooth())) == rows(plain.encode(smooth()))
+    assert ours.describe()["revision"] is None
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **o: str(folder))
+    there = FAST.from_published("org/fast", token="x")
+    assert rows(there.encode(smooth())) == rows(plain.encode(smooth()))
+    assert (there.describe()["model"], there.describe()["revision"]) == ("org/fast", "0123abc")
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(LattokError, match="expected one tokenizer.json, got .* with two that differ"):
+        FAST.from_published(folder)
+    (folder / "tokenizer.json").unlink()
+    (folder / "bpe_tokenizer" / "tokenizer.json").write_bytes(b"\xff")
+    with pytest.raises(LattokError, match="a text that can be read"):
+        FAST.from_published(folder)
+
+
 def test_published_tokenizers_take_statistics(published):
     statistics = {"q01": [-4.0] * M, "q99": [8.0] * M}
     tokenizer = FAST.from_published(published, action_dim=M, horizon=H, statistics=statistics)

@@ -132,8 +132,8 @@ def test_a_hub_id_without_network(offline: Path, revision: str | None):
         pretrained.find("org/name", revision)
     text = str(error.value)
     at = f" at {COMMIT}" if revision else ""
-    assert text.startswith(f"`backbone`: expected a folder, or a model of the Hub; 'org/name'{at} could not be fetched")
-    assert "Without network: run `hf download org/name` where there is one" in text
+    assert text.startswith(f"`backbone`: 'org/name'{at} could not be fetched: it is not in the cache")
+    assert "Where there is network, run `hf download org/name` and copy HF_HOME" in text
     assert "\n" not in text
 
 
