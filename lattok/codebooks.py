@@ -55,8 +55,19 @@ def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:
         return "Its codes are given: train the model they come from on data like this, with the same preset."
     if config is None:
         return "There is no codebook to start or revive here: lower lr, or normalise the latents (latent_norm=batch)."
+    if config.update == "gradient":
+        return _remedy_by_gradient(config)
     if config.start != "kmeans":
         return "Start it from data: codebook_start=kmeans."
     if config.revive_below == 0:
         return "Revive dead codes: revive_below=0.03."
     return "Early on this passes; if it stays, lower lr or start the codebook later (continuous_steps)."
+
+
+def _remedy_by_gradient(config: QuantizerConfig) -> str:
+    """The same for a codebook that learns by its loss: latents find it more easily than it finds them."""
+    if config.start != "uniform":
+        return "Start it small: codebook_start=uniform."
+    if config.restart_every == 0 and config.revive_below == 0:
+        return "Let dead codes restart as copies of used ones: restart_every=100."
+    return "Early on this passes; if it stays, use the `robust` preset (normalised latents, moving averages)."

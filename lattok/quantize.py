@@ -4,7 +4,7 @@
 
 Codebooks start from the data (k-means on the first latents), unused codes are revived from the current batch. Start,
 revival and statistics see the batches of all processes and do not depend on how rows are spread over them.
-Moving averages as in VQ-VAE-EMA (van den Oord et al., 2017, appendix A.1).
+Moving averages as in VQ-VAE-EMA (van den Oord et al., 2017, appendix A.1), "uniform" start and restarts as in UniVLA.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from lattok import checks
 from lattok.types import Quantized
 
 RECENT_ROWS = 4096  # code rows kept for the usage report
+STARTS = ("kmeans", "uniform", "normal")
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,25 @@ class QuantizerConfig:
     size: int
     levels: int = 1
     update: str = "ema"  # "ema": moving averages; "gradient": codebook loss (Eq. 13)
-    start: str = "kmeans"  # "kmeans": from the first latents; "normal": random, kept for comparison
+    start: str = "kmeans"  # from the first latents; or random: "uniform" in ±1/size, "normal" with deviation 1
     continuous_steps: int = 0  # training steps that pass latents through before the codebook starts
     decay: float = 0.99
     revive_below: float = 0.03  # a code is dead below this share of the mean use; 0 switches revival off
+    restart_every: int = 0  # steps after which codes without a single use become copies of used ones; 0: never
 
     def __post_init__(self) -> None:
         checks.counts(dim=self.dim, size=self.size, levels=self.levels)
-        checks.at_least_zero(continuous_steps=self.continuous_steps, revive_below=self.revive_below)
+        checks.whole(continuous_steps=self.continuous_steps, restart_every=self.restart_every)
+        checks.at_least_zero(revive_below=self.revive_below)
         checks.one_of("update", self.update, ("ema", "gradient"))
-        checks.one_of("start", self.start, ("kmeans", "normal"))
+        checks.one_of("start", self.start, STARTS)
         if not 0 <= self.decay < 1:
             checks.fail("decay", "a number in [0, 1)", self.decay)
         if self.levels > 1 and self.update != "ema":
             checks.fail("levels", "1 unless update is 'ema'", self.levels)
+        if self.restart_every and (self.update != "gradient" or self.revive_below > 0):
+            hint = "Moving averages and revival from the batch need revive_below instead."
+            checks.fail("restart_every", "0 unless update is 'gradient' and revive_below 0", self.restart_every, hint)
 
 
 class CodeStatistics(NamedTuple):
@@ -172,6 +178,8 @@ class Codebook(nn.Module):
         super().__init__()
         self.config = config
         vectors = torch.randn(config.size, config.dim)
+        if config.start == "uniform":
+            vectors = (2 * torch.rand(config.size, config.dim) - 1) / config.size
         if config.update == "gradient":
             self.vectors = nn.Parameter(vectors)
         else:
@@ -194,10 +202,16 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def update(self, inputs: Tensor, codes: Tensor, generator: torch.Generator) -> None:
-        """One moving-average step from inputs [N, d] and their codes [N], then revival of dead codes."""
+        """One moving-average step from inputs [N, d] and their codes [N], then revival of dead codes.
+
+        With `restart_every` the cluster sizes are no averages: they count uses since the last restart.
+        """
         decay, eps = self.config.decay, 1e-5
         counts, sums = _assignments(codes, inputs, self.config.size)
         _sum_over_processes(counts, sums)
+        if self.config.restart_every:
+            self.cluster_size.add_(counts)
+            return
         self.cluster_size.lerp_(counts, 1 - decay)
         if self.config.update == "ema":
             self.cluster_sum.lerp_(sums, 1 - decay)
@@ -206,6 +220,16 @@ class Codebook(nn.Module):
             self.vectors.copy_(self.cluster_sum / smoothed[:, None])
         if self.config.revive_below > 0:
             self._revive(inputs, generator)
+
+    @torch.no_grad()
+    def restart(self, generator: torch.Generator) -> None:
+        """Codes that were not used since the last restart become copies of used ones, drawn at random."""
+        used = self.cluster_size > 0
+        if bool(used.any()):
+            pick = torch.randint(int(used.sum()), (self.config.size,), generator=generator).to(used.device)
+            copies = _from_first_process(self.vectors[used][pick])
+            self.vectors.copy_(torch.where(used[:, None], self.vectors, copies))
+        self.cluster_size.zero_()
 
     def _revive(self, inputs: Tensor, generator: torch.Generator) -> None:
         mean_use = self.cluster_size.mean()
@@ -268,9 +292,9 @@ class VectorQuantizer(CodeUsage):
         )  # one for all processes that build the model from one seed
 
     @property
-    def continuous(self) -> bool:
-        """Whether training still passes latents through."""
-        return self.config.start == "kmeans" and int(self.steps) < self.config.continuous_steps
+    def started(self) -> bool:
+        """Whether the codebooks hold what they start from; until then training passes latents through."""
+        return self.config.start != "kmeans" or int(self.steps) > self.config.continuous_steps
 
     @property
     def books(self) -> list[Codebook]:
@@ -293,10 +317,11 @@ class VectorQuantizer(CodeUsage):
             return self._forward(latents.float(), update, valid)
 
     def _forward(self, latents: Tensor, update: bool, valid: Tensor | None) -> Quantized:
-        learning, continuous = self.training and update, self.training and self.continuous
+        learning = self.training and update
         if learning:
             self._start(_flat(latents.detach(), valid))
             self.steps += 1
+        continuous = self.training and not self.started  # after the count: so all passes of a step do the same
         codes, rows = self._assign(latents, learning and not continuous, valid)
         if continuous:
             return Quantized(latents, codes, {"commitment": latents.new_zeros(())})
@@ -321,6 +346,8 @@ class VectorQuantizer(CodeUsage):
             if update:
                 flat = _flat(left, valid)
                 book.update(flat, code.reshape(-1) if valid is None else code[valid], self._generator(len(codes)))
+                if self.config.restart_every and int(self.steps) % self.config.restart_every == 0:
+                    book.restart(self._generator(len(codes)))
             codes.append(code)
             left = left - rows.detach()
         if self.config.levels == 1:

@@ -162,10 +162,150 @@ def test_kmeans_beats_random_centres_and_handles_few_vectors():
     [
         ({"size": 0}, "`size`: expected a whole number of at least 1, got 0"),
         ({"decay": 1.0}, "`decay`"),
-        ({"start": "magic"}, "`start`: expected one of kmeans, normal, got 'magic'"),
+        ({"start": "magic"}, "`start`: expected one of kmeans, uniform, normal, got 'magic'"),
+        ({"restart_every": 5}, "`restart_every`: expected 0 unless update is 'gradient' and revive_below 0, got 5"),
+        ({"restart_every": 5, "update": "gradient"}, "`restart_every`: expected 0 unless"),
+        ({"restart_every": 1.5}, "`restart_every`: expected a whole number"),
         ({"levels": 2, "update": "gradient"}, "`levels`"),
     ],
 )
 def test_bad_configs_name_the_argument(change, text):
     with pytest.raises(LattokError, match=text.replace("(", r"\(")):
         QuantizerConfig(**{"dim": 4, "size": 8, **change})
+
+
+def test_a_uniform_start_is_small_by_the_number_of_codes():
+    torch.manual_seed(0)
+    book = Codebook(QuantizerConfig(dim=64, size=16, start="uniform", update="gradient", revive_below=0.0)).vectors
+    assert 0.95 / 16 < book.detach().abs().max() <= 1 / 16
+    assert book.detach().std() == pytest.approx(1 / 16 / 3**0.5, rel=0.1)
+    assert book.detach().mean() == pytest.approx(0, abs=0.01)
+    assert VectorQuantizer(QuantizerConfig(dim=4, size=4, start="uniform", continuous_steps=9)).started
+
+
+def restarting(every: int) -> VectorQuantizer:
+    """Codes 0 and 1 lie at the data, 2 to 5 far off."""
+    config = QuantizerConfig(dim=2, size=6, update="gradient", start="uniform", revive_below=0.0, restart_every=every)
+    quantizer = VectorQuantizer(config).train()
+    with torch.no_grad():
+        quantizer.codebook_vectors[0].copy_(torch.tensor([[0.0, 0], [1, 1], [50, 0], [60, 0], [70, 0], [80, 0]]))
+    return quantizer
+
+
+def test_unused_codes_become_copies_of_used_ones_when_their_time_is_up():
+    torch.manual_seed(0)
+    quantizer, data = restarting(3), torch.tensor([[0.1, 0], [0.9, 1], [0, 0.1]])
+    before = quantizer.codebook_vectors[0].detach().clone()
+    for step in range(1, 3):
+        quantizer(data)
+        assert torch.equal(quantizer.codebook_vectors[0], before)
+        assert quantizer.books[0].cluster_size.tolist() == [2.0 * step, step, 0, 0, 0, 0]
+    quantizer(torch.tensor([[61.0, 0]]))  # one use is enough
+    after = quantizer.codebook_vectors[0].detach()
+    used = torch.tensor([True, True, False, True, False, False])
+    assert torch.equal(after[used], before[used])
+    assert all(any(torch.equal(row, other) for other in before[used]) for row in after[~used])
+    assert quantizer.books[0].cluster_size.tolist() == [0] * 6
+    assert isinstance(quantizer.codebook_vectors[0], torch.nn.Parameter)
+
+
+def test_restarts_draw_anew_each_time_and_the_same_in_every_process():
+    rows = []
+    for draws in (0, 3):  # whatever else drew random numbers
+        torch.manual_seed(1)
+        quantizer = restarting(1)
+        torch.rand(draws)
+        for _ in range(8):
+            with torch.no_grad():
+                quantizer.codebook_vectors[0][2:] = 90 + torch.arange(4)[:, None].float()
+            quantizer(torch.tensor([[0.1, 0], [0.9, 1]]))
+            rows.append(tuple(quantizer.codebook_vectors[0][2:, 0].tolist()))
+    assert rows[:8] == rows[8:]
+    assert len(set(rows[:8])) > 2
+
+
+def test_without_a_use_nothing_restarts():
+    quantizer = restarting(1)
+    before = quantizer.codebook_vectors[0].detach().clone()
+    quantizer(torch.zeros(0, 2))
+    quantizer(torch.tensor([[0.1, 0]]), update=False)
+    assert torch.equal(quantizer.codebook_vectors[0], before)
+
+
+def test_a_further_pass_of_the_last_continuous_step_passes_through():
+    """The step's first pass has raised the counter; the codebook starts with the next one."""
+    quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=8, continuous_steps=2)).train()
+    for step in range(3):
+        x = torch.randn(32, 4)
+        for update in (True, False):
+            out = quantizer(x, update=update)
+            assert torch.equal(out.vectors, x) == (step < 2), (step, update)
+    assert quantizer.books[0].cluster_size.sum() > 0
+
+
+def test_the_start_sees_sixteen_rows_for_every_code():
+    """Whole batches, the latest ones."""
+    quantizer = VectorQuantizer(QuantizerConfig(dim=2, size=5, continuous_steps=20)).train()
+    batches = [torch.full((12, 2), float(step)) for step in range(20)]
+    for x in batches:
+        quantizer(x)
+    assert quantizer.reservoir.shape == (84, 2)  # 16 * 5 = 80 rows are 7 batches of 12
+    assert quantizer.reservoir[:, 0].unique().tolist() == list(range(13, 20))
+
+
+def test_counts_at_the_start_are_those_of_one_batch():
+    """Otherwise moving averages would take the start for as many batches as it saw."""
+    torch.manual_seed(0)
+    book = Codebook(QuantizerConfig(dim=3, size=4))
+    samples = torch.randn(80, 3)
+    book.start_from(samples, 20.0, torch.Generator().manual_seed(0))
+    distance = ((samples.numpy()[:, None] - book.vectors.numpy()) ** 2).sum(-1)
+    counts = np.bincount(distance.argmin(1), minlength=4)
+    np.testing.assert_allclose(book.cluster_size, counts * 20 / 80, rtol=1e-6)
+    np.testing.assert_allclose(book.cluster_sum, book.vectors.numpy() * (counts * 20 / 80)[:, None], rtol=1e-6)
+
+
+def test_centres_of_few_different_vectors_are_among_them():
+    """A cluster that nothing falls into goes to a vector, not to zero."""
+    torch.manual_seed(0)
+    different = torch.tensor([[5.0, 5], [6, 5], [5, 7]])
+    centres = kmeans(different.repeat(20, 1), 6, generator=torch.Generator().manual_seed(0))
+    assert torch.cdist(centres, different).amin(1).max() < 1e-4
+
+
+def test_a_revived_code_is_a_row_with_half_the_mean_use():
+    """Its sum fits its size, so that the next step leaves it where it is."""
+    book = Codebook(QuantizerConfig(dim=2, size=4, revive_below=0.5))
+    book.vectors.copy_(torch.arange(8.0).view(4, 2))
+    book.cluster_size.copy_(torch.tensor([10.0, 1.0, 8.0, 1.0]))
+    book.cluster_sum.copy_(book.vectors * book.cluster_size[:, None])
+    rows = torch.tensor([[100.0, 1], [200, 2], [300, 3]])
+    book._revive(rows, torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(book.cluster_size, [10, 2.5, 8, 2.5])  # the mean was 5
+    assert book.vectors[[0, 2]].tolist() == [[0, 1], [4, 5]]
+    assert all(row in rows.tolist() for row in book.vectors[[1, 3]].tolist())
+    np.testing.assert_allclose(book.cluster_sum, book.vectors * book.cluster_size[:, None])
+
+
+def test_random_numbers_differ_between_steps_and_levels_and_repeat_within():
+    quantizer = VectorQuantizer(QuantizerConfig(dim=2, size=4, levels=2))
+
+    def drawn(level):
+        return tuple(torch.randint(10**6, (3,), generator=quantizer._generator(level)).tolist())
+
+    seen = set()
+    for step in range(3):
+        quantizer.steps.fill_(step)
+        assert drawn(0) == drawn(0)
+        seen |= {drawn(0), drawn(1)}
+    assert len(seen) == 6
+
+
+def test_rows_that_are_padded_somewhere_are_not_reported():
+    chunks = torch.tensor([[True, True, True], [True, True, False], [False, False, False], [True, True, True]])
+    quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=8)).train()
+    out = quantizer(torch.randn(4, 3, 4), valid=chunks)
+    assert torch.equal(quantizer.recent, out.codes[[0, 3]])
+    quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=8)).train()
+    out = quantizer(torch.randn(4, 4), valid=torch.tensor([True, False, True, False]))
+    assert torch.equal(quantizer.recent, out.codes[[0, 2], None])

@@ -479,6 +479,9 @@ def test_two_processes_learn_what_one_does(tmp_path):
     ("options", "remedy"),
     [
         ({"start": "normal"}, "Start it from data: codebook_start=kmeans."),
+        ({"start": "kmeans", "update": "gradient"}, "Start it small: codebook_start=uniform."),
+        ({"start": "uniform", "update": "gradient", "revive_below": 0.0}, "restart as copies of used ones: restart_e"),
+        ({"start": "uniform", "update": "gradient"}, "if it stays, use the `robust` preset"),
         ({"revive_below": 0.0}, "Revive dead codes: revive_below=0.03."),
         ({}, "lower lr or start the codebook later"),
     ],
