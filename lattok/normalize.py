@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,23 +17,32 @@ from lattok import checks, files
 from lattok.nn import same_precision
 
 PAIRS = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}
-KINDS = (*PAIRS, "identity")
+KINDS = (*PAIRS, "identity", "bounded")
+CLIPPED = ("quantile", "min_max")  # kinds with a range, [-1, 1]
 
 
 class Normalizer(nn.Module):
     """normalised = (x - shift) / scale, per dimension. The buffers travel with the weights of the owner.
 
     `mean_std` gives zero mean and unit deviation; `quantile` maps the 1st and 99th percentile to -1 and 1, `min_max`
-    the extremes. A dimension that never moves keeps scale 1, so that noise is not blown up.
+    the extremes; `bounded` leaves what stays within [-1, 1] as it is, and is `min_max` for the rest. A dimension that
+    never moves keeps scale 1, so that noise is not blown up.
+    Dimensions that are `clipped` end at -1 and 1: what lies beyond counts, and comes back, as the end of the range.
     """
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, clipped: Sequence[bool] | None = None):
         super().__init__()
         checks.positive(dim=dim)
         self.register_buffer("shift", torch.zeros(dim))
         self.register_buffer("scale", torch.ones(dim))
         self.shift: Tensor
         self.scale: Tensor
+        self.limit: Tensor | None = None  # the largest normalised value of each dimension, where some are clipped
+        if clipped is not None and any(clipped):
+            checks.size("clipped", "flags, one per dimension", len(clipped), dim)
+            limit = torch.tensor([1.0 if clip else torch.inf for clip in clipped])
+            del self.limit
+            self.register_buffer("limit", limit, persistent=False)  # the owner's configuration says it
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Moves between devices, never between precisions: actions are as exact as their statistics."""
@@ -92,11 +102,46 @@ class Normalizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Physical units to normalised, [..., m]."""
-        return (x - self.shift) / self.scale
+        x = (x - self.shift) / self.scale
+        return x if self.limit is None else torch.minimum(torch.maximum(x, -self.limit), self.limit)
 
     def inverse(self, x: Tensor) -> Tensor:
         """Normalised to physical units, [..., m]."""
         return x * self.scale + self.shift
+
+
+def kinds_of(normalize: str, exceptions: Sequence[str], names: Sequence[str], dim: int) -> list[str]:
+    """The kind of normalisation of each of `dim` dimensions: `normalize`, but for exceptions, "gripper=identity".
+
+    An exception names a dimension or its index; with `*` it is a pattern, "*gripper*=bounded", for all names that it
+    fits, if there are any.
+    """
+    checks.one_of("normalize", normalize, KINDS)
+    kinds = [normalize] * dim
+    for text in exceptions:
+        name, _, kind = text.partition("=")
+        checks.one_of(f"normalize_exceptions ({text})", kind, KINDS)
+        for place in _places(name, text, names, dim):
+            kinds[place] = kind
+    return kinds
+
+
+def clipped_kinds(kinds: Sequence[str], clip: bool) -> list[bool]:
+    """Which dimensions end at -1 and 1; asking for it where no dimension has a range is an error."""
+    if clip and not set(kinds) & set(CLIPPED):
+        checks.fail("normalize_clip", f"False unless normalize is {' or '.join(CLIPPED)}", clip)
+    return [clip and kind in CLIPPED for kind in kinds]
+
+
+def _places(name: str, text: str, names: Sequence[str], dim: int) -> list[int]:
+    if name in names:
+        return [list(names).index(name)]
+    if "*" in name:
+        return [i for i, known in enumerate(names) if fnmatch(known.lower(), name.lower())]
+    if not name.isdecimal() or int(name) >= dim:
+        known = ", ".join(names) or f"0..{dim - 1}"
+        checks.fail("normalize_exceptions", f"NAME=KIND with a dimension among {known}", repr(text))
+    return [int(name)]
 
 
 class Unchosen(nn.Module):
@@ -170,5 +215,7 @@ def _map(column: np.ndarray, kind: str) -> tuple[float, float, float]:
         return 0.0, 1.0, 0.0
     if kind == "mean_std":
         return float(column.mean()), float(column.std()), float(np.abs(column).max())
+    if kind == "bounded" and np.abs(column).max() <= 1:
+        return 0.0, 1.0, 0.0
     low, high = np.quantile(column, (0.01, 0.99) if kind == "quantile" else (0.0, 1.0))
     return float(high + low) / 2, float(high - low) / 2, float(max(abs(low), abs(high)))

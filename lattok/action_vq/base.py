@@ -53,8 +53,8 @@ class ChunkTokenizer(HubModel, ABC):
     def __init__(self, config: ChunkConfig):
         super().__init__()
         self.config = config
-        self.normalizers = nn.ModuleList(Normalizer(config.action_dim) for _ in config.normalizers)
-        self.normalizer = Normalizer(config.action_dim)
+        self.normalizers = nn.ModuleList(self._new_normalizer() for _ in config.normalizers)
+        self.normalizer = self._new_normalizer()
         self.choose_normalizer()
 
     @property
@@ -98,6 +98,9 @@ class ChunkTokenizer(HubModel, ABC):
         """Moves between devices, never between precisions: a rounded codebook gives other codes."""
         return super()._apply(same_precision(fn), recurse)
 
+    def _new_normalizer(self) -> Normalizer:
+        return Normalizer(self.action_dim, self.config.normalize_clipped)
+
     def choose_normalizer(self) -> None:
         """Use the only normaliser there is; where datasets have their own, none until `for_dataset` names one."""
         if len(self.normalizers):
@@ -129,7 +132,7 @@ class ChunkTokenizer(HubModel, ABC):
         if not names or name in names:
             checks.fail("name", f"a dataset beside those of the mixture ({', '.join(names) or 'none'})", repr(name))
         checks.rank("actions", actions, "N m")
-        normalizer = Normalizer(self.action_dim).fit(actions, self.config.normalize_kinds)
+        normalizer = self._new_normalizer().fit(actions, self.config.normalize_kinds)
         self.config = replace(self.config, normalizers=(*names, name))
         self.normalizers.append(normalizer.to(next(self.buffers()).device))
         self.choose_normalizer()

@@ -68,7 +68,7 @@ class CompiledTokenizer:
         self._backend, self._threads = backend, threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         folded = fold(self._plain)
-        self._shift = folded.shift
+        self._shift, self._reach = folded.shift, folded.reach
         self._new_scorer = _scorer_factory(folded, backend)
         self._idle = [self._new_scorer()]
         self._shape, self._size = (self.horizon, self.action_dim), self.vocab_size
@@ -165,6 +165,8 @@ class CompiledTokenizer:
             buffer = scorer.buffer(len(block))
             np.subtract(block, shift, out=buffer)
             finite = finite and 0 not in np.isfinite(buffer).tobytes()  # half the time of `all`
+            if self._reach is not None:
+                np.clip(buffer, -self._reach, self._reach, out=buffer)
             scorer(buffer).reshape(*target.shape, -1).argmax(-1, out=target)
         self._idle.append(scorer)
         return finite

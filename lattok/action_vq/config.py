@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from lattok import checks
 from lattok.hub import ADDED
-from lattok.normalize import KINDS
+from lattok.normalize import clipped_kinds, kinds_of
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
 MOST_STEPS, MOST_NUMBERS = 4096, 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
@@ -21,7 +21,9 @@ class ChunkConfig:
     action_dim: int
     horizon: int = 8
     normalize: str = "mean_std"
-    normalize_exceptions: tuple[str, ...] = ()  # "gripper=min_max": another kind for one dimension, by name or index
+    normalize_exceptions: tuple[str, ...] = ()  # "gripper=min_max": another kind, by name, pattern (*) or index
+    # normalised actions end at -1 and 1, for the kinds that have such a range
+    normalize_clip: bool = field(default=False, metadata=ADDED)
     action_names: tuple[str, ...] = ()
     action_kind: str = "unspecified"  # "relative": errors add up over a chunk, and a missing step is no motion
     # datasets with a normaliser of their own; none: one normaliser for all
@@ -32,29 +34,22 @@ class ChunkConfig:
         if self.horizon > MOST_STEPS or self.horizon * self.action_dim > MOST_NUMBERS:
             expected = f"at most {MOST_STEPS:,} steps, and {MOST_NUMBERS:,} numbers in a chunk"
             checks.fail("horizon", expected, f"{self.horizon:,} steps of {self.action_dim:,} dimensions")
-        checks.one_of("normalize", self.normalize, KINDS)
         checks.one_of("action_kind", self.action_kind, ACTION_KINDS)
         if self.action_names:
             checks.size("action_names", "names", len(self.action_names), self.action_dim)
         if len(set(self.normalizers)) != len(self.normalizers):
             checks.fail("normalizers", "different names of datasets", ", ".join(self.normalizers))
-        for text in self.normalize_exceptions:
-            self._exception(text)
+        _ = self.normalize_clipped
 
     @property
     def normalize_kinds(self) -> list[str]:
         """The kind of normalisation of each dimension."""
-        kinds = [self.normalize] * self.action_dim
-        for text in self.normalize_exceptions:
-            dimension, kind = self._exception(text)
-            kinds[dimension] = kind
-        return kinds
+        return kinds_of(self.normalize, self.normalize_exceptions, self.action_names, self.action_dim)
 
-    def _exception(self, text: str) -> tuple[int, str]:
-        """The dimension and the kind of one of `normalize_exceptions`."""
-        name, _, kind = text.partition("=")
-        checks.one_of(f"normalize_exceptions ({text})", kind, KINDS)
-        return self._dimension(name, text), kind
+    @property
+    def normalize_clipped(self) -> list[bool]:
+        """Whether normalised values of a dimension end at -1 and 1."""
+        return clipped_kinds(self.normalize_kinds, self.normalize_clip)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,14 +65,6 @@ class ChunkConfig:
     def relative(self) -> list[int]:
         """Dimensions that are increments."""
         return [i for i in range(self.action_dim) if self.action_kind == "relative" and i not in self.gripper]
-
-    def _dimension(self, name: str, text: str) -> int:
-        if name in self.action_names:
-            return self.action_names.index(name)
-        if not name.isdecimal() or int(name) >= self.action_dim:
-            known = ", ".join(self.action_names) or f"0..{self.action_dim - 1}"
-            checks.fail("normalize_exceptions", f"NAME=KIND with a dimension among {known}", repr(text))
-        return int(name)
 
 
 @dataclass(frozen=True)
@@ -95,9 +82,9 @@ class ActionVQConfig(ChunkConfig):
     decoder: str = "step"  # "step": the paper's MLP, one code at a time; "context": over all codes of the chunk
 
     commitment_weight: float = 0.25
+    loss_reduction: str = "mean"  # "sum": every norm of Eq. 16 to 18 a sum over steps and dimensions, as printed
     mask_weight: float = 0.0  # the paper's 0.1 raises the error by a third (docs/decisions.md)
     mask_ratio: float = 0.15
-    mask_reduction: str = "mean"  # "sum" as printed in Eq. 18
     mask_passes: int = 2  # 2: Eq. 16 from unmasked latents; 1: the published code, one masked pass for everything
     mask_detach_target: bool = False
 
@@ -114,7 +101,7 @@ class ActionVQConfig(ChunkConfig):
             checks.fail("codebook_size", "at least 2", self.codebook_size)
         checks.at_least_zero(mask_weight=self.mask_weight, commitment_weight=self.commitment_weight)
         checks.one_of("decoder", self.decoder, ("step", "context"))
-        checks.one_of("mask_reduction", self.mask_reduction, ("mean", "sum"))
+        checks.one_of("loss_reduction", self.loss_reduction, ("mean", "sum"))
         checks.one_of("mask_passes", self.mask_passes, (1, 2))
         for name in ("dropout", "mask_ratio"):
             if not 0 <= getattr(self, name) < 1:

@@ -21,7 +21,7 @@ from lattok.normalize import read_statistics
 
 # Training goes on as the published code trains; it also does not revive codes.
 PUBLISHED = {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False, "revive_below": 0.0}
-TRAINING = ("commitment_weight", "mask_ratio", "mask_reduction", "decay", *PUBLISHED)
+TRAINING = ("commitment_weight", "mask_ratio", "loss_reduction", "decay", *PUBLISHED)
 OURS_ALONE = ("normalizer.shift", "normalizer.scale", "quantizer.steps")
 
 

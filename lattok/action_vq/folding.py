@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lattok.action_vq.model import Encoder, P2TActionVQ
 from lattok.nn import PostNormBlock
+from lattok.normalize import Normalizer
 
 Array = NDArray[np.float32]
 
@@ -67,6 +68,7 @@ class Folded(NamedTuple):
     """The whole encoder with its codebook."""
 
     shift: Array  # [H * m]
+    reach: Array | None  # [H * m]: how far from the shift values count; None: however far
     entry: Affine  # [H * m, H * d], or [H * m, (H + 1) * d] with a last step of zeros where the next matrix gathers
     entry_relu: bool
     order: list[int]  # the step that each stored row stands for
@@ -90,6 +92,7 @@ def fold(model: P2TActionVQ) -> Folded:
     blocks = [block for block in encoder.transformer if isinstance(block, PostNormBlock)]
     return Folded(
         shift=_single(_double(model.normalizer.shift).repeat(horizon)),
+        reach=_reach(model.normalizer, horizon),
         entry=_affine(weight.flatten(1), bias.flatten()),
         entry_relu=bool(convs),
         order=order,
@@ -98,6 +101,13 @@ def fold(model: P2TActionVQ) -> Folded:
         blocks=[_block(block, following) for block, following in zip(blocks, [*blocks[1:], None], strict=True)],
         scores=_scores(model.quantizer.codebook_vectors[0], blocks[-1].norm2),
     )
+
+
+def _reach(normalizer: Normalizer, horizon: int) -> Array | None:
+    """Where a normaliser clips, in physical units off its shift, [H * m]."""
+    if normalizer.limit is None:
+        return None
+    return _single((_double(normalizer.limit) * _double(normalizer.scale)).repeat(horizon))
 
 
 def _double(tensor: Tensor | None) -> Tensor:

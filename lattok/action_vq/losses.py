@@ -1,4 +1,8 @@
-"""Losses of the action tokenizer: pure functions, means over valid elements (P2T Eq. 16 to 18)."""
+"""Losses of the action tokenizer: pure functions over valid elements (P2T Eq. 16 to 18).
+
+"mean" is over all that counts. "sum" is as printed: over the steps and dimensions of a chunk, then the mean over the
+batch. Relative to one another the terms are then those of the paper.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +10,33 @@ import torch
 from torch import Tensor
 
 
-def reconstruction(predicted: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error over what is valid (Eq. 16): predicted, actions, valid (bool) [B, H, m]."""
-    error = (predicted - actions).square()
-    return (error * valid).sum() / valid.sum().clamp_min(1)
+def reconstruction(predicted: Tensor, actions: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """Squared error of what is valid (Eq. 16): predicted, actions, valid (bool) [B, H, m]."""
+    return _reduced((predicted - actions).square(), valid, reduction)
 
 
-def commitment(latents: Tensor, rows: Tensor, valid: Tensor) -> Tensor:
-    """Mean of |latents - sg(rows)|^2 over valid steps (Eq. 17): the encoder moves, the codebook does not."""
-    error = (latents - rows.detach()).square().mean(-1)
-    return (error * valid).sum() / valid.sum().clamp_min(1)
+def commitment(latents: Tensor, rows: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """|latents - sg(rows)|^2 of valid steps (Eq. 17), [B, H, d], [B, H]: the encoder moves, the codebook does not."""
+    return _reduced((latents - rows.detach()).square(), valid[..., None].expand_as(latents), reduction)
 
 
 def masked_consistency(re_encoded: Tensor, latents: Tensor, masked: Tensor, reduction: str = "mean") -> Tensor:
-    """Re-encoded against original latents [B, H, d] at masked steps [B, H] (Eq. 18).
+    """Re-encoded against original latents [B, H, d] at masked steps [B, H] (Eq. 18)."""
+    return _reduced((re_encoded - latents).square(), masked[..., None].expand_as(latents), reduction)
 
-    "mean": over masked elements; "sum": over steps and channels, mean over the batch, as printed.
-    """
-    error = (re_encoded - latents).square() * masked[..., None]
-    if reduction == "sum":
-        return error.sum() / len(latents)
-    return error.sum() / (masked.sum().clamp_min(1) * latents.shape[-1])
+
+def _reduced(errors: Tensor, counts: Tensor, reduction: str) -> Tensor:
+    """Errors [B, H, n] where `counts` (bool, of the same shape) holds."""
+    total = (errors * counts).sum()
+    return total / max(1, len(errors)) if reduction == "sum" else total / counts.sum().clamp_min(1)
 
 
 def draw_mask(valid: Tensor, ratio: float) -> Tensor:
-    """Mask each valid step [B, H] with probability `ratio`, at least one per sample that has a valid step."""
-    score = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0)
-    first = torch.zeros_like(valid).scatter_(1, score.argmin(1, keepdim=True), True)
-    return ((score < ratio) | first) & valid
+    """Mask `ratio` of the valid steps of each sample, bool [B, H]: every one of them with that probability.
+
+    Of n valid steps either ⌊n ratio⌋ or one more are masked, so that their mean is n ratio; hence at least one where
+    n ratio is 1 or more.
+    """
+    wanted = (valid.sum(1) * ratio + torch.rand(len(valid), device=valid.device)).floor()  # b
+    order = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0).argsort(1)
+    return (order.argsort(1) < wanted[:, None]) & valid  # each step's place in a random order, the valid ones first

@@ -205,10 +205,10 @@ class P2TActionVQ(ChunkTokenizer):
         latents = self.encoder(actions)
         if self.config.mask_passes == 1:
             return self._one_pass(actions, latents, valid, masked)
-        vectors = self.quantizer(latents, valid=steps).vectors
+        vectors, reduction = self.quantizer(latents, valid=steps).vectors, self.config.loss_reduction
         terms = {
-            "reconstruction": losses.reconstruction(self.decoder(vectors), actions, valid),
-            "commitment": losses.commitment(latents, vectors, steps),
+            "reconstruction": losses.reconstruction(self.decoder(vectors), actions, valid, reduction),
+            "commitment": losses.commitment(latents, vectors, steps, reduction),
         }
         if masked is not None or self.config.mask_weight > 0:
             masked = losses.draw_mask(steps, self.config.mask_ratio) if masked is None else masked
@@ -223,10 +223,10 @@ class P2TActionVQ(ChunkTokenizer):
         masked = losses.draw_mask(steps, self.config.mask_ratio) if masked is None else masked
         damaged = latents.masked_fill(masked[..., None], 0.0)
         vectors = self.quantizer(damaged, valid=steps).vectors
-        predicted = self.decoder(vectors)
+        predicted, reduction = self.decoder(vectors), self.config.loss_reduction
         return {
-            "reconstruction": losses.reconstruction(predicted, actions, valid),
-            "commitment": losses.commitment(damaged, vectors, steps),
+            "reconstruction": losses.reconstruction(predicted, actions, valid, reduction),
+            "commitment": losses.commitment(damaged, vectors, steps, reduction),
             "mask": self._consistency(predicted, ActionBatch(actions, valid), latents, masked),
         }
 
@@ -235,4 +235,4 @@ class P2TActionVQ(ChunkTokenizer):
         predicted = torch.where(batch.valid, predicted, batch.chunks)
         # Detached: only the re-encoded side learns, the latents are the target.
         target = latents.detach() if self.config.mask_detach_target else latents
-        return losses.masked_consistency(self.encoder(predicted), target, masked, self.config.mask_reduction)
+        return losses.masked_consistency(self.encoder(predicted), target, masked, self.config.loss_reduction)

@@ -42,6 +42,8 @@ def codes_model(model: P2TActionVQ) -> bytes:
     folded, horizon = fold(model), model.horizon
     graph = _Graph(operator=False)
     rows = graph("Sub", graph.reshape("chunks", -1, len(folded.shift)), graph.constant(folded.shift))
+    if folded.reach is not None:
+        rows = graph("Min", graph("Max", rows, graph.constant(-folded.reach)), graph.constant(folded.reach))
     best = graph("ArgMax", _scores(graph, folded, rows), axis=1, keepdims=0)
     stored = graph.reshape(best, -1, horizon)
     place = np.argsort(np.array(folded.order))

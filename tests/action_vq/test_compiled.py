@@ -29,6 +29,7 @@ CONFIGS = {
     "groups of three": {**SMALL, "horizon": 12, "dilations": (2, 4, 1, 6)},
     "no convolution": {**SMALL, "dilations": (), "depth": 1},
     "one convolution": {**SMALL, "dilations": (9,), "depth": 3, "heads": 1},
+    "clipped": {**SMALL, "normalize": "quantile", "normalize_clip": True, "normalize_exceptions": ("2=mean_std",)},
     "long": {**SMALL, "horizon": 50, "action_dim": 32},
 }
 onnx_too = ["torch", "onnxruntime"]
@@ -42,7 +43,8 @@ def make(name: str = "small", seed: int = 0) -> P2TActionVQ:
         if "norm" in key or key.endswith("bias"):
             parameter.data += 0.2 * torch.randn_like(parameter)
     m = model.action_dim
-    model.normalizer.fit(torch.randn(200, m) * torch.logspace(-2, 1, m) + 5 * torch.randn(m))
+    actions = torch.randn(200, m) * torch.logspace(-2, 1, m) + 5 * torch.randn(m)
+    model.normalizer.fit(actions, model.config.normalize_kinds)
     latents = model.eval().latent_actions(draw(model, 300, seed=1)).latents.flatten(0, 1)
     rows = latents[torch.randperm(len(latents))[: model.vocab_size]]
     # a trained codebook is not made of latents: distances are of the size of the vectors, as rounding is
@@ -83,6 +85,25 @@ def test_codes_are_those_of_the_plain_modules(name, backend):
         assert unexplained(model, chunks, codes) == 0
         assert (codes == compiled.encode(chunks.numpy())).all()
         torch.testing.assert_close(compiled.decode(codes), model.decode(codes))
+
+
+@pytest.mark.parametrize("backend", onnx_too)
+def test_what_lies_beyond_the_range_is_clipped_there_too(backend):
+    """In arrays, tensors and masked chunks."""
+    model = make("clipped")
+    chunks = draw(model, 60) * torch.tensor([1.0, 100.0, 30.0])
+    largest = model.normalizer(chunks).abs().amax((0, 1)).tolist()
+    assert largest[:2] == [1.0, 1.0]
+    assert largest[2] > 10
+    unclipped = make("clipped")
+    unclipped.normalizer.limit = None
+    assert (model.encode(chunks) != unclipped.encode(chunks)).any()
+    compiled, every = compiled_for(model, backend), torch.ones(60, 6, dtype=torch.bool)
+    for codes in (compiled.encode(chunks), torch.from_numpy(compiled.encode(chunks.numpy()))):
+        assert unexplained(model, chunks, codes) == 0
+    assert unexplained(model, chunks, compiled.encode(chunks, every)) == 0
+    with pytest.raises(LattokError, match="expected finite actions"):
+        compiled.encode(torch.full((1, 6, 3), torch.inf))
 
 
 def test_the_longest_dilation_needs_no_gather_at_the_published_size():
@@ -238,7 +259,9 @@ def test_autocast_does_not_reach_codes_and_actions():
     torch.testing.assert_close(compiled.decode(codes), model.decode(codes))
 
 
-@pytest.mark.parametrize("name", ["libero", "robotwin", "jaka", "small", "odd", "groups of three", "no convolution"])
+@pytest.mark.parametrize(
+    "name", ["libero", "robotwin", "jaka", "small", "clipped", "odd", "groups of three", "no convolution"]
+)
 def test_the_exported_graph_gives_the_same_codes(tmp_path, name):
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -119,26 +119,93 @@ def test_mask_target_detached_by_option(detach, expected):
     assert (latents.grad is None) == expected
 
 
-def test_mask_loss_mean_and_sum():
-    a, b = torch.randn(4, 6, 5), torch.randn(4, 6, 5)
-    masked = torch.rand(4, 6) < 0.4
-    error = (a - b).square()[masked]
-    torch.testing.assert_close(losses.masked_consistency(a, b, masked), error.mean())
-    torch.testing.assert_close(losses.masked_consistency(a, b, masked, "sum"), error.sum() / 4)
-    assert losses.masked_consistency(a, b, torch.zeros_like(masked)) == 0
+def test_every_norm_of_eq_16_to_18_as_a_mean_and_as_a_printed_sum(rng):
+    """Loops over samples and steps; what does not count is NaN-free garbage."""
+    a, b = rng.standard_normal((2, 4, 6, 5)).astype(np.float32)
+    counts = rng.random((4, 6)) < 0.4
+    counts[2] = False
+    by_step = [((a[i, h] - b[i, h]) ** 2).sum() for i in range(4) for h in range(6) if counts[i, h]]
+    mean, total = sum(by_step) / (5 * len(by_step)), sum(by_step) / 4
+    one, other, mask = torch.from_numpy(a), torch.from_numpy(b), torch.from_numpy(counts)
+    wide = mask[..., None].expand(-1, -1, 5)
+    for reduction, expected in {"mean": mean, "sum": total}.items():
+        for got in (
+            losses.reconstruction(one, other, wide, reduction),
+            losses.commitment(one, other, mask, reduction),
+            losses.masked_consistency(one, other, mask, reduction),
+        ):
+            assert float(got) == pytest.approx(expected, rel=1e-5)
+        assert losses.masked_consistency(one, other, torch.zeros_like(mask), reduction) == 0
+        assert losses.reconstruction(one[:0], other[:0], wide[:0], reduction) == 0
 
 
-def test_every_sample_has_a_masked_valid_step():
-    valid = torch.ones(500, 6, dtype=torch.bool)
-    valid[:, 3:] = False
-    masked = losses.draw_mask(valid, 0.15)
-    assert masked.any(1).all()
+def test_reconstruction_counts_dimensions_that_are_there(rng):
+    a, b = torch.randn(2, 3, 4, 2).unbind()
+    valid = torch.ones(3, 4, 2, dtype=torch.bool)
+    valid[..., 1] = False  # a robot without it
+    expected = (a - b)[..., 0].square()
+    torch.testing.assert_close(losses.reconstruction(a, b, valid), expected.mean())
+    torch.testing.assert_close(losses.reconstruction(a, b, valid, "sum"), expected.sum() / 3)
+
+
+def test_commitment_moves_latents_and_not_what_stands_for_them():
+    latents, rows = (torch.randn(4, 6, 5, requires_grad=True) for _ in range(2))
+    losses.commitment(latents, rows, torch.ones(4, 6, dtype=torch.bool)).backward()
+    assert rows.grad is None
+    torch.testing.assert_close(latents.grad, 2 * (latents - rows).detach() / latents.numel())
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_models_loss_terms_have_the_reduction_of_its_config(reduction):
+    """With sums they are those of means times what each is a mean of."""
+    torch.manual_seed(0)
+    model = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.1, loss_reduction=reduction)).train()
+    masked = torch.zeros(32, 6, dtype=torch.bool)
+    masked[:, 2] = True
+    found = model(batch(), masked)
+    torch.manual_seed(0)
+    means = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.1)).train()(batch(), masked)
+    factors = {"reconstruction": 6 * 3, "commitment": 6 * 16, "mask": 16}
+    for name, factor in factors.items():
+        torch.testing.assert_close(found[name], means[name] * (factor if reduction == "sum" else 1))
+
+
+@pytest.mark.parametrize("ratio", [0.15, 0.3, 0.9])
+def test_masked_shares_are_the_ratio_for_every_number_of_valid_steps(ratio):
+    """The mean is the paper's ratio whatever H is, every valid step is as likely, and no mask is empty if it can be."""
+    torch.manual_seed(0)
+    valid = torch.arange(12)[None] < torch.tensor([1, 3, 7, 8, 12])[:, None]
+    valid = valid.repeat_interleave(6000, 0)
+    masked = losses.draw_mask(valid, ratio)
     assert not (masked & ~valid).any()
-    assert losses.draw_mask(torch.ones(4000, 8, dtype=torch.bool), 0.3).float().mean() == pytest.approx(0.31, abs=0.02)
+    for group, inside in zip(masked.split(6000), valid.split(6000), strict=True):
+        n = int(inside[0].sum())
+        share, drawn = group[:, :n].double().mean(0), group.sum(1)
+        assert share.mean() == pytest.approx(ratio, abs=0.02)
+        assert (share - ratio).abs().max() < 0.03
+        assert {int(count) for count in drawn} <= {int(n * ratio), int(n * ratio) + 1}
+        assert bool((drawn > 0).all()) or n * ratio < 1
+
+
+def test_no_ratio_masks_nothing():
+    assert not losses.draw_mask(torch.ones(50, 8, dtype=torch.bool), 0.0).any()
+    assert losses.draw_mask(torch.zeros(5, 8, dtype=torch.bool), 0.5).sum() == 0
+    assert losses.draw_mask(torch.ones(0, 8, dtype=torch.bool), 0.5).shape == (0, 8)
+
+
+def test_the_masked_pass_waits_for_the_codebook_too():
+    """In the last continuous step the first pass has counted that step already; the codebook has still not started."""
+    torch.manual_seed(0)
+    model = P2TActionVQ(ActionVQConfig(**SMALL, mask_weight=0.1, continuous_steps=3)).train()
+    seen = []
+    model.quantizer.register_forward_hook(lambda module, inputs, out: seen.append(torch.equal(out.vectors, inputs[0])))
+    for _ in range(4):
+        model(batch())
+    assert seen == [True, True] * 3 + [False, False]
 
 
 def test_one_pass_variant_quantizes_the_masked_latents():
-    model = P2TActionVQ(ActionVQConfig(**SMALL, mask_passes=1, mask_weight=1.0)).train()
+    model = P2TActionVQ(ActionVQConfig(**SMALL, mask_passes=1, mask_weight=1.0, mask_ratio=0.5)).train()
     seen = []
     model.quantizer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     assert set(model(batch())) == {"reconstruction", "commitment", "mask"}
