@@ -30,16 +30,24 @@ class Augmentation:
     contrast: float = 0.0  # factor, around the mean grey of the image
     saturation: float = 0.0  # factor, around the grey of the pixel
     hue: float = 0.0  # turns around the grey axis, from -h to h, at most 0.5
+    crop_most: float = 1.0  # greatest share that a crop keeps; as much as `crop`: all have that size
 
     def __post_init__(self) -> None:
-        checks.positive(crop=self.crop)
+        checks.positive(crop=self.crop, crop_most=self.crop_most)
         if self.crop > 1:
             checks.fail("crop", "a share of the area, at most 1", self.crop)
+        if not self.crop <= self.crop_most <= 1:
+            checks.fail("crop_most", f"a share of the area from crop {self.crop:g} to 1", self.crop_most)
         checks.at_least_zero(brightness=self.brightness, contrast=self.contrast)
         checks.at_least_zero(saturation=self.saturation, hue=self.hue)
         for name, most in {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}.items():
             if getattr(self, name) > most:
                 checks.fail(name, f"a number from 0 to {most:g}", getattr(self, name))
+
+    @property
+    def changes(self) -> bool:
+        """Whether images change at all."""
+        return self.crops or self.colours
 
     @property
     def crops(self) -> bool:
@@ -72,7 +80,7 @@ def draw(options: Augmentation, count: int, views: int, seed: int, step: int) ->
     uniform = torch.rand(count, views, 7, generator=generator)
     boxes = colours = None
     if options.crops:
-        side = (options.crop + (1 - options.crop) * uniform[..., :1]).sqrt()  # b v 1
+        side = (options.crop + (options.crop_most - options.crop) * uniform[..., :1]).sqrt()  # b v 1
         boxes = torch.cat([uniform[..., 1:3] * (1 - side), side], -1)
     if options.colours:
         spread = torch.tensor([options.brightness, options.contrast, options.saturation, options.hue])

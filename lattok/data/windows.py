@@ -21,6 +21,7 @@ from lattok.data.frame_store import decode_all
 from lattok.data.schema import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.types import ActionBatch, Episode, PairBatch
 
+ACTION_TARGETS = ("mean", "first", "chunk")
 FeaturesOf = Callable[[np.ndarray], Tensor]  # rows [...] of frames to their features [..., V*N, D]
 EpisodeSpec = str | Sequence[int] | None
 
@@ -119,6 +120,7 @@ class FramePairs:
         cache_dir: str | Path | None = None,
         progress: Progress | None = None,
         extra_strides: Sequence[int] = (),
+        action_target: Literal["mean", "first", "chunk"] = "mean",
         action_steps: int = 1,
         pixels: bool = True,
     ):
@@ -126,12 +128,13 @@ class FramePairs:
 
         `labelled_fraction` of the pairs (or of the episodes) of every task is drawn by a hash of seed, episode and
         frame, at least one per task. Beyond 4 GiB the frames go into a temporary file in `cache_dir`, if it is given.
-        With `extra_strides` every sample has further frames t + s, all of them inside the episode. `actions` are the
-        mean over the gap [N, m], or with `action_steps` n > 1 the actions a_t .. a_{t+n-1} [N, n, m], which repeat the
-        episode's last one where it ends. Without `pixels` nothing is decoded, and frames are empty, [F, 0].
+        With `extra_strides` every sample has further frames t + s, all of them inside the episode. `actions` are, by
+        `action_target`, the "mean" over the gap [N, m], the "first" one a_t [N, m], or a "chunk" of `action_steps` n,
+        a_t .. a_{t+n-1} [N, n, m], which repeats the episode's last one where that ends. Without `pixels` nothing is
+        decoded, and frames are empty, [F, 0].
         """
         checks.one_of("labelled", labelled, ("pairs", "episodes"))
-        checks.counts(action_steps=action_steps)
+        check_action_target(action_target, action_steps)
         if not 0 <= labelled_fraction <= 1:
             checks.fail("labelled_fraction", "a number from 0 to 1", repr(labelled_fraction))
         self.episodes = chosen = select_episodes(dataset, episodes)
@@ -149,7 +152,7 @@ class FramePairs:
         self.second = self.first + stride_frames
         self._last = last[keep]
         self.tasks, self.task_of = instructions(chosen, lengths, keep)
-        self.actions = self._actions(dataset, action_key, chosen, action_steps)
+        self.actions = self._actions(dataset, action_key, chosen, action_target, action_steps)
         self.states = np.empty((len(self.first), 0), dtype=np.float32)
         if state_key is not None:
             self.states = read_vectors(dataset, "state_key", state_key, chosen)[self.first]
@@ -185,15 +188,27 @@ class FramePairs:
         """Decode all frames; for pairs that were made without them."""
         self.frames = self._decode()
 
-    def _actions(self, dataset: RobotDataset, key: str | None, episodes: Sequence[Episode], steps: int) -> np.ndarray:
-        """Mean of a_t .. a_{t + stride - 1} for every pair, [N, m] float32, or `steps` actions [N, n, m]."""
+    def _actions(
+        self, dataset: RobotDataset, key: str | None, episodes: Sequence[Episode], target: str, steps: int
+    ) -> np.ndarray:
+        """What `target` names, for every pair: float32 [N, m], or [N, n, m] for a chunk."""
         if key is None:
-            return np.empty((len(self.first), *([steps] if steps > 1 else []), 0), dtype=np.float32)
+            return np.empty((len(self.first), *([steps] if target == "chunk" else []), 0), dtype=np.float32)
         flat = read_vectors(dataset, "action_key", key, episodes)
-        if steps > 1:
+        if target == "first":
+            return flat[self.first]
+        if target == "chunk":
             return flat[np.minimum(self.first[:, None] + np.arange(steps), self._last[:, None])]
         total = np.concatenate([np.zeros((1, flat.shape[1])), np.cumsum(flat.astype(np.float64), axis=0)])
         return ((total[self.second] - total[self.first]) / self.stride).astype(np.float32)
+
+
+def check_action_target(target: str, steps: int) -> None:
+    """A target that there is; more than one step is for chunks."""
+    checks.one_of("action_target", target, ACTION_TARGETS)
+    checks.counts(action_steps=steps)
+    if steps > 1 and target != "chunk":
+        checks.fail("action_steps", f"1 with action_target={target}", steps, "A chunk of actions: action_target=chunk.")
 
 
 def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stride") -> None:

@@ -110,5 +110,6 @@ def control_config(model: ImageLAM) -> ImageLAMConfig:
         flow_weight=0.0,
         extra_strides=(),
         action_weight=model.config.action_weight or 1.0,
+        action_target="mean",
         action_steps=1,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lattok import checks
+from lattok.data.windows import check_action_target
+from lattok.quantize import STARTS
 
 MOST_PIXELS = 2048  # of a side
 QUANTIZERS = ("vq", "residual", "fsq", "none")
@@ -40,17 +42,20 @@ class ImageLAMConfig:
     dropout: float = 0.0
 
     encoder: str = "spacetime"  # "spacetime" (paper) or "fused": one frame of [now, later, difference]
+    query_start: str = "uniform"  # of the query tokens: in ±1 (UniVLA), or "normal" with deviation 0.02
     latent_heads: str = "shared"  # one head for all tokens (paper) or "per_token"
     latent_norm: str = "none"  # "none" (paper) or "batch"
     quantizer: str = "vq"  # "vq" (paper), "residual": P levels of one latent, "fsq", or "none": continuous, no codes
     codebook_update: str = "gradient"  # "gradient" (paper) or "ema"
-    codebook_start: str = "normal"  # "normal" (paper) or "kmeans"
+    codebook_start: str = "uniform"  # in ±1/K (UniVLA); "kmeans", from the first latents; "normal", deviation 1
     continuous_steps: int = 0
     revive_below: float = 0.0
+    restart_every: int = 0  # steps after which unused codes become copies of used ones (UniVLA: every epoch); 0: never
     conditioning: str = "tokens"  # latents beside the patches (paper), or also "add"ed to each
     predict_change: bool = False  # decoder adds to the current features, from a zero start
     action_head: str = "latents"  # reads latents before quantization (paper) or the mean of the "codes" (its code)
-    action_steps: int = 1  # actions it predicts for a pair; 1 is their mean over the gap
+    action_target: str = "mean"  # what it predicts: the "mean" action of the gap, the "first" (Eq. 14) or a "chunk"
+    action_steps: int = 1  # actions of a chunk
 
     prediction_weight: float = 1.0  # 0: the encoder learns from labels alone
     commitment_weight: float = 0.25
@@ -64,7 +69,8 @@ class ImageLAMConfig:
         checks.counts(image_size=self.image_size, tokens=self.tokens, codebook_size=self.codebook_size)
         checks.counts(latent_dim=self.latent_dim, width=self.width, heads=self.heads)
         checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
-        checks.counts(language_dim=self.language_dim, action_steps=self.action_steps)
+        checks.counts(language_dim=self.language_dim)
+        checks.whole(continuous_steps=self.continuous_steps, restart_every=self.restart_every)
         for name in ("codebook_size", "env_codebook_size"):
             if getattr(self, name) < 2:
                 checks.fail(name, "at least 2", getattr(self, name))
@@ -86,7 +92,9 @@ class ImageLAMConfig:
         checks.one_of("conditioning", self.conditioning, ("tokens", "add"))
         checks.one_of("quantizer", self.quantizer, QUANTIZERS)
         checks.one_of("codebook_update", self.codebook_update, ("gradient", "ema"))
-        checks.one_of("codebook_start", self.codebook_start, ("normal", "kmeans"))
+        checks.one_of("codebook_start", self.codebook_start, STARTS)
+        checks.one_of("query_start", self.query_start, ("normal", "uniform"))
+        check_action_target(self.action_target, self.action_steps)
         checks.one_of("action_head", self.action_head, ("latents", "codes"))
         if not 0 <= self.dropout < 1:
             checks.fail("dropout", "a number in [0, 1)", self.dropout)
@@ -101,6 +109,9 @@ class ImageLAMConfig:
             checks.fail("kl_weight", 'a positive one only with quantizer="none"', self.kl_weight)
         if self.quantizer == "residual" and self.tokens > 1 and self.codebook_update != "ema":
             checks.fail("codebook_update", '"ema" with quantizer="residual"', repr(self.codebook_update))
+        if self.restart_every and (self.codebook_update != "gradient" or self.revive_below > 0):
+            expected = "0 unless codebook_update=gradient and revive_below=0"
+            checks.fail("restart_every", expected, self.restart_every)
         if self.streams == "control+env" and self.quantizer not in ("vq", "residual"):
             checks.fail("quantizer", "vq or residual with streams=control+env", repr(self.quantizer))
         if self.language is not None and self.streams != "control":

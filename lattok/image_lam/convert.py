@@ -182,7 +182,7 @@ def sizes(foreign: Mapping[str, Tensor], action_dim: int | None) -> dict[str, An
         outputs = size(f"{HEAD}2.weight", 0, 32 * action_dim)
         if outputs % action_dim:
             checks.fail("action_dim", f"a divisor of the {outputs} outputs of the file's action head", action_dim)
-        found |= {"action_head": "codes", "action_steps": outputs // action_dim}
+        found |= {"action_head": "codes", "action_target": "chunk", "action_steps": outputs // action_dim}
     return found
 
 

@@ -42,13 +42,20 @@ def placed(x: Tensor, table: Tensor) -> Tensor:
     return x + (table[:count] if count <= len(table) else sinusoidal_positions(count, width).to(table))
 
 
+def query_tokens(config: ImageLAMConfig, count: int, width: int) -> nn.Parameter:
+    """What the queries start as, [count, width]."""
+    if config.query_start == "uniform":
+        return nn.Parameter(2 * torch.rand(count, width) - 1)
+    return nn.Parameter(torch.randn(count, width) * 0.02)
+
+
 class FusedEncoder(nn.Module):
     """Queries look at one frame of [now, later, 3 x difference]: cheap, and the change is visible at once."""
 
     def __init__(self, config: ImageLAMConfig, queries: int, feature_dim: int, places: int):
         super().__init__()
         self.project = nn.Linear(3 * feature_dim, config.width)
-        self.queries = nn.Parameter(torch.randn(queries, config.width) * 0.02)
+        self.queries = query_tokens(config, queries, config.width)
         self.places = nn.Parameter(torch.randn(places, config.width) * 0.02)
         blocks = (PreNormBlock(config.width, config.heads, config.dropout) for _ in range(config.encoder_depth))
         self.blocks = nn.ModuleList(blocks)
@@ -69,7 +76,7 @@ class SpaceTimeEncoder(nn.Module):
 
     def __init__(self, config: ImageLAMConfig, queries: int, feature_dim: int, places: int):
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(queries, feature_dim) * 0.02)
+        self.queries = query_tokens(config, queries, feature_dim)
         self.embed = nn.Sequential(
             nn.LayerNorm(feature_dim), nn.Linear(feature_dim, config.width), nn.LayerNorm(config.width)
         )
@@ -195,6 +202,7 @@ def bottleneck(config: ImageLAMConfig, size: int, frozen: bool) -> VectorQuantiz
             start="normal" if frozen else config.codebook_start,
             continuous_steps=0 if frozen else config.continuous_steps,
             revive_below=config.revive_below,
+            restart_every=config.restart_every,
         )
     )
     quantizer.frozen = frozen
@@ -210,15 +218,16 @@ class ActionHead(nn.Module):
     def __init__(self, config: ImageLAMConfig, action_dim: int):
         super().__init__()
         self.from_codes, self.steps = config.action_head == "codes", config.action_steps
+        self.chunks = config.action_target == "chunk"
         inputs = config.latent_dim * (1 if self.from_codes else config.positions)
         self.normalizer = Normalizer(action_dim)
         self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, self.steps * action_dim))
 
     def forward(self, encoded: Encoded) -> Tensor:
-        """Normalised actions [B, m], or [B, steps, m] when there are several."""
+        """Normalised actions [B, m], or [B, steps, m] for a chunk."""
         inputs = encoded.vectors.mean(1) if self.from_codes else encoded.latents.flatten(1)
         actions = self.net(inputs)
-        return actions if self.steps == 1 else actions.unflatten(1, (self.steps, -1))
+        return actions.unflatten(1, (self.steps, -1)) if self.chunks else actions
 
 
 class FlowHead(nn.Module):

@@ -18,6 +18,7 @@ from typing_extensions import Self
 from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
+from lattok.data.augment import Augmentation
 from lattok.data.content import Content, content_of, record_of
 from lattok.data.identity import split_of
 from lattok.data.mixture import Source, open_mixture, parse_source
@@ -38,6 +39,12 @@ CHANGEABLE_ON_RESUME = (
 )
 
 
+# Presets of the paper's robots normalise as the published code does (the paper does not say): increments between the
+# first and the last percentile, but for the gripper, and RoboTwin's joints between their extremes.
+QUANTILES = {"normalize": "quantile", "normalize_clip": True, "normalize_exceptions": ("*gripper*=bounded",)}
+EXTREMES = {"normalize": "min_max", "normalize_clip": True}
+
+
 @dataclass(frozen=True)
 class DataOptions:
     """What is read from the dataset."""
@@ -46,6 +53,23 @@ class DataOptions:
     state_key: str = "observation.state"
     cameras: tuple[str, ...] | None = None  # short or full names; None: all
     episodes: str = "train"  # "train", "test", "0:40", "0,3,5:9"
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How images are changed while a model learns from them; not at all, unless its recipe or a preset says so."""
+
+    crop: float = 1.0  # least share of the image that is kept; 1: all of it
+    crop_most: float = 1.0  # greatest share
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """These options together."""
+        return Augmentation(**{f.name: getattr(self, f.name) for f in fields(Augmentation)})
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ STAGES: dict[int, dict[str, Any]] = {
 }
 MODEL = frozenset(f.name for f in fields(ImageLAMConfig)) - {"cameras"}
 # What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
-FREE = frozenset({"stride", "extra_strides", "dropout", "language", "action_head", "action_steps"})
+FREE = frozenset(
+    {"stride", "extra_strides", "dropout", "language", "action_head", "action_target", "action_steps", "restart_every"}
+)
 # What a codebook is tied to: which vectors it holds, and what the latents that it stands for were made from.
 KIND = ("quantizer", "latent_norm")
 TAKEN = ("latent_dim", "features", "features_revision", "image_size", "mean", "std", "interpolation")

@@ -20,19 +20,28 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling
 from lattok.recipes import earlier
-from lattok.recipes.common import Begun, MixOptions, Recipe, agree, finish
+from lattok.recipes.common import Begun, ImageOptions, MixOptions, Recipe, agree, finish
 from lattok.recipes.features import know_features
 from lattok.recipes.instructions import Instructions, embed, file_hash
 from lattok.recipes.pairs import PairBatches, attach_action_head, gaps_in_frames, read_pairs
 from lattok.training import fit
 
+PUBLISHED_IMAGES = {  # how the published code changes them, here and for its policies
+    "crop": 0.9,
+    "crop_most": 0.9,
+    "brightness": 0.2,
+    "contrast": 0.2,
+    "saturation": 0.2,
+    "hue": 0.05,
+}
 LEARNT_FROM = ("prediction_weight", "action_weight", "flow_weight")  # the other terms only shape latents
 
 
 @dataclass(frozen=True)
-class PairOptions(MixOptions):
+class PairOptions(ImageOptions, MixOptions):
     """What is read from the dataset, which actions may supervise, and which earlier models are built on."""
 
+    camera_count: int = 0  # where `cameras` names none: the first so many of the dataset; 0: all
     labelled_fraction: float = 0.05
     labelled: str = "pairs"  # or "episodes": whole episodes, for people who have only some labelled ones
     labelled_per_batch: int = 0  # extra labelled pairs in every batch, beyond those drawn by chance
@@ -47,7 +56,10 @@ class PairOptions(MixOptions):
 
     def __post_init__(self) -> None:
         self.cache()
-        checks.whole(labelled_per_batch=self.labelled_per_batch)
+        checks.whole(labelled_per_batch=self.labelled_per_batch, camera_count=self.camera_count)
+        if self.feature_cache is not None and self.augmentation.changes:
+            hint = "Features of changed images cannot be kept: crop=1, and 0 for brightness, contrast, saturation, hue."
+            checks.fail("feature_cache", "none while images are cropped or recoloured", self.feature_cache, hint)
 
     def cache(self) -> FeatureCache:
         """Where frozen features are kept, if `feature_cache` names a folder."""
@@ -60,6 +72,7 @@ class ImageLAMRecipe(Recipe):
     """Sizes `full` (paper), `small` (one GPU), `tiny` (two cores), joined with `p2t` (paper) or `robust`.
 
     Laid over `robust`: `flow`, codes that also say how pixels move, for few labels or none; `shared`, one codebook.
+    Over `p2t`: `p2t_code`, where the published code's action head differs from the paper.
     """
 
     kind = "image-lam"
@@ -70,7 +83,16 @@ class ImageLAMRecipe(Recipe):
     default_preset = "small+robust+flow"
     presets = MappingProxyType(
         {
-            "full": {"steps": 100_000, "batch_size": 64, "lr": 1e-4, "optimizer": "adamw", "log_every": 100},
+            "full": {
+                "steps": 100_000,
+                "batch_size": 64,
+                "lr": 1e-4,
+                "optimizer": "adamw",
+                "weight_decay": 0.01,
+                "clip_norm": 0.1,
+                "log_every": 100,
+                **PUBLISHED_IMAGES,
+            },
             "small": {
                 "width": 384,
                 "heads": 6,
@@ -101,9 +123,11 @@ class ImageLAMRecipe(Recipe):
                 "weight_decay": 0.01,
                 "labelled_per_batch": 8,
             },
-            "p2t": {},
+            "p2t": {"action_target": "first", "restart_every": 100, "camera_count": 1},
+            "p2t_code": {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "action_weight": 0.5},
             "robust": {
                 "encoder": "fused",
+                "query_start": "normal",
                 "latent_heads": "per_token",
                 "latent_norm": "batch",
                 "quantizer": "residual",
@@ -167,7 +191,8 @@ def train_image_lam(recipe: ImageLAMRecipe, resume: bool = False, resume_command
             know_features(data.cache(), model.features, recipe.loop.device, datasets, parts)
         pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
         attach_action_head(model, pairs)
-        batches = PairBatches(pairs, recipe.loop.batch_size, data.labelled_per_batch, recipe.loop.seed, words)
+        size, seed = recipe.loop.batch_size, recipe.loop.seed
+        batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation)
         model.trained_on = _history(recipe, begun, sources, batches.samples, before)
         weights = model.config.loss_weights
         fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
@@ -197,10 +222,11 @@ def _words(recipe: ImageLAMRecipe, datasets: Sequence[RobotDataset]) -> Instruct
 
 
 def _cameras(recipe: ImageLAMRecipe, dataset: RobotDataset, before: ImageLAM | None) -> tuple[str, ...]:
-    """The cameras asked for; otherwise those of the model that goes on, if the dataset has them; otherwise all."""
-    asked = recipe.data.cameras
+    """The cameras asked for; otherwise those of the model that goes on, if the dataset has them; otherwise all, or the
+    first `camera_count`."""
+    asked, count = recipe.data.cameras, recipe.data.camera_count
     if before is None or recipe.data.init is None:
-        return camera_keys(dataset, asked)
+        return camera_keys(dataset, asked)[: count if asked is None and count else None]
     if asked is None and set(before.cameras) <= set(dataset.cameras):
         asked = before.cameras
     cameras = camera_keys(dataset, asked)

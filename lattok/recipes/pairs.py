@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lattok import checks
 from lattok.data import FramePairs, RobotDataset
+from lattok.data.augment import Augmentation, Draws, augment, draw
 from lattok.data.mixture import MixedBatches, MixedPairs
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes.common import Recipe
@@ -46,6 +48,7 @@ def read_pairs(
             cache_dir=Path(recipe.out) / RUN,
             progress=progress,
             extra_strides=gaps[1:],
+            action_target=model.config.action_target,
             action_steps=model.config.action_steps,
             pixels=data.feature_cache is None or model.config.flow_weight > 0,
         )
@@ -62,7 +65,11 @@ def attach_action_head(model: ImageLAM, pairs: FramePairs | MixedPairs) -> None:
 
 
 class PairBatches:
-    """Random pairs of step t, and `labelled` extra ones whose actions are known; with `words` their instructions."""
+    """Random pairs of step t, and `labelled` extra ones whose actions are known; with `words` their instructions.
+
+    Images are changed as `changes` says, all frames of a sample and camera alike: what differs between them is what
+    moved.
+    """
 
     def __init__(
         self,
@@ -71,8 +78,9 @@ class PairBatches:
         labelled: int,
         seed: int,
         words: Instructions | None = None,
+        changes: Augmentation | None = None,
     ):
-        self.pairs = pairs
+        self.pairs, self.seed, self.changes = pairs, seed, changes
         self.draw = _draw(pairs, False, size, seed)
         self.known = torch.from_numpy(pairs.labelled.nonzero()[0])
         extra = labelled if len(self.known) else 0
@@ -87,10 +95,20 @@ class PairBatches:
             chosen = torch.cat([chosen, self.known[self.draw_known(step)]])
         chosen = chosen[process::processes]
         batch = self.pairs.batch(chosen)
+        if self.changes is not None and self.changes.changes:
+            draws = draw(self.changes, self.samples, batch.frames.shape[2], self.seed, step)[process::processes]
+            batch = batch._replace(frames=_augmented(batch.frames, draws))
         if self.words is None or self.text_of is None:
             return batch
         rows = self.text_of[chosen]
         return batch._replace(text=self.words.vectors[rows], text_mask=self.words.mask[rows])
+
+
+def _augmented(frames: Tensor, draws: Draws) -> Tensor:
+    """Frames uint8 [B, F, V, h, w, 3]; of each sample and camera all F are changed alike."""
+    count = frames.shape[1]
+    alike = Draws(*(None if part is None else part.repeat(1, count, 1) for part in (draws.boxes, draws.colours)))
+    return augment(frames.flatten(1, 2), alike).unflatten(1, (count, -1))
 
 
 def _draw(pairs: FramePairs | MixedPairs, labelled: bool, size: int, seed: int) -> SeededBatches | MixedBatches:

@@ -63,6 +63,14 @@ def test_crops_keep_a_share_of_the_area_and_stay_inside():
     assert (boxes[..., 0] / (1 - boxes[..., 2])).mean() == pytest.approx(0.5, abs=0.02)
 
 
+def test_crops_may_all_have_one_size():
+    boxes = draw(Augmentation(crop=0.9, crop_most=0.9), 200, 1, 0, 0).boxes
+    torch.testing.assert_close(boxes[..., 2], torch.full((200, 1), 0.9**0.5))
+    assert boxes[..., 0].unique().numel() > 190
+    area = draw(Augmentation(crop=0.5, crop_most=0.7), 2000, 1, 0, 0).boxes[..., 2].square()
+    assert 0.5 <= area.min() < 0.51 < 0.69 < area.max() <= 0.7001
+
+
 def test_brightness(images):
     got = augment(images[:1, :1], colours(brightness=1.5))
     expected = (images[:1, :1].double() * 1.5).round().clamp(max=255)
@@ -144,6 +152,8 @@ def test_factors_stay_in_their_ranges():
     [
         ({"crop": 0.0}, "`crop`: expected a number greater than 0"),
         ({"crop": 1.2}, "`crop`: expected a share of the area, at most 1"),
+        ({"crop": 0.9, "crop_most": 0.8}, "`crop_most`: expected a share of the area from crop 0.9 to 1, got 0.8"),
+        ({"crop_most": 1.1}, "`crop_most`: expected a share of the area"),
         ({"hue": 0.6}, "`hue`: expected a number from 0 to 0.5"),
         ({"brightness": -0.1}, "`brightness`: expected a number of at least 0"),
     ],

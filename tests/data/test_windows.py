@@ -100,12 +100,12 @@ def test_pairs_against_a_loop(lengths, stride):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 14), min_size=1, max_size=5), st.integers(1, 3), st.integers(1, 4), st.integers(2, 6))
+@given(st.lists(st.integers(1, 14), min_size=1, max_size=5), st.integers(1, 3), st.integers(1, 4), st.integers(1, 6))
 def test_further_frames_and_action_chunks_against_a_loop(lengths, stride, further, steps):
     dataset = Memory(lengths, [f"task {i % 2}" for i in range(len(lengths))])
     longest = max(stride, further)
     expected = [(e.index, t) for e in dataset.episodes for t in range(e.length - longest)]
-    options = {"extra_strides": [further], "action_steps": steps}
+    options = {"extra_strides": [further], "action_target": "chunk", "action_steps": steps}
     if 2 * len(expected) < sum(lengths):
         with pytest.raises(LattokError, match="stride.*`: expected a gap that leaves at least half"):
             FramePairs(dataset, stride, **options)
@@ -134,8 +134,17 @@ def test_tasks_are_the_instructions_of_the_chosen_episodes():
 
 
 def test_chunks_without_actions():
-    pairs = FramePairs(Memory([6, 6]), 2, action_key=None, action_steps=3)
+    pairs = FramePairs(Memory([6, 6]), 2, action_key=None, action_target="chunk", action_steps=3)
     assert pairs.batch(torch.arange(4)).actions.shape == (4, 3, 0)
+
+
+def test_the_first_action_is_that_of_the_earlier_frame():
+    """Eq. 14 as printed: a_t, whatever happens in the rest of the gap."""
+    dataset = Memory([5, 7])
+    pairs = FramePairs(dataset, 2, action_target="first")
+    for i, (episode, frame) in enumerate(zip(pairs.episode_of, pairs.frame_of, strict=True)):
+        np.testing.assert_array_equal(pairs.actions[i], dataset.data[episode]["action"][frame])
+    assert pairs.actions.shape == (3 + 5, 2)
 
 
 def test_scalar_actions_are_vectors_of_one():
@@ -272,6 +281,8 @@ def test_bad_actions_are_named():
         (lambda d: FramePairs(d, 1, labelled_fraction=5), "`labelled_fraction`: expected a number from 0 to 1, got 5"),
         (lambda d: FramePairs(d, 1, labelled="all"), "`labelled`: expected one of pairs, episodes"),
         (lambda d: FramePairs(d, 1, action_steps=0), "`action_steps`: expected a whole number of at least 1, got 0"),
+        (lambda d: FramePairs(d, 1, action_steps=2), "`action_steps`: expected 1 with action_target=mean, got 2"),
+        (lambda d: FramePairs(d, 1, action_target="last"), "`action_target`: expected one of mean, first, chunk"),
         (lambda d: FramePairs(d, 1, extra_strides=[0]), "`extra_strides`: expected a whole number of frames"),
         (
             lambda d: FramePairs(d, 1, extra_strides=[5]),

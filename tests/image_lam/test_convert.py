@@ -222,7 +222,7 @@ def test_an_action_head_of_other_dimensions():
 def test_training_goes_on_as_published(features):
     model = univla_lam(UNIVLA, 3, **PIXELS, dropout=0.1)
     config = model.config
-    assert (config.codebook_update, config.codebook_start, config.continuous_steps) == ("gradient", "normal", 0)
+    assert (config.codebook_update, config.codebook_start, config.continuous_steps) == ("gradient", "uniform", 0)
     assert (config.dropout, config.commitment_weight, config.encoder) == (0.1, 0.25, "spacetime")
     assert [int(stream.quantizer.steps) for stream in (model.control, model.env)] == [1, 1]
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -248,7 +248,7 @@ def test_variational_noise_is_in_training_only_and_paid_for():
 
 
 def test_published_action_head_reads_the_mean_of_the_codes_vectors():
-    lam = make("p2t", action_head="codes", action_steps=6)
+    lam = make("p2t", action_head="codes", action_target="chunk", action_steps=6)
     lam.attach_action_head(torch.randn(50, 6, 4))
     chunks = batch()._replace(actions=torch.randn(12, 6, 4))
     terms = lam.train()(chunks)

@@ -137,8 +137,7 @@ def test_other_shapes_train(pair):
     for weight in pair.weights.values():
         weight.requires_grad_()
     expected = plain_losses(pair)
-    actions = pair.actions if pair.actions is None or pair.facts.actions[0] > 1 else pair.actions[:, 0]  # [B, m]
-    terms = losses(pair.model, pair.features, actions, pair.labelled, **pair.text)
+    terms = losses(pair.model, pair.features, pair.actions, pair.labelled, **pair.text)
     assert terms.keys() == expected.keys()
     for name, term in terms.items():
         close(term, expected[name].detach().float())

@@ -3,11 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 import lattok
 from lattok.checks import LattokError
+from lattok.data.augment import Augmentation, augment, draw
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.recipes.common import parse_settings, read_options
 from lattok.recipes.image_lam import PairBatches
@@ -60,7 +62,55 @@ def test_paper_presets_hold_the_papers_numbers():
     assert (lam.tokens, lam.codebook_size, lam.latent_dim, lam.stride) == (4, 16, 128, "32")
     assert (lam.encoder_depth, lam.decoder_depth, lam.width, lam.heads) == (12, 12, 768, 12)
     assert (lam.action_weight, lam.commitment_weight) == (1.0, 0.25)
-    assert ImageLAMRecipe.from_preset("d", "o", "full+p2t").data.labelled_fraction == 0.05
+    full = ImageLAMRecipe.from_preset("d", "o", "full+p2t")
+    assert full.data.labelled_fraction == 0.05
+    assert (lam.codebook_start, lam.query_start, full.model["action_target"]) == ("uniform", "uniform", "first")
+
+
+def test_the_full_preset_trains_as_published():
+    made = ImageLAMRecipe.from_preset("d", "o", "full+p2t+p2t_code")
+    assert (made.loop.weight_decay, made.loop.clip_norm, made.loop.lr, made.loop.batch_size) == (0.01, 0.1, 1e-4, 64)
+    changes = made.data.augmentation
+    assert (changes.crop, changes.crop_most, changes.brightness, changes.hue) == (0.9, 0.9, 0.2, 0.05)
+    head = {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "action_weight": 0.5}
+    assert made.model.items() >= head.items()
+    assert not ImageLAMRecipe.from_preset("d", "o", "tiny+robust").data.augmentation.changes
+    with pytest.raises(LattokError, match="`feature_cache`: expected none while images are cropped or recoloured"):
+        ImageLAMRecipe.from_preset("d", "o", "full+p2t", feature_cache="cache")
+
+
+def test_the_paper_looks_at_the_first_camera_alone(dataset, tmp_path):
+    options = {**LAM, "continuous_steps": 0, "steps": 1}
+    for preset, cameras, expected in (
+        ("tiny+p2t", None, dataset.cameras[:1]),
+        ("tiny+p2t", ("wrist", "front"), dataset.cameras[::-1]),
+        ("tiny+robust", None, dataset.cameras),
+    ):
+        out = tmp_path / f"{preset}-{cameras is None}"
+        given = {} if cameras is None else {"cameras": cameras}
+        assert (
+            lattok.train(ImageLAMRecipe.from_preset(dataset.root, out, preset, **options, **given)).cameras == expected
+        )
+
+
+def test_both_frames_of_a_pair_are_changed_alike(dataset):
+    """Otherwise the codes would say how the camera was moved, and nobody moved it."""
+    from lattok.data import FramePairs
+
+    pairs = FramePairs(dataset, 2, labelled_fraction=0.2)
+    pairs.second = pairs.first  # nothing moves
+    pairs.offsets = np.zeros(2, dtype=np.int64)
+    changes = Augmentation(0.6, brightness=0.3, contrast=0.2, saturation=0.2, hue=0.1)
+    batches = PairBatches(pairs, 6, 2, 0, changes=changes)
+    frames = batches(3, 0, 1).frames
+    assert torch.equal(frames[:, 0], frames[:, 1])
+    plain = PairBatches(pairs, 6, 2, 0)(3, 0, 1).frames
+    assert not any(torch.equal(a, b) for a, b in zip(frames.flatten(0, 2), plain.flatten(0, 2), strict=True))
+    expected = augment(plain[:, 0], draw(changes, 8, frames.shape[2], 0, 3))
+    assert torch.equal(frames[:, 0], expected)
+    shares = [batches(3, process, 2).frames for process in range(2)]
+    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), frames)
+    assert not torch.equal(batches(4, 0, 1).frames[:, 0, 0, 0, 0], frames[:, 0, 0, 0, 0])
 
 
 def test_presets_are_laid_over_one_another_and_options_over_them():

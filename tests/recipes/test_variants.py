@@ -43,7 +43,7 @@ VARIANTS = {  # name: preset, options, codes per pair
     "futures": ("tiny+robust", {"extra_strides": ("0.4s", "5"), "additivity_weight": 0.1}, 4),
     "two cameras": ("tiny+robust", {"cameras": ("wrist", "front")}, 4),
     "joint": ("tiny+robust", {"streams": "joint", "env_codebook_size": 8}, 4),
-    "published head": ("tiny+p2t", {"continuous_steps": 0, "action_head": "codes", "action_steps": 2}, 4),
+    "published head": ("tiny+p2t+p2t_code", {"action_steps": 2}, 4),
     "flow": ("tiny+robust", {"flow_weight": 0.1, "prediction_weight": 0.0, "labelled_fraction": 0.0}, 4),
     "labels alone": ("tiny+robust", {"prediction_weight": 0.0}, 4),
     "no labels": ("tiny+robust", {"labelled_fraction": 0.0}, 4),
