@@ -13,7 +13,7 @@ from lattok.data import ActionWindows, select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.data.mixture import MixedBatches, MixedWindows, same_actions
 from lattok.normalize import Normalizer
-from lattok.recipes.common import MixOptions, Recipe, finish
+from lattok.recipes.common import EXTREMES, QUANTILES, MixOptions, Recipe, finish
 from lattok.training import SeededBatches, fit
 from lattok.types import ActionBatch
 
@@ -36,9 +36,9 @@ class ActionVQRecipe(Recipe):
     presets = MappingProxyType(
         {
             "p2t": PAPER,
-            "libero": {**PAPER, "horizon": 8},
-            "robotwin": {**PAPER, "horizon": 25},
-            "jaka": {**PAPER, "horizon": 20},
+            "libero": {**PAPER, **QUANTILES, "horizon": 8},
+            "robotwin": {**PAPER, **EXTREMES, "horizon": 25},
+            "jaka": {**PAPER, **QUANTILES, "horizon": 20},
             "quick": {"steps": 1000, "lr": 2e-3, "schedule": "one_cycle", "batch_size": 128, **QUICK_MODEL},
             "context": {"decoder": "context"},
             "p2t_code": {"mask_weight": 1.0, "mask_passes": 1},

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from lattok import checks
-from lattok.data import RobotDataset
+from lattok.data import RobotDataset, select_episodes, split_by_task
 from lattok.data.augment import augment, draw
 from lattok.data.latent_columns import LatentSpec, latent_spec, only_prefix, tokenizer_spec
 from lattok.data.policy_windows import PolicyWindows
@@ -51,6 +51,17 @@ def find_labels(recipe: Recipe, dataset: RobotDataset) -> Labelled:
     prefix = data.prefix or only_prefix(dataset, target, plan.name)
     stride = None if data.latent_stride is None else checks.stride_in_frames(data.latent_stride, dataset.fps)
     return Labelled(dataset, latent_spec(dataset, prefix, target, horizon, stride, needs=needs), prefix)
+
+
+def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> list[int]:
+    """What a policy that is trained on `episodes` is judged on: the dataset's test episodes that are not among them;
+    where none is left, all others.
+
+    So that runs on different shares of the training episodes are judged on the same ones.
+    """
+    chosen = {episode.index for episode in select_episodes(dataset, episodes)}
+    test = [index for index in split_by_task(dataset)[1] if index not in chosen]
+    return test or [episode.index for episode in dataset.episodes if episode.index not in chosen]
 
 
 def read_windows(recipe: Recipe, source: Labelled, episodes: str | Sequence[int] | None = None) -> PolicyWindows:

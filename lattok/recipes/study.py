@@ -17,14 +17,21 @@ from torch import Tensor, nn
 
 from lattok import checks, files
 from lattok.checks import LattokError
-from lattok.data import RobotDataset, split_by_task
+from lattok.data import RobotDataset
 from lattok.data.latent_columns import TARGETS, provenance_of
 from lattok.evaluation.policy import policy_errors
 from lattok.evaluation.svg import WIDTH, lines
 from lattok.normalize import Normalizer
 from lattok.recipes.common import first_process, wait_for_all
-from lattok.recipes.policy_data import Labelled, PolicyBatches, find_labels, read_windows, with_its_labels
-from lattok.recipes.vla import HELD_OUT, VLARecipe, train_vla
+from lattok.recipes.policy_data import (
+    Labelled,
+    PolicyBatches,
+    find_labels,
+    held_out_episodes,
+    read_windows,
+    with_its_labels,
+)
+from lattok.recipes.vla import HELD_OUT, VLARecipe, policy_config, train_vla
 from lattok.runlog import METRICS, read_metrics
 from lattok.training import RECIPE, RUN, fit
 from lattok.types import LossTerms, PolicyBatch
@@ -52,17 +59,20 @@ NAMES = {
 class ProprioPolicy(nn.Module):
     """Control: two hidden layers from proprio to the chunk, nothing seen and nothing read."""
 
-    def __init__(self, proprio_dim: int, horizon: int, action_dim: int, loss: str, width: int = 256):
+    def __init__(self, config: VLAConfig, width: int = 256):
         super().__init__()
-        self.loss = loss
-        chunk = (nn.Linear(width, horizon * action_dim), nn.Unflatten(1, (horizon, action_dim)))
-        self.net = nn.Sequential(nn.Linear(proprio_dim, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), *chunk)
-        self.proprio_normalizer, self.action_normalizer = Normalizer(proprio_dim), Normalizer(action_dim)
+        self.loss, self.reduction = config.action_loss, config.loss_reduction
+        states, steps, dims = config.proprio_dim, config.horizon, config.action_dim
+        chunk = (nn.Linear(width, steps * dims), nn.Unflatten(1, (steps, dims)))
+        self.net = nn.Sequential(nn.Linear(states, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), *chunk)
+        self.proprio_normalizer = Normalizer(states, config.proprio_clipped)
+        self.action_normalizer = Normalizer(dims, config.action_clipped)
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
         """The action loss of a policy."""
         predicted = self.net(self.proprio_normalizer(batch.proprio))
-        return {"action": action_loss(predicted, self.action_normalizer(batch.actions), batch.valid, self.loss)}
+        target = self.action_normalizer(batch.actions)
+        return {"action": action_loss(predicted, target, batch.valid, self.loss, self.reduction)}
 
     @torch.no_grad()
     def predict_chunk(self, batch: PolicyBatch) -> Tensor:
@@ -102,9 +112,8 @@ def train_study(
         checks.fail("strategy", "none in a study, which trains them all", data.strategy)
     sources = recipe.open()
     dataset = with_its_labels(recipe, sources[0].dataset)
-    if data.episodes != "train" or not split_by_task(dataset)[1]:
-        expected = "train, with an episode of every task to spare"
-        checks.fail("episodes", expected, data.episodes, "A study compares on held-out episodes.")
+    if not held_out_episodes(dataset, data.episodes):
+        checks.fail("episodes", "some that leave others", data.episodes, "A study compares on held-out episodes.")
     runs = {name: _member(recipe, dataset, name) for name in strategies}
     for member in runs.values():  # labels that are missing are an error now, not after hours
         find_labels(member, dataset)
@@ -151,15 +160,14 @@ def _train_proprio(recipe: VLARecipe, source: Labelled) -> None:
     if windows.states is None:
         raise RuntimeError("a control on proprio without proprio")
     torch.manual_seed(recipe.loop.seed)
-    loss = recipe.model.get("action_loss", VLAConfig.action_loss)
-    model = ProprioPolicy(windows.states.shape[1], windows.horizon, windows.actions.shape[1], loss)
-    kind = recipe.model.get("normalize", VLAConfig.normalize)
-    model.action_normalizer.fit(windows.actions, kind)
-    model.proprio_normalizer.fit(windows.states, kind)
+    config = policy_config(recipe, source)
+    model = ProprioPolicy(config)
+    model.action_normalizer.fit(windows.actions, config.action_kinds)
+    model.proprio_normalizer.fit(windows.states, config.normalize)
     fit(model, PolicyBatches(windows, recipe), recipe.loop, out, loss_weights={"action": 1.0}, resume=out.exists())
     if not first_process():
         return
-    held_out = read_windows(recipe, source, episodes="test")
+    held_out = read_windows(recipe, source, episodes=held_out_episodes(source.dataset, recipe.data.episodes))
     errors = policy_errors(model.cpu().predict_chunk, windows, held_out, recipe.data.compared_key)
     files.write_json(out / HELD_OUT, errors.to_json())
     print(errors.text)

@@ -9,12 +9,13 @@ from typing import Any
 
 from lattok import checks
 from lattok.backbones.base import TRAIN, LoraSpec
-from lattok.normalize import KINDS
+from lattok.normalize import clipped_kinds, kinds_of
 from lattok.vla.strategies import Strategy, strategy_of
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
 POOLS = ("mean", "none")
 SCRATCH = "scratch"
+MOST_NUMBERS = 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ class VLAConfig:
     head_layers: tuple[int, ...] = ()  # hidden states that the head sees; none: ⌈N/2⌉..N
     pool: str = "mean"  # states of the codes of a step, for the head: their mean, or "none"
     action_loss: str = "l2"  # Eq. 4; the published code has "l1"
+    loss_reduction: str = "mean"  # "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
     align_projection: str = "linear"  # or "mlp"
     normalize: str = "quantile"  # of actions and proprio
+    normalize_exceptions: tuple[str, ...] = ()  # of actions, as action tokenizers have them
+    normalize_clip: bool = False  # what is normalised ends at -1 and 1, for the kinds that have such a range
     action_key: str = "action"
     state_key: str = "observation.state"
     latent_prefix: str = "latent"  # of the label columns
@@ -73,20 +77,23 @@ class VLAConfig:
         if self.head_dim % self.head_heads:
             checks.fail("head_heads", f"a divisor of head_dim {self.head_dim}", self.head_heads)
         checks.whole(proprio_dim=self.proprio_dim, latent_steps=self.latent_steps, codebook_size=self.codebook_size)
+        if self.action_dim * self.horizon > MOST_NUMBERS or self.proprio_dim > MOST_NUMBERS:
+            got = f"{self.horizon} steps of {self.action_dim} dimensions, proprio_dim {self.proprio_dim}"
+            checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk and in proprio", got)
         checks.whole(latent_dim=self.latent_dim, latent_vectors=self.latent_vectors)
         checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
         checks.one_of("backbone_dtype", self.backbone_dtype, ("float32", "bfloat16"))
         checks.one_of("pool", self.pool, POOLS)
         checks.one_of("action_loss", self.action_loss, ("l2", "l1"))
         checks.one_of("align_projection", self.align_projection, ("linear", "mlp"))
-        checks.one_of("normalize", self.normalize, KINDS)
+        checks.one_of("loss_reduction", self.loss_reduction, ("mean", "sum"))
         checks.one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
         _check_names("cameras", self.cameras)
         checks.size("camera_sizes", "sizes, one for each camera", len(self.camera_sizes), len(self.cameras))
         _check_layers(self.head_layers)
         _check_prompt(self.prompt)
         _check_latents(self.plan, self.codebook_size, self.latent_dim)
-        self.lora  # noqa: B018  # checks its own numbers
+        _ = self.lora, self.action_clipped, self.proprio_clipped  # they check their own numbers
 
     @property
     def plan(self) -> Strategy:
@@ -97,6 +104,21 @@ class VLAConfig:
     def lora(self) -> LoraSpec:
         """Adapters of the backbone."""
         return LoraSpec(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_vision)
+
+    @property
+    def action_kinds(self) -> list[str]:
+        """The kind of normalisation of each action dimension."""
+        return kinds_of(self.normalize, self.normalize_exceptions, self.action_names, self.action_dim)
+
+    @property
+    def action_clipped(self) -> list[bool]:
+        """Whether a normalised action dimension ends at -1 and 1."""
+        return clipped_kinds(self.action_kinds, self.normalize_clip)
+
+    @property
+    def proprio_clipped(self) -> list[bool]:
+        """The same for proprio, whose dimensions all have one kind."""
+        return clipped_kinds([self.normalize] * self.proprio_dim, self.normalize_clip and self.proprio_dim > 0)
 
     @property
     def steps(self) -> int:

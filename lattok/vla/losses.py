@@ -2,7 +2,8 @@
 
 Each is the mean over the valid elements of a sample, then over the samples that have any, so that λ means the same for
 every H, P and share of labels. So shares of several processes add up where as many of their samples have any, which is
-all of them for actions. "sum" is as printed, over a sample's elements; "none" gives the [B] means of the samples.
+all of them for actions. With "sum" a sample counts with the sum of its elements, as printed; "none" gives the [B] means
+of the samples.
 """
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ def reduce_valid(errors: Tensor, valid: Tensor, reduction: str = "mean", size: i
     checks.one_of("reduction", reduction, REDUCTIONS)
     errors = errors.masked_fill(~valid, 0.0)  # a NaN in what is not valid stays there
     total, count = errors.sum(1), valid.sum(1)
-    if reduction == "sum":
-        return size * total.mean()
-    per_sample = total / count.clamp(min=1)
+    per_sample = size * total if reduction == "sum" else total / count.clamp(min=1)
     return per_sample if reduction == "none" else per_sample.sum() / (count > 0).sum().clamp(min=1)
 
 

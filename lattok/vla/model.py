@@ -97,8 +97,10 @@ class LatentVLA(HubModel):
             vectors=config.latent_vectors or config.codes,
             projection=config.align_projection,
         )
-        self.action_normalizer = Normalizer(config.action_dim)
-        self.proprio_normalizer = Normalizer(config.proprio_dim) if config.proprio_dim else None
+        self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)
+        self.proprio_normalizer = None
+        if config.proprio_dim:
+            self.proprio_normalizer = Normalizer(config.proprio_dim, config.proprio_clipped)
         self.queues = ActionQueues(config.horizon)
 
     @classmethod
@@ -155,9 +157,10 @@ class LatentVLA(HubModel):
 
     def _terms(self, batch: PolicyBatch, seen: Seen) -> LossTerms:
         target = self.action_normalizer(batch.actions)
-        terms = {"action": action_loss(seen.actions, target, batch.valid, self.config.action_loss)}
+        reduction = self.config.loss_reduction
+        terms = {"action": action_loss(seen.actions, target, batch.valid, self.config.action_loss, reduction)}
         if self.supervision is not None and seen.supervised is not None and batch.latent is not None:
-            found = self.supervision(seen.supervised, batch.latent)
+            found = self.supervision(seen.supervised, batch.latent, reduction)
             if batch.labelled is not None:  # so that the mean over shares is that over all labelled samples
                 own = batch.latent.valid.any(1).sum() / batch.labelled.clamp(min=1e-6)
                 found = {name: own * value for name, value in found.items()}

@@ -32,7 +32,7 @@ class Strategy:
     target: str = "none"  # "steps": one latent action per step (image models); "chunk": the tokens of the chunk
     loss: str = "none"  # "align" (Eq. 5), "codes" (Eq. 7, cross-entropy) or "regress" (section 5.4)
     layer: int | float = 1.0  # hidden state that the loss acts on: its index (1 is the first layer), or a fraction
-    weight: float = 0.0  # lambda of Eq. 4 (Table 7)
+    weight: float = 0.0  # lambda of Eq. 4 (Table 7); 0 beside a loss: its matched control, which is not guided by it
 
     def __post_init__(self) -> None:
         checks.one_of("latent_placeholders", self.latent_placeholders, PER_STEP[:1] + PER_STEP[2:3])
@@ -44,9 +44,9 @@ class Strategy:
             checks.fail("layer", "the index of a hidden state such as 17, or a fraction such as 0.6", repr(self.layer))
         if isinstance(self.layer, float) and self.layer > 1:
             checks.fail("layer", "a fraction of the layers up to 1.0, or a whole number", repr(self.layer))
-        if (self.loss == "none") != (self.target == "none" or self.weight == 0):
+        if (self.loss == "none") != (self.target == "none") or (self.loss == "none" and self.weight != 0):
             got = f"loss {self.loss}, target {self.target}, weight {self.weight:g}"
-            checks.fail("strategy", "a loss with a target and a weight above 0, or none of the three", got)
+            checks.fail("strategy", "a loss with a target and a weight, or none of the three", got)
         if self.latent_placeholders == self.action_placeholders == "none":
             checks.fail("strategy", "placeholders of latent actions or of actions", "neither")
 

@@ -206,12 +206,75 @@ def test_the_study_compares_all_strategies_and_goes_on_where_it_was(dataset: Pat
     [
         ({"latent_weight": 0.5, "strategy": "la_tok"}, "`latent_weight`: expected none in a study"),
         ({"strategy": "la_direct"}, "`strategy`: expected none in a study, which trains them all"),
-        ({"episodes": "0:3"}, "`episodes`: expected train, with an episode of every task to spare"),
+        ({"episodes": "0:"}, "`episodes`: expected some that leave others, got 0:"),
     ],
 )
 def test_what_a_study_cannot_be_told(options: dict, message: str, dataset: Path, tmp_path: Path):
     with pytest.raises(LattokError, match=message):
         train_study(recipe(dataset, tmp_path / "study", **options))
+
+
+def held_out(folder: Path) -> tuple[list, int]:
+    """Episodes that a run was judged on, and how many windows they have."""
+    said = json.loads((folder / "held_out.json").read_text())
+    return said["episodes"], said["windows"]
+
+
+def test_other_episodes_than_train_are_judged_on_the_same_held_out_ones(dataset: Path, tmp_path: Path):
+    """So that policies of less data compare; what was trained on never counts as held out."""
+    found = {}
+    for episodes in ("train", "0", "0,2", "0,2,4", "0:"):
+        lattok.train(recipe(dataset, tmp_path / episodes, episodes=episodes, steps=1))
+        if episodes != "0:":
+            found[episodes] = held_out(tmp_path / episodes)
+    assert found["train"] == found["0"] == ([[2, 2], [4, 4]], 13 + 15)
+    assert found["0,2"] == ([[4, 4]], 15)
+    assert found["0,2,4"] == ([[1, 1], [3, 3]], 12 + 12)  # none of the test episodes is left
+    assert not (tmp_path / "0:/held_out.json").exists()
+
+
+def test_a_study_takes_a_share_of_the_episodes(dataset: Path, tmp_path: Path):
+    train_study(recipe(dataset, tmp_path / "s", episodes="0,1", steps=1), strategies=("baseline",))
+    results = json.loads((tmp_path / "s/study.json").read_text())
+    assert {name: run["held_out"]["windows"] for name, run in results.items()} == {
+        "baseline": 28, "blind": 28, "proprio_mlp": 28,
+    }  # fmt: skip
+
+
+def test_presets_normalise_as_the_published_code(dataset: Path, tmp_path: Path):
+    """LIBERO and JAKA: percentiles and clipped, but for the gripper; RoboTwin: extremes. Action tokenizers alike."""
+    for name, kind, last in (
+        ("libero", "quantile", "bounded"), ("jaka", "quantile", "bounded"), ("robotwin", "min_max", "min_max"),
+    ):  # fmt: skip
+        for made in (lattok.VLARecipe, lattok.ActionVQRecipe):
+            model = made.from_preset("data", "out", name).model
+            names = ("x", "y", "gripper_open")
+            config = lattok.P2TActionVQ.config_class(
+                action_dim=3, action_names=names, **{k: v for k, v in model.items() if k.startswith("normalize")}
+            )
+            assert config.normalize_kinds == [kind, kind, last]
+            assert config.normalize_clipped == [True, True, last == "min_max"]
+    libero = {k: v for k, v in lattok.VLARecipe.from_preset("data", "out", "libero").model.items() if "normalize" in k}
+    policy = lattok.train(recipe(dataset, tmp_path / "p", steps=1, **libero))
+    assert policy.action_normalizer.limit is not None
+    assert lattok.load(tmp_path / "p").proprio_normalizer.limit.tolist() == [1.0, 1.0]
+    source = open_dataset(dataset)
+    values = np.concatenate([source.columns(e, ["action"])["action"] for e in (0, 1, 3)])
+    low, high = np.quantile(values.astype(np.float64), [0.01, 0.99], axis=0)
+    expected = np.clip((2 * values - low - high) / (high - low), -1, 1)
+    np.testing.assert_allclose(policy.action_normalizer(torch.from_numpy(values)), expected, atol=1e-4)
+
+
+def test_a_matched_control_has_placeholders_and_labels_and_no_guidance(dataset: Path, tmp_path: Path):
+    """λ = 0 (E.4): the latent loss is logged and teaches nothing."""
+    policy = lattok.train(recipe(dataset, tmp_path / "p", "la_direct", latent_weight=0.0, weight_decay=0.0))
+    logged = [json.loads(line) for line in (tmp_path / "p/run/metrics.jsonl").read_text().splitlines()]
+    assert logged[-1]["loss/latent"] > 0
+    assert logged[-1]["loss"] == pytest.approx(logged[-1]["loss/action"])
+    torch.manual_seed(0)
+    fresh = lattok.train(recipe(dataset, tmp_path / "q", "la_direct", latent_weight=0.0, weight_decay=0.0, steps=1))
+    for name in ("supervision.head.weight", "supervision.head.bias"):
+        torch.testing.assert_close(weights(policy)[name], weights(fresh)[name], rtol=0, atol=0)
 
 
 def test_a_study_takes_labels_where_they_fit(folder: Path, dataset: Path, tmp_path: Path):

@@ -34,8 +34,10 @@ def by_hand(error_of, valid, reduction: str, size: int):
         steps = [error_of(b, s) for s in range(S) if valid[b, s]]
         sums.append(sum(steps))
         means.append(sum(steps) / (len(steps) * size) if steps else 0.0)
-    labelled = [mean for mean, here in zip(means, valid.any(1), strict=True) if here]
-    return {"sum": np.mean(sums), "mean": np.mean(labelled), "none": np.array(means)}[reduction]
+    here = valid.any(1).numpy()  # a sample without labels does not count, with sums as with means
+    return {"sum": np.mean(np.array(sums)[here]), "mean": np.mean(np.array(means)[here]), "none": np.array(means)}[
+        reduction
+    ]
 
 
 def softmax_nll(logits, code: int) -> float:

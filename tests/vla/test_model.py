@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 import lattok
 from lattok.types import LatentTarget
-from lattok.vla import STRATEGIES, LatentVLA
+from lattok.vla import STRATEGIES, LatentVLA, strategy_of
 from tests.vla import fakes
 from tests.vla.fakes import Recorder, batch, config, observation, policy, rows
 
@@ -39,6 +40,42 @@ def test_every_parameter_gets_a_gradient(name: str):
     terms = model(batch(model.config))
     sum(terms[term] for term in model.config.loss_weights).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("name", ["la_direct", "la_align", "la_tok_c"])
+def test_losses_as_printed_sums(name: str):
+    """Eq. 4 and 7: sums over steps, codes and dimensions, the mean over samples."""
+    data = batch(config(name))
+    terms = {how: policy(name, loss_reduction=how).eval()(data) for how in ("mean", "sum")}
+    valid = data.valid.sum(1).double()
+    each = policy(name).eval()
+    with torch.no_grad():
+        error = (each.action_normalizer(each.predict_chunk(data)) - each.action_normalizer(data.actions)).square()
+        expected = (error.sum(-1) * data.valid).sum(1).mean()
+        torch.testing.assert_close(terms["sum"]["action"], expected, rtol=1e-4, atol=1e-5)
+    whole = batch(config(name))
+    whole.valid.fill_(True)
+    whole.latent.valid.fill_(True)
+    assert float(valid.min()) < fakes.H
+    elements = {"la_direct": fakes.H * fakes.P, "la_align": fakes.H, "la_tok_c": fakes.H * fakes.D}[name]
+    full = {how: policy(name, loss_reduction=how).eval()(whole)["latent"] for how in ("mean", "sum")}
+    torch.testing.assert_close(full["sum"], elements * full["mean"])
+
+
+def test_without_weight_the_latent_loss_leaves_no_gradient():
+    """λ = 0: what is left is the action loss, for every parameter."""
+    data = batch(config("la_direct"))
+    grads = []
+    for terms in ("both", "action"):
+        model = policy("la_direct").train()
+        model.config = replace(model.config, strategy=strategy_of("la_direct", weight=0.0))
+        found = model(data)
+        assert model.config.loss_weights == {"action": 1.0, "latent": 0.0}
+        kept = {"action": 1.0} if terms == "action" else model.config.loss_weights
+        sum(weight * found[name] for name, weight in kept.items()).backward()
+        grads.append({n: 0 if p.grad is None else p.grad.abs().sum() for n, p in model.named_parameters()})
+    assert grads[0] == grads[1]
+    assert grads[0]["supervision.head.weight"] == 0
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

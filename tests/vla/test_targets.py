@@ -136,3 +136,20 @@ def test_nearest_in_time():
     assert torch.equal(nearest(target, 2).embedding, target.embedding[:, [1, 3]])
     assert torch.equal(nearest(target, 4).valid, target.valid)
     assert nearest(target._replace(codes=None), 8).codes is None
+
+
+@pytest.mark.parametrize("part", ["codes", "embedding", "valid"])
+def test_every_columns_padding_counts(part):
+    """A loader may pad one column and not the others, whose times reach less far."""
+    batch = {key: value for key, value in rows().items() if not key.endswith("_is_pad")}
+    pad = torch.zeros(B, S, dtype=torch.bool)
+    pad[0, -1] = pad[2, 1] = True
+    target = target_from_batch(batch | {f"latent.{part}_is_pad": pad}, codes=P, latent_dim=D)
+    assert torch.equal(target.valid, batch["latent.valid"] & ~pad)
+    assert torch.equal(target_from_batch(batch, codes=P, latent_dim=D).valid, batch["latent.valid"])
+
+
+def test_only_the_padding_of_parts_that_are_looked_at_counts():
+    batch = {key: value for key, value in rows().items() if not key.endswith("_is_pad")}
+    batch["latent.embedding_is_pad"] = torch.ones(B, S, dtype=torch.bool)
+    assert torch.equal(target_from_batch(batch, codes=P, parts=("codes",)).valid, batch["latent.valid"])
