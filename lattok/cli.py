@@ -614,6 +614,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lattok {lattok.__version__}")
         return 0
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for one another starve on a busy machine
     run: Callable[..., Any] = app.cli
     try:
         with signals.raising():

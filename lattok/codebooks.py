@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -16,6 +16,7 @@ class CodebookReport:
 
     values: dict[str, float]
     warnings: list[str]
+    warned: list[str] = field(default_factory=list)  # names of the codebooks that the warnings are about
 
 
 def codebook_report(model: nn.Module) -> CodebookReport:
@@ -35,6 +36,7 @@ def codebook_report(model: nn.Module) -> CodebookReport:
         report.values[f"codebook/{name}/used"] = float(used)
         report.values[f"codebook/{name}/perplexity"] = perplexity
         report.values[f"codebook/{name}/joint_bits"] = stats.joint_entropy
+        before = len(report.warnings)
         if used < size / 4 or perplexity < size / 10:
             report.warnings.append(
                 f"codebook `{name}` is collapsing: {used} of {size} codes in use, perplexity {perplexity:.1f}. "
@@ -46,7 +48,39 @@ def codebook_report(model: nn.Module) -> CodebookReport:
                 f"{stats.joint_entropy:.1f} bits jointly, {math.log2(max(stats.perplexity)):.1f} in one token alone. "
                 "Use the `robust` preset (per-token heads, normalised latents, residual codes)."
             )
+        report.warned += [name] * (len(report.warnings) - before)
     return report
+
+
+START, START_STEPS = 0.25, 1000  # share of a run, and steps at most, in which codebooks may still be finding themselves
+GROWTH = 1.1  # a codebook whose perplexity rises by this factor between two looks is on its way
+
+
+@dataclass
+class CodebookWatch:
+    """`codebook_report` over a run, with the warnings that matter: few codes are normal while a codebook starts.
+
+    In the first steps nobody is warned, later on where a codebook that collapses does not recover by itself. What is
+    collapsed when the run ends is said in any case.
+    """
+
+    steps: int  # of the run
+    quiet: bool = False  # no warnings: a trial run ends before a codebook has started
+    seen: dict[str, float] = field(default_factory=dict)  # perplexity of each codebook at the last look
+
+    def __call__(self, model: nn.Module, done: int, last: bool = False) -> CodebookReport:
+        """Usage since the last look, after `done` steps; `last`: the run ends here."""
+        report = codebook_report(model)
+        warnings = dict(zip(report.warned, report.warnings, strict=True))
+        now = {name: report.values[f"codebook/{name}/perplexity"] for name in report.warned}
+        starting = done <= min(START * self.steps, START_STEPS)
+        for name in report.warned:
+            before = self.seen.get(name)
+            growing = before is not None and now[name] > GROWTH * before
+            if self.quiet or (not last and (starting or growing)):
+                del warnings[name]
+        self.seen = now
+        return CodebookReport(report.values, list(warnings.values()), list(warnings))
 
 
 def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:

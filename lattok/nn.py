@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +91,17 @@ class SpaceTimeBlock(nn.Module):
         over_time = self.time(rearrange(self.norm2(x), "b t n d -> b n t d"), causal=True)
         x = x + rearrange(over_time, "b n t d -> b t n d")
         return x + self.ff(self.norm3(x))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch with `count` threads for the duration; 0 leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def same_precision(move: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

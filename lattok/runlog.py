@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,18 @@ class RunLog:
         """Flush everything."""
         self._bar.close()
         self._board.close()
+
+
+def counted(title: str, total: int) -> Iterator[int]:
+    """0 .. total - 1 with a progress bar and the time left; plain lines where there is no terminal."""
+    begun = time.monotonic()
+    with tqdm(total=total, desc=title, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+        for i in range(total):
+            yield i
+            bar.update()
+            left = (time.monotonic() - begun) / (i + 1) * (total - i - 1)
+            if bar.disable and (10 * (i + 1) // total > 10 * i // total):
+                print(f"{title}: {i + 1}/{total}, {left:.0f} s left", file=sys.stderr)
 
 
 class Meter:

@@ -23,7 +23,8 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 from torch import Tensor, nn
 
 from lattok import checkpoints, checks
-from lattok.codebooks import codebook_report
+from lattok.codebooks import CodebookWatch
+from lattok.nn import torch_threads
 from lattok.runlog import Meter, RunLog
 from lattok.signals import Interrupted, deferred
 
@@ -53,12 +54,15 @@ class LoopOptions:
     precision: str = "no"  # or "bf16": mixed precision
     log_every: int = 50
     save_every: int = 1000
+    threads: int = 0  # of torch on a CPU, part of the result; 0: torch's own choice
+    trial: bool = False  # a few steps to see that it works: whatever is reported of the model says so
 
     def __post_init__(self) -> None:
         checks.counts(steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
         checks.counts(decay_every=self.decay_every, log_every=self.log_every, save_every=self.save_every)
         checks.positive(lr=self.lr, clip_norm=self.clip_norm, decay_factor=self.decay_factor)
         checks.at_least_zero(weight_decay=self.weight_decay, seed=self.seed)
+        checks.whole(threads=self.threads)
         checks.one_of("schedule", self.schedule, ("constant", "one_cycle", "step"))
         checks.one_of("optimizer", self.optimizer, ("adam", "adamw"))
         checks.one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
@@ -160,7 +164,9 @@ def fit(
     log = RunLog(out / RUN, out.name, first, options.steps) if main else None
     meter = Meter(options.batch_size, first, accelerator.device)
     last: dict[str, float] = {}
-    with deferred() as asked, torch.random.fork_rng():
+    watch = CodebookWatch(options.steps, quiet=options.trial)
+    threads = options.threads if accelerator.device.type == "cpu" else 0
+    with deferred() as asked, torch.random.fork_rng(), torch_threads(threads):
         for step in range(first, options.steps):
             rate = learning_rate(options, step)
             with checks.within_memory(f"step {step + 1} of {options.steps}", SMALLER):
@@ -170,7 +176,7 @@ def fit(
             if done % options.log_every == 0 or done == options.steps:
                 reduced: Any = accelerator.reduce(values, "mean")
                 last = {**{name: float(value) for name, value in reduced.items()}, "lr": rate}
-                report = codebook_report(module)
+                report = watch(module, done, last=done == options.steps)
                 if log:
                     log.write(done, {**last, **report.values, **meter.read(done)}, report.warnings)
             elif log:

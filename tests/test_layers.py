@@ -36,7 +36,7 @@ SIBLINGS = {
     "card": {"hub_client"},
     "hub": {"hub_client", "weights", "records", "card"},
     "codebooks": {"quantize"},
-    "training": {"runlog", "checkpoints", "codebooks"},
+    "training": {"nn", "runlog", "checkpoints", "codebooks"},
     "image_lam": {"backbones", "data"},  # frozen features of a dataset's frames are cached
 }
 FRONT = {"__init__", "__main__"}  # may name everything, but see the tests at the end

@@ -547,3 +547,15 @@ def test_speed_is_that_of_the_interval(monkeypatch):
     meter = Meter(batch_size=32, first=100, device=torch.device("cpu"))
     assert meter.read(110)["samples_per_second"] == pytest.approx(160)
     assert meter.read(150)["samples_per_second"] == pytest.approx(320)
+
+
+def test_threads_are_part_of_the_options_and_the_callers_come_back(tmp_path, monkeypatch):
+    seen = []
+    forward = Toy.forward
+    monkeypatch.setattr(
+        Toy, "forward", lambda self, batch: (seen.append(torch.get_num_threads()), forward(self, batch))[1]
+    )
+    before = torch.get_num_threads()
+    run(tmp_path, threads=3)
+    assert set(seen) == {3}
+    assert torch.get_num_threads() == before

@@ -249,7 +249,7 @@ class ChunkTokenizer(HubModel, ABC):
 
     def _train(self, batch: ActionBatch, loss_weights: dict[str, float], *, steps: int, **options: Any) -> Self:
         """Train on all of `batch` with the one training loop; `options` are its own. Nothing is left on disk."""
-        loop = LoopOptions(steps=steps, log_every=steps, schedule="one_cycle", **options)
+        loop = LoopOptions(steps=steps, log_every=steps, schedule="one_cycle", threads=1, **options)
         draw = SeededBatches(len(batch.chunks), loop.batch_size, loop.seed)
 
         def batches(step: int, process: int, processes: int) -> ActionBatch:

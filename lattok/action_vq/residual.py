@@ -26,6 +26,7 @@ from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.synthetic import with_synthetic
 from lattok.arrays import Values
 from lattok.quantize import residual_kmeans
+from lattok.runlog import counted
 
 ITERATIONS = 8  # of k-means
 FIT_BEAMS = 8
@@ -103,9 +104,12 @@ class ResidualVQ(CoarseToFine):
             return made.flatten(1), made_mask.flatten(1)
 
         # The start counts padding, which repeats actions and so does little harm; refits do not.
-        books = residual_kmeans(samples()[0], model.config.codebook_size, model.config.tokens, ITERATIONS, generator)
-        for _ in range(steps):
-            books = refit(*samples(), books)
+        books, config = torch.empty(0), model.config
+        for step in counted(cls.type, 1 + steps):
+            if step == 0:
+                books = residual_kmeans(samples()[0], config.codebook_size, config.tokens, ITERATIONS, generator)
+            else:
+                books = refit(*samples(), books)
         model.table[:-1] = books.flatten(0, 1)
         return model.eval()
 

@@ -7,7 +7,7 @@ torch computes with as many threads as the options say.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from threading import Lock
 from typing import NamedTuple, cast
@@ -21,6 +21,7 @@ from lattok.data import ActionWindows, RobotDataset, camera_keys
 from lattok.data.ahead import Abandoned, Ahead, Job, Stopped
 from lattok.data.extend import Labels, Unit
 from lattok.data.staging import Failures
+from lattok.nn import torch_threads
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 
 BATCH = 1024  # action chunks per call of a tokenizer
@@ -143,17 +144,6 @@ def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
     keys = camera_keys(work.dataset, work.options.cameras or model.cameras)
     checks.size("cameras", "cameras as in the model's config", len(keys), len(model.cameras))
     return keys
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Torch with `count` threads for the duration."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def reason(error: Exception) -> str:

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from lattok import checks
-from lattok.annotation.labels import Options, Work, label_episode, reason, torch_threads
+from lattok.annotation.labels import Options, Work, label_episode, reason
 from lattok.annotation.output import PROVENANCE
 from lattok.annotation.plan import check_model, identities_of, versions
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, as_dataset, latent_columns
 from lattok.data.extend import Labels
 from lattok.labellers import by_prefix
+from lattok.nn import torch_threads
 from lattok.normalize import for_dataset
 from lattok.types import Episode
 

@@ -261,6 +261,13 @@ class Report:
             lines += _wrapped(f"{marks[verdict.holds]} {verdict.text}", "  ", "    ")
         return "\n".join(lines)
 
+    def summary_text(self) -> str:
+        """The answer and the table behind it, for a terminal."""
+        answer = (
+            [self.answer.question, *_wrapped(self.answer.text, "  ")] if self.answer else _wrapped(self.headline, "")
+        )
+        return "\n".join([f"{self.title}", *answer, "", self.overview()])
+
     def overview(self) -> str:
         """The table that decides, for a terminal: the model's figures beside those of its controls."""
         table = next((t for section in self.sections for t in section.tables if t.better), None)

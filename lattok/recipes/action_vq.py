@@ -39,7 +39,14 @@ class ActionVQRecipe(Recipe):
             "libero": {**PAPER, **QUANTILES, "horizon": 8},
             "robotwin": {**PAPER, **EXTREMES, "horizon": 25},
             "jaka": {**PAPER, **QUANTILES, "horizon": 20},
-            "quick": {"steps": 1000, "lr": 2e-3, "schedule": "one_cycle", "batch_size": 128, **QUICK_MODEL},
+            "quick": {
+                "steps": 1000,
+                "lr": 2e-3,
+                "schedule": "one_cycle",
+                "batch_size": 128,
+                "threads": 1,
+                **QUICK_MODEL,
+            },
             "context": {"decoder": "context"},
             "p2t_code": {"mask_weight": 1.0, "mask_passes": 1},
         }

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
+import torch
 import torch.distributed as dist
 from typing_extensions import Self
 
@@ -151,6 +152,7 @@ class Recipe:
         for entry, content in zip(seen, begun.contents, strict=False):  # which only the first process knows
             entry["content"] = record_of(content)
         loop = {name: value for name, value in asdict(self.loop).items() if name != "device"}
+        loop["threads"] = loop.get("threads") or torch.get_num_threads()  # sums in another order are other weights
         weighted = [entry | {"weight": s.weight} for entry, s in zip(seen, sources, strict=True)]
         known = seen[0] if self.dataset is not None else {"mixture": weighted}
         return {**known, "samples_per_step": samples_per_step, "loop": loop}

@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lattok import checks, files
 from lattok.annotation import annotate
 from lattok.data import inspect_dataset, open_dataset, sample_dataset_path
-from lattok.evaluation import Report
+from lattok.evaluation import REPORT_HTML, Report
 from lattok.hub import CONFIG
 from lattok.loading import load
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, train
@@ -36,7 +38,7 @@ def run_demo(out: Path, features: str, seed: int, fast: bool, device: str) -> No
 
     _say("Action tokenizer: chunks of 8 actions to 8 codes of 256")
     common: dict[str, Any] = {"seed": seed, "device": device}
-    short = {"steps": FAST_STEPS, "log_every": 20} if fast else {}
+    short = {"steps": FAST_STEPS, "log_every": 20, "trial": True} if fast else {}
     recipe = ActionVQRecipe.from_preset(dataset, out / "tokenizer", "quick", **common, **short)
     tokenizer = _train(recipe, again)
     _say("Image latent action model: what changes in 0.2 s, as 4 codes of 16")
@@ -66,6 +68,7 @@ def run_demo(out: Path, features: str, seed: int, fast: bool, device: str) -> No
         with bar("annotate") as progress:
             annotate(open_dataset(dataset), {"latent": lam, "tokens": tokenizer}, annotated, progress=progress)
     _summary(reports, out, annotated, time.monotonic() - begun)
+    _what_next(features, fast)
 
 
 def _mark(out: Path, options: dict[str, Any]) -> None:
@@ -100,18 +103,31 @@ def _say(title: str) -> None:
 
 
 def _summary(reports: list[Report], out: Path, annotated: Path, seconds: float) -> None:
-    print()
+    """Answers, and the figures behind them in a table, each beside its controls."""
+    _say("What came out")
     for report in reports:
-        print(report.to_text())
+        print(report.summary_text())
         print()
-    print(f"Reports:   {out / 'tokenizer-report' / 'report.html'}")
-    print(f"           {out / 'lam-report' / 'report.html'}")
-    print(f"Annotated: {annotated} (opens in LeRobot; columns latent.* and tokens.*)")
-    print(f"Took {seconds:.0f} s. Type next, with your own dataset in place of DATASET:\n")
+    print("Open these two for all verdicts, with pictures and what to do about each:")
+    for name in ("tokenizer", "lam"):
+        print(f"  {out / f'{name}-report' / REPORT_HTML}")
+    print(f"Annotated dataset, opens in LeRobot, with columns latent.* and tokens.*:\n  {annotated}")
+    print(f"This took {seconds:.0f} s.")
+
+
+def _what_next(features: str, fast: bool) -> None:
+    """Commands that run on this machine as they stand, but for the dataset."""
+    if fast:
+        print("\nThis was a trial run: the figures above mean nothing. Without --fast it takes a few minutes.")
+    small = not torch.cuda.is_available()
+    size = ["--preset", "tiny+robust", "--features", features] if small else []
+    print("\nType next, with your own dataset in place of DATASET:\n")
     for words in (
         ["inspect", "DATASET"],
-        ["train", "image-lam", "DATASET", "--out", "my-lam"],
+        ["train", "image-lam", "DATASET", "--out", "my-lam", *size],
         ["annotate", "DATASET", "--model", "my-lam", "--out", "my-annotated-dataset"],
         ["train", "vla", "my-annotated-dataset", "--out", "my-policy", "--backbone", "scratch"],
     ):
         print("  " + shlex.join(["lattok", *words]))
+    if small:
+        print("\nWith a GPU leave out --preset and --features: you get DINOv2 features and a larger model.")

@@ -122,6 +122,7 @@ class ImageLAMRecipe(Recipe):
                 "schedule": "one_cycle",
                 "weight_decay": 0.01,
                 "labelled_per_batch": 8,
+                "threads": 1,  # more are little faster, much slower where others work too, and other weights
             },
             "p2t": {"action_target": "first", "restart_every": 100, "camera_count": 1},
             "p2t_code": {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "action_weight": 0.5},

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import asdict, dataclass, fields, make_dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, cast, get_type_hints
+
+import torch
 
 from lattok.action_vq import (
     FAST,
@@ -23,6 +26,8 @@ from lattok.data import ActionWindows, select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.loading import load
 from lattok.recipes.common import Recipe, finish, first_process, wait_for_all
+
+SAMPLED = 2048  # chunks that the summary after fitting looks at
 
 
 def fit_options(family: type[ChunkTokenizer]) -> Any:
@@ -98,4 +103,19 @@ def _fit(recipe: FitRecipe, resume: bool, out: Path, resume_command: str) -> Chu
     with recipe.begin(resume, sources, resume_command=resume_command) as begun:
         model = recipe.family.fit(*windows.all(), action_names=names, **asdict(recipe.loop), **recipe.model)
         model.trained_on = recipe.trained_on(sources, len(windows), begun)
+        if first_process():
+            print(fit_summary(model, windows), file=sys.stderr)
         return finish(model, out)
+
+
+def fit_summary(model: ChunkTokenizer, windows: ActionWindows) -> str:
+    """One line: tokens of a chunk, and how well some of the chunks that it was fitted to come back."""
+    rows = torch.linspace(0, len(windows) - 1, min(SAMPLED, len(windows))).long()
+    chunks, valid = windows.batch(rows)
+    codes = model.encode(chunks, valid)
+    used, steps = (codes >= 0).sum(1).float(), chunks[valid].double()
+    gap = (model.decode(codes)[:, : chunks.shape[1]] - chunks)[valid].double()
+    varies = steps.var(0, correction=0) > 0
+    error = float((gap.square().mean(0) / steps.var(0, correction=0))[varies].mean()) if bool(varies.any()) else 0.0
+    tokens = f"{used.mean():.3g} tokens" if model.fixed_length else f"{used.mean():.3g} tokens on average"
+    return f"{model.type}: {tokens} for a chunk; {100 * error:.2g} % of the training actions' variance is lost"

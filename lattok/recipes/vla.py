@@ -137,6 +137,7 @@ class VLARecipe(Recipe):
                 "optimizer": "adamw",
                 "weight_decay": 0.01,
                 "schedule": "one_cycle",
+                "threads": 1,
             },
             "p2t_code": {"action_loss": "l1", "crop_most": 0.9},
         }

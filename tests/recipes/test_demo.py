@@ -25,7 +25,13 @@ def test_everything_is_there_and_the_next_commands_are_said(small_demo, tmp_path
     printed = capsys.readouterr().out
     for path in ("tokenizer-report/report.html", "lam-report/report.html", "tokenizer/config.json", "lam/config.json"):
         assert (tmp_path / "demo" / path).is_file()
-    assert "lattok train image-lam DATASET" in printed
+    assert "lattok train image-lam DATASET --out my-lam --preset tiny+robust --features pixels" in printed
+    assert printed.count("a trial run of 6 steps") == 2
+    assert max(map(len, printed.replace(str(tmp_path), "").splitlines())) <= 100
+    for table in ("Normalised squared error (lower is better)", "higher is better"):
+        assert table in printed
+    for path in ("tokenizer-report/report.html", "lam-report/report.json", "lam/README.md", "tokenizer/README.md"):
+        assert "a trial run of 6 steps" in (tmp_path / "demo" / path).read_text()
     annotated = lattok.open_dataset(tmp_path / "demo/dataset")
     columns = annotated.columns(1, ["latent.codes", "latent.valid", "tokens.codes", "tokens.valid"])
     assert columns["latent.codes"].shape == (25, 4)
@@ -55,8 +61,8 @@ def test_stopped_half_way_it_goes_on_to_the_same_models(small_demo, tmp_path, mo
 
 def test_killed_before_the_first_checkpoint_it_goes_on(small_demo, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("lattok.training._step", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
-        with pytest.raises(MemoryError):
+        patch.setattr("lattok.training._step", lambda *a, **k: (_ for _ in ()).throw(InterruptedError))
+        with pytest.raises(InterruptedError):
             small_demo(tmp_path / "demo")
     assert (tmp_path / "demo/tokenizer/run/recipe.json").is_file()
     small_demo(tmp_path / "demo")
@@ -71,3 +77,21 @@ def test_a_folder_of_something_else_is_refused(small_demo, tmp_path):
     small_demo(tmp_path / "other")
     with pytest.raises(LattokError, match="`out`: expected a folder of a demo with .*'seed': 1"):
         small_demo(tmp_path / "other", seed=1)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_only_a_fast_run_is_called_a_trial_and_threads_do_not_follow_the_machine(
+    small_demo, tmp_path, monkeypatch, fast
+):
+    recipes = []
+    monkeypatch.setattr(demo, "train", lambda recipe, *a, **o: recipes.append(recipe))
+    monkeypatch.setattr(demo, "judge", lambda *a, **o: (_ for _ in ()).throw(InterruptedError))
+    with pytest.raises(InterruptedError):
+        small_demo(tmp_path / "demo", fast=fast)
+    assert [(recipe.loop.trial, recipe.loop.threads) for recipe in recipes] == [(fast, 1)] * 2
+
+
+def test_the_next_command_uses_the_gpu_where_there_is_one(capsys, monkeypatch):
+    monkeypatch.setattr(demo.torch.cuda, "is_available", lambda: True)
+    demo._what_next("pixels", fast=False)
+    assert "lattok train image-lam DATASET --out my-lam\n" in capsys.readouterr().out

@@ -1,7 +1,10 @@
 """Recipes of the fitted tokenizers: the options of each family's fit."""
 
+import re
+
 import pytest
 
+import lattok
 from lattok.checks import LattokError
 from lattok.recipes import FASTRecipe, FSQRecipe, ResidualVQRecipe, UniformBinsRecipe
 
@@ -28,3 +31,22 @@ def test_values_of_fit_keep_their_defaults_and_types():
         FSQRecipe.from_preset("data", "out", synthetic="many")
     with pytest.raises(LattokError, match="`options`: expected names among"):
         FSQRecipe.from_preset("data", "out", bits=(0, 1))
+
+
+SMALL = {
+    FASTRecipe: {"vocab_size": 300},
+    ResidualVQRecipe: {"tokens": 2, "codebook_size": 4, "synthetic": 50, "steps": 2},
+    FSQRecipe: {"tokens": 2, "codebook_size": 4, "synthetic": 50, "steps": 2, "hidden": 8},
+    UniformBinsRecipe: {"bins": 8},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_fitting_says_where_it_is_and_what_came_out(recipe, make_dataset, tmp_path, capsys):
+    dataset = make_dataset([12, 15, 11, 14], cameras=False)
+    lattok.train(recipe.from_preset(dataset.root, tmp_path / "out", horizon=4, **SMALL[recipe]))
+    said = capsys.readouterr().err.splitlines()
+    last = rf"{recipe.kind}: [\d.]+ tokens( on average)? for a chunk; [\d.e+-]+ % of .* variance is lost"
+    assert re.fullmatch(last, said[-1]), said
+    if recipe is ResidualVQRecipe:
+        assert said[:-1] == [f"residual-vq: {i}/3, 0 s left" for i in (1, 2, 3)]
