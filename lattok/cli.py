@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shlex
 import sys
@@ -18,6 +20,7 @@ from tyro.extras import SubcommandApp
 import lattok
 from lattok import checks, signals
 from lattok.checks import LattokError, known_keys
+from lattok.command_hints import hint_for
 
 app = SubcommandApp()
 train_app = SubcommandApp()
@@ -164,7 +167,7 @@ def demo(
     fast: bool = False,
     device: str = "auto",
 ) -> None:
-    """The whole path on the bundled robot demonstrations: train, judge, annotate. About two minutes on two cores.
+    """The whole path on the bundled robot demonstrations: train, judge, annotate. A few minutes on one core.
 
     Example: lattok demo --out my-demo
 
@@ -613,12 +616,18 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[:1] in (["--version"], ["-V"]):
         print(f"lattok {lattok.__version__}")
         return 0
+    _say_anything()
+    if wrong := _unreadable(arguments) or hint_for(arguments, _train_flags(), _train_options):
+        print(f"lattok: {wrong}", file=sys.stderr)
+        return 2
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for one another starve on a busy machine
     run: Callable[..., Any] = app.cli
     try:
         with signals.raising():
             code = run(prog="lattok", description=_description(), args=arguments or ["--help"], config=CONFIG)
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except LattokError as error:
         print(f"lattok: {error}", file=sys.stderr)
         return 2
@@ -634,10 +643,46 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout = None  # the reader left; nothing to say to it
         return 0
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"lattok: {where}{error.strerror or error}. Free space or choose another --out.", file=sys.stderr)
+        print(f"lattok: {_of_system(error, arguments)}", file=sys.stderr)
         return 2
     return code or 0  # a verb that found something wrong says so
+
+
+def _of_system(error: OSError, arguments: list[str]) -> str:
+    """What the system refused: a file, or, without a name, our own output."""
+    why = error.strerror or str(error)
+    if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
+        sys.stdout = None  # nothing more can be said there
+        return f"cannot write what there is to say: {why}."
+    writes = any(word == "--out" or word.startswith("--out=") for word in arguments) or arguments[:1] == ["demo"]
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{why}." + (" Free space or choose another --out." if writes else "")
+
+
+def _say_anything() -> None:
+    """A terminal or a file that knows no `×` gets a `?`, rather than ending the verb."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _unreadable(arguments: list[str]) -> str:
+    """Names that are not UTF-8 cannot stand in the JSON and HTML that verbs write."""
+    for word in arguments:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            shown = word.encode(errors="replace").decode()
+            return f"`{shown}`: expected text in UTF-8, got other bytes. Rename it, or make a link with a plain name."
+    return ""
+
+
+def _train_flags() -> dict[str, list[str]]:
+    return {verb: [f.name for part in (facts[1], Reading) for f in fields(part)] for verb, facts in TRAIN.items()}
+
+
+def _train_options(verb: str) -> list[str]:
+    return sorted(getattr(import_module("lattok.recipes"), TRAIN[verb][0]).option_types())
 
 
 def _description() -> str:

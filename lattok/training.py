@@ -232,7 +232,7 @@ def _check_setting(accelerator: Accelerator, options: LoopOptions) -> None:
         checks.fail("accelerate", "one process, DDP or FSDP2", kind, hint)
     asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if asked not in ("no", options.precision):
-        checks.fail("precision", f"{asked}, as accelerate was told", options.precision, "Say --set precision=bf16.")
+        checks.fail("precision", f"{asked}, as accelerate was told", options.precision, "Set precision=bf16.")
 
 
 def _shards(accelerator: Accelerator) -> bool:

@@ -11,7 +11,7 @@ import time
 import pytest
 
 import lattok
-from lattok import signals
+from lattok import cli, command_hints, signals
 from lattok.cli import main
 
 TRAINED = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam")
@@ -201,3 +201,69 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         assert "Saved in" in done.stdout
     hashes = [lattok.load(tmp_path / out).describe()["weights_sha256"] for out in ("whole", "parts")]
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["trian", "action-vq"], "lattok has no `trian`. Did you mean train? See lattok --help."),
+        (["frobnicate"], "lattok has no `frobnicate`. There are demo, inspect, train,"),
+        (["train"], "lattok train needs one of action-vq, fast,"),
+        (["convert"], "lattok convert needs one of p2t-action-vq,"),
+        (["train", "image-lm", "D"], "lattok train has no `image-lm`. Did you mean image-lam?"),
+        (["convert", "univla"], "lattok convert has no `univla`. Did you mean univla-lam?"),
+        (["train", "action-vq", "D", "--out", "x", "--lr", "1e-3"], "--set NAME=VALUE: --set lr=1e-3"),
+        (["train", "action-vq", "D", "--out", "x", "--lr=1e-3"], "--set lr=1e-3"),
+        (["train", "action-vq", "D", "--out", "x", "--learning_rate", "1e-3"], "--set lr=1e-3"),
+        (["train", "action_vq", "D", "--out", "x", "--codebook-size=8"], "--set codebook_size=8"),
+        (["train", "image-lam", "D", "--out", "x", "--epochs", "3"], "Did you mean --steps?"),
+        (["train", "fast", "D", "--output_dir", "x"], "Did you mean --out?"),
+        (["train", "action-vq", "--dataset.repo_id=foo", "--out", "x"], "lattok train action-vq DATASET --out DIR"),
+        (["train", "vla", "D", "--out", "x", "--frobnicate"], "See lattok train vla --help; other options: --set"),
+        (["inspect", "caf\udce9"], "expected text in UTF-8, got other bytes"),
+    ],
+)
+def test_what_is_nearly_right_gets_one_line_that_says_so(words, says, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"lattok: [^\n]*\n", error), error
+    assert says in error
+
+
+def test_every_verb_is_known_to_the_hints(capsys):
+    listed = help_of([], capsys)
+    assert [verb for verb in command_hints.VERBS if not re.search(rf"\b{verb}\b", listed)] == []
+    assert [verb for verb in command_hints.CONVERT if verb not in help_of(["convert"], capsys)] == []
+    for verbs in (command_hints.VERBS, command_hints.CONVERT):
+        assert len(set(verbs)) == len(verbs)
+    assert set(re.search(r"\{([a-z,-]+)\}", listed)[1].split(",")) == set(command_hints.VERBS)
+    for words in (["train", "--help"], ["convert", "-h"], ["train", "fast", "--help"]):
+        assert command_hints.hint_for(words, {"fast": ["out"]}, lambda verb: ()) == ""
+
+
+def test_flags_of_every_train_verb_pass(capsys):
+    for verb, names in cli._train_flags().items():
+        words = [part for name in names for part in (f"--{name.replace('_', '-')}", "1")]
+        assert command_hints.hint_for(["train", verb, "D", *words], cli._train_flags(), lambda verb: ()) == ""
+
+
+def lattok_process(words, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-m", "lattok", *words], stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+def test_a_terminal_that_knows_only_ascii_is_no_reason_to_fail(make_dataset):
+    dataset = make_dataset([12, 15], tasks=("öffne die Tür", "drück den Knopf"))
+    done = lattok_process(["inspect", str(dataset.root)], env={"PYTHONIOENCODING": "ascii"}, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "?ffne die T?r" in done.stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_output_that_cannot_be_written_is_said_without_advice_about_folders(dataset):
+    with open("/dev/full", "w") as full:
+        done = lattok_process(["inspect", dataset], stdout=full)
+    assert done.returncode == 2
+    assert done.stderr == "lattok: cannot write what there is to say: No space left on device.\n"

@@ -25,7 +25,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"data", "action_vq", "image_lam", "backbones"}),
     frozenset({"labellers"}),
     frozenset({"evaluation", "annotation", "vla", "sim"}),
-    frozenset({"recipes", "convert", "loading", "cli", "demo", "doctor"}),
+    frozenset({"recipes", "convert", "loading", "command_hints", "cli", "demo", "doctor"}),
 )
 # Siblings do not import each other, except these, and the front doors on the top level.
 SIBLINGS = {

@@ -67,7 +67,7 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     """What an annotated dataset says about its labels, by prefix."""
     entries = latent_columns.provenance_of(dataset)
     if not entries:
-        hint = "Run lattok annotate; labels that lie beside a dataset are named by --labels."
+        hint = "Run lattok annotate; labels beside a dataset are named as `labels`, or joined: with_labels."
         raise LattokError(f"{dataset.name} has no {PROVENANCE}: it was not annotated. {hint}")
     found = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, Mapping) and "model" in entry}
     for prefix, entry in found.items():
@@ -98,7 +98,7 @@ def _verify_one(
     embedding, quantized = (any(name.endswith(kind) for name in own) for kind in ("embedding", "quantized"))
     options = Options(embedding, quantized, entry.get("action_key", "action"), cameras, entry["threads"])
     if entry.get("frames", "same") != "same" and entry["source"] == "video":
-        yield "- labels were made from frames that were encoded anew since: verify them beside their source (--labels)"
+        yield "- labels were made from frames that were encoded anew since: verify them beside their source (`labels`)"
         return
     work = Work(dataset, {prefix: model}, options)
     try:

@@ -192,7 +192,7 @@ def _write(writer: LeRobotWriter, plan: _Plan, chosen: Sequence[Episode], progre
 
 
 def _cannot_read(reason: str) -> LattokError:
-    way_out = "Repair it, or leave out what cannot be read: skip_damaged (--skip-damaged)."
+    way_out = "Repair it, or leave out what cannot be read: `skip_damaged`."
     return LattokError(f"{reason.rstrip('.')}. Nothing was exported. {way_out}")
 
 

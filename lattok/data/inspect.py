@@ -64,7 +64,7 @@ def inspect_dataset(
     keys = (camera_keys(dataset, cameras) if dataset.cameras else ()) if chosen else ()
     seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
     if len({(f.height, f.width) for _, f in seen if f}) > 1:
-        advice = "Choose one camera with --cameras, or a model that resizes."
+        advice = "Choose one camera (`cameras`), or a model that resizes."
         findings.append(Finding("note", "The cameras have different sizes.", advice))
     spaces = _spaces(dataset, findings)
     return Inspection(

@@ -137,7 +137,7 @@ def _check_columns(dataset: RobotDataset, prefix: str, target: str, needs: Seque
     if prefix in others and missing == ["codes"]:
         instead = " Its model is continuous and has no codes: use a strategy that regresses or aligns latents."
     if prefix in others and missing == ["embedding"]:
-        instead = " It was annotated without --embedding."
+        instead = " It was annotated with embedding=False."
     raise LattokError(f"dataset `{dataset.name}` has no {columns}.{instead} Make them: {_annotate(prefix, target)}")
 
 

@@ -16,7 +16,7 @@ from lattok.findings import Finding, Severity
 WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
 SAMPLE_ROWS, SAMPLE_VALUES = 2**18, 2**23
 NAMED = 8  # dimensions named in a finding
-LEAVE_OUT = "Leave those episodes out with --episodes, or repair them."
+LEAVE_OUT = "Leave those episodes out (`episodes`), or repair them."
 
 
 class Dimension(NamedTuple):

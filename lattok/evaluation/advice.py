@@ -54,7 +54,7 @@ UNCLEAR = "Too close to tell: hold out more episodes, or average several seeds."
 def advice_on(key: str, holds: bool | None, text: str) -> str:
     """One or two sentences on a verdict; nothing for one that holds, or whose key is not known."""
     if holds is None:
-        if NEEDS_TRAINING in text or "not run: --controls" in text:
+        if NEEDS_TRAINING in text:
             return NOT_RUN
         return UNDECIDED.get(key, UNCLEAR if key in FALLS_SHORT and "not run" not in text else "")
     return "" if holds else FALLS_SHORT.get(key, "")

@@ -77,7 +77,7 @@ def _mark(out: Path, options: dict[str, Any]) -> None:
     if mark.is_file():
         before = files.read_json(mark)
         if before != options:
-            checks.fail("out", f"a folder of a demo with {options}", f"{out} with {before}", "Choose another --out.")
+            checks.fail("out", f"a folder of a demo with {options}", f"{out} with {before}", "Choose another `out`.")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         checks.fail("out", "a new or empty folder, or one of this demo", f"{out}, which holds files")
     else:

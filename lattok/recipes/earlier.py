@@ -85,9 +85,9 @@ def _may_change(name: str, before: Any, after: Any) -> bool:
 def _from_stage_1(codebook: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage-2 run takes over from stage 1: the codebook's size, and all that its latents depend on."""
     if options.get("streams") != "control+env":
-        checks.fail("env_codebook", "none without stage 2", codebook, "Add --stage 2.")
+        checks.fail("env_codebook", "none without stage 2", codebook, "Set stage=2.")
     if codebook is None:
-        hint = "Train one with --stage 1, or use streams=joint."
+        hint = "Train one with stage=1, or use streams=joint."
         checks.fail("env_codebook", "a stage-1 model for stage 2 (streams=control+env)", "none", hint)
     first = lam_config("env_codebook", codebook)
     if first.streams != "control" or first.language is None:

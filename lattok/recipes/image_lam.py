@@ -213,7 +213,7 @@ def _words(recipe: ImageLAMRecipe, datasets: Sequence[RobotDataset]) -> Instruct
     language = recipe.model.get("language")
     if language is None:
         if recipe.data.text_features is not None:
-            checks.fail("text_features", "none without a language", recipe.data.text_features, "Add --stage 1.")
+            checks.fail("text_features", "none without a language", recipe.data.text_features, "Set stage=1.")
         return None
     episodes = [episode for dataset in datasets for episode in select_episodes(dataset, recipe.data.episodes)]
     words = embed(language, recipe.data.text_features, [(*episode.tasks, "")[0] for episode in episodes])
@@ -234,7 +234,7 @@ def _cameras(recipe: ImageLAMRecipe, dataset: RobotDataset, before: ImageLAM | N
     short = ", ".join(camera.rsplit(".", 1)[-1] for camera in cameras)
     if len(cameras) != len(before.cameras):
         expected = f"{len(before.cameras)}, as many as the model in init has"
-        checks.fail("cameras", expected, f"{len(cameras)} ({short})", "Name them in order: --cameras NAME ...")
+        checks.fail("cameras", expected, f"{len(cameras)} ({short})", "Name them in order.")
     return cameras
 
 

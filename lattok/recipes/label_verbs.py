@@ -90,7 +90,7 @@ def make_engine(name: str, address: str | None, workers: int | None, cpus: float
     given = {"address": address, "workers": workers, "gpus_per_worker": gpus or None}
     for option, value in given.items():
         if value is not None:
-            checks.fail(option, "nothing with the engine local", value, "Add --engine ray.")
+            checks.fail(option, "nothing with the engine local", value, "Set engine=ray.")
     return LocalEngine()
 
 

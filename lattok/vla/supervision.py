@@ -200,7 +200,7 @@ def _codes_of(target: LatentTarget, codes: int, codebook_size: int) -> Tensor:
 def _embedding_of(target: LatentTarget, latent_dim: int | None) -> Tensor:
     """Vectors [B, S, E, d] of a target, which must have them."""
     if target.embedding is None:
-        hint = f"{ANNOTATE} With `--no-embedding` it leaves the vectors out."
+        hint = f"{ANNOTATE} With embedding=False it leaves the vectors out."
         checks.fail("embedding", "vectors, for a loss of vectors", "a target without", hint)
     _check_shape("embedding", target.embedding, target.valid, "B S E d")
     if not target.embedding.dtype.is_floating_point:

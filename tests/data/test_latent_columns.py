@@ -196,7 +196,7 @@ def test_what_does_not_fit_says_the_way_out(annotated, arguments, options, texts
 
 def test_vectors_that_were_left_out(annotated, tmp_path):
     bare = open_dataset(annotate(annotated, {"bare": LAM()}, tmp_path / "bare", embedding=False))
-    with pytest.raises(LattokError, match="has no `bare.embedding`. It was annotated without --embedding."):
+    with pytest.raises(LattokError, match="has no `bare.embedding`. It was annotated with embedding=False."):
         latent_spec(bare, "bare", "steps", 4, needs=("embedding",))
 
 

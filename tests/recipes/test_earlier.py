@@ -205,11 +205,11 @@ STAGE_2 = {"stage": 2, "env_codebook": "FIRST"}
     ("options", "text"),
     [
         ({"stage": 3}, "`stage`: expected one of 1, 2, got 3."),
-        ({"stage": 2}, "`env_codebook`: expected a stage-1 model for stage 2 .*, got none. Train one with --stage 1"),
+        ({"stage": 2}, "`env_codebook`: expected a stage-1 model for stage 2 .*, got none. Train one with stage=1"),
         ({"streams": "control+env"}, "`env_codebook`: expected a stage-1 model for stage 2"),
         ({"stage": 1, "streams": "joint"}, "`streams`: expected 'control' in stage 1, got 'joint'."),
         ({"stage": 1, "language": None}, "`language`: expected a text encoder in stage 1, got none."),
-        ({"env_codebook": "FIRST"}, "`env_codebook`: expected none without stage 2, got .*Add --stage 2."),
+        ({"env_codebook": "FIRST"}, "`env_codebook`: expected none without stage 2, got .*Set stage=2."),
         (
             {**STAGE_2, "env_codebook": "ROBUST"},
             "`env_codebook`: expected a stage-1 model .*, got streams=control",
