@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lattok import checks
 from lattok.checks import LattokError
+from lattok.files import parse_json
 
 VIDEO_KEYS = ("file", "video", "path", "id")  # the first of these that a row has says which video it is about
 CAPTION_KEYS = ("caption", "text", "label", "instruction")
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+MOST_BYTES = 2**28
 _SHOWN = 3  # names that an error lists
 
 
@@ -67,6 +68,8 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
     """(video, caption) of every row."""
     checks.one_of("captions", path.suffix.lower(), SUFFIXES)
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise LattokError(f"{path}: expected captions of at most {MOST_BYTES >> 20} MB. Is this the right file?")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise LattokError(f"`captions`: cannot read {path}: {error.strerror}.") from None
@@ -99,19 +102,11 @@ def _value(path: Path, where: str, row: dict[str, Any], keys: Sequence[str]) -> 
 def _json_lines(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise LattokError(
-                    f"{path}, line {number}: not valid JSON ({error}). Write one object a line."
-                ) from None
+            yield f"line {number}", parse_json(line, f"{path}, line {number}")
 
 
 def _json_list(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise LattokError(f"{path} is not valid JSON ({error}).") from None
+    rows = parse_json(text, str(path))
     if not isinstance(rows, list):
         raise LattokError(f"{path}: expected a list of objects, got {type(rows).__name__}.")
     yield from ((f"entry {number}", row) for number, row in enumerate(rows, start=1))

@@ -8,9 +8,10 @@ of frames are in memory at a time, nothing is published before all is written, a
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +22,12 @@ from lattok.data.action_view import DECLARATION, action_spaces
 from lattok.data.cameras import EpisodeFrames, Frames, Sink, decode_image
 from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.identity import split_of
+from lattok.data.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Damage, Feature, Progress, RobotDataset
 from lattok.data.sidecar import Sidecar, with_labels
-from lattok.data.writer import LeRobotWriter
+from lattok.data.tables import common_types
+from lattok.data.writer import DTYPES, LeRobotWriter
 from lattok.files import first_line, read_json
 from lattok.places import followed
 from lattok.types import Episode
@@ -64,6 +67,7 @@ class _Plan(NamedTuple):
     columns: dict[str, Feature]
     cameras: list[_Camera]
     resized: bool
+    kept: dict[str, Feature]  # columns of LeRobot that are neither numbers nor text, stored as they are
 
 
 def export(
@@ -110,9 +114,10 @@ def export(
         chosen = [episode for episode in chosen if episode.index not in damaged]
         if not chosen:
             raise LattokError(f"`{dataset.name}`: no episode can be read: {left_out[0].reason}")
-    features = plan.columns | {camera.key: camera.feature for camera in plan.cameras}
+    features = plan.columns | plan.kept | {camera.key: camera.feature for camera in plan.cameras}
+    kept = _types(plan, chosen)
     try:
-        with LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec) as writer:
+        with LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec, kept=kept) as writer:
             _write(writer, plan, chosen, progress)
             for name, value in _records(plan, chosen):
                 writer.write_meta(name, value)
@@ -130,12 +135,29 @@ class _Misfit(LattokError):
 
 def _plan(dataset: RobotDataset, tried: Sequence[Episode], images: str, size: tuple[int, int] | None) -> _Plan:
     """Columns and cameras; the episodes `tried` show whether images are stored encoded."""
-    columns = {
+    others = {
         key: _column(feature)
         for key, feature in dataset.features.items()
         if key not in INDEX_KEYS and feature.dtype not in IMAGE_DTYPES
     }
-    return _Plan(dataset, columns, [_camera(dataset, key, tried, images, size) for key in dataset.cameras], bool(size))
+    own = dataset.kind == "lerobot"
+    kept = {key: feature for key, feature in others.items() if own and feature.dtype not in DTYPES}
+    columns = {key: feature for key, feature in others.items() if key not in kept}
+    cameras = [_camera(dataset, key, tried, images, size) for key in dataset.cameras]
+    return _Plan(dataset, columns, cameras, bool(size), kept)
+
+
+def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
+    """Arrow types of the columns that are kept as they are; a warning about those that nothing declares."""
+    if plan.dataset.kind != "lerobot":
+        return {}
+    schemas = cast(LeRobotV3, plan.dataset).schemas([episode.index for episode in chosen])
+    names = dict.fromkeys(name for schema in schemas.values() for name in schema.names)
+    lost = [name for name in names if name not in (*cast(LeRobotV3, plan.dataset).own_features, *INDEX_KEYS)]
+    if lost:
+        what = f"{plan.dataset.name}: {', '.join(lost)[:200]} in its data files: meta/info.json does not declare it"
+        warnings.warn(f"{what}, so the export is without. Declare it there to keep it.", stacklevel=3)
+    return {key: common_types(key, schemas) for key in plan.kept}
 
 
 def _column(feature: Feature) -> Feature:
@@ -179,7 +201,9 @@ def _write(writer: LeRobotWriter, plan: _Plan, chosen: Sequence[Episode], progre
     done, total = 0, sum(episode.length for episode in chosen)
     for episode in chosen:
         try:
-            columns = plan.dataset.columns(episode.index, list(plan.columns))
+            columns: dict[str, Any] = plan.dataset.columns(episode.index, list(plan.columns))
+            if plan.kept:
+                columns |= cast(LeRobotV3, plan.dataset).stored(episode.index, list(plan.kept))
             frames = {camera.key: _frames(plan, camera, episode) for camera in plan.cameras}
             writer.add_episode(columns, frames, _tasks(plan.dataset, episode), episode.length)
         except _Misfit:
@@ -250,6 +274,8 @@ def _damage(plan: _Plan, episode: Episode) -> str | None:
     """Why an episode cannot be read; None where it can. Reads all of it and keeps nothing."""
     try:
         plan.dataset.columns(episode.index, list(plan.columns))
+        if plan.kept:
+            cast(LeRobotV3, plan.dataset).stored(episode.index, list(plan.kept))
         for camera in plan.cameras:
             frames = _frames(plan, camera, episode)
             if camera.verbatim:  # as the writer will look at them

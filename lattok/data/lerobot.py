@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class LeRobotV3(FramesInBlocks):
         self.fps = float(self.info["fps"])
         self.robot: str | None = self.info.get("robot_type")
         self.features = read_features(root, self.info["features"])
+        self.own_features = tuple(self.features)  # also where a view hides some
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES)
         self.videos = tuple(key for key in self.cameras if self.features[key].dtype == "video")
         if self.videos and not self.info.get("video_path"):
@@ -156,6 +158,22 @@ class LeRobotV3(FramesInBlocks):
             key: column_to_numpy(self._reader.read(path, key, first, last), self.features[key], f"{path}: `{key}`")
             for key in keys
         }
+
+    def stored(self, episode_index: int, keys: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+        """Columns of one episode as Arrow holds them: for those that are no arrays of numbers or text."""
+        path, first, last = self._rows(episode_index)
+        missing = [key for key in keys if key not in self._reader.file(path).names]
+        if missing:
+            raise LattokError(f"{path}: missing column {', '.join(missing)}. Copy the file again, or write it again.")
+        return {key: self._reader.read(path, key, first, last) for key in keys}
+
+    def schemas(self, indices: Sequence[int]) -> dict[Path, pa.Schema]:
+        """Schemas of the data files that hold these episodes, as far as they can be read."""
+        found = {}
+        for path in self.by_data_file(indices):
+            with suppress(LattokError):  # said where its rows are read
+                found[path] = self._reader.file(path).schema
+        return found
 
     def _rows(self, episode_index: int) -> tuple[Path, int, int]:
         """Data file of an episode and its rows [first, last) in it: as many as meta/episodes says."""

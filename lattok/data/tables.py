@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from threading import RLock
@@ -23,6 +23,7 @@ AGAIN = "Copy the file again, or write it again."
 CACHE_BYTES = 256 * 2**20  # row groups kept in memory by a reader
 OPEN_FILES = 16
 MEGABYTE = 2**20
+LANGUAGE = "language"  # LeRobot's dtype of lists of messages, subtasks and the like in a cell
 # What a file may claim to hold is measured by its size, generously: columns of one value take next to no room.
 FEW_ROWS, ROWS_PER_BYTE = 2**20, 16
 FEW_VALUES, VALUES_PER_BYTE = 2**27, 64  # of a column in a row group
@@ -82,6 +83,10 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def column_to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np.ndarray:
     """A column of T values as [T] (shape (1,)) or [T, *shape]. `where` names file and column in errors."""
+    if feature.dtype == LANGUAGE:
+        values = np.empty(len(column), dtype=object)
+        values[:] = column.to_pylist()
+        return values
     parts, shape = [], feature.shape
     for chunk in column.chunks:
         values: pa.Array = chunk
@@ -117,7 +122,8 @@ class DataFile:
     def __init__(self, path: Path):
         self.path = path
         self._file = open_table(path)
-        self.names = self._file.schema_arrow.names
+        self.schema = self._file.schema_arrow
+        self.names = self.schema.names
         metadata = self._file.metadata
         sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
@@ -247,6 +253,22 @@ class RollingTables:
             writer.close()
             sink.close()
         self._open = None
+
+
+def common_types(key: str, schemas: Mapping[Path, pa.Schema]) -> pa.DataType:
+    """The type that holds a column of all files: where one has only empty lists, another says what is in them."""
+    fields = [pa.schema([schema.field(key)]) for schema in schemas.values() if key in schema.names]
+    try:
+        return pa.unify_schemas(fields, promote_options="permissive").field(key).type
+    except (pa.ArrowException, LookupError):
+        got = ", ".join(dict.fromkeys(str(schema.field(0).type)[:60] for schema in fields)) or "no such column"
+        raise LattokError(f"`{key}`: expected one type in all data files, got {got}. Write it anew in all.") from None
+
+
+def of_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """A column in the type that `common_types` found."""
+    empty = pa.schema([("column", kind)]).empty_table()
+    return pa.concat_tables([empty, pa.table({"column": column})], promote_options="permissive")["column"]
 
 
 def next_place(place: tuple[int, int], chunk_files: int) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from lattok.data.cameras import VIDEO_PATH, EpisodeFrames, Frames, RollingVideos
 from lattok.data.common import INDEX_FEATURES, LEROBOT_INDEX, index_column
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Feature
 from lattok.data.stats import Stats, column_stats, merge_stats
-from lattok.data.tables import RollingTables, to_arrow
+from lattok.data.tables import RollingTables, of_type, to_arrow
 from lattok.data.video import CODECS
 from lattok.files import claimed, sync_files, sync_folder, write_json
 from lattok.places import is_file_name
@@ -47,6 +47,7 @@ class _Settings(NamedTuple):
     data_file_mb: float
     video_file_mb: float
     encoder_threads: int | None
+    kept: dict[str, pa.DataType]
 
 
 class LeRobotWriter:
@@ -60,6 +61,7 @@ class LeRobotWriter:
         self._cameras = [key for key, feature in features.items() if feature.dtype in IMAGE_DTYPES]
         self._features = features | LEROBOT_INDEX
         self._columns = [key for key in self._features if key not in self._cameras]
+        self._kept = settings.kept
         self._work = root.with_name(f".{root.name}.writing")
         self._folder = self._work / "dataset"
         self._tasks: dict[str, int] = {}
@@ -94,12 +96,14 @@ class LeRobotWriter:
         data_file_mb: float = 100,
         video_file_mb: float = 200,
         encoder_threads: int | None = None,
+        kept: Mapping[str, pa.DataType] | None = None,
     ) -> LeRobotWriter:
         """Start a dataset at `root`, which must not exist.
 
         `features` are the recorded ones; LeRobot's index columns are added. Cameras have shape (H, W, 3) and dtype
         "video", with even H and W, or "image": every frame is then kept without loss in the data files. A file is
-        closed once it is larger than its limit; `chunk_files` files per folder.
+        closed once it is larger than its limit; `chunk_files` files per folder. Columns that are `kept`, by their Arrow
+        type, are stored as they come (`pyarrow.ChunkedArray`): what is neither numbers nor text, such as "language".
         """
         root = Path(root)
         checks.positive(fps=fps, chunk_files=chunk_files, data_file_mb=data_file_mb, video_file_mb=video_file_mb)
@@ -107,9 +111,10 @@ class LeRobotWriter:
         if root.exists():
             checks.fail("root", "a folder that does not exist yet", str(root))
         for key, feature in features.items():
-            _check_feature(key, feature)
+            _check_feature(key, feature, key in (kept or {}))
         _check_different([key for key, feature in features.items() if feature.dtype == "video"])
-        settings = _Settings(robot_type, video_codec, chunk_files, data_file_mb, video_file_mb, encoder_threads)
+        sizes = (chunk_files, data_file_mb, video_file_mb)
+        settings = _Settings(robot_type, video_codec, *sizes, encoder_threads, dict(kept or {}))
         writer = cls(root, fps, dict(features), settings)
         writer._begin()
         return writer
@@ -125,7 +130,7 @@ class LeRobotWriter:
 
     def add_episode(
         self,
-        columns: Mapping[str, np.ndarray],
+        columns: Mapping[str, np.ndarray | pa.ChunkedArray],
         frames: Mapping[str, Frames],
         task: str | Sequence[str],
         length: int | None = None,
@@ -144,7 +149,8 @@ class LeRobotWriter:
         places = [video.write(seen[key]) for key, video in self._videos.items()]
         # from here on nothing that was given can be wrong
         values = self._values(columns, length, [self._tasks.setdefault(text, len(self._tasks)) for text in tasks])
-        chunk, file = self._data.write(self._table(values, images))
+        kept = {key: of_type(columns[key], kind) for key, kind in self._kept.items()}  # type: ignore[arg-type]
+        chunk, file = self._data.write(self._table(values, images, kept))
         row: dict[str, Any] = {
             "episode_index": self._episodes,
             "tasks": list(dict.fromkeys(tasks)),
@@ -157,7 +163,8 @@ class LeRobotWriter:
         for place in places:
             row |= place
         stats = {key: camera.stats() for key, camera in seen.items()}
-        stats |= {key: column_stats(values[key]) for key in self._columns if self._features[key].dtype != "string"}
+        measured = [key for key in values if self._features[key].dtype != "string"]
+        stats |= {key: column_stats(values[key]) for key in self._columns if key in measured}
         for key, part in stats.items():
             row |= {f"stats/{key}/{name}": value.tolist() for name, value in part.items()}
             kept = [*self._stats.get(key, []), part]
@@ -217,7 +224,7 @@ class LeRobotWriter:
         sync_folder(self.root.parent)
 
     def _check_episode(
-        self, columns: Mapping[str, np.ndarray], frames: Mapping[str, Frames], length: int | None
+        self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], frames: Mapping[str, Frames], length: int | None
     ) -> int:
         """Everything given, nothing else, of one length and the declared shapes. Returns the length."""
         expected = [key for key in self._columns if key not in INDEX_KEYS]
@@ -236,7 +243,10 @@ class LeRobotWriter:
         for key, value in {**columns, **frames}.items():
             shape = self._features[key].shape
             allowed = [(length,), (length, 1)] if shape == (1,) else [(length, *shape)]
-            if (key in columns or isinstance(value, np.ndarray)) and np.shape(value) not in allowed:
+            if key in self._kept:
+                if not isinstance(value, pa.ChunkedArray):
+                    checks.fail(key, "a pyarrow.ChunkedArray", type(value).__name__)
+            elif (key in columns or isinstance(value, np.ndarray)) and np.shape(value) not in allowed:
                 checks.fail(key, f"shape {list(allowed[0])}", f"{list(np.shape(value))}")
         return length
 
@@ -248,18 +258,27 @@ class LeRobotWriter:
         checks.size("task", "instructions, one per frame", len(tasks), length)
         return tasks
 
-    def _values(self, columns: Mapping[str, np.ndarray], length: int, tasks: list[int]) -> dict[str, np.ndarray]:
+    def _values(
+        self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], length: int, tasks: list[int]
+    ) -> dict[str, np.ndarray]:
         """The given columns in their declared types, and LeRobot's index columns."""
         values = {key: index_column(key, length, self._episodes, 0, self._fps) for key in INDEX_FEATURES}
         values |= {"index": self._frames + np.arange(length), "task_index": np.array(tasks)}
         for key, given in columns.items():
+            if key in self._kept:
+                continue
             dtype = self._features[key].dtype
             values[key] = np.asarray(given, dtype=object if dtype == "string" else dtype)
         return values
 
-    def _table(self, values: Mapping[str, np.ndarray], images: Mapping[str, pa.Array]) -> pa.Table:
+    def _table(
+        self, values: Mapping[str, np.ndarray], images: Mapping[str, pa.Array], kept: Mapping[str, pa.ChunkedArray]
+    ) -> pa.Table:
         """Rows of the data table; where there are images, its schema says so to `datasets`."""
-        columns = {key: _to_nested(values[key], self._features[key].shape) for key in self._columns}
+        columns: dict[str, Any] = {
+            key: kept[key] if key in kept else _to_nested(values[key], self._features[key].shape)
+            for key in self._columns
+        }
         table = pa.table({**columns, **images})
         if not images:
             return table
@@ -342,9 +361,11 @@ def _check_different(names: Sequence[str]) -> None:
         checks.fail("features", "cameras with different names", f"{twice!r} and {same[twice.casefold()]!r}")
 
 
-def _check_feature(key: str, feature: Feature) -> None:
+def _check_feature(key: str, feature: Feature, kept: bool = False) -> None:
     if "/" in key or not key or key in INDEX_KEYS:
         checks.fail("features", f"keys without '/' and other than LeRobot's own ({', '.join(INDEX_KEYS)})", repr(key))
+    if kept:
+        return
     checks.one_of(f"features[{key!r}].dtype", feature.dtype, DTYPES)
     if feature.dtype == "video" and not is_file_name(key):
         checks.fail("features", "names of cameras that a folder can have", repr(key))

@@ -17,7 +17,7 @@ import sys
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -116,21 +116,22 @@ def child() -> None:
 class Reader:
     """A child process that digests datasets; a new one after a crash or a hang."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str | None = None) -> None:
+        self._program = program
         self._child: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self.stop()
 
     def read(self, path: Path, options: dict[str, Any]) -> dict[str, Any]:
         """The child's answer, or {"crash": ...} or {"hang": ...}."""
         if self._child is None:
             self._child = subprocess.Popen(
-                [sys.executable, "-c", CHILD], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                [sys.executable, "-c", self._program or CHILD], cwd=ROOT, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             )  # fmt: skip
         assert self._child.stdin is not None
         assert self._child.stdout is not None
@@ -141,11 +142,12 @@ class Reader:
         if line:
             return json.loads(line)
         if ready:
-            return {"crash": f"exit status {self._stop()}"}
-        self._stop()
+            return {"crash": f"exit status {self.stop()}"}
+        self.stop()
         return {"hang": f"no answer in {LIMIT_S:g} s"}
 
-    def _stop(self) -> int | None:
+    def stop(self) -> int | None:
+        """End the child; the next case starts another one."""
         if self._child is None:
             return None
         if self._child.stdin is not None:
@@ -233,10 +235,10 @@ def _renumbered(other: list[str], found: dict[str, str], expected: dict[str, str
     return all(value in known.get(name, ()) for name, value in values if name not in NUMBERS)
 
 
-def summary(outcomes: list[Outcome], seconds: float) -> str:
+def summary(outcomes: list[Outcome], seconds: float, failures: Sequence[str] = FAILURES) -> str:
     """Counts by format and verdict, and every case that is neither refused nor right."""
     counts = Counter((outcome.case.format, outcome.verdict) for outcome in outcomes)
-    verdicts = ["refused", "right", "renumbered", "unchecked", *FAILURES]
+    verdicts = ["refused", "right", *(["renumbered", "unchecked"] if failures is FAILURES else []), *failures]
     lines = [f"{'':16}" + "".join(f"{verdict:>11}" for verdict in verdicts)]
     for name in dict.fromkeys(outcome.case.format for outcome in outcomes):
         lines.append(f"{name:16}" + "".join(f"{counts[name, verdict]:>11}" for verdict in verdicts))
@@ -249,7 +251,7 @@ def summary(outcomes: list[Outcome], seconds: float) -> str:
     )
     lines += [f"unchecked {count:>4}  {name} {suffix}: {why}" for (name, suffix, why), count in sorted(where.items())]
     for outcome in outcomes:
-        if outcome.verdict in FAILURES:
+        if outcome.verdict in failures:
             case = outcome.case
             lines.append(
                 f"{outcome.verdict}: {case.format} {case.file} {case.damage} (seed {case.seed}): {outcome.detail}"

@@ -19,6 +19,8 @@ from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset, with_labels
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import write_dataset
+from tests.data import hostile_runs
+from tests.data.fuzz import summary
 
 MODELS = {"tok": FakeTokenizer()}
 
@@ -308,3 +310,38 @@ def test_frame_indices_given_as_cameras(sample):
         LattokError, match=r"`cameras`: expected names of cameras, got array\(\[0, 1, 2\]\).*None, indices"
     ):
         sample.frames(0, np.arange(3))
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_some_attacks_of_every_kind_of_dataset(tmp_path):
+    """More: python scripts/fuzz_datasets.py --attack --cases 1000."""
+    pytest.importorskip("h5py")
+    outcomes = list(hostile_runs.run(28, 500_000, tmp_path))
+    assert not [o for o in outcomes if o.verdict in hostile_runs.FAILURES], summary(outcomes, 0, hostile_runs.FAILURES)
+    assert sum(outcome.verdict == "refused" for outcome in outcomes) > 10
+
+
+def test_the_judge_of_attacks_sees_what_they_do(tmp_path, monkeypatch):
+    """What the verdicts rest on: writes outside, secrets in the output, and errors of other kinds are told."""
+    root = write_dataset(tmp_path / "sound", [4], cameras=False)
+    monkeypatch.setattr(hostile_runs, "attack_one", lambda root, rng, outside: "nothing")
+    program = """import sys, json, pathlib
+for line in sys.stdin:
+    out = pathlib.Path(json.loads(line)[0]).parent / "out"
+    {act}
+    print(json.dumps({answer}), flush=True)
+"""
+    sound = {"said": [], "peak": 1}
+    cases = {
+        "right": ("pass", sound),
+        "refused": ("pass", sound | {"said": ["error: no"]}),
+        "written": ("(out.parent / 'mine' / 'new').write_text('x')", sound),
+        "leaked": ("(out / 'x').write_bytes(b'..' + (out.parent / 'mine' / 'secret.json').read_bytes())", sound),
+        "memory": ("pass", sound | {"peak": 2**40}),
+        "exception": ("pass", {"exception": "KeyError"}),
+        "crash": ("sys.exit(3)", sound),
+    }
+    for verdict, (act, answer) in cases.items():
+        with hostile_runs.Reader(program.replace("{act}", act).replace("{answer}", repr(answer))) as reader:
+            outcome = hostile_runs.one(reader, "lerobot", root, 0, tmp_path / "case")
+        assert outcome.verdict == verdict, outcome

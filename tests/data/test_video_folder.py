@@ -472,7 +472,7 @@ def test_videos_without_caption_take_their_folders_name(clips: Path):
         ("c.jsonl", '\n{"caption": "x"}', "c.jsonl, line 2: expected one of the names file, video, path, id, got cap"),
         ("c.jsonl", '{"file": "22", "caption": ""}', "line 1: expected a text as `caption`, got ''"),
         ("c.jsonl", '{"file": "22", "caption": 3}', "line 1: expected a text as `caption`, got 3"),
-        ("c.jsonl", '{"file": "22", "cap', "c.jsonl, line 1: not valid JSON"),
+        ("c.jsonl", '{"file": "22", "cap', "c.jsonl, line 1 is not valid JSON"),
         ("c.jsonl", "3", "line 1: expected an object, got int"),
         ("c.jsonl", "", "c.jsonl holds no captions"),
         ("c.json", '{"22": "x"}', "c.json: expected a list of objects, got dict"),

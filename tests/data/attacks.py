@@ -1,0 +1,586 @@
+"""Ways in which somebody might make a dataset to harm who opens it, drawn with a seed. See `attack_one`.
+
+`outside` is a folder beside the dataset with files that are worth reading or overwriting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MARKER = "a secret that nobody publishes"
+CAMERA = "observation.images.front"
+DEEP = 100_000
+Attack = Callable[[Path, random.Random, Path], str]
+
+
+def paths(outside: Path) -> list[str]:
+    """Names that lead out of the dataset, or nowhere."""
+    up = f"../{outside.name}"
+    return [
+        *(f"{up}/victim.parquet", f"data/../{up}/victim.parquet", str(outside / "victim.parquet"), f"{up}/secret.json"),
+        *(
+            f"data\\..\\{up}\\victim.parquet",
+            "/dev/zero",
+            "/dev/stdin",
+            "/proc/self/mem",
+            "..",
+            ".",
+            "",
+            "/",
+            "~/x",
+            "a\0b",
+        ),
+        *(
+            "half \ud800",
+            "x" * 5000,
+            "d/" * 1500 + "x",
+            "C:\\x",
+            "//host/x",
+            "data",
+            "meta/info.json",
+            "file:///etc/passwd",
+        ),
+    ]
+
+
+TEMPLATES = (
+    *(
+        "{chunk_index:09000000000d}",
+        "{video_key:9999999999}",
+        "{chunk_index.__class__}",
+        "{file_index!r}",
+        "{0}",
+        "{",
+        "}",
+    ),
+    *(
+        "{chunk_index:{file_index}d}",
+        "{other}",
+        "{{}}",
+        "{chunk_index}" * 1000,
+        "data/{chunk_index}.parquet",
+        "data/x.parquet",
+    ),
+)
+NUMBERS = (
+    -1,
+    0,
+    2**31,
+    2**33,
+    2**62,
+    2**63,
+    2**64,
+    10**30,
+    1e308,
+    1e-308,
+    -0.5,
+    "9" * 5000,
+    "999999999999",
+    float("nan"),
+)
+ODD = (None, True, "", [], {}, [[]], [[1]], {"a": {"b": []}}, ["a", None], "\ud800", "a\0b", "\u202e\x1b[31m<script>")
+
+
+def value(rng: random.Random, outside: Path) -> Any:
+    """Something that a JSON file should not hold."""
+    deep: list[Any] = []
+    for _ in range(rng.choice((200, 900))):
+        deep = [deep]
+    kinds = (
+        paths(outside),
+        TEMPLATES,
+        NUMBERS,
+        ODD,
+        [deep, "x" * 2**20, list(range(10_000)), {str(i): i for i in range(5_000)}],
+    )
+    return rng.choice(rng.choice(kinds))
+
+
+def attack_one(root: Path, rng: random.Random, outside: Path) -> str:
+    """Attack a dataset once or twice. Returns what was done."""
+    own = [attack for ending, attack in OWN if any(root.rglob(ending))]
+    done: list[str] = []
+    wanted = 1 + (rng.random() < 0.15)
+    while len(done) < wanted:
+        attack = rng.choice([*ANY, *own * 2])
+        try:
+            done.append(attack(root, rng, outside))
+        except (OSError, ValueError, LookupError, TypeError, StopIteration, RecursionError, pa.ArrowException) as error:
+            done.append(f"half of {attack.__name__} ({type(error).__name__})")  # the first one left nothing to change
+        if attack in (pipe, sparse, link_more):  # which the next one would run into
+            break
+    return ", ".join(done)
+
+
+def _pick(root: Path, rng: random.Random, pattern: str = "*") -> Path:
+    return rng.choice(sorted(path for path in root.rglob(pattern) if path.is_file() and not path.is_symlink()))
+
+
+def link_file(root: Path, rng: random.Random, outside: Path) -> str:
+    """A file, or a folder, lies elsewhere, and a link leads to it."""
+    path = _pick(root, rng)
+    if rng.random() < 0.4 and path.parent != root:
+        path = path.parent
+    target = outside / f"moved-{rng.randrange(10**6)}-{path.name}"
+    shutil.move(path, target)
+    path.symlink_to(target if rng.random() < 0.5 else os.path.relpath(target, path.parent))
+    return f"{path.relative_to(root)} is a link out"
+
+
+def link_more(root: Path, rng: random.Random, outside: Path) -> str:
+    """Links that a copy would follow."""
+    folder = _pick(root, rng).parent
+    targets = [
+        ".",
+        "..",
+        "loop",
+        str(outside),
+        str(outside / "secret.json"),
+        "/",
+        "/dev/zero",
+        "/proc/self/fd/0",
+        "nowhere",
+    ]
+    chosen = rng.sample(targets, rng.choice((1, 1, 2, 4)))
+    for number, target in enumerate(chosen):
+        (
+            folder / ("loop" if target == "loop" else f"extra{number}{rng.choice(('', '.json', '.mp4', '.parquet'))}")
+        ).symlink_to(target)
+    return f"links to {chosen} in {folder.name}"
+
+
+def pipe(root: Path, rng: random.Random, outside: Path) -> str:
+    path = _pick(root, rng)
+    path.unlink()
+    os.mkfifo(path)
+    return f"{path.relative_to(root)} is a pipe"
+
+
+def sparse(root: Path, rng: random.Random, outside: Path) -> str:
+    """A file of a terabyte that takes no room."""
+    path = _pick(root, rng)
+    path = path if rng.random() < 0.5 else path.with_name("extra" + path.suffix)
+    with path.open("ab") as file:
+        file.truncate(2**35)
+    return f"{path.relative_to(root)} of 32 GB"
+
+
+def odd_name(root: Path, rng: random.Random, outside: Path) -> str:
+    path = _pick(root, rng)
+    name = (
+        rng.choice([b"\xff\xfe", b"new\nline", b"<script>", b"-rf", b"\xe2\x80\xae", b"x" * 240, b"..  "])
+        + path.suffix.encode()
+    )
+    shutil.copyfile(path, os.path.join(os.fsencode(path.parent), name))
+    return f"{name!r:.40} beside {path.name}"
+
+
+def json_text(root: Path, rng: random.Random, outside: Path) -> str:
+    """The text of a JSON file as a whole."""
+    path = _pick(root, rng, "*.json")
+    text = path.read_text()
+    key = json.dumps(rng.choice(list(json.loads(text)) or ["a"]))
+    kinds = {
+        "deep lists": "[" * DEEP + "]" * DEEP,
+        "deep objects": '{"a":' * DEEP + "1" + "}" * DEEP,
+        "never closed": "[" * DEEP,
+        "a deep value": "{" + f"{key}: " + "[" * DEEP + "]" * DEEP + "," + text[1:],
+        "a key twice": "{" + f"{key}: 1," + text[1:],
+        "a huge number": "{" + f"{key}: " + "9" * 100_000 + "," + text[1:],
+        "no object": "[1, 2]",
+        "UTF-16": text.encode("utf-16").decode("latin-1"),
+    }
+    kind = rng.choice(list(kinds))
+    path.write_text(kinds[kind])
+    return f"{path.name}: {kind}"
+
+
+def json_value(root: Path, rng: random.Random, outside: Path) -> str:
+    """One value somewhere in a JSON file."""
+    path = _pick(root, rng, "*.json")
+    top = json.loads(path.read_text())
+    waiting, places = [top], []
+    while waiting:
+        item = waiting.pop()
+        keys = list(item) if isinstance(item, dict) else list(range(len(item)))
+        places += [(item, key) for key in keys]
+        waiting += [item[key] for key in keys if isinstance(item[key], dict | list)]
+    if not places:
+        return "nothing to change"
+    holder, key = rng.choice(places)
+    if isinstance(holder, dict) and rng.random() < 0.2:
+        new = rng.choice([*paths(outside), "a" * 10_000, "\x1b[31m"])
+        holder[new] = holder.pop(key)
+        path.write_text(json.dumps(top))
+        return f"{path.name}: {key!s:.30} renamed {new!r:.40}"
+    holder[key] = value(rng, outside)
+    path.write_text(json.dumps(top))
+    return f"{path.name}: {key!s:.30} = {holder[key]!r:.60}"
+
+
+def lerobot_path(root: Path, rng: random.Random, outside: Path) -> str:
+    """The data or the videos lie elsewhere, and info.json says so."""
+    path = root / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    field = rng.choice(["data_path", "video_path"])
+    target = outside / "all"
+    folder = root / {"data_path": "data", "video_path": "videos"}[field]
+    if folder.exists():
+        shutil.move(folder, target)
+    own = (info[field] or "data/x.parquet").split("/", 1)[1]
+    kinds = [f"../{outside.name}/all/{own}", f"{target}/{own}", *paths(outside), *TEMPLATES]
+    info[field] = rng.choice(kinds)
+    path.write_text(json.dumps(info))
+    return f"{field} = {info[field]!r:.60}"
+
+
+def lerobot_feature(root: Path, rng: random.Random, outside: Path) -> str:
+    path = root / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    key = rng.choice(list(info["features"]))
+    shapes = (
+        [2**40],
+        [2**20, 2**20],
+        [2**30, 2**30, 2**30],
+        [0],
+        [-1],
+        [1] * 70,
+        [],
+        "3",
+        [3.0],
+        None,
+        [2**31 - 1],
+        [1],
+    )
+    dtypes = (
+        "language",
+        "object",
+        "U999999999",
+        "V99999999999",
+        "f4,f4",
+        "<f4",
+        "datetime64[ns]",
+        "float128",
+        "O",
+        "",
+        3,
+        "video",
+    )
+    kind = rng.choice(["shape", "dtype", "names"])
+    names = (["\ud800"] * 3, ["a" * 10**6] * 3, {"motors": 3}, [[]] * 3, ["x", "x", "x"], {"a": {"b": "c"}})
+    info["features"][key][kind] = rng.choice({"shape": shapes, "dtype": dtypes, "names": names}[kind])
+    path.write_text(json.dumps(info))
+    return f"{key}: {kind} = {info['features'][key][kind]!r:.60}"
+
+
+def lerobot_camera(root: Path, rng: random.Random, outside: Path) -> str:
+    """A camera has another name everywhere; it is a folder in exports."""
+    name = rng.choice(
+        ["..", f"../../{outside.name}", "a/b", "a\\..\\b", " ", "C:x", "x" * 300, "\x1b[31m", "action", "timestamp"]
+    )
+    path = root / "meta" / "info.json"
+    info = json.loads(path.read_text())
+    info["features"] = {name if key == CAMERA else key: feature for key, feature in info["features"].items()}
+    path.write_text(json.dumps(info))
+    for file in root.rglob("*.parquet"):
+        table = pq.read_table(file)
+        pq.write_table(table.rename_columns([n.replace(CAMERA, name) for n in table.column_names]), file)
+    return f"camera {name!r:.40}"
+
+
+def numbers(root: Path, rng: random.Random, outside: Path) -> str:
+    """Numbers in meta/episodes or in data that are too large."""
+    path = _pick(root, rng, "*.parquet")
+    table = pq.read_table(path)
+    columns = [
+        name
+        for name in table.column_names
+        if pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type)
+    ]
+    if not columns or not table.num_rows:
+        return "nothing to change"
+    for name in rng.sample(columns, min(len(columns), rng.choice((1, 1, 2)))):
+        values = table[name].to_pylist()
+        wild = (2**31, 2**33, 2**62, -1, 0, 10**12, -(2**62))
+        chosen = (
+            rng.choice(wild) if pa.types.is_integer(table[name].type) else rng.choice((1e9, 1e300, -1.0, float("nan")))
+        )
+        values = [chosen if rng.random() < 0.5 else old for old in values]
+        kind = pa.int64() if pa.types.is_integer(table[name].type) else table[name].type
+        table = table.set_column(table.column_names.index(name), name, pa.array(values, kind))
+    pq.write_table(table, path)
+    if rng.random() < 0.5 and (root / "meta" / "info.json").is_file():
+        info = json.loads((root / "meta" / "info.json").read_text())
+        info.pop("total_frames", None)
+        (root / "meta" / "info.json").write_text(json.dumps(info))
+    return f"{path.parent.parent.name}/{path.name}: wild numbers in {name}"
+
+
+def odd_column(root: Path, rng: random.Random, outside: Path) -> str:
+    """A column of another type, a new one, or one twice."""
+    path = _pick(root, rng, "*.parquet")
+    table = pq.read_table(path)
+    n = table.num_rows
+    nested: Any = 1
+    for _ in range(60):
+        nested = [nested]
+    makers: dict[str, Callable[[], pa.Array]] = {
+        "language": lambda: pa.array([[{"role": "user", "content": "hi", "tool_calls": [{"a": 1}]}]] * n),
+        "empty lists": lambda: pa.array([[]] * n),
+        "nulls": lambda: pa.nulls(n),
+        "nested": lambda: pa.array([nested] * n),
+        "binary": lambda: pa.array([b"\xff"] * n),
+        "text": lambda: pa.array(["x"] * n),
+        "dictionary": lambda: pa.array(["x"] * n).dictionary_encode(),
+        "numbers by dictionary": lambda: pa.array([1.0] * n).dictionary_encode(),
+        "decimal": lambda: pa.nulls(n, pa.decimal128(10, 2)),
+        "times": lambda: pa.array([2**62] * n, pa.timestamp("ns")),
+        "duration": lambda: pa.array([2**62] * n, pa.duration("s")),
+        "half": lambda: pa.array(np.zeros(n, np.float16)),
+        "map": lambda: pa.array([[("a", 1)]] * n, pa.map_(pa.string(), pa.int64())),
+        "wide": lambda: pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(n * 4096, np.float32)), 4096),
+        "large list": lambda: pa.array([[1.0, 2.0, 3.0]] * n, pa.large_list(pa.float32())),
+        "big numbers": lambda: pa.array([2**63] * n, pa.uint64()),
+        "struct": lambda: pa.array([{"bytes": b"x", "path": "../x"}] * n),
+    }
+    kind = rng.choice(list(makers))
+    name = rng.choice([*table.column_names, "new", "..", "a" * 3000, "language_events"])
+    column = makers[kind]()
+    if name in table.column_names and rng.random() < 0.8:
+        table = table.set_column(table.column_names.index(name), name, column)
+    else:
+        table = table.append_column(name, column)
+    metadata = rng.choice(
+        [{}, {"huggingface": "[" * DEEP}, {"huggingface": '{"info": {"features": {"a": {"_type": []}}}}'}]
+    )
+    pq.write_table(table.replace_schema_metadata(metadata), path, compression=rng.choice(["snappy", "zstd", "none"]))
+    return f"{path.parent.parent.name}/{path.name}: {name!s:.30} is {kind}"
+
+
+def many_rows(root: Path, rng: random.Random, outside: Path) -> str:
+    """A small file that unpacks to gigabytes."""
+    path = _pick(root, rng, "*.parquet")
+    table = pq.read_table(path)
+    if not table.num_rows:
+        return "nothing to change"
+    kind = rng.choice(["rows", "rows", "texts"])
+    if kind == "rows":
+        rows = 2**26
+        columns = {
+            name: table[name].chunk(0).take(pa.array(np.zeros(rows, np.int32)))
+            for name in table.column_names[:2]
+            if (pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type))
+        }
+        columns = columns or {"episode_index": pa.array(np.zeros(rows, np.int64))}
+        pq.write_table(pa.table(columns), path, compression="zstd")
+    else:
+        text = pa.array(["x" * 2**20] * table.num_rows)
+        name = next((n for n in table.column_names if pa.types.is_string(table[n].type)), "new")
+        table = table.drop_columns([name]) if name in table.column_names else table
+        pq.write_table(table.append_column(name, text), path, compression="zstd")
+    return f"{path.parent.parent.name}/{path.name}: many {kind} in {path.stat().st_size} bytes"
+
+
+def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG with whatever its header claims."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    head = (b"IHDR", width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0")
+    pixels = (b"IDAT", zlib.compress((b"\0" + b"\x80" * 96) * 32))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in (head, *chunks, pixels, (b"IEND", b"")))
+
+
+def image_cell(root: Path, rng: random.Random, outside: Path) -> str:
+    """One stored image that is none, or too much of one."""
+    for path in sorted(root.glob("data/**/*.parquet"), key=lambda _: rng.random()):
+        table = pq.read_table(path)
+        found = [name for name in table.column_names if pa.types.is_struct(table[name].type)]
+        if found:
+            break
+    else:
+        return "nothing to change"
+    bomb = zlib.compress(bytes(70 * 2**20), 9)
+    images = [
+        *(
+            {"bytes": png(60_000, 60_000)},
+            {"bytes": png(2**31 - 1, 2**31 - 1)},
+            {"bytes": png(9_000, 9_000)},
+            {"bytes": b""},
+        ),
+        *({"bytes": png(32, 32, (b"iTXt", b"a\0\1\0\0\0" + bomb))}, {"bytes": png(32, 32, (b"iCCP", b"a\0\0" + bomb))}),
+        *(
+            {"bytes": png(32, 32)[:50]},
+            {"bytes": b"\xff\xd8\xff" * 1000},
+            {"bytes": png(0, 0)},
+            {"bytes": None, "path": None},
+        ),
+        *({"path": path} for path in paths(outside) if "\ud800" not in path),
+    ]
+    cells = table[found[0]].to_pylist()
+    new = rng.choice(images)
+    cells[rng.randrange(len(cells))] = {"bytes": None, "path": None} | new
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    pq.write_table(table.set_column(table.column_names.index(found[0]), found[0], pa.array(cells, kind)), path)
+    return f"image {new!r:.60}"
+
+
+def rlds_claim(root: Path, rng: random.Random, outside: Path) -> str:
+    file = next(root.rglob("dataset_info.json"))
+    info = json.loads(file.read_text())
+    split = rng.choice(info["splits"])
+    kind = rng.choice(["lengths", "many", "template", "name"])
+    if kind == "lengths":
+        split["shardLengths"] = [
+            rng.choice(["999999999999", "1000000", "50000", "-1", "1e9", 10**11]) for _ in split["shardLengths"]
+        ]
+    elif kind == "many":
+        split["shardLengths"] = [rng.choice(["0", "1"])] * rng.choice([10**5, 10**6])
+    elif kind == "template":
+        split["filepathTemplate"] = rng.choice(
+            [*paths(outside), *TEMPLATES, "{DATASET:0999999999d}", "{SHARD_X_OF_Y.x}", "{SHARD_INDEX}"]
+        )
+    else:
+        info["name"] = rng.choice(paths(outside))
+    file.write_text(json.dumps(info))
+    return f"RLDS {kind} {str(split.get('shardLengths'))[:30]} {split.get('filepathTemplate')!r:.40}"
+
+
+def rlds_shape(root: Path, rng: random.Random, outside: Path) -> str:
+    file = next(root.rglob("features.json"))
+    text = file.read_text()
+    places = [i for i in range(len(text)) if text.startswith('"dimensions": [', i)]
+    if not places:
+        return "nothing to change"
+    start = rng.choice(places) + len('"dimensions": [')
+    sizes = rng.choice(
+        ['"999999999", "999999999", "3"', '"1", ' * 70 + '"1"', '"100000", "100000", "3"', '"-1", "-1", "3"', '"0"']
+    )
+    file.write_text(text[:start] + sizes + text[text.index("]", start) :])
+    return f"RLDS shape {sizes[:40]}"
+
+
+def hdf5_item(root: Path, rng: random.Random, outside: Path) -> str:
+    """Links, virtual data, and claims in an HDF5 file."""
+    import h5py
+
+    path = rng.choice(sorted([*root.rglob("*.hdf5")]))
+    other = outside / "other.h5"
+    with h5py.File(other, "w") as file:
+        file["x"] = np.full((5, 7), 7.0)
+        file["demo/actions"], file["demo/obs/x"] = np.zeros((5, 7)), np.zeros((5, 2))
+        file.attrs["marker"] = MARKER
+    with h5py.File(path, "a") as file:
+        demo = file["data"][rng.choice(sorted(file["data"]))]
+        length = len(demo["actions"])
+        name = rng.choice(["actions", "rewards", "obs/ee_pos", "obs/agentview_rgb", "obs/new"])
+        shape = demo[name].shape[1:] if name in demo else (3,)
+        kind = rng.choice(
+            [
+                "external",
+                "external demo",
+                "virtual",
+                "raw",
+                "rows",
+                "chunk",
+                "cycle",
+                "soft",
+                "object",
+                "name",
+                "attribute",
+            ]
+        )
+        if name in demo and kind in ("external", "virtual", "raw", "rows", "chunk", "soft", "object"):
+            del demo[name]
+        if kind == "external":
+            demo[name] = h5py.ExternalLink(
+                rng.choice([str(other), f"../{outside.name}/other.h5", "/dev/zero", str(outside / "pipe")]), "/x"
+            )
+        elif kind == "external demo":
+            file["data/demo_9"] = h5py.ExternalLink(str(other), "/demo")
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((length, *shape), "f8")
+            layout[:] = h5py.VirtualSource(str(other), "x", (length, *shape))
+            demo.create_virtual_dataset(name, layout)
+        elif kind == "raw":
+            target = rng.choice([str(outside / "secret.json"), "/dev/zero"])
+            demo.create_dataset(name, (length, *shape), "u1", external=[(target, 0, h5py.h5f.UNLIMITED)])
+        elif kind == "rows":
+            demo.create_dataset(name, (rng.choice([2**34, 2**62, 2**24]), *shape), "f8", chunks=(1024, *shape))
+        elif kind == "chunk":
+            demo.create_dataset(
+                name, (length, *shape), "f4", chunks=(2**22, *(1 for _ in shape)), maxshape=(None, *shape)
+            )
+        elif kind == "cycle":
+            demo["obs/loop"], demo["loop"] = demo, file["data"]
+        elif kind == "soft":
+            demo[name] = h5py.SoftLink(rng.choice(["/nowhere", demo.name, f"{demo.name}/{name}", "/data/../../x"]))
+        elif kind == "object":
+            demo[name] = np.array([b"text"] * length)
+        elif kind == "name":
+            new = rng.choice(["..", "a" * 2000, "\x1b[31m", "new\nline", "observation.state", "C:x"])
+            demo.create_dataset(f"obs/{new}", data=np.zeros((length, 8, 8, 3), np.uint8))
+        else:
+            where = rng.choice([file["data"], demo])
+            attribute = rng.choice(["env_args", "problem_info", "ep_meta", "num_samples", "macros_image_convention"])
+            where.attrs[attribute] = rng.choice(
+                ["[" * 60_000, "\0", np.zeros((3, 3)), "x" * 60_000, 2**62, "{}", '{"lang": [1]}']
+            )
+    return f"HDF5 {kind} {name}"
+
+
+def captions(root: Path, rng: random.Random, outside: Path) -> str:
+    first = sorted(path for path in root.rglob("*.mp4"))[0].relative_to(root)
+    rows = [
+        *(f"{name},x" for name in paths(outside) if name.isprintable()),
+        f"{first},{'x' * 200_000}",
+        f'{first},"never closed',
+        ",",
+        f"{first},=1+1",
+    ]
+    (root / "captions.csv").write_text("file,caption\n" + rng.choice(rows) + "\n")
+    if rng.random() < 0.4:
+        (root / "captions.csv").unlink()
+        text = rng.choice(
+            [
+                '{"file": ' + "[" * DEEP,
+                "[" * DEEP,
+                '{"file": 1e400, "caption": "x"}',
+                '{"file": "\\ud800", "caption": "\\ud800"}',
+            ]
+        )
+        (root / "captions.jsonl").write_text(text)
+    return "captions"
+
+
+ANY: list[Attack] = [link_file, link_more, pipe, sparse, odd_name]
+OWN: list[tuple[str, Attack]] = [
+    ("*.json", json_text),
+    ("*.json", json_value),
+    ("*.json", json_value),
+    ("meta/info.json", lerobot_path),
+    ("meta/info.json", lerobot_path),
+    ("meta/info.json", lerobot_feature),
+    ("meta/info.json", lerobot_camera),
+    ("*.parquet", numbers),
+    ("*.parquet", odd_column),
+    ("*.parquet", many_rows),
+    ("meta/info.json", image_cell),
+    ("dataset_info.json", rlds_claim),
+    ("features.json", rlds_shape),
+    ("*.hdf5", hdf5_item),
+    ("*.hdf5", hdf5_item),
+    ("*.mp4", captions),
+]

@@ -1,0 +1,141 @@
+"""Nested language columns, as LeRobot's own annotation writes them, survive labelling and export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lattok.annotation import annotate
+from lattok.checks import LattokError
+from lattok.data import export, inspect_dataset, open_dataset
+from tests.annotation.fakes import FakeTokenizer
+from tests.conftest import write_dataset
+
+MODELS = {"tok": FakeTokenizer()}
+KEYS = ("language_persistent", "language_events")
+
+
+def messages(episode: int, frames: int) -> tuple[list[Any], list[Any]]:
+    """What one episode says throughout, and frame by frame; nothing in the first, so that its types cannot be told."""
+    if not episode:
+        return [[]] * frames, [[]] * frames
+    said = {"role": "user", "content": f"lift {episode}", "style": "subtask", "timestamp": 0.5, "camera": None}
+    call = {"type": "function", "function": {"name": "say", "arguments": {"text": f"now {episode}"}}}
+    event = {"role": "assistant", "content": None, "style": None, "camera": None, "tool_calls": [call]}
+    return [[{**said, "tool_calls": None}]] * frames, [[], [event], *[[]] * (frames - 2)]
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Path:
+    """Each episode in a file of its own; its types are those that its values suggest, as LeRobot leaves them."""
+    root = write_dataset(tmp_path / "spoken", [5, 6, 4], data_file_mb=0.0001, cameras=False)
+    files = sorted((root / "data").rglob("*.parquet"))
+    assert len(files) == 3
+    for episode, path in enumerate(files):
+        table = pq.read_table(path)
+        for key, cells in zip(KEYS, messages(episode, len(table)), strict=True):
+            table = table.append_column(key, pa.array(cells))
+        pq.write_table(table, path)
+    info = json.loads((root / "meta" / "info.json").read_text())
+    info["features"] |= {key: {"dtype": "language", "shape": [1], "names": None} for key in KEYS}
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    return root
+
+
+def cells(root: Path) -> dict[str, list[Any]]:
+    tables = [pq.read_table(path, columns=list(KEYS)) for path in sorted((root / "data").rglob("*.parquet"))]
+    return {key: [_plain(cell) for table in tables for cell in table[key].to_pylist()] for key in KEYS}
+
+
+def _plain(value: Any) -> Any:
+    """Without empty members, which types of other files may add."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items() if item is not None}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def declared(root: Path) -> dict[str, Any]:
+    features = json.loads((root / "meta" / "info.json").read_text())["features"]
+    return {key: features[key] for key in KEYS}
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_annotation_keeps_them(spoken, tmp_path, in_place):
+    before, types = cells(spoken), declared(spoken)
+    schemas = [pq.read_schema(path) for path in sorted((spoken / "data").rglob("*.parquet"))]
+    out = annotate(open_dataset(spoken), MODELS, None if in_place else tmp_path / "out", in_place=in_place)
+    assert (cells(out), declared(out)) == (before, types)
+    for old, path in zip(schemas, sorted((out / "data").rglob("*.parquet")), strict=True):
+        new = pq.read_schema(path)
+        assert [new.field(name).type for name in old.names] == [old.field(name).type for name in old.names]
+        assert "tok.codes" in new.names
+
+
+def test_export_keeps_them(spoken, tmp_path):
+    """One file has one type: empty lists take that of the others."""
+    out = export(open_dataset(spoken), tmp_path / "out").path
+    assert cells(out) == cells(spoken)
+    assert declared(out) == declared(spoken)
+    assert not set(KEYS) & set(json.loads((out / "meta" / "stats.json").read_text()))
+    again = open_dataset(out)
+    np.testing.assert_array_equal(
+        again.columns(1, ["action"])["action"], open_dataset(spoken).columns(1, ["action"])["action"]
+    )
+    inspect_dataset(again).render()
+    part = export(open_dataset(spoken), tmp_path / "part", episodes="1:3").path
+    assert {key: values[5:] for key, values in cells(spoken).items()} == cells(part)
+
+
+def test_labels_and_language_are_exported_together(spoken, tmp_path):
+    annotated = annotate(open_dataset(spoken), MODELS, tmp_path / "annotated")
+    out = export(open_dataset(annotated), tmp_path / "out").path
+    assert cells(out) == cells(spoken)
+    assert open_dataset(out).columns(2, ["tok.codes"])["tok.codes"].shape == (4, 2)
+
+
+def test_they_are_read_as_python_values(spoken):
+    values = open_dataset(spoken).columns(1, ["language_events"])["language_events"]
+    assert (values.shape, values.dtype) == ((6,), object)
+    assert values[1][0]["tool_calls"][0]["function"]["arguments"]["text"] == "now 1"
+
+
+def test_columns_that_nothing_declares_are_not_dropped_without_a_word(spoken, tmp_path):
+    info = json.loads((spoken / "meta" / "info.json").read_text())
+    del info["features"]["language_events"]
+    (spoken / "meta" / "info.json").write_text(json.dumps(info))
+    with pytest.warns(
+        UserWarning, match="language_events in its data files: meta/info.json does not declare it, so the"
+    ):
+        out = export(open_dataset(spoken), tmp_path / "out").path
+    assert "language_persistent" in open_dataset(out).features
+
+
+def test_types_that_cannot_be_one_are_refused(spoken, tmp_path):
+    path = sorted((spoken / "data").rglob("*.parquet"))[1]
+    table = pq.read_table(path)
+    column = table.column_names.index("language_events")
+    pq.write_table(table.set_column(column, "language_events", pa.array([b"x"] * len(table))), path)
+    with pytest.raises(LattokError, match="`language_events`: expected one type in all data files, got "):
+        export(open_dataset(spoken), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_any_other_kind_of_column_is_exported_as_it_is_stored(tmp_path):
+    root = write_dataset(tmp_path / "odd", [5], cameras=False)
+    (path,) = (root / "data").rglob("*.parquet")
+    table = pq.read_table(path)
+    times = pa.array([0, 1, 2, 3, 2**60], pa.timestamp("ns"))
+    pq.write_table(table.append_column("when", times), path)
+    info = json.loads((root / "meta" / "info.json").read_text())
+    info["features"]["when"] = {"dtype": "timestamp[ns]", "shape": [1], "names": None}
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    out = export(open_dataset(root), tmp_path / "out").path
+    (path,) = (out / "data").rglob("*.parquet")
+    assert pq.read_table(path)["when"].combine_chunks().equals(times)
+    assert json.loads((out / "meta" / "info.json").read_text())["features"]["when"]["dtype"] == "timestamp[ns]"
