@@ -168,12 +168,12 @@ def pipe(root: Path, rng: random.Random, outside: Path) -> str:
 
 
 def sparse(root: Path, rng: random.Random, outside: Path) -> str:
-    """A file of a terabyte that takes no room."""
+    """A file of 2.5 GB that takes no room."""
     path = _pick(root, rng)
     path = path if rng.random() < 0.5 else path.with_name("extra" + path.suffix)
     with path.open("ab") as file:
-        file.truncate(2**35)
-    return f"{path.relative_to(root)} of 32 GB"
+        file.truncate(5 * 2**29)
+    return f"{path.relative_to(root)} of 2.5 GB"
 
 
 def odd_name(root: Path, rng: random.Random, outside: Path) -> str:
