@@ -6,7 +6,6 @@ import shlex
 import shutil
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lattok.cli import main
@@ -38,9 +37,11 @@ def test_the_commands_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DATASET", str(dataset))
     monkeypatch.setattr("lattok.recipes.instructions.TextEncoder", Encoder)
     done = []
-    for kind, text in BLOCK.findall((ROOT / "docs/howto/train_a_lam.md").read_text()):
+    page = (ROOT / "docs/howto/train_a_lam.md").read_text()
+    assert "export DATASET=" in page  # the Python blocks read it
+    for kind, text in BLOCK.findall(page):
         if kind == "python":
-            exec(text, {"my_encoder": lambda text: np.full(4, float(len(text)))})
+            exec(text, {})
         for line in text.splitlines() if kind == "bash" else []:
             if line.startswith(("lattok train", "lattok convert")):
                 words = shlex.split(os.path.expandvars(line))[1:]

@@ -1,0 +1,103 @@
+"""README and pages of the docs work as printed: commands in order, then all Python blocks, nothing defined for them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+import lattok
+from lattok.action_vq import P2TActionVQ, ResidualVQ
+from lattok.cli import main
+from lattok.recipes import ActionVQRecipe
+from tests.recipes.test_howto import BLOCK, ROOT
+
+FEW = ["--steps", "2", "--batch-size", "4", "--set", "log_every=1"]
+SHORT = {
+    "action-vq": FEW,
+    "residual-vq": ["--set", "steps=1", "--set", "synthetic=0", "--set", "tokens=2", "--set", "codebook_size=4"],
+    "image-lam": [*FEW, "--preset", "tiny+robust", "--features", "pixels", "--set", "continuous_steps=1"],
+    "vla": [*FEW, "--backbone", "scratch", "--set", "width=16", "--set", "depth=2", "--set", "head_dim=16"],
+}
+ELSEWHERE = ("org/lam", "lattok convert", "lattok push", "--study")  # the Hub, files of others, tested elsewhere
+
+
+@pytest.fixture(scope="module")
+def few(sample, tmp_path_factory) -> Path:
+    """The shortest episodes of the sample."""
+    shortest = [episode.index for episode in sample.episodes if episode.length < 60][:4]
+    return lattok.export(sample, tmp_path_factory.mktemp("few") / "data", episodes=shortest, video_codec="h264").path
+
+
+@pytest.fixture
+def place(few, tmp_path, monkeypatch):
+    """A working folder with `path/to/dataset`, in which fitting and training take a moment."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "path/to").mkdir(parents=True)
+    (tmp_path / "path/to/dataset").symlink_to(few)
+    monkeypatch.setattr("lattok.evaluation.mlp.STEPS", 5)
+    for family, small in (
+        (ResidualVQ, {"steps": 1, "synthetic": 0, "tokens": 2, "codebook_size": 4}),
+        (P2TActionVQ, {"steps": 2}),
+    ):
+        fit = family.fit.__func__
+        quick = classmethod(lambda cls, *a, fit=fit, small=small, **o: fit(cls, *a, **{**o, **small}))
+        monkeypatch.setattr(family, "fit", quick)
+    from_preset = ActionVQRecipe.from_preset.__func__
+    quick_preset = classmethod(lambda cls, *a, **o: from_preset(cls, *a, **{"steps": 2, "batch_size": 4, **o}))
+    monkeypatch.setattr(ActionVQRecipe, "from_preset", quick_preset)
+    return tmp_path
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8").split("<!-- supervise -->")[0]
+    return [block for found, block in BLOCK.findall(text) if found == kind]
+
+
+def run(line: str, capsys) -> None:
+    words = shlex.split(line.replace("DATASET", "path/to/dataset"), comments=True)[1:]
+    words += SHORT.get(words[1], []) if words[0] == "train" else []
+    assert main(words) in ((0, 1) if words[0] == "doctor" else (0,)), (line, capsys.readouterr().err)
+
+
+def test_the_readme(place, capsys):
+    done = []
+    for line in "".join(blocks("README.md", "bash")).splitlines():
+        if line.startswith("lattok ") and not any(part in line for part in ELSEWHERE):
+            run(line, capsys)
+            done.append(line.split()[1])
+    assert {"inspect", "train", "evaluate", "doctor", "annotate", "verify"} <= set(done)
+    names: dict[str, object] = {}
+    torch.manual_seed(0)
+    for block in blocks("README.md", "python"):
+        exec(block, names)
+    assert names["codes"].dtype == torch.int64
+    assert (place / "py-report/report.html").is_file()
+
+
+def test_turning_chunks_into_tokens(place, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(lattok, "sample_dataset_path", lambda: place / "path/to/dataset", raising=False)
+    names: dict[str, object] = {}
+    for block in blocks("docs/howto/action_tokenizers.md", "python"):
+        exec(block, names)
+    assert names["chunks"].shape[1:] == (8, 4) or names["chunks"].shape[-1] == 7
+    assert (place / "encoder.onnx").is_file()
+
+
+def test_judging_and_labelling(place, capsys):
+    run("lattok train image-lam DATASET --out my-lam", capsys)
+    page = blocks("docs/howto/latent_actions.md", "bash")[0].splitlines()
+    for line in (page[0], page[2]):
+        run(line, capsys)
+    for block in blocks("docs/howto/latent_actions.md", "python"):
+        exec(block.replace('controls="trained"', 'controls="quick"'), {})
+    for line in blocks("docs/howto/annotate.md", "bash")[0].splitlines():
+        run(line, capsys)
+    for block in blocks("docs/howto/annotate.md", "python"):  # Ray has tests of its own
+        block = block.replace("from lattok.annotation import RayEngine", "from lattok.annotation import LocalEngine")
+        exec(block.replace("RayEngine(workers=8)", "LocalEngine()"), {})
+    assert os.path.isdir("labelled")
