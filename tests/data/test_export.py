@@ -225,7 +225,7 @@ def test_memory_does_not_grow_with_an_episode(pixels, tmp_path, monkeypatch):
 
 def test_damaged_episodes(stored, tmp_path):
     stored.broken = {0, 3}
-    with pytest.raises(LattokError, match=r"0.bin: wrong checksum. .*Nothing was exported. .*--skip-damaged") as raised:
+    with pytest.raises(LattokError, match=r"0.bin: wrong checksum. .*Nothing was exported. .*`skip_damaged`") as raised:
         export(stored, tmp_path / "out")
     assert "\n" not in str(raised.value)
     labels = labels_for(stored, tmp_path / "labels")
@@ -310,7 +310,7 @@ def test_the_verb(videos, tmp_path, capsys):
     words = ["export", str(videos), "--out", str(tmp_path / "out"), "--labels", str(labels), "--size", "32", "32"]
     words += ["--video-codec", "h264"]
     assert main(words) == 2
-    assert "--skip-damaged" in capsys.readouterr().err
+    assert "`skip_damaged`" in capsys.readouterr().err
     assert main([*words, "--skip-damaged"]) == 0
     printed = capsys.readouterr()
     assert printed.out == f"Exported 3 episodes, 36 frames: {tmp_path / 'out'}\n"
