@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from lattok import checks, files
+from lattok import checks, files, hub
 from lattok.action_vq.convert import p2t_action_vq
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.convert import p2t_image_lam, univla_lam
@@ -26,8 +26,8 @@ def convert_p2t_action_vq(path: str, out: str, **facts: Any) -> None:
         f"{'with' if config.fft else 'without'} FFT; normalisation: {config.normalize}; "
         f"taken as given: horizon {config.horizon}, {config.heads} heads."
     )
-    files.check_writable(folder)
-    model.save_pretrained(folder)
+    with files.new_folder(folder, hub.OWN):
+        model.save_pretrained(folder)
     print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
 
 
@@ -54,8 +54,8 @@ def _save_lam(model: ImageLAM, folder: Path, out: str) -> None:
         f"features {config.features} at {config.image_size} pixels"
         f"{f', language {config.language}' if config.language else ''}."
     )
-    files.check_writable(folder)
-    model.save_pretrained(folder)
+    with files.new_folder(folder, hub.OWN):
+        model.save_pretrained(folder)
     if model.env is not None:
         print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
     else:  # it needs instructions, which datasets' videos do not hold
@@ -100,7 +100,7 @@ def convert_p2t_vla(path: str, out: str, backbone_out: str | None = None, **fact
 def _new_folder(out: str, argument: str = "out") -> Path:
     """`out` as a path; what is already there is never overwritten."""
     folder = Path(out).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not files.is_new(folder):
         hint = "Choose another OUT." if argument == "out" else "Choose another folder."
         checks.fail(argument, "a new or empty folder", f"{folder}, which holds something", hint)
     return folder

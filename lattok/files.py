@@ -9,9 +9,10 @@ import math
 import os
 import re
 import secrets
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -197,6 +198,49 @@ def check_writable(folder: Path) -> None:
                 probe.unlink(missing_ok=True)
     except OSError as error:
         raise LattokError(f"cannot write into {folder}: {error.strerror}. Choose another folder.") from None
+
+
+UNFINISHED = ".lattok-unfinished"
+_BEGUN = "lattok was writing this folder. The same command begins anew.\n"
+
+
+def is_new(folder: Path) -> bool:
+    """Whether `folder` may be filled: it is new or empty, or one that `new_folder` was filling when it was killed."""
+    mark = folder / UNFINISHED
+    try:
+        return is_free(folder) or (not mark.is_symlink() and mark.read_text(encoding="utf-8") == _BEGUN)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def new_folder(folder: Path, own: Collection[str]) -> Iterator[None]:
+    """Fill a folder that `is_new` with files and folders that are called `own`, all or, on failure, none of them.
+
+    A mark in it says so meanwhile: after a kill the next attempt removes what is there and begins anew.
+    """
+    check_writable(folder)
+    mark = folder / UNFINISHED
+
+    def clear() -> None:
+        for path in [folder / name for name in own]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    if mark.exists():
+        clear()
+    write_text(mark, _BEGUN)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # a disk that refuses
+            clear()
+            mark.unlink()
+            folder.rmdir()
+        raise
+    mark.unlink()
 
 
 def sync_files(folder: Path) -> None:

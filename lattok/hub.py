@@ -33,6 +33,7 @@ from lattok.weights import DAMAGED, SHOWN, Size, Sizes, check_sizes, planned, re
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 EVALUATION, TRAINING = "evaluation.json", "training.json"
+OWN = (CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING)  # files that saving writes
 PARTS = "parts"  # folder of what an artefact holds beside that, such as a whole backbone
 ALL = [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, f"{PARTS}/*"]
 REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)

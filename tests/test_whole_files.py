@@ -134,3 +134,48 @@ def test_locks_that_come_and_go_are_never_held_twice(tmp_path):
     text = (tmp_path / "log").read_text()
     assert text == "()" * (len(text) // 2)
     assert len(text) > 200
+
+
+def _fill(folder, after=None):
+    with files.new_folder(folder, ("a", "b", "c")):
+        for name in ("a", "b"):
+            if name == after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            files.write_text(folder / name, name)
+        (folder / "c").mkdir()
+        if after == "end":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("after", ["a", "b", "end"])
+def test_a_folder_that_a_kill_left_unfinished_is_begun_anew(after, tmp_path):
+    folder = tmp_path / "new"
+    child = FORK.Process(target=_fill, args=(folder, after))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert not files.is_free(folder)
+    assert files.is_new(folder)
+    (folder / "mine").write_text("x")
+    with files.new_folder(folder, ("a", "b", "c")):
+        assert {path.name for path in folder.iterdir()} == {files.UNFINISHED, "mine"}
+        files.write_text(folder / "a", "a")
+    assert {path.name for path in folder.iterdir()} == {"a", "mine"}
+    assert not files.is_new(folder)
+
+
+def test_a_folder_that_could_not_be_filled_goes(tmp_path):
+    def fail():
+        with files.new_folder(tmp_path / "new", ("a",)):
+            (tmp_path / "new/a").write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fail()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("text", ["", "mine", b"\xff"])
+def test_a_mark_of_somebody_else_is_none(text, tmp_path):
+    (tmp_path / files.UNFINISHED).write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert not files.is_new(tmp_path)

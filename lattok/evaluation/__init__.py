@@ -12,12 +12,13 @@ from typing import Any, Literal
 import torch
 
 import lattok
-from lattok import checks, files
+from lattok import checks
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.action_view import check_trained_space
 from lattok.evaluation.answer import answered
 from lattok.evaluation.latent import LatentOptions
 from lattok.evaluation.latent_report import evaluate_latent
+from lattok.evaluation.place import REPORT_HTML, REPORT_JSON, check_place, write
 from lattok.evaluation.report import Progress, Report, Verdict
 from lattok.evaluation.split import Split, seen_episodes, split_episodes
 from lattok.evaluation.tokenizer_report import evaluate_tokenizer
@@ -28,8 +29,6 @@ from lattok.normalize import for_dataset
 from lattok.training import LoopOptions
 
 __all__ = ["REPORT_HTML", "REPORT_JSON", "Progress", "Report", "evaluate"]
-
-REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
 def evaluate(
@@ -48,13 +47,15 @@ def evaluate(
     seed: int = 0,
     feature_cache: FeatureCache | None = None,
     progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> Report:
     """Judge an action tokenizer or an `ImageLAM` on the held-out `episodes` of a dataset; paths and Hub ids do as well.
 
     All other episodes fit probes and controls; at most `max_episodes` of them and half as many held-out ones are used,
     evenly spaced. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
-    With `out`, writes `report.json` and `report.html` there; many decoded frames then lie in a file there
-    rather than in memory. Features come from `feature_cache` where it has all of a split's.
+    With `out`, writes `report.json` and `report.html` there, in place of a report on the same model and dataset if
+    there is one, with `overwrite` of any report; many decoded frames then lie in a file there rather than in memory.
+    Features come from `feature_cache` where it has all of a split's.
     `progress(stage, done, total)` is called along the way.
     """
     checks.one_of("controls", controls, ("quick", "trained"))
@@ -67,6 +68,10 @@ def evaluate(
     split = split_episodes(dataset, episodes, max_episodes)
     title = f"{getattr(model, 'source', None) or type(model).__name__} on {dataset.name}"
     note: Progress = progress or (lambda stage, done, total: None)
+    chosen = {"controls": controls, "seed": seed, "action_key": action_key, "state_key": state_key}
+    provenance = _provenance(model, dataset, split, chosen)
+    if out is not None:
+        check_place(Path(out), provenance, overwrite)
     with _quietly(model):
         if source == "actions":
             if action_key is None:
@@ -87,12 +92,11 @@ def evaluate(
                 feature_cache=feature_cache,
             )
             report = evaluate_latent(model, dataset, split, options, title, note)
-    chosen = {"controls": controls, "seed": seed, "action_key": action_key, "state_key": state_key}
-    report.provenance.update(_provenance(model, dataset, split, chosen))
+    report.provenance.update(provenance)
     report = answered(_with_overlap(report, model, dataset, split), getattr(model, "trained_on", None))
     if out is not None:
-        files.write_text(Path(out) / REPORT_JSON, report.to_json())
-        files.write_text(Path(out) / REPORT_HTML, report.to_html())
+        check_place(Path(out), provenance, overwrite)  # another process may have been here since
+        write(report, Path(out))
     return report
 
 

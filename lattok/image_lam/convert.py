@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lattok import checks, files
+from lattok.hub import CONFIG, WEIGHTS
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import IMAGENET
 from lattok.image_lam.model import ImageLAM
@@ -192,18 +192,22 @@ def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
     own = {name.removeprefix(BACKBONE): tensor for name, tensor in foreign.items() if name.startswith(BACKBONE)}
     if "cls_token" not in own:
         checks.fail("features_out", f"a file with {BACKBONE}*", "one without the image backbone")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in own.items()})
+    if not files.is_new(folder) and not _holds(folder, weights):
         checks.fail("features_out", "a new or empty folder", f"{folder}, which holds something")
     width = own["cls_token"].shape[-1]
     depth = len({name.split(".")[1] for name in own if name.startswith("blocks.")})
     arguments = {"embed_dim": width, "depth": depth, "num_heads": max(1, width // 64)}  # as in every DINOv2
     facts = {"input_size": [3, 518, 518], "interpolation": "bicubic", "mean": IMAGENET[0], "std": IMAGENET[1]}
     config = {"architecture": "vit_base_patch14_reg4_dinov2", "num_classes": 0, "model_args": arguments}
-    try:
-        with files.whole_file(folder / "model.safetensors") as path:  # timm translates the original names by itself
-            path.write_bytes(safetensors.torch.save({name: tensor.contiguous() for name, tensor in own.items()}))
-        files.write_json(folder / "config.json", {**config, "pretrained_cfg": {**facts, "num_classes": 0}})
+    with files.new_folder(folder, (WEIGHTS, CONFIG)):
+        with files.whole_file(folder / WEIGHTS) as path:  # timm translates the original names by itself
+            path.write_bytes(weights)
+        files.write_json(folder / CONFIG, {**config, "pretrained_cfg": {**facts, "num_classes": 0}})
         yield f"timm:local-dir:{folder.resolve()}"
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+
+
+def _holds(folder: Path, weights: bytes) -> bool:
+    """Whether these very weights lie in `folder`, and nothing else: the conversion was killed later than this."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return names == {WEIGHTS, CONFIG} and (folder / WEIGHTS).read_bytes() == weights

@@ -15,6 +15,7 @@ import torch
 from lattok import checks, files
 from lattok.annotation import annotate
 from lattok.data import inspect_dataset, open_dataset, sample_dataset_path
+from lattok.data.staging import Staging
 from lattok.evaluation import REPORT_HTML, Report
 from lattok.hub import CONFIG
 from lattok.loading import load
@@ -64,7 +65,7 @@ def run_demo(out: Path, features: str, seed: int, fast: bool, device: str) -> No
     ]
     _say("The dataset with latent actions as columns")
     annotated = out / "dataset"
-    if not annotated.exists():
+    if not annotated.exists() or Staging(annotated, "").folder.exists():  # or killed when all was done
         with bar("annotate") as progress:
             annotate(open_dataset(dataset), {"latent": lam, "tokens": tokenizer}, annotated, progress=progress)
     _summary(reports, out, annotated, time.monotonic() - begun)
@@ -74,11 +75,12 @@ def run_demo(out: Path, features: str, seed: int, fast: bool, device: str) -> No
 def _mark(out: Path, options: dict[str, Any]) -> None:
     """A demo folder is new, or belongs to a demo with the same options."""
     mark = out / MARK
+    options = {"made_by": "lattok demo", **options}
     if mark.is_file():
         before = files.read_json(mark)
         if before != options:
             checks.fail("out", f"a folder of a demo with {options}", f"{out} with {before}", "Choose another `out`.")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif not files.is_free(out):
         checks.fail("out", "a new or empty folder, or one of this demo", f"{out}, which holds files")
     else:
         files.check_writable(out)

@@ -58,6 +58,7 @@ def judge(
             controls=cast(Literal["quick", "trained"], controls),
             seed=seed,
             progress=progress.stage,
+            overwrite=folder is not None and out.resolve().parent == folder.resolve(),  # its last report, as its card
             **options,
         )
     if folder is not None:

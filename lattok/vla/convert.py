@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lattok import checks, files
+from lattok.hub import OWN, WEIGHTS
 from lattok.keymap import KeyMap, read_checkpoint, translate
 from lattok.vla.released import ReleasedVLA, ReleasedVLAConfig
 from lattok.vla.representable import representable
@@ -32,6 +32,7 @@ BLOCKS = f"{HEAD}mlp_resnet_blocks."
 UNUSED = re.compile(rf"{re.escape(BLOCKS)}\d+\.film_gen\.0\.(weight|bias)|{ALIGN}latent_fc\.(weight|bias)")  # never run
 LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?:(?P<adapter>[^.]+)\.)?weight")
 EMBEDDING, LOGITS = "embed_tokens.weight", "lm_head.weight"
+ADAPTER, REPORT = "adapter", "conversion.json"
 
 
 class Lora(NamedTuple):
@@ -60,16 +61,15 @@ class Conversion:
         if backbone_out is not None:
             self.check_backbone()
         for argument, place in {"folder": folder, "backbone_out": backbone_out}.items():
-            if place is not None and place.exists() and (not place.is_dir() or any(place.iterdir())):
+            if place is not None and not files.is_new(place):
                 checks.fail(argument, "a new or empty folder", f"{place}, which holds something")
-        with _removed_on_failure(folder), _removed_on_failure(backbone_out):
-            for place in (folder, *([] if backbone_out is None else [backbone_out])):
-                files.check_writable(place)
+        merged_to = nullcontext() if backbone_out is None else files.new_folder(backbone_out, (WEIGHTS,))
+        with files.new_folder(folder, (*OWN, ADAPTER, REPORT)), merged_to:
             if backbone_out is not None:
-                _write_tensors(backbone_out / "model.safetensors", merged(self.backbone, self.lora))
+                _write_tensors(backbone_out / WEIGHTS, merged(self.backbone, self.lora))
             if self.lora is not None:
-                write_adapter(self.lora, folder / "adapter", self.base_model)
-            files.write_json(folder / "conversion.json", self.report)
+                write_adapter(self.lora, folder / ADAPTER, self.base_model)
+            files.write_json(folder / REPORT, self.report)
             self.model.save_pretrained(folder)  # its config.json comes last: without it nothing is loaded
 
     def check_backbone(self) -> None:
@@ -272,14 +272,3 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         mode = temporary.stat().st_mode  # its own writer makes private files
         safetensors.torch.save_file(own, temporary, {"format": "pt"})
         temporary.chmod(mode)
-
-
-@contextmanager
-def _removed_on_failure(folder: Path | None) -> Iterator[None]:
-    """A new or empty folder goes when what should fill it fails."""
-    try:
-        yield
-    except BaseException:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise

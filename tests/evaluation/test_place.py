@@ -1,0 +1,104 @@
+"""Where reports go: one of the same model and dataset is replaced, nothing else is, and nothing else is deleted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import lattok
+from lattok.checks import LattokError
+from lattok.cli import main
+from lattok.recipes import UniformBinsRecipe
+from tests.conftest import write_dataset
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two datasets and a tokenizer of each."""
+    root = tmp_path_factory.mktemp("world")
+    for name in "ab":
+        write_dataset(root / name, [14, 15, 13] if name == "a" else [12, 11, 16], ("lift",), cameras=False)
+        lattok.train(UniformBinsRecipe.from_preset(root / name, root / f"tok-{name}", horizon=2))
+    return root
+
+
+@pytest.fixture
+def own(world, tmp_path):
+    return shutil.copytree(world / "tok-a", tmp_path / "tok-a")
+
+
+def _judge(world, out, model="tok-a", data="a", **options):
+    return lattok.evaluate(lattok.load(world / model), lattok.open_dataset(world / data), out=out, **options)
+
+
+def _about(out):
+    provenance = json.loads((out / "report.json").read_text())["provenance"]
+    return provenance["model"]["weights_sha256"], provenance["dataset"]["name"]
+
+
+def test_a_report_on_the_same_is_replaced(world, tmp_path):
+    _judge(world, tmp_path / "report", seed=1)
+    (tmp_path / "report/report.html").unlink()  # as after a kill between the two
+    _judge(world, tmp_path / "report", seed=2)
+    _judge(world, tmp_path / "report", seed=3)
+    assert json.loads((tmp_path / "report/report.json").read_text())["provenance"]["options"]["seed"] == 3
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "report.html"}
+
+
+@pytest.mark.parametrize(("model", "data"), [("tok-b", "a"), ("tok-a", "b")])
+def test_a_report_on_something_else_stays_unless_asked(model, data, world, tmp_path):
+    _judge(world, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(
+        LattokError, match="`out`: expected a new folder, or the report of this very model on this data"
+    ):
+        _judge(world, tmp_path, model, data)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "report.json").unlink()
+    with pytest.raises(LattokError, match="another report in .*. Choose another folder, or remove that report"):
+        _judge(world, tmp_path, model, data)
+    _judge(world, tmp_path, model, data, overwrite=True)
+    assert _about(tmp_path)[1] == data
+
+
+THEIRS = {
+    "report.json": [
+        "",
+        "mine",
+        "[]",
+        "{}",
+        '{"schema": 2, "kind": "x", "provenance": {}}',
+        '{"provenance": {"model": 1}}',
+    ],
+    "report.html": ["", "<html><head></head>mine</html>"],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in THEIRS.items() for text in texts])
+def test_files_of_somebody_else_stay_even_in_the_models_own_folder(name, text, world, own, capsys):
+    (own / "report").mkdir()
+    (own / "report" / name).write_text(text)
+    (own / "report" / f"{name}.tmp").write_text("thesis")
+    with pytest.raises(LattokError, match=f"`out`: expected a folder without a {name} of somebody else"):
+        _judge(world, own / "report", overwrite=True)
+    assert main(["evaluate", str(own), str(world / "a")]) == 2
+    assert f"a {name} of somebody else" in capsys.readouterr().err
+    assert (own / "report" / name).read_text() == text
+    assert (own / "report" / f"{name}.tmp").read_text() == "thesis"
+
+
+def test_the_report_in_a_models_folder_is_its_last_one(world, own, capsys):
+    for data in ("a", "b"):
+        assert main(["evaluate", str(own), str(world / data)]) == 0
+        assert _about(own / "report")[1] == data
+    before = _about(own / "report")[0]
+    for path in (world / "tok-b").iterdir():  # trained again, in the same place
+        if path.is_file():
+            shutil.copy(path, own)
+    assert main(["evaluate", str(own), str(world / "b"), "--out", str(own / "report")]) == 0
+    assert _about(own / "report")[0] != before
+    assert main(["evaluate", str(own), str(world / "b"), "--out", str(own.parent / "elsewhere")]) == 0
+    assert main(["evaluate", str(world / "tok-a"), str(world / "b"), "--out", str(own.parent / "elsewhere")]) == 2
+    assert "another report in" in capsys.readouterr().err
