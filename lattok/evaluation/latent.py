@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lattok.data import dimension_names, fingerprint
+from lattok.data import dimension_names
+from lattok.data.content import content_of
 from lattok.evaluation.controls import (
     PCA_SIZES,
     CodeControl,
@@ -139,8 +140,11 @@ def gather(model: ImageLAM, source: Source, split: Split, options: LatentOptions
 
 
 def _training(source: Source, split: Split, options: LatentOptions) -> Training:
+    dataset, chosen = source.dataset, {*split.train, *split.held_out}
+    episodes = [episode for episode in dataset.episodes if episode.index in chosen]
+    keys = [key for key in (source.action_key,) if key is not None]
     identity = {
-        "dataset": fingerprint(source.dataset.root),
+        "dataset": content_of(dataset, episodes, keys, source.cameras).digest,
         "train": split.train,
         "held_out": split.held_out,
         "stride": source.stride,

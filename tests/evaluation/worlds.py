@@ -24,6 +24,7 @@ class World:
     """A dataset in memory. Frames are noise, or black, and show nothing but the frame's number, in two corners."""
 
     fps = 10.0
+    kind = "memory"
     root = Path("world")
     cameras: tuple[str, ...] = (CAMERA,)
     damaged = ()

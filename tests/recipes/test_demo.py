@@ -59,14 +59,30 @@ def test_stopped_half_way_it_goes_on_to_the_same_models(small_demo, tmp_path, mo
         assert first["weights_sha256"] == second["weights_sha256"]
 
 
+class Killed(BaseException):
+    """Nobody catches it."""
+
+
 def test_killed_before_the_first_checkpoint_it_goes_on(small_demo, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("lattok.training._step", lambda *a, **k: (_ for _ in ()).throw(InterruptedError))
-        with pytest.raises(InterruptedError):
+        patch.setattr("lattok.training._step", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
             small_demo(tmp_path / "demo")
     assert (tmp_path / "demo/tokenizer/run/recipe.json").is_file()
     small_demo(tmp_path / "demo")
     assert (tmp_path / "demo/dataset/meta/lattok.json").is_file()
+
+
+def test_killed_before_anything_or_when_all_was_done_it_goes_on(small_demo, tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo/.0123456789abcdef.lattok-tmp").write_text("")
+    with monkeypatch.context() as patch:
+        patch.setattr("lattok.data.staging.Staging.remove", lambda *a, **k: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            small_demo(tmp_path / "demo")
+    assert (tmp_path / "demo/.dataset.partial").is_dir()
+    small_demo(tmp_path / "demo")
+    assert not list((tmp_path / "demo").glob(".*"))
 
 
 def test_a_folder_of_something_else_is_refused(small_demo, tmp_path):
