@@ -1,0 +1,250 @@
+"""Kills training, fits, exports, reports and conversions at random moments; checks that they go on to the same end.
+
+    python scripts/kill_runs.py --kills 48 --out benchmarks/results/kill_runs.json
+
+Every trial forks a process that runs one command line, sends it SIGKILL, SIGTERM or SIGINT after a random part of the
+time that an undisturbed run takes, and does what it then says, or types the same command again, until it ends. Files
+must equal those of the undisturbed run (checkpoints: their tensors; logs are left out), the source must be what it was,
+and nothing may lie beside. Some trials start `python -m lattok` as a user does, imports and all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+import lattok.recipes.demo  # noqa: F401  all that verbs import, before anything is forked
+from benchmarks.common import environment
+from lattok.cli import main as lattok_main
+from scripts.kill_annotation import FORK, tree, write_source
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+LOGS = ("metrics.jsonl", "checkpoint.pt", "events.out.tfevents")  # times, and archives whose bytes may differ
+PARITY = Path(__file__).parents[1] / "tests" / "parity"
+PATIENCE_S = 120  # to stop when asked to, or to end
+TRIES = 4  # commands until a job has ended
+
+LOOP = ["--device", "cpu", "--set", "save_every=5", "--set", "log_every=5"]
+SMALL = ["--set", "width=16", "--set", "heads=2", "--set", "encoder_depth=1", "--set", "decoder_depth=1"]
+POLICY = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "head_dim": 16, "head_heads": 2}
+TINY = [word for name, value in POLICY.items() for word in ("--set", f"{name}={value}")]
+QUICK = ["--preset", "quick", "--set", "dim=16", "--set", "heads=2", "--set", "hidden=16"]
+
+
+class Job(NamedTuple):
+    """A command that ends with a folder."""
+
+    name: str
+    words: Callable[[Path, Path], list[str]]  # from the folder with the sources and from the folder to make
+
+
+JOBS = (
+    Job(
+        "train action-vq",
+        lambda s, o: ["train", "action-vq", f"{s}/data", "--out", str(o), "--steps", "120", *QUICK, *LOOP],
+    ),
+    Job(
+        "train image-lam",
+        lambda s, o: [
+            *["train", "image-lam", f"{s}/data", "--out", str(o), "--preset", "tiny+robust", "--features", "pixels"],
+            *["--steps", "60", "--batch-size", "8", "--set", "image_size=32", *SMALL, *LOOP],
+        ],
+    ),
+    Job(
+        "train vla",
+        lambda s, o: [
+            *["train", "vla", f"{s}/data", "--out", str(o), "--backbone", "scratch", "--horizon", "4"],
+            *["--steps", "60", "--batch-size", "4", "--set", "proprio=false", *TINY, *LOOP],
+        ],
+    ),
+    Job("train uniform-bins", lambda s, o: ["train", "uniform-bins", f"{s}/data", "--out", str(o)]),
+    Job("export", lambda s, o: ["export", f"{s}/data", "--out", str(o), "--video-codec", "h264"]),
+    Job("evaluate", lambda s, o: ["evaluate", f"{s}/tok", f"{s}/data", "--out", str(o), "--device", "cpu"]),
+    Job(
+        "convert",
+        lambda s, o: ["convert", "p2t-action-vq", f"{s}/checkpoint.pt", str(o), "--horizon", "20"],
+    ),
+)
+
+
+class Ended(NamedTuple):
+    """How a command ended, and all that it said."""
+
+    code: int  # negative: killed by that signal
+    text: str
+
+
+def forked(words: Sequence[str], log: Path, after: float | None = None, number: int = signal.SIGKILL) -> Ended:
+    """Run a command line in a forked process, which gets signal `number` after some seconds."""
+
+    def work() -> None:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115  as long as the process lives
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        os._exit(lattok_main(list(words)))
+
+    process = FORK.Process(target=work)
+    process.start()
+    process.join(PATIENCE_S if after is None else after)
+    if process.is_alive() and after is not None:
+        assert process.pid is not None
+        os.kill(process.pid, number)
+        process.join(PATIENCE_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise RuntimeError(f"does not end: {shlex.join(words)}")
+    assert process.exitcode is not None
+    return Ended(process.exitcode, log.read_text(errors="replace") if log.exists() else "")
+
+
+def started(words: Sequence[str], log: Path, after: float | None = None, number: int = signal.SIGKILL) -> Ended:
+    """The same with `python -m lattok`."""
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-m", "lattok", *words], stdout=file, stderr=file)
+    try:
+        process.wait(PATIENCE_S if after is None else after)
+    except subprocess.TimeoutExpired:
+        process.send_signal(number)
+        process.wait(PATIENCE_S)
+    return Ended(process.returncode, log.read_text(errors="replace"))
+
+
+def content(root: Path) -> dict[str, str]:
+    """Hash of every file below `root`, logs left out; of a checkpoint those of its tensors."""
+    found = {}
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        name = path.relative_to(root).as_posix()
+        if path.name == "checkpoint.pt":
+            found[name] = hashlib.sha256(repr(_plain(torch.load(path, weights_only=True))).encode()).hexdigest()
+        elif not path.name.startswith(LOGS):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return [str(value.dtype), tuple(value.shape), hashlib.sha256(value.detach().numpy().tobytes()).hexdigest()]
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return value
+
+
+def next_words(words: list[str], text: str) -> list[str]:
+    """What a command that did not end says to type; otherwise itself again."""
+    said = re.search(r"Continue with: lattok (.+)", text)
+    if said is not None:
+        return shlex.split(said[1])
+    return [*words, "--resume"] if "continue its run with resume" in text and "--resume" not in words else words
+
+
+def kill_study(folder: Path, job: Job, kills: int, seed: int, by_hand: int = 0) -> dict:
+    """Kill `kills` runs of a job, `by_hand` of them started as users do; continue each, compare."""
+    sources, rng, log = folder / "sources", np.random.default_rng(seed), folder / "log.txt"
+    place = folder / job.name.replace(" ", "-")
+    out, words = place / "out", job.words(sources, place / "out")
+
+    def fresh() -> None:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+
+    lasting = {}
+    for run in (forked, started)[: 1 + bool(by_hand)]:
+        fresh()
+        begun = time.perf_counter()
+        ended = run(words, log)
+        assert ended.code == 0, ended.text
+        lasting[run], expected, source = time.perf_counter() - begun, content(out), tree(sources)
+    outcome = {"job": job.name, "kills": 0, **{f"by {s.name}": 0 for s in SIGNALS}, "as a user": 0}
+    outcome |= {
+        "finished_before": 0,
+        "identical": 0,
+        "source_untouched": 0,
+        "left_over": 0,
+        "dead_ends": 0,
+        "commands": 0,
+    }
+    trial = 0
+    while outcome["kills"] < kills and trial < 6 * kills:
+        number, run = SIGNALS[trial % 3], started if outcome["kills"] < by_hand else forked
+        trial += 1
+        fresh()
+        ended = run(words, log, float(rng.uniform(0, lasting[run])), number)
+        if ended.code == 0:
+            outcome["finished_before"] += 1
+            continue
+        asked = -number if number == signal.SIGKILL else 128 + number
+        # asked while Python starts or a process is forked, before anybody listens
+        assert ended.code in (asked, -number), f"{job.name}: {number.name} gives {ended}"
+        assert "Traceback" not in ended.text or ended.code == -number or run is started, ended.text
+        outcome["kills"] += 1
+        outcome[f"by {number.name}"] += 1
+        outcome["as a user"] += run is started
+        again = words
+        for _ in range(TRIES):
+            again = next_words(again, ended.text)
+            ended = forked(again, log)
+            outcome["commands"] += 1
+            if ended.code == 0:
+                break
+        outcome["dead_ends"] += ended.code != 0
+        outcome["identical"] += ended.code == 0 and content(out) == expected
+        outcome["source_untouched"] += tree(sources) == source
+        outcome["left_over"] += sorted(path.name for path in place.iterdir()) != ["out"]
+    return outcome | {"seconds_undisturbed": round(lasting[forked], 2)}
+
+
+def write_sources(folder: Path) -> None:
+    """A dataset, a tokenizer and a published checkpoint."""
+    folder.mkdir()
+    write_source(folder / "data")
+    assert forked(["train", "uniform-bins", f"{folder}/data", "--out", f"{folder}/tok"], folder / "log").code == 0
+    (folder / "log").unlink()
+    shutil.copy(PARITY / "action_tokenizer_h20_m7" / "checkpoint.pt", folder)
+
+
+def main() -> None:
+    """Run everything and write what happened."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=48, help="in all; long jobs get twice as many as short ones")
+    parser.add_argument("--by-hand", type=int, default=1, help="of each job, started as users do")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    shares = [2 if job.name.startswith("train ") and "bins" not in job.name else 1 for job in JOBS]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_sources(folder / "sources")
+        studies = []
+        for job, share in zip(JOBS, shares, strict=True):
+            count = -(-arguments.kills * share // sum(shares))
+            studies.append(kill_study(folder, job, count, arguments.seed, arguments.by_hand))
+            print(json.dumps(studies[-1]), flush=True)
+    results = {"kills": studies, "environment": environment()}
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    perfect = all(s["kills"] == s["identical"] == s["source_untouched"] for s in studies)
+    sys.exit(not perfect or any(s["left_over"] or s["dead_ends"] for s in studies))
+
+
+if __name__ == "__main__":
+    main()
