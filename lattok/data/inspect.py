@@ -33,6 +33,7 @@ ALL_FRAMES_BY_ROW = 50_000  # where columns lie among the images, all of which m
 RUN = 100  # episodes in a run
 WIDEST = 256  # dimensions; wider columns are embeddings
 FILES_LOOKED_INTO = 64  # per camera
+BLANK = 8  # levels between the darkest and the brightest value of a frame that shows nothing, after compression
 
 
 def inspect_dataset(
@@ -251,6 +252,7 @@ def _check_camera(
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, FILES_LOOKED_INTO).round().astype(int).tolist()]
     sizes: dict[tuple[int, int], VideoFacts] = {}
     problems: list[Finding] = []
+    blank, looked_at = 0, 0
     for path in paths:
         try:
             facts = probe(path) if dataset.features[key].dtype == "video" else None
@@ -261,9 +263,13 @@ def _check_camera(
             image = dataset.frames(ends[path].index, [key], indices=[ends[path].length - 1])[0, 0]
             facts = facts or VideoFacts(0, 0.0, image.shape[1], image.shape[0], "images")
             sizes.setdefault((facts.width, facts.height), facts)
+            blank, looked_at = blank + (int(np.ptp(image)) <= BLANK), looked_at + 1
         except LattokError as error:
             problems.append(Finding("error", str(error), ""))
     findings += some_of(problems, "files with such problems")
+    if blank and blank == looked_at:
+        what = f"`{key}` shows nothing: every frame that was looked at ({looked_at}) is of one colour."
+        findings.append(Finding("note", what, "Leave this camera out (`cameras`): it only costs time."))
     if len(sizes) > 1:
         what = f"`{key}` has frames of {len(sizes)} sizes ({', '.join(f'{w}x{h}' for w, h in list(sizes)[:4])})."
         findings.append(Finding("note", what, "Models resize them; other uses need a `transform` that does."))

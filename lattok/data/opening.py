@@ -32,6 +32,7 @@ _FORMATS = {
 _VIEWS = ("cameras", "action_space", "actions")  # options of every format
 _DESCRIPTION = ("dataset", "revision", "name", "fps", "split", "captions", *_VIEWS)
 _HUB = tuple(HubOptions.__annotations__)
+ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
 _SHOWN = 8  # names of a folder that an error lists
 
 
@@ -51,6 +52,8 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     """
     options = {key: value for key, value in options.items() if value is not None}
     place = _local(path)
+    if place.suffix == ".json" and _is_no_description(place):
+        checks.fail("dataset", "a folder, a description file, or a Hub id", f"the file {place}", _whole_of(place))
     if place.suffix == ".json":
         if revision is not None:
             checks.fail("revision", "none beside a description file", repr(revision), f"Write it into {place}.")
@@ -64,6 +67,13 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
         hint = f"Recognised are {', '.join(_FORMATS.values())}."
         checks.fail("dataset", "a folder, a description file, or a Hub id such as org/name", f"`{path}`", hint)
     return _open_from_hub(str(path), revision, options)
+
+
+def _is_no_description(place: Path) -> bool:
+    """Whether a JSON file is a part of a dataset, and so describes no dataset by itself."""
+    beside = place.parent
+    named = place.name in ("dataset_info.json", "features.json")
+    return place.is_file() and (named or (place.name == "info.json" and beside.name == "meta"))
 
 
 def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
@@ -150,7 +160,7 @@ def _look_at(place: Path) -> tuple[str, Path]:
         if place.suffix.lower() in hdf5.SUFFIXES:
             return "hdf5", place
         expected = "a folder, a .hdf5 or .h5 file, or a description file *.json"
-        checks.fail("dataset", expected, f"the file {place}", "Give the folder that holds it.")
+        checks.fail("dataset", expected, f"the file {place}", _whole_of(place))
     if (place / "meta" / "lattok.json").is_file() and not (place / "meta" / "info.json").is_file():
         way_out = "Open the dataset that they label, or join both: lattok export SOURCE --labels LABELS --out DIR"
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
@@ -160,6 +170,20 @@ def _look_at(place: Path) -> tuple[str, Path]:
     if len(found) != 1:
         checks.fail("dataset", "one of " + ", ".join(_FORMATS.values()), _what_is_in(place, found))
     return found[0]
+
+
+def _whole_of(file: Path) -> str:
+    """What to give instead of a file that is no dataset."""
+    for folder in file.parents[:4]:
+        if (folder / "meta" / "info.json").is_file():
+            return f"Give the whole dataset, {folder}."
+    if _holds_rlds(file.parent):
+        return f"Give the folder that holds it, {file.parent}."
+    if file.suffix.lower() in ARRAYS:
+        return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
+    if file.suffix.lower() in video_folder.SUFFIXES:
+        return f"Give the folder that holds it, {file.parent}: every video is an episode."
+    return "Give the folder of the dataset that it belongs to."
 
 
 def _what_is_in(place: Path, found: list[tuple[str, Path]]) -> str:

@@ -382,3 +382,18 @@ def test_wide_columns_are_left_to_others():
     source.features["latent.embedding"] = Feature("float32", (512,), None)
     text = " ".join(inspect_dataset(source).render().split())
     assert "`latent.embedding`: more than 256 dimensions, so the values were not read." in text
+
+
+def test_a_camera_that_shows_nothing_is_noticed():
+    source = Memory([20, 20])
+    blank = next(iter(source.cameras))
+    frames = source.frames
+
+    def one_is_blank(episode_index, cameras=None, **options):
+        found = frames(episode_index, cameras, **options)
+        return np.full_like(found, 7) if cameras == [blank] else found
+
+    source.frames = one_is_blank
+    text = " ".join(inspect_dataset(source).render().split())
+    assert text.count("shows nothing") == 1
+    assert f"`{blank}` shows nothing: every frame that was looked at (1) is of one colour." in text

@@ -361,3 +361,31 @@ def test_more_about_description_files(tmp_path):
     path.write_text("[1]")
     with pytest.raises(LattokError, match="expected a JSON object, got list"):
         open_dataset(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("meta/info.json", "Give the whole dataset, "),
+        ("meta/tasks.parquet", "Give the whole dataset, "),
+        ("data/chunk-000/file-000.parquet", "Give the whole dataset, "),
+        ("../arrays.npz", "Write arrays as a dataset first, with lattok.data.LeRobotWriter"),
+        ("../lonely/clip.mp4", "Give the folder that holds it, "),
+        ("../notes.txt", "Give the folder of the dataset that it belongs to."),
+        ("../rlds/features.json", "Give the folder that holds it, "),
+    ],
+)
+def test_a_file_of_something_says_what_to_give_instead(make_dataset, name, way_out):
+    root = make_dataset([5]).root
+    file = (root / name).resolve()
+    file.parent.mkdir(exist_ok=True)
+    if not file.exists():
+        file.write_bytes(b"{}")
+    (root.parent / "rlds").mkdir(exist_ok=True)
+    (root.parent / "rlds/dataset_info.json").write_text("{}")
+    with pytest.raises(LattokError) as error:
+        open_dataset(file)
+    assert way_out in str(error.value)
+    assert str(file) in str(error.value)
+    if "whole" in way_out:
+        assert str(error.value).endswith(f"{root}.")
