@@ -23,6 +23,7 @@ from lattok.data.extend import (
     write_sidecar,
 )
 from lattok.data.identity import seen_as, split_of
+from lattok.data.provenance import NOTE, carried
 from lattok.data.staging import Failures, Staging, shapes_of
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.files import read_json, write_json, write_text
@@ -62,6 +63,8 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     write_json(staging.dataset / PROVENANCE, before | labels, indent=4)
     info = read_json(inside(root, INFO, str(root)))
     info["features"] |= {name: feature_entry(*shape) for name, shape in shapes.items()}
+    for prefix, entry in labels.items():
+        info["features"][f"{prefix}.valid"][NOTE] = carried(entry, job.work.models[prefix])
     write_json(staging.dataset / INFO, info, indent=4)
     rewritten = {Path(name) for name in (PROVENANCE, INFO, *dict.fromkeys(unit.file for unit in units))}
     if (root / STATS).exists():

@@ -16,12 +16,16 @@ from lattok.annotation.plan import check_model, identities_of, versions
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, as_dataset, latent_columns
 from lattok.data.extend import Labels
+from lattok.data.provenance import nothing, unsaid
 from lattok.labellers import by_prefix
 from lattok.nn import torch_threads
 from lattok.normalize import for_dataset
 from lattok.types import Episode
 
 NEEDED = ("source", "dataset", "columns", "threads", "versions")  # of every entry
+TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos anew"
+RESTORED = f"no {PROVENANCE}: {TOOLS}. What stands in meta/info.json is compared"
+BARE = f"label columns without {PROVENANCE}: {TOOLS}. They are compared with what this model gives"
 GAPS_SEEN = 5  # episodes without labels that are looked at
 CLOSE = 1e-4  # largest deviation of a vector, relative to the largest number in it, that other versions may explain
 
@@ -53,22 +57,25 @@ def verify(
     dataset, models = as_dataset(dataset), by_prefix(models)
     provenance = provenance_of(dataset)
     lines: list[str] = []
+    bare = unsaid(dataset, provenance)
     for prefix, given in models.items():
-        if prefix not in provenance:
-            known = ", ".join(provenance) or "no labels"
+        if prefix not in provenance and prefix not in bare:
+            known = ", ".join((*provenance, *bare)) or "no labels"
             checks.fail("prefix", f"one of the labels of {dataset.name} ({known})", repr(prefix))
-        model = for_dataset(given, provenance[prefix]["dataset"]["name"])  # a copy may have another name
-        found = _verify_one(dataset, prefix, model, provenance, episodes, seed)
-        lines += [f"{prefix}:", *(f"  {line}" for line in found)]
+        name = dataset.name if prefix in bare else provenance[prefix]["dataset"]["name"]
+        model = for_dataset(given, name)  # a copy may have another name
+        entry = _assumed(dataset, prefix, model) if prefix in bare else provenance[prefix]
+        found = _verify_one(dataset, prefix, model, {prefix: entry}, episodes, seed)
+        said = [f"? {BARE}"] if prefix in bare else [f"? {RESTORED}"] if entry.get("restored") else []
+        lines += [f"{prefix}:", *(f"  {line}" for line in (*said, *found))]
     return Verification(not any(line.startswith("  -") for line in lines), tuple(lines))
 
 
 def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     """What an annotated dataset says about its labels, by prefix."""
     entries = latent_columns.provenance_of(dataset)
-    if not entries:
-        hint = "Run lattok annotate; labels beside a dataset are named as `labels`, or joined: with_labels."
-        raise LattokError(f"{dataset.name} has no {PROVENANCE}: it was not annotated. {hint}")
+    if not entries and not unsaid(dataset, {}):
+        raise nothing(dataset)
     found = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, Mapping) and "model" in entry}
     for prefix, entry in found.items():
         missing = [key for key in NEEDED if key not in entry]
@@ -76,6 +83,23 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
             hint = "Annotate again: an older lattok wrote less, or the file was edited."
             raise LattokError(f"{PROVENANCE} of {dataset.name}: `{prefix}` has no {', '.join(missing)}. {hint}")
     return found
+
+
+def _assumed(dataset: RobotDataset, prefix: str, model: Any) -> dict[str, Any]:
+    """The entry that labels of this model would have, of columns about which nothing is written down."""
+    own = {name: feature for name, feature in dataset.features.items() if name.startswith(prefix + ".")}
+    gap = {"horizon": getattr(model, "horizon", None)}
+    if model.label_source == "video":
+        gap = {"stride": model.stride_frames(dataset.fps)}
+    return {
+        "source": model.label_source,
+        **gap,
+        "dataset": {"name": dataset.name},
+        "columns": {name: {"dtype": each.dtype, "shape": list(each.shape)} for name, each in own.items()},
+        "threads": 1,
+        "versions": {},
+        "model": {},
+    }
 
 
 def _verify_one(
@@ -118,7 +142,8 @@ def _check_identity(entry: Mapping[str, Any], prefix: str, model: Any) -> Iterat
     """Hashes of configuration and weights, and what else may explain a difference. Returns the latter."""
     stored, now = entry["model"], identities_of({prefix: model})[prefix]
     explanations = []
-    for name in sorted({*stored, *now}):
+    known = {*stored, *now} if not (entry.get("restored") or not stored) else {*stored}
+    for name in sorted(known):
         was, is_ = stored.get(name), now.get(name)
         if was == is_:
             continue

@@ -9,20 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from lattok import checks
 from lattok.checks import LattokError
+from lattok.data.provenance import PROVENANCE, read_provenance
 from lattok.data.schema import RobotDataset
 from lattok.data.sidecar import Sidecar
-from lattok.files import read_json
-from lattok.places import inside
 from lattok.types import ActionTokenizer
 
-PROVENANCE = Path("meta") / "lattok.json"
 TARGETS = {"steps": "video", "chunk": "actions"}  # target of a policy: source of its labels
 MODELS = {"video": "an image model", "actions": "an action tokenizer"}
 
@@ -103,9 +100,7 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     labels = getattr(dataset, "labels", None)
     if isinstance(labels, Sidecar):
         return labels.provenance
-    path = Path(dataset.root) / PROVENANCE
-    found = read_json(inside(dataset.root, PROVENANCE, str(path))) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    return read_provenance(dataset)
 
 
 def only_prefix(dataset: RobotDataset, target: str, strategy: str) -> str:

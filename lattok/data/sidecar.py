@@ -19,6 +19,7 @@ from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.identity import same_split, split_of
 from lattok.data.opening import as_dataset
+from lattok.data.provenance import checked
 from lattok.data.schema import Feature, RobotDataset
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
 from lattok.data.view import View
@@ -40,7 +41,7 @@ class Sidecar:
         if not self._files or not (self.root / "meta" / "lattok.json").is_file():
             expected = "a folder with meta/lattok.json and labels/file-*.parquet, as `lattok annotate` writes it"
             checks.fail("labels", expected, str(self.root))
-        self.provenance = read_json(inside(root, "meta/lattok.json", str(root)))
+        self.provenance = checked(read_json(inside(root, "meta/lattok.json", str(root))), f"{root}/meta/lattok.json")
         self.features = _features(self._files)
         _check_declared(self.root, self.provenance, self.features)
         self._reader = ColumnReader()

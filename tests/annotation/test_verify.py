@@ -11,7 +11,7 @@ import pytest
 
 from lattok.annotation import annotate, verify
 from lattok.checks import LattokError
-from lattok.data import open_dataset
+from lattok.data import latent_columns, open_dataset
 from lattok.files import read_json, write_json
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer
 
@@ -143,3 +143,83 @@ def test_what_cannot_be_verified(labelled, make_dataset):
     with pytest.raises(LattokError, match="`episodes`: expected episodes with labels, got 99"):
         verify(labelled, MODELS, episodes=[1, 99])
     assert np.isfinite(json.loads((labelled.root / "meta/stats.json").read_text())["latent.codes"]["mean"]).all()
+
+
+def as_lerobot_leaves_it(root, keep_notes=True):
+    """What its tools make of a dataset: features as they were, no file of ours, statistics of episodes alone."""
+    (root / "meta/lattok.json").unlink()
+    info = read_json(root / "meta/info.json")
+    for feature in info["features"].values():
+        if not keep_notes:
+            feature.pop("info", None)
+    write_json(root / "meta/info.json", info)
+    return open_dataset(root)
+
+
+def test_labels_that_lerobots_tools_went_over_are_known_by_their_features(labelled):
+    dataset = as_lerobot_leaves_it(labelled.root)
+    result = verify(dataset, MODELS)
+    assert result.holds, result.render()
+    text = result.render()
+    assert "? no meta/lattok.json: LeRobot's own tools drop it" in text
+    assert "+ model: weights_sha256 as when the labels were made" in text
+    assert "+ latent.codes: 53 rows equal" in text
+    assert latent_columns.latent_spec(dataset, "latent", "steps", 4, codebook_size=9).stride == 3
+
+    class Other(FakeTokenizer):
+        def describe(self):
+            return {"type": "fake", "weights_sha256": "f" * 64}
+
+    assert "- weights_sha256 was 0, here ffff" in verify(dataset, {"tok": Other()}).render()
+
+
+def test_label_columns_about_which_nothing_is_known_are_compared_with_the_model(labelled):
+    dataset = as_lerobot_leaves_it(labelled.root, keep_notes=False)
+    result = verify(dataset, MODELS)
+    assert result.holds, result.render()
+    assert "? label columns without meta/lattok.json: LeRobot's own tools drop it" in result.render()
+    assert "+ tok.codes: 53 rows equal" in result.render()
+    assert "annotated" not in result.render()
+    with pytest.raises(LattokError, match=r"one of the labels of .* \(latent, tok\), got 'other'"):
+        verify(dataset, {"other": FakeTokenizer()})
+
+    class Other(FakeTokenizer):
+        def latent_actions(self, chunks, valid=None):
+            return super().latent_actions(chunks + 1)
+
+    assert "- tok.codes: 53 of 53 rows differ" in verify(dataset, {"tok": Other()}).render()
+
+
+def test_datasets_labelled_by_one_model_can_still_be_merged(make_dataset, tmp_path):
+    """LeRobot merges only datasets of equal features: nothing that differs between them may stand there."""
+    one = annotate(make_dataset([6], name="one"), MODELS, tmp_path / "a")
+    other = annotate(make_dataset([9, 4], name="other"), MODELS, tmp_path / "b")
+    notes = [read_json(root / "meta/info.json")["features"] for root in (one, other)]
+    assert notes[0] == notes[1]
+    assert notes[0]["tok.valid"]["info"]["lattok"]["horizon"] == 4
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"source": 3},
+        {"dataset": []},
+        {"dataset": {"name": 3}},
+        {"columns": [1]},
+        {"columns": {"tok.codes": {"dtype": "int64", "shape": [2**40]}}},
+        {"columns": {"tok.codes": 3}},
+        {"threads": "many"},
+        {"threads": 10**6},
+        {"versions": {"torch": 2}},
+        {"unlabelled": [3]},
+        {"unlabelled": [{"episodes": []}]},
+        {"cameras": [3]},
+        {"stride": "3"},
+        {"model": "x"},
+    ],
+    ids=str,
+)
+def test_odd_provenance_is_one_line(labelled, entry):
+    change(labelled, "tok", **entry)
+    with pytest.raises(LattokError, match="lattok.json"):
+        verify(labelled, MODELS)
