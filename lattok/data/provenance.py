@@ -116,5 +116,5 @@ def unsaid(dataset: RobotDataset, known: Mapping[str, Any]) -> list[str]:
 
 def nothing(dataset: RobotDataset) -> LattokError:
     """The error about a dataset without any label columns."""
-    hint = "Run lattok annotate; labels that lie beside a dataset are joined with it by with_labels (--labels)."
+    hint = "Run lattok annotate; labels beside a dataset are named as `labels`, or joined: with_labels."
     return LattokError(f"{dataset.name} has no label columns: it was not annotated. {hint}")
