@@ -32,7 +32,7 @@ def main() -> None:
 
     # 3. Judge: error in physical units beside k-means and uniform bins at equal bits.
     report = lattok.evaluate(tokenizer, dataset, out=args.out / "report")
-    print(report.headline)
+    print(report.to_text())
     print("Report:", args.out / "report" / "report.html")
 
 

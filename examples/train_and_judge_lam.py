@@ -40,7 +40,7 @@ def main() -> None:
 
     # 3. Judge: probes and predictions on held-out episodes, each beside the control that would make it look bad.
     report = lattok.evaluate(lam, dataset, out=args.out / "report")
-    print(report.headline)
+    print(report.to_text())
     print("Report:", args.out / "report" / "report.html")
 
 
