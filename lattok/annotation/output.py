@@ -12,6 +12,7 @@ import numpy as np
 
 from lattok.annotation.labels import Work, cameras_of
 from lattok.annotation.plan import Identities, versions
+from lattok.data.common import readable
 from lattok.data.extend import (
     Shapes,
     Unit,
@@ -111,6 +112,7 @@ def by_reason(work: Work, unlabelled: dict[int, str]) -> list[dict[str, Any]]:
     grouped: dict[str, list[int]] = {}
     for index, reason in sorted(unlabelled.items()):
         root = str(work.dataset.root)
+        reason = readable(reason)
         grouped.setdefault(reason.replace(f"{root}/", "").replace(root, work.dataset.name), []).append(index)
     return [{"episodes": episodes, "reason": reason} for reason, episodes in grouped.items()]
 

@@ -114,13 +114,14 @@ def fingerprint(root: Path, skipped: Iterable[str] = SKIPPED, linked: bool = Fal
     """
     digest = hashlib.sha256()
     for path in dataset_files(root, skipped):
+        name = os.fsencode(path.as_posix())  # which may be no text
         if linked and path.parts[:1] == ("videos",):
-            digest.update(path.as_posix().encode())
+            digest.update(name)
         elif path.parts[:1] == ("meta",) and (root / path).is_file() and (root / path).stat().st_size <= META_BYTES:
             content = (root / path).read_bytes()
-            digest.update(f"{path.as_posix()} {len(content)}".encode() + content)
+            digest.update(name + f" {len(content)}".encode() + content)
         else:
-            digest.update(f"{path.as_posix()} {_facts(root / path)}".encode())
+            digest.update(name + f" {_facts(root / path)}".encode())
     return digest.hexdigest()
 
 

@@ -170,7 +170,7 @@ def difference(one: tuple[Stored, ...], other: tuple[Stored, ...]) -> str:
         f"{stored.dtype} [T{''.join(f', {size}' for size in stored.shape)}]" if stored else "nothing"
         for stored in (expected.get(path), got.get(path))
     ]
-    return f"`{path}`: expected {texts[0]}, got {texts[1]}"
+    return f"`{path[:100]}`: expected {texts[0]}, got {texts[1]}"
 
 
 def _list_demo(

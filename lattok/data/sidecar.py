@@ -137,7 +137,7 @@ def _feature(field: pa.Field, path: Path) -> Feature:
     if isinstance(kind, pa.FixedSizeListType):
         kind, width = kind.value_type, kind.list_size
     if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-        raise LattokError(f"{path}: `{field.name}`: expected numbers or lists of one length, got {field.type}.")
+        raise LattokError(f"{path}: `{field.name[:60]}`: expected numbers or lists of one length, got {field.type}.")
     return Feature(pa.array([], kind).to_numpy(zero_copy_only=False).dtype.name, (width,), None)
 
 
@@ -152,7 +152,9 @@ def _check_declared(root: Path, provenance: dict[str, Any], features: dict[str, 
         expected = {}
     if declared and found != expected:
         got = ", ".join(f"{name} {dtype}[{width}]" for name, (dtype, width) in found.items())
-        raise LattokError(f"{root}: expected the columns that meta/lattok.json declares, got {got}. Annotate again.")
+        raise LattokError(
+            f"{root}: expected the columns that meta/lattok.json declares, got {got[:300]}. Annotate again."
+        )
 
 
 def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:

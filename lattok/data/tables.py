@@ -99,6 +99,10 @@ def column_to_numpy(column: pa.ChunkedArray, feature: Feature, where: str) -> np
                 values = values.flatten()
             else:
                 break
+        kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+        if feature.dtype == "string" and not text:
+            raise LattokError(f"{where}: expected text as info.json says, got {str(column.type)[:60]}. {AGAIN}")
         parts.append(values.to_numpy(zero_copy_only=False))
     flat = np.concatenate(parts) if parts else np.empty(0)
     expected = len(column) * math.prod(shape)

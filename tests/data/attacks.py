@@ -118,7 +118,7 @@ def attack_one(root: Path, rng: random.Random, outside: Path) -> str:
             done.append(attack(root, rng, outside))
         except (OSError, ValueError, LookupError, TypeError, StopIteration, RecursionError, pa.ArrowException) as error:
             done.append(f"half of {attack.__name__} ({type(error).__name__})")  # the first one left nothing to change
-        if attack in (pipe, sparse, link_more):  # which the next one would run into
+        if attack in (pipe, sparse, link_more, many_rows):  # which the next one would run into
             break
     return ", ".join(done)
 
@@ -168,12 +168,12 @@ def pipe(root: Path, rng: random.Random, outside: Path) -> str:
 
 
 def sparse(root: Path, rng: random.Random, outside: Path) -> str:
-    """A file of 2.5 GB that takes no room."""
+    """A file of a gigabyte that takes no room."""
     path = _pick(root, rng)
     path = path if rng.random() < 0.5 else path.with_name("extra" + path.suffix)
     with path.open("ab") as file:
-        file.truncate(5 * 2**29)
-    return f"{path.relative_to(root)} of 2.5 GB"
+        file.truncate(2**30)
+    return f"{path.relative_to(root)} of 1 GB"
 
 
 def odd_name(root: Path, rng: random.Random, outside: Path) -> str:

@@ -29,6 +29,7 @@ from tests.data.specimens import LABELS, write_originals
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 30.0
+START_S = 120.0  # more for the first case of a child, which imports everything
 MEMORY = 12 * 2**30  # address space of a child: a claim for more than this is a crash
 CHILD = "from tests.data.fuzz import child; child()"
 OPTIONS: dict[str, dict[str, Any]] = {"rlds": {"fps": 5}, "sidecar": {"fps": 5}}
@@ -128,7 +129,9 @@ class Reader:
 
     def read(self, path: Path, options: dict[str, Any]) -> dict[str, Any]:
         """The child's answer, or {"crash": ...} or {"hang": ...}."""
+        limit = LIMIT_S
         if self._child is None:
+            limit += START_S
             self._child = subprocess.Popen(
                 [sys.executable, "-c", self._program or CHILD], cwd=ROOT, text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -137,7 +140,7 @@ class Reader:
         assert self._child.stdout is not None
         self._child.stdin.write(json.dumps([str(path), options]) + "\n")
         self._child.stdin.flush()
-        ready, _, _ = select.select([self._child.stdout], [], [], LIMIT_S)
+        ready, _, _ = select.select([self._child.stdout], [], [], limit)
         line = self._child.stdout.readline() if ready else ""
         if line:
             return json.loads(line)

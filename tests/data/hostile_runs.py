@@ -55,7 +55,7 @@ def use(root: Path, out: Path, options: dict[str, Any]) -> list[str]:
         dataset = attempt(lambda: with_labels(dataset, root / LABELS))
     if dataset is None:
         return said
-    attempt(lambda: inspect_dataset(dataset).render().encode())
+    attempt(lambda: inspect_dataset(dataset).render())
     width = (dataset.features["action"].shape[0],) if "action" in dataset.features else None
     tokenizer, labeller = FakeTokenizer(), FakeLAM()
     tokenizer.action_dim = 3 if width is None else width[0]

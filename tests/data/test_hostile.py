@@ -345,3 +345,23 @@ for line in sys.stdin:
         with hostile_runs.Reader(program.replace("{act}", act).replace("{answer}", repr(answer))) as reader:
             outcome = hostile_runs.one(reader, "lerobot", root, 0, tmp_path / "case")
         assert outcome.verdict == verdict, outcome
+
+
+def test_names_of_files_that_are_no_text(tmp_path):
+    """A Latin-1 name in an archive; it is part of hashes and of messages."""
+    import os
+
+    root = write_dataset(tmp_path / "theirs", [12], cameras=False)
+    Path(os.fsdecode(os.path.join(os.fsencode(root), b"caf\xe9.txt"))).write_text("x")
+    out = annotate(open_dataset(root), MODELS, tmp_path / "out")
+    assert os.path.exists(os.path.join(os.fsencode(out), b"caf\xe9.txt"))
+
+
+def test_a_text_column_that_holds_numbers_is_refused(tmp_path):
+    root = write_dataset(tmp_path / "theirs", [12], cameras=False)
+    (path,) = (root / "data").rglob("*.parquet")
+    pq.write_table(pq.read_table(path).append_column("note", pa.array([2**63] * 12, pa.uint64())), path)
+    features = json.loads((root / "meta" / "info.json").read_text())["features"]
+    edit_info(root, features=features | {"note": {"dtype": "string", "shape": [1], "names": None}})
+    with pytest.raises(LattokError, match="`note`: expected text as info.json says, got uint64"):
+        export(open_dataset(root), tmp_path / "out")
