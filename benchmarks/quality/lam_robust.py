@@ -1,6 +1,6 @@
 """Does preset `robust` of the image latent action model keep its codes alive, and what does each of its parts do?
 
-python -m benchmarks.quality.lam_robust --out benchmarks/results/lam_robust.json                # 40 CPU-minutes
+python -m benchmarks.quality.lam_robust --out benchmarks/results/lam_robust.json                # 45 CPU-minutes
 
 Bundled demonstrations, pixels, 5 % labelled pairs, the last episode of every task held out. Ten seeds of
 `tiny+robust` on both cameras and three on corner2, beside a decoder that never had latents; then every part left out
@@ -43,7 +43,11 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {  # name: preset and what differ
     "shared codebook, decorrelation": (SHARED, {}),
     "shared codebook, no decorrelation": (SHARED, {"decorrelation_weight": 0.0}),
     "shared codebook and head, no decorrelation": (SHARED, {"decorrelation_weight": 0.0, "latent_heads": "shared"}),
-    "paper": ("tiny+p2t", {}),
+    "paper": ("tiny+p2t", {"action_target": "mean"}),  # supervised as the others
+    "paper, codebook of deviation 1, queries 0.02, no restarts": (
+        "tiny+p2t",
+        {"action_target": "mean", "codebook_start": "normal", "query_start": "normal", "restart_every": 0},
+    ),
 }
 
 

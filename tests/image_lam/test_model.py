@@ -466,8 +466,52 @@ def test_bad_frames_name_what_was_expected(frames, text):
         ({"language": "precomputed", "streams": "joint"}, "`language`: expected none, unless streams=control"),
         ({"codebook_size": 1}, "`codebook_size`: expected at least 2"),
         ({"features": "timm:no_such_model"}, "`features`: expected a timm vision transformer"),
+        ({"restart_every": 5, "codebook_update": "ema"}, "`restart_every`: expected 0 unless codebook_update=gradient"),
+        ({"restart_every": 5, "revive_below": 0.1}, "`restart_every`: expected 0 unless codebook_update=gradient"),
+        ({"query_start": "zeros"}, "`query_start`: expected one of normal, uniform"),
+        ({"codebook_start": "magic"}, "`codebook_start`: expected one of kmeans, uniform, normal"),
+        ({"action_target": "last"}, "`action_target`: expected one of mean, first, chunk"),
+        ({"action_steps": 3}, "`action_steps`: expected 1 with action_target=mean, got 3"),
     ],
 )
 def test_bad_config(change, text):
     with pytest.raises(LattokError, match=text):
         make(**change)
+
+
+@pytest.mark.parametrize("encoder", ["spacetime", "fused"])
+def test_queries_start_as_those_of_the_lineage_or_small(encoder):
+    uniform, normal = (
+        make(encoder=encoder, query_start=start).encoder.queries.detach() for start in ("uniform", "normal")
+    )
+    assert 0.9 < uniform.abs().max() <= 1
+    assert uniform.std() == pytest.approx(1 / 3**0.5, rel=0.2)
+    assert normal.std() == pytest.approx(0.02, rel=0.3)
+
+
+def moving_squares(count: int, seed: int) -> PairBatch:
+    """A white square that goes one of four ways."""
+    draw = torch.Generator().manual_seed(seed)
+    now = 8 + torch.randint(0, 9, (count, 2), generator=draw)
+    later = (now + 14 * torch.randint(0, 2, (count, 2), generator=draw) - 7).clamp(0, 24)
+    frames = torch.zeros(count, 2, 1, 32, 32, 3, dtype=torch.uint8)
+    for i, places in enumerate(zip(now.tolist(), later.tolist(), strict=True)):
+        for frame, (y, x) in enumerate(places):
+            frames[i, frame, 0, y : y + 8, x : x + 8] = 255
+    return PairBatch(frames, torch.zeros(count, 0), torch.zeros(count, dtype=torch.bool))
+
+
+def test_the_papers_model_comes_alive_from_its_lineages_start_and_not_from_deviation_one():
+    """Eq. 11 to 13 from random weights; benchmarks/quality/lam_start.py has the size of the effect."""
+    rows = {}
+    for start in ("uniform", "normal"):
+        lam = make(cameras=("front",), width=32, latent_dim=16, codebook_size=16, codebook_start=start).train()
+        optimizer = torch.optim.Adam(lam.parameters(), 3e-3)
+        for step in range(31):
+            terms = lam(moving_squares(16, step))
+            optimizer.zero_grad()
+            sum(lam.config.loss_weights[name] * term for name, term in terms.items()).backward()
+            optimizer.step()
+        rows[start] = len(lam.encode(moving_squares(64, 999).frames).codes.unique(dim=0))
+    assert rows["normal"] == 1
+    assert rows["uniform"] > 1
