@@ -5,7 +5,7 @@ python -m benchmarks.quality.mask_loss --out benchmarks/results/mask_loss.json  
 "mean": every term of Eq. 16 to 18 is a mean; "sum": every one is a sum over steps and dimensions, as printed, and the
 gradient may be as many times as large (H m = 32) before it is clipped. Stability: share of codes that stay when white
 noise of a given standard deviation (in units of the actions' own) is added to the chunk. Bundled demonstrations, preset
-`quick`; the last episode of every task is held out. Settings that are in the results already are not repeated.
+`quick`; the last episode of every task is held out. Runs that are in the results already are not repeated.
 """
 
 import argparse
@@ -66,15 +66,15 @@ def main() -> None:
     results: dict = json.loads(args.out.read_text()) if args.out.exists() else {}
     results |= {"environment": environment(), "seeds": args.seeds}
     for setting in args.settings:
-        if setting in results:
-            continue
-        runs = []
+        row = results.setdefault(setting, {"runs": {}})
         for seed in args.seeds:
+            if str(seed) in row["runs"]:
+                continue
             with tempfile.TemporaryDirectory() as scratch:
-                runs.append(run(SETTINGS[setting], seed, Path(scratch) / "model"))
-        results[setting] = spread(runs)
-        write_results(args.out, results)
-        print(setting, {name: round(value["mean"], 4) for name, value in results[setting].items()}, flush=True)
+                row["runs"][str(seed)] = run(SETTINGS[setting], seed, Path(scratch) / "model")
+            row["figures"] = spread(list(row["runs"].values()))
+            write_results(args.out, results)
+        print(setting, {name: round(value["mean"], 4) for name, value in row["figures"].items()}, flush=True)
 
 
 if __name__ == "__main__":
