@@ -135,5 +135,5 @@ def _entry(line: str) -> dict[str, Any] | None:
 
 def _lines_until(path: Path, step: int) -> list[str]:
     """Lines of an earlier part of the run; what came after its checkpoint, or was cut by a kill, is dropped."""
-    text = path.read_text(encoding="utf-8", errors="replace") if step and path.exists() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if step and path.is_file() else ""
     return [line for line in text.splitlines() if (entry := _entry(line)) is not None and entry["step"] <= step]

@@ -1,0 +1,250 @@
+"""Mutated models and run folders, and what came of them: an error of one line, or a result; nothing else.
+
+A case is a copy of a small model or run, one mutation of one of its files, and one thing to do with it. It runs in a
+forked child with a limit on memory and time; a folder beside it is looked at for changes afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import struct
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import lattok
+from lattok.action_vq import FAST, FSQ, ActionVQConfig, FSQConfig, P2TActionVQ, UniformBins
+from lattok.cli import main
+from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.vla.released import ReleasedVLA, ReleasedVLAConfig
+from tests.annotation.fakes import tree
+from tests.conftest import CAMERAS, write_dataset
+from tests.vla.fakes import policy
+
+MEMORY, LIMIT_S, H = 2 << 30, 20, 4
+FAILURES = ("traceback", "crash", "hang", "outside")
+ODD: list[Any] = [None, True, -1, 0, 0.5, 1e308, 2**62, 10**9, "", "x", "../../up", "\u202e", [], {}, [[1]], ["a"] * 9]
+ODD_TEXT = ["", "[", "[" * 100_000, "null", "3", "[]", '{"a": NaN}', '{"a": "\\ud800"}', '{"a": ' + "9" * 5000 + "}"]
+RUN_FILES = ("run/recipe.json", "run/checkpoint.pt", "run/metrics.jsonl")
+
+
+class Case(NamedTuple):
+    """What was mutated, how, and what was done with it."""
+
+    subject: str
+    file: str
+    mutation: str
+    action: str
+    seed: int
+
+
+class Outcome(NamedTuple):
+    """What came of it: right, refused, or one of FAILURES."""
+
+    case: Case
+    verdict: str
+    detail: str
+
+
+def write_originals(root: Path) -> Path:
+    """A dataset, a model of every family on it, and an interrupted run."""
+    data = write_dataset(root / "data", [14, 12, 13, 12])
+    torch.manual_seed(0)
+    chunks = torch.randn(64, H, 4).cumsum(1)
+    lam = ImageLAMConfig(
+        cameras=CAMERAS[:1], features="pixels", image_size=16, width=16, heads=2, encoder_depth=1, decoder_depth=1
+    )
+    dim = lattok.open_dataset(data).features["action"].shape[0]
+    chunks = torch.randn(64, H, dim).cumsum(1)
+    made: dict[str, Any] = {
+        "action-vq": P2TActionVQ(ActionVQConfig(action_dim=dim, horizon=H, dim=8, codebook_size=4, heads=2, hidden=8)),
+        "fast": FAST.fit(chunks, vocab_size=300),
+        "fsq": FSQ(FSQConfig(action_dim=dim, horizon=H, tokens=2, codebook_size=4, hidden=8)),
+        "uniform-bins": UniformBins.fit(chunks),
+        "image-lam": ImageLAM(lam),
+        "policy": policy(),
+        "released": ReleasedVLA(ReleasedVLAConfig(dim=16, blocks=1, heads=2, action_dim=3)),
+    }
+    for name, model in made.items():
+        model.trained_on = {"dataset": "data", "episodes": [[0, 1]], "samples_per_step": 4, "loop": {"steps": 2}}
+        verdicts = [{"text": "it holds", "holds": True, "key": ""}]
+        model.evaluation = {"headline": "Good.", "verdicts": verdicts, "figures": {"error": 0.5}}
+        model.save_pretrained(root / name)
+    run = lattok.ActionVQRecipe.from_preset(data, root / "run", "quick", horizon=H, steps=2, dim=8, codebook_size=5)
+    lattok.train(run)
+    return root
+
+
+def cases(count: int, seed: int) -> Iterator[Case]:
+    """Spread over subjects, files, mutations and actions."""
+    draw = random.Random(seed)
+    models = ("action-vq", "fast", "fsq", "uniform-bins", "image-lam", "policy", "released")
+    names = ("config.json", "config.json", "model.safetensors", "evaluation.json", "training.json", "README.md")
+    for number in range(count):
+        if number % 5 == 4:
+            yield Case("run", draw.choice(RUN_FILES), draw.choice(sorted(MUTATIONS)), "resume", number)
+        else:
+            actions = ("load", "doctor", "evaluate", "annotate", "card")
+            yield Case(
+                draw.choice(models), draw.choice(names), draw.choice(sorted(MUTATIONS)), draw.choice(actions), number
+            )
+
+
+def _value(path: Path, draw: random.Random) -> None:
+    """One value of a JSON file, or a byte of another, becomes something odd."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        return _flip(path, draw)
+    holder, key = content, None
+    for _ in range(draw.choice((1, 1, 2, 3))):
+        inner = holder[key] if key is not None else holder
+        if not isinstance(inner, dict | list) or not inner:
+            break
+        holder, key = inner, draw.choice(sorted(inner)) if isinstance(inner, dict) else draw.randrange(len(inner))
+    if key is not None:
+        holder[key] = draw.choice(ODD)
+    return path.write_text(json.dumps(content)) and None
+
+
+def _drop(path: Path, draw: random.Random) -> None:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        return path.unlink()
+    if isinstance(content, dict) and content:
+        del content[draw.choice(sorted(content))]
+    return path.write_text(json.dumps(content)) and None
+
+
+def _flip(path: Path, draw: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    for _ in range(8):
+        if content:
+            content[draw.randrange(len(content))] = draw.randrange(256)
+    path.write_bytes(bytes(content))
+
+
+def _header(path: Path, draw: random.Random) -> None:
+    lie = json.dumps({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}).encode()
+    header = draw.choice((lie, b"[" * 1000, b"", json.dumps({"__metadata__": {"a": "b" * 10**6}}).encode()))
+    path.write_bytes(struct.pack("<Q", draw.choice((len(header), 2**40))) + header + bytes(4))
+
+
+def _not_finite(path: Path, draw: random.Random) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] + struct.pack("<f", float("nan")) * (len(content) // 8))
+
+
+def _device(path: Path, draw: random.Random) -> None:
+    path.unlink()
+    path.symlink_to(draw.choice(("/dev/zero", "/dev/random", "/nowhere", path.parent)))
+
+
+def _pipe(path: Path, draw: random.Random) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _folder(path: Path, draw: random.Random) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+MUTATIONS: dict[str, Callable[[Path, random.Random], None]] = {
+    "odd value": _value,
+    "odd value again": _value,
+    "entry gone": _drop,
+    "odd text": lambda path, draw: path.write_text(draw.choice(ODD_TEXT)) and None,
+    "flipped bytes": _flip,
+    "cut": lambda path, draw: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path, draw: os.truncate(path, 0),
+    "not UTF-8": lambda path, draw: path.write_bytes(b"\xff\xfe" + path.read_bytes()) and None,
+    "header": _header,
+    "NaN": _not_finite,
+    "device": _device,
+    "pipe": _pipe,
+    "folder": _folder,
+    "gone": lambda path, draw: path.unlink(),
+}
+
+
+def perform(action: str, model: Path, data: Path, out: Path) -> int:
+    """What the case does; the exit code of the command line."""
+    if action in ("load", "card"):
+        loaded = lattok.load(model)
+        if action == "card":
+            loaded.save_card(out)
+        return 0
+    options = {
+        "doctor": ["doctor", str(model)],
+        "evaluate": ["evaluate", str(model), str(data), "--out", str(out / "report")],
+        "annotate": ["annotate", str(data), "--model", str(model), "--out", str(out / "labels")],
+        "resume": ["train", "action-vq", str(data), "--out", str(model), "--resume"],
+    }
+    return main(options[action])
+
+
+def run(count: int, seed: int, scratch: Path) -> Iterator[Outcome]:
+    """All cases, one child after another."""
+    originals = write_originals(scratch / "originals")
+    before = tree(originals)
+    for case in cases(count, seed):
+        place = scratch / "case"
+        shutil.rmtree(place, ignore_errors=True)
+        (place / "out").mkdir(parents=True)
+        model = place / "model"
+        shutil.copytree(originals / case.subject, model)
+        target = model / case.file
+        if target.is_file():
+            MUTATIONS[case.mutation](target, random.Random(case.seed))
+        verdict, detail = _in_child(case.action, model, originals / "data", place / "out")
+        if tree(originals) != before:
+            verdict, detail = "outside", "a file outside of the output changed"
+        yield Outcome(case, verdict, detail)
+
+
+def _in_child(action: str, model: Path, data: Path, out: Path) -> tuple[str, str]:
+    said = out.parent / "said"
+    pid = os.fork()
+    if pid == 0:
+        _child(action, model, data, out, said)
+    _, status = os.waitpid(pid, 0)
+    text = said.read_text(errors="replace") if said.is_file() else ""
+    if os.WIFSIGNALED(status):
+        return ("hang" if os.WTERMSIG(status) == signal.SIGALRM else "crash"), f"signal {os.WTERMSIG(status)}"
+    code = os.waitstatus_to_exitcode(status)
+    if code == 3 or "Traceback (most recent call last)" in text:
+        return "traceback", text[-2000:]
+    return ("refused" if code in (1, 2) else "right"), text[-200:]
+
+
+def _child(action: str, model: Path, data: Path, out: Path, said: Path) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(LIMIT_S)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    heard, code = io.StringIO(), 3
+    with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(heard):
+        try:
+            code = perform(action, model, data, out)
+        except lattok.LattokError as error:
+            code = 2 if "\n" not in str(error) else 3
+            print(error)
+        except BaseException:
+            traceback.print_exc()
+    said.write_text(heard.getvalue(), errors="replace")
+    sys.stdout.flush()
+    os._exit(code)
