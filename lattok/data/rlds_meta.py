@@ -110,7 +110,7 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
     """The files of a split, all of which must be there."""
     splits = {entry["name"]: entry for entry in info["splits"]}
     if not isinstance(split, str) or split not in splits:
-        checks.fail("split", f"one of {', '.join(splits) or '(no splits)'} of {root}", repr(split))
+        checks.fail("split", f"one of {', '.join(splits)[:300] or '(no splits)'} of {root}", repr(split))
     path = root / "dataset_info.json"
     counts = splits[split].get("shardLengths")
     if not isinstance(counts, list) or not counts or not all(re.fullmatch(r"\d{1,12}", str(n)) for n in counts):
@@ -126,7 +126,7 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
             followed(root, shard.path, str(shard.path))
     missing = [shard.path.name for shard in shards if shard.records and not _is_there(shard.path, there)]
     if missing:
-        shown = ", ".join(missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
+        shown = ", ".join(name[:100] for name in missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
         others = [name for name in splits if name != split]
         hint = f" Other splits: {', '.join(others)}." if others and len(missing) == len(shards) else ""
         raise LattokError(
