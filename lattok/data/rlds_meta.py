@@ -98,7 +98,8 @@ def read_info(root: Path) -> dict[str, Any]:
         raise LattokError(f"{path}: expected `name` and `splits` as TFDS writes them. Copy the dataset again.")
     form = info.get("fileFormat", "tfrecord")
     if form != "tfrecord":
-        raise LattokError(f"{path}: expected the file format tfrecord, got {form!r:.60}. Write it with TFDS as tfrecord.")
+        way_out = "Write it with TFDS as tfrecord."
+        raise LattokError(f"{path}: expected the file format tfrecord, got {form!r:.60}. {way_out}")
     return info
 
 
