@@ -66,7 +66,8 @@ def main() -> None:
     results: dict = json.loads(args.out.read_text()) if args.out.exists() else {}
     results |= {"environment": environment(), "seeds": args.seeds}
     for setting in args.settings:
-        row = results.setdefault(setting, {"runs": {}})
+        row = results.setdefault(setting, {})
+        row.setdefault("runs", {})
         for seed in args.seeds:
             if str(seed) in row["runs"]:
                 continue
