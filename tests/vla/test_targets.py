@@ -44,12 +44,33 @@ def test_windows_of_rows():
     assert torch.equal(target_from_batch(renamed, "lam").codes, batch["latent.codes"])
 
 
+def test_vectors_without_codes():
+    """As many vectors as `codes` says, one where nobody says, one where they do not divide."""
+    batch = {key: value for key, value in rows().items() if "codes" not in key}
+    flat = batch["latent.embedding"]
+    assert torch.equal(target_from_batch(batch, codes=P).embedding, flat.view(B, S, P, D))
+    assert torch.equal(target_from_batch(batch).embedding, flat.view(B, S, 1, P * D))
+    odd = torch.randn(B, S, 2 * P + 1)
+    assert torch.equal(target_from_batch(batch | {"latent.embedding": odd}, codes=P).embedding, odd[:, :, None])
+
+
+@pytest.mark.parametrize("padded", ["codes", "embedding", "valid"])
+def test_the_padding_of_every_column_counts(padded):
+    batch = {key: value for key, value in rows().items() if not key.endswith("is_pad")}
+    pad = torch.zeros(B, S, dtype=torch.bool)
+    pad[0, 1:] = True
+    target = target_from_batch(batch | {f"latent.{padded}_is_pad": pad})
+    assert torch.equal(target.valid, batch["latent.valid"] & ~pad)
+    assert target.valid[0].tolist() == [True, False, False, False, False]
+
+
 def test_columns_of_one_number_have_no_axis():
     batch = rows()
     scalars = batch | {"latent.codes": batch["latent.codes"][..., 0], "latent.embedding": torch.randn(B, S)}
     target = target_from_batch(scalars, latent_dim=1)
     assert target.codes.shape == (B, S, 1)
     assert target.embedding.shape == (B, S, 1, 1)
+    assert torch.equal(target_from_batch(scalars, codes=1, latent_dim=1).codes, target.codes)
 
 
 def test_tokens_of_the_chunk():
@@ -77,6 +98,15 @@ def test_tokens_of_the_chunk():
         target_from_batch(residual, target="chunk", latent_dim=D)
     with pytest.raises(LattokError, match="`latent.codes`: expected one row, got rows .* out of `delta_timestamps`"):
         target_from_batch(rows(), target="chunk")
+
+
+def test_vectors_of_the_chunk_without_its_tokens():
+    vectors, valid = torch.randn(B, S * D), torch.ones(B, dtype=torch.bool)
+    batch = {"latent.embedding": vectors, "latent.valid": valid}
+    whole = target_from_batch(batch, target="chunk", codes=S, latent_dim=D)
+    assert whole.codes is None
+    assert torch.equal(whole.embedding, vectors.view(B, 1, S, D))
+    assert torch.equal(target_from_batch(batch, target="chunk").embedding, vectors.view(B, 1, 1, S * D))
 
 
 def test_only_what_is_asked_for_is_looked_at():
@@ -128,6 +158,15 @@ def test_batches_that_do_not_fit():
     refused("`latent.valid`: expected bool, got int64", batch | {"latent.valid": batch["latent.valid"].long()})
     refused("`latent.codes`: expected a torch tensor, got list", batch | {"latent.codes": [1, 2]})
     refused("`target`: expected one of steps, chunk", target="frames")
+    longer = torch.zeros(B, S + 1, P, dtype=torch.long)
+    refused(r"`latent.codes`: expected rows of all 5 steps, .B, 5, P., got .4, 6, 3.", batch | {"latent.codes": longer})
+    scalars = {"latent.codes": torch.zeros(B, S, dtype=torch.long), "latent.embedding": torch.randn(B, S)}
+    refused(r"`latent.codes`: expected rows of all 5 steps, .B, 5, P., got .4, 5.", batch | scalars, codes=2)
+    refused(r"`latent.embedding`: expected rows of all 5 .* got .4, 5.", batch | scalars, latent_dim=D)
+    tokens = one | {"latent.codes": torch.zeros(B, S, dtype=torch.long)}
+    refused("`latent.codes`: expected tokens of steps with 2 codes, got 5 tokens", tokens, target="chunk", codes=2)
+    refused("`latent.valid`: expected one row", tokens | {"latent.valid": batch["latent.valid"]}, target="chunk")
+    refused("`latent.codes`: expected one row, got rows .4, 2, 3.", rows(2), target="chunk")
 
 
 def test_nearest_in_time():
