@@ -35,7 +35,6 @@ TESTS = {
         "tests/action_vq/test_model.py",
         "tests/action_vq/test_residual.py",
         "tests/image_lam/test_model.py",
-        "tests/test_training.py",
     ),
     "lattok/normalize.py": ("tests/test_normalize.py", "tests/action_vq/test_base.py", "tests/test_convert.py"),
     "lattok/action_vq/losses.py": ("tests/action_vq/test_model.py", "tests/action_vq/test_parity.py"),

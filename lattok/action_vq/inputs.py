@@ -38,10 +38,10 @@ def as_codes(codes: Any) -> Tensor:
 
 
 def _within_int64(row: Any) -> Any:
-    """A list with numbers that are beyond int64, and so no codes, brought within."""
+    """A list with numbers that are beyond int64, and so no codes, brought within; -1 alone is padding."""
     if not isinstance(row, list | tuple):
         return row
-    return [max(-1, min(x, 2**62)) if isinstance(x, int) and not isinstance(x, bool) else x for x in row]
+    return [max(-2, min(x, 2**62)) if isinstance(x, int) and not isinstance(x, bool) else x for x in row]
 
 
 def _check_integers(codes: Tensor, dims: str) -> None:

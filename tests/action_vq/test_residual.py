@@ -160,6 +160,16 @@ def test_every_integer_sequence_decodes(tokenizer, rows):
         assert bool(repaired) == (not legal or any(code != -1 for code in row[4:]))
 
 
+@pytest.mark.parametrize("odd", [-2, -(2**63), -(2**80), 2**80])
+def test_only_minus_one_is_padding(tokenizer, odd):
+    for row in ([0, 0, 0, 0, odd], [0, 0, 0, odd]):
+        _, info = tokenizer.decode([row], return_info=True)
+        assert info.repaired.tolist() == [True]
+    assert "1 codes too many" in tokenizer.decode([[0, 0, 0, 0, odd]], return_info=True)[1].notes[0]
+    assert "1 outside 0..15" in tokenizer.decode([[0, 0, 0, odd]], return_info=True)[1].notes[0]
+    assert not tokenizer.decode([[0, 0, 0, 0, -1]], return_info=True)[1].repaired.any()
+
+
 def test_masked_steps_and_dimensions_change_nothing_whatever_they_hold():
     chunks = smooth(100)
     mask = whole(chunks)
