@@ -1,10 +1,13 @@
 """The model card: README.md of an artefact, with the facts that the Hub reads at its top.
 
 Names, headlines and figures come from datasets, folders and files: they are shown as text, whatever markup they hold.
+A card ends with a mark and a hash of what is above it. One without, or with another hash, was written by somebody: it
+is kept, and goes wherever the model goes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -15,8 +18,10 @@ from typing import Any
 from lattok import files
 from lattok.hub_client import HUB_ID
 
+LONGEST = 1 << 20  # bytes of a card
 MARKS = {True: "holds up", False: "falls short", None: "open"}
 _SPECIAL = re.compile(r"([\\`*\[\]|~#])")
+_MARK = "<!-- lattok wrote this card and writes it again as long as nobody changes it: {} -->\n"
 _LICENSE = re.compile(r"^license: *([A-Za-z0-9][\w.-]*) *$", re.MULTILINE | re.ASCII)
 
 
@@ -24,6 +29,19 @@ def plain(text: Any) -> str:
     """Any text as one line of Markdown that shows it and does nothing else."""
     line = "".join(c if c.isprintable() else " " for c in str(text))
     return _SPECIAL.sub(r"\\\1", html.escape(" ".join(line.split()), quote=False))
+
+
+def written_by_somebody(path: Path) -> str | None:
+    """The text of a card that is not as lattok wrote it; None where there is no card, or one of lattok's."""
+    if not path.is_file():
+        return None
+    text = path.read_bytes()[:LONGEST].decode(errors="replace")
+    body, _, mark = text.removesuffix("\n").rpartition("\n")
+    return None if f"{mark}\n" == _signature(f"{body}\n") else text
+
+
+def _signature(text: str) -> str:
+    return _MARK.format(hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 def license_of(path: Path) -> str | None:
@@ -50,7 +68,8 @@ def model_card(
     lines += [f"model = lattok.load({json.dumps(shown, ensure_ascii=False)})", "```", "", "## Evaluation", ""]
     lines += [f"Not evaluated yet: {judged_by}."] if not evaluation else _judged(evaluation)
     dumped = json.dumps(files.finite(config), indent=2)
-    return "\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", ""])
+    text = "\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", "", ""])
+    return text + _signature(text)
 
 
 def _front(facts: Mapping[str, Any]) -> list[str]:

@@ -26,7 +26,7 @@ from typing_extensions import Self, Unpack
 
 import lattok
 from lattok import checks, files, hub_client
-from lattok.card import license_of, model_card
+from lattok.card import license_of, model_card, written_by_somebody
 from lattok.hub_client import DEVICES, HUB_ID, LoadOptions
 from lattok.records import read_evaluation, read_training
 from lattok.weights import DAMAGED, SHOWN, Size, Sizes, check_sizes, planned, read_sizes, read_tensors, unsound
@@ -125,6 +125,7 @@ class HubModel(nn.Module):
     source: str | None = None  # Hub id or folder name it was loaded from
     revision: str | None = None
     license: str | None = None  # as its user named it, for the model card
+    own_card: str | None = None  # a model card that somebody wrote or changed: it goes wherever the model goes
     narrow: ClassVar[bool] = False  # weights may have been stored as bfloat16 or float16
 
     def save_pretrained(
@@ -160,13 +161,17 @@ class HubModel(nn.Module):
         header = {"type": self.type, "lattok_version": lattok.__version__}
         files.write_json(folder / CONFIG, {**header, **asdict(self.config)})
 
-    def save_card(self, folder: Path, name: str | None = None) -> None:
-        """Write README.md, and evaluation.json where the model was evaluated."""
+    def save_card(self, folder: Path, name: str | None = None) -> bool:
+        """Write README.md, and evaluation.json where the model was evaluated. A README.md that somebody wrote or
+        changed stays as it is; returns whether it was written."""
         if self.evaluation is not None:
             files.write_json(folder / EVALUATION, self.evaluation)
         else:
             (folder / EVALUATION).unlink(missing_ok=True)  # another model's figures
-        files.write_text(folder / CARD, self.card(name or folder.resolve().name))
+        if written_by_somebody(folder / CARD) is not None:
+            return False
+        files.write_text(folder / CARD, self.own_card or self.card(name or folder.resolve().name))
+        return True
 
     def card(self, name: str) -> str:
         """The model card, under that name."""
@@ -221,7 +226,7 @@ class HubModel(nn.Module):
         model = cls.build(config, **parts)
         model.load_tensors(read_tensors(folder / WEIGHTS), where)
         model.evaluation, model.trained_on = read_evaluation(folder / EVALUATION), read_training(folder / TRAINING)
-        model.license = license_of(folder / CARD)
+        model.license, model.own_card = license_of(folder / CARD), written_by_somebody(folder / CARD)
         model.source, model.revision = place.hub_id or folder.resolve().name, place.revision
         model.after_load()
         return on_device(model.eval(), device)
@@ -263,11 +268,14 @@ class HubModel(nn.Module):
         """Upload as one commit; returns its address. Not run where the project is tested: there is no network there.
 
         `revision` is a branch, made where it is not there; with `create_pr` the commit becomes a pull request. A
-        `license`, such as "apache-2.0", goes onto the card.
+        `license`, such as "apache-2.0", goes onto the card. A card that somebody wrote or changed goes up as it is.
         """
         from huggingface_hub import HfApi
 
         _check_push({"repo_id": repo_id, "license": license, "revision": revision})
+        if license is not None and self.own_card is not None and license != self.license:
+            hint = f"Put `license: {license}` between the lines --- at its top."
+            checks.fail("license", "the licence of a README.md that lattok wrote; yours stays as it is", license, hint)
         self.license = license or self.license
         options: dict[str, Any] = {"commit_message": commit_message or f"lattok {lattok.__version__}: {self.type}"}
         options |= {"revision": revision} if revision else {}

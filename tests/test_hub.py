@@ -433,6 +433,38 @@ def test_records_beside_the_weights_are_checked_where_they_are_read(name, conten
         lattok.load(folder)
 
 
+@pytest.mark.parametrize("edit", [lambda card: card.replace("# ", "# My own title: ", 1), lambda card: "My words.\n"])
+def test_a_card_that_somebody_wrote_stays_and_goes_along(folder, tmp_path, edit):
+    card = folder / "README.md"
+    assert lattok.load(folder).own_card is None
+    card.write_text(edit(card.read_text()))
+    mine, model = card.read_text(), lattok.load(folder)
+    model.evaluation = {"headline": "Good.", "verdicts": [], "figures": {}}
+    assert not model.save_card(folder)
+    assert card.read_text() == mine
+    assert json.loads((folder / "evaluation.json").read_text())["headline"] == "Good."
+    model.save_pretrained(tmp_path / "copy")
+    assert (tmp_path / "copy" / "README.md").read_text() == mine
+    with pytest.raises(LattokError, match="`license`: expected the licence of a README.md that lattok wrote"):
+        model.push_to_hub("org/name", license="mit")
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "README.md").write_text("# A folder of mine\n")
+    model.save_pretrained(other)
+    assert (other / "README.md").read_text() == "# A folder of mine\n"
+
+
+def test_a_card_of_lattoks_is_written_again(folder):
+    model = lattok.load(folder)
+    model.evaluation = {"headline": "Good.", "verdicts": [], "figures": {}}
+    assert model.save_card(folder)
+    assert "Good." in (folder / "README.md").read_text()
+    again = lattok.load(folder)
+    again.evaluation = {"headline": "Better.", "verdicts": [], "figures": {}}
+    assert again.save_card(folder)
+    assert "Better." in (folder / "README.md").read_text()
+
+
 def test_model_card_holds_the_last_evaluation(folder):
     model = lattok.load(folder)
     assert "Not evaluated yet" in (folder / "README.md").read_text()

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 from lattok import checks, files
 from lattok.data import Exported, export, open_dataset
 from lattok.evaluation import Report, evaluate
-from lattok.hub import on_device
+from lattok.hub import CARD, on_device
 from lattok.loading import load
 from lattok.recipes.progress import bar
 
@@ -64,7 +64,8 @@ def judge(
     if folder is not None:
         model.evaluation = files.finite(report.summary())
         try:
-            model.save_card(folder)
+            if not model.save_card(folder):
+                print(f"note: {folder / CARD} is not as lattok wrote it and stays as it is", file=sys.stderr)
         except OSError as error:  # a shared model on a read-only disk is still worth a report
             print(f"note: the model card in {folder} stays as it was ({error.strerror})", file=sys.stderr)
     return report
