@@ -72,7 +72,9 @@ def _check_entry(where: _Place, entry: Any, name: str, needed: bool) -> None:
     where.optional(entry, "dataset", str, "a name")
     where.optional(entry, "split", str | None, "a name")
     where.optional(entry, "weight", int | float, "a number")
-    where.optional(entry, "action_space", dict, "an object")
+    for part in where.listed(entry, "action_space"):
+        if not isinstance(part, dict):
+            where.wrong("action_space", "a list of objects, its parts", entry["action_space"])
     runs = entry.get("episodes", [])
     if "dataset" in entry and not is_runs(runs):
         where.wrong(f"episodes of {name}", "a list of [first, last], whole numbers in order", runs)

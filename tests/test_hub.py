@@ -454,6 +454,16 @@ def test_a_card_that_somebody_wrote_stays_and_goes_along(folder, tmp_path, edit)
     assert (other / "README.md").read_text() == "# A folder of mine\n"
 
 
+def test_a_declared_action_space_is_read_back(folder):
+    model = lattok.load(folder)
+    space = [{"part": "gripper", "convention": "open_is_1"}]
+    model.trained_on = {"dataset": "d", "episodes": [[0, 3]], "action_space": space}
+    assert lattok.load(model.save_pretrained(folder)).trained_on["action_space"] == space
+    (folder / "training.json").write_text('{"action_space": [3]}')
+    with pytest.raises(LattokError, match="`action_space` in `.*training.json`: expected a list of objects"):
+        lattok.load(folder)
+
+
 def test_a_card_of_lattoks_is_written_again(folder):
     model = lattok.load(folder)
     model.evaluation = {"headline": "Good.", "verdicts": [], "figures": {}}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from packaging.version import Version
 
-from lattok import checks, files, hub_client
+from lattok import checks, files, hub_client, weights
 from lattok.backbones.families import Family, family_of
 
 OLDEST = {"transformers": "5.4", "peft": "0.18"}
@@ -48,11 +48,15 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
     folder, found = find(name, revision)
     if not any(folder.glob("*.safetensors")):
         checks.fail("backbone", "a folder with weights as *.safetensors", f"{name!r} without any")
+    sizes = _sizes(folder)
+    _check_layers(folder, files.read_json(folder / "config.json"), len(sizes))
     try:
-        family = family_of(transformers.AutoConfig.from_pretrained(folder))
+        config = transformers.AutoConfig.from_pretrained(folder)
+        family = family_of(config)
         text = family.image is None
         processor = (transformers.AutoTokenizer if text else transformers.AutoProcessor).from_pretrained(folder)
         kind = transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
+        weights.planned(lambda: kind.from_config(config), sizes, str(folder))
         model, report = kind.from_pretrained(folder, dtype=getattr(torch, dtype), output_loading_info=True)
     except checks.LattokError:
         raise
@@ -63,6 +67,21 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
         checks.fail("backbone", expected, f"{type(model).__name__} in {name!r}")
     _refuse_gaps(name, report)
     return model, processor, family, found
+
+
+def _sizes(folder: Path) -> weights.Sizes:
+    """Names, shapes and dtypes of all tensors in a folder."""
+    files_of_weights = sorted(folder.glob("*.safetensors"))
+    return {name: size for path in files_of_weights for name, size in weights.read_sizes(path).items()}
+
+
+def _check_layers(folder: Path, config: Any, tensors: int) -> None:
+    """Every layer has tensors; transformers makes lists, and copies of them, as long as a configuration says."""
+    for name, value in config.items() if isinstance(config, dict) else ():
+        counts = ("layers" in name or "depth" in name) and isinstance(value, int)
+        if counts and value > tensors:
+            checks.fail(str(folder), f"at most a layer for each of its {tensors} tensors", f"{name}={value}")
+        _check_layers(folder, value, tensors)
 
 
 def _refuse_gaps(name: str, report: Any) -> None:

@@ -176,9 +176,9 @@ def _check_layers(layers: Any) -> None:
 
 def _check_prompt(prompt: str) -> None:
     try:
-        prompt.format(task="", horizon=1)
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
-        checks.fail("prompt", "a text with {task} and {horizon} at most", f"{prompt!r} ({error})")
+        checks.plain_format(prompt, task="", horizon=1)
+    except checks.LattokError:
+        checks.fail("prompt", "a text with {task} and {horizon} at most", f"{prompt!r:.80}")
 
 
 def _check_latents(plan: Strategy, codebook_size: int, latent_dim: int) -> None:

@@ -18,7 +18,7 @@ from lattok.vla.targets import target_from_batch
 
 def prompts(config: VLAConfig, texts: Sequence[str]) -> list[str]:
     """Instructions in the prompt (appendix B.1)."""
-    return [config.prompt.format(task=text.strip(), horizon=config.horizon) for text in texts]
+    return [checks.plain_format(config.prompt, task=text.strip(), horizon=config.horizon) for text in texts]
 
 
 def policy_batch(config: VLAConfig, batch: Mapping[str, Any], learning: bool) -> PolicyBatch:

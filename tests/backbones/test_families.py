@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -188,7 +190,7 @@ def test_models_that_cannot_be_read(tiny: Callable[[str], Path], tmp_path: Path)
     need_transformers()
     broken = Path(shutil.copytree(tiny("text"), tmp_path / "broken"))
     (broken / "model.safetensors").write_bytes(b"nothing")
-    with pytest.raises(LattokError, match=r"`backbone`: expected a model and its processor; .* could not be read, got"):
+    with pytest.raises(LattokError, match=r"model.safetensors`: expected a whole safetensors file"):
         pretrained.load(str(broken), None, "float32")
     unknown = Path(shutil.copytree(tiny("text"), tmp_path / "unknown"))
     (unknown / "config.json").write_text('{"model_type": "no_such_model"}')
@@ -199,3 +201,26 @@ def test_models_that_cannot_be_read(tiny: Callable[[str], Path], tmp_path: Path)
     (less / "config.json").write_text(json.dumps({**values, "num_hidden_layers": 5, "layer_types": None}))
     with pytest.raises(LattokError, match=r"a whole model; .* lacks weights, got model.layers.4.* and 8 more"):
         pretrained.load(str(less), None, "float32")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 10**6, "layer_types": None},
+        {"vocab_size": 10**9},
+        {"hidden_size": 10**9},
+        {"intermediate_size": 10**12},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_configuration_that_its_weights_cannot_hold_is_refused_before_memory_is_taken(tiny, tmp_path, changes):
+    """A policy from a stranger may carry its backbone, configuration and all."""
+    need_transformers()
+    folder = Path(shutil.copytree(tiny("text"), tmp_path / "hostile"))
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, **changes}))
+    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(LattokError, match=r"configuration with|a layer for each of its 46 tensors"):
+        pretrained.load(str(folder), None, "float32")
+    assert time.monotonic() - begun < 20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB

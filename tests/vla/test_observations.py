@@ -109,6 +109,8 @@ def test_other_columns_of_a_dataset_are_left_alone():
         ({"cameras": "front"}, "`cameras`: expected a list of names, got 'front'"),
         ({"camera_sizes": ((8, 8),)}, "`camera_sizes`: expected 2 sizes, one for each camera"),
         ({"prompt": "{instruction}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
+        ({"prompt": "{horizon:9000000000}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
+        ({"prompt": "{task:>9000000000}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
         ({"prompt": "{task.foo}"}, "`prompt`: expected a text with {task} and {horizon} at most"),
         ({"camera_sizes": (24, 32)}, r"`camera_sizes`: expected a pair \(H, W\) for each camera"),
         ({"head_layers": 5}, "`head_layers`: expected indices of hidden states, got 5"),

@@ -202,7 +202,7 @@ def test_targets_that_do_not_fit():
             loss(states, target._replace(**changes))
 
     refused(codes, "`codes`: expected codes, for a loss of codes, got a target without. `lattok annotate", codes=None)
-    refused(align, "`embedding`: expected vectors, .* `--no-embedding` it leaves the vectors out", embedding=None)
+    refused(align, "`embedding`: expected vectors, .* embedding=False it leaves the vectors out", embedding=None)
     refused(codes, "`codes`: expected 3 codes in each step, got 2. Build the loss with", codes=target.codes[..., :2])
     refused(regress, "`embedding`: expected 3 vectors in each step, got 1", embedding=target.embedding[:, :, :1])
     refused(
