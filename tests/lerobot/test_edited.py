@@ -1,4 +1,4 @@
-"""Labels after LeRobot's own tools went over an annotated dataset, which drop `meta/lattok.json`: lattok still knows."""
+"""Labels after LeRobot's own tools went over an annotated dataset, which drop `meta/lattok.json`: still known."""
 
 from __future__ import annotations
 
