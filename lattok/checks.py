@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 LONGEST = 40_000  # characters of what came: a list of a million names says no more than its beginning
 
 
+MOST_LISTED = 1000  # characters
+
+
 class LattokError(ValueError):
     """Bad input. The text names the argument, what was expected, what came and the way out."""
 
@@ -101,12 +104,18 @@ def size(name: str, axis: str, got: int, expected: int, hint: str = "") -> None:
         fail(name, f"{expected} {axis}", f"{got}", hint)
 
 
+def listed(names: Iterable[Any]) -> str:
+    """Names in a message, as many as one reads: those of a dataset may be long and many."""
+    text = ", ".join(map(str, names))
+    return text if len(text) <= MOST_LISTED else f"{text[:MOST_LISTED]} …"
+
+
 def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
     """Every given key must be known."""
     unknown = sorted(set(given) - set(known))
     if unknown:
         hints = [hint for word in unknown if (hint := did_you_mean(word, known))]
-        fail(name, "names among " + ", ".join(sorted(known)), ", ".join(map(str, unknown)), " ".join(hints))
+        fail(name, "names among " + listed(sorted(known)), listed(unknown), " ".join(hints))
 
 
 # a brace that stands for itself, a field, or a brace that is neither

@@ -124,7 +124,7 @@ class RobomimicHDF5(FramesInBlocks):
         columns = {}
         for key in keys:
             if key not in known:
-                checks.fail("keys", "columns among " + ", ".join(known), repr(key))
+                checks.fail("keys", "columns among " + checks.listed(known), f"{key!r:.200}")
             if key in INDEX_FEATURES:
                 task = self.tasks.index(demo.instruction)
                 columns[key] = index_column(key, demo.length, episode_index, task, self.fps)

@@ -153,7 +153,7 @@ class LeRobotV3(FramesInBlocks):
         names = self._reader.file(path).names
         for key in keys:
             if key not in self.features or key not in names:
-                checks.fail("keys", "columns among " + ", ".join(names), repr(key), f"Looked in {path}.")
+                checks.fail("keys", "columns among " + checks.listed(names), f"{key!r:.200}", f"Looked in {path}.")
         return {
             key: column_to_numpy(self._reader.read(path, key, first, last), self.features[key], f"{path}: `{key}`")
             for key in keys

@@ -22,6 +22,7 @@ _WHOLE = ("episode_index", "length", "data/chunk_index", "data/file_index")
 _VIDEO_WHOLE, _VIDEO_TIMES = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
 _AGAIN = "Copy the dataset again."
 MOST_AXES = 8  # of a feature
+LONGEST_VECTOR = 1 << 20  # dimensions, which all have names and statistics
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -85,6 +86,10 @@ def _feature(path: Path, key: str, entry: Any) -> Feature:
     if not sizes or len(sizes) != len(shape or []) or len(sizes) > MOST_AXES or math.prod(sizes) >= 2**31:
         raise LattokError(f"{path}: feature `{key}`: expected dtype and shape, got {str(entry)[:60]!r}. {_AGAIN}")
     dtype, names = entry.get("dtype"), entry.get("names")
+    if len(sizes) == 1 and sizes[0] > LONGEST_VECTOR:
+        raise LattokError(
+            f"{path}: feature `{key}`: expected at most {LONGEST_VECTOR:,} numbers, got {sizes[0]:,}. {_AGAIN}"
+        )
     if not isinstance(dtype, str):
         raise LattokError(f"{path}: feature `{key}`: expected a dtype, got {str(dtype)[:40]!r}. {_AGAIN}")
     if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}

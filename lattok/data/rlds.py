@@ -70,7 +70,7 @@ class RLDS(FramesInBlocks):
         for key in keys:
             if key not in self.features or key in self.cameras:
                 known = [key for key in self.features if key not in self.cameras]
-                checks.fail("keys", "columns among " + ", ".join(known), repr(key))
+                checks.fail("keys", "columns among " + checks.listed(known), f"{key!r:.200}")
         with self._example(episode_index) as example:
             return {key: self._column(example, key, episode_index, length) for key in keys}
 

@@ -147,7 +147,7 @@ def vector_key(dataset: RobotDataset, argument: str, key: str) -> Feature:
         if feature.dtype.startswith(("float", "int")) and len(feature.shape) == 1 and name not in INDEX_KEYS
     ]
     if key not in candidates:
-        checks.fail(argument, "one of " + (", ".join(candidates) or "(no vector in this dataset)"), repr(key))
+        checks.fail(argument, "one of " + (checks.listed(candidates) or "(no vector in this dataset)"), f"{key!r:.200}")
     return dataset.features[key]
 
 

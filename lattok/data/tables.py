@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -38,9 +38,12 @@ def open_table(path: Path) -> pq.ParquetFile:
         raise LattokError(f"missing data file {path}. Download or copy it again.")
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
-        file.schema_arrow.names  # noqa: B018  a damaged name is no text
+        names = Counter(file.schema_arrow.names)  # a damaged name is no text
     except DAMAGE:
         raise LattokError(f"{path} is no complete Parquet file: truncated or damaged. Copy it again.") from None
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice is not None:
+        raise LattokError(f"{path}: expected every column once, got `{twice[:80]}` {names[twice]} times. {AGAIN}")
     check_rows(path, file.metadata.num_rows)
     for group in range(file.num_row_groups):
         _check_claims(path, file.metadata.row_group(group))

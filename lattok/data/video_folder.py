@@ -109,7 +109,9 @@ class VideoFolder(FramesInBlocks):
         length = self._plan(episode_index).length
         for key in keys:
             if key not in INDEX_FEATURES:
-                checks.fail("keys", "columns among " + ", ".join(INDEX_FEATURES), repr(key), "Videos have no others.")
+                checks.fail(
+                    "keys", "columns among " + checks.listed(INDEX_FEATURES), f"{key!r:.200}", "Videos have no others."
+                )
         task = self._task[episode_index]
         return {key: index_column(key, length, episode_index, task, self.fps) for key in keys}
 

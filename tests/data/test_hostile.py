@@ -365,3 +365,39 @@ def test_a_text_column_that_holds_numbers_is_refused(tmp_path):
     edit_info(root, features=features | {"note": {"dtype": "string", "shape": [1], "names": None}})
     with pytest.raises(LattokError, match="`note`: expected text as info.json says, got uint64"):
         export(open_dataset(root), tmp_path / "out")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    root = write_dataset(tmp_path / "dataset", [12, 15], cameras=False)
+    for path in (root / "meta" / "tasks.parquet", root / "data" / "chunk-000" / "file-000.parquet"):
+        whole = path.read_bytes()
+        table = pq.read_table(path)
+        name = table.column_names[0]
+        pq.write_table(table.append_column(name, table[name]), path)
+        with pytest.raises(LattokError, match=f"{path.name}: expected every column once, got `{name}` 2 times"):
+            use(root, tmp_path / path.stem)
+        path.write_bytes(whole)
+    use(root, tmp_path / "whole")
+
+
+def test_long_names_and_many_are_cut_in_messages(tmp_path):
+    root = write_dataset(tmp_path / "dataset", [12, 15], cameras=False)
+    features = json.loads((root / "meta" / "info.json").read_text())["features"]
+    more = {f"{i}{'a' * 500}": {"dtype": "float32", "shape": [1]} for i in range(9)}
+    edit_info(root, features=features | more)
+    dataset = open_dataset(root)
+    for keys in (["b" * 5000], [next(iter(more))]):
+        with pytest.raises(LattokError) as caught:
+            dataset.columns(0, keys)
+        assert len(str(caught.value)) < 2000
+    with pytest.raises(LattokError, match="…") as caught:
+        inspect_dataset(dataset, columns=["c" * 5000])
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_vector_too_long_to_name_its_numbers_is_refused(tmp_path):
+    root = write_dataset(tmp_path / "dataset", [12, 15], cameras=False)
+    features = json.loads((root / "meta" / "info.json").read_text())["features"]
+    edit_info(root, features=features | {"action": {"dtype": "float32", "shape": [2**31 - 1], "names": None}})
+    with pytest.raises(LattokError, match="`action`: expected at most 1,048,576 numbers, got 2,147,483,647"):
+        open_dataset(root)
