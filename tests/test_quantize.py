@@ -134,6 +134,35 @@ def test_joint_entropy_sees_tokens_that_repeat_one_another():
     assert not free.tokens_repeat
 
 
+def test_when_tokens_repeat_one_another():
+    two = torch.arange(4096)[:, None] % 2
+    assert code_statistics(two.expand(-1, 2), 16).tokens_repeat
+    assert not code_statistics(two, 16).tokens_repeat  # one token has no other
+    assert not code_statistics(torch.zeros(4096, 4, dtype=torch.long), 16).tokens_repeat  # collapsed, not repeated
+    few = (torch.arange(64)[:, None] % 16).expand(-1, 4)
+    assert not code_statistics(few, 16).tokens_repeat  # so few rows could not say more
+    eight = torch.arange(4096) % 8
+    rows = torch.stack([eight // 2, eight % 2], 1)  # 3 bits jointly, 2 in one token: half of one more is enough
+    assert code_statistics(rows, 64).joint_entropy == 3
+    assert not code_statistics(rows, 64).tokens_repeat
+
+
+def test_no_codes_say_nothing():
+    stats = code_statistics(torch.zeros(0, 3, dtype=torch.long), 16)
+    assert stats == ([0, 0, 0], [0.0, 0.0, 0.0], 0.0, 0.0, 0)
+    with pytest.raises(LattokError, match=r"`codes`: expected shape .N, P., got shape .5."):
+        code_statistics(torch.zeros(5, dtype=torch.long), 16)
+
+
+def test_the_report_is_about_the_latest_rows():
+    quantizer = started(QuantizerConfig(dim=2, size=4, revive_below=0), torch.randn(64, 2))
+    quantizer.pop_usage()
+    quantizer.remember(torch.cat([torch.ones(100, 1), torch.zeros(4096, 1)]).long())
+    assert quantizer.pop_usage().used == [1]
+    quantizer.remember(torch.cat([torch.ones(1, 1), torch.zeros(4095, 1)]).long())
+    assert quantizer.pop_usage().used == [2]
+
+
 @given(st.integers(1, 300), st.integers(1, 4), st.integers(2, 20), st.integers(0, 2**31))
 @settings(max_examples=30, deadline=None)
 def test_code_statistics_equal_numpy(n, positions, size, seed):
@@ -143,6 +172,8 @@ def test_code_statistics_equal_numpy(n, positions, size, seed):
     assert stats.joint_entropy == pytest.approx(-(counts * np.log2(counts)).sum(), abs=1e-9)
     assert stats.joint_ceiling == pytest.approx(min(positions * math.log2(size), math.log2(n)), abs=1e-4)
     assert stats.used == [len(set(column)) for column in codes.T]
+    shares = [np.unique(column, return_counts=True)[1] / n for column in codes.T]
+    assert stats.perplexity == pytest.approx([2 ** -(p * np.log2(p)).sum() for p in shares], abs=1e-9)
 
 
 def test_kmeans_beats_random_centres_and_handles_few_vectors():
@@ -162,6 +193,9 @@ def test_kmeans_beats_random_centres_and_handles_few_vectors():
     [
         ({"size": 0}, "`size`: expected a whole number of at least 1, got 0"),
         ({"decay": 1.0}, "`decay`"),
+        ({"decay": -0.1}, "`decay`"),
+        ({"revive_below": -0.1}, "`revive_below`: expected a number of at least 0"),
+        ({"update": "magic"}, "`update`: expected one of ema, gradient, got 'magic'"),
         ({"start": "magic"}, "`start`: expected one of kmeans, uniform, normal, got 'magic'"),
         ({"restart_every": 5}, "`restart_every`: expected 0 unless update is 'gradient' and revive_below 0, got 5"),
         ({"restart_every": 5, "update": "gradient"}, "`restart_every`: expected 0 unless"),
@@ -309,3 +343,8 @@ def test_rows_that_are_padded_somewhere_are_not_reported():
     quantizer = VectorQuantizer(QuantizerConfig(dim=4, size=8)).train()
     out = quantizer(torch.randn(4, 4), valid=torch.tensor([True, False, True, False]))
     assert torch.equal(quantizer.recent, out.codes[[0, 2], None])
+
+
+def test_the_least_decay_and_the_usual_revival():
+    assert QuantizerConfig(dim=4, size=8, decay=0).decay == 0
+    assert QuantizerConfig(dim=4, size=8).revive_below == 0.03
