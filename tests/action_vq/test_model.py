@@ -148,6 +148,13 @@ def test_reconstruction_counts_dimensions_that_are_there(rng):
     torch.testing.assert_close(losses.reconstruction(a, b, valid, "sum"), expected.sum() / 3)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_one_element_of_one_sample_counts_whole(reduction):
+    one, valid = torch.full((1, 3, 2), 5.0), torch.zeros(1, 3, 2, dtype=torch.bool)
+    valid[0, 0, 0] = True
+    assert losses.reconstruction(one, one - 3, valid, reduction) == 9
+
+
 def test_commitment_moves_latents_and_not_what_stands_for_them():
     latents, rows = (torch.randn(4, 6, 5, requires_grad=True) for _ in range(2))
     losses.commitment(latents, rows, torch.ones(4, 6, dtype=torch.bool)).backward()
