@@ -35,7 +35,8 @@ def written_by_somebody(path: Path) -> str | None:
     """The text of a card that is not as lattok wrote it; None where there is no card, or one of lattok's."""
     if not path.is_file():
         return None
-    text = path.read_bytes()[:LONGEST].decode(errors="replace")
+    with path.open("rb") as file:  # a stranger's may be as large as a disk
+        text = file.read(LONGEST).decode(errors="replace")
     body, _, mark = text.removesuffix("\n").rpartition("\n")
     return None if f"{mark}\n" == _signature(f"{body}\n") else text
 
