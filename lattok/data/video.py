@@ -22,6 +22,7 @@ from lattok.checks import LattokError
 BLOCK = 64  # frames per decoded block: 64 x 480 x 640 x 3 bytes = 59 MB
 BLOCK_BYTES = 2**28  # of larger frames a block holds fewer
 MOST_PIXELS = 2**25  # per frame, 8K: a damaged header may claim anything, and memory is claimed before a pixel is read
+EMPTY_END = 2**26  # bytes: no video ends in as many zeros, and a demuxer searches them one by one
 SEEK_GAP_S = 1.0  # a longer hole between wanted frames is skipped by seeking
 # from 17 on PyAV converts colours with as many threads as there are cores: for one frame the hand-over costs more
 ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
@@ -156,6 +157,8 @@ def _opened(path: Path) -> InputContainer:
         raise LattokError(
             f"missing video file {path}. Download or copy it again, or choose other cameras with `cameras`."
         )
+    if _ends_empty(path):
+        raise LattokError(f"{path} is truncated: only zeros follow, as after a download that stopped. Copy it again.")
     container = av.open(str(path))
     if not container.streams.video:
         container.close()
@@ -169,6 +172,19 @@ def _opened(path: Path) -> InputContainer:
     decoder.thread_count = 1
     decoder.options = {"max_pixels": str(MOST_PIXELS)}
     return container
+
+
+def _ends_empty(path: Path) -> bool:
+    """Whether the last 64 MB are zeros, judged by one page of every MB."""
+    size = path.stat().st_size
+    if size < EMPTY_END:
+        return False
+    with path.open("rb", buffering=0) as file:
+        for back in range(2**20, EMPTY_END + 1, 2**20):
+            file.seek(size - back)
+            if file.read(4096).strip(b"\0"):
+                return False
+    return True
 
 
 @contextmanager

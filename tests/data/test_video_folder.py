@@ -335,7 +335,8 @@ def damage(folder: Path) -> dict[str, str]:
     (folder / "text.mp4").write_text("this is no video\n" * 100)
     (folder / "garbage.webm").write_bytes(np.random.default_rng(0).bytes(5000))
     write_video(folder / "b_frames.avi")
-    reasons = dict.fromkeys(("cut_fast.mp4", "cut.mkv", "cut.webm"), "is truncated")
+    os.truncate(write_video(folder / "zeros.mkv"), 2**30)  # a demuxer searches them one by one, for 8 s
+    reasons = dict.fromkeys(("cut_fast.mp4", "cut.mkv", "cut.webm"), "is truncated") | {"zeros.mkv": "only zeros"}
     reasons |= dict.fromkeys(("no_index.mp4", "empty.mp4", "text.mp4", "garbage.webm"), "truncated or damaged")
     return reasons | {"b_frames.avi": "Convert it to mp4"}
 
@@ -355,7 +356,7 @@ def test_damaged_files_are_listed_and_keep_their_numbers(tmp_path: Path):
     assert episode.index == order.index("good.mp4")
     np.testing.assert_array_equal(dataset.frames(episode.index)[:, 0], decoded(tmp_path / "good.mp4")[1])
     (tmp_path / "good.mp4").unlink()
-    with pytest.raises(LattokError, match="none of 8 videos can be read, first .*b_frames.avi"):
+    with pytest.raises(LattokError, match="none of 9 videos can be read, first .*b_frames.avi"):
         VideoFolder(tmp_path)
 
 
