@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
-import lattok
 from lattok import checks, files, hub_client
 from lattok.card import license_of, model_card, written_by_somebody
 from lattok.hub_client import DEVICES, HUB_ID, LoadOptions
 from lattok.records import read_evaluation, read_training
+from lattok.version import __version__
 from lattok.weights import DAMAGED, SHOWN, Size, Sizes, check_sizes, planned, read_sizes, read_tensors, unsound
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -93,11 +93,11 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
         checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
     written = config.get("lattok_version", "0")
     if not isinstance(written, str) or not _VERSION.match(written):
-        checks.fail(f"lattok_version` in `{path}", f"a version such as {lattok.__version__}", f"{written!r:.60}")
-    if _release(written) > _release(lattok.__version__):
+        checks.fail(f"lattok_version` in `{path}", f"a version such as {__version__}", f"{written!r:.60}")
+    if _release(written) > _release(__version__):
         checks.fail(
             str(path),
-            f"a config written by lattok {lattok.__version__} or older",
+            f"a config written by lattok {__version__} or older",
             written,
             "Upgrade lattok to load it.",
         )
@@ -158,7 +158,7 @@ class HubModel(nn.Module):
         self.save_card(folder, name)
         if self.trained_on is not None:
             files.write_json(folder / TRAINING, self.trained_on)
-        header = {"type": self.type, "lattok_version": lattok.__version__}
+        header = {"type": self.type, "lattok_version": __version__}
         files.write_json(folder / CONFIG, {**header, **asdict(self.config)})
 
     def save_card(self, folder: Path, name: str | None = None) -> bool:
@@ -277,7 +277,7 @@ class HubModel(nn.Module):
             hint = f"Put `license: {license}` between the lines --- at its top."
             checks.fail("license", "the licence of a README.md that lattok wrote; yours stays as it is", license, hint)
         self.license = license or self.license
-        options: dict[str, Any] = {"commit_message": commit_message or f"lattok {lattok.__version__}: {self.type}"}
+        options: dict[str, Any] = {"commit_message": commit_message or f"lattok {__version__}: {self.type}"}
         options |= {"revision": revision} if revision else {}
         options |= {"create_pr": True} if create_pr else {}
         try:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-import lattok
 from lattok import files
 from lattok.action_vq.folding import Affine, Array, Folded, FoldedBlock, fold
 from lattok.action_vq.model import P2TActionVQ
 from lattok.graphs import Graph, package
+from lattok.version import __version__
 
 PORTABLE_OPSET = 17
 ATTENTION_OPSET = 23  # has attention as one operator
@@ -52,7 +52,7 @@ def codes_model(model: P2TActionVQ) -> bytes:
         "horizon": model.horizon,
         "action_dim": model.action_dim,
         "vocab_size": model.vocab_size,
-        "lattok_version": lattok.__version__,
+        "lattok_version": __version__,
     }
     source = (np.float32, ("batch", horizon, model.action_dim))
     return graph.serialized({"chunks": source}, {"codes": (np.int64, ("batch", horizon))}, facts, PORTABLE_OPSET)

@@ -16,7 +16,6 @@ import PIL
 import pyarrow as pa
 import torch
 
-import lattok
 from lattok import checks
 from lattok.annotation.labels import BATCH, PIECE, Models, Work, cameras_of
 from lattok.checks import LattokError
@@ -28,6 +27,7 @@ from lattok.data.schema import vector_key
 from lattok.data.windows import check_stride
 from lattok.files import read_json
 from lattok.types import ActionTokenizer, VideoLabeller
+from lattok.version import __version__
 
 Identities = Mapping[str, dict[str, Any]]  # by prefix, what `describe` says: it hashes all weights, so it is asked once
 _PREFIX = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
@@ -41,7 +41,7 @@ def identities_of(models: Models, device: str | None = None) -> Identities:
 def versions() -> dict[str, str]:
     """Of everything that can change a label."""
     return {
-        "lattok": lattok.__version__,
+        "lattok": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "pyarrow": pa.__version__,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from importlib import resources
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-import lattok
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.cameras import decode_image
@@ -31,7 +31,7 @@ MOST_ROWS = 65_536  # of a file in one piece
 
 def sample_dataset_path() -> Path:
     """Folder of the small dataset that comes with the package: 10 Meta-World tasks x 5 episodes, two cameras."""
-    return Path(lattok.__file__).parent / "assets" / "metaworld_sample"
+    return Path(str(resources.files("lattok") / "assets" / "metaworld_sample"))
 
 
 class LeRobotV3(FramesInBlocks):

@@ -14,9 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lattok
 from lattok.files import first_line
 from lattok.findings import Finding, Severity
+from lattok.version import __version__
 
 Found = Iterator[tuple[str, str] | Finding]
 
@@ -55,7 +55,7 @@ COMBINATIONS = (
 def versions() -> Found:
     """Installed versions, and requirements among them that are not met."""
     installed = {name: found for name in (*REQUIRED, *OPTIONAL) if (found := version(name))}
-    yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}, lattok {lattok.__version__}"
+    yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}, lattok {__version__}"
     names = [f"{name} {found}" for name, found in installed.items()]
     for i in range(0, len(names), 4):
         yield "packages" if i == 0 else "", ", ".join(names[i : i + 4])

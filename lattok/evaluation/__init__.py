@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 
-import lattok
 from lattok import checks
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.action_view import check_trained_space
@@ -27,6 +26,7 @@ from lattok.image_lam.feature_cache import FeatureCache
 from lattok.labellers import as_labeller
 from lattok.normalize import for_dataset
 from lattok.training import LoopOptions
+from lattok.version import __version__
 
 __all__ = ["REPORT_HTML", "REPORT_JSON", "Progress", "Report", "evaluate"]
 
@@ -135,5 +135,5 @@ def _provenance(model: Any, dataset: RobotDataset, split: Split, options: dict[s
         "dataset": {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)},
         "split": {"used": split.text, "held_out": split.held_out, "training": split.train},
         "options": options,
-        "lattok": lattok.__version__,
+        "lattok": __version__,
     }

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import lattok
 from lattok import checks, files
 from lattok.graphs import package
 from lattok.image_lam.labelling import check_reads_video_alone
@@ -20,6 +19,7 @@ from lattok.image_lam.pairs import FusedPairEncoder, PairEncoder, pair_encoder
 from lattok.image_lam.parts import Stream
 from lattok.image_lam.vit import Affine, PlainViT
 from lattok.quantize import VectorQuantizer
+from lattok.version import __version__
 
 if TYPE_CHECKING:
     from lattok.image_lam.model import ImageLAM
@@ -94,7 +94,7 @@ def _codes_model(lam: ImageLAM) -> bytes:
             _codes(graph, graph.part(found, first, first + lam.config.tokens, axis=1), stream, name)
             outputs[name] = (np.int64, ("batch", lam.config.tokens))
             first += lam.config.tokens
-    facts = {"cameras": ",".join(lam.cameras), "stride": lam.config.stride, "lattok_version": lattok.__version__}
+    facts = {"cameras": ",".join(lam.cameras), "stride": lam.config.stride, "lattok_version": __version__}
     return graph.serialized({"frames": (np.uint8, ("batch", 2, cameras, size, size, 3))}, outputs, facts, OPSET)
 
 
