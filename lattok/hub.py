@@ -12,9 +12,10 @@ import json
 import os
 import re
 import tempfile
+from abc import ABC
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -38,6 +39,7 @@ PARTS = "parts"  # folder of what an artefact holds beside that, such as a whole
 ALL = [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, f"{PARTS}/*"]
 REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 LICENSE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+TYPE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 KEYWORDS = tuple(LoadOptions.__annotations__)
 # metadata of config fields that came after models were published: at their default they are no part of the identity
 ADDED = {"added": True}
@@ -91,6 +93,9 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     config = files.read_json(path)
     if not isinstance(config.get("type"), str):
         checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
+    if "_" in config["type"]:  # the layout before the first release
+        hint = f"An unreleased lattok made {folder}: train or convert the model again."
+        checks.fail(str(path), "a type in words with hyphens", f"{config['type']!r:.60}", hint)
     written = config.get("lattok_version", "0")
     if not isinstance(written, str) or not _VERSION.match(written):
         checks.fail(f"lattok_version` in `{path}", f"a version such as {__version__}", f"{written!r:.60}")
@@ -127,6 +132,17 @@ class HubModel(nn.Module):
     license: str | None = None  # as its user named it, for the model card
     own_card: str | None = None  # a model card that somebody wrote or changed: it goes wherever the model goes
     narrow: ClassVar[bool] = False  # weights may have been stored as bfloat16 or float16
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Check `type` and `config_class` of a family when its class is made; a base class lists ABC."""
+        super().__init_subclass__(**keywords)
+        if ABC in cls.__bases__:
+            return
+        kind, config = getattr(cls, "type", None), getattr(cls, "config_class", None)
+        if not (isinstance(kind, str) and TYPE.fullmatch(kind)):
+            checks.fail(f"type` of `{cls.__name__}", "lower-case words with hyphens, such as action-vq", repr(kind))
+        if not (isinstance(config, type) and is_dataclass(config) and config.__dataclass_params__.frozen):  # pyright: ignore
+            checks.fail(f"config_class` of `{cls.__name__}", "a frozen dataclass", repr(config))
 
     def save_pretrained(
         self,

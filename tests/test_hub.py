@@ -14,7 +14,7 @@ import lattok
 from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins, UniformBinsConfig
 from lattok.checks import LattokError
 from lattok.cli import main
-from lattok.hub import CONFIG, WEIGHTS
+from lattok.hub import CONFIG, WEIGHTS, HubModel
 
 SMALL = ActionVQConfig(action_dim=3, horizon=4, dim=8, codebook_size=4, heads=2, hidden=8)
 
@@ -48,6 +48,26 @@ def test_load_picks_the_class_and_equal_weights_give_equal_hashes(folder, tmp_pa
         copy.encoder.project.bias[0] += 1e-6
     assert copy.describe()["weights_sha256"] != first["weights_sha256"]
     assert str(tmp_path) not in json.dumps(first)
+
+
+@pytest.mark.parametrize(
+    ("members", "text"),
+    [
+        ({"config_class": ActionVQConfig}, "`type` of `Mine`: expected lower-case words with hyphens"),
+        ({"type": "my_family", "config_class": ActionVQConfig}, "such as action-vq, got 'my_family'"),
+        ({"type": "mine"}, "`config_class` of `Mine`: expected a frozen dataclass, got None"),
+        ({"type": "mine", "config_class": dict}, "`config_class` of `Mine`: expected a frozen dataclass"),
+    ],
+)
+def test_a_family_without_type_or_configuration_is_refused_when_its_class_is_made(members, text):
+    with pytest.raises(LattokError, match=text):
+        type("Mine", (HubModel,), members)
+
+
+def test_an_artefact_of_the_layout_before_the_first_release_says_how_to_make_it_again(folder):
+    edit_config(folder, type="latent_vla")
+    with pytest.raises(LattokError, match="latent_vla.*train or convert the model again"):
+        lattok.load(folder)
 
 
 def test_no_temporary_files_stay_and_a_failed_save_leaves_the_old_artefact(folder, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from lattok.action_vq.limits import Limits
 from lattok.action_vq.repair import Repaired, examine
 
 
-class CoarseToFine(ChunkTokenizer):
+class CoarseToFine(ChunkTokenizer, ABC):
     """Base of families whose config has `tokens` and `codebook_size`; the first p codes decode on their own."""
 
     shared_vocabulary: ClassVar[bool] = False  # each position refines what the ones before left

@@ -68,7 +68,7 @@ class LatentVLA(HubModel):
     >>> policy.select_action(observation, [0, 1])     # [B, m], a queue for each environment
     """
 
-    type = "latent_vla"
+    type = "latent-vla"
     config_class = VLAConfig
     narrow = True
     judged_by = "training with episodes held out compares its actions with theirs"

@@ -206,7 +206,7 @@ class ReleasedVLA(HubModel):
     Actions are in the normalised units of its training: the file holds no statistics. The language model is not here.
     """
 
-    type = "p2t_released_vla"
+    type = "p2t-released-vla"
     config_class = ReleasedVLAConfig
     config: ReleasedVLAConfig
 
