@@ -29,6 +29,7 @@ from lattok import checks, files, hub_client
 from lattok.card import license_of, model_card, written_by_somebody
 from lattok.hub_client import DEVICES, HUB_ID, LoadOptions
 from lattok.records import read_evaluation, read_training
+from lattok.registry import Registry
 from lattok.version import __version__
 from lattok.weights import DAMAGED, SHOWN, Size, Sizes, check_sizes, planned, read_sizes, read_tensors, unsound
 
@@ -119,10 +120,15 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 class HubModel(nn.Module):
-    """A model that saves itself with everything it needs, and loads strictly. Subclasses set `type`, `config_class`."""
+    """A model that saves itself with everything it needs, and loads strictly: a family of artefacts.
+
+    A subclass sets `type`, the word in config.json by which `lattok.load` finds it, and `config_class`, a frozen
+    dataclass of fields that JSON can hold.
+    """
 
     type: ClassVar[str]
     config_class: ClassVar[Any]
+    label_source: ClassVar[str | None] = None  # what it labels: "actions", "video", or nothing
     judged_by: ClassVar[str] = "run `lattok evaluate MODEL DATASET`"
     config: Any
     evaluation: dict[str, Any] | None = None  # summary of the last evaluation, printed on the model card
@@ -134,15 +140,17 @@ class HubModel(nn.Module):
     narrow: ClassVar[bool] = False  # weights may have been stored as bfloat16 or float16
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Check `type` and `config_class` of a family when its class is made; a base class lists ABC."""
+        """Check and register a family when its class is made; a base class lists ABC."""
         super().__init_subclass__(**keywords)
         if ABC in cls.__bases__:
             return
         kind, config = getattr(cls, "type", None), getattr(cls, "config_class", None)
         if not (isinstance(kind, str) and TYPE.fullmatch(kind)):
-            checks.fail(f"type` of `{cls.__name__}", "lower-case words with hyphens, such as action-vq", repr(kind))
+            checks.fail(f"{cls.__name__}.type", "lower-case words with hyphens, such as action-vq", repr(kind))
         if not (isinstance(config, type) and is_dataclass(config) and config.__dataclass_params__.frozen):  # pyright: ignore
-            checks.fail(f"config_class` of `{cls.__name__}", "a frozen dataclass", repr(config))
+            checks.fail(f"{cls.__name__}.config_class", "a frozen dataclass", repr(config))
+        if "type" in vars(cls):  # a subclass without one of its own stands for the same artefacts
+            FAMILIES.add(kind, cls)
 
     def save_pretrained(
         self,
@@ -359,6 +367,18 @@ class HubModel(nn.Module):
         finally:
             if training:
                 self.train()
+
+
+FAMILIES: Registry[type[HubModel]] = Registry("lattok.artefacts", "type", ("action_vq", "image_lam", "vla"))
+
+
+def family_of(folder: Path, argument: str = "model") -> type[HubModel]:
+    """The class of the artefact in a folder, by the `type` in its config.json."""
+    kind = read_config(folder, argument)["type"]
+    if kind not in FAMILIES:
+        hint = "Install the package that brings it."
+        checks.fail(str(folder / CONFIG), f"a `type` among {', '.join(FAMILIES)}", repr(kind), hint)
+    return FAMILIES[kind]
 
 
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path) -> Any:

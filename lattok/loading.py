@@ -1,25 +1,21 @@
-"""`lattok.load`: any artefact by the `type` in its config.json."""
+"""`lattok.load`: any artefact by the `type` in its config.json; and models that label, or where they lie."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 from typing_extensions import Unpack
 
 from lattok import checks, hub
-from lattok.action_vq import FAST, FSQ, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.hub_client import LoadOptions
-from lattok.image_lam import ImageLAM
-from lattok.vla import LatentVLA
-from lattok.vla.released import ReleasedVLA
 
-TOKENIZERS = (P2TActionVQ, FAST, UniformBins, ResidualVQ, FSQ)
-AnyModel = P2TActionVQ | FAST | UniformBins | ResidualVQ | FSQ | ImageLAM | LatentVLA | ReleasedVLA
-CLASSES: Mapping[str, type[AnyModel]] = {model.type: model for model in (*TOKENIZERS, ImageLAM, LatentVLA, ReleasedVLA)}
+PREFIX = "latent"  # of the columns of a model that stands alone
+LABELLER = "an action tokenizer or an image latent action model"
 
 
-def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **options: Unpack[LoadOptions]) -> AnyModel:
+def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **options: Unpack[LoadOptions]) -> Any:
     """Load a tokenizer, a latent action model or a policy from a folder or a Hub id, in evaluation mode.
 
     `options`: the keywords of huggingface_hub (`token`, `cache_dir`, `force_download`, `local_files_only`,
@@ -30,6 +26,31 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **op
     that do not fit.
     """
     place = hub.resolve(name_or_path, revision, options=options)
-    kind = hub.read_config(place.folder)["type"]
-    checks.one_of(f"type in {place.folder / hub.CONFIG}", kind, sorted(CLASSES))
-    return CLASSES[kind].from_place(place, options.get("device"), options.get("backbone"))
+    return hub.family_of(place.folder).from_place(place, options.get("device"), options.get("backbone"))
+
+
+def as_labeller(model: Any, argument: str = "model") -> Any:
+    """A model as it is; for a path or a Hub id the tokenizer or latent action model that lies there."""
+    if not isinstance(model, str | os.PathLike):
+        return model
+    place = hub.resolve(model, argument=argument)
+    family = hub.family_of(place.folder, argument)
+    if family.label_source is None:
+        checks.fail(argument, LABELLER, f"{family.type!r} in {place.folder}")
+    return family.from_place(place)
+
+
+def by_prefix(models: Any) -> dict[str, Any]:
+    """Models by column prefix, from a mapping of models or paths; one that stands alone gets the prefix `latent`."""
+    if isinstance(models, list | tuple | set):
+        hint = 'Say how the columns of each shall be called: {"latent": lam, "tokens": tokenizer}.'
+        checks.fail("models", "one model, or several by prefix", f"a {type(models).__name__}", hint)
+    if not isinstance(models, Mapping):
+        models = {PREFIX: models}
+    if not models:
+        checks.fail("models", "at least one model, by prefix", "none")
+    found = {prefix: as_labeller(model) for prefix, model in models.items()}
+    for model in found.values():
+        if getattr(model, "label_source", None) is None:
+            checks.fail("model", f"{LABELLER}, or the path of one", type(model).__name__)
+    return found

@@ -53,10 +53,14 @@ def test_load_picks_the_class_and_equal_weights_give_equal_hashes(folder, tmp_pa
 @pytest.mark.parametrize(
     ("members", "text"),
     [
-        ({"config_class": ActionVQConfig}, "`type` of `Mine`: expected lower-case words with hyphens"),
+        ({"config_class": ActionVQConfig}, "`Mine.type`: expected lower-case words with hyphens"),
         ({"type": "my_family", "config_class": ActionVQConfig}, "such as action-vq, got 'my_family'"),
-        ({"type": "mine"}, "`config_class` of `Mine`: expected a frozen dataclass, got None"),
-        ({"type": "mine", "config_class": dict}, "`config_class` of `Mine`: expected a frozen dataclass"),
+        ({"type": "mine"}, "`Mine.config_class`: expected a frozen dataclass, got None"),
+        (
+            {"type": "fsq", "config_class": ActionVQConfig},
+            "'fsq' is the name of lattok.action_vq.fsq.FSQ: choose",
+        ),
+        ({"type": "mine", "config_class": dict}, "`Mine.config_class`: expected a frozen dataclass"),
     ],
 )
 def test_a_family_without_type_or_configuration_is_refused_when_its_class_is_made(members, text):
@@ -111,7 +115,7 @@ def test_all_problems_are_listed_at_once(folder):
     ("changes", "text"),
     [
         ({"lattok_version": "99.0.0"}, "a config written by lattok .* or older, got 99.0.0. Upgrade lattok"),
-        ({"type": "unknown"}, "expected one of action-vq, .*, got 'unknown'"),
+        ({"type": "unknown"}, "expected a `type` among action-vq, .*, got 'unknown'"),
         ({"mystery": 1}, "expected names among .*, got mystery"),
         ({"horizon": 0}, "`horizon`: expected a whole number of at least 1, got 0"),
     ],

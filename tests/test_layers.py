@@ -23,9 +23,9 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"nn", "quantize", "normalize", "keymap", "runlog", "checkpoints", "codebooks", "training", "graphs"})
     | frozenset({"arrays", "hub", "hub_client", "weights", "records", "card"}),
     frozenset({"data", "action_vq", "image_lam", "backbones"}),
-    frozenset({"labellers"}),
+    frozenset({"loading"}),
     frozenset({"evaluation", "annotation", "vla", "sim"}),
-    frozenset({"recipes", "convert", "loading", "command_hints", "cli", "demo", "doctor"}),
+    frozenset({"recipes", "convert", "command_hints", "cli", "demo", "doctor"}),
 )
 # Siblings do not import each other, except these, and the front doors on the top level.
 SIBLINGS = {

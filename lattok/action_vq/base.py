@@ -47,6 +47,7 @@ class ChunkTokenizer(HubModel, ABC):
 
     label_source = "actions"
     fixed_length: ClassVar[bool] = True  # False: rows are padded with -1
+    per_step: ClassVar[bool] = False  # True: code t is that of step t
     shared_vocabulary: ClassVar[bool] = True  # False: each position has a codebook of its own
     config: ChunkConfig
 

@@ -101,6 +101,7 @@ class P2TActionVQ(ChunkTokenizer):
     """
 
     type = "action-vq"
+    per_step = True
     config_class = ActionVQConfig
     config: ActionVQConfig
 

@@ -28,7 +28,7 @@ from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.extend import Unit, Unreadable, plan_units, unit_keys
 from lattok.data.staging import Busy, Failures, Staging
 from lattok.files import exchange, finish_exchange, first_line
-from lattok.labellers import by_prefix
+from lattok.loading import by_prefix
 from lattok.normalize import for_dataset
 from lattok.signals import restated
 

@@ -17,7 +17,7 @@ from lattok.checks import LattokError
 from lattok.data import RobotDataset, as_dataset, latent_columns
 from lattok.data.extend import Labels
 from lattok.data.provenance import nothing, unsaid
-from lattok.labellers import by_prefix
+from lattok.loading import by_prefix
 from lattok.nn import torch_threads
 from lattok.normalize import for_dataset
 from lattok.types import Episode

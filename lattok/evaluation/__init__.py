@@ -23,7 +23,7 @@ from lattok.evaluation.split import Split, seen_episodes, split_episodes
 from lattok.evaluation.tokenizer_report import evaluate_tokenizer
 from lattok.evaluation.trained import control_loop as usual_loop
 from lattok.image_lam.feature_cache import FeatureCache
-from lattok.labellers import as_labeller
+from lattok.loading import as_labeller
 from lattok.normalize import for_dataset
 from lattok.training import LoopOptions
 from lattok.version import __version__

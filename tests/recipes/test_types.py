@@ -23,6 +23,6 @@ def leaves(kind):
 
 
 def trained_by(recipe):
-    from lattok.loading import CLASSES
+    from lattok.hub import FAMILIES
 
-    return next(model for model in CLASSES.values() if getattr(model, "config_class", None) is recipe.model_class)
+    return next(model for model in FAMILIES.values() if getattr(model, "config_class", None) is recipe.model_class)

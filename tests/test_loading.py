@@ -1,6 +1,8 @@
 """A dataset or its path, a model or its path: everywhere in Python, as on the command line."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +10,7 @@ import pytest
 import lattok
 from lattok import LattokError, UniformBins
 from lattok.data import inspect_dataset, with_labels
-from lattok.labellers import LABELLERS
-from lattok.loading import CLASSES
+from lattok.hub import FAMILIES
 
 
 @pytest.fixture
@@ -73,13 +74,19 @@ def test_what_is_neither_is_one_line(places, call, text):
 
 def test_a_policy_is_no_labeller_and_every_other_model_is(places, tmp_path):
     (tmp_path / "policy").mkdir()
-    (tmp_path / "policy/config.json").write_text('{"type": "vla", "lattok_version": "0.1.0"}')
+    (tmp_path / "policy/config.json").write_text('{"type": "latent-vla", "lattok_version": "0.1.0"}')
     with pytest.raises(
-        LattokError, match="`model`: expected an action tokenizer or an image latent action model, got 'vla'"
+        LattokError, match="`model`: expected an action tokenizer or an image latent action model, got 'latent-vla'"
     ):
         lattok.evaluate(tmp_path / "policy", places[0])
-    policies = {kind for kind, model in CLASSES.items() if hasattr(model, "predict_chunk") or "vla" in kind}
-    assert set(LABELLERS) == set(CLASSES) - policies
+    policies = {kind for kind, model in FAMILIES.items() if hasattr(model, "predict_chunk") or "vla" in kind}
+    assert {kind for kind, model in FAMILIES.items() if model.label_source is None} == policies
+
+
+def test_a_family_loads_without_the_others():
+    code = "import sys; from lattok.hub import FAMILIES; FAMILIES['fsq']; FAMILIES['latent-vla'];"
+    code += "print([name for name in sys.modules if name.startswith('lattok.image_lam')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("recipe", [lattok.ActionVQRecipe, lattok.UniformBinsRecipe, lattok.VLARecipe])
