@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
-from lattok import checks, files, hub_client
+from lattok import checks, devices, files, hub_client
 from lattok.card import license_of, model_card, written_by_somebody
-from lattok.hub_client import DEVICES, HUB_ID, LoadOptions
+from lattok.hub_client import HUB_ID, LoadOptions
 from lattok.records import read_evaluation, read_training
 from lattok.registry import Registry
 from lattok.version import __version__
@@ -253,7 +253,7 @@ class HubModel(nn.Module):
         model.license, model.own_card = license_of(folder / CARD), written_by_somebody(folder / CARD)
         model.source, model.revision = place.hub_id or folder.resolve().name, place.revision
         model.after_load()
-        return on_device(model.eval(), device)
+        return devices.moved(model.eval(), device)
 
     @classmethod
     def opened(cls, config: Any, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
@@ -414,19 +414,6 @@ def _is_of(value: Any, kind: Any) -> bool:
     if kind in (int, float):
         return isinstance(value, int | kind) and not isinstance(value, bool)
     return isinstance(value, origin or kind)
-
-
-def on_device(model: Any, device: str | None) -> Any:
-    """A model moved for inference; "auto" takes CUDA where there is one, None leaves it where it is."""
-    if device is None:
-        return model
-    checks.one_of("device", device.split(":")[0], DEVICES)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        return checks.fail("device", "a device of this machine", f"{device} ({files.first_line(error)})")
 
 
 def _check_push(given: Mapping[str, Any]) -> None:

@@ -18,9 +18,9 @@ from typing_extensions import TypedDict
 
 from lattok import checks, files
 from lattok.checks import LattokError
+from lattok.devices import DEVICES
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
-DEVICES = ("auto", "cpu", "cuda", "mps")
 HTTP = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "aiohttp", "socket", "ssl", "hf_xet")
 WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"

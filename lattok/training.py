@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from lattok import checkpoints, checks
 from lattok.codebooks import CodebookWatch
+from lattok.devices import DEVICES
 from lattok.nn import torch_threads
 from lattok.runlog import Meter, RunLog
 from lattok.signals import Interrupted, deferred
@@ -65,7 +66,7 @@ class LoopOptions:
         checks.whole(threads=self.threads)
         checks.one_of("schedule", self.schedule, ("constant", "one_cycle", "step"))
         checks.one_of("optimizer", self.optimizer, ("adam", "adamw"))
-        checks.one_of("device", self.device, ("auto", "cpu", "cuda", "mps"))
+        checks.one_of("device", self.device, DEVICES)
         checks.one_of("precision", self.precision, ("no", "bf16"))
 
 

@@ -19,7 +19,7 @@ ROOT = Path(lattok.__file__).parent
 
 # From the bottom to the top. A new module goes here, as low as it can.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "checks", "files", "places", "findings", "signals", "registry", "version"}),
+    frozenset({"types", "checks", "files", "places", "findings", "signals", "registry", "version", "devices"}),
     frozenset({"nn", "quantize", "normalize", "keymap", "runlog", "checkpoints", "codebooks", "training", "graphs"})
     | frozenset({"arrays", "hub", "hub_client", "weights", "records", "card"}),
     frozenset({"data", "action_vq", "image_lam", "backbones"}),
@@ -32,6 +32,7 @@ SIBLINGS = {
     "files": {"checks"},
     "places": {"checks"},
     "registry": {"checks"},
+    "devices": {"checks", "files"},
     "quantize": {"nn"},
     "normalize": {"nn"},
     "card": {"hub_client"},

@@ -29,7 +29,8 @@ from lattok.action_vq.grammar import CoefficientGrammar
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.repair import Repaired
 from lattok.arrays import Values
-from lattok.hub import CONFIG, Place, on_device
+from lattok.devices import moved
+from lattok.hub import CONFIG, Place
 from lattok.hub_client import HubOptions
 from lattok.normalize import read_statistics
 from lattok.weights import Size, Sizes
@@ -126,7 +127,7 @@ class FAST(ChunkTokenizer):
     def from_place(cls, place: Place, device: str | None = None, backbone: str | None = None) -> Self:
         """Load an artefact, or the published format where it says everything (see `from_published`)."""
         if (place.folder / PROCESSOR).is_file() and not (place.folder / CONFIG).is_file():
-            return on_device(cls.from_published(place.folder), device)
+            return moved(cls.from_published(place.folder), device)
         return super().from_place(place, device, backbone)
 
     @classmethod

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
-import torch
 
 from lattok.data import FramePairs, RobotDataset
+from lattok.devices import device_called
 from lattok.image_lam.feature_cache import Clip, FeatureCache, PixelsOf
 from lattok.image_lam.features import FrozenFeatures
 from lattok.recipes.progress import bar
@@ -27,7 +26,7 @@ def know_features(
 
     A full disk or a folder that cannot be written is a warning: the run then goes on as if there were no cache.
     """
-    frozen.to(_device(device))
+    frozen.to(device_called(device))
     try:
         for dataset, pairs in zip(datasets, parts, strict=True):
             pixels = _decoded(pairs) if pairs.has_pixels else None
@@ -52,10 +51,3 @@ def _decoded(pairs: FramePairs) -> PixelsOf:
         return pairs.frames[start + first : start + last, pairs.cameras.index(clip.camera)]
 
     return pixels
-
-
-def _device(asked: str) -> torch.device:
-    """Where training will compute; what this machine lacks is left to the loop to refuse."""
-    usable = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind = usable if asked in ("auto", usable) else "cpu"
-    return torch.device(kind, int(os.environ.get("LOCAL_RANK", "0"))) if kind == "cuda" else torch.device(kind)

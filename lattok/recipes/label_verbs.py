@@ -13,9 +13,10 @@ from lattok.annotation.labels import Work
 from lattok.annotation.verify import provenance_of
 from lattok.data import open_dataset
 from lattok.data.sidecar import with_labels
+from lattok.devices import moved
 from lattok.loading import load
 from lattok.recipes.progress import bar
-from lattok.recipes.verbs import check_fixed, to_device
+from lattok.recipes.verbs import check_fixed
 
 
 def annotate_verb(
@@ -45,7 +46,7 @@ def annotate_verb(
     for prefix, name in names.items():
         model = load(name, revision)
         check_fixed(model, reading, dataset.fps)
-        to_device(model, (engine.device and "cpu") or reading.get("device", "auto"))  # workers move it themselves
+        moved(model, (engine.device and "cpu") or reading.get("device", "auto"))  # workers move it themselves
         loaded[prefix] = compiled(model, backend, precision, options.threads)
     with bar("annotate") as progress:
         result = label(Work(dataset, loaded, options), out, in_place=in_place, engine=engine, progress=progress)
@@ -76,7 +77,7 @@ def verify_verb(
         entry = provenance.get(prefix, {})
         how = entry.get("model", {})
         backend, precision = how.get("backend", "torch").split()[0], how.get("precision", "float32")
-        loaded[prefix] = compiled(to_device(load(name, revision), device), backend, precision, entry.get("threads", 1))
+        loaded[prefix] = compiled(moved(load(name, revision), device), backend, precision, entry.get("threads", 1))
     result = verify(dataset, loaded, episodes=sample, seed=seed)
     print(result.render())
     return result.holds

@@ -8,8 +8,9 @@ from typing import Any, Literal, cast
 
 from lattok import checks, files
 from lattok.data import Exported, export, open_dataset
+from lattok.devices import moved
 from lattok.evaluation import Report, evaluate
-from lattok.hub import CARD, on_device
+from lattok.hub import CARD
 from lattok.loading import load
 from lattok.recipes.progress import bar
 
@@ -48,7 +49,7 @@ def judge(
     dataset = open_dataset(dataset_name)
     check_fixed(model, reading, dataset.fps)
     files.check_writable(out)
-    to_device(model, reading.get("device", "auto"))
+    moved(model, reading.get("device", "auto"))
     options = {k: v for k, v in reading.items() if k in ("action_key", "state_key", "episodes")}
     with bar("evaluate") as progress:
         report = evaluate(
@@ -114,8 +115,3 @@ def check_fixed(model: Any, reading: dict[str, Any], fps: float) -> None:
         short = tuple(camera.rsplit(".", 1)[-1] for camera in model.cameras)
         if tuple(camera.rsplit(".", 1)[-1] for camera in cameras) != short:
             checks.fail("cameras", f"{' '.join(short)}, which the model was trained with", " ".join(cameras))
-
-
-def to_device(model: Any, device: str) -> Any:
-    """Move a model for inference; "auto" takes CUDA where there is one."""
-    return on_device(model, device)

@@ -17,6 +17,7 @@ from lattok.data import camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.data.policy_windows import PolicyWindows, camera_sizes
 from lattok.data.schema import vector_key
+from lattok.devices import moved
 from lattok.evaluation.policy import policy_errors
 from lattok.recipes.common import (
     EXTREMES,
@@ -38,7 +39,6 @@ from lattok.recipes.policy_data import (
     with_its_labels,
 )
 from lattok.recipes.progress import bar
-from lattok.recipes.verbs import to_device
 from lattok.training import fit
 from lattok.types import PolicyBatch
 from lattok.vla import LatentVLA, Strategy, VLAConfig, strategy_of
@@ -204,7 +204,7 @@ def _judge(recipe: VLARecipe, policy: LatentVLA, source: Labelled, windows: Poli
             sums[name] = sums.get(name, 0.0) + float(value) * here
         return chunk
 
-    to_device(policy, recipe.loop.device)
+    moved(policy, recipe.loop.device)
     with bar("judge") as progress:
         errors = policy_errors(predict, windows, held_out, recipe.data.compared_key, progress)
     policy.cpu()
