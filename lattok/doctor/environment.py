@@ -1,4 +1,4 @@
-"""Packages and their combinations, devices, decoders, disks and the Hub's variables."""
+"""Packages, devices, decoders, disks and the Hub's variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from lattok.files import first_line
 from lattok.findings import Finding, Severity
@@ -28,32 +28,8 @@ PATHS = {"cgroup cpu": "/sys/fs/cgroup/cpu.max", "cgroup memory": "/sys/fs/cgrou
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 
 
-class Combination(NamedTuple):
-    """Versions that do not work together although no package declares it."""
-
-    packages: dict[str, str]  # all of these in these ranges
-    severity: Severity
-    what: str
-    advice: str
-
-
-NUMPY_2 = "was built for numpy 1 and fails or crashes with numpy 2."
-COMBINATIONS = (
-    Combination({"numpy": ">=2", "pyarrow": "<16"}, "error", f"pyarrow {NUMPY_2}", "pip install 'pyarrow>=16'"),
-    Combination({"numpy": ">=2", "torch": "<2.3"}, "error", f"torch {NUMPY_2}", "pip install 'torch>=2.4'"),
-    Combination({"numpy": ">=2", "h5py": "<3.11"}, "error", f"h5py {NUMPY_2}", "pip install 'h5py>=3.11'"),
-    Combination({"numpy": ">=2", "onnxruntime": "<1.19"}, "error", f"onnxruntime {NUMPY_2}", "Upgrade onnxruntime."),
-    Combination(
-        {"lerobot": "<0.4"},
-        "warning",
-        "lerobot before 0.4 writes datasets of format v2, which lattok does not read.",
-        "Upgrade lerobot, or convert with lerobot.datasets.v30.convert_dataset_v21_to_v30.",
-    ),
-)
-
-
 def versions() -> Found:
-    """Installed versions, and requirements among them that are not met."""
+    """Installed versions; whether they fit together `pip check` says."""
     installed = {name: found for name in (*REQUIRED, *OPTIONAL) if (found := version(name))}
     yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}, lattok {__version__}"
     names = [f"{name} {found}" for name, found in installed.items()]
@@ -63,20 +39,6 @@ def versions() -> Found:
     for name in REQUIRED:
         if name not in installed:
             yield Finding("error", f"{name} is not installed.", "pip install lattok")
-    for name in ("lattok", *installed):
-        yield from _unmet(name)
-    yield from bad_combinations(installed)
-
-
-def bad_combinations(installed: dict[str, str]) -> Iterator[Finding]:
-    """Entries of `COMBINATIONS` that apply to these versions."""
-    from packaging.specifiers import SpecifierSet
-
-    for combination in COMBINATIONS:
-        ranges = combination.packages
-        if all(name in installed and SpecifierSet(r).contains(installed[name], True) for name, r in ranges.items()):
-            named = " and ".join(f"{name} {installed[name]}" for name in ranges)
-            yield Finding(combination.severity, f"{named}: {combination.what}", combination.advice)
 
 
 def version(package: str) -> str | None:
@@ -87,34 +49,10 @@ def version(package: str) -> str | None:
         return None
 
 
-def _unmet(package: str) -> Iterator[Finding]:
-    """What a package declares to need and does not find: torchvision its torch, lerobot its av and transformers."""
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    try:
-        declared = metadata.requires(package) or []
-    except metadata.PackageNotFoundError:
-        return
-    for text in declared:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:
-            continue
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        found = version(requirement.name)
-        wanted = f"{requirement.name}{requirement.specifier}"
-        if found is None:
-            yield Finding("error", f"{package} needs {wanted}, which is not installed.", f"pip install '{wanted}'")
-        elif not requirement.specifier.contains(found, prereleases=True):
-            what = f"{package} {version(package)} needs {wanted}, but {requirement.name} {found} is installed."
-            yield Finding("error", what, f"pip install '{wanted}', or another version of {package}.")
-
-
 def imports() -> Found:
     """Every package that is there must also load; torchvision's operators must fit torch."""
     modules = {name: name.replace("-", "_") for name in (*REQUIRED, *OPTIONAL) if version(name)}
-    modules.pop("lerobot", None)  # importing it takes long and starts much; its requirements were compared above
+    modules.pop("lerobot", None)  # importing it takes long and starts much
     for name, module in modules.items():
         try:
             with _quiet():
@@ -126,9 +64,10 @@ def imports() -> Found:
         except Exception as error:
             severity: Severity = "error" if name in REQUIRED else "warning"
             what = f"{name} {version(name)} is installed but does not work: {first_line(error)[:200].rstrip('.:')}."
-            yield Finding(severity, what, ADVICE.get(name, "Install it again, or remove it if nothing needs it."))
+            yield Finding(severity, what, ADVICE.get(name, BROKEN))
 
 
+BROKEN = "See `pip check`: it names packages that do not fit together. Install this one again, or remove it."
 ADVICE = {
     "torchvision": "It was built for another torch: install both together, from one index.",
     "torchcodec": "It needs FFmpeg's libraries on the system and its own torch; lattok decodes with PyAV without it.",
