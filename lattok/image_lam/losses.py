@@ -24,9 +24,12 @@ def action(predicted: Tensor, actions: Tensor, labelled: Tensor) -> Tensor:
 
 
 def decorrelation(latents: Tensor) -> Tensor:
-    """Mean squared correlation between channels of different tokens, [B, P, d]: zero when tokens share nothing."""
+    """Squared correlations of a channel with those of another token [B, P, d]: 0 when tokens share nothing, 1 if equal.
+
+    A channel that does not move in the batch is correlated with none.
+    """
     batch, tokens, dim = latents.shape
-    if tokens == 1 or batch < 2:
+    if tokens == 1:
         return latents.new_zeros(())
     centred = latents - latents.mean(0)
     unit = (centred / centred.std(0, unbiased=False).clamp_min(1e-5)).reshape(batch, tokens * dim)
