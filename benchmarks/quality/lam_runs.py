@@ -24,9 +24,9 @@ from torch import Tensor
 import lattok
 from lattok.data import FramePairs, camera_keys
 from lattok.data.windows import draw_labelled
-from lattok.evaluation.codebook import ResidualKMeans
-from lattok.evaluation.dependence import BlindDecoder
-from lattok.evaluation.probes import one_hot, pca, probe
+from lattok.evaluation.evidence.controls import ResidualKMeans
+from lattok.evaluation.evidence.probes import linear_probe, one_hot, pca
+from lattok.evaluation.questions.dependence import BlindDecoder
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.flow import block_flow
@@ -150,7 +150,7 @@ def figures(model: ImageLAM, data: Demonstrations) -> Figures:
 def r2(data: Demonstrations, inputs: Sequence[Tensor], name: str) -> Figures:
     """Mean and xyz R^2 of a probe fitted on training rows, `inputs` of both splits; `/validation` chose its ridge."""
     train, held_out = (torch.from_numpy(pairs.actions) for pairs in (data.train, data.held_out))
-    fitted = probe(inputs[0], train, data.train.episode_of, inputs[1], held_out)
+    fitted = linear_probe(inputs[0], train, data.train.episode_of, inputs[1], held_out)
     each = fitted.r2.tolist()
     dims = {f"r2/{name}/dim{i}": value for i, value in enumerate(each)}
     return {

@@ -31,7 +31,7 @@ from torch import Tensor
 import lattok
 from benchmarks.common import environment, spread, write_results
 from lattok.data import ActionWindows
-from lattok.evaluation.codebook import ResidualKMeans
+from lattok.evaluation.evidence.controls import ResidualKMeans
 from lattok.quantize import kmeans
 
 HORIZON, FPS = 8, 80

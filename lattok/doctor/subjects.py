@@ -10,9 +10,9 @@ from lattok import files, hub
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, inspect_dataset, open_dataset
 from lattok.data.tables import open_table
-from lattok.evaluation.advice import advice_on
+from lattok.evaluation.evidence.seen import training_entries
+from lattok.evaluation.page.advice import advice_on
 from lattok.evaluation.report import tally
-from lattok.evaluation.split import training_entries
 from lattok.findings import Finding
 from lattok.hub_client import download
 from lattok.loading import load

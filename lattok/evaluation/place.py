@@ -14,6 +14,7 @@ from typing import Any
 
 from lattok import checks, files
 from lattok.checks import LattokError
+from lattok.evaluation.page import render
 from lattok.evaluation.report import Report
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
@@ -48,7 +49,7 @@ def write(report: Report, out: Path) -> None:
     """Both files, each whole."""
     files.write_text(out / REPORT_JSON, report.to_json())
     line = f'<meta name="generator" content="lattok report {subject(report.provenance)}">'
-    files.write_text(out / REPORT_HTML, report.to_html().replace("<head>", f"<head>{line}", 1))
+    files.write_text(out / REPORT_HTML, render(report).replace("<head>", f"<head>{line}", 1))
 
 
 def _subject_of_json(path: Path) -> str | None:

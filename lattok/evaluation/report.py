@@ -31,8 +31,13 @@ def percent(share: float) -> str:
     return f"{printed(100 * share, '.0f')} %"
 
 
+def explained_share(explained: float) -> str:
+    """A share of explained variance; what is further off than the mean explains none of it."""
+    return percent(explained) if explained > 0 else "none"
+
+
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of a table: the model, or a control beside it."""
 
     key: str  # short and stable, for scripts
@@ -60,7 +65,7 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     better: str = ""  # "lower", "higher", or "" where neither is
     decides: int = 0  # column that says whether a control wins
     digits: str | tuple[str, ...] = "#.3g"  # format of all columns, or of each
@@ -72,12 +77,12 @@ class Table:
         digits = self.digits if isinstance(self.digits, str) else self.digits[column]
         return "–" if value is None else printed(value, digits).rstrip(".")
 
-    def interval(self, row: Row, column: int) -> str:
+    def interval(self, row: TableRow, column: int) -> str:
         """The interval of a value as the page prints it, or nothing."""
         span = row.intervals[column] if row.intervals else None
         return "" if span is None else " … ".join(self.shown(end, column) for end in span)
 
-    def wins(self, row: Row, column: int) -> bool:
+    def wins(self, row: TableRow, column: int) -> bool:
         """Whether a control is better than the first row in a column."""
         first = self.rows[0]
         if not self.better or not row.control or row.reference or row.not_run or first.not_run:
@@ -87,7 +92,7 @@ class Table:
             return False
         return other < own if self.better == "lower" else other > own
 
-    def strongest(self, but: Sequence[str] = ()) -> Row | None:
+    def strongest(self, but: Sequence[str] = ()) -> TableRow | None:
         """The control that does best in the column that decides; None where there is none to compare with."""
         rows = [row for row in self.rows[1:] if row.control and not (row.reference or row.not_run or row.key in but)]
         found = [(value, -i) for i, row in enumerate(rows) if (value := row.values[self.decides]) is not None]
@@ -193,10 +198,10 @@ def text_table(table: Table) -> str:
     return "\n".join(lines)
 
 
-class Part(NamedTuple):
+class Outcome(NamedTuple):
     """What one question adds to a report."""
 
-    section: Section
+    sections: tuple[Section, ...]
     figures: dict[str, float]
     verdicts: list[Verdict]
 
@@ -272,9 +277,3 @@ class Report:
         """The table that decides, for a terminal: the model's figures beside those of its controls."""
         table = next((t for section in self.sections for t in section.tables if t.better), None)
         return "" if table is None else table.to_text()
-
-    def to_html(self) -> str:
-        """One self-contained page."""
-        from lattok.evaluation.page import render
-
-        return render(self)

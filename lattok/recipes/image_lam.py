@@ -15,7 +15,7 @@ import torch
 from lattok import checks
 from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
-from lattok.evaluation.split import training_entries
+from lattok.evaluation.evidence.seen import training_entries
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling

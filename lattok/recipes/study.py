@@ -19,8 +19,8 @@ from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.data import RobotDataset
 from lattok.data.latent_columns import TARGETS, provenance_of
-from lattok.evaluation.policy import policy_errors
-from lattok.evaluation.svg import WIDTH, lines
+from lattok.evaluation.page.svg import WIDTH, plot
+from lattok.evaluation.questions.policy_error import policy_errors
 from lattok.normalize import Normalizer
 from lattok.recipes.common import first_process, wait_for_all
 from lattok.recipes.policy_data import (
@@ -229,7 +229,7 @@ def curves(runs: dict[str, list[dict[str, float]]], columns: int = 3) -> str:
         found = {kind: [entry[f"loss/{kind}"] for entry in logged if f"loss/{kind}" in entry] for kind in COLOURS}
         logs = [(kind, [math.log10(max(value, 1e-9)) for value in values]) for kind, values in found.items() if values]
         steps = logged[-1]["step"]
-        panel = lines(NAMES[name].replace("*", ""), logs, f"{steps:g} steps", height)
+        panel = plot(NAMES[name].replace("*", ""), logs, f"{steps:g} steps", height)
         x, y = (i % columns) * (WIDTH + 20), (i // columns) * (height + 10)
         panels.append(panel.replace("<svg ", f'<svg x="{x}" y="{y}" width="{WIDTH}" height="{height}" ', 1))
     rows = -(-len(panels) // columns)

@@ -18,7 +18,7 @@ from lattok.data.episodes import check_horizon
 from lattok.data.policy_windows import PolicyWindows, camera_sizes
 from lattok.data.schema import vector_key
 from lattok.devices import moved
-from lattok.evaluation.policy import policy_errors
+from lattok.evaluation.questions.policy_error import policy_errors
 from lattok.recipes.common import (
     EXTREMES,
     QUANTILES,

@@ -9,8 +9,9 @@ import pytest
 
 from lattok.evaluation import evaluate
 from lattok.evaluation.answer import answered
-from lattok.evaluation.report import Report, Row, Section, Table, Verdict, tally
-from lattok.evaluation.structure_report import _law_verdict
+from lattok.evaluation.page import render
+from lattok.evaluation.questions.structure import _law_verdict
+from lattok.evaluation.report import Report, Section, Table, TableRow, Verdict, tally
 from tests.evaluation.worlds import Oracle, World, tiny_lam
 
 FOUR = "It loses 4 % of the variance of held-out actions; FAST at equal bits, the strongest control, loses 1 %"
@@ -19,12 +20,12 @@ pytestmark = pytest.mark.usefixtures("short_mlps")
 
 def latent(decides: bool | None, *verdicts: Verdict) -> Report:
     rows = (
-        Row("codes", "codes", (0.63, 0.5), False),
-        Row("residual_kmeans", "k-means on the frame change", (0.53, 0.6)),
-        Row("flow_kmeans", "k-means on block flow", (0.66, 0.4)),
-        Row("labels_only", "same encoder, labels alone", (0.9, 0.9)),
-        Row("ceiling", "change of proprioception", (0.99, 0.9), reference=True),
-        Row("absent", "absent", not_run="not run"),
+        TableRow("codes", "codes", (0.63, 0.5), False),
+        TableRow("residual_kmeans", "k-means on the frame change", (0.53, 0.6)),
+        TableRow("flow_kmeans", "k-means on block flow", (0.66, 0.4)),
+        TableRow("labels_only", "same encoder, labels alone", (0.9, 0.9)),
+        TableRow("ceiling", "change of proprioception", (0.99, 0.9), reference=True),
+        TableRow("absent", "absent", not_run="not run"),
     )
     table = Table("From codes", ("mean", "x"), rows, better="higher", digits=".2f")
     asked = (Verdict("codes", decides, "codes_against_controls"), *verdicts)
@@ -87,9 +88,9 @@ def test_a_trial_run_is_marked_wherever_its_figures_appear():
     report = answered(latent(True), {"loop": {"steps": 60, "trial": True}})
     mark = "a trial run of 60 steps"
     assert report.answer.holds is False
-    for text in (report.to_text(), report.to_html(), report.to_json(), report.summary()["headline"]):
+    for text in (report.to_text(), render(report), report.to_json(), report.summary()["headline"]):
         assert mark in " ".join(text.split())
-    assert "trial" not in answered(latent(True), {"loop": {"steps": 60}}).to_html().split("</style>")[1]
+    assert "trial" not in render(answered(latent(True), {"loop": {"steps": 60}})).split("</style>")[1]
 
 
 def test_judged_on_what_it_was_trained_on_it_gets_no_answer():

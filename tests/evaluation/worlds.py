@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lattok.data import Feature
+from lattok.evaluation import Report
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import Episode, LatentActions
 
 CAMERA = "observation.images.front"
 STRIDE = 4
 SIDE = 16
+HELD_OUT = [6, 7, 8, 9]
 CORNERS = (0, SIDE - 4)  # where a row of four pixels holds the frame's number and its complement
 
 
@@ -143,3 +145,8 @@ class Symmetric(Linear):
 
     def predict(self, features: Tensor, latents: LatentActions, text: Any = None, text_mask: Any = None) -> Tensor:
         return features
+
+
+def holds(report: Report) -> dict[str, bool | None]:
+    """Verdicts by their keys."""
+    return {verdict.key: verdict.holds for verdict in report.verdicts}

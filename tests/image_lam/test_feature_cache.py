@@ -22,7 +22,7 @@ from lattok.checks import LattokError
 from lattok.data import open_dataset
 from lattok.data.array_store import HEADER, ArrayStore, Busy, Layout
 from lattok.data.camera_view import with_cameras
-from lattok.evaluation.pairs import Source, pair_features, read_pairs
+from lattok.evaluation.evidence.pair_set import PairSource, pair_features, read_pair_set
 from lattok.image_lam.feature_cache import Clip, FeatureCache, _names, features_key
 from lattok.image_lam.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
@@ -125,10 +125,10 @@ def test_evaluation_reads_the_same_pairs_from_a_cache_that_has_them(dataset, tmp
     options = {name: LAM[name] for name in ("image_size", "stride", "width", "heads", "latent_dim")}
     model = lattok.ImageLAM(lattok.ImageLAM.config_class(dataset.cameras, features="pixels", **options)).eval()
     cache = FeatureCache(tmp_path)
-    source = Source(dataset, 2, "action", None, dataset.cameras, None)
+    source = PairSource(dataset, 2, "action", None, dataset.cameras, None)
 
-    def read(source: Source):
-        return read_pairs(source, model, model, [0, 2, 3], 20, lambda done, total: None)
+    def read(source: PairSource):
+        return read_pair_set(source, model, model, [0, 2, 3], 20, lambda done, total: None)
 
     expected = read(source)
     assert read(replace(source, feature_cache=cache)).frames.features is None
@@ -158,7 +158,7 @@ import sys, numpy as np
 from pathlib import Path
 from lattok.data import open_dataset
 from lattok.data.camera_view import with_cameras
-from lattok.evaluation.pairs import Source, pair_features, read_pairs
+from lattok.evaluation.evidence.pair_set import PairSource, pair_features, read_pair_set
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import FrozenFeatures
 dataset = open_dataset(sys.argv[1])

@@ -12,7 +12,8 @@ def small_demo(make_dataset, monkeypatch):
     dataset = make_dataset([24, 25, 26, 27])
     monkeypatch.setattr(demo, "sample_dataset_path", lambda: dataset.root)
     monkeypatch.setattr(demo, "FAST_STEPS", 6)
-    monkeypatch.setattr("lattok.evaluation.mlp.STEPS", 5)  # of the probes; what they find does not matter here
+    # what probes find does not matter here
+    monkeypatch.setattr("lattok.evaluation.evidence.mlp_probes.STEPS", 5)
 
     def run(out, **changes):
         demo.run_demo(out, **{"features": "pixels", "seed": 0, "fast": True, "device": "cpu", **changes})

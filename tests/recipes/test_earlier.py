@@ -13,7 +13,7 @@ from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.codebooks import codebook_report
 from lattok.data import FramePairs
-from lattok.evaluation.split import seen_episodes
+from lattok.evaluation.evidence.seen import seen_episodes
 from lattok.image_lam import ImageLAM
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.recipes.image_lam import PairBatches

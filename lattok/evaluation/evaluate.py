@@ -1,0 +1,204 @@
+"""Judging a model on held-out episodes: gather the evidence, ask every question of it, put the outcomes in a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from lattok import checks
+from lattok.data import RobotDataset, as_dataset
+from lattok.data.action_view import check_trained_space
+from lattok.evaluation.answer import answered
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence, latent_evidence
+from lattok.evaluation.evidence.pair_set import PairSource
+from lattok.evaluation.evidence.seen import seen_episodes
+from lattok.evaluation.evidence.split import Split, split_episodes
+from lattok.evaluation.evidence.tokenizer_evidence import tokenizer_evidence
+from lattok.evaluation.evidence.trained_controls import ControlTraining, usual_loop
+from lattok.evaluation.place import check_place, write
+from lattok.evaluation.questions.dependence import dependence_outcome
+from lattok.evaluation.questions.direction import direction_outcome
+from lattok.evaluation.questions.distractor import distractor_outcome
+from lattok.evaluation.questions.examples import examples_outcome, gallery_outcome
+from lattok.evaluation.questions.readout import readout_outcome
+from lattok.evaluation.questions.reconstruction import headline_of, reconstruction_outcome
+from lattok.evaluation.questions.structure import structure_outcome
+from lattok.evaluation.questions.transfer import transfer_outcome
+from lattok.evaluation.questions.usage import usage_outcome
+from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Progress, Report, Verdict
+from lattok.image_lam.feature_cache import FeatureCache
+from lattok.loading import as_labeller
+from lattok.normalize import for_dataset
+from lattok.training import LoopOptions
+from lattok.types import ActionTokenizer
+from lattok.version import __version__
+
+LATENT_QUESTIONS: tuple[Callable[[LatentEvidence], Outcome | None], ...] = (  # after the first, what latents say
+    dependence_outcome,
+    usage_outcome,
+    direction_outcome,
+    distractor_outcome,
+    structure_outcome,
+    transfer_outcome,
+    gallery_outcome,
+    examples_outcome,
+)
+
+
+def evaluate(
+    model: Any,
+    dataset: RobotDataset | str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    episodes: str | Sequence[int] | None = "test",
+    action_key: str | None = "action",
+    state_key: str | None = "observation.state",
+    cameras: Sequence[str] | None = None,
+    stride: str | int | None = None,
+    controls: Literal["quick", "trained"] = "quick",
+    control_loop: LoopOptions | None = None,
+    max_episodes: int = 200,
+    seed: int = 0,
+    feature_cache: FeatureCache | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> Report:
+    """Judge an action tokenizer or an `ImageLAM` on the held-out `episodes` of a dataset; paths and Hub ids do as well.
+
+    All other episodes fit probes and controls; at most `max_episodes` of them and half as many held-out ones are used,
+    evenly spaced. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
+    With `out`, writes `report.json` and `report.html` there, in place of a report on the same model and dataset if
+    there is one, with `overwrite` of any report; many decoded frames then lie in a file there rather than in memory.
+    Features come from `feature_cache` where it has all of a split's.
+    `progress(stage, done, total)` is called along the way.
+    """
+    checks.one_of("controls", controls, ("quick", "trained"))
+    model, dataset = as_labeller(model), as_dataset(dataset)
+    labels_from = getattr(model, "label_source", None)
+    if labels_from not in ("actions", "video"):
+        hint = f"Of a policy, {model.judged_by}." if hasattr(model, "predict_chunk") else ""
+        checks.fail("model", "an action tokenizer or an image latent action model", type(model).__name__, hint)
+    model = for_dataset(model, dataset.name)
+    split = split_episodes(dataset, episodes, max_episodes)
+    title = f"{getattr(model, 'source', None) or type(model).__name__} on {dataset.name}"
+    note: Progress = progress or (lambda stage, done, total: None)
+    chosen = {"controls": controls, "seed": seed, "action_key": action_key, "state_key": state_key}
+    provenance = _provenance(model, dataset, split, chosen)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        check_place(folder, provenance, overwrite)
+    with _quietly(model):
+        if labels_from == "actions":
+            if action_key is None:
+                checks.fail("action_key", "a column of actions", "None")
+            check_trained_space(getattr(model, "trained_on", None), dataset, action_key)
+            report = _tokenizer_report(model, dataset, split, action_key, seed, title, note)
+        else:
+            if model.config.language is not None:
+                hint = "Its codebook is for stage 2: lattok train image-lam --stage 2 --env-codebook MODEL."
+                checks.fail("model", "one that labels video without instructions", "a stage-1 model", hint)
+            frames = checks.stride_in_frames(stride or model.config.stride, dataset.fps)
+            states = _optional(dataset, state_key)
+            views = tuple(cameras or model.cameras)
+            source = PairSource(dataset, frames, action_key, states, views, folder, feature_cache)
+            training = None
+            if controls == "trained":
+                loop = replace(control_loop or usual_loop(model), seed=seed)
+                training = ControlTraining.on(source, split, loop, None if folder is None else folder / "controls")
+            evidence = latent_evidence(model, source, split, training, seed, note)
+            report = _latent_report(evidence, title, note)
+    report.provenance.update(provenance)
+    report = answered(_with_overlap(report, model, dataset, split), getattr(model, "trained_on", None))
+    if folder is not None:
+        check_place(folder, provenance, overwrite)  # another process may have been here since
+        write(report, folder)
+    return report
+
+
+def _tokenizer_report(
+    model: ActionTokenizer,
+    dataset: RobotDataset,
+    split: Split,
+    action_key: str,
+    seed: int,
+    title: str,
+    progress: Progress,
+) -> Report:
+    progress("held-out windows", 0, 1)
+    evidence = tokenizer_evidence(model, dataset, split, action_key, seed)
+    progress("held-out windows", 1, 1)
+    outcome = reconstruction_outcome(evidence)
+    provenance = {
+        "tokens_per_chunk": model.tokens_per_chunk,
+        "horizon": model.horizon,
+        "vocab_size": model.vocab_size,
+        "held_out_windows": len(evidence.windows),
+    }
+    return _report("action-vq", title, headline_of(outcome.figures, model.vocab_size), [outcome], provenance)
+
+
+def _latent_report(evidence: LatentEvidence, title: str, progress: Progress) -> Report:
+    outcomes = [readout_outcome(evidence, progress)]
+    for done, question in enumerate(LATENT_QUESTIONS):
+        progress("questions", done, len(LATENT_QUESTIONS))
+        outcomes.append(question(evidence))
+    progress("questions", len(LATENT_QUESTIONS), len(LATENT_QUESTIONS))
+    asked = [outcome for outcome in outcomes if outcome is not None]
+    headline = " ".join(reading for outcome in asked[:2] if (reading := outcome.sections[0].reading))
+    report = _report("image-lam", title, headline, asked, evidence.provenance)
+    if evidence.training is not None:
+        return report
+    text = f"The same encoder trained on labels alone, and a decoder trained without latents: {NEEDS_TRAINING}"
+    return replace(report, verdicts=(*report.verdicts, Verdict(text, None, "trained_controls")))
+
+
+def _report(kind: str, title: str, headline: str, outcomes: Sequence[Outcome], provenance: dict[str, Any]) -> Report:
+    verdicts = tuple(verdict for outcome in outcomes for verdict in outcome.verdicts)
+    figures = {name: value for outcome in outcomes for name, value in outcome.figures.items()}
+    sections = tuple(section for outcome in outcomes for section in outcome.sections)
+    return Report(kind, title, headline, verdicts, figures, sections, provenance)
+
+
+@contextmanager
+def _quietly(model: Any) -> Iterator[None]:
+    """Evaluation mode for the duration; the caller's mode and random numbers are as before afterwards."""
+    training = getattr(model, "training", None)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            if training:
+                model.eval()
+            yield
+        finally:
+            if training:
+                model.train()
+
+
+def _with_overlap(report: Report, model: Any, dataset: RobotDataset, split: Split) -> Report:
+    """A failing verdict where held-out episodes were trained on, in this dataset or in one that it was copied from."""
+    seen = seen_episodes(getattr(model, "trained_on", None), dataset, split.held_out)
+    if not seen.episodes:
+        return report
+    count = f"{'' if seen.complete else 'at least '}{len(seen.episodes)} of {len(split.held_out)}"
+    text = f"{count} held-out episodes were trained on: these figures are too good"
+    return replace(report, verdicts=(Verdict(text, False, "held_out_seen"), *report.verdicts))
+
+
+def _optional(dataset: RobotDataset, state_key: str | None) -> str | None:
+    """The default state column may be absent; one that was asked for may not."""
+    return None if state_key == "observation.state" and state_key not in dataset.features else state_key
+
+
+def _provenance(model: Any, dataset: RobotDataset, split: Split, options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": model.describe() if hasattr(model, "describe") else {"type": type(model).__name__},
+        "dataset": {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)},
+        "split": {"used": split.text, "held_out": split.held_out, "training": split.train},
+        "options": options,
+        "lattok": __version__,
+    }

@@ -1,0 +1,216 @@
+"""Held-out and training pairs of frames with their features and latent actions, computed once, one episode at a time.
+
+Full features are never kept: a grid of average-pooled ones stays for the probes, within a budget of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from lattok.data import FramePairs, RobotDataset, read_vectors, select_episodes
+from lattok.evaluation.evidence.split import evenly
+from lattok.image_lam import ImageLAM
+from lattok.image_lam.feature_cache import FeatureCache
+from lattok.image_lam.flow import block_flow
+from lattok.types import LatentActions, join
+
+MOST_PAIRS = (4000, 2000)  # training, held-out; more of them move the figures less than the seed does
+WIDEST_FRAME = 32_768  # numbers per frame that the probes see
+BUDGET = 2**28  # numbers kept over all frames of a split: 1 GiB
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """n pairs of one split. `features` [F, D] holds each frame once; a pair is its rows `first` and `second`."""
+
+    frames: FramePairs
+    rows: np.ndarray  # [n] into `frames`
+    features: Tensor
+    first: Tensor
+    second: Tensor
+    state_change: Tensor | None  # [n, s], None without states
+    flow: Tensor  # [n, V * 2 * cells], motion by block matching
+    latents: LatentActions
+    untrained: LatentActions
+
+    @property
+    def episode_of(self) -> np.ndarray:
+        """Episode of each pair, [n]."""
+        return self.frames.episode_of[self.rows]
+
+    @property
+    def text(self) -> str:
+        """How many pairs are used, and of how many."""
+        used, available = len(self.rows), len(self.frames)
+        return f"{used}" if used == available else f"{used} of {available}, evenly spaced"
+
+    @property
+    def actions(self) -> Tensor:
+        """Mean action over the gap, [n, m]."""
+        return torch.from_numpy(self.frames.actions[self.rows])
+
+    @property
+    def states(self) -> Tensor:
+        """Proprioception at t, [n, s]."""
+        return torch.from_numpy(self.frames.states[self.rows])
+
+    @property
+    def now(self) -> Tensor:
+        """Pooled features of the first frames, [n, D]."""
+        return self.features[self.first]
+
+    @property
+    def change(self) -> Tensor:
+        """Pooled features of the second frames minus those of the first, [n, D]."""
+        return self.features[self.second].sub_(self.now)
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """Where pairs come from."""
+
+    dataset: RobotDataset
+    stride: int  # frames
+    action_key: str | None
+    state_key: str | None
+    cameras: tuple[str, ...]
+    cache_dir: Path | None  # keeps decoded frames in a file there instead of in memory
+    feature_cache: FeatureCache | None = None  # asked for features; none are added to it
+
+
+@torch.no_grad()
+def encode_pairs(model: ImageLAM, pairs: PairSet) -> LatentActions:
+    """Latent actions of all pairs by another model of the same cameras and image size, on the CPU."""
+    return join([to_cpu(model.encode_features(f)) for _, f in batches(model, pairs, torch.arange(len(pairs.rows)))])
+
+
+def batches(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of `rows` and the full features of these pairs."""
+    for chosen in rows.split(BATCH):
+        yield chosen, pair_features(model, pairs, chosen)
+
+
+def pair_features(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Tensor:
+    """Full features [B, 2, N, D] of pairs `rows` [B], computed anew: they are too large to keep."""
+    frames, chosen = pairs.frames, pairs.rows[rows.numpy()]
+    return _features(model, frames, np.stack([frames.first[chosen], frames.second[chosen]], 1))
+
+
+def chosen_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
+    """Rows of latent actions."""
+    env = None if latents.env is None else chosen_rows(latents.env, rows)
+    return LatentActions(latents.codes[rows], latents.latents[rows], latents.quantized[rows], env)
+
+
+def read_pair_set(
+    source: PairSource,
+    model: ImageLAM,
+    untrained: ImageLAM,
+    episodes: list[int],
+    most: int,
+    note: Callable[[int, int], None],
+) -> PairSet:
+    """Decode the episodes, compute features and both models' latent actions of at most `most` pairs, evenly spaced."""
+    frames = FramePairs(
+        source.dataset,
+        source.stride,
+        cameras=source.cameras,
+        action_key=source.action_key,
+        state_key=source.state_key,
+        episodes=episodes,
+        transform=model.resize,
+        labelled_fraction=0.0,
+        cache_dir=source.cache_dir,
+    )
+    if source.feature_cache is not None:
+        known = source.feature_cache.known(model.features, source.dataset, frames.episodes, frames.cameras)
+        frames.features = known
+    rows = evenly(len(frames), most).numpy()
+    used = np.unique(np.concatenate([frames.first[rows], frames.second[rows]]))
+    grid = pooled_side(model, min(WIDEST_FRAME, BUDGET // len(used)))
+    features = torch.empty(len(used), len(model.cameras) * grid**2 * model.features.dim)
+    own, fresh, flow, row = [], [], [], 0
+    for done, episode in enumerate(np.unique(frames.episode_of[rows])):
+        pairs = rows[frames.episode_of[rows] == episode]
+        here = np.unique(np.concatenate([frames.first[pairs], frames.second[pairs]]))
+        full = torch.cat([_features(model, frames, here[i : i + BATCH]) for i in range(0, len(here), BATCH)])
+        features[row : row + len(here)] = pool(full, model, grid)
+        row += len(here)
+        position = [torch.from_numpy(np.searchsorted(here, index[pairs])) for index in (frames.first, frames.second)]
+        for i in range(0, len(pairs), BATCH):
+            both = torch.stack([full[p[i : i + BATCH]] for p in position], 1)  # b 2 n d
+            own.append(to_cpu(model.encode_features(both)))
+            fresh.append(to_cpu(untrained.encode_features(both)))
+            flow.append(block_flow(frames.batch(torch.from_numpy(pairs[i : i + BATCH])).frames))
+        note(done + 1, len(episodes))
+    first, second = (torch.from_numpy(np.searchsorted(used, index[rows])) for index in (frames.first, frames.second))
+    change = _state_change(source, frames, rows, episodes)
+    return PairSet(frames, rows, features, first, second, change, torch.cat(flow), join(own), join(fresh))
+
+
+def _features(model: ImageLAM, frames: FramePairs, rows: np.ndarray) -> Tensor:
+    """Features [..., V*N, D] of frames at `rows` [...]."""
+    if frames.features is not None:
+        return frames.features(rows).to(model.features.mean)
+    return model.frame_features(torch.from_numpy(np.asarray(frames.frames[rows])))
+
+
+def _state_change(source: PairSource, frames: FramePairs, rows: np.ndarray, episodes: list[int]) -> Tensor | None:
+    if source.state_key is None:
+        return None
+    chosen = select_episodes(source.dataset, episodes)
+    states = read_vectors(source.dataset, "state_key", source.state_key, chosen)
+    return torch.from_numpy(states[frames.second[rows]] - states[frames.first[rows]])
+
+
+def pooled_side(model: ImageLAM, limit: int) -> int:
+    """Largest side g of a grid with cameras x g x g x D at most `limit` numbers; at least 1."""
+    side = round(model.features.count**0.5)
+    while side > 1 and len(model.cameras) * side**2 * model.features.dim > limit:
+        side -= 1
+    return side
+
+
+def pool(features: Tensor, model: ImageLAM, side: int) -> Tensor:
+    """Features [T, V*N, D] averaged over the grid to [T, V*side*side*D] on the CPU."""
+    full = round(model.features.count**0.5)
+    if side < full:
+        grid = rearrange(features, "t (v y x) d -> (t v) d y x", y=full, x=full)
+        features = rearrange(F.adaptive_avg_pool2d(grid, side), "(t v) d y x -> t (v y x) d", v=len(model.cameras))
+    return features.flatten(1).float().cpu()
+
+
+def to_cpu(latents: LatentActions) -> LatentActions:
+    """In float32 on the CPU."""
+    env = None if latents.env is None else to_cpu(latents.env)
+    return LatentActions(latents.codes.cpu(), latents.latents.float().cpu(), latents.quantized.float().cpu(), env)
+
+
+def exchanged(
+    latents: LatentActions, control: Tensor, env: Tensor, keep: float, keep_env: float, device: torch.device
+) -> LatentActions:
+    """Quantized vectors of the control stream of rows `control`, times `keep`; the environment's of rows `env`."""
+    chosen = chosen_rows(latents, control)
+    other = None if latents.env is None else chosen_rows(latents.env, env)
+    if other is not None:
+        other = other._replace(quantized=other.quantized.to(device) * keep_env)
+    return chosen._replace(quantized=chosen.quantized.to(device) * keep, env=other)
+
+
+def derangement(groups: np.ndarray, generator: torch.Generator) -> Tensor:
+    """For each row [n] another row of its group, at random; a row that is alone in its group keeps itself."""
+    partner = torch.arange(len(groups))
+    for group in np.unique(groups):
+        members = torch.from_numpy(np.flatnonzero(groups == group))
+        members = members[torch.randperm(len(members), generator=generator)]
+        partner[members] = members.roll(1)
+    return partner

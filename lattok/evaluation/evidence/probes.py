@@ -1,0 +1,176 @@
+"""Linear probes: ridge regression from inputs to actions, and exact PCA for the inputs that are too wide.
+
+W = argmin |XW - Y|^2 + lambda n |W|^2        X, Y standardised on the training rows
+R^2 = 1 - sum (y - y^)^2 / sum (y - mean of the training y)^2          per dimension, on held-out rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RIDGES = tuple(10.0**i for i in range(-6, 3))
+COLUMNS = 4096
+LEAVE_OUT_EVERY = 4  # every fourth training episode chooses the regularisation
+T = TypeVar("T")
+
+
+class Probe(NamedTuple):
+    """A fitted probe on N held-out rows."""
+
+    predicted: Tensor  # [N, m] in the units of the actions
+    errors: Tensor  # [N, m] squared
+    deviations: Tensor  # [N, m] squared, from the mean of the training actions; NaN where they never leave it
+    ridge: float
+    validation: float  # mean R^2 on the training episodes left out, which chose `ridge`
+
+    @property
+    def r2(self) -> Tensor:
+        """R^2 per dimension, [m]; NaN where there is nothing to explain."""
+        return 1 - self.errors.sum(0) / self.deviations.sum(0)
+
+
+class Fold(NamedTuple):
+    """Training rows that a probe is fitted to, and held-out rows that it is judged on."""
+
+    train: Tensor  # int64
+    held_out: Tensor
+
+
+class Components(NamedTuple):
+    """Principal components."""
+
+    mean: Tensor  # [D]
+    basis: Tensor  # [D, k], orthonormal, by falling variance
+
+    def project(self, rows: Tensor, k: int | None = None) -> Tensor:
+        """Rows [N, D] to their first `k` coordinates [N, k]."""
+        basis = self.basis[:, :k]
+        return rows @ basis - self.mean @ basis
+
+
+def deviations(actual: Tensor, reference: Tensor) -> Tensor:
+    """Squared distances [N, m] of rows from `reference` [m]; NaN in dimensions that never leave it."""
+    squared = (actual - reference).double().square()
+    constant = squared.sum(0) <= 1e-12 * len(actual) * (1 + reference.double().square())
+    return torch.where(constant, torch.nan, squared)
+
+
+def r_squared(predicted: Tensor, actual: Tensor, reference: Tensor) -> Tensor:
+    """1 - SSE / SST per dimension, [m]; SST is about `reference` [m], the mean of the training actions.
+
+    So a probe that only knows the training mean scores exactly 0, and one that is worse scores below.
+    """
+    sse = (predicted - actual).double().square().sum(0)
+    return 1 - sse / deviations(actual, reference).sum(0)
+
+
+def judged(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float, validation: float) -> Probe:
+    """A probe's predictions [N, m] beside what they should have been."""
+    errors = (predicted - actual).double().square()
+    return Probe(predicted, errors, deviations(actual, reference), ridge, validation)
+
+
+def merge_folds(probes: Sequence[Probe], folds: Sequence[Fold]) -> Probe:
+    """One probe from those of folds that share the held-out rows between them."""
+    order = torch.cat([fold.held_out for fold in folds]).argsort()
+    count = len(probes)
+    return Probe(
+        torch.cat([p.predicted for p in probes])[order],
+        torch.cat([p.errors for p in probes])[order],
+        torch.cat([p.deviations for p in probes])[order],
+        sum(p.ridge for p in probes) / count,
+        sum(p.validation for p in probes) / count,
+    )
+
+
+def ridge_weights(x: Tensor, y: Tensor, ridges: Iterable[float]) -> list[Tensor]:
+    """Weights [d, m] for every lambda from x [n, d], y [n, m] float64, from one eigendecomposition."""
+    wide = x.shape[1] > x.shape[0]
+    values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
+    target = vectors.T @ (y if wide else x.T @ y)
+    weights = [vectors @ (target / (values.clamp_min(0) + ridge * len(x))[:, None]) for ridge in ridges]
+    return [x.T @ weight for weight in weights] if wide else weights
+
+
+def left_out(groups: np.ndarray) -> Tensor:
+    """Rows [N] bool that choose hyperparameters: every fourth training episode, or the last quarter of a single one."""
+    episodes = np.unique(groups)
+    if len(episodes) == 1:
+        return torch.arange(len(groups)) >= len(groups) * 3 // 4
+    kept = episodes[LEAVE_OUT_EVERY - 1 :: LEAVE_OUT_EVERY] if len(episodes) >= LEAVE_OUT_EVERY else episodes[-1:]
+    return torch.from_numpy(np.isin(groups, kept))
+
+
+def linear_probe(x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_test: Tensor) -> Probe:
+    """Fit on x [n, d], y [n, m] (episodes `groups` [n]), judge on x_test, y_test; lambda by leaving out episodes."""
+    x, y, x_test, y_test = x.double(), y.double(), x_test.double(), y_test.double()
+    left = left_out(groups)
+    scores = [validation_score(p, y[left], y[~left]) for p in ridge_predictions(x[~left], y[~left], x[left], RIDGES)]
+    best = max(range(len(RIDGES)), key=lambda i: (scores[i], i))  # of equals the strongest
+    predicted = ridge_predictions(x, y, x_test, RIDGES[best : best + 1])[0]
+    return judged(predicted, y_test, y.mean(0), RIDGES[best], scores[best])
+
+
+def validation_score(predicted: Tensor, actual: Tensor, train: Tensor) -> float:
+    """Mean R^2 over dimensions of predictions for rows that were left out of `train` [n, m]."""
+    return float(r_squared(predicted, actual, train.mean(0)).nan_to_num(0.0).mean())
+
+
+def ridge_predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[float]) -> list[Tensor]:
+    """Predictions for x_test [N, d] from x [n, d], y [n, m], for every lambda."""
+    shift, scale, mean, spread = x.mean(0), spread_of(x), y.mean(0), spread_of(y)
+    x, x_test = (x - shift) / scale, (x_test - shift) / scale
+    weights = ridge_weights(x, (y - mean) / spread, ridges)
+    return [x_test @ weight * spread + mean for weight in weights]
+
+
+def spread_of(x: Tensor) -> Tensor:
+    """Standard deviation [d]; 1 for columns that never change."""
+    spread = x.std(0, unbiased=False)
+    return torch.where(spread > 1e-9, spread, 1.0)
+
+
+def best_of(sizes: Iterable[T], fit: Callable[[T], Probe]) -> tuple[T, Probe]:
+    """The size whose probe does best on the training episodes left out, with its probe."""
+    fitted = [(size, fit(size)) for size in sizes]
+    return max(fitted, key=lambda pair: pair[1].validation)
+
+
+def pca(rows: Tensor, k: int) -> Components:
+    """First `k` principal components of rows [N, D], exact, through the smaller of Gram and covariance matrix."""
+    mean = rows.mean(0)
+    k = min(k, *rows.shape)
+    if len(rows) >= rows.shape[1]:
+        centred = rows - mean
+        return Components(mean, _eigh(centred.T @ centred)[1][:, -k:].flip(1))
+    blocks = torch.arange(rows.shape[1]).split(COLUMNS)  # a centred copy of everything would double the memory
+    gram = torch.zeros(len(rows), len(rows), dtype=rows.dtype)
+    for block in blocks:
+        centred = rows[:, block] - mean[block]
+        gram.addmm_(centred, centred.T)
+    values, vectors = (part[..., -k:].flip(-1) for part in _eigh(gram))
+    basis = torch.cat([(rows[:, block] - mean[block]).T @ vectors for block in blocks])
+    return Components(mean, basis / values.clamp_min(1e-12).sqrt())
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of a symmetric matrix; of low rank, float32 may not converge or give NaN."""
+    try:
+        values, vectors = torch.linalg.eigh(matrix)
+        if torch.isfinite(vectors).all():
+            return values, vectors
+    except RuntimeError:  # LinAlgError
+        pass
+    values, vectors = torch.linalg.eigh(matrix.double())
+    return values.to(matrix.dtype), vectors.to(matrix.dtype)
+
+
+def one_hot(codes: Tensor, size: int) -> Tensor:
+    """Codes [N, P] to float [N, P * size]."""
+    return F.one_hot(codes, size).flatten(1).float()

@@ -1,0 +1,230 @@
+"""Action tokenizers: reconstruction, code usage and rate on held-out windows, beside controls at equal bits per step.
+
+k-means       K centres of single actions: the practical bound of a decoder that sees one code per step
+uniform bins  levels per dimension as equal as possible, product at most K
+FAST          a transform code with variable length: what a codec reaches at the same bits or fewer
+mean action   no bits at all
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lattok import checks
+from lattok.action_vq import FAST, UniformBins
+from lattok.checks import LattokError
+from lattok.data import ActionWindows, RobotDataset
+from lattok.evaluation.evidence.controls import JointBins, ResidualKMeans
+from lattok.evaluation.evidence.split import Split
+from lattok.normalize import Normalizer
+from lattok.quantize import CodeStatistics, code_statistics
+from lattok.types import ActionBatch, ActionTokenizer
+
+BATCH = 1024
+MOST_CENTRES = 4096  # k-means beyond this takes too long to be a control
+FAST_WINDOWS, FAST_VOCABULARY, FAST_SCALES = 4096, 1024, (32.0, 16.0, 10.0, 7.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far a reconstruction is from the actions, over valid steps; per dimension [m] unless said otherwise."""
+
+    mse: Tensor  # physical units squared
+    l1: Tensor  # physical units
+    worst: Tensor  # physical units
+    normalised: Tensor  # MSE in units of the training split's standard deviation, squared
+    normalised_l1: float  # mean over dimensions
+    gripper: float | None  # share of steps on the right side of the gripper's midpoint
+
+
+@dataclass(frozen=True)
+class Method:
+    """The tokenizer or a control on the held-out split."""
+
+    key: str
+    errors: Errors | None  # None: could not be run
+    held_out: CodeStatistics | None = None
+    train: CodeStatistics | None = None
+    sorted_use: Tensor | None = None  # [K] shares on the held-out split, falling
+    not_run: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the training split says about the units: shared by all methods, so that tokenizers compare."""
+
+    normalizer: Normalizer
+    gripper: list[int]  # dimensions
+    threshold: Tensor  # [m]
+
+    @classmethod
+    def fit(cls, actions: Tensor, names: tuple[str, ...]) -> Scale:
+        """Mean and deviation of actions [F, m]; the gripper's midpoint is between its 1st and 99th percentile."""
+        low, high = torch.quantile(actions.double(), torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
+        gripper = [i for i, name in enumerate(names) if "gripper" in name.lower()]
+        return cls(Normalizer(actions.shape[1]).fit(actions), gripper, (low + high) / 2)
+
+    def errors(self, predicted: Tensor, actual: Tensor) -> Errors:
+        """Compare steps [S, m]."""
+        gap = (predicted - actual).double()
+        scaled = gap / self.normalizer.scale.double()
+        right = None
+        if self.gripper:
+            sides = [(x > self.threshold)[:, self.gripper] for x in (predicted, actual)]
+            right = float((sides[0] == sides[1]).double().mean())
+        return Errors(
+            mse=gap.square().mean(0),
+            l1=gap.abs().mean(0),
+            worst=gap.abs().amax(0),
+            normalised=scaled.square().mean(0),
+            normalised_l1=float(scaled.abs().mean()),
+            gripper=right,
+        )
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many tokens and bits the codes cost."""
+
+    fps: float
+    tokens_per_chunk: float  # measured on the held-out split: variable-length families pad
+    tokens_per_second: float
+    bits_per_second: float
+    bits_per_step: float
+
+    @classmethod
+    def measure(cls, codes: Tensor, tokenizer: ActionTokenizer, fps: float) -> Rate:
+        """From held-out codes [N, P], padding is -1."""
+        tokens = float((codes >= 0).sum()) / len(codes)
+        per_step, bits = tokens / tokenizer.horizon, math.log2(tokenizer.vocab_size)
+        return cls(fps, tokens, per_step * fps, per_step * fps * bits, per_step * bits)
+
+
+@dataclass(frozen=True)
+class TokenizerEvidence:
+    """Everything that was computed about a tokenizer; `questions.reconstruction` arranges it."""
+
+    windows: ActionWindows  # held-out
+    vocab_size: int
+    methods: list[Method]  # the tokenizer first, then its controls
+    rate: Rate
+    decoded: Tensor  # [N, H, m] the tokenizer's version of every window
+    kmeans: Tensor | None  # [F, m] the k-means control's version of every held-out action
+
+
+def tokenizer_evidence(
+    tokenizer: ActionTokenizer, dataset: RobotDataset, split: Split, action_key: str, seed: int
+) -> TokenizerEvidence:
+    """Reconstruct every held-out window (each frame starts one) with the tokenizer and with the controls."""
+    windows = ActionWindows(dataset, tokenizer.horizon, action_key, split.held_out)
+    training = ActionWindows(dataset, tokenizer.horizon, action_key, split.train)
+    names, size, own_type = windows.action_names, tokenizer.vocab_size, getattr(tokenizer, "type", "")
+    shared = getattr(tokenizer, "shared_vocabulary", True)
+    hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
+    if len(names) != tokenizer.action_dim:
+        expected = f"{tokenizer.action_dim} action dimensions"
+        checks.fail("action_key", expected, f"{len(names)} ({', '.join(names)}) in {action_key}", hint)
+    scale = Scale.fit(training.actions, names)
+    codes, decoded = reconstruct(tokenizer, windows)
+    batch = windows.all()
+    steps = batch.chunks[batch.valid]  # s m
+    rate = Rate.measure(codes, tokenizer, dataset.fps)
+    own = Method(
+        "model",
+        scale.errors(decoded[batch.valid], steps),
+        token_statistics(codes, size, shared),
+        token_statistics(encode_all(tokenizer, training), size, shared),
+        sorted_use(codes, size, shared),
+    )
+    kmeans, control = _kmeans_control(rate, scale, training.actions, steps, seed)
+    bins, fast = (Method(key, None, not_run="not run: the tokenizer itself") for key in ("uniform_bins", "fast"))
+    if own_type != UniformBins.type:
+        bins = _bins_control(rate, scale, training.actions, steps)
+    if own_type != FAST.type:
+        fast = _fast_control(rate, scale, training, windows, batch)
+    mean = Method("mean", scale.errors(training.actions.mean(0).expand_as(steps), steps))
+    shown = _decode_steps(kmeans, scale, windows.actions)
+    return TokenizerEvidence(windows, size, [own, control, bins, fast, mean], rate, decoded, shown)
+
+
+@torch.no_grad()
+def encode_all(tokenizer: ActionTokenizer, windows: ActionWindows) -> Tensor:
+    """Codes [N, P] of all windows; shorter rows of variable-length families are padded with -1."""
+    parts = [
+        tokenizer.encode(*windows.batch(torch.arange(i, min(i + BATCH, len(windows))))).cpu()
+        for i in range(0, len(windows), BATCH)
+    ]
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1]), value=-1) for part in parts])
+
+
+@torch.no_grad()
+def reconstruct(tokenizer: ActionTokenizer, windows: ActionWindows) -> tuple[Tensor, Tensor]:
+    """Codes [N, P] and decoded chunks [N, H, m] of all windows."""
+    codes = encode_all(tokenizer, windows)
+    return codes, torch.cat([tokenizer.decode(block).float().cpu() for block in codes.split(BATCH)])
+
+
+def sorted_use(codes: Tensor, size: int, shared: bool = True) -> Tensor:
+    """Share of each of `size` codes, falling, [size]; the mean over positions that do not share a vocabulary."""
+    columns = [codes[codes >= 0]] if shared else list(codes.T)
+    counts = torch.stack([torch.bincount(column, minlength=size) for column in columns]).double()
+    return (counts / counts.sum(1, keepdim=True).clamp_min(1)).sort(descending=True)[0].mean(0)
+
+
+def _kmeans_control(
+    rate: Rate, scale: Scale, actions: Tensor, steps: Tensor, seed: int
+) -> tuple[ResidualKMeans | None, Method]:
+    if rate.bits_per_step > math.log2(MOST_CENTRES):
+        reason = f"not run: equal bits would need 2^{rate.bits_per_step:.0f} centres"
+        return None, Method("kmeans", None, not_run=reason)
+    size = max(1, math.floor(2**rate.bits_per_step + 1e-6))
+    kmeans = ResidualKMeans.fit(scale.normalizer(actions), size, seed=seed)
+    codes = kmeans.encode(scale.normalizer(steps))
+    train = kmeans.encode(scale.normalizer(actions))
+    errors = scale.errors(scale.normalizer.inverse(kmeans.decode(codes)), steps)
+    return kmeans, Method(
+        "kmeans", errors, token_statistics(codes, size), token_statistics(train, size), sorted_use(codes, size)
+    )
+
+
+def _bins_control(rate: Rate, scale: Scale, actions: Tensor, steps: Tensor) -> Method:
+    bins = JointBins.fit(actions, max(1, math.floor(2**rate.bits_per_step + 1e-6)))
+    return Method("uniform_bins", scale.errors(bins.decode(bins.encode(steps)), steps))
+
+
+def _fast_control(
+    rate: Rate, scale: Scale, training: ActionWindows, windows: ActionWindows, held_out: ActionBatch
+) -> Method:
+    """FAST with the finest scale whose mean bits per step, on the training split, are at most the tokenizer's."""
+    rows = torch.linspace(0, len(training) - 1, min(FAST_WINDOWS, len(training))).long()
+    batch, reason = training.batch(rows), ""
+    for fineness in FAST_SCALES:
+        try:
+            fast = FAST.fit(*batch, vocab_size=FAST_VOCABULARY, scale=fineness)
+        except LattokError as error:  # actions too wild for the vocabulary at this scale
+            reason = f"not run: {error}"
+            continue
+        if Rate.measure(fast.encode(*batch), fast, 1.0).bits_per_step <= rate.bits_per_step:
+            decoded = reconstruct(fast, windows)[1]
+            return Method("fast", scale.errors(decoded[held_out.valid], held_out.chunks[held_out.valid]))
+        reason = "not run: even its coarsest scale takes more bits"
+    return Method("fast", None, not_run=reason)
+
+
+def _decode_steps(kmeans: ResidualKMeans | None, scale: Scale, actions: Tensor) -> Tensor | None:
+    """The k-means control's version of actions [F, m], for the pictures."""
+    if kmeans is None:
+        return None
+    return scale.normalizer.inverse(kmeans.decode(kmeans.encode(scale.normalizer(actions))))
+
+
+def token_statistics(codes: Tensor, size: int, shared: bool = True) -> CodeStatistics:
+    """`code_statistics` of code rows [N, P]: of all tokens as one column where they share a vocabulary (-1 is padding),
+    else per position, where each has a codebook of its own and may collapse by itself.
+    """
+    return code_statistics(codes[codes >= 0][:, None] if shared else codes, size)

@@ -1,0 +1,200 @@
+"""Controls that need a training run of their own: made on request, once per model and split, and kept in a folder.
+
+`labels_only` asks what reconstruction is good for: the same encoder, trained on the labels alone. Config and labelled
+pairs are the model's own, as far as it knows them; prediction has weight 0; there is one stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from lattok import files
+from lattok.data import RobotDataset
+from lattok.data.content import content_of
+from lattok.data.windows import draw_labelled
+from lattok.evaluation.evidence.pair_set import PairSet, PairSource, encode_pairs
+from lattok.evaluation.evidence.split import Split
+from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.signals import Interrupted, restated
+from lattok.training import LoopOptions, SeededBatches, fit, mix
+from lattok.types import PairBatch
+
+CONTROL_LOOP = LoopOptions(
+    steps=1200, batch_size=40, lr=1e-3, schedule="one_cycle", optimizer="adamw", weight_decay=0.01, save_every=100_000
+)
+LABELS_ONLY = "labels_only"
+USUAL = {"fraction": 0.05, "unit": "pairs", "per_batch": 8}  # where the model does not know, or had no labels
+
+
+def usual_loop(model: ImageLAM) -> LoopOptions:
+    """Take as many steps and samples as the model itself had, where it says so; otherwise `CONTROL_LOOP`."""
+    if model.trained_on is None:
+        return CONTROL_LOOP
+    known = {
+        f.name: model.trained_on["loop"][f.name] for f in fields(LoopOptions) if f.name in model.trained_on["loop"]
+    }
+    known["batch_size"] = model.trained_on["samples_per_step"]
+    return LoopOptions(**known)
+
+
+@dataclass(frozen=True)
+class ControlTraining:
+    """How controls are trained, and where their results are kept."""
+
+    options: LoopOptions
+    folder: Path | None
+    identity: dict[str, Any]  # dataset, episodes, gap: what results depend on besides model and options
+
+    @classmethod
+    def on(cls, source: PairSource, split: Split, options: LoopOptions, folder: Path | None) -> ControlTraining:
+        """Train on the pairs of a source whose episodes are split like this."""
+        dataset, chosen = source.dataset, {*split.train, *split.held_out}
+        episodes = [episode for episode in dataset.episodes if episode.index in chosen]
+        keys = [key for key in (source.action_key,) if key is not None]
+        identity = {
+            "dataset": content_of(dataset, episodes, keys, source.cameras).digest,
+            "train": split.train,
+            "held_out": split.held_out,
+            "stride": source.stride,
+            "cameras": source.cameras,
+            "action_key": source.action_key,
+        }
+        return cls(options, folder, identity)
+
+    def text(self, pairs: PairSet) -> str:
+        """Say on the page how long controls were trained."""
+        return f"{self.options.steps:,} steps of {self.options.batch_size} of {len(pairs.frames):,} pairs"
+
+    def key(self, control: str, model: ImageLAM, train: PairSet, held_out: PairSet, **more: Any) -> dict[str, Any]:
+        """List everything that the result of a control depends on."""
+        described = model.describe()
+        return {
+            "control": control,
+            "model": [described["config_sha256"], described["weights_sha256"]],
+            "pairs": [len(train.frames), len(train.rows), len(held_out.rows)],
+            "loop": asdict(self.options),
+            **self.identity,
+            **more,
+        }
+
+    def path(self, key: Mapping[str, Any], suffix: str) -> Path | None:
+        """Return the file of the result with that key; None without a folder."""
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        return None if self.folder is None else self.folder / f"{name}{suffix}"
+
+    def fit(
+        self,
+        name: str,
+        module: nn.Module,
+        batches: Callable[[int, int, int], Any],
+        weights: Mapping[str, float],
+        model: ImageLAM,
+    ) -> None:
+        """Train `module` in place on the device of `model`; nothing stays on disk. The progress bar shows `name`."""
+        device = model.features.mean.device
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                options = replace(self.options, device=device.type)
+                fit(module, batches, options, Path(scratch) / name, loss_weights=weights)
+            except Interrupted as stop:
+                raise restated(stop, "interrupted while training a control; nothing of it is kept") from None
+        module.to(device).eval()
+
+
+@dataclass(frozen=True)
+class LabelsOnly:
+    """Codes and latents of the encoder trained on labels, [n, P], [N, P], [n, p*d], [N, p*d]."""
+
+    train_codes: Tensor
+    held_out_codes: Tensor
+    train_latents: Tensor
+    held_out_latents: Tensor
+    text: str  # what it was trained on
+
+
+def labels_of(model: ImageLAM) -> dict[str, Any]:
+    """Tell which pairs supervised the model: fraction, unit, extra ones per batch, and the seed that drew them."""
+    known = model.trained_on or {}
+    return {**(_own(model) or USUAL), "seed": known.get("loop", {}).get("seed", 0)}
+
+
+def _own(model: ImageLAM) -> dict[str, Any]:
+    """Return the model's own labels; empty where it had none or does not know."""
+    labels = (model.trained_on or {}).get("labels") or {}
+    return labels if labels.get("fraction") else {}
+
+
+def labels_only(
+    model: ImageLAM, dataset: RobotDataset, train: PairSet, held_out: PairSet, training: ControlTraining
+) -> LabelsOnly:
+    """Train the control, or read it from the folder where it is there already."""
+    labels = labels_of(model)
+    labelled = _labelled(dataset, train, labels)
+    key = training.key(LABELS_ONLY, model, train, held_out, labels=labels)
+    path = training.path(key, ".safetensors")
+    if path is None or not path.is_file():
+        control = _trained(model, train, labelled, labels["per_batch"], training)
+        sets = {"train": encode_pairs(control, train), "held_out": encode_pairs(control, held_out)}
+        tensors = {f"{name}_codes": latents.codes for name, latents in sets.items()}
+        tensors |= {f"{name}_latents": latents.latents.flatten(1) for name, latents in sets.items()}
+        if path is not None:
+            with files.whole_file(path) as temporary:
+                safetensors.torch.save_file(tensors, temporary, {"key": json.dumps(key, sort_keys=True)})
+    else:
+        tensors = safetensors.torch.load_file(path)
+    whose = "" if _own(model) else " (not the model's own)"
+    text = f"{int(labelled.sum())} labelled of {len(labelled):,} pairs{whose}, {training.text(train)}"
+    return LabelsOnly(**tensors, text=text)
+
+
+def _labelled(dataset: RobotDataset, train: PairSet, labels: dict[str, Any]) -> Tensor:
+    """Mark the pairs of the training episodes that have labels: those that a training on these episodes draws."""
+    tasks, frames = {episode.index: episode.tasks for episode in dataset.episodes}, train.frames
+    drawn = draw_labelled(frames.episode_of, frames.frame_of, tasks, labels["fraction"], labels["unit"], labels["seed"])
+    return torch.from_numpy(drawn)
+
+
+def _trained(model: ImageLAM, train: PairSet, labelled: Tensor, per_batch: int, training: ControlTraining) -> ImageLAM:
+    """Train on all pairs of the training episodes, also where probes see fewer: the model itself had them."""
+    known, frames = labelled.nonzero()[:, 0], train.frames
+    seed, size = training.options.seed, max(2, training.options.batch_size)
+    extra = min(max(per_batch, 1), size - 1)  # without any, many a batch would teach nothing
+    draw = SeededBatches(len(frames), size - extra, seed)
+    draw_known = SeededBatches(len(known), extra, mix(seed, 1))
+
+    def batches(step: int, process: int, processes: int) -> PairBatch:
+        chosen = torch.cat([draw(step), known[draw_known(step)]])[process::processes]
+        return frames.batch(chosen)._replace(labelled=labelled[chosen])
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        control = ImageLAM(control_config(model))
+        control.attach_action_head(torch.from_numpy(frames.actions[known.numpy()]))
+    control.features = model.features
+    training.fit("encoder from labels alone", control, batches, control.config.loss_weights, model)
+    return control.eval()
+
+
+def control_config(model: ImageLAM) -> ImageLAMConfig:
+    """Return the model's config without reconstruction and what belongs to it."""
+    return replace(
+        model.config,
+        streams="control",
+        prediction_weight=0.0,
+        additivity_weight=0.0,
+        flow_weight=0.0,
+        extra_strides=(),
+        action_weight=model.config.action_weight or 1.0,
+        action_target="mean",
+        action_steps=1,
+    )

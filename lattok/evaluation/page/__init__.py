@@ -1,0 +1,3 @@
+"""A report as one HTML file."""
+
+from lattok.evaluation.page.html import render as render

@@ -1,0 +1,209 @@
+"""A report as one HTML file: styles, tables and pictures inline, light and dark, from phone to desk. No requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from lattok.evaluation.page.advice import advice_on
+from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow, Verdict
+
+STYLE = """
+:root { color-scheme: light dark; --paper: #fdfdfc; --card: #f5f5f2; --ink: #1d2023; --soft: #5d646b; --rule: #dcdcd6;
+  --model: #1f63b5; --control: #a9afb6; --rival: #d9831f; --good: #1a7340; --bad: #a9431e; --badpaper: #fbeee6; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171a; --card: #1c2024; --ink: #e4e6e8; --soft: #9aa2aa;
+  --rule: #31363b; --model: #6aa9f0; --control: #6a727a; --rival: #eda04a; --good: #67c48b; --bad: #f0956b;
+  --badpaper: #3a261c; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
+  "Noto Sans", sans-serif; -webkit-text-size-adjust: 100%; overflow-wrap: break-word; }
+main { max-width: 1180px; margin: 0 auto; padding: 40px 24px 64px; }
+header p.kind { margin: 0; color: var(--soft); font-size: 14px; }
+h1 { font-size: 27px; line-height: 1.25; font-weight: 650; margin: 6px 0 16px; letter-spacing: -0.01em;
+  text-wrap: balance; }
+h2 { font-size: 21px; line-height: 1.3; font-weight: 650; margin: 52px 0 8px; padding-top: 18px;
+  border-top: 1px solid var(--rule); }
+h3 { font-size: 16px; font-weight: 650; margin: 28px 0 6px; }
+section > p, .note { max-width: 46em; }
+.headline { font-size: 17px; line-height: 1.5; margin: 0 0 20px; max-width: 44em; }
+.answer { margin: 0 0 18px; padding: 12px 18px; background: var(--card); border-left: 5px solid var(--soft);
+  border-radius: 0 8px 8px 0; max-width: 52em; }
+.answer b { color: var(--soft); font-size: 15px; font-weight: 550; }
+.answer p { margin: 2px 0 0; font-size: 20px; line-height: 1.4; font-weight: 550; }
+.answer.yes-edge { border-color: var(--good); } .answer.no-edge { border-color: var(--bad); }
+.note, figcaption { color: var(--soft); font-size: 14px; line-height: 1.45; margin: 6px 0 0; }
+ul.verdicts { list-style: none; margin: 0; padding: 0; border-top: 1px solid var(--rule); }
+ul.verdicts li { display: grid; grid-template-columns: 104px 1fr; gap: 12px; padding: 8px 0;
+  border-bottom: 1px solid var(--rule); }
+.mark { font-size: 13px; font-weight: 650; padding-top: 2px; white-space: nowrap; }
+.yes { color: var(--good); } .no { color: var(--bad); } .open { color: var(--soft); }
+.scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; background:
+  linear-gradient(to right, var(--paper) 40%, transparent) 0 0 / 60px 100% no-repeat local,
+  linear-gradient(to left, var(--paper) 40%, transparent) 100% 0 / 60px 100% no-repeat local,
+  linear-gradient(to right, var(--rule), transparent) 0 0 / 14px 100% no-repeat scroll,
+  linear-gradient(to left, var(--rule), transparent) 100% 0 / 14px 100% no-repeat scroll; }
+.scroll table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+.scroll th, .scroll td { padding: 5px 14px 5px 0; text-align: right; white-space: nowrap; }
+.scroll th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--rule); vertical-align: bottom; }
+.scroll td { border-bottom: 1px solid var(--rule); }
+.scroll th:first-child, .scroll td:first-child { text-align: left; min-width: 150px; white-space: normal; }
+tr.own td { font-weight: 650; } tr.own td:first-child { color: var(--model); }
+td.wins { color: var(--bad); background: var(--badpaper); font-weight: 650; }
+td.missing { text-align: left; color: var(--soft); }
+.badge { display: inline-block; margin-left: 6px; padding: 0 7px; border-radius: 9px; font-size: 12px;
+  line-height: 18px; font-weight: 650; color: var(--bad); background: var(--badpaper); white-space: nowrap; }
+.badge.ref { color: var(--soft); background: var(--card); font-weight: 500; }
+figure { margin: 22px 0 0; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr)); gap: 14px; }
+.panels.wide { grid-template-columns: minmax(0, 420px); }
+.panel { background: var(--card); border-radius: 8px; padding: 10px; min-width: 0; }
+.panel > svg { display: block; width: 100%; height: auto; max-width: 620px; }
+svg text { font: 12px system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif; fill: var(--ink);
+  font-variant-numeric: tabular-nums; }
+svg .t { font-weight: 650; font-size: 13px; } svg .n { font-size: 11.5px; }
+svg .m { fill: var(--soft); font-size: 11px; }
+svg .model { fill: var(--model); } svg .control { fill: var(--control); } svg .rival { fill: var(--rival); }
+svg .empty { fill: none; stroke: var(--control); stroke-width: 1; stroke-dasharray: 3 2; }
+svg .axis { stroke: var(--soft); stroke-width: 1; fill: none; } svg .grid { stroke: var(--rule); stroke-width: 1; }
+svg .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; } svg .truth.line { stroke: var(--ink); }
+svg .model.line { stroke: var(--model); } svg .rival.line { stroke: var(--rival); }
+svg .faint { stroke-opacity: 0.55; stroke-width: 1.3; }
+svg .dots { stroke: var(--model); stroke-width: 3.4; stroke-linecap: round; stroke-opacity: 0.45; fill: none; }
+.key { display: inline-block; width: 18px; height: 0; border-top: 3px solid; vertical-align: middle;
+  margin: 0 3px 0 2px; }
+.key.truth { border-color: var(--ink); } .key.model { border-color: var(--model); }
+.key.rival { border-color: var(--rival); }
+.strip p { margin: 0 0 8px; font-size: 13px; line-height: 1.4; color: var(--soft); } .strip b { color: var(--ink); }
+.strip table { width: 100%; border-collapse: collapse; } .strip td, .strip th { width: 33%; padding: 2px; }
+.strip th { font-size: 12px; font-weight: 500; color: var(--soft); text-align: left; }
+.strip img { display: block; width: 100%; max-width: 128px; border-radius: 3px; }
+.scroll td small { display: block; font-size: 11.5px; font-weight: 400; color: var(--soft); }
+.tally { margin: 0 0 6px; font-weight: 650; font-size: 15px; }
+.reading { font-size: 17px; line-height: 1.45; font-weight: 500; margin: 6px 0 10px; }
+.refs { color: var(--soft); font-size: 13px; line-height: 1.45; margin: 18px 0 0; max-width: 62em; }
+.todo { display: block; color: var(--soft); font-size: 14px; line-height: 1.45; }
+details { margin: 16px 0 0; } summary { cursor: pointer; font-weight: 550; font-size: 15px; }
+.gallery div { display: flex; gap: 2px; margin: 0 0 6px; max-width: 300px; }
+.gallery img { display: block; flex: 1 1 0; min-width: 0; max-width: 96px; border-radius: 3px; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 3px 18px; font-size: 13px;
+  margin: 12px 0 0; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+@media (max-width: 600px) { main { padding: 24px 16px 48px; } h1 { font-size: 23px; } .headline { font-size: 17px; }
+  ul.verdicts li { grid-template-columns: 1fr; gap: 0; } dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: 8px; } }
+"""
+KINDS = {"action-vq": "Action tokenizer", "image-lam": "Image latent action model"}
+LEGEND = (
+    "✓ holds up against its control, ✗ falls short of it, – is open: too close to tell, or left out. "
+    "The model's rows are blue. A control that does better is marked where it does, and carries the words "
+    "“control wins” where it does so in the column that decides. Nothing is shown without its control."
+)
+
+
+def render(report: Report) -> str:
+    """The whole page."""
+    kind = KINDS.get(report.kind, report.kind)
+    body = [
+        f'<header><p class="kind">lattok evaluation · {escape(kind)}</p><h1>{escape(report.title)}</h1>',
+        f'{_answer(report.answer)}<p class="headline">{escape(report.headline)}</p></header>',
+        f'<p class="tally">Verdicts: {escape(report.tally)}</p>',
+        f'<ul class="verdicts">{"".join(map(_verdict, report.verdicts))}</ul><p class="note">{LEGEND}</p>',
+        *map(_section, report.sections),
+        f"<section><h2>Provenance</h2>{_provenance(report.provenance)}</section>",
+    ]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(report.title)} · lattok</title><style>{STYLE}</style></head>\n<body><main>\n"
+        + "\n".join(body)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _answer(answer: Answer | None) -> str:
+    """The question everybody asks first, and its answer."""
+    if answer is None:
+        return ""
+    kind = {True: "yes", False: "no", None: "open"}[answer.holds]
+    text = f"<b>{escape(answer.question)}</b><p>{escape(answer.text)}</p>"
+    return f'<div class="answer {kind}-edge">{text}</div>'
+
+
+def _verdict(verdict: Verdict) -> str:
+    kind, word = {True: ("yes", "✓ holds up"), False: ("no", "✗ falls short"), None: ("open", "– open")}[verdict.holds]
+    advice = advice_on(verdict.key, verdict.holds, verdict.text)
+    todo = f'<span class="todo">{escape(advice)}</span>' if advice else ""
+    return f'<li><span class="mark {kind}">{word}</span><span>{escape(verdict.text)}{todo}</span></li>'
+
+
+def _section(section: Section) -> str:
+    parts = [f"<section><h2>{escape(section.title)}</h2>"]
+    if section.reading:
+        parts.append(f'<p class="reading">{escape(section.reading)}</p>')
+    parts.append(f"<p>{escape(section.text)}</p>")
+    parts += map(_table, section.tables)
+    parts += map(_pictures, section.pictures)
+    if section.references:
+        parts.append(f'<p class="refs">{escape("; ".join(section.references))}.</p>')
+    return "\n".join([*parts, "</section>"])
+
+
+def _table(table: Table) -> str:
+    arrow = {"lower": " (lower is better)", "higher": " (higher is better)", "": ""}[table.better]
+    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    rows = "".join(_row(table, row) for row in table.rows)
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    title = f'{escape(table.title)}<span class="note">{arrow}</span>'
+    body = (
+        f'<div class="scroll" tabindex="0"><table><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{note}"
+    )
+    return _folded(title, body) if table.folded else f"<h3>{title}</h3>{body}"
+
+
+def _folded(title: str, body: str) -> str:
+    return f"<details><summary>{title}</summary>{body}</details>"
+
+
+def _row(table: Table, row: TableRow) -> str:
+    badge = '<span class="badge">control wins</span>' if table.wins(row, table.decides) else ""
+    if row.reference:
+        badge = '<span class="badge ref">for scale</span>'
+    cells = [f"<td>{escape(row.name)}{badge}</td>"]
+    if row.not_run:
+        cells.append(f'<td class="missing" colspan="{len(table.columns)}">{escape(row.not_run)}</td>')
+    else:
+        cells += [
+            f"<td{' class=wins' if table.wins(row, i) else ''}>{table.shown(value, i)}{_span(table, row, i)}</td>"
+            for i, value in enumerate(row.values)
+        ]
+    return f"<tr{'' if row.control else ' class=own'}>{''.join(cells)}</tr>"
+
+
+def _span(table: Table, row: TableRow, column: int) -> str:
+    interval = table.interval(row, column)
+    return f"<small>{interval}</small>" if interval else ""
+
+
+def _pictures(pictures: Pictures) -> str:
+    caption = pictures.caption
+    for name in ("truth", "model", "rival"):
+        caption = caption.replace("{" + name + "}", f'<i class="key {name}"></i>')
+    panels = "".join(f'<div class="panel">{panel}</div>' for panel in pictures.panels)
+    wide = " wide" if pictures.wide else ""
+    body = f'<figure><div class="panels{wide}">{panels}</div><figcaption>{caption}</figcaption></figure>'
+    title = escape(pictures.title)
+    return _folded(title, body) if pictures.folded else f"<h3>{title}</h3>{body}" if title else body
+
+
+def _provenance(values: Mapping[str, Any]) -> str:
+    """Nested values as one list of terms."""
+    lines = []
+    for key, value in values.items():
+        inner = value.items() if isinstance(value, Mapping) else [("", value)]
+        for name, item in inner:
+            text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
+            term = f"{key} {name}".strip().replace("_", " ")
+            lines.append(f"<dt>{escape(term)}</dt><dd>{escape('–' if item is None else text)}</dd>")
+    return f"<dl>{''.join(lines)}</dl>"

@@ -1,0 +1,172 @@
+"""Small charts as inline SVG, about as wide as a phone, coloured by classes of the page (light, dark).
+
+Written by hand: a panel is a few hundred bytes to a few kilobytes, and text stays text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from lattok.evaluation.report import printed
+
+WIDTH = 300
+BAR, GAP, TOP = 20, 6, 26
+PANELS = 16  # of one picture: what fits on a page
+LABEL = 104  # room for the names of bars
+
+
+def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str, missing: str = "not run") -> str:
+    """Horizontal bars, one per (name, class, value); negative values grow to the left of zero."""
+    values = [value for _, _, value in rows if value is not None and math.isfinite(value)]
+    low, high = min([0.0, *values]), max([1e-12, *values])
+    low = max(low, -0.5 * high)  # a control far below zero must not flatten all others
+    room = WIDTH - LABEL - 48
+    zero = LABEL + room * -low / (high - low)
+    parts = [_text(0, 14, title, "t")]
+    for i, (name, kind, value) in enumerate(rows):
+        y = TOP + i * (BAR + GAP)
+        parts.append(_text(LABEL - 8, y + 14, _short(name), "n", "end"))
+        if value is None or not math.isfinite(value):
+            parts.append(_text(zero + 4, y + 14, missing, "m"))
+            continue
+        end = LABEL + room * (min(max(value, low), high) - low) / (high - low)
+        x, width = min(zero, end), max(abs(end - zero), 1.0)
+        parts.append(f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>')
+        parts.append(_text(max(zero, end) + 5, y + 14, printed(value, digits), "v"))
+    height = TOP + len(rows) * (BAR + GAP)
+    parts.append(f'<path class="axis" d="M{zero:.1f} {TOP - 4}V{height - 2}"/>')
+    return _svg(parts, height, f"{title}: " + ", ".join(f"{n} {_say(v, digits, missing)}" for n, _, v in rows))
+
+
+def bars_per_dimension(
+    names: Sequence[str], rows: Sequence[tuple[str, str, list[float] | None]], digits: str
+) -> tuple[str, ...]:
+    """One panel of bars per dimension, for (name, class, values of all dimensions)."""
+    return tuple(
+        bars(name, [(title, kind, values[i] if values else None) for title, kind, values in rows], digits)
+        for i, name in enumerate(names[:PANELS])
+    )
+
+
+def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = "", height: int = 150) -> str:
+    """Curves over a common index, drawn in the order given: (class, values)."""
+    values = [value for _, curve in series for value in curve if math.isfinite(value)]
+    frame = _Frame(0, max(len(curve) for _, curve in series) - 1, min(values), max(values), height)
+    parts = [_text(0, 14, title, "t"), *frame.axes(unit)]
+    for kind, curve in series:
+        points = " ".join(f"{frame.x(i):.1f},{frame.y(value):.1f}" for i, value in enumerate(curve))
+        parts.append(f'<polyline class="{kind} line" points="{points}"/>')
+    return _svg(parts, height, title)
+
+
+def scatter(title: str, x: Sequence[float], y: Sequence[float], names: tuple[str, str], height: int = 260) -> str:
+    """Points with the diagonal; both axes share one range."""
+    low, high = min(*x, *y), max(*x, *y)
+    frame = _Frame(low, high, low, high, height)
+    dots = "".join(f"M{frame.x(a):.1f} {frame.y(b):.1f}h0" for a, b in zip(x, y, strict=True))
+    a, b = frame.low_x, frame.high_x
+    return _svg(
+        [
+            _text(0, 14, title, "t"),
+            *frame.axes(f"{names[0]} →", x_ticks=True),
+            _text(WIDTH - 6, 14, f"↑ {names[1]}", "m", "end"),
+            f'<path class="axis" d="M{frame.x(a):.1f} {frame.y(a):.1f}L{frame.x(b):.1f} {frame.y(b):.1f}"/>',
+            f'<path class="dots" d="{dots}"/>',
+        ],
+        height,
+        title,
+    )
+
+
+def heat(title: str, rows: Sequence[Sequence[float]], names: Sequence[str]) -> str:
+    """Cells [P][K] shaded by their share of the row; an even row is a third as dark as a full cell."""
+    count = len(rows[0])
+    left, side = 34, (WIDTH - 40) / count
+    parts = [_text(0, 14, title, "t")]
+    for i, row in enumerate(rows):
+        y = TOP + i * 24
+        parts.append(_text(left - 8, y + 15, names[i], "n", "end"))
+        for k, share in enumerate(row):
+            shade = min(1.0, share * count / 3)
+            inner = max(side - 1, side * 0.8)
+            kind = "model" if share > 0 else "empty"
+            opacity = f' fill-opacity="{0.08 + 0.92 * shade:.2f}"' if share > 0 else ""
+            parts.append(
+                f'<rect class="{kind}"{opacity} x="{left + k * side:.1f}" y="{y}" width="{inner:.1f}" height="21"/>'
+            )
+    height = TOP + len(rows) * 24 + 14
+    parts.append(_text(left, height - 2, f"codes 0 to {count - 1}", "m"))
+    return _svg(parts, height, title)
+
+
+class _Frame:
+    """A plotting area with rounded ranges."""
+
+    def __init__(self, low_x: float, high_x: float, low_y: float, high_y: float, height: int):
+        self.low_x, self.high_x = low_x, high_x if high_x > low_x else low_x + 1
+        self.ticks = ticks(low_y, high_y)
+        step = self.ticks[1] - self.ticks[0]
+        self.low_y, self.high_y = min(low_y, self.ticks[0]), max(high_y, self.ticks[-1])
+        if self.high_y <= self.low_y:
+            self.high_y = self.low_y + step
+        self.left, self.right, self.top, self.bottom = 42, WIDTH - 6, TOP, height - 22
+
+    def x(self, value: float) -> float:
+        return self.left + (self.right - self.left) * (value - self.low_x) / (self.high_x - self.low_x)
+
+    def y(self, value: float) -> float:
+        value = value if math.isfinite(value) else self.low_y
+        return self.bottom - (self.bottom - self.top) * (value - self.low_y) / (self.high_y - self.low_y)
+
+    def axes(self, unit: str, x_ticks: bool = False) -> list[str]:
+        """Grid lines with their values, and what runs along the bottom."""
+        parts = []
+        for tick in self.ticks:
+            y = self.y(tick)
+            parts.append(f'<path class="grid" d="M{self.left} {y:.1f}H{self.right}"/>')
+            parts.append(_text(self.left - 6, y + 4, f"{tick:.3g}", "m", "end"))
+        if x_ticks:
+            parts += [
+                _text(self.x(tick), self.bottom + 15, f"{tick:.3g}", "m", "middle")
+                for tick in ticks(self.low_x, self.high_x)[:-1]
+                if self.low_x <= tick
+            ]
+        parts.append(_text(self.right, self.bottom + 15, unit, "m", "end"))
+        return parts
+
+
+def ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """At least two round numbers that lie in or next to the range.
+
+    >>> ticks(0.0, 1.0)
+    [0.0, 0.5, 1.0]
+    """
+    span = high - low if high > low else max(abs(low), 1.0)
+    raw = span / count
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    found = [round((first + i) * step, 12) + 0.0 for i in range(count + 2) if (first + i) * step <= high + step * 1e-9]
+    return found if len(found) > 1 else [round(first * step, 12) + 0.0, round((first + 1) * step, 12)]
+
+
+def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _short(name: str, most: int = 18) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _say(value: float | None, digits: str, missing: str) -> str:
+    return missing if value is None or not math.isfinite(value) else format(value, digits)
+
+
+def _svg(parts: Sequence[str], height: float, label: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}">'
+        + "".join(parts)
+        + "</svg>"
+    )

@@ -1,0 +1,231 @@
+"""Does the decoder need the latent actions? Its prediction loss with true ones, wrong ones and none.
+
+Shuffled and zero latents are weak baselines, since the decoder never met them in training. The honest one is a
+decoder of the same architecture trained without latents; it costs a training run, so it is optional and cached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lattok import files
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.pair_set import PairSet, batches, derangement, exchanged
+from lattok.evaluation.evidence.trained_controls import ControlTraining
+from lattok.evaluation.page import svg
+from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.image_lam import ImageLAM
+from lattok.image_lam.parts import Decoder
+from lattok.training import SeededBatches
+from lattok.types import LossTerms
+
+BLIND = "without_latents"
+Predictor = Callable[[Tensor, Tensor], Tensor]  # current features [B, N, D] and pair rows [B] to later features
+DEPENDS, HARDLY = 0.9, 0.98  # share of the loss with wrong latents: below the first it depends, above the second hardly
+VARIANTS = {  # name in the table, name beside a bar
+    "true": ("true latents", "true latents"),
+    "without_latents": ("decoder trained without latents", "trained without"),
+    "shuffled_in_episode": ("latents of another pair of the episode", "other, episode"),
+    "shuffled": ("latents of another pair of the split", "other, split"),
+    "zero": ("zero vectors", "zero vectors"),
+    "env_shuffled_in_episode": ("environment stream of another pair of the episode", "other env"),
+    "env_zero": ("environment stream of zero vectors", "zero env"),
+    "copy": ("copy of the first frame", "copy of frame"),
+}
+REFERENCES = (
+    "Schmidt & Jiang 2024, LAPO: learning to act without actions",
+    "Bruce et al. 2024, Genie (controllability: quality lost with other latent actions)",
+)
+
+
+class BlindDecoder(nn.Module):
+    """The model's decoder architecture, fed zero vectors, from scratch."""
+
+    def __init__(self, model: ImageLAM, seed: int):
+        super().__init__()
+        config = model.config
+        self.streams = 1 if model.env is None else 2
+        self.shape = (config.positions, config.latent_dim)
+        places = len(config.cameras) * model.features.count
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.decoder = Decoder(config, self.streams, model.features.dim, places)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Features of the later frame [B, N, D] from current ones."""
+        return self.decoder(features, *[features.new_zeros(len(features), *self.shape)] * self.streams)
+
+    def forward(self, batch: tuple[Tensor, Tensor]) -> LossTerms:
+        return {"prediction": F.mse_loss(self.predict(batch[0]), batch[1])}
+
+
+def variant_losses(model: ImageLAM, held_out: PairSet, seed: int) -> dict[str, float]:
+    """Mean squared error of predicted features over all held-out pairs, per variant of the latents.
+
+    Of the control stream: `true`, `shuffled` (another pair of the split), `shuffled_in_episode` (another pair of the
+    same episode where it has one), `zero`; of the environment stream, where there is one, `env_shuffled_in_episode`
+    and `env_zero`; and `copy`: the first frame's features as they are.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.arange(len(held_out.rows))
+    everyone = derangement(np.zeros(len(order), dtype=np.int64), generator)
+    neighbours = derangement(held_out.episode_of, generator)
+    latents = held_out.latents
+
+    def variant(control: Tensor, keep: float = 1.0, env: Tensor = order, keep_env: float = 1.0) -> Predictor:
+        def predict(features: Tensor, rows: Tensor) -> Tensor:
+            return model.predict(
+                features, exchanged(latents, control[rows], env[rows], keep, keep_env, features.device)
+            )
+
+        return predict
+
+    predictors = {
+        "true": variant(order),
+        "shuffled": variant(everyone),
+        "shuffled_in_episode": variant(neighbours),
+        "zero": variant(order, keep=0.0),
+    }
+    if latents.env is not None:
+        predictors["env_shuffled_in_episode"] = variant(order, env=neighbours)
+        predictors["env_zero"] = variant(order, keep_env=0.0)
+    predictors["copy"] = lambda features, rows: features
+    return mean_losses(model, held_out, predictors)
+
+
+@torch.no_grad()
+def mean_losses(model: ImageLAM, pairs: PairSet, predictors: dict[str, Predictor]) -> dict[str, float]:
+    """Loss of each predictor."""
+    totals = dict.fromkeys(predictors, 0.0)
+    for rows, features in batches(model, pairs, torch.arange(len(pairs.rows))):
+        now, later = features.unbind(1)
+        for name, predict in predictors.items():
+            totals[name] += float((predict(now, rows) - later).square().mean()) * len(rows)
+    return {name: total / len(pairs.rows) for name, total in totals.items()}
+
+
+def loss_without_latents(model: ImageLAM, train: PairSet, held_out: PairSet, training: ControlTraining) -> float:
+    """Held-out loss of a decoder trained without latents; read from the folder when it is there already."""
+    key = training.key(BLIND, model, train, held_out)
+    path = training.path(key, ".json")
+    if path is not None and path.is_file():
+        return float(files.read_json(path)["loss"])
+    blind = train_blind(model, train, training)
+    loss = mean_losses(model, held_out, {BLIND: lambda features, rows: blind.predict(features)})[BLIND]
+    if path is not None:
+        files.write_json(path, {"loss": loss, "key": key})
+    return loss
+
+
+def train_blind(model: ImageLAM, train: PairSet, training: ControlTraining) -> BlindDecoder:
+    """A decoder trained with zero vectors in place of latents, on all pairs of the training episodes."""
+    options = training.options
+    blind = BlindDecoder(model, options.seed)
+    draw = SeededBatches(len(train.frames), options.batch_size, options.seed)
+
+    def pick(step: int, process: int, processes: int) -> tuple[Tensor, Tensor]:
+        now, later = model.frame_features(train.frames.batch(draw(step)[process::processes]).frames).unbind(1)
+        return now, later
+
+    training.fit("decoder without latents", blind, pick, {"prediction": 1.0}, model)
+    return blind
+
+
+def dependence_outcome(evidence: LatentEvidence) -> Outcome:
+    """Losses of the decoder with true latents, wrong ones and none."""
+    model, held_out, training = evidence.model, evidence.held_out, evidence.training
+    losses: dict[str, float | None] = {**variant_losses(model, held_out, evidence.seed), BLIND: None}
+    if training is not None:
+        losses[BLIND] = loss_without_latents(model, evidence.train, held_out, training)
+    figures = _figures(losses)
+    text = (
+        "If the decoder uses the latent actions, wrong ones must cost it something. Shuffled and zero latents are easy "
+        "to beat, since the decoder never met them in training; the honest control is a decoder of the same "
+        "architecture trained without latents: much of what happens next can be seen in the current frame."
+    )
+    table, bars = _table(evidence, losses)
+    picture = Pictures(
+        "Shorter is better. What the model gains over the orange bar is what its latents tell it.",
+        (svg.bars("loss ÷ copying the first frame", bars, ".3f"),),
+    )
+    section = Section("Does the decoder need them?", text, (table,), (picture,), _reading(figures), REFERENCES)
+    return Outcome((section,), figures, _verdicts(losses))
+
+
+def _figures(losses: dict[str, float | None]) -> dict[str, float]:
+    figures = {f"prediction_loss/{key}": loss for key, loss in losses.items() if loss is not None}
+    copy, blind, true = (losses[key] for key in ("copy", BLIND, "true"))
+    if not true or not copy:
+        return figures
+    figures["prediction_ratio/true_to_copy"] = true / copy
+    if blind:
+        figures["prediction_ratio/without_latents_to_copy"] = blind / copy
+        figures["prediction_ratio/true_to_without_latents"] = true / blind
+    wrong = {key: loss for key, loss in losses.items() if loss is not None and key not in ("true", BLIND)}
+    return figures | {f"prediction_ratio/{key}_to_true": loss / true for key, loss in wrong.items()}
+
+
+def _reading(figures: dict[str, float]) -> str:
+    """One sentence."""
+    if "prediction_ratio/true_to_copy" not in figures:
+        return ""
+    text = (
+        f"With true latents the prediction error is {figures['prediction_ratio/true_to_copy']:.2f} × that of copying "
+        f"the frame; another pair's latents of the same episode make it "
+        f"{figures['prediction_ratio/shuffled_in_episode_to_true']:.2f} × as large"
+    )
+    if (ratio := figures.get("prediction_ratio/true_to_without_latents")) is not None:
+        text += f"; a decoder that never saw latents would be {1 / ratio:.2f} × as far off"
+    return text + "."
+
+
+def _table(
+    evidence: LatentEvidence, losses: dict[str, float | None]
+) -> tuple[Table, list[tuple[str, str, float | None]]]:
+    copy, true, blind = losses["copy"] or math.nan, losses["true"] or math.nan, losses[BLIND]
+    rows, bars = [], []
+    for key, (name, short) in VARIANTS.items():
+        if key not in losses:
+            continue
+        loss = losses[key]
+        values = () if loss is None else (loss, loss / copy, loss / true, *(() if blind is None else (loss / blind,)))
+        rows.append(TableRow(key, name, values, key != "true", not_run="" if values else NEEDS_TRAINING))
+        colour = {"true": "model", BLIND: "rival"}.get(key, "control")
+        bars.append((short, colour, None if loss is None else loss / copy))
+    note = "Mean squared error of the later frame's features."
+    if blind is not None and evidence.training is not None:
+        note += f" The decoder without latents was trained with {evidence.training.text(evidence.train)}."
+    if evidence.model.env:
+        note += " Where one stream is exchanged, the other one stays true."
+    table = Table(
+        "Prediction loss on held-out pairs",
+        ("loss", "÷ copying", "÷ true latents", *(() if blind is None else ("÷ trained without latents",))),
+        tuple(rows),
+        better="lower",
+        decides=1,
+        digits=("#.3g", ".3f", ".3f", ".3f"),
+        note=note,
+    )
+    return table, bars
+
+
+def _verdicts(losses: dict[str, float | None]) -> list[Verdict]:
+    true, wrong, blind = losses["true"], losses["shuffled_in_episode"], losses[BLIND]
+    lines = []
+    if true is not None and wrong:
+        ratio = true / wrong
+        holds = True if ratio < DEPENDS else False if ratio > HARDLY else None
+        word = {True: "depends", False: "hardly depends", None: "depends only a little"}[holds]
+        text = f"The decoder {word} on the latents: loss {ratio:.2f} × that with another pair's of the episode"
+        lines.append(Verdict(text, holds, "decoder_depends"))
+    if blind is not None and true is not None:
+        word = "below" if true < blind else "not below"
+        text = f"Prediction loss is {word} that of a decoder trained without latents: ratio {true / blind:.2f}"
+        lines.append(Verdict(text, true < blind, "prediction_against_blind"))
+    return lines

@@ -1,0 +1,191 @@
+"""Do the codes know the direction of the action? Mutual information between the two.
+
+direction     the axis along which the mean action departs most from its training mean, in standard deviations, and sign
+per position  I = sum p(k, y) log2 p(k, y) / p(k) p(y), minus what codes shifted against the actions would show
+usable        H - cross entropy of a linear classifier that reads all positions, fitted on the training episodes
+
+Shifts move the actions along the pairs as a whole, so that both change as slowly as they do: a plain shuffle would
+underestimate what chance shows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lattok.evaluation.evidence.controls import Target
+from lattok.evaluation.evidence.intervals import Bootstrap, decided, jackknife
+from lattok.evaluation.evidence.latent_evidence import CodeStream, LatentEvidence
+from lattok.evaluation.evidence.probes import left_out, one_hot
+from lattok.evaluation.page import svg
+from lattok.evaluation.report import Interval, Outcome, Pictures, Section, Table, TableRow, Verdict
+
+SHIFTS = 20
+PENALTIES = (1e-4, 1e-3, 1e-2)
+REFERENCES = (
+    "Panzeri & Treves 1996, Analytical estimates of limited sampling biases in different information measures",
+    "Xu et al. 2020, A theory of usable information under computational constraints",
+)
+
+
+class Directions(NamedTuple):
+    """Direction of every pair's action: [n] and [N] int64, below `len(names)`."""
+
+    train: Tensor
+    held_out: Tensor
+    names: tuple[str, ...]
+
+
+class Information(NamedTuple):
+    """Bits that codes hold about the direction."""
+
+    positions: list[float]
+    intervals: list[Interval | None]
+    usable: Tensor  # [N] per held-out pair; the mean is the figure
+
+    @property
+    def bits(self) -> float:
+        """Usable bits from all positions."""
+        return float(self.usable.mean())
+
+
+def directions(target: Target, dims: list[int], names: tuple[str, ...]) -> Directions:
+    """Over the dimensions `dims`, two directions each."""
+    mean, spread = target.train[:, dims].mean(0), target.train[:, dims].std(0, unbiased=False).clamp_min(1e-9)
+
+    def of(actions: Tensor) -> Tensor:
+        scaled = (actions[:, dims] - mean) / spread
+        axis = scaled.abs().argmax(1)
+        return 2 * axis + (scaled.gather(1, axis[:, None])[:, 0] > 0).long()
+
+    labels = tuple(f"{names[dim]}{sign}" for dim in dims for sign in "−+")
+    return Directions(of(target.train), of(target.held_out), labels)
+
+
+def mutual_information(a: Tensor, b: Tensor) -> float:
+    """Plug-in estimate in bits, from int64 [N] and [N]."""
+    joint = torch.bincount(a * (int(b.max()) + 1) + b, minlength=(int(a.max()) + 1) * (int(b.max()) + 1))
+    joint = joint.reshape(int(a.max()) + 1, -1).double() / len(a)
+    chance = joint.sum(1, keepdim=True) * joint.sum(0)
+    seen = joint > 0
+    return float((joint[seen] * (joint[seen] / chance[seen]).log2()).sum())
+
+
+def corrected_information(a: Tensor, b: Tensor) -> float:
+    """Mutual information minus its mean over circular shifts of `b`: about 0 for what is independent."""
+    count = len(b)
+    offsets = np.unique(np.linspace(count * 0.1, count * 0.9, SHIFTS).round().astype(int))
+    chance = [mutual_information(a, b.roll(int(offset))) for offset in offsets if 0 < offset < count]
+    return mutual_information(a, b) - float(np.mean(chance or [0.0]))
+
+
+def information(
+    train: Tensor, held_out: Tensor, size: int, found: Directions, target: Target, bootstrap: Bootstrap
+) -> Information:
+    """What codes [n, P], [N, P] of `size` say about the direction of held-out pairs."""
+    y, episodes = found.held_out, range(bootstrap.count)
+    positions, intervals = [], []
+    for column in held_out.T:
+        value = corrected_information(column, y)
+        parts = [bootstrap.index != e for e in episodes] if bootstrap.count > 1 else []
+        positions.append(value)
+        intervals.append(jackknife(value, [corrected_information(column[keep], y[keep]) for keep in parts]))
+    return Information(positions, intervals, usable_bits(one_hot(train, size), one_hot(held_out, size), found, target))
+
+
+def usable_bits(x: Tensor, x_test: Tensor, found: Directions, target: Target) -> Tensor:
+    """Bits per held-out pair [N] that a linear classifier gains over the training split's frequencies."""
+    classes, y = len(found.names), found.train
+    left = left_out(target.episodes)
+    scores = [float(F.cross_entropy(_logits(x[~left], y[~left], x[left], classes, p), y[left])) for p in PENALTIES]
+    logits = _logits(x, y, x_test, classes, PENALTIES[scores.index(min(scores))])
+    base = (torch.bincount(y, minlength=classes) + 1.0).log().log_softmax(0)  # + 1: none is impossible
+    own = F.cross_entropy(logits, found.held_out, reduction="none")
+    return ((-base[found.held_out] - own) / np.log(2)).double()
+
+
+def _logits(x: Tensor, y: Tensor, x_test: Tensor, classes: int, penalty: float) -> Tensor:
+    """Multinomial logistic regression with an L2 penalty, by L-BFGS; deterministic."""
+    weights = torch.zeros(x.shape[1] + 1, classes, requires_grad=True)
+    padded, padded_test = F.pad(x.float(), (0, 1), value=1.0), F.pad(x_test.float(), (0, 1), value=1.0)
+    solver = torch.optim.LBFGS([weights], max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        with torch.enable_grad():
+            value = F.cross_entropy(padded @ weights, y) + penalty * weights[:-1].square().sum()
+            (weights.grad,) = torch.autograd.grad(value, weights)
+        return value
+
+    solver.step(loss)  # pyright: ignore[reportArgumentType]
+    return (padded_test @ weights).detach()
+
+
+def direction_outcome(evidence: LatentEvidence) -> Outcome | None:
+    """Mutual information with the action's direction; None without actions or codes."""
+    target, streams = evidence.target, evidence.streams
+    if target is None or not streams:
+        return None
+    dims = evidence.space or list(range(len(evidence.names)))
+    found = directions(target, dims, evidence.names)
+    results = {s.key: information(s.train, s.held_out, s.size, found, target, evidence.bootstrap) for s in streams}
+    own, rival = results["model"], results["residual_kmeans"]
+    span = evidence.bootstrap.interval(evidence.bootstrap.mean(own.usable - rival.usable))
+    holds = decided(own.bits - rival.bits, span)
+    word = {None: "no clear difference to", True: "more than", False: "less than"}[holds]
+    text = (
+        f"The codes say {own.bits:.2f} bits about the direction of the action, {word} k-means codes ({rival.bits:.2f})"
+    )
+    figures = {f"direction_bits/{key}": result.bits for key, result in results.items()}
+    figures["direction_bits/entropy"] = _entropy(found.held_out)
+    figures |= {f"direction_bits_best_position/{key}": max(result.positions) for key, result in results.items()}
+    best = max(range(len(own.positions)), key=lambda i: own.positions[i])
+    section = Section(
+        "Do the codes know the direction of the action?",
+        "The direction is the axis along which the mean action departs most from its training mean, and its sign: "
+        f"{', '.join(found.names)}. Per position: mutual information on held-out pairs, corrected by what codes "
+        "shifted against the actions would show, with intervals over episodes (jackknife). All positions: the bits "
+        "that a linear classifier gains, fitted on training episodes; what it cannot read is not counted.",
+        (_information_table(evidence, streams, results),),
+        (_direction_heat(evidence, found, best),),
+        f"{text}, of {figures['direction_bits/entropy']:.2f} bits there are; position {best + 1} says most.",
+        REFERENCES,
+    )
+    return Outcome((section,), figures, [Verdict(text, holds, "codes_know_direction")])
+
+
+def _information_table(evidence: LatentEvidence, streams: list[CodeStream], results: dict[str, Information]) -> Table:
+    rows = []
+    for stream in streams:
+        result = results[stream.key]
+        intervals = (evidence.bootstrap.interval(evidence.bootstrap.mean(result.usable)), *result.intervals)
+        rows.append(
+            TableRow(stream.key, stream.name, (result.bits, *result.positions), stream.control, intervals=intervals)
+        )
+    columns = ("all positions", *(f"position {i + 1}" for i in range(len(results["model"].positions))))
+    return Table("Bits about the direction of the action", columns, tuple(rows), better="higher", digits=".2f")
+
+
+def _direction_heat(evidence: LatentEvidence, found: Directions, position: int) -> Pictures:
+    """How often each code goes with each direction, at one position, beside the k-means control."""
+    panels = []
+    assert evidence.codes is not None
+    own, kmeans = evidence.held_out.latents.codes, evidence.codes.kmeans.held_out
+    for name, codes in (("latent actions", own), ("k-means control", kmeans)):
+        counts = torch.zeros(len(found.names), evidence.size)
+        counts.index_put_((found.held_out, codes[:, position]), torch.ones(len(codes)), accumulate=True)
+        shares = (counts / counts.sum(1, keepdim=True).clamp_min(1)).tolist()
+        panels.append(svg.heat(f"{name}, position {position + 1}", shares, found.names))
+    return Pictures(
+        "Codes (columns) that go with each direction (rows): the fuller the colour of a cell, the more often.",
+        tuple(panels),
+    )
+
+
+def _entropy(values: Tensor) -> float:
+    share = torch.bincount(values).double() / len(values)
+    share = share[share > 0]
+    return float(-(share * share.log2()).sum())

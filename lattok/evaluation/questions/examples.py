@@ -1,0 +1,141 @@
+"""What do single codes and pairs look like? Typical pairs of the codes used most, and pairs from the whole split."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from io import BytesIO
+
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.pair_set import PairSet, exchanged, pair_features
+from lattok.evaluation.report import Outcome, Pictures, Section, printed
+from lattok.image_lam import ImageLAM
+
+POSITIONS, CODES, CLIPS, CAMERAS = 4, 4, 3, 2  # what fits on a page of 3 MB
+SIDE, QUALITY = 64, 70
+EXAMPLES, THUMBNAIL = 4, 128
+
+
+def gallery_outcome(evidence: LatentEvidence) -> Outcome | None:
+    """Show the codes used most, position by position; the first one is open. None for a model without codes."""
+    if evidence.codes is None:
+        return None
+    codes = evidence.held_out.latents.codes
+    shown = []
+    for position in range(min(POSITIONS, codes.shape[1])):
+        counts = torch.bincount(codes[:, position], minlength=evidence.size)
+        most = counts.argsort(descending=True, stable=True)[:CODES]
+        panels = tuple(_panel(evidence, position, int(code)) for code in most if counts[code])
+        shown.append(
+            Pictures(
+                f"The {len(panels)} codes used most at position {position + 1}. Before | after, one clip per row.",
+                panels,
+                title=f"Position {position + 1}",
+                folded=position > 0,
+            )
+        )
+    text = (
+        "Held-out pairs whose latents are nearest to the middle of all pairs with that code, each from another "
+        "episode where there are enough. Mean action: in standard deviations from the training mean. Codes of a "
+        "residual quantizer refine one another, so that later positions look less pure."
+    )
+    return Outcome((Section("What do single codes look like?", text, (), tuple(shown)),), {}, [])
+
+
+def typical(evidence: LatentEvidence, position: int, code: int) -> list[int]:
+    """Find held-out pairs with a code, nearest first to the mean latent of all of them, one per episode first."""
+    latents, episodes = evidence.held_out.latents, evidence.held_out.episode_of
+    rows = (latents.codes[:, position] == code).nonzero()[:, 0]
+    flat = latents.latents[rows].flatten(1)
+    order = rows[(flat - flat.mean(0)).square().sum(1).argsort(stable=True)].tolist()
+    first = {}
+    for row in order:
+        first.setdefault(int(episodes[row]), row)
+    chosen = list(first.values())
+    return (chosen + [row for row in order if row not in chosen])[:CLIPS]
+
+
+def _panel(evidence: LatentEvidence, position: int, code: int) -> str:
+    held_out, cameras = evidence.held_out, evidence.model.cameras[:CAMERAS]
+    rows = typical(evidence, position, code)
+    frames = held_out.frames.batch(torch.from_numpy(held_out.rows[rows])).frames  # b 2 v h w 3
+    lines = []
+    for row, pair in zip(rows, frames, strict=True):
+        where = f"episode {held_out.episode_of[row]}, frame {held_out.frames.frame_of[held_out.rows[row]]}"
+        images = "".join(
+            f'<img alt="{escape(f"{camera}, {moment}", quote=True)}" src="{jpeg(pair[i, v], SIDE, QUALITY)}">'
+            for v, camera in enumerate(cameras)
+            for i, moment in enumerate(("before", "after"))
+        )
+        lines.append(f'<div title="{escape(where, quote=True)}">{images}</div>')
+    used = held_out.latents.codes[:, position] == code
+    head = f"<p>code <b>{code}</b> · {int(used.sum())} pairs{_mean_action(evidence, used)}</p>"
+    return f'<div class="strip">{head}<div class="gallery">{"".join(lines)}</div></div>'
+
+
+def _mean_action(evidence: LatentEvidence, used: Tensor) -> str:
+    """Name the three dimensions in which the pairs' actions depart most from the training mean."""
+    if evidence.target is None:
+        return ""
+    train = evidence.target.train
+    scaled = (evidence.target.held_out[used].mean(0) - train.mean(0)) / train.std(0).clamp_min(1e-9)
+    top = scaled.abs().argsort(descending=True)[:3]
+    parts = (f"{escape(evidence.names[int(i)])} {printed(float(scaled[i]), '+.1f')}" for i in top)
+    return f"<br>mean action {', '.join(parts)}"
+
+
+def examples_outcome(evidence: LatentEvidence) -> Outcome:
+    """Show a few held-out pairs with their codes; with pixel features also the predicted frame."""
+    model, held_out = evidence.model, evidence.held_out
+    count = len(held_out.rows)
+    rows = torch.linspace(0, count - 1, min(EXAMPLES, count) * 2 + 1).round().long()[1::2]  # middles of equal parts
+    frames = held_out.frames.batch(torch.from_numpy(held_out.rows)[rows]).frames  # b 2 v h w 3
+    columns = [("now", frames[:, 0]), ("later", frames[:, 1])]
+    if model.features.name == "pixels":
+        columns.append(("predicted", predicted_frames(model, held_out, rows)))
+    panels = []
+    for i, row in enumerate(rows.tolist()):
+        codes = " ".join(map(str, held_out.latents.codes[row].tolist())) or "none"
+        cells = "".join(
+            f'<td><img alt="{escape(f"{camera}, {name}", quote=True)}" src="{jpeg(images[i, v])}"></td>'
+            if name
+            else "</tr><tr>"
+            for v, camera in enumerate(model.cameras)
+            for name, images in (*columns, ("", frames))
+        )
+        head = "".join(f"<th>{name}</th>" for name, _ in columns)
+        where = f"episode {held_out.episode_of[row]}, frame {held_out.frames.frame_of[held_out.rows[row]]}"
+        table = f"<table><tr>{head}</tr><tr>{cells}</tr></table>"
+        panels.append(f'<div class="strip"><p>{where}<br>codes <b>{codes}</b></p>{table}</div>')
+    cameras = ", ".join(model.cameras)
+    shown = Pictures(f"Held-out pairs and their codes; one row per camera ({escape(cameras)}).", tuple(panels))
+    text = "Pairs of frames from the middle of equal parts of the split."
+    return Outcome((Section("Examples", text, (), (shown,)),), {}, [])
+
+
+@torch.no_grad()
+def predicted_frames(model: ImageLAM, held_out: PairSet, rows: Tensor) -> Tensor:
+    """Decode the later frame of pairs `rows` [B], from pixel features back to uint8 [B, V, h, w, 3]."""
+    features = model.features
+    now = pair_features(model, held_out, rows)[:, 0]
+    pick = held_out.latents
+    patches = model.predict(now, exchanged(pick, rows, rows, 1.0, 1.0, now.device))
+    side = round(features.count**0.5)
+    pixels = rearrange(
+        patches, "b (v y x) (p q c) -> b v (y p) (x q) c", y=side, x=side, p=features.patch, q=features.patch
+    )
+    return ((pixels * features.std + features.mean).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def jpeg(image: Tensor, height: int = THUMBNAIL, quality: int = 85) -> str:
+    """Turn an image uint8 [h, w, 3] into a data address, at most `height` pixels high."""
+    picture, data = Image.fromarray(image.numpy()), BytesIO()
+    if picture.height > height:
+        picture = picture.resize((round(height * picture.width / picture.height), height))
+    picture.save(data, "JPEG", quality=quality)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()

@@ -1,0 +1,93 @@
+"""How far a policy's action chunks are from those of held-out episodes, beside a policy that always takes the mean.
+
+    error = mean over windows, valid steps h and dimensions d of ((â_hd - a_hd) / σ_d)²        σ_d: of training actions
+
+Of every frame of the episodes a chunk is asked for. It says how well actions are imitated, not whether a task succeeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lattok.data import Progress
+from lattok.data.policy_windows import PolicyWindows
+from lattok.evaluation.evidence.split import evenly
+from lattok.types import PolicyBatch
+
+BATCH, MOST = 64, 5000
+
+
+@dataclass(frozen=True)
+class PolicyErrors:
+    """Mean squared errors in units of the variance of the training actions."""
+
+    key: str  # column that the chunks are compared with
+    error: float
+    mean_action: float  # error of the mean training action
+    by_dimension: dict[str, float]
+    by_step: tuple[float, ...]  # of step 0 .. H-1
+    windows: int
+
+    @property
+    def gain(self) -> float:
+        """How much lower than the mean action's: 0 is as bad, 1 is perfect."""
+        return 1 - self.error / self.mean_action
+
+    @property
+    def text(self) -> str:
+        """One line."""
+        return (
+            f"Held-out episodes: error {self.error:.3f} against `{self.key}` (mean action {self.mean_action:.3f}): "
+            f"{abs(self.gain):.0%} {'lower' if self.gain >= 0 else 'higher'}"
+        )
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """Whether it is nearer than the mean action, for cards and for doctor."""
+        text = f"its held-out actions are nearer than the mean action ({self.error:.3f} against {self.mean_action:.3f})"
+        return {"key": "action_error", "holds": self.gain > 0, "text": text}
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return vars(self) | {"by_step": list(self.by_step), "gain": self.gain}
+
+
+def policy_errors(
+    predict: Callable[[PolicyBatch], Tensor],
+    trained: PolicyWindows,
+    held_out: PolicyWindows,
+    key: str,
+    progress: Progress | None = None,
+) -> PolicyErrors:
+    """`predict` gives chunks [B, H, m] in physical units; they are compared with those of the column `key`.
+
+    Of more than 5,000 windows as many are taken, evenly spaced.
+    """
+    values = trained.targets(key)[:, 0]  # every action of the training episodes once
+    mean, deviation = values.mean(0), values.std(0).clamp(min=1e-6)
+    chosen = evenly(len(held_out), MOST)
+    wanted, parts = held_out.targets(key)[chosen], []
+    for rows in chosen.split(BATCH):
+        batch = held_out.batch(rows)
+        parts.append((predict(batch).cpu(), batch.valid))
+        if progress is not None:
+            progress(min(len(chosen), BATCH * len(parts)), len(chosen))
+    predicted, valid = (torch.cat(part) for part in zip(*parts, strict=True))
+
+    def squared(guess: Tensor) -> Tensor:
+        return ((guess - wanted) / deviation).square().masked_fill(~valid[..., None], torch.nan)  # n h m
+
+    errors = squared(predicted)
+    return PolicyErrors(
+        key=key,
+        error=float(errors.nanmean()),
+        mean_action=float(squared(mean).nanmean()),
+        by_dimension=dict(zip(held_out.action_names, errors.nanmean((0, 1)).tolist(), strict=True)),
+        by_step=tuple(errors.nanmean((0, 2)).tolist()),
+        windows=len(chosen),
+    )

@@ -1,0 +1,215 @@
+"""How well does an action tokenizer reconstruct actions, and what do its codes cost?
+
+All tables set it beside the controls of `tokenizer_evidence`, which spend the same bits per step or fewer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lattok.data import ActionWindows
+from lattok.evaluation.evidence.tokenizer_evidence import Method, Rate, TokenizerEvidence
+from lattok.evaluation.page import svg
+from lattok.evaluation.report import Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.quantize import CodeStatistics
+
+NAMES = {
+    "model": "tokenizer",
+    "kmeans": "k-means",
+    "uniform_bins": "uniform bins",
+    "fast": "FAST",
+    "mean": "mean action",
+}
+EPISODES, STEPS = 3, 400  # what fits on a page
+KINDS = {"model": "model", "kmeans": "rival", "uniform_bins": "control", "fast": "control", "mean": "control"}
+
+
+def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
+    """Errors and codes of the tokenizer and its controls."""
+    methods, rate, windows = evidence.methods, evidence.rate, evidence.windows
+    names, shown = windows.action_names, _trajectories(windows, evidence.decoded, evidence.kmeans)
+    sections = (_error_section(methods, names, shown), _code_section(methods, evidence.vocab_size, rate))
+    figures = _figures(methods, rate)
+    verdicts = [*_control_verdicts(figures), _code_verdict(methods[0].train, evidence.vocab_size)]
+    return Outcome(sections, figures, verdicts)
+
+
+def _row(method: Method, values: tuple[float | None, ...]) -> TableRow:
+    control = method.key != "model"
+    return TableRow(
+        method.key, NAMES[method.key], values if not method.not_run else (), control, not_run=method.not_run
+    )
+
+
+def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[Pictures, ...]) -> Section:
+    def per_dimension(title: str, field: str, decides_note: str) -> Table:
+        rows = []
+        for method in methods:
+            each = getattr(method.errors, field).tolist() if method.errors else []
+            mean = (max(each) if field == "worst" else float(np.mean(each))) if each else 0.0
+            rows.append(_row(method, (mean, *each)))
+        first = "largest" if field == "worst" else "mean"
+        folded = field in ("l1", "worst")
+        return Table(title, (first, *names), tuple(rows), better="lower", note=decides_note, folded=folded)
+
+    tables = [
+        per_dimension(
+            "Normalised squared error",
+            "normalised",
+            "Divided by the training split's variance, not by the tokenizer's own scale, so that tokenizers compare.",
+        ),
+        per_dimension("Squared error, physical units", "mse", ""),
+        per_dimension("Absolute error, physical units", "l1", ""),
+        per_dimension("Largest error, physical units", "worst", ""),
+    ]
+    if methods[0].errors and methods[0].errors.gripper is not None:
+        rows = tuple(_row(m, (m.errors.gripper if m.errors else None,)) for m in methods)
+        note = "Share of steps on the right side of the midpoint between the training split's 1st and 99th percentile."
+        tables.append(Table("Gripper open or closed", ("accuracy",), rows, better="higher", digits=".4f", note=note))
+    text = (
+        "Every held-out frame starts a chunk; steps beyond the end of an episode are not counted. All controls spend "
+        "the same bits per step as the tokenizer, or fewer. k-means on single actions is the practical bound of a "
+        "decoder that sees one code at a time: only a decoder with context can pass it. FAST is a transform code, with "
+        "codes of different lengths (the mean counts): where it wins, the tokenizer is a target for supervision but no "
+        "codec, and ResidualVQ, FSQ or FAST are what to store or replay actions with."
+    )
+    drawn = [  # the mean is in the table; its bar would flatten all others
+        (NAMES[m.key], KINDS[m.key], m.errors.normalised.tolist() if m.errors else None)
+        for m in methods
+        if m.key != "mean"
+    ]
+    bars = Pictures(
+        "Normalised squared error per dimension; shorter is better.", svg.bars_per_dimension(names, drawn, ".3g")
+    )
+    return Section("Reconstruction", text, tuple(tables), (bars, *shown))
+
+
+def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
+    columns = ("used, held-out", "perplexity, held-out", "used, training", "perplexity, training", "codes")
+    rows = []
+    for method in methods:
+        if method.held_out and method.train and method.sorted_use is not None:
+            shares = [(float(min(s.used)), min(s.perplexity)) for s in (method.held_out, method.train)]
+            rows.append(_row(method, (*shares[0], *shares[1], float(len(method.sorted_use)))))
+        elif method.not_run:
+            rows.append(_row(method, ()))
+    usage = Table(
+        "Code usage",
+        columns,
+        tuple(rows),
+        digits=(".0f", ".1f", ".0f", ".1f", ".0f"),
+        note="Usage is health, not quality: the best k-means leaves codes unused on held-out data, too. Where each "
+        "position has a codebook of its own, the least used and the least perplexity of all.",
+    )
+    own = (rate.tokens_per_chunk, rate.tokens_per_second, rate.bits_per_second, rate.bits_per_step)
+    raw = TableRow("float32", "raw actions, float32", (None, None, *_raw_bits(methods, rate)), reference=True)
+    rates = Table(
+        "Rate",
+        ("tokens per chunk", "tokens per second", "bits per second", "bits per step"),
+        (TableRow("model", NAMES["model"], own, control=False), raw),
+        digits=("#.3g", "#.3g", ",.0f", "#.3g"),
+    )
+    curves = [
+        (KINDS[m.key] + (" faint" if m.key != "model" else ""), m.sorted_use.tolist())
+        for m in reversed(methods)
+        if m.sorted_use is not None
+    ]
+    panel = svg.plot("share of the held-out tokens", curves, f"codes, most used first (of {vocab})", 200)
+    chart = Pictures("Sorted code usage: {model} tokenizer, {rival} k-means control.", (panel,), wide=True)
+    text = "How many codes do the work, how evenly, and what they cost at the dataset's frame rate."
+    return Section("Codes", text, (usage, rates), (chart,))
+
+
+def _raw_bits(methods: list[Method], rate: Rate) -> tuple[float, float]:
+    """Bits per second and per step of the actions as stored."""
+    dims = len(methods[0].errors.mse) if methods[0].errors else 0
+    per_step = 32.0 * dims
+    return per_step * rate.fps, per_step
+
+
+def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
+    """Flat summary: `name` is the tokenizer's, `name/control` stands beside it."""
+    figures: dict[str, float] = {}
+    for method in methods:
+        suffix = "" if method.key == "model" else f"/{method.key}"
+        if method.errors:
+            figures[f"normalised_mse{suffix}"] = float(method.errors.normalised.mean())
+            figures[f"normalised_l1{suffix}"] = method.errors.normalised_l1
+            if method.errors.gripper is not None:
+                figures[f"gripper_accuracy{suffix}"] = method.errors.gripper
+        if method.held_out and method.train:
+            figures[f"codes_used{suffix}"] = float(min(method.held_out.used))
+            figures[f"perplexity{suffix}"] = min(method.held_out.perplexity)
+            figures[f"codes_used_train{suffix}"] = float(min(method.train.used))
+            figures[f"perplexity_train{suffix}"] = min(method.train.perplexity)
+    figures["tokens_per_second"] = rate.tokens_per_second
+    figures["bits_per_second"] = rate.bits_per_second
+    return figures
+
+
+def headline_of(figures: dict[str, float], vocab: int) -> str:
+    """Put the error beside those of the controls, and say how many codes are in use."""
+    names = [key for key in ("kmeans", "uniform_bins", "fast") if f"normalised_mse/{key}" in figures]
+    beside = "the controls at equal bits were not run"
+    if names:
+        others = [f"{NAMES[key]} {figures[f'normalised_mse/{key}']:.3g}" for key in names]
+        beside = f"at equal bits {', '.join(others)}"
+    return (
+        f"Held-out error {figures['normalised_mse']:.3g} (1 is as far off as the mean action; {beside}); "
+        f"{int(figures['codes_used'])} of {vocab} codes in use, perplexity {figures['perplexity']:.0f}."
+    )
+
+
+def _control_verdicts(figures: dict[str, float]) -> list[Verdict]:
+    mse, lines = figures["normalised_mse"], []
+    for key in ("kmeans", "uniform_bins", "fast", "mean"):
+        other = figures.get(f"normalised_mse/{key}")
+        if other is None:
+            lines.append(Verdict(f"{NAMES[key]} at equal bits: not run", None, f"error_against_{key}"))
+            continue
+        word = "below" if mse < other else "not below"
+        lines.append(
+            Verdict(f"Error {mse:.3g} is {word} {NAMES[key]} ({other:.3g})", mse < other, f"error_against_{key}")
+        )
+    return lines
+
+
+def _code_verdict(statistics: CodeStatistics | None, vocab: int) -> Verdict:
+    """Whether the codes are used, in the worst position where each has a codebook of its own."""
+    used, perplexity = (statistics.used, statistics.perplexity) if statistics else ([0], [0.0])
+    health = [min(4 * u / vocab, 10 * p / vocab) for u, p in zip(used, perplexity, strict=True)]
+    worst = health.index(min(health))
+    state = "in use" if health[worst] >= 1 else "in use: the codebook has collapsed"
+    where = f" at position {worst + 1} of {len(used)}" if len(used) > 1 else ""
+    numbers = f"(training split, perplexity {perplexity[worst]:.0f})"
+    return Verdict(f"{used[worst]} of {vocab} codes{where} {state} {numbers}", health[worst] >= 1, "tokens_in_use")
+
+
+def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None) -> tuple[Pictures, ...]:
+    """Chunks put end to end [N, H, m] against the true actions, first steps of up to three held-out episodes.
+
+    `kmeans` [F, m] is the control's version of every action in `windows.actions`.
+    """
+    # one window per frame, so that a window's number is also its action's row
+    order = np.sort(np.unique(windows.episode_of, return_index=True)[1])
+    found = []
+    for start in order[np.linspace(0, len(order) - 1, min(EPISODES, len(order))).round().astype(int)]:
+        length = int((windows.episode_of == windows.episode_of[start]).sum())
+        steps = min(length, STEPS)
+        ends = range(start, start + steps, windows.horizon)
+        joined = torch.cat([decoded[i] for i in ends])[:steps]
+        true = windows.actions[start : start + steps]
+        panels = []
+        for dim, name in enumerate(windows.action_names[: svg.PANELS]):
+            curves = [("truth", true[:, dim].tolist()), ("model", joined[:, dim].tolist())]
+            if kmeans is not None:
+                curves.insert(0, ("rival faint", kmeans[start : start + steps, dim].tolist()))
+            panels.append(svg.plot(name, curves, "steps"))
+        caption = (
+            f"Episode {windows.episode_of[start]}, {'first ' if steps < length else ''}{steps} steps, physical units: "
+            "{truth} true, {model} tokenizer, {rival} k-means control."
+        )
+        found.append(Pictures(caption, tuple(panels)))
+    return tuple(found)

@@ -1,0 +1,63 @@
+"""Controls without learning: residual k-means, uniform bins, and joint entropy that sees tokens repeat."""
+
+import math
+
+import pytest
+import torch
+
+from lattok.evaluation.evidence.controls import JointBins, ResidualKMeans, level_allocation
+from lattok.evaluation.evidence.tokenizer_evidence import token_statistics
+
+
+def test_residual_kmeans_reconstructs_sums_of_two_grids():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.tensor([[-10.0, 0.0], [10.0, 0.0], [0.0, 30.0]])
+    fine = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])  # their mean is not zero: the coarse book absorbs it
+    pick = torch.randint(3, (2, 400), generator=generator)
+    vectors = coarse[pick[0]] + fine[pick[1]]
+    kmeans = ResidualKMeans.fit(vectors, 3, levels=2)
+    codes = kmeans.encode(vectors)
+    assert codes.shape == (400, 2)
+    assert codes.dtype == torch.int64
+    torch.testing.assert_close(kmeans.decode(codes), vectors, atol=0.15, rtol=0)
+    one_level = ResidualKMeans.fit(vectors, 3)
+    assert (one_level.decode(one_level.encode(vectors)) - vectors).square().mean() > 0.1
+
+
+def test_residual_kmeans_is_a_function_of_its_seed():
+    vectors = torch.randn(300, 4, generator=torch.Generator().manual_seed(1))
+    books = [ResidualKMeans.fit(vectors, 16, 2, seed).books for seed in (0, 0, 1)]
+    assert all(torch.equal(a, b) for a, b in zip(books[0], books[1], strict=True))
+    assert not torch.equal(books[0][0], books[2][0])
+
+
+@pytest.mark.parametrize(
+    ("dims", "size", "expected"),
+    [(4, 256, (4, 4, 4, 4)), (7, 256, (3, 2, 2, 2, 2, 2, 2)), (3, 1, (1, 1, 1)), (2, 12, (4, 3)), (1, 16, (16,))],
+)
+def test_levels_are_as_equal_as_the_bits_allow(dims: int, size: int, expected: tuple[int, ...]):
+    levels = level_allocation(dims, size)
+    assert levels == expected
+    assert math.prod(levels) <= size
+    assert max(levels) - min(levels) <= 1
+
+
+def test_uniform_bins_are_the_percentile_range_cut_in_equal_parts():
+    actions = torch.linspace(0, 100, 101)[:, None]  # 1st and 99th percentile are 1 and 99
+    bins = JointBins.fit(actions, 4)
+    steps = torch.tensor([[-50.0], [1.0], [25.4], [25.6], [98.0], [1000.0]])
+    codes = bins.encode(steps)
+    assert codes.flatten().tolist() == [0, 0, 0, 1, 3, 3]
+    torch.testing.assert_close(bins.decode(codes).flatten()[:4], torch.tensor([13.25, 13.25, 13.25, 37.75]))
+
+
+def test_padding_is_not_a_code():
+    stats = token_statistics(torch.tensor([[0, 1, -1], [2, -1, -1]]), 8)
+    assert stats.used == [3]
+    assert stats.perplexity[0] == pytest.approx(3)
+
+
+def test_a_position_with_a_codebook_of_its_own_is_counted_by_itself():
+    codes = torch.stack([torch.arange(8).repeat(4), torch.zeros(32, dtype=torch.long)], 1)
+    assert token_statistics(codes, 8).used == [8]
+    assert token_statistics(codes, 8, shared=False).used == [8, 1]

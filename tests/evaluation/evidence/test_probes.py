@@ -1,0 +1,74 @@
+"""Ridge, R² and PCA against numpy and closed forms that share no code with ours."""
+
+import numpy as np
+import pytest
+import torch
+
+from lattok.evaluation.evidence.probes import left_out, linear_probe, one_hot, pca, r_squared, ridge_weights
+
+
+@pytest.mark.parametrize("shape", [(50, 6), (20, 40)])  # more rows than columns, and fewer
+def test_ridge_equals_the_closed_form(rng: np.random.Generator, shape: tuple[int, int]):
+    x, y = rng.standard_normal(shape), rng.standard_normal((shape[0], 3))
+    ridges = (1e-2, 1.0)
+    for ridge, got in zip(ridges, ridge_weights(torch.from_numpy(x), torch.from_numpy(y), ridges), strict=True):
+        expected = np.linalg.solve(x.T @ x + ridge * shape[0] * np.eye(shape[1]), x.T @ y)
+        np.testing.assert_allclose(got.numpy(), expected, atol=1e-9)
+
+
+def test_ridge_without_regularisation_is_least_squares(rng: np.random.Generator):
+    x, y = rng.standard_normal((60, 5)), rng.standard_normal((60, 2))
+    got = ridge_weights(torch.from_numpy(x), torch.from_numpy(y), [0.0])[0].numpy()
+    np.testing.assert_allclose(got, np.linalg.lstsq(x, y, rcond=None)[0], atol=1e-9)
+
+
+def test_r_squared_is_about_the_training_mean():
+    actual, reference = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0.0])
+    assert float(r_squared(torch.zeros(3, 1), actual, reference)) == 0  # knowing the training mean is worth nothing
+    assert float(r_squared(actual, actual, reference)) == 1
+    assert float(r_squared(torch.full((3, 1), 2.0), actual, reference)) == pytest.approx(1 - 2 / 14)
+    assert torch.isnan(r_squared(torch.zeros(3, 1), torch.zeros(3, 1), reference)).all()  # nothing to explain
+
+
+def test_probe_finds_a_linear_map_and_nothing_in_noise(rng: np.random.Generator):
+    x, groups = torch.from_numpy(rng.standard_normal((400, 6))), np.arange(400) // 20
+    weights = torch.from_numpy(rng.standard_normal((6, 2)))
+    y = x @ weights * 100 + 5  # units do not matter
+    found = linear_probe(x[:300], y[:300], groups[:300], x[300:], y[300:])
+    assert found.r2.min() > 0.999
+    torch.testing.assert_close(found.predicted, y[300:], atol=0.1, rtol=0)
+    noise = torch.from_numpy(rng.standard_normal((400, 6)))
+    assert linear_probe(noise[:300], y[:300], groups[:300], noise[300:], y[300:]).r2.max() < 0.1
+
+
+def test_regularisation_is_chosen_on_episodes_left_out():
+    groups = np.repeat([3, 5, 8, 9, 11, 12, 20, 21], 2)
+    assert groups[left_out(groups).numpy()].tolist() == [9, 9, 21, 21]
+    assert left_out(np.zeros(8)).tolist() == [False] * 6 + [True] * 2
+    assert left_out(np.array([1, 2])).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("shape", [(12, 5000), (40, 7)])  # Gram in blocks, covariance
+def test_pca_equals_the_svd_of_numpy(rng: np.random.Generator, shape: tuple[int, int]):
+    rows = rng.standard_normal(shape) * np.linspace(1, 5, shape[1]) + 3
+    components = pca(torch.from_numpy(rows), 4)
+    _, _, axes = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    overlap = np.abs(np.sum(components.basis.numpy().T * axes[:4], axis=1))  # signs are free
+    np.testing.assert_allclose(overlap, 1, atol=1e-8)
+    expected = (rows - rows.mean(0)) @ components.basis.numpy()[:, :2]
+    np.testing.assert_allclose(components.project(torch.from_numpy(rows), 2).numpy(), expected, atol=1e-8)
+
+
+def test_one_hot_marks_each_position():
+    assert one_hot(torch.tensor([[1, 0]]), 3).tolist() == [[0, 1, 0, 1, 0, 0]]
+
+
+def test_components_of_rows_that_hardly_vary_are_finite():
+    torch.manual_seed(0)
+    for shape in [(300, 40), (40, 300)]:
+        rows = torch.zeros(shape)
+        rows[:, 0] = torch.randn(shape[0])
+        rows[:, 1:] += 1e-12 * torch.randn(shape[0], shape[1] - 1)
+        found = pca(rows, 8)
+        assert torch.isfinite(found.basis).all()
+        torch.testing.assert_close(found.project(rows)[:, 0].abs(), (rows[:, 0] - rows[:, 0].mean()).abs())

@@ -1,0 +1,59 @@
+"""A distractor in worlds where it is known what each stream sees."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lattok.evaluation import evaluate
+from lattok.evaluation.questions.distractor import SIZE, Overlay
+from tests.evaluation.worlds import HELD_OUT, Oracle, World, holds, tiny_lam
+
+pytestmark = pytest.mark.usefixtures("short_mlps")
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(episodes=16, length=24, black=True, tasks=2)
+
+
+def test_a_patch_is_drawn_where_it_says_and_its_motion_is_what_moved():
+    overlay = Overlay.random(50, seed=0)
+    frames = torch.zeros(50, 2, 2, 32, 48, 3, dtype=torch.uint8)
+    drawn = overlay.draw(frames, torch.arange(50))
+    assert frames.sum() == 0
+    assert torch.equal(drawn[:, :, 0], drawn[:, :, 1])  # all cameras alike
+    covered = (drawn[:, :, 0] > 0).any(-1)
+    assert int(covered.sum((2, 3)).max()) <= 8 * 12
+    assert float(covered.float().mean()) > 0.95 * SIZE**2
+    corner = covered.any(3).float().argmax(2), covered.any(2).float().argmax(2)  # first row, first column
+    moved = torch.stack([(c[:, 1] - c[:, 0]) / size for c, size in zip(corner, (32, 48), strict=True)], 1)
+    torch.testing.assert_close(moved, overlay.motion, atol=0.07, rtol=0)
+    assert overlay.motion.abs().max() <= SIZE + 1e-6
+    assert (overlay.places >= 0).all()
+    assert (overlay.places <= 1).all()
+
+
+def test_where_each_stream_sees_its_own_both_verdicts_hold(world: World):
+    report = evaluate(tiny_lam(Oracle, world, streams="joint"), world, episodes=HELD_OUT)
+    found = report.figures
+    assert found["separation/action_kept/latents"] > 0.99
+    assert found["separation/action_fixed/latents"] > 0.99  # and the labels mean the same
+    assert found["separation/distractor/latents"] < 0.1
+    assert found["separation/distractor/env_latents"] > 0.8
+    assert found["separation/changed/latents"] < 0.01
+    assert found["separation/changed/env_latents"] > 0.9
+    assert holds(report)["action_under_distractors"] is True
+    assert holds(report)["env_takes_distractor"] is True
+
+
+def test_a_stream_that_looks_at_the_patch_loses_the_action(world: World):
+    class Swapped(Oracle):
+        def encode_features(self, features, text=None, text_mask=None):
+            found = super().encode_features(features)
+            assert found.env is not None
+            return found.env._replace(env=found._replace(env=None))
+
+    report = evaluate(tiny_lam(Swapped, world, streams="joint"), world, episodes=HELD_OUT)
+    assert report.figures["separation/distractor/latents"] > 0.8
+    assert holds(report)["env_takes_distractor"] is False

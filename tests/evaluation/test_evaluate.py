@@ -1,0 +1,199 @@
+"""The evaluation of latent action models in a world whose answers are known."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lattok import LattokError
+from lattok.evaluation import Report, evaluate
+from lattok.evaluation.page import render
+from lattok.image_lam import ImageLAM
+from lattok.training import LoopOptions
+from tests.evaluation.worlds import Oracle, World, tiny_lam
+
+pytestmark = pytest.mark.usefixtures("short_mlps")
+
+HELD_OUT = [3, 7]
+SHORT = LoopOptions(steps=3, batch_size=8, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(scope="module")
+def lam() -> ImageLAM:
+    return tiny_lam()
+
+
+@pytest.fixture(scope="module")
+def quick(world: World, lam: ImageLAM, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Path]:
+    """An untrained model's report, and the folder it was written to."""
+    out = tmp_path_factory.mktemp("quick")
+    return evaluate(lam, world, episodes=HELD_OUT, out=out), out
+
+
+def tables(report) -> dict[str, dict]:
+    return {t["title"]: t for s in json.loads(report.to_json())["sections"] for t in s["tables"]}
+
+
+def test_latents_that_hold_the_action_are_read_and_controls_are_not(world: World):
+    figures = evaluate(tiny_lam(Oracle, world), world, episodes=HELD_OUT).figures
+    assert figures["r2_from_latents/latents"] > 0.999
+    assert 0.3 < figures["r2_from_codes/codes"] < 0.7  # one bit of two dimensions out of three
+    for control in ("pca_change", "current_frame", "untrained", "proprio", "mean"):
+        assert abs(figures[f"r2_from_latents/{control}"]) < 0.15, control
+    assert abs(figures["r2_from_codes/residual_kmeans"]) < 0.15
+    assert abs(figures["r2_from_codes/flow_kmeans"]) < 0.15
+    assert abs(figures["r2_from_latents/pca_flow"]) < 0.15
+    assert figures["r2_from_latents/mean"] == 0
+
+
+def test_a_decoder_that_ignores_latents_does_not_depend_on_them(quick: tuple[Report, Path]):
+    report = quick[0]  # untrained: it starts as "nothing changes"
+    losses = {key.split("/")[1]: v for key, v in report.figures.items() if key.startswith("prediction_loss/")}
+    assert set(losses) == {"true", "shuffled", "shuffled_in_episode", "zero", "copy"}
+    assert all(loss == pytest.approx(losses["copy"], rel=1e-6) for loss in losses.values())
+    assert any("hardly depends" in v.text and v.holds is False for v in report.verdicts)
+
+
+def test_a_decoder_that_uses_latents_suffers_from_wrong_ones(world: World):
+    model = tiny_lam()
+    with torch.no_grad():
+        model.decoder.out.weight.normal_()
+        for book in model.control.quantizer.codebook_vectors:
+            book.normal_(generator=torch.Generator().manual_seed(0))
+    figures = evaluate(model, world, episodes=HELD_OUT).figures
+    assert figures["prediction_loss/true"] != figures["prediction_loss/shuffled"]
+    assert figures["prediction_loss/true"] != figures["prediction_loss/zero"]
+
+
+def test_controls_that_need_training_are_not_run_unasked(quick: tuple[Report, Path]):
+    report, out = quick
+    assert (out / "report.html").read_text().count(
+        "not run: needs trained controls (controls=trained)"
+    ) >= 4  # tables and verdict
+    assert not (out / "controls").exists()
+    assert not any("without_latents" in key or "labels_only" in key for key in report.figures)
+
+
+def test_controls_that_need_training_are_run_and_kept(world: World, lam: ImageLAM, tmp_path: Path):
+    state = {name: tensor.clone() for name, tensor in lam.state_dict().items()}
+    trained = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, controls="trained", control_loop=SHORT)
+    assert "not run" not in render(trained)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in lam.state_dict().items())
+    (kept,) = (tmp_path / "controls").glob("*.json")
+    kept.write_text(json.dumps({"loss": 123.0}))
+    again = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, controls="trained", control_loop=SHORT)
+    assert again.figures["prediction_loss/without_latents"] == 123.0
+    other = evaluate(lam, world, episodes=[3], out=tmp_path, controls="trained", control_loop=SHORT)
+    assert other.figures["prediction_loss/without_latents"] != 123.0
+
+
+def test_the_same_inputs_give_the_same_report(world: World, lam: ImageLAM, quick: tuple[Report, Path]):
+    torch.manual_seed(5)
+    before, first = torch.get_rng_state(), quick[0]
+    second = evaluate(lam, world, episodes=HELD_OUT)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert first.to_json() == second.to_json()
+    assert render(first) == render(second)
+
+
+def test_json_is_strict_and_the_page_asks_for_nothing(quick: tuple[Report, Path]):
+    report, out = quick
+
+    def no(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    content = json.loads((out / "report.json").read_text(), parse_constant=no)
+    assert content["figures"] == report.figures == report.summary()["figures"]
+    page = (out / "report.html").read_text()
+    assert not re.findall(r"https?:|@import|url\(|<script|<link|<iframe", page)
+    assert all(address.startswith("data:image/jpeg;base64,") for address in re.findall(r'(?:src|href)="([^"]*)', page))
+    assert len(page) < 2_000_000
+    assert str(out) not in page
+
+
+def test_every_number_stands_beside_a_control(quick: tuple[Report, Path]):
+    for title, table in tables(quick[0]).items():
+        assert any(row["control"] for row in table["rows"]), title
+        assert not table["rows"][0]["control"], title
+
+
+@pytest.mark.parametrize("options", [{"streams": "joint"}, {"quantizer": "vq", "latent_heads": "per_token"}])
+def test_other_architectures(world: World, options: dict):
+    report = evaluate(tiny_lam(**options), world, episodes=HELD_OUT)
+    rows = {row["key"] for row in tables(report)["From continuous latents"]["rows"]}
+    assert ("env_latents" in rows) == ("streams" in options)
+
+
+def test_without_actions_and_states_what_remains_is_reported(lam: ImageLAM):
+    world = World(episodes=4, state=False)
+    report = evaluate(lam, world, episodes=[3])
+    assert "not run: the dataset has no states" in render(report)
+    report = evaluate(lam, world, episodes=[3], action_key=None)
+    assert not any(key.startswith("r2") for key in report.figures)
+    assert "joint_entropy_bits/residual_kmeans" in report.figures
+
+
+def test_a_model_that_labels_nothing_is_an_error(world: World):
+    with pytest.raises(LattokError, match="an action tokenizer or an image latent action model"):
+        evaluate(torch.nn.Linear(1, 1), world)
+
+
+def test_training_mode_is_left_as_it_was(world: World):
+    model = tiny_lam().train()
+    evaluate(model, world, episodes=HELD_OUT)
+    assert model.training
+    assert int(model.control.quantizer.steps) == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quantizer": "none"},
+        {"quantizer": "fsq", "codebook_size": 8, "codebook_update": "gradient"},
+        {"quantizer": "vq", "tokens": 3, "streams": "control+env"},
+        {"quantizer": "none", "streams": "joint"},
+        {"cameras": ("front", "again")},
+    ],
+    ids=str,
+)
+def test_other_models(options: dict):
+    world = World(episodes=4)
+    if len(options.get("cameras", ())) == 2:
+        world.cameras = (*world.cameras, "observation.images.again")
+        world.video = np.concatenate([world.video, 255 - world.video], 2)
+    report = evaluate(tiny_lam(**options), world, episodes=[3])
+    codes = any("codes" in key.split("/")[0] or "codes" in key.split("/")[-1] for key in report.figures)
+    assert codes == (options.get("quantizer") != "none")
+    assert "r2_from_latents/latents" in report.figures
+    evaluate(tiny_lam(**options), world, episodes=[3], action_key=None)
+
+
+def test_a_stage_1_model_is_refused(world: World):
+    with pytest.raises(ValueError, match="stage-1 model"):
+        evaluate(tiny_lam(language="precomputed", language_dim=8), world, episodes=HELD_OUT)
+
+
+def test_trained_controls_stand_on_the_page(tmp_path: Path):
+    loop = LoopOptions(steps=3, batch_size=8, device="cpu")
+    found = evaluate(
+        tiny_lam(), World(episodes=10, length=20), controls="trained", control_loop=loop, out=tmp_path
+    ).figures
+    assert {"r2_from_codes/labels_only", "prediction_ratio/true_to_without_latents"} <= set(found)
+
+
+def test_every_verdict_has_a_key_and_every_question_a_reading(world: World):
+    report = evaluate(tiny_lam(streams="joint"), world, episodes=HELD_OUT)
+    assert all(verdict.key for verdict in report.verdicts)
+    readings = {s["title"]: s["reading"] for s in json.loads(report.to_json())["sections"]}
+    assert all(reading for title, reading in readings.items() if title.endswith("?") and "single codes" not in title)
+    assert report.summary()["verdicts"][0].keys() == {"text", "holds", "key"}
