@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -25,14 +25,14 @@ _SWEPT: set[tuple[int, Path]] = set()  # folders that this process has looked th
 
 
 @contextmanager
-def whole_file(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write; on success it replaces `path`, on any failure it is gone.
 
     Its name is new each time, so that two processes never write into one file; what killed ones left in the folder is
-    removed. A caller with a claim on a `temporary` of its own says so.
+    removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with nullcontext(temporary) if temporary is not None else _temporary_in(path.parent) as place:
+    with _temporary_in(path.parent) as place:
         try:
             yield place
             with open(place, "rb") as file:

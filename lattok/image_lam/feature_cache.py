@@ -1,7 +1,8 @@
 """Frozen features of a dataset's frames, computed once and kept in files that runs and processes share.
 
-One file per camera and episode, in a folder named by the features and the dataset: any change of weights,
-preprocessing or data gives other names, and what is not used any more makes room for what is.
+One .npy file per camera and episode, in a folder named by the features and the dataset: any change of weights,
+preprocessing or data gives other names. A file is whole or not there; what is not used any more is its owner's to
+remove.
 
 On a CPU a model learns from features in float32 what it learns from frames, to the last bit; GPUs choose other kernels
 for other batches, so that last bits may differ. In float16 features take half the room and are rounded by up to 0.05 %.
@@ -10,16 +11,19 @@ All are computed in float32, also for training with precision=bf16, which withou
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -28,8 +32,8 @@ from torch import Tensor
 from lattok import checks
 from lattok.data import Progress, RobotDataset, fingerprint
 from lattok.data.ahead import Abandoned, Ahead, Job, Stopped
-from lattok.data.array_store import ArrayStore, Busy, Layout
 from lattok.data.camera_view import original_camera
+from lattok.files import alone, whole_file
 from lattok.image_lam.features import FrozenFeatures
 from lattok.types import Episode
 
@@ -47,17 +51,46 @@ class Clip(NamedTuple):
     camera: str
 
 
-class Shelf(NamedTuple):
-    """Where the features of some clips are kept."""
+class Kept(NamedTuple):
+    """Where the features of a clip are kept, and what they must be."""
 
-    store: ArrayStore
-    names: dict[Clip, str]
-    layouts: dict[Clip, Layout]
+    path: Path
+    shape: tuple[int, int, int]  # T, N, D
+    dtype: str
 
-    def opened(self) -> dict[Clip, np.ndarray]:
-        """What is there."""
-        both = ((clip, self.store.open(name, self.layouts[clip])) for clip, name in self.names.items())
-        return {clip: values for clip, values in both if values is not None}
+    @property
+    def size(self) -> int:
+        """Bytes of the numbers."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def lock(self) -> Path:
+        """The file that is there while a process writes this one."""
+        return self.path.with_suffix(".lock")
+
+    def opened(self) -> np.ndarray | None:
+        """The features [T, N, D], mapped read-only; None where there are none, or not all of them."""
+        try:
+            values = np.lib.format.open_memmap(self.path, mode="r")
+        except FileNotFoundError:
+            return None
+        except (ValueError, OverflowError):  # what numpy says of a file that is cut short or something else
+            return None
+        whole = values.offset + values.nbytes == self.path.stat().st_size
+        fits = (values.shape, values.dtype) == (self.shape, np.dtype(self.dtype))
+        return np.asarray(values) if whole and fits else None
+
+    def write(self, parts: Iterable[np.ndarray]) -> np.ndarray:
+        """Keep features that come in runs of rows, only one of which need be in memory."""
+        with whole_file(self.path) as temporary, open(temporary, "wb") as file:
+            facts = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": self.shape}
+            np.lib.format.write_array_header_1_0(file, facts)
+            for part in parts:
+                file.write(np.ascontiguousarray(part, dtype=self.dtype).data)
+        values = self.opened()
+        if values is None:
+            raise RuntimeError(f"expected {self.shape} numbers in {self.path}, got {self.path.stat().st_size} bytes")
+        return values
 
 
 class CachedFeatures:
@@ -82,18 +115,12 @@ class CachedFeatures:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """A folder of features, at most `gigabytes` (10^9 bytes) large whoever writes there.
-
-    `check` compares checksums at opening, which reads everything once; files that are cut short are always noticed.
-    """
+    """A folder of features. Its size is that of all features ever kept there; delete what you need no more."""
 
     folder: Path
-    gigabytes: float = 100.0
     dtype: str = "float32"
-    check: bool = False
 
     def __post_init__(self) -> None:
-        checks.positive(feature_cache_gb=self.gigabytes)
         checks.one_of("feature_cache_dtype", self.dtype, ("float32", "float16"))
 
     def features(
@@ -109,12 +136,13 @@ class FeatureCache:
 
         `pixels` hands over frames that are decoded already. Raises `OSError` where features cannot be kept.
         """
-        shelf = self._shelf(frozen, dataset, episodes, cameras)
-        self._check_size(shelf.layouts)
-        found = shelf.opened()
+        places = self._places(frozen, dataset, episodes, cameras)
+        found = _opened(places)
+        missing = {clip: kept for clip, kept in places.items() if clip not in found}
+        self._check_room(sum(kept.size for kept in missing.values()))
         read = pixels or partial(_pixels, frozen, dataset)
-        done, total = (sum(shelf.layouts[clip].shape[0] for clip in clips) for clips in (found, shelf.layouts))
-        for clip, values in _made(shelf, frozen, [clip for clip in shelf.names if clip not in found], read):
+        done, total = (sum(places[clip].shape[0] for clip in clips) for clips in (found, places))
+        for clip, values in _made(missing, frozen, read):
             found[clip] = values
             done += len(values)
             if progress is not None:
@@ -125,28 +153,27 @@ class FeatureCache:
         self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
     ) -> CachedFeatures | None:
         """As `features` where all are there already; otherwise None."""
-        found = self._shelf(frozen, dataset, episodes, cameras).opened()
+        found = _opened(self._places(frozen, dataset, episodes, cameras))
         return None if len(found) < len(episodes) * len(cameras) else _joined(found, episodes, cameras)
 
-    def _shelf(
+    def _places(
         self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
-    ) -> Shelf:
-        layouts = {
-            Clip(episode.index, camera): Layout((episode.length, frozen.count, frozen.dim), self.dtype)
-            for episode in episodes
-            for camera in cameras
+    ) -> dict[Clip, Kept]:
+        lengths = {Clip(episode.index, camera): episode.length for episode in episodes for camera in cameras}
+        names = _names(lengths, dataset, features_key(frozen, self.dtype))
+        return {
+            clip: Kept(self.folder / names[clip], (length, frozen.count, frozen.dim), self.dtype)
+            for clip, length in lengths.items()
         }
-        store = ArrayStore(self.folder, int(self.gigabytes * 1e9), self.check)
-        return Shelf(store, _names(layouts, dataset, features_key(frozen, self.dtype)), layouts)
 
-    def _check_size(self, layouts: dict[Clip, Layout]) -> None:
-        size = sum(layout.size for layout in layouts.values())
-        if size > self.gigabytes * 1e9:
-            frames = sum(layout.shape[0] for layout in layouts.values())
-            _, places, width = next(iter(layouts.values())).shape
-            expected = f"at least {size / 1e9:.3g}, for {frames:,} images of {places} x {width} numbers in {self.dtype}"
-            half = "; feature_cache_dtype=float16 halves it." if self.dtype == "float32" else "."
-            checks.fail("feature_cache_gb", expected, f"{self.gigabytes:g}", f"Or choose fewer episodes{half}")
+    def _check_room(self, size: int) -> None:
+        """A disk that is too small is an error now, not when hours have passed."""
+        folder = self.folder.absolute()
+        free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+        if size > free:
+            half = "; feature_cache_dtype=float16 halves them" if self.dtype == "float32" else ""
+            what = f"{size / 1e9:.3g} GB of features do not fit into the {free / 1e9:.3g} GB that are free{half}"
+            raise OSError(errno.ENOSPC, what)
 
 
 def features_key(frozen: FrozenFeatures, dtype: str) -> str:
@@ -177,7 +204,7 @@ def _names(clips: Iterable[Clip], dataset: RobotDataset, key: str) -> dict[Clip,
                 place = os.path.relpath(path, dataset.root)
                 facts[path] = f"{place} {stat.st_size} {stat.st_mtime_ns}" if stat else place
         camera = original_camera(dataset, clip.camera)
-        names[clip] = f"{folder}/{camera}/{clip.episode:06d}-{_short([facts[path] for path in files])}"
+        names[clip] = f"{folder}/{camera}/{clip.episode:06d}-{_short([facts[path] for path in files])}.npy"
     return names
 
 
@@ -189,44 +216,59 @@ def _joined(clips: dict[Clip, np.ndarray], episodes: Sequence[Episode], cameras:
     return CachedFeatures([[clips[Clip(episode.index, camera)] for camera in cameras] for episode in episodes])
 
 
-def _made(
-    shelf: Shelf, frozen: FrozenFeatures, missing: Sequence[Clip], read: PixelsOf
-) -> Iterator[tuple[Clip, np.ndarray]]:
+class _Busy(Exception):
+    """Another process computes these very features."""
+
+
+def _busy() -> NoReturn:
+    raise _Busy
+
+
+def _opened(places: dict[Clip, Kept]) -> dict[Clip, np.ndarray]:
+    """What is there."""
+    both = ((clip, kept.opened()) for clip, kept in places.items())
+    return {clip: values for clip, values in both if values is not None}
+
+
+def _made(places: dict[Clip, Kept], frozen: FrozenFeatures, read: PixelsOf) -> Iterator[tuple[Clip, np.ndarray]]:
     """Features of clips as they get ready; those that another process is at come last."""
-    store, names, layouts = shelf
     pieces = {
-        clip: [(clip, first, min(first + PIECE, layout.shape[0])) for first in range(0, layout.shape[0], PIECE)]
-        for clip, layout in ((clip, layouts[clip]) for clip in missing)
+        clip: [(clip, first, min(first + PIECE, kept.shape[0])) for first in range(0, kept.shape[0], PIECE)]
+        for clip, kept in places.items()
     }
 
     def prepare(clip: Clip, first: int, last: int, stopped: Stopped) -> np.ndarray | None:
         if stopped():
             raise Abandoned
-        return None if store.taken(names[clip]) else read(clip, first, last)
+        elsewhere = places[clip].path.exists() or places[clip].lock.exists()  # if not, or damaged: read in its turn
+        return None if elsewhere else read(clip, first, last)
 
-    def add(clip: Clip, prepared: Iterator[np.ndarray | None]) -> np.ndarray:
-        def make() -> Iterator[np.ndarray]:
-            for piece, frames in zip(pieces[clip], prepared, strict=True):
-                yield _compute(frozen, read(*piece) if frames is None else frames, layouts[clip].dtype)
+    def make(clip: Clip, prepared: Iterator[np.ndarray | None]) -> np.ndarray:
+        kept = places[clip]
+        with alone(kept.lock, _busy):
+            found = kept.opened()  # another process was faster
+            return kept.write(computed(clip, prepared)) if found is None else found
 
-        return store.add(names[clip], layouts[clip], make)
+    def computed(clip: Clip, prepared: Iterator[np.ndarray | None]) -> Iterator[np.ndarray]:
+        for piece, frames in zip(pieces[clip], prepared, strict=True):
+            yield _compute(frozen, read(*piece) if frames is None else frames, places[clip].dtype)
 
     busy = []
-    jobs = (Job(piece, piece[2] - piece[1]) for clip in missing for piece in pieces[clip])
+    jobs = (Job(piece, piece[2] - piece[1]) for clip in places for piece in pieces[clip])
     with Ahead(prepare, jobs, AHEAD_FRAMES) as prepared:
-        for clip in missing:
+        for clip in places:
             frames = (prepared(*piece) for piece in pieces[clip])
             try:
-                yield clip, add(clip, frames)
-            except Busy:
+                yield clip, make(clip, frames)
+            except _Busy:
                 busy.append(clip)
             for _ in frames:  # what was not needed is asked for all the same: the next clip comes after it
                 pass
     while busy:
         clip = busy.pop(0)
         try:
-            yield clip, add(clip, repeat(None, len(pieces[clip])))
-        except Busy:  # a process that ends, however it does, gives up what it was at
+            yield clip, make(clip, repeat(None, len(pieces[clip])))
+        except _Busy:  # a process that ends, however it does, gives up what it was at
             busy.append(clip)
             time.sleep(WAIT_S)
 

@@ -35,8 +35,6 @@ CHANGEABLE_ON_RESUME = (
     "log_every",
     "save_every",
     "feature_cache",
-    "feature_cache_gb",
-    "feature_cache_check",
 )
 
 

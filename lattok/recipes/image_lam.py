@@ -50,9 +50,7 @@ class PairOptions(ImageOptions, MixOptions):
     init: str | None = None  # model that goes on learning: its architecture, weights and codebooks
     text_features: str | None = None  # vectors of the instructions, for language="precomputed"
     feature_cache: str | None = None  # folder that keeps frozen features for all runs
-    feature_cache_gb: float = 100.0  # how large it may become; what was not used lately makes room
     feature_cache_dtype: str = "float32"  # "float16" takes half the room; training then differs in the last digits
-    feature_cache_check: bool = False  # compare checksums, which reads everything once
 
     def __post_init__(self) -> None:
         self.cache()
@@ -64,7 +62,7 @@ class PairOptions(ImageOptions, MixOptions):
     def cache(self) -> FeatureCache:
         """Where frozen features are kept, if `feature_cache` names a folder."""
         folder = Path(self.feature_cache or "").expanduser()
-        return FeatureCache(folder, self.feature_cache_gb, self.feature_cache_dtype, self.feature_cache_check)
+        return FeatureCache(folder, self.feature_cache_dtype)
 
 
 @dataclass(frozen=True)
