@@ -1,16 +1,17 @@
-"""The answer to what a reader wants to know first: may I use this? In plain English, beside the strongest control.
+"""The answer to what a reader wants to know first: may I use this? In plain English, with the strongest control.
 
-A model is not recommended where something that learnt nothing does as well. What else speaks against it is named.
+A model is not recommended where something that learned nothing does as well. What else speaks against it is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lattok.evaluation.report import Answer, Report, Verdict, percent, printed
 
-TARGET = 2.0  # a target for supervision may have this many times the error of a codebook that nobody trained
+TARGET = 2.0  # a target for supervision may have this many times the error of an untrained codebook
 CAVEATS = {  # verdicts about latent actions that do not decide, but that a user should know of
     "codes_against_controls_xyz": "about x, y and z the codes say less than the best control",
     "decoder_depends": "the decoder hardly uses the latents",
@@ -21,7 +22,7 @@ NAMES = {"kmeans": "k-means", "uniform_bins": "uniform bins", "fast": "FAST"}
 
 
 def answered(report: Report, trained_on: Mapping[str, Any] | None) -> Report:
-    """The report with its answer, from its verdicts and figures and from what the model says about its training."""
+    """Add the answer to a report, from its verdicts and figures and from what the model says about its training."""
     holds = {verdict.key: verdict.holds for verdict in report.verdicts}
     trial = trial_steps(trained_on)
     if trial is not None:
@@ -32,20 +33,20 @@ def answered(report: Report, trained_on: Mapping[str, Any] | None) -> Report:
         answer = Answer(QUESTIONS[report.kind], None, text)
     else:
         answer = (_tokenizer if report.kind == "action-vq" else _latent)(report, holds)
-    return report.with_answer(answer)
+    return replace(report, answer=answer)
 
 
 QUESTIONS = {"action-vq": "May I use this tokenizer?", "image-lam": "May I annotate with this model?"}
 
 
 def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:
-    """Steps of a trial run; None for a model that was trained in earnest, or that does not say."""
+    """Return the steps of a trial run; None for a model that was trained in earnest, or that does not say."""
     loop = (trained_on or {}).get("loop")
     return loop.get("steps", 0) if isinstance(loop, Mapping) and loop.get("trial") else None
 
 
 def _tokenizer(report: Report, holds: Mapping[str, bool | None]) -> Answer:
-    """As a target for supervision, and as a codec."""
+    """Judge a tokenizer as a target for supervision, and as a codec."""
     question, figures = QUESTIONS["action-vq"], report.figures
     own = figures["normalised_mse"]
     rivals = {key: figures[f"normalised_mse/{key}"] for key in NAMES if f"normalised_mse/{key}" in figures}
@@ -69,7 +70,7 @@ def _tokenizer(report: Report, holds: Mapping[str, bool | None]) -> Answer:
 
 
 def _latent(report: Report, holds: Mapping[str, bool | None]) -> Answer:
-    """By what the labels that would be written say about the action, against the best control."""
+    """Judge a model by what its labels say about the action, against the best control."""
     question = QUESTIONS["image-lam"]
     if holds.get("codes_in_use") is False:
         return Answer(question, False, f"No: the codes have collapsed. {_text(report.verdicts, 'codes_in_use')}.")

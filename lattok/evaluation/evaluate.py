@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from lattok import checks
+from lattok.checks import LattokError
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.action_view import check_trained_space
 from lattok.evaluation.answer import answered
@@ -82,7 +83,7 @@ def evaluate(
     model, dataset = as_labeller(model), as_dataset(dataset)
     labels_from = getattr(model, "label_source", None)
     if labels_from not in ("actions", "video"):
-        hint = f"Of a policy, {model.judged_by}." if hasattr(model, "predict_chunk") else ""
+        hint = f"A policy is judged otherwise: {model.judged_by}." if hasattr(model, "predict_chunk") else ""
         checks.fail("model", "an action tokenizer or an image latent action model", type(model).__name__, hint)
     model = for_dataset(model, dataset.name)
     split = split_episodes(dataset, episodes, max_episodes)
@@ -101,8 +102,8 @@ def evaluate(
             report = _tokenizer_report(model, dataset, split, action_key, seed, title, note)
         else:
             if model.config.language is not None:
-                hint = "Its codebook is for stage 2: lattok train image-lam --stage 2 --env-codebook MODEL."
-                checks.fail("model", "one that labels video without instructions", "a stage-1 model", hint)
+                text = "`model` is a stage-1 model, which cannot label video: its codebook is for stage 2"
+                raise LattokError(f"{text}. Run: lattok train image-lam --stage 2 --env-codebook MODEL.")
             frames = checks.stride_in_frames(stride or model.config.stride, dataset.fps)
             states = _optional(dataset, state_key)
             views = tuple(cameras or model.cameras)
@@ -167,7 +168,7 @@ def _report(kind: str, title: str, headline: str, outcomes: Sequence[Outcome], p
 
 @contextmanager
 def _quietly(model: Any) -> Iterator[None]:
-    """Evaluation mode for the duration; the caller's mode and random numbers are as before afterwards."""
+    """Hold the model in evaluation mode; the caller's mode and random numbers are as before afterwards."""
     training = getattr(model, "training", None)
     with torch.random.fork_rng(devices=[]):
         try:
@@ -180,7 +181,7 @@ def _quietly(model: Any) -> Iterator[None]:
 
 
 def _with_overlap(report: Report, model: Any, dataset: RobotDataset, split: Split) -> Report:
-    """A failing verdict where held-out episodes were trained on, in this dataset or in one that it was copied from."""
+    """Add a failing verdict where held-out episodes were trained on, here or in a dataset that this one copies."""
     seen = seen_episodes(getattr(model, "trained_on", None), dataset, split.held_out)
     if not seen.episodes:
         return report
@@ -190,7 +191,7 @@ def _with_overlap(report: Report, model: Any, dataset: RobotDataset, split: Spli
 
 
 def _optional(dataset: RobotDataset, state_key: str | None) -> str | None:
-    """The default state column may be absent; one that was asked for may not."""
+    """Return the state column; the default one may be absent, one that was asked for may not."""
     return None if state_key == "observation.state" and state_key not in dataset.features else state_key
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lattok import checks, files
+from lattok import files
 from lattok.checks import LattokError
 from lattok.evaluation.page import render
 from lattok.evaluation.report import Report
@@ -23,7 +23,7 @@ HEAD = 4096  # bytes of a page in which the line stands
 
 
 def subject(provenance: Mapping[str, Any]) -> str:
-    """What a report is about, as one word: the model by its weights, and the dataset."""
+    """Name what a report is about in one word: the model by its weights, and the dataset."""
     model, dataset = provenance["model"], provenance["dataset"]
     facts = [model.get(name) for name in ("type", "config_sha256", "weights_sha256")]
     facts += [dataset.get(name) for name in ("name", "episodes")]
@@ -31,29 +31,28 @@ def subject(provenance: Mapping[str, Any]) -> str:
 
 
 def check_place(out: Path, provenance: Mapping[str, Any], overwrite: bool) -> None:
-    """What lies at `out` must be a report about the same, or with `overwrite` any report of lattok's."""
+    """Refuse `out` unless what lies there is a report about the same, or with `overwrite` any report of lattok's."""
     for name, read in {REPORT_JSON: _subject_of_json, REPORT_HTML: _subject_of_page}.items():
         path = out / name
         if not path.exists() and not path.is_symlink():
             continue
         found = None if path.is_symlink() else read(path)
         if found is None:
-            checks.fail("out", f"a folder without a {name} of somebody else", str(out), "Choose another folder.")
+            raise LattokError(f"`out`: {path} is not a report of lattok's. Choose another folder.")
         if found != subject(provenance) and not overwrite:
-            hint = "Choose another folder, or remove that report."
-            expected = "a new folder, or the report of this very model on this dataset"
-            checks.fail("out", expected, f"another report in {out}", hint)
+            text = f"`out`: {out} holds the report of another model or dataset"
+            raise LattokError(f"{text}. Choose another folder, or remove that report.")
 
 
 def write(report: Report, out: Path) -> None:
-    """Both files, each whole."""
+    """Write both files, each whole."""
     files.write_text(out / REPORT_JSON, report.to_json())
     line = f'<meta name="generator" content="lattok report {subject(report.provenance)}">'
     files.write_text(out / REPORT_HTML, render(report).replace("<head>", f"<head>{line}", 1))
 
 
 def _subject_of_json(path: Path) -> str | None:
-    """What a report.json is about; None where it is none of lattok's."""
+    """Read what a report.json is about; None where it is not one of lattok's."""
     try:
         found = files.read_json(path)
         provenance = found["provenance"]

@@ -1,6 +1,6 @@
-"""What an evaluation found: one sentence, verdicts, a flat summary, tables in which numbers stand beside controls.
+"""What an evaluation found: one sentence, verdicts, a flat summary, and tables of the model and its controls.
 
-`Report` knows nothing about models; `page` turns it into HTML.
+`Report` knows nothing about models; `page.render` turns it into HTML.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from lattok import files
@@ -17,39 +17,39 @@ SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Interval = tuple[float, float]  # 95 %
 NEEDS_TRAINING = "not run: needs trained controls (controls=trained)"
-WIDTH = 96  # columns of a report in a terminal
+WIDTH, NAMES, NUMBERS = 96, 44, 12  # columns of a report in a terminal, of the names of rows, of a number at least
 
 
 def printed(value: float, digits: str) -> str:
-    """A number in a format, with a true minus; what rounds to zero has no sign."""
+    """Print a number in a format, with a true minus; what rounds to zero has no sign."""
     text = format(value, digits)
     return text.replace("-", "−") if text.strip("+-0.") else text.lstrip("+-")
 
 
 def percent(share: float) -> str:
-    """A share as a whole number of per cent."""
+    """Print a share as a whole number of per cent."""
     return f"{printed(100 * share, '.0f')} %"
 
 
 def explained_share(explained: float) -> str:
-    """A share of explained variance; what is further off than the mean explains none of it."""
+    """Print a share of explained variance; what is further off than the mean explains none of it."""
     return percent(explained) if explained > 0 else "none"
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """One line of a table: the model, or a control beside it."""
+    """One line of a table: the model or a control."""
 
     key: str  # short and stable, for scripts
     name: str
     values: tuple[float | None, ...] = ()  # one per column; None has nothing to show
     control: bool = True
-    reference: bool = False  # a ceiling or floor that nobody is asked to beat
+    reference: bool = False  # a ceiling or floor that the model is not asked to beat
     not_run: str = ""  # why there are no values
     intervals: tuple[Interval | None, ...] = ()  # one per column where there are any
 
     def as_dict(self, columns: tuple[str, ...]) -> dict[str, Any]:
-        """JSON form."""
+        """Return the JSON form."""
         entry: dict[str, Any] = {"key": self.key, "name": self.name, "control": self.control}
         if self.not_run:
             return {**entry, "not_run": self.not_run}
@@ -61,7 +61,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows beside one another; the first row is the one the controls are compared with."""
+    """Rows of figures; the controls are compared with the first one."""
 
     title: str
     columns: tuple[str, ...]
@@ -73,17 +73,17 @@ class Table:
     folded: bool = False  # opens on a click
 
     def shown(self, value: float | None, column: int) -> str:
-        """A value as the page prints it."""
+        """Print a value as the page does."""
         digits = self.digits if isinstance(self.digits, str) else self.digits[column]
         return "–" if value is None else printed(value, digits).rstrip(".")
 
     def interval(self, row: TableRow, column: int) -> str:
-        """The interval of a value as the page prints it, or nothing."""
+        """Print the interval of a value as the page does; an empty text where there is none."""
         span = row.intervals[column] if row.intervals else None
         return "" if span is None else " … ".join(self.shown(end, column) for end in span)
 
     def wins(self, row: TableRow, column: int) -> bool:
-        """Whether a control is better than the first row in a column."""
+        """Tell whether a control is better than the first row in a column."""
         first = self.rows[0]
         if not self.better or not row.control or row.reference or row.not_run or first.not_run:
             return False
@@ -93,19 +93,36 @@ class Table:
         return other < own if self.better == "lower" else other > own
 
     def strongest(self, but: Sequence[str] = ()) -> TableRow | None:
-        """The control that does best in the column that decides; None where there is none to compare with."""
+        """Find the control that does best in the column that decides; None where there is none to compare with."""
         rows = [row for row in self.rows[1:] if row.control and not (row.reference or row.not_run or row.key in but)]
-        found = [(value, -i) for i, row in enumerate(rows) if (value := row.values[self.decides]) is not None]
-        if not found or not self.better:
+        scored = [(value, row) for row in rows if (value := row.values[self.decides]) is not None]
+        if not scored or not self.better:
             return None
-        return rows[-(min(found, key=lambda f: (f[0], -f[1])) if self.better == "lower" else max(found))[1]]
+        return (min if self.better == "lower" else max)(scored, key=lambda pair: pair[0])[1]  # of equals the first
 
     def to_text(self) -> str:
-        """The rows in as many columns as a terminal is wide, the one that decides first."""
-        return text_table(self)
+        """Print as many columns as a terminal is wide, the one that decides first and always."""
+        order = [self.decides, *(i for i in range(len(self.columns)) if i != self.decides)]
+        widths = {i: max(NUMBERS, len(self.columns[i]) + 2) for i in order}
+        shown, room = [], WIDTH - NAMES - len("  wins")
+        for i in order:
+            if shown and widths[i] > room:
+                break
+            shown, room = [*shown, i], room - widths[i]
+        better = f" ({self.better} is better)" if self.better else ""
+        lines = [f"{self.title}{better}", " " * NAMES + "".join(f"{self.columns[i]:>{widths[i]}}" for i in shown)]
+        for row in self.rows:
+            name = textwrap.shorten(row.name, NAMES - 3, placeholder="…")
+            numbers = "".join(f"{self.shown(row.values[i], i):>{widths[i]}}" for i in shown) if row.values else ""
+            note = "  wins" if self.wins(row, self.decides) else "  (for scale)" if row.reference and row.values else ""
+            missing = f"  {textwrap.shorten(row.not_run, WIDTH - NAMES - 2, placeholder='…')}" if row.not_run else ""
+            lines.append(
+                f"{'' if row.control else '* '}{name:<{NAMES - 2 * (not row.control)}}{numbers}{note}{missing}".rstrip()
+            )
+        return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
+        """Return the JSON form."""
         rows = [row.as_dict(self.columns) for row in self.rows]
         winners = [row.key for row in self.rows if self.wins(row, self.decides)]
         return {"title": self.title, "better": self.better, "rows": rows, "controls_that_win": winners}
@@ -142,10 +159,6 @@ class Verdict:
     holds: bool | None  # None: not decided, e.g. because a control was not run
     key: str = ""  # what was asked; `advice` knows what to do about it
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {"text": self.text, "holds": self.holds, "key": self.key}
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -155,47 +168,19 @@ class Answer:
     holds: bool | None  # None: it cannot be told
     text: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON form."""
-        return {"question": self.question, "holds": self.holds, "text": self.text}
-
 
 def tally(held: Sequence[bool | None]) -> str:
-    """Verdicts of each kind in words."""
+    """Count the verdicts of each kind, in words."""
     yes, no, unclear = (held.count(kind) for kind in (True, False, None))
     one = {True: ("holds up", "falls short", "is open"), False: ("hold up", "fall short", "are open")}
     return ", ".join(f"{n} {one[n == 1][i]}" for i, n in enumerate((yes, no, unclear)))
 
 
 LEGEND = "+ holds up against its control   - falls short of it   ? open: too close to tell, or not run"
-NAMES = 44  # columns for the names of rows
-NUMBERS = 12  # columns of a number, at least
 
 
 def _wrapped(text: str, first: str, later: str | None = None) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=first if later is None else later)
-
-
-def text_table(table: Table) -> str:
-    """Rows and columns in plain text; columns that do not fit are left out, the deciding one never."""
-    order = [table.decides, *(i for i in range(len(table.columns)) if i != table.decides)]
-    widths = {i: max(NUMBERS, len(table.columns[i]) + 2) for i in order}
-    shown, room = [], WIDTH - NAMES - len("  wins")
-    for i in order:
-        if shown and widths[i] > room:
-            break
-        shown, room = [*shown, i], room - widths[i]
-    better = f" ({table.better} is better)" if table.better else ""
-    lines = [f"{table.title}{better}", " " * NAMES + "".join(f"{table.columns[i]:>{widths[i]}}" for i in shown)]
-    for row in table.rows:
-        name = textwrap.shorten(row.name, NAMES - 3, placeholder="…")
-        numbers = "".join(f"{table.shown(row.values[i], i):>{widths[i]}}" for i in shown) if row.values else ""
-        note = "  wins" if table.wins(row, table.decides) else "  (for scale)" if row.reference and row.values else ""
-        missing = f"  {textwrap.shorten(row.not_run, WIDTH - NAMES - 2, placeholder='…')}" if row.not_run else ""
-        lines.append(
-            f"{'' if row.control else '* '}{name:<{NAMES - 2 * (not row.control)}}{numbers}{note}{missing}".rstrip()
-        )
-    return "\n".join(lines)
 
 
 class Outcome(NamedTuple):
@@ -219,13 +204,9 @@ class Report:
     provenance: dict[str, Any] = field(repr=False)
     answer: Answer | None = None
 
-    def with_answer(self, answer: Answer) -> Report:
-        """The same with an overall answer."""
-        return replace(self, answer=answer)
-
     def summary(self) -> dict[str, Any]:
-        """What goes onto the model card and is repeated by `lattok doctor`: headline, verdicts and figures."""
-        verdicts = [verdict.as_dict() for verdict in self.verdicts]
+        """Return what the model card holds and `lattok doctor` repeats: headline, verdicts and figures."""
+        verdicts = [asdict(verdict) for verdict in self.verdicts]
         return {"headline": self.opening, "verdicts": verdicts, "figures": dict(self.figures)}
 
     @property
@@ -235,15 +216,15 @@ class Report:
 
     @property
     def tally(self) -> str:
-        """How many verdicts there are of each kind."""
+        """Number of verdicts of each kind, in words."""
         return tally([verdict.holds for verdict in self.verdicts])
 
     def to_json(self) -> str:
-        """Strict JSON; numbers that are not finite become null."""
+        """Return strict JSON; numbers that are not finite become null."""
         value = {
             "schema": SCHEMA,
             "kind": self.kind,
-            "answer": None if self.answer is None else self.answer.as_dict(),
+            "answer": None if self.answer is None else asdict(self.answer),
             **self.summary(),
             "sections": [
                 {
@@ -258,7 +239,7 @@ class Report:
         return json.dumps(files.finite(value), indent=2, allow_nan=False) + "\n"
 
     def to_text(self) -> str:
-        """Answer, headline and verdicts for a terminal."""
+        """Print answer, headline and verdicts for a terminal."""
         marks = {True: "+", False: "-", None: "?"}
         lines = [self.answer.question, *_wrapped(self.answer.text, "  ")] if self.answer else []
         lines += [*_wrapped(self.headline, ""), "", *_wrapped(LEGEND, "")]
@@ -267,13 +248,13 @@ class Report:
         return "\n".join(lines)
 
     def summary_text(self) -> str:
-        """The answer and the table behind it, for a terminal."""
+        """Print the answer and the table behind it, for a terminal."""
         answer = (
             [self.answer.question, *_wrapped(self.answer.text, "  ")] if self.answer else _wrapped(self.headline, "")
         )
         return "\n".join([f"{self.title}", *answer, "", self.overview()])
 
     def overview(self) -> str:
-        """The table that decides, for a terminal: the model's figures beside those of its controls."""
+        """Print the table that decides, for a terminal: figures of the model and of its controls."""
         table = next((t for section in self.sections for t in section.tables if t.better), None)
         return "" if table is None else table.to_text()

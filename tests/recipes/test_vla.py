@@ -295,7 +295,7 @@ def test_other_verbs_know_what_a_policy_is(dataset: Path, tmp_path: Path, capsys
     policy = str(tmp_path / "p")
     assert "its held-out actions are nearer than the mean action" in (tmp_path / "p/README.md").read_text()
     assert main(["evaluate", policy, str(dataset)]) == 2
-    assert "Of a policy, training with episodes held out compares" in capsys.readouterr().err
+    assert "A policy is judged otherwise: training with episodes held out compares" in capsys.readouterr().err
     for verb in (["annotate", "--out", str(tmp_path / "o"), "--prefix", "other"], ["verify"]):
         assert main([verb[0], str(dataset), "--model", policy, *verb[1:]]) == 2
         assert "`model`: expected an action tokenizer or an image latent action model" in capsys.readouterr().err

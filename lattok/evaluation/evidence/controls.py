@@ -37,14 +37,14 @@ class ResidualKMeans:
 
     @classmethod
     def fit(cls, vectors: Tensor, size: int, levels: int = 1, seed: int = 0) -> ResidualKMeans:
-        """Centres of vectors [N, d]; at most `FIT_ROWS` of them, evenly spaced, are used."""
+        """Find the centres of vectors [N, d]; at most `FIT_ROWS` of them, evenly spaced, are used."""
         checks.rank("vectors", vectors, "N d")
         generator = torch.Generator().manual_seed(seed)
         rows = vectors[:: math.ceil(len(vectors) / FIT_ROWS)].float()
         return cls(tuple(residual_kmeans(rows, size, levels, ITERATIONS, generator)))
 
     def encode(self, vectors: Tensor) -> Tensor:
-        """Vectors [N, d] to codes int64 [N, levels]."""
+        """Turn vectors [N, d] into codes int64 [N, levels]."""
         return torch.cat([self._encode(block) for block in vectors.float().split(BLOCK)])
 
     def _encode(self, left: Tensor) -> Tensor:
@@ -55,12 +55,12 @@ class ResidualKMeans:
         return torch.stack(codes, 1)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes [N, levels] to vectors [N, d]."""
+        """Turn codes [N, levels] into vectors [N, d]."""
         return torch.stack([book[codes[:, i]] for i, book in enumerate(self.books)]).sum(0)
 
 
 def level_allocation(dims: int, size: int) -> tuple[int, ...]:
-    """Levels per dimension, as equal as possible, first dimensions first, with a product of at most `size`.
+    """Share out levels over the dimensions, as equal as possible, first ones first; their product is at most `size`.
 
     >>> level_allocation(4, 256), level_allocation(7, 256)
     ((4, 4, 4, 4), (3, 2, 2, 2, 2, 2, 2))
@@ -86,17 +86,17 @@ class JointBins:
 
     @classmethod
     def fit(cls, actions: Tensor, size: int) -> JointBins:
-        """Bins over the 1st to 99th percentile of actions [N, m], at most `size` cells."""
+        """Lay bins over the 1st to 99th percentile of actions [N, m], at most `size` cells."""
         edges = torch.quantile(actions.double(), torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
         return cls(edges[0], edges[1], torch.tensor(level_allocation(actions.shape[1], size)))
 
     def encode(self, actions: Tensor) -> Tensor:
-        """Actions [N, m] to bins int64 [N, m]."""
+        """Turn actions [N, m] into bins int64 [N, m]."""
         share = (actions.double() - self.low) / (self.high - self.low).clamp_min(1e-12)
         return torch.minimum((share * self.levels).floor().long().clamp_min(0), self.levels - 1)
 
     def decode(self, bins: Tensor) -> Tensor:
-        """Bins [N, m] to their centres [N, m]."""
+        """Turn bins [N, m] into their centres [N, m]."""
         return (self.low + (bins + 0.5) * (self.high - self.low) / self.levels).float()
 
 
@@ -122,7 +122,7 @@ class Coordinates:
 
     @classmethod
     def fit(cls, train: Tensor, held_out: Tensor, most: int = PCA_SIZES[-1]) -> Coordinates:
-        """From rows [n, D] and [N, D]; `most` components."""
+        """Fit `most` components to rows [n, D]; project these and [N, D]."""
         components = pca(train, most)
         return cls(components.project(train), components.project(held_out))
 
@@ -132,11 +132,11 @@ class Coordinates:
         return sorted({min(size, self.train.shape[1]) for size in PCA_SIZES})
 
     def first(self, size: int) -> tuple[Tensor, Tensor]:
-        """The first `size` coordinates of both splits."""
+        """Return the first `size` coordinates of both splits."""
         return self.train[:, :size], self.held_out[:, :size]
 
     def best_size(self, target: Target) -> int:
-        """The size that does best on training episodes."""
+        """Choose the size that does best on training episodes."""
         return best_of(self.sizes, lambda size: target.probe(*self.first(size)))[0]
 
 
@@ -150,7 +150,7 @@ class CodeControl:
 
 
 def kmeans_codes(what: str, rows: Coordinates, target: Target | None, config: ImageLAMConfig, seed: int) -> CodeControl:
-    """Residual k-means on `what` at the model's bits; the width is chosen on training episodes."""
+    """Fit residual k-means on `what` at the model's bits; the width is chosen on training episodes."""
 
     def fit(size: int) -> CodeControl:
         both = rows.first(size)
@@ -166,7 +166,7 @@ def kmeans_codes(what: str, rows: Coordinates, target: Target | None, config: Im
 
 
 def untrained_codes(train: LatentActions, held_out: LatentActions, config: ImageLAMConfig, seed: int) -> CodeControl:
-    """The untrained model's latents, standardised where the model does so, with a codebook started by k-means."""
+    """Quantize the untrained model's latents by k-means, standardised where the model does so."""
     levels = config.tokens if config.quantizer == "residual" else 1
     shift, scale = 0.0, 1.0
     if config.latent_norm == "batch":
@@ -178,7 +178,7 @@ def untrained_codes(train: LatentActions, held_out: LatentActions, config: Image
 
 
 def untrained_model(model: ImageLAM, seed: int) -> ImageLAM:
-    """The same config with fresh weights; the frozen features are shared."""
+    """Build a model of the same config with fresh weights; the frozen features are shared."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = ImageLAM(model.config)

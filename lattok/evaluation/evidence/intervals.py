@@ -22,7 +22,7 @@ class Bootstrap:
     """The same draws for every probe on the same held-out rows, so that differences are paired."""
 
     def __init__(self, groups: np.ndarray, seed: int):
-        """`groups` [N]: the episode of every held-out row."""
+        """Draw episodes; `groups` [N] holds the episode of every held-out row."""
         episodes, index = np.unique(groups, return_inverse=True)
         self.count = len(episodes)
         self.index = torch.from_numpy(index)
@@ -32,20 +32,20 @@ class Bootstrap:
         self.weights.scatter_add_(1, drawn, torch.ones_like(self.weights))
 
     def r2(self, probe: Probe) -> Tensor:
-        """R^2 per draw and dimension, [draws, m]."""
+        """Compute R^2 per draw and dimension, [draws, m]."""
         return 1 - self.sums(probe.errors) / self.sums(probe.deviations)
 
     def sums(self, rows: Tensor) -> Tensor:
-        """Sum over the drawn episodes' rows [N, m], per draw: [draws, m]."""
+        """Sum up the drawn episodes' rows [N, m], per draw: [draws, m]."""
         per_episode = torch.zeros(self.count, rows.shape[1], dtype=torch.float64).index_add(0, self.index, rows)
         return self.weights @ per_episode
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over the drawn episodes of one value per held-out row [N], per draw: [draws]."""
+        """Average one value per held-out row [N] over the drawn episodes, per draw: [draws]."""
         return (self.sums(values[:, None]) / self.sums(torch.ones(len(values), 1, dtype=torch.float64)))[:, 0]
 
     def interval(self, values: Tensor) -> Interval | None:
-        """Percentile interval of one value per draw, [draws]; None where a single episode leaves nothing to draw."""
+        """Compute the percentile interval of one value per draw, [draws]; None where there is a single episode."""
         values = values[values.isfinite()]
         if self.count < 2 or not len(values):
             return None
@@ -59,7 +59,7 @@ def decided(gain: float, interval: Interval | None) -> bool | None:
 
 
 def jackknife(estimate: float, without: Sequence[float]) -> Interval | None:
-    """Normal interval around an estimate, from those without one episode each; None for a single episode."""
+    """Compute a normal interval from estimates without one episode each; None for a single episode."""
     if len(without) < 2:
         return None
     left = np.asarray(without)

@@ -38,7 +38,7 @@ class CodeStream(NamedTuple):
 
 @dataclass(frozen=True)
 class CodeControls:
-    """Codes that nobody learned, at the model's bits."""
+    """Codes that were not learned, at the model's bits."""
 
     kmeans: CodeControl
     flow: CodeControl

@@ -48,12 +48,12 @@ class Base(NamedTuple):
     scale: Tensor  # [m]
 
     def add(self, output: Tensor) -> Tensor:
-        """With a network's output [N, m] on top."""
+        """Add a network's output [N, m]."""
         return self.predicted + output * self.scale
 
     @classmethod
     def fit(cls, x: Tensor, y: Tensor, x_test: Tensor, ridge: float) -> Base:
-        """From x [k, d], y [k, m], for x_test [N, d]."""
+        """Fit the linear probe on x [k, d], y [k, m], and predict for x_test [N, d]."""
         own, predicted = ridge_predictions(x, y, torch.cat([x, x_test]), [ridge])[0].split([len(x), len(x_test)])
         scale = spread_of(y)
         return cls(predicted, (y - own) / scale, scale)
@@ -69,7 +69,7 @@ def mlp_probes(
     linear: Sequence[Probe],
     seed: int,
 ) -> list[Probe]:
-    """One probe per fold, fitted on x [n, d], y [n, m], judged on x_test, y_test; `linear` are the linear ones."""
+    """Fit one probe per fold on x [n, d], y [n, m], judge it on x_test, y_test; `linear` are the linear ones."""
     x, y, x_test, y_test = x.double(), y.double(), x_test.double(), y_test.double()
     chosen = _choose(x, y, groups, folds, linear, seed)
     bases = [Base.fit(x[f.train], y[f.train], x_test[f.held_out], p.ridge) for f, p in zip(folds, linear, strict=True)]
@@ -88,7 +88,7 @@ def mlp_probes(
 def _choose(
     x: Tensor, y: Tensor, groups: np.ndarray, folds: Sequence[Fold], linear: Sequence[Probe], seed: int
 ) -> list[tuple[tuple[int, float] | None, float]]:
-    """Per fold the choice that does best on its training episodes left out (None: no hidden layer), and its score."""
+    """Pick per fold what does best on its training episodes left out (None: no hidden layer); also its score."""
     fits, rests, bases = [], [], []
     for fold, found in zip(folds, linear, strict=True):
         left = left_out(groups[fold.train.numpy()])
@@ -146,12 +146,12 @@ class Shape(NamedTuple):
     outputs: int
 
     def start(self, generator: torch.Generator) -> Tensor:
-        """Random first layer, zeros after it."""
+        """Draw a random first layer, with zeros after it."""
         first = torch.randn(self.inputs * self.hidden, generator=generator) / math.sqrt(self.inputs)
         return F.pad(first, (0, self.hidden + self.hidden * self.outputs + self.outputs))
 
     def output(self, weights: Tensor, active: Tensor, rows: Tensor) -> Tensor:
-        """Of rows [..., N, d] by weights [..., w]; `active` [..., 1, h] switches hidden units off."""
+        """Apply weights [..., w] to rows [..., N, d]; `active` [..., 1, h] switches hidden units off."""
         d, h, m = self
         first, bias, second, last = weights.split([d * h, h, h * m, m], -1)
         hidden = (rows @ first.unflatten(-1, (d, h)) + bias[..., None, :]).relu() * active

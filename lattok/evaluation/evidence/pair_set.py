@@ -49,7 +49,7 @@ class PairSet:
 
     @property
     def text(self) -> str:
-        """How many pairs are used, and of how many."""
+        """Number of pairs that are used, and of how many."""
         used, available = len(self.rows), len(self.frames)
         return f"{used}" if used == available else f"{used} of {available}, evenly spaced"
 
@@ -76,7 +76,7 @@ class PairSet:
 
 @dataclass(frozen=True)
 class PairSource:
-    """Where pairs come from."""
+    """Dataset, columns and cameras that pairs come from."""
 
     dataset: RobotDataset
     stride: int  # frames
@@ -89,24 +89,24 @@ class PairSource:
 
 @torch.no_grad()
 def encode_pairs(model: ImageLAM, pairs: PairSet) -> LatentActions:
-    """Latent actions of all pairs by another model of the same cameras and image size, on the CPU."""
+    """Encode all pairs with another model of the same cameras and image size; the result is on the CPU."""
     return join([to_cpu(model.encode_features(f)) for _, f in batches(model, pairs, torch.arange(len(pairs.rows)))])
 
 
 def batches(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of `rows` and the full features of these pairs."""
+    """Yield batches of `rows` with the full features of these pairs."""
     for chosen in rows.split(BATCH):
         yield chosen, pair_features(model, pairs, chosen)
 
 
 def pair_features(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Tensor:
-    """Full features [B, 2, N, D] of pairs `rows` [B], computed anew: they are too large to keep."""
+    """Compute the full features [B, 2, N, D] of pairs `rows` [B] again: they are too large to keep."""
     frames, chosen = pairs.frames, pairs.rows[rows.numpy()]
     return _features(model, frames, np.stack([frames.first[chosen], frames.second[chosen]], 1))
 
 
 def chosen_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
-    """Rows of latent actions."""
+    """Pick rows of latent actions."""
     env = None if latents.env is None else chosen_rows(latents.env, rows)
     return LatentActions(latents.codes[rows], latents.latents[rows], latents.quantized[rows], env)
 
@@ -158,7 +158,7 @@ def read_pair_set(
 
 
 def _features(model: ImageLAM, frames: FramePairs, rows: np.ndarray) -> Tensor:
-    """Features [..., V*N, D] of frames at `rows` [...]."""
+    """Compute features [..., V*N, D] of frames at `rows` [...]."""
     if frames.features is not None:
         return frames.features(rows).to(model.features.mean)
     return model.frame_features(torch.from_numpy(np.asarray(frames.frames[rows])))
@@ -173,7 +173,7 @@ def _state_change(source: PairSource, frames: FramePairs, rows: np.ndarray, epis
 
 
 def pooled_side(model: ImageLAM, limit: int) -> int:
-    """Largest side g of a grid with cameras x g x g x D at most `limit` numbers; at least 1."""
+    """Find the largest side g of a grid with cameras x g x g x D at most `limit` numbers; at least 1."""
     side = round(model.features.count**0.5)
     while side > 1 and len(model.cameras) * side**2 * model.features.dim > limit:
         side -= 1
@@ -181,7 +181,7 @@ def pooled_side(model: ImageLAM, limit: int) -> int:
 
 
 def pool(features: Tensor, model: ImageLAM, side: int) -> Tensor:
-    """Features [T, V*N, D] averaged over the grid to [T, V*side*side*D] on the CPU."""
+    """Average features [T, V*N, D] over the grid to [T, V*side*side*D] on the CPU."""
     full = round(model.features.count**0.5)
     if side < full:
         grid = rearrange(features, "t (v y x) d -> (t v) d y x", y=full, x=full)
@@ -190,7 +190,7 @@ def pool(features: Tensor, model: ImageLAM, side: int) -> Tensor:
 
 
 def to_cpu(latents: LatentActions) -> LatentActions:
-    """In float32 on the CPU."""
+    """Move latent actions to the CPU, in float32."""
     env = None if latents.env is None else to_cpu(latents.env)
     return LatentActions(latents.codes.cpu(), latents.latents.float().cpu(), latents.quantized.float().cpu(), env)
 
@@ -198,7 +198,7 @@ def to_cpu(latents: LatentActions) -> LatentActions:
 def exchanged(
     latents: LatentActions, control: Tensor, env: Tensor, keep: float, keep_env: float, device: torch.device
 ) -> LatentActions:
-    """Quantized vectors of the control stream of rows `control`, times `keep`; the environment's of rows `env`."""
+    """Take vectors of the control stream from rows `control`, times `keep`, and the environment's from rows `env`."""
     chosen = chosen_rows(latents, control)
     other = None if latents.env is None else chosen_rows(latents.env, env)
     if other is not None:
@@ -207,7 +207,7 @@ def exchanged(
 
 
 def derangement(groups: np.ndarray, generator: torch.Generator) -> Tensor:
-    """For each row [n] another row of its group, at random; a row that is alone in its group keeps itself."""
+    """Draw for each row [n] another row of its group; a row that is alone in its group keeps itself."""
     partner = torch.arange(len(groups))
     for group in np.unique(groups):
         members = torch.from_numpy(np.flatnonzero(groups == group))

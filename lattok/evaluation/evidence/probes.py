@@ -43,26 +43,26 @@ class Fold(NamedTuple):
 
 
 class Components(NamedTuple):
-    """Principal components."""
+    """Principal components of some rows."""
 
     mean: Tensor  # [D]
     basis: Tensor  # [D, k], orthonormal, by falling variance
 
     def project(self, rows: Tensor, k: int | None = None) -> Tensor:
-        """Rows [N, D] to their first `k` coordinates [N, k]."""
+        """Turn rows [N, D] into their first `k` coordinates [N, k]."""
         basis = self.basis[:, :k]
         return rows @ basis - self.mean @ basis
 
 
 def deviations(actual: Tensor, reference: Tensor) -> Tensor:
-    """Squared distances [N, m] of rows from `reference` [m]; NaN in dimensions that never leave it."""
+    """Square the distances [N, m] of rows from `reference` [m]; NaN in dimensions that never leave it."""
     squared = (actual - reference).double().square()
     constant = squared.sum(0) <= 1e-12 * len(actual) * (1 + reference.double().square())
     return torch.where(constant, torch.nan, squared)
 
 
 def r_squared(predicted: Tensor, actual: Tensor, reference: Tensor) -> Tensor:
-    """1 - SSE / SST per dimension, [m]; SST is about `reference` [m], the mean of the training actions.
+    """Compute 1 - SSE / SST per dimension, [m]; SST is about `reference` [m], the mean of the training actions.
 
     So a probe that only knows the training mean scores exactly 0, and one that is worse scores below.
     """
@@ -71,13 +71,13 @@ def r_squared(predicted: Tensor, actual: Tensor, reference: Tensor) -> Tensor:
 
 
 def judged(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float, validation: float) -> Probe:
-    """A probe's predictions [N, m] beside what they should have been."""
+    """Compare a probe's predictions [N, m] with what they should have been."""
     errors = (predicted - actual).double().square()
     return Probe(predicted, errors, deviations(actual, reference), ridge, validation)
 
 
 def merge_folds(probes: Sequence[Probe], folds: Sequence[Fold]) -> Probe:
-    """One probe from those of folds that share the held-out rows between them."""
+    """Make one probe of those of folds that share the held-out rows between them."""
     order = torch.cat([fold.held_out for fold in folds]).argsort()
     count = len(probes)
     return Probe(
@@ -90,7 +90,7 @@ def merge_folds(probes: Sequence[Probe], folds: Sequence[Fold]) -> Probe:
 
 
 def ridge_weights(x: Tensor, y: Tensor, ridges: Iterable[float]) -> list[Tensor]:
-    """Weights [d, m] for every lambda from x [n, d], y [n, m] float64, from one eigendecomposition."""
+    """Solve for weights [d, m] for every lambda from x [n, d], y [n, m] float64, by one eigendecomposition."""
     wide = x.shape[1] > x.shape[0]
     values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
     target = vectors.T @ (y if wide else x.T @ y)
@@ -99,7 +99,7 @@ def ridge_weights(x: Tensor, y: Tensor, ridges: Iterable[float]) -> list[Tensor]
 
 
 def left_out(groups: np.ndarray) -> Tensor:
-    """Rows [N] bool that choose hyperparameters: every fourth training episode, or the last quarter of a single one."""
+    """Mark the rows [N] that choose hyperparameters: every fourth episode, or the last quarter of a single one."""
     episodes = np.unique(groups)
     if len(episodes) == 1:
         return torch.arange(len(groups)) >= len(groups) * 3 // 4
@@ -118,12 +118,12 @@ def linear_probe(x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_tes
 
 
 def validation_score(predicted: Tensor, actual: Tensor, train: Tensor) -> float:
-    """Mean R^2 over dimensions of predictions for rows that were left out of `train` [n, m]."""
+    """Average R^2 over dimensions, of predictions for rows that were left out of `train` [n, m]."""
     return float(r_squared(predicted, actual, train.mean(0)).nan_to_num(0.0).mean())
 
 
 def ridge_predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[float]) -> list[Tensor]:
-    """Predictions for x_test [N, d] from x [n, d], y [n, m], for every lambda."""
+    """Predict for x_test [N, d] from x [n, d], y [n, m], for every lambda."""
     shift, scale, mean, spread = x.mean(0), spread_of(x), y.mean(0), spread_of(y)
     x, x_test = (x - shift) / scale, (x_test - shift) / scale
     weights = ridge_weights(x, (y - mean) / spread, ridges)
@@ -131,19 +131,19 @@ def ridge_predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[flo
 
 
 def spread_of(x: Tensor) -> Tensor:
-    """Standard deviation [d]; 1 for columns that never change."""
+    """Compute the standard deviation [d]; 1 for columns that never change."""
     spread = x.std(0, unbiased=False)
     return torch.where(spread > 1e-9, spread, 1.0)
 
 
 def best_of(sizes: Iterable[T], fit: Callable[[T], Probe]) -> tuple[T, Probe]:
-    """The size whose probe does best on the training episodes left out, with its probe."""
+    """Choose the size whose probe does best on the training episodes left out; also that probe."""
     fitted = [(size, fit(size)) for size in sizes]
     return max(fitted, key=lambda pair: pair[1].validation)
 
 
 def pca(rows: Tensor, k: int) -> Components:
-    """First `k` principal components of rows [N, D], exact, through the smaller of Gram and covariance matrix."""
+    """Find the first `k` principal components of rows [N, D], exactly, by the smaller of Gram and covariance matrix."""
     mean = rows.mean(0)
     k = min(k, *rows.shape)
     if len(rows) >= rows.shape[1]:
@@ -160,7 +160,7 @@ def pca(rows: Tensor, k: int) -> Components:
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and vectors of a symmetric matrix; of low rank, float32 may not converge or give NaN."""
+    """Decompose a symmetric matrix; where its rank is low, float32 may not converge or give NaN."""
     try:
         values, vectors = torch.linalg.eigh(matrix)
         if torch.isfinite(vectors).all():
@@ -172,5 +172,5 @@ def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def one_hot(codes: Tensor, size: int) -> Tensor:
-    """Codes [N, P] to float [N, P * size]."""
+    """Turn codes [N, P] into float [N, P * size]."""
     return F.one_hot(codes, size).flatten(1).float()

@@ -1,4 +1,4 @@
-"""Which episodes a model has learnt from, as its training.json says."""
+"""Which episodes a model has learned from, as its training.json says."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lattok.data.identity import same_split, split_of
 
 
 def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Everything that a model has learnt from, as its training.json says: `dataset`, `split` if it has any, `episodes`,
+    """List all that a model has learned from, as its training.json says: `dataset`, `split` if it has any, `episodes`,
     and `content`, by which they are known again.
 
-    What the models before it had learnt from (`earlier`) is part of it.
+    What the models before it had learned from (`earlier`) is part of it.
     """
     known = trained_on or {}
     entries = [*known.get("mixture", [known]), *known.get("earlier", ())]
@@ -23,17 +23,17 @@ def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any
 
 
 class SeenEpisodes(NamedTuple):
-    """Which of some episodes a model has learnt from."""
+    """Episodes, of those asked for, that a model has learned from."""
 
     episodes: list[int]
     complete: bool  # otherwise there may be more: of very many only a part is known again
 
 
 def seen_episodes(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, wanted: Sequence[int]) -> SeenEpisodes:
-    """Which of the `wanted` episodes a model has learnt from, as far as its training.json says.
+    """Find which of the `wanted` episodes a model has learned from, as far as its training.json says.
 
-    Episodes are known again by their content, whatever the dataset is called now and however they are numbered. Where
-    one cannot be told from others by its content, or nothing is recorded, dataset and number count.
+    Episodes are known again by their content, under any name of the dataset and with any numbers. Where one cannot be
+    told from others by its content, or nothing is recorded, dataset and number count.
     """
     seen: set[int] = set()
     complete = True
@@ -52,7 +52,7 @@ def seen_episodes(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, w
 def _by_content(
     entry: Mapping[str, Any], dataset: RobotDataset, wanted: Sequence[int], numbers: set[int]
 ) -> tuple[set[int], set[int]]:
-    """Which of the `wanted` episodes were trained on by their content, and of which it does not tell."""
+    """Find which of the `wanted` episodes were trained on by their content, and for which it does not tell."""
     found, undecided, kinds = set[int](), set(wanted), known_of(entry["content"])
     for kind, known in kinds.items():
         for here in digests(dataset, wanted, kind):
@@ -66,7 +66,7 @@ def _by_content(
 
 
 def _numbered_alike(runs: Sequence[Sequence[int]], dataset: RobotDataset, kind: str, known: Known) -> bool:
-    """Whether the episodes of these numbers are the ones that were trained on."""
+    """Tell whether the episodes of these numbers are the ones that were trained on."""
     trained = [episode.index for episode in dataset.episodes if _among(episode.index, runs)]
     return any(in_order(here) == known.in_order for here in digests(dataset, trained, kind))
 

@@ -29,7 +29,7 @@ class Split:
 
     @property
     def text(self) -> str:
-        """One line for the page."""
+        """Both halves in one line, for the page."""
 
         def half(used: int, available: int) -> str:
             return f"{used}" if used == available else f"{used} of {available}"
@@ -41,7 +41,7 @@ class Split:
 
 
 def split_episodes(dataset: RobotDataset, episodes: str | Sequence[int] | None, max_episodes: int) -> Split:
-    """Held out are `episodes`, training is the rest; at most `max_episodes` and half as many, evenly spaced."""
+    """Hold out `episodes` and train on the rest; keep at most `max_episodes` of these and half as many of those."""
     checks.positive(max_episodes=max_episodes)
     held_out = [episode.index for episode in select_episodes(dataset, episodes)]
     train = [episode.index for episode in dataset.episodes if episode.index not in set(held_out)]
@@ -69,7 +69,7 @@ class TaskFolds(NamedTuple):
 
 
 def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndarray) -> TaskFolds:
-    """Folds from the episodes of training pairs [n] and held-out pairs [N]."""
+    """Make folds from the episodes of training pairs [n] and held-out pairs [N]."""
     task_of = {episode.index: episode.tasks for episode in episodes}
     train_tasks, held_tasks = ([task_of[int(index)] for index in rows] for rows in (train, held_out))
     judged, known = sorted(set(held_tasks)), set(train_tasks)

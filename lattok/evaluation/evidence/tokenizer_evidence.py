@@ -1,4 +1,4 @@
-"""Action tokenizers: reconstruction, code usage and rate on held-out windows, beside controls at equal bits per step.
+"""Action tokenizers: reconstruction, code usage and rate on held-out windows, and controls at equal bits per step.
 
 k-means       K centres of single actions: the practical bound of a decoder that sees one code per step
 uniform bins  levels per dimension as equal as possible, product at most K
@@ -55,7 +55,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Scale:
-    """What the training split says about the units: shared by all methods, so that tokenizers compare."""
+    """Units of the training split: shared by all methods, so that tokenizers compare."""
 
     normalizer: Normalizer
     gripper: list[int]  # dimensions
@@ -63,7 +63,7 @@ class Scale:
 
     @classmethod
     def fit(cls, actions: Tensor, names: tuple[str, ...]) -> Scale:
-        """Mean and deviation of actions [F, m]; the gripper's midpoint is between its 1st and 99th percentile."""
+        """Measure actions [F, m]; the gripper's midpoint is between its 1st and 99th percentile."""
         low, high = torch.quantile(actions.double(), torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
         gripper = [i for i, name in enumerate(names) if "gripper" in name.lower()]
         return cls(Normalizer(actions.shape[1]).fit(actions), gripper, (low + high) / 2)
@@ -88,7 +88,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Rate:
-    """How many tokens and bits the codes cost."""
+    """Tokens and bits that the codes cost."""
 
     fps: float
     tokens_per_chunk: float  # measured on the held-out split: variable-length families pad
@@ -98,7 +98,7 @@ class Rate:
 
     @classmethod
     def measure(cls, codes: Tensor, tokenizer: ActionTokenizer, fps: float) -> Rate:
-        """From held-out codes [N, P], padding is -1."""
+        """Count the tokens of held-out codes [N, P], padded with -1."""
         tokens = float((codes >= 0).sum()) / len(codes)
         per_step, bits = tokens / tokenizer.horizon, math.log2(tokenizer.vocab_size)
         return cls(fps, tokens, per_step * fps, per_step * fps * bits, per_step * bits)
@@ -153,7 +153,7 @@ def tokenizer_evidence(
 
 @torch.no_grad()
 def encode_all(tokenizer: ActionTokenizer, windows: ActionWindows) -> Tensor:
-    """Codes [N, P] of all windows; shorter rows of variable-length families are padded with -1."""
+    """Encode all windows to codes [N, P]; shorter rows of variable-length families are padded with -1."""
     parts = [
         tokenizer.encode(*windows.batch(torch.arange(i, min(i + BATCH, len(windows))))).cpu()
         for i in range(0, len(windows), BATCH)
@@ -164,13 +164,13 @@ def encode_all(tokenizer: ActionTokenizer, windows: ActionWindows) -> Tensor:
 
 @torch.no_grad()
 def reconstruct(tokenizer: ActionTokenizer, windows: ActionWindows) -> tuple[Tensor, Tensor]:
-    """Codes [N, P] and decoded chunks [N, H, m] of all windows."""
+    """Encode all windows to codes [N, P] and decode these to chunks [N, H, m]."""
     codes = encode_all(tokenizer, windows)
     return codes, torch.cat([tokenizer.decode(block).float().cpu() for block in codes.split(BATCH)])
 
 
 def sorted_use(codes: Tensor, size: int, shared: bool = True) -> Tensor:
-    """Share of each of `size` codes, falling, [size]; the mean over positions that do not share a vocabulary."""
+    """Sort the shares of `size` codes, falling, [size]; averaged over positions with vocabularies of their own."""
     columns = [codes[codes >= 0]] if shared else list(codes.T)
     counts = torch.stack([torch.bincount(column, minlength=size) for column in columns]).double()
     return (counts / counts.sum(1, keepdim=True).clamp_min(1)).sort(descending=True)[0].mean(0)
@@ -200,7 +200,7 @@ def _bins_control(rate: Rate, scale: Scale, actions: Tensor, steps: Tensor) -> M
 def _fast_control(
     rate: Rate, scale: Scale, training: ActionWindows, windows: ActionWindows, held_out: ActionBatch
 ) -> Method:
-    """FAST with the finest scale whose mean bits per step, on the training split, are at most the tokenizer's."""
+    """Fit FAST with the finest scale whose mean bits per step, on the training split, are at most the tokenizer's."""
     rows = torch.linspace(0, len(training) - 1, min(FAST_WINDOWS, len(training))).long()
     batch, reason = training.batch(rows), ""
     for fineness in FAST_SCALES:
@@ -217,14 +217,14 @@ def _fast_control(
 
 
 def _decode_steps(kmeans: ResidualKMeans | None, scale: Scale, actions: Tensor) -> Tensor | None:
-    """The k-means control's version of actions [F, m], for the pictures."""
+    """Reconstruct actions [F, m] by the k-means control, for the pictures."""
     if kmeans is None:
         return None
     return scale.normalizer.inverse(kmeans.decode(kmeans.encode(scale.normalizer(actions))))
 
 
 def token_statistics(codes: Tensor, size: int, shared: bool = True) -> CodeStatistics:
-    """`code_statistics` of code rows [N, P]: of all tokens as one column where they share a vocabulary (-1 is padding),
+    """Count code rows [N, P] with `code_statistics`: all tokens as one column where they share a vocabulary (-1 pads),
     else per position, where each has a codebook of its own and may collapse by itself.
     """
     return code_statistics(codes[codes >= 0][:, None] if shared else codes, size)

@@ -52,7 +52,7 @@ UNCLEAR = "Too close to tell: hold out more episodes, or average several seeds."
 
 
 def advice_on(key: str, holds: bool | None, text: str) -> str:
-    """One or two sentences on a verdict; nothing for one that holds, or whose key is not known."""
+    """Advise on a verdict in one or two sentences; an empty text for one that holds, or whose key is not known."""
     if holds is None:
         if NEEDS_TRAINING in text:
             return NOT_RUN

@@ -102,7 +102,7 @@ LEGEND = (
 
 
 def render(report: Report) -> str:
-    """The whole page."""
+    """Turn a report into a page of HTML."""
     kind = KINDS.get(report.kind, report.kind)
     body = [
         f'<header><p class="kind">lattok evaluation · {escape(kind)}</p><h1>{escape(report.title)}</h1>',
@@ -122,7 +122,7 @@ def render(report: Report) -> str:
 
 
 def _answer(answer: Answer | None) -> str:
-    """The question everybody asks first, and its answer."""
+    """Show the question that everybody asks first, and its answer."""
     if answer is None:
         return ""
     kind = {True: "yes", False: "no", None: "open"}[answer.holds]
@@ -198,7 +198,7 @@ def _pictures(pictures: Pictures) -> str:
 
 
 def _provenance(values: Mapping[str, Any]) -> str:
-    """Nested values as one list of terms."""
+    """Show nested values as one list of terms."""
     lines = []
     for key, value in values.items():
         inner = value.items() if isinstance(value, Mapping) else [("", value)]

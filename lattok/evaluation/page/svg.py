@@ -18,7 +18,7 @@ LABEL = 104  # room for the names of bars
 
 
 def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str, missing: str = "not run") -> str:
-    """Horizontal bars, one per (name, class, value); negative values grow to the left of zero."""
+    """Draw horizontal bars, one per (name, class, value); negative values grow to the left of zero."""
     values = [value for _, _, value in rows if value is not None and math.isfinite(value)]
     low, high = min([0.0, *values]), max([1e-12, *values])
     low = max(low, -0.5 * high)  # a control far below zero must not flatten all others
@@ -43,7 +43,7 @@ def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str,
 def bars_per_dimension(
     names: Sequence[str], rows: Sequence[tuple[str, str, list[float] | None]], digits: str
 ) -> tuple[str, ...]:
-    """One panel of bars per dimension, for (name, class, values of all dimensions)."""
+    """Draw one panel of bars per dimension, for (name, class, values of all dimensions)."""
     return tuple(
         bars(name, [(title, kind, values[i] if values else None) for title, kind, values in rows], digits)
         for i, name in enumerate(names[:PANELS])
@@ -51,7 +51,7 @@ def bars_per_dimension(
 
 
 def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = "", height: int = 150) -> str:
-    """Curves over a common index, drawn in the order given: (class, values)."""
+    """Draw curves over a common index, in the order given: (class, values)."""
     values = [value for _, curve in series for value in curve if math.isfinite(value)]
     frame = _Frame(0, max(len(curve) for _, curve in series) - 1, min(values), max(values), height)
     parts = [_text(0, 14, title, "t"), *frame.axes(unit)]
@@ -62,7 +62,7 @@ def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = 
 
 
 def scatter(title: str, x: Sequence[float], y: Sequence[float], names: tuple[str, str], height: int = 260) -> str:
-    """Points with the diagonal; both axes share one range."""
+    """Draw points and the diagonal; both axes share one range."""
     low, high = min(*x, *y), max(*x, *y)
     frame = _Frame(low, high, low, high, height)
     dots = "".join(f"M{frame.x(a):.1f} {frame.y(b):.1f}h0" for a, b in zip(x, y, strict=True))
@@ -81,7 +81,7 @@ def scatter(title: str, x: Sequence[float], y: Sequence[float], names: tuple[str
 
 
 def heat(title: str, rows: Sequence[Sequence[float]], names: Sequence[str]) -> str:
-    """Cells [P][K] shaded by their share of the row; an even row is a third as dark as a full cell."""
+    """Draw cells [P][K] shaded by their share of the row; an even row is a third as dark as a full cell."""
     count = len(rows[0])
     left, side = 34, (WIDTH - 40) / count
     parts = [_text(0, 14, title, "t")]
@@ -121,7 +121,7 @@ class _Frame:
         return self.bottom - (self.bottom - self.top) * (value - self.low_y) / (self.high_y - self.low_y)
 
     def axes(self, unit: str, x_ticks: bool = False) -> list[str]:
-        """Grid lines with their values, and what runs along the bottom."""
+        """Draw grid lines with their values, and write what runs along the bottom."""
         parts = []
         for tick in self.ticks:
             y = self.y(tick)
@@ -138,7 +138,7 @@ class _Frame:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """At least two round numbers that lie in or next to the range.
+    """Choose at least two round numbers that lie in or next to the range.
 
     >>> ticks(0.0, 1.0)
     [0.0, 0.5, 1.0]

@@ -28,7 +28,7 @@ from lattok.types import LossTerms
 BLIND = "without_latents"
 Predictor = Callable[[Tensor, Tensor], Tensor]  # current features [B, N, D] and pair rows [B] to later features
 DEPENDS, HARDLY = 0.9, 0.98  # share of the loss with wrong latents: below the first it depends, above the second hardly
-VARIANTS = {  # name in the table, name beside a bar
+VARIANTS = {  # name in the table, name next to a bar
     "true": ("true latents", "true latents"),
     "without_latents": ("decoder trained without latents", "trained without"),
     "shuffled_in_episode": ("latents of another pair of the episode", "other, episode"),
@@ -58,7 +58,7 @@ class BlindDecoder(nn.Module):
             self.decoder = Decoder(config, self.streams, model.features.dim, places)
 
     def predict(self, features: Tensor) -> Tensor:
-        """Features of the later frame [B, N, D] from current ones."""
+        """Predict features of the later frame [B, N, D] from current ones."""
         return self.decoder(features, *[features.new_zeros(len(features), *self.shape)] * self.streams)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> LossTerms:
@@ -66,7 +66,7 @@ class BlindDecoder(nn.Module):
 
 
 def variant_losses(model: ImageLAM, held_out: PairSet, seed: int) -> dict[str, float]:
-    """Mean squared error of predicted features over all held-out pairs, per variant of the latents.
+    """Average the squared error of predicted features over all held-out pairs, per variant of the latents.
 
     Of the control stream: `true`, `shuffled` (another pair of the split), `shuffled_in_episode` (another pair of the
     same episode where it has one), `zero`; of the environment stream, where there is one, `env_shuffled_in_episode`
@@ -101,7 +101,7 @@ def variant_losses(model: ImageLAM, held_out: PairSet, seed: int) -> dict[str, f
 
 @torch.no_grad()
 def mean_losses(model: ImageLAM, pairs: PairSet, predictors: dict[str, Predictor]) -> dict[str, float]:
-    """Loss of each predictor."""
+    """Average the loss of each predictor over all pairs."""
     totals = dict.fromkeys(predictors, 0.0)
     for rows, features in batches(model, pairs, torch.arange(len(pairs.rows))):
         now, later = features.unbind(1)
@@ -111,7 +111,7 @@ def mean_losses(model: ImageLAM, pairs: PairSet, predictors: dict[str, Predictor
 
 
 def loss_without_latents(model: ImageLAM, train: PairSet, held_out: PairSet, training: ControlTraining) -> float:
-    """Held-out loss of a decoder trained without latents; read from the folder when it is there already."""
+    """Train a decoder without latents; return its held-out loss. It is read from the folder where it is kept."""
     key = training.key(BLIND, model, train, held_out)
     path = training.path(key, ".json")
     if path is not None and path.is_file():
@@ -124,7 +124,7 @@ def loss_without_latents(model: ImageLAM, train: PairSet, held_out: PairSet, tra
 
 
 def train_blind(model: ImageLAM, train: PairSet, training: ControlTraining) -> BlindDecoder:
-    """A decoder trained with zero vectors in place of latents, on all pairs of the training episodes."""
+    """Train a decoder with zero vectors in place of latents, on all pairs of the training episodes."""
     options = training.options
     blind = BlindDecoder(model, options.seed)
     draw = SeededBatches(len(train.frames), options.batch_size, options.seed)
@@ -138,7 +138,7 @@ def train_blind(model: ImageLAM, train: PairSet, training: ControlTraining) -> B
 
 
 def dependence_outcome(evidence: LatentEvidence) -> Outcome:
-    """Losses of the decoder with true latents, wrong ones and none."""
+    """Compare the decoder's loss with true latents, wrong ones and none."""
     model, held_out, training = evidence.model, evidence.held_out, evidence.training
     losses: dict[str, float | None] = {**variant_losses(model, held_out, evidence.seed), BLIND: None}
     if training is not None:
@@ -172,7 +172,7 @@ def _figures(losses: dict[str, float | None]) -> dict[str, float]:
 
 
 def _reading(figures: dict[str, float]) -> str:
-    """One sentence."""
+    """Say in one sentence what the losses mean."""
     if "prediction_ratio/true_to_copy" not in figures:
         return ""
     text = (

@@ -54,7 +54,7 @@ class Information(NamedTuple):
 
 
 def directions(target: Target, dims: list[int], names: tuple[str, ...]) -> Directions:
-    """Over the dimensions `dims`, two directions each."""
+    """Find the direction of every action over the dimensions `dims`, two directions each."""
     mean, spread = target.train[:, dims].mean(0), target.train[:, dims].std(0, unbiased=False).clamp_min(1e-9)
 
     def of(actions: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def directions(target: Target, dims: list[int], names: tuple[str, ...]) -> Direc
 
 
 def mutual_information(a: Tensor, b: Tensor) -> float:
-    """Plug-in estimate in bits, from int64 [N] and [N]."""
+    """Estimate mutual information in bits from counts of int64 [N] and [N]."""
     joint = torch.bincount(a * (int(b.max()) + 1) + b, minlength=(int(a.max()) + 1) * (int(b.max()) + 1))
     joint = joint.reshape(int(a.max()) + 1, -1).double() / len(a)
     chance = joint.sum(1, keepdim=True) * joint.sum(0)
@@ -76,7 +76,7 @@ def mutual_information(a: Tensor, b: Tensor) -> float:
 
 
 def corrected_information(a: Tensor, b: Tensor) -> float:
-    """Mutual information minus its mean over circular shifts of `b`: about 0 for what is independent."""
+    """Subtract the mean over circular shifts of `b` from mutual information: about 0 for what is independent."""
     count = len(b)
     offsets = np.unique(np.linspace(count * 0.1, count * 0.9, SHIFTS).round().astype(int))
     chance = [mutual_information(a, b.roll(int(offset))) for offset in offsets if 0 < offset < count]
@@ -86,7 +86,7 @@ def corrected_information(a: Tensor, b: Tensor) -> float:
 def information(
     train: Tensor, held_out: Tensor, size: int, found: Directions, target: Target, bootstrap: Bootstrap
 ) -> Information:
-    """What codes [n, P], [N, P] of `size` say about the direction of held-out pairs."""
+    """Measure what codes [n, P], [N, P] of `size` say about the direction of held-out pairs."""
     y, episodes = found.held_out, range(bootstrap.count)
     positions, intervals = [], []
     for column in held_out.T:
@@ -98,7 +98,7 @@ def information(
 
 
 def usable_bits(x: Tensor, x_test: Tensor, found: Directions, target: Target) -> Tensor:
-    """Bits per held-out pair [N] that a linear classifier gains over the training split's frequencies."""
+    """Measure the bits [N] that a linear classifier gains over the training split's frequencies, per held-out pair."""
     classes, y = len(found.names), found.train
     left = left_out(target.episodes)
     scores = [float(F.cross_entropy(_logits(x[~left], y[~left], x[left], classes, p), y[left])) for p in PENALTIES]
@@ -109,7 +109,7 @@ def usable_bits(x: Tensor, x_test: Tensor, found: Directions, target: Target) ->
 
 
 def _logits(x: Tensor, y: Tensor, x_test: Tensor, classes: int, penalty: float) -> Tensor:
-    """Multinomial logistic regression with an L2 penalty, by L-BFGS; deterministic."""
+    """Fit multinomial logistic regression with an L2 penalty by L-BFGS, which is deterministic; predict logits."""
     weights = torch.zeros(x.shape[1] + 1, classes, requires_grad=True)
     padded, padded_test = F.pad(x.float(), (0, 1), value=1.0), F.pad(x_test.float(), (0, 1), value=1.0)
     solver = torch.optim.LBFGS([weights], max_iter=50, line_search_fn="strong_wolfe")
@@ -125,7 +125,7 @@ def _logits(x: Tensor, y: Tensor, x_test: Tensor, classes: int, penalty: float) 
 
 
 def direction_outcome(evidence: LatentEvidence) -> Outcome | None:
-    """Mutual information with the action's direction; None without actions or codes."""
+    """Measure mutual information with the action's direction; None without actions or codes."""
     target, streams = evidence.target, evidence.streams
     if target is None or not streams:
         return None
@@ -170,7 +170,7 @@ def _information_table(evidence: LatentEvidence, streams: list[CodeStream], resu
 
 
 def _direction_heat(evidence: LatentEvidence, found: Directions, position: int) -> Pictures:
-    """How often each code goes with each direction, at one position, beside the k-means control."""
+    """Show how often each code goes with each direction at one position, for the model and the k-means control."""
     panels = []
     assert evidence.codes is not None
     own, kmeans = evidence.held_out.latents.codes, evidence.codes.kmeans.held_out

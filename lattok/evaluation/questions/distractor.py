@@ -34,7 +34,7 @@ from lattok.types import LatentActions, join
 MOST = (1200, 600)  # pairs of each split, whose features are computed again
 SIZE = 0.25  # side of the patch as a share of the frame
 KEEPS = 0.8  # share of the action's R^2 that has to be left
-DRAWN = {  # names that fit beside a bar
+DRAWN = {  # names that fit next to a bar
     "codes": "codes",
     "latents": "latents",
     "env_codes": "env codes",
@@ -115,7 +115,7 @@ class Carried(NamedTuple):
         return mean_r2(self.distracted) / mean_r2(self.clean)
 
     def kept_interval(self, bootstrap: Bootstrap) -> Interval | None:
-        """Interval of that share."""
+        """Compute the interval of that share."""
         if self.clean is None or self.distracted is None or mean_r2(self.clean) <= 0:
             return None
         shares = [bootstrap.r2(probe).nanmean(1) for probe in (self.distracted, self.clean)]
@@ -330,7 +330,7 @@ def _table(found: Separation) -> Table:
 
 
 def _picture(results: list[Carried]) -> Pictures:
-    """R² of the action and of the distractor side by side."""
+    """Draw R² of the action and of the distractor side by side."""
 
     def bars(title: str, field: str) -> str:
         probes = [(r, getattr(r, field)) for r in results]

@@ -1,4 +1,4 @@
-"""How far a policy's action chunks are from those of held-out episodes, beside a policy that always takes the mean.
+"""How far are a policy's action chunks from those of held-out episodes, and those of one that always takes the mean?
 
     error = mean over windows, valid steps h and dimensions d of ((â_hd - a_hd) / σ_d)²        σ_d: of training actions
 
@@ -35,12 +35,12 @@ class PolicyErrors:
 
     @property
     def gain(self) -> float:
-        """How much lower than the mean action's: 0 is as bad, 1 is perfect."""
+        """Share by which the error is lower than the mean action's: 0 is as bad, 1 is perfect."""
         return 1 - self.error / self.mean_action
 
     @property
     def text(self) -> str:
-        """One line."""
+        """Both errors and the gain in one line."""
         return (
             f"Held-out episodes: error {self.error:.3f} against `{self.key}` (mean action {self.mean_action:.3f}): "
             f"{abs(self.gain):.0%} {'lower' if self.gain >= 0 else 'higher'}"
@@ -53,7 +53,7 @@ class PolicyErrors:
         return {"key": "action_error", "holds": self.gain > 0, "text": text}
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """Return the errors and the gain as a JSON object."""
         return vars(self) | {"by_step": list(self.by_step), "gain": self.gain}
 
 
@@ -64,7 +64,7 @@ def policy_errors(
     key: str,
     progress: Progress | None = None,
 ) -> PolicyErrors:
-    """`predict` gives chunks [B, H, m] in physical units; they are compared with those of the column `key`.
+    """Compare chunks [B, H, m] in physical units, which `predict` gives, with those of the column `key`.
 
     Of more than 5,000 windows as many are taken, evenly spaced.
     """

@@ -36,7 +36,7 @@ KINDS = {  # field of `Scores`: prefix of its figures, title of a table, and of 
     "task_linear": ("task_", "linear probe, held-out tasks", "linear, new tasks"),
     "task_mlp": ("task_mlp_", "MLP probe, held-out tasks", "MLP, new tasks"),
 }
-DRAWN = {  # probes in the pictures, under names that fit beside a bar
+DRAWN = {  # probes in the pictures, under names that fit next to a bar
     "codes": "codes",
     "residual_kmeans": "k-means codes",
     "latents": "latents",
@@ -82,7 +82,7 @@ class ProbeRows(NamedTuple):
 
 
 class Judge:
-    """Fits the probes of one input after the other."""
+    """Fits the probes of one input after another."""
 
     def __init__(self, evidence: LatentEvidence, target: Target, progress: Progress):
         self.target, self.folds, self.seed = target, evidence.folds.folds, evidence.seed
@@ -93,7 +93,7 @@ class Judge:
     def row(
         self, key: str, name: str, rows: Sequence[Tensor], control: bool = True, reference: bool = False
     ) -> ProbeRow:
-        """From inputs [n, d] and [N, d]."""
+        """Fit the probes to inputs [n, d] and judge them on [N, d]."""
         linear, mlp = self._both(rows[0], rows[1], self.everything)
         task = self._both(rows[0], rows[1], self.folds) if self.folds else (None, None)
         self.done = min(self.done + 1, self.total - 1)
@@ -226,7 +226,7 @@ def readout_outcome(evidence: LatentEvidence, progress: Progress) -> Outcome | N
 
 
 def _reading(figures: dict[str, float], kind: str, rival: TableRow | None) -> str:
-    """One sentence: the model beside the strongest control."""
+    """Compare the model with the strongest control in one sentence."""
     if f"r2_from_{kind}/{kind}" not in figures or rival is None:
         return ""
     shares = [percent(figures[f"r2_from_{kind}/{key}"]) for key in (kind, rival.key)]
@@ -250,7 +250,7 @@ class _Reader:
         self.columns = ("mean", *(("x, y, z",) if self.space else ()), *self.names)
 
     def summary(self, probe: Probe) -> Summary:
-        """Scores with their intervals."""
+        """Return scores with their intervals."""
         draws = self.evidence.bootstrap.r2(probe)
 
         def columns(r2: Tensor) -> list[Tensor]:  # [..., m]
@@ -261,7 +261,7 @@ class _Reader:
         return Summary(values, tuple(self.evidence.bootstrap.interval(column) for column in columns(draws)))
 
     def figures(self, kind: str, rows: Sequence[ProbeRow]) -> dict[str, float]:
-        """Flat: `r2_from_codes/whose`, with a prefix for the other probes; ends of intervals for the linear one."""
+        """Name the figures `r2_from_codes/whose`, with a prefix for the other probes; add intervals of the model."""
         found: dict[str, float] = {}
         for row in rows:
             for field, (prefix, *_) in KINDS.items():
@@ -279,7 +279,7 @@ class _Reader:
         return found
 
     def tables(self, kind: str, rows: Sequence[ProbeRow]) -> list[Table]:
-        """The linear probe per dimension, all probes over the mean, and the others per dimension behind a click."""
+        """Show the linear probe per dimension, all probes over the mean, and the others per dimension, folded."""
         rows = sorted(rows, key=lambda row: row.reference)  # ceilings stand last
         config = self.evidence.model.config
         if kind == "codes":
@@ -333,7 +333,7 @@ class _Reader:
         return TableRow(row.key, row.name, values, row.control, row.reference, row.not_run, intervals)
 
     def verdicts(self, kind: str, rows: Sequence[ProbeRow]) -> list[Verdict]:
-        """The model's first row against the best control, and against labels alone where that was run."""
+        """Judge the model's first row against the best control, and against labels alone where that was run."""
         found = [self._best(kind, rows, "linear", 0, "all dimensions", f"{kind}_against_controls")]
         if self.space:
             found.append(self._best(kind, rows, "linear", 1, "x, y, z", f"{kind}_against_controls_xyz"))
@@ -365,7 +365,7 @@ class _Reader:
     def _compare(
         self, what: str, own: ProbeRow, other: ProbeRow, field: str, column: int, key: str, title: str = ""
     ) -> Verdict | None:
-        """Own against other, with the interval of their difference over the same draws of episodes."""
+        """Compare two rows, with the interval of their difference over the same draws of episodes."""
         values = [self._value(row, field, column) for row in (own, other)]
         if values[0] is None or values[1] is None:
             return None
@@ -406,7 +406,7 @@ def _colour(row: ProbeRow) -> str:
 
 
 def _probe_scatter(names: Sequence[str], predicted: Tensor, actual: Tensor) -> Pictures:
-    """Predicted against true mean action [N, m], one panel per dimension."""
+    """Draw the predicted against the true mean action [N, m], one panel per dimension."""
     chosen = torch.linspace(0, len(actual) - 1, min(POINTS, len(actual))).round().long()
     panels = [
         svg.scatter(name, actual[chosen, i].tolist(), predicted[chosen, i].tolist(), ("true", "from the codes"))

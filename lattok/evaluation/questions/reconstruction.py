@@ -1,6 +1,6 @@
 """How well does an action tokenizer reconstruct actions, and what do its codes cost?
 
-All tables set it beside the controls of `tokenizer_evidence`, which spend the same bits per step or fewer.
+Every table has the controls of `tokenizer_evidence`, which spend the same bits per step or fewer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ KINDS = {"model": "model", "kmeans": "rival", "uniform_bins": "control", "fast":
 
 
 def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
-    """Errors and codes of the tokenizer and its controls."""
+    """Compare errors and codes of the tokenizer with those of its controls."""
     methods, rate, windows = evidence.methods, evidence.rate, evidence.windows
     names, shown = windows.action_names, _trajectories(windows, evidence.decoded, evidence.kmeans)
     sections = (_error_section(methods, names, shown), _code_section(methods, evidence.vocab_size, rate))
@@ -123,14 +123,14 @@ def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
 
 
 def _raw_bits(methods: list[Method], rate: Rate) -> tuple[float, float]:
-    """Bits per second and per step of the actions as stored."""
+    """Count bits per second and per step of the actions as stored."""
     dims = len(methods[0].errors.mse) if methods[0].errors else 0
     per_step = 32.0 * dims
     return per_step * rate.fps, per_step
 
 
 def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
-    """Flat summary: `name` is the tokenizer's, `name/control` stands beside it."""
+    """Name the figures: `name` is the tokenizer's, `name/control` a control's."""
     figures: dict[str, float] = {}
     for method in methods:
         suffix = "" if method.key == "model" else f"/{method.key}"
@@ -150,7 +150,7 @@ def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
 
 
 def headline_of(figures: dict[str, float], vocab: int) -> str:
-    """Put the error beside those of the controls, and say how many codes are in use."""
+    """Compare the error with those of the controls, and say how many codes are in use."""
     names = [key for key in ("kmeans", "uniform_bins", "fast") if f"normalised_mse/{key}" in figures]
     beside = "the controls at equal bits were not run"
     if names:
@@ -177,7 +177,7 @@ def _control_verdicts(figures: dict[str, float]) -> list[Verdict]:
 
 
 def _code_verdict(statistics: CodeStatistics | None, vocab: int) -> Verdict:
-    """Whether the codes are used, in the worst position where each has a codebook of its own."""
+    """Judge whether the codes are used, in the worst position where each has a codebook of its own."""
     used, perplexity = (statistics.used, statistics.perplexity) if statistics else ([0], [0.0])
     health = [min(4 * u / vocab, 10 * p / vocab) for u, p in zip(used, perplexity, strict=True)]
     worst = health.index(min(health))
@@ -188,7 +188,7 @@ def _code_verdict(statistics: CodeStatistics | None, vocab: int) -> Verdict:
 
 
 def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None) -> tuple[Pictures, ...]:
-    """Chunks put end to end [N, H, m] against the true actions, first steps of up to three held-out episodes.
+    """Draw chunks [N, H, m], put end to end, and the true actions: first steps of up to three held-out episodes.
 
     `kmeans` [F, m] is the control's version of every action in `windows.actions`.
     """

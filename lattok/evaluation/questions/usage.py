@@ -16,7 +16,7 @@ REFERENCES = ("Ye et al. 2025, LAPA; Bu et al. 2025, UniVLA (codes per position)
 
 
 def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
-    """Usage, perplexity and joint entropy; None for a model without codes."""
+    """Measure usage, perplexity and joint entropy; None for a model without codes."""
     streams = evidence.streams
     if not streams:
         return None
@@ -74,7 +74,7 @@ def _collapse(stats: CodeStatistics, size: int) -> Verdict:
 
 
 def _usage_heat(streams: Sequence[tuple[str, Tensor]], size: int) -> Pictures:
-    """Share of every code at every position: (name, codes [N, P])."""
+    """Draw the share of every code at every position: (name, codes [N, P])."""
     panels = []
     for name, codes in streams:
         shares = [(torch.bincount(column, minlength=size).double() / len(codes)).tolist() for column in codes.T]
