@@ -12,7 +12,6 @@ import numpy as np
 
 from lattok.annotation.labels import Work, cameras_of
 from lattok.annotation.plan import Identities, versions
-from lattok.data.common import readable
 from lattok.data.extend import (
     Shapes,
     Unit,
@@ -23,8 +22,8 @@ from lattok.data.extend import (
     mirror_other_files,
     write_sidecar,
 )
-from lattok.data.identity import seen_as, split_of
 from lattok.data.provenance import NOTE, carried
+from lattok.data.schema import readable
 from lattok.data.staging import Failures, Staging, shapes_of
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.files import read_json, write_json, write_text
@@ -81,7 +80,7 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
     labels = {}
     for prefix, model in work.models.items():
         entry: dict[str, Any] = {"source": model.label_source}
-        seen = seen_as(work.dataset)
+        seen = work.dataset.seen_as
         if model.label_source == "actions":
             entry |= {"action_key": work.options.action_key, "horizon": cast(Any, model).horizon}
             if work.options.action_key in seen["actions"]:
@@ -120,7 +119,7 @@ def by_reason(work: Work, unlabelled: dict[int, str]) -> list[dict[str, Any]]:
 def _facts(work: Work) -> dict[str, Any]:
     dataset = work.dataset
     frames = sum(episode.length for episode in dataset.episodes)
-    split = {} if split_of(dataset) is None else {"split": split_of(dataset)}
+    split = {} if dataset.split is None else {"split": dataset.split}
     return {"name": dataset.name, "kind": dataset.kind, **split, "episodes": len(dataset.episodes), "frames": frames}
 
 

@@ -22,7 +22,6 @@ from lattok.checks import LattokError
 from lattok.data import RobotDataset, dimension_names
 from lattok.data.action_view import check_trained_space
 from lattok.data.extend import SKIPPED, fingerprint
-from lattok.data.identity import seen_as, split_of
 from lattok.data.schema import vector_key
 from lattok.data.windows import check_stride
 from lattok.files import read_json
@@ -53,7 +52,7 @@ def versions() -> dict[str, str]:
 def request_hash(work: Work, identities: Identities) -> str:
     """Everything that the labels depend on but episodes and contents of files, which are in the keys of units."""
     dataset = work.dataset
-    facts = [str(dataset.root.resolve()), dataset.kind, split_of(dataset), dataset.fps, seen_as(dataset)]
+    facts = [str(dataset.root.resolve()), dataset.kind, dataset.split, dataset.fps, dataset.seen_as]
     parts = [facts, identities, work.options._asdict(), PIECE, BATCH, versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -182,7 +182,7 @@ def _check_preprocessing(dataset: RobotDataset, entry: Mapping[str, Any], model:
     name = "stride" if entry["source"] == "video" else "horizon"
     now = model.stride_frames(dataset.fps) if name == "stride" else model.horizon
     action_key = entry.get("action_key", "")
-    if entry.get("actions_as") != getattr(dataset, "actions_as", {}).get(action_key):
+    if entry.get("actions_as") != dataset.actions_as.get(action_key):
         yield f"- `{action_key}` was converted to another action space: open the dataset as it was labelled"
     if entry[name] == now:
         yield f"+ {name}: {now}" + (f" frames at {dataset.fps:g} fps" if name == "stride" else " steps")

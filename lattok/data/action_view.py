@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +18,7 @@ from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.data.action_convert import Space, convert_actions
 from lattok.data.action_space import ActionSpace
-from lattok.data.schema import Feature, RobotDataset, vector_key
-from lattok.data.view import View
+from lattok.data.schema import Feature, RobotDataset, View, vector_key
 from lattok.places import inside
 
 DECLARATION = Path("meta") / "action_space.json"
@@ -27,9 +26,8 @@ DECLARATION = Path("meta") / "action_space.json"
 
 def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:
     """The spaces that a dataset declares, by column."""
-    known = getattr(dataset, "action_spaces", None)
-    if known is not None:
-        return dict(known)
+    if dataset.action_spaces is not None:
+        return dict(dataset.action_spaces)
     path = dataset.root / DECLARATION
     if not path.is_file():
         return {}
@@ -38,7 +36,7 @@ def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:
 
 def declare(dataset: RobotDataset, spaces: Mapping[str, Space]) -> RobotDataset:
     """The dataset with spaces for some of its columns, such as {"action": "bridge"}, over those it declares itself."""
-    return _view(_Declared(dataset, action_spaces(dataset) | _declared(dataset, spaces, "action_space")))
+    return _Declared(dataset, action_spaces(dataset) | _declared(dataset, spaces, "action_space"))
 
 
 def with_actions(
@@ -61,7 +59,7 @@ def with_actions(
     if key not in declared:
         hint = f'Say it in {DECLARATION}, in a description file ("action_space"), or with lattok.data.declare.'
         checks.fail("action_space", f"the space of `{key}` in {dataset.name}", "none", hint)
-    return _view(_Converted(dataset, ActionSpace.of(space), key, state_key, tuple(drop), declared))
+    return _Converted(dataset, ActionSpace.of(space), key, state_key, tuple(drop), declared)
 
 
 def check_trained_space(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, key: str) -> None:
@@ -104,7 +102,7 @@ class _Converted(View):
         self._check()
         self.features = {**dataset.features, key: Feature("float32", (space.dim,), space.names)}
         self.action_spaces = {**declared, key: space}
-        self.actions_as = {**getattr(dataset, "actions_as", {}), key: space.to_json()}  # for provenance
+        self.actions_as = {**dataset.actions_as, key: space.to_json()}  # for provenance
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """As the dataset's, with the column converted."""
@@ -149,7 +147,3 @@ def _declared(dataset: RobotDataset, spaces: Any, where: str) -> dict[str, Actio
         axis = f"dimensions ({', '.join(found[key].names)} declared)"
         checks.size(f"{where}: {key}", axis, feature.shape[0], found[key].dim)
     return found
-
-
-def _view(view: View) -> RobotDataset:
-    return cast(RobotDataset, view)  # by delegation, which type checkers do not see

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lattok import checks
-from lattok.data.schema import FrameTransform, RobotDataset, camera_keys
-from lattok.data.view import View
+from lattok.data.schema import FrameTransform, RobotDataset, View, camera_keys
 
 PREFIX = "observation.images."
 _NAME = re.compile(re.escape(PREFIX) + r"[\w-]+(\.[\w-]+)*")
@@ -21,13 +21,7 @@ def with_cameras(dataset: RobotDataset, cameras: Sequence[str] | Mapping[str, st
 
     Short names are allowed, as everywhere. A view: nothing is copied, and all else is the dataset's own.
     """
-    return cast(RobotDataset, _Cameras(dataset, cameras))
-
-
-def original_camera(dataset: RobotDataset, key: str) -> str:
-    """What a dataset's files call its camera `key`, whatever name a view gives it."""
-    known = getattr(dataset, "original_camera", None)
-    return key if known is None else known(key)
+    return _Cameras(dataset, cameras)
 
 
 class _Cameras(View):
@@ -52,16 +46,17 @@ class _Cameras(View):
         indices: Sequence[int] | np.ndarray | None = None,
         transform: FrameTransform | None = None,
     ) -> np.ndarray:
-        """As the dataset's."""
-        keys = [self._key_of[name] for name in camera_keys(cast(RobotDataset, self), cameras)]
+        keys = [self._key_of[name] for name in camera_keys(self, cameras)]
         return self.dataset.frames(episode_index, keys, indices, transform)
 
-    def original_camera(self, key: str) -> str:
-        """What the dataset behind all views calls the camera `key`."""
-        return original_camera(self.dataset, self._key_of[key])
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        return self.dataset.blocks(episode_index, self._key_of[camera], indices)
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
-        """As the dataset's, where it offers that; None where it does not."""
-        offered = getattr(self.dataset, "encoded_images", None)
-        (name,) = camera_keys(cast(RobotDataset, self), (camera,))
-        return None if offered is None else offered(episode_index, self._key_of[name])
+        return self.dataset.encoded_images(episode_index, self._key_of[camera])
+
+    def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float] | None:
+        return self.dataset.video_span(episode_index, self._key_of[camera])
+
+    def original_camera(self, key: str) -> str:
+        return self.dataset.original_camera(self._key_of[key])

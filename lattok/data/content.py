@@ -27,11 +27,8 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.action_view import action_spaces
-from lattok.data.camera_view import original_camera
-from lattok.data.identity import seen_as, split_of
 from lattok.data.lerobot import LeRobotV3
-from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
-from lattok.data.view import View
+from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset, View
 from lattok.types import Episode
 
 SIZE = 6  # bytes of a digest: one in 4 billion that a strange episode is among 65,536 of them
@@ -62,8 +59,8 @@ def content_of(
     facts = {
         "kind": dataset.kind,
         "fps": dataset.fps,
-        "split": split_of(dataset),
-        "seen_as": seen_as(dataset),
+        "split": dataset.split,
+        "seen_as": dataset.seen_as,
         "action_spaces": {key: space.to_json() for key, space in action_spaces(dataset).items()},
         "columns": keys,
     }
@@ -79,7 +76,7 @@ def content_of(
     for episode in episodes:  # in their order, wherever they lie
         whole.update(rows[episode.index])
     videos = Digests()
-    for camera in sorted(original_camera(dataset, camera) for camera in cameras):
+    for camera in sorted(dataset.original_camera(camera) for camera in cameras):
         spans = _video_spans(source, (camera,))
         found = Digests() if spans is None else _digests_of_videos(spans, episodes)
         for seen in found.values() if found else _pictures(source, episodes, camera):
@@ -174,9 +171,8 @@ def _columns(source: RobotDataset, more: Iterable[str]) -> list[str]:
 def _values(source: RobotDataset, index: int, keys: Sequence[str]) -> Values:
     """Columns of an episode; where checking them costs reading the pictures, unchecked. None where they are damaged,
     which is for those to say who learn from them."""
-    read: Callable[[int, Sequence[str]], Values] = getattr(source, "unchecked_columns", source.columns)
     try:
-        return read(index, keys) if keys else {}
+        return source.unchecked_columns(index, keys) if keys else {}
     except LattokError:
         return {}
 
@@ -219,12 +215,13 @@ Spans = Callable[[int], list[tuple[Path, float]]]  # of an episode: files of its
 
 def _video_spans(source: RobotDataset, cameras: Sequence[str]) -> Spans | None:
     """Where the videos of episodes are; None where pictures lie among the numbers."""
-    span: Any = getattr(source, "video_span", None)
-    if cameras and span is not None and all(source.features[camera].dtype == "video" for camera in cameras):
-        return lambda index: [span(index, camera)[:2] for camera in sorted(cameras)]
-    if cameras and source.kind == "video":
-        return lambda index: [(path, 0.0) for path in source.files_of(index)]
-    return None
+
+    def spans(index: int) -> list[tuple[Path, float]]:
+        found = (source.video_span(index, camera) for camera in sorted(cameras))
+        return [span[:2] for span in found if span is not None]
+
+    videos = {key for key in cameras if key in source.features and source.features[key].dtype == "video"}
+    return spans if videos == set(cameras) and source.episodes and spans(source.episodes[0].index) else None
 
 
 def _digests_of_videos(spans: Spans, episodes: Iterable[Episode]) -> Digests:

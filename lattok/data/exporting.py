@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -21,7 +21,6 @@ from lattok.checks import LattokError
 from lattok.data.action_view import DECLARATION, action_spaces
 from lattok.data.cameras import EpisodeFrames, Frames, Sink, decode_image
 from lattok.data.episodes import damaged_among, select_episodes
-from lattok.data.identity import split_of
 from lattok.data.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Damage, Feature, Progress, RobotDataset
@@ -183,18 +182,12 @@ def _keeps(dataset: RobotDataset, key: str, tried: Sequence[Episode]) -> bool:
     """Whether the dataset stores encoded images that can be stored again as they are."""
     for episode in tried:
         try:
-            stored = _encoded(dataset, key, episode.index)
+            stored = dataset.encoded_images(episode.index, key)
             if not stored or decode_image(stored[0], key).shape == dataset.features[key].shape:
                 return bool(stored)
         except LattokError:  # damaged, or images of another kind
             continue
     return False
-
-
-def _encoded(dataset: RobotDataset, key: str, episode_index: int) -> list[bytes] | None:
-    """Encoded images of an episode where the source offers them (`encoded_images`, an optional method)."""
-    offered: Callable[[int, str], list[bytes] | None] | None = getattr(dataset, "encoded_images", None)
-    return None if offered is None else offered(episode_index, key)
 
 
 def _write(writer: LeRobotWriter, plan: _Plan, chosen: Sequence[Episode], progress: Progress | None) -> None:
@@ -234,7 +227,7 @@ def _tasks(dataset: RobotDataset, episode: Episode) -> str | list[str]:
 def _frames(plan: _Plan, camera: _Camera, episode: Episode) -> Frames:
     """What the writer gets: encoded images, or a function that hands over blocks of pixels as they are decoded."""
     if camera.verbatim:
-        stored = _encoded(plan.dataset, camera.key, episode.index)
+        stored = plan.dataset.encoded_images(episode.index, camera.key)
         if stored is None:
             raise LattokError(f"`{camera.key}` is not stored as encoded images here. Choose images=video.")
         return stored
@@ -292,7 +285,7 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     dataset, new_index = plan.dataset, {episode.index: number for number, episode in enumerate(chosen)}
     exact = {camera.key: camera.exact for camera in plan.cameras}
     pictures = {key: "same" if same else "source" for key, same in exact.items()}
-    split = {} if split_of(dataset) is None else {"split": split_of(dataset)}
+    split = {} if dataset.split is None else {"split": dataset.split}
     source = {"name": dataset.name, "kind": dataset.kind, **split}
     yield RECORD, {"source": source, "episodes": list(new_index), "frames": pictures}
     spaces = action_spaces(dataset)
@@ -301,11 +294,11 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     known = dataset.root / "meta" / LATTOK
     annotated = dataset.kind == "lerobot" and known.is_file()
     entries = read_json(followed(dataset.root, known, str(known))) if annotated else {}
-    beside: Sidecar | None = getattr(dataset, "labels", None)
+    beside: Sidecar | None = dataset.labels
     entries |= {} if beside is None else beside.provenance
     if entries:
         made = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, dict)}
-        done = getattr(dataset, "actions_as", {})
+        done = dict(dataset.actions_as)
         yield LATTOK, {prefix: _provenance(entry, exact, new_index, done) for prefix, entry in made.items()}
 
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.common import INDEX_FEATURES, FramesInBlocks, describe, index_column, no_episode
 from lattok.data.hdf5_meta import (
     Contents,
     Demo,
@@ -27,7 +26,7 @@ from lattok.data.hdf5_meta import (
     reading,
     try_contents,
 )
-from lattok.data.schema import Damage, Feature
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.findings import Finding
 from lattok.places import followed
@@ -59,7 +58,7 @@ class Column(NamedTuple):
     feature: Feature
 
 
-class RobomimicHDF5(FramesInBlocks):
+class RobomimicHDF5(RobotDataset):
     """A robomimic or LIBERO file, or a folder of such files; see `lattok.data.RobotDataset` for what it offers.
 
     Episodes are the demonstrations of the files in the order of their names, demo_2 before demo_10. Pictures among the
@@ -95,7 +94,7 @@ class RobomimicHDF5(FramesInBlocks):
         self.episodes = tuple(Episode(i, demo.length, (demo.instruction,)) for i, demo in self._demos.items())
         first = _checked_alike(contents)
         self.fps = _frames_per_second(self.root, contents) if fps is None else float(fps)
-        self.robot, self.left_out = first.robot, first.left_out
+        self.robot, self.left_out = first.robot, dict(first.left_out)
         self.findings = (UPSIDE_DOWN,) if first.upside_down else ()
         self._columns = _columns(first.layout)
         self.features = {key: column.feature for key, column in self._columns.items()} | INDEX_FEATURES
@@ -109,9 +108,6 @@ class RobomimicHDF5(FramesInBlocks):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state | {"_lock": RLock(), "_process": os.getpid()})
-
-    def __repr__(self) -> str:
-        return describe(self)
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         """The file that holds an episode."""
@@ -132,11 +128,11 @@ class RobomimicHDF5(FramesInBlocks):
                 columns[key] = self._column(episode_index, self._columns[key])
         return columns
 
-    def _length(self, episode_index: int) -> int:
+    def length(self, episode_index: int) -> int:
         return self._demo(episode_index).length
 
-    def _blocks_of_frames(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[np.ndarray]:
-        (stored,) = self._columns[key].parts
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        (stored,) = self._columns[camera].parts
         step = max(1, min(BLOCK, BLOCK_BYTES // math.prod(stored.shape)))
         for i in range(0, len(indices), step):
             yield self._rows(episode_index, stored, indices[i : i + step])
@@ -183,7 +179,7 @@ class RobomimicHDF5(FramesInBlocks):
 
     def _demo(self, episode_index: int) -> Demo:
         if episode_index not in self._demos:
-            no_episode(self, episode_index)
+            self.no_episode(episode_index)
         return self._demos[episode_index]
 
 

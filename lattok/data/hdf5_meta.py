@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lattok.checks import LattokError
-from lattok.data.common import readable
+from lattok.data.schema import readable
 from lattok.files import first_line, parse_json
 
 MEMBERS = ("actions", "rewards", "dones")  # beside obs/*

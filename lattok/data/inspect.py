@@ -28,7 +28,7 @@ from lattok.types import Episode
 
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
 TIME_TOLERANCE = 0.25  # of a frame interval, between timestamps and fps
-ALL_FRAMES = {"lerobot": 4_000_000}  # of larger datasets, runs of episodes are looked at
+ALL_FRAMES = 4_000_000  # of larger datasets, runs of episodes are looked at
 ALL_FRAMES_BY_ROW = 50_000  # where columns lie among the images, all of which must be read
 RUN = 100  # episodes in a run
 WIDEST = 256  # dimensions; wider columns are embeddings
@@ -57,7 +57,7 @@ def inspect_dataset(
     chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []
     findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen)]
     findings += _check_windows(dataset, chosen, stride, horizon)
-    looked_at = _spread(chosen, ALL_FRAMES.get(dataset.kind, ALL_FRAMES_BY_ROW))
+    looked_at = _spread(chosen, ALL_FRAMES if dataset.columns_apart else ALL_FRAMES_BY_ROW)
     scope = []
     if len(looked_at) < len(chosen):
         scope.append(f"from {len(looked_at):,} episodes, runs of {RUN} evenly spread; lengths from all")
@@ -108,12 +108,12 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     reasons = (Finding("error", f"Episode {d.episode_index}: {d.reason}", "") for d in dataset.damaged)
     yield from some_of(reasons, "damaged episodes, which no other figure here counts")
     left_out: dict[str, list[str]] = {}
-    for name, reason in dict(getattr(dataset, "left_out", ())).items():
+    for name, reason in dataset.left_out.items():
         left_out.setdefault(reason, []).append(f"`{name}`")
     for reason, names in left_out.items():
         verb = "is" if len(names) == 1 else "are"
         yield Finding("note", f"{', '.join(names)} {verb} left out: {reason.rstrip('.')}.", "")
-    yield from getattr(dataset, "findings", ())
+    yield from dataset.findings
     if not any(key.startswith("action") for key, f in dataset.features.items() if f.dtype.startswith(("float", "int"))):
         advice = "Latent action models of video can be trained on it and label it; action tokenizers cannot."
         yield Finding("note", "There are no actions in this dataset.", advice)

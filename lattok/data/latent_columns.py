@@ -97,9 +97,8 @@ def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str
 
 def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     """What a dataset says about its labels, by prefix; empty where it says nothing."""
-    labels = getattr(dataset, "labels", None)
-    if isinstance(labels, Sidecar):
-        return labels.provenance
+    if isinstance(dataset.labels, Sidecar):
+        return dataset.labels.provenance
     return read_provenance(dataset)
 
 

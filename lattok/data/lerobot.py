@@ -15,9 +15,8 @@ import pyarrow as pa
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.cameras import decode_image
-from lattok.data.common import FramesInBlocks
 from lattok.data.lerobot_meta import EpisodeTable, file_of, read_features, read_info, read_tasks
-from lattok.data.schema import IMAGE_DTYPES, Damage, camera_keys
+from lattok.data.schema import IMAGE_DTYPES, RobotDataset, camera_keys
 from lattok.data.tables import FEW_ROWS, ColumnReader, check_rows, column_to_numpy
 from lattok.data.video import BLOCK, decode_at
 from lattok.places import inside
@@ -34,18 +33,18 @@ def sample_dataset_path() -> Path:
     return Path(str(resources.files("lattok") / "assets" / "metaworld_sample"))
 
 
-class LeRobotV3(FramesInBlocks):
+class LeRobotV3(RobotDataset):
     """A LeRobot v3 dataset on disk; see `lattok.data.RobotDataset` for what it offers."""
 
     kind = "lerobot"
-    damaged: tuple[Damage, ...] = ()  # what is damaged shows when it is read: lengths come from meta/
+    columns_apart = True
 
     def __init__(self, root: Path, name: str | None = None):
         self.root = root
         self.name = name or root.resolve().name
         self.info = read_info(root)
         self.fps = float(self.info["fps"])
-        self.robot: str | None = self.info.get("robot_type")
+        self.robot = self.info.get("robot_type")
         self.features = read_features(root, self.info["features"])
         self.own_features = tuple(self.features)  # also where a view hides some
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES)
@@ -54,7 +53,7 @@ class LeRobotV3(FramesInBlocks):
             raise LattokError(f"{root / 'meta' / 'info.json'}: missing video_path. Copy the dataset again.")
         self.tasks = read_tasks(root)
         self._table = EpisodeTable(root, self.info, self.videos)
-        self.episodes: Sequence[Episode] = self._table
+        self.episodes = self._table
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
         self._check_files()
         self._reader = ColumnReader()
@@ -212,17 +211,17 @@ class LeRobotV3(FramesInBlocks):
         except OSError as error:
             raise LattokError(f"{where}: cannot read {file} ({error.strerror}). Copy the dataset again.") from None
 
-    def _length(self, episode_index: int) -> int:
+    def length(self, episode_index: int) -> int:
         _, first, last = self._rows(episode_index)
         return last - first
 
-    def _blocks_of_frames(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[np.ndarray]:
-        if self.features[key].dtype == "image":
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        if self.features[camera].dtype == "image":
             for i in range(0, len(indices), BLOCK):
-                images = self._stored_images(episode_index, key, indices[i : i + BLOCK])
+                images = self._stored_images(episode_index, camera, indices[i : i + BLOCK])
                 yield from (np.stack(list(same)) for _, same in groupby(images, key=np.shape))
             return
-        path, start, _ = self.video_span(episode_index, key)
+        path, start, _ = self.video_span(episode_index, camera)
         times = self.columns(episode_index, ["timestamp"])["timestamp"].astype(np.float64)
         if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
             what = f"`timestamp` of episode {episode_index}: expected seconds that increase from 0"

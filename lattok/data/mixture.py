@@ -24,7 +24,7 @@ from torch import Tensor
 from lattok import checks
 from lattok.data.action_view import action_spaces
 from lattok.data.opening import open_dataset
-from lattok.data.schema import RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.data.schema import RobotDataset, camera_keys, dimension_names, short_name, vector_key
 from lattok.data.windows import ActionWindows, FramePairs
 from lattok.normalize import Normalizer
 from lattok.training import SeededBatches, check_batch_size, mix
@@ -185,8 +185,8 @@ def same_actions(datasets: Iterable[RobotDataset], key: str) -> tuple[str, ...]:
 
 def same_cameras(dataset: RobotDataset, names: Sequence[str]) -> tuple[str, ...]:
     """A dataset's cameras called `names`, full names or short; where one is wanted and there is one, that one."""
-    short = [name.rsplit(".", 1)[-1] for name in names]
-    there = [key.rsplit(".", 1)[-1] for key in dataset.cameras]
+    short = [short_name(name) for name in names]
+    there = [short_name(key) for key in dataset.cameras]
     if len(short) == len(there) == 1:
         return tuple(dataset.cameras)
     if not set(short) <= set(there):

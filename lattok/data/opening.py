@@ -80,7 +80,7 @@ def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
     """A dataset as it is, or the one that `open_dataset` finds under a path or a Hub id."""
     if isinstance(dataset, str | os.PathLike):
         return open_dataset(os.fspath(dataset))
-    if not hasattr(dataset, "episodes") or not hasattr(dataset, "columns"):
+    if not isinstance(dataset, RobotDataset):
         checks.fail("dataset", "a dataset of lattok.open_dataset, a path or a Hub id", type(dataset).__name__)
     return dataset
 

@@ -13,9 +13,8 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.cameras import decode_image
-from lattok.data.common import INDEX_FEATURES, FramesInBlocks, describe, index_column, no_episode
 from lattok.data.rlds_meta import Field, control_rate, read_info, read_layout, read_shards
-from lattok.data.schema import Damage, Feature, camera_keys
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, camera_keys, index_column
 from lattok.data.tfrecord import Example, RecordFile
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.types import Episode
@@ -24,7 +23,7 @@ MOST_MISSING = 100_000  # episodes that are listed as damaged one by one
 FIRST_CHOICE = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset
 
 
-class RLDS(FramesInBlocks):
+class RLDS(RobotDataset):
     """One split of an RLDS dataset; see `lattok.data.RobotDataset` for what it offers.
 
     Opening reads how long the episodes are and their instructions, in passing; the checksum of an episode is checked
@@ -33,7 +32,6 @@ class RLDS(FramesInBlocks):
     """
 
     kind = "rlds"
-    robot: str | None = None  # RLDS has no place for it
 
     def __init__(self, root: Path, name: str | None = None, *, fps: float | None = None, split: str = "train"):
         self.root = root = Path(root)
@@ -57,16 +55,13 @@ class RLDS(FramesInBlocks):
         self.features = {field.key: self._feature(field) for field in layout.fields} | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
 
-    def __repr__(self) -> str:
-        return describe(self)
-
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         """The file that holds an episode."""
         return (self._place(episode_index)[0].path,)
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode: [T] for scalars (shape (1,)) and text, else [T, *shape]."""
-        length = self._length(episode_index)
+        length = self.length(episode_index)
         for key in keys:
             if key not in self.features or key in self.cameras:
                 known = [key for key in self.features if key not in self.cameras]
@@ -77,27 +72,27 @@ class RLDS(FramesInBlocks):
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """As `columns`, without the checksum, for which all pictures of the episode would be read."""
         file, number = self._place(episode_index)
-        length = self._length(episode_index)
+        length = self.length(episode_index)
         with file.example(number, f"episode {episode_index}", check=False) as example:
             return {key: self._column(example, key, episode_index, length) for key in keys}
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
         """The images of one camera (full key) as they are stored, JPEG or PNG."""
         (key,) = camera_keys(self, (camera,))
-        return self._stored(episode_index, key, range(self._length(episode_index)))
+        return self._stored(episode_index, key, range(self.length(episode_index)))
 
-    def _blocks_of_frames(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[np.ndarray]:
-        shape = self.features[key].shape
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        shape = self.features[camera].shape
         step = max(1, min(BLOCK, BLOCK_BYTES // math.prod(shape)))
         for i in range(0, len(indices), step):
             chosen = indices[i : i + step].tolist()
-            where = f"{self.files_of(episode_index)[0]}: `{key}` of episode {episode_index}, frame"
+            where = f"{self.files_of(episode_index)[0]}: `{camera}` of episode {episode_index}, frame"
             pixels = np.empty((len(chosen), *shape), dtype=np.uint8)
-            for row, data in enumerate(self._stored(episode_index, key, chosen)):
+            for row, data in enumerate(self._stored(episode_index, camera, chosen)):
                 image = decode_image(data, f"{where} {chosen[row]}")
                 if image.shape != shape:
                     expected, got = ("x".join(map(str, size)) for size in (shape, image.shape))
-                    source = "the first episode" if 0 in self._fields[key].shape else "features.json"
+                    source = "the first episode" if 0 in self._fields[camera].shape else "features.json"
                     raise LattokError(f"{where} {chosen[row]}: expected {expected} as in {source}, got {got}.")
                 pixels[row] = image
             yield pixels
@@ -106,7 +101,7 @@ class RLDS(FramesInBlocks):
         """Encoded images of one camera."""
         field = self._fields[key]
         with self._example(episode_index) as example:
-            _check_count(example, field, self._length(episode_index))
+            _check_count(example, field, self.length(episode_index))
             return example.blobs(field.path, indices)
 
     def _list(self, counts: list[int]) -> tuple[tuple[Episode, ...], tuple[Damage, ...]]:
@@ -206,13 +201,13 @@ class RLDS(FramesInBlocks):
 
     def _place(self, episode_index: int) -> tuple[RecordFile, int]:
         """File and record of an episode."""
-        self._length(episode_index)
+        self.length(episode_index)
         shard = int(np.searchsorted(self._ends, episode_index, side="right"))
         return self._files[shard], episode_index - (int(self._ends[shard - 1]) if shard else 0)
 
-    def _length(self, episode_index: int) -> int:
+    def length(self, episode_index: int) -> int:
         if episode_index not in self._lengths:
-            no_episode(self, episode_index)
+            self.no_episode(episode_index)
         return self._lengths[episode_index]
 
 

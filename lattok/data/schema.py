@@ -1,19 +1,25 @@
-"""What lattok expects of a dataset, whatever its format: the protocol, its features, camera names."""
+"""What lattok expects of a dataset, whatever its format: the base class, its features, camera names."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
 from lattok import checks
+from lattok.checks import LattokError
+from lattok.findings import Finding
 from lattok.types import Episode
 
 FrameTransform = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, 3] to uint8 [n, h, w, 3]
 Progress = Callable[[int, int], None]  # frames done, frames in all
+Blocks = Callable[[str, np.ndarray], Iterator[np.ndarray]]  # camera key, ascending indices [n] -> uint8 [k, H, W, 3]
 
+NONE: Mapping[str, Any] = {}
 IMAGE_DTYPES = ("video", "image")
 INDEX_KEYS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
@@ -33,70 +39,57 @@ class Damage(NamedTuple):
     reason: str
 
 
-class RobotDataset(Protocol):
-    """Demonstrations: episodes of frames, each with numeric columns and camera images.
+LEROBOT_INDEX = {key: Feature("float32" if key == "timestamp" else "int64", (1,), None) for key in INDEX_KEYS}
+INDEX_FEATURES = {key: feature for key, feature in LEROBOT_INDEX.items() if key != "index"}  # of all other formats
 
-    Every format is one class of this protocol. Reading is safe from several threads, and a dataset can be pickled: a
-    worker on another machine reads the same paths.
+
+def index_column(key: str, length: int, episode_index: int, task_index: int, fps: float) -> np.ndarray:
+    """Column [T] of an episode, as LeRobot writes it; `key` is one of `INDEX_FEATURES`."""
+    frame = np.arange(length, dtype=np.int64)
+    if key == "timestamp":
+        return (frame / fps).astype(np.float32)  # seconds from the episode's start
+    return frame if key == "frame_index" else np.full_like(frame, {"episode_index": episode_index}.get(key, task_index))
+
+
+def readable(text: str) -> str:
+    """Text that can be printed and stored: names of files may hold bytes that are no text."""
+    return text.encode("utf-8", "replace").decode()
+
+
+class RobotDataset(ABC):
+    """Demonstrations: episodes of frames, each with numeric columns and camera images. Every format is a subclass.
+
+    Reading is safe from several threads, and a dataset can be pickled: workers on other machines read the same paths.
     """
 
-    @property
-    def kind(self) -> str:
-        """Format: lerobot, rlds, video or hdf5."""
-        ...
+    # what every dataset has
+    kind: ClassVar[str]  # format: lerobot, rlds, video or hdf5
+    root: Path  # folder of the dataset, or its only file
+    name: str  # for titles and messages
+    fps: float
+    features: dict[str, Feature]  # all of them, by key
+    cameras: tuple[str, ...]  # full keys
+    tasks: tuple[str, ...]  # language instructions; `task_index` counts in this order
+    episodes: Sequence[Episode]  # by `episode_index`
 
-    @property
-    def root(self) -> Path:
-        """Folder of the dataset, or its only file."""
-        ...
+    # what it may have
+    robot: str | None = None  # kind of robot
+    split: str | None = None  # which numbers its episodes by itself
+    damaged: tuple[Damage, ...] = ()  # not among `episodes`, as their length cannot be told; their indices stay free
+    left_out: Mapping[str, str] = NONE  # what is stored and not offered, with the reason
+    findings: tuple[Finding, ...] = ()  # what inspection should say
+    columns_apart: bool = False  # from the images: reading columns is cheap
+    labels: Any = None  # labels from another folder, whose columns are among the features
+    action_spaces: Mapping[str, Any] | None = None  # what columns mean, where a user says it
+    actions_as: Mapping[str, Any] = NONE  # spaces that columns are converted to, for provenance
 
-    @property
-    def robot(self) -> str | None:
-        """Kind of robot, where the dataset says."""
-        ...
-
-    @property
-    def damaged(self) -> tuple[Damage, ...]:
-        """Episodes that are not among `episodes` because their length cannot be told. Their indices stay free."""
-        ...
-
-    def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        """Files that the rows and frames of an episode are read from."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """Short name for titles and messages."""
-        ...
-
-    @property
-    def fps(self) -> float:
-        """Frames per second."""
-        ...
-
-    @property
-    def features(self) -> dict[str, Feature]:
-        """All features by key."""
-        ...
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Language instructions; `task_index` counts in this order."""
-        ...
-
-    @property
-    def episodes(self) -> Sequence[Episode]:
-        """All episodes, by `episode_index`."""
-        ...
-
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Full keys of the cameras."""
-        ...
-
+    @abstractmethod
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode: [T] for scalars (shape (1,)), else [T, *shape]."""
-        ...
+
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        """Frames of one camera (full key) at ascending `indices`, in blocks uint8 [k, H, W, 3]."""
+        raise NotImplementedError(f"{type(self).__name__}.blocks: a dataset with cameras must read them")
 
     def frames(
         self,
@@ -105,8 +98,110 @@ class RobotDataset(Protocol):
         indices: Sequence[int] | np.ndarray | None = None,
         transform: FrameTransform | None = None,
     ) -> np.ndarray:
-        """Images of one episode, uint8 [T, V, H, W, 3]; `transform` acts on blocks [n, H, W, 3] as they are decoded."""
-        ...
+        """Images of one episode, uint8 [T, V, H, W, 3]; `transform` acts on blocks [n, H, W, 3] as they are decoded.
+
+        `indices` are frame indices in the episode, in any order; all frames by default. Other images are not read.
+        """
+        keys = camera_keys(self, cameras)
+        return stack_frames(keys, self.length(episode_index), indices, transform, partial(self.blocks, episode_index))
+
+    def length(self, episode_index: int) -> int:
+        """Frames of an episode; an error for one that is not there."""
+        found = next((episode for episode in self.episodes if episode.index == episode_index), None)
+        return self.no_episode(episode_index) if found is None else found.length
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        """Files that the rows and frames of an episode are read from."""
+        return (self.root,)
+
+    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """As `columns`, without checks that would read the images too."""
+        return self.columns(episode_index, keys)
+
+    def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
+        """The images of one camera (full key) as they are stored, JPEG or PNG; None where they are not."""
+        return None
+
+    def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float] | None:
+        """Video file of an episode, with the seconds at which the episode starts and ends in it; None without one."""
+        return None
+
+    def original_camera(self, key: str) -> str:
+        """What the files call the camera `key`, whatever name a view gives it."""
+        return key
+
+    @property
+    def seen_as(self) -> dict[str, Any]:
+        """What views make of the files: names of cameras, and columns of actions in another space."""
+        cameras = {key: self.original_camera(key) for key in self.cameras}
+        return {"cameras": cameras, "actions": dict(self.actions_as)}
+
+    def no_episode(self, episode_index: int) -> NoReturn:
+        """Raise the error about an episode that is not among `episodes`: why it is damaged, or which there are."""
+        reason = dict(self.damaged).get(episode_index)
+        if reason is not None:
+            raise LattokError(f"episode {episode_index}: {reason}")
+        last = len(self.episodes) + len(self.damaged) - 1
+        checks.fail("episode_index", f"an episode of `{self.name}` (0 to {last})", repr(episode_index))
+
+    def __repr__(self) -> str:
+        frames, count = sum(episode.length for episode in self.episodes), len(self.episodes)
+        return f"{type(self).__name__}({self.name!r}, {count} episodes, {frames} frames, {self.fps:g} fps)"
+
+
+class View(RobotDataset):
+    """A dataset in front of another one: what it does not define is the other's. Can be pickled where that one can."""
+
+    def __init__(self, dataset: RobotDataset):
+        self.dataset = dataset
+        vars(self).update({name: getattr(dataset, name) for name in RobotDataset.__annotations__})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__.lstrip('_')}({self.dataset!r})"
+
+    def __getattr__(self, name: str) -> Any:
+        """What only the format of the other one has."""
+        if name == "dataset" or name.startswith("__"):  # not there yet while it is being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        return self.dataset.columns(episode_index, keys)
+
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        return self.dataset.blocks(episode_index, camera, indices)
+
+    def frames(
+        self,
+        episode_index: int,
+        cameras: Sequence[str] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        transform: FrameTransform | None = None,
+    ) -> np.ndarray:
+        return self.dataset.frames(episode_index, cameras, indices, transform)
+
+    def length(self, episode_index: int) -> int:
+        return self.dataset.length(episode_index)
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        return self.dataset.files_of(episode_index)
+
+    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        return self.dataset.unchecked_columns(episode_index, keys)
+
+    def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
+        return self.dataset.encoded_images(episode_index, camera)
+
+    def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float] | None:
+        return self.dataset.video_span(episode_index, camera)
+
+    def original_camera(self, key: str) -> str:
+        return self.dataset.original_camera(key)
+
+
+def same_split(one: str | None, other: str | None) -> bool:
+    """Whether two splits are one, as far as both are known: records of older versions do not say."""
+    return one == other or None in (one, other)
 
 
 def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tuple[str, ...]:
@@ -129,12 +224,17 @@ def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tu
     return keys
 
 
+def short_name(key: str) -> str:
+    """What users call a camera: the end of its key after the last dot."""
+    return key.rsplit(".", 1)[-1]
+
+
 def _camera_key(dataset: RobotDataset, name: str) -> str:
     found = [key for key in dataset.cameras if key == name] or [
         key for key in dataset.cameras if key.endswith("." + name)
     ]
     if len(found) != 1:
-        short = ", ".join(key.rsplit(".", 1)[-1] for key in dataset.cameras)
+        short = ", ".join(map(short_name, dataset.cameras))
         checks.fail("cameras", f"names among {short}", repr(name))
     return found[0]
 
@@ -154,3 +254,56 @@ def vector_key(dataset: RobotDataset, argument: str, key: str) -> Feature:
 def dimension_names(feature: Feature) -> tuple[str, ...]:
     """A name for each dimension of a vector: the dataset's own, or its number."""
     return feature.names or tuple(str(i) for i in range(feature.shape[0]))
+
+
+def stack_frames(
+    cameras: Sequence[str],
+    length: int,
+    indices: Sequence[int] | np.ndarray | None,
+    transform: FrameTransform | None,
+    blocks: Blocks,
+) -> np.ndarray:
+    """Frames uint8 [n, V, h, w, 3] in the order of `indices` (all `length` by default), each decoded once.
+
+    `blocks` yields the frames of one camera in order, in blocks of one size, which `transform` may change.
+    """
+    wanted = np.arange(length) if indices is None else _whole(indices, length)
+    ascending, back = np.unique(wanted, return_inverse=True)
+    store: np.ndarray | None = None
+    for v, key in enumerate(cameras):
+        done = 0
+        for block in blocks(key, ascending):
+            given = len(block)
+            block = block if transform is None else transform(block)
+            if block.dtype != np.uint8 or block.shape[-1] != 3:
+                got = f"{block.dtype} {list(block.shape)}"
+                checks.fail("transform", "blocks of RGB pixels, uint8 [n, h, w, 3]", got, "Pixels are 0 to 255.")
+            checks.size("transform", "frames out of the block that it was given", len(block), given)
+            if store is None:
+                store = np.empty((len(ascending), len(cameras), *block.shape[1:]), dtype=np.uint8)
+            if block.shape[1:] != store.shape[2:]:
+                raise LattokError(_size_message(cameras[0], key, store, block))
+            store[done : done + len(block), v] = block
+            done += len(block)
+        checks.size(f"frames` of `{key}", "frames", done, len(ascending))
+    assert store is not None
+    return store if np.array_equal(wanted, ascending) else store[back.reshape(-1)]
+
+
+def _whole(indices: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
+    """Frame indices [n] as they were given; a mask or fractions are none."""
+    wanted = np.asarray(indices)
+    right = wanted.dtype.kind in "iu" and wanted.ndim == 1 and len(wanted) > 0
+    if not right or wanted.min() < 0 or wanted.max() >= length:
+        got = f"{wanted.dtype} {wanted.reshape(-1)[:5].tolist()}"
+        checks.fail("indices", f"frame indices from 0 to {length - 1}", got)
+    return wanted.astype(np.int64)
+
+
+def _size_message(first: str, key: str, store: np.ndarray, block: np.ndarray) -> str:
+    expected = "x".join(map(str, store.shape[2:]))
+    got = "x".join(map(str, block.shape[1:]))
+    return (
+        f"`cameras`: expected frames of one size, got {expected} from {first} and {got} from {key}. "
+        "Choose one camera, or give a `transform` that resizes, such as a model's `resize`."
+    )

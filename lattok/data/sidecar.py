@@ -10,19 +10,17 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.identity import same_split, split_of
 from lattok.data.opening import as_dataset
 from lattok.data.provenance import checked
-from lattok.data.schema import Feature, RobotDataset
+from lattok.data.schema import Feature, RobotDataset, View, same_split
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
-from lattok.data.view import View
 from lattok.files import read_json
 from lattok.places import followed, inside
 
@@ -119,7 +117,7 @@ def with_labels(dataset: RobotDataset | str | os.PathLike[str], labels: str | Pa
     taken = sorted(set(dataset.features) & set(sidecar.features))
     if taken:
         checks.fail("labels", "columns that the dataset does not have", taken[0], "Label with another prefix.")
-    return cast(RobotDataset, LabelledDataset(dataset, sidecar))  # the rest is the dataset's own
+    return LabelledDataset(dataset, sidecar)
 
 
 def _features(files: Sequence[Path]) -> dict[str, Feature]:
@@ -165,8 +163,8 @@ def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:
             hint = f"Open the dataset that they were made from; if it is this one, under a new name, add name={name!r}."
             checks.fail("labels", f"labels of `{dataset.name}`", f"`{prefix}` of `{name}` in {sidecar.root}", hint)
         split = made_from.get("split") if isinstance(made_from, dict) else None
-        if not same_split(split, split_of(dataset)):
-            expected, got = f"labels of split `{split_of(dataset)}`", f"`{prefix}` of split `{split}` in {sidecar.root}"
+        if not same_split(split, dataset.split):
+            expected, got = f"labels of split `{dataset.split}`", f"`{prefix}` of split `{split}` in {sidecar.root}"
             checks.fail("labels", expected, got, f"Open `{dataset.name}` with split={split!r}.")
 
 

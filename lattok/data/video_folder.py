@@ -14,8 +14,7 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.captions import captions_of, find_captions
-from lattok.data.common import INDEX_FEATURES, FramesInBlocks, describe, index_column, no_episode, readable
-from lattok.data.schema import Damage, Feature
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column, readable
 from lattok.data.video import decode_at
 from lattok.data.video_times import Schedule, VideoTimes, read_times, schedule
 from lattok.findings import Finding
@@ -28,7 +27,7 @@ _T = TypeVar("_T")
 THREADS = 8  # that open files: on network drives the wait is longer than the work
 
 
-class VideoFolder(FramesInBlocks):
+class VideoFolder(RobotDataset):
     """Videos in a folder and the folders below it; see `lattok.data.RobotDataset` for what it offers.
 
     Every file is an episode, numbered in the order of relative paths; one that cannot be opened is in `damaged` and
@@ -77,9 +76,6 @@ class VideoFolder(FramesInBlocks):
         self._sizes = {index: video.size for index, video in read.items()}
         self.findings = tuple(self._findings(source, len(self._files) - len(written)))
 
-    def __repr__(self) -> str:
-        return describe(self)
-
     @property
     def features(self) -> dict[str, Feature]:
         """The camera and the columns."""
@@ -115,10 +111,15 @@ class VideoFolder(FramesInBlocks):
         task = self._task[episode_index]
         return {key: index_column(key, length, episode_index, task, self.fps) for key in keys}
 
-    def _length(self, episode_index: int) -> int:
+    def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
+        """The video of an episode, whole."""
+        (file,) = self.files_of(episode_index)
+        return file, 0.0, self.length(episode_index) / self.fps
+
+    def length(self, episode_index: int) -> int:
         return self._plan(episode_index).length
 
-    def _blocks_of_frames(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         times, fps = self._plan(episode_index).wanted(indices, self.fps)
         try:
             yield from decode_at(self.root / self._files[episode_index], times, fps)
@@ -127,7 +128,7 @@ class VideoFolder(FramesInBlocks):
 
     def _plan(self, episode_index: int) -> Schedule:
         if episode_index not in self._schedule:
-            no_episode(self, episode_index)
+            self.no_episode(episode_index)
         return self._schedule[episode_index]
 
     def _findings(self, source: Path | None, silent: int) -> Iterator[Finding]:

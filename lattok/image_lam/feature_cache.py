@@ -32,7 +32,6 @@ from torch import Tensor
 from lattok import checks
 from lattok.data import Progress, RobotDataset, fingerprint
 from lattok.data.ahead import Abandoned, Ahead, Job, Stopped
-from lattok.data.camera_view import original_camera
 from lattok.files import alone, whole_file
 from lattok.image_lam.features import FrozenFeatures
 from lattok.types import Episode
@@ -203,7 +202,7 @@ def _names(clips: Iterable[Clip], dataset: RobotDataset, key: str) -> dict[Clip,
                 stat = path.stat() if path.exists() else None
                 place = os.path.relpath(path, dataset.root)
                 facts[path] = f"{place} {stat.st_size} {stat.st_mtime_ns}" if stat else place
-        camera = original_camera(dataset, clip.camera)
+        camera = dataset.original_camera(clip.camera)
         names[clip] = f"{folder}/{camera}/{clip.episode:06d}-{_short([facts[path] for path in files])}.npy"
     return names
 

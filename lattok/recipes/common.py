@@ -21,8 +21,8 @@ from lattok.checks import LattokError
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
 from lattok.data.augment import Augmentation
 from lattok.data.content import Content, content_of, record_of
-from lattok.data.identity import split_of
 from lattok.data.mixture import Source, open_mixture, parse_source
+from lattok.data.schema import short_name
 from lattok.hub import HubModel
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Begun, busy, never_saved, read_recipe
 from lattok.signals import restated
@@ -159,14 +159,14 @@ class Recipe:
         runs = index_runs(episode.index for episode in select_episodes(dataset, self.data.episodes))
         space = action_spaces(dataset).get(self.data.action_key)
         declared = {} if space is None else {"action_space": space.to_json()}
-        split = {} if split_of(dataset) is None else {"split": split_of(dataset)}
+        split = {} if dataset.split is None else {"split": dataset.split}
         return {"dataset": dataset.name, **split, "episodes": runs, **declared}
 
     def _content(self, dataset: RobotDataset) -> Content:
         """All that this run reads from a dataset."""
         keys = {self.data.action_key, self.data.state_key, getattr(self.data, "eval_key", None)} - {None}
-        asked = None if self.data.cameras is None else {name.rsplit(".", 1)[-1] for name in self.data.cameras}
-        named = [key for key in dataset.cameras if asked is None or key.rsplit(".", 1)[-1] in asked]
+        asked = None if self.data.cameras is None else set(map(short_name, self.data.cameras))
+        named = [key for key in dataset.cameras if asked is None or short_name(key) in asked]
         cameras = (named or dataset.cameras) if self.looks and asked != set() else ()
         return content_of(dataset, select_episodes(dataset, self.data.episodes), keys, cameras)
 

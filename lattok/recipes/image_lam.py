@@ -15,6 +15,7 @@ import torch
 from lattok import checks
 from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
+from lattok.data.schema import short_name
 from lattok.evaluation.evidence.seen import training_entries
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.feature_cache import FeatureCache
@@ -229,7 +230,7 @@ def _cameras(recipe: ImageLAMRecipe, dataset: RobotDataset, before: ImageLAM | N
     if asked is None and set(before.cameras) <= set(dataset.cameras):
         asked = before.cameras
     cameras = camera_keys(dataset, asked)
-    short = ", ".join(camera.rsplit(".", 1)[-1] for camera in cameras)
+    short = ", ".join(map(short_name, cameras))
     if len(cameras) != len(before.cameras):
         expected = f"{len(before.cameras)}, as many as the model in init has"
         checks.fail("cameras", expected, f"{len(cameras)} ({short})", "Name them in order.")

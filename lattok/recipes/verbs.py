@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 
 from lattok import checks, files
 from lattok.data import Exported, export, open_dataset
+from lattok.data.schema import short_name
 from lattok.devices import moved
 from lattok.evaluation import Report, evaluate
 from lattok.hub import CARD
@@ -112,6 +113,6 @@ def check_fixed(model: Any, reading: dict[str, Any], fps: float) -> None:
         checks.fail("horizon", f"{model.horizon}, which the tokenizer was trained with", horizon)
     cameras = reading.get("cameras")
     if cameras is not None and model.label_source == "video":
-        short = tuple(camera.rsplit(".", 1)[-1] for camera in model.cameras)
-        if tuple(camera.rsplit(".", 1)[-1] for camera in cameras) != short:
+        short = tuple(map(short_name, model.cameras))
+        if tuple(map(short_name, cameras)) != short:
             checks.fail("cameras", f"{' '.join(short)}, which the model was trained with", " ".join(cameras))

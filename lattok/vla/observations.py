@@ -11,6 +11,7 @@ from torch import Tensor
 from lattok import checks
 from lattok.data.interop import frames_from_lerobot
 from lattok.data.pixels import resize_pixels
+from lattok.data.schema import short_name
 from lattok.types import PolicyBatch
 from lattok.vla.config import VLAConfig
 from lattok.vla.targets import target_from_batch
@@ -134,4 +135,4 @@ def _required(batch: Mapping[str, Any], key: str, what: str) -> Tensor:
 
 
 def _short(config: VLAConfig) -> str:
-    return ", ".join(camera.rsplit(".", 1)[-1] for camera in config.cameras)
+    return ", ".join(map(short_name, config.cameras))

@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from lattok.checks import LattokError
-from lattok.data import Feature, camera_keys
-from lattok.data.common import stack_frames
-from lattok.data.schema import Damage
+from lattok.data import Feature, RobotDataset, camera_keys
+from lattok.data.schema import Damage, stack_frames
 from lattok.files import write_json
 from lattok.types import Episode
 
@@ -26,7 +25,7 @@ def jpeg(frame: np.ndarray, **options) -> bytes:
     return file.getvalue()
 
 
-class MemoryDataset:
+class MemoryDataset(RobotDataset):
     """Episodes with `action`, `flags`, `pose` and a camera; stores its images as JPEG where `encoded`."""
 
     kind = "rlds"

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lattok.data import Feature
+from lattok.data import Feature, RobotDataset
 from lattok.types import Episode, LatentActions
 
 CAMERAS = ("images.front", "images.wrist")
 
 
-class Demonstrations:
+class Demonstrations(RobotDataset):
     """Actions [2], expert actions, states [3] and two cameras of different size; frame t of episode e shows 10 e + t.
 
     Labels: `latent` of an image model (P = 2 codes below 50, one vector of 4), `tok` of a tokenizer of chunks of 4

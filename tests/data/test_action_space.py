@@ -18,7 +18,7 @@ from lattok.data.action_convert import convert_actions
 from lattok.data.action_space import PRESETS, ActionSpace, Gripper, Joints, Other, Position, Rotation
 from lattok.data.action_view import check_trained_space
 from lattok.data.rotations import SIZES, from_matrix, to_matrix, wrapped
-from lattok.data.view import View
+from lattok.data.schema import View
 
 POSE = ActionSpace((Position("absolute"), Rotation("quaternion_xyzw", "absolute")))
 QUARTER = np.pi / 2

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lattok.checks import LattokError
 from lattok.data import frames_from_lerobot, open_dataset
-from lattok.data.common import stack_frames
+from lattok.data.schema import stack_frames
 from lattok.data.video import VideoEncoder, decode_at, probe
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.checks import LattokError
-from lattok.data import Feature, LeRobotV3, inspect, inspect_dataset, open_dataset, summary
+from lattok.data import Feature, LeRobotV3, RobotDataset, inspect, inspect_dataset, open_dataset, summary
 from lattok.data.action_view import DECLARATION
 from lattok.data.scan import Block, Unreadable, scan
 from lattok.data.schema import Damage
@@ -161,7 +161,7 @@ def test_options_restrict_and_say_what_they_would_do(make_dataset):
     assert dataset.name + ": 4 episodes, 52 frames (5 s), 2 tasks, 2 cameras" in inspect_dataset(dataset).headline()
 
 
-class Memory:
+class Memory(RobotDataset):
     """A source of another format, held in memory: what every format gets from `inspect_dataset`."""
 
     kind, name, robot, fps, root = "rlds", "in memory", None, 10.0, Path("nowhere")
@@ -196,7 +196,7 @@ class Memory:
 def test_a_source_of_any_format():
     source = Memory([20, 30, 10])
     source.damaged = (Damage(7, "shard-3: the CRC of record 2 is wrong. Copy it again."),)
-    source.left_out = (("observation.pointcloud", "a nested dataset of another length"),)
+    source.left_out = {"observation.pointcloud": "a nested dataset of another length"}
     source.broken = {1: "shard-0: record 1 of episode 1 is damaged."}
     inspection = inspect_dataset(source)
     text = " ".join(inspection.render().split())

@@ -23,6 +23,7 @@ from lattok.data.mixture import (
     same_actions,
     same_cameras,
 )
+from lattok.data.schema import View
 from lattok.normalize import Normalizer
 from tests.conftest import write_dataset
 
@@ -191,11 +192,12 @@ def test_every_two_datasets_must_agree_whatever_their_order(both):
     assert same_actions([bare, spoken, declare(named, {"action": parts})], "action") == ("0", "1", "2")
 
 
-class Renamed:
+class Renamed(View):
     """A dataset with another name, and one of its columns as `action`."""
 
     def __init__(self, name, key, dataset, names=None):
-        self.name, self.root, self.fps, self.cameras = name, dataset.root, dataset.fps, dataset.cameras
+        super().__init__(dataset)
+        self.name = name
         self.features = {"action": dataset.features[key]._replace(names=names)}
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 from lattok.checks import LattokError
 from lattok.data import ActionWindows, Feature, FramePairs, open_dataset
-from lattok.data.common import INDEX_FEATURES
 from lattok.data.rlds import RLDS
 from lattok.data.rlds_meta import control_rate
+from lattok.data.schema import INDEX_FEATURES
 from tests.data.rlds_sample import (
     METADATA,
     STEPS,

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattok.checks import LattokError, stride_in_frames
-from lattok.data import ActionWindows, Feature, FramePairs
+from lattok.data import ActionWindows, Feature, FramePairs, RobotDataset
 from lattok.data.windows import _hash, draw_labelled, instructions
 from lattok.types import Episode
 
 
-class Memory:
+class Memory(RobotDataset):
     """A dataset in memory; every frame shows its own number."""
 
     name, fps, cameras = "memory", 10.0, ("images.a", "images.b")

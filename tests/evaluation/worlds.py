@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lattok.data import Feature
+from lattok.data import Feature, RobotDataset
 from lattok.evaluation import Report
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import Episode, LatentActions
@@ -22,7 +22,7 @@ HELD_OUT = [6, 7, 8, 9]
 CORNERS = (0, SIDE - 4)  # where a row of four pixels holds the frame's number and its complement
 
 
-class World:
+class World(RobotDataset):
     """A dataset in memory. Frames are noise, or black, and show nothing but the frame's number, in two corners."""
 
     fps = 10.0

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from lattok.data import RobotDataset
 from lattok.data.content import Known, digests, in_order, known_of
-from lattok.data.identity import same_split, split_of
+from lattok.data.schema import same_split
 
 
 def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def seen_episodes(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, w
     seen: set[int] = set()
     complete = True
     for entry in training_entries(trained_on):
-        named = entry["dataset"] == dataset.name and same_split(entry.get("split"), split_of(dataset))
+        named = entry["dataset"] == dataset.name and same_split(entry.get("split"), dataset.split)
         numbers = {index for index in wanted if _among(index, entry.get("episodes", ()))}
         if "content" not in entry:
             seen |= numbers if named else set()
