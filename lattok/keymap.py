@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from lattok import checks
+from lattok.checks import LattokError
 
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
@@ -142,7 +143,7 @@ def _read_pickled(path: Path, inert: bool) -> Any:
         code = re.search(r"GLOBAL (\S+)", text)
         if code:
             got = f"a pickled {code[1]}{_place(path, code[1])}, whose loading runs code"
-            checks.fail(str(path), "nothing but tensors", got, "Save the state dictionaries alone.")
+            raise LattokError(f"`{path}` holds {got}. Save the state dictionaries alone.") from None
         if "TorchScript" in text:
             checks.fail(str(path), "state dictionaries", "a TorchScript program", "Save its state_dict() instead.")
         reason = "not what torch.save writes" if isinstance(error, pickle.UnpicklingError) else _line(error)
@@ -244,7 +245,7 @@ def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[st
     elif isinstance(value, list | tuple):
         inside = enumerate(value)
     else:
-        checks.fail(path, "nothing but tensors", f"{_contents(value)} at {'.'.join(place)}")
+        checks.fail(path, "tensors alone", f"{_contents(value)} at {'.'.join(place)}")
     for key, item in inside:
         yield from _tensors(item, (*place, str(key)), path)
 

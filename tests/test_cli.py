@@ -99,7 +99,7 @@ def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
         (["inspect", "DATASET", "--config", "CONFIG"], "`episodes`: expected a value of type"),
         (
             ["annotate", "DATASET", "--model", "OUT", "--out", "OUT2", "--episodes", "0:2"],
-            "`episodes`: expected nothing",
+            "`episodes` cannot be chosen",
         ),
         (["evaluate", "OUT", "DATASET"], "`model`: expected a folder with config.json"),
         (["annotate", "DATASET", "--model", "OUT", "--out", "OUT2"], "`model`: expected a folder with config.json"),

@@ -112,7 +112,7 @@ def test_every_kind_of_file(tmp_path, suffix):
 def test_one_entry_of_a_file_with_settings(tmp_path):
     torch.save({"state_dict": {"w": torch.ones(2)}, "epoch": 3, "hparams": {"lr": 0.1}}, tmp_path / "x.ckpt")
     assert list(read_checkpoint(tmp_path / "x.ckpt", entry="state_dict")) == ["w"]
-    with pytest.raises(LattokError, match=re.escape("nothing but tensors, got int 3 at epoch")):
+    with pytest.raises(LattokError, match=re.escape("expected tensors alone, got int 3 at epoch")):
         read_checkpoint(tmp_path / "x.ckpt")
     with pytest.raises(LattokError, match="the entry weights, got a dictionary with state_dict, epoch, hparams"):
         read_checkpoint(tmp_path / "x.ckpt", entry="weights")
@@ -156,10 +156,10 @@ def holds_itself():
         ({"vq": None}, "got NoneType at vq"),
         ({"used": [torch.ones(1), "x"]}, "got str 'x' at used.1"),
         ({"vq": {"w": Custom()}}, "Custom at w, whose loading runs code"),
-        ({"w": print}, "got a pickled print at w, whose loading runs code"),
+        ({"w": print}, "holds a pickled print at w, whose loading runs code"),
         ({"w": np.float64(1)}, "multiarray.scalar at w, whose loading runs code"),
         ({"a": {"w": torch.ones(1)}, "b": {"w": np.ones(2)}}, "multiarray._reconstruct at w, whose loading runs code"),
-        (torch.nn.Linear(1, 1), "got a pickled torch.nn.modules.linear.Linear, whose loading runs code"),
+        (torch.nn.Linear(1, 1), "holds a pickled torch.nn.modules.linear.Linear, whose loading runs code"),
         ({"w": torch.ones(1, device="meta")}, "got a tensor (strided, meta) at w"),
         ({"w": torch.eye(2).to_sparse()}, "got a tensor (sparse_coo, cpu) at w"),
         (torch.ones(1), "a dictionary of tensors, got a tensor (strided, cpu)"),
@@ -202,7 +202,7 @@ def test_what_stands_beside_the_weights_need_not_be_known(tmp_path):
     with pytest.raises(LattokError, match="whose loading runs code"):
         read_checkpoint(tmp_path / "x.ckpt")
     torch.save({"state_dict": {"lam.w": torch.ones(1), "x": Custom()}}, tmp_path / "y.ckpt")
-    with pytest.raises(LattokError, match="nothing but tensors, got Custom at x"):
+    with pytest.raises(LattokError, match="expected tensors alone, got Custom at x"):
         read_checkpoint(tmp_path / "y.ckpt", "state_dict")
     made = {"made": Touch(tmp_path / "made2")}
     torch.save({"hyper_parameters": made, "state_dict": weights}, tmp_path / "z.ckpt")

@@ -24,6 +24,7 @@ from lattok.action_vq.errors import ErrorReport, compare
 from lattok.action_vq.inputs import Arrays, as_codes, full_mask, join_chunks
 from lattok.action_vq.repair import Repaired, held_from_neighbours
 from lattok.arrays import Values, as_tensor, like
+from lattok.checks import LattokError
 from lattok.hub import HubModel
 from lattok.nn import same_precision
 from lattok.normalize import Normalizer, Unchosen
@@ -114,7 +115,7 @@ class ChunkTokenizer(HubModel, ABC):
         names = self.config.normalizers
         if name not in names:
             if not names:
-                checks.fail("name", "none: this tokenizer has one normaliser for all datasets", repr(name))
+                raise LattokError(f"`name`: this tokenizer has one normaliser for all datasets, none for {name!r}.")
             hint = "Fit one more normaliser: tokenizer.add_dataset(name, actions)."
             checks.fail("dataset", f"one that this tokenizer knows ({', '.join(names)})", repr(name), hint)
         chosen = copy.copy(self)

@@ -29,6 +29,7 @@ from lattok.action_vq.grammar import CoefficientGrammar
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.repair import Repaired
 from lattok.arrays import Values
+from lattok.checks import LattokError
 from lattok.devices import moved
 from lattok.hub import CONFIG, Place
 from lattok.hub_client import HubOptions
@@ -114,7 +115,7 @@ class FAST(ChunkTokenizer):
         `vocab_size` result where there is nothing more to merge.
         """
         for name in {"min_token", "max_token"} & set(options):
-            checks.fail(name, "nothing: it follows from the chunks", options[name])
+            raise LattokError(f"`{name}` cannot be given, it follows from the chunks (got {options[name]}).")
         model, batch = cls._from_chunks(chunks, valid, options)
         scale, horizon = model.config.scale, model.horizon
         numbers = model._coefficients(model._prepare(batch.chunks, batch.valid)[0])
@@ -160,7 +161,7 @@ class FAST(ChunkTokenizer):
         if missing:
             checks.fail(str(folder / PROCESSOR), "the facts of a tokenizer", f"no {', '.join(missing)}", "Pass them.")
         if options.get("normalize_exceptions"):
-            checks.fail("normalize_exceptions", "none: one pair of statistics counts", options["normalize_exceptions"])
+            raise LattokError("`normalize_exceptions` cannot be given: a processor has one pair of statistics.")
         known, kind = read_statistics(statistics, normalize, prefer="quantile")
         model = cls(FASTConfig(**facts, normalize=kind))
         if known is not None:

@@ -26,6 +26,7 @@ from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.synthetic import with_synthetic
 from lattok.arrays import Values
+from lattok.checks import LattokError
 from lattok.types import ActionBatch, LossTerms
 
 MOST_BITS = 16  # per component
@@ -155,7 +156,7 @@ class FSQ(CoarseToFine):
         """
         checks.whole(synthetic=synthetic)
         if "bits" in options:
-            checks.fail("bits", "nothing: it follows from the chunks", options["bits"])
+            raise LattokError(f"`bits` cannot be given, it follows from the chunks (got {options['bits']}).")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # the CPU's only: nothing else is drawn from, or forked
             model, data = cls._start(*cls._from_chunks(chunks, valid, options), synthetic, seed)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.arrays import Values, as_tensor
+from lattok.checks import LattokError
 from lattok.types import ActionBatch
 
 Arrays = Values | ActionBatch | tuple[Any, ...]  # or several
@@ -84,7 +85,7 @@ def join_chunks(chunks: Arrays, valid: Values | None = None, *, horizon: int = 1
         chunks = [chunks]
     if valid is not None:
         if len(chunks) != 1 or isinstance(chunks[0], ActionBatch):
-            checks.fail("valid", "None beside a list or an ActionBatch", "a mask", "Put ActionBatches into the list.")
+            raise LattokError("`valid` cannot mask a list or an ActionBatch. Put ActionBatches into the list.")
         chunks = [ActionBatch(as_tensor("chunks", chunks[0]), as_tensor("valid", valid))]
     if not chunks:
         checks.fail("chunks", "at least one array", "an empty list")

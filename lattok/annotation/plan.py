@@ -69,7 +69,7 @@ def check_places(dataset: RobotDataset, out: str | Path | None, in_place: bool) 
         if dataset.kind != "lerobot":
             checks.fail("in_place", "a LeRobot dataset", dataset.kind, "Its labels go beside it: give `out`.")
         if out is not None:
-            checks.fail("out", "nothing with in_place", str(out), "Give one of the two.")
+            raise LattokError("`out` and `in_place` were both given. Give one of them.")
         hint = "Write a copy with `out` instead."
         linked = next((path for path in (root, *root.rglob("*")) if path.is_symlink()), None)
         if linked is not None:

@@ -65,7 +65,7 @@ class RayEngine:
         ray = _ray()
         if ray.is_initialized():
             if self.address not in (None, "auto") and not self._own:
-                checks.fail("address", "none: this process is connected to Ray already", repr(self.address))
+                raise LattokError(f"`address`: this process is connected to Ray already, not to {self.address!r}.")
             return False
         os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # print stays the user's own
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

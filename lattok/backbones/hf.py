@@ -216,7 +216,7 @@ class HFBackbone(nn.Module):
             token = getattr(self.processor, name, None)
             marked = [text for text in texts if isinstance(token, str) and token in text]
             if marked:
-                checks.fail("texts", f"no {token!r}, which stands for something seen", repr(marked[0]))
+                checks.fail("texts", f"text without {token!r}, which stands for an image", repr(marked[0]))
 
     def _prompt(self, text: str, cameras: int) -> str:
         """One user turn with the images first."""

@@ -73,7 +73,7 @@ def latent_spec(
     if target == "steps":
         return LatentSpec("steps", horizon, codes, size, vectors, width, _stride(known, prefix, stride))
     if stride is not None:
-        checks.fail("stride", "none: labels of an action tokenizer have none", stride)
+        raise LattokError(f"`stride` {stride} was given, but labels of an action tokenizer have none.")
     _check_horizon(prefix, known.get("horizon", horizon), horizon)
     if _model(known).get("type") == "fast":
         _refuse_variable_length(prefix)

@@ -56,11 +56,11 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
         checks.fail("dataset", "a folder, a description file, or a Hub id", f"the file {place}", _whole_of(place))
     if place.suffix == ".json":
         if revision is not None:
-            checks.fail("revision", "none beside a description file", repr(revision), f"Write it into {place}.")
+            raise LattokError(f"`revision` cannot be given for a description file. Write {revision!r} into {place}.")
         return _open_described(place, options)
     if _exists(place):
         if revision is not None:
-            checks.fail("revision", "none for a local folder", repr(revision))
+            raise LattokError(f"`revision` {revision!r} is for datasets of the Hub, and {place} is a local folder.")
         subfolder = options.get("subfolder")
         return _open(hub_client.inside(place, subfolder) if subfolder else place, _without_hub(options))
     if not HUB_ID.fullmatch(str(path)):

@@ -194,7 +194,7 @@ def _chosen_spec(
             checks.fail("latent", f"latent actions of {horizon} steps, the horizon", f"{latent.steps}")
         return latent
     if latent is not None:
-        checks.fail("labeller", "none beside latent actions from columns", type(labeller).__name__, "Give one of them.")
+        raise LattokError("`labeller` and label columns were both given. Give one of them.")
     checks.size("labeller", "action dimensions, as the dataset has", labeller.action_dim, action_dim)
     return tokenizer_spec(labeller, horizon)
 

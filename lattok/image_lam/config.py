@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lattok import checks
+from lattok.checks import LattokError
 from lattok.data.windows import check_action_target
 from lattok.quantize import STARTS
 
@@ -115,7 +116,7 @@ class ImageLAMConfig:
         if self.streams == "control+env" and self.quantizer not in ("vq", "residual"):
             checks.fail("quantizer", "vq or residual with streams=control+env", repr(self.quantizer))
         if self.language is not None and self.streams != "control":
-            checks.fail("language", "none, unless streams=control: only stage 1 reads instructions", self.language)
+            raise LattokError(f"`language` needs streams=control, got {self.streams}: only stage 1 reads instructions.")
         if self.language is not None and not (self.language == "precomputed" or self.language.startswith("t5:")):
             checks.fail("language", '"t5:MODEL" or "precomputed"', repr(self.language))
 

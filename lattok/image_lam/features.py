@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 
 from lattok import checks, files
+from lattok.checks import LattokError
 from lattok.data.pixels import resize_pixels
 
 PIXEL_PATCH = 16
@@ -137,7 +138,7 @@ def _timm(name: str, model: str, image_size: int, revision: str | None, pretrain
     if revision and model.startswith("hf-hub:"):
         model = f"{model}@{revision}"
     elif revision:
-        checks.fail("features_revision", 'none, unless features are "timm:hf-hub:org/name" or "hf:org/name"', revision)
+        raise LattokError(f'`features_revision` {revision!r} is for "timm:hf-hub:org/name" and "hf:org/name".')
     try:
         network = timm.create_model(
             model, pretrained=pretrained, num_classes=0, img_size=image_size, dynamic_img_size=False

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lattok import checks
 from lattok.arrays import Values, as_tensor, like
+from lattok.checks import LattokError
 from lattok.hub import HubModel
 from lattok.image_lam import losses
 from lattok.image_lam.config import ImageLAMConfig
@@ -121,7 +122,7 @@ class ImageLAM(HubModel):
     def set_env_codebook(self, levels: Sequence[Tensor]) -> None:
         """Copy the stage-1 codebook, [K, d] for each level, that `control+env` keeps frozen."""
         if self.config.streams != "control+env" or self.env is None:
-            checks.fail("env_codebook", "none, unless streams are control+env", f"streams {self.config.streams}")
+            raise LattokError(f"`env_codebook` needs streams=control+env, got {self.config.streams}.")
         wanted = _codebook(self.env)
         shapes, given = [list(w.shape) for w in wanted], [list(level.shape) for level in levels]
         if shapes != given:
@@ -276,7 +277,7 @@ class ImageLAM(HubModel):
         """Vectors of the instruction's words [samples, S, language_dim] as tokens; a stage-1 model needs them."""
         if self.language_up is None:
             if text is not None:
-                checks.fail("text", "none: this model does not read instructions", f"shape {list(text.shape)}")
+                raise LattokError(f"`text` {list(text.shape)} was given, but this model does not read instructions.")
             return None
         if text is None:
             checks.fail("text", f"vectors [B, S, {self.config.language_dim}]: this is a stage-1 model", "none")

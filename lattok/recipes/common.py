@@ -276,7 +276,7 @@ def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> 
     if dataset is not None and not isinstance(dataset, str | Path):
         checks.fail("dataset", "one folder, description file or Hub id", type(dataset).__name__, hint)
     if dataset is not None and mix:
-        checks.fail("dataset", "none beside a mixture", str(dataset), "Put it into the mixture: PATH:WEIGHT.")
+        raise LattokError(f"`dataset` and `mix` were both given. Put {dataset} into the mixture: PATH:WEIGHT.")
     for text in mix or ():
         parse_source(text)
 

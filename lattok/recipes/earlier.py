@@ -14,6 +14,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from lattok import checks, hub
+from lattok.checks import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 
 STAGES: dict[int, dict[str, Any]] = {
@@ -65,7 +66,7 @@ def _continued(
 ) -> dict[str, Any]:
     """Options of a run that continues `init`: the architecture is the model's, whatever the presets say."""
     if codebook is not None:
-        checks.fail("env_codebook", "none with init: the model brings its own", codebook)
+        raise LattokError(f"`env_codebook` {codebook} cannot be used with init: the model brings its own.")
     model = {name: value for name, value in asdict(lam_config("init", init)).items() if name in MODEL}
     if implied.get("streams", model["streams"]) != model["streams"]:
         checks.fail("init", f"a model with streams={implied['streams']} for this stage", f"streams={model['streams']}")
@@ -85,7 +86,7 @@ def _may_change(name: str, before: Any, after: Any) -> bool:
 def _from_stage_1(codebook: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage-2 run takes over from stage 1: the codebook's size, and all that its latents depend on."""
     if options.get("streams") != "control+env":
-        checks.fail("env_codebook", "none without stage 2", codebook, "Set stage=2.")
+        raise LattokError(f"`env_codebook` {codebook} is for stage 2. Set stage=2.")
     if codebook is None:
         hint = "Train one with stage=1, or use streams=joint."
         checks.fail("env_codebook", "a stage-1 model for stage 2 (streams=control+env)", "none", hint)

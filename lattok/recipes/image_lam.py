@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lattok import checks
+from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
 from lattok.data.schema import short_name
@@ -58,7 +59,7 @@ class PairOptions(ImageOptions, MixOptions):
         checks.whole(labelled_per_batch=self.labelled_per_batch, camera_count=self.camera_count)
         if self.feature_cache is not None and self.augmentation.changes:
             hint = "Features of changed images cannot be kept: crop=1, and 0 for brightness, contrast, saturation, hue."
-            checks.fail("feature_cache", "none while images are cropped or recoloured", self.feature_cache, hint)
+            raise LattokError(f"`feature_cache` cannot be used while images are cropped or recoloured. {hint}")
 
     def cache(self) -> FeatureCache:
         """Where frozen features are kept, if `feature_cache` names a folder."""
@@ -212,7 +213,7 @@ def _words(recipe: ImageLAMRecipe, datasets: Sequence[RobotDataset]) -> Instruct
     language = recipe.model.get("language")
     if language is None:
         if recipe.data.text_features is not None:
-            checks.fail("text_features", "none without a language", recipe.data.text_features, "Set stage=1.")
+            raise LattokError("`text_features` are for stage 1, which reads instructions. Set stage=1.")
         return None
     episodes = [episode for dataset in datasets for episode in select_episodes(dataset, recipe.data.episodes)]
     words = embed(language, recipe.data.text_features, [(*episode.tasks, "")[0] for episode in episodes])

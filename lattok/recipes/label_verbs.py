@@ -11,6 +11,7 @@ from lattok import checks
 from lattok.annotation import Annotated, Engine, LocalEngine, Options, RayEngine, label, recover, verify
 from lattok.annotation.labels import Work
 from lattok.annotation.verify import provenance_of
+from lattok.checks import LattokError
 from lattok.data import open_dataset
 from lattok.data.sidecar import with_labels
 from lattok.devices import moved
@@ -36,7 +37,7 @@ def annotate_verb(
     """Label a dataset with one or more models, and say what could not be labelled."""
     reading, engine, options = dict(reading or {}), engine or LocalEngine(), options or Options()
     if "episodes" in reading:
-        checks.fail("episodes", "nothing: a dataset is labelled as a whole", repr(reading["episodes"]))
+        raise LattokError("`episodes` cannot be chosen: a dataset is labelled as a whole.")
     if in_place:
         recover(Path(dataset_name).expanduser().resolve())
     names = _by_prefix(models, prefixes)
@@ -91,7 +92,7 @@ def make_engine(name: str, address: str | None, workers: int | None, cpus: float
     given = {"address": address, "workers": workers, "gpus_per_worker": gpus or None}
     for option, value in given.items():
         if value is not None:
-            checks.fail(option, "nothing with the engine local", value, "Set engine=ray.")
+            raise LattokError(f"`{option}` is for the engine ray, got {value}. Set engine=ray.")
     return LocalEngine()
 
 

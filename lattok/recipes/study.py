@@ -107,9 +107,9 @@ def train_study(
     out, data = recipe.folder(resume), recipe.data
     for name, value in {"layer": data.layer, "latent_weight": data.latent_weight}.items():
         if value is not None:
-            checks.fail(name, "none in a study, where each strategy has its own", value)
+            raise LattokError(f"`{name}` cannot be set in a study, where each strategy has its own (got {value}).")
     if data.strategy != "baseline":
-        checks.fail("strategy", "none in a study, which trains them all", data.strategy)
+        raise LattokError(f"`strategy` cannot be set in a study, which trains them all (got {data.strategy}).")
     sources = recipe.open()
     dataset = with_its_labels(recipe, sources[0].dataset)
     if not held_out_episodes(dataset, data.episodes):

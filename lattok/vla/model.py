@@ -23,6 +23,7 @@ from typing_extensions import Self
 
 from lattok import checks, files
 from lattok.backbones import Backbone
+from lattok.checks import LattokError
 from lattok.hub import HubModel
 from lattok.hub_client import HUB_ID
 from lattok.normalize import Normalizer
@@ -78,7 +79,7 @@ class LatentVLA(HubModel):
         super().__init__()
         self.config, plan = config, config.plan
         if config.cameras and not getattr(backbone, "reads_images", True):
-            checks.fail("cameras", "none for a backbone that reads only text", ", ".join(config.cameras))
+            raise LattokError(f"`cameras` were given ({', '.join(config.cameras)}), but the backbone reads only text.")
         backbone.adapt(config.train_backbone, config.lora, config.gradient_checkpointing)
         self.backbone: Any = backbone  # an nn.Module and a Backbone
         width = backbone.hidden_size

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok import checks
+from lattok.checks import LattokError
 from lattok.hub import HubModel
 
 VARIANTS = ("base", "pro")
@@ -225,7 +226,7 @@ class ReleasedVLA(HubModel):
         self._check("hidden", hidden, (None, c.blocks + 1, None, c.dim), "B layers L D")
         if self.proprio is None:
             if proprio is not None:
-                checks.fail("proprio", "none: this policy has no proprio projector", f"shape {list(proprio.shape)}")
+                raise LattokError(f"`proprio` {list(proprio.shape)} was given, but this policy does not read it.")
             return self.head(hidden, None, noise)
         if proprio is None:
             checks.fail("proprio", f"the robot state [B, {c.proprio_dim}]", "none")

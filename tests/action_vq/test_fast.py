@@ -484,7 +484,7 @@ def test_a_normalisation_without_its_statistics_is_refused(published):
         FAST.from_published(published, normalize="quantile", **facts)
     with pytest.raises(LattokError, match="`normalize`: expected one of quantile, got 'mean_std'"):
         FAST.from_published(published, normalize="mean_std", statistics={"q01": [0] * M, "q99": [1] * M}, **facts)
-    with pytest.raises(LattokError, match="`normalize_exceptions`: expected none"):
+    with pytest.raises(LattokError, match="`normalize_exceptions` cannot be given"):
         FAST.from_published(published, normalize_exceptions=("2=min_max",), **facts)
 
 
@@ -561,7 +561,7 @@ def test_bad_options_say_what_to_do():
         FAST.fit(smooth(), scale=1e4)
     with pytest.raises(LattokError, match="`vocab_size`: expected at least .*, got 60"):
         FAST.fit(smooth(), vocab_size=60)
-    with pytest.raises(LattokError, match="`min_token`: expected nothing: it follows from the chunks"):
+    with pytest.raises(LattokError, match="`min_token` cannot be given, it follows from the chunks"):
         FAST.fit(smooth(), min_token=-5)
     with pytest.raises(LattokError, match="`max_token`: expected None or at least min_token, 0, got -1"):
         FASTConfig(action_dim=1, max_token=-1)

@@ -186,7 +186,7 @@ def test_odd_sizes_work(tokenizer):
         (lambda: FSQConfig(1, horizon=1), r"`tokens`: expected at most 16 bits per number of a chunk \(16\), got 64"),
         (lambda: FSQConfig(3, tokens=1, bits=(0, 1)), "`bits`: expected 8 bits, got 2"),
         (lambda: FSQConfig(3, tokens=1, bits=(0, 2) * 4), r"`bits`: expected components 0, 1, ... without gaps"),
-        (lambda: FSQ.fit(smooth(4), bits=(0,)), "`bits`: expected nothing: it follows from the chunks"),
+        (lambda: FSQ.fit(smooth(4), bits=(0,)), "`bits` cannot be given, it follows from the chunks"),
         (lambda: FSQ.fit(smooth(4), steps=0), "`steps`: expected a whole number of at least 1, got 0"),
         (lambda: FSQ.fit(smooth(4), synthetic=10.5), "`synthetic`: expected a whole number of at least 0, got 10.5"),
         (lambda: FSQ.fit(smooth(4), levels=3), "`options`: expected names among .*codebook_size.*, got levels"),

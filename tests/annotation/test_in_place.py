@@ -138,7 +138,7 @@ def test_a_damaged_dataset_stays_as_it_is(source, tmp_path):
 
 
 def test_what_in_place_refuses(source, tmp_path):
-    with pytest.raises(LattokError, match="`out`: expected nothing with in_place"):
+    with pytest.raises(LattokError, match="`out` and `in_place` were both given"):
         annotate(source, MODELS, tmp_path / "out", in_place=True)
     with pytest.raises(LattokError, match="`out`: expected a new folder, got none"):
         annotate(source, MODELS)

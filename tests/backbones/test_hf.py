@@ -364,7 +364,7 @@ def test_bad_images_and_texts(load: Load):
         backbone.encode(images()[:, 0], TEXTS)
     with pytest.raises(LattokError, match=r"at least one camera for qwen3_vl, got none"):
         backbone.encode(images(cameras=0), TEXTS)
-    with pytest.raises(LattokError, match=r"no '<\|image_pad\|>', which stands for something seen, got 'see"):
+    with pytest.raises(LattokError, match=r"text without '<\|image_pad\|>', which stands for an image, got 'see"):
         backbone.encode(images(), ["see <|image_pad|>", "lift"])
     backbone.image_size = 32
     with pytest.raises(LattokError, match=r"`images`: expected 32x32 pixels, got 64x64"):

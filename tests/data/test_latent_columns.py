@@ -176,7 +176,7 @@ COMMAND = "lattok annotate DATASET --model {} --prefix {} --out DIR"
                 "model of stride 2",
             ],
         ),
-        (("tok", "chunk", 4), {"stride": 2}, ["`stride`: expected none"]),
+        (("tok", "chunk", 4), {"stride": 2}, ["labels of an action tokenizer have none"]),
         (("latent", "steps", 4), {"codebook_size": 16}, ["`codebook_size`: expected 300 as meta", "got 16"]),
         (("latent", "steps", 4), {"latent_dim": 3}, ["`latent_dim`: expected 2 as meta", "got 3"]),
         (("smooth", "steps", 4), {"needs": ("codes",)}, ["has no `smooth.codes`. Its model is continuous"]),

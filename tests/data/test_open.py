@@ -151,7 +151,7 @@ def test_hub_failure_is_one_line(monkeypatch):
 
 
 def test_revision_of_a_folder_is_refused():
-    with pytest.raises(LattokError, match="`revision`: expected none for a local folder"):
+    with pytest.raises(LattokError, match="`revision` .* is for datasets of the Hub"):
         open_dataset(sample_dataset_path(), revision="main")
 
 
@@ -338,7 +338,7 @@ def test_a_description_of_a_hub_id(tmp_path, monkeypatch):
         ({"dataset": "toy", "fps": 5, "split": ["train"]}, "`split`: expected one of train"),
         ({"dataset": "~nobody"}, "got '~nobody'"),
         ({"dataset": "videos", "captions": 3}, "`captions`: expected a path, got 3"),
-        ({"dataset": "toy", "fps": 5, "revision": "v1"}, "`revision`: expected none for a local folder"),
+        ({"dataset": "toy", "fps": 5, "revision": "v1"}, "`revision` .* is for datasets of the Hub"),
         ({"dataset": "toy", "fps": 5, "action_space": {"actoin": "bridge"}}, "actoin"),
     ],
 )
@@ -354,7 +354,7 @@ def test_more_about_description_files(tmp_path):
     path = describe(tmp_path, dataset="toy", fps=5)
     with pytest.raises(LattokError, match=r"`fps`: expected one value, here or in .*dataset\.json, got two"):
         open_dataset(path, fps=5)
-    with pytest.raises(LattokError, match=r"`revision`: expected none beside a description file"):
+    with pytest.raises(LattokError, match=r"`revision` cannot be given for a description file"):
         open_dataset(path, revision="main")
     with pytest.raises(LattokError, match=r"cannot read .*other\.json: No such file"):
         open_dataset(tmp_path / "other.json")

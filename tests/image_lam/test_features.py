@@ -212,7 +212,7 @@ def test_patches_must_be_square(tmp_path):
 
 def test_a_revision_needs_a_repository(tmp_path):
     name = local_timm(tmp_path, "vit_tiny_patch16_224", **SMALL)
-    with pytest.raises(LattokError, match="`features_revision`: expected none, unless"):
+    with pytest.raises(LattokError, match="`features_revision` 'main' is for"):
         FrozenFeatures(name, 32, revision="main")
 
 

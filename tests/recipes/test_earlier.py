@@ -209,7 +209,7 @@ STAGE_2 = {"stage": 2, "env_codebook": "FIRST"}
         ({"streams": "control+env"}, "`env_codebook`: expected a stage-1 model for stage 2"),
         ({"stage": 1, "streams": "joint"}, "`streams`: expected 'control' in stage 1, got 'joint'."),
         ({"stage": 1, "language": None}, "`language`: expected a text encoder in stage 1, got none."),
-        ({"env_codebook": "FIRST"}, "`env_codebook`: expected none without stage 2, got .*Set stage=2."),
+        ({"env_codebook": "FIRST"}, "`env_codebook` .* is for stage 2. Set stage=2."),
         (
             {**STAGE_2, "env_codebook": "ROBUST"},
             "`env_codebook`: expected a stage-1 model .*, got streams=control",
@@ -223,7 +223,7 @@ STAGE_2 = {"stage": 2, "env_codebook": "FIRST"}
             "`quantizer`: expected 'residual', as in the stage-1 model, got 'vq'.",
         ),
         ({**STAGE_2, "features": "timm:x"}, "`features`: expected 'pixels', as in the stage-1 model, got 'timm:x'."),
-        ({**STAGE_2, "init": "ROBUST"}, "`env_codebook`: expected none with init: the model brings its own"),
+        ({**STAGE_2, "init": "ROBUST"}, "`env_codebook` .* cannot be used with init: the model brings its own"),
         ({"stage": 2, "init": "ROBUST"}, r"`init`: expected a model with streams=control\+env for this stage, got"),
         ({"stage": 1, "init": "ROBUST"}, "`language`: expected a text encoder in stage 1, got none."),
         ({"init": "ROBUST", "features": "timm:x"}, "`features`: expected 'pixels', as the model in init was trained"),

@@ -102,7 +102,7 @@ def test_a_resumed_mixture_equals_an_undisturbed_one(tokenizer, roots, tmp_path)
     other = ActionVQRecipe.resumed(None, out, None, {"mix": mix(roots, a=1.0, b=0.6)})
     with pytest.raises(LattokError, match="`mix`: expected .*b:0.5.* as in the run to resume, got .*b:0.6"):
         lattok.train(other, resume=True)
-    with pytest.raises(LattokError, match="`dataset`: expected none beside a mixture"):
+    with pytest.raises(LattokError, match="`dataset` and `mix` were both given"):
         ActionVQRecipe.resumed(roots["a"], out, None, {})
     parts = lattok.train(ActionVQRecipe.resumed(None, out, None, {}), resume=True)
     assert parts.describe()["weights_sha256"] == tokenizer[0].describe()["weights_sha256"]
@@ -226,7 +226,7 @@ def test_a_tokenizer_of_one_dataset_has_nothing_to_choose(roots, tmp_path):
     (out / "config.json").write_text(json.dumps(config))  # as before there were mixtures
     assert lattok.load(out).describe()["weights_sha256"] == loaded.describe()["weights_sha256"]
     assert for_dataset(loaded, open_dataset(roots["b"]).name) is loaded
-    with pytest.raises(LattokError, match="`name`: expected none: this tokenizer has one normaliser for all datasets"):
+    with pytest.raises(LattokError, match="`name`: this tokenizer has one normaliser for all datasets"):
         loaded.for_dataset("a")
     with pytest.raises(LattokError, match="options"):
         lattok.FAST.fit(torch.zeros(4, 4, 3), normalizers=("a", "b"))
@@ -263,7 +263,10 @@ def test_mixing_on_the_command_line(roots, tmp_path, capsys):
     assert main([*words[:6], "--mix", *mix(roots, a=1), str(roots["c"]) + ":1", "--resume"]) == 2
     for wrong, text in (
         (["fast", "--out", out], "`dataset`: expected a folder, a description file or a Hub id, got none."),
-        (["action-vq", str(roots["a"]), "--out", out, "--mix", *mix(roots, a=1)], "expected none beside a mixture"),
+        (
+            ["action-vq", str(roots["a"]), "--out", out, "--mix", *mix(roots, a=1)],
+            "`dataset` and `mix` were both given",
+        ),
         (["action-vq", "--out", out, "--mix", str(roots["a"])], "`mix`: expected PATH:WEIGHT"),
     ):
         assert main(["train", *wrong]) == 2

@@ -75,7 +75,7 @@ def test_the_full_preset_trains_as_published():
     head = {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "action_weight": 0.5}
     assert made.model.items() >= head.items()
     assert not ImageLAMRecipe.from_preset("d", "o", "tiny+robust").data.augmentation.changes
-    with pytest.raises(LattokError, match="`feature_cache`: expected none while images are cropped or recoloured"):
+    with pytest.raises(LattokError, match="`feature_cache` cannot be used while images are cropped or recoloured"):
         ImageLAMRecipe.from_preset("d", "o", "full+p2t", feature_cache="cache")
 
 

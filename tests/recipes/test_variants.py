@@ -153,7 +153,7 @@ def test_published_sizes_with_the_cameras_in_the_order_asked_for(trained):
         ),
         ({"extra_strides": ("30",)}, "`extra_strides`: expected a gap that leaves at least half of the frames"),
         ({"stride": "20"}, "`stride`: expected a gap that leaves at least half of the frames"),
-        ({"text_features": "words.npz"}, "`text_features`: expected none without a language, got words.npz."),
+        ({"text_features": "words.npz"}, "`text_features` are for stage 1"),
         ({"kl_weight": 0.1}, "`kl_weight`: expected a positive one only with"),
         ({"additivity_weight": 0.1}, "`additivity_weight`: expected 0 without extra_strides"),
     ],

@@ -204,8 +204,8 @@ def test_the_study_compares_all_strategies_and_goes_on_where_it_was(dataset: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"latent_weight": 0.5, "strategy": "la_tok"}, "`latent_weight`: expected none in a study"),
-        ({"strategy": "la_direct"}, "`strategy`: expected none in a study, which trains them all"),
+        ({"latent_weight": 0.5, "strategy": "la_tok"}, "`latent_weight` cannot be set in a study"),
+        ({"strategy": "la_direct"}, "`strategy` cannot be set in a study, which trains them all"),
         ({"episodes": "0:"}, "`episodes`: expected some that leave others, got 0:"),
     ],
 )

@@ -373,7 +373,7 @@ class Thing:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ({"epoch": 3} | everything(), "nothing but tensors"),
+        ({"epoch": 3} | everything(), "expected tensors alone"),
         ({"args": Thing()} | everything(), "whose loading runs code"),
         ([torch.ones(3)], "a dictionary of tensors"),
         (torch.ones(3), "a dictionary of tensors"),

@@ -158,7 +158,7 @@ def test_other_shapes_are_refused(hidden, proprio, text):
 def test_a_policy_without_proprio():
     model = ReleasedVLA(ReleasedVLAConfig(dim=32, blocks=2, image_tokens=4))
     assert model(torch.randn(2, 3, 9, 32)).shape == (2, 8, 7)
-    with pytest.raises(LattokError, match="`proprio`: expected none"):
+    with pytest.raises(LattokError, match="this policy does not read it"):
         model(torch.zeros(2, 3, 9, 32), torch.zeros(2, 8))
 
 
