@@ -58,13 +58,14 @@ class Normalizer(nn.Module):
         checks.size("values", "dimensions", values.shape[1], len(self.shift))
         kinds = [kind] * len(self.shift) if isinstance(kind, str) else list(kind)
         checks.size("kind", "kinds, one per dimension", len(kinds), len(self.shift))
+        maps = []
         for dim, one in enumerate(kinds):
             checks.one_of("kind", one, KINDS)
             column = values[:, dim] if valid is None else values[valid[:, dim], dim]
             if not torch.isfinite(column).all():
                 checks.fail("values", "finite numbers", "NaN or infinity")
-            self._set(dim, *_map(column.double().cpu().numpy(), one))
-        return self
+            maps.append(_map(column.double().cpu().numpy(), one))
+        return self._set(*np.array(maps).T)
 
     def unsound(self) -> list[str]:
         """What is wrong with the map, as it came from a file."""
@@ -82,23 +83,19 @@ class Normalizer(nn.Module):
         Other entries are ignored where one of these pairs is there (LeRobot's stats.json has several: the first
         pair counts).
         """
-        pair = next((p for p in PAIRS.values() if all(name in statistics for name in p)), None)
-        if pair is None:
-            _no_pair(statistics)
-        first, second = (_numbers(name, statistics[name]) for name in pair)
-        for name, values in zip(pair, (first, second), strict=True):
-            checks.size(f"statistics[{name!r}]", "numbers", len(values), len(self.shift))
-            if not np.isfinite(values).all():
-                checks.fail(f"statistics[{name!r}]", "finite numbers", "NaN or infinity")
-        if (second < (0 if pair[1] == "std" else first)).any():
-            checks.fail(f"statistics[{pair[1]!r}]", "a spread of at least 0 in every dimension", "a negative one")
-        for dim, (a, b) in enumerate(zip(first, second, strict=True)):
-            self._set(dim, *((a, b, abs(a)) if pair[1] == "std" else ((a + b) / 2, (b - a) / 2, max(abs(a), abs(b)))))
-        return self
+        kind = _kinds(statistics)[0]
+        names = PAIRS[kind]
+        first, second = (_numbers(name, statistics[name], len(self.shift)) for name in names)
+        shift, scale = (first, second) if kind == "mean_std" else _centre_and_half(first, second)
+        if (scale < 0).any():
+            checks.fail(f"statistics[{names[1]!r}]", "a spread of at least 0 in every dimension", "a negative one")
+        return self._set(shift, scale)
 
-    def _set(self, dim: int, shift: float, scale: float, largest: float) -> None:
-        self.shift[dim] = shift
-        self.scale[dim] = 1.0 if scale < 1e-6 * (1 + largest) else scale
+    def _set(self, shift: np.ndarray, scale: np.ndarray) -> Normalizer:
+        still = scale < 1e-6 * (1 + np.abs(shift))  # nothing moves beyond the rounding of the values
+        self.shift.copy_(torch.from_numpy(shift))
+        self.scale.copy_(torch.from_numpy(np.where(still, 1.0, scale)))
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         """Physical units to normalised, [..., m]."""
@@ -189,33 +186,41 @@ def read_statistics(
     statistics = source if isinstance(source, Mapping) else files.read_json(Path(source).expanduser(), nan=True)
     if isinstance(statistics.get("action"), Mapping):
         statistics = statistics["action"]  # LeRobot's stats.json has one entry per column
-    kinds = [kind for kind, pair in PAIRS.items() if all(name in statistics for name in pair)]
-    if not kinds:
-        _no_pair(statistics)
+    kinds = _kinds(statistics)
     kind = normalize or (prefer if prefer in kinds else kinds[0])
     checks.one_of("normalize", kind, kinds)
     return {name: statistics[name] for name in PAIRS[kind]}, kind
 
 
-def _no_pair(statistics: Mapping[str, Any]) -> NoReturn:
-    expected = ", or ".join(f"{first} and {second}" for first, second in PAIRS.values())
-    checks.fail("statistics", expected, ", ".join(map(str, statistics)) or "nothing")
+def _kinds(statistics: Mapping[str, Any]) -> list[str]:
+    """Kinds of normalisation whose statistics are there, at least one."""
+    kinds = [kind for kind, pair in PAIRS.items() if all(name in statistics for name in pair)]
+    if not kinds:
+        expected = ", or ".join(f"{first} and {second}" for first, second in PAIRS.values())
+        checks.fail("statistics", expected, ", ".join(map(str, statistics)) or "nothing")
+    return kinds
 
 
-def _numbers(name: str, values: Sequence[float]) -> np.ndarray:
+def _numbers(name: str, values: Sequence[float], dim: int) -> np.ndarray:
     try:
-        return np.asarray(values, dtype=np.float64).reshape(-1)
+        numbers = np.array(values, dtype=np.float64).ravel()
     except (TypeError, ValueError):
         checks.fail(f"statistics[{name!r}]", "numbers", f"{values!r:.60}")
+    checks.size(f"statistics[{name!r}]", "numbers", len(numbers), dim)
+    if not np.isfinite(numbers).all():
+        checks.fail(f"statistics[{name!r}]", "finite numbers", "NaN or infinity")
+    return numbers
 
 
-def _map(column: np.ndarray, kind: str) -> tuple[float, float, float]:
-    """Shift, scale and largest size of values [N]; outliers beyond the quantiles do not count."""
-    if kind == "identity" or not len(column):
-        return 0.0, 1.0, 0.0
+def _map(column: np.ndarray, kind: str) -> tuple[Any, Any]:
+    """Shift and scale for values [N]; outliers beyond the quantiles do not count."""
+    if kind == "identity" or not len(column) or (kind == "bounded" and np.abs(column).max() <= 1):
+        return 0.0, 1.0
     if kind == "mean_std":
-        return float(column.mean()), float(column.std()), float(np.abs(column).max())
-    if kind == "bounded" and np.abs(column).max() <= 1:
-        return 0.0, 1.0, 0.0
-    low, high = np.quantile(column, (0.01, 0.99) if kind == "quantile" else (0.0, 1.0))
-    return float(high + low) / 2, float(high - low) / 2, float(max(abs(low), abs(high)))
+        return column.mean(), column.std()
+    return _centre_and_half(*np.quantile(column, (0.01, 0.99) if kind == "quantile" else (0.0, 1.0)))
+
+
+def _centre_and_half(low: Any, high: Any) -> tuple[Any, Any]:
+    """Shift and scale that take `low` to -1 and `high` to 1."""
+    return (high + low) / 2, (high - low) / 2

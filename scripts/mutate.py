@@ -36,7 +36,7 @@ TESTS = {
         "tests/action_vq/test_residual.py",
         "tests/image_lam/test_model.py",
     ),
-    "lattok/normalize.py": ("tests/test_normalize.py", "tests/action_vq/test_base.py", "tests/test_convert.py"),
+    "lattok/normalize.py": ("tests/test_normalize.py",),
     "lattok/action_vq/losses.py": ("tests/action_vq/test_model.py", "tests/action_vq/test_parity.py"),
     "lattok/image_lam/losses.py": ("tests/image_lam/test_losses.py",),
     "lattok/vla/losses.py": ("tests/vla/test_losses.py", "tests/vla/test_supervision.py"),
