@@ -5,6 +5,7 @@ Everything is indexed once and kept in memory (frames in a file with `cache_dir`
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,13 +30,13 @@ EpisodeSpec = str | Sequence[int] | None
 def read_vectors(dataset: RobotDataset, argument: str, key: str, episodes: Sequence[Episode]) -> np.ndarray:
     """A numeric column of several episodes, one after the other, float32 [F, m]. NaN and infinity are errors."""
     feature = vector_key(dataset, argument, key)
-    flat = np.empty((sum(e.length for e in episodes), feature.shape[0]), dtype=np.float32)
-    row = 0
-    for episode in episodes:
-        values = dataset.columns(episode.index, [key])[key].reshape(episode.length, -1)
-        flat[row : row + episode.length] = values
-        row += episode.length
-        bad = np.argwhere(~np.isfinite(values))
+    flat = np.empty((sum(e.length for e in episodes), *feature.shape), dtype=np.float32)
+    ends = np.cumsum([e.length for e in episodes])
+    for episode, rows in zip(episodes, np.split(flat, ends), strict=False):
+        values = dataset.columns(episode.index, [key])[key].reshape(rows.shape)
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
+            rows[:] = values
+        bad = np.argwhere(~np.isfinite(rows))
         if len(bad):
             frame, dim = bad[0]
             raise LattokError(
@@ -61,9 +62,7 @@ class ActionWindows:
         episodes: EpisodeSpec = None,
         step: int = 1,
     ):
-        for name, value in {"horizon": horizon, "step": step}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                checks.fail(name, "a whole number of at least 1", repr(value))
+        checks.counts(horizon=horizon, step=step)
         chosen = select_episodes(dataset, episodes)
         self.horizon = horizon
         self.action_names = dimension_names(vector_key(dataset, "action_key", action_key))
@@ -182,7 +181,7 @@ class FramePairs:
     @property
     def has_pixels(self) -> bool:
         """Whether frames are there, not only their places."""
-        return self.frames.ndim > 2
+        return self.frames.size > 0
 
     def read_pixels(self) -> None:
         """Decode all frames; for pairs that were made without them."""
@@ -216,19 +215,22 @@ def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stri
     if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
         checks.fail(name, "a whole number of frames of at least 1", repr(stride))
     total = int(lengths.sum())
-    if 2 * _pairs(lengths, stride) >= total:
+
+    def pairs(gap: int) -> int:
+        return int(np.maximum(lengths - min(gap, total), 0).sum())
+
+    def too_long(gap: int) -> bool:
+        return 2 * pairs(gap) < total
+
+    if not too_long(stride):
         return
-    low, high = 0, stride  # the largest stride that keeps half, by bisection
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if 2 * _pairs(lengths, middle) >= total else (low, middle)
-    hint = (
-        f"The largest usable stride is {low} ({low / fps:.3g} s)." if low else "The episodes are too short for pairs."
-    )
+    usable = bisect_left(range(1, min(stride, total)), True, key=too_long)
+    largest = f"The largest usable stride is {usable} ({usable / fps:.3g} s)."
+    hint = largest if usable else "The episodes are too short for pairs."
     checks.fail(
         name,
         "a gap that leaves at least half of the frames with a partner in their episode",
-        f"{stride} frames ({stride / fps:.3g} s), which leaves {_pairs(lengths, stride)} of {total}",
+        f"{stride} frames ({stride / fps:.3g} s), which leaves {pairs(stride)} of {total}",
         hint,
     )
 
@@ -248,6 +250,8 @@ def draw_labelled(
     chosen = np.zeros(len(episode_of), dtype=bool)
     if fraction == 0:
         return chosen
+    if not len(chosen):
+        checks.fail("labelled_fraction", "at least one labelled pair", "none", "The chosen episodes hold no pairs.")
     frame = frame_of if unit == "pairs" else np.zeros_like(frame_of)
     value = _hash(seed, episode_of, frame)
     names = {task: i for i, task in enumerate(sorted(set(tasks.values())))}
@@ -255,28 +259,21 @@ def draw_labelled(
     order = np.argsort(task_of, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(task_of[order])) + 1):  # the pairs of one task
         candidates = np.unique(value[rows])  # ascending: one entry per pair or per episode
-        if len(candidates):
-            count = max(1, round(fraction * len(candidates)))
-            chosen[rows] = value[rows] <= candidates[count - 1]
-    if not chosen.any():
-        checks.fail("labelled_fraction", "at least one labelled pair", "none", "The chosen episodes hold no pairs.")
+        count = max(1, round(fraction * len(candidates)))
+        chosen[rows] = value[rows] <= candidates[count - 1]
     return chosen
 
 
-def _hash(seed: int, *keys: np.ndarray) -> np.ndarray:
-    """splitmix64 over the seed and integer keys, uint64 like the keys."""
-    state = np.full(keys[0].shape, seed % 2**64, dtype=np.uint64)
+def _hash(seed: int, episode: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """splitmix64 over the seed and the two numbers, uint64 like them."""
+    state = np.full(len(episode), seed % 2**64, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        for key in (np.zeros_like(keys[0]), *keys):
+        for key in (np.zeros_like(episode), episode, frame):
             state = (state ^ key.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
             state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             state = state ^ (state >> np.uint64(31))
     return state
-
-
-def _pairs(lengths: np.ndarray, stride: int) -> int:
-    return int(np.maximum(lengths - stride, 0).sum())
 
 
 def _positions(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lattok.checks import LattokError, stride_in_frames
 from lattok.data import ActionWindows, Feature, FramePairs, RobotDataset
-from lattok.data.windows import _hash, draw_labelled, instructions
+from lattok.data.windows import _hash, check_stride, draw_labelled, instructions
 from lattok.types import Episode
 
 
@@ -131,6 +131,8 @@ def test_tasks_are_the_instructions_of_the_chosen_episodes():
     assert pairs.tasks == ("b", "c")
     assert pairs.task_of.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
     assert pairs.task_of.dtype == np.int64
+    dataset.episodes = (dataset.episodes[0], dataset.episodes[1]._replace(tasks=()))
+    assert FramePairs(dataset, 1).tasks == ("b", "")
 
 
 def test_chunks_without_actions():
@@ -256,6 +258,25 @@ def test_a_stride_that_is_too_long_names_a_usable_one():
         FramePairs(Memory([1, 1]), 1)
 
 
+@settings(max_examples=100, deadline=None)
+@given(lengths, st.integers(1, 14) | st.just(10**30))
+def test_the_largest_usable_stride_against_a_loop(lengths, stride):
+    usable = [s for s in range(1, 13) if 2 * sum(max(n - s, 0) for n in lengths) >= sum(lengths)]
+    if stride in usable:
+        check_stride(stride, np.array(lengths), 10.0)
+        return
+    largest = max(usable, default=0)
+    says = rf"largest usable stride is {largest} \({largest / 10:.3g} s\)" if usable else "episodes are too short"
+    with pytest.raises(LattokError, match=says):
+        check_stride(stride, np.array(lengths), 10.0)
+
+
+@pytest.mark.parametrize("stride", [0, -3, True, 2.0, "2"])
+def test_a_stride_is_a_whole_number_of_frames(stride):
+    with pytest.raises(LattokError, match=f"`stride`: expected a whole number of frames of at least 1, got {stride!r}"):
+        check_stride(stride, np.array([10, 10]), 10.0)
+
+
 def test_bad_actions_are_named():
     dataset = Memory([4, 6])
     dataset.data[1]["action"][2, 1] = np.nan
@@ -268,6 +289,12 @@ def test_bad_actions_are_named():
     dataset.data[1]["action"][2, 1] = np.inf
     with pytest.raises(LattokError, match="got inf"):
         ActionWindows(dataset, 4)
+    dataset.data[1]["action"][3] = np.nan
+    with pytest.raises(LattokError, match="got inf in episode 1, frame 2"):  # the first one
+        ActionWindows(dataset, 4)
+    dataset.data[0]["state"][1, 2] = 1e300  # float64, which float32 does not hold
+    with pytest.raises(LattokError, match=r"`state`: expected finite numbers, got 1e\+300 in episode 0, frame 1"):
+        ActionWindows(dataset, 4, "state")
 
 
 @pytest.mark.parametrize(
@@ -279,6 +306,8 @@ def test_bad_actions_are_named():
         (lambda d: FramePairs(d, 1, state_key="pose"), "`state_key`: expected one of action, gripper, state"),
         (lambda d: FramePairs(d, 0), "`stride`: expected a whole number of frames"),
         (lambda d: FramePairs(d, 1, labelled_fraction=5), "`labelled_fraction`: expected a number from 0 to 1, got 5"),
+        (lambda d: FramePairs(d, 1, labelled_fraction=1.5), "`labelled_fraction`: expected a number from 0 to 1"),
+        (lambda d: FramePairs(d, 1, labelled_fraction=-0.5), "`labelled_fraction`: expected a number from 0 to 1"),
         (lambda d: FramePairs(d, 1, labelled="all"), "`labelled`: expected one of pairs, episodes"),
         (lambda d: FramePairs(d, 1, action_steps=0), "`action_steps`: expected a whole number of at least 1, got 0"),
         (lambda d: FramePairs(d, 1, action_steps=2), "`action_steps`: expected 1 with action_target=mean, got 2"),
@@ -300,6 +329,19 @@ def test_without_actions_nothing_is_labelled():
     pairs = FramePairs(Memory([6, 6]), 2, action_key=None, labelled_fraction=1.0)
     assert not pairs.labelled.any()
     assert pairs.batch(torch.arange(3)).actions.shape == (3, 0)
+
+
+def test_what_is_labelled_and_read_by_default():
+    """Five percent by the draw of seed 0; no states. With a fraction of 0 actions are read, but supervise nothing."""
+    dataset = Memory([60, 60])
+    pairs = FramePairs(dataset, 1)
+    drawn = draw_labelled(pairs.episode_of, pairs.frame_of, {0: ("t",), 1: ("t",)}, 0.05, "pairs", 0)
+    np.testing.assert_array_equal(pairs.labelled, drawn)
+    assert pairs.labelled.sum() == 6
+    assert pairs.states.shape == (118, 0)
+    unlabelled = FramePairs(dataset, 1, labelled_fraction=0)
+    assert not unlabelled.labelled.any()
+    np.testing.assert_array_equal(unlabelled.actions, pairs.actions)
 
 
 def positions(lengths: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -340,6 +382,24 @@ def test_seeds_draw_differently_and_evenly():
     # 200 draws of 5 %: 10 expected per pair, standard deviation 3.1
     assert draws.sum(0).std() == pytest.approx((200 * 0.05 * 0.95) ** 0.5, rel=0.1)
     assert draws.reshape(200, 40, 50).mean((0, 1)).max() < 0.06
+
+
+def splitmix64(state: int) -> int:
+    """The number that Vigna's generator returns in this state."""
+    mixed = (state + 0x9E3779B97F4A7C15) % 2**64
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ mixed >> shift) * factor % 2**64
+    return mixed ^ mixed >> 31
+
+
+@pytest.mark.parametrize("seed", [0, 1, 129, -1, 2**63 + 1, 2**70 + 5])
+def test_the_hash_is_splitmix64(seed):
+    """A model's report draws its labelled pairs once more from the seed, so the numbers stay the same for ever."""
+    steps = [(1234567 + i * 0x9E3779B97F4A7C15) % 2**64 for i in range(3)]
+    assert [*map(splitmix64, steps)] == [6457827717110365317, 3203168211198807973, 9817491932198370423]  # as published
+    pairs = [(3, 0), (0, 7), (10**12, 2**40)]
+    expected = [splitmix64(splitmix64(splitmix64(seed % 2**64) ^ episode) ^ frame) for episode, frame in pairs]
+    assert _hash(seed, *np.array(pairs).T).tolist() == expected
 
 
 @pytest.mark.parametrize("unit", ["pairs", "episodes"])
