@@ -1,6 +1,6 @@
 """The model card: README.md of an artefact, with the facts that the Hub reads at its top.
 
-Names, headlines and figures come from datasets, folders and files: they are shown as text, whatever markup they hold.
+Names, headlines and figures come from datasets, folders and files: they are shown as text, with any markup they hold.
 A card ends with a mark and a hash of what is above it. One without, or with another hash, was written by somebody: it
 is kept, and goes wherever the model goes.
 """

@@ -75,13 +75,13 @@ def restore(model: nn.Module, optimizer: Any, path: Path, steps: int) -> int:
             else:
                 grow_buffer(model, name, tensor)
     shared = {number: _share(entry, parameters[number]) for number, entry in moments.items()}
-    # the options of the optimiser are the recipe's, whatever the file says
+    # the options of the optimiser are the recipe's, not the file's
     optimizer.load_state_dict({"state": shared, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
 
 
 def _refuse(path: Path, got: str) -> NoReturn:
-    hint = "Put back a whole copy, or remove it to begin the run anew."
+    hint = "Put back a whole copy, or remove it to begin the run again."
     checks.fail(str(path), "a whole checkpoint of this run", got, hint)
 
 

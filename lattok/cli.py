@@ -110,7 +110,7 @@ class LAMTraining(MixTraining):
     """How to train, and from which earlier models."""
 
     stage: Annotated[int | None, arg(metavar="1|2", help_behavior_hint="")] = None
-    """1: environment codes, from instructions; 2: controllable codes beside those (default: all in one stage)."""
+    """1: environment codes, from instructions; 2: controllable codes in addition (default: all in one stage)."""
     env_codebook: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Model of stage 1, for stage 2."""
     init: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None
@@ -130,7 +130,7 @@ class VLATraining(Training):
     prefix: Text = None
     """Prefix of the label columns (default: the only one that fits the strategy)."""
     labels: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None
-    """Labels beside the dataset, as annotate wrote them."""
+    """Folder of labels for the dataset, as annotate wrote it."""
     tokenizer: Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="")] = None
     """Action tokenizer that labels while la_tok trains, in place of label columns."""
     study: bool = False
@@ -262,7 +262,7 @@ def evaluate(
     revision: Text = None,
     reading: Reading = Reading(),
 ) -> None:
-    """Judge a tokenizer or latent action model on held-out episodes, beside controls: report.json and report.html.
+    """Judge a tokenizer or latent action model on held-out episodes, with controls: report.json and report.html.
 
     Example: lattok evaluate my-lam path/to/dataset --out my-report --controls trained
 
@@ -331,7 +331,7 @@ def annotate(
     engines: Engines = Engines(),
     reading: Reading = Reading(),
 ) -> int:
-    """Label a dataset with latent actions: a copy with more columns, or labels beside it where it is not LeRobot v3.
+    """Label a dataset with latent actions: a copy with more columns, or a folder of labels where it is not LeRobot v3.
 
     Example: lattok annotate path/to/dataset --model my-lam --out annotated
 
@@ -379,15 +379,15 @@ def verify(
     revision: Text = None,
     device: str = "auto",
 ) -> int:
-    """Make a random sample of labels anew: do they come from this model, with this preprocessing, code for code?
+    """Make a random sample of labels again: do they come from this model, with this preprocessing, code for code?
 
     Example: lattok verify annotated --model my-lam
 
     Args:
         model: The models (folders or Hub ids), in the order of --prefix.
         prefix: Column prefix of each model (default: latent for the only one).
-        labels: Labels beside a dataset of another format than LeRobot v3, as annotate wrote them.
-        sample: Episodes to label anew.
+        labels: Folder of labels for a dataset of another format than LeRobot v3, as annotate wrote it.
+        sample: Episodes to label again.
         seed: Which episodes are drawn.
         revision: Revision of a Hub model.
         device: auto, cpu, cuda or mps.

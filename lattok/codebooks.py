@@ -60,7 +60,7 @@ GROWTH = 1.1  # a codebook whose perplexity rises by this factor between two loo
 class CodebookWatch:
     """`codebook_report` over a run, with the warnings that matter: few codes are normal while a codebook starts.
 
-    In the first steps nobody is warned, later on where a codebook that collapses does not recover by itself. What is
+    There is no warning in the first steps, later on where a codebook that collapses does not recover by itself. What is
     collapsed when the run ends is said in any case.
     """
 

@@ -1,4 +1,4 @@
-"""Published checkpoints as lattok models: `lattok.convert.p2t_action_vq(path)`. The maps stand beside each model."""
+"""Published checkpoints as lattok models: `lattok.convert.p2t_action_vq(path)`. The maps stand with each model."""
 
 from __future__ import annotations
 

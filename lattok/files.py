@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, synchronised, then renamed."""
+"""Files that are either whole or not there: written next to their place, synchronised, then renamed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import IO, Any, NoReturn
 
 from lattok.checks import LattokError
 
-# temporary files of ours: nobody else gives such a name, and whoever is writing one holds its lock
+# temporary files of ours: no other program gives such names, and a process that writes one holds its lock
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.lattok-tmp")
 _SWEPT: set[tuple[int, Path]] = set()  # folders that this process has looked through
 
@@ -70,8 +70,8 @@ def is_free(folder: Path) -> bool:
 
 
 def sweep(folder: Path, below: bool = False) -> None:
-    """Remove temporary files in `folder` that nobody writes any more; with `below` also in all folders in it."""
-    with suppress(OSError):  # a folder that nobody may list or change
+    """Remove temporary files in `folder` that no process writes any more; with `below` also in all folders in it."""
+    with suppress(OSError):  # a folder that may not be listed or changed
         for path in [path for path in (folder.rglob("*") if below else folder.iterdir()) if is_temporary(path)]:
             with suppress(OSError), open(path, "rb") as file:
                 if lock(file, wait=False):
@@ -100,7 +100,7 @@ def lock(file: IO[Any], wait: bool) -> bool:
 
 
 def held_alone(file: IO[Any], path: Path) -> bool:
-    """Lock the open lock file at `path` until it is closed, without waiting; whether nobody else has it.
+    """Lock the open lock file at `path` until it is closed, without waiting; False where another process has it.
 
     Where the file system has no locks, that is no reason to refuse.
     """
@@ -119,8 +119,8 @@ MARK = "lattok works here. The folder goes when it has finished.\n"
 def claimed(folder: Path) -> IO[str] | None:
     """Make `folder` this process's own until the file that comes back is closed; None while another one has it.
 
-    The first file in it, `lock`, carries a mark. A folder without it was not made by lattok, whatever it is called, and
-    is an error: what it holds may be somebody's work.
+    The first file in it, `lock`, carries a mark. A folder without it was not made by lattok, even if it has
+    the name, and is an error: what it holds may be somebody's work.
     """
     if os.path.lexists(folder) and not _is_ours(folder):
         raise LattokError(f"{folder} is in the way and was not made by lattok. Move it away.")
@@ -201,7 +201,7 @@ def check_writable(folder: Path) -> None:
 
 
 UNFINISHED = ".lattok-unfinished"
-_BEGUN = "lattok was writing this folder. The same command begins anew.\n"
+_BEGUN = "lattok was writing this folder. The same command begins again.\n"
 
 
 def is_new(folder: Path) -> bool:
@@ -217,7 +217,7 @@ def is_new(folder: Path) -> bool:
 def new_folder(folder: Path, own: Collection[str]) -> Iterator[None]:
     """Fill a folder that `is_new` with files and folders that are called `own`, all or, on failure, none of them.
 
-    A mark in it says so meanwhile: after a kill the next attempt removes what is there and begins anew.
+    A mark in it says so meanwhile: after a kill the next attempt removes what is there and begins again.
     """
     check_writable(folder)
     mark = folder / UNFINISHED
@@ -263,8 +263,8 @@ def sync_folder(folder: Path) -> None:
 def exchange(one: Path, other: Path) -> None:
     """Let two folders of one file system change places.
 
-    Linux does it in one step. Elsewhere `other` is missing for a moment; if the process dies then, it lies beside `one`
-    and `finish_exchange` puts it right.
+    Linux does it in one step. Elsewhere `other` is missing for a moment; if the process dies then, it lies next to
+    `one`, and `finish_exchange` puts it right.
     """
     if _renameat2(one, other):
         return

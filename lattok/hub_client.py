@@ -58,7 +58,7 @@ class HubOptions(TypedDict, total=False):
 
 
 class LoadOptions(HubOptions, total=False):
-    """What loading a model takes beside its name and revision."""
+    """What loading a model takes besides its name and revision."""
 
     device: str | None  # cpu, cuda, cuda:1, mps or auto; default: where it was built, the CPU
     backbone: str | None  # of a policy: the folder or Hub id of its base model, where that has moved

@@ -95,7 +95,7 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> d
 
     Pickled files go through torch's restricted reader and must hold nothing but tensors, in dictionaries and lists.
     With `entry` that is asked only of what they hold under this name: Lightning keeps the weights in "state_dict",
-    beside settings and optimisers, whose classes are replaced by ones that do nothing. Raises `LattokError` that says
+    with settings and optimisers, whose classes are replaced by ones that do nothing. Raises `LattokError` that says
     what else was found, and where.
     """
     path = Path(path).expanduser()
@@ -116,7 +116,7 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> d
 
 
 def read_settings(path: str | os.PathLike[str], entry: str) -> dict[str, Any]:
-    """What a pickled checkpoint holds under `entry` beside its weights, say "hyper_parameters"; {} if nothing."""
+    """What a pickled checkpoint holds under `entry` besides its weights, say "hyper_parameters"; {} if nothing."""
     path = Path(path).expanduser()
     content = _read_pickled(path, inert=True) if path.suffix in PICKLED and path.is_file() else {}
     found = content.get(entry) if isinstance(content, Mapping) else None
@@ -134,7 +134,7 @@ def _read_pickled(path: Path, inert: bool) -> Any:
     try:
         with warnings.catch_warnings(), _stand_ins(path) if inert else nullcontext():
             warnings.simplefilter("ignore")  # torch's, about odd contents; those are judged here
-            # mapped: settings beside weights can be read without reading those
+            # mapped: settings can be read without reading the weights
             return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except PermissionError as error:
         checks.fail("path", "a file that can be read", f"{path} ({error.strerror})")
@@ -151,7 +151,7 @@ def _read_pickled(path: Path, inert: bool) -> Any:
 
 
 class _Inert:
-    """Stands for whatever a pickle names beside tensors: takes anything, does nothing."""
+    """Stands for everything but tensors that a pickle names: takes anything, does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
         return object.__new__(cls)

@@ -142,7 +142,7 @@ def _places(name: str, text: str, names: Sequence[str], dim: int) -> list[int]:
 
 
 class Unchosen(nn.Module):
-    """Stands where one of several normalisers is to be chosen: whatever needs it is an error that lists them."""
+    """Stands where one of several normalisers has to be chosen: every use is an error that lists them."""
 
     def __init__(self, names: Sequence[str]):
         super().__init__()
@@ -150,14 +150,14 @@ class Unchosen(nn.Module):
 
     @property
     def shift(self) -> NoReturn:
-        """Not known."""
+        """No statistics are known."""
         hint = f"tokenizer.for_dataset({self.names[0]!r}) has the normaliser of that one."
         checks.fail("tokenizer", f"one of its datasets to be chosen ({', '.join(self.names)})", "none", hint)
 
     scale = shift
 
     def forward(self, x: Tensor) -> Tensor:
-        """Not known."""
+        """No statistics are known."""
         return self.shift
 
     inverse = forward

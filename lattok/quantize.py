@@ -355,7 +355,7 @@ class VectorQuantizer(CodeUsage):
         return torch.stack(codes, -1), latents.detach() - left
 
     def _generator(self, level: int) -> torch.Generator:
-        """Randomness of this step and level: the same in every process, whatever else drew random numbers."""
+        """Seed this step and level: the same in every process, independent of other draws."""
         return torch.Generator().manual_seed(self._seed + 1000 * int(self.steps) + level)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What an artefact says of itself beside its weights, read with care: evaluation.json and training.json.
+"""What an artefact says of itself besides its weights, read with care: evaluation.json and training.json.
 
 evaluation.json    {"headline": ..., "verdicts": [{"text", "holds", "key"}], "figures": {name: number}}
 training.json      {"dataset", "split", "episodes": [[first, last], ...], "loop", ...}, or a "mixture" of such
@@ -39,7 +39,7 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
 
 
 def read_training(path: Path) -> dict[str, Any] | None:
-    """What a model was trained on; None where nobody wrote it down. Runs of episodes stay runs."""
+    """What a model was trained on; None where it was not written down. Runs of episodes stay runs."""
     found = _read(path)
     if found is None:
         return None
@@ -66,7 +66,7 @@ def read_training(path: Path) -> dict[str, Any] | None:
 
 
 def _check_entry(where: _Place, entry: Any, name: str, needed: bool) -> None:
-    """One dataset that a model has learnt from."""
+    """One dataset that a model has learned from."""
     if not isinstance(entry, dict) or (needed and "dataset" not in entry):
         where.wrong(name, "an object with a `dataset`", entry)
     where.optional(entry, "dataset", str, "a name")

@@ -90,7 +90,7 @@ class Meter:
     def read(self, done: int) -> dict[str, float]:
         """`samples_per_second` since the last reading, over all processes, and the peak of `memory_gb` (10^9 bytes).
 
-        In main memory it is the peak of the process so far, whatever it has done before.
+        In main memory it is the peak of the process so far, from before the run too.
         """
         now, samples = time.monotonic(), self._batch_size * (done - self._done)
         rate = samples / max(now - self._time, 1e-9)
@@ -100,7 +100,7 @@ class Meter:
 
 
 def _peak_memory(device: torch.device) -> float | None:
-    """Most bytes that tensors took on a CUDA device, or the process in main memory; None where nobody says."""
+    """Most bytes that tensors took on a CUDA device, or the process in main memory; None where it is not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

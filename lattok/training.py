@@ -56,7 +56,7 @@ class LoopOptions:
     log_every: int = 50
     save_every: int = 1000
     threads: int = 0  # of torch on a CPU, part of the result; 0: torch's own choice
-    trial: bool = False  # a few steps to see that it works: whatever is reported of the model says so
+    trial: bool = False  # a few steps to see that it works: every report on the model says so
 
     def __post_init__(self) -> None:
         checks.counts(steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
@@ -207,7 +207,7 @@ def _accelerator(options: LoopOptions) -> Accelerator:
         cpu=options.device == "cpu",
         mixed_precision=options.precision,
         kwargs_handlers=handlers,
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # the loop accumulates, nobody else
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # only the loop accumulates
     )
     _check_setting(accelerator, options)
     if _shards(accelerator):

@@ -1,4 +1,4 @@
-"""model.safetensors against the configuration beside it: names, shapes and dtypes before memory is taken, then values.
+"""model.safetensors against the configuration next to it: names, shapes and dtypes before memory is taken, then values.
 
 A configuration is a stranger's text: it may ask for a billion codes or a million layers. So a model is first built
 without memory (`planned`, torch's device "meta"), stopped as soon as it outgrows the file, and compared with the file's
@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook 
 from lattok import checks
 
 HEADER = 16 << 20  # bytes of a header: a file of a thousand tensors has a tenth of a megabyte
-SPARE_TENSORS, SPARE_NUMBERS = 256, 1 << 26  # what a model may hold beside its file: heads of training, tables of sines
+SPARE_TENSORS, SPARE_NUMBERS = 256, 1 << 26  # what a model may hold that its file does not: training heads, tables
 NARROW = (torch.bfloat16, torch.float16)
 DAMAGED = "Copy or download it again."
 Built = TypeVar("Built", bound=nn.Module)
@@ -84,7 +84,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def planned(build: Callable[[], Built], file: Sizes, where: str) -> Built:
-    """What `build` makes, without memory: every tensor on the device "meta", nobody's random numbers touched.
+    """What `build` makes, without memory: every tensor on the device "meta", no random numbers drawn.
 
     `LattokError` as soon as it has far more tensors, or far larger ones, than the `file` holds.
     """

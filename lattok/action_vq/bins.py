@@ -59,7 +59,7 @@ class UniformBins(ChunkTokenizer):
     def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
         """Take the range of each dimension from chunks [N, H, m] in physical units, or a list of such arrays.
 
-        Nothing is random; `seed` is there so that all families are called alike.
+        Nothing is random; `seed` is there so that all families are called in the same way.
         """
         return cls._from_chunks(chunks, valid, options)[0].eval()
 

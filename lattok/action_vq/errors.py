@@ -82,7 +82,7 @@ def compare(
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:
-    """Of values [N]; NaN for none. torch.quantile refuses large inputs."""
+    """Compute quantiles of values [N]; NaN for none. torch.quantile refuses large inputs."""
     if not len(values):
         return values.new_tensor(torch.nan)
     return values.kthvalue(max(1, round(share * len(values))))[0]

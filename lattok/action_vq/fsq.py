@@ -192,7 +192,7 @@ class FSQ(CoarseToFine):
         self.decoder.start_from(axes[:, :used] * width, mean)
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
-        # No use for `valid`: the encoder learnt from padded chunks what to give for their valid entries.
+        # No use for `valid`: the encoder learned from padded chunks what to give for their valid entries.
         levels = self.rounding.quantize(self.encoder(actions.flatten(1)))  # -1 to 1
         levels = ((levels + 1) / 2 * self.top).round().long()
         bits = (levels[:, self.component] >> self.shift) & 1

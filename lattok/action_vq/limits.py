@@ -1,4 +1,4 @@
-"""Where actions saturate: a decoder that knows it never commands what nobody ever commanded."""
+"""Where actions saturate: a decoder that knows it never commands what was never commanded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residual vector quantisation of whole chunks, coarse to fine: one code per level, whatever the horizon.
+"""Residual vector quantisation of whole chunks, coarse to fine: one code per level, at any horizon.
 
 chunk ~ sum_p C_p[code_p]        C_p: codebooks [K, H*m], so that decoding is a sum of table rows
 
@@ -91,7 +91,7 @@ class ResidualVQ(CoarseToFine):
         """Codebooks for chunks [N, H, m] in physical units, or a list of such arrays; `options` are config fields.
 
         `steps` refits of codes and rows, 0 for plain residual k-means; each fits the given chunks and `synthetic` ones
-        made from them anew (see `synthetic`). Without them codebooks of small datasets know their tasks by heart.
+        made from them (see `synthetic`). Without them codebooks of small datasets know their tasks by heart.
         """
         checks.whole(steps=steps, synthetic=synthetic)
         model, batch = cls._from_chunks(chunks, valid, options)
@@ -121,7 +121,7 @@ class ResidualVQ(CoarseToFine):
         return codes
 
     def _encode_block(self, actions: Tensor, mask: Tensor) -> Tensor:
-        """Of the best rows of codes, the one whose decoding is nearest once it is clipped; mask [H*m] of all chunks."""
+        """Pick the row of codes whose decoding is nearest once it is clipped; mask [H*m] of all chunks."""
         codes, sums = search(actions.flatten(1) * mask, self.codebooks * mask, self.config.beams)
         decoded = self.limits(sums.unflatten(-1, actions.shape[1:]))  # b beams h m
         best = ((decoded - actions[:, None]).square().flatten(2) * mask).sum(-1).argmin(1)

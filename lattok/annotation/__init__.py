@@ -1,6 +1,6 @@
 """Labels a dataset with latent actions: `annotate(dataset, {"latent": model}, out)`.
 
-Labels are made in units of whole episodes, each stored atomically beside the output; a run that was interrupted and
+Labels are made in units of whole episodes, each stored atomically next to the output; a run that was interrupted and
 started again reuses them and ends with the same bytes, with one worker or many. What cannot be read is left out by
 episode, and said; everything else is labelled.
 """
@@ -272,5 +272,5 @@ def _cannot_write(staging: Staging, error: Exception) -> LattokError:
     left = f"finished labels wait in {staging.folder}" if staging.holds_labels() else "nothing half-written is left"
     return LattokError(
         f"cannot write {os.fspath(staging.out)}: {why}. The source is untouched and {left}. "
-        "Free space or mend the permissions and run the same command, or choose another `out`."
+        "Free space or correct the permissions and run the same command, or choose another `out`."
     )

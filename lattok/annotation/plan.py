@@ -38,7 +38,7 @@ def identities_of(models: Models, device: str | None = None) -> Identities:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that can change a label."""
+    """Versions of everything that can change a label."""
     return {
         "lattok": __version__,
         "torch": torch.__version__,
@@ -67,7 +67,7 @@ def check_places(dataset: RobotDataset, out: str | Path | None, in_place: bool) 
     root = dataset.root
     if in_place:
         if dataset.kind != "lerobot":
-            checks.fail("in_place", "a LeRobot dataset", dataset.kind, "Its labels go beside it: give `out`.")
+            checks.fail("in_place", "a LeRobot dataset", dataset.kind, "Its labels go into another folder: give `out`.")
         if out is not None:
             raise LattokError("`out` and `in_place` were both given. Give one of them.")
         hint = "Write a copy with `out` instead."

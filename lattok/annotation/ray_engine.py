@@ -128,7 +128,7 @@ class _Pool:
         self._prefixes = tuple(work.models)
         try:
             self._work = self._ray.put(work)
-        except Exception as error:  # whatever a foreign model's pickling raises
+        except Exception as error:  # pickling another package's model may raise anything
             why = files.first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
             raise LattokError(f"`models`: expected models that other processes can be given, got: {why}") from None
         self._workers: list[Any] = []

@@ -66,5 +66,5 @@ class Backbone(Protocol):
         ...
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """What an artefact must hold beside the name of the base model: adapters, or all weights that are trained."""
+        """What an artefact must hold besides the name of the base model: adapters, or all weights that are trained."""
         ...

@@ -162,7 +162,7 @@ class HFBackbone(nn.Module):
     def save_base(self, folder: str | Path) -> Path:
         """Write the model and its processor, so that `load(folder)` opens them. Adapters must be merged before."""
         if self._adapters:
-            checks.fail("backbone", "a model with its adapters merged", "adapters beside it", "Call merge() first.")
+            checks.fail("backbone", "a model with its adapters merged", "adapters that are not", "Call merge() first.")
         folder = Path(folder)
         self.model.save_pretrained(folder)
         self.processor.save_pretrained(folder)

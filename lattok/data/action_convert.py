@@ -118,7 +118,7 @@ def _check_parts(source: ActionSpace, target: ActionSpace, drop: Sequence[str]) 
         elif part.kind == "joints" and "position" in kinds:
             hint = "Which joints reach a pose is the robot's inverse kinematics: convert with its own model."
         else:
-            hint = "Leave it out of the target, or name arms alike in both."
+            hint = "Leave it out of the target, or give arms the same names in both."
         checks.fail("target", f"parts that the source has ({', '.join(p.text for p in source.parts)})", part.text, hint)
     wanted = {part.key for part in target.parts}
     for part in source.parts:

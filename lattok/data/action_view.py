@@ -63,7 +63,7 @@ def with_actions(
 
 
 def check_trained_space(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, key: str) -> None:
-    """The actions of a dataset must be what a tokenizer learnt from, as far as its training.json says what that was."""
+    """Refuse actions of another kind than a tokenizer learned from, as far as its training.json says what that was."""
     known = trained_on or {}
     entries = known.get("mixture", [known])
     own = [entry for entry in entries if entry.get("dataset") == dataset.name]  # may have been undeclared then too

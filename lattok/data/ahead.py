@@ -19,7 +19,7 @@ MOST_THREADS = 4  # decode faster than one GPU labels
 
 
 class Abandoned(Exception):
-    """Work that nobody waits for any more."""
+    """Work whose result is no longer wanted."""
 
 
 class Job(NamedTuple):

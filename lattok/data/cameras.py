@@ -129,7 +129,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_image(data: bytes, where: str) -> np.ndarray:
-    """Pixels uint8 [H, W, 3] of a JPEG or PNG in RGB that every reader shows alike. `where` names it in errors."""
+    """Decode a JPEG or PNG that all readers show in the same way to RGB uint8 [H, W, 3]. `where` names it in errors."""
     from PIL import Image
 
     try:

@@ -1,4 +1,4 @@
-"""What a dataset is by its content, whatever its folder is called and wherever it lies.
+"""What a dataset is by its content, under any name and in any place.
 
 One hash says whether a run goes on from the same data: actions and other columns that it reads, lengths, instructions,
 how views show them, and where it looks at them pictures: size and three samples of every video file, a few frames of
@@ -47,7 +47,7 @@ class Content(NamedTuple):
 
     digest: str  # of all of it
     actions: Digests  # without episodes that hardly move
-    videos: Digests  # empty where cameras have no video files, or nobody looks at them
+    videos: Digests  # empty where cameras have no video files, or where these are not used
 
 
 def content_of(

@@ -31,7 +31,7 @@ def split_by_task(dataset: RobotDataset, held_out: int = 1) -> tuple[list[int], 
 
 
 class _Choice(NamedTuple):
-    """Episodes by number, and ranges [first, end) of whatever episodes there are."""
+    """Episodes by number, and ranges [first, end) of those that there are."""
 
     numbers: set[int]
     ranges: list[tuple[int, float]]

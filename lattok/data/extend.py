@@ -1,4 +1,4 @@
-"""Labels beside data: the units in which they are made, and the files they are written into.
+"""Labels of a dataset: the units in which they are made, and the files they are written into.
 
 A LeRobot dataset gets them as further columns of its data files, any other dataset as Parquet files of their own.
 """

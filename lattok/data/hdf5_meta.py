@@ -14,7 +14,7 @@ from lattok.checks import LattokError
 from lattok.data.schema import readable
 from lattok.files import first_line, parse_json
 
-MEMBERS = ("actions", "rewards", "dones")  # beside obs/*
+MEMBERS = ("actions", "rewards", "dones")  # next to obs/*
 ATTRIBUTES = ("env_args", "env_name", "problem_info", "macros_image_convention")
 ONE_FILE = "lattok reads every file by itself: write what it holds into one (h5copy)."
 FEW_BYTES, EXPANSION = 2**26, 1100  # what numbers may unpack to: deflate, the usual filter, does no better
@@ -158,7 +158,7 @@ def read_contents(path: Path) -> Contents:
 
 
 def alike(one: tuple[Stored, ...], other: tuple[Stored, ...]) -> bool:
-    """Whether two demonstrations hold the same datasets, in whatever order."""
+    """Tell whether two demonstrations hold the same datasets, in any order."""
     return set(one) == set(other)
 
 

@@ -127,7 +127,7 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
 
 
 def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
-    """Of LeRobot: data files, and rows in them, that meta/episodes does not know."""
+    """Find data files of LeRobot, and rows in them, that meta/episodes does not know."""
     if not isinstance(dataset, LeRobotV3):
         return
     advice = "Remove it, or copy the dataset again: LeRobot reads it, lattok would not label it."

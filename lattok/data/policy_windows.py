@@ -57,7 +57,7 @@ class PolicyWindows:
         """Images are resized to `size` x `size`. Latent actions come from the columns under `prefix`, as `latent` (of
         `latent_spec`) describes them, or from `labeller`, an action tokenizer that sees the chunks of every batch.
         `extra_keys`: other columns like actions that `targets` gives. Beyond 4 GiB frames go into a temporary file in
-        `cache_dir`, if it is given. Numbers that are not finite raise `LattokError`, as does whatever is not there.
+        `cache_dir`, if it is given. Numbers that are not finite raise `LattokError`, as do missing columns.
         """
         checks.counts(size=size)
         self.horizon, self.size, self.interpolation = horizon, size, interpolation

@@ -1,4 +1,4 @@
-"""What TFDS writes beside the records of an RLDS dataset: dataset_info.json (splits, shards) and features.json."""
+"""What TFDS writes with the records of an RLDS dataset: dataset_info.json (splits, shards) and features.json."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Unreadable(NamedTuple):
 def scan(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> Iterator[Block | Unreadable]:
     """All rows of `episodes` under `keys`; an episode that cannot be read comes as `Unreadable`.
 
-    Rows of it before the damage may have come already. Memory is one block, whatever the size of the dataset.
+    Rows of it before the damage may have come already. Memory is one block, for a dataset of any size.
     """
     if isinstance(dataset, LeRobotV3):
         by_index = {episode.index: episode for episode in episodes}

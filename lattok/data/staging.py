@@ -1,4 +1,4 @@
-"""A folder beside the output in which a run collects finished units, so that the next run can continue it.
+"""A folder next to the output in which a run collects finished units, so that the next run can continue it.
 
 .<out>.partial/lock                held by the process that works here
 .<out>.partial/units/<request>/    labels of the finished units, by what was asked for
@@ -24,7 +24,7 @@ from lattok.data.extend import Labels, Rows, Shapes, Unit, fingerprint
 from lattok.files import MARK, claimed, exchange, finish_exchange, read_json, sweep, sync_folder, whole_file, write_json
 from lattok.places import inside
 
-FAILED = "failed"  # beside the columns of a unit, all of which have a dot in their names
+FAILED = "failed"  # next to the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
 MARKS = ("lock", "done")
 
@@ -60,7 +60,7 @@ class Staging:
         except LattokError as error:
             raise Busy(str(error)) from None
         if file is None:
-            raise Busy(f"`out`: expected a folder that nobody else annotates, got {self.out}: another process does.")
+            raise Busy(f"`out`: {self.out} is being annotated by another process.")
         with file:
             finish_exchange(self.dataset, self.out)
             yield
@@ -114,7 +114,7 @@ class Staging:
         return rows
 
     def place(self, file: str) -> Path:
-        """Where a file of the output is put together: below the folder, whatever the source calls it."""
+        """Return where a file of the output is put together: below the folder, under any name that the source has."""
         return inside(self.dataset, file, f"{self.out}, a file of it")
 
     def begin_assembly(self, state: str) -> None:

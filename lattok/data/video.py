@@ -189,7 +189,7 @@ def _ends_empty(path: Path) -> bool:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[InputContainer]:
-    """An open video file with a video stream; whatever is wrong with it is a `LattokError` that names it."""
+    """Open a video file with a video stream; anything wrong with it is a `LattokError` that names it."""
     with _reading(path), _opened(path) as container:
         yield container
 

@@ -175,7 +175,7 @@ class LeRobotWriter:
             self._write_rows()
 
     def write_meta(self, name: str, value: Mapping[str, Any]) -> None:
-        """Put a JSON file of your own beside info.json, e.g. `write_meta("source.json", {...})`."""
+        """Put a JSON file of your own next to info.json, e.g. `write_meta("source.json", {...})`."""
         write_json(self._folder / "meta" / name, value, indent=4)
 
     def finalize(self) -> Path:
@@ -191,7 +191,7 @@ class LeRobotWriter:
         file = claimed(self._work)
         if file is None:
             hint = "Wait until it has finished, or choose another folder."
-            checks.fail("root", "a folder that nobody else writes", f"{self.root}, which another writer is at", hint)
+            raise LattokError(f"`root`: another writer is at work in {self.root}. {hint}")
         self._release = weakref.finalize(self, file.close)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()

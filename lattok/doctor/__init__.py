@@ -70,7 +70,7 @@ def examine(title: str, *probes: Probe) -> Section:
                     facts.append(found)
         except LattokError as error:
             findings.append(Finding("error", str(error), ""))
-        except Exception as error:  # whatever a broken package raises: a diagnosis must not fail over it
+        except Exception as error:  # a broken package may raise anything: a diagnosis must not fail over it
             what = f"Looking at {getattr(probe, '__name__', 'it').replace('_', ' ').strip()} failed: "
             advice = "Install that package again; if it stays, report it with this text."
             findings.append(Finding("error", f"{what}{type(error).__name__}: {first_line(error).rstrip('.')}.", advice))

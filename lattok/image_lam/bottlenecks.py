@@ -1,4 +1,4 @@
-"""Bottlenecks of the image latent action model beside the vector quantizer, with its interface.
+"""Bottlenecks of the image latent action model other than the vector quantizer, with its interface.
 
 finite scalars   code(c) = digits of round(bound(W c))      Mentzer et al., 2024; every code exists from the start
 continuous       c, or c + exp(s/2) * noise with KL(N(c, exp(s)) || N(0, 1)), Kingma & Welling, 2014; no codes

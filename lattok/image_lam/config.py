@@ -52,7 +52,7 @@ class ImageLAMConfig:
     continuous_steps: int = 0
     revive_below: float = 0.0
     restart_every: int = 0  # steps after which unused codes become copies of used ones (UniVLA: every epoch); 0: never
-    conditioning: str = "tokens"  # latents beside the patches (paper), or also "add"ed to each
+    conditioning: str = "tokens"  # latents next to the patches (paper), or also "add"ed to each
     predict_change: bool = False  # decoder adds to the current features, from a zero start
     action_head: str = "latents"  # reads latents before quantization (paper) or the mean of the "codes" (its code)
     action_target: str = "mean"  # what it predicts: the "mean" action of the gap, the "first" (Eq. 14) or a "chunk"

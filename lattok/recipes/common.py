@@ -102,7 +102,7 @@ class Recipe:
     def from_preset(
         cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
     ) -> Self:
-        """Presets joined by "+" ("tiny+robust") are laid over one another, `options` over them all.
+        """Presets joined by "+" ("tiny+robust") are applied one after another, then `options`.
 
         A mixture is `dataset=None` with `mix=("data/a:1.0", "data/b:0.5")`.
         """
@@ -217,7 +217,7 @@ class Recipe:
 
     @classmethod
     def resumed(cls, dataset: str | Path | None, out: str | Path, preset: str | None, given: Mapping[str, Any]) -> Self:
-        """The recipe of the run in `out`, with the options given again laid over it."""
+        """The recipe of the run in `out`, with the options that are given again in place of its own."""
         stored = cls.stored(Path(out))
         if preset not in (None, stored.preset):
             checks.fail("preset", f"{stored.preset!r} as in the run to resume", repr(preset), "Or start a new run.")

@@ -49,7 +49,7 @@ def run_demo(out: Path, features: str, seed: int, fast: bool, device: str) -> No
     )
     lam = _train(lam_recipe, again)
 
-    _say("Reports on held-out episodes, every figure beside its controls")
+    _say("Reports on held-out episodes, every figure with its controls")
     reading = {"device": device}
     reports = [
         judge(
@@ -105,7 +105,7 @@ def _say(title: str) -> None:
 
 
 def _summary(reports: list[Report], out: Path, annotated: Path, seconds: float) -> None:
-    """Answers, and the figures behind them in a table, each beside its controls."""
+    """Print answers, and the figures behind them in a table, each with its controls."""
     _say("What came out")
     for report in reports:
         print(report.summary_text())

@@ -1,7 +1,7 @@
 """What a latent action model takes over from models that were trained before it.
 
 stage=1        one stream with instructions: its codebook becomes the environment codebook of stage 2
-stage=2        controllable codes beside that codebook, which stays as it is (`env_codebook`)
+stage=2        controllable codes in addition to that codebook, which stays as it is (`env_codebook`)
 init=MODEL     any latent action model goes on learning, on other data
 
 Options are settled from the earlier model's config.json before anything else is read or written.
@@ -64,7 +64,7 @@ def lam_config(argument: str, name: str) -> ImageLAMConfig:
 def _continued(
     init: str, codebook: str | None, preset: Mapping[str, Any], implied: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Options of a run that continues `init`: the architecture is the model's, whatever the presets say."""
+    """Options of a run that continues `init`: the architecture is the model's, not the presets'."""
     if codebook is not None:
         raise LattokError(f"`env_codebook` {codebook} cannot be used with init: the model brings its own.")
     model = {name: value for name, value in asdict(lam_config("init", init)).items() if name in MODEL}

@@ -47,7 +47,7 @@ class PairOptions(ImageOptions, MixOptions):
     labelled_fraction: float = 0.05
     labelled: str = "pairs"  # or "episodes": whole episodes, for people who have only some labelled ones
     labelled_per_batch: int = 0  # extra labelled pairs in every batch, beyond those drawn by chance
-    stage: int | None = None  # 1: environment codes with instructions; 2: controllable codes beside them
+    stage: int | None = None  # 1: environment codes with instructions; 2: controllable codes in addition
     env_codebook: str | None = None  # stage-1 model whose codebook stage 2 keeps as it is
     init: str | None = None  # model that goes on learning: its architecture, weights and codebooks
     text_features: str | None = None  # vectors of the instructions, for language="precomputed"
@@ -154,7 +154,7 @@ class ImageLAMRecipe(Recipe):
             weights["action_weight"] = 0.0
         if not any(weights.values()):
             expected = "more than 0 where neither actions (labelled_fraction, action_weight) nor flow supervise"
-            checks.fail("prediction_weight", expected, "0", "Nothing would be learnt.")
+            checks.fail("prediction_weight", expected, "0", "Nothing would be learned.")
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,7 +278,7 @@ def _with_actions(recipe: ImageLAMRecipe, datasets: Sequence[RobotDataset]) -> l
 
 
 def _inputs(recipe: ImageLAMRecipe, before: ImageLAM | None) -> dict[str, str]:
-    """Hashes of what the run depends on beside dataset and options."""
+    """Hashes of what the run depends on besides dataset and options."""
     inputs = {}
     if before is not None:
         name = "env_codebook" if recipe.data.init is None else "init"

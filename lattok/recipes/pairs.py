@@ -67,8 +67,8 @@ def attach_action_head(model: ImageLAM, pairs: FramePairs | MixedPairs) -> None:
 class PairBatches:
     """Random pairs of step t, and `labelled` extra ones whose actions are known; with `words` their instructions.
 
-    Images are changed as `changes` says, all frames of a sample and camera alike: what differs between them is what
-    moved.
+    Images are changed as `changes` says, all frames of a sample and camera in the same way: what differs
+    between them is what moved.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class PairBatches:
 
 
 def _augmented(frames: Tensor, draws: Draws) -> Tensor:
-    """Frames uint8 [B, F, V, h, w, 3]; of each sample and camera all F are changed alike."""
+    """Change frames uint8 [B, F, V, h, w, 3]: all F of a sample and camera in the same way."""
     count = frames.shape[1]
     alike = Draws(*(None if part is None else part.repeat(1, count, 1) for part in (draws.boxes, draws.colours)))
     return augment(frames.flatten(1, 2), alike).unflatten(1, (count, -1))

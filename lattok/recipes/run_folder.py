@@ -1,6 +1,6 @@
 """The folder of a run: what lies in run/ while it trains, read back with care.
 
-run/recipe.json     all options, and hashes of what is learnt from: written when the run begins
+run/recipe.json     all options, and hashes of what is learned from: written when the run begins
 run/lock            held by the process that trains, and there only meanwhile
 run/metrics.jsonl, run/tensorboard/, run/checkpoint.pt
 """

@@ -32,7 +32,7 @@ class ReleasedVLAConfig:
     dim: int = 2048  # width of the language model, D
     blocks: int = 11  # of the head; it takes blocks + 1 hidden states and leaves the first unread
     heads: int = 8
-    image_tokens: int = 512  # how many tokens the head takes for image tokens, whatever they are
+    image_tokens: int = 512  # how many tokens the head takes for image tokens
     proprio_dim: int = 0  # 0: without a proprio projector
     pooling: bool = False  # has the pooling of LA-Direct
     latent_dim: int = 0  # width of the latent actions of LA-Align's projector; 0: without it
@@ -134,7 +134,7 @@ class ReleasedProprio(nn.Module):
 
 
 class ReleasedPooling(nn.Module):
-    """Softmax pooling by a learned query over axis 1, whatever that is.
+    """Softmax pooling by a learned query over axis 1.
 
     As released it gets [B, H, P, D] and so pools over time: [B, P, D]. `per_step` pools each step's P tokens.
     """

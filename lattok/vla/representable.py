@@ -42,7 +42,7 @@ def _language_model(lora: bool, backbone: bool) -> Iterator[Part]:
     yield Part(
         "prompt",
         True,
-        "it asks for 5 H actions and has 5 H placeholders, whatever the strategy; `prompt` can say so",
+        "it asks for 5 H actions and has 5 H placeholders, for every strategy; `prompt` can say so",
         "as many placeholders as Table 7 says; ph_cond has 5 H",
     )
 

@@ -264,7 +264,7 @@ def _config(transformers: Any, tiny: Tiny, tokenizer: Any) -> Any:
 
 
 def _tokenizer(transformers: Any, tiny: Tiny) -> Any:
-    """Every byte is a token, beside the family's special tokens."""
+    """Every byte is a token; there are also the family's special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
