@@ -319,8 +319,7 @@ class Engines:
 def annotate(
     dataset: Dataset,
     model: Annotated[tuple[str, ...], arg(metavar="MODEL ...")],
-    out: Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")] = None,
-    in_place: bool = False,
+    out: Annotated[str, arg(metavar="DIR")],
     prefix: Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")] = (),
     revision: Text = None,
     embedding: bool = True,
@@ -338,7 +337,6 @@ def annotate(
     Args:
         model: One or more models (folders or Hub ids).
         out: New folder. Run again to continue after an interruption, or to fill gaps once files are repaired.
-        in_place: Instead of --out: the dataset itself gets the columns, through a swap that cannot lose it.
         prefix: Column prefix of each model (default: latent for the only one).
         revision: Revision of a Hub model.
         embedding: Leave out the latents before quantization (they are written by default).
@@ -357,7 +355,6 @@ def annotate(
         model,
         out,
         prefix,
-        in_place=in_place,
         revision=revision,
         options=Options(embedding, quantized, threads=threads),
         reading=reading.options((*WINDOWS, "device")),

@@ -20,14 +20,14 @@ from lattok import checks
 from lattok.annotation.engines import Engine, LocalEngine
 from lattok.annotation.labels import Labelled, Options, Work
 from lattok.annotation.output import Job, assemble
-from lattok.annotation.plan import check_models, check_places, fingerprint_of, identities_of, request_hash
+from lattok.annotation.plan import check_models, check_places, identities_of, request_hash
 from lattok.annotation.ray_engine import RayEngine
 from lattok.annotation.verify import Verification, verify
 from lattok.checks import LattokError
 from lattok.data import Progress, RobotDataset, as_dataset
-from lattok.data.extend import Unit, Unreadable, plan_units, unit_keys
+from lattok.data.extend import Unit, Unreadable, fingerprint, plan_units, unit_keys
 from lattok.data.staging import Busy, Failures, Staging
-from lattok.files import exchange, finish_exchange, first_line
+from lattok.files import first_line
 from lattok.loading import by_prefix
 from lattok.normalize import for_dataset
 from lattok.signals import restated
@@ -41,7 +41,6 @@ __all__ = [
     "Verification",
     "annotate",
     "label",
-    "recover",
     "verify",
 ]
 
@@ -82,9 +81,8 @@ class Annotated(NamedTuple):
 def annotate(
     dataset: RobotDataset | str | os.PathLike[str],
     models: Any,
-    out: str | Path | None = None,
+    out: str | os.PathLike[str],
     *,
-    in_place: bool = False,
     embedding: bool = True,
     quantized: bool = False,
     action_key: str = "action",
@@ -96,20 +94,18 @@ def annotate(
     """Label `dataset` with `models` into the new folder `out`. Paths and Hub ids do as well as what lies there.
 
     `models` is one model, whose prefix is then `latent`, or several by column prefix: {"latent": lam, "tok": "my-tok"}.
-    A LeRobot dataset becomes a copy with further columns, or gets them itself with `in_place`; for any other `out` is a
-    sidecar: labels/*.parquet by episode_index and frame_index. Columns per prefix: `.codes` int64 [P], `.valid` bool,
+    A LeRobot dataset becomes a copy with further columns whose videos are hard links, for any other `out` is a sidecar:
+    labels/*.parquet by episode_index and frame_index. Columns per prefix: `.codes` int64 [P], `.valid` bool,
     `.embedding` float32 [P * d] (latents before quantization), `.quantized` on request, `.env.*` for an environment
     stream. `meta/lattok.json` says how they were made.
 
-    The source is only read, but in place. After an interruption the same call continues. Episodes that cannot be read
+    The source is only read. After an interruption the same call continues. Episodes that cannot be read
     have codes -1 and are not valid: a warning says so. `threads` of torch are part of the result; `engine` is not.
     `progress(frames done, frames in all)` is called after every unit.
     """
     options = Options(embedding, quantized, action_key, None if cameras is None else tuple(cameras), threads)
-    if in_place and isinstance(dataset, str | os.PathLike):
-        recover(Path(dataset).expanduser().resolve())
     work = Work(as_dataset(dataset), by_prefix(models), options)
-    result = label(work, out, in_place=in_place, engine=engine, progress=progress)
+    result = label(work, out, engine=engine, progress=progress)
     if not result.complete:
         warnings.warn(result.report(), stacklevel=2)
     return result.path
@@ -117,9 +113,8 @@ def annotate(
 
 def label(
     work: Work,
-    out: str | Path | None,
+    out: str | os.PathLike[str],
     *,
-    in_place: bool = False,
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Annotated:
@@ -127,11 +122,11 @@ def label(
     if not work.models:
         checks.fail("models", "at least one model, by prefix", "none")
     work = work._replace(models={prefix: for_dataset(m, work.dataset.name) for prefix, m in work.models.items()})
-    target = check_places(work.dataset, out, in_place)
+    target = check_places(work.dataset, out)
     engine = engine or LocalEngine()
     identities = identities_of(work.models, engine.device)
     staging = Staging(target, request_hash(work, identities))
-    job = Job(work, identities, staging, in_place, fingerprint_of(work.dataset.root, in_place))
+    job = Job(work, identities, staging, fingerprint(work.dataset.root))
     try:
         with staging.alone():
             return _run(job, engine, progress)
@@ -148,21 +143,14 @@ def label(
         raise _cannot_write(staging, error) from None
 
 
-def recover(root: str | Path) -> None:
-    """Finish an annotation in place that was killed while the new dataset took the place of the old one, so that there
-    is a dataset at `root`. Needed only where folders cannot change places in one step."""
-    staging = Staging(Path(root).absolute(), "")
-    finish_exchange(staging.dataset, staging.out)
-
-
 def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
     work, staging = job.work, job.staging
     before = staging.published()
     if before is not None and before["complete"]:
         staging.remove()  # a run was killed when all was done
         return Annotated(staging.out, len(work.dataset.episodes), {}, [])
-    check_models(work, staging.out if job.in_place else None)
-    if os.path.lexists(staging.out) and before is None and not job.in_place:
+    check_models(work)
+    if os.path.lexists(staging.out) and before is None:
         checks.fail("out", "a folder that does not exist yet", str(staging.out), "Remove it or choose another.")
     units = plan_units(work.dataset, UNIT_FRAMES)
     keys = unit_keys(work.dataset, units)
@@ -175,15 +163,10 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
     staging.begin_assembly(state)
     unreadable = assemble(job, units, keys, unlabelled)
     result = Annotated(staging.out, _episodes(work), unlabelled, unreadable)
-    if job.in_place and not result.complete:
-        hint = "The dataset is as it was and finished labels wait: repair it and run again, or write a copy."
-        checks.fail("in_place", "a dataset that can be read as a whole", result.report().split(". See")[0], hint)
     _check_unchanged(job, work.dataset.root)
     failed = [[prefix, index] for prefix, part in unlabelled.items() for index in part]
     record = {"state": state, "complete": result.complete, "failed": failed, "unreadable": unreadable}
-    staging.publish(record, job.in_place)
-    if job.in_place:
-        _check_replaced(job)
+    staging.publish(record)
     staging.remove(but_units=not result.complete)
     return result
 
@@ -213,17 +196,8 @@ def _check_no_worse(before: dict[str, Any] | None, failures: Failures, out: Path
 
 def _check_unchanged(job: Job, root: Path) -> None:
     """What was labelled must be what is copied."""
-    if fingerprint_of(root, job.in_place) != job.fingerprint:
+    if fingerprint(root) != job.fingerprint:
         raise LattokError(f"{root} changed while it was annotated. Run the same command again.")
-
-
-def _check_replaced(job: Job) -> None:
-    """A file that came into the old dataset in the last moment is not to go with it."""
-    try:
-        _check_unchanged(job, job.staging.dataset)
-    except LattokError:
-        exchange(job.staging.dataset, job.staging.out)
-        raise
 
 
 def _label_missing(

@@ -19,7 +19,6 @@ from lattok.data.extend import (
     append_columns,
     copy_other_files,
     feature_entry,
-    mirror_other_files,
     write_sidecar,
 )
 from lattok.data.provenance import NOTE, carried
@@ -39,7 +38,6 @@ class Job(NamedTuple):
     work: Work
     identities: Identities
     staging: Staging
-    in_place: bool
     fingerprint: str  # of the dataset, before anything was read
 
 
@@ -71,7 +69,7 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
         statistics = read_json(inside(root, STATS, str(root)), nan=True) | _statistics(job, keys)
         write_text(staging.dataset / STATS, json.dumps(statistics, indent=4))  # NaN stays NaN, as LeRobot wrote it
         rewritten.add(Path(STATS))
-    (mirror_other_files if job.in_place else copy_other_files)(root, staging.dataset, rewritten)
+    copy_other_files(root, staging.dataset, rewritten)
     return unreadable
 
 

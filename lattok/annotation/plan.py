@@ -21,10 +21,8 @@ from lattok.annotation.labels import BATCH, PIECE, Models, Work, cameras_of
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, dimension_names
 from lattok.data.action_view import check_trained_space
-from lattok.data.extend import SKIPPED, fingerprint
 from lattok.data.schema import vector_key
 from lattok.data.windows import check_stride
-from lattok.files import read_json
 from lattok.types import ActionTokenizer, VideoLabeller
 from lattok.version import __version__
 
@@ -57,46 +55,22 @@ def request_hash(work: Work, identities: Identities) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def fingerprint_of(root: Path, in_place: bool) -> str:
-    """Hash of the files that a copy takes along; in place it is all of them."""
-    return fingerprint(root, () if in_place else SKIPPED)
-
-
-def check_places(dataset: RobotDataset, out: str | Path | None, in_place: bool) -> Path:
+def check_places(dataset: RobotDataset, out: str | os.PathLike[str]) -> Path:
     """Where the result goes."""
     root = dataset.root
-    if in_place:
-        if dataset.kind != "lerobot":
-            checks.fail("in_place", "a LeRobot dataset", dataset.kind, "Its labels go into another folder: give `out`.")
-        if out is not None:
-            raise LattokError("`out` and `in_place` were both given. Give one of them.")
-        hint = "Write a copy with `out` instead."
-        linked = next((path for path in (root, *root.rglob("*")) if path.is_symlink()), None)
-        if linked is not None:
-            checks.fail("in_place", "a dataset of plain files", f"the link {linked}, as in the Hub's cache", hint)
-        if root.resolve().parent.stat().st_dev != root.stat().st_dev:
-            checks.fail("in_place", "a folder beside which another one can be made", f"the mount point {root}", hint)
-        return root.resolve()
-    if out is None:
-        checks.fail("out", "a new folder", "none", "Or choose in_place.")
     source, target = root.resolve(), Path(out).resolve()
     if target == source or source in target.parents:
         checks.fail("out", "a folder outside the source dataset", str(out))
     return Path(os.path.abspath(out))
 
 
-def check_models(work: Work, on_disk: Path | None) -> None:
-    """Prefixes that are free and models that fit the dataset, before any work.
-
-    `on_disk` is what the columns go into: another annotation may have ended since the dataset was opened.
-    """
+def check_models(work: Work) -> None:
+    """Prefixes that are free and models that fit the dataset, before any work."""
     dataset, models, options = work
     checks.counts(threads=options.threads)
-    info = None if on_disk is None else on_disk / "meta" / "info.json"
-    written = read_json(info).get("features", {}) if info is not None and info.is_file() else {}
     for prefix, model in models.items():
         check_prefix(prefix)
-        taken = [key for key in (*dataset.features, *written) if key.startswith(prefix + ".")]
+        taken = [key for key in dataset.features if key.startswith(prefix + ".")]
         if taken:
             checks.fail(
                 "prefix", "one that the dataset does not use", f"{prefix!r} ({taken[0]} is there)", "Rename it."

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -100,20 +100,20 @@ def _sidecar_layout(dataset: RobotDataset) -> Iterator[tuple[str, list[tuple[int
     yield SIDECAR_PATH.format(number), rows
 
 
-def dataset_files(root: Path, skipped: Iterable[str] = SKIPPED) -> Iterator[Path]:
+def dataset_files(root: Path) -> Iterator[Path]:
     """Paths of all files of a dataset, relative to its root, sorted by folder; a dataset may be one file."""
     if root.is_file():
         return iter([Path()])
-    return walk(root, lambda path: len(path.parts) == 1 and path.name in skipped and (root / path).is_dir())
+    return walk(root, lambda path: len(path.parts) == 1 and path.name in SKIPPED and (root / path).is_dir())
 
 
-def fingerprint(root: Path, skipped: Iterable[str] = SKIPPED, linked: bool = False) -> str:
+def fingerprint(root: Path, linked: bool = False) -> str:
     """Hash of a dataset on this machine: contents of meta/, size and modification time of everything else.
 
     Of a copy with `linked` videos these count by name only: they change with those of the source.
     """
     digest = hashlib.sha256()
-    for path in dataset_files(root, skipped):
+    for path in dataset_files(root):
         name = os.fsencode(path.as_posix())  # which may be no text
         if linked and path.parts[:1] == ("videos",):
             digest.update(name)
@@ -153,33 +153,12 @@ def _facts(path: Path) -> str:
 def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
     """Put every file of `source` except `without` (relative paths) into `target`; files already there are kept.
 
-    Videos are hard links where the file system allows it. Everything else is copied, because LeRobot rewrites its
-    metadata in place, and through a link that would change the source.
+    Videos are hard links where the file system allows it, so that a copy takes no room for them. Everything else is
+    copied, because LeRobot rewrites its metadata in place, and through a link that would change the source.
     """
     for path in dataset_files(source):
         if path not in without:
             _put(source / path, followed(target, target / path, str(target)), linked=path.parts[0] == "videos")
-
-
-def mirror_other_files(source: Path, target: Path, without: set[Path]) -> None:
-    """As `copy_other_files` for a folder that takes the place of `source`: everything is linked, hidden and empty
-    folders come along, and folders and rewritten files keep their owners and permissions."""
-    for path in dataset_files(source, skipped=()):
-        if path not in without:
-            _put(source / path, followed(target, target / path, str(target)), linked=True)
-        elif (source / path).exists():
-            _keep_owner(source / path, target / path)
-    for folder, _, _ in os.walk(source):
-        copy = target / Path(folder).relative_to(source)
-        copy.mkdir(parents=True, exist_ok=True)
-        _keep_owner(Path(folder), copy)
-
-
-def _keep_owner(source: Path, target: Path) -> None:
-    shutil.copymode(source, target)
-    before, now = source.stat(), target.stat()
-    if (before.st_uid, before.st_gid) != (now.st_uid, now.st_gid):
-        os.chown(target, before.st_uid, before.st_gid)  # refused: the old dataset stays in its place
 
 
 def _put(source: Path, target: Path, linked: bool) -> None:

@@ -129,18 +129,15 @@ class Staging:
         for folder in (self.dataset, self.unreadable):  # what is in there will be published
             sweep(folder, below=True)
 
-    def publish(self, record: Mapping[str, Any], in_place: bool) -> None:
+    def publish(self, record: Mapping[str, Any]) -> None:
         """Move the dataset to `out`, or let them change places where something is there. `record` says what it is.
 
         A kill at any point leaves a state that the next run finishes.
         """
-        before = [] if in_place or not self.out.exists() else [fingerprint(self.out, linked=True)]
-        done = {
-            "made_by": MARK.strip(),
-            "request": self.request,
-            "marks": [fingerprint(self.dataset, linked=True), *before],
-            **record,
-        }
+        mark, replaced = fingerprint(self.dataset, linked=True), self.published()
+        done = {"made_by": MARK.strip(), "request": self.request, "mark": mark, **record}
+        if replaced is not None:  # which still lies there if the process is killed now
+            done["replaced"] = {name: value for name, value in replaced.items() if name != "replaced"}
         write_json(self.folder / "done", done)
         if self.out.exists():
             exchange(self.dataset, self.out)
@@ -152,8 +149,9 @@ class Staging:
         """The record of what lies at `out`, if it is the untouched result of an earlier run of this request."""
         if not (self.folder / "done").is_file() or not self.out.exists():
             return None
-        done = read_json(self.folder / "done")
-        return done if done["request"] == self.request and fingerprint(self.out, linked=True) in done["marks"] else None
+        done, mark = read_json(self.folder / "done"), fingerprint(self.out, linked=True)
+        records = [done, *([done["replaced"]] if "replaced" in done else [])] if done["request"] == self.request else []
+        return next((record for record in records if record["mark"] == mark), None)
 
     def remove(self, but_units: bool = False) -> None:
         """Delete the folder, its marks last; with `but_units` labels stay, for a run that fills gaps."""

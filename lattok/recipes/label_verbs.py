@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from lattok import checks
-from lattok.annotation import Annotated, Engine, LocalEngine, Options, RayEngine, label, recover, verify
+from lattok.annotation import Annotated, Engine, LocalEngine, Options, RayEngine, label, verify
 from lattok.annotation.labels import Work
 from lattok.annotation.verify import provenance_of
 from lattok.checks import LattokError
@@ -23,10 +22,9 @@ from lattok.recipes.verbs import check_fixed
 def annotate_verb(
     dataset_name: str,
     models: Sequence[str],
-    out: str | None,
+    out: str,
     prefixes: Sequence[str] = (),
     *,
-    in_place: bool = False,
     revision: str | None = None,
     options: Options | None = None,
     reading: dict[str, Any] | None = None,
@@ -38,8 +36,6 @@ def annotate_verb(
     reading, engine, options = dict(reading or {}), engine or LocalEngine(), options or Options()
     if "episodes" in reading:
         raise LattokError("`episodes` cannot be chosen: a dataset is labelled as a whole.")
-    if in_place:
-        recover(Path(dataset_name).expanduser().resolve())
     names = _by_prefix(models, prefixes)
     dataset = open_dataset(dataset_name)
     chosen = {key: reading.pop(key) for key in ("action_key", "cameras") if key in reading}
@@ -50,7 +46,7 @@ def annotate_verb(
         moved(model, (engine.device and "cpu") or reading.get("device", "auto"))  # workers move it themselves
         loaded[prefix] = compiled(model, backend, precision, options.threads)
     with bar("annotate") as progress:
-        result = label(Work(dataset, loaded, options), out, in_place=in_place, engine=engine, progress=progress)
+        result = label(Work(dataset, loaded, options), out, engine=engine, progress=progress)
     if not result.complete:
         print(f"lattok: {result.report()}", file=sys.stderr)
     print(f"Annotated dataset: {result.path}")

@@ -117,10 +117,6 @@ def test_a_damaged_page_that_no_label_needs(source, tmp_path):
     assert not result.unlabelled
     assert not result.complete
     assert "all episodes labelled; `reward` in rows 0 to" in result.report()
-    before = tree(source.root)
-    with pytest.raises(LattokError, match="`in_place`: expected a dataset that can be read as a whole, got all"):
-        annotate(open_dataset(source.root), MODELS, in_place=True)
-    assert tree(source.root) == before
     labelled = open_dataset(tmp_path / "out")
     assert labelled.columns(3, ["tok.valid"])["tok.valid"].all()
 
@@ -220,30 +216,11 @@ def test_a_source_that_changes_meanwhile_is_noticed(source, tmp_path):
     def change(done, total):
         (source.root / "notes.md").write_text("new")
 
-    for options in ({"out": tmp_path / "out"}, {"in_place": True}):
-        (source.root / "notes.md").unlink(missing_ok=True)
-        with pytest.raises(LattokError, match="changed while it was annotated"):
-            annotate(source, MODELS, progress=change, **options)
-        assert (source.root / "notes.md").read_text() == "new"
-        assert "latent.codes" not in open_dataset(source.root).features
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_file_that_comes_in_the_last_moment_is_kept(source, monkeypatch):
-    real = module.Staging.publish
-
-    def publish(self, *arguments):
-        (source.root / "late.md").write_text("kept")
-        real(self, *arguments)
-
-    monkeypatch.setattr(module.Staging, "publish", publish)
     with pytest.raises(LattokError, match="changed while it was annotated"):
-        annotate(source, MODELS, in_place=True)
-    assert (source.root / "late.md").read_text() == "kept"
-    monkeypatch.undo()
-    annotate(open_dataset(source.root), MODELS, in_place=True)
-    assert (source.root / "late.md").read_text() == "kept"
-    assert "latent.codes" in open_dataset(source.root).features
+        annotate(source, MODELS, tmp_path / "out", progress=change)
+    assert (source.root / "notes.md").read_text() == "new"
+    assert "latent.codes" not in open_dataset(source.root).features
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_unit_is_made_again(source, tmp_path, monkeypatch):

@@ -65,11 +65,10 @@ def declared(root: Path) -> dict[str, Any]:
     return {key: features[key] for key in KEYS}
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-def test_annotation_keeps_them(spoken, tmp_path, in_place):
+def test_annotation_keeps_them(spoken, tmp_path):
     before, types = cells(spoken), declared(spoken)
     schemas = [pq.read_schema(path) for path in sorted((spoken / "data").rglob("*.parquet"))]
-    out = annotate(open_dataset(spoken), MODELS, None if in_place else tmp_path / "out", in_place=in_place)
+    out = annotate(open_dataset(spoken), MODELS, tmp_path / "out")
     assert (cells(out), declared(out)) == (before, types)
     for old, path in zip(schemas, sorted((out / "data").rglob("*.parquet")), strict=True):
         new = pq.read_schema(path)

@@ -1,0 +1,102 @@
+"""Filling gaps: the annotated dataset is the old one or the new one, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+
+import pytest
+
+from lattok import files
+from lattok.annotation import annotate
+from lattok.checks import LattokError
+from lattok.data import open_dataset, staging
+from tests.annotation.fakes import MODELS, tree
+
+
+@pytest.fixture(params=["one step", "three renames"])
+def exchange(request, monkeypatch):
+    """Both ways in which folders change places."""
+    if request.param == "three renames":
+        monkeypatch.setattr(files, "_renameat2", lambda one, other: False)
+
+
+@pytest.fixture
+def out(source, tmp_path):
+    """An annotation with gaps of a dataset that is whole by now."""
+    path = source.video_span(3, source.cameras[0])[0]
+    content = path.read_bytes()
+    path.write_bytes(content[:100])
+    with pytest.warns(UserWarning, match="episodes labelled; not episode"):
+        annotate(open_dataset(source.root), MODELS, tmp_path / "out")
+    path.write_bytes(content)
+    return tmp_path / "out"
+
+
+class Stop(Exception):
+    """A kill."""
+
+
+def again(source, out):
+    return annotate(open_dataset(source.root), MODELS, out)
+
+
+def test_a_refused_rename_loses_nothing(source, out, monkeypatch):
+    before, calls, real = tree(out), iter(range(100)), os.rename
+    monkeypatch.setattr(files, "_renameat2", lambda one, other: False)
+
+    def refused(*paths):
+        if next(calls) == 1:
+            raise OSError(5, "Input/output error")
+        real(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refused)
+        with pytest.raises(LattokError, match="Input/output error"):
+            again(source, out)
+    assert tree(out) == before
+    again(source, out)
+    assert tree(out) == tree(annotate(source, MODELS, out.with_name("whole")))
+
+
+@pytest.mark.parametrize("after", range(8))
+def test_killed_around_the_exchange(source, out, monkeypatch, exchange, after):
+    expected = tree(annotate(source, MODELS, out.with_name("whole")))
+    before, calls = tree(out), iter(range(100))
+
+    def counted(function):
+        def wrapper(*args, **kwargs):
+            if next(calls) == after:
+                raise Stop
+            result = function(*args, **kwargs)
+            if next(calls) == after:
+                raise Stop
+            return result
+
+        return wrapper
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", counted(os.rename))
+        patch.setattr(files, "_renameat2", counted(files._renameat2))
+        patch.setattr(staging.Staging, "remove", counted(lambda self, but_units=False: shutil.rmtree(self.folder)))
+        with suppress(Stop):
+            again(source, out)
+            assert after > 2  # the exchange itself: before it, and after its first call
+    assert not out.exists() or tree(out) in (before, expected)
+    if out.with_name(".out.partial").exists():  # otherwise it was killed when all was done
+        again(source, out)
+    assert tree(out) == expected
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out", "tiny", "whole"]
+
+
+def test_the_same_command_cleans_up_after_a_late_kill(source, out, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(staging.Staging, "remove", lambda *args, **options: (_ for _ in ()).throw(Stop()))
+        with pytest.raises(Stop):
+            again(source, out)
+    assert out.with_name(".out.partial").exists()
+    after = tree(out)
+    assert again(source, out) == out
+    assert tree(out) == after
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out", "tiny"]
