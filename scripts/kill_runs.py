@@ -29,9 +29,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-import lattok.recipes.demo  # noqa: F401  all that verbs import, before anything is forked
+import lattok.annotation
+import lattok.recipes  # noqa: F401  all that verbs import, before anything is forked
 from benchmarks.common import environment
 from lattok.cli import main as lattok_main
+from lattok.cli.train import as_flags
 from scripts.kill_annotation import FORK, tree, write_source
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -40,11 +42,11 @@ PARITY = Path(__file__).parents[1] / "tests" / "parity"
 PATIENCE_S = 120  # to stop when asked to, or to end
 TRIES = 4  # commands until a job has ended
 
-LOOP = ["--device", "cpu", "--set", "save_every=5", "--set", "log_every=5"]
-SMALL = ["--set", "width=16", "--set", "heads=2", "--set", "encoder_depth=1", "--set", "decoder_depth=1"]
+LOOP = ["--device", "cpu", "--save-every", "5", "--log-every", "5"]
+SMALL = ["--width", "16", "--heads", "2", "--encoder-depth", "1", "--decoder-depth", "1"]
 POLICY = {"image_size": 16, "patch_size": 8, "width": 16, "depth": 2, "heads": 2, "head_dim": 16, "head_heads": 2}
-TINY = [word for name, value in POLICY.items() for word in ("--set", f"{name}={value}")]
-QUICK = ["--preset", "quick", "--set", "dim=16", "--set", "heads=2", "--set", "hidden=16"]
+TINY = [word for flag in as_flags(POLICY) for word in flag]
+QUICK = ["--preset", "quick", "--dim", "16", "--heads", "2", "--hidden", "16"]
 
 
 class Job(NamedTuple):
@@ -63,14 +65,14 @@ JOBS = (
         "train image-lam",
         lambda s, o: [
             *["train", "image-lam", f"{s}/data", "--out", str(o), "--preset", "tiny+robust", "--features", "pixels"],
-            *["--steps", "60", "--batch-size", "8", "--set", "image_size=32", *SMALL, *LOOP],
+            *["--steps", "60", "--batch-size", "8", "--image-size", "32", *SMALL, *LOOP],
         ],
     ),
     Job(
         "train vla",
         lambda s, o: [
             *["train", "vla", f"{s}/data", "--out", str(o), "--backbone", "scratch", "--horizon", "4"],
-            *["--steps", "60", "--batch-size", "4", "--set", "proprio=false", *TINY, *LOOP],
+            *["--steps", "60", "--batch-size", "4", "--no-proprio", *TINY, *LOOP],
         ],
     ),
     Job("train uniform-bins", lambda s, o: ["train", "uniform-bins", f"{s}/data", "--out", str(o)]),

@@ -19,13 +19,15 @@ ROOT = Path(lattok.__file__).parent
 
 # From the bottom to the top. A new module goes here, as low as it can.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "checks", "files", "places", "findings", "signals", "registry", "version", "devices"}),
+    frozenset(
+        {"types", "checks", "files", "progress", "places", "findings", "signals", "registry", "version", "devices"}
+    ),
     frozenset({"nn", "quantize", "normalize", "keymap", "runlog", "checkpoints", "codebooks", "training", "graphs"})
     | frozenset({"arrays", "hub", "hub_client", "weights", "records", "card"}),
     frozenset({"data", "action_vq", "image_lam", "backbones"}),
     frozenset({"loading"}),
     frozenset({"evaluation", "annotation", "vla", "sim"}),
-    frozenset({"recipes", "convert", "command_hints", "cli", "demo", "doctor"}),
+    frozenset({"recipes", "convert", "cli"}),
 )
 # Siblings do not import each other, except these, and the front doors on the top level.
 SIBLINGS = {

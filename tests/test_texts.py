@@ -8,10 +8,8 @@ import lattok
 
 ROOT = Path(lattok.__file__).parent
 COMMANDS = {
-    "cli.py",
-    "command_hints.py",
+    "cli",
     "convert.py",
-    "demo.py",
     "study.py",
     "image_lam.py",
     "doctor",

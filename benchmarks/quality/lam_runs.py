@@ -27,7 +27,7 @@ from lattok.data.windows import draw_labelled
 from lattok.evaluation.evidence.controls import ResidualKMeans
 from lattok.evaluation.evidence.probes import linear_probe, one_hot, pca
 from lattok.evaluation.questions.dependence import BlindDecoder
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import ImageLAM
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.flow import block_flow
 from lattok.quantize import code_statistics
@@ -106,7 +106,7 @@ def untrained(
     options = {"features": "pixels", "device": "cpu", "seed": seed, **options}
     recipe = lattok.ImageLAMRecipe.from_preset("-", "-", preset, **options)
     torch.manual_seed(seed)
-    return recipe, ImageLAM(ImageLAMConfig(cameras=pairs.cameras, **recipe.model))
+    return recipe, ImageLAM(recipe.config(cameras=pairs.cameras))
 
 
 def train(pairs: FramePairs, seed: int, preset: str = "tiny+robust", **options: Any) -> ImageLAM:

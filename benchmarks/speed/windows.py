@@ -31,7 +31,7 @@ from benchmarks.common import Case, environment, interleaved, write_results
 from benchmarks.speed.video import FRAMES, Video, borrow_ffmpeg, from_key_frame, moving_picture, write_video
 from lattok.data import ActionWindows, FramePairs, frame_store, open_dataset, sample_dataset_path
 from lattok.data.video import decode_at
-from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam import ImageLAM
 from lattok.image_lam.feature_cache import CachedFeatures, FeatureCache
 from lattok.image_lam.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
@@ -220,7 +220,7 @@ def consumption(dataset: Any, rounds: int) -> dict[str, float]:
     """Steps per second of the preset tiny+robust+flow, with batches that are there, and the time a batch takes."""
     recipe = ImageLAMRecipe.from_preset("", "", "tiny+robust+flow", features="pixels")
     torch.manual_seed(0)
-    model = ImageLAM(ImageLAMConfig(cameras=("observation.images.corner2",), **recipe.model))
+    model = ImageLAM(recipe.config(cameras=("observation.images.corner2",)))
     pairs = FramePairs(dataset, STRIDE, ["corner2"], transform=model.resize)
     model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
     batches = PairBatches(pairs, recipe.loop.batch_size, recipe.data.labelled_per_batch, 0)

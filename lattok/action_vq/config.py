@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from lattok import checks
 from lattok.hub import ADDED
@@ -17,6 +18,9 @@ ACTION_KINDS = ("unspecified", "relative", "absolute")
 @dataclass(frozen=True)
 class ChunkConfig:
     """What every family of action tokenizers knows about its chunks."""
+
+    # what recipes take from the dataset, or `fit` finds out: never an option
+    from_data: ClassVar[frozenset[str]] = frozenset({"action_dim", "action_names", "normalizers"})
 
     action_dim: int
     horizon: int = 8

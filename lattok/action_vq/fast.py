@@ -45,6 +45,8 @@ FARTHEST = np.array(1e30)  # normalised values beyond are cut, so that their coe
 class FASTConfig(ChunkConfig):
     """`fit` finds `min_token`, `max_token` and how many tokens there are in the end."""
 
+    from_data = ChunkConfig.from_data | {"min_token", "max_token"}
+
     normalize: str = "quantile"
     vocab_size: int = 1024
     scale: float = 10.0  # rounding steps per unit of a coefficient

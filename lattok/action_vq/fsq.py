@@ -37,6 +37,8 @@ START_WIDTH = 2.0  # standard deviations of a component at tanh's argument 1
 class FSQConfig(ChunkConfig):
     """`tokens` codes of `codebook_size` (a power of two); `bits`: the component that each bit refines, set by `fit`."""
 
+    from_data = ChunkConfig.from_data | {"bits"}
+
     tokens: int = 8
     codebook_size: int = 256
     hidden: int = 256

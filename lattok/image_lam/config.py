@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from lattok import checks
 from lattok.checks import LattokError
@@ -16,6 +17,9 @@ QUANTIZERS = ("vq", "residual", "fsq", "none")
 @dataclass(frozen=True)
 class ImageLAMConfig:
     """Architecture, preprocessing and losses of `ImageLAM`."""
+
+    # what recipes take from the dataset, the features and the text encoder: never an option
+    from_data: ClassVar[frozenset[str]] = frozenset({"cameras", "mean", "std", "language_dim"})
 
     cameras: tuple[str, ...]  # in the order of the V axis
     stride: str = "32"  # gap of a pair, in frames ("32") or seconds ("0.2s")

@@ -1,69 +1,59 @@
-"""One dataclass per verb of `lattok train`: data, model, losses and the loop put together."""
+"""Recipes: data, model, losses and the loop put together, one for each word that follows `lattok train`."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from typing_extensions import overload
-
 from lattok import checks
-from lattok.action_vq import FAST, FSQ, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.action_vq.base import ChunkTokenizer
-from lattok.image_lam import ImageLAM
-from lattok.recipes.action_vq import ActionVQRecipe, train_action_vq
-from lattok.recipes.common import Recipe
-from lattok.recipes.image_lam import ImageLAMRecipe, train_image_lam
-from lattok.recipes.tokenizers import (
-    FASTRecipe,
-    FitRecipe,
-    FSQRecipe,
-    ResidualVQRecipe,
-    UniformBinsRecipe,
-    train_by_fitting,
-)
-from lattok.recipes.vla import VLARecipe, train_vla
-from lattok.vla import LatentVLA
+from lattok.checks import LattokError
+from lattok.hub import FAMILIES
+from lattok.recipes.action_vq import ActionVQRecipe
+from lattok.recipes.common import RECIPES, Model, Recipe
+from lattok.recipes.image_lam import ImageLAMRecipe
+from lattok.recipes.tokenizers import FASTRecipe, FitRecipe, FSQRecipe, ResidualVQRecipe, UniformBinsRecipe, recipe_for
+from lattok.recipes.vla import VLARecipe
 
 __all__ = [
     "ActionVQRecipe",
     "FASTRecipe",
     "FSQRecipe",
+    "FitRecipe",
     "ImageLAMRecipe",
     "Recipe",
     "ResidualVQRecipe",
     "UniformBinsRecipe",
     "VLARecipe",
+    "kinds",
+    "recipe_for",
+    "recipe_of",
     "train",
 ]
 
 
-@overload
-def train(recipe: ActionVQRecipe, resume: bool = False, **options: Any) -> P2TActionVQ: ...
-@overload
-def train(recipe: ImageLAMRecipe, resume: bool = False, **options: Any) -> ImageLAM: ...
-@overload
-def train(recipe: VLARecipe, resume: bool = False, **options: Any) -> LatentVLA: ...
-@overload
-def train(recipe: FASTRecipe, resume: bool = False, **options: Any) -> FAST: ...
-@overload
-def train(recipe: FSQRecipe, resume: bool = False, **options: Any) -> FSQ: ...
-@overload
-def train(recipe: ResidualVQRecipe, resume: bool = False, **options: Any) -> ResidualVQ: ...
-@overload
-def train(recipe: UniformBinsRecipe, resume: bool = False, **options: Any) -> UniformBins: ...
-@overload
-def train(recipe: Recipe, resume: bool = False, **options: Any) -> ChunkTokenizer | ImageLAM | LatentVLA: ...
-def train(recipe: Recipe, resume: bool = False, **options: Any) -> ChunkTokenizer | ImageLAM | LatentVLA:
+def train(recipe: Recipe[Model], resume: bool = False, resume_command: str = "") -> Model:
     """Train as the recipe says; returns the model, saved in `recipe.out`.
 
     >>> lattok.train(lattok.ActionVQRecipe.from_preset("my_dataset", "my_tokenizer", "quick"))
     """
-    if isinstance(recipe, ActionVQRecipe):
-        return train_action_vq(recipe, resume, **options)
-    if isinstance(recipe, ImageLAMRecipe):
-        return train_image_lam(recipe, resume, **options)
-    if isinstance(recipe, VLARecipe):
-        return train_vla(recipe, resume, **options)
-    if isinstance(recipe, FitRecipe):
-        return train_by_fitting(recipe, resume, **options)
-    return checks.fail("recipe", "one of lattok's recipes", type(recipe).__name__)
+    if not isinstance(recipe, Recipe):
+        checks.fail("recipe", "a recipe, such as lattok.ActionVQRecipe", type(recipe).__name__)
+    return recipe.train(resume, resume_command)
+
+
+def kinds() -> list[str]:
+    """What can be trained: all recipes by kind, and families of action tokenizers, each of which has one."""
+    found = set(RECIPES)
+    for name in FAMILIES:
+        with suppress(LattokError):  # a package that fails, which concerns only who asks for its family
+            found |= {name} if issubclass(FAMILIES[name], ChunkTokenizer) else set()
+    return sorted(found)
+
+
+def recipe_of(kind: str) -> type[Recipe[Any]] | None:
+    """The class of recipes of a kind; None where there is none."""
+    family = None if kind in RECIPES else FAMILIES.get(kind)
+    if family is not None and issubclass(family, ChunkTokenizer):
+        return recipe_for(family)
+    return RECIPES.get(kind)

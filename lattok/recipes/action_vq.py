@@ -14,24 +14,30 @@ from lattok.data.episodes import check_horizon
 from lattok.data.mixture import MixedBatches, MixedWindows, same_actions
 from lattok.normalize import Normalizer
 from lattok.recipes.common import EXTREMES, QUANTILES, MixOptions, Recipe, finish
-from lattok.training import SeededBatches, fit
+from lattok.training import LoopOptions, SeededBatches, fit
 from lattok.types import ActionBatch
 
 PAPER = {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "mask_weight": 0.1, "log_every": 100}
 
 
 @dataclass(frozen=True)
-class ActionVQRecipe(Recipe):
-    """`p2t`: appendix A.2 (Adam 1e-4, batch 128, 50,000 steps), at the horizons of the paper's robots `libero` (8),
-    `robotwin` (25) and `jaka` (20). `quick`: one minute on two cores, mask loss off.
+class ActionVQRecipe(Recipe[P2TActionVQ]):
+    """Train the paper's tokenizer, one code per step.
 
-    Laid over either: `context`, a decoder over all codes; `p2t_code`, where the published code differs from the paper.
+    - `p2t`: appendix A.2 (Adam 1e-4, batch 128, 50,000 steps)
+    - `libero`, `robotwin`, `jaka`: the same at the horizons of the paper's robots (8, 25, 20), with its normalisation
+    - `quick`: one minute on two cores, without the mask loss
+    - joined with any of them ("quick+context"): `context`, a decoder over all codes; `p2t_code`, as the published code
     """
 
     kind = "action-vq"
     model_class = ActionVQConfig
     data_class = MixOptions
-    from_dataset = ("action_dim", "action_names", "normalizers")
+    data: MixOptions
+    loop: LoopOptions
+    model: ActionVQConfig
+    common = ("horizon", "codebook_size", *Recipe.common)
+    example = MappingProxyType({"preset": "quick"})
     default_preset = "p2t"
     presets = MappingProxyType(
         {
@@ -52,41 +58,40 @@ class ActionVQRecipe(Recipe):
         }
     )
 
+    def train(self, resume: bool = False, resume_command: str = "") -> P2TActionVQ:
+        """Train as every recipe does.
 
-def train_action_vq(recipe: ActionVQRecipe, resume: bool = False, resume_command: str = "") -> P2TActionVQ:
-    """Train as the recipe says and save the tokenizer into `recipe.out`.
+        In a mixture batches come normalised, each dataset's chunks with its own normaliser, and the model's is the
+        identity meanwhile.
+        """
+        out = self.folder(resume)
+        sources = self.open()
+        datasets = [source.dataset for source in sources]
+        horizon = self.model.horizon
+        names = same_actions(datasets, self.data.action_key)
+        episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
+        check_horizon(horizon, episodes)
+        parts = [ActionWindows(dataset, horizon, self.data.action_key, self.data.episodes) for dataset in datasets]
+        torch.manual_seed(self.loop.seed)
+        several = tuple(dataset.name for dataset in datasets) if self.data.mix else ()
+        config = self.config(action_dim=len(names), action_names=names, normalizers=several)
+        model, size, seed = P2TActionVQ(config), self.loop.batch_size, self.loop.seed
+        normalizers = [module for module in model.normalizers if isinstance(module, Normalizer)] or [model.normalizer]
+        for part, normalizer in zip(parts, normalizers, strict=True):
+            normalizer.fit(part.actions, config.normalize_kinds)
+        if several:
+            windows = MixedWindows(parts, normalizers)
+            draw = MixedBatches(windows.sizes, [source.weight for source in sources], size, seed)
+            model.normalizer = Normalizer(len(names))
+        else:
+            windows, draw = parts[0], SeededBatches(len(parts[0]), size, seed)
 
-    In a mixture batches come normalised, each dataset's chunks with its own normaliser, and the model's is the identity
-    meanwhile.
-    """
-    out = recipe.folder(resume)
-    sources = recipe.open()
-    datasets = [source.dataset for source in sources]
-    horizon = recipe.model.get("horizon", ActionVQConfig.horizon)
-    names = same_actions(datasets, recipe.data.action_key)
-    episodes = [episode for dataset in datasets for episode in select_episodes(dataset, recipe.data.episodes)]
-    check_horizon(horizon, episodes)
-    parts = [ActionWindows(dataset, horizon, recipe.data.action_key, recipe.data.episodes) for dataset in datasets]
-    torch.manual_seed(recipe.loop.seed)
-    several = tuple(dataset.name for dataset in datasets) if recipe.data.mix else ()
-    config = ActionVQConfig(**recipe.model, action_dim=len(names), action_names=names, normalizers=several)
-    model, size, seed = P2TActionVQ(config), recipe.loop.batch_size, recipe.loop.seed
-    normalizers = [module for module in model.normalizers if isinstance(module, Normalizer)] or [model.normalizer]
-    for part, normalizer in zip(parts, normalizers, strict=True):
-        normalizer.fit(part.actions, config.normalize_kinds)
-    if several:
-        windows = MixedWindows(parts, normalizers)
-        draw = MixedBatches(windows.sizes, [source.weight for source in sources], size, seed)
-        model.normalizer = Normalizer(len(names))
-    else:
-        windows, draw = parts[0], SeededBatches(len(parts[0]), size, seed)
+        def batches(step: int, process: int, processes: int) -> ActionBatch:
+            return windows.batch(draw(step)[process::processes])
 
-    def batches(step: int, process: int, processes: int) -> ActionBatch:
-        return windows.batch(draw(step)[process::processes])
-
-    with recipe.begin(resume, sources, resume_command=resume_command) as begun:
-        model.trained_on = recipe.trained_on(sources, size, begun)
-        weights = model.config.loss_weights
-        fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
-        model.choose_normalizer()
-        return finish(model, out)
+        with self.begin(resume, sources, resume_command=resume_command) as begun:
+            model.trained_on = self.trained_on(sources, size, begun)
+            weights = model.config.loss_weights
+            fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+            model.choose_normalizer()
+            return finish(model, out)

@@ -1,16 +1,17 @@
-"""What every recipe is made of: data options, model fields, loop options; presets, config files and flags over them."""
+"""What every recipe is made of: options of the data, the loop and the model; presets, and options over them."""
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,7 +25,9 @@ from lattok.data.content import Content, content_of, record_of
 from lattok.data.mixture import Source, open_mixture, parse_source
 from lattok.data.schema import short_name
 from lattok.hub import HubModel
+from lattok.recipes.options import chosen_fields, typed, types_of
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Begun, busy, never_saved, read_recipe
+from lattok.registry import Registry
 from lattok.signals import restated
 from lattok.training import RECIPE, RUN, LoopOptions
 
@@ -48,15 +51,15 @@ EXTREMES = {"normalize": "min_max", "normalize_clip": True}
 class DataOptions:
     """What is read from the dataset."""
 
-    action_key: str = "action"
-    state_key: str = "observation.state"
-    cameras: tuple[str, ...] | None = None  # short or full names; None: all
-    episodes: str = "train"  # "train", "test", "0:40", "0,3,5:9"
+    action_key: str = "action"  # column with the actions
+    episodes: str = "train"  # "train", "test" (the last episode of every task), "0:40" or "0,3,5:9"
 
 
 @dataclass(frozen=True)
-class ImageOptions:
-    """How images are changed while a model learns from them; not at all, unless its recipe or a preset says so."""
+class ImageOptions(DataOptions):
+    """Which cameras a model looks at, and how images are changed while it learns: not at all, unless a preset does."""
+
+    cameras: tuple[str, ...] | None = None  # in this order; short names will do; left out: all
 
     crop: float = 1.0  # least share of the image that is kept; 1: all of it
     crop_most: float = 1.0  # greatest share
@@ -75,28 +78,44 @@ class ImageOptions:
 class MixOptions(DataOptions):
     """What is read from one dataset, or from several; `episodes` are then chosen in each of them."""
 
-    mix: tuple[str, ...] = ()  # in place of a dataset: "data/bridge:1.0", "data/libero.json:0.5", ...
+    mix: tuple[str, ...] = ()  # several datasets and their shares, in place of one: data/a:1.0 data/b.json:0.5
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A reproducible training run: where from, where to, and three groups of options in one flat namespace."""
+class Recipe(ABC, Generic[Model]):
+    """A reproducible training run: where from, where to, and three groups of options in one flat namespace.
+
+    A subclass is found by its `kind`, the word that follows `lattok train`; its first line says there what it does.
+    """
 
     kind: ClassVar[str]
-    model_class: ClassVar[Any]  # its config dataclass names the model options
+    model_class: ClassVar[Any]  # the model's configuration: its fields are options, but those taken `from_data`
     data_class: ClassVar[Any] = DataOptions
     loop_class: ClassVar[Any] = LoopOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     default_preset: ClassVar[str]
     looks: ClassVar[bool] = False  # at pictures
-    from_dataset: ClassVar[tuple[str, ...]] = ()  # config fields that the dataset decides, never an option
+    common: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "seed", "device")  # come first in the help
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # options of the example in the help
 
     dataset: str | None  # none: a mixture
     out: str
     preset: str
     data: Any
     loop: Any
-    model: Mapping[str, Any] = field(default_factory=dict)
+    model: Any  # what is chosen of `model_class`
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "kind" in vars(cls):
+            RECIPES.add(cls.kind, cls)
+
+    @abstractmethod
+    def train(self, resume: bool = False, resume_command: str = "") -> Model:
+        """Train as the options say and save the model into `out`.
+
+        `resume` goes on with a run that was interrupted; `resume_command` is what an interrupted one tells to type.
+        """
 
     @classmethod
     def from_preset(
@@ -111,16 +130,15 @@ class Recipe:
         for name in preset.split("+"):
             checks.one_of("preset", name, cls.presets)
             merged.update(cls.presets[name])
-        groups = cls.option_types()
-        checks.known_keys("options", {**merged, **options}, sorted(groups))
-        given = {name: typed(name, value, groups[name]) for name, value in options.items()}
-        values = cls.combined({name: typed(name, value, groups[name]) for name, value in merged.items()}, given)
-        data = {f.name: values.pop(f.name) for f in fields(cls.data_class) if f.name in values}
-        loop = {f.name: values.pop(f.name) for f in fields(cls.loop_class) if f.name in values}
-        data = cls.data_class(**data)
+        types = cls.option_types()
+        checks.known_keys("options", {**merged, **options}, sorted(types))
+        given = {name: typed(name, value, types[name]) for name, value in options.items()}
+        values = cls.combined({name: typed(name, value, types[name]) for name, value in merged.items()}, given)
+        data, loop, model = (
+            owner(**{f.name: values[f.name] for f in fields(owner) if f.name in values}) for owner in cls.groups()
+        )
         _check_one_source(dataset, getattr(data, "mix", None))
-        name = None if dataset is None else str(dataset)
-        return cls(name, str(out), preset, data, cls.loop_class(**loop), values)
+        return cls(None if dataset is None else str(dataset), str(out), preset, data, loop, model)
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,13 +146,19 @@ class Recipe:
         return {**preset, **given}
 
     @classmethod
+    def groups(cls) -> tuple[Any, Any, Any]:
+        """Dataclasses of the options of data, loop and model; each option stands in one of them."""
+        taken = {f.name for owner in (cls.data_class, cls.loop_class) for f in fields(owner)}
+        return cls.data_class, cls.loop_class, chosen_fields(cls.model_class, taken)
+
+    @classmethod
     def option_types(cls) -> dict[str, Any]:
         """Every option by name with its type."""
-        types: dict[str, Any] = {}
-        for owner in (cls.model_class, cls.loop_class, cls.data_class):
-            hints = get_type_hints(owner)
-            types.update({f.name: hints[f.name] for f in fields(owner) if f.name not in cls.from_dataset})
-        return types
+        return {name: kind for owner in cls.groups() for name, kind in types_of(owner).items()}
+
+    def config(self, **known: Any) -> Any:
+        """The model's configuration: what was chosen, and what is `known` now that the dataset is open."""
+        return self.model_class(**vars(self.model), **known)
 
     def open(self) -> list[Source]:
         """The dataset, or all those of the mixture."""
@@ -164,15 +188,17 @@ class Recipe:
 
     def _content(self, dataset: RobotDataset) -> Content:
         """All that this run reads from a dataset."""
-        keys = {self.data.action_key, self.data.state_key, getattr(self.data, "eval_key", None)} - {None}
-        asked = None if self.data.cameras is None else set(map(short_name, self.data.cameras))
-        named = [key for key in dataset.cameras if asked is None or short_name(key) in asked]
-        cameras = (named or dataset.cameras) if self.looks and asked != set() else ()
+        named = [getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key")]
+        keys = {key for key in named if key is not None}
+        chosen = getattr(self.data, "cameras", None)
+        asked = None if chosen is None else set(map(short_name, chosen))
+        found = [key for key in dataset.cameras if asked is None or short_name(key) in asked]
+        cameras = (found or dataset.cameras) if self.looks and asked != set() else ()
         return content_of(dataset, select_episodes(dataset, self.data.episodes), keys, cameras)
 
     def options(self) -> dict[str, Any]:
-        """All options that are set, flat."""
-        return {**asdict(self.data), **asdict(self.loop), **self.model}
+        """All options, flat."""
+        return {**asdict(self.data), **asdict(self.loop), **asdict(self.model)}
 
     @contextmanager
     def begin(
@@ -251,12 +277,10 @@ class Recipe:
         if (stored.dataset is None) != (self.dataset is None):
             one = stored.dataset or f"the mixture {' '.join(stored.data.mix)}"
             checks.fail("dataset", f"{one}, as in the run to resume", self.dataset or "a mixture")
-        before = stored.options()
-        now, defaults = self.options(), {f.name: f.default for f in fields(self.model_class)}
-        for name in sorted({*before, *now} - {*CHANGEABLE_ON_RESUME}):
-            was, is_ = before.get(name, defaults.get(name)), now.get(name, defaults.get(name))
-            if was != is_:
-                checks.fail(name, f"{was!r} as in the run to resume", repr(is_), "Or start a new run.")
+        before, now = stored.options(), self.options()
+        for name in sorted(before.keys() - {*CHANGEABLE_ON_RESUME}):
+            if before[name] != now[name]:
+                checks.fail(name, f"{before[name]!r} as in the run to resume", repr(now[name]), "Or start a new run.")
 
     def folder(self, resume: bool) -> Path:
         """The run folder: for a new run it must be new, or hold no more than a run that never saved a step.
@@ -266,6 +290,9 @@ class Recipe:
         if first_process():
             self._check_folder(resume)
         return Path(self.out)
+
+
+RECIPES: Registry[type[Recipe[Any]]] = Registry("lattok.recipes", "kind", ("recipes",))
 
 
 def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> None:
@@ -319,46 +346,3 @@ def index_runs(indices: Iterable[int]) -> list[list[int]]:
         else:
             runs.append([index, index])
     return runs
-
-
-def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """`NAME=VALUE` strings to options; values are JSON where they can be, plain text otherwise."""
-    options: dict[str, Any] = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            checks.fail("set", "NAME=VALUE", repr(text))
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
-    return options
-
-
-def read_options(path: str | None) -> tuple[dict[str, Any], str | None]:
-    """Options and preset from a JSON file: `{name: value}`, or a run's recipe.json, which names its preset."""
-    value = files.read_json(Path(path)) if path is not None else {}
-    options, preset = value.get("options", value), value.get("preset") if "options" in value else None
-    if not isinstance(options, dict) or not isinstance(preset, str | None):
-        checks.fail(f"{path}", '{"name": value, ...}, or a run\'s recipe.json', "options or a preset of another kind")
-    return dict(options), preset
-
-
-def typed(name: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind`, or an error that names the option."""
-    if isinstance(value, list):
-        value = tuple(value)
-    allowed: Sequence[Any] = get_args(kind) if get_origin(kind) not in (None, tuple) else (kind,)
-    for option in allowed:
-        origin = get_origin(option) or option
-        if origin is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if origin is str and isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if origin is tuple and isinstance(value, tuple | str | int | float) and not isinstance(value, bool):
-            items = value if isinstance(value, tuple) else (value,)
-            return tuple(typed(name, item, get_args(option)[0]) for item in items)
-        if isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
-            return value
-    expected = getattr(kind, "__name__", str(kind))
-    return checks.fail(name, f"a value of type {expected}", repr(value))

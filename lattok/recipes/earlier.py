@@ -22,14 +22,14 @@ STAGES: dict[int, dict[str, Any]] = {
     1: {"streams": "control", "language": "t5:google-t5/t5-base", "labelled_fraction": 0.0, "flow_weight": 0.0},
     2: {"streams": "control+env"},
 }
-MODEL = frozenset(f.name for f in fields(ImageLAMConfig)) - {"cameras"}
+MODEL = frozenset(f.name for f in fields(ImageLAMConfig)) - ImageLAMConfig.from_data
 # What a continued model may change: neither the shapes of its weights nor their meaning depend on it.
 FREE = frozenset(
     {"stride", "extra_strides", "dropout", "language", "action_head", "action_target", "action_steps", "restart_every"}
 )
 # What a codebook is tied to: which vectors it holds, and what the latents that it stands for were made from.
 KIND = ("quantizer", "latent_norm")
-TAKEN = ("latent_dim", "features", "features_revision", "image_size", "mean", "std", "interpolation")
+TAKEN = ("latent_dim", "features", "features_revision", "image_size", "interpolation")
 
 
 def combined(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lattok.data import FramePairs, RobotDataset
 from lattok.devices import device_called
 from lattok.image_lam.feature_cache import Clip, FeatureCache, PixelsOf
 from lattok.image_lam.features import FrozenFeatures
-from lattok.recipes.progress import bar
+from lattok.progress import bar
 
 
 def know_features(

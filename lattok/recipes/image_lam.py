@@ -26,7 +26,7 @@ from lattok.recipes.common import Begun, ImageOptions, MixOptions, Recipe, agree
 from lattok.recipes.features import know_features
 from lattok.recipes.instructions import Instructions, embed, file_hash
 from lattok.recipes.pairs import PairBatches, attach_action_head, gaps_in_frames, read_pairs
-from lattok.training import fit
+from lattok.training import LoopOptions, fit
 
 PUBLISHED_IMAGES = {  # how the published code changes them, here and for its policies
     "crop": 0.9,
@@ -44,14 +44,14 @@ class PairOptions(ImageOptions, MixOptions):
     """What is read from the dataset, which actions may supervise, and which earlier models are built on."""
 
     camera_count: int = 0  # where `cameras` names none: the first so many of the dataset; 0: all
-    labelled_fraction: float = 0.05
+    labelled_fraction: float = 0.05  # share of the pairs whose actions supervise
     labelled: str = "pairs"  # or "episodes": whole episodes, for people who have only some labelled ones
     labelled_per_batch: int = 0  # extra labelled pairs in every batch, beyond those drawn by chance
-    stage: int | None = None  # 1: environment codes with instructions; 2: controllable codes in addition
-    env_codebook: str | None = None  # stage-1 model whose codebook stage 2 keeps as it is
-    init: str | None = None  # model that goes on learning: its architecture, weights and codebooks
+    stage: int | None = None  # 1: environment codes, from instructions; 2: controllable codes with them; left out: one
+    env_codebook: str | None = None  # model of stage 1, whose codebook stage 2 keeps as it is
+    init: str | None = None  # model to fine-tune, a folder or a Hub id; its architecture stays
     text_features: str | None = None  # vectors of the instructions, for language="precomputed"
-    feature_cache: str | None = None  # folder that keeps frozen features for all runs
+    feature_cache: str | None = None  # folder that keeps frozen features for all runs; left out: computed at each step
     feature_cache_dtype: str = "float32"  # "float16" takes half the room; training then differs in the last digits
 
     def __post_init__(self) -> None:
@@ -68,18 +68,27 @@ class PairOptions(ImageOptions, MixOptions):
 
 
 @dataclass(frozen=True)
-class ImageLAMRecipe(Recipe):
-    """Sizes `full` (paper), `small` (one GPU), `tiny` (two cores), joined with `p2t` (paper) or `robust`.
+class ImageLAMRecipe(Recipe[ImageLAM]):
+    """Train a latent action model of video.
 
-    Laid over `robust`: `flow`, codes that also say how pixels move, for few labels or none; `shared`, one codebook.
-    Over `p2t`: `p2t_code`, where the published code's action head differs from the paper.
+    - sizes: `full` (paper), `small` (one GPU), `tiny` (two cores)
+    - joined with a size ("tiny+robust"): `p2t` (paper) or `robust`
+    - joined with `robust`: `flow`, codes that also say how pixels move, for few labels or none; `shared`, one codebook
+    - joined with `p2t`: `p2t_code`, where the published code's action head differs from the paper
     """
 
     kind = "image-lam"
     looks = True
     model_class = ImageLAMConfig
     data_class = PairOptions
-    from_dataset = ()
+    data: PairOptions
+    loop: LoopOptions
+    model: ImageLAMConfig
+    common = (
+        *("features", "stride", "cameras", "tokens", "codebook_size", "labelled_fraction"),
+        *("stage", "env_codebook", "init", "feature_cache", *Recipe.common),
+    )
+    example = MappingProxyType({"preset": "tiny+robust", "features": "pixels"})
     default_preset = "small+robust+flow"
     presets = MappingProxyType(
         {
@@ -147,9 +156,9 @@ class ImageLAMRecipe(Recipe):
 
     def __post_init__(self) -> None:
         processes = int(os.environ.get("WORLD_SIZE", "1"))
-        if self.model.get("latent_norm") == "batch" and self.loop.batch_size < 2 * processes:
+        if self.model.latent_norm == "batch" and self.loop.batch_size < 2 * processes:
             checks.fail("batch_size", "at least 2 pairs per process with latent_norm=batch", self.loop.batch_size)
-        weights = {name: self.model.get(name, getattr(ImageLAMConfig, name)) for name in LEARNT_FROM}
+        weights = {name: getattr(self.model, name) for name in LEARNT_FROM}
         if self.data.labelled_fraction == 0:
             weights["action_weight"] = 0.0
         if not any(weights.values()):
@@ -161,45 +170,44 @@ class ImageLAMRecipe(Recipe):
         """As every recipe, with what follows from the stage and from earlier models between the two."""
         return earlier.combined(preset, given)
 
+    def train(self, resume: bool = False, resume_command: str = "") -> ImageLAM:
+        """Train as every recipe does; the action head is not saved."""
+        out, data = self.folder(resume), self.data
+        sources = self.open()
+        datasets = [source.dataset for source in sources]
+        before = _earlier(self)
+        words = _words(self, datasets, before)
+        cameras = _cameras(self, datasets[0], before)
+        torch.manual_seed(self.loop.seed)
+        model = _model(self, cameras, before, words)
+        for dataset in datasets:  # before anything is written
+            gaps_in_frames(model.config, dataset.fps)
+        views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
+        labelled = _with_actions(self, datasets)
+        with self.begin(resume, sources, _inputs(self, before), resume_command) as begun:
+            model.features.load()
+            named = zip(datasets, views, strict=True)
+            parts = [read_pairs(self, model, dataset, view, dataset in labelled) for dataset, view in named]
+            if data.feature_cache is not None:
+                know_features(data.cache(), model.features, self.loop.device, datasets, parts)
+            pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
+            attach_action_head(model, pairs)
+            size, seed = self.loop.batch_size, self.loop.seed
+            batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation)
+            model.trained_on = _history(self, begun, sources, batches.samples, before)
+            weights = model.config.loss_weights
+            fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+            model.action_head = None
+            agree(model)
+            return finish(model, out)
+
     def next_step(self) -> str:
         """As every recipe; a model of stage 1 is there for stage 2."""
-        if self.model.get("language") is None:
+        if self.model.language is None:
             return super().next_step()
         source = [self.dataset] if self.dataset is not None else ["--mix", *self.data.mix]
         words = ["lattok", "train", self.kind, *source, "--out", "NEW", "--preset", self.preset]
         return f"Go on to stage 2: {shlex.join([*words, '--stage', '2', '--env-codebook', self.out])}"
-
-
-def train_image_lam(recipe: ImageLAMRecipe, resume: bool = False, resume_command: str = "") -> ImageLAM:
-    """Train as the recipe says and save the model, without its action head, into `recipe.out`."""
-    out, data = recipe.folder(resume), recipe.data
-    sources = recipe.open()
-    datasets = [source.dataset for source in sources]
-    before = _earlier(recipe)
-    words = _words(recipe, datasets)
-    cameras = _cameras(recipe, datasets[0], before)
-    torch.manual_seed(recipe.loop.seed)
-    model = _model(recipe, cameras, before, words)
-    for dataset in datasets:  # before anything is written
-        gaps_in_frames(model.config, dataset.fps)
-    views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
-    labelled = _with_actions(recipe, datasets)
-    with recipe.begin(resume, sources, _inputs(recipe, before), resume_command) as begun:
-        model.features.load()
-        named = zip(datasets, views, strict=True)
-        parts = [read_pairs(recipe, model, dataset, view, dataset in labelled) for dataset, view in named]
-        if data.feature_cache is not None:
-            know_features(data.cache(), model.features, recipe.loop.device, datasets, parts)
-        pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
-        attach_action_head(model, pairs)
-        size, seed = recipe.loop.batch_size, recipe.loop.seed
-        batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation)
-        model.trained_on = _history(recipe, begun, sources, batches.samples, before)
-        weights = model.config.loss_weights
-        fit(model, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
-        model.action_head = None
-        agree(model)
-        return finish(model, out)
 
 
 def _earlier(recipe: ImageLAMRecipe) -> ImageLAM | None:
@@ -208,17 +216,18 @@ def _earlier(recipe: ImageLAMRecipe) -> ImageLAM | None:
     return None if name is None else ImageLAM.from_pretrained(name)
 
 
-def _words(recipe: ImageLAMRecipe, datasets: Sequence[RobotDataset]) -> Instructions | None:
+def _words(recipe: ImageLAMRecipe, datasets: Sequence[RobotDataset], before: ImageLAM | None) -> Instructions | None:
     """Vectors of the datasets' instructions, where the model reads them."""
-    language = recipe.model.get("language")
+    language = recipe.model.language
     if language is None:
         if recipe.data.text_features is not None:
             raise LattokError("`text_features` are for stage 1, which reads instructions. Set stage=1.")
         return None
     episodes = [episode for dataset in datasets for episode in select_episodes(dataset, recipe.data.episodes)]
     words = embed(language, recipe.data.text_features, [(*episode.tasks, "")[0] for episode in episodes])
-    width = words.vectors.shape[2]
-    checks.size("language", "numbers per word (language_dim)", width, recipe.model.get("language_dim", width))
+    if before is not None:
+        known = before.config.language_dim
+        checks.size("language", "numbers per word, as in the model to continue", words.vectors.shape[2], known)
     return words
 
 
@@ -242,12 +251,14 @@ def _model(
     recipe: ImageLAMRecipe, cameras: tuple[str, ...], before: ImageLAM | None, words: Instructions | None
 ) -> ImageLAM:
     """A fresh model, or one with the weights or the environment of an earlier one."""
-    config = ImageLAMConfig(cameras=cameras, **recipe.model)
+    config = recipe.config(cameras=cameras)
     if before is None:  # mean and deviation of the pixels are those that the features know
         mean, std = known_scaling(config.features, config.image_size, config.features_revision)
-        config = replace(config, mean=recipe.model.get("mean", mean), std=recipe.model.get("std", std))
-    if words is not None:
-        config = replace(config, language_dim=words.vectors.shape[2])
+    else:
+        mean, std = before.config.mean, before.config.std
+    width = config.language_dim if before is None or recipe.data.init is None else before.config.language_dim
+    width = width if words is None else words.vectors.shape[2]
+    config = replace(config, mean=mean, std=std, language_dim=width)
     model = ImageLAM(config)
     if before is not None:
         model.features = before.features  # the same ones, loaded already

@@ -12,9 +12,9 @@ from lattok.data import FramePairs, RobotDataset
 from lattok.data.augment import Augmentation, Draws, augment, draw
 from lattok.data.mixture import MixedBatches, MixedPairs
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.recipes.instructions import Instructions
-from lattok.recipes.progress import bar
 from lattok.training import RUN, SeededBatches, mix
 from lattok.types import PairBatch
 
@@ -30,7 +30,7 @@ def gaps_in_frames(config: ImageLAMConfig, fps: float) -> list[int]:
 
 
 def read_pairs(
-    recipe: Recipe, model: ImageLAM, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
+    recipe: Recipe[ImageLAM], model: ImageLAM, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
 ) -> FramePairs:
     """All frame pairs of a dataset; their frames are decoded unless features from a cache are all that is needed."""
     data, gaps = recipe.data, gaps_in_frames(model.config, dataset.fps)

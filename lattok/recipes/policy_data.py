@@ -13,11 +13,10 @@ from lattok.data.latent_columns import LatentSpec, latent_spec, only_prefix, tok
 from lattok.data.policy_windows import PolicyWindows
 from lattok.data.sidecar import with_labels
 from lattok.loading import load
+from lattok.progress import bar
 from lattok.recipes.common import Recipe
-from lattok.recipes.progress import bar
 from lattok.training import RUN, SeededBatches
 from lattok.types import ActionTokenizer, PolicyBatch
-from lattok.vla import VLAConfig
 
 
 class Labelled(NamedTuple):
@@ -29,15 +28,15 @@ class Labelled(NamedTuple):
     tokenizer: Any = None  # labels the batches, in place of columns
 
 
-def with_its_labels(recipe: Recipe, dataset: RobotDataset) -> RobotDataset:
+def with_its_labels(recipe: Recipe[Any], dataset: RobotDataset) -> RobotDataset:
     """The recipe's dataset, with the labels beside it as columns."""
     return dataset if recipe.data.labels is None else with_labels(dataset, recipe.data.labels)
 
 
-def find_labels(recipe: Recipe, dataset: RobotDataset) -> Labelled:
+def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> Labelled:
     """What the recipe's strategy learns from in a dataset with its labels."""
     data, plan = recipe.data, recipe.data.plan
-    horizon = recipe.model.get("horizon", VLAConfig.horizon)
+    horizon = recipe.model.horizon
     if data.tokenizer is not None and plan.target != "chunk":
         expected = "none for a strategy without tokens of actions"
         checks.fail("tokenizer", expected, f"{data.tokenizer} for {plan.name}", "LA-Tok learns from tokens.")
@@ -64,17 +63,17 @@ def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> l
     return test or [episode.index for episode in dataset.episodes if episode.index not in chosen]
 
 
-def read_windows(recipe: Recipe, source: Labelled, episodes: str | Sequence[int] | None = None) -> PolicyWindows:
+def read_windows(recipe: Recipe[Any], source: Labelled, episodes: str | Sequence[int] | None = None) -> PolicyWindows:
     """Every frame of the recipe's episodes (or of others) with the actions and labels that follow it."""
     data, config = recipe.data, recipe.model
     learns = data.plan.loss != "none"
     with bar("decode") as progress:
         return PolicyWindows(
             source.dataset,
-            config.get("horizon", VLAConfig.horizon),
+            config.horizon,
             cameras=data.cameras,
-            size=config.get("image_size", VLAConfig.image_size),
-            interpolation=config.get("interpolation", VLAConfig.interpolation),
+            size=config.image_size,
+            interpolation=config.interpolation,
             action_key=data.action_key,
             state_key=data.state_key if data.proprio else None,
             episodes=data.episodes if episodes is None else episodes,
@@ -90,7 +89,7 @@ def read_windows(recipe: Recipe, source: Labelled, episodes: str | Sequence[int]
 class PolicyBatches:
     """Random windows of step t with augmented images; sample i of a step is the same whatever the processes."""
 
-    def __init__(self, windows: PolicyWindows, recipe: Recipe):
+    def __init__(self, windows: PolicyWindows, recipe: Recipe[Any]):
         self.windows, self.loop, self.data = windows, recipe.loop, recipe.data
         self._draw = SeededBatches(len(windows), recipe.loop.batch_size, recipe.loop.seed)
 

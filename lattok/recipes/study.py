@@ -31,12 +31,11 @@ from lattok.recipes.policy_data import (
     read_windows,
     with_its_labels,
 )
-from lattok.recipes.vla import HELD_OUT, VLARecipe, policy_config, train_vla
+from lattok.recipes.vla import HELD_OUT, VLARecipe, policy_config
 from lattok.runlog import METRICS, read_metrics
 from lattok.training import RECIPE, RUN, fit
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla import STRATEGIES, VLAConfig
-from lattok.vla.config import PROMPT
 from lattok.vla.losses import action_loss
 
 RESULTS, TABLE, CURVES = "study.json", "study.md", "study.svg"
@@ -117,13 +116,13 @@ def train_study(
     runs = {name: _member(recipe, dataset, name) for name in strategies}
     for member in runs.values():  # labels that are missing are an error now, not after hours
         find_labels(member, dataset)
-    prompt = recipe.model.get("prompt", PROMPT).replace("{task}", "").strip()
+    prompt = recipe.model.prompt.replace("{task}", "").strip()
     runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)
     with recipe.begin(resume, sources, resume_command=resume_command):
         for name, member in runs.items():
             if not (out / name / HELD_OUT).is_file():
                 _say(name)
-                train_vla(member, (Path(member.out) / RUN / RECIPE).is_file(), resume_command)
+                member.train((Path(member.out) / RUN / RECIPE).is_file(), resume_command)
         if data.proprio and not (out / PROPRIO / HELD_OUT).is_file():
             _say(PROPRIO)
             _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), Labelled(dataset))
@@ -151,7 +150,8 @@ def _member(
         latent_stride=data.latent_stride if images else None,
         tokenizer=None if images else data.tokenizer,
     )
-    return replace(recipe, out=str(Path(recipe.out) / (name or strategy)), data=data, model={**recipe.model, **model})
+    out = str(Path(recipe.out) / (name or strategy))
+    return replace(recipe, out=out, data=data, model=replace(recipe.model, **model))
 
 
 def _train_proprio(recipe: VLARecipe, source: Labelled) -> None:

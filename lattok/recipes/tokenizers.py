@@ -4,104 +4,82 @@ from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import asdict, dataclass, fields, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, cast, get_type_hints
+from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
 import torch
 
-from lattok.action_vq import (
-    FAST,
-    FSQ,
-    FASTConfig,
-    FSQConfig,
-    ResidualVQ,
-    ResidualVQConfig,
-    UniformBins,
-    UniformBinsConfig,
-)
+from lattok.action_vq import FAST, FSQ, ResidualVQ, UniformBins
 from lattok.action_vq.base import ChunkTokenizer
+from lattok.action_vq.config import ChunkConfig
 from lattok.data import ActionWindows, select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.loading import load
 from lattok.recipes.common import Recipe, finish, first_process, wait_for_all
+from lattok.recipes.options import types_of
 
+Tokenizer = TypeVar("Tokenizer", bound=ChunkTokenizer)
 SAMPLED = 2048  # chunks that the summary after fitting looks at
 
 
-def fit_options(family: type[ChunkTokenizer]) -> Any:
-    """A dataclass of what `family.fit` takes by name, with its types and defaults."""
-    types, parameters = get_type_hints(family.fit), inspect.signature(family.fit).parameters.values()
-    named = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    return make_dataclass("FitOptions", [(p.name, types[p.name], p.default) for p in named], frozen=True)
-
-
 @dataclass(frozen=True)
-class FitRecipe(Recipe):
-    """A tokenizer fitted with `family.fit` to the windows of a dataset; `loop` are the options of `fit`."""
+class FitRecipe(Recipe[Tokenizer]):
+    """A tokenizer that is fitted with `family.fit` to the windows of a dataset; `loop` are the options of `fit`.
+
+    Every family of action tokenizers has one, see `recipe_for`.
+    """
 
     family: ClassVar[type[ChunkTokenizer]]
-    from_dataset = ("action_dim", "action_names", "normalizers")
     presets = MappingProxyType({"default": MappingProxyType({})})
     default_preset = "default"
 
+    def train(self, resume: bool = False, resume_command: str = "") -> Tokenizer:
+        """Fit the tokenizer and save it into `out`; `resume` begins again in the same folder.
 
-@dataclass(frozen=True)
-class FASTRecipe(FitRecipe):
-    """Frequencies in byte-pair codes, of different lengths."""
-
-    kind = "fast"
-    family, model_class, loop_class = FAST, FASTConfig, fit_options(FAST)
-    from_dataset = (*FitRecipe.from_dataset, "min_token", "max_token")
-
-
-@dataclass(frozen=True)
-class ResidualVQRecipe(FitRecipe):
-    """Residual codes of whole chunks, coarse to fine."""
-
-    kind = "residual-vq"
-    family, model_class, loop_class = ResidualVQ, ResidualVQConfig, fit_options(ResidualVQ)
+        Of several processes the first one checks, fits and saves, the others load; FSQ's training they share.
+        """
+        out, first = self.folder(resume), first_process()
+        shared = "batch_size" in {field.name for field in fields(self.loop_class)}
+        if first or shared:
+            return cast(Tokenizer, _fit(self, resume, out, resume_command))
+        wait_for_all()
+        return cast(Tokenizer, load(out))
 
 
-@dataclass(frozen=True)
-class FSQRecipe(FitRecipe):
-    """Finite-scalar codes of whole chunks, coarse to fine."""
-
-    kind = "fsq"
-    family, model_class, loop_class = FSQ, FSQConfig, fit_options(FSQ)
-    from_dataset = (*FitRecipe.from_dataset, "bits")
-
-
-@dataclass(frozen=True)
-class UniformBinsRecipe(FitRecipe):
-    """Uniform bins over the 1st to 99th percentile of every dimension."""
-
-    kind = "uniform-bins"
-    family, model_class, loop_class = UniformBins, UniformBinsConfig, fit_options(UniformBins)
-
-
-def train_by_fitting(recipe: FitRecipe, resume: bool = False, resume_command: str = "") -> ChunkTokenizer:
-    """Fit the tokenizer and save it into `recipe.out`; `resume` begins again in the same folder.
-
-    Of several processes the first one checks, fits and saves, the others load; FSQ's training they share.
-    """
-    out, first = recipe.folder(resume), first_process()
-    shared = "batch_size" in {field.name for field in fields(recipe.loop_class)}
-    if first or shared:
-        return _fit(recipe, resume, out, resume_command)
-    wait_for_all()
-    return cast(ChunkTokenizer, load(out))
+def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
+    """The recipe of a family of action tokenizers: its configuration's fields and what its `fit` takes by name."""
+    types, parameters = get_type_hints(family.fit), inspect.signature(family.fit).parameters.values()
+    named = [(p.name, types[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
+    own = [f.name for f in fields(family.config_class) if f.name not in types_of(ChunkConfig)]
+    what = (family.__doc__ or "").strip().partition("\n")[0].partition(":")[0].rstrip(".")
+    facts = {
+        "__doc__": f"Fit {family.__name__}: {what[:1].lower()}{what[1:]}.",
+        "__module__": family.__module__,
+        "kind": family.type,
+        "family": family,
+        "model_class": family.config_class,
+        "loop_class": make_dataclass(f"{family.__name__}FitOptions", named, frozen=True),
+        "common": ("horizon", *own, *Recipe.common),
+    }
+    return type(f"{family.__name__}Recipe", (FitRecipe,), facts)
 
 
-def _fit(recipe: FitRecipe, resume: bool, out: Path, resume_command: str) -> ChunkTokenizer:
+FASTRecipe = recipe_for(FAST)
+FSQRecipe = recipe_for(FSQ)
+ResidualVQRecipe = recipe_for(ResidualVQ)
+UniformBinsRecipe = recipe_for(UniformBins)
+
+
+def _fit(recipe: FitRecipe[Any], resume: bool, out: Path, resume_command: str) -> ChunkTokenizer:
     sources = recipe.open()
-    horizon = recipe.model.get("horizon", recipe.model_class.horizon)
+    horizon = recipe.model.horizon
     check_horizon(horizon, select_episodes(sources[0].dataset, recipe.data.episodes))
     windows = ActionWindows(sources[0].dataset, horizon, recipe.data.action_key, recipe.data.episodes)
     names = tuple(windows.action_names)
     with recipe.begin(resume, sources, resume_command=resume_command) as begun:
-        model = recipe.family.fit(*windows.all(), action_names=names, **asdict(recipe.loop), **recipe.model)
+        model = recipe.family.fit(*windows.all(), action_names=names, **vars(recipe.loop), **vars(recipe.model))
         model.trained_on = recipe.trained_on(sources, len(windows), begun)
         if first_process():
             print(fit_summary(model, windows), file=sys.stderr)

@@ -19,10 +19,10 @@ from lattok.data.policy_windows import PolicyWindows, camera_sizes
 from lattok.data.schema import vector_key
 from lattok.devices import moved
 from lattok.evaluation.questions.policy_error import policy_errors
+from lattok.progress import bar
 from lattok.recipes.common import (
     EXTREMES,
     QUANTILES,
-    DataOptions,
     ImageOptions,
     Recipe,
     finish,
@@ -38,8 +38,7 @@ from lattok.recipes.policy_data import (
     read_windows,
     with_its_labels,
 )
-from lattok.recipes.progress import bar
-from lattok.training import fit
+from lattok.training import LoopOptions, fit
 from lattok.types import PolicyBatch
 from lattok.vla import LatentVLA, Strategy, VLAConfig, strategy_of
 from lattok.vla.build import with_base
@@ -60,23 +59,24 @@ PAPER: Mapping[str, Any] = {  # Table 8
 
 
 @dataclass(frozen=True)
-class PolicyOptions(ImageOptions, DataOptions):
+class PolicyOptions(ImageOptions):
     """What a policy learns from."""
 
-    strategy: str = "baseline"
+    state_key: str = "observation.state"  # column with the robot's state, which is proprio
+    strategy: str = "baseline"  # how latent actions supervise: STRATEGIES
     layer: int | float | None = None  # hidden state of LA-Align: index, or fraction of the layers
-    latent_weight: float | None = None  # lambda
-    prefix: str | None = None  # of the label columns; None: the only one that fits the strategy
-    labels: str | None = None  # folder of labels beside the dataset
-    tokenizer: str | None = None  # action tokenizer that labels the batches, in place of columns
+    latent_weight: float | None = None  # lambda of Eq. 4; left out: the strategy's own
+    prefix: str | None = None  # of the label columns; left out: the only one that fits the strategy
+    labels: str | None = None  # folder of labels that annotate wrote for a dataset of another format
+    tokenizer: str | None = None  # action tokenizer that labels while la_tok trains, in place of columns
     latent_stride: str | None = None  # the stride that labels must have
-    proprio: bool = True
+    proprio: bool = True  # sees the robot's state
     crop: float = 0.9
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
     hue: float = 0.05
-    eval_key: str | None = None  # held-out actions to compare with; None: action_key
+    eval_key: str | None = None  # held-out actions to compare with; left out: those of action_key
 
     @property
     def plan(self) -> Strategy:
@@ -93,32 +93,25 @@ class PolicyOptions(ImageOptions, DataOptions):
 
 
 @dataclass(frozen=True)
-class VLARecipe(Recipe):
-    """The paper's recipe (Table 8) on its robots `libero` (H = 8), `robotwin` (25), `jaka` (20); `scratch`: a small
-    policy that learns from nothing on two cores.
+class VLARecipe(Recipe[LatentVLA]):
+    """Train a policy, with or without latent actions.
 
-    Laid over either: `p2t_code`, where the published code differs from the paper (L1, every crop of 90 %).
-    As every recipe, they leave the last episode of every task out, to judge by; `episodes="0:"` trains on all.
+    - `libero`, `robotwin`, `jaka`: the paper's recipe (Table 8) at the horizons of its robots (8, 25, 20)
+    - `scratch`: a small policy that learns from nothing on two cores
+    - joined with any of them: `p2t_code`, where the published code differs from the paper (L1, every crop of 90 %)
+
+    As every recipe, this leaves the last episode of every task out, to judge by; `episodes="0:"` trains on all.
     """
 
     kind = "vla"
     looks = True
     model_class = VLAConfig
     data_class = PolicyOptions
-    from_dataset = (
-        "action_dim",
-        "camera_sizes",
-        "proprio_dim",
-        "action_names",
-        "proprio_names",
-        "codes",
-        "latent_steps",
-        "codebook_size",
-        "latent_dim",
-        "latent_vectors",
-        "latent_per_step",
-        "latent_prefix",
-    )
+    data: PolicyOptions
+    loop: LoopOptions
+    model: VLAConfig
+    common = ("strategy", "backbone", "horizon", "prefix", "labels", "tokenizer", "cameras", *Recipe.common)
+    example = MappingProxyType({"strategy": "la_direct", "backbone": "scratch"})
     default_preset = "libero"
     presets = MappingProxyType(
         {
@@ -153,37 +146,42 @@ class VLARecipe(Recipe):
             checks.fail("preset", "libero+p2t_code, or another one under it", repr(preset))
         return super().from_preset(dataset, out, preset, **options)
 
+    def train(self, resume: bool = False, resume_command: str = "") -> LatentVLA:
+        """Train as every recipe does, and write the error on held-out episodes into held_out.json."""
+        out = self.folder(resume)
+        sources = self.open()
+        episodes = select_episodes(sources[0].dataset, self.data.episodes)
+        check_horizon(self.model.horizon, episodes)
+        source = find_labels(self, with_its_labels(self, sources[0].dataset))
+        torch.manual_seed(self.loop.seed)
+        policy = new_policy(self, source)  # before frames are decoded: what does not fit costs seconds
+        windows = read_windows(self, source)
+        policy.action_normalizer.fit(windows.actions, policy.config.action_kinds)
+        if policy.proprio_normalizer is not None and windows.states is not None:
+            policy.proprio_normalizer.fit(windows.states, policy.config.normalize)
+        inputs = {"labels": windows.labels_hash, "backbone": policy.config.backbone_revision}
+        if source.tokenizer is not None:
+            inputs["tokenizer"] = source.tokenizer.describe()["weights_sha256"]
+        inputs = {name: value for name, value in inputs.items() if value is not None}
+        with self.begin(resume, sources, inputs, resume_command) as begun:
+            policy.trained_on = self.trained_on(sources, self.loop.batch_size, begun)
+            batches, weights = PolicyBatches(windows, self), policy.config.loss_weights
+            fit(policy, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+            policy = finish(policy, out)
+            if first_process():
+                _judge(self, policy, source, windows)
+            wait_for_all()
+            return policy
+
+    def study(self, resume: bool = False, resume_command: str = "") -> None:
+        """Train all strategies, and controls, with the same seed and data order, and compare them."""
+        from lattok.recipes.study import train_study  # which trains with this class
+
+        train_study(self, resume, resume_command)
+
     def next_step(self) -> str:
         """What to type when it is trained."""
         return f'Use it: policy = lattok.load("{self.out}"); policy.select_action(observation)'
-
-
-def train_vla(recipe: VLARecipe, resume: bool = False, resume_command: str = "") -> LatentVLA:
-    """Train as the recipe says and save the policy into `recipe.out`, with its held-out error in held_out.json."""
-    out = recipe.folder(resume)
-    sources = recipe.open()
-    episodes = select_episodes(sources[0].dataset, recipe.data.episodes)
-    check_horizon(recipe.model.get("horizon", VLAConfig.horizon), episodes)
-    source = find_labels(recipe, with_its_labels(recipe, sources[0].dataset))
-    torch.manual_seed(recipe.loop.seed)
-    policy = new_policy(recipe, source)  # before frames are decoded: what does not fit costs seconds
-    windows = read_windows(recipe, source)
-    policy.action_normalizer.fit(windows.actions, policy.config.action_kinds)
-    if policy.proprio_normalizer is not None and windows.states is not None:
-        policy.proprio_normalizer.fit(windows.states, policy.config.normalize)
-    inputs = {"labels": windows.labels_hash, "backbone": policy.config.backbone_revision}
-    if source.tokenizer is not None:
-        inputs["tokenizer"] = source.tokenizer.describe()["weights_sha256"]
-    inputs = {name: value for name, value in inputs.items() if value is not None}
-    with recipe.begin(resume, sources, inputs, resume_command) as begun:
-        policy.trained_on = recipe.trained_on(sources, recipe.loop.batch_size, begun)
-        batches, weights = PolicyBatches(windows, recipe), policy.config.loss_weights
-        fit(policy, batches, recipe.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
-        policy = finish(policy, out)
-        if first_process():
-            _judge(recipe, policy, source, windows)
-        wait_for_all()
-        return policy
 
 
 def _judge(recipe: VLARecipe, policy: LatentVLA, source: Labelled, windows: PolicyWindows) -> None:
@@ -228,7 +226,7 @@ def policy_config(recipe: VLARecipe, source: Labelled) -> VLAConfig:
     actions = dimension_names(vector_key(dataset, "action_key", data.action_key))
     states = dimension_names(vector_key(dataset, "state_key", data.state_key)) if data.proprio else ()
     cameras = () if data.cameras == () else camera_keys(dataset, data.cameras)
-    return VLAConfig(
+    return recipe.config(
         action_dim=len(actions),
         cameras=cameras,
         camera_sizes=camera_sizes(dataset, dataset.episodes[0], cameras),
@@ -239,5 +237,4 @@ def policy_config(recipe: VLARecipe, source: Labelled) -> VLAConfig:
         action_key=data.action_key,
         state_key=data.state_key,
         **({} if source.spec is None else source.spec.policy_fields(source.prefix)),
-        **recipe.model,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from lattok import checks
 from lattok.backbones.base import TRAIN, LoraSpec
@@ -21,6 +21,12 @@ MOST_NUMBERS = 1 << 16  # of a chunk: a configuration with more is a mistake or 
 @dataclass(frozen=True)
 class VLAConfig:
     """Architecture of a policy. The first fields come from the dataset, the defaults of the others from the paper."""
+
+    # what recipes take from the dataset and its labels: never an option
+    from_data: ClassVar[frozenset[str]] = frozenset(
+        {"action_dim", "action_names", "camera_sizes", "proprio_dim", "proprio_names"}
+        | {"codes", "codebook_size", "latent_steps", "latent_dim", "latent_vectors", "latent_per_step", "latent_prefix"}
+    )
 
     action_dim: int
     cameras: tuple[str, ...]  # none for a backbone that reads only text

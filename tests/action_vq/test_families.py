@@ -175,18 +175,17 @@ def test_ten_thousand_generated_rows_need_no_repair(tokenizer):
 
 
 VERBS = {
-    "fast": ["vocab_size=512", "scale=3"],
-    "uniform-bins": ["bins=8"],
-    "residual-vq": ["tokens=2", "codebook_size=8", "steps=0", "synthetic=50"],
-    "fsq": ["tokens=2", "codebook_size=8", "hidden=8", "steps=2", "synthetic=50", "lr=0.001", "device=cpu"],
+    "fast": "--vocab-size 512 --scale 3",
+    "uniform-bins": "--bins 8",
+    "residual-vq": "--tokens 2 --codebook-size 8 --steps 0 --synthetic 50",
+    "fsq": "--tokens 2 --codebook-size 8 --hidden 8 --steps 2 --synthetic 50 --lr 1e-3 --device cpu",
 }
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_train_verb_of_each_fitted_family(verb, make_dataset, tmp_path, capsys):
     dataset = make_dataset([12, 15, 11, 14])
-    options = [word for setting in VERBS[verb] for word in ("--set", setting)]
-    words = ["train", verb, str(dataset.root), "--out", str(tmp_path / "model"), "--horizon", "5", *options]
+    words = ["train", verb, str(dataset.root), "--out", str(tmp_path / "model"), "--horizon", "5", *VERBS[verb].split()]
     assert main(words) == 0, capsys.readouterr().err
     tokenizer = lattok.load(tmp_path / "model")
     assert (tokenizer.type, tokenizer.horizon, tokenizer.config.action_names) == (verb, 5, ("x", "y", "z"))
@@ -199,7 +198,7 @@ def test_train_verb_of_each_fitted_family(verb, make_dataset, tmp_path, capsys):
     assert main([*words[:5], "--resume"]) == 0, capsys.readouterr().err
     again = lattok.load(tmp_path / "model")
     assert again.describe() == tokenizer.describe()
-    assert main([*words[:5], "--resume", "--set", "seed=3"]) == 2
+    assert main([*words[:5], "--resume", "--seed", "3"]) == 2
     assert "`seed`: expected 0 as in the run to resume, got 3" in capsys.readouterr().err
     recipe = str(tmp_path / "model" / "run" / "recipe.json")
     assert main([*words[:4], str(tmp_path / "other"), "--config", recipe]) == 0, capsys.readouterr().err

@@ -11,11 +11,11 @@ import timm
 import torch
 
 from lattok.checks import LattokError
+from lattok.cli.labels import annotate
 from lattok.image_lam import ImageLAM, ImageLAMConfig, labelling
 from lattok.image_lam.labelling import TorchEngine, label_video
 from lattok.image_lam.pairs import pair_encoder
 from lattok.image_lam.vit import PlainViT
-from lattok.recipes.label_verbs import annotate_verb
 from lattok.types import LatentActions
 from tests.conftest import CAMERAS, write_dataset
 
@@ -286,8 +286,8 @@ def test_provenance_tells_labels_of_another_precision_apart(tmp_path):
     lam.save_pretrained(tmp_path / "lam")
     written = {}
     for precision in ("float32", "bfloat16"):
-        names, out = [str(tmp_path / "lam")], str(tmp_path / precision)
-        annotate_verb(str(dataset), names, out, reading={"device": "cpu"}, precision=precision)
+        names, out = (str(tmp_path / "lam"),), str(tmp_path / precision)
+        assert annotate(str(dataset), names, out, device="cpu", precision=precision) == 0
         written[precision] = json.loads((tmp_path / precision / "meta" / "lattok.json").read_text())["latent"]["model"]
         assert written[precision]["precision"] == precision
     assert written["float32"] == {**written["bfloat16"], "precision": "float32"}

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 import lattok
+from lattok.cli.train import as_flags
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from tests.conftest import CAMERAS, write_dataset
 
@@ -22,7 +23,7 @@ SIZES = {
     "horizon": 4,
     "log_every": 1,
 }
-TINY = [*SMALL, *(word for name, value in SIZES.items() for word in ("--set", f"{name}={value}"))]
+TINY = [*SMALL, *(word for flag in as_flags(SIZES) for word in flag)]
 
 
 def annotated(folder: Path) -> Path:

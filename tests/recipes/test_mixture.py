@@ -15,6 +15,7 @@ import torch
 import lattok
 from lattok.checks import LattokError
 from lattok.cli import main
+from lattok.cli.train import as_flags
 from lattok.data import ActionWindows, Feature, FramePairs, LeRobotWriter, open_dataset
 from lattok.data.mixture import MixedBatches
 from lattok.normalize import for_dataset
@@ -249,7 +250,7 @@ def test_training_episodes_are_found_out_in_every_dataset(tokenizer, roots):
 
 def test_mixing_on_the_command_line(roots, tmp_path, capsys):
     out = str(tmp_path / "tok")
-    options = [part for name, value in OPTIONS.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+    options = [word for flag in as_flags(OPTIONS) for word in flag]
     words = ["train", "action-vq", "--out", out, "--preset", "quick", "--mix", *mix(roots, a=2, b=1), *options]
     assert main(words) == 0
     assert f"Judge it: lattok evaluate {out} {roots['a']}" in capsys.readouterr().out
@@ -345,7 +346,7 @@ def test_the_how_to_works_as_it_stands(tmp_path, monkeypatch, capsys):
             if line.startswith("lattok"):
                 done.append(line)
                 short = [] if "inspect" in line else [*SHORT]
-                short += ["--set", "continuous_steps=1"] if "image-lam" in line else []
+                short += ["--continuous-steps", "1"] if "image-lam" in line else []
                 assert main([*shlex.split(line)[1:], *short]) == 0, (line, capsys.readouterr().err)
     assert len(done) == 3
     tokenizer = lattok.load("runs/extended-tokenizer")

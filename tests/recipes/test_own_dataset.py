@@ -15,7 +15,7 @@ from tests.conftest import moving_square
 from tests.data.rlds_sample import write_rlds
 from tests.recipes.test_howto import BLOCK, ROOT
 
-SHORT = ["--steps", "2", "--stride", "2", "--set", "continuous_steps=1", "--batch-size", "8", "--device", "cpu"]
+SHORT = ["--steps", "2", "--stride", "2", "--continuous-steps", "1", "--batch-size", "8", "--device", "cpu"]
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from lattok.cli import main
 from lattok.recipes import ActionVQRecipe
 from tests.recipes.test_howto import BLOCK, ROOT
 
-FEW = ["--steps", "2", "--batch-size", "4", "--set", "log_every=1"]
+FEW = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
 SHORT = {
     "action-vq": FEW,
-    "residual-vq": ["--set", "steps=1", "--set", "synthetic=0", "--set", "tokens=2", "--set", "codebook_size=4"],
-    "image-lam": [*FEW, "--preset", "tiny+robust", "--features", "pixels", "--set", "continuous_steps=1"],
-    "vla": [*FEW, "--backbone", "scratch", "--set", "width=16", "--set", "depth=2", "--set", "head_dim=16"],
+    "residual-vq": ["--steps", "1", "--synthetic", "0", "--tokens", "2", "--codebook-size", "4"],
+    "image-lam": [*FEW, "--preset", "tiny+robust", "--features", "pixels", "--continuous-steps", "1"],
+    "vla": [*FEW, "--backbone", "scratch", "--width", "16", "--depth", "2", "--head-dim", "16"],
 }
 ELSEWHERE = ("org/lam", "lattok convert", "lattok push", "--study")  # the Hub, files of others, tested elsewhere
 

@@ -11,11 +11,11 @@ import lattok
 from lattok.cli import main
 from tests.recipes.test_howto import BLOCK, ROOT
 
-FEW = ["--steps", "2", "--batch-size", "4", "--set", "log_every=1"]
+FEW = ["--steps", "2", "--batch-size", "4", "--log-every", "1"]
 SHORT = {
-    "image-lam": [*FEW, "--set", "continuous_steps=1"],
+    "image-lam": [*FEW, "--continuous-steps", "1"],
     "action-vq": FEW,
-    "vla": [*FEW, "--set", "width=16", "--set", "depth=2", "--set", "head_dim=16"],
+    "vla": [*FEW, "--width", "16", "--depth", "2", "--head-dim", "16"],
 }
 
 

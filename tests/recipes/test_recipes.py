@@ -11,8 +11,8 @@ import lattok
 from lattok.checks import LattokError
 from lattok.data.augment import Augmentation, augment, draw
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
-from lattok.recipes.common import parse_settings, read_options
 from lattok.recipes.image_lam import PairBatches
+from lattok.recipes.options import read_options
 
 TINY = {"horizon": 4, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 16, "batch_size": 8, "device": "cpu"}
 LAM = {
@@ -44,7 +44,7 @@ def test_paper_presets_hold_the_papers_numbers():
         1e-4,
         "adam",
     )
-    config = lattok.P2TActionVQ.config_class(action_dim=7, **recipe.model)
+    config = recipe.config(action_dim=7)
     assert (config.horizon, config.codebook_size, config.dim, config.dilations) == (8, 256, 128, (1, 2, 4))
     assert (config.mask_weight, config.mask_ratio, config.commitment_weight, config.decoder) == (
         0.1,
@@ -53,7 +53,7 @@ def test_paper_presets_hold_the_papers_numbers():
         "step",
     )
     horizons = {name: ActionVQRecipe.from_preset("d", "o", name) for name in ("libero", "robotwin", "jaka")}
-    assert {name: (r.model["horizon"], r.loop) for name, r in horizons.items()} == {
+    assert {name: (r.model.horizon, r.loop) for name, r in horizons.items()} == {
         "libero": (8, recipe.loop),
         "robotwin": (25, recipe.loop),
         "jaka": (20, recipe.loop),
@@ -64,7 +64,7 @@ def test_paper_presets_hold_the_papers_numbers():
     assert (lam.action_weight, lam.commitment_weight) == (1.0, 0.25)
     full = ImageLAMRecipe.from_preset("d", "o", "full+p2t")
     assert full.data.labelled_fraction == 0.05
-    assert (lam.codebook_start, lam.query_start, full.model["action_target"]) == ("uniform", "uniform", "first")
+    assert (lam.codebook_start, lam.query_start, full.model.action_target) == ("uniform", "uniform", "first")
 
 
 def test_the_full_preset_trains_as_published():
@@ -73,7 +73,7 @@ def test_the_full_preset_trains_as_published():
     changes = made.data.augmentation
     assert (changes.crop, changes.crop_most, changes.brightness, changes.hue) == (0.9, 0.9, 0.2, 0.05)
     head = {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "action_weight": 0.5}
-    assert made.model.items() >= head.items()
+    assert vars(made.model).items() >= head.items()
     assert not ImageLAMRecipe.from_preset("d", "o", "tiny+robust").data.augmentation.changes
     with pytest.raises(LattokError, match="`feature_cache` cannot be used while images are cropped or recoloured"):
         ImageLAMRecipe.from_preset("d", "o", "full+p2t", feature_cache="cache")
@@ -115,8 +115,8 @@ def test_both_frames_of_a_pair_are_changed_alike(dataset):
 
 def test_presets_are_laid_over_one_another_and_options_over_them():
     recipe = ImageLAMRecipe.from_preset("d", "o", "tiny+robust", width=32, cameras="front", lr=1)
-    assert recipe.model["width"] == 32
-    assert recipe.model["quantizer"] == "residual"
+    assert recipe.model.width == 32
+    assert recipe.model.quantizer == "residual"
     assert recipe.data.cameras == ("front",)
     assert recipe.loop.lr == 1.0
 
@@ -136,15 +136,7 @@ def test_bad_options_name_themselves(options, text):
         ActionVQRecipe.from_preset("d", "o", **options)
 
 
-def test_settings_and_config_files(tmp_path):
-    assert parse_settings(["steps=5", "decoder=context", "dilations=[1,2]", "fft=false"]) == {
-        "steps": 5,
-        "decoder": "context",
-        "dilations": [1, 2],
-        "fft": False,
-    }
-    with pytest.raises(LattokError, match="`set`: expected NAME=VALUE, got 'steps'"):
-        parse_settings(["steps"])
+def test_config_files(tmp_path):
     path = tmp_path / "options.json"
     path.write_text(json.dumps({"steps": 5}))
     assert read_options(str(path)) == ({"steps": 5}, None)

@@ -165,7 +165,7 @@ def test_options_that_do_not_go_together_are_one_line(root, tmp_path, options, t
 
 def test_options_of_several_values_are_given_as_one_as_well():
     recipe = ImageLAMRecipe.from_preset("d", "o", extra_strides=4, cameras="front")
-    assert (recipe.model["extra_strides"], recipe.data.cameras) == (("4",), ("front",))
-    assert ImageLAMRecipe.from_preset("d", "o", extra_strides=[4, "0.5s"]).model["extra_strides"] == ("4", "0.5s")
-    with pytest.raises(LattokError, match="`mean`: expected a value of type float, got 'red'"):
-        ImageLAMRecipe.from_preset("d", "o", mean=["red"])
+    assert (recipe.model.extra_strides, recipe.data.cameras) == (("4",), ("front",))
+    assert ImageLAMRecipe.from_preset("d", "o", extra_strides=[4, "0.5s"]).model.extra_strides == ("4", "0.5s")
+    with pytest.raises(LattokError, match="`extra_strides`: expected a value of type str, got 0.5"):
+        ImageLAMRecipe.from_preset("d", "o", extra_strides=[0.5])

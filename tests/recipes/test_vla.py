@@ -62,9 +62,9 @@ def test_presets_are_table_8():
         loop = made.loop
         assert (loop.steps, loop.batch_size, loop.lr, loop.optimizer) == (steps, 128, 1e-4, "adamw")
         assert (loop.schedule, loop.decay_every, loop.decay_factor) == ("step", 10_000, 0.5)
-        assert made.model["horizon"] == horizon
+        assert made.model.horizon == horizon
     assert lattok.VLARecipe.from_preset("data", "out", backbone="scratch").preset == "scratch"
-    assert lattok.VLARecipe.from_preset("data", "out", "libero+p2t_code").model["action_loss"] == "l1"
+    assert lattok.VLARecipe.from_preset("data", "out", "libero+p2t_code").model.action_loss == "l1"
 
 
 def test_interrupted_is_the_same_as_not(dataset: Path, tmp_path: Path, monkeypatch):
@@ -250,11 +250,12 @@ def test_presets_normalise_as_the_published_code(dataset: Path, tmp_path: Path):
             model = made.from_preset("data", "out", name).model
             names = ("x", "y", "gripper_open")
             config = lattok.P2TActionVQ.config_class(
-                action_dim=3, action_names=names, **{k: v for k, v in model.items() if k.startswith("normalize")}
+                action_dim=3, action_names=names, **{k: v for k, v in vars(model).items() if k.startswith("normalize")}
             )
             assert config.normalize_kinds == [kind, kind, last]
             assert config.normalize_clipped == [True, True, last == "min_max"]
-    libero = {k: v for k, v in lattok.VLARecipe.from_preset("data", "out", "libero").model.items() if "normalize" in k}
+    model = lattok.VLARecipe.from_preset("data", "out", "libero").model
+    libero = {k: v for k, v in vars(model).items() if "normalize" in k}
     policy = lattok.train(recipe(dataset, tmp_path / "p", steps=1, **libero))
     assert policy.action_normalizer.limit is not None
     assert lattok.load(tmp_path / "p").proprio_normalizer.limit.tolist() == [1.0, 1.0]

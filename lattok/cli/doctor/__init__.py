@@ -49,7 +49,7 @@ class Diagnosis(NamedTuple):
 
 def diagnose(subjects: Sequence[str] = (), revision: str | None = None) -> Diagnosis:
     """The environment, then each of `subjects`: a model or a dataset, in a folder or on the Hub."""
-    from lattok.doctor import environment
+    from lattok.cli.doctor import environment
 
     sections = [examine("environment", *environment.PROBES)]
     for subject in subjects:
@@ -89,7 +89,7 @@ def _probes_of(subject: str, revision: str | None) -> list[Probe]:
         yield Finding("error", f"lattok's own modules cannot be imported: {reason}.", "Mend the environment first.")
 
     try:
-        from lattok.doctor import subjects
+        from lattok.cli.doctor import subjects
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
         return [unusable]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lattok.cli import main
+from lattok.cli.doctor import Diagnosis, Section, diagnose, environment, examine, media
 from lattok.data import sample_dataset_path
-from lattok.doctor import Diagnosis, Section, diagnose, environment, examine, media
 from lattok.evaluation.page.advice import FALLS_SHORT, advice_on
 from lattok.evaluation.report import NEEDS_TRAINING
 from lattok.findings import Finding

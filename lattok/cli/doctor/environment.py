@@ -164,7 +164,7 @@ def accelerators() -> Found:
 
 def media() -> Found:
     """Decoders that decode, encoders that encode."""
-    from lattok.doctor import media as probe
+    from lattok.cli.doctor import media as probe
 
     yield from probe.codecs()
 

@@ -10,66 +10,71 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
+import lattok
 from lattok import checks, files
-from lattok.annotation import annotate
-from lattok.data import inspect_dataset, open_dataset, sample_dataset_path
-from lattok.data.staging import Staging
-from lattok.evaluation import REPORT_HTML, Report
-from lattok.hub import CONFIG
-from lattok.loading import load
-from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, train
-from lattok.recipes.progress import bar
-from lattok.recipes.verbs import judge
-from lattok.training import RECIPE, RUN
+from lattok.cli.evaluate import judge
+from lattok.progress import bar
 
 MARK = "demo.json"
 FAST_STEPS = 60
 
 
-def run_demo(out: Path, features: str, seed: int, fast: bool, device: str) -> None:
-    """Inspect, train a tokenizer and a latent action model, judge both, annotate, and say what to type next."""
-    options = {"features": features, "seed": seed, "fast": fast}
-    _mark(out, options)
-    dataset, begun = sample_dataset_path(), time.monotonic()
-    print(inspect_dataset(open_dataset(dataset)).headline())
-    again = shlex.join(["lattok", "demo", "--out", str(out), "--features", features, "--seed", str(seed)])
+def demo(
+    out: str = "lattok-demo",
+    features: str = "pixels",
+    seed: int = 0,
+    fast: bool = False,
+    device: str = "auto",
+) -> None:
+    """The whole path on the bundled robot demonstrations: train, judge, annotate. A few minutes on one core.
+
+    Example: lattok demo --out my-demo
+
+    Args:
+        out: Folder for models, reports and the annotated dataset. Run again with the same folder to continue.
+        features: Frozen image features: pixels, or timm:MODEL such as timm:vit_small_patch14_reg4_dinov2.lvd142m.
+        seed: Seed of everything random.
+        fast: A few steps only, to see that it runs; the figures then mean nothing.
+        device: auto, cpu, cuda or mps.
+    """
+    from lattok.data import inspect_dataset
+
+    folder = Path(out)
+    _mark(folder, {"features": features, "seed": seed, "fast": fast})
+    dataset, begun = lattok.sample_dataset_path(), time.monotonic()
+    print(inspect_dataset(lattok.open_dataset(dataset)).headline())
+    again = shlex.join(["lattok", "demo", "--out", out, "--features", features, "--seed", str(seed)])
     again += f" --device {device}" + " --fast" * fast
 
     _say("Action tokenizer: chunks of 8 actions to 8 codes of 256")
     common: dict[str, Any] = {"seed": seed, "device": device}
     short = {"steps": FAST_STEPS, "log_every": 20, "trial": True} if fast else {}
-    recipe = ActionVQRecipe.from_preset(dataset, out / "tokenizer", "quick", **common, **short)
+    recipe = lattok.ActionVQRecipe.from_preset(dataset, folder / "tokenizer", "quick", **common, **short)
     tokenizer = _train(recipe, again)
     _say("Image latent action model: what changes in 0.2 s, as 4 codes of 16")
     short = {**short, "continuous_steps": FAST_STEPS // 3} if fast else {}
-    lam_recipe = ImageLAMRecipe.from_preset(
-        dataset, out / "lam", "tiny+robust", features=features, **_image_size(features), **common, **short
-    )
-    lam = _train(lam_recipe, again)
+    options = {"features": features, **_image_size(features), **common, **short}
+    lam = _train(lattok.ImageLAMRecipe.from_preset(dataset, folder / "lam", "tiny+robust", **options), again)
 
     _say("Reports on held-out episodes, every figure with its controls")
-    reading = {"device": device}
-    reports = [
-        judge(
-            model,
-            str(dataset),
-            out / f"{name}-report",
-            controls="quick",  # the others cost as much as all of the demo
-            seed=seed,
-            folder=out / name,
-            reading=reading,
-        )
+    reports = [  # the controls that are trained cost as much as all of the demo
+        judge(model, str(dataset), folder / f"{name}-report", folder / name, device, controls="quick", seed=seed)
         for name, model in (("tokenizer", tokenizer), ("lam", lam))
     ]
     _say("The dataset with latent actions as columns")
-    annotated = out / "dataset"
-    if not annotated.exists() or Staging(annotated, "").folder.exists():  # or killed when all was done
+    annotated = folder / "dataset"
+    if _unfinished(annotated):
         with bar("annotate") as progress:
-            annotate(open_dataset(dataset), {"latent": lam, "tokens": tokenizer}, annotated, progress=progress)
-    _summary(reports, out, annotated, time.monotonic() - begun)
+            models = {"latent": lam, "tokens": tokenizer}
+            lattok.annotate(lattok.open_dataset(dataset), models, annotated, progress=progress)
+    _summary(reports, folder, annotated, time.monotonic() - begun)
     _what_next(features, fast)
+
+
+def _unfinished(annotated: Path) -> bool:
+    from lattok.data.staging import Staging
+
+    return not annotated.exists() or Staging(annotated, "").folder.exists()  # or killed when all was done
 
 
 def _mark(out: Path, options: dict[str, Any]) -> None:
@@ -89,10 +94,13 @@ def _mark(out: Path, options: dict[str, Any]) -> None:
 
 def _train(recipe: Any, again: str) -> Any:
     """Train, or go on, or take what is there."""
+    from lattok.hub import CONFIG
+    from lattok.training import RECIPE, RUN
+
     out = Path(recipe.out)
     if (out / CONFIG).is_file():
-        return load(out)
-    return train(recipe, (out / RUN / RECIPE).is_file(), resume_command=again)
+        return lattok.load(out)
+    return lattok.train(recipe, (out / RUN / RECIPE).is_file(), resume_command=again)
 
 
 def _image_size(features: str) -> dict[str, int]:
@@ -104,8 +112,10 @@ def _say(title: str) -> None:
     print(f"\n== {title}", flush=True)
 
 
-def _summary(reports: list[Report], out: Path, annotated: Path, seconds: float) -> None:
+def _summary(reports: list[Any], out: Path, annotated: Path, seconds: float) -> None:
     """Print answers, and the figures behind them in a table, each with its controls."""
+    from lattok.evaluation import REPORT_HTML
+
     _say("What came out")
     for report in reports:
         print(report.summary_text())
@@ -119,6 +129,8 @@ def _summary(reports: list[Report], out: Path, annotated: Path, seconds: float) 
 
 def _what_next(features: str, fast: bool) -> None:
     """Commands that run on this machine as they stand, but for the dataset."""
+    import torch
+
     if fast:
         print("\nThis was a trial run: the figures above mean nothing. Without --fast it takes a few minutes.")
     small = not torch.cuda.is_available()

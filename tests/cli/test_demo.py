@@ -4,19 +4,19 @@ import pytest
 
 import lattok
 from lattok.checks import LattokError
-from lattok.recipes import demo
+from lattok.cli import demo
 
 
 @pytest.fixture
 def small_demo(make_dataset, monkeypatch):
     dataset = make_dataset([24, 25, 26, 27])
-    monkeypatch.setattr(demo, "sample_dataset_path", lambda: dataset.root)
+    monkeypatch.setattr(lattok, "sample_dataset_path", lambda: dataset.root)
     monkeypatch.setattr(demo, "FAST_STEPS", 6)
     # what probes find does not matter here
     monkeypatch.setattr("lattok.evaluation.evidence.mlp_probes.STEPS", 5)
 
     def run(out, **changes):
-        demo.run_demo(out, **{"features": "pixels", "seed": 0, "fast": True, "device": "cpu", **changes})
+        demo.demo(str(out), **{"fast": True, "device": "cpu", **changes})
 
     return run
 
@@ -101,7 +101,7 @@ def test_only_a_fast_run_is_called_a_trial_and_threads_do_not_follow_the_machine
     small_demo, tmp_path, monkeypatch, fast
 ):
     recipes = []
-    monkeypatch.setattr(demo, "train", lambda recipe, *a, **o: recipes.append(recipe))
+    monkeypatch.setattr(lattok, "train", lambda recipe, *a, **o: recipes.append(recipe))
     monkeypatch.setattr(demo, "judge", lambda *a, **o: (_ for _ in ()).throw(InterruptedError))
     with pytest.raises(InterruptedError):
         small_demo(tmp_path / "demo", fast=fast)
@@ -109,6 +109,6 @@ def test_only_a_fast_run_is_called_a_trial_and_threads_do_not_follow_the_machine
 
 
 def test_the_next_command_uses_the_gpu_where_there_is_one(capsys, monkeypatch):
-    monkeypatch.setattr(demo.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     demo._what_next("pixels", fast=False)
     assert "lattok train image-lam DATASET --out my-lam\n" in capsys.readouterr().out

@@ -1,0 +1,222 @@
+"""`lattok convert` and `lattok push`: published checkpoints become lattok models, and models are published."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+import lattok
+from lattok import checks, files
+from lattok.cli.flags import File, MaybeFolder, Names, Out, Text
+
+
+@dataclass(frozen=True)
+class LAMFacts:
+    """What the file of a latent action model does not hold; left out: as published."""
+
+    heads: Annotated[int, arg(metavar="N")] = 12
+    """Attention heads."""
+    cameras: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("image",)
+    """The one camera that the model shall look at in datasets, short name allowed."""
+    stride: Annotated[str, arg(metavar="TEXT")] = "32"
+    """Gap of a frame pair: frames ("32") or seconds ("0.2s")."""
+    features: Annotated[str, arg(metavar="TEXT")] = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
+    """Frozen features the model was trained on."""
+    features_revision: Text = None
+    """Revision of features from the Hub."""
+    image_size: Annotated[int, arg(metavar="N")] = 224
+    """Side of the frames in pixels."""
+    language: Annotated[str, arg(metavar="TEXT")] = "t5:google-t5/t5-base"
+    """Text encoder of a stage-1 model: t5:MODEL or precomputed."""
+    features_out: MaybeFolder = None
+    """New folder for the image backbone in the file; the model then uses that, at this place, and needs no download."""
+
+
+def p2t_action_vq(
+    file: File,
+    out: Out,
+    horizon: Annotated[int, arg(metavar="H")],
+    heads: Annotated[int, arg(metavar="N")] = 4,
+    dilations: Annotated[tuple[int, ...], arg(metavar="N ...")] = (1, 2, 4),
+    statistics: Text = None,
+    normalize: Text = None,
+    action_names: Names = (),
+    action_kind: str = "unspecified",
+) -> None:
+    """Convert a published action tokenizer (P2T, tokenizer_step_N.pt or safetensors).
+
+    Example: lattok convert p2t-action-vq tokenizer_step_50000.pt my-tokenizer --horizon 8
+
+    Args:
+        horizon: Steps of an action chunk; the file does not hold it (8 on LIBERO, 25 on RoboTwin, 20 on JAKA).
+        heads: Attention heads; the file does not hold it.
+        dilations: Dilation of each convolution; the file does not hold it.
+        statistics: JSON file with the statistics that actions were normalised with in training: mean and std, q01
+            and q99, or min and max, one number per dimension; or meta/stats.json of a LeRobot dataset. Left out,
+            actions are taken as they are.
+        normalize: Which of several statistics: mean_std, quantile or min_max (default: the first that is there).
+        action_names: Names of the action dimensions, for reports.
+        action_kind: relative, absolute or unspecified.
+    """
+    folder = _new_folder(out)
+    model = lattok.convert.p2t_action_vq(
+        file,
+        horizon=horizon,
+        heads=heads,
+        dilations=dilations,
+        action_names=action_names,
+        action_kind=action_kind,
+        statistics=statistics,
+        normalize=normalize,
+    )
+    config = model.config
+    print(
+        f"Found: {config.action_dim} action dimensions, {config.codebook_size} codes of width {config.dim}, "
+        f"{len(config.dilations)} convolutions, {config.depth} Transformer layers, "
+        f"{'with' if config.fft else 'without'} FFT; normalisation: {config.normalize}; "
+        f"taken as given: horizon {config.horizon}, {config.heads} heads."
+    )
+    _save(model, folder)
+    print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
+
+
+def p2t_image_lam(
+    file: File, out: Out, action_dim: Annotated[int, arg(metavar="M")] = 7, facts: LAMFacts = LAMFacts()
+) -> None:
+    """Convert a published latent action model of P2T, stage 1 or 2 (Lightning checkpoint or safetensors).
+
+    Example: lattok convert p2t-image-lam last.ckpt my-lam --stride 11
+
+    Args:
+        action_dim: Dimensions of the action head, which is checked and left out.
+    """
+    folder = _new_folder(out)
+    _save_lam(lattok.convert.p2t_image_lam(file, action_dim=action_dim, **vars(facts)), folder, out)
+
+
+def univla_lam(file: File, out: Out, facts: LAMFacts = LAMFacts()) -> None:
+    """Convert UniVLA's latent action model, stage 1 or 2 (lam-stage-1.ckpt, lam-stage-2.ckpt or safetensors).
+
+    Example: lattok convert univla-lam lam-stage-2.ckpt my-lam
+    """
+    folder = _new_folder(out)
+    _save_lam(lattok.convert.univla_lam(file, **vars(facts)), folder, out)
+
+
+def _save_lam(model: Any, folder: Path, out: str) -> None:
+    config = model.config
+    stage, also = (1, "") if model.env is None else (2, f", {config.env_codebook_size} in the environment's codebook")
+    left_out = "; its action head is left out" if model.action_head is not None else ""
+    print(
+        f"Found: stage {stage}, {config.tokens} tokens of {config.codebook_size} codes{also}, latents of width "
+        f"{config.latent_dim}, {config.encoder_depth} + {config.decoder_depth} blocks of width {config.width}"
+        f"{left_out}; taken as given: {config.heads} heads, stride {config.stride}, camera {config.cameras[0]}, "
+        f"features {config.features} at {config.image_size} pixels"
+        f"{f', language {config.language}' if config.language else ''}."
+    )
+    _save(model, folder)
+    if model.env is not None:
+        print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
+    else:  # it needs instructions, which datasets' videos do not hold
+        words = shlex.join(["--stage", "2", "--env-codebook", out])
+        print(f"Saved in {out}. Learn stage 2 with its codebook: lattok train image-lam DATASET --out DIR {words}")
+
+
+def p2t_vla(
+    file: File,
+    out: Annotated[Positional[str], arg(metavar="OUT", help="New folder for modules, adapter/ and conversion.json.")],
+    horizon: Annotated[int, arg(metavar="H")],
+    heads: Annotated[int, arg(metavar="N")] = 8,
+    image_tokens: Annotated[int, arg(metavar="N")] = 512,
+    lora_alpha: Annotated[float, arg(metavar="X")] = 16,
+    base_model: Annotated[str, arg(metavar="MODEL")] = "Qwen/Qwen3-VL-2B-Instruct",
+    backbone_out: MaybeFolder = None,
+) -> None:
+    """Convert a published policy (P2T): its own modules, its LoRA for peft, and a report of what LatentVLA cannot hold.
+
+    Example: lattok convert p2t-vla vla_step_80000.pt released --horizon 8
+
+    Args:
+        horizon: Steps of an action chunk; the file does not hold it (8 on LIBERO, 25 on RoboTwin, 20 on JAKA).
+        heads: Attention heads of the action head; the file does not hold it.
+        image_tokens: Tokens that the action head takes for image tokens.
+        lora_alpha: Alpha of the adapter; the file does not hold it.
+        base_model: Language model that the adapter is for.
+        backbone_out: New folder for the language model's weights, adapter merged, where the file holds them.
+    """
+    from lattok.vla.convert import read_p2t_vla
+
+    folder = _new_folder(out)
+    backbone = None if backbone_out is None else _new_folder(backbone_out, "backbone_out")
+    if backbone is not None and backbone.resolve() == folder.resolve():
+        checks.fail("backbone_out", "another folder than OUT", backbone_out)
+    facts = {"heads": heads, "image_tokens": image_tokens, "lora_alpha": lora_alpha, "base_model": base_model}
+    converted = read_p2t_vla(file, horizon=horizon, **facts)
+    if backbone is not None:
+        converted.check_backbone()
+    config, lora = converted.model.config, converted.lora
+    also = [f"proprio of {config.proprio_dim} numbers"] if config.proprio_dim else []
+    also += ["the pooling of LA-Direct"] if config.pooling else []
+    also += [f"the projector of LA-Align to width {config.latent_dim}"] if config.latent_dim else []
+    also += [f"LoRA of rank {lora.rank} on {len(lora.pairs)} layers"] if lora else []
+    also += [f"{len(converted.backbone)} tensors of the language model"] if converted.backbone else []
+    print(
+        f"Found: {config.variant} head of {config.blocks} blocks of width {config.dim} for {config.action_dim} action "
+        f"dimensions{''.join(f', {what}' for what in also)}; taken as given: horizon {config.horizon}, {config.heads} "
+        f"heads, {config.image_tokens} image tokens{f', alpha {lora.alpha:g}' if lora else ''}."
+    )
+    for row in converted.report["latent_vla"]:
+        instead = f" LatentVLA: {row['instead']}." if "instead" in row else ""
+        print(f"- {row['part']}: {'' if row['representable'] else 'not in LatentVLA: '}{row['reason']}.{instead}")
+    converted.save(folder, backbone)
+    adapter = "; adapter/ is for peft" if lora else ""
+    print(f"Saved in {out}, with this list as conversion.json{adapter}. Use it: lattok.load({out!r})")
+    if backbone is not None:
+        merged = " Its adapter is merged: do not load adapter/ on top." if lora else ""
+        print(f"Language model in {backbone_out}; copy config.json and the processor of its base model there.{merged}")
+
+
+def push(
+    folder: Annotated[Positional[str], arg(metavar="DIR")],
+    repo_id: Annotated[Positional[str], arg(metavar="ORG/NAME")],
+    private: bool = False,
+    license: Text = None,
+    message: Text = None,
+    revision: Text = None,
+    create_pr: bool = False,
+) -> None:
+    """Publish a model on the Hub, with its model card. Log in before (`hf auth login`), or set HF_TOKEN.
+
+    Example: lattok push my-lam my-name/my-lam --license apache-2.0
+
+    Args:
+        folder: Folder of a model.
+        repo_id: Name on the Hub.
+        private: Make the repository private.
+        license: Short name of a licence for the card, such as apache-2.0.
+        message: Message of the commit.
+        revision: Branch; it is made where it is not there.
+        create_pr: Open a pull request instead.
+    """
+    options = {"license": license, "commit_message": message, "revision": revision, "create_pr": create_pr}
+    print(lattok.load(folder).push_to_hub(repo_id, private=private or None, **options))
+
+
+def _new_folder(out: str, argument: str = "out") -> Path:
+    """`out` as a path; what is already there is never overwritten."""
+    folder = Path(out).expanduser()
+    if not files.is_new(folder):
+        hint = "Choose another OUT." if argument == "out" else "Choose another folder."
+        checks.fail(argument, "a new or empty folder", f"{folder}, which holds something", hint)
+    return folder
+
+
+def _save(model: Any, folder: Path) -> None:
+    from lattok.hub import OWN
+
+    with files.new_folder(folder, OWN):
+        model.save_pretrained(folder)

@@ -1,0 +1,200 @@
+"""`lattok annotate`, `lattok verify` and `lattok export`: labels written, checked, and handed on with their dataset."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+import lattok
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.cli.flags import Dataset, Folder, MaybeFolder, Models, Names, Number, Text
+from lattok.progress import bar
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Where labels are computed; they are the same everywhere."""
+
+    engine: str = "local"
+    """local, or ray: the processes of this machine or of a cluster."""
+    address: Text = None
+    """Running Ray cluster, such as auto or ray://host:10001 (default: Ray starts here)."""
+    workers: Number = None
+    """Workers (default: as many as there is room for)."""
+    cpus_per_worker: float = 1
+    """Cores of a worker."""
+    gpus_per_worker: float = 0
+    """GPUs of a worker; a fraction lets workers share one."""
+
+    def make(self) -> Any:
+        """The engine that these flags ask for."""
+        from lattok.annotation import LocalEngine, RayEngine
+
+        checks.one_of("engine", self.engine, ("local", "ray"))
+        if self.engine == "ray":
+            return RayEngine(self.address, self.workers, self.cpus_per_worker, self.gpus_per_worker)
+        given = {"address": self.address, "workers": self.workers, "gpus_per_worker": self.gpus_per_worker or None}
+        for option, value in given.items():
+            if value is not None:
+                raise LattokError(f"`{option}` is for the engine ray, got {value}. Set engine=ray.")
+        return LocalEngine()
+
+
+def annotate(
+    dataset: Dataset,
+    model: Models,
+    out: Folder,
+    prefix: Names = (),
+    revision: Text = None,
+    action_key: str = "action",
+    cameras: Names = (),
+    embedding: bool = True,
+    quantized: bool = False,
+    precision: str = "float32",
+    backend: str = "torch",
+    threads: int = 1,
+    device: str = "auto",
+    engines: Engines = Engines(),
+) -> int:
+    """Label a dataset with latent actions: a copy with more columns, or a folder of labels where it is not LeRobot v3.
+
+    Example: lattok annotate path/to/dataset --model my-lam --out annotated
+
+    Args:
+        model: One or more models (folders or Hub ids).
+        out: New folder. Run again to continue after an interruption, or to fill gaps once files are repaired.
+        prefix: Column prefix of each model (default: latent for the only one).
+        revision: Revision of a Hub model.
+        action_key: Column with the actions, for tokenizers.
+        cameras: Cameras that a model of video shall look at, in its order, short names allowed (default: its own).
+        embedding: Leave out the latents before quantization (they are written by default).
+        quantized: Also write the quantized vectors.
+        precision: float32, or bfloat16: faster, a few codes differ; for models of video.
+        backend: torch, or onnxruntime: faster in float32 on CPUs where torch is slow; for models of video.
+        threads: Threads of torch on a CPU; part of the result, since sums in another order round differently.
+        device: auto, cpu, cuda or mps.
+    """
+    from lattok.annotation import Options, label
+    from lattok.annotation.labels import Work
+    from lattok.devices import moved
+
+    engine = engines.make()
+    names = _by_prefix(model, prefix)
+    source = lattok.open_dataset(dataset)
+    options = Options(embedding, quantized, action_key, cameras or None, threads)
+    loaded = {}
+    for column, name in names.items():
+        found = moved(lattok.load(name, revision), (engine.device and "cpu") or device)  # workers move it themselves
+        loaded[column] = compiled(found, backend, precision, threads)
+    with bar("annotate") as progress:
+        result = label(Work(source, loaded, options), out, engine=engine, progress=progress)
+    if not result.complete:
+        print(f"lattok: {result.report()}", file=sys.stderr)
+    print(f"Annotated dataset: {result.path}")
+    return 0 if result.complete else 1
+
+
+def verify(
+    dataset: Dataset,
+    model: Models,
+    prefix: Names = (),
+    labels: MaybeFolder = None,
+    sample: int = 20,
+    seed: int = 0,
+    revision: Text = None,
+    device: str = "auto",
+) -> int:
+    """Make a random sample of labels again: do they come from this model, with this preprocessing, code for code?
+
+    Example: lattok verify annotated --model my-lam
+
+    Args:
+        model: The models (folders or Hub ids), in the order of --prefix.
+        prefix: Column prefix of each model (default: latent for the only one).
+        labels: Folder of labels for a dataset of another format than LeRobot v3, as annotate wrote it.
+        sample: Episodes to label again.
+        seed: Which episodes are drawn.
+        revision: Revision of a Hub model.
+        device: auto, cpu, cuda or mps.
+    """
+    from lattok.annotation.verify import provenance_of
+    from lattok.data.sidecar import with_labels
+    from lattok.devices import moved
+
+    names = _by_prefix(model, prefix)
+    source = lattok.open_dataset(dataset)
+    if labels is not None:
+        source = with_labels(source, labels)
+    provenance, loaded = provenance_of(source), {}
+    for column, name in names.items():
+        entry = provenance.get(column, {})
+        how = entry.get("model", {})
+        backend, precision = how.get("backend", "torch").split()[0], how.get("precision", "float32")
+        found = moved(lattok.load(name, revision), device)
+        loaded[column] = compiled(found, backend, precision, entry.get("threads", 1))
+    result = lattok.verify(source, loaded, episodes=sample, seed=seed)
+    print(result.render())
+    return 0 if result.holds else 1
+
+
+def export(
+    dataset: Dataset,
+    out: Folder,
+    labels: MaybeFolder = None,
+    episodes: Text = None,
+    images: str = "auto",
+    video_codec: str = "libsvtav1",
+    size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None,
+    skip_damaged: bool = False,
+) -> None:
+    """Write a dataset of any format as LeRobot v3, together with its labels.
+
+    Example: lattok export path/to/dataset --out exported --labels path/to/labels
+
+    Args:
+        out: New folder for the dataset.
+        labels: Labels that `lattok annotate` wrote for a dataset of another format.
+        episodes: "train", "test" (the last episode of every task), "0:40" or "0,3,5:9".
+        images: auto (keep stored JPEG and PNG as they are, else video), video, or image (all frames, without loss).
+        video_codec: libsvtav1 or h264.
+        size: Height and width to resize all frames to; needed where they differ in size.
+        skip_damaged: Leave out episodes that cannot be read, and say which.
+    """
+    with bar("export") as progress:
+        done = lattok.export(
+            lattok.open_dataset(dataset),
+            out,
+            labels=labels,
+            episodes=episodes,
+            images=images,
+            video_codec=video_codec,
+            size=size,
+            skip_damaged=skip_damaged,
+            progress=progress,
+        )
+    for damage in done.left_out:
+        print(f"left out: episode {damage.episode_index}: {damage.reason}", file=sys.stderr)
+    print(f"Exported {len(done.episodes)} episodes, {done.frames} frames: {done.path}")
+
+
+def compiled(model: Any, backend: str, precision: str, threads: int) -> Any:
+    """A model of video for another backend or precision; the model itself where neither is asked for."""
+    if (backend, precision) == ("torch", "float32"):
+        return model
+    if model.label_source != "video":
+        hint = "Label with a model of video and with this one in two runs."
+        got = f"{precision} and {backend}"
+        checks.fail("precision, backend", "float32 and torch for a tokenizer of actions", got, hint)
+    return model.compile(backend, precision, threads if backend == "onnxruntime" else 1)
+
+
+def _by_prefix(models: Sequence[str], prefixes: Sequence[str]) -> dict[str, str]:
+    prefixes = prefixes or (["latent"] if len(models) == 1 else [])
+    checks.size("prefix", "prefixes, one per model", len(prefixes), len(models))
+    checks.size("prefix", "different prefixes", len(set(prefixes)), len(models))
+    return dict(zip(prefixes, models, strict=True))
