@@ -45,7 +45,7 @@ def main() -> None:
         bits = tokens * math.log2(tokenizer.vocab_size)
         print(f"{name:24}{bits:15.1f}{errors[name]:11.4f}{float(report.worst.max()):8.3f}")
 
-    # 4. Whatever wins loads the same way, and decodes whatever a policy emits.
+    # 4. Every family loads the same way, and decodes anything that a policy emits.
     best = min(errors, key=errors.__getitem__)
     tokenizers[best].save_pretrained(args.out)
     loaded = lattok.load(args.out)

@@ -30,7 +30,7 @@ def main() -> None:
     print("first chunk's codes:", codes[0].tolist())
     print("first action:", windows.chunks[0, 0].tolist(), "->", [round(v, 3) for v in chunks[0, 0].tolist()])
 
-    # 3. Judge: error in physical units beside k-means and uniform bins at equal bits.
+    # 3. Judge: error in physical units, with k-means and uniform bins at equal bits.
     report = lattok.evaluate(tokenizer, dataset, out=args.out / "report")
     print(report.to_text())
     print("Report:", args.out / "report" / "report.html")

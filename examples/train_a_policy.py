@@ -46,7 +46,7 @@ def main() -> None:
     observation["task"] = [episode.tasks[0]] * 2
     print(episode.tasks[0])
     print(policy.select_action(observation, env_ids=[0, 1]))  # [2, 4], the first action of a chunk each
-    policy.reset([1])  # environment 1 starts anew, environment 0 keeps its plan
+    policy.reset([1])  # environment 1 starts again, environment 0 keeps its plan
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main() -> None:
     pair = torch.from_numpy(video[[0, 16]])[None]  # [1, 2, V, H, W, 3]
     print("codes of frames 0 and 16:", lam.encode(pair).codes[0].tolist())
 
-    # 3. Judge: probes and predictions on held-out episodes, each beside the control that would make it look bad.
+    # 3. Judge: probes and predictions on held-out episodes, each with the control that would make it look bad.
     report = lattok.evaluate(lam, dataset, out=args.out / "report")
     print(report.to_text())
     print("Report:", args.out / "report" / "report.html")

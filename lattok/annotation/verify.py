@@ -1,4 +1,4 @@
-"""Proves that labels are what their provenance says: `verify(dataset, {"latent": model})` makes some of them anew."""
+"""Proves that labels are what their provenance says: `verify(dataset, {"latent": model})` makes some of them again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lattok.normalize import for_dataset
 from lattok.types import Episode
 
 NEEDED = ("source", "dataset", "columns", "threads", "versions")  # of every entry
-TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos anew"
+TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos again"
 RESTORED = f"no {PROVENANCE}: {TOOLS}. What stands in meta/info.json is compared"
 BARE = f"label columns without {PROVENANCE}: {TOOLS}. They are compared with what this model gives"
 GAPS_SEEN = 5  # episodes without labels that are looked at
@@ -48,7 +48,7 @@ def verify(
     episodes: int | Sequence[int] = 20,
     seed: int = 0,
 ) -> Verification:
-    """Make the labels of some episodes anew and compare them, after model, preprocessing and columns.
+    """Make the labels of some episodes again and compare them, after model, preprocessing and columns.
 
     `models` as they were given to `annotate`; paths and Hub ids do as well. `episodes` is how many are drawn (by
     `seed`), or which. Codes and validity must be equal, vectors too, up to rounding. A sidecar is verified as
@@ -122,7 +122,7 @@ def _verify_one(
     embedding, quantized = (any(name.endswith(kind) for name in own) for kind in ("embedding", "quantized"))
     options = Options(embedding, quantized, entry.get("action_key", "action"), cameras, entry["threads"])
     if entry.get("frames", "same") != "same" and entry["source"] == "video":
-        yield "- labels were made from frames that were encoded anew since: verify them beside their source (`labels`)"
+        yield "- labels were made from frames that were encoded again since: verify them with their source (`labels`)"
         return
     work = Work(dataset, {prefix: model}, options)
     try:
@@ -227,13 +227,13 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
             with torch.no_grad(), torch_threads(work.options.threads):
                 anew = label_episode(work, prefix, episode.index, episode.length)
         except Exception as error:
-            yield f"- episode {episode.index} cannot be labelled anew: {reason(error)}"
+            yield f"- episode {episode.index} cannot be labelled again: {reason(error)}"
             continue
         frames += episode.length
         _count(tally, stored, anew, episode.index)
     for name, seen in tally.items():
         yield seen.line(name, frames, made)
-    yield f"? {frames} frames of {len(chosen)} of {len(work.dataset.episodes)} episodes were labelled anew"
+    yield f"? {frames} frames of {len(chosen)} of {len(work.dataset.episodes)} episodes were labelled again"
 
 
 def _count(tally: dict[str, _Tally], stored: Labels, anew: Labels, episode: int) -> None:

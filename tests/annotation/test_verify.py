@@ -36,7 +36,7 @@ def test_labels_as_they_were_made(labelled):
     assert "+ tok.embedding: 53 rows equal" in text
     assert "+ stride: 3 frames at 10 fps" in text
     assert "+ horizon: 4 steps" in text
-    assert "53 frames of 4 of 4 episodes were labelled anew" in text
+    assert "53 frames of 4 of 4 episodes were labelled again" in text
 
 
 def test_a_sample_is_drawn_by_its_seed(labelled):
@@ -123,14 +123,14 @@ def test_episodes_without_labels_are_mentioned(labelled):
 
 def test_frames_that_were_encoded_anew(labelled):
     change(labelled, "latent", frames="source")
-    assert "verify them beside their source" in verify(labelled, {"latent": FakeLAM()}).render()
+    assert "verify them with their source" in verify(labelled, {"latent": FakeLAM()}).render()
 
 
 def test_a_damaged_source_is_a_finding(labelled):
     labelled.video_span(0, labelled.cameras[0])[0].unlink()
     result = verify(open_dataset(labelled.root), {"latent": FakeLAM()})
     assert not result.holds
-    assert "- episode 0 cannot be labelled anew: missing video file" in result.render()
+    assert "- episode 0 cannot be labelled again: missing video file" in result.render()
 
 
 def test_what_cannot_be_verified(labelled, make_dataset):
