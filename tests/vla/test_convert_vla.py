@@ -13,7 +13,7 @@ from torch.testing import assert_close
 import lattok
 from lattok.checks import LattokError
 from lattok.cli import main
-from lattok.convert import p2t_vla, read_p2t_vla
+from lattok.vla.convert import p2t_vla, read_p2t_vla
 from lattok.vla.released import ReleasedVLA, align_cosine
 from tests.backbones.conftest import need_transformers
 
