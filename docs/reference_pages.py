@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "lattok"
 # In the order of a user's path; helpers that only lattok itself calls have no page.
 PUBLIC = (
     "data",
+    "labels",
     "action_vq",
     "image_lam",
     "recipes",

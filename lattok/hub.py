@@ -381,21 +381,25 @@ def family_of(folder: Path, argument: str = "model") -> type[HubModel]:
     return FAMILIES[kind]
 
 
-def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path) -> Any:
+def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:
     """The frozen config dataclass from JSON; unknown and missing fields are errors that name them."""
     values = {key: value for key, value in raw.items() if key not in ("type", "lattok_version")}
     known = {field.name for field in fields(config_class)}
-    checks.known_keys(str(path), values, sorted(known))
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        older = "If another version of lattok wrote it, make it again with this one."
+        hint = f"{checks.did_you_mean(unknown[0], known)} {older}".strip()
+        checks.fail(str(path), f"names among {checks.listed(sorted(known))}", checks.listed(sorted(unknown)), hint)
     hints = get_type_hints(config_class)
     for key, value in values.items():
         if not _is_of(value, hints[key]):
             kind = getattr(hints[key], "__name__", str(hints[key])).replace("typing.", "")
             checks.fail(f"{key}` in `{path}", f"a value of type {kind}", f"{value!r:.60}")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     try:
-        return config_class(**values)
+        return config_class(**{key: _as(value, hints[key], f"{path}: {key}") for key, value in values.items()})
     except checks.LattokError as error:
-        raise checks.LattokError(f"{path}: {error}") from None
+        told = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise checks.LattokError(told) from None
     except (TypeError, ValueError, AttributeError, OverflowError, LookupError) as error:
         expected = f"the fields of {config_class.__name__}, each of its type"
         checks.fail(str(path), expected, f"something else ({files.first_line(error)[:200]})")
@@ -413,7 +417,19 @@ def _is_of(value: Any, kind: Any) -> bool:
         return len(value) == len(kinds) and all(map(_is_of, value, kinds))
     if kind in (int, float):
         return isinstance(value, int | kind) and not isinstance(value, bool)
-    return isinstance(value, origin or kind)
+    return isinstance(value, Mapping if is_dataclass(kind) else origin or kind)
+
+
+def _as(value: Any, kind: Any, where: str) -> Any:
+    """A value out of JSON as a field has it: a list is a tuple, an object the dataclass of its field."""
+    if isinstance(value, Mapping):
+        nested = next((part for part in (kind, *get_args(kind)) if is_dataclass(part)), None)
+        return value if nested is None else parse_config(nested, value, where)
+    if not isinstance(value, list | tuple):
+        return value
+    kinds = next((get_args(part) for part in (kind, *get_args(kind)) if get_origin(part) is tuple), (Any, ...))
+    each = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+    return tuple(_as(part, its, where) for part, its in zip(value, each, strict=True))
 
 
 def _check_push(given: Mapping[str, Any]) -> None:

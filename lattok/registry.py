@@ -56,7 +56,8 @@ class Registry(Mapping[str, Thing]):
         return name in self._known or name in self._doors
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self._known, *self._doors}))
+        names = dict.fromkeys((*self._known, *sorted(self._doors)))
+        return iter(sorted(names) if self.rooms else names)  # without rooms ours are known at once, in their order
 
     def __len__(self) -> int:
         return len({*self._known, *self._doors})

@@ -3,7 +3,7 @@ P codes per sample, d latent width, T frames of a video, V cameras."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -109,6 +109,16 @@ class ActionTokenizer(Labeller, Protocol):
         """Codes per chunk, or their maximum."""
         ...
 
+    @property
+    def fixed_length(self) -> bool:
+        """Whether every chunk has as many codes."""
+        ...
+
+    @property
+    def per_step(self) -> bool:
+        """Whether code t of a chunk is that of its step t."""
+        ...
+
     def encode(self, chunks: Tensor, valid: Tensor | None = None) -> Tensor:
         """Chunks [B, H, m] to codes int64 [B, P]."""
         ...
@@ -154,8 +164,22 @@ class LatentTarget(NamedTuple):
     """
 
     codes: Tensor | None  # [B, S, P] int64
-    embedding: Tensor | None  # [B, S, P, d] float32, before quantization
+    embedding: Tensor | None  # [B, S, E, d] float32, before quantization
     valid: Tensor  # [B, S] bool: supervise here
+
+    def nearest(self, steps: int) -> LatentTarget:
+        """The target stretched over `steps`: each gets the latent action of the step nearest in time."""
+        have = self.valid.shape[1]
+        index = ((torch.arange(steps, device=self.valid.device) + 0.5) * have / steps).long()
+        return self._each(lambda part: part[:, index])
+
+    def to(self, device: torch.device) -> LatentTarget:
+        """The target on another device."""
+        return self._each(lambda part: part.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> LatentTarget:
+        codes, embedding = (None if part is None else change(part) for part in (self.codes, self.embedding))
+        return LatentTarget(codes, embedding, change(self.valid))
 
 
 class PolicyBatch(NamedTuple):

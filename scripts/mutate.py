@@ -40,8 +40,8 @@ TESTS = {
     "lattok/action_vq/losses.py": ("tests/action_vq/test_model.py", "tests/action_vq/test_parity.py"),
     "lattok/image_lam/losses.py": ("tests/image_lam/test_losses.py",),
     "lattok/vla/losses.py": ("tests/vla/test_losses.py", "tests/vla/test_supervision.py"),
-    "lattok/vla/targets.py": (
-        "tests/vla/test_targets.py",
+    "lattok/labels/reader.py": (
+        "tests/labels/test_reader.py",
         "tests/vla/test_supervised.py",
         "tests/vla/test_supervision.py",
     ),

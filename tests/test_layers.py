@@ -25,6 +25,8 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"nn", "quantize", "normalize", "keymap", "runlog", "checkpoints", "codebooks", "training", "graphs"})
     | frozenset({"arrays", "hub", "hub_client", "weights", "records", "card"}),
     frozenset({"data", "action_vq", "image_lam", "backbones"}),
+    frozenset({"labels"}),
+    frozenset({"samples"}),
     frozenset({"loading"}),
     frozenset({"evaluation", "annotation", "vla", "sim"}),
     frozenset({"recipes", "convert", "cli"}),

@@ -9,8 +9,9 @@ import pytest
 
 import lattok
 from lattok import LattokError, UniformBins
-from lattok.data import inspect_dataset, with_labels
+from lattok.data import inspect_dataset
 from lattok.hub import FAMILIES
+from lattok.labels import with_labels
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lattok.labels import LatentSpec
 from lattok.recipes.vla import VLARecipe
 from lattok.vla.config import PROMPT, VLAConfig
 from lattok.vla.strategies import STRATEGIES
@@ -81,16 +82,18 @@ def test_no_strategy_is_missing():
 def test_table_7_is_what_the_strategies_do(name):
     (row,) = (line for line in PAGE.splitlines() if f"| `{name}` |" in line)
     latent, action, weight = (cell.strip() for cell in row.split("|")[4:7])
-    strategy, tokens = STRATEGIES[name], STRATEGIES[name].target == "chunk"
-    known = {"action_dim": 7, "cameras": ("front",), "camera_sizes": ((224, 224),), "latent_dim": 128}
-    config = VLAConfig(**known, strategy=strategy, codes=1 if tokens else 4, codebook_size=16, horizon=8)
-    runs = config.latent_placeholders, config.action_placeholders
-    counts = [sum(steps * each for steps, each in part) for part in runs]
+    strategy = STRATEGIES[name]
+    known = {"action_dim": 7, "cameras": ("front",), "camera_sizes": ((224, 224),)}
+    codes = 1 if strategy.labels == "chunk" else 4
+    spec = None if strategy.labels is None else LatentSpec(strategy.labels, 8, codes, 16, codes, 128)
+    config = VLAConfig(**known, strategy=strategy, latent=spec, horizon=8)
+    runs = {span: segment.count for span, segment in config.segments.items()}
+    counts = [runs.pop("latent", 0), sum(runs.values())]
     page = {"0": 0, "H": 8, "P·H": 32, "P·H+H": 40}
     assert counts == [page[latent], page[action]] == list(NUMBERS[name])
-    assert float(weight) == strategy.weight == config.loss_weights.get("latent", 0)
+    assert float(weight) == strategy.weights.get("latent", 0) == config.loss_weights.get("latent", 0)
     if name == "la_align":
-        assert strategy.layer_index(28) == 17
+        assert strategy.losses[0].layer_index(28) == 17
 
 
 @pytest.mark.parametrize(("column", "preset"), list(enumerate(("libero", "robotwin", "jaka"), start=2)))

@@ -6,7 +6,7 @@ import json
 import resource
 import struct
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from lattok.hub import CONFIG, WEIGHTS
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.vla.released import ReleasedVLA, ReleasedVLAConfig
 from lattok.weights import Size, planned
+from tests.vla.fakes import config as policy_config
 from tests.vla.fakes import policy
 
 VQ = ActionVQConfig(action_dim=3, horizon=4, dim=8, codebook_size=4, heads=2, hidden=8)
@@ -69,6 +70,7 @@ def test_the_look_at_sizes_takes_no_memory_and_nobodys_random_numbers():
 
 
 MANY, NAMES = 10**6, [str(i) for i in range(10**5)]
+SPEC, LA_DIRECT = (asdict(policy_config("la_direct"))[name] for name in ("latent", "strategy"))
 HUGE = [
     ("action-vq", {"codebook_size": 10**9}),
     ("action-vq", {"dim": 10**9, "heads": 1}),
@@ -112,11 +114,13 @@ HUGE = [
     ("policy", {"depth": MANY}),
     ("policy", {"head_dim": 2**40}),
     ("policy", {"horizon": 10**12}),
-    ("policy", {"codes": 10**9}),
-    ("policy", {"codebook_size": 10**12}),
+    ("policy", {"latent": {**SPEC, "codes": 10**9}}),
+    ("policy", {"latent": {**SPEC, "codebook_size": 10**12}}),
+    ("policy", {"strategy": {**LA_DIRECT, "spans": [{"name": "latent", "per_step": 10**9}]}}),
+    ("policy", {"strategy": {**LA_DIRECT, "spans": [{"name": "latent", "steps": 10**18}]}}),
     ("policy", {"image_size": 2**30}),
     ("policy", {"head_layers": list(range(10**5))}),
-    ("policy", {"latent_steps": 10**9}),
+    ("policy", {"latent": {**SPEC, "steps": 10**9}}),
     ("released", {"dim": 2**40}),
     ("released", {"blocks": MANY}),
     ("released", {"action_dim": 10**9}),

@@ -29,20 +29,22 @@ class StraightforwardVLA(nn.Module):
     def __init__(self, policy: LatentVLA, first_code: int = FIRST_CODE):
         super().__init__()
         self.policy, self.first_code = policy, first_code
-        self.sizes = [steps * each for steps, each in policy.runs]
-        self.count, self.loss = sum(self.sizes), policy.config.plan.loss
+        self.spans = list(policy.segments.values())
+        self.count = sum(span.count for span in self.spans)
+        self.codes = any(loss.loss == "codes" for loss in policy.config.strategy.losses)
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
         """The terms "action" and, where the strategy has one, "latent"."""
-        out, states = self._run(batch, self._labels(batch) if self.loss == "codes" else None)
+        out, states = self._run(batch, self._labels(batch) if self.codes else None)
         predicted = self._act(batch, states)
         target = self.policy.action_normalizer(batch.actions)
         terms = {"action": action_loss(predicted, target, batch.valid)}
-        if self.loss == "codes":
+        if self.codes:
             terms["latent"] = out.loss
-        elif self.policy.supervision is not None and batch.latent is not None:
-            layer = out.hidden_states[self.policy.supervised_layer]
-            terms["latent"] = self.policy.supervision(layer[:, -self.count :].float(), batch.latent)["latent"]
+        elif "latent" in self.policy.losses and batch.latent is not None:
+            layer = out.hidden_states[self.policy.losses["latent"]]
+            supervision = self.policy.supervision["latent"]
+            terms["latent"] = supervision(layer[:, -self.count :].float(), batch.latent)["latent"]
         return terms
 
     @torch.no_grad()
@@ -78,8 +80,7 @@ class StraightforwardVLA(nn.Module):
         for layer in self.policy.head.layers:
             hidden = states[:, layer].float()
             image, rest = hidden.split([hidden.shape[1] - self.count, self.count], 1)
-            runs = zip(rest.split(self.sizes, 1), self.policy.runs, strict=True)
-            pooled = [run.unflatten(1, shape).mean(2) for run, shape in runs]
+            pooled = [span.of(rest).unflatten(1, (span.steps, span.per_step)).mean(2) for span in self.spans]
             chosen[layer] = LayerStates(torch.cat(pooled, 1), image, None)
         proprio = None
         if self.policy.proprio_normalizer is not None and batch.proprio is not None:

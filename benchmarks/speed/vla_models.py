@@ -16,6 +16,7 @@ import transformers
 from lattok.backbones import LoraSpec
 from lattok.backbones.families import family_of
 from lattok.backbones.hf import HFBackbone
+from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
 from lattok.vla.observations import prompts
@@ -85,16 +86,17 @@ def make_backbone(
 
 def make_policy(strategy: str, backbone: HFBackbone, device: torch.device) -> LatentVLA:
     """A policy over a backbone that others share."""
-    chunk = STRATEGIES[strategy].target == "chunk"
+    plan = STRATEGIES[strategy]
+    labels = LatentSpec("steps", HORIZON, CODES, CODEBOOK, CODES, LATENT)
+    if plan.labels == "chunk":
+        labels = LatentSpec("chunk", HORIZON, 1, CHUNK_CODEBOOK, 1, LATENT, horizon=HORIZON, per_step=True)
     config = VLAConfig(
         action_dim=ACTIONS,
         cameras=CAMERAS,
         camera_sizes=((VIEW, VIEW),) * 2,
         proprio_dim=PROPRIO,
-        strategy=strategy,
-        codes=1 if chunk else CODES,
-        codebook_size=CHUNK_CODEBOOK if chunk else CODEBOOK,
-        latent_dim=LATENT,
+        strategy=plan,
+        latent=None if plan.labels is None else labels,
         horizon=HORIZON,
         image_size=VIEW,
     )
@@ -106,11 +108,12 @@ def make_batch(policy: LatentVLA, device: torch.device, count: int = BATCH) -> P
     """Random numbers that fit the policy, everything valid."""
     config, draw = policy.config, torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, len(CAMERAS), VIEW, VIEW, 3), generator=draw).to(torch.uint8)
-    codes = torch.randint(0, config.codebook_size, (count, config.steps, config.codes), generator=draw)
-    vectors = torch.randn(count, config.steps, config.codes, LATENT, generator=draw)
+    spec = config.latent or LatentSpec(steps=HORIZON, codes=1, codebook_size=1, latent_dim=LATENT)
+    codes = torch.randint(0, spec.codebook_size, (count, spec.steps, spec.codes), generator=draw)
+    vectors = torch.randn(count, spec.steps, spec.codes, spec.latent_dim, generator=draw)
     valid = torch.ones(count, HORIZON, dtype=torch.bool, device=device)
     proprio, actions = (torch.randn(count, *shape, generator=draw) for shape in ((PROPRIO,), (HORIZON, ACTIONS)))
-    latent = LatentTarget(codes.to(device), vectors.to(device), valid) if config.plan.loss != "none" else None
+    latent = LatentTarget(codes.to(device), vectors.to(device), valid) if config.strategy.losses else None
     text = [instruction(policy)] * count
     return PolicyBatch(images.to(device), text, proprio.to(device), actions.to(device), valid, latent)
 

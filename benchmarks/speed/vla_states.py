@@ -73,8 +73,7 @@ def alive_states(policy: LatentVLA, call: Callable[[], Any]) -> dict[str, int]:
         found["given"] += args[0].nbytes
 
     hooks = [policy.head.register_forward_pre_hook(head)]
-    if policy.supervision is not None:
-        hooks.append(policy.supervision.register_forward_pre_hook(loss))
+    hooks += [supervision.register_forward_pre_hook(loss) for supervision in policy.supervision.values()]
     out = call()
     found |= {"after": alive.bytes(), "length": alive.length}
     for hook in hooks:

@@ -21,15 +21,16 @@ from lattok.data.extend import (
     feature_entry,
     write_sidecar,
 )
-from lattok.data.provenance import NOTE, carried
-from lattok.data.schema import readable
+from lattok.data.schema import PROVENANCE, readable
 from lattok.data.staging import Failures, Staging, shapes_of
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.files import read_json, write_json, write_text
+from lattok.labels.provenance import NOTE, carried
+from lattok.labels.spec import LatentSpec, spec_of
 from lattok.places import inside
-from lattok.types import VideoLabeller
+from lattok.types import Labeller, VideoLabeller
 
-PROVENANCE, INFO, STATS = "meta/lattok.json", "meta/info.json", "meta/stats.json"
+INFO, STATS = "meta/info.json", "meta/stats.json"
 
 
 class Job(NamedTuple):
@@ -77,23 +78,20 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
     """By prefix: what labels were made from, by what, and their columns. No times, no paths."""
     labels = {}
     for prefix, model in work.models.items():
-        entry: dict[str, Any] = {"source": model.label_source}
+        own = {name: shape for name, shape in shapes.items() if name.startswith(prefix + ".")}
+        stride = cast(VideoLabeller, model).stride_frames(work.dataset.fps) if model.label_source == "video" else 0
+        entry: dict[str, Any] = {"spec": _spec(model, prefix, own, stride).to_json()}
         seen = work.dataset.seen_as
         if model.label_source == "actions":
-            entry |= {"action_key": work.options.action_key, "horizon": cast(Any, model).horizon}
+            entry |= {"action_key": work.options.action_key}
             if work.options.action_key in seen["actions"]:
                 entry["actions_as"] = seen["actions"][work.options.action_key]
         else:
-            video = cast(VideoLabeller, model)
-            stride = video.stride_frames(work.dataset.fps)
-            cameras = cameras_of(work, video)
-            entry |= {"cameras": list(cameras), "stride": stride}
+            cameras = cameras_of(work, cast(VideoLabeller, model))
+            entry |= {"cameras": list(cameras)}
             originals = [seen["cameras"][key] for key in cameras]
             entry |= {"original_cameras": originals} if originals != list(cameras) else {}
             entry["stride_seconds"] = stride / work.dataset.fps
-        own = {name: shape for name, shape in shapes.items() if name.startswith(prefix + ".")}
-        size = getattr(model, "vocab_size" if model.label_source == "actions" else "codebook_size", None)
-        entry |= {"codebook_size": size} if size is not None and f"{prefix}.codes" in own else {}
         labels[prefix] = entry | {
             "dataset": _facts(work),
             "threads": work.options.threads,
@@ -102,6 +100,13 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
             "columns": {name: {"dtype": dtype, "shape": list(shape)} for name, (dtype, shape) in own.items()},
         }
     return labels
+
+
+def _spec(model: Labeller, prefix: str, shapes: Shapes, stride: int) -> LatentSpec:
+    """What labels are, by the shapes of their columns."""
+    _, codes = shapes.get(f"{prefix}.codes", ("", (0,)))
+    _, vectors = shapes.get(f"{prefix}.embedding", ("", (0, 0)))
+    return spec_of(model, prefix, codes[0], vectors[0], vectors[1], stride)
 
 
 def by_reason(work: Work, unlabelled: dict[int, str]) -> list[dict[str, Any]]:

@@ -11,18 +11,19 @@ import torch
 
 from lattok import checks
 from lattok.annotation.labels import Options, Work, label_episode, reason
-from lattok.annotation.output import PROVENANCE
 from lattok.annotation.plan import check_model, identities_of, versions
 from lattok.checks import LattokError
-from lattok.data import RobotDataset, as_dataset, latent_columns
+from lattok.data import RobotDataset, as_dataset
 from lattok.data.extend import Labels
-from lattok.data.provenance import nothing, unsaid
+from lattok.data.schema import PROVENANCE
+from lattok.labels.provenance import nothing, provenance_of, unsaid
+from lattok.labels.spec import LatentSpec
 from lattok.loading import by_prefix
 from lattok.nn import torch_threads
 from lattok.normalize import for_dataset
 from lattok.types import Episode
 
-NEEDED = ("source", "dataset", "columns", "threads", "versions")  # of every entry
+NEEDED = ("spec", "dataset", "columns", "threads", "versions")  # of every entry
 TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos again"
 RESTORED = f"no {PROVENANCE}: {TOOLS}. What stands in meta/info.json is compared"
 BARE = f"label columns without {PROVENANCE}: {TOOLS}. They are compared with what this model gives"
@@ -55,7 +56,7 @@ def verify(
     `with_labels(source, sidecar)`.
     """
     dataset, models = as_dataset(dataset), by_prefix(models)
-    provenance = provenance_of(dataset)
+    provenance = known_labels(dataset)
     lines: list[str] = []
     bare = unsaid(dataset, provenance)
     for prefix, given in models.items():
@@ -71,9 +72,9 @@ def verify(
     return Verification(not any(line.startswith("  -") for line in lines), tuple(lines))
 
 
-def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
-    """What an annotated dataset says about its labels, by prefix."""
-    entries = latent_columns.provenance_of(dataset)
+def known_labels(dataset: RobotDataset) -> dict[str, Any]:
+    """What an annotated dataset says about its labels, by prefix: entries with all that `verify` compares."""
+    entries = provenance_of(dataset)
     if not entries and not unsaid(dataset, {}):
         raise nothing(dataset)
     found = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, Mapping) and "model" in entry}
@@ -88,12 +89,12 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
 def _assumed(dataset: RobotDataset, prefix: str, model: Any) -> dict[str, Any]:
     """The entry that labels of this model would have, of columns about which nothing is written down."""
     own = {name: feature for name, feature in dataset.features.items() if name.startswith(prefix + ".")}
-    gap = {"horizon": getattr(model, "horizon", None)}
     if model.label_source == "video":
-        gap = {"stride": model.stride_frames(dataset.fps)}
+        spec = LatentSpec("steps", stride=model.stride_frames(dataset.fps))
+    else:
+        spec = LatentSpec("chunk", horizon=model.horizon)
     return {
-        "source": model.label_source,
-        **gap,
+        "spec": spec.to_json(),
         "dataset": {"name": dataset.name},
         "columns": {name: {"dtype": each.dtype, "shape": list(each.shape)} for name, each in own.items()},
         "threads": 1,
@@ -112,16 +113,17 @@ def _verify_one(
 ) -> Iterator[str]:
     entry = provenance[prefix]
     made = yield from _check_identity(entry, prefix, model)
-    if entry["source"] != model.label_source:
-        yield f"- labels were made from {entry['source']}, this model looks at {model.label_source}"
+    spec = LatentSpec.from_json(entry["spec"], prefix, f"{PROVENANCE} of {dataset.name}")
+    if spec.source != model.label_source:
+        yield f"- labels were made from {spec.source}, this model looks at {model.label_source}"
         return
     yield from _check_columns(dataset, entry)
-    yield from _check_preprocessing(dataset, entry, model)
+    yield from _check_preprocessing(dataset, entry, spec, model)
     cameras = tuple(entry["cameras"]) if "cameras" in entry else None
     own = [name.removeprefix(prefix + ".") for name in entry["columns"]]
     embedding, quantized = (any(name.endswith(kind) for name in own) for kind in ("embedding", "quantized"))
     options = Options(embedding, quantized, entry.get("action_key", "action"), cameras, entry["threads"])
-    if entry.get("frames", "same") != "same" and entry["source"] == "video":
+    if entry.get("frames", "same") != "same" and spec.source == "video":
         yield "- labels were made from frames that were encoded again since: verify them with their source (`labels`)"
         return
     work = Work(dataset, {prefix: model}, options)
@@ -177,17 +179,19 @@ def _check_columns(dataset: RobotDataset, entry: Mapping[str, Any]) -> Iterator[
         yield f"+ columns: {', '.join(entry['columns'])}"
 
 
-def _check_preprocessing(dataset: RobotDataset, entry: Mapping[str, Any], model: Any) -> Iterator[str]:
+def _check_preprocessing(
+    dataset: RobotDataset, entry: Mapping[str, Any], spec: LatentSpec, model: Any
+) -> Iterator[str]:
     """Stride or horizon as the model has them on this dataset."""
-    name = "stride" if entry["source"] == "video" else "horizon"
-    now = model.stride_frames(dataset.fps) if name == "stride" else model.horizon
+    name = "stride" if spec.source == "video" else "horizon"
+    was, now = getattr(spec, name), model.stride_frames(dataset.fps) if name == "stride" else model.horizon
     action_key = entry.get("action_key", "")
     if entry.get("actions_as") != dataset.actions_as.get(action_key):
         yield f"- `{action_key}` was converted to another action space: open the dataset as it was labelled"
-    if entry[name] == now:
+    if was == now:
         yield f"+ {name}: {now}" + (f" frames at {dataset.fps:g} fps" if name == "stride" else " steps")
     else:
-        yield f"- {name} was {entry[name]}, here {now}"
+        yield f"- {name} was {was}, here {now}"
 
 
 def _check_gaps(dataset: RobotDataset, entry: Mapping[str, Any], episodes: Sequence[Episode]) -> Iterator[str]:

@@ -122,15 +122,15 @@ def verify(
         revision: Revision of a Hub model.
         device: auto, cpu, cuda or mps.
     """
-    from lattok.annotation.verify import provenance_of
-    from lattok.data.sidecar import with_labels
+    from lattok.annotation.verify import known_labels
     from lattok.devices import moved
+    from lattok.labels import with_labels
 
     names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset)
     if labels is not None:
         source = with_labels(source, labels)
-    provenance, loaded = provenance_of(source), {}
+    provenance, loaded = known_labels(source), {}
     for column, name in names.items():
         entry = provenance.get(column, {})
         how = entry.get("model", {})
@@ -165,11 +165,13 @@ def export(
         size: Height and width to resize all frames to; needed where they differ in size.
         skip_damaged: Leave out episodes that cannot be read, and say which.
     """
+    from lattok.labels import with_labels
+
+    source = lattok.open_dataset(dataset)
     with bar("export") as progress:
         done = lattok.export(
-            lattok.open_dataset(dataset),
+            source if labels is None else with_labels(source, labels),
             out,
-            labels=labels,
             episodes=episodes,
             images=images,
             video_codec=video_codec,

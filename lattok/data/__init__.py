@@ -11,13 +11,10 @@ from lattok.data.extend import fingerprint
 from lattok.data.inspect import inspect_dataset
 from lattok.data.inspection import Inspection
 from lattok.data.interop import frames_from_lerobot
-from lattok.data.latent_columns import LatentSpec, latent_spec, tokenizer_spec
 from lattok.data.lerobot import LeRobotV3, sample_dataset_path
 from lattok.data.opening import as_dataset, open_dataset
 from lattok.data.pixels import resize_pixels
-from lattok.data.policy_windows import PolicyWindows
 from lattok.data.schema import Feature, FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
-from lattok.data.sidecar import LabelledDataset, Sidecar, with_labels
 from lattok.data.windows import ActionWindows, FramePairs, read_vectors
 from lattok.data.writer import LeRobotWriter
 from lattok.findings import Finding
@@ -32,14 +29,10 @@ __all__ = [
     "FramePairs",
     "FrameTransform",
     "Inspection",
-    "LabelledDataset",
-    "LatentSpec",
     "LeRobotV3",
     "LeRobotWriter",
-    "PolicyWindows",
     "Progress",
     "RobotDataset",
-    "Sidecar",
     "action_spaces",
     "as_dataset",
     "camera_keys",
@@ -50,15 +43,12 @@ __all__ = [
     "fingerprint",
     "frames_from_lerobot",
     "inspect_dataset",
-    "latent_spec",
     "open_dataset",
     "read_vectors",
     "resize_pixels",
     "sample_dataset_path",
     "select_episodes",
     "split_by_task",
-    "tokenizer_spec",
     "with_actions",
     "with_cameras",
-    "with_labels",
 ]

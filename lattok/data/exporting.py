@@ -1,4 +1,4 @@
-"""Any dataset written as LeRobot v3: `export(dataset, "out")`, and with `labels` their columns too.
+"""Any dataset written as LeRobot v3: `export(dataset, "out")`, with its labels (`lattok.labels.with_labels`).
 
 Images that the source stores as JPEG or PNG keep their bytes; everything else is encoded as video, or without loss as
 PNG on request. Episodes are numbered anew; meta/export.json says which they were. One episode's columns and one block
@@ -23,8 +23,7 @@ from lattok.data.cameras import EpisodeFrames, Frames, Sink, decode_image
 from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.lerobot import LeRobotV3
 from lattok.data.opening import as_dataset
-from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, Damage, Feature, Progress, RobotDataset
-from lattok.data.sidecar import Sidecar, with_labels
+from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
 from lattok.data.tables import common_types
 from lattok.data.writer import DTYPES, LeRobotWriter
 from lattok.files import first_line, read_json
@@ -32,7 +31,7 @@ from lattok.places import followed
 from lattok.types import Episode
 
 IMAGES = ("auto", "video", "image")
-LATTOK, RECORD = "lattok.json", "export.json"  # in meta/
+RECORD = "export.json"  # in meta/
 TRIED = 20  # episodes that show whether images are stored encoded, should the first ones be damaged
 
 
@@ -73,7 +72,6 @@ def export(
     dataset: RobotDataset | str | os.PathLike[str],
     out: str | Path,
     *,
-    labels: str | Path | None = None,
     episodes: str | Sequence[int] | None = None,
     images: str = "auto",
     video_codec: str = "libsvtav1",
@@ -81,7 +79,7 @@ def export(
     skip_damaged: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write `dataset` as LeRobot v3 to the new folder `out`, with the label columns of the sidecar `labels`.
+    """Write `dataset` as LeRobot v3 to the new folder `out`, with its label columns.
 
     `dataset` may be its path or Hub id. `episodes` as in `select_episodes`. `images`: "auto" keeps stored JPEG and
     PNG images as they are and makes videos of all other cameras; "video" makes videos of all; "image" stores all
@@ -100,8 +98,6 @@ def export(
         checks.fail("out", "a folder outside the source dataset", str(out))
     if out.exists():
         checks.fail("out", "a folder that does not exist yet", str(out))
-    if labels is not None:
-        dataset = with_labels(dataset, labels)
     left_out = damaged_among(dataset, episodes)
     if left_out and not skip_damaged:
         raise _cannot_read(left_out[0].reason)
@@ -291,15 +287,14 @@ def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict
     spaces = action_spaces(dataset)
     if spaces:
         yield DECLARATION.name, {key: space.to_json() for key, space in spaces.items()}
-    known = dataset.root / "meta" / LATTOK
+    known = dataset.root / PROVENANCE
     annotated = dataset.kind == "lerobot" and known.is_file()
     entries = read_json(followed(dataset.root, known, str(known))) if annotated else {}
-    beside: Sidecar | None = dataset.labels
-    entries |= {} if beside is None else beside.provenance
+    entries |= {} if dataset.labels is None else dataset.labels.provenance
     if entries:
         made = {prefix: entry for prefix, entry in entries.items() if isinstance(entry, dict)}
         done = dict(dataset.actions_as)
-        yield LATTOK, {prefix: _provenance(entry, exact, new_index, done) for prefix, entry in made.items()}
+        yield PROVENANCE.name, {prefix: _provenance(entry, exact, new_index, done) for prefix, entry in made.items()}
 
 
 def _provenance(

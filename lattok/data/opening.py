@@ -15,7 +15,7 @@ from lattok.data.camera_view import with_cameras
 from lattok.data.hdf5 import RobomimicHDF5
 from lattok.data.lerobot import LeRobotV3
 from lattok.data.rlds import RLDS
-from lattok.data.schema import RobotDataset
+from lattok.data.schema import PROVENANCE, RobotDataset
 from lattok.data.video_folder import VideoFolder
 from lattok.files import read_json
 from lattok.hub_client import HUB_ID, HubOptions
@@ -161,7 +161,7 @@ def _look_at(place: Path) -> tuple[str, Path]:
             return "hdf5", place
         expected = "a folder, a .hdf5 or .h5 file, or a description file *.json"
         checks.fail("dataset", expected, f"the file {place}", _whole_of(place))
-    if (place / "meta" / "lattok.json").is_file() and not (place / "meta" / "info.json").is_file():
+    if (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
         way_out = "Open the dataset that they label, or join both: lattok export SOURCE --labels LABELS --out DIR"
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
     if (place / "meta").is_dir():

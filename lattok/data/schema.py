@@ -21,6 +21,7 @@ Blocks = Callable[[str, np.ndarray], Iterator[np.ndarray]]  # camera key, ascend
 
 NONE: Mapping[str, Any] = {}
 IMAGE_DTYPES = ("video", "image")
+PROVENANCE = Path("meta") / "lattok.json"  # what the label columns of a dataset are; see `lattok.labels`
 INDEX_KEYS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
 

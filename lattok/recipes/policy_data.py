@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from lattok import checks
+from lattok.checks import LattokError
 from lattok.data import RobotDataset, select_episodes, split_by_task
 from lattok.data.augment import augment, draw
-from lattok.data.latent_columns import LatentSpec, latent_spec, only_prefix, tokenizer_spec
-from lattok.data.policy_windows import PolicyWindows
-from lattok.data.sidecar import with_labels
+from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.loading import load
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
+from lattok.samples.policy import PolicyWindows
 from lattok.training import RUN, SeededBatches
 from lattok.types import ActionTokenizer, PolicyBatch
 
@@ -24,7 +24,6 @@ class Labelled(NamedTuple):
 
     dataset: RobotDataset
     spec: LatentSpec | None = None
-    prefix: str = "latent"
     tokenizer: Any = None  # labels the batches, in place of columns
 
 
@@ -37,19 +36,17 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> Labelled:
     """What the recipe's strategy learns from in a dataset with its labels."""
     data, plan = recipe.data, recipe.data.plan
     horizon = recipe.model.horizon
-    if data.tokenizer is not None and plan.target != "chunk":
-        expected = "none for a strategy without tokens of actions"
-        checks.fail("tokenizer", expected, f"{data.tokenizer} for {plan.name}", "LA-Tok learns from tokens.")
-    target = plan.label_target
-    if target == "none":
+    if data.tokenizer is not None and plan.labels != "chunk":
+        reason = f"`tokenizer` {data.tokenizer} was given, but {plan.name} learns nothing from tokens of actions."
+        raise LattokError(f"{reason} Leave it out, or choose la_tok.")
+    if plan.labels is None:
         return Labelled(dataset)
-    needs = {"none": (), "codes": ("codes",)}.get(plan.loss, ("embedding",))
     if data.tokenizer is not None:
         tokenizer = cast(ActionTokenizer, load(data.tokenizer))  # which is checked
-        return Labelled(dataset, tokenizer_spec(tokenizer, horizon, needs), tokenizer=tokenizer)
-    prefix = data.prefix or only_prefix(dataset, target, plan.name)
+        return Labelled(dataset, tokenizer_spec(tokenizer, horizon, plan.needs), tokenizer)
+    prefix = data.prefix or only_prefix(dataset, plan.labels, plan.name)
     stride = None if data.latent_stride is None else checks.stride_in_frames(data.latent_stride, dataset.fps)
-    return Labelled(dataset, latent_spec(dataset, prefix, target, horizon, stride, needs=needs), prefix)
+    return Labelled(dataset, latent_spec(dataset, prefix, plan.labels, horizon, stride, needs=plan.needs))
 
 
 def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> list[int]:
@@ -66,7 +63,7 @@ def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> l
 def read_windows(recipe: Recipe[Any], source: Labelled, episodes: str | Sequence[int] | None = None) -> PolicyWindows:
     """Every frame of the recipe's episodes (or of others) with the actions and labels that follow it."""
     data, config = recipe.data, recipe.model
-    learns = data.plan.loss != "none"
+    learns = bool(data.plan.losses)
     with bar("decode") as progress:
         return PolicyWindows(
             source.dataset,
@@ -78,7 +75,6 @@ def read_windows(recipe: Recipe[Any], source: Labelled, episodes: str | Sequence
             state_key=data.state_key if data.proprio else None,
             episodes=data.episodes if episodes is None else episodes,
             latent=source.spec if learns and source.tokenizer is None else None,
-            prefix=source.prefix,
             labeller=source.tokenizer,
             extra_keys=() if data.eval_key is None else (data.eval_key,),
             cache_dir=Path(recipe.out) / RUN,

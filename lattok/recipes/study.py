@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.data import RobotDataset
-from lattok.data.latent_columns import TARGETS, provenance_of
 from lattok.evaluation.page.svg import WIDTH, plot
 from lattok.evaluation.questions.policy_error import policy_errors
+from lattok.labels.columns import targets_of
 from lattok.normalize import Normalizer
 from lattok.recipes.common import first_process, wait_for_all
 from lattok.recipes.policy_data import (
@@ -40,19 +40,7 @@ from lattok.vla.losses import action_loss
 
 RESULTS, TABLE, CURVES = "study.json", "study.md", "study.svg"
 BLIND, PROPRIO = "blind", "proprio_mlp"
-NAMES = {
-    "baseline": "Baseline",
-    "ph_direct": "PH-Direct",
-    "ph_cond": "PH-Cond",
-    "la_align": "LA-Align",
-    "la_direct": "LA-Direct",
-    "la_cond": "LA-Cond",
-    "la_tok": "LA-Tok",
-    "la_direct_c": "LA-Direct(C)",
-    "la_tok_c": "LA-Tok(C)",
-    BLIND: "*control:* baseline without instructions",
-    PROPRIO: "*control:* MLP on proprio alone",
-}
+CONTROLS = {BLIND: "*control:* baseline without instructions", PROPRIO: "*control:* MLP on proprio alone"}
 
 
 class ProprioPolicy(nn.Module):
@@ -96,15 +84,16 @@ class Row:
         learnt = next((f"{kind.removeprefix('latent_')} {latent[kind]:.2f}" for kind in latent if "_" in kind), "–")
         numbers = (errors["error"], errors["by_step"][0], errors["by_step"][-1], self.seconds)
         error, first, last, seconds = ("–" if number is None else f"{number:.3f}" for number in numbers)
-        return [NAMES[self.name], error, f"{errors['gain']:.0%}", first, last, learnt, seconds]
+        return [title_of(self.name), error, f"{errors['gain']:.0%}", first, last, learnt, seconds]
 
 
 def train_study(
-    recipe: VLARecipe, resume: bool = False, resume_command: str = "", strategies: Sequence[str] = tuple(STRATEGIES)
+    recipe: VLARecipe, resume: bool = False, resume_command: str = "", strategies: Sequence[str] | None = None
 ) -> None:
-    """Train every strategy and the controls into folders of `recipe.out`; write the table and the curves there."""
+    """Train these strategies, or all, and the controls into folders of `recipe.out`, with a table and curves there."""
     out, data = recipe.folder(resume), recipe.data
-    for name, value in {"layer": data.layer, "latent_weight": data.latent_weight}.items():
+    for name in ("layer", "latent_weight", "align_projection"):
+        value = getattr(data, name)
         if value is not None:
             raise LattokError(f"`{name}` cannot be set in a study, where each strategy has its own (got {value}).")
     if data.strategy != "baseline":
@@ -113,7 +102,7 @@ def train_study(
     dataset = with_its_labels(recipe, sources[0].dataset)
     if not held_out_episodes(dataset, data.episodes):
         checks.fail("episodes", "some that leave others", data.episodes, "A study compares on held-out episodes.")
-    runs = {name: _member(recipe, dataset, name) for name in strategies}
+    runs = {name: _member(recipe, dataset, name) for name in strategies or STRATEGIES}
     for member in runs.values():  # labels that are missing are an error now, not after hours
         find_labels(member, dataset)
     prompt = recipe.model.prompt.replace("{task}", "").strip()
@@ -131,22 +120,26 @@ def train_study(
         wait_for_all()
 
 
+def title_of(name: str) -> str:
+    """What a run is called in the table."""
+    return CONTROLS.get(name) or STRATEGIES[name].title or name
+
+
 def _say(name: str) -> None:
     if first_process():
-        print(f"\n== {NAMES[name]}", flush=True)
+        print(f"\n== {title_of(name)}", flush=True)
 
 
 def _member(
     recipe: VLARecipe, dataset: RobotDataset, strategy: str, name: str | None = None, **model: Any
 ) -> VLARecipe:
     """The recipe of one run, with those of the labels' options that fit its strategy."""
-    data, target = recipe.data, STRATEGIES[strategy].target
-    source = provenance_of(dataset).get(data.prefix or "", {}).get("source")
-    images = target != "chunk"
+    data, images = recipe.data, STRATEGIES[strategy].labels != "chunk"
+    known = targets_of(dataset).get(data.prefix or "")
     data = replace(
         data,
         strategy=strategy,
-        prefix=data.prefix if source in (None, TARGETS["steps" if images else "chunk"]) else None,
+        prefix=data.prefix if known in (None, "steps" if images else "chunk") else None,
         latent_stride=data.latent_stride if images else None,
         tokenizer=None if images else data.tokenizer,
     )
@@ -229,7 +222,7 @@ def curves(runs: dict[str, list[dict[str, float]]], columns: int = 3) -> str:
         found = {kind: [entry[f"loss/{kind}"] for entry in logged if f"loss/{kind}" in entry] for kind in COLOURS}
         logs = [(kind, [math.log10(max(value, 1e-9)) for value in values]) for kind, values in found.items() if values]
         steps = logged[-1]["step"]
-        panel = plot(NAMES[name].replace("*", ""), logs, f"{steps:g} steps", height)
+        panel = plot(title_of(name).replace("*", ""), logs, f"{steps:g} steps", height)
         x, y = (i % columns) * (WIDTH + 20), (i // columns) * (height + 10)
         panels.append(panel.replace("<svg ", f'<svg x="{x}" y="{y}" width="{WIDTH}" height="{height}" ', 1))
     rows = -(-len(panels) // columns)

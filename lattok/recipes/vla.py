@@ -15,7 +15,6 @@ from typing_extensions import Self
 from lattok import checks, files
 from lattok.data import camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_horizon
-from lattok.data.policy_windows import PolicyWindows, camera_sizes
 from lattok.data.schema import vector_key
 from lattok.devices import moved
 from lattok.evaluation.questions.policy_error import policy_errors
@@ -38,6 +37,7 @@ from lattok.recipes.policy_data import (
     read_windows,
     with_its_labels,
 )
+from lattok.samples.policy import PolicyWindows, camera_sizes
 from lattok.training import LoopOptions, fit
 from lattok.types import PolicyBatch
 from lattok.vla import LatentVLA, Strategy, VLAConfig, strategy_of
@@ -66,6 +66,7 @@ class PolicyOptions(ImageOptions):
     strategy: str = "baseline"  # how latent actions supervise: STRATEGIES
     layer: int | float | None = None  # hidden state of LA-Align: index, or fraction of the layers
     latent_weight: float | None = None  # lambda of Eq. 4; left out: the strategy's own
+    align_projection: str | None = None  # of LA-Align: linear or mlp; left out: linear
     prefix: str | None = None  # of the label columns; left out: the only one that fits the strategy
     labels: str | None = None  # folder of labels that annotate wrote for a dataset of another format
     tokenizer: str | None = None  # action tokenizer that labels while la_tok trains, in place of columns
@@ -81,7 +82,12 @@ class PolicyOptions(ImageOptions):
     @property
     def plan(self) -> Strategy:
         """The strategy with its layer and weight."""
-        return strategy_of(self.strategy, layer=self.layer, weight=self.latent_weight)
+        return strategy_of(
+            self.strategy,
+            layer=self.layer,
+            weight=self.latent_weight,
+            options=None if self.align_projection is None else {"projection": self.align_projection},
+        )
 
     @property
     def compared_key(self) -> str:
@@ -236,5 +242,5 @@ def policy_config(recipe: VLARecipe, source: Labelled) -> VLAConfig:
         strategy=data.plan,
         action_key=data.action_key,
         state_key=data.state_key,
-        **({} if source.spec is None else source.spec.policy_fields(source.prefix)),
+        latent=source.spec,
     )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lattok import checks
 from lattok.backbones.base import TRAIN, LoraSpec
+from lattok.checks import LattokError
+from lattok.labels import LatentSpec
 from lattok.normalize import clipped_kinds, kinds_of
-from lattok.vla.strategies import Strategy, strategy_of
+from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
 POOLS = ("mean", "none")
@@ -24,8 +26,7 @@ class VLAConfig:
 
     # what recipes take from the dataset and its labels: never an option
     from_data: ClassVar[frozenset[str]] = frozenset(
-        {"action_dim", "action_names", "camera_sizes", "proprio_dim", "proprio_names"}
-        | {"codes", "codebook_size", "latent_steps", "latent_dim", "latent_vectors", "latent_per_step", "latent_prefix"}
+        {"action_dim", "action_names", "camera_sizes", "proprio_dim", "proprio_names", "latent"}
     )
 
     action_dim: int
@@ -34,13 +35,8 @@ class VLAConfig:
     proprio_dim: int = 0  # 0: without proprio
     action_names: tuple[str, ...] = ()
     proprio_names: tuple[str, ...] = ()
-    strategy: Strategy | str | Mapping[str, Any] = "baseline"
-    codes: int = 1  # P, of each step; LA-Tok: 1
-    latent_steps: int = 0  # S: steps that have latent actions; 0: the horizon
-    codebook_size: int = 0  # K
-    latent_dim: int = 0  # d
-    latent_vectors: int = 0  # vectors of an embedding, for one step; 0: as many as codes
-    latent_per_step: bool = False  # tokens of a chunk: each is that of a step, and beyond the episode not valid
+    strategy: Strategy = STRATEGIES["baseline"]
+    latent: LatentSpec | None = None  # what the labels are that the strategy follows
     horizon: int = 8
     image_size: int = 224
     interpolation: str = "bicubic"
@@ -64,47 +60,40 @@ class VLAConfig:
     pool: str = "mean"  # states of the codes of a step, for the head: their mean, or "none"
     action_loss: str = "l2"  # Eq. 4; the published code has "l1"
     loss_reduction: str = "mean"  # "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
-    align_projection: str = "linear"  # or "mlp"
     normalize: str = "quantile"  # of actions and proprio
     normalize_exceptions: tuple[str, ...] = ()  # of actions, as action tokenizers have them
     normalize_clip: bool = False  # what is normalised ends at -1 and 1, for the kinds that have such a range
     action_key: str = "action"
     state_key: str = "observation.state"
-    latent_prefix: str = "latent"  # of the label columns
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strategy", strategy_of(self.strategy))
+        if not isinstance(self.strategy, Strategy):
+            hint = "lattok.vla.strategy_of has those with a name."
+            checks.fail("strategy", "a Strategy", repr(self.strategy), hint)
         if self.backbone == SCRATCH and self.train_backbone == "lora":
             object.__setattr__(self, "train_backbone", "full")
-        object.__setattr__(self, "camera_sizes", _sizes(self.camera_sizes))
-        checks.counts(action_dim=self.action_dim, horizon=self.horizon, image_size=self.image_size, codes=self.codes)
+        checks.counts(action_dim=self.action_dim, horizon=self.horizon, image_size=self.image_size)
         checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
         checks.counts(head_dim=self.head_dim, head_heads=self.head_heads)
         if self.head_dim % self.head_heads:
             checks.fail("head_heads", f"a divisor of head_dim {self.head_dim}", self.head_heads)
-        checks.whole(proprio_dim=self.proprio_dim, latent_steps=self.latent_steps, codebook_size=self.codebook_size)
+        checks.whole(proprio_dim=self.proprio_dim)
         if self.action_dim * self.horizon > MOST_NUMBERS or self.proprio_dim > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions, proprio_dim {self.proprio_dim}"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk and in proprio", got)
-        checks.whole(latent_dim=self.latent_dim, latent_vectors=self.latent_vectors)
         checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
         checks.one_of("backbone_dtype", self.backbone_dtype, ("float32", "bfloat16"))
         checks.one_of("pool", self.pool, POOLS)
         checks.one_of("action_loss", self.action_loss, ("l2", "l1"))
-        checks.one_of("align_projection", self.align_projection, ("linear", "mlp"))
         checks.one_of("loss_reduction", self.loss_reduction, ("mean", "sum"))
         checks.one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
         _check_names("cameras", self.cameras)
+        _check_sizes(self.camera_sizes)
         checks.size("camera_sizes", "sizes, one for each camera", len(self.camera_sizes), len(self.cameras))
         _check_layers(self.head_layers)
         _check_prompt(self.prompt)
-        _check_latents(self.plan, self.codebook_size, self.latent_dim)
+        _check_labels(self.strategy, self.latent, self.horizon)
         _ = self.lora, self.action_clipped, self.proprio_clipped  # they check their own numbers
-
-    @property
-    def plan(self) -> Strategy:
-        """The strategy."""
-        return strategy_of(self.strategy)
 
     @property
     def lora(self) -> LoraSpec:
@@ -127,20 +116,9 @@ class VLAConfig:
         return clipped_kinds([self.normalize] * self.proprio_dim, self.normalize_clip and self.proprio_dim > 0)
 
     @property
-    def steps(self) -> int:
-        """Steps S that have latent actions."""
-        return self.latent_steps or self.horizon
-
-    @property
-    def latent_placeholders(self) -> tuple[tuple[int, int], ...]:
-        """Runs of placeholders as (steps, placeholders of each step), whose states the head gets pooled by step."""
-        return ((self.steps, self.codes),) if self.plan.latent_placeholders == "codes" else ()
-
-    @property
-    def action_placeholders(self) -> tuple[tuple[int, int], ...]:
-        """The same for those of actions, which stand after them."""
-        each = {"none": (), "one": (1,), "codes": (self.codes,), "codes+one": (self.codes, 1)}
-        return tuple((self.horizon, count) for count in each[self.plan.action_placeholders])
+    def segments(self) -> dict[str, Segment]:
+        """Where the placeholders of each span of the strategy stand."""
+        return self.strategy.segments(self.horizon, self.latent)
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
         """Hidden states that the head sees, of a backbone with `num_layers` layers (K_layers of Eq. 3)."""
@@ -148,8 +126,7 @@ class VLAConfig:
             return tuple(range(math.ceil(num_layers / 2), num_layers + 1))
         if max(self.head_layers) > num_layers:
             checks.fail("head_layers", f"hidden states from 0 to {num_layers} of this backbone", self.head_layers)
-        supervised = self.plan.layer_index(num_layers) if self.plan.loss != "none" else 0
-        if num_layers not in (self.head_layers[-1], supervised):
+        if num_layers not in (self.head_layers[-1], *(loss.layer_index(num_layers) for loss in self.strategy.losses)):
             hint = "Layers that nothing reads would be trained without a gradient."
             checks.fail("head_layers", f"the last one, {num_layers}, among them", self.head_layers, hint)
         return self.head_layers
@@ -157,7 +134,7 @@ class VLAConfig:
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weights of the loss terms (Eq. 4)."""
-        return {"action": 1.0} | ({} if self.plan.loss == "none" else {"latent": self.plan.weight})
+        return {"action": 1.0} | self.strategy.weights
 
 
 def _check_names(argument: str, names: Sequence[str]) -> None:
@@ -165,11 +142,8 @@ def _check_names(argument: str, names: Sequence[str]) -> None:
         checks.fail(argument, "a list of names", repr(names))
 
 
-def _sizes(sizes: Any) -> tuple[tuple[int, int], ...]:
-    """(H, W) of every camera."""
-    try:
-        return tuple((int(height), int(width)) for height, width in sizes)
-    except (TypeError, ValueError):
+def _check_sizes(sizes: Any) -> None:
+    if not isinstance(sizes, tuple) or not all(isinstance(size, tuple) and len(size) == 2 for size in sizes):
         checks.fail("camera_sizes", "a pair (H, W) for each camera", repr(sizes))
 
 
@@ -187,8 +161,21 @@ def _check_prompt(prompt: str) -> None:
         checks.fail("prompt", "a text with {task} and {horizon} at most", f"{prompt!r:.80}")
 
 
-def _check_latents(plan: Strategy, codebook_size: int, latent_dim: int) -> None:
-    if plan.loss == "codes" and codebook_size < 2:
-        checks.fail("codebook_size", f"at least 2, the size of the codebook that {plan.name} predicts", codebook_size)
-    if plan.loss in ("align", "regress") and latent_dim < 1:
-        checks.fail("latent_dim", f"the width of the latent actions that {plan.name} learns from", latent_dim)
+def _check_labels(strategy: Strategy, latent: LatentSpec | None, horizon: int) -> None:
+    """Labels that the strategy follows: their kind, and as many of them as its spans have steps."""
+    if strategy.labels is None:
+        if latent is not None:
+            raise LattokError(f"`latent` was given, but {strategy.name} follows no labels. Leave it out.")
+        return
+    if latent is None:
+        checks.fail("latent", f"what the labels of {strategy.labels} are, which {strategy.name} follows", "none")
+    if latent.target != strategy.labels:
+        checks.fail("latent", f"labels of {strategy.labels}, for {strategy.name}", f"labels of {latent.target}")
+    strategy.check_parts(latent)
+    steps = horizon if latent.target == "steps" else latent.steps
+    if steps < 1 or latent.steps not in (0, steps) or latent.horizon not in (0, horizon):
+        got = f"labels of {latent.steps} steps, of chunks of {latent.horizon}"
+        checks.fail("latent", f"labels for chunks of {horizon} steps", got)
+    segments = strategy.segments(horizon, latent)
+    for loss in strategy.losses:
+        checks.size("span", f"steps in `{loss.span}`, as the labels have", segments[loss.span].steps, steps)

@@ -4,12 +4,13 @@
     â_{t:t+H-1}     = head([h_img; h_latent; h_act; s])     from a learned query for each step
 
 Block k: the steps look at one another, at the placeholders of layer k and the proprio token, and, through a gate that
-starts closed, at the image tokens of layer k.
+starts closed, at the image tokens of layer k. The head owns its loss and how actions are drawn from it: a policy asks
+for `loss` and `sample` only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 
 from lattok.backbones import BackboneOut
 from lattok.nn import feed_forward
+from lattok.types import LossTerms
 from lattok.vla.config import VLAConfig
+from lattok.vla.losses import action_loss
 
 
 class LayerStates(NamedTuple):
@@ -28,6 +31,9 @@ class LayerStates(NamedTuple):
     placeholders: Tensor  # [B, n, D] latent before action ones
     image: Tensor | None  # [B, i, D]
     image_valid: Tensor | None  # [B, i] bool; none: all
+
+
+States = Mapping[int, LayerStates]  # by layer
 
 
 class CrossAttention(nn.Module):
@@ -86,8 +92,18 @@ class ActionHead(nn.Module):
         self.blocks = nn.ModuleList(HeadBlock(dim, config.head_heads, hidden_size, images) for _ in self.layers)
         self.proprio = nn.Sequential(nn.Linear(proprio, dim), nn.GELU(), nn.Linear(dim, dim)) if proprio else None
         self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, config.action_dim)
+        self.kind, self.reduction = config.action_loss, config.loss_reduction
 
-    def forward(self, states: dict[int, LayerStates], proprio: Tensor | None) -> Tensor:
+    def loss(self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor) -> LossTerms:
+        """The term "action" of normalised chunks [B, H, m] over valid steps [B, H] (Eq. 4)."""
+        predicted = self(states, proprio).float()
+        return {"action": action_loss(predicted, target, valid, self.kind, self.reduction)}
+
+    def sample(self, states: States, proprio: Tensor | None) -> Tensor:
+        """Normalised actions float32 [B, H, m] to carry out."""
+        return self(states, proprio).float()
+
+    def forward(self, states: States, proprio: Tensor | None) -> Tensor:
         """States by layer, normalised proprio [B, s]."""
         batch = next(iter(states.values())).placeholders.shape[0]
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]  # b 1 d

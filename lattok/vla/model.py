@@ -30,19 +30,19 @@ from lattok.normalize import Normalizer
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla.build import MERGED, open_backbone
 from lattok.vla.config import SCRATCH, VLAConfig
-from lattok.vla.head import ActionHead, Chosen, LayerStates, pool_codes
-from lattok.vla.losses import action_loss
+from lattok.vla.head import ActionHead, Chosen, LayerStates, States, pool_codes
 from lattok.vla.observations import check_batch, policy_batch, prompts
 from lattok.vla.queue import ActionQueues
-from lattok.vla.supervision import build_supervision
+from lattok.vla.strategies import build_supervision
 from lattok.weights import Sizes
 
 
 class Seen(NamedTuple):
     """What one forward pass gives."""
 
-    actions: Tensor  # [B, H, m] normalised
-    supervised: Tensor | None  # [B, n, D] states that the latent loss acts on
+    states: States  # by layer, for the head
+    proprio: Tensor | None  # [B, s] normalised
+    supervised: dict[str, Tensor]  # [B, n, D] that each latent loss acts on
 
 
 class Outline(nn.Module):
@@ -62,7 +62,7 @@ class Outline(nn.Module):
 
 
 class LatentVLA(HubModel):
-    """A policy: backbone, placeholders, action head, normalisers, and the latent loss of its strategy.
+    """A policy: backbone, placeholders, action head, normalisers, and the latent losses of its strategy.
 
     >>> policy = lattok.load("my-policy")
     >>> policy.predict_chunk(observation)            # [B, H, m] in the dataset's own units
@@ -77,27 +77,19 @@ class LatentVLA(HubModel):
 
     def __init__(self, config: VLAConfig, backbone: Backbone):
         super().__init__()
-        self.config, plan = config, config.plan
+        self.config = config
         if config.cameras and not getattr(backbone, "reads_images", True):
             raise LattokError(f"`cameras` were given ({', '.join(config.cameras)}), but the backbone reads only text.")
         backbone.adapt(config.train_backbone, config.lora, config.gradient_checkpointing)
         self.backbone: Any = backbone  # an nn.Module and a Backbone
         width = backbone.hidden_size
         self.layers = config.layers(backbone.num_layers)
-        self.supervised_layer = plan.layer_index(backbone.num_layers)
+        self.losses = {loss.name: loss.layer_index(backbone.num_layers) for loss in config.strategy.losses}
         self.head = ActionHead(width, self.layers, config)  # before all that strategies differ in: it starts the same
-        self.runs = (*config.latent_placeholders, *config.action_placeholders)  # latent before action ones
-        count = sum(steps * each for steps, each in self.runs)
+        self.segments = config.segments
+        count = sum(segment.count for segment in self.segments.values())
         self.placeholders = nn.Parameter(backbone.embedding_rms * torch.randn(count, width))
-        self.supervision = build_supervision(
-            plan,
-            width,
-            codes=config.codes,
-            codebook_size=config.codebook_size or None,
-            latent_dim=config.latent_dim or None,
-            vectors=config.latent_vectors or config.codes,
-            projection=config.align_projection,
-        )
+        self.supervision = nn.ModuleDict(build_supervision(config.strategy, width, config.latent))
         self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)
         self.proprio_normalizer = None
         if config.proprio_dim:
@@ -149,24 +141,26 @@ class LatentVLA(HubModel):
         return name if HUB_ID.fullmatch(name) and name != MERGED and not Path(name).exists() else None
 
     def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:
-        """Loss terms "action" and, where the strategy has one, "latent" (both unweighted), and figures for the log.
+        """Loss terms "action" and those of the strategy (all unweighted), and figures for the log.
 
         A `PolicyBatch`, or a batch with LeRobot's keys. Steps that are not valid change nothing.
         """
         batch = self._batch(batch, learning=True)
-        return self._terms(batch, self._see(batch, learning=True))
-
-    def _terms(self, batch: PolicyBatch, seen: Seen) -> LossTerms:
+        seen = self._see(batch, learning=True)
         target = self.action_normalizer(batch.actions)
-        reduction = self.config.loss_reduction
-        terms = {"action": action_loss(seen.actions, target, batch.valid, self.config.action_loss, reduction)}
-        if self.supervision is not None and seen.supervised is not None and batch.latent is not None:
-            found = self.supervision(seen.supervised, batch.latent, reduction)
-            if batch.labelled is not None:  # so that the mean over shares is that over all labelled samples
-                own = batch.latent.valid.any(1).sum() / batch.labelled.clamp(min=1e-6)
-                found = {name: own * value for name, value in found.items()}
-            terms |= found
-        return terms
+        return self.head.loss(seen.states, seen.proprio, target, batch.valid) | self._latent_terms(batch, seen)
+
+    def _latent_terms(self, batch: PolicyBatch, seen: Seen) -> LossTerms:
+        terms: LossTerms = {}
+        if batch.latent is None:
+            return terms
+        for name, states in seen.supervised.items():
+            found = self.supervision[name](states, batch.latent, self.config.loss_reduction)
+            terms |= {name + term.removeprefix("latent"): value for term, value in found.items()}
+        if batch.labelled is None:
+            return terms
+        own = batch.latent.valid.any(1).sum() / batch.labelled.clamp(min=1e-6)
+        return {name: own * value for name, value in terms.items()}  # the mean over shares is that over all samples
 
     def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
         if not isinstance(batch, PolicyBatch):
@@ -175,29 +169,29 @@ class LatentVLA(HubModel):
         return cast(PolicyBatch, send_to_device(batch, self.placeholders.device))
 
     def _see(self, batch: PolicyBatch, learning: bool) -> Seen:
-        """One forward pass of the backbone and the head."""
+        """One forward pass of the backbone."""
         inputs = self.backbone.encode(batch.images, prompts(self.config, batch.texts))
         queries = self.placeholders.expand(len(batch.images), -1, -1)
-        supervising = learning and self.supervision is not None
-        out = self.backbone(inputs, queries, sorted({*self.layers, *[self.supervised_layer] * supervising}))
-        supervised = None
-        if supervising:
-            steps, each = self.runs[0]  # of latents, or where the prompt has none, of actions
-            first = slice(out.queries.start, out.queries.start + steps * each)
-            supervised = out.hidden[self.supervised_layer][:, first].to(self.placeholders.dtype)
+        asked = self.losses if learning else {}
+        out = self.backbone(inputs, queries, sorted({*self.layers, *asked.values()}))
+        spans = {loss.name: loss.span for loss in self.config.strategy.losses}
+        supervised = {
+            name: self.segments[spans[name]].of(out.hidden[layer][:, out.queries]).to(self.placeholders.dtype)
+            for name, layer in asked.items()
+        }
         chosen = Chosen.of(out)
         # a layer's other positions are given up as soon as the head has what it needs
         states = {layer: self._states(chosen, out.hidden.pop(layer)) for layer in self.layers}
         proprio = None
         if self.proprio_normalizer is not None and batch.proprio is not None:
             proprio = self.proprio_normalizer(batch.proprio).to(self.placeholders.dtype)
-        return Seen(self.head(states, proprio).float(), supervised)
+        return Seen(states, proprio, supervised)
 
     def _states(self, chosen: Chosen, hidden: Tensor) -> LayerStates:
         """What the head gets of one layer: placeholders pooled over the codes of a step, and the image tokens."""
         image, queries = chosen.take(hidden, self.placeholders.dtype)
-        runs = queries.split([steps * each for steps, each in self.runs], 1)
-        parts = [pool_codes(run, each, self.config.pool) for run, (_, each) in zip(runs, self.runs, strict=True)]
+        spans = self.segments.values()
+        parts = [pool_codes(span.of(queries), span.per_step, self.config.pool) for span in spans]
         return LayerStates(torch.cat(parts, 1), image, chosen.valid)
 
     @torch.no_grad()
@@ -210,15 +204,17 @@ class LatentVLA(HubModel):
         """
         batch = self._batch(observation, learning=False)
         with self._inference():
-            return self.action_normalizer.inverse(self._see(batch, learning=False).actions)
+            seen = self._see(batch, learning=False)
+            return self.action_normalizer.inverse(self.head.sample(seen.states, seen.proprio))
 
     @torch.no_grad()
     def imitate(self, batch: PolicyBatch | Mapping[str, Any]) -> tuple[Tensor, LossTerms]:
-        """What `predict_chunk` and `forward` give, of one pass, in evaluation mode and without gradient."""
+        """Chunks as `predict_chunk` gives them, and the latent terms of `forward`, of one pass without gradient."""
         batch = self._batch(batch, learning=True)
         with self._inference():
             seen = self._see(batch, learning=True)
-            return self.action_normalizer.inverse(seen.actions), self._terms(batch, seen)
+            chunks = self.action_normalizer.inverse(self.head.sample(seen.states, seen.proprio))
+            return chunks, self._latent_terms(batch, seen)
 
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
         """The next action of every environment, float32 [B, m]; only those without planned actions are planned for.

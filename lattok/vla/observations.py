@@ -12,9 +12,9 @@ from lattok import checks
 from lattok.data.interop import frames_from_lerobot
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import short_name
+from lattok.labels import target_from_batch
 from lattok.types import PolicyBatch
 from lattok.vla.config import VLAConfig
-from lattok.vla.targets import target_from_batch
 
 
 def prompts(config: VLAConfig, texts: Sequence[str]) -> list[str]:
@@ -39,16 +39,9 @@ def policy_batch(config: VLAConfig, batch: Mapping[str, Any], learning: bool) ->
         got = str(getattr(padded, "dtype", type(padded).__name__))
         checks.fail(f"{config.action_key}_is_pad", "bool [B, H]", got)
     valid = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device) if padded is None else ~padded
-    plan, latent = config.plan, None
-    if plan.loss != "none":
-        latent = target_from_batch(
-            batch,
-            config.latent_prefix,
-            target=plan.target,
-            codes=config.codes,
-            latent_dim=config.latent_dim or None,
-            valid=valid if plan.target == "steps" or config.latent_per_step else None,
-        )
+    latent = None
+    if config.strategy.losses:
+        latent = target_from_batch(batch, config.latent, valid=valid, parts=config.strategy.needs)
     return PolicyBatch(images, texts, proprio, actions.float(), valid, latent)
 
 
@@ -77,8 +70,8 @@ def check_batch(config: VLAConfig, batch: PolicyBatch, learning: bool) -> None:
     checks.size("actions", "samples, as there are images", len(batch.actions), count)
     checks.size("actions", "steps (horizon)", batch.actions.shape[1], config.horizon)
     checks.size("actions", "dimensions", batch.actions.shape[2], config.action_dim)
-    if config.plan.loss != "none" and batch.latent is None:
-        checks.fail("latent", f"latent actions, which {config.plan.name} learns from", "none")
+    if config.strategy.losses and batch.latent is None:
+        checks.fail("latent", f"latent actions, which {config.strategy.name} learns from", "none")
 
 
 def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:

@@ -1,64 +1,96 @@
 """How latent actions supervise a policy, as data ("From Pixels to Tokens", section 4 and Table 7).
 
-A strategy says which placeholders the prompt ends with, and which loss acts on which of them at which layer. It owns no
-module and no backbone: `LatentVLA` builds from it, and so can any other policy (`lattok.vla.supervision`).
+    Strategy("la_cond", (LATENT, ACTION), (LatentLoss("codes", "latent"),), labels="steps")
+
+A strategy says which placeholders the prompt ends with, and which losses act on which of them at which layer. It owns
+no module and no backbone: `LatentVLA` builds from it, and so can any other policy (`build_supervision`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from types import MappingProxyType
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from lattok import checks
+from lattok.labels import PARTS, LatentSpec
+from lattok.registry import Registry
+from lattok.vla.supervision import LOSSES, LatentSupervision
 
-LOSSES = ("none", "align", "codes", "regress")
-TARGETS = ("none", "steps", "chunk")
-PER_STEP = ("none", "one", "codes", "codes+one")
+TARGETS = ("steps", "chunk")
+CODES, LABELS, HORIZON = "codes", "labels", "horizon"
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """Placeholders and latent loss of a policy. JSON values only.
-
-    Latent placeholders stand before those of actions: with causal attention actions see latents, never the reverse.
-    """
+class Span:
+    """Placeholders of a prompt: `per_step` of them for each of so many steps, in the order of the steps."""
 
     name: str
-    latent_placeholders: str = "none"  # for each step: none, or as many as it has codes (Table 7)
-    action_placeholders: str = "one"  # for each step: none, one, as many as it has codes, or those and one
-    target: str = "none"  # "steps": one latent action per step (image models); "chunk": the tokens of the chunk
-    loss: str = "none"  # "align" (Eq. 5), "codes" (Eq. 7, cross-entropy) or "regress" (section 5.4)
-    layer: int | float = 1.0  # hidden state that the loss acts on: its index (1 is the first layer), or a fraction
-    weight: float = 0.0  # lambda of Eq. 4 (Table 7); 0 beside a loss: its matched control, which is not guided by it
+    per_step: int | str = 1  # a number, or "codes": as many as a step of the labels has (Table 7)
+    steps: int | str = HORIZON  # a number, "horizon": those of the chunk H, or "labels": those of the labels S
 
     def __post_init__(self) -> None:
-        checks.one_of("latent_placeholders", self.latent_placeholders, PER_STEP[:1] + PER_STEP[2:3])
-        checks.one_of("action_placeholders", self.action_placeholders, PER_STEP)
-        checks.one_of("target", self.target, TARGETS)
-        checks.one_of("loss", self.loss, LOSSES)
+        if not str(self.name).isidentifier():
+            checks.fail("span", "a name of letters and digits", repr(self.name))
+        for value, word in ((self.per_step, (CODES,)), (self.steps, (HORIZON, LABELS))):
+            if value not in word and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                checks.fail("span", f"a whole number of at least 1, or {' or '.join(word)}", repr(value))
+
+    @property
+    def follows_labels(self) -> bool:
+        """Whether its length is that of labels."""
+        return self.per_step == CODES or self.steps == LABELS
+
+    def each(self, labels: LatentSpec) -> int:
+        """Placeholders of a step."""
+        return labels.tokens if self.per_step == CODES else int(self.per_step)
+
+
+class Segment(NamedTuple):
+    """A span of a certain policy: its positions among all placeholders."""
+
+    first: int
+    steps: int
+    per_step: int
+
+    @property
+    def count(self) -> int:
+        """Placeholders."""
+        return self.steps * self.per_step
+
+    def of(self, states: Tensor) -> Tensor:
+        """Its states [B, count, D] among those of all placeholders [B, n, D]."""
+        return states[:, self.first : self.first + self.count]
+
+
+@dataclass(frozen=True)
+class LatentLoss:
+    """A latent loss of a strategy: which one, and on which hidden states."""
+
+    loss: str  # a name of `LOSSES`
+    span: str = "latent"  # whose placeholders it acts on
+    layer: int | float = 1.0  # hidden state: its index (1 is the first layer), or a fraction of the layers
+    weight: float = 0.1  # lambda of Eq. 4 (Table 7); 0: a matched control, which is not guided by it
+    name: str = "latent"  # of its term and of its figures in the log
+    options: Mapping[str, Any] = field(default_factory=dict)  # keywords of its class, JSON values only
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            checks.one_of("loss", self.loss, LOSSES)
         checks.at_least_zero(weight=self.weight)
+        if not str(self.name).isidentifier() or self.name == "action":
+            checks.fail("loss", 'a name of letters and digits, other than "action"', repr(self.name))
         if isinstance(self.layer, bool) or not isinstance(self.layer, int | float) or not self.layer > 0:
             checks.fail("layer", "the index of a hidden state such as 17, or a fraction such as 0.6", repr(self.layer))
         if isinstance(self.layer, float) and self.layer > 1:
             checks.fail("layer", "a fraction of the layers up to 1.0, or a whole number", repr(self.layer))
-        if (self.loss == "none") != (self.target == "none") or (self.loss == "none" and self.weight != 0):
-            got = f"loss {self.loss}, target {self.target}, weight {self.weight:g}"
-            checks.fail("strategy", "a loss with a target and a weight, or none of the three", got)
-        if self.latent_placeholders == self.action_placeholders == "none":
-            checks.fail("strategy", "placeholders of latent actions or of actions", "neither")
-
-    @property
-    def segment(self) -> str:
-        """The placeholders that the loss acts on: "latent" where there are any."""
-        return "action" if self.latent_placeholders == "none" else "latent"
-
-    @property
-    def label_target(self) -> str:
-        """The labels that a dataset must have for it; a baseline as long as another strategy needs to know P."""
-        return "steps" if self.target == "none" and "codes" in self.action_placeholders else self.target
+        known = LOSSES[self.loss].options
+        if set(self.options) - set(known):
+            expected = f"options of `{self.loss}` ({', '.join(known) or 'it has none'})"
+            checks.fail("options", expected, ", ".join(self.options))
 
     def layer_index(self, num_layers: int) -> int:
         """The hidden state of 0..N that the loss acts on; fractions are rounded up."""
@@ -68,40 +100,113 @@ class Strategy:
         return index
 
 
-_DIRECT: Mapping[str, Any] = {"latent_placeholders": "codes", "action_placeholders": "none", "weight": 0.1}
-_COND: Mapping[str, Any] = {"latent_placeholders": "codes", "action_placeholders": "one", "weight": 0.1}
+@dataclass(frozen=True)
+class Strategy:
+    """Placeholders and latent losses of a policy. JSON values only.
 
-STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
-    {
-        strategy.name: strategy
-        for strategy in (
-            Strategy("baseline"),
-            Strategy("ph_direct", action_placeholders="codes"),  # as long as LA-Direct (E.2)
-            Strategy("ph_cond", action_placeholders="codes+one"),  # as long as LA-Cond
-            Strategy("la_align", target="steps", loss="align", layer=0.6, weight=1.0),  # 17 of 0..28
-            Strategy("la_direct", target="steps", loss="codes", **_DIRECT),
-            Strategy("la_cond", target="steps", loss="codes", **_COND),
-            Strategy("la_tok", target="chunk", loss="codes", **_DIRECT),
-            Strategy("la_direct_c", target="steps", loss="regress", **_DIRECT),
-            Strategy("la_tok_c", target="chunk", loss="regress", **_DIRECT),
-        )
+    Placeholders stand in the order of the spans: with causal attention a span sees those before it, never the reverse.
+    """
+
+    name: str
+    spans: tuple[Span, ...]
+    losses: tuple[LatentLoss, ...] = ()
+    labels: str | None = None  # "steps": one latent action per step (image models); "chunk": the tokens of the chunk
+    title: str = ""  # in tables; the name where there is none
+
+    def __post_init__(self) -> None:
+        spans, terms = [span.name for span in self.spans], [loss.name for loss in self.losses]
+        if not spans or len(set(spans)) < len(spans) or len(set(terms)) < len(terms):
+            got = ", ".join((*spans, *terms)) or "none"
+            checks.fail("strategy", "spans and losses, each with a name of its own", got)
+        for loss in self.losses:
+            checks.one_of("span", loss.span, spans)
+        if self.labels is not None:
+            checks.one_of("labels", self.labels, TARGETS)
+        follows = bool(self.losses) or any(span.follows_labels for span in self.spans)
+        if follows != (self.labels is not None):
+            expected = "the kind of labels, steps or chunk, where losses or spans follow them, and only there"
+            checks.fail("labels", expected, self.labels)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Parts of a label, "codes" and "embedding", that its losses cannot do without."""
+        return tuple(part for part in PARTS if any(part in LOSSES[loss.loss].parts for loss in self.losses))
+
+    def check_parts(self, labels: LatentSpec) -> None:
+        """Raise `LattokError` where labels lack what its losses need."""
+        what = {"codes": "codes and their number (codebook_size)", "embedding": "vectors and their width (latent_dim)"}
+        for part in self.needs:
+            if not labels.has(part):
+                expected = f"labels with {what[part]}, which {self.name} learns from"
+                checks.fail("latent", expected, ", ".join(f"{n} {v}" for n, v in labels.to_json().items() if v))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of the terms of its losses (Eq. 4)."""
+        return {loss.name: loss.weight for loss in self.losses}
+
+    def segments(self, horizon: int, labels: LatentSpec | None = None) -> dict[str, Segment]:
+        """Where the placeholders of each span stand, for chunks of `horizon` steps and these labels."""
+        labels, first, found = labels or LatentSpec(), 0, {}
+        for span in self.spans:
+            steps = {HORIZON: horizon, LABELS: labels.steps or horizon}.get(str(span.steps), span.steps)
+            found[span.name] = Segment(first, int(steps), span.each(labels))
+            first += found[span.name].count
+        return found
+
+
+STRATEGIES: Registry[Strategy] = Registry("lattok.strategies")
+
+
+def register_strategy(strategy: Strategy) -> Strategy:
+    """Make a strategy known by its name: to recipes, the command line, the study and the LeRobot plugin."""
+    return STRATEGIES.add(strategy.name, strategy)
+
+
+ACTION = Span("action")
+LATENT = Span("latent", CODES, LABELS)
+DIRECT = (LatentLoss(CODES),)
+
+for _strategy in (
+    Strategy("baseline", (ACTION,), title="Baseline"),
+    Strategy("ph_direct", (Span("action", CODES),), (), "steps", "PH-Direct"),  # as long as LA-Direct (E.2)
+    Strategy("ph_cond", (Span("filler", CODES), ACTION), (), "steps", "PH-Cond"),  # as long as LA-Cond
+    Strategy("la_align", (ACTION,), (LatentLoss("align", "action", 0.6, 1.0),), "steps", "LA-Align"),  # 17 of 0..28
+    Strategy("la_direct", (LATENT,), DIRECT, "steps", "LA-Direct"),
+    Strategy("la_cond", (LATENT, ACTION), DIRECT, "steps", "LA-Cond"),
+    Strategy("la_tok", (LATENT,), DIRECT, "chunk", "LA-Tok"),
+    Strategy("la_direct_c", (LATENT,), (LatentLoss("regress"),), "steps", "LA-Direct(C)"),
+    Strategy("la_tok_c", (LATENT,), (LatentLoss("regress"),), "chunk", "LA-Tok(C)"),
+):
+    register_strategy(_strategy)
+
+
+def strategy_of(name: str | Strategy, **changes: Any) -> Strategy:
+    """A strategy by its name or as it is; `changes` of its only loss, such as `layer` or `weight`, where not None."""
+    if isinstance(name, str) and name not in STRATEGIES:
+        checks.one_of("strategy", name, STRATEGIES)
+    if not isinstance(name, str | Strategy):
+        checks.fail("strategy", "a name or a Strategy", repr(name))
+    strategy = STRATEGIES[name] if isinstance(name, str) else name
+    given = {option: change for option, change in changes.items() if change is not None}
+    if not given:
+        return strategy
+    if len(strategy.losses) != 1:
+        has = "several" if strategy.losses else "none"
+        checks.fail(next(iter(given)), "a strategy with one latent loss", f"{strategy.name}, which has {has}")
+    return replace(strategy, losses=(replace(strategy.losses[0], **given),))
+
+
+def build_supervision(
+    strategy: str | Strategy, dim: int, labels: LatentSpec | None = None
+) -> dict[str, LatentSupervision]:
+    """The losses of a strategy over states of width `dim`, by the names of their terms.
+
+    `labels` says what the latent actions are: `lattok.labels.latent_spec` tells it of a dataset.
+    """
+    strategy, labels = strategy_of(strategy), labels or LatentSpec()
+    strategy.check_parts(labels)
+    each = {span.name: span.each(labels) for span in strategy.spans}
+    return {
+        loss.name: LOSSES[loss.loss].build(dim, labels, each[loss.span], **loss.options) for loss in strategy.losses
     }
-)
-
-
-def strategy_of(value: str | Mapping[str, Any] | Strategy, **changes: Any) -> Strategy:
-    """A strategy by name, from JSON or as it is, with some of its fields changed where a change is not None."""
-    if isinstance(value, str):
-        checks.one_of("strategy", value, STRATEGIES)
-        value = STRATEGIES[value]
-    elif isinstance(value, Mapping):
-        checks.known_keys("strategy", value, [field.name for field in fields(Strategy)])
-        if "name" not in value:
-            checks.fail("strategy", "a name", "none")
-        value = Strategy(**value)
-    elif not isinstance(value, Strategy):
-        checks.fail("strategy", "a name, a Strategy or its fields", repr(value))
-    given = {name: change for name, change in changes.items() if change is not None}
-    if given and value.loss == "none":
-        checks.fail(next(iter(given)), f"a strategy with a latent loss, which {value.name} has not", given)
-    return replace(value, **given)

@@ -4,39 +4,54 @@
     terms = loss(states, target)      # states [B, S, 512] -> {"latent": loss, "latent_accuracy": ...}
 
 A policy has `states_per_step` states for each of the S steps that are labelled: one, or one for each code, step-major.
+A new loss is a subclass with a `kind` in a module of this folder: strategies find it by that name.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lattok import checks
+from lattok.labels import PARTS, LatentSpec
+from lattok.labels.reader import ANNOTATE
+from lattok.registry import Registry
 from lattok.types import LatentTarget, LossTerms
 from lattok.vla import losses
-from lattok.vla.strategies import Strategy, strategy_of
-from lattok.vla.targets import ANNOTATE, PARTS, to_device
 
 PROJECTIONS = ("linear", "mlp")
+LOSSES: Registry[type[LatentSupervision]] = Registry("lattok.losses", "kind", ["vla"])
 
 
 class LatentSupervision(nn.Module, ABC):
-    """A head over hidden states of width `dim`, and the loss of what it predicts."""
+    """A head over hidden states of width `dim`, and the loss of what it predicts. Subclasses set `kind` and `parts`."""
 
-    weight = 0.1  # lambda of the paper (Table 7)
-    parts: tuple[str, ...] = PARTS  # of a target, which it looks at
-    latent_dim: int | None = None  # of the vectors that are predicted, where vectors are
+    kind: ClassVar[str] = ""  # what strategies call it
+    weight: ClassVar[float] = 0.1  # lambda of the paper (Table 7)
+    parts: ClassVar[tuple[str, ...]] = PARTS  # of a target, which it needs and looks at
+    options: ClassVar[tuple[str, ...]] = ()  # keywords of `build` that a strategy may set
 
-    def __init__(self, dim: int, states_per_step: int = 1):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.kind:
+            LOSSES.add(cls.kind, cls)
+
+    def __init__(self, dim: int, states_per_step: int = 1, labels: LatentSpec | None = None):
+        """`labels`: the sizes of those that it is made for."""
         super().__init__()
         checks.counts(dim=dim, states_per_step=states_per_step)
-        self.dim, self.states_per_step = dim, states_per_step
+        self.dim, self.states_per_step, self.labels = dim, states_per_step, labels or LatentSpec()
+
+    @classmethod
+    @abstractmethod
+    def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> Self:
+        """The loss for labels that have its `parts`."""
 
     def forward(self, states: Tensor, target: LatentTarget, reduction: str = "mean") -> LossTerms:
         """States [B, S * states_per_step, dim], whatever their dtype, to the loss and figures for the log.
@@ -46,7 +61,7 @@ class LatentSupervision(nn.Module, ABC):
         """
         checks.one_of("reduction", reduction, losses.REDUCTIONS)
         self._check(states, target)
-        target = to_device(target, states.device)
+        target = target.to(states.device)
         states = states.to(next(self.parameters()).dtype)
         return self._terms(rearrange(states, "b (s k) d -> b s k d", k=self.states_per_step), target, reduction)
 
@@ -76,15 +91,21 @@ class LatentSupervision(nn.Module, ABC):
 class AlignLoss(LatentSupervision):
     """LA-Align (Eq. 5): 1 - cosine of a projected state and the latent action of its step, the mean of its vectors."""
 
-    weight, parts = 1.0, ("embedding",)
+    kind = "align"
+    weight, parts, options = 1.0, ("embedding",), ("projection",)
 
     def __init__(self, dim: int, latent_dim: int, *, projection: str = "linear", states_per_step: int = 1):
-        super().__init__(dim, states_per_step)
+        super().__init__(dim, states_per_step, LatentSpec(latent_dim=latent_dim))
         checks.counts(latent_dim=latent_dim)
         checks.one_of("projection", projection, PROJECTIONS)
         self.latent_dim = latent_dim
         self.norm = nn.LayerNorm(dim)
         self.project = nn.Linear(dim, latent_dim) if projection == "linear" else _two_layers(dim, latent_dim)
+
+    @classmethod
+    def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> Self:
+        """See the base class."""
+        return cls(dim, labels.latent_dim, states_per_step=states_per_step, **options)
 
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
         embedding = _embedding_of(target, self.latent_dim)
@@ -100,15 +121,21 @@ class CodeCrossEntropy(LatentSupervision):
     One state per code: all go through one head of K logits. One per step: the head has K logits for each of its codes.
     """
 
+    kind = "codes"
     parts = ("codes",)
 
     def __init__(self, dim: int, codebook_size: int, codes: int = 1, *, states_per_step: int = 1):
-        super().__init__(dim, states_per_step)
+        super().__init__(dim, states_per_step, LatentSpec(codes=codes, codebook_size=codebook_size))
         checks.counts(codebook_size=codebook_size, codes=codes)
         if states_per_step not in (1, codes):
             checks.fail("states_per_step", f"1 or {codes}, a state for each code", states_per_step)
         self.codebook_size, self.codes = codebook_size, codes
         self.head = nn.Linear(dim, codebook_size * (codes // states_per_step))
+
+    @classmethod
+    def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> Self:
+        """See the base class."""
+        return cls(dim, labels.codebook_size, labels.codes, states_per_step=states_per_step, **options)
 
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
         codes = _codes_of(target, self.codes, self.codebook_size)
@@ -124,14 +151,20 @@ class Regress(LatentSupervision):
     for one vector) the mean of a step's states predicts all of its vectors.
     """
 
+    kind = "regress"
     parts = ("embedding",)
 
     def __init__(self, dim: int, latent_dim: int, vectors: int = 1, *, states_per_step: int = 1):
-        super().__init__(dim, states_per_step)
+        super().__init__(dim, states_per_step, LatentSpec(vectors=vectors, latent_dim=latent_dim))
         checks.counts(latent_dim=latent_dim, vectors=vectors)
         self.latent_dim, self.vectors = latent_dim, vectors
         self._own = states_per_step == vectors
         self.head = _two_layers(dim, latent_dim * (1 if self._own else vectors))
+
+    @classmethod
+    def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> Self:
+        """See the base class."""
+        return cls(dim, labels.latent_dim, labels.vectors, states_per_step=states_per_step, **options)
 
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
         embedding = _embedding_of(target, self.latent_dim)
@@ -141,37 +174,6 @@ class Regress(LatentSupervision):
         predicted = rearrange(self.head(states), "b s k (e d) -> b s (k e) d", d=self.latent_dim)
         loss = losses.regression(predicted, embedding, target.valid, reduction)
         return {"latent": loss, "latent_cosine": _cosine(predicted, embedding, target.valid)}
-
-
-def build_supervision(
-    strategy: str | Mapping[str, Any] | Strategy,
-    dim: int,
-    *,
-    codes: int = 1,
-    codebook_size: int | None = None,
-    latent_dim: int | None = None,
-    vectors: int | None = None,
-    projection: str = "linear",
-) -> LatentSupervision | None:
-    """The loss of a strategy over states of width `dim`; None for a strategy without one.
-
-    `codes` P and `vectors` (as many, unless said) are those of a step of the target; the tokens of a chunk are steps of
-    one code. Losses of codes need `codebook_size` K, those of vectors `latent_dim`; LA-Align takes a `projection`.
-    """
-    strategy = strategy_of(strategy)
-    if strategy.loss == "none":
-        return None
-    placeholders = getattr(strategy, f"{strategy.segment}_placeholders")
-    states = {"one": 1, "codes": codes, "codes+one": codes + 1}[placeholders]
-    if strategy.loss == "codes":
-        if not codebook_size:
-            checks.fail("codebook_size", f"the number of codes K, for {strategy.name}", "none")
-        return CodeCrossEntropy(dim, codebook_size, codes, states_per_step=states)
-    if not latent_dim:
-        checks.fail("latent_dim", f"the width of the latent actions, for {strategy.name}", "none")
-    if strategy.loss == "align":
-        return AlignLoss(dim, latent_dim, projection=projection, states_per_step=states)
-    return Regress(dim, latent_dim, codes if vectors is None else vectors, states_per_step=states)
 
 
 def _two_layers(dim: int, out: int) -> nn.Sequential:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lattok import checks
+from lattok.labels import LatentSpec, target_from_batch
 from lattok.vla.supervision import LatentSupervision
-from lattok.vla.targets import nearest, target_from_batch
 
 SIDES = ("input", "output")
 CALLS = ("only", "first", "last")
@@ -127,10 +127,11 @@ class Tapped:
 class Supervised(nn.Module):
     """A policy that also learns from latent actions: `forward(batch)` adds `weight` times the latent loss to its loss.
 
-    The batch holds labels under `prefix` (`target_from_batch`); `target="chunk"` for those of an action tokenizer.
-    `weight` is the paper's for this loss (Table 7) unless said. A policy with another number of steps than the labels
-    needs `resample="nearest"`. Everything else is the policy's own: unknown attributes are looked up there, and
-    `Supervised.policy` is what to save and to deploy; `loss` is needed for training only.
+    `labels` says what the batch holds (`target_from_batch`), as `lattok.labels.latent_spec` tells it of a dataset; by
+    default the columns `latent.*` of an image model. `weight` is the paper's for this loss (Table 7) unless said. A
+    policy with another number of steps than the labels needs `resample="nearest"`. Everything else is the policy's own:
+    unknown attributes are looked up there, and `Supervised.policy` is what to save and to deploy; `loss` is needed for
+    training only.
     """
 
     policy: Any  # an nn.Module
@@ -143,19 +144,17 @@ class Supervised(nn.Module):
         loss: LatentSupervision,
         weight: float | None = None,
         *,
-        prefix: str = "latent",
-        target: str = "steps",
+        labels: LatentSpec | None = None,
         resample: str | None = None,
     ):
         super().__init__()
-        checks.one_of("target", target, ("steps", "chunk"))
         checks.one_of("resample", resample, RESAMPLE)
         weight = loss.weight if weight is None else weight
         checks.at_least_zero(weight=weight)
         self.tap = Tap(tap) if isinstance(tap, str) else tap
         find_module(policy, self.tap.module)
         self.policy, self.loss, self.weight = policy, loss, weight
-        self.prefix, self.target, self.resample = prefix, target, resample
+        self.labels, self.resample = labels or loss.labels, resample
         device = next((p.device for p in policy.parameters()), None)
         self.loss.to(device)
 
@@ -165,8 +164,7 @@ class Supervised(nn.Module):
         With `reduction="none"`, where the policy has it, both are [B]: a sample without labels adds nothing to its own.
         Raises `LattokError` where labels do not fit.
         """
-        sizes = {"codes": getattr(self.loss, "codes", None), "latent_dim": self.loss.latent_dim}
-        target = target_from_batch(batch, self.prefix, target=self.target, parts=self.loss.parts, **sizes)
+        target = target_from_batch(batch, self.labels, parts=self.loss.parts)
         padded = batch.get("action_is_pad")
         with self.tap.on(self.policy) as tapped:
             out = self.policy(batch, *args, **kwargs)
@@ -175,8 +173,9 @@ class Supervised(nn.Module):
         loss, logs = out
         states = tapped.states()
         if self.resample == "nearest":
-            target = nearest(target, states.shape[1] // self.loss.states_per_step)
-        if padded is not None and padded.shape == target.valid.shape:
+            target = target.nearest(states.shape[1] // self.loss.states_per_step)
+        of_steps = self.labels.target == "steps" or self.labels.per_step
+        if of_steps and padded is not None and padded.shape == target.valid.shape:
             target = target._replace(valid=target.valid & ~padded.to(target.valid.device))
         terms = self.loss(states, target, "none" if kwargs.get("reduction") == "none" else "mean")
         latent = terms.pop("latent")

@@ -93,13 +93,13 @@ def test_provenance(source, tmp_path):
     twice = annotate(open_dataset(out), {"tok": FakeTokenizer()}, tmp_path / "two", embedding=False)
     record = json.loads((twice / "meta" / "lattok.json").read_text())
     assert set(record) == {"a.b", "tok"}
-    assert record["a.b"]["stride"] == 3
+    assert record["a.b"]["spec"]["stride"] == 3
     assert record["a.b"]["stride_seconds"] == pytest.approx(0.3)
     assert record["a.b"]["cameras"] == list(source.cameras)
     assert record["a.b"]["columns"]["a.b.env.embedding"] == {"dtype": "float32", "shape": [3, 1 * 2]}
     assert record["tok"]["model"] == {**FakeTokenizer().describe(), "device": "cpu"}
     assert record["tok"]["dataset"] == {"name": "one", "kind": "lerobot", "episodes": 7, "frames": 70}
-    assert record["tok"]["horizon"] == 4
+    assert record["tok"]["spec"]["horizon"] == 4
     assert set(record["tok"]["columns"]) == {"tok.codes", "tok.valid"}
     assert str(tmp_path) not in json.dumps(record)
 

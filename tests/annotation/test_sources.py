@@ -16,9 +16,9 @@ from lattok.annotation import annotate, label, verify
 from lattok.annotation.labels import Options, Work
 from lattok.data import open_dataset
 from lattok.data.exporting import export
-from lattok.data.sidecar import with_labels
 from lattok.data.video import VideoEncoder
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.labels import with_labels
 from tests.annotation.fakes import tree
 from tests.conftest import write_dataset
 from tests.data.test_hdf5 import write_libero
@@ -62,7 +62,7 @@ def check(dataset, models, out: Path) -> None:
         rows = labelled.columns(episode.index, ["latent.codes", "latent.valid"])
         assert len(rows["latent.codes"]) == episode.length
         np.testing.assert_array_equal(rows["latent.valid"], np.arange(episode.length) < episode.length - 2)
-    export(dataset, out.with_name("exported"), labels=out, size=(32, 32) if dataset.kind == "video" else None)
+    export(with_labels(dataset, out), out.with_name("exported"), size=(32, 32) if dataset.kind == "video" else None)
     exported = open_dataset(out.with_name("exported"))
     assert {key for key in labelled.features if key.startswith(tuple(models))} <= set(exported.features)
     for old, new in zip(dataset.episodes, exported.episodes, strict=True):

@@ -11,8 +11,9 @@ import pytest
 
 from lattok.annotation import annotate, verify
 from lattok.checks import LattokError
-from lattok.data import latent_columns, open_dataset
+from lattok.data import open_dataset
 from lattok.files import read_json, write_json
+from lattok.labels import latent_spec
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer
 
 
@@ -164,7 +165,7 @@ def test_labels_that_lerobots_tools_went_over_are_known_by_their_features(labell
     assert "? no meta/lattok.json: LeRobot's own tools drop it" in text
     assert "+ model: weights_sha256 as when the labels were made" in text
     assert "+ latent.codes: 53 rows equal" in text
-    assert latent_columns.latent_spec(dataset, "latent", "steps", 4, codebook_size=9).stride == 3
+    assert latent_spec(dataset, "latent", "steps", 4, codebook_size=9).stride == 3
 
     class Other(FakeTokenizer):
         def describe(self):
@@ -196,13 +197,14 @@ def test_datasets_labelled_by_one_model_can_still_be_merged(make_dataset, tmp_pa
     other = annotate(make_dataset([9, 4], name="other"), MODELS, tmp_path / "b")
     notes = [read_json(root / "meta/info.json")["features"] for root in (one, other)]
     assert notes[0] == notes[1]
-    assert notes[0]["tok.valid"]["info"]["lattok"]["horizon"] == 4
+    assert notes[0]["tok.valid"]["info"]["lattok"]["spec"]["horizon"] == 4
 
 
 @pytest.mark.parametrize(
     "entry",
     [
-        {"source": 3},
+        {"spec": 3},
+        {"spec": {"target": "frames"}},
         {"dataset": []},
         {"dataset": {"name": 3}},
         {"columns": [1]},
@@ -214,7 +216,7 @@ def test_datasets_labelled_by_one_model_can_still_be_merged(make_dataset, tmp_pa
         {"unlabelled": [3]},
         {"unlabelled": [{"episodes": []}]},
         {"cameras": [3]},
-        {"stride": "3"},
+        {"spec": {"stride": "3"}},
         {"model": "x"},
     ],
     ids=str,

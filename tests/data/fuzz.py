@@ -60,7 +60,8 @@ FAILURES = ("exception", "crash", "hang", "different")
 def digest(path: Path, options: dict[str, Any]) -> dict[str, str]:
     """What a dataset says and holds, item by item: a hash, or "error: ..." where it refuses."""
     from lattok import LattokError
-    from lattok.data import inspect_dataset, open_dataset, with_labels
+    from lattok.data import inspect_dataset, open_dataset
+    from lattok.labels import with_labels
 
     try:
         beside = (path / LABELS).is_dir()

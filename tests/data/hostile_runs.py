@@ -36,7 +36,8 @@ FAILURES = ("exception", "crash", "hang", "memory", "written", "leaked")
 def use(root: Path, out: Path, options: dict[str, Any]) -> list[str]:
     """What a user does with somebody's dataset; what it was refused with."""
     from lattok.annotation import annotate
-    from lattok.data import export, inspect_dataset, open_dataset, with_labels
+    from lattok.data import export, inspect_dataset, open_dataset
+    from lattok.labels import with_labels
     from tests.annotation.fakes import FakeLAM, FakeTokenizer
 
     said: list[str] = []

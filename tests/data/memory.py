@@ -14,9 +14,11 @@ from lattok.checks import LattokError
 from lattok.data import Feature, RobotDataset, camera_keys
 from lattok.data.schema import Damage, stack_frames
 from lattok.files import write_json
+from lattok.labels import LatentSpec
 from lattok.types import Episode
 
 CAMERA = "observation.images.top"
+SPEC = LatentSpec(codes=2, vectors=1, latent_dim=3, stride=1)  # of `labels_for`
 
 
 def jpeg(frame: np.ndarray, **options) -> bytes:
@@ -115,6 +117,6 @@ def labels_for(dataset, root: Path, per_file: int = 2, missing: tuple[int, ...] 
     gaps = {"unlabelled": [{"episodes": list(missing), "reason": "damaged"}]} if missing else {}
     write_json(
         root / "meta" / "lattok.json",
-        {"latent": {"source": "video", "cameras": [CAMERA], "stride": 1, "dataset": made_from, **gaps, **entry}},
+        {"latent": {"spec": SPEC.to_json(), "cameras": [CAMERA], "dataset": made_from, **gaps, **entry}},
     )
     return root

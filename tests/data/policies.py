@@ -78,7 +78,7 @@ class StepTokenizer:
     """One code for each step: the rounded size of its first action, K = 8; vectors are the actions and their sum."""
 
     label_source = "actions"
-    horizon, action_dim, vocab_size, tokens_per_chunk, fixed_length = 4, 2, 8, 4, True
+    horizon, action_dim, vocab_size, tokens_per_chunk, fixed_length, per_step = 4, 2, 8, 4, True, True
 
     def __init__(self):
         self.calls = 0
@@ -96,7 +96,7 @@ class StepTokenizer:
 class WholeTokenizer(StepTokenizer):
     """Three codes for a chunk, and one vector for all of it."""
 
-    tokens_per_chunk, vocab_size = 3, 5
+    tokens_per_chunk, vocab_size, per_step = 3, 5, False
 
     def latent_actions(self, chunks, valid=None):
         self.calls += 1

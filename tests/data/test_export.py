@@ -11,9 +11,10 @@ from PIL import Image
 
 from lattok.checks import LattokError
 from lattok.cli import main
-from lattok.data import Feature, LeRobotWriter, declare, export, open_dataset, with_actions, with_labels
+from lattok.data import Feature, LeRobotWriter, declare, export, open_dataset, with_actions
 from lattok.data.schema import INDEX_KEYS, Damage
 from lattok.data.video import VideoEncoder
+from lattok.labels import with_labels
 from tests.conftest import moving_square, write_dataset
 from tests.data.memory import CAMERA, MemoryDataset, jpeg, labels_for
 from tests.data.rlds_sample import open_rlds, write_rlds
@@ -91,7 +92,7 @@ def test_images_of_choice(stored, pixels, tmp_path):
 
 def test_labels_are_columns_with_their_provenance(stored, pixels, tmp_path):
     labels = labels_for(stored, tmp_path / "labels", missing=(3,), model={"type": "test"})
-    done = export(stored, tmp_path / "out", labels=labels, episodes=[2, 3, 4])
+    done = export(with_labels(stored, labels), tmp_path / "out", episodes=[2, 3, 4])
     assert done.episodes == (2, 3, 4)
     again, joined = open_dataset(tmp_path / "out"), with_labels(stored, labels)
     keys = ["latent.codes", "latent.valid", "latent.embedding"]
@@ -107,14 +108,14 @@ def test_labels_are_columns_with_their_provenance(stored, pixels, tmp_path):
     before = read_meta(labels, "lattok.json")["latent"]
     del before["unlabelled"]
     assert entry == before
-    more = export(pixels, tmp_path / "video", labels=labels_for(pixels, tmp_path / "others"), **H264).path
+    more = export(with_labels(pixels, labels_for(pixels, tmp_path / "others")), tmp_path / "video", **H264).path
     assert read_meta(more, "lattok.json")["latent"]["frames"] == "source"
     assert "unlabelled" not in read_meta(more, "lattok.json")["latent"]
     # once lossy, always lossy, and labels of actions do not look at frames
     third = export(open_dataset(more), tmp_path / "third", images="image").path
     assert read_meta(third, "lattok.json")["latent"]["frames"] == "source"
-    acted = labels_for(pixels, tmp_path / "acted", source="actions", cameras=[])
-    fourth = export(pixels, tmp_path / "fourth", labels=acted, **H264).path
+    acted = labels_for(pixels, tmp_path / "acted", cameras=[])
+    fourth = export(with_labels(pixels, acted), tmp_path / "fourth", **H264).path
     assert read_meta(fourth, "lattok.json")["latent"]["frames"] == "same"
 
 
@@ -160,7 +161,7 @@ def test_stored_images_of_a_lerobot_dataset_stay(stored, tmp_path):
 
 def test_what_actions_mean_comes_along(stored, tmp_path):
     spaces = {"action": [{"part": "other", "n": 2}]}
-    out = export(declare(stored, spaces), tmp_path / "out", labels=labels_for(stored, tmp_path / "labels")).path
+    out = export(with_labels(declare(stored, spaces), labels_for(stored, tmp_path / "labels")), tmp_path / "out").path
     assert open_dataset(out).features["latent.codes"].shape == (2,)
     assert read_meta(out, "action_space.json")["action"][0]["n"] == 2
 
@@ -169,17 +170,19 @@ def test_labels_of_converted_actions_need_no_conversion_any_more(stored, tmp_pat
     before, after = [{"part": "other", "n": 1}, {"part": "gripper", "convention": "open_is_1"}], "closed_is_1"
     target = [before[0], {"part": "gripper", "convention": after}]
     view = with_actions(declare(stored, {"action": before}), target)
-    made = {"source": "actions", "cameras": [], "action_key": "action", "horizon": 4}
+    made = {"cameras": [], "action_key": "action"}
     labels = labels_for(stored, tmp_path / "labels", actions_as=view.actions_as["action"], **made)
-    entry = read_meta(export(view, tmp_path / "out", labels=labels).path, "lattok.json")["latent"]
+    entry = read_meta(export(with_labels(view, labels), tmp_path / "out").path, "lattok.json")["latent"]
     assert "actions_as" not in entry
     assert entry["action_key"] == "action"
-    assert "actions_as" in read_meta(export(stored, tmp_path / "raw", labels=labels).path, "lattok.json")["latent"]
+    assert (
+        "actions_as" in read_meta(export(with_labels(stored, labels), tmp_path / "raw").path, "lattok.json")["latent"]
+    )
 
 
 def test_the_same_bytes_again(stored, tmp_path):
     for name in ("one", "two"):
-        export(stored, tmp_path / name, labels=labels_for(stored, tmp_path / f"l{name}"))
+        export(with_labels(stored, labels_for(stored, tmp_path / f"l{name}")), tmp_path / name)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -204,7 +207,7 @@ def test_a_folder_of_videos(videos, tmp_path):
     with pytest.raises(LattokError, match="`size`: expected an even height and width for video, got 31 32"):
         export(dataset, tmp_path / "out", size=(31, 32), **H264)
     labels = labels_for(dataset, tmp_path / "labels")
-    export(dataset, tmp_path / "out", size=(24, 32), labels=labels, **H264)
+    export(with_labels(dataset, labels), tmp_path / "out", size=(24, 32), **H264)
     again = open_dataset(tmp_path / "out")
     assert again.tasks == ("cut", "pour")
     assert [e.tasks for e in again.episodes] == [("cut",), ("pour",), ("pour",)]
@@ -233,9 +236,9 @@ def test_damaged_episodes(stored, tmp_path):
     stored.jpegs[2][1] = stored.jpegs[2][1][:-40]
     stored.jpegs[1] = [jpeg(np.zeros((8, 8, 3), dtype=np.uint8))]
     with pytest.raises(LattokError, match="no end. Nothing was exported"):
-        export(stored, tmp_path / "out", labels=labels)
+        export(with_labels(stored, labels), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels"]
-    done = export(stored, tmp_path / "out", labels=labels, skip_damaged=True)
+    done = export(with_labels(stored, labels), tmp_path / "out", skip_damaged=True)
     assert done.episodes == (4,)
     assert [damage.episode_index for damage in done.left_out] == [0, 1, 2, 3, 7]
     assert "expected frames of shape [16, 24, 3], got [8, 8, 3]" in done.left_out[1].reason
@@ -275,7 +278,6 @@ def test_a_choice_that_covers_damaged_episodes(tmp_path):
         ({"size": (4,)}, "`size`: expected 2 numbers, height and width, got 1"),
         ({"video_codec": "vp9"}, "`video_codec`: expected one of libsvtav1, h264"),
         ({"episodes": "8:9"}, "`episodes`: expected"),
-        ({"labels": "nowhere"}, "`labels`: expected a folder with meta/lattok.json"),
     ],
 )
 def test_options_that_make_no_sense(stored, tmp_path, options, says):
@@ -334,7 +336,7 @@ def same_values(again, source):
 
 def test_rlds_comes_through_whole(tmp_path):
     source = open_rlds(write_rlds(tmp_path / "toy", shards=(1, 2)))
-    done = export(source, tmp_path / "out", labels=labels_for(source, tmp_path / "labels"))
+    done = export(with_labels(source, labels_for(source, tmp_path / "labels")), tmp_path / "out")
     again = open_dataset(done.path)
     same_values(again, source)
     for episode in source.episodes:
@@ -353,7 +355,7 @@ def test_hdf5_comes_through_whole(tmp_path):
 @needs_real
 def test_the_bridge_sample(tmp_path):
     source = open_dataset(BRIDGE)
-    done = export(source, tmp_path / "out", labels=labels_for(source, tmp_path / "labels", per_file=10))
+    done = export(with_labels(source, labels_for(source, tmp_path / "labels", per_file=10)), tmp_path / "out")
     again = open_dataset(done.path)
     assert (len(again.episodes), again.fps) == (25, source.fps)
     same_values(again, source)

@@ -16,7 +16,8 @@ import pytest
 
 from lattok.annotation import annotate
 from lattok.checks import LattokError
-from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset, with_labels
+from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset
+from lattok.labels import with_labels
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import write_dataset
 from tests.data import hostile_runs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattok.checks import LattokError
-from lattok.data import LatentSpec, PolicyWindows, resize_pixels
+from lattok.data import resize_pixels
+from lattok.labels import LatentSpec
+from lattok.samples.policy import PolicyWindows
 from tests.data.policies import CAMERAS, Demonstrations, StepTokenizer, WholeTokenizer
 
 STEPS = LatentSpec("steps", 4, 2, 50, 1, 4, 2)
-CHUNK = LatentSpec("chunk", 4, 1, 9, 1, 3, per_step=True)
-FEW = LatentSpec("chunk", 3, 1, 9, 0, 0)
+CHUNK = LatentSpec("chunk", 4, 1, 9, 1, 3, horizon=4, per_step=True, prefix="tok")
+FEW = LatentSpec("chunk", 3, 1, 9, horizon=4, prefix="few")
 
 
 def windows(dataset, horizon=4, **options):
@@ -65,7 +69,7 @@ def test_labels_of_every_step_against_a_loop(lengths):
 
 def test_tokens_of_the_chunk_are_those_of_its_first_frame():
     dataset = Demonstrations(".", [6, 5])
-    samples = windows(dataset, latent=CHUNK, prefix="tok")
+    samples = windows(dataset, latent=CHUNK)
     target = samples.batch(torch.arange(11)).latent
     assert target.codes.shape == (11, 4, 1)
     assert target.embedding.shape == (11, 4, 1, 3)
@@ -78,7 +82,7 @@ def test_tokens_of_the_chunk_are_those_of_its_first_frame():
 
 def test_tokens_that_are_not_of_one_step_supervise_to_the_end():
     dataset = Demonstrations(".", [6])
-    target = windows(dataset, latent=FEW, prefix="few").batch(torch.tensor([5, 0])).latent
+    target = windows(dataset, latent=FEW).batch(torch.tensor([5, 0])).latent
     assert target.codes.shape == (2, 3, 1)
     assert target.codes[0, :, 0].tolist() == dataset.values[0]["few.codes"][5].tolist()
     assert target.embedding is None
@@ -95,11 +99,11 @@ def test_a_tokenizer_labels_whole_batches(kind):
     expected = kind().latent_actions(batch.actions)
     assert torch.equal(batch.latent.codes[..., 0], expected.codes)
     if kind is StepTokenizer:
-        assert samples.latent == LatentSpec("chunk", 4, 1, 8, 1, 3, per_step=True)
+        assert samples.latent == LatentSpec("chunk", 4, 1, 8, 1, 3, horizon=4, per_step=True)
         assert torch.equal(batch.latent.embedding[:, :, 0], expected.latents)
         assert torch.equal(batch.latent.valid, batch.valid)
     else:
-        assert samples.latent == LatentSpec("chunk", 3, 1, 5, 0, 0)
+        assert samples.latent == LatentSpec("chunk", 3, 1, 5, horizon=4)
         assert batch.latent.embedding is None
         assert batch.latent.valid.shape == (3, 3)
         assert batch.latent.valid.all()
@@ -173,10 +177,14 @@ def change(dataset, **values):
             "`labeller`: expected a tokenizer of chunks of 5",
         ),
         (lambda d: None, {"latent": CHUNK, "labeller": StepTokenizer()}, "Give one of them"),
-        (lambda d: None, {"latent": CHUNK}, "`latent.codes`: expected 4 numbers a row, as its description says, got 2"),
+        (
+            lambda d: None,
+            {"latent": replace(CHUNK, prefix="latent")},
+            "`latent.codes`: expected 4 numbers a row, as its description says, got 2",
+        ),
         (
             lambda d: d.values[0]["tok.codes"].fill(-1),
-            {"latent": CHUNK, "prefix": "tok"},
+            {"latent": CHUNK},
             "`tok.codes`: expected codes from 0 to 8, got -1 to .*padded with -1",
         ),
         (
@@ -189,7 +197,7 @@ def change(dataset, **values):
             {"latent": STEPS},
             "`latent.embedding`: expected finite numbers",
         ),
-        (lambda d: None, {"latent": CHUNK, "prefix": "tok", "episodes": [1]}, "`tok.valid`: none of the 4 frames"),
+        (lambda d: None, {"latent": CHUNK, "episodes": [1]}, "`tok.valid`: none of the 4 frames"),
     ],
 )
 def test_what_does_not_fit_is_one_line(alter, options, text):

@@ -124,7 +124,7 @@ def demonstrations(root: Path, episodes: int = 24) -> Path:
 class Where:
     """Codes of the two coordinates (0 to 7) two frames later, and how far it moved; or those of a chunk's actions."""
 
-    cameras, codebook_size, vocab_size, horizon, action_dim = (CAMERA,), 8, 5, 4, 2
+    cameras, codebook_size, vocab_size, horizon, action_dim, per_step = (CAMERA,), 8, 5, 4, 2, True
 
     def __init__(self, source: str):
         self.label_source = source

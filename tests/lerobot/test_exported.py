@@ -13,6 +13,7 @@ from PIL import Image
 from lattok import annotate, export, open_dataset
 from lattok.data import Feature, LeRobotWriter
 from lattok.data.video import VideoEncoder
+from lattok.labels import with_labels
 from tests.conftest import moving_square
 from tests.data.memory import CAMERA, MemoryDataset, labels_for
 from tests.lerobot.common import Labeller, same_values
@@ -25,7 +26,9 @@ pytestmark = pytest.mark.lerobot
 def stored(tmp_path):
     """A dataset with stored images and labels, exported."""
     source = MemoryDataset(tmp_path / "source", [4, 1, 6, 3, 5], encoded=True)
-    return source, open_dataset(export(source, tmp_path / "out", labels=labels_for(source, tmp_path / "labels")).path)
+    return source, open_dataset(
+        export(with_labels(source, labels_for(source, tmp_path / "labels")), tmp_path / "out").path
+    )
 
 
 def pixels_of(image: torch.Tensor) -> np.ndarray:
@@ -93,7 +96,7 @@ def test_a_folder_of_videos(lerobot_dataset, tmp_path, images):
         encoder.close()
     source = open_dataset(tmp_path / "videos")
     labels = labels_for(source, tmp_path / "labels")
-    out = export(source, tmp_path / "out", labels=labels, images=images, size=(32, 32), video_codec="h264").path
+    out = export(with_labels(source, labels), tmp_path / "out", images=images, size=(32, 32), video_codec="h264").path
     ours, theirs = open_dataset(out), lerobot_dataset(out)
     same_values(ours, theirs, per_episode=12)
     assert theirs[13]["task"] == "pour"
@@ -122,7 +125,7 @@ def test_columns_of_all_kinds(lerobot_dataset, tmp_path, rng):
 @pytest.mark.skipif(not (REAL / "bridge_dataset").is_dir(), reason="needs the real-robot samples")
 def test_the_bridge_sample(lerobot_dataset, tmp_path):
     source = open_dataset(REAL / "bridge_dataset")
-    ours = open_dataset(export(source, tmp_path / "out", labels=labels_for(source, tmp_path / "labels")).path)
+    ours = open_dataset(export(with_labels(source, labels_for(source, tmp_path / "labels")), tmp_path / "out").path)
     theirs = lerobot_dataset(ours.root)
     same_values(ours, theirs, per_episode=4)
     item, episode = theirs[12], source.episodes[1]

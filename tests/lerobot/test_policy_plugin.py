@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 import lattok
 from lattok import LattokError, annotate, open_dataset
-from tests.data.memory import labels_for
+from tests.data.memory import SPEC, labels_for
 from tests.lerobot.policies import batches, lerobot
 
 pytestmark = [
@@ -114,8 +115,8 @@ def test_a_training_run(trained, annotated, dataset):
     """What it writes, and that it learned: actions and latent actions."""
     assert {path.name for path in trained.iterdir()} >= {"config.json", "model.safetensors", "train_config.json"}
     stored = json.loads((trained / "config.json").read_text())
-    facts = {"codes": 2, "codebook_size": 8, "latent_dim": 2, "latent_steps": H, "latent_prefix": "latent"}
-    assert {key: stored[key] for key in facts} == facts
+    facts = {"codes": 2, "codebook_size": 8, "latent_dim": 2, "steps": H, "prefix": "latent", "stride": 2}
+    assert {key: stored["latent"][key] for key in facts} == facts
     assert stored["action_names"] == ["right", "up"]
     assert stored["cameras"] == ["observation.images.front"]
     first, last = fresh(dataset, strategy="la_cond"), load(trained)
@@ -176,7 +177,7 @@ def test_labels_are_those_that_lerobot_reads(lerobot_dataset, annotated, dataset
     """Windows of labels by the number of the frame against LeRobot's own `delta_timestamps`."""
     policy = fresh(dataset, strategy=strategy)
     prefix = "tok" if strategy == "la_tok" else "latent"
-    assert policy.labels.prefix == prefix
+    assert policy.labels.spec.prefix == prefix
     times = {"action": [step / 10 for step in range(H)]}
     keys = [f"{prefix}.{part}" for part in ("codes", "embedding", "valid")]
     times |= {} if strategy == "la_tok" else dict.fromkeys(keys, times["action"])
@@ -198,6 +199,26 @@ def test_labels_are_those_that_lerobot_reads(lerobot_dataset, annotated, dataset
     assert {"latent_cosine" if strategy == "la_align" else "latent_accuracy"} <= set(logs)
 
 
+def test_a_baseline_as_long_as_others_needs_no_codes(point, lerobot_dataset, tmp_path):
+    """Only the length of labels counts: those of a continuous model will do, as in lattok's own recipe."""
+
+    class Smooth(point.Where):
+        def label_video(self, frames, stride):
+            found = super().label_video(frames, stride)
+            return found._replace(codes=found.codes[:, :0])
+
+    source = open_dataset(point.demonstrations(tmp_path / "d", 2))
+    root = annotate(source, {"latent": Smooth("video")}, tmp_path / "out")
+    smooth = lerobot_dataset(root, delta_timestamps={"action": [step / 10 for step in range(H)]})
+    policy = fresh(smooth, strategy="ph_direct")
+    assert policy.labels is None
+    assert policy.model.segments["action"].per_step == 1  # vectors of a step
+    (batch,) = batches(smooth, 1, processors(policy)[0])
+    assert torch.isfinite(policy(batch)[0])
+    with pytest.raises(LattokError, match="has no `latent.codes`. Its model is continuous"):
+        fresh(smooth, strategy="la_cond")
+
+
 def test_a_baseline_needs_no_labels(point, lerobot_dataset, tmp_path):
     root = point.demonstrations(tmp_path / "plain", 2)
     plain = lerobot_dataset(root, delta_timestamps={"action": [step / 10 for step in range(H)]})
@@ -217,7 +238,8 @@ def test_labels_beside_the_dataset(point, lerobot_dataset, tmp_path):
     root = point.demonstrations(tmp_path / "plain", 4)
     columns = {"codes": ("int64", [2]), "valid": ("bool", [1]), "embedding": ("float32", [1, 3])}
     declared = {f"latent.{part}": {"dtype": dtype, "shape": shape} for part, (dtype, shape) in columns.items()}
-    folder = labels_for(open_dataset(root), tmp_path / "labels", codebook_size=20, columns=declared)
+    spec = replace(SPEC, codebook_size=20).to_json()
+    folder = labels_for(open_dataset(root), tmp_path / "labels", spec=spec, columns=declared)
     part = lerobot_dataset(root, episodes=[1, 3], delta_timestamps={"action": [step / 10 for step in range(H)]})
     policy = fresh(part, strategy="la_cond", labels=str(folder))
     (raw,) = batches(part, 1, lambda batch: batch, 28)

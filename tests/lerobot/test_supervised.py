@@ -12,6 +12,7 @@ import torch
 
 import lattok
 from lattok import LattokError
+from lattok.labels import LatentSpec
 from lattok.vla import AlignLoss, CodeCrossEntropy, Regress, Supervised, Tap, keep_labels
 from tests.lerobot.policies import CAMERA, STEPS, act, batches, diffusion, lerobot, smolvla, window
 
@@ -200,8 +201,8 @@ def test_smolvla_learns(make, kind):
         "regress": Regress(dim, 64, 1),
         "tokens": CodeCrossEntropy(dim, 256),
     }[kind]
-    options = {"prefix": "tok", "target": "chunk"} if kind == "tokens" else {}
-    model = Supervised(policy, HEADS["smolvla"], loss, **options)
+    labels = LatentSpec("chunk", prefix="tok", per_step=True) if kind == "tokens" else None
+    model = Supervised(policy, HEADS["smolvla"], loss, labels=labels)
     ends = report(f"SmolVLA, {kind}", train(model, data, 40), 4)
     assert ends["loss"][1] < 0.8 * ends["loss"][0]
     assert ends["latent_loss"][1] < 0.9 * ends["latent_loss"][0]

@@ -12,11 +12,13 @@ import lattok
 from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import open_dataset
-from lattok.recipes.study import NAMES, train_study
+from lattok.recipes.study import BLIND, PROPRIO, title_of, train_study
 from lattok.training import Interrupted
 from lattok.vla import STRATEGIES
 from tests.conftest import CAMERAS
 from tests.recipes.policies import SIZES, TINY, annotated
+
+RUNS = (*STRATEGIES, BLIND, PROPRIO)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_the_command_trains_a_policy_that_acts(name: str, dataset: Path, tmp_pat
     logged = [json.loads(line) for line in (tmp_path / "p/run/metrics.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in logged] == [1, 2, 3]
     assert "loss/action" in logged[0]
-    if STRATEGIES[name].loss == "codes":
+    if STRATEGIES[name].needs == ("codes",):
         assert {"loss/latent", "latent_accuracy", "samples_per_second", "memory_gb"} <= logged[0].keys()
 
 
@@ -120,8 +122,8 @@ def test_prefix_and_stride_may_be_said(dataset: Path, tmp_path: Path):
         ("la_align", {"prefix": "tokens"}, "`tokens`: expected labels of an image model, got labels of an action tok"),
         ("la_tok", {"horizon": 6}, "`horizon`: expected 4 steps, as the labels `tokens` were made of, got 6"),
         ("la_direct", {"latent_stride": "5"}, "`stride`: expected 3 frames, the stride of the labels `latent`, got 5"),
-        ("la_direct", {"tokenizer": "vq"}, "`tokenizer`: expected none for a strategy without tokens of actions"),
-        ("baseline", {"layer": 3}, "`layer`: expected a strategy with a latent loss"),
+        ("la_direct", {"tokenizer": "vq"}, "`tokenizer` .* was given, but la_direct learns nothing from tokens"),
+        ("baseline", {"layer": 3}, "`layer`: expected a strategy with one latent loss, got baseline, which has none"),
         ("baseline", {"state_key": "proprio"}, "`state_key`: expected one of action, observation.state"),
         ("baseline", {"cameras": ("left",)}, "`cameras`: expected names among front, wrist"),
         ("baseline", {"crop": 1.5}, "`crop`: expected a share of the area"),
@@ -182,11 +184,11 @@ def test_the_study_compares_all_strategies_and_goes_on_where_it_was(dataset: Pat
     out = tmp_path / "study"
     assert main(["train", "vla", str(dataset), "--out", str(out), "--study", *TINY]) == 0
     table = (out / "study.md").read_text()
-    for name in NAMES.values():
+    for name in map(title_of, RUNS):
         assert f"| {name} |" in table
     results = json.loads((out / "study.json").read_text())
-    assert set(results) == set(NAMES)
-    assert (out / "study.svg").read_text().count("<svg") == len(NAMES) + 1
+    assert set(results) == set(RUNS)
+    assert (out / "study.svg").read_text().count("<svg") == len(RUNS) + 1
     assert all(run["seconds"] > 0 for run in results.values())
     assert results["la_tok"]["held_out"]["latent"].keys() == {"latent", "latent_accuracy"}
     shutil.rmtree(out / "la_cond")
@@ -274,7 +276,7 @@ def test_a_matched_control_has_placeholders_and_labels_and_no_guidance(dataset: 
     assert logged[-1]["loss"] == pytest.approx(logged[-1]["loss/action"])
     torch.manual_seed(0)
     fresh = lattok.train(recipe(dataset, tmp_path / "q", "la_direct", latent_weight=0.0, weight_decay=0.0, steps=1))
-    for name in ("supervision.head.weight", "supervision.head.bias"):
+    for name in ("supervision.latent.head.weight", "supervision.latent.head.bias"):
         torch.testing.assert_close(weights(policy)[name], weights(fresh)[name], rtol=0, atol=0)
 
 

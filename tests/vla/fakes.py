@@ -7,27 +7,43 @@ from typing import Any
 import torch
 
 from lattok.backbones import BackboneOut, LoraSpec
+from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, PolicyBatch
-from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
+from lattok.vla import LatentVLA, Strategy, VLAConfig, strategy_of
 from lattok.vla.build import open_backbone
 
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 B, H, M, S, P, K, D = 4, 4, 3, 5, 2, 7, 6  # samples, horizon, actions, proprio, codes of a step, codebook, latents
 
 
-def config(strategy: str = "baseline", **changes: Any) -> VLAConfig:
-    """A policy with the scratch backbone of width 32."""
-    chunk = STRATEGIES[strategy].target == "chunk"
+def spec_for(strategy: Strategy, horizon: int, changes: dict[str, Any]) -> LatentSpec | None:
+    """Labels that fit: P codes and vectors of each step, or a token of each step with a vector of its own."""
+    if strategy.labels is None:
+        return None
+    values: dict[str, Any] = {
+        "target": strategy.labels,
+        "codes": P,
+        "vectors": P,
+        "codebook_size": K,
+        "latent_dim": D,
+        "steps": horizon,
+    }
+    if strategy.labels == "chunk":
+        values |= {"codes": 1, "vectors": 1, "horizon": horizon, "per_step": True}
+    return LatentSpec(**values | changes)
+
+
+def config(strategy: str | Strategy = "baseline", latent: dict[str, Any] | None = None, **changes: Any) -> VLAConfig:
+    """A policy with the scratch backbone of width 32; `latent` changes what its labels are."""
+    plan = strategy_of(strategy)
     values: dict[str, Any] = {
         "action_dim": M,
         "cameras": CAMERAS,
         "camera_sizes": ((24, 32), (16, 16)),
         "proprio_dim": S,
         "proprio_names": tuple("abcde"),
-        "strategy": strategy,
-        "codes": 1 if chunk else P,
-        "codebook_size": K,
-        "latent_dim": D,
+        "strategy": plan,
+        "latent": spec_for(plan, changes.get("horizon", H), latent or {}),
         "horizon": H,
         "image_size": 16,
         "patch_size": 8,
@@ -40,7 +56,7 @@ def config(strategy: str = "baseline", **changes: Any) -> VLAConfig:
     return VLAConfig(**values | changes)
 
 
-def policy(strategy: str = "baseline", seed: int = 0, **changes: Any) -> LatentVLA:
+def policy(strategy: str | Strategy = "baseline", seed: int = 0, **changes: Any) -> LatentVLA:
     """An untrained policy whose normalisers do something."""
     torch.manual_seed(seed)
     made = config(strategy, **changes)
@@ -60,12 +76,13 @@ def batch(of: VLAConfig, seed: int = 0, count: int = B) -> PolicyBatch:
 
     valid = torch.ones(count, of.horizon, dtype=torch.bool)
     valid[-1, -2:] = False
-    codes = torch.randint(0, max(1, of.codebook_size), (count, of.steps, of.codes), generator=generator)
-    target = LatentTarget(codes, normal(count, of.steps, of.codes, of.latent_dim), valid.clone())
+    spec = of.latent or LatentSpec(steps=of.horizon, codes=1, vectors=1, latent_dim=D)
+    codes = torch.randint(0, max(1, spec.codebook_size), (count, spec.steps, spec.codes), generator=generator)
+    target = LatentTarget(codes, normal(count, spec.steps, spec.vectors, spec.latent_dim), valid.clone())
     images = torch.randint(0, 256, (count, len(of.cameras), of.image_size, of.image_size, 3), generator=generator)
     texts = [("open the drawer", "push", "turn the tap to the left", "close it")[i % 4] for i in range(count)]
     proprio = normal(count, of.proprio_dim) if of.proprio_dim else None
-    latent = target if of.plan.loss != "none" else None
+    latent = target if of.strategy.losses else None
     return PolicyBatch(
         images.to(torch.uint8), texts, proprio, 3 + normal(count, of.horizon, of.action_dim), valid, latent
     )

@@ -75,7 +75,7 @@ def test_without_weight_the_latent_loss_leaves_no_gradient():
         sum(weight * found[name] for name, weight in kept.items()).backward()
         grads.append({n: 0 if p.grad is None else p.grad.abs().sum() for n, p in model.named_parameters()})
     assert grads[0] == grads[1]
-    assert grads[0]["supervision.head.weight"] == 0
+    assert grads[0]["supervision.latent.head.weight"] == 0
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -140,9 +140,9 @@ def test_the_head_sees_the_second_half_of_the_layers_and_the_loss_its_own():
     made = config("la_align", image_size=16)
     model = LatentVLA(made, Recorder())
     assert model.layers == (2, 3, 4)
-    assert model.supervised_layer == 3  # ⌈0.6 * 4⌉
+    assert model.losses == {"latent": 3}  # ⌈0.6 * 4⌉
     seen = model._see(batch(made), learning=True)
-    torch.testing.assert_close(seen.supervised, (model.placeholders + 3).expand(fakes.B, -1, -1))
+    torch.testing.assert_close(seen.supervised["latent"], (model.placeholders + 3).expand(fakes.B, -1, -1))
 
 
 def test_the_prompt_is_that_of_the_paper():

@@ -128,8 +128,26 @@ def test_other_columns_of_a_dataset_are_left_alone():
         ),
         ({"normalize_exceptions": ("9=identity",)}, r"NAME=KIND with a dimension among 0\.\.2, got '9=identity'"),
         ({"action_loss": "huber"}, "`action_loss`: expected one of l2, l1"),
-        ({"strategy": "la_direct", "codebook_size": 0}, "`codebook_size`: expected at least 2"),
-        ({"strategy": "la_align", "latent_dim": 0}, "`latent_dim`: expected the width of the latent actions"),
+        (
+            {"strategy": "la_direct", "latent": {"codebook_size": 0}},
+            "`latent`: expected labels with codes and their nu",
+        ),
+        (
+            {"strategy": "la_align", "latent": {"latent_dim": 0}},
+            "`latent`: expected labels with vectors and their width",
+        ),
+        (
+            {"strategy": "la_direct", "latent": {"steps": 5}},
+            "`latent`: expected labels for chunks of 4 steps, got labels of",
+        ),
+        (
+            {"strategy": "la_tok", "latent": {"horizon": 8}},
+            "for chunks of 4 steps, got labels of 4 steps, of chunks of 8",
+        ),
+        (
+            {"strategy": "la_tok", "latent": {"target": "steps"}},
+            "`latent`: expected labels of chunk, for la_tok, got labels of",
+        ),
         ({"lora_rank": 0}, "`lora_rank`: expected a whole number of at least 1"),
         ({"backbone": "org/name", "train_backbone": "half"}, "`train_backbone`: expected one of lora, full, frozen"),
     ],

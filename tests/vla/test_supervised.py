@@ -16,9 +16,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lattok import LattokError
+from lattok.labels import LatentSpec, target_from_batch
 from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, Regress
 from lattok.vla.tap import Supervised, Tap, keep_labels
-from lattok.vla.targets import target_from_batch
 from tests.vla.stand_in import WIDTH, B, D, H, K, M, P, Policy, make_batch
 
 README = Path(__file__).parents[2] / "README.md"
@@ -200,14 +200,35 @@ def test_tokens_of_an_action_tokenizer():
     """LA-Tok inside a policy: H tokens in the row of the frame."""
     batch = _without(_without(make_batch(), "latent.embedding"), "latent.valid")
     batch |= {"latent.codes": torch.randint(0, 32, (B, H)), "latent.valid": torch.ones(B, dtype=torch.bool)}
-    _, logs = supervised(loss=CodeCrossEntropy(WIDTH, 32), target="chunk")(batch)
+    tokens = LatentSpec("chunk", H, 1, 32)
+    _, logs = supervised(loss=CodeCrossEntropy(WIDTH, 32), labels=tokens)(batch)
     assert logs["latent_loss"] > 1
     with pytest.raises(LattokError, match="`latent.valid`: expected rows of all steps"):
         supervised(loss=CodeCrossEntropy(WIDTH, 32))(batch)
 
 
+def test_tokens_are_hidden_after_the_episode_only_where_they_are_those_of_steps():
+    """A residual quantizer may have as many tokens as the chunk has steps: none of them is that of one step."""
+    padded = torch.zeros(B, H, dtype=torch.bool)
+    padded[:, 1:] = True
+    batch = make_batch() | {
+        "latent.codes": torch.randint(0, K, (B, H)),
+        "latent.valid": torch.ones(B, dtype=torch.bool),
+    }
+    batch |= {"action_is_pad": padded}
+    for per_step in (True, False):
+        model = supervised(loss=CodeCrossEntropy(WIDTH, K), labels=LatentSpec("chunk", H, 1, K, per_step=per_step))
+        with torch.no_grad():
+            model.loss.head.weight.zero_()
+            model.loss.head.bias.copy_(torch.arange(K))
+        _, logs = model(batch)
+        counted = batch["latent.codes"][:, :1] if per_step else batch["latent.codes"]
+        every = torch.log_softmax(torch.arange(float(K)), 0)
+        assert logs["latent_loss"] == pytest.approx(-every[counted].mean().item(), rel=1e-5)
+
+
 def test_what_does_not_fit_is_said():
-    with pytest.raises(LattokError, match="`latent.codes`: expected 2 codes in each row, got 4"):
+    with pytest.raises(LattokError, match="`latent.codes`: expected 2 codes in each row, got 4 numbers"):
         supervised(loss=CodeCrossEntropy(WIDTH, K, 2))(make_batch())
     with pytest.raises(LattokError, match="`states`: expected 12 numbers in each state, got 24. Build .* dim=24"):
         supervised(loss=CodeCrossEntropy(12, K, P))(make_batch())

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from lattok import LattokError
+from lattok.labels import LatentSpec
 from lattok.types import LatentTarget
 from lattok.vla import losses
-from lattok.vla.strategies import STRATEGIES
-from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, Regress, build_supervision
+from lattok.vla.strategies import STRATEGIES, build_supervision, strategy_of
+from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, Regress
 from tests.vla.labels import B, D, K, P, S, make_target
 
 WIDTH = 16
@@ -169,7 +171,9 @@ def test_states_in_low_precision():
 
 def test_built_from_strategies():
     """Heads as Table 7 has placeholders: for every step P of latents, or one of actions."""
-    built = {name: build_supervision(name, WIDTH, codes=P, codebook_size=K, latent_dim=D) for name in STRATEGIES}
+    spec = LatentSpec(steps=S, codes=P, codebook_size=K, vectors=P, latent_dim=D)
+    every = {name: build_supervision(name, WIDTH, spec) for name in STRATEGIES}
+    built = {name: losses.get("latent") for name, losses in every.items()}
     assert {name for name, loss in built.items() if loss is None} == {"baseline", "ph_direct", "ph_cond"}
     found = {name: (type(loss).__name__, loss.states_per_step) for name, loss in built.items() if loss is not None}
     assert found == {
@@ -180,17 +184,22 @@ def test_built_from_strategies():
         "la_direct_c": ("Regress", P),
         "la_tok_c": ("Regress", P),
     }
-    tokens = build_supervision("la_tok", WIDTH, codebook_size=K)  # tokens are steps of one code
-    assert tokens.head.weight.shape == (K, WIDTH)
-    residual = build_supervision("la_direct_c", WIDTH, codes=P, latent_dim=D, vectors=1)
+    tokens = build_supervision("la_tok", WIDTH, LatentSpec("chunk", S, 1, K))  # tokens are steps of one code
+    assert tokens["latent"].head.weight.shape == (K, WIDTH)
+    residual = build_supervision("la_direct_c", WIDTH, replace(spec, vectors=1))["latent"]
     assert residual(torch.randn(B, S * P, WIDTH), make_target(vectors=1))["latent"] > 0
-    assert isinstance(build_supervision("la_align", WIDTH, latent_dim=D, projection="mlp").project, torch.nn.Sequential)
+    mlp = build_supervision(strategy_of("la_align", options={"projection": "mlp"}), WIDTH, spec)["latent"]
+    assert isinstance(mlp.project, torch.nn.Sequential)
     for name, loss in built.items():
-        assert loss is None or loss.weight == STRATEGIES[name].weight
-    with pytest.raises(LattokError, match="`codebook_size`: expected the number of codes K, for la_tok, got none"):
-        build_supervision("la_tok", WIDTH, latent_dim=D)
-    with pytest.raises(LattokError, match="`latent_dim`: expected the width of the latent actions, for la_align"):
-        build_supervision("la_align", WIDTH, codebook_size=K)
+        assert loss is None or loss.weight == STRATEGIES[name].losses[0].weight
+    with pytest.raises(
+        LattokError, match="`latent`: expected labels with codes and their number .* la_tok learns from"
+    ):
+        build_supervision("la_tok", WIDTH, LatentSpec("chunk", S, vectors=1, latent_dim=D))
+    with pytest.raises(
+        LattokError, match="`latent`: expected labels with vectors and their width .* la_align learns from"
+    ):
+        build_supervision("la_align", WIDTH, LatentSpec(codes=P, codebook_size=K))
 
 
 def test_targets_that_do_not_fit():

@@ -9,6 +9,7 @@ from typing import Any
 from lattok import files, hub
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, inspect_dataset, open_dataset
+from lattok.data.schema import PROVENANCE
 from lattok.data.tables import open_table
 from lattok.evaluation.evidence.seen import training_entries
 from lattok.evaluation.page.advice import advice_on
@@ -19,7 +20,6 @@ from lattok.loading import load
 from lattok.records import read_evaluation
 
 Found = Iterator[tuple[str, str] | Finding]
-PROVENANCE = Path("meta") / "lattok.json"
 MOST = 8  # episodes or columns named in a finding
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lattok.data import Progress
-from lattok.data.policy_windows import PolicyWindows
 from lattok.evaluation.evidence.split import evenly
+from lattok.samples.policy import PolicyWindows
 from lattok.types import PolicyBatch
 
 BATCH, MOST = 64, 5000

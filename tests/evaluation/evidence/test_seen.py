@@ -15,6 +15,7 @@ from lattok.data import ActionWindows, Feature, LeRobotWriter
 from lattok.data.content import content_of, record_of
 from lattok.data.video import VideoEncoder
 from lattok.evaluation.evidence.seen import seen_episodes
+from lattok.labels import with_labels
 from lattok.recipes import ImageLAMRecipe, UniformBinsRecipe
 from tests.data.rlds_sample import describe, example, open_rlds, record, shard_path, write_rlds
 from tests.data.rlds_sample import episode as recorded
@@ -52,10 +53,10 @@ def test_labels_and_exports_say_which_split_it_is(splits, tmp_path):
     tok = lattok.UniformBins.fit(*windows)
     out = lattok.annotate(splits.val, {"tok": tok}, tmp_path / "labels")
     assert lattok.files.read_json(out / "meta/lattok.json")["tok"]["dataset"]["split"] == "val"
-    exported = lattok.export(splits.val, tmp_path / "exported", labels=out).path
+    exported = lattok.export(with_labels(splits.val, out), tmp_path / "exported").path
     assert lattok.files.read_json(exported / "meta/export.json")["source"]["split"] == "val"
     with pytest.raises(lattok.LattokError, match="expected labels of split `train`, got `tok` of split `val`"):
-        lattok.data.with_labels(splits.train, out)
+        with_labels(splits.train, out)
 
 
 def among(known, name, split=None, count=10):

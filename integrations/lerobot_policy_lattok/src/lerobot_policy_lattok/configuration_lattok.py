@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lattok import checks
+from lattok.labels import LatentSpec
 from lattok.recipes.vla import VLARecipe
 from lattok.vla import Strategy, VLAConfig, strategy_of
 from lattok.vla.config import PROMPT, SCRATCH
@@ -74,7 +75,7 @@ class LattokConfig(PreTrainedConfig):
     head_heads: int | None = None
     head_layers: list[int] = field(default_factory=list)
     pool: str = "mean"
-    align_projection: str = "linear"
+    align_projection: str | None = None  # of LA-Align: linear, or mlp
     # normalisation is the model's own: LeRobot's steps must leave everything as it is
     normalize: str = "mean_std"  # or "min_max"; LeRobot's quantiles are means of those of episodes, often far off
     normalization_mapping: dict[str, NormalizationMode] = field(
@@ -87,13 +88,7 @@ class LattokConfig(PreTrainedConfig):
     scheduler_decay_every: int = 10_000
     scheduler_decay_factor: float = 0.5
     # filled in from the dataset
-    latent_prefix: str = "latent"
-    codes: int = 1
-    latent_steps: int = 0
-    codebook_size: int = 0
-    latent_dim: int = 0
-    latent_vectors: int = 0
-    latent_per_step: bool = False
+    latent: LatentSpec | None = None  # what the labels are
     action_names: list[str] = field(default_factory=list)
     proprio_names: list[str] = field(default_factory=list)
 
@@ -117,7 +112,8 @@ class LattokConfig(PreTrainedConfig):
     @property
     def plan(self) -> Strategy:
         """The strategy with its layer and weight."""
-        return strategy_of(self.strategy, layer=self.layer, weight=self.latent_weight)
+        options = None if self.align_projection is None else {"projection": self.align_projection}
+        return strategy_of(self.strategy, layer=self.layer, weight=self.latent_weight, options=options)
 
     @property
     def steps_taken(self) -> int:

@@ -44,8 +44,11 @@ def config_of(made: VLAConfig, device: str = "cpu") -> LattokConfig:
     own = {field.name for field in fields(LattokConfig)}
     values: dict[str, Any] = {field.name: getattr(made, field.name) for field in fields(VLAConfig) if field.name in own}
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    plan = made.plan
-    weighted = {} if plan.loss == "none" else {"layer": plan.layer, "latent_weight": plan.weight}
+    plan, weighted = made.strategy, {}
+    if plan.losses:
+        loss = plan.losses[0]
+        weighted = {"layer": loss.layer, "latent_weight": loss.weight}
+        weighted |= {"align_projection": loss.options.get("projection")}
     inputs = {
         camera: PolicyFeature(FeatureType.VISUAL, (3, *size))
         for camera, size in zip(made.cameras, made.camera_sizes, strict=True)

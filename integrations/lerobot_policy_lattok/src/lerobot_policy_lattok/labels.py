@@ -15,20 +15,18 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.data import open_dataset
-from lattok.data.latent_columns import LatentSpec, latent_spec, only_prefix
 from lattok.data.schema import RobotDataset
-from lattok.data.sidecar import with_labels
+from lattok.labels import LatentSpec, latent_spec, only_prefix, read_rows, with_labels
 from lattok.vla import Strategy
 
 
 class Labels:
     """Label columns of a dataset; an episode is read when it is met first."""
 
-    def __init__(self, dataset: RobotDataset, prefix: str, spec: LatentSpec):
-        self.prefix, self.spec = prefix, spec
-        widths = {"codes": spec.codes, "embedding": spec.vectors, "valid": 1}
-        self._dataset, self._parts = dataset, [part for part, width in widths.items() if width]
-        self._episodes: dict[int, dict[str, Tensor]] = {}
+    def __init__(self, dataset: RobotDataset, spec: LatentSpec):
+        self.spec, self._dataset = spec, dataset
+        self._places = {episode.index: place for place, episode in enumerate(dataset.episodes)}
+        self._episodes: dict[int, tuple[int, dict[str, Tensor]]] = {}
 
     @classmethod
     def open(cls, root: str | Path, plan: Strategy, horizon: int, prefix: str | None, labels: str | None) -> Labels:
@@ -39,14 +37,9 @@ class Labels:
         dataset: RobotDataset = open_dataset(root)
         if labels is not None:
             dataset = with_labels(dataset, labels)
-        target = plan.label_target
-        prefix = prefix or only_prefix(dataset, target, plan.name)
-        needs = ("embedding",) if plan.loss in ("align", "regress") else ("codes",)
-        return cls(dataset, prefix, latent_spec(dataset, prefix, target, horizon, needs=needs))
-
-    def facts(self) -> dict[str, Any]:
-        """What a policy must know of them, as fields of its configuration."""
-        return self.spec.policy_fields(self.prefix)
+        kind = plan.labels or "steps"
+        prefix = prefix or only_prefix(dataset, kind, plan.name)
+        return cls(dataset, latent_spec(dataset, prefix, kind, horizon, needs=plan.needs))
 
     def add(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """The batch with its labels: a window of as many rows as steps, or the row of the frame (tokens of a chunk)."""
@@ -56,31 +49,27 @@ class Labels:
                 checks.fail("batch", f"`{key}`, which says what the labels are", "none", hint)
         numbers = zip(batch["episode_index"].flatten().tolist(), batch["index"].flatten().tolist(), strict=True)
         rows = [self._rows(int(episode), int(index)) for episode, index in numbers]
-        device = batch["index"].device
-        return {
-            **batch,
-            **{f"{self.prefix}.{name}": torch.stack([r[name] for r in rows]).to(device) for name in rows[0]},
-        }
+        labels = {self.spec.column(part): torch.stack([row[part] for row in rows]) for part in rows[0]}
+        return {**batch, **{name: values.to(batch["index"].device) for name, values in labels.items()}}
 
     def _rows(self, episode: int, index: int) -> dict[str, Tensor]:
         """Labels of one sample; rows after the episode are not valid."""
-        columns = self._episodes.get(episode)
-        if columns is None:
-            columns = self._episodes[episode] = self._read(episode)
-        frame = index - int(columns["index"][0])
-        length = len(columns["index"])
+        first, columns = self._episodes.get(episode) or self._read(episode)
+        frame, length = index - first, len(columns["valid"])
         if not 0 <= frame < length:
             checks.fail("index", f"a frame of episode {episode} of `{self._dataset.name}`", index)
         if self.spec.target == "chunk":
-            return {part: columns[part][frame] for part in self._parts}
+            rows = {part: values[frame] for part, values in columns.items()}
+            return rows | {"valid": rows["valid"][0]}
         steps = frame + torch.arange(self.spec.steps)
-        rows = {part: columns[part][steps.clamp(max=length - 1)] for part in self._parts}
-        rows["valid"] = rows["valid"] & (steps < length)
-        return rows
+        rows = {part: values[steps.clamp(max=length - 1)] for part, values in columns.items()}
+        return rows | {"valid": rows["valid"][:, 0] & (steps < length)}
 
-    def _read(self, episode: int) -> dict[str, Tensor]:
-        keys = {part: f"{self.prefix}.{part}" for part in self._parts}
-        found = self._dataset.columns(episode, ["index", *keys.values()])
-        columns = {part: torch.from_numpy(found[key]) for part, key in keys.items()}
-        columns["valid"] = columns["valid"].bool()
-        return columns | {"index": torch.from_numpy(found["index"])}
+    def _read(self, episode: int) -> tuple[int, dict[str, Tensor]]:
+        """The number of an episode's first frame, and its labels."""
+        if episode not in self._places:
+            checks.fail("episode_index", f"an episode of `{self._dataset.name}`", episode)
+        rows = read_rows(self._dataset, self.spec, [self._dataset.episodes[self._places[episode]]])
+        first = int(self._dataset.columns(episode, ["index"])["index"][0])
+        self._episodes[episode] = first, rows
+        return first, rows

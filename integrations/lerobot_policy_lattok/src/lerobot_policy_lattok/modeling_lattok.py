@@ -65,17 +65,16 @@ class LattokPolicy(PreTrainedPolicy):
         config.validate_features()
         config.action_names = names_of(meta.features.get("action"), config.action_dim)
         config.proprio_names = names_of(meta.features.get("observation.state"), config.proprio_dim)
-        if plan.label_target == "none":
+        if plan.labels is None:
             return None
         labels = Labels.open(meta.root, plan, config.chunk_size, config.prefix, config.labels)
-        facts = labels.facts()
-        trained = config.latent_steps > 0
-        for name, value in facts.items():
-            if trained and name != "latent_prefix" and getattr(config, name) != value:
+        if config.latent is not None:
+            was, now = config.latent.to_json(), labels.spec.to_json()
+            for name in [name for name in was if was[name] != now[name]]:
                 hint = "Annotate the dataset with the model that this policy learned from."
-                checks.fail(name, f"{getattr(config, name)}, as in the checkpoint", f"{value} in {meta.root}", hint)
-            setattr(config, name, value)
-        return labels if plan.loss != "none" else None
+                checks.fail(name, f"{was[name]}, as in the checkpoint", f"{now[name]} in {meta.root}", hint)
+        config.latent = labels.spec
+        return labels if plan.losses else None
 
     def _normalize(self, statistics: Mapping[str, Any]) -> None:
         """Set the normalisers from LeRobot's statistics of the dataset."""
@@ -95,7 +94,7 @@ class LattokPolicy(PreTrainedPolicy):
         """
         if reduction != "mean":
             checks.fail("reduction", "mean: the policy has no loss of single samples", reduction)
-        if self.labels is not None and f"{self.labels.prefix}.valid" not in batch:
+        if self.labels is not None and self.labels.spec.column("valid") not in batch:
             batch = self.labels.add(batch)
         terms = self.model(batch)
         weights = self.model.config.loss_weights

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.checks import LattokError
-from lattok.data import Feature, Sidecar, with_labels
+from lattok.data import Feature
 from lattok.data.schema import Damage
+from lattok.labels import Sidecar, with_labels
 from tests.conftest import write_dataset
 from tests.data.memory import CAMERA, MemoryDataset, labels_for
 

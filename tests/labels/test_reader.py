@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lattok import LattokError
-from lattok.vla.targets import nearest, target_from_batch
+from lattok.labels import LatentSpec, target_from_batch
 from tests.vla.labels import B, D, K, P, S, make_target
 
 
@@ -26,32 +26,30 @@ def rows(steps: int = S) -> dict[str, torch.Tensor]:
 
 def test_windows_of_rows():
     batch = rows()
-    target = target_from_batch(batch, codes=P, latent_dim=D)
+    target = target_from_batch(batch, LatentSpec(codes=P, latent_dim=D))
     assert torch.equal(target.codes, batch["latent.codes"])
     assert torch.equal(target.embedding, batch["latent.embedding"].view(B, S, P, D))
     assert torch.equal(target.valid, batch["latent.valid"] & ~batch["latent.codes_is_pad"])
-    same = target_from_batch(batch)  # as many vectors as codes
+    same = target_from_batch(batch, LatentSpec(vectors=P))  # what is not said is as the columns have it
     assert all(torch.equal(a, b) for a, b in zip(target, same, strict=True))
     actions = torch.rand(B, S) < 0.5
     assert torch.equal(target_from_batch(batch, valid=actions).valid, target.valid & actions)
     residual = batch | {"latent.embedding": torch.randn(B, S, D)}
-    assert target_from_batch(residual, latent_dim=D).embedding.shape == (B, S, 1, D)
+    assert target_from_batch(residual, LatentSpec(latent_dim=D)).embedding.shape == (B, S, 1, D)
     no_codes = {key: value for key, value in batch.items() if "codes" not in key}
-    vectors_only = target_from_batch(no_codes, latent_dim=D)
+    vectors_only = target_from_batch(no_codes, LatentSpec(latent_dim=D))
     assert vectors_only.codes is None
     assert vectors_only.embedding.shape == (B, S, P, D)
     renamed = {key.replace("latent.", "lam."): value for key, value in batch.items()}
-    assert torch.equal(target_from_batch(renamed, "lam").codes, batch["latent.codes"])
+    assert torch.equal(target_from_batch(renamed, LatentSpec(prefix="lam")).codes, batch["latent.codes"])
 
 
 def test_vectors_without_codes():
-    """As many vectors as `codes` says, one where nobody says, one where they do not divide."""
+    """As many vectors as the spec says, one where it does not."""
     batch = {key: value for key, value in rows().items() if "codes" not in key}
     flat = batch["latent.embedding"]
-    assert torch.equal(target_from_batch(batch, codes=P).embedding, flat.view(B, S, P, D))
+    assert torch.equal(target_from_batch(batch, LatentSpec(vectors=P)).embedding, flat.view(B, S, P, D))
     assert torch.equal(target_from_batch(batch).embedding, flat.view(B, S, 1, P * D))
-    odd = torch.randn(B, S, 2 * P + 1)
-    assert torch.equal(target_from_batch(batch | {"latent.embedding": odd}, codes=P).embedding, odd[:, :, None])
 
 
 @pytest.mark.parametrize("padded", ["codes", "embedding", "valid"])
@@ -67,10 +65,10 @@ def test_the_padding_of_every_column_counts(padded):
 def test_columns_of_one_number_have_no_axis():
     batch = rows()
     scalars = batch | {"latent.codes": batch["latent.codes"][..., 0], "latent.embedding": torch.randn(B, S)}
-    target = target_from_batch(scalars, latent_dim=1)
+    target = target_from_batch(scalars, LatentSpec(latent_dim=1))
     assert target.codes.shape == (B, S, 1)
     assert target.embedding.shape == (B, S, 1, 1)
-    assert torch.equal(target_from_batch(scalars, codes=1, latent_dim=1).codes, target.codes)
+    assert torch.equal(target_from_batch(scalars, LatentSpec(codes=1, latent_dim=1)).codes, target.codes)
 
 
 def test_tokens_of_the_chunk():
@@ -79,34 +77,39 @@ def test_tokens_of_the_chunk():
     some = torch.tensor([True, True, False, True])
     batch = {"latent.codes": tokens, "latent.embedding": vectors, "latent.valid": some}
     for given in (batch, {key: value[:, None] for key, value in batch.items()}):
-        target = target_from_batch(given, target="chunk", latent_dim=D)
-        assert torch.equal(target.codes, tokens[..., None])
-        assert torch.equal(target.embedding, vectors.view(B, S, 1, D))
-        assert torch.equal(target.valid, some[:, None].expand(B, S))
-    actions = torch.rand(B, S) < 0.5
-    assert torch.equal(target_from_batch(batch, target="chunk", valid=actions).valid, target.valid & actions)
-    other = torch.rand(B, S + 1) < 0.5  # not a token for each step
-    assert torch.equal(target_from_batch(batch, target="chunk", valid=other).valid, target.valid)
+        for spec in (LatentSpec("chunk", latent_dim=D), LatentSpec("chunk", S, 1, K, 1, D)):
+            target = target_from_batch(given, spec)
+            assert torch.equal(target.codes, tokens[..., None])
+            assert torch.equal(target.embedding, vectors.view(B, S, 1, D))
+            assert torch.equal(target.valid, some[:, None].expand(B, S))
     residual = batch | {"latent.embedding": torch.randn(B, D)}
-    assert target_from_batch(residual, target="chunk").embedding is None
-    whole = target_from_batch(residual, target="chunk", codes=S, latent_dim=D)
+    whole = target_from_batch(residual, LatentSpec("chunk", 1, S, vectors=1, latent_dim=D))
     assert whole.codes.shape == (B, 1, S)
     assert whole.embedding.shape == (B, 1, 1, D)
-    with pytest.raises(
-        LattokError, match="expected vectors for each of 5 tokens, got 6 numbers. .*codes=5 makes it one"
-    ):
-        target_from_batch(residual, target="chunk", latent_dim=D)
+    with pytest.raises(LattokError, match="expected 5 steps x any vectors x 6 numbers in a vector in each row, got 6"):
+        target_from_batch(residual, LatentSpec("chunk", latent_dim=D))
     with pytest.raises(LattokError, match="`latent.codes`: expected one row, got rows .* out of `delta_timestamps`"):
-        target_from_batch(rows(), target="chunk")
+        target_from_batch(rows(), LatentSpec("chunk"))
+
+
+def test_the_end_of_the_episode_hides_tokens_that_are_those_of_steps():
+    """Not the tokens of a residual quantizer, even where there are as many of them as steps."""
+    batch = {"latent.codes": torch.randint(0, K, (B, S)), "latent.valid": torch.ones(B, dtype=torch.bool)}
+    actions = torch.rand(B, S) < 0.5
+    of_steps, of_chunks = (LatentSpec("chunk", S, 1, K, per_step=per_step) for per_step in (True, False))
+    assert torch.equal(target_from_batch(batch, of_steps, valid=actions).valid, actions)
+    assert target_from_batch(batch, of_chunks, valid=actions).valid.all()
+    with pytest.raises(LattokError, match="`latent.valid`: expected 6 steps, as there are actions, got 5"):
+        target_from_batch(batch, of_steps, valid=torch.ones(B, S + 1, dtype=torch.bool))
 
 
 def test_vectors_of_the_chunk_without_its_tokens():
     vectors, valid = torch.randn(B, S * D), torch.ones(B, dtype=torch.bool)
     batch = {"latent.embedding": vectors, "latent.valid": valid}
-    whole = target_from_batch(batch, target="chunk", codes=S, latent_dim=D)
+    whole = target_from_batch(batch, LatentSpec("chunk", 1, S, vectors=S, latent_dim=D))
     assert whole.codes is None
     assert torch.equal(whole.embedding, vectors.view(B, 1, S, D))
-    assert torch.equal(target_from_batch(batch, target="chunk").embedding, vectors.view(B, 1, 1, S * D))
+    assert torch.equal(target_from_batch(batch, LatentSpec("chunk")).embedding, vectors.view(B, 1, 1, S * D))
 
 
 def test_only_what_is_asked_for_is_looked_at():
@@ -117,12 +120,12 @@ def test_only_what_is_asked_for_is_looked_at():
     assert target.embedding is None
     assert torch.equal(target.codes, batch["latent.codes"])
     other = batch | {"latent.codes": batch["latent.codes"][:, 0]}
-    target = target_from_batch(other, parts=["embedding"], latent_dim=D)
+    target = target_from_batch(other, LatentSpec(latent_dim=D), parts=["embedding"])
     assert target.codes is None
     assert target.embedding.shape == (B, S, P, D)
     tokens = {"latent.codes": torch.zeros(B, S), "latent.embedding": torch.zeros(B, S * D)}
     tokens["latent.valid"] = torch.ones(B, dtype=torch.bool)
-    target = target_from_batch(tokens, target="chunk", parts=["embedding"], latent_dim=D)
+    target = target_from_batch(tokens, LatentSpec("chunk", latent_dim=D), parts=["embedding"])
     assert target.codes is None
     assert target.embedding.shape == (B, S, 1, D)  # as many as there are tokens
     del one["latent.codes"]
@@ -135,9 +138,9 @@ def test_only_what_is_asked_for_is_looked_at():
 def test_batches_that_do_not_fit():
     batch = rows()
 
-    def refused(text, batch=batch, **options):
+    def refused(text, batch=batch, spec=None, **options):
         with pytest.raises(LattokError, match=text):
-            target_from_batch(batch, **options)
+            target_from_batch(batch, spec, **options)
 
     text = (
         "`batch`: expected latent.codes or latent.embedding and latent.valid, got no labels. `lattok annotate DATASET"
@@ -152,29 +155,34 @@ def test_batches_that_do_not_fit():
     refused("`latent.valid`: expected rows of all steps, .B, S., got one row .4.. Name the key in `delta_timesta", one)
     refused("`latent.codes`: expected rows of all 5 steps", batch | {"latent.codes": one["latent.codes"]})
     refused("`latent.embedding`: expected rows of all 5", batch | {"latent.embedding": one["latent.embedding"]})
-    refused("`latent.codes`: expected 4 codes in each row, got 3. Another model made", codes=4)
-    refused("`latent.embedding`: expected vectors of 5 numbers, got 18 numbers .*lattok.json", latent_dim=5)
+    text = "`latent.codes`: expected 4 codes in each row, got 3 numbers. Another model made these labels."
+    refused(text, spec=LatentSpec(codes=4))
+    text = "`latent.embedding`: expected any vectors x 5 numbers in a vector in each row, got 18 numbers"
+    refused(text, spec=LatentSpec(latent_dim=5))
+    refused("2 vectors x 6 numbers in a vector in each row, got 18", spec=LatentSpec(vectors=2, latent_dim=D))
     refused("`latent.valid`: expected 8 steps, as there are actions, got 5", valid=torch.ones(B, 8, dtype=torch.bool))
     refused("`latent.valid`: expected bool, got int64", batch | {"latent.valid": batch["latent.valid"].long()})
     refused("`latent.codes`: expected a torch tensor, got list", batch | {"latent.codes": [1, 2]})
-    refused("`target`: expected one of steps, chunk", target="frames")
+    with pytest.raises(LattokError, match="`target`: expected one of steps, chunk"):
+        LatentSpec("frames")
     longer = torch.zeros(B, S + 1, P, dtype=torch.long)
-    refused(r"`latent.codes`: expected rows of all 5 steps, .B, 5, P., got .4, 6, 3.", batch | {"latent.codes": longer})
+    refused(r"`latent.codes`: expected rows of all 5 steps, .B, 5, n., got .4, 6, 3.", batch | {"latent.codes": longer})
     scalars = {"latent.codes": torch.zeros(B, S, dtype=torch.long), "latent.embedding": torch.randn(B, S)}
-    refused(r"`latent.codes`: expected rows of all 5 steps, .B, 5, P., got .4, 5.", batch | scalars, codes=2)
-    refused(r"`latent.embedding`: expected rows of all 5 .* got .4, 5.", batch | scalars, latent_dim=D)
+    refused("`latent.codes`: expected 2 codes in each row, got 1 numbers", batch | scalars, LatentSpec(codes=2))
+    refused("any vectors x 6 numbers in a vector in each row, got 1", batch | scalars, LatentSpec(latent_dim=D))
     tokens = one | {"latent.codes": torch.zeros(B, S, dtype=torch.long)}
-    refused("`latent.codes`: expected tokens of steps with 2 codes, got 5 tokens", tokens, target="chunk", codes=2)
-    refused("`latent.valid`: expected one row", tokens | {"latent.valid": batch["latent.valid"]}, target="chunk")
-    refused("`latent.codes`: expected one row, got rows .4, 2, 3.", rows(2), target="chunk")
+    refused("`latent.codes`: expected 2 steps x 2 codes in each row, got 5", tokens, LatentSpec("chunk", codes=2))
+    refused("`latent.codes`: expected 4 steps x 1 codes in each row, got 5", tokens, LatentSpec("chunk", 4, 1))
+    refused("`latent.valid`: expected one row", tokens | {"latent.valid": batch["latent.valid"]}, LatentSpec("chunk"))
+    refused("`latent.codes`: expected one row, got rows .4, 2, 3.", rows(2), LatentSpec("chunk"))
 
 
 def test_nearest_in_time():
     target = make_target(4)
-    assert nearest(target, 8).codes[0, :, 0].tolist() == target.codes[0, :, 0].repeat_interleave(2).tolist()
-    assert torch.equal(nearest(target, 2).embedding, target.embedding[:, [1, 3]])
-    assert torch.equal(nearest(target, 4).valid, target.valid)
-    assert nearest(target._replace(codes=None), 8).codes is None
+    assert target.nearest(8).codes[0, :, 0].tolist() == target.codes[0, :, 0].repeat_interleave(2).tolist()
+    assert torch.equal(target.nearest(2).embedding, target.embedding[:, [1, 3]])
+    assert torch.equal(target.nearest(4).valid, target.valid)
+    assert target._replace(codes=None).nearest(8).codes is None
 
 
 @pytest.mark.parametrize("part", ["codes", "embedding", "valid"])
@@ -183,12 +191,12 @@ def test_every_columns_padding_counts(part):
     batch = {key: value for key, value in rows().items() if not key.endswith("_is_pad")}
     pad = torch.zeros(B, S, dtype=torch.bool)
     pad[0, -1] = pad[2, 1] = True
-    target = target_from_batch(batch | {f"latent.{part}_is_pad": pad}, codes=P, latent_dim=D)
+    target = target_from_batch(batch | {f"latent.{part}_is_pad": pad}, LatentSpec(codes=P, latent_dim=D))
     assert torch.equal(target.valid, batch["latent.valid"] & ~pad)
-    assert torch.equal(target_from_batch(batch, codes=P, latent_dim=D).valid, batch["latent.valid"])
+    assert torch.equal(target_from_batch(batch, LatentSpec(codes=P, latent_dim=D)).valid, batch["latent.valid"])
 
 
 def test_only_the_padding_of_parts_that_are_looked_at_counts():
     batch = {key: value for key, value in rows().items() if not key.endswith("_is_pad")}
     batch["latent.embedding_is_pad"] = torch.ones(B, S, dtype=torch.bool)
-    assert torch.equal(target_from_batch(batch, codes=P, parts=("codes",)).valid, batch["latent.valid"])
+    assert torch.equal(target_from_batch(batch, LatentSpec(codes=P), parts=("codes",)).valid, batch["latent.valid"])

@@ -18,10 +18,10 @@ import pyarrow as pa
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.opening import as_dataset
-from lattok.data.provenance import checked
-from lattok.data.schema import Feature, RobotDataset, View, same_split
+from lattok.data.schema import PROVENANCE, Feature, RobotDataset, View, same_split
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
 from lattok.files import read_json
+from lattok.labels.provenance import checked
 from lattok.places import followed, inside
 
 INDEX = ("episode_index", "frame_index")
@@ -36,10 +36,10 @@ class Sidecar:
             hint = "Its labels are columns of its own: use it as it is."
             checks.fail("labels", "a folder of labels", f"the LeRobot dataset {self.root}", hint)
         self._files = [followed(root, path, str(path)) for path in sorted(root.glob("labels/file-*.parquet"))]
-        if not self._files or not (self.root / "meta" / "lattok.json").is_file():
-            expected = "a folder with meta/lattok.json and labels/file-*.parquet, as `lattok annotate` writes it"
+        if not self._files or not (self.root / PROVENANCE).is_file():
+            expected = f"a folder with {PROVENANCE} and labels/file-*.parquet, as `lattok annotate` writes it"
             checks.fail("labels", expected, str(self.root))
-        self.provenance = checked(read_json(inside(root, "meta/lattok.json", str(root))), f"{root}/meta/lattok.json")
+        self.provenance = checked(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
         self.features = _features(self._files)
         _check_declared(self.root, self.provenance, self.features)
         self._reader = ColumnReader()
@@ -140,7 +140,7 @@ def _feature(field: pa.Field, path: Path) -> Feature:
 
 
 def _check_declared(root: Path, provenance: dict[str, Any], features: dict[str, Feature]) -> None:
-    """The columns of the files are those that meta/lattok.json declares: names in Parquet have no checksum."""
+    """Compare columns with what meta/lattok.json declares: names in Parquet have no checksum."""
     entries = [entry.get("columns") for entry in provenance.values() if isinstance(entry, dict)]
     declared = {name: facts for columns in entries if isinstance(columns, dict) for name, facts in columns.items()}
     found = {name: (feature.dtype, feature.shape[0]) for name, feature in features.items()}
@@ -150,9 +150,7 @@ def _check_declared(root: Path, provenance: dict[str, Any], features: dict[str, 
         expected = {}
     if declared and found != expected:
         got = ", ".join(f"{name} {dtype}[{width}]" for name, (dtype, width) in found.items())
-        raise LattokError(
-            f"{root}: expected the columns that meta/lattok.json declares, got {got[:300]}. Annotate again."
-        )
+        raise LattokError(f"{root}: expected the columns that {PROVENANCE} declares, got {got[:300]}. Annotate again.")
 
 
 def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:

@@ -1,7 +1,7 @@
-"""What label columns are: meta/lattok.json, and what of it LeRobot's own tools keep.
+"""How label columns were made: meta/lattok.json, and what of it LeRobot's own tools keep.
 
-Splitting, deleting and merging with LeRobot write `meta/` anew and drop meta/lattok.json. The features in
-meta/info.json they copy as they are, so the facts that are true of any part of the labels also stand there, beside the
+Splitting, deleting and merging with LeRobot write new files in `meta/` and drop meta/lattok.json. They copy the
+features in meta/info.json as they are, so the facts that are true of any part of the labels also stand there, at the
 column `PREFIX.valid`: model, preprocessing, shapes. Merging wants equal features: what differs between datasets of one
 model is not among them.
 """
@@ -15,13 +15,14 @@ from typing import Any
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.schema import RobotDataset
+from lattok.data.schema import PROVENANCE, RobotDataset
 from lattok.files import read_json
+from lattok.labels.spec import LatentSpec
 from lattok.places import inside
 
-PROVENANCE, INFO = Path("meta") / "lattok.json", Path("meta") / "info.json"
+INFO = Path("meta") / "info.json"
 NOTE = "info"  # where LeRobot itself keeps facts about a feature
-CARRIED = ("source", "action_key", "actions_as", "horizon", "stride", "cameras", "codebook_size", "columns", "threads")
+CARRIED = ("spec", "action_key", "actions_as", "cameras", "columns", "threads")
 IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
 AGAIN = "Annotate again, or copy the file again."
 
@@ -35,12 +36,27 @@ def carried(entry: Mapping[str, Any], model: Any) -> dict[str, Any]:
     return {"lattok": facts}
 
 
-def read_provenance(dataset: RobotDataset) -> dict[str, Any]:
-    """Entries by prefix, checked; those found in meta/info.json alone say `"restored": true`. Empty without labels."""
+def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
+    """What a dataset says about its labels, by prefix; entries found in meta/info.json alone say `"restored": true`."""
+    if dataset.labels is not None:
+        return dataset.labels.provenance
     root = Path(dataset.root)
     if (root / PROVENANCE).is_file():
         return checked(read_json(inside(root, PROVENANCE, str(root))), str(root / PROVENANCE))
     return _restored(dataset, root) if dataset.kind == "lerobot" and (root / INFO).is_file() else {}
+
+
+def written_spec(entry: Any, prefix: str, name: str) -> LatentSpec | None:
+    """What an entry says its labels are; None for columns about which nothing is written down.
+
+    Raises `LattokError` for labels of an older layout; `name` is that of their dataset.
+    """
+    if isinstance(entry, Mapping) and isinstance(entry.get("spec"), Mapping):
+        return LatentSpec.from_json(entry["spec"], prefix, f"{PROVENANCE} of {name}")
+    if isinstance(entry, Mapping) and "model" in entry:
+        reason = f"{PROVENANCE} of {name} does not say what the labels `{prefix}` are"
+        raise LattokError(f"{reason}: another version of lattok wrote it. Annotate again.")
+    return None
 
 
 def _restored(dataset: RobotDataset, root: Path) -> dict[str, Any]:
@@ -65,15 +81,12 @@ def checked(entries: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _check(entry: Mapping[str, Any], where: str) -> None:
     kinds: dict[str, tuple[Any, str]] = {
-        "source": (str, "video or actions"),
+        "spec": (dict, "an object"),
         "dataset": (dict, "an object"),
         "versions": (dict, "an object"),
         "model": (dict, "an object"),
         "columns": (dict, "an object"),
         "threads": (int, "a whole number"),
-        "stride": (int, "a whole number"),
-        "horizon": (int, "a whole number"),
-        "codebook_size": (int, "a whole number"),
         "action_key": (str, "a name"),
         "cameras": (list, "a list of names"),
         "unlabelled": (list, "a list"),
@@ -81,6 +94,8 @@ def _check(entry: Mapping[str, Any], where: str) -> None:
     for name, (kind, expected) in kinds.items():
         if name in entry and (not isinstance(entry[name], kind) or isinstance(entry[name], bool)):
             _wrong(name, where, expected, entry[name])
+    if not _is_spec(entry.get("spec", {})):
+        _wrong("spec", where, "what its labels are", entry["spec"])
     if not 1 <= entry.get("threads", 1) <= 4096:
         _wrong("threads", where, "1 to 4096", entry["threads"])
     if not isinstance(entry.get("dataset", {}).get("name", ""), str):
@@ -102,6 +117,14 @@ def _check(entry: Mapping[str, Any], where: str) -> None:
             _wrong("unlabelled", where, "objects with a list of episodes and a reason", part)
     if not all(isinstance(version, str) for version in entry.get("versions", {}).values()):
         _wrong("versions", where, "versions by package", entry["versions"])
+
+
+def _is_spec(facts: Mapping[str, Any]) -> bool:
+    try:
+        LatentSpec.from_json(facts, "latent", "")
+    except LattokError:
+        return False
+    return True
 
 
 def _wrong(name: str, where: str, expected: str, got: Any) -> None:

@@ -14,17 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.episodes import select_episodes
 from lattok.data.frame_store import decode_all
-from lattok.data.latent_columns import LatentSpec, tokenizer_spec
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.data.windows import ActionWindows, EpisodeSpec, instructions, read_vectors
+from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 
 
@@ -48,16 +47,15 @@ class PolicyWindows:
         state_key: str | None = "observation.state",
         episodes: EpisodeSpec = None,
         latent: LatentSpec | None = None,
-        prefix: str = "latent",
         labeller: ActionTokenizer | None = None,
         extra_keys: Sequence[str] = (),
         cache_dir: str | Path | None = None,
         progress: Progress | None = None,
     ):
-        """Images are resized to `size` x `size`. Latent actions come from the columns under `prefix`, as `latent` (of
-        `latent_spec`) describes them, or from `labeller`, an action tokenizer that sees the chunks of every batch.
-        `extra_keys`: other columns like actions that `targets` gives. Beyond 4 GiB frames go into a temporary file in
-        `cache_dir`, if it is given. Numbers that are not finite raise `LattokError`, as do missing columns.
+        """Images are resized to `size` x `size`. Latent actions come from the columns that `latent` (of `latent_spec`)
+        describes, or from `labeller`, an action tokenizer that sees the chunks of every batch. `extra_keys`: other
+        columns like actions that `targets` gives. Beyond 4 GiB frames go into a temporary file in `cache_dir`, if it is
+        given. Numbers that are not finite raise `LattokError`, as do missing columns.
         """
         checks.counts(size=size)
         self.horizon, self.size, self.interpolation = horizon, size, interpolation
@@ -75,9 +73,9 @@ class PolicyWindows:
             checks.size(key, f"numbers, as many as `{action_key}` has", values.shape[1], self.actions.shape[1])
             self._vectors[key] = torch.from_numpy(values)
         self._labeller, self.latent = labeller, _chosen_spec(latent, labeller, horizon, self.actions.shape[1])
-        self._codes = self._embedding = self._valid = None
+        self._labels: dict[str, Tensor] = {}
         if self.latent is not None and labeller is None:
-            self._codes, self._embedding, self._valid = _labels(dataset, prefix, self.latent, chosen)
+            self._labels = _labels(dataset, self.latent, chosen)
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
         transform = partial(_resized, size=size, interpolation=interpolation)
         self.frames = np.empty((len(self.actions), 0, size, size, 3), dtype=np.uint8)
@@ -104,11 +102,11 @@ class PolicyWindows:
     @property
     def labels_hash(self) -> str | None:
         """SHA-256 of the labels that were read; none where none were."""
-        if self._valid is None:
+        if not self._labels:
             return None
-        digest = hashlib.sha256(self._valid.numpy().tobytes())
-        for part in (self._codes, self._embedding):
-            digest.update(b"" if part is None else part.numpy().tobytes())
+        digest = hashlib.sha256()
+        for part in ("valid", "codes", "embedding"):
+            digest.update(self._labels[part].numpy().tobytes() if part in self._labels else b"")
         return digest.hexdigest()
 
     @cached_property
@@ -116,10 +114,11 @@ class PolicyWindows:
         """Which samples have a latent action that supervises, bool [N]; none where nothing does."""
         if self.latent is None:
             return None
-        if self._valid is None:
+        if not self._labels:
             return torch.ones(len(self), dtype=torch.bool)
+        valid = self._labels["valid"][:, 0]
         rows, inside = self._windows.rows(torch.arange(len(self)))
-        return self._valid if self.latent.target == "chunk" else (self._valid[rows] & inside).any(1)
+        return valid if self.latent.target == "chunk" else (valid[rows] & inside).any(1)
 
     def targets(self, key: str) -> Tensor:
         """Chunks [N, H, m] of `action_key` or of one of `extra_keys`, such as what an expert would have done."""
@@ -132,39 +131,20 @@ class PolicyWindows:
         if spec is None:
             return None
         if self._labeller is not None:
-            return self._labelled(spec, self._labeller, actions, inside)
-        if self._valid is None:
-            raise RuntimeError("labels were not read")
-        if spec.target == "steps":
-            pick, valid = rows, self._valid[rows] & inside
-            codes = None if self._codes is None else self._codes[pick]
-            embedding = None if self._embedding is None else self._embedding[pick]
-        else:
-            valid = _token_mask(spec, self._valid[indices], inside)
-            codes = None if self._codes is None else self._codes[indices][..., None]  # b s 1
-            embedding = None if self._embedding is None else rearrange(self._embedding[indices], "b s d -> b s 1 d")
-        return LatentTarget(codes, embedding, valid)
-
-    @staticmethod
-    def _labelled(spec: LatentSpec, labeller: ActionTokenizer, actions: Tensor, inside: Tensor) -> LatentTarget:
-        """Labels of a batch, in one call: chunks [B, H, m] in physical units."""
-        with torch.no_grad():
-            found = labeller.latent_actions(actions, inside)
-        embedding = found.latents.float().cpu()[:, :, None] if spec.vectors else None  # b s 1 d
-        every = torch.ones(len(actions), dtype=torch.bool)
-        return LatentTarget(found.codes.cpu()[..., None], embedding, _token_mask(spec, every, inside))
+            with torch.no_grad():
+                found = self._labeller.latent_actions(actions, inside)  # one call for the batch
+            labels = {"codes": found.codes.cpu()[:, None], "embedding": found.latents.float().cpu().flatten(1)[:, None]}
+            labels |= {"valid": torch.ones(len(actions), 1, dtype=torch.bool)}
+            return target_of(spec, {part: labels[part] for part in spec.widths()}, inside)
+        pick = rows if spec.target == "steps" else indices[:, None]  # b s, or b 1
+        labels = {part: values[pick] for part, values in self._labels.items()}
+        return target_of(spec, labels | {"valid": labels["valid"][..., 0]}, inside)
 
 
 def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """(H, W) of each camera's images as they are stored, from the first frame of an episode."""
     shapes = [dataset.frames(episode.index, [key], [0]).shape for key in cameras]
     return tuple((int(shape[2]), int(shape[3])) for shape in shapes)
-
-
-def _token_mask(spec: LatentSpec, labelled: Tensor, inside: Tensor) -> Tensor:
-    """Tokens [B, S] that supervise: of labelled chunks; with one token for each step, those inside the episode."""
-    mask = labelled[:, None].expand(-1, spec.steps)
-    return mask & inside if spec.per_step else mask.clone()
 
 
 def _resized(block: np.ndarray, size: int, interpolation: str) -> np.ndarray:
@@ -199,38 +179,11 @@ def _chosen_spec(
     return tokenizer_spec(labeller, horizon)
 
 
-def _labels(
-    dataset: RobotDataset, prefix: str, spec: LatentSpec, episodes: Sequence[Episode]
-) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Codes int64 [F, P], vectors float32 [F, E, d], validity [F] of all frames; P and E are S for labels of chunks."""
-    count = spec.steps if spec.target == "chunk" else 1
-    wanted = {"codes": count * spec.codes, "embedding": count * spec.vectors * spec.latent_dim, "valid": 1}
-    keys = {name: f"{prefix}.{name}" for name, width in wanted.items() if width}
-    parts = [dataset.columns(episode.index, list(keys.values())) for episode in episodes]
-    found = {
-        name: np.concatenate([part[key].reshape(len(part[key]), -1) for part in parts]) for name, key in keys.items()
-    }
-    for name, values in found.items():
-        checks.size(keys[name], "numbers a row, as its description says", values.shape[1], wanted[name])
-    valid = torch.from_numpy(found["valid"][:, 0].astype(bool))
-    if not bool(valid.any()):
-        reason = f"`{keys['valid']}`: none of the {len(valid)} frames of the chosen episodes has a label."
+def _labels(dataset: RobotDataset, spec: LatentSpec, episodes: Sequence[Episode]) -> dict[str, Tensor]:
+    """Labels of all frames by part, of which at least one frame must have some."""
+    rows = read_rows(dataset, spec, episodes)
+    if not bool(rows["valid"].any()):
+        count = len(rows["valid"])
+        reason = f"`{spec.column('valid')}`: none of the {count} frames of the chosen episodes has a label."
         raise LattokError(f"{reason} Choose other episodes, or annotate again.")
-    codes = torch.from_numpy(found["codes"].astype(np.int64)) if "codes" in found else None
-    if codes is not None:
-        _check_codes(keys["codes"], codes[valid], spec)
-    embedding = torch.from_numpy(found["embedding"].astype(np.float32)) if "embedding" in found else None
-    if embedding is not None:
-        if not bool(torch.isfinite(embedding[valid]).all()):
-            checks.fail(keys["embedding"], "finite numbers", "NaN or infinity", "Annotate again.")
-        embedding = embedding.unflatten(1, (count * spec.vectors, spec.latent_dim))
-    return codes, embedding, valid
-
-
-def _check_codes(column: str, codes: Tensor, spec: LatentSpec) -> None:
-    """Codes of frames that have a label lie in the codebook."""
-    low, high = int(codes.min()), int(codes.max())
-    if low < 0 or high >= spec.codebook_size:
-        hint = "Rows padded with -1 are of a family with tokens of different number, which cannot supervise."
-        expected = f"codes from 0 to {spec.codebook_size - 1}"
-        checks.fail(column, expected, f"{low} to {high}", hint if low < 0 else "Is codebook_size right?")
+    return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ import torch
 from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins
 from lattok.annotation import annotate
 from lattok.checks import LattokError
-from lattok.data import Feature, LatentSpec, PolicyWindows, latent_spec, open_dataset, tokenizer_spec, with_labels
+from lattok.data import Feature, open_dataset
 from lattok.files import write_json
+from lattok.labels import LatentSpec, latent_spec, tokenizer_spec, with_labels
+from lattok.samples.policy import PolicyWindows
 from tests.annotation.fakes import FakeLAM
 from tests.conftest import write_dataset
 from tests.data.memory import MemoryDataset, labels_for
@@ -52,7 +55,7 @@ def rewritten(annotated, tmp_path):
     """`rewritten(edit)`: a copy whose meta/lattok.json was edited."""
 
     def rewrite(edit):
-        root = shutil.copytree(annotated.root, tmp_path / "annotated")
+        root = shutil.copytree(annotated.root, tmp_path / "annotated", dirs_exist_ok=True)
         entries = json.loads((root / "meta/lattok.json").read_text())
         edit(entries)
         write_json(root / "meta/lattok.json", entries)
@@ -64,17 +67,20 @@ def rewritten(annotated, tmp_path):
 def test_what_annotation_wrote(annotated, tmp_path):
     assert latent_spec(annotated, "latent", "steps", 5) == LatentSpec("steps", 5, 1, 300, 1, 2, 3)
     assert latent_spec(annotated, "latent", "steps", 5, stride=3, codebook_size=300, latent_dim=2).stride == 3
-    assert latent_spec(annotated, "smooth", "steps", 5) == LatentSpec("steps", 5, 0, 0, 1, 2, 3)
-    assert latent_spec(annotated, "tok", "chunk", 4) == LatentSpec("chunk", 4, 1, 8, 1, 4, per_step=True)
-    assert latent_spec(annotated, "tok", "chunk", 4) == tokenizer_spec(Tokenizer(), 4)
+    assert latent_spec(annotated, "smooth", "steps", 5) == LatentSpec("steps", 5, 0, 0, 1, 2, 3, prefix="smooth")
+    tokens = LatentSpec("chunk", 4, 1, 8, 1, 4, horizon=4, per_step=True)
+    assert latent_spec(annotated, "tok", "chunk", 4) == replace(tokens, prefix="tok")
+    assert tokenizer_spec(Tokenizer(), 4) == tokens
     bare = annotate(annotated, {"bare": Tokenizer()}, tmp_path / "bare", embedding=False)
-    assert latent_spec(open_dataset(bare), "bare", "chunk", 4) == LatentSpec("chunk", 4, 1, 8, 0, 0)
+    assert latent_spec(open_dataset(bare), "bare", "chunk", 4) == replace(
+        tokens, vectors=0, latent_dim=0, prefix="bare"
+    )
 
 
 def test_labels_of_columns_are_those_of_the_tokenizer(annotated):
     options = {"size": 16, "interpolation": "bilinear"}
     spec = latent_spec(annotated, "tok", "chunk", 4)
-    stored = PolicyWindows(annotated, 4, latent=spec, prefix="tok", **options)
+    stored = PolicyWindows(annotated, 4, latent=spec, **options)
     drawn = PolicyWindows(annotated, 4, labeller=Tokenizer(), **options)
     rows = torch.randperm(16)
     for one, other in zip(stored.batch(rows).latent, drawn.batch(rows).latent, strict=True):
@@ -91,9 +97,9 @@ def test_vectors_of_whole_chunks_are_not_those_of_tokens(make_dataset, tmp_path)
     tokenizer.action_dim = 3
     dataset = open_dataset(annotate(make_dataset([6], cameras=False), {"tok": tokenizer}, tmp_path / "out"))
     assert dataset.features["tok.embedding"].shape == (12,)
-    assert latent_spec(dataset, "tok", "chunk", 4) == LatentSpec("chunk", 3, 1, 5, 0, 0)
-    assert tokenizer_spec(tokenizer, 4, needs=("codes",)) == LatentSpec("chunk", 3, 1, 5, 0, 0)
-    text = "`{}`: expected a latent vector for each token, got 1 for 3 tokens.*action-vq"
+    assert latent_spec(dataset, "tok", "chunk", 4) == LatentSpec("chunk", 3, 1, 5, horizon=4, prefix="tok")
+    assert tokenizer_spec(tokenizer, 4, needs=("codes",)) == LatentSpec("chunk", 3, 1, 5, horizon=4)
+    text = "`{}`: expected a latent vector for each of 3 tokens, got vectors of whole chunks.*action-vq"
     with pytest.raises(LattokError, match=text.format("tok")):
         latent_spec(dataset, "tok", "chunk", 4, needs=("embedding",))
     with pytest.raises(LattokError, match=text.format("labeller")):
@@ -105,7 +111,8 @@ def test_labels_beside_a_dataset(tmp_path):
     columns = {"latent.codes": ("int64", 2), "latent.embedding": ("float32", 3), "latent.valid": ("bool", 1)}
     declared = {name: {"dtype": dtype, "shape": [n]} for name, (dtype, n) in columns.items()}
     declared["latent.embedding"]["shape"] = [1, 3]
-    labels = labels_for(source, tmp_path / "labels", columns=declared, codebook_size=9)
+    spec = LatentSpec(codes=2, codebook_size=9, vectors=1, latent_dim=3, stride=1)
+    labels = labels_for(source, tmp_path / "labels", columns=declared, spec=spec.to_json())
     dataset = with_labels(source, labels)
     assert latent_spec(dataset, "latent", "steps", 2) == LatentSpec("steps", 2, 2, 9, 1, 3, 1)
     batch = PolicyWindows(dataset, 2, size=8, state_key=None, latent=latent_spec(dataset, "latent", "steps", 2)).batch(
@@ -118,11 +125,10 @@ def test_labels_beside_a_dataset(tmp_path):
 def test_columns_of_somebody_else_are_described_by_arguments(tmp_path):
     dataset = Demonstrations(tmp_path, [5])
     given = {"codebook_size": 50, "latent_dim": 2}
-    assert latent_spec(dataset, "latent", "steps", 4, **given) == LatentSpec("steps", 4, 2, 50, 2, 2, None)
+    assert latent_spec(dataset, "latent", "steps", 4, **given) == LatentSpec("steps", 4, 2, 50, 2, 2)
     assert latent_spec(dataset, "latent", "steps", 4, stride=3, **given).stride == 3
-    assert latent_spec(dataset, "tok", "chunk", 4, codebook_size=9, latent_dim=3) == LatentSpec(
-        "chunk", 4, 1, 9, 1, 3, per_step=True
-    )
+    tokens = latent_spec(dataset, "tok", "chunk", 4, codebook_size=9, latent_dim=3, per_step=True)
+    assert tokens == LatentSpec("chunk", 4, 1, 9, 1, 3, horizon=4, per_step=True, prefix="tok")
     with pytest.raises(LattokError, match="`codebook_size`: expected the number of codes K of `latent.codes`, which"):
         latent_spec(dataset, "latent", "steps", 4, latent_dim=4)
     with pytest.raises(LattokError, match=r"`latent_dim`: expected the width .* \(4 numbers a row\), got none"):
@@ -151,7 +157,7 @@ COMMAND = "lattok annotate DATASET --model {} --prefix {} --out DIR"
             {},
             [
                 "`tok`: expected labels of an image model, got labels of an action tokenizer.",
-                "(LA-Tok)",
+                "Choose a strategy that learns from labels of an action tokenizer, or another prefix",
                 COMMAND.format("LAM", "tok"),
             ],
         ),
@@ -201,24 +207,39 @@ def test_vectors_that_were_left_out(annotated, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prefix", "target", "column", "shape"),
-    [("latent", "steps", "embedding", [2, 2]), ("tok", "chunk", "codes", [5]), ("tok", "chunk", "embedding", [3, 3])],
+    ("prefix", "target", "column", "facts"),
+    [
+        ("latent", "steps", "embedding", {"vectors": 2}),
+        ("tok", "chunk", "codes", {"steps": 5}),
+        ("tok", "chunk", "embedding", {"latent_dim": 3}),
+    ],
 )
-def test_a_shape_that_contradicts_provenance(rewritten, prefix, target, column, shape):
-    dataset = rewritten(lambda known: known[prefix]["columns"][f"{prefix}.{column}"].update(shape=shape))
+def test_a_spec_that_contradicts_the_columns(rewritten, prefix, target, column, facts):
+    dataset = rewritten(lambda known: known[prefix]["spec"].update(facts))
     with pytest.raises(LattokError, match=f"`{prefix}.{column}`: expected .* numbers a row.*annotate again"):
         latent_spec(dataset, prefix, target, 4)
 
 
-def test_labels_of_an_older_version_need_the_codebook_size(rewritten):
-    dataset = rewritten(lambda known: known["latent"].pop("codebook_size"))
+def test_labels_of_a_model_that_does_not_say_k_need_the_codebook_size(rewritten):
+    dataset = rewritten(lambda known: known["latent"]["spec"].update(codebook_size=0))
     with pytest.raises(LattokError, match="`codebook_size`: .* got none. Give codebook_size, as in the model's config"):
         latent_spec(dataset, "latent", "steps", 4)
     assert latent_spec(dataset, "latent", "steps", 4, codebook_size=300).codebook_size == 300
 
 
+def test_labels_of_another_version_are_to_be_made_again(rewritten):
+    dataset = rewritten(lambda known: known["latent"].pop("spec"))
+    with pytest.raises(
+        LattokError, match="lattok.json of annotated does not say what the labels `latent` are: another"
+    ):
+        latent_spec(dataset, "latent", "steps", 4)
+    dataset = rewritten(lambda known: known["latent"]["spec"].update(colour=1))
+    with pytest.raises(LattokError, match="`spec of latent.*expected what its labels are, got .*Annotate again"):
+        latent_spec(dataset, "latent", "steps", 4)
+
+
 def test_tokens_of_different_number_are_refused(rewritten):
-    dataset = rewritten(lambda known: known["tok"]["model"].update(type="fast"))
+    dataset = rewritten(lambda known: known["tok"]["spec"].update(steps=0))
     reason = "expected as many tokens in every chunk: placeholders are predicted in one pass, got .*FAST"
     with pytest.raises(LattokError, match="`tok`: " + reason):
         latent_spec(dataset, "tok", "chunk", 4)
@@ -241,8 +262,9 @@ def test_a_chunk_without_codes_is_none(tmp_path):
 
 def test_the_families_of_tokenizers():
     config = ActionVQConfig(action_dim=3, horizon=4, dim=16, heads=2, hidden=16, codebook_size=8)
-    assert tokenizer_spec(P2TActionVQ(config).eval(), 4) == LatentSpec("chunk", 4, 1, 8, 1, 16, per_step=True)
+    step = LatentSpec("chunk", 4, 1, 8, 1, 16, horizon=4, per_step=True)
+    assert tokenizer_spec(P2TActionVQ(config).eval(), 4) == step
     chunks = torch.randn(40, 4, 3)
-    assert tokenizer_spec(UniformBins.fit(chunks), 4) == LatentSpec("chunk", 12, 1, 256, 0, 0)
+    assert tokenizer_spec(UniformBins.fit(chunks), 4) == LatentSpec("chunk", 12, 1, 256, horizon=4)
     with pytest.raises(LattokError, match="`labeller`: expected as many tokens in every chunk"):
         tokenizer_spec(FAST.fit(chunks), 4)
