@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 import lattok
-from lattok.data import ActionWindows
+from lattok.samples import ActionWindows
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import lattok
-from lattok.data import ActionWindows, RobotDataset, read_vectors
+from lattok.data import RobotDataset, read_vectors
+from lattok.samples import ActionWindows
 from lattok.vla import CodeCrossEntropy, Supervised
 
 HORIZON, WIDTH = 8, 128

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 import lattok
-from lattok.data import ActionWindows
+from lattok.samples import ActionWindows
 
 
 def main() -> None:

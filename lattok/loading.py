@@ -9,7 +9,7 @@ from typing import Any
 from typing_extensions import Unpack
 
 from lattok import checks, hub
-from lattok.hub_client import LoadOptions
+from lattok.hub.client import LoadOptions
 
 PREFIX = "latent"  # of the columns of a model that stands alone
 LABELLER = "an action tokenizer or an image latent action model"

@@ -45,7 +45,7 @@ TESTS = {
         "tests/vla/test_supervised.py",
         "tests/vla/test_supervision.py",
     ),
-    "lattok/data/windows.py": ("tests/data/test_windows.py",),
+    "lattok/samples/windows.py": ("tests/samples/test_windows.py",),
 }
 COMPARE: dict[type, tuple[type, ...]] = {
     ast.Lt: (ast.LtE, ast.Gt),

@@ -27,7 +27,7 @@ import lattok
 from lattok.action_vq import FAST, FSQ, ActionVQConfig, FSQConfig, P2TActionVQ, UniformBins
 from lattok.cli import main
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.vla.released import ReleasedVLA, ReleasedVLAConfig
+from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
 from tests.annotation.fakes import tree
 from tests.conftest import CAMERAS, write_dataset
 from tests.vla.fakes import policy

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from lattok.runlog import METRICS, RunLog
+from lattok.training.runlog import METRICS, RunLog
 from tests import fuzz_artefacts as fuzz
 
 

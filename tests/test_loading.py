@@ -92,7 +92,7 @@ def test_a_family_loads_without_the_others():
 
 @pytest.mark.parametrize("recipe", [lattok.ActionVQRecipe, lattok.UniformBinsRecipe, lattok.VLARecipe])
 def test_a_horizon_that_no_episode_has_is_refused_before_anything_is_read(places, recipe, monkeypatch):
-    monkeypatch.setattr("lattok.data.windows.read_vectors", lambda *a: pytest.fail("actions were read"))
+    monkeypatch.setattr("lattok.samples.windows.read_vectors", lambda *a: pytest.fail("actions were read"))
     preset = {"preset": "scratch"} if recipe is lattok.VLARecipe else {}
     made = recipe.from_preset(places[0].root, places[2], **preset, horizon=16)
     with pytest.raises(LattokError, match="`horizon`: expected at most the 12 steps of the longest chosen .*, got 16"):

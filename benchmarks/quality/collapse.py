@@ -17,8 +17,9 @@ import torch
 
 import lattok
 from benchmarks.common import environment, write_results
-from lattok.data import ActionWindows, Feature, LeRobotWriter
+from lattok.data import Feature, LeRobotWriter
 from lattok.quantize import code_statistics
+from lattok.samples import ActionWindows
 
 STARTS = {
     "default": {},

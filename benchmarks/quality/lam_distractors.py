@@ -21,8 +21,8 @@ from torch import Tensor
 import lattok
 from benchmarks.common import environment, spread, write_results
 from benchmarks.quality import lam_runs
-from lattok.data import FramePairs
 from lattok.evaluation.questions.distractor import Overlay
+from lattok.samples import FramePairs
 from lattok.types import PairBatch
 
 OPTIONS = {"streams": "joint", "flow_weight": 1.0, "steps": 600, "continuous_steps": 150}

@@ -21,7 +21,7 @@ import torch
 from benchmarks.common import environment, spread, write_results
 from benchmarks.quality import lam_runs
 from benchmarks.quality.lam_runs import Demonstrations
-from lattok.data import FramePairs
+from lattok.samples import FramePairs
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "labels only": {"prediction_weight": 0.0, "flow_weight": 0.0},

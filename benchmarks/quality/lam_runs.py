@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 import lattok
-from lattok.data import FramePairs, camera_keys
-from lattok.data.windows import draw_labelled
+from lattok.data import camera_keys
 from lattok.evaluation.evidence.controls import ResidualKMeans
 from lattok.evaluation.evidence.probes import linear_probe, one_hot, pca
 from lattok.evaluation.questions.dependence import BlindDecoder
@@ -32,7 +31,10 @@ from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.flow import block_flow
 from lattok.quantize import code_statistics
 from lattok.recipes.image_lam import PairBatches
-from lattok.training import SeededBatches, fit
+from lattok.samples import FramePairs
+from lattok.samples.order import SeededBatches
+from lattok.samples.windows import draw_labelled
+from lattok.training import fit
 from lattok.types import LatentActions, PairBatch, join
 
 SECOND_ACTIONS = "1e70c1948911c3ff"  # first digits of SHA-256 of data/chunk-000/file-000.parquet

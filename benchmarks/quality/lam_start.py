@@ -19,10 +19,10 @@ import torch
 
 import lattok
 from benchmarks.common import environment, write_results
-from lattok.data import FramePairs
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.quantize import code_statistics
-from lattok.training import SeededBatches
+from lattok.samples import FramePairs
+from lattok.samples.order import SeededBatches
 
 CAMERA = "observation.images.corner2"
 SIZES: dict[str, Any] = {

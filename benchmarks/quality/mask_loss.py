@@ -17,7 +17,7 @@ import torch
 
 import lattok
 from benchmarks.common import environment, spread, write_results
-from lattok.data import ActionWindows
+from lattok.samples import ActionWindows
 
 DETACHED = {"mask_detach_target": True}
 SUM = {"loss_reduction": "sum", "clip_norm": 32.0}

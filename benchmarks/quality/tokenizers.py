@@ -30,9 +30,9 @@ from torch import Tensor
 
 import lattok
 from benchmarks.common import environment, spread, write_results
-from lattok.data import ActionWindows
 from lattok.evaluation.evidence.controls import ResidualKMeans
 from lattok.quantize import kmeans
+from lattok.samples import ActionWindows
 
 HORIZON, FPS = 8, 80
 ROOT = Path(__file__).parents[1]

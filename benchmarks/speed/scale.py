@@ -27,8 +27,8 @@ import torch
 import lattok
 from benchmarks.common import environment, write_results
 from benchmarks.speed.large_dataset import ACTION, generate
+from lattok.annotation.columns import plan_units
 from lattok.data import LeRobotV3, inspect_dataset
-from lattok.data.extend import plan_units
 
 RESULTS = Path(__file__).parents[1] / "results" / "scale.json"
 VIDEO_LIMIT = 100_000  # frames that are decoded; larger sizes are extrapolated

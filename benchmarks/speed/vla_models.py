@@ -68,7 +68,7 @@ def make_backbone(
     device: torch.device,
     checkpointing: bool = False,
 ) -> HFBackbone:
-    """A random Qwen3-VL with adapters that policies can share; `folder` has that of `lattok.vla.testing`."""
+    """A random Qwen3-VL with adapters that policies can share; `folder` has that of `lattok.backbones.tiny`."""
     torch.manual_seed(0)
     config: Any = transformers.AutoConfig.from_pretrained(folder)
     text = {**dims, "num_hidden_layers": layers}

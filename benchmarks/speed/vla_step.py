@@ -46,11 +46,11 @@ from benchmarks.speed.vla_models import (
 )
 from benchmarks.speed.vla_states import OURS, PLAIN, hidden_states
 from benchmarks.speed.vla_tables import BARS, PUBLISHED, markdown, notes
+from lattok.backbones.tiny import tiny_qwen3_vl
 from lattok.types import LatentTarget, PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA
 from lattok.vla.observations import policy_batch, prompts
 from lattok.vla.supervision import CodeCrossEntropy
-from lattok.vla.testing import tiny_qwen3_vl
 
 QUICK = ("baseline", "la_align", "la_direct", "la_tok")
 WHOLE, SPAN = "full vocabulary, whole sequence", "full vocabulary, placeholders only"

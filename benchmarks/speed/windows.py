@@ -29,13 +29,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import Case, environment, interleaved, write_results
 from benchmarks.speed.video import FRAMES, Video, borrow_ffmpeg, from_key_frame, moving_picture, write_video
-from lattok.data import ActionWindows, FramePairs, frame_store, open_dataset, sample_dataset_path
+from lattok.data import open_dataset, sample_dataset_path
 from lattok.data.video import decode_at
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.feature_cache import CachedFeatures, FeatureCache
 from lattok.image_lam.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.recipes.pairs import PairBatches
+from lattok.samples import ActionWindows, FramePairs
+from lattok.samples import frames as frame_store
 
 STRIDE, BATCH, SIZE = 16, 32, 64
 RANDOM_PAIRS = 480  # per round of a loader

@@ -28,8 +28,9 @@ from lattok.checks import LattokError
 from lattok.hub import HubModel
 from lattok.nn import same_precision
 from lattok.normalize import Normalizer, Unchosen
+from lattok.samples.order import SeededBatches
 from lattok.signals import Interrupted, restated
-from lattok.training import LoopOptions, SeededBatches
+from lattok.training import LoopOptions
 from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, LatentActions, LossTerms
 

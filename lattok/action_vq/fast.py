@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lattok import checks, files, hub_client
+from lattok import checks, files
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.bpe import CoefficientBPE, Reading, train, trimmed
 from lattok.action_vq.config import ChunkConfig
@@ -31,10 +31,10 @@ from lattok.action_vq.repair import Repaired
 from lattok.arrays import Values
 from lattok.checks import LattokError
 from lattok.devices import moved
-from lattok.hub import CONFIG, Place
-from lattok.hub_client import HubOptions
+from lattok.hub import CONFIG, Place, client
+from lattok.hub.client import HubOptions
+from lattok.hub.weights import Size, Sizes
 from lattok.normalize import read_statistics
-from lattok.weights import Size, Sizes
 
 INSIDE = "bpe_tokenizer"
 TOKENIZER, PROCESSOR = "tokenizer.json", "processor_config.json"
@@ -290,13 +290,13 @@ def _published(
     source: str | os.PathLike[str], revision: str | None, options: Mapping[str, Any]
 ) -> tuple[Path, Path, str | None]:
     """Folder and tokenizer.json of a published tokenizer, and its commit where `source` is a Hub id."""
-    hub_client.check_options(options, HubOptions.__annotations__)
+    client.check_options(options, HubOptions.__annotations__)
     folder, commit = Path(source).expanduser(), None
     if not folder.is_dir():
         wanted = [PROCESSOR, TOKENIZER, f"{INSIDE}/{TOKENIZER}"]
-        folder = hub_client.download("source", str(source), revision, wanted, options)
+        folder = client.download("source", str(source), revision, wanted, options)
         commit = folder.name
-    folder = hub_client.inside(folder, options.get("subfolder"))
+    folder = client.inside(folder, options.get("subfolder"))
     found = [place for place in (folder / TOKENIZER, folder / INSIDE / TOKENIZER) if place.is_file()]
     missing = [] if found else [f"{TOKENIZER}, here or in {INSIDE}/"]
     missing += [] if (folder / PROCESSOR).is_file() else [PROCESSOR]

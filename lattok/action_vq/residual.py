@@ -26,7 +26,7 @@ from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.synthetic import with_synthetic
 from lattok.arrays import Values
 from lattok.quantize import residual_kmeans
-from lattok.runlog import counted
+from lattok.training.runlog import counted
 
 ITERATIONS = 8  # of k-means
 FIT_BEAMS = 8

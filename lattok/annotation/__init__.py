@@ -17,16 +17,17 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from lattok import checks
+from lattok.annotation.columns import Unit, Unreadable, plan_units, unit_keys
 from lattok.annotation.engines import Engine, LocalEngine
 from lattok.annotation.labels import Labelled, Options, Work
 from lattok.annotation.output import Job, assemble
 from lattok.annotation.plan import check_models, check_places, identities_of, request_hash
 from lattok.annotation.ray_engine import RayEngine
+from lattok.annotation.staging import Busy, Failures, Staging
 from lattok.annotation.verify import Verification, verify
 from lattok.checks import LattokError
 from lattok.data import Progress, RobotDataset, as_dataset
-from lattok.data.extend import Unit, Unreadable, fingerprint, plan_units, unit_keys
-from lattok.data.staging import Busy, Failures, Staging
+from lattok.data.fingerprint import fingerprint
 from lattok.files import first_line
 from lattok.loading import by_prefix
 from lattok.normalize import for_dataset

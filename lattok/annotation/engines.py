@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Protocol
 
+from lattok.annotation.columns import Unit
 from lattok.annotation.labels import AHEAD_FRAMES, Labelled, Work, jobs, label_decoded, piece_of_frames
-from lattok.data.ahead import Ahead
-from lattok.data.extend import Unit
+from lattok.data.prefetch import Ahead
 
 
 class Engine(Protocol):

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 from lattok import checks, files
+from lattok.annotation.columns import Labels, Unit
+from lattok.annotation.staging import Failures
 from lattok.checks import LattokError
-from lattok.data import ActionWindows, RobotDataset, camera_keys
-from lattok.data.ahead import Abandoned, Ahead, Job, Stopped
-from lattok.data.extend import Labels, Unit
-from lattok.data.staging import Failures
+from lattok.data import RobotDataset, camera_keys
+from lattok.data.prefetch import Abandoned, Ahead, Job, Stopped
 from lattok.nn import torch_threads
+from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 
 BATCH = 1024  # action chunks per call of a tokenizer

@@ -10,9 +10,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from lattok.annotation.labels import Work, cameras_of
-from lattok.annotation.plan import Identities, versions
-from lattok.data.extend import (
+from lattok.annotation.columns import (
     Shapes,
     Unit,
     Unreadable,
@@ -21,8 +19,10 @@ from lattok.data.extend import (
     feature_entry,
     write_sidecar,
 )
+from lattok.annotation.labels import Work, cameras_of
+from lattok.annotation.plan import Identities, versions
+from lattok.annotation.staging import Failures, Staging, shapes_of
 from lattok.data.schema import PROVENANCE, readable
-from lattok.data.staging import Failures, Staging, shapes_of
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.files import read_json, write_json, write_text
 from lattok.labels.provenance import NOTE, carried

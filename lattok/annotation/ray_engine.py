@@ -17,9 +17,9 @@ from typing import Any
 from typing_extensions import Self
 
 from lattok import checks, files
+from lattok.annotation.columns import Unit
 from lattok.annotation.labels import Labelled, Work, label_unit
 from lattok.checks import LattokError
-from lattok.data.extend import Unit
 
 ATTEMPTS = 3  # workers that a unit may cost
 START_S = 300  # for the first worker to be there; a cluster may have to start machines

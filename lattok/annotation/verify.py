@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from lattok import checks
+from lattok.annotation.columns import Labels
 from lattok.annotation.labels import Options, Work, label_episode, reason
 from lattok.annotation.plan import check_model, identities_of, versions
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, as_dataset
-from lattok.data.extend import Labels
 from lattok.data.schema import PROVENANCE
 from lattok.labels.provenance import nothing, provenance_of, unsaid
 from lattok.labels.spec import LatentSpec

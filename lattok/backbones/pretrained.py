@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from packaging.version import Version
 
-from lattok import checks, files, hub_client, weights
+from lattok import checks, files
 from lattok.backbones.families import Family, family_of
+from lattok.hub import client, weights
 
 OLDEST = {"transformers": "5.4", "peft": "0.18"}
 INSTALL = "pip install 'lattok[vla]'"
@@ -125,7 +126,7 @@ def _download(name: str, revision: str | None) -> Path:
     except Exception as error:  # huggingface_hub raises many kinds; the user needs one line
         with suppress(Exception):  # some releases do not look for a commit in the cache when they are offline
             return Path(fetch(local_files_only=True))
-        hub_client.fail("backbone", name, revision, error)
+        client.fail("backbone", name, revision, error)
 
 
 def check_revision(name: str, found: str | None, saved: str | None) -> None:

@@ -148,7 +148,7 @@ def p2t_vla(
         base_model: Language model that the adapter is for.
         backbone_out: New folder for the language model's weights, adapter merged, where the file holds them.
     """
-    from lattok.vla.convert import read_p2t_vla
+    from lattok.vla.published.convert import read_p2t_vla
 
     folder = _new_folder(out)
     backbone = None if backbone_out is None else _new_folder(backbone_out, "backbone_out")

@@ -72,7 +72,7 @@ def demo(
 
 
 def _unfinished(annotated: Path) -> bool:
-    from lattok.data.staging import Staging
+    from lattok.annotation.staging import Staging
 
     return not annotated.exists() or Staging(annotated, "").folder.exists()  # or killed when all was done
 

@@ -1,32 +1,26 @@
-"""Robot datasets: open, look at, cut into windows, write. The format is LeRobot v3; `lerobot` is never needed."""
+"""Robot datasets: open, look at, write. The format is LeRobot v3; `lerobot` is never needed."""
 
-from lattok.data.action_convert import convert_actions
-from lattok.data.action_space import ActionSpace
-from lattok.data.action_view import action_spaces, declare, with_actions
-from lattok.data.augment import Augmentation
+from lattok.data.actions.convert import convert_actions
+from lattok.data.actions.space import ActionSpace
+from lattok.data.actions.view import action_spaces, declare, with_actions
 from lattok.data.camera_view import with_cameras
-from lattok.data.episodes import select_episodes, split_by_task
+from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.data.exporting import Exported, export
-from lattok.data.extend import fingerprint
-from lattok.data.inspect import inspect_dataset
+from lattok.data.formats.lerobot import LeRobotV3, sample_dataset_path
 from lattok.data.inspection import Inspection
+from lattok.data.inspection.run import inspect_dataset
 from lattok.data.interop import frames_from_lerobot
-from lattok.data.lerobot import LeRobotV3, sample_dataset_path
 from lattok.data.opening import as_dataset, open_dataset
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Feature, FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
-from lattok.data.windows import ActionWindows, FramePairs, read_vectors
 from lattok.data.writer import LeRobotWriter
 from lattok.findings import Finding
 
 __all__ = [
     "ActionSpace",
-    "ActionWindows",
-    "Augmentation",
     "Exported",
     "Feature",
     "Finding",
-    "FramePairs",
     "FrameTransform",
     "Inspection",
     "LeRobotV3",
@@ -40,7 +34,6 @@ __all__ = [
     "declare",
     "dimension_names",
     "export",
-    "fingerprint",
     "frames_from_lerobot",
     "inspect_dataset",
     "open_dataset",

@@ -26,8 +26,8 @@ import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.action_view import action_spaces
-from lattok.data.lerobot import LeRobotV3
+from lattok.data.actions.view import action_spaces
+from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset, View
 from lattok.types import Episode
 

@@ -8,10 +8,14 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from lattok import checks
-from lattok.data.schema import Damage, RobotDataset
+from lattok.checks import LattokError
+from lattok.data.schema import Damage, RobotDataset, dimension_names, vector_key
 from lattok.types import Episode
 
+EpisodeSpec = str | Sequence[int] | None
 FEW = 32  # a bisection costs about as much as this many episodes in a pass
 _RANGE = re.compile(r"(\d*):(\d*)|(\d+)")
 
@@ -137,3 +141,48 @@ def _whole(value: object) -> int:
         return int(value.__index__())  # type: ignore[attr-defined]
     except (AttributeError, TypeError):
         checks.fail("episodes", "whole numbers", repr(value))
+
+
+def read_vectors(dataset: RobotDataset, argument: str, key: str, episodes: Sequence[Episode]) -> np.ndarray:
+    """A numeric column of several episodes, one after the other, float32 [F, m]. NaN and infinity are errors."""
+    feature = vector_key(dataset, argument, key)
+    flat = np.empty((sum(e.length for e in episodes), *feature.shape), dtype=np.float32)
+    ends = np.cumsum([e.length for e in episodes])
+    for episode, rows in zip(episodes, np.split(flat, ends), strict=False):
+        values = dataset.columns(episode.index, [key])[key].reshape(rows.shape)
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
+            rows[:] = values
+        bad = np.argwhere(~np.isfinite(rows))
+        if len(bad):
+            frame, dim = bad[0]
+            raise LattokError(
+                f"`{key}`: expected finite numbers, got {values[frame, dim]} in episode {episode.index}, "
+                f"frame {frame}, dimension {dim} ({dimension_names(feature)[dim]}). "
+                "Repair it; training and evaluation can also leave the episode out with `episodes`."
+            )
+    return flat
+
+
+def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stride") -> None:
+    """The stride must leave at least half of the frames with a partner in their episode."""
+    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
+        checks.fail(name, "a whole number of frames of at least 1", repr(stride))
+    total = int(lengths.sum())
+
+    def pairs(gap: int) -> int:
+        return int(np.maximum(lengths - min(gap, total), 0).sum())
+
+    def too_long(gap: int) -> bool:
+        return 2 * pairs(gap) < total
+
+    if not too_long(stride):
+        return
+    usable = bisect_left(range(1, min(stride, total)), True, key=too_long)
+    largest = f"The largest usable stride is {usable} ({usable / fps:.3g} s)."
+    hint = largest if usable else "The episodes are too short for pairs."
+    checks.fail(
+        name,
+        "a gap that leaves at least half of the frames with a partner in their episode",
+        f"{stride} frames ({stride / fps:.3g} s), which leaves {pairs(stride)} of {total}",
+        hint,
+    )

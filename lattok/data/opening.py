@@ -7,18 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lattok import checks, hub_client
+from lattok import checks
 from lattok.checks import LattokError
-from lattok.data import hdf5, video_folder
-from lattok.data.action_view import declare, with_actions
+from lattok.data.actions.view import declare, with_actions
 from lattok.data.camera_view import with_cameras
-from lattok.data.hdf5 import RobomimicHDF5
-from lattok.data.lerobot import LeRobotV3
-from lattok.data.rlds import RLDS
+from lattok.data.formats import hdf5, video_folder
+from lattok.data.formats.hdf5 import RobomimicHDF5
+from lattok.data.formats.lerobot import LeRobotV3
+from lattok.data.formats.rlds import RLDS
+from lattok.data.formats.video_folder import VideoFolder
 from lattok.data.schema import PROVENANCE, RobotDataset
-from lattok.data.video_folder import VideoFolder
 from lattok.files import read_json
-from lattok.hub_client import HUB_ID, HubOptions
+from lattok.hub import client
+from lattok.hub.client import HUB_ID, HubOptions
 from lattok.places import followed
 
 _CLASSES = {"lerobot": LeRobotV3, "rlds": RLDS, "hdf5": RobomimicHDF5, "video": VideoFolder}
@@ -62,7 +63,7 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
         if revision is not None:
             raise LattokError(f"`revision` {revision!r} is for datasets of the Hub, and {place} is a local folder.")
         subfolder = options.get("subfolder")
-        return _open(hub_client.inside(place, subfolder) if subfolder else place, _without_hub(options))
+        return _open(client.inside(place, subfolder) if subfolder else place, _without_hub(options))
     if not HUB_ID.fullmatch(str(path)):
         hint = f"Recognised are {', '.join(_FORMATS.values())}."
         checks.fail("dataset", "a folder, a description file, or a Hub id such as org/name", f"`{path}`", hint)
@@ -88,9 +89,9 @@ def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
 def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -> RobotDataset:
     ours = {*_VIEWS, "name", *(name for names in _OPTIONS.values() for name in names)}
     asked = {name: value for name, value in options.items() if name not in ours}
-    hub_client.check_options(asked, _HUB)
-    snapshot = hub_client.download("dataset", hub_id, revision, None, asked, "dataset")
-    return _open(hub_client.inside(snapshot, options.get("subfolder")), {"name": hub_id} | _without_hub(options))
+    client.check_options(asked, _HUB)
+    snapshot = client.download("dataset", hub_id, revision, None, asked, "dataset")
+    return _open(client.inside(snapshot, options.get("subfolder")), {"name": hub_id} | _without_hub(options))
 
 
 def _without_hub(options: Mapping[str, Any]) -> dict[str, Any]:

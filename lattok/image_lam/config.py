@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.windows import check_action_target
 from lattok.quantize import STARTS
+from lattok.samples.windows import check_action_target
 
 MOST_PIXELS = 2048  # of a side
 QUANTIZERS = ("vq", "residual", "fsq", "none")

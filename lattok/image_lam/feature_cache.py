@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 from lattok import checks
-from lattok.data import Progress, RobotDataset, fingerprint
-from lattok.data.ahead import Abandoned, Ahead, Job, Stopped
+from lattok.data import Progress, RobotDataset
+from lattok.data.fingerprint import fingerprint
+from lattok.data.prefetch import Abandoned, Ahead, Job, Stopped
 from lattok.files import alone, whole_file
 from lattok.image_lam.features import FrozenFeatures
 from lattok.types import Episode

@@ -9,12 +9,14 @@ import torch
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq.config import QUICK_MODEL
-from lattok.data import ActionWindows, select_episodes
+from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
-from lattok.data.mixture import MixedBatches, MixedWindows, same_actions
 from lattok.normalize import Normalizer
 from lattok.recipes.common import EXTREMES, QUANTILES, MixOptions, Recipe, finish
-from lattok.training import LoopOptions, SeededBatches, fit
+from lattok.samples import ActionWindows
+from lattok.samples.mixture import MixedBatches, MixedWindows, same_actions
+from lattok.samples.order import SeededBatches
+from lattok.training import LoopOptions, fit
 from lattok.types import ActionBatch
 
 PAPER = {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "mask_weight": 0.1, "log_every": 100}

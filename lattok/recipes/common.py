@@ -20,14 +20,14 @@ from typing_extensions import Self
 from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
-from lattok.data.augment import Augmentation
 from lattok.data.content import Content, content_of, record_of
-from lattok.data.mixture import Source, open_mixture, parse_source
 from lattok.data.schema import short_name
 from lattok.hub import HubModel
 from lattok.recipes.options import chosen_fields, typed, types_of
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Begun, busy, never_saved, read_recipe
 from lattok.registry import Registry
+from lattok.samples.augment import Augmentation
+from lattok.samples.mixture import Source, open_mixture, parse_source
 from lattok.signals import restated
 from lattok.training import RECIPE, RUN, LoopOptions
 

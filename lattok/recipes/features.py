@@ -8,11 +8,12 @@ from itertools import accumulate
 
 import numpy as np
 
-from lattok.data import FramePairs, RobotDataset
+from lattok.data import RobotDataset
 from lattok.devices import device_called
 from lattok.image_lam.feature_cache import Clip, FeatureCache, PixelsOf
 from lattok.image_lam.features import FrozenFeatures
 from lattok.progress import bar
+from lattok.samples import FramePairs
 
 
 def know_features(

@@ -15,7 +15,6 @@ import torch
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, select_episodes
-from lattok.data.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
 from lattok.data.schema import short_name
 from lattok.evaluation.evidence.seen import training_entries
 from lattok.image_lam import ImageLAM, ImageLAMConfig
@@ -26,6 +25,7 @@ from lattok.recipes.common import Begun, ImageOptions, MixOptions, Recipe, agree
 from lattok.recipes.features import know_features
 from lattok.recipes.instructions import Instructions, embed, file_hash
 from lattok.recipes.pairs import PairBatches, attach_action_head, gaps_in_frames, read_pairs
+from lattok.samples.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
 from lattok.training import LoopOptions, fit
 
 PUBLISHED_IMAGES = {  # how the published code changes them, here and for its policies

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from lattok import checks
-from lattok.data import FramePairs, RobotDataset
-from lattok.data.augment import Augmentation, Draws, augment, draw
-from lattok.data.mixture import MixedBatches, MixedPairs
+from lattok.data import RobotDataset
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.recipes.instructions import Instructions
-from lattok.training import RUN, SeededBatches, mix
+from lattok.samples import FramePairs
+from lattok.samples.augment import Augmentation, Draws, augment, draw
+from lattok.samples.mixture import MixedBatches, MixedPairs
+from lattok.samples.order import SeededBatches
+from lattok.seeds import derive_seed
+from lattok.training import RUN
 from lattok.types import PairBatch
 
 
@@ -85,7 +88,7 @@ class PairBatches:
         self.known = torch.from_numpy(pairs.labelled.nonzero()[0])
         extra = labelled if len(self.known) else 0
         self.samples = size + extra  # per step
-        self.draw_known = _draw(pairs, True, extra, mix(seed, 1)) if extra else None
+        self.draw_known = _draw(pairs, True, extra, derive_seed(seed, 1)) if extra else None
         self.words = words
         self.text_of = None if words is None else words.rows(pairs.tasks[task] for task in pairs.task_of)
 

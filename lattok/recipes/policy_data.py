@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, cast
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, select_episodes, split_by_task
-from lattok.data.augment import augment, draw
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.loading import load
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
+from lattok.samples.augment import augment, draw
+from lattok.samples.order import SeededBatches
 from lattok.samples.policy import PolicyWindows
-from lattok.training import RUN, SeededBatches
+from lattok.training import RUN
 from lattok.types import ActionTokenizer, PolicyBatch
 
 

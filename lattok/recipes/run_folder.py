@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from lattok import checks, files
 from lattok.data.content import Content
-from lattok.runlog import BOARD, METRICS
 from lattok.training import RECIPE, RUN
+from lattok.training.runlog import BOARD, METRICS
 
 LOCK = "lock"
 NEW_RUN = "Put back the file as it was, or start a new run in another folder."

@@ -32,8 +32,8 @@ from lattok.recipes.policy_data import (
     with_its_labels,
 )
 from lattok.recipes.vla import HELD_OUT, VLARecipe, policy_config
-from lattok.runlog import METRICS, read_metrics
 from lattok.training import RECIPE, RUN, fit
+from lattok.training.runlog import METRICS, read_metrics
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla import STRATEGIES, VLAConfig
 from lattok.vla.losses import action_loss

@@ -14,11 +14,12 @@ import torch
 from lattok.action_vq import FAST, FSQ, ResidualVQ, UniformBins
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.config import ChunkConfig
-from lattok.data import ActionWindows, select_episodes
+from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.loading import load
 from lattok.recipes.common import Recipe, finish, first_process, wait_for_all
 from lattok.recipes.options import types_of
+from lattok.samples import ActionWindows
 
 Tokenizer = TypeVar("Tokenizer", bound=ChunkTokenizer)
 SAMPLED = 2048  # chunks that the summary after fitting looks at

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.episodes import select_episodes
-from lattok.data.frame_store import decode_all
+from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
-from lattok.data.windows import ActionWindows, EpisodeSpec, instructions, read_vectors
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
+from lattok.samples.frames import decode_all
+from lattok.samples.windows import ActionWindows, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 
 

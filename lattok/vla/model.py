@@ -25,7 +25,8 @@ from lattok import checks, files
 from lattok.backbones import Backbone
 from lattok.checks import LattokError
 from lattok.hub import HubModel
-from lattok.hub_client import HUB_ID
+from lattok.hub.client import HUB_ID
+from lattok.hub.weights import Sizes
 from lattok.normalize import Normalizer
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla.build import MERGED, open_backbone
@@ -34,7 +35,6 @@ from lattok.vla.head import ActionHead, Chosen, LayerStates, States, pool_codes
 from lattok.vla.observations import check_batch, policy_batch, prompts
 from lattok.vla.queue import ActionQueues
 from lattok.vla.strategies import build_supervision
-from lattok.weights import Sizes
 
 
 class Seen(NamedTuple):

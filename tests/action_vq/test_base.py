@@ -12,7 +12,7 @@ from lattok.action_vq.errors import compare
 from lattok.action_vq.inputs import join_chunks
 from lattok.action_vq.repair import held_from_neighbours
 from lattok.checks import LattokError
-from lattok.training import Interrupted
+from lattok.signals import Interrupted
 
 NAMES = ("x", "y", "gripper")
 

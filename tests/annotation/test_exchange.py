@@ -9,9 +9,9 @@ from contextlib import suppress
 import pytest
 
 from lattok import files
-from lattok.annotation import annotate
+from lattok.annotation import annotate, staging
 from lattok.checks import LattokError
-from lattok.data import open_dataset, staging
+from lattok.data import open_dataset
 from tests.annotation.fakes import MODELS, tree
 
 

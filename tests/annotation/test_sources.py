@@ -21,7 +21,7 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.labels import with_labels
 from tests.annotation.fakes import tree
 from tests.conftest import write_dataset
-from tests.data.test_hdf5 import write_libero
+from tests.data.formats.test_hdf5 import write_libero
 from tests.real import BRIDGE, FRANKA, needs_real
 
 

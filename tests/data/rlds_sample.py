@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from lattok.data import open_dataset
-from lattok.data.rlds import RLDS
+from lattok.data.formats.rlds import RLDS
 
 NAME = "toy_arm"
 CLASSES = "tensorflow_datasets.core.features."

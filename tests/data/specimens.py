@@ -12,9 +12,9 @@ LABELS = "labels"  # folder of the labels, beside `source`
 
 def write_originals(root: Path) -> dict[str, Path]:
     """One tiny dataset of every format."""
+    from tests.data.formats.test_hdf5 import write_libero
+    from tests.data.formats.test_video_folder import write_video
     from tests.data.rlds_sample import write_rlds
-    from tests.data.test_hdf5 import write_libero
-    from tests.data.test_video_folder import write_video
 
     videos = root / "video"
     for i, name in enumerate(("open/a.mp4", "open/b.mkv", "close/c.mp4")):

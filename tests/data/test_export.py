@@ -346,7 +346,7 @@ def test_rlds_comes_through_whole(tmp_path):
 
 def test_hdf5_comes_through_whole(tmp_path):
     pytest.importorskip("h5py")
-    from tests.data.test_hdf5 import write_libero
+    from tests.data.formats.test_hdf5 import write_libero
 
     source = open_dataset(write_libero(tmp_path / "open_the_drawer_demo.hdf5"))
     same_values(open_dataset(export(source, tmp_path / "out", images="image").path), source)

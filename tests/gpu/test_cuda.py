@@ -18,7 +18,8 @@ from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.data import open_dataset, sample_dataset_path
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, VLARecipe
-from lattok.training import CHECKPOINT, RUN, Interrupted
+from lattok.signals import Interrupted
+from lattok.training import CHECKPOINT, RUN
 
 pytestmark = [
     pytest.mark.gpu,

@@ -99,7 +99,7 @@ def test_training_is_the_same_without_a_cache_cold_and_warm(dataset, tmp_path, f
     with monkeypatch.context() as patch:
         patch.setattr(FrozenFeatures, "forward", None)  # nothing is computed any more
         if "flow" not in preset:
-            patch.setattr("lattok.data.lerobot.LeRobotV3.frames", None)  # nor decoded
+            patch.setattr("lattok.data.formats.lerobot.LeRobotV3.frames", None)  # nor decoded
         warm = trained(dataset, tmp_path / "warm", preset, **options, feature_cache=str(cache))
     assert len(without[1]) == 5
     assert without == cold == warm

@@ -19,7 +19,7 @@ from lattok.samples.policy import PolicyWindows
 from tests.annotation.fakes import FakeLAM
 from tests.conftest import write_dataset
 from tests.data.memory import MemoryDataset, labels_for
-from tests.data.policies import Demonstrations, StepTokenizer, WholeTokenizer
+from tests.samples.policies import Demonstrations, StepTokenizer, WholeTokenizer
 
 
 class Tokenizer(StepTokenizer):

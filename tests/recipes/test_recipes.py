@@ -9,10 +9,10 @@ import torch
 
 import lattok
 from lattok.checks import LattokError
-from lattok.data.augment import Augmentation, augment, draw
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.recipes.image_lam import PairBatches
 from lattok.recipes.options import read_options
+from lattok.samples.augment import Augmentation, augment, draw
 
 TINY = {"horizon": 4, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 16, "batch_size": 8, "device": "cpu"}
 LAM = {
@@ -95,7 +95,7 @@ def test_the_paper_looks_at_the_first_camera_alone(dataset, tmp_path):
 
 def test_both_frames_of_a_pair_are_changed_alike(dataset):
     """Otherwise the codes would say how the camera was moved, and nobody moved it."""
-    from lattok.data import FramePairs
+    from lattok.samples import FramePairs
 
     pairs = FramePairs(dataset, 2, labelled_fraction=0.2)
     pairs.second = pairs.first  # nothing moves
@@ -214,7 +214,7 @@ def test_the_artefact_knows_what_it_was_trained_on(dataset, tmp_path):
 
 
 def test_extra_labelled_pairs_are_labelled_and_nothing_else_is_seen(dataset, tmp_path):
-    from lattok.data import FramePairs
+    from lattok.samples import FramePairs
 
     pairs = FramePairs(dataset, 2, labelled_fraction=0.2)
     batch = PairBatches(pairs, 6, 2, 0)(3, 0, 1)

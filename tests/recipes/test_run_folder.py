@@ -21,9 +21,9 @@ from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, UniformBinsRecipe
 from lattok.recipes.study import _held_out
-from lattok.runlog import METRICS
 from lattok.signals import Interrupted
 from lattok.training import CHECKPOINT, RECIPE, RUN
+from lattok.training.runlog import METRICS
 from tests.conftest import write_dataset
 
 TINY = {"dim": 16, "heads": 2, "hidden": 16, "horizon": 4, "codebook_size": 8, "device": "cpu", "batch_size": 8}
@@ -327,7 +327,7 @@ def test_a_run_that_met_a_full_disk_goes_on_either_way(root, whole, tmp_path, mo
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    for place in ("lattok.checkpoints.save", "lattok.recipes.action_vq.finish"):
+    for place in ("lattok.training.checkpoints.save", "lattok.recipes.action_vq.finish"):
         for resume in (False, True):
             out = tmp_path / f"{place}-{resume}"
             with monkeypatch.context() as patch:

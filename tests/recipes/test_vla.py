@@ -13,7 +13,7 @@ from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.recipes.study import BLIND, PROPRIO, title_of, train_study
-from lattok.training import Interrupted
+from lattok.signals import Interrupted
 from lattok.vla import STRATEGIES
 from tests.conftest import CAMERAS
 from tests.recipes.policies import SIZES, TINY, annotated

@@ -15,7 +15,7 @@ from benchmarks.reference.vla import StraightforwardVLA  # noqa: E402
 from benchmarks.speed import vla_models, vla_step  # noqa: E402
 from benchmarks.speed.vla_states import Alive  # noqa: E402
 from lattok.backbones.hf import HFBackbone  # noqa: E402
-from lattok.vla.testing import tiny_qwen3_vl  # noqa: E402
+from lattok.backbones.tiny import tiny_qwen3_vl  # noqa: E402
 
 CPU = torch.device("cpu")
 

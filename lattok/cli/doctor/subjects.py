@@ -15,9 +15,9 @@ from lattok.evaluation.evidence.seen import training_entries
 from lattok.evaluation.page.advice import advice_on
 from lattok.evaluation.report import tally
 from lattok.findings import Finding
-from lattok.hub_client import download
+from lattok.hub.client import download
+from lattok.hub.records import read_evaluation
 from lattok.loading import load
-from lattok.records import read_evaluation
 
 Found = Iterator[tuple[str, str] | Finding]
 MOST = 8  # episodes or columns named in a finding

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lattok.data import FramePairs, RobotDataset, read_vectors, select_episodes
+from lattok.data import RobotDataset, read_vectors, select_episodes
 from lattok.evaluation.evidence.split import evenly
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.flow import block_flow
+from lattok.samples import FramePairs
 from lattok.types import LatentActions, join
 
 MOST_PAIRS = (4000, 2000)  # training, held-out; more of them move the figures less than the seed does

@@ -17,11 +17,12 @@ from torch import Tensor
 from lattok import checks
 from lattok.action_vq import FAST, UniformBins
 from lattok.checks import LattokError
-from lattok.data import ActionWindows, RobotDataset
+from lattok.data import RobotDataset
 from lattok.evaluation.evidence.controls import JointBins, ResidualKMeans
 from lattok.evaluation.evidence.split import Split
 from lattok.normalize import Normalizer
 from lattok.quantize import CodeStatistics, code_statistics
+from lattok.samples import ActionWindows
 from lattok.types import ActionBatch, ActionTokenizer
 
 BATCH = 1024

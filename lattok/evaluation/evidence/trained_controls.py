@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from lattok import files
 from lattok.data import RobotDataset
 from lattok.data.content import content_of
-from lattok.data.windows import draw_labelled
 from lattok.evaluation.evidence.pair_set import PairSet, PairSource, encode_pairs
 from lattok.evaluation.evidence.split import Split
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.samples.order import SeededBatches
+from lattok.samples.windows import draw_labelled
+from lattok.seeds import derive_seed
 from lattok.signals import Interrupted, restated
-from lattok.training import LoopOptions, SeededBatches, fit, mix
+from lattok.training import LoopOptions, fit
 from lattok.types import PairBatch
 
 CONTROL_LOOP = LoopOptions(
@@ -170,7 +172,7 @@ def _trained(model: ImageLAM, train: PairSet, labelled: Tensor, per_batch: int, 
     seed, size = training.options.seed, max(2, training.options.batch_size)
     extra = min(max(per_batch, 1), size - 1)  # without any, many a batch would teach nothing
     draw = SeededBatches(len(frames), size - extra, seed)
-    draw_known = SeededBatches(len(known), extra, mix(seed, 1))
+    draw_known = SeededBatches(len(known), extra, derive_seed(seed, 1))
 
     def batches(step: int, process: int, processes: int) -> PairBatch:
         chosen = torch.cat([draw(step), known[draw_known(step)]])[process::processes]

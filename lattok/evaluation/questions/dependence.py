@@ -22,7 +22,7 @@ from lattok.evaluation.page import svg
 from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.parts import Decoder
-from lattok.training import SeededBatches
+from lattok.samples.order import SeededBatches
 from lattok.types import LossTerms
 
 BLIND = "without_latents"

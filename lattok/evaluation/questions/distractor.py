@@ -28,7 +28,7 @@ from lattok.evaluation.evidence.probes import Fold, Probe, one_hot
 from lattok.evaluation.evidence.split import evenly
 from lattok.evaluation.page import svg
 from lattok.evaluation.report import Interval, Outcome, Pictures, Section, Table, TableRow, Verdict, percent, printed
-from lattok.training import mix
+from lattok.seeds import derive_seed
 from lattok.types import LatentActions, join
 
 MOST = (1200, 600)  # pairs of each split, whose features are computed again
@@ -162,8 +162,8 @@ class Targets(NamedTuple):
 
 def separation(evidence: LatentEvidence) -> Separation:
     """Measure how much of the action and of the patch the model's streams carry, then the controls."""
-    train = disturbed(evidence, evidence.train, MOST[0], mix(evidence.seed, 11))
-    held_out = disturbed(evidence, evidence.held_out, MOST[1], mix(evidence.seed, 12))
+    train = disturbed(evidence, evidence.train, MOST[0], derive_seed(evidence.seed, 11))
+    held_out = disturbed(evidence, evidence.held_out, MOST[1], derive_seed(evidence.seed, 12))
     episodes, action = evidence.train.episode_of[train.rows.numpy()], None
     if evidence.target is not None:
         full = evidence.target

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.data import ActionWindows
 from lattok.evaluation.evidence.tokenizer_evidence import Method, Rate, TokenizerEvidence
 from lattok.evaluation.page import svg
 from lattok.evaluation.report import Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.quantize import CodeStatistics
+from lattok.samples import ActionWindows
 
 NAMES = {
     "model": "tokenizer",

@@ -11,12 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import lattok
-from lattok.data import ActionWindows, Feature, LeRobotWriter
+from lattok.data import Feature, LeRobotWriter
 from lattok.data.content import content_of, record_of
 from lattok.data.video import VideoEncoder
 from lattok.evaluation.evidence.seen import seen_episodes
 from lattok.labels import with_labels
 from lattok.recipes import ImageLAMRecipe, UniformBinsRecipe
+from lattok.samples import ActionWindows
 from tests.data.rlds_sample import describe, example, open_rlds, record, shard_path, write_rlds
 from tests.data.rlds_sample import episode as recorded
 

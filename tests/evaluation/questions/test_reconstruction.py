@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lattok import FAST, LattokError, UniformBins
-from lattok.data import ActionWindows
 from lattok.evaluation import evaluate
 from lattok.evaluation.page import render
+from lattok.samples import ActionWindows
 from tests.evaluation.worlds import World
 
 

@@ -1,0 +1,214 @@
+"""A folder next to the output in which a run collects finished units, so that the next run can continue it.
+
+.<out>.partial/lock                held by the process that works here
+.<out>.partial/units/<request>/    labels of the finished units, by what was asked for
+.<out>.partial/unreadable/         what of the source could not be copied, by file
+.<out>.partial/dataset/            the output while it is put together; after an exchange what it replaced
+.<out>.partial/done                written when the output is complete, before it takes its place
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattok.annotation.columns import Labels, Rows, Shapes, Unit
+from lattok.checks import LattokError
+from lattok.data.fingerprint import fingerprint
+from lattok.files import MARK, claimed, exchange, finish_exchange, read_json, sweep, sync_folder, whole_file, write_json
+from lattok.places import inside
+
+FAILED = "failed"  # next to the columns of a unit, all of which have a dot in their names
+DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
+MARKS = ("lock", "done")
+
+Failures = dict[str, dict[int, str]]  # prefix -> episode -> why it has no labels
+
+
+class Stored(NamedTuple):
+    """A unit as it lies in the folder."""
+
+    rows: Labels  # by column, of the episodes that have labels, in order
+    failures: Failures
+
+
+class Busy(LattokError):
+    """The folder is somebody else's, for now or for good."""
+
+
+class Staging:
+    """The folder for the output `out`; `request` is the hash of what was asked for."""
+
+    def __init__(self, out: Path, request: str):
+        self.out, self.request = out, request
+        self.folder = out.with_name(f".{out.name}.partial")
+        self.dataset = self.folder / "dataset"
+        self.unreadable = self.folder / "unreadable"
+        self._units = self.folder / "units" / request[:16]
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder for this process; the lock goes with the process, however it ends."""
+        try:
+            file = claimed(self.folder)
+        except LattokError as error:
+            raise Busy(str(error)) from None
+        if file is None:
+            raise Busy(f"`out`: {self.out} is being annotated by another process.")
+        with file:
+            finish_exchange(self.dataset, self.out)
+            yield
+
+    def has(self, key: str) -> bool:
+        """Whether all labels of a unit are there; one with failures is worth another try."""
+        failures = self.failures(key)
+        return failures is not None and not any(failures.values())
+
+    def store(self, key: str, rows: Labels, failures: Failures) -> None:
+        """Keep the labels of a unit, whole or not at all."""
+        flat = [(prefix, str(index), why) for prefix, part in failures.items() for index, why in part.items()]
+        failed = np.array(flat, dtype=str).reshape(-1, 3)
+        with whole_file(self._path(key)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **{FAILED: failed, **rows})  # type: ignore[arg-type]
+
+    def load(self, key: str) -> Stored:
+        """What was stored of a unit."""
+        try:
+            with open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
+                rows = {name: stored[name] for name in stored if name != FAILED}
+                return Stored(rows, _failures(stored))
+        except DAMAGED:
+            self._path(key).unlink()
+            message = f"{self._path(key)} was damaged since it was written, and is removed. Run the same command again."
+            raise LattokError(message) from None
+
+    def failures(self, key: str) -> Failures | None:
+        """What is missing in a unit, and why; None where the unit is not there. Reads nothing else."""
+        try:
+            with open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
+                return _failures(stored)
+        except (FileNotFoundError, *DAMAGED):
+            return None
+
+    def row_reader(self, units: Sequence[Unit], keys: Sequence[str], shapes: Shapes) -> Rows:
+        """`rows(first, last)` of one file from the units that cover it; holds one unit in memory."""
+        held: dict[int, Labels] = {}
+
+        def rows(first: int, last: int) -> Labels:
+            parts = []
+            for unit, key in zip(units, keys, strict=True):
+                if unit.first < last and first < unit.last:
+                    if unit.number not in held:
+                        held.clear()
+                        held[unit.number] = filled(unit, self.load(key), shapes)
+                    low, high = max(first, unit.first) - unit.first, min(last, unit.last) - unit.first
+                    parts.append({name: values[low:high] for name, values in held[unit.number].items()})
+            return {name: np.concatenate([part[name] for part in parts]) for name in shapes}
+
+        return rows
+
+    def place(self, file: str) -> Path:
+        """Return where a file of the output is put together: below the folder, under any name that the source has."""
+        return inside(self.dataset, file, f"{self.out}, a file of it")
+
+    def begin_assembly(self, state: str) -> None:
+        """Keep files that were put together from this same state of source and labels, and only those."""
+        mark = self.folder / "assembled"
+        if not (mark.is_file() and mark.read_text() == state):
+            for folder in (self.dataset, self.unreadable):
+                if folder.exists():
+                    shutil.rmtree(folder)
+            with whole_file(mark) as temporary:
+                temporary.write_text(state)
+        for folder in (self.dataset, self.unreadable):  # what is in there will be published
+            sweep(folder, below=True)
+
+    def publish(self, record: Mapping[str, Any]) -> None:
+        """Move the dataset to `out`, or let them change places where something is there. `record` says what it is.
+
+        A kill at any point leaves a state that the next run finishes.
+        """
+        mark, replaced = fingerprint(self.dataset, linked=True), self.published()
+        done = {"made_by": MARK.strip(), "request": self.request, "mark": mark, **record}
+        if replaced is not None:  # which still lies there if the process is killed now
+            done["replaced"] = {name: value for name, value in replaced.items() if name != "replaced"}
+        write_json(self.folder / "done", done)
+        if self.out.exists():
+            exchange(self.dataset, self.out)
+        else:
+            os.rename(self.dataset, self.out)
+        sync_folder(self.out.parent)
+
+    def published(self) -> dict[str, Any] | None:
+        """The record of what lies at `out`, if it is the untouched result of an earlier run of this request."""
+        if not (self.folder / "done").is_file() or not self.out.exists():
+            return None
+        done, mark = read_json(self.folder / "done"), fingerprint(self.out, linked=True)
+        records = [done, *([done["replaced"]] if "replaced" in done else [])] if done["request"] == self.request else []
+        return next((record for record in records if record["mark"] == mark), None)
+
+    def remove(self, but_units: bool = False) -> None:
+        """Delete the folder, its marks last; with `but_units` labels stay, for a run that fills gaps."""
+        finish_exchange(self.dataset, self.out)
+        for folder in (self.dataset, self.unreadable, *([] if but_units else [self.folder / "units"])):
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # not there, or a disk that refuses
+            (self.folder / "assembled").unlink()
+        if not but_units:
+            with suppress(OSError):  # `done` goes last: until then a run that comes after a kill knows what this is
+                for path in self.folder.iterdir():
+                    if path.name not in MARKS:
+                        path.unlink()
+                for name in MARKS:
+                    (self.folder / name).unlink(missing_ok=True)
+                self.folder.rmdir()
+
+    def forget_units(self) -> None:
+        """Delete the units of this request."""
+        shutil.rmtree(self._units, ignore_errors=True)
+
+    def holds_labels(self) -> bool:
+        """Whether any unit of this request is there."""
+        return any(self._units.glob("*.npz"))
+
+    def is_new(self) -> bool:
+        """Whether nothing here is worth keeping: no labels of any request, no record of an output."""
+        return not any((self.folder / "units").glob("*/*.npz")) and not (self.folder / "done").exists()
+
+    def _path(self, key: str) -> Path:
+        return self._units / f"{key}.npz"
+
+
+def filled(unit: Unit, stored: Stored, shapes: Shapes) -> Labels:
+    """Labels of all rows of a unit: where there are none, codes are -1, vectors 0, and nothing is valid."""
+    rows: Labels = {}
+    for name, (dtype, shape) in shapes.items():
+        failed = next((part for prefix, part in stored.failures.items() if name.startswith(prefix + ".")), {})
+        labelled = np.repeat([index not in failed for index in unit.episodes], unit.lengths)
+        rows[name] = np.full((len(labelled), *shape), -1 if name.endswith(".codes") else 0, dtype=dtype)
+        if labelled.any():
+            found = stored.rows[name]
+            if (str(found.dtype), found.shape[1:] or (1,)) != (dtype, shape):
+                got, wanted = f"{found.dtype} {list(found.shape[1:])}", f"{dtype} {list(shape)} as in other episodes"
+                raise LattokError(f"`{name}`: expected {wanted}, got {got} in episode {unit.episodes[0]} or after it.")
+            rows[name][labelled] = found.reshape(-1, *shape)
+    return rows
+
+
+def _failures(stored: Mapping[str, np.ndarray]) -> Failures:
+    failures: Failures = {}
+    for prefix, index, why in stored[FAILED].tolist():
+        failures.setdefault(prefix, {})[int(index)] = why
+    return failures
+
+
+def shapes_of(rows: Labels) -> Shapes:
+    """Dtype and shape of one row of every column."""
+    return {name: (str(values.dtype), values.shape[1:] or (1,)) for name, values in rows.items()}

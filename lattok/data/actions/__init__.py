@@ -1,0 +1,1 @@
+"""What the dimensions of an action mean, and conversion from one meaning to another."""

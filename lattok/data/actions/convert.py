@@ -1,0 +1,250 @@
+"""Actions of one space in the numbers of another one, where that is exact; everything else is an error that says why.
+
+Exact are: forms of one rotation; scales, axes and signs; gripper conventions; deltas to absolute values and back, and
+the tool's frame to the base's and back, both with the state that a delta starts from; velocities with `fps`.
+
+Angles of Euler and axis-angle forms stay within (-pi, pi], so a series of absolute ones may jump by 2 pi where the
+rotation does not; quaternions have w >= 0 and may change sign as a whole there. rot6d and matrix never jump.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.actions.rotations import from_matrix, to_matrix, wrapped
+from lattok.data.actions.space import GRIPPERS, WIDTH, ActionSpace, Gripper, Joints, Part, Position, Rotation
+
+Space = ActionSpace | str | Sequence[Any]
+P = TypeVar("P", bound=Part)
+
+
+def convert_actions(
+    actions: Any,
+    source: Space,
+    target: Space,
+    *,
+    state: Any = None,
+    state_space: Space | None = None,
+    fps: float | None = None,
+    drop: Sequence[str] = (),
+) -> np.ndarray:
+    """Actions [..., m] of the space `source` as float32 [..., n] of the space `target`.
+
+    `state` [..., s] of `state_space` is what deltas start from: measured states, or the targets of the step before.
+    `drop` names kinds of parts, such as "rotation", that `target` leaves out. Parts that are the same in both keep
+    their bits; the others are computed in float64.
+    """
+    source, target = ActionSpace.of(source, "source"), ActionSpace.of(target, "target")
+    array = _checked("actions", actions, source)
+    start = _start(array.shape[:-1], state, state_space, fps)
+    _check_parts(source, target, drop)
+    found = {part.key: (part, span) for part, span in source.spans()}
+    result = np.empty((*array.shape[:-1], target.dim), dtype=np.float32)
+    rows, flat = result.reshape(-1, target.dim), array.reshape(-1, source.dim)
+    for part, span in target.spans():
+        before, columns = found[part.key]
+        numbers = flat[:, columns]
+        rows[:, span] = numbers if before == part else _converted(numbers.astype(np.float64), before, part, start)
+    return result
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What deltas start from, and how long a step takes."""
+
+    parts: dict[tuple[str, str], tuple[Part, np.ndarray]]
+    fps: float | None
+
+    def of(self, kind: type[P], arm: str, why: str) -> tuple[P, np.ndarray]:
+        """The state's part of that kind and arm, with its numbers [N, k]."""
+        part, numbers = self.parts.get((kind.kind, arm), (None, np.empty(0)))
+        if not isinstance(part, kind):
+            what = kind.kind + (f" of arm {arm!r}" if arm else "")
+            checks.fail(
+                "state", f"the {what} that a step starts from, for {why}", "none", "Pass state and state_space."
+            )
+        return part, numbers
+
+
+def _start(lead: tuple[int, ...], state: Any, space: Space | None, fps: float | None) -> _Start:
+    if fps is not None:
+        checks.positive(fps=fps)
+    if (state is None) != (space is None):
+        checks.fail("state", "state and state_space together", "one of them")
+    if state is None or space is None:
+        return _Start({}, fps)
+    space = ActionSpace.of(space, "state_space")
+    array = _checked("state", state, space)
+    if array.shape[:-1] != lead:
+        checks.fail("state", f"one row for each of the actions {list(lead)}", f"{list(array.shape[:-1])}")
+    flat = array.reshape(-1, space.dim).astype(np.float64)
+    for part in space.parts:
+        if getattr(part, "mode", "absolute") != "absolute":
+            checks.fail("state_space", "absolute parts", part.text)
+    return _Start({part.key: (part, flat[:, span]) for part, span in space.spans()}, fps)
+
+
+def _checked(name: str, values: Any, space: ActionSpace) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf" or array.ndim < 1:
+        checks.fail(name, "an array of numbers", f"{array.dtype} of shape {list(array.shape)}")
+    checks.size(name, f"dimensions ({', '.join(space.names)})", array.shape[-1], space.dim)
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        *row, dim = bad[0].tolist()
+        checks.fail(name, "finite numbers", f"{array[tuple(bad[0])]} in row {row}, dimension {space.names[dim]}")
+    return array
+
+
+def _check_parts(source: ActionSpace, target: ActionSpace, drop: Sequence[str]) -> None:
+    """Every part of the target has a counterpart, and every other one of the source is dropped by name."""
+    kinds = {part.kind for part in source.parts}
+    if not isinstance(drop, list | tuple):
+        checks.fail("drop", "a list of kinds of parts", repr(drop))
+    for name in drop:
+        checks.one_of("drop", name, sorted(kinds))
+    there = {part.key for part in source.parts}
+    for part in target.parts:
+        if part.key in there:
+            continue
+        if part.kind in ("position", "rotation") and "joints" in kinds:
+            hint = "Where joints bring the tool is the robot's kinematics: convert with its own model, or keep joints."
+        elif part.kind == "joints" and "position" in kinds:
+            hint = "Which joints reach a pose is the robot's inverse kinematics: convert with its own model."
+        else:
+            hint = "Leave it out of the target, or give arms the same names in both."
+        checks.fail("target", f"parts that the source has ({', '.join(p.text for p in source.parts)})", part.text, hint)
+    wanted = {part.key for part in target.parts}
+    for part in source.parts:
+        if part.key not in wanted and part.kind not in drop:
+            hint = f"Add it to the target, or drop it on purpose: drop=({part.kind!r},)."
+            checks.fail("target", f"every part of the source, {part.text} among them", "a space without it", hint)
+
+
+def _converted(numbers: np.ndarray, before: Part, after: Part, start: _Start) -> np.ndarray:
+    """Numbers [N, k] float64 of one part as those of its counterpart."""
+    if isinstance(before, Position) and isinstance(after, Position):
+        return _position(numbers, before, after, start)
+    if isinstance(before, Rotation) and isinstance(after, Rotation):
+        return _rotation(numbers, before, after, start)
+    if isinstance(before, Joints) and isinstance(after, Joints):
+        return _joints(numbers, before, after, start)
+    if isinstance(before, Gripper) and isinstance(after, Gripper):
+        return _gripper(numbers, before, after)
+    return checks.fail("target", f"{before.text}, which is passed on as it is", after.text)
+
+
+def _position(numbers: np.ndarray, before: Position, after: Position, start: _Start) -> np.ndarray:
+    if {axis.removeprefix("-") for axis in before.axes} != {axis.removeprefix("-") for axis in after.axes}:
+        checks.fail("target", f"the axes {', '.join(before.axes)} in any order", ", ".join(after.axes))
+    vectors = _metres(numbers, before)
+    if (before.mode, before.frame) != (after.mode, after.frame):
+        why = f"{before.mode} ({before.frame}) to {after.mode} ({after.frame})"
+        if "absolute" in (before.mode, after.mode):
+            known, values = start.of(Position, before.arm, why)
+            if not set(_plain(before)) <= set(_plain(known)):
+                checks.fail("state_space", f"a position with the axes {', '.join(_plain(before))}", known.text)
+            place = _metres(values, known)
+        else:
+            place = np.zeros(3)
+        turn = _orientation(before, start, why) if "tool" in (before.frame, after.frame) else np.eye(3)[None]
+        # by way of deltas along the axes of the base
+        if before.mode == "absolute":
+            vectors = vectors - place
+        elif before.frame == "tool":
+            vectors = (turn @ vectors[..., None])[..., 0]
+        if after.mode == "absolute":
+            vectors = vectors + place
+        elif after.frame == "tool":
+            vectors = (np.swapaxes(turn, 1, 2) @ vectors[..., None])[..., 0]
+    signs = np.array([-1.0 if axis.startswith("-") else 1.0 for axis in after.axes])
+    return vectors[:, ["xyz".index(axis) for axis in _plain(after)]] * signs / after.scale
+
+
+def _plain(part: Position) -> list[str]:
+    return [axis.removeprefix("-") for axis in part.axes]
+
+
+def _metres(numbers: np.ndarray, part: Position) -> np.ndarray:
+    """Metres along x, y and z [N, 3]; 0 for axes that the part does not have."""
+    vectors = np.zeros((len(numbers), 3))
+    for column, axis in enumerate(part.axes):
+        sign = -1.0 if axis.startswith("-") else 1.0
+        vectors[:, "xyz".index(axis[-1])] = numbers[:, column] * sign * part.scale
+    return vectors
+
+
+def _orientation(part: Position | Rotation, start: _Start, why: str) -> np.ndarray:
+    """The tool's rotation at the start of each step, [N, 3, 3]."""
+    known, values = start.of(Rotation, part.arm, why)
+    return to_matrix(values * known.scale, known.form)
+
+
+def _rotation(numbers: np.ndarray, before: Rotation, after: Rotation, start: _Start) -> np.ndarray:
+    same = (before.mode, before.frame) == (after.mode, after.frame)
+    if same and before.form == after.form:
+        return numbers * (before.scale / after.scale)
+    if same:
+        return from_matrix(to_matrix(numbers * before.scale, before.form), after.form) / after.scale
+    why = f"{before.mode} ({before.frame}) to {after.mode} ({after.frame})"
+    old = _orientation(before, start, why)
+    # by way of where the tool shall point
+    if before.mode == "increment":
+        new = to_matrix(_euler(before, start, why) + numbers * before.scale, "euler_xyz")
+    else:
+        given = to_matrix(numbers * before.scale, before.form)
+        new = given if before.mode == "absolute" else given @ old if before.frame == "base" else old @ given
+    if after.mode == "increment":
+        return wrapped(from_matrix(new, "euler_xyz") - _euler(after, start, why)) / after.scale
+    back = np.swapaxes(old, 1, 2)
+    turned = new if after.mode == "absolute" else new @ back if after.frame == "base" else back @ new
+    return from_matrix(turned, after.form) / after.scale
+
+
+def _euler(part: Rotation, start: _Start, why: str) -> np.ndarray:
+    """The angles that increments are added to, as the state has them: another form does not say which."""
+    known, values = start.of(Rotation, part.arm, why)
+    if known.form != "euler_xyz":
+        checks.fail("state_space", "a rotation as euler_xyz, which increments are added to", known.text)
+    return values * known.scale
+
+
+def _joints(numbers: np.ndarray, before: Joints, after: Joints, start: _Start) -> np.ndarray:
+    checks.size("target", "joints", after.n, before.n)
+    values = numbers * before.scale
+    if before.mode == after.mode:
+        return values / after.scale
+    why = f"joints from {before.mode} to {after.mode}"
+    if "velocity" in (before.mode, after.mode) and start.fps is None:
+        checks.fail("fps", f"frames per second, for {why}", "none", "A velocity is held for one frame.")
+    place = np.zeros(1)
+    if "absolute" in (before.mode, after.mode):
+        known, place = start.of(Joints, before.arm, why)
+        checks.size("state_space", "joints", known.n, before.n)
+        place = place * known.scale
+    if before.mode == "absolute":
+        values = values - place
+    elif before.mode == "velocity":
+        values = values / (start.fps or 1)
+    if after.mode == "absolute":
+        values = values + place
+    elif after.mode == "velocity":
+        values = values * (start.fps or 1)
+    return values / after.scale
+
+
+def _gripper(numbers: np.ndarray, before: Gripper, after: Gripper) -> np.ndarray:
+    if WIDTH in (before.convention, after.convention):
+        raise LattokError(
+            f"`target`: a gripper cannot go from {before.convention} to {after.convention}: a width in metres does not "
+            "say when a gripper counts as open, and open or closed says no width. Keep it, or make the column yourself."
+        )
+    closed, opened = GRIPPERS[before.convention]
+    least, most = GRIPPERS[after.convention]
+    return least + (numbers - closed) / (opened - closed) * (most - least)

@@ -1,0 +1,286 @@
+"""What the numbers of an action mean: an `ActionSpace` is a tuple of parts over consecutive dimensions.
+
+    ActionSpace((Position(), Rotation("euler_xyz"), Gripper("open_is_1")))      in Python
+    [{"part": "position"}, {"part": "rotation", "form": "euler_xyz"},           in JSON
+     {"part": "gripper", "convention": "open_is_1"}]
+    "bridge"                                                                    by name (`PRESETS`)
+
+A dataset declares spaces by column, in `meta/action_space.json` or under `action_space` of a description file:
+{"action": "bridge", "observation.state": [...]}. Nothing is guessed from numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from lattok import checks
+from lattok.data.actions.rotations import SIZES
+
+# Number that stands for closed and for open.
+GRIPPERS = {
+    "open_is_1": (0.0, 1.0),
+    "closed_is_1": (1.0, 0.0),
+    "open_is_plus_1": (-1.0, 1.0),
+    "closed_is_plus_1": (1.0, -1.0),
+}
+WIDTH = "width"
+EULER = ("roll", "pitch", "yaw")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the dimensions of an action. `arm` tells parts of one kind apart, such as "left" and "right"."""
+
+    kind: ClassVar[str]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What identifies the part in its space, and its counterpart in another one."""
+        return self.kind, getattr(self, "arm", "")
+
+    @property
+    def size(self) -> int:
+        """Dimensions."""
+        return len(self.names)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each dimension."""
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        """The part in words, for messages."""
+        values = ((f.name, getattr(self, f.name), f.default) for f in fields(self))
+        more = ", ".join(f"{name}={value!r}" for name, value, default in values if value != default)
+        return f"{self.kind}({more})"
+
+    def _named(self, *names: str) -> tuple[str, ...]:
+        arm = getattr(self, "arm", "")
+        return tuple(f"{arm}_{name}" if arm else name for name in names)
+
+
+@dataclass(frozen=True)
+class Position(Part):
+    """Where the tool goes: by how much (`delta`), along the axes of the base or of the tool, or where to (`absolute`).
+
+    `scale`: metres for one unit of the numbers. `axes`: what the numbers are, "-x" where the sign is turned around.
+    """
+
+    mode: str = "delta"
+    frame: str = "base"
+    scale: float = 1.0
+    axes: tuple[str, ...] = ("x", "y", "z")
+    arm: str = ""
+    kind: ClassVar[str] = "position"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", tuple(self.axes))
+        _check_frame(self.mode, self.frame, ("delta", "absolute"))
+        checks.positive(scale=self.scale)
+        plain = [axis.removeprefix("-") for axis in self.axes]
+        if not plain or len(set(plain)) != len(plain) or not set(plain) <= {"x", "y", "z"}:
+            checks.fail("axes", 'different ones of "x", "y", "z", each with or without "-"', repr(self.axes))
+        if self.frame == "tool" and len(plain) != 3:
+            checks.fail("axes", "all three in the frame of the tool", repr(self.axes))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._named(*self.axes)
+
+
+@dataclass(frozen=True)
+class Rotation(Part):
+    """How the tool turns, in one of the forms of `rotations`, or which way it shall point (`absolute`).
+
+    A `delta` is a rotation: about the axes of the base, new = delta @ old, or of the tool, new = old @ delta. An
+    `increment` is what Euler angles grow by, which is no rotation of its own. `scale`: radians for one unit.
+    """
+
+    form: str
+    mode: str = "delta"
+    frame: str = "base"
+    scale: float = 1.0
+    arm: str = ""
+    kind: ClassVar[str] = "rotation"
+
+    def __post_init__(self) -> None:
+        checks.one_of("form", self.form, SIZES)
+        _check_frame(self.mode, self.frame, ("delta", "absolute", "increment"))
+        checks.positive(scale=self.scale)
+        if self.mode == "increment" and self.form != "euler_xyz":
+            checks.fail("form", "euler_xyz with increments", repr(self.form))
+        if self.scale != 1 and SIZES[self.form] != 3:
+            checks.fail("scale", f"1 for {self.form}, whose numbers are no angles", self.scale)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        if self.form == "euler_xyz":
+            return self._named(*EULER)
+        letters = {"axis_angle": "xyz", "quaternion_xyzw": "xyzw", "quaternion_wxyz": "wxyz"}
+        return self._named(*(f"r{end}" for end in letters.get(self.form, map(str, range(SIZES[self.form])))))
+
+
+@dataclass(frozen=True)
+class Joints(Part):
+    """`n` joints: where to (`absolute`), by how much (`delta`), or how fast (`velocity`, per second).
+
+    `scale`: radians (or metres) for one unit; pi / 180 for degrees.
+    """
+
+    n: int
+    mode: str = "absolute"
+    scale: float = 1.0
+    arm: str = ""
+    kind: ClassVar[str] = "joints"
+
+    def __post_init__(self) -> None:
+        checks.counts(n=self.n)
+        checks.one_of("mode", self.mode, ("absolute", "delta", "velocity"))
+        checks.positive(scale=self.scale)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._named(*(f"joint_{i}" for i in range(self.n)))
+
+
+@dataclass(frozen=True)
+class Gripper(Part):
+    """How far the gripper is open: 0 to 1 or -1 to 1, either way round, or its `width` in metres."""
+
+    convention: str
+    arm: str = ""
+    kind: ClassVar[str] = "gripper"
+
+    def __post_init__(self) -> None:
+        checks.one_of("convention", self.convention, (*GRIPPERS, WIDTH))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._named("gripper")
+
+
+@dataclass(frozen=True)
+class Other(Part):
+    """`n` numbers whose meaning only matters to whoever reads them; they are passed on as they are."""
+
+    n: int
+    arm: str = ""
+    kind: ClassVar[str] = "other"
+
+    def __post_init__(self) -> None:
+        checks.counts(n=self.n)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._named(*(f"other_{i}" for i in range(self.n)))
+
+
+KINDS: dict[str, type[Part]] = {part.kind: part for part in (Position, Rotation, Joints, Gripper, Other)}
+
+
+@dataclass(frozen=True)
+class ActionSpace:
+    """Parts over consecutive dimensions."""
+
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if not self.parts:
+            checks.fail("action_space", "at least one part", "none")
+        for part in self.parts:
+            arm = getattr(part, "arm", "")
+            if not isinstance(arm, str):
+                checks.fail("arm", 'text such as "left"', repr(arm))
+        keys = [part.key for part in self.parts]
+        for key in keys:
+            if keys.count(key) > 1:
+                checks.fail(
+                    "action_space", "parts that differ in kind or `arm`", f"two of kind {key[0]!r}", "Name arms."
+                )
+
+    @classmethod
+    def of(cls, value: ActionSpace | str | Sequence[Any], argument: str = "action_space") -> ActionSpace:
+        """A space from itself, the name of a preset, or a list of parts, each a `Part` or its JSON."""
+        if isinstance(value, ActionSpace):
+            return value
+        if isinstance(value, str):
+            checks.one_of(argument, value, PRESETS)
+            return PRESETS[value]
+        if not isinstance(value, list | tuple):
+            checks.fail(argument, f"a list of parts, or one of {', '.join(PRESETS)}", type(value).__name__)
+        return cls(tuple(part if isinstance(part, Part) else _part(part, argument) for part in value))
+
+    @property
+    def dim(self) -> int:
+        """Dimensions in all."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each dimension."""
+        return tuple(name for part in self.parts for name in part.names)
+
+    def spans(self) -> list[tuple[Part, slice]]:
+        """Every part with its dimensions."""
+        spans, start = [], 0
+        for part in self.parts:
+            spans.append((part, slice(start, start + part.size)))
+            start += part.size
+        return spans
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """What `of` reads: equal to itself after a trip through a file."""
+        values = ({"part": part.kind, **asdict(part)} for part in self.parts)
+        return [{name: list(v) if isinstance(v, tuple) else v for name, v in value.items()} for value in values]
+
+
+def _part(value: Any, argument: str) -> Part:
+    if not isinstance(value, Mapping) or "part" not in value:
+        checks.fail(argument, 'parts such as {"part": "gripper", "convention": "open_is_1"}', f"{value!r:.60}")
+    checks.one_of(f"{argument}: part", value["part"], KINDS)
+    kind, given = KINDS[value["part"]], {name: v for name, v in value.items() if name != "part"}
+    known = {f.name: f for f in fields(kind)}
+    checks.known_keys(f"{argument}: {kind.kind}", given, list(known))
+    for name, number in given.items():
+        if name == "scale" and (isinstance(number, bool) or not isinstance(number, int | float)):
+            checks.fail(f"{argument}: scale", "a number", repr(number))
+        if name == "axes" and (not isinstance(number, list | tuple) or not all(isinstance(a, str) for a in number)):
+            checks.fail(f"{argument}: axes", 'a list such as ["x", "-y", "z"]', repr(number))
+    try:
+        return kind(**given)
+    except TypeError as error:
+        return checks.fail(f"{argument}: {kind.kind}", f"the fields {', '.join(known)}", str(error))
+
+
+def _check_frame(mode: str, frame: str, modes: Sequence[str]) -> None:
+    checks.one_of("mode", mode, modes)
+    checks.one_of("frame", frame, ("base", "tool"))
+    if mode != "delta" and frame != "base":
+        checks.fail("frame", f"base with mode={mode}", repr(frame), "Only deltas can be along the tool's own axes.")
+
+
+_DELTA_EULER = ActionSpace((Position(), Rotation("euler_xyz"), Gripper("open_is_1")))
+# robosuite's OSC_POSE: one unit is 5 cm, or half a radian
+_OSC_POSE = ActionSpace(
+    (Position(scale=0.05), Rotation("axis_angle", scale=0.5), Gripper("closed_is_plus_1")),
+)
+PRESETS: dict[str, ActionSpace] = {
+    "bridge": _DELTA_EULER,
+    "open_x": _DELTA_EULER,  # as Octo and OpenVLA lay out what they train on
+    "libero": _OSC_POSE,
+    "robomimic": _OSC_POSE,
+    "metaworld": ActionSpace((Position(scale=0.01), Gripper("closed_is_plus_1"))),
+    "aloha": ActionSpace(
+        (
+            Joints(6, arm="left"),
+            Gripper("open_is_1", arm="left"),
+            Joints(6, arm="right"),
+            Gripper("open_is_1", arm="right"),
+        )
+    ),
+    "franka_joints": ActionSpace((Joints(7), Gripper("open_is_1"))),
+}

@@ -1,0 +1,149 @@
+"""Datasets that say what their actions mean, and that offer them in another action space.
+
+    declared = declare(dataset, {"action": "bridge"})      or meta/action_space.json in the dataset
+    converted = with_actions(declared, "libero")           columns() then gives `action` in that space
+
+Both are views: nothing is read before columns() is called, all else is the dataset's own, and they can be pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lattok import checks, files
+from lattok.checks import LattokError
+from lattok.data.actions.convert import Space, convert_actions
+from lattok.data.actions.space import ActionSpace
+from lattok.data.schema import Feature, RobotDataset, View, vector_key
+from lattok.places import inside
+
+DECLARATION = Path("meta") / "action_space.json"
+
+
+def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:
+    """The spaces that a dataset declares, by column."""
+    if dataset.action_spaces is not None:
+        return dict(dataset.action_spaces)
+    path = dataset.root / DECLARATION
+    if not path.is_file():
+        return {}
+    return _declared(dataset, files.read_json(inside(dataset.root, DECLARATION, str(path))), str(path))
+
+
+def declare(dataset: RobotDataset, spaces: Mapping[str, Space]) -> RobotDataset:
+    """The dataset with spaces for some of its columns, such as {"action": "bridge"}, over those it declares itself."""
+    return _Declared(dataset, action_spaces(dataset) | _declared(dataset, spaces, "action_space"))
+
+
+def with_actions(
+    dataset: RobotDataset,
+    space: Space,
+    key: str = "action",
+    state_key: str | None = "observation.state",
+    *,
+    drop: Sequence[str] = (),
+) -> RobotDataset:
+    """The dataset with its column `key` converted to `space`, see `convert_actions`; all else as it is.
+
+    The dataset must declare the space of `key`. The column `state_key` is what deltas start from, where the conversion
+    needs that and the dataset declares its space. What cannot be converted is an error here, not at the first episode.
+    """
+    listed = isinstance(drop, list | tuple) and all(isinstance(text, str) for text in (key, *drop))
+    if not listed or not isinstance(state_key, str | None):
+        checks.fail("actions", "names of columns, and `drop` as a list of kinds", f"{key!r}, {state_key!r}, {drop!r}")
+    declared = action_spaces(dataset)
+    if key not in declared:
+        hint = f'Say it in {DECLARATION}, in a description file ("action_space"), or with lattok.data.declare.'
+        checks.fail("action_space", f"the space of `{key}` in {dataset.name}", "none", hint)
+    return _Converted(dataset, ActionSpace.of(space), key, state_key, tuple(drop), declared)
+
+
+def check_trained_space(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, key: str) -> None:
+    """Refuse actions of another kind than a tokenizer learned from, as far as its training.json says what that was."""
+    known = trained_on or {}
+    entries = known.get("mixture", [known])
+    own = [entry for entry in entries if entry.get("dataset") == dataset.name]  # may have been undeclared then too
+    spaces = [entry["action_space"] for entry in own or entries if "action_space" in entry]
+    if not spaces:
+        return
+    wanted, space = ActionSpace.of(spaces[0], "training.json"), action_spaces(dataset).get(key)
+    if space != wanted:
+        expected = f"{', '.join(part.text for part in wanted.parts)} in `{key}` of {dataset.name}, as in training"
+        got = "no declaration" if space is None else ", ".join(part.text for part in space.parts)
+        hint = "Give the description file that the tokenizer was trained with, or one that converts the actions."
+        checks.fail("action_space", expected, got, hint)
+
+
+class _Declared(View):
+    def __init__(self, dataset: RobotDataset, spaces: dict[str, ActionSpace]):
+        super().__init__(dataset)
+        self.action_spaces = spaces
+
+
+class _Converted(View):
+    def __init__(
+        self,
+        dataset: RobotDataset,
+        space: ActionSpace,
+        key: str,
+        state_key: str | None,
+        drop: tuple[str, ...],
+        declared: dict[str, ActionSpace],
+    ):
+        super().__init__(dataset)
+        self._key, self._source, self._target, self._drop = key, declared[key], space, drop
+        self._state_key = state_key if state_key in declared else None
+        self._state_space = declared[state_key] if state_key is not None and state_key in declared else None
+        self._needs_state = False
+        self._check()
+        self.features = {**dataset.features, key: Feature("float32", (space.dim,), space.names)}
+        self.action_spaces = {**declared, key: space}
+        self.actions_as = {**dataset.actions_as, key: space.to_json()}  # for provenance
+
+    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """As the dataset's, with the column converted."""
+        if self._key not in keys:
+            return self.dataset.columns(episode_index, keys)
+        state = [self._state_key] if self._needs_state and self._state_key is not None else []
+        read = self.dataset.columns(episode_index, list(dict.fromkeys([*keys, *state])))
+        try:
+            values = self._convert(read[self._key], *(read[name] for name in state))
+        except LattokError as error:
+            raise LattokError(f"{self.dataset.name}, episode {episode_index}, `{self._key}`: {error}") from None
+        return {name: values if name == self._key else read[name] for name in keys}
+
+    def _check(self) -> None:
+        """Convert nothing, to learn whether it is possible, and whether it takes the state."""
+        nothing = np.empty((0, self._source.dim))
+        try:
+            self._convert(nothing)
+        except LattokError:
+            if self._state_space is None:
+                raise
+            self._needs_state = True
+            self._convert(nothing, np.empty((0, self._state_space.dim)))
+
+    def _convert(self, actions: np.ndarray, state: np.ndarray | None = None) -> np.ndarray:
+        """[T, m] or [T] to [T, n] or [T]."""
+        start: dict[str, Any] = {}
+        if state is not None and self._state_space is not None:
+            start = {"state": state.reshape(-1, self._state_space.dim), "state_space": self._state_space}
+        rows = actions.reshape(-1, self._source.dim)
+        rows = convert_actions(rows, self._source, self._target, fps=self.dataset.fps, drop=self._drop, **start)
+        return rows[:, 0] if self._target.dim == 1 else rows
+
+
+def _declared(dataset: RobotDataset, spaces: Any, where: str) -> dict[str, ActionSpace]:
+    if not isinstance(spaces, Mapping):
+        checks.fail(where, 'spaces by column, such as {"action": "bridge"}', type(spaces).__name__)
+    found = {}
+    for key, value in spaces.items():
+        feature = vector_key(dataset, where, key)
+        found[key] = ActionSpace.of(value, f"{where}: {key}")
+        axis = f"dimensions ({', '.join(found[key].names)} declared)"
+        checks.size(f"{where}: {key}", axis, feature.shape[0], found[key].dim)
+    return found

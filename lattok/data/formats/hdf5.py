@@ -1,0 +1,248 @@
+"""Demonstrations in HDF5 files as robomimic and LIBERO write them. Needs h5py: pip install 'lattok[hdf5]'."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import RLock
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.formats.hdf5_meta import (
+    Contents,
+    Demo,
+    Stored,
+    alike,
+    difference,
+    import_h5py,
+    open_file,
+    read_contents,
+    reading,
+    try_contents,
+)
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
+from lattok.data.video import BLOCK, BLOCK_BYTES
+from lattok.findings import Finding
+from lattok.places import followed
+from lattok.types import Episode
+
+SUFFIXES = (".hdf5", ".h5")
+OPEN_FILES = 16
+SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
+KEYS = {"actions": "action", "rewards": "next.reward", "dones": "next.done"}
+FINGERS = ("gripper_0", "gripper_1")
+# What `observation.state` is made of where no dataset has that name: LIBERO's parts, and robosuite's.
+STATES = (
+    (("ee_pos", "ee_ori", "gripper_states"), ("x", "y", "z", "rx", "ry", "rz", *FINGERS)),
+    (("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"), ("x", "y", "z", "rx", "ry", "rz", "rw", *FINGERS)),
+)
+
+
+UPSIDE_DOWN = Finding(
+    "note",
+    "Pictures are stored upside down (macros_image_convention is opengl) and come as they are stored.",
+    "Show a trained model pictures the same way up: OpenVLA and others turn them by 180 degrees.",
+)
+
+
+class Column(NamedTuple):
+    """Where a column comes from: one dataset, or several side by side."""
+
+    parts: tuple[Stored, ...]
+    feature: Feature
+
+
+class RobomimicHDF5(RobotDataset):
+    """A robomimic or LIBERO file, or a folder of such files; see `lattok.data.RobotDataset` for what it offers.
+
+    Episodes are the demonstrations of the files in the order of their names, demo_2 before demo_10. Pictures among the
+    observations (uint8 [T, H, W, 3]) are cameras `observation.images.<name>`, other numbers `observation.<name>`.
+    `observation.state` is an observation of that name, or LIBERO's or robosuite's position, rotation and gripper side
+    by side. Numbers stay of the stored type; `next.done` is bool. The frame rate is `fps`, else the `control_freq` in
+    env_args. The instruction is LIBERO's (or RoboCasa's), else the name of the environment, else of the file.
+    `left_out` has what is not offered, with the reason, `findings` what inspection should say.
+
+    A demonstration that cannot be read is in `damaged` and keeps its number. A file of a folder that cannot be opened
+    takes one number there, as how many it held cannot be told: once it is repaired, later files have other numbers.
+
+    Pictures come as they are stored. LIBERO stores them upside down (`macros_image_convention` is "opengl", rows from
+    the bottom); what OpenVLA and others train on is turned by 180 degrees, which also swaps left and right.
+    """
+
+    kind = "hdf5"
+
+    def __init__(self, path: str | Path, name: str | None = None, *, fps: float | None = None):
+        self.root = Path(path)
+        self.name = name or (self.root.stem if self.root.is_file() else self.root.resolve().name)
+        if fps is not None:
+            checks.positive(fps=fps)
+        import_h5py()  # missing, it is no damage of a file
+        read = read_contents if self.root.is_file() else try_contents
+        contents = {file: read(file) for file in _files(self.root)}
+        listed = [demo for content in contents.values() for demo in content.demos]
+        self._demos = {index: demo for index, demo in enumerate(listed) if isinstance(demo, Demo)}
+        self.damaged = tuple(Damage(index, reason) for index, reason in enumerate(listed) if isinstance(reason, str))
+        if not self._demos:
+            raise LattokError(f"{self.root}: no demonstration can be read, first {self.damaged[0].reason}")
+        self.tasks = tuple(dict.fromkeys(demo.instruction for demo in self._demos.values()))
+        self.episodes = tuple(Episode(i, demo.length, (demo.instruction,)) for i, demo in self._demos.items())
+        first = _checked_alike(contents)
+        self.fps = _frames_per_second(self.root, contents) if fps is None else float(fps)
+        self.robot, self.left_out = first.robot, dict(first.left_out)
+        self.findings = (UPSIDE_DOWN,) if first.upside_down else ()
+        self._columns = _columns(first.layout)
+        self.features = {key: column.feature for key, column in self._columns.items()} | INDEX_FEATURES
+        self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
+        self._open: OrderedDict[Path, Any] = OrderedDict()
+        self._lock, self._process = RLock(), os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        left = {"_open": OrderedDict(), "_lock": None, "_process": None}  # handles and locks stay here
+        return self.__dict__ | left
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state | {"_lock": RLock(), "_process": os.getpid()})
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        """The file that holds an episode."""
+        return (self._demo(episode_index).file,)
+
+    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of one episode: [T] for scalars (shape (1,)), else [T, *shape]. Only these are read."""
+        demo = self._demo(episode_index)
+        known = [key for key in self.features if key not in self.cameras]
+        columns = {}
+        for key in keys:
+            if key not in known:
+                checks.fail("keys", "columns among " + checks.listed(known), f"{key!r:.200}")
+            if key in INDEX_FEATURES:
+                task = self.tasks.index(demo.instruction)
+                columns[key] = index_column(key, demo.length, episode_index, task, self.fps)
+            else:
+                columns[key] = self._column(episode_index, self._columns[key])
+        return columns
+
+    def length(self, episode_index: int) -> int:
+        return self._demo(episode_index).length
+
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        (stored,) = self._columns[camera].parts
+        step = max(1, min(BLOCK, BLOCK_BYTES // math.prod(stored.shape)))
+        for i in range(0, len(indices), step):
+            yield self._rows(episode_index, stored, indices[i : i + step])
+
+    def _column(self, episode_index: int, column: Column) -> np.ndarray:
+        length = self._demo(episode_index).length
+        parts = [self._rows(episode_index, stored, np.arange(length)) for stored in column.parts]
+        if len(parts) > 1:
+            values = np.concatenate(parts, axis=1)
+        else:
+            values = parts[0].reshape(length, *(() if column.feature.shape == (1,) else column.feature.shape))
+        return values.astype(column.feature.dtype, copy=False)
+
+    def _rows(self, episode_index: int, stored: Stored, rows: np.ndarray) -> np.ndarray:
+        """Rows of a dataset, ascending and each once."""
+        demo = self._demo(episode_index)
+        first, last = int(rows[0]), int(rows[-1]) + 1
+        with self._own_lock(), reading(demo.file, f", {demo.name} (episode {episode_index})"):
+            dataset = self._file(demo.file)["data"][demo.name][stored.path]
+            if (dataset.dtype.name, dataset.shape) != (stored.dtype, (demo.length, *stored.shape)):
+                raise LattokError(
+                    f"{demo.file}, {demo.name} (episode {episode_index}): `{stored.path}` is not as it was when the "
+                    "dataset was opened. Open it again."
+                )
+            if last - first > SPARSE * len(rows):
+                return dataset[rows]
+            block = dataset[first:last]
+            return block if len(block) == len(rows) else block[rows - first]
+
+    def _own_lock(self) -> RLock:
+        """The lock of this process: a fork shares neither locks nor positions in files with its parent."""
+        if self._process != os.getpid():
+            self._open, self._lock, self._process = OrderedDict(), RLock(), os.getpid()
+        return self._lock
+
+    def _file(self, path: Path) -> Any:
+        """The opened file; the last few stay open."""
+        if path not in self._open:
+            self._open[path] = open_file(path)
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(path)
+        return self._open[path]
+
+    def _demo(self, episode_index: int) -> Demo:
+        if episode_index not in self._demos:
+            self.no_episode(episode_index)
+        return self._demos[episode_index]
+
+
+def _files(root: Path) -> list[Path]:
+    if root.is_file():
+        return [root]
+    if not root.is_dir():
+        checks.fail("path", "an HDF5 file or a folder of them", f"{root}", "There is no such file.")
+    files = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    for file in files:
+        followed(root, file, str(file))
+    if not files:
+        checks.fail("path", f"a folder with files {' or '.join(SUFFIXES)}", f"none in {root}")
+    return files
+
+
+def _checked_alike(contents: dict[Path, Contents]) -> Contents:
+    """What holds for all files: the first one that can be read, which all others must be like."""
+    readable = [(file, content) for file, content in contents.items() if content.layout]
+    first_file, first = readable[0]
+    for file, content in readable:
+        if not alike(content.layout, first.layout):
+            raise LattokError(
+                f"{file} differs from {first_file} in {difference(first.layout, content.layout)}. "
+                "Open them apart: put files of one kind into a folder of their own."
+            )
+    return first
+
+
+def _frames_per_second(root: Path, contents: dict[Path, Contents]) -> float:
+    contents = {file: content for file, content in contents.items() if content.layout}  # those that can be read
+    file, first = next(iter(contents.items()))
+    beside = root.absolute().with_suffix(".json")
+    hint = f'Write {{"dataset": "{root.name}", "fps": 20}} into a file such as {beside} and open that.'
+    if first.fps is None:
+        checks.fail("fps", f"the control_freq of env_args, which {file} does not have", "none", hint)
+    for other, content in contents.items():
+        if content.fps != first.fps:
+            got = "none" if content.fps is None else f"{content.fps:g}"
+            checks.fail("fps", f"one for all, {first.fps:g} as in {file}", f"{got} in {other}", hint)
+    return first.fps
+
+
+def _columns(layout: tuple[Stored, ...]) -> dict[str, Column]:
+    """Features by key, cameras last."""
+    columns: dict[str, Column] = {}
+    observations: dict[str, Stored] = {}
+    for stored in layout:
+        name = stored.path.removeprefix("obs/")
+        if stored.is_camera:
+            continue
+        dtype = "bool" if stored.path == "dones" else stored.dtype
+        feature = Feature(dtype, stored.shape or (1,), None)
+        columns[KEYS.get(stored.path, f"observation.{name}")] = Column((stored,), feature)
+        observations[name] = stored
+    for names, dimensions in STATES:
+        parts = tuple(observations[name] for name in names if name in observations)
+        flat = len(parts) == len(names) and all(len(part.shape) == 1 for part in parts)
+        if "observation.state" not in columns and flat and sum(part.shape[0] for part in parts) == len(dimensions):
+            dtype = np.result_type(*(part.dtype for part in parts)).name
+            columns["observation.state"] = Column(parts, Feature(dtype, (len(dimensions),), dimensions))
+    pictures = {stored.path.removeprefix("obs/"): stored for stored in layout if stored.is_camera}
+    return columns | {
+        f"observation.images.{name}": Column((stored,), Feature("image", stored.shape, None))
+        for name, stored in pictures.items()
+    }

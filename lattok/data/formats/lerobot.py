@@ -1,0 +1,245 @@
+"""LeRobot v3 datasets, read without the `lerobot` package: JSON and Parquet tables, videos by timestamp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib import resources
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.formats.lerobot_meta import EpisodeTable, file_of, read_features, read_info, read_tasks
+from lattok.data.image_writer import decode_image
+from lattok.data.schema import IMAGE_DTYPES, RobotDataset, camera_keys
+from lattok.data.tables import FEW_ROWS, ColumnReader, check_rows, column_to_numpy
+from lattok.data.video import BLOCK, decode_at
+from lattok.places import inside
+from lattok.types import Episode
+
+PLACE = ("chunk_index", "file_index")
+MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened
+MOST_IMAGE_BYTES = 2**28
+MOST_ROWS = 65_536  # of a file in one piece
+
+
+def sample_dataset_path() -> Path:
+    """Folder of the small dataset that comes with the package: 10 Meta-World tasks x 5 episodes, two cameras."""
+    return Path(str(resources.files("lattok") / "assets" / "metaworld_sample"))
+
+
+class LeRobotV3(RobotDataset):
+    """A LeRobot v3 dataset on disk; see `lattok.data.RobotDataset` for what it offers."""
+
+    kind = "lerobot"
+    columns_apart = True
+
+    def __init__(self, root: Path, name: str | None = None):
+        self.root = root
+        self.name = name or root.resolve().name
+        self.info = read_info(root)
+        self.fps = float(self.info["fps"])
+        self.robot = self.info.get("robot_type")
+        self.features = read_features(root, self.info["features"])
+        self.own_features = tuple(self.features)  # also where a view hides some
+        self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype in IMAGE_DTYPES)
+        self.videos = tuple(key for key in self.cameras if self.features[key].dtype == "video")
+        if self.videos and not self.info.get("video_path"):
+            raise LattokError(f"{root / 'meta' / 'info.json'}: missing video_path. Copy the dataset again.")
+        self.tasks = read_tasks(root)
+        self._table = EpisodeTable(root, self.info, self.videos)
+        self.episodes = self._table
+        self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
+        self._check_files()
+        self._reader = ColumnReader()
+
+    def __repr__(self) -> str:
+        frames = int(self._table.column("length").sum())
+        return f"{type(self).__name__}({self.name!r}, {len(self._table)} episodes, {frames} frames, {self.fps:g} fps)"
+
+    def data_file(self, episode_index: int) -> Path:
+        """Parquet file that holds the rows of an episode."""
+        return self._place(self._episode_row(episode_index))
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        """The data file and the video files of an episode."""
+        return (self.data_file(episode_index), *(self.video_span(episode_index, key)[0] for key in self.videos))
+
+    def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
+        """Video file of an episode, with the times (seconds) at which the episode starts and ends in it."""
+        row = self._episode_row(episode_index)
+        names = (*PLACE, "from_timestamp", "to_timestamp")
+        chunk, file, start, stop = (self._table.value(row, f"videos/{camera}/{name}") for name in names)
+        return self._file("video_path", chunk, file, camera), start, stop
+
+    def _place(self, row: int) -> Path:
+        chunk, file = (self._table.value(row, f"data/{name}") for name in PLACE)
+        return self._file("data_path", chunk, file)
+
+    def _file(self, field: str, chunk: int, file: int, camera: str | None = None) -> Path:
+        known = (field, chunk, file, camera or "")
+        if known not in self._files:
+            key = {} if camera is None else {"video_key": camera}
+            self._files[known] = file_of(self.root, self.info, field, **key, chunk_index=chunk, file_index=file)
+        return self._files[known]
+
+    def _check_files(self) -> None:
+        """Every data file has a path of its own, and room for the frames that meta/episodes lists in it."""
+        lengths, (chunks, files) = self._table.lengths, (self._table.column(f"data/{name}") for name in PLACE)
+        order = np.lexsort((files, chunks))
+        chunks, files = chunks[order], files[order]
+        starts = np.flatnonzero(np.concatenate([[True], (np.diff(chunks) != 0) | (np.diff(files) != 0)]))
+        frames = np.add.reduceat(lengths[order], starts)
+        info, many, known = self.root / "meta" / "info.json", lengths.sum() > MANY_FRAMES, set[Path]()
+        for chunk, file, count in zip(chunks[starts].tolist(), files[starts].tolist(), frames.tolist(), strict=True):
+            path = self._file("data_path", chunk, file)
+            if path in known:
+                raise LattokError(f"{info}: `data_path`: expected a path for each file, got {path.name} for several.")
+            known.add(path)
+            if count > FEW_ROWS or many:
+                check_rows(path, count, few=0 if many else FEW_ROWS)
+        if len({self._file("video_path", 0, 0, key) for key in self.videos}) < len(self.videos):
+            raise LattokError(f"{info}: `video_path`: expected a path for each camera, got one for several.")
+
+    def episode_rows(self, path: Path) -> dict[int, tuple[int, int]]:
+        """Rows [first, last) of every episode in a data file, in the file's order."""
+        return self._reader.file(path).rows
+
+    def by_data_file(self, indices: Sequence[int] | None = None) -> dict[Path, list[int]]:
+        """Episodes (all by default) of every data file, by index; files in the order of their first episode."""
+        table = self._table
+        rows = np.arange(len(table)) if indices is None else np.array([self._episode_row(i) for i in sorted(indices)])
+        chunks, files = (table.column(f"data/{name}")[rows].tolist() for name in PLACE)
+        found: dict[tuple[int, int], list[int]] = {}
+        for chunk, file, index in zip(chunks, files, table.indices[rows].tolist(), strict=True):
+            found.setdefault((chunk, file), []).append(index)
+        return {self._file("data_path", chunk, file): found[chunk, file] for chunk, file in found}
+
+    def last_in_files(self, camera: str, episodes: Sequence[Episode]) -> dict[Path, Episode]:
+        """For every file that holds frames of a camera, the one of `episodes` that ends last in it."""
+        by_index = {episode.index: episode for episode in episodes}
+        if camera not in self.videos:
+            return {path: by_index[members[-1]] for path, members in self.by_data_file(list(by_index)).items()}
+        table = self._table
+        rows = np.searchsorted(table.indices, list(by_index))
+        stops = table.column(f"videos/{camera}/to_timestamp")[rows]
+        order = np.argsort(stops, kind="stable")
+        chunks, files = (table.column(f"videos/{camera}/{name}")[rows][order].tolist() for name in PLACE)
+        last = dict(zip(zip(chunks, files, strict=True), table.indices[rows][order].tolist(), strict=True))
+        return {self.video_span(last[place], camera)[0]: by_index[last[place]] for place in sorted(last)}
+
+    def batches(self, path: Path, keys: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Columns of a data file from its first row to its last, at most `rows` at a time."""
+        missing = [key for key in keys if key not in self._reader.file(path).names]
+        if missing:
+            raise LattokError(f"{path}: missing column {', '.join(missing)}. Copy the file again, or write it again.")
+        yield from self._reader.file(path).batches(keys, rows)
+
+    def whole_columns(self, path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of all rows of a data file; see `columns`."""
+        tables = list(self.batches(path, keys, MOST_ROWS))
+        parts = {key: pa.chunked_array([batch.column(key) for batch in tables]) for key in keys if tables}
+        return {key: column_to_numpy(parts[key], self.features[key], f"{path}: `{key}`") for key in parts}
+
+    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of one episode: [T] for scalars (shape (1,)), else [T, *shape]. Row groups are cached."""
+        path, first, last = self._rows(episode_index)
+        names = self._reader.file(path).names
+        for key in keys:
+            if key not in self.features or key not in names:
+                checks.fail("keys", "columns among " + checks.listed(names), f"{key!r:.200}", f"Looked in {path}.")
+        return {
+            key: column_to_numpy(self._reader.read(path, key, first, last), self.features[key], f"{path}: `{key}`")
+            for key in keys
+        }
+
+    def stored(self, episode_index: int, keys: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+        """Columns of one episode as Arrow holds them: for those that are no arrays of numbers or text."""
+        path, first, last = self._rows(episode_index)
+        missing = [key for key in keys if key not in self._reader.file(path).names]
+        if missing:
+            raise LattokError(f"{path}: missing column {', '.join(missing)}. Copy the file again, or write it again.")
+        return {key: self._reader.read(path, key, first, last) for key in keys}
+
+    def schemas(self, indices: Sequence[int]) -> dict[Path, pa.Schema]:
+        """Schemas of the data files that hold these episodes, as far as they can be read."""
+        found = {}
+        for path in self.by_data_file(indices):
+            with suppress(LattokError):  # said where its rows are read
+                found[path] = self._reader.file(path).schema
+        return found
+
+    def _rows(self, episode_index: int) -> tuple[Path, int, int]:
+        """Data file of an episode and its rows [first, last) in it: as many as meta/episodes says."""
+        row = self._episode_row(episode_index)
+        path, length = self._place(row), self._table.value(row, "length")
+        first, last = self._reader.file(path).rows.get(episode_index, (0, 0))
+        if last - first != length:
+            raise LattokError(
+                f"{path}: expected {length} rows of episode {episode_index}, got {last - first}. "
+                "The file is not the one that meta/episodes describes: copy the dataset again."
+            )
+        return path, first, last
+
+    def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
+        """The images of one camera (full key) as they are stored, JPEG or PNG; None where its frames are a video."""
+        (key,) = camera_keys(self, (camera,))
+        if key in self.videos:
+            return None
+        path, first, last = self._rows(episode_index)
+        cells = self._reader.read(path, key, first, last).to_pylist()
+        where = f"{path}: `{key}` of episode {episode_index}, frame"
+        return [self._image(cell, f"{where} {number}") for number, cell in enumerate(cells)]
+
+    def _image(self, cell: Any, where: str) -> bytes:
+        """The encoded image of a cell: bytes, or the path of a file of the dataset."""
+        data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, None)
+        if isinstance(data, bytes) and data:
+            return data
+        if not isinstance(name, str):
+            raise LattokError(f"{where}: expected an image, got something else. Copy the file again.")
+        file = inside(self.root, name, where)
+        try:
+            if file.stat().st_size > MOST_IMAGE_BYTES:
+                raise LattokError(f"{where}: expected an image, got {file} of {file.stat().st_size:,} bytes.")
+            return file.read_bytes()
+        except OSError as error:
+            raise LattokError(f"{where}: cannot read {file} ({error.strerror}). Copy the dataset again.") from None
+
+    def length(self, episode_index: int) -> int:
+        _, first, last = self._rows(episode_index)
+        return last - first
+
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        if self.features[camera].dtype == "image":
+            for i in range(0, len(indices), BLOCK):
+                images = self._stored_images(episode_index, camera, indices[i : i + BLOCK])
+                yield from (np.stack(list(same)) for _, same in groupby(images, key=np.shape))
+            return
+        path, start, _ = self.video_span(episode_index, camera)
+        times = self.columns(episode_index, ["timestamp"])["timestamp"].astype(np.float64)
+        if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
+            what = f"`timestamp` of episode {episode_index}: expected seconds that increase from 0"
+            raise LattokError(f"{self.data_file(episode_index)}: {what}. Copy the file again, or write it again.")
+        yield from decode_at(path, start + times[indices], self.fps)
+
+    def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> list[np.ndarray]:
+        path, first, _ = self._rows(episode_index)
+        images = []
+        for index in indices.tolist():
+            (cell,) = self._reader.read(path, key, first + index, first + index + 1).to_pylist()
+            where = f"{path}: `{key}` of episode {episode_index}, frame {index}"
+            images.append(decode_image(self._image(cell, where), where))
+        return images
+
+    def _episode_row(self, episode_index: int) -> int:
+        row = self._table.row(episode_index)
+        if row is None:
+            last = self._table[-1].index
+            checks.fail("episode_index", f"an episode of `{self.name}` (0 to {last})", repr(episode_index))
+        return row

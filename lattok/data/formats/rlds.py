@@ -1,0 +1,257 @@
+"""RLDS datasets as TFDS writes them (Open X-Embodiment): an episode is one `tf.train.Example` in a TFRecord file, the
+features of its steps one after the other. TensorFlow is not needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.formats.rlds_meta import Field, control_rate, read_info, read_layout, read_shards
+from lattok.data.formats.tfrecord import Example, RecordFile
+from lattok.data.image_writer import decode_image
+from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, camera_keys, index_column
+from lattok.data.video import BLOCK, BLOCK_BYTES
+from lattok.types import Episode
+
+MOST_MISSING = 100_000  # episodes that are listed as damaged one by one
+FIRST_CHOICE = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset
+
+
+class RLDS(RobotDataset):
+    """One split of an RLDS dataset; see `lattok.data.RobotDataset` for what it offers.
+
+    Opening reads how long the episodes are and their instructions, in passing; the checksum of an episode is checked
+    the first time that anything else of it is read. Episodes count the records over all files, as dataset_info.json
+    says how many each file holds. `left_out` has the features that are not offered, with the reason.
+    """
+
+    kind = "rlds"
+
+    def __init__(self, root: Path, name: str | None = None, *, fps: float | None = None, split: str = "train"):
+        self.root = root = Path(root)
+        info = read_info(root)
+        self.name = name or info["name"]
+        self.split = split
+        self.fps = _frames_per_second(root, info["name"], fps)
+        layout = read_layout(root)
+        self._fields = {field.key: field for field in layout.fields}
+        self._language, self.left_out = layout.language, layout.left_out
+        self._ruler = _ruler(root, layout.fields)
+        shards = read_shards(root, info, split)
+        self._files = [RecordFile(shard.path) for shard in shards if shard.records]
+        counts = [shard.records for shard in shards if shard.records]
+        self._ends = np.cumsum(counts)  # of the episode indices of each file
+        self.episodes, self.damaged = self._list(counts)
+        self._lengths = {episode.index: episode.length for episode in self.episodes}
+        self.tasks = tuple(dict.fromkeys(task for episode in self.episodes for task in episode.tasks))
+        self._task_numbers = {task: number for number, task in enumerate(self.tasks)}
+        self._check_names(layout.fields)
+        self.features = {field.key: self._feature(field) for field in layout.fields} | INDEX_FEATURES
+        self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
+
+    def files_of(self, episode_index: int) -> tuple[Path, ...]:
+        """The file that holds an episode."""
+        return (self._place(episode_index)[0].path,)
+
+    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of one episode: [T] for scalars (shape (1,)) and text, else [T, *shape]."""
+        length = self.length(episode_index)
+        for key in keys:
+            if key not in self.features or key in self.cameras:
+                known = [key for key in self.features if key not in self.cameras]
+                checks.fail("keys", "columns among " + checks.listed(known), f"{key!r:.200}")
+        with self._example(episode_index) as example:
+            return {key: self._column(example, key, episode_index, length) for key in keys}
+
+    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """As `columns`, without the checksum, for which all pictures of the episode would be read."""
+        file, number = self._place(episode_index)
+        length = self.length(episode_index)
+        with file.example(number, f"episode {episode_index}", check=False) as example:
+            return {key: self._column(example, key, episode_index, length) for key in keys}
+
+    def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
+        """The images of one camera (full key) as they are stored, JPEG or PNG."""
+        (key,) = camera_keys(self, (camera,))
+        return self._stored(episode_index, key, range(self.length(episode_index)))
+
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        shape = self.features[camera].shape
+        step = max(1, min(BLOCK, BLOCK_BYTES // math.prod(shape)))
+        for i in range(0, len(indices), step):
+            chosen = indices[i : i + step].tolist()
+            where = f"{self.files_of(episode_index)[0]}: `{camera}` of episode {episode_index}, frame"
+            pixels = np.empty((len(chosen), *shape), dtype=np.uint8)
+            for row, data in enumerate(self._stored(episode_index, camera, chosen)):
+                image = decode_image(data, f"{where} {chosen[row]}")
+                if image.shape != shape:
+                    expected, got = ("x".join(map(str, size)) for size in (shape, image.shape))
+                    source = "the first episode" if 0 in self._fields[camera].shape else "features.json"
+                    raise LattokError(f"{where} {chosen[row]}: expected {expected} as in {source}, got {got}.")
+                pixels[row] = image
+            yield pixels
+
+    def _stored(self, episode_index: int, key: str, indices: Sequence[int]) -> list[bytes]:
+        """Encoded images of one camera."""
+        field = self._fields[key]
+        with self._example(episode_index) as example:
+            _check_count(example, field, self.length(episode_index))
+            return example.blobs(field.path, indices)
+
+    def _list(self, counts: list[int]) -> tuple[tuple[Episode, ...], tuple[Damage, ...]]:
+        """Episodes whose length can be told, and the others."""
+        episodes: list[Episode] = []
+        damaged: list[Damage] = []
+        missing = sum(max(0, count - len(file)) for file, count in zip(self._files, counts, strict=True))
+        if missing > MOST_MISSING:
+            listed = f"{self.root}: dataset_info.json lists {sum(counts):,} episodes in split `{self.split}`"
+            raise LattokError(f"{listed}, but {missing:,} of them are not in the files. Copy the dataset again.")
+        for file, count, end in zip(self._files, counts, self._ends.tolist(), strict=True):
+            if len(file) > count or (len(file) == count and file.damage):
+                raise LattokError(
+                    f"{file.path}: expected {count} records as dataset_info.json says, got more. "
+                    "It belongs to another version of the dataset: copy both again."
+                )
+            for number in range(count):
+                index = end - count + number
+                try:
+                    episodes.append(self._measure(index, file, number))
+                except LattokError as error:
+                    damaged.append(Damage(index, str(error)))
+        if not episodes:
+            reason = f": {damaged[0].reason}" if damaged else "."
+            raise LattokError(f"{self.root}: no episode of split `{self.split}` can be read{reason}")
+        return tuple(episodes), tuple(damaged)
+
+    def _measure(self, index: int, file: RecordFile, number: int) -> Episode:
+        """Length and instructions, without a look at the rest."""
+        if number >= len(file):
+            reason = file.damage or f"the file ends after {len(file)} records"
+            raise LattokError(f"{file.path}: record {len(file)}: {reason}. Copy the file again.")
+        with file.example(number, f"episode {index}", check=False) as example:
+            length, rest = divmod(example.count(self._ruler.path), self._ruler.per_step)
+            if rest or not length:
+                example.fail(f"`{self._ruler.path}` has {'part of' if rest else 'no'} steps")
+            texts = dict.fromkeys(self._instructions(example))
+        return Episode(index, length, tuple(sorted(texts, key=lambda text: text == "")))  # what says something first
+
+    def _instructions(self, example: Example) -> list[str]:
+        """Instruction of every step, or one for all of them; empty where there is none."""
+        for name in self._language:
+            texts = [_text(data) for data in example.blobs(name)] if name in example.places else []
+            if any(texts):
+                return texts
+        return [""]
+
+    def _check_names(self, fields: Sequence[Field]) -> None:
+        """An episode with a right checksum must have every feature that features.json promises."""
+        for episode in self.episodes:
+            try:
+                with self._example(episode.index) as example:
+                    missing = [field.path for field in fields if field.path not in example.places]
+            except LattokError:
+                continue
+            if missing:
+                names = ", ".join(missing)
+                raise LattokError(
+                    f"{self.files_of(episode.index)[0]}: episode {episode.index} has no {names}, which features.json "
+                    "promises. Copy both again."
+                )
+            return
+        raise LattokError(f"{self.root}: every episode of split `{self.split}` is damaged: the checksums are wrong.")
+
+    def _feature(self, field: Field) -> Feature:
+        shape = field.shape or (1,)
+        if field.dtype == "image" and 0 in field.shape:  # features.json does not say
+            shape = self._first_image(field.key).shape
+        return Feature(field.dtype.replace("bfloat16", "float32"), shape, None)
+
+    def _first_image(self, key: str) -> np.ndarray:
+        first: LattokError | None = None
+        for episode in self.episodes:
+            try:
+                (data,) = self._stored(episode.index, key, [0])
+                return decode_image(data, f"{self.files_of(episode.index)[0]}: `{key}` of episode {episode.index}")
+            except LattokError as error:
+                first = first or error
+        raise first or LattokError(f"{self.root}: no episodes.")
+
+    def _column(self, example: Example, key: str, episode_index: int, length: int) -> np.ndarray:
+        if key in self._fields:
+            return _values(example, self._fields[key], length)
+        if key != "task_index":
+            return index_column(key, length, episode_index, 0, self.fps)
+        texts = self._instructions(example)
+        if len(texts) not in (1, length):
+            example.fail(f"expected an instruction for each of {length} steps, got {len(texts)}")
+        if not self._task_numbers.keys() >= set(texts):
+            example.fail("the file is not the one that was opened")
+        numbers = [self._task_numbers[text] for text in texts]
+        return np.array(numbers * (length // len(texts)), dtype=np.int64)
+
+    def _example(self, episode_index: int) -> AbstractContextManager[Example]:
+        file, number = self._place(episode_index)
+        return file.example(number, f"episode {episode_index}")
+
+    def _place(self, episode_index: int) -> tuple[RecordFile, int]:
+        """File and record of an episode."""
+        self.length(episode_index)
+        shard = int(np.searchsorted(self._ends, episode_index, side="right"))
+        return self._files[shard], episode_index - (int(self._ends[shard - 1]) if shard else 0)
+
+    def length(self, episode_index: int) -> int:
+        if episode_index not in self._lengths:
+            self.no_episode(episode_index)
+        return self._lengths[episode_index]
+
+
+def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
+    if fps is not None:
+        checks.positive(fps=fps)
+        return float(fps)
+    rate = control_rate(dataset)
+    if rate is None:
+        beside = root.absolute().parent / f"{dataset}.json"
+        hint = f'Write {{"dataset": "{root.name}", "fps": 5}} into a file such as {beside} and open that.'
+        checks.fail("fps", f"the frames per second of {dataset}, which RLDS does not store", "none", hint)
+    return rate
+
+
+def _ruler(root: Path, fields: Sequence[Field]) -> Field:
+    """The feature that episodes are measured with: cheap to count, and there in every record."""
+    if not fields:
+        raise LattokError(f"{root / 'features.json'}: no feature of `steps` can be read.")
+    costs = {"float": 0, "int64": 1, "bytes": 2}
+    return min(fields, key=lambda f: (f.path not in FIRST_CHOICE, costs[f.stored], f.dtype == "image", f.per_step))
+
+
+def _values(example: Example, field: Field, length: int) -> np.ndarray:
+    """Values of one feature, [T] or [T, *shape]."""
+    shape = () if field.shape == (1,) else field.shape
+    _check_count(example, field, length)
+    if field.stored == "bytes":
+        return np.array([_text(data) for data in example.blobs(field.path)], dtype=object)
+    if field.stored == "float":
+        values = example.floats(field.path).astype(field.dtype.replace("bfloat16", "float32"))
+        return values.reshape(length, *shape)
+    stored = example.integers(field.path)
+    values = stored.astype(field.dtype)
+    if field.dtype != "uint64" and (values != stored).any():
+        example.fail(f"`{field.path}` holds numbers that are no {field.dtype}")
+    return values.reshape(length, *shape)
+
+
+def _check_count(example: Example, field: Field, length: int) -> None:
+    count, expected = example.count(field.path), length * field.per_step
+    if count != expected:
+        example.fail(f"`{field.path}`: expected {expected} values ({length} steps of {field.per_step}), got {count}")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")

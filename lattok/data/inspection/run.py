@@ -1,0 +1,282 @@
+"""What a dataset holds, and what in it will hurt training: `inspect_dataset(dataset).render()`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.actions.view import action_spaces
+from lattok.data.episodes import check_stride, select_episodes
+from lattok.data.formats.lerobot import LeRobotV3
+from lattok.data.inspection import Inspection
+from lattok.data.inspection.scan import Block, Unreadable, scan
+from lattok.data.inspection.summary import Running, count_wild
+from lattok.data.opening import as_dataset
+from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.data.video import VideoFacts, probe
+from lattok.findings import Finding, by_severity, some_of
+from lattok.types import Episode
+
+SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
+TIME_TOLERANCE = 0.25  # of a frame interval, between timestamps and fps
+ALL_FRAMES = 4_000_000  # of larger datasets, runs of episodes are looked at
+ALL_FRAMES_BY_ROW = 50_000  # where columns lie among the images, all of which must be read
+RUN = 100  # episodes in a run
+WIDEST = 256  # dimensions; wider columns are embeddings
+FILES_LOOKED_INTO = 64  # per camera
+BLANK = 8  # levels between the darkest and the brightest value of a frame that shows nothing, after compression
+
+
+def inspect_dataset(
+    dataset: RobotDataset | str | os.PathLike[str],
+    *,
+    episodes: str | Sequence[int] | None = None,
+    cameras: Sequence[str] | None = None,
+    columns: Sequence[str] = (),
+    stride: int | None = None,
+    horizon: int | None = None,
+) -> Inspection:
+    """Read the numeric columns and the last frame of every file with frames; collect facts and findings.
+
+    `columns` must be there; `stride` and `horizon` (frames) add what they would do to these episodes. Of more than
+    4 million frames (50,000 in formats that keep columns among images), evenly spread runs of 100 episodes are read,
+    and of each camera the header and last frame of 64 evenly spread files.
+    """
+    dataset = as_dataset(dataset)
+    for key in columns:
+        vector_key(dataset, "columns", key)
+    chosen = list(select_episodes(dataset, episodes)) if len(dataset.episodes) or episodes is not None else []
+    findings = [*_check_structure(dataset), *_check_files(dataset), *_check_lengths(dataset, chosen)]
+    findings += _check_windows(dataset, chosen, stride, horizon)
+    looked_at = _spread(chosen, ALL_FRAMES if dataset.columns_apart else ALL_FRAMES_BY_ROW)
+    scope = []
+    if len(looked_at) < len(chosen):
+        scope.append(f"from {len(looked_at):,} episodes, runs of {RUN} evenly spread; lengths from all")
+    running = list(_check_values(dataset, looked_at, findings))
+    keys = (camera_keys(dataset, cameras) if dataset.cameras else ()) if chosen else ()
+    seen = tuple((key, _check_camera(dataset, chosen, key, findings, scope)) for key in keys)
+    if len({(f.height, f.width) for _, f in seen if f}) > 1:
+        advice = "Choose one camera (`cameras`), or a model that resizes."
+        findings.append(Finding("note", "The cameras have different sizes.", advice))
+    spaces = _spaces(dataset, findings)
+    return Inspection(
+        name=dataset.name,
+        kind=dataset.kind,
+        robot=dataset.robot,
+        fps=dataset.fps,
+        tasks=tuple(Counter(chain.from_iterable(episode.tasks for episode in chosen)).items()),
+        lengths=np.array([episode.length for episode in chosen], dtype=np.int64),
+        cameras=seen,
+        dimensions=tuple(chain.from_iterable(column.dimensions() for column in running)),
+        findings=by_severity(findings),
+        scope="; ".join(dict.fromkeys(scope)),
+        spaces=spaces,
+    )
+
+
+def _spaces(dataset: RobotDataset, findings: list[Finding]) -> tuple[tuple[str, str], ...]:
+    """Action spaces that are declared, by column, as text."""
+    try:
+        spaces = action_spaces(dataset)
+    except LattokError as error:
+        findings.append(Finding("error", str(error), "Correct the declaration."))
+        return ()
+    return tuple((key, ", ".join(f"{part.kind} ({part.size})" for part in spaces[key].parts)) for key in spaces)
+
+
+def _spread(chosen: list[Episode], most: int) -> list[Episode]:
+    """All episodes, or evenly spread runs of neighbours with about `most` frames: neighbours share files."""
+    frames = sum(episode.length for episode in chosen)
+    if frames <= most:
+        return chosen
+    runs = -(-len(chosen) // RUN)
+    kept = np.unique(np.linspace(0, runs - 1, max(1, runs * most // frames)).round().astype(int)).tolist()
+    return [episode for run in kept for episode in chosen[run * RUN : (run + 1) * RUN]]
+
+
+def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
+    """Episodes that could not be listed, features that a source leaves out, and what is not there at all."""
+    reasons = (Finding("error", f"Episode {d.episode_index}: {d.reason}", "") for d in dataset.damaged)
+    yield from some_of(reasons, "damaged episodes, which no other figure here counts")
+    left_out: dict[str, list[str]] = {}
+    for name, reason in dataset.left_out.items():
+        left_out.setdefault(reason, []).append(f"`{name}`")
+    for reason, names in left_out.items():
+        verb = "is" if len(names) == 1 else "are"
+        yield Finding("note", f"{', '.join(names)} {verb} left out: {reason.rstrip('.')}.", "")
+    yield from dataset.findings
+    if not any(key.startswith("action") for key, f in dataset.features.items() if f.dtype.startswith(("float", "int"))):
+        advice = "Latent action models of video can be trained on it and label it; action tokenizers cannot."
+        yield Finding("note", "There are no actions in this dataset.", advice)
+    if not dataset.cameras:
+        advice = "Action tokenizers can be trained on it and label it; models of video cannot."
+        yield Finding("note", "There are no cameras in this dataset.", advice)
+    wide = [key for key, feature in dataset.features.items() if len(feature.shape) == 1 and feature.shape[0] > WIDEST]
+    if wide:
+        what = f"{', '.join(f'`{key}`' for key in wide)}: more than {WIDEST} dimensions, so the values were not read."
+        yield Finding("note", what, "")
+
+
+def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
+    """Find data files of LeRobot, and rows in them, that meta/episodes does not know."""
+    if not isinstance(dataset, LeRobotV3):
+        return
+    advice = "Remove it, or copy the dataset again: LeRobot reads it, lattok would not label it."
+    known = dataset.by_data_file()
+    orphans = sorted(set((dataset.root / "data").rglob("*.parquet")) - set(known))
+    problems = [Finding("error", f"{path} belongs to no episode of meta/episodes.", advice) for path in orphans]
+    for path, episodes in list(known.items())[:FILES_LOOKED_INTO]:
+        with suppress(LattokError):  # a file that cannot be read is reported with its values
+            unknown = sorted(set(dataset.episode_rows(path)) - set(episodes))
+            if unknown:
+                what = f"{path} holds rows of episode {unknown[0]}, which meta/episodes does not place there."
+                problems.append(Finding("error", what, "Copy the dataset again."))
+    yield from some_of(problems, "files with such problems")
+
+
+def _numeric(dataset: RobotDataset) -> list[str]:
+    """Columns of floating point numbers that are looked at."""
+    return [
+        key
+        for key, feature in dataset.features.items()
+        if feature.dtype.startswith("float") and len(feature.shape) == 1
+        if key not in INDEX_KEYS and feature.shape[0] <= WIDEST
+    ]
+
+
+def _check_lengths(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator[Finding]:
+    short = [e.index for e in chosen if e.length < SHORT_S * dataset.fps]
+    if short:
+        what = f"{len(short)} of {len(chosen)} episodes are shorter than {SHORT_S:g} s (first: {short[0]})."
+        yield Finding("note", what, "Choose stride and horizon to fit; frames near an end have no partner.")
+    silent = [e.index for e in chosen if not any(e.tasks)]
+    if silent:
+        what = f"{len(silent)} of {len(chosen)} episodes have no language instruction (first: {silent[0]})."
+        if dataset.kind == "video":
+            yield Finding("note", what, "Give captions (JSONL or CSV) where a model shall be told what happens.")
+        else:
+            yield Finding("warning", what, "Tasks cannot be told apart.")
+
+
+def _check_windows(
+    dataset: RobotDataset, chosen: Sequence[Episode], stride: int | None, horizon: int | None
+) -> Iterator[Finding]:
+    """What a stride and a horizon do to these episodes."""
+    lengths = np.array([e.length for e in chosen], dtype=np.int64)
+    if stride is not None and len(lengths):
+        try:
+            check_stride(stride, lengths, dataset.fps)
+            alone = int(np.minimum(lengths, stride).sum()) / int(lengths.sum())
+            what = f"With a stride of {stride} frames, {alone:.0%} of the frames have no partner."
+            yield Finding("note", what, "They are left out of training and marked invalid when annotating.")
+        except LattokError as error:
+            yield Finding("error", str(error), "")
+    if horizon is not None and len(lengths):
+        checks.positive(horizon=horizon)
+        padded = int(np.minimum(lengths, horizon - 1).sum()) / int(lengths.sum())
+        what = f"With a horizon of {horizon}, {padded:.0%} of the chunks run over the end of their episode."
+        yield Finding("note", what, "They repeat the last action, as in the paper.")
+
+
+def _check_values(dataset: RobotDataset, chosen: list[Episode], findings: list[Finding]) -> Iterator[Running]:
+    """One pass over the columns, and a second over those with values far outside the bulk."""
+    numeric, rows = _numeric(dataset), sum(episode.length for episode in chosen)
+    running = {key: Running(key, dimension_names(dataset.features[key]), rows) for key in numeric}
+    keys = [*numeric, *(["timestamp"] if "timestamp" in dataset.features else [])]
+    times, unreadable = _Times(dataset.fps), []
+    for block in scan(dataset, chosen, keys) if keys else ():
+        if isinstance(block, Unreadable):
+            unreadable.append(Finding("error", block.reason, ""))
+            continue
+        for column in running.values():
+            column.add(block)
+        if "timestamp" in block.columns:
+            times.add(block)
+    findings += some_of(unreadable, "unreadable episodes")
+    findings += times.findings()
+    bulks = {key: found for key, column in running.items() if (found := column.wild())}
+    counts: dict[tuple[str, int], int] = {}
+    for block in scan(dataset, chosen, list(bulks)) if bulks else ():
+        if isinstance(block, Block):
+            count_wild(block, bulks, counts)
+    for key, column in running.items():
+        findings += column.plain_findings()
+        findings += (column.wild_finding(d, bulk, counts.get((key, d), 0)) for d, bulk in bulks.get(key, {}).items())
+        yield column
+
+
+class _Times:
+    """Timestamps must advance by 1 / fps from 0."""
+
+    def __init__(self, fps: float):
+        self._fps, self._wrong = fps, set[int]()
+        self._gaps: np.ndarray | None = None  # seconds between the frames of the first wrong episodes
+
+    def add(self, block: Block) -> None:
+        times = block.columns["timestamp"].astype(np.float64)
+        off = ~(np.abs(times - block.frames / self._fps) <= TIME_TOLERANCE / self._fps)
+        if not off.any():
+            return
+        wrong = np.unique(block.episodes[off])
+        self._wrong.update(wrong.tolist())
+        if self._gaps is None:
+            inside = (np.diff(block.episodes) == 0) & np.isin(block.episodes[1:], wrong)
+            self._gaps = np.diff(times)[inside]
+
+    def findings(self) -> Iterator[Finding]:
+        if self._wrong:
+            gap = float(np.median(self._gaps)) if self._gaps is not None and len(self._gaps) else 0.0
+            measured = f"{1 / gap:.4g}" if gap > 0 else "unknown"
+            what = f"{len(self._wrong)} episodes (first: {min(self._wrong)}) have timestamps that do not fit "
+            what += f"fps = {self._fps:g}; the timestamps say {measured} fps."
+            yield Finding("error", what, "Correct fps in meta/info.json, or resample.")
+
+
+def _check_camera(
+    dataset: RobotDataset, chosen: Sequence[Episode], key: str, findings: list[Finding], scope: list[str]
+) -> VideoFacts | None:
+    """Decode the last frame that the dataset needs from each file of a camera; of videos also read the header."""
+    ends = _last_episodes(dataset, chosen, key)
+    paths = list(ends)
+    if len(paths) > FILES_LOOKED_INTO:
+        scope.append(f"frames from {FILES_LOOKED_INTO} of {len(paths):,} files, evenly spread")
+        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, FILES_LOOKED_INTO).round().astype(int).tolist()]
+    sizes: dict[tuple[int, int], VideoFacts] = {}
+    problems: list[Finding] = []
+    blank, looked_at = 0, 0
+    for path in paths:
+        try:
+            facts = probe(path) if dataset.features[key].dtype == "video" else None
+            if facts and dataset.kind == "lerobot" and abs(facts.fps - dataset.fps) > 0.01 * dataset.fps:
+                what = f"{path} runs at {facts.fps:g} fps, the dataset at {dataset.fps:g}."
+                advice = "Correct fps in meta/info.json, or encode the video again."
+                problems.append(Finding("error", what, advice))
+            image = dataset.frames(ends[path].index, [key], indices=[ends[path].length - 1])[0, 0]
+            facts = facts or VideoFacts(0, 0.0, image.shape[1], image.shape[0], "images")
+            sizes.setdefault((facts.width, facts.height), facts)
+            blank, looked_at = blank + (int(np.ptp(image)) <= BLANK), looked_at + 1
+        except LattokError as error:
+            problems.append(Finding("error", str(error), ""))
+    findings += some_of(problems, "files with such problems")
+    if blank and blank == looked_at:
+        what = f"`{key}` shows nothing: every frame that was looked at ({looked_at}) is of one colour."
+        findings.append(Finding("note", what, "Leave this camera out (`cameras`): it only costs time."))
+    if len(sizes) > 1:
+        what = f"`{key}` has frames of {len(sizes)} sizes ({', '.join(f'{w}x{h}' for w, h in list(sizes)[:4])})."
+        findings.append(Finding("note", what, "Models resize them; other uses need a `transform` that does."))
+    return next(iter(sizes.values()), None)
+
+
+def _last_episodes(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, Episode]:
+    """For every file that a camera's frames come from, the episode that ends last in it."""
+    if isinstance(dataset, LeRobotV3):
+        return dataset.last_in_files(key, chosen)
+    return {dataset.files_of(episode.index)[0]: episode for episode in chosen}

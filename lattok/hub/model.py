@@ -1,0 +1,444 @@
+"""Artefacts: config.json + model.safetensors + README.md (model card), in a folder or on the Hub. No pickle.
+
+Loading is strict: missing, unexpected or mis-shaped tensors, other dtypes and numbers that are not finite are an error
+that lists them. huggingface_hub's ModelHubMixin removes config.json before it writes; we need whole artefacts or none,
+so its functions are used directly. Its keywords are the same here (`client`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from abc import ABC
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, ClassVar, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self, Unpack
+
+from lattok import checks, devices, files
+from lattok.hub import client
+from lattok.hub.card import license_of, model_card, written_by_somebody
+from lattok.hub.client import HUB_ID, LoadOptions
+from lattok.hub.records import read_evaluation, read_training
+from lattok.hub.weights import DAMAGED, SHOWN, Size, Sizes, check_sizes, planned, read_sizes, read_tensors, unsound
+from lattok.registry import Registry
+from lattok.version import __version__
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+EVALUATION, TRAINING = "evaluation.json", "training.json"
+OWN = (CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING)  # files that saving writes
+PARTS = "parts"  # folder of what an artefact holds beside that, such as a whole backbone
+ALL = [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, f"{PARTS}/*"]
+REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+LICENSE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+TYPE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
+KEYWORDS = tuple(LoadOptions.__annotations__)
+# metadata of config fields that came after models were published: at their default they are no part of the identity
+ADDED = {"added": True}
+
+
+class Place(NamedTuple):
+    """Where an artefact lies, and its Hub id and commit unless it is a local folder."""
+
+    folder: Path
+    hub_id: str | None = None
+    revision: str | None = None
+
+
+def resolve(
+    name_or_path: str | os.PathLike[str],
+    revision: str | None = None,
+    argument: str = "model",
+    options: Mapping[str, Any] | None = None,
+) -> Place:
+    """The place of a model; a Hub id is downloaded at `revision`. `options`: those of `LoadOptions`.
+
+    Errors call it by the name of the `argument` that named it.
+    """
+    options = options or {}
+    client.check_options(options, KEYWORDS)
+    subfolder = options.get("subfolder")
+    text = os.fspath(name_or_path) if isinstance(name_or_path, str | os.PathLike) else repr(name_or_path)
+    try:
+        path = Path(text).expanduser()
+        local, there = path.is_dir(), path.exists()
+    except (OSError, RuntimeError):  # a name that is too long, the home folder of nobody here
+        path, local, there = Path(text), False, False
+    if local:
+        return Place(client.inside(path, subfolder))
+    if there:
+        hint = f"Give {path.parent}, the folder that it lies in." if path.name in ALL else ""
+        checks.fail(argument, f"a folder with {CONFIG}, or a Hub id like org/name", f"the file {text!r}", hint)
+    if not HUB_ID.fullmatch(text):
+        checks.fail(argument, f"a folder with {CONFIG}, or a Hub id like org/name", f"{text!r:.200}, which is neither")
+    asked = {name: value for name, value in options.items() if name not in ("device", "backbone")}
+    snapshot = client.download(argument, text, revision, ALL, asked)
+    name = f"{text}/{subfolder.strip('/')}" if subfolder else text
+    return Place(client.inside(snapshot, subfolder), name, snapshot.name)
+
+
+def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
+    """config.json of an artefact, checked for readability and version."""
+    path = folder / CONFIG
+    if not path.is_file():
+        checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it")
+    config = files.read_json(path)
+    if not isinstance(config.get("type"), str):
+        checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
+    if "_" in config["type"]:  # the layout before the first release
+        hint = f"An unreleased lattok made {folder}: train or convert the model again."
+        checks.fail(str(path), "a type in words with hyphens", f"{config['type']!r:.60}", hint)
+    written = config.get("lattok_version", "0")
+    if not isinstance(written, str) or not _VERSION.match(written):
+        checks.fail(f"lattok_version` in `{path}", f"a version such as {__version__}", f"{written!r:.60}")
+    if _release(written) > _release(__version__):
+        checks.fail(
+            str(path),
+            f"a config written by lattok {__version__} or older",
+            written,
+            "Upgrade lattok to load it.",
+        )
+    return config
+
+
+_VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """(major, minor): patch releases do not change the format."""
+    found = _VERSION.match(version)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+class HubModel(nn.Module):
+    """A model that saves itself with everything it needs, and loads strictly: a family of artefacts.
+
+    A subclass sets `type`, the word in config.json by which `lattok.load` finds it, and `config_class`, a frozen
+    dataclass of fields that JSON can hold.
+    """
+
+    type: ClassVar[str]
+    config_class: ClassVar[Any]
+    label_source: ClassVar[str | None] = None  # what it labels: "actions", "video", or nothing
+    judged_by: ClassVar[str] = "run `lattok evaluate MODEL DATASET`"
+    config: Any
+    evaluation: dict[str, Any] | None = None  # summary of the last evaluation, printed on the model card
+    trained_on: dict[str, Any] | None = None  # dataset, episodes and loop, so that nobody is tested on training data
+    source: str | None = None  # Hub id or folder name it was loaded from
+    revision: str | None = None
+    license: str | None = None  # as its user named it, for the model card
+    own_card: str | None = None  # a model card that somebody wrote or changed: it goes wherever the model goes
+    narrow: ClassVar[bool] = False  # weights may have been stored as bfloat16 or float16
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Check and register a family when its class is made; a base class lists ABC."""
+        super().__init_subclass__(**keywords)
+        if ABC in cls.__bases__:
+            return
+        kind, config = getattr(cls, "type", None), getattr(cls, "config_class", None)
+        if not (isinstance(kind, str) and TYPE.fullmatch(kind)):
+            checks.fail(f"{cls.__name__}.type", "lower-case words with hyphens, such as action-vq", repr(kind))
+        if not (isinstance(config, type) and is_dataclass(config) and config.__dataclass_params__.frozen):  # pyright: ignore
+            checks.fail(f"{cls.__name__}.config_class", "a frozen dataclass", repr(config))
+        if "type" in vars(cls):  # a subclass without one of its own stands for the same artefacts
+            FAMILIES.add(kind, cls)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **push: Any,
+    ) -> Path:
+        """Write config.json, model.safetensors and the model card into `folder`; each file atomically.
+
+        `name` is what the card calls the model; the folder's name by default. With `push_to_hub` also upload it, as
+        `repo_id` (by default your-name/FOLDER), with the keywords of `push_to_hub`.
+        """
+        folder = Path(folder)
+        if push and not push_to_hub:
+            checks.fail("options", "keywords of an upload together with push_to_hub=True", ", ".join(push))
+        _check_push({**push, **({} if repo_id is None else {"repo_id": repo_id})})
+        self._save(folder, name)
+        if push_to_hub:
+            self.push_to_hub(repo_id or folder.resolve().name, **push)
+        return folder
+
+    def _save(self, folder: Path, name: str | None) -> None:
+        tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in self.saved_tensors().items()}
+        with files.whole_file(folder / WEIGHTS) as path:
+            path.write_bytes(safetensors.torch.save(tensors))  # its own writer makes private files
+        self.save_card(folder, name)
+        if self.trained_on is not None:
+            files.write_json(folder / TRAINING, self.trained_on)
+        header = {"type": self.type, "lattok_version": __version__}
+        files.write_json(folder / CONFIG, {**header, **asdict(self.config)})
+
+    def save_card(self, folder: Path, name: str | None = None) -> bool:
+        """Write README.md, and evaluation.json where the model was evaluated. A README.md that somebody wrote or
+        changed stays as it is; returns whether it was written."""
+        if self.evaluation is not None:
+            files.write_json(folder / EVALUATION, self.evaluation)
+        else:
+            (folder / EVALUATION).unlink(missing_ok=True)  # another model's figures
+        if written_by_somebody(folder / CARD) is not None:
+            return False
+        files.write_text(folder / CARD, self.own_card or self.card(name or folder.resolve().name))
+        return True
+
+    def card(self, name: str) -> str:
+        """The model card, under that name."""
+        millions = sum(p.numel() for p in self.parameters()) / 1e6
+        what = f"A lattok `{self.type}` model ({type(self).__name__}, {millions:.2f} M parameters)."
+        known = self.trained_on or {}
+        datasets = [entry["dataset"] for entry in known.get("mixture", [known]) if "dataset" in entry]
+        facts = {"license": self.license, "base_model": self.base_model, "datasets": datasets}
+        return model_card(name, what, asdict(self.config), self.evaluation, self.judged_by, facts)
+
+    @property
+    def base_model(self) -> str | None:
+        """Hub id of a pretrained model that this one was built on."""
+        return None
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], revision: str | None = None, **options: Unpack[LoadOptions]
+    ) -> Self:
+        """Load from a folder or a Hub id, in evaluation mode. Raises `LattokError` on anything that does not fit.
+
+        `options`: the keywords of huggingface_hub (`token`, `cache_dir`, `force_download`, `local_files_only`,
+        `subfolder`), `device`, and of a policy `backbone`, where its base model has moved.
+        """
+        if options.get("backbone") is not None:
+            cls.check_backbone()
+        place = resolve(name_or_path, revision, options=options)
+        return cls.from_place(place, options.get("device"), options.get("backbone"))
+
+    @classmethod
+    def check_backbone(cls) -> None:
+        """Only policies have one."""
+        checks.fail("backbone", f"to be left out: {cls.__name__} has none", "one")
+
+    @classmethod
+    def from_place(cls, place: Place, device: str | None = None, backbone: str | None = None) -> Self:
+        """Load from where `resolve` found it."""
+        folder = place.folder
+        raw = read_config(folder)
+        if raw["type"] != cls.type:
+            hint = "lattok.load picks the class by itself."
+            checks.fail("model", f"type {cls.type!r}", f"{raw['type']!r} in {folder}", hint)
+        if backbone is not None:
+            cls.check_backbone()
+        config = parse_config(cls.config_class, raw, folder / CONFIG)
+        where = str(folder / WEIGHTS)
+        if not (folder / WEIGHTS).is_file():
+            checks.fail("model", f"a folder with {WEIGHTS}", f"{folder} without it")
+        sizes = read_sizes(folder / WEIGHTS)
+        config, parts = cls.opened(config, folder, backbone)
+        planned(lambda: cls.outline(config, **parts), sizes, where).check_fits(sizes, where)
+        model = cls.build(config, **parts)
+        model.load_tensors(read_tensors(folder / WEIGHTS), where)
+        model.evaluation, model.trained_on = read_evaluation(folder / EVALUATION), read_training(folder / TRAINING)
+        model.license, model.own_card = license_of(folder / CARD), written_by_somebody(folder / CARD)
+        model.source, model.revision = place.hub_id or folder.resolve().name, place.revision
+        model.after_load()
+        return devices.moved(model.eval(), device)
+
+    @classmethod
+    def opened(cls, config: Any, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
+        """What building takes beside the configuration, and what the artefact in `folder` does not hold itself."""
+        return config, {}
+
+    @classmethod
+    def build(cls, config: Any, **parts: Any) -> Self:
+        """A model of this configuration, without its weights."""
+        return cls(config, **parts)
+
+    @classmethod
+    def outline(cls, config: Any, **parts: Any) -> Self:
+        """The same for its shapes alone."""
+        return cls.build(config, **parts)
+
+    def check_fits(self, file: Sizes, where: str) -> None:
+        """Whether these are the names, shapes and dtypes of the tensors in this model's artefact."""
+        wanted = {name: Size.of(tensor) for name, tensor in self.saved_tensors().items()}
+        check_sizes(wanted, file, where, type(self).__name__, self.narrow)
+
+    def after_load(self) -> None:
+        """Called when a model was loaded from an artefact."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        private: bool | None = None,
+        token: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Upload as one commit; returns its address. Not run where the project is tested: there is no network there.
+
+        `revision` is a branch, made where it is not there; with `create_pr` the commit becomes a pull request. A
+        `license`, such as "apache-2.0", goes onto the card. A card that somebody wrote or changed goes up as it is.
+        """
+        from huggingface_hub import HfApi
+
+        _check_push({"repo_id": repo_id, "license": license, "revision": revision})
+        if license is not None and self.own_card is not None and license != self.license:
+            hint = f"Put `license: {license}` between the lines --- at its top."
+            checks.fail("license", "the licence of a README.md that lattok wrote; yours stays as it is", license, hint)
+        self.license = license or self.license
+        options: dict[str, Any] = {"commit_message": commit_message or f"lattok {__version__}: {self.type}"}
+        options |= {"revision": revision} if revision else {}
+        options |= {"create_pr": True} if create_pr else {}
+        try:
+            api = HfApi(token=token)
+            repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+            if revision and not create_pr:
+                api.create_branch(repo, branch=revision, exist_ok=True)
+            with tempfile.TemporaryDirectory() as scratch:
+                self._save(Path(scratch), repo)
+                done = api.upload_folder(repo_id=repo, folder_path=Path(scratch), **options)
+                return str(getattr(done, "pr_url", None) or done)
+        except checks.LattokError:
+            raise
+        except Exception as error:  # the client's own error types differ between its versions
+            client.fail("repo_id", repo_id, revision, error, did="pushed")
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Tensors that belong into the artefact, sharing memory with the model."""
+        return dict(self.state_dict())
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Fill this model; tensors that are missing, unexpected, of another shape or dtype, or not finite are an
+        error that lists them all.
+        """
+        self.check_fits({name: Size.of(tensor) for name, tensor in tensors.items()}, where)
+        wanted = self.saved_tensors()
+        with torch.no_grad():
+            for name, tensor in wanted.items():
+                tensor.copy_(tensors[name])
+        problems = unsound(self, wanted)
+        if problems:
+            more = [f"and {len(problems) - SHOWN} more"] * (len(problems) > SHOWN)
+            checks.fail(where, "weights that are sound", "; ".join([*problems[:SHOWN], *more]), DAMAGED)
+
+    def describe(self) -> dict[str, Any]:
+        """What provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""
+        values = asdict(self.config)
+        for field in fields(self.config):
+            if field.metadata == ADDED and values[field.name] == field.default:
+                del values[field.name]
+        config = json.dumps(values, sort_keys=True).encode()
+        weights = hashlib.sha256()
+        for name, tensor in sorted(self.saved_tensors().items()):
+            weights.update(name.encode() + str(tuple(tensor.shape)).encode())
+            weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return {
+            "type": self.type,
+            "model": self.source,
+            "revision": self.revision,
+            "config_sha256": hashlib.sha256(config).hexdigest(),
+            "weights_sha256": weights.hexdigest(),
+        }
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Evaluation mode in float32 for the duration: a label depends neither on training mode nor on an autocast."""
+        training, device = self.training, next(self.buffers()).device.type
+        if training:
+            self.eval()
+        try:
+            with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+                yield
+        finally:
+            if training:
+                self.train()
+
+
+FAMILIES: Registry[type[HubModel]] = Registry("lattok.artefacts", "type", ("action_vq", "image_lam", "vla"))
+
+
+def family_of(folder: Path, argument: str = "model") -> type[HubModel]:
+    """The class of the artefact in a folder, by the `type` in its config.json."""
+    kind = read_config(folder, argument)["type"]
+    if kind not in FAMILIES:
+        hint = "Install the package that brings it."
+        checks.fail(str(folder / CONFIG), f"a `type` among {', '.join(FAMILIES)}", repr(kind), hint)
+    return FAMILIES[kind]
+
+
+def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:
+    """The frozen config dataclass from JSON; unknown and missing fields are errors that name them."""
+    values = {key: value for key, value in raw.items() if key not in ("type", "lattok_version")}
+    known = {field.name for field in fields(config_class)}
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        older = "If another version of lattok wrote it, make it again with this one."
+        hint = f"{checks.did_you_mean(unknown[0], known)} {older}".strip()
+        checks.fail(str(path), f"names among {checks.listed(sorted(known))}", checks.listed(sorted(unknown)), hint)
+    hints = get_type_hints(config_class)
+    for key, value in values.items():
+        if not _is_of(value, hints[key]):
+            kind = getattr(hints[key], "__name__", str(hints[key])).replace("typing.", "")
+            checks.fail(f"{key}` in `{path}", f"a value of type {kind}", f"{value!r:.60}")
+    try:
+        return config_class(**{key: _as(value, hints[key], f"{path}: {key}") for key, value in values.items()})
+    except checks.LattokError as error:
+        told = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise checks.LattokError(told) from None
+    except (TypeError, ValueError, AttributeError, OverflowError, LookupError) as error:
+        expected = f"the fields of {config_class.__name__}, each of its type"
+        checks.fail(str(path), expected, f"something else ({files.first_line(error)[:200]})")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value out of JSON is of the type that a field is declared with."""
+    parts, origin = get_args(kind), get_origin(kind)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_is_of(value, part) for part in parts)
+    if origin is tuple and isinstance(value, list | tuple):
+        kinds = parts[:1] * len(value) if parts[-1] is ... else parts
+        return len(value) == len(kinds) and all(map(_is_of, value, kinds))
+    if kind in (int, float):
+        return isinstance(value, int | kind) and not isinstance(value, bool)
+    return isinstance(value, Mapping if is_dataclass(kind) else origin or kind)
+
+
+def _as(value: Any, kind: Any, where: str) -> Any:
+    """A value out of JSON as a field has it: a list is a tuple, an object the dataclass of its field."""
+    if isinstance(value, Mapping):
+        nested = next((part for part in (kind, *get_args(kind)) if is_dataclass(part)), None)
+        return value if nested is None else parse_config(nested, value, where)
+    if not isinstance(value, list | tuple):
+        return value
+    kinds = next((get_args(part) for part in (kind, *get_args(kind)) if get_origin(part) is tuple), (Any, ...))
+    each = kinds[:1] * len(value) if kinds[-1] is ... else kinds
+    return tuple(_as(part, its, where) for part, its in zip(value, each, strict=True))
+
+
+def _check_push(given: Mapping[str, Any]) -> None:
+    """What can be seen to be wrong before anything is written or sent."""
+    known = ("repo_id", "commit_message", "revision", "create_pr", "private", "token", "license")
+    checks.known_keys("options", given, known)
+    repo_id, named = given.get("repo_id"), given.get("license")
+    if repo_id is not None and not (isinstance(repo_id, str) and REPO.fullmatch(repo_id) and ".." not in repo_id):
+        checks.fail("repo_id", "a name on the Hub, such as my-name/my-model", repr(repo_id)[:100])
+    if named is not None and not (isinstance(named, str) and LICENSE.fullmatch(named)):
+        checks.fail("license", "the short name of a licence, such as apache-2.0", repr(named)[:100])

@@ -1,0 +1,149 @@
+"""Random crops and colours of a policy's images, for a whole batch at once.
+
+The numbers of sample i of a batch follow from (seed, step, i) alone: processes that share a batch draw for all of it
+and keep their part, and together see what one process sees.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from lattok import checks
+from lattok.data.pixels import check_pixels
+
+BLOCK = 4  # samples that are changed at once
+GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much images may change, each camera of each sample by itself. The defaults only crop."""
+
+    crop: float = 0.9  # smallest share of the area that a crop keeps, resized back; 1: off
+    brightness: float = 0.0  # factor from 1 - b to 1 + b; 0: off, as everywhere below
+    contrast: float = 0.0  # factor, around the mean grey of the image
+    saturation: float = 0.0  # factor, around the grey of the pixel
+    hue: float = 0.0  # turns around the grey axis, from -h to h, at most 0.5
+    crop_most: float = 1.0  # greatest share that a crop keeps; as much as `crop`: all have that size
+
+    def __post_init__(self) -> None:
+        checks.positive(crop=self.crop, crop_most=self.crop_most)
+        if self.crop > 1:
+            checks.fail("crop", "a share of the area, at most 1", self.crop)
+        if not self.crop <= self.crop_most <= 1:
+            checks.fail("crop_most", f"a share of the area from crop {self.crop:g} to 1", self.crop_most)
+        checks.at_least_zero(brightness=self.brightness, contrast=self.contrast)
+        checks.at_least_zero(saturation=self.saturation, hue=self.hue)
+        for name, most in {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}.items():
+            if getattr(self, name) > most:
+                checks.fail(name, f"a number from 0 to {most:g}", getattr(self, name))
+
+    @property
+    def changes(self) -> bool:
+        """Whether images change at all."""
+        return self.crops or self.colours
+
+    @property
+    def crops(self) -> bool:
+        """Whether images are cropped."""
+        return self.crop < 1
+
+    @property
+    def colours(self) -> bool:
+        """Whether colours change."""
+        return max(self.brightness, self.contrast, self.saturation, self.hue) > 0
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What happens to the images [B, V] of a batch; `draws[rows]` are those of some samples."""
+
+    boxes: Tensor | None  # [B, V, 3]: top, left and side of the crop, as shares of the image; None: whole images
+    colours: Tensor | None  # [B, V, 4]: factors of brightness, contrast and saturation, turns of hue; None: as they are
+
+    def __getitem__(self, rows: slice | Tensor) -> Draws:
+        return Draws(*(None if part is None else part[rows] for part in (self.boxes, self.colours)))
+
+
+def draw(options: Augmentation, count: int, views: int, seed: int, step: int) -> Draws:
+    """Draws for the `count` samples of a step, over all processes, with `views` cameras each."""
+    from lattok.seeds import derive_seed  # accelerate takes seconds to import
+
+    checks.counts(count=count, views=views)
+    generator = torch.Generator().manual_seed(derive_seed(seed, step, 1))
+    uniform = torch.rand(count, views, 7, generator=generator)
+    boxes = colours = None
+    if options.crops:
+        side = (options.crop + (options.crop_most - options.crop) * uniform[..., :1]).sqrt()  # b v 1
+        boxes = torch.cat([uniform[..., 1:3] * (1 - side), side], -1)
+    if options.colours:
+        spread = torch.tensor([options.brightness, options.contrast, options.saturation, options.hue])
+        colours = spread * (2 * uniform[..., 3:] - 1) + torch.tensor([1.0, 1.0, 1.0, 0.0])
+    return Draws(boxes, colours)
+
+
+@torch.no_grad()
+def augment(images: Tensor, draws: Draws) -> Tensor:
+    """Images uint8 [B, V, h, w, 3] to uint8 of the same shape, on their device. Crops are resized back bilinearly."""
+    check_pixels(images)
+    checks.rank("images", images, "B V h w 3")
+    for part in (draws.boxes, draws.colours):
+        if part is not None:
+            checks.size("draws", "samples, as there are of images", len(part), len(images))
+            checks.size("draws", "cameras, as there are of images", part.shape[1], images.shape[1])
+    if draws.boxes is None and draws.colours is None:
+        return images
+    parts = [slice(i, i + BLOCK) for i in range(0, len(images), BLOCK)]  # in the processor's cache: twice as fast
+    return torch.cat([_changed(images[part], draws[part]) for part in parts]) if parts else images
+
+
+def _changed(images: Tensor, draws: Draws) -> Tensor:
+    """Some samples of a batch, uint8 [b, V, h, w, 3]."""
+    pixels = rearrange(images.float(), "b v h w c -> (b v) c h w")
+    if draws.boxes is not None:
+        pixels = _cropped(pixels, draws.boxes.to(images.device).flatten(0, 1))
+    if draws.colours is not None:
+        pixels = _coloured(pixels, draws.colours.to(images.device).flatten(0, 1))
+    whole = pixels.round_().clamp_(0, 255).to(torch.uint8)
+    return rearrange(whole, "(b v) c h w -> b v h w c", v=images.shape[1])
+
+
+def _cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
+    """Pixels [n, 3, h, w] of the boxes [n, 3], at the size of the image."""
+    top, left, side = boxes.unbind(-1)
+    theta = torch.zeros(len(boxes), 2, 3, device=pixels.device)  # output to input coordinates, both from -1 to 1
+    theta[:, 0, 0] = theta[:, 1, 1] = side
+    theta[:, 0, 2], theta[:, 1, 2] = 2 * left + side - 1, 2 * top + side - 1
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _coloured(pixels: Tensor, colours: Tensor) -> Tensor:
+    """Pixels [n, 3, h, w] with brightness, contrast, saturation and hue changed, in this order.
+
+    x -> b x;  x -> g + c (x - g) with the mean grey g;  x -> S x = s x + (1 - s) grey(x);  x -> R x, a rotation.
+    Neither S nor R changes greys, so that all of it is c b R S x + (1 - c) g.
+    """
+    brightness, contrast, saturation, hue = colours.unbind(-1)
+    weights = torch.tensor(GREY, device=pixels.device)
+    mean = brightness * (pixels.mean((2, 3)) @ weights)
+    keep = saturation[:, None, None]
+    saturate = keep * torch.eye(3, device=pixels.device) + (1 - keep) * weights.expand(3, 3)
+    matrix = (contrast * brightness)[:, None, None] * (_turn(2 * math.pi * hue) @ saturate)
+    offset = ((1 - contrast) * mean)[:, None, None]
+    return torch.baddbmm(offset, matrix, pixels.flatten(2)).view_as(pixels)
+
+
+def _turn(angles: Tensor) -> Tensor:
+    """Rotations [n, 3, 3] of colours about the grey axis (1, 1, 1) by angles [n] in radians: Rodrigues' formula."""
+    axis = torch.full((3,), 3**-0.5, device=angles.device)
+    x, y, z = axis.tolist()
+    across = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], device=angles.device)
+    cosine, sine = angles.cos()[:, None, None], angles.sin()[:, None, None]
+    return cosine * torch.eye(3, device=angles.device) + sine * across + (1 - cosine) * torch.outer(axis, axis)

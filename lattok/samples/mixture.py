@@ -1,0 +1,205 @@
+"""Training samples of several datasets in given proportions, each a function of its number alone.
+
+counts(n)_i     how many of the first n samples come from dataset i
+sample n        is the next draw, number counts(n)_i, of the one dataset whose count it raises
+
+The first half of the datasets gets round(n w) of n samples, the second half the rest, and so on inside each half, in
+exact fractions. So counts(n)_i is within d / 2 of n w_i, where 2^d is at least the number of datasets: 1/2 for two of
+them, 1 for four. Draws of one dataset are shuffled passes. Neither depends on the batch size or the processes.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from itertools import accumulate, combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lattok import checks
+from lattok.data.actions.view import action_spaces
+from lattok.data.opening import open_dataset
+from lattok.data.schema import RobotDataset, camera_keys, dimension_names, short_name, vector_key
+from lattok.normalize import Normalizer
+from lattok.samples.order import SeededBatches, check_batch_size
+from lattok.samples.windows import ActionWindows, FramePairs
+from lattok.seeds import derive_seed
+from lattok.types import ActionBatch, PairBatch
+
+
+class Source(NamedTuple):
+    """A dataset of a mixture."""
+
+    dataset: RobotDataset
+    weight: float
+
+
+def open_mixture(texts: Sequence[str]) -> list[Source]:
+    """Open datasets given as PATH:WEIGHT, such as "data/bridge:1.0"; their names must differ."""
+    sources = [Source(open_dataset(path), weight) for path, weight in map(parse_source, texts)]
+    names = [source.dataset.name for source in sources]
+    for name in names:
+        if names.count(name) > 1:
+            hint = 'Write {"dataset": PATH, "name": ...} into a .json file and mix that.'
+            checks.fail("mix", "datasets with different names", f"several called {name!r}", hint)
+    return sources
+
+
+def parse_source(text: str) -> tuple[str, float]:
+    """Path and weight of PATH:WEIGHT. Paths may hold colons: the last one counts."""
+    path, colon, number = text.rpartition(":")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not colon or not path or not math.isfinite(weight) or weight <= 0:
+        checks.fail("mix", "PATH:WEIGHT with a weight greater than 0, such as data/bridge:1.0", repr(text))
+    return path, weight
+
+
+class MixedBatches:
+    """Rows of step t, in the order of the datasets, when these lie one after the other. See the top of this file."""
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], batch_size: int, seed: int):
+        """`sizes`: samples of each dataset; one without any gives none, and the others share its weight."""
+        checks.counts(batch_size=batch_size)
+        check_batch_size(batch_size, sum(sizes))
+        self.batch_size = batch_size
+        self._starts = list(accumulate(sizes, initial=0))
+        self._passes = [SeededBatches(size, 1, derive_seed(seed, i)) if size else None for i, size in enumerate(sizes)]
+        # decimal as they were written: 0.1 and 0.9 are 1
+        self._weights = [Fraction(str(w)) if size else Fraction(0) for w, size in zip(weights, sizes, strict=True)]
+        if not any(self._weights):
+            checks.fail("mix", "at least one sample", "none")
+
+    def counts(self, n: int) -> list[int]:
+        """How many of the first `n` samples come from each dataset."""
+        return _shared(n, self._weights)
+
+    def __call__(self, step: int) -> Tensor:
+        """Rows [batch_size] of step `step`, counted from 0."""
+        before, after = (self.counts(n) for n in (step * self.batch_size, (step + 1) * self.batch_size))
+        parts = zip(self._starts[:-1], self._passes, before, after, strict=True)
+        return torch.cat([start + passes.draws(k, last - k) for start, passes, k, last in parts if passes is not None])
+
+
+def _shared(n: int, weights: Sequence[Fraction]) -> list[int]:
+    if len(weights) == 1:
+        return [n]
+    half = len(weights) // 2
+    total, first = sum(weights), sum(weights[:half])
+    share = math.floor(n * first / total + Fraction(1, 2)) if total else 0
+    return _shared(share, weights[:half]) + _shared(n - share, weights[half:])
+
+
+class Mixed:
+    """Samples of several datasets under one numbering, one dataset after the other."""
+
+    def __init__(self, sizes: Sequence[int], batches: Sequence[Callable[[Tensor], Any]]):
+        self.sizes, self._batches = list(sizes), list(batches)
+        self._starts = torch.tensor(list(accumulate(sizes, initial=0)))
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    def batch(self, indices: Tensor) -> Any:
+        """Samples `indices` [B], in their order, as each dataset gives them."""
+        owner = torch.searchsorted(self._starts, indices, right=True) - 1
+        order = owner.argsort(stable=True)
+        parts = [self._batches[i](indices[owner == i] - self._starts[i]) for i in owner.unique().tolist()]
+        place = order.argsort()
+        joined = (None if values[0] is None else torch.cat(values)[place] for values in zip(*parts, strict=True))
+        return type(parts[0])(*joined)
+
+
+class MixedWindows(Mixed):
+    """Windows of several datasets; every chunk is normalised with its own dataset's normaliser."""
+
+    def __init__(self, windows: Sequence[ActionWindows], normalizers: Sequence[Normalizer]):
+        def normalised(part: ActionWindows, model_owned: Normalizer) -> Callable[[Tensor], ActionBatch]:
+            normalizer = copy.deepcopy(model_owned)  # the model's own moves to its device
+
+            def batch(indices: Tensor) -> ActionBatch:
+                chunks, valid = part.batch(indices)
+                return ActionBatch(normalizer(chunks), valid)
+
+            return batch
+
+        batches = [normalised(*both) for both in zip(windows, normalizers, strict=True)]
+        super().__init__([len(part) for part in windows], batches)
+
+
+class MixedPairs(Mixed):
+    """Frame pairs of several datasets with `labelled`, `tasks` and `task_of` as `FramePairs` has them.
+
+    Actions are normalised with statistics of their own dataset's labelled pairs; where a dataset has none they are
+    zeros. `action_dim` is 0 where no dataset has any.
+    """
+
+    def __init__(self, parts: Sequence[FramePairs], weights: Sequence[float]):
+        self.weights = list(weights)
+        self.labelled = np.concatenate([part.labelled for part in parts])
+        self.known = [int(part.labelled.sum()) for part in parts]
+        self.tasks = tuple(task for part in parts for task in part.tasks)
+        firsts = [0, *accumulate(len(part.tasks) for part in parts[:-1])]
+        self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=True)])
+        shape = next((part.actions.shape[1:] for part in parts if part.labelled.any()), (0,))
+        self.action_dim = shape[-1]
+        super().__init__([len(part) for part in parts], [_normalised_pairs(part, shape) for part in parts])
+
+
+def _normalised_pairs(part: FramePairs, shape: tuple[int, ...]) -> Callable[[Tensor], PairBatch]:
+    normalizer = Normalizer(shape[-1]) if shape[-1] else None
+    if normalizer is not None and part.labelled.any():
+        normalizer.fit(torch.from_numpy(part.actions[part.labelled]).flatten(0, -2))
+
+    def batch(indices: Tensor) -> PairBatch:
+        pairs = part.batch(indices)
+        if normalizer is None or not part.labelled.any():
+            return pairs._replace(actions=torch.zeros(len(indices), *shape))
+        return pairs._replace(actions=normalizer(pairs.actions))
+
+    return batch
+
+
+def same_actions(datasets: Iterable[RobotDataset], key: str) -> tuple[str, ...]:
+    """Names of the action dimensions that all datasets have; others are an error with the way out.
+
+    Of every two datasets, action spaces count where both declare one, otherwise names, where both have them.
+    """
+    known = [(d.name, vector_key(d, "action_key", key), action_spaces(d).get(key)) for d in datasets]
+    for (first, mine, ours), (other, theirs, space) in combinations(known, 2):
+        alike = space == ours if space and ours else None in (theirs.names, mine.names) or theirs.names == mine.names
+        if alike and theirs.shape == mine.shape:
+            continue
+        kind = " of another action space" if space and ours else ""
+        expected = f"the actions of {first} ({', '.join(dimension_names(mine))}) in every dataset"
+        hint = 'In description files, say what they are ("action_space") and convert one ("actions": {"as": ...}).'
+        checks.fail("mix", expected, f"{', '.join(dimension_names(theirs))}{kind} in {other}", hint)
+    return dimension_names(known[0][1])
+
+
+def same_cameras(dataset: RobotDataset, names: Sequence[str]) -> tuple[str, ...]:
+    """A dataset's cameras called `names`, full names or short; where one is wanted and there is one, that one."""
+    short = [short_name(name) for name in names]
+    there = [short_name(key) for key in dataset.cameras]
+    if len(short) == len(there) == 1:
+        return tuple(dataset.cameras)
+    if not set(short) <= set(there):
+        hint = f'Name them in a description file: "cameras": {{"{short[0]}": "{(there or ["NAME"])[0]}", ...}}.'
+        checks.fail("cameras", f"{', '.join(short)} in {dataset.name} too", ", ".join(there) or "none", hint)
+    return camera_keys(dataset, short)
+
+
+def has_actions(dataset: RobotDataset, key: str) -> bool:
+    """Whether a dataset has that column; one that has other actions instead is an error, not a video without any."""
+    if key in dataset.features:
+        return True
+    if any(name.split(".")[0].startswith("action") for name in dataset.features):
+        vector_key(dataset, "action_key", key)
+    return False

@@ -1,0 +1,244 @@
+"""Training samples from episodes: action chunks, and pairs of frames with the actions between them.
+
+Everything is indexed once and kept in memory (frames in a file with `cache_dir`), so that a batch is one gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lattok import checks
+from lattok.data.episodes import EpisodeSpec, check_stride, read_vectors, select_episodes
+from lattok.data.schema import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.samples.frames import decode_all
+from lattok.types import ActionBatch, Episode, PairBatch
+
+ACTION_TARGETS = ("mean", "first", "chunk")
+FeaturesOf = Callable[[np.ndarray], Tensor]  # rows [...] of frames to their features [..., V*N, D]
+
+
+class ActionWindows:
+    """Chunks of `horizon` actions, one starting at every `step`-th frame of the chosen episodes.
+
+    `actions` [F, m] float32 in physical units, `action_names`, and for each of the N windows `episode_of` [N] and
+    `frame_of` [N]. Beyond the end of an episode a chunk repeats the last action, which is then not valid.
+    """
+
+    def __init__(
+        self,
+        dataset: RobotDataset,
+        horizon: int,
+        action_key: str = "action",
+        episodes: EpisodeSpec = None,
+        step: int = 1,
+    ):
+        checks.counts(horizon=horizon, step=step)
+        chosen = select_episodes(dataset, episodes)
+        self.horizon = horizon
+        self.action_names = dimension_names(vector_key(dataset, "action_key", action_key))
+        self.actions = torch.from_numpy(read_vectors(dataset, "action_key", action_key, chosen))
+        lengths = np.array([e.length for e in chosen], dtype=np.int64)
+        frame, row, last = _positions(lengths)
+        keep = frame % step == 0
+        self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
+        self.frame_of = frame[keep]
+        self._row = torch.from_numpy(row[keep])  # [N] row of the first action
+        self._last = torch.from_numpy(last[keep])  # [N] row of the episode's last action
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def batch(self, indices: Tensor) -> ActionBatch:
+        """Windows `indices` [B] as chunks [B, H, m] and their mask [B, H]."""
+        rows, inside = self.rows(indices)
+        return ActionBatch(self.actions[rows], inside)
+
+    def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [B, H] of `actions` that windows `indices` [B] consist of, and which are inside the episode [B, H]."""
+        rows = self._row[indices][:, None] + torch.arange(self.horizon)  # b h
+        last = self._last[indices][:, None]
+        return torch.minimum(rows, last), rows <= last
+
+    def all(self) -> ActionBatch:
+        """All windows, in order."""
+        return self.batch(torch.arange(len(self)))
+
+
+class FramePairs:
+    """Pairs of frames (t, t + stride) inside one episode, with the actions between them.
+
+    `frames` uint8 [F, V, h, w, 3] holds every frame of `episodes` once. For each of the N pairs: rows `first` and
+    `second` in it, `episode_of`, `frame_of`, `actions`, `states` [N, s] at t, `labelled`: whether the action may
+    supervise, and `task_of` [N]: the instruction as an index into `tasks` (the first one of an episode with several).
+    """
+
+    features: FeaturesOf | None = None  # where features are known, batches carry them
+
+    def __init__(
+        self,
+        dataset: RobotDataset,
+        stride_frames: int,
+        cameras: Sequence[str] | None = None,
+        action_key: str | None = "action",
+        state_key: str | None = None,
+        episodes: EpisodeSpec = None,
+        transform: FrameTransform | None = None,
+        labelled_fraction: float = 0.05,
+        labelled: Literal["pairs", "episodes"] = "pairs",
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+        progress: Progress | None = None,
+        extra_strides: Sequence[int] = (),
+        action_target: Literal["mean", "first", "chunk"] = "mean",
+        action_steps: int = 1,
+        pixels: bool = True,
+    ):
+        """`transform` maps blocks uint8 [n, H, W, 3] to one size, e.g. a model's `resize`.
+
+        `labelled_fraction` of the pairs (or of the episodes) of every task is drawn by a hash of seed, episode and
+        frame, at least one per task. Beyond 4 GiB the frames go into a temporary file in `cache_dir`, if it is given.
+        With `extra_strides` every sample has further frames t + s, all of them inside the episode. `actions` are, by
+        `action_target`, the "mean" over the gap [N, m], the "first" one a_t [N, m], or a "chunk" of `action_steps` n,
+        a_t .. a_{t+n-1} [N, n, m], which repeats the episode's last one where that ends. Without `pixels` nothing is
+        decoded, and frames are empty, [F, 0].
+        """
+        checks.one_of("labelled", labelled, ("pairs", "episodes"))
+        check_action_target(action_target, action_steps)
+        if not 0 <= labelled_fraction <= 1:
+            checks.fail("labelled_fraction", "a number from 0 to 1", repr(labelled_fraction))
+        self.episodes = chosen = select_episodes(dataset, episodes)
+        lengths = np.array([e.length for e in chosen], dtype=np.int64)
+        self.stride, self.offsets = stride_frames, np.array([0, stride_frames, *extra_strides])
+        check_stride(stride_frames, lengths, dataset.fps)
+        for stride in extra_strides:
+            check_stride(stride, lengths, dataset.fps, "extra_strides")
+        self.cameras = camera_keys(dataset, cameras)
+        frame, row, last = _positions(lengths)
+        keep = row + self.offsets.max() <= last
+        self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
+        self.frame_of = frame[keep]
+        self.first = row[keep]
+        self.second = self.first + stride_frames
+        self._last = last[keep]
+        self.tasks, self.task_of = instructions(chosen, lengths, keep)
+        self.actions = self._actions(dataset, action_key, chosen, action_target, action_steps)
+        self.states = np.empty((len(self.first), 0), dtype=np.float32)
+        if state_key is not None:
+            self.states = read_vectors(dataset, "state_key", state_key, chosen)[self.first]
+        self.labelled = np.zeros(len(self.first), dtype=bool)
+        if action_key is not None:
+            tasks = {e.index: e.tasks for e in chosen}
+            self.labelled = draw_labelled(self.episode_of, self.frame_of, tasks, labelled_fraction, labelled, seed)
+        self.frames = np.empty((int(lengths.sum()), 0), dtype=np.uint8)
+        self._decode = partial(decode_all, dataset, chosen, self.cameras, transform, cache_dir, progress)
+        if pixels:
+            self.read_pixels()
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def batch(self, indices: Tensor) -> PairBatch:
+        """Pairs `indices` [B]: frames [B, 2 + extra strides, V, h, w, 3], actions [B, m] or [B, n, m], labelled [B]."""
+        chosen = indices.numpy()
+        rows = self.first[chosen][:, None] + self.offsets  # b 2+
+        return PairBatch(
+            torch.from_numpy(np.asarray(self.frames[rows])),
+            torch.from_numpy(self.actions[chosen]),
+            torch.from_numpy(self.labelled[chosen]),
+            features=None if self.features is None else self.features(rows),
+        )
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether frames are there, not only their places."""
+        return self.frames.size > 0
+
+    def read_pixels(self) -> None:
+        """Decode all frames; for pairs that were made without them."""
+        self.frames = self._decode()
+
+    def _actions(
+        self, dataset: RobotDataset, key: str | None, episodes: Sequence[Episode], target: str, steps: int
+    ) -> np.ndarray:
+        """What `target` names, for every pair: float32 [N, m], or [N, n, m] for a chunk."""
+        if key is None:
+            return np.empty((len(self.first), *([steps] if target == "chunk" else []), 0), dtype=np.float32)
+        flat = read_vectors(dataset, "action_key", key, episodes)
+        if target == "first":
+            return flat[self.first]
+        if target == "chunk":
+            return flat[np.minimum(self.first[:, None] + np.arange(steps), self._last[:, None])]
+        total = np.concatenate([np.zeros((1, flat.shape[1])), np.cumsum(flat.astype(np.float64), axis=0)])
+        return ((total[self.second] - total[self.first]) / self.stride).astype(np.float32)
+
+
+def check_action_target(target: str, steps: int) -> None:
+    """A target that there is; more than one step is for chunks."""
+    checks.one_of("action_target", target, ACTION_TARGETS)
+    checks.counts(action_steps=steps)
+    if steps > 1 and target != "chunk":
+        checks.fail("action_steps", f"1 with action_target={target}", steps, "A chunk of actions: action_target=chunk.")
+
+
+def draw_labelled(
+    episode_of: np.ndarray,
+    frame_of: np.ndarray,
+    tasks: dict[int, tuple[str, ...]],
+    fraction: float,
+    unit: Literal["pairs", "episodes"],
+    seed: int,
+) -> np.ndarray:
+    """Which pairs are labelled, bool [N]: of every task the `fraction` with the lowest hashes, at least one.
+
+    The hash sees the seed, the episode and (for pairs) the frame, so the order of the pairs does not matter.
+    """
+    chosen = np.zeros(len(episode_of), dtype=bool)
+    if fraction == 0:
+        return chosen
+    if not len(chosen):
+        checks.fail("labelled_fraction", "at least one labelled pair", "none", "The chosen episodes hold no pairs.")
+    frame = frame_of if unit == "pairs" else np.zeros_like(frame_of)
+    value = _hash(seed, episode_of, frame)
+    names = {task: i for i, task in enumerate(sorted(set(tasks.values())))}
+    task_of = np.array([names[tasks[e]] for e in episode_of.tolist()], dtype=np.int64)
+    order = np.argsort(task_of, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(task_of[order])) + 1):  # the pairs of one task
+        candidates = np.unique(value[rows])  # ascending: one entry per pair or per episode
+        count = max(1, round(fraction * len(candidates)))
+        chosen[rows] = value[rows] <= candidates[count - 1]
+    return chosen
+
+
+def _hash(seed: int, episode: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """splitmix64 over the seed and the two numbers, uint64 like them."""
+    state = np.full(len(episode), seed % 2**64, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for key in (np.zeros_like(episode), episode, frame):
+            state = (state ^ key.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def _positions(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For every frame: its index in the episode, its flat row, and the row of the episode's last frame. All [F]."""
+    ends = np.cumsum(lengths)
+    row = np.arange(int(lengths.sum()), dtype=np.int64)
+    return row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)
+
+
+def instructions(
+    episodes: Sequence[Episode], lengths: np.ndarray, keep: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Different instructions in the order of the episodes, and the index of each kept frame's, int64 [N]."""
+    first = [episode.tasks[0] if episode.tasks else "" for episode in episodes]
+    number = {task: i for i, task in enumerate(dict.fromkeys(first))}
+    return tuple(number), np.repeat([number[task] for task in first], lengths)[keep]

@@ -1,0 +1,270 @@
+"""The only training loop. It knows no model: a model returns named loss terms, the loop weights, sums and logs them.
+
+Every random number of step t follows from (seed, process, t), and batches are a function of the step, so that a run
+that was interrupted and resumed equals one that was not, without any generator state on disk.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, send_to_device
+from torch import Tensor, nn
+
+from lattok import checks
+from lattok.devices import DEVICES
+from lattok.nn import torch_threads
+from lattok.seeds import derive_seed
+from lattok.signals import Interrupted, deferred
+from lattok.training import checkpoints
+from lattok.training.codebooks import CodebookWatch
+from lattok.training.runlog import Meter, RunLog
+
+RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
+SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` share a batch."
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How long and how fast to learn; part of a recipe."""
+
+    steps: int = 1000
+    batch_size: int = 128  # over all processes and accumulated parts
+    accumulate: int = 1  # parts of a batch, one after the other; batch statistics and moving codebooks see the parts
+    lr: float = 1e-4
+    schedule: str = "constant"  # or "one_cycle": 10 % warm-up, cosine to zero; or "step": times a factor now and then
+    decay_every: int = 10_000  # steps of "step"
+    decay_factor: float = 0.5
+    optimizer: str = "adam"  # or "adamw"
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    seed: int = 0
+    device: str = "auto"  # "auto", "cpu", "cuda", "mps"
+    precision: str = "no"  # or "bf16": mixed precision
+    log_every: int = 50
+    save_every: int = 1000
+    threads: int = 0  # of torch on a CPU, part of the result; 0: torch's own choice
+    trial: bool = False  # a few steps to see that it works: every report on the model says so
+
+    def __post_init__(self) -> None:
+        checks.counts(steps=self.steps, batch_size=self.batch_size, accumulate=self.accumulate)
+        checks.counts(decay_every=self.decay_every, log_every=self.log_every, save_every=self.save_every)
+        checks.positive(lr=self.lr, clip_norm=self.clip_norm, decay_factor=self.decay_factor)
+        checks.at_least_zero(weight_decay=self.weight_decay, seed=self.seed)
+        checks.whole(threads=self.threads)
+        checks.one_of("schedule", self.schedule, ("constant", "one_cycle", "step"))
+        checks.one_of("optimizer", self.optimizer, ("adam", "adamw"))
+        checks.one_of("device", self.device, DEVICES)
+        checks.one_of("precision", self.precision, ("no", "bf16"))
+
+
+def learning_rate(options: LoopOptions, step: int) -> float:
+    """Learning rate of step `step`, counted from 0."""
+    if options.schedule == "constant":
+        return options.lr
+    if options.schedule == "step":
+        return options.lr * options.decay_factor ** (step // options.decay_every)
+    warm = max(1, round(0.1 * options.steps))
+    if step < warm:
+        return options.lr * (0.04 + 0.96 * (1 - math.cos(math.pi * step / warm)) / 2)
+    return options.lr * (1 + math.cos(math.pi * (step - warm) / max(1, options.steps - warm))) / 2
+
+
+@contextmanager
+def _accelerate_state_kept() -> Iterator[None]:
+    """The caller's own Accelerator finds its device and precision as they were."""
+    kinds = (AcceleratorState, PartialState, GradientState)
+    saved = [dict(kind._shared_state) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, state in zip(kinds, saved, strict=True):
+            kind._shared_state.clear()
+            kind._shared_state.update(state)
+
+
+@_accelerate_state_kept()
+def fit(
+    model: nn.Module,
+    batches: Callable[[int, int, int], Any],
+    options: LoopOptions,
+    out: Path,
+    *,
+    loss_weights: Mapping[str, float],
+    resume: bool = False,
+    resume_command: str = "the same call with resume=True",
+) -> dict[str, float]:
+    """Train `model` in place and return the values that it logged last; none where nothing was left to do.
+
+    `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors, and of what
+    is none, such as texts; accumulated parts are shares of more processes. `model(batch)` gives loss terms: those with
+    a weight are summed, the others only logged. State goes to `out/run/`; `resume` goes on from its checkpoint, or from
+    the start where there is none yet. Raises `LattokError` when the loss stops being finite or memory is full,
+    `Interrupted` after Ctrl-C, SIGTERM or SIGHUP, all with the state saved.
+    """
+    accelerator = _accelerator(options)
+    module = copy.deepcopy(model) if _shards(accelerator) else model  # sharding in place would not come off again
+    wrapped, optimizer = accelerator.prepare(module.train(), _optimizer(module, options))
+    path = out / RUN / CHECKPOINT
+    first = checkpoints.restore(module, optimizer, path, options.steps) if resume and path.is_file() else 0
+    main = accelerator.is_main_process
+    log = RunLog(out / RUN, out.name, first, options.steps) if main else None
+    meter = Meter(options.batch_size, first, accelerator.device)
+    last: dict[str, float] = {}
+    watch = CodebookWatch(options.steps, quiet=options.trial)
+    threads = options.threads if accelerator.device.type == "cpu" else 0
+    with deferred() as asked, torch.random.fork_rng(), torch_threads(threads):
+        for step in range(first, options.steps):
+            rate = learning_rate(options, step)
+            with checks.within_memory(f"step {step + 1} of {options.steps}", SMALLER):
+                values = _step(accelerator, wrapped, optimizer, batches, loss_weights, step, rate, options)
+            _check_finite(values, step, out)
+            done = step + 1
+            if done % options.log_every == 0 or done == options.steps:
+                reduced: Any = accelerator.reduce(values, "mean")
+                last = {**{name: float(value) for name, value in reduced.items()}, "lr": rate}
+                report = watch(module, done, last=done == options.steps)
+                if log:
+                    log.write(done, {**last, **report.values, **meter.read(done)}, report.warnings)
+            elif log:
+                log.tick(done)
+            stop = _anywhere(asked(), accelerator)
+            if done % options.save_every == 0 or done == options.steps or stop:
+                checkpoints.save(module, optimizer, path, done, main)
+            if stop:
+                if log:
+                    log.close()
+                text = f"Saved at step {done} of {options.steps} in {out}. Continue with: {resume_command}"
+                raise Interrupted(text, stop)
+    if log:
+        log.close()
+    if module is not model:
+        checkpoints.copy_state(module, model)
+    model.eval()
+    return last
+
+
+def _accelerator(options: LoopOptions) -> Accelerator:
+    """A fresh accelerator; the state of an earlier one in this process would keep its device and precision."""
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)
+    handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
+    accelerator = Accelerator(
+        cpu=options.device == "cpu",
+        mixed_precision=options.precision,
+        kwargs_handlers=handlers,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # only the loop accumulates
+    )
+    _check_setting(accelerator, options)
+    if _shards(accelerator):
+        from torch.distributed.fsdp import MixedPrecisionPolicy
+
+        # autocast rounds where it must, as without shards; accelerate's policy would also round actions and losses
+        plugin: Any = accelerator.state.fsdp_plugin
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if options.device not in ("auto", accelerator.device.type):
+        checks.fail("device", f"a device this machine has ({accelerator.device.type})", options.device)
+    parts = accelerator.num_processes * options.accumulate
+    if options.batch_size % parts:
+        each = f"{accelerator.num_processes} processes" + f" x {options.accumulate} parts" * (options.accumulate > 1)
+        checks.fail("batch_size", f"a multiple of the {each}", options.batch_size)
+    return accelerator
+
+
+def _check_setting(accelerator: Accelerator, options: LoopOptions) -> None:
+    """What `accelerate launch` asks for and this loop does not do is an error, not another way of training."""
+    kind = accelerator.distributed_type.value
+    if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not _shards(accelerator)):
+        hint = "examples/accelerate has a file for each."
+        checks.fail("accelerate", "one process, DDP or FSDP2", kind, hint)
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if asked not in ("no", options.precision):
+        checks.fail("precision", f"{asked}, as accelerate was told", options.precision, "Set precision=bf16.")
+
+
+def _shards(accelerator: Accelerator) -> bool:
+    """Whether models are cut into parts (FSDP2), which accelerate knows from 1.6 on."""
+    return getattr(accelerator, "is_fsdp2", False)
+
+
+def _optimizer(model: nn.Module, options: LoopOptions) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return kind(trained, lr=options.lr, weight_decay=options.weight_decay)
+
+
+def _step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: Any,
+    batches: Callable[[int, int, int], Any],
+    loss_weights: Mapping[str, float],
+    step: int,
+    rate: float,
+    options: LoopOptions,
+) -> dict[str, Tensor]:
+    """One optimiser step; the loss, its terms and the gradient norm, detached: means over the accumulated parts."""
+    rank, world, count = accelerator.process_index, accelerator.num_processes, options.accumulate
+    parts = []
+    for i in range(count):
+        share = rank + i * world
+        torch.manual_seed(derive_seed(options.seed, share, step))
+        batch = send_to_device(batches(step, share, world * count), accelerator.device)
+        with nullcontext() if i == count - 1 else accelerator.no_sync(model):  # gradients meet once
+            with accelerator.autocast():
+                terms = model(batch)
+                loss = _weighted(terms, loss_weights)
+            accelerator.backward(loss / count)
+        parts.append(_logged(loss, terms, loss_weights))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    trained = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.as_tensor(accelerator.clip_grad_norm_(trained, options.clip_norm))
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
+    return {**means, "grad_norm": checkpoints.whole(norm).detach().float()}
+
+
+def _weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum of the terms that have a weight."""
+    weighted = [weights[name] * term for name, term in terms.items() if name in weights]
+    if not weighted:
+        checks.fail("loss_weights", f"a weight for one of the terms {', '.join(terms)}", ", ".join(weights) or "none")
+    return torch.stack(weighted).sum()
+
+
+def _logged(loss: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """What a part of a step says: terms with a weight under loss/, figures that only inform under their own name."""
+    for name, term in terms.items():
+        if name not in weights and term.requires_grad:
+            hint = "Detach what only informs."
+            checks.fail(name, "a loss term with a weight in loss_weights, or without a gradient", "neither", hint)
+    named = {f"loss/{name}" if name in weights else name: term for name, term in terms.items()}
+    return {name: value.detach().float() for name, value in {**named, "loss": loss}.items()}
+
+
+def _anywhere(number: int, accelerator: Accelerator) -> int:
+    """The signal that any process got, the greatest of several; 0 where none did. All stop at the same step."""
+    if accelerator.num_processes == 1:
+        return number
+    asked: Any = accelerator.gather(torch.tensor([number], device=accelerator.device))
+    return int(asked.max())
+
+
+def _check_finite(values: Mapping[str, Tensor], step: int, out: Path) -> None:
+    if bool(torch.isfinite(values["loss"])):
+        return
+    bad = [name for name, value in values.items() if name.startswith("loss/") and not bool(torch.isfinite(value))]
+    names = ", ".join(name.removeprefix("loss/") for name in bad) or "the sum"
+    checks.fail("loss", "a finite number", f"{names} not finite at step {step + 1} in {out}", "Lower lr.")

@@ -1,0 +1,519 @@
+"""robomimic and LIBERO files: values against h5py, tasks, rates, damaged files."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lattok.checks import LattokError
+from lattok.data import RobotDataset, camera_keys, inspect_dataset, open_dataset, read_vectors
+from lattok.data.formats.hdf5 import RobomimicHDF5
+from lattok.data.schema import Feature
+from tests.real import FRANKA, needs_real
+
+h5py = pytest.importorskip("h5py")
+
+LIBERO_STATE = ("x", "y", "z", "rx", "ry", "rz", "gripper_0", "gripper_1")
+
+
+def write_libero(path: Path, instruction: str = "open the drawer", lengths=(5, 4, 6), seed: int = 0, **options) -> Path:
+    """A file as LIBERO's script writes it: contiguous float64 arrays, pictures [T, 16, 16, 3], uint8 rewards."""
+    rng = np.random.default_rng(seed)
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        kwargs = {"control_freq": 20, "robots": ["Panda"], "camera_names": ["robot0_eye_in_hand", "agentview"]}
+        arguments = {"type": 1, "env_name": "Libero_Kitchen", "problem_name": "libero", "env_kwargs": kwargs}
+        data.attrs["env_args"] = json.dumps(arguments | options)
+        data.attrs["env_name"] = "Libero_Kitchen"
+        data.attrs["problem_info"] = json.dumps({"problem_name": "libero", "language_instruction": instruction})
+        data.attrs["macros_image_convention"] = "opengl"
+        data.attrs["num_demos"], data.attrs["total"] = len(lengths), sum(lengths)
+        for number, length in enumerate(lengths):
+            demo = data.create_group(f"demo_{number}")
+            demo.attrs["num_samples"], demo.attrs["model_file"] = length, "<mujoco/>"
+            ee = rng.standard_normal((length, 6))
+            obs = {"gripper_states": rng.standard_normal((length, 2)), "joint_states": rng.standard_normal((length, 7))}
+            obs |= {"ee_states": ee, "ee_pos": ee[:, :3], "ee_ori": ee[:, 3:]}
+            for name in ("agentview_rgb", "eye_in_hand_rgb"):
+                obs[name] = rng.integers(0, 256, (length, 16, 16, 3), dtype=np.uint8)
+            for name, values in obs.items():
+                demo.create_dataset(f"obs/{name}", data=values)
+            demo["actions"] = rng.uniform(-1, 1, (length, 7))
+            demo["states"] = rng.standard_normal((length, 40 + seed))  # other scenes have other states
+            demo["robot_states"] = rng.standard_normal((length, 9))
+            demo["rewards"] = demo["dones"] = (np.arange(length) == length - 1).astype(np.uint8)
+    return path
+
+
+def write_robomimic(path: Path, demos: int = 12, **attributes: Any) -> Path:
+    """A file as robomimic has them: compressed chunks, float rewards, next_obs, filter keys under mask/."""
+    rng = np.random.default_rng(7)
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        arguments = {"env_name": "Lift", "type": 1, "env_kwargs": {"control_freq": 20, "robots": "Panda"}}
+        data.attrs["env_args"] = json.dumps(arguments)
+        data.attrs.update(attributes)
+        for number in range(demos):
+            length = 4 + number
+            demo = data.create_group(f"demo_{number}")
+            demo.attrs["num_samples"] = length
+            obs = {
+                "robot0_eef_pos": rng.standard_normal((length, 3)),
+                "robot0_eef_quat": rng.standard_normal((length, 4)),
+                "robot0_gripper_qpos": rng.standard_normal((length, 2)),
+                "object": rng.standard_normal((length, 10)),
+                "agentview_image": rng.integers(0, 256, (length, 12, 12, 3), dtype=np.uint8),
+                "agentview_depth": rng.random((length, 12, 12, 1), dtype=np.float32),
+            }
+            for name, values in obs.items():
+                chunks = (1, *values.shape[1:]) if values.ndim > 2 else None
+                demo.create_dataset(f"obs/{name}", data=values, compression="gzip", chunks=chunks)
+                demo.create_dataset(f"next_obs/{name}", data=values)
+            demo["actions"] = rng.uniform(-1, 1, (length, 7))
+            demo["states"] = rng.standard_normal((length, 32))
+            demo["rewards"], demo["dones"] = rng.random(length), (np.arange(length) == length - 1).astype(np.int64)
+        file["mask/train"] = np.array([b"demo_0", b"demo_1"])
+    return path
+
+
+@pytest.fixture
+def libero(tmp_path: Path) -> Path:
+    """A folder with two tasks."""
+    (tmp_path / "libero_goal").mkdir()
+    write_libero(tmp_path / "libero_goal" / "push_demo.hdf5", "push the plate", lengths=(3, 7), seed=1)
+    write_libero(tmp_path / "libero_goal" / "open_demo.hdf5")
+    return tmp_path / "libero_goal"
+
+
+def test_libero_folder_against_h5py(libero: Path):
+    dataset = RobomimicHDF5(libero)
+    checked: RobotDataset = dataset
+    assert (checked.kind, checked.name, checked.robot, checked.fps) == ("hdf5", "libero_goal", "Panda", 20)
+    assert repr(dataset) == "RobomimicHDF5('libero_goal', 5 episodes, 25 frames, 20 fps)"
+    assert dataset.tasks == ("open the drawer", "push the plate")
+    assert [tuple(episode) for episode in dataset.episodes] == [
+        (0, 5, ("open the drawer",)),
+        (1, 4, ("open the drawer",)),
+        (2, 6, ("open the drawer",)),
+        (3, 3, ("push the plate",)),
+        (4, 7, ("push the plate",)),
+    ]
+    assert dataset.cameras == ("observation.images.agentview_rgb", "observation.images.eye_in_hand_rgb")
+    assert dataset.features["action"] == Feature("float64", (7,), None)
+    assert dataset.features["next.reward"] == Feature("uint8", (1,), None)
+    assert dataset.features["next.done"] == Feature("bool", (1,), None)
+    assert dataset.features["observation.joint_states"] == Feature("float64", (7,), None)
+    assert dataset.features["observation.state"] == Feature("float64", (8,), LIBERO_STATE)
+    assert dataset.features[dataset.cameras[0]] == Feature("image", (16, 16, 3), None)
+    assert dataset.findings[0].what.startswith("Pictures are stored upside down")
+    assert dict(dataset.left_out).keys() == {"states", "robot_states"}
+    places = [("open_demo.hdf5", n) for n in range(3)] + [("push_demo.hdf5", n) for n in range(2)]
+    for index, (name, number) in enumerate(places):
+        assert dataset.files_of(index) == (libero / name,)
+        with h5py.File(libero / name) as file:
+            demo = file[f"data/demo_{number}"]
+            obs = {key: value[()] for key, value in demo["obs"].items()}
+            got = dataset.columns(index, [key for key in dataset.features if key not in dataset.cameras])
+            np.testing.assert_array_equal(got["action"], demo["actions"][()])
+            np.testing.assert_array_equal(got["next.reward"], demo["rewards"][()])
+            np.testing.assert_array_equal(got["next.done"], demo["dones"][()] == 1)
+            np.testing.assert_array_equal(got["observation.joint_states"], obs["joint_states"])
+            state = np.hstack([obs["ee_pos"], obs["ee_ori"], obs["gripper_states"]])
+            np.testing.assert_array_equal(got["observation.state"], state)
+            assert all(column.dtype.name == dataset.features[key].dtype for key, column in got.items())
+            assert got["task_index"].tolist() == [int(index > 2)] * len(state)
+            assert got["episode_index"].tolist() == [index] * len(state)
+            np.testing.assert_array_equal(got["timestamp"], (np.arange(len(state)) / 20).astype(np.float32))
+            both = np.stack([obs["eye_in_hand_rgb"], obs["agentview_rgb"]], axis=1)
+        keys = camera_keys(dataset, ["eye_in_hand_rgb", "agentview_rgb"])
+        np.testing.assert_array_equal(dataset.frames(index, keys), both)
+        np.testing.assert_array_equal(dataset.frames(index, keys, indices=[2, 0, 2]), both[[2, 0, 2]])
+
+
+def test_robomimic_file_against_h5py(tmp_path: Path):
+    path = write_robomimic(tmp_path / "lift.hdf5")
+    dataset = RobomimicHDF5(path)
+    assert (dataset.name, dataset.root, dataset.robot) == ("lift", path, "Panda")
+    assert [episode.length for episode in dataset.episodes] == list(range(4, 16))  # demo_2 before demo_10
+    assert dataset.tasks == ("Lift",)
+    assert dataset.findings == ()
+    assert dataset.features["observation.state"].names == ("x", "y", "z", "rx", "ry", "rz", "rw", *LIBERO_STATE[-2:])
+    assert dataset.features["observation.agentview_depth"] == Feature("float32", (12, 12, 1), None)
+    assert dataset.features["next.reward"].dtype == "float64"
+    with h5py.File(path) as file:
+        obs = file["data/demo_10/obs"]
+        np.testing.assert_array_equal(dataset.frames(10)[:, 0], obs["agentview_image"][()])
+        np.testing.assert_array_equal(dataset.frames(10, indices=[0, 13])[:, 0], obs["agentview_image"][[0, 13]])
+        depth = dataset.columns(10, ["observation.agentview_depth"])["observation.agentview_depth"]
+        np.testing.assert_array_equal(depth, obs["agentview_depth"][()])
+    vectors = read_vectors(dataset, "key", "observation.state", dataset.episodes)
+    assert vectors.shape == (sum(range(4, 16)), 9)
+
+
+def test_a_dataset_named_state_is_the_state(tmp_path: Path):
+    path = write_libero(tmp_path / "a.hdf5", lengths=(3,))
+    with h5py.File(path, "a") as file:
+        file["data/demo_0/obs/state"] = np.arange(12, dtype=np.float32).reshape(3, 4)
+    dataset = RobomimicHDF5(path)
+    assert dataset.features["observation.state"] == Feature("float32", (4,), None)
+    assert dataset.columns(0, ["observation.state"])["observation.state"][2].tolist() == [8, 9, 10, 11]
+
+
+def test_only_the_wanted_rows_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = RobomimicHDF5(write_libero(tmp_path / "a.hdf5", lengths=(60,)))
+    read = []
+    original = h5py.Dataset.__getitem__
+
+    def spy(self, key, *more):
+        values = original(self, key, *more)
+        read.append((self.name.rsplit("/", 1)[-1], len(values)))
+        return values
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", spy)
+    dataset.columns(0, ["action", "frame_index"])
+    dataset.frames(0, ["agentview_rgb"], indices=[3, 59])
+    dataset.frames(0, ["agentview_rgb"], indices=range(10, 20))
+    assert read == [("actions", 60), ("agentview_rgb", 2), ("agentview_rgb", 10)]
+
+
+@pytest.mark.parametrize(
+    ("change", "instruction"),
+    [
+        ({"problem_info": json.dumps({"language_instruction": ["turn", "it", "on"]})}, "turn it on"),
+        ({"problem_info": json.dumps({"language_instruction": " "})}, "Lift"),
+        ({"env_args": json.dumps({"env_kwargs": {"control_freq": 20}})}, "a"),
+        ({"env_args": json.dumps({"env_kwargs": {"control_freq": 20}}), "env_name": "Can"}, "Can"),
+    ],
+)
+def test_instructions(tmp_path: Path, change: dict, instruction: str):
+    assert RobomimicHDF5(write_robomimic(tmp_path / "a.hdf5", demos=1, **change)).tasks == (instruction,)
+
+
+def test_an_episode_may_have_an_instruction_of_its_own(tmp_path: Path):
+    path = write_robomimic(tmp_path / "a.hdf5", demos=3)
+    with h5py.File(path, "a") as file:
+        file["data/demo_1"].attrs["ep_meta"] = json.dumps({"lang": "lift the mug"})
+    dataset = RobomimicHDF5(path)
+    assert [episode.tasks for episode in dataset.episodes] == [("Lift",), ("lift the mug",), ("Lift",)]
+    assert dataset.columns(1, ["task_index"])["task_index"][0] == 1
+
+
+def test_frame_rate(tmp_path: Path):
+    silent = {"env_args": json.dumps({"env_name": "Real", "env_kwargs": {}})}
+    write_robomimic(tmp_path / "real.hdf5", demos=1, **silent)
+    assert RobomimicHDF5(tmp_path / "real.hdf5", fps=15).fps == 15
+    hint = 'Write {"dataset": "real.hdf5", "fps": 20} into a file such as .*real.json'
+    with pytest.raises(LattokError, match=f"`fps`: expected the control_freq .*real.hdf5 .*, got none. {hint}"):
+        RobomimicHDF5(tmp_path / "real.hdf5")
+    with pytest.raises(LattokError, match="`fps`: expected a number greater than 0, got -1"):
+        RobomimicHDF5(tmp_path / "real.hdf5", fps=-1)
+    other = {"env_args": json.dumps({"env_name": "Slow", "env_kwargs": {"control_freq": 10}})}
+    write_robomimic(tmp_path / "slow.hdf5", demos=1, **other)
+    assert RobomimicHDF5(tmp_path / "slow.hdf5").fps == 10
+    with pytest.raises(LattokError, match="`fps`: expected the control_freq"):
+        RobomimicHDF5(tmp_path)
+    (tmp_path / "real.hdf5").unlink()
+    write_robomimic(tmp_path / "lift.hdf5", demos=1)
+    with pytest.raises(LattokError, match="`fps`: expected one for all, 20 as in .*lift.hdf5, got 10 in .*slow.hdf5"):
+        RobomimicHDF5(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "text"),
+    [
+        ("env_args", "{", "the attribute env_args is not valid JSON"),
+        ("env_args", "[1]", "expected a JSON object as attribute env_args, got list"),
+        ("env_args", np.arange(3), "the attribute env_args is not valid JSON"),
+        ("env_args", '{"env_kwargs": {"control_freq": 0}}', "`control_freq` in env_args: expected a number .*, got 0"),
+        ("problem_info", "nonsense", "the attribute problem_info is not valid JSON"),
+    ],
+)
+def test_bad_attributes(tmp_path: Path, attribute: str, value: Any, text: str):
+    path = write_robomimic(tmp_path / "a.hdf5", demos=1, **{attribute: value})
+    with pytest.raises(LattokError, match=f"a.hdf5: {text}"):
+        RobomimicHDF5(path)
+
+
+def test_files_must_be_alike(libero: Path):
+    with h5py.File(libero / "push_demo.hdf5", "a") as file:
+        for demo in file["data"].values():
+            del demo["obs/joint_states"]
+    with pytest.raises(
+        LattokError,
+        match=r"push_demo.hdf5 differs from .*open_demo.hdf5 in `obs/joint_states`: expected float64 .*, got nothing",
+    ):
+        RobomimicHDF5(libero)
+    with h5py.File(libero / "push_demo.hdf5", "a") as file:
+        for demo in file["data"].values():
+            demo["obs/joint_states"] = np.zeros((len(demo["actions"]), 6))
+    with pytest.raises(LattokError, match=r"expected float64 \[T, 7\], got float64 \[T, 6\]. Open them apart"):
+        RobomimicHDF5(libero)
+
+
+def test_members_in_another_order_are_the_same(tmp_path: Path):
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w", track_order=True) as file:
+        data = file.create_group("data", track_order=True)
+        data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 20}})
+        for number, names in enumerate((("b", "a"), ("a", "b"), ("b", "a"))):
+            demo = data.create_group(f"demo_{number}", track_order=True)
+            obs = demo.create_group("obs", track_order=True)
+            for name in names:
+                obs[name] = np.full((4, 2), ord(name))
+            demo["actions"] = np.zeros((4, 7))
+    dataset = RobomimicHDF5(path)
+    assert (len(dataset.episodes), dataset.damaged) == (3, ())
+    for index in range(3):
+        assert set(dataset.columns(index, ["observation.b"])["observation.b"].flat) == {ord("b")}
+    other = tmp_path / "b.hdf5"
+    with h5py.File(path) as old, h5py.File(other, "w") as new:
+        old.copy("data", new)
+        for number in (0, 2):
+            del new[f"data/demo_{number}"]
+    assert len(RobomimicHDF5(tmp_path).episodes) == 4
+
+
+def test_a_file_that_cannot_be_read_takes_one_number(libero: Path):
+    whole = write_libero(libero / "close_demo.hdf5", "close it", lengths=(4,))
+    expected = RobomimicHDF5(libero).columns(3, ["action"])["action"]
+    whole.write_bytes(whole.read_bytes()[:3000])  # the first of the folder
+    (libero / "other.h5").write_bytes(b"")
+    dataset = RobomimicHDF5(libero)
+    assert [episode.index for episode in dataset.episodes] == [1, 2, 3, 5, 6]
+    assert [damage.episode_index for damage in dataset.damaged] == [0, 4]
+    assert dataset.damaged[0].reason.startswith(f"cannot read {whole} (")
+    assert (dataset.fps, dataset.robot) == (20, "Panda")
+    np.testing.assert_array_equal(dataset.columns(3, ["action"])["action"], expected)
+    with pytest.raises(LattokError, match="episode 0: cannot read .*close_demo.hdf5"):
+        dataset.columns(0, ["action"])
+    for name in ("open_demo.hdf5", "push_demo.hdf5"):
+        (libero / name).write_bytes(b"")
+    with pytest.raises(LattokError, match="libero_goal: no demonstration can be read, first cannot read .*close_demo"):
+        RobomimicHDF5(libero)
+
+
+def test_what_is_no_number_is_left_out(tmp_path: Path):
+    path = write_libero(tmp_path / "a.hdf5", lengths=(3,))
+    with h5py.File(path, "a") as file:
+        demo = file["data/demo_0"]
+        demo["obs/empty_rgb"] = np.zeros((3, 0, 0, 3), dtype=np.uint8)
+        demo["obs/note"] = [b"a", b"b", b"c"]
+    dataset = RobomimicHDF5(path)
+    assert dataset.frames(0).shape == (3, 2, 16, 16, 3)
+    left_out = dict(dataset.left_out)
+    assert (left_out["obs/empty_rgb"], left_out["obs/note"]) == ("it holds no numbers",) * 2
+    with h5py.File(tmp_path / "words.hdf5", "w") as file:
+        file["data/demo_0/actions"] = [b"left", b"right", b"up"]
+    with pytest.raises(LattokError, match=r"demo_0: expected numbers as `actions`, got object \[3\]. Write them as"):
+        RobomimicHDF5(tmp_path / "words.hdf5")
+
+
+@pytest.mark.parametrize(("value", "noted"), [(np.bytes_(b"opengl"), True), (np.arange(3), False), (b"opencv", False)])
+def test_the_image_convention_however_it_is_stored(tmp_path: Path, value: Any, noted: bool):
+    path = write_robomimic(tmp_path / "a.hdf5", demos=1, macros_image_convention=value)
+    assert bool(RobomimicHDF5(path).findings) == noted
+
+
+def test_demonstrations_that_cannot_be_listed_keep_their_numbers(tmp_path: Path):
+    path = write_robomimic(tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        data = file["data"]
+        del data["demo_1/actions"]
+        del data["demo_3/rewards"]
+        data["demo_3/rewards"] = np.zeros(3)
+        data["demo_4"].attrs["num_samples"] = 99
+        del data["demo_5/obs/object"]
+        del data["demo_7"]
+        data["demo_7"] = np.zeros(4)
+        del data["demo_11/actions"]
+        data["demo_11/actions"] = np.zeros((0, 7))
+    dataset = RobomimicHDF5(path)
+    assert [episode.index for episode in dataset.episodes] == [0, 2, 6, 8, 9, 10]
+    reasons = {
+        1: "demo_1: expected a group with `actions`, at least one, got none",
+        3: "demo_3: expected 7 rows of `rewards`, one per action, got 3",
+        4: "demo_4: expected 99 actions (num_samples), got 8",
+        5: "demo_5: `obs/object`: expected float64 [T, 10], got nothing, unlike most demonstrations of the file",
+        7: "demo_7: expected a group with `actions`",
+        11: "demo_11: expected a group with `actions`",
+    }
+    assert [damage.episode_index for damage in dataset.damaged] == list(reasons)
+    for index, reason in dataset.damaged:
+        assert reason.startswith(f"{path}, {reasons[index]}")
+    with pytest.raises(LattokError, match="episode 3: .*demo_3"):
+        dataset.columns(3, ["action"])
+    with pytest.raises(LattokError, match="`episode_index`: expected an episode of `a` \\(0 to 11\\), got 12"):
+        dataset.frames(12)
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(dataset.columns(10, ["action"])["action"], file["data/demo_10/actions"][()])
+
+
+def test_a_damaged_chunk_is_an_error_with_file_and_demonstration(tmp_path: Path):
+    path = write_robomimic(tmp_path / "a.hdf5", demos=3)
+    with h5py.File(path) as file:
+        chunk = file["data/demo_1/obs/agentview_image"].id.get_chunk_info(2)
+        where = chunk.byte_offset
+    content = bytearray(path.read_bytes())
+    content[where : where + 20] = b"\0" * 20
+    path.write_bytes(content)
+    dataset = RobomimicHDF5(path)
+    with pytest.raises(
+        LattokError, match=r"cannot read .*a.hdf5, demo_1 \(episode 1\) \(.*\). Copy the file again"
+    ) as e:
+        dataset.frames(1)
+    assert "\n" not in str(e.value)
+    assert dataset.frames(1, indices=[0, 1]).shape == (2, 1, 12, 12, 3)
+    assert dataset.frames(2).shape == (6, 1, 12, 12, 3)
+
+
+def test_a_missing_filter_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = RobomimicHDF5(write_robomimic(tmp_path / "a.hdf5", demos=1))
+
+    def no(*_):
+        raise OSError("Can't synchronously read data (required filter 'lz4' is not registered)")
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", no)
+    with pytest.raises(
+        LattokError, match="required filter 'lz4' is not registered.* without that filter \\(h5repack\\)"
+    ):
+        dataset.columns(0, ["action"])
+
+
+def test_files_that_are_no_robomimic_files(tmp_path: Path):
+    path = write_robomimic(tmp_path / "whole.hdf5", demos=2)
+    whole = path.read_bytes()
+    cases = {
+        "cut.hdf5": (whole[: len(whole) // 2], "cannot read .*cut.hdf5 .*truncated"),
+        "empty.hdf5": (b"", "cannot read .*empty.hdf5"),
+        "text.h5": (b"no HDF5\n" * 50, "cannot read .*text.h5 .*signature"),
+    }
+    for name, (content, text) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(LattokError, match=text) as error:
+            RobomimicHDF5(tmp_path / name)
+        assert "\n" not in str(error.value)
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["observations"] = np.zeros(3)
+    with pytest.raises(LattokError, match="other.h5 is no robomimic file: expected demonstrations as groups in `data`"):
+        RobomimicHDF5(tmp_path / "other.h5")
+    with h5py.File(tmp_path / "hollow.h5", "w") as file:
+        file["data/demo_0/actions"] = np.zeros(())
+    with pytest.raises(
+        LattokError, match="no demonstration can be read, first .*demo_0: expected a group with `actions`"
+    ):
+        RobomimicHDF5(tmp_path / "hollow.h5")
+    with pytest.raises(LattokError, match="`path`: expected an HDF5 file or a folder of them, got .*nowhere"):
+        RobomimicHDF5(tmp_path / "nowhere")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(LattokError, match="`path`: expected a folder with files .hdf5 or .h5, got none in"):
+        RobomimicHDF5(tmp_path / "bare")
+
+
+def test_bit_flips_give_an_error_or_numbers(tmp_path: Path):
+    whole = write_robomimic(tmp_path / "a.hdf5", demos=2).read_bytes()
+    rng, messages = np.random.default_rng(0), []
+    for _ in range(60):
+        content = bytearray(whole)
+        for at in rng.integers(0, min(len(whole), 8192), 3):  # most of HDF5's own structure is at the start
+            content[at] ^= 1 << int(rng.integers(8))
+        (tmp_path / "b.hdf5").write_bytes(content)
+        try:
+            dataset = RobomimicHDF5(tmp_path / "b.hdf5")
+            for episode in dataset.episodes:
+                columns = dataset.columns(
+                    episode.index, [key for key in dataset.features if key not in dataset.cameras]
+                )
+                assert {len(column) for column in columns.values()} == {episode.length}
+                if dataset.cameras:
+                    dataset.frames(episode.index)
+        except LattokError as error:
+            messages.append(str(error))
+    assert messages
+    assert not any("\n" in message for message in messages)
+
+
+def test_a_file_that_changes_is_noticed(tmp_path: Path):
+    path = write_libero(tmp_path / "a.hdf5", lengths=(5,))
+    dataset = RobomimicHDF5(path)
+    write_libero(path, lengths=(6,))
+    with pytest.raises(
+        LattokError, match=r"demo_0 \(episode 0\): `actions` is not as it was when the dataset was opened"
+    ):
+        dataset.columns(0, ["action"])
+    path.unlink()
+    with pytest.raises(LattokError, match=r"missing data file .*a.hdf5|is not as it was"):
+        dataset.columns(0, ["action"])
+
+
+def test_unknown_columns(libero: Path):
+    with pytest.raises(
+        LattokError, match="`keys`: expected columns among action, next.reward, .*, got 'observation.imag"
+    ):
+        RobomimicHDF5(libero).columns(0, ["observation.images.agentview_rgb"])
+
+
+def test_copies_and_threads_read_the_same(libero: Path):
+    dataset = RobomimicHDF5(libero)
+    expected = [(dataset.frames(i), dataset.columns(i, ["action"])["action"]) for i in range(5)]
+    copy = pickle.loads(pickle.dumps(dataset))
+
+    def read(i: int):
+        source = (dataset, copy)[i % 2]
+        return i % 5, source.frames(i % 5), source.columns(i % 5, ["action"])["action"]
+
+    with ThreadPoolExecutor(4) as pool:
+        for index, frames, actions in pool.map(read, range(40)):
+            np.testing.assert_array_equal(frames, expected[index][0])
+            np.testing.assert_array_equal(actions, expected[index][1])
+
+
+def test_a_fork_opens_files_of_its_own(libero: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = RobomimicHDF5(libero)
+    expected = dataset.frames(0)
+    handles = list(dataset._open.values())
+    dataset._lock.acquire()  # by a thread that the fork does not have
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with ThreadPoolExecutor(1) as pool:
+        np.testing.assert_array_equal(pool.submit(dataset.frames, 0).result(10), expected)
+    assert not any(new is old for new, old in zip(dataset._open.values(), handles, strict=True))
+
+
+def test_many_files_are_not_all_kept_open(tmp_path: Path):
+    for number in range(20):
+        write_libero(tmp_path / f"{number:02}.hdf5", f"task {number}", lengths=(2,))
+    dataset = RobomimicHDF5(tmp_path)
+    assert len({float(dataset.columns(i, ["action"])["action"].sum()) for i in [*range(20), *range(20)]}) == 1
+    assert len(dataset._open) == 16
+
+
+def test_without_h5py_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = write_libero(tmp_path / "a.hdf5")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(LattokError, match=r"reading HDF5 files needs h5py. Install it: pip install 'lattok\[hdf5\]'"):
+        RobomimicHDF5(path)
+
+
+@needs_real
+def test_a_real_transition_as_a_robomimic_file(tmp_path: Path):
+    franka = np.load(FRANKA)
+    images, states = franka["observations"][0], franka["states"][0]
+    with h5py.File(tmp_path / "franka.hdf5", "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_name": "reach", "env_kwargs": {"control_freq": 4}})
+        demo = data.create_group("demo_0")
+        demo["obs/left_image"], demo["obs/state"] = images, states
+        demo["actions"] = np.vstack([np.diff(states, axis=0), np.zeros((1, 7))])
+    dataset = open_dataset(tmp_path / "franka.hdf5")
+    assert (dataset.kind, dataset.fps, dataset.tasks) == ("hdf5", 4, ("reach",))
+    np.testing.assert_array_equal(dataset.frames(0)[:, 0], images)
+    np.testing.assert_array_equal(dataset.columns(0, ["observation.state"])["observation.state"], states)
+    inspection = inspect_dataset(dataset)
+    assert {dimension.key for dimension in inspection.dimensions} == {"action", "observation.state"}
+    assert [finding.severity for finding in inspection.findings if finding.severity == "error"] == []

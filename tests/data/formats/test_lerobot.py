@@ -1,0 +1,155 @@
+"""LeRobot datasets at scale and in other processes; what metadata may be and what is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lattok.checks import LattokError
+from lattok.data import LeRobotV3, open_dataset
+from lattok.data.formats.lerobot_meta import EpisodeTable
+from lattok.data.tables import DataFile
+from lattok.types import Episode
+
+
+def test_a_pickled_dataset_reads_the_same_in_another_process(make_dataset):
+    dataset = make_dataset([12, 15, 11])
+    actions = dataset.columns(1, ["action"])["action"]  # its files are open now
+    frames = dataset.frames(1, indices=[3])
+    code = "import pickle, sys; d = pickle.load(sys.stdin.buffer); "
+    code += "pickle.dump((d.columns(1, ['action'])['action'], d.frames(1, indices=[3])), sys.stdout.buffer)"
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(dataset), capture_output=True, check=True)
+    theirs = pickle.loads(done.stdout)
+    np.testing.assert_array_equal(theirs[0], actions)
+    np.testing.assert_array_equal(theirs[1], frames)
+
+
+def test_a_pickle_holds_no_files_and_no_cache(make_dataset):
+    dataset = make_dataset([12, 15], cameras=False)
+    before = pickle.dumps(dataset)
+    dataset.columns(0, ["action"])
+    assert pickle.dumps(dataset) == before
+
+
+def test_the_table_of_episodes_is_a_sequence(make_dataset):
+    dataset = make_dataset([12, 15, 11, 14], tasks=["lift", "push"])
+    expected = tuple(Episode(i, n, (t,)) for i, (n, t) in enumerate(zip([12, 15, 11, 14], "llpp", strict=True)))
+    expected = tuple(e._replace(tasks=({"l": "lift", "p": "push"}[e.tasks[0]],)) for e in expected)
+    assert isinstance(dataset.episodes, EpisodeTable)
+    assert tuple(dataset.episodes) == expected
+    assert tuple(dataset.episodes[i] for i in range(4)) == expected
+    assert dataset.episodes[1:3] == expected[1:3]
+    assert dataset.episodes[-1] == expected[-1]
+    assert expected[2] in dataset.episodes
+    with pytest.raises(IndexError):
+        dataset.episodes[4]
+
+
+def edit_episodes(dataset: LeRobotV3, change) -> None:
+    (path,) = (dataset.root / "meta" / "episodes").glob("*/*.parquet")
+    pq.write_table(pa.Table.from_pylist(change(pq.read_table(path).to_pylist())), path)
+
+
+def test_episodes_of_several_instructions_in_any_order(make_dataset):
+    dataset = make_dataset([12, 15, 11])
+
+    def change(rows):
+        rows[1]["tasks"] = ["push", "and pull"]
+        return rows[::-1]
+
+    edit_episodes(dataset, change)
+    again = open_dataset(dataset.root)
+    assert [e.tasks for e in again.episodes] == [("lift",), ("push", "and pull"), ("push",)]
+    np.testing.assert_array_equal(again.columns(2, ["action"])["action"], dataset.columns(2, ["action"])["action"])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda rows: [rows[0], rows[0]], "lists an episode twice"),
+        (lambda rows: rows[:1], "`total_episodes` is '2', but meta/episodes lists 1"),
+        (lambda rows: [rows[0] | {"length": 2**40}, rows[1]], "expected lengths of at least 1, below 2^31"),
+        (lambda rows: [rows[0] | {"length": 0}, rows[1]], "lengths of at least 1"),
+        (lambda rows: [rows[0] | {"length": None}, rows[1]], "`length`: expected whole numbers, got empty cells"),
+        (lambda rows: [row | {"length": "5"} for row in rows], "`length`: expected whole numbers, got string"),
+        (lambda rows: [row | {"data/file_index": -1} for row in rows], "`data/file_index`: expected numbers of"),
+        (lambda rows: [row | {"tasks": "lift"} for row in rows], "`tasks`: expected lists of text"),
+        (lambda rows: [rows[0] | {"tasks": [None]}, rows[1]], "`tasks`: expected lists of text, got empty cells"),
+    ],
+)
+def test_tables_of_episodes_that_cannot_be(make_dataset, change, says):
+    dataset = make_dataset([12, 15], cameras=False)
+    edit_episodes(dataset, change)
+    with pytest.raises(LattokError) as error:
+        open_dataset(dataset.root)
+    assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("fps", "10", "`fps`: expected frames per second, got '10'"),
+        ("fps", -10, "`fps`"),
+        ("fps", float("nan"), "nan where a finite number is expected"),
+        ("robot_type", 5, "`robot_type`: expected text"),
+        ("features", [1], "`features`: expected an object"),
+        ("features", {"action": 3}, "feature `action`: expected dtype and shape"),
+        ("features", {"action": {"dtype": "float32", "shape": [-3]}}, "feature `action`"),
+        ("features", {"action": {"dtype": None, "shape": [3]}}, "feature `action`: expected a dtype"),
+        ("data_path", "data/{chunk}.parquet", "`data_path`: expected a path with plain fields ({chunk_index}"),
+        ("data_path", 7, "`data_path`"),
+        ("video_path", "{0}", "`video_path`"),
+        ("video_path", None, "missing video_path"),
+        ("total_frames", 5, "`total_frames` is '5'"),
+    ],
+)
+def test_info_that_cannot_be(make_dataset, key, value, says):
+    dataset = make_dataset([12, 15])
+    info = json.loads((dataset.root / "meta" / "info.json").read_text())
+    (dataset.root / "meta" / "info.json").write_text(json.dumps(info | {key: value}))
+    with pytest.raises(LattokError) as error:
+        open_dataset(dataset.root)
+    assert says in str(error.value)
+
+
+def test_timestamps_that_cannot_be_places_in_a_video(make_dataset):
+    dataset = make_dataset([12, 15])
+    path = dataset.data_file(0)
+    table = pq.read_table(path)
+    times = np.array(table["timestamp"].to_pylist(), dtype=np.float32)
+    times[20] = np.nan
+    column = table.column_names.index("timestamp")
+    pq.write_table(table.set_column(column, "timestamp", pa.array(times)), path)
+    again = open_dataset(dataset.root)
+    assert len(again.frames(0)) == 12
+    with pytest.raises(LattokError, match="`timestamp` of episode 1: expected seconds that increase"):
+        again.frames(1)
+
+
+def test_empty_cells_and_other_types_are_not_guessed(make_dataset):
+    dataset = make_dataset([12, 15], cameras=False)
+    path = dataset.data_file(0)
+    table = pq.read_table(path)
+    rewards = table["reward"].to_pylist()
+    for values, says in [
+        ([None, *rewards[1:]], "`reward`: expected a value in every row, got 1 empty"),
+        (list(map(str, rewards)), "`reward`: expected float64 as info.json says, got string"),
+    ]:
+        pq.write_table(table.set_column(table.column_names.index("reward"), "reward", pa.array(values)), path)
+        with pytest.raises(LattokError) as error:
+            open_dataset(dataset.root).columns(0, ["reward"])
+        assert says in str(error.value)
+
+
+def test_a_column_whose_name_is_damaged_inside_the_file(make_dataset):
+    """The schema still names it, the row group does not: pyarrow then gives a table without columns."""
+    dataset = make_dataset([5], cameras=False)
+    with pytest.raises(LattokError, match=r"cannot read `lost` from .*parquet .*Copy it again"):
+        DataFile(dataset.data_file(0)).read(0, "lost")

@@ -1,0 +1,400 @@
+"""Inspection finds what is planted, reports nothing in a clean dataset, and fits a terminal."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lattok.checks import LattokError
+from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset
+from lattok.data.actions.view import DECLARATION
+from lattok.data.inspection import run, summary
+from lattok.data.inspection.scan import Block, Unreadable, scan
+from lattok.data.inspection.summary import Running
+from lattok.data.schema import Damage
+from lattok.data.video import VideoEncoder
+from lattok.types import Episode
+from tests.real import BRIDGE, needs_real
+
+
+def replant(dataset: LeRobotV3, key: str, change: Callable[[np.ndarray], np.ndarray]) -> LeRobotV3:
+    """Change a column of the dataset's data file and open it again."""
+    path = dataset.data_file(0)
+    table = pq.read_table(path)
+    shape = dataset.features[key].shape
+    values = np.array(table[key].to_pylist())
+    flat = pa.array(change(values).reshape(-1).astype(dataset.features[key].dtype))
+    column = flat if shape == (1,) else pa.FixedSizeListArray.from_arrays(flat, shape[0])
+    pq.write_table(table.set_column(table.column_names.index(key), key, column), path)
+    return open_dataset(dataset.root)
+
+
+def found(dataset: LeRobotV3) -> str:
+    return "\n".join(f"{f.severity}: {f.what} {f.advice}" for f in inspect_dataset(dataset).findings)
+
+
+def test_the_sample(sample):
+    inspection = inspect_dataset(sample)
+    assert {finding.severity for finding in inspection.findings} == {"note"}
+    text = inspection.render()
+    assert max(map(len, text.splitlines())) <= 88
+    assert "episodes  50, 4,059 frames, 50.7 s at 80 fps" in text
+    assert "observation.images.corner2 128x128, 80 fps, av1" in text
+    assert "14 of 39 dimensions never change" in text
+    assert "27 of 50 episodes are shorter than 1 s" in text
+
+
+def test_a_clean_dataset_has_no_findings(make_dataset):
+    inspection = inspect_dataset(make_dataset([20, 30]))
+    assert inspection.findings == ()
+    assert inspection.render().endswith("Nothing found that would hurt.")
+
+
+def test_constant_dimensions(make_dataset):
+    dataset = replant(make_dataset([20, 30], cameras=False), "action", lambda a: a * [1, 0, 1])
+    assert "warning: `action`: 1 of 3 dimensions never change (y)." in found(dataset)
+
+
+def test_outliers_name_the_worst(make_dataset):
+    def plant(actions):
+        actions[24, 2] = 500.0
+        return actions
+
+    text = found(replant(make_dataset([20, 300], cameras=False), "action", plant))
+    assert "warning: `action` (z) holds 1 wild values, the worst 500 in episode 1, frame 4" in text
+
+
+def test_a_gripper_that_rarely_closes_is_no_outlier(make_dataset):
+    def gripper(actions):
+        actions[:, 2] = np.arange(len(actions)) % 20 == 0
+        return actions
+
+    assert "wild" not in found(replant(make_dataset([200], cameras=False), "action", gripper))
+
+
+def test_nan(make_dataset):
+    def plant(actions):
+        actions[21:23, 0] = np.nan
+        return actions
+
+    text = found(replant(make_dataset([20, 30], cameras=False), "action", plant))
+    assert "error: `action` (x) holds 2 values that are not finite, first in episode 1, frame 1." in text
+
+
+def test_timestamps_of_another_rate(make_dataset):
+    text = found(replant(make_dataset([20, 30], cameras=False), "timestamp", lambda t: t / 2))
+    assert "error: 2 episodes (first: 0) have timestamps that do not fit fps = 10; the timestamps say 20 fps." in text
+
+
+def test_videos_of_another_rate(make_dataset):
+    dataset = make_dataset([20])
+    path = dataset.video_span(0, dataset.cameras[0])[0]
+    path.unlink()
+    encoder = VideoEncoder(path, 5, (32, 32), "h264")
+    encoder.add(np.zeros((10, 32, 32, 3), dtype=np.uint8))
+    encoder.close()
+    assert "runs at 5 fps, the dataset at 10." in found(dataset)
+
+
+def test_missing_and_truncated_videos(make_dataset):
+    dataset = make_dataset([20])
+    front, wrist = (dataset.video_span(0, key)[0] for key in dataset.cameras)
+    front.unlink()
+    wrist.write_bytes(wrist.read_bytes()[:-400])
+    text = found(dataset)
+    assert "error: missing video file" in text
+    assert "truncated or damaged" in text
+
+
+def test_missing_data_files_are_reported_once(make_dataset):
+    dataset = make_dataset([20, 30], cameras=False)
+    dataset.data_file(0).unlink()
+    findings = inspect_dataset(dataset).findings
+    assert [f.severity for f in findings] == ["error", "note"]
+    assert "missing data file" in findings[0].what
+    assert "no cameras" in findings[1].what
+    inspect_dataset(dataset).render()
+
+
+def test_lengths_that_disagree_with_the_table(make_dataset):
+    dataset = make_dataset([20, 30], cameras=False)
+    path = dataset.data_file(0)
+    pq.write_table(pq.read_table(path).slice(0, 45), path)
+    assert "expected 30 rows of episode 1, got 25" in found(open_dataset(dataset.root))
+
+
+def test_cameras_of_different_sizes(make_dataset):
+    dataset = make_dataset([20])
+    path = dataset.video_span(0, dataset.cameras[1])[0]
+    path.unlink()
+    encoder = VideoEncoder(path, 10, (16, 64), "h264")
+    encoder.add(np.zeros((20, 16, 64, 3), dtype=np.uint8))
+    encoder.close()
+    assert "note: The cameras have different sizes." in found(dataset)
+
+
+def test_long_names_fit_the_terminal(make_dataset):
+    dataset = make_dataset([20, 30], tasks=["a very long instruction " * 20, "push"], cameras=False)
+    info = json.loads((dataset.root / "meta" / "info.json").read_text())
+    info["features"]["action"]["names"] = ["left_arm_shoulder_pitch.position"] * 3
+    (dataset.root / "meta" / "info.json").write_text(json.dumps(info))
+    text = inspect_dataset(open_dataset(dataset.root)).render()
+    assert max(map(len, text.splitlines())) <= 88
+
+
+def test_options_restrict_and_say_what_they_would_do(make_dataset):
+    dataset = make_dataset([12, 15, 11, 14])
+    text = inspect_dataset(dataset, episodes="0:2", cameras=["wrist"], stride=3, horizon=4).render()
+    assert "episodes  2, 27 frames" in text
+    assert "observation.images.front" not in text
+    assert "With a stride of 3 frames, 22% of the frames have no partner." in text
+    assert "With a horizon of 4, 22% of the chunks run over the end" in text
+    assert "`stride`: expected a gap" in inspect_dataset(dataset, stride=9).render().replace("\n" + " " * 8, " ")
+    with pytest.raises(LattokError, match="`columns`: expected one of action, .*, got 'joints'"):
+        inspect_dataset(dataset, columns=["joints"])
+    assert dataset.name + ": 4 episodes, 52 frames (5 s), 2 tasks, 2 cameras" in inspect_dataset(dataset).headline()
+
+
+class Memory(RobotDataset):
+    """A source of another format, held in memory: what every format gets from `inspect_dataset`."""
+
+    kind, name, robot, fps, root = "rlds", "in memory", None, 10.0, Path("nowhere")
+    tasks: tuple[str, ...] = ("lift",)
+    cameras = ("observation.images.front",)
+    damaged: tuple[Damage, ...] = ()
+
+    def __init__(self, lengths: list[int], seed: int = 0):
+        self.features = {
+            "action": Feature("float32", (3,), None),
+            "observation.images.front": Feature("image", (8, 6, 3), None),
+        }
+        self.episodes = tuple(Episode(i, length, self.tasks) for i, length in enumerate(lengths))
+        rng = np.random.default_rng(seed)
+        self.values = [rng.standard_normal((length, 3)).astype(np.float32) for length in lengths]
+        self.broken: dict[int, str] = {}
+
+    def files_of(self, index: int) -> tuple[Path, ...]:
+        return (Path(f"shard-{index // 2}"),)
+
+    def columns(self, index: int, keys: list[str]) -> dict[str, np.ndarray]:
+        if index in self.broken:
+            raise LattokError(self.broken[index])
+        return {"action": self.values[index]}
+
+    def frames(self, index, cameras=None, indices=None, transform=None) -> np.ndarray:
+        if index in self.broken:
+            raise LattokError(self.broken[index])
+        return np.zeros((len(indices), 1, 8, 6, 3), dtype=np.uint8)
+
+
+def test_a_source_of_any_format():
+    source = Memory([20, 30, 10])
+    source.damaged = (Damage(7, "shard-3: the CRC of record 2 is wrong. Copy it again."),)
+    source.left_out = {"observation.pointcloud": "a nested dataset of another length"}
+    source.broken = {1: "shard-0: record 1 of episode 1 is damaged."}
+    inspection = inspect_dataset(source)
+    text = " ".join(inspection.render().split())
+    assert text.startswith("in memory (rlds) episodes 3, 60 frames")
+    assert "observation.images.front 6x8, stored images" in text
+    assert "error Episode 7: shard-3: the CRC of record 2 is wrong." in text
+    assert text.count("error shard-0: record 1 of episode 1 is damaged.") == 1  # values and frames, said once
+    assert "`observation.pointcloud` is left out: a nested dataset of another length." in text
+    assert inspection.dimensions[0].maximum == max(source.values[i][:, 0].max() for i in (0, 2))
+
+
+def test_video_without_actions_says_what_still_works():
+    source = Memory([20, 20])
+    del source.features["action"]
+    source.kind, source.episodes = "video", tuple(Episode(i, 20, ()) for i in range(2))
+    text = " ".join(inspect_dataset(source).render().split())
+    assert "note There are no actions in this dataset. Latent action models of video can be trained" in text
+    assert "note 2 of 2 episodes have no language instruction (first: 0). Give captions" in text
+
+
+def test_whole_numbers_are_actions_too():
+    source = Memory([20])
+    source.features["action"] = Feature("int64", (3,), None)
+    assert not [finding for finding in inspect_dataset(source).findings if "no actions" in finding.what]
+
+
+def test_declared_action_spaces_are_shown(make_dataset):
+    dataset = make_dataset([20, 30])
+    path = dataset.root / DECLARATION
+    path.write_text(json.dumps({"action": [{"part": "position"}]}))
+    assert "  space     action: position (3)" in inspect_dataset(dataset).render()
+    path.write_text(json.dumps({"action": "bridge"}))
+    assert [f.severity for f in inspect_dataset(open_dataset(dataset.root)).findings] == ["error"]
+
+
+def test_nothing_but_damage():
+    source = Memory([])
+    source.damaged = tuple(Damage(i, f"file {i} is truncated.") for i in range(30))
+    text = inspect_dataset(source).render()
+    assert "episodes  0, 0 frames" in text
+    assert "… and 22 more damaged episodes" in text
+
+
+def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):
+    monkeypatch.setattr(run, "ALL_FRAMES_BY_ROW", 600)
+    monkeypatch.setattr(run, "RUN", 4)
+    monkeypatch.setattr(run, "FILES_LOOKED_INTO", 5)
+    source = Memory([30] * 40)
+    read: list[int] = []
+    columns = source.columns
+    source.columns = lambda index, keys: read.append(index) or columns(index, keys)
+    inspection = inspect_dataset(source)
+    assert read == [*range(4), *range(8, 12), *range(16, 20), *range(28, 32), *range(36, 40)]
+    assert "from 20 episodes, runs of 4 evenly spread; lengths from all" in inspection.scope
+    assert "frames from 5 of 20 files, evenly spread" in inspection.scope
+    assert len(inspection.lengths) == 40
+
+
+def test_running_figures_against_numpy(monkeypatch, rng):
+    """Blocks of any size give what numpy gives on all rows; quantiles come from a sample, outliers are counted."""
+    monkeypatch.setattr(summary, "SAMPLE_ROWS", 500)
+    values = rng.standard_normal((3000, 2)) * [1, 100] + [5, -3]
+    values[1234, 0], values[77, 1], values[2000, 1] = 900.0, np.nan, -np.inf
+    running = Running("action", ("x", "y"), len(values))
+    blocks = [
+        Block(np.arange(a, b) // 100, np.arange(a, b) % 100, {"action": values[a:b]})
+        for a, b in [(0, 1), (1, 1300), (1300, 3000)]
+    ]
+    for block in blocks:
+        running.add(block)
+    finite = [values[np.isfinite(values[:, d]), d] for d in range(2)]
+    for d, found in enumerate(running.dimensions()):
+        expected = [finite[d].min(), finite[d].mean(), finite[d].std(), finite[d].max()]
+        np.testing.assert_allclose(found[2:], expected, rtol=1e-12)
+    assert [f.what for f in running.plain_findings()] == [
+        "`action` (y) holds 2 values that are not finite, first in episode 0, frame 77."
+    ]
+    bulks = {"action": running.wild()}
+    counts: dict[tuple[str, int], int] = {}
+    for block in blocks:
+        summary.count_wild(block, bulks, counts)
+    assert counts == {("action", 0): 1}
+    assert "the worst 900 in episode 12, frame 34" in running.wild_finding(0, bulks["action"][0], 1).what
+
+
+@pytest.mark.parametrize("rows", [256, 300, 16384])
+def test_a_scan_gives_what_columns_give(make_dataset, monkeypatch, rows):
+    """File by file against episode by episode, with episodes left out, across files and row groups."""
+    monkeypatch.setattr("lattok.data.inspection.scan.ROWS", rows)
+    dataset = make_dataset([40, 70, 300, 25], cameras=False, data_file_mb=0.01)
+    assert len(dataset.by_data_file()) > 1
+    chosen = [dataset.episodes[i] for i in (0, 2, 3)]
+    with monkeypatch.context() as patch:
+        patch.setattr(LeRobotV3, "columns", lambda *_: pytest.fail("read episode by episode"))
+        blocks = list(scan(dataset, chosen, ["action", "timestamp"]))
+    for key in ("action", "timestamp"):
+        expected = np.concatenate([dataset.columns(e.index, [key])[key] for e in chosen])
+        np.testing.assert_array_equal(np.concatenate([b.columns[key] for b in blocks]), expected)
+    np.testing.assert_array_equal(np.concatenate([b.episodes for b in blocks]), np.repeat([0, 2, 3], [40, 300, 25]))
+    np.testing.assert_array_equal(
+        np.concatenate([b.frames for b in blocks]), np.concatenate([np.arange(e.length) for e in chosen])
+    )
+
+
+def test_a_corrupt_page_costs_its_episodes_only(make_dataset):
+    """The writer's page checksums tell damage in the values themselves; file and column are named."""
+    dataset = make_dataset([40, 50, 60], cameras=False)
+    path = dataset.data_file(0)
+    actions = dataset.columns(1, ["action"])["action"]
+    content = bytearray(path.read_bytes())
+    at = bytes(content).find(actions[20].tobytes())
+    assert at > 0
+    content[at] ^= 1
+    path.write_bytes(content)
+    damaged = open_dataset(dataset.root)
+    parts = list(scan(damaged, damaged.episodes, ["action"]))
+    assert [part.episode_index for part in parts if isinstance(part, Unreadable)] == [1]
+    assert sum(len(part.frames) for part in parts if isinstance(part, Block)) == 100
+    text = found(damaged)
+    assert f"error: cannot read `action` from {path} (" in text
+    assert "CRC" in text
+
+
+def test_damage_in_the_middle_counts_every_other_row_once(make_dataset, monkeypatch):
+    """Rows that came before the damage was met are not read again with their episode."""
+    monkeypatch.setattr("lattok.data.inspection.scan.ROWS", 256)
+    dataset = make_dataset([200, 100, 150, 300, 90], cameras=False)
+    path = dataset.data_file(0)
+    pq.write_table(pq.read_table(path), path, row_group_size=50, write_page_checksum=True, use_dictionary=False)
+    value = open_dataset(dataset.root).columns(3, ["action"])["action"][120]
+    content = bytearray(path.read_bytes())
+    content[bytes(content).find(value.tobytes())] ^= 1
+    path.write_bytes(content)
+    damaged = open_dataset(dataset.root)
+    parts = list(scan(damaged, damaged.episodes, ["action"]))
+    assert [part.episode_index for part in parts if isinstance(part, Unreadable)] == [3]
+    blocks = [part for part in parts if isinstance(part, Block)]
+    rows = list(zip(*(np.concatenate([block[i] for block in blocks]).tolist() for i in (0, 1)), strict=True))
+    assert len(rows) == len(set(rows))
+    assert {(e, t) for e, n in enumerate([200, 100, 150, 0, 90]) for t in range(n)} <= set(rows)
+
+
+def test_files_and_rows_that_nothing_lists(make_dataset):
+    dataset = make_dataset([20, 30], cameras=False)
+    path = dataset.data_file(0)
+    table = pq.read_table(path)
+    other = table.slice(0, 5).set_column(table.column_names.index("episode_index"), "episode_index", pa.array([7] * 5))
+    pq.write_table(other, path.with_name("file-009.parquet"))
+    pq.write_table(pa.concat_tables([table, other]), path)
+    text = found(open_dataset(dataset.root))
+    assert "file-009.parquet belongs to no episode of meta/episodes. Remove it" in text
+    assert f"error: {path} holds rows of episode 7, which meta/episodes does not place there." in text
+
+
+def test_memory_does_not_grow_with_the_dataset(make_dataset, monkeypatch):
+    monkeypatch.setattr("lattok.data.inspection.scan.ROWS", 512)
+    monkeypatch.setattr(summary, "SAMPLE_ROWS", 512)
+
+    def peak(episodes: int) -> int:
+        source = Memory([100] * episodes)
+        source.kind = "lerobot"
+        tracemalloc.start()
+        inspect_dataset(source)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    assert peak(400) < 1.5 * peak(100)
+
+
+@needs_real
+def test_the_real_bridge_sample():
+    inspection = inspect_dataset(open_dataset(BRIDGE, fps=5))
+    text = inspection.render()
+    assert max(map(len, text.splitlines())) <= 88
+    assert "episodes  25, 250 frames, 50.0 s at 5 fps" in text
+    assert text.count("64x64, stored images") == 4
+    assert {finding.severity for finding in inspection.findings} == {"note"}
+
+
+def test_wide_columns_are_left_to_others():
+    source = Memory([20])
+    source.features["latent.embedding"] = Feature("float32", (512,), None)
+    text = " ".join(inspect_dataset(source).render().split())
+    assert "`latent.embedding`: more than 256 dimensions, so the values were not read." in text
+
+
+def test_a_camera_that_shows_nothing_is_noticed():
+    source = Memory([20, 20])
+    blank = next(iter(source.cameras))
+    frames = source.frames
+
+    def one_is_blank(episode_index, cameras=None, **options):
+        found = frames(episode_index, cameras, **options)
+        return np.full_like(found, 7) if cameras == [blank] else found
+
+    source.frames = one_is_blank
+    text = " ".join(inspect_dataset(source).render().split())
+    assert text.count("shows nothing") == 1
+    assert f"`{blank}` shows nothing: every frame that was looked at (1) is of one colour." in text

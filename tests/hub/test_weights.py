@@ -1,0 +1,235 @@
+"""Weights against their configuration: nothing is built that the file does not hold, nothing unsound is loaded."""
+
+from __future__ import annotations
+
+import json
+import resource
+import struct
+import time
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import lattok
+from lattok.action_vq import FAST, FSQ, FSQConfig, P2TActionVQ, ResidualVQ, ResidualVQConfig, UniformBins
+from lattok.action_vq.config import ActionVQConfig
+from lattok.checks import LattokError
+from lattok.hub import CONFIG, WEIGHTS
+from lattok.hub.weights import Size, planned
+from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
+from tests.vla.fakes import config as policy_config
+from tests.vla.fakes import policy
+
+VQ = ActionVQConfig(action_dim=3, horizon=4, dim=8, codebook_size=4, heads=2, hidden=8)
+LAM = ImageLAMConfig(
+    cameras=("c",), features="pixels", image_size=16, width=16, heads=2, encoder_depth=1, decoder_depth=1, latent_dim=8
+)
+
+
+def chunks(count: int = 64) -> torch.Tensor:
+    return torch.randn(count, 4, 3, generator=torch.Generator().manual_seed(0)).cumsum(1)
+
+
+MODELS = {
+    "action-vq": lambda: P2TActionVQ(VQ),
+    "action-vq context": lambda: P2TActionVQ(replace(VQ, decoder="context")),
+    "fast": lambda: FAST.fit(chunks(), vocab_size=300),
+    "residual-vq": lambda: ResidualVQ(ResidualVQConfig(action_dim=3, horizon=4, tokens=2, codebook_size=4)),
+    "fsq": lambda: FSQ(FSQConfig(action_dim=3, horizon=4, tokens=2, codebook_size=4, hidden=8)),
+    "uniform-bins": lambda: UniformBins.fit(chunks()),
+    "image-lam": lambda: ImageLAM(LAM),
+    "image-lam fused fsq": lambda: ImageLAM(replace(LAM, encoder="fused", quantizer="fsq")),
+    "policy": lambda: policy("la_direct"),
+    "released": lambda: ReleasedVLA(ReleasedVLAConfig(dim=16, blocks=1, heads=2, action_dim=3)),
+}
+
+
+def edit(folder, **changes):
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**config, **changes}))
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_model_of_every_family_comes_back_as_it_was(family, tmp_path):
+    model = MODELS[family]()
+    loaded = lattok.load(model.save_pretrained(tmp_path / "m"))
+    assert type(loaded) is type(model)
+    assert loaded.describe()["weights_sha256"] == model.describe()["weights_sha256"]
+
+
+def test_the_look_at_sizes_takes_no_memory_and_nobodys_random_numbers():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    model = planned(lambda: P2TActionVQ(VQ), {"a": Size((100,), torch.float32)}, "x")
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    assert torch.equal(torch.rand(1), expected)
+
+
+MANY, NAMES = 10**6, [str(i) for i in range(10**5)]
+SPEC, LA_DIRECT = (asdict(policy_config("la_direct"))[name] for name in ("latent", "strategy"))
+HUGE = [
+    ("action-vq", {"codebook_size": 10**9}),
+    ("action-vq", {"dim": 10**9, "heads": 1}),
+    ("action-vq", {"depth": MANY}),
+    ("action-vq", {"hidden": 10**12}),
+    ("action-vq", {"horizon": 10**9}),
+    ("action-vq", {"action_dim": 10**9}),
+    ("action-vq", {"dilations": [1] * 10**5}),
+    ("action-vq", {"action_names": NAMES, "action_dim": 10**5}),
+    ("action-vq", {"normalizers": NAMES}),
+    ("action-vq context", {"horizon": 4000}),
+    ("action-vq context", {"codebook_size": 2**62}),
+    ("fast", {"horizon": 10**9}),
+    ("fast", {"horizon": 10**5}),
+    ("fast", {"vocab_size": 10**12}),
+    ("residual-vq", {"tokens": 10**9}),
+    ("residual-vq", {"codebook_size": 10**9}),
+    ("residual-vq", {"horizon": 4096}),
+    ("residual-vq", {"beams": 10**9}),
+    ("fsq", {"tokens": 10**9}),
+    ("fsq", {"codebook_size": 2**60}),
+    ("fsq", {"hidden": 10**9}),
+    ("fsq", {"bits": [0] * MANY}),
+    ("fsq", {"horizon": 4096}),
+    ("uniform-bins", {"bins": 10**9}),
+    ("uniform-bins", {"horizon": 10**9}),
+    ("uniform-bins", {"action_dim": 10**4}),
+    ("image-lam", {"width": 10**9, "heads": 1}),
+    ("image-lam", {"encoder_depth": MANY}),
+    ("image-lam", {"decoder_depth": MANY}),
+    ("image-lam", {"latent_dim": 10**9}),
+    ("image-lam", {"codebook_size": 10**9}),
+    ("image-lam", {"tokens": 10**9}),
+    ("image-lam", {"image_size": 10**9}),
+    ("image-lam", {"env_codebook_size": 10**9, "streams": "joint"}),
+    ("image-lam fused fsq", {"codebook_size": 10**12}),
+    ("image-lam fused fsq", {"latent_dim": 10**10}),
+    ("image-lam fused fsq", {"image_size": MANY}),
+    ("image-lam fused fsq", {"cameras": NAMES}),
+    ("policy", {"width": 10**9}),
+    ("policy", {"depth": MANY}),
+    ("policy", {"head_dim": 2**40}),
+    ("policy", {"horizon": 10**12}),
+    ("policy", {"latent": {**SPEC, "codes": 10**9}}),
+    ("policy", {"latent": {**SPEC, "codebook_size": 10**12}}),
+    ("policy", {"strategy": {**LA_DIRECT, "spans": [{"name": "latent", "per_step": 10**9}]}}),
+    ("policy", {"strategy": {**LA_DIRECT, "spans": [{"name": "latent", "steps": 10**18}]}}),
+    ("policy", {"image_size": 2**30}),
+    ("policy", {"head_layers": list(range(10**5))}),
+    ("policy", {"latent": {**SPEC, "steps": 10**9}}),
+    ("released", {"dim": 2**40}),
+    ("released", {"blocks": MANY}),
+    ("released", {"action_dim": 10**9}),
+    ("released", {"proprio_dim": 10**12}),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"), HUGE, ids=[f"{family}, {' and '.join(changes)}" for family, changes in HUGE]
+)
+def test_sizes_that_the_file_does_not_hold_are_refused_before_memory_is_taken(family, changes, tmp_path):
+    folder = MODELS[family]().save_pretrained(tmp_path / "m")
+    edit(folder, **changes)
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(LattokError) as caught:
+        lattok.load(folder)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 50_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 800 << 10
+    assert time.monotonic() - start < 15
+
+
+def changed(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    tensor = tensor.clone()
+    tensor.view(-1)[0] = value
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "text"),
+    [
+        (
+            "decoder.net.0.weight",
+            lambda t: changed(t, torch.nan),
+            "decoder.net.0.weight has 1 numbers that are not finite",
+        ),
+        ("decoder.net.0.bias", lambda t: changed(t, torch.inf), "decoder.net.0.bias has 1 numbers that are not finite"),
+        (
+            "quantizer.codebooks.0.vectors",
+            lambda t: changed(t, -torch.inf),
+            "vectors has 1 numbers that are not finite",
+        ),
+        ("decoder.net.0.weight", lambda t: t.double(), "decoder.net.0.weight is float64, expected float32"),
+        ("decoder.net.0.weight", lambda t: t.half(), "decoder.net.0.weight is float16, expected float32"),
+        ("decoder.net.0.weight", lambda t: t.bfloat16(), "decoder.net.0.weight is bfloat16, expected float32"),
+        ("decoder.net.0.weight", lambda t: t.to(torch.int64), "decoder.net.0.weight is int64, expected float32"),
+        ("decoder.net.0.weight", lambda t: t > 0, "decoder.net.0.weight is bool, expected float32"),
+        ("quantizer.steps", lambda t: t.int(), "quantizer.steps is int32, expected int64"),
+        ("normalizer.scale", lambda t: changed(t, 0), "normalizer.scale must be finite and above 0"),
+        ("normalizer.scale", lambda t: changed(t, -1), "normalizer.scale must be finite and above 0"),
+        ("normalizer.scale", lambda t: changed(t, torch.nan), "normalizer.scale must be finite and above 0"),
+        ("normalizer.shift", lambda t: changed(t, torch.inf), "normalizer.shift has numbers that are not finite"),
+    ],
+)
+def test_values_that_are_unsound_are_refused_by_the_name_of_their_tensor(name, change, text, tmp_path):
+    folder = P2TActionVQ(VQ).save_pretrained(tmp_path / "m")
+    tensors = load_file(folder / WEIGHTS)
+    save_file({**tensors, name: change(tensors[name]).contiguous()}, folder / WEIGHTS)
+    with pytest.raises(LattokError, match=text):
+        lattok.load(folder)
+
+
+def test_limits_may_be_infinite_and_must_be_in_order(tmp_path):
+    folder = MODELS["residual-vq"]().save_pretrained(tmp_path / "m")
+    tensors = load_file(folder / WEIGHTS)
+    assert tensors["limits.low"].isinf().all()
+    lattok.load(folder)
+    for low in (torch.nan, 1e9):
+        save_file(
+            {**tensors, "limits.low": changed(tensors["limits.low"], low), "limits.high": torch.ones(3)},
+            folder / WEIGHTS,
+        )
+        with pytest.raises(LattokError, match="limits.low must be at most high"):
+            lattok.load(folder)
+
+
+def test_a_policy_may_be_stored_narrow_and_other_models_may_not(tmp_path):
+    half = policy().to(torch.bfloat16)
+    loaded = lattok.load(half.save_pretrained(tmp_path / "policy"))
+    assert torch.equal(loaded.placeholders, half.placeholders.float())
+
+
+def write_raw(path, header: bytes, payload: bytes = b""):
+    path.write_bytes(struct.pack("<Q", len(header)) + header + payload)
+
+
+def test_headers_that_lie_are_one_line(tmp_path):
+    folder = P2TActionVQ(VQ).save_pretrained(tmp_path / "m")
+    path = folder / WEIGHTS
+    one = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    lies = [
+        json.dumps({"a": one, "b": one}).encode(),  # the same bytes twice
+        json.dumps({"a": {**one, "shape": [2**62], "data_offsets": [0, 2**62]}}).encode(),
+        json.dumps({"a": {**one, "shape": [-1]}}).encode(),
+        json.dumps({"a": {**one, "dtype": "Q7"}}).encode(),
+        b"[" * 100_000,
+        b"\xff" * 64,
+        b"",
+    ]
+    for header in lies:
+        write_raw(path, header, b"\0" * 4)
+        with pytest.raises(LattokError, match="expected a whole safetensors file") as caught:
+            lattok.load(folder)
+        assert "\n" not in str(caught.value)
+    path.write_bytes(struct.pack("<Q", 2**40) + b"{}")
+    with pytest.raises(LattokError, match="one whose header claims 1,099,511,627,776 bytes"):
+        lattok.load(folder)
+    many = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(5_000)}
+    write_raw(path, json.dumps(many).encode())
+    with pytest.raises(LattokError, match="and 5... more") as caught:
+        lattok.load(folder)
+    assert len(str(caught.value)) < 6000

@@ -1,0 +1,172 @@
+"""Crops against torchvision, colours against their definitions, draws that do not depend on processes."""
+
+from __future__ import annotations
+
+import colorsys
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import adjust_contrast, adjust_saturation, resized_crop
+
+from lattok.checks import LattokError
+from lattok.samples.augment import Augmentation, Draws, augment, draw
+
+
+@pytest.fixture
+def images():
+    return torch.randint(0, 256, (3, 2, 20, 28, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def colours(**changes):
+    """The same colours for one image: factors of 1, no turn of hue, but for `changes`."""
+    values = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, **changes}
+    return Draws(None, torch.tensor([[list(values.values())]]))
+
+
+def test_off_is_the_same_images(images):
+    assert augment(images, draw(Augmentation(crop=1.0), 3, 2, 0, 0)) is images
+
+
+def test_the_whole_image_and_neutral_colours_change_nothing(images):
+    whole = torch.tensor([0.0, 0.0, 1.0]).expand(3, 2, 3)
+    neutral = torch.tensor([1.0, 1.0, 1.0, 0.0]).expand(3, 2, 4)
+    assert torch.equal(augment(images, Draws(whole, None)), images)
+    assert torch.equal(augment(images, Draws(whole, neutral)), images)
+
+
+def test_a_known_crop_of_each_camera():
+    images = torch.randint(0, 256, (2, 2, 20, 20, 3), dtype=torch.uint8)
+    pixels = torch.tensor([[[0, 0, 10], [4, 6, 14]], [[10, 10, 10], [0, 5, 15]]])  # top, left, side
+    got = augment(images, Draws(pixels / 20, None))
+    for b in range(2):
+        for v in range(2):
+            top, left, side = pixels[b, v].tolist()
+            planes = images[b, v].permute(2, 0, 1).float()
+            # beyond the edge of its crop torchvision repeats it, where the image goes on
+            expected = resized_crop(
+                planes, top, left, side, side, [20, 20], InterpolationMode.BILINEAR, antialias=False
+            )
+            inner = (got[b, v].permute(2, 0, 1).float() - expected)[:, 1:-1, 1:-1]
+            assert inner.abs().max() <= 0.51
+
+
+def test_crops_keep_a_share_of_the_area_and_stay_inside():
+    boxes = draw(Augmentation(crop=0.6), 2000, 2, 0, 0).boxes
+    area = boxes[..., 2].square()
+    assert 0.6 <= area.min() < 0.61
+    assert 0.99 < area.max() <= 1
+    assert boxes.min() >= 0
+    assert (boxes[..., :2] + boxes[..., 2:]).max() <= 1 + 1e-6
+    assert not torch.equal(boxes[:, 0], boxes[:, 1])  # each camera its own
+    assert (boxes[..., 0] / (1 - boxes[..., 2])).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_crops_may_all_have_one_size():
+    boxes = draw(Augmentation(crop=0.9, crop_most=0.9), 200, 1, 0, 0).boxes
+    torch.testing.assert_close(boxes[..., 2], torch.full((200, 1), 0.9**0.5))
+    assert boxes[..., 0].unique().numel() > 190
+    area = draw(Augmentation(crop=0.5, crop_most=0.7), 2000, 1, 0, 0).boxes[..., 2].square()
+    assert 0.5 <= area.min() < 0.51 < 0.69 < area.max() <= 0.7001
+
+
+def test_brightness(images):
+    got = augment(images[:1, :1], colours(brightness=1.5))
+    expected = (images[:1, :1].double() * 1.5).round().clamp(max=255)
+    assert (got.double() - expected).abs().max() <= 1  # halves round either way
+    assert torch.equal(augment(images[:1, :1], colours(brightness=0.0)), torch.zeros_like(images[:1, :1]))
+
+
+@pytest.mark.parametrize(("name", "reference"), [("contrast", adjust_contrast), ("saturation", adjust_saturation)])
+@pytest.mark.parametrize("factor", [0.3, 1.0, 1.7])
+def test_contrast_and_saturation_against_torchvision(images, name, reference, factor):
+    one = images[:1, :1]
+    planes = one[0, 0].permute(2, 0, 1).float() / 255
+    expected = (reference(planes, factor) * 255).permute(1, 2, 0)
+    got = augment(one, colours(**{name: factor}))[0, 0].float()
+    assert (got - expected).abs().max() <= 1.2  # its grey has rounded coefficients
+
+
+def test_a_third_of_a_turn_swaps_the_colours():
+    red = torch.tensor([200, 30, 10], dtype=torch.uint8).expand(1, 1, 4, 4, 3)
+    assert augment(red, colours(hue=1 / 3))[0, 0, 0, 0].tolist() == [10, 200, 30]
+    assert augment(red, colours(hue=-1 / 3))[0, 0, 0, 0].tolist() == [30, 10, 200]
+    hues = [colorsys.rgb_to_hsv(*np.array(c) / 255)[0] for c in ([200, 30, 10], [10, 200, 30])]
+    assert (hues[1] - hues[0]) % 1 == pytest.approx(1 / 3)
+
+
+def test_all_colours_one_after_the_other():
+    image = torch.randint(60, 160, (1, 1, 8, 8, 3), dtype=torch.uint8)
+    x = image[0, 0].double() * 1.1
+    grey = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
+    x = (x @ grey).mean() + 1.2 * (x - (x @ grey).mean())
+    x = (x @ grey)[..., None] + 0.7 * (x - (x @ grey)[..., None])
+    axis, angle = torch.full((3,), 3**-0.5, dtype=torch.float64), torch.tensor(2 * torch.pi * 0.05)
+    along = (x @ axis)[..., None] * axis  # Rodrigues, with the cross product spelt out
+    x = along + angle.cos() * (x - along) + angle.sin() * torch.linalg.cross(axis.expand_as(x), x)
+    got = augment(image, colours(brightness=1.1, contrast=1.2, saturation=0.7, hue=0.05))[0, 0]
+    assert (got.double() - x.clamp(0, 255)).abs().max() <= 0.51
+
+
+def test_grey_has_no_hue_and_no_saturation():
+    grey = torch.full((1, 1, 4, 4, 3), 90, dtype=torch.uint8)
+    for change in ({"hue": 0.4}, {"saturation": 0.2}, {"contrast": 1.9}):
+        assert torch.equal(augment(grey, colours(**change)), grey)
+
+
+def test_processes_that_share_a_batch_see_what_one_sees(images):
+    options = Augmentation(0.8, 0.2, 0.2, 0.2, 0.1)
+    whole = augment(images, draw(options, 3, 2, seed=4, step=7))
+    draws = draw(options, 3, 2, seed=4, step=7)
+    for share in (slice(0, None, 2), slice(1, None, 2), torch.tensor([2, 0])):
+        assert torch.equal(augment(images[share], draws[share]), whole[share])
+    assert not torch.equal(augment(images, draw(options, 3, 2, 4, 8)), whole)
+    assert not torch.equal(augment(images, draw(options, 3, 2, 5, 7)), whole)
+    assert whole.dtype == torch.uint8
+    assert not torch.equal(whole, images)
+
+
+def test_samples_are_changed_each_by_itself():
+    """In blocks, whose size shows nowhere."""
+    pictures = torch.randint(0, 256, (9, 2, 8, 8, 3)).to(torch.uint8)
+    options = Augmentation(0.5, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.2)
+    draws = draw(options, 9, 2, seed=0, step=3)
+    alone = torch.cat([augment(pictures[i : i + 1], draws[i : i + 1]) for i in range(9)])
+    assert torch.equal(augment(pictures, draws), alone)
+    assert augment(pictures[:0], draws[:0]).shape == (0, 2, 8, 8, 3)
+
+
+def test_factors_stay_in_their_ranges():
+    found = draw(Augmentation(1.0, 0.3, 0.2, 0.1, 0.05), 500, 3, 0, 0).colours
+    spread = torch.tensor([0.3, 0.2, 0.1, 0.05])
+    centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    assert ((found - centre).abs() <= spread + 1e-6).all()
+    assert ((found - centre).abs().amax((0, 1)) > 0.98 * spread).all()
+    off = draw(Augmentation(1.0, brightness=0.3), 50, 1, 0, 0).colours
+    assert torch.equal(off[..., 1:], centre[1:].expand(50, 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"crop": 0.0}, "`crop`: expected a number greater than 0"),
+        ({"crop": 1.2}, "`crop`: expected a share of the area, at most 1"),
+        ({"crop": 0.9, "crop_most": 0.8}, "`crop_most`: expected a share of the area from crop 0.9 to 1, got 0.8"),
+        ({"crop_most": 1.1}, "`crop_most`: expected a share of the area"),
+        ({"hue": 0.6}, "`hue`: expected a number from 0 to 0.5"),
+        ({"brightness": -0.1}, "`brightness`: expected a number of at least 0"),
+    ],
+)
+def test_bad_options(change, text):
+    with pytest.raises(LattokError, match=text):
+        Augmentation(**change)
+
+
+def test_draws_for_other_images_are_refused(images):
+    with pytest.raises(LattokError, match="`draws`: expected 3 samples, as there are of images, got 4"):
+        augment(images, draw(Augmentation(), 4, 2, 0, 0))
+    with pytest.raises(LattokError, match="`draws`: expected 2 cameras"):
+        augment(images, draw(Augmentation(), 3, 1, 0, 0))
+    with pytest.raises(LattokError, match="`frames`: expected uint8 pixels"):
+        augment(images.float(), draw(Augmentation(), 3, 2, 0, 0))

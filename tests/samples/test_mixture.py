@@ -1,0 +1,236 @@
+"""Mixtures: proportions, draws and batches against brute force, and datasets that do not go together."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lattok.checks import LattokError
+from lattok.data import action_spaces, declare, open_dataset, with_cameras
+from lattok.data.schema import View
+from lattok.normalize import Normalizer
+from lattok.samples import ActionWindows, FramePairs
+from lattok.samples.mixture import (
+    MixedBatches,
+    MixedPairs,
+    MixedWindows,
+    has_actions,
+    open_mixture,
+    parse_source,
+    same_actions,
+    same_cameras,
+)
+from tests.conftest import write_dataset
+
+weights = st.lists(st.floats(0.001, 100), min_size=1, max_size=9)
+
+
+@settings(max_examples=80, deadline=None)
+@given(weights, st.integers(0, 10**15), st.integers(1, 60))
+@example([1.0, 0.5], 0, 60)
+@example([0.1, 0.2, 0.3, 0.4], 10**14, 60)
+def test_every_sample_raises_one_count_and_proportions_hold(weights, first, steps):
+    mixed = MixedBatches([7] * len(weights), weights, 1, 0)
+    bound = int(np.ceil(np.log2(len(weights)))) / 2
+    before = mixed.counts(first)
+    for n in range(first + 1, first + steps):
+        counts = mixed.counts(n)
+        assert sum(counts) == n
+        assert sorted(now - was for now, was in zip(counts, before, strict=True)) == [0] * (len(weights) - 1) + [1]
+        if n < 10**6:
+            shares = np.array(weights) / sum(weights)
+            assert np.abs(np.array(counts) - n * shares).max() <= bound + 1e-6
+        before = counts
+    assert mixed.counts(0) == [0] * len(weights)
+
+
+def sequence(sizes, weights, batch, seed, samples):
+    """The datasets' rows in the order of the samples, from batches of one size."""
+    mixed = MixedBatches(sizes, weights, batch, seed)
+    return torch.cat([mixed(step).sort().values for step in range(samples // batch)])
+
+
+def test_samples_do_not_depend_on_the_batch_size():
+    sizes, shares = [5, 0, 11, 3], [1.0, 9.0, 0.5, 0.25]
+    one_by_one = [sequence(sizes, shares, 1, 3, 240)]
+    for batch in (2, 8, 24, 120):
+        same = sequence(sizes, shares, batch, 3, 240)
+        expected = torch.cat([part.sort().values for part in torch.cat(one_by_one).split(batch)])
+        assert torch.equal(same, expected)
+    rows = one_by_one[0].numpy()
+    starts = [0, 5, 5, 16, 19]
+    for i, size in enumerate(sizes):
+        drawn = rows[(rows >= starts[i]) & (rows < starts[i + 1])]
+        for number in range(len(drawn) // max(1, size)):  # every pass has every sample once
+            assert sorted(drawn[number * size : (number + 1) * size]) == list(range(starts[i], starts[i + 1]))
+    count = {i: ((rows >= starts[i]) & (rows < starts[i + 1])).sum() for i in range(4)}
+    assert count == {0: 137, 1: 0, 2: 69, 3: 34}  # of 240: 137.1, 68.6 and 34.3
+    other = sequence(sizes, shares, 1, 4, 240).numpy()
+    assert (np.searchsorted(starts, other, "right") == np.searchsorted(starts, rows, "right")).all()
+    assert (other != rows).any()
+
+
+def test_processes_share_every_dataset_evenly():
+    mixed = MixedBatches([50, 50], [1.0, 1.0], 16, 0)
+    for step in range(20):
+        whole = mixed(step)
+        shares = [whole[process::4] for process in range(4)]
+        assert torch.equal(torch.cat(shares).sort().values, whole.sort().values)
+        assert all(int((share < 50).sum()) == 2 for share in shares)  # though every second sample is of one dataset
+
+
+@pytest.mark.parametrize("text", ["data/a", "a:", ":1", "a:0", "a:-1", "a:nan", "a:inf", "a:x", ""])
+def test_sources_are_path_and_weight(text):
+    assert parse_source("C:/data:1/a:0.5") == ("C:/data:1/a", 0.5)
+    with pytest.raises(LattokError, match="`mix`: expected PATH:WEIGHT with a weight greater than 0"):
+        parse_source(text)
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixed")
+    return write_dataset(folder / "a", [12, 15], ("lift",)), write_dataset(folder / "b", [9, 20, 11], ("push",))
+
+
+@pytest.fixture(scope="module")
+def both(roots):
+    return [open_dataset(root) for root in roots]
+
+
+def test_windows_are_normalised_with_their_own_datasets_statistics(both):
+    windows = [ActionWindows(dataset, 4) for dataset in both]
+    normalizers = [Normalizer(3).fit(part.actions) for part in windows]
+    mixed = MixedWindows(windows, normalizers)
+    assert len(mixed) == 27 + 40
+    rows = torch.tensor([60, 3, 27, 26, 3])
+    chunks, valid = mixed.batch(rows)
+    for chunk, mask, row in zip(chunks, valid, rows.tolist(), strict=True):
+        i, own = (1, row - 27) if row >= 27 else (0, row)
+        expected = windows[i].batch(torch.tensor([own]))
+        assert torch.equal(chunk, (expected.chunks[0] - normalizers[i].shift) / normalizers[i].scale)
+        assert torch.equal(mask, expected.valid[0])
+
+
+def test_pairs_without_actions_are_unlabelled_and_the_others_normalised(both):
+    options = {"labelled_fraction": 0.5, "cameras": ("front",)}
+    parts = [FramePairs(both[0], 2, **options), FramePairs(both[1], 3, action_key=None, **options)]
+    pairs = MixedPairs(parts, [1.0, 1.0])
+    assert (len(pairs), pairs.sizes, pairs.action_dim) == (23 + 31, [23, 31], 3)
+    assert pairs.known == [int(pairs.labelled.sum()), 0]
+    rows = torch.cat([torch.from_numpy(pairs.labelled.nonzero()[0]), torch.arange(23, 54)]).flip(0)
+    batch = pairs.batch(rows)
+    known = batch.labelled.numpy()
+    assert known.sum() == pairs.labelled.sum() == 12
+    np.testing.assert_allclose(batch.actions[known].mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(batch.actions[known].std(0, correction=0), 1, atol=1e-5)
+    assert not batch.actions[~known].any()
+    assert batch.text is None
+    np.testing.assert_array_equal(batch.frames[0], parts[1].batch(torch.tensor([30])).frames[0])
+    assert [pairs.tasks[task] for task in pairs.task_of[[0, 53]]] == ["lift", "push"]
+
+
+def test_mixtures_are_opened_by_name(roots, tmp_path, monkeypatch):
+    first, second = open_mixture([f"{roots[0]}:1", f"{roots[1]}:0.25"])
+    assert (first.dataset.name, first.weight, second.dataset.name, second.weight) == ("a", 1.0, "b", 0.25)
+    with pytest.raises(
+        LattokError, match="`mix`: expected datasets with different names, got several called .a.. Write"
+    ):
+        open_mixture([f"{roots[0]}:1", f"{roots[0]}:2"])
+    described = tmp_path / "again.json"
+    described.write_text(json.dumps({"dataset": str(roots[0]), "name": "again"}))
+    monkeypatch.setenv("LATTOK_DATA", str(roots[0].parent))
+    assert open_mixture([f"{roots[0]}:1", f"{described}:2"])[1].dataset.name == "again"
+
+
+def test_datasets_whose_actions_differ_are_refused_with_the_way_out(both, tmp_path, monkeypatch):
+    assert same_actions(both, "action") == ("x", "y", "z")
+    with pytest.raises(
+        LattokError, match=r"`mix`: expected the actions of a \(x, y, z\) in every dataset, got 0, 1 in c"
+    ):
+        same_actions([both[0], Renamed("c", "observation.state", both[1])], "action")
+    other = Renamed("d", "action", both[1], ("x", "y", "gripper"))
+    with pytest.raises(LattokError, match="got x, y, gripper in d. In description files, say what they"):
+        same_actions([both[0], other], "action")
+    plane = [{"part": "position", "axes": ["x", "y"]}, {"part": "gripper", "convention": "open_is_1"}]
+    closed = [plane[0], {"part": "gripper", "convention": "closed_is_1"}]
+    spoken = [declare(both[0], {"action": plane}), declare(other, {"action": plane})]
+    assert same_actions(spoken, "action") == ("x", "y", "z")
+    with pytest.raises(LattokError, match=r"of another action space in d. In description files"):
+        same_actions([spoken[0], declare(other, {"action": closed})], "action")
+    monkeypatch.setenv("LATTOK_DATA", str(both[1].root.parent))
+    file = tmp_path / "converted.json"
+    views = {"action_space": {"action": closed}, "actions": {"as": plane}, "cameras": {"top": "wrist"}}
+    file.write_text(json.dumps({"dataset": str(both[1].root), **views}))
+    converted = open_dataset(file)
+    assert action_spaces(converted)["action"] == action_spaces(spoken[0])["action"]
+    assert converted.cameras == ("observation.images.top",)
+    assert same_actions([spoken[0], converted], "action") == ("x", "y", "z")
+    for wrong in ({"as": "bridge", "to": 1}, "bridge", {"as": plane, "drop": "gripper"}, {"as": plane, "key": ["a"]}):
+        file.write_text(json.dumps({"dataset": str(both[1].root), **views, "actions": wrong}))
+        with pytest.raises(LattokError, match="`actions`: expected"):
+            open_dataset(file)
+
+
+def test_every_two_datasets_must_agree_whatever_their_order(both):
+    parts = [{"part": "position", "axes": ["x", "y"]}, {"part": "gripper", "convention": "open_is_1"}]
+    closed = [parts[0], {"part": "gripper", "convention": "closed_is_1"}]
+    bare = Renamed("bare", "action", both[0])  # neither names nor a space
+    spoken = declare(Renamed("s", "action", both[0]), {"action": parts})
+    other = declare(Renamed("o", "action", both[0]), {"action": closed})
+    for order in permutations([bare, spoken, other]):
+        with pytest.raises(LattokError, match="`mix`: expected the actions of [so] .* of another action space in [so]"):
+            same_actions(order, "action")
+    named, swapped = (Renamed(name, "action", both[0], tuple(name)) for name in ("xyz", "yxz"))
+    for order in permutations([bare, named, swapped]):
+        with pytest.raises(LattokError, match=r"expected the actions of (xyz \(x, y, z\)|yxz \(y, x, z\)) in every"):
+            same_actions(order, "action")
+    assert same_actions([bare, spoken, declare(named, {"action": parts})], "action") == ("0", "1", "2")
+
+
+class Renamed(View):
+    """A dataset with another name, and one of its columns as `action`."""
+
+    def __init__(self, name, key, dataset, names=None):
+        super().__init__(dataset)
+        self.name = name
+        self.features = {"action": dataset.features[key]._replace(names=names)}
+
+
+def test_cameras_by_name_or_the_only_one(both):
+    assert same_cameras(both[1], ("observation.images.wrist", "front")) == both[1].cameras[::-1]
+    alone = with_cameras(both[1], ["wrist"])
+    assert same_cameras(alone, ("front",)) == ("observation.images.wrist",)
+    with pytest.raises(LattokError, match="`cameras`: expected front, wrist in b too, got wrist. Name them in a descr"):
+        same_cameras(alone, ("front", "wrist"))
+
+
+def test_cameras_under_other_names_show_the_same(both):
+    view = with_cameras(both[0], {"top": "wrist", "side": "front"})
+    assert view.cameras == ("observation.images.top", "observation.images.side")
+    np.testing.assert_array_equal(view.frames(1), both[0].frames(1)[:, ::-1])
+    np.testing.assert_array_equal(view.frames(1, ["side"], [3, 2]), both[0].frames(1, ["front"], [3, 2]))
+    assert "observation.images.wrist" not in view.features
+    assert with_cameras(both[0], {"arm.left-2": "wrist"}).cameras == ("observation.images.arm.left-2",)
+    for wrong in ("", "a b", "a/b", ".", "left.", "observation.images."):
+        with pytest.raises(LattokError, match="`cameras`: expected different new names of letters, digits"):
+            with_cameras(both[0], {wrong: "wrist"})
+    with pytest.raises(LattokError, match="`cameras`: expected different new names"):
+        with_cameras(both[0], {"top": "wrist", "observation.images.top": "front"})
+    for wrong in ("wrist", {"top": 3}, ["back"]):
+        with pytest.raises(LattokError, match="`cameras`: expected names"):
+            with_cameras(both[0], wrong)
+
+
+def test_a_video_has_no_actions_and_other_actions_are_no_video(both):
+    assert has_actions(both[0], "action")
+    with pytest.raises(LattokError, match="`action_key`: expected one of action, observation.state"):
+        has_actions(both[0], "actions")
+    video = Renamed("e", "action", both[0])
+    video.features = {}
+    assert not has_actions(video, "action")

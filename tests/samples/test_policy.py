@@ -1,0 +1,214 @@
+"""Samples of policies against loops over the episodes: observations, actions, latent actions of columns and batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lattok.checks import LattokError
+from lattok.data import resize_pixels
+from lattok.labels import LatentSpec
+from lattok.samples.policy import PolicyWindows
+from tests.samples.policies import CAMERAS, Demonstrations, StepTokenizer, WholeTokenizer
+
+STEPS = LatentSpec("steps", 4, 2, 50, 1, 4, 2)
+CHUNK = LatentSpec("chunk", 4, 1, 9, 1, 3, horizon=4, per_step=True, prefix="tok")
+FEW = LatentSpec("chunk", 3, 1, 9, horizon=4, prefix="few")
+
+
+def windows(dataset, horizon=4, **options):
+    return PolicyWindows(dataset, horizon, **{"size": 4, "interpolation": "bilinear", **options})
+
+
+def places(dataset):
+    return [(e.index, t) for e in dataset.episodes for t in range(e.length)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 6))
+def test_samples_against_a_loop(lengths, horizon):
+    dataset = Demonstrations(".", lengths)
+    samples = windows(dataset, horizon)
+    batch = samples.batch(torch.arange(len(samples)))
+    assert len(samples) == sum(lengths)
+    assert batch.images.shape == (sum(lengths), 2, 4, 4, 3)
+    assert batch.latent is None
+    for i, (e, t) in enumerate(places(dataset)):
+        values, last = dataset.values[e], lengths[e] - 1
+        assert (samples.episode_of[i], samples.frame_of[i]) == (e, t)
+        assert batch.images[i, :, 0, 0, 0].tolist() == [10 * e + t, 100 + 10 * e + t]
+        assert batch.texts[i] == samples.tasks[samples.task_of[i]] == ("lift", "push")[e % 2]
+        np.testing.assert_array_equal(batch.proprio[i], values["observation.state"][t])
+        for h in range(horizon):
+            np.testing.assert_array_equal(batch.actions[i, h], values["action"][min(t + h, last)])
+            assert bool(batch.valid[i, h]) == (t + h <= last)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4).filter(lambda lengths: max(lengths) > 2))
+def test_labels_of_every_step_against_a_loop(lengths):
+    dataset = Demonstrations(".", lengths)
+    samples = windows(dataset, latent=STEPS)
+    target = samples.batch(torch.arange(len(samples))).latent
+    assert target.codes.shape == (len(samples), 4, 2)
+    assert target.embedding.shape == (len(samples), 4, 1, 4)
+    for i, (e, t) in enumerate(places(dataset)):
+        for h in range(4):
+            inside = t + h < lengths[e]
+            assert bool(target.valid[i, h]) == (inside and bool(dataset.values[e]["latent.valid"][t + h]))
+            if inside:
+                np.testing.assert_array_equal(target.codes[i, h], dataset.values[e]["latent.codes"][t + h])
+                np.testing.assert_array_equal(target.embedding[i, h, 0], dataset.values[e]["latent.embedding"][t + h])
+    assert samples.labelled.tolist() == target.valid.any(1).tolist()
+
+
+def test_tokens_of_the_chunk_are_those_of_its_first_frame():
+    dataset = Demonstrations(".", [6, 5])
+    samples = windows(dataset, latent=CHUNK)
+    target = samples.batch(torch.arange(11)).latent
+    assert target.codes.shape == (11, 4, 1)
+    assert target.embedding.shape == (11, 4, 1, 3)
+    for i, (e, t) in enumerate(places(dataset)):
+        np.testing.assert_array_equal(target.codes[i, :, 0], dataset.values[e]["tok.codes"][t])
+        np.testing.assert_array_equal(target.embedding[i].flatten(), dataset.values[e]["tok.embedding"][t])
+        # one token for each step: only steps of the episode supervise; episode 1 has no labels
+        assert target.valid[i].tolist() == [e == 0 and t + h < 6 for h in range(4)]
+
+
+def test_tokens_that_are_not_of_one_step_supervise_to_the_end():
+    dataset = Demonstrations(".", [6])
+    target = windows(dataset, latent=FEW).batch(torch.tensor([5, 0])).latent
+    assert target.codes.shape == (2, 3, 1)
+    assert target.codes[0, :, 0].tolist() == dataset.values[0]["few.codes"][5].tolist()
+    assert target.embedding is None
+    assert target.valid.all()
+
+
+@pytest.mark.parametrize("kind", [StepTokenizer, WholeTokenizer])
+def test_a_tokenizer_labels_whole_batches(kind):
+    dataset, tokenizer = Demonstrations(".", [6, 5]), kind()
+    samples = windows(dataset, labeller=tokenizer)
+    tokenizer.calls = 0
+    batch = samples.batch(torch.tensor([3, 10, 0]))
+    assert tokenizer.calls == 1
+    expected = kind().latent_actions(batch.actions)
+    assert torch.equal(batch.latent.codes[..., 0], expected.codes)
+    if kind is StepTokenizer:
+        assert samples.latent == LatentSpec("chunk", 4, 1, 8, 1, 3, horizon=4, per_step=True)
+        assert torch.equal(batch.latent.embedding[:, :, 0], expected.latents)
+        assert torch.equal(batch.latent.valid, batch.valid)
+    else:
+        assert samples.latent == LatentSpec("chunk", 3, 1, 5, horizon=4)
+        assert batch.latent.embedding is None
+        assert batch.latent.valid.shape == (3, 3)
+        assert batch.latent.valid.all()
+
+
+def test_names_cameras_and_sizes():
+    dataset = Demonstrations(".", [3, 3, 3])
+    samples = windows(dataset, episodes=[1, 2])
+    assert samples.cameras == CAMERAS
+    assert samples.camera_sizes == ((6, 8), (4, 4))
+    assert samples.action_names == ("x", "grip")
+    assert samples.state_names == ("a", "b", "c")
+    assert samples.tasks == ("push", "lift")
+    assert samples.actions.shape == (6, 2)
+    assert samples.states.shape == (6, 3)
+    one = windows(dataset, cameras=["wrist"], state_key=None)
+    assert (one.cameras, one.camera_sizes) == (CAMERAS[1:], ((4, 4),))
+    assert one.states is None
+    assert one.batch(torch.tensor([0])).proprio is None
+
+
+def test_pixels_are_the_resized_frames(sample):
+    samples = PolicyWindows(sample, 8, size=32, episodes=[0], cameras=["corner2"])
+    frames = torch.from_numpy(sample.frames(0, ["corner2"]))
+    assert torch.equal(torch.from_numpy(samples.frames), resize_pixels(frames, 32, "bicubic"))
+    assert samples.camera_sizes == (tuple(frames.shape[2:4]),)
+
+
+def test_targets_of_another_column():
+    dataset = Demonstrations(".", [5, 4])
+    samples = windows(dataset, extra_keys=["expert_action"])
+    found, own = samples.targets("expert_action"), samples.targets("action")
+    assert torch.equal(own, samples.batch(torch.arange(9)).actions)
+    for i, (e, t) in enumerate(places(dataset)):
+        values = dataset.values[e]["expert_action"]
+        for h in range(4):
+            np.testing.assert_array_equal(found[i, h], values[min(t + h, len(values) - 1)])
+    with pytest.raises(LattokError, match="`key`: expected one of action, expert_action, got 'other'"):
+        samples.targets("other")
+
+
+@pytest.mark.parametrize("key", ["action", "observation.state", "expert_action"])
+def test_a_number_that_is_not_finite_names_its_place(key):
+    dataset = Demonstrations(".", [5, 4])
+    dataset.values[1][key][2, 1] = np.nan
+    with pytest.raises(LattokError, match=f"`{key}`: expected finite numbers, got nan in episode 1, frame 2"):
+        windows(dataset, extra_keys=["expert_action"])
+    windows(dataset, extra_keys=["expert_action"], episodes=[0])
+
+
+def change(dataset, **values):
+    for name, value in values.items():
+        setattr(dataset, name, value)
+
+
+@pytest.mark.parametrize(
+    ("alter", "options", "text"),
+    [
+        (lambda d: change(d, cameras=()), {}, "dataset `memory` has no cameras"),
+        (
+            lambda d: d.features.pop("observation.state"),
+            {},
+            "`state_key`: expected a column of `memory`.*state_key=None",
+        ),
+        (lambda d: None, {"action_key": "actions"}, "`action_key`: expected one of action, expert_action"),
+        (lambda d: None, {"cameras": ["side"]}, "`cameras`: expected names among front, wrist"),
+        (lambda d: None, {"horizon": 5, "latent": STEPS}, "`latent`: expected latent actions of 5 steps"),
+        (
+            lambda d: None,
+            {"horizon": 5, "labeller": StepTokenizer()},
+            "`labeller`: expected a tokenizer of chunks of 5",
+        ),
+        (lambda d: None, {"latent": CHUNK, "labeller": StepTokenizer()}, "Give one of them"),
+        (
+            lambda d: None,
+            {"latent": replace(CHUNK, prefix="latent")},
+            "`latent.codes`: expected 4 numbers a row, as its description says, got 2",
+        ),
+        (
+            lambda d: d.values[0]["tok.codes"].fill(-1),
+            {"latent": CHUNK},
+            "`tok.codes`: expected codes from 0 to 8, got -1 to .*padded with -1",
+        ),
+        (
+            lambda d: d.values[0]["latent.codes"].fill(50),
+            {"latent": STEPS},
+            "`latent.codes`: expected codes from 0 to 49, got .* to 50. Is codebook_size right",
+        ),
+        (
+            lambda d: d.values[0]["latent.embedding"].fill(np.inf),
+            {"latent": STEPS},
+            "`latent.embedding`: expected finite numbers",
+        ),
+        (lambda d: None, {"latent": CHUNK, "episodes": [1]}, "`tok.valid`: none of the 4 frames"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(alter, options, text):
+    dataset = Demonstrations(".", [5, 4])
+    alter(dataset)
+    with pytest.raises(LattokError, match=text):
+        windows(dataset, **options)
+
+
+def test_a_tokenizer_of_other_actions_is_refused():
+    tokenizer = StepTokenizer()
+    tokenizer.action_dim = 7
+    with pytest.raises(LattokError, match="`labeller`: expected 2 action dimensions, as the dataset has, got 7"):
+        windows(Demonstrations(".", [5]), labeller=tokenizer)

@@ -1,0 +1,554 @@
+"""The loop: exact repetition and resume, Ctrl-C, logs, collapse warnings, two processes."""
+
+import json
+import math
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from lattok import signals
+from lattok.checks import LattokError
+from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.samples.order import SeededBatches
+from lattok.signals import ASKING, Interrupted, deferred
+from lattok.training import CHECKPOINT, RUN, LoopOptions, fit, learning_rate
+from lattok.training.codebooks import codebook_report
+from lattok.training.runlog import METRICS, Meter, RunLog, read_metrics
+
+
+class Toy(nn.Module):
+    """Dropout, a quantizer with a delayed start and a loss: everything that could break exact resume."""
+
+    def __init__(self, dropout=0.2, **quantizer):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encode = nn.Sequential(nn.Linear(3, 8), nn.Dropout(dropout))
+        options = {"dim": 8, "size": 4, "continuous_steps": 7, "revive_below": 0.2, **quantizer}
+        self.quantizer = VectorQuantizer(QuantizerConfig(**options))
+        self.decode = nn.Linear(8, 3)
+
+    def forward(self, batch):
+        (x,) = batch
+        out = self.quantizer(self.encode(x))
+        return {"reconstruction": (self.decode(out.vectors) - x).square().mean(), **out.losses}
+
+
+WEIGHTS = {"reconstruction": 1.0, "commitment": 0.25}
+DATA = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
+
+
+def run(out, steps=20, interrupt_at=None, model=None, resume=False, **options):
+    options = LoopOptions(**{"steps": steps, "batch_size": 16, "lr": 1e-2, "device": "cpu", "log_every": 5, **options})
+    draw = SeededBatches(len(DATA), options.batch_size, options.seed)
+    model = model or Toy()
+
+    def batches(step, process, processes):
+        if step == interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return (DATA[draw(step)[process::processes]],)
+
+    fit(model, batches, options, out, loss_weights=WEIGHTS, resume=resume, resume_command="go on")
+    return model
+
+
+def tensors(model):
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def assert_same(first, second):
+    for name, value in tensors(first).items():
+        assert torch.equal(value, tensors(second)[name]), name
+
+
+def steps_of(out):
+    return [json.loads(line)["step"] for line in (out / RUN / METRICS).read_text().splitlines()]
+
+
+def test_one_seed_gives_identical_weights_and_another_does_not(tmp_path):
+    first, again = run(tmp_path / "a"), run(tmp_path / "b")
+    assert_same(first, again)
+    other = run(tmp_path / "c", seed=1)
+    assert not torch.equal(first.decode.weight, other.decode.weight)
+
+
+@pytest.mark.parametrize("interrupt_at", [2, 6, 7, 12])
+def test_interrupted_and_resumed_equals_undisturbed(tmp_path, interrupt_at):
+    whole = run(tmp_path / "whole")
+    with pytest.raises(Interrupted, match=f"Saved at step {interrupt_at + 1} of 20 .*Continue with: go on"):
+        run(tmp_path / "parts", interrupt_at=interrupt_at)
+    torch.manual_seed(99)  # the state of the world after a restart is another one
+    resumed = run(tmp_path / "parts", resume=True)
+    assert_same(whole, resumed)
+    assert steps_of(tmp_path / "whole") == steps_of(tmp_path / "parts") == [5, 10, 15, 20]
+
+
+def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
+    run(tmp_path, steps=10)
+    with (tmp_path / RUN / METRICS).open("a") as file:
+        file.write('{"step": 15, "loss": 1}\n{"step": 20, "lo')
+    run(tmp_path, steps=20, resume=True)
+    assert steps_of(tmp_path) == [5, 10, 15, 20]
+    entry = json.loads((tmp_path / RUN / METRICS).read_text().splitlines()[2])
+    assert {"loss", "loss/reconstruction", "loss/commitment", "grad_norm", "lr"} <= set(entry)
+
+
+def test_bfloat16_trains_and_codes_stay_exact(tmp_path):
+    model = run(tmp_path, precision="bf16")
+    latents = torch.randn(50, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model.quantizer(latents)
+    assert torch.equal(rounded.codes, model.quantizer(latents).codes)
+    assert rounded.vectors.dtype == torch.float32
+
+
+def test_the_callers_random_numbers_are_left_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    run(tmp_path, model=Toy2())
+    assert torch.equal(torch.rand(3), expected)
+
+
+class Toy2(Toy):
+    """A toy that was built without touching the global generator."""
+
+    def __init__(self):
+        with torch.random.fork_rng():
+            super().__init__()
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    run(tmp_path, steps=10, save_every=10)
+    before = (tmp_path / RUN / CHECKPOINT).read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 3035456 vs 3035348")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="checkpoint not written"):
+        run(tmp_path, steps=20, resume=True)
+    assert (tmp_path / RUN / CHECKPOINT).read_bytes() == before
+    assert not list((tmp_path / RUN).glob("*tmp"))
+
+
+def test_tensorboard_is_written(tmp_path):
+    run(tmp_path)
+    assert list((tmp_path / RUN / "tensorboard").glob("events*"))
+
+
+def test_resuming_before_the_first_checkpoint_starts_anew(tmp_path):
+    assert_same(run(tmp_path / "whole"), run(tmp_path / "parts", resume=True))
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    run(tmp_path)
+    (tmp_path / RUN / CHECKPOINT).write_bytes(b"rubbish")
+    with pytest.raises(LattokError, match="expected a whole checkpoint"):
+        run(tmp_path, resume=True)
+    torch.save({"weights": 1}, tmp_path / RUN / CHECKPOINT)  # a file of somebody else
+    with pytest.raises(LattokError, match="expected a whole checkpoint"):
+        run(tmp_path, resume=True)
+
+
+def _moments(**values):
+    return lambda saved: saved["optimizer"]["state"][0].update(values)
+
+
+def _tensor(name, change):
+    return lambda saved: saved["model"].update({name: change(saved["model"][name])})
+
+
+CRAFTED = {
+    "a list": lambda saved: [saved],
+    "step is text": lambda saved: saved.update(step="x"),
+    "no step": lambda saved: saved.update(step=None),
+    "step is no number": lambda saved: saved.update(step=float("nan")),
+    "step is negative": lambda saved: saved.update(step=-3),
+    "step is a fraction": lambda saved: saved.update(step=7.5),
+    "step is true": lambda saved: saved.update(step=True),
+    "no model": lambda saved: saved.update(model=None),
+    "model of texts": lambda saved: saved.update(model=dict.fromkeys(saved["model"], "x")),
+    "another tensor": lambda saved: saved["model"].update(more=torch.zeros(1)),
+    "weights of another shape": _tensor("decode.weight", lambda x: x[:, :2].clone()),
+    "weights of another kind": _tensor("decode.weight", torch.Tensor.double),
+    "weights in whole numbers": _tensor("decode.weight", torch.Tensor.long),
+    "sparse weights": _tensor("decode.weight", torch.Tensor.to_sparse),
+    "weights not finite": _tensor("encode.0.weight", lambda x: x * torch.nan),
+    "buffer not finite": _tensor("quantizer.codebooks.0.cluster_size", lambda x: x * torch.inf),
+    "buffer of another shape": _tensor("quantizer.codebooks.0.vectors", lambda x: x[:, :2].clone()),
+    "a number becomes a row": _tensor("quantizer.steps", lambda x: x[None].repeat(9)),
+    "no optimiser": lambda saved: saved.update(optimizer=None),
+    "an empty optimiser": lambda saved: saved.update(optimizer={}),
+    "optimiser of a list": lambda saved: saved["optimizer"].update(state=[1]),
+    "moments of a number": lambda saved: saved["optimizer"]["state"].update({0: 3}),
+    "moments of no parameter": lambda saved: saved["optimizer"]["state"].update({99: {}}),
+    "moments by text": lambda saved: saved["optimizer"]["state"].update({"0": {}}),
+    "no moments": lambda saved: saved["optimizer"]["state"].update({0: {}}),
+    "other moments": _moments(more=torch.zeros(())),
+    "moments of another shape": _moments(exp_avg=torch.zeros(2, 2)),
+    "moments of text": _moments(exp_avg="x"),
+    "moments not finite": _moments(exp_avg_sq=torch.full((8, 3), torch.nan)),
+    "moments below zero": _moments(exp_avg_sq=torch.full((8, 3), -1.0)),
+    "moments of whole numbers": _moments(exp_avg=torch.zeros(8, 3, dtype=torch.long)),
+}
+
+
+@pytest.mark.parametrize("craft", CRAFTED.values(), ids=CRAFTED)
+def test_a_crafted_checkpoint_is_one_line_and_changes_nothing(craft, tmp_path):
+    run(tmp_path, steps=10)
+    path = tmp_path / RUN / CHECKPOINT
+    saved = torch.load(path, weights_only=True)
+    torch.save(craft(saved) or saved, path)
+    before, model = path.read_bytes(), Toy()
+    start = {name: value.clone() for name, value in tensors(model).items()}
+    with pytest.raises(LattokError, match=r"checkpoint\.pt`: expected ") as caught:
+        run(tmp_path, model=model, resume=True)
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+    assert all(torch.equal(value, start[name]) for name, value in tensors(model).items())
+
+
+@pytest.mark.parametrize("size", [0, 3, 100, 0.5, 0.99])
+def test_a_cut_checkpoint_is_one_line_with_the_way_out(size, tmp_path):
+    whole = run(tmp_path / "whole")
+    run(tmp_path, steps=10)
+    path = tmp_path / RUN / CHECKPOINT
+    content = path.read_bytes()
+    path.write_bytes(content[: int(size if size >= 1 else size * len(content))])
+    with pytest.raises(LattokError, match=r"cannot be read \(.+\)\. Put back a whole copy, or remove") as caught:
+        run(tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+    path.unlink()  # the way out
+    assert_same(whole, run(tmp_path, resume=True))
+
+
+def test_options_of_the_optimiser_are_the_recipes_whatever_a_checkpoint_says(tmp_path):
+    whole = run(tmp_path / "whole")
+    run(tmp_path, steps=10)
+    path = tmp_path / RUN / CHECKPOINT
+    saved = torch.load(path, weights_only=True)
+    saved["optimizer"]["param_groups"][0] |= {"betas": "x", "eps": float("nan"), "params": [7]}
+    torch.save(saved, path)
+    assert_same(whole, run(tmp_path, resume=True))
+
+
+def test_lines_of_others_in_the_metrics_are_dropped(tmp_path):
+    run(tmp_path, steps=10)
+    with (tmp_path / RUN / METRICS).open("ab") as file:
+        file.write(b'[1]\n{}\n7\n{"step": "x"}\n{"step": true}\n\xff\xfe\n' + b"[" * 10**5 + b"\n")
+    run(tmp_path, steps=20, resume=True)
+    assert steps_of(tmp_path) == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("text", ["", "[1]\n", '{"step": 5}\n{"st', "x\n"])
+def test_figures_that_others_need_are_whole_or_an_error_names_their_file(text, tmp_path):
+    (tmp_path / METRICS).write_text(text)
+    with pytest.raises(LattokError, match="metrics.jsonl: expected a line of figures"):
+        read_metrics(tmp_path / METRICS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_every_request_to_stop_saves_and_handlers_are_as_before(number, tmp_path, monkeypatch):
+    whole, before = run(tmp_path / "whole"), [signal.getsignal(n) for n in ASKING]
+    monkeypatch.setattr(signal, "SIGINT", number)  # what `run` sends
+    with pytest.raises(Interrupted, match="Saved at step 7 of 20 .*Continue with: go on") as caught:
+        run(tmp_path / "parts", interrupt_at=6)
+    monkeypatch.undo()
+    assert caught.value.number == number
+    assert [signal.getsignal(n) for n in ASKING] == before
+    assert_same(whole, run(tmp_path / "parts", resume=True))
+
+
+def test_one_request_that_comes_twice_is_one_and_a_later_one_stops_at_once(tmp_path, monkeypatch):
+    with deferred() as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # as a launcher passes it on
+        assert asked() == signal.SIGTERM
+    monkeypatch.setattr(signals, "GRACE_S", 0.0)
+    reached = []
+
+    def stop_at_once():
+        with signals.raising(), deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            reached.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+            reached.append(2)
+
+    with pytest.raises(Interrupted):
+        stop_at_once()
+    assert reached == [1]
+
+
+def test_a_hang_up_that_is_ignored_stays_so(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.raising(), deferred() as asked:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_training_in_another_thread_leaves_signals_alone(tmp_path):
+    before, seen = [signal.getsignal(n) for n in ASKING], []
+    thread = threading.Thread(target=lambda: seen.append(run(tmp_path)))
+    thread.start()
+    thread.join()
+    assert_same(seen[0], run(tmp_path / "main"))
+    assert [signal.getsignal(n) for n in ASKING] == before
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_memory_that_runs_out_is_one_line_with_the_way_out(error, tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "forward", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(LattokError, match="out of memory: step 1 of 20 does not fit. Choose a smaller batch_size"):
+        run(tmp_path)
+
+
+def test_other_errors_of_torch_are_not_a_lack_of_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes")))
+    with pytest.raises(RuntimeError, match="^shapes$"):
+        run(tmp_path)
+
+
+def test_a_batch_beyond_reason_is_refused(tmp_path):
+    with pytest.raises(LattokError, match="`batch_size`: expected at most 65536 for 64 samples, got 1000000000000000"):
+        run(tmp_path, batch_size=10**15)
+    assert len(SeededBatches(64, 2**16, 0)(0)) == 2**16
+    assert len(SeededBatches(2**17, 2**17, 0)(0)) == 2**17
+
+
+def test_random_numbers_differ_from_step_to_step(tmp_path):
+    seen = []
+
+    class Noisy(Toy):
+        def forward(self, batch):
+            seen.append(float(torch.rand(())))
+            return super().forward(batch)
+
+    run(tmp_path / "a", steps=4, model=Noisy())
+    assert len(set(seen)) == 4
+    run(tmp_path / "b", steps=4, model=Noisy())
+    assert seen[:4] == seen[4:]
+    run(tmp_path / "c", steps=4, model=Noisy(), seed=1)
+    assert not set(seen[8:]) & set(seen[:8])
+
+
+def test_another_error_while_a_checkpoint_is_written_is_not_a_full_disk(tmp_path, monkeypatch):
+    def fails(state, path):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(RuntimeError, match="CUDA out of memory"):
+        run(tmp_path)
+
+
+def test_a_precision_that_accelerate_was_told_must_be_the_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(LattokError, match="`precision`: expected bf16, as accelerate was told, got no"):
+        run(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path):
+    model = Toy()
+    nn.init.constant_(model.decode.weight, float("nan"))
+    with pytest.raises(LattokError, match="`loss`: expected a finite number, got reconstruction not finite at step 1"):
+        run(tmp_path, model=model)
+
+
+def test_batches_visit_everything_once_per_pass():
+    draw = SeededBatches(10, 4, seed=0)
+    seen = torch.cat([draw(step) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
+    assert torch.equal(SeededBatches(10, 4, seed=0)(3), draw(3))  # a function of the step, not of history
+    assert len(SeededBatches(3, 8, seed=0)(5)) == 8
+
+
+def test_one_cycle_warms_up_peaks_and_ends_near_zero():
+    options = LoopOptions(steps=100, lr=1.0, schedule="one_cycle")
+    rates = [learning_rate(options, step) for step in range(100)]
+    assert max(rates) == rates[10] == 1.0
+    assert rates[0] < 0.05
+    assert rates[-1] < 0.001
+    assert {learning_rate(LoopOptions(steps=9, lr=0.5), step) for step in range(9)} == {0.5}
+
+
+def quantizer_with(codes, size=16):
+    quantizer = VectorQuantizer(QuantizerConfig(dim=2, size=size))
+    quantizer.steps += 1
+    quantizer.recent = codes
+    return nn.ModuleDict({"control": quantizer})
+
+
+def test_collapse_is_reported_with_numbers():
+    report = codebook_report(quantizer_with(torch.randint(2, (500, 4))))
+    assert len(report.warnings) == 1
+    assert "codebook `control` is collapsing: 2 of 16 codes in use, perplexity 2.0" in report.warnings[0]
+    assert report.values["codebook/control/used"] == 2
+
+
+def test_tokens_that_repeat_one_another_are_reported():
+    report = codebook_report(quantizer_with(torch.randint(16, (2000, 1)).expand(-1, 4)))
+    assert len(report.warnings) == 1
+    assert "its 4 tokens repeat one another: 16 rows, 4.0 bits jointly" in report.warnings[0]
+
+
+def test_a_healthy_codebook_gives_no_warning():
+    report = codebook_report(quantizer_with(torch.randint(16, (2000, 4))))
+    assert report.warnings == []
+    assert report.values["codebook/control/joint_bits"] > math.log2(1000)
+
+
+def test_warnings_reach_the_terminal_and_the_log(tmp_path, capsys):
+    model = Toy()
+    model.quantizer = VectorQuantizer(QuantizerConfig(dim=8, size=64, start="normal", revive_below=0.0))
+    run(tmp_path, model=model)
+    assert "is collapsing" in capsys.readouterr().err
+    assert "warnings" in (tmp_path / RUN / METRICS).read_text()
+
+
+def test_a_warning_is_shown_once_and_its_end_too(tmp_path, capsys):
+    log = RunLog(tmp_path, "run", 0, 40)
+    for step, warnings in enumerate(
+        [["codebook `q` is collapsing: 3 of 16"], ["codebook `q` is collapsing: 4 of 16"], []]
+    ):
+        log.write(10 * step + 10, {"loss": 1.0}, warnings)
+    log.close()
+    lines = [line for line in capsys.readouterr().err.splitlines() if "codebook" in line]
+    assert lines == ["step 10: codebook `q` is collapsing: 3 of 16", "step 30: over: codebook `q` is collapsing"]
+
+
+@pytest.mark.parametrize(("change", "text"), [({"steps": 0}, "`steps`"), ({"schedule": "x"}, "`schedule`")])
+def test_bad_options(change, text):
+    with pytest.raises(LattokError, match=text):
+        LoopOptions(**change)
+
+
+def _worker(rank, world, out):
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+    torch.set_num_threads(1)
+    meeting = f"file://{out}/meeting-{world}"  # a port found free may be taken before it is used
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
+    states = {}
+    for warm in (0, 3):
+        torch.manual_seed(0)
+        config = QuantizerConfig(dim=4, size=8, levels=2, revive_below=0.3, continuous_steps=warm)
+        quantizer = VectorQuantizer(config).train()
+        x = torch.randn(9, 32, 4, generator=torch.Generator().manual_seed(0))
+        for step, part in enumerate(x):
+            torch.manual_seed(step + 100 * rank)  # what else draws random numbers differs between processes
+            valid = torch.rand(32, generator=torch.Generator().manual_seed(step)) < 0.8
+            quantizer(part[rank::world], valid=valid[rank::world])
+        states.update({f"{warm}.{name}": tensor for name, tensor in quantizer.state_dict().items()})
+    model = run(out / f"run-{world}", model=Toy(dropout=0.0, revive_below=0.1), clip_norm=1e9)
+    if rank == 0:
+        torch.save({**states, **model.state_dict()}, out / f"state-{world}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_learn_what_one_does(tmp_path):
+    for world in (1, 2):
+        torch.multiprocessing.spawn(_worker, args=(world, tmp_path), nprocs=world)
+    one, two = (torch.load(tmp_path / f"state-{world}.pt", weights_only=True) for world in (1, 2))
+    for name, value in one.items():
+        torch.testing.assert_close(
+            two[name], value, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"start": "normal"}, "Start it from data: codebook_start=kmeans."),
+        ({"start": "kmeans", "update": "gradient"}, "Start it small: codebook_start=uniform."),
+        ({"start": "uniform", "update": "gradient", "revive_below": 0.0}, "restart as copies of used ones: restart_e"),
+        ({"start": "uniform", "update": "gradient"}, "if it stays, use the `robust` preset"),
+        ({"revive_below": 0.0}, "Revive dead codes: revive_below=0.03."),
+        ({}, "lower lr or start the codebook later"),
+    ],
+)
+def test_the_warning_names_what_has_not_been_tried(options, remedy):
+    quantizer = VectorQuantizer(QuantizerConfig(dim=2, size=16, **options))
+    quantizer.steps += 1
+    quantizer.recent = torch.zeros(100, 4, dtype=torch.long)
+    assert remedy in codebook_report(nn.ModuleDict({"control": quantizer})).warnings[0]
+
+
+def test_step_decay_multiplies_the_rate_every_so_often():
+    options = LoopOptions(steps=80_000, lr=1e-4, schedule="step")  # Table 8
+    assert learning_rate(options, 0) == learning_rate(options, 9_999) == 1e-4
+    assert learning_rate(options, 10_000) == 0.5e-4
+    assert learning_rate(options, 79_999) == pytest.approx(1e-4 / 2**7)
+    options = LoopOptions(lr=1.0, schedule="step", decay_every=3, decay_factor=0.1)
+    assert learning_rate(options, 7) == pytest.approx(0.01)
+
+
+class Terms(nn.Module):
+    """Loss terms as given, each times the only parameter but for those to detach."""
+
+    def __init__(self, terms, detached=()):
+        super().__init__()
+        self.weight, self.terms, self.detached = nn.Parameter(torch.ones(())), terms, detached
+
+    def forward(self, batch):
+        return {k: (self.weight.detach() if k in self.detached else self.weight) * v for k, v in self.terms.items()}
+
+
+def fit_terms(out, model, weights):
+    options = LoopOptions(steps=1, batch_size=4, device="cpu")
+    return fit(model, lambda *_: (torch.zeros(4),), options, out, loss_weights=weights)
+
+
+def test_terms_without_a_weight_are_only_logged(tmp_path):
+    model = Terms({"action": 2.0, "latent": 3.0, "accuracy": 0.25}, detached=["accuracy"])
+    last = fit_terms(tmp_path, model, {"action": 1.0, "latent": 0.5, "absent": 1.0})
+    expected = {"loss": 3.5, "loss/action": 2.0, "loss/latent": 3.0, "accuracy": 0.25, "grad_norm": 3.5, "lr": 1e-4}
+    assert last == pytest.approx(expected)
+
+
+def test_a_term_with_a_gradient_needs_a_weight(tmp_path):
+    model = Terms({"action": 2.0, "latent": 3.0})
+    with pytest.raises(LattokError, match="`latent`: expected a loss term with a weight in loss_weights, or without a"):
+        fit_terms(tmp_path, model, {"action": 1.0})
+    with pytest.raises(LattokError, match="`loss_weights`: expected a weight for one of the terms action, latent"):
+        fit_terms(tmp_path / "none", model, {"other": 1.0})
+
+
+def test_speed_and_memory_are_logged(tmp_path):
+    run(tmp_path, steps=20, log_every=5)
+    for line in (tmp_path / RUN / METRICS).read_text().splitlines():
+        entry = json.loads(line)
+        assert 0 < entry["samples_per_second"] < 1e7
+        assert 0.05 < entry["memory_gb"] < 100  # torch alone takes more than 50 MB
+
+
+def test_speed_is_that_of_the_interval(monkeypatch):
+    clock = iter([10.0, 12.0, 16.0])
+    monkeypatch.setattr("lattok.training.runlog.time.monotonic", lambda: next(clock))
+    meter = Meter(batch_size=32, first=100, device=torch.device("cpu"))
+    assert meter.read(110)["samples_per_second"] == pytest.approx(160)
+    assert meter.read(150)["samples_per_second"] == pytest.approx(320)
+
+
+def test_threads_are_part_of_the_options_and_the_callers_come_back(tmp_path, monkeypatch):
+    seen = []
+    forward = Toy.forward
+    monkeypatch.setattr(
+        Toy, "forward", lambda self, batch: (seen.append(torch.get_num_threads()), forward(self, batch))[1]
+    )
+    before = torch.get_num_threads()
+    run(tmp_path, threads=3)
+    assert set(seen) == {3}
+    assert torch.get_num_threads() == before
