@@ -46,6 +46,10 @@ TESTS = {
         "tests/vla/test_supervision.py",
     ),
     "lattok/samples/windows.py": ("tests/samples/test_windows.py",),
+    "lattok/data/episodes.py": (
+        "tests/data/test_episodes.py",
+        "tests/samples/test_windows.py",
+    ),
 }
 COMPARE: dict[type, tuple[type, ...]] = {
     ast.Lt: (ast.LtE, ast.Gt),

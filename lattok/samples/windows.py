@@ -158,7 +158,7 @@ class FramePairs:
     @property
     def has_pixels(self) -> bool:
         """Whether frames are there, not only their places."""
-        return self.frames.size > 0
+        return bool(self.frames.size)
 
     def read_pixels(self) -> None:
         """Decode all frames; for pairs that were made without them."""

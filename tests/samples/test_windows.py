@@ -228,6 +228,7 @@ def test_pairs_without_pixels_carry_features_in_their_place():
     dataset = Memory([6, 6])
     pairs = FramePairs(dataset, 2, pixels=False)
     pairs.read_pixels()
+    assert pairs.has_pixels
     torch.testing.assert_close(pairs.batch(torch.arange(8)), FramePairs(dataset, 2).batch(torch.arange(8)))
 
 
