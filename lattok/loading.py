@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from lattok import checks, hub
 from lattok.hub.client import LoadOptions
+from lattok.types import Labeller
 
 PREFIX = "latent"  # of the columns of a model that stands alone
 LABELLER = "an action tokenizer or an image latent action model"
@@ -51,6 +52,6 @@ def by_prefix(models: Any) -> dict[str, Any]:
         checks.fail("models", "at least one model, by prefix", "none")
     found = {prefix: as_labeller(model) for prefix, model in models.items()}
     for model in found.values():
-        if getattr(model, "label_source", None) is None:
+        if not isinstance(model, Labeller):
             checks.fail("model", f"{LABELLER}, or the path of one", type(model).__name__)
     return found

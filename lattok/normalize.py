@@ -168,8 +168,7 @@ def for_dataset(model: Any, name: str) -> Any:
 
     A dataset that it does not know is an error; a model with one normaliser, or without actions, is itself.
     """
-    names = getattr(getattr(model, "config", None), "normalizers", ())
-    return model.for_dataset(name) if names else model
+    return model.for_dataset(name) if model.datasets else model
 
 
 def read_statistics(

@@ -33,7 +33,7 @@ class Registry(Mapping[str, Thing]):
 
     def __init__(self, group: str, names_itself: str = "", rooms: Sequence[str] = ()):
         self.group, self.rooms = group, rooms
-        self._line = re.compile(rf'^    {names_itself}(?:: [^=\n]+)? = "([\w-]+)"', re.MULTILINE)
+        self._line = re.compile(rf'^    {names_itself} = "([\w-]+)"', re.MULTILINE)
         self._known: dict[str, Thing] = {}
 
     def add(self, name: str, thing: Thing) -> Thing:

@@ -4,7 +4,7 @@ P codes per sample, d latent width, T frames of a video, V cameras."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -70,90 +70,78 @@ def join(parts: Sequence[LatentActions]) -> LatentActions:
     )
 
 
-class Labeller(Protocol):
-    """What annotation and evaluation need of every model."""
+class Labeller:
+    """A model that labels, with all that annotation and evaluation ask of one; the values here hold for many."""
 
-    @property
-    def label_source(self) -> str:
-        """What is labelled: "actions" (an `ActionTokenizer`) or "video" (a `VideoLabeller`)."""
-        ...
+    label_source: ClassVar[str | None] = None  # "actions" (`ActionTokenizer`) or "video" (`VideoLabeller`)
+    type: ClassVar[str] = ""  # of artefact
+    source: str | None = None  # Hub id or name of the folder that it was loaded from
+    trained_on: dict[str, Any] | None = None  # what its training.json says
+    datasets: tuple[str, ...] = ()  # those that have a normaliser of their own
 
     def describe(self) -> dict[str, Any]:
         """Identity for provenance: type, hashes of config and weights, id, revision; JSON values only."""
-        ...
+        raise NotImplementedError
+
+    def for_dataset(self, name: str) -> Any:
+        """The model with the normaliser of one of its `datasets`."""
+        return self
+
+    def to(self, device: Any) -> Any:
+        """The model on that device."""
+        return self
 
 
-class ActionTokenizer(Labeller, Protocol):
+class ActionTokenizer(Labeller):
     """What every action tokenizer offers, whatever its family. Physical units outside.
 
     As a labeller: frame t gets the latent action of the chunk that starts at t.
     """
 
-    @property
-    def horizon(self) -> int:
-        """Steps per chunk, H."""
-        ...
+    label_source = "actions"
+    horizon: int  # steps per chunk, H
+    action_dim: int  # action dimensions m
+    vocab_size: int = 0  # number of codes K
+    tokens_per_chunk: int  # codes per chunk, or their maximum
+    fixed_length: ClassVar[bool] = True  # False: rows are padded with -1
+    per_step: ClassVar[bool] = False  # True: code t is that of step t
+    shared_vocabulary: ClassVar[bool] = True  # False: each position has a codebook of its own
 
-    @property
-    def action_dim(self) -> int:
-        """Action dimensions m."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of codes K."""
-        ...
-
-    @property
-    def tokens_per_chunk(self) -> int:
-        """Codes per chunk, or their maximum."""
-        ...
-
-    @property
-    def fixed_length(self) -> bool:
-        """Whether every chunk has as many codes."""
-        ...
-
-    @property
-    def per_step(self) -> bool:
-        """Whether code t of a chunk is that of its step t."""
-        ...
-
-    def encode(self, chunks: Tensor, valid: Tensor | None = None) -> Tensor:
+    def encode(self, chunks: Any, valid: Any = None) -> Any:
         """Chunks [B, H, m] to codes int64 [B, P]."""
-        ...
+        raise NotImplementedError
 
-    def decode(self, codes: Tensor) -> Tensor:
+    def decode(self, codes: Any) -> Any:
         """Codes [B, P] to chunks [B, H, m]. Total: every code sequence decodes."""
-        ...
+        raise NotImplementedError
 
-    def latent_actions(self, chunks: Tensor, valid: Tensor | None = None) -> LatentActions:
+    def latent_actions(self, chunks: Any, valid: Any = None) -> LatentActions:
         """Chunks [B, H, m] to codes, latents and quantized vectors."""
-        ...
+        raise NotImplementedError
 
 
-class VideoLabeller(Labeller, Protocol):
+class VideoLabeller(Labeller):
     """An image latent action model that can label: frame t gets the latent action of the pair (t, t + stride)."""
 
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Cameras in the order of the V axis."""
-        ...
+    label_source = "video"
+    cameras: tuple[str, ...]  # in the order of the V axis
+    codebook_size: int | None = None  # K; None for a continuous model
+    language: str | None = None  # what reads the instruction in a model of stage 1, which cannot label
 
     def stride_frames(self, fps: float) -> int:
         """The model's stride in frames of a dataset."""
-        ...
+        raise NotImplementedError
 
     def resize(self, frames: np.ndarray) -> np.ndarray:
         """Frames uint8 [n, H, W, 3] to the model's size, uint8 [n, h, w, 3]."""
-        ...
+        raise NotImplementedError
 
     def label_video(self, frames: np.ndarray | Iterable[np.ndarray], stride: int) -> LatentActions:
         """Video [T, V, H, W, 3] uint8 to T latent actions of the pairs (t, min(t + stride, T - 1)).
 
         The video may come in pieces, in order; labels do not depend on where they begin.
         """
-        ...
+        raise NotImplementedError
 
 
 class LatentTarget(NamedTuple):

@@ -10,7 +10,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, cast, overload
+from typing import Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from lattok.samples.order import SeededBatches
 from lattok.signals import Interrupted, restated
 from lattok.training import LoopOptions
 from lattok.training import fit as run_loop
-from lattok.types import ActionBatch, LatentActions, LossTerms
+from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
 
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
 
@@ -44,13 +44,10 @@ class DecodeInfo(NamedTuple):
     notes: tuple[str, ...]  # one per row, "" where nothing
 
 
-class ChunkTokenizer(HubModel, ABC):
+class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     """Base of the action tokenizers: chunks [B, H, m] in physical units to codes [B, P], and back."""
 
     label_source = "actions"
-    fixed_length: ClassVar[bool] = True  # False: rows are padded with -1
-    per_step: ClassVar[bool] = False  # True: code t is that of step t
-    shared_vocabulary: ClassVar[bool] = True  # False: each position has a codebook of its own
     config: ChunkConfig
 
     def __init__(self, config: ChunkConfig):
@@ -69,6 +66,11 @@ class ChunkTokenizer(HubModel, ABC):
     def action_dim(self) -> int:
         """Action dimensions m."""
         return self.config.action_dim
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Datasets with a normaliser of their own."""
+        return self.config.normalizers
 
     @property
     @abstractmethod

@@ -23,7 +23,7 @@ from lattok.data import RobotDataset, dimension_names
 from lattok.data.actions.view import check_trained_space
 from lattok.data.episodes import check_stride
 from lattok.data.schema import vector_key
-from lattok.types import ActionTokenizer, VideoLabeller
+from lattok.types import ActionTokenizer, Labeller, VideoLabeller
 from lattok.version import __version__
 
 Identities = Mapping[str, dict[str, Any]]  # by prefix, what `describe` says: it hashes all weights, so it is asked once
@@ -83,7 +83,7 @@ def check_models(work: Work) -> None:
 
 def check_labeller(model: Any) -> None:
     """A model that makes labels; policies learn from them."""
-    if getattr(model, "label_source", None) is None:
+    if not isinstance(model, Labeller):
         checks.fail("model", "an action tokenizer or an image latent action model", type(model).__name__)
 
 
@@ -108,7 +108,7 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
 
 def _check_stage(prefix: str, model: VideoLabeller) -> None:
     """A model of stage 1 reads the instruction and keeps what it says out of its codes: those are no actions."""
-    if getattr(getattr(model, "config", None), "language", None) is not None:
+    if model.language is not None:
         hint = "Stage 1 takes in the instruction to learn environment codes: train stage 2 with them."
         checks.fail("models", f"a stage-2 model for `{prefix}`", "a stage-1 model (language-conditioned)", hint)
 
@@ -121,7 +121,7 @@ def _check_actions(work: Work, model: ActionTokenizer) -> None:
             f"but this tokenizer was trained on {model.action_dim}. "
             "Select or add columns, or train a tokenizer on this dataset."
         )
-    check_trained_space(getattr(model, "trained_on", None), work.dataset, work.options.action_key)
+    check_trained_space(model.trained_on, work.dataset, work.options.action_key)
 
 
 def _device(model: Any) -> str:

@@ -105,7 +105,7 @@ class _Worker:
 
     def __init__(self, work: Work, device: str, threads: int):
         models: dict[str, Any] = dict(work.models)
-        models = {prefix: model.to(device) if hasattr(model, "to") else model for prefix, model in models.items()}
+        models = {prefix: model.to(device) for prefix, model in models.items()}
         self._work, self._threads = work._replace(models=models), threads
         self._one = Lock()  # units overlap in decoding alone
 

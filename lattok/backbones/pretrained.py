@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import re
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,13 +14,15 @@ from packaging.version import Version
 from lattok import checks, files
 from lattok.backbones.families import Family, family_of
 from lattok.hub import client, weights
+from lattok.hub.client import COMMIT
 
 OLDEST = {"transformers": "5.4", "peft": "0.18"}
 INSTALL = "pip install 'lattok[vla]'"
 DTYPES = ("float32", "bfloat16")
 SMALL = ["*.json", "*.model", "*.txt", "*.jinja"]  # all of a model but its weights
 WANTED = [*SMALL, "*.safetensors"]
-PRINT, COMMIT = "files-", re.compile("[0-9a-f]{40}")  # what a fingerprint begins with; what a commit looks like
+EXPECTED = "a folder with config.json, or a Hub id like org/name"
+PRINT = "files-"  # what a fingerprint begins with
 SLICES, SLICE = 256, 4096  # of each file of weights that a fingerprint reads, and their bytes
 
 
@@ -100,33 +99,16 @@ def find(name: str, revision: str | None = None) -> tuple[Path, str]:
     A saved policy may be given its base model the other way round: by a folder that `hf download` filled with the
     commit it names, or by the Hub id of a model with the fingerprint it names.
     """
-    folder, printed = Path(name).expanduser(), (revision or "").startswith(PRINT)
-    local = folder.is_dir()
-    if local and not (folder / "config.json").is_file():
-        checks.fail("backbone", "a folder with config.json, or a Hub id like org/name", f"{name} without it")
-    if not local:
-        if folder.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-            expected = "a folder with config.json, or a Hub id like org/name"
-            checks.fail("backbone", expected, f"{name!r}, which is neither")
-        folder = _download(name, None if printed else revision)
-    by_content = printed or (local and revision is None)
+    printed = (revision or "").startswith(PRINT)
+    local = client.here_or_hub("backbone", name, EXPECTED)
+    if local is not None and not (local / "config.json").is_file():
+        checks.fail("backbone", EXPECTED, f"{name} without it")
+    folder = local or client.download("backbone", name, None if printed else revision, WANTED)
+    by_content = printed or (local is not None and revision is None)
     found = None if by_content else commit(folder)
     found = found or fingerprint(folder)
     check_revision(name, found, revision)
     return folder, found
-
-
-def _download(name: str, revision: str | None) -> Path:
-    """The snapshot of a Hub id, which is named by its commit; from the cache where there is no network."""
-    from huggingface_hub import snapshot_download
-
-    fetch = partial(snapshot_download, name, revision=revision, allow_patterns=WANTED)
-    try:
-        return Path(fetch())
-    except Exception as error:  # huggingface_hub raises many kinds; the user needs one line
-        with suppress(Exception):  # some releases do not look for a commit in the cache when they are offline
-            return Path(fetch(local_files_only=True))
-        client.fail("backbone", name, revision, error)
 
 
 def check_revision(name: str, found: str | None, saved: str | None) -> None:

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.actions.view import declare, with_actions
 from lattok.data.camera_view import with_cameras
-from lattok.data.formats import hdf5, video_folder
-from lattok.data.formats.hdf5 import RobomimicHDF5
-from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.formats.rlds import RLDS
-from lattok.data.formats.video_folder import VideoFolder
-from lattok.data.schema import PROVENANCE, RobotDataset
+from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset
 from lattok.files import read_json
 from lattok.hub import client
-from lattok.hub.client import HUB_ID, HubOptions
+from lattok.hub.client import HubOptions
 from lattok.places import followed
 
-_CLASSES = {"lerobot": LeRobotV3, "rlds": RLDS, "hdf5": RobomimicHDF5, "video": VideoFolder}
-_OPTIONS = {"lerobot": (), "rlds": ("fps", "split"), "hdf5": ("fps",), "video": ("fps", "captions")}
-_FORMATS = {
-    "lerobot": "LeRobot v3 (meta/info.json)",
-    "rlds": "RLDS (dataset_info.json and features.json, here or in one version folder)",
-    "hdf5": "robomimic and LIBERO (.hdf5 or .h5 files)",
-    "video": "videos (.mp4, .webm, .mkv and others, flat or in one folder per class)",
-}
 _VIEWS = ("cameras", "action_space", "actions")  # options of every format
-_DESCRIPTION = ("dataset", "revision", "name", "fps", "split", "captions", *_VIEWS)
 _HUB = tuple(HubOptions.__annotations__)
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
 _SHOWN = 8  # names of a folder that an error lists
@@ -52,22 +40,40 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     Whatever a dataset or a description says about files stays below its folder, also after links: see `lattok.places`.
     """
     options = {key: value for key, value in options.items() if value is not None}
-    place = _local(path)
+    hint = f"Recognised are {', '.join(each.text for each in formats())}."
+    expected = "a folder, a description file, or a Hub id such as org/name"
+    missing = str(path).endswith(".json") and client.here(path) is None
+    place = Path(path) if missing else client.here_or_hub("dataset", path, expected, hint)
+    if place is None:
+        return _open_from_hub(str(path), revision, options)
     if place.suffix == ".json" and _is_no_description(place):
         checks.fail("dataset", "a folder, a description file, or a Hub id", f"the file {place}", _whole_of(place))
     if place.suffix == ".json":
         if revision is not None:
             raise LattokError(f"`revision` cannot be given for a description file. Write {revision!r} into {place}.")
         return _open_described(place, options)
-    if _exists(place):
-        if revision is not None:
-            raise LattokError(f"`revision` {revision!r} is for datasets of the Hub, and {place} is a local folder.")
-        subfolder = options.get("subfolder")
-        return _open(client.inside(place, subfolder) if subfolder else place, _without_hub(options))
-    if not HUB_ID.fullmatch(str(path)):
-        hint = f"Recognised are {', '.join(_FORMATS.values())}."
-        checks.fail("dataset", "a folder, a description file, or a Hub id such as org/name", f"`{path}`", hint)
-    return _open_from_hub(str(path), revision, options)
+    if revision is not None:
+        raise LattokError(f"`revision` {revision!r} is for datasets of the Hub, and {place} is a local folder.")
+    subfolder = options.get("subfolder")
+    return _open(client.inside(place, subfolder) if subfolder else place, _without_hub(options))
+
+
+def formats() -> list[type[RobotDataset]]:
+    """All formats, ours and those of installed packages; first those with marks that no other format has."""
+    found = []
+    for kind in FORMATS:
+        try:
+            found.append(FORMATS[kind])
+        except LattokError as error:  # somebody else's: other datasets open without it
+            warnings.warn(str(error), stacklevel=2)
+    return sorted(found, key=lambda each: not each.marked)
+
+
+def _options(format_: type[RobotDataset]) -> dict[str, Any]:
+    """What a format takes by keyword, with its types."""
+    named = inspect.signature(format_).parameters.values()
+    hints = get_type_hints(format_.__init__)
+    return {p.name: hints.get(p.name, Any) for p in named if p.kind is p.KEYWORD_ONLY}
 
 
 def _is_no_description(place: Path) -> bool:
@@ -87,7 +93,7 @@ def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
 
 
 def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -> RobotDataset:
-    ours = {*_VIEWS, "name", *(name for names in _OPTIONS.values() for name in names)}
+    ours = {*_VIEWS, "name", *(name for each in formats() for name in _options(each))}
     asked = {name: value for name, value in options.items() if name not in ours}
     client.check_options(asked, _HUB)
     snapshot = client.download("dataset", hub_id, revision, None, asked, "dataset")
@@ -101,36 +107,41 @@ def _without_hub(options: Mapping[str, Any]) -> dict[str, Any]:
 def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     """The dataset that a description file names, with the options in it. Paths lead from its folder downwards."""
     entry = {key: value for key, value in read_json(file).items() if value is not None}
-    checks.known_keys(str(file), entry, _DESCRIPTION)
+    kinds = {name: kind for each in formats() for name, kind in _options(each).items()}
+    checks.known_keys(str(file), entry, ("dataset", "revision", "name", *kinds, *_VIEWS))
     if twice := sorted(set(entry) & set(options)):
         checks.fail(twice[0], f"one value, here or in {file}", "two")
     target = entry.pop("dataset", None)
+    expected = "a path relative to that file, or a Hub id"
     if not isinstance(target, str) or not target or target.endswith(".json"):
-        checks.fail(f"dataset` of `{file}", "a path relative to that file, or a Hub id", repr(target))
-    if isinstance(entry.get("captions"), str):
-        captions = file.parent / _local(entry["captions"])
-        entry["captions"] = followed(file.parent, captions, f"`captions` of `{file}`")
-    local = file.parent / _local(target)
-    if _exists(local):
-        followed(file.parent, local, f"`dataset` of `{file}`")
-        return open_dataset(local, **entry, **options)
-    if not HUB_ID.fullmatch(target):
-        checks.fail(f"dataset` of `{file}", "a path relative to that file, or a Hub id", repr(target), f"No {local}.")
-    return _open_from_hub(target, entry.pop("revision", None), entry | options)
+        checks.fail(f"dataset` of `{file}", expected, repr(target))
+    for name in [name for name, kind in kinds.items() if Path in get_args(kind) and isinstance(entry.get(name), str)]:
+        place = client.here(entry[name], file.parent) or file.parent / entry[name]
+        entry[name] = followed(file.parent, place, f"`{name}` of `{file}`")
+    hint = f"No {file.parent / target}."
+    local = client.here_or_hub(f"dataset` of `{file}", target, expected, hint, file.parent)
+    if local is None:
+        return _open_from_hub(target, entry.pop("revision", None), entry | options)
+    followed(file.parent, local, f"`dataset` of `{file}`")
+    return open_dataset(local, **entry, **options)
 
 
 def _open(place: Path, options: dict[str, Any]) -> RobotDataset:
-    kind, place = _recognise(place.absolute())  # workers of Ray live in another folder
+    format_, place = _recognise(place.absolute())  # workers of Ray live in another folder
     name, views = options.pop("name", None), {key: options.pop(key) for key in _VIEWS if key in options}
+    kinds = _options(format_)
     for key, value in options.items():
-        if key not in _OPTIONS[kind]:
-            known = ", ".join((*_OPTIONS[kind], "name", *_VIEWS))
-            checks.fail(key, f"an option that {place} has a use for ({known})", repr(value))
+        if key not in kinds:
+            checks.fail(
+                key, f"an option that {place} has a use for ({', '.join((*kinds, 'name', *_VIEWS))})", repr(value)
+            )
+        if Path in get_args(kinds[key]) and not isinstance(value, str | Path):
+            checks.fail(key, "a path", repr(value))
     if not isinstance(name, str | None):
         checks.fail("name", "text", repr(name))
-    if not isinstance(options.get("captions", ""), str | Path):
-        checks.fail("captions", "a path", repr(options["captions"]))
-    return _seen_as(_CLASSES[kind](place, name, **options), **views)
+    format_.check_needs()
+    make: Any = format_
+    return _seen_as(make(place, name, **options), **views)
 
 
 def _seen_as(dataset: RobotDataset, cameras: Any = None, action_space: Any = None, actions: Any = None) -> RobotDataset:
@@ -148,7 +159,7 @@ def _seen_as(dataset: RobotDataset, cameras: Any = None, action_space: Any = Non
     return with_actions(dataset, actions["as"], **options)
 
 
-def _recognise(place: Path) -> tuple[str, Path]:
+def _recognise(place: Path) -> tuple[type[RobotDataset], Path]:
     """Format of a file or folder, and where exactly it is."""
     try:
         return _look_at(place)
@@ -156,79 +167,44 @@ def _recognise(place: Path) -> tuple[str, Path]:
         raise LattokError(f"cannot read {place}: {error.strerror}. Check its permissions.") from None
 
 
-def _look_at(place: Path) -> tuple[str, Path]:
+def _look_at(place: Path) -> tuple[type[RobotDataset], Path]:
+    known = formats()
     if place.is_file():
-        if place.suffix.lower() in hdf5.SUFFIXES:
-            return "hdf5", place
-        expected = "a folder, a .hdf5 or .h5 file, or a description file *.json"
+        for each in known:
+            if place.suffix.lower() in each.suffixes:
+                return each, place
+        single = "".join(f", a {' or '.join(each.suffixes)} file" for each in known if each.suffixes)
+        expected = f"a folder{single}, or a description file *.json"
         checks.fail("dataset", expected, f"the file {place}", _whole_of(place))
     if (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
         way_out = "Open the dataset that they label, or join both: lattok export SOURCE --labels LABELS --out DIR"
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
-    if (place / "meta").is_dir():
-        return "lerobot", place
-    found = _formats_in(place)
+    found: list[tuple[type[RobotDataset], Path]] = []
+    for each in known:
+        found += [(each, path) for path in each.recognise(place)]
+        if each.marked and len(found) == 1:
+            break
+    found = found or [(each, place) for each in known if each.guess(place)]
     if len(found) != 1:
-        checks.fail("dataset", "one of " + ", ".join(_FORMATS.values()), _what_is_in(place, found))
+        checks.fail("dataset", f"one of {', '.join(each.text for each in known)}", _what_is_in(place, found))
     return found[0]
 
 
 def _whole_of(file: Path) -> str:
     """What to give instead of a file that is no dataset."""
-    for folder in file.parents[:4]:
-        if (folder / "meta" / "info.json").is_file():
-            return f"Give the whole dataset, {folder}."
-    if _holds_rlds(file.parent):
-        return f"Give the folder that holds it, {file.parent}."
     if file.suffix.lower() in ARRAYS:
         return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
-    if file.suffix.lower() in video_folder.SUFFIXES:
-        return f"Give the folder that holds it, {file.parent}: every video is an episode."
-    return "Give the folder of the dataset that it belongs to."
+    found = next(filter(None, (each.whole_of(file) for each in formats())), "")
+    return found or "Give the folder of the dataset that it belongs to."
 
 
-def _what_is_in(place: Path, found: list[tuple[str, Path]]) -> str:
+def _what_is_in(place: Path, found: list[tuple[type[RobotDataset], Path]]) -> str:
     """A folder that is no dataset, or several, for an error."""
-    if len({kind for kind, _ in found}) > 1:
-        return f"{place} with several: {', '.join(kind for kind, _ in found)}; give each a folder of its own"
+    kinds = dict.fromkeys(each.kind for each, _ in found)
+    if len(kinds) > 1:
+        return f"{place} with several: {', '.join(kinds)}; give each a folder of its own"
     names = [path.name for _, path in found] or [path.name + "/" * path.is_dir() for path in place.iterdir()]
     shown = ", ".join(sorted(names)[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     if found:
         return f"{place} with several versions ({shown}); give one of them"
     return f"{place} with {shown or 'nothing in it'}"
-
-
-def _formats_in(folder: Path) -> list[tuple[str, Path]]:
-    """Formats that a folder could hold."""
-    below = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    versions = [folder] if _holds_rlds(folder) else [path for path in below if _holds_rlds(path)]
-    found = [("rlds", version) for version in versions]
-    if _holds(folder, hdf5.SUFFIXES):
-        found.append(("hdf5", folder))
-    deep = (path for path in folder.glob("*/*/*") if not found and path.suffix.lower() in video_folder.SUFFIXES)
-    if any(_holds(path, video_folder.SUFFIXES) for path in (folder, *below)) or any(deep):
-        found.append(("video", folder))
-    return found
-
-
-def _holds_rlds(folder: Path) -> bool:
-    described = all((folder / name).is_file() for name in ("dataset_info.json", "features.json"))
-    return described or any(folder.glob("*.tfrecord*"))
-
-
-def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
-    return any(path.suffix.lower() in suffixes for path in folder.iterdir())
-
-
-def _local(path: str | Path) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # the home folder of nobody here
-        return Path(path)
-
-
-def _exists(place: Path) -> bool:
-    try:
-        return place.exists()
-    except OSError:  # a name that is too long, a folder that may not be entered
-        return False

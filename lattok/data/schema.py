@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
@@ -13,6 +14,7 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.findings import Finding
+from lattok.registry import Registry
 from lattok.types import Episode
 
 FrameTransform = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, 3] to uint8 [n, h, w, 3]
@@ -84,6 +86,40 @@ class RobotDataset(ABC):
     action_spaces: Mapping[str, Any] | None = None  # what columns mean, where a user says it
     actions_as: Mapping[str, Any] = NONE  # spaces that columns are converted to, for provenance
 
+    # how `open_dataset` finds the format: it makes `cls(path, name, **options)`, options being keywords
+    text: ClassVar[str] = ""  # what it is and how it is told, for errors
+    marked: ClassVar[bool] = False  # by a file that no other format has: no other one is asked
+    suffixes: ClassVar[tuple[str, ...]] = ()  # of files each of which is a dataset
+    needs: ClassVar[Mapping[str, str]] = NONE  # packages beyond those of lattok, and how to install each
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Register a format that can be recognised."""
+        super().__init_subclass__(**keywords)
+        if "recognise" in vars(cls):
+            FORMATS.add(cls.kind, cls)
+
+    @classmethod
+    def recognise(cls, folder: Path) -> Sequence[Path]:
+        """Datasets of this format in `folder`: itself, or folders in it. Looks at names, opens nothing."""
+        return ()
+
+    @classmethod
+    def check_needs(cls) -> None:
+        """Raise the error about a package that reading needs and that is not installed."""
+        for package, command in cls.needs.items():
+            if find_spec(package) is None:
+                raise LattokError(f"reading {cls.kind} datasets needs {package}. Install it: {command}")
+
+    @classmethod
+    def guess(cls, folder: Path) -> bool:
+        """Whether `folder` may be one of this format, where no format recognises anything."""
+        return False
+
+    @classmethod
+    def whole_of(cls, file: Path) -> str:
+        """What to give instead of a file of such a dataset, as a sentence; empty where it is none."""
+        return ""
+
     @abstractmethod
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode: [T] for scalars (shape (1,)), else [T, *shape]."""
@@ -148,6 +184,9 @@ class RobotDataset(ABC):
     def __repr__(self) -> str:
         frames, count = sum(episode.length for episode in self.episodes), len(self.episodes)
         return f"{type(self).__name__}({self.name!r}, {count} episodes, {frames} frames, {self.fps:g} fps)"
+
+
+FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "kind", ("data/formats",))
 
 
 class View(RobotDataset):

@@ -37,7 +37,7 @@ from lattok.image_lam.feature_cache import FeatureCache
 from lattok.loading import as_labeller
 from lattok.normalize import for_dataset
 from lattok.training import LoopOptions
-from lattok.types import ActionTokenizer
+from lattok.types import ActionTokenizer, Labeller
 from lattok.version import __version__
 
 LATENT_QUESTIONS: tuple[Callable[[LatentEvidence], Outcome | None], ...] = (  # after the first, what latents say
@@ -81,13 +81,14 @@ def evaluate(
     """
     checks.one_of("controls", controls, ("quick", "trained"))
     model, dataset = as_labeller(model), as_dataset(dataset)
-    labels_from = getattr(model, "label_source", None)
+    labels_from = model.label_source if isinstance(model, Labeller) else None
     if labels_from not in ("actions", "video"):
-        hint = f"A policy is judged otherwise: {model.judged_by}." if hasattr(model, "predict_chunk") else ""
+        policy: Any = model
+        hint = f"A policy is judged otherwise: {policy.judged_by}." if hasattr(model, "predict_chunk") else ""
         checks.fail("model", "an action tokenizer or an image latent action model", type(model).__name__, hint)
     model = for_dataset(model, dataset.name)
     split = split_episodes(dataset, episodes, max_episodes)
-    title = f"{getattr(model, 'source', None) or type(model).__name__} on {dataset.name}"
+    title = f"{model.source or type(model).__name__} on {dataset.name}"
     note: Progress = progress or (lambda stage, done, total: None)
     chosen = {"controls": controls, "seed": seed, "action_key": action_key, "state_key": state_key}
     provenance = _provenance(model, dataset, split, chosen)
@@ -98,10 +99,10 @@ def evaluate(
         if labels_from == "actions":
             if action_key is None:
                 checks.fail("action_key", "a column of actions", "None")
-            check_trained_space(getattr(model, "trained_on", None), dataset, action_key)
+            check_trained_space(model.trained_on, dataset, action_key)
             report = _tokenizer_report(model, dataset, split, action_key, seed, title, note)
         else:
-            if model.config.language is not None:
+            if model.language is not None:
                 text = "`model` is a stage-1 model, which cannot label video: its codebook is for stage 2"
                 raise LattokError(f"{text}. Run: lattok train image-lam --stage 2 --env-codebook MODEL.")
             frames = checks.stride_in_frames(stride or model.config.stride, dataset.fps)
@@ -115,7 +116,7 @@ def evaluate(
             evidence = latent_evidence(model, source, split, training, seed, note)
             report = _latent_report(evidence, title, note)
     report.provenance.update(provenance)
-    report = answered(_with_overlap(report, model, dataset, split), getattr(model, "trained_on", None))
+    report = answered(_with_overlap(report, model, dataset, split), model.trained_on)
     if folder is not None:
         check_place(folder, provenance, overwrite)  # another process may have been here since
         write(report, folder)
@@ -169,7 +170,7 @@ def _report(kind: str, title: str, headline: str, outcomes: Sequence[Outcome], p
 @contextmanager
 def _quietly(model: Any) -> Iterator[None]:
     """Hold the model in evaluation mode; the caller's mode and random numbers are as before afterwards."""
-    training = getattr(model, "training", None)
+    training = isinstance(model, torch.nn.Module) and model.training
     with torch.random.fork_rng(devices=[]):
         try:
             if training:
@@ -182,7 +183,7 @@ def _quietly(model: Any) -> Iterator[None]:
 
 def _with_overlap(report: Report, model: Any, dataset: RobotDataset, split: Split) -> Report:
     """Add a failing verdict where held-out episodes were trained on, here or in a dataset that this one copies."""
-    seen = seen_episodes(getattr(model, "trained_on", None), dataset, split.held_out)
+    seen = seen_episodes(model.trained_on, dataset, split.held_out)
     if not seen.episodes:
         return report
     count = f"{'' if seen.complete else 'at least '}{len(seen.episodes)} of {len(split.held_out)}"
@@ -197,7 +198,7 @@ def _optional(dataset: RobotDataset, state_key: str | None) -> str | None:
 
 def _provenance(model: Any, dataset: RobotDataset, split: Split, options: dict[str, Any]) -> dict[str, Any]:
     return {
-        "model": model.describe() if hasattr(model, "describe") else {"type": type(model).__name__},
+        "model": model.describe(),
         "dataset": {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)},
         "split": {"used": split.text, "held_out": split.held_out, "training": split.train},
         "options": options,

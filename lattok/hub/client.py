@@ -11,6 +11,7 @@ import inspect
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ from lattok.checks import LattokError
 from lattok.devices import DEVICES
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+COMMIT = re.compile("[0-9a-f]{40}")
 HTTP = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "aiohttp", "socket", "ssl", "hf_xet")
 WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
@@ -98,6 +100,24 @@ def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
         _check_subfolder(str(given["subfolder"]))
 
 
+def here(name: Any, folder: Path = Path()) -> Path | None:
+    """What lies on this machine under `name`, which may be relative to a folder; None where nothing does."""
+    try:
+        path = folder / Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError, TypeError):  # too long a name, the home folder of nobody here
+        return None
+
+
+def here_or_hub(argument: str, name: Any, expected: str, hint: str = "", folder: Path = Path()) -> Path | None:
+    """What lies on this machine under `name`; None for a Hub id. Anything else is an error."""
+    place = here(name, folder)
+    if place is None and not (isinstance(name, str | os.PathLike) and HUB_ID.fullmatch(os.fspath(name))):
+        shown = os.fspath(name) if isinstance(name, str | os.PathLike) else name
+        checks.fail(argument, expected, f"{shown!r:.200}, which is neither", hint)
+    return place
+
+
 def download(
     argument: str,
     repo_id: str,
@@ -124,6 +144,9 @@ def download(
     try:
         return Path(snapshot_download(repo_id, revision=revision, **options))
     except Exception as error:  # see the top of this file
+        with suppress(Exception):  # some releases do not look for a commit in the cache when they are offline
+            if revision is not None and COMMIT.fullmatch(revision):
+                return Path(snapshot_download(repo_id, revision=revision, **options, local_files_only=True))
         fail(argument, repo_id, revision, error, kind)
 
 

@@ -28,7 +28,7 @@ from typing_extensions import Self, Unpack
 from lattok import checks, devices, files
 from lattok.hub import client
 from lattok.hub.card import license_of, model_card, written_by_somebody
-from lattok.hub.client import HUB_ID, LoadOptions
+from lattok.hub.client import LoadOptions
 from lattok.hub.records import read_evaluation, read_training
 from lattok.hub.weights import DAMAGED, SHOWN, Size, Sizes, check_sizes, planned, read_sizes, read_tensors, unsound
 from lattok.registry import Registry
@@ -42,6 +42,7 @@ ALL = [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, f"{PARTS}/*"]
 REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 LICENSE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 TYPE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
+EXPECTED = f"a folder with {CONFIG}, or a Hub id like org/name"
 KEYWORDS = tuple(LoadOptions.__annotations__)
 # metadata of config fields that came after models were published: at their default they are no part of the identity
 ADDED = {"added": True}
@@ -68,19 +69,13 @@ def resolve(
     options = options or {}
     client.check_options(options, KEYWORDS)
     subfolder = options.get("subfolder")
-    text = os.fspath(name_or_path) if isinstance(name_or_path, str | os.PathLike) else repr(name_or_path)
-    try:
-        path = Path(text).expanduser()
-        local, there = path.is_dir(), path.exists()
-    except (OSError, RuntimeError):  # a name that is too long, the home folder of nobody here
-        path, local, there = Path(text), False, False
-    if local:
+    path = client.here_or_hub(argument, name_or_path, EXPECTED)
+    if path is not None and path.is_dir():
         return Place(client.inside(path, subfolder))
-    if there:
+    if path is not None:
         hint = f"Give {path.parent}, the folder that it lies in." if path.name in ALL else ""
-        checks.fail(argument, f"a folder with {CONFIG}, or a Hub id like org/name", f"the file {text!r}", hint)
-    if not HUB_ID.fullmatch(text):
-        checks.fail(argument, f"a folder with {CONFIG}, or a Hub id like org/name", f"{text!r:.200}, which is neither")
+        checks.fail(argument, EXPECTED, f"the file {os.fspath(name_or_path)!r}", hint)
+    text = os.fspath(name_or_path)
     asked = {name: value for name, value in options.items() if name not in ("device", "backbone")}
     snapshot = client.download(argument, text, revision, ALL, asked)
     name = f"{text}/{subfolder.strip('/')}" if subfolder else text

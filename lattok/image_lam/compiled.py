@@ -21,7 +21,7 @@ from lattok.graphs import package
 from lattok.image_lam.labelling import Engine, TorchEngine, Video, check_reads_video_alone, label_video, quantized
 from lattok.image_lam.model import ImageLAM
 from lattok.image_lam.onnx_engine import OnnxEngine
-from lattok.types import LatentActions
+from lattok.types import LatentActions, VideoLabeller
 
 BACKENDS = ("torch", "onnxruntime")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -40,10 +40,8 @@ def compile_lam(lam: ImageLAM, backend: str, precision: str, threads: int) -> Co
     return CompiledImageLAM(lam, backend, precision, threads)
 
 
-class CompiledImageLAM:
+class CompiledImageLAM(VideoLabeller):
     """What `ImageLAM.compile` gives: labels videos and pairs with a copy of the weights, and does nothing else."""
-
-    label_source = "video"
 
     def __init__(self, lam: ImageLAM, backend: str, precision: str, threads: int):
         self._lam = copy.deepcopy(lam).eval()

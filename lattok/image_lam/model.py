@@ -31,7 +31,7 @@ from lattok.image_lam.flow import block_flow
 from lattok.image_lam.labelling import TorchEngine, Video, label_video
 from lattok.image_lam.parts import ActionHead, Decoder, Encoded, FlowHead, FusedEncoder, SpaceTimeEncoder, Stream, Words
 from lattok.quantize import VectorQuantizer
-from lattok.types import LatentActions, LossTerms, PairBatch
+from lattok.types import LatentActions, LossTerms, PairBatch, VideoLabeller
 
 if TYPE_CHECKING:
     from lattok.image_lam.compiled import CompiledImageLAM
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 NOT_SAVED = ("features.", "action_head.", "flow_head.")
 
 
-class ImageLAM(HubModel):
+class ImageLAM(HubModel, VideoLabeller):
     """Latent actions of frame pairs: P codes that say what changed, as far as the current frame does not show it.
 
     >>> lam = ImageLAM.from_pretrained("org/name")          # or a folder
@@ -87,6 +87,11 @@ class ImageLAM(HubModel):
     def cameras(self) -> tuple[str, ...]:
         """Cameras in the order of the V axis."""
         return self.config.cameras
+
+    @property
+    def language(self) -> str | None:
+        """What reads the instruction in a model of stage 1."""
+        return self.config.language
 
     @property
     def codebook_size(self) -> int:

@@ -62,7 +62,7 @@ def latent_spec(
 
 def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str] = ()) -> LatentSpec:
     """The same for an action tokenizer that labels batches as they are drawn, in place of columns."""
-    if getattr(tokenizer, "label_source", None) != "actions":
+    if not isinstance(tokenizer, ActionTokenizer):
         checks.fail("labeller", "an action tokenizer", type(tokenizer).__name__, "Image models label with annotate.")
     if tokenizer.horizon != horizon:
         hint = f"Give horizon={tokenizer.horizon}, or train a tokenizer with horizon={horizon}."

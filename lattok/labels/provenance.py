@@ -31,7 +31,7 @@ def carried(entry: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """The facts of an entry that are true of any part of the labels."""
     facts = {key: entry[key] for key in CARRIED if key in entry}
     facts["model"] = {key: entry["model"][key] for key in IDENTITY if key in entry["model"]}
-    if getattr(getattr(model, "config", None), "normalizers", ()):  # labels of several datasets then differ
+    if model.datasets:  # labels of several datasets then differ
         facts["normalizer"] = entry["dataset"]["name"]
     return {"lattok": facts}
 

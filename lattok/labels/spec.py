@@ -12,7 +12,7 @@ from typing import Any
 
 from lattok import checks
 from lattok.hub import parse_config
-from lattok.types import Labeller
+from lattok.types import ActionTokenizer, Labeller, VideoLabeller
 
 PARTS = ("codes", "embedding")  # of a label, in columns PREFIX.codes and PREFIX.embedding
 SOURCES = {"steps": "video", "chunk": "actions"}  # target of a policy: what its labels were made from
@@ -79,19 +79,19 @@ def spec_of(model: Labeller, prefix: str, codes: int, vectors: int, latent_dim: 
 
     The tokens of a chunk are steps of one code; they have vectors where there is one for each of them.
     """
-    if model.label_source == "video":
-        size = getattr(model, "codebook_size", None) if codes else None
+    if isinstance(model, VideoLabeller):
+        size = model.codebook_size if codes else None
         return LatentSpec("steps", 0, codes, size or 0, vectors, latent_dim, stride, prefix=prefix)
-    tokenizer: Any = model
-    size, own = getattr(tokenizer, "vocab_size", None) if codes else None, codes == vectors > 0
+    assert isinstance(model, ActionTokenizer)
+    size, own = model.vocab_size if codes else 0, codes == vectors > 0
     return LatentSpec(
         "chunk",
-        steps=codes if getattr(tokenizer, "fixed_length", True) else 0,
+        steps=codes if model.fixed_length else 0,
         codes=min(codes, 1),
-        codebook_size=size or 0,
+        codebook_size=size,
         vectors=int(own),
         latent_dim=latent_dim if own else 0,
-        horizon=tokenizer.horizon,
-        per_step=getattr(tokenizer, "per_step", False),
+        horizon=model.horizon,
+        per_step=model.per_step,
         prefix=prefix,
     )

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lattok.types import LatentActions
+from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 
 
-class FakeTokenizer:
+class FakeTokenizer(ActionTokenizer):
     """Codes are the rounded first and last action of the chunk; latents are its mean, P = 2 and d = 3."""
 
-    label_source = "actions"
     horizon = 4
     action_dim = 3
 
@@ -27,10 +26,9 @@ class FakeTokenizer:
         return {"type": "fake", "weights_sha256": "0"}
 
 
-class FakeLAM:
+class FakeLAM(VideoLabeller):
     """One code per pair, latents of width 2; an environment stream with three codes."""
 
-    label_source = "video"
     cameras = ("front", "wrist")
 
     def stride_frames(self, fps):

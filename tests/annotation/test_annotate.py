@@ -13,7 +13,6 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -407,7 +406,7 @@ def test_a_model_without_codes(source, tmp_path):
 
 def test_a_model_of_stage_1_is_refused(source, tmp_path):
     lam = FakeLAM()
-    lam.config = SimpleNamespace(language="t5:google-t5/t5-base")
+    lam.language = "t5:google-t5/t5-base"
     message = "`models`: expected a stage-2 model for `latent`, got a stage-1 model .*train stage 2"
     with pytest.raises(LattokError, match=message) as error:
         annotate(source, {"latent": lam}, tmp_path / "out")

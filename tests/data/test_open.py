@@ -97,7 +97,7 @@ def test_other_format_versions(make_dataset, version, says):
 
 
 def test_a_folder_that_is_no_dataset(tmp_path):
-    what = r"`dataset`: expected one of LeRobot v3 \(meta/info\.json\), RLDS .*, robomimic .*, videos .*, got .* with "
+    what = r"`dataset`: expected one of LeRobot v3 \(meta/info\.json\), robomimic .*, RLDS .*, videos .*, got .* with "
     with pytest.raises(LattokError, match=what + r"nothing in it\."):
         open_dataset(tmp_path)
     for i in range(10):
@@ -333,7 +333,7 @@ def test_a_description_of_a_hub_id(tmp_path, monkeypatch):
         ({"fps": 5}, r"`dataset` of `.*dataset\.json`: expected a path relative to that file, or a Hub id, got None"),
         ({"dataset": 3}, "got 3"),
         ({"dataset": "dataset.json"}, "got 'dataset.json'"),
-        ({"dataset": "nothing"}, r"got 'nothing'\. No .*nothing"),
+        ({"dataset": "nothing"}, r"got 'nothing', which is neither\. No .*nothing"),
         ({"dataset": "toy", "fps": "five"}, "`fps`: expected a number greater than 0, got 'five'"),
         ({"dataset": "toy", "fps": 5, "split": ["train"]}, "`split`: expected one of train"),
         ({"dataset": "~nobody"}, "got '~nobody'"),

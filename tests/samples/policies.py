@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lattok.data import Feature, RobotDataset
-from lattok.types import Episode, LatentActions
+from lattok.types import ActionTokenizer, Episode, LatentActions
 
 CAMERAS = ("images.front", "images.wrist")
 
@@ -74,10 +74,9 @@ class Demonstrations(RobotDataset):
         return np.stack(views, 1)
 
 
-class StepTokenizer:
+class StepTokenizer(ActionTokenizer):
     """One code for each step: the rounded size of its first action, K = 8; vectors are the actions and their sum."""
 
-    label_source = "actions"
     horizon, action_dim, vocab_size, tokens_per_chunk, fixed_length, per_step = 4, 2, 8, 4, True, True
 
     def __init__(self):

@@ -15,7 +15,7 @@ from lattok.evaluation.evidence.seen import training_entries
 from lattok.evaluation.page.advice import advice_on
 from lattok.evaluation.report import tally
 from lattok.findings import Finding
-from lattok.hub.client import download
+from lattok.hub.client import HUB_ID, download
 from lattok.hub.records import read_evaluation
 from lattok.loading import load
 
@@ -30,9 +30,8 @@ def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
         return [sidecar]
     if place.is_dir() and (place / hub.CONFIG).is_file():
         return [model, evaluation]
-    if place.exists() or subject.count("/") != 1:
-        return [dataset]
-    return [model, evaluation] if _is_model_on_hub(subject) else [dataset]
+    on_hub = not place.exists() and HUB_ID.fullmatch(subject)
+    return [model, evaluation] if on_hub and _is_model_on_hub(subject) else [dataset]
 
 
 def _is_model_on_hub(subject: str) -> bool:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from lattok.data.formats.hdf5_meta import (
     Stored,
     alike,
     difference,
-    import_h5py,
     open_file,
     read_contents,
     reading,
@@ -32,7 +31,6 @@ from lattok.findings import Finding
 from lattok.places import followed
 from lattok.types import Episode
 
-SUFFIXES = (".hdf5", ".h5")
 OPEN_FILES = 16
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 KEYS = {"actions": "action", "rewards": "next.reward", "dones": "next.done"}
@@ -76,14 +74,17 @@ class RobomimicHDF5(RobotDataset):
     """
 
     kind = "hdf5"
+    text = "robomimic and LIBERO (.hdf5 or .h5 files)"
+    suffixes = (".hdf5", ".h5")
+    needs: ClassVar = {"h5py": "pip install 'lattok[hdf5]'"}
 
     def __init__(self, path: str | Path, name: str | None = None, *, fps: float | None = None):
         self.root = Path(path)
         self.name = name or (self.root.stem if self.root.is_file() else self.root.resolve().name)
         if fps is not None:
             checks.positive(fps=fps)
-        import_h5py()  # missing, it is no damage of a file
         read = read_contents if self.root.is_file() else try_contents
+        self.check_needs()  # a package that is missing is no damage of a file
         contents = {file: read(file) for file in _files(self.root)}
         listed = [demo for content in contents.values() for demo in content.demos]
         self._demos = {index: demo for index, demo in enumerate(listed) if isinstance(demo, Demo)}
@@ -101,6 +102,10 @@ class RobomimicHDF5(RobotDataset):
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
         self._open: OrderedDict[Path, Any] = OrderedDict()
         self._lock, self._process = RLock(), os.getpid()
+
+    @classmethod
+    def recognise(cls, folder: Path) -> Sequence[Path]:
+        return [folder] if any(path.suffix.lower() in cls.suffixes for path in folder.iterdir()) else ()
 
     def __getstate__(self) -> dict[str, Any]:
         left = {"_open": OrderedDict(), "_lock": None, "_process": None}  # handles and locks stay here
@@ -188,11 +193,13 @@ def _files(root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         checks.fail("path", "an HDF5 file or a folder of them", f"{root}", "There is no such file.")
-    files = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    files = sorted(
+        p for p in root.iterdir() if p.suffix.lower() in RobomimicHDF5.suffixes and not p.name.startswith(".")
+    )
     for file in files:
         followed(root, file, str(file))
     if not files:
-        checks.fail("path", f"a folder with files {' or '.join(SUFFIXES)}", f"none in {root}")
+        checks.fail("path", f"a folder with files {' or '.join(RobomimicHDF5.suffixes)}", f"none in {root}")
     return files
 
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,13 +63,9 @@ class Contents(NamedTuple):
     upside_down: bool  # pictures have their rows from the bottom, as OpenGL does
 
 
-def import_h5py() -> Any:
-    """The h5py package, which is optional."""
-    try:
-        import h5py  # only this format needs it
-    except ImportError:
-        raise LattokError("reading HDF5 files needs h5py. Install it: pip install 'lattok[hdf5]'") from None
-    return h5py
+def h5py() -> Any:
+    """The package, which only this format needs and `open_dataset` asks for."""
+    return import_module("h5py")
 
 
 @contextmanager
@@ -89,7 +86,7 @@ def open_file(path: Path) -> Any:
     if not path.is_file():
         raise LattokError(f"missing data file {path}. Download or copy it again.")
     with reading(path):
-        file = import_h5py().File(path, "r")
+        file = h5py().File(path, "r")
         try:
             _check_links(path, file)
         except BaseException:
@@ -100,7 +97,7 @@ def open_file(path: Path) -> Any:
 
 def _check_links(path: Path, file: Any) -> None:
     """All that a file holds is in itself: a link into another one would be opened by the mere look at it."""
-    external = import_h5py().h5l.TYPE_EXTERNAL
+    external = h5py().h5l.TYPE_EXTERNAL
 
     def look(name: bytes, link: Any) -> str | None:
         return name.decode(errors="replace") if link.type >= external else None
@@ -266,7 +263,7 @@ def _natural(name: str) -> tuple:
 
 
 def _is_group(item: Any) -> bool:
-    return isinstance(item, import_h5py().Group)
+    return isinstance(item, h5py().Group)
 
 
 def _rows(item: Any) -> int:
@@ -285,4 +282,4 @@ def _text(value: Any) -> str | None:
 
 
 def _is_dataset(item: Any) -> bool:
-    return isinstance(item, import_h5py().Dataset)
+    return isinstance(item, h5py().Dataset)

@@ -37,7 +37,8 @@ class LeRobotV3(RobotDataset):
     """A LeRobot v3 dataset on disk; see `lattok.data.RobotDataset` for what it offers."""
 
     kind = "lerobot"
-    columns_apart = True
+    text = "LeRobot v3 (meta/info.json)"
+    marked = columns_apart = True
 
     def __init__(self, root: Path, name: str | None = None):
         self.root = root
@@ -57,6 +58,15 @@ class LeRobotV3(RobotDataset):
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
         self._check_files()
         self._reader = ColumnReader()
+
+    @classmethod
+    def recognise(cls, folder: Path) -> Sequence[Path]:
+        return [folder] if (folder / "meta").is_dir() else ()
+
+    @classmethod
+    def whole_of(cls, file: Path) -> str:
+        folder = next((folder for folder in file.parents[:4] if (folder / "meta" / "info.json").is_file()), None)
+        return f"Give the whole dataset, {folder}." if folder is not None else ""
 
     def __repr__(self) -> str:
         frames = int(self._table.column("length").sum())

@@ -32,6 +32,7 @@ class RLDS(RobotDataset):
     """
 
     kind = "rlds"
+    text = "RLDS (dataset_info.json and features.json, here or in one version folder)"
 
     def __init__(self, root: Path, name: str | None = None, *, fps: float | None = None, split: str = "train"):
         self.root = root = Path(root)
@@ -54,6 +55,15 @@ class RLDS(RobotDataset):
         self._check_names(layout.fields)
         self.features = {field.key: self._feature(field) for field in layout.fields} | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
+
+    @classmethod
+    def recognise(cls, folder: Path) -> Sequence[Path]:
+        below = (path for path in sorted(folder.iterdir()) if path.is_dir())
+        return [folder] if _holds_records(folder) else [path for path in below if _holds_records(path)]
+
+    @classmethod
+    def whole_of(cls, file: Path) -> str:
+        return f"Give the folder that holds it, {file.parent}." if _holds_records(file.parent) else ""
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         """The file that holds an episode."""
@@ -255,3 +265,8 @@ def _check_count(example: Example, field: Field, length: int) -> None:
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
+
+
+def _holds_records(folder: Path) -> bool:
+    described = all((folder / name).is_file() for name in ("dataset_info.json", "features.json"))
+    return described or any(folder.glob("*.tfrecord*"))

@@ -43,7 +43,7 @@ class VideoFolder(RobotDataset):
     """
 
     kind = "video"
-    robot: str | None = None
+    text = "videos (.mp4, .webm, .mkv and others, flat or in one folder per class)"
     cameras = (CAMERA,)
 
     def __init__(
@@ -75,6 +75,19 @@ class VideoFolder(RobotDataset):
         )
         self._sizes = {index: video.size for index, video in read.items()}
         self.findings = tuple(self._findings(source, len(self._files) - len(written)))
+
+    @classmethod
+    def recognise(cls, folder: Path) -> Sequence[Path]:
+        places = (folder, *(path for path in folder.iterdir() if path.is_dir()))
+        return [folder] if any(_is_video(path) for place in places for path in place.iterdir()) else ()
+
+    @classmethod
+    def guess(cls, folder: Path) -> bool:
+        return any(_is_video(path) for path in folder.glob("*/*/*"))
+
+    @classmethod
+    def whole_of(cls, file: Path) -> str:
+        return f"Give the folder that holds it, {file.parent}: every video is an episode." if _is_video(file) else ""
 
     @property
     def features(self) -> dict[str, Feature]:
@@ -153,6 +166,10 @@ def _video_files(root: Path) -> list[str]:
     if not files:
         checks.fail("path", "a folder with videos (" + ", ".join(SUFFIXES) + ")", f"none in {root}")
     return sorted(files)
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
 
 
 def _class_of(file: str) -> str:

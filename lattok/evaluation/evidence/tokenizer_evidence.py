@@ -123,8 +123,8 @@ def tokenizer_evidence(
     """Reconstruct every held-out window (each frame starts one) with the tokenizer and with the controls."""
     windows = ActionWindows(dataset, tokenizer.horizon, action_key, split.held_out)
     training = ActionWindows(dataset, tokenizer.horizon, action_key, split.train)
-    names, size, own_type = windows.action_names, tokenizer.vocab_size, getattr(tokenizer, "type", "")
-    shared = getattr(tokenizer, "shared_vocabulary", True)
+    names, size, own_type = windows.action_names, tokenizer.vocab_size, tokenizer.type
+    shared = tokenizer.shared_vocabulary
     hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
     if len(names) != tokenizer.action_dim:
         expected = f"{tokenizer.action_dim} action dimensions"

@@ -496,7 +496,7 @@ def test_many_files_are_not_all_kept_open(tmp_path: Path):
 def test_without_h5py_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_libero(tmp_path / "a.hdf5")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(LattokError, match=r"reading HDF5 files needs h5py. Install it: pip install 'lattok\[hdf5\]'"):
+    with pytest.raises(LattokError, match=r"hdf5 datasets needs h5py. Install it: pip install 'lattok\[hdf5\]'"):
         RobomimicHDF5(path)
 
 

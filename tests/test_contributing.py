@@ -1,0 +1,74 @@
+"""What CONTRIBUTING.md adds works as it stands, as packages outside of lattok."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MOST_LINES = 40
+
+USE = """
+import sys, lattok, lattok.labels
+from lattok.cli import main
+
+def run(*words):
+    assert main(list(map(str, words))) == 0, words
+
+assert not {"signs", "array_folder"} & set(sys.modules)
+dataset = lattok.open_dataset("data")
+assert (dataset.kind, len(dataset.episodes), dataset.fps) == ("npz", 6, 10.0)
+assert lattok.open_dataset("data", fps=5).fps == 5
+assert dataset.frames(1, indices=[3, 2]).shape == (2, 1, 16, 16, 3)
+run("inspect", "data")
+run("train", "signs", "data", "--out", "model", "--size", "0.5")
+model = lattok.load("model")
+assert (model.type, model.config.size, model.horizon) == ("signs", 0.5, 8)
+run("evaluate", "model", "data", "--out", "report")
+run("annotate", "data", "--model", "model", "--out", "labels")
+assert lattok.verify(lattok.labels.with_labels("data", "labels"), "model").holds
+run("export", "data", "--labels", "labels", "--out", "exported")
+assert "latent.codes" in lattok.open_dataset("exported").features
+"""
+
+
+def block(name: str) -> str:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
+    assert found is not None, name
+    return found[1]
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "dataset format"])
+def test_each_takes_few_lines(name):
+    assert len(block(name).splitlines()) < MOST_LINES
+
+
+@pytest.fixture
+def site(tmp_path) -> Path:
+    """A folder of installed packages with what the page adds."""
+    (tmp_path / "site" / "mine-1.0.dist-info").mkdir(parents=True)
+    facts = tmp_path / "site" / "mine-1.0.dist-info"
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    lines = block("entry points").replace('project.entry-points."', "").replace('"]', "]").replace('"', "")
+    (facts / "entry_points.txt").write_text(lines)
+    (tmp_path / "site" / "signs.py").write_text(block("tokenizer"))
+    (tmp_path / "site" / "array_folder.py").write_text(block("dataset format"))
+    return tmp_path / "site"
+
+
+def test_a_tokenizer_and_a_format_of_another_package_are_found_everywhere(site, tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "data").mkdir()
+    for i in range(6):
+        action = rng.standard_normal((20 + i, 3)).astype(np.float32)
+        image = rng.integers(0, 255, (20 + i, 16, 16, 3), dtype=np.uint8)
+        np.savez(tmp_path / "data" / f"{i}.npz", action=action, image=image)
+    code = f"import sys; sys.path.insert(0, {str(site)!r}){USE}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
