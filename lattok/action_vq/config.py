@@ -23,8 +23,8 @@ class ChunkConfig:
     from_data: ClassVar[frozenset[str]] = frozenset({"action_dim", "action_names", "normalizers"})
 
     action_dim: int
-    horizon: int = 8
-    normalize: str = "mean_std"
+    horizon: int = 8  # steps of a chunk
+    normalize: str = "mean_std"  # or "quantile", "min_max", "bounded"
     normalize_exceptions: tuple[str, ...] = ()  # "gripper=min_max": another kind, by name, pattern (*) or index
     # normalised actions end at -1 and 1, for the kinds that have such a range
     normalize_clip: bool = field(default=False, metadata=ADDED)
@@ -75,8 +75,8 @@ class ChunkConfig:
 class ActionVQConfig(ChunkConfig):
     """Architecture and losses of `P2TActionVQ`. Defaults: LIBERO, P2T appendix A.2."""
 
-    dim: int = 128
-    codebook_size: int = 256
+    dim: int = 128  # width of a code
+    codebook_size: int = 256  # codes to choose from
     fft: bool = True
     dilations: tuple[int, ...] = (1, 2, 4)
     depth: int = 2

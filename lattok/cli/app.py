@@ -11,7 +11,10 @@ import io
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
+from functools import partial, wraps
 from importlib import import_module
+from itertools import dropwhile, takewhile
 from typing import Any, NamedTuple
 
 import tyro
@@ -135,7 +138,29 @@ def run(words: Sequence[str]) -> int | None:
 
 
 def _call(command: str, verb: Callable[..., Any], words: Sequence[str]) -> int | None:
-    return tyro.cli(verb, prog=command, args=list(words), config=CONFIG)
+    """Run a verb with flags; those that cannot be read are refused in one line, where tyro draws a box."""
+
+    @wraps(verb)
+    def ready(*args: Any, **flags: Any) -> Any:
+        return partial(verb, *args, **flags)
+
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            call = tyro.cli(ready, prog=command, args=list(words), config=CONFIG)
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # the help
+        raise LattokError(f"{_without_box(said.getvalue())} See {command} --help.") from None
+    return call()
+
+
+def _without_box(text: str) -> str:
+    """What stands below the title of a box, up to the next line that divides it."""
+    words = text.partition("\n")[2].replace("│", " ").partition("Got errors:")[0].split()
+    rule = frozenset("─-╭╮╰╯").issuperset
+    kept = takewhile(lambda word: not rule(word), dropwhile(rule, words))
+    return " ".join(word for word in kept if word != "(required)").rstrip(".") + "."
 
 
 def _summary_below(group: Group, name: str) -> str:

@@ -26,7 +26,7 @@ class ImageLAMConfig:
     extra_strides: tuple[str, ...] = ()  # further futures trained along; labels are always those of `stride`
     features: str = "timm:vit_base_patch14_reg4_dinov2.lvd142m"  # or "pixels", or "hf:MODEL"
     features_revision: str | None = None
-    image_size: int = 224
+    image_size: int = 224  # side of the frames in pixels
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: str = "bicubic"
@@ -36,10 +36,10 @@ class ImageLAMConfig:
     streams: str = (
         "control"  # "control"; "control+env": frozen stage-1 environment codebook; "joint": both from scratch
     )
-    tokens: int = 4  # P
-    codebook_size: int = 16  # K
+    tokens: int = 4  # P, codes of a pair
+    codebook_size: int = 16  # K, codes to choose from
     env_codebook_size: int = 16  # K of the environment stream
-    latent_dim: int = 128  # d
+    latent_dim: int = 128  # d, width of a latent
     width: int = 768
     heads: int = 12
     encoder_depth: int = 12

@@ -38,21 +38,21 @@ SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` s
 class LoopOptions:
     """How long and how fast to learn; part of a recipe."""
 
-    steps: int = 1000
+    steps: int = 1000  # of training
     batch_size: int = 128  # over all processes and accumulated parts
     accumulate: int = 1  # parts of a batch, one after the other; batch statistics and moving codebooks see the parts
-    lr: float = 1e-4
+    lr: float = 1e-4  # learning rate
     schedule: str = "constant"  # or "one_cycle": 10 % warm-up, cosine to zero; or "step": times a factor now and then
     decay_every: int = 10_000  # steps of "step"
     decay_factor: float = 0.5
     optimizer: str = "adam"  # or "adamw"
     weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    seed: int = 0
+    clip_norm: float = 1.0  # greatest norm of the gradient
+    seed: int = 0  # of everything random
     device: str = "auto"  # "auto", "cpu", "cuda", "mps"
     precision: str = "no"  # or "bf16": mixed precision
-    log_every: int = 50
-    save_every: int = 1000
+    log_every: int = 50  # steps
+    save_every: int = 1000  # steps; a run that is stopped goes on from the last checkpoint
     threads: int = 0  # of torch on a CPU, part of the result; 0: torch's own choice
     trial: bool = False  # a few steps to see that it works: every report on the model says so
 

@@ -240,6 +240,10 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
             "The dataset stands behind the verb: lattok train",
         ),
         (["train", "vla", "D", "--out", "x", "--frobnicate"], "has no --frobnicate. See lattok train vla --help."),
+        (["train", "vla", "D"], "Missing from lattok train vla: --out DIR New folder for the model and its run. See"),
+        (["train", "fsq", "D", "--out", "x", "--lr", "fast"], "--lr: could not convert string to float: 'fast'. See"),
+        (["inspect"], "Missing from lattok inspect: DATASET "),
+        (["inspect", "D", "E"], "Unrecognized options: E. See lattok inspect --help."),
         (["inspect", "caf\udce9"], "expected text in UTF-8, got other bytes"),
     ],
 )
