@@ -29,7 +29,7 @@ class Labelled(NamedTuple):
 
 
 def with_its_labels(recipe: Recipe[Any], dataset: RobotDataset) -> RobotDataset:
-    """The recipe's dataset, with the labels beside it as columns."""
+    """The recipe's dataset, with the labels in their own folder as columns."""
     return dataset if recipe.data.labels is None else with_labels(dataset, recipe.data.labels)
 
 
@@ -84,7 +84,7 @@ def read_windows(recipe: Recipe[Any], source: Labelled, episodes: str | Sequence
 
 
 class PolicyBatches:
-    """Random windows of step t with augmented images; sample i of a step is the same whatever the processes."""
+    """Random windows of step t with augmented images; sample i of a step is the same for any number of processes."""
 
     def __init__(self, windows: PolicyWindows, recipe: Recipe[Any]):
         self.windows, self.loop, self.data = windows, recipe.loop, recipe.data

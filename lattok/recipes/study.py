@@ -175,8 +175,8 @@ def _row(out: Path, name: str, recipe: VLARecipe) -> Row:
 
 
 def _held_out(path: Path) -> dict[str, Any]:
-    """What a finished run says of its held-out episodes; a damaged file is an error that says how to make it anew."""
-    again = f"Delete {path.name} and continue the study: that run is judged anew."
+    """What a finished run says of its held-out episodes; a damaged file is an error that says how to make it again."""
+    again = f"Delete {path.name} and continue the study: that run is judged again."
     try:
         found = files.read_json(path)
     except LattokError as error:
@@ -196,7 +196,7 @@ def _metrics(folder: Path) -> list[dict[str, float]]:
     try:
         return read_metrics(path)
     except LattokError as error:
-        raise LattokError(f"{error} Delete {folder} and continue the study: that run is made anew.") from None
+        raise LattokError(f"{error} Delete {folder} and continue the study: that run is made again.") from None
 
 
 def write_table(out: Path, rows: Sequence[Row]) -> None:

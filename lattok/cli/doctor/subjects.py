@@ -73,7 +73,7 @@ def _runs(runs: Any) -> str:
 
 
 def evaluation(subject: str, revision: str | None) -> Found:
-    """Verdicts of the last evaluation. Nothing is computed: they lie beside the weights."""
+    """Verdicts of the last evaluation. Nothing is computed: they lie with the weights."""
     stored = read_evaluation(hub.resolve(subject, revision).folder / hub.EVALUATION)
     if stored is None:
         yield Finding("note", "It was never evaluated.", f"Run: lattok evaluate {subject} DATASET")
@@ -107,7 +107,7 @@ def dataset(subject: str, revision: str | None) -> Found:
 
 
 def sidecar(subject: str, revision: str | None) -> Found:
-    """A folder of labels beside a dataset of another format."""
+    """A folder of labels for a dataset of another format."""
     root = Path(subject).expanduser()
     yield "labels", "of a dataset that is not LeRobot; join both with lattok export SOURCE --labels " + subject
     tables = sorted((root / "labels").glob("*.parquet"))
