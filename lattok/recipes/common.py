@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar
@@ -134,11 +135,20 @@ class Recipe(ABC, Generic[Model]):
         checks.known_keys("options", {**merged, **options}, sorted(types))
         given = {name: typed(name, value, types[name]) for name, value in options.items()}
         values = cls.combined({name: typed(name, value, types[name]) for name, value in merged.items()}, given)
-        data, loop, model = (
-            owner(**{f.name: values[f.name] for f in fields(owner) if f.name in values}) for owner in cls.groups()
+        recipe = cls._of(None if dataset is None else str(dataset), str(out), preset, values)
+        _check_one_source(dataset, getattr(recipe.data, "mix", None))
+        return recipe
+
+    @classmethod
+    def _of(cls, dataset: str | None, out: str, preset: str, options: Mapping[str, Any]) -> Self:
+        groups = (
+            owner(**{f.name: options[f.name] for f in fields(owner) if f.name in options}) for owner in cls.groups()
         )
-        _check_one_source(dataset, getattr(data, "mix", None))
-        return cls(None if dataset is None else str(dataset), str(out), preset, data, loop, model)
+        return cls(dataset, out, preset, *groups)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the options, since the classes that hold some of them are made at run time."""
+        return _unpickled, (self.kind, self.dataset, self.out, self.preset, self.options())
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,6 +156,7 @@ class Recipe(ABC, Generic[Model]):
         return {**preset, **given}
 
     @classmethod
+    @cache
     def groups(cls) -> tuple[Any, Any, Any]:
         """Dataclasses of the options of data, loop and model; each option stands in one of them."""
         taken = {f.name for owner in (cls.data_class, cls.loop_class) for f in fields(owner)}
@@ -290,6 +301,14 @@ class Recipe(ABC, Generic[Model]):
         if first_process():
             self._check_folder(resume)
         return Path(self.out)
+
+
+def _unpickled(kind: str, *facts: Any) -> Recipe[Any]:
+    from lattok.recipes import recipe_of  # which knows also those of families of tokenizers
+
+    recipe_class = recipe_of(kind)
+    assert recipe_class is not None
+    return recipe_class._of(*facts)
 
 
 RECIPES: Registry[type[Recipe[Any]]] = Registry("lattok.recipes", "kind", ("recipes",))

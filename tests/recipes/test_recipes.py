@@ -1,6 +1,7 @@
 """Recipes: presets, options, config files, resume; two runs of the real thing on a tiny dataset."""
 
 import json
+import pickle
 import shutil
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 import lattok
 from lattok.checks import LattokError
-from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
+from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, kinds, recipe_of
 from lattok.recipes.image_lam import PairBatches
 from lattok.recipes.options import read_options
 from lattok.samples.augment import Augmentation, augment, draw
@@ -119,6 +120,14 @@ def test_presets_are_laid_over_one_another_and_options_over_them():
     assert recipe.model.quantizer == "residual"
     assert recipe.data.cameras == ("front",)
     assert recipe.loop.lr == 1.0
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_recipes_are_pickled_and_made_again_from_their_own_options(kind):
+    made = recipe_of(kind).from_preset("d", "o", **({"tokens": 3} if kind == "image-lam" else {"horizon": 3}))
+    assert pickle.loads(pickle.dumps(made)) == made
+    stored = json.loads(json.dumps(made.options()))
+    assert recipe_of(kind).from_preset("d", "o", made.preset, **stored) == made
 
 
 @pytest.mark.parametrize(
