@@ -99,7 +99,8 @@ def _flags(recipe_class: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
         said = comments_of(source)
         for name, kind in types_of(owner).items():
             place = "common" if name in recipe_class.common else group
-            groups[place][name] = _flag(kind, said.get(name, ""), defaults.get(name))
+            choices = ", ".join(recipe_class.choices.get(name, ()))
+            groups[place][name] = _flag(kind, said.get(name, "") + (choices and f": {choices}"), defaults.get(name))
     order = [name for name in recipe_class.common if name in groups["common"]]
     groups["common"] = {name: groups["common"][name] for name in order}
     # pyright takes only classes that are written out

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NoReturn
 
 import torch
 
@@ -26,38 +25,38 @@ def latent_spec(
     horizon: int,
     stride: int | None = None,
     *,
-    codebook_size: int = 0,
-    latent_dim: int = 0,
-    per_step: bool = False,
     needs: Sequence[str] = (),
 ) -> LatentSpec:
-    """What the columns `prefix`.codes, .embedding and .valid hold for a policy of `horizon` steps.
+    """What the label columns under `prefix` hold, as annotation wrote it, for chunks of `horizon` steps.
 
-    Annotation has written it down; `codebook_size`, `latent_dim` and `per_step` say it of somebody else's columns.
     `stride` (frames), where given, must be theirs. `needs`: of "codes" and "embedding", those that must be there.
     Everything that does not fit raises `LattokError` with the way out.
     """
     checks.one_of("target", target, MODELS)
     checks.counts(horizon=horizon)
     _check_columns(dataset, prefix, target, needs)
-    spec = written_spec(provenance_of(dataset).get(prefix), prefix, dataset.name)
-    if spec is None:
-        spec = _as_given(dataset, prefix, target, latent_dim, per_step)
+    spec = written_spec(dataset, prefix)
     if spec.target != target:
-        _wrong_target(spec, target)
-    _check_widths(dataset, spec)
-    spec = replace(spec, codebook_size=_codebook_size(spec, codebook_size))
-    if latent_dim not in (0, spec.latent_dim) and spec.vectors:
-        checks.fail("latent_dim", f"{spec.latent_dim} as {PROVENANCE} says", latent_dim)
+        way_out = f"Choose a strategy that learns from labels of {MODELS[spec.target]}, or another prefix"
+        hint = f"{way_out}: {_annotate(prefix, target)}"
+        checks.fail(prefix, f"labels of {MODELS[target]}", f"labels of {MODELS[spec.target]}", hint)
+    for part, width in spec.widths().items():
+        found = math.prod(dataset.features[spec.column(part)].shape) if spec.column(part) in dataset.features else 0
+        hint = f"The columns and {PROVENANCE} are not of one annotation: annotate again."
+        checks.size(spec.column(part), f"numbers a row, as {PROVENANCE} says", found, width, hint)
     if target == "steps":
-        return replace(spec, steps=horizon, stride=_stride(spec, stride))
+        if stride not in (None, spec.stride):
+            other = f"annotate with a model of stride {stride}: {_annotate(prefix, 'steps')}"
+            expected = f"{spec.stride} frames, the stride of the labels `{prefix}`"
+            checks.fail("stride", expected, stride, f"Give stride={spec.stride}, or {other}")
+        return replace(spec, steps=horizon)
     if stride is not None:
         raise LattokError(f"`stride` {stride} was given, but labels of an action tokenizer have none.")
-    if spec.horizon not in (0, horizon):
+    if spec.horizon != horizon:
         other = f"annotate with a tokenizer of horizon {horizon}: {_annotate(prefix, 'chunk')}"
         hint = f"Give horizon={spec.horizon}, or {other}"
         checks.fail("horizon", f"{spec.horizon} steps, as the labels `{prefix}` were made of", horizon, hint)
-    return _check_chunk(prefix, replace(spec, horizon=horizon), needs)
+    return _check_chunk(prefix, spec, needs)
 
 
 def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str] = ()) -> LatentSpec:
@@ -74,8 +73,8 @@ def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str
 
 def targets_of(dataset: RobotDataset) -> dict[str, str]:
     """By prefix, whether a dataset's labels are those of steps or of chunks, where it is written down."""
-    specs = {p: entry.get("spec") for p, entry in provenance_of(dataset).items() if isinstance(entry, Mapping)}
-    return {prefix: spec["target"] for prefix, spec in specs.items() if isinstance(spec, Mapping) and "target" in spec}
+    entries = {prefix: entry for prefix, entry in provenance_of(dataset).items() if isinstance(entry, Mapping)}
+    return {prefix: entry["spec"]["target"] for prefix, entry in entries.items() if "spec" in entry}
 
 
 def only_prefix(dataset: RobotDataset, target: str, strategy: str) -> str:
@@ -108,65 +107,6 @@ def _check_columns(dataset: RobotDataset, prefix: str, target: str, needs: Seque
     if prefix in others and missing == ["embedding"]:
         instead = " It was annotated with embedding=False."
     raise LattokError(f"dataset `{dataset.name}` has no {columns}.{instead} Make them: {_annotate(prefix, target)}")
-
-
-def _wrong_target(spec: LatentSpec, target: str) -> NoReturn:
-    way_out = f"Choose a strategy that learns from labels of {MODELS[spec.target]}, or another prefix"
-    hint = f"{way_out}: {_annotate(spec.prefix, target)}"
-    checks.fail(spec.prefix, f"labels of {MODELS[target]}", f"labels of {MODELS[spec.target]}", hint)
-
-
-def _width(dataset: RobotDataset, column: str) -> int:
-    return math.prod(dataset.features[column].shape) if column in dataset.features else 0
-
-
-def _check_widths(dataset: RobotDataset, spec: LatentSpec) -> None:
-    for part, width in spec.widths().items():
-        found = _width(dataset, spec.column(part))
-        if found != width:
-            hint = f"The columns and {PROVENANCE} are not of one annotation: annotate again."
-            checks.fail(spec.column(part), f"{width} numbers a row, as {PROVENANCE} says", found, hint)
-
-
-def _as_given(dataset: RobotDataset, prefix: str, target: str, latent_dim: int, per_step: bool) -> LatentSpec:
-    """Columns that nothing is written down about, as the arguments describe them."""
-    codes, width = _width(dataset, f"{prefix}.codes"), _width(dataset, f"{prefix}.embedding")
-    if width and not latent_dim:
-        hint = "Give latent_dim, the numbers of one vector; or annotate with lattok, which writes it down."
-        expected = f"the width of the vectors in `{prefix}.embedding` ({width} numbers a row)"
-        checks.fail("latent_dim", expected, "none", hint)
-    if width:
-        checks.counts(latent_dim=latent_dim)
-        if width % latent_dim:
-            checks.fail("latent_dim", f"a divisor of the {width} numbers of a row of `{prefix}.embedding`", latent_dim)
-    vectors = width // latent_dim if width else 0
-    if target == "steps":
-        return LatentSpec("steps", 0, codes, 0, vectors, latent_dim if width else 0, prefix=prefix)
-    own = vectors == codes > 0
-    dim = latent_dim if own else 0
-    return LatentSpec("chunk", codes, min(codes, 1), 0, int(own), dim, per_step=per_step, prefix=prefix)
-
-
-def _codebook_size(spec: LatentSpec, given: int) -> int:
-    written = spec.codebook_size
-    if spec.codes == 0 or (written and given in (0, written)):
-        return written
-    if written:
-        checks.fail("codebook_size", f"{written} as {PROVENANCE} says of `{spec.prefix}`", given)
-    if not given:
-        hint = "Give codebook_size, as in the model's config.json."
-        expected = f"the number of codes K of `{spec.prefix}.codes`, which {PROVENANCE} lacks"
-        checks.fail("codebook_size", expected, "none", hint)
-    checks.counts(codebook_size=given)
-    return given
-
-
-def _stride(spec: LatentSpec, stride: int | None) -> int:
-    if stride is not None and spec.stride not in (0, stride):
-        other = f"annotate with a model of stride {stride}: {_annotate(spec.prefix, 'steps')}"
-        expected = f"{spec.stride} frames, the stride of the labels `{spec.prefix}`"
-        checks.fail("stride", expected, stride, f"Give stride={spec.stride}, or {other}")
-    return spec.stride or stride or 0
 
 
 def _check_chunk(name: str, spec: LatentSpec, needs: Sequence[str]) -> LatentSpec:

@@ -46,17 +46,13 @@ def provenance_of(dataset: RobotDataset) -> dict[str, Any]:
     return _restored(dataset, root) if dataset.kind == "lerobot" and (root / INFO).is_file() else {}
 
 
-def written_spec(entry: Any, prefix: str, name: str) -> LatentSpec | None:
-    """What an entry says its labels are; None for columns about which nothing is written down.
-
-    Raises `LattokError` for labels of an older layout; `name` is that of their dataset.
-    """
-    if isinstance(entry, Mapping) and isinstance(entry.get("spec"), Mapping):
-        return LatentSpec.from_json(entry["spec"], prefix, f"{PROVENANCE} of {name}")
-    if isinstance(entry, Mapping) and "model" in entry:
-        reason = f"{PROVENANCE} of {name} does not say what the labels `{prefix}` are"
-        raise LattokError(f"{reason}: another version of lattok wrote it. Annotate again.")
-    return None
+def written_spec(dataset: RobotDataset, prefix: str) -> LatentSpec:
+    """What a dataset says its labels are. Raises `LattokError` where it does not say it, or in an older layout."""
+    entry = provenance_of(dataset).get(prefix)
+    if isinstance(entry, Mapping) and "spec" in entry:
+        return LatentSpec.from_json(entry["spec"], prefix, f"{PROVENANCE} of {dataset.name}")
+    reason = f"{PROVENANCE} of {dataset.name} does not say what the labels `{prefix}` are."
+    raise LattokError(f"{reason} Annotate again; columns of your own you can describe as a lattok.labels.LatentSpec.")
 
 
 def _restored(dataset: RobotDataset, root: Path) -> dict[str, Any]:
@@ -94,8 +90,8 @@ def _check(entry: Mapping[str, Any], where: str) -> None:
     for name, (kind, expected) in kinds.items():
         if name in entry and (not isinstance(entry[name], kind) or isinstance(entry[name], bool)):
             _wrong(name, where, expected, entry[name])
-    if not _is_spec(entry.get("spec", {})):
-        _wrong("spec", where, "what its labels are", entry["spec"])
+    if "spec" in entry:
+        LatentSpec.from_json(entry["spec"], "latent", f"spec of {where}")
     if not 1 <= entry.get("threads", 1) <= 4096:
         _wrong("threads", where, "1 to 4096", entry["threads"])
     if not isinstance(entry.get("dataset", {}).get("name", ""), str):
@@ -117,14 +113,6 @@ def _check(entry: Mapping[str, Any], where: str) -> None:
             _wrong("unlabelled", where, "objects with a list of episodes and a reason", part)
     if not all(isinstance(version, str) for version in entry.get("versions", {}).values()):
         _wrong("versions", where, "versions by package", entry["versions"])
-
-
-def _is_spec(facts: Mapping[str, Any]) -> bool:
-    try:
-        LatentSpec.from_json(facts, "latent", "")
-    except LattokError:
-        return False
-    return True
 
 
 def _wrong(name: str, where: str, expected: str, got: Any) -> None:

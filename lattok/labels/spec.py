@@ -71,6 +71,8 @@ class LatentSpec:
     @classmethod
     def from_json(cls, facts: Mapping[str, Any], prefix: str, where: str) -> LatentSpec:
         """The spec that `to_json` wrote; errors say `where` it stood."""
+        if "target" not in facts:
+            checks.fail(where, "`target`, steps or chunk", "none", "Annotate again.")
         return parse_config(cls, {**facts, "prefix": prefix}, where)
 
 

@@ -98,6 +98,7 @@ class Recipe(ABC, Generic[Model]):
     looks: ClassVar[bool] = False  # at pictures
     common: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "seed", "device")  # come first in the help
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # options of the example in the help
+    choices: ClassVar[Mapping[str, Iterable[str]]] = MappingProxyType({})  # names that options take
 
     dataset: str | None  # none: a mixture
     out: str

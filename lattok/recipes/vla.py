@@ -40,7 +40,7 @@ from lattok.recipes.policy_data import (
 from lattok.samples.policy import PolicyWindows, camera_sizes
 from lattok.training import LoopOptions, fit
 from lattok.types import PolicyBatch
-from lattok.vla import LatentVLA, Strategy, VLAConfig, strategy_of
+from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
 from lattok.vla.build import with_base
 from lattok.vla.config import SCRATCH
 
@@ -63,7 +63,7 @@ class PolicyOptions(ImageOptions):
     """What a policy learns from."""
 
     state_key: str = "observation.state"  # column with the robot's state, which is proprio
-    strategy: str = "baseline"  # how latent actions supervise: STRATEGIES
+    strategy: str = "baseline"  # how latent actions supervise
     layer: int | float | None = None  # hidden state of LA-Align: index, or fraction of the layers
     latent_weight: float | None = None  # lambda of Eq. 4; left out: the strategy's own
     align_projection: str | None = None  # of LA-Align: linear or mlp; left out: linear
@@ -118,6 +118,7 @@ class VLARecipe(Recipe[LatentVLA]):
     model: VLAConfig
     common = ("strategy", "backbone", "horizon", "prefix", "labels", "tokenizer", "cameras", *Recipe.common)
     example = MappingProxyType({"strategy": "la_direct", "backbone": "scratch"})
+    choices = MappingProxyType({"strategy": STRATEGIES})
     default_preset = "libero"
     presets = MappingProxyType(
         {

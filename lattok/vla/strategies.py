@@ -17,10 +17,10 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.labels import PARTS, LatentSpec
+from lattok.labels.spec import SOURCES
 from lattok.registry import Registry
 from lattok.vla.supervision import LOSSES, LatentSupervision
 
-TARGETS = ("steps", "chunk")
 CODES, LABELS, HORIZON = "codes", "labels", "horizon"
 
 
@@ -121,7 +121,7 @@ class Strategy:
         for loss in self.losses:
             checks.one_of("span", loss.span, spans)
         if self.labels is not None:
-            checks.one_of("labels", self.labels, TARGETS)
+            checks.one_of("labels", self.labels, SOURCES)
         follows = bool(self.losses) or any(span.follows_labels for span in self.spans)
         if follows != (self.labels is not None):
             expected = "the kind of labels, steps or chunk, where losses or spans follow them, and only there"

@@ -165,7 +165,7 @@ def test_labels_that_lerobots_tools_went_over_are_known_by_their_features(labell
     assert "? no meta/lattok.json: LeRobot's own tools drop it" in text
     assert "+ model: weights_sha256 as when the labels were made" in text
     assert "+ latent.codes: 53 rows equal" in text
-    assert latent_spec(dataset, "latent", "steps", 4, codebook_size=9).stride == 3
+    assert latent_spec(dataset, "latent", "steps", 4).stride == 3
 
     class Other(FakeTokenizer):
         def describe(self):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from lattok import signals
 from lattok.cli import main
 from lattok.cli.app import CONVERT, VERBS
 from lattok.recipes import kinds
+from lattok.vla import STRATEGIES, register_strategy
 
 TRAINED = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam")
 READERS = (["inspect"], *(["train", name] for name in TRAINED), ["evaluate"], ["annotate"])
@@ -308,3 +310,12 @@ def test_output_that_cannot_be_written_is_said_without_advice_about_folders(data
         done = lattok_process(["inspect", dataset], stdout=full)
     assert done.returncode == 2
     assert done.stderr == "lattok: cannot write what there is to say: No space left on device.\n"
+
+
+def test_the_help_of_policies_names_every_strategy(capsys, monkeypatch):
+    """Also one that somebody registered."""
+    monkeypatch.setattr(STRATEGIES, "_known", dict(STRATEGIES._known))
+    register_strategy(replace(STRATEGIES["la_cond"], name="la_mine"))
+    text = " ".join(re.sub("[│|]", "", help_of(["train", "vla"], capsys)).split())
+    assert f"supervise: {', '.join(STRATEGIES)} (default: baseline)" in text
+    assert "la_tok_c, la_mine" in text

@@ -12,7 +12,7 @@ import torch
 from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins
 from lattok.annotation import annotate
 from lattok.checks import LattokError
-from lattok.data import Feature, open_dataset
+from lattok.data import open_dataset
 from lattok.files import write_json
 from lattok.labels import LatentSpec, latent_spec, tokenizer_spec, with_labels
 from lattok.samples.policy import PolicyWindows
@@ -66,7 +66,7 @@ def rewritten(annotated, tmp_path):
 
 def test_what_annotation_wrote(annotated, tmp_path):
     assert latent_spec(annotated, "latent", "steps", 5) == LatentSpec("steps", 5, 1, 300, 1, 2, 3)
-    assert latent_spec(annotated, "latent", "steps", 5, stride=3, codebook_size=300, latent_dim=2).stride == 3
+    assert latent_spec(annotated, "latent", "steps", 5, stride=3).stride == 3
     assert latent_spec(annotated, "smooth", "steps", 5) == LatentSpec("steps", 5, 0, 0, 1, 2, 3, prefix="smooth")
     tokens = LatentSpec("chunk", 4, 1, 8, 1, 4, horizon=4, per_step=True)
     assert latent_spec(annotated, "tok", "chunk", 4) == replace(tokens, prefix="tok")
@@ -122,19 +122,14 @@ def test_labels_beside_a_dataset(tmp_path):
     assert batch.latent.valid.tolist() == [[True, True], [False, False]]
 
 
-def test_columns_of_somebody_else_are_described_by_arguments(tmp_path):
+def test_columns_of_somebody_else_are_described_as_a_spec(tmp_path):
     dataset = Demonstrations(tmp_path, [5])
-    given = {"codebook_size": 50, "latent_dim": 2}
-    assert latent_spec(dataset, "latent", "steps", 4, **given) == LatentSpec("steps", 4, 2, 50, 2, 2)
-    assert latent_spec(dataset, "latent", "steps", 4, stride=3, **given).stride == 3
-    tokens = latent_spec(dataset, "tok", "chunk", 4, codebook_size=9, latent_dim=3, per_step=True)
-    assert tokens == LatentSpec("chunk", 4, 1, 9, 1, 3, horizon=4, per_step=True, prefix="tok")
-    with pytest.raises(LattokError, match="`codebook_size`: expected the number of codes K of `latent.codes`, which"):
-        latent_spec(dataset, "latent", "steps", 4, latent_dim=4)
-    with pytest.raises(LattokError, match=r"`latent_dim`: expected the width .* \(4 numbers a row\), got none"):
-        latent_spec(dataset, "latent", "steps", 4, codebook_size=50)
-    with pytest.raises(LattokError, match="`latent_dim`: expected a divisor of the 4 numbers"):
-        latent_spec(dataset, "latent", "steps", 4, codebook_size=50, latent_dim=3)
+    with pytest.raises(LattokError, match="does not say what the labels `latent` are.*describe as a lattok.labels.Lat"):
+        latent_spec(dataset, "latent", "steps", 4)
+    spec = LatentSpec("steps", 4, 2, 50, 2, 2)
+    target = PolicyWindows(dataset, 4, size=8, latent=spec).batch(torch.tensor([0, 3])).latent
+    assert target.codes.shape == (2, 4, 2)
+    assert target.embedding.shape == (2, 4, 2, 2)
 
 
 COMMAND = "lattok annotate DATASET --model {} --prefix {} --out DIR"
@@ -183,8 +178,6 @@ COMMAND = "lattok annotate DATASET --model {} --prefix {} --out DIR"
             ],
         ),
         (("tok", "chunk", 4), {"stride": 2}, ["labels of an action tokenizer have none"]),
-        (("latent", "steps", 4), {"codebook_size": 16}, ["`codebook_size`: expected 300 as meta", "got 16"]),
-        (("latent", "steps", 4), {"latent_dim": 3}, ["`latent_dim`: expected 2 as meta", "got 3"]),
         (("smooth", "steps", 4), {"needs": ("codes",)}, ["has no `smooth.codes`. Its model is continuous"]),
         (("latent", "both", 4), {}, ["`target`: expected one of steps, chunk"]),
         (("latent", "steps", 0), {}, ["`horizon`: expected a whole number"]),
@@ -220,21 +213,14 @@ def test_a_spec_that_contradicts_the_columns(rewritten, prefix, target, column, 
         latent_spec(dataset, prefix, target, 4)
 
 
-def test_labels_of_a_model_that_does_not_say_k_need_the_codebook_size(rewritten):
-    dataset = rewritten(lambda known: known["latent"]["spec"].update(codebook_size=0))
-    with pytest.raises(LattokError, match="`codebook_size`: .* got none. Give codebook_size, as in the model's config"):
-        latent_spec(dataset, "latent", "steps", 4)
-    assert latent_spec(dataset, "latent", "steps", 4, codebook_size=300).codebook_size == 300
-
-
 def test_labels_of_another_version_are_to_be_made_again(rewritten):
     dataset = rewritten(lambda known: known["latent"].pop("spec"))
     with pytest.raises(
-        LattokError, match="lattok.json of annotated does not say what the labels `latent` are: another"
+        LattokError, match="lattok.json of annotated does not say what the labels `latent` are. Annotate"
     ):
         latent_spec(dataset, "latent", "steps", 4)
     dataset = rewritten(lambda known: known["latent"]["spec"].update(colour=1))
-    with pytest.raises(LattokError, match="`spec of latent.*expected what its labels are, got .*Annotate again"):
+    with pytest.raises(LattokError, match="spec of latent.* names among .*, got colour. .*make it again"):
         latent_spec(dataset, "latent", "steps", 4)
 
 
@@ -253,11 +239,10 @@ def test_tokens_of_different_number_are_refused(rewritten):
         tokenizer_spec(Tokenizer(), 8)
 
 
-def test_a_chunk_without_codes_is_none(tmp_path):
-    dataset = Demonstrations(tmp_path, [5])
-    dataset.features = {"x.embedding": Feature("float32", (4,), None), "x.valid": Feature("bool", (1,), None)}
-    with pytest.raises(LattokError, match="`x`: expected labels with codes: the tokens of a chunk, got vectors alone"):
-        latent_spec(dataset, "x", "chunk", 4, latent_dim=4)
+def test_a_chunk_without_codes_is_none(rewritten):
+    dataset = rewritten(lambda known: known["tok"]["spec"].update(codes=0, steps=0))
+    with pytest.raises(LattokError, match="`tok`: expected labels with codes: the tokens of a chunk, got vectors"):
+        latent_spec(dataset, "tok", "chunk", 4)
 
 
 def test_the_families_of_tokenizers():
