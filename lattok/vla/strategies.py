@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lattok import checks
 from lattok.labels import PARTS, LatentSpec
@@ -81,8 +81,8 @@ class LatentLoss:
         if self.loss not in LOSSES:
             checks.one_of("loss", self.loss, LOSSES)
         checks.at_least_zero(weight=self.weight)
-        if not str(self.name).isidentifier() or self.name == "action":
-            checks.fail("loss", 'a name of letters and digits, other than "action"', repr(self.name))
+        if not str(self.name).isidentifier() or self.name == "action" or hasattr(nn.ModuleDict, self.name):
+            checks.fail("loss", "a name of letters and digits that is not taken", repr(self.name))
         if isinstance(self.layer, bool) or not isinstance(self.layer, int | float) or not self.layer > 0:
             checks.fail("layer", "the index of a hidden state such as 17, or a fraction such as 0.6", repr(self.layer))
         if isinstance(self.layer, float) and self.layer > 1:
