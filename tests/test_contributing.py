@@ -37,6 +37,28 @@ assert "latent.codes" in lattok.open_dataset("exported").features
 """
 
 
+SUPERVISE = """
+import sys, torch
+from lattok.labels import LatentSpec
+from lattok.types import LatentTarget
+from lattok.vla.strategies import LATENT, STRATEGIES, LatentLoss, Strategy, build_supervision
+
+assert not {"la_cond_mid", "huber"} & set(sys.modules)
+assert "la_cond_mid" in list(STRATEGIES) and STRATEGIES["la_cond_mid"].needs == ("codes",)
+labels = LatentSpec("steps", steps=3, codes=2, codebook_size=5, vectors=2, latent_dim=4)
+codes, vectors = torch.zeros(6, 3, 2).long(), torch.randn(6, 3, 2, 4)
+valid = torch.tensor([True, True, False]).expand(6, 3)
+target, states = LatentTarget(codes, vectors, valid), torch.randn(6, 6, 8)
+mine = Strategy("mine", (LATENT,), (LatentLoss("huber", options={"beta": 0.5}),), labels="steps")
+for strategy in ("la_cond_mid", mine):
+    loss = build_supervision(strategy, 8, labels)["latent"]
+    before = loss(states, target)["latent"]
+    before.backward()
+    vectors[:, 2] = torch.nan  # not valid
+    assert torch.equal(loss(states, target)["latent"], before)
+"""
+
+
 def block(name: str) -> str:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", text, re.DOTALL)
@@ -44,7 +66,7 @@ def block(name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "dataset format"])
+@pytest.mark.parametrize("name", ["tokenizer", "dataset format", "strategy", "loss"])
 def test_each_takes_few_lines(name):
     assert len(block(name).splitlines()) < MOST_LINES
 
@@ -59,6 +81,8 @@ def site(tmp_path) -> Path:
     (facts / "entry_points.txt").write_text(lines)
     (tmp_path / "site" / "signs.py").write_text(block("tokenizer"))
     (tmp_path / "site" / "array_folder.py").write_text(block("dataset format"))
+    (tmp_path / "site" / "la_cond_mid.py").write_text(block("strategy"))
+    (tmp_path / "site" / "huber.py").write_text(block("loss"))
     return tmp_path / "site"
 
 
@@ -69,6 +93,14 @@ def test_a_tokenizer_and_a_format_of_another_package_are_found_everywhere(site, 
         action = rng.standard_normal((20 + i, 3)).astype(np.float32)
         image = rng.integers(0, 255, (20 + i, 16, 16, 3), dtype=np.uint8)
         np.savez(tmp_path / "data" / f"{i}.npz", action=action, image=image)
-    code = f"import sys; sys.path.insert(0, {str(site)!r}){USE}"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    run(USE, site)
+
+
+def test_a_strategy_and_a_loss_of_another_package_are_found(site):
+    run(SUPERVISE, site)
+
+
+def run(code: str, site: Path) -> None:
+    code = f"import sys; sys.path.insert(0, {str(site)!r}){code}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=site.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
