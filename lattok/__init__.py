@@ -1,36 +1,10 @@
 """Latent-action tokenizers for robot learning. Names load lazily, so that `import lattok` stays light."""
 
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lattok.version import __version__
-
-_HOMES = {
-    "FAST": "lattok.action_vq",
-    "FSQ": "lattok.action_vq",
-    "ActionVQRecipe": "lattok.recipes",
-    "FASTRecipe": "lattok.recipes",
-    "FSQRecipe": "lattok.recipes",
-    "ImageLAM": "lattok.image_lam",
-    "ImageLAMRecipe": "lattok.recipes",
-    "LatentVLA": "lattok.vla",
-    "LattokError": "lattok.checks",
-    "P2TActionVQ": "lattok.action_vq",
-    "ResidualVQ": "lattok.action_vq",
-    "ResidualVQRecipe": "lattok.recipes",
-    "UniformBins": "lattok.action_vq",
-    "UniformBinsRecipe": "lattok.recipes",
-    "VLARecipe": "lattok.recipes",
-    "annotate": "lattok.annotation",
-    "evaluate": "lattok.evaluation",
-    "export": "lattok.data",
-    "load": "lattok.loading",
-    "open_dataset": "lattok.data",
-    "sample_dataset_path": "lattok.data",
-    "train": "lattok.recipes",
-    "verify": "lattok.annotation",
-}
-__all__ = ["__version__", "convert", *_HOMES]
 
 if TYPE_CHECKING:
     from lattok import convert as convert
@@ -57,6 +31,11 @@ if TYPE_CHECKING:
     from lattok.recipes import VLARecipe as VLARecipe
     from lattok.recipes import train as train
     from lattok.vla import LatentVLA as LatentVLA
+
+with open(__file__, encoding="utf-8") as _source:  # the names above stand once: for editors, and for who asks for them
+    _HOMES = {name: home for home, name in re.findall(r"^    from ([\w.]+) import (\w+) as", _source.read(), re.M)}
+del _HOMES["convert"]
+__all__ = ["__version__", "convert", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
