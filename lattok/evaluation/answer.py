@@ -56,16 +56,16 @@ def _tokenizer(report: Report, holds: Mapping[str, bool | None]) -> Answer:
         return Answer(question, None, "That cannot be told: no control at equal bits could be run.")
     best = min(rivals, key=lambda key: rivals[key])
     lost = f"It loses {_fine(own)} of the variance of held-out actions"
-    beside = f"{NAMES[best]} at equal bits, the strongest control, loses {_fine(rivals[best])}"
+    rival = f"{NAMES[best]} at equal bits, the strongest control, loses {_fine(rivals[best])}"
     idle = " Mind that most of its codes are never used." if holds.get("tokens_in_use") is False else ""
     if own < rivals[best]:
-        return Answer(question, True, f"Yes. {lost}; {beside}.{idle}")
+        return Answer(question, True, f"Yes. {lost}; {rival}.{idle}")
     untrained = {key: value for key, value in rivals.items() if key != "fast"} or rivals
     bound = min(untrained, key=lambda key: untrained[key])
     if own > TARGET * untrained[bound]:
         times = f"{own / untrained[bound]:.1f} times the error of {NAMES[bound]} at equal bits, which needs no training"
         return Answer(question, False, f"No: it has {times}.{idle}")
-    text = f"Yes as a target for supervision, no as a codec that stores or replays actions. {lost}; {beside}."
+    text = f"Yes as a target for supervision, no as a codec that stores or replays actions. {lost}; {rival}."
     return Answer(question, True, text + idle)
 
 
@@ -93,7 +93,7 @@ def _latent(report: Report, holds: Mapping[str, bool | None]) -> Answer:
     if decides is None:
         text = f"It makes no clear difference: its {kind} say about as much about the action as the best control does"
         return Answer(question, None, f"{text} ({numbers}).{caveats}")
-    text = f"No: something that learnt nothing says as much about the action as its {kind} do"
+    text = f"No: something that learned nothing says as much about the action as its {kind} do"
     return Answer(question, False, f"{text} ({numbers}).{caveats}")
 
 

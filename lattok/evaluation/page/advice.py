@@ -39,7 +39,7 @@ FALLS_SHORT = {
     "error_against_kmeans": "A decoder that sees one code at a time is bounded by k-means: use decoder=context, or "
     "ResidualVQ where a codec is wanted.",
     "error_against_uniform_bins": "Train longer or on more data: bins need no training and do better.",
-    "error_against_fast": "Expected of a target for supervision; as a codec use FAST or ResidualVQ.",
+    "error_against_fast": "This is expected of a target for supervision; as a codec use FAST or ResidualVQ.",
     "error_against_mean": "The codes say nothing: look at the loss and at the units of the actions.",
     "tokens_in_use": "Start the codebook from data (codebook_start=kmeans) and revive dead codes (revive_below=0.03).",
 }

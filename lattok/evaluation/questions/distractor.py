@@ -254,7 +254,7 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     section = Section(
         "Do labels survive something else that moves?",
         "A coloured patch, a quarter of the frame wide, moves over both frames of every pair with a velocity of its "
-        f"own, in all cameras alike; {min(MOST[0], len(evidence.train.rows))} training and "
+        f"own, the same in all cameras; {min(MOST[0], len(evidence.train.rows))} training and "
         f"{min(MOST[1], len(evidence.held_out.rows))} held-out pairs are encoded again with it. A linear probe reads "
         "the action from the result, an MLP the patch's motion. What is under the patch is lost to everyone: the "
         "controls say how much. The model was not trained for this patch, unless its own videos held such things.",
@@ -286,7 +286,7 @@ def _distractor_verdict(own: Carried, env: Carried, bootstrap: Bootstrap) -> Ver
     word = {None: "no clear difference", True: "more than the controllable one", False: "less than it"}[holds]
     shown = [printed(value, ".2f") for value in values]
     text = (
-        f"Of the distractor's motion the environment stream's latents carry R² {shown[0]}, the controllable stream's "
+        f"The environment stream's latents carry R² {shown[0]} of the distractor's motion, the controllable stream's "
         f"{shown[1]}: {word}"
     )
     return Verdict(text, holds, "env_takes_distractor")
@@ -323,7 +323,7 @@ def _table(found: Separation) -> Table:
         columns if actions else columns[4:],
         tuple(rows),
         digits=".2f",
-        note="Action with it: the probe is fitted anew on frames with the patch, so that it asks whether the action is "
+        note="Action with it: the probe is fitted again on frames with the patch, so that it asks if the action is "
         "still there. Old probe: fitted without the patch, judged with it: whether the labels still mean the same. "
         "Changed by it: squared change of the labels ÷ their variance; 0 is untouched, 2 as far as another pair's.",
     )

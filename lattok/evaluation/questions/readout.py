@@ -374,7 +374,7 @@ class _Reader:
         span = self.evidence.bootstrap.interval((draws[0] - draws[1])[:, picked].nanmean(1))
         gain = values[0] - values[1]
         holds = decided(gain, span)
-        word = {None: "within the noise of", True: "above", False: "not above"}[holds] if span else "beside"
+        word = {None: "within the noise of", True: "above", False: "not above"}[holds] if span else "to compare with"
         between = "; one episode has no interval"
         if span is not None:
             between = "; difference {} … {}".format(*(printed(end, "+.2f") for end in span))

@@ -152,12 +152,12 @@ def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
 def headline_of(figures: dict[str, float], vocab: int) -> str:
     """Compare the error with those of the controls, and say how many codes are in use."""
     names = [key for key in ("kmeans", "uniform_bins", "fast") if f"normalised_mse/{key}" in figures]
-    beside = "the controls at equal bits were not run"
+    rivals = "the controls at equal bits were not run"
     if names:
         others = [f"{NAMES[key]} {figures[f'normalised_mse/{key}']:.3g}" for key in names]
-        beside = f"at equal bits {', '.join(others)}"
+        rivals = f"at equal bits {', '.join(others)}"
     return (
-        f"Held-out error {figures['normalised_mse']:.3g} (1 is as far off as the mean action; {beside}); "
+        f"Held-out error {figures['normalised_mse']:.3g} (1 is as far off as the mean action; {rivals}); "
         f"{int(figures['codes_used'])} of {vocab} codes in use, perplexity {figures['perplexity']:.0f}."
     )
 

@@ -150,7 +150,7 @@ def transfer_outcome(evidence: LatentEvidence) -> Outcome:
     verdict = _transfer_verdict(found)
     text = (
         "The decoder applies the latent action of pair A to the current frame of pair B, and the encoder reads the "
-        "result. If latents mean the same everywhere, A's latent comes back. Beside it: what B's own latent and that "
+        "result. If latents mean the same everywhere, A's latent comes back. Also shown: what B's own latent and that "
         "of a third pair have in common with A's, and, for scale, the same cycle within A. The environment stream, "
         "where there is one, stays B's. An encoder and a decoder can agree on a private language, so A's action is "
         "also read from what comes back, by the probe fitted on true latents."
