@@ -30,9 +30,9 @@ from lattok.image_lam import ImageLAM
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.flow import block_flow
 from lattok.quantize import code_statistics
-from lattok.recipes.image_lam import PairBatches
 from lattok.samples import FramePairs
 from lattok.samples.order import SeededBatches
+from lattok.samples.pairs import PairBatches
 from lattok.samples.windows import draw_labelled
 from lattok.training import fit
 from lattok.types import LatentActions, PairBatch, join

@@ -35,9 +35,9 @@ from lattok.image_lam import ImageLAM
 from lattok.image_lam.feature_cache import CachedFeatures, FeatureCache
 from lattok.image_lam.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
-from lattok.recipes.pairs import PairBatches
 from lattok.samples import ActionWindows, FramePairs
 from lattok.samples import frames as frame_store
+from lattok.samples.pairs import PairBatches
 
 STRIDE, BATCH, SIZE = 16, 32, 64
 RANDOM_PAIRS = 480  # per round of a loader

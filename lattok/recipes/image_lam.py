@@ -20,13 +20,15 @@ from lattok.evaluation.evidence.seen import training_entries
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling
+from lattok.progress import bar
 from lattok.recipes import earlier
 from lattok.recipes.common import Begun, ImageOptions, MixOptions, Recipe, agree, finish
 from lattok.recipes.features import know_features
-from lattok.recipes.instructions import Instructions, embed, file_hash
-from lattok.recipes.pairs import PairBatches, attach_action_head, gaps_in_frames, read_pairs
+from lattok.recipes.instructions import embed, file_hash
 from lattok.samples.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
-from lattok.training import LoopOptions, fit
+from lattok.samples.pairs import Instructions, PairBatches
+from lattok.samples.windows import FramePairs
+from lattok.training import RUN, LoopOptions, fit
 
 PUBLISHED_IMAGES = {  # how the published code changes them, here and for its policies
     "crop": 0.9,
@@ -36,7 +38,7 @@ PUBLISHED_IMAGES = {  # how the published code changes them, here and for its po
     "saturation": 0.2,
     "hue": 0.05,
 }
-LEARNT_FROM = ("prediction_weight", "action_weight", "flow_weight")  # the other terms only shape latents
+LEARNED_FROM = ("prediction_weight", "action_weight", "flow_weight")  # the other terms only shape latents
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.model.latent_norm == "batch" and self.loop.batch_size < 2 * processes:
             checks.fail("batch_size", "at least 2 pairs per process with latent_norm=batch", self.loop.batch_size)
-        weights = {name: getattr(self.model, name) for name in LEARNT_FROM}
+        weights = {name: getattr(self.model, name) for name in LEARNED_FROM}
         if self.data.labelled_fraction == 0:
             weights["action_weight"] = 0.0
         if not any(weights.values()):
@@ -313,3 +315,48 @@ def _history(
         others = [entry for entry in training_entries(before.trained_on) if entry not in now]
         history |= {"earlier": others} if others else {}
     return history
+
+
+def gaps_in_frames(config: ImageLAMConfig, fps: float) -> list[int]:
+    """The stride and the further ones in frames, each longer than the one before it."""
+    given = (config.stride, *config.extra_strides)
+    frames = [checks.stride_in_frames(gap, fps) for gap in given]
+    if sorted(set(frames)) != frames:
+        got = ", ".join(f"{gap} ({count} frames)" for gap, count in zip(given, frames, strict=True))
+        checks.fail("extra_strides", f"gaps that grow from the stride on, at {fps:g} fps", got)
+    return frames
+
+
+def read_pairs(
+    recipe: Recipe[ImageLAM], model: ImageLAM, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
+) -> FramePairs:
+    """All frame pairs of a dataset; their frames are decoded unless features from a cache are all that is needed."""
+    data, gaps = recipe.data, gaps_in_frames(model.config, dataset.fps)
+    with bar("decode") as progress:
+        return FramePairs(
+            dataset,
+            gaps[0],
+            cameras,
+            action_key=data.action_key if labelled else None,
+            episodes=data.episodes,
+            transform=model.resize,
+            labelled_fraction=data.labelled_fraction,
+            labelled=data.labelled,
+            seed=recipe.loop.seed,
+            cache_dir=Path(recipe.out) / RUN,
+            progress=progress,
+            extra_strides=gaps[1:],
+            action_target=model.config.action_target,
+            action_steps=model.config.action_steps,
+            pixels=data.feature_cache is None or model.config.flow_weight > 0,
+        )
+
+
+def attach_action_head(model: ImageLAM, pairs: FramePairs | MixedPairs) -> None:
+    """A head for the labelled actions; those of a mixture come normalised, each dataset's with its own statistics."""
+    if not pairs.labelled.any():
+        return
+    if isinstance(pairs, FramePairs):
+        model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
+    else:
+        model.attach_action_head(torch.zeros(1, pairs.action_dim))

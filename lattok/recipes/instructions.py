@@ -7,41 +7,19 @@ instruction's own text: [words, D], or [D] for a single vector.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from lattok import checks, files
 from lattok.image_lam.text import TextEncoder
+from lattok.samples.pairs import Instructions
 
 BATCH = 64  # texts that are encoded at once
-
-
-@dataclass(frozen=True)
-class Instructions:
-    """Vectors of n instructions."""
-
-    row_of: Mapping[str, int]
-    vectors: Tensor  # [n, S, D] float32, zero beyond the words
-    mask: Tensor  # [n, S] bool: which of them are words
-
-    @classmethod
-    def joined(cls, words: Mapping[str, Tensor]) -> Instructions:
-        """From vectors [words, D] of each text."""
-        lengths = torch.tensor([len(vectors) for vectors in words.values()])
-        padded = pad_sequence(list(words.values()), batch_first=True)
-        row_of = {text: row for row, text in enumerate(words)}
-        return cls(row_of, padded, torch.arange(padded.shape[1]) < lengths[:, None])
-
-    def rows(self, texts: Iterable[str]) -> Tensor:
-        """Rows of texts, int64."""
-        return torch.tensor([self.row_of[text] for text in texts], dtype=torch.long)
 
 
 def embed(language: str, path: str | None, texts: Sequence[str]) -> Instructions:

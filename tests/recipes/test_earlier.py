@@ -15,9 +15,9 @@ from lattok.cli.train import as_flags
 from lattok.evaluation.evidence.seen import seen_episodes
 from lattok.image_lam import ImageLAM
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
-from lattok.recipes.image_lam import PairBatches
-from lattok.recipes.instructions import Instructions, embed
+from lattok.recipes.instructions import embed
 from lattok.samples import FramePairs
+from lattok.samples.pairs import Instructions, PairBatches
 from lattok.training.codebooks import codebook_report
 from tests.conftest import write_dataset
 from tests.recipes.test_variants import SMALL

@@ -10,6 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,10 @@ from lattok.data.content import content_of
 from lattok.evaluation.evidence.pair_set import PairSet, PairSource, encode_pairs
 from lattok.evaluation.evidence.split import Split
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.samples.order import SeededBatches
+from lattok.samples.pairs import PairBatches
 from lattok.samples.windows import draw_labelled
-from lattok.seeds import derive_seed
 from lattok.signals import Interrupted, restated
 from lattok.training import LoopOptions, fit
-from lattok.types import PairBatch
 
 CONTROL_LOOP = LoopOptions(
     steps=1200, batch_size=40, lr=1e-3, schedule="one_cycle", optimizer="adamw", weight_decay=0.01, save_every=100_000
@@ -168,21 +167,16 @@ def _labelled(dataset: RobotDataset, train: PairSet, labels: dict[str, Any]) -> 
 
 def _trained(model: ImageLAM, train: PairSet, labelled: Tensor, per_batch: int, training: ControlTraining) -> ImageLAM:
     """Train on all pairs of the training episodes, also where probes see fewer: the model itself had them."""
-    known, frames = labelled.nonzero()[:, 0], train.frames
+    pairs = copy(train.frames)
+    pairs.labelled = labelled.numpy()
     seed, size = training.options.seed, max(2, training.options.batch_size)
     extra = min(max(per_batch, 1), size - 1)  # without any, many a batch would teach nothing
-    draw = SeededBatches(len(frames), size - extra, seed)
-    draw_known = SeededBatches(len(known), extra, derive_seed(seed, 1))
-
-    def batches(step: int, process: int, processes: int) -> PairBatch:
-        chosen = torch.cat([draw(step), known[draw_known(step)]])[process::processes]
-        return frames.batch(chosen)._replace(labelled=labelled[chosen])
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         control = ImageLAM(control_config(model))
-        control.attach_action_head(torch.from_numpy(frames.actions[known.numpy()]))
+        control.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
     control.features = model.features
+    batches = PairBatches(pairs, size - extra, extra, seed)
     training.fit("encoder from labels alone", control, batches, control.config.loss_weights, model)
     return control.eval()
 

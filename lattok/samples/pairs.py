@@ -1,70 +1,41 @@
-"""Frame pairs for the training of latent action models: read from each dataset, mixed, drawn step by step."""
+"""Frame pairs drawn step by step, with extra labelled ones, changed images and the words of their instructions."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from lattok import checks
-from lattok.data import RobotDataset
-from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.progress import bar
-from lattok.recipes.common import Recipe
-from lattok.recipes.instructions import Instructions
-from lattok.samples import FramePairs
 from lattok.samples.augment import Augmentation, Draws, augment, draw
 from lattok.samples.mixture import MixedBatches, MixedPairs
 from lattok.samples.order import SeededBatches
+from lattok.samples.windows import FramePairs
 from lattok.seeds import derive_seed
-from lattok.training import RUN
 from lattok.types import PairBatch
 
 
-def gaps_in_frames(config: ImageLAMConfig, fps: float) -> list[int]:
-    """The stride and the further ones in frames, each longer than the one before it."""
-    given = (config.stride, *config.extra_strides)
-    frames = [checks.stride_in_frames(gap, fps) for gap in given]
-    if sorted(set(frames)) != frames:
-        got = ", ".join(f"{gap} ({count} frames)" for gap, count in zip(given, frames, strict=True))
-        checks.fail("extra_strides", f"gaps that grow from the stride on, at {fps:g} fps", got)
-    return frames
+@dataclass(frozen=True)
+class Instructions:
+    """Vectors of n instructions."""
 
+    row_of: Mapping[str, int]
+    vectors: Tensor  # [n, S, D] float32, zero beyond the words
+    mask: Tensor  # [n, S] bool: which of them are words
 
-def read_pairs(
-    recipe: Recipe[ImageLAM], model: ImageLAM, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
-) -> FramePairs:
-    """All frame pairs of a dataset; their frames are decoded unless features from a cache are all that is needed."""
-    data, gaps = recipe.data, gaps_in_frames(model.config, dataset.fps)
-    with bar("decode") as progress:
-        return FramePairs(
-            dataset,
-            gaps[0],
-            cameras,
-            action_key=data.action_key if labelled else None,
-            episodes=data.episodes,
-            transform=model.resize,
-            labelled_fraction=data.labelled_fraction,
-            labelled=data.labelled,
-            seed=recipe.loop.seed,
-            cache_dir=Path(recipe.out) / RUN,
-            progress=progress,
-            extra_strides=gaps[1:],
-            action_target=model.config.action_target,
-            action_steps=model.config.action_steps,
-            pixels=data.feature_cache is None or model.config.flow_weight > 0,
-        )
+    @classmethod
+    def joined(cls, words: Mapping[str, Tensor]) -> Instructions:
+        """From vectors [words, D] of each text."""
+        lengths = torch.tensor([len(vectors) for vectors in words.values()])
+        padded = pad_sequence(list(words.values()), batch_first=True)
+        row_of = {text: row for row, text in enumerate(words)}
+        return cls(row_of, padded, torch.arange(padded.shape[1]) < lengths[:, None])
 
-
-def attach_action_head(model: ImageLAM, pairs: FramePairs | MixedPairs) -> None:
-    """A head for the labelled actions; those of a mixture come normalised, each dataset's with its own statistics."""
-    if not pairs.labelled.any():
-        return
-    if isinstance(pairs, FramePairs):
-        model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
-    else:
-        model.attach_action_head(torch.zeros(1, pairs.action_dim))
+    def rows(self, texts: Iterable[str]) -> Tensor:
+        """Rows of texts, int64."""
+        return torch.tensor([self.row_of[text] for text in texts], dtype=torch.long)
 
 
 class PairBatches:
