@@ -65,6 +65,10 @@ class Backbone(Protocol):
         """Choose in place what is trained: "lora", "full" or "frozen". Called once, before training or loading."""
         ...
 
+    def text_logits(self, states: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of states [..., D] of the last layer, as the head of the model gives them."""
+        ...
+
     def saved_tensors(self) -> dict[str, Tensor]:
         """What an artefact must hold besides the name of the base model: adapters, or all weights that are trained."""
         ...

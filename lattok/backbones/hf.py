@@ -1,7 +1,7 @@
 """Pretrained models of transformers as a `Backbone`: Qwen-VL, SmolVLM2, PaliGemma, Gemma3, InternVL, text models.
 
 Placeholders follow the finished prompt as token ids, and a hook puts the learned queries where their embeddings would
-be: the vocabulary is never resized, positions and masks are the model's own, and logits are never computed.
+be: the vocabulary is never resized, positions and masks are the model's own, and only `text_logits` computes logits.
 """
 
 from __future__ import annotations
@@ -102,6 +102,11 @@ class HFBackbone(nn.Module):
             valid=inputs["attention_mask"].bool(),
             image=None if self.family.image is None else ids == self.model.config.image_token_id,
         )
+
+    def text_logits(self, states: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of states [..., D] of the last layer, as the head of the model gives them."""
+        head = self.model.get_output_embeddings()
+        return head(states.to(head.weight.dtype))
 
     @property
     def reads_images(self) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lattok import checks
 from lattok.backbones.base import BackboneOut, Inputs, LoraSpec
+from lattok.checks import LattokError
 from lattok.nn import PreNormBlock
 
 WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
@@ -99,6 +100,10 @@ class ScratchBackbone(nn.Module):
     def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
         """It has nothing to adapt: everything is trained."""
         checks.one_of("train_backbone", train, ("full",))
+
+    def text_logits(self, states: Tensor) -> Tensor:
+        """It predicts no text."""
+        raise LattokError("`backbone`: the scratch backbone predicts no text. Choose a pretrained one.")
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """All weights."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulation
 from torch import Tensor, nn
 
 from lattok import checks
+from lattok.checks import LattokError
 from lattok.devices import DEVICES
 from lattok.nn import torch_threads
 from lattok.seeds import derive_seed
@@ -68,6 +69,18 @@ class LoopOptions:
         checks.one_of("precision", self.precision, ("no", "bf16"))
 
 
+class ParameterGroup(NamedTuple):
+    """Parameters that learn at a rate of their own."""
+
+    parameters: Sequence[nn.Parameter]
+    rate: float = 1.0  # times the learning rate of the loop
+
+
+def one_group(model: nn.Module) -> list[ParameterGroup]:
+    """All parameters, at the learning rate of the loop."""
+    return [ParameterGroup(list(model.parameters()))]
+
+
 def learning_rate(options: LoopOptions, step: int) -> float:
     """Learning rate of step `step`, counted from 0."""
     if options.schedule == "constant":
@@ -101,6 +114,7 @@ def fit(
     out: Path,
     *,
     loss_weights: Mapping[str, float],
+    groups: Callable[[nn.Module], Sequence[ParameterGroup]] = one_group,
     resume: bool = False,
     resume_command: str = "the same call with resume=True",
 ) -> dict[str, float]:
@@ -108,13 +122,14 @@ def fit(
 
     `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors, and of what
     is none, such as texts; accumulated parts are shares of more processes. `model(batch)` gives loss terms: those with
-    a weight are summed, the others only logged. State goes to `out/run/`; `resume` goes on from its checkpoint, or from
-    the start where there is none yet. Raises `LattokError` when the loss stops being finite or memory is full,
-    `Interrupted` after Ctrl-C, SIGTERM or SIGHUP, all with the state saved.
+    a weight are summed, the others only logged. `groups(model)` says which parameters learn at another rate. State goes
+    to `out/run/`; `resume` goes on from its checkpoint, or from the start where there is none yet. Raises `LattokError`
+    when the loss stops being finite or memory is full, `Interrupted` after Ctrl-C, SIGTERM or SIGHUP, all with the
+    state saved.
     """
     accelerator = _accelerator(options)
     module = copy.deepcopy(model) if _shards(accelerator) else model  # sharding in place would not come off again
-    wrapped, optimizer = accelerator.prepare(module.train(), _optimizer(module, options))
+    wrapped, optimizer = accelerator.prepare(module.train(), _optimizer(groups(module), module, options))
     path = out / RUN / CHECKPOINT
     first = checkpoints.restore(module, optimizer, path, options.steps) if resume and path.is_file() else 0
     main = accelerator.is_main_process
@@ -197,9 +212,15 @@ def _shards(accelerator: Accelerator) -> bool:
     return getattr(accelerator, "is_fsdp2", False)
 
 
-def _optimizer(model: nn.Module, options: LoopOptions) -> torch.optim.Optimizer:
+def _optimizer(groups: Sequence[ParameterGroup], model: nn.Module, options: LoopOptions) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    trained = [p for p in model.parameters() if p.requires_grad]
+    checks.at_least_zero(**{f"rate of group {number}": group.rate for number, group in enumerate(groups)})
+    trained = [{"params": [p for p in g.parameters if p.requires_grad], "rate": g.rate} for g in groups]
+    trained = [group for group in trained if group["params"]]
+    grouped = [id(p) for group in trained for p in group["params"]]
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    if odd := [name for key, name in names.items() if grouped.count(key) != 1]:
+        raise LattokError(f"`groups`: each parameter that is trained belongs into one group, but not so {odd[0]}.")
     return kind(trained, lr=options.lr, weight_decay=options.weight_decay)
 
 
@@ -227,7 +248,7 @@ def _step(
             accelerator.backward(loss / count)
         parts.append(_logged(loss, terms, loss_weights))
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate"]
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     norm = torch.as_tensor(accelerator.clip_grad_norm_(trained, options.clip_norm))
     optimizer.step()

@@ -138,6 +138,22 @@ def test_queries_that_are_real_embeddings_give_what_the_model_gives_for_those_to
 
 
 @every_family
+def test_text_logits_are_those_of_the_model(load: Load, family: str):
+    backbone = load(family)
+    inputs = backbone.encode(images(), TEXTS)
+    with torch.no_grad():
+        expected = backbone.model(**inputs, use_cache=False).logits
+        got = backbone.text_logits(backbone(inputs, queries(backbone, length=1), (4,)).hidden[4])
+    assert got.shape == (
+        *inputs["input_ids"].shape[:1],
+        inputs["input_ids"].shape[1] + 1,
+        backbone.model.config.get_text_config().vocab_size,
+    )
+    seen = inputs["attention_mask"].bool()
+    torch.testing.assert_close(got[:, :-1][seen], expected[seen], rtol=0, atol=1e-5)
+
+
+@every_family
 def test_only_the_layers_that_are_asked_for(load: Load, family: str):
     backbone = load(family)
     out = run(backbone, queries(backbone), layers=(3, 1, 3))

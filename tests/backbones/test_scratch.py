@@ -92,5 +92,7 @@ def test_what_it_cannot_do_is_one_line():
         backbone().encode(torch.zeros(1, 2, 32, 32, 3, dtype=torch.uint8), ["a"])
     with pytest.raises(LattokError, match="`train_backbone`: expected one of full, got 'lora'"):
         backbone().adapt("lora", LoraSpec())
+    with pytest.raises(LattokError, match="the scratch backbone predicts no text"):
+        backbone().text_logits(torch.zeros(1, 2, 8))
     with pytest.raises(LattokError, match="`patch_size`: expected a power of 2 from 4 on that divides"):
         ScratchSize(cameras=1, image_size=20, patch_size=8)

@@ -16,8 +16,9 @@ from lattok.checks import LattokError
 from lattok.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.order import SeededBatches
 from lattok.signals import ASKING, Interrupted, deferred
-from lattok.training import CHECKPOINT, RUN, LoopOptions, fit, learning_rate
+from lattok.training import CHECKPOINT, RUN, LoopOptions, ParameterGroup, fit, learning_rate
 from lattok.training.codebooks import codebook_report
+from lattok.training.loop import one_group
 from lattok.training.runlog import METRICS, Meter, RunLog, read_metrics
 
 
@@ -42,7 +43,7 @@ WEIGHTS = {"reconstruction": 1.0, "commitment": 0.25}
 DATA = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
 
 
-def run(out, steps=20, interrupt_at=None, model=None, resume=False, **options):
+def run(out, steps=20, interrupt_at=None, model=None, resume=False, groups=one_group, **options):
     options = LoopOptions(**{"steps": steps, "batch_size": 16, "lr": 1e-2, "device": "cpu", "log_every": 5, **options})
     draw = SeededBatches(len(DATA), options.batch_size, options.seed)
     model = model or Toy()
@@ -52,7 +53,7 @@ def run(out, steps=20, interrupt_at=None, model=None, resume=False, **options):
             os.kill(os.getpid(), signal.SIGINT)
         return (DATA[draw(step)[process::processes]],)
 
-    fit(model, batches, options, out, loss_weights=WEIGHTS, resume=resume, resume_command="go on")
+    fit(model, batches, options, out, loss_weights=WEIGHTS, groups=groups, resume=resume, resume_command="go on")
     return model
 
 
@@ -85,6 +86,37 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path, interrupt_at):
     resumed = run(tmp_path / "parts", resume=True)
     assert_same(whole, resumed)
     assert steps_of(tmp_path / "whole") == steps_of(tmp_path / "parts") == [5, 10, 15, 20]
+
+
+def decoder_at(rate):
+    """Groups of a toy: all at the learning rate of the loop, but for the decoder."""
+    return lambda toy: [
+        ParameterGroup(list(toy.encode.parameters())),
+        ParameterGroup(list(toy.decode.parameters()), rate),
+    ]
+
+
+def test_groups_learn_at_rates_of_their_own(tmp_path):
+    before, moved = tensors(Toy()), {}
+    for rate in (1.0, 0.1, 0.0):
+        after = tensors(run(tmp_path / str(rate), steps=1, groups=decoder_at(rate)))
+        moved[rate] = {name: (after[name] - before[name]).abs() for name in ("encode.0.weight", "decode.weight")}
+        # the first step of Adam is the learning rate, whatever the gradient
+        torch.testing.assert_close(moved[rate]["encode.0.weight"], torch.full((8, 3), 1e-2), rtol=1e-3, atol=0)
+        torch.testing.assert_close(moved[rate]["decode.weight"], torch.full((3, 8), rate * 1e-2), rtol=1e-3, atol=0)
+    assert_same(run(tmp_path / "one group"), run(tmp_path / "two alike", groups=decoder_at(1.0)))
+
+
+def test_groups_resume_exactly_and_hold_every_parameter_once(tmp_path):
+    whole = run(tmp_path / "whole", groups=decoder_at(0.3))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", interrupt_at=7, groups=decoder_at(0.3))
+    assert_same(whole, run(tmp_path / "parts", resume=True, groups=decoder_at(0.3)))
+    for groups in (lambda toy: decoder_at(1.0)(toy)[:1], lambda toy: 2 * decoder_at(1.0)(toy)):
+        with pytest.raises(LattokError, match=r"`groups`: each parameter .* (encode|decode)\."):
+            run(tmp_path / "wrong", groups=groups)
+    with pytest.raises(LattokError, match="rate of group 1"):
+        run(tmp_path / "wrong", groups=decoder_at(-1.0))
 
 
 def test_metrics_after_the_checkpoint_are_dropped_on_resume(tmp_path):
