@@ -120,9 +120,8 @@ def label(
     progress: Progress | None = None,
 ) -> Annotated:
     """As `annotate`, from its arguments put together; returns what could not be labelled instead of a warning."""
-    if not work.models:
-        checks.fail("models", "at least one model, by prefix", "none")
-    work = work._replace(models={prefix: for_dataset(m, work.dataset.name) for prefix, m in work.models.items()})
+    given = by_prefix(work.models)  # which checks that they label
+    work = work._replace(models={prefix: for_dataset(model, work.dataset.name) for prefix, model in given.items()})
     target = check_places(work.dataset, out)
     engine = engine or LocalEngine()
     identities = identities_of(work.models, engine.device)
