@@ -81,7 +81,7 @@ class Labeller:
 
     def describe(self) -> dict[str, Any]:
         """Identity for provenance: type, hashes of config and weights, id, revision; JSON values only."""
-        raise NotImplementedError
+        return {"type": self.type or type(self).__name__}
 
     def for_dataset(self, name: str) -> Any:
         """The model with the normaliser of one of its `datasets`."""

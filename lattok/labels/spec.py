@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from lattok import checks
 from lattok.hub import parse_config
@@ -81,19 +81,19 @@ def spec_of(model: Labeller, prefix: str, codes: int, vectors: int, latent_dim: 
 
     The tokens of a chunk are steps of one code; they have vectors where there is one for each of them.
     """
-    if isinstance(model, VideoLabeller):
-        size = model.codebook_size if codes else None
+    if model.label_source == "video":
+        size = cast(VideoLabeller, model).codebook_size if codes else None
         return LatentSpec("steps", 0, codes, size or 0, vectors, latent_dim, stride, prefix=prefix)
-    assert isinstance(model, ActionTokenizer)
-    size, own = model.vocab_size if codes else 0, codes == vectors > 0
+    tokenizer = cast(ActionTokenizer, model)
+    size, own = tokenizer.vocab_size if codes else 0, codes == vectors > 0
     return LatentSpec(
         "chunk",
-        steps=codes if model.fixed_length else 0,
+        steps=codes if tokenizer.fixed_length else 0,
         codes=min(codes, 1),
         codebook_size=size,
         vectors=int(own),
         latent_dim=latent_dim if own else 0,
-        horizon=model.horizon,
-        per_step=model.per_step,
+        horizon=tokenizer.horizon,
+        per_step=tokenizer.per_step,
         prefix=prefix,
     )

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from lattok.data import RobotDataset
-from lattok.types import LatentActions
+from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 
 
-class Labeller:
+class Labeller(ActionTokenizer, VideoLabeller):
     """Labels that can be told from the frame they belong to."""
 
     cameras = ("corner2",)

@@ -14,7 +14,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 
 from lattok.data import Feature, LeRobotWriter
-from lattok.types import LatentActions
+from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 
 CAMERA, SIZE, STEP, NEAR, LONGEST = "observation.images.front", 32, 0.1, 0.15, 25
 TARGETS = {"lift the point": (0.5, 0.9), "push the point": (0.9, 0.5)}
@@ -121,7 +121,7 @@ def demonstrations(root: Path, episodes: int = 24) -> Path:
     return root
 
 
-class Where:
+class Where(ActionTokenizer, VideoLabeller):
     """Codes of the two coordinates (0 to 7) two frames later, and how far it moved; or those of a chunk's actions."""
 
     cameras, codebook_size, vocab_size, horizon, action_dim, per_step = (CAMERA,), 8, 5, 4, 2, True

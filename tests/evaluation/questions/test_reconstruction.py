@@ -12,13 +12,13 @@ from lattok import FAST, LattokError, UniformBins
 from lattok.evaluation import evaluate
 from lattok.evaluation.page import render
 from lattok.samples import ActionWindows
+from lattok.types import ActionTokenizer
 from tests.evaluation.worlds import World
 
 
-class Rounding:
+class Rounding(ActionTokenizer):
     """The sign of each action's first dimension; decodes to plus or minus one half, and to junk where padded."""
 
-    label_source = "actions"
     horizon, action_dim, vocab_size, tokens_per_chunk = 8, 3, 2, 8
 
     def encode(self, chunks: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
