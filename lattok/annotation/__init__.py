@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from lattok import checks
-from lattok.annotation.columns import Unit, Unreadable, plan_units, unit_keys
+from lattok.annotation.columns import Unit, UnreadableRows, plan_units, unit_keys
 from lattok.annotation.engines import Engine, LocalEngine
 from lattok.annotation.labels import Labelled, Options, Work
 from lattok.annotation.output import Job, assemble
@@ -55,7 +55,7 @@ class Annotated(NamedTuple):
     path: Path
     episodes: int  # in all
     unlabelled: Failures  # by prefix, episodes without labels, and why
-    unreadable: list[Unreadable]  # columns of the source that the copy could not take over
+    unreadable: list[UnreadableRows]  # columns of the source that the copy could not take over
 
     @property
     def complete(self) -> bool:
@@ -159,7 +159,7 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
     unlabelled = _with_damaged(work, failures)
     state = hashlib.sha256("\n".join([job.fingerprint, *keys, repr(unlabelled)]).encode()).hexdigest()
     if before is not None and before["state"] == state:
-        return Annotated(staging.out, _episodes(work), unlabelled, [Unreadable(*u) for u in before["unreadable"]])
+        return Annotated(staging.out, _episodes(work), unlabelled, [UnreadableRows(*u) for u in before["unreadable"]])
     staging.begin_assembly(state)
     unreadable = assemble(job, units, keys, unlabelled)
     result = Annotated(staging.out, _episodes(work), unlabelled, unreadable)

@@ -43,7 +43,7 @@ class Unit(NamedTuple):
     lengths: tuple[int, ...]  # frames of each
 
 
-class Unreadable(NamedTuple):
+class UnreadableRows(NamedTuple):
     """A column of a row group that cannot be read any more; the copy holds nulls there."""
 
     file: str
@@ -148,7 +148,7 @@ def _linked(original: Path, target: Path) -> bool:
     return True
 
 
-def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows) -> list[Unreadable]:
+def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows) -> list[UnreadableRows]:
     """Write `source` with new columns to `target`, row group by row group; old columns keep their values and types.
 
     `shapes` gives dtype and true shape per value of each new column; `rows(first, last)` their arrays [n, *shape].
@@ -158,13 +158,13 @@ def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows) -> li
     schema = _with_labels(file.schema_arrow, shapes)
     schema = schema.with_metadata(_metadata(file.schema_arrow.metadata, shapes))
     codec = file.metadata.row_group(0).column(0).compression.lower() if file.num_row_groups else "snappy"
-    damage: list[Unreadable] = []
+    damage: list[UnreadableRows] = []
     with whole_file(target) as temporary, _writer(temporary, schema, codec) as writer:
         first = 0
         for group in range(file.num_row_groups):
             table, unreadable = _read_group(file, group, source)
             last = first + len(table)
-            damage += [Unreadable(source.name, first, last, name) for name in unreadable]
+            damage += [UnreadableRows(source.name, first, last, name) for name in unreadable]
             new = rows(first, last)
             columns = [*table.columns, *(to_arrow(new[key]) for key in shapes)]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=max(1, len(table)))

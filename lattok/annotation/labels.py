@@ -20,7 +20,7 @@ from lattok.annotation.columns import Labels, Unit
 from lattok.annotation.staging import Failures
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys
-from lattok.data.prefetch import Abandoned, Ahead, Job, Stopped
+from lattok.data.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.nn import torch_threads
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
@@ -132,12 +132,12 @@ def piece_of_frames(
     return work.dataset.frames(index, cameras_of(work, model), np.arange(first, last), resize)
 
 
-def jobs(work: Work, units: Sequence[Unit]) -> Iterator[Job]:
+def jobs(work: Work, units: Sequence[Unit]) -> Iterator[Request]:
     """What is to be decoded for these units, in the order in which `label_decoded` asks."""
     for unit in units:
         for index, length in zip(unit.episodes, unit.lengths, strict=True):
             for piece in _pieces(work, index, length):
-                yield Job(piece, piece[3] - piece[2])
+                yield Request(piece, piece[3] - piece[2])
 
 
 def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:

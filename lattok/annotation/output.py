@@ -13,7 +13,7 @@ import numpy as np
 from lattok.annotation.columns import (
     Shapes,
     Unit,
-    Unreadable,
+    UnreadableRows,
     append_columns,
     copy_other_files,
     feature_entry,
@@ -42,7 +42,7 @@ class Job(NamedTuple):
     fingerprint: str  # of the dataset, before anything was read
 
 
-def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: Failures) -> list[Unreadable]:
+def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: Failures) -> list[UnreadableRows]:
     """Write the output into the staging folder, but for files that an interrupted run finished.
 
     Returns what of the source could not be copied into it.
@@ -141,13 +141,13 @@ def _shapes(job: Job, keys: Sequence[str]) -> Shapes:
 
 def _write_labels(
     job: Job, units: Sequence[Unit], keys: Sequence[str], shapes: Shapes, sidecar: bool
-) -> list[Unreadable]:
+) -> list[UnreadableRows]:
     """Every file with labels, and what of the source could not be copied into it."""
     root, staging = job.work.dataset.root, job.staging
     by_file: dict[str, list[int]] = {}
     for i, unit in enumerate(units):
         by_file.setdefault(unit.file, []).append(i)
-    unreadable: list[Unreadable] = []
+    unreadable: list[UnreadableRows] = []
     for file, members in by_file.items():
         target = staging.place(file)
         noted = staging.unreadable / f"{hashlib.sha256(file.encode()).hexdigest()}.json"
@@ -158,7 +158,7 @@ def _write_labels(
         elif not sidecar:
             if not (target.exists() and noted.exists()):
                 write_json(noted, {"damage": append_columns(root / file, target, shapes, rows)})
-            unreadable += [Unreadable(file, *part[1:]) for part in read_json(noted)["damage"]]
+            unreadable += [UnreadableRows(file, *part[1:]) for part in read_json(noted)["damage"]]
     return unreadable
 
 

@@ -32,7 +32,7 @@ MARKS = ("lock", "done")
 Failures = dict[str, dict[int, str]]  # prefix -> episode -> why it has no labels
 
 
-class Stored(NamedTuple):
+class StoredUnit(NamedTuple):
     """A unit as it lies in the folder."""
 
     rows: Labels  # by column, of the episodes that have labels, in order
@@ -78,12 +78,12 @@ class Staging:
         with whole_file(self._path(key)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{FAILED: failed, **rows})  # type: ignore[arg-type]
 
-    def load(self, key: str) -> Stored:
+    def load(self, key: str) -> StoredUnit:
         """What was stored of a unit."""
         try:
             with open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
                 rows = {name: stored[name] for name in stored if name != FAILED}
-                return Stored(rows, _failures(stored))
+                return StoredUnit(rows, _failures(stored))
         except DAMAGED:
             self._path(key).unlink()
             message = f"{self._path(key)} was damaged since it was written, and is removed. Run the same command again."
@@ -186,7 +186,7 @@ class Staging:
         return self._units / f"{key}.npz"
 
 
-def filled(unit: Unit, stored: Stored, shapes: Shapes) -> Labels:
+def filled(unit: Unit, stored: StoredUnit, shapes: Shapes) -> Labels:
     """Labels of all rows of a unit: where there are none, codes are -1, vectors 0, and nothing is valid."""
     rows: Labels = {}
     for name, (dtype, shape) in shapes.items():

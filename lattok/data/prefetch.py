@@ -22,7 +22,7 @@ class Abandoned(Exception):
     """Work whose result is no longer wanted."""
 
 
-class Job(NamedTuple):
+class Request(NamedTuple):
     """Something to do ahead: `work(*arguments, stopped)`."""
 
     arguments: tuple[object, ...]
@@ -36,11 +36,11 @@ class Ahead(Generic[Value]):
     result is taken. Leaving the `with` gives up what is still to do and waits for the threads.
     """
 
-    def __init__(self, work: Callable[..., Value], jobs: Iterable[Job], limit: int, threads: int | None = None):
+    def __init__(self, work: Callable[..., Value], jobs: Iterable[Request], limit: int, threads: int | None = None):
         self._work, self._limit = work, limit
         self._jobs = iter(jobs)
         self._next = next(self._jobs, None)
-        self._begun: deque[tuple[Job, Future[Value]]] = deque()
+        self._begun: deque[tuple[Request, Future[Value]]] = deque()
         self._size = 0  # of what has begun
         self._stop = Event()
         spare = max(1, (os.cpu_count() or 1) - 1)

@@ -23,7 +23,7 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
     found = _read(path)
     if found is None:
         return None
-    where = _Place(path)
+    where = _Record(path)
     where.optional(found, "headline", str, "a text")
     where.optional(found, "figures", dict, "an object of figures")
     for name, value in found.get("figures", {}).items():
@@ -43,7 +43,7 @@ def read_training(path: Path) -> dict[str, Any] | None:
     found = _read(path)
     if found is None:
         return None
-    where = _Place(path)
+    where = _Record(path)
     for number, entry in enumerate(where.listed(found, "mixture")):
         _check_entry(where, entry, f"mixture[{number}]", True)
     for number, entry in enumerate(where.listed(found, "earlier")):
@@ -65,7 +65,7 @@ def read_training(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _check_entry(where: _Place, entry: Any, name: str, needed: bool) -> None:
+def _check_entry(where: _Record, entry: Any, name: str, needed: bool) -> None:
     """One dataset that a model has learned from."""
     if not isinstance(entry, dict) or (needed and "dataset" not in entry):
         where.wrong(name, "an object with a `dataset`", entry)
@@ -95,7 +95,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     return files.read_json(path) if path.is_file() else None
 
 
-class _Place:
+class _Record:
     """Errors about one file."""
 
     def __init__(self, path: Path):

@@ -32,7 +32,7 @@ from torch import Tensor
 from lattok import checks
 from lattok.data import Progress, RobotDataset
 from lattok.data.fingerprint import fingerprint
-from lattok.data.prefetch import Abandoned, Ahead, Job, Stopped
+from lattok.data.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.files import alone, whole_file
 from lattok.image_lam.features import FrozenFeatures
 from lattok.types import Episode
@@ -216,12 +216,12 @@ def _joined(clips: dict[Clip, np.ndarray], episodes: Sequence[Episode], cameras:
     return CachedFeatures([[clips[Clip(episode.index, camera)] for camera in cameras] for episode in episodes])
 
 
-class _Busy(Exception):
+class _ComputedElsewhere(Exception):
     """Another process computes these very features."""
 
 
 def _busy() -> NoReturn:
-    raise _Busy
+    raise _ComputedElsewhere
 
 
 def _opened(places: dict[Clip, Kept]) -> dict[Clip, np.ndarray]:
@@ -254,13 +254,13 @@ def _made(places: dict[Clip, Kept], frozen: FrozenFeatures, read: PixelsOf) -> I
             yield _compute(frozen, read(*piece) if frames is None else frames, places[clip].dtype)
 
     busy = []
-    jobs = (Job(piece, piece[2] - piece[1]) for clip in places for piece in pieces[clip])
+    jobs = (Request(piece, piece[2] - piece[1]) for clip in places for piece in pieces[clip])
     with Ahead(prepare, jobs, AHEAD_FRAMES) as prepared:
         for clip in places:
             frames = (prepared(*piece) for piece in pieces[clip])
             try:
                 yield clip, make(clip, frames)
-            except _Busy:
+            except _ComputedElsewhere:
                 busy.append(clip)
             for _ in frames:  # what was not needed is asked for all the same: the next clip comes after it
                 pass
@@ -268,7 +268,7 @@ def _made(places: dict[Clip, Kept], frozen: FrozenFeatures, read: PixelsOf) -> I
         clip = busy.pop(0)
         try:
             yield clip, make(clip, repeat(None, len(pieces[clip])))
-        except _Busy:  # a process that ends, however it does, gives up what it was at
+        except _ComputedElsewhere:  # a process that ends, however it does, gives up what it was at
             busy.append(clip)
             time.sleep(WAIT_S)
 

@@ -22,8 +22,8 @@ from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling
 from lattok.progress import bar
 from lattok.recipes import earlier
+from lattok.recipes.cached_features import know_features
 from lattok.recipes.common import Begun, ImageOptions, MixOptions, Recipe, agree, finish
-from lattok.recipes.features import know_features
 from lattok.recipes.instructions import embed, file_hash
 from lattok.samples.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
 from lattok.samples.pairs import Instructions, PairBatches

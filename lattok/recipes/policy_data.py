@@ -20,7 +20,7 @@ from lattok.training import RUN
 from lattok.types import ActionTokenizer, PolicyBatch
 
 
-class Labelled(NamedTuple):
+class PolicySource(NamedTuple):
     """A dataset and the latent actions in it that a strategy learns from, if it does."""
 
     dataset: RobotDataset
@@ -33,7 +33,7 @@ def with_its_labels(recipe: Recipe[Any], dataset: RobotDataset) -> RobotDataset:
     return dataset if recipe.data.labels is None else with_labels(dataset, recipe.data.labels)
 
 
-def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> Labelled:
+def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
     """What the recipe's strategy learns from in a dataset with its labels."""
     data, plan = recipe.data, recipe.data.plan
     horizon = recipe.model.horizon
@@ -41,13 +41,13 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> Labelled:
         reason = f"`tokenizer` {data.tokenizer} was given, but {plan.name} learns nothing from tokens of actions."
         raise LattokError(f"{reason} Leave it out, or choose la_tok.")
     if plan.labels is None:
-        return Labelled(dataset)
+        return PolicySource(dataset)
     if data.tokenizer is not None:
         tokenizer = cast(ActionTokenizer, load(data.tokenizer))  # which is checked
-        return Labelled(dataset, tokenizer_spec(tokenizer, horizon, plan.needs), tokenizer)
+        return PolicySource(dataset, tokenizer_spec(tokenizer, horizon, plan.needs), tokenizer)
     prefix = data.prefix or only_prefix(dataset, plan.labels, plan.name)
     stride = None if data.latent_stride is None else checks.stride_in_frames(data.latent_stride, dataset.fps)
-    return Labelled(dataset, latent_spec(dataset, prefix, plan.labels, horizon, stride, needs=plan.needs))
+    return PolicySource(dataset, latent_spec(dataset, prefix, plan.labels, horizon, stride, needs=plan.needs))
 
 
 def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> list[int]:
@@ -61,7 +61,9 @@ def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> l
     return test or [episode.index for episode in dataset.episodes if episode.index not in chosen]
 
 
-def read_windows(recipe: Recipe[Any], source: Labelled, episodes: str | Sequence[int] | None = None) -> PolicyWindows:
+def read_windows(
+    recipe: Recipe[Any], source: PolicySource, episodes: str | Sequence[int] | None = None
+) -> PolicyWindows:
     """Every frame of the recipe's episodes (or of others) with the actions and labels that follow it."""
     data, config = recipe.data, recipe.model
     learns = bool(data.plan.losses)

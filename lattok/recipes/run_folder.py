@@ -25,7 +25,7 @@ class Begun(NamedTuple):
     contents: list[Content]  # of its datasets; empty but in the first process
 
 
-class Stored(NamedTuple):
+class StoredRun(NamedTuple):
     """What run/recipe.json says."""
 
     kind: str
@@ -35,7 +35,7 @@ class Stored(NamedTuple):
     inputs: dict[str, str]
 
 
-def read_recipe(out: Path) -> Stored:
+def read_recipe(out: Path) -> StoredRun:
     """run/recipe.json of a run folder, checked."""
     path = out / RUN / RECIPE
     value = files.read_json(path)
@@ -47,7 +47,7 @@ def read_recipe(out: Path) -> Stored:
     for name, digest in value["inputs"].items():
         if not isinstance(digest, str):
             checks.fail(f"inputs.{name}` in `{path}", "a hash", f"{digest!r:.60}", NEW_RUN)
-    return Stored(**{name: value[name] for name in kinds})
+    return StoredRun(**{name: value[name] for name in kinds})
 
 
 def never_saved(out: Path) -> bool:

@@ -24,8 +24,8 @@ from lattok.labels.columns import targets_of
 from lattok.normalize import Normalizer
 from lattok.recipes.common import first_process, wait_for_all
 from lattok.recipes.policy_data import (
-    Labelled,
     PolicyBatches,
+    PolicySource,
     find_labels,
     held_out_episodes,
     read_windows,
@@ -114,7 +114,7 @@ def train_study(
                 member.train((Path(member.out) / RUN / RECIPE).is_file(), resume_command)
         if data.proprio and not (out / PROPRIO / HELD_OUT).is_file():
             _say(PROPRIO)
-            _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), Labelled(dataset))
+            _train_proprio(_member(recipe, dataset, "baseline", PROPRIO), PolicySource(dataset))
         if first_process():
             write_table(out, [_row(out, name, recipe) for name in (*runs, *[PROPRIO] * data.proprio)])
         wait_for_all()
@@ -147,7 +147,7 @@ def _member(
     return replace(recipe, out=out, data=data, model=replace(recipe.model, **model))
 
 
-def _train_proprio(recipe: VLARecipe, source: Labelled) -> None:
+def _train_proprio(recipe: VLARecipe, source: PolicySource) -> None:
     """The control that sees only proprio, with the same batches and the same loop."""
     out, windows = Path(recipe.out), read_windows(recipe, source)
     if windows.states is None:

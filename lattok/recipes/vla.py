@@ -30,8 +30,8 @@ from lattok.recipes.common import (
     wait_for_all,
 )
 from lattok.recipes.policy_data import (
-    Labelled,
     PolicyBatches,
+    PolicySource,
     find_labels,
     held_out_episodes,
     read_windows,
@@ -191,7 +191,7 @@ class VLARecipe(Recipe[LatentVLA]):
         return f'Use it: policy = lattok.load("{self.out}"); policy.select_action(observation)'
 
 
-def _judge(recipe: VLARecipe, policy: LatentVLA, source: Labelled, windows: PolicyWindows) -> None:
+def _judge(recipe: VLARecipe, policy: LatentVLA, source: PolicySource, windows: PolicyWindows) -> None:
     """Write held_out.json, where episodes are left: errors of the actions, and how well latents are predicted."""
     others = held_out_episodes(source.dataset, recipe.data.episodes)
     if not others:
@@ -222,12 +222,12 @@ def _judge(recipe: VLARecipe, policy: LatentVLA, source: Labelled, windows: Poli
     print(errors.text)
 
 
-def new_policy(recipe: VLARecipe, source: Labelled) -> LatentVLA:
+def new_policy(recipe: VLARecipe, source: PolicySource) -> LatentVLA:
     """An untrained policy for this data; its normalisers are to be fitted."""
     return LatentVLA(*with_base(policy_config(recipe, source)))
 
 
-def policy_config(recipe: VLARecipe, source: Labelled) -> VLAConfig:
+def policy_config(recipe: VLARecipe, source: PolicySource) -> VLAConfig:
     """The recipe's policy for this data."""
     dataset, data = source.dataset, recipe.data
     actions = dimension_names(vector_key(dataset, "action_key", data.action_key))

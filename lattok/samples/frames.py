@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lattok import checks
-from lattok.data.prefetch import Abandoned, Ahead, Job, Stopped
+from lattok.data.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.data.schema import FrameTransform, Progress, RobotDataset
 from lattok.types import Episode
 
@@ -44,7 +44,7 @@ def decode_all(
     total, row = sum(e.length for e in episodes), 0
     frames = decode(episodes[0].index, lambda: False)
     store = _allocate((total, *frames.shape[1:]), cache_dir)
-    jobs = (Job((e.index,), e.length * frames[0].nbytes) for e in episodes[1:])
+    jobs = (Request((e.index,), e.length * frames[0].nbytes) for e in episodes[1:])
     with Ahead(decode, jobs, AHEAD, threads=min(DECODERS, os.cpu_count() or 1)) as decoded:
         for number, episode in enumerate(episodes):
             if number:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lattok.cli import main
-from lattok.cli.doctor import Diagnosis, Section, diagnose, environment, examine, media
+from lattok.cli.doctor import Diagnosis, Topic, diagnose, environment, examine, media
 from lattok.data import sample_dataset_path
 from lattok.evaluation.page.advice import FALLS_SHORT, advice_on
 from lattok.evaluation.report import NEEDS_TRAINING
@@ -206,5 +206,5 @@ def test_labels_beside_a_dataset(tmp_path: Path):
 
 
 def test_a_diagnosis_says_whether_it_is_healthy():
-    assert Diagnosis((Section("x", (), (Finding("warning", "Hm.", ""),)),)).healthy
-    assert not Diagnosis((Section("x", (), (Finding("error", "No.", ""),)),)).healthy
+    assert Diagnosis((Topic("x", (), (Finding("warning", "Hm.", ""),)),)).healthy
+    assert not Diagnosis((Topic("x", (), (Finding("error", "No.", ""),)),)).healthy

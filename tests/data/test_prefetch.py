@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lattok.data.prefetch import Abandoned, Ahead, Job
+from lattok.data.prefetch import Abandoned, Ahead, Request
 
 
 def test_results_come_in_order_and_within_the_bound(rng):
@@ -22,7 +22,7 @@ def test_results_come_in_order_and_within_the_bound(rng):
         time.sleep(0.001 * sizes[-i])
         return i * i
 
-    with Ahead(work, [Job((i,), size) for i, size in enumerate(sizes)], limit=9, threads=3) as ahead:
+    with Ahead(work, [Request((i,), size) for i, size in enumerate(sizes)], limit=9, threads=3) as ahead:
         for i in range(40):
             taken.append(i)
             assert ahead(i) == i * i
@@ -31,7 +31,7 @@ def test_results_come_in_order_and_within_the_bound(rng):
 
 
 def test_a_job_larger_than_the_bound_is_done_alone():
-    with Ahead(lambda i, stopped: i, [Job((i,), 100) for i in range(3)], limit=9) as ahead:
+    with Ahead(lambda i, stopped: i, [Request((i,), 100) for i in range(3)], limit=9) as ahead:
         assert [ahead(i) for i in range(3)] == [0, 1, 2]
 
 
@@ -39,7 +39,7 @@ def test_errors_come_where_the_result_is_taken():
     def work(i, stopped):
         return 1 // (i - 2)
 
-    with Ahead(work, [Job((i,), 1) for i in range(5)], limit=9) as ahead:
+    with Ahead(work, [Request((i,), 1) for i in range(5)], limit=9) as ahead:
         assert [ahead(0), ahead(1)] == [-1, -1]
         with pytest.raises(ZeroDivisionError):
             ahead(2)
@@ -57,7 +57,7 @@ def test_leaving_stops_what_runs():
         ended.append(i)
         raise Abandoned
 
-    with Ahead(work, [Job((i,), 1) for i in range(50)], limit=99, threads=2):
+    with Ahead(work, [Request((i,), 1) for i in range(50)], limit=99, threads=2):
         running.wait()
     assert 1 <= len(ended) <= 2
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lattok")]

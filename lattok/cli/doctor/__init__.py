@@ -16,7 +16,7 @@ from lattok.findings import Finding, by_severity, fitted, lines
 Probe = Callable[[], Iterator[tuple[str, str] | Finding]]  # facts (label, text) and findings, as they come
 
 
-class Section(NamedTuple):
+class Topic(NamedTuple):
     """What was found out about one thing."""
 
     title: str
@@ -27,7 +27,7 @@ class Section(NamedTuple):
 class Diagnosis(NamedTuple):
     """All sections, in the order in which they were asked for."""
 
-    sections: tuple[Section, ...]
+    sections: tuple[Topic, ...]
 
     @property
     def healthy(self) -> bool:
@@ -57,7 +57,7 @@ def diagnose(subjects: Sequence[str] = (), revision: str | None = None) -> Diagn
     return Diagnosis(tuple(sections))
 
 
-def examine(title: str, *probes: Probe) -> Section:
+def examine(title: str, *probes: Probe) -> Topic:
     """Run probes one after the other; one that fails is a finding, and the others go on."""
     facts: list[tuple[str, str]] = []
     findings: list[Finding] = []
@@ -74,7 +74,7 @@ def examine(title: str, *probes: Probe) -> Section:
             what = f"Looking at {getattr(probe, '__name__', 'it').replace('_', ' ').strip()} failed: "
             advice = "Install that package again; if it stays, report it with this text."
             findings.append(Finding("error", f"{what}{type(error).__name__}: {first_line(error).rstrip('.')}.", advice))
-    return Section(title, tuple(facts), by_severity(findings))
+    return Topic(title, tuple(facts), by_severity(findings))
 
 
 def _probes_of(subject: str, revision: str | None) -> list[Probe]:

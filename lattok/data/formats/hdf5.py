@@ -17,7 +17,7 @@ from lattok.checks import LattokError
 from lattok.data.formats.hdf5_meta import (
     Contents,
     Demo,
-    Stored,
+    StoredArray,
     alike,
     difference,
     open_file,
@@ -52,7 +52,7 @@ UPSIDE_DOWN = Finding(
 class Column(NamedTuple):
     """Where a column comes from: one dataset, or several side by side."""
 
-    parts: tuple[Stored, ...]
+    parts: tuple[StoredArray, ...]
     feature: Feature
 
 
@@ -151,7 +151,7 @@ class RobomimicHDF5(RobotDataset):
             values = parts[0].reshape(length, *(() if column.feature.shape == (1,) else column.feature.shape))
         return values.astype(column.feature.dtype, copy=False)
 
-    def _rows(self, episode_index: int, stored: Stored, rows: np.ndarray) -> np.ndarray:
+    def _rows(self, episode_index: int, stored: StoredArray, rows: np.ndarray) -> np.ndarray:
         """Rows of a dataset, ascending and each once."""
         demo = self._demo(episode_index)
         first, last = int(rows[0]), int(rows[-1]) + 1
@@ -230,10 +230,10 @@ def _frames_per_second(root: Path, contents: dict[Path, Contents]) -> float:
     return first.fps
 
 
-def _columns(layout: tuple[Stored, ...]) -> dict[str, Column]:
+def _columns(layout: tuple[StoredArray, ...]) -> dict[str, Column]:
     """Features by key, cameras last."""
     columns: dict[str, Column] = {}
-    observations: dict[str, Stored] = {}
+    observations: dict[str, StoredArray] = {}
     for stored in layout:
         name = stored.path.removeprefix("obs/")
         if stored.is_camera:

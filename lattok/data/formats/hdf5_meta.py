@@ -31,7 +31,7 @@ LEFT_OUT = {
 }
 
 
-class Stored(NamedTuple):
+class StoredArray(NamedTuple):
     """A dataset of every demonstration: where it is, and what one step of it is."""
 
     path: str  # in the demonstration's group
@@ -56,7 +56,7 @@ class Contents(NamedTuple):
     """What is in a file."""
 
     demos: tuple[Demo | str, ...]  # in the order of their numbers; for one that cannot be read, the reason
-    layout: tuple[Stored, ...]  # of all demonstrations that can be read; empty if there is none
+    layout: tuple[StoredArray, ...]  # of all demonstrations that can be read; empty if there is none
     left_out: tuple[tuple[str, str], ...]  # other members of a demonstration, with the reason
     fps: float | None
     robot: str | None
@@ -154,12 +154,12 @@ def read_contents(path: Path) -> Contents:
     )
 
 
-def alike(one: tuple[Stored, ...], other: tuple[Stored, ...]) -> bool:
+def alike(one: tuple[StoredArray, ...], other: tuple[StoredArray, ...]) -> bool:
     """Tell whether two demonstrations hold the same datasets, in any order."""
     return set(one) == set(other)
 
 
-def difference(one: tuple[Stored, ...], other: tuple[Stored, ...]) -> str:
+def difference(one: tuple[StoredArray, ...], other: tuple[StoredArray, ...]) -> str:
     """The first thing that `other` has differently, for a message."""
     expected, got = ({stored.path: stored for stored in layout} for layout in (one, other))
     path = next(path for path in (*expected, *got) if expected.get(path) != got.get(path))
@@ -172,7 +172,7 @@ def difference(one: tuple[Stored, ...], other: tuple[Stored, ...]) -> str:
 
 def _list_demo(
     path: Path, group: Any, name: str, instruction: str
-) -> tuple[Demo | str, tuple[Stored, ...], tuple[str, ...]]:
+) -> tuple[Demo | str, tuple[StoredArray, ...], tuple[str, ...]]:
     """A demonstration or the reason why not, its layout, and what else is in it."""
     try:
         with reading(path, f", {name}"):
@@ -198,7 +198,7 @@ def _list_demo(
         return str(error), (), ()
 
 
-def _members(demo: Any, length: int, where: str) -> tuple[tuple[Stored, ...], tuple[str, ...]]:
+def _members(demo: Any, length: int, where: str) -> tuple[tuple[StoredArray, ...], tuple[str, ...]]:
     """Datasets of a demonstration that are offered, and names of all else in it."""
     layout = []
     others = [key for key in demo if key not in (*MEMBERS, "obs")]
@@ -215,11 +215,11 @@ def _members(demo: Any, length: int, where: str) -> tuple[tuple[Stored, ...], tu
             raise LattokError(
                 f"{where}: expected {length} rows of `{member}`, one per action, got {rows}. Copy it again."
             )
-        layout.append(Stored(member, dataset.dtype.name, dataset.shape[1:]))
+        layout.append(StoredArray(member, dataset.dtype.name, dataset.shape[1:]))
     return tuple(layout), tuple(others)
 
 
-def _like_others(demo: Demo | str, own: tuple[Stored, ...], layout: tuple[Stored, ...]) -> Demo | str:
+def _like_others(demo: Demo | str, own: tuple[StoredArray, ...], layout: tuple[StoredArray, ...]) -> Demo | str:
     if isinstance(demo, str) or alike(own, layout):
         return demo
     return f"{demo.file}, {demo.name}: {difference(layout, own)}, unlike most demonstrations of the file. Remove it."

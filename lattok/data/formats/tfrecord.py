@@ -70,7 +70,7 @@ class RecordFile:
             yield Example(file, start, start + size, where)
 
 
-class Place(NamedTuple):
+class ListPlace(NamedTuple):
     """Where the list of a feature lies in the file, and what it holds: bytes, float, int64 or "" for nothing."""
 
     kind: str
@@ -127,9 +127,9 @@ class Example:
         spans = self._spans(name, SIZED)
         return [self._read(*spans[i]) for i in (range(len(spans)) if indices is None else indices)]
 
-    def _walk(self, start: int, stop: int) -> dict[str, Place]:
+    def _walk(self, start: int, stop: int) -> dict[str, ListPlace]:
         """Example {1: Features {1: entry {1: name, 2: Feature {KINDS: list}}, ...}}"""
-        places: dict[str, Place] = {}
+        places: dict[str, ListPlace] = {}
         for _, features in self._messages(start, stop, (1,)):
             for _, entry in self._messages(*features, (1,)):
                 pieces = self._messages(*entry, (1, 2))
@@ -140,7 +140,7 @@ class Example:
                 lists = self._messages(*parts.get(2, (0, 0)), KINDS)
                 if name in places or len(lists) > 1:
                     self.fail(f"`{name}` is there twice")
-                places[name] = Place(KINDS[lists[0][0]], *lists[0][1]) if lists else Place("", 0, 0)
+                places[name] = ListPlace(KINDS[lists[0][0]], *lists[0][1]) if lists else ListPlace("", 0, 0)
         return places
 
     def _name(self, start: int, stop: int) -> str:
@@ -212,7 +212,7 @@ class Example:
         if got not in (kind, ""):
             self.fail(f"`{name}`: expected {kind} values, got {got}")
 
-    def _place(self, name: str) -> Place:
+    def _place(self, name: str) -> ListPlace:
         if name not in self.places:
             self.fail(f"it has no `{name}`")
         return self.places[name]

@@ -1,0 +1,68 @@
+"""One word, one thing: a module or a class has a name of its own, or stands here with the reason why it shares one."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import lattok
+
+ROOT = Path(lattok.__file__).parent
+FAMILY = "the same part of every family of models"
+VERB = "cli has one module for each verb, under the verb's name"
+FAST = "goes when the fast inference of both families has a room of its own"
+MODULES = {
+    "action_vq": "what a room does for one family has the family's name",
+    "base": FAMILY,
+    "columns": "annotation writes the columns that labels reads",
+    "compiled": FAST,
+    "config": FAMILY,
+    "convert": f"{FAMILY}; {VERB}",
+    "evaluate": VERB,
+    "image_lam": "what a room does for one family has the family's name",
+    "labels": VERB,
+    "losses": FAMILY,
+    "model": FAMILY,
+    "onnx_graph": FAST,
+    "pairs": FAST,
+}
+CLASSES = {
+    "ActionHead": FAST,
+    "Affine": FAST,
+    "Engine": FAST,
+    "Graph": FAST,
+    "VideoEncoder": FAST,
+}
+
+
+def shared(names: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {name: places for name, places in sorted(names.items()) if len(places) > 1}
+
+
+def modules() -> dict[str, list[str]]:
+    found = defaultdict(list)
+    for path in sorted(ROOT.rglob("*.py")):
+        if not path.stem.startswith("__"):
+            found[path.stem].append(path.relative_to(ROOT).as_posix())
+    return shared(found)
+
+
+def classes() -> dict[str, list[str]]:
+    """Classes by name; an underscore in front does not make it another word."""
+    found = defaultdict(list)
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                found[node.name.lstrip("_")].append(path.relative_to(ROOT).as_posix())
+    return shared(found)
+
+
+def test_modules_have_names_of_their_own():
+    new = {name: places for name, places in modules().items() if name not in MODULES}
+    assert not new, f"rename all but one of these, or say in MODULES why they share a name: {new}"
+
+
+def test_classes_have_names_of_their_own():
+    new = {name: places for name, places in classes().items() if name not in CLASSES}
+    assert not new, f"rename all but one of these, or say in CLASSES why they share a name: {new}"
