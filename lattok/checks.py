@@ -38,7 +38,7 @@ def within_memory(what: str, way_out: str) -> Iterator[None]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is a lack of memory, for which torch has no class of its own on a CPU."""
+    """Tell whether this is a lack of memory, for which torch has no class of its own on a CPU."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
@@ -46,7 +46,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a number, which true and false are not."""
+    """Tell whether this is a number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

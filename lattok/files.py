@@ -60,12 +60,12 @@ def _temporary_in(folder: Path) -> Iterator[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether this is a temporary file of ours, perhaps left by a process that was killed."""
+    """Tell whether this is a temporary file of ours, perhaps left by a process that was killed."""
     return TEMPORARY.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
 def is_free(folder: Path) -> bool:
-    """Whether `folder` is new, or holds nothing but what killed processes left of temporary files."""
+    """Tell whether `folder` is new, or holds nothing but what killed processes left of temporary files."""
     return not os.path.lexists(folder) or (folder.is_dir() and all(map(is_temporary, folder.iterdir())))
 
 
@@ -158,7 +158,7 @@ def _begins_marked(path: Path) -> bool:
 
 
 def same_file(file: IO[Any], path: Path) -> bool:
-    """Whether the open file is still the one of that name."""
+    """Tell whether the open file is still the one of that name."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -399,5 +399,5 @@ def finite(value: Any) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, as one line; its kind where it says nothing."""
+    """Return what an exception says, as one line; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

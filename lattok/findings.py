@@ -26,7 +26,7 @@ def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def some_of(findings: Iterable[Finding], rest: str) -> Iterator[Finding]:
-    """The first few findings of one kind, and the number of the others, which are `rest`."""
+    """Return the first few findings of one kind, and the number of the others, which are `rest`."""
     different = list(dict.fromkeys(findings))
     yield from different[:SHOWN]
     if len(different) > SHOWN:

@@ -76,7 +76,7 @@ def translate(
 
 
 def _fill(source: Join, foreign: Mapping[str, Tensor], wanted: Tensor) -> tuple[Tensor, str]:
-    """What stands for `wanted`, and why it cannot, if it cannot."""
+    """Return what stands for `wanted`, and why it cannot, if it cannot."""
     try:
         made = source.make(*(foreign[key] for key in source.keys))
     except (RuntimeError, ValueError, IndexError):  # the transform met shapes that it was not made for
@@ -188,7 +188,7 @@ class _Operation(NamedTuple):
 
 
 def _operations(path: Path) -> list[_Operation]:
-    """The steps of the pickle in a file of torch.save; none of an older or damaged file."""
+    """Return the steps of the pickle in a file of torch.save; none of an older or damaged file."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = next(archive.read(member) for member in archive.namelist() if member.endswith("/data.pkl"))
@@ -251,7 +251,7 @@ def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[st
 
 
 def _contents(value: Any) -> str:
-    """What a value is, in a few words."""
+    """Return what a value is, in a few words."""
     if isinstance(value, Mapping):
         return f"a dictionary with {', '.join(map(str, value)) or 'nothing'}"
     if isinstance(value, Tensor):

@@ -68,7 +68,7 @@ class Normalizer(nn.Module):
         return self._set(*np.array(maps).T)
 
     def unsound(self) -> list[str]:
-        """What is wrong with the map, as it came from a file."""
+        """Return what is wrong with the map, as it came from a file."""
         problems = []
         if not bool(self.shift.isfinite().all()):
             problems.append("shift has numbers that are not finite")
@@ -124,7 +124,7 @@ def kinds_of(normalize: str, exceptions: Sequence[str], names: Sequence[str], di
 
 
 def clipped_kinds(kinds: Sequence[str], clip: bool) -> list[bool]:
-    """Which dimensions end at -1 and 1; asking for it where no dimension has a range is an error."""
+    """Tell which dimensions end at -1 and 1; asking for it where no dimension has a range is an error."""
     if clip and not set(kinds) & set(CLIPPED):
         checks.fail("normalize_clip", f"False unless normalize is {' or '.join(CLIPPED)}", clip)
     return [clip and kind in CLIPPED for kind in kinds]

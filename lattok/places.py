@@ -30,7 +30,7 @@ _SEPARATORS = re.compile(r"[/\\]")
 
 
 def inside(root: Path, relative: Any, what: str) -> Path:
-    """The file that something in a dataset calls `relative`: text without `..` that stays below `root`.
+    """Return the file that something in a dataset calls `relative`: text without `..` that stays below `root`.
 
     `what` names file and field in errors. The file need not be there.
     """
@@ -104,7 +104,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_file_name(text: str) -> bool:
-    """Whether a name out of a dataset can be the name of a file or folder, on every system."""
+    """Tell whether a name out of a dataset can be the name of a file or folder, on every system."""
     odd = any(not character.isprintable() for character in text) or set(text) & set('/\\<>:"|?*')
     return not odd and text.strip(". ") != "" and len(text.encode()) <= NAME_BYTES
 

@@ -26,12 +26,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 def restated(stop: KeyboardInterrupt, text: str) -> Interrupted:
-    """The same request to stop in other words."""
+    """Return the same request to stop in other words."""
     return Interrupted(text, number_of(stop))
 
 
 def number_of(stop: KeyboardInterrupt) -> int:
-    """The signal that asked."""
+    """Return the signal that asked."""
     return getattr(stop, "number", int(signal.SIGINT))
 
 

@@ -84,11 +84,11 @@ class Labeller:
         return {"type": self.type or type(self).__name__}
 
     def for_dataset(self, name: str) -> Any:
-        """The model with the normaliser of one of its `datasets`."""
+        """Return the model with the normaliser of one of its `datasets`."""
         return self
 
     def to(self, device: Any) -> Any:
-        """The model on that device."""
+        """Return the model on that device."""
         return self
 
 
@@ -129,7 +129,7 @@ class VideoLabeller(Labeller):
     language: str | None = None  # what reads the instruction in a model of stage 1, which cannot label
 
     def stride_frames(self, fps: float) -> int:
-        """The model's stride in frames of a dataset."""
+        """Return the model's stride in frames of a dataset."""
         raise NotImplementedError
 
     def resize(self, frames: np.ndarray) -> np.ndarray:
@@ -156,13 +156,13 @@ class LatentTarget(NamedTuple):
     valid: Tensor  # [B, S] bool: supervise here
 
     def nearest(self, steps: int) -> LatentTarget:
-        """The target stretched over `steps`: each gets the latent action of the step nearest in time."""
+        """Return the target stretched over `steps`: each gets the latent action of the step nearest in time."""
         have = self.valid.shape[1]
         index = ((torch.arange(steps, device=self.valid.device) + 0.5) * have / steps).long()
         return self._each(lambda part: part[:, index])
 
     def to(self, device: torch.device) -> LatentTarget:
-        """The target on another device."""
+        """Return the target on another device."""
         return self._each(lambda part: part.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> LatentTarget:

@@ -20,7 +20,7 @@ class Engine(Protocol):
         ...
 
     def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Labelled]]:
-        """The labels of every unit, in any order, as they are finished."""
+        """Return the labels of every unit, in any order, as they are finished."""
         ...
 
 

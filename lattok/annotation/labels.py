@@ -118,7 +118,7 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
 def piece_of_frames(
     work: Work, prefix: str, index: int, first: int, last: int, stopped: Stopped = lambda: False
 ) -> np.ndarray:
-    """What the model of `prefix` sees of the frames [first, last) of an episode, uint8 [n, V, h, w, 3].
+    """Return what the model of `prefix` sees of the frames [first, last) of an episode, uint8 [n, V, h, w, 3].
 
     `stopped` is asked before every block.
     """
@@ -133,7 +133,7 @@ def piece_of_frames(
 
 
 def jobs(work: Work, units: Sequence[Unit]) -> Iterator[Request]:
-    """What is to be decoded for these units, in the order in which `label_decoded` asks."""
+    """Return what is to be decoded for these units, in the order in which `label_decoded` asks."""
     for unit in units:
         for index, length in zip(unit.episodes, unit.lengths, strict=True):
             for piece in _pieces(work, index, length):

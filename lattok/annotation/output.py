@@ -103,7 +103,7 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
 
 
 def _spec(model: Labeller, prefix: str, shapes: Shapes, stride: int) -> LatentSpec:
-    """What labels are, by the shapes of their columns."""
+    """Return what labels are, by the shapes of their columns."""
     _, codes = shapes.get(f"{prefix}.codes", ("", (0,)))
     _, vectors = shapes.get(f"{prefix}.embedding", ("", (0, 0)))
     return spec_of(model, prefix, codes[0], vectors[0], vectors[1], stride)

@@ -56,7 +56,7 @@ def request_hash(work: Work, identities: Identities) -> str:
 
 
 def check_places(dataset: RobotDataset, out: str | os.PathLike[str]) -> Path:
-    """Where the result goes."""
+    """Tell where the result goes."""
     root = dataset.root
     source, target = root.resolve(), Path(out).resolve()
     if target == source or source in target.parents:

@@ -67,7 +67,7 @@ class Staging:
             yield
 
     def has(self, key: str) -> bool:
-        """Whether all labels of a unit are there; one with failures is worth another try."""
+        """Tell whether all labels of a unit are there; one with failures is worth another try."""
         failures = self.failures(key)
         return failures is not None and not any(failures.values())
 
@@ -79,7 +79,7 @@ class Staging:
             np.savez(file, **{FAILED: failed, **rows})  # type: ignore[arg-type]
 
     def load(self, key: str) -> StoredUnit:
-        """What was stored of a unit."""
+        """Return what was stored of a unit."""
         try:
             with open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
                 rows = {name: stored[name] for name in stored if name != FAILED}
@@ -90,7 +90,7 @@ class Staging:
             raise LattokError(message) from None
 
     def failures(self, key: str) -> Failures | None:
-        """What is missing in a unit, and why; None where the unit is not there. Reads nothing else."""
+        """Return what is missing in a unit, and why; None where the unit is not there. Reads nothing else."""
         try:
             with open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
                 return _failures(stored)
@@ -147,7 +147,7 @@ class Staging:
         sync_folder(self.out.parent)
 
     def published(self) -> dict[str, Any] | None:
-        """The record of what lies at `out`, if it is the untouched result of an earlier run of this request."""
+        """Return the record of what lies at `out`, if it is the untouched result of an earlier run of this request."""
         if not (self.folder / "done").is_file() or not self.out.exists():
             return None
         done, mark = read_json(self.folder / "done"), fingerprint(self.out, linked=True)
@@ -175,11 +175,11 @@ class Staging:
         shutil.rmtree(self._units, ignore_errors=True)
 
     def holds_labels(self) -> bool:
-        """Whether any unit of this request is there."""
+        """Tell whether any unit of this request is there."""
         return any(self._units.glob("*.npz"))
 
     def is_new(self) -> bool:
-        """Whether nothing here is worth keeping: no labels of any request, no record of an output."""
+        """Tell whether nothing here is worth keeping: no labels of any request, no record of an output."""
         return not any((self.folder / "units").glob("*/*.npz")) and not (self.folder / "done").exists()
 
     def _path(self, key: str) -> Path:

@@ -73,7 +73,7 @@ def verify(
 
 
 def known_labels(dataset: RobotDataset) -> dict[str, Any]:
-    """What an annotated dataset says about its labels, by prefix: entries with all that `verify` compares."""
+    """Return what an annotated dataset says about its labels, by prefix: entries with all that `verify` compares."""
     entries = provenance_of(dataset)
     if not entries and not unsaid(dataset, {}):
         raise nothing(dataset)
@@ -87,7 +87,7 @@ def known_labels(dataset: RobotDataset) -> dict[str, Any]:
 
 
 def _assumed(dataset: RobotDataset, prefix: str, model: Any) -> dict[str, Any]:
-    """The entry that labels of this model would have, of columns about which nothing is written down."""
+    """Return the entry that labels of this model would have, of columns about which nothing is written down."""
     own = {name: feature for name, feature in dataset.features.items() if name.startswith(prefix + ".")}
     if model.label_source == "video":
         spec = LatentSpec("steps", stride=model.stride_frames(dataset.fps))

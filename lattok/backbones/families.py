@@ -73,7 +73,7 @@ FAMILIES = (
 
 
 def family_of(config: Any) -> Family:
-    """The family of a model by its transformers config; every model without images is one of "text"."""
+    """Return the family of a model by its transformers config; every model without images is one of "text"."""
     for family in FAMILIES:
         if config.model_type in family.model_types:
             return family

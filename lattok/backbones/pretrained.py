@@ -124,7 +124,7 @@ def check_revision(name: str, found: str | None, saved: str | None) -> None:
 
 
 def commit(folder: Path) -> str | None:
-    """The commit of a folder of the Hub's cache, or of one that `hf download --local-dir` filled."""
+    """Return the commit of a folder of the Hub's cache, or of one that `hf download --local-dir` filled."""
     if folder.parent.name == "snapshots":
         return folder.name
     note = folder / ".cache" / "huggingface" / "download" / "config.json.metadata"

@@ -17,7 +17,7 @@ _NAME = re.compile(re.escape(PREFIX) + r"[\w-]+(\.[\w-]+)*")
 
 
 def with_cameras(dataset: RobotDataset, cameras: Sequence[str] | Mapping[str, str]) -> RobotDataset:
-    """The dataset with these cameras only, in this order; a mapping {"front": "image_0"} gives them new names.
+    """Return the dataset with these cameras only, in this order; a mapping {"front": "image_0"} gives them new names.
 
     Short names are allowed, as everywhere. A view: nothing is copied, and all else is the dataset's own.
     """

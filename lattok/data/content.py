@@ -53,7 +53,7 @@ class Content(NamedTuple):
 def content_of(
     dataset: RobotDataset, episodes: Sequence[Episode], columns: Iterable[str] = (), cameras: Sequence[str] = ()
 ) -> Content:
-    """The content of `episodes`: their actions, further `columns`, and pictures of `cameras`, if any."""
+    """Return the content of `episodes`: their actions, further `columns`, and pictures of `cameras`, if any."""
     source = _behind(dataset)
     keys = _columns(source, columns)
     facts = {
@@ -123,12 +123,12 @@ class Known(NamedTuple):
     in_order: str
 
     def undecided(self, digest: bytes) -> bool:
-        """Whether an episode may be among those that are not kept."""
+        """Tell whether an episode may be among those that are not kept."""
         return self.last is not None and digest > self.last
 
 
 def known_of(record: Any) -> dict[str, Known]:
-    """What `record_of` made, read back; anything else is a `LattokError`."""
+    """Return what `record_of` made, read back; anything else is a `LattokError`."""
     try:
         return {name: _known(record[name]) for name in ("actions", "videos") if name in record}
     except (TypeError, ValueError, KeyError, binascii.Error):
@@ -145,7 +145,7 @@ def _known(entry: Any) -> Known:
 
 
 def _behind(dataset: RobotDataset) -> RobotDataset:
-    """The dataset itself, behind all views of it."""
+    """Return the dataset itself, behind all views of it."""
     while isinstance(dataset, View):
         dataset = dataset.dataset
     return dataset
@@ -214,7 +214,7 @@ Spans = Callable[[int], list[tuple[Path, float]]]  # of an episode: files of its
 
 
 def _video_spans(source: RobotDataset, cameras: Sequence[str]) -> Spans | None:
-    """Where the videos of episodes are; None where pictures lie among the numbers."""
+    """Tell where the videos of episodes are; None where pictures lie among the numbers."""
 
     def spans(index: int) -> list[tuple[Path, float]]:
         found = (source.video_span(index, camera) for camera in sorted(cameras))

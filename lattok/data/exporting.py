@@ -156,7 +156,7 @@ def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
 
 
 def _column(feature: Feature) -> Feature:
-    """The feature as it can be written without loss."""
+    """Return the feature as it can be written without loss."""
     dtype = "float32" if feature.dtype == "float16" else feature.dtype  # which LeRobot does not know
     return feature._replace(dtype=dtype, shape=feature.shape or (1,))
 
@@ -175,7 +175,7 @@ def _camera(
 
 
 def _keeps(dataset: RobotDataset, key: str, tried: Sequence[Episode]) -> bool:
-    """Whether the dataset stores encoded images that can be stored again as they are."""
+    """Tell whether the dataset stores encoded images that can be stored again as they are."""
     for episode in tried:
         try:
             stored = dataset.encoded_images(episode.index, key)
@@ -210,7 +210,7 @@ def _cannot_read(reason: str) -> LattokError:
 
 
 def _tasks(dataset: RobotDataset, episode: Episode) -> str | list[str]:
-    """The instruction of an episode, or of each of its frames where there are several."""
+    """Return the instruction of an episode, or of each of its frames where there are several."""
     if len(episode.tasks) > 1 and "task_index" in dataset.features:
         numbers = dataset.columns(episode.index, ["task_index"])["task_index"]
         if not 0 <= numbers.min() <= numbers.max() < len(dataset.tasks):

@@ -70,14 +70,14 @@ def formats() -> list[type[RobotDataset]]:
 
 
 def _options(format_: type[RobotDataset]) -> dict[str, Any]:
-    """What a format takes by keyword, with its types."""
+    """Return what a format takes by keyword, with its types."""
     named = inspect.signature(format_).parameters.values()
     hints = get_type_hints(format_.__init__)
     return {p.name: hints.get(p.name, Any) for p in named if p.kind is p.KEYWORD_ONLY}
 
 
 def _is_no_description(place: Path) -> bool:
-    """Whether a JSON file is a part of a dataset, and so describes no dataset by itself."""
+    """Tell whether a JSON file is a part of a dataset, and so describes no dataset by itself."""
     beside = place.parent
     named = place.name in ("dataset_info.json", "features.json")
     return place.is_file() and (named or (place.name == "info.json" and beside.name == "meta"))
@@ -145,7 +145,7 @@ def _open(place: Path, options: dict[str, Any]) -> RobotDataset:
 
 
 def _seen_as(dataset: RobotDataset, cameras: Any = None, action_space: Any = None, actions: Any = None) -> RobotDataset:
-    """The dataset with the cameras and the actions that its user asks for."""
+    """Return the dataset with the cameras and the actions that its user asks for."""
     if cameras is not None:
         dataset = with_cameras(dataset, cameras)
     if action_space is not None:
@@ -191,7 +191,7 @@ def _look_at(place: Path) -> tuple[type[RobotDataset], Path]:
 
 
 def _whole_of(file: Path) -> str:
-    """What to give instead of a file that is no dataset."""
+    """Return what to give instead of a file that is no dataset."""
     if file.suffix.lower() in ARRAYS:
         return "Write arrays as a dataset first, with lattok.data.LeRobotWriter; tokenizers also fit them as they are."
     found = next(filter(None, (each.whole_of(file) for each in formats())), "")

@@ -112,12 +112,12 @@ class RobotDataset(ABC):
 
     @classmethod
     def guess(cls, folder: Path) -> bool:
-        """Whether `folder` may be one of this format, where no format recognises anything."""
+        """Tell whether `folder` may be one of this format, where no format recognises anything."""
         return False
 
     @classmethod
     def whole_of(cls, file: Path) -> str:
-        """What to give instead of a file of such a dataset, as a sentence; empty where it is none."""
+        """Return what to give instead of a file of such a dataset, as a sentence; empty where it is none."""
         return ""
 
     @abstractmethod
@@ -156,7 +156,7 @@ class RobotDataset(ABC):
         return self.columns(episode_index, keys)
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
-        """The images of one camera (full key) as they are stored, JPEG or PNG; None where they are not."""
+        """Return the images of one camera (full key) as they are stored, JPEG or PNG; None where they are not."""
         return None
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float] | None:
@@ -164,7 +164,7 @@ class RobotDataset(ABC):
         return None
 
     def original_camera(self, key: str) -> str:
-        """What the files call the camera `key`, whatever name a view gives it."""
+        """Return what the files call the camera `key`, whatever name a view gives it."""
         return key
 
     @property
@@ -240,7 +240,7 @@ class View(RobotDataset):
 
 
 def same_split(one: str | None, other: str | None) -> bool:
-    """Whether two splits are one, as far as both are known: records of older versions do not say."""
+    """Tell whether two splits are one, as far as both are known: records of older versions do not say."""
     return one == other or None in (one, other)
 
 
@@ -265,7 +265,7 @@ def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tu
 
 
 def short_name(key: str) -> str:
-    """What users call a camera: the end of its key after the last dot."""
+    """Return what users call a camera: the end of its key after the last dot."""
     return key.rsplit(".", 1)[-1]
 
 

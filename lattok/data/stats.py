@@ -45,7 +45,7 @@ class ImageStats:
         total = int(ends[0, -1])
 
         def ranked(rank: float) -> np.ndarray:
-            """The pixel of a rank in each channel, between two of them where it is no whole number."""
+            """Return the pixel of a rank in each channel, between two of them where it is no whole number."""
             low, high = (
                 value[[np.searchsorted(end, r, side="right") for end in ends]] for r in (int(rank), math.ceil(rank))
             )

@@ -144,7 +144,7 @@ class DataFile:
         return column
 
     def batches(self, keys: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-        """The named columns from first row to last, at most `rows` at a time."""
+        """Return the named columns from first row to last, at most `rows` at a time."""
         total = int(self.starts[-1])
         borders = np.searchsorted(self.starts, [*range(0, total, rows), total])
         for first, last in pairwise(np.unique(borders).tolist()):  # over all row groups at once arrow reads far ahead
@@ -197,7 +197,7 @@ class ColumnReader:
         self._bytes = 0
 
     def file(self, path: Path) -> DataFile:
-        """The opened file."""
+        """Return the opened file."""
         with self._lock:
             if path not in self._files:
                 self._files[path] = DataFile(path)

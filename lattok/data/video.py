@@ -175,7 +175,7 @@ def _opened(path: Path) -> InputContainer:
 
 
 def _ends_empty(path: Path) -> bool:
-    """Whether the last 64 MB are zeros, judged by one page of every MB."""
+    """Tell whether the last 64 MB are zeros, judged by one page of every MB."""
     size = path.stat().st_size
     if size < EMPTY_END:
         return False

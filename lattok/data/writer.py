@@ -260,7 +260,7 @@ class LeRobotWriter:
     def _values(
         self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], length: int, tasks: list[int]
     ) -> dict[str, np.ndarray]:
-        """The given columns in their declared types, and LeRobot's index columns."""
+        """Return the given columns in their declared types, and LeRobot's index columns."""
         values = {key: index_column(key, length, self._episodes, 0, self._fps) for key in INDEX_FEATURES}
         values |= {"index": self._frames + np.arange(length), "task_index": np.array(tasks)}
         for key, given in columns.items():

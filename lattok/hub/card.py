@@ -32,7 +32,7 @@ def plain(text: Any) -> str:
 
 
 def written_by_somebody(path: Path) -> str | None:
-    """The text of a card that is not as lattok wrote it; None where there is no card, or one of lattok's."""
+    """Return the text of a card that is not as lattok wrote it; None where there is no card, or one of lattok's."""
     if not path.is_file():
         return None
     with path.open("rb") as file:  # a stranger's may be as large as a disk
@@ -46,7 +46,7 @@ def _signature(text: str) -> str:
 
 
 def license_of(path: Path) -> str | None:
-    """The licence that a card names; None where there is no card, or it names none."""
+    """Return the licence that a card names; None where there is no card, or it names none."""
     if not path.is_file():
         return None
     with path.open(encoding="utf-8", errors="replace") as file:
@@ -63,7 +63,7 @@ def model_card(
     judged_by: str,
     facts: Mapping[str, Any],
 ) -> str:
-    """What it is, how to load it, and the last evaluation as a table. `facts` stand at the top."""
+    """Return what it is, how to load it, and the last evaluation as a table. `facts` stand at the top."""
     shown = " ".join("".join(c if c.isprintable() else " " for c in name).split())
     lines = [*_front(facts), f"# {plain(name)}", "", what, "", "```python", "import lattok"]
     lines += [f"model = lattok.load({json.dumps(shown, ensure_ascii=False)})", "```", "", "## Evaluation", ""]

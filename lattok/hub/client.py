@@ -101,7 +101,7 @@ def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
 
 
 def here(name: Any, folder: Path = Path()) -> Path | None:
-    """What lies on this machine under `name`, which may be relative to a folder; None where nothing does."""
+    """Return what lies on this machine under `name`, which may be relative to a folder; None where nothing does."""
     try:
         path = folder / Path(name).expanduser()
         return path if path.exists() else None
@@ -110,7 +110,7 @@ def here(name: Any, folder: Path = Path()) -> Path | None:
 
 
 def here_or_hub(argument: str, name: Any, expected: str, hint: str = "", folder: Path = Path()) -> Path | None:
-    """What lies on this machine under `name`; None for a Hub id. Anything else is an error."""
+    """Return what lies on this machine under `name`; None for a Hub id. Anything else is an error."""
     place = here(name, folder)
     if place is None and not (isinstance(name, str | os.PathLike) and HUB_ID.fullmatch(os.fspath(name))):
         shown = os.fspath(name) if isinstance(name, str | os.PathLike) else name
@@ -126,7 +126,7 @@ def download(
     options: Mapping[str, Any] | None = None,
     kind: str = "model",
 ) -> Path:
-    """The `wanted` files of a Hub repository, in a local folder that is named by its commit."""
+    """Return the `wanted` files of a Hub repository, in a local folder that is named by its commit."""
     from huggingface_hub import snapshot_download  # heavy, and needed for Hub ids only
 
     options = {name: value for name, value in (options or {}).items() if value not in (None, False) or name == "token"}
@@ -151,7 +151,7 @@ def download(
 
 
 def inside(folder: Path, subfolder: str | None) -> Path:
-    """The folder, or one below it."""
+    """Return the folder, or one below it."""
     if not subfolder:
         return folder
     _check_subfolder(subfolder)

@@ -62,7 +62,7 @@ def resolve(
     argument: str = "model",
     options: Mapping[str, Any] | None = None,
 ) -> Place:
-    """The place of a model; a Hub id is downloaded at `revision`. `options`: those of `LoadOptions`.
+    """Return the place of a model; a Hub id is downloaded at `revision`. `options`: those of `LoadOptions`.
 
     Errors call it by the name of the `argument` that named it.
     """
@@ -194,7 +194,7 @@ class HubModel(nn.Module):
         return True
 
     def card(self, name: str) -> str:
-        """The model card, under that name."""
+        """Return the model card, under that name."""
         millions = sum(p.numel() for p in self.parameters()) / 1e6
         what = f"A lattok `{self.type}` model ({type(self).__name__}, {millions:.2f} M parameters)."
         known = self.trained_on or {}
@@ -263,7 +263,7 @@ class HubModel(nn.Module):
 
     @classmethod
     def outline(cls, config: Any, **parts: Any) -> Self:
-        """The same for its shapes alone."""
+        """Return the same for its shapes alone."""
         return cls.build(config, **parts)
 
     def check_fits(self, file: Sizes, where: str) -> None:
@@ -333,7 +333,7 @@ class HubModel(nn.Module):
             checks.fail(where, "weights that are sound", "; ".join([*problems[:SHOWN], *more]), DAMAGED)
 
     def describe(self) -> dict[str, Any]:
-        """What provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""
+        """Return what provenance records: type, hashes of config and weights, name and revision. No paths, no dates."""
         values = asdict(self.config)
         for field in fields(self.config):
             if field.metadata == ADDED and values[field.name] == field.default:
@@ -369,7 +369,7 @@ FAMILIES: Registry[type[HubModel]] = Registry("lattok.artefacts", "type", ("acti
 
 
 def family_of(folder: Path, argument: str = "model") -> type[HubModel]:
-    """The class of the artefact in a folder, by the `type` in its config.json."""
+    """Return the class of the artefact in a folder, by the `type` in its config.json."""
     kind = read_config(folder, argument)["type"]
     if kind not in FAMILIES:
         hint = "Install the package that brings it."
@@ -378,7 +378,7 @@ def family_of(folder: Path, argument: str = "model") -> type[HubModel]:
 
 
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:
-    """The frozen config dataclass from JSON; unknown and missing fields are errors that name them."""
+    """Return the frozen config dataclass from JSON; unknown and missing fields are errors that name them."""
     values = {key: value for key, value in raw.items() if key not in ("type", "lattok_version")}
     known = {field.name for field in fields(config_class)}
     unknown = [key for key in values if key not in known]
@@ -402,7 +402,7 @@ def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) ->
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    """Whether a value out of JSON is of the type that a field is declared with."""
+    """Tell whether a value out of JSON is of the type that a field is declared with."""
     parts, origin = get_args(kind), get_origin(kind)
     if kind is Any:
         return True

@@ -39,7 +39,7 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
 
 
 def read_training(path: Path) -> dict[str, Any] | None:
-    """What a model was trained on; None where it was not written down. Runs of episodes stay runs."""
+    """Return what a model was trained on; None where it was not written down. Runs of episodes stay runs."""
     found = _read(path)
     if found is None:
         return None
@@ -81,7 +81,7 @@ def _check_entry(where: _Record, entry: Any, name: str, needed: bool) -> None:
 
 
 def is_runs(value: Any) -> bool:
-    """Whether this is a list of pairs of whole numbers, first and last of a run each."""
+    """Tell whether this is a list of pairs of whole numbers, first and last of a run each."""
     return isinstance(value, list) and all(
         isinstance(run, list)
         and len(run) == 2

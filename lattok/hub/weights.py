@@ -84,7 +84,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def planned(build: Callable[[], Built], file: Sizes, where: str) -> Built:
-    """What `build` makes, without memory: every tensor on the device "meta", no random numbers drawn.
+    """Return what `build` makes, without memory: every tensor on the device "meta", no random numbers drawn.
 
     `LattokError` as soon as it has far more tensors, or far larger ones, than the `file` holds.
     """
@@ -134,7 +134,7 @@ def check_sizes(wanted: Sizes, found: Sizes, where: str, what: str, narrow: bool
 
 
 def is_float(size: Size) -> bool:
-    """Whether it holds numbers of single precision."""
+    """Tell whether it holds numbers of single precision."""
     return size.dtype == torch.float32
 
 

@@ -27,7 +27,7 @@ def latent_spec(
     *,
     needs: Sequence[str] = (),
 ) -> LatentSpec:
-    """What the label columns under `prefix` hold, as annotation wrote it, for chunks of `horizon` steps.
+    """Return what the label columns under `prefix` hold, as annotation wrote it, for chunks of `horizon` steps.
 
     `stride` (frames), where given, must be theirs. `needs`: of "codes" and "embedding", those that must be there.
     Everything that does not fit raises `LattokError` with the way out.
@@ -60,7 +60,7 @@ def latent_spec(
 
 
 def tokenizer_spec(tokenizer: ActionTokenizer, horizon: int, needs: Sequence[str] = ()) -> LatentSpec:
-    """The same for an action tokenizer that labels batches as they are drawn, in place of columns."""
+    """Return the same for an action tokenizer that labels batches as they are drawn, in place of columns."""
     if not isinstance(tokenizer, ActionTokenizer):
         checks.fail("labeller", "an action tokenizer", type(tokenizer).__name__, "Image models label with annotate.")
     if tokenizer.horizon != horizon:
@@ -78,7 +78,7 @@ def targets_of(dataset: RobotDataset) -> dict[str, str]:
 
 
 def only_prefix(dataset: RobotDataset, target: str, strategy: str) -> str:
-    """The one prefix whose labels fit; where there is none, the error about the usual one says what to do."""
+    """Return the one prefix whose labels fit; where there is none, the error about the usual one says what to do."""
     found = [prefix for prefix, kind in targets_of(dataset).items() if kind == target]
     if len(found) > 1:
         expected = f"one of {', '.join(found)}, all of them labels that {strategy} can learn from"
@@ -87,7 +87,7 @@ def only_prefix(dataset: RobotDataset, target: str, strategy: str) -> str:
 
 
 def _annotate(prefix: str, target: str) -> str:
-    """The command that makes the columns."""
+    """Return the command that makes the columns."""
     return f"lattok annotate DATASET --model {'LAM' if target == 'steps' else 'TOKENIZER'} --prefix {prefix} --out DIR"
 
 

@@ -28,7 +28,7 @@ AGAIN = "Annotate again, or copy the file again."
 
 
 def carried(entry: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """The facts of an entry that are true of any part of the labels."""
+    """Return the facts of an entry that are true of any part of the labels."""
     facts = {key: entry[key] for key in CARRIED if key in entry}
     facts["model"] = {key: entry["model"][key] for key in IDENTITY if key in entry["model"]}
     if model.datasets:  # labels of several datasets then differ
@@ -126,6 +126,6 @@ def unsaid(dataset: RobotDataset, known: Mapping[str, Any]) -> list[str]:
 
 
 def nothing(dataset: RobotDataset) -> LattokError:
-    """The error about a dataset without any label columns."""
+    """Return the error about a dataset without any label columns."""
     hint = "Run lattok annotate; labels beside a dataset are named as `labels`, or joined: with_labels."
     return LattokError(f"{dataset.name} has no label columns: it was not annotated. {hint}")

@@ -102,7 +102,7 @@ def target_from_batch(
 
 
 def _labels(batch: Mapping[str, Any], spec: LatentSpec, parts: Sequence[str]) -> dict[str, Tensor]:
-    """The columns that are there: `valid`, and at least one of `parts`."""
+    """Return the columns that are there: `valid`, and at least one of `parts`."""
     keys = {part: spec.column(part) for part in (*parts, "valid")}
     given = {part: batch[key] for part, key in keys.items() if batch.get(key) is not None}
     for part, value in given.items():
@@ -137,7 +137,7 @@ def _rows_of_steps(batch: Mapping[str, Any], spec: LatentSpec, given: Mapping[st
 
 
 def _row_of_chunk(spec: LatentSpec, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The row where a chunk starts to [B, 1, n]."""
+    """Return the row where a chunk starts to [B, 1, n]."""
     for part, value in given.items():
         if value.dim() > (1 if part == "valid" else 2) and value.shape[1] > 1:
             hint = "Take the key out of `delta_timestamps`: the tokens of a chunk stand in the row where it starts."

@@ -51,7 +51,7 @@ class Sidecar:
         return self._last - self._first
 
     def file_of(self, episode_index: int) -> Path:
-        """The file that holds the labels of an episode."""
+        """Return the file that holds the labels of an episode."""
         return self._files[self._file[self._row(episode_index)]]
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:

@@ -51,11 +51,11 @@ class LatentSpec:
         return self.codes or self.vectors or 1
 
     def has(self, part: str) -> bool:
-        """Whether there are "codes" of a known codebook, or vectors ("embedding") of a known width."""
+        """Tell whether there are "codes" of a known codebook, or vectors ("embedding") of a known width."""
         return self.codes > 0 and self.codebook_size > 1 if part == "codes" else self.vectors * self.latent_dim > 0
 
     def column(self, part: str) -> str:
-        """The name of the column that holds "codes", "embedding" or "valid"."""
+        """Return the name of the column that holds "codes", "embedding" or "valid"."""
         return f"{self.prefix}.{part}"
 
     def widths(self) -> dict[str, int]:
@@ -65,12 +65,12 @@ class LatentSpec:
         return {part: width for part, width in widths.items() if width}
 
     def to_json(self) -> dict[str, Any]:
-        """The spec as it stands in meta/lattok.json, under its prefix."""
+        """Return the spec as it stands in meta/lattok.json, under its prefix."""
         return {name: value for name, value in asdict(self).items() if name != "prefix"}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any], prefix: str, where: str) -> LatentSpec:
-        """The spec that `to_json` wrote; errors say `where` it stood."""
+        """Return the spec that `to_json` wrote; errors say `where` it stood."""
         if "target" not in facts:
             checks.fail(where, "`target`, steps or chunk", "none", "Annotate again.")
         return parse_config(cls, {**facts, "prefix": prefix}, where)

@@ -43,7 +43,7 @@ def train(recipe: Recipe[Model], resume: bool = False, resume_command: str = "")
 
 
 def kinds() -> list[str]:
-    """What can be trained: all recipes by kind, and families of action tokenizers, each of which has one."""
+    """Return what can be trained: all recipes by kind, and families of action tokenizers, each of which has one."""
     found = set(RECIPES)
     for name in FAMILIES:
         with suppress(LattokError):  # a package that fails, which concerns only who asks for its family
@@ -52,7 +52,7 @@ def kinds() -> list[str]:
 
 
 def recipe_of(kind: str) -> type[Recipe[Any]] | None:
-    """The class of recipes of a kind; None where there is none."""
+    """Return the class of recipes of a kind; None where there is none."""
     family = None if kind in RECIPES else FAMILIES.get(kind)
     if family is not None and issubclass(family, ChunkTokenizer):
         return recipe_for(family)

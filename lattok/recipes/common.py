@@ -169,15 +169,15 @@ class Recipe(ABC, Generic[Model]):
         return {name: kind for owner in cls.groups() for name, kind in types_of(owner).items()}
 
     def config(self, **known: Any) -> Any:
-        """The model's configuration: what was chosen, and what is `known` now that the dataset is open."""
+        """Return the model's configuration: what was chosen, and what is `known` now that the dataset is open."""
         return self.model_class(**vars(self.model), **known)
 
     def open(self) -> list[Source]:
-        """The dataset, or all those of the mixture."""
+        """Return the dataset, or all those of the mixture."""
         return [Source(open_dataset(self.dataset), 1.0)] if self.dataset is not None else open_mixture(self.data.mix)
 
     def trained_on(self, sources: Sequence[Source], samples_per_step: int, begun: Begun) -> dict[str, Any]:
-        """What the artefact says about its training: dataset, episodes (first and last of each run), loop.
+        """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop.
 
         Also by what their content is known again, and what the actions mean, where the dataset says so. Of a mixture:
         each dataset, under `mixture`, and weights.
@@ -249,13 +249,13 @@ class Recipe(ABC, Generic[Model]):
                 raise stop if str(stop) else restated(stop, f"interrupted. Continue with: {again}") from None
 
     def next_step(self) -> str:
-        """What to type when it is trained."""
+        """Return what to type when it is trained."""
         dataset = self.dataset or parse_source(self.data.mix[0])[0]
         return f"Judge it: {shlex.join(['lattok', 'evaluate', self.out, dataset])}"
 
     @classmethod
     def resumed(cls, dataset: str | Path | None, out: str | Path, preset: str | None, given: Mapping[str, Any]) -> Self:
-        """The recipe of the run in `out`, with the options that are given again in place of its own."""
+        """Return the recipe of the run in `out`, with the options that are given again in place of its own."""
         stored = cls.stored(Path(out))
         if preset not in (None, stored.preset):
             checks.fail("preset", f"{stored.preset!r} as in the run to resume", repr(preset), "Or start a new run.")
@@ -263,7 +263,7 @@ class Recipe(ABC, Generic[Model]):
 
     @classmethod
     def stored(cls, out: Path) -> Self:
-        """The recipe of the run in `out`, as it began."""
+        """Return the recipe of the run in `out`, as it began."""
         if not (out / RUN / RECIPE).is_file():
             checks.fail("out", f"a run to resume, with {RUN}/{RECIPE}", f"{out} without it", "Start it without resume.")
         found = read_recipe(out)
@@ -295,7 +295,7 @@ class Recipe(ABC, Generic[Model]):
                 checks.fail(name, f"{before[name]!r} as in the run to resume", repr(now[name]), "Or start a new run.")
 
     def folder(self, resume: bool) -> Path:
-        """The run folder: for a new run it must be new, or hold no more than a run that never saved a step.
+        """Return the run folder: for a new run it must be new, or hold no more than a run that never saved a step.
 
         The first process looks; it alone writes, and the others meet it when training begins.
         """
@@ -329,7 +329,7 @@ def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> 
 
 
 def first_process() -> bool:
-    """Whether this is the first of the processes that torchrun started, also before they have met."""
+    """Tell whether this is the first of the processes that torchrun started, also before they have met."""
     return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
 
 

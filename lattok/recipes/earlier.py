@@ -53,7 +53,7 @@ def combined(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 
 
 def lam_config(argument: str, name: str) -> ImageLAMConfig:
-    """The config of a latent action model, a folder or a Hub id, without its weights."""
+    """Return the config of a latent action model, a folder or a Hub id, without its weights."""
     folder = hub.resolve(name, argument=argument).folder
     raw = hub.read_config(folder, argument)
     if raw["type"] != ImageLAM.type:
@@ -84,7 +84,7 @@ def _may_change(name: str, before: Any, after: Any) -> bool:
 
 
 def _from_stage_1(codebook: str | None, options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage-2 run takes over from stage 1: the codebook's size, and all that its latents depend on."""
+    """Return what a stage-2 run takes over from stage 1: the codebook's size, and all that its latents depend on."""
     if options.get("streams") != "control+env":
         raise LattokError(f"`env_codebook` {codebook} is for stage 2. Set stage=2.")
     if codebook is None:

@@ -64,7 +64,7 @@ class PairOptions(ImageOptions, MixOptions):
             raise LattokError(f"`feature_cache` cannot be used while images are cropped or recoloured. {hint}")
 
     def cache(self) -> FeatureCache:
-        """Where frozen features are kept, if `feature_cache` names a folder."""
+        """Tell where frozen features are kept, if `feature_cache` names a folder."""
         folder = Path(self.feature_cache or "").expanduser()
         return FeatureCache(folder, self.feature_cache_dtype)
 
@@ -213,7 +213,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
 
 
 def _earlier(recipe: ImageLAMRecipe) -> ImageLAM | None:
-    """The model that this one is built on, with its weights."""
+    """Return the model that this one is built on, with its weights."""
     name = recipe.data.init or recipe.data.env_codebook
     return None if name is None else ImageLAM.from_pretrained(name)
 
@@ -274,7 +274,7 @@ def _model(
 
 
 def _with_actions(recipe: ImageLAMRecipe, datasets: Sequence[RobotDataset]) -> list[RobotDataset]:
-    """The datasets whose actions may supervise; they have the same dimensions. In a mixture others have none."""
+    """Return the datasets whose actions may supervise; they have the same dimensions. In a mixture others have none."""
     key = recipe.data.action_key
     if recipe.data.labelled_fraction == 0:
         return []
@@ -304,7 +304,7 @@ def _inputs(recipe: ImageLAMRecipe, before: ImageLAM | None) -> dict[str, str]:
 def _history(
     recipe: ImageLAMRecipe, begun: Begun, sources: list[Source], samples: int, before: ImageLAM | None
 ) -> dict[str, Any]:
-    """What the artefact says about its training; what the earlier model has seen counts as seen."""
+    """Return what the artefact says about its training; what the earlier model has seen counts as seen."""
     data = recipe.data
     history = recipe.trained_on(sources, samples, begun)
     labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
@@ -318,7 +318,7 @@ def _history(
 
 
 def gaps_in_frames(config: ImageLAMConfig, fps: float) -> list[int]:
-    """The stride and the further ones in frames, each longer than the one before it."""
+    """Return the stride and the further ones in frames, each longer than the one before it."""
     given = (config.stride, *config.extra_strides)
     frames = [checks.stride_in_frames(gap, fps) for gap in given]
     if sorted(set(frames)) != frames:

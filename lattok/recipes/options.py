@@ -21,13 +21,13 @@ def chosen_fields(config: type, without: Collection[str] = ()) -> Any:
 
 
 def types_of(owner: type) -> dict[str, Any]:
-    """The type of every field of a dataclass."""
+    """Return the type of every field of a dataclass."""
     hints = get_type_hints(owner)
     return {f.name: hints[f.name] for f in fields(owner)}
 
 
 def comments_of(owner: type) -> dict[str, str]:
-    """What the source of a dataclass says about its fields, in the line of each or right above it."""
+    """Return what the source of a dataclass says about its fields, in the line of each or right above it."""
     found: dict[str, str] = {}
     for part in reversed(owner.__mro__):
         if not is_dataclass(part) or part.__module__ == "types":  # made at run time: there is no source

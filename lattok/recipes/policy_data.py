@@ -29,12 +29,12 @@ class PolicySource(NamedTuple):
 
 
 def with_its_labels(recipe: Recipe[Any], dataset: RobotDataset) -> RobotDataset:
-    """The recipe's dataset, with the labels in their own folder as columns."""
+    """Return the recipe's dataset, with the labels in their own folder as columns."""
     return dataset if recipe.data.labels is None else with_labels(dataset, recipe.data.labels)
 
 
 def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
-    """What the recipe's strategy learns from in a dataset with its labels."""
+    """Return what the recipe's strategy learns from in a dataset with its labels."""
     data, plan = recipe.data, recipe.data.plan
     horizon = recipe.model.horizon
     if data.tokenizer is not None and plan.labels != "chunk":

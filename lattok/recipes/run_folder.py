@@ -51,7 +51,7 @@ def read_recipe(out: Path) -> StoredRun:
 
 
 def never_saved(out: Path) -> bool:
-    """Whether a folder holds what a run leaves that was stopped before its first checkpoint, and nothing else."""
+    """Tell whether a folder holds what a run leaves that was stopped before its first checkpoint, and nothing else."""
     if not out.is_dir():
         return False
     own = (RECIPE, METRICS, LOCK)

@@ -56,7 +56,7 @@ class ProprioPolicy(nn.Module):
         self.action_normalizer = Normalizer(dims, config.action_clipped)
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
-        """The action loss of a policy."""
+        """Return the action loss of a policy."""
         predicted = self.net(self.proprio_normalizer(batch.proprio))
         target = self.action_normalizer(batch.actions)
         return {"action": action_loss(predicted, target, batch.valid, self.loss, self.reduction)}
@@ -121,7 +121,7 @@ def train_study(
 
 
 def title_of(name: str) -> str:
-    """What a run is called in the table."""
+    """Return what a run is called in the table."""
     return CONTROLS.get(name) or STRATEGIES[name].title or name
 
 
@@ -133,7 +133,7 @@ def _say(name: str) -> None:
 def _member(
     recipe: VLARecipe, dataset: RobotDataset, strategy: str, name: str | None = None, **model: Any
 ) -> VLARecipe:
-    """The recipe of one run, with those of the labels' options that fit its strategy."""
+    """Return the recipe of one run, with those of the labels' options that fit its strategy."""
     data, images = recipe.data, STRATEGIES[strategy].labels != "chunk"
     known = targets_of(dataset).get(data.prefix or "")
     data = replace(

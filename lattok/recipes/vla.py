@@ -187,7 +187,7 @@ class VLARecipe(Recipe[LatentVLA]):
         train_study(self, resume, resume_command)
 
     def next_step(self) -> str:
-        """What to type when it is trained."""
+        """Return what to type when it is trained."""
         return f'Use it: policy = lattok.load("{self.out}"); policy.select_action(observation)'
 
 
@@ -228,7 +228,7 @@ def new_policy(recipe: VLARecipe, source: PolicySource) -> LatentVLA:
 
 
 def policy_config(recipe: VLARecipe, source: PolicySource) -> VLAConfig:
-    """The recipe's policy for this data."""
+    """Return the recipe's policy for this data."""
     dataset, data = source.dataset, recipe.data
     actions = dimension_names(vector_key(dataset, "action_key", data.action_key))
     states = dimension_names(vector_key(dataset, "state_key", data.state_key)) if data.proprio else ()

@@ -78,7 +78,7 @@ class MixedBatches:
             checks.fail("mix", "at least one sample", "none")
 
     def counts(self, n: int) -> list[int]:
-        """How many of the first `n` samples come from each dataset."""
+        """Count how many of the first `n` samples come from each dataset."""
         return _shared(n, self._weights)
 
     def __call__(self, step: int) -> Tensor:

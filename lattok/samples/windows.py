@@ -167,7 +167,7 @@ class FramePairs:
     def _actions(
         self, dataset: RobotDataset, key: str | None, episodes: Sequence[Episode], target: str, steps: int
     ) -> np.ndarray:
-        """What `target` names, for every pair: float32 [N, m], or [N, n, m] for a chunk."""
+        """Return what `target` names, for every pair: float32 [N, m], or [N, n, m] for a chunk."""
         if key is None:
             return np.empty((len(self.first), *([steps] if target == "chunk" else []), 0), dtype=np.float32)
         flat = read_vectors(dataset, "action_key", key, episodes)
@@ -195,7 +195,7 @@ def draw_labelled(
     unit: Literal["pairs", "episodes"],
     seed: int,
 ) -> np.ndarray:
-    """Which pairs are labelled, bool [N]: of every task the `fraction` with the lowest hashes, at least one.
+    """Tell which pairs are labelled, bool [N]: of every task the `fraction` with the lowest hashes, at least one.
 
     The hash sees the seed, the episode and (for pairs) the frame, so the order of the pairs does not matter.
     """

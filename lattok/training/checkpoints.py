@@ -20,7 +20,7 @@ MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam and AdamW, for each param
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether each process holds only its part."""
+    """Tell whether each process holds only its part."""
     return hasattr(tensor, "full_tensor")
 
 
@@ -30,7 +30,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes: trained parameters and all buffers, also those that an artefact leaves out."""
+    """Return what training changes: trained parameters and all buffers, also those that an artefact leaves out."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     return {**trained, **dict(model.named_buffers())}
 

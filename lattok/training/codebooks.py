@@ -84,7 +84,7 @@ class CodebookWatch:
 
 
 def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:
-    """What has not been tried against collapse."""
+    """Return what has not been tried against collapse."""
     if frozen:
         return "Its codes are given: train the model they come from on data like this, with the same preset."
     if config is None:
@@ -99,7 +99,7 @@ def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:
 
 
 def _remedy_by_gradient(config: QuantizerConfig) -> str:
-    """The same for a codebook that learns by its loss: latents find it more easily than it finds them."""
+    """Return the same for a codebook that learns by its loss: latents find it more easily than it finds them."""
     if config.start != "uniform":
         return "Start it small: codebook_start=uniform."
     if config.restart_every == 0 and config.revive_below == 0:

@@ -208,7 +208,7 @@ def _check_setting(accelerator: Accelerator, options: LoopOptions) -> None:
 
 
 def _shards(accelerator: Accelerator) -> bool:
-    """Whether models are cut into parts (FSDP2), which accelerate knows from 1.6 on."""
+    """Tell whether models are cut into parts (FSDP2), which accelerate knows from 1.6 on."""
     return getattr(accelerator, "is_fsdp2", False)
 
 
@@ -276,7 +276,7 @@ def _logged(loss: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, flo
 
 
 def _anywhere(number: int, accelerator: Accelerator) -> int:
-    """The signal that any process got, the greatest of several; 0 where none did. All stop at the same step."""
+    """Return the signal that any process got, the greatest of several; 0 where none did. All stop at the same step."""
     if accelerator.num_processes == 1:
         return number
     asked: Any = accelerator.gather(torch.tensor([number], device=accelerator.device))

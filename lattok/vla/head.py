@@ -95,7 +95,7 @@ class ActionHead(nn.Module):
         self.kind, self.reduction = config.action_loss, config.loss_reduction
 
     def loss(self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor) -> LossTerms:
-        """The term "action" of normalised chunks [B, H, m] over valid steps [B, H] (Eq. 4)."""
+        """Return the term "action" of normalised chunks [B, H, m] over valid steps [B, H] (Eq. 4)."""
         predicted = self(states, proprio).float()
         return {"action": action_loss(predicted, target, valid, self.kind, self.reduction)}
 

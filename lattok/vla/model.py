@@ -121,7 +121,7 @@ class LatentVLA(HubModel):
 
     @classmethod
     def outline(cls, config: VLAConfig, backbone: Backbone | None = None) -> Self:
-        """The same for its shapes alone: a base model that is open already stays as it is."""
+        """Return the same for its shapes alone: a base model that is open already stays as it is."""
         return cls.build(config, None if backbone is None else cast(Backbone, Outline(backbone)))
 
     def check_fits(self, file: Sizes, where: str) -> None:
@@ -196,7 +196,7 @@ class LatentVLA(HubModel):
 
     @torch.no_grad()
     def predict_chunk(self, observation: PolicyBatch | Mapping[str, Any]) -> Tensor:
-        """The next H actions of every sample, float32 [B, H, m] in the dataset's own units.
+        """Return the next H actions of every sample, float32 [B, H, m] in the dataset's own units.
 
         `observation` has LeRobot's keys: each camera as float [B, 3, H, W] in [0, 1] or uint8 [B, H, W, 3],
         `observation.state` [B, s] where the policy has proprio, and `task`, a list of B instructions. Raises

@@ -37,7 +37,7 @@ class ActionQueues:
         env_ids: Sequence[int] | None,
         predict: Callable[[Mapping[str, Any]], Tensor],
     ) -> Tensor:
-        """The next action of each environment, [B, m]; `predict` plans for those whose queue is empty."""
+        """Return the next action of each environment, [B, m]; `predict` plans for those whose queue is empty."""
         count = _count(observation)
         ids = list(range(count)) if env_ids is None else _ids(env_ids)
         if len(ids) != count or len(set(ids)) != count:

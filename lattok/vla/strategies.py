@@ -93,7 +93,7 @@ class LatentLoss:
             checks.fail("options", expected, ", ".join(self.options))
 
     def layer_index(self, num_layers: int) -> int:
-        """The hidden state of 0..N that the loss acts on; fractions are rounded up."""
+        """Return the hidden state of 0..N that the loss acts on; fractions are rounded up."""
         index = self.layer if isinstance(self.layer, int) else math.ceil(round(self.layer * num_layers, 9))
         if index > num_layers:
             checks.fail("layer", f"a hidden state from 1 to {num_layers} of this backbone", index)
@@ -146,7 +146,7 @@ class Strategy:
         return {loss.name: loss.weight for loss in self.losses}
 
     def segments(self, horizon: int, labels: LatentSpec | None = None) -> dict[str, Segment]:
-        """Where the placeholders of each span stand, for chunks of `horizon` steps and these labels."""
+        """Tell where the placeholders of each span stand, for chunks of `horizon` steps and these labels."""
         labels, first, found = labels or LatentSpec(), 0, {}
         for span in self.spans:
             steps = {HORIZON: horizon, LABELS: labels.steps or horizon}.get(str(span.steps), span.steps)
@@ -200,7 +200,7 @@ def strategy_of(name: str | Strategy, **changes: Any) -> Strategy:
 def build_supervision(
     strategy: str | Strategy, dim: int, labels: LatentSpec | None = None
 ) -> dict[str, LatentSupervision]:
-    """The losses of a strategy over states of width `dim`, by the names of their terms.
+    """Return the losses of a strategy over states of width `dim`, by the names of their terms.
 
     `labels` says what the latent actions are: `lattok.labels.latent_spec` tells it of a dataset.
     """

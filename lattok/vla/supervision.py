@@ -51,7 +51,7 @@ class LatentSupervision(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> Self:
-        """The loss for labels that have its `parts`."""
+        """Return the loss for labels that have its `parts`."""
 
     def forward(self, states: Tensor, target: LatentTarget, reduction: str = "mean") -> LossTerms:
         """States [B, S * states_per_step, dim], whatever their dtype, to the loss and figures for the log.

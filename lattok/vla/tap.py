@@ -79,7 +79,7 @@ class Tapped:
         self._see(out.values() if isinstance(out, Mapping) else out if isinstance(out, tuple | list) else [out])
 
     def states(self) -> Tensor:
-        """The recorded states [B, n, D], which are then forgotten.
+        """Return the recorded states [B, n, D], which are then forgotten.
 
         Raises `LattokError` where there are none, more than one, of another shape, or without gradient.
         """
@@ -184,7 +184,7 @@ class Supervised(nn.Module):
         return loss + self.weight * latent, {**(logs or {}), **{name: value.item() for name, value in figures.items()}}
 
     def get_optim_params(self) -> Any:
-        """The policy's parameters for its optimizer (LeRobot's name for them), and those of the latent loss."""
+        """Return the policy's parameters for its optimizer (LeRobot's name for them), and those of the latent loss."""
         own = list(self.loss.parameters())
         if not hasattr(self.policy, "get_optim_params"):
             return [*self.policy.parameters(), *own]
@@ -204,7 +204,7 @@ class Supervised(nn.Module):
 
 
 def find_module(policy: nn.Module, name: str) -> nn.Module:
-    """The module of that name; raises `LattokError` with names like it."""
+    """Return the module of that name; raises `LattokError` with names like it."""
     try:
         found = policy.get_submodule(name) if name else None
     except AttributeError:

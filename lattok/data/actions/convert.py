@@ -62,7 +62,7 @@ class _Start:
     fps: float | None
 
     def of(self, kind: type[P], arm: str, why: str) -> tuple[P, np.ndarray]:
-        """The state's part of that kind and arm, with its numbers [N, k]."""
+        """Return the state's part of that kind and arm, with its numbers [N, k]."""
         part, numbers = self.parts.get((kind.kind, arm), (None, np.empty(0)))
         if not isinstance(part, kind):
             what = kind.kind + (f" of arm {arm!r}" if arm else "")
@@ -181,7 +181,7 @@ def _metres(numbers: np.ndarray, part: Position) -> np.ndarray:
 
 
 def _orientation(part: Position | Rotation, start: _Start, why: str) -> np.ndarray:
-    """The tool's rotation at the start of each step, [N, 3, 3]."""
+    """Return the tool's rotation at the start of each step, [N, 3, 3]."""
     known, values = start.of(Rotation, part.arm, why)
     return to_matrix(values * known.scale, known.form)
 
@@ -208,7 +208,7 @@ def _rotation(numbers: np.ndarray, before: Rotation, after: Rotation, start: _St
 
 
 def _euler(part: Rotation, start: _Start, why: str) -> np.ndarray:
-    """The angles that increments are added to, as the state has them: another form does not say which."""
+    """Return the angles that increments are added to, as the state has them: another form does not say which."""
     known, values = start.of(Rotation, part.arm, why)
     if known.form != "euler_xyz":
         checks.fail("state_space", "a rotation as euler_xyz, which increments are added to", known.text)

@@ -70,7 +70,7 @@ def from_matrix(matrix: np.ndarray, form: str) -> np.ndarray:
 
 
 def wrapped(angles: np.ndarray) -> np.ndarray:
-    """The same angles in (-pi, pi]."""
+    """Return the same angles in (-pi, pi]."""
     return np.pi - (np.pi - angles) % (2 * np.pi)
 
 
@@ -128,7 +128,7 @@ def _to_quaternion(m: np.ndarray) -> np.ndarray:
 
 
 def _completed(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """The rotation whose first two columns are nearest to those given, by Gram and Schmidt."""
+    """Return the rotation whose first two columns are nearest to those given, by Gram and Schmidt."""
     first = first / np.linalg.norm(first, axis=1, keepdims=True)
     second = second - (first * second).sum(1, keepdims=True) * first
     second = second / np.linalg.norm(second, axis=1, keepdims=True)

@@ -233,7 +233,7 @@ class ActionSpace:
         return spans
 
     def to_json(self) -> list[dict[str, Any]]:
-        """What `of` reads: equal to itself after a trip through a file."""
+        """Return what `of` reads: equal to itself after a trip through a file."""
         values = ({"part": part.kind, **asdict(part)} for part in self.parts)
         return [{name: list(v) if isinstance(v, tuple) else v for name, v in value.items()} for value in values]
 

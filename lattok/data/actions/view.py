@@ -25,7 +25,7 @@ DECLARATION = Path("meta") / "action_space.json"
 
 
 def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:
-    """The spaces that a dataset declares, by column."""
+    """Return the spaces that a dataset declares, by column."""
     if dataset.action_spaces is not None:
         return dict(dataset.action_spaces)
     path = dataset.root / DECLARATION
@@ -47,7 +47,7 @@ def with_actions(
     *,
     drop: Sequence[str] = (),
 ) -> RobotDataset:
-    """The dataset with its column `key` converted to `space`, see `convert_actions`; all else as it is.
+    """Return the dataset with its column `key` converted to `space`, see `convert_actions`; all else as it is.
 
     The dataset must declare the space of `key`. The column `state_key` is what deltas start from, where the conversion
     needs that and the dataset declares its space. What cannot be converted is an error here, not at the first episode.

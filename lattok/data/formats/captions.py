@@ -20,7 +20,7 @@ _SHOWN = 3  # names that an error lists
 
 
 def find_captions(folder: Path) -> Path | None:
-    """The file captions.jsonl (.json, .csv, .tsv) of a folder, if it has one."""
+    """Return the file captions.jsonl (.json, .csv, .tsv) of a folder, if it has one."""
     found = [path for suffix in SUFFIXES if (path := folder / f"captions{suffix}").is_file()]
     if len(found) > 1:
         names = " and ".join(path.name for path in found)

@@ -115,7 +115,7 @@ class RobomimicHDF5(RobotDataset):
         vars(self).update(state | {"_lock": RLock(), "_process": os.getpid()})
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        """The file that holds an episode."""
+        """Return the file that holds an episode."""
         return (self._demo(episode_index).file,)
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -168,13 +168,13 @@ class RobomimicHDF5(RobotDataset):
             return block if len(block) == len(rows) else block[rows - first]
 
     def _own_lock(self) -> RLock:
-        """The lock of this process: a fork shares neither locks nor positions in files with its parent."""
+        """Return the lock of this process: a fork shares neither locks nor positions in files with its parent."""
         if self._process != os.getpid():
             self._open, self._lock, self._process = OrderedDict(), RLock(), os.getpid()
         return self._lock
 
     def _file(self, path: Path) -> Any:
-        """The opened file; the last few stay open."""
+        """Return the opened file; the last few stay open."""
         if path not in self._open:
             self._open[path] = open_file(path)
             if len(self._open) > OPEN_FILES:
@@ -204,7 +204,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def _checked_alike(contents: dict[Path, Contents]) -> Contents:
-    """What holds for all files: the first one that can be read, which all others must be like."""
+    """Return what holds for all files: the first one that can be read, which all others must be like."""
     readable = [(file, content) for file, content in contents.items() if content.layout]
     first_file, first = readable[0]
     for file, content in readable:

@@ -64,7 +64,7 @@ class Contents(NamedTuple):
 
 
 def h5py() -> Any:
-    """The package, which only this format needs and `open_dataset` asks for."""
+    """Return the package, which only this format needs and `open_dataset` asks for."""
     return import_module("h5py")
 
 
@@ -160,7 +160,7 @@ def alike(one: tuple[StoredArray, ...], other: tuple[StoredArray, ...]) -> bool:
 
 
 def difference(one: tuple[StoredArray, ...], other: tuple[StoredArray, ...]) -> str:
-    """The first thing that `other` has differently, for a message."""
+    """Return the first thing that `other` has differently, for a message."""
     expected, got = ({stored.path: stored for stored in layout} for layout in (one, other))
     path = next(path for path in (*expected, *got) if expected.get(path) != got.get(path))
     texts = [
@@ -231,7 +231,7 @@ def _why_left_out(name: str) -> str:
 
 
 def _instruction(path: Path, attributes: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
-    """The instruction, else the name of the task, else of the file."""
+    """Return the instruction, else the name of the task, else of the file."""
     language = _json(path, "problem_info", attributes).get("language_instruction")
     if isinstance(language, list):  # words
         language = " ".join(map(str, language))

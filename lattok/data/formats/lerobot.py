@@ -77,7 +77,7 @@ class LeRobotV3(RobotDataset):
         return self._place(self._episode_row(episode_index))
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        """The data file and the video files of an episode."""
+        """Return the data file and the video files of an episode."""
         return (self.data_file(episode_index), *(self.video_span(episode_index, key)[0] for key in self.videos))
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
@@ -207,7 +207,7 @@ class LeRobotV3(RobotDataset):
         return [self._image(cell, f"{where} {number}") for number, cell in enumerate(cells)]
 
     def _image(self, cell: Any, where: str) -> bytes:
-        """The encoded image of a cell: bytes, or the path of a file of the dataset."""
+        """Return the encoded image of a cell: bytes, or the path of a file of the dataset."""
         data, name = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, None)
         if isinstance(data, bytes) and data:
             return data

@@ -215,7 +215,7 @@ def _numbers(table: pa.Table, name: str, where: Path, fits: Callable[[pa.DataTyp
 
 
 def _instructions(column: pa.ChunkedArray, where: Path) -> tuple[list[tuple[str, ...]], np.ndarray]:
-    """The different lists of instructions, and which of them each episode has, int32 [E]."""
+    """Return the different lists of instructions, and which of them each episode has, int32 [E]."""
     kind = column.type
     nested = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if not nested or not (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):

@@ -66,7 +66,7 @@ class RLDS(RobotDataset):
         return f"Give the folder that holds it, {file.parent}." if _holds_records(file.parent) else ""
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        """The file that holds an episode."""
+        """Return the file that holds an episode."""
         return (self._place(episode_index)[0].path,)
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -87,7 +87,7 @@ class RLDS(RobotDataset):
             return {key: self._column(example, key, episode_index, length) for key in keys}
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
-        """The images of one camera (full key) as they are stored, JPEG or PNG."""
+        """Return the images of one camera (full key) as they are stored, JPEG or PNG."""
         (key,) = camera_keys(self, (camera,))
         return self._stored(episode_index, key, range(self.length(episode_index)))
 
@@ -234,7 +234,7 @@ def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
 
 
 def _ruler(root: Path, fields: Sequence[Field]) -> Field:
-    """The feature that episodes are measured with: cheap to count, and there in every record."""
+    """Return the feature that episodes are measured with: cheap to count, and there in every record."""
     if not fields:
         raise LattokError(f"{root / 'features.json'}: no feature of `steps` can be read.")
     costs = {"float": 0, "int64": 1, "bytes": 2}

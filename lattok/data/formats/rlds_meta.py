@@ -108,7 +108,7 @@ def _is_split(split: Any) -> bool:
 
 
 def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
-    """The files of a split, all of which must be there."""
+    """Return the files of a split, all of which must be there."""
     splits = {entry["name"]: entry for entry in info["splits"]}
     if not isinstance(split, str) or split not in splits:
         checks.fail("split", f"one of {', '.join(splits)[:300] or '(no splits)'} of {root}", repr(split))
@@ -138,7 +138,7 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
 
 
 def _is_there(path: Path, names: set[str]) -> bool:
-    """Whether a shard is a file of its folder, which holds `names`; of many shards few may be."""
+    """Tell whether a shard is a file of its folder, which holds `names`; of many shards few may be."""
     return path.name in names and path.is_file()
 
 
@@ -211,7 +211,7 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _field(file: Path, path: str, node: Any) -> Field | str:
-    """What becomes of a feature, or why it is left out."""
+    """Return what becomes of a feature, or why it is left out."""
     key = ".".join(path.split("/")[1:])
     key = KEYS.get(key, key)
     image, tensor = _part(node, "image"), _part(node, "tensor")

@@ -161,7 +161,7 @@ class Example:
         return found
 
     def _spans(self, name: str, single: int) -> list[Span]:
-        """Where the values of a list lie: packed, or one by one with wire type `single`."""
+        """Tell where the values of a list lie: packed, or one by one with wire type `single`."""
         _, start, stop = self._place(name)
         if name not in self._known:
             spans = []
@@ -197,7 +197,7 @@ class Example:
             start = value + size
 
     def _varint(self, data: bytes, at: int, start: int) -> tuple[int, int]:
-        """The number at `data[at:]` and where it ends; `start` of the data is for errors."""
+        """Return the number at `data[at:]` and where it ends; `start` of the data is for errors."""
         value = 0
         for i in range(at, min(at + len(BITS), len(data))):
             value |= (data[i] & 127) << 7 * (i - at)

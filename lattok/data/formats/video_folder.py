@@ -109,7 +109,7 @@ class VideoFolder(RobotDataset):
         return height, width
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        """The video of an episode."""
+        """Return the video of an episode."""
         self._plan(episode_index)
         return (self.root / self._files[episode_index],)
 
@@ -125,7 +125,7 @@ class VideoFolder(RobotDataset):
         return {key: index_column(key, length, episode_index, task, self.fps) for key in keys}
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
-        """The video of an episode, whole."""
+        """Return the video of an episode, whole."""
         (file,) = self.files_of(episode_index)
         return file, 0.0, self.length(episode_index) / self.fps
 
@@ -145,7 +145,7 @@ class VideoFolder(RobotDataset):
         return self._schedule[episode_index]
 
     def _findings(self, source: Path | None, silent: int) -> Iterator[Finding]:
-        """What inspection should say about these files."""
+        """Return what inspection should say about these files."""
         if source is not None and silent:
             what = f"{silent:,} of {len(self._files):,} videos have no caption in {source}."
             yield Finding("note", what, "The name of their folder stands for it.")
@@ -178,7 +178,7 @@ def _class_of(file: str) -> str:
 
 
 def _read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, VideoTimes], dict[int, str]]:
-    """What the packets of every readable video say, and why the others are not; by their numbers."""
+    """Return what the packets of every readable video say, and why the others are not; by their numbers."""
     read: dict[int, VideoTimes] = {}
     reasons: dict[int, str] = {}
     pool = ThreadPoolExecutor(min(THREADS, len(files)))
@@ -203,5 +203,5 @@ def _try_read(path: Path) -> VideoTimes | str:
 
 
 def _common(values: Sequence[_T]) -> _T:
-    """The most common value, the first one of several that are equally common."""
+    """Return the most common value, the first one of several that are equally common."""
     return Counter(values).most_common(1)[0][0]

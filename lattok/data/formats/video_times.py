@@ -131,7 +131,7 @@ def _check_span(path: Path, container: InputContainer, stream: VideoStream, star
 
 
 def _rate(times: np.ndarray, header: list[float]) -> float:
-    """The first rate that the times keep to: the header's, a whole number, their average; otherwise rounded."""
+    """Return the first rate that the times keep to: the header's, a whole number, their average; otherwise rounded."""
     span = float(times[-1] - times[0])
     if span <= 0:
         return next((rate for rate in header if rate > 0), 0.0)
@@ -141,5 +141,5 @@ def _rate(times: np.ndarray, header: list[float]) -> float:
 
 
 def _keeps_to(times: np.ndarray, fps: float) -> bool:
-    """Whether frame i is shown at start + i / fps, for all frames."""
+    """Tell whether frame i is shown at start + i / fps, for all frames."""
     return fps > 0 and bool(np.all(np.abs((times - times[0]) * fps - np.arange(len(times))) <= IRREGULAR))
