@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
@@ -12,22 +12,31 @@ from lattok import checks, hub
 from lattok.hub.client import LoadOptions
 from lattok.types import Labeller
 
+if TYPE_CHECKING:  # what editors know: the base class of all action tokenizers, and every other family of ours
+    from lattok.action_vq.base import ChunkTokenizer
+    from lattok.image_lam import ImageLAM
+    from lattok.vla import LatentVLA
+    from lattok.vla.published.released import ReleasedVLA
+
+    Loaded = ChunkTokenizer | ImageLAM | LatentVLA | ReleasedVLA
+
 PREFIX = "latent"  # of the columns of a model that stands alone
 LABELLER = "an action tokenizer or an image latent action model"
 
 
-def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **options: Unpack[LoadOptions]) -> Any:
+def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **options: Unpack[LoadOptions]) -> Loaded:
     """Load a tokenizer, a latent action model or a policy from a folder or a Hub id, in evaluation mode.
 
     `options`: the keywords of huggingface_hub (`token`, `cache_dir`, `force_download`, `local_files_only`,
-    `subfolder`), `device`, and of a policy `backbone`, where its base model has moved. Where the class is known,
-    `from_pretrained` of that class does the same and tells an editor which one it is.
+    `subfolder`), `device`, and of a policy `backbone`, where its base model has moved. `from_pretrained` of a class
+    does the same and refuses others.
 
     Raises `LattokError` for a folder that is no artefact, an unknown type, a config from a newer lattok, or tensors
     that do not fit.
     """
     place = hub.resolve(name_or_path, revision, options=options)
-    return hub.family_of(place.folder).from_place(place, options.get("device"), options.get("backbone"))
+    model: Any = hub.family_of(place.folder).from_place(place, options.get("device"), options.get("backbone"))
+    return model
 
 
 def as_labeller(model: Any, argument: str = "model") -> Any:

@@ -26,8 +26,9 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"labels"}),
     frozenset({"samples"}),
     frozenset({"action_vq", "image_lam", "backbones"}),
+    frozenset({"vla"}),
     frozenset({"loading"}),
-    frozenset({"evaluation", "annotation", "vla", "sim"}),
+    frozenset({"evaluation", "annotation", "sim"}),
     frozenset({"recipes", "convert", "cli"}),
 )
 # Siblings do not import each other, except these, and the front doors on the top level.

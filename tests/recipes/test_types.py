@@ -8,6 +8,9 @@ import lattok
 from lattok.recipes import FitRecipe, kinds, recipe_of
 
 if TYPE_CHECKING:
+    from lattok.loading import Loaded
+
+    assert_type(lattok.load("model"), Loaded)
     assert_type(lattok.train(lattok.ActionVQRecipe.from_preset("d", "o")), lattok.P2TActionVQ)
     assert_type(lattok.train(lattok.ImageLAMRecipe.from_preset("d", "o")), lattok.ImageLAM)
     assert_type(lattok.train(lattok.VLARecipe.from_preset("d", "o")), lattok.LatentVLA)
