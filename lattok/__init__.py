@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lattok.data import sample_dataset_path as sample_dataset_path
     from lattok.evaluation import evaluate as evaluate
     from lattok.image_lam import ImageLAM as ImageLAM
+    from lattok.inference import for_inference as for_inference
     from lattok.loading import load as load
     from lattok.recipes import ActionVQRecipe as ActionVQRecipe
     from lattok.recipes import FASTRecipe as FASTRecipe

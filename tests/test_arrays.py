@@ -22,10 +22,10 @@ FAMILIES = {
 CHUNKS = np.random.default_rng(0).standard_normal((20, 4, 3)).astype(np.float32)
 
 
-@pytest.fixture(scope="module", params=[*FAMILIES, "compiled"])
+@pytest.fixture(scope="module", params=[*FAMILIES, "fast"])
 def tokenizer(request):
-    model = FAMILIES["p2t" if request.param == "compiled" else request.param](CHUNKS)
-    return model.compile() if request.param == "compiled" else model
+    model = FAMILIES["p2t" if request.param == "fast" else request.param](CHUNKS)
+    return lattok.for_inference(model) if request.param == "fast" else model
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +66,11 @@ def test_latents_reports_and_fit_take_every_kind():
 
 def test_frames_too(lam):
     frames = np.random.default_rng(1).integers(0, 256, (3, 2, 1, 16, 16, 3), dtype=np.uint8)
-    for model in (lam, lam.compile()):
+    for model in (lam, lattok.for_inference(lam)):
         codes = [model.encode(x).codes for x in (frames, torch.from_numpy(frames), list(frames))]
         assert [type(found) for found in codes] == [np.ndarray, torch.Tensor, torch.Tensor]
         assert all((np.asarray(found) == codes[0]).all() for found in codes)
-    video = lam.encode(frames[:, 0], stride=1)
+    video = lam.label_video(frames[:, 0], 1)
     assert isinstance(video.quantized, np.ndarray)
     with pytest.raises(LattokError, match="`frames`: expected uint8 pixels"):
         lam.encode(frames.astype(np.float32))

@@ -13,7 +13,6 @@ COMMANDS = {
     "study.py",
     "image_lam.py",
     "doctor",
-    "representable.py",
 }
 QUOTED = re.compile(r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out DIR")
 

@@ -28,6 +28,7 @@ from benchmarks.common import Case, environment, gemm_rates, interleaved, ratios
 from benchmarks.reference.univla import StraightforwardLAM
 from lattok.data import camera_keys, open_dataset, sample_dataset_path
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.inference import for_inference
 from lattok.types import LatentActions
 
 FRAMES = 8  # of the timed video
@@ -85,7 +86,7 @@ def measure_full(rounds: int) -> dict[str, Any]:
     video = np.random.default_rng(0).integers(0, 256, (FRAMES, 1, 224, 224, 3), dtype=np.uint8)
     later = np.minimum(np.arange(FRAMES) + 4, FRAMES - 1)
     pairs = torch.from_numpy(np.stack([video, video[later]], 1))
-    ways = {name: lam.compile(*how) for name, how in WAYS.items()}
+    ways = {name: for_inference(lam, *how) for name, how in WAYS.items()}
 
     def autocast(pairs: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -110,7 +111,7 @@ def measure_full(rounds: int) -> dict[str, Any]:
         "gflop_per_frame": {name: count / 1e9 for name, count in work.items()},
         "gemm_gflops": {"float32": float32 / 1e9, "bfloat16": bfloat16 / 1e9},
         "held_MB_per_frame": 4 * lam.config.width * (lam.features.count + 2 * lam.config.tokens) / 1e6,
-        "codes_equal": {name: _equal(plain.codes(pairs), way.label_video(video, 4)) for name, way in ways.items()},
+        "codes_equal": {name: _equal(plain.codes(pairs), way.label_video([video], 4)) for name, way in ways.items()},
     }
 
 
@@ -172,7 +173,7 @@ def measure_small(folder: Path, steps: int, rounds: int) -> dict[str, Any]:
         stride = lam.stride_frames(dataset.fps)
         keys = camera_keys(dataset, lam.cameras)
         videos = [dataset.frames(episode.index, keys, transform=lam.resize) for episode in dataset.episodes]
-        ways = {way: lam.compile(*how) for way, how in WAYS.items()}
+        ways = {way: for_inference(lam, *how) for way, how in WAYS.items()}
         exact, margins = float64_codes(lam, videos, stride)
         labels = {way: _codes(labeller, videos, stride) for way, labeller in ways.items()}
         codes = {way: agreement(found, labels["torch float32"], exact, margins) for way, found in labels.items()}
@@ -188,7 +189,7 @@ def measure_small(folder: Path, steps: int, rounds: int) -> dict[str, Any]:
 
 
 def _codes(labeller: Any, videos: list[np.ndarray], stride: int) -> Tensor:
-    return torch.cat([labeller.label_video(video, stride).codes for video in videos])
+    return torch.cat([labeller.label_video([video], stride).codes for video in videos])
 
 
 @torch.no_grad()
@@ -242,7 +243,7 @@ def measure_gpu(frames: int = 512) -> dict[str, Any]:
     with torch.autocast("cuda", torch.bfloat16):
         rows[AUTOCAST] = {"frames_per_s": len(pairs) / _cuda_seconds(lambda: plain.codes(pairs))}
     for precision in ("float32", "bfloat16"):
-        labeller = lam.compile(precision=precision)
+        labeller = for_inference(lam, precision=precision)
         rate = frames / _cuda_seconds(lambda one=labeller: one.label_video(video, 32))
         rows[f"torch {precision}"] = {"frames_per_s": rate, "share_of_bfloat16_rate": rate * work / peak}
     memory = torch.cuda.max_memory_allocated() / 1e9

@@ -19,7 +19,6 @@ from typing_extensions import Self
 
 from lattok import checks
 from lattok.action_vq.config import ChunkConfig
-from lattok.action_vq.constrain import CodeConstraint, Grammar, SlotGrammar
 from lattok.action_vq.errors import ErrorReport, compare
 from lattok.action_vq.inputs import Arrays, as_codes, full_mask, join_chunks
 from lattok.action_vq.repair import Repaired, held_from_neighbours
@@ -206,14 +205,6 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
             codes = self._encode(actions, inside)
             latents, quantized = actions.flatten(1)[:, None], self._decode(codes).flatten(1)[:, None]
             return like(chunks, LatentActions(codes, latents, quantized))
-
-    def grammar(self) -> Grammar:
-        """Which code rows decode without repair."""
-        return SlotGrammar((self.vocab_size,) * self.tokens_per_chunk)
-
-    def logits_processor(self, first_token_id: int, eos_token_id: int, prompt_length: int) -> CodeConstraint:
-        """A transformers-compatible logits processor under which a language model gives only rows that decode."""
-        return CodeConstraint(self.grammar(), first_token_id, eos_token_id, prompt_length)
 
     @torch.no_grad()
     def error_report(self, chunks: Values, valid: Values | None = None) -> ErrorReport:

@@ -33,7 +33,7 @@ BYTES = _byte_characters()
 CHARACTERS = {byte: character for character, byte in BYTES.items()}
 
 
-class Reading(NamedTuple):
+class Coefficients(NamedTuple):
     """What one row of ids says."""
 
     coefficients: np.ndarray  # int [n], however many there were
@@ -114,13 +114,13 @@ class CoefficientBPE:
         at = np.repeat(self._first[ids] - (counts.cumsum() - counts), counts)
         return self._values[at + np.arange(len(at))]
 
-    def read(self, codes: np.ndarray) -> Reading:
+    def read(self, codes: np.ndarray) -> Coefficients:
         """What any codes [L] say; negative ones are padding."""
         ids = codes[codes >= 0]
         known = ids[ids < self.vocab_size].tolist()
         data = b"".join(map(self.token_bytes.__getitem__, known))
         text = data.decode(errors="ignore")
-        return Reading(self._numbers(text), len(ids) - len(known), len(data) - len(text.encode()))
+        return Coefficients(self._numbers(text), len(ids) - len(known), len(data) - len(text.encode()))
 
     def plainly_whole(self, codes: np.ndarray, n: int) -> np.ndarray:
         """Rows [B] of codes [B, L] that hold n numbers in tokens of whole characters; others need `read`."""

@@ -23,9 +23,8 @@ from typing_extensions import Self
 
 from lattok import checks, files
 from lattok.action_vq.base import ChunkTokenizer
-from lattok.action_vq.bpe import CoefficientBPE, Reading, train, trimmed
+from lattok.action_vq.bpe import CoefficientBPE, Coefficients, train, trimmed
 from lattok.action_vq.config import ChunkConfig
-from lattok.action_vq.grammar import CoefficientGrammar
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.repair import Repaired
 from lattok.arrays import Values
@@ -198,10 +197,6 @@ class FAST(ChunkTokenizer):
         super().load_tensors(tensors, where)
         self._adopt(self.tokenizer_json.cpu().numpy().tobytes().decode(errors="replace"))
 
-    def grammar(self) -> CoefficientGrammar:
-        """Which tokens may follow one another, so that generated rows decode without repair."""
-        return CoefficientGrammar(self.bpe.token_bytes, self.bpe.known, self.horizon * self.action_dim)
-
     def _adopt(self, text: str) -> Self:
         """Use the tokenizer of a tokenizer.json."""
         bpe = CoefficientBPE(text, self.config.min_token, self.config.max_token)
@@ -274,7 +269,7 @@ def _padded(rows: list[list[int]], length: int) -> Tensor:
     return torch.from_numpy(codes)
 
 
-def _note(reading: Reading, size: int, vocab_size: int) -> str:
+def _note(reading: Coefficients, size: int, vocab_size: int) -> str:
     """What has to be repaired in a row, "" where it is exactly `size` coefficients."""
     gap = size - len(reading.coefficients)
     parts = {

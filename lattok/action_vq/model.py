@@ -9,9 +9,7 @@ The encoder sees each step beside the spectrum of the whole chunk.
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -27,9 +25,6 @@ from lattok.arrays import Values, like
 from lattok.nn import PostNormBlock
 from lattok.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import ActionBatch, LatentActions, LossTerms
-
-if TYPE_CHECKING:
-    from lattok.action_vq.compiled import CompiledTokenizer
 
 
 class Spectrum(nn.Module):
@@ -153,24 +148,6 @@ class P2TActionVQ(ChunkTokenizer):
         return model._train(
             batch, model.config.loss_weights, steps=steps, seed=seed, lr=lr, batch_size=batch_size, device=device
         )
-
-    def compile(self, backend: str = "torch", threads: int = 1) -> CompiledTokenizer:  # type: ignore[override]
-        """This tokenizer for inference on the CPU: the same calls, codes and errors, many times faster.
-
-        It keeps a copy of the weights as they are now. `backend` is "torch" or "onnxruntime" (extra `onnx`).
-        """
-        from lattok.action_vq.compiled import compile_tokenizer
-
-        return compile_tokenizer(self, backend, threads)
-
-    def export_onnx(self, path: str | os.PathLike[str]) -> Path:
-        """Write the encoder as ONNX: float32 chunks [batch, H, m] in physical units to int64 codes [batch, H].
-
-        The graph neither pads nor checks; its metadata name horizon, action_dim and vocab_size. Extra `onnx`.
-        """
-        from lattok.action_vq.onnx_graph import export_onnx
-
-        return export_onnx(self, path)
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         return self.quantizer(self.encoder(actions)).codes

@@ -136,7 +136,7 @@ def p2t_vla(
     base_model: Annotated[str, arg(metavar="MODEL")] = "Qwen/Qwen3-VL-2B-Instruct",
     backbone_out: MaybeFolder = None,
 ) -> None:
-    """Convert a published policy (P2T): its own modules, its LoRA for peft, and a report of what LatentVLA cannot hold.
+    """Convert a published policy (P2T): its own modules as released, and its LoRA for peft.
 
     Example: lattok convert p2t-vla vla_step_80000.pt released --horizon 8
 
@@ -169,12 +169,14 @@ def p2t_vla(
         f"dimensions{''.join(f', {what}' for what in also)}; taken as given: horizon {config.horizon}, {config.heads} "
         f"heads, {config.image_tokens} image tokens{f', alpha {lora.alpha:g}' if lora else ''}."
     )
-    for row in converted.report["latent_vla"]:
-        instead = f" LatentVLA: {row['instead']}." if "instead" in row else ""
-        print(f"- {row['part']}: {'' if row['representable'] else 'not in LatentVLA: '}{row['reason']}.{instead}")
+    one = " Its head has no positions: it gives one action for all steps of a chunk." * (config.variant == "base")
+    print(
+        "Its actions are in the normalised units of its training, whose statistics the file does not hold. Why it does "
+        f"not become a LatentVLA: docs/howto/published_policies.md.{one}"
+    )
     converted.save(folder, backbone)
     adapter = "; adapter/ is for peft" if lora else ""
-    print(f"Saved in {out}, with this list as conversion.json{adapter}. Use it: lattok.load({out!r})")
+    print(f"Saved in {out}, with these facts as conversion.json{adapter}. Use it: lattok.load({out!r})")
     if backbone is not None:
         merged = " Its adapter is merged: do not load adapter/ on top." if lora else ""
         print(f"Language model in {backbone_out}; copy config.json and the processor of its base model there.{merged}")

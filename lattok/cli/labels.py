@@ -90,7 +90,7 @@ def annotate(
     loaded = {}
     for column, name in names.items():
         found = moved(lattok.load(name, revision), (engine.device and "cpu") or device)  # workers move it themselves
-        loaded[column] = compiled(found, backend, precision, threads)
+        loaded[column] = faster(found, backend, precision, threads)
     with bar("annotate") as progress:
         result = label(Work(source, loaded, options), out, engine=engine, progress=progress)
     if not result.complete:
@@ -136,7 +136,7 @@ def verify(
         how = entry.get("model", {})
         backend, precision = how.get("backend", "torch").split()[0], how.get("precision", "float32")
         found = moved(lattok.load(name, revision), device)
-        loaded[column] = compiled(found, backend, precision, entry.get("threads", 1))
+        loaded[column] = faster(found, backend, precision, entry.get("threads", 1))
     result = lattok.verify(source, loaded, episodes=sample, seed=seed)
     print(result.render())
     return 0 if result.holds else 1
@@ -184,7 +184,7 @@ def export(
     print(f"Exported {len(done.episodes)} episodes, {done.frames} frames: {done.path}")
 
 
-def compiled(model: Any, backend: str, precision: str, threads: int) -> Any:
+def faster(model: Any, backend: str, precision: str, threads: int) -> Any:
     """A model of video for another backend or precision; the model itself where neither is asked for."""
     if (backend, precision) == ("torch", "float32"):
         return model
@@ -192,7 +192,7 @@ def compiled(model: Any, backend: str, precision: str, threads: int) -> Any:
         hint = "Label with a model of video and with this one in two runs."
         got = f"{precision} and {backend}"
         checks.fail("precision, backend", "float32 and torch for a tokenizer of actions", got, hint)
-    return model.compile(backend, precision, threads if backend == "onnxruntime" else 1)
+    return lattok.for_inference(model, backend, precision, threads if backend == "onnxruntime" else 1)
 
 
 def _by_prefix(models: Sequence[str], prefixes: Sequence[str]) -> dict[str, str]:

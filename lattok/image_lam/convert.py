@@ -24,7 +24,7 @@ from lattok.hub import CONFIG, WEIGHTS
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import IMAGENET
 from lattok.image_lam.model import ImageLAM
-from lattok.image_lam.parts import ActionHead
+from lattok.image_lam.parts import GapActionHead
 from lattok.keymap import PICKLED, Join, KeyMap, read_checkpoint, read_settings, translate
 
 FEATURES = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
@@ -103,7 +103,7 @@ def _filled(config: ImageLAMConfig, foreign: Mapping[str, Tensor], action_dim: i
     if queries is not None and queries.ndim == 4:
         checks.size("features", "channels, as in the file", model.features.dim, queries.shape[3], hint)
     if action_dim is not None:
-        model.action_head = ActionHead(config, action_dim)
+        model.action_head = GapActionHead(config, action_dim)
     ours = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("features.")}
     kept = [name for name in ours if name.endswith(OURS_ALONE)]
     unused = [name for name in foreign if name.startswith((BACKBONE, TEXT))]

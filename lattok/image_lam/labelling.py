@@ -6,29 +6,24 @@ pieces the video came in nor the episodes beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lattok import checks
-from lattok.image_lam.pairs import pair_encoder
-from lattok.image_lam.vit import PlainViT
-from lattok.types import LatentActions, join
-
-if TYPE_CHECKING:
-    from lattok.image_lam.model import ImageLAM
+from lattok.image_lam.fast_encoders import PairEncoder
 
 MOST = 32  # frames, and pairs, at a time
 IN_CACHE = 2**20  # numbers per layer that CPUs are given at a time; larger blocks are a tenth slower
 
-Video = np.ndarray | Iterable[np.ndarray]
+Video = np.ndarray | Tensor | Iterable[np.ndarray | Tensor]
 
 
-class Engine(Protocol):
-    """Computes labels in two steps, of which the first is shared by the pairs that a frame belongs to."""
+class VideoEncoder(Protocol):
+    """Computes query tokens in two steps, of which the first is shared by the pairs that a frame belongs to."""
 
     def frames(self, frames: Tensor) -> Tensor:
         """Frames uint8 [n, V, H, W, 3] to what their pairs need, [n, ...]."""
@@ -39,81 +34,43 @@ class Engine(Protocol):
         ...
 
 
-class TorchEngine:
-    """Bound to the weights as they are now, on the model's device. In bfloat16, matrices are rounded and no more."""
+class TorchVideoEncoder:
+    """Frozen features, frames [n, V, H, W, 3] to [n, V * N, D], and an encoder of pairs over them."""
 
-    @torch.no_grad()
-    def __init__(self, lam: ImageLAM, dtype: torch.dtype = torch.float32):
-        self._lam, self._dtype = lam, dtype
-        rounded = dtype != torch.float32 and lam.features.network is not None
-        self._vit = PlainViT(lam.features, dtype) if rounded and PlainViT.understands(lam.features) else None
-        self._encoder = pair_encoder(lam.encoder, dtype)
+    def __init__(self, features: Callable[[Tensor], Tensor], encoder: PairEncoder):
+        self._features, self._encoder = features, encoder
 
     def frames(self, frames: Tensor) -> Tensor:
-        """See `Engine`."""
+        """What the pairs of these frames need."""
         return self._encoder.frames(self._features(frames))
 
     def pairs(self, now: Tensor, later: Tensor) -> Tensor:
-        """See `Engine`."""
+        """Query tokens of pairs."""
         return self._encoder.pairs(now, later)
 
-    def _features(self, frames: Tensor) -> Tensor:
-        lam = self._lam
-        if self._vit is not None:
-            small = lam.features.resize(frames).to(lam.features.mean.device)
-            return self._vit(small.flatten(0, 1)).unflatten(0, small.shape[:2]).flatten(1, 2)
-        with torch.autocast(lam.features.mean.device.type, self._dtype, enabled=self._dtype != torch.float32):
-            return lam.frame_features(frames).float()
+
+def block_size(numbers: int, device: torch.device) -> int:
+    """Frames at a time, and pairs, where a layer holds so many `numbers` per frame.
+
+    It depends on the model and the kind of its device, never on the video.
+    """
+    return MOST if device.type != "cpu" else max(1, min(MOST, IN_CACHE // numbers))
 
 
-@torch.no_grad()
-def label_video(lam: ImageLAM, engine: Engine, video: Video, stride: int) -> LatentActions:
-    """Video uint8 [T, V, H, W, 3], whole or in pieces, to T latent actions of the pairs (t, min(t + stride, T - 1))."""
-    checks.counts(stride=stride)
-    check_reads_video_alone(lam)
-    size = block_size(lam)
-    with lam._inference():
-        pairs = _pairs(engine, _blocks(lam, video, size), stride, size)
-        parts = [quantized(lam, engine.pairs(now, later)) for now, later in pairs]
-    if not parts:
-        checks.fail("frames", "at least one frame", "none")
-    return join(parts)
-
-
-def check_reads_video_alone(lam: ImageLAM) -> None:
-    """A model of stage 1 also reads instructions, which engines do not know."""
-    if lam.config.language is not None:
-        hint = "Label with a stage-2 model trained with its codebook."
-        checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions", hint)
-
-
-def block_size(lam: ImageLAM) -> int:
-    """Frames at a time, and pairs; a matter of the model and the kind of its device, never of the video."""
-    config, features = lam.config, lam.features
-    if features.mean.device.type != "cpu":
-        return MOST
-    tokens = len(config.cameras) * features.count + config.tokens * (1 if lam.env is None else 2)
-    return max(1, min(MOST, IN_CACHE // (tokens * config.width)))
-
-
-def quantized(lam: ImageLAM, tokens: Tensor) -> LatentActions:
-    """Query tokens [B, queries, width] to latent actions."""
-    control, env, count = lam.control, lam.env, lam.config.tokens
-    other = None if env is None else env.public(env(tokens[:, count:], update=False))
-    return control.public(control(tokens[:, :count], update=False), other)
-
-
-def _pairs(engine: Engine, blocks: Iterable[Tensor], stride: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the frames of all pairs need, `size` pairs at a time, as soon as their later frames are there."""
+def query_tokens(
+    encoder: VideoEncoder, video: Video, cameras: Sequence[str], stride: int, size: int
+) -> Iterator[Tensor]:
+    """Query tokens [n, queries, width] of the pairs (t, min(t + stride, T - 1)) of a video, n of them up to `size`."""
     held: dict[int, Tensor] = {}
     count = labelled = 0
 
-    def take(end: int, last: int) -> tuple[Tensor, Tensor]:
+    def take(end: int, last: int) -> Tensor:
         later = torch.stack([held[min(t + stride, last)] for t in range(labelled, end)])
-        return torch.stack([held.pop(t) if t < last else held[t] for t in range(labelled, end)]), later
+        now = torch.stack([held.pop(t) if t < last else held[t] for t in range(labelled, end)])
+        return encoder.pairs(now, later)
 
-    for block in blocks:
-        held.update(enumerate(engine.frames(block), count))
+    for block in _blocks(video, cameras, size):
+        held.update(enumerate(encoder.frames(block), count))
         count += len(block)
         while count >= labelled + size + stride:
             yield take(labelled + size, count)
@@ -124,12 +81,14 @@ def _pairs(engine: Engine, blocks: Iterable[Tensor], stride: int, size: int) -> 
         labelled = end
 
 
-def _blocks(lam: ImageLAM, video: Video, size: int) -> Iterator[Tensor]:
-    """`size` frames at a time, in the end fewer."""
+def _blocks(video: Video, cameras: Sequence[str], size: int) -> Iterator[Tensor]:
+    """Frames [n, V, H, W, 3], `size` at a time, in the end fewer."""
     waiting: list[np.ndarray] = []
-    for piece in [video] if isinstance(video, np.ndarray) else video:
+    for frames in [video] if isinstance(video, np.ndarray | Tensor) else video:
+        piece = frames.numpy(force=True) if isinstance(frames, Tensor) else frames
+        piece = piece[:, None] if piece.ndim == 4 and len(cameras) == 1 else piece
         checks.rank("frames", piece, "T V H W 3")
-        checks.size("frames", f"cameras ({', '.join(lam.cameras)})", piece.shape[1], len(lam.cameras))
+        checks.size("frames", f"cameras ({', '.join(cameras)})", piece.shape[1], len(cameras))
         while len(piece):
             missing = size - sum(map(len, waiting))
             waiting.append(piece[:missing])

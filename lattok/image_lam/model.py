@@ -10,11 +10,10 @@ Stage 1 learns that codebook: one stream, with the instruction's words beside th
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +25,22 @@ from lattok.checks import LattokError
 from lattok.hub import HubModel
 from lattok.image_lam import losses
 from lattok.image_lam.config import ImageLAMConfig
+from lattok.image_lam.fast_encoders import pair_encoder
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.flow import block_flow
-from lattok.image_lam.labelling import TorchEngine, Video, label_video
-from lattok.image_lam.parts import ActionHead, Decoder, Encoded, FlowHead, FusedEncoder, SpaceTimeEncoder, Stream, Words
+from lattok.image_lam.labelling import TorchVideoEncoder, Video, VideoEncoder, block_size, query_tokens
+from lattok.image_lam.parts import (
+    Decoder,
+    Encoded,
+    FlowHead,
+    FusedEncoder,
+    GapActionHead,
+    LatentStream,
+    SpaceTimeEncoder,
+    Words,
+)
 from lattok.quantize import VectorQuantizer
-from lattok.types import LatentActions, LossTerms, PairBatch, VideoLabeller
-
-if TYPE_CHECKING:
-    from lattok.image_lam.compiled import CompiledImageLAM
+from lattok.types import LatentActions, LossTerms, PairBatch, VideoLabeller, join
 
 NOT_SAVED = ("features.", "action_head.", "flow_head.")
 
@@ -59,11 +65,11 @@ class ImageLAM(HubModel, VideoLabeller):
         encoder = FusedEncoder if config.encoder == "fused" else SpaceTimeEncoder
         self.encoder = encoder(config, streams * config.tokens, self.features.dim, places)
         frozen = config.streams == "control+env"
-        self.control = Stream(config, config.codebook_size)
-        self.env = Stream(config, config.env_codebook_size, frozen) if streams == 2 else None
+        self.control = LatentStream(config, config.codebook_size)
+        self.env = LatentStream(config, config.env_codebook_size, frozen) if streams == 2 else None
         self.decoder = Decoder(config, streams, self.features.dim, places)
         self.language_up = None if config.language is None else nn.Linear(config.language_dim, config.width)
-        self.action_head: ActionHead | None = None
+        self.action_head: GapActionHead | None = None
         self.flow_head = FlowHead(config) if config.flow_weight > 0 else None
         if frozen and self.env is not None:
             self.env.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
@@ -108,7 +114,7 @@ class ImageLAM(HubModel, VideoLabeller):
 
     def attach_action_head(self, actions: Tensor) -> None:
         """A fresh action head, for training only; its normaliser is fitted to `actions` [N, m] or [N, steps, m]."""
-        self.action_head = ActionHead(self.config, actions.shape[-1])
+        self.action_head = GapActionHead(self.config, actions.shape[-1])
         self.action_head.normalizer.fit(actions.flatten(0, -2))
 
     def take_environment(self, stage1: ImageLAM) -> None:
@@ -135,16 +141,38 @@ class ImageLAM(HubModel, VideoLabeller):
         for target, level in zip(wanted, levels, strict=True):
             target.copy_(level)
 
-    def encode(self, frames: Values, stride: int | None = None) -> LatentActions:
-        """Frame pairs uint8 [B, 2, V, H, W, 3], or with `stride` a video [T, V, H, W, 3], to `LatentActions`.
+    def encode(self, frames: Values) -> LatentActions:
+        """Frame pairs uint8 [B, 2, V, H, W, 3] to `LatentActions`; V may be left out when there is one camera.
 
-        V may be left out when there is one camera. A video gives T rows, see `label_video`. Arrays in, arrays out.
+        Arrays in, arrays out. For all pairs of a video see `label_video`.
         """
-        if stride is None:
-            return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
-        video = as_tensor("frames", frames)
-        video = video[:, None] if video.ndim == 4 and len(self.cameras) == 1 else video
-        return like(frames, self.label_video(video.cpu().numpy(), stride))
+        return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
+
+    @torch.no_grad()
+    def label_video(self, frames: Video, stride: int, encoder: VideoEncoder | None = None) -> LatentActions:
+        """Video uint8 [T, V, H, W, 3] to T latent actions of the pairs (t, min(t + stride, T - 1)), in float32.
+
+        V may be left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order,
+        from any iterable: only `stride` frames are held. Every frame is computed once, in blocks from frame 0, so that
+        labels do not depend on the pieces. `lattok.for_inference` has faster encoders.
+        """
+        checks.counts(stride=stride)
+        self.check_reads_video_alone()
+        config = self.config
+        tokens = len(self.cameras) * self.features.count + config.tokens * (1 if self.env is None else 2)
+        size = block_size(tokens * config.width, self.features.mean.device)
+        with self._inference():
+            encoder = encoder or TorchVideoEncoder(self.frame_features, pair_encoder(self.encoder))
+            parts = [self.from_tokens(part) for part in query_tokens(encoder, frames, self.cameras, stride, size)]
+        if not parts:
+            checks.fail("frames", "at least one frame", "none")
+        return like(frames, join(parts))
+
+    def check_reads_video_alone(self) -> None:
+        """A stage-1 model also reads instructions, which a video does not hold."""
+        if self.config.language is not None:
+            hint = "Label with a stage-2 model trained with its codebook."
+            checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions", hint)
 
     def checked_pairs(self, frames: Values) -> Tensor:
         """Frame pairs of this model's cameras as [B, 2, V, H, W, 3]; V may be left out when there is one."""
@@ -176,8 +204,13 @@ class ImageLAM(HubModel, VideoLabeller):
         if isinstance(self.encoder, FusedEncoder):
             checks.size("features", "patches, whose places were learned", features.shape[2], len(self.encoder.places))
         with self._inference():
-            control, env = self._streams(features.to(self.features.mean), self._words(len(features), text, text_mask))
-            return like(given, self.control.public(control, self.env.public(env) if self.env and env else None))
+            words = self._words(len(features), text, text_mask)
+            return like(given, self.from_tokens(self.encoder(features.to(self.features.mean), words)))
+
+    def from_tokens(self, tokens: Tensor) -> LatentActions:
+        """The encoder's query tokens [B, queries, width] to `LatentActions`."""
+        control, env = self._quantized(tokens)
+        return self.control.public(control, self.env.public(env) if self.env and env else None)
 
     @torch.no_grad()
     def frame_features(self, frames: Tensor) -> Tensor:
@@ -187,36 +220,6 @@ class ImageLAM(HubModel, VideoLabeller):
         frames = self.features.resize(frames).to(self.features.mean.device)
         patches = self.features(frames.reshape(-1, *frames.shape[-3:]))
         return patches.reshape(*lead, len(self.cameras) * self.features.count, self.features.dim)
-
-    def label_video(self, frames: Video, stride: int) -> LatentActions:
-        """Video uint8 [T, V, H, W, 3] to T latent actions of the pairs (t, min(t + stride, T - 1)), in float32.
-
-        The video may also come in pieces, in order, from any iterable: only `stride` frames are held. Every frame is
-        computed once, in blocks from frame 0, so that labels do not depend on the pieces. Faster: `compile`.
-        """
-        with self._inference():
-            return label_video(self, TorchEngine(self), frames, stride)
-
-    def compile(  # type: ignore[override]
-        self, backend: str = "torch", precision: str = "float32", threads: int = 1
-    ) -> CompiledImageLAM:
-        """A labeller with the weights as they are now: "onnxruntime" in float32, or "torch" also in "bfloat16".
-
-        In bfloat16 a few codes differ; `describe()` says how labels were made. The extra `onnx` is needed for
-        onnxruntime, which runs on the CPU.
-        """
-        from lattok.image_lam.compiled import compile_lam
-
-        return compile_lam(self, backend, precision, threads)
-
-    def export_onnx(self, path: str | os.PathLike[str]) -> Path:
-        """Write pairs `frames` uint8 [batch, 2, V, s, s, 3] to `codes` int64 [batch, P] as ONNX. Extra `onnx`.
-
-        Frames must have the model's size already; an environment stream's codes come as `env.codes`.
-        """
-        from lattok.image_lam.onnx_engine import export_onnx
-
-        return export_onnx(self, path)
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Loss terms of a batch; `config.loss_weights` weights them."""
@@ -271,7 +274,10 @@ class ImageLAM(HubModel, VideoLabeller):
         return described if weights is None else described | {"features_sha256": weights}
 
     def _streams(self, features: Tensor, words: Words | None = None) -> tuple[Encoded, Encoded | None]:
-        tokens = self.encoder(features, words)
+        return self._quantized(self.encoder(features, words))
+
+    def _quantized(self, tokens: Tensor) -> tuple[Encoded, Encoded | None]:
+        """Query tokens [B, queries, width] as control and environment streams."""
         count = self.config.tokens
         control = self.control(tokens[:, :count])
         if self.env is None:
@@ -311,7 +317,7 @@ def _features(config: ImageLAMConfig) -> FrozenFeatures:
     return FrozenFeatures(config.features, config.image_size, *scaling, config.features_revision)
 
 
-def _codebook(stream: Stream) -> list[Tensor]:
+def _codebook(stream: LatentStream) -> list[Tensor]:
     """The codebook of each level; an environment stream always has one."""
     if not isinstance(stream.quantizer, VectorQuantizer):
         checks.fail("env_codebook", "a model with quantizer vq or residual", stream.config.quantizer)

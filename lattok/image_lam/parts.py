@@ -139,7 +139,7 @@ class Encoded:
     losses: LossTerms
 
 
-class Stream(nn.Module):
+class LatentStream(nn.Module):
     """Query tokens [B, P, width] to latents [B, p, d] and their codes: heads, norm, bottleneck.
 
     A `frozen` stream's codebook is given (stage 1) rather than learned, so it needs no start and no warm-up.
@@ -209,7 +209,7 @@ def bottleneck(config: ImageLAMConfig, size: int, frozen: bool) -> VectorQuantiz
     return quantizer
 
 
-class ActionHead(nn.Module):
+class GapActionHead(nn.Module):
     """MLP to the actions of the gap (Eq. 14), from latents before quantization; dropped at publication.
 
     As published code has it (`action_head="codes"`), it reads the mean of the codes' vectors instead.

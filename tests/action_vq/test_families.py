@@ -10,10 +10,8 @@ import torch
 
 import lattok
 from lattok.action_vq.base import ChunkTokenizer
-from lattok.action_vq.constrain import Grammar
 from lattok.checks import LattokError
 from lattok.cli import main
-from tests.action_vq.test_constrain import generate
 
 NAMES = ("x", "y", "gripper")
 FIT = {
@@ -156,22 +154,6 @@ def test_random_codes_decode(tokenizer):
 @pytest.mark.slow
 def test_a_million_random_codes_decode(tokenizer):
     decodes(tokenizer, 1_000_000)
-
-
-def generated(tokenizer: ChunkTokenizer, rows: int) -> None:
-    """Rows from random logits need no repair."""
-    grammar: Grammar = tokenizer.grammar()
-    rows_of_codes = generate(grammar, rows, tokenizer.tokens_per_chunk)
-    assert not tokenizer.decode(rows_of_codes, return_info=True)[1].repaired.any()
-
-
-def test_generated_rows_need_no_repair(tokenizer):
-    generated(tokenizer, 100)
-
-
-@pytest.mark.slow
-def test_ten_thousand_generated_rows_need_no_repair(tokenizer):
-    generated(tokenizer, 10_000)
 
 
 VERBS = {

@@ -1,4 +1,4 @@
-"""FAST: the transform against explicit sums, ids against the plain tokenizer, total decoding, both formats, grammar."""
+"""FAST: the transform against explicit sums, ids against the plain tokenizer, total decoding, both formats."""
 
 import json
 
@@ -255,76 +255,6 @@ def test_random_codes_decode(fitted, published):
 def test_a_million_random_codes_decode(fitted, published):
     decode_random(fitted, 1_000_000)
     decode_random(FAST.from_published(published, action_dim=M, horizon=H), 1_000_000)
-
-
-def generate(tokenizer: FAST, count: int) -> list[list[int]]:
-    """Rows sampled from random logits under the grammar; each ends at random where it may."""
-    grammar, generator = tokenizer.grammar(), torch.Generator().manual_seed(0)
-    out = []
-    for _ in range(count):
-        state, row = grammar.start(), []
-        while True:
-            allowed, end = grammar.allowed(state)
-            assert end or allowed.any()
-            logits = torch.randn(tokenizer.vocab_size + 1, generator=generator)
-            code = int(logits.masked_fill(~torch.cat([allowed, torch.tensor([end])]), -torch.inf).argmax())
-            if code == tokenizer.vocab_size:
-                break
-            row.append(code)
-            state = grammar.advance(state, code)
-        out.append(row)
-    return out
-
-
-def test_generated_rows_need_no_repair(fitted, published):
-    for tokenizer in (fitted, FAST.from_published(published, action_dim=M, horizon=H)):
-        assert not tokenizer.decode(generate(tokenizer, 100), return_info=True)[1].repaired.any()
-
-
-def test_the_logits_processor_keeps_to_the_grammar(fitted):
-    constraint = fitted.logits_processor(first_token_id=10, eos_token_id=3, prompt_length=1)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.full((16, 1), 5)
-    while not bool((tokens == 3).any(1).all()):
-        scores = torch.randn(16, 10 + fitted.vocab_size, generator=generator)
-        tokens = torch.cat([tokens, constraint(tokens, scores).argmax(1, keepdim=True)], 1)
-    assert not fitted.decode((tokens[:, 1:] - 10).clamp_min(-1), return_info=True)[1].repaired.any()
-
-
-@pytest.mark.slow
-def test_ten_thousand_generated_rows_need_no_repair(fitted, published):
-    for tokenizer in (fitted, FAST.from_published(published, action_dim=M, horizon=H)):
-        assert not tokenizer.decode(generate(tokenizer, 10_000), return_info=True)[1].repaired.any()
-
-
-def test_the_grammar_allows_exactly_what_can_be_finished(tmp_path):
-    tokenizer = FAST.from_published(fit_as_published(tmp_path / "small", size=330, add=300), action_dim=1, horizon=3)
-    grammar, tokens = tokenizer.grammar(), tokenizer.bpe.token_bytes
-    texts = {chr(point).encode() for point in np.flatnonzero(tokenizer.bpe.known)}
-    starts = {text[:end] for text in texts for end in range(1, len(text))}
-
-    def can_finish(data: bytes) -> bool:
-        """Whether bytes are the beginning of three characters, by trying every cut."""
-        for cut in range(len(data), -1, -1):
-            try:
-                text = data[:cut].decode()
-            except UnicodeDecodeError:
-                continue
-            rest = data[cut:]
-            return (rest in starts and len(text) < 3) if rest else len(text) <= 3
-        return False
-
-    partial = [i for i, token in enumerate(tokens) if token and token[0] >= 0xC2 and token in starts]
-    for before in ([], [40], partial[:1], [40, *partial[:1]]):
-        state = grammar.start()
-        for code in before:
-            state = grammar.advance(state, code)
-        said = b"".join(tokens[code] for code in before)
-        expected = [bool(token) and can_finish(said + token) for token in tokens]
-        assert grammar.allowed(state)[0].tolist() == expected
-        assert any(expected)
-    with pytest.raises(LattokError, match="`code`: expected one that is allowed after 0 of 3 coefficients"):
-        grammar.advance(grammar.start(), -1)
 
 
 def test_the_hash_covers_the_vocabulary(fitted, tmp_path):

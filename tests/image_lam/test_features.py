@@ -174,7 +174,7 @@ def test_every_backbone_labels_videos(case, tmp_path):
     lam = ImageLAM(ImageLAMConfig(cameras=("front",), features=name, image_size=size, **sizes)).eval()
     lam.features.load()
     video = torch.randint(0, 256, (5, 1, 40, 50, 3), dtype=torch.uint8)
-    labels, pairs = lam.encode(video, stride=2), torch.stack([video[:3], video[2:]], 1)
+    labels, pairs = lam.label_video(video, 2), torch.stack([video[:3], video[2:]], 1)
     expected = lam.encode(pairs)
     torch.testing.assert_close(labels.latents[:3], expected.latents, atol=1e-4, rtol=1e-4)
     assert torch.equal(labels.codes[:3], expected.codes)
@@ -268,9 +268,10 @@ def test_the_model_passes_the_hint_on(channels):
     kind = torch.float32 if channels == 3 else torch.uint8
     hint = {1: "Grey frames", 3: "frames_from_lerobot", 4: "RGBA frames"}[channels]
     video = torch.zeros(4, 32, 32, channels, dtype=kind)
-    for frames, stride in ((video.unflatten(0, (2, 2)), None), (video, 2)):
-        with pytest.raises(LattokError, match=hint):
-            lam.encode(frames, stride)
+    with pytest.raises(LattokError, match=hint):
+        lam.encode(video.unflatten(0, (2, 2)))
+    with pytest.raises(LattokError, match=hint):
+        lam.label_video(video, 2)
 
 
 def test_precomputed_features_of_another_network():

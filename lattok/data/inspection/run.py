@@ -16,7 +16,7 @@ from lattok.checks import LattokError
 from lattok.data.actions.view import action_spaces
 from lattok.data.episodes import check_stride, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.inspection import Inspection
+from lattok.data.inspection.result import Inspection
 from lattok.data.inspection.scan import Block, Unreadable, scan
 from lattok.data.inspection.summary import Running, count_wild
 from lattok.data.opening import as_dataset

@@ -23,7 +23,6 @@ from lattok import checks, files
 from lattok.hub import OWN, WEIGHTS
 from lattok.keymap import KeyMap, read_checkpoint, translate
 from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
-from lattok.vla.published.representable import representable
 
 BASE_MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 HEAD, PROPRIO, POOLING = "action_head.model.", "proprio_projector.", "pooling."
@@ -45,7 +44,7 @@ class Lora(NamedTuple):
 
 @dataclass
 class Conversion:
-    """What a published policy's file holds, and what of it lattok's own policy can represent."""
+    """What a published policy's file holds; the report says what was found and what was taken as given."""
 
     model: ReleasedVLA
     lora: Lora | None
@@ -118,7 +117,6 @@ def read_p2t_vla(
         "taken_as_given": {"horizon": horizon, "heads": heads, "image_tokens": image_tokens}
         | ({"lora_alpha": lora_alpha, "base_model": base_model} if lora else {}),
         "left_out": sorted(unused),
-        "latent_vla": representable(config, lora is not None, bool(backbone)),
     }
     return Conversion(model.eval(), lora, backbone, report, base_model)
 

@@ -136,7 +136,7 @@ class ReleasedProprio(nn.Module):
 class ReleasedPooling(nn.Module):
     """Softmax pooling by a learned query over axis 1.
 
-    As released it gets [B, H, P, D] and so pools over time: [B, P, D]. `per_step` pools each step's P tokens.
+    As released it gets [B, H, P, D] and so pools over time: [B, P, D].
     """
 
     def __init__(self, dim: int):
@@ -146,20 +146,6 @@ class ReleasedPooling(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         weights = (tokens @ self.query).softmax(1)
         return (weights[..., None] * tokens).sum(1)
-
-    def per_step(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, H, P, D] to [B, H, D]."""
-        return self(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-
-
-def gather_placeholders(hidden: Tensor, input_ids: Tensor, placeholder: int, count: int) -> Tensor:
-    """Hidden states [B, L, D] at the last `count` places of `input_ids` [B, L] that hold the placeholder, in order."""
-    at = input_ids == placeholder
-    least = int(at.sum(1).min())
-    if least < count:
-        checks.fail("input_ids", f"{count} placeholders {placeholder} in each sample", least)
-    last = at & (at.flip(1).cumsum(1).flip(1) <= count)
-    return hidden[last].unflatten(0, (len(hidden), count))
 
 
 class ReleasedAlign(nn.Module):
@@ -172,33 +158,6 @@ class ReleasedAlign(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(self.norm(states))))
-
-
-def _unit(projected: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Projected [B, H, d] and the mean of each step's code vectors [B, H, P, d], both of length 1."""
-    return F.normalize(projected, dim=-1), F.normalize(vectors.mean(2), dim=-1)
-
-
-def align_cosine(projected: Tensor, vectors: Tensor) -> Tensor:
-    """1 - mean cosine. As released the targets are code vectors, where the paper has latents before quantization."""
-    projected, target = _unit(projected, vectors)
-    return 1 - (projected * target).sum(-1).mean()
-
-
-def align_margin_ranking(projected: Tensor, vectors: Tensor, margin: float = 0.3) -> Tensor:
-    """What the released option "infonce" computes: relu(margin - sim[i, i] + sim[i, j]) over steps i != j."""
-    projected, target = _unit(projected, vectors)
-    similarity = projected @ target.mT  # b i j
-    own = similarity.diagonal(dim1=1, dim2=2)[..., None]
-    others = ~torch.eye(similarity.shape[1], dtype=torch.bool, device=similarity.device)
-    return (margin - own + similarity).relu()[:, others].mean()
-
-
-def align_infonce(projected: Tensor, vectors: Tensor, temperature: float = 0.1) -> Tensor:
-    """InfoNCE, which the release holds and never calls: softmax over the projected index, mean over targets."""
-    projected, target = _unit(projected, vectors)
-    chances = (projected @ target.mT / temperature).log_softmax(1)  # b i j
-    return -chances.diagonal(dim1=1, dim2=2).mean()
 
 
 class ReleasedVLA(HubModel):

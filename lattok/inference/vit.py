@@ -11,37 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lattok.image_lam.fast_encoders import Affine, Layer, precise
 from lattok.image_lam.features import FrozenFeatures
 
 SAME = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
-IN_CACHE = 2**23  # scores of attention at a time
-
-
-class Affine:
-    """x W^T + b in the precision of `dtype`."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32):
-        self.weight = weight.detach().to(dtype)
-        self.bias = None if bias is None else bias.detach().to(dtype)
-
-    @classmethod
-    def of(cls, linear: nn.Linear, dtype: torch.dtype, scale: Tensor | None = None) -> Affine:
-        """`linear`, its outputs times `scale`."""
-        if scale is None:
-            return cls(linear.weight, linear.bias, dtype)
-        return cls(linear.weight * scale[:, None], None if linear.bias is None else linear.bias * scale, dtype)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
-
-    def split(self, *parts: int) -> list[Affine]:
-        """The maps to so many outputs each."""
-        biases = [None] * len(parts) if self.bias is None else self.bias.split(parts)
-        return [Affine(w, b, w.dtype) for w, b in zip(self.weight.split(parts), biases, strict=True)]
 
 
 class PlainViT:
@@ -56,7 +32,7 @@ class PlainViT:
         self.embed = _embedding(net.patch_embed.proj, features, dtype)
         self.prefix, self.places = _tokens(net)
         self.first = None if isinstance(net.norm_pre, nn.Identity) else net.norm_pre
-        self.blocks = [Layer.of_timm(block, dtype) for block in net.blocks]
+        self.blocks = [_layer(block, dtype) for block in net.blocks]
         self.last = net.norm
 
     @staticmethod
@@ -81,61 +57,6 @@ class PlainViT:
         return self.last(x[:, len(self.prefix) :])
 
 
-class Layer:
-    """A pre-norm layer over [n, tokens, width]; adds to its input in place."""
-
-    def __init__(self, norms: tuple[Any, Any], qkv: Affine, mix: Affine, widen: Affine, narrow: Affine, heads: int):
-        self.norm1, self.norm2 = norms
-        self.qkv, self.mix, self.widen, self.narrow, self.heads = qkv, mix, widen, narrow, heads
-
-    @classmethod
-    def of_timm(cls, block: Any, dtype: torch.dtype) -> Layer:
-        """A `Block` of timm's vision transformer."""
-        return cls(
-            (block.norm1, block.norm2),
-            Affine.of(block.attn.qkv, dtype),
-            Affine.of(block.attn.proj, dtype, _scale(block.ls1)),
-            Affine.of(block.mlp.fc1, dtype),
-            Affine.of(block.mlp.fc2, dtype, _scale(block.ls2)),
-            block.attn.num_heads,
-        )
-
-    def __call__(self, x: Tensor, used: int | None = None) -> Tensor:
-        """With `used` only for the first tokens, which look at all."""
-        mixed = attend(self.norm1(x), self.qkv, self.heads, used)
-        x = x[:, :used].add_(self.mix(mixed))
-        return x.add_(self.narrow(F.gelu(self.widen(self.norm2(x)))))
-
-
-def attend(x: Tensor, qkv: Affine, heads: int, used: int | None = None) -> Tensor:
-    """Mixed values of the first `used` tokens of [n, tokens, width], or of all."""
-    if used is None:
-        q, k, v = rearrange(qkv(x), "n t (three h d) -> three n h t d", three=3, h=heads)
-    else:
-        width = x.shape[-1]
-        ask, look = qkv.split(width, 2 * width)
-        q = rearrange(ask(x[:, :used]), "n t (h d) -> n h t d", h=heads)
-        k, v = rearrange(look(x), "n t (two h d) -> two n h t d", two=2, h=heads)
-    cached = q.is_cpu and q.dtype == torch.bfloat16
-    mixed = _mix_in_cache(q, k, v) if cached else F.scaled_dot_product_attention(q, k, v)
-    return rearrange(mixed, "n h t d -> n t (h d)")
-
-
-def _mix_in_cache(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention over [n, heads, tokens, d] in plain products, which in bfloat16 on a CPU take 0.6 of the fused time.
-
-    A few frames at a time, so that the scores stay in the cache.
-    """
-    few = max(1, IN_CACHE // (q.shape[1] * q.shape[2] * k.shape[2]))
-    parts = zip((q * q.shape[-1] ** -0.5).split(few), k.split(few), v.split(few), strict=True)
-    return torch.cat([(q @ k.transpose(-1, -2)).softmax(-1) @ v for q, k, v in parts])
-
-
-def precise(tensor: Tensor) -> Tensor:
-    """In float64, where the device has that."""
-    return tensor.float() if tensor.device.type == "mps" else tensor.double()
-
-
 def _known_parts(net: Any) -> bool:
     from timm.models import vision_transformer
 
@@ -150,6 +71,13 @@ def _known_parts(net: Any) -> bool:
         and block.mlp.act.approximate == "none"
         for block in net.blocks
     )
+
+
+def _layer(block: Any, dtype: torch.dtype) -> Layer:
+    """A `Block` of timm's vision transformer."""
+    qkv, mix = Affine.of(block.attn.qkv, dtype), Affine.of(block.attn.proj, dtype, _scale(block.ls1))
+    widen, narrow = Affine.of(block.mlp.fc1, dtype), Affine.of(block.mlp.fc2, dtype, _scale(block.ls2))
+    return Layer((block.norm1, block.norm2), qkv, mix, widen, narrow, block.attn.num_heads)
 
 
 def _scale(layer_scale: Any) -> Tensor | None:
