@@ -177,6 +177,8 @@ class PolicyBatch(NamedTuple):
     texts: Sequence[str]  # B instructions
     proprio: Tensor | None  # [B, s] float32
     actions: Tensor  # [B, H, m] float32; steps beyond the episode repeat its last action
-    valid: Tensor  # [B, H] bool: steps inside the episode
+    valid: Tensor  # [B, H] bool: steps inside the episode; none of a sample whose actions are not known
     latent: LatentTarget | None = None
     labelled: Tensor | None = None  # 0-d: samples with labels in an average share, where a batch is shared out
+    acted: Tensor | None = None  # 0-d: samples with known actions in an average share; none: all have
+    later: Tensor | None = None  # [B, F, V, h, w, 3] uint8: frames after those of `images`, at fixed gaps

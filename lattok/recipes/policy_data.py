@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import torch
+
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, select_episodes, split_by_task
@@ -13,7 +15,7 @@ from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, 
 from lattok.loading import load
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
-from lattok.samples.augment import augment, draw
+from lattok.samples.augment import augment_alike, draw
 from lattok.samples.order import SeededBatches
 from lattok.samples.policy import PolicyWindows
 from lattok.training import RUN
@@ -77,6 +79,7 @@ def read_windows(
             action_key=data.action_key,
             state_key=data.state_key if data.proprio else None,
             episodes=data.episodes if episodes is None else episodes,
+            action_episodes=data.action_episodes if episodes is None else None,
             latent=source.spec if learns and source.tokenizer is None else None,
             labeller=source.tokenizer,
             extra_keys=() if data.eval_key is None else (data.eval_key,),
@@ -97,6 +100,10 @@ class PolicyBatches:
         batch = self.windows.batch(rows[process::processes])
         if self.windows.labelled is not None:
             batch = batch._replace(labelled=self.windows.labelled[rows].sum() / processes)
+        if not self.windows.acted.all():
+            batch = batch._replace(acted=self.windows.acted[rows].sum() / processes)
         size, options = self.loop.batch_size, self.data.augmentation
         changes = draw(options, size, batch.images.shape[1], self.loop.seed, step)[process::processes]
-        return batch._replace(images=augment(batch.images, changes))
+        frames = batch.images[:, None] if batch.later is None else torch.cat([batch.images[:, None], batch.later], 1)
+        frames = augment_alike(frames, changes)  # what differs between them is what moved
+        return batch._replace(images=frames[:, 0], later=None if batch.later is None else frames[:, 1:])

@@ -63,6 +63,7 @@ class PolicyOptions(ImageOptions):
     """What a policy learns from."""
 
     state_key: str = "observation.state"  # column with the robot's state, which is proprio
+    action_episodes: str | None = None  # episodes whose actions are known; others teach by labels (default: all)
     strategy: str = "baseline"  # how latent actions supervise
     layer: int | float | None = None  # hidden state of LA-Align: index, or fraction of the layers
     latent_weight: float | None = None  # lambda of Eq. 4; left out: the strategy's own
@@ -163,7 +164,7 @@ class VLARecipe(Recipe[LatentVLA]):
         torch.manual_seed(self.loop.seed)
         policy = new_policy(self, source)  # before frames are decoded: what does not fit costs seconds
         windows = read_windows(self, source)
-        policy.action_normalizer.fit(windows.actions, policy.config.action_kinds)
+        policy.action_normalizer.fit(windows.known_actions, policy.config.action_kinds)
         if policy.proprio_normalizer is not None and windows.states is not None:
             policy.proprio_normalizer.fit(windows.states, policy.config.normalize)
         inputs = {"labels": windows.labels_hash, "backbone": policy.config.backbone_revision}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.data.pixels import check_pixels
+from lattok.seeds import derive_seed
 
 BLOCK = 4  # samples that are changed at once
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision
@@ -73,8 +74,6 @@ class Draws:
 
 def draw(options: Augmentation, count: int, views: int, seed: int, step: int) -> Draws:
     """Draws for the `count` samples of a step, over all processes, with `views` cameras each."""
-    from lattok.seeds import derive_seed  # accelerate takes seconds to import
-
     checks.counts(count=count, views=views)
     generator = torch.Generator().manual_seed(derive_seed(seed, step, 1))
     uniform = torch.rand(count, views, 7, generator=generator)
@@ -101,6 +100,13 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
         return images
     parts = [slice(i, i + BLOCK) for i in range(0, len(images), BLOCK)]  # in the processor's cache: twice as fast
     return torch.cat([_changed(images[part], draws[part]) for part in parts]) if parts else images
+
+
+def augment_alike(frames: Tensor, draws: Draws) -> Tensor:
+    """Change frames uint8 [B, F, V, h, w, 3]: all F of a sample and camera in the same way."""
+    count = frames.shape[1]
+    alike = Draws(*(None if part is None else part.repeat(1, count, 1) for part in (draws.boxes, draws.colours)))
+    return augment(frames.flatten(1, 2), alike).unflatten(1, (count, -1))
 
 
 def _changed(images: Tensor, draws: Draws) -> Tensor:

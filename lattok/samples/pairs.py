@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lattok.samples.augment import Augmentation, Draws, augment, draw
+from lattok.samples.augment import Augmentation, augment_alike, draw
 from lattok.samples.mixture import MixedBatches, MixedPairs
 from lattok.samples.order import SeededBatches
 from lattok.samples.windows import FramePairs
@@ -71,18 +71,11 @@ class PairBatches:
         batch = self.pairs.batch(chosen)
         if self.changes is not None and self.changes.changes:
             draws = draw(self.changes, self.samples, batch.frames.shape[2], self.seed, step)[process::processes]
-            batch = batch._replace(frames=_augmented(batch.frames, draws))
+            batch = batch._replace(frames=augment_alike(batch.frames, draws))
         if self.words is None or self.text_of is None:
             return batch
         rows = self.text_of[chosen]
         return batch._replace(text=self.words.vectors[rows], text_mask=self.words.mask[rows])
-
-
-def _augmented(frames: Tensor, draws: Draws) -> Tensor:
-    """Change frames uint8 [B, F, V, h, w, 3]: all F of a sample and camera in the same way."""
-    count = frames.shape[1]
-    alike = Draws(*(None if part is None else part.repeat(1, count, 1) for part in (draws.boxes, draws.colours)))
-    return augment(frames.flatten(1, 2), alike).unflatten(1, (count, -1))
 
 
 def _draw(pairs: FramePairs | MixedPairs, labelled: bool, size: int, seed: int) -> SeededBatches | MixedBatches:

@@ -46,6 +46,8 @@ class PolicyWindows:
         action_key: str = "action",
         state_key: str | None = "observation.state",
         episodes: EpisodeSpec = None,
+        action_episodes: EpisodeSpec = None,
+        gaps: Sequence[int] = (),
         latent: LatentSpec | None = None,
         labeller: ActionTokenizer | None = None,
         extra_keys: Sequence[str] = (),
@@ -53,11 +55,13 @@ class PolicyWindows:
         progress: Progress | None = None,
     ):
         """Images are resized to `size` x `size`. Latent actions come from the columns that `latent` (of `latent_spec`)
-        describes, or from `labeller`, an action tokenizer that sees the chunks of every batch. `extra_keys`: other
-        columns like actions that `targets` gives. Beyond 4 GiB frames go into a temporary file in `cache_dir`, if it is
-        given. Numbers that are not finite raise `LattokError`, as do missing columns.
+        describes, or from `labeller`, an action tokenizer that sees the chunks of every batch. Of episodes that are not
+        among `action_episodes` (none given: all) no action is known: they teach through labels. `gaps`: so many frames
+        later a batch looks again. `extra_keys`: other columns like actions that `targets` gives. Beyond 4 GiB frames go
+        into a temporary file in `cache_dir`, if it is given. Numbers that are not finite raise `LattokError`, as do
+        missing columns.
         """
-        checks.counts(size=size)
+        checks.counts(size=size, **{f"gaps[{number}]": gap for number, gap in enumerate(gaps)})
         self.horizon, self.size, self.interpolation = horizon, size, interpolation
         self.cameras = () if cameras is not None and not len(cameras) else camera_keys(dataset, cameras)
         self.episodes = chosen = select_episodes(dataset, episodes)
@@ -65,6 +69,9 @@ class PolicyWindows:
         self.actions, self.action_names = self._windows.actions, self._windows.action_names
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
+        self.acted = torch.from_numpy(_acted(dataset, chosen, action_episodes).repeat(lengths))
+        self._gaps = torch.tensor(gaps, dtype=torch.long)
+        self._last = torch.from_numpy((np.cumsum(lengths) - 1).repeat(lengths))  # of each frame's episode
         self.tasks, self.task_of = instructions(chosen, lengths, np.ones(len(self), dtype=bool))
         self.states, self.state_names = _states(dataset, state_key, chosen)
         self._vectors = {action_key: self.actions}
@@ -89,15 +96,22 @@ class PolicyWindows:
         """Samples `indices` [B]."""
         rows, inside = self._windows.rows(indices)  # b h
         chosen = indices.numpy()
-        actions = self.actions[rows]
+        actions, known = self.actions[rows], self.acted[indices, None]
+        later = torch.minimum(indices[:, None] + self._gaps, self._last[indices, None])  # b f
         return PolicyBatch(
             images=torch.from_numpy(np.asarray(self.frames[chosen])),
             texts=[self.tasks[i] for i in self.task_of[chosen].tolist()],
             proprio=None if self.states is None else self.states[indices],
             actions=actions,
-            valid=inside,
+            valid=inside & known,
             latent=self._target(indices, rows, inside, actions),
+            later=torch.from_numpy(np.asarray(self.frames[later.numpy()])) if later.shape[1] else None,
         )
+
+    @property
+    def known_actions(self) -> Tensor:
+        """The actions [n, m] that are known, each once: what normalisers and scales are fitted to."""
+        return self.actions[self.acted]
 
     @property
     def labels_hash(self) -> str | None:
@@ -115,7 +129,7 @@ class PolicyWindows:
         if self.latent is None:
             return None
         if not self._labels:
-            return torch.ones(len(self), dtype=torch.bool)
+            return self.acted  # made from actions
         valid = self._labels["valid"][:, 0]
         rows, inside = self._windows.rows(torch.arange(len(self)))
         return valid if self.latent.target == "chunk" else (valid[rows] & inside).any(1)
@@ -134,11 +148,22 @@ class PolicyWindows:
             with torch.no_grad():
                 found = self._labeller.latent_actions(actions, inside)  # one call for the batch
             labels = {"codes": found.codes.cpu()[:, None], "embedding": found.latents.float().cpu().flatten(1)[:, None]}
-            labels |= {"valid": torch.ones(len(actions), 1, dtype=torch.bool)}
+            labels |= {"valid": self.acted[indices, None]}
             return target_of(spec, {part: labels[part] for part in spec.widths()}, inside)
         pick = rows if spec.target == "steps" else indices[:, None]  # b s, or b 1
         labels = {part: values[pick] for part, values in self._labels.items()}
         return target_of(spec, labels | {"valid": labels["valid"][..., 0]}, inside)
+
+
+def _acted(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec) -> np.ndarray:
+    """Which of the chosen episodes have known actions, bool [E]; at least one."""
+    if action_episodes is None:
+        return np.ones(len(chosen), dtype=bool)
+    known = {episode.index for episode in select_episodes(dataset, action_episodes)}
+    acted = np.array([episode.index in known for episode in chosen])
+    if not acted.any():
+        checks.fail("action_episodes", "at least one of the episodes that are trained on", repr(action_episodes))
+    return acted
 
 
 def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]) -> tuple[tuple[int, int], ...]:

@@ -148,7 +148,11 @@ class LatentVLA(HubModel):
         batch = self._batch(batch, learning=True)
         seen = self._see(batch, learning=True)
         target = self.action_normalizer(batch.actions)
-        return self.head.loss(seen.states, seen.proprio, target, batch.valid) | self._latent_terms(batch, seen)
+        terms = self.head.loss(seen.states, seen.proprio, target, batch.valid)
+        if batch.acted is not None:
+            own = batch.valid.any(1).sum() / batch.acted.clamp(min=1e-6)
+            terms = {name: own * value for name, value in terms.items()}  # as below
+        return terms | self._latent_terms(batch, seen)
 
     def _latent_terms(self, batch: PolicyBatch, seen: Seen) -> LossTerms:
         terms: LossTerms = {}

@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,7 +14,9 @@ import lattok
 from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import open_dataset
+from lattok.recipes.policy_data import PolicyBatches, find_labels, read_windows
 from lattok.recipes.study import BLIND, PROPRIO, title_of, train_study
+from lattok.samples.policy import PolicyWindows
 from lattok.signals import Interrupted
 from lattok.vla import STRATEGIES
 from tests.conftest import CAMERAS
@@ -220,6 +224,53 @@ def held_out(folder: Path) -> tuple[list, int]:
     """Episodes that a run was judged on, and how many windows they have."""
     said = json.loads((folder / "held_out.json").read_text())
     return said["episodes"], said["windows"]
+
+
+def test_actions_that_are_not_known_teach_nothing(dataset: Path, tmp_path: Path):
+    """Not through the loss, nor through the normaliser, nor through the scale of the held-out error."""
+    other = tmp_path / "other"
+    shutil.copytree(dataset, other)
+    for file in (other / "data").rglob("*.parquet"):
+        table = pq.read_table(file)
+        rows, kind = table.to_pydict(), table.schema.field("action")
+        actions = [[7e3] * 3 if e == 0 else a for e, a in zip(rows["episode_index"], rows["action"], strict=True)]
+        pq.write_table(
+            table.set_column(table.schema.get_field_index("action"), kind, pa.array(actions, kind.type)), file
+        )
+    found = []
+    for place, options in ((dataset, {}), (other, {}), (dataset, {"action_episodes": "0:"})):
+        options = {"action_episodes": "1:", **options}
+        policy = lattok.train(recipe(place, tmp_path / str(len(found)), "la_direct", episodes="0,1,3", **options))
+        found.append((weights(policy), (tmp_path / str(len(found)) / "held_out.json").read_text()))
+    assert found[0][0].keys() == found[1][0].keys()
+    for name, value in found[0][0].items():
+        assert torch.equal(value, found[1][0][name]), name
+    assert found[0][1] == found[1][1] != found[2][1]
+    assert not torch.equal(found[0][0]["action_normalizer.shift"], found[2][0]["action_normalizer.shift"])
+
+
+def test_shares_of_a_batch_add_up_where_not_every_sample_has_actions(dataset: Path, tmp_path: Path):
+    given = recipe(dataset, tmp_path / "p", "la_direct", action_episodes="0", episodes="0,1", steps=1, batch_size=8)
+    policy, batches = lattok.train(given), None
+    source = find_labels(given, open_dataset(dataset))
+    batches = PolicyBatches(read_windows(given, source), given)
+    whole, shares = batches(3, 0, 1), [batches(3, i, 2) for i in range(2)]
+    counts = [int(share.valid.any(1).sum()) for share in shares]
+    assert counts[0] != counts[1]
+    assert 0 < int(whole.acted) == sum(counts) < 8
+    expected, parts = policy(whole), [policy(share) for share in shares]
+    for name in ("action", "latent"):
+        torch.testing.assert_close((parts[0][name] + parts[1][name]) / 2, expected[name])
+
+
+def test_later_frames_change_as_the_first_do(dataset: Path, tmp_path: Path):
+    """What differs between the frames of a sample is what moved, not the colours that were drawn for it."""
+    given = recipe(dataset, tmp_path / "p", batch_size=6, hue=0.1)
+    windows = PolicyWindows(open_dataset(dataset), 4, size=given.model.image_size, episodes=[0, 1], gaps=(1, 5))
+    windows.frames = np.repeat(windows.frames[7:8], len(windows), 0)  # nothing moves
+    batch = PolicyBatches(windows, given)(0, 0, 1)
+    assert torch.equal(batch.later, batch.images[:, None].expand_as(batch.later))
+    assert not torch.equal(batch.images[0], torch.from_numpy(windows.frames[7]))
 
 
 def test_other_episodes_than_train_are_judged_on_the_same_held_out_ones(dataset: Path, tmp_path: Path):

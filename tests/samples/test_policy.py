@@ -49,6 +49,35 @@ def test_samples_against_a_loop(lengths, horizon):
             assert bool(batch.valid[i, h]) == (t + h <= last)
 
 
+def test_actions_of_other_episodes_are_not_known():
+    dataset = Demonstrations(".", [5, 3, 4])
+    samples, whole = windows(dataset, latent=STEPS, action_episodes="0,2"), windows(dataset, latent=STEPS)
+    batch, expected = (each.batch(torch.arange(12)) for each in (samples, whole))
+    known = torch.tensor([e != 1 for e, _ in places(dataset)])
+    assert torch.equal(samples.acted, known)
+    assert torch.equal(batch.valid, expected.valid & known[:, None])
+    for part, same in zip(batch.latent, expected.latent, strict=True):
+        assert torch.equal(part, same)  # labels are known everywhere
+    np.testing.assert_array_equal(samples.known_actions, np.concatenate([dataset.values[e]["action"] for e in (0, 2)]))
+    made = windows(dataset, labeller=WholeTokenizer(), action_episodes=[0]).batch(torch.arange(12)).latent
+    assert torch.equal(made.valid.any(1), torch.tensor([e == 0 for e, _ in places(dataset)]))  # from actions
+    with pytest.raises(LattokError, match="`action_episodes`: expected at least one of the episodes"):
+        windows(dataset, episodes=[0], action_episodes="1")
+
+
+def test_a_batch_may_look_again_later():
+    dataset = Demonstrations(".", [5, 3])
+    batch = windows(dataset, gaps=(1, 3)).batch(torch.arange(8))
+    assert batch.later.shape == (8, 2, 2, 4, 4, 3)
+    for i, (e, t) in enumerate(places(dataset)):
+        for f, gap in enumerate((1, 3)):
+            seen = min(t + gap, dataset.episodes[e].length - 1)
+            assert batch.later[i, f, :, 0, 0, 0].tolist() == [10 * e + seen, 100 + 10 * e + seen]
+    assert windows(dataset).batch(torch.arange(8)).later is None
+    with pytest.raises(LattokError, match=r"`gaps\[0\]`"):
+        windows(dataset, gaps=(0,))
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4).filter(lambda lengths: max(lengths) > 2))
 def test_labels_of_every_step_against_a_loop(lengths):

@@ -68,7 +68,7 @@ def policy_errors(
 
     Of more than 5,000 windows as many are taken, evenly spaced.
     """
-    values = trained.targets(key)[:, 0]  # every action of the training episodes once
+    values = trained.targets(key)[trained.acted, 0]  # every known action of the training episodes once
     mean, deviation = values.mean(0), values.std(0).clamp(min=1e-6)
     chosen = evenly(len(held_out), MOST)
     wanted, parts = held_out.targets(key)[chosen], []
