@@ -62,7 +62,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Callable[..., None] | None:
     preset = _preset_in(words, recipe_class) if helps else None
     defaults = recipe_class.from_preset("DATASET", "OUT", preset).options() if helps else {}
     verb.__annotations__ |= _flags(recipe_class, defaults)
-    verb.__annotations__["run"] = StudyRun if hasattr(recipe_class, "study") else Run
+    verb.__annotations__["run"] = StudyRun if recipe_class.compares else Run
     presets = f"Presets: {', '.join(recipe_class.presets)} (default: {recipe_class.default_preset}).\n\n"
     presets *= len(recipe_class.presets) > 1
     words = [word for flag in as_flags(recipe_class.example) for word in flag]
@@ -83,7 +83,9 @@ def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str,
     source = [] if dataset is None else [dataset]
     words = ["lattok", "train", recipe_class.kind, *source, "--out", run.out, "--resume"]
     if isinstance(run, StudyRun) and run.study:
-        recipe.study(run.resume, shlex.join([*words, "--study"]))
+        from lattok.recipes.study import train_study
+
+        train_study(recipe, run.resume, shlex.join([*words, "--study"]))
         return
     recipe.train(run.resume, shlex.join(words))
     print(f"Saved in {run.out}. {recipe.next_step()}")

@@ -96,6 +96,7 @@ class Recipe(ABC, Generic[Model]):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     default_preset: ClassVar[str]
     looks: ClassVar[bool] = False  # at pictures
+    compares: ClassVar[bool] = False  # with `--study`: see study.py
     common: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "seed", "device")  # come first in the help
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # options of the example in the help
     choices: ClassVar[Mapping[str, Iterable[str]]] = MappingProxyType({})  # names that options take
@@ -149,7 +150,7 @@ class Recipe(ABC, Generic[Model]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the options, since the classes that hold some of them are made at run time."""
-        return _unpickled, (self.kind, self.dataset, self.out, self.preset, self.options())
+        return type(self)._of, (self.dataset, self.out, self.preset, self.options())
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,14 +303,6 @@ class Recipe(ABC, Generic[Model]):
         if first_process():
             self._check_folder(resume)
         return Path(self.out)
-
-
-def _unpickled(kind: str, *facts: Any) -> Recipe[Any]:
-    from lattok.recipes import recipe_of  # which knows also those of families of tokenizers
-
-    recipe_class = recipe_of(kind)
-    assert recipe_class is not None
-    return recipe_class._of(*facts)
 
 
 RECIPES: Registry[type[Recipe[Any]]] = Registry("lattok.recipes", "kind", ("recipes",))

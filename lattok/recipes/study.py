@@ -155,7 +155,7 @@ def _train_proprio(recipe: VLARecipe, source: PolicySource) -> None:
     torch.manual_seed(recipe.loop.seed)
     config = policy_config(recipe, source)
     model = ProprioPolicy(config)
-    model.action_normalizer.fit(windows.actions, config.action_kinds)
+    model.action_normalizer.fit(windows.known_actions, config.action_kinds)
     model.proprio_normalizer.fit(windows.states, config.normalize)
     fit(model, PolicyBatches(windows, recipe), recipe.loop, out, loss_weights={"action": 1.0}, resume=out.exists())
     if not first_process():

@@ -17,7 +17,7 @@ from lattok.action_vq.config import ChunkConfig
 from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.loading import load
-from lattok.recipes.common import Recipe, finish, first_process, wait_for_all
+from lattok.recipes.common import RECIPES, Recipe, finish, first_process, wait_for_all
 from lattok.recipes.options import types_of
 from lattok.samples import ActionWindows
 
@@ -35,6 +35,10 @@ class FitRecipe(Recipe[Tokenizer]):
     family: ClassVar[type[ChunkTokenizer]]
     presets = MappingProxyType({"default": MappingProxyType({})})
     default_preset = "default"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the family, since its recipe may be made at run time."""
+        return _unpickled, (self.family, self.dataset, self.out, self.preset, self.options())
 
     def train(self, resume: bool = False, resume_command: str = "") -> Tokenizer:
         """Fit the tokenizer and save it into `out`; `resume` begins again in the same folder.
@@ -65,6 +69,10 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
         "common": ("horizon", *own, *Recipe.common),
     }
     return type(f"{family.__name__}Recipe", (FitRecipe,), facts)
+
+
+def _unpickled(family: type[ChunkTokenizer], *facts: Any) -> FitRecipe[Any]:
+    return cast(Any, RECIPES.get(family.type) or recipe_for(family))._of(*facts)
 
 
 FASTRecipe = recipe_for(FAST)

@@ -112,6 +112,7 @@ class VLARecipe(Recipe[LatentVLA]):
 
     kind = "vla"
     looks = True
+    compares = True
     model_class = VLAConfig
     data_class = PolicyOptions
     data: PolicyOptions
@@ -180,12 +181,6 @@ class VLARecipe(Recipe[LatentVLA]):
                 _judge(self, policy, source, windows)
             wait_for_all()
             return policy
-
-    def study(self, resume: bool = False, resume_command: str = "") -> None:
-        """Train all strategies, and controls, with the same seed and data order, and compare them."""
-        from lattok.recipes.study import train_study  # which trains with this class
-
-        train_study(self, resume, resume_command)
 
     def next_step(self) -> str:
         """Return what to type when it is trained."""
