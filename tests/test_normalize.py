@@ -276,7 +276,6 @@ def test_a_normaliser_that_is_still_to_be_chosen_says_among_which():
 
 
 def test_a_model_with_one_normaliser_is_used_as_it_is():
-    config = SimpleNamespace(normalizers=("a", "b"))
-    assert for_dataset(SimpleNamespace(config=config, for_dataset=str.upper), "b") == "B"
-    for model in (SimpleNamespace(), SimpleNamespace(config=SimpleNamespace(normalizers=()))):
-        assert for_dataset(model, "b") is model
+    assert for_dataset(SimpleNamespace(datasets=("a", "b"), for_dataset=str.upper), "b") == "B"
+    model = SimpleNamespace(datasets=())
+    assert for_dataset(model, "b") is model
