@@ -33,7 +33,7 @@ from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.annotation import RayEngine, annotate
 from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotWriter, open_dataset
-from lattok.data.video import VideoEncoder
+from lattok.data.video import VideoWriter
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 
 UNIT_FRAMES = 200  # many units in a small dataset
@@ -83,7 +83,7 @@ def write_videos(root: Path) -> Path:
     """The same squares as a folder of videos without actions."""
     made = open_dataset(write_source(root.with_name("as lerobot")))
     for episode in made.episodes:
-        encoder = VideoEncoder(root / f"{episode.index:02d}.mp4", 10, (32, 32), "h264", 1)
+        encoder = VideoWriter(root / f"{episode.index:02d}.mp4", 10, (32, 32), "h264", 1)
         encoder.add(made.frames(episode.index)[:, 0])
         encoder.close()
     shutil.rmtree(made.root)

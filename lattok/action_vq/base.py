@@ -134,7 +134,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         """
         names, actions = self.config.normalizers, as_tensor("actions", actions).float()
         if not names or name in names:
-            checks.fail("name", f"a dataset beside those of the mixture ({', '.join(names) or 'none'})", repr(name))
+            checks.fail("name", f"another dataset than those of the mixture ({', '.join(names) or 'none'})", repr(name))
         checks.rank("actions", actions, "N m")
         normalizer = self._new_normalizer().fit(actions, self.config.normalize_kinds)
         self.config = replace(self.config, normalizers=(*names, name))
@@ -235,7 +235,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         given = options.pop("action_dim", dims)
         checks.size("action_dim", "action dimensions", dims, given, "It follows from the chunks.")
         if options.get("horizon", steps) != steps:
-            hint = "Cut longer chunks into windows; of steps that no chunk has nothing can be learnt."
+            hint = "Cut longer chunks into windows; nothing can be learned about steps that no chunk has."
             checks.fail("horizon", f"the {steps} steps of the chunks", options["horizon"], hint)
         checks.known_keys("options", options, [f.name for f in fields(cls.config_class) if f.name != "normalizers"])
         model = cls(cls.config_class(**{"horizon": steps, **options}, action_dim=dims))

@@ -4,7 +4,7 @@
     codes   = VQ(latents)               one code per step
     actions^ = Decoder(codebook[codes])
 
-The encoder sees each step beside the spectrum of the whole chunk.
+The encoder sees each step together with the spectrum of the whole chunk.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class P2TActionVQ(ChunkTokenizer):
 
     @torch.no_grad()
     def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
-        """Like `encode`, with the latents and quantized vectors [B, H, d] beside the codes."""
+        """Like `encode`, with the latents and quantized vectors [B, H, d] next to the codes."""
         actions, _ = self._prepare(chunks, valid)
         with self._inference():
             latents = self.encoder(actions)

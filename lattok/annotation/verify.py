@@ -229,23 +229,23 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
         try:
             stored = work.dataset.columns(episode.index, columns)
             with torch.no_grad(), torch_threads(work.options.threads):
-                anew = label_episode(work, prefix, episode.index, episode.length)
+                again = label_episode(work, prefix, episode.index, episode.length)
         except Exception as error:
             yield f"- episode {episode.index} cannot be labelled again: {reason(error)}"
             continue
         frames += episode.length
-        _count(tally, stored, anew, episode.index)
+        _count(tally, stored, again, episode.index)
     for name, seen in tally.items():
         yield seen.line(name, frames, made)
     yield f"? {frames} frames of {len(chosen)} of {len(work.dataset.episodes)} episodes were labelled again"
 
 
-def _count(tally: dict[str, _Tally], stored: Labels, anew: Labels, episode: int) -> None:
+def _count(tally: dict[str, _Tally], stored: Labels, again: Labels, episode: int) -> None:
     for name, seen in tally.items():
-        if name not in anew:
+        if name not in again:
             seen.absent = True
             continue
-        is_, was = (values[name].reshape(len(values[name]), -1) for values in (anew, stored))
+        is_, was = (values[name].reshape(len(values[name]), -1) for values in (again, stored))
         if is_.shape != was.shape:
             seen.absent = True
         elif is_.dtype.kind == "f":

@@ -1,7 +1,7 @@
 """Any dataset written as LeRobot v3: `export(dataset, "out")`, with its labels (`lattok.labels.with_labels`).
 
 Images that the source stores as JPEG or PNG keep their bytes; everything else is encoded as video, or without loss as
-PNG on request. Episodes are numbered anew; meta/export.json says which they were. One episode's columns and one block
+PNG on request. Episodes are numbered again; meta/export.json says which they were. One episode's columns and one block
 of frames are in memory at a time, nothing is published before all is written, and the same call writes the same bytes.
 """
 

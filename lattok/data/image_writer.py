@@ -14,7 +14,7 @@ from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.stats import ImageStats, Stats
 from lattok.data.tables import MEGABYTE, next_place
-from lattok.data.video import MOST_PIXELS, VideoEncoder
+from lattok.data.video import MOST_PIXELS, VideoWriter
 from lattok.files import first_line
 
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -90,7 +90,7 @@ class RollingVideos:
         self._codec, self._threads = codec, threads
         self._chunk_files, self._limit = chunk_files, limit_mb * MEGABYTE
         self._place = (0, 0)
-        self._encoder: VideoEncoder | None = None
+        self._encoder: VideoWriter | None = None
 
     def write(self, frames: EpisodeFrames) -> dict[str, Any]:
         """Encode an episode; returns where it is, as columns of its row in meta/episodes."""
@@ -99,7 +99,7 @@ class RollingVideos:
             self._place = next_place(self._place, self._chunk_files)
         if self._encoder is None:
             path = VIDEO_PATH.format(video_key=self._key, chunk_index=self._place[0], file_index=self._place[1])
-            self._encoder = VideoEncoder(self._folder / path, self._fps, frames.size, self._codec, self._threads)
+            self._encoder = VideoWriter(self._folder / path, self._fps, frames.size, self._codec, self._threads)
         start = self._encoder.frames / self._fps
         frames.run(self._encoder.add)
         values = (*self._place, start, self._encoder.frames / self._fps)

@@ -31,7 +31,7 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     `revision` is for Hub ids. `options` depend on the format: `fps` (RLDS, HDF5, videos), `split` (RLDS), `captions`
     (videos), and for all of them `name`, `cameras` (see `with_cameras`), `action_space`, what columns mean, such as
     {"action": "bridge"} (see `declare`), and `actions`, what to make of them: {"as": "libero"}, with further options of
-    `with_actions` beside it. A description file `*.json` holds the same:
+    `with_actions` next to it. A description file `*.json` holds the same:
     `{"dataset": "path below the file's folder, or Hub id", "fps": 5, ...}`.
 
     What is on the Hub also takes huggingface_hub's keywords: `token`, `cache_dir`, `force_download`, `local_files_only`

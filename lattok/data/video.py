@@ -209,7 +209,7 @@ def _damaged(path: Path, reason: str) -> LattokError:
     return LattokError(f"cannot decode video {path} ({reason}). It is truncated or damaged: copy it again.")
 
 
-class VideoEncoder:
+class VideoWriter:
     """Writes one video file of a constant frame rate, episode after episode."""
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int], codec: str, threads: int | None = None):

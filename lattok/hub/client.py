@@ -105,7 +105,12 @@ def here(name: Any, folder: Path = Path()) -> Path | None:
     try:
         path = folder / Path(name).expanduser()
         return path if path.exists() else None
-    except (OSError, RuntimeError, ValueError, TypeError):  # too long a name, the home folder of nobody here
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+    ):  # a name too long, or an unknown user
         return None
 
 

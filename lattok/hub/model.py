@@ -37,7 +37,7 @@ from lattok.version import __version__
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 EVALUATION, TRAINING = "evaluation.json", "training.json"
 OWN = (CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING)  # files that saving writes
-PARTS = "parts"  # folder of what an artefact holds beside that, such as a whole backbone
+PARTS = "parts"  # folder of what else an artefact holds, such as a whole backbone
 ALL = [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, f"{PARTS}/*"]
 REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 LICENSE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -253,7 +253,7 @@ class HubModel(nn.Module):
 
     @classmethod
     def opened(cls, config: Any, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
-        """What building takes beside the configuration, and what the artefact in `folder` does not hold itself."""
+        """What building takes besides the configuration, and what the artefact in `folder` does not hold itself."""
         return config, {}
 
     @classmethod

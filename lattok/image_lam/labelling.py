@@ -1,7 +1,7 @@
 """Labels of a video, frame by frame: each frame is computed once, and a window of `stride` frames is all that is held.
 
 Frames are taken in blocks that begin at frame 0 of the episode and end with it, so that a label depends on neither the
-pieces the video came in nor the episodes beside it.
+pieces the video came in nor other episodes.
 """
 
 from __future__ import annotations

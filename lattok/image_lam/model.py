@@ -4,8 +4,8 @@
     codes   = VQ(latents)                                          P codes of K
     features^(o_{t+stride}) = Decoder(features(o_t), codebook[codes])
 
-Streams: `control`, and an environment stream beside it (`control+env` with a frozen codebook, `joint` from scratch).
-Stage 1 learns that codebook: one stream, with the instruction's words beside the tokens (`language`).
+Streams: `control`, and an environment stream next to it (`control+env` with a frozen codebook, `joint` from scratch).
+Stage 1 learns that codebook: one stream, with the instruction's words next to the tokens (`language`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Labels that lie beside a dataset of another format than LeRobot: `with_labels(dataset, folder)` joins the two.
+"""Labels in a folder of their own, for datasets that are not LeRobot: `with_labels(dataset, folder)` joins the two.
 
 `labels/file-*.parquet` hold `episode_index`, `frame_index` and the label columns, `meta/lattok.json` says how they were
 made. Reading is lazy; memory does not grow with the dataset but for 32 bytes per episode.
@@ -86,7 +86,7 @@ class Sidecar:
 
 
 class LabelledDataset(View):
-    """A dataset and the labels beside it as one dataset: all label columns stand among its features."""
+    """A dataset and its labels as one dataset: all label columns stand among its features."""
 
     def __init__(self, dataset: RobotDataset, labels: Sidecar):
         super().__init__(dataset)

@@ -81,10 +81,10 @@ class Row:
         """Of the table."""
         errors = self.errors
         latent = errors.get("latent", {})
-        learnt = next((f"{kind.removeprefix('latent_')} {latent[kind]:.2f}" for kind in latent if "_" in kind), "–")
+        learned = next((f"{kind.removeprefix('latent_')} {latent[kind]:.2f}" for kind in latent if "_" in kind), "–")
         numbers = (errors["error"], errors["by_step"][0], errors["by_step"][-1], self.seconds)
         error, first, last, seconds = ("–" if number is None else f"{number:.3f}" for number in numbers)
-        return [title_of(self.name), error, f"{errors['gain']:.0%}", first, last, learnt, seconds]
+        return [title_of(self.name), error, f"{errors['gain']:.0%}", first, last, learned, seconds]
 
 
 def train_study(

@@ -232,7 +232,7 @@ class LatentVLA(HubModel):
         self.queues.reset(env_ids)
 
     def merge(self, folder: Path | str) -> LatentVLA:
-        """Write a policy without adapters, its backbone beside it, into `folder`; returns it. This one is used up."""
+        """Write a policy without adapters, its backbone next to it, into `folder`; returns it. This one is used up."""
         if self.config.backbone == SCRATCH:
             checks.fail(
                 "policy", "one with a pretrained backbone", "one with the scratch backbone", "Save it as it is."

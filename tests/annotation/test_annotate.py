@@ -25,7 +25,7 @@ from lattok.annotation.columns import plan_units
 from lattok.annotation.labels import Options, Work, label_unit
 from lattok.checks import LattokError
 from lattok.data import open_dataset
-from lattok.data.video import VideoEncoder
+from lattok.data.video import VideoWriter
 from lattok.types import LatentActions
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
 
@@ -441,7 +441,7 @@ def test_videos_of_several_sizes_are_resized_by_the_model(source, tmp_path):
     span = [e.index for e in source.episodes if source.video_span(e.index, source.cameras[1])[0] == path]
     frames = sum(source.episodes[i].length for i in span)
     path.unlink()
-    encoder = VideoEncoder(path, 10, (48, 64), "h264")
+    encoder = VideoWriter(path, 10, (48, 64), "h264")
     encoder.add(np.full((frames, 48, 64, 3), 200, dtype=np.uint8))
     encoder.close()
     with pytest.raises(LattokError, match="expected frames of one size, got 32x32x3 from .*front and 48x64x3"):

@@ -16,7 +16,7 @@ from lattok.annotation import annotate, label, verify
 from lattok.annotation.labels import Options, Work
 from lattok.data import open_dataset
 from lattok.data.exporting import export
-from lattok.data.video import VideoEncoder
+from lattok.data.video import VideoWriter
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.labels import with_labels
 from tests.annotation.fakes import tree
@@ -149,7 +149,7 @@ def test_labels_of_converted_actions(kind, tmp_path):
 def write_videos(root: Path, sizes=((32, 48), (40, 32))) -> None:
     rng = np.random.default_rng(0)
     for i, size in enumerate(sizes):
-        encoder = VideoEncoder(root / f"wave/{i}.mp4", 10, size, "h264", 1)
+        encoder = VideoWriter(root / f"wave/{i}.mp4", 10, size, "h264", 1)
         encoder.add(np.cumsum(rng.integers(0, 9, (14, *size, 3)), axis=0).astype(np.uint8))
         encoder.close()
 

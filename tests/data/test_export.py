@@ -13,7 +13,7 @@ from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, declare, export, open_dataset, with_actions
 from lattok.data.schema import INDEX_KEYS, Damage
-from lattok.data.video import VideoEncoder
+from lattok.data.video import VideoWriter
 from lattok.labels import with_labels
 from tests.conftest import moving_square, write_dataset
 from tests.data.memory import CAMERA, MemoryDataset, jpeg, labels_for
@@ -192,7 +192,7 @@ def videos(tmp_path):
     rng = np.random.default_rng(3)
     for number, size in enumerate([32, 32, 48]):
         folder = tmp_path / "videos" / ("pour" if number else "cut")
-        encoder = VideoEncoder(folder / f"{number}.mp4", 10, (size, size), "h264", 1)
+        encoder = VideoWriter(folder / f"{number}.mp4", 10, (size, size), "h264", 1)
         encoder.add(moving_square(rng, 12, size))
         encoder.close()
     return tmp_path / "videos"

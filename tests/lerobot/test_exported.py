@@ -12,7 +12,7 @@ from PIL import Image
 
 from lattok import annotate, export, open_dataset
 from lattok.data import Feature, LeRobotWriter
-from lattok.data.video import VideoEncoder
+from lattok.data.video import VideoWriter
 from lattok.labels import with_labels
 from tests.conftest import moving_square
 from tests.data.memory import CAMERA, MemoryDataset, labels_for
@@ -91,7 +91,7 @@ class StoredLabeller(Labeller):
 def test_a_folder_of_videos(lerobot_dataset, tmp_path, images):
     rng = np.random.default_rng(0)
     for number, size in enumerate([32, 48]):
-        encoder = VideoEncoder(tmp_path / "videos" / "pour" / f"{number}.mp4", 10, (size, size), "h264", 1)
+        encoder = VideoWriter(tmp_path / "videos" / "pour" / f"{number}.mp4", 10, (size, size), "h264", 1)
         encoder.add(moving_square(rng, 12, size))
         encoder.close()
     source = open_dataset(tmp_path / "videos")

@@ -204,7 +204,7 @@ def test_a_dataset_can_be_added_and_labels_of_the_others_stay_what_they_were(tok
     np.testing.assert_allclose(again.for_dataset("new").normalizer.shift, actions.mean(0), rtol=1e-5)
     assert again.for_dataset("a").describe() | {"model": None} == before | {"model": None}
     with pytest.raises(
-        LattokError, match=r"`name`: expected a dataset beside those of the mixture \(a, b, new\), got 'a'"
+        LattokError, match=r"`name`: expected another dataset than those of the mixture \(a, b, new\), got 'a'"
     ):
         again.add_dataset("a", actions)
     with pytest.raises(LattokError, match="`values`: expected 3 dimensions, got 2"):

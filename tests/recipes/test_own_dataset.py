@@ -10,7 +10,7 @@ import pytest
 
 from lattok.cli import main
 from lattok.data import open_dataset
-from lattok.data.video import VideoEncoder
+from lattok.data.video import VideoWriter
 from tests.conftest import moving_square
 from tests.data.rlds_sample import write_rlds
 from tests.recipes.test_howto import BLOCK, ROOT
@@ -24,7 +24,7 @@ def place(tmp_path, monkeypatch):
     write_rlds(tmp_path / "my_arm")
     rng = np.random.default_rng(0)
     for name, size in (("cut/0", 32), ("pour/1", 32), ("pour/2", 48)):
-        encoder = VideoEncoder(tmp_path / "videos" / f"{name}.mp4", 10, (size, size), "h264", 1)
+        encoder = VideoWriter(tmp_path / "videos" / f"{name}.mp4", 10, (size, size), "h264", 1)
         encoder.add(moving_square(rng, 20, size))
         encoder.close()
     monkeypatch.chdir(tmp_path)

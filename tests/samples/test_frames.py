@@ -17,7 +17,7 @@ from PIL import Image
 from lattok.checks import LattokError
 from lattok.data import frames_from_lerobot, open_dataset
 from lattok.data.schema import stack_frames
-from lattok.data.video import VideoEncoder, decode_at, probe
+from lattok.data.video import VideoWriter, decode_at, probe
 
 
 def decode_whole(path, first: int = 0, last: int = 10**6) -> np.ndarray:
@@ -114,7 +114,7 @@ def test_a_video_that_ends_too_early_names_the_time(make_dataset):
     dataset = make_dataset([10])
     path = dataset.video_span(0, dataset.cameras[0])[0]
     path.unlink()
-    encoder = VideoEncoder(path, 10, (32, 32), "h264")
+    encoder = VideoWriter(path, 10, (32, 32), "h264")
     encoder.add(np.zeros((6, 32, 32, 3), dtype=np.uint8))
     encoder.close()
     with pytest.raises(LattokError, match=r"file-000\.mp4: expected a frame at 0\.600 s, got the nearest at 0\.500 s"):
@@ -214,7 +214,7 @@ def test_cameras_of_different_sizes(make_dataset):
     dataset = make_dataset([6])
     path = dataset.video_span(0, dataset.cameras[1])[0]
     path.unlink()
-    encoder = VideoEncoder(path, 10, (16, 64), "h264")
+    encoder = VideoWriter(path, 10, (16, 64), "h264")
     encoder.add(np.zeros((6, 16, 64, 3), dtype=np.uint8))
     encoder.close()
     with pytest.raises(LattokError, match=r"expected frames of one size, got 32x32x3 from .*front and 16x64x3"):
@@ -323,9 +323,9 @@ def test_transforms_that_return_no_pixels(make_dataset, transform, got):
 
 def test_the_encoder_checks_sizes(tmp_path):
     with pytest.raises(LattokError, match="expected an even height and width"):
-        VideoEncoder(tmp_path / "a.mp4", 10, (33, 32), "h264")
+        VideoWriter(tmp_path / "a.mp4", 10, (33, 32), "h264")
     with pytest.raises(LattokError, match="`video_codec`: expected one of libsvtav1, h264"):
-        VideoEncoder(tmp_path / "a.mp4", 10, (32, 32), "vp9")
+        VideoWriter(tmp_path / "a.mp4", 10, (32, 32), "vp9")
 
 
 def test_frames_from_a_lerobot_batch(sample):

@@ -40,7 +40,7 @@ class Diagnosis(NamedTuple):
         text: list[str] = []
         for section in self.sections:
             text += [section.title[:88], *(fitted(label, fact) for label, fact in section.facts)]
-            text += ["", *lines(section.findings), ""] if section.findings else ["", "Nothing to mend.", ""]
+            text += ["", *lines(section.findings), ""] if section.findings else ["", "Nothing to repair.", ""]
             for finding in section.findings:
                 counts[finding.severity] += 1
         plural = ", ".join(f"{count} {kind}{'s' * (count != 1)}" for kind, count in counts.items())

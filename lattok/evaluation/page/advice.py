@@ -28,7 +28,7 @@ FALLS_SHORT = {
     "and a stride long enough for something to happen.",
     "prediction_against_blind": "What the latents carry does not help prediction: train longer, or see whether the "
     "scene moves by itself within the stride.",
-    "action_under_distractors": "Moving things beside the robot will change these labels: train with distractors in "
+    "action_under_distractors": "Other things that move will change these labels: train with distractors in "
     "view and some labels, or with two streams (streams=joint, or stage 1 and 2).",
     "env_takes_distractor": "The environment stream is not where such motion goes: train it as stage 1 on the same "
     "videos with instructions, or with distractors in view.",

@@ -22,7 +22,7 @@ from lattok.data.formats import video_folder
 from lattok.data.formats.captions import captions_of
 from lattok.data.formats.video_folder import CAMERA, VideoFolder
 from lattok.data.formats.video_times import VideoTimes, schedule
-from lattok.data.video import VideoEncoder
+from lattok.data.video import VideoWriter
 from tests.conftest import moving_square
 from tests.real import FRANKA, needs_real
 
@@ -542,7 +542,7 @@ def test_copies_and_threads_read_the_same(tmp_path: Path, rng):
 def test_a_real_transition_as_a_video(tmp_path: Path):
     franka = np.load(FRANKA)
     images = franka["observations"][0]
-    encoder = VideoEncoder(tmp_path / "reach" / "franka.mp4", 4, images.shape[1:3], "h264", threads=1)
+    encoder = VideoWriter(tmp_path / "reach" / "franka.mp4", 4, images.shape[1:3], "h264", threads=1)
     encoder.add(images)
     encoder.close()
     dataset = open_dataset(tmp_path)

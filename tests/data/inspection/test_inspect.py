@@ -19,7 +19,7 @@ from lattok.data.inspection import run, summary
 from lattok.data.inspection.scan import Block, Unreadable, scan
 from lattok.data.inspection.summary import Running
 from lattok.data.schema import Damage
-from lattok.data.video import VideoEncoder
+from lattok.data.video import VideoWriter
 from lattok.types import Episode
 from tests.real import BRIDGE, needs_real
 
@@ -97,7 +97,7 @@ def test_videos_of_another_rate(make_dataset):
     dataset = make_dataset([20])
     path = dataset.video_span(0, dataset.cameras[0])[0]
     path.unlink()
-    encoder = VideoEncoder(path, 5, (32, 32), "h264")
+    encoder = VideoWriter(path, 5, (32, 32), "h264")
     encoder.add(np.zeros((10, 32, 32, 3), dtype=np.uint8))
     encoder.close()
     assert "runs at 5 fps, the dataset at 10." in found(dataset)
@@ -134,7 +134,7 @@ def test_cameras_of_different_sizes(make_dataset):
     dataset = make_dataset([20])
     path = dataset.video_span(0, dataset.cameras[1])[0]
     path.unlink()
-    encoder = VideoEncoder(path, 10, (16, 64), "h264")
+    encoder = VideoWriter(path, 10, (16, 64), "h264")
     encoder.add(np.zeros((20, 16, 64, 3), dtype=np.uint8))
     encoder.close()
     assert "note: The cameras have different sizes." in found(dataset)

@@ -13,7 +13,7 @@ import pytest
 import lattok
 from lattok.data import Feature, LeRobotWriter
 from lattok.data.content import content_of, record_of
-from lattok.data.video import VideoEncoder
+from lattok.data.video import VideoWriter
 from lattok.evaluation.evidence.seen import seen_episodes
 from lattok.labels import with_labels
 from lattok.recipes import ImageLAMRecipe, UniformBinsRecipe
@@ -158,7 +158,7 @@ def test_a_model_of_video_knows_its_videos_where_actions_were_edited(source, tmp
 
 def test_human_video_is_known_by_its_files(tmp_path):
     for i in range(4):
-        encoder = VideoEncoder(tmp_path / f"clips/{i}.mp4", 10, (16, 16), "h264", 1)
+        encoder = VideoWriter(tmp_path / f"clips/{i}.mp4", 10, (16, 16), "h264", 1)
         encoder.add(np.random.default_rng(i).integers(0, 255, (12, 16, 16, 3), dtype=np.uint8))
         encoder.close()
     dataset = lattok.open_dataset(tmp_path / "clips")
