@@ -34,7 +34,7 @@ class LoraSpec:
     """Low-rank adapters on all linear layers (Hu et al., 2022); P2T B.1: rank 64, alpha 16, scale alpha / rank."""
 
     rank: int = 64
-    alpha: float = 16
+    alpha: float = 16.0
     dropout: float = 0.0
     vision: bool = True  # also in the image tower
 

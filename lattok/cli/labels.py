@@ -26,9 +26,9 @@ class Engines:
     """Running Ray cluster, such as auto or ray://host:10001 (default: Ray starts here)."""
     workers: Number = None
     """Workers (default: as many as there is room for)."""
-    cpus_per_worker: float = 1
+    cpus_per_worker: float = 1.0
     """Cores of a worker."""
-    gpus_per_worker: float = 0
+    gpus_per_worker: float = 0.0
     """GPUs of a worker; a fraction lets workers share one."""
 
     def make(self) -> Any:

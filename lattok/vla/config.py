@@ -46,7 +46,7 @@ class VLAConfig:
     backbone_dtype: str = "float32"  # of the base model's frozen weights, or "bfloat16"; what is trained is float32
     train_backbone: str = "lora"  # "lora", "full" or "frozen"; scratch: full
     lora_rank: int = 64  # of the adapters in the backbone
-    lora_alpha: float = 16
+    lora_alpha: float = 16.0
     lora_dropout: float = 0.0
     lora_vision: bool = True
     gradient_checkpointing: bool = False

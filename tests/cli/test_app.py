@@ -165,8 +165,18 @@ def test_flags_win_over_the_config_file(dataset, tmp_path):
     assert json.loads((tmp_path / "tok/run/recipe.json").read_text())["options"]["steps"] == 2
 
 
+@pytest.fixture
+def heard():
+    """Requests to stop are heard, also where the tests run in the background or under nohup, which ignore some."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in signals.ASKING}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_every_verb_hears_requests_to_stop(number, monkeypatch, capsys):
+def test_every_verb_hears_requests_to_stop(number, heard, monkeypatch, capsys):
     before = [signal.getsignal(each) for each in signals.ASKING]
 
     def stopped(*_):
