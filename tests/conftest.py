@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lattok.data import Feature, LeRobotV3, LeRobotWriter, open_dataset, sample_dataset_path
+from lattok.data.video import VideoWriter
 
 FPS = 10
 CAMERAS = ("observation.images.front", "observation.images.wrist")
@@ -75,3 +76,11 @@ def make_dataset(tmp_path: Path) -> Callable[..., LeRobotV3]:
         return open_dataset(write_dataset(tmp_path / name, lengths, **options))
 
     return make
+
+
+def put_video(path: Path, frames: np.ndarray, fps: float) -> None:
+    """Write frames uint8 [n, H, W, 3] in place of a video."""
+    path.unlink(missing_ok=True)
+    writer = VideoWriter(path, fps, frames.shape[1:3], "h264", 1)
+    writer.add(frames)
+    writer.close()

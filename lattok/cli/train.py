@@ -122,18 +122,14 @@ def _flag(kind: Any, said: str, default: Any) -> Any:
 def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return (
-        shlex.join(map(str, value))
-        if isinstance(value, tuple)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, tuple):
+        return shlex.join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _preset_in(words: Sequence[str], recipe_class: Any) -> str | None:
     """The preset that is asked for, if there is such a one; which is told only where the verb runs."""
-    for word, after in zip(words, [*words[1:], ""], strict=False):
+    for word, after in zip(words, [*words[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         preset = value if equals else after
         if name == "--preset" and all(part in recipe_class.presets for part in preset.split("+")):

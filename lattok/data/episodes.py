@@ -148,7 +148,7 @@ def read_vectors(dataset: RobotDataset, argument: str, key: str, episodes: Seque
     feature = vector_key(dataset, argument, key)
     flat = np.empty((sum(e.length for e in episodes), *feature.shape), dtype=np.float32)
     ends = np.cumsum([e.length for e in episodes])
-    for episode, rows in zip(episodes, np.split(flat, ends), strict=False):
+    for episode, rows in zip(episodes, np.split(flat, ends)[:-1], strict=True):
         values = dataset.columns(episode.index, [key])[key].reshape(rows.shape)
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
             rows[:] = values

@@ -149,10 +149,7 @@ class LatentVLA(HubModel):
         seen = self._see(batch, learning=True)
         target = self.action_normalizer(batch.actions)
         terms = self.head.loss(seen.states, seen.proprio, target, batch.valid)
-        if batch.acted is not None:
-            own = batch.valid.any(1).sum() / batch.acted.clamp(min=1e-6)
-            terms = {name: own * value for name, value in terms.items()}  # as below
-        return terms | self._latent_terms(batch, seen)
+        return _of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, seen)
 
     def _latent_terms(self, batch: PolicyBatch, seen: Seen) -> LossTerms:
         terms: LossTerms = {}
@@ -161,10 +158,7 @@ class LatentVLA(HubModel):
         for name, states in seen.supervised.items():
             found = self.supervision[name](states, batch.latent, self.config.loss_reduction)
             terms |= {name + term.removeprefix("latent"): value for term, value in found.items()}
-        if batch.labelled is None:
-            return terms
-        own = batch.latent.valid.any(1).sum() / batch.labelled.clamp(min=1e-6)
-        return {name: own * value for name, value in terms.items()}  # the mean over shares is that over all samples
+        return _of_share(terms, batch.latent.valid, batch.labelled)
 
     def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
         if not isinstance(batch, PolicyBatch):
@@ -266,3 +260,14 @@ class LatentVLA(HubModel):
         """Own modules, and of the backbone what the base model does not have."""
         own = {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
         return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
+
+
+def _of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTerms:
+    """Terms of a share of a batch, weighed so that their mean over the shares is that over all samples that count.
+
+    A sample counts where any of its steps is `valid` [B, S]; `average` such samples are in a share, None: all of them.
+    """
+    if average is None:
+        return terms
+    own = valid.any(1).sum() / average.clamp(min=1e-6)
+    return {name: own * value for name, value in terms.items()}

@@ -18,6 +18,7 @@ from lattok.checks import LattokError
 from lattok.data import frames_from_lerobot, open_dataset
 from lattok.data.schema import stack_frames
 from lattok.data.video import VideoWriter, decode_at, probe
+from tests.conftest import put_video
 
 
 def decode_whole(path, first: int = 0, last: int = 10**6) -> np.ndarray:
@@ -113,10 +114,7 @@ def test_truncated_video(make_dataset):
 def test_a_video_that_ends_too_early_names_the_time(make_dataset):
     dataset = make_dataset([10])
     path = dataset.video_span(0, dataset.cameras[0])[0]
-    path.unlink()
-    encoder = VideoWriter(path, 10, (32, 32), "h264")
-    encoder.add(np.zeros((6, 32, 32, 3), dtype=np.uint8))
-    encoder.close()
+    put_video(path, np.zeros((6, 32, 32, 3), dtype=np.uint8), fps=10)
     with pytest.raises(LattokError, match=r"file-000\.mp4: expected a frame at 0\.600 s, got the nearest at 0\.500 s"):
         dataset.frames(0)
 
@@ -213,10 +211,7 @@ def test_large_frames_come_in_smaller_blocks(make_dataset, monkeypatch):
 def test_cameras_of_different_sizes(make_dataset):
     dataset = make_dataset([6])
     path = dataset.video_span(0, dataset.cameras[1])[0]
-    path.unlink()
-    encoder = VideoWriter(path, 10, (16, 64), "h264")
-    encoder.add(np.zeros((6, 16, 64, 3), dtype=np.uint8))
-    encoder.close()
+    put_video(path, np.zeros((6, 16, 64, 3), dtype=np.uint8), fps=10)
     with pytest.raises(LattokError, match=r"expected frames of one size, got 32x32x3 from .*front and 16x64x3"):
         dataset.frames(0)
     assert dataset.frames(0, transform=lambda block: block[:, :16, :16]).shape == (6, 2, 16, 16, 3)

@@ -19,8 +19,8 @@ from lattok.data.inspection import run, summary
 from lattok.data.inspection.scan import Block, Unreadable, scan
 from lattok.data.inspection.summary import Running
 from lattok.data.schema import Damage
-from lattok.data.video import VideoWriter
 from lattok.types import Episode
+from tests.conftest import put_video
 from tests.real import BRIDGE, needs_real
 
 
@@ -96,10 +96,7 @@ def test_timestamps_of_another_rate(make_dataset):
 def test_videos_of_another_rate(make_dataset):
     dataset = make_dataset([20])
     path = dataset.video_span(0, dataset.cameras[0])[0]
-    path.unlink()
-    encoder = VideoWriter(path, 5, (32, 32), "h264")
-    encoder.add(np.zeros((10, 32, 32, 3), dtype=np.uint8))
-    encoder.close()
+    put_video(path, np.zeros((10, 32, 32, 3), dtype=np.uint8), fps=5)
     assert "runs at 5 fps, the dataset at 10." in found(dataset)
 
 
@@ -133,10 +130,7 @@ def test_lengths_that_disagree_with_the_table(make_dataset):
 def test_cameras_of_different_sizes(make_dataset):
     dataset = make_dataset([20])
     path = dataset.video_span(0, dataset.cameras[1])[0]
-    path.unlink()
-    encoder = VideoWriter(path, 10, (16, 64), "h264")
-    encoder.add(np.zeros((20, 16, 64, 3), dtype=np.uint8))
-    encoder.close()
+    put_video(path, np.zeros((20, 16, 64, 3), dtype=np.uint8), fps=10)
     assert "note: The cameras have different sizes." in found(dataset)
 
 
