@@ -166,7 +166,7 @@ def test_a_wrong_import_is_found(name: str, source: str):
         ("lattok.data.formats.lerobot", "from .schema import Schema\nfrom lattok.data import windows"),
         ("lattok.hub", "from lattok import __version__"),
         ("lattok.quantize", "from lattok.nn import MLP"),
-        ("lattok.training.codebooks", "from .quantize import usage"),
+        ("lattok.training.runlog", "from .quantize import usage"),
         ("lattok.image_lam.features", "from lattok.backbones import table"),
         ("lattok.recipes.action_vq", "from lattok import evaluation, open_dataset\nfrom lattok.demo import table"),
         ("lattok.checks", "import lattokens\nfrom data import x"),

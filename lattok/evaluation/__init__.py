@@ -4,7 +4,7 @@ A question measures and presents in one module of `questions`; what several of t
 """
 
 from lattok.evaluation.evaluate import evaluate as evaluate
-from lattok.evaluation.place import REPORT_HTML, REPORT_JSON
+from lattok.evaluation.page import REPORT_HTML, REPORT_JSON
 from lattok.evaluation.report import Progress, Report
 
 __all__ = ["REPORT_HTML", "REPORT_JSON", "Progress", "Report", "evaluate"]

@@ -18,20 +18,17 @@ from lattok.data.actions.view import check_trained_space
 from lattok.evaluation.answer import answered
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence, latent_evidence
 from lattok.evaluation.evidence.pair_set import PairSource
-from lattok.evaluation.evidence.seen import seen_episodes
-from lattok.evaluation.evidence.split import Split, split_episodes
+from lattok.evaluation.evidence.split import Split, seen_episodes, split_episodes
 from lattok.evaluation.evidence.tokenizer_evidence import tokenizer_evidence
 from lattok.evaluation.evidence.trained_controls import ControlTraining, usual_loop
-from lattok.evaluation.place import check_place, write
+from lattok.evaluation.page import check_place, write
+from lattok.evaluation.questions.codes import direction_outcome, usage_outcome
 from lattok.evaluation.questions.dependence import dependence_outcome
-from lattok.evaluation.questions.direction import direction_outcome
 from lattok.evaluation.questions.distractor import distractor_outcome
 from lattok.evaluation.questions.examples import examples_outcome, gallery_outcome
 from lattok.evaluation.questions.readout import readout_outcome
 from lattok.evaluation.questions.reconstruction import headline_of, reconstruction_outcome
-from lattok.evaluation.questions.structure import structure_outcome
-from lattok.evaluation.questions.transfer import transfer_outcome
-from lattok.evaluation.questions.usage import usage_outcome
+from lattok.evaluation.questions.structure import structure_outcome, transfer_outcome
 from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Progress, Report, Verdict
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.loading import as_labeller

@@ -27,9 +27,8 @@ from typing_extensions import Self, Unpack
 
 from lattok import checks, devices, files
 from lattok.hub import client
-from lattok.hub.card import license_of, model_card, written_by_somebody
 from lattok.hub.client import LoadOptions
-from lattok.hub.records import read_evaluation, read_training
+from lattok.hub.records import license_of, model_card, read_evaluation, read_training, written_by_somebody
 from lattok.hub.weights import DAMAGED, SHOWN, Size, Sizes, check_sizes, planned, read_sizes, read_tensors, unsound
 from lattok.registry import Registry
 from lattok.version import __version__

@@ -16,7 +16,7 @@ from lattok import checks
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.schema import short_name
-from lattok.evaluation.evidence.seen import training_entries
+from lattok.evaluation.evidence.split import training_entries
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling

@@ -28,8 +28,7 @@ from lattok.nn import torch_threads
 from lattok.seeds import derive_seed
 from lattok.signals import Interrupted, deferred
 from lattok.training import checkpoints
-from lattok.training.codebooks import CodebookWatch
-from lattok.training.runlog import Meter, RunLog
+from lattok.training.runlog import CodebookWatch, Meter, RunLog
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
 SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` share a batch."

@@ -13,7 +13,7 @@ import pytest
 from lattok.cli import main
 from lattok.cli.doctor import Diagnosis, Topic, diagnose, environment, examine, media
 from lattok.data import sample_dataset_path
-from lattok.evaluation.page.advice import FALLS_SHORT, advice_on
+from lattok.evaluation.answer import FALLS_SHORT, advice_on
 from lattok.evaluation.report import NEEDS_TRAINING
 from lattok.findings import Finding
 from tests.evaluation.worlds import tiny_lam

@@ -12,13 +12,13 @@ import lattok
 from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.cli.train import as_flags
-from lattok.evaluation.evidence.seen import seen_episodes
+from lattok.evaluation.evidence.split import seen_episodes
 from lattok.image_lam import ImageLAM
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.recipes.instructions import embed
 from lattok.samples import FramePairs
 from lattok.samples.pairs import Instructions, PairBatches
-from lattok.training.codebooks import codebook_report
+from lattok.training.runlog import codebook_report
 from tests.conftest import write_dataset
 from tests.recipes.test_variants import SMALL
 

@@ -17,9 +17,8 @@ from lattok.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.order import SeededBatches
 from lattok.signals import ASKING, Interrupted, deferred
 from lattok.training import CHECKPOINT, RUN, LoopOptions, ParameterGroup, fit, learning_rate
-from lattok.training.codebooks import codebook_report
 from lattok.training.loop import one_group
-from lattok.training.runlog import METRICS, Meter, RunLog, read_metrics
+from lattok.training.runlog import METRICS, Meter, RunLog, codebook_report, read_metrics
 
 
 class Toy(nn.Module):

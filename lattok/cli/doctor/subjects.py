@@ -11,8 +11,8 @@ from lattok.checks import LattokError
 from lattok.data import RobotDataset, inspect_dataset, open_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.data.tables import open_table
-from lattok.evaluation.evidence.seen import training_entries
-from lattok.evaluation.page.advice import advice_on
+from lattok.evaluation.answer import advice_on
+from lattok.evaluation.evidence.split import training_entries
 from lattok.evaluation.report import tally
 from lattok.findings import Finding
 from lattok.hub.client import HUB_ID, download

@@ -17,8 +17,8 @@ from lattok.evaluation.evidence.controls import (
     untrained_codes,
     untrained_model,
 )
-from lattok.evaluation.evidence.intervals import Bootstrap
 from lattok.evaluation.evidence.pair_set import MOST_PAIRS, PairSet, PairSource, read_pair_set
+from lattok.evaluation.evidence.probes import Bootstrap
 from lattok.evaluation.evidence.split import Split, TaskFolds, task_folds
 from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
 from lattok.evaluation.report import Progress

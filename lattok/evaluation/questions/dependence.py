@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok import files
+from lattok.evaluation import svg
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet, batches, derangement, exchanged
 from lattok.evaluation.evidence.trained_controls import ControlTraining
-from lattok.evaluation.page import svg
 from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.parts import Decoder

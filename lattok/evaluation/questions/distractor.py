@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lattok.evaluation import svg
 from lattok.evaluation.evidence.controls import Coordinates, Target
-from lattok.evaluation.evidence.intervals import Bootstrap, decided
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.mlp_probes import mlp_probes
 from lattok.evaluation.evidence.pair_set import (
@@ -24,9 +24,8 @@ from lattok.evaluation.evidence.pair_set import (
     pooled_side,
     to_cpu,
 )
-from lattok.evaluation.evidence.probes import Fold, Probe, one_hot
+from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, decided, one_hot
 from lattok.evaluation.evidence.split import evenly
-from lattok.evaluation.page import svg
 from lattok.evaluation.report import Interval, Outcome, Pictures, Section, Table, TableRow, Verdict, percent, printed
 from lattok.seeds import derive_seed
 from lattok.types import LatentActions, join

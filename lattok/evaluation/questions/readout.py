@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lattok.evaluation import svg
 from lattok.evaluation.evidence.controls import Coordinates, Target
-from lattok.evaluation.evidence.intervals import decided
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.mlp_probes import mlp_probes
-from lattok.evaluation.evidence.probes import Fold, Probe, linear_probe, merge_folds, one_hot
+from lattok.evaluation.evidence.probes import Fold, Probe, decided, linear_probe, merge_folds, one_hot
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
-from lattok.evaluation.page import svg
 from lattok.evaluation.report import (
     NEEDS_TRAINING,
     Interval,

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lattok.evaluation import svg
 from lattok.evaluation.evidence.tokenizer_evidence import Method, Rate, TokenizerEvidence
-from lattok.evaluation.page import svg
 from lattok.evaluation.report import Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.quantize import CodeStatistics
 from lattok.samples import ActionWindows

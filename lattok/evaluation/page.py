@@ -1,14 +1,27 @@
-"""A report as one HTML file: styles, tables and pictures inline, light and dark, from phone to desk. No requests."""
+"""A report in a folder: report.json, and one HTML file with styles, tables and pictures inline that asks for nothing.
+
+It replaces a report of the same model on the same dataset, and nothing else. Both files prove whose they are:
+report.json by its provenance, report.html by a line in its head.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from lattok.evaluation.page.advice import advice_on
+from lattok import files
+from lattok.checks import LattokError
+from lattok.evaluation.answer import advice_on
 from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow, Verdict
 
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+_MARK = re.compile(rb'<meta name="generator" content="lattok report ([0-9a-f]{16})">')
+HEAD = 4096  # bytes of a page in which the line stands
 STYLE = """
 :root { color-scheme: light dark; --paper: #fdfdfc; --card: #f5f5f2; --ink: #1d2023; --soft: #5d646b; --rule: #dcdcd6;
   --model: #1f63b5; --control: #a9afb6; --rival: #d9831f; --good: #1a7340; --bad: #a9431e; --badpaper: #fbeee6; }
@@ -207,3 +220,52 @@ def _provenance(values: Mapping[str, Any]) -> str:
             term = f"{key} {name}".strip().replace("_", " ")
             lines.append(f"<dt>{escape(term)}</dt><dd>{escape('–' if item is None else text)}</dd>")
     return f"<dl>{''.join(lines)}</dl>"
+
+
+def subject(provenance: Mapping[str, Any]) -> str:
+    """Name what a report is about in one word: the model by its weights, and the dataset."""
+    model, dataset = provenance["model"], provenance["dataset"]
+    facts = [model.get(name) for name in ("type", "config_sha256", "weights_sha256")]
+    facts += [dataset.get(name) for name in ("name", "episodes")]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def check_place(out: Path, provenance: Mapping[str, Any], overwrite: bool) -> None:
+    """Refuse `out` unless what lies there is a report about the same, or with `overwrite` any report of lattok's."""
+    for name, read in {REPORT_JSON: _subject_of_json, REPORT_HTML: _subject_of_page}.items():
+        path = out / name
+        if not path.exists() and not path.is_symlink():
+            continue
+        found = None if path.is_symlink() else read(path)
+        if found is None:
+            raise LattokError(f"`out`: {path} is not a report of lattok's. Choose another folder.")
+        if found != subject(provenance) and not overwrite:
+            text = f"`out`: {out} holds the report of another model or dataset"
+            raise LattokError(f"{text}. Choose another folder, or remove that report.")
+
+
+def write(report: Report, out: Path) -> None:
+    """Write both files, each whole."""
+    files.write_text(out / REPORT_JSON, report.to_json())
+    line = f'<meta name="generator" content="lattok report {subject(report.provenance)}">'
+    files.write_text(out / REPORT_HTML, render(report).replace("<head>", f"<head>{line}", 1))
+
+
+def _subject_of_json(path: Path) -> str | None:
+    """Read what a report.json is about; None where it is not one of lattok's."""
+    try:
+        found = files.read_json(path)
+        provenance = found["provenance"]
+        known = isinstance(found["schema"], int) and isinstance(found["kind"], str) and "lattok" in provenance
+        return subject(provenance) if known else None
+    except (LattokError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _subject_of_page(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            found = _MARK.search(file.read(HEAD))
+    except OSError:
+        return None
+    return None if found is None else found[1].decode()

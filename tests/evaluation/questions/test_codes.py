@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lattok.evaluation.evidence.controls import Target
-from lattok.evaluation.evidence.intervals import Bootstrap
-from lattok.evaluation.questions.direction import corrected_information, directions, information, mutual_information
+from lattok.evaluation.evidence.probes import Bootstrap
+from lattok.evaluation.questions.codes import corrected_information, directions, information, mutual_information
 
 
 def world(count: int, dims: int, seed: int) -> tuple[Target, Bootstrap]:

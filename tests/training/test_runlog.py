@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from lattok.quantize import QuantizerConfig, VectorQuantizer
-from lattok.training.codebooks import CodebookWatch
+from lattok.training.runlog import CodebookWatch
 
 # codes in use of 256 at every 50th step of a sound run of 1000 steps (the demo's tokenizer)
 SOUND = [38, 8, 8, 8, 63, 92, 130, 197, 225, 241, 244, 245, 246, 248, 249, 249, 249, 250, 253, 254]

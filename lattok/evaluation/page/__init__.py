@@ -1,3 +1,0 @@
-"""A report as one HTML file."""
-
-from lattok.evaluation.page.html import render as render
