@@ -14,7 +14,6 @@ VERB = "cli has one module for each verb, under the verb's name"
 MODULES = {
     "action_vq": "what a room does for one family has the family's name",
     "base": FAMILY,
-    "columns": "annotation writes the columns that labels reads",
     "config": FAMILY,
     "convert": f"{FAMILY}; {VERB}",
     "evaluate": VERB,

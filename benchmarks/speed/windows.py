@@ -37,7 +37,7 @@ from lattok.image_lam.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.samples import ActionWindows, FramePairs
 from lattok.samples import frames as frame_store
-from lattok.samples.pairs import PairBatches
+from lattok.samples.batches import PairBatches
 
 STRIDE, BATCH, SIZE = 16, 32, 64
 RANDOM_PAIRS = 480  # per round of a loader

@@ -27,7 +27,7 @@ from lattok.annotation.staging import Busy, Failures, Staging
 from lattok.annotation.verify import Verification, verify
 from lattok.checks import LattokError
 from lattok.data import Progress, RobotDataset, as_dataset
-from lattok.data.fingerprint import fingerprint
+from lattok.data.content import fingerprint
 from lattok.files import first_line
 from lattok.loading import by_prefix
 from lattok.normalize import for_dataset

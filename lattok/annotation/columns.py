@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lattok.checks import LattokError
-from lattok.data.fingerprint import dataset_files, file_facts
+from lattok.data.content import dataset_files, file_facts
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import INDEX_KEYS, RobotDataset
 from lattok.data.tables import DAMAGE, open_table, to_arrow

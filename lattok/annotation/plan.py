@@ -20,9 +20,9 @@ from lattok import checks
 from lattok.annotation.labels import BATCH, PIECE, Models, Work, cameras_of
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, dimension_names
-from lattok.data.actions.view import check_trained_space
 from lattok.data.episodes import check_stride
 from lattok.data.schema import vector_key
+from lattok.data.views import check_trained_space
 from lattok.types import ActionTokenizer, Labeller, VideoLabeller
 from lattok.version import __version__
 

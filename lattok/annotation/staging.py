@@ -21,7 +21,7 @@ import numpy as np
 
 from lattok.annotation.columns import Labels, Rows, Shapes, Unit
 from lattok.checks import LattokError
-from lattok.data.fingerprint import fingerprint
+from lattok.data.content import fingerprint
 from lattok.files import MARK, claimed, exchange, finish_exchange, read_json, sweep, sync_folder, whole_file, write_json
 from lattok.places import inside
 

@@ -2,17 +2,14 @@
 
 from lattok.data.actions.convert import convert_actions
 from lattok.data.actions.space import ActionSpace
-from lattok.data.actions.view import action_spaces, declare, with_actions
-from lattok.data.camera_view import with_cameras
 from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.data.exporting import Exported, export
 from lattok.data.formats.lerobot import LeRobotV3, sample_dataset_path
-from lattok.data.inspection import Inspection
-from lattok.data.inspection.run import inspect_dataset
-from lattok.data.interop import frames_from_lerobot
+from lattok.data.inspection import Inspection, inspect_dataset
 from lattok.data.opening import as_dataset, open_dataset
-from lattok.data.pixels import resize_pixels
+from lattok.data.pixels import frames_from_lerobot, resize_pixels
 from lattok.data.schema import Feature, FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
+from lattok.data.views import action_spaces, declare, with_actions, with_cameras
 from lattok.data.writer import LeRobotWriter
 from lattok.findings import Finding
 

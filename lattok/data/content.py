@@ -26,9 +26,10 @@ import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.actions.view import action_spaces
 from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset, View
+from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
+from lattok.data.views import View, action_spaces
+from lattok.places import walk
 from lattok.types import Episode
 
 SIZE = 6  # bytes of a digest: one in 4 billion that a strange episode is among 65,536 of them
@@ -260,3 +261,41 @@ def _pictures(source: RobotDataset, episodes: Sequence[Episode], camera: str) ->
             yield hashlib.sha256(np.ascontiguousarray(source.frames(episode.index, (camera,), where)).data).digest()
         except LattokError:
             yield b"damaged"
+
+
+SKIPPED = (".git", ".cache")  # of a clone or of the Hub's client, no part of the dataset
+META_BYTES = 2**28  # of a file of meta/ whose content counts; larger ones by size and time
+
+
+def dataset_files(root: Path) -> Iterator[Path]:
+    """Paths of all files of a dataset, relative to its root, sorted by folder; a dataset may be one file."""
+    if root.is_file():
+        return iter([Path()])
+    return walk(root, lambda path: len(path.parts) == 1 and path.name in SKIPPED and (root / path).is_dir())
+
+
+def fingerprint(root: Path, linked: bool = False) -> str:
+    """Hash of a dataset on this machine: contents of meta/, size and modification time of everything else.
+
+    Of a copy with `linked` videos these count by name only: they change with those of the source.
+    """
+    digest = hashlib.sha256()
+    for path in dataset_files(root):
+        name = os.fsencode(path.as_posix())  # which may be no text
+        if linked and path.parts[:1] == ("videos",):
+            digest.update(name)
+        elif path.parts[:1] == ("meta",) and (root / path).is_file() and (root / path).stat().st_size <= META_BYTES:
+            content = (root / path).read_bytes()
+            digest.update(name + f" {len(content)}".encode() + content)
+        else:
+            digest.update(name + f" {file_facts(root / path)}".encode())
+    return digest.hexdigest()
+
+
+def file_facts(path: Path) -> str:
+    """Tell size and modification time of a file, or why they cannot be told."""
+    try:
+        facts = path.stat()
+    except OSError as error:  # missing: it is said where it is read
+        return str(error.strerror)
+    return f"{facts.st_size} {facts.st_mtime_ns}"

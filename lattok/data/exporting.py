@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.actions.view import DECLARATION, action_spaces
 from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.image_writer import EpisodeFrames, Frames, Sink, decode_image
 from lattok.data.opening import as_dataset
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
 from lattok.data.tables import common_types
+from lattok.data.views import DECLARATION, action_spaces
 from lattok.data.writer import DTYPES, LeRobotWriter
 from lattok.files import first_line, read_json
 from lattok.places import followed

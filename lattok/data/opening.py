@@ -11,9 +11,8 @@ from typing import Any, get_args, get_type_hints
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.actions.view import declare, with_actions
-from lattok.data.camera_view import with_cameras
 from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset
+from lattok.data.views import declare, with_actions, with_cameras
 from lattok.files import read_json
 from lattok.hub import client
 from lattok.hub.client import HubOptions

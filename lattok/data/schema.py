@@ -189,56 +189,6 @@ class RobotDataset(ABC):
 FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "kind", ("data/formats",))
 
 
-class View(RobotDataset):
-    """A dataset in front of another one: what it does not define is the other's. Can be pickled where that one can."""
-
-    def __init__(self, dataset: RobotDataset):
-        self.dataset = dataset
-        vars(self).update({name: getattr(dataset, name) for name in RobotDataset.__annotations__})
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__.lstrip('_')}({self.dataset!r})"
-
-    def __getattr__(self, name: str) -> Any:
-        """What only the format of the other one has."""
-        if name == "dataset" or name.startswith("__"):  # not there yet while it is being unpickled
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
-
-    def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        return self.dataset.columns(episode_index, keys)
-
-    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
-        return self.dataset.blocks(episode_index, camera, indices)
-
-    def frames(
-        self,
-        episode_index: int,
-        cameras: Sequence[str] | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        transform: FrameTransform | None = None,
-    ) -> np.ndarray:
-        return self.dataset.frames(episode_index, cameras, indices, transform)
-
-    def length(self, episode_index: int) -> int:
-        return self.dataset.length(episode_index)
-
-    def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        return self.dataset.files_of(episode_index)
-
-    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        return self.dataset.unchecked_columns(episode_index, keys)
-
-    def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
-        return self.dataset.encoded_images(episode_index, camera)
-
-    def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float] | None:
-        return self.dataset.video_span(episode_index, camera)
-
-    def original_camera(self, key: str) -> str:
-        return self.dataset.original_camera(key)
-
-
 def same_split(one: str | None, other: str | None) -> bool:
     """Tell whether two splits are one, as far as both are known: records of older versions do not say."""
     return one == other or None in (one, other)

@@ -14,7 +14,7 @@ import torch
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, as_dataset
-from lattok.data.actions.view import check_trained_space
+from lattok.data.views import check_trained_space
 from lattok.evaluation.answer import answered
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence, latent_evidence
 from lattok.evaluation.evidence.pair_set import PairSource

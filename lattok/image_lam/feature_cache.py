@@ -31,7 +31,7 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.data import Progress, RobotDataset
-from lattok.data.fingerprint import fingerprint
+from lattok.data.content import fingerprint
 from lattok.data.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.files import alone, whole_file
 from lattok.image_lam.features import FrozenFeatures

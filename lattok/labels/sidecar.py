@@ -18,8 +18,9 @@ import pyarrow as pa
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.opening import as_dataset
-from lattok.data.schema import PROVENANCE, Feature, RobotDataset, View, same_split
+from lattok.data.schema import PROVENANCE, Feature, RobotDataset, same_split
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
+from lattok.data.views import View
 from lattok.files import read_json
 from lattok.labels.provenance import checked
 from lattok.places import followed, inside

@@ -14,8 +14,7 @@ from lattok.data.episodes import check_horizon
 from lattok.normalize import Normalizer
 from lattok.recipes.common import EXTREMES, QUANTILES, MixOptions, Recipe, finish
 from lattok.samples import ActionWindows
-from lattok.samples.mixture import MixedBatches, MixedWindows, same_actions
-from lattok.samples.order import SeededBatches
+from lattok.samples.batches import MixedBatches, MixedWindows, SeededBatches, same_actions
 from lattok.training import LoopOptions, fit
 from lattok.types import ActionBatch
 

@@ -28,7 +28,7 @@ from lattok.recipes.options import chosen_fields, typed, types_of
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Begun, busy, never_saved, read_recipe
 from lattok.registry import Registry
 from lattok.samples.augment import Augmentation
-from lattok.samples.mixture import Source, open_mixture, parse_source
+from lattok.samples.batches import Source, open_mixture, parse_source
 from lattok.signals import restated
 from lattok.training import RECIPE, RUN, LoopOptions
 

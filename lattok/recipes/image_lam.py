@@ -25,8 +25,15 @@ from lattok.recipes import earlier
 from lattok.recipes.cached_features import know_features
 from lattok.recipes.common import Begun, ImageOptions, MixOptions, Recipe, agree, finish
 from lattok.recipes.instructions import embed, file_hash
-from lattok.samples.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
-from lattok.samples.pairs import Instructions, PairBatches
+from lattok.samples.batches import (
+    Instructions,
+    MixedPairs,
+    PairBatches,
+    Source,
+    has_actions,
+    same_actions,
+    same_cameras,
+)
 from lattok.samples.windows import FramePairs
 from lattok.training import RUN, LoopOptions, fit
 

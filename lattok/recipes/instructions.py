@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lattok import checks, files
 from lattok.image_lam.text import TextEncoder
-from lattok.samples.pairs import Instructions
+from lattok.samples.batches import Instructions
 
 BATCH = 64  # texts that are encoded at once
 

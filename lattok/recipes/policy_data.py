@@ -16,7 +16,7 @@ from lattok.loading import load
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.samples.augment import augment_alike, draw
-from lattok.samples.order import SeededBatches
+from lattok.samples.batches import SeededBatches
 from lattok.samples.policy import PolicyWindows
 from lattok.training import RUN
 from lattok.types import ActionTokenizer, PolicyBatch

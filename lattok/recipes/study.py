@@ -20,7 +20,7 @@ from lattok.checks import LattokError
 from lattok.data import RobotDataset
 from lattok.evaluation.questions.policy_error import policy_errors
 from lattok.evaluation.svg import WIDTH, plot
-from lattok.labels.columns import targets_of
+from lattok.labels.provenance import targets_of
 from lattok.normalize import Normalizer
 from lattok.recipes.common import first_process, wait_for_all
 from lattok.recipes.policy_data import (

@@ -22,8 +22,7 @@ from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
-from lattok.samples.frames import decode_all
-from lattok.samples.windows import ActionWindows, instructions
+from lattok.samples.windows import ActionWindows, decode_all, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 
 

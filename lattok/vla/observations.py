@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lattok import checks
-from lattok.data.interop import frames_from_lerobot
-from lattok.data.pixels import resize_pixels
+from lattok.data.pixels import frames_from_lerobot, resize_pixels
 from lattok.data.schema import short_name
 from lattok.labels import target_from_batch
 from lattok.types import PolicyBatch

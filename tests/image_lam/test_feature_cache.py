@@ -21,7 +21,7 @@ import torch
 import lattok
 from lattok.checks import LattokError
 from lattok.data import open_dataset
-from lattok.data.camera_view import with_cameras
+from lattok.data.views import with_cameras
 from lattok.evaluation.evidence.pair_set import PairSource, pair_features, read_pair_set
 from lattok.files import lock
 from lattok.image_lam.feature_cache import Clip, FeatureCache, Kept, _names, features_key
@@ -163,7 +163,7 @@ FILL = """
 import sys, numpy as np
 from pathlib import Path
 from lattok.data import open_dataset
-from lattok.data.camera_view import with_cameras
+from lattok.data.views import with_cameras
 from lattok.evaluation.evidence.pair_set import PairSource, pair_features, read_pair_set
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import FrozenFeatures

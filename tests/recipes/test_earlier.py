@@ -17,7 +17,7 @@ from lattok.image_lam import ImageLAM
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.recipes.instructions import embed
 from lattok.samples import FramePairs
-from lattok.samples.pairs import Instructions, PairBatches
+from lattok.samples.batches import Instructions, PairBatches
 from lattok.training.runlog import codebook_report
 from tests.conftest import write_dataset
 from tests.recipes.test_variants import SMALL

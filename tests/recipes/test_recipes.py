@@ -13,7 +13,7 @@ from lattok.checks import LattokError
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, kinds, recipe_of
 from lattok.recipes.options import read_options
 from lattok.samples.augment import Augmentation, augment, draw
-from lattok.samples.pairs import PairBatches
+from lattok.samples.batches import PairBatches
 
 TINY = {"horizon": 4, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 16, "batch_size": 8, "device": "cpu"}
 LAM = {

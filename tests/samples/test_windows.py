@@ -166,7 +166,7 @@ def test_the_sample(sample):
 
 
 def test_pairs_of_the_sample_show_the_right_frames(sample, tmp_path, monkeypatch):
-    monkeypatch.setattr("lattok.samples.frames.IN_MEMORY", 1000)
+    monkeypatch.setattr("lattok.samples.windows.IN_MEMORY", 1000)
     seen = []
     pairs = FramePairs(
         sample,
@@ -187,10 +187,10 @@ def test_pairs_of_the_sample_show_the_right_frames(sample, tmp_path, monkeypatch
 
 def test_frames_decoded_by_many_threads_are_the_same(sample, monkeypatch):
     options = {"cameras": ["corner2"], "episodes": "0:12", "transform": lambda block: block[:, ::8, ::8]}
-    monkeypatch.setattr("lattok.samples.frames.AHEAD", 10**5)
+    monkeypatch.setattr("lattok.samples.windows.AHEAD", 10**5)
     many = []
     for decoders in (1, 7):
-        monkeypatch.setattr("lattok.samples.frames.DECODERS", decoders)
+        monkeypatch.setattr("lattok.samples.windows.DECODERS", decoders)
         monkeypatch.setattr("os.cpu_count", lambda: 16)
         many.append(FramePairs(sample, 16, **options).frames)
     expected = np.concatenate([sample.frames(i, ["corner2"])[:, :, ::8, ::8] for i in range(12)])

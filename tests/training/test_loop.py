@@ -14,7 +14,7 @@ from torch import nn
 from lattok import signals
 from lattok.checks import LattokError
 from lattok.quantize import QuantizerConfig, VectorQuantizer
-from lattok.samples.order import SeededBatches
+from lattok.samples.batches import SeededBatches
 from lattok.signals import ASKING, Interrupted, deferred
 from lattok.training import CHECKPOINT, RUN, LoopOptions, ParameterGroup, fit, learning_rate
 from lattok.training.loop import one_group

@@ -25,7 +25,7 @@ from lattok.data.content import content_of
 from lattok.evaluation.evidence.pair_set import PairSet, PairSource, encode_pairs
 from lattok.evaluation.evidence.split import Split
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.samples.pairs import PairBatches
+from lattok.samples.batches import PairBatches
 from lattok.samples.windows import draw_labelled
 from lattok.signals import Interrupted, restated
 from lattok.training import LoopOptions, fit

@@ -17,8 +17,7 @@ from lattok.data import action_spaces, declare, open_dataset, with_actions
 from lattok.data.actions.convert import convert_actions
 from lattok.data.actions.rotations import SIZES, from_matrix, to_matrix, wrapped
 from lattok.data.actions.space import PRESETS, ActionSpace, Gripper, Joints, Other, Position, Rotation
-from lattok.data.actions.view import check_trained_space
-from lattok.data.schema import View
+from lattok.data.views import View, check_trained_space
 from lattok.samples import ActionWindows
 
 POSE = ActionSpace((Position("absolute"), Rotation("quaternion_xyzw", "absolute")))

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from lattok.checks import LattokError
 from lattok.data import action_spaces, declare, open_dataset, with_cameras
-from lattok.data.schema import View
+from lattok.data.views import View
 from lattok.normalize import Normalizer
 from lattok.samples import ActionWindows, FramePairs
-from lattok.samples.mixture import (
+from lattok.samples.batches import (
     MixedBatches,
     MixedPairs,
     MixedWindows,

@@ -1,14 +1,16 @@
-"""Datasets that say what their actions mean, and that offer them in another action space.
+"""Datasets seen otherwise: with some cameras, under other names; with actions that say what they mean, or converted.
 
+    chosen = with_cameras(dataset, {"front": "image_0"})
     declared = declare(dataset, {"action": "bridge"})      or meta/action_space.json in the dataset
     converted = with_actions(declared, "libero")           columns() then gives `action` in that space
 
-Both are views: nothing is read before columns() is called, all else is the dataset's own, and they can be pickled.
+All are views: nothing is read before it is asked for, all else is the dataset's own, and they can be pickled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,84 @@ from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.data.actions.convert import Space, convert_actions
 from lattok.data.actions.space import ActionSpace
-from lattok.data.schema import Feature, RobotDataset, View, vector_key
+from lattok.data.schema import Feature, RobotDataset, camera_keys, vector_key
 from lattok.places import inside
 
+PREFIX = "observation.images."
+_CAMERA = re.compile(re.escape(PREFIX) + r"[\w-]+(\.[\w-]+)*")
 DECLARATION = Path("meta") / "action_space.json"
+
+
+def _passed_on(name: str) -> Any:
+    """A method of a view that is the other dataset's."""
+    return lambda view, *arguments, **options: getattr(view.dataset, name)(*arguments, **options)
+
+
+class View(RobotDataset):
+    """A dataset in front of another one: what it does not define is the other's. Can be pickled where that one can."""
+
+    def __init__(self, dataset: RobotDataset):
+        self.dataset = dataset
+        vars(self).update({name: getattr(dataset, name) for name in RobotDataset.__annotations__})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__.lstrip('_')}({self.dataset!r})"
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what only the format of the other one has."""
+        if name == "dataset" or name.startswith("__"):  # not there yet while it is being unpickled
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    columns = _passed_on("columns")
+    blocks = _passed_on("blocks")
+    frames = _passed_on("frames")
+    length = _passed_on("length")
+    files_of = _passed_on("files_of")
+    unchecked_columns = _passed_on("unchecked_columns")
+    encoded_images = _passed_on("encoded_images")
+    video_span = _passed_on("video_span")
+    original_camera = _passed_on("original_camera")
+
+
+def with_cameras(dataset: RobotDataset, cameras: Sequence[str] | Mapping[str, str]) -> RobotDataset:
+    """Return the dataset with these cameras only, in this order; a mapping {"front": "image_0"} gives them new names.
+
+    Short names are allowed, as everywhere. A view: nothing is copied, and all else is the dataset's own.
+    """
+    return _Cameras(dataset, cameras)
+
+
+class _Cameras(View):
+    def __init__(self, dataset: RobotDataset, cameras: Any):
+        super().__init__(dataset)
+        if not isinstance(cameras, Mapping | list | tuple) or not all(isinstance(name, str) for name in cameras):
+            checks.fail("cameras", 'names, or {"new name": "name"}', repr(cameras))
+        renamed = isinstance(cameras, Mapping)
+        keys = camera_keys(dataset, [str(key) for key in (cameras.values() if renamed else cameras)])
+        names = [name if name.startswith(PREFIX) else PREFIX + name for name in cameras] if renamed else keys
+        if len(set(names)) != len(names) or not all(_CAMERA.fullmatch(name) for name in names if renamed):
+            checks.fail("cameras", "different new names of letters, digits, _, - and .", repr(list(cameras)))
+        self._key_of = dict(zip(names, keys, strict=True))
+        self.cameras = tuple(names)
+        others = {key: feature for key, feature in dataset.features.items() if key not in dataset.cameras}
+        self.features = others | {name: dataset.features[key] for name, key in self._key_of.items()}
+
+    def frames(self, episode_index: int, cameras: Sequence[str] | None = None, *more: Any, **named: Any) -> np.ndarray:
+        keys = [self._key_of[name] for name in camera_keys(self, cameras)]
+        return self.dataset.frames(episode_index, keys, *more, **named)
+
+    def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
+        return self.dataset.blocks(episode_index, self._key_of[camera], indices)
+
+    def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
+        return self.dataset.encoded_images(episode_index, self._key_of[camera])
+
+    def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float] | None:
+        return self.dataset.video_span(episode_index, self._key_of[camera])
+
+    def original_camera(self, key: str) -> str:
+        return self.dataset.original_camera(self._key_of[key])
 
 
 def action_spaces(dataset: RobotDataset) -> dict[str, ActionSpace]:

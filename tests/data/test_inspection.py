@@ -14,11 +14,9 @@ import pytest
 
 from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset
-from lattok.data.actions.view import DECLARATION
-from lattok.data.inspection import run, summary
-from lattok.data.inspection.scan import Block, Unreadable, scan
-from lattok.data.inspection.summary import Running
+from lattok.data.numbers import Block, Running, Unreadable, count_wild, scan
 from lattok.data.schema import Damage
+from lattok.data.views import DECLARATION
 from lattok.types import Episode
 from tests.conftest import put_video
 from tests.real import BRIDGE, needs_real
@@ -236,9 +234,9 @@ def test_nothing_but_damage():
 
 
 def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):
-    monkeypatch.setattr(run, "ALL_FRAMES_BY_ROW", 600)
-    monkeypatch.setattr(run, "RUN", 4)
-    monkeypatch.setattr(run, "FILES_LOOKED_INTO", 5)
+    monkeypatch.setattr("lattok.data.inspection.ALL_FRAMES_BY_ROW", 600)
+    monkeypatch.setattr("lattok.data.inspection.RUN", 4)
+    monkeypatch.setattr("lattok.data.inspection.FILES_LOOKED_INTO", 5)
     source = Memory([30] * 40)
     read: list[int] = []
     columns = source.columns
@@ -252,7 +250,7 @@ def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):
 
 def test_running_figures_against_numpy(monkeypatch, rng):
     """Blocks of any size give what numpy gives on all rows; quantiles come from a sample, outliers are counted."""
-    monkeypatch.setattr(summary, "SAMPLE_ROWS", 500)
+    monkeypatch.setattr("lattok.data.numbers.SAMPLE_ROWS", 500)
     values = rng.standard_normal((3000, 2)) * [1, 100] + [5, -3]
     values[1234, 0], values[77, 1], values[2000, 1] = 900.0, np.nan, -np.inf
     running = Running("action", ("x", "y"), len(values))
@@ -272,7 +270,7 @@ def test_running_figures_against_numpy(monkeypatch, rng):
     bulks = {"action": running.wild()}
     counts: dict[tuple[str, int], int] = {}
     for block in blocks:
-        summary.count_wild(block, bulks, counts)
+        count_wild(block, bulks, counts)
     assert counts == {("action", 0): 1}
     assert "the worst 900 in episode 12, frame 34" in running.wild_finding(0, bulks["action"][0], 1).what
 
@@ -280,7 +278,7 @@ def test_running_figures_against_numpy(monkeypatch, rng):
 @pytest.mark.parametrize("rows", [256, 300, 16384])
 def test_a_scan_gives_what_columns_give(make_dataset, monkeypatch, rows):
     """File by file against episode by episode, with episodes left out, across files and row groups."""
-    monkeypatch.setattr("lattok.data.inspection.scan.ROWS", rows)
+    monkeypatch.setattr("lattok.data.numbers.ROWS", rows)
     dataset = make_dataset([40, 70, 300, 25], cameras=False, data_file_mb=0.01)
     assert len(dataset.by_data_file()) > 1
     chosen = [dataset.episodes[i] for i in (0, 2, 3)]
@@ -317,7 +315,7 @@ def test_a_corrupt_page_costs_its_episodes_only(make_dataset):
 
 def test_damage_in_the_middle_counts_every_other_row_once(make_dataset, monkeypatch):
     """Rows that came before the damage was met are not read again with their episode."""
-    monkeypatch.setattr("lattok.data.inspection.scan.ROWS", 256)
+    monkeypatch.setattr("lattok.data.numbers.ROWS", 256)
     dataset = make_dataset([200, 100, 150, 300, 90], cameras=False)
     path = dataset.data_file(0)
     pq.write_table(pq.read_table(path), path, row_group_size=50, write_page_checksum=True, use_dictionary=False)
@@ -347,8 +345,8 @@ def test_files_and_rows_that_nothing_lists(make_dataset):
 
 
 def test_memory_does_not_grow_with_the_dataset(make_dataset, monkeypatch):
-    monkeypatch.setattr("lattok.data.inspection.scan.ROWS", 512)
-    monkeypatch.setattr(summary, "SAMPLE_ROWS", 512)
+    monkeypatch.setattr("lattok.data.numbers.ROWS", 512)
+    monkeypatch.setattr("lattok.data.numbers.SAMPLE_ROWS", 512)
 
     def peak(episodes: int) -> int:
         source = Memory([100] * episodes)

@@ -1,4 +1,4 @@
-"""Training samples of several datasets in given proportions, each a function of its number alone.
+"""Which samples make a batch: of one dataset or of several in given proportions, each a function of its number alone.
 
 counts(n)_i     how many of the first n samples come from dataset i
 sample n        is the next draw, number counts(n)_i, of the one dataset whose count it raises
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, combinations
 from typing import Any, NamedTuple
@@ -20,16 +21,56 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lattok import checks
-from lattok.data.actions.view import action_spaces
 from lattok.data.opening import open_dataset
 from lattok.data.schema import RobotDataset, camera_keys, dimension_names, short_name, vector_key
+from lattok.data.views import action_spaces
 from lattok.normalize import Normalizer
-from lattok.samples.order import SeededBatches, check_batch_size
+from lattok.samples.augment import Augmentation, augment_alike, draw
 from lattok.samples.windows import ActionWindows, FramePairs
 from lattok.seeds import derive_seed
 from lattok.types import ActionBatch, PairBatch
+
+MOST_DRAWN = 2**16  # samples of a batch, where the data has fewer
+
+
+class SeededBatches:
+    """Indices of step t: consecutive slices of one shuffled pass after another. A function of (seed, t) alone."""
+
+    def __init__(self, size: int, batch_size: int, seed: int):
+        checks.counts(size=size, batch_size=batch_size)
+        check_batch_size(batch_size, size)
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self._passes: dict[int, Tensor] = {}
+
+    def __call__(self, step: int) -> Tensor:
+        """Indices [batch_size] of step `step`, counted from 0."""
+        return self.draws(step * self.batch_size, self.batch_size)
+
+    def draws(self, position: int, left: int) -> Tensor:
+        """Indices [left] of the draws from number `position` on, counted from 0."""
+        parts = []
+        while left:
+            number, offset = divmod(position, self.size)
+            part = self._pass(number)[offset : offset + left]
+            parts.append(part)
+            position, left = position + len(part), left - len(part)
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+
+    def _pass(self, number: int) -> Tensor:
+        if number not in self._passes:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, number))
+            self._passes = {k: v for k, v in self._passes.items() if k >= number - 1}
+            self._passes[number] = torch.randperm(self.size, generator=generator)
+        return self._passes[number]
+
+
+def check_batch_size(batch_size: int, size: int) -> None:
+    """A batch may hold samples more than once, but not beyond reason: drawing it would never end."""
+    if batch_size > max(size, MOST_DRAWN):
+        checks.fail("batch_size", f"at most {max(size, MOST_DRAWN)} for {size} samples", batch_size)
 
 
 class Source(NamedTuple):
@@ -203,3 +244,71 @@ def has_actions(dataset: RobotDataset, key: str) -> bool:
     if any(name.split(".")[0].startswith("action") for name in dataset.features):
         vector_key(dataset, "action_key", key)
     return False
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """Vectors of n instructions."""
+
+    row_of: Mapping[str, int]
+    vectors: Tensor  # [n, S, D] float32, zero beyond the words
+    mask: Tensor  # [n, S] bool: which of them are words
+
+    @classmethod
+    def joined(cls, words: Mapping[str, Tensor]) -> Instructions:
+        """From vectors [words, D] of each text."""
+        lengths = torch.tensor([len(vectors) for vectors in words.values()])
+        padded = pad_sequence(list(words.values()), batch_first=True)
+        row_of = {text: row for row, text in enumerate(words)}
+        return cls(row_of, padded, torch.arange(padded.shape[1]) < lengths[:, None])
+
+    def rows(self, texts: Iterable[str]) -> Tensor:
+        """Rows of texts, int64."""
+        return torch.tensor([self.row_of[text] for text in texts], dtype=torch.long)
+
+
+class PairBatches:
+    """Random pairs of step t, and `labelled` extra ones whose actions are known; with `words` their instructions.
+
+    Images are changed as `changes` says, all frames of a sample and camera in the same way: what differs
+    between them is what moved.
+    """
+
+    def __init__(
+        self,
+        pairs: FramePairs | MixedPairs,
+        size: int,
+        labelled: int,
+        seed: int,
+        words: Instructions | None = None,
+        changes: Augmentation | None = None,
+    ):
+        self.pairs, self.seed, self.changes = pairs, seed, changes
+        self.draw = _draw(pairs, False, size, seed)
+        self.known = torch.from_numpy(pairs.labelled.nonzero()[0])
+        extra = labelled if len(self.known) else 0
+        self.samples = size + extra  # per step
+        self.draw_known = _draw(pairs, True, extra, derive_seed(seed, 1)) if extra else None
+        self.words = words
+        self.text_of = None if words is None else words.rows(pairs.tasks[task] for task in pairs.task_of)
+
+    def __call__(self, step: int, process: int, processes: int) -> PairBatch:
+        chosen = self.draw(step)
+        if self.draw_known is not None:
+            chosen = torch.cat([chosen, self.known[self.draw_known(step)]])
+        chosen = chosen[process::processes]
+        batch = self.pairs.batch(chosen)
+        if self.changes is not None and self.changes.changes:
+            draws = draw(self.changes, self.samples, batch.frames.shape[2], self.seed, step)[process::processes]
+            batch = batch._replace(frames=augment_alike(batch.frames, draws))
+        if self.words is None or self.text_of is None:
+            return batch
+        rows = self.text_of[chosen]
+        return batch._replace(text=self.words.vectors[rows], text_mask=self.words.mask[rows])
+
+
+def _draw(pairs: FramePairs | MixedPairs, labelled: bool, size: int, seed: int) -> SeededBatches | MixedBatches:
+    """Random pairs of every step, or random ones of the labelled pairs; in a mixture in its proportions."""
+    if isinstance(pairs, FramePairs):
+        return SeededBatches(int(pairs.labelled.sum()) if labelled else len(pairs), size, seed)
+    return MixedBatches(pairs.known if labelled else pairs.sizes, pairs.weights, size, seed)
