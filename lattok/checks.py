@@ -57,18 +57,25 @@ def positive(**values: float) -> None:
             fail(name, "a number greater than 0", repr(value))
 
 
-def counts(**values: int) -> None:
-    """Every value must be a whole number of at least 1."""
+def counts(least: int = 1, most: float = math.inf, /, **values: int) -> None:
+    """Require that every value is a whole number from `least` to `most`."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            fail(name, "a whole number of at least 1", repr(value))
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            fail(name, f"a whole number of at least {least}", repr(value))
+        if value > most:
+            fail(name, f"at most {most:,}", value)
 
 
 def whole(**values: int) -> None:
-    """Every value must be a whole number, zero or greater."""
+    """Require that every value is a whole number, zero or greater."""
+    counts(0, **values)
+
+
+def below_one(**values: float) -> None:
+    """Require that every value is a number in [0, 1)."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            fail(name, "a whole number of at least 0", repr(value))
+        if not 0 <= value < 1:
+            fail(name, "a number in [0, 1)", value)
 
 
 def at_least_zero(**values: float) -> None:

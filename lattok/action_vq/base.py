@@ -1,6 +1,7 @@
 """What all action tokenizers share: units, checks, padding, total decoding, error reports, fitting to arrays.
 
-A family gives `_encode`, `_decode` (both in normalised units), `_repair`, `vocab_size`, `tokens_per_chunk` and `fit`.
+A family sets `vocab_size` (codes K) and `tokens_per_chunk` (codes per chunk P, the greatest number where `fixed_length`
+is false), and gives `_encode`, `_decode` (both in normalised units), `_repair` and `fit`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -21,7 +23,6 @@ from lattok import checks
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.errors import ErrorReport, compare
 from lattok.action_vq.inputs import Arrays, as_codes, full_mask, join_chunks
-from lattok.action_vq.repair import Repaired, held_from_neighbours
 from lattok.arrays import Values, as_tensor, like
 from lattok.checks import LattokError
 from lattok.hub import HubModel
@@ -34,6 +35,14 @@ from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
 
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
+
+
+class Repaired(NamedTuple):
+    """Codes that can be decoded, made from any integers."""
+
+    codes: Tensor  # [B, P] legal
+    missing: Tensor  # [B, H, 1 or m] bool: nothing is known about these, hold the neighbours
+    notes: list[str]  # what was repaired in each row, "" where nothing; empty when all rows are intact
 
 
 class DecodeInfo(NamedTuple):
@@ -52,54 +61,35 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     def __init__(self, config: ChunkConfig):
         super().__init__()
         self.config = config
+        self.horizon, self.action_dim = config.horizon, config.action_dim
         self.normalizers = nn.ModuleList(self._new_normalizer() for _ in config.normalizers)
         self.normalizer = self._new_normalizer()
         self.choose_normalizer()
 
     @property
-    def horizon(self) -> int:
-        """Steps per chunk, H."""
-        return self.config.horizon
-
-    @property
-    def action_dim(self) -> int:
-        """Action dimensions m."""
-        return self.config.action_dim
-
-    @property
     def datasets(self) -> tuple[str, ...]:
-        """Datasets with a normaliser of their own."""
+        """Return the datasets with a normaliser of their own."""
         return self.config.normalizers
-
-    @property
-    @abstractmethod
-    def vocab_size(self) -> int:
-        """Number of codes K."""
-
-    @property
-    @abstractmethod
-    def tokens_per_chunk(self) -> int:
-        """Codes per chunk, P; their greatest number where `fixed_length` is false."""
 
     @classmethod
     @abstractmethod
     def fit(cls, chunks: Arrays, valid: Values | None = None, **options: Any) -> Self:
-        """A tokenizer fitted to chunks [N, H, m] in physical units, or to a list of such arrays."""
+        """Make a tokenizer for chunks [N, H, m] in physical units, or for a list of such arrays."""
 
     @abstractmethod
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Normalised actions [B, H, m] to codes int64 [B, P]; `valid` [B, H, m]: what is there, all by default."""
+        """Turn normalised actions [B, H, m] into codes int64 [B, P]; `valid` [B, H, m]: what is there, else all."""
 
     @abstractmethod
     def _decode(self, codes: Tensor) -> Tensor:
-        """Legal codes [B, P] to normalised actions [B, H, m]."""
+        """Turn legal codes [B, P] into normalised actions [B, H, m]."""
 
     @abstractmethod
     def _repair(self, codes: Tensor) -> Repaired:
-        """Any integers [B, L] to codes that `_decode` takes."""
+        """Make codes that `_decode` takes of any integers [B, L]."""
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Moves between devices, never between precisions: a rounded codebook gives other codes."""
+        """Move between devices, never between precisions: a rounded codebook gives other codes."""
         return super()._apply(same_precision(fn), recurse)
 
     def _new_normalizer(self) -> Normalizer:
@@ -113,7 +103,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
             self.normalizer = cast(Normalizer, chosen)
 
     def for_dataset(self, name: str) -> Self:
-        """This tokenizer with the normaliser of one of the datasets that it knows; everything else is shared."""
+        """Return this tokenizer with the normaliser of a dataset that it knows; everything else is shared."""
         names = self.config.normalizers
         if name not in names:
             if not names:
@@ -142,12 +132,12 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         self.choose_normalizer()
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """As every model; the normaliser in use is one of those of the datasets, where they have their own."""
+        """Leave out the normaliser in use where datasets have their own: it is one of theirs."""
         tensors, own = super().saved_tensors(), len(self.normalizers) > 0
         return {name: tensor for name, tensor in tensors.items() if not (own and name.startswith("normalizer."))}
 
     def forward(self, batch: ActionBatch) -> LossTerms:
-        """Loss terms of a batch, where a family trains by gradients; using a tokenizer has calls of its own."""
+        """Return the loss terms of a batch, where a family trains by gradients; users call `encode` and `decode`."""
         expected = "an ActionBatch to train on"
         if type(self).forward is ChunkTokenizer.forward:
             expected = f"no call: {type(self).__name__} has no loss"
@@ -160,7 +150,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     def encode(self, chunks: Tensor | list[Any], valid: Values | None = None) -> Tensor: ...
     @torch.no_grad()
     def encode(self, chunks: Any, valid: Values | None = None) -> Any:
-        """Chunks [B, H, m] in physical units to codes int64 [B, P]: arrays in, arrays out; tensors and lists, tensors.
+        """Turn chunks [B, H, m] in physical units into codes int64 [B, P]: arrays for arrays, else tensors.
 
         Shorter chunks, and steps where `valid` ([B, H], or [B, H, m] with dimensions that a robot does not have) is
         false, repeat the last valid action (P2T A.2). Longer chunks, another m or non-finite numbers raise
@@ -180,7 +170,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     def decode(self, codes: Tensor | list[Any], return_info: Literal[True]) -> tuple[Tensor, DecodeInfo]: ...
     @torch.no_grad()
     def decode(self, codes: Any, return_info: bool = False) -> Any:
-        """Codes, any integers [B, L] or a list of rows, to chunks [B, H, m] in physical units. Nothing is refused.
+        """Turn codes, any integers [B, L] or a list of rows, into chunks [B, H, m] in physical units; refuse none.
 
         What cannot be read is repaired as the family says; steps about which nothing is known repeat the last known
         action, or the first one, and are no motion in `relative` dimensions. With `return_info` also a `DecodeInfo`.
@@ -199,7 +189,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     @torch.no_grad()
     def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
-        """Like `encode`, with latents and quantized: here the normalised chunk and its decoding, [B, 1, H*m]."""
+        """Encode, with latents and quantized: here the normalised chunk and its decoding, [B, 1, H*m]."""
         actions, inside = self._prepare(chunks, valid)
         with self._inference():
             codes = self._encode(actions, inside)
@@ -208,7 +198,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
 
     @torch.no_grad()
     def error_report(self, chunks: Values, valid: Values | None = None) -> ErrorReport:
-        """Errors of decoding the codes of `chunks` [N, H, m], in their own units, with the worst case."""
+        """Measure the errors of decoding the codes of `chunks` [N, H, m], in their own units, with the worst case."""
         chunks = as_tensor("chunks", chunks)
         valid = full_mask(chunks, valid)
         decoded, clipped = [], 0.0
@@ -218,16 +208,16 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
                 codes = self._encode(actions, inside)
             decoded.append(self.decode(codes)[:, : block.shape[1]].cpu())
             clipped += self._clipped(actions, inside) * len(block) / max(1, len(chunks))
-        report = compare(chunks.cpu(), torch.cat(decoded), valid.cpu(), self.config.names, self.config.relative)
-        return replace(report, clipped=clipped)
+        config, both = self.config, (chunks.cpu(), torch.cat(decoded), valid.cpu())
+        return compare(*both, config.names, config.relative, clipped)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
-        """Share of what the family codes of normalised actions [B, H, m] that lies outside what it can express."""
+        """Measure which share of normalised actions [B, H, m], or of what codes them, the family cannot express."""
         return 0.0
 
     @classmethod
     def _from_chunks(cls, chunks: Arrays, valid: Values | None, options: dict[str, Any]) -> tuple[Self, ActionBatch]:
-        """A new tokenizer for `chunks` with its normaliser fitted to their valid entries; and the chunks, joined."""
+        """Make a tokenizer with its normaliser fitted to the valid entries of `chunks`; also return these, joined."""
         batch = join_chunks(chunks, valid)
         if not len(batch.chunks):
             checks.fail("chunks", "at least one chunk", "none")
@@ -266,40 +256,58 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         self._check_shape(chunks)
         chunks = chunks.to(self.normalizer.shift)
         if valid is None and chunks.shape[1] == self.horizon:  # nothing to pad: a chunk at a time deserves speed
-            self._check_finite(chunks)
-            return self.normalizer(chunks), torch.ones(chunks.shape, dtype=torch.bool, device=chunks.device)
-        mask = full_mask(chunks, valid)
-        steps, dims = mask.any(-1), mask.any(1)
-        last = steps.sum(1) - 1
-        index = torch.minimum(torch.arange(self.horizon, device=chunks.device), last[:, None]).clamp_min(0)  # b h
-        chunks = chunks.gather(1, index[..., None].expand(-1, -1, self.action_dim))
-        chunks = torch.where(dims[:, None], chunks, self.normalizer.shift)
-        self._check_finite(chunks)
-        inside = torch.arange(self.horizon, device=chunks.device) <= last[:, None]
-        return self.normalizer(chunks), inside[..., None] & dims[:, None]
-
-    @staticmethod
-    def _check_finite(chunks: Tensor) -> None:
+            inside = torch.ones(chunks.shape, dtype=torch.bool, device=chunks.device)
+        else:
+            mask = full_mask(chunks, valid)
+            dims, last = mask.any(1)[:, None], mask.any(-1).sum(1)[:, None] - 1  # b 1 m, b 1
+            steps = torch.arange(self.horizon, device=chunks.device)
+            index = torch.minimum(steps, last).clamp_min(0)  # b h
+            chunks = chunks.gather(1, index[..., None].expand(-1, -1, self.action_dim))
+            chunks = torch.where(dims, chunks, self.normalizer.shift)
+            inside = (steps <= last)[..., None] & dims
         if not bool(torch.isfinite(chunks).all()):
             checks.fail("chunks", "finite actions", "NaN or infinity")
+        return self.normalizer(chunks), inside
 
     def _check_shape(self, chunks: Tensor) -> None:
         checks.rank("chunks", chunks, "B H m")
         names = f" ({', '.join(self.config.action_names)})" if self.config.action_names else ""
-        if chunks.shape[-1] != self.action_dim:
-            checks.fail(
-                "chunks",
-                f"{self.action_dim} action dimensions{names}, as the tokenizer was trained on",
-                f"{chunks.shape[-1]}",
-                "Select or add columns, or train a tokenizer on this dataset.",
-            )
+        axis = f"action dimensions{names}, as the tokenizer was trained on"
+        hint = "Select or add columns, or train a tokenizer on this dataset."
+        checks.size("chunks", axis, chunks.shape[2], self.action_dim, hint)
         if not 1 <= chunks.shape[1] <= self.horizon:
-            hint = "Cut longer chunks into windows."
-            checks.fail("chunks", f"1 to {self.horizon} steps", f"{chunks.shape[1]}", hint)
+            checks.fail("chunks", f"1 to {self.horizon} steps", chunks.shape[1], "Cut longer chunks into windows.")
 
     def _hold(self, chunks: Tensor, missing: Tensor) -> Tensor:
-        """Decoded chunks [B, H, m] with missing entries held: the last known action, the first, or the middle."""
+        """Hold missing entries of decoded chunks [B, H, m]: at the last known action, the first, or the middle."""
         missing = missing.expand_as(chunks)
         held = torch.where(missing.all(1, keepdim=True), self.normalizer.shift, held_from_neighbours(chunks, missing))
         held[..., self.config.relative] = 0.0
         return torch.where(missing, held, chunks)
+
+
+def held_from_neighbours(values: Tensor, missing: Tensor) -> Tensor:
+    """Let each missing entry of values [B, H, ...] repeat the last one before it that is there, else the first one."""
+    steps = torch.arange(values.shape[1], device=values.device).view(1, -1, *[1] * (values.ndim - 2)).expand_as(missing)
+    known = torch.where(missing, -1, steps).cummax(1)[0]
+    first = torch.where(missing, values.shape[1] - 1, steps).amin(1, keepdim=True)
+    return values.gather(1, torch.where(known < 0, first, known))
+
+
+def examine(codes: Tensor, length: int, vocab_size: int) -> tuple[Tensor, Tensor, list[str]]:
+    """Cut codes [B, L] to [B, length] or pad them with -1; tell which are no codes, with a note per row or none at all.
+
+    -1 beyond `length` is padding and no fault; inside it is a missing code.
+    """
+    over = (codes[:, length:] != -1).sum(1)
+    codes = F.pad(codes[:, :length], (0, max(0, length - codes.shape[1])), value=-1)
+    bad = (codes < 0) | (codes >= vocab_size)
+    if not bool(bad.any()) and not bool(over.any()):
+        return codes, bad, []
+    counts = {
+        "{} codes too many": over,
+        f"{{}} of {length} codes missing": (codes == -1).sum(1),
+        f"{{}} outside 0..{vocab_size - 1}": (bad & (codes != -1)).sum(1),
+    }
+    columns = [[text.format(n) if n else "" for n in count.tolist()] for text, count in counts.items()]
+    return codes, bad, ["; ".join(filter(None, texts)) for texts in zip(*columns, strict=True)]

@@ -12,10 +12,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok import checks
-from lattok.action_vq.base import ChunkTokenizer
+from lattok.action_vq.base import ChunkTokenizer, Repaired, examine, held_from_neighbours
 from lattok.action_vq.config import MOST_CODES, ChunkConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.action_vq.repair import Repaired, examine, held_from_neighbours
 from lattok.arrays import Values
 
 
@@ -28,11 +27,7 @@ class UniformBinsConfig(ChunkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.counts(bins=self.bins)
-        if self.bins < 2:
-            checks.fail("bins", "at least 2", self.bins)
-        if self.bins > MOST_CODES:
-            checks.fail("bins", f"at most {MOST_CODES:,}", self.bins)
+        checks.counts(2, MOST_CODES, bins=self.bins)
 
 
 class UniformBins(ChunkTokenizer):
@@ -45,15 +40,9 @@ class UniformBins(ChunkTokenizer):
     config_class = UniformBinsConfig
     config: UniformBinsConfig
 
-    @property
-    def vocab_size(self) -> int:
-        """Bins per dimension."""
-        return self.config.bins
-
-    @property
-    def tokens_per_chunk(self) -> int:
-        """One code per step and dimension."""
-        return self.horizon * self.action_dim
+    def __init__(self, config: UniformBinsConfig):
+        super().__init__(config)
+        self.vocab_size, self.tokens_per_chunk = config.bins, config.horizon * config.action_dim
 
     @classmethod
     def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
@@ -72,7 +61,7 @@ class UniformBins(ChunkTokenizer):
         return centres.view(-1, self.horizon, self.action_dim)
 
     def _repair(self, codes: Tensor) -> Repaired:
-        """A code that is missing or outside the bins is held: its dimension keeps its neighbour in time."""
+        """Hold a code that is missing or outside the bins: its dimension keeps its neighbour in time."""
         codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
         bad = bad.view(-1, self.horizon, self.action_dim)
         if notes:

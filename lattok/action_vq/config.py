@@ -47,27 +47,27 @@ class ChunkConfig:
 
     @property
     def normalize_kinds(self) -> list[str]:
-        """The kind of normalisation of each dimension."""
+        """Return the kind of normalisation of each dimension."""
         return kinds_of(self.normalize, self.normalize_exceptions, self.action_names, self.action_dim)
 
     @property
     def normalize_clipped(self) -> list[bool]:
-        """Whether normalised values of a dimension end at -1 and 1."""
+        """Tell of each dimension whether its normalised values end at -1 and 1."""
         return clipped_kinds(self.normalize_kinds, self.normalize_clip)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the action dimensions; numbers where there are none."""
+        """Return the names of the action dimensions; numbers where there are none."""
         return self.action_names or tuple(str(i) for i in range(self.action_dim))
 
     @property
     def gripper(self) -> list[int]:
-        """Dimensions that open and close something, by their names: positions, also in relative actions."""
+        """Find dimensions that open and close something, by name: positions, also in relative actions."""
         return [i for i, name in enumerate(self.action_names) if "gripper" in name.lower()]
 
     @property
     def relative(self) -> list[int]:
-        """Dimensions that are increments."""
+        """Find dimensions that are increments."""
         return [i for i in range(self.action_dim) if self.action_kind == "relative" and i not in self.gripper]
 
 
@@ -100,18 +100,15 @@ class ActionVQConfig(ChunkConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.counts(dim=self.dim, hidden=self.hidden, depth=self.depth, heads=self.heads)
-        checks.counts(codebook_size=self.codebook_size, **{f"dilations[{i}]": r for i, r in enumerate(self.dilations)})
-        if self.codebook_size < 2:
-            checks.fail("codebook_size", "at least 2", self.codebook_size)
+        checks.counts(2, codebook_size=self.codebook_size)
+        checks.counts(**{f"dilations[{i}]": r for i, r in enumerate(self.dilations)})
         checks.at_least_zero(mask_weight=self.mask_weight, commitment_weight=self.commitment_weight)
         checks.one_of("decoder", self.decoder, ("step", "context"))
         checks.one_of("loss_reduction", self.loss_reduction, ("mean", "sum"))
         checks.one_of("mask_passes", self.mask_passes, (1, 2))
-        for name in ("dropout", "mask_ratio"):
-            if not 0 <= getattr(self, name) < 1:
-                checks.fail(name, "a number in [0, 1)", getattr(self, name))
+        checks.below_one(dropout=self.dropout, mask_ratio=self.mask_ratio)
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Weight of each loss term (Eq. 16)."""
+        """Return the weight of each loss term (Eq. 16)."""
         return {"reconstruction": 1.0, "commitment": self.commitment_weight, "mask": self.mask_weight}

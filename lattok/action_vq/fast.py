@@ -22,11 +22,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok import checks, files
-from lattok.action_vq.base import ChunkTokenizer
+from lattok.action_vq.base import ChunkTokenizer, Repaired
 from lattok.action_vq.bpe import CoefficientBPE, Coefficients, train, trimmed
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.action_vq.repair import Repaired
 from lattok.arrays import Values
 from lattok.checks import LattokError
 from lattok.devices import moved

@@ -21,10 +21,9 @@ from typing_extensions import Self
 
 from lattok import checks
 from lattok.action_vq import losses
-from lattok.action_vq.coarse import CoarseToFine
+from lattok.action_vq.coarse import CoarseToFine, with_synthetic
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.action_vq.synthetic import with_synthetic
 from lattok.arrays import Values
 from lattok.checks import LattokError
 from lattok.types import ActionBatch, LossTerms
@@ -49,8 +48,7 @@ class FSQConfig(ChunkConfig):
         checks.counts(tokens=self.tokens, codebook_size=self.codebook_size, hidden=self.hidden)
         if self.codebook_size < 2 or self.codebook_size & (self.codebook_size - 1):
             checks.fail("codebook_size", "a power of two", self.codebook_size)
-        if self.codebook_size > 2**MOST_BITS:
-            checks.fail("codebook_size", f"at most {2**MOST_BITS:,}", self.codebook_size)
+        checks.counts(2, 2**MOST_BITS, codebook_size=self.codebook_size)
         total, width = self.tokens * self.bits_per_token, self.horizon * self.action_dim
         if total > MOST_BITS * width:
             checks.fail("tokens", f"at most {MOST_BITS} bits per number of a chunk ({MOST_BITS * width})", total)
@@ -59,16 +57,17 @@ class FSQConfig(ChunkConfig):
             used = sorted(set(self.bits))
             if used != list(range(len(used))) or len(used) > width:
                 checks.fail("bits", f"components 0, 1, ... without gaps, below {width}", f"{used}"[:60])
-            if max(Counter(self.bits).values()) > MOST_BITS:
-                checks.fail("bits", f"at most {MOST_BITS} for each component", f"{max(Counter(self.bits).values())}")
+            most = max(Counter(self.bits).values())
+            if most > MOST_BITS:
+                checks.fail("bits", f"at most {MOST_BITS} for each component", most)
 
     @property
     def bits_per_token(self) -> int:
-        """log2 of the codebook size."""
+        """Return log2 of the codebook size."""
         return round(math.log2(self.codebook_size))
 
     def give_bits(self, variances: Tensor) -> tuple[int, ...]:
-        """Components in the order in which they get a bit: each halves an error, that is, quarters a variance."""
+        """List components in the order in which they get a bit: each halves an error, so it quarters a variance."""
         left = variances.double().clamp_min(1e-12).clone()
         given: list[int] = []
         counts = Counter[int]()
@@ -154,7 +153,7 @@ class FSQ(CoarseToFine):
     ) -> Self:
         """Train on chunks [N, H, m] in physical units, or a list of such arrays; `options` are config fields.
 
-        `synthetic` chunks are made from the given ones and added to them (see `synthetic`).
+        `synthetic` chunks are made from the given ones and added to them.
         """
         checks.whole(synthetic=synthetic)
         if "bits" in options:
@@ -167,7 +166,7 @@ class FSQ(CoarseToFine):
 
     @classmethod
     def _start(cls, plain: Self, batch: ActionBatch, synthetic: int, seed: int) -> tuple[Self, ActionBatch]:
-        """`plain` with bits for its components and weights to start from; and what to train on, in physical units."""
+        """Give `plain` bits for its components and weights to start from; return what to train on, too."""
         actions, mask = plain._prepare(batch.chunks, batch.valid)
         plain.limits.fit(actions, mask)
         actions, mask = with_synthetic(actions, mask, synthetic, torch.Generator().manual_seed(seed))
@@ -178,7 +177,7 @@ class FSQ(CoarseToFine):
         return model, ActionBatch(model.normalizer.inverse(actions), mask)
 
     def forward(self, batch: ActionBatch) -> LossTerms:
-        """Reconstruction error of a batch, before clipping: an action beyond the limits still learns."""
+        """Return the reconstruction error of a batch, before clipping: an action beyond the limits still learns."""
         if not isinstance(batch, ActionBatch):
             return super().forward(batch)
         actions, valid = self._prepare(batch.chunks, batch.valid)
@@ -209,12 +208,12 @@ class FSQ(CoarseToFine):
 
     @property
     def _places(self) -> Tensor:
-        """Place values of the bits in a code, the most significant first."""
+        """Return the place values of the bits in a code, the most significant first."""
         return 2 ** torch.arange(self.config.bits_per_token - 1, -1, -1, device=self.top.device)
 
 
 def principal_axes(rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [d], variances [d] in falling order and their axes [d, d] (columns) of rows [N, d] where `valid` [N, d].
+    """Return mean [d], variances [d] in falling order and axes [d, d] (columns) of rows [N, d] where `valid` [N, d].
 
     Each covariance is that of the rows which have both entries, 0 where there are none.
     """

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok.action_vq import losses
-from lattok.action_vq.base import ChunkTokenizer
+from lattok.action_vq.base import ChunkTokenizer, Repaired, examine, held_from_neighbours
 from lattok.action_vq.config import QUICK_MODEL, ActionVQConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.action_vq.repair import Repaired, examine, held_from_neighbours
 from lattok.arrays import Values, like
 from lattok.nn import PostNormBlock
 from lattok.quantize import QuantizerConfig, VectorQuantizer
@@ -114,16 +113,7 @@ class P2TActionVQ(ChunkTokenizer):
             )
         )
         self.decoder = ContextDecoder(config) if config.decoder == "context" else StepDecoder(config)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of codes K."""
-        return self.config.codebook_size
-
-    @property
-    def tokens_per_chunk(self) -> int:
-        """One code per step."""
-        return self.config.horizon
+        self.vocab_size, self.tokens_per_chunk = config.codebook_size, config.horizon
 
     @classmethod
     def fit(
@@ -156,7 +146,7 @@ class P2TActionVQ(ChunkTokenizer):
         return self.decoder(self.quantizer.lookup(codes))
 
     def _repair(self, codes: Tensor) -> Repaired:
-        """A code that is missing or outside 0..K-1 is held: it repeats its neighbour."""
+        """Let a code that is missing or outside 0..K-1 repeat its neighbour."""
         codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
         if notes:
             codes = held_from_neighbours(codes, bad).clamp(0, self.vocab_size - 1)
@@ -164,7 +154,7 @@ class P2TActionVQ(ChunkTokenizer):
 
     @torch.no_grad()
     def latent_actions(self, chunks: Values, valid: Values | None = None) -> LatentActions:
-        """Like `encode`, with the latents and quantized vectors [B, H, d] next to the codes."""
+        """Encode, with the latents and quantized vectors [B, H, d] next to the codes."""
         actions, _ = self._prepare(chunks, valid)
         with self._inference():
             latents = self.encoder(actions)
@@ -172,7 +162,7 @@ class P2TActionVQ(ChunkTokenizer):
             return like(chunks, LatentActions(codes, latents, self.quantizer.lookup(codes)))
 
     def forward(self, batch: ActionBatch, masked: Tensor | None = None) -> LossTerms:
-        """Loss terms of a batch; `config.loss_weights` weights them.
+        """Return the loss terms of a batch; `config.loss_weights` weights them.
 
         `masked` [B, H] bool: the steps whose latents are zeroed for the mask loss; drawn at random by default.
         """
@@ -196,7 +186,7 @@ class P2TActionVQ(ChunkTokenizer):
         return terms
 
     def _one_pass(self, actions: Tensor, latents: Tensor, valid: Tensor, masked: Tensor | None) -> LossTerms:
-        """The published code's single masked pass for every term."""
+        """Take every term from a single masked pass, as the published code does."""
         steps = valid.any(-1)
         masked = losses.draw_mask(steps, self.config.mask_ratio) if masked is None else masked
         damaged = latents.masked_fill(masked[..., None], 0.0)

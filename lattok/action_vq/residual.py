@@ -20,10 +20,9 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok import checks
-from lattok.action_vq.coarse import CoarseToFine
+from lattok.action_vq.coarse import CoarseToFine, with_synthetic
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.action_vq.synthetic import with_synthetic
 from lattok.arrays import Values
 from lattok.quantize import residual_kmeans
 from lattok.training.runlog import counted
@@ -46,11 +45,9 @@ class ResidualVQConfig(ChunkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.counts(tokens=self.tokens, codebook_size=self.codebook_size, beams=self.beams)
-        if self.codebook_size < 2:
-            checks.fail("codebook_size", "a whole number of at least 2", self.codebook_size)
-        if self.beams > MOST_BEAMS:
-            checks.fail("beams", f"at most {MOST_BEAMS}", self.beams)
+        checks.counts(tokens=self.tokens)
+        checks.counts(2, codebook_size=self.codebook_size)
+        checks.counts(1, MOST_BEAMS, beams=self.beams)
 
 
 class ResidualVQ(CoarseToFine):
@@ -73,7 +70,7 @@ class ResidualVQ(CoarseToFine):
 
     @property
     def codebooks(self) -> Tensor:
-        """Codebooks [P, K, H*m], in normalised units."""
+        """Return the codebooks [P, K, H*m], in normalised units."""
         return self.table[:-1].view(self.config.tokens, self.config.codebook_size, -1)
 
     @classmethod
@@ -88,10 +85,10 @@ class ResidualVQ(CoarseToFine):
         synthetic: int = 24_000,
         **options: Any,
     ) -> Self:
-        """Codebooks for chunks [N, H, m] in physical units, or a list of such arrays; `options` are config fields.
+        """Learn codebooks for chunks [N, H, m] in physical units, or a list of such; `options` are config fields.
 
         `steps` refits of codes and rows, 0 for plain residual k-means; each fits the given chunks and `synthetic` ones
-        made from them (see `synthetic`). Without them codebooks of small datasets know their tasks by heart.
+        made from them. Without these, codebooks of small datasets know their tasks by heart.
         """
         checks.whole(steps=steps, synthetic=synthetic)
         model, batch = cls._from_chunks(chunks, valid, options)
@@ -134,7 +131,7 @@ class ResidualVQ(CoarseToFine):
 
 
 def by_mask(valid: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
-    """Rows, at most BLOCK at a time, that have the same mask, and this mask [d]; of `valid` [B, d] bool.
+    """Yield rows of `valid` [B, d] bool that have the same mask, at most BLOCK at a time, with this mask [d].
 
     What lies under a mask does not count once chunks and codebooks are multiplied by it.
     """
@@ -148,10 +145,10 @@ def by_mask(valid: Tensor) -> Iterator[tuple[Tensor | slice, Tensor]]:
 
 
 def search(targets: Tensor, books: Tensor, beams: int) -> tuple[Tensor, Tensor]:
-    """The best rows of codes found for targets [B, d] with codebooks [P, K, d], nearest first.
+    """Find codes [B, n, P] for targets [B, d] with codebooks [P, K, d], nearest first, and their sums [B, n, d].
 
-    Codes [B, n, P] and the sums of rows that they stand for [B, n, d]. After each level the `beams` sums nearest to
-    the target go on; one beam is greedy residual coding, K^(P-1) beams try everything.
+    After each level the `beams` sums nearest to the target go on; one beam is greedy residual coding, K^(P-1) beams try
+    everything.
     """
     size = books.shape[1]
     left, distance = targets[:, None], targets.square().sum(-1)[:, None]  # b n d, b n
@@ -167,12 +164,12 @@ def search(targets: Tensor, books: Tensor, beams: int) -> tuple[Tensor, Tensor]:
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:
-    """Rows of values [B, n, d] by index [B, k]: [B, k, d]."""
+    """Pick rows of values [B, n, d] by index [B, k]: [B, k, d]."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def refit(samples: Tensor, valid: Tensor, books: Tensor) -> Tensor:
-    """Codes of samples [N, d] by search, then rows [P, K, d] whose sums come nearer where `valid` [N, d]."""
+    """Search codes of samples [N, d], then return rows [P, K, d] whose sums come nearer where `valid` [N, d]."""
     codes = torch.empty(len(samples), len(books), dtype=torch.long, device=samples.device)
     for rows, mask in by_mask(valid):
         codes[rows] = search(samples[rows] * mask, books * mask, FIT_BEAMS)[0][:, 0]
@@ -180,7 +177,7 @@ def refit(samples: Tensor, valid: Tensor, books: Tensor) -> Tensor:
 
 
 def least_squares(samples: Tensor, valid: Tensor, codes: Tensor, books: Tensor, inertia: float) -> Tensor:
-    """Rows [P, K, d], near `books`, whose sums for `codes` [N, P] are near samples [N, d] where `valid` [N, d].
+    """Fit rows [P, K, d], near `books`, whose sums for `codes` [N, P] are near samples [N, d] where `valid` [N, d].
 
     By coordinate descent, level by level.
     """

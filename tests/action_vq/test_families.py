@@ -194,5 +194,5 @@ def test_every_family_takes_a_seed(families):
 
 
 def test_uniform_bins_are_at_least_two():
-    with pytest.raises(LattokError, match="`bins`: expected at least 2, got 1"):
+    with pytest.raises(LattokError, match="`bins`: expected a whole number of at least 2, got 1"):
         lattok.UniformBins.fit(smooth(), bins=1)

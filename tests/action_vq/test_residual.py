@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattok.action_vq.limits import Limits, value_range
+from lattok.action_vq.coarse import Limits, synthetic, value_range, with_synthetic
 from lattok.action_vq.residual import (
     BLOCK,
     ITERATIONS,
@@ -18,7 +18,6 @@ from lattok.action_vq.residual import (
     refit,
     search,
 )
-from lattok.action_vq.synthetic import synthetic, with_synthetic
 from lattok.checks import LattokError
 from lattok.quantize import residual_kmeans
 
