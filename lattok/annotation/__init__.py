@@ -17,13 +17,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from lattok import checks
-from lattok.annotation.columns import Unit, UnreadableRows, plan_units, unit_keys
-from lattok.annotation.engines import Engine, LocalEngine
-from lattok.annotation.labels import Labelled, Options, Work
+from lattok.annotation.columns import Failures, Unit, UnreadableRows, plan_units, unit_keys
+from lattok.annotation.engines import Engine, LocalEngine, RayEngine
+from lattok.annotation.labels import Options, Work, check_models, identities_of, request_hash
 from lattok.annotation.output import Job, assemble
-from lattok.annotation.plan import check_models, check_places, identities_of, request_hash
-from lattok.annotation.ray_engine import RayEngine
-from lattok.annotation.staging import Busy, Failures, Staging
+from lattok.annotation.staging import Busy, Staging
 from lattok.annotation.verify import Verification, verify
 from lattok.checks import LattokError
 from lattok.data import Progress, RobotDataset, as_dataset
@@ -122,10 +120,12 @@ def label(
     """As `annotate`, from its arguments put together; returns what could not be labelled instead of a warning."""
     given = by_prefix(work.models)  # which checks that they label
     work = work._replace(models={prefix: for_dataset(model, work.dataset.name) for prefix, model in given.items()})
-    target = check_places(work.dataset, out)
+    source, target = work.dataset.root.resolve(), Path(out).resolve()
+    if target == source or source in target.parents:
+        checks.fail("out", "a folder outside the source dataset", str(out))
     engine = engine or LocalEngine()
     identities = identities_of(work.models, engine.device)
-    staging = Staging(target, request_hash(work, identities))
+    staging = Staging(Path(os.path.abspath(out)), request_hash(work, identities))
     job = Job(work, identities, staging, fingerprint(work.dataset.root))
     try:
         with staging.alone():
@@ -139,8 +139,14 @@ def label(
         if staging.is_new():
             staging.remove()
         raise
-    except (OSError, pa.ArrowException) as error:
-        raise _cannot_write(staging, error) from None
+    except (OSError, pa.ArrowException) as error:  # a full or read-only disk: finished labels stay
+        staging.remove(but_units=not staging.is_new())
+        why = getattr(error, "strerror", None) or first_line(error)
+        left = f"finished labels wait in {staging.folder}" if staging.holds_labels() else "nothing half-written is left"
+        raise LattokError(
+            f"cannot write {os.fspath(staging.out)}: {why}. The source is untouched and {left}. "
+            "Free space or correct the permissions and run the same command, or choose another `out`."
+        ) from None
 
 
 def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
@@ -156,30 +162,23 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
     keys = unit_keys(work.dataset, units)
     failures = _label_missing(job, units, keys, engine, progress)
     _check_no_worse(before, failures, staging.out)
-    unlabelled = _with_damaged(work, failures)
+    damaged = {damage.episode_index: damage.reason for damage in work.dataset.damaged}  # which were never listed
+    found = {prefix: damaged | failures.get(prefix, {}) for prefix in work.models}
+    unlabelled = {prefix: dict(sorted(part.items())) for prefix, part in found.items() if part}
+    episodes = len(work.dataset.episodes) + len(damaged)
     state = hashlib.sha256("\n".join([job.fingerprint, *keys, repr(unlabelled)]).encode()).hexdigest()
     if before is not None and before["state"] == state:
-        return Annotated(staging.out, _episodes(work), unlabelled, [UnreadableRows(*u) for u in before["unreadable"]])
+        return Annotated(staging.out, episodes, unlabelled, [UnreadableRows(*u) for u in before["unreadable"]])
     staging.begin_assembly(state)
     unreadable = assemble(job, units, keys, unlabelled)
-    result = Annotated(staging.out, _episodes(work), unlabelled, unreadable)
-    _check_unchanged(job, work.dataset.root)
+    result = Annotated(staging.out, episodes, unlabelled, unreadable)
+    if fingerprint(work.dataset.root) != job.fingerprint:  # what was labelled must be what was copied
+        raise LattokError(f"{work.dataset.root} changed while it was annotated. Run the same command again.")
     failed = [[prefix, index] for prefix, part in unlabelled.items() for index in part]
     record = {"state": state, "complete": result.complete, "failed": failed, "unreadable": unreadable}
     staging.publish(record)
     staging.remove(but_units=not result.complete)
     return result
-
-
-def _episodes(work: Work) -> int:
-    return len(work.dataset.episodes) + len(work.dataset.damaged)
-
-
-def _with_damaged(work: Work, failures: Failures) -> Failures:
-    """Episodes without labels by prefix, with those that could not even be listed."""
-    damaged = {damage.episode_index: damage.reason for damage in work.dataset.damaged}
-    found = {prefix: damaged | failures.get(prefix, {}) for prefix in work.models}
-    return {prefix: dict(sorted(part.items())) for prefix, part in found.items() if part}
 
 
 def _check_no_worse(before: dict[str, Any] | None, failures: Failures, out: Path) -> None:
@@ -192,12 +191,6 @@ def _check_no_worse(before: dict[str, Any] | None, failures: Failures, out: Path
         prefix, index = new[0]
         what = f"{out} has labels of episode {index}, which cannot be read any more ({failures[prefix][index]})"
         raise LattokError(f"{what}. It stays as it is: repair that first.")
-
-
-def _check_unchanged(job: Job, root: Path) -> None:
-    """What was labelled must be what is copied."""
-    if fingerprint(root) != job.fingerprint:
-        raise LattokError(f"{root} changed while it was annotated. Run the same command again.")
 
 
 def _label_missing(
@@ -214,7 +207,10 @@ def _label_missing(
         if in_a_row >= HOPELESS:
             why = next(iter(next(iter(labelled.failures.values())).values()))
             raise LattokError(f"{why} ({in_a_row} times in a row: this is not about the data; run the command again)")
-        _store(staging, key_of[unit.number], labelled)
+        before = staging.failures(key_of[unit.number])
+        gaps, old = (sum(map(len, (f or {}).values())) for f in (labelled.failures, before))
+        if before is None or gaps <= old:  # otherwise what is there of it has fewer
+            staging.store(key_of[unit.number], labelled.rows, labelled.failures)
         done += unit.last - unit.first
         if progress is not None:
             progress(done, total)
@@ -229,22 +225,3 @@ def _label_missing(
             staging.forget_units()  # there is no label in them
         raise LattokError(f"{why} (episode {index}; no episode could be labelled by `{hopeless[0]}`)")
     return failures
-
-
-def _store(staging: Staging, key: str, labelled: Labelled) -> None:
-    """Keep a unit, unless what is there of it already has fewer gaps."""
-    before = staging.failures(key)
-    gaps, old = (sum(map(len, (f or {}).values())) for f in (labelled.failures, before))
-    if before is None or gaps <= old:
-        staging.store(key, labelled.rows, labelled.failures)
-
-
-def _cannot_write(staging: Staging, error: Exception) -> LattokError:
-    """A full or read-only disk: what was put together goes, finished labels stay."""
-    staging.remove(but_units=not staging.is_new())
-    why = getattr(error, "strerror", None) or first_line(error)
-    left = f"finished labels wait in {staging.folder}" if staging.holds_labels() else "nothing half-written is left"
-    return LattokError(
-        f"cannot write {os.fspath(staging.out)}: {why}. The source is untouched and {left}. "
-        "Free space or correct the permissions and run the same command, or choose another `out`."
-    )

@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from lattok.files import parse_json, whole_file
 from lattok.places import followed
 
 Labels = dict[str, np.ndarray]  # column name -> [F, *shape]
+Failures = dict[str, dict[int, str]]  # prefix -> episode -> why it has no labels
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # column name -> dtype and shape of one row
 Rows = Callable[[int, int], Labels]  # rows [first, last) of a file
 SIDECAR_PATH = "labels/file-{:03d}.parquet"
@@ -43,6 +45,14 @@ class Unit(NamedTuple):
     lengths: tuple[int, ...]  # frames of each
 
 
+class Labelled(NamedTuple):
+    """Labels of a unit: by column the rows of the episodes that could be labelled, and why others were not."""
+
+    rows: Labels
+    failures: Failures
+    strange: int = 0  # failures that say nothing about the data, such as a lost device
+
+
 class UnreadableRows(NamedTuple):
     """A column of a row group that cannot be read any more; the copy holds nulls there."""
 
@@ -57,19 +67,16 @@ def plan_units(dataset: RobotDataset, frames: int) -> list[Unit]:
     layout = _lerobot_layout(cast(LeRobotV3, dataset)) if dataset.kind == "lerobot" else _sidecar_layout(dataset)
     units: list[Unit] = []
     for file, rows in layout:
-        group: list[tuple[int, int, int]] = []  # episode, first row, last row
+        groups: list[list[tuple[int, int, int]]] = [[]]  # of episode, first row, last row
         for index, first, last in rows:
-            if group and last - group[0][1] > frames:
-                units.append(_unit(len(units), file, group))
-                group = []
-            group.append((index, first, last))
-        units.append(_unit(len(units), file, group))
+            if groups[-1] and last - groups[-1][0][1] > frames:
+                groups.append([])
+            groups[-1].append((index, first, last))
+        for group in groups:
+            episodes, starts, ends = zip(*group, strict=True)
+            lengths = tuple(end - start for start, end in zip(starts, ends, strict=True))
+            units.append(Unit(len(units), file, starts[0], ends[-1], episodes, lengths))
     return units
-
-
-def _unit(number: int, file: str, group: list[tuple[int, int, int]]) -> Unit:
-    episodes, lengths = tuple(e for e, _, _ in group), tuple(last - first for _, first, last in group)
-    return Unit(number, file, group[0][1], group[-1][2], episodes, lengths)
 
 
 def _lerobot_layout(dataset: LeRobotV3) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
@@ -123,29 +130,18 @@ def copy_other_files(source: Path, target: Path, without: set[Path]) -> None:
     copied, because LeRobot rewrites its metadata in place, and through a link that would change the source.
     """
     for path in dataset_files(source):
-        if path not in without:
-            _put(source / path, followed(target, target / path, str(target)), linked=path.parts[0] == "videos")
-
-
-def _put(source: Path, target: Path, linked: bool) -> None:
-    if target.exists():
-        return
-    original = source.resolve()  # the Hub's cache keeps links to blobs
-    if not original.exists():
-        return  # a link to what was never fetched: whoever needs it has said so
-    if linked and _linked(original, target):
-        return
-    with whole_file(target) as temporary:
-        shutil.copyfile(original, temporary)
-
-
-def _linked(original: Path, target: Path) -> bool:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(original, target)
-    except OSError:
-        return False
-    return True
+        if path in without:
+            continue
+        place, original = followed(target, target / path, str(target)), (source / path).resolve()  # of links to blobs
+        if place.exists() or not original.exists():  # whoever needs what was never fetched has said so
+            continue
+        if path.parts[0] == "videos":
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):
+                os.link(original, place)
+                continue
+        with whole_file(place) as temporary:
+            shutil.copyfile(original, temporary)
 
 
 def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows) -> list[UnreadableRows]:
@@ -155,8 +151,7 @@ def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows) -> li
     Where a column of the source is damaged, the copy has nulls, and it is among what comes back.
     """
     file = open_table(source)
-    schema = _with_labels(file.schema_arrow, shapes)
-    schema = schema.with_metadata(_metadata(file.schema_arrow.metadata, shapes))
+    schema = _with_labels(file.schema_arrow, shapes).with_metadata(_metadata(file.schema_arrow.metadata, shapes))
     codec = file.metadata.row_group(0).column(0).compression.lower() if file.num_row_groups else "snappy"
     damage: list[UnreadableRows] = []
     with whole_file(target) as temporary, _writer(temporary, schema, codec) as writer:
@@ -185,11 +180,6 @@ def write_sidecar(target: Path, shapes: Shapes, units: Sequence[Unit], rows: Row
             writer.write_table(pa.Table.from_arrays(columns, schema=schema), row_group_size=max(1, len(episode)))
 
 
-def feature_entry(dtype: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Entry of a flattened column in info.json."""
-    return {"dtype": dtype, "shape": [int(np.prod(shape))], "names": None}
-
-
 def _writer(path: Path, schema: pa.Schema, codec: str) -> pq.ParquetWriter:
     compression = {"uncompressed": "none"}.get(codec, codec)
     return pq.ParquetWriter(path, schema, compression=compression, write_page_checksum=True)
@@ -197,7 +187,8 @@ def _writer(path: Path, schema: pa.Schema, codec: str) -> pq.ParquetWriter:
 
 def _with_labels(schema: pa.Schema, shapes: Shapes) -> pa.Schema:
     for key, (dtype, shape) in shapes.items():
-        schema = schema.append(pa.field(key, _arrow_type(dtype, shape)))
+        kind = to_arrow(np.empty((0, *shape), dtype=dtype)).type
+        schema = schema.append(pa.field(key, kind))
     return schema
 
 
@@ -219,12 +210,6 @@ def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Tabl
             columns.append(pa.chunked_array([pa.nulls(rows, field.type)]))
             unreadable.append(field.name)
     return pa.Table.from_arrays(columns, schema=file.schema_arrow), unreadable
-
-
-def _arrow_type(dtype: str, shape: tuple[int, ...]) -> pa.DataType:
-    width = int(np.prod(shape))
-    value = pa.bool_() if dtype == "bool" else pa.from_numpy_dtype(np.dtype(dtype))
-    return value if width == 1 else pa.list_(value, width)
 
 
 def _metadata(old: dict[bytes, bytes] | None, shapes: Shapes) -> dict | None:

@@ -1,14 +1,31 @@
-"""The local engine: one unit after the other in this process."""
+"""Who labels the units of a dataset: this process, or the workers of Ray: `engine=RayEngine(workers=4)`.
+
+Every worker of Ray, over a cluster or the processes of one machine, holds the models once and reads the dataset under
+the same path; labels travel back to this process, the only one that writes. A worker that dies is replaced and its
+units are labelled again; a unit that takes three workers with it is left out. Extra `ray`.
+"""
 
 from __future__ import annotations
 
+import os
+import time
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Protocol
+from threading import Lock
+from typing import Any, Protocol
 
-from lattok.annotation.columns import Unit
-from lattok.annotation.labels import AHEAD_FRAMES, Labelled, Work, jobs, label_decoded, piece_of_frames
+from typing_extensions import Self
+
+from lattok import checks, files
+from lattok.annotation.columns import Labelled, Unit
+from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, label_unit, piece_of_frames
+from lattok.checks import LattokError
 from lattok.data.prefetch import Ahead
+
+ATTEMPTS = 3  # workers that a unit may cost
+START_S = 300  # for the first worker to be there; a cluster may have to start machines
+IN_FLIGHT = 2  # units per worker: the frames of one are decoded while the other is labelled
 
 
 class Engine(Protocol):
@@ -34,3 +51,201 @@ class LocalEngine:
         with Ahead(partial(piece_of_frames, work), jobs(work, units), AHEAD_FRAMES) as frames_of:
             for unit in units:
                 yield unit, label_decoded(work, unit, frames_of)
+
+
+class RayEngine:
+    """Labels with `workers` actors of `cpus` cores and `gpus` (a fraction is fine) each.
+
+    `address` is a running cluster's ("auto", "ray://host:10001"); without one Ray is started here for the duration of a
+    `with`, or of one annotation. By default there are as many workers as resources.
+    """
+
+    def __init__(self, address: str | None = None, workers: int | None = None, cpus: float = 1, gpus: float = 0):
+        checks.counts(**({} if workers is None else {"workers": workers}))
+        checks.positive(cpus=cpus)
+        checks.at_least_zero(gpus=gpus)
+        self.address, self.workers, self.cpus, self.gpus = address, workers, cpus, gpus
+        self.device = "cuda" if gpus else "cpu"
+        self.startup_s = 0.0  # of the last start of Ray
+        self._own = False  # whether Ray was started here
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Labelled]]:
+        """See `Engine`."""
+        if not units:
+            return
+        started = self._start()
+        try:
+            yield from _Pool(self, work, units).run()
+        finally:
+            if started:
+                self._stop()
+
+    def _start(self) -> bool:
+        """Connect to Ray or start it; whether that was needed."""
+        ray = _ray()
+        if ray.is_initialized():
+            if self.address not in (None, "auto") and not self._own:
+                raise LattokError(f"`address`: this process is connected to Ray already, not to {self.address!r}.")
+            return False
+        os.environ.setdefault("RAY_TQDM_PATCH_PRINT", "0")  # print stays the user's own
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        before, options = time.perf_counter(), {"log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            if self.address is None:
+                cores = None if self.workers is None else int(-(-self.workers * self.cpus // 1))
+                ray.init(num_cpus=cores, include_dashboard=False, **options)
+            else:
+                ray.init(address=self.address, **options)
+        except Exception as error:  # Ray's own kinds differ between its versions
+            checks.fail("address", "a Ray cluster that answers", f"{self.address} ({files.first_line(error)})")
+        self.startup_s, self._own = time.perf_counter() - before, True
+        return True
+
+    def _stop(self) -> None:
+        if self._own:
+            _ray().shutdown()
+        self._own = False
+
+    def count(self, units: int) -> int:
+        """Workers to start for this many units."""
+        resources = _ray().cluster_resources()
+        room = int(resources.get("CPU", 0) // self.cpus)
+        if self.gpus:
+            room = min(room, int(resources.get("GPU", 0) // self.gpus))
+        if room < 1 or room < (self.workers or 1):
+            has = f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
+            wanted = f"{self.workers or 1} workers of {self.cpus:g} CPUs and {self.gpus:g} GPUs"
+            checks.fail("workers", f"room for {wanted}", f"a cluster of {has}", "Ask for less of them.")
+        return min(self.workers or room, units)
+
+
+class _Worker:
+    """Lives in a process of its own."""
+
+    def __init__(self, work: Work, device: str, threads: int):
+        models = {prefix: model.to(device) for prefix, model in work.models.items()}
+        self._work, self._threads = work._replace(models=models), threads
+        self._one = Lock()  # units overlap in decoding alone
+
+    def ready(self) -> None:
+        """Answers once the worker is there."""
+
+    def label(self, unit: Unit) -> Labelled:
+        """Labels of a unit."""
+        return label_unit(self._work, unit, self._threads, self._one)
+
+
+class _Pool:
+    """Units on their way through workers."""
+
+    def __init__(self, engine: RayEngine, work: Work, units: Sequence[Unit]):
+        self._ray, self._engine = _ray(), engine
+        self._waiting = deque(units)
+        self._failed: Counter[int] = Counter()  # by number of the unit
+        self._flying: dict[Any, tuple[int, Unit]] = {}  # what will hold the labels -> worker, unit
+        self._prefixes = tuple(work.models)
+        try:
+            self._work = self._ray.put(work)
+        except Exception as error:  # pickling another package's model may raise anything
+            why = files.first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            raise LattokError(f"`models`: expected models that other processes can be given, got: {why}") from None
+        self._workers: list[Any] = []
+        self._starting: dict[Any, int] = {}  # answer to `ready` -> worker
+        self._up: set[int] = set()  # workers that have answered
+        self._starts_left = ATTEMPTS * engine.count(len(units)) + len(units) * ATTEMPTS
+        for number in range(engine.count(len(units))):
+            self._workers.append(None)
+            self._spawn(number)
+
+    def run(self) -> Iterator[tuple[Unit, Labelled]]:
+        """Labels as they come."""
+        try:
+            while self._waiting or self._flying:
+                self._fill()
+                timeout = None if self._up else START_S
+                answers, _ = self._ray.wait([*self._flying, *self._starting], num_returns=1, timeout=timeout)
+                if not answers:
+                    hint = "Other jobs hold the cluster, or it has lost machines: ask for less, or try again later."
+                    checks.fail("workers", f"one that starts within {START_S} seconds", "none", hint)
+                (ready,) = answers
+                if ready in self._starting:
+                    self._started(ready)
+                    continue
+                number, unit = self._flying.pop(ready)
+                labelled = self._taken(ready, number, unit)
+                if labelled is not None:
+                    yield unit, labelled
+        finally:
+            for worker in self._workers:
+                self._ray.kill(worker)
+
+    def _started(self, ready: Any) -> None:
+        number = self._starting.pop(ready)
+        try:
+            self._ray.get(ready)
+            self._up.add(number)
+        except self._ray.exceptions.RayError as error:
+            why = files.first_line(getattr(error, "cause", None) or error)
+            self._starts_left -= 1
+            if not self._starts_left:
+                raise LattokError(f"`engine`: workers cannot start: {why}") from None
+            self._spawn(number)
+
+    def _taken(self, ready: Any, number: int, unit: Unit) -> Labelled | None:
+        """Labels of a unit; None if it is to be tried again."""
+        errors = self._ray.exceptions
+        self._failed[unit.number] += 1
+        try:
+            labelled = self._ray.get(ready)
+            if not labelled.failures or self._failed[unit.number] > 1 or len(self._up) == 1:
+                return labelled
+            self._waiting.append(unit)  # it may be this worker's machine: another one tries
+            return None
+        except errors.RayActorError as error:
+            why = f"the worker died ({files.first_line(error)})"
+            self._up.discard(number)
+            if not any(other == number for other, _ in self._flying.values()):  # its other unit has come back too
+                self._spawn(number)
+        except errors.RayError as error:
+            why = files.first_line(getattr(error, "cause", None) or error)
+        if self._failed[unit.number] < ATTEMPTS:
+            self._waiting.appendleft(unit)
+            return None
+        lost = dict.fromkeys(unit.episodes, f"{why}, {ATTEMPTS} times")
+        return Labelled({}, {prefix: dict(lost) for prefix in self._prefixes}, len(unit.episodes))
+
+    def _fill(self) -> None:
+        """Give workers what they have room for; a unit that failed travels alone, so that no other is blamed."""
+        for _ in range(IN_FLIGHT):
+            for number in sorted(self._up):
+                load = [unit for other, unit in self._flying.values() if other == number]
+                if not self._waiting or len(load) >= IN_FLIGHT:
+                    continue
+                if load and any(self._failed[unit.number] for unit in (self._waiting[0], *load)):
+                    continue
+                unit = self._waiting.popleft()
+                self._flying[self._workers[number].label.remote(unit)] = (number, unit)
+
+    def _spawn(self, number: int) -> None:
+        engine = self._engine
+        options = {"num_cpus": engine.cpus, "num_gpus": engine.gpus, "max_concurrency": IN_FLIGHT}
+        worker = self._ray.remote(_Worker).options(**options)
+        self._workers[number] = worker.remote(self._work, engine.device, max(1, int(engine.cpus)))
+        self._starting[self._workers[number].ready.remote()] = number
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise LattokError("`engine`: Ray is not installed. Run: pip install 'lattok[ray]'") from None
+    return ray

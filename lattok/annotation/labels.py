@@ -1,4 +1,4 @@
-"""Labels of episodes: what every engine computes, and nothing that depends on the engine.
+"""What is to be labelled, by what, and the labels: all that engines compute, and nothing that depends on the engine.
 
 The label of an episode depends on that episode, the models and the options alone: batches never cross episodes, and
 torch computes with as many threads as the options say.
@@ -6,31 +6,42 @@ torch computes with as many threads as the options say.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from threading import Lock
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
+import av
 import numpy as np
+import PIL
+import pyarrow as pa
 import torch
 
 from lattok import checks, files
-from lattok.annotation.columns import Labels, Unit
-from lattok.annotation.staging import Failures
+from lattok.annotation.columns import Failures, Labelled, Labels, Unit
 from lattok.checks import LattokError
-from lattok.data import RobotDataset, camera_keys
+from lattok.data import RobotDataset, camera_keys, dimension_names
+from lattok.data.episodes import check_stride
 from lattok.data.prefetch import Abandoned, Ahead, Request, Stopped
+from lattok.data.schema import vector_key
+from lattok.data.views import check_trained_space
 from lattok.nn import torch_threads
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
+from lattok.version import __version__
 
 BATCH = 1024  # action chunks per call of a tokenizer
 PIECE = 512  # frames of an episode at a time; a long one is never in memory as a whole
 AHEAD_FRAMES = 2048  # decoded and waiting for the model: 0.6 GB for two cameras at 224 x 224
 
 Models = Mapping[str, ActionTokenizer | VideoLabeller]
+Identities = Mapping[str, dict[str, Any]]  # by prefix, what `describe` says: it hashes all weights, so it is asked once
 FramesOf = Callable[[str, int, int, int], np.ndarray]  # see `piece_of_frames`
+PREFIX = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 
 
 class Options(NamedTuple):
@@ -51,12 +62,69 @@ class Work(NamedTuple):
     options: Options
 
 
-class Labelled(NamedTuple):
-    """Labels of a unit: by column the rows of the episodes that could be labelled, and why others were not."""
+def identities_of(models: Models, device: str | None = None) -> Identities:
+    """Return what provenance says of every model, with the kind of `device` that computes its labels (None: its own).
 
-    rows: Labels
-    failures: Failures
-    strange: int = 0  # failures that say nothing about the data, such as a lost device
+    Labels from another kind of device may differ in the last bits.
+    """
+
+    def own(model: Any) -> str:
+        first = next(model.buffers(), None) if isinstance(model, torch.nn.Module) else None
+        return "cpu" if first is None else first.device.type
+
+    return {prefix: {**model.describe(), "device": device or own(model)} for prefix, model in models.items()}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that can change a label."""
+    packages = {module.__name__: module.__version__ for module in (torch, np, pa, av)}
+    return {"lattok": __version__, **packages, "pillow": PIL.__version__}
+
+
+def request_hash(work: Work, identities: Identities) -> str:
+    """Hash everything that the labels depend on but episodes and contents of files, which are in the keys of units."""
+    dataset = work.dataset
+    facts = [str(dataset.root.resolve()), dataset.kind, dataset.split, dataset.fps, dataset.seen_as]
+    parts = [facts, identities, work.options._asdict(), PIECE, BATCH, versions()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def check_models(work: Work) -> None:
+    """Check before any work that prefixes are free, for LeRobot too, and that models fit the dataset."""
+    dataset, models, options = work
+    checks.counts(threads=options.threads)
+    for prefix, model in models.items():
+        if not PREFIX.fullmatch(prefix) or prefix.startswith(("action", "observation")):
+            hint = "LeRobot would take a key that starts with action or observation for one of the policy's own."
+            checks.fail("prefix", "lower-case letters, digits, _ and .", repr(prefix), hint)
+        taken = [key for key in dataset.features if key.startswith(prefix + ".")]
+        if taken:
+            got = f"{prefix!r} ({taken[0]} is there)"
+            checks.fail("prefix", "one that the dataset does not use", got, "Rename it.")
+        if any(other.startswith(prefix + ".") for other in models):
+            checks.fail("models", "prefixes that do not contain each other", ", ".join(models))
+        check_model(work, prefix, model)
+
+
+def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller) -> None:
+    """Check that a model can label this dataset."""
+    dataset, key = work.dataset, work.options.action_key
+    if model.label_source == "actions":
+        feature, wanted = vector_key(dataset, "action_key", key), cast(ActionTokenizer, model).action_dim
+        if feature.shape[0] != wanted:
+            raise LattokError(
+                f"`{key}` has {feature.shape[0]} dimensions ({', '.join(dimension_names(feature))}), but this "
+                f"tokenizer was trained on {wanted}. Select or add columns, or train a tokenizer on this dataset."
+            )
+        check_trained_space(model.trained_on, dataset, key)
+        return
+    video = cast(VideoLabeller, model)
+    if video.language is not None:  # it keeps out of its codes what the instruction says: those are no actions
+        hint = "Stage 1 takes in the instruction to learn environment codes: train stage 2 with them."
+        checks.fail("models", f"a stage-2 model for `{prefix}`", "a stage-1 model (language-conditioned)", hint)
+    cameras_of(work, video)
+    lengths = np.array([episode.length for episode in dataset.episodes], dtype=np.int64)
+    check_stride(video.stride_frames(dataset.fps), lengths, dataset.fps)
 
 
 def label_unit(work: Work, unit: Unit, decoder_threads: int | None = None, turn: Lock | None = None) -> Labelled:

@@ -11,24 +11,23 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from lattok.annotation.columns import (
+    Failures,
     Shapes,
     Unit,
     UnreadableRows,
     append_columns,
     copy_other_files,
-    feature_entry,
     write_sidecar,
 )
-from lattok.annotation.labels import Work, cameras_of
-from lattok.annotation.plan import Identities, versions
-from lattok.annotation.staging import Failures, Staging, shapes_of
+from lattok.annotation.labels import Identities, Work, cameras_of, versions
+from lattok.annotation.staging import Staging
 from lattok.data.schema import PROVENANCE, readable
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.files import read_json, write_json, write_text
 from lattok.labels.provenance import NOTE, carried
-from lattok.labels.spec import LatentSpec, spec_of
+from lattok.labels.spec import spec_of
 from lattok.places import inside
-from lattok.types import Labeller, VideoLabeller
+from lattok.types import VideoLabeller
 
 INFO, STATS = "meta/info.json", "meta/stats.json"
 
@@ -61,7 +60,8 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     before = read_json(inside(root, PROVENANCE, str(root))) if (root / PROVENANCE).exists() else {}
     write_json(staging.dataset / PROVENANCE, before | labels, indent=4)
     info = read_json(inside(root, INFO, str(root)))
-    info["features"] |= {name: feature_entry(*shape) for name, shape in shapes.items()}
+    for name, (dtype, shape) in shapes.items():
+        info["features"][name] = {"dtype": dtype, "shape": [int(np.prod(shape))], "names": None}
     for prefix, entry in labels.items():
         info["features"][f"{prefix}.valid"][NOTE] = carried(entry, job.work.models[prefix])
     write_json(staging.dataset / INFO, info, indent=4)
@@ -76,12 +76,18 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
 
 def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, Any]:
     """By prefix: what labels were made from, by what, and their columns. No times, no paths."""
-    labels = {}
+    labels, dataset = {}, work.dataset
+    split = {} if dataset.split is None else {"split": dataset.split}
+    frames = sum(episode.length for episode in dataset.episodes)
+    size = {"episodes": len(dataset.episodes), "frames": frames}
     for prefix, model in work.models.items():
         own = {name: shape for name, shape in shapes.items() if name.startswith(prefix + ".")}
-        stride = cast(VideoLabeller, model).stride_frames(work.dataset.fps) if model.label_source == "video" else 0
-        entry: dict[str, Any] = {"spec": _spec(model, prefix, own, stride).to_json()}
-        seen = work.dataset.seen_as
+        stride = cast(VideoLabeller, model).stride_frames(dataset.fps) if model.label_source == "video" else 0
+        _, codes = own.get(f"{prefix}.codes", ("", (0,)))
+        _, vectors = own.get(f"{prefix}.embedding", ("", (0, 0)))
+        spec = spec_of(model, prefix, codes[0], vectors[0], vectors[1], stride)
+        entry: dict[str, Any] = {"spec": spec.to_json()}
+        seen = dataset.seen_as
         if model.label_source == "actions":
             entry |= {"action_key": work.options.action_key}
             if work.options.action_key in seen["actions"]:
@@ -91,9 +97,9 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
             entry |= {"cameras": list(cameras)}
             originals = [seen["cameras"][key] for key in cameras]
             entry |= {"original_cameras": originals} if originals != list(cameras) else {}
-            entry["stride_seconds"] = stride / work.dataset.fps
+            entry["stride_seconds"] = stride / dataset.fps
         labels[prefix] = entry | {
-            "dataset": _facts(work),
+            "dataset": {"name": dataset.name, "kind": dataset.kind, **split, **size},
             "threads": work.options.threads,
             "versions": versions(),
             "model": identities[prefix],
@@ -102,35 +108,21 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
     return labels
 
 
-def _spec(model: Labeller, prefix: str, shapes: Shapes, stride: int) -> LatentSpec:
-    """Return what labels are, by the shapes of their columns."""
-    _, codes = shapes.get(f"{prefix}.codes", ("", (0,)))
-    _, vectors = shapes.get(f"{prefix}.embedding", ("", (0, 0)))
-    return spec_of(model, prefix, codes[0], vectors[0], vectors[1], stride)
-
-
 def by_reason(work: Work, unlabelled: dict[int, str]) -> list[dict[str, Any]]:
     """Episodes by why they have no labels; without the folder of the dataset, which is no fact about the labels."""
     grouped: dict[str, list[int]] = {}
     for index, reason in sorted(unlabelled.items()):
-        root = str(work.dataset.root)
-        reason = readable(reason)
+        root, reason = str(work.dataset.root), readable(reason)
         grouped.setdefault(reason.replace(f"{root}/", "").replace(root, work.dataset.name), []).append(index)
     return [{"episodes": episodes, "reason": reason} for reason, episodes in grouped.items()]
-
-
-def _facts(work: Work) -> dict[str, Any]:
-    dataset = work.dataset
-    frames = sum(episode.length for episode in dataset.episodes)
-    split = {} if dataset.split is None else {"split": dataset.split}
-    return {"name": dataset.name, "kind": dataset.kind, **split, "episodes": len(dataset.episodes), "frames": frames}
 
 
 def _shapes(job: Job, keys: Sequence[str]) -> Shapes:
     """Of all label columns, from the first units that have labels by each model."""
     found: dict[str, Shapes] = {}
     for key in keys:
-        shapes = shapes_of(job.staging.load(key).rows)
+        rows = job.staging.load(key).rows
+        shapes: Shapes = {name: (str(values.dtype), values.shape[1:] or (1,)) for name, values in rows.items()}
         for prefix in job.work.models:
             own = {name: shape for name, shape in shapes.items() if name.startswith(prefix + ".")}
             found |= {prefix: own} if own and prefix not in found else {}

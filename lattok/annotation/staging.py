@@ -15,11 +15,11 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from lattok.annotation.columns import Labels, Rows, Shapes, Unit
+from lattok.annotation.columns import Failures, Labelled, Labels, Rows, Shapes, Unit
 from lattok.checks import LattokError
 from lattok.data.content import fingerprint
 from lattok.files import MARK, claimed, exchange, finish_exchange, read_json, sweep, sync_folder, whole_file, write_json
@@ -28,15 +28,6 @@ from lattok.places import inside
 FAILED = "failed"  # next to the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
 MARKS = ("lock", "done")
-
-Failures = dict[str, dict[int, str]]  # prefix -> episode -> why it has no labels
-
-
-class StoredUnit(NamedTuple):
-    """A unit as it lies in the folder."""
-
-    rows: Labels  # by column, of the episodes that have labels, in order
-    failures: Failures
 
 
 class Busy(LattokError):
@@ -78,12 +69,12 @@ class Staging:
         with whole_file(self._path(key)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{FAILED: failed, **rows})  # type: ignore[arg-type]
 
-    def load(self, key: str) -> StoredUnit:
+    def load(self, key: str) -> Labelled:
         """Return what was stored of a unit."""
         try:
             with open(self._path(key), "rb") as file, np.load(file, allow_pickle=False) as stored:
                 rows = {name: stored[name] for name in stored if name != FAILED}
-                return StoredUnit(rows, _failures(stored))
+                return Labelled(rows, _failures(stored))
         except DAMAGED:
             self._path(key).unlink()
             message = f"{self._path(key)} was damaged since it was written, and is removed. Run the same command again."
@@ -107,7 +98,7 @@ class Staging:
                 if unit.first < last and first < unit.last:
                     if unit.number not in held:
                         held.clear()
-                        held[unit.number] = filled(unit, self.load(key), shapes)
+                        held[unit.number] = _filled(unit, self.load(key), shapes)
                     low, high = max(first, unit.first) - unit.first, min(last, unit.last) - unit.first
                     parts.append({name: values[low:high] for name, values in held[unit.number].items()})
             return {name: np.concatenate([part[name] for part in parts]) for name in shapes}
@@ -186,7 +177,7 @@ class Staging:
         return self._units / f"{key}.npz"
 
 
-def filled(unit: Unit, stored: StoredUnit, shapes: Shapes) -> Labels:
+def _filled(unit: Unit, stored: Labelled, shapes: Shapes) -> Labels:
     """Labels of all rows of a unit: where there are none, codes are -1, vectors 0, and nothing is valid."""
     rows: Labels = {}
     for name, (dtype, shape) in shapes.items():
@@ -207,8 +198,3 @@ def _failures(stored: Mapping[str, np.ndarray]) -> Failures:
     for prefix, index, why in stored[FAILED].tolist():
         failures.setdefault(prefix, {})[int(index)] = why
     return failures
-
-
-def shapes_of(rows: Labels) -> Shapes:
-    """Dtype and shape of one row of every column."""
-    return {name: (str(values.dtype), values.shape[1:] or (1,)) for name, values in rows.items()}

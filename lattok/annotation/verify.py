@@ -10,9 +10,7 @@ import numpy as np
 import torch
 
 from lattok import checks
-from lattok.annotation.columns import Labels
-from lattok.annotation.labels import Options, Work, label_episode, reason
-from lattok.annotation.plan import check_model, identities_of, versions
+from lattok.annotation.labels import Options, Work, check_model, identities_of, label_episode, reason, versions
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import PROVENANCE
@@ -234,31 +232,11 @@ def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], ma
             yield f"- episode {episode.index} cannot be labelled again: {reason(error)}"
             continue
         frames += episode.length
-        _count(tally, stored, again, episode.index)
+        for name, seen in tally.items():
+            seen.count(stored[name], again.get(name), episode.index)
     for name, seen in tally.items():
         yield seen.line(name, frames, made)
     yield f"? {frames} frames of {len(chosen)} of {len(work.dataset.episodes)} episodes were labelled again"
-
-
-def _count(tally: dict[str, _Tally], stored: Labels, again: Labels, episode: int) -> None:
-    for name, seen in tally.items():
-        if name not in again:
-            seen.absent = True
-            continue
-        is_, was = (values[name].reshape(len(values[name]), -1) for values in (again, stored))
-        if is_.shape != was.shape:
-            seen.absent = True
-        elif is_.dtype.kind == "f":
-            seen.scale = max(seen.scale, float(np.abs(is_).max(initial=0)))
-            deviation = np.abs(is_.astype(np.float64) - was)
-            seen.deviation = max(
-                seen.deviation, float(np.where(np.isfinite(deviation), deviation, np.inf).max(initial=0))
-            )
-        else:
-            rows = np.flatnonzero((is_ != was).any(1))
-            seen.wrong += len(rows)
-            if len(rows) and seen.first is None:
-                seen.first = (episode, int(rows[0]), was[rows[0]].tolist(), is_[rows[0]].tolist())
 
 
 class _Tally:
@@ -268,17 +246,31 @@ class _Tally:
         self.wrong, self.deviation, self.scale, self.absent = 0, 0.0, 0.0, False
         self.first: tuple[int, int, list[Any], list[Any]] | None = None
 
+    def count(self, stored: np.ndarray, again: np.ndarray | None, episode: int) -> None:
+        """Compare the rows of an episode."""
+        was, is_ = (None if values is None else values.reshape(len(values), -1) for values in (stored, again))
+        if is_ is None or was is None or is_.shape != was.shape:
+            self.absent = True
+        elif is_.dtype.kind == "f":
+            self.scale = max(self.scale, float(np.abs(is_).max(initial=0)))
+            deviation = np.abs(is_.astype(np.float64) - was)
+            deviation = np.where(np.isfinite(deviation), deviation, np.inf)
+            self.deviation = max(self.deviation, float(deviation.max(initial=0)))
+        else:
+            rows = np.flatnonzero((is_ != was).any(1))
+            self.wrong += len(rows)
+            if len(rows) and self.first is None:
+                self.first = (episode, int(rows[0]), was[rows[0]].tolist(), is_[rows[0]].tolist())
+
     def line(self, name: str, frames: int, made: list[str]) -> str:
         """Equal, close or different, and where first."""
         if self.absent:
             return f"- {name}: the model gives no such column now, or of another width"
         if self.first is not None:
             episode, frame, was, is_ = self.first
-            why = (
-                f" Perhaps because of {'; '.join(made)}." if made else " Data, labels or model are not what they were."
-            )
             place = f"first in episode {episode}, frame {frame}: {was} stored, {is_} now"
-            return f"- {name}: {self.wrong} of {frames} rows differ, {place}.{why}"
+            why = f"Perhaps because of {'; '.join(made)}." if made else "Data, labels or model are not what they were."
+            return f"- {name}: {self.wrong} of {frames} rows differ, {place}. {why}"
         if self.deviation == 0:
             return f"+ {name}: {frames} rows equal"
         sign = "+" if self.deviation <= CLOSE * self.scale else "-"
