@@ -13,7 +13,6 @@ FAMILY = "the same part of every family of models"
 VERB = "cli has one module for each verb, under the verb's name"
 MODULES = {
     "action_vq": "what a room does for one family has the family's name",
-    "base": FAMILY,
     "config": FAMILY,
     "convert": f"{FAMILY}; {VERB}",
     "evaluate": VERB,

@@ -14,8 +14,8 @@ import torch
 import transformers
 
 from lattok.backbones import LoraSpec
-from lattok.backbones.families import family_of
 from lattok.backbones.hf import HFBackbone
+from lattok.backbones.pretrained import family_of
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig

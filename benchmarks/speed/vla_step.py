@@ -46,7 +46,7 @@ from benchmarks.speed.vla_models import (
 )
 from benchmarks.speed.vla_states import OURS, PLAIN, hidden_states
 from benchmarks.speed.vla_tables import BARS, PUBLISHED, markdown, notes
-from lattok.backbones.tiny import tiny_qwen3_vl
+from lattok.backbones.tiny import tiny_backbone
 from lattok.types import LatentTarget, PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA
 from lattok.vla.observations import policy_batch, prompts
@@ -226,7 +226,7 @@ def main() -> None:
         QUICK if asked.quick and not asked.strategies else tuple(asked.strategies or STRATEGIES),
     )
     with tempfile.TemporaryDirectory() as path:
-        folder = tiny_qwen3_vl(path)
+        folder = tiny_backbone("qwen3_vl", path)
         results = {
             "environment": environment(),
             "setting": {

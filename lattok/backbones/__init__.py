@@ -1,7 +1,74 @@
-"""Vision-language backbones of policies behind one protocol. Those of Hugging Face need `pip install 'lattok[vla]'`."""
+"""What a policy asks of a vision-language model, whichever it is: `Backbone`. Those of Hugging Face need the extra vla.
 
-from lattok.backbones.base import Backbone as Backbone
-from lattok.backbones.base import BackboneOut as BackboneOut
-from lattok.backbones.base import LoraSpec as LoraSpec
-from lattok.backbones.scratch import ScratchBackbone as ScratchBackbone
-from lattok.backbones.scratch import ScratchSize as ScratchSize
+    encode(images, texts)                images and prompts to inputs, padded on the left
+    backbone(inputs, queries, layers)    hidden states of some layers; queries stand last, each sees what is before it
+
+Hidden states are counted as transformers does: 0 are the embeddings, k the output of layer k, N is after the last norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from lattok import checks
+
+Inputs = Mapping[str, Tensor]
+TRAIN = ("lora", "full", "frozen")
+
+
+class BackboneOut(NamedTuple):
+    """Hidden states [B, L, D] by layer; the last T of the L positions are the queries."""
+
+    hidden: dict[int, Tensor]
+    queries: slice  # positions of the queries
+    valid: Tensor  # [B, L] bool: no padding
+    image: Tensor | None  # [B, L] bool: image tokens; none for a model that reads only text
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """Low-rank adapters on all linear layers (Hu et al., 2022); P2T B.1: rank 64, alpha 16, scale alpha / rank."""
+
+    rank: int = 64
+    alpha: float = 16.0
+    dropout: float = 0.0
+    vision: bool = True  # also in the image tower
+
+    def __post_init__(self) -> None:
+        checks.counts(lora_rank=self.rank)
+        checks.positive(lora_alpha=self.alpha)
+        checks.at_least_zero(lora_dropout=self.dropout)
+        if self.dropout >= 1:
+            checks.fail("lora_dropout", "a number below 1", self.dropout)
+
+
+class Backbone(Protocol):
+    """Any `nn.Module` with these members; its parameters that require a gradient are trained."""
+
+    hidden_size: int  # D
+    num_layers: int  # N
+    embedding_rms: float  # typical size of a number in an embedding: queries start there
+
+    def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Turn images uint8 [B, V, h, w, 3] and B prompts into inputs, padded on the left."""
+        ...
+
+    def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
+        """Return hidden states of `layers`, with `queries` [B, T, D] appended that change nothing before them."""
+        ...
+
+    def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
+        """Choose in place what is trained: "lora", "full" or "frozen". Called once, before training or loading."""
+        ...
+
+    def text_logits(self, states: Tensor) -> Tensor:
+        """Return logits [..., vocabulary] of states [..., D] of the last layer, as the whole model gives them."""
+        ...
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return what an artefact must hold besides the base model's name: adapters, or trained weights."""
+        ...

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok import checks
-from lattok.backbones import pretrained
-from lattok.backbones.base import TRAIN, BackboneOut, Inputs, LoraSpec
-from lattok.backbones.families import Family
+from lattok.backbones import TRAIN, BackboneOut, Inputs, LoraSpec, pretrained
+from lattok.backbones.pretrained import Family
 
 
 class HFBackbone(nn.Module):
@@ -68,7 +67,7 @@ class HFBackbone(nn.Module):
         pretrained.check_revision(self.name, self.revision, saved)
 
     def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Images uint8 [B, V, h, w, 3] and B prompts to inputs, padded on the left, on the device of the images.
+        """Turn images uint8 [B, V, h, w, 3] and B prompts into inputs, padded on the left, on the images' device.
 
         Prompts go into the model's chat template where it has one, after the images in the order of the cameras.
         """
@@ -88,7 +87,7 @@ class HFBackbone(nn.Module):
         return {key: value.to(images.device) for key, value in batch.items() if key in self._accepted}
 
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
-        """Hidden states of `layers` with `queries` [B, T, D] appended; none of them changes what stands before it."""
+        """Return hidden states of `layers`, with `queries` [B, T, D] appended that change nothing before them."""
         wanted = sorted(set(layers))
         if not wanted or wanted[0] < 0 or wanted[-1] > self.num_layers:
             checks.fail("layers", f"hidden states from 0 to {self.num_layers}", list(layers))
@@ -104,17 +103,19 @@ class HFBackbone(nn.Module):
         )
 
     def text_logits(self, states: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of states [..., D] of the last layer, as the head of the model gives them."""
+        """Return logits [..., vocabulary] of states [..., D] of the last layer, capped as Gemma 2 has learned them."""
         head = self.model.get_output_embeddings()
-        return head(states.to(head.weight.dtype))
+        logits = head(states.to(head.weight.dtype))
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * (logits / cap).tanh()
 
     @property
     def reads_images(self) -> bool:
-        """Whether images reach the model, and not only text."""
+        """Tell whether images reach the model, and not only text."""
         return self.family.image is not None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """A change of precision leaves float32 buffers as they are: rounded, frequencies of positions are others."""
+        """Keep float32 buffers at a change of precision: rounded, frequencies of positions are others."""
         exact = [
             (module, name, buffer)
             for module in self.model.modules()
@@ -146,7 +147,7 @@ class HFBackbone(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> HFBackbone:
-        """Parts whose weights are all frozen stay in evaluation mode."""
+        """Keep parts whose weights are all frozen in evaluation mode."""
         super().train(False)
         self.training = mode
         if mode:
@@ -154,7 +155,7 @@ class HFBackbone(nn.Module):
         return self
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Adapters by the name of their layer, or all trained weights; sharing memory with the model."""
+        """Return adapters by the name of their layer, or all trained weights; they share memory with the model."""
         parameters = dict(self.model.named_parameters())
         return {_stable(name): parameters[name] for name in self._trained}
 
@@ -174,7 +175,7 @@ class HFBackbone(nn.Module):
         return folder
 
     def linear_layers(self, vision: bool) -> list[str]:
-        """Names of the linear layers below the LM head; without `vision` those of the text model only."""
+        """Return names of the linear layers below the LM head; without `vision` those of the text model only."""
         part = self.model.model if vision else self.model.get_decoder()
         inside = {id(module) for module in part.modules() if isinstance(module, nn.Linear)}
         return [name for name, module in self.model.named_modules() if id(module) in inside]
@@ -194,7 +195,7 @@ class HFBackbone(nn.Module):
                 value.data = value.data.float()
 
     def _train_parts(self, module: nn.Module, inherited: bool) -> None:
-        """Training mode where a weight is trained, and for layers that are checkpointed, which asks for it."""
+        """Set training mode where a weight is trained, and for layers that are checkpointed, which asks for it."""
         weights = list(module.parameters())
         trained = any(weight.requires_grad for weight in weights) if weights else inherited
         layer = self._checkpointing and hasattr(module, "gradient_checkpointing")
@@ -224,13 +225,12 @@ class HFBackbone(nn.Module):
                 checks.fail("texts", f"text without {token!r}, which stands for an image", repr(marked[0]))
 
     def _prompt(self, text: str, cameras: int) -> str:
-        """One user turn with the images first."""
+        """Return one user turn with the images first."""
         image, template = self.family.image, getattr(self.processor, "chat_template", None)
         if not template:
             if self.family.chat:
-                checks.fail(
-                    "backbone", f"a chat template, which {self.family.name} has", "none", "Take its processor whole."
-                )
+                expected = f"a chat template, which {self.family.name} has"
+                checks.fail("backbone", expected, "none", "Take its processor whole.")
             return (image or "") * cameras + text
         parts = [*({"type": "image"} for _ in range(cameras)), {"type": "text", "text": text}]
         turn = {"role": "user", "content": text if image is None else parts}
@@ -251,7 +251,7 @@ class HFBackbone(nn.Module):
 
     @contextmanager
     def _as_embeddings(self, queries: Tensor) -> Iterator[None]:
-        """While this lasts, the last T embedded tokens are the queries [B, T, D]."""
+        """Replace the last T embedded tokens by the queries [B, T, D] while this lasts."""
         count, calls = queries.shape[1], []
 
         def replace(module: nn.Module, args: Any, embedded: Tensor) -> Tensor:
@@ -268,12 +268,12 @@ class HFBackbone(nn.Module):
 
 
 def _stable(name: str) -> str:
-    """A parameter's name without peft's name for the adapter, and as every transformers from 5.4 on has it."""
+    """Drop peft's name for the adapter, and name a parameter as every transformers from 5.4 on does."""
     return name.replace(".default.", ".").replace(".vision_tower.vision_model.", ".vision_tower.")
 
 
 def _checkpoint_layers(model: Any) -> None:
-    """Non-reentrant checkpointing of every layer."""
+    """Checkpoint every layer, in the non-reentrant way."""
     newer = getattr(model, "activation_checkpointing_enable", None)  # the other name ends with transformers 6
     (newer or model.gradient_checkpointing_enable)({"use_reentrant": False})
     model.disable_input_require_grads()  # only the reentrant kind needs them; a frozen tower would be differentiated
@@ -281,6 +281,6 @@ def _checkpoint_layers(model: Any) -> None:
 
 @torch.no_grad()
 def _embedding_rms(embedding: Any) -> float:
-    """Root of the mean square of about a thousand embedded tokens, as the module gives them (Gemma scales)."""
+    """Return the root mean square of about a thousand embedded tokens, as the module gives them (Gemma scales)."""
     rows, device = embedding.weight.shape[0], embedding.weight.device
     return float(embedding(torch.arange(0, rows, max(1, rows // 1024), device=device)).float().square().mean().sqrt())

@@ -1,9 +1,11 @@
-"""Opening a pretrained model of transformers from a folder or the Hub, and telling which one it was."""
+"""Pretrained models of transformers: what differs between their families, opening one, and telling which one it was."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +14,6 @@ import torch
 from packaging.version import Version
 
 from lattok import checks, files
-from lattok.backbones.families import Family, family_of
 from lattok.hub import client, weights
 from lattok.hub.client import COMMIT
 
@@ -24,6 +25,63 @@ WANTED = [*SMALL, "*.safetensors"]
 EXPECTED = "a folder with config.json, or a Hub id like org/name"
 PRINT = "files-"  # what a fingerprint begins with
 SLICES, SLICE = 256, 4096  # of each file of weights that a fingerprint reads, and their bytes
+
+
+def _as_they_are(processor: Any) -> dict[str, Any]:
+    """Round images to whole tokens only: 224² become 49 of them (Qwen3-VL) or 64 (Qwen2.5-VL).
+
+    Qwen-VL takes any size, but its released processors make 256² of 224². The lower bound becomes a single token.
+    """
+    images = processor.image_processor
+    size = images.size if isinstance(images.size, Mapping) else vars(images.size)
+    token = images.patch_size * images.merge_size
+    return {"size": {"shortest_edge": token**2, "longest_edge": size["longest_edge"]}}
+
+
+def _one_tile(processor: Any) -> dict[str, Any]:
+    """Ask for one tile, the size of the image tower: SmolVLM2 enlarges an image and cuts it into tiles."""
+    tile = processor.image_processor.max_image_size
+    tile = tile if isinstance(tile, Mapping) else vars(tile)
+    return {"do_image_splitting": False, "size": {"longest_edge": tile["longest_edge"]}}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one kind of model is spoken to. All but Qwen-VL resize images to the size of their image tower."""
+
+    name: str
+    model_types: tuple[str, ...]  # `model_type` in config.json
+    image: str | None  # what stands for an image in the text; none for models that read only text
+    placeholder_types: Mapping[str, int] = field(default_factory=dict)  # further inputs by token: at a placeholder
+    chat: bool = True  # speaks in turns, so that it needs a template
+    image_options: Callable[[Any], dict[str, Any]] = lambda processor: {}  # its arguments for images
+
+
+QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+NO_CROPS, NO_TILES = {"do_pan_and_scan": False}, {"crop_to_patches": False}  # the image as it is, and nothing else
+TEXT = Family("text", (), None, chat=False)
+FAMILIES = (
+    Family("qwen3_vl", ("qwen3_vl",), QWEN_IMAGE, {"mm_token_type_ids": 0}, image_options=_as_they_are),
+    Family("qwen2_5_vl", ("qwen2_5_vl",), QWEN_IMAGE, {"mm_token_type_ids": 0}, image_options=_as_they_are),
+    Family("smolvlm", ("smolvlm", "idefics3"), "<image>", image_options=_one_tile),
+    # type 0 is the prefix, whose tokens see each other in both directions; type 1 is causal
+    Family("paligemma", ("paligemma",), "<image>", {"token_type_ids": 1}, chat=False),
+    # type 1 is an image, whose tokens see each other in both directions; type 0 is causal
+    Family("gemma3", ("gemma3",), "<start_of_image>", {"token_type_ids": 0}, image_options=lambda _: NO_CROPS),
+    Family("internvl", ("internvl",), "<IMG_CONTEXT>", image_options=lambda _: NO_TILES),
+    TEXT,
+)
+
+
+def family_of(config: Any) -> Family:
+    """Return the family of a model by its transformers config; every model without images is one of "text"."""
+    for family in FAMILIES:
+        if config.model_type in family.model_types:
+            return family
+    if any(getattr(config, part, None) is not None for part in ("vision_config", "audio_config", "thinker_config")):
+        known = ", ".join(name for family in FAMILIES for name in family.model_types)
+        checks.fail("backbone", f"a text model or one of the types {known}", repr(config.model_type))
+    return TEXT
 
 
 def require(package: str) -> ModuleType:
@@ -42,7 +100,7 @@ def require(package: str) -> ModuleType:
 
 
 def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family, str]:
-    """Model, processor (tokenizer of a text model), family and revision."""
+    """Open a model; returns it with its processor (tokenizer of a text model), family and revision."""
     checks.one_of("dtype", dtype, DTYPES)
     transformers = require("transformers")
     folder, found = find(name, revision)
@@ -70,13 +128,13 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
 
 
 def _sizes(folder: Path) -> weights.Sizes:
-    """Names, shapes and dtypes of all tensors in a folder."""
+    """Read names, shapes and dtypes of all tensors in a folder."""
     files_of_weights = sorted(folder.glob("*.safetensors"))
     return {name: size for path in files_of_weights for name, size in weights.read_sizes(path).items()}
 
 
 def _check_layers(folder: Path, config: Any, tensors: int) -> None:
-    """Every layer has tensors; transformers makes lists, and copies of them, as long as a configuration says."""
+    """Require a tensor for every layer: transformers makes lists, and copies of them, as long as config.json says."""
     for name, value in config.items() if isinstance(config, dict) else ():
         counts = ("layers" in name or "depth" in name) and isinstance(value, int)
         if counts and value > tensors:
@@ -85,7 +143,7 @@ def _check_layers(folder: Path, config: Any, tensors: int) -> None:
 
 
 def _refuse_gaps(name: str, report: Any) -> None:
-    """Weights that transformers did not find it fills with random numbers."""
+    """Refuse a model with weights that transformers did not find, and filled with random numbers."""
     missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -94,7 +152,7 @@ def _refuse_gaps(name: str, report: Any) -> None:
 
 
 def find(name: str, revision: str | None = None) -> tuple[Path, str]:
-    """Folder and revision of a model: a local folder's fingerprint, or the commit of a Hub id.
+    """Find the folder and the revision of a model: a local folder's fingerprint, or the commit of a Hub id.
 
     A saved policy may be given its base model the other way round: by a folder that `hf download` filled with the
     commit it names, or by the Hub id of a model with the fingerprint it names.
@@ -132,9 +190,7 @@ def commit(folder: Path) -> str | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """A word and a hash of the small files (configuration, processor, tokenizer), and of size, ends and evenly spaced
-    slices of the safetensors files.
-    """
+    """Hash the small files, and of the safetensors files the sizes, ends and evenly spaced slices."""
     digest = hashlib.sha256()
     for path in sorted(path for kind in SMALL for path in folder.glob(kind)):
         digest.update(path.name.encode() + path.read_bytes())

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok import checks
-from lattok.backbones.base import BackboneOut, Inputs, LoraSpec
+from lattok.backbones import BackboneOut, Inputs, LoraSpec
 from lattok.checks import LattokError
 from lattok.nn import PreNormBlock
 
@@ -62,7 +62,7 @@ class ScratchBackbone(nn.Module):
         self.norm = nn.LayerNorm(size.width)
 
     def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Images uint8 [B, V, h, w, 3] and B prompts to numbers of words [B, W], padded on the left, and the images."""
+        """Turn B prompts into numbers of words [B, W], padded on the left; images uint8 [B, V, h, w, 3] stay."""
         size = self.size
         checks.size("images", "cameras", images.shape[1], size.cameras)
         checks.size("images", "pixels on each side", images.shape[2], size.image_size)
@@ -72,7 +72,7 @@ class ScratchBackbone(nn.Module):
         return {"words": padded, "images": images}
 
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
-        """Hidden states of `layers` over words, image tokens and `queries` [B, T, D]."""
+        """Return hidden states of `layers` over words, image tokens and `queries` [B, T, D]."""
         words, images = inputs["words"], inputs["images"]
         text = self.words(words) + self.word_places[LONGEST - words.shape[1] :]  # b w d
         x = torch.cat([text, self._look(images), queries], 1)  # b l d
@@ -80,9 +80,7 @@ class ScratchBackbone(nn.Module):
         valid = nn.functional.pad(words != 0, (0, x.shape[1] - words.shape[1]), value=True)
         place = torch.arange(x.shape[1], device=x.device)
         image = ((place >= words.shape[1]) & (place < before)).expand(len(x), -1)
-        seen = (place[None] < before) | (
-            place[None] <= place[:, None]
-        )  # l l: queries are causal, what is before is not
+        seen = (place[None] < before) | (place[None] <= place[:, None])  # l l: only queries are causal
         seen = (seen & valid[:, None]) | torch.eye(x.shape[1], dtype=torch.bool, device=x.device)  # padding sees itself
         hidden = {0: x} if 0 in layers else {}
         for number, block in enumerate(self.blocks, 1):
@@ -92,26 +90,26 @@ class ScratchBackbone(nn.Module):
         return BackboneOut(hidden, slice(before, before + count), valid, image)
 
     def _look(self, images: Tensor) -> Tensor:
-        """Images uint8 [B, V, h, w, 3] to tokens [B, V * patches, D]."""
+        """Turn images uint8 [B, V, h, w, 3] into tokens [B, V * patches, D]."""
         pixels = rearrange(images, "b v h w c -> v b c h w").to(self.image_places) / 127.5 - 1
         tokens = [rearrange(stem(one), "b d h w -> b (h w) d") for stem, one in zip(self.stems, pixels, strict=True)]
         return torch.cat(tokens, 1) + self.image_places
 
     def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
-        """It has nothing to adapt: everything is trained."""
+        """Do nothing: everything is trained."""
         checks.one_of("train_backbone", train, ("full",))
 
     def text_logits(self, states: Tensor) -> Tensor:
-        """It predicts no text."""
+        """Raise `LattokError`: it has no head for text."""
         raise LattokError("`backbone`: the scratch backbone predicts no text. Choose a pretrained one.")
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """All weights."""
+        """Return all weights."""
         return dict(self.state_dict())
 
 
 def _stem(width: int, patch_size: int) -> nn.Sequential:
-    """Convolutions of stride 2 until a pixel is a patch, the first of them of stride 4."""
+    """Stack convolutions of stride 2 until a pixel is a patch; the first of them has stride 4."""
     layers: list[nn.Module] = [nn.Conv2d(3, width // 4, 4, 4), nn.GELU()]
     channels, left = width // 4, patch_size // 4
     while left > 1:
@@ -122,5 +120,5 @@ def _stem(width: int, patch_size: int) -> nn.Sequential:
 
 
 def _numbers(text: str) -> list[int]:
-    """A number from 1 on for every word of a text; at least one."""
+    """Number every word of a text, from 1 on; at least one."""
     return [1 + zlib.crc32(word.encode()) % (WORDS - 1) for word in WORD.findall(text.lower()) or [""]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lattok import hub
-from lattok.backbones import ScratchBackbone, ScratchSize
+from lattok.backbones.scratch import ScratchBackbone, ScratchSize
 from lattok.vla.config import SCRATCH, VLAConfig
 
 MERGED = f"{hub.PARTS}/backbone"  # a backbone that lies in the artefact itself

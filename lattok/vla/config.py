@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from lattok import checks
-from lattok.backbones.base import TRAIN, LoraSpec
+from lattok.backbones import TRAIN, LoraSpec
 from lattok.checks import LattokError
 from lattok.labels import LatentSpec
 from lattok.normalize import clipped_kinds, kinds_of

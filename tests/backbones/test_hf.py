@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lattok.backbones.base import BackboneOut, LoraSpec
+from lattok.backbones import BackboneOut, LoraSpec
 from lattok.checks import LattokError
 from tests.backbones.conftest import need_transformers
 
 need_transformers()
 
 from lattok.backbones.hf import HFBackbone  # noqa: E402
+from lattok.backbones.pretrained import TEXT  # noqa: E402
 
 IMAGES = {"qwen3_vl": 4, "qwen2_5_vl": 4, "smolvlm": 4, "paligemma": 16, "gemma3": 4, "internvl": 4}  # tokens at 64²
 FAMILIES = (*IMAGES, "text")
@@ -151,6 +152,23 @@ def test_text_logits_are_those_of_the_model(load: Load, family: str):
     )
     seen = inputs["attention_mask"].bool()
     torch.testing.assert_close(got[:, :-1][seen], expected[seen], rtol=0, atol=1e-5)
+
+
+def test_text_logits_of_gemma_2_are_capped(tiny: Callable[[str], Path]):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 260}
+    config = transformers.Gemma2Config(**sizes, final_logit_softcapping=0.1, attn_implementation="eager")
+    torch.manual_seed(0)
+    model = transformers.Gemma2ForCausalLM(config).eval()
+    backbone = HFBackbone(model, transformers.AutoTokenizer.from_pretrained(tiny("text")), TEXT)
+    inputs = backbone.encode(images(cameras=0), TEXTS)
+    with torch.no_grad():
+        expected = model(**inputs, use_cache=False).logits
+        got = backbone.text_logits(backbone(inputs, queries(backbone, length=1), (2,)).hidden[2])[:, :-1]
+    seen = inputs["attention_mask"].bool()
+    assert 0.09 < expected[seen].abs().max() < 0.1
+    torch.testing.assert_close(got[seen], expected[seen], rtol=0, atol=1e-6)
 
 
 @every_family

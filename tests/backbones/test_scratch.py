@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lattok.backbones import LoraSpec, ScratchBackbone, ScratchSize
-from lattok.backbones.scratch import LONGEST
+from lattok.backbones import LoraSpec
+from lattok.backbones.scratch import LONGEST, ScratchBackbone, ScratchSize
 from lattok.checks import LattokError
 
 SIZE = ScratchSize(cameras=2, image_size=16, patch_size=8, width=32, depth=3, heads=4)

@@ -15,14 +15,14 @@ from benchmarks.reference.vla import StraightforwardVLA  # noqa: E402
 from benchmarks.speed import vla_models, vla_step  # noqa: E402
 from benchmarks.speed.vla_states import Alive  # noqa: E402
 from lattok.backbones.hf import HFBackbone  # noqa: E402
-from lattok.backbones.tiny import tiny_qwen3_vl  # noqa: E402
+from lattok.backbones.tiny import tiny_backbone  # noqa: E402
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> HFBackbone:
-    folder: Path = tiny_qwen3_vl(tmp_path_factory.mktemp("qwen"))
+    folder: Path = tiny_backbone("qwen3_vl", tmp_path_factory.mktemp("qwen"))
     return vla_models.make_backbone(folder, 2, vla_models.NARROW, torch.float32, CPU)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lattok.backbones import pretrained
-from lattok.backbones.families import FAMILIES, family_of
+from lattok.backbones.pretrained import FAMILIES, family_of
 from lattok.checks import LattokError
 from tests.backbones.conftest import need_transformers
 
