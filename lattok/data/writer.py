@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,52 +33,39 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 NUMBERS = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float32", "float64")
 DTYPES = (*IMAGE_DTYPES, "string", *NUMBERS)
+SIZES = ("chunks_size", "data_files_size_in_mb", "video_files_size_in_mb")  # in info.json
 EPISODES_PER_WRITE = 100
 STATS_PER_MERGE = 256
-
-
-class _Settings(NamedTuple):
-    """Options of `LeRobotWriter.create`."""
-
-    robot_type: str | None
-    video_codec: str
-    chunk_files: int
-    data_file_mb: float
-    video_file_mb: float
-    encoder_threads: int | None
-    kept: dict[str, pa.DataType]
 
 
 class LeRobotWriter:
     """Writes one dataset: `create`, `add_episode` for each episode, `finalize`. In a `with`, an error removes it."""
 
-    def __init__(self, root: Path, fps: float, features: dict[str, Feature], settings: _Settings):
+    def __init__(
+        self,
+        root: Path,
+        features: dict[str, Feature],
+        info: dict[str, Any],
+        encoder: tuple[str, int | None],
+        kept: dict[str, pa.DataType],
+    ):
         """Use `create`, which checks its arguments."""
-        self.root = root
-        self._fps = int(fps) if float(fps).is_integer() else fps  # LeRobot keeps a whole number where it can
-        self._settings = settings
+        self.root, self._info, self._kept = root, info, kept
+        self._fps, self._codec = info["fps"], encoder[0]
         self._cameras = [key for key, feature in features.items() if feature.dtype in IMAGE_DTYPES]
         self._features = features | LEROBOT_INDEX
         self._columns = [key for key in self._features if key not in self._cameras]
-        self._kept = settings.kept
         self._work = root.with_name(f".{root.name}.writing")
         self._folder = self._work / "dataset"
         self._tasks: dict[str, int] = {}
         self._frames = self._episodes = 0
         self._stats: dict[str, list[Stats]] = {}
-        self._data = RollingTables(self._folder, DATA_PATH, settings.chunk_files, settings.data_file_mb)
-        self._meta = RollingTables(self._folder, EPISODES_PATH, settings.chunk_files, settings.data_file_mb)
+        chunk_files, data_mb, video_mb = (info[name] for name in SIZES)
+        self._data = RollingTables(self._folder, DATA_PATH, chunk_files, data_mb)
+        self._meta = RollingTables(self._folder, EPISODES_PATH, chunk_files, data_mb)
         self._rows: list[dict[str, Any]] = []
         self._videos = {
-            key: RollingVideos(
-                self._folder,
-                key,
-                self._fps,
-                settings.video_codec,
-                settings.encoder_threads,
-                settings.chunk_files,
-                settings.video_file_mb,
-            )
+            key: RollingVideos(self._folder, key, self._fps, *encoder, chunk_files, video_mb)
             for key in self._cameras
             if features[key].dtype == "video"
         }
@@ -112,9 +99,9 @@ class LeRobotWriter:
         for key, feature in features.items():
             _check_feature(key, feature, key in (kept or {}))
         _check_different([key for key, feature in features.items() if feature.dtype == "video"])
-        sizes = (chunk_files, data_file_mb, video_file_mb)
-        settings = _Settings(robot_type, video_codec, *sizes, encoder_threads, dict(kept or {}))
-        writer = cls(root, fps, dict(features), settings)
+        info = dict(zip(SIZES, (chunk_files, data_file_mb, video_file_mb), strict=True)) | {"robot_type": robot_type}
+        info["fps"] = int(fps) if float(fps).is_integer() else fps  # LeRobot keeps a whole number where it can
+        writer = cls(root, dict(features), info, (video_codec, encoder_threads), dict(kept or {}))
         writer._begin()
         return writer
 
@@ -162,8 +149,8 @@ class LeRobotWriter:
         for place in places:
             row |= place
         stats = {key: camera.stats() for key, camera in seen.items()}
-        measured = [key for key in values if self._features[key].dtype != "string"]
-        stats |= {key: column_stats(values[key]) for key in self._columns if key in measured}
+        measured = [key for key in self._columns if key in values and self._features[key].dtype != "string"]
+        stats |= {key: column_stats(values[key]) for key in measured}
         for key, part in stats.items():
             row |= {f"stats/{key}/{name}": value.tolist() for name, value in part.items()}
             kept = [*self._stats.get(key, []), part]
@@ -212,7 +199,7 @@ class LeRobotWriter:
         for files in (self._data, self._meta, *self._videos.values()):
             files.close()
         self._write_tasks()
-        self.write_meta("info.json", self._info())
+        self.write_meta("info.json", self._facts())
         merged = {key: merge_stats(parts) for key, parts in self._stats.items()}
         stats = {key: {name: value.tolist() for name, value in part.items()} for key, part in merged.items()}
         self.write_meta("stats.json", stats)
@@ -308,7 +295,8 @@ class LeRobotWriter:
         table = table.replace_schema_metadata({"pandas": json.dumps(pandas)})
         pq.write_table(table, self._folder / "meta/tasks.parquet", write_page_checksum=True)
 
-    def _info(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
+        """Return info.json."""
         entries: dict[str, Any] = {}
         for key, feature in self._features.items():
             names = ["height", "width", "channels"] if key in self._cameras else feature.names and list(feature.names)
@@ -318,7 +306,7 @@ class LeRobotWriter:
             entries[key]["info"] = {
                 "video.height": height,
                 "video.width": width,
-                "video.codec": "av1" if self._settings.video_codec == "libsvtav1" else "h264",
+                "video.codec": "av1" if self._codec == "libsvtav1" else "h264",
                 "video.pix_fmt": "yuv420p",
                 "video.is_depth_map": False,
                 "video.fps": self._fps,
@@ -327,13 +315,11 @@ class LeRobotWriter:
             }
         return {
             "codebase_version": "v3.0",
-            "robot_type": self._settings.robot_type,
+            "robot_type": self._info["robot_type"],
             "total_episodes": self._episodes,
             "total_frames": self._frames,
             "total_tasks": len(self._tasks),
-            "chunks_size": self._settings.chunk_files,
-            "data_files_size_in_mb": self._settings.data_file_mb,
-            "video_files_size_in_mb": self._settings.video_file_mb,
+            **{name: self._info[name] for name in SIZES},
             "fps": self._fps,
             "splits": {"train": f"0:{self._episodes}"},
             "data_path": DATA_PATH,

@@ -9,7 +9,7 @@ model is not among them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,47 +80,40 @@ def checked(entries: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _check(entry: Mapping[str, Any], where: str) -> None:
-    kinds: dict[str, tuple[Any, str]] = {
-        "spec": (dict, "an object"),
-        "dataset": (dict, "an object"),
-        "versions": (dict, "an object"),
-        "model": (dict, "an object"),
-        "columns": (dict, "an object"),
-        "threads": (int, "a whole number"),
-        "action_key": (str, "a name"),
-        "cameras": (list, "a list of names"),
-        "unlabelled": (list, "a list"),
-    }
-    for name, (kind, expected) in kinds.items():
-        if name in entry and (not isinstance(entry[name], kind) or isinstance(entry[name], bool)):
-            _wrong(name, where, expected, entry[name])
+    for name, (expected, fits) in FACTS.items():
+        if name in entry and not fits(entry[name]):
+            checks.fail(f"{name} of {where}", expected, f"{entry[name]!r:.60}", AGAIN)
     if "spec" in entry:
         LatentSpec.from_json(entry["spec"], "latent", f"spec of {where}")
-    if not 1 <= entry.get("threads", 1) <= 4096:
-        _wrong("threads", where, "1 to 4096", entry["threads"])
-    if not isinstance(entry.get("dataset", {}).get("name", ""), str):
-        _wrong("dataset", where, "an object with a name", entry["dataset"])
-    for camera in entry.get("cameras", ()):
-        if not isinstance(camera, str):
-            _wrong("cameras", where, "a list of names", entry["cameras"])
-    for column, facts in entry.get("columns", {}).items():
-        shape = facts.get("shape") if isinstance(facts, dict) else None
-        whole = isinstance(shape, list) and all(isinstance(n, int) and 0 < n < 2**31 for n in shape)
-        size = math.prod(shape) if whole and shape is not None else 2**31
-        if size >= 2**31 or not isinstance(facts.get("dtype"), str):
-            _wrong(f"columns.{column}", where, "a dtype and a shape", facts)
-    for part in entry.get("unlabelled", ()):
-        episodes = part.get("episodes") if isinstance(part, dict) else None
-        if not isinstance(episodes, list) or not episodes or not all(isinstance(index, int) for index in episodes):
-            _wrong("unlabelled", where, "objects with a list of episodes and a reason", part)
-        if not isinstance(part.get("reason", ""), str):
-            _wrong("unlabelled", where, "objects with a list of episodes and a reason", part)
-    if not all(isinstance(version, str) for version in entry.get("versions", {}).values()):
-        _wrong("versions", where, "versions by package", entry["versions"])
 
 
-def _wrong(name: str, where: str, expected: str, got: Any) -> None:
-    checks.fail(f"{name} of {where}", expected, f"{got!r:.60}", AGAIN)
+def _is_gap(part: Any) -> bool:
+    episodes = part.get("episodes") if isinstance(part, dict) else None
+    whole = isinstance(episodes, list) and episodes and all(isinstance(index, int) for index in episodes)
+    return bool(whole) and isinstance(part.get("reason", ""), str)
+
+
+def _is_column(facts: Any) -> bool:
+    shape = facts.get("shape") if isinstance(facts, dict) else None
+    whole = isinstance(shape, list) and all(isinstance(n, int) and 0 < n < 2**31 for n in shape)
+    return whole and math.prod(shape or ()) < 2**31 and isinstance(facts.get("dtype"), str)
+
+
+def _texts(values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+FACTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of an entry: what readers count on
+    "spec": ("an object", lambda it: isinstance(it, dict)),
+    "dataset": ("an object with a name", lambda it: isinstance(it, dict) and isinstance(it.get("name", ""), str)),
+    "versions": ("versions by package", lambda it: isinstance(it, dict) and _texts(it.values())),
+    "model": ("an object", lambda it: isinstance(it, dict)),
+    "columns": ("a dtype and a shape by name", lambda it: isinstance(it, dict) and all(map(_is_column, it.values()))),
+    "threads": ("a whole number from 1 to 4096", lambda it: type(it) is int and 0 < it <= 4096),
+    "action_key": ("a name", lambda it: isinstance(it, str)),
+    "cameras": ("a list of names", lambda it: isinstance(it, list) and _texts(it)),
+    "unlabelled": ("a list of episodes, each with a reason", lambda it: isinstance(it, list) and all(map(_is_gap, it))),
+}
 
 
 def unsaid(dataset: RobotDataset, known: Mapping[str, Any]) -> list[str]:

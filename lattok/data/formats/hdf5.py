@@ -14,17 +14,7 @@ import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.formats.hdf5_meta import (
-    Contents,
-    Demo,
-    StoredArray,
-    alike,
-    difference,
-    open_file,
-    read_contents,
-    reading,
-    try_contents,
-)
+from lattok.data.formats.hdf5_meta import Contents, Demo, StoredArray, difference, open_file, read_contents, reading
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.findings import Finding
@@ -83,10 +73,19 @@ class RobomimicHDF5(RobotDataset):
         self.name = name or (self.root.stem if self.root.is_file() else self.root.resolve().name)
         if fps is not None:
             checks.positive(fps=fps)
-        read = read_contents if self.root.is_file() else try_contents
         self.check_needs()  # a package that is missing is no damage of a file
-        contents = {file: read(file) for file in _files(self.root)}
-        listed = [demo for content in contents.values() for demo in content.demos]
+        contents: dict[Path, Contents] = {}  # of the files that hold a demonstration that can be read
+        listed: list[Demo | str] = []
+        for file in _files(self.root):
+            try:
+                content = read_contents(file)
+            except LattokError as error:
+                if self.root.is_file():
+                    raise
+                listed.append(str(error))  # how many it held cannot be told
+                continue
+            listed += content.demos
+            contents |= {file: content} if content.layout else {}
         self._demos = {index: demo for index, demo in enumerate(listed) if isinstance(demo, Demo)}
         self.damaged = tuple(Damage(index, reason) for index, reason in enumerate(listed) if isinstance(reason, str))
         if not self._demos:
@@ -95,7 +94,7 @@ class RobomimicHDF5(RobotDataset):
         self.episodes = tuple(Episode(i, demo.length, (demo.instruction,)) for i, demo in self._demos.items())
         first = _checked_alike(contents)
         self.fps = _frames_per_second(self.root, contents) if fps is None else float(fps)
-        self.robot, self.left_out = first.robot, dict(first.left_out)
+        self.robot, self.left_out = first.robot, first.left_out
         self.findings = (UPSIDE_DOWN,) if first.upside_down else ()
         self._columns = _columns(first.layout)
         self.features = {key: column.feature for key, column in self._columns.items()} | INDEX_FEATURES
@@ -145,10 +144,8 @@ class RobomimicHDF5(RobotDataset):
     def _column(self, episode_index: int, column: Column) -> np.ndarray:
         length = self._demo(episode_index).length
         parts = [self._rows(episode_index, stored, np.arange(length)) for stored in column.parts]
-        if len(parts) > 1:
-            values = np.concatenate(parts, axis=1)
-        else:
-            values = parts[0].reshape(length, *(() if column.feature.shape == (1,) else column.feature.shape))
+        shape = () if column.feature.shape == (1,) else column.feature.shape
+        values = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0].reshape(length, *shape)
         return values.astype(column.feature.dtype, copy=False)
 
     def _rows(self, episode_index: int, stored: StoredArray, rows: np.ndarray) -> np.ndarray:
@@ -193,22 +190,18 @@ def _files(root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         checks.fail("path", "an HDF5 file or a folder of them", f"{root}", "There is no such file.")
-    files = sorted(
-        p for p in root.iterdir() if p.suffix.lower() in RobomimicHDF5.suffixes and not p.name.startswith(".")
-    )
-    for file in files:
-        followed(root, file, str(file))
+    found = (path for path in root.iterdir() if path.suffix.lower() in RobomimicHDF5.suffixes)
+    files = [followed(root, path, str(path)) for path in sorted(found) if not path.name.startswith(".")]
     if not files:
         checks.fail("path", f"a folder with files {' or '.join(RobomimicHDF5.suffixes)}", f"none in {root}")
     return files
 
 
 def _checked_alike(contents: dict[Path, Contents]) -> Contents:
-    """Return what holds for all files: the first one that can be read, which all others must be like."""
-    readable = [(file, content) for file, content in contents.items() if content.layout]
-    first_file, first = readable[0]
-    for file, content in readable:
-        if not alike(content.layout, first.layout):
+    """Return what holds for all files: that of the first one, which all others must be like."""
+    first_file, first = next(iter(contents.items()))
+    for file, content in contents.items():
+        if content.layout != first.layout:
             raise LattokError(
                 f"{file} differs from {first_file} in {difference(first.layout, content.layout)}. "
                 "Open them apart: put files of one kind into a folder of their own."
@@ -217,7 +210,6 @@ def _checked_alike(contents: dict[Path, Contents]) -> Contents:
 
 
 def _frames_per_second(root: Path, contents: dict[Path, Contents]) -> float:
-    contents = {file: content for file, content in contents.items() if content.layout}  # those that can be read
     file, first = next(iter(contents.items()))
     beside = root.absolute().with_suffix(".json")
     hint = f'Write {{"dataset": "{root.name}", "fps": 20}} into a file such as {beside} and open that.'
@@ -233,10 +225,12 @@ def _frames_per_second(root: Path, contents: dict[Path, Contents]) -> float:
 def _columns(layout: tuple[StoredArray, ...]) -> dict[str, Column]:
     """Features by key, cameras last."""
     columns: dict[str, Column] = {}
+    pictures: dict[str, Column] = {}
     observations: dict[str, StoredArray] = {}
     for stored in layout:
         name = stored.path.removeprefix("obs/")
         if stored.is_camera:
+            pictures[f"observation.images.{name}"] = Column((stored,), Feature("image", stored.shape, None))
             continue
         dtype = "bool" if stored.path == "dones" else stored.dtype
         feature = Feature(dtype, stored.shape or (1,), None)
@@ -248,8 +242,4 @@ def _columns(layout: tuple[StoredArray, ...]) -> dict[str, Column]:
         if "observation.state" not in columns and flat and sum(part.shape[0] for part in parts) == len(dimensions):
             dtype = np.result_type(*(part.dtype for part in parts)).name
             columns["observation.state"] = Column(parts, Feature(dtype, (len(dimensions),), dimensions))
-    pictures = {stored.path.removeprefix("obs/"): stored for stored in layout if stored.is_camera}
-    return columns | {
-        f"observation.images.{name}": Column((stored,), Feature("image", stored.shape, None))
-        for name, stored in pictures.items()
-    }
+    return columns | pictures

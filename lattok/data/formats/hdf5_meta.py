@@ -57,14 +57,14 @@ class Contents(NamedTuple):
 
     demos: tuple[Demo | str, ...]  # in the order of their numbers; for one that cannot be read, the reason
     layout: tuple[StoredArray, ...]  # of all demonstrations that can be read; empty if there is none
-    left_out: tuple[tuple[str, str], ...]  # other members of a demonstration, with the reason
+    left_out: dict[str, str]  # other members of a demonstration, with the reason
     fps: float | None
     robot: str | None
     upside_down: bool  # pictures have their rows from the bottom, as OpenGL does
 
 
 def h5py() -> Any:
-    """Return the package, which only this format needs and `open_dataset` asks for."""
+    """Import the package, which only this format needs and `open_dataset` asks for."""
     return import_module("h5py")
 
 
@@ -117,14 +117,6 @@ def _check_stored(dataset: Any, where: str) -> None:
         raise LattokError(f"{where}: expected what {stored:,} bytes can hold, got {claimed:,}. Copy the file again.")
 
 
-def try_contents(path: Path) -> Contents:
-    """List a file; one that cannot be read holds one demonstration that cannot be read."""
-    try:
-        return read_contents(path)
-    except LattokError as error:
-        return Contents((str(error),), (), (), None, None, False)
-
-
 def read_contents(path: Path) -> Contents:
     """List a file. Numbers and pixels are not read."""
     with open_file(path) as file, reading(path):
@@ -137,26 +129,18 @@ def read_contents(path: Path) -> Contents:
         kwargs = kwargs if isinstance(kwargs, dict) else {}
         instruction = _instruction(path, attributes, arguments)
         listed = [_list_demo(path, group, name, instruction) for name in sorted(group, key=_natural)]
-    layouts = Counter(frozenset(layout) for demo, layout, _ in listed if isinstance(demo, Demo))
-    common = layouts.most_common(1)[0][0] if layouts else frozenset()
-    layout = next((own for _, own, _ in listed if own and frozenset(own) == common), ())  # in the order of the first
-    demos = tuple(_like_others(demo, own, layout) for demo, own, _ in listed)
-    other = next((names for _, own, names in listed if alike(own, layout)), ())
-    robots = kwargs.get("robots")
+    layouts = Counter(layout for demo, layout, _ in listed if isinstance(demo, Demo))
+    layout = layouts.most_common(1)[0][0] if layouts else ()
+    robots, convention = kwargs.get("robots"), attributes.get("macros_image_convention")
     robot = ", ".join(map(str, robots)) if isinstance(robots, list) else robots
     return Contents(
-        demos,
+        tuple(_like_others(demo, own, layout) for demo, own, _ in listed),
         layout,
-        tuple((name, _why_left_out(name)) for name in other),
+        {name: _why_left_out(name) for name in next((names for _, own, names in listed if own == layout), ())},
         _frequency(path, kwargs.get("control_freq")),
         robot if isinstance(robot, str) and robot else None,
-        _text(attributes.get("macros_image_convention")) == "opengl",
+        isinstance(convention, str | bytes) and convention in ("opengl", b"opengl"),
     )
-
-
-def alike(one: tuple[StoredArray, ...], other: tuple[StoredArray, ...]) -> bool:
-    """Tell whether two demonstrations hold the same datasets, in any order."""
-    return set(one) == set(other)
 
 
 def difference(one: tuple[StoredArray, ...], other: tuple[StoredArray, ...]) -> str:
@@ -174,23 +158,21 @@ def _list_demo(
     path: Path, group: Any, name: str, instruction: str
 ) -> tuple[Demo | str, tuple[StoredArray, ...], tuple[str, ...]]:
     """A demonstration or the reason why not, its layout, and what else is in it."""
+    where = f"{path}, {name}"
     try:
         with reading(path, f", {name}"):
             demo = group[name]
             length = _rows(demo.get("actions")) if _is_group(demo) else 0
             if not length:
-                raise LattokError(
-                    f"{path}, {name}: expected a group with `actions`, at least one, got none. Remove it."
-                )
-            _check_stored(demo["actions"], f"{path}, {name}, `actions`")
-            if not _is_numeric(demo["actions"]):
-                got = f"{demo['actions'].dtype} {list(demo['actions'].shape)}"
-                raise LattokError(f"{path}, {name}: expected numbers as `actions`, got {got}. Write them as numbers.")
+                raise LattokError(f"{where}: expected a group with `actions`, at least one, got none. Remove it.")
+            actions = demo["actions"]
+            _check_stored(actions, f"{where}, `actions`")
+            if not _is_numeric(actions):
+                got = f"{actions.dtype} {list(actions.shape)}"
+                raise LattokError(f"{where}: expected numbers as `actions`, got {got}. Write them as numbers.")
             if (samples := demo.attrs.get("num_samples", length)) != length:
-                raise LattokError(
-                    f"{path}, {name}: expected {samples} actions (num_samples), got {length}. Copy it again."
-                )
-            layout, others = _members(demo, length, f"{path}, {name}")
+                raise LattokError(f"{where}: expected {samples} actions (num_samples), got {length}. Copy it again.")
+            layout, others = _members(demo, length, where)
             spoken = _json(path, "ep_meta", demo.attrs).get("lang")  # RoboCasa has an instruction for every episode
             text = spoken.strip() if isinstance(spoken, str) and spoken.strip() else instruction
             return Demo(path, name, length, text), layout, others
@@ -199,10 +181,10 @@ def _list_demo(
 
 
 def _members(demo: Any, length: int, where: str) -> tuple[tuple[StoredArray, ...], tuple[str, ...]]:
-    """Datasets of a demonstration that are offered, and names of all else in it."""
+    """Datasets of a demonstration that are offered, in one order for all files, and names of all else in it."""
     layout = []
     others = [key for key in demo if key not in (*MEMBERS, "obs")]
-    observations = [f"obs/{key}" for key in demo["obs"]] if _is_group(demo.get("obs")) else []
+    observations = sorted(f"obs/{key}" for key in demo["obs"]) if _is_group(demo.get("obs")) else []
     for member in (*(key for key in MEMBERS if key in demo), *observations):
         dataset = demo[member]
         if not _is_dataset(dataset) or not _is_numeric(dataset):
@@ -212,22 +194,22 @@ def _members(demo: Any, length: int, where: str) -> tuple[tuple[StoredArray, ...
         if readable(member) != member:
             raise LattokError(f"{where}: expected names in UTF-8, got {member!a:.60}. Rename it.")
         if (rows := _rows(dataset)) != length:
-            raise LattokError(
-                f"{where}: expected {length} rows of `{member}`, one per action, got {rows}. Copy it again."
-            )
+            expected = f"{length} rows of `{member}`, one per action"
+            raise LattokError(f"{where}: expected {expected}, got {rows}. Copy it again.")
         layout.append(StoredArray(member, dataset.dtype.name, dataset.shape[1:]))
     return tuple(layout), tuple(others)
 
 
 def _like_others(demo: Demo | str, own: tuple[StoredArray, ...], layout: tuple[StoredArray, ...]) -> Demo | str:
-    if isinstance(demo, str) or alike(own, layout):
+    if isinstance(demo, str) or own == layout:
         return demo
     return f"{demo.file}, {demo.name}: {difference(layout, own)}, unlike most demonstrations of the file. Remove it."
 
 
 def _why_left_out(name: str) -> str:
-    known = LEFT_OUT.get(name, "robomimic's format does not name it")
-    return "it holds no numbers" if name in MEMBERS or name.startswith("obs/") else known
+    if name in MEMBERS or name.startswith("obs/"):
+        return "it holds no numbers"
+    return LEFT_OUT.get(name, "robomimic's format does not name it")
 
 
 def _instruction(path: Path, attributes: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
@@ -272,13 +254,6 @@ def _rows(item: Any) -> int:
 
 def _is_numeric(dataset: Any) -> bool:
     return dataset.dtype.kind in NUMERIC and 0 not in dataset.shape[1:]
-
-
-def _text(value: Any) -> str | None:
-    """A text attribute, however it is stored."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value if isinstance(value, str) else None
 
 
 def _is_dataset(item: Any) -> bool:

@@ -71,20 +71,17 @@ class RLDS(RobotDataset):
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode: [T] for scalars (shape (1,)) and text, else [T, *shape]."""
-        length = self.length(episode_index)
         for key in keys:
             if key not in self.features or key in self.cameras:
                 known = [key for key in self.features if key not in self.cameras]
                 checks.fail("keys", "columns among " + checks.listed(known), f"{key!r:.200}")
         with self._example(episode_index) as example:
-            return {key: self._column(example, key, episode_index, length) for key in keys}
+            return {key: self._column(example, key, episode_index) for key in keys}
 
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """As `columns`, without the checksum, for which all pictures of the episode would be read."""
-        file, number = self._place(episode_index)
-        length = self.length(episode_index)
-        with file.example(number, f"episode {episode_index}", check=False) as example:
-            return {key: self._column(example, key, episode_index, length) for key in keys}
+        with self._example(episode_index, check=False) as example:
+            return {key: self._column(example, key, episode_index) for key in keys}
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
         """Return the images of one camera (full key) as they are stored, JPEG or PNG."""
@@ -124,9 +121,9 @@ class RLDS(RobotDataset):
             raise LattokError(f"{listed}, but {missing:,} of them are not in the files. Copy the dataset again.")
         for file, count, end in zip(self._files, counts, self._ends.tolist(), strict=True):
             if len(file) > count or (len(file) == count and file.damage):
+                way_out = "It belongs to another version of the dataset: copy both again."
                 raise LattokError(
-                    f"{file.path}: expected {count} records as dataset_info.json says, got more. "
-                    "It belongs to another version of the dataset: copy both again."
+                    f"{file.path}: expected {count} records as dataset_info.json says, got more. {way_out}"
                 )
             for number in range(count):
                 index = end - count + number
@@ -168,11 +165,8 @@ class RLDS(RobotDataset):
             except LattokError:
                 continue
             if missing:
-                names = ", ".join(missing)
-                raise LattokError(
-                    f"{self.files_of(episode.index)[0]}: episode {episode.index} has no {names}, which features.json "
-                    "promises. Copy both again."
-                )
+                what = f"episode {episode.index} has no {', '.join(missing)}, which features.json promises"
+                raise LattokError(f"{self.files_of(episode.index)[0]}: {what}. Copy both again.")
             return
         raise LattokError(f"{self.root}: every episode of split `{self.split}` is damaged: the checksums are wrong.")
 
@@ -183,16 +177,17 @@ class RLDS(RobotDataset):
         return Feature(field.dtype.replace("bfloat16", "float32"), shape, None)
 
     def _first_image(self, key: str) -> np.ndarray:
-        first: LattokError | None = None
+        errors = []
         for episode in self.episodes:
             try:
                 (data,) = self._stored(episode.index, key, [0])
                 return decode_image(data, f"{self.files_of(episode.index)[0]}: `{key}` of episode {episode.index}")
             except LattokError as error:
-                first = first or error
-        raise first or LattokError(f"{self.root}: no episodes.")
+                errors.append(error)
+        raise errors[0]
 
-    def _column(self, example: Example, key: str, episode_index: int, length: int) -> np.ndarray:
+    def _column(self, example: Example, key: str, episode_index: int) -> np.ndarray:
+        length = self.length(episode_index)
         if key in self._fields:
             return _values(example, self._fields[key], length)
         if key != "task_index":
@@ -205,9 +200,9 @@ class RLDS(RobotDataset):
         numbers = [self._task_numbers[text] for text in texts]
         return np.array(numbers * (length // len(texts)), dtype=np.int64)
 
-    def _example(self, episode_index: int) -> AbstractContextManager[Example]:
+    def _example(self, episode_index: int, check: bool = True) -> AbstractContextManager[Example]:
         file, number = self._place(episode_index)
-        return file.example(number, f"episode {episode_index}")
+        return file.example(number, f"episode {episode_index}", check)
 
     def _place(self, episode_index: int) -> tuple[RecordFile, int]:
         """File and record of an episode."""

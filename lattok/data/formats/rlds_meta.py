@@ -93,18 +93,15 @@ def read_info(root: Path) -> dict[str, Any]:
     """dataset_info.json, with `name` and `splits`."""
     path = root / "dataset_info.json"
     info = read_json(followed(root, path, str(path)))
-    splits = info.get("splits")
-    if not isinstance(info.get("name"), str) or not isinstance(splits, list) or not all(map(_is_split, splits)):
+    listed = info.get("splits")
+    splits = listed if isinstance(listed, list) else [None]
+    if not all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in (info, *splits)):
         raise LattokError(f"{path}: expected `name` and `splits` as TFDS writes them. Copy the dataset again.")
     form = info.get("fileFormat", "tfrecord")
     if form != "tfrecord":
         way_out = "Write it with TFDS as tfrecord."
         raise LattokError(f"{path}: expected the file format tfrecord, got {form!r:.60}. {way_out}")
     return info
-
-
-def _is_split(split: Any) -> bool:
-    return isinstance(split, dict) and isinstance(split.get("name"), str)
 
 
 def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
@@ -121,25 +118,18 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
     template = splits[split].get("filepathTemplate") or TEMPLATE
     names = [_file_name(path, template, info["name"], split, number, len(counts)) for number in range(len(counts))]
     shards = [Shard(root / name, int(count)) for name, count in zip(names, counts, strict=True)]
-    there = set(os.listdir(root))
-    for shard in shards:
-        if shard.records and shard.path.name in there:
-            followed(root, shard.path, str(shard.path))
-    missing = [shard.path.name for shard in shards if shard.records and not _is_there(shard.path, there)]
+    there = set(os.listdir(root))  # of many shards few may be there
+    missing = []
+    for path in [shard.path for shard in shards if shard.records]:
+        if path.name not in there or not followed(root, path, str(path)).is_file():
+            missing.append(path.name)
     if missing:
         shown = ", ".join(name[:100] for name in missing[:_SHOWN]) + (" …" if len(missing) > _SHOWN else "")
         others = [name for name in splits if name != split]
         hint = f" Other splits: {', '.join(others)}." if others and len(missing) == len(shards) else ""
-        raise LattokError(
-            f"{root}: {len(missing)} of {len(shards)} files of split `{split}` are missing: {shown}. "
-            f"Copy them from where the dataset comes from.{hint}"
-        )
+        what = f"{len(missing)} of {len(shards)} files of split `{split}` are missing: {shown}"
+        raise LattokError(f"{root}: {what}. Copy them from where the dataset comes from.{hint}")
     return shards
-
-
-def _is_there(path: Path, names: set[str]) -> bool:
-    """Tell whether a shard is a file of its folder, which holds `names`; of many shards few may be."""
-    return path.name in names and path.is_file()
 
 
 def _file_name(path: Path, template: Any, dataset: str, split: str, number: int, count: int) -> str:
