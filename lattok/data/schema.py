@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, NoReturn
@@ -142,10 +142,13 @@ class RobotDataset(ABC):
         keys = camera_keys(self, cameras)
         return stack_frames(keys, self.length(episode_index), indices, transform, partial(self.blocks, episode_index))
 
+    @cached_property
+    def _lengths(self) -> dict[int, int]:
+        return {episode.index: episode.length for episode in self.episodes}
+
     def length(self, episode_index: int) -> int:
         """Frames of an episode; an error for one that is not there."""
-        found = next((episode for episode in self.episodes if episode.index == episode_index), None)
-        return self.no_episode(episode_index) if found is None else found.length
+        return self._lengths[episode_index] if episode_index in self._lengths else self.no_episode(episode_index)
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         """Files that the rows and frames of an episode are read from."""
@@ -173,10 +176,16 @@ class RobotDataset(ABC):
         cameras = {key: self.original_camera(key) for key in self.cameras}
         return {"cameras": cameras, "actions": dict(self.actions_as)}
 
+    def check_columns(self, keys: Sequence[str], known: Iterable[str] | None = None, hint: str = "") -> None:
+        """Every key must be that of a column: of a feature that is no camera, or of those that are `known`."""
+        known = list(known or (key for key in self.features if key not in self.cameras))
+        for key in keys:
+            if key not in known:
+                checks.fail("keys", "columns among " + checks.listed(known), f"{key!r:.200}", hint)
+
     def no_episode(self, episode_index: int) -> NoReturn:
         """Raise the error about an episode that is not among `episodes`: why it is damaged, or which there are."""
-        reason = dict(self.damaged).get(episode_index)
-        if reason is not None:
+        if reason := dict(self.damaged).get(episode_index):
             raise LattokError(f"episode {episode_index}: {reason}")
         last = len(self.episodes) + len(self.damaged) - 1
         checks.fail("episode_index", f"an episode of `{self.name}` (0 to {last})", repr(episode_index))
@@ -220,9 +229,7 @@ def short_name(key: str) -> str:
 
 
 def _camera_key(dataset: RobotDataset, name: str) -> str:
-    found = [key for key in dataset.cameras if key == name] or [
-        key for key in dataset.cameras if key.endswith("." + name)
-    ]
+    found = [name] if name in dataset.cameras else [key for key in dataset.cameras if key.endswith("." + name)]
     if len(found) != 1:
         short = ", ".join(map(short_name, dataset.cameras))
         checks.fail("cameras", f"names among {short}", repr(name))
@@ -272,7 +279,9 @@ def stack_frames(
             if store is None:
                 store = np.empty((len(ascending), len(cameras), *block.shape[1:]), dtype=np.uint8)
             if block.shape[1:] != store.shape[2:]:
-                raise LattokError(_size_message(cameras[0], key, store, block))
+                expected, got = ("x".join(map(str, size)) for size in (store.shape[2:], block.shape[1:]))
+                hint = "Choose one camera, or give a `transform` that resizes, such as a model's `resize`."
+                checks.fail("cameras", "frames of one size", f"{expected} from {cameras[0]} and {got} from {key}", hint)
             store[done : done + len(block), v] = block
             done += len(block)
         checks.size(f"frames` of `{key}", "frames", done, len(ascending))
@@ -288,12 +297,3 @@ def _whole(indices: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
         got = f"{wanted.dtype} {wanted.reshape(-1)[:5].tolist()}"
         checks.fail("indices", f"frame indices from 0 to {length - 1}", got)
     return wanted.astype(np.int64)
-
-
-def _size_message(first: str, key: str, store: np.ndarray, block: np.ndarray) -> str:
-    expected = "x".join(map(str, store.shape[2:]))
-    got = "x".join(map(str, block.shape[1:]))
-    return (
-        f"`cameras`: expected frames of one size, got {expected} from {first} and {got} from {key}. "
-        "Choose one camera, or give a `transform` that resizes, such as a model's `resize`."
-    )

@@ -120,20 +120,15 @@ class RobomimicHDF5(RobotDataset):
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode: [T] for scalars (shape (1,)), else [T, *shape]. Only these are read."""
         demo = self._demo(episode_index)
-        known = [key for key in self.features if key not in self.cameras]
+        self.check_columns(keys)
         columns = {}
         for key in keys:
-            if key not in known:
-                checks.fail("keys", "columns among " + checks.listed(known), f"{key!r:.200}")
             if key in INDEX_FEATURES:
                 task = self.tasks.index(demo.instruction)
                 columns[key] = index_column(key, demo.length, episode_index, task, self.fps)
             else:
                 columns[key] = self._column(episode_index, self._columns[key])
         return columns
-
-    def length(self, episode_index: int) -> int:
-        return self._demo(episode_index).length
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         (stored,) = self._columns[camera].parts
@@ -155,10 +150,8 @@ class RobomimicHDF5(RobotDataset):
         with self._own_lock(), reading(demo.file, f", {demo.name} (episode {episode_index})"):
             dataset = self._file(demo.file)["data"][demo.name][stored.path]
             if (dataset.dtype.name, dataset.shape) != (stored.dtype, (demo.length, *stored.shape)):
-                raise LattokError(
-                    f"{demo.file}, {demo.name} (episode {episode_index}): `{stored.path}` is not as it was when the "
-                    "dataset was opened. Open it again."
-                )
+                what = f"`{stored.path}` is not as it was when the dataset was opened"
+                raise LattokError(f"{demo.file}, {demo.name} (episode {episode_index}): {what}. Open it again.")
             if last - first > SPARSE * len(rows):
                 return dataset[rows]
             block = dataset[first:last]
@@ -202,10 +195,8 @@ def _checked_alike(contents: dict[Path, Contents]) -> Contents:
     first_file, first = next(iter(contents.items()))
     for file, content in contents.items():
         if content.layout != first.layout:
-            raise LattokError(
-                f"{file} differs from {first_file} in {difference(first.layout, content.layout)}. "
-                "Open them apart: put files of one kind into a folder of their own."
-            )
+            what = f"{file} differs from {first_file} in {difference(first.layout, content.layout)}"
+            raise LattokError(f"{what}. Open them apart: put files of one kind into a folder of their own.")
     return first
 
 

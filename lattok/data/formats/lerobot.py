@@ -17,7 +17,7 @@ from lattok.checks import LattokError
 from lattok.data.formats.lerobot_meta import EpisodeTable, file_of, read_features, read_info, read_tasks
 from lattok.data.image_writer import decode_image
 from lattok.data.schema import IMAGE_DTYPES, RobotDataset, camera_keys
-from lattok.data.tables import FEW_ROWS, ColumnReader, check_rows, column_to_numpy
+from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy
 from lattok.data.video import BLOCK, decode_at
 from lattok.places import inside
 from lattok.types import Episode
@@ -145,10 +145,7 @@ class LeRobotV3(RobotDataset):
 
     def batches(self, path: Path, keys: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """Columns of a data file from its first row to its last, at most `rows` at a time."""
-        missing = [key for key in keys if key not in self._reader.file(path).names]
-        if missing:
-            raise LattokError(f"{path}: missing column {', '.join(missing)}. Copy the file again, or write it again.")
-        yield from self._reader.file(path).batches(keys, rows)
+        yield from self._file_with(path, keys).batches(keys, rows)
 
     def whole_columns(self, path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of all rows of a data file; see `columns`."""
@@ -159,10 +156,8 @@ class LeRobotV3(RobotDataset):
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode: [T] for scalars (shape (1,)), else [T, *shape]. Row groups are cached."""
         path, first, last = self._rows(episode_index)
-        names = self._reader.file(path).names
-        for key in keys:
-            if key not in self.features or key not in names:
-                checks.fail("keys", "columns among " + checks.listed(names), f"{key!r:.200}", f"Looked in {path}.")
+        names = [name for name in self._reader.file(path).names if name in self.features]
+        self.check_columns(keys, names, f"Looked in {path}.")
         return {
             key: column_to_numpy(self._reader.read(path, key, first, last), self.features[key], f"{path}: `{key}`")
             for key in keys
@@ -171,10 +166,15 @@ class LeRobotV3(RobotDataset):
     def stored(self, episode_index: int, keys: Sequence[str]) -> dict[str, pa.ChunkedArray]:
         """Columns of one episode as Arrow holds them: for those that are no arrays of numbers or text."""
         path, first, last = self._rows(episode_index)
-        missing = [key for key in keys if key not in self._reader.file(path).names]
-        if missing:
-            raise LattokError(f"{path}: missing column {', '.join(missing)}. Copy the file again, or write it again.")
+        self._file_with(path, keys)
         return {key: self._reader.read(path, key, first, last) for key in keys}
+
+    def _file_with(self, path: Path, keys: Sequence[str]) -> DataFile:
+        """Return a data file, which must have these columns."""
+        file = self._reader.file(path)
+        if missing := [key for key in keys if key not in file.names]:
+            raise LattokError(f"{path}: missing column {', '.join(missing)}. Copy the file again, or write it again.")
+        return file
 
     def schemas(self, indices: Sequence[int]) -> dict[Path, pa.Schema]:
         """Schemas of the data files that hold these episodes, as far as they can be read."""
@@ -190,10 +190,9 @@ class LeRobotV3(RobotDataset):
         path, length = self._place(row), self._table.value(row, "length")
         first, last = self._reader.file(path).rows.get(episode_index, (0, 0))
         if last - first != length:
-            raise LattokError(
-                f"{path}: expected {length} rows of episode {episode_index}, got {last - first}. "
-                "The file is not the one that meta/episodes describes: copy the dataset again."
-            )
+            reason = "The file is not the one that meta/episodes describes: copy the dataset again."
+            expected = f"{length} rows of episode {episode_index}"
+            raise LattokError(f"{path}: expected {expected}, got {last - first}. {reason}")
         return path, first, last
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
@@ -201,10 +200,7 @@ class LeRobotV3(RobotDataset):
         (key,) = camera_keys(self, (camera,))
         if key in self.videos:
             return None
-        path, first, last = self._rows(episode_index)
-        cells = self._reader.read(path, key, first, last).to_pylist()
-        where = f"{path}: `{key}` of episode {episode_index}, frame"
-        return [self._image(cell, f"{where} {number}") for number, cell in enumerate(cells)]
+        return [data for data, _ in self._stored_images(episode_index, key, np.arange(self.length(episode_index)))]
 
     def _image(self, cell: Any, where: str) -> bytes:
         """Return the encoded image of a cell: bytes, or the path of a file of the dataset."""
@@ -228,7 +224,8 @@ class LeRobotV3(RobotDataset):
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         if self.features[camera].dtype == "image":
             for i in range(0, len(indices), BLOCK):
-                images = self._stored_images(episode_index, camera, indices[i : i + BLOCK])
+                stored = self._stored_images(episode_index, camera, indices[i : i + BLOCK])
+                images = (decode_image(data, where) for data, where in stored)
                 yield from (np.stack(list(same)) for _, same in groupby(images, key=np.shape))
             return
         path, start, _ = self.video_span(episode_index, camera)
@@ -238,14 +235,13 @@ class LeRobotV3(RobotDataset):
             raise LattokError(f"{self.data_file(episode_index)}: {what}. Copy the file again, or write it again.")
         yield from decode_at(path, start + times[indices], self.fps)
 
-    def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> list[np.ndarray]:
+    def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[tuple[bytes, str]]:
+        """Encoded images of one camera, each with its place for errors."""
         path, first, _ = self._rows(episode_index)
-        images = []
         for index in indices.tolist():
             (cell,) = self._reader.read(path, key, first + index, first + index + 1).to_pylist()
             where = f"{path}: `{key}` of episode {episode_index}, frame {index}"
-            images.append(decode_image(self._image(cell, where), where))
-        return images
+            yield self._image(cell, where), where
 
     def _episode_row(self, episode_index: int) -> int:
         row = self._table.row(episode_index)

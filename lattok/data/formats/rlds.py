@@ -49,7 +49,6 @@ class RLDS(RobotDataset):
         counts = [shard.records for shard in shards if shard.records]
         self._ends = np.cumsum(counts)  # of the episode indices of each file
         self.episodes, self.damaged = self._list(counts)
-        self._lengths = {episode.index: episode.length for episode in self.episodes}
         self.tasks = tuple(dict.fromkeys(task for episode in self.episodes for task in episode.tasks))
         self._task_numbers = {task: number for number, task in enumerate(self.tasks)}
         self._check_names(layout.fields)
@@ -71,10 +70,7 @@ class RLDS(RobotDataset):
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode: [T] for scalars (shape (1,)) and text, else [T, *shape]."""
-        for key in keys:
-            if key not in self.features or key in self.cameras:
-                known = [key for key in self.features if key not in self.cameras]
-                checks.fail("keys", "columns among " + checks.listed(known), f"{key!r:.200}")
+        self.check_columns(keys)
         with self._example(episode_index) as example:
             return {key: self._column(example, key, episode_index) for key in keys}
 
@@ -121,10 +117,8 @@ class RLDS(RobotDataset):
             raise LattokError(f"{listed}, but {missing:,} of them are not in the files. Copy the dataset again.")
         for file, count, end in zip(self._files, counts, self._ends.tolist(), strict=True):
             if len(file) > count or (len(file) == count and file.damage):
-                way_out = "It belongs to another version of the dataset: copy both again."
-                raise LattokError(
-                    f"{file.path}: expected {count} records as dataset_info.json says, got more. {way_out}"
-                )
+                got = f"expected {count} records as dataset_info.json says, got more"
+                raise LattokError(f"{file.path}: {got}. It is of another version of the dataset: copy both again.")
             for number in range(count):
                 index = end - count + number
                 try:
@@ -209,11 +203,6 @@ class RLDS(RobotDataset):
         self.length(episode_index)
         shard = int(np.searchsorted(self._ends, episode_index, side="right"))
         return self._files[shard], episode_index - (int(self._ends[shard - 1]) if shard else 0)
-
-    def length(self, episode_index: int) -> int:
-        if episode_index not in self._lengths:
-            self.no_episode(episode_index)
-        return self._lengths[episode_index]
 
 
 def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:

@@ -115,22 +115,14 @@ class VideoFolder(RobotDataset):
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns [T] of one episode; there are only those that say where a row is."""
-        length = self._plan(episode_index).length
-        for key in keys:
-            if key not in INDEX_FEATURES:
-                checks.fail(
-                    "keys", "columns among " + checks.listed(INDEX_FEATURES), f"{key!r:.200}", "Videos have no others."
-                )
-        task = self._task[episode_index]
+        length, task = self._plan(episode_index).length, self._task[episode_index]
+        self.check_columns(keys, INDEX_FEATURES, "Videos have no others.")
         return {key: index_column(key, length, episode_index, task, self.fps) for key in keys}
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
         """Return the video of an episode, whole."""
         (file,) = self.files_of(episode_index)
         return file, 0.0, self.length(episode_index) / self.fps
-
-    def length(self, episode_index: int) -> int:
-        return self._plan(episode_index).length
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
         times, fps = self._plan(episode_index).wanted(indices, self.fps)
