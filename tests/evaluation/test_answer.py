@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from lattok.evaluation import evaluate
 from lattok.evaluation.answer import answered
 from lattok.evaluation.page import render
-from lattok.evaluation.questions.structure import _law_verdict
+from lattok.evaluation.questions.structure import Match, _law_verdict
 from lattok.evaluation.report import Report, Section, Table, TableRow, Verdict, tally
 from tests.evaluation.worlds import Oracle, World, tiny_lam
 
@@ -129,6 +128,6 @@ def test_verdicts_are_counted_in_english():
 
 
 def test_what_explains_less_than_nothing_is_said_in_words():
-    match = [SimpleNamespace(explained=value, scaled=0.07) for value in (-1.71, -1.16)]
-    text = _law_verdict("additivity", SimpleNamespace(model=match[0], random=match[1])).text
+    match = [Match(value, scaled=0.07, factor=1.0) for value in (-1.71, -1.16)]
+    text = _law_verdict("additivity", {"model": match[0], "random": match[1]}).text
     assert "the sum explains none of its variance (with latents of other clips none; scaled to fit best 7 %)" in text

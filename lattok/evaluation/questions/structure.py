@@ -47,6 +47,32 @@ TRANSFER_REFERENCES = (
     "Gao et al. 2025, AdaWorld: learning adaptable world models with latent actions",
     "Zhu et al. 2017, CycleGAN (cycle consistency)",
 )
+LAWS = {  # title of the table; what a verdict says, with its words for False and True; its key
+    "additivity": (
+        "Additivity: z(a→c) from z(a→b) + z(b→c)",
+        "Latents of two half strides {} the latent of the whole one: the sum explains {} of its variance",
+        ("do not add up to", "add up to"),
+        "additive",
+    ),
+    "reversal": (
+        "Reversal: z(c→a) from −z(a→c)",
+        "Latents of reversed pairs {} the negative ones, which explain {} of their variance",
+        ("are not", "are"),
+        "reversible",
+    ),
+}
+LAW_ROWS = {
+    "model": "latents before quantization",
+    "random": "latents of other clips (random pairing)",
+    "untrained": "untrained model",
+    "raw_change": "raw frame change (exact by definition)",
+}
+TRANSFER_ROWS = {
+    "model": "A's latent in B, encoded again",
+    "own": "B's own latent, nothing transferred",
+    "random": "latent of a third pair",
+    "same_scene": "A's latent in A, encoded again",  # how far a cycle gets at all
+}
 
 
 class Match(NamedTuple):
@@ -60,22 +86,6 @@ class Match(NamedTuple):
     def relative_error(self) -> float:
         """|left - right| / |left|."""
         return max(0.0, 1 - self.explained) ** 0.5
-
-
-class Law(NamedTuple):
-    """Additivity or reversal, of the model and its controls; `random` pairs vectors of different clips."""
-
-    model: Match
-    random: Match
-    untrained: Match
-    raw: Match | None  # of the raw frame change: exact by construction
-
-
-class Structure(NamedTuple):
-    """Both laws; additivity is None where a stride of one frame has no middle."""
-
-    additivity: Law | None
-    reversal: Law
 
 
 class Triples(NamedTuple):
@@ -102,32 +112,23 @@ def match(left: Tensor, right: Tensor) -> Match:
 
 
 @torch.no_grad()
-def structure(evidence: LatentEvidence) -> Structure:
-    """Test both laws on held-out pairs."""
+def structure(evidence: LatentEvidence) -> dict[str, dict[str, Match]]:
+    """Test both laws on held-out pairs, one `Match` per row; a stride of one frame has no middle to add up at."""
     half = evidence.held_out.frames.stride // 2
     rows = evenly(len(evidence.held_out.rows), MOST)
-    own, fresh, raw = _triples(evidence, rows, half)
-    generator = torch.Generator().manual_seed(evidence.seed)
-    partner = derangement(evidence.held_out.episode_of[rows.numpy()] * 0, generator)
-    additivity = None
-    if half:
-        sums = [t.first + t.second for t in (own, fresh, raw)]
-        additivity = Law(
-            match(own.whole, sums[0]),
-            match(own.whole, own.first[partner] + own.second[partner]),
-            match(fresh.whole, sums[1]),
-            match(raw.whole, sums[2]),
-        )
-    reversal = Law(
-        match(own.back, -own.whole),
-        match(own.back, -own.whole[partner]),
-        match(fresh.back, -fresh.whole),
-        match(raw.back, -raw.whole),
-    )
-    return Structure(additivity, reversal)
+    triples = _triples(evidence, rows, half)
+    partner = derangement(np.zeros(len(rows)), torch.Generator().manual_seed(evidence.seed))
+
+    def law(left: list[Tensor], right: list[Tensor]) -> dict[str, Match]:
+        own, untrained, raw = map(match, left, right)
+        random = match(left[0], right[0][partner])
+        return {"model": own, "random": random, "untrained": untrained, "raw_change": raw}
+
+    laws = {"additivity": law([t.whole for t in triples], [t.first + t.second for t in triples])} if half else {}
+    return laws | {"reversal": law([t.back for t in triples], [-t.whole for t in triples])}
 
 
-def _triples(evidence: LatentEvidence, rows: Tensor, half: int) -> tuple[Triples, Triples, Triples]:
+def _triples(evidence: LatentEvidence, rows: Tensor, half: int) -> list[Triples]:
     """Compute latents of the model and of the untrained one, and components of the raw frame change."""
     pairs, model = evidence.held_out, evidence.model
     side = pooled_side(model, pairs.features.shape[1])
@@ -143,92 +144,56 @@ def _triples(evidence: LatentEvidence, rows: Tensor, half: int) -> tuple[Triples
     a, b, c = torch.cat(frames).unbind(1)
     basis = pca(c - a, WIDTH).basis
     raw = Triples((c - a) @ basis, (b - a) @ basis, (c - b) @ basis, (a - c) @ basis)
-    return _joined(own), _joined(fresh), raw
+    return [*(Triples(*map(torch.cat, zip(*parts, strict=True))) for parts in (own, fresh)), raw]
 
 
 def _vectors(model: ImageLAM, features: list[Tensor]) -> Triples:
     """Encode the four pairs; latents before quantization."""
     a, b, c = features
-
-    def latents(now: Tensor, later: Tensor) -> Tensor:
-        return model.encode_features(torch.stack([now, later], 1)).latents.flatten(1).float().cpu()
-
-    return Triples(latents(a, c), latents(a, b), latents(b, c), latents(c, a))
-
-
-def _joined(parts: list[Triples]) -> Triples:
-    return Triples(*(torch.cat(vectors) for vectors in zip(*parts, strict=True)))
+    pairs = [torch.stack(pair, 1) for pair in ((a, c), (a, b), (b, c), (c, a))]
+    return Triples(*(model.encode_features(pair).latents.flatten(1).float().cpu() for pair in pairs))
 
 
 def structure_outcome(evidence: LatentEvidence) -> Outcome:
     """Test additivity and reversal on held-out pairs."""
-    found = structure(evidence)
-    laws = {"additivity": found.additivity, "reversal": found.reversal}
+    laws = structure(evidence)
     figures: dict[str, float] = {}
-    tables, verdicts = [], []
     for name, law in laws.items():
-        if law is None:
-            continue
-        figures |= {f"{name}/{key}": match.explained for key, match in _rows(law)}
-        figures |= {f"{name}_scaled/{key}": match.scaled for key, match in _rows(law)}
-        tables.append(_law_table(name, law))
-        verdicts.append(_law_verdict(name, law))
+        figures |= {f"{name}/{key}": match.explained for key, match in law.items()}
+        figures |= {f"{name}_scaled/{key}": match.scaled for key, match in law.items()}
+    verdicts = [_law_verdict(name, law) for name, law in laws.items()]
     stride = evidence.held_out.frames.stride
     text = (
         f"Additivity: a and c are one stride apart ({stride} frames), b is halfway; half strides are shorter than what "
         "the model was trained on, but no motion is larger than it has seen. Reversal: the same two frames in the "
         "other order. Each kind of latent is centred by its own mean, so that a constant offset is forgiven; "
         "“best factor” also forgives a wrong size. Neither law is needed to supervise a policy with codes; both are "
-        "needed to add latents up, to interpolate, or to undo. "
+        "needed to add latents up, to interpolate, or to undo."
     )
-    if found.additivity is None:
-        text += "Additivity is not applicable: a stride of one frame has no middle."
+    if "additivity" not in laws:
+        text += " Additivity is not applicable: a stride of one frame has no middle."
+    tables = tuple(_law_table(name, law) for name, law in laws.items())
     reading = " ".join(f"{verdict.text}." for verdict in verdicts)
-    section = Section("Do latents add up and reverse?", text.strip(), tuple(tables), (), reading, LAW_REFERENCES)
+    section = Section("Do latents add up and reverse?", text, tables, (), reading, LAW_REFERENCES)
     return Outcome((section,), figures, verdicts)
 
 
-def _rows(law: Law) -> list[tuple[str, Match]]:
-    rows = [("model", law.model), ("random", law.random), ("untrained", law.untrained), ("raw_change", law.raw)]
-    return [(key, match) for key, match in rows if match is not None]
-
-
-def _law_table(name: str, law: Law) -> Table:
-    titles = {
-        "model": "latents before quantization",
-        "random": "latents of other clips (random pairing)",
-        "untrained": "untrained model",
-        "raw_change": "raw frame change (exact by definition)",
-    }
-    rows = [
-        TableRow(
-            key,
-            titles[key],
-            (match.explained, match.relative_error, match.scaled, match.factor),
-            key != "model",
-            key == "raw_change",
-        )
-        for key, match in _rows(law)
-    ]
-    title = {
-        "additivity": "Additivity: z(a→c) from z(a→b) + z(b→c)",
-        "reversal": "Reversal: z(c→a) from −z(a→c)",
-    }[name]
+def _law_table(name: str, law: dict[str, Match]) -> Table:
     columns = ("explained variance", "relative error", "explained, best factor", "best factor")
-    return Table(title, columns, tuple(rows), digits=".2f")
+    rows = []
+    for key, found in law.items():
+        values = (found.explained, found.relative_error, found.scaled, found.factor)
+        rows.append(TableRow(key, LAW_ROWS[key], values, key != "model", key == "raw_change"))
+    return Table(LAWS[name][0], columns, tuple(rows), digits=".2f")
 
 
-def _law_verdict(name: str, law: Law) -> Verdict:
-    holds = law.model.explained >= HOLDS
-    law_text = {
-        "additivity": "Latents of two half strides {} the latent of the whole one: the sum explains",
-        "reversal": "Latents of reversed pairs {} the negative ones, which explain",
-    }[name].format({"additivity": ("add up to", "do not add up to"), "reversal": ("are", "are not")}[name][not holds])
-    own, other, scaled = map(explained_share, (law.model.explained, law.random.explained, law.model.scaled))
-    text = f"{law_text} {own} of its variance (with latents of other clips {other}; scaled to fit best {scaled})"
-    if name == "reversal":
-        text = text.replace("of its variance", "of their variance")
-    return Verdict(text, holds, {"additivity": "additive", "reversal": "reversible"}[name])
+def _law_verdict(name: str, law: dict[str, Match]) -> Verdict:
+    _, text, words, key = LAWS[name]
+    holds = law["model"].explained >= HOLDS
+    own, other = (explained_share(law[row].explained) for row in ("model", "random"))
+    scaled = explained_share(law["model"].scaled)
+    found = f"{text.format(words[holds], own)} (with latents of other clips {other}; scaled to fit best {scaled})"
+    return Verdict(found, holds, key)
 
 
 class Agreement(NamedTuple):
@@ -239,40 +204,30 @@ class Agreement(NamedTuple):
     action: float | None  # R^2 of A's action, read by the probe that was fitted on true latents
 
 
-class Transfer(NamedTuple):
-    """How much of A there is in the latents that come back, and in the controls."""
-
-    transferred: Agreement  # A's latent in B, encoded again
-    same_scene: Agreement  # A's latent in A, encoded again: how far a cycle gets at all
-    own: Agreement  # B's own latents, as if nothing had been transferred
-    random: Agreement  # latents of a third pair
-    own_action: float | None  # R^2 of B's action from the latents that come back: low when A's has replaced it
-
-
 @torch.no_grad()
-def transfer(evidence: LatentEvidence) -> Transfer:
-    """Give held-out pairs B the latents of other pairs A of the split."""
+def transfer(evidence: LatentEvidence) -> tuple[dict[str, Agreement], float | None]:
+    """Give held-out pairs B the latents of other pairs A of the split; find what comes back, and the controls.
+
+    The last is R^2 of B's action from what comes back: low when A's has replaced it.
+    """
     rows = evenly(len(evidence.held_out.rows), MOST)
     generator = torch.Generator().manual_seed(evidence.seed + 1)
-    other, third = (rows[derangement(np.zeros(len(rows), dtype=int), generator)] for _ in range(2))
-    again, same = _again(evidence, rows, other), _again(evidence, rows, rows)
+    other, third = (rows[derangement(np.zeros(len(rows)), generator)] for _ in range(2))
     latents = evidence.held_out.latents
-    source = chosen_rows(latents, other)
-    return Transfer(
-        _agreement(evidence, again, source, other),
-        _agreement(evidence, same, chosen_rows(latents, rows), rows),
-        _agreement(evidence, chosen_rows(latents, rows), source, other),
-        _agreement(evidence, chosen_rows(latents, third), source, other),
-        _action(evidence, again, rows),
-    )
+    given, own, again = chosen_rows(latents, other), chosen_rows(latents, rows), _again(evidence, rows, other)
+    found = {
+        "model": _agreement(evidence, again, given, other),
+        "own": _agreement(evidence, own, given, other),
+        "random": _agreement(evidence, chosen_rows(latents, third), given, other),
+        "same_scene": _agreement(evidence, _again(evidence, rows, rows), own, rows),
+    }
+    return found, _action(evidence, again, rows)
 
 
 def _again(evidence: LatentEvidence, rows: Tensor, source: Tensor) -> LatentActions:
     """Encode (B's frame, what the decoder makes of it with A's latents)."""
     model, latents, found = evidence.model, evidence.held_out.latents, []
-    place = dict(zip(rows.tolist(), source.tolist(), strict=True))
-    for part, features in batches(model, evidence.held_out, rows):
-        given = torch.tensor([place[row] for row in part.tolist()])
+    for (part, features), given in zip(batches(model, evidence.held_out, rows), source.split(BATCH), strict=True):
         now = features[:, 0]
         predicted = model.predict(now, exchanged(latents, given, part, 1.0, 1.0, now.device))
         found.append(to_cpu(model.encode_features(torch.stack([now, predicted], 1))))
@@ -298,55 +253,32 @@ def _action(evidence: LatentEvidence, latents: LatentActions, rows: Tensor) -> f
     return float(target.probe(evidence.train.latents.latents.flatten(1), latents.latents.flatten(1)).r2.nanmean())
 
 
-def _transfer_table(rows: dict[str, tuple[str, Agreement]], found: Transfer) -> Table:
-    shown = [("explained variance of A's latent", "latents")]
-    if found.transferred.codes is not None:
-        shown.append(("codes equal to A's", "codes"))
-    if found.transferred.action is not None:
-        shown.append(("R² of A's action", "action"))
-    lines = [
-        TableRow(key, title, tuple(getattr(each, name) for _, name in shown), key != "model", key == "same_scene")
-        for key, (title, each) in rows.items()
-    ]
-    note = (
-        ""
-        if found.own_action is None
-        else f"R² of B's action from what comes back: {printed(found.own_action, '.2f')}."
-    )
-    columns = tuple(title for title, _ in shown)
-    return Table("Cycle consistency", columns, tuple(lines), better="higher", digits=".2f", note=note)
-
-
-def _transfer_verdict(found: Transfer) -> Verdict:
-    back, own = found.transferred.latents, found.own.latents
-    holds = back >= HOLDS and back > own
-    word = "comes back" if holds else "comes back only in part" if back > max(own, 0) else "does not come back"
-    shares = [explained_share(value) for value in (back, own, found.same_scene.latents)]
-    text = (
-        f"A latent applied to another clip {word}: {shares[0]} of its variance (of the other clip's own latent "
-        f"{shares[1]}, in the same clip {shares[2]})"
-    )
-    if found.transferred.action is not None:
-        text += f"; R² of its action {printed(found.transferred.action, '.2f')}"
-    return Verdict(text, holds, "transfers")
-
-
 def transfer_outcome(evidence: LatentEvidence) -> Outcome:
     """Apply latents of one clip to another."""
-    found = transfer(evidence)
-    rows = {
-        "model": ("A's latent in B, encoded again", found.transferred),
-        "own": ("B's own latent, nothing transferred", found.own),
-        "random": ("latent of a third pair", found.random),
-        "same_scene": ("A's latent in A, encoded again", found.same_scene),
+    found, own_action = transfer(evidence)
+    measured = {key: each._asdict() for key, each in found.items()}
+    figures = {
+        f"transfer_{name}/{key}": value
+        for key, each in measured.items()
+        for name, value in each.items()
+        if value is not None
     }
-    figures: dict[str, float] = {}
-    for key, (_, agreement) in rows.items():
-        for name in ("latents", "codes", "action"):
-            if (value := getattr(agreement, name)) is not None:
-                figures[f"transfer_{name}/{key}"] = value
-    if found.own_action is not None:
-        figures["transfer_action/of_b"] = found.own_action
+    note = ""
+    if own_action is not None:
+        figures["transfer_action/of_b"] = own_action
+        note = f"R² of B's action from what comes back: {printed(own_action, '.2f')}."
+    titles = {
+        "latents": "explained variance of A's latent",
+        "codes": "codes equal to A's",
+        "action": "R² of A's action",
+    }
+    shown = [name for name in titles if measured["model"][name] is not None]
+    rows = tuple(
+        TableRow(key, TRANSFER_ROWS[key], tuple(each[name] for name in shown), key != "model", key == "same_scene")
+        for key, each in measured.items()
+    )
+    columns = tuple(titles[name] for name in shown)
+    table = Table("Cycle consistency", columns, rows, better="higher", digits=".2f", note=note)
     verdict = _transfer_verdict(found)
     text = (
         "The decoder applies the latent action of pair A to the current frame of pair B, and the encoder reads the "
@@ -355,12 +287,19 @@ def transfer_outcome(evidence: LatentEvidence) -> Outcome:
         "where there is one, stays B's. An encoder and a decoder can agree on a private language, so A's action is "
         "also read from what comes back, by the probe fitted on true latents."
     )
-    section = Section(
-        "Does a latent mean the same in another scene?",
-        text,
-        (_transfer_table(rows, found),),
-        (),
-        f"{verdict.text}.",
-        TRANSFER_REFERENCES,
+    title, reading = "Does a latent mean the same in another scene?", f"{verdict.text}."
+    return Outcome((Section(title, text, (table,), (), reading, TRANSFER_REFERENCES),), figures, [verdict])
+
+
+def _transfer_verdict(found: dict[str, Agreement]) -> Verdict:
+    back, own = found["model"].latents, found["own"].latents
+    holds = back >= HOLDS and back > own
+    word = "comes back" if holds else "comes back only in part" if back > max(own, 0) else "does not come back"
+    shares = [explained_share(value) for value in (back, own, found["same_scene"].latents)]
+    text = (
+        f"A latent applied to another clip {word}: {shares[0]} of its variance (of the other clip's own latent "
+        f"{shares[1]}, in the same clip {shares[2]})"
     )
-    return Outcome((section,), figures, [verdict])
+    if found["model"].action is not None:
+        text += f"; R² of its action {printed(found['model'].action, '.2f')}"
+    return Verdict(text, holds, "transfers")
