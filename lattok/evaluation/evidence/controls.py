@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -140,32 +140,40 @@ class Coordinates:
         return best_of(self.sizes, lambda size: target.probe(*self.first(size)))[0]
 
 
-@dataclass(frozen=True)
-class CodeControl:
-    """Codes that were not learned, of both splits: [n, P] and [N, P]."""
+class CodeStream(NamedTuple):
+    """Codes of one source on both splits."""
 
+    key: str
     name: str
-    train: Tensor
-    held_out: Tensor
+    train: Tensor  # [n, P]
+    held_out: Tensor  # [N, P]
+    size: int
+    control: bool = True
+
+    @property
+    def one_hot(self) -> tuple[Tensor, Tensor]:
+        """Codes of both splits as probes read them."""
+        return one_hot(self.train, self.size), one_hot(self.held_out, self.size)
 
 
-def kmeans_codes(what: str, rows: Coordinates, target: Target | None, config: ImageLAMConfig, seed: int) -> CodeControl:
+def kmeans_codes(
+    key: str, what: str, rows: Coordinates, target: Target | None, config: ImageLAMConfig, seed: int
+) -> CodeStream:
     """Fit residual k-means on `what` at the model's bits; the width is chosen on training episodes."""
 
-    def fit(size: int) -> CodeControl:
+    def fit(size: int) -> CodeStream:
         both = rows.first(size)
         kmeans = ResidualKMeans.fit(both[0], config.codebook_size, config.tokens, seed)
-        return CodeControl(f"residual k-means on {what} (PCA {size})", *map(kmeans.encode, both))
+        name = f"residual k-means on {what} (PCA {size})"
+        return CodeStream(key, name, kmeans.encode(both[0]), kmeans.encode(both[1]), config.codebook_size)
 
     if target is None:
         return fit(rows.sizes[-1])
     fitted = {size: fit(size) for size in rows.sizes}
-    read = partial(one_hot, size=config.codebook_size)
-    size, _ = best_of(fitted, lambda size: target.probe(read(fitted[size].train), read(fitted[size].held_out)))
-    return fitted[size]
+    return fitted[best_of(fitted, lambda size: target.probe(*fitted[size].one_hot))[0]]
 
 
-def untrained_codes(train: LatentActions, held_out: LatentActions, config: ImageLAMConfig, seed: int) -> CodeControl:
+def untrained_codes(train: LatentActions, held_out: LatentActions, config: ImageLAMConfig, seed: int) -> CodeStream:
     """Quantize the untrained model's latents by k-means, standardised where the model does so."""
     levels = config.tokens if config.quantizer == "residual" else 1
     shift, scale = 0.0, 1.0
@@ -174,7 +182,7 @@ def untrained_codes(train: LatentActions, held_out: LatentActions, config: Image
     rows = [((x.latents - shift) / scale).flatten(0, -2) for x in (train, held_out)]
     kmeans = ResidualKMeans.fit(rows[0], config.codebook_size, levels, seed)
     codes = [kmeans.encode(x).reshape(-1, config.tokens) for x in rows]
-    return CodeControl("untrained model, codes by k-means", codes[0], codes[1])
+    return CodeStream("untrained", "untrained model, codes by k-means", codes[0], codes[1], config.codebook_size)
 
 
 def untrained_model(model: ImageLAM, seed: int) -> ImageLAM:

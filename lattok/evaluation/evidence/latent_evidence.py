@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from lattok.data import dimension_names
 from lattok.evaluation.evidence.controls import (
     PCA_SIZES,
-    CodeControl,
+    CodeStream,
     Coordinates,
     Target,
     kmeans_codes,
@@ -18,31 +19,11 @@ from lattok.evaluation.evidence.controls import (
     untrained_model,
 )
 from lattok.evaluation.evidence.pair_set import MOST_PAIRS, PairSet, PairSource, read_pair_set
-from lattok.evaluation.evidence.probes import Bootstrap
+from lattok.evaluation.evidence.probes import Bootstrap, one_hot
 from lattok.evaluation.evidence.split import Split, TaskFolds, task_folds
 from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
 from lattok.evaluation.report import Progress
 from lattok.image_lam import ImageLAM
-
-
-class CodeStream(NamedTuple):
-    """Codes of one source on both splits."""
-
-    key: str
-    name: str
-    train: Tensor  # [n, P]
-    held_out: Tensor  # [N, P]
-    size: int
-    control: bool
-
-
-@dataclass(frozen=True)
-class CodeControls:
-    """Codes that were not learned, at the model's bits."""
-
-    kmeans: CodeControl
-    flow: CodeControl
-    untrained: CodeControl
 
 
 @dataclass(frozen=True)
@@ -60,7 +41,7 @@ class LatentEvidence:
     bootstrap: Bootstrap
     change: Coordinates  # of the raw frame change
     flow: Coordinates  # of the motion that block matching finds
-    codes: CodeControls | None  # None for a model without codes
+    codes: dict[str, CodeStream]  # that were not learned, at the model's bits; none for a model without codes
     labels_only: LabelsOnly | None  # None: not run
     training: ControlTraining | None  # of the controls; None: not run
     seed: int
@@ -84,15 +65,26 @@ class LatentEvidence:
     @property
     def streams(self) -> list[CodeStream]:
         """The model's streams of codes, then the controls; none for a model without codes."""
-        if self.codes is None:
+        if not self.codes:
             return []
         train, held_out = self.train.latents, self.held_out.latents
         found = [CodeStream("model", "latent actions", train.codes, held_out.codes, self.size, False)]
         if train.env is not None and held_out.env is not None:
             codes = (train.env.codes, held_out.env.codes)
             found.append(CodeStream("env", "environment stream", *codes, self.env_size, False))
-        for key, control in (("residual_kmeans", self.codes.kmeans), ("untrained", self.codes.untrained)):
-            found.append(CodeStream(key, control.name, control.train, control.held_out, self.size, True))
+        return [*found, self.codes["residual_kmeans"], self.codes["untrained"]]
+
+    @property
+    def inputs(self) -> dict[str, Callable[[Any], Tensor]]:
+        """What probes read from latent actions of the model, [n, d] each; only what it has."""
+        found: dict[str, Callable[[Any], Tensor]] = {"latents": lambda x: x.latents.flatten(1)}
+        if self.codes:
+            found["codes"] = lambda x: one_hot(x.codes, self.size)
+            found["quantized"] = lambda x: x.quantized.flatten(1)
+        if self.held_out.latents.env is not None:
+            found["env_latents"] = lambda x: x.env.latents.flatten(1)
+        if self.held_out.latents.env is not None and self.codes:
+            found["env_codes"] = lambda x: one_hot(x.env.codes, self.env_size)
         return found
 
     @property
@@ -136,13 +128,13 @@ def latent_evidence(
     width = train.latents.latents.flatten(1).shape[1]
     change = Coordinates.fit(train.change, held_out.change, max(*PCA_SIZES, width))
     progress("controls", 1, 3)
-    flow, codes = Coordinates.fit(train.flow, held_out.flow), None
+    flow, codes = Coordinates.fit(train.flow, held_out.flow), []
     if train.latents.codes.shape[1]:
-        codes = CodeControls(
-            kmeans_codes("the frame change", change, target, model.config, seed),
-            kmeans_codes("block flow", flow, target, model.config, seed),
+        codes = [
+            kmeans_codes("residual_kmeans", "the frame change", change, target, model.config, seed),
+            kmeans_codes("flow_kmeans", "block flow", flow, target, model.config, seed),
             untrained_codes(train.untrained, held_out.untrained, model.config, seed),
-        )
+        ]
     progress("controls", 2, 3)
     alone = None
     if training is not None and target is not None:
@@ -160,7 +152,7 @@ def latent_evidence(
         bootstrap=Bootstrap(held_out.episode_of, seed),
         change=change,
         flow=flow,
-        codes=codes,
+        codes={stream.key: stream for stream in codes},
         labels_only=alone,
         training=training,
         seed=seed,

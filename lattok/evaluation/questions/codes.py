@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lattok.evaluation import svg
-from lattok.evaluation.evidence.controls import Target
-from lattok.evaluation.evidence.latent_evidence import CodeStream, LatentEvidence
+from lattok.evaluation.evidence.controls import CodeStream, Target
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probes import Bootstrap, decided, jackknife, left_out, one_hot
 from lattok.evaluation.report import Interval, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.quantize import CodeStatistics, code_statistics
@@ -174,8 +174,7 @@ def _information_table(evidence: LatentEvidence, streams: list[CodeStream], resu
 def _direction_heat(evidence: LatentEvidence, found: Directions, position: int) -> Pictures:
     """Show how often each code goes with each direction at one position, for the model and the k-means control."""
     panels = []
-    assert evidence.codes is not None
-    own, kmeans = evidence.held_out.latents.codes, evidence.codes.kmeans.held_out
+    own, kmeans = evidence.held_out.latents.codes, evidence.codes["residual_kmeans"].held_out
     for name, codes in (("latent actions", own), ("k-means control", kmeans)):
         counts = torch.zeros(len(found.names), evidence.size)
         counts.index_put_((found.held_out, codes[:, position]), torch.ones(len(codes)), accumulate=True)

@@ -24,7 +24,7 @@ from lattok.evaluation.evidence.pair_set import (
     pooled_side,
     to_cpu,
 )
-from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, decided, one_hot
+from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, decided
 from lattok.evaluation.evidence.split import evenly
 from lattok.evaluation.report import Interval, Outcome, Pictures, Section, Table, TableRow, Verdict, percent, printed
 from lattok.seeds import derive_seed
@@ -33,6 +33,20 @@ from lattok.types import LatentActions, join
 MOST = (1200, 600)  # pairs of each split, whose features are computed again
 SIZE = 0.25  # side of the patch as a share of the frame
 KEEPS = 0.8  # share of the action's R^2 that has to be left
+INPUTS = {  # what is read of the model
+    "codes": "one-hot codes",
+    "latents": "latents",
+    "env_codes": "environment codes",
+    "env_latents": "environment latents",
+}
+COLUMNS = {  # figures, and columns of the table
+    "action_clean": "action, without it",
+    "action_distracted": "action, with it",
+    "action_kept": "share kept",
+    "action_fixed": "action, old probe",  # the one that was fitted without it
+    "distractor": "motion of the distractor",
+    "changed": "changed by it",
+}
 DRAWN = {  # names that fit next to a bar
     "codes": "codes",
     "latents": "latents",
@@ -87,6 +101,7 @@ class Overlay(NamedTuple):
 class Disturbed(NamedTuple):
     """Some pairs of a split with the patch over them."""
 
+    pairs: PairSet
     rows: Tensor  # [k] into the split
     latents: LatentActions
     untrained: LatentActions
@@ -94,36 +109,20 @@ class Disturbed(NamedTuple):
     motion: Tensor  # [k, 2]
 
 
+class Measured(NamedTuple):
+    """A figure, and its values per draw of held-out episodes; none for one without an interval."""
+
+    value: float
+    draws: Tensor
+
+
 class Carried(NamedTuple):
-    """What an input carries, as probes; those of the action are None where there are no actions."""
+    """What an input carries, by the names of `COLUMNS`; without actions there is nothing about them."""
 
     key: str
     name: str
     control: bool
-    clean: Probe | None  # the action, without the patch, on the same pairs
-    distracted: Probe | None  # the action, with it
-    fixed: Probe | None  # the same, by the probe that was fitted without it
-    distractor: Probe  # the motion of the patch, by an MLP
-    changed: float | None = None  # squared change by the patch ÷ variance; 2 is as far as another pair
-
-    @property
-    def kept(self) -> float | None:
-        """Share of the R^2 that is left; None where there was none."""
-        if self.clean is None or self.distracted is None or mean_r2(self.clean) <= 0:
-            return None
-        return mean_r2(self.distracted) / mean_r2(self.clean)
-
-    def kept_interval(self, bootstrap: Bootstrap) -> Interval | None:
-        """Compute the interval of that share."""
-        if self.clean is None or self.distracted is None or mean_r2(self.clean) <= 0:
-            return None
-        shares = [bootstrap.r2(probe).nanmean(1) for probe in (self.distracted, self.clean)]
-        return bootstrap.interval(shares[0] / shares[1])
-
-
-def mean_r2(probe: Probe) -> float:
-    """Average R^2 over all dimensions."""
-    return float(probe.r2.nanmean())
+    found: dict[str, Measured]
 
 
 @torch.no_grad()
@@ -141,115 +140,96 @@ def disturbed(evidence: LatentEvidence, pairs: PairSet, most: int, seed: int) ->
         fresh.append(to_cpu(evidence.untrained.encode_features(features)))
         now, later = (pool(frame, model, side) for frame in features.unbind(1))
         change.append(later - now)
-    return Disturbed(rows, join(own), join(fresh), torch.cat(change), overlay.motion)
+    return Disturbed(pairs, rows, join(own), join(fresh), torch.cat(change), overlay.motion)
 
 
-class Separation(NamedTuple):
-    """What the model's streams and the controls carry, and the draws of held-out episodes for intervals."""
-
-    carried: list[Carried]
-    bootstrap: Bootstrap
-
-
-class Targets(NamedTuple):
-    """What probes read from the same pairs."""
+class Judge(NamedTuple):
+    """What probes read from the same pairs, and the draws of held-out episodes for intervals."""
 
     action: Target | None
     motion: Target
+    bootstrap: Bootstrap
     seed: int
 
+    def carried(
+        self,
+        key: str,
+        name: str,
+        clean: Sequence[Tensor],
+        seen: Sequence[Tensor],
+        control: bool = True,
+        fixed: bool = True,
+    ) -> Carried:
+        """Probe inputs [k, d] of both splits without the patch, and with it; `fixed`: in the same coordinates."""
+        motion, found = self.motion, dict[str, Measured]()
+        if self.action is not None:
+            found["action_clean"] = self._measured(self.action.probe(*clean))
+            found["action_distracted"] = self._measured(self.action.probe(*seen))
+            if fixed:
+                found["action_fixed"] = self._measured(self.action.probe(clean[0], seen[1]))
+        everything = (Fold(torch.arange(len(seen[0])), torch.arange(len(seen[1]))),)
+        linear = [motion.probe(*seen)]  # a straight line hardly sees the motion of something that can be anywhere
+        (distractor,) = mlp_probes(
+            seen[0], motion.train, motion.episodes, seen[1], motion.held_out, everything, linear, self.seed
+        )
+        found["distractor"] = self._measured(distractor)
+        if fixed:
+            spread = (clean[1] - clean[1].mean(0)).square().sum().clamp_min(1e-12)
+            found["changed"] = Measured(float((seen[1] - clean[1]).square().sum() / spread), torch.empty(0))
+        if self.action is not None and (before := found["action_clean"]).value > 0:
+            now = found["action_distracted"]
+            found["action_kept"] = Measured(now.value / before.value, now.draws / before.draws)
+        return Carried(key, name, control, found)
 
-def separation(evidence: LatentEvidence) -> Separation:
+    def _measured(self, probe: Probe) -> Measured:
+        """Average R^2 over all dimensions."""
+        return Measured(float(probe.r2.nanmean()), self.bootstrap.r2(probe).nanmean(1))
+
+    def span(self, measured: Measured | None) -> Interval | None:
+        """Compute the interval of a figure; None for one that has none, or was not measured."""
+        return None if measured is None else self.bootstrap.interval(measured.draws)
+
+
+def separation(evidence: LatentEvidence) -> tuple[list[Carried], Judge]:
     """Measure how much of the action and of the patch the model's streams carry, then the controls."""
     train = disturbed(evidence, evidence.train, MOST[0], derive_seed(evidence.seed, 11))
     held_out = disturbed(evidence, evidence.held_out, MOST[1], derive_seed(evidence.seed, 12))
-    episodes, action = evidence.train.episode_of[train.rows.numpy()], None
-    if evidence.target is not None:
-        full = evidence.target
+    episodes, full, action = evidence.train.episode_of[train.rows.numpy()], evidence.target, None
+    if full is not None:
         action = Target(full.train[train.rows], episodes, full.held_out[held_out.rows])
-    targets = Targets(action, Target(train.motion, episodes, held_out.motion), evidence.seed)
-    size, env_size = evidence.size, evidence.env_size
-    inputs: list[tuple[str, str, Callable[[Any], Tensor]]] = [
-        ("codes", "one-hot codes", lambda x: one_hot(x.codes, size)),
-        ("latents", "latents", lambda x: x.latents.flatten(1)),
-        ("env_codes", "environment codes", lambda x: one_hot(x.env.codes, env_size)),
-        ("env_latents", "environment latents", lambda x: x.env.latents.flatten(1)),
-    ]
-    found = []
-    for key, name, pick in inputs:
-        if ("codes" in key and evidence.codes is None) or ("env" in key and train.latents.env is None):
-            continue
-        clean = [
-            pick(chosen_rows(pairs.latents, part.rows))
-            for pairs, part in ((evidence.train, train), (evidence.held_out, held_out))
-        ]
-        found.append(_carried(key, name, targets, clean, [pick(train.latents), pick(held_out.latents)], False))
-    found += _controls(evidence, train, held_out, targets)
-    return Separation(found, Bootstrap(evidence.held_out.episode_of[held_out.rows.numpy()], evidence.seed))
+    bootstrap = Bootstrap(evidence.held_out.episode_of[held_out.rows.numpy()], evidence.seed)
+    judge = Judge(action, Target(train.motion, episodes, held_out.motion), bootstrap, evidence.seed)
 
+    def both(pick: Callable[[Any], Tensor], whose: str = "latents") -> tuple[list[Tensor], list[Tensor]]:
+        splits = (train, held_out)
+        clean = [pick(chosen_rows(getattr(split.pairs, whose), split.rows)) for split in splits]
+        return clean, [pick(getattr(split, whose)) for split in splits]
 
-def _controls(evidence: LatentEvidence, train: Disturbed, held_out: Disturbed, targets: Targets) -> list[Carried]:
-    """Measure the raw frame change, with components fitted to either kind of frames, and the untrained model."""
-    change = evidence.change
-    clean = Coordinates(change.train[train.rows], change.held_out[held_out.rows])
-    seen = Coordinates.fit(train.change, held_out.change)
-    size = seen.best_size(targets.action or targets.motion)
-    raw = _carried(
-        "pca_change", f"raw frame change (PCA {size})", targets, clean.first(size), seen.first(size), fixed=False
-    )
-    before = [
-        chosen_rows(pairs.untrained, part.rows).latents.flatten(1)
-        for pairs, part in ((evidence.train, train), (evidence.held_out, held_out))
-    ]
-    now = [part.untrained.latents.flatten(1) for part in (train, held_out)]
-    return [raw, _carried("untrained", "untrained model, latents", targets, before, now)]
-
-
-def _carried(
-    key: str,
-    name: str,
-    targets: Targets,
-    clean: Sequence[Tensor],
-    seen: Sequence[Tensor],
-    control: bool = True,
-    fixed: bool = True,
-) -> Carried:
-    """Probe inputs [k, d] of both splits without the patch, and with it; `fixed`: both have the same coordinates."""
-    motion = targets.motion
-    everything = (Fold(torch.arange(len(seen[0])), torch.arange(len(seen[1]))),)
-    linear = [motion.probe(*seen)]  # a straight line hardly sees the motion of something that can be anywhere
-    (distractor,) = mlp_probes(
-        seen[0], motion.train, motion.episodes, seen[1], motion.held_out, everything, linear, targets.seed
-    )
-    changed = None
-    if fixed:
-        spread = (clean[1] - clean[1].mean(0)).square().sum().clamp_min(1e-12)
-        changed = float((seen[1] - clean[1]).square().sum() / spread)
-    if targets.action is None:
-        return Carried(key, name, control, None, None, None, distractor, changed)
-    probe = targets.action.probe
-    unchanged = probe(clean[0], seen[1]) if fixed else None
-    return Carried(key, name, control, probe(*clean), probe(*seen), unchanged, distractor, changed)
+    picks = evidence.inputs
+    own = [judge.carried(key, INPUTS[key], *both(picks[key]), control=False) for key in INPUTS if key in picks]
+    clean = Coordinates(evidence.change.train[train.rows], evidence.change.held_out[held_out.rows])
+    seen = Coordinates.fit(train.change, held_out.change)  # components of their own
+    size = seen.best_size(judge.action or judge.motion)
+    name = f"raw frame change (PCA {size})"
+    raw = judge.carried("pca_change", name, clean.first(size), seen.first(size), fixed=False)
+    untrained = judge.carried("untrained", "untrained model, latents", *both(picks["latents"], "untrained"))
+    return [*own, raw, untrained], judge
 
 
 def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     """Encode pairs with the patch, and compare what latents say about the action and about the patch."""
-    found = separation(evidence)
-    carried = {result.key: result for result in found.carried}
-    own = carried.get("codes", carried["latents"])
-    figures: dict[str, float] = {}
-    for result in found.carried:
-        for name in ("clean", "distracted", "fixed", "distractor"):
-            if (probe := getattr(result, name)) is not None:
-                kind = name if name == "distractor" else f"action_{name}"
-                figures[f"separation/{kind}/{result.key}"] = mean_r2(probe)
-        if result.changed is not None:
-            figures[f"separation/changed/{result.key}"] = result.changed
-        if result.kept is not None:
-            figures[f"separation/action_kept/{result.key}"] = result.kept
-    verdicts = [] if own.kept is None else [_action_verdict(own, own.kept, found.bootstrap)]
+    results, judge = separation(evidence)
+    carried = {result.key: result for result in results}
+    figures = {f"separation/{name}/{r.key}": found.value for r in results for name, found in r.found.items()}
+    own, verdicts = carried.get("codes", carried["latents"]), []
+    if "action_kept" in own.found:
+        verdicts.append(_action_verdict(own, judge))
     if "env_latents" in carried:
-        verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], found.bootstrap))
+        verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], judge))
+    reading = " ".join(f"{verdict.text}." for verdict in verdicts)
+    if "env_latents" not in carried:  # no verdict is about what a single stream sees of the patch
+        shown = [_r2(carried[key], "distractor") for key in ("latents", "pca_change")]
+        reading += f" The latents carry R² {shown[0]} of the distractor's motion, the raw frame change {shown[1]}."
     section = Section(
         "Do labels survive something else that moves?",
         "A coloured patch, a quarter of the frame wide, moves over both frames of every pair with a velocity of its "
@@ -257,69 +237,51 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
         f"{min(MOST[1], len(evidence.held_out.rows))} held-out pairs are encoded again with it. A linear probe reads "
         "the action from the result, an MLP the patch's motion. What is under the patch is lost to everyone: the "
         "controls say how much. The model was not trained for this patch, unless its own videos held such things.",
-        (_table(found),),
-        (_picture(found.carried),),
-        " ".join([*(f"{verdict.text}." for verdict in verdicts), *_motion_reading(carried)]),
+        (_table(results, judge),),
+        (_picture(results),),
+        reading.strip(),
         REFERENCES,
     )
     return Outcome((section,), figures, verdicts)
 
 
-def _action_verdict(own: Carried, kept: float, bootstrap: Bootstrap) -> Verdict:
-    assert own.clean is not None
-    assert own.distracted is not None
-    span = own.kept_interval(bootstrap)
+def _r2(result: Carried, name: str) -> str:
+    return printed(result.found[name].value, ".2f")
+
+
+def _action_verdict(own: Carried, judge: Judge) -> Verdict:
+    kept = own.found["action_kept"]
+    span = judge.span(kept)
     between = "" if span is None else f"; {percent(span[0])} … {percent(span[1])}"
-    numbers = [printed(mean_r2(probe), ".2f") for probe in (own.distracted, own.clean)]
     text = (
-        f"Under a moving distractor the {own.name} keep {percent(kept)} of what they say about the action "
-        f"(R² {numbers[0]} of {numbers[1]}{between}); it should be {percent(KEEPS)} at least"
+        f"Under a moving distractor the {own.name} keep {percent(kept.value)} of what they say about the action "
+        f"(R² {_r2(own, 'action_distracted')} of {_r2(own, 'action_clean')}{between}); it should be {percent(KEEPS)} "
+        "at least"
     )
-    return Verdict(text, kept >= KEEPS, "action_under_distractors")
+    return Verdict(text, kept.value >= KEEPS, "action_under_distractors")
 
 
-def _distractor_verdict(own: Carried, env: Carried, bootstrap: Bootstrap) -> Verdict:
-    gain = bootstrap.r2(env.distractor).nanmean(1) - bootstrap.r2(own.distractor).nanmean(1)
-    span, values = bootstrap.interval(gain), [mean_r2(each.distractor) for each in (env, own)]
-    holds = decided(values[0] - values[1], span)
+def _distractor_verdict(own: Carried, env: Carried, judge: Judge) -> Verdict:
+    (more, draws), (less, rest) = env.found["distractor"], own.found["distractor"]
+    holds = decided(more - less, judge.bootstrap.interval(draws - rest))
     word = {None: "no clear difference", True: "more than the controllable one", False: "less than it"}[holds]
-    shown = [printed(value, ".2f") for value in values]
     text = (
-        f"The environment stream's latents carry R² {shown[0]} of the distractor's motion, the controllable stream's "
-        f"{shown[1]}: {word}"
+        f"The environment stream's latents carry R² {_r2(env, 'distractor')} of the distractor's motion, the "
+        f"controllable stream's {_r2(own, 'distractor')}: {word}"
     )
     return Verdict(text, holds, "env_takes_distractor")
 
 
-def _motion_reading(carried: dict[str, Carried]) -> list[str]:
-    """Say what a single stream sees of the patch, which no verdict is about."""
-    if "env_latents" in carried:
-        return []
-    shown = [printed(mean_r2(carried[key].distractor), ".2f") for key in ("latents", "pca_change")]
-    return [f"The latents carry R² {shown[0]} of the distractor's motion, the raw frame change {shown[1]}."]
-
-
-def _table(found: Separation) -> Table:
-    actions = found.carried[0].clean is not None
-    columns = (
-        "action, without it",
-        "action, with it",
-        "share kept",
-        "action, old probe",
-        "motion of the distractor",
-        "changed by it",
-    )
+def _table(results: list[Carried], judge: Judge) -> Table:
+    shown = [name for name in COLUMNS if judge.action is not None or not name.startswith("action")]
     rows = []
-    for r in found.carried:
-        probes = (r.clean, r.distracted, None, r.fixed, r.distractor, None)
-        values = [None if p is None else mean_r2(p) for p in probes]
-        spans = [None if p is None else found.bootstrap.interval(found.bootstrap.r2(p).nanmean(1)) for p in probes]
-        values[2], spans[2], values[5] = r.kept, r.kept_interval(found.bootstrap), r.changed
-        first = 0 if actions else 4
-        rows.append(TableRow(r.key, r.name, tuple(values[first:]), r.control, intervals=tuple(spans[first:])))
+    for result in results:
+        found = [result.found.get(name) for name in shown]
+        values = tuple(None if each is None else each.value for each in found)
+        rows.append(TableRow(result.key, result.name, values, result.control, intervals=tuple(map(judge.span, found))))
     return Table(
         "R² with a moving distractor",
-        columns if actions else columns[4:],
+        tuple(COLUMNS[name] for name in shown),
         tuple(rows),
         digits=".2f",
         note="Action with it: the probe is fitted again on frames with the patch, so that it asks if the action is "
@@ -330,18 +292,11 @@ def _table(found: Separation) -> Table:
 
 def _picture(results: list[Carried]) -> Pictures:
     """Draw R² of the action and of the distractor side by side."""
-
-    def bars(title: str, field: str) -> str:
-        probes = [(r, getattr(r, field)) for r in results]
-        rows = [
-            (DRAWN[r.key], "control" if r.control else "model", None if probe is None else mean_r2(probe))
-            for r, probe in probes
-        ]
-        return svg.bars(title, rows, ".2f")
-
-    panels = [bars("motion of the distractor", "distractor")]
-    if any(r.distracted is not None for r in results):
-        panels.insert(0, bars("action, with a distractor", "distracted"))
-    return Pictures(
-        "R² under a moving distractor. Left long is good; right, short for the actions' codes.", tuple(panels)
-    )
+    titles = {"action_distracted": "action, with a distractor", "distractor": "motion of the distractor"}
+    panels = []
+    for field, title in titles.items():
+        if field in results[0].found:
+            rows = [(DRAWN[r.key], "control" if r.control else "model", r.found[field].value) for r in results]
+            panels.append(svg.bars(title, rows, ".2f"))
+    caption = "R² under a moving distractor. Left long is good; right, short for the actions' codes."
+    return Pictures(caption, tuple(panels))

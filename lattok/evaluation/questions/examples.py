@@ -23,7 +23,7 @@ EXAMPLES, THUMBNAIL = 4, 128
 
 def gallery_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Show the codes used most, position by position; the first one is open. None for a model without codes."""
-    if evidence.codes is None:
+    if not evidence.codes:
         return None
     codes = evidence.held_out.latents.codes
     shown = []
