@@ -72,7 +72,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Callable[..., None] | None:
 
 
 def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str, Any]) -> None:
-    from lattok.recipes.options import read_options
+    from lattok.recipes.run_folder import read_options
 
     stored, preset = read_options(run.config)
     preset, options = run.preset or preset, {**stored, **given}
@@ -93,7 +93,7 @@ def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str,
 
 def _flags(recipe_class: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Groups of flags by name: the common ones, then all others of data, model and loop."""
-    from lattok.recipes.options import comments_of, types_of
+    from lattok.recipes.common import comments_of, types_of
 
     groups: dict[str, dict[str, Any]] = {"common": {}, "data": {}, "model": {}, "loop": {}}
     commented = (recipe_class.data_class, recipe_class.loop_class, recipe_class.model_class)

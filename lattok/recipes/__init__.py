@@ -9,10 +9,18 @@ from lattok import checks
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.checks import LattokError
 from lattok.hub import FAMILIES
-from lattok.recipes.action_vq import ActionVQRecipe
-from lattok.recipes.common import RECIPES, Model, Recipe
+from lattok.recipes.action_vq import (
+    ActionVQRecipe,
+    FASTRecipe,
+    FitRecipe,
+    FSQRecipe,
+    ResidualVQRecipe,
+    UniformBinsRecipe,
+    recipe_for,
+)
+from lattok.recipes.common import RECIPES, Recipe
 from lattok.recipes.image_lam import ImageLAMRecipe
-from lattok.recipes.tokenizers import FASTRecipe, FitRecipe, FSQRecipe, ResidualVQRecipe, UniformBinsRecipe, recipe_for
+from lattok.recipes.run_folder import Model
 from lattok.recipes.vla import VLARecipe
 
 __all__ = [

@@ -1,21 +1,20 @@
-"""What every recipe is made of: options of the data, the loop and the model; presets, and options over them."""
+"""What every recipe is made of: options of the data, the loop and the model, typed; presets, and options over them."""
 
 from __future__ import annotations
 
-import os
+import inspect
+import re
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
-from datetime import timedelta
-from functools import cache
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, get_args, get_origin, get_type_hints
 
 import torch
-import torch.distributed as dist
 from typing_extensions import Self
 
 from lattok import checks, files
@@ -23,24 +22,14 @@ from lattok.checks import LattokError
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
 from lattok.data.content import Content, content_of, record_of
 from lattok.data.schema import short_name
-from lattok.hub import HubModel
-from lattok.recipes.options import chosen_fields, typed, types_of
-from lattok.recipes.run_folder import LOCK, NEW_RUN, Begun, busy, never_saved, read_recipe
+from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, never_saved, read_recipe
 from lattok.registry import Registry
 from lattok.samples.augment import Augmentation
 from lattok.samples.batches import Source, open_mixture, parse_source
 from lattok.signals import restated
 from lattok.training import RECIPE, RUN, LoopOptions
 
-Model = TypeVar("Model", bound=HubModel)
-
-CHANGEABLE_ON_RESUME = (
-    "device",
-    "log_every",
-    "save_every",
-    "feature_cache",
-)
-
+CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "feature_cache")
 
 # Presets of the paper's robots normalise as the published code does (the paper does not say): increments between the
 # first and the last percentile, but for the gripper, and RoboTwin's joints between their extremes.
@@ -177,14 +166,16 @@ class Recipe(ABC, Generic[Model]):
         """Return the dataset, or all those of the mixture."""
         return [Source(open_dataset(self.dataset), 1.0)] if self.dataset is not None else open_mixture(self.data.mix)
 
-    def trained_on(self, sources: Sequence[Source], samples_per_step: int, begun: Begun) -> dict[str, Any]:
+    def trained_on(
+        self, sources: Sequence[Source], samples_per_step: int, contents: Sequence[Content]
+    ) -> dict[str, Any]:
         """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop.
 
         Also by what their content is known again, and what the actions mean, where the dataset says so. Of a mixture:
         each dataset, under `mixture`, and weights.
         """
         seen = [self._seen(source.dataset) for source in sources]
-        for entry, content in zip(seen, begun.contents, strict=False):  # which only the first process knows
+        for entry, content in zip(seen, contents, strict=False):  # which only the first process knows
             entry["content"] = record_of(content)
         loop = {name: value for name, value in asdict(self.loop).items() if name != "device"}
         loop["threads"] = loop.get("threads") or torch.get_num_threads()  # sums in another order are other weights
@@ -220,18 +211,20 @@ class Recipe(ABC, Generic[Model]):
         sources: Sequence[Source],
         inputs: Mapping[str, str] | None = None,
         resume_command: str = "",
-    ) -> Iterator[Begun]:
+    ) -> Iterator[list[Content]]:
         """Hold the run folder for this process alone and write run/recipe.json (first process only).
 
         Hashes of what the datasets hold, as description files show them, and `inputs`, those of models and files that
-        were read, are part of it: a run can go on only from the same ones.
+        were read, are part of it: a run can go on only from the same ones. Yields that content; none elsewhere.
         """
         if not first_process():
-            yield Begun([])
+            yield []
             return
         out = Path(self.out)
         files.check_writable(out)
-        with files.alone(out / RUN / LOCK, lambda: busy(out)):
+        expected, got = "a folder that no other process trains into", f"{out}, into which one does"
+        busy = partial(checks.fail, "out", expected, got, "Wait until it has finished, or choose another folder.")
+        with files.alone(out / RUN / LOCK, busy):
             files.sweep(out / RUN)
             self._check_folder(resume)  # another run may have been here since it was looked at
             contents = [self._content(source.dataset) for source in sources]
@@ -244,7 +237,7 @@ class Recipe(ABC, Generic[Model]):
             header = {"kind": self.kind, "dataset": self.dataset, "preset": self.preset}
             files.write_json(out / RUN / RECIPE, {**header, "options": self.options(), "inputs": hashes})
             try:
-                yield Begun(contents)
+                yield contents
             except KeyboardInterrupt as stop:
                 again = resume_command or "the same call with resume=True"
                 raise stop if str(stop) else restated(stop, f"interrupted. Continue with: {again}") from None
@@ -321,35 +314,6 @@ def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> 
         parse_source(text)
 
 
-def first_process() -> bool:
-    """Tell whether this is the first of the processes that torchrun started, also before they have met."""
-    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
-
-
-def wait_for_all() -> None:
-    """Wait for all processes that torchrun started."""
-    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("gloo", timeout=timedelta(days=1))
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def agree(model: Any) -> None:
-    """Give every process the saved buffers of the first one; statistics of batches are each one's own."""
-    if dist.is_initialized():
-        for name in sorted(dict(model.named_buffers()).keys() & model.saved_tensors().keys()):
-            dist.broadcast(model.get_buffer(name), 0)
-
-
-def finish(model: Model, out: Path) -> Model:
-    """Save the artefact (first process only) and return the model in evaluation mode, in all of them."""
-    if first_process():
-        model.save_pretrained(out)
-    wait_for_all()
-    model.source = out.name
-    return model.cpu().eval()
-
-
 def index_runs(indices: Iterable[int]) -> list[list[int]]:
     """First and last index of every run of consecutive ones."""
     runs: list[list[int]] = []
@@ -359,3 +323,53 @@ def index_runs(indices: Iterable[int]) -> list[list[int]]:
         else:
             runs.append([index, index])
     return runs
+
+
+def chosen_fields(config: type, without: Collection[str] = ()) -> Any:
+    """The fields of a configuration that a user chooses, as a dataclass: all but those that it takes `from_data`."""
+    hidden, hints = {*getattr(config, "from_data", ()), *without}, get_type_hints(config)
+    kept = [f for f in fields(config) if f.name not in hidden]
+    chosen = [(f.name, hints[f.name], field(default=f.default, default_factory=f.default_factory)) for f in kept]
+    return make_dataclass(f"Chosen{config.__name__}", chosen, frozen=True)
+
+
+def types_of(owner: type) -> dict[str, Any]:
+    """Return the type of every field of a dataclass."""
+    hints = get_type_hints(owner)
+    return {f.name: hints[f.name] for f in fields(owner)}
+
+
+def comments_of(owner: type) -> dict[str, str]:
+    """Return what the source of a dataclass says about its fields, in the line of each or right above it."""
+    found: dict[str, str] = {}
+    for part in reversed(owner.__mro__):
+        if not is_dataclass(part) or part.__module__ == "types":  # made at run time: there is no source
+            continue
+        above = ""
+        for line in inspect.getsource(part).splitlines():
+            comment = re.fullmatch(r"    # (.*)", line)
+            named = re.match(r"    (\w+): [^#]*?(?:  # (.*))?$", line)
+            if named is not None and (said := named[2] or above):
+                found[named[1]] = said
+            above = f"{above} {comment[1]}".strip() if comment else ""
+    return found
+
+
+def typed(name: str, value: Any, kind: Any) -> Any:
+    """`value` as `kind`, or an error that names the option; JSON knows no tuples, and one item stands for a tuple."""
+    if isinstance(value, list):
+        value = tuple(value)
+    allowed: Sequence[Any] = get_args(kind) if get_origin(kind) not in (None, tuple) else (kind,)
+    for option in allowed:
+        origin = get_origin(option) or option
+        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if origin is str and isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
+        if origin is tuple and isinstance(value, tuple | str | int | float) and not isinstance(value, bool):
+            items = value if isinstance(value, tuple) else (value,)
+            return tuple(typed(name, item, get_args(option)[0]) for item in items)
+        if isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
+            return value
+    expected = getattr(kind, "__name__", str(kind))
+    return checks.fail(name, f"a value of type {expected}", repr(value))

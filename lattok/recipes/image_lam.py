@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,16 +16,16 @@ import torch
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, select_episodes
+from lattok.data.content import Content
 from lattok.data.schema import short_name
 from lattok.evaluation.evidence.split import training_entries
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling
-from lattok.progress import bar
 from lattok.recipes import earlier
-from lattok.recipes.cached_features import know_features
-from lattok.recipes.common import Begun, ImageOptions, MixOptions, Recipe, agree, finish
-from lattok.recipes.instructions import embed, file_hash
+from lattok.recipes.common import ImageOptions, MixOptions, Recipe
+from lattok.recipes.pair_data import embed, gaps_in_frames, know_features, read_pairs
+from lattok.recipes.run_folder import agree, finish
 from lattok.samples.batches import (
     Instructions,
     MixedPairs,
@@ -35,7 +36,7 @@ from lattok.samples.batches import (
     same_cameras,
 )
 from lattok.samples.windows import FramePairs
-from lattok.training import RUN, LoopOptions, fit
+from lattok.training import LoopOptions, fit
 
 PUBLISHED_IMAGES = {  # how the published code changes them, here and for its policies
     "crop": 0.9,
@@ -193,7 +194,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
             gaps_in_frames(model.config, dataset.fps)
         views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
         labelled = _with_actions(self, datasets)
-        with self.begin(resume, sources, _inputs(self, before), resume_command) as begun:
+        with self.begin(resume, sources, _inputs(self, before), resume_command) as contents:
             model.features.load()
             named = zip(datasets, views, strict=True)
             parts = [read_pairs(self, model, dataset, view, dataset in labelled) for dataset, view in named]
@@ -203,12 +204,12 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
             attach_action_head(model, pairs)
             size, seed = self.loop.batch_size, self.loop.seed
             batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation)
-            model.trained_on = _history(self, begun, sources, batches.samples, before)
+            model.trained_on = _history(self, contents, sources, batches.samples, before)
             weights = model.config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             model.action_head = None
             agree(model)
-            return finish(model, out)
+            return finish({"": model}, out)[""]
 
     def next_step(self) -> str:
         """As every recipe; a model of stage 1 is there for stage 2."""
@@ -304,16 +305,16 @@ def _inputs(recipe: ImageLAMRecipe, before: ImageLAM | None) -> dict[str, str]:
         name = "env_codebook" if recipe.data.init is None else "init"
         inputs[name] = before.describe()["weights_sha256"]
     if recipe.data.text_features is not None:
-        inputs["text_features"] = file_hash(recipe.data.text_features)
+        inputs["text_features"] = hashlib.sha256(Path(recipe.data.text_features).expanduser().read_bytes()).hexdigest()
     return inputs
 
 
 def _history(
-    recipe: ImageLAMRecipe, begun: Begun, sources: list[Source], samples: int, before: ImageLAM | None
+    recipe: ImageLAMRecipe, contents: Sequence[Content], sources: list[Source], samples: int, before: ImageLAM | None
 ) -> dict[str, Any]:
     """Return what the artefact says about its training; what the earlier model has seen counts as seen."""
     data = recipe.data
-    history = recipe.trained_on(sources, samples, begun)
+    history = recipe.trained_on(sources, samples, contents)
     labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
     history["labels"] = labels
     if before is not None:
@@ -322,41 +323,6 @@ def _history(
         others = [entry for entry in training_entries(before.trained_on) if entry not in now]
         history |= {"earlier": others} if others else {}
     return history
-
-
-def gaps_in_frames(config: ImageLAMConfig, fps: float) -> list[int]:
-    """Return the stride and the further ones in frames, each longer than the one before it."""
-    given = (config.stride, *config.extra_strides)
-    frames = [checks.stride_in_frames(gap, fps) for gap in given]
-    if sorted(set(frames)) != frames:
-        got = ", ".join(f"{gap} ({count} frames)" for gap, count in zip(given, frames, strict=True))
-        checks.fail("extra_strides", f"gaps that grow from the stride on, at {fps:g} fps", got)
-    return frames
-
-
-def read_pairs(
-    recipe: Recipe[ImageLAM], model: ImageLAM, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
-) -> FramePairs:
-    """All frame pairs of a dataset; their frames are decoded unless features from a cache are all that is needed."""
-    data, gaps = recipe.data, gaps_in_frames(model.config, dataset.fps)
-    with bar("decode") as progress:
-        return FramePairs(
-            dataset,
-            gaps[0],
-            cameras,
-            action_key=data.action_key if labelled else None,
-            episodes=data.episodes,
-            transform=model.resize,
-            labelled_fraction=data.labelled_fraction,
-            labelled=data.labelled,
-            seed=recipe.loop.seed,
-            cache_dir=Path(recipe.out) / RUN,
-            progress=progress,
-            extra_strides=gaps[1:],
-            action_target=model.config.action_target,
-            action_steps=model.config.action_steps,
-            pixels=data.feature_cache is None or model.config.flow_weight > 0,
-        )
 
 
 def attach_action_head(model: ImageLAM, pairs: FramePairs | MixedPairs) -> None:

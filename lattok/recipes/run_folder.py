@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in run/ while it trains, read back with care.
+"""The folder of a run: what lies in run/ while it trains, read back with care, and the artefacts that are its result.
 
 run/recipe.json     all options, and hashes of what is learned from: written when the run begins
 run/lock            held by the process that trains, and there only meanwhile
@@ -7,22 +7,22 @@ run/metrics.jsonl, run/tensorboard/, run/checkpoint.pt
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, TypeVar
+
+import torch.distributed as dist
 
 from lattok import checks, files
-from lattok.data.content import Content
+from lattok.hub import HubModel
 from lattok.training import RECIPE, RUN
 from lattok.training.runlog import BOARD, METRICS
 
+Model = TypeVar("Model", bound=HubModel)
 LOCK = "lock"
 NEW_RUN = "Put back the file as it was, or start a new run in another folder."
-
-
-class Begun(NamedTuple):
-    """A run that may write into its folder."""
-
-    contents: list[Content]  # of its datasets; empty but in the first process
 
 
 class StoredRun(NamedTuple):
@@ -52,23 +52,53 @@ def read_recipe(out: Path) -> StoredRun:
 
 def never_saved(out: Path) -> bool:
     """Tell whether a folder holds what a run leaves that was stopped before its first checkpoint, and nothing else."""
-    if not out.is_dir():
-        return False
-    own = (RECIPE, METRICS, LOCK)
-    rest = [path for path in out.rglob("*") if not (path.is_dir() and not path.is_symlink())]
-    board = out / RUN / BOARD
-    foreign = [
-        path
-        for path in rest
-        if not files.is_temporary(path)
-        and not (path.parent == out / RUN and path.name in own)
-        and not (path.parent == board and path.name.startswith("events.out.tfevents."))
-    ]
-    begun = any(path.name == RECIPE for path in rest)
-    return not foreign and (begun or all(files.is_temporary(path) or path.name == LOCK for path in rest))
+    run = out / RUN
+    rest = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
+    rest = [path for path in rest if not files.is_temporary(path)]
+    own = {run / name for name in (RECIPE, METRICS, LOCK)}
+    logged = set((run / BOARD).glob("events.out.tfevents.*"))
+    return out.is_dir() and own | logged >= {*rest} and (run / RECIPE in rest or {*rest} <= {run / LOCK})
 
 
-def busy(out: Path) -> NoReturn:
-    """What is said of a folder that another process trains into."""
-    hint = "Wait until it has finished, or choose another folder."
-    checks.fail("out", "a folder that no other process trains into", f"{out}, into which one does", hint)
+def read_options(path: str | None) -> tuple[dict[str, Any], str | None]:
+    """Options and preset from a JSON file: `{name: value}`, or a run's recipe.json, which names its preset."""
+    value = files.read_json(Path(path)) if path is not None else {}
+    options, preset = value.get("options", value), value.get("preset") if "options" in value else None
+    if not isinstance(options, dict) or not isinstance(preset, str | None):
+        checks.fail(f"{path}", '{"name": value, ...}, or a run\'s recipe.json', "options or a preset of another kind")
+    return dict(options), preset
+
+
+def first_process() -> bool:
+    """Tell whether this is the first of the processes that torchrun started, also before they have met."""
+    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", "0"))) == 0
+
+
+def wait_for_all() -> None:
+    """Wait for all processes that torchrun started."""
+    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("gloo", timeout=timedelta(days=1))
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def agree(model: Any) -> None:
+    """Give every process the saved buffers of the first one; statistics of batches are each one's own."""
+    if dist.is_initialized():
+        for name in sorted(dict(model.named_buffers()).keys() & model.saved_tensors().keys()):
+            dist.broadcast(model.get_buffer(name), 0)
+
+
+def finish(artefacts: Mapping[str, Model], out: Path) -> Mapping[str, Model]:
+    """Save what a run has made (first process only) and return it in evaluation mode, in all processes.
+
+    `artefacts` by folder of `out`, "" being `out` itself. Each is saved whole: card, config, weights, and what it says
+    of its training and evaluation. The one in `out` comes last, so that where its config.json is, all are.
+    """
+    for name, model in sorted(artefacts.items(), reverse=True):
+        if first_process():
+            model.save_pretrained(out / name)
+        model.source = (out / name).name
+        model.cpu().eval()
+    wait_for_all()
+    return artefacts

@@ -22,7 +22,6 @@ from lattok.evaluation.questions.policy_error import policy_errors
 from lattok.evaluation.svg import WIDTH, plot
 from lattok.labels.provenance import targets_of
 from lattok.normalize import Normalizer
-from lattok.recipes.common import first_process, wait_for_all
 from lattok.recipes.policy_data import (
     PolicyBatches,
     PolicySource,
@@ -31,6 +30,7 @@ from lattok.recipes.policy_data import (
     read_windows,
     with_its_labels,
 )
+from lattok.recipes.run_folder import first_process, wait_for_all
 from lattok.recipes.vla import HELD_OUT, VLARecipe, policy_config
 from lattok.training import RECIPE, RUN, fit
 from lattok.training.runlog import METRICS, read_metrics

@@ -19,16 +19,7 @@ from lattok.data.schema import vector_key
 from lattok.devices import moved
 from lattok.evaluation.questions.policy_error import policy_errors
 from lattok.progress import bar
-from lattok.recipes.common import (
-    EXTREMES,
-    QUANTILES,
-    ImageOptions,
-    Recipe,
-    finish,
-    first_process,
-    index_runs,
-    wait_for_all,
-)
+from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, Recipe, index_runs
 from lattok.recipes.policy_data import (
     PolicyBatches,
     PolicySource,
@@ -37,6 +28,7 @@ from lattok.recipes.policy_data import (
     read_windows,
     with_its_labels,
 )
+from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples.policy import PolicyWindows, camera_sizes
 from lattok.training import LoopOptions, fit
 from lattok.types import PolicyBatch
@@ -172,11 +164,11 @@ class VLARecipe(Recipe[LatentVLA]):
         if source.tokenizer is not None:
             inputs["tokenizer"] = source.tokenizer.describe()["weights_sha256"]
         inputs = {name: value for name, value in inputs.items() if value is not None}
-        with self.begin(resume, sources, inputs, resume_command) as begun:
-            policy.trained_on = self.trained_on(sources, self.loop.batch_size, begun)
+        with self.begin(resume, sources, inputs, resume_command) as contents:
+            policy.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
             batches, weights = PolicyBatches(windows, self), policy.config.loss_weights
             fit(policy, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
-            policy = finish(policy, out)
+            policy = finish({"": policy}, out)[""]
             if first_process():
                 _judge(self, policy, source, windows)
             wait_for_all()

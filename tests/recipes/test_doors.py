@@ -16,7 +16,8 @@ from lattok.action_vq.bins import UniformBins, UniformBinsConfig
 from lattok.cli import main
 from lattok.hub import FAMILIES
 from lattok.recipes import FitRecipe, Recipe, kinds, recipe_of
-from lattok.recipes.common import RECIPES, finish
+from lattok.recipes.common import RECIPES
+from lattok.recipes.run_folder import finish
 
 OURS = {"kinds": RECIPES, "families": FAMILIES}
 
@@ -48,7 +49,7 @@ def theirs() -> type[Recipe[Any]]:
 
         def train(self, resume: bool = False, resume_command: str = "") -> UniformBins:
             """Count."""
-            return finish(UniformBins(self.config(action_dim=2)).eval(), self.folder(resume))
+            return finish({"": UniformBins(self.config(action_dim=2))}, self.folder(resume))[""]
 
     return CountingRecipe
 

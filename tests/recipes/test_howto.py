@@ -35,7 +35,7 @@ def test_the_commands_work(tmp_path, monkeypatch, capsys):
     shutil.copy(ROOT / "tests/parity/univla_stage2/checkpoint.ckpt", tmp_path / "lam-stage-2.ckpt")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATASET", str(dataset))
-    monkeypatch.setattr("lattok.recipes.instructions.TextEncoder", Encoder)
+    monkeypatch.setattr("lattok.recipes.pair_data.TextEncoder", Encoder)
     done = []
     page = (ROOT / "docs/howto/train_a_lam.md").read_text()
     assert "export DATASET=" in page  # the Python blocks read it

@@ -11,7 +11,7 @@ import torch
 import lattok
 from lattok.checks import LattokError
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, kinds, recipe_of
-from lattok.recipes.options import read_options
+from lattok.recipes.run_folder import read_options
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import PairBatches
 

@@ -8,8 +8,10 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,12 +19,16 @@ import pytest
 import torch
 
 import lattok
+from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.checks import LattokError
 from lattok.cli import main
-from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, UniformBinsRecipe
+from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, Recipe, UniformBinsRecipe
+from lattok.recipes.common import RECIPES
+from lattok.recipes.run_folder import finish
 from lattok.recipes.study import _held_out
+from lattok.samples import ActionWindows
 from lattok.signals import Interrupted
-from lattok.training import CHECKPOINT, RECIPE, RUN
+from lattok.training import CHECKPOINT, RECIPE, RUN, LoopOptions, fit
 from lattok.training.runlog import METRICS
 from tests.conftest import write_dataset
 
@@ -253,19 +259,96 @@ def attempt(made):
     return ""
 
 
-ARTEFACT = {"README.md", "config.json", "model.safetensors", "training.json", "run/recipe.json"}
+class Both(torch.nn.Module):
+    """Two tokenizers that learn from the same chunks, in one loss."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.first, self.second = P2TActionVQ(config), P2TActionVQ(config)
+
+    def forward(self, batch):
+        named = {"first": self.first(batch), "second": self.second(batch)}
+        return {f"{name}_{term}": value for name, terms in named.items() for term, value in terms.items()}
 
 
-@pytest.mark.parametrize("family", ["action-vq", "uniform-bins"])
-def test_killed_at_any_operation_the_same_command_or_resume_goes_on(family, root, tmp_path, whole):
+@pytest.fixture
+def two():
+    """A recipe that makes two artefacts: one lies in the run folder, the other in a folder of it."""
+
+    @dataclass(frozen=True)
+    class TwoRecipe(Recipe):
+        """Train two tokenizers together."""
+
+        kind = "two"
+        model_class = ActionVQConfig
+        presets = MappingProxyType({"tiny": {**TINY, "log_every": 6, "save_every": 6}})
+        default_preset = "tiny"
+        loop: LoopOptions
+
+        def train(self, resume=False, resume_command=""):
+            out, sources = self.folder(resume), self.open()
+            windows = ActionWindows(sources[0].dataset, self.model.horizon, episodes=self.data.episodes)
+            torch.manual_seed(self.loop.seed)
+            both = Both(self.config(action_dim=3))
+            artefacts = {"": both.first, "second": both.second}
+            with self.begin(resume, sources, resume_command=resume_command) as contents:
+                for name, model in artefacts.items():
+                    model.normalizer.fit(windows.actions, "mean_std")
+                    model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
+                    model.evaluation = {"headline": f"It is {name or 'first'}.", "figures": {}, "verdicts": []}
+
+                def batches(step, process, processes):
+                    return windows.batch(torch.arange(self.loop.batch_size) + step)
+
+                names = [f"{each}_{term}" for each in ("first", "second") for term in both.first.config.loss_weights]
+                weights = dict.fromkeys(names, 1.0)
+                fit(both, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+                return finish(artefacts, out)
+
+    yield TwoRecipe
+    RECIPES._known.pop("two")
+
+
+WHOLE = {"README.md", "config.json", "model.safetensors", "training.json"}
+
+
+def test_one_run_makes_two_artefacts(two, root, tmp_path, capsys):
+    out = tmp_path / "both"
+    assert main(["train", "two", str(root), "--out", str(out)]) == 0
+    first, second = lattok.load(out), lattok.load(out / "second")
+    assert (first.source, second.source) == ("both", "second")
+    assert first.describe()["weights_sha256"] != second.describe()["weights_sha256"]
+    assert first.trained_on == second.trained_on
+    assert (first.evaluation["headline"], second.evaluation["headline"]) == ("It is first.", "It is second.")
+    for folder in (out, out / "second"):
+        assert {path.name for path in folder.iterdir() if path.is_file()} == {*WHOLE, "evaluation.json"}
+    chunks = torch.randn(2, 4, 3)
+    made = two.from_preset(root, tmp_path / "again").train()
+    assert torch.equal(made["second"].encode(chunks), second.encode(chunks))
+    assert main(["evaluate", str(out / "second"), str(root)]) == 0
+    assert (out / "second" / "report" / "report.html").is_file()
+    shutil.rmtree(out / "second")
+    assert main(["train", "two", str(root), "--out", str(out), "--resume"]) == 0
+    assert weights(out / "second") == second.describe()["weights_sha256"]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("family", ["action-vq", "uniform-bins", "two"])
+def test_killed_at_any_operation_the_same_command_or_resume_goes_on(family, root, tmp_path, whole, two):
     def made(out):
+        if family == "two":
+            return two.from_preset(root, out)
         return recipe(root, out) if family == "action-vq" else UniformBinsRecipe.from_preset(root, out, horizon=4)
 
-    expected = weights(whole)
-    if family == "uniform-bins":
+    folders = ("", "second") if family == "two" else ("",)
+    expected = {"": weights(whole)}
+    if family != "action-vq":
         lattok.train(made(tmp_path / "whole"))
-        expected = weights(tmp_path / "whole")
-    ended, after, every = False, 0, 4 if family == "action-vq" else 2  # a run makes some ninety of them
+        expected = {name: weights(tmp_path / "whole" / name) for name in folders}
+    saved = WHOLE | ({"evaluation.json"} if family == "two" else set())
+    saved = WHOLE | ({"evaluation.json"} if family == "two" else set())
+    artefacts = {Path(name, file).as_posix() for name in folders for file in saved}
+    ended, after, every = False, 0, 2 if family == "uniform-bins" else 4  # a run makes some ninety of them
     while not ended:
         after += every
         assert after < 200
@@ -277,16 +360,14 @@ def test_killed_at_any_operation_the_same_command_or_resume_goes_on(family, root
         if said:
             assert "Or continue its run with resume" in said
             lattok.train(made(out), resume=True)
-        assert weights(out) == expected
+        assert {name: weights(out / name) for name in folders} == expected
         names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
         board = {name for name in names if name.startswith("run/tensorboard/")}
-        rest = {"run/metrics.jsonl", "run/checkpoint.pt"} if family == "action-vq" else set()
-        assert (
-            names - board
-            == {"README.md", "config.json", "model.safetensors", "training.json", "run/recipe.json"} | rest
-        )
+        rest = {"run/recipe.json"}
+        rest |= {"run/metrics.jsonl", "run/checkpoint.pt"} if family != "uniform-bins" else set()
+        assert names - board == artefacts | rest
         shutil.rmtree(out)
-    assert after > (15 if family == "action-vq" else 8)
+    assert after > (8 if family == "uniform-bins" else 15)
 
 
 LEFT = (".0123456789abcdef.lattok-tmp", "run/.0123456789abcdef.lattok-tmp", "run/lock")

@@ -1,0 +1,154 @@
+"""What latent action models of video learn from: frame pairs, features from a cache, and instructions as vectors.
+
+A file of precomputed vectors (`text_features`) is a .safetensors or .npz with one array for each instruction, under the
+instruction's own text: [words, D], or [D] for a single vector.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lattok import checks, files
+from lattok.data import RobotDataset
+from lattok.devices import device_called
+from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam.feature_cache import Clip, FeatureCache, PixelsOf
+from lattok.image_lam.features import FrozenFeatures
+from lattok.image_lam.text import TextEncoder
+from lattok.progress import bar
+from lattok.recipes.common import Recipe
+from lattok.samples import FramePairs
+from lattok.samples.batches import Instructions
+from lattok.training import RUN
+
+BATCH = 64  # texts that are encoded at once
+
+
+def gaps_in_frames(config: ImageLAMConfig, fps: float) -> list[int]:
+    """Return the stride and the further ones in frames, each longer than the one before it."""
+    given = (config.stride, *config.extra_strides)
+    frames = [checks.stride_in_frames(gap, fps) for gap in given]
+    if sorted(set(frames)) != frames:
+        got = ", ".join(f"{gap} ({count} frames)" for gap, count in zip(given, frames, strict=True))
+        checks.fail("extra_strides", f"gaps that grow from the stride on, at {fps:g} fps", got)
+    return frames
+
+
+def read_pairs(
+    recipe: Recipe[ImageLAM], model: ImageLAM, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
+) -> FramePairs:
+    """All frame pairs of a dataset; their frames are decoded unless features from a cache are all that is needed."""
+    data, gaps = recipe.data, gaps_in_frames(model.config, dataset.fps)
+    with bar("decode") as progress:
+        return FramePairs(
+            dataset,
+            gaps[0],
+            cameras,
+            action_key=data.action_key if labelled else None,
+            episodes=data.episodes,
+            transform=model.resize,
+            labelled_fraction=data.labelled_fraction,
+            labelled=data.labelled,
+            seed=recipe.loop.seed,
+            cache_dir=Path(recipe.out) / RUN,
+            progress=progress,
+            extra_strides=gaps[1:],
+            action_target=model.config.action_target,
+            action_steps=model.config.action_steps,
+            pixels=data.feature_cache is None or model.config.flow_weight > 0,
+        )
+
+
+def know_features(
+    cache: FeatureCache,
+    frozen: FrozenFeatures,
+    device: str,
+    datasets: Sequence[RobotDataset],
+    parts: Sequence[FramePairs],
+) -> None:
+    """Let batches of frame pairs, one for each dataset, carry features from the cache, which is filled first.
+
+    A full disk or a folder that cannot be written is a warning: the run then goes on as if there were no cache.
+    """
+    frozen.to(device_called(device))
+    try:
+        for dataset, pairs in zip(datasets, parts, strict=True):
+            pixels = _decoded(pairs) if pairs.has_pixels else None
+            with bar("features") as progress:
+                pairs.features = cache.features(frozen, dataset, pairs.episodes, pairs.cameras, pixels, progress)
+    except OSError as error:
+        text = f"no feature cache in {cache.folder}: {error.strerror or error}. Features are computed at every step."
+        warnings.warn(text, stacklevel=2)
+        for pairs in parts:
+            pairs.features = None
+            if not pairs.has_pixels:
+                pairs.read_pixels()
+
+
+def _decoded(pairs: FramePairs) -> PixelsOf:
+    """Frames that are there already, by clip."""
+    ends = accumulate(episode.length for episode in pairs.episodes)
+    starts = {e.index: end - e.length for e, end in zip(pairs.episodes, ends, strict=True)}
+
+    def pixels(clip: Clip, first: int, last: int) -> np.ndarray:
+        start = starts[clip.episode]
+        return pairs.frames[start + first : start + last, pairs.cameras.index(clip.camera)]
+
+    return pixels
+
+
+def embed(language: str, path: str | None, texts: Sequence[str]) -> Instructions:
+    """Vectors of `texts`, by a frozen text encoder ("t5:MODEL"), or read from a file ("precomputed")."""
+    if (language == "precomputed") != (path is not None):
+        expected = "a file of vectors with language=precomputed, none with another"
+        checks.fail("text_features", expected, f"{path or 'none'} with language={language}")
+    texts = sorted(set(texts))
+    if path is not None:
+        return Instructions.joined(_chosen(read_vectors(Path(path).expanduser()), texts))
+    encoder, words = TextEncoder(language).load(), dict[str, Tensor]()
+    for start in range(0, len(texts), BATCH):
+        batch = texts[start : start + BATCH]
+        vectors, mask = encoder.encode(batch)
+        words.update({text: row[used] for text, row, used in zip(batch, vectors, mask, strict=True)})
+    return Instructions.joined(words)
+
+
+def read_vectors(path: Path) -> dict[str, Tensor]:
+    """Vectors [words, D] of each text in a file."""
+    try:
+        if path.suffix == ".safetensors":
+            arrays = safetensors.torch.load_file(path)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: torch.from_numpy(archive[name]) for name in archive.files}
+        else:
+            return checks.fail("text_features", "a .safetensors or .npz file", str(path))
+    except checks.LattokError:
+        raise
+    except Exception as error:  # both formats raise many kinds for a damaged file; the user needs one line
+        checks.fail("text_features", f"a file of arrays; {str(path)!r} could not be read", files.first_line(error))
+    vectors = {text: array[None] if array.ndim == 1 else array for text, array in arrays.items()}
+    for text, array in vectors.items():
+        if array.ndim != 2 or 0 in array.shape or not array.is_floating_point() or not bool(array.isfinite().all()):
+            expected = f"finite floating-point vectors [words, D] for {text!r}"
+            checks.fail("text_features", expected, f"{array.dtype} of shape {list(arrays[text].shape)}")
+    return {text: array.float() for text, array in vectors.items()}
+
+
+def _chosen(vectors: Mapping[str, Tensor], texts: Sequence[str]) -> dict[str, Tensor]:
+    missing = [text for text in texts if text not in vectors]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        checks.fail("text_features", "vectors of every instruction", f"none of {missing[0]!r}{more}")
+    widths = sorted({vectors[text].shape[1] for text in texts})
+    if len(widths) > 1:
+        checks.fail("text_features", "vectors of one width", f"widths {', '.join(map(str, widths))}")
+    return {text: vectors[text] for text in texts}
