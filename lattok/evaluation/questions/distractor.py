@@ -143,7 +143,7 @@ def disturbed(evidence: LatentEvidence, pairs: PairSet, most: int, seed: int) ->
     return Disturbed(pairs, rows, join(own), join(fresh), torch.cat(change), overlay.motion)
 
 
-class Judge(NamedTuple):
+class PatchProbes(NamedTuple):
     """What probes read from the same pairs, and the draws of held-out episodes for intervals."""
 
     action: Target | None
@@ -190,7 +190,7 @@ class Judge(NamedTuple):
         return None if measured is None else self.bootstrap.interval(measured.draws)
 
 
-def separation(evidence: LatentEvidence) -> tuple[list[Carried], Judge]:
+def separation(evidence: LatentEvidence) -> tuple[list[Carried], PatchProbes]:
     """Measure how much of the action and of the patch the model's streams carry, then the controls."""
     train = disturbed(evidence, evidence.train, MOST[0], derive_seed(evidence.seed, 11))
     held_out = disturbed(evidence, evidence.held_out, MOST[1], derive_seed(evidence.seed, 12))
@@ -198,7 +198,7 @@ def separation(evidence: LatentEvidence) -> tuple[list[Carried], Judge]:
     if full is not None:
         action = Target(full.train[train.rows], episodes, full.held_out[held_out.rows])
     bootstrap = Bootstrap(evidence.held_out.episode_of[held_out.rows.numpy()], evidence.seed)
-    judge = Judge(action, Target(train.motion, episodes, held_out.motion), bootstrap, evidence.seed)
+    probes = PatchProbes(action, Target(train.motion, episodes, held_out.motion), bootstrap, evidence.seed)
 
     def both(pick: Callable[[Any], Tensor], whose: str = "latents") -> tuple[list[Tensor], list[Tensor]]:
         splits = (train, held_out)
@@ -206,26 +206,26 @@ def separation(evidence: LatentEvidence) -> tuple[list[Carried], Judge]:
         return clean, [pick(getattr(split, whose)) for split in splits]
 
     picks = evidence.inputs
-    own = [judge.carried(key, INPUTS[key], *both(picks[key]), control=False) for key in INPUTS if key in picks]
+    own = [probes.carried(key, INPUTS[key], *both(picks[key]), control=False) for key in INPUTS if key in picks]
     clean = Coordinates(evidence.change.train[train.rows], evidence.change.held_out[held_out.rows])
     seen = Coordinates.fit(train.change, held_out.change)  # components of their own
-    size = seen.best_size(judge.action or judge.motion)
+    size = seen.best_size(probes.action or probes.motion)
     name = f"raw frame change (PCA {size})"
-    raw = judge.carried("pca_change", name, clean.first(size), seen.first(size), fixed=False)
-    untrained = judge.carried("untrained", "untrained model, latents", *both(picks["latents"], "untrained"))
-    return [*own, raw, untrained], judge
+    raw = probes.carried("pca_change", name, clean.first(size), seen.first(size), fixed=False)
+    untrained = probes.carried("untrained", "untrained model, latents", *both(picks["latents"], "untrained"))
+    return [*own, raw, untrained], probes
 
 
 def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     """Encode pairs with the patch, and compare what latents say about the action and about the patch."""
-    results, judge = separation(evidence)
+    results, probes = separation(evidence)
     carried = {result.key: result for result in results}
     figures = {f"separation/{name}/{r.key}": found.value for r in results for name, found in r.found.items()}
     own, verdicts = carried.get("codes", carried["latents"]), []
     if "action_kept" in own.found:
-        verdicts.append(_action_verdict(own, judge))
+        verdicts.append(_action_verdict(own, probes))
     if "env_latents" in carried:
-        verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], judge))
+        verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], probes))
     reading = " ".join(f"{verdict.text}." for verdict in verdicts)
     if "env_latents" not in carried:  # no verdict is about what a single stream sees of the patch
         shown = [_r2(carried[key], "distractor") for key in ("latents", "pca_change")]
@@ -237,7 +237,7 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
         f"{min(MOST[1], len(evidence.held_out.rows))} held-out pairs are encoded again with it. A linear probe reads "
         "the action from the result, an MLP the patch's motion. What is under the patch is lost to everyone: the "
         "controls say how much. The model was not trained for this patch, unless its own videos held such things.",
-        (_table(results, judge),),
+        (_table(results, probes),),
         (_picture(results),),
         reading.strip(),
         REFERENCES,
@@ -249,9 +249,9 @@ def _r2(result: Carried, name: str) -> str:
     return printed(result.found[name].value, ".2f")
 
 
-def _action_verdict(own: Carried, judge: Judge) -> Verdict:
+def _action_verdict(own: Carried, probes: PatchProbes) -> Verdict:
     kept = own.found["action_kept"]
-    span = judge.span(kept)
+    span = probes.span(kept)
     between = "" if span is None else f"; {percent(span[0])} … {percent(span[1])}"
     text = (
         f"Under a moving distractor the {own.name} keep {percent(kept.value)} of what they say about the action "
@@ -261,9 +261,9 @@ def _action_verdict(own: Carried, judge: Judge) -> Verdict:
     return Verdict(text, kept.value >= KEEPS, "action_under_distractors")
 
 
-def _distractor_verdict(own: Carried, env: Carried, judge: Judge) -> Verdict:
+def _distractor_verdict(own: Carried, env: Carried, probes: PatchProbes) -> Verdict:
     (more, draws), (less, rest) = env.found["distractor"], own.found["distractor"]
-    holds = decided(more - less, judge.bootstrap.interval(draws - rest))
+    holds = decided(more - less, probes.bootstrap.interval(draws - rest))
     word = {None: "no clear difference", True: "more than the controllable one", False: "less than it"}[holds]
     text = (
         f"The environment stream's latents carry R² {_r2(env, 'distractor')} of the distractor's motion, the "
@@ -272,13 +272,13 @@ def _distractor_verdict(own: Carried, env: Carried, judge: Judge) -> Verdict:
     return Verdict(text, holds, "env_takes_distractor")
 
 
-def _table(results: list[Carried], judge: Judge) -> Table:
-    shown = [name for name in COLUMNS if judge.action is not None or not name.startswith("action")]
+def _table(results: list[Carried], probes: PatchProbes) -> Table:
+    shown = [name for name in COLUMNS if probes.action is not None or not name.startswith("action")]
     rows = []
     for result in results:
         found = [result.found.get(name) for name in shown]
         values = tuple(None if each is None else each.value for each in found)
-        rows.append(TableRow(result.key, result.name, values, result.control, intervals=tuple(map(judge.span, found))))
+        rows.append(TableRow(result.key, result.name, values, result.control, intervals=tuple(map(probes.span, found))))
     return Table(
         "R² with a moving distractor",
         tuple(COLUMNS[name] for name in shown),
