@@ -28,7 +28,7 @@ from lattok.evaluation.evidence.probes import linear_probe, one_hot, pca
 from lattok.evaluation.questions.dependence import BlindDecoder
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.features import FrozenFeatures
-from lattok.image_lam.flow import block_flow
+from lattok.image_lam.losses import block_flow
 from lattok.quantize import code_statistics
 from lattok.samples import FramePairs
 from lattok.samples.batches import PairBatches, SeededBatches

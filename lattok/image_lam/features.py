@@ -1,18 +1,21 @@
-"""Frozen image features: patch tokens after the final norm of a timm ViT or of V-JEPA 2, or normalised patch pixels.
+"""Frozen networks before the latent action model, which no artefact holds: it names them and their revision.
 
-The module carries no weights into an artefact: a saved model names its features and their revision.
+Images: patch tokens after the final norm of a timm ViT or of V-JEPA 2, or normalised patch pixels. Texts, for language
+conditioning (stage 1): the last hidden states of a T5 encoder.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms.v2 import InterpolationMode
 
 from lattok import checks, files
@@ -22,6 +25,7 @@ from lattok.data.pixels import resize_pixels
 PIXEL_PATCH = 16
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NAMES = '"pixels", "timm:MODEL" or "hf:MODEL"'
+MAX_TOKENS = 512  # T5's own limit; instructions have about ten
 
 
 class FrozenFeatures(nn.Module):
@@ -70,7 +74,7 @@ class FrozenFeatures(nn.Module):
         return self
 
     def weights_hash(self) -> str | None:
-        """SHA-256 of the network's weights, which no artefact holds; None for pixels."""
+        """Return the SHA-256 of the network's weights, which no artefact holds; None for pixels."""
         if self.network is None:
             return None
         weights = hashlib.sha256()
@@ -79,16 +83,16 @@ class FrozenFeatures(nn.Module):
         return weights.hexdigest()
 
     def train(self, mode: bool = True) -> FrozenFeatures:
-        """Frozen parts stay in evaluation mode."""
+        """Stay in evaluation mode."""
         return super().train(False)
 
     def resize(self, frames: Tensor) -> Tensor:
-        """uint8 [..., H, W, 3] to uint8 [..., s, s, 3]; frames of the right size are returned as they are."""
+        """Resize uint8 [..., H, W, 3] to uint8 [..., s, s, 3]; frames of the right size are returned as they are."""
         return resize_pixels(frames, self.image_size, self.interpolation.value)
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
-        """uint8 [n, H, W, 3] to [n, N, D]."""
+        """Turn uint8 [n, H, W, 3] into [n, N, D]."""
         checks.rank("frames", frames, "n H W 3")
         pixels = (self.resize(frames).to(self.mean) / 255 - self.mean) / self.std
         if self.network is None:
@@ -100,7 +104,7 @@ class FrozenFeatures(nn.Module):
 
 
 def known_scaling(name: str, image_size: int, revision: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of the pixels (0 to 1) that a network was trained with; ImageNet's where it does not say."""
+    """Return mean and deviation of the pixels (0 to 1) that a network was trained with; else ImageNet's."""
     if not name.startswith("timm:"):
         return IMAGENET
     facts = _network(name, image_size, revision, pretrained=False).pretrained_cfg
@@ -118,12 +122,60 @@ class StillVideo(nn.Module):
         self.patch_size, self.num_features = config.patch_size, config.hidden_size
 
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """[n, 3, H, W] to [n, N, D]."""
+        """Turn [n, 3, H, W] into [n, N, D]."""
         return self.encoder(pixels[:, None].expand(-1, self.steps, -1, -1, -1)).last_hidden_state
 
 
+class TextEncoder(nn.Module):
+    """Texts to vectors of one fixed, frozen encoder: `TextEncoder("t5:google-t5/t5-base").load().encode(["lift it"])`.
+
+    `name` is "t5:MODEL", where MODEL is a Hub id or a folder. Nothing is read before `load()`.
+    """
+
+    def __init__(self, name: str, revision: str | None = None):
+        super().__init__()
+        if not name.startswith("t5:") or name == "t5:":
+            checks.fail("language", '"t5:MODEL", where MODEL is a Hub id or a folder', repr(name))
+        self.name, self.revision = name, revision
+        self.network: Any = None
+        self.tokenizer: Any = None
+
+    @property
+    def dim(self) -> int:
+        """Return the width of the vectors; known after `load()`."""
+        return int(self._loaded().config.d_model)
+
+    def load(self) -> TextEncoder:
+        """Load tokenizer and weights, from the Hub or a folder; a second call does nothing."""
+        if self.network is None:
+            network, self.tokenizer = _text_encoder(self.name.removeprefix("t5:"), self.revision)
+            self.network = network.float().eval().requires_grad_(False)
+        return self
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Turn B texts into vectors [B, S, D] float32 and mask [B, S] bool, S of the longest; padding is zero."""
+        network = self._loaded()
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
+            checks.fail("texts", "a list of at least one text", repr(texts))
+        ids = [self.tokenizer(text, truncation=True, max_length=MAX_TOKENS)["input_ids"] for text in texts]
+        mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in ids], True).to(network.device)
+        padded = pad_sequence([torch.tensor(row, dtype=torch.long) for row in ids], True).to(network.device)
+        vectors = network(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        return vectors * mask[..., None], mask
+
+    def _loaded(self) -> Any:
+        if self.network is None:
+            raise RuntimeError(f"text encoder {self.name!r} has no weights yet: call .load() first")
+        return self.network
+
+
 def _network(name: str, image_size: int, revision: str | None, pretrained: bool) -> Any:
-    """The network behind a name, in evaluation mode: `forward_features`, `num_prefix_tokens`, `num_features`."""
+    """Build the network behind a name, in evaluation mode: `forward_features`, `num_prefix_tokens`, `num_features`."""
     source, _, model = name.partition(":")
     if source == "timm" and model:
         return _timm(name, model, image_size, revision, pretrained).eval()
@@ -139,16 +191,16 @@ def _timm(name: str, model: str, image_size: int, revision: str | None, pretrain
         model = f"{model}@{revision}"
     elif revision:
         raise LattokError(f'`features_revision` {revision!r} is for "timm:hf-hub:org/name" and "hf:org/name".')
-    try:
-        network = timm.create_model(
-            model, pretrained=pretrained, num_classes=0, img_size=image_size, dynamic_img_size=False
-        )
-    except TypeError as error:  # the network has no image size: a convolutional one, say
-        checks.fail("features", f"a timm vision transformer; {name!r} is none", files.first_line(error))
-    except Exception as error:  # timm and huggingface_hub raise many kinds; the user needs one line
-        checks.fail("features", f"a timm vision transformer; {name!r} could not be built", files.first_line(error))
+    expected = f"a timm vision transformer; {name!r} "
+    with _one_line("features", expected + "could not be built"):
+        try:
+            network = timm.create_model(
+                model, pretrained=pretrained, num_classes=0, img_size=image_size, dynamic_img_size=False
+            )
+        except TypeError as error:  # the network has no image size: a convolutional one, say
+            checks.fail("features", expected + "is none", files.first_line(error))
     if not (hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed")):
-        checks.fail("features", f"a timm vision transformer; {name!r} is none", type(network).__name__)
+        checks.fail("features", expected + "is none", type(network).__name__)
     return network
 
 
@@ -157,8 +209,8 @@ def _video(name: str, model: str, image_size: int, revision: str | None, pretrai
         from transformers import AutoConfig, VJEPA2Model
     except ImportError:
         checks.fail("features", f"transformers with V-JEPA 2 for {name!r}", "none", "pip install 'lattok[vla]'")
-    where, kind = str(Path(model).expanduser()) if model.startswith("~") else model, cast(Any, VJEPA2Model)
-    try:
+    where, kind = _place(model), cast(Any, VJEPA2Model)
+    with _one_line("features", f"a V-JEPA 2 model; {name!r} could not be built"):
         config = AutoConfig.from_pretrained(where, revision=revision)
         if config.model_type != "vjepa2":
             hint = "For image transformers use timm:MODEL."
@@ -167,14 +219,47 @@ def _video(name: str, model: str, image_size: int, revision: str | None, pretrai
         if not pretrained:
             return StillVideo(kind(config).encoder, config)
         found, report = kind.from_pretrained(where, revision=revision, config=config, output_loading_info=True)
-    except checks.LattokError:
-        raise
-    except Exception as error:  # transformers and huggingface_hub raise many kinds; the user needs one line
-        checks.fail("features", f"a V-JEPA 2 model; {name!r} could not be built", files.first_line(error))
-    missing = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
-    if any("encoder." in key for key in missing):  # transformers fills these with random numbers
-        checks.fail("features", f"a V-JEPA 2 model; {name!r} lacks weights", ", ".join(missing))
+    _check_whole("features", f"a V-JEPA 2 model; {name!r}", report, needed="encoder.")
     return StillVideo(found.encoder, config)
+
+
+def _text_encoder(model: str, revision: str | None) -> tuple[nn.Module, Any]:
+    """Read encoder and tokenizer of a Hub id or a folder."""
+    try:
+        from transformers import AutoTokenizer, T5EncoderModel
+    except ImportError:
+        hint = "Or give text vectors yourself: language=precomputed."
+        checks.fail("language", "the package transformers (pip install 'lattok[vla]')", "none", hint)
+    if model.startswith((".", "/", "~")) and not (Path(model).expanduser() / "config.json").is_file():
+        checks.fail("language", "a folder with config.json, or a Hub id like google-t5/t5-base", model)
+    where, kind = _place(model), cast(Any, T5EncoderModel)
+    with _one_line("language", f"a T5 encoder; {model!r} could not be read"):
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+        network, report = kind.from_pretrained(where, revision=revision, output_loading_info=True)
+    _check_whole("language", f"a T5 encoder; {model!r}", report)
+    return network, tokenizer
+
+
+def _place(model: str) -> str:
+    return str(Path(model).expanduser()) if model.startswith("~") else model
+
+
+@contextmanager
+def _one_line(argument: str, expected: str) -> Iterator[None]:
+    """Turn errors of timm, transformers and huggingface_hub, which raise many kinds, into one line."""
+    try:
+        yield
+    except LattokError:
+        raise
+    except Exception as error:
+        checks.fail(argument, expected, files.first_line(error))
+
+
+def _check_whole(argument: str, what: str, report: Any, needed: str = "") -> None:
+    """Refuse a network without all of its `needed` weights: transformers fills these with random numbers."""
+    missing = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
+    if any(needed in key for key in missing):
+        checks.fail(argument, f"{what} lacks weights", ", ".join(missing))
 
 
 def _patch_size(name: str, network: Any) -> int:

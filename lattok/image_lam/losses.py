@@ -1,22 +1,34 @@
-"""Losses of the image latent action model: pure functions (P2T Eq. 12 to 14), and further terms."""
+"""Losses of the image latent action model: pure functions (P2T Eq. 12 to 14), further terms, and motion as a target.
+
+Motion between two frames by block matching on grey thumbnails needs no labels and no trained network:
+
+    cost(cell, shift) = mean over the cell of (later(x + shift) - now(x))^2
+    flow(cell)        = sum over shifts of softmax(-cost / T) * shift
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from lattok import checks
 
+SIDE, CELLS, REACH = 32, 8, 4  # pixels of a thumbnail, cells per side, farthest shift in pixels
+TEMPERATURE = 0.01 / 3  # of squared differences of grey values in 0..1
+STILLNESS = 1e-4 / 3  # added per squared pixel of shift: where nothing can be told, nothing moves
+
 
 def prediction(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of predicted features of the later frame [B, N, D] (Eq. 12)."""
+    """Return the mean squared error of predicted features of the later frame [B, N, D] (Eq. 12)."""
     return (predicted - target).square().mean()
 
 
 def action(predicted: Tensor, actions: Tensor, labelled: Tensor) -> Tensor:
-    """Mean squared error over labelled samples (Eq. 14): [B, ...] normalised, labelled [B] bool; zero without any."""
+    """Return the mean squared error of labelled samples (Eq. 14): [B, ...] normalised, labelled [B]; 0 without any."""
     if predicted.shape != actions.shape:
         checks.fail("actions", f"shape {list(predicted.shape)}, as the action head predicts", f"{list(actions.shape)}")
     error = (predicted - actions).square().flatten(1).mean(1)
@@ -24,7 +36,7 @@ def action(predicted: Tensor, actions: Tensor, labelled: Tensor) -> Tensor:
 
 
 def decorrelation(latents: Tensor) -> Tensor:
-    """Squared correlations of a channel with those of another token [B, P, d]: 0 when tokens share nothing, 1 if equal.
+    """Correlate, squared, a channel with those of another token [B, P, d]: 0 where tokens share nothing, 1 if equal.
 
     A channel that does not move in the batch is correlated with none.
     """
@@ -39,7 +51,7 @@ def decorrelation(latents: Tensor) -> Tensor:
 
 
 def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
-    """How far c(0, k+1) is from c(0, k) + c(k, k+1), [B, pairs, P, d], as a share of the latents' variance.
+    """Measure how far c(0, k+1) is from c(0, k) + c(k, k+1), [B, pairs, P, d], as a share of the latents' variance.
 
     The gradient goes through that variance, too: latents that shrink gain nothing.
     """
@@ -54,5 +66,31 @@ def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
 
 
 def flow(predicted: Tensor, motion: Tensor) -> Tensor:
-    """Squared error of predicted motion [B, n] as a share of the motion's variance in the batch."""
+    """Return the squared error of predicted motion [B, n] as a share of the motion's variance in the batch."""
     return (predicted - motion).square().mean() / motion.var(unbiased=False).clamp_min(1e-3)
+
+
+@torch.no_grad()
+def block_flow(frames: Tensor) -> Tensor:
+    """Find the motion [B, V * 2 * CELLS^2] of frame pairs uint8 [B, 2, V, H, W, 3]: thumbnail pixels, x before y."""
+    with torch.autocast(frames.device.type, enabled=False):  # costs are small differences of large numbers
+        return _block_flow(frames)
+
+
+def _block_flow(frames: Tensor) -> Tensor:
+    batch, _, views = frames.shape[:3]
+    grey = rearrange(frames.float().mean(-1) / 255, "b t v h w -> (t b v) 1 h w")
+    now, later = F.adaptive_avg_pool2d(grey, SIDE).chunk(2)
+    side = SIDE // CELLS
+    padded = F.pad(later, [REACH] * 4, mode="replicate")
+    cells = now.unfold(2, side, side).unfold(3, side, side).reshape(-1, 1, side, side)  # (bv y x) 1 4 4
+    reach = side + 2 * REACH
+    windows = padded.unfold(2, reach, side).unfold(3, reach, side).reshape(1, -1, reach, reach)
+    # (a - b)^2 = a^2 + b^2 - 2ab, the product for all shifts of a cell as one channel of a grouped convolution
+    product = F.conv2d(windows, cells, groups=len(cells))[0] / side**2  # (bv y x) 9 9
+    cost = F.avg_pool2d(windows.square(), side, 1)[0] + cells.square().mean((1, 2, 3))[:, None, None] - 2 * product
+    offset = torch.arange(-REACH, REACH + 1.0, device=frames.device)
+    cost = cost + STILLNESS * (offset.square()[:, None] + offset.square())
+    weight = torch.softmax(-cost.flatten(1) / TEMPERATURE, 1).unflatten(1, cost.shape[1:])  # (bv y x) dy dx
+    flow = torch.stack([(weight.sum(1) * offset).sum(1), (weight.sum(2) * offset).sum(1)])
+    return rearrange(flow, "k (b v y x) -> b (v k y x)", b=batch, v=views, y=CELLS)

@@ -25,10 +25,8 @@ from lattok.checks import LattokError
 from lattok.hub import HubModel
 from lattok.image_lam import losses
 from lattok.image_lam.config import ImageLAMConfig
-from lattok.image_lam.fast_encoders import pair_encoder
 from lattok.image_lam.features import FrozenFeatures
-from lattok.image_lam.flow import block_flow
-from lattok.image_lam.labelling import TorchVideoEncoder, Video, VideoEncoder, block_size, query_tokens
+from lattok.image_lam.labelling import Video, VideoEncoder, block_size, pair_encoder, query_tokens, torch_encoder
 from lattok.image_lam.parts import (
     Decoder,
     Encoded,
@@ -162,7 +160,7 @@ class ImageLAM(HubModel, VideoLabeller):
         tokens = len(self.cameras) * self.features.count + config.tokens * (1 if self.env is None else 2)
         size = block_size(tokens * config.width, self.features.mean.device)
         with self._inference():
-            encoder = encoder or TorchVideoEncoder(self.frame_features, pair_encoder(self.encoder))
+            encoder = encoder or torch_encoder(self.frame_features, pair_encoder(self.encoder))
             parts = [self.from_tokens(part) for part in query_tokens(encoder, frames, self.cameras, stride, size)]
         if not parts:
             checks.fail("frames", "at least one frame", "none")
@@ -244,7 +242,7 @@ class ImageLAM(HubModel, VideoLabeller):
         if self.config.additivity_weight > 0:
             terms["additivity"] = losses.additivity(control.latents.unflatten(0, (-1, len(pairs))), pairs)
         if self.flow_head is not None:
-            motion = block_flow(batch.frames[:, pairs].flatten(0, 1))
+            motion = losses.block_flow(batch.frames[:, pairs].flatten(0, 1))
             terms["flow"] = losses.flow(self.flow_head(control, env), motion)
         if self.action_head is not None and batch.actions.shape[1]:
             first = Encoded(control.latents[:: len(pairs)], control.vectors[:: len(pairs)], control.codes, {})

@@ -1,4 +1,10 @@
-"""Parts of the image latent action model: encoders, a stream of latents with its bottleneck, decoder, action head."""
+"""Parts of the image latent action model: encoders, a stream of latents with its bottleneck, decoder, heads.
+
+Bottlenecks other than the vector quantizer, with its interface:
+
+    finite scalars   code(c) = digits of round(bound(W c))      Mentzer et al., 2024; every code exists from the start
+    continuous       c, or c + exp(s/2) * noise with KL(N(c, exp(s)) || N(0, 1)), Kingma & Welling, 2014; no codes
+"""
 
 from __future__ import annotations
 
@@ -10,13 +16,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.image_lam.bottlenecks import Continuous, ScalarQuantizer
+from lattok import checks
 from lattok.image_lam.config import ImageLAMConfig
-from lattok.image_lam.flow import CELLS
+from lattok.image_lam.losses import CELLS
 from lattok.nn import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
 from lattok.normalize import Normalizer
-from lattok.quantize import QuantizerConfig, VectorQuantizer
-from lattok.types import LatentActions, LossTerms
+from lattok.quantize import CodeUsage, QuantizerConfig, VectorQuantizer
+from lattok.types import LatentActions, LossTerms, Quantized
+
+MOST_LEVELS = 8  # of one scalar
+MOST_CODES = 1 << 20  # of a grid, which no file holds
 
 
 class Words(NamedTuple):
@@ -27,7 +36,7 @@ class Words(NamedTuple):
 
 
 def with_words(x: Tensor, words: Words | None) -> tuple[Tensor, Tensor | None]:
-    """Tokens [B, ..., n, width] with the words after them, and which of all these attention may look at."""
+    """Put the words after tokens [B, ..., n, width], and say which of all these attention may look at."""
     if words is None:
         return x, None
     missing = (1,) * (x.ndim - 3)  # axes between batch and tokens: frames
@@ -37,16 +46,20 @@ def with_words(x: Tensor, words: Words | None) -> tuple[Tensor, Tensor | None]:
 
 
 def placed(x: Tensor, table: Tensor) -> Tensor:
-    """Tokens [..., n, width] plus the sines of their places; the table is made for one n, the rule holds for any."""
+    """Add the sines of their places to tokens [..., n, width]; the table is made for one n, the rule holds for any."""
     count, width = x.shape[-2:]
     return x + (table[:count] if count <= len(table) else sinusoidal_positions(count, width).to(table))
 
 
-def query_tokens(config: ImageLAMConfig, count: int, width: int) -> nn.Parameter:
-    """What the queries start as, [count, width]."""
-    if config.query_start == "uniform":
-        return nn.Parameter(2 * torch.rand(count, width) - 1)
-    return nn.Parameter(torch.randn(count, width) * 0.02)
+def new_queries(config: ImageLAMConfig, count: int, width: int) -> nn.Parameter:
+    """Draw what the queries start as, [count, width]."""
+    uniform = config.query_start == "uniform"
+    return nn.Parameter(2 * torch.rand(count, width) - 1 if uniform else torch.randn(count, width) * 0.02)
+
+
+def new_blocks(kind: type[PreNormBlock] | type[SpaceTimeBlock], config: ImageLAMConfig, depth: int) -> nn.ModuleList:
+    """Make `depth` layers of a kind."""
+    return nn.ModuleList(kind(config.width, config.heads, config.dropout) for _ in range(depth))
 
 
 class FusedEncoder(nn.Module):
@@ -55,14 +68,13 @@ class FusedEncoder(nn.Module):
     def __init__(self, config: ImageLAMConfig, queries: int, feature_dim: int, places: int):
         super().__init__()
         self.project = nn.Linear(3 * feature_dim, config.width)
-        self.queries = query_tokens(config, queries, config.width)
+        self.queries = new_queries(config, queries, config.width)
         self.places = nn.Parameter(torch.randn(places, config.width) * 0.02)
-        blocks = (PreNormBlock(config.width, config.heads, config.dropout) for _ in range(config.encoder_depth))
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = new_blocks(PreNormBlock, config, config.encoder_depth)
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
-        """Features [B, 2, N, D] to query tokens [B, queries, width]."""
+        """Turn features [B, 2, N, D] into query tokens [B, queries, width]."""
         now, later = features.unbind(1)
         x = self.project(torch.cat([now, later, 3 * (later - now)], -1)) + self.places  # b n w
         x, keys = with_words(torch.cat([self.queries.expand(len(x), -1, -1), x], 1), words)
@@ -76,17 +88,16 @@ class SpaceTimeEncoder(nn.Module):
 
     def __init__(self, config: ImageLAMConfig, queries: int, feature_dim: int, places: int):
         super().__init__()
-        self.queries = query_tokens(config, queries, feature_dim)
+        self.queries = new_queries(config, queries, feature_dim)
         self.embed = nn.Sequential(
             nn.LayerNorm(feature_dim), nn.Linear(feature_dim, config.width), nn.LayerNorm(config.width)
         )
         self.register_buffer("places", sinusoidal_positions(queries + places, config.width), persistent=False)
         self.places: Tensor
-        blocks = (SpaceTimeBlock(config.width, config.heads, config.dropout) for _ in range(config.encoder_depth))
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = new_blocks(SpaceTimeBlock, config, config.encoder_depth)
 
     def forward(self, features: Tensor, words: Words | None = None) -> Tensor:
-        """Features [B, 2, N, D] to query tokens of the later frame [B, queries, width]."""
+        """Turn features [B, 2, N, D] into query tokens of the later frame [B, queries, width]."""
         queries = self.queries.expand(*features.shape[:2], -1, -1)
         x = placed(self.embed(torch.cat([queries, features], 2)), self.places)  # b 2 q+n w
         x, keys = with_words(x, words)
@@ -105,12 +116,10 @@ class Decoder(nn.Module):
         self.latent_up = nn.ModuleList(nn.Linear(config.latent_dim, width) for _ in range(streams))
         self.patch_up = nn.Linear(feature_dim, width)
         self.embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
-        self.register_buffer(
-            "places", sinusoidal_positions(streams * config.positions + places, width), persistent=False
-        )
+        count = streams * config.positions + places
+        self.register_buffer("places", sinusoidal_positions(count, width), persistent=False)
         self.places: Tensor
-        blocks = (PreNormBlock(width, config.heads, config.dropout) for _ in range(config.decoder_depth))
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = new_blocks(PreNormBlock, config, config.decoder_depth)
         self.out = nn.Linear(width, feature_dim)
         if config.predict_change:  # start as "nothing changes", the best constant guess
             nn.init.zeros_(self.out.weight)
@@ -127,6 +136,52 @@ class Decoder(nn.Module):
             x = block(x, keys)
         predicted = self.out(x[:, places])
         return features + predicted if self.predict_change else predicted
+
+
+class ScalarQuantizer(CodeUsage):
+    """`size` codes as a grid of a few scalars between two linear maps; nothing to start, nothing to revive."""
+
+    def __init__(self, dim: int, size: int):
+        super().__init__(size)
+        from vector_quantize_pytorch import FSQ  # slow to import
+
+        self.dim = dim
+        if size > MOST_CODES:
+            checks.fail("codebook_size", f'at most {MOST_CODES:,} with quantizer="fsq"', size)
+        with torch.device("cpu"):  # it looks at its own numbers
+            self.grid = FSQ(grid_levels(size), dim=dim, preserve_symmetry=True)
+
+    def forward(self, latents: Tensor, update: bool = True) -> Quantized:
+        """Turn latents [B, p, d] into vectors [B, p, d] and codes [B, p]; `update` only counts them."""
+        checks.size("latents", "channels", latents.shape[-1], self.dim)
+        with torch.autocast(latents.device.type, enabled=False):
+            vectors, codes = self.grid(latents.float())
+        codes = codes.long()
+        if self.training and update:
+            self.remember(codes)
+        return Quantized(vectors, codes, {})
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Return the vectors [..., d] that codes [...] stand for."""
+        return self.grid.indices_to_codes(codes)
+
+
+class Continuous(nn.Module):
+    """Latents as they are; a `variational` one adds noise of a learned size in training, which limits what they say."""
+
+    def __init__(self, dim: int, variational: bool):
+        super().__init__()
+        self.log_variance = nn.Linear(dim, dim) if variational else None
+
+    def forward(self, latents: Tensor, update: bool = True) -> Quantized:
+        """Turn latents [B, p, d] into vectors [B, p, d] and no codes, int64 [B, 0]."""
+        codes = torch.empty(len(latents), 0, dtype=torch.long, device=latents.device)
+        if self.log_variance is None:
+            return Quantized(latents, codes, {})
+        log_variance = self.log_variance(latents).clamp(-10, 10)
+        kl = (latents.square() + log_variance.exp() - 1 - log_variance).mean() / 2
+        noise = torch.randn_like(latents) * (log_variance / 2).exp() if self.training else 0.0
+        return Quantized(latents + noise, codes, {"kl": kl})
 
 
 @dataclass
@@ -157,7 +212,7 @@ class LatentStream(nn.Module):
         self.quantizer: VectorQuantizer | ScalarQuantizer | Continuous = bottleneck(config, size, frozen)
 
     def forward(self, tokens: Tensor, update: bool = True) -> Encoded:
-        """`update=False` leaves the codebook alone also in training."""
+        """Encode query tokens; `update=False` leaves the codebook alone also in training."""
         latents = self.latents(tokens)
         quantized = self.quantizer(latents, update)
         if self.training and not update and isinstance(self.quantizer, VectorQuantizer):
@@ -166,7 +221,7 @@ class LatentStream(nn.Module):
         return Encoded(latents, quantized.vectors, codes, quantized.losses)
 
     def latents(self, tokens: Tensor) -> Tensor:
-        """[B, P, width] to [B, p, d]."""
+        """Turn query tokens [B, P, width] into latents [B, p, d]."""
         if self.config.quantizer == "residual":
             tokens = rearrange(tokens, "b p w -> b 1 (p w)")
         if len(self.heads) == 1:
@@ -178,17 +233,16 @@ class LatentStream(nn.Module):
         return latents
 
     def public(self, encoded: Encoded, env: LatentActions | None = None) -> LatentActions:
-        """What callers get: the quantized vectors are rows of the codebook, or the latents where there is none."""
+        """Return what callers get: as quantized vectors rows of the codebook, or the latents where there is none."""
         if isinstance(self.quantizer, Continuous):
             return LatentActions(encoded.codes, encoded.latents, encoded.latents, env)
-        levels = (
-            encoded.codes[:, None] if self.config.quantizer == "residual" and self.config.tokens > 1 else encoded.codes
-        )
-        return LatentActions(encoded.codes, encoded.latents, self.quantizer.lookup(levels), env)
+        several = self.config.quantizer == "residual" and self.config.tokens > 1
+        rows = self.quantizer.lookup(encoded.codes[:, None] if several else encoded.codes)
+        return LatentActions(encoded.codes, encoded.latents, rows, env)
 
 
 def bottleneck(config: ImageLAMConfig, size: int, frozen: bool) -> VectorQuantizer | ScalarQuantizer | Continuous:
-    """What stands between latents and decoder."""
+    """Make what stands between latents and decoder."""
     if config.quantizer == "none":
         return Continuous(config.latent_dim, variational=config.kl_weight > 0)
     if config.quantizer == "fsq":
@@ -209,6 +263,28 @@ def bottleneck(config: ImageLAMConfig, size: int, frozen: bool) -> VectorQuantiz
     return quantizer
 
 
+def grid_levels(size: int) -> list[int]:
+    """Find levels per scalar whose product is `size`: few scalars of at most 8 levels, unless a prime is larger.
+
+    >>> grid_levels(16), grid_levels(256), grid_levels(1000)
+    ([4, 4], [8, 8, 4], [8, 5, 5, 5])
+    """
+    factors, left, factor = [], size, 2
+    while left > 1:
+        while left % factor == 0:
+            factors.append(factor)
+            left //= factor
+        factor += 1
+    scalars = 1
+    while True:  # the fewest that hold all factors, each in the smallest level so far
+        levels = [1] * scalars
+        for prime in sorted(factors, reverse=True):
+            levels[levels.index(min(levels))] *= prime
+        if max(levels) <= max(MOST_LEVELS, *factors):
+            return sorted(levels, reverse=True)
+        scalars += 1
+
+
 class GapActionHead(nn.Module):
     """MLP to the actions of the gap (Eq. 14), from latents before quantization; dropped at publication.
 
@@ -224,7 +300,7 @@ class GapActionHead(nn.Module):
         self.net = nn.Sequential(nn.Linear(inputs, 128), nn.ReLU(), nn.Linear(128, self.steps * action_dim))
 
     def forward(self, encoded: Encoded) -> Tensor:
-        """Normalised actions [B, m], or [B, steps, m] for a chunk."""
+        """Predict normalised actions [B, m], or [B, steps, m] for a chunk."""
         inputs = encoded.vectors.mean(1) if self.from_codes else encoded.latents.flatten(1)
         actions = self.net(inputs)
         return actions.unflatten(1, (self.steps, -1)) if self.chunks else actions
@@ -234,7 +310,7 @@ class FlowHead(nn.Module):
     """MLP from the vectors of the codes to the motion of every cell of the first frame, which it does not see.
 
     The decoder does see that frame, so its codes need not say what moved where. After LAOF (Bu et al., 2025), whose
-    flow comes from a trained network. Beside an environment stream it teaches that one: what moves beyond what the
+    flow comes from a trained network. With an environment stream it teaches that one: what moves beyond what the
     control stream says.
     """
 
@@ -247,7 +323,7 @@ class FlowHead(nn.Module):
         )
 
     def forward(self, control: Encoded, env: Encoded | None) -> Tensor:
-        """Motion [B, V * 2 * cells], as `block_flow` gives it."""
+        """Predict motion [B, V * 2 * cells], as `block_flow` gives it."""
         if env is None:
             return self.net(control.vectors.flatten(1))
         known = control.vectors.detach()  # the environment stream gets the gradient

@@ -25,11 +25,11 @@ def for_inference(
 @overload
 def for_inference(model: P2TActionVQ) -> FastActionVQ: ...
 def for_inference(model: object, backend: str = "torch", precision: str = "float32", threads: int = 1) -> object:
-    """A faster form of a model for inference alone, with the weights as they are now.
+    """Return a faster form of a model for inference alone, with the weights as they are now.
 
-    Of an `ImageLAM` a labeller: by "onnxruntime" on the CPU in float32 with so many `threads` (extra `onnx`), or by
-    "torch" also in "bfloat16", where a few codes differ; its `describe()` says how labels were made. Of a
-    `P2TActionVQ` with the step decoder a tokenizer that decodes by a table.
+    An `ImageLAM` becomes a labeller: by "onnxruntime" on the CPU in float32 with so many `threads` (extra `onnx`), or
+    by "torch" also in "bfloat16", where a few codes differ; its `describe()` says how labels were made. A `P2TActionVQ`
+    with the step decoder becomes a tokenizer that decodes by a table.
     """
     if isinstance(model, ImageLAM):
         return FastImageLAM(model, backend, precision, threads)

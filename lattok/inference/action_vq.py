@@ -30,33 +30,15 @@ class FastActionVQ:
             rows = plain.normalizer.inverse(plain.decoder(plain.quantizer.codebook_vectors[0]))
         self.table = np.ascontiguousarray(rows.numpy(), dtype=np.float32)
         self._steps, self._size = (plain.horizon,), len(self.table)
-
-    @property
-    def horizon(self) -> int:
-        """Steps per chunk, H."""
-        return self._plain.horizon
-
-    @property
-    def action_dim(self) -> int:
-        """Action dimensions m."""
-        return self._plain.action_dim
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of codes K."""
-        return self._plain.vocab_size
-
-    @property
-    def tokens_per_chunk(self) -> int:
-        """One code per step."""
-        return self._plain.tokens_per_chunk
+        self.horizon, self.action_dim = plain.horizon, plain.action_dim
+        self.vocab_size, self.tokens_per_chunk = plain.vocab_size, plain.tokens_per_chunk
 
     def encode(self, chunks: Any, valid: Values | None = None) -> Any:
-        """As `P2TActionVQ.encode`."""
+        """Encode as `P2TActionVQ` does."""
         return self._plain.encode(chunks, valid)
 
     def decode(self, codes: Any, return_info: bool = False) -> Any:
-        """As `P2TActionVQ.decode`."""
+        """Decode as `P2TActionVQ` does, legal codes by the table."""
         if not return_info:
             readable = isinstance(codes, Tensor) and codes.is_cpu and codes.layout is torch.strided
             readable = readable and not (codes.is_floating_point() or codes.is_quantized)
@@ -67,7 +49,7 @@ class FastActionVQ:
         return self._plain.decode(codes, return_info=return_info)
 
     def _legal(self, codes: Any) -> NDArray[np.int64] | None:
-        """Codes int64 [B, H] if they all are 0..K-1, else None; seen as unsigned, a negative number is a huge one."""
+        """Return codes int64 [B, H] if all are 0..K-1, else None; seen as unsigned, a negative number is a huge one."""
         if not isinstance(codes, np.ndarray) or codes.shape[1:] != self._steps or not codes.size:
             return None
         if codes.dtype != _INT64:

@@ -6,6 +6,7 @@ Heads and quantizer are always float32. A label made in bfloat16 is another labe
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,8 @@ from torch import Tensor
 from lattok import checks
 from lattok.arrays import Values, like
 from lattok.image_lam import ImageLAM
-from lattok.image_lam.fast_encoders import pair_encoder
-from lattok.image_lam.labelling import TorchVideoEncoder, Video, VideoEncoder
-from lattok.inference.onnx_encoder import OnnxVideoEncoder, package
+from lattok.image_lam.labelling import Video, VideoEncoder, pair_encoder, torch_encoder
+from lattok.inference.onnx_encoder import onnx_encoder, package
 from lattok.inference.vit import PlainViT
 from lattok.types import LatentActions, VideoLabeller
 
@@ -39,52 +39,38 @@ class FastImageLAM(VideoLabeller):
             checks.fail("threads", "1 with the backend torch", threads, "Use torch.set_num_threads.")
         self._lam = copy.deepcopy(lam).eval()
         self._how = (backend, precision, threads)
+        self.cameras, self.codebook_size = lam.cameras, lam.codebook_size
         with self._lam._inference(), torch.no_grad():
             self._encoder = self._new_encoder()
 
     def _new_encoder(self) -> VideoEncoder:
         backend, precision, threads = self._how
         if backend == "onnxruntime":
-            return OnnxVideoEncoder(self._lam.cpu(), threads)
+            return onnx_encoder(self._lam.cpu(), threads)
         dtype = PRECISIONS[precision]
-        encoder = pair_encoder(self._lam.encoder, dtype)
-        if precision == "float32":
-            return TorchVideoEncoder(self._lam.frame_features, encoder)
-        return TorchVideoEncoder(RoundedFeatures(self._lam, dtype), encoder)
+        features = self._lam.frame_features if precision == "float32" else rounded_features(self._lam, dtype)
+        return torch_encoder(features, pair_encoder(self._lam.encoder, dtype))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Sessions stay behind: workers make their own."""
+        """Leave sessions behind: workers make their own."""
         return FastImageLAM, (self._lam, *self._how)
 
     def to(self, device: str) -> FastImageLAM:
-        """The same on another device, for workers."""
+        """Return the same on another device, for workers."""
         return FastImageLAM(copy.deepcopy(self._lam).to(device), *self._how)
 
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Cameras in the order of the V axis."""
-        return self._lam.cameras
-
-    @property
-    def codebook_size(self) -> int:
-        """Codes that each of the P can be, K."""
-        return self._lam.codebook_size
-
     def stride_frames(self, fps: float) -> int:
-        """The model's stride in frames of a dataset."""
         return self._lam.stride_frames(fps)
 
     def resize(self, frames: np.ndarray) -> np.ndarray:
-        """The model's own resizing, uint8 [n, H, W, 3] to [n, s, s, 3]."""
         return self._lam.resize(frames)
 
     def label_video(self, frames: Video, stride: int) -> LatentActions:
-        """As `ImageLAM.label_video`."""
         return self._lam.label_video(frames, stride, self._encoder)
 
     @torch.no_grad()
     def encode(self, frames: Values) -> LatentActions:
-        """Frame pairs uint8 [B, 2, V, H, W, 3] to latent actions; both frames of every pair are computed."""
+        """Turn frame pairs uint8 [B, 2, V, H, W, 3] into latent actions; both frames of every pair are computed."""
         given, frames = frames, self._lam.checked_pairs(frames)
         if not len(frames):
             return self._lam.encode(given)  # onnxruntime refuses to compute nothing
@@ -93,26 +79,23 @@ class FastImageLAM(VideoLabeller):
             return like(given, self._lam.from_tokens(self._encoder.pairs(now, later)))
 
     def describe(self) -> dict[str, Any]:
-        """The model's identity, and how labels are computed."""
+        """Return the model's identity, and how labels are computed."""
         backend, precision, _ = self._how
         if backend == "onnxruntime":
             backend += f" {package(backend).__version__}"
         return {**self._lam.describe(), "backend": backend, "precision": precision}
 
 
-class RoundedFeatures:
-    """Frozen features with matrices rounded to `dtype`: by `PlainViT`, or in autocast where that cannot be."""
+def rounded_features(lam: ImageLAM, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Round the matrices of frozen features to `dtype`: by `PlainViT`, or in autocast where that cannot be."""
+    features = lam.features
+    vit = PlainViT(features, dtype) if PlainViT.understands(features) else None
 
-    def __init__(self, lam: ImageLAM, dtype: torch.dtype):
-        self._lam, self._dtype, features = lam, dtype, lam.features
-        self._vit = None
-        if features.network is not None and PlainViT.understands(features):
-            self._vit = PlainViT(features, dtype)
+    def rounded(frames: Tensor) -> Tensor:
+        if vit is None:
+            with torch.autocast(features.mean.device.type, dtype):
+                return lam.frame_features(frames).float()
+        small = features.resize(frames).to(features.mean.device)
+        return vit(small.flatten(0, 1)).unflatten(0, small.shape[:2]).flatten(1, 2)
 
-    def __call__(self, frames: Tensor) -> Tensor:
-        features = self._lam.features
-        if self._vit is not None:
-            small = features.resize(frames).to(features.mean.device)
-            return self._vit(small.flatten(0, 1)).unflatten(0, small.shape[:2]).flatten(1, 2)
-        with torch.autocast(features.mean.device.type, self._dtype):
-            return self._lam.frame_features(frames).float()
+    return rounded

@@ -14,8 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.image_lam.fast_encoders import Affine, Layer, precise
 from lattok.image_lam.features import FrozenFeatures
+from lattok.image_lam.labelling import Affine, Layer, precise
 
 SAME = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
 
@@ -37,7 +37,7 @@ class PlainViT:
 
     @staticmethod
     def understands(features: FrozenFeatures) -> bool:
-        """Whether the network has this form: by its parts, and by what it gives for one frame."""
+        """Tell whether the network has this form: by its parts, and by what it gives for one frame."""
         if not _known_parts(features.network):
             return False
         size = features.image_size
@@ -58,6 +58,8 @@ class PlainViT:
 
 
 def _known_parts(net: Any) -> bool:
+    if net is None:
+        return False
     from timm.models import vision_transformer
 
     parts: Any = vision_transformer
@@ -74,7 +76,7 @@ def _known_parts(net: Any) -> bool:
 
 
 def _layer(block: Any, dtype: torch.dtype) -> Layer:
-    """A `Block` of timm's vision transformer."""
+    """Take over a `Block` of timm's vision transformer."""
     qkv, mix = Affine.of(block.attn.qkv, dtype), Affine.of(block.attn.proj, dtype, _scale(block.ls1))
     widen, narrow = Affine.of(block.mlp.fc1, dtype), Affine.of(block.mlp.fc2, dtype, _scale(block.ls2))
     return Layer((block.norm1, block.norm2), qkv, mix, widen, narrow, block.attn.num_heads)
@@ -85,7 +87,7 @@ def _scale(layer_scale: Any) -> Tensor | None:
 
 
 def _embedding(conv: nn.Conv2d, features: FrozenFeatures, dtype: torch.dtype) -> Affine:
-    """The convolution over patches as a matrix for pixels 0..255 in the order (y, x, colour)."""
+    """Turn the convolution over patches into a matrix for pixels 0..255 in the order (y, x, colour)."""
     weight, mean, std = precise(conv.weight.detach()), precise(features.mean), precise(features.std)
     weight = weight / std[:, None, None]  # width colour y x
     bias = -(weight * mean[:, None, None]).sum((1, 2, 3)) + (0 if conv.bias is None else precise(conv.bias))
@@ -94,7 +96,7 @@ def _embedding(conv: nn.Conv2d, features: FrozenFeatures, dtype: torch.dtype) ->
 
 
 def _tokens(net: Any) -> tuple[Tensor, Tensor]:
-    """Prefix tokens with their positions, and the positions of the patches, each [tokens, width]."""
+    """Return prefix tokens with their positions, and the positions of the patches, each [tokens, width]."""
     prefix = [token[0].detach() for token in (net.cls_token, net.reg_token) if token is not None]
     places = net.pos_embed[0].detach()
     before = torch.cat(prefix) if prefix else places[:0]

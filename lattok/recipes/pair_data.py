@@ -21,8 +21,7 @@ from lattok.data import RobotDataset
 from lattok.devices import device_called
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.feature_cache import Clip, FeatureCache, PixelsOf
-from lattok.image_lam.features import FrozenFeatures
-from lattok.image_lam.text import TextEncoder
+from lattok.image_lam.features import FrozenFeatures, TextEncoder
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.samples import FramePairs

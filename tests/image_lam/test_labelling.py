@@ -8,8 +8,7 @@ import torch
 
 from lattok.checks import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig, labelling
-from lattok.image_lam.fast_encoders import pair_encoder
-from lattok.image_lam.labelling import TorchVideoEncoder
+from lattok.image_lam.labelling import pair_encoder, torch_encoder
 from lattok.types import LatentActions
 
 SMALL = {
@@ -124,7 +123,7 @@ def test_block_size_is_of_the_model_and_not_of_the_video(monkeypatch):
 
 def test_only_a_window_is_held_and_every_frame_computed_once():
     lam, stride = make(), 9
-    encoder = TorchVideoEncoder(lam.frame_features, pair_encoder(lam.encoder))
+    encoder = torch_encoder(lam.frame_features, pair_encoder(lam.encoder))
     ahead, shown = [], 0
 
     class Counting:

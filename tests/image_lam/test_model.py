@@ -6,8 +6,8 @@ import torch
 
 from lattok.checks import LattokError
 from lattok.image_lam import FrozenFeatures, ImageLAM, ImageLAMConfig, losses
-from lattok.image_lam.bottlenecks import grid_levels
-from lattok.image_lam.flow import block_flow
+from lattok.image_lam.losses import block_flow
+from lattok.image_lam.parts import grid_levels
 from lattok.types import PairBatch
 
 SMALL = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lattok.checks import LattokError
-from lattok.image_lam.text import TextEncoder
+from lattok.image_lam.features import TextEncoder
 
 transformers = pytest.importorskip("transformers")
 WORDS = ("lift", "the", "red", "cube", "push", "it")

@@ -19,7 +19,7 @@ from lattok.data import RobotDataset, read_vectors, select_episodes
 from lattok.evaluation.evidence.split import evenly
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.feature_cache import FeatureCache
-from lattok.image_lam.flow import block_flow
+from lattok.image_lam.losses import block_flow
 from lattok.samples import FramePairs
 from lattok.types import LatentActions, join
 
