@@ -20,6 +20,9 @@ class Finding(NamedTuple):
     advice: str
 
 
+Found = Iterator[tuple[str, str] | Finding]  # facts (label, text) and findings, as they come
+
+
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Errors first, then warnings and notes; the same text once."""
     return tuple(sorted(dict.fromkeys(findings), key=lambda finding: ORDER[finding.severity]))

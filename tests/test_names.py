@@ -15,7 +15,6 @@ MODULES = {
     "action_vq": "what a room does for one family has the family's name",
     "config": FAMILY,
     "convert": f"{FAMILY}; {VERB}",
-    "evaluate": VERB,
     "image_lam": "what a room does for one family has the family's name",
     "labels": VERB,
     "losses": FAMILY,

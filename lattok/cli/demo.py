@@ -12,7 +12,7 @@ from typing import Any
 
 import lattok
 from lattok import checks, files
-from lattok.cli.evaluate import judge
+from lattok.cli.look import judge
 from lattok.progress import bar
 
 MARK = "demo.json"

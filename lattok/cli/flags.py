@@ -1,13 +1,15 @@
-"""Flags that several verbs take, and which flags a verb has."""
+"""Flags that several verbs take, which flags a verb has, and what a word that is none of them probably meant."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import is_dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 from typing_extensions import is_typeddict
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
+
+from lattok.checks import LattokError, did_you_mean
 
 CONFIG = (OmitArgPrefixes,)
 HELP = ("--help", "-h")
@@ -20,11 +22,9 @@ MaybeFolder = Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")]
 Switch = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]  # --switch, without --no-switch
 Model = Annotated[Positional[str], arg(metavar="MODEL", help="Folder of a model, or a Hub id.")]
 Models = Annotated[tuple[str, ...], arg(metavar="MODEL ...")]
-Dataset = Annotated[Positional[str], arg(metavar="DATASET", help="Folder, file, Hub id or description file (*.json).")]
-MaybeDataset = Annotated[
-    Positional[str | None],
-    arg(metavar="DATASET", help="Folder, file, Hub id or description file (*.json).", help_behavior_hint=""),
-]
+WHERE = "Folder, file, Hub id or description file (*.json)."
+Dataset = Annotated[Positional[str], arg(metavar="DATASET", help=WHERE)]
+MaybeDataset = Annotated[Positional[str | None], arg(metavar="DATASET", help=WHERE, help_behavior_hint="")]
 File = Annotated[
     Positional[str],
     arg(metavar="FILE", help="The checkpoint. Nothing in it is run; one that holds anything but tensors is refused."),
@@ -46,3 +46,25 @@ def flags_of(verb: Any) -> Iterator[tuple[str, Any]]:
             yield from flags_of(kind)
         else:
             yield name, kind
+
+
+def unknown_verb(command: str, word: str, known: Sequence[str]) -> NoReturn:
+    """Refuse a word that is no verb of `command`."""
+    meant = did_you_mean(word, known) or f"There are {', '.join(known)}."
+    raise LattokError(f"{command} has no `{word}`. {meant} See {command} --help.")
+
+
+def check_flags(command: str, verb: Callable[..., Any], words: Sequence[str]) -> None:
+    """Refuse words that begin as flags do and are none of this verb's."""
+    kinds = dict(flags_of(verb))
+    known = {*kinds, *(f"no_{name}" for name, kind in kinds.items() if kind is bool), "help"}
+    for word in words:
+        name = word.removeprefix("--").partition("=")[0]
+        plain = name.replace("-", "_")
+        if not word.startswith("--") or plain in known or not name:
+            continue
+        if name.split(".")[0].startswith("dataset") or plain == "repo_id":
+            raise LattokError(f"{command} has no --{name}. The dataset stands behind the verb: {command} DATASET")
+        meant = did_you_mean(plain, known if plain.startswith("no_") else kinds).replace("_", "-")
+        meant = meant.replace("mean ", "mean --") + " " * bool(meant)
+        raise LattokError(f"{command} has no --{name}. {meant}See {command} --help.")

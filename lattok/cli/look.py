@@ -1,14 +1,17 @@
-"""`lattok inspect` and `lattok doctor`: say what is there and what is wrong with it, and change nothing."""
+"""`lattok inspect`, `lattok evaluate` and `lattok doctor`: say what is there, how good it is, what is wrong."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
 import lattok
-from lattok import checks
-from lattok.cli.flags import Dataset, Names, Number, Text
+from lattok import checks, files
+from lattok.cli.flags import Dataset, MaybeFolder, Model, Names, Number, Text
+from lattok.progress import bar
 
 
 def inspect(
@@ -44,6 +47,66 @@ def inspect(
         horizon=horizon,
     )
     print(inspection.render())
+
+
+def evaluate(
+    model: Model,
+    dataset: Dataset,
+    out: MaybeFolder = None,
+    controls: str = "quick",
+    seed: int = 0,
+    revision: Text = None,
+    action_key: str = "action",
+    state_key: str = "observation.state",
+    cameras: Names = (),
+    episodes: str = "test",
+    device: str = "auto",
+) -> None:
+    """Judge a tokenizer or latent action model on held-out episodes, with controls: report.json and report.html.
+
+    Example: lattok evaluate my-lam path/to/dataset --out my-report --controls trained
+
+    Args:
+        out: Folder for the report (default: report/ in the model's folder).
+        controls: quick, or trained: also train the same encoder on labels alone, and a decoder without latents.
+        seed: Seed of the controls.
+        revision: Revision of a Hub model.
+        action_key: Column with the actions.
+        state_key: Column with the robot state, used as a control.
+        cameras: Cameras that a model of video shall look at, in its order, short names allowed (default: its own).
+        episodes: "train", "test" (the last episode of every task), "0:40" or "0,3,5:9".
+        device: auto, cpu, cuda or mps.
+    """
+    checks.one_of("controls", controls, ("quick", "trained"))
+    loaded = lattok.load(model, revision)
+    folder = Path(model) if Path(model).is_dir() else None
+    target = Path(out) if out else (folder or Path.cwd()) / "report"
+    keys = {"action_key": action_key, "state_key": state_key, "cameras": cameras or None}
+    options = {**keys, "episodes": episodes, "controls": controls, "seed": seed}
+    report = judge(loaded, dataset, target, folder, device, **options)
+    print(report.to_text())
+    print(f"Report: {target / 'report.html'}")
+
+
+def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str, **options: Any) -> Any:
+    """Evaluate a loaded model with the options of `lattok.evaluate`, and update the model card in `folder`."""
+    from lattok.devices import moved
+    from lattok.hub import CARD
+
+    source = lattok.open_dataset(dataset)
+    files.check_writable(out)
+    moved(model, device)
+    own = folder is not None and out.resolve().parent == folder.resolve()  # its last report, as its card
+    with bar("evaluate") as progress:
+        report = lattok.evaluate(model, source, out=out, progress=progress.stage, overwrite=own, **options)
+    if folder is not None:
+        model.evaluation = files.finite(report.summary())
+        try:
+            if not model.save_card(folder):
+                print(f"note: {folder / CARD} is not as lattok wrote it and stays as it is", file=sys.stderr)
+        except OSError as error:  # a shared model on a read-only disk is still worth a report
+            print(f"note: the model card in {folder} stays as it was ({error.strerror})", file=sys.stderr)
+    return report
 
 
 def doctor(

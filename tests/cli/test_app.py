@@ -14,8 +14,7 @@ import pytest
 
 import lattok
 from lattok import signals
-from lattok.cli import main
-from lattok.cli.app import CONVERT, VERBS
+from lattok.cli import CONVERT, VERBS, main
 from lattok.recipes import kinds
 from lattok.vla import STRATEGIES, register_strategy
 

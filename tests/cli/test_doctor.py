@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lattok.cli import main
-from lattok.cli.doctor import Diagnosis, Topic, diagnose, environment, examine, media
+from lattok.cli.doctor import Diagnosis, Topic, diagnose, environment, examine
 from lattok.data import sample_dataset_path
 from lattok.evaluation.answer import FALLS_SHORT, advice_on
 from lattok.evaluation.report import NEEDS_TRAINING
@@ -43,7 +43,7 @@ def about(*subjects: object) -> str:
 
 def test_the_environment(capsys):
     """Whatever machine this is: a report that fits the terminal, and PyAV from PyPI has all codecs."""
-    section = examine("environment", *environment.PROBES)
+    section = examine("environment", environment.PROBES)
     facts = dict(fact for fact in section.facts if fact[0])
     assert facts["decoders"].startswith("h264, av1, vp9 (PyAV ")
     assert "torch " in facts["packages"]
@@ -59,7 +59,7 @@ def test_a_probe_that_fails_is_a_finding_and_the_others_go_on():
     def fine():
         yield "fact", "after"
 
-    section = examine("x", broken_package, fine)
+    section = examine("x", [broken_package, fine])
     assert section.facts == (("fact", "before"), ("fact", "after"))
     (finding,) = section.findings
     assert finding.what == "Looking at broken package failed: SystemError: initialization of _core failed."
@@ -115,9 +115,9 @@ def test_full_disks_and_offline_hubs(monkeypatch, tmp_path):
 
 
 def test_a_missing_encoder_and_a_decoder_that_lies(monkeypatch):
-    monkeypatch.setitem(media.CODECS, "h264", (("no such encoder",), "mp4"))
-    monkeypatch.setattr(media, "_encode", lambda encoder, container: b"no video")
-    text = " ".join(f.what for f in media.codecs() if isinstance(f, Finding))
+    monkeypatch.setitem(environment.CODECS, "h264", (("no such encoder",), "mp4"))
+    monkeypatch.setattr(environment, "_encode", lambda encoder, container: b"no video")
+    text = " ".join(f.what for f in environment.media() if isinstance(f, Finding))
     assert "has no encoder for h264" in text
     assert "cannot write or read av1" in text
 

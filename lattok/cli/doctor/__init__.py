@@ -6,14 +6,14 @@ that it looks at, and every probe is guarded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from lattok.checks import LattokError
 from lattok.files import first_line
-from lattok.findings import Finding, by_severity, fitted, lines
+from lattok.findings import ORDER, WIDTH, Finding, Found, by_severity, fitted, lines
 
-Probe = Callable[[], Iterator[tuple[str, str] | Finding]]  # facts (label, text) and findings, as they come
+Probe = Callable[..., Found]
 
 
 class Topic(NamedTuple):
@@ -36,10 +36,10 @@ class Diagnosis(NamedTuple):
 
     def render(self) -> str:
         """Plain text, at most 88 columns wide."""
-        counts = {"error": 0, "warning": 0, "note": 0}
         text: list[str] = []
+        counts = dict.fromkeys(ORDER, 0)
         for section in self.sections:
-            text += [section.title[:88], *(fitted(label, fact) for label, fact in section.facts)]
+            text += [section.title[:WIDTH], *(fitted(label, fact) for label, fact in section.facts)]
             text += ["", *lines(section.findings), ""] if section.findings else ["", "Nothing to repair.", ""]
             for finding in section.findings:
                 counts[finding.severity] += 1
@@ -51,19 +51,17 @@ def diagnose(subjects: Sequence[str] = (), revision: str | None = None) -> Diagn
     """The environment, then each of `subjects`: a model or a dataset, in a folder or on the Hub."""
     from lattok.cli.doctor import environment
 
-    sections = [examine("environment", *environment.PROBES)]
-    for subject in subjects:
-        sections.append(examine(subject, *_probes_of(subject, revision)))
-    return Diagnosis(tuple(sections))
+    about = [examine(subject, _probes_of(subject), subject, revision) for subject in subjects]
+    return Diagnosis((examine("environment", environment.PROBES), *about))
 
 
-def examine(title: str, *probes: Probe) -> Topic:
-    """Run probes one after the other; one that fails is a finding, and the others go on."""
+def examine(title: str, probes: Sequence[Probe], *subject: Any) -> Topic:
+    """Run probes of a subject one after the other; one that fails is a finding, and the others go on."""
     facts: list[tuple[str, str]] = []
     findings: list[Finding] = []
     for probe in probes:
         try:
-            for found in probe():
+            for found in probe(*subject):
                 if isinstance(found, Finding):
                     findings.append(found)
                 else:
@@ -71,26 +69,20 @@ def examine(title: str, *probes: Probe) -> Topic:
         except LattokError as error:
             findings.append(Finding("error", str(error), ""))
         except Exception as error:  # a broken package may raise anything: a diagnosis must not fail over it
-            what = f"Looking at {getattr(probe, '__name__', 'it').replace('_', ' ').strip()} failed: "
+            what = f"Looking at {getattr(probe, '__name__', 'it').replace('_', ' ').strip()} failed: {_why(error)}."
             advice = "Install that package again; if it stays, report it with this text."
-            findings.append(Finding("error", f"{what}{type(error).__name__}: {first_line(error).rstrip('.')}.", advice))
+            findings.append(Finding("error", what, advice))
     return Topic(title, tuple(facts), by_severity(findings))
 
 
-def _probes_of(subject: str, revision: str | None) -> list[Probe]:
-    def named(function: Callable[..., Iterator[tuple[str, str] | Finding]]) -> Probe:
-        def probe() -> Iterator[tuple[str, str] | Finding]:
-            return function(subject, revision)
-
-        probe.__name__ = function.__name__
-        return probe
-
-    def unusable() -> Iterator[tuple[str, str] | Finding]:
-        yield Finding("error", f"lattok's own modules cannot be imported: {reason}.", "Mend the environment first.")
-
+def _probes_of(subject: str) -> Sequence[Probe]:
     try:
         from lattok.cli.doctor import subjects
     except Exception as error:
-        reason = f"{type(error).__name__}: {first_line(error).rstrip('.')}"
-        return [unusable]
-    return [named(probe) for probe in subjects.probes_of(subject)]
+        what = f"lattok's own modules cannot be imported: {_why(error)}."
+        return [lambda *_: iter([Finding("error", what, "Repair the environment first.")])]
+    return subjects.probes_of(subject)
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error).rstrip('.')}"

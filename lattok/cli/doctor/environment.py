@@ -11,19 +11,26 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from lattok.files import first_line
-from lattok.findings import Finding, Severity
+from lattok.findings import Finding, Found, Severity
 from lattok.version import __version__
-
-Found = Iterator[tuple[str, str] | Finding]
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
 OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "onnxruntime", "torchcodec")
 LOW_DISK_GB = 5
 LOW_MEMORY_GB = 4
+FRAMES, SIDE = 4, 64
+CODECS = {  # decoder: encoders that can make a clip for it, container
+    "h264": (("libx264", "libopenh264", "h264"), "mp4"),
+    "av1": (("libsvtav1", "libaom-av1"), "mp4"),
+    "vp9": (("libvpx-vp9",), "webm"),
+}
+WHEELS = (
+    "Install PyAV from PyPI (pip install --force-reinstall --no-deps av): its wheels bring FFmpeg with all of them."
+)
 PATHS = {"cgroup cpu": "/sys/fs/cgroup/cpu.max", "cgroup memory": "/sys/fs/cgroup/memory.max"}
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 
@@ -58,7 +65,9 @@ def imports() -> Found:
             with _quiet():
                 loaded = importlib.import_module(module)
                 if name == "torchvision":
-                    _try_torchvision(loaded)
+                    import torch
+
+                    loaded.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
                 if name == "torchcodec":
                     importlib.import_module("torchcodec.decoders")
         except Exception as error:
@@ -88,12 +97,6 @@ def _quiet() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def _try_torchvision(module: Any) -> None:
-    import torch
-
-    module.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
 
 
 def processors() -> Found:
@@ -152,26 +155,69 @@ def accelerators() -> Found:
         yield "device", f"{device} {facts.name}, {facts.total_memory / 1e9:.1f} GB" if facts else "mps"
         try:
             square = torch.ones(8, 8, device=device)
-            works = float((square @ square).sum()) == 512
-            reason = "a product of matrices came out wrong"
+            reason = "" if float((square @ square).sum()) == 512 else "a product of matrices came out wrong"
         except Exception as error:
-            works, reason = False, first_line(error)
-        if not works:
-            yield Finding(
-                "error", f"{device} does not work: {reason.rstrip('.')}.", "Use --device cpu; check driver and torch."
-            )
+            reason = first_line(error).rstrip(".")
+        if reason:
+            yield Finding("error", f"{device} does not work: {reason}.", "Use --device cpu; check driver and torch.")
 
 
 def media() -> Found:
-    """Decoders that decode, encoders that encode."""
-    from lattok.cli.doctor import media as probe
+    """A tiny clip goes through each encoder and back: decoders that decode, encoders that encode."""
+    import av
 
-    yield from probe.codecs()
+    decoders, encoders = [], []
+    for codec, (names, container) in CODECS.items():
+        encoder = next((name for name in names if name in av.codecs_available), None)
+        if encoder is None:
+            there = codec in av.codecs_available
+            decoders += [f"{codec} (not tried)"] if there else []
+            yield Finding("warning", f"PyAV {av.__version__} has no encoder for {codec}.", WHEELS)
+            continue
+        try:
+            clip = _encode(encoder, container)
+            encoders.append(encoder)
+            _decode(codec, clip)
+            decoders.append(codec)
+        except Exception as error:
+            what = f"PyAV {av.__version__} cannot write or read {codec}: {first_line(error).rstrip('.')}."
+            yield Finding("error", what, WHEELS)
+    yield "decoders", f"{', '.join(decoders) or 'none'} (PyAV {av.__version__})"
+    yield "encoders", ", ".join(encoders) or "none"
+
+
+def _encode(encoder: str, container: str) -> bytes:
+    """A clip of frames that get brighter."""
+    import av
+    import numpy as np
+
+    os.environ.setdefault("SVT_LOG", "1")  # errors only
+    target = BytesIO()
+    with av.open(target, "w", format=container) as file:
+        stream = file.add_stream(encoder, rate=10)
+        stream.pix_fmt, stream.width, stream.height = "yuv420p", SIDE, SIDE
+        for t in range(FRAMES):
+            image = np.full((SIDE, SIDE, 3), 40 * (t + 1), dtype=np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        file.mux(stream.encode())
+    return target.getvalue()
+
+
+def _decode(codec: str, clip: bytes) -> None:
+    import av
+
+    with av.open(BytesIO(clip)) as file:
+        levels = [float(frame.to_ndarray(format="rgb24").mean()) for frame in file.decode(video=0)]
+    expected = [40.0 * (t + 1) for t in range(FRAMES)]
+    if len(levels) != FRAMES or max(abs(a - b) for a, b in zip(levels, expected, strict=True)) > 12:
+        raise ValueError(f"a clip came back as {[round(level) for level in levels]} instead of {expected} ({codec})")
 
 
 def disks() -> Found:
     """Free space where datasets are downloaded to and where results go."""
-    places = {"here": Path.cwd(), "hub cache": hub_cache()}
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()  # the Hub's client downloads there
+    places = {"here": Path.cwd(), "hub cache": cache}
     for name, place in places.items():
         there = next(path for path in (place, *place.parents) if path.exists())
         free = shutil.disk_usage(there).free / 1e9
@@ -184,18 +230,11 @@ def disks() -> Found:
             yield Finding("warning", f"{place} cannot be written.", advice)
 
 
-def hub_cache() -> Path:
-    """Folder that the Hub's client downloads into."""
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()
-
-
 def hub_variables() -> Found:
     """Environment variables of the Hub's client; tokens are not shown."""
     given = [f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)]
     yield "hub", ", ".join(given) or "no variables set"
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-    if offline:
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         advice = "Unset HF_HUB_OFFLINE to download others."
         yield Finding("note", "The Hub is offline: ids work only where they are in the cache.", advice)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ from lattok.data.tables import open_table
 from lattok.evaluation.answer import advice_on
 from lattok.evaluation.evidence.split import training_entries
 from lattok.evaluation.report import tally
-from lattok.findings import Finding
+from lattok.findings import Finding, Found
 from lattok.hub.client import HUB_ID, download
 from lattok.hub.records import read_evaluation
 from lattok.loading import load
 
-Found = Iterator[tuple[str, str] | Finding]
 MOST = 8  # episodes or columns named in a finding
 
 
@@ -30,16 +30,11 @@ def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
         return [sidecar]
     if place.is_dir() and (place / hub.CONFIG).is_file():
         return [model, evaluation]
-    on_hub = not place.exists() and HUB_ID.fullmatch(subject)
-    return [model, evaluation] if on_hub and _is_model_on_hub(subject) else [dataset]
-
-
-def _is_model_on_hub(subject: str) -> bool:
-    try:
-        folder = download("model", subject, None, [hub.CONFIG])
-    except LattokError:
-        return False
-    return (folder / hub.CONFIG).is_file()
+    if not place.exists() and HUB_ID.fullmatch(subject):
+        with suppress(LattokError):
+            if (download("model", subject, None, [hub.CONFIG]) / hub.CONFIG).is_file():
+                return [model, evaluation]
+    return [dataset]
 
 
 def model(subject: str, revision: str | None) -> Found:
