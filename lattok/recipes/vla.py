@@ -33,8 +33,8 @@ from lattok.samples.policy import PolicyWindows, camera_sizes
 from lattok.training import LoopOptions, fit
 from lattok.types import PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
-from lattok.vla.build import with_base
 from lattok.vla.config import SCRATCH
+from lattok.vla.model import with_base
 
 HELD_OUT = "held_out.json"
 PAPER: Mapping[str, Any] = {  # Table 8
@@ -121,6 +121,7 @@ class VLARecipe(Recipe[LatentVLA]):
             "jaka": {**PAPER, **QUANTILES, "steps": 30_000, "horizon": 20},
             "scratch": {
                 "backbone": SCRATCH,
+                "train_backbone": "full",
                 "image_size": 64,
                 "interpolation": "bilinear",
                 "head_dim": 128,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -44,7 +43,7 @@ class VLAConfig:
     backbone: str = "Qwen/Qwen3-VL-2B-Instruct"  # a Hub id, a folder, or "scratch"
     backbone_revision: str | None = None  # commit, or the fingerprint of a folder
     backbone_dtype: str = "float32"  # of the base model's frozen weights, or "bfloat16"; what is trained is float32
-    train_backbone: str = "lora"  # "lora", "full" or "frozen"; scratch: full
+    train_backbone: str = "lora"  # "lora", "full" or "frozen"; a scratch backbone takes "full" only
     lora_rank: int = 64  # of the adapters in the backbone
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
@@ -70,8 +69,6 @@ class VLAConfig:
         if not isinstance(self.strategy, Strategy):
             hint = "lattok.vla.strategy_of has those with a name."
             checks.fail("strategy", "a Strategy", repr(self.strategy), hint)
-        if self.backbone == SCRATCH and self.train_backbone == "lora":
-            object.__setattr__(self, "train_backbone", "full")
         checks.counts(action_dim=self.action_dim, horizon=self.horizon, image_size=self.image_size)
         checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
         checks.counts(head_dim=self.head_dim, head_heads=self.head_heads)
@@ -87,12 +84,13 @@ class VLAConfig:
         checks.one_of("action_loss", self.action_loss, ("l2", "l1"))
         checks.one_of("loss_reduction", self.loss_reduction, ("mean", "sum"))
         checks.one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
-        _check_names("cameras", self.cameras)
-        _check_sizes(self.camera_sizes)
-        checks.size("camera_sizes", "sizes, one for each camera", len(self.camera_sizes), len(self.cameras))
+        _check_cameras(self.cameras, self.camera_sizes)
         _check_layers(self.head_layers)
-        _check_prompt(self.prompt)
         _check_labels(self.strategy, self.latent, self.horizon)
+        try:
+            checks.plain_format(self.prompt, task="", horizon=1)
+        except checks.LattokError:
+            checks.fail("prompt", "a text with {task} and {horizon} at most", f"{self.prompt!r:.80}")
         _ = self.lora, self.action_clipped, self.proprio_clipped  # they check their own numbers
 
     @property
@@ -121,7 +119,7 @@ class VLAConfig:
         return self.strategy.segments(self.horizon, self.latent)
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """Hidden states that the head sees, of a backbone with `num_layers` layers (K_layers of Eq. 3)."""
+        """Return the hidden states that the head sees, of a backbone with `num_layers` layers (K_layers of Eq. 3)."""
         if not self.head_layers:
             return tuple(range(math.ceil(num_layers / 2), num_layers + 1))
         if max(self.head_layers) > num_layers:
@@ -134,17 +132,15 @@ class VLAConfig:
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weights of the loss terms (Eq. 4)."""
-        return {"action": 1.0} | self.strategy.weights
+        return {"action": 1.0} | {loss.name: loss.weight for loss in self.strategy.losses}
 
 
-def _check_names(argument: str, names: Sequence[str]) -> None:
+def _check_cameras(names: Any, sizes: Any) -> None:
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        checks.fail(argument, "a list of names", repr(names))
-
-
-def _check_sizes(sizes: Any) -> None:
+        checks.fail("cameras", "a list of names", repr(names))
     if not isinstance(sizes, tuple) or not all(isinstance(size, tuple) and len(size) == 2 for size in sizes):
         checks.fail("camera_sizes", "a pair (H, W) for each camera", repr(sizes))
+    checks.size("camera_sizes", "sizes, one for each camera", len(sizes), len(names))
 
 
 def _check_layers(layers: Any) -> None:
@@ -154,15 +150,8 @@ def _check_layers(layers: Any) -> None:
         checks.fail("head_layers", "different hidden states in ascending order", layers)
 
 
-def _check_prompt(prompt: str) -> None:
-    try:
-        checks.plain_format(prompt, task="", horizon=1)
-    except checks.LattokError:
-        checks.fail("prompt", "a text with {task} and {horizon} at most", f"{prompt!r:.80}")
-
-
 def _check_labels(strategy: Strategy, latent: LatentSpec | None, horizon: int) -> None:
-    """Labels that the strategy follows: their kind, and as many of them as its spans have steps."""
+    """Compare labels with what the strategy follows: their kind, and as many of them as its spans have steps."""
     if strategy.labels is None:
         if latent is not None:
             raise LattokError(f"`latent` was given, but {strategy.name} follows no labels. Leave it out.")

@@ -19,7 +19,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def reduce_valid(errors: Tensor, valid: Tensor, reduction: str = "mean", size: int = 1) -> Tensor:
-    """Errors [B, S] where `valid` [B, S] holds. `size`: elements that an error is the mean of, for "sum"."""
+    """Average errors [B, S] where `valid` [B, S] holds. `size`: elements that an error is the mean of, for "sum"."""
     checks.one_of("reduction", reduction, REDUCTIONS)
     errors = errors.masked_fill(~valid, 0.0)  # a NaN in what is not valid stays there
     total, count = errors.sum(1), valid.sum(1)
@@ -28,7 +28,7 @@ def reduce_valid(errors: Tensor, valid: Tensor, reduction: str = "mean", size: i
 
 
 def action_loss(predicted: Tensor, target: Tensor, valid: Tensor, kind: str = "l2", reduction: str = "mean") -> Tensor:
-    """Error of action chunks [B, H, m] (Eq. 4, as printed with "sum"); `kind` "l1" is what the published code has."""
+    """Compare action chunks [B, H, m] (Eq. 4, as printed with "sum"); `kind` "l1" is what the published code has."""
     checks.one_of("action_loss", kind, ("l2", "l1"))
     target = target.masked_fill(~valid[..., None], 0.0)
     errors = (predicted.float() - target).square() if kind == "l2" else (predicted.float() - target).abs()
@@ -36,25 +36,25 @@ def action_loss(predicted: Tensor, target: Tensor, valid: Tensor, kind: str = "l
 
 
 def alignment(projected: Tensor, embedding: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
-    """1 - cosine of projected states [B, S, d] and latent actions [B, S, P, d], pooled over P (Eq. 5 plus 1)."""
+    """Return 1 - cosine of projected states [B, S, d] and latent actions [B, S, P, d] pooled over P (Eq. 5 plus 1)."""
     target = reduce(embedding.masked_fill(~valid[..., None, None], 0.0), "b s p d -> b s d", "mean")
     return reduce_valid(1 - F.cosine_similarity(projected.float(), target, dim=-1), valid, reduction)
 
 
 def code_cross_entropy(logits: Tensor, codes: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
-    """-log softmax(logits)[code] (Eq. 6, 7, 10), logits [B, S, P, K], codes [B, S, P]: each state its own code."""
+    """Return -log softmax(logits)[code] (Eq. 6, 7, 10), logits [B, S, P, K], codes [B, S, P]: one code a state."""
     safe = codes.masked_fill(~valid[..., None], 0)  # labels that are not there are -1
     losses = F.cross_entropy(rearrange(logits.float(), "b s p k -> b k s p"), safe, reduction="none")  # b s p
     return reduce_valid(losses.mean(-1), valid, reduction, losses.shape[-1])
 
 
 def regression(predicted: Tensor, embedding: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
-    """Squared error of predicted latent actions [B, S, P, d] (section 5.4, continuous variants)."""
+    """Return the squared error of predicted latent actions [B, S, P, d] (section 5.4, continuous variants)."""
     errors = (predicted.float() - embedding.masked_fill(~valid[..., None, None], 0.0)).square()
     return reduce_valid(errors.mean((-1, -2)), valid, reduction, errors.shape[-1] * errors.shape[-2])
 
 
 @torch.no_grad()
 def code_accuracy(logits: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
-    """Share of valid codes [B, S, P] that have the largest logit, averaged like the losses; 0 where none is."""
+    """Return the share of valid codes [B, S, P] with the largest logit, averaged as the losses are; 0 where none is."""
     return reduce_valid((logits.argmax(-1) == codes).float().mean(-1), valid)

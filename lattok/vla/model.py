@@ -23,18 +23,19 @@ from typing_extensions import Self
 
 from lattok import checks, files
 from lattok.backbones import Backbone
+from lattok.backbones.scratch import ScratchBackbone, ScratchSize
 from lattok.checks import LattokError
-from lattok.hub import HubModel
+from lattok.hub import PARTS, HubModel
 from lattok.hub.client import HUB_ID
 from lattok.hub.weights import Sizes
 from lattok.normalize import Normalizer
 from lattok.types import LossTerms, PolicyBatch
-from lattok.vla.build import MERGED, open_backbone
 from lattok.vla.config import SCRATCH, VLAConfig
 from lattok.vla.head import ActionHead, Chosen, LayerStates, States, pool_codes
-from lattok.vla.observations import check_batch, policy_batch, prompts
-from lattok.vla.queue import ActionQueues
+from lattok.vla.observations import ActionQueues, check_batch, policy_batch, prompts
 from lattok.vla.strategies import build_supervision
+
+MERGED = f"{PARTS}/backbone"  # a backbone that lies in the artefact itself
 
 
 class Seen(NamedTuple):
@@ -105,13 +106,11 @@ class LatentVLA(HubModel):
         """The base model, by name and revision; `backbone`: it has moved. The scratch one is the artefact's own."""
         if config.backbone == SCRATCH:
             if backbone is not None:
-                checks.fail(
-                    "backbone", "to be left out: the policy's own is small and lies in its file", repr(backbone)
-                )
+                expected = "to be left out: the policy's own is small and lies in its file"
+                checks.fail("backbone", expected, repr(backbone))
             return config, {}
         if backbone is not None:
-            place = Path(backbone).expanduser()
-            config = replace(config, backbone=str(place.resolve()) if place.is_dir() else str(backbone))
+            config = replace(config, backbone=_from_root(str(backbone)))
         return config, {"backbone": open_backbone(config, folder)}
 
     @classmethod
@@ -271,3 +270,31 @@ def _of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTe
         return terms
     own = valid.any(1).sum() / average.clamp(min=1e-6)
     return {name: own * value for name, value in terms.items()}
+
+
+def with_base(config: VLAConfig) -> tuple[VLAConfig, Any]:
+    """Return the configuration of a new policy, which says where and which its base model is, and that model."""
+    backbone = open_backbone(config)
+    name = SCRATCH if config.backbone == SCRATCH else _from_root(config.backbone)
+    return replace(config, backbone=name, backbone_revision=backbone.revision), backbone
+
+
+def _from_root(name: str) -> str:
+    """Return the whole path of a folder, so that it is found from anywhere; another name as it is."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
+def open_backbone(config: VLAConfig, folder: Path | None = None) -> Any:
+    """Open the base model, with random weights for "scratch", otherwise with its own; `folder` is the artefact's.
+
+    Raises `LattokError` where it cannot be had, or is not the one of `backbone_revision`.
+    """
+    if config.backbone == SCRATCH:
+        sizes = config.image_size, config.patch_size, config.width, config.depth, config.heads
+        return ScratchBackbone(ScratchSize(len(config.cameras), *sizes))
+    from lattok.backbones.hf import HFBackbone
+
+    name = str(folder / MERGED) if folder is not None and config.backbone == MERGED else config.backbone
+    revision, dtype = config.backbone_revision, config.backbone_dtype
+    return HFBackbone.load(name, revision, dtype=dtype, image_size=config.image_size)

@@ -1,8 +1,12 @@
-"""Observations of a policy from batches with LeRobot's keys, checked before anything is computed."""
+"""What a policy is given: observations with LeRobot's keys, checked before anything is computed; what it then plans.
+
+Planned actions wait in a queue for each environment, so that environments need not reset together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,18 +19,20 @@ from lattok.labels import target_from_batch
 from lattok.types import PolicyBatch
 from lattok.vla.config import VLAConfig
 
+Observation = Mapping[str, Any]
+Planner = Callable[[Observation], Tensor]  # observation -> chunks [B, H, m]
+
 
 def prompts(config: VLAConfig, texts: Sequence[str]) -> list[str]:
-    """Instructions in the prompt (appendix B.1)."""
+    """Put instructions into the prompt (appendix B.1)."""
     return [checks.plain_format(config.prompt, task=text.strip(), horizon=config.horizon) for text in texts]
 
 
 def policy_batch(config: VLAConfig, batch: Mapping[str, Any], learning: bool) -> PolicyBatch:
-    """A batch with LeRobot's keys; actions and labels are needed for learning only."""
+    """Read a batch with LeRobot's keys; actions and labels are needed for learning only."""
     if not isinstance(batch, Mapping):
         checks.fail("batch", "a mapping with LeRobot's keys, or a PolicyBatch", type(batch).__name__)
-    images = _images(config, batch)
-    texts = _texts(batch)
+    images, texts = _images(config, batch), _texts(batch)
     proprio = _proprio(config, batch) if config.proprio_dim else None
     if not learning:
         nothing = torch.zeros(len(images), config.horizon, config.action_dim, device=images.device)
@@ -34,9 +40,8 @@ def policy_batch(config: VLAConfig, batch: Mapping[str, Any], learning: bool) ->
     actions = _required(batch, config.action_key, "the actions")
     checks.rank(config.action_key, actions, "B H m")
     padded = batch.get(f"{config.action_key}_is_pad")
-    if padded is not None and (not isinstance(padded, Tensor) or padded.dtype != torch.bool):
-        got = str(getattr(padded, "dtype", type(padded).__name__))
-        checks.fail(f"{config.action_key}_is_pad", "bool [B, H]", got)
+    if padded is not None and getattr(padded, "dtype", None) != torch.bool:
+        checks.fail(f"{config.action_key}_is_pad", "bool [B, H]", getattr(padded, "dtype", type(padded).__name__))
     valid = torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device) if padded is None else ~padded
     latent = None
     if config.strategy.losses:
@@ -45,7 +50,7 @@ def policy_batch(config: VLAConfig, batch: Mapping[str, Any], learning: bool) ->
 
 
 def check_batch(config: VLAConfig, batch: PolicyBatch, learning: bool) -> None:
-    """Sizes of a batch against those of the policy."""
+    """Compare the sizes of a batch with those of the policy."""
     count = len(batch.images)
     checks.rank("images", batch.images, "B V h w 3")
     checks.size("images", "cameras", batch.images.shape[1], len(config.cameras), f"In order: {_short(config)}.")
@@ -62,9 +67,9 @@ def check_batch(config: VLAConfig, batch: PolicyBatch, learning: bool) -> None:
         what = f"numbers ({', '.join(config.proprio_names)})"
         checks.size("proprio", what, batch.proprio.shape[-1], config.proprio_dim)
         checks.size("proprio", "samples, as there are images", len(batch.proprio), count)
+        if not learning:
+            _check_finite(config, batch.proprio)
     if not learning:
-        if batch.proprio is not None:
-            check_finite(config, batch.proprio)
         return
     checks.size("actions", "samples, as there are images", len(batch.actions), count)
     checks.size("actions", "steps (horizon)", batch.actions.shape[1], config.horizon)
@@ -74,21 +79,19 @@ def check_batch(config: VLAConfig, batch: PolicyBatch, learning: bool) -> None:
 
 
 def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
-    """Cameras of a batch at the size of the policy, uint8 [B, V, h, w, 3]."""
+    """Return the cameras of a batch at the size of the policy, uint8 [B, V, h, w, 3]."""
     views = []
     for key, size in zip(config.cameras, config.camera_sizes, strict=True):
         images = _required(batch, key, f"one of the {len(config.cameras)} cameras ({_short(config)})")
         checks.rank(key, images, "B 3 H W" if images.is_floating_point() else "B H W 3")
         frames = frames_from_lerobot(batch, [key])[:, 0] if images.is_floating_point() else images
         if frames.dtype != torch.uint8 or frames.shape[-1] != 3:
-            checks.fail(
-                key, "float [B, 3, H, W] in [0, 1] or uint8 [B, H, W, 3]", f"{frames.dtype} {list(images.shape)}"
-            )
+            expected = "float [B, 3, H, W] in [0, 1] or uint8 [B, H, W, 3]"
+            checks.fail(key, expected, f"{frames.dtype} {list(images.shape)}")
         if tuple(frames.shape[1:3]) != tuple(size):
             hint = "Record or resize it as the dataset's were: another size or shape looks different to the policy."
-            checks.fail(
-                key, f"images of {size[0]}x{size[1]}, as in training", f"{frames.shape[1]}x{frames.shape[2]}", hint
-            )
+            got = f"{frames.shape[1]}x{frames.shape[2]}"
+            checks.fail(key, f"images of {size[0]}x{size[1]}, as in training", got, hint)
         checks.size(key, "samples, as the other cameras have", len(frames), len(views[0]) if views else len(frames))
         views.append(resize_pixels(frames, config.image_size, config.interpolation))
     if not views:
@@ -98,7 +101,8 @@ def _images(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
 
 def _texts(batch: Mapping[str, Any]) -> list[str]:
     texts = batch.get("task")
-    if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+    listed = isinstance(texts, Sequence) and not isinstance(texts, str)
+    if not listed or not texts or not all(isinstance(text, str) for text in texts):
         checks.fail("task", "a list of instructions, one for each sample", repr(texts))
     return list(texts)
 
@@ -110,8 +114,8 @@ def _proprio(config: VLAConfig, batch: Mapping[str, Any]) -> Tensor:
     return proprio.float()
 
 
-def check_finite(config: VLAConfig, proprio: Tensor) -> None:
-    """NaN and infinity would become an action."""
+def _check_finite(config: VLAConfig, proprio: Tensor) -> None:
+    """Refuse NaN and infinity, which would become an action."""
     if not torch.isfinite(proprio).all():
         row, dim = torch.nonzero(~torch.isfinite(proprio))[0].tolist()
         name = config.proprio_names[dim] if config.proprio_names else dim
@@ -128,3 +132,57 @@ def _required(batch: Mapping[str, Any], key: str, what: str) -> Tensor:
 
 def _short(config: VLAConfig) -> str:
     return ", ".join(map(short_name, config.cameras))
+
+
+class ActionQueues:
+    """A queue for each environment; of a predicted chunk the first `n_action_steps` are carried out."""
+
+    def __init__(self, horizon: int):
+        self.horizon = self._steps = horizon
+        self._planned: dict[int, deque[Tensor]] = {}
+
+    @property
+    def n_action_steps(self) -> int:
+        """Number of actions of a chunk that are carried out before the next one is planned; at first all."""
+        return self._steps
+
+    @n_action_steps.setter
+    def n_action_steps(self, steps: int) -> None:
+        checks.counts(n_action_steps=steps)
+        if steps > self.horizon:
+            checks.fail("n_action_steps", f"at most the {self.horizon} actions of a chunk", steps)
+        self._steps = steps
+
+    def select(self, observation: Observation, env_ids: Sequence[int] | None, predict: Planner) -> Tensor:
+        """Return the next action of each environment, [B, m]; `predict` plans for those whose queue is empty."""
+        count = len(_texts(observation))
+        ids = list(range(count)) if env_ids is None else _ids(env_ids)
+        if len(ids) != count or len(set(ids)) != count:
+            checks.fail("env_ids", f"{count} different environments, one for each sample", ids)
+        empty = [row for row, env in enumerate(ids) if not self._planned.get(env)]
+        if empty:
+            chunks = predict(_rows(observation, empty, count))[:, : self.n_action_steps]
+            for row, chunk in zip(empty, chunks, strict=True):
+                self._planned[ids[row]] = deque(chunk)
+        return torch.stack([self._planned[env].popleft() for env in ids])
+
+    def reset(self, env_ids: Sequence[int] | None = None) -> None:
+        """Forget what is planned for these environments, or for all."""
+        for env in list(self._planned) if env_ids is None else _ids(env_ids):
+            self._planned.pop(env, None)
+
+
+def _ids(env_ids: Iterable[int]) -> list[int]:
+    """Read numbers of environments, also from an array or a tensor, whose own elements are never equal."""
+    if not isinstance(env_ids, Iterable):
+        checks.fail("env_ids", "a list of numbers of environments", repr(env_ids))
+    return [int(env) for env in env_ids]
+
+
+def _rows(observation: Observation, rows: list[int], count: int) -> Observation:
+    """Take some of the `count` samples of an observation."""
+    if len(rows) == count:
+        return observation
+    tensors = {key: value for key, value in observation.items() if isinstance(value, Tensor)}
+    chosen = {key: value[rows] for key, value in tensors.items() if value.ndim and len(value) == count}
+    return {**observation, **chosen, "task": [observation["task"][row] for row in rows]}

@@ -41,11 +41,11 @@ class Span:
 
     @property
     def follows_labels(self) -> bool:
-        """Whether its length is that of labels."""
+        """Tell whether its length is that of labels."""
         return self.per_step == CODES or self.steps == LABELS
 
     def each(self, labels: LatentSpec) -> int:
-        """Placeholders of a step."""
+        """Return the number of placeholders of a step."""
         return labels.tokens if self.per_step == CODES else int(self.per_step)
 
 
@@ -58,11 +58,11 @@ class Segment(NamedTuple):
 
     @property
     def count(self) -> int:
-        """Placeholders."""
+        """Number of placeholders."""
         return self.steps * self.per_step
 
     def of(self, states: Tensor) -> Tensor:
-        """Its states [B, count, D] among those of all placeholders [B, n, D]."""
+        """Take its states [B, count, D] from those of all placeholders [B, n, D]."""
         return states[:, self.first : self.first + self.count]
 
 
@@ -129,7 +129,7 @@ class Strategy:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Parts of a label, "codes" and "embedding", that its losses cannot do without."""
+        """Return the parts of a label, "codes" and "embedding", that its losses cannot do without."""
         return tuple(part for part in PARTS if any(part in LOSSES[loss.loss].parts for loss in self.losses))
 
     def check_parts(self, labels: LatentSpec) -> None:
@@ -139,11 +139,6 @@ class Strategy:
             if not labels.has(part):
                 expected = f"labels with {what[part]}, which {self.name} learns from"
                 checks.fail("latent", expected, ", ".join(f"{n} {v}" for n, v in labels.to_json().items() if v))
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Weights of the terms of its losses (Eq. 4)."""
-        return {loss.name: loss.weight for loss in self.losses}
 
     def segments(self, horizon: int, labels: LatentSpec | None = None) -> dict[str, Segment]:
         """Tell where the placeholders of each span stand, for chunks of `horizon` steps and these labels."""
@@ -182,12 +177,12 @@ for _strategy in (
 
 
 def strategy_of(name: str | Strategy, **changes: Any) -> Strategy:
-    """A strategy by its name or as it is; `changes` of its only loss, such as `layer` or `weight`, where not None."""
+    """Return a strategy by name or as it is, with `changes` of its only loss that are not None (`layer`, `weight`)."""
     if isinstance(name, str) and name not in STRATEGIES:
         checks.one_of("strategy", name, STRATEGIES)
-    if not isinstance(name, str | Strategy):
-        checks.fail("strategy", "a name or a Strategy", repr(name))
     strategy = STRATEGIES[name] if isinstance(name, str) else name
+    if not isinstance(strategy, Strategy):
+        checks.fail("strategy", "a name or a Strategy", repr(name))
     given = {option: change for option, change in changes.items() if change is not None}
     if not given:
         return strategy
@@ -197,9 +192,10 @@ def strategy_of(name: str | Strategy, **changes: Any) -> Strategy:
     return replace(strategy, losses=(replace(strategy.losses[0], **given),))
 
 
-def build_supervision(
-    strategy: str | Strategy, dim: int, labels: LatentSpec | None = None
-) -> dict[str, LatentSupervision]:
+Supervision = dict[str, LatentSupervision]  # by the names of their terms
+
+
+def build_supervision(strategy: str | Strategy, dim: int, labels: LatentSpec | None = None) -> Supervision:
     """Return the losses of a strategy over states of width `dim`, by the names of their terms.
 
     `labels` says what the latent actions are: `lattok.labels.latent_spec` tells it of a dataset.
@@ -207,6 +203,5 @@ def build_supervision(
     strategy, labels = strategy_of(strategy), labels or LatentSpec()
     strategy.check_parts(labels)
     each = {span.name: span.each(labels) for span in strategy.spans}
-    return {
-        loss.name: LOSSES[loss.loss].build(dim, labels, each[loss.span], **loss.options) for loss in strategy.losses
-    }
+    built = [LOSSES[loss.loss].build(dim, labels, each[loss.span], **loss.options) for loss in strategy.losses]
+    return {loss.name: module for loss, module in zip(strategy.losses, built, strict=True)}

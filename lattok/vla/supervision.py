@@ -25,7 +25,6 @@ from lattok.registry import Registry
 from lattok.types import LatentTarget, LossTerms
 from lattok.vla import losses
 
-PROJECTIONS = ("linear", "mlp")
 LOSSES: Registry[type[LatentSupervision]] = Registry("lattok.losses", "kind", ["vla"])
 
 
@@ -35,7 +34,8 @@ class LatentSupervision(nn.Module, ABC):
     kind: ClassVar[str] = ""  # what strategies call it
     weight: ClassVar[float] = 0.1  # lambda of the paper (Table 7)
     parts: ClassVar[tuple[str, ...]] = PARTS  # of a target, which it needs and looks at
-    options: ClassVar[tuple[str, ...]] = ()  # keywords of `build` that a strategy may set
+    sizes: ClassVar[tuple[str, ...]] = ()  # of a `LatentSpec`, at least 1, which its constructor takes by name
+    options: ClassVar[tuple[str, ...]] = ()  # keywords of its constructor that a strategy may set
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -47,14 +47,16 @@ class LatentSupervision(nn.Module, ABC):
         super().__init__()
         checks.counts(dim=dim, states_per_step=states_per_step)
         self.dim, self.states_per_step, self.labels = dim, states_per_step, labels or LatentSpec()
+        checks.counts(**{size: getattr(self.labels, size) for size in self.sizes})
 
     @classmethod
-    @abstractmethod
     def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> Self:
         """Return the loss for labels that have its `parts`."""
+        sizes = {size: getattr(labels, size) for size in cls.sizes}
+        return cls(dim, states_per_step=states_per_step, **sizes, **options)
 
     def forward(self, states: Tensor, target: LatentTarget, reduction: str = "mean") -> LossTerms:
-        """States [B, S * states_per_step, dim], whatever their dtype, to the loss and figures for the log.
+        """Return the loss of states [B, S * states_per_step, dim] of any dtype, and figures for the log.
 
         "latent" is the loss, not weighted, [B] with `reduction="none"`; the figures carry no gradient.
         Raises `LattokError` where the target does not fit.
@@ -67,7 +69,7 @@ class LatentSupervision(nn.Module, ABC):
 
     @abstractmethod
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
-        """States [B, S, states_per_step, dim] and a target that was checked, but for what it must hold."""
+        """Return the terms of states [B, S, states_per_step, dim]; of `target` only the `parts` are unchecked."""
 
     def _check(self, states: Tensor, target: LatentTarget) -> None:
         checks.tensor("states", states)
@@ -81,10 +83,8 @@ class LatentSupervision(nn.Module, ABC):
         steps = target.valid.shape[1]
         if states.shape[1] != steps * self.states_per_step:
             expected = f"{steps} steps of {self.states_per_step} states, as the target has steps"
-            hint = (
-                "Ask the data for as many latent actions as the policy has steps (`delta_timestamps`), or say "
-                '`resample="nearest"`; `states_per_step` is for policies with a state for each code.'
-            )
+            hint = "Ask the data for as many latent actions as the policy has steps (`delta_timestamps`), or say "
+            hint += '`resample="nearest"`; `states_per_step` is for policies with a state for each code.'
             checks.fail("states", expected, f"{states.shape[1]} states", hint)
 
 
@@ -92,20 +92,14 @@ class AlignLoss(LatentSupervision):
     """LA-Align (Eq. 5): 1 - cosine of a projected state and the latent action of its step, the mean of its vectors."""
 
     kind = "align"
-    weight, parts, options = 1.0, ("embedding",), ("projection",)
+    weight, parts, sizes, options = 1.0, ("embedding",), ("latent_dim",), ("projection",)
 
     def __init__(self, dim: int, latent_dim: int, *, projection: str = "linear", states_per_step: int = 1):
         super().__init__(dim, states_per_step, LatentSpec(latent_dim=latent_dim))
-        checks.counts(latent_dim=latent_dim)
-        checks.one_of("projection", projection, PROJECTIONS)
+        checks.one_of("projection", projection, ("linear", "mlp"))
         self.latent_dim = latent_dim
         self.norm = nn.LayerNorm(dim)
         self.project = nn.Linear(dim, latent_dim) if projection == "linear" else _two_layers(dim, latent_dim)
-
-    @classmethod
-    def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> Self:
-        """See the base class."""
-        return cls(dim, labels.latent_dim, states_per_step=states_per_step, **options)
 
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
         embedding = _embedding_of(target, self.latent_dim)
@@ -122,20 +116,14 @@ class CodeCrossEntropy(LatentSupervision):
     """
 
     kind = "codes"
-    parts = ("codes",)
+    parts, sizes = ("codes",), ("codebook_size", "codes")
 
     def __init__(self, dim: int, codebook_size: int, codes: int = 1, *, states_per_step: int = 1):
         super().__init__(dim, states_per_step, LatentSpec(codes=codes, codebook_size=codebook_size))
-        checks.counts(codebook_size=codebook_size, codes=codes)
         if states_per_step not in (1, codes):
             checks.fail("states_per_step", f"1 or {codes}, a state for each code", states_per_step)
         self.codebook_size, self.codes = codebook_size, codes
         self.head = nn.Linear(dim, codebook_size * (codes // states_per_step))
-
-    @classmethod
-    def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> Self:
-        """See the base class."""
-        return cls(dim, labels.codebook_size, labels.codes, states_per_step=states_per_step, **options)
 
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
         codes = _codes_of(target, self.codes, self.codebook_size)
@@ -152,19 +140,13 @@ class Regress(LatentSupervision):
     """
 
     kind = "regress"
-    parts = ("embedding",)
+    parts, sizes = ("embedding",), ("latent_dim", "vectors")
 
     def __init__(self, dim: int, latent_dim: int, vectors: int = 1, *, states_per_step: int = 1):
         super().__init__(dim, states_per_step, LatentSpec(vectors=vectors, latent_dim=latent_dim))
-        checks.counts(latent_dim=latent_dim, vectors=vectors)
         self.latent_dim, self.vectors = latent_dim, vectors
         self._own = states_per_step == vectors
         self.head = _two_layers(dim, latent_dim * (1 if self._own else vectors))
-
-    @classmethod
-    def build(cls, dim: int, labels: LatentSpec, states_per_step: int = 1, **options: Any) -> Self:
-        """See the base class."""
-        return cls(dim, labels.latent_dim, labels.vectors, states_per_step=states_per_step, **options)
 
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
         embedding = _embedding_of(target, self.latent_dim)
@@ -181,7 +163,7 @@ def _two_layers(dim: int, out: int) -> nn.Sequential:
 
 
 def _codes_of(target: LatentTarget, codes: int, codebook_size: int) -> Tensor:
-    """Codes [B, S, P] of a target, which must have them, P of a step, below K where they are valid."""
+    """Return the codes [B, S, P] of a target, which must have them, P of a step, below K where they are valid."""
     if target.codes is None:
         hint = f"{ANNOTATE} Labels of a model without codes are for AlignLoss or Regress."
         checks.fail("codes", "codes, for a loss of codes", "a target without", hint)
@@ -199,8 +181,8 @@ def _codes_of(target: LatentTarget, codes: int, codebook_size: int) -> Tensor:
     return target.codes.long()
 
 
-def _embedding_of(target: LatentTarget, latent_dim: int | None) -> Tensor:
-    """Vectors [B, S, E, d] of a target, which must have them."""
+def _embedding_of(target: LatentTarget, latent_dim: int) -> Tensor:
+    """Return the vectors [B, S, E, d] of a target, which must have them, of `latent_dim` numbers each."""
     if target.embedding is None:
         hint = f"{ANNOTATE} With embedding=False it leaves the vectors out."
         checks.fail("embedding", "vectors, for a loss of vectors", "a target without", hint)
@@ -209,7 +191,7 @@ def _embedding_of(target: LatentTarget, latent_dim: int | None) -> Tensor:
         checks.fail("embedding", "float32", str(target.embedding.dtype).removeprefix("torch."))
     got = target.embedding.shape[3]
     hint = f"Build the loss with latent_dim={got}, the width of the labels' vectors (`meta/lattok.json` has it)."
-    checks.size("embedding", "numbers in each vector", got, latent_dim or got, hint)
+    checks.size("embedding", "numbers in each vector", got, latent_dim, hint)
     return target.embedding.float()
 
 
@@ -221,5 +203,5 @@ def _check_shape(name: str, part: Tensor, valid: Tensor, dims: str) -> None:
 
 @torch.no_grad()
 def _cosine(predicted: Tensor, embedding: Tensor, valid: Tensor) -> Tensor:
-    """Mean cosine of vectors [B, S, E, d], averaged like the losses; 0 where nothing is valid."""
+    """Average the cosine of vectors [B, S, E, d] as the losses are; 0 where nothing is valid."""
     return losses.reduce_valid(F.cosine_similarity(predicted.float(), embedding, dim=-1).mean(2), valid)

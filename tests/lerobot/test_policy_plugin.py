@@ -358,7 +358,7 @@ def test_loading_is_strict(trained, tmp_path):
 
 def test_a_checkpoint_without_the_base_model(dataset, tmp_path, monkeypatch):
     """Of a pretrained backbone it holds what is trained, and which one it was; it is opened again by that."""
-    scratch, opened = importlib.import_module("lattok.vla.build").open_backbone, []
+    scratch, opened = importlib.import_module("lattok.vla.model").open_backbone, []
 
     class Adapted(torch.nn.Module):
         """The scratch backbone as if only its last norm were trained."""

@@ -10,7 +10,7 @@ from lattok.backbones import BackboneOut, LoraSpec
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, PolicyBatch
 from lattok.vla import LatentVLA, Strategy, VLAConfig, strategy_of
-from lattok.vla.build import open_backbone
+from lattok.vla.model import open_backbone
 
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 B, H, M, S, P, K, D = 4, 4, 3, 5, 2, 7, 6  # samples, horizon, actions, proprio, codes of a step, codebook, latents
@@ -48,6 +48,7 @@ def config(strategy: str | Strategy = "baseline", latent: dict[str, Any] | None 
         "image_size": 16,
         "patch_size": 8,
         "backbone": "scratch",
+        "train_backbone": "full",
         "width": 32,
         "depth": 3,
         "head_dim": 32,

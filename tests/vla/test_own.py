@@ -106,7 +106,7 @@ def test_a_loss_is_one_class_and_a_strategy_one_entry(monkeypatch):
     terms = model(batch(model.config))
     assert terms["latent"] > 0
     recipe = lattok.VLARecipe.from_preset("data", "out", "scratch", strategy="la_length", latent_weight=0.3)
-    assert recipe.data.plan.weights == {"latent": 0.3}
+    assert [loss.weight for loss in recipe.data.plan.losses] == [0.3]
     with pytest.raises(LattokError, match="`latent`: expected labels with vectors .* which la_length learns from"):
         config("la_length", latent={"vectors": 0})
 

@@ -15,7 +15,7 @@ import torch
 import lattok
 from lattok.checks import LattokError
 from lattok.vla import STRATEGIES, LatentVLA
-from lattok.vla.build import open_backbone
+from lattok.vla.model import open_backbone
 from tests.backbones.conftest import need_transformers
 from tests.vla import fakes
 from tests.vla.fakes import batch, config, rows

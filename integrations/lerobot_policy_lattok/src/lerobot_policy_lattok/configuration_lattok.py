@@ -18,7 +18,8 @@ from lattok.recipes.vla import VLARecipe
 from lattok.vla import Strategy, VLAConfig, strategy_of
 from lattok.vla.config import PROMPT, SCRATCH
 
-OF_BACKBONE = ("image_size", "interpolation", "head_dim", "head_heads")  # another default for the scratch backbone
+# these have other defaults for the scratch backbone
+OF_BACKBONE = ("train_backbone", "image_size", "interpolation", "head_dim", "head_heads")
 
 
 @LRSchedulerConfig.register_subclass("lattok_steps")
@@ -59,7 +60,7 @@ class LattokConfig(PreTrainedConfig):
     # its model
     backbone: str = VLAConfig.backbone  # a Hub id, a folder, or "scratch"
     backbone_revision: str | None = None
-    train_backbone: str = "lora"
+    train_backbone: str | None = None
     lora_rank: int = 64
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0

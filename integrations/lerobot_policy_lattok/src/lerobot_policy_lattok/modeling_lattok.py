@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lattok import checks
 from lattok.normalize import read_statistics
 from lattok.vla import LatentVLA
-from lattok.vla.build import open_backbone
+from lattok.vla.model import open_backbone
 from lerobot_policy_lattok.configuration_lattok import LattokConfig, names_of
 from lerobot_policy_lattok.labels import Labels
 
