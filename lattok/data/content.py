@@ -19,6 +19,8 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,14 +102,12 @@ def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Di
 
 def record_of(content: Content) -> dict[str, Any]:
     """What an artefact keeps: digests of each kind in base64, sorted, and a hash of them in the order of episodes."""
-    kinds = {"actions": content.actions, "videos": content.videos}
-    return {name: _record(found) for name, found in kinds.items() if found}
-
-
-def _record(found: Digests) -> dict[str, Any]:
-    kept = sorted(set(found.values()))[:KEPT]
-    text = base64.b64encode(b"".join(kept)).decode()
-    return {"of": len(found), "in_order": in_order(found), "digests": text}
+    record = {}
+    for name, found in (("actions", content.actions), ("videos", content.videos)):
+        if found:
+            text = base64.b64encode(b"".join(sorted(set(found.values()))[:KEPT])).decode()
+            record[name] = {"of": len(found), "in_order": in_order(found), "digests": text}
+    return record
 
 
 def in_order(found: Digests) -> str:
@@ -146,7 +146,7 @@ def _known(entry: Any) -> Known:
 
 
 def _behind(dataset: RobotDataset) -> RobotDataset:
-    """Return the dataset itself, behind all views of it."""
+    """Return the dataset behind all views of it."""
     while isinstance(dataset, View):
         dataset = dataset.dataset
     return dataset
@@ -169,17 +169,9 @@ def _columns(source: RobotDataset, more: Iterable[str]) -> list[str]:
     )
 
 
-def _values(source: RobotDataset, index: int, keys: Sequence[str]) -> Values:
-    """Columns of an episode; where checking them costs reading the pictures, unchecked. None where they are damaged,
-    which is for those to say who learn from them."""
-    try:
-        return source.unchecked_columns(index, keys) if keys else {}
-    except LattokError:
-        return {}
-
-
 def _all_values(source: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> Iterator[tuple[int, Values]]:
-    """Columns of every episode, in any order. LeRobot's files are read as a whole: in a tenth of the time."""
+    """Columns of every episode, in any order, unchecked where a check reads the pictures; none where they are damaged,
+    which is for those to say who learn from them. LeRobot's files are read as a whole: in a tenth of the time."""
     left = {episode.index: episode.length for episode in episodes}
     if keys and isinstance(source, LeRobotV3) and 4 * len(left) > len(source.episodes):
         for path, indices in source.by_data_file(list(left)).items():
@@ -192,7 +184,11 @@ def _all_values(source: RobotDataset, episodes: Sequence[Episode], keys: Sequenc
                 if last - first == left[index]:
                     del left[index]
                     yield index, {key: values[first:last] for key, values in stored.items()}
-    yield from ((index, _values(source, index, keys)) for index in left)
+    for index in left:
+        values: Values = {}
+        with suppress(LattokError):
+            values = source.unchecked_columns(index, keys) if keys else {}
+        yield index, values
 
 
 def _bytes(values: np.ndarray) -> bytes:
@@ -226,14 +222,9 @@ def _video_spans(source: RobotDataset, cameras: Sequence[str]) -> Spans | None:
 
 
 def _digests_of_videos(spans: Spans, episodes: Iterable[Episode]) -> Digests:
-    stamps: dict[Path, bytes] = {}
-    found = {}
+    stamp, found = cache(_stamp), Digests()  # many episodes lie in one file
     for episode in episodes:
-        parts = []
-        for path, start in spans(episode.index):
-            if path not in stamps:
-                stamps[path] = _stamp(path)
-            parts.append(stamps[path] + repr(round(start, 3)).encode())
+        parts = [stamp(path) + repr(round(start, 3)).encode() for path, start in spans(episode.index)]
         found[episode.index] = hashlib.blake2b(b"|".join(parts), digest_size=SIZE).digest()
     return found
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.schema import Damage, RobotDataset, dimension_names, vector_key
 from lattok.types import Episode
 
@@ -25,8 +24,7 @@ def split_by_task(dataset: RobotDataset, held_out: int = 1) -> tuple[list[int], 
 
     A task with no more than `held_out` episodes stays in training as a whole.
     """
-    if isinstance(held_out, bool) or not isinstance(held_out, int) or held_out < 1:
-        checks.fail("held_out", "a whole number of at least 1", repr(held_out))
+    checks.counts(held_out=held_out)
     by_task: dict[tuple[str, ...], list[int]] = {}
     for episode in dataset.episodes:
         by_task.setdefault(episode.tasks, []).append(episode.index)
@@ -56,8 +54,7 @@ def select_episodes(
     if spec is None:
         return list(dataset.episodes)
     choice = _choice(dataset, spec)
-    _check_ranges(dataset, choice, spec)
-    wanted = choice.numbers | _in_ranges(choice, dataset)
+    wanted = choice.numbers | _in_ranges(dataset, choice, spec)
     found = _find(dataset.episodes, sorted(wanted))
     missing = sorted(wanted - {episode.index for episode in found})
     damaged = {} if wanted and not missing else dict(damaged_among(dataset, spec))
@@ -109,16 +106,19 @@ def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> _Choice:
     return choice
 
 
-def _check_ranges(dataset: RobotDataset, choice: _Choice, spec: str | Sequence[int]) -> None:
-    """A range names episodes that there are, damaged ones included; without an end it has as many as there are."""
+def _in_ranges(dataset: RobotDataset, choice: _Choice, spec: str | Sequence[int]) -> set[int]:
+    """Numbers of the episodes in the ranges, which begin and end among the episodes, damaged ones included."""
     if not choice.ranges:
-        return
-    known = [*dataset.episodes[-1:], *dataset.damaged]
-    end = 1 + max((e.index if isinstance(e, Episode) else e.episode_index for e in known), default=-1)
+        return set()
+    known = [episode.index for episode in dataset.episodes]
+    end = 1 + max([*known[-1:], *(damage.episode_index for damage in dataset.damaged)], default=-1)
+    found: set[int] = set()
     for first, last in choice.ranges:
         if first >= end or (last > end and last != math.inf):
             hint = f'All of them are "0:{end}", or "0:".'
             checks.fail("episodes", f"ranges among the {end} episodes of the dataset", repr(spec), hint)
+        found.update(known[bisect_left(known, first) : bisect_left(known, last)])
+    return found
 
 
 def check_horizon(horizon: int, episodes: Iterable[Episode]) -> None:
@@ -127,13 +127,6 @@ def check_horizon(horizon: int, episodes: Iterable[Episode]) -> None:
     if horizon > longest:
         hint = "Beyond the end of an episode there is nothing to learn from."
         checks.fail("horizon", f"at most the {longest} steps of the longest chosen episode", horizon, hint)
-
-
-def _in_ranges(choice: _Choice, dataset: RobotDataset) -> set[int]:
-    """Numbers of the episodes in the ranges."""
-    known = [episode.index for episode in dataset.episodes] if choice.ranges else []
-    cuts = [(bisect_left(known, first), bisect_left(known, end)) for first, end in choice.ranges]
-    return {index for first, end in cuts for index in known[first:end]}
 
 
 def _whole(value: object) -> int:
@@ -155,11 +148,9 @@ def read_vectors(dataset: RobotDataset, argument: str, key: str, episodes: Seque
         bad = np.argwhere(~np.isfinite(rows))
         if len(bad):
             frame, dim = bad[0]
-            raise LattokError(
-                f"`{key}`: expected finite numbers, got {values[frame, dim]} in episode {episode.index}, "
-                f"frame {frame}, dimension {dim} ({dimension_names(feature)[dim]}). "
-                "Repair it; training and evaluation can also leave the episode out with `episodes`."
-            )
+            place = f"episode {episode.index}, frame {frame}, dimension {dim} ({dimension_names(feature)[dim]})"
+            hint = "Repair it; training and evaluation can also leave the episode out with `episodes`."
+            checks.fail(key, "finite numbers", f"{values[frame, dim]} in {place}", hint)
     return flat
 
 
@@ -175,14 +166,9 @@ def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stri
     def too_long(gap: int) -> bool:
         return 2 * pairs(gap) < total
 
-    if not too_long(stride):
-        return
-    usable = bisect_left(range(1, min(stride, total)), True, key=too_long)
-    largest = f"The largest usable stride is {usable} ({usable / fps:.3g} s)."
-    hint = largest if usable else "The episodes are too short for pairs."
-    checks.fail(
-        name,
-        "a gap that leaves at least half of the frames with a partner in their episode",
-        f"{stride} frames ({stride / fps:.3g} s), which leaves {pairs(stride)} of {total}",
-        hint,
-    )
+    if too_long(stride):
+        usable = bisect_left(range(1, min(stride, total)), True, key=too_long)
+        largest = f"The largest usable stride is {usable} ({usable / fps:.3g} s)."
+        hint = largest if usable else "The episodes are too short for pairs."
+        got = f"{stride} frames ({stride / fps:.3g} s), which leaves {pairs(stride)} of {total}"
+        checks.fail(name, "a gap that leaves at least half of the frames with a partner in their episode", got, hint)

@@ -130,14 +130,12 @@ class _Misfit(LattokError):
 
 def _plan(dataset: RobotDataset, tried: Sequence[Episode], images: str, size: tuple[int, int] | None) -> _Plan:
     """Columns and cameras; the episodes `tried` show whether images are stored encoded."""
-    others = {
-        key: _column(feature)
-        for key, feature in dataset.features.items()
-        if key not in INDEX_KEYS and feature.dtype not in IMAGE_DTYPES
-    }
-    own = dataset.kind == "lerobot"
-    kept = {key: feature for key, feature in others.items() if own and feature.dtype not in DTYPES}
-    columns = {key: feature for key, feature in others.items() if key not in kept}
+    columns, kept = dict[str, Feature](), dict[str, Feature]()
+    for key, feature in dataset.features.items():
+        if key not in INDEX_KEYS and feature.dtype not in IMAGE_DTYPES:
+            dtype = "float32" if feature.dtype == "float16" else feature.dtype  # LeRobot does not know float16
+            place = kept if dataset.kind == "lerobot" and dtype not in DTYPES else columns
+            place[key] = feature._replace(dtype=dtype, shape=feature.shape or (1,))
     cameras = [_camera(dataset, key, tried, images, size) for key in dataset.cameras]
     return _Plan(dataset, columns, cameras, bool(size), kept)
 
@@ -153,12 +151,6 @@ def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
         what = f"{plan.dataset.name}: {', '.join(lost)[:200]} in its data files: meta/info.json does not declare it"
         warnings.warn(f"{what}, so the export is without. Declare it there to keep it.", stacklevel=3)
     return {key: common_types(key, schemas) for key in plan.kept}
-
-
-def _column(feature: Feature) -> Feature:
-    """Return the feature as it can be written without loss."""
-    dtype = "float32" if feature.dtype == "float16" else feature.dtype  # which LeRobot does not know
-    return feature._replace(dtype=dtype, shape=feature.shape or (1,))
 
 
 def _camera(
@@ -190,9 +182,7 @@ def _write(writer: LeRobotWriter, plan: _Plan, chosen: Sequence[Episode], progre
     done, total = 0, sum(episode.length for episode in chosen)
     for episode in chosen:
         try:
-            columns: dict[str, Any] = plan.dataset.columns(episode.index, list(plan.columns))
-            if plan.kept:
-                columns |= cast(LeRobotV3, plan.dataset).stored(episode.index, list(plan.kept))
+            columns = _columns(plan, episode)
             frames = {camera.key: _frames(plan, camera, episode) for camera in plan.cameras}
             writer.add_episode(columns, frames, _tasks(plan.dataset, episode), episode.length)
         except _Misfit:
@@ -202,6 +192,12 @@ def _write(writer: LeRobotWriter, plan: _Plan, chosen: Sequence[Episode], progre
         done += episode.length
         if progress is not None:
             progress(done, total)
+
+
+def _columns(plan: _Plan, episode: Episode) -> dict[str, Any]:
+    """Return all columns of an episode, those of LeRobot's own kinds as they are stored."""
+    stored = cast(LeRobotV3, plan.dataset).stored(episode.index, list(plan.kept)) if plan.kept else {}
+    return plan.dataset.columns(episode.index, list(plan.columns)) | stored
 
 
 def _cannot_read(reason: str) -> LattokError:
@@ -228,21 +224,29 @@ def _frames(plan: _Plan, camera: _Camera, episode: Episode) -> Frames:
             raise LattokError(f"`{camera.key}` is not stored as encoded images here. Choose images=video.")
         return stored
 
-    def run(sink: Sink) -> None:
-        def take(block: np.ndarray) -> np.ndarray:
-            sink(_fitted(plan, camera, block, episode))
-            return block[:, :1, :1]  # what is kept of it: next to nothing
+    return lambda sink: _each_block(plan, camera, episode, lambda block: sink(_fitted(plan, camera, block, episode)))
 
-        plan.dataset.frames(episode.index, (camera.key,), transform=take)
 
-    return run
+def _each_block(plan: _Plan, camera: _Camera, episode: Episode, see: Sink) -> None:
+    """Decode an episode block by block and keep next to nothing of it."""
+
+    def take(block: np.ndarray) -> np.ndarray:
+        see(block)
+        return block[:, :1, :1]
+
+    plan.dataset.frames(episode.index, (camera.key,), transform=take)
 
 
 def _fitted(plan: _Plan, camera: _Camera, block: np.ndarray, episode: Episode) -> np.ndarray:
     """Frames of the size that is written: resized where that was asked for, without an odd last row or column."""
     height, width, _ = camera.feature.shape
     if plan.resized:
-        return _resized(block, height, width)
+        if block.shape[1:3] == (height, width):
+            return block
+        from PIL import Image  # only for --size
+
+        how = Image.Resampling.BILINEAR  # with antialiasing
+        return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), how)) for frame in block])
     if block.shape[1:3] != camera.source:
         got, expected = ("x".join(map(str, size)) for size in (block.shape[1:3], camera.source))
         hint = f"LeRobot keeps one size per camera: give a `size` for all, such as {height} {width}."
@@ -250,27 +254,16 @@ def _fitted(plan: _Plan, camera: _Camera, block: np.ndarray, episode: Episode) -
     return block[:, :height, :width]
 
 
-def _resized(block: np.ndarray, height: int, width: int) -> np.ndarray:
-    from PIL import Image  # only for --size
-
-    if block.shape[1:3] == (height, width):
-        return block
-    how = Image.Resampling.BILINEAR  # with antialiasing
-    return np.stack([np.asarray(Image.fromarray(frame).resize((width, height), how)) for frame in block])
-
-
 def _damage(plan: _Plan, episode: Episode) -> str | None:
     """Why an episode cannot be read; None where it can. Reads all of it and keeps nothing."""
     try:
-        plan.dataset.columns(episode.index, list(plan.columns))
-        if plan.kept:
-            cast(LeRobotV3, plan.dataset).stored(episode.index, list(plan.kept))
+        _columns(plan, episode)
         for camera in plan.cameras:
-            frames = _frames(plan, camera, episode)
             if camera.verbatim:  # as the writer will look at them
-                EpisodeFrames(camera.key, camera.feature.shape, frames, episode.length).images()
+                stored = _frames(plan, camera, episode)
+                EpisodeFrames(camera.key, camera.feature.shape, stored, episode.length).images()
             else:
-                plan.dataset.frames(episode.index, (camera.key,), transform=lambda block: block[:, :1, :1])
+                _each_block(plan, camera, episode, lambda _: None)
     except LattokError as error:
         return str(error)
     return None

@@ -102,8 +102,8 @@ class RollingVideos:
             self._encoder = VideoWriter(self._folder / path, self._fps, frames.size, self._codec, self._threads)
         start = self._encoder.frames / self._fps
         frames.run(self._encoder.add)
-        values = (*self._place, start, self._encoder.frames / self._fps)
         names = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+        values = (*self._place, start, self._encoder.frames / self._fps)
         return {f"videos/{self._key}/{name}": value for name, value in zip(names, values, strict=True)}
 
     def close(self) -> None:

@@ -45,9 +45,10 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     place = Path(path) if missing else client.here_or_hub("dataset", path, expected, hint)
     if place is None:
         return _open_from_hub(str(path), revision, options)
-    if place.suffix == ".json" and _is_no_description(place):
-        checks.fail("dataset", "a folder, a description file, or a Hub id", f"the file {place}", _whole_of(place))
     if place.suffix == ".json":
+        parts = (place.name, f"{place.parent.name}/{place.name}")  # of a dataset, which describe none by themselves
+        if place.is_file() and {"dataset_info.json", "features.json", "meta/info.json"} & {*parts}:
+            checks.fail("dataset", "a folder, a description file, or a Hub id", f"the file {place}", _whole_of(place))
         if revision is not None:
             raise LattokError(f"`revision` cannot be given for a description file. Write {revision!r} into {place}.")
         return _open_described(place, options)
@@ -73,13 +74,6 @@ def _options(format_: type[RobotDataset]) -> dict[str, Any]:
     named = inspect.signature(format_).parameters.values()
     hints = get_type_hints(format_.__init__)
     return {p.name: hints.get(p.name, Any) for p in named if p.kind is p.KEYWORD_ONLY}
-
-
-def _is_no_description(place: Path) -> bool:
-    """Tell whether a JSON file is a part of a dataset, and so describes no dataset by itself."""
-    beside = place.parent
-    named = place.name in ("dataset_info.json", "features.json")
-    return place.is_file() and (named or (place.name == "info.json" and beside.name == "meta"))
 
 
 def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
@@ -126,14 +120,16 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
 
 
 def _open(place: Path, options: dict[str, Any]) -> RobotDataset:
-    format_, place = _recognise(place.absolute())  # workers of Ray live in another folder
+    try:
+        format_, place = _recognise(place.absolute())  # workers of Ray live in another folder
+    except OSError as error:
+        raise LattokError(f"cannot read {place}: {error.strerror}. Check its permissions.") from None
     name, views = options.pop("name", None), {key: options.pop(key) for key in _VIEWS if key in options}
     kinds = _options(format_)
     for key, value in options.items():
         if key not in kinds:
-            checks.fail(
-                key, f"an option that {place} has a use for ({', '.join((*kinds, 'name', *_VIEWS))})", repr(value)
-            )
+            known = ", ".join((*kinds, "name", *_VIEWS))
+            checks.fail(key, f"an option that {place} has a use for ({known})", repr(value))
         if Path in get_args(kinds[key]) and not isinstance(value, str | Path):
             checks.fail(key, "a path", repr(value))
     if not isinstance(name, str | None):
@@ -160,13 +156,6 @@ def _seen_as(dataset: RobotDataset, cameras: Any = None, action_space: Any = Non
 
 def _recognise(place: Path) -> tuple[type[RobotDataset], Path]:
     """Format of a file or folder, and where exactly it is."""
-    try:
-        return _look_at(place)
-    except OSError as error:
-        raise LattokError(f"cannot read {place}: {error.strerror}. Check its permissions.") from None
-
-
-def _look_at(place: Path) -> tuple[type[RobotDataset], Path]:
     known = formats()
     if place.is_file():
         for each in known:

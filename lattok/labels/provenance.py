@@ -71,20 +71,18 @@ def _restored(dataset: RobotDataset, root: Path) -> dict[str, Any]:
     return checked(found, str(root / INFO))
 
 
-def checked(entries: Mapping[str, Any], where: str) -> dict[str, Any]:
+def checked(entries: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Entries whose facts have the types that readers count on; further ones may be there."""
     for prefix, entry in entries.items():
-        if isinstance(entry, dict):
-            _check(entry, f"{prefix}` in `{where}")
+        if not isinstance(entry, dict):
+            continue
+        where = f"{prefix}` in `{path}"
+        for name, (expected, fits) in FACTS.items():
+            if name in entry and not fits(entry[name]):
+                checks.fail(f"{name} of {where}", expected, f"{entry[name]!r:.60}", AGAIN)
+        if "spec" in entry:
+            LatentSpec.from_json(entry["spec"], "latent", f"spec of {where}")
     return dict(entries)
-
-
-def _check(entry: Mapping[str, Any], where: str) -> None:
-    for name, (expected, fits) in FACTS.items():
-        if name in entry and not fits(entry[name]):
-            checks.fail(f"{name} of {where}", expected, f"{entry[name]!r:.60}", AGAIN)
-    if "spec" in entry:
-        LatentSpec.from_json(entry["spec"], "latent", f"spec of {where}")
 
 
 def _is_gap(part: Any) -> bool:

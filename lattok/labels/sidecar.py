@@ -142,13 +142,10 @@ def _feature(field: pa.Field, path: Path) -> Feature:
 
 def _check_declared(root: Path, provenance: dict[str, Any], features: dict[str, Feature]) -> None:
     """Compare columns with what meta/lattok.json declares: names in Parquet have no checksum."""
-    entries = [entry.get("columns") for entry in provenance.values() if isinstance(entry, dict)]
-    declared = {name: facts for columns in entries if isinstance(columns, dict) for name, facts in columns.items()}
+    entries = [entry.get("columns", {}) for entry in provenance.values() if isinstance(entry, dict)]
+    declared = {name: facts for columns in entries for name, facts in columns.items()}
+    expected = {name: (facts["dtype"], math.prod(facts["shape"])) for name, facts in declared.items()}
     found = {name: (feature.dtype, feature.shape[0]) for name, feature in features.items()}
-    try:
-        expected = {name: (facts["dtype"], math.prod(facts["shape"])) for name, facts in declared.items()}
-    except (TypeError, KeyError):
-        expected = {}
     if declared and found != expected:
         got = ", ".join(f"{name} {dtype}[{width}]" for name, (dtype, width) in found.items())
         raise LattokError(f"{root}: expected the columns that {PROVENANCE} declares, got {got[:300]}. Annotate again.")
@@ -156,12 +153,11 @@ def _check_declared(root: Path, provenance: dict[str, Any], features: dict[str, 
 
 def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:
     for prefix, entry in sidecar.provenance.items():
-        made_from: Any = entry.get("dataset") if isinstance(entry, dict) else None
-        name = made_from.get("name") if isinstance(made_from, dict) else None
+        made_from: dict[str, Any] = entry.get("dataset", {}) if isinstance(entry, dict) else {}
+        name, split = made_from.get("name"), made_from.get("split")
         if name is not None and name != dataset.name:
             hint = f"Open the dataset that they were made from; if it is this one, under a new name, add name={name!r}."
             checks.fail("labels", f"labels of `{dataset.name}`", f"`{prefix}` of `{name}` in {sidecar.root}", hint)
-        split = made_from.get("split") if isinstance(made_from, dict) else None
         if not same_split(split, dataset.split):
             expected, got = f"labels of split `{dataset.split}`", f"`{prefix}` of split `{split}` in {sidecar.root}"
             checks.fail("labels", expected, got, f"Open `{dataset.name}` with split={split!r}.")

@@ -66,9 +66,8 @@ class _Start:
         part, numbers = self.parts.get((kind.kind, arm), (None, np.empty(0)))
         if not isinstance(part, kind):
             what = kind.kind + (f" of arm {arm!r}" if arm else "")
-            checks.fail(
-                "state", f"the {what} that a step starts from, for {why}", "none", "Pass state and state_space."
-            )
+            expected = f"the {what} that a step starts from, for {why}"
+            checks.fail("state", expected, "none", "Pass state and state_space.")
         return part, numbers
 
 
@@ -129,30 +128,24 @@ def _check_parts(source: ActionSpace, target: ActionSpace, drop: Sequence[str]) 
 
 def _converted(numbers: np.ndarray, before: Part, after: Part, start: _Start) -> np.ndarray:
     """Numbers [N, k] float64 of one part as those of its counterpart."""
-    if isinstance(before, Position) and isinstance(after, Position):
-        return _position(numbers, before, after, start)
-    if isinstance(before, Rotation) and isinstance(after, Rotation):
-        return _rotation(numbers, before, after, start)
-    if isinstance(before, Joints) and isinstance(after, Joints):
-        return _joints(numbers, before, after, start)
-    if isinstance(before, Gripper) and isinstance(after, Gripper):
-        return _gripper(numbers, before, after)
-    return checks.fail("target", f"{before.text}, which is passed on as it is", after.text)
+    convert = CONVERSIONS.get(type(before))
+    if convert is None or type(after) is not type(before):
+        checks.fail("target", f"{before.text}, which is passed on as it is", after.text)
+    return convert(numbers, before, after, start)
 
 
 def _position(numbers: np.ndarray, before: Position, after: Position, start: _Start) -> np.ndarray:
-    if {axis.removeprefix("-") for axis in before.axes} != {axis.removeprefix("-") for axis in after.axes}:
+    if {*_plain(before)} != {*_plain(after)}:
         checks.fail("target", f"the axes {', '.join(before.axes)} in any order", ", ".join(after.axes))
     vectors = _metres(numbers, before)
     if (before.mode, before.frame) != (after.mode, after.frame):
         why = f"{before.mode} ({before.frame}) to {after.mode} ({after.frame})"
+        place = np.zeros(3)
         if "absolute" in (before.mode, after.mode):
             known, values = start.of(Position, before.arm, why)
-            if not set(_plain(before)) <= set(_plain(known)):
+            if not {*_plain(before)} <= {*_plain(known)}:
                 checks.fail("state_space", f"a position with the axes {', '.join(_plain(before))}", known.text)
             place = _metres(values, known)
-        else:
-            place = np.zeros(3)
         turn = _orientation(before, start, why) if "tool" in (before.frame, after.frame) else np.eye(3)[None]
         # by way of deltas along the axes of the base
         if before.mode == "absolute":
@@ -163,20 +156,25 @@ def _position(numbers: np.ndarray, before: Position, after: Position, start: _St
             vectors = vectors + place
         elif after.frame == "tool":
             vectors = (np.swapaxes(turn, 1, 2) @ vectors[..., None])[..., 0]
-    signs = np.array([-1.0 if axis.startswith("-") else 1.0 for axis in after.axes])
-    return vectors[:, ["xyz".index(axis) for axis in _plain(after)]] * signs / after.scale
+    return vectors[:, _columns(after)] * _signs(after) / after.scale
 
 
 def _plain(part: Position) -> list[str]:
     return [axis.removeprefix("-") for axis in part.axes]
 
 
+def _columns(part: Position) -> list[int]:
+    return ["xyz".index(axis) for axis in _plain(part)]
+
+
+def _signs(part: Position) -> np.ndarray:
+    return np.array([-1.0 if axis.startswith("-") else 1.0 for axis in part.axes])
+
+
 def _metres(numbers: np.ndarray, part: Position) -> np.ndarray:
     """Metres along x, y and z [N, 3]; 0 for axes that the part does not have."""
     vectors = np.zeros((len(numbers), 3))
-    for column, axis in enumerate(part.axes):
-        sign = -1.0 if axis.startswith("-") else 1.0
-        vectors[:, "xyz".index(axis[-1])] = numbers[:, column] * sign * part.scale
+    vectors[:, _columns(part)] = numbers * _signs(part) * part.scale
     return vectors
 
 
@@ -239,12 +237,14 @@ def _joints(numbers: np.ndarray, before: Joints, after: Joints, start: _Start) -
     return values / after.scale
 
 
-def _gripper(numbers: np.ndarray, before: Gripper, after: Gripper) -> np.ndarray:
+def _gripper(numbers: np.ndarray, before: Gripper, after: Gripper, start: _Start) -> np.ndarray:
     if WIDTH in (before.convention, after.convention):
-        raise LattokError(
-            f"`target`: a gripper cannot go from {before.convention} to {after.convention}: a width in metres does not "
-            "say when a gripper counts as open, and open or closed says no width. Keep it, or make the column yourself."
-        )
+        why = "a width in metres does not say when a gripper counts as open, and open or closed says no width"
+        what = f"a gripper cannot go from {before.convention} to {after.convention}: {why}"
+        raise LattokError(f"`target`: {what}. Keep it, or make the column yourself.")
     closed, opened = GRIPPERS[before.convention]
     least, most = GRIPPERS[after.convention]
     return least + (numbers - closed) / (opened - closed) * (most - least)
+
+
+CONVERSIONS: dict[type, Any] = {Position: _position, Rotation: _rotation, Joints: _joints, Gripper: _gripper}

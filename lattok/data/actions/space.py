@@ -191,16 +191,12 @@ class ActionSpace:
         object.__setattr__(self, "parts", tuple(self.parts))
         if not self.parts:
             checks.fail("action_space", "at least one part", "none")
-        for part in self.parts:
-            arm = getattr(part, "arm", "")
+        keys = [part.key for part in self.parts]
+        for kind, arm in keys:
             if not isinstance(arm, str):
                 checks.fail("arm", 'text such as "left"', repr(arm))
-        keys = [part.key for part in self.parts]
-        for key in keys:
-            if keys.count(key) > 1:
-                checks.fail(
-                    "action_space", "parts that differ in kind or `arm`", f"two of kind {key[0]!r}", "Name arms."
-                )
+            if keys.count((kind, arm)) > 1:
+                checks.fail("action_space", "parts that differ in kind or `arm`", f"two of kind {kind!r}", "Name arms.")
 
     @classmethod
     def of(cls, value: ActionSpace | str | Sequence[Any], argument: str = "action_space") -> ActionSpace:
@@ -265,9 +261,7 @@ def _check_frame(mode: str, frame: str, modes: Sequence[str]) -> None:
 
 _DELTA_EULER = ActionSpace((Position(), Rotation("euler_xyz"), Gripper("open_is_1")))
 # robosuite's OSC_POSE: one unit is 5 cm, or half a radian
-_OSC_POSE = ActionSpace(
-    (Position(scale=0.05), Rotation("axis_angle", scale=0.5), Gripper("closed_is_plus_1")),
-)
+_OSC_POSE = ActionSpace((Position(scale=0.05), Rotation("axis_angle", scale=0.5), Gripper("closed_is_plus_1")))
 PRESETS: dict[str, ActionSpace] = {
     "bridge": _DELTA_EULER,
     "open_x": _DELTA_EULER,  # as Octo and OpenVLA lay out what they train on
@@ -275,12 +269,7 @@ PRESETS: dict[str, ActionSpace] = {
     "robomimic": _OSC_POSE,
     "metaworld": ActionSpace((Position(scale=0.01), Gripper("closed_is_plus_1"))),
     "aloha": ActionSpace(
-        (
-            Joints(6, arm="left"),
-            Gripper("open_is_1", arm="left"),
-            Joints(6, arm="right"),
-            Gripper("open_is_1", arm="right"),
-        )
+        tuple(part for arm in ("left", "right") for part in (Joints(6, arm=arm), Gripper("open_is_1", arm=arm)))
     ),
     "franka_joints": ActionSpace((Joints(7), Gripper("open_is_1"))),
 }
