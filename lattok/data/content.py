@@ -43,6 +43,8 @@ LOOKED_AT = 8  # episodes whose pictures are looked at where they have no files
 
 Digests = dict[int, bytes]  # by episode index
 Values = dict[str, np.ndarray]  # columns by key
+SKIPPED = (".git", ".cache")  # of a clone or of the Hub's client, no part of the dataset
+META_BYTES = 2**28  # of a file of meta/ whose content counts; larger ones by size and time
 
 
 class Content(NamedTuple):
@@ -252,10 +254,6 @@ def _pictures(source: RobotDataset, episodes: Sequence[Episode], camera: str) ->
             yield hashlib.sha256(np.ascontiguousarray(source.frames(episode.index, (camera,), where)).data).digest()
         except LattokError:
             yield b"damaged"
-
-
-SKIPPED = (".git", ".cache")  # of a clone or of the Hub's client, no part of the dataset
-META_BYTES = 2**28  # of a file of meta/ whose content counts; larger ones by size and time
 
 
 def dataset_files(root: Path) -> Iterator[Path]:

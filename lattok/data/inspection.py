@@ -25,6 +25,14 @@ from lattok.findings import Finding, by_severity, fitted, lines, some_of
 from lattok.types import Episode
 
 DIMENSIONS_SHOWN = 12
+SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
+TIME_TOLERANCE = 0.25  # of a frame interval, between timestamps and fps
+ALL_FRAMES = 4_000_000  # of larger datasets, runs of episodes are looked at
+ALL_FRAMES_BY_ROW = 50_000  # where columns lie among the images, all of which must be read
+RUN = 100  # episodes in a run
+WIDEST = 256  # dimensions; wider columns are embeddings
+FILES_LOOKED_INTO = 64  # per camera
+BLANK = 8  # levels between the darkest and the brightest value of a frame that shows nothing, after compression
 
 
 @dataclass(frozen=True)
@@ -96,16 +104,6 @@ def _camera(facts: VideoFacts | None) -> str:
         return "nothing read"
     size = f"{facts.width}x{facts.height}"
     return f"{size}, stored images" if facts.codec == "images" else f"{size}, {facts.fps:g} fps, {facts.codec}"
-
-
-SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk
-TIME_TOLERANCE = 0.25  # of a frame interval, between timestamps and fps
-ALL_FRAMES = 4_000_000  # of larger datasets, runs of episodes are looked at
-ALL_FRAMES_BY_ROW = 50_000  # where columns lie among the images, all of which must be read
-RUN = 100  # episodes in a run
-WIDEST = 256  # dimensions; wider columns are embeddings
-FILES_LOOKED_INTO = 64  # per camera
-BLANK = 8  # levels between the darkest and the brightest value of a frame that shows nothing, after compression
 
 
 def inspect_dataset(

@@ -22,6 +22,10 @@ from lattok.types import Episode
 
 ROWS = 16_384  # about so many in a block
 VALUES = 2**20  # and no more numbers than about these
+WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
+SAMPLE_ROWS, SAMPLE_VALUES = 2**18, 2**23
+NAMED = 8  # dimensions named in a finding
+LEAVE_OUT = "Leave those episodes out (`episodes`), or repair them."
 
 
 class Block(NamedTuple):
@@ -128,12 +132,6 @@ def _joined(parts: list[Block], keys: Sequence[str]) -> Block:
 def _rows_per_block(dataset: RobotDataset, keys: Sequence[str]) -> int:
     width = sum(int(np.prod(dataset.features[key].shape)) for key in keys)
     return int(np.clip(VALUES // max(1, width), 256, ROWS))
-
-
-WILD_Z = 20.0  # robust z-score beyond which a value is called an outlier
-SAMPLE_ROWS, SAMPLE_VALUES = 2**18, 2**23
-NAMED = 8  # dimensions named in a finding
-LEAVE_OUT = "Leave those episodes out (`episodes`), or repair them."
 
 
 class Dimension(NamedTuple):

@@ -11,6 +11,7 @@ from torch import Tensor
 from lattok import checks
 
 INTERPOLATIONS = ("bicubic", "bilinear")
+OVERSHOOT = 0.5  # resizing may leave [0, 1] a little, pixels 0 to 255 and normalised images leave it by far
 
 
 def resize_pixels(frames: Tensor, size: int, interpolation: str = "bicubic") -> Tensor:
@@ -44,9 +45,6 @@ def check_pixels(frames: Tensor) -> None:
     }
     hint = hints.get(frames.shape[-1], "") if frames.ndim >= 3 else ""
     checks.fail("frames", "shape [..., H, W, 3] (RGB, channels last)", f"shape {list(frames.shape)}", hint)
-
-
-OVERSHOOT = 0.5  # resizing may leave [0, 1] a little, pixels 0 to 255 and normalised images leave it by far
 
 
 def frames_from_lerobot(batch: Mapping[str, Tensor], cameras: Sequence[str]) -> Tensor:

@@ -29,6 +29,7 @@ NOTE = "info"  # where LeRobot itself keeps facts about a feature
 CARRIED = ("spec", "action_key", "actions_as", "cameras", "columns", "threads")
 IDENTITY = ("type", "config_sha256", "weights_sha256", "features_sha256", "backend", "precision")
 AGAIN = "Annotate again, or copy the file again."
+MODELS = {"steps": "an image model", "chunk": "an action tokenizer"}
 
 
 def carried(entry: Mapping[str, Any], model: Any) -> dict[str, Any]:
@@ -124,9 +125,6 @@ def nothing(dataset: RobotDataset) -> LattokError:
     """Return the error about a dataset without any label columns."""
     hint = "Run lattok annotate; labels in a folder of their own are named as `labels`, or joined: with_labels."
     return LattokError(f"{dataset.name} has no label columns: it was not annotated. {hint}")
-
-
-MODELS = {"steps": "an image model", "chunk": "an action tokenizer"}
 
 
 def latent_spec(

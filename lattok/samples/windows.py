@@ -25,6 +25,9 @@ from lattok.types import ActionBatch, Episode, PairBatch
 
 ACTION_TARGETS = ("mean", "first", "chunk")
 FeaturesOf = Callable[[np.ndarray], Tensor]  # rows [...] of frames to their features [..., V*N, D]
+IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
+AHEAD = 2**28  # bytes of frames decoded before their turn
+DECODERS = 8  # at once, or one for each core: nothing else is done meanwhile
 
 
 class ActionWindows:
@@ -245,11 +248,6 @@ def instructions(
     first = [episode.tasks[0] if episode.tasks else "" for episode in episodes]
     number = {task: i for i, task in enumerate(dict.fromkeys(first))}
     return tuple(number), np.repeat([number[task] for task in first], lengths)[keep]
-
-
-IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
-AHEAD = 2**28  # bytes of frames decoded before their turn
-DECODERS = 8  # at once, or one for each core: nothing else is done meanwhile
 
 
 def decode_all(

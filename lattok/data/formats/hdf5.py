@@ -114,11 +114,9 @@ class RobomimicHDF5(RobotDataset):
         vars(self).update(state | {"_lock": RLock(), "_process": os.getpid()})
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        """Return the file that holds an episode."""
         return (self._demo(episode_index).file,)
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """Columns of one episode: [T] for scalars (shape (1,)), else [T, *shape]. Only these are read."""
         demo = self._demo(episode_index)
         self.check_columns(keys)
         columns = {}

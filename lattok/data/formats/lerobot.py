@@ -77,11 +77,9 @@ class LeRobotV3(RobotDataset):
         return self._place(self._episode_row(episode_index))
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        """Return the data file and the video files of an episode."""
         return (self.data_file(episode_index), *(self.video_span(episode_index, key)[0] for key in self.videos))
 
     def video_span(self, episode_index: int, camera: str) -> tuple[Path, float, float]:
-        """Video file of an episode, with the times (seconds) at which the episode starts and ends in it."""
         row = self._episode_row(episode_index)
         names = (*PLACE, "from_timestamp", "to_timestamp")
         chunk, file, start, stop = (self._table.value(row, f"videos/{camera}/{name}") for name in names)
@@ -154,7 +152,6 @@ class LeRobotV3(RobotDataset):
         return {key: column_to_numpy(parts[key], self.features[key], f"{path}: `{key}`") for key in parts}
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """Columns of one episode: [T] for scalars (shape (1,)), else [T, *shape]. Row groups are cached."""
         path, first, last = self._rows(episode_index)
         names = [name for name in self._reader.file(path).names if name in self.features]
         self.check_columns(keys, names, f"Looked in {path}.")
@@ -196,7 +193,6 @@ class LeRobotV3(RobotDataset):
         return path, first, last
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
-        """The images of one camera (full key) as they are stored, JPEG or PNG; None where its frames are a video."""
         (key,) = camera_keys(self, (camera,))
         if key in self.videos:
             return None

@@ -65,11 +65,9 @@ class RLDS(RobotDataset):
         return f"Give the folder that holds it, {file.parent}." if _holds_records(file.parent) else ""
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        """Return the file that holds an episode."""
         return (self._place(episode_index)[0].path,)
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """Columns of one episode: [T] for scalars (shape (1,)) and text, else [T, *shape]."""
         self.check_columns(keys)
         with self._example(episode_index) as example:
             return {key: self._column(example, key, episode_index) for key in keys}
@@ -80,7 +78,6 @@ class RLDS(RobotDataset):
             return {key: self._column(example, key, episode_index) for key in keys}
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes]:
-        """Return the images of one camera (full key) as they are stored, JPEG or PNG."""
         (key,) = camera_keys(self, (camera,))
         return self._stored(episode_index, key, range(self.length(episode_index)))
 

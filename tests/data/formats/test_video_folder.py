@@ -20,8 +20,7 @@ from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, export, inspect_dataset, open_dataset
 from lattok.data.formats import video_folder
 from lattok.data.formats.captions import captions_of
-from lattok.data.formats.video_folder import CAMERA, VideoFolder
-from lattok.data.formats.video_times import VideoTimes, schedule
+from lattok.data.formats.video_folder import CAMERA, VideoFolder, VideoTimes, schedule
 from lattok.data.video import VideoWriter
 from tests.conftest import moving_square
 from tests.real import FRANKA, needs_real
