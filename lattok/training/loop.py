@@ -149,7 +149,7 @@ def fit(
                 last = {**{name: float(value) for name, value in reduced.items()}, "lr": rate}
                 report = watch(module, done, last=done == options.steps)
                 if log:
-                    log.write(done, {**last, **report.values, **meter.read(done)}, report.warnings)
+                    log.write(done, {**last, **report.values, **meter.read(done)}, list(report.warnings.values()))
             elif log:
                 log.tick(done)
             stop = _anywhere(asked(), accelerator)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -41,7 +41,7 @@ class RunLog:
         self._tenth = 10 * first // steps
 
     def tick(self, done: int) -> None:
-        """One step more."""
+        """Show that `done` steps are over."""
         self._bar.update(done - self._bar.n)
 
     def write(self, done: int, values: Mapping[str, float], warnings: list[str]) -> None:
@@ -73,7 +73,7 @@ class RunLog:
 
 
 def counted(title: str, total: int) -> Iterator[int]:
-    """0 .. total - 1 with a progress bar and the time left; plain lines where there is no terminal."""
+    """Count 0 .. total - 1 with a progress bar and the time left; plain lines where there is no terminal."""
     begun = time.monotonic()
     with tqdm(total=total, desc=title, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
         for i in range(total):
@@ -94,7 +94,7 @@ class Meter:
             torch.cuda.reset_peak_memory_stats(device)
 
     def read(self, done: int) -> dict[str, float]:
-        """`samples_per_second` since the last reading, over all processes, and the peak of `memory_gb` (10^9 bytes).
+        """Tell `samples_per_second` since the last reading, over all processes, and the peak `memory_gb` (10^9 bytes).
 
         In main memory it is the peak of the process so far, from before the run too.
         """
@@ -106,7 +106,7 @@ class Meter:
 
 
 def _peak_memory(device: torch.device) -> float | None:
-    """Most bytes that tensors took on a CUDA device, or the process in main memory; None where it is not known."""
+    """Tell the most bytes that tensors took on a CUDA device, or the process in main memory; None: not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -118,7 +118,7 @@ def _peak_memory(device: torch.device) -> float | None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Entries of a finished run's metrics.jsonl, each with its `step`; a damaged file is a `LattokError`."""
+    """Read the entries of a finished run's metrics.jsonl, each with its `step`; a damaged file is a `LattokError`."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
@@ -130,7 +130,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _entry(line: str) -> dict[str, Any] | None:
-    """A line as it was logged; None where it was cut by a kill, or is no line of ours."""
+    """Read a line as it was logged; None where it was cut by a kill, or is no line of ours."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
@@ -140,50 +140,43 @@ def _entry(line: str) -> dict[str, Any] | None:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """Lines of an earlier part of the run; what came after its checkpoint, or was cut by a kill, is dropped."""
+    """Read the lines of an earlier part of the run; drop what came after its checkpoint, or was cut by a kill."""
     text = path.read_text(encoding="utf-8", errors="replace") if step and path.is_file() else ""
     return [line for line in text.splitlines() if (entry := _entry(line)) is not None and entry["step"] <= step]
 
 
-@dataclass
-class CodebookReport:
-    """Logged values and warnings about the codebooks of a model."""
+class CodebookReport(NamedTuple):
+    """Logged values about the codebooks of a model, and warnings by the names of those that they are about."""
 
     values: dict[str, float]
-    warnings: list[str]
-    warned: list[str] = field(default_factory=list)  # names of the codebooks that the warnings are about
+    warnings: dict[str, str]
 
 
 def codebook_report(model: nn.Module) -> CodebookReport:
-    """Usage of every codebook since the last call, and a warning with numbers for each that collapses.
+    """Tell the usage of every codebook since the last call, with a warning in numbers for each that collapses.
 
     Seen: few codes in use, low perplexity, and tokens that repeat one another (every code in use at every position,
     yet hardly more joint entropy than one token has).
     """
-    report = CodebookReport({}, [])
+    report = CodebookReport({}, {})
     for name, module in model.named_modules():
-        if not isinstance(module, CodeUsage):
-            continue
-        stats = module.pop_usage()
-        if stats is None:
+        if not isinstance(module, CodeUsage) or (stats := module.pop_usage()) is None:
             continue
         size, used, perplexity = module.size, min(stats.used), min(stats.perplexity)
         report.values[f"codebook/{name}/used"] = float(used)
         report.values[f"codebook/{name}/perplexity"] = perplexity
         report.values[f"codebook/{name}/joint_bits"] = stats.joint_entropy
-        before = len(report.warnings)
         if used < size / 4 or perplexity < size / 10:
-            report.warnings.append(
+            report.warnings[name] = (
                 f"codebook `{name}` is collapsing: {used} of {size} codes in use, perplexity {perplexity:.1f}. "
                 + _remedy(getattr(module, "config", None), module.frozen)
             )
         elif stats.tokens_repeat:
-            report.warnings.append(
+            report.warnings[name] = (
                 f"codebook `{name}`: its {len(stats.used)} tokens repeat one another: {stats.combinations} rows, "
                 f"{stats.joint_entropy:.1f} bits jointly, {math.log2(max(stats.perplexity)):.1f} in one token alone. "
                 "Use the `robust` preset (per-token heads, normalised latents, residual codes)."
             )
-        report.warned += [name] * (len(report.warnings) - before)
     return report
 
 
@@ -200,18 +193,14 @@ class CodebookWatch:
     seen: dict[str, float] = field(default_factory=dict)  # perplexity of each codebook at the last look
 
     def __call__(self, model: nn.Module, done: int, last: bool = False) -> CodebookReport:
-        """Usage since the last look, after `done` steps; `last`: the run ends here."""
-        report = codebook_report(model)
-        warnings = dict(zip(report.warned, report.warnings, strict=True))
-        now = {name: report.values[f"codebook/{name}/perplexity"] for name in report.warned}
+        """Tell the usage since the last look, after `done` steps; `last`: the run ends here."""
+        values, warnings = codebook_report(model)
+        before, self.seen = self.seen, {name: values[f"codebook/{name}/perplexity"] for name in warnings}
         starting = done <= min(START * self.steps, START_STEPS)
-        for name in report.warned:
-            before = self.seen.get(name)
-            growing = before is not None and now[name] > GROWTH * before
-            if self.quiet or (not last and (starting or growing)):
-                del warnings[name]
-        self.seen = now
-        return CodebookReport(report.values, list(warnings.values()), list(warnings))
+        growing = {name for name, now in self.seen.items() if name in before and now > GROWTH * before[name]}
+        if self.quiet or (starting and not last):
+            warnings = {}
+        return CodebookReport(values, {name: text for name, text in warnings.items() if last or name not in growing})
 
 
 def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:
@@ -220,19 +209,14 @@ def _remedy(config: QuantizerConfig | None, frozen: bool) -> str:
         return "Its codes are given: train the model they come from on data like this, with the same preset."
     if config is None:
         return "There is no codebook to start or revive here: lower lr, or normalise the latents (latent_norm=batch)."
-    if config.update == "gradient":
-        return _remedy_by_gradient(config)
+    if config.update == "gradient":  # latents find such a codebook more easily than it finds them
+        if config.start != "uniform":
+            return "Start it small: codebook_start=uniform."
+        if config.restart_every == 0 and config.revive_below == 0:
+            return "Let dead codes restart as copies of used ones: restart_every=100."
+        return "Early on this passes; if it stays, use the `robust` preset (normalised latents, moving averages)."
     if config.start != "kmeans":
         return "Start it from data: codebook_start=kmeans."
     if config.revive_below == 0:
         return "Revive dead codes: revive_below=0.03."
     return "Early on this passes; if it stays, lower lr or start the codebook later (continuous_steps)."
-
-
-def _remedy_by_gradient(config: QuantizerConfig) -> str:
-    """Return the same for a codebook that learns by its loss: latents find it more easily than it finds them."""
-    if config.start != "uniform":
-        return "Start it small: codebook_start=uniform."
-    if config.restart_every == 0 and config.revive_below == 0:
-        return "Let dead codes restart as copies of used ones: restart_every=100."
-    return "Early on this passes; if it stays, use the `robust` preset (normalised latents, moving averages)."

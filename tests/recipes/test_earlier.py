@@ -104,7 +104,7 @@ def test_the_flags_are_there_where_they_mean_something(capsys):
 def test_a_frozen_codebook_that_collapses_has_its_own_remedy():
     lam = ImageLAM(lattok.ImageLAM.config_class(**NARROW, streams="control+env"))
     lam.env.quantizer.recent = torch.zeros(50, 4, dtype=torch.long)
-    assert "train the model they come from on data like this" in codebook_report(lam).warnings[0]
+    assert "train the model they come from on data like this" in codebook_report(lam).warnings["env.quantizer"]
 
 
 NARROW = {

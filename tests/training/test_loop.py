@@ -425,19 +425,19 @@ def quantizer_with(codes, size=16):
 def test_collapse_is_reported_with_numbers():
     report = codebook_report(quantizer_with(torch.randint(2, (500, 4))))
     assert len(report.warnings) == 1
-    assert "codebook `control` is collapsing: 2 of 16 codes in use, perplexity 2.0" in report.warnings[0]
+    assert "codebook `control` is collapsing: 2 of 16 codes in use, perplexity 2.0" in report.warnings["control"]
     assert report.values["codebook/control/used"] == 2
 
 
 def test_tokens_that_repeat_one_another_are_reported():
     report = codebook_report(quantizer_with(torch.randint(16, (2000, 1)).expand(-1, 4)))
     assert len(report.warnings) == 1
-    assert "its 4 tokens repeat one another: 16 rows, 4.0 bits jointly" in report.warnings[0]
+    assert "its 4 tokens repeat one another: 16 rows, 4.0 bits jointly" in report.warnings["control"]
 
 
 def test_a_healthy_codebook_gives_no_warning():
     report = codebook_report(quantizer_with(torch.randint(16, (2000, 4))))
-    assert report.warnings == []
+    assert report.warnings == {}
     assert report.values["codebook/control/joint_bits"] > math.log2(1000)
 
 
@@ -514,7 +514,7 @@ def test_the_warning_names_what_has_not_been_tried(options, remedy):
     quantizer = VectorQuantizer(QuantizerConfig(dim=2, size=16, **options))
     quantizer.steps += 1
     quantizer.recent = torch.zeros(100, 4, dtype=torch.long)
-    assert remedy in codebook_report(nn.ModuleDict({"control": quantizer})).warnings[0]
+    assert remedy in codebook_report(nn.ModuleDict({"control": quantizer})).warnings["control"]
 
 
 def test_step_decay_multiplies_the_rate_every_so_often():
