@@ -92,8 +92,11 @@ def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
                 checks.fail(name, "to be left out", repr(value)[:60], way_out)
         else:
             checks.fail("options", f"keywords among {', '.join(sorted(known))}", f"{name!r:.60}")
-    if given.get("proxies") and "proxies" not in _download_parameters():
-        checks.fail("proxies", "to be left out", repr(given["proxies"])[:60], NEWER)
+    if given.get("proxies"):
+        from huggingface_hub import snapshot_download
+
+        if "proxies" not in inspect.signature(snapshot_download).parameters:
+            checks.fail("proxies", "to be left out", repr(given["proxies"])[:60], NEWER)
     if given.get("device") is not None:
         checks.one_of("device", str(given["device"]).split(":")[0], DEVICES)
     if given.get("subfolder"):
@@ -105,12 +108,7 @@ def here(name: Any, folder: Path = Path()) -> Path | None:
     try:
         path = folder / Path(name).expanduser()
         return path if path.exists() else None
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-    ):  # a name too long, or an unknown user
+    except (OSError, RuntimeError, ValueError, TypeError):  # a name too long, or an unknown user
         return None
 
 
@@ -176,9 +174,11 @@ def fail(
 
 
 def explain(repo_id: str, revision: str | None, error: Exception, kind: str = "model") -> tuple[str, str]:
-    """Reason and way out, in words."""
-    page, names = f"{WEB[kind]}/{repo_id}", _names(error)
-    status = next((code for cause in _causes(error) if (code := _status(cause))), None)
+    """Say reason and way out in words: first what the Hub answered, then what happens on the way to it, and here."""
+    page, causes = f"{WEB[kind]}/{repo_id}", list(_causes(error))
+    names = {each.__name__ for cause in causes for each in type(cause).__mro__}
+    codes = [getattr(getattr(cause, "response", None), "status_code", None) for cause in causes]
+    status = next((code for code in codes if code and isinstance(code, int)), None)
     if "GatedRepoError" in names:
         return "it is gated", f"Accept the terms at {page}, and {LOG_IN}."
     if "DisabledRepoError" in names:
@@ -198,18 +198,15 @@ def explain(repo_id: str, revision: str | None, error: Exception, kind: str = "m
         return "too many requests", "Wait some minutes; who is logged in may ask more often."
     if status is not None and status >= 500:
         return f"the Hub answers {status}", "Try again later."
-    return _transport(repo_id, error, kind, names)
-
-
-def _transport(repo_id: str, error: Exception, kind: str, names: set[str]) -> tuple[str, str]:
-    """Reasons on the way to the Hub, and on this machine."""
     again = "Check the network and run it again: what has arrived is kept."
-    if "OfflineModeIsEnabled" in names or ("LocalEntryNotFoundError" in names and "switched off" in _all(error)):
+    said = " ".join(map(str, causes))
+    offline = "LocalEntryNotFoundError" in names and ("has been disabled" in said or "offline mode is enabled" in said)
+    if offline or "OfflineModeIsEnabled" in names:
         way = f"Where there is network, run `hf download {repo_id}{'' if kind == 'model' else f' --repo-type {kind}'}`"
         return "it is not in the cache, and downloads are switched off", f"{way} and copy HF_HOME, or switch them on."
     if "IncompleteSnapshotError" in names:
         return "only a part of it is in the cache", again
-    network = [cause for cause in _causes(error) if _is_network(cause)]
+    network = [each for each in causes if isinstance(each, ConnectionError | TimeoutError) or _package(each) in HTTP]
     if network:
         last = network[-1]
         return f"the network failed ({type(last).__name__}: {files.first_line(last)[:200].rstrip('.')})", again
@@ -221,12 +218,6 @@ def _transport(repo_id: str, error: Exception, kind: str, names: set[str]) -> tu
     return files.first_line(error)[:300], again
 
 
-def _all(error: Exception) -> str:
-    """Everything that the chain of an error says; for both ways in which downloads are switched off, "switched off"."""
-    text = " ".join(str(cause) for cause in _causes(error))
-    return text.replace("has been disabled", "switched off").replace("offline mode is enabled", "switched off")
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -235,17 +226,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _names(error: Exception) -> set[str]:
-    return {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
-
-
-def _status(error: BaseException) -> int | None:
-    code = getattr(getattr(error, "response", None), "status_code", None)
-    return code if isinstance(code, int) else None
-
-
-def _is_network(error: BaseException) -> bool:
-    return isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.split(".")[0] in HTTP
+def _package(error: BaseException) -> str:
+    return type(error).__module__.split(".")[0]
 
 
 def _logged_in() -> bool:
@@ -255,13 +237,6 @@ def _logged_in() -> bool:
         return get_token() is not None
     except Exception:  # a store of tokens that cannot be read holds none
         return False
-
-
-def _download_parameters() -> set[str]:
-    from huggingface_hub import snapshot_download
-
-    parameters = inspect.signature(snapshot_download).parameters
-    return set(parameters) - {"kwargs"}
 
 
 def _check_subfolder(subfolder: str) -> None:

@@ -82,7 +82,7 @@ def resolve(
 
 
 def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
-    """config.json of an artefact, checked for readability and version."""
+    """Read config.json of an artefact; check that it is whole, and its version."""
     path = folder / CONFIG
     if not path.is_file():
         checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it")
@@ -96,12 +96,8 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     if not isinstance(written, str) or not _VERSION.match(written):
         checks.fail(f"lattok_version` in `{path}", f"a version such as {__version__}", f"{written!r:.60}")
     if _release(written) > _release(__version__):
-        checks.fail(
-            str(path),
-            f"a config written by lattok {__version__} or older",
-            written,
-            "Upgrade lattok to load it.",
-        )
+        expected = f"a config written by lattok {__version__} or older"
+        checks.fail(str(path), expected, written, "Upgrade lattok to load it.")
     return config
 
 
@@ -109,7 +105,7 @@ _VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """(major, minor): patch releases do not change the format."""
+    """Return (major, minor): patch releases do not change the format."""
     found = _VERSION.match(version)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
@@ -222,7 +218,7 @@ class HubModel(nn.Module):
 
     @classmethod
     def check_backbone(cls) -> None:
-        """Only policies have one."""
+        """Refuse a backbone: only policies have one."""
         checks.fail("backbone", f"to be left out: {cls.__name__} has none", "one")
 
     @classmethod
@@ -252,26 +248,26 @@ class HubModel(nn.Module):
 
     @classmethod
     def opened(cls, config: Any, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
-        """What building takes besides the configuration, and what the artefact in `folder` does not hold itself."""
+        """Return the configuration, and what building takes besides it and the artefact in `folder` does not hold."""
         return config, {}
 
     @classmethod
     def build(cls, config: Any, **parts: Any) -> Self:
-        """A model of this configuration, without its weights."""
+        """Make a model of this configuration, without its weights."""
         return cls(config, **parts)
 
     @classmethod
     def outline(cls, config: Any, **parts: Any) -> Self:
-        """Return the same for its shapes alone."""
+        """Make the same for its shapes alone."""
         return cls.build(config, **parts)
 
     def check_fits(self, file: Sizes, where: str) -> None:
-        """Whether these are the names, shapes and dtypes of the tensors in this model's artefact."""
+        """Check that these are the names, shapes and dtypes of the tensors in this model's artefact."""
         wanted = {name: Size.of(tensor) for name, tensor in self.saved_tensors().items()}
         check_sizes(wanted, file, where, type(self).__name__, self.narrow)
 
     def after_load(self) -> None:
-        """Called when a model was loaded from an artefact."""
+        """Do what is left to do when a model was loaded from an artefact."""
 
     def push_to_hub(
         self,
@@ -314,7 +310,7 @@ class HubModel(nn.Module):
             client.fail("repo_id", repo_id, revision, error, did="pushed")
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Tensors that belong into the artefact, sharing memory with the model."""
+        """Return the tensors that belong into the artefact; they share memory with the model."""
         return dict(self.state_dict())
 
     def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -352,7 +348,7 @@ class HubModel(nn.Module):
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        """Evaluation mode in float32 for the duration: a label depends neither on training mode nor on an autocast."""
+        """Stay in evaluation mode and float32: a label depends neither on training mode nor on an autocast."""
         training, device = self.training, next(self.buffers()).device.type
         if training:
             self.eval()
@@ -416,7 +412,7 @@ def _is_of(value: Any, kind: Any) -> bool:
 
 
 def _as(value: Any, kind: Any, where: str) -> Any:
-    """A value out of JSON as a field has it: a list is a tuple, an object the dataclass of its field."""
+    """Turn a value out of JSON into that of a field: a list into a tuple, an object into the dataclass of its field."""
     if isinstance(value, Mapping):
         nested = next((part for part in (kind, *get_args(kind)) if is_dataclass(part)), None)
         return value if nested is None else parse_config(nested, value, where)
@@ -428,7 +424,7 @@ def _as(value: Any, kind: Any, where: str) -> Any:
 
 
 def _check_push(given: Mapping[str, Any]) -> None:
-    """What can be seen to be wrong before anything is written or sent."""
+    """Refuse what can be seen to be wrong before anything is written or sent."""
     known = ("repo_id", "commit_message", "revision", "create_pr", "private", "token", "license")
     checks.known_keys("options", given, known)
     repo_id, named = given.get("repo_id"), given.get("license")

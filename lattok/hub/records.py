@@ -34,10 +34,10 @@ _LICENSE = re.compile(r"^license: *([A-Za-z0-9][\w.-]*) *$", re.MULTILINE | re.A
 
 
 def read_evaluation(path: Path) -> dict[str, Any] | None:
-    """Summary of the last evaluation; None where there is none."""
-    found = _read(path)
-    if found is None:
+    """Read the summary of the last evaluation; None where there is none."""
+    if not path.is_file():
         return None
+    found = files.read_json(path)
     where = _Record(path)
     where.optional(found, "headline", str, "a text")
     where.optional(found, "figures", dict, "an object of figures")
@@ -54,15 +54,14 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
 
 
 def read_training(path: Path) -> dict[str, Any] | None:
-    """Return what a model was trained on; None where it was not written down. Runs of episodes stay runs."""
-    found = _read(path)
-    if found is None:
+    """Read what a model was trained on; None where it was not written down. Runs of episodes stay runs."""
+    if not path.is_file():
         return None
+    found = files.read_json(path)
     where = _Record(path)
-    for number, entry in enumerate(where.listed(found, "mixture")):
-        _check_entry(where, entry, f"mixture[{number}]", True)
-    for number, entry in enumerate(where.listed(found, "earlier")):
-        _check_entry(where, entry, f"earlier[{number}]", True)
+    for name in ("mixture", "earlier"):
+        for number, entry in enumerate(where.listed(found, name)):
+            _check_entry(where, entry, f"{name}[{number}]", True)
     _check_entry(where, found, "the file", False)
     where.optional(found, "loop", dict, "an object of options")
     where.optional(found, "labels", dict | None, "an object")
@@ -81,7 +80,7 @@ def read_training(path: Path) -> dict[str, Any] | None:
 
 
 def _check_entry(where: _Record, entry: Any, name: str, needed: bool) -> None:
-    """One dataset that a model has learned from."""
+    """Check one dataset that a model has learned from."""
     if not isinstance(entry, dict) or (needed and "dataset" not in entry):
         where.wrong(name, "an object with a `dataset`", entry)
     where.optional(entry, "dataset", str, "a name")
@@ -104,10 +103,6 @@ def is_runs(value: Any) -> bool:
         and 0 <= run[0] <= run[1]
         for run in value
     )
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    return files.read_json(path) if path.is_file() else None
 
 
 class _Record:
@@ -135,9 +130,12 @@ class _Record:
 
 
 def plain(text: Any) -> str:
-    """Any text as one line of Markdown that shows it and does nothing else."""
-    line = "".join(c if c.isprintable() else " " for c in str(text))
-    return _SPECIAL.sub(r"\\\1", html.escape(" ".join(line.split()), quote=False))
+    """Turn any text into one line of Markdown that shows it and does nothing else."""
+    return _SPECIAL.sub(r"\\\1", html.escape(_line(text), quote=False))
+
+
+def _line(text: Any) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
 def written_by_somebody(path: Path) -> str | None:
@@ -173,9 +171,8 @@ def model_card(
     facts: Mapping[str, Any],
 ) -> str:
     """Return what it is, how to load it, and the last evaluation as a table. `facts` stand at the top."""
-    shown = " ".join("".join(c if c.isprintable() else " " for c in name).split())
     lines = [*_front(facts), f"# {plain(name)}", "", what, "", "```python", "import lattok"]
-    lines += [f"model = lattok.load({json.dumps(shown, ensure_ascii=False)})", "```", "", "## Evaluation", ""]
+    lines += [f"model = lattok.load({json.dumps(_line(name), ensure_ascii=False)})", "```", "", "## Evaluation", ""]
     lines += [f"Not evaluated yet: {judged_by}."] if not evaluation else _judged(evaluation)
     dumped = json.dumps(files.finite(config), indent=2)
     text = "\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", "", ""])
@@ -199,10 +196,6 @@ def _judged(evaluation: Mapping[str, Any]) -> list[str]:
     verdicts = evaluation.get("verdicts", [])
     lines += [*(f"- **{MARKS[verdict['holds']]}**: {plain(verdict['text'])}" for verdict in verdicts), ""]
     lines += ["<details><summary>All figures</summary>", "", "| figure | value |", "|---|---|"]
-    figures = evaluation.get("figures", {}).items()
-    lines += [f"| {plain(key)} | {plain(_number(value))} |" for key, value in figures]
+    for key, value in evaluation.get("figures", {}).items():
+        lines.append(f"| {plain(key)} | {plain(f'{value:.4g}' if isinstance(value, float) else value)} |")
     return [*lines, "", "</details>"]
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -7,6 +7,7 @@ header. Only then is it built and filled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from lattok import checks
 HEADER = 16 << 20  # bytes of a header: a file of a thousand tensors has a tenth of a megabyte
 SPARE_TENSORS, SPARE_NUMBERS = 256, 1 << 26  # what a model may hold that its file does not: training heads, tables
 NARROW = (torch.bfloat16, torch.float16)
+SHOWN = 40  # of the tensors that do not fit
 DAMAGED = "Copy or download it again."
 Built = TypeVar("Built", bound=nn.Module)
 
@@ -36,16 +38,13 @@ class Size(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor) -> Size:
-        """That of a tensor."""
+        """Return the size of a tensor."""
         return cls(tuple(tensor.shape), tensor.dtype)
 
     @property
     def numbers(self) -> int:
         """How many there are."""
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
+        return math.prod(self.shape)
 
 
 Sizes = Mapping[str, Size]
@@ -54,7 +53,7 @@ _DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": to
 
 
 def read_sizes(path: Path) -> dict[str, Size]:
-    """Names, shapes and dtypes of a safetensors file; it is mapped, not read."""
+    """Read names, shapes and dtypes of a safetensors file; it is mapped, not read."""
     _check_header(path)
     with _readable(path), safetensors.safe_open(str(path), "pt") as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  # it has no other iterator
@@ -62,7 +61,7 @@ def read_sizes(path: Path) -> dict[str, Size]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file."""
+    """Read all tensors of a safetensors file."""
     _check_header(path)
     with _readable(path):
         return safetensors.torch.load_file(path)
@@ -117,28 +116,20 @@ def planned(build: Callable[[], Built], file: Sizes, where: str) -> Built:
 
 
 def check_sizes(wanted: Sizes, found: Sizes, where: str, what: str, narrow: bool = False) -> None:
-    """Names, shapes and dtypes must agree exactly; the error lists all that do not.
+    """Check that names, shapes and dtypes agree exactly; the error lists all that do not.
 
     With `narrow` a float32 may also have been stored as bfloat16 or float16, which it can hold without loss.
     """
     problems = [f"missing {name}" for name in wanted if name not in found]
     problems += [f"unexpected {name}" for name in found if name not in wanted]
-    for name, size in wanted.items():
-        if name in found and found[name].shape != size.shape:
-            problems.append(f"{name} has shape {list(found[name].shape)}, expected {list(size.shape)}")
-        elif name in found and found[name].dtype not in (size.dtype, *(NARROW if narrow and is_float(size) else ())):
-            problems.append(f"{name} is {_name(found[name].dtype)}, expected {_name(size.dtype)}")
+    for name, (shape, dtype) in wanted.items():
+        if name in found and found[name].shape != shape:
+            problems.append(f"{name} has shape {list(found[name].shape)}, expected {list(shape)}")
+        elif name in found and found[name].dtype not in (dtype, *(NARROW if narrow and dtype == torch.float32 else ())):
+            problems.append(f"{name} is {_name(found[name].dtype)}, expected {_name(dtype)}")
     if problems:
         shown = problems[:SHOWN] + [f"and {len(problems) - SHOWN} more"] * (len(problems) > SHOWN)
         checks.fail(where, f"the {len(wanted)} tensors of {what}", "; ".join(shown))
-
-
-def is_float(size: Size) -> bool:
-    """Tell whether it holds numbers of single precision."""
-    return size.dtype == torch.float32
-
-
-SHOWN = 40  # of the tensors that do not fit
 
 
 def _name(dtype: torch.dtype | None) -> str:
@@ -146,7 +137,7 @@ def _name(dtype: torch.dtype | None) -> str:
 
 
 def unsound(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """What is wrong with the values of a model's `tensors`: NaN and infinity, and what its modules say of their own.
+    """List what is wrong with the values of a model's `tensors`: NaN, infinity, and what its modules say of their own.
 
     A module whose buffers may be infinite, or must be more than finite, has a method `unsound` of its own.
     """
