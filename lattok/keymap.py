@@ -53,7 +53,7 @@ def translate(
     unused: Collection[str] = (),
     kept: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """Foreign tensors under the names and in the dtypes of `ours`, the tensors of the model to be filled.
+    """Return foreign tensors under the names and in the dtypes of `ours`, the tensors of the model to be filled.
 
     `unused` are foreign names that are known and not needed; `kept` are names of ours that the file does not hold and
     that keep their values. Everything else that does not fit, on either side, is one `LattokError` listing all
@@ -75,6 +75,17 @@ def translate(
     return {name: result[name] for name in ours}
 
 
+def axis_of(foreign: Mapping[str, Tensor], key: str, axis: int, published: int) -> int:
+    """Return the length of an axis of a foreign tensor; the published one where there is none, said later."""
+    shape = foreign[key].shape if key in foreign else ()
+    return shape[axis] if axis < len(shape) else published
+
+
+def numbered(foreign: Mapping[str, Tensor], pattern: str) -> int:
+    """Count the numbers that the first group of `pattern` finds in the names of foreign tensors."""
+    return len({match[1] for match in map(re.compile(pattern).match, foreign) if match})
+
+
 def _fill(source: Join, foreign: Mapping[str, Tensor], wanted: Tensor) -> tuple[Tensor, str]:
     """Return what stands for `wanted`, and why it cannot, if it cannot."""
     try:
@@ -91,7 +102,7 @@ def _fill(source: Join, foreign: Mapping[str, Tensor], wanted: Tensor) -> tuple[
 
 
 def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> dict[str, Tensor]:
-    """Tensors of a .pt, .pth, .ckpt, .bin or .safetensors file, on the CPU; nested names are joined with ".".
+    """Read tensors of a .pt, .pth, .ckpt, .bin or .safetensors file to the CPU; nested names are joined with ".".
 
     Pickled files go through torch's restricted reader and must hold nothing but tensors, in dictionaries and lists.
     With `entry` that is asked only of what they hold under this name: Lightning keeps the weights in "state_dict",
@@ -116,7 +127,7 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> d
 
 
 def read_settings(path: str | os.PathLike[str], entry: str) -> dict[str, Any]:
-    """What a pickled checkpoint holds under `entry` besides its weights, say "hyper_parameters"; {} if nothing."""
+    """Read what a pickled checkpoint holds under `entry` besides its weights, say "hyper_parameters"; {} if nothing."""
     path = Path(path).expanduser()
     content = _read_pickled(path, inert=True) if path.suffix in PICKLED and path.is_file() else {}
     found = content.get(entry) if isinstance(content, Mapping) else None
@@ -165,51 +176,41 @@ class _Inert:
 
 @contextmanager
 def _stand_ins(path: Path) -> Iterator[None]:
-    """torch's restricted reader finds an `_Inert` under every name of the pickle that it does not know itself."""
+    """Let torch's restricted reader find an `_Inert` under every name of the pickle that it does not know itself."""
     before = list(torch.serialization.get_safe_globals())
     try:
-        torch.serialization.add_safe_globals([_stand_in(name) for name in _named(path)])
+        names = [name.rpartition(".") for name in _named(path)]
+        stand_ins: list[Any] = [type(leaf, (_Inert,), {"__module__": module}) for module, _, leaf in names]
+        torch.serialization.add_safe_globals(stand_ins)
         yield
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
 
 
-def _stand_in(name: str) -> type:
-    module, _, leaf = name.rpartition(".")
-    return type(leaf, (_Inert,), {"__module__": module})
-
-
-class _Operation(NamedTuple):
-    """One step of a pickle."""
-
-    name: str
-    argument: Any
-
-
-def _operations(path: Path) -> list[_Operation]:
-    """Return the steps of the pickle in a file of torch.save; none of an older or damaged file."""
+def _operations(path: Path) -> list[tuple[str, Any]]:
+    """Return name and argument of each step of the pickle in a file of torch.save; none of an older or damaged one."""
     try:
         with zipfile.ZipFile(path) as archive:
             pickled = next(archive.read(member) for member in archive.namelist() if member.endswith("/data.pkl"))
-        return [_Operation(operation.name, argument) for operation, argument, _ in pickletools.genops(pickled)]
+        return [(operation.name, argument) for operation, argument, _ in pickletools.genops(pickled)]
     except Exception:  # damaged bytes fail anywhere in these readers, with any type
         return []
 
 
 def _named(path: Path) -> set[str]:
-    """Classes and functions that a pickle asks for."""
-    return {name for step in _operations(path) if step.name == "GLOBAL" for name in _spellings(step.argument)}
+    """Find the classes and functions that a pickle asks for."""
+    return {name for step, asked in _operations(path) if step == "GLOBAL" for name in _spellings(asked)}
 
 
 def _spellings(argument: Any) -> set[str]:
-    """`module.name` as it is written, and as this Python calls it: torch.save writes names of Python 2."""
+    """Spell `module.name` as it is written, and as this Python calls it: torch.save writes names of Python 2."""
     module, _, name = str(argument).partition(" ")
     return {f"{module}.{name}", ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))}
 
 
 def _place(path: Path, name: str) -> str:
-    """Under which key a pickle first asks for the class or function `name`, where that can be told."""
+    """Say under which key a pickle first asks for the class or function `name`, where that can be told."""
     key, memo = "", {}  # the last text, and which of them numbers stand for
     for operation, argument in _operations(path):
         if operation == "GLOBAL" and {name, f"builtins.{name}"} & _spellings(argument):
@@ -235,7 +236,7 @@ def _flatten(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
 
 
 def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every tensor below `value`; anything else is an error that names its place."""
+    """Yield name and value of every tensor below `value`; anything else is an error that names its place."""
     inside: Iterable[tuple[Any, Any]]
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
         yield ".".join(place), value.detach()

@@ -37,15 +37,15 @@ class Normalizer(nn.Module):
         self.register_buffer("scale", torch.ones(dim))
         self.shift: Tensor
         self.scale: Tensor
-        self.limit: Tensor | None = None  # the largest normalised value of each dimension, where some are clipped
+        self.limit: Tensor | None  # the largest normalised value of each dimension, where some are clipped
+        limit = None
         if clipped is not None and any(clipped):
             checks.size("clipped", "flags, one per dimension", len(clipped), dim)
             limit = torch.tensor([1.0 if clip else torch.inf for clip in clipped])
-            del self.limit
-            self.register_buffer("limit", limit, persistent=False)  # the owner's configuration says it
+        self.register_buffer("limit", limit, persistent=False)  # the owner's configuration says it
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Moves between devices, never between precisions: actions are as exact as their statistics."""
+        """Move between devices, never between precisions: actions are as exact as their statistics."""
         return super()._apply(same_precision(fn), recurse)
 
     @torch.no_grad()
@@ -98,17 +98,17 @@ class Normalizer(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """Physical units to normalised, [..., m]."""
+        """Normalise values [..., m] in physical units."""
         x = (x - self.shift) / self.scale
         return x if self.limit is None else torch.minimum(torch.maximum(x, -self.limit), self.limit)
 
     def inverse(self, x: Tensor) -> Tensor:
-        """Normalised to physical units, [..., m]."""
+        """Turn normalised values [..., m] back into physical units."""
         return x * self.scale + self.shift
 
 
 def kinds_of(normalize: str, exceptions: Sequence[str], names: Sequence[str], dim: int) -> list[str]:
-    """The kind of normalisation of each of `dim` dimensions: `normalize`, but for exceptions, "gripper=identity".
+    """Return the kind of normalisation of each of `dim` dimensions: `normalize` but for exceptions, "gripper=identity".
 
     An exception names a dimension or its index; with `*` it is a pattern, "*gripper*=bounded", for all names that it
     fits, if there are any.
@@ -150,21 +150,20 @@ class Unchosen(nn.Module):
 
     @property
     def shift(self) -> NoReturn:
-        """No statistics are known."""
+        """Refuse: no statistics are known."""
         hint = f"tokenizer.for_dataset({self.names[0]!r}) has the normaliser of that one."
         checks.fail("tokenizer", f"one of its datasets to be chosen ({', '.join(self.names)})", "none", hint)
 
     scale = shift
 
     def forward(self, x: Tensor) -> Tensor:
-        """No statistics are known."""
         return self.shift
 
     inverse = forward
 
 
 def for_dataset(model: Any, name: str) -> Any:
-    """The model as it is to be used on the dataset `name`: with its normaliser, where it has one for each of several.
+    """Return the model as it is used on the dataset `name`: with its normaliser, where it has one for each of several.
 
     A dataset that it does not know is an error; a model with one normaliser, or without actions, is itself.
     """
@@ -174,7 +173,7 @@ def for_dataset(model: Any, name: str) -> Any:
 def read_statistics(
     source: Mapping[str, Any] | str | os.PathLike[str] | None, normalize: str | None = None, prefer: str = "mean_std"
 ) -> tuple[dict[str, Any] | None, str]:
-    """One pair of statistics and the kind of normalisation it makes, from a mapping or a JSON file.
+    """Read one pair of statistics, and the kind of normalisation it makes, from a mapping or a JSON file.
 
     `normalize` chooses the pair; without it `prefer` counts, then the first that is there.
     """
@@ -192,7 +191,7 @@ def read_statistics(
 
 
 def _kinds(statistics: Mapping[str, Any]) -> list[str]:
-    """Kinds of normalisation whose statistics are there, at least one."""
+    """Find the kinds of normalisation whose statistics are there, at least one."""
     kinds = [kind for kind, pair in PAIRS.items() if all(name in statistics for name in pair)]
     if not kinds:
         expected = ", or ".join(f"{first} and {second}" for first, second in PAIRS.values())
@@ -212,7 +211,7 @@ def _numbers(name: str, values: Sequence[float], dim: int) -> np.ndarray:
 
 
 def _map(column: np.ndarray, kind: str) -> tuple[Any, Any]:
-    """Shift and scale for values [N]; outliers beyond the quantiles do not count."""
+    """Return shift and scale for values [N]; outliers beyond the quantiles do not count."""
     if kind == "identity" or not len(column) or (kind == "bounded" and np.abs(column).max() <= 1):
         return 0.0, 1.0
     if kind == "mean_std":
@@ -221,5 +220,5 @@ def _map(column: np.ndarray, kind: str) -> tuple[Any, Any]:
 
 
 def _centre_and_half(low: Any, high: Any) -> tuple[Any, Any]:
-    """Shift and scale that take `low` to -1 and `high` to 1."""
+    """Return shift and scale that take `low` to -1 and `high` to 1."""
     return (high + low) / 2, (high - low) / 2

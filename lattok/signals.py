@@ -37,7 +37,7 @@ def number_of(stop: KeyboardInterrupt) -> int:
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], int]]:
-    """Requests to stop wait until somebody asks: yields a function that gives the signal, 0 while there was none.
+    """Let requests to stop wait until somebody asks: yields a function that gives the signal, 0 while there was none.
 
     A second request, more than a second later, does what it would have done without this. Outside the main thread,
     where Python hears no signals, nothing changes.
@@ -53,16 +53,13 @@ def deferred() -> Iterator[Callable[[], int]]:
             _put_back(previous)
             os.kill(os.getpid(), got)
 
-    previous = _replace(ask, ASKING)
-    try:
+    with _handled(ask, ASKING) as previous:
         yield lambda: number
-    finally:
-        _put_back(previous)
 
 
 @contextmanager
 def raising() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `Interrupted`, as Ctrl-C raises KeyboardInterrupt. The second one ends the process."""
+    """Let SIGTERM and SIGHUP raise `Interrupted`, as Ctrl-C raises KeyboardInterrupt; the second ends the process."""
     begun: list[float] = []
 
     def stop(got: int, frame: Any) -> None:
@@ -73,41 +70,35 @@ def raising() -> Iterator[None]:
             signal.signal(got, signal.SIG_DFL)
             os.kill(os.getpid(), got)
 
-    previous = _replace(stop, ASKING[1:])
-    try:
+    with _handled(stop, ASKING[1:]):
         yield
-    finally:
-        _put_back(previous)
 
 
 @contextmanager
 def ending(text: str) -> Iterator[None]:
-    """Any request ends the process at once with `text`: for what neither raises nor waits well, such as imports."""
+    """Let any request end the process at once with `text`: for what neither raises nor waits well, such as imports."""
 
     def end(got: int, frame: Any) -> None:
         os.write(2, text.encode())
         os._exit(128 + got)
 
-    previous = _replace(end, ASKING)
-    try:
+    with _handled(end, ASKING):
         yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], None], numbers: tuple[int, ...]) -> Iterator[dict[int, Any]]:
+    """Install `handler` for the duration; yields what was there before. Who ignores one of them (nohup) means it."""
+    heard = numbers if threading.current_thread() is threading.main_thread() else ()
+    found = {number: signal.getsignal(number) for number in heard}
+    ignored = {number for number, before in found.items() if before is signal.SIG_IGN and number != signal.SIGINT}
+    previous = {number: before for number, before in found.items() if before is not None and number not in ignored}
+    for number in previous:
+        signal.signal(number, handler)
+    try:
+        yield previous
     finally:
         _put_back(previous)
-
-
-def _replace(handler: Callable[[int, Any], None], numbers: tuple[int, ...]) -> dict[int, Any]:
-    """Install `handler`; what was there before. Who started us with one ignored (nohup) means it."""
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    found = {number: signal.getsignal(number) for number in numbers}
-    ours = {
-        number: before
-        for number, before in found.items()
-        if before is not None and (before is not signal.SIG_IGN or number == signal.SIGINT)
-    }
-    for number in ours:
-        signal.signal(number, handler)
-    return ours
 
 
 def _put_back(previous: dict[int, Any]) -> None:

@@ -23,7 +23,7 @@ FEW_ROWS = 128  # below, joining bytes is faster than tables
 
 
 def _byte_characters() -> dict[str, int]:
-    """The printable character that byte-level tokenizers write for each byte (Radford et al., 2019)."""
+    """Return the byte of each printable character that byte-level tokenizers write for one (Radford et al., 2019)."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return {chr(byte): byte for byte in shown} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
@@ -52,7 +52,8 @@ class CoefficientBPE:
         self.min_token = min_token
         self._tokenizer, raw = _load(text)
         self.token_bytes = _token_bytes(self._tokenizer, {token["content"] for token in raw.get("added_tokens", [])})
-        self.known = _known_characters({BYTES[token] for token in raw["model"]["vocab"] if token in BYTES})
+        alphabet = {BYTES[token] for token in raw["model"]["vocab"] if token in BYTES}
+        self.known = np.array([alphabet.issuperset(chr(point).encode()) for point in range(LAST + 1)])
         self.known[max(0, LAST if max_token is None else max_token - min_token) + 1 :] = False
         points = np.flatnonzero(self.known)
         if not len(points):
@@ -67,7 +68,7 @@ class CoefficientBPE:
         self._tabulate()
 
     def _tabulate(self) -> None:
-        """Characters of each token that is whole characters; then an entry for ids too large, and one for -1."""
+        """Count characters of each token that is whole characters; then come ids too large, and -1."""
         texts = [_whole(token) for token in self.token_bytes]
         self._count = np.array([PARTIAL if text is None else len(text) for text in texts] + [PARTIAL, 0])
         lengths = np.array([len(text or "") for text in texts], dtype=np.int64)
@@ -76,11 +77,11 @@ class CoefficientBPE:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens."""
+        """Return the number of tokens."""
         return len(self.token_bytes)
 
     def encode(self, numbers: np.ndarray) -> list[list[int]]:
-        """Whole numbers [B, n] to ids, a list per row."""
+        """Turn whole numbers [B, n] into ids, a list per row."""
         count, n = numbers.shape
         points = self._points(numbers).astype("<u2", copy=False)
         text = points.tobytes().decode("utf-16-le")
@@ -88,11 +89,11 @@ class CoefficientBPE:
         return [row.ids for row in self._fast.encode_batch_fast(rows, add_special_tokens=False)]
 
     def clipped(self, numbers: np.ndarray) -> np.ndarray:
-        """Which whole numbers [B, n] the vocabulary cannot write."""
+        """Tell which whole numbers [B, n] the vocabulary cannot write."""
         return self._points(numbers) != numbers - self.min_token
 
     def decode(self, codes: np.ndarray, n: int) -> np.ndarray:
-        """Codes [B, L], each row legal, to whole numbers int32 [B, n]."""
+        """Turn codes [B, L], each row legal, into whole numbers int32 [B, n]."""
         if len(codes) < FEW_ROWS:
             return self._join(codes).reshape(-1, n)
         codes = trimmed(codes)
@@ -103,19 +104,19 @@ class CoefficientBPE:
         return numbers
 
     def _join(self, codes: np.ndarray) -> np.ndarray:
-        """Numbers of all rows, one after the other, by way of their text."""
+        """Return the numbers of all rows, one after the other, by way of their text."""
         ids = codes[codes >= 0].tolist()
         return self._numbers(b"".join(map(self.token_bytes.__getitem__, ids)).decode())
 
     def _gather(self, codes: np.ndarray) -> np.ndarray:
-        """Numbers of all rows, one after the other, from the table of tokens of whole characters."""
+        """Return the numbers of all rows, one after the other, from the table of tokens of whole characters."""
         ids = codes[codes >= 0]
         counts = self._count[ids]
         at = np.repeat(self._first[ids] - (counts.cumsum() - counts), counts)
         return self._values[at + np.arange(len(at))]
 
     def read(self, codes: np.ndarray) -> Coefficients:
-        """What any codes [L] say; negative ones are padding."""
+        """Read what any codes [L] say; negative ones are padding."""
         ids = codes[codes >= 0]
         known = ids[ids < self.vocab_size].tolist()
         data = b"".join(map(self.token_bytes.__getitem__, known))
@@ -123,26 +124,26 @@ class CoefficientBPE:
         return Coefficients(self._numbers(text), len(ids) - len(known), len(data) - len(text.encode()))
 
     def plainly_whole(self, codes: np.ndarray, n: int) -> np.ndarray:
-        """Rows [B] of codes [B, L] that hold n numbers in tokens of whole characters; others need `read`."""
+        """Tell which rows [B] of codes [B, L] hold n numbers in tokens of whole characters; others need `read`."""
         return self._count[codes.clip(-1, self.vocab_size)].sum(1) == n
 
     def _numbers(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode("utf-32-le"), "<i4") + self._shift
 
     def _points(self, numbers: np.ndarray) -> np.ndarray:
-        """The character of each number float64, or the nearest one that can be written."""
+        """Return the character of each number float64, or the nearest one that can be written."""
         points = (numbers.clip(self._lowest, self._highest) - self._shift).astype(np.uint16)
         return points if self._nearest is None else self._nearest[points]
 
 
 def trimmed(codes: np.ndarray) -> np.ndarray:
-    """Codes [B, L] without the columns on the right that are only padding; most rows are far shorter than P."""
+    """Cut off the columns on the right of codes [B, L] that are only padding; most rows are far shorter than P."""
     used = np.flatnonzero((codes >= 0).any(0))
     return codes[:, : used[-1] + 1 if len(used) else 0]
 
 
 def train(numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
-    """A byte-level tokenizer.json for rows of whole numbers [N, n], and the range (min_token, max_token) it can write.
+    """Make a byte-level tokenizer.json for rows of whole numbers [N, n], and the range (min_token, max_token) it has.
 
     The range is four times what was seen or is `expected`, and at most +-960, so that a character takes two bytes;
     what is beyond is clipped, as it is in encoding.
@@ -171,7 +172,7 @@ def train(numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, i
 
 
 def _train_merges(points: np.ndarray, characters: list[str], size: int) -> list[tuple[str, str]]:
-    """Merges of whole characters learned from rows of characters [N, n], in which 0 separates."""
+    """Learn merges of whole characters from rows of characters [N, n], in which 0 separates."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit("\0")  # pyright: ignore[reportAttributeAccessIssue]
     trainer = trainers.BpeTrainer(
@@ -179,11 +180,11 @@ def _train_merges(points: np.ndarray, characters: list[str], size: int) -> list[
     )
     texts = (row.tobytes().decode("utf-16-le") for row in points.astype("<u2"))
     tokenizer.train_from_iterator(texts, trainer)
-    return _merges(json.loads(tokenizer.to_str())["model"])
+    return [(first, second) for first, second in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
 def _byte_level(alphabet: list[int], characters: list[str], merges: list[tuple[str, str]]) -> str:
-    """tokenizer.json with the bytes of `alphabet`, then `characters`, then what `merges` of characters make."""
+    """Write a tokenizer.json with the bytes of `alphabet`, `characters`, and what `merges` of characters make."""
 
     def spelled(text: str) -> str:
         return "".join(CHARACTERS[byte] for byte in text.encode())
@@ -202,15 +203,13 @@ _BYTE_LEVEL = "FAST needs a byte-level BPE without a prefix space and without a 
 
 
 def _load(text: str) -> tuple[Tokenizer, dict[str, Any]]:
-    """The tokenizer of a tokenizer.json, and its content; anything but byte-level BPE is refused."""
+    """Read the tokenizer of a tokenizer.json, and its content; anything but byte-level BPE is refused."""
     try:
-        raw, tokenizer = json.loads(text), Tokenizer.from_str(text)
+        tokenizer = Tokenizer.from_str(text)
+        raw = json.loads(tokenizer.to_str())  # merges as pairs: older files write them as one string
     except Exception as error:  # the bindings raise bare exceptions
-        checks.fail(
-            "tokenizer.json",
-            "a tokenizer of the `tokenizers` library",
-            f"something else ({files.first_line(error)[:200]})",
-        )
+        got = f"something else ({files.first_line(error)[:200]})"
+        checks.fail("tokenizer.json", "a tokenizer of the `tokenizers` library", got)
     before = raw.get("pre_tokenizer") or {}
     plain = before.get("type") == "ByteLevel" and not before.get("add_prefix_space") and not raw.get("normalizer")
     if raw["model"].get("type") != "BPE" or not plain:
@@ -222,7 +221,7 @@ def _load(text: str) -> tuple[Tokenizer, dict[str, Any]]:
 
 
 def _token_bytes(tokenizer: Tokenizer, added: set[str]) -> list[bytes]:
-    """The bytes each id stands for; special tokens stand for none."""
+    """Return the bytes each id stands for; special tokens stand for none."""
     ids = {index: token for token, index in tokenizer.get_vocab().items()}
     if sorted(ids) != list(range(len(ids))):
         checks.fail("tokenizer.json", "ids from 0 on without a gap", f"{len(ids)} ids up to {max(ids, default=-1)}")
@@ -230,51 +229,32 @@ def _token_bytes(tokenizer: Tokenizer, added: set[str]) -> list[bytes]:
 
 
 def _bytes_of(token: str) -> bytes:
-    """A token with any character that stands for no byte is plain text; published vocabularies have such tokens."""
+    """Take a token with any character that stands for no byte as plain text; published vocabularies have some."""
     return bytes(BYTES[c] for c in token) if all(c in BYTES for c in token) else token.encode()
 
 
 def _whole(token: bytes) -> str | None:
-    """The characters of a token; None where it begins or ends inside one."""
+    """Return the characters of a token; None where it begins or ends inside one."""
     try:
         return token.decode()
     except UnicodeDecodeError:
         return None
 
 
-def _known_characters(alphabet: set[int]) -> np.ndarray:
-    """Which characters 0 .. 0xD7FF can be written with these bytes, bool [0xD800]."""
-    known = np.isin(np.arange(256), list(alphabet))
-    point = np.arange(LAST + 1)
-    rest = known[0x80 | (point & 0x3F)]
-    two = known[0xC0 | (point >> 6 & 0x1F)] & rest
-    three = known[0xE0 | (point >> 12)] & known[0x80 | (point >> 6 & 0x3F)] & rest
-    return np.where(point < 0x80, known[point & 0x7F], np.where(point < 0x800, two, three))
-
-
 def _nearest(points: np.ndarray) -> np.ndarray:
-    """The nearest of sorted `points` for each character 0 .. 0xD7FF, uint16."""
-    every = np.arange(LAST + 1)
-    above = np.searchsorted(points, every).clip(1, len(points) - 1) if len(points) > 1 else np.zeros_like(every)
-    below = np.maximum(above - 1, 0)
-    nearer = np.where(every - points[below] <= points[above] - every, below, above)
-    return points[nearer].astype(np.uint16)
-
-
-def _merges(model: dict[str, Any]) -> list[tuple[str, str]]:
-    """Merges in order; older files write a pair as one string."""
-    pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
-    return [(first, second) for first, second in pairs]
+    """Find the nearest of sorted `points` for each character 0 .. 0xD7FF, uint16; the lower of two."""
+    middles = (points[:-1] + points[1:]) / 2
+    return points[np.searchsorted(middles, np.arange(LAST + 1))].astype(np.uint16)
 
 
 def _by_characters(raw: dict[str, Any], token_bytes: list[bytes]) -> Tokenizer | None:
-    """The same encoding with characters as symbols, which is half the work of bytes; None where ids could differ.
+    """Make the same encoding with characters as symbols, half the work of bytes; None where ids could differ.
 
     They are equal when the first merges join the bytes of single characters and all others join whole characters:
     then no merge can see half a character.
     """
     ids, texts = raw["model"]["vocab"], [_whole(token) for token in token_bytes]
-    pairs = [(texts[ids[a]], texts[ids[b]]) for a, b in _merges(raw["model"])]
+    pairs = [(texts[ids[a]], texts[ids[b]]) for a, b in raw["model"]["merges"]]
     first = next((i for i, (a, b) in enumerate(pairs) if a is not None or b is not None), len(pairs))
     split = raw["pre_tokenizer"].get("use_regex", True) or raw.get("added_tokens") or raw["model"].get("dropout")
     ascii_bytes = any(len(token) == 1 and token[0] < 0x80 for token in token_bytes)

@@ -7,8 +7,8 @@ asked for, with the published values as defaults.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from lattok import checks
 from lattok.action_vq.config import ActionVQConfig
 from lattok.action_vq.model import P2TActionVQ
-from lattok.keymap import read_checkpoint, translate
+from lattok.keymap import axis_of, numbered, read_checkpoint, translate
 from lattok.normalize import read_statistics
 
 # Training goes on as the published code trains; it also does not revive codes.
@@ -38,7 +38,7 @@ def p2t_action_vq(
     action_kind: str = "unspecified",
     **training: Any,
 ) -> P2TActionVQ:
-    """The tokenizer in a published checkpoint: nested .pt with encoder, vq and decoder, or flattened safetensors.
+    """Read the tokenizer of a published checkpoint: nested .pt with encoder, vq and decoder, or flattened safetensors.
 
     `statistics` are those of the actions the model was trained on, as a mapping or a JSON file: mean and std, q01 and
     q99 or min and max (`normalize` chooses where there are several), or LeRobot's stats.json. Without them actions
@@ -71,7 +71,7 @@ def p2t_action_vq(
 
 
 def key_map(config: ActionVQConfig) -> dict[str, str]:
-    """Our tensors and the published names."""
+    """Map our tensors to the published names."""
     names = {
         "encoder.project": "encoder.in_proj",
         "decoder.net.0": "decoder.net.0",
@@ -88,41 +88,30 @@ def key_map(config: ActionVQConfig) -> dict[str, str]:
             f"{ours}.ff.3": f"{theirs}.linear2",
         }
     tensors = {f"{ours}.{part}": f"{theirs}.{part}" for ours, theirs in names.items() for part in ("weight", "bias")}
-    for i, part in ((i, part) for i in range(config.depth) for part in ("weight", "bias")):
-        # q, k and v stand on one another in both
-        tensors[f"encoder.transformer.{i}.attention.qkv.{part}"] = (
-            f"encoder.transformer.layers.{i}.self_attn.in_proj_{part}"
-        )
+    for i in range(config.depth):  # q, k and v stand on one another in both
+        ours, theirs = f"encoder.transformer.{i}.attention.qkv", f"encoder.transformer.layers.{i}.self_attn.in_proj"
+        tensors |= {f"{ours}.weight": f"{theirs}_weight", f"{ours}.bias": f"{theirs}_bias"}
     book = {"vectors": "embedding", "cluster_sum": "ema_w", "cluster_size": "cluster_size"}
     return tensors | {f"quantizer.codebooks.0.{ours}": f"vq.{theirs}" for ours, theirs in book.items()}
 
 
 def sizes(foreign: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Config fields that follow from the shapes; published sizes where a tensor is missing, which is said later."""
-
-    def size(key: str, axis: int, published: int) -> int:
-        shape = foreign[key].shape if key in foreign else ()
-        return shape[axis] if axis < len(shape) else published
-
+    """Find the config fields that follow from the shapes; published ones where a tensor is missing, said later."""
+    size = partial(axis_of, foreign)
     action_dim = size("decoder.net.2.weight", 0, 7)
     return {
         "action_dim": action_dim,
         "dim": size("encoder.in_proj.weight", 0, 128),
         "codebook_size": size("vq.embedding", 0, 256),
         "hidden": size("decoder.net.0.weight", 0, 256),
-        "depth": _count(foreign, r"encoder\.transformer\.layers\.(\d+)\.") or 2,
+        "depth": numbered(foreign, r"encoder\.transformer\.layers\.(\d+)\.") or 2,
         "fft": size("encoder.in_proj.weight", 1, 3 * action_dim) != action_dim,
     }
 
 
-def _count(foreign: Mapping[str, Tensor], pattern: str) -> int:
-    """How many different numbers the keys that match hold."""
-    return len({match[1] for match in map(re.compile(pattern).match, foreign) if match})
-
-
 def _check_facts(config: ActionVQConfig, foreign: Mapping[str, Tensor]) -> None:
-    """What the weights do not hold must at least be possible with them."""
-    convolutions = _count(foreign, r"encoder\.conv(\d+)\.") or len(config.dilations)
+    """Check that what the weights do not hold is possible with them."""
+    convolutions = numbered(foreign, r"encoder\.conv(\d+)\.") or len(config.dilations)
     if len(config.dilations) != convolutions:
         expected = f"{convolutions} numbers, one for each convolution in the file"
         checks.fail("dilations", expected, " ".join(map(str, config.dilations)) or "none")

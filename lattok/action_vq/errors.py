@@ -28,23 +28,20 @@ class ErrorReport:
 
     @property
     def worst_dimension(self) -> int:
-        """The dimension with the greatest error."""
+        """Return the dimension with the greatest error."""
         return int(self.worst.nan_to_num(-1.0).argmax())
 
     def to_text(self) -> str:
-        """A table, and the worst case in one sentence."""
+        """Return a table, and the worst case in one sentence."""
         width = max(len(name) for name in ("dimension", *self.names))
-        relative = bool((self.drift > 0).any())
-        columns = ["rms", "mean", "p99", "worst", *(["drift"] if relative else [])]
+        columns = {"rms": self.mse.sqrt(), "mean": self.l1, "p99": self.p99, "worst": self.worst}
+        columns |= {"drift": self.drift} if bool((self.drift > 0).any()) else {}
         lines = [f"{'dimension':{width}}" + "".join(f"{name:>11}" for name in columns)]
-        values = [self.mse.sqrt(), self.l1, self.p99, self.worst, *([self.drift] if relative else [])]
         for i, name in enumerate(self.names):
-            lines.append(f"{name:{width}}" + "".join(f"{float(value[i]):11.4g}" for value in values))
+            lines.append(f"{name:{width}}" + "".join(f"{float(value[i]):11.4g}" for value in columns.values()))
         worst = self.worst_dimension
-        chunk, step = self.worst_at[worst]
-        lines.append(
-            f"worst case: {self.names[worst]} off by {float(self.worst[worst]):.4g} (chunk {chunk}, step {step})"
-        )
+        (chunk, step), size = self.worst_at[worst], float(self.worst[worst])
+        lines.append(f"worst case: {self.names[worst]} off by {size:.4g} (chunk {chunk}, step {step})")
         if self.clipped:
             share = f"{self.clipped:.2%} of the coded numbers"
             lines.append(f"{share} lie outside what the tokenizer can express and are clipped")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lattok import checks
 from lattok.arrays import Values, as_tensor
@@ -17,7 +18,7 @@ Arrays = Values | ActionBatch | tuple[Any, ...]  # or several
 
 
 def as_codes(codes: Any) -> Tensor:
-    """Codes int64 [B, L] of a tensor, an array or a list of rows of any lengths (then padded with -1)."""
+    """Turn a tensor, an array or a list of rows of any lengths (then padded with -1) into codes int64 [B, L]."""
     if isinstance(codes, np.ndarray) and codes.dtype == object and not isinstance(codes, np.ma.MaskedArray):
         codes = codes.tolist()
     if isinstance(codes, list | tuple):
@@ -25,36 +26,28 @@ def as_codes(codes: Any) -> Tensor:
             rows = [torch.as_tensor(_within_int64(row)) for row in codes]
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             checks.fail("codes", "rows of integers", f"something else ({error})")
-        rows = [as_tensor("codes", row) for row in rows]
-        for row in rows:
-            _check_integers(row, "L")
-        longest = max((len(row) for row in rows), default=0)
-        padded = torch.full((len(rows), longest), -1)
-        for i, row in enumerate(rows):
-            padded[i, : len(row)] = row
-        return padded
-    codes = as_tensor("codes", codes)
-    _check_integers(codes, "B L")
-    return codes.long()
+        rows = [_integers(row, "L") for row in rows]
+        return pad_sequence(rows, batch_first=True, padding_value=-1) if rows else torch.empty(0, 0, dtype=torch.long)
+    return _integers(codes, "B L")
 
 
 def _within_int64(row: Any) -> Any:
-    """A list with numbers that are beyond int64, and so no codes, brought within; -1 alone is padding."""
+    """Bring numbers of a list that are beyond int64, and so no codes, within it; -1 alone is padding."""
     if not isinstance(row, list | tuple):
         return row
     return [max(-2, min(x, 2**62)) if isinstance(x, int) and not isinstance(x, bool) else x for x in row]
 
 
-def _check_integers(codes: Tensor, dims: str) -> None:
+def _integers(codes: Any, dims: str) -> Tensor:
+    codes = as_tensor("codes", codes)
     checks.rank("codes", codes, dims)
-    if not codes.numel():
-        return
-    if codes.dtype.is_floating_point or codes.dtype.is_complex or codes.dtype == torch.bool:
+    if codes.numel() and (codes.dtype.is_floating_point or codes.dtype == torch.bool):
         checks.fail("codes", "integers", f"dtype {codes.dtype}")
+    return codes.long()
 
 
 def full_mask(chunks: Tensor, valid: Values | None) -> Tensor:
-    """`valid` as a mask [B, H, m] of chunks [B, H, m]: steps from the first one on, the same dimensions in each."""
+    """Make `valid` a mask [B, H, m] of chunks [B, H, m]: steps from the first one on, the same dimensions in each."""
     if valid is None:
         return torch.ones(chunks.shape, dtype=torch.bool, device=chunks.device)
     valid = as_tensor("valid", valid)
@@ -62,9 +55,8 @@ def full_mask(chunks: Tensor, valid: Values | None) -> Tensor:
         checks.fail("valid", "true and false", f"dtype {valid.dtype} with other values")
     if valid.ndim not in (2, 3):
         checks.fail("valid", "shape [B, H] or [B, H, m]", f"shape {list(valid.shape)}")
-    expected = chunks.shape[: valid.ndim]
-    if valid.shape != expected:
-        checks.fail("valid", f"shape {list(expected)}", f"{list(valid.shape)}")
+    if valid.shape != chunks.shape[: valid.ndim]:
+        checks.fail("valid", f"shape {list(chunks.shape[: valid.ndim])}", list(valid.shape))
     valid = valid.to(chunks.device, torch.bool)
     mask = valid if valid.ndim == 3 else valid[..., None].expand(chunks.shape)
     steps, dims = mask.any(-1), mask.any(1)
@@ -76,7 +68,7 @@ def full_mask(chunks: Tensor, valid: Values | None) -> Tensor:
 
 
 def join_chunks(chunks: Arrays, valid: Values | None = None, *, horizon: int = 1, action_dim: int = 1) -> ActionBatch:
-    """Chunks [N, H, m], or a list of such arrays and `ActionBatch`es with different H and m, as one padded batch.
+    """Join chunks [N, H, m], or a list of such arrays and `ActionBatch`es with different H and m, in a padded batch.
 
     The result has the greatest horizon and number of dimensions of the parts, or more where asked for. Its mask is
     [N, H, m]: robots with fewer dimensions leave the last ones out.
@@ -100,14 +92,14 @@ def join_chunks(chunks: Arrays, valid: Values | None = None, *, horizon: int = 1
 
 
 def _is_plain(values: Any) -> bool:
-    """Whether these are numbers in nested lists: one array, where a list of arrays is several."""
+    """Tell whether these are numbers in nested lists: one array, where a list of arrays is several."""
     while isinstance(values, list | tuple) and values and not isinstance(values, ActionBatch):
         values = values[0]
     return isinstance(values, int | float)
 
 
 def _part(part: Any, name: str) -> ActionBatch:
-    """One dataset's chunks float32 [N, H, m] and their mask [N, H, m]."""
+    """Return one dataset's chunks float32 [N, H, m] and their mask [N, H, m]."""
     values, valid = part if isinstance(part, ActionBatch) else (part, None)
     values = as_tensor(name, values).float()
     checks.rank(name, values, "N H m")

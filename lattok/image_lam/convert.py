@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import IMAGENET
 from lattok.image_lam.model import ImageLAM
 from lattok.image_lam.parts import GapActionHead
-from lattok.keymap import PICKLED, Join, KeyMap, read_checkpoint, read_settings, translate
+from lattok.keymap import PICKLED, Join, KeyMap, axis_of, numbered, read_checkpoint, read_settings, translate
 
 FEATURES = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
 LANGUAGE = "t5:google-t5/t5-base"
@@ -36,7 +37,7 @@ OURS_ALONE = ("quantizer.steps", "cluster_size", "normalizer.shift", "normalizer
 
 
 def univla_lam(path: str | os.PathLike[str], heads: int = 12, **facts: Any) -> ImageLAM:
-    """UniVLA's latent action model of stage 1 or 2: a Lightning checkpoint, or its tensors as safetensors.
+    """Read UniVLA's latent action model of stage 1 or 2: a Lightning checkpoint, or its tensors as safetensors.
 
     `facts` and errors as for `p2t_image_lam`.
     """
@@ -45,7 +46,7 @@ def univla_lam(path: str | os.PathLike[str], heads: int = 12, **facts: Any) -> I
 
 
 def p2t_image_lam(path: str | os.PathLike[str], heads: int = 12, action_dim: int = 7, **facts: Any) -> ImageLAM:
-    """P2T's latent action model of stage 1 or 2: as UniVLA's, with an action head for `action_dim` dimensions.
+    """Read P2T's latent action model of stage 1 or 2: as UniVLA's, with an action head for `action_dim` dimensions.
 
     The head is on the returned model, for losses and training; a saved model leaves it out. `facts`, with the published
     values as defaults: `cameras` (one name), `stride` ("32" frames), `features` with `features_revision` and
@@ -97,7 +98,7 @@ def _convert(
 
 
 def _filled(config: ImageLAMConfig, foreign: Mapping[str, Tensor], action_dim: int | None, path: Path) -> ImageLAM:
-    """A model of this config with the file's tensors."""
+    """Make a model of this config with the file's tensors."""
     model = ImageLAM(config)
     queries, hint = foreign.get("lam.action_latent"), f"It was trained on others than {config.features}."
     if queries is not None and queries.ndim == 4:
@@ -116,7 +117,7 @@ def _filled(config: ImageLAMConfig, foreign: Mapping[str, Tensor], action_dim: i
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors with their published names, also of a file whose prefix somebody took off."""
+    """Read tensors with their published names, also of a file whose prefix somebody took off."""
     foreign = read_checkpoint(path, entry="state_dict" if path.suffix in PICKLED else None)
     if any(name.startswith("lam.") for name in foreign):
         return foreign
@@ -124,7 +125,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def key_map(model: ImageLAM) -> KeyMap:
-    """Our tensors and the published names."""
+    """Map our tensors to the published names."""
     config = model.config
     both = config.streams == "control+env"
     queries = ("lam.action_latent_controllable", "lam.action_latent") if both else ("lam.action_latent",)
@@ -155,16 +156,8 @@ def key_map(model: ImageLAM) -> KeyMap:
 
 
 def sizes(foreign: Mapping[str, Tensor], action_dim: int | None) -> dict[str, Any]:
-    """Config fields that names and shapes give; published ones where a tensor is missing, which is said later."""
-
-    def size(key: str, axis: int, published: int) -> int:
-        shape = foreign[key].shape if key in foreign else ()
-        return shape[axis] if axis < len(shape) else published
-
-    def depth(part: str) -> int:
-        pattern = re.compile(rf"lam\.{part}\.transformer_blocks\.(\d+)\.")
-        return len({match[1] for match in map(pattern.match, foreign) if match}) or 1
-
+    """Find the config fields that names and shapes give; published ones where a tensor is missing, said later."""
+    size = partial(axis_of, foreign)
     of_stage_2 = re.compile(r"lam\.(action_latent_controllable|vq_action\.|\w+_uncontrol\.)")
     second = any(of_stage_2.match(name) for name in foreign)
     found: dict[str, Any] = {
@@ -175,9 +168,9 @@ def sizes(foreign: Mapping[str, Tensor], action_dim: int | None) -> dict[str, An
         "latent_dim": size("lam.to_codebook.weight", 0, 128),
         "width": size("lam.to_codebook.weight", 1, 768),
         "language_dim": size("lam.lang_proj.weight", 1, 768),
-        "encoder_depth": depth("encoder"),
-        "decoder_depth": depth("decoder"),
     }
+    for part in ("encoder", "decoder"):
+        found[f"{part}_depth"] = numbered(foreign, rf"lam\.{part}\.transformer_blocks\.(\d+)\.") or 1
     if action_dim is not None:
         outputs = size(f"{HEAD}2.weight", 0, 32 * action_dim)
         if outputs % action_dim:
@@ -208,6 +201,6 @@ def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
 
 
 def _holds(folder: Path, weights: bytes) -> bool:
-    """Whether these very weights lie in `folder`, and nothing else: the conversion was killed later than this."""
+    """Tell whether these very weights lie in `folder`, and nothing else: the conversion was killed after them."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return names == {WEIGHTS, CONFIG} and (folder / WEIGHTS).read_bytes() == weights
