@@ -46,6 +46,17 @@ PUBLISHED_IMAGES = {  # how the published code changes them, here and for its po
     "saturation": 0.2,
     "hue": 0.05,
 }
+FULL: Mapping[str, Any] = {
+    "steps": 100_000,
+    "batch_size": 64,
+    "lr": 1e-4,
+    "optimizer": "adamw",
+    "weight_decay": 0.01,
+    "clip_norm": 0.1,
+    "log_every": 100,
+    **PUBLISHED_IMAGES,
+}
+P2T: Mapping[str, Any] = {"action_target": "first", "restart_every": 100, "camera_count": 1}
 LEARNED_FROM = ("prediction_weight", "action_weight", "flow_weight")  # the other terms only shape latents
 
 
@@ -83,6 +94,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
 
     - sizes: `full` (paper), `small` (one GPU), `tiny` (two cores)
     - joined with a size ("tiny+robust"): `p2t` (paper) or `robust`
+    - `libero`, `robotwin`, `jaka`: `full+p2t`, the paper's recipe for its robots (A.1, D.2), which is one for all
     - joined with `robust`: `flow`, codes that also say how pixels move, for few labels or none; `shared`, one codebook
     - joined with `p2t`: `p2t_code`, where the published code's action head differs from the paper
     """
@@ -102,16 +114,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
     default_preset = "small+robust+flow"
     presets = MappingProxyType(
         {
-            "full": {
-                "steps": 100_000,
-                "batch_size": 64,
-                "lr": 1e-4,
-                "optimizer": "adamw",
-                "weight_decay": 0.01,
-                "clip_norm": 0.1,
-                "log_every": 100,
-                **PUBLISHED_IMAGES,
-            },
+            "full": FULL,
             "small": {
                 "width": 384,
                 "heads": 6,
@@ -143,7 +146,10 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
                 "labelled_per_batch": 8,
                 "threads": 1,  # more are little faster, much slower where others work too, and other weights
             },
-            "p2t": {"action_target": "first", "restart_every": 100, "camera_count": 1},
+            "p2t": P2T,
+            "libero": {**FULL, **P2T},
+            "robotwin": {**FULL, **P2T},
+            "jaka": {**FULL, **P2T},
             "p2t_code": {"action_head": "codes", "action_target": "chunk", "action_steps": 32, "action_weight": 0.5},
             "robust": {
                 "encoder": "fused",

@@ -66,6 +66,8 @@ def test_paper_presets_hold_the_papers_numbers():
     full = ImageLAMRecipe.from_preset("d", "o", "full+p2t")
     assert full.data.labelled_fraction == 0.05
     assert (lam.codebook_start, lam.query_start, full.model.action_target) == ("uniform", "uniform", "first")
+    for robot in ("libero", "robotwin", "jaka"):  # A.1 and D.2 say nothing of one that they do not say of all
+        assert ImageLAMRecipe.from_preset("d", "o", robot).options() == full.options()
 
 
 def test_the_full_preset_trains_as_published():
