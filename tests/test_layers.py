@@ -28,7 +28,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"action_vq", "image_lam", "backbones"}),
     frozenset({"vla"}),
     frozenset({"loading", "inference"}),
-    frozenset({"evaluation", "annotation", "sim"}),
+    frozenset({"evaluation", "annotation", "sim", "serving"}),
     frozenset({"recipes", "convert", "cli"}),
 )
 # Siblings do not import each other, except these, and the front doors on the top level.

@@ -14,21 +14,22 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 OVERSHOOT = 0.5  # resizing may leave [0, 1] a little, pixels 0 to 255 and normalised images leave it by far
 
 
-def resize_pixels(frames: Tensor, size: int, interpolation: str = "bicubic") -> Tensor:
-    """uint8 [..., H, W, 3] to uint8 [..., size, size, 3], antialiased; frames of that size are returned as they are.
+def resize_pixels(frames: Tensor, size: int | tuple[int, int], interpolation: str = "bicubic") -> Tensor:
+    """uint8 [..., H, W, 3] to uint8 [..., h, w, 3], antialiased; frames of that size are returned as they are.
 
-    `interpolation` is "bicubic" or "bilinear".
+    `size` is that of both sides, or (h, w); `interpolation` is "bicubic" or "bilinear".
     """
     check_pixels(frames)
     checks.one_of("interpolation", interpolation, INTERPOLATIONS)
-    if tuple(frames.shape[-3:-1]) == (size, size):
+    height, width = (size, size) if isinstance(size, int) else size
+    if tuple(frames.shape[-3:-1]) == (height, width):
         return frames
     from torchvision.transforms.v2 import InterpolationMode  # takes seconds to import
     from torchvision.transforms.v2.functional import resize
 
     flat = rearrange(frames.reshape(-1, *frames.shape[-3:]), "n h w c -> n c h w")
-    small = resize(flat, [size] * 2, interpolation=InterpolationMode(interpolation), antialias=True)
-    return rearrange(small, "n c h w -> n h w c").reshape(*frames.shape[:-3], size, size, 3)
+    small = resize(flat, [height, width], interpolation=InterpolationMode(interpolation), antialias=True)
+    return rearrange(small, "n c h w -> n h w c").reshape(*frames.shape[:-3], height, width, 3)
 
 
 def check_pixels(frames: Tensor) -> None:

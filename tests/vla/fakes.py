@@ -62,9 +62,9 @@ def policy(strategy: str | Strategy = "baseline", seed: int = 0, **changes: Any)
     torch.manual_seed(seed)
     made = config(strategy, **changes)
     model = LatentVLA(made, open_backbone(made))
-    model.action_normalizer.fit(3 + 2 * torch.randn(50, M))
+    model.action_normalizer.fit(3 + 2 * torch.randn(50, made.action_dim))
     if model.proprio_normalizer is not None:
-        model.proprio_normalizer.fit(1 - torch.randn(50, S))
+        model.proprio_normalizer.fit(1 - torch.randn(50, made.proprio_dim))
     return model
 
 

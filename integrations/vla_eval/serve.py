@@ -1,0 +1,13 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["lattok[vla,vla-eval]"]
+#
+# [tool.uv.sources]
+# lattok = { path = "../..", editable = true }
+# ///
+"""Serve a policy of lattok to vla-eval. `vla-eval serve` runs this with uv; without uv: python serve.py --help."""
+
+from lattok.serving import serve
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,14 @@
+# /// script
+# requires-python = ">=3.12"
+# dependencies = ["lattok[vla,vla-eval]", "lerobot_policy_lattok", "lerobot>=0.6"]
+#
+# [tool.uv.sources]
+# lattok = { path = "../..", editable = true }
+# lerobot_policy_lattok = { path = "../lerobot_policy_lattok", editable = true }
+# ///
+"""The same for checkpoints of lattok's LeRobot plugin."""
+
+from lattok.serving import serve
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,435 @@
+"""The model server for vla-eval, over the protocol of the harness: its own connection, runner and orchestrator."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+import torch
+
+from lattok.checks import LattokError
+from lattok.vla import LatentVLA
+from tests.vla import fakes
+
+pytest.importorskip("vla_eval", reason="needs the extra vla-eval")
+
+import vla_eval
+from vla_eval.cli.config_loader import load_config
+from vla_eval.cli.main import _build_serve_cmd
+from vla_eval.connection import Connection
+from vla_eval.orchestrator import _accepted_init_params
+from vla_eval.registry import resolve_import_string
+from vla_eval.specs import check_specs
+
+from lattok import serving
+from lattok.serving import PolicyServer
+from tests.serving_worlds import STEPS, Table, drawn
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "integrations" / "vla_eval"
+SERVERS = sorted((FOLDER / "model_servers").glob("*.yaml"))
+BENCHMARKS = sorted((FOLDER / "benchmarks").glob("*.yaml"))
+DIMS = 4
+OURS = [{"part": "position", "scale": 0.05}, {"part": "gripper", "convention": "open_is_1"}]
+THEIRS = [{"part": "position"}, {"part": "gripper", "convention": "closed_is_plus_1"}]
+ARGS: dict[str, Any] = {
+    "cameras": {"agentview": "front", "wrist": "observation.images.wrist"},
+    "benchmark_actions": THEIRS,
+    "policy_actions": OURS,
+    "state": "states",
+    "limits": {"position": [-0.15, 0.15]},
+    "observation_params": {"send_state": True},
+}
+
+
+@pytest.fixture(scope="module")
+def policy() -> LatentVLA:
+    made = fakes.policy(action_dim=DIMS, horizon=4)
+    generator = torch.Generator().manual_seed(0)
+    made.action_normalizer.fit(1 + torch.randn((50, DIMS), generator=generator))
+    return made.eval()
+
+
+@pytest.fixture(autouse=True)
+def own_steps(policy):
+    Table.log.clear()
+    yield
+    policy.queues.n_action_steps = policy.config.horizon
+
+
+def expected(policy: LatentVLA, *observations: dict[str, Any]) -> np.ndarray:
+    """Chunks of a policy in the benchmark's numbers, from the policy itself and by hand."""
+    seen = {
+        "observation.images.front": torch.from_numpy(np.stack([obs["images"]["agentview"] for obs in observations])),
+        "observation.images.wrist": torch.from_numpy(np.stack([obs["images"]["wrist"] for obs in observations])),
+        "observation.state": torch.from_numpy(np.stack([obs["states"] for obs in observations])),
+        "task": [obs["task_description"] for obs in observations],
+    }
+    chunks = policy.predict_chunk(seen).numpy().astype(np.float64)
+    position, opened = chunks[..., :3] * 0.05, chunks[..., 3:]
+    return np.concatenate([position.clip(-0.15, 0.15), (1 - 2 * opened).clip(-1, 1)], -1)
+
+
+def asked(server: PolicyServer, talk: Any, *, connections: int = 1) -> None:
+    """Run `talk(*connections)` against the server."""
+
+    async def run(url: str) -> None:
+        opened = [Connection(url, timeout=10) for _ in range(connections)]
+        for connection in opened:
+            await connection.connect()
+            await connection.start_episode({"task": {"name": "lift"}})
+        await talk(*opened)
+        for connection in opened:
+            await connection.close()
+
+    with vla_eval.serve_background(server) as handle:
+        anyio.run(run, handle.url)
+    for stream in (server._send_stream, server._receive_stream):  # the harness leaves them open, which warns somewhere
+        if stream is not None:
+            stream.close()
+
+
+def test_the_harness_gets_the_actions_of_the_policy(policy, caplog):
+    server = PolicyServer(policy, **ARGS, n_action_steps=3)
+    config = {
+        "benchmarks": [{"benchmark": "tests.serving_worlds:Table", "episodes_per_task": 2, "params": {"seed": 5}}]
+    }
+    with caplog.at_level(logging.INFO, "vla_eval"):
+        (result,) = vla_eval.evaluate(server, config, no_save=True, docker=False)
+    assert (result["mean_success"], len(result["tasks"]), result.get("num_errors", 0)) == (1.0, 2, 0)
+    assert "Spec validation passed" in caplog.text
+    assert "Auto-configured from model server: send_state=True" in caplog.text
+    log, episodes = Table.log, [i for i, (kind, _) in enumerate(Table.log) if kind == "episode"]
+    assert len(episodes) == 4
+    for start, end in zip(episodes, [*episodes[1:], len(log)], strict=True):
+        observations = [value for kind, value in log[start:end] if kind == "observation"]
+        actions = np.stack([value["actions"] for kind, value in log[start:end] if kind == "action"])
+        planned = [expected(policy, obs)[0, :3] for obs in observations[::3]]  # every third step looks again
+        assert actions.dtype == np.float32
+        np.testing.assert_allclose(actions, np.concatenate(planned)[:STEPS], rtol=0, atol=1e-6)
+
+
+def test_several_sessions_share_a_batch(policy):
+    server = PolicyServer(policy, **ARGS, max_batch_size=4, max_wait_time=0.2)
+    sizes, predict = [], server.predict_batch
+    server.predict_batch = lambda obs, ctx: sizes.append(len(obs)) or predict(obs, ctx)  # type: ignore[method-assign]
+    answers: dict[int, Any] = {}
+
+    async def talk(*connections):
+        async def one(i, connection):
+            obs = drawn(i)
+            if i == 1:
+                obs["images"]["wrist"] = obs["images"]["wrist"][:8]
+            try:
+                answers[i] = (await connection.act(obs))["actions"]
+            except RuntimeError as error:
+                answers[i] = str(error)
+
+        async with anyio.create_task_group() as group:
+            for i, connection in enumerate(connections):
+                group.start_soon(one, i, connection)
+
+    asked(server, talk, connections=3)
+    assert "expected images of 16x16, as in training, got 8x16" in answers[1]  # and the others know nothing of it
+    np.testing.assert_allclose(
+        np.stack([answers[0], answers[2]]), expected(policy, drawn(0), drawn(2))[:, 0], atol=1e-5
+    )
+    assert sum(sizes) == 2
+
+
+def without(*path: str) -> dict[str, Any]:
+    obs = drawn(0)
+    place = obs
+    for name in path[:-1]:
+        place = place[name]
+    del place[path[-1]]
+    return obs
+
+
+def with_image(image: Any) -> dict[str, Any]:
+    obs = drawn(0)
+    obs["images"]["agentview"] = image
+    return obs
+
+
+BAD = {
+    "no images": (
+        without("images"),
+        "`images`: expected `agentview`, which stands for .* camera front, got none",
+    ),
+    "no camera": (without("images", "wrist"), "`images`: expected `wrist`, .* got only agentview"),
+    "size": (
+        with_image(np.zeros((32, 24, 3), np.uint8)),
+        "`observation.images.front`: expected images of 24x32, as in training, got 32x24",
+    ),
+    "grey": (
+        with_image(np.zeros((24, 32), np.uint8)),
+        r"`images.agentview`: expected uint8 \[H, W, 3\], got",
+    ),
+    "float": (
+        with_image(np.zeros((24, 32, 3), np.float32)),
+        r"`images.agentview`: expected .*, got torch.float32",
+    ),
+    "text": (with_image("a picture"), "`images.agentview`: expected an array of numbers, got <U9"),
+    "ragged": (with_image([[1, 2], [3]]), "`images.agentview`: expected an array of numbers, got object"),
+    "no state": (without("states"), "`states`: expected the 5 numbers of proprio, got none. Ask the benchmark for it"),
+    "short state": (drawn(0) | {"states": np.zeros(4)}, "`observation.state`: expected 5 numbers, got 4"),
+    "nan state": (
+        drawn(0) | {"states": np.array([0, 1, np.nan, 0, 0])},
+        "`observation.state`: expected finite numbers, got nan in sample 0, dimension c",
+    ),
+    "no task": (without("task_description"), "`task`: expected a list of instructions"),
+}
+
+
+@pytest.fixture(scope="module")
+def answers(policy) -> dict[str, str]:
+    """What the harness is told about every bad observation, over one connection, and that good ones are answered."""
+    found = {}
+
+    async def talk(connection):
+        for name, (obs, _) in BAD.items():
+            try:
+                await connection.act(obs)
+            except RuntimeError as error:
+                found[name] = str(error)
+        found["good"] = (await connection.act(drawn(3)))["actions"]
+
+    asked(PolicyServer(policy, **ARGS), talk)
+    return found
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_malformed_observation_is_one_line_for_the_harness(answers, name):
+    assert "Server error: {'error': " in answers[name]
+    assert "observation_failed: LattokError: " in answers[name]
+    assert "\n" not in answers[name].replace("\\n", "\n")
+    with pytest.raises(RuntimeError, match=BAD[name][1]):
+        raise RuntimeError(answers[name])
+
+
+def test_the_server_goes_on_after_malformed_observations(answers, policy):
+    np.testing.assert_allclose(answers["good"], expected(policy, drawn(3))[0, 0], atol=1e-6)
+
+
+def test_a_plan_ends_with_its_episode_and_its_task(policy):
+    """A new episode, and CALVIN's next task in the same one, look again; in between nobody needs images."""
+    got = []
+
+    async def talk(connection):
+        async def act(obs):
+            got.append((await connection.act(obs))["actions"])
+
+        await act(drawn(0))
+        await act({"task_description": "nothing to see"})  # RoboTwin with render_every
+        await act(drawn(1) | {"episode_restart": True})
+        await act(drawn(2))
+        await connection.end_episode({})
+        await connection.start_episode({"task": {"name": "push"}})
+        await act(drawn(3))
+
+    asked(PolicyServer(policy, **ARGS), talk)
+    chunks = expected(policy, drawn(0), drawn(1), drawn(3))
+    np.testing.assert_allclose(got, [*chunks[0, :2], *chunks[1, :2], chunks[2, 0]], atol=1e-5)
+
+
+def test_images_are_resized_only_on_request(policy):
+    large = drawn(0)
+    large["images"]["agentview"] = large["images"]["agentview"].repeat(2, 0).repeat(2, 1)
+    with pytest.raises(LattokError, match="expected images of 24x32, as in training, got 48x64"):
+        PolicyServer(policy, **ARGS).see(large)
+    assert PolicyServer(policy, **ARGS, resize=True).see(large).images.shape == (1, 2, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"cameras": {"agentview": "front"}},
+            "`cameras`: expected one .* camera wrist, got 0 of {agentview: front}",
+        ),
+        (
+            {"cameras": {"a": "front", "b": "front", "c": "wrist"}},
+            "front, got 2 of {a: front, b: front, c: wrist}",
+        ),
+        ({"state": None}, "`state`: expected the key of the 5 numbers of proprio, got none. .* without proprio"),
+        (
+            {"policy_actions": None},
+            "`policy_actions`: expected what .* mean, got none. Its dataset did not",
+        ),
+        ({"policy_actions": "libero"}, "`policy_actions`: expected 4 dimensions, .*, got 7"),
+        ({"benchmark_actions": "libero"}, "`target`: expected parts that the source has .*, got rotation"),
+        ({"benchmark_actions": "franka_joints"}, "`target`: .* inverse kinematics"),
+        ({"limits": {"rotation": [-1, 1]}}, "`limits`: expected names among gripper, position, got rotation"),
+        (
+            {"limits": {"position": [1, -1]}},
+            r"`limits.position`: expected the least .*, got \[1, -1\]",
+        ),
+        ({"limits": {"position": 1}}, "`limits.position`: expected the least number and a greater one, got 1"),
+        (
+            {"limits": {"gripper": [0, 1]}},
+            r"`limits.gripper`: expected \[-1.0, 1.0\], as .* has them, got",
+        ),
+        ({"n_action_steps": 5}, "`n_action_steps`: expected at most the 4 actions of a chunk, got 5"),
+    ],
+)
+def test_what_contradicts_is_refused_before_the_first_episode(policy, changes, text):
+    with pytest.raises(LattokError, match=text):
+        PolicyServer(policy, **ARGS | changes)
+
+
+def test_what_the_artefact_says_of_its_actions_counts(policy, monkeypatch):
+    declared = serving.ActionSpace.of(OURS)
+    monkeypatch.setattr(policy, "trained_on", {"dataset": "table", "action_space": declared.to_json()})
+    assert PolicyServer(policy, **ARGS | {"policy_actions": None}).policy_space == declared
+    with pytest.raises(LattokError, match="`policy_actions`: expected position.scale=0.05.*, as in .* training, got"):
+        PolicyServer(policy, **ARGS | {"policy_actions": THEIRS})
+
+
+def test_actions_that_are_not_finite_never_leave(policy, monkeypatch):
+    monkeypatch.setattr(policy, "predict_chunk", lambda seen: torch.full((1, 4, DIMS), torch.nan))
+    with pytest.raises(LattokError, match="`actions`: expected finite numbers, got nan in row"):
+        PolicyServer(policy, **ARGS).predict(drawn(0), SimpleNamespace())
+
+
+def test_rotations_and_grippers_of_bridge_become_those_of_simplerenv():
+    rotation = pytest.importorskip("scipy.spatial.transform").Rotation
+    made = fakes.policy(action_dim=7, horizon=4, proprio_dim=0, proprio_names=())
+    args = load_config(str(FOLDER / "model_servers" / "simpler_widowx.yaml"))["args"]
+    server = PolicyServer(made, **args | {"cameras": {"primary": "front", "second": "wrist"}})
+    chunk = torch.tensor([[[0.1, -0.2, 0.3, 0.4, -0.5, 0.6, 1.2], [0, 0, 0, 0, 0, 0, 0.1]]])
+    made.predict_chunk = lambda seen: chunk  # type: ignore[method-assign]
+    obs = {"images": {"primary": np.zeros((48, 64, 3), np.uint8), "second": np.zeros((9, 9, 3), np.uint8)}}
+    actions = server.predict(obs | {"task_description": "stack"}, SimpleNamespace())["actions"]  # type: ignore[arg-type]
+    vector = rotation.from_euler("xyz", [0.4, -0.5, 0.6]).as_rotvec()
+    np.testing.assert_allclose(actions, [[0.1, -0.2, 0.3, *vector, 1.0], [0, 0, 0, 0, 0, 0, 0.1]], atol=1e-6)
+
+
+# what the harness warns about although it is right: see model_servers/simpler_widowx.yaml
+WARNED = {"simpler_widowx": {"rotation", "gripper"}, "simpler_google": {"rotation", "gripper"}}
+CAMERA_SIZES = {"image": (256, 256), "image2": (256, 256), "rgb_static": (200, 200), "rgb_gripper": (84, 84)}
+STATE_SIZES = {"libero": 8, "calvin": 8, "robotwin": 14}
+
+
+def trained_on_its_data(name: str, args: dict[str, Any]) -> LatentVLA:
+    """A policy that has what the configuration says of its dataset."""
+    space = serving.ActionSpace.of(args["policy_actions"])
+    cameras = tuple(f"observation.images.{camera}" for camera in args["cameras"].values())
+    sizes = tuple(CAMERA_SIZES.get(camera, (240, 320)) for camera in args["cameras"].values())
+    states = STATE_SIZES.get(name, 0)
+    return fakes.policy(cameras=cameras, camera_sizes=sizes, action_dim=space.dim, proprio_dim=states, proprio_names=())
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_benchmarks_and_servers_fit(path, monkeypatch):
+    """The harness's own classes take what the files say, and both sides mean the same by it."""
+    monkeypatch.setenv("TASK", "move_can_pot")
+    name = path.stem.removesuffix("_plus")
+    args = load_config(str(FOLDER / "model_servers" / f"{name}.yaml"))["args"]
+    server = PolicyServer(trained_on_its_data(name, args), **args)
+    config = load_config(str(path))
+    assert config["docker"]["image"].startswith("ghcr.io/allenai/vla-evaluation-harness/")
+    for entry in config["benchmarks"]:
+        kind = resolve_import_string(entry["benchmark"])
+        params = entry["params"] | server.get_observation_params()
+        assert params.keys() <= _accepted_init_params(kind)
+        assert not entry["params"].keys() & server.get_observation_params().keys()
+        benchmark = kind(**params)
+        found = check_specs(
+            server.get_action_spec(),
+            benchmark.get_action_spec(),
+            server.get_observation_spec(),
+            benchmark.get_observation_spec(),
+        )
+        assert {line.split("[")[1].split("]")[0] for line in found} == WARNED.get(name, set()), found
+
+
+@pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)
+def test_the_harness_can_start_every_server(path, monkeypatch):
+    """`vla-eval serve` turns a file into flags of its script, which the harness's parser reads into arguments."""
+    config = load_config(str(path))
+    script = ROOT / config["script"]
+    assert "# /// script" in script.read_text()
+    words = _build_serve_cmd("uv", script, config, overrides=["model=my-policy", "max_batch_size=8"])
+    made = trained_on_its_data(path.stem.removesuffix("_lerobot"), config["args"])
+    asked_for, served = [], []
+    monkeypatch.setattr(serving, "open_policy", lambda name: asked_for.append(name) or made)
+    monkeypatch.setattr("vla_eval.model_servers.serve.serve", lambda server, **where: served.append(server))
+    monkeypatch.setattr(sys, "argv", ["serve.py", *words[3:]])
+    serving.serve()
+    (server,) = served
+    assert (asked_for, server.max_batch_size) == (["my-policy"], 8)
+    assert list(server.cameras.values()) == list(config["args"]["cameras"])
+    assert server.space == serving.ActionSpace.of(config["args"]["benchmark_actions"])
+    assert server.get_observation_params() == config["args"].get("observation_params", {})
+
+
+def test_a_bad_start_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["serve.py", f"--args.model={tmp_path}", "--args.cameras={}", "--args.benchmark_actions=libero"]
+    )
+    with pytest.raises(SystemExit, match="^lattok: `model`: expected a folder with config.json, got"):
+        serving.serve()
+
+
+def test_other_models_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"type": "image-lam"}))
+    with pytest.raises(LattokError, match=r"`model`: expected a policy \(latent-vla\), got 'image-lam' in"):
+        serving.open_policy(str(tmp_path))
+
+
+def test_a_checkpoint_of_the_lerobot_plugin_is_its_policy(policy, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps({"type": "lattok"}))
+    monkeypatch.setitem(sys.modules, "lerobot_policy_lattok", None)
+    with pytest.raises(LattokError, match=r"the plugin installed, .* pip install ./integrations/lerobot_policy_lattok"):
+        serving.open_policy(str(tmp_path))
+    plugin = SimpleNamespace(LattokPolicy=SimpleNamespace(from_pretrained=lambda folder: SimpleNamespace(model=policy)))
+    monkeypatch.setitem(sys.modules, "lerobot_policy_lattok", SimpleNamespace(modeling_lattok=plugin))
+    monkeypatch.setitem(sys.modules, "lerobot_policy_lattok.modeling_lattok", plugin)
+    policy.queues.n_action_steps = 2  # as its checkpoint says
+    assert PolicyServer(str(tmp_path), **ARGS, device="cpu").chunk_size == 2
+
+
+@pytest.mark.slow
+def test_the_script_serves_an_artefact(policy, tmp_path):
+    """The command of `vla-eval serve`, with this Python in place of uv."""
+    policy.save_pretrained(tmp_path / "policy")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = {"script": str(FOLDER / "serve.py"), "args": ARGS | {"model": str(tmp_path / "policy"), "port": port}}
+    words = [sys.executable, *_build_serve_cmd("uv", Path(config["script"]), config)[2:], "--host=127.0.0.1"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process)
+        entry = {"benchmark": "tests.serving_worlds:Table", "params": {"seed": 1}}
+        results = vla_eval.run({"benchmarks": [entry]}, server_url=f"ws://127.0.0.1:{port}", no_save=True, docker=False)
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert results[0]["mean_success"] == 1.0
+    first = next(value for kind, value in Table.log if kind == "action")["actions"]
+    np.testing.assert_allclose(first, expected(policy, drawn(1) | {"task_description": "lift"})[0, 0], atol=1e-6)
+
+
+def wait_for(url: str, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        assert process.poll() is None, process.communicate()[0]
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise AssertionError("no server")
