@@ -54,7 +54,8 @@ class Inspection:
     def render(self) -> str:
         """Plain text, at most 88 columns wide."""
         dimensions = [*self._dimension_lines(), ""] if self.dimensions else []
-        return "\n".join([*self._facts(), "", *dimensions, *self._finding_lines()])
+        findings = lines(self.findings) if self.findings else ["Nothing found that would hurt."]
+        return "\n".join([*self._facts(), "", *dimensions, *findings])
 
     def headline(self) -> str:
         """One line."""
@@ -94,9 +95,6 @@ class Inspection:
             elif shown == DIMENSIONS_SHOWN + 1:
                 yield f"  {'':<33} … and {sum(x.key == d.key for x in self.dimensions) - DIMENSIONS_SHOWN} more"
             previous = d.key
-
-    def _finding_lines(self) -> Iterator[str]:
-        yield from lines(self.findings) if self.findings else ["Nothing found that would hurt."]
 
 
 def _camera(facts: VideoFacts | None) -> str:
@@ -181,8 +179,9 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
     for name, reason in dataset.left_out.items():
         left_out.setdefault(reason, []).append(f"`{name}`")
     for reason, names in left_out.items():
-        verb = "is" if len(names) == 1 else "are"
-        yield Finding("note", f"{', '.join(names)} {verb} left out: {reason.rstrip('.')}.", "")
+        yield Finding(
+            "note", f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out: {reason.rstrip('.')}.", ""
+        )
     yield from dataset.findings
     if not any(key.startswith("action") for key, f in dataset.features.items() if f.dtype.startswith(("float", "int"))):
         advice = "Latent action models of video can be trained on it and label it; action tokenizers cannot."
@@ -241,8 +240,10 @@ def _check_windows(
     dataset: RobotDataset, chosen: Sequence[Episode], stride: int | None, horizon: int | None
 ) -> Iterator[Finding]:
     """What a stride and a horizon do to these episodes."""
+    if not chosen:
+        return
     lengths = np.array([e.length for e in chosen], dtype=np.int64)
-    if stride is not None and len(lengths):
+    if stride is not None:
         try:
             check_stride(stride, lengths, dataset.fps)
             alone = int(np.minimum(lengths, stride).sum()) / int(lengths.sum())
@@ -250,7 +251,7 @@ def _check_windows(
             yield Finding("note", what, "They are left out of training and marked invalid when annotating.")
         except LattokError as error:
             yield Finding("error", str(error), "")
-    if horizon is not None and len(lengths):
+    if horizon is not None:
         checks.positive(horizon=horizon)
         padded = int(np.minimum(lengths, horizon - 1).sum()) / int(lengths.sum())
         what = f"With a horizon of {horizon}, {padded:.0%} of the chunks run over the end of their episode."

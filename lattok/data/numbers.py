@@ -88,14 +88,12 @@ def _blocks(
         done += batch.num_rows
         at = np.maximum(np.searchsorted(first, row, side="right") - 1, 0)
         chosen = (row >= first[at]) & (row < last[at])
-        columns = {
-            key: column_to_numpy(pa.chunked_array([batch[key]]), dataset.features[key], f"{path}: `{key}`")
-            for key in keys
-        }
-        if not chosen.all():
-            at, row, columns = at[chosen], row[chosen], {key: values[chosen] for key, values in columns.items()}
-        if len(row):
-            yield done, Block(index[at], row - first[at], columns)
+        columns = {}
+        for key in keys:
+            values = column_to_numpy(pa.chunked_array([batch[key]]), dataset.features[key], f"{path}: `{key}`")
+            columns[key] = values if chosen.all() else values[chosen]
+        if chosen.any():
+            yield done, Block(index[at[chosen]], (row - first[at])[chosen], columns)
 
 
 def _one_by_one(
@@ -122,11 +120,8 @@ def _one_by_one(
 
 
 def _joined(parts: list[Block], keys: Sequence[str]) -> Block:
-    return Block(
-        np.concatenate([part.episodes for part in parts]),
-        np.concatenate([part.frames for part in parts]),
-        {key: np.concatenate([part.columns[key] for part in parts]) for key in keys},
-    )
+    episodes, frames = (np.concatenate(each) for each in zip(*(part[:2] for part in parts), strict=True))
+    return Block(episodes, frames, {key: np.concatenate([part.columns[key] for part in parts]) for key in keys})
 
 
 def _rows_per_block(dataset: RobotDataset, keys: Sequence[str]) -> int:

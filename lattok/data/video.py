@@ -46,7 +46,7 @@ class VideoFacts(NamedTuple):
 
 def probe(path: Path) -> VideoFacts:
     """Facts from the header of a video, without decoding it."""
-    with _reading(path), _opened(path) as container:
+    with open_video(path) as container:
         stream = container.streams.video[0]
         rate = stream.average_rate or stream.base_rate or 0
         codec = getattr(stream.codec, "canonical_name", stream.codec.name)  # PyAV 13 has the decoder's name only
@@ -107,11 +107,9 @@ def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
 def _checked(path: Path, frame: av.VideoFrame | None, wanted: float, tolerance: float) -> av.VideoFrame:
     if frame is None or abs(frame.time - wanted) > tolerance:
         nearest = "none" if frame is None else f"the nearest at {frame.time:.3f} s"
-        raise LattokError(
-            f"{path}: expected a frame at {wanted:.3f} s, got {nearest}. "
-            "The video is truncated or does not belong to this dataset: copy it again, "
-            "or leave its episodes out with `episodes`."
-        )
+        reason = "The video is truncated or does not belong to this dataset"
+        way_out = "copy it again, or leave its episodes out with `episodes`"
+        raise LattokError(f"{path}: expected a frame at {wanted:.3f} s, got {nearest}. {reason}: {way_out}.")
     return frame
 
 
@@ -154,9 +152,8 @@ def _sound(path: Path, container: InputContainer, start: float | None) -> Iterat
 
 def _opened(path: Path) -> InputContainer:
     if not path.is_file():
-        raise LattokError(
-            f"missing video file {path}. Download or copy it again, or choose other cameras with `cameras`."
-        )
+        way_out = "Download or copy it again, or choose other cameras with `cameras`."
+        raise LattokError(f"missing video file {path}. {way_out}")
     if _ends_empty(path):
         raise LattokError(f"{path} is truncated: only zeros follow, as after a download that stopped. Copy it again.")
     container = av.open(str(path))
@@ -189,16 +186,11 @@ def _ends_empty(path: Path) -> bool:
 
 @contextmanager
 def open_video(path: Path) -> Iterator[InputContainer]:
-    """Open a video file with a video stream; anything wrong with it is a `LattokError` that names it."""
-    with _reading(path), _opened(path) as container:
-        yield container
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Whatever a damaged file makes PyAV raise becomes one line: its own errors, and Python's for absurd numbers."""
+    """Open a video file with a video stream. Whatever a damaged one makes PyAV raise, its own errors and Python's for
+    absurd numbers, becomes a `LattokError` of one line."""
     try:
-        yield
+        with _opened(path) as container:
+            yield container
     except LattokError:
         raise
     except (av.error.FFmpegError, ValueError, ArithmeticError, MemoryError, EOFError, UnicodeError) as error:

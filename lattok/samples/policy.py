@@ -81,7 +81,11 @@ class PolicyWindows:
         self._labeller, self.latent = labeller, _chosen_spec(latent, labeller, horizon, self.actions.shape[1])
         self._labels: dict[str, Tensor] = {}
         if self.latent is not None and labeller is None:
-            self._labels = _labels(dataset, self.latent, chosen)
+            self._labels = read_rows(dataset, self.latent, chosen)
+            if not self._labels["valid"].any():
+                what = f"none of the {len(self.actions)} frames of the chosen episodes has a label"
+                way_out = "Choose other episodes, or annotate again."
+                raise LattokError(f"`{self.latent.column('valid')}`: {what}. {way_out}")
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
         transform = partial(_resized, size=size, interpolation=interpolation)
         self.frames = np.empty((len(self.actions), 0, size, size, 3), dtype=np.uint8)
@@ -167,8 +171,8 @@ def _acted(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: Ep
 
 def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]) -> tuple[tuple[int, int], ...]:
     """(H, W) of each camera's images as they are stored, from the first frame of an episode."""
-    shapes = [dataset.frames(episode.index, [key], [0]).shape for key in cameras]
-    return tuple((int(shape[2]), int(shape[3])) for shape in shapes)
+    frames = (dataset.frames(episode.index, [key], [0]) for key in cameras)
+    return tuple((image.shape[2], image.shape[3]) for image in frames)
 
 
 def _resized(block: np.ndarray, size: int, interpolation: str) -> np.ndarray:
@@ -201,13 +205,3 @@ def _chosen_spec(
         raise LattokError("`labeller` and label columns were both given. Give one of them.")
     checks.size("labeller", "action dimensions, as the dataset has", labeller.action_dim, action_dim)
     return tokenizer_spec(labeller, horizon)
-
-
-def _labels(dataset: RobotDataset, spec: LatentSpec, episodes: Sequence[Episode]) -> dict[str, Tensor]:
-    """Labels of all frames by part, of which at least one frame must have some."""
-    rows = read_rows(dataset, spec, episodes)
-    if not bool(rows["valid"].any()):
-        count = len(rows["valid"])
-        reason = f"`{spec.column('valid')}`: none of the {count} frames of the chosen episodes has a label."
-        raise LattokError(f"{reason} Choose other episodes, or annotate again.")
-    return rows

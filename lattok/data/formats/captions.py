@@ -47,10 +47,8 @@ def captions_of(files: Sequence[str], path: Path) -> dict[str, str]:
             captions[matches[0]] = caption
     faults = [f"{len(videos)} {what} ({_some(videos)})" for what, videos in wrong.items() if videos]
     if faults:
-        raise LattokError(
-            f"{path}: expected one row per video of the folder, got {', '.join(faults)}. "
-            "Name each video by its path relative to the folder, once."
-        )
+        way_out = "Name each video by its path relative to the folder, once."
+        raise LattokError(f"{path}: expected one row per video of the folder, got {', '.join(faults)}. {way_out}")
     return captions
 
 

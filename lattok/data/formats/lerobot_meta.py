@@ -33,12 +33,9 @@ def read_info(root: Path) -> dict[str, Any]:
     info = read_json(path)
     version = str(info.get("codebase_version", "unknown"))
     if not version.startswith("v3."):
-        older = version.startswith(("v1.", "v2."))
-        way_out = (
-            "Convert it: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id=ORG/NAME"
-            if older
-            else "A newer lattok may read it."
-        )
+        way_out = "A newer lattok may read it."
+        if version.startswith(("v1.", "v2.")):
+            way_out = "Convert it: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30 --repo-id=ORG/NAME"
         raise LattokError(f"{root}: expected LeRobot format v3, got {version[:40]}. {way_out}")
     missing = [key for key in ("fps", "features", "data_path") if not info.get(key)]
     if missing:
@@ -81,17 +78,16 @@ def read_features(root: Path, entries: Any) -> dict[str, Feature]:
 
 
 def _feature(path: Path, key: str, entry: Any) -> Feature:
+    where = f"{path}: feature `{key}`"
     shape = entry.get("shape") if isinstance(entry, dict) else None
     sizes = [size for size in shape if type(size) is int and 0 < size < 2**31] if isinstance(shape, list) else []
     if not sizes or len(sizes) != len(shape or []) or len(sizes) > MOST_AXES or math.prod(sizes) >= 2**31:
-        raise LattokError(f"{path}: feature `{key}`: expected dtype and shape, got {str(entry)[:60]!r}. {_AGAIN}")
+        raise LattokError(f"{where}: expected dtype and shape, got {str(entry)[:60]!r}. {_AGAIN}")
     dtype, names = entry.get("dtype"), entry.get("names")
     if len(sizes) == 1 and sizes[0] > LONGEST_VECTOR:
-        raise LattokError(
-            f"{path}: feature `{key}`: expected at most {LONGEST_VECTOR:,} numbers, got {sizes[0]:,}. {_AGAIN}"
-        )
+        raise LattokError(f"{where}: expected at most {LONGEST_VECTOR:,} numbers, got {sizes[0]:,}. {_AGAIN}")
     if not isinstance(dtype, str):
-        raise LattokError(f"{path}: feature `{key}`: expected a dtype, got {str(dtype)[:40]!r}. {_AGAIN}")
+        raise LattokError(f"{where}: expected a dtype, got {str(dtype)[:40]!r}. {_AGAIN}")
     if isinstance(names, dict) and len(names) == 1:  # {"motors": [...]}
         (names,) = names.values()
     if not isinstance(names, list) or len(sizes) != 1 or len(names) != sizes[0]:
@@ -127,9 +123,10 @@ class EpisodeTable(Sequence[Episode]):
         self.indices = indices[order]  # [E] int64, ascending
         if len(self.indices) > 1 and not np.diff(self.indices).all():
             raise LattokError(f"{folder} lists an episode twice. {_AGAIN}")
-        whole = [name for name in names if name.endswith(("_index", "length"))]
-        self._columns = {name: _whole(table, name, folder)[order] for name in whole if name != "episode_index"}
-        self._columns |= {name: _times(table, name, folder)[order] for name in names if name.endswith(_VIDEO_TIMES)}
+        self._columns: dict[str, np.ndarray] = {}
+        for name in (name for name in names if name not in ("episode_index", "tasks")):
+            read = _times if name.endswith(_VIDEO_TIMES) else _whole
+            self._columns[name] = read(table, name, folder)[order]
         self.lengths = self._columns["length"]
         self._check_totals(root / "meta" / "info.json", info)
         self._kinds, kind_of = _instructions(table["tasks"], folder)
@@ -184,10 +181,9 @@ class EpisodeTable(Sequence[Episode]):
         found = {"total_episodes": len(self), "total_frames": math.fsum(self.lengths.tolist())}
         for name, count in found.items():
             if info.get(name, count) != count:
-                raise LattokError(
-                    f"{path}: `{name}` is {str(info[name])[:40]!r}, but meta/episodes lists {count:.0f}. "
-                    "A file of meta/episodes is missing or from another dataset: copy the dataset again."
-                )
+                what = f"`{name}` is {str(info[name])[:40]!r}, but meta/episodes lists {count:.0f}"
+                why = "A file of meta/episodes is missing or from another dataset"
+                raise LattokError(f"{path}: {what}. {why}: copy the dataset again.")
 
 
 def _whole(table: pa.Table, name: str, where: Path) -> np.ndarray:

@@ -151,10 +151,8 @@ def read_layout(root: Path) -> Layout:
     steps = (_part(top, "features") or {}).get("steps")
     inner = _part(_part(steps, "sequence"), "feature")
     if not isinstance(_part(_part(inner, "featuresDict"), "features"), dict):
-        raise LattokError(
-            f"{path}: expected a FeaturesDict with the sequence `steps`, as RLDS has it. "
-            "Other datasets of TFDS hold no episodes; features.json from TFDS before 4.6 must be written again."
-        )
+        others = "Other datasets of TFDS hold no episodes; features.json from TFDS before 4.6 must be written again."
+        raise LattokError(f"{path}: expected a FeaturesDict with the sequence `steps`, as RLDS has it. {others}")
     fields: dict[str, Field] = {}
     left_out: dict[str, str] = {}
     for name, node in _leaves(inner, "steps"):
