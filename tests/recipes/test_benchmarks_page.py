@@ -15,7 +15,8 @@ import torch
 import yaml
 
 import lattok
-from lattok.cli import app, main
+from lattok import cli
+from lattok.cli import main
 from lattok.cli.train import as_flags
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, VLARecipe
 from tests.conftest import write_dataset
@@ -70,7 +71,7 @@ def test_every_command_of_lattok_is_one(typed, published, monkeypatch):
             assert main([*words, *(PUBLISHED if words[0] == "convert" else [])]) == 0, words
         elif program == "lattok":
             with monkeypatch.context() as patch:
-                patch.setattr(app, "partial", lambda verb, **flags: lambda: others.append((verb, flags)))
+                patch.setattr(cli, "partial", lambda verb, **flags: lambda: others.append((verb, flags)))
                 assert main(words) == 0, words
     assert [verb.__name__ for verb, _ in others] == ["annotate"] * 3
     models = [name for _, flags in others for name in flags["model"]]
@@ -152,7 +153,11 @@ def test_a_row_works_from_the_checkpoint_to_the_success_rate(typed, published, t
     few = ["--steps", "2", "--batch-size", "4", "--device", "cpu", "--log-every", "1"]
     sizes = {name: value for name, value in SIZES.items() if name not in ("horizon", "log_every")}
     tiny = [word for flag in as_flags(sizes) for word in flag]
-    short = {"image-lam": [*few, "--stride", "2"], "action-vq": few, "vla": [*few, "--backbone", "scratch", *tiny]}
+    short = {
+        "image-lam": [*few, "--stride", "2"],
+        "action-vq": few,
+        "vla": [*few, "--backbone", "scratch", "--train-backbone", "full", *tiny],
+    }
     names = {"HuggingFaceVLA/libero": str(data), "image": "front"}
     once = [words for _, words in typed if words[0] == "lattok"][:4]
     row = next(words for _, words in typed if "runs/libero/la-direct" in words)
