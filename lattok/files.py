@@ -147,14 +147,11 @@ def _is_ours(folder: Path) -> bool:
     if any(entry.is_symlink() for entry in entries):
         return False
     files = {entry.name: entry for entry in entries if entry.is_file()}
-    if any(_begins_marked(files[name]) for name in ("lock", "done") if name in files):
-        return True
+    for name in {"lock", "done"} & files.keys():
+        with files[name].open("rb") as file:
+            if MARK.strip().encode() in file.read(len(MARK) + 100):
+                return True
     return not entries or (len(entries) == 1 and "lock" in files and not files["lock"].stat().st_size)
-
-
-def _begins_marked(path: Path) -> bool:
-    with path.open("rb") as file:
-        return MARK.strip().encode() in file.read(len(MARK) + 100)
 
 
 def same_file(file: IO[Any], path: Path) -> bool:

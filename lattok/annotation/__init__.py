@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -222,6 +223,6 @@ def _label_missing(
     if hopeless:
         index, why = min(failures[hopeless[0]].items())
         if len(hopeless) == len(job.work.models):
-            staging.forget_units()  # there is no label in them
+            shutil.rmtree(staging.units, ignore_errors=True)  # there is no label in them
         raise LattokError(f"{why} (episode {index}; no episode could be labelled by `{hopeless[0]}`)")
     return failures

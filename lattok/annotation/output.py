@@ -141,7 +141,7 @@ def _write_labels(
         by_file.setdefault(unit.file, []).append(i)
     unreadable: list[UnreadableRows] = []
     for file, members in by_file.items():
-        target = staging.place(file)
+        target = inside(staging.dataset, file, f"{staging.out}, a file of it")
         noted = staging.unreadable / f"{hashlib.sha256(file.encode()).hexdigest()}.json"
         own = [units[i] for i in members]
         rows = staging.row_reader(own, [keys[i] for i in members], shapes)

@@ -23,7 +23,6 @@ from lattok.annotation.columns import Failures, Labelled, Labels, Rows, Shapes, 
 from lattok.checks import LattokError
 from lattok.data.content import fingerprint
 from lattok.files import MARK, claimed, exchange, finish_exchange, read_json, sweep, sync_folder, whole_file, write_json
-from lattok.places import inside
 
 FAILED = "failed"  # next to the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises
@@ -42,7 +41,7 @@ class Staging:
         self.folder = out.with_name(f".{out.name}.partial")
         self.dataset = self.folder / "dataset"
         self.unreadable = self.folder / "unreadable"
-        self._units = self.folder / "units" / request[:16]
+        self.units = self.folder / "units" / request[:16]
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -105,10 +104,6 @@ class Staging:
 
         return rows
 
-    def place(self, file: str) -> Path:
-        """Return where a file of the output is put together: below the folder, under any name that the source has."""
-        return inside(self.dataset, file, f"{self.out}, a file of it")
-
     def begin_assembly(self, state: str) -> None:
         """Keep files that were put together from this same state of source and labels, and only those."""
         mark = self.folder / "assembled"
@@ -161,20 +156,16 @@ class Staging:
                     (self.folder / name).unlink(missing_ok=True)
                 self.folder.rmdir()
 
-    def forget_units(self) -> None:
-        """Delete the units of this request."""
-        shutil.rmtree(self._units, ignore_errors=True)
-
     def holds_labels(self) -> bool:
         """Tell whether any unit of this request is there."""
-        return any(self._units.glob("*.npz"))
+        return any(self.units.glob("*.npz"))
 
     def is_new(self) -> bool:
         """Tell whether nothing here is worth keeping: no labels of any request, no record of an output."""
         return not any((self.folder / "units").glob("*/*.npz")) and not (self.folder / "done").exists()
 
     def _path(self, key: str) -> Path:
-        return self._units / f"{key}.npz"
+        return self.units / f"{key}.npz"
 
 
 def _filled(unit: Unit, stored: Labelled, shapes: Shapes) -> Labels:

@@ -64,7 +64,7 @@ def verify(
         name = dataset.name if prefix in bare else provenance[prefix]["dataset"]["name"]
         model = for_dataset(given, name)  # a copy may have another name
         entry = _assumed(dataset, prefix, model) if prefix in bare else provenance[prefix]
-        found = _verify_one(dataset, prefix, model, {prefix: entry}, episodes, seed)
+        found = _verify_one(dataset, prefix, model, entry, episodes, seed)
         said = [f"? {BARE}"] if prefix in bare else [f"? {RESTORED}"] if entry.get("restored") else []
         lines += [f"{prefix}:", *(f"  {line}" for line in (*said, *found))]
     return Verification(not any(line.startswith("  -") for line in lines), tuple(lines))
@@ -102,14 +102,8 @@ def _assumed(dataset: RobotDataset, prefix: str, model: Any) -> dict[str, Any]:
 
 
 def _verify_one(
-    dataset: RobotDataset,
-    prefix: str,
-    model: Any,
-    provenance: Mapping[str, Any],
-    episodes: int | Sequence[int],
-    seed: int,
+    dataset: RobotDataset, prefix: str, model: Any, entry: Mapping[str, Any], episodes: int | Sequence[int], seed: int
 ) -> Iterator[str]:
-    entry = provenance[prefix]
     made = yield from _check_identity(entry, prefix, model)
     spec = LatentSpec.from_json(entry["spec"], prefix, f"{PROVENANCE} of {dataset.name}")
     if spec.source != model.label_source:

@@ -20,11 +20,7 @@ FAST_STEPS = 60
 
 
 def demo(
-    out: str = "lattok-demo",
-    features: str = "pixels",
-    seed: int = 0,
-    fast: bool = False,
-    device: str = "auto",
+    out: str = "lattok-demo", features: str = "pixels", seed: int = 0, fast: bool = False, device: str = "auto"
 ) -> None:
     """The whole path on the bundled robot demonstrations: train, judge, annotate. A few minutes on one core.
 
@@ -37,6 +33,7 @@ def demo(
         fast: A few steps only, to see that it runs; the figures then mean nothing.
         device: auto, cpu, cuda or mps.
     """
+    from lattok.annotation.staging import Staging
     from lattok.data import inspect_dataset
 
     folder = Path(out)
@@ -53,7 +50,10 @@ def demo(
     tokenizer = _train(recipe, again)
     _say("Image latent action model: what changes in 0.2 s, as 4 codes of 16")
     short = {**short, "continuous_steps": FAST_STEPS // 3} if fast else {}
-    options = {"features": features, **_image_size(features), **common, **short}
+    short |= (
+        {} if features == "pixels" else {"image_size": 224}
+    )  # the preset's 64 are for pixels, this is usual of timm
+    options = {"features": features, **common, **short}
     lam = _train(lattok.ImageLAMRecipe.from_preset(dataset, folder / "lam", "tiny+robust", **options), again)
 
     _say("Reports on held-out episodes, every figure with its controls")
@@ -63,18 +63,12 @@ def demo(
     ]
     _say("The dataset with latent actions as columns")
     annotated = folder / "dataset"
-    if _unfinished(annotated):
+    if not annotated.exists() or Staging(annotated, "").folder.exists():  # or killed when all was done
         with bar("annotate") as progress:
             models = {"latent": lam, "tokens": tokenizer}
             lattok.annotate(lattok.open_dataset(dataset), models, annotated, progress=progress)
     _summary(reports, folder, annotated, time.monotonic() - begun)
     _what_next(features, fast)
-
-
-def _unfinished(annotated: Path) -> bool:
-    from lattok.annotation.staging import Staging
-
-    return not annotated.exists() or Staging(annotated, "").folder.exists()  # or killed when all was done
 
 
 def _mark(out: Path, options: dict[str, Any]) -> None:
@@ -101,11 +95,6 @@ def _train(recipe: Any, again: str) -> Any:
     if (out / CONFIG).is_file():
         return lattok.load(out)
     return lattok.train(recipe, (out / RUN / RECIPE).is_file(), resume_command=again)
-
-
-def _image_size(features: str) -> dict[str, int]:
-    """The tiny preset's 64 pixels are for pixel features; a timm network gets its usual 224."""
-    return {} if features == "pixels" else {"image_size": 224}
 
 
 def _say(title: str) -> None:

@@ -38,9 +38,8 @@ class Engines:
         checks.one_of("engine", self.engine, ("local", "ray"))
         if self.engine == "ray":
             return RayEngine(self.address, self.workers, self.cpus_per_worker, self.gpus_per_worker)
-        given = {"address": self.address, "workers": self.workers, "gpus_per_worker": self.gpus_per_worker or None}
-        for option, value in given.items():
-            if value is not None:
+        for option in ("address", "workers", "gpus_per_worker"):
+            if (value := getattr(self, option)) != getattr(Engines, option):
                 raise LattokError(f"`{option}` is for the engine ray, got {value}. Set engine=ray.")
         return LocalEngine()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from inspect import cleandoc
 from types import UnionType
@@ -58,9 +59,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Callable[..., None] | None:
         given = {name: value for part in (common, data, model, loop) for name, value in part.items()}
         _train(recipe_class, dataset, run, given)
 
-    helps = any(word in HELP for word in words)
-    preset = _preset_in(words, recipe_class) if helps else None
-    defaults = recipe_class.from_preset("DATASET", "OUT", preset).options() if helps else {}
+    defaults = _defaults(recipe_class, words) if any(word in HELP for word in words) else {}
     verb.__annotations__ |= _flags(recipe_class, defaults)
     verb.__annotations__["run"] = StudyRun if recipe_class.compares else Run
     presets = f"Presets: {', '.join(recipe_class.presets)} (default: {recipe_class.default_preset}).\n\n"
@@ -127,18 +126,14 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _preset_in(words: Sequence[str], recipe_class: Any) -> str | None:
-    """The preset that is asked for, if there is such a one; which is told only where the verb runs."""
-    for word, after in zip(words, [*words[1:], ""], strict=True):
-        name, equals, value = word.partition("=")
-        preset = value if equals else after
-        if name == "--preset" and all(part in recipe_class.presets for part in preset.split("+")):
-            try:
-                recipe_class.from_preset("DATASET", "OUT", preset)
-            except LattokError:
-                return None
-            return preset
-    return None
+def _defaults(recipe_class: Any, words: Sequence[str]) -> dict[str, Any]:
+    """Return the options of the preset that is asked for; that there is no such one is told where the verb runs."""
+    split = [word.partition("=") for word in words]
+    for (name, equals, value), after in zip(split, [*words[1:], ""], strict=True):
+        if name == "--preset":
+            with suppress(LattokError):
+                return recipe_class.from_preset("DATASET", "OUT", value if equals else after).options()
+    return recipe_class.from_preset("DATASET", "OUT").options()
 
 
 def presets(kind: Annotated[Positional[str | None], arg(metavar="KIND", help_behavior_hint="")] = None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import sys
 from dataclasses import dataclass, fields, make_dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
@@ -127,12 +126,20 @@ class FitRecipe(Recipe[Tokenizer]):
 
         Of several processes the first one checks, fits and saves, the others load; FSQ's training they share.
         """
-        out, first = self.folder(resume), first_process()
-        shared = "batch_size" in {field.name for field in fields(self.loop_class)}
-        if first or shared:
-            return cast(Tokenizer, _fit(self, resume, out, resume_command))
-        wait_for_all()
-        return cast(Tokenizer, load(out))
+        out, shared = self.folder(resume), "batch_size" in {field.name for field in fields(self.loop_class)}
+        if not (shared or first_process()):
+            wait_for_all()
+            return cast(Tokenizer, load(out))
+        sources, horizon = self.open(), self.model.horizon
+        check_horizon(horizon, select_episodes(sources[0].dataset, self.data.episodes))
+        windows = ActionWindows(sources[0].dataset, horizon, self.data.action_key, self.data.episodes)
+        names = tuple(windows.action_names)
+        with self.begin(resume, sources, resume_command=resume_command) as contents:
+            model: Any = self.family.fit(*windows.all(), action_names=names, **vars(self.loop), **vars(self.model))
+            model.trained_on = self.trained_on(sources, len(windows), contents)
+            if first_process():
+                print(fit_summary(model, windows), file=sys.stderr)
+            return finish({"": model}, out)[""]
 
 
 def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
@@ -161,20 +168,6 @@ FASTRecipe = recipe_for(FAST)
 FSQRecipe = recipe_for(FSQ)
 ResidualVQRecipe = recipe_for(ResidualVQ)
 UniformBinsRecipe = recipe_for(UniformBins)
-
-
-def _fit(recipe: FitRecipe[Any], resume: bool, out: Path, resume_command: str) -> ChunkTokenizer:
-    sources = recipe.open()
-    horizon = recipe.model.horizon
-    check_horizon(horizon, select_episodes(sources[0].dataset, recipe.data.episodes))
-    windows = ActionWindows(sources[0].dataset, horizon, recipe.data.action_key, recipe.data.episodes)
-    names = tuple(windows.action_names)
-    with recipe.begin(resume, sources, resume_command=resume_command) as contents:
-        model = recipe.family.fit(*windows.all(), action_names=names, **vars(recipe.loop), **vars(recipe.model))
-        model.trained_on = recipe.trained_on(sources, len(windows), contents)
-        if first_process():
-            print(fit_summary(model, windows), file=sys.stderr)
-        return finish({"": model}, out)[""]
 
 
 def fit_summary(model: ChunkTokenizer, windows: ActionWindows) -> str:

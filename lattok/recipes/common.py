@@ -226,7 +226,7 @@ class Recipe(ABC, Generic[Model]):
         busy = partial(checks.fail, "out", expected, got, "Wait until it has finished, or choose another folder.")
         with files.alone(out / RUN / LOCK, busy):
             files.sweep(out / RUN)
-            self._check_folder(resume)  # another run may have been here since it was looked at
+            self.folder(resume)  # again: another run may have been here since
             contents = [self._content(source.dataset) for source in sources]
             names = ["dataset" if self.dataset is not None else f"dataset {source.dataset.name}" for source in sources]
             hashes = {name: content.digest for name, content in zip(names, contents, strict=True)} | dict(inputs or {})
@@ -268,14 +268,6 @@ class Recipe(ABC, Generic[Model]):
         except LattokError as error:
             raise LattokError(f"{out / RUN / RECIPE}: {error} {NEW_RUN}") from None
 
-    def _check_folder(self, resume: bool) -> None:
-        """A new run needs a folder with nothing in it but what one that never saved a step left."""
-        out = Path(self.out)
-        if resume:
-            self._check_stored()
-        elif not (files.is_free(out) or never_saved(out)):
-            checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Or continue its run with resume.")
-
     def _check_stored(self) -> None:
         """A resumed recipe is the stored one, but for what cannot change the result. That the dataset is the same its
         content says, wherever it lies now."""
@@ -293,9 +285,12 @@ class Recipe(ABC, Generic[Model]):
 
         The first process looks; it alone writes, and the others meet it when training begins.
         """
-        if first_process():
-            self._check_folder(resume)
-        return Path(self.out)
+        out = Path(self.out)
+        if resume and first_process():
+            self._check_stored()
+        elif first_process() and not (files.is_free(out) or never_saved(out)):
+            checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Or continue its run with resume.")
+        return out
 
 
 RECIPES: Registry[type[Recipe[Any]]] = Registry("lattok.recipes", "kind", ("recipes",))

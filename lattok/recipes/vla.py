@@ -156,7 +156,9 @@ class VLARecipe(Recipe[LatentVLA]):
         check_horizon(self.model.horizon, episodes)
         source = find_labels(self, with_its_labels(self, sources[0].dataset))
         torch.manual_seed(self.loop.seed)
-        policy = new_policy(self, source)  # before frames are decoded: what does not fit costs seconds
+        policy = LatentVLA(
+            *with_base(policy_config(self, source))
+        )  # before frames are decoded: what does not fit costs seconds
         windows = read_windows(self, source)
         policy.action_normalizer.fit(windows.known_actions, policy.config.action_kinds)
         if policy.proprio_normalizer is not None and windows.states is not None:
@@ -209,11 +211,6 @@ def _judge(recipe: VLARecipe, policy: LatentVLA, source: PolicySource, windows: 
     policy.evaluation = {"headline": errors.text, "verdicts": [errors.verdict], "figures": figures}
     policy.save_card(Path(recipe.out))
     print(errors.text)
-
-
-def new_policy(recipe: VLARecipe, source: PolicySource) -> LatentVLA:
-    """An untrained policy for this data; its normalisers are to be fitted."""
-    return LatentVLA(*with_base(policy_config(recipe, source)))
 
 
 def policy_config(recipe: VLARecipe, source: PolicySource) -> VLAConfig:
