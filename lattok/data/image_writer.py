@@ -56,16 +56,15 @@ class EpisodeFrames:
 
     def images(self) -> list[bytes]:
         """All frames as encoded images: pixels become PNG, images that are encoded already stay as they are."""
-        images: list[bytes] = []
         if not self.encoded:
+            images: list[bytes] = []
             self.run(lambda block: images.extend(map(encode_png, block)))
             return images
         for number, data in enumerate(self._frames):  # type: ignore[arg-type]
             # decoded to the end although only some are measured: half an image must not pass for a whole one
             self._see(decode_image(data, f"`{self.key}`, frame {number}")[None])
-            images.append(data)
         checks.size(self.key, "frames", self._seen, self._length)
-        return images
+        return list(self._frames)  # type: ignore[arg-type]
 
     def stats(self) -> Stats:
         """Statistics of the frames that have passed."""

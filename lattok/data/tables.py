@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from threading import RLock
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -131,8 +131,7 @@ class DataFile:
         self._file = open_table(path)
         self.schema = self._file.schema_arrow
         self.names = self.schema.names
-        metadata = self._file.metadata
-        sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.rows = self._rows()  # episode index -> rows [first, last), in the file's order
 
@@ -182,19 +181,13 @@ class ColumnReader:
     """
 
     def __init__(self):
-        self._start()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._start()
-
-    def _start(self) -> None:
         self._lock = RLock()
         self._files: OrderedDict[Path, DataFile] = OrderedDict()
         self._groups: OrderedDict[tuple[Path, int, str], pa.ChunkedArray] = OrderedDict()
         self._bytes = 0
+
+    def __reduce__(self) -> tuple[type[ColumnReader], tuple[()]]:
+        return ColumnReader, ()
 
     def file(self, path: Path) -> DataFile:
         """Return the opened file."""

@@ -98,7 +98,10 @@ class LeRobotWriter:
             checks.fail("root", "a folder that does not exist yet", str(root))
         for key, feature in features.items():
             _check_feature(key, feature, key in (kept or {}))
-        _check_different([key for key, feature in features.items() if feature.dtype == "video"])
+        folders: dict[str, str] = {}  # of cameras; some systems do not tell upper case from lower
+        for key in (key for key, feature in features.items() if feature.dtype == "video"):
+            if (other := folders.setdefault(key.casefold(), key)) != key:
+                checks.fail("features", "cameras with different names", f"{other!r} and {key!r}")
         info = dict(zip(SIZES, (chunk_files, data_file_mb, video_file_mb), strict=True)) | {"robot_type": robot_type}
         info["fps"] = int(fps) if float(fps).is_integer() else fps  # LeRobot keeps a whole number where it can
         writer = cls(root, dict(features), info, (video_codec, encoder_threads), dict(kept or {}))
@@ -229,10 +232,13 @@ class LeRobotWriter:
         for key, value in {**columns, **frames}.items():
             shape = self._features[key].shape
             allowed = [(length,), (length, 1)] if shape == (1,) else [(length, *shape)]
-            if key in self._kept:
-                if not isinstance(value, pa.ChunkedArray):
-                    checks.fail(key, "a pyarrow.ChunkedArray", type(value).__name__)
-            elif (key in columns or isinstance(value, np.ndarray)) and np.shape(value) not in allowed:
+            if key in self._kept and not isinstance(value, pa.ChunkedArray):
+                checks.fail(key, "a pyarrow.ChunkedArray", type(value).__name__)
+            elif (
+                key not in self._kept
+                and (key in columns or isinstance(value, np.ndarray))
+                and np.shape(value) not in allowed
+            ):
                 checks.fail(key, f"shape {list(allowed[0])}", f"{list(np.shape(value))}")
         return length
 
@@ -261,11 +267,9 @@ class LeRobotWriter:
         self, values: Mapping[str, np.ndarray], images: Mapping[str, pa.Array], kept: Mapping[str, pa.ChunkedArray]
     ) -> pa.Table:
         """Rows of the data table; where there are images, its schema says so to `datasets`."""
-        columns: dict[str, Any] = {
-            key: kept[key] if key in kept else _to_nested(values[key], self._features[key].shape)
-            for key in self._columns
-        }
-        table = pa.table({**columns, **images})
+        columns: dict[str, Any] = {key: _to_nested(of, self._features[key].shape) for key, of in values.items()}
+        columns |= kept
+        table = pa.table({key: columns[key] for key in self._columns} | dict(images))
         if not images:
             return table
         described = {"info": {"features": {key: {"_type": "Image"} for key in images}}}
@@ -281,16 +285,10 @@ class LeRobotWriter:
     def _write_tasks(self) -> None:
         """The instruction is the index of a pandas table, as LeRobot expects; the metadata says so."""
         index = "__index_level_0__"
-        columns = [
-            {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"},
-            {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object"},
-        ]
-        pandas = {
-            "index_columns": [index],
-            "column_indexes": [],
-            "columns": [column | {"metadata": None} for column in columns],
-            "pandas_version": "2.2.0",
-        }
+        number = {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"}
+        text = {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object"}
+        columns = [column | {"metadata": None} for column in (number, text)]
+        pandas = {"index_columns": [index], "column_indexes": [], "columns": columns, "pandas_version": "2.2.0"}
         table = pa.table({"task_index": list(self._tasks.values()), index: list(self._tasks)})
         table = table.replace_schema_metadata({"pandas": json.dumps(pandas)})
         pq.write_table(table, self._folder / "meta/tasks.parquet", write_page_checksum=True)
@@ -336,14 +334,6 @@ def _to_nested(values: np.ndarray, shape: tuple[int, ...]) -> pa.Array:
     for size in reversed(shape):
         nested = pa.ListArray.from_arrays(pa.array(np.arange(0, len(nested) + 1, size, dtype=np.int32)), nested)
     return nested
-
-
-def _check_different(names: Sequence[str]) -> None:
-    """Each camera has a folder, and some systems do not tell upper case from lower."""
-    same = {name.casefold(): name for name in names}
-    if len(same) < len(names):
-        twice = next(name for name in names if same[name.casefold()] != name)
-        checks.fail("features", "cameras with different names", f"{twice!r} and {same[twice.casefold()]!r}")
 
 
 def _check_feature(key: str, feature: Feature, kept: bool = False) -> None:

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import accumulate, combinations
 from typing import Any, NamedTuple
 
@@ -162,16 +163,13 @@ class MixedWindows(Mixed):
     """Windows of several datasets; every chunk is normalised with its own dataset's normaliser."""
 
     def __init__(self, windows: Sequence[ActionWindows], normalizers: Sequence[Normalizer]):
-        def normalised(part: ActionWindows, model_owned: Normalizer) -> Callable[[Tensor], ActionBatch]:
-            normalizer = copy.deepcopy(model_owned)  # the model's own moves to its device
+        own = copy.deepcopy(list(normalizers))  # the model's move to its device
 
-            def batch(indices: Tensor) -> ActionBatch:
-                chunks, valid = part.batch(indices)
-                return ActionBatch(normalizer(chunks), valid)
+        def batch(part: ActionWindows, normalizer: Normalizer, indices: Tensor) -> ActionBatch:
+            chunks, valid = part.batch(indices)
+            return ActionBatch(normalizer(chunks), valid)
 
-            return batch
-
-        batches = [normalised(*both) for both in zip(windows, normalizers, strict=True)]
+        batches = [partial(batch, *both) for both in zip(windows, own, strict=True)]
         super().__init__([len(part) for part in windows], batches)
 
 
@@ -195,14 +193,13 @@ class MixedPairs(Mixed):
 
 
 def _normalised_pairs(part: FramePairs, shape: tuple[int, ...]) -> Callable[[Tensor], PairBatch]:
-    normalizer = Normalizer(shape[-1]) if shape[-1] else None
-    if normalizer is not None and part.labelled.any():
-        normalizer.fit(torch.from_numpy(part.actions[part.labelled]).flatten(0, -2))
+    if not (shape[-1] and part.labelled.any()):
+        return lambda indices: part.batch(indices)._replace(actions=torch.zeros(len(indices), *shape))
+    normalizer = Normalizer(shape[-1])
+    normalizer.fit(torch.from_numpy(part.actions[part.labelled]).flatten(0, -2))
 
     def batch(indices: Tensor) -> PairBatch:
         pairs = part.batch(indices)
-        if normalizer is None or not part.labelled.any():
-            return pairs._replace(actions=torch.zeros(len(indices), *shape))
         return pairs._replace(actions=normalizer(pairs.actions))
 
     return batch

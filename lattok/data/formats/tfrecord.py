@@ -45,8 +45,8 @@ class RecordFile:
 
     def __init__(self, path: Path):
         self.path = path
-        starts, sizes, self.damage = _index(path)
-        self.starts, self.sizes = np.array(starts, dtype=np.int64), np.array(sizes, dtype=np.int64)
+        places, self.damage = _index(path)
+        self.starts, self.sizes = np.array(places, dtype=np.int64).reshape(-1, 2).T
         self._sound: set[int] = set()  # records whose checksum was right
 
     def __len__(self) -> int:
@@ -234,25 +234,24 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise LattokError(f"cannot read {path}: {error.strerror}. Copy the file again.") from None
 
 
-def _index(path: Path) -> tuple[list[int], list[int], str | None]:
-    """Starts and sizes of the data of all records, by going from header to header; what is wrong with the last one."""
-    starts, sizes, position = [], [], 0
+def _index(path: Path) -> tuple[list[tuple[int, int]], str | None]:
+    """Start and size of the data of all records, by going from header to header; what is wrong with the last one."""
+    places, position = list[tuple[int, int]](), 0
     with _opened(path) as file:
         total = os.fstat(file.fileno()).st_size
         while position < total:
             file.seek(position)
             head = file.read(HEAD)
             if len(head) < HEAD:
-                return starts, sizes, "the file ends in the middle of a header"
+                return places, "the file ends in the middle of a header"
             size, crc = struct.unpack("<QI", head)
             if masked_crc(head[:8]) != crc:
-                return starts, sizes, "the checksum of its length is wrong"
+                return places, "the checksum of its length is wrong"
             if size > total - position - HEAD - TAIL:
-                return starts, sizes, f"the file ends early, {size} bytes should follow"
-            starts.append(position + HEAD)
-            sizes.append(size)
+                return places, f"the file ends early, {size} bytes should follow"
+            places.append((position + HEAD, size))
             position += HEAD + size + TAIL
-    return starts, sizes, None
+    return places, None
 
 
 def _check_data(file: BinaryIO, start: int, size: int, where: str) -> None:
