@@ -19,6 +19,7 @@ LAST = 0xD7FF  # the last character before the surrogates, which no text can hol
 REACH = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
 MOST_CLIPPED = 0.1  # share of coefficients beyond it that may be outliers; with more the scale is wrong
 PARTIAL = 1 << 40  # counts as so many characters that no row with such a token has the right number
+EVERY = "".join(map(chr, range(LAST + 1)))
 FEW_ROWS = 128  # below, joining bytes is faster than tables
 
 
@@ -53,7 +54,9 @@ class CoefficientBPE:
         self._tokenizer, raw = _load(text)
         self.token_bytes = _token_bytes(self._tokenizer, {token["content"] for token in raw.get("added_tokens", [])})
         alphabet = {BYTES[token] for token in raw["model"]["vocab"] if token in BYTES}
-        self.known = np.array([alphabet.issuperset(chr(point).encode()) for point in range(LAST + 1)])
+        written = np.frombuffer(EVERY.encode(), np.uint8)
+        begins = np.flatnonzero(written & 0xC0 != 0x80)  # of each character
+        self.known = np.logical_and.reduceat(np.isin(np.arange(256), list(alphabet))[written], begins)
         self.known[max(0, LAST if max_token is None else max_token - min_token) + 1 :] = False
         points = np.flatnonzero(self.known)
         if not len(points):

@@ -11,7 +11,19 @@ from lattok.quantize import STARTS
 from lattok.samples.windows import check_action_target
 
 MOST_PIXELS = 2048  # of a side
-QUANTIZERS = ("vq", "residual", "fsq", "none")
+CHOICES = {
+    "interpolation": ("bilinear", "bicubic"),
+    "streams": ("control", "control+env", "joint"),
+    "encoder": ("spacetime", "fused"),
+    "query_start": ("normal", "uniform"),
+    "latent_heads": ("shared", "per_token"),
+    "latent_norm": ("none", "batch"),
+    "quantizer": ("vq", "residual", "fsq", "none"),
+    "codebook_update": ("gradient", "ema"),
+    "codebook_start": STARTS,
+    "conditioning": ("tokens", "add"),
+    "action_head": ("latents", "codes"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,9 +45,8 @@ class ImageLAMConfig:
     language: str | None = None  # stage 1: "t5:MODEL" or "precomputed"; its vectors join the tokens of every frame
     language_dim: int = 768
 
-    streams: str = (
-        "control"  # "control"; "control+env": frozen stage-1 environment codebook; "joint": both from scratch
-    )
+    # "control"; "control+env": frozen stage-1 environment codebook; "joint": both from scratch
+    streams: str = "control"
     tokens: int = 4  # P, codes of a pair
     codebook_size: int = 16  # K, codes to choose from
     env_codebook_size: int = 16  # K of the environment stream
@@ -71,43 +82,23 @@ class ImageLAMConfig:
     kl_weight: float = 0.0  # needs quantizer "none": a variational bottleneck
 
     def __post_init__(self) -> None:
-        checks.counts(image_size=self.image_size, tokens=self.tokens, codebook_size=self.codebook_size)
-        checks.counts(latent_dim=self.latent_dim, width=self.width, heads=self.heads)
-        checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
-        checks.counts(language_dim=self.language_dim)
+        checks.counts(1, MOST_PIXELS, image_size=self.image_size)
+        checks.counts(tokens=self.tokens, latent_dim=self.latent_dim, width=self.width, heads=self.heads)
+        depths = {"encoder_depth": self.encoder_depth, "decoder_depth": self.decoder_depth}
+        checks.counts(language_dim=self.language_dim, **depths)
+        checks.counts(2, codebook_size=self.codebook_size, env_codebook_size=self.env_codebook_size)
         checks.whole(continuous_steps=self.continuous_steps, restart_every=self.restart_every)
-        for name in ("codebook_size", "env_codebook_size"):
-            if getattr(self, name) < 2:
-                checks.fail(name, "at least 2", getattr(self, name))
-        if self.image_size > MOST_PIXELS:
-            checks.fail("image_size", f"at most {MOST_PIXELS}", self.image_size)
+        checks.below_one(dropout=self.dropout)
+        checks.at_least_zero(**{name: value for name, value in vars(self).items() if name.endswith("_weight")})
+        for name, options in CHOICES.items():
+            checks.one_of(name, getattr(self, name), options)
+        check_action_target(self.action_target, self.action_steps)
         for name in ("mean", "std"):
             checks.size(name, "numbers, one per colour", len(getattr(self, name)), 3)
         if min(self.std) <= 0:
             checks.fail("std", "numbers above 0", self.std)
-        checks.one_of("interpolation", self.interpolation, ("bilinear", "bicubic"))
-        checks.at_least_zero(action_weight=self.action_weight, decorrelation_weight=self.decorrelation_weight)
-        checks.at_least_zero(prediction_weight=self.prediction_weight, commitment_weight=self.commitment_weight)
-        checks.at_least_zero(additivity_weight=self.additivity_weight, flow_weight=self.flow_weight)
-        checks.at_least_zero(kl_weight=self.kl_weight)
-        checks.one_of("streams", self.streams, ("control", "control+env", "joint"))
-        checks.one_of("encoder", self.encoder, ("spacetime", "fused"))
-        checks.one_of("latent_heads", self.latent_heads, ("shared", "per_token"))
-        checks.one_of("latent_norm", self.latent_norm, ("none", "batch"))
-        checks.one_of("conditioning", self.conditioning, ("tokens", "add"))
-        checks.one_of("quantizer", self.quantizer, QUANTIZERS)
-        checks.one_of("codebook_update", self.codebook_update, ("gradient", "ema"))
-        checks.one_of("codebook_start", self.codebook_start, STARTS)
-        checks.one_of("query_start", self.query_start, ("normal", "uniform"))
-        check_action_target(self.action_target, self.action_steps)
-        checks.one_of("action_head", self.action_head, ("latents", "codes"))
-        if not 0 <= self.dropout < 1:
-            checks.fail("dropout", "a number in [0, 1)", self.dropout)
         if not self.cameras:
             checks.fail("cameras", "at least one camera", "none")
-        self._check_combinations()
-
-    def _check_combinations(self) -> None:
         if self.additivity_weight > 0 and not self.extra_strides:
             checks.fail("additivity_weight", "0 without extra_strides", self.additivity_weight)
         if self.kl_weight > 0 and self.quantizer != "none":
@@ -126,12 +117,12 @@ class ImageLAMConfig:
 
     @property
     def positions(self) -> int:
-        """Latent vectors per stream: P, or 1 when the codes are levels of a residual quantizer."""
+        """Count the latent vectors of a stream: P, or 1 when the codes are levels of a residual quantizer."""
         return 1 if self.quantizer == "residual" else self.tokens
 
     @property
     def loss_weights(self) -> dict[str, float]:
-        """Weight of each loss term (Eq. 11 and 15)."""
+        """Return the weight of each loss term (Eq. 11 and 15)."""
         return {
             "prediction": self.prediction_weight,
             "codebook": 1.0,

@@ -57,6 +57,7 @@ class ImageLAM(HubModel, VideoLabeller):
     def __init__(self, config: ImageLAMConfig, features: FrozenFeatures | None = None):
         super().__init__()
         self.config = config
+        self.cameras, self.language, self.codebook_size = config.cameras, config.language, config.codebook_size
         self.features = features or _features(config)
         places = len(config.cameras) * self.features.count
         streams = 1 if config.streams == "control" else 2
@@ -74,12 +75,12 @@ class ImageLAM(HubModel, VideoLabeller):
 
     @classmethod
     def opened(cls, config: ImageLAMConfig, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
-        """The frozen features, which no artefact holds."""
+        """Build the frozen features, which no artefact holds."""
         return config, {"features": _features(config)}
 
     @property
     def base_model(self) -> str | None:
-        """Hub id of its features' network."""
+        """Return the Hub id of its features' network."""
         found = re.fullmatch(r"(?:timm:hf-hub|hf):([\w.-]+/[\w.-]+)", self.config.features, re.ASCII)
         return found[1] if found and not Path(found[1]).exists() else None
 
@@ -87,40 +88,23 @@ class ImageLAM(HubModel, VideoLabeller):
         """Fetch the named features' weights."""
         self.features.load()
 
-    @property
-    def cameras(self) -> tuple[str, ...]:
-        """Cameras in the order of the V axis."""
-        return self.config.cameras
-
-    @property
-    def language(self) -> str | None:
-        """What reads the instruction in a model of stage 1."""
-        return self.config.language
-
-    @property
-    def codebook_size(self) -> int:
-        """Codes that each of the P can be, K."""
-        return self.config.codebook_size
-
     def stride_frames(self, fps: float) -> int:
-        """The model's stride in frames of a dataset."""
         return checks.stride_in_frames(self.config.stride, fps)
 
     def resize(self, frames: np.ndarray) -> np.ndarray:
-        """The model's own resizing, uint8 [n, H, W, 3] to [n, s, s, 3]; usable while a video is decoded."""
         return self.features.resize(torch.from_numpy(frames)).numpy()
 
     def attach_action_head(self, actions: Tensor) -> None:
-        """A fresh action head, for training only; its normaliser is fitted to `actions` [N, m] or [N, steps, m]."""
+        """Add an action head, for training only, with a normaliser fitted to `actions` [N, m] or [N, steps, m]."""
         self.action_head = GapActionHead(self.config, actions.shape[-1])
         self.action_head.normalizer.fit(actions.flatten(0, -2))
 
     def take_environment(self, stage1: ImageLAM) -> None:
-        """Codebook and queries of a stage-1 model for the environment stream of `control+env`."""
-        if stage1.config.features != self.config.features:
-            checks.fail("env_codebook", f"features {self.config.features!r}", repr(stage1.config.features))
-        if stage1.config.quantizer != self.config.quantizer:
-            checks.fail("env_codebook", f"quantizer {self.config.quantizer!r}", repr(stage1.config.quantizer))
+        """Take codebook and queries of a stage-1 model for the environment stream of `control+env`."""
+        for name in ("features", "quantizer"):
+            ours, theirs = getattr(self.config, name), getattr(stage1.config, name)
+            if ours != theirs:
+                checks.fail("env_codebook", f"{name} {ours!r}", repr(theirs))
         self.set_env_codebook(_codebook(stage1.control))
         queries, count = stage1.encoder.queries, self.config.tokens
         if queries.shape == self.encoder.queries[count:].shape:  # as UniVLA starts its stage 2
@@ -140,7 +124,7 @@ class ImageLAM(HubModel, VideoLabeller):
             target.copy_(level)
 
     def encode(self, frames: Values) -> LatentActions:
-        """Frame pairs uint8 [B, 2, V, H, W, 3] to `LatentActions`; V may be left out when there is one camera.
+        """Turn frame pairs uint8 [B, 2, V, H, W, 3] into `LatentActions`; V may be left out when there is one camera.
 
         Arrays in, arrays out. For all pairs of a video see `label_video`.
         """
@@ -148,7 +132,7 @@ class ImageLAM(HubModel, VideoLabeller):
 
     @torch.no_grad()
     def label_video(self, frames: Video, stride: int, encoder: VideoEncoder | None = None) -> LatentActions:
-        """Video uint8 [T, V, H, W, 3] to T latent actions of the pairs (t, min(t + stride, T - 1)), in float32.
+        """Turn video uint8 [T, V, H, W, 3] into T latent actions of the pairs (t, min(t + stride, T - 1)), in float32.
 
         V may be left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order,
         from any iterable: only `stride` frames are held. Every frame is computed once, in blocks from frame 0, so that
@@ -167,13 +151,13 @@ class ImageLAM(HubModel, VideoLabeller):
         return like(frames, join(parts))
 
     def check_reads_video_alone(self) -> None:
-        """A stage-1 model also reads instructions, which a video does not hold."""
+        """Refuse a stage-1 model: it also reads instructions, which a video does not hold."""
         if self.config.language is not None:
             hint = "Label with a stage-2 model trained with its codebook."
             checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions", hint)
 
     def checked_pairs(self, frames: Values) -> Tensor:
-        """Frame pairs of this model's cameras as [B, 2, V, H, W, 3]; V may be left out when there is one."""
+        """Return frame pairs of this model's cameras as [B, 2, V, H, W, 3]; V may be left out when there is one."""
         frames = as_tensor("frames", frames)
         if frames.ndim == 5 and len(self.cameras) == 1:
             frames = frames[:, :, None]
@@ -186,16 +170,14 @@ class ImageLAM(HubModel, VideoLabeller):
     def encode_features(
         self, features: Values, text: Values | None = None, text_mask: Values | None = None
     ) -> LatentActions:
-        """Precomputed features [B, 2, V*N, D] to `LatentActions`.
+        """Turn precomputed features [B, 2, V*N, D] into `LatentActions`.
 
         A stage-1 model also needs `text` [B, S, language_dim], vectors of the instruction's words, and may get
         `text_mask` [B, S] bool, which says where there is one.
         """
         given, features = features, as_tensor("features", features)
-        text, text_mask = (
-            None if value is None else as_tensor(name, value)
-            for name, value in (("text", text), ("text_mask", text_mask))
-        )
+        text = None if text is None else as_tensor("text", text)
+        text_mask = None if text_mask is None else as_tensor("text_mask", text_mask)
         checks.rank("features", features, "B 2 N D")
         checks.size("features", "frames per sample", features.shape[1], 2)
         checks.size("features", f"channels, as {self.config.features} has", features.shape[3], self.features.dim)
@@ -206,13 +188,13 @@ class ImageLAM(HubModel, VideoLabeller):
             return like(given, self.from_tokens(self.encoder(features.to(self.features.mean), words)))
 
     def from_tokens(self, tokens: Tensor) -> LatentActions:
-        """The encoder's query tokens [B, queries, width] to `LatentActions`."""
+        """Turn the encoder's query tokens [B, queries, width] into `LatentActions`."""
         control, env = self._quantized(tokens)
         return self.control.public(control, self.env.public(env) if self.env and env else None)
 
     @torch.no_grad()
     def frame_features(self, frames: Tensor) -> Tensor:
-        """uint8 [..., V, H, W, 3] to features [..., V*N, D]."""
+        """Turn uint8 [..., V, H, W, 3] into features [..., V*N, D]."""
         checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[-4], len(self.cameras))
         lead = frames.shape[:-4]
         frames = self.features.resize(frames).to(self.features.mean.device)
@@ -220,7 +202,7 @@ class ImageLAM(HubModel, VideoLabeller):
         return patches.reshape(*lead, len(self.cameras) * self.features.count, self.features.dim)
 
     def forward(self, batch: PairBatch) -> LossTerms:
-        """Loss terms of a batch; `config.loss_weights` weights them."""
+        """Return the loss terms of a batch; `config.loss_weights` weights them."""
         if not isinstance(batch, PairBatch):
             hint = "Call lam.encode(frames) for latent actions, lam.predict(features, latents) for what comes next."
             checks.fail("batch", "a PairBatch to train on", type(batch).__name__, hint)
@@ -231,7 +213,7 @@ class ImageLAM(HubModel, VideoLabeller):
         both = features[:, pairs].flatten(0, 1)  # (b pairs) 2 n d
         if words is not None:
             words = Words(*(part.repeat_interleave(len(pairs), 0) for part in words))
-        control, env = self._streams(both, words)
+        control, env = self._quantized(self.encoder(both, words))
         vectors = [stream.vectors for stream in (control, env) if stream is not None]
         terms = dict(control.losses)
         if self.config.prediction_weight > 0:
@@ -257,25 +239,22 @@ class ImageLAM(HubModel, VideoLabeller):
         text: Tensor | None = None,
         text_mask: Tensor | None = None,
     ) -> Tensor:
-        """Features of the later frame [B, N, D] from current features [B, N, D] and quantized latent actions."""
+        """Predict features of the later frame [B, N, D] from current ones [B, N, D] and quantized latent actions."""
         vectors = [s.quantized for s in (latents, latents.env) if s is not None]
         return self.decoder(features, *vectors, words=self._words(len(features), text, text_mask))
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Everything but the frozen features, which the config names, and the heads that only training needs."""
+        """Leave out the frozen features, which the config names, and the heads that only training needs."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith(NOT_SAVED)}
 
     def describe(self) -> dict[str, Any]:
-        """As every model; with timm features also the hash of their weights, which the artefact does not hold."""
+        """Add the hash of the frozen features' weights, which the artefact does not hold."""
         described = super().describe() | {"backend": "torch", "precision": "float32"}
         weights = self.features.weights_hash()
         return described if weights is None else described | {"features_sha256": weights}
 
-    def _streams(self, features: Tensor, words: Words | None = None) -> tuple[Encoded, Encoded | None]:
-        return self._quantized(self.encoder(features, words))
-
     def _quantized(self, tokens: Tensor) -> tuple[Encoded, Encoded | None]:
-        """Query tokens [B, queries, width] as control and environment streams."""
+        """Split query tokens [B, queries, width] into control and environment streams."""
         count = self.config.tokens
         control = self.control(tokens[:, :count])
         if self.env is None:
@@ -283,7 +262,7 @@ class ImageLAM(HubModel, VideoLabeller):
         return control, self.env(tokens[:, count:], update=self.config.streams == "joint")
 
     def _words(self, samples: int, text: Tensor | None, mask: Tensor | None) -> Words | None:
-        """Vectors of the instruction's words [samples, S, language_dim] as tokens; a stage-1 model needs them."""
+        """Turn vectors of the instruction's words [samples, S, language_dim] into tokens, which stage 1 needs."""
         if self.language_up is None:
             if text is not None:
                 raise LattokError(f"`text` {list(text.shape)} was given, but this model does not read instructions.")
@@ -300,7 +279,7 @@ class ImageLAM(HubModel, VideoLabeller):
         return Words(self.language_up(text), mask.bool())
 
     def _pairs(self) -> list[list[int]]:
-        """Frames (i, j) that training makes latent actions of, the labelled pair first.
+        """List the frames (i, j) that training makes latent actions of, the labelled pair first.
 
         Further futures are reached from the first frame; additivity also needs the steps between them.
         """
@@ -316,7 +295,7 @@ def _features(config: ImageLAMConfig) -> FrozenFeatures:
 
 
 def _codebook(stream: LatentStream) -> list[Tensor]:
-    """The codebook of each level; an environment stream always has one."""
+    """Return the codebook of each level; an environment stream always has one."""
     if not isinstance(stream.quantizer, VectorQuantizer):
         checks.fail("env_codebook", "a model with quantizer vq or residual", stream.config.quantizer)
     return stream.quantizer.codebook_vectors

@@ -217,8 +217,8 @@ def test_variational_noise_is_in_training_only_and_paid_for():
     lam.control.norm = None
     features = lam.frame_features(batch().frames)
     torch.manual_seed(0)
-    first, _ = lam.train()._streams(features)
-    second, _ = lam._streams(features)
+    first, _ = lam.train()._quantized(lam.encoder(features))
+    second, _ = lam._quantized(lam.encoder(features))
     assert torch.equal(first.latents, second.latents)
     assert not torch.equal(first.vectors, second.vectors)
     out = lam.eval().encode_features(features)
@@ -235,7 +235,7 @@ def test_published_action_head_reads_the_mean_of_the_codes_vectors():
     lam.attach_action_head(torch.randn(50, 6, 4))
     chunks = batch()._replace(actions=torch.randn(12, 6, 4))
     terms = lam.train()(chunks)
-    control, _ = lam._streams(lam.frame_features(chunks.frames))
+    control, _ = lam._quantized(lam.encoder(lam.frame_features(chunks.frames)))
     got = lam.action_head.net(control.vectors.mean(1)).reshape(12, 6, 4)
     error = (got - lam.action_head.normalizer(chunks.actions)).square()[chunks.labelled].mean()
     torch.testing.assert_close(terms["action"], error)
@@ -317,7 +317,7 @@ def test_a_frozen_environment_stream_is_quantized_from_the_first_step():
     book = [torch.randn(16, 8) for _ in range(3)]
     lam.set_env_codebook(book)
     features = lam.frame_features(batch().frames)
-    _, env = lam.train()._streams(features)
+    _, env = lam.train()._quantized(lam.encoder(features))
     torch.testing.assert_close(env.vectors[:, 0], sum(book[i][env.codes[:, i]] for i in range(3)))
 
 
@@ -429,7 +429,7 @@ def test_bad_frames_name_what_was_expected(frames, text):
         ({"quantizer": "fsq", "streams": "control+env"}, "`quantizer`: expected vq or residual with"),
         ({"language": "clip"}, "`language`"),
         ({"language": "precomputed", "streams": "joint"}, "`language` needs streams=control"),
-        ({"codebook_size": 1}, "`codebook_size`: expected at least 2"),
+        ({"codebook_size": 1}, "`codebook_size`: expected a whole number of at least 2"),
         ({"features": "timm:no_such_model"}, "`features`: expected a timm vision transformer"),
         ({"restart_every": 5, "codebook_update": "ema"}, "`restart_every`: expected 0 unless codebook_update=gradient"),
         ({"restart_every": 5, "revive_below": 0.1}, "`restart_every`: expected 0 unless codebook_update=gradient"),

@@ -88,7 +88,7 @@ def test_codes_latents_and_quantized_vectors_of_both_streams(case):
         assert torch.equal(got.codes, values[f"indices.{stream}"])
         assert torch.equal(got.quantized, values[f"quantized.{stream}"])
         close(got.latents, values[f"latents.{stream}"])
-    for stream, encoded in zip(("control", "env"), model._streams(values["features"]), strict=True):
+    for stream, encoded in zip(("control", "env"), model._quantized(model.encoder(values["features"])), strict=True):
         close(encoded.vectors[:, None], values[f"straight_through_value.{stream}"])
 
 
