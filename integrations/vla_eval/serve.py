@@ -1,5 +1,5 @@
 # /// script
-# requires-python = ">=3.10"
+# requires-python = ">=3.10,<3.13"
 # dependencies = ["lattok[vla,vla-eval]"]
 #
 # [tool.uv.sources]

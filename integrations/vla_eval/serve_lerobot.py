@@ -1,5 +1,5 @@
 # /// script
-# requires-python = ">=3.12"
+# requires-python = ">=3.12,<3.13"
 # dependencies = ["lattok[vla,vla-eval]", "lerobot_policy_lattok", "lerobot>=0.6"]
 #
 # [tool.uv.sources]
