@@ -53,10 +53,9 @@ class Components(NamedTuple):
     mean: Tensor  # [D]
     basis: Tensor  # [D, k], orthonormal, by falling variance
 
-    def project(self, rows: Tensor, k: int | None = None) -> Tensor:
-        """Turn rows [N, D] into their first `k` coordinates [N, k]."""
-        basis = self.basis[:, :k]
-        return rows @ basis - self.mean @ basis
+    def project(self, rows: Tensor) -> Tensor:
+        """Turn rows [N, D] into coordinates [N, k]."""
+        return rows @ self.basis - self.mean @ self.basis
 
 
 def deviations(actual: Tensor, reference: Tensor) -> Tensor:
@@ -66,17 +65,11 @@ def deviations(actual: Tensor, reference: Tensor) -> Tensor:
     return torch.where(constant, torch.nan, squared)
 
 
-def r_squared(predicted: Tensor, actual: Tensor, reference: Tensor) -> Tensor:
-    """Compute 1 - SSE / SST per dimension, [m]; SST is about `reference` [m], the mean of the training actions.
+def judged(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float = 0.0, validation: float = 0.0) -> Probe:
+    """Compare a probe's predictions [N, m] with what they should have been; `reference` [m]: mean training action.
 
-    So a probe that only knows the training mean scores exactly 0, and one that is worse scores below.
+    A probe that only knows the training mean scores exactly 0, and one that is worse scores below.
     """
-    sse = (predicted - actual).double().square().sum(0)
-    return 1 - sse / deviations(actual, reference).sum(0)
-
-
-def judged(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float, validation: float) -> Probe:
-    """Compare a probe's predictions [N, m] with what they should have been."""
     errors = (predicted - actual).double().square()
     return Probe(predicted, errors, deviations(actual, reference), ridge, validation)
 
@@ -124,7 +117,7 @@ def linear_probe(x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_tes
 
 def validation_score(predicted: Tensor, actual: Tensor, train: Tensor) -> float:
     """Average R^2 over dimensions, of predictions for rows that were left out of `train` [n, m]."""
-    return float(r_squared(predicted, actual, train.mean(0)).nan_to_num(0.0).mean())
+    return float(judged(predicted, actual, train.mean(0)).r2.nan_to_num(0.0).mean())
 
 
 def ridge_predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[float]) -> list[Tensor]:

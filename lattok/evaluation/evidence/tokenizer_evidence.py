@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,15 +43,27 @@ class Errors:
     gripper: float | None  # share of steps on the right side of the gripper's midpoint
 
 
+class Usage(NamedTuple):
+    """How codes are used on both splits, and their sorted shares on the held-out one, [K]."""
+
+    held_out: CodeStatistics
+    train: CodeStatistics
+    shares: Tensor
+
+    @classmethod
+    def measure(cls, held_out: Tensor, train: Tensor, size: int, shared: bool = True) -> Usage:
+        """Count codes [N, P] and [n, P]; positions with vocabularies of their own are not `shared`."""
+        own, other = (token_statistics(codes, size, shared) for codes in (held_out, train))
+        return cls(own, other, sorted_use(held_out, size, shared))
+
+
 @dataclass(frozen=True)
 class Method:
     """The tokenizer or a control on the held-out split."""
 
     key: str
     errors: Errors | None  # None: could not be run
-    held_out: CodeStatistics | None = None
-    train: CodeStatistics | None = None
-    sorted_use: Tensor | None = None  # [K] shares on the held-out split, falling
+    usage: Usage | None = None
     not_run: str = ""
 
 
@@ -123,8 +136,7 @@ def tokenizer_evidence(
     """Reconstruct every held-out window (each frame starts one) with the tokenizer and with the controls."""
     windows = ActionWindows(dataset, tokenizer.horizon, action_key, split.held_out)
     training = ActionWindows(dataset, tokenizer.horizon, action_key, split.train)
-    names, size, own_type = windows.action_names, tokenizer.vocab_size, tokenizer.type
-    shared = tokenizer.shared_vocabulary
+    names, size = windows.action_names, tokenizer.vocab_size
     hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
     if len(names) != tokenizer.action_dim:
         expected = f"{tokenizer.action_dim} action dimensions"
@@ -134,21 +146,18 @@ def tokenizer_evidence(
     batch = windows.all()
     steps = batch.chunks[batch.valid]  # s m
     rate = Rate.measure(codes, tokenizer, dataset.fps)
-    own = Method(
-        "model",
-        scale.errors(decoded[batch.valid], steps),
-        token_statistics(codes, size, shared),
-        token_statistics(encode_all(tokenizer, training), size, shared),
-        sorted_use(codes, size, shared),
-    )
+    usage = Usage.measure(codes, encode_all(tokenizer, training), size, tokenizer.shared_vocabulary)
+    own = Method("model", scale.errors(decoded[batch.valid], steps), usage)
     kmeans, control = _kmeans_control(rate, scale, training.actions, steps, seed)
     bins, fast = (Method(key, None, not_run="not run: the tokenizer itself") for key in ("uniform_bins", "fast"))
-    if own_type != UniformBins.type:
+    if tokenizer.type != UniformBins.type:
         bins = _bins_control(rate, scale, training.actions, steps)
-    if own_type != FAST.type:
+    if tokenizer.type != FAST.type:
         fast = _fast_control(rate, scale, training, windows, batch)
     mean = Method("mean", scale.errors(training.actions.mean(0).expand_as(steps), steps))
-    shown = _decode_steps(kmeans, scale, windows.actions)
+    shown = None
+    if kmeans is not None:
+        shown = scale.normalizer.inverse(kmeans.decode(kmeans.encode(scale.normalizer(windows.actions))))
     return TokenizerEvidence(windows, size, [own, control, bins, fast, mean], rate, decoded, shown)
 
 
@@ -185,12 +194,9 @@ def _kmeans_control(
         return None, Method("kmeans", None, not_run=reason)
     size = max(1, math.floor(2**rate.bits_per_step + 1e-6))
     kmeans = ResidualKMeans.fit(scale.normalizer(actions), size, seed=seed)
-    codes = kmeans.encode(scale.normalizer(steps))
-    train = kmeans.encode(scale.normalizer(actions))
+    codes, train = (kmeans.encode(scale.normalizer(each)) for each in (steps, actions))
     errors = scale.errors(scale.normalizer.inverse(kmeans.decode(codes)), steps)
-    return kmeans, Method(
-        "kmeans", errors, token_statistics(codes, size), token_statistics(train, size), sorted_use(codes, size)
-    )
+    return kmeans, Method("kmeans", errors, Usage.measure(codes, train, size))
 
 
 def _bins_control(rate: Rate, scale: Scale, actions: Tensor, steps: Tensor) -> Method:
@@ -215,13 +221,6 @@ def _fast_control(
             return Method("fast", scale.errors(decoded[held_out.valid], held_out.chunks[held_out.valid]))
         reason = "not run: even its coarsest scale takes more bits"
     return Method("fast", None, not_run=reason)
-
-
-def _decode_steps(kmeans: ResidualKMeans | None, scale: Scale, actions: Tensor) -> Tensor | None:
-    """Reconstruct actions [F, m] by the k-means control, for the pictures."""
-    if kmeans is None:
-        return None
-    return scale.normalizer.inverse(kmeans.decode(kmeans.encode(scale.normalizer(actions))))
 
 
 def token_statistics(codes: Tensor, size: int, shared: bool = True) -> CodeStatistics:

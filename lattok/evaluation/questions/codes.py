@@ -10,7 +10,7 @@ underestimate what chance shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -142,7 +142,7 @@ def direction_outcome(evidence: LatentEvidence) -> Outcome | None:
         f"The codes say {own.bits:.2f} bits about the direction of the action, {word} k-means codes ({rival.bits:.2f})"
     )
     figures = {f"direction_bits/{key}": result.bits for key, result in results.items()}
-    figures["direction_bits/entropy"] = _entropy(found.held_out)
+    figures["direction_bits/entropy"] = code_statistics(found.held_out[:, None], len(found.names)).joint_entropy
     figures |= {f"direction_bits_best_position/{key}": max(result.positions) for key, result in results.items()}
     best = max(range(len(own.positions)), key=lambda i: own.positions[i])
     section = Section(
@@ -161,12 +161,10 @@ def direction_outcome(evidence: LatentEvidence) -> Outcome | None:
 
 def _information_table(evidence: LatentEvidence, streams: list[CodeStream], results: dict[str, Information]) -> Table:
     rows = []
-    for stream in streams:
-        result = results[stream.key]
+    for key, name, *_, control in streams:
+        result = results[key]
         intervals = (evidence.bootstrap.interval(evidence.bootstrap.mean(result.usable)), *result.intervals)
-        rows.append(
-            TableRow(stream.key, stream.name, (result.bits, *result.positions), stream.control, intervals=intervals)
-        )
+        rows.append(TableRow(key, name, (result.bits, *result.positions), control, intervals=intervals))
     columns = ("all positions", *(f"position {i + 1}" for i in range(len(results["model"].positions))))
     return Table("Bits about the direction of the action", columns, tuple(rows), better="higher", digits=".2f")
 
@@ -184,12 +182,6 @@ def _direction_heat(evidence: LatentEvidence, found: Directions, position: int) 
         "Codes (columns) that go with each direction (rows): the fuller the colour of a cell, the more often.",
         tuple(panels),
     )
-
-
-def _entropy(values: Tensor) -> float:
-    share = torch.bincount(values).double() / len(values)
-    share = share[share > 0]
-    return float(-(share * share.log2()).sum())
 
 
 def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
@@ -223,8 +215,7 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
         "Usage per position does not see tokens that repeat one another: every code can be in use at every position "
         "while the whole row says no more than one token. Joint entropy sees it."
     )
-    drawn = [("k-means control" if s.key == "residual_kmeans" else s.name, s) for s in streams if s.key != "untrained"]
-    heat = _usage_heat([(name, s.held_out) for name, s in drawn], max(s.size for _, s in drawn))
+    heat = _usage_heat([stream for stream in streams if stream.key != "untrained"])
     reading = (
         f"At least {min(own.used)} of {size} codes are in use at each position, and whole rows carry "
         f"{own.joint_entropy:.1f} of at most {own.joint_ceiling:.1f} bits "
@@ -250,10 +241,11 @@ def _collapse(stats: CodeStatistics, size: int) -> Verdict:
     return Verdict(text, not (repeat or idle), "codes_in_use")
 
 
-def _usage_heat(streams: Sequence[tuple[str, Tensor]], size: int) -> Pictures:
-    """Draw the share of every code at every position: (name, codes [N, P])."""
-    panels = []
-    for name, codes in streams:
+def _usage_heat(streams: list[CodeStream]) -> Pictures:
+    """Draw the share of every code at every position."""
+    panels, size = [], max(stream.size for stream in streams)
+    for key, name, _, codes, *_ in streams:
         shares = [(torch.bincount(column, minlength=size).double() / len(codes)).tolist() for column in codes.T]
-        panels.append(svg.heat(name, shares, [str(i + 1) for i in range(len(shares))]))
+        title = "k-means control" if key == "residual_kmeans" else name
+        panels.append(svg.heat(title, shares, [str(i + 1) for i in range(len(shares))]))
     return Pictures("Usage per position (rows) and code (columns); a dashed cell is never used.", tuple(panels))

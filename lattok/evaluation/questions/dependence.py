@@ -78,25 +78,16 @@ def variant_losses(model: ImageLAM, held_out: PairSet, seed: int) -> dict[str, f
     neighbours = derangement(held_out.episode_of, generator)
     latents = held_out.latents
 
-    def variant(control: Tensor, keep: float = 1.0, env: Tensor = order, keep_env: float = 1.0) -> Predictor:
-        def predict(features: Tensor, rows: Tensor) -> Tensor:
-            return model.predict(
-                features, exchanged(latents, control[rows], env[rows], keep, keep_env, features.device)
-            )
+    def variant(control: Tensor = order, keep: float = 1.0, env: Tensor = order, keep_env: float = 1.0) -> Predictor:
+        return lambda now, rows: model.predict(
+            now, exchanged(latents, control[rows], env[rows], keep, keep_env, now.device)
+        )
 
-        return predict
-
-    predictors = {
-        "true": variant(order),
-        "shuffled": variant(everyone),
-        "shuffled_in_episode": variant(neighbours),
-        "zero": variant(order, keep=0.0),
-    }
+    predictors = {"true": variant(), "shuffled": variant(everyone)}
+    predictors |= {"shuffled_in_episode": variant(neighbours), "zero": variant(keep=0.0)}
     if latents.env is not None:
-        predictors["env_shuffled_in_episode"] = variant(order, env=neighbours)
-        predictors["env_zero"] = variant(order, keep_env=0.0)
-    predictors["copy"] = lambda features, rows: features
-    return mean_losses(model, held_out, predictors)
+        predictors |= {"env_shuffled_in_episode": variant(env=neighbours), "env_zero": variant(keep_env=0.0)}
+    return mean_losses(model, held_out, {**predictors, "copy": lambda now, rows: now})
 
 
 @torch.no_grad()

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from lattok.evaluation import svg
-from lattok.evaluation.evidence.tokenizer_evidence import Method, Rate, TokenizerEvidence
+from lattok.evaluation.evidence.tokenizer_evidence import Method, Rate, TokenizerEvidence, Usage
 from lattok.evaluation.report import Outcome, Pictures, Section, Table, TableRow, Verdict
-from lattok.quantize import CodeStatistics
 from lattok.samples import ActionWindows
 
 NAMES = {
@@ -32,19 +31,17 @@ def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
     names, shown = windows.action_names, _trajectories(windows, evidence.decoded, evidence.kmeans)
     sections = (_error_section(methods, names, shown), _code_section(methods, evidence.vocab_size, rate))
     figures = _figures(methods, rate)
-    verdicts = [*_control_verdicts(figures), _code_verdict(methods[0].train, evidence.vocab_size)]
+    verdicts = [*_control_verdicts(figures), _code_verdict(methods[0].usage, evidence.vocab_size)]
     return Outcome(sections, figures, verdicts)
 
 
 def _row(method: Method, values: tuple[float | None, ...]) -> TableRow:
-    control = method.key != "model"
-    return TableRow(
-        method.key, NAMES[method.key], values if not method.not_run else (), control, not_run=method.not_run
-    )
+    shown = () if method.not_run else values
+    return TableRow(method.key, NAMES[method.key], shown, method.key != "model", not_run=method.not_run)
 
 
 def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[Pictures, ...]) -> Section:
-    def per_dimension(title: str, field: str, decides_note: str) -> Table:
+    def per_dimension(title: str, field: str, note: str = "") -> Table:
         rows = []
         for method in methods:
             each = getattr(method.errors, field).tolist() if method.errors else []
@@ -52,17 +49,14 @@ def _error_section(methods: list[Method], names: tuple[str, ...], shown: tuple[P
             rows.append(_row(method, (mean, *each)))
         first = "largest" if field == "worst" else "mean"
         folded = field in ("l1", "worst")
-        return Table(title, (first, *names), tuple(rows), better="lower", note=decides_note, folded=folded)
+        return Table(title, (first, *names), tuple(rows), better="lower", note=note, folded=folded)
 
+    note = "Divided by the training split's variance, not by the tokenizer's own scale, so that tokenizers compare."
     tables = [
-        per_dimension(
-            "Normalised squared error",
-            "normalised",
-            "Divided by the training split's variance, not by the tokenizer's own scale, so that tokenizers compare.",
-        ),
-        per_dimension("Squared error, physical units", "mse", ""),
-        per_dimension("Absolute error, physical units", "l1", ""),
-        per_dimension("Largest error, physical units", "worst", ""),
+        per_dimension("Normalised squared error", "normalised", note),
+        per_dimension("Squared error, physical units", "mse"),
+        per_dimension("Absolute error, physical units", "l1"),
+        per_dimension("Largest error, physical units", "worst"),
     ]
     if methods[0].errors and methods[0].errors.gripper is not None:
         rows = tuple(_row(m, (m.errors.gripper if m.errors else None,)) for m in methods)
@@ -90,9 +84,9 @@ def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
     columns = ("used, held-out", "perplexity, held-out", "used, training", "perplexity, training", "codes")
     rows = []
     for method in methods:
-        if method.held_out and method.train and method.sorted_use is not None:
-            shares = [(float(min(s.used)), min(s.perplexity)) for s in (method.held_out, method.train)]
-            rows.append(_row(method, (*shares[0], *shares[1], float(len(method.sorted_use)))))
+        if method.usage is not None:
+            counts = [value for _, value in _least(method.usage)]
+            rows.append(_row(method, (*counts, float(len(method.usage.shares)))))
         elif method.not_run:
             rows.append(_row(method, ()))
     usage = Table(
@@ -104,7 +98,8 @@ def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
         "position has a codebook of its own, the least used and the least perplexity of all.",
     )
     own = (rate.tokens_per_chunk, rate.tokens_per_second, rate.bits_per_second, rate.bits_per_step)
-    raw = TableRow("float32", "raw actions, float32", (None, None, *_raw_bits(methods, rate)), reference=True)
+    bits = 32.0 * (len(methods[0].errors.mse) if methods[0].errors else 0)  # per step
+    raw = TableRow("float32", "raw actions, float32", (None, None, bits * rate.fps, bits), reference=True)
     rates = Table(
         "Rate",
         ("tokens per chunk", "tokens per second", "bits per second", "bits per step"),
@@ -112,9 +107,9 @@ def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
         digits=("#.3g", "#.3g", ",.0f", "#.3g"),
     )
     curves = [
-        (KINDS[m.key] + (" faint" if m.key != "model" else ""), m.sorted_use.tolist())
+        (KINDS[m.key] + (" faint" if m.key != "model" else ""), m.usage.shares.tolist())
         for m in reversed(methods)
-        if m.sorted_use is not None
+        if m.usage is not None
     ]
     panel = svg.plot("share of the held-out tokens", curves, f"codes, most used first (of {vocab})", 200)
     chart = Pictures("Sorted code usage: {model} tokenizer, {rival} k-means control.", (panel,), wide=True)
@@ -122,11 +117,12 @@ def _code_section(methods: list[Method], vocab: int, rate: Rate) -> Section:
     return Section("Codes", text, (usage, rates), (chart,))
 
 
-def _raw_bits(methods: list[Method], rate: Rate) -> tuple[float, float]:
-    """Count bits per second and per step of the actions as stored."""
-    dims = len(methods[0].errors.mse) if methods[0].errors else 0
-    per_step = 32.0 * dims
-    return per_step * rate.fps, per_step
+def _least(usage: Usage) -> list[tuple[str, float]]:
+    """Name codes in use and perplexity of both splits, of the worst position."""
+    found = []
+    for suffix, counts in (("", usage.held_out), ("_train", usage.train)):
+        found += [(f"codes_used{suffix}", float(min(counts.used))), (f"perplexity{suffix}", min(counts.perplexity))]
+    return found
 
 
 def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
@@ -139,11 +135,8 @@ def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
             figures[f"normalised_l1{suffix}"] = method.errors.normalised_l1
             if method.errors.gripper is not None:
                 figures[f"gripper_accuracy{suffix}"] = method.errors.gripper
-        if method.held_out and method.train:
-            figures[f"codes_used{suffix}"] = float(min(method.held_out.used))
-            figures[f"perplexity{suffix}"] = min(method.held_out.perplexity)
-            figures[f"codes_used_train{suffix}"] = float(min(method.train.used))
-            figures[f"perplexity_train{suffix}"] = min(method.train.perplexity)
+        if method.usage is not None:
+            figures |= {f"{name}{suffix}": value for name, value in _least(method.usage)}
     figures["tokens_per_second"] = rate.tokens_per_second
     figures["bits_per_second"] = rate.bits_per_second
     return figures
@@ -169,16 +162,14 @@ def _control_verdicts(figures: dict[str, float]) -> list[Verdict]:
         if other is None:
             lines.append(Verdict(f"{NAMES[key]} at equal bits: not run", None, f"error_against_{key}"))
             continue
-        word = "below" if mse < other else "not below"
-        lines.append(
-            Verdict(f"Error {mse:.3g} is {word} {NAMES[key]} ({other:.3g})", mse < other, f"error_against_{key}")
-        )
+        text = f"Error {mse:.3g} is {'below' if mse < other else 'not below'} {NAMES[key]} ({other:.3g})"
+        lines.append(Verdict(text, mse < other, f"error_against_{key}"))
     return lines
 
 
-def _code_verdict(statistics: CodeStatistics | None, vocab: int) -> Verdict:
+def _code_verdict(usage: Usage | None, vocab: int) -> Verdict:
     """Judge whether the codes are used, in the worst position where each has a codebook of its own."""
-    used, perplexity = (statistics.used, statistics.perplexity) if statistics else ([0], [0.0])
+    used, perplexity = (usage.train.used, usage.train.perplexity) if usage else ([0], [0.0])
     health = [min(4 * u / vocab, 10 * p / vocab) for u, p in zip(used, perplexity, strict=True)]
     worst = health.index(min(health))
     state = "in use" if health[worst] >= 1 else "in use: the codebook has collapsed"
