@@ -19,7 +19,7 @@ from lattok.evaluation.answer import answered
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence, latent_evidence
 from lattok.evaluation.evidence.pair_set import PairSource
 from lattok.evaluation.evidence.split import Split, seen_episodes, split_episodes
-from lattok.evaluation.evidence.tokenizer_evidence import tokenizer_evidence
+from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence, tokenizer_evidence
 from lattok.evaluation.evidence.trained_controls import ControlTraining, usual_loop
 from lattok.evaluation.page import check_place, write
 from lattok.evaluation.questions.codes import direction_outcome, usage_outcome
@@ -87,8 +87,13 @@ def evaluate(
     split = split_episodes(dataset, episodes, max_episodes)
     title = f"{model.source or type(model).__name__} on {dataset.name}"
     note: Progress = progress or (lambda stage, done, total: None)
-    chosen = {"controls": controls, "seed": seed, "action_key": action_key, "state_key": state_key}
-    provenance = _provenance(model, dataset, split, chosen)
+    provenance = {
+        "model": model.describe(),
+        "dataset": {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)},
+        "split": {"used": split.text, "held_out": split.held_out, "training": split.train},
+        "options": {"controls": controls, "seed": seed, "action_key": action_key, "state_key": state_key},
+        "lattok": __version__,
+    }
     folder = None if out is None else Path(out)
     if folder is not None:
         check_place(folder, provenance, overwrite)
@@ -97,15 +102,19 @@ def evaluate(
             if action_key is None:
                 checks.fail("action_key", "a column of actions", "None")
             check_trained_space(model.trained_on, dataset, action_key)
-            report = _tokenizer_report(model, dataset, split, action_key, seed, title, note)
+            note("held-out windows", 0, 1)
+            found = tokenizer_evidence(model, dataset, split, action_key, seed)
+            note("held-out windows", 1, 1)
+            report = _tokenizer_report(model, found, title)
         else:
             if model.language is not None:
                 text = "`model` is a stage-1 model, which cannot label video: its codebook is for stage 2"
                 raise LattokError(f"{text}. Run: lattok train image-lam --stage 2 --env-codebook MODEL.")
             frames = checks.stride_in_frames(stride or model.config.stride, dataset.fps)
-            states = _optional(dataset, state_key)
+            if state_key == "observation.state" and state_key not in dataset.features:
+                state_key = None  # the default one may be absent, one that was asked for may not
             views = tuple(cameras or model.cameras)
-            source = PairSource(dataset, frames, action_key, states, views, folder, feature_cache)
+            source = PairSource(dataset, frames, action_key, state_key, views, folder, feature_cache)
             training = None
             if controls == "trained":
                 loop = replace(control_loop or usual_loop(model), seed=seed)
@@ -120,18 +129,7 @@ def evaluate(
     return report
 
 
-def _tokenizer_report(
-    model: ActionTokenizer,
-    dataset: RobotDataset,
-    split: Split,
-    action_key: str,
-    seed: int,
-    title: str,
-    progress: Progress,
-) -> Report:
-    progress("held-out windows", 0, 1)
-    evidence = tokenizer_evidence(model, dataset, split, action_key, seed)
-    progress("held-out windows", 1, 1)
+def _tokenizer_report(model: ActionTokenizer, evidence: TokenizerEvidence, title: str) -> Report:
     outcome = reconstruction_outcome(evidence)
     provenance = {
         "tokens_per_chunk": model.tokens_per_chunk,
@@ -186,18 +184,3 @@ def _with_overlap(report: Report, model: Any, dataset: RobotDataset, split: Spli
     count = f"{'' if seen.complete else 'at least '}{len(seen.episodes)} of {len(split.held_out)}"
     text = f"{count} held-out episodes were trained on: these figures are too good"
     return replace(report, verdicts=(Verdict(text, False, "held_out_seen"), *report.verdicts))
-
-
-def _optional(dataset: RobotDataset, state_key: str | None) -> str | None:
-    """Return the state column; the default one may be absent, one that was asked for may not."""
-    return None if state_key == "observation.state" and state_key not in dataset.features else state_key
-
-
-def _provenance(model: Any, dataset: RobotDataset, split: Split, options: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "model": model.describe(),
-        "dataset": {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)},
-        "split": {"used": split.text, "held_out": split.held_out, "training": split.train},
-        "options": options,
-        "lattok": __version__,
-    }

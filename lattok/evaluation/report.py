@@ -88,9 +88,7 @@ class Table:
         if not self.better or not row.control or row.reference or row.not_run or first.not_run:
             return False
         own, other = first.values[column], row.values[column]
-        if own is None or other is None:
-            return False
-        return other < own if self.better == "lower" else other > own
+        return own is not None and other is not None and (other < own if self.better == "lower" else other > own)
 
     def strongest(self, but: Sequence[str] = ()) -> TableRow | None:
         """Find the control that does best in the column that decides; None where there is none to compare with."""
@@ -112,13 +110,11 @@ class Table:
         better = f" ({self.better} is better)" if self.better else ""
         lines = [f"{self.title}{better}", " " * NAMES + "".join(f"{self.columns[i]:>{widths[i]}}" for i in shown)]
         for row in self.rows:
-            name = textwrap.shorten(row.name, NAMES - 3, placeholder="…")
+            name = ("" if row.control else "* ") + textwrap.shorten(row.name, NAMES - 3, placeholder="…")
             numbers = "".join(f"{self.shown(row.values[i], i):>{widths[i]}}" for i in shown) if row.values else ""
             note = "  wins" if self.wins(row, self.decides) else "  (for scale)" if row.reference and row.values else ""
             missing = f"  {textwrap.shorten(row.not_run, WIDTH - NAMES - 2, placeholder='…')}" if row.not_run else ""
-            lines.append(
-                f"{'' if row.control else '* '}{name:<{NAMES - 2 * (not row.control)}}{numbers}{note}{missing}".rstrip()
-            )
+            lines.append(f"{name:<{NAMES}}{numbers}{note}{missing}".rstrip())
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -171,9 +167,8 @@ class Answer:
 
 def tally(held: Sequence[bool | None]) -> str:
     """Count the verdicts of each kind, in words."""
-    yes, no, unclear = (held.count(kind) for kind in (True, False, None))
-    one = {True: ("holds up", "falls short", "is open"), False: ("hold up", "fall short", "are open")}
-    return ", ".join(f"{n} {one[n == 1][i]}" for i, n in enumerate((yes, no, unclear)))
+    words = {True: ("hold up", "holds up"), False: ("fall short", "falls short"), None: ("are open", "is open")}
+    return ", ".join(f"{(n := held.count(kind))} {some[n == 1]}" for kind, some in words.items())
 
 
 LEGEND = "+ holds up against its control   - falls short of it   ? open: too close to tell, or not run"
@@ -227,12 +222,8 @@ class Report:
             "answer": None if self.answer is None else asdict(self.answer),
             **self.summary(),
             "sections": [
-                {
-                    "title": section.title,
-                    "reading": section.reading,
-                    "tables": [table.as_dict() for table in section.tables],
-                }
-                for section in self.sections
+                {"title": each.title, "reading": each.reading, "tables": [table.as_dict() for table in each.tables]}
+                for each in self.sections
             ],
             "provenance": self.provenance,
         }
@@ -241,18 +232,18 @@ class Report:
     def to_text(self) -> str:
         """Print answer, headline and verdicts for a terminal."""
         marks = {True: "+", False: "-", None: "?"}
-        lines = [self.answer.question, *_wrapped(self.answer.text, "  ")] if self.answer else []
-        lines += [*_wrapped(self.headline, ""), "", *_wrapped(LEGEND, "")]
+        lines = [*self._answer, *_wrapped(self.headline, ""), "", *_wrapped(LEGEND, "")]
         for verdict in self.verdicts:
             lines += _wrapped(f"{marks[verdict.holds]} {verdict.text}", "  ", "    ")
         return "\n".join(lines)
 
     def summary_text(self) -> str:
         """Print the answer and the table behind it, for a terminal."""
-        answer = (
-            [self.answer.question, *_wrapped(self.answer.text, "  ")] if self.answer else _wrapped(self.headline, "")
-        )
-        return "\n".join([f"{self.title}", *answer, "", self.overview()])
+        return "\n".join([self.title, *(self._answer or _wrapped(self.headline, "")), "", self.overview()])
+
+    @property
+    def _answer(self) -> list[str]:
+        return [self.answer.question, *_wrapped(self.answer.text, "  ")] if self.answer else []
 
     def overview(self) -> str:
         """Print the table that decides, for a terminal: figures of the model and of its controls."""

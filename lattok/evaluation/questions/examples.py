@@ -31,14 +31,8 @@ def gallery_outcome(evidence: LatentEvidence) -> Outcome | None:
         counts = torch.bincount(codes[:, position], minlength=evidence.size)
         most = counts.argsort(descending=True, stable=True)[:CODES]
         panels = tuple(_panel(evidence, position, int(code)) for code in most if counts[code])
-        shown.append(
-            Pictures(
-                f"The {len(panels)} codes used most at position {position + 1}. Before | after, one clip per row.",
-                panels,
-                title=f"Position {position + 1}",
-                folded=position > 0,
-            )
-        )
+        caption = f"The {len(panels)} codes used most at position {position + 1}. Before | after, one clip per row."
+        shown.append(Pictures(caption, panels, title=f"Position {position + 1}", folded=position > 0))
     text = (
         "Held-out pairs whose latents are nearest to the middle of all pairs with that code, each from another "
         "episode where there are enough. Mean action: in standard deviations from the training mean. Codes of a "
@@ -66,13 +60,12 @@ def _panel(evidence: LatentEvidence, position: int, code: int) -> str:
     frames = held_out.frames.batch(torch.from_numpy(held_out.rows[rows])).frames  # b 2 v h w 3
     lines = []
     for row, pair in zip(rows, frames, strict=True):
-        where = f"episode {held_out.episode_of[row]}, frame {held_out.frames.frame_of[held_out.rows[row]]}"
         images = "".join(
-            f'<img alt="{escape(f"{camera}, {moment}", quote=True)}" src="{jpeg(pair[i, v], SIDE, QUALITY)}">'
+            _image(f"{camera}, {moment}", pair[i, v], SIDE, QUALITY)
             for v, camera in enumerate(cameras)
             for i, moment in enumerate(("before", "after"))
         )
-        lines.append(f'<div title="{escape(where, quote=True)}">{images}</div>')
+        lines.append(f'<div title="{_where(held_out, row)}">{images}</div>')
     used = held_out.latents.codes[:, position] == code
     head = f"<p>code <b>{code}</b> · {int(used.sum())} pairs{_mean_action(evidence, used)}</p>"
     return f'<div class="strip">{head}<div class="gallery">{"".join(lines)}</div></div>'
@@ -101,17 +94,12 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
     panels = []
     for i, row in enumerate(rows.tolist()):
         codes = " ".join(map(str, held_out.latents.codes[row].tolist())) or "none"
-        cells = "".join(
-            f'<td><img alt="{escape(f"{camera}, {name}", quote=True)}" src="{jpeg(images[i, v])}"></td>'
-            if name
-            else "</tr><tr>"
-            for v, camera in enumerate(model.cameras)
-            for name, images in (*columns, ("", frames))
-        )
-        head = "".join(f"<th>{name}</th>" for name, _ in columns)
-        where = f"episode {held_out.episode_of[row]}, frame {held_out.frames.frame_of[held_out.rows[row]]}"
-        table = f"<table><tr>{head}</tr><tr>{cells}</tr></table>"
-        panels.append(f'<div class="strip"><p>{where}<br>codes <b>{codes}</b></p>{table}</div>')
+        lines = ["".join(f"<th>{name}</th>" for name, _ in columns)]
+        for v, camera in enumerate(model.cameras):
+            cells = (_image(f"{camera}, {name}", images[i, v], THUMBNAIL, 85) for name, images in columns)
+            lines.append("".join(f"<td>{cell}</td>" for cell in cells))
+        table = f"<table><tr>{'</tr><tr>'.join([*lines, ''])}</tr></table>"
+        panels.append(f'<div class="strip"><p>{_where(held_out, row)}<br>codes <b>{codes}</b></p>{table}</div>')
     cameras = ", ".join(model.cameras)
     shown = Pictures(f"Held-out pairs and their codes; one row per camera ({escape(cameras)}).", tuple(panels))
     text = "Pairs of frames from the middle of equal parts of the split."
@@ -123,8 +111,7 @@ def predicted_frames(model: ImageLAM, held_out: PairSet, rows: Tensor) -> Tensor
     """Decode the later frame of pairs `rows` [B], from pixel features back to uint8 [B, V, h, w, 3]."""
     features = model.features
     now = pair_features(model, held_out, rows)[:, 0]
-    pick = held_out.latents
-    patches = model.predict(now, exchanged(pick, rows, rows, 1.0, 1.0, now.device))
+    patches = model.predict(now, exchanged(held_out.latents, rows, rows, 1.0, 1.0, now.device))
     side = round(features.count**0.5)
     pixels = rearrange(
         patches, "b (v y x) (p q c) -> b v (y p) (x q) c", y=side, x=side, p=features.patch, q=features.patch
@@ -132,10 +119,15 @@ def predicted_frames(model: ImageLAM, held_out: PairSet, rows: Tensor) -> Tensor
     return ((pixels * features.std + features.mean).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
-def jpeg(image: Tensor, height: int = THUMBNAIL, quality: int = 85) -> str:
-    """Turn an image uint8 [h, w, 3] into a data address, at most `height` pixels high."""
+def _where(held_out: PairSet, row: int) -> str:
+    return f"episode {held_out.episode_of[row]}, frame {held_out.frames.frame_of[held_out.rows[row]]}"
+
+
+def _image(text: str, image: Tensor, height: int, quality: int) -> str:
+    """Put an image uint8 [h, w, 3] into the page, at most `height` pixels high; `text` is said of it."""
     picture, data = Image.fromarray(image.numpy()), BytesIO()
     if picture.height > height:
         picture = picture.resize((round(height * picture.width / picture.height), height))
     picture.save(data, "JPEG", quality=quality)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    address = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    return f'<img alt="{escape(text, quote=True)}" src="{address}">'
