@@ -5,11 +5,11 @@ A model is not recommended where something that learned nothing does as well. Wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from lattok.evaluation.report import NEEDS_TRAINING, Answer, Report, Verdict, percent, printed
+from lattok.evaluation.report import NEEDS_TRAINING, Answer, Report, percent, printed
 
 QUESTIONS = {"action-vq": "May I use this tokenizer?", "image-lam": "May I annotate with this model?"}
 TARGET = 2.0  # a target for supervision may have this many times the error of an untrained codebook
@@ -69,17 +69,17 @@ UNCLEAR = "Too close to tell: hold out more episodes, or average several seeds."
 
 def answered(report: Report, trained_on: Mapping[str, Any] | None) -> Report:
     """Add the answer to a report, from its verdicts and figures and from what the model says about its training."""
-    holds = {verdict.key: verdict.holds for verdict in report.verdicts}
+    held = {verdict.key: verdict.holds for verdict in report.verdicts}
     trial = trial_steps(trained_on)
     if trial is not None:
         text = f"No: this was a trial run of {trial} steps, to see that everything works. Its figures mean nothing."
-        answer = Answer(QUESTIONS[report.kind], False, text)
-    elif holds.get("held_out_seen") is False:
+        holds = False
+    elif held.get("held_out_seen") is False:
         text = "That cannot be told from this report: the model was trained on episodes that judge it here."
-        answer = Answer(QUESTIONS[report.kind], None, text)
+        holds = None
     else:
-        answer = (_tokenizer if report.kind == "action-vq" else _latent)(report, holds)
-    return replace(report, answer=answer)
+        holds, text = (_tokenizer if report.kind == "action-vq" else _latent)(report, held)
+    return replace(report, answer=Answer(QUESTIONS[report.kind], holds, text))
 
 
 def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:
@@ -88,39 +88,43 @@ def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:
     return loop.get("steps", 0) if isinstance(loop, Mapping) and loop.get("trial") else None
 
 
-def _tokenizer(report: Report, holds: Mapping[str, bool | None]) -> Answer:
+def _tokenizer(report: Report, holds: Mapping[str, bool | None]) -> tuple[bool | None, str]:
     """Judge a tokenizer as a target for supervision, and as a codec."""
-    question, figures = QUESTIONS["action-vq"], report.figures
+    figures = report.figures
     own = figures["normalised_mse"]
     rivals = {key: figures[f"normalised_mse/{key}"] for key in NAMES if f"normalised_mse/{key}" in figures}
     if own >= figures["normalised_mse/mean"]:
-        return Answer(question, False, "No: it reconstructs actions no better than their mean does.")
+        return False, "No: it reconstructs actions no better than their mean does."
     if not rivals:
-        return Answer(question, None, "That cannot be told: no control at equal bits could be run.")
+        return None, "That cannot be told: no control at equal bits could be run."
     best = min(rivals, key=lambda key: rivals[key])
     lost = f"It loses {_fine(own)} of the variance of held-out actions"
     rival = f"{NAMES[best]} at equal bits, the strongest control, loses {_fine(rivals[best])}"
     idle = " Mind that most of its codes are never used." if holds.get("tokens_in_use") is False else ""
     if own < rivals[best]:
-        return Answer(question, True, f"Yes. {lost}; {rival}.{idle}")
+        return True, f"Yes. {lost}; {rival}.{idle}"
     untrained = {key: value for key, value in rivals.items() if key != "fast"} or rivals
     bound = min(untrained, key=lambda key: untrained[key])
     if own > TARGET * untrained[bound]:
         times = f"{own / untrained[bound]:.1f} times the error of {NAMES[bound]} at equal bits, which needs no training"
-        return Answer(question, False, f"No: it has {times}.{idle}")
-    text = f"Yes as a target for supervision, no as a codec that stores or replays actions. {lost}; {rival}."
-    return Answer(question, True, text + idle)
+        return False, f"No: it has {times}.{idle}"
+    return (
+        True,
+        f"Yes as a target for supervision, no as a codec that stores or replays actions. {lost}; {rival}.{idle}",
+    )
 
 
-def _latent(report: Report, holds: Mapping[str, bool | None]) -> Answer:
+def _latent(report: Report, holds: Mapping[str, bool | None]) -> tuple[bool | None, str]:
     """Judge a model by what its labels say about the action, against the best control."""
-    question = QUESTIONS["image-lam"]
     if holds.get("codes_in_use") is False:
-        return Answer(question, False, f"No: the codes have collapsed. {_text(report.verdicts, 'codes_in_use')}.")
+        found = next(verdict.text for verdict in report.verdicts if verdict.key == "codes_in_use")
+        return False, f"No: the codes have collapsed. {found}."
     kind = next((k for k in ("codes", "latents") if f"{k}_against_controls" in holds), None)
     if kind is None:
-        text = "That cannot be told here: without actions nothing says whether the labels mean what the robot did."
-        return Answer(question, None, text)
+        return (
+            None,
+            "That cannot be told here: without actions nothing says whether the labels mean what the robot did.",
+        )
     table = report.sections[0].tables[0]
     best = table.strongest(but=("labels_only",))
     found, rival = (0.0 if row is None else row.values[table.decides] or 0.0 for row in (table.rows[0], best))
@@ -128,28 +132,19 @@ def _latent(report: Report, holds: Mapping[str, bool | None]) -> Answer:
         f"R² {printed(found, '.2f')} against {printed(rival, '.2f')} of the best control, {best.name if best else ''}"
     )
     reasons = [text for key, text in CAVEATS.items() if holds.get(key) is False]
-    caveats = f" Mind that {_joined(reasons)}." if reasons else ""
+    listed = ", ".join(reasons[:-1]) + " and " * (len(reasons) > 1) + "".join(reasons[-1:])
+    caveats = f" Mind that {listed}." if reasons else ""
     decides = holds[f"{kind}_against_controls"]
-    if decides:
-        text = f"Yes: on episodes it has not seen, its {kind} say more about the action than anything untrained"
-        return Answer(question, True, f"{text} ({numbers}).{caveats}")
-    if decides is None:
-        text = f"It makes no clear difference: its {kind} say about as much about the action as the best control does"
-        return Answer(question, None, f"{text} ({numbers}).{caveats}")
-    text = f"No: something that learned nothing says as much about the action as its {kind} do"
-    return Answer(question, False, f"{text} ({numbers}).{caveats}")
+    text = {
+        True: f"Yes: on episodes it has not seen, its {kind} say more about the action than anything untrained",
+        None: f"It makes no clear difference: its {kind} say about as much about the action as the best control does",
+        False: f"No: something that learned nothing says as much about the action as its {kind} do",
+    }[decides]
+    return decides, f"{text} ({numbers}).{caveats}"
 
 
 def _fine(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.995 else percent(share)
-
-
-def _text(verdicts: Sequence[Verdict], key: str) -> str:
-    return next(verdict.text for verdict in verdicts if verdict.key == key)
-
-
-def _joined(reasons: Sequence[str]) -> str:
-    return reasons[0] if len(reasons) == 1 else f"{', '.join(reasons[:-1])} and {reasons[-1]}"
 
 
 def advice_on(key: str, holds: bool | None, text: str) -> str:

@@ -187,16 +187,10 @@ def _row(table: Table, row: TableRow) -> str:
     if row.not_run:
         cells.append(f'<td class="missing" colspan="{len(table.columns)}">{escape(row.not_run)}</td>')
     else:
-        cells += [
-            f"<td{' class=wins' if table.wins(row, i) else ''}>{table.shown(value, i)}{_span(table, row, i)}</td>"
-            for i, value in enumerate(row.values)
-        ]
+        for i, value in enumerate(row.values):
+            interval = f"<small>{span}</small>" if (span := table.interval(row, i)) else ""
+            cells.append(f"<td{' class=wins' if table.wins(row, i) else ''}>{table.shown(value, i)}{interval}</td>")
     return f"<tr{'' if row.control else ' class=own'}>{''.join(cells)}</tr>"
-
-
-def _span(table: Table, row: TableRow, column: int) -> str:
-    interval = table.interval(row, column)
-    return f"<small>{interval}</small>" if interval else ""
 
 
 def _pictures(pictures: Pictures) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -25,7 +25,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor with the parts of all processes, which must all ask; one that is not sharded as it is."""
+    """Return a tensor with the parts of all processes, which must all ask; one that is not sharded as it is."""
     return cast(Any, tensor).full_tensor() if is_sharded(tensor) else tensor
 
 
@@ -67,13 +67,7 @@ def restore(model: nn.Module, optimizer: Any, path: Path, steps: int) -> int:
     _check_moments(moments, parameters, path)
     if step > steps:
         checks.fail("steps", f"at least the {step} already done", steps)
-    current = state_of(model)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if current[name].shape == tensor.shape:
-                current[name].copy_(_as(tensor, current[name]))
-            else:
-                grow_buffer(model, name, tensor)
+    _fill(model, tensors.items())
     shared = {number: _share(entry, parameters[number]) for number, entry in moments.items()}
     # the options of the optimiser are the recipe's, not the file's
     optimizer.load_state_dict({"state": shared, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -86,7 +80,7 @@ def _refuse(path: Path, got: str) -> NoReturn:
 
 
 def _checked(saved: Any, path: Path) -> tuple[int, dict[str, Tensor], dict[int, dict[str, Any]]]:
-    """Step, tensors of the model by name, and moments by number of the parameter."""
+    """Return the step, tensors of the model by name, and moments by number of the parameter."""
     if not isinstance(saved, dict) or not {"step", "model", "optimizer"} <= saved.keys():
         _refuse(path, "a file of something else")
     step, tensors, optimizer = saved["step"], saved["model"], saved["optimizer"]
@@ -101,7 +95,7 @@ def _checked(saved: Any, path: Path) -> tuple[int, dict[str, Tensor], dict[int, 
 
 
 def _check_model(tensors: dict[str, Tensor], model: nn.Module, path: Path) -> None:
-    """Tensors must be those of the model: names, kinds, shapes but for buffers that grow, finite numbers."""
+    """Check that these are the tensors of the model: names, kinds, shapes but for buffers that grow, finite numbers."""
     current, trained = state_of(model), dict(model.named_parameters())
     if current.keys() != tensors.keys():
         names = sorted(map(str, current.keys() ^ tensors.keys()))
@@ -119,7 +113,7 @@ def _check_model(tensors: dict[str, Tensor], model: nn.Module, path: Path) -> No
 
 
 def _check_moments(moments: dict[int, dict[str, Any]], parameters: Sequence[Tensor], path: Path) -> None:
-    """What the optimiser remembers of a parameter: finite numbers, of its shape or one for all."""
+    """Check what the optimiser remembers of a parameter: finite numbers, of its shape or one for all."""
     for number, entry in moments.items():
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(parameters):
             _refuse(path, f"an optimiser's state of a parameter {number!r:.40}, of {len(parameters)}")
@@ -138,23 +132,22 @@ def _finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(torch.isfinite(whole(tensor)).all())
 
 
-@torch.no_grad()
 def copy_state(source: nn.Module, target: nn.Module) -> None:
     """Give `target` what training changed in `source`, a copy of it that may be sharded. All processes call."""
-    current = state_of(target)
-    for name, tensor in state_of(source).items():
-        full = whole(tensor)
-        if current[name].shape == full.shape:
-            current[name].copy_(full)
+    _fill(target, ((name, whole(tensor)) for name, tensor in state_of(source).items()))  # one after the other
+
+
+@torch.no_grad()
+def _fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy whole tensors into a model; a buffer that grows, such as remembered latents, is replaced."""
+    current = state_of(model)
+    for name, tensor in tensors:
+        if current[name].shape == tensor.shape:
+            current[name].copy_(_as(tensor, current[name]))
         else:
-            grow_buffer(target, name, full)
-
-
-def grow_buffer(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace a buffer that grows, such as remembered latents, by one of another shape."""
-    owner, _, leaf = name.rpartition(".")
-    device = model.get_buffer(name).device
-    model.get_submodule(owner).register_buffer(leaf, tensor.to(device), persistent=False)
+            owner, _, leaf = name.rpartition(".")
+            device = current[name].device
+            model.get_submodule(owner).register_buffer(leaf, tensor.to(device), persistent=False)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -166,7 +159,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _gathered(value: Any, keep: bool) -> Any:
-    """The same with whole tensors on the CPU, one after the other; processes that do not `keep` them drop each."""
+    """Put tensors together on the CPU, one after the other; processes that do not `keep` them drop each."""
     if isinstance(value, dict):
         return {name: _gathered(part, keep) for name, part in value.items()}
     if not isinstance(value, Tensor):
@@ -176,7 +169,7 @@ def _gathered(value: Any, keep: bool) -> Any:
 
 
 def _as(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor as this process's part, where `like` is sharded."""
+    """Cut a whole tensor to this process's part, where `like` is sharded."""
     if not is_sharded(like):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -41,11 +42,9 @@ def usual_loop(model: ImageLAM) -> LoopOptions:
     """Take as many steps and samples as the model itself had, where it says so; otherwise `CONTROL_LOOP`."""
     if model.trained_on is None:
         return CONTROL_LOOP
-    known = {
-        f.name: model.trained_on["loop"][f.name] for f in fields(LoopOptions) if f.name in model.trained_on["loop"]
-    }
-    known["batch_size"] = model.trained_on["samples_per_step"]
-    return LoopOptions(**known)
+    loop, names = model.trained_on["loop"], {field.name for field in fields(LoopOptions)}
+    known = {name: value for name, value in loop.items() if name in names}
+    return LoopOptions(**{**known, "batch_size": model.trained_on["samples_per_step"]})
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,10 @@ def labels_only(
     model: ImageLAM, dataset: RobotDataset, train: PairSet, held_out: PairSet, training: ControlTraining
 ) -> LabelsOnly:
     """Train the control, or read it from the folder where it is there already."""
-    labels = labels_of(model)
-    labelled = _labelled(dataset, train, labels)
+    labels, frames = labels_of(model), train.frames
+    tasks = {episode.index: episode.tasks for episode in dataset.episodes}
+    chosen = (labels["fraction"], labels["unit"], labels["seed"])  # those that a training on these episodes draws
+    labelled = draw_labelled(frames.episode_of, frames.frame_of, tasks, *chosen)
     key = training.key(LABELS_ONLY, model, train, held_out, labels=labels)
     path = training.path(key, ".safetensors")
     if path is None or not path.is_file():
@@ -158,17 +159,12 @@ def labels_only(
     return LabelsOnly(**tensors, text=text)
 
 
-def _labelled(dataset: RobotDataset, train: PairSet, labels: dict[str, Any]) -> Tensor:
-    """Mark the pairs of the training episodes that have labels: those that a training on these episodes draws."""
-    tasks, frames = {episode.index: episode.tasks for episode in dataset.episodes}, train.frames
-    drawn = draw_labelled(frames.episode_of, frames.frame_of, tasks, labels["fraction"], labels["unit"], labels["seed"])
-    return torch.from_numpy(drawn)
-
-
-def _trained(model: ImageLAM, train: PairSet, labelled: Tensor, per_batch: int, training: ControlTraining) -> ImageLAM:
+def _trained(
+    model: ImageLAM, train: PairSet, labelled: np.ndarray, per_batch: int, training: ControlTraining
+) -> ImageLAM:
     """Train on all pairs of the training episodes, also where probes see fewer: the model itself had them."""
     pairs = copy(train.frames)
-    pairs.labelled = labelled.numpy()
+    pairs.labelled = labelled
     seed, size = training.options.seed, max(2, training.options.batch_size)
     extra = min(max(per_batch, 1), size - 1)  # without any, many a batch would teach nothing
     with torch.random.fork_rng(devices=[]):
