@@ -159,7 +159,7 @@ def _is_action(key: str) -> bool:
 
 
 def _columns(source: RobotDataset, more: Iterable[str]) -> list[str]:
-    """Columns of numbers that are actions, or asked for."""
+    """List the columns of numbers that are actions, or asked for."""
     wanted = set(more)
     return sorted(
         key
@@ -194,12 +194,12 @@ def _all_values(source: RobotDataset, episodes: Sequence[Episode], keys: Sequenc
 
 
 def _bytes(values: np.ndarray) -> bytes:
-    """Numbers as models see them: in float32, or whole."""
+    """Return numbers as models see them: in float32, or whole."""
     return np.ascontiguousarray(values, dtype="<f4" if values.dtype.kind == "f" else "<i8").tobytes()
 
 
 def _digest_of_actions(values: Mapping[str, np.ndarray]) -> bytes | None:
-    """Digest of the action columns; None where they hardly change."""
+    """Return the digest of the action columns; None where they hardly change."""
     actions = [values[key].reshape(len(values[key]), -1) for key in sorted(values) if _is_action(key)]
     if not actions or all(len(rows) < ROWS for rows in actions):
         return None
@@ -232,7 +232,7 @@ def _digests_of_videos(spans: Spans, episodes: Iterable[Episode]) -> Digests:
 
 
 def _stamp(path: Path) -> bytes:
-    """Size and samples of a file: who encodes a video again changes its table of frames, and almost surely its size."""
+    """Hash size and samples of a file: encoding a video again changes its table of frames, almost surely its size."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -246,7 +246,7 @@ def _stamp(path: Path) -> bytes:
 
 
 def _pictures(source: RobotDataset, episodes: Sequence[Episode], camera: str) -> Iterator[bytes]:
-    """First, middle and last frame of a few episodes."""
+    """Hash first, middle and last frame of a few episodes."""
     for i in np.unique(np.linspace(0, len(episodes) - 1, LOOKED_AT).round().astype(int)):
         episode = episodes[i]
         try:

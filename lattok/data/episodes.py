@@ -79,7 +79,7 @@ def damaged_among(dataset: RobotDataset, spec: str | Sequence[int] | None = None
 
 
 def _find(episodes: Sequence[Episode], wanted: list[int]) -> list[Episode]:
-    """By bisection where a few of perhaps a million are wanted, as for a unit of work; else in one pass."""
+    """Bisect where a few of perhaps a million are wanted, as for a unit of work; else go through all."""
     if len(wanted) * FEW > len(episodes):
         chosen = set(wanted)
         return [episode for episode in episodes if episode.index in chosen]
@@ -107,7 +107,7 @@ def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> _Choice:
 
 
 def _in_ranges(dataset: RobotDataset, choice: _Choice, spec: str | Sequence[int]) -> set[int]:
-    """Numbers of the episodes in the ranges, which begin and end among the episodes, damaged ones included."""
+    """List the episodes in the ranges, which begin and end among the episodes, damaged ones included."""
     if not choice.ranges:
         return set()
     known = [episode.index for episode in dataset.episodes]

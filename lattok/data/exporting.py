@@ -129,7 +129,7 @@ class _Misfit(LattokError):
 
 
 def _plan(dataset: RobotDataset, tried: Sequence[Episode], images: str, size: tuple[int, int] | None) -> _Plan:
-    """Columns and cameras; the episodes `tried` show whether images are stored encoded."""
+    """Say what is written and how; the episodes `tried` show whether images are stored encoded."""
     columns, kept = dict[str, Feature](), dict[str, Feature]()
     for key, feature in dataset.features.items():
         if key not in INDEX_KEYS and feature.dtype not in IMAGE_DTYPES:
@@ -141,7 +141,7 @@ def _plan(dataset: RobotDataset, tried: Sequence[Episode], images: str, size: tu
 
 
 def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
-    """Arrow types of the columns that are kept as they are; a warning about those that nothing declares."""
+    """Return Arrow types of the columns that are kept as they are; warn of those that nothing declares."""
     if plan.dataset.kind != "lerobot":
         return {}
     schemas = cast(LeRobotV3, plan.dataset).schemas([episode.index for episode in chosen])
@@ -217,7 +217,7 @@ def _tasks(dataset: RobotDataset, episode: Episode) -> str | list[str]:
 
 
 def _frames(plan: _Plan, camera: _Camera, episode: Episode) -> Frames:
-    """What the writer gets: encoded images, or a function that hands over blocks of pixels as they are decoded."""
+    """Return encoded images, or a function that hands over blocks of pixels as they are decoded."""
     if camera.verbatim:
         stored = plan.dataset.encoded_images(episode.index, camera.key)
         if stored is None:
@@ -238,7 +238,7 @@ def _each_block(plan: _Plan, camera: _Camera, episode: Episode, see: Sink) -> No
 
 
 def _fitted(plan: _Plan, camera: _Camera, block: np.ndarray, episode: Episode) -> np.ndarray:
-    """Frames of the size that is written: resized where that was asked for, without an odd last row or column."""
+    """Bring frames to the size that is written: resize them if asked to, or cut off an odd last row or column."""
     height, width, _ = camera.feature.shape
     if plan.resized:
         if block.shape[1:3] == (height, width):
@@ -255,7 +255,7 @@ def _fitted(plan: _Plan, camera: _Camera, block: np.ndarray, episode: Episode) -
 
 
 def _damage(plan: _Plan, episode: Episode) -> str | None:
-    """Why an episode cannot be read; None where it can. Reads all of it and keeps nothing."""
+    """Read an episode, keep nothing, and return why it cannot be read; None where it can."""
     try:
         _columns(plan, episode)
         for camera in plan.cameras:
@@ -270,7 +270,7 @@ def _damage(plan: _Plan, episode: Episode) -> str | None:
 
 
 def _records(plan: _Plan, chosen: Sequence[Episode]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Files for meta/: where everything comes from, what the actions mean, and what made the labels."""
+    """Yield files for meta/: where everything comes from, what the actions mean, and what made the labels."""
     dataset, new_index = plan.dataset, {episode.index: number for number, episode in enumerate(chosen)}
     exact = {camera.key: camera.exact for camera in plan.cameras}
     pictures = {key: "same" if same else "source" for key, same in exact.items()}

@@ -67,7 +67,7 @@ class EpisodeFrames:
         return list(self._frames)  # type: ignore[arg-type]
 
     def stats(self) -> Stats:
-        """Statistics of the frames that have passed."""
+        """Return statistics of the frames that have passed."""
         return self._stats.result()
 
     def _see(self, block: np.ndarray) -> None:
@@ -113,13 +113,13 @@ class RollingVideos:
 
 
 def image_column(images: Sequence[bytes]) -> pa.Array:
-    """Encoded images as a column of the data table."""
+    """Turn encoded images into a column of the data table."""
     paths = pa.nulls(len(images), pa.string())
     return pa.StructArray.from_arrays([pa.array(images, pa.binary()), paths], fields=list(IMAGE_TYPE))
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """One frame uint8 [H, W, 3] as PNG."""
+    """Encode one frame uint8 [H, W, 3] as PNG."""
     from PIL import Image  # only datasets with stored images need it
 
     buffer = BytesIO()

@@ -52,13 +52,13 @@ class Inspection:
     spaces: tuple[tuple[str, str], ...] = ()  # action spaces that are declared, by column
 
     def render(self) -> str:
-        """Plain text, at most 88 columns wide."""
+        """Return plain text, at most 88 columns wide."""
         dimensions = [*self._dimension_lines(), ""] if self.dimensions else []
         findings = lines(self.findings) if self.findings else ["Nothing found that would hurt."]
         return "\n".join([*self._facts(), "", *dimensions, *findings])
 
     def headline(self) -> str:
-        """One line."""
+        """Sum up in one line."""
         frames = int(self.lengths.sum())
         parts = [f"{len(self.lengths):,} episodes", f"{frames:,} frames ({frames / self.fps:,.0f} s)"]
         parts += [f"{len(self.tasks)} tasks", f"{len(self.cameras)} cameras", f"{len(self.findings)} findings"]
@@ -152,7 +152,7 @@ def inspect_dataset(
 
 
 def _spaces(dataset: RobotDataset, findings: list[Finding]) -> tuple[tuple[str, str], ...]:
-    """Action spaces that are declared, by column, as text."""
+    """List the action spaces that are declared, by column, as text."""
     try:
         spaces = action_spaces(dataset)
     except LattokError as error:
@@ -162,7 +162,7 @@ def _spaces(dataset: RobotDataset, findings: list[Finding]) -> tuple[tuple[str, 
 
 
 def _spread(chosen: list[Episode], most: int) -> list[Episode]:
-    """All episodes, or evenly spread runs of neighbours with about `most` frames: neighbours share files."""
+    """Choose all episodes, or evenly spread runs of neighbours with about `most` frames: neighbours share files."""
     frames = sum(episode.length for episode in chosen)
     if frames <= most:
         return chosen
@@ -172,7 +172,7 @@ def _spread(chosen: list[Episode], most: int) -> list[Episode]:
 
 
 def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
-    """Episodes that could not be listed, features that a source leaves out, and what is not there at all."""
+    """Report episodes that could not be listed, features that a source leaves out, and what is not there at all."""
     reasons = (Finding("error", f"Episode {d.episode_index}: {d.reason}", "") for d in dataset.damaged)
     yield from some_of(reasons, "damaged episodes, which no other figure here counts")
     left_out: dict[str, list[str]] = {}
@@ -213,7 +213,7 @@ def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
 
 
 def _numeric(dataset: RobotDataset) -> list[str]:
-    """Columns of floating point numbers that are looked at."""
+    """List the columns of floating point numbers that are looked at."""
     return [
         key
         for key, feature in dataset.features.items()
@@ -239,7 +239,7 @@ def _check_lengths(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator
 def _check_windows(
     dataset: RobotDataset, chosen: Sequence[Episode], stride: int | None, horizon: int | None
 ) -> Iterator[Finding]:
-    """What a stride and a horizon do to these episodes."""
+    """Report what a stride and a horizon do to these episodes."""
     if not chosen:
         return
     lengths = np.array([e.length for e in chosen], dtype=np.int64)
@@ -259,7 +259,7 @@ def _check_windows(
 
 
 def _check_values(dataset: RobotDataset, chosen: list[Episode], findings: list[Finding]) -> Iterator[Running]:
-    """One pass over the columns, and a second over those with values far outside the bulk."""
+    """Go over the columns once, and again over those with values far outside the bulk."""
     numeric, rows = _numeric(dataset), sum(episode.length for episode in chosen)
     running = {key: Running(key, dimension_names(dataset.features[key]), rows) for key in numeric}
     keys = [*numeric, *(["timestamp"] if "timestamp" in dataset.features else [])]
@@ -348,7 +348,7 @@ def _check_camera(
 
 
 def _last_episodes(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, Episode]:
-    """For every file that a camera's frames come from, the episode that ends last in it."""
+    """Return for every file that a camera's frames come from the episode that ends last in it."""
     if isinstance(dataset, LeRobotV3):
         return dataset.last_in_files(key, chosen)
     return {dataset.files_of(episode.index)[0]: episode for episode in chosen}

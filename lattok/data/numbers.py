@@ -57,7 +57,7 @@ def scan(dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]
 
 
 def _file(dataset: LeRobotV3, path: Path, episodes: list[Episode], keys: Sequence[str]) -> Iterator[Block | Unreadable]:
-    """One data file in one pass; where that fails, the rest episode by episode, which says what is damaged."""
+    """Read one data file in one pass; where that fails, the rest episode by episode, which says what is damaged."""
     done, whole, seen = 0, list[Episode](), dict[int, int]()
     try:
         rows = dataset.episode_rows(path)
@@ -76,7 +76,7 @@ def _file(dataset: LeRobotV3, path: Path, episodes: list[Episode], keys: Sequenc
 def _blocks(
     dataset: LeRobotV3, path: Path, episodes: list[Episode], keys: Sequence[str]
 ) -> Iterator[tuple[int, Block]]:
-    """Blocks of a file, each with the number of the file's rows up to its end."""
+    """Yield blocks of a file, each with the number of the file's rows up to its end."""
     rows = dataset.episode_rows(path)
     spans = sorted((*rows[episode.index], episode.index) for episode in episodes)
     if not spans:
@@ -99,7 +99,7 @@ def _blocks(
 def _one_by_one(
     dataset: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str], seen: Mapping[int, int] | None = None
 ) -> Iterator[Block | Unreadable]:
-    """Episode by episode, joined into blocks of some size. `seen`: frames of episodes that have come already."""
+    """Read episode by episode, joined into blocks of some size. `seen`: frames of episodes that have come already."""
     parts: list[Block] = []
     limit = _rows_per_block(dataset, keys)
     for episode in episodes:
@@ -189,7 +189,7 @@ class Running:
         self.count += count
 
     def dimensions(self) -> Iterator[Dimension]:
-        """Summaries of the dimensions that hold any finite value."""
+        """Sum up the dimensions that hold any finite value."""
         std = np.sqrt(self._squares / np.maximum(self.count, 1))
         for d in np.flatnonzero(self.count).tolist():
             figures = (float(values[d]) for values in (self.low, self.mean, std, self.high))
@@ -223,7 +223,7 @@ class Running:
         return found
 
     def wild_finding(self, d: int, bulk: Bulk, count: int) -> Finding:
-        """One dimension with `count` wild values."""
+        """Report a dimension with `count` wild values."""
         above = self.high[d] - bulk.middle > bulk.middle - self.low[d]
         worst, at = (self.high[d], self.high_at[d]) if above else (self.low[d], self.low_at[d])
         what = f"`{self.key}` ({self.names[d]}) holds {count} wild values, the worst {worst:.4g} in {_where(at)} "

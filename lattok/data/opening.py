@@ -98,7 +98,7 @@ def _without_hub(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
-    """The dataset that a description file names, with the options in it. Paths lead from its folder downwards."""
+    """Open what a description file names, with the options in it. Paths lead from its folder downwards."""
     entry = {key: value for key, value in read_json(file).items() if value is not None}
     kinds = {name: kind for each in formats() for name, kind in _options(each).items()}
     checks.known_keys(str(file), entry, ("dataset", "revision", "name", *kinds, *_VIEWS))
@@ -155,7 +155,7 @@ def _seen_as(dataset: RobotDataset, cameras: Any = None, action_space: Any = Non
 
 
 def _recognise(place: Path) -> tuple[type[RobotDataset], Path]:
-    """Format of a file or folder, and where exactly it is."""
+    """Find the format of a file or folder, and where exactly it is."""
     known = formats()
     if place.is_file():
         for each in known:
@@ -187,7 +187,7 @@ def _whole_of(file: Path) -> str:
 
 
 def _what_is_in(place: Path, found: list[tuple[type[RobotDataset], Path]]) -> str:
-    """A folder that is no dataset, or several, for an error."""
+    """Describe a folder that is no dataset, or several, for an error."""
     kinds = dict.fromkeys(each.kind for each, _ in found)
     if len(kinds) > 1:
         return f"{place} with several: {', '.join(kinds)}; give each a folder of its own"

@@ -55,7 +55,7 @@ class Ahead(Generic[Value]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __call__(self, *arguments: object) -> Value:
-        """The result for the next job, whose arguments these must be."""
+        """Return the result of the next job, whose arguments these must be."""
         job, future = self._begun.popleft()
         if job.arguments != arguments:
             raise RuntimeError(f"expected {job.arguments}, the next job, got {arguments}")

@@ -147,11 +147,11 @@ class RobotDataset(ABC):
         return {episode.index: episode.length for episode in self.episodes}
 
     def length(self, episode_index: int) -> int:
-        """Frames of an episode; an error for one that is not there."""
+        """Count the frames of an episode; an error for one that is not there."""
         return self._lengths[episode_index] if episode_index in self._lengths else self.no_episode(episode_index)
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
-        """Files that the rows and frames of an episode are read from."""
+        """List the files that the rows and frames of an episode are read from."""
         return (self.root,)
 
     def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
@@ -290,7 +290,7 @@ def stack_frames(
 
 
 def _whole(indices: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-    """Frame indices [n] as they were given; a mask or fractions are none."""
+    """Check frame indices [n]; a mask or fractions are none."""
     wanted = np.asarray(indices)
     right = wanted.dtype.kind in "iu" and wanted.ndim == 1 and len(wanted) > 0
     if not right or wanted.min() < 0 or wanted.max() >= length:

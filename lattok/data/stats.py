@@ -30,7 +30,7 @@ class ImageStats:
         self._counts = np.zeros((3, 256), dtype=np.int64)  # pixels by channel and value
 
     def add(self, frames: np.ndarray) -> None:
-        """The next frames, uint8 [n, H, W, 3]."""
+        """Take in the next frames, uint8 [n, H, W, 3]."""
         first, last = np.searchsorted(self._wanted, [self._seen, self._seen + len(frames)])
         coarse = max(1, max(frames.shape[1:3]) // 150)
         for index in self._wanted[first:last] - self._seen:
@@ -39,7 +39,7 @@ class ImageStats:
         self._seen += len(frames)
 
     def result(self) -> Stats:
-        """Statistics of the frames that were added."""
+        """Return statistics of the frames that were added."""
         value = np.arange(256) / 255
         ends = self._counts.cumsum(1)
         total = int(ends[0, -1])

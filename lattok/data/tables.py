@@ -136,7 +136,7 @@ class DataFile:
         self.rows = self._rows()  # episode index -> rows [first, last), in the file's order
 
     def read(self, group: int, key: str) -> pa.ChunkedArray:
-        """One column of one row group."""
+        """Read one column of one row group."""
         column = self._checked(key, lambda: self._file.read_row_group(group, columns=[key]).column(0))
         if len(column) != self.starts[group + 1] - self.starts[group]:
             raise LattokError(f"{self.path} is damaged: rows of `{key}` are missing. {AGAIN}")
@@ -200,7 +200,7 @@ class ColumnReader:
             return self._files[path]
 
     def read(self, path: Path, key: str, first: int, last: int) -> pa.ChunkedArray:
-        """Rows [first, last) of a column."""
+        """Read rows [first, last) of a column."""
         starts = self.file(path).starts
         low = int(np.searchsorted(starts, first, side="right")) - 1
         high = int(np.searchsorted(starts, last, side="left"))
@@ -236,7 +236,7 @@ class RollingTables:
         return self._place
 
     def write(self, table: pa.Table) -> tuple[int, int]:
-        """Append a row group; returns the (chunk, file) it is in."""
+        """Append a row group and return the (chunk, file) it is in."""
         chunk, file = self.next_place()
         if self._open is None:
             path = self._folder / self._pattern.format(chunk_index=chunk, file_index=file)
@@ -266,12 +266,12 @@ def common_types(key: str, schemas: Mapping[Path, pa.Schema]) -> pa.DataType:
 
 
 def of_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """A column in the type that `common_types` found."""
+    """Cast a column to the type that `common_types` found."""
     empty = pa.schema([("column", kind)]).empty_table()
     return pa.concat_tables([empty, pa.table({"column": column})], promote_options="permissive")["column"]
 
 
 def next_place(place: tuple[int, int], chunk_files: int) -> tuple[int, int]:
-    """(chunk, file) after `place`."""
+    """Return the (chunk, file) after `place`."""
     chunk, file = place
     return (chunk, file + 1) if file + 1 < chunk_files else (chunk + 1, 0)

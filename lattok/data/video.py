@@ -45,7 +45,7 @@ class VideoFacts(NamedTuple):
 
 
 def probe(path: Path) -> VideoFacts:
-    """Facts from the header of a video, without decoding it."""
+    """Read the header of a video, without decoding it."""
     with open_video(path) as container:
         stream = container.streams.video[0]
         rate = stream.average_rate or stream.base_rate or 0
@@ -83,7 +83,7 @@ def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.nda
 
 
 def _nearest(path: Path, container: InputContainer, wanted: np.ndarray, tolerance: float):
-    """One decoded frame for each of the ascending times `wanted`."""
+    """Yield one decoded frame for each of the ascending times `wanted`."""
     before: av.VideoFrame | None = None
     i = 0
     for frame in _decoded(path, container, float(wanted[0])):
@@ -99,7 +99,7 @@ def _nearest(path: Path, container: InputContainer, wanted: np.ndarray, toleranc
 
 
 def _upright(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """`image` turned as players show it: phones film sideways and say so (PyAV 14 or later reads that)."""
+    """Turn `image` as players show it: phones film sideways and say so (PyAV 14 or later reads that)."""
     turns = round(getattr(frame, "rotation", 0) / 90)
     return np.rot90(image, turns) if turns else image
 
@@ -114,7 +114,7 @@ def _checked(path: Path, frame: av.VideoFrame | None, wanted: float, tolerance: 
 
 
 def _decoded(path: Path, container: InputContainer, start: float) -> Iterator[av.VideoFrame]:
-    """Frames in order of time, the first of them at or before `start` seconds if there is one."""
+    """Yield frames in order of time, the first of them at or before `start` seconds if there is one."""
     stream = container.streams.video[0]
     tick = float(stream.time_base or 1)
     begin = min(0.0, (stream.start_time or 0) * tick)
@@ -205,7 +205,7 @@ class VideoWriter:
     """Writes one video file of a constant frame rate, episode after episode."""
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int], codec: str, threads: int | None = None):
-        """Opens `path` for frames of `size` = (height, width), both even."""
+        """Open `path` for frames of `size` = (height, width), both even."""
         checks.one_of("video_codec", codec, CODECS)
         if size[0] % 2 or size[1] % 2:
             checks.fail("frames", "an even height and width (yuv420p)", f"{size[0]} x {size[1]}", "Crop one row.")

@@ -29,7 +29,7 @@ DECLARATION = Path("meta") / "action_space.json"
 
 
 def _passed_on(name: str) -> Any:
-    """A method of a view that is the other dataset's."""
+    """Make a method of a view that is the other dataset's."""
     return lambda view, *arguments, **options: getattr(view.dataset, name)(*arguments, **options)
 
 
@@ -181,7 +181,6 @@ class _Converted(View):
         self.actions_as = {**dataset.actions_as, key: space.to_json()}  # for provenance
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """As the dataset's, with the column converted."""
         if self._key not in keys:
             return self.dataset.columns(episode_index, keys)
         state = [self._state_key] if self._needs_state and self._state_key is not None else []
@@ -204,7 +203,7 @@ class _Converted(View):
             self._convert(nothing, np.empty((0, self._state_space.dim)))
 
     def _convert(self, actions: np.ndarray, state: np.ndarray | None = None) -> np.ndarray:
-        """[T, m] or [T] to [T, n] or [T]."""
+        """Turn [T, m] or [T] into [T, n] or [T]."""
         start: dict[str, Any] = {}
         if state is not None and self._state_space is not None:
             start = {"state": state.reshape(-1, self._state_space.dim), "state_space": self._state_space}

@@ -215,7 +215,7 @@ class LeRobotWriter:
     def _check_episode(
         self, columns: Mapping[str, np.ndarray | pa.ChunkedArray], frames: Mapping[str, Frames], length: int | None
     ) -> int:
-        """Everything given, nothing else, of one length and the declared shapes. Returns the length."""
+        """Check that all is given, of one length and the declared shapes, and nothing else. Return the length."""
         expected = [key for key in self._columns if key not in INDEX_KEYS]
         if set(columns) != set(expected):
             checks.fail("columns", ", ".join(expected) or "none", ", ".join(columns) or "none")
@@ -232,18 +232,15 @@ class LeRobotWriter:
         for key, value in {**columns, **frames}.items():
             shape = self._features[key].shape
             allowed = [(length,), (length, 1)] if shape == (1,) else [(length, *shape)]
-            if key in self._kept and not isinstance(value, pa.ChunkedArray):
-                checks.fail(key, "a pyarrow.ChunkedArray", type(value).__name__)
-            elif (
-                key not in self._kept
-                and (key in columns or isinstance(value, np.ndarray))
-                and np.shape(value) not in allowed
-            ):
+            if key in self._kept:
+                if not isinstance(value, pa.ChunkedArray):
+                    checks.fail(key, "a pyarrow.ChunkedArray", type(value).__name__)
+            elif (key in columns or isinstance(value, np.ndarray)) and np.shape(value) not in allowed:
                 checks.fail(key, f"shape {list(allowed[0])}", f"{list(np.shape(value))}")
         return length
 
     def _check_task(self, task: str | Sequence[str], length: int) -> list[str]:
-        """One instruction per frame."""
+        """Return one instruction per frame."""
         tasks = [task] * length if isinstance(task, str) else list(task or ())
         if not all(isinstance(text, str) for text in tasks) or not tasks:
             checks.fail("task", 'an instruction, "" where there is none', repr(task))
@@ -266,7 +263,7 @@ class LeRobotWriter:
     def _table(
         self, values: Mapping[str, np.ndarray], images: Mapping[str, pa.Array], kept: Mapping[str, pa.ChunkedArray]
     ) -> pa.Table:
-        """Rows of the data table; where there are images, its schema says so to `datasets`."""
+        """Make rows of the data table; where there are images, its schema says so to `datasets`."""
         columns: dict[str, Any] = {key: _to_nested(of, self._features[key].shape) for key, of in values.items()}
         columns |= kept
         table = pa.table({key: columns[key] for key in self._columns} | dict(images))
@@ -283,7 +280,7 @@ class LeRobotWriter:
             self._rows = []
 
     def _write_tasks(self) -> None:
-        """The instruction is the index of a pandas table, as LeRobot expects; the metadata says so."""
+        """Write instructions as the index of a pandas table, which LeRobot expects; the metadata says so."""
         index = "__index_level_0__"
         number = {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"}
         text = {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object"}
@@ -327,7 +324,7 @@ class LeRobotWriter:
 
 
 def _to_nested(values: np.ndarray, shape: tuple[int, ...]) -> pa.Array:
-    """A column of rows of `shape`; those of several dimensions are lists of lists, as LeRobot reads them."""
+    """Make a column of rows of `shape`; those of several dimensions are lists of lists, as LeRobot reads them."""
     if len(shape) == 1:
         return to_arrow(values)
     nested = pa.array(np.ascontiguousarray(values).reshape(-1))

@@ -219,7 +219,7 @@ def _check_columns(dataset: RobotDataset, prefix: str, target: str, needs: Seque
 
 
 def _check_chunk(name: str, spec: LatentSpec, needs: Sequence[str]) -> LatentSpec:
-    """The spec, where a policy can learn from the tokens of a chunk as placeholders that are predicted in one pass."""
+    """Return the spec, if a policy can learn from the tokens of a chunk as placeholders predicted in one pass."""
     if spec.codes == 0:
         checks.fail(name, "labels with codes: the tokens of a chunk", "vectors alone", _annotate(name, "chunk"))
     if spec.steps == 0:

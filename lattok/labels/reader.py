@@ -119,7 +119,7 @@ def _labels(batch: Mapping[str, Any], spec: LatentSpec, parts: Sequence[str]) ->
 
 
 def _rows_of_steps(batch: Mapping[str, Any], spec: LatentSpec, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Windows of rows to [B, S, n], and what of them is valid."""
+    """Turn windows of rows into [B, S, n], and find what of them is valid."""
     key, valid = spec.column("valid"), given["valid"]
     if valid.dim() == 1:
         checks.fail(key, "rows of all steps, [B, S]", f"one row {list(valid.shape)}", _WINDOW)
@@ -137,7 +137,7 @@ def _rows_of_steps(batch: Mapping[str, Any], spec: LatentSpec, given: Mapping[st
 
 
 def _row_of_chunk(spec: LatentSpec, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the row where a chunk starts to [B, 1, n]."""
+    """Turn the row where a chunk starts into [B, 1, n]."""
     for part, value in given.items():
         if value.dim() > (1 if part == "valid" else 2) and value.shape[1] > 1:
             hint = "Take the key out of `delta_timestamps`: the tokens of a chunk stand in the row where it starts."
@@ -147,7 +147,7 @@ def _row_of_chunk(spec: LatentSpec, given: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _steps(spec: LatentSpec, rows: Mapping[str, Tensor]) -> int:
-    """Steps S of a sample."""
+    """Count the steps S of a sample."""
     if spec.target == "steps" or spec.steps:
         return spec.steps if spec.target == "chunk" else rows["valid"].shape[1]
     if "codes" in rows:
@@ -156,7 +156,7 @@ def _steps(spec: LatentSpec, rows: Mapping[str, Tensor]) -> int:
 
 
 def _check_row(column: str, width: int, sizes: Mapping[str, int]) -> None:
-    """Numbers in a row against their sizes; a size of 0 may be any."""
+    """Compare the numbers in a row with their sizes; a size of 0 may be any."""
     known = math.prod(size or 1 for size in sizes.values())
     if width != known if all(sizes.values()) else width % known:
         expected = " x ".join(f"{size or 'any'} {what}" for what, size in sizes.items())
@@ -164,7 +164,7 @@ def _check_row(column: str, width: int, sizes: Mapping[str, int]) -> None:
 
 
 def _check_codes(column: str, codes: Tensor, spec: LatentSpec) -> None:
-    """Codes of frames that have a label lie in the codebook."""
+    """Check that codes of frames that have a label lie in the codebook."""
     if not len(codes):
         return
     low, high = int(codes.min()), int(codes.max())

@@ -74,7 +74,7 @@ class Sidecar:
         return row
 
     def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """For each episode, in order: its index, the number of its file, its rows [first, last) there."""
+        """List for each episode, in order, its index, the number of its file, and its rows [first, last) there."""
         spans = [
             (index, number, *rows)
             for number, path in enumerate(self._files)
@@ -122,7 +122,7 @@ def with_labels(dataset: RobotDataset | str | os.PathLike[str], labels: str | Pa
 
 
 def _features(files: Sequence[Path]) -> dict[str, Feature]:
-    """Label columns, the same in all files."""
+    """Find the label columns, the same in all files."""
     schema = open_table(files[0]).schema_arrow
     for path in files:
         missing = [name for name in INDEX if name not in schema.names]
@@ -164,7 +164,7 @@ def _check_name(dataset: RobotDataset, sidecar: Sidecar) -> None:
 
 
 def _check_episodes(dataset: RobotDataset, sidecar: Sidecar) -> None:
-    """The same episodes with the same lengths; what has become unreadable since may have labels."""
+    """Check that episodes and lengths are the same; what has become unreadable since may have labels."""
     lengths = {episode.index: episode.length for episode in dataset.episodes}
     labelled = dict(zip(sidecar.episodes.tolist(), sidecar.lengths.tolist(), strict=True))
     for damage in dataset.damaged:

@@ -59,7 +59,7 @@ class LatentSpec:
         return f"{self.prefix}.{part}"
 
     def widths(self) -> dict[str, int]:
-        """Numbers in a row of each column that is there."""
+        """Count the numbers in a row of each column that is there."""
         rows = self.steps if self.target == "chunk" else 1
         widths = {"codes": rows * self.codes, "embedding": rows * self.vectors * self.latent_dim, "valid": 1}
         return {part: width for part, width in widths.items() if width}

@@ -110,7 +110,7 @@ def augment_alike(frames: Tensor, draws: Draws) -> Tensor:
 
 
 def _changed(images: Tensor, draws: Draws) -> Tensor:
-    """Some samples of a batch, uint8 [b, V, h, w, 3]."""
+    """Change some samples of a batch, uint8 [b, V, h, w, 3]."""
     pixels = rearrange(images.float(), "b v h w c -> (b v) c h w")
     if draws.boxes is not None:
         pixels = _cropped(pixels, draws.boxes.to(images.device).flatten(0, 1))
@@ -121,7 +121,7 @@ def _changed(images: Tensor, draws: Draws) -> Tensor:
 
 
 def _cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
-    """Pixels [n, 3, h, w] of the boxes [n, 3], at the size of the image."""
+    """Crop pixels [n, 3, h, w] to the boxes [n, 3], resized back."""
     top, left, side = boxes.unbind(-1)
     theta = torch.zeros(len(boxes), 2, 3, device=pixels.device)  # output to input coordinates, both from -1 to 1
     theta[:, 0, 0] = theta[:, 1, 1] = side
@@ -147,7 +147,7 @@ def _coloured(pixels: Tensor, colours: Tensor) -> Tensor:
 
 
 def _turn(angles: Tensor) -> Tensor:
-    """Rotations [n, 3, 3] of colours about the grey axis (1, 1, 1) by angles [n] in radians: Rodrigues' formula."""
+    """Return rotations [n, 3, 3] about the grey axis (1, 1, 1) by angles [n] in radians: Rodrigues' formula."""
     axis = torch.full((3,), 3**-0.5, device=angles.device)
     x, y, z = axis.tolist()
     across = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], device=angles.device)

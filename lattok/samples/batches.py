@@ -47,7 +47,7 @@ class SeededBatches:
         self._passes: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> Tensor:
-        """Indices [batch_size] of step `step`, counted from 0."""
+        """Return indices [batch_size] of step `step`, counted from 0."""
         return self.draws(step * self.batch_size, self.batch_size)
 
     def draws(self, position: int, left: int) -> Tensor:
@@ -124,7 +124,7 @@ class MixedBatches:
         return _shared(n, self._weights)
 
     def __call__(self, step: int) -> Tensor:
-        """Rows [batch_size] of step `step`, counted from 0."""
+        """Return rows [batch_size] of step `step`, counted from 0."""
         before, after = (self.counts(n) for n in (step * self.batch_size, (step + 1) * self.batch_size))
         parts = zip(self._starts[:-1], self._passes, before, after, strict=True)
         return torch.cat([start + passes.draws(k, last - k) for start, passes, k, last in parts if passes is not None])
@@ -253,14 +253,14 @@ class Instructions:
 
     @classmethod
     def joined(cls, words: Mapping[str, Tensor]) -> Instructions:
-        """From vectors [words, D] of each text."""
+        """Join vectors [words, D] of each text."""
         lengths = torch.tensor([len(vectors) for vectors in words.values()])
         padded = pad_sequence(list(words.values()), batch_first=True)
         row_of = {text: row for row, text in enumerate(words)}
         return cls(row_of, padded, torch.arange(padded.shape[1]) < lengths[:, None])
 
     def rows(self, texts: Iterable[str]) -> Tensor:
-        """Rows of texts, int64."""
+        """Return the rows of texts, int64."""
         return torch.tensor([self.row_of[text] for text in texts], dtype=torch.long)
 
 
@@ -305,7 +305,7 @@ class PairBatches:
 
 
 def _draw(pairs: FramePairs | MixedPairs, labelled: bool, size: int, seed: int) -> SeededBatches | MixedBatches:
-    """Random pairs of every step, or random ones of the labelled pairs; in a mixture in its proportions."""
+    """Draw random pairs of every step, or of the labelled ones; in a mixture in its proportions."""
     if isinstance(pairs, FramePairs):
         return SeededBatches(int(pairs.labelled.sum()) if labelled else len(pairs), size, seed)
     return MixedBatches(pairs.known if labelled else pairs.sizes, pairs.weights, size, seed)

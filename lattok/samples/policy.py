@@ -96,7 +96,7 @@ class PolicyWindows:
         return len(self.episode_of)
 
     def batch(self, indices: Tensor) -> PolicyBatch:
-        """Samples `indices` [B]."""
+        """Return samples `indices` [B]."""
         rows, inside = self._windows.rows(indices)  # b h
         chosen = indices.numpy()
         actions, known = self.actions[rows], self.acted[indices, None]
@@ -159,7 +159,7 @@ class PolicyWindows:
 
 
 def _acted(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec) -> np.ndarray:
-    """Which of the chosen episodes have known actions, bool [E]; at least one."""
+    """Tell which of the chosen episodes have known actions, bool [E]; at least one."""
     if action_episodes is None:
         return np.ones(len(chosen), dtype=bool)
     known = {episode.index for episode in select_episodes(dataset, action_episodes)}
@@ -176,7 +176,7 @@ def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]
 
 
 def _resized(block: np.ndarray, size: int, interpolation: str) -> np.ndarray:
-    """Frames uint8 [n, H, W, 3] of one camera to [n, size, size, 3]."""
+    """Resize frames uint8 [n, H, W, 3] of one camera to [n, size, size, 3]."""
     writable = block if block.flags.writeable else block.copy()  # torch warns of others
     return resize_pixels(torch.from_numpy(writable), size, interpolation).numpy()
 
@@ -184,7 +184,7 @@ def _resized(block: np.ndarray, size: int, interpolation: str) -> np.ndarray:
 def _states(
     dataset: RobotDataset, key: str | None, episodes: Sequence[Episode]
 ) -> tuple[Tensor | None, tuple[str, ...]]:
-    """Proprioception [F, s] and the names of its dimensions."""
+    """Read proprioception [F, s] and the names of its dimensions."""
     if key is None:
         return None, ()
     if key not in dataset.features:

@@ -73,7 +73,7 @@ class ActionWindows:
         return torch.minimum(rows, last), rows <= last
 
     def all(self) -> ActionBatch:
-        """All windows, in order."""
+        """Return all windows, in order."""
         return self.batch(torch.arange(len(self)))
 
 
@@ -186,7 +186,7 @@ class FramePairs:
 
 
 def check_action_target(target: str, steps: int) -> None:
-    """A target that there is; more than one step is for chunks."""
+    """Check that there is such a target; more than one step is for chunks."""
     checks.one_of("action_target", target, ACTION_TARGETS)
     checks.counts(action_steps=steps)
     if steps > 1 and target != "chunk":
@@ -223,7 +223,7 @@ def draw_labelled(
 
 
 def _hash(seed: int, episode: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """splitmix64 over the seed and the two numbers, uint64 like them."""
+    """Hash the seed and the two numbers by splitmix64, uint64 like them."""
     state = np.full(len(episode), seed % 2**64, dtype=np.uint64)
     with np.errstate(over="ignore"):
         for key in (np.zeros_like(episode), episode, frame):
@@ -235,7 +235,7 @@ def _hash(seed: int, episode: np.ndarray, frame: np.ndarray) -> np.ndarray:
 
 
 def _positions(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every frame: its index in the episode, its flat row, and the row of the episode's last frame. All [F]."""
+    """Return for every frame its index in the episode, its flat row and that of the last frame there, all [F]."""
     ends = np.cumsum(lengths)
     row = np.arange(int(lengths.sum()), dtype=np.int64)
     return row - np.repeat(ends - lengths, lengths), row, np.repeat(ends - 1, lengths)

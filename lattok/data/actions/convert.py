@@ -102,7 +102,7 @@ def _checked(name: str, values: Any, space: ActionSpace) -> np.ndarray:
 
 
 def _check_parts(source: ActionSpace, target: ActionSpace, drop: Sequence[str]) -> None:
-    """Every part of the target has a counterpart, and every other one of the source is dropped by name."""
+    """Check that every part of the target has a counterpart, and that others of the source are dropped by name."""
     kinds = {part.kind for part in source.parts}
     if not isinstance(drop, list | tuple):
         checks.fail("drop", "a list of kinds of parts", repr(drop))
@@ -127,7 +127,7 @@ def _check_parts(source: ActionSpace, target: ActionSpace, drop: Sequence[str]) 
 
 
 def _converted(numbers: np.ndarray, before: Part, after: Part, start: _Start) -> np.ndarray:
-    """Numbers [N, k] float64 of one part as those of its counterpart."""
+    """Turn numbers [N, k] float64 of one part into those of its counterpart."""
     convert = CONVERSIONS.get(type(before))
     if convert is None or type(after) is not type(before):
         checks.fail("target", f"{before.text}, which is passed on as it is", after.text)
@@ -172,7 +172,7 @@ def _signs(part: Position) -> np.ndarray:
 
 
 def _metres(numbers: np.ndarray, part: Position) -> np.ndarray:
-    """Metres along x, y and z [N, 3]; 0 for axes that the part does not have."""
+    """Return metres along x, y and z [N, 3]; 0 for axes that the part does not have."""
     vectors = np.zeros((len(numbers), 3))
     vectors[:, _columns(part)] = numbers * _signs(part) * part.scale
     return vectors

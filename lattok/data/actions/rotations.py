@@ -54,7 +54,7 @@ def to_matrix(numbers: np.ndarray, form: str) -> np.ndarray:
 
 
 def from_matrix(matrix: np.ndarray, form: str) -> np.ndarray:
-    """Rotation matrices [N, 3, 3] to numbers [N, k] of one form."""
+    """Turn rotation matrices [N, 3, 3] into numbers [N, k] of one form."""
     if form == "euler_xyz":
         return _to_euler(matrix)
     if form == "matrix":

@@ -221,7 +221,7 @@ class ActionSpace:
         return tuple(name for part in self.parts for name in part.names)
 
     def spans(self) -> list[tuple[Part, slice]]:
-        """Every part with its dimensions."""
+        """Return every part with its dimensions."""
         spans, start = [], 0
         for part in self.parts:
             spans.append((part, slice(start, start + part.size)))

@@ -53,7 +53,7 @@ def captions_of(files: Sequence[str], path: Path) -> dict[str, str]:
 
 
 def _names(files: Sequence[str]) -> dict[str, list[str]]:
-    """What a row may call the files: paths and file names, with and without suffix. A full path is never ambiguous."""
+    """Collect what rows may call the files: path or name, with and without suffix. A full path is never ambiguous."""
     names: dict[str, list[str]] = {}
     for file in files:
         path = PurePosixPath(file)
@@ -63,7 +63,6 @@ def _names(files: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    """(video, caption) of every row."""
     checks.one_of("captions", path.suffix.lower(), SUFFIXES)
     try:
         if path.stat().st_size > MOST_BYTES:

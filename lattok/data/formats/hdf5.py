@@ -142,7 +142,7 @@ class RobomimicHDF5(RobotDataset):
         return values.astype(column.feature.dtype, copy=False)
 
     def _rows(self, episode_index: int, stored: StoredArray, rows: np.ndarray) -> np.ndarray:
-        """Rows of a dataset, ascending and each once."""
+        """Read rows of a dataset, ascending and each once."""
         demo = self._demo(episode_index)
         first, last = int(rows[0]), int(rows[-1]) + 1
         with self._own_lock(), reading(demo.file, f", {demo.name} (episode {episode_index})"):
@@ -212,7 +212,7 @@ def _frames_per_second(root: Path, contents: dict[Path, Contents]) -> float:
 
 
 def _columns(layout: tuple[StoredArray, ...]) -> dict[str, Column]:
-    """Features by key, cameras last."""
+    """Find features by key, cameras last."""
     columns: dict[str, Column] = {}
     pictures: dict[str, Column] = {}
     observations: dict[str, StoredArray] = {}

@@ -82,7 +82,7 @@ def reading(path: Path, where: str = "") -> Iterator[None]:
 
 
 def open_file(path: Path) -> Any:
-    """An `h5py.File` for reading."""
+    """Open an `h5py.File` whose links all stay in it."""
     if not path.is_file():
         raise LattokError(f"missing data file {path}. Download or copy it again.")
     with reading(path):
@@ -96,7 +96,7 @@ def open_file(path: Path) -> Any:
 
 
 def _check_links(path: Path, file: Any) -> None:
-    """All that a file holds is in itself: a link into another one would be opened by the mere look at it."""
+    """Refuse links into other files, which would be opened by the mere look at them."""
     external = h5py().h5l.TYPE_EXTERNAL
 
     def look(name: bytes, link: Any) -> str | None:
@@ -108,7 +108,7 @@ def _check_links(path: Path, file: Any) -> None:
 
 
 def _check_stored(dataset: Any, where: str) -> None:
-    """The numbers of a dataset are in the file, and as many as are claimed: room is made before they are read."""
+    """Refuse numbers that are elsewhere, or more than their bytes can hold: room is made before they are read."""
     if dataset.is_virtual or dataset.external:
         raise LattokError(f"{where}: its numbers are in other files. {ONE_FILE}")
     size, stored = dataset.dtype.itemsize, dataset.id.get_storage_size()
@@ -157,7 +157,7 @@ def difference(one: tuple[StoredArray, ...], other: tuple[StoredArray, ...]) -> 
 def _list_demo(
     path: Path, group: Any, name: str, instruction: str
 ) -> tuple[Demo | str, tuple[StoredArray, ...], tuple[str, ...]]:
-    """A demonstration or the reason why not, its layout, and what else is in it."""
+    """Return a demonstration or the reason why not, its layout, and what else is in it."""
     where = f"{path}, {name}"
     try:
         with reading(path, f", {name}"):
@@ -181,7 +181,7 @@ def _list_demo(
 
 
 def _members(demo: Any, length: int, where: str) -> tuple[tuple[StoredArray, ...], tuple[str, ...]]:
-    """Datasets of a demonstration that are offered, in one order for all files, and names of all else in it."""
+    """List the datasets that are offered, in one order for all files, and names of all else."""
     layout = []
     others = [key for key in demo if key not in (*MEMBERS, "obs")]
     observations = sorted(f"obs/{key}" for key in demo["obs"]) if _is_group(demo.get("obs")) else []
@@ -230,7 +230,7 @@ def _frequency(path: Path, value: Any) -> float | None:
 
 
 def _json(path: Path, name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """An attribute that holds a JSON object; {} where there is none."""
+    """Read an attribute that holds a JSON object; {} where there is none."""
     text = attributes.get(name, "{}")
     where = f"{path}: the attribute {name}"
     value = parse_json(text if isinstance(text, str | bytes) else "", where, nan=True)
@@ -240,7 +240,7 @@ def _json(path: Path, name: str, attributes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _natural(name: str) -> tuple:
-    """Order of demonstrations: demo_2 before demo_10."""
+    """Put demo_2 before demo_10."""
     return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name))
 
 

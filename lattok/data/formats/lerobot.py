@@ -73,7 +73,7 @@ class LeRobotV3(RobotDataset):
         return f"{type(self).__name__}({self.name!r}, {len(self._table)} episodes, {frames} frames, {self.fps:g} fps)"
 
     def data_file(self, episode_index: int) -> Path:
-        """Parquet file that holds the rows of an episode."""
+        """Return the Parquet file that holds the rows of an episode."""
         return self._place(self._episode_row(episode_index))
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
@@ -97,7 +97,7 @@ class LeRobotV3(RobotDataset):
         return self._files[known]
 
     def _check_files(self) -> None:
-        """Every data file has a path of its own, and room for the frames that meta/episodes lists in it."""
+        """Check that every data file has a path of its own, and room for the frames that meta/episodes lists in it."""
         lengths, (chunks, files) = self._table.lengths, (self._table.column(f"data/{name}") for name in PLACE)
         order = np.lexsort((files, chunks))
         chunks, files = chunks[order], files[order]
@@ -146,7 +146,7 @@ class LeRobotV3(RobotDataset):
         yield from self._file_with(path, keys).batches(keys, rows)
 
     def whole_columns(self, path: Path, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """Columns of all rows of a data file; see `columns`."""
+        """Read columns of all rows of a data file; see `columns`."""
         tables = list(self.batches(path, keys, MOST_ROWS))
         parts = {key: pa.chunked_array([batch.column(key) for batch in tables]) for key in keys if tables}
         return {key: column_to_numpy(parts[key], self.features[key], f"{path}: `{key}`") for key in parts}
@@ -182,7 +182,7 @@ class LeRobotV3(RobotDataset):
         return found
 
     def _rows(self, episode_index: int) -> tuple[Path, int, int]:
-        """Data file of an episode and its rows [first, last) in it: as many as meta/episodes says."""
+        """Find the data file of an episode and its rows [first, last) in it: as many as meta/episodes says."""
         row = self._episode_row(episode_index)
         path, length = self._place(row), self._table.value(row, "length")
         first, last = self._reader.file(path).rows.get(episode_index, (0, 0))
@@ -232,7 +232,7 @@ class LeRobotV3(RobotDataset):
         yield from decode_at(path, start + times[indices], self.fps)
 
     def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[tuple[bytes, str]]:
-        """Encoded images of one camera, each with its place for errors."""
+        """Yield encoded images of one camera, each with its place for errors."""
         path, first, _ = self._rows(episode_index)
         for index in indices.tolist():
             (cell,) = self._reader.read(path, key, first + index, first + index + 1).to_pylist()

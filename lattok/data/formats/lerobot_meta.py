@@ -66,7 +66,7 @@ def file_of(root: Path, info: dict[str, Any], field: str, **place: str | int) ->
 
 
 def read_features(root: Path, entries: Any) -> dict[str, Feature]:
-    """`features` of info.json by key."""
+    """Read `features` of info.json."""
     path = root / "meta" / "info.json"
     if not isinstance(entries, dict):
         raise LattokError(f"{path}: `features`: expected an object, got {type(entries).__name__}. {_AGAIN}")
@@ -96,7 +96,7 @@ def _feature(path: Path, key: str, entry: Any) -> Feature:
 
 
 def read_tasks(root: Path) -> tuple[str, ...]:
-    """Instructions by `task_index`."""
+    """Read the instructions by `task_index`."""
     path = root / "meta" / "tasks.parquet"
     table = read_table(followed(root, path, str(path)))
     # the instruction is the index of a pandas table; newer versions of LeRobot name it
@@ -149,12 +149,12 @@ class EpisodeTable(Sequence[Episode]):
         return (Episode(index, length, self._kinds[kind]) for index, length, kind in rows)
 
     def row(self, episode_index: int) -> int | None:
-        """Row of an episode, None where there is no such."""
+        """Find the row of an episode, None where there is no such."""
         row = int(np.searchsorted(self.indices, episode_index))
         return row if row < len(self) and self.indices[row] == episode_index else None
 
     def value(self, row: int, name: str) -> Any:
-        """One cell, as a Python number."""
+        """Return one cell as a Python number."""
         return self._columns[name][row].item()
 
     def column(self, name: str) -> np.ndarray:
@@ -175,7 +175,7 @@ class EpisodeTable(Sequence[Episode]):
         return table
 
     def _check_totals(self, path: Path, info: dict[str, Any]) -> None:
-        """A missing or doubled file of meta/episodes shows in the totals only."""
+        """Compare the totals, which alone show that a file of meta/episodes is missing or doubled."""
         if not ((self.lengths >= 1) & (self.lengths < 2**31)).all():
             raise LattokError(f"{path.parent / 'episodes'}: expected lengths of at least 1, below 2^31. {_AGAIN}")
         found = {"total_episodes": len(self), "total_frames": math.fsum(self.lengths.tolist())}
@@ -187,7 +187,7 @@ class EpisodeTable(Sequence[Episode]):
 
 
 def _whole(table: pa.Table, name: str, where: Path) -> np.ndarray:
-    """A column of whole numbers from 0, int64 [E]."""
+    """Read a column of whole numbers from 0, int64 [E]."""
     values = _numbers(table, name, where, pa.types.is_integer, "whole numbers").astype(np.int64)
     if len(values) and values.min() < 0:
         raise LattokError(f"{where}: `{name}`: expected numbers of at least 0, got {values.min()}. {_AGAIN}")
@@ -195,7 +195,7 @@ def _whole(table: pa.Table, name: str, where: Path) -> np.ndarray:
 
 
 def _times(table: pa.Table, name: str, where: Path) -> np.ndarray:
-    """A column of seconds, float64 [E]."""
+    """Read a column of seconds, float64 [E]."""
     values = _numbers(table, name, where, pa.types.is_floating, "seconds").astype(np.float64)
     if not ((values >= 0) & (values < 1e9)).all():
         raise LattokError(f"{where}: `{name}`: expected seconds of at least 0. {_AGAIN}")

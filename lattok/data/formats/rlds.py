@@ -98,14 +98,13 @@ class RLDS(RobotDataset):
             yield pixels
 
     def _stored(self, episode_index: int, key: str, indices: Sequence[int]) -> list[bytes]:
-        """Encoded images of one camera."""
         field = self._fields[key]
         with self._example(episode_index) as example:
             _check_count(example, field, self.length(episode_index))
             return example.blobs(field.path, indices)
 
     def _list(self, counts: list[int]) -> tuple[tuple[Episode, ...], tuple[Damage, ...]]:
-        """Episodes whose length can be told, and the others."""
+        """List the episodes whose length can be told, and the others."""
         episodes: list[Episode] = []
         damaged: list[Damage] = []
         missing = sum(max(0, count - len(file)) for file, count in zip(self._files, counts, strict=True))
@@ -128,7 +127,7 @@ class RLDS(RobotDataset):
         return tuple(episodes), tuple(damaged)
 
     def _measure(self, index: int, file: RecordFile, number: int) -> Episode:
-        """Length and instructions, without a look at the rest."""
+        """Read length and instructions, without a look at the rest."""
         if number >= len(file):
             reason = file.damage or f"the file ends after {len(file)} records"
             raise LattokError(f"{file.path}: record {len(file)}: {reason}. Copy the file again.")
@@ -140,7 +139,7 @@ class RLDS(RobotDataset):
         return Episode(index, length, tuple(sorted(texts, key=lambda text: text == "")))  # what says something first
 
     def _instructions(self, example: Example) -> list[str]:
-        """Instruction of every step, or one for all of them; empty where there is none."""
+        """Read the instruction of every step, or one for all of them; empty where there is none."""
         for name in self._language:
             texts = [_text(data) for data in example.blobs(name)] if name in example.places else []
             if any(texts):
@@ -148,7 +147,7 @@ class RLDS(RobotDataset):
         return [""]
 
     def _check_names(self, fields: Sequence[Field]) -> None:
-        """An episode with a right checksum must have every feature that features.json promises."""
+        """Check that an episode with a right checksum has every feature that features.json promises."""
         for episode in self.episodes:
             try:
                 with self._example(episode.index) as example:
@@ -196,7 +195,6 @@ class RLDS(RobotDataset):
         return file.example(number, f"episode {episode_index}", check)
 
     def _place(self, episode_index: int) -> tuple[RecordFile, int]:
-        """File and record of an episode."""
         self.length(episode_index)
         shard = int(np.searchsorted(self._ends, episode_index, side="right"))
         return self._files[shard], episode_index - (int(self._ends[shard - 1]) if shard else 0)
@@ -223,7 +221,7 @@ def _ruler(root: Path, fields: Sequence[Field]) -> Field:
 
 
 def _values(example: Example, field: Field, length: int) -> np.ndarray:
-    """Values of one feature, [T] or [T, *shape]."""
+    """Read values of one feature, [T] or [T, *shape]."""
     shape = () if field.shape == (1,) else field.shape
     _check_count(example, field, length)
     if field.stored == "bytes":

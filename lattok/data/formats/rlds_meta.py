@@ -84,13 +84,13 @@ class Layout(NamedTuple):
 
 
 def control_rate(name: str) -> float | None:
-    """Frames per second of a published dataset, None for others."""
+    """Look up the frames per second of a published dataset, None for others."""
     name = name.removesuffix("_converted_externally_to_rlds")
     return next((float(rate) for rate, names in RATES if name in names.split()), None)
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """dataset_info.json, with `name` and `splits`."""
+    """Read dataset_info.json, which must have `name` and `splits`."""
     path = root / "dataset_info.json"
     info = read_json(followed(root, path, str(path)))
     listed = info.get("splits")
@@ -173,7 +173,7 @@ def read_layout(root: Path) -> Layout:
 
 
 def _rank(name: str) -> int:
-    """Place of an instruction among others (language_instruction_2 comes after all unnumbered ones), 0 for others."""
+    """Rank an instruction among others (language_instruction_2 comes after all unnumbered ones), 0 for others."""
     match = re.fullmatch(r"(?:.*/)?([a-z_]+?)(?:_(\d))?", name)
     if match is None or match[1] not in LANGUAGE:
         return 0
@@ -181,7 +181,7 @@ def _rank(name: str) -> int:
 
 
 def _part(node: Any, name: str) -> Any:
-    """A member of a JSON object, by its name in camelCase or in snake_case; None where there is none."""
+    """Return a member of a JSON object, by its name in camelCase or in snake_case; None where there is none."""
     if not isinstance(node, dict):
         return None
     snake = _CAPITAL.sub(lambda match: "_" + match[0].lower(), name)
@@ -189,7 +189,7 @@ def _part(node: Any, name: str) -> Any:
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """Features that hold values, with their names in the records."""
+    """Yield features that hold values, with their names in the records."""
     children = _part(_part(node, "featuresDict"), "features")
     if not isinstance(children, dict):
         yield path, node
@@ -240,7 +240,7 @@ def _image(file: Path, path: str, image: Any) -> Field | str:
 
 
 def _shape(file: Path, path: str, node: Any) -> tuple[int, ...]:
-    """Sizes of a feature; 0 where TFDS writes -1: it may be different in every record."""
+    """Read the sizes of a feature; 0 where TFDS writes -1: it may be different in every record."""
     sizes = _part(_part(node, "shape") or {}, "dimensions") or []
     fit = isinstance(sizes, list) and len(sizes) <= MOST_AXES
     fit = fit and all(re.fullmatch(r"-1|\d{1,9}", str(size)) for size in sizes)

@@ -28,7 +28,7 @@ BITS = np.arange(10, dtype=np.uint64) * np.uint64(7)  # of the bytes of a varint
 
 
 def masked_crc(data: bytes) -> int:
-    """Checksum of `data` as TFRecord files store it."""
+    """Return the checksum of `data` as TFRecord files store it."""
     return _mask(google_crc32c.value(data))
 
 
@@ -99,7 +99,7 @@ class Example:
         return len(spans) if kind == "bytes" else sum(stop - start for start, stop in spans) // 4
 
     def floats(self, name: str) -> np.ndarray:
-        """Values of a feature, float32 [n]."""
+        """Read the values of a feature, float32 [n]."""
         self._expect(name, "float")
         packed = self._packed(name, FOUR)
         if len(packed) % 4:
@@ -107,7 +107,7 @@ class Example:
         return packed.view("<f4")
 
     def integers(self, name: str) -> np.ndarray:
-        """Values of a feature, int64 [n]."""
+        """Read the values of a feature, int64 [n]."""
         self._expect(name, "int64")
         packed = self._packed(name, VARINT)
         stops = np.flatnonzero(packed < 128) + 1
@@ -122,13 +122,13 @@ class Example:
         return np.bitwise_or.reduceat(parts, starts).view(np.int64)
 
     def blobs(self, name: str, indices: Sequence[int] | None = None) -> list[bytes]:
-        """Byte strings of a feature: all, or those at `indices`."""
+        """Read byte strings of a feature: all, or those at `indices`."""
         self._expect(name, "bytes")
         spans = self._spans(name, SIZED)
         return [self._read(*spans[i]) for i in (range(len(spans)) if indices is None else indices)]
 
     def _walk(self, start: int, stop: int) -> dict[str, ListPlace]:
-        """Example {1: Features {1: entry {1: name, 2: Feature {KINDS: list}}, ...}}"""
+        """Walk through Example {1: Features {1: entry {1: name, 2: Feature {KINDS: list}}, ...}}."""
         places: dict[str, ListPlace] = {}
         for _, features in self._messages(start, stop, (1,)):
             for _, entry in self._messages(*features, (1,)):
@@ -152,7 +152,7 @@ class Example:
             self.fail(f"byte {start}: the name of a feature is no UTF-8")
 
     def _messages(self, start: int, stop: int, known: Collection[int]) -> list[tuple[int, Span]]:
-        """Fields of a message that are messages or text themselves, with where they lie."""
+        """List fields of a message that are messages or text themselves, with where they lie."""
         found = []
         for field, wire, a, b in self._fields(start, stop):
             if field not in known or wire != SIZED:
@@ -173,11 +173,11 @@ class Example:
         return self._known[name]
 
     def _packed(self, name: str, single: int) -> np.ndarray:
-        """Bytes of the numbers of a list, uint8 [n]."""
+        """Read the bytes of the numbers of a list, uint8 [n]."""
         return np.frombuffer(b"".join(self._read(*span) for span in self._spans(name, single)), dtype=np.uint8)
 
     def _fields(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """Fields of the message [start, stop): number, wire type, and where the value lies."""
+        """Yield fields of the message [start, stop): number, wire type, and where the value lies."""
         while start < stop:
             head = self._read(start, min(start + 20, stop))
             tag, used = self._varint(head, 0, start)
@@ -235,7 +235,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _index(path: Path) -> tuple[list[tuple[int, int]], str | None]:
-    """Start and size of the data of all records, by going from header to header; what is wrong with the last one."""
+    """Find start and size of the data of all records, going from header to header; what is wrong with the last one."""
     places, position = list[tuple[int, int]](), 0
     with _opened(path) as file:
         total = os.fstat(file.fileno()).st_size

@@ -99,7 +99,7 @@ def schedule(video: VideoTimes, fps: float) -> Schedule:
 
 
 def _shown(path: Path, container: InputContainer, stream: VideoStream) -> tuple[list[int], list[int], float]:
-    """Presentation times and durations (ticks) of the frames that decoding gives; when the last stream ends (s)."""
+    """List times and durations (ticks) of the frames that decoding gives; and when the last stream ends (s)."""
     ticks: list[int] = []
     durations: list[int] = []
     end, first_key = 0.0, None
@@ -123,7 +123,7 @@ def _shown(path: Path, container: InputContainer, stream: VideoStream) -> tuple[
 
 
 def _packets(path: Path, container: InputContainer) -> Iterator[av.Packet]:
-    """Packets of sound and pictures."""
+    """Yield the packets of sound and pictures."""
     for packet in container.demux([*container.streams.video[:1], *container.streams.audio]):
         if packet.is_corrupt:
             raise LattokError(f"{path} is truncated: a packet is incomplete. Copy it again.")
@@ -132,7 +132,7 @@ def _packets(path: Path, container: InputContainer) -> Iterator[av.Packet]:
 
 
 def _check_span(path: Path, container: InputContainer, stream: VideoStream, start: float, end: float) -> None:
-    """Packets must reach the end that the header promises, where it does, and be of this world."""
+    """Check that packets reach the end that the header promises, where it does, and are of this world."""
     if end - start > LONGEST_S:
         raise LattokError(f"{path} is damaged: its frames lie {end - start:.0f} s apart. Copy it again.")
     if container.format.name.startswith("matroska"):  # counts from zero, for the longest stream
@@ -230,7 +230,7 @@ class VideoFolder(RobotDataset):
 
     @cached_property
     def _size(self) -> tuple[int, int]:
-        """Only a decoded frame says whether it is rotated: the first use decodes one."""
+        """Height and width; only a decoded frame says whether it is rotated, so the first use decodes one."""
         common = _common(list(self._sizes.values()))
         for index in (index for index, coded in self._sizes.items() if coded == common):
             with suppress(LattokError):
@@ -276,7 +276,7 @@ class VideoFolder(RobotDataset):
 
 
 def _video_files(root: Path) -> list[str]:
-    """Relative paths (with /) of the videos below a folder, sorted. Links are followed, no folder is entered twice."""
+    """List videos below a folder by relative path (with /), sorted. Links are followed, no folder is entered twice."""
     if not root.is_dir():
         checks.fail("path", "a folder with videos", f"{root}", "Give the folder that holds the files.")
 
