@@ -33,7 +33,6 @@ class HFBackbone(nn.Module):
         super().__init__()
         self.model, self.processor, self.family = model.requires_grad_(False), processor, family
         self.name, self.revision = name, revision
-        self.image_size: int | None = None
         text = model.config.get_text_config()
         self.hidden_size, self.num_layers = int(text.hidden_size), int(text.num_hidden_layers)
         self.embedding_rms = _embedding_rms(model.get_input_embeddings())
@@ -49,22 +48,13 @@ class HFBackbone(nn.Module):
         self.eval()
 
     @classmethod
-    def load(
-        cls, name: str, revision: str | None = None, *, dtype: str = "float32", image_size: int | None = None
-    ) -> HFBackbone:
+    def load(cls, name: str, revision: str | None = None, *, dtype: str = "float32") -> HFBackbone:
         """Open a folder or a Hub id (from the cache without network) with weights in "float32" or "bfloat16".
 
-        `revision` of a folder must be its fingerprint, as `HFBackbone.revision` gave it. With `image_size` only square
-        images of that many pixels are taken.
+        `revision` of a folder must be its fingerprint, as `HFBackbone.revision` gave it.
         """
         model, processor, family, found = pretrained.load(name, revision, dtype)
-        backbone = cls(model, processor, family, name, found)
-        backbone.image_size = image_size
-        return backbone
-
-    def check_revision(self, saved: str | None) -> None:
-        """Refuse a base model other than the one a policy was saved with."""
-        pretrained.check_revision(self.name, self.revision, saved)
+        return cls(model, processor, family, name, found)
 
     def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
         """Turn images uint8 [B, V, h, w, 3] and B prompts into inputs, padded on the left, on the images' device.
@@ -211,9 +201,6 @@ class HFBackbone(nn.Module):
         if images.dtype != torch.uint8 or images.shape[-1] != 3:
             checks.fail("images", "uint8 [B, V, h, w, 3]", f"{images.dtype} {list(images.shape)}")
         checks.size("images", "samples, as many as texts", images.shape[0], len(texts))
-        if self.image_size is not None and tuple(images.shape[2:4]) != (self.image_size,) * 2:
-            side = self.image_size
-            checks.fail("images", f"{side}x{side} pixels", "x".join(map(str, images.shape[2:4])))
         if self.family.image is None:
             return
         if not images.shape[1]:

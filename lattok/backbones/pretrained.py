@@ -104,9 +104,10 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
     checks.one_of("dtype", dtype, DTYPES)
     transformers = require("transformers")
     folder, found = find(name, revision)
-    if not any(folder.glob("*.safetensors")):
+    files_of_weights = sorted(folder.glob("*.safetensors"))
+    if not files_of_weights:
         checks.fail("backbone", "a folder with weights as *.safetensors", f"{name!r} without any")
-    sizes = _sizes(folder)
+    sizes = {tensor: size for path in files_of_weights for tensor, size in weights.read_sizes(path).items()}
     _check_layers(folder, files.read_json(folder / "config.json"), len(sizes))
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
@@ -125,12 +126,6 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
         checks.fail("backbone", expected, f"{type(model).__name__} in {name!r}")
     _refuse_gaps(name, report)
     return model, processor, family, found
-
-
-def _sizes(folder: Path) -> weights.Sizes:
-    """Read names, shapes and dtypes of all tensors in a folder."""
-    files_of_weights = sorted(folder.glob("*.safetensors"))
-    return {name: size for path in files_of_weights for name, size in weights.read_sizes(path).items()}
 
 
 def _check_layers(folder: Path, config: Any, tensors: int) -> None:

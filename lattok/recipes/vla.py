@@ -75,12 +75,8 @@ class PolicyOptions(ImageOptions):
     @property
     def plan(self) -> Strategy:
         """The strategy with its layer and weight."""
-        return strategy_of(
-            self.strategy,
-            layer=self.layer,
-            weight=self.latent_weight,
-            options=None if self.align_projection is None else {"projection": self.align_projection},
-        )
+        changes = {"layer": self.layer, "weight": self.latent_weight, "projection": self.align_projection}
+        return strategy_of(self.strategy, **changes)
 
     @property
     def compared_key(self) -> str:

@@ -46,7 +46,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, keys: Tensor, valid: Tensor | None = None) -> Tensor:
-        """`valid` [B, n] bool: which keys may be looked at; a sample without any gets the bias of the output."""
+        """Look at the keys that are `valid` [B, n] bool; a sample without any gets the bias of the output."""
         q = rearrange(self.q(x), "b q (h d) -> b h q d", h=self.heads)
         k, v = rearrange(self.kv(keys), "b n (two h d) -> two b h n d", two=2, h=self.heads)
         if valid is not None:
@@ -71,7 +71,7 @@ class HeadBlock(nn.Module):
             self.image_gate = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor, states: LayerStates, proprio: Tensor | None) -> Tensor:
-        """Steps [B, H, d], states of this block's layer, proprio token [B, 1, d]."""
+        """Update steps [B, H, d] from the states of this block's layer and a proprio token [B, 1, d]."""
         steps = self.norm(x)
         seen = [steps, self.project(states.placeholders), *([] if proprio is None else [proprio])]
         x = x + self.attention(steps, torch.cat(seen, 1))
@@ -100,11 +100,11 @@ class ActionHead(nn.Module):
         return {"action": action_loss(predicted, target, valid, self.kind, self.reduction)}
 
     def sample(self, states: States, proprio: Tensor | None) -> Tensor:
-        """Normalised actions float32 [B, H, m] to carry out."""
+        """Return normalised actions float32 [B, H, m] to carry out."""
         return self(states, proprio).float()
 
     def forward(self, states: States, proprio: Tensor | None) -> Tensor:
-        """States by layer, normalised proprio [B, s]."""
+        """Predict a chunk from states by layer and normalised proprio [B, s]."""
         batch = next(iter(states.values())).placeholders.shape[0]
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]  # b 1 d
         x = self.queries.expand(batch, -1, -1)  # b h d
@@ -114,7 +114,7 @@ class ActionHead(nn.Module):
 
 
 def pool_codes(states: Tensor, per_step: int, how: str = "mean") -> Tensor:
-    """States of placeholders [B, S * P, D] of S steps to one per step [B, S, D] (LA-Direct), or as they are: "none"."""
+    """Average states of placeholders [B, S * P, D] to one per step [B, S, D] (LA-Direct); "none" leaves them."""
     if per_step == 1 or how == "none":
         return states
     return rearrange(states, "b (s p) d -> b s p d", p=per_step).mean(2)
@@ -124,13 +124,12 @@ class Chosen(NamedTuple):
     """Positions whose states the head sees, found once for all layers: image tokens, then queries."""
 
     index: Tensor  # [B * (i + T)] into the positions of the whole batch
-    batch: int
     image_tokens: int | None  # i, the most of a sample; none for a backbone that reads only text
     valid: Tensor | None  # [B, i] bool: which of the i are image tokens, where samples have different numbers
 
     @classmethod
     def of(cls, out: BackboneOut) -> Chosen:
-        """Positions of what a backbone returns."""
+        """Find the positions in what a backbone returns."""
         batch, length = out.valid.shape
         places = torch.arange(out.queries.start, out.queries.stop, device=out.valid.device).expand(batch, -1)
         rows = torch.arange(batch, device=places.device)[:, None] * length
@@ -139,15 +138,15 @@ class Chosen(NamedTuple):
             counts = out.image.sum(1)
             fewest, tokens = (int(end) for end in torch.aminmax(counts))
             if tokens == 0:  # no cameras
-                return cls((places + rows).flatten(), batch, None, None)
+                return cls((places + rows).flatten(), None, None)
             image = (~out.image).int().argsort(dim=1, stable=True)[:, :tokens]  # b i
             places = torch.cat([image, places], 1)
             valid = None if fewest == tokens else torch.arange(tokens, device=counts.device) < counts[:, None]
-        return cls((places + rows).flatten(), batch, tokens, valid)
+        return cls((places + rows).flatten(), tokens, valid)
 
     def take(self, hidden: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
-        """Of hidden states [B, L, D] those of image tokens [B, i, D] and of queries [B, T, D]."""
-        states = hidden.flatten(0, 1).index_select(0, self.index).to(dtype).unflatten(0, (self.batch, -1))
+        """Take from hidden states [B, L, D] those of image tokens [B, i, D] and of queries [B, T, D]."""
+        states = hidden.flatten(0, 1).index_select(0, self.index).to(dtype).unflatten(0, (len(hidden), -1))
         if self.image_tokens is None:
             return None, states
         return states[:, : self.image_tokens], states[:, self.image_tokens :]

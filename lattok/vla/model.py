@@ -55,10 +55,10 @@ class Outline(nn.Module):
         self.reads_images = getattr(backbone, "reads_images", True)
 
     def adapt(self, train: str, lora: Any, gradient_checkpointing: bool = False) -> None:
-        """Nothing to adapt."""
+        """Do nothing: shapes of adapters are not known."""
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """None that are known."""
+        """Return none: they are not known."""
         return {}
 
 
@@ -99,11 +99,11 @@ class LatentVLA(HubModel):
 
     @classmethod
     def check_backbone(cls) -> None:
-        """Policies have one."""
+        """Allow one: it is the policy's base model."""
 
     @classmethod
     def opened(cls, config: VLAConfig, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
-        """The base model, by name and revision; `backbone`: it has moved. The scratch one is the artefact's own."""
+        """Open the base model by name and revision; `backbone`: it has moved. A scratch one is the artefact's own."""
         if config.backbone == SCRATCH:
             if backbone is not None:
                 expected = "to be left out: the policy's own is small and lies in its file"
@@ -115,16 +115,16 @@ class LatentVLA(HubModel):
 
     @classmethod
     def build(cls, config: VLAConfig, backbone: Backbone | None = None) -> Self:
-        """A policy of this configuration, by default over the scratch backbone."""
+        """Build a policy of this configuration, by default over the scratch backbone."""
         return cls(config, open_backbone(config) if backbone is None else backbone)
 
     @classmethod
     def outline(cls, config: VLAConfig, backbone: Backbone | None = None) -> Self:
-        """Return the same for its shapes alone: a base model that is open already stays as it is."""
+        """Build it for its shapes alone: a base model that is open already stays as it is."""
         return cls.build(config, None if backbone is None else cast(Backbone, Outline(backbone)))
 
     def check_fits(self, file: Sizes, where: str) -> None:
-        """As every model; of a base model that is not built yet only the rank of its adapters can be told."""
+        """Refuse tensors that do not fit; of a base model that is only outlined the rank of its adapters is known."""
         if isinstance(self.backbone, Outline):
             ranks = {size.shape[0] for name, size in file.items() if ".lora_A." in name and size.shape}
             if self.config.train_backbone == "lora" and ranks != {self.config.lora_rank}:
@@ -135,14 +135,14 @@ class LatentVLA(HubModel):
 
     @property
     def base_model(self) -> str | None:
-        """Hub id of its base model."""
+        """Hub id of the base model, where it has one."""
         name = self.config.backbone
         return name if HUB_ID.fullmatch(name) and name != MERGED and not Path(name).exists() else None
 
     def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:
-        """Loss terms "action" and those of the strategy (all unweighted), and figures for the log.
+        """Return the loss terms "action" and those of the strategy (all unweighted), and figures for the log.
 
-        A `PolicyBatch`, or a batch with LeRobot's keys. Steps that are not valid change nothing.
+        `batch` is a `PolicyBatch`, or has LeRobot's keys. Steps that are not valid change nothing.
         """
         batch = self._batch(batch, learning=True)
         seen = self._see(batch, learning=True)
@@ -151,9 +151,9 @@ class LatentVLA(HubModel):
         return _of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, seen)
 
     def _latent_terms(self, batch: PolicyBatch, seen: Seen) -> LossTerms:
-        terms: LossTerms = {}
         if batch.latent is None:
-            return terms
+            return {}
+        terms: LossTerms = {}
         for name, states in seen.supervised.items():
             found = self.supervision[name](states, batch.latent, self.config.loss_reduction)
             terms |= {name + term.removeprefix("latent"): value for term, value in found.items()}
@@ -166,7 +166,7 @@ class LatentVLA(HubModel):
         return cast(PolicyBatch, send_to_device(batch, self.placeholders.device))
 
     def _see(self, batch: PolicyBatch, learning: bool) -> Seen:
-        """One forward pass of the backbone."""
+        """Run the backbone, once."""
         inputs = self.backbone.encode(batch.images, prompts(self.config, batch.texts))
         queries = self.placeholders.expand(len(batch.images), -1, -1)
         asked = self.losses if learning else {}
@@ -185,7 +185,7 @@ class LatentVLA(HubModel):
         return Seen(states, proprio, supervised)
 
     def _states(self, chosen: Chosen, hidden: Tensor) -> LayerStates:
-        """What the head gets of one layer: placeholders pooled over the codes of a step, and the image tokens."""
+        """Return what the head gets of a layer: placeholders pooled over the codes of a step, and image tokens."""
         image, queries = chosen.take(hidden, self.placeholders.dtype)
         spans = self.segments.values()
         parts = [pool_codes(span.of(queries), span.per_step, self.config.pool) for span in spans]
@@ -206,7 +206,7 @@ class LatentVLA(HubModel):
 
     @torch.no_grad()
     def imitate(self, batch: PolicyBatch | Mapping[str, Any]) -> tuple[Tensor, LossTerms]:
-        """Chunks as `predict_chunk` gives them, and the latent terms of `forward`, of one pass without gradient."""
+        """Return chunks as `predict_chunk` does, and the latent terms of `forward`, in one pass without gradient."""
         batch = self._batch(batch, learning=True)
         with self._inference():
             seen = self._see(batch, learning=True)
@@ -214,7 +214,7 @@ class LatentVLA(HubModel):
             return chunks, self._latent_terms(batch, seen)
 
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
-        """The next action of every environment, float32 [B, m]; only those without planned actions are planned for.
+        """Return the next action of every environment, float32 [B, m]; those without planned actions are planned for.
 
         `env_ids` names the environments of the B samples (default 0 .. B-1), so that they may come and go.
         """
@@ -227,15 +227,14 @@ class LatentVLA(HubModel):
     def merge(self, folder: Path | str) -> LatentVLA:
         """Write a policy without adapters, its backbone next to it, into `folder`; returns it. This one is used up."""
         if self.config.backbone == SCRATCH:
-            checks.fail(
-                "policy", "one with a pretrained backbone", "one with the scratch backbone", "Save it as it is."
-            )
+            expected, got = "one with a pretrained backbone", "one with the scratch backbone"
+            checks.fail("policy", expected, got, "Save it as it is.")
         self.backbone.merge()
         self.config = replace(self.config, backbone=MERGED, backbone_revision=None, train_backbone="frozen")
         return type(self).from_pretrained(self.save_pretrained(folder))
 
     def _save(self, folder: Path, name: str | None) -> None:
-        """As every model; a merged policy takes its backbone along, also into the folder that it was loaded from."""
+        """Write a merged policy with its backbone, also into the folder that it was loaded from."""
         if self.config.backbone == MERGED:
             place = folder / MERGED
             new = place.with_name("backbone.new")  # the weights in use may be mapped from the old one
@@ -249,20 +248,20 @@ class LatentVLA(HubModel):
         super()._save(folder, name)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """As every model; a policy over a base model that lies in a folder here is refused: nobody else has that."""
+        """Upload as every model does; refuse a policy over a base model in a folder here, which nobody else has."""
         base = self.config.backbone
         if base not in (SCRATCH, MERGED) and Path(base).is_dir():
             checks.fail("policy", "one whose base model is on the Hub", f"one over {base}", "Push what merge() gives.")
         return super().push_to_hub(repo_id, **options)
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Own modules, and of the backbone what the base model does not have."""
+        """Return own weights, and of the backbone what the base model does not have."""
         own = {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
         return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
 
 
 def _of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTerms:
-    """Terms of a share of a batch, weighed so that their mean over the shares is that over all samples that count.
+    """Weigh terms of a share of a batch, so that their mean over the shares is that over all samples that count.
 
     A sample counts where any of its steps is `valid` [B, S]; `average` such samples are in a share, None: all of them.
     """
@@ -296,5 +295,4 @@ def open_backbone(config: VLAConfig, folder: Path | None = None) -> Any:
     from lattok.backbones.hf import HFBackbone
 
     name = str(folder / MERGED) if folder is not None and config.backbone == MERGED else config.backbone
-    revision, dtype = config.backbone_revision, config.backbone_dtype
-    return HFBackbone.load(name, revision, dtype=dtype, image_size=config.image_size)
+    return HFBackbone.load(name, config.backbone_revision, dtype=config.backbone_dtype)

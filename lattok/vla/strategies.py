@@ -177,7 +177,7 @@ for _strategy in (
 
 
 def strategy_of(name: str | Strategy, **changes: Any) -> Strategy:
-    """Return a strategy by name or as it is, with `changes` of its only loss that are not None (`layer`, `weight`)."""
+    """Return a strategy by name or as it is; `changes` of its only loss, or of that one's options, where not None."""
     if isinstance(name, str) and name not in STRATEGIES:
         checks.one_of("strategy", name, STRATEGIES)
     strategy = STRATEGIES[name] if isinstance(name, str) else name
@@ -189,7 +189,10 @@ def strategy_of(name: str | Strategy, **changes: Any) -> Strategy:
     if len(strategy.losses) != 1:
         has = "several" if strategy.losses else "none"
         checks.fail(next(iter(given)), "a strategy with one latent loss", f"{strategy.name}, which has {has}")
-    return replace(strategy, losses=(replace(strategy.losses[0], **given),))
+    loss = strategy.losses[0]
+    options = {name: given.pop(name) for name in [*given] if name not in LatentLoss.__dataclass_fields__}
+    given |= {"options": {**loss.options, **options}} if options else {}
+    return replace(strategy, losses=(replace(loss, **given),))
 
 
 Supervision = dict[str, LatentSupervision]  # by the names of their terms

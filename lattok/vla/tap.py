@@ -22,9 +22,7 @@ from lattok import checks
 from lattok.labels import LatentSpec, target_from_batch
 from lattok.vla.supervision import LatentSupervision
 
-SIDES = ("input", "output")
-CALLS = ("only", "first", "last")
-RESAMPLE = (None, "nearest")
+Preprocessor = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,8 @@ class Tap:
     channels_first: bool = False
 
     def __post_init__(self) -> None:
-        checks.one_of("side", self.side, SIDES)
-        checks.one_of("call", self.call, CALLS)
+        checks.one_of("side", self.side, ("input", "output"))
+        checks.one_of("call", self.call, ("only", "first", "last"))
         if self.keep is not None:
             checks.counts(keep=self.keep)
 
@@ -53,9 +51,11 @@ class Tap:
         """Record while this lasts. Where gradients are enabled, calls without them are passed over."""
         module, tapped = find_module(policy, self.module), Tapped(self, policy, torch.is_grad_enabled())
         if self.side == "input":
-            handle = module.register_forward_pre_hook(tapped.see_input, with_kwargs=True)
+            handle = module.register_forward_pre_hook(
+                lambda _, args, kwargs: tapped.see([*args, *kwargs.values()]), with_kwargs=True
+            )
         else:
-            handle = module.register_forward_hook(tapped.see_output)
+            handle = module.register_forward_hook(lambda _, args, out: tapped.see(out))
         try:
             yield tapped
         finally:
@@ -70,13 +70,16 @@ class Tapped:
         self._found: list[Tensor] = []
         self._calls = self._without_grad = 0
 
-    def see_input(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Hook before a module's forward pass."""
-        self._see([*args, *kwargs.values()])
-
-    def see_output(self, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-        """Hook after a module's forward pass."""
-        self._see(out.values() if isinstance(out, Mapping) else out if isinstance(out, tuple | list) else [out])
+    def see(self, given: Any) -> None:
+        """Record a call of the module by the first tensor of what it is given, or gives."""
+        parts = given.values() if isinstance(given, Mapping) else given if isinstance(given, tuple | list) else [given]
+        tensors = [part for part in parts if isinstance(part, Tensor)]
+        if self._with_grad and not torch.is_grad_enabled():
+            self._without_grad += 1
+            return
+        self._calls += 1
+        if tensors and (self._tap.call != "first" or not self._found):
+            self._found = tensors[:1]  # of several calls one is kept: the others need no memory
 
     def states(self) -> Tensor:
         """Return the recorded states [B, n, D], which are then forgotten.
@@ -101,15 +104,6 @@ class Tapped:
         if tap.keep is not None and states.shape[1] < tap.keep:
             checks.fail("keep", f"at most the {states.shape[1]} states at `{name}`", tap.keep)
         return states if tap.keep is None else states[:, -tap.keep :]
-
-    def _see(self, values: Any) -> None:
-        tensors = [value for value in values if isinstance(value, Tensor)]
-        if self._with_grad and not torch.is_grad_enabled():
-            self._without_grad += 1
-            return
-        self._calls += 1
-        if tensors and (self._tap.call != "first" or not self._found):
-            self._found = tensors[:1]  # of several calls one is kept: the others need no memory
 
     def _nothing(self) -> NoReturn:
         name = self._tap.module
@@ -148,7 +142,7 @@ class Supervised(nn.Module):
         resample: str | None = None,
     ):
         super().__init__()
-        checks.one_of("resample", resample, RESAMPLE)
+        checks.one_of("resample", resample, (None, "nearest"))
         weight = loss.weight if weight is None else weight
         checks.at_least_zero(weight=weight)
         self.tap = Tap(tap) if isinstance(tap, str) else tap
@@ -159,7 +153,7 @@ class Supervised(nn.Module):
         self.loss.to(device)
 
     def forward(self, batch: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
-        """The policy's loss plus the latent one, and the policy's figures with "latent_loss" and those of the loss.
+        """Return the policy's loss plus the latent one, and its figures with "latent_loss" and those of that loss.
 
         With `reduction="none"`, where the policy has it, both are [B]: a sample without labels adds nothing to its own.
         Raises `LattokError` where labels do not fit.
@@ -219,15 +213,13 @@ def find_module(policy: nn.Module, name: str) -> nn.Module:
     return found
 
 
-def keep_labels(preprocessor: Callable[[dict[str, Any]], dict[str, Any]], prefix: str = "latent") -> KeepLabels:
-    """A preprocessor whose output has the labels of its input: LeRobot's drop keys that they do not know."""
-    return KeepLabels(preprocessor, prefix)
-
-
 class KeepLabels:
-    """See `keep_labels`. Everything else, such as saving, is the preprocessor's own."""
+    """A preprocessor whose output has the labels of its input: LeRobot's drop keys that they do not know.
 
-    def __init__(self, preprocessor: Callable[[dict[str, Any]], dict[str, Any]], prefix: str):
+    Everything else, such as saving, is the preprocessor's own.
+    """
+
+    def __init__(self, preprocessor: Preprocessor, prefix: str = "latent"):
         self.preprocessor, self.prefix = preprocessor, prefix
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -238,3 +230,6 @@ class KeepLabels:
         if "preprocessor" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.preprocessor, name)
+
+
+keep_labels = KeepLabels  # it is used as a function is

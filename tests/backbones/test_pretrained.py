@@ -181,9 +181,9 @@ def test_a_snapshot_of_the_cache_is_opened(tiny: Callable[[str], Path], offline:
     as_snapshot(tiny("text"), offline)
     backbone = HFBackbone.load("org/name")
     assert (backbone.name, backbone.revision) == ("org/name", COMMIT)
-    backbone.check_revision(COMMIT)
+    pretrained.check_revision(backbone.name, backbone.revision, COMMIT)
     with pytest.raises(LattokError, match=r"expected revision files-1 of org/name, got 0123"):
-        backbone.check_revision("files-1")
+        pretrained.check_revision(backbone.name, backbone.revision, "files-1")
 
 
 def test_models_that_cannot_be_read(tiny: Callable[[str], Path], tmp_path: Path):

@@ -65,7 +65,7 @@ def test_a_strategy_goes_through_json(name: str):
         (lambda: strategy_of(3), "`strategy`: expected a name or a Strategy, got 3"),
         (lambda: strategy_of("la_align", layer=13).losses[0].layer_index(12), "expected a hidden state from 1 to 12"),
         (
-            lambda: strategy_of("la_direct", options={"projection": "mlp"}),
+            lambda: strategy_of("la_direct", projection="mlp"),
             "`options`: expected options of `codes` .it has none., got projec",
         ),
         (lambda: LatentLoss("code"), "`loss`: expected one of align, codes, regress, got 'code'. Did you mean codes?"),

@@ -188,7 +188,7 @@ def test_built_from_strategies():
     assert tokens["latent"].head.weight.shape == (K, WIDTH)
     residual = build_supervision("la_direct_c", WIDTH, replace(spec, vectors=1))["latent"]
     assert residual(torch.randn(B, S * P, WIDTH), make_target(vectors=1))["latent"] > 0
-    mlp = build_supervision(strategy_of("la_align", options={"projection": "mlp"}), WIDTH, spec)["latent"]
+    mlp = build_supervision(strategy_of("la_align", projection="mlp"), WIDTH, spec)["latent"]
     assert isinstance(mlp.project, torch.nn.Sequential)
     for name, loss in built.items():
         assert loss is None or loss.weight == STRATEGIES[name].losses[0].weight

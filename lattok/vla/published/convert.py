@@ -27,11 +27,13 @@ from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
 BASE_MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 HEAD, PROPRIO, POOLING = "action_head.model.", "proprio_projector.", "pooling."
 ALIGN, VLM, PEFT = "latent_action_head.", "vlm.", "base_model.model."
+WRAPPED = "module."  # what a distributed wrapper leaves before all names
 BLOCKS = f"{HEAD}mlp_resnet_blocks."
 UNUSED = re.compile(rf"{re.escape(BLOCKS)}\d+\.film_gen\.0\.(weight|bias)|{ALIGN}latent_fc\.(weight|bias)")  # never run
 LORA = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?:(?P<adapter>[^.]+)\.)?weight")
 EMBEDDING, LOGITS = "embed_tokens.weight", "lm_head.weight"
 ADAPTER, REPORT = "adapter", "conversion.json"
+Tensors = Mapping[str, Tensor]  # by name
 
 
 class Lora(NamedTuple):
@@ -72,7 +74,7 @@ class Conversion:
             self.model.save_pretrained(folder)  # its config.json comes last: without it nothing is loaded
 
     def check_backbone(self) -> None:
-        """Raises `LattokError` where the file does not hold the language model whose adapter it holds."""
+        """Raise `LattokError` where the file does not hold the language model whose adapter it holds."""
         missing = [layer for layer in (self.lora.pairs if self.lora else {}) if f"{layer}.weight" not in self.backbone]
         if not self.backbone or missing:
             got = f"one without {len(missing)} layers, such as {missing[0]}" if self.backbone else "one without"
@@ -81,7 +83,7 @@ class Conversion:
 
 
 def p2t_vla(path: str | os.PathLike[str], horizon: int = 8, **facts: Any) -> ReleasedVLA:
-    """The published policy's own modules; arguments and errors as for `read_p2t_vla`."""
+    """Return the published policy's own modules; arguments and errors as for `read_p2t_vla`."""
     return read_p2t_vla(path, horizon, **facts).model
 
 
@@ -94,7 +96,7 @@ def read_p2t_vla(
     lora_alpha: float = 16,
     base_model: str = BASE_MODEL,
 ) -> Conversion:
-    """A published policy: a .pt with one flat state dictionary, possibly prefixed `module.`, or that as safetensors.
+    """Read a published policy: a .pt with one flat state dictionary, maybe prefixed `module.`, or that as safetensors.
 
     Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped, and for files that hold
     anything but tensors.
@@ -102,7 +104,9 @@ def read_p2t_vla(
     checks.counts(horizon=horizon, heads=heads, image_tokens=image_tokens)
     checks.positive(lora_alpha=lora_alpha)
     path = Path(path).expanduser()
-    foreign = _read(path)
+    foreign = read_checkpoint(path)
+    if foreign and all(name.startswith(WRAPPED) for name in foreign):
+        foreign = {name.removeprefix(WRAPPED): tensor for name, tensor in foreign.items()}
     language = {name.removeprefix(VLM): foreign.pop(name) for name in list(foreign) if name.startswith(VLM)}
     config = ReleasedVLAConfig(horizon=horizon, heads=heads, image_tokens=image_tokens, **sizes(foreign))
     unused = [name for name in foreign if UNUSED.fullmatch(name)]
@@ -121,15 +125,8 @@ def read_p2t_vla(
     return Conversion(model.eval(), lora, backbone, report, base_model)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors without the prefix that a distributed wrapper leaves on all of them."""
-    foreign = read_checkpoint(path)
-    wrapped = bool(foreign) and all(name.startswith("module.") for name in foreign)
-    return {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in foreign.items()}
-
-
 def key_map(config: ReleasedVLAConfig) -> KeyMap:
-    """Our tensors and the published names."""
+    """Map our tensors to the published names."""
     layers = {"head.norm_in": "layer_norm1", "head.project": "fc1", "head.norm_out": "layer_norm2", "head.out": "fc2"}
     layers = {ours: f"{HEAD}{theirs}" for ours, theirs in layers.items()}
     tensors = {}
@@ -149,8 +146,8 @@ def key_map(config: ReleasedVLAConfig) -> KeyMap:
     return tensors | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
 
 
-def sizes(foreign: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Config fields that names and shapes give; published ones where a tensor is missing, which is said later."""
+def sizes(foreign: Tensors) -> dict[str, Any]:
+    """Return the fields that names and shapes tell; published ones where a tensor is missing, which is said later."""
 
     def size(key: str, axis: int, published: int) -> int:
         shape = foreign[key].shape if key in foreign else ()
@@ -172,10 +169,8 @@ def sizes(foreign: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def split_language_model(
-    language: Mapping[str, Tensor], alpha: float, where: str
-) -> tuple[Lora | None, dict[str, Tensor]]:
-    """LoRA pairs and all other weights of a language model, wrapped by peft or not, by transformers' names."""
+def split_language_model(language: Tensors, alpha: float, where: str) -> tuple[Lora | None, dict[str, Tensor]]:
+    """Part LoRA pairs from all other weights of a language model, by peft's or by transformers' names."""
     sides: dict[str, dict[str, Tensor]] = {}
     backbone, problems, adapters = {}, [], set()
     for name, tensor in language.items():
@@ -202,8 +197,8 @@ def split_language_model(
     return (Lora(rank, alpha, pairs) if pairs else None), backbone
 
 
-def _lora_problems(module: str, pair: Mapping[str, Tensor], rank: int, base: Tensor | None) -> Iterator[str]:
-    """What is wrong with one layer's adapter."""
+def _lora_problems(module: str, pair: Tensors, rank: int, base: Tensor | None) -> Iterator[str]:
+    """Tell what is wrong with one layer's adapter."""
     name, forms = f"{VLM}{module}.lora_", {"A": "[r, in]", "B": "[out, r]"}
     yield from (f"missing {name}{side} of a LoRA pair" for side in forms if side not in pair)
     for side, tensor in pair.items():
@@ -218,8 +213,8 @@ def _lora_problems(module: str, pair: Mapping[str, Tensor], rank: int, base: Ten
             yield f"{name}{side} holds NaN or infinity"
 
 
-def found(config: ReleasedVLAConfig, lora: Lora | None, backbone: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the file holds, for the report."""
+def found(config: ReleasedVLAConfig, lora: Lora | None, backbone: Tensors) -> dict[str, Any]:
+    """Tell what the file holds, for the report."""
     facts: dict[str, Any] = {"head": config.variant, "blocks": config.blocks, "action_dim": config.action_dim}
     facts |= {"width": config.dim, "proprio_dim": config.proprio_dim or None, "pooling": config.pooling}
     facts["align"] = {"hidden": config.align_hidden, "latent_dim": config.latent_dim} if config.latent_dim else None
@@ -227,8 +222,8 @@ def found(config: ReleasedVLAConfig, lora: Lora | None, backbone: Mapping[str, T
     return facts | {"language_model_tensors": len(backbone)}
 
 
-def merged(backbone: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Tensor]:
-    """The language model's weights with W + (alpha / r) B A where it has adapters, in the file's dtype."""
+def merged(backbone: Tensors, lora: Lora | None) -> dict[str, Tensor]:
+    """Return the language model's weights, W + (alpha / r) B A where it has adapters, in the file's dtype."""
     pairs = lora.pairs if lora else {}
     tensors = {}
     for name, tensor in backbone.items():
@@ -244,7 +239,7 @@ def merged(backbone: Mapping[str, Tensor], lora: Lora | None) -> dict[str, Tenso
 
 
 def write_adapter(lora: Lora, folder: Path, base_model: str) -> None:
-    """The folder that `peft.PeftModel.from_pretrained(base, folder)` reads."""
+    """Write the folder that `peft.PeftModel.from_pretrained(base, folder)` reads."""
     tensors = {
         f"{PEFT}{module}.lora_{side}.weight": tensor
         for module, pair in lora.pairs.items()
@@ -257,8 +252,8 @@ def write_adapter(lora: Lora, folder: Path, base_model: str) -> None:
     files.write_json(folder / "adapter_config.json", config)
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """A safetensors file that transformers and peft read, written from where the tensors lie."""
+def _write_tensors(path: Path, tensors: Tensors) -> None:
+    """Write a safetensors file that transformers and peft read, from where the tensors lie."""
     seen: set[int] = set()
     own = {}
     for name, tensor in tensors.items():  # the format refuses tensors that share memory

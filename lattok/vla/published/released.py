@@ -51,7 +51,7 @@ class ReleasedVLAConfig:
 
 
 def turned(x: Tensor) -> Tensor:
-    """Position factors on [B, h, n, d], counted from 0. As released: two conventions mixed, so not a rotation.
+    """Put position factors on [B, h, n, d], counted from 0. As released: two conventions mixed, so not a rotation.
 
     The angles are laid out in two equal halves, the partner of a channel is its neighbour.
     """
@@ -78,7 +78,7 @@ class ReleasedBlock(nn.Module):
         self.norm, self.linear = nn.LayerNorm(d), nn.Linear(d, d)
 
     def forward(self, x: Tensor, actions: Tensor, image: Tensor) -> Tensor:
-        """x [B, H, D], actions [B, a, D] (proprio is the last of them), image [B, i, D] to [B, H, D]."""
+        """Update x [B, H, D] from actions [B, a, D] (proprio is the last of them) and image [B, i, D]."""
         sources = (x, actions, image)
         q = self._split(self.q(x))
         keys = [self._split(self.k[i % len(self.k)](source)) for i, source in enumerate(sources)]
@@ -110,7 +110,7 @@ class ReleasedHead(nn.Module):
         self.norm_out, self.out = nn.LayerNorm(config.dim), nn.Linear(config.dim, config.action_dim)
 
     def forward(self, hidden: Tensor, proprio: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """`proprio` [B, D] is projected; `noise` [H, m D] is what training adds to the queries. Gives [B, H, m]."""
+        """Return actions [B, H, m]; `proprio` [B, D] is projected, `noise` [H, m D] is added to queries in training."""
         start = self.norm_in.weight.new_zeros(self.horizon, self.project.in_features)
         start = start if noise is None else start + noise
         x = self.project(self.norm_in(start.expand(len(hidden), -1, -1))).relu()  # b h d
@@ -176,11 +176,10 @@ class ReleasedVLA(HubModel):
         self.head = ReleasedHead(config)
         self.proprio = ReleasedProprio(config) if config.proprio_dim else None
         self.pooling = ReleasedPooling(config.dim) if config.pooling else None
-        aligned = (config.dim, config.latent_dim, config.align_hidden)
-        self.align = ReleasedAlign(*aligned) if config.latent_dim else None
+        self.align = ReleasedAlign(config.dim, config.latent_dim, config.align_hidden) if config.latent_dim else None
 
     def forward(self, hidden: Tensor, proprio: Tensor | None = None, noise: Tensor | None = None) -> Tensor:
-        """Actions [B, H, m] from hidden states [B, blocks + 1, L, D] and the robot state [B, s], where it has one."""
+        """Return actions [B, H, m] of states [B, blocks + 1, L, D] and, if it reads it, the robot state [B, s]."""
         c = self.config
         self._check("hidden", hidden, (None, c.blocks + 1, None, c.dim), "B layers L D")
         if self.proprio is None:

@@ -32,7 +32,7 @@ class StepDecayConfig(LRSchedulerConfig):
     decay_factor: float = 0.5
 
     def build(self, optimizer: Optimizer, num_training_steps: int) -> LambdaLR:
-        """The schedule; without warm-up, and of any length."""
+        """Make the schedule; without warm-up, and of any length."""
         return LambdaLR(optimizer, lambda step: self.decay_factor ** (step // self.decay_every))
 
 
@@ -113,8 +113,8 @@ class LattokConfig(PreTrainedConfig):
     @property
     def plan(self) -> Strategy:
         """The strategy with its layer and weight."""
-        options = None if self.align_projection is None else {"projection": self.align_projection}
-        return strategy_of(self.strategy, layer=self.layer, weight=self.latent_weight, options=options)
+        changes = {"layer": self.layer, "weight": self.latent_weight, "projection": self.align_projection}
+        return strategy_of(self.strategy, **changes)
 
     @property
     def steps_taken(self) -> int:
@@ -135,7 +135,7 @@ class LattokConfig(PreTrainedConfig):
         return 0 if state is None else state.shape[0]
 
     def model_config(self) -> VLAConfig:
-        """Architecture of the policy; features must be known."""
+        """Return the architecture of the policy; features must be known."""
         self.validate_features()
         cameras, features = self.cameras or list(self.image_features), self.image_features
         names = [f.name for f in fields(VLAConfig) if f.name in self.__dataclass_fields__]
@@ -146,7 +146,7 @@ class LattokConfig(PreTrainedConfig):
         return VLAConfig(**values | {"strategy": self.plan, "horizon": self.chunk_size})
 
     def validate_features(self) -> None:
-        """Raises `LattokError` where the dataset has no camera or no `action`, or lacks a camera that was named."""
+        """Raise `LattokError` where the dataset has no camera or no `action`, or lacks a camera that was named."""
         have = list(self.image_features)
         missing = [camera for camera in self.cameras or () if camera not in have]
         if missing or not have:
@@ -155,33 +155,24 @@ class LattokConfig(PreTrainedConfig):
 
     @property
     def observation_delta_indices(self) -> None:
-        """Only the present is seen."""
+        """None: only the present is seen."""
         return
 
     @property
     def action_delta_indices(self) -> list[int]:
-        """The actions of a chunk. Latent actions of its steps are read by the policy (see labels.py)."""
+        """The actions of a chunk. Latent actions of its steps are read by the policy itself (`Labels`)."""
         return list(range(self.chunk_size))
 
     @property
     def reward_delta_indices(self) -> None:
-        """None."""
+        """None: there are no rewards."""
         return
 
     def get_optimizer_preset(self) -> AdamWConfig:
-        """AdamW; its second-moment decay and eps are torch's."""
+        """Return AdamW; its second-moment decay and eps are torch's."""
         lr, decay, clip = self.optimizer_lr, self.optimizer_weight_decay, self.optimizer_grad_clip_norm
         return AdamWConfig(lr=cast(float, lr), weight_decay=decay, grad_clip_norm=clip)
 
     def get_scheduler_preset(self) -> StepDecayConfig:
-        """Halved every 10,000 steps."""
+        """Return the schedule of Table 8: halved every 10,000 steps."""
         return StepDecayConfig(decay_every=self.scheduler_decay_every, decay_factor=self.scheduler_decay_factor)
-
-
-def names_of(feature: Any, count: int) -> list[str]:
-    """Names of the numbers of a column, as a dataset has them; none where they do not fit."""
-    names = (feature or {}).get("names")
-    if isinstance(names, dict):
-        names = next(iter(names.values()), None)
-    names = list(names) if isinstance(names, list | tuple) else []
-    return names if len(names) == count and all(isinstance(name, str) for name in names) else []

@@ -40,7 +40,7 @@ def export(model: LatentVLA | str | os.PathLike[str], folder: str | os.PathLike[
 
 
 def config_of(made: VLAConfig, device: str = "cpu") -> LattokConfig:
-    """Options of LeRobot that make the same architecture."""
+    """Return the options of LeRobot that make the same architecture."""
     own = {field.name for field in fields(LattokConfig)}
     values: dict[str, Any] = {field.name: getattr(made, field.name) for field in fields(VLAConfig) if field.name in own}
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -28,7 +28,7 @@ Postprocessor = PolicyProcessorPipeline[PolicyAction, PolicyAction]
 def make_lattok_pre_post_processors(
     config: LattokConfig, dataset_stats: dict[str, Any] | None = None
 ) -> tuple[Preprocessor, Postprocessor]:
-    """LeRobot finds this function by its name. The statistics are not needed: see the top of this file."""
+    """Make the steps; LeRobot finds this function by its name. Statistics are not needed: see the top of this file."""
     identity = config.normalization_mapping
     features = {**(config.input_features or {}), **(config.output_features or {})}
     before = [
