@@ -20,6 +20,7 @@ from typing_extensions import Self
 from lattok import checks
 from lattok.backbones import TRAIN, BackboneOut, Inputs, LoraSpec, pretrained
 from lattok.backbones.pretrained import Family
+from lattok.nn import same_precision
 
 
 class HFBackbone(nn.Module):
@@ -106,16 +107,9 @@ class HFBackbone(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Keep float32 buffers at a change of precision: rounded, frequencies of positions are others."""
-        exact = [
-            (module, name, buffer)
-            for module in self.model.modules()
-            for name, buffer in module.named_buffers(recurse=False)
-            if buffer.dtype == torch.float32
-        ]
-        result = super()._apply(fn, recurse)
-        for module, name, buffer in exact:
-            module._buffers[name] = buffer.to(module._buffers[name].device)
-        return result
+        exact, keep = [buffer for buffer in self.model.buffers() if buffer.dtype == torch.float32], same_precision(fn)
+        ids = set(map(id, exact))
+        return super()._apply(lambda tensor: keep(tensor) if id(tensor) in ids else fn(tensor), recurse)
 
     def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
         """Choose in place what is trained; called once. Checkpointing is non-reentrant.
