@@ -19,7 +19,7 @@ WIDEST = 8  # bytes of a number that torch knows
 
 
 def as_tensor(name: str, values: Any) -> Tensor:
-    """A dense torch tensor of real numbers with values in it, of a tensor, an array or a nested list."""
+    """Turn a tensor, an array or a nested list into a dense torch tensor of real numbers with values in it."""
     if isinstance(values, list | tuple) and not hasattr(values, "_fields"):
         values = _from_list(name, values)
     if isinstance(values, np.ndarray):
@@ -38,7 +38,7 @@ def as_tensor(name: str, values: Any) -> Tensor:
 
 
 def like(given: Any, result: Result) -> Result:
-    """`result`, a tensor or a (named) tuple that holds some, as arrays where an array was given."""
+    """Return `result`, a tensor or a (named) tuple that holds some, as arrays where an array was given."""
     return _arrays(result) if isinstance(given, np.ndarray) else result
 
 
@@ -53,9 +53,8 @@ def _arrays(value: Any) -> Any:
 
 def _from_array(name: str, values: np.ndarray) -> Tensor:
     if isinstance(values, np.ma.MaskedArray):
-        checks.fail(
-            name, "an array without a mask of its own", "a masked array", "Use .filled(0), and valid= for what counts."
-        )
+        hint = "Use .filled(0), and valid= for what counts."
+        checks.fail(name, "an array without a mask of its own", "a masked array", hint)
     if values.dtype.kind not in "biuf" or values.dtype.itemsize > WIDEST:
         checks.fail(name, "an array of real numbers", f"dtype {values.dtype}")
     return torch.from_numpy(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))

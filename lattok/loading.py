@@ -40,7 +40,7 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **op
 
 
 def as_labeller(model: Any, argument: str = "model") -> Any:
-    """A model as it is; for a path or a Hub id the tokenizer or latent action model that lies there."""
+    """Return a model as it is; for a path or a Hub id the tokenizer or latent action model that lies there."""
     if not isinstance(model, str | os.PathLike):
         return model
     place = hub.resolve(model, argument=argument)
@@ -51,7 +51,7 @@ def as_labeller(model: Any, argument: str = "model") -> Any:
 
 
 def by_prefix(models: Any) -> dict[str, Any]:
-    """Models by column prefix, from a mapping of models or paths; one that stands alone gets the prefix `latent`."""
+    """Return models by column prefix, from a mapping of models or paths; one alone gets the prefix `latent`."""
     if isinstance(models, list | tuple | set):
         hint = 'Say how the columns of each shall be called: {"latent": lam, "tokens": tokenizer}.'
         checks.fail("models", "one model, or several by prefix", f"a {type(models).__name__}", hint)

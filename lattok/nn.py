@@ -28,7 +28,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, causal: bool = False, keys: Tensor | None = None, seen: Tensor | None = None
     ) -> Tensor:
-        """`keys` [..., n] bool, its leading axes broadcast against those of x: which tokens may be looked at.
+        """Attend to tokens where `keys` [..., n] bool, its leading axes broadcast against those of x.
 
         Or `seen` [B, n, n] bool for x [B, n, d]: which tokens each of them may look at.
         """
@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
 
 def feed_forward(dim: int, hidden: int, activation: type[nn.Module], dropout: float = 0.0) -> nn.Sequential:
-    """Linear, activation, linear, with dropout after the activation."""
+    """Make linear, activation, linear, with dropout after the activation."""
     return nn.Sequential(nn.Linear(dim, hidden), activation(), nn.Dropout(dropout), nn.Linear(hidden, dim))
 
 
@@ -86,7 +86,7 @@ class SpaceTimeBlock(nn.Module):
         self.ff = feed_forward(dim, 4 * dim, nn.GELU, dropout)
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        """`keys` [B, 1, n] bool: tokens that attention inside a frame may look at."""
+        """Attend inside a frame to tokens where `keys` [B, 1, n] bool."""
         x = x + self.space(self.norm1(x), keys=keys)
         over_time = self.time(rearrange(self.norm2(x), "b t n d -> b n t d"), causal=True)
         x = x + rearrange(over_time, "b n t d -> b t n d")
@@ -95,7 +95,7 @@ class SpaceTimeBlock(nn.Module):
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Torch with `count` threads for the duration; 0 leaves them as they are."""
+    """Give torch `count` threads for the duration; 0 leaves them as they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -105,7 +105,7 @@ def torch_threads(count: int) -> Iterator[None]:
 
 
 def same_precision(move: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`nn.Module._apply`'s function without its change of precision, for what must not be rounded."""
+    """Take the change of precision out of `nn.Module._apply`'s function, for what must not be rounded."""
 
     def moved(tensor: Tensor) -> Tensor:
         result = move(tensor)
@@ -115,7 +115,7 @@ def same_precision(move: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
 
 
 def sinusoidal_positions(count: int, dim: int) -> Tensor:
-    """Table [count, dim]: sin and cos in turn, frequencies 10000^(-2i/dim) (Vaswani et al., 2017, section 3.5)."""
+    """Tabulate [count, dim] sin and cos in turn, frequencies 10000^(-2i/dim) (Vaswani et al., 2017, section 3.5)."""
     frequency = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
     angle = torch.arange(count)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], -1).reshape(count, -1)[:, :dim]

@@ -65,13 +65,13 @@ class CodeStatistics(NamedTuple):
 
     @property
     def tokens_repeat(self) -> bool:
-        """Hidden collapse: every position may be in full use, yet the row says hardly more than its best position."""
+        """Tell hidden collapse: every position may be in full use, yet the row says hardly more than the best one."""
         single = math.log2(max([1.0, *self.perplexity]))
         return len(self.used) > 1 and self.joint_entropy < 1.5 * single < 0.7 * self.joint_ceiling
 
 
 def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
-    """Usage per position and joint entropy of code rows [N, P]. Joint entropy sees tokens that repeat one another."""
+    """Measure use per position and joint entropy of code rows [N, P]. It sees tokens that repeat one another."""
     checks.rank("codes", codes, "N P")
 
     def entropy(counts: Tensor) -> float:
@@ -91,13 +91,13 @@ def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Index of the nearest row of `codebook` [K, d] for vectors [..., d], squared Euclidean distance."""
+    """Find the index of the nearest row of `codebook` [K, d] for vectors [..., d], squared Euclidean distance."""
     half_norms = codebook.square().sum(-1) / 2
     return (vectors @ codebook.T - half_norms).max(-1)[1]  # max's index is faster than argmax on CPU
 
 
 def kmeans(vectors: Tensor, k: int, iterations: int = 20, generator: torch.Generator | None = None) -> Tensor:
-    """Lloyd's algorithm with k-means++ start: vectors [N, d] to centres [k, d]. Fewer than k vectors are repeated."""
+    """Find centres [k, d] of vectors [N, d] by Lloyd's algorithm from k-means++; fewer than k vectors are repeated."""
     checks.rank("vectors", vectors, "N d")
     if len(vectors) == 0:
         checks.fail("vectors", "at least one vector", "none")
@@ -121,7 +121,7 @@ def kmeans(vectors: Tensor, k: int, iterations: int = 20, generator: torch.Gener
 def residual_kmeans(
     vectors: Tensor, k: int, levels: int, iterations: int, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Codebooks [levels, k, d] of vectors [N, d], each fitted to what the levels before left."""
+    """Find codebooks [levels, k, d] of vectors [N, d], each fitted to what the levels before left."""
     left, books = vectors, []
     for _ in range(levels):
         books.append(kmeans(left, k, iterations, generator))
@@ -130,7 +130,7 @@ def residual_kmeans(
 
 
 def _assignments(codes: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Number [k] and sum [k, d] of the vectors [N, d] assigned to each code; a matmul, so that it is deterministic."""
+    """Count [k] and sum [k, d] the vectors [N, d] assigned to each code; a matmul, so that it is deterministic."""
     one_hot = F.one_hot(codes, k).to(vectors.dtype)
     return one_hot.sum(0), one_hot.T @ vectors
 
@@ -142,7 +142,7 @@ def _sum_over_processes(*tensors: Tensor) -> None:
 
 
 def _gather_over_processes(rows: Tensor) -> Tensor:
-    """Rows [n, d] of all processes, joined; n may differ between them."""
+    """Join rows [n, d] of all processes; n may differ between them."""
     if not (dist.is_available() and dist.is_initialized()):
         return rows
     counts = [torch.zeros((), dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
@@ -154,7 +154,7 @@ def _gather_over_processes(rows: Tensor) -> Tensor:
 
 
 def _joined(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows [n, d] of all processes in an order that does not depend on which process had which."""
+    """Join rows [n, d] of all processes in an order that does not depend on which process had which."""
     rows = _gather_over_processes(rows)
     direction = torch.randn(rows.shape[1], generator=generator).to(rows)
     return rows[(rows @ direction).argsort()]
@@ -167,7 +167,7 @@ def _from_first_process(tensor: Tensor) -> Tensor:
 
 
 def _flat(vectors: Tensor, valid: Tensor | None) -> Tensor:
-    """[..., d] to [n, d], only where `valid` [...] holds."""
+    """Flatten [..., d] to [n, d], only where `valid` [...] holds."""
     return vectors.reshape(-1, vectors.shape[-1]) if valid is None else vectors[valid]
 
 
@@ -192,7 +192,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def start_from(self, samples: Tensor, per_batch: float, generator: torch.Generator) -> None:
-        """K-means centres of `samples` [N, d], with counts scaled to a batch of `per_batch` vectors."""
+        """Start from k-means of `samples` [N, d], with counts scaled to a batch of `per_batch` vectors."""
         centres = _from_first_process(kmeans(samples, self.config.size, generator=generator))
         counts, _ = _assignments(nearest(samples, centres), samples, self.config.size)
         self.vectors.copy_(centres)
@@ -202,7 +202,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def update(self, inputs: Tensor, codes: Tensor, generator: torch.Generator) -> None:
-        """One moving-average step from inputs [N, d] and their codes [N], then revival of dead codes.
+        """Take a moving-average step from inputs [N, d] and their codes [N], then revive dead codes.
 
         With `restart_every` the cluster sizes are no averages: they count uses since the last restart.
         """
@@ -223,7 +223,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def restart(self, generator: torch.Generator) -> None:
-        """Codes that were not used since the last restart become copies of used ones, drawn at random."""
+        """Make codes that were not used since the last restart copies of used ones, drawn at random."""
         used = self.cluster_size > 0
         if bool(used.any()):
             pick = torch.randint(int(used.sum()), (self.config.size,), generator=generator).to(used.device)
@@ -265,7 +265,7 @@ class CodeUsage(nn.Module):
         self.recent = torch.cat([recent, rows])[-RECENT_ROWS:]
 
     def pop_usage(self) -> CodeStatistics | None:
-        """Statistics of the codes that training gave since the last call; None where it gave none."""
+        """Return statistics of the codes that training gave since the last call; None where it gave none."""
         recent, self.recent = self.recent, self.recent[:0]
         return code_statistics(recent, self.size) if len(recent) else None
 
@@ -293,21 +293,21 @@ class VectorQuantizer(CodeUsage):
 
     @property
     def started(self) -> bool:
-        """Whether the codebooks hold what they start from; until then training passes latents through."""
+        """Tell whether the codebooks hold what they start from; until then training passes latents through."""
         return self.config.start != "kmeans" or int(self.steps) > self.config.continuous_steps
 
     @property
     def books(self) -> list[Codebook]:
-        """The codebook modules, one per level."""
+        """Return the codebook modules, one per level."""
         return list(self.codebooks)  # type: ignore[arg-type]
 
     @property
     def codebook_vectors(self) -> list[Tensor]:
-        """The codebook of each level, [K, d]."""
+        """Return the codebook of each level, [K, d]."""
         return [book.vectors for book in self.books]
 
     def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
-        """Latents [..., d] to `Quantized`, always in float32: rounding to bfloat16 changes codes.
+        """Quantize latents [..., d], always in float32: rounding to bfloat16 changes codes.
 
         `update=False` leaves codebooks and counters alone also in training; only latents where `valid` [...] holds
         count in statistics. The rows returned are those from before the update.
@@ -333,7 +333,7 @@ class VectorQuantizer(CodeUsage):
         return Quantized(latents + (rows - latents).detach(), codes, losses)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes to the vectors they stand for, summed over levels."""
+        """Return the vectors that codes stand for, summed over levels."""
         if self.config.levels == 1:
             return F.embedding(codes, self.codebook_vectors[0])
         return sum(F.embedding(codes[..., i], book) for i, book in enumerate(self.codebook_vectors))  # pyright: ignore
@@ -380,7 +380,7 @@ class VectorQuantizer(CodeUsage):
             self.reservoir, self.reservoir_step = self.reservoir[:0], self.reservoir_step[:0]
 
     def _remember(self, codes: Tensor, valid: Tensor | None) -> None:
-        """Rows of codes [..., P]; of those that are padded somewhere, none."""
+        """Keep rows of codes [..., P]; of those that are padded somewhere, none."""
         if valid is not None:
             codes = codes[valid.all(-1) if valid.ndim == codes.ndim and valid.ndim > 1 else valid]
         self.remember(codes)

@@ -45,7 +45,7 @@ class Registry(Mapping[str, Thing]):
         return thing
 
     def __getitem__(self, name: str) -> Thing:
-        """The thing called `name`, imported if need be; `KeyError` where there is none."""
+        """Return the thing called `name`, imported if need be; `KeyError` where there is none."""
         if name not in self._known:
             loaded = self._doors[name]()
             if name not in self._known:  # an entry point that leads to the thing itself
@@ -64,7 +64,7 @@ class Registry(Mapping[str, Thing]):
 
     @cached_property
     def _doors(self) -> Mapping[str, Callable[[], Any]]:
-        """What imports each thing; ours win."""
+        """Find what imports each thing; ours win."""
         theirs = {entry.name: partial(_load, entry) for entry in entry_points(group=self.group)}
         files = [path for room in self.rooms for path in sorted((ROOT / room).rglob("*.py"))]
         return theirs | {

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok import checks
-from lattok.action_vq.base import ChunkTokenizer, Repaired, examine, held_from_neighbours
+from lattok.action_vq.base import ChunkTokenizer, Repaired, examine
 from lattok.action_vq.config import MOST_CODES, ChunkConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.arrays import Values
@@ -63,10 +63,8 @@ class UniformBins(ChunkTokenizer):
     def _repair(self, codes: Tensor) -> Repaired:
         """Hold a code that is missing or outside the bins: its dimension keeps its neighbour in time."""
         codes, bad, notes = examine(codes, self.tokens_per_chunk, self.vocab_size)
-        bad = bad.view(-1, self.horizon, self.action_dim)
-        if notes:
-            codes = held_from_neighbours(codes.view(bad.shape), bad).clamp(0, self.vocab_size - 1).flatten(1)
-        return Repaired(codes, bad, notes)
+        missing = bad.view(-1, self.horizon, self.action_dim)
+        return Repaired(codes.clamp(0, self.vocab_size - 1), missing, notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
         return float(((actions.abs() > 1 + 1e-6) & valid).sum() / valid.sum().clamp_min(1))

@@ -82,7 +82,7 @@ class FAST(ChunkTokenizer):
 
     @cached_property
     def _forward_dct(self) -> np.ndarray:
-        """Chunks to coefficients; float64, since float32 rounds a few in a million the other way."""
+        """Turn chunks into coefficients; float64, since float32 rounds a few in a million the other way."""
         return dct_matrix(self.horizon) * self.config.scale
 
     @cached_property
@@ -91,17 +91,17 @@ class FAST(ChunkTokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens."""
+        """Return the number of tokens."""
         return self.config.vocab_size
 
     @property
     def tokens_per_chunk(self) -> int:
-        """The most tokens a chunk can take: one per byte of its coefficients."""
+        """Return the most tokens a chunk can take: one per byte of its coefficients."""
         return self.horizon * self.action_dim * self.bpe.bytes_per_number
 
     @property
     def bpe(self) -> CoefficientBPE:
-        """The byte-pair encoding of coefficients."""
+        """Return the byte-pair encoding of coefficients."""
         if self._bpe is None:
             checks.fail("tokenizer", "a vocabulary", "none", "Use FAST.fit, from_published or from_pretrained.")
         return self._bpe
@@ -171,7 +171,7 @@ class FAST(ChunkTokenizer):
         return model.eval()
 
     def _save(self, folder: Path, name: str | None) -> None:
-        """As every model; without a vocabulary it could not be loaded, so that is an error."""
+        """Refuse to save without a vocabulary: it could not be loaded."""
         _ = self.bpe
         super()._save(folder, name)
 
@@ -186,13 +186,13 @@ class FAST(ChunkTokenizer):
         return folder
 
     def check_fits(self, file: Sizes, where: str) -> None:
-        """The tokenizer may have any length; everything else is strict."""
+        """Let the tokenizer have any length; everything else is strict."""
         length = file.get("tokenizer_json", Size((0,), torch.uint8)).shape[:1] or (1,)
         self.tokenizer_json = self.tokenizer_json.new_empty(length if length[0] <= files.JSON_BYTES else 0)
         super().check_fits(file, where)
 
     def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """As every model; the vocabulary is read from its tensor."""
+        """Read the vocabulary from its tensor, too."""
         super().load_tensors(tensors, where)
         self._adopt(self.tokenizer_json.cpu().numpy().tobytes().decode(errors="replace"))
 
@@ -207,7 +207,7 @@ class FAST(ChunkTokenizer):
         return self
 
     def _coefficients(self, actions: Tensor) -> np.ndarray:
-        """Normalised actions [B, H, m] to whole numbers [B, H*m], float64; half-way cases go to the even one."""
+        """Turn normalised actions [B, H, m] into whole numbers [B, H*m], float64; half-way cases go to the even one."""
         values = actions.numpy(force=True).astype(np.float64)
         return np.rint(self._forward_dct @ values.clip(-FARTHEST, FARTHEST)).reshape(-1, self.horizon * self.action_dim)
 
@@ -221,7 +221,7 @@ class FAST(ChunkTokenizer):
         return torch.from_numpy(self._inverse_dct @ numbers).to(codes.device)
 
     def _repair(self, codes: Tensor) -> Repaired:
-        """Ids outside the vocabulary and bytes that are no character are skipped; negative ids are padding anywhere.
+        """Skip ids outside the vocabulary and bytes that are no character; negative ids are padding anywhere.
 
         The readable coefficients are kept from the first on; missing ones, which are the high frequencies, are 0, and
         those beyond the last are dropped. A dimension without any coefficient is not known at all.
@@ -239,21 +239,21 @@ class FAST(ChunkTokenizer):
             kept = readings[i].coefficients[:size]
             row[: len(kept)] = kept
             missing[i, :, len(kept) :] = True
-        fixed = _padded(self.bpe.encode(numbers), self.tokens_per_chunk).to(codes.device)
-        legal = torch.nn.functional.pad(codes, (0, max(0, fixed.shape[1] - codes.shape[1])), value=-1)
-        legal[list(broken)] = torch.nn.functional.pad(fixed, (0, legal.shape[1] - fixed.shape[1]), value=-1)
+        width = max(codes.shape[1], self.tokens_per_chunk)
+        legal = torch.nn.functional.pad(codes, (0, width - codes.shape[1]), value=-1)
+        legal[list(broken)] = _padded(self.bpe.encode(numbers), width).to(codes.device)
         notes = [broken.get(i, "") for i in range(len(rows))]
         return Repaired(legal, torch.from_numpy(missing).to(codes.device), notes)
 
     def _clipped(self, actions: Tensor, valid: Tensor) -> float:
-        """Share of coefficients; a dimension that a chunk does not have has none."""
+        """Count coefficients; a dimension that a chunk does not have has none."""
         clipped = self.bpe.clipped(self._coefficients(actions)).reshape(-1, self.horizon, self.action_dim)
         there = valid.any(1).numpy(force=True)  # b m
         return float((clipped.mean(1) * there).sum() / max(1, there.sum()))
 
 
 def dct_matrix(n: int) -> np.ndarray:
-    """The orthonormal DCT-II as a matrix, float64 [frequencies n, steps n]."""
+    """Return the orthonormal DCT-II as a matrix, float64 [frequencies n, steps n]."""
     frequency, step = np.arange(n)[:, None], np.arange(n)
     matrix = np.sqrt(2 / n) * np.cos(np.pi * frequency * (2 * step + 1) / (2 * n))
     matrix[0] /= np.sqrt(2)
@@ -261,7 +261,7 @@ def dct_matrix(n: int) -> np.ndarray:
 
 
 def _padded(rows: list[list[int]], length: int) -> Tensor:
-    """Rows of ids as int64 [B, length], padded with -1."""
+    """Pad rows of ids with -1, int64 [B, length]."""
     codes = np.full((len(rows), length), -1)
     for code, row in zip(codes, rows, strict=True):
         code[: len(row)] = row
@@ -269,7 +269,7 @@ def _padded(rows: list[list[int]], length: int) -> Tensor:
 
 
 def _note(reading: Coefficients, size: int, vocab_size: int) -> str:
-    """What has to be repaired in a row, "" where it is exactly `size` coefficients."""
+    """Say what has to be repaired in a row, "" where it is exactly `size` coefficients."""
     gap = size - len(reading.coefficients)
     parts = {
         f"{reading.unknown} outside 0..{vocab_size - 1}": reading.unknown,
@@ -283,7 +283,7 @@ def _note(reading: Coefficients, size: int, vocab_size: int) -> str:
 def _published(
     source: str | os.PathLike[str], revision: str | None, options: Mapping[str, Any]
 ) -> tuple[Path, Path, str | None]:
-    """Folder and tokenizer.json of a published tokenizer, and its commit where `source` is a Hub id."""
+    """Find folder and tokenizer.json of a published tokenizer, and its commit where `source` is a Hub id."""
     client.check_options(options, HubOptions.__annotations__)
     folder, commit = Path(source).expanduser(), None
     if not folder.is_dir():

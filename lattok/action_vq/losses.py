@@ -11,22 +11,22 @@ from torch import Tensor
 
 
 def reconstruction(predicted: Tensor, actions: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
-    """Squared error of what is valid (Eq. 16): predicted, actions, valid (bool) [B, H, m]."""
+    """Return the squared error of what is valid (Eq. 16): predicted, actions, valid (bool) [B, H, m]."""
     return _reduced((predicted - actions).square(), valid, reduction)
 
 
 def commitment(latents: Tensor, rows: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
-    """|latents - sg(rows)|^2 of valid steps (Eq. 17), [B, H, d], [B, H]: the encoder moves, the codebook does not."""
+    """Return |latents - sg(rows)|^2 of valid steps (Eq. 17), [B, H, d], [B, H]: only the encoder moves."""
     return _reduced((latents - rows.detach()).square(), valid[..., None].expand_as(latents), reduction)
 
 
 def masked_consistency(re_encoded: Tensor, latents: Tensor, masked: Tensor, reduction: str = "mean") -> Tensor:
-    """Re-encoded against original latents [B, H, d] at masked steps [B, H] (Eq. 18)."""
+    """Compare re-encoded with original latents [B, H, d] at masked steps [B, H] (Eq. 18)."""
     return _reduced((re_encoded - latents).square(), masked[..., None].expand_as(latents), reduction)
 
 
 def _reduced(errors: Tensor, counts: Tensor, reduction: str) -> Tensor:
-    """Errors [B, H, n] where `counts` (bool, of the same shape) holds."""
+    """Reduce errors [B, H, n] where `counts` (bool, of the same shape) holds."""
     total = (errors * counts).sum()
     return total / max(1, len(errors)) if reduction == "sum" else total / counts.sum().clamp_min(1)
 

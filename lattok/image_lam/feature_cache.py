@@ -60,21 +60,19 @@ class Kept(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the numbers."""
+        """Count the bytes of the numbers."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property
     def lock(self) -> Path:
-        """The file that is there while a process writes this one."""
+        """Name the file that is there while a process writes this one."""
         return self.path.with_suffix(".lock")
 
     def opened(self) -> np.ndarray | None:
-        """The features [T, N, D], mapped read-only; None where there are none, or not all of them."""
+        """Open the features [T, N, D], mapped read-only; None where there are none, or not all of them."""
         try:
             values = np.lib.format.open_memmap(self.path, mode="r")
-        except FileNotFoundError:
-            return None
-        except (ValueError, OverflowError):  # what numpy says of a file that is cut short or something else
+        except (FileNotFoundError, ValueError, OverflowError):  # also of a file that is cut short or something else
             return None
         whole = values.offset + values.nbytes == self.path.stat().st_size
         fits = (values.shape, values.dtype) == (self.shape, np.dtype(self.dtype))
@@ -97,12 +95,12 @@ class CachedFeatures:
     """Features of all frames of some episodes, one after the other."""
 
     def __init__(self, clips: Sequence[Sequence[np.ndarray]]):
-        """For every episode, of each camera, [T, N, D]."""
+        """Take features [T, N, D] of each camera, for every episode."""
         self._clips = clips
         self._ends = np.cumsum([len(cameras[0]) for cameras in clips]).tolist()
 
     def __call__(self, rows: np.ndarray) -> Tensor:
-        """Rows [...] among all frames to their features [..., V*N, D], as they are kept."""
+        """Return the features [..., V*N, D] of rows [...] among all frames, as they are kept."""
         flat = rows.reshape(-1)
         episodes = np.searchsorted(self._ends, flat, side="right")
         places, width = self._clips[0][0].shape[1:]
@@ -132,7 +130,7 @@ class FeatureCache:
         pixels: PixelsOf | None = None,
         progress: Progress | None = None,
     ) -> CachedFeatures:
-        """Features of all frames of the episodes; those that are missing are computed, on the device of `frozen`.
+        """Return features of all frames of the episodes; missing ones are computed, on the device of `frozen`.
 
         `pixels` hands over frames that are decoded already. Raises `OSError` where features cannot be kept.
         """
@@ -152,7 +150,7 @@ class FeatureCache:
     def known(
         self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
     ) -> CachedFeatures | None:
-        """As `features` where all are there already; otherwise None."""
+        """Return features where all are there already; otherwise None."""
         found = _opened(self._places(frozen, dataset, episodes, cameras))
         return None if len(found) < len(episodes) * len(cameras) else _joined(found, episodes, cameras)
 
@@ -167,7 +165,7 @@ class FeatureCache:
         }
 
     def _check_room(self, size: int) -> None:
-        """A disk that is too small is an error now, not when hours have passed."""
+        """Refuse a disk that is too small now, not when hours have passed."""
         folder = self.folder.absolute()
         free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
         if size > free:
@@ -177,7 +175,7 @@ class FeatureCache:
 
 
 def features_key(frozen: FrozenFeatures, dtype: str) -> str:
-    """Hash of all that decides the features of a frame, to the last bit."""
+    """Hash all that decides the features of a frame, to the last bit."""
     facts = {
         "name": frozen.name,
         "revision": frozen.revision,
@@ -192,7 +190,7 @@ def features_key(frozen: FrozenFeatures, dtype: str) -> str:
 
 
 def _names(clips: Iterable[Clip], dataset: RobotDataset, key: str) -> dict[Clip, str]:
-    """Where features lie: by all that decides which frames an episode has."""
+    """Name the places of features: by all that decides which frames an episode has."""
     folder = f"{key}/{_short([fingerprint(dataset.root), dataset.kind, dataset.fps])}"
     facts: dict[Path, str] = {}  # splits of a dataset count their episodes from 0, but read other files
     names = {}
@@ -225,13 +223,11 @@ def _busy() -> NoReturn:
 
 
 def _opened(places: dict[Clip, Kept]) -> dict[Clip, np.ndarray]:
-    """What is there."""
-    both = ((clip, kept.opened()) for clip, kept in places.items())
-    return {clip: values for clip, values in both if values is not None}
+    return {clip: values for clip, kept in places.items() if (values := kept.opened()) is not None}
 
 
 def _made(places: dict[Clip, Kept], frozen: FrozenFeatures, read: PixelsOf) -> Iterator[tuple[Clip, np.ndarray]]:
-    """Features of clips as they get ready; those that another process is at come last."""
+    """Yield features of clips as they get ready; those that another process is at come last."""
     pieces = {
         clip: [(clip, first, min(first + PIECE, kept.shape[0])) for first in range(0, kept.shape[0], PIECE)]
         for clip, kept in places.items()
@@ -274,15 +270,13 @@ def _made(places: dict[Clip, Kept], frozen: FrozenFeatures, read: PixelsOf) -> I
 
 
 def _pixels(frozen: FrozenFeatures, dataset: RobotDataset, clip: Clip, first: int, last: int) -> np.ndarray:
-    def resize(block: np.ndarray) -> np.ndarray:
-        return frozen.resize(torch.from_numpy(block)).numpy()
-
-    return dataset.frames(clip.episode, [clip.camera], np.arange(first, last), resize)[:, 0]
+    rows, resize = np.arange(first, last), lambda block: frozen.resize(torch.from_numpy(block)).numpy()
+    return dataset.frames(clip.episode, [clip.camera], rows, resize)[:, 0]
 
 
 @torch.no_grad()
 def _compute(frozen: FrozenFeatures, frames: np.ndarray, dtype: str) -> np.ndarray:
-    """Features of frames [n, h, w, 3], [n, N, D]."""
+    """Compute features [n, N, D] of frames [n, h, w, 3]."""
     parts = [frozen(block).float().cpu().numpy() for block in torch.from_numpy(np.asarray(frames)).split(BLOCK)]
     features = np.concatenate(parts)
     highest = float(np.abs(features).max())
