@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 LONGEST = 40_000  # characters of what came: a list of a million names says no more than its beginning
-
-
 MOST_LISTED = 1000  # characters
 
 
@@ -39,10 +37,8 @@ def within_memory(what: str, way_out: str) -> Iterator[None]:
 
 def out_of_memory(error: BaseException) -> bool:
     """Tell whether this is a lack of memory, for which torch has no class of its own on a CPU."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )
+    words, said = ("out of memory", "can't allocate memory", "not enough memory"), str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in said for word in words))
 
 
 def is_number(value: Any) -> bool:

@@ -14,7 +14,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def device_called(name: str) -> torch.device:
-    """The device called cpu, cuda, cuda:1 or mps; "auto" is CUDA where this machine has one, else MPS or the CPU.
+    """Return the device called cpu, cuda, cuda:1 or mps; "auto" is CUDA where there is one, else MPS or the CPU.
 
     Each of several processes that were started together gets the GPU of its LOCAL_RANK.
     """
@@ -31,7 +31,7 @@ def device_called(name: str) -> torch.device:
 
 
 def moved(model: Any, device: str | None) -> Any:
-    """A model moved to the device of that name; None leaves it where it is."""
+    """Move a model to the device of that name; None leaves it where it is."""
     if device is None:
         return model
     try:

@@ -47,7 +47,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _temporary_in(folder: Path) -> Iterator[Path]:
-    """A new temporary file in `folder`, locked as long as this process lives."""
+    """Yield a new temporary file in `folder`, locked as long as this process lives."""
     if (os.getpid(), folder) not in _SWEPT:
         _SWEPT.add((os.getpid(), folder))
         sweep(folder)
@@ -140,7 +140,7 @@ def claimed(folder: Path) -> IO[str] | None:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Marked by `claimed`, or by a record with MARK in its first lines; or nothing is in it, as after a kill."""
+    """Tell whether `claimed` or a record that begins with MARK marks it, or nothing is in it, as after a kill."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     entries = list(folder.iterdir())
@@ -202,7 +202,7 @@ _BEGUN = "lattok was writing this folder. The same command begins again.\n"
 
 
 def is_new(folder: Path) -> bool:
-    """Whether `folder` may be filled: it is new or empty, or one that `new_folder` was filling when it was killed."""
+    """Tell whether `folder` may be filled: it is new, empty, or `new_folder` was filling it when it was killed."""
     mark = folder / UNFINISHED
     try:
         return is_free(folder) or (not mark.is_symlink() and mark.read_text(encoding="utf-8") == _BEGUN)
@@ -316,18 +316,16 @@ def write_json(path: Path, value: Any, indent: int = 2) -> None:
 
 
 def read_json(path: Path, *, nan: bool = False) -> dict[str, Any]:
-    """A JSON object; a missing, broken or hostile file is a `LattokError` that names it. See `parse_json`."""
-    content = None
+    """Read a JSON object; a missing, broken or hostile file is a `LattokError` that names it. See `parse_json`."""
     try:
-        if path.is_file() or not path.exists():  # not a folder, nor a pipe or device that could be read without end
-            with path.open("rb") as file:
-                content = file.read(JSON_BYTES + 1)
+        if path.exists() and not path.is_file():  # a folder, or a pipe or device that could be read without end
+            raise OSError(errno.EINVAL, "it is not a file")
+        with path.open("rb") as file:
+            content = file.read(JSON_BYTES + 1)
     except OSError as error:
         raise LattokError(f"cannot read {path}: {error.strerror}.") from None
     except ValueError:  # a path that no system has
         raise LattokError(f"cannot read {str(path)!r}: it is not a path.") from None
-    if content is None:
-        raise LattokError(f"cannot read {path}: it is not a file.")
     value = parse_json(content, str(path), nan=nan)
     if not isinstance(value, dict):
         raise LattokError(f"{path}: expected a JSON object, got {type(value).__name__}.")
@@ -335,7 +333,7 @@ def read_json(path: Path, *, nan: bool = False) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes, where: str, *, nan: bool = False) -> Any:
-    """JSON from a stranger: what the standard reader takes and later code trips over is a `LattokError` too.
+    """Parse JSON from a stranger: what the standard reader takes and later code trips over is a `LattokError` too.
 
     That is nesting deeper than `JSON_DEPTH`, whole numbers beyond 64 bits, names that come twice, texts with NUL or
     half a character, and NaN and infinity unless `nan`.
@@ -385,7 +383,7 @@ def _check_parsed(value: Any, nan: bool) -> None:
 
 
 def finite(value: Any) -> Any:
-    """`value` with None in place of NaN and infinity, all the way down."""
+    """Return `value` with None in place of NaN and infinity, all the way down."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

@@ -24,7 +24,7 @@ Found = Iterator[tuple[str, str] | Finding]  # facts (label, text) and findings,
 
 
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Errors first, then warnings and notes; the same text once."""
+    """Sort findings, errors first, then warnings and notes; the same text once."""
     return tuple(sorted(dict.fromkeys(findings), key=lambda finding: ORDER[finding.severity]))
 
 
@@ -37,13 +37,13 @@ def some_of(findings: Iterable[Finding], rest: str) -> Iterator[Finding]:
 
 
 def lines(findings: Iterable[Finding]) -> Iterator[str]:
-    """Wrapped lines, each finding under its severity."""
+    """Yield wrapped lines, each finding under its severity."""
     for finding in findings:
         text = " ".join(f"{finding.what} {finding.advice}".split())
         yield from textwrap.wrap(text, WIDTH, initial_indent=f"{finding.severity:<8}", subsequent_indent=" " * 8)
 
 
 def fitted(label: str, text: str) -> str:
-    """One line of facts, cut where it would be too wide."""
+    """Return one line of facts, cut where it would be too wide."""
     line = f"  {label:<10}" + " ".join(text.split())
     return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"

@@ -41,10 +41,11 @@ def inside(root: Path, relative: Any, what: str) -> Path:
 
 
 def followed(root: Path, path: Path, what: str) -> Path:
-    """`path` itself, which is below `root` after links are followed, and no device or pipe. It need not be there."""
+    """Return `path`, which must be below `root` after links are followed, and no device or pipe. It need not exist."""
     try:
         real = os.path.realpath(path)
-        if not any(_is_below(real, area) for area in _areas(root)):
+        plain = os.path.normcase(real)
+        if not any(plain == area or plain.startswith(area.rstrip(os.sep) + os.sep) for area in _areas(root)):
             got = f"got {path}" if real == os.path.abspath(path) else f"but {path} leads to {real}"
             way_out = f"Move it there, or name the folder that may be read as well: {TRUSTED}={os.path.dirname(real)}"
             raise LattokError(f"{what}: expected a path below {root}, {got}. {way_out} (environment).")
@@ -63,7 +64,7 @@ def followed(root: Path, path: Path, what: str) -> Path:
 
 
 def walk(root: Path, skip: Callable[[Path], bool], once: bool = False) -> Iterator[Path]:
-    """Paths of all files below a folder, relative to it: those of a folder sorted by name, then those of its folders.
+    """Yield paths of all files below a folder, relative to it: those of a folder by name, then those of its folders.
 
     Links are followed where they stay inside. A folder that is linked into itself is passed over there; one to which
     many links lead comes with all of them, or is entered `once`. `skip` sees relative paths of files and folders.
@@ -121,14 +122,9 @@ def _is_relative(text: str) -> bool:
 
 def _areas(root: Path) -> Iterator[str]:
     real = Path(os.path.realpath(root))
-    yield str(real)
+    yield os.path.normcase(real)
     for folder in (real, *real.parents):
         if folder.parent.name == "snapshots":
-            yield str(folder.parent.parent / "blobs")
+            yield os.path.normcase(folder.parent.parent / "blobs")
     for trusted in filter(None, os.environ.get(TRUSTED, "").split(os.pathsep)):
-        yield os.path.realpath(os.path.expanduser(trusted))
-
-
-def _is_below(real: str, area: str) -> bool:
-    real, area = os.path.normcase(real), os.path.normcase(area)
-    return real == area or real.startswith(area.rstrip(os.sep) + os.sep)
+        yield os.path.normcase(os.path.realpath(os.path.expanduser(trusted)))

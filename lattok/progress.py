@@ -17,7 +17,7 @@ class bar:
         return self
 
     def stage(self, stage: str, done: int, total: int) -> None:
-        """Progress of a named stage."""
+        """Show the progress of a named stage."""
         self._bar.set_description_str(stage, refresh=False)
         self(done, total)
 

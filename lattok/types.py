@@ -60,7 +60,7 @@ class LatentActions(NamedTuple):
 
 
 def join(parts: Sequence[LatentActions]) -> LatentActions:
-    """Latent actions of several batches, one after the other."""
+    """Join latent actions of several batches, one after the other."""
     env = [part.env for part in parts if part.env is not None]
     return LatentActions(
         torch.cat([part.codes for part in parts]),
@@ -80,7 +80,7 @@ class Labeller:
     datasets: tuple[str, ...] = ()  # those that have a normaliser of their own
 
     def describe(self) -> dict[str, Any]:
-        """Identity for provenance: type, hashes of config and weights, id, revision; JSON values only."""
+        """Return the identity for provenance: type, hashes of config and weights, id, revision; JSON values only."""
         return {"type": self.type or type(self).__name__}
 
     def for_dataset(self, name: str) -> Any:
@@ -108,15 +108,15 @@ class ActionTokenizer(Labeller):
     shared_vocabulary: ClassVar[bool] = True  # False: each position has a codebook of its own
 
     def encode(self, chunks: Any, valid: Any = None) -> Any:
-        """Chunks [B, H, m] to codes int64 [B, P]."""
+        """Turn chunks [B, H, m] into codes int64 [B, P]."""
         raise NotImplementedError
 
     def decode(self, codes: Any) -> Any:
-        """Codes [B, P] to chunks [B, H, m]. Total: every code sequence decodes."""
+        """Turn codes [B, P] into chunks [B, H, m]. Total: every code sequence decodes."""
         raise NotImplementedError
 
     def latent_actions(self, chunks: Any, valid: Any = None) -> LatentActions:
-        """Chunks [B, H, m] to codes, latents and quantized vectors."""
+        """Turn chunks [B, H, m] into codes, latents and quantized vectors."""
         raise NotImplementedError
 
 
@@ -133,11 +133,11 @@ class VideoLabeller(Labeller):
         raise NotImplementedError
 
     def resize(self, frames: np.ndarray) -> np.ndarray:
-        """Frames uint8 [n, H, W, 3] to the model's size, uint8 [n, h, w, 3]."""
+        """Bring frames uint8 [n, H, W, 3] to the model's size, uint8 [n, h, w, 3]."""
         raise NotImplementedError
 
     def label_video(self, frames: np.ndarray | Iterable[np.ndarray], stride: int) -> LatentActions:
-        """Video [T, V, H, W, 3] uint8 to T latent actions of the pairs (t, min(t + stride, T - 1)).
+        """Label video [T, V, H, W, 3] uint8: T latent actions of the pairs (t, min(t + stride, T - 1)).
 
         The video may come in pieces, in order; labels do not depend on where they begin.
         """

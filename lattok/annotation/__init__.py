@@ -58,11 +58,11 @@ class Annotated(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether everything was labelled and copied."""
+        """Tell whether everything was labelled and copied."""
         return not (self.unlabelled or self.unreadable)
 
     def report(self) -> str:
-        """One line: what has labels, and why the rest has none."""
+        """Say in one line what has labels, and why the rest has none."""
         gaps: dict[int, str] = {}
         for part in self.unlabelled.values():
             gaps = part | gaps
@@ -118,7 +118,7 @@ def label(
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> Annotated:
-    """As `annotate`, from its arguments put together; returns what could not be labelled instead of a warning."""
+    """Label as `annotate` does, from its arguments put together; return what could not be labelled, not a warning."""
     given = by_prefix(work.models)  # which checks that they label
     work = work._replace(models={prefix: for_dataset(model, work.dataset.name) for prefix, model in given.items()})
     source, target = work.dataset.root.resolve(), Path(out).resolve()
@@ -183,7 +183,7 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
 
 
 def _check_no_worse(before: dict[str, Any] | None, failures: Failures, out: Path) -> None:
-    """A run that fills gaps must not open others: labels that are there are not to be lost."""
+    """Check that a run that fills gaps opens no others: labels that are there are not to be lost."""
     if before is None:
         return
     known = {(prefix, index) for prefix, index in before["failed"]}

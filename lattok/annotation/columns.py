@@ -63,7 +63,7 @@ class UnreadableRows(NamedTuple):
 
 
 def plan_units(dataset: RobotDataset, frames: int) -> list[Unit]:
-    """Runs of whole episodes of at most `frames` (a longer episode is a unit of its own), file by file."""
+    """Return runs of whole episodes of at most `frames` (a longer one is a unit of its own), file by file."""
     layout = _lerobot_layout(cast(LeRobotV3, dataset)) if dataset.kind == "lerobot" else _sidecar_layout(dataset)
     units: list[Unit] = []
     for file, rows in layout:
@@ -80,7 +80,7 @@ def plan_units(dataset: RobotDataset, frames: int) -> list[Unit]:
 
 
 def _lerobot_layout(dataset: LeRobotV3) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
-    """Data files with the rows of their episodes, in their order; they must agree with meta/episodes."""
+    """Yield data files with the rows of their episodes, in their order, which must agree with meta/episodes."""
     lengths = {episode.index: episode.length for episode in dataset.episodes}
     files = {path: {index: lengths[index] for index in indices} for path, indices in dataset.by_data_file().items()}
     orphans = sorted(set((dataset.root / "data").rglob("*.parquet")) - set(files))
@@ -95,7 +95,7 @@ def _lerobot_layout(dataset: LeRobotV3) -> Iterator[tuple[str, list[tuple[int, i
 
 
 def _sidecar_layout(dataset: RobotDataset) -> Iterator[tuple[str, list[tuple[int, int, int]]]]:
-    """Episodes in order, in files of about a million rows."""
+    """Yield files of about a million rows with their episodes, in order."""
     number, end, rows = 0, 0, []
     for episode in dataset.episodes:
         if end >= SIDECAR_ROWS:
@@ -107,7 +107,7 @@ def _sidecar_layout(dataset: RobotDataset) -> Iterator[tuple[str, list[tuple[int
 
 
 def unit_keys(dataset: RobotDataset, units: Sequence[Unit]) -> list[str]:
-    """For each unit a hash of its episodes and of size and modification time of the files they are read from.
+    """Hash the episodes of each unit, and size and modification time of the files they are read from.
 
     A file that is repaired changes the keys of its own units only, wherever their rows then are.
     """
@@ -168,7 +168,7 @@ def append_columns(source: Path, target: Path, shapes: Shapes, rows: Rows) -> li
 
 
 def write_sidecar(target: Path, shapes: Shapes, units: Sequence[Unit], rows: Rows) -> None:
-    """Labels of a file's units with their episode_index and frame_index, one row group per unit."""
+    """Write the labels of a file's units with their episode_index and frame_index, one row group per unit."""
     index = pa.schema([("episode_index", pa.int64()), ("frame_index", pa.int64())])
     schema = _with_labels(index, shapes)
     with whole_file(target) as temporary, _writer(temporary, schema, "snappy") as writer:
@@ -193,7 +193,7 @@ def _with_labels(schema: pa.Schema, shapes: Shapes) -> pa.Schema:
 
 
 def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Table, list[str]]:
-    """A row group, and the columns of it that cannot be read, which are null."""
+    """Read a row group; return also the columns of it that cannot be read, which are null."""
     try:
         return file.read_row_group(group), []
     except DAMAGE:
@@ -213,7 +213,7 @@ def _read_group(file: pq.ParquetFile, group: int, source: Path) -> tuple[pa.Tabl
 
 
 def _metadata(old: dict[bytes, bytes] | None, shapes: Shapes) -> dict | None:
-    """Schema metadata with the new columns added where Hugging Face `datasets` describes the old ones."""
+    """Return schema metadata with the new columns where Hugging Face `datasets` describes the old ones."""
     if not old or b"huggingface" not in old:
         return old
     try:

@@ -31,10 +31,7 @@ IN_FLIGHT = 2  # units per worker: the frames of one are decoded while the other
 class Engine(Protocol):
     """Who labels units. The labels are the same whoever does it, with however many workers."""
 
-    @property
-    def device(self) -> str | None:
-        """Kind of device that labels; None: where the models are."""
-        ...
+    device: str | None  # kind of device that labels; None: where the models are
 
     def label(self, work: Work, units: Sequence[Unit]) -> Iterator[tuple[Unit, Labelled]]:
         """Return the labels of every unit, in any order, as they are finished."""
@@ -65,7 +62,7 @@ class RayEngine:
         checks.positive(cpus=cpus)
         checks.at_least_zero(gpus=gpus)
         self.address, self.workers, self.cpus, self.gpus = address, workers, cpus, gpus
-        self.device = "cuda" if gpus else "cpu"
+        self.device: str | None = "cuda" if gpus else "cpu"
         self.startup_s = 0.0  # of the last start of Ray
         self._own = False  # whether Ray was started here
 
@@ -115,7 +112,7 @@ class RayEngine:
         self._own = False
 
     def count(self, units: int) -> int:
-        """Workers to start for this many units."""
+        """Return how many workers to start for this many units."""
         resources = _ray().cluster_resources()
         room = int(resources.get("CPU", 0) // self.cpus)
         if self.gpus:
@@ -157,12 +154,12 @@ class _Pool:
         except Exception as error:  # pickling another package's model may raise anything
             why = files.first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
             raise LattokError(f"`models`: expected models that other processes can be given, got: {why}") from None
-        self._workers: list[Any] = []
         self._starting: dict[Any, int] = {}  # answer to `ready` -> worker
         self._up: set[int] = set()  # workers that have answered
-        self._starts_left = ATTEMPTS * engine.count(len(units)) + len(units) * ATTEMPTS
-        for number in range(engine.count(len(units))):
-            self._workers.append(None)
+        count = engine.count(len(units))
+        self._starts_left = ATTEMPTS * (count + len(units))
+        self._workers: list[Any] = [None] * count
+        for number in range(count):
             self._spawn(number)
 
     def run(self) -> Iterator[tuple[Unit, Labelled]]:

@@ -128,7 +128,7 @@ def check_model(work: Work, prefix: str, model: ActionTokenizer | VideoLabeller)
 
 
 def label_unit(work: Work, unit: Unit, decoder_threads: int | None = None, turn: Lock | None = None) -> Labelled:
-    """Labels of a unit, with its frames decoded ahead; `turn` is waited for between decoding and labelling."""
+    """Label a unit, with its frames decoded ahead; `turn` is waited for between decoding and labelling."""
     with (
         Ahead(partial(piece_of_frames, work), jobs(work, [unit]), AHEAD_FRAMES, decoder_threads) as frames_of,
         turn or nullcontext(),
@@ -137,7 +137,7 @@ def label_unit(work: Work, unit: Unit, decoder_threads: int | None = None, turn:
 
 
 def label_decoded(work: Work, unit: Unit, frames_of: Ahead[np.ndarray]) -> Labelled:
-    """Labels of a unit. `frames_of` hands over frames decoded ahead: episode after episode, by prefix, by piece.
+    """Label a unit. `frames_of` hands over frames decoded ahead: episode after episode, by prefix, by piece.
 
     What fails is tried once more from its start (file systems fail now and then), then given up: for this episode and
     this model.
@@ -161,7 +161,7 @@ def label_decoded(work: Work, unit: Unit, frames_of: Ahead[np.ndarray]) -> Label
 
 
 def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: FramesOf | None = None) -> Labels:
-    """Labels by one model of all frames of an episode, by column."""
+    """Label all frames of an episode by one model; return the labels by column."""
     model = work.models[prefix]
     if model.label_source == "actions":
         parts = _from_actions(work, cast(ActionTokenizer, model), index)
@@ -209,14 +209,14 @@ def jobs(work: Work, units: Sequence[Unit]) -> Iterator[Request]:
 
 
 def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
-    """Cameras of the dataset that stand for the model's."""
+    """Return the cameras of the dataset that stand for the model's."""
     keys = camera_keys(work.dataset, work.options.cameras or model.cameras)
     checks.size("cameras", "cameras as in the model's config", len(keys), len(model.cameras))
     return keys
 
 
 def reason(error: Exception) -> str:
-    """Why, in one line; errors that are no finding of ours also by their kind."""
+    """Say why, in one line; errors that are no finding of ours are also named by their kind."""
     line = files.first_line(error)
     return line if isinstance(error, LattokError) else f"{type(error).__name__}: {line}"
 
@@ -241,7 +241,7 @@ class _Asked:
 
 
 def _one(work: Work, prefix: str, index: int, length: int, asked: _Asked, before: list[Labels]) -> Labels:
-    """Labels of an episode, at the second attempt if need be; of the same width as those `before`."""
+    """Label an episode, at the second attempt if need be; the labels must be as wide as those `before`."""
     try:
         labels = label_episode(work, prefix, index, length, asked)
     except Exception:
@@ -272,7 +272,7 @@ def _from_actions(work: Work, model: ActionTokenizer, index: int) -> Labels:
 
 
 def _columns(out: LatentActions, options: Options) -> Labels:
-    """Arrays of one stream, and of the environment stream under `env.`; no codes where nothing is quantized."""
+    """Return arrays of one stream, and of the environment's under `env.`; no codes where nothing is quantized."""
     arrays = {"codes": out.codes.cpu().numpy().astype(np.int64)} if out.codes.shape[1] else {}
     if options.embedding:
         arrays["embedding"] = out.latents.float().cpu().numpy()

@@ -75,7 +75,7 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
 
 
 def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, Any]:
-    """By prefix: what labels were made from, by what, and their columns. No times, no paths."""
+    """Return by prefix what labels were made from, by what, and their columns. No times, no paths."""
     labels, dataset = {}, work.dataset
     split = {} if dataset.split is None else {"split": dataset.split}
     frames = sum(episode.length for episode in dataset.episodes)
@@ -109,7 +109,7 @@ def provenance(work: Work, identities: Identities, shapes: Shapes) -> dict[str, 
 
 
 def by_reason(work: Work, unlabelled: dict[int, str]) -> list[dict[str, Any]]:
-    """Episodes by why they have no labels; without the folder of the dataset, which is no fact about the labels."""
+    """Group episodes by why they have no labels; the folder of the dataset is no fact about the labels and left out."""
     grouped: dict[str, list[int]] = {}
     for index, reason in sorted(unlabelled.items()):
         root, reason = str(work.dataset.root), readable(reason)
@@ -118,7 +118,7 @@ def by_reason(work: Work, unlabelled: dict[int, str]) -> list[dict[str, Any]]:
 
 
 def _shapes(job: Job, keys: Sequence[str]) -> Shapes:
-    """Of all label columns, from the first units that have labels by each model."""
+    """Return the shapes of all label columns, from the first units that have labels by each model."""
     found: dict[str, Shapes] = {}
     for key in keys:
         rows = job.staging.load(key).rows
@@ -134,7 +134,7 @@ def _shapes(job: Job, keys: Sequence[str]) -> Shapes:
 def _write_labels(
     job: Job, units: Sequence[Unit], keys: Sequence[str], shapes: Shapes, sidecar: bool
 ) -> list[UnreadableRows]:
-    """Every file with labels, and what of the source could not be copied into it."""
+    """Write every file with labels; return what of the source could not be copied into it."""
     root, staging = job.work.dataset.root, job.staging
     by_file: dict[str, list[int]] = {}
     for i, unit in enumerate(units):
@@ -155,7 +155,7 @@ def _write_labels(
 
 
 def _statistics(job: Job, keys: Sequence[str]) -> dict[str, Any]:
-    """Of the label columns for meta/stats.json, over the episodes that have labels."""
+    """Return statistics of the label columns for meta/stats.json, over the episodes that have labels."""
     parts: dict[str, list[Stats]] = {}
     for key in keys:
         for name, values in job.staging.load(key).rows.items():

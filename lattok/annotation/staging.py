@@ -88,7 +88,7 @@ class Staging:
             return None
 
     def row_reader(self, units: Sequence[Unit], keys: Sequence[str], shapes: Shapes) -> Rows:
-        """`rows(first, last)` of one file from the units that cover it; holds one unit in memory."""
+        """Return `rows(first, last)` of one file from the units that cover it; it holds one unit in memory."""
         held: dict[int, Labels] = {}
 
         def rows(first: int, last: int) -> Labels:
@@ -169,7 +169,7 @@ class Staging:
 
 
 def _filled(unit: Unit, stored: Labelled, shapes: Shapes) -> Labels:
-    """Labels of all rows of a unit: where there are none, codes are -1, vectors 0, and nothing is valid."""
+    """Return labels of all rows of a unit: where there are none, codes are -1, vectors 0, and nothing is valid."""
     rows: Labels = {}
     for name, (dtype, shape) in shapes.items():
         failed = next((part for prefix, part in stored.failures.items() if name.startswith(prefix + ".")), {})

@@ -36,7 +36,7 @@ class Verification(NamedTuple):
     lines: tuple[str, ...]  # "+ ..." holds, "- ..." does not, "? ..." to know
 
     def render(self) -> str:
-        """Plain text."""
+        """Return plain text."""
         return "\n".join(self.lines)
 
 
@@ -133,7 +133,7 @@ def _verify_one(
 
 
 def _check_identity(entry: Mapping[str, Any], prefix: str, model: Any) -> Iterator[str]:
-    """Hashes of configuration and weights, and what else may explain a difference. Returns the latter."""
+    """Compare hashes of configuration and weights; return what else may explain a difference."""
     stored, now = entry["model"], identities_of({prefix: model})[prefix]
     explanations = []
     known = {*stored, *now} if not (entry.get("restored") or not stored) else {*stored}
@@ -174,7 +174,7 @@ def _check_columns(dataset: RobotDataset, entry: Mapping[str, Any]) -> Iterator[
 def _check_preprocessing(
     dataset: RobotDataset, entry: Mapping[str, Any], spec: LatentSpec, model: Any
 ) -> Iterator[str]:
-    """Stride or horizon as the model has them on this dataset."""
+    """Compare stride or horizon with what the model has on this dataset."""
     name = "stride" if spec.source == "video" else "horizon"
     was, now = getattr(spec, name), model.stride_frames(dataset.fps) if name == "stride" else model.horizon
     action_key = entry.get("action_key", "")
@@ -187,7 +187,7 @@ def _check_preprocessing(
 
 
 def _check_gaps(dataset: RobotDataset, entry: Mapping[str, Any], episodes: Sequence[Episode]) -> Iterator[str]:
-    """Episodes without labels must say so in every row."""
+    """Check that episodes without labels say so in every row."""
     columns = [name for name in entry["columns"] if name in dataset.features]
     for episode in episodes:
         for name, values in dataset.columns(episode.index, columns).items():
@@ -210,7 +210,7 @@ def _sample(candidates: Sequence[Episode], episodes: int | Sequence[int], seed: 
 
 
 def _compare(work: Work, entry: Mapping[str, Any], chosen: Sequence[Episode], made: list[str]) -> Iterator[str]:
-    """Labels of the chosen episodes against those that are stored."""
+    """Compare labels of the chosen episodes with those that are stored."""
     if not chosen:
         yield "- no episode could be chosen: all of them are without labels"
     (prefix,) = work.models
@@ -257,7 +257,7 @@ class _Tally:
                 self.first = (episode, int(rows[0]), was[rows[0]].tolist(), is_[rows[0]].tolist())
 
     def line(self, name: str, frames: int, made: list[str]) -> str:
-        """Equal, close or different, and where first."""
+        """Say whether the column is equal, close or different, and where first."""
         if self.absent:
             return f"- {name}: the model gives no such column now, or of another width"
         if self.first is not None:

@@ -153,7 +153,7 @@ def _call(command: str, verb: Callable[..., Any], words: Sequence[str]) -> int |
 
 
 def _without_box(text: str) -> str:
-    """What stands below the title of a box, up to the next line that divides it."""
+    """Return what stands below the title of a box, up to the next line that divides it."""
     words = text.partition("\n")[2].replace("│", " ").partition("Got errors:")[0].split()
     rule = frozenset("─-╭╮╰╯").issuperset
     kept = takewhile(lambda word: not rule(word), dropwhile(rule, words))
@@ -187,7 +187,7 @@ def _load(module: str) -> None:
 
 
 def _of_system(error: OSError, arguments: list[str]) -> str:
-    """What the system refused: a file, or, without a name, our own output."""
+    """Say what the system refused: a file, or, without a name, our own output."""
     why = error.strerror or str(error)
     if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
         sys.stdout = None  # nothing more can be said there
@@ -198,14 +198,14 @@ def _of_system(error: OSError, arguments: list[str]) -> str:
 
 
 def _say_anything() -> None:
-    """A terminal or a file that knows no `×` gets a `?`, rather than ending the verb."""
+    """Let a terminal or a file that knows no `×` get a `?`, rather than ending the verb."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def _check_text(words: Sequence[str]) -> None:
-    """Names that are not UTF-8 cannot stand in the JSON and HTML that verbs write."""
+    """Refuse names that are not UTF-8: they cannot stand in the JSON and HTML that verbs write."""
     for word in words:
         try:
             word.encode()

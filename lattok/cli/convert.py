@@ -209,7 +209,7 @@ def push(
 
 
 def _new_folder(out: str, argument: str = "out") -> Path:
-    """`out` as a path; what is already there is never overwritten."""
+    """Return `out` as a path, refused where something is there: nothing is ever overwritten."""
     folder = Path(out).expanduser()
     if not files.is_new(folder):
         hint = "Choose another OUT." if argument == "out" else "Choose another folder."

@@ -72,7 +72,7 @@ def demo(
 
 
 def _mark(out: Path, options: dict[str, Any]) -> None:
-    """A demo folder is new, or belongs to a demo with the same options."""
+    """Mark the folder, which must be new or belong to a demo with the same options."""
     mark = out / MARK
     options = {"made_by": "lattok demo", **options}
     if mark.is_file():
@@ -117,7 +117,7 @@ def _summary(reports: list[Any], out: Path, annotated: Path, seconds: float) -> 
 
 
 def _what_next(features: str, fast: bool) -> None:
-    """Commands that run on this machine as they stand, but for the dataset."""
+    """Print commands that run on this machine as they stand, but for the dataset."""
     import torch
 
     if fast:

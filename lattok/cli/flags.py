@@ -35,7 +35,7 @@ POSITIONAL = Positional[int].__metadata__[0]  # pyright: ignore[reportAttributeA
 
 
 def flags_of(verb: Any) -> Iterator[tuple[str, Any]]:
-    """Names and types of the flags of a verb, a function or a dataclass; those inside groups of flags too."""
+    """Yield names and types of the flags of a verb, a function or a dataclass; those inside groups of flags too."""
     hints = get_type_hints(verb, include_extras=True)
     for name, hint in hints.items():
         marks = getattr(hint, "__metadata__", ())

@@ -32,7 +32,7 @@ class Engines:
     """GPUs of a worker; a fraction lets workers share one."""
 
     def make(self) -> Any:
-        """The engine that these flags ask for."""
+        """Return the engine that these flags ask for."""
         from lattok.annotation import LocalEngine, RayEngine
 
         checks.one_of("engine", self.engine, ("local", "ray"))
@@ -184,7 +184,7 @@ def export(
 
 
 def faster(model: Any, backend: str, precision: str, threads: int) -> Any:
-    """A model of video for another backend or precision; the model itself where neither is asked for."""
+    """Return a model of video for another backend or precision; the model itself where neither is asked for."""
     if (backend, precision) == ("torch", "float32"):
         return model
     if model.label_source != "video":

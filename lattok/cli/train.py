@@ -48,7 +48,7 @@ class StudyRun(Run):
 
 
 def train_verb(kind: str, words: Sequence[str]) -> Callable[..., None] | None:
-    """The verb `lattok train KIND`, if there is such a kind; its help shows what the preset among `words` sets."""
+    """Return the verb `lattok train KIND`, if there is one; its help shows what the preset among `words` sets."""
     from lattok.recipes import recipe_of
 
     recipe_class = recipe_of(kind)
@@ -91,7 +91,7 @@ def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str,
 
 
 def _flags(recipe_class: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Groups of flags by name: the common ones, then all others of data, model and loop."""
+    """Return groups of flags by name: the common ones, then all others of data, model and loop."""
     from lattok.recipes.common import comments_of, types_of
 
     groups: dict[str, dict[str, Any]] = {"common": {}, "data": {}, "model": {}, "loop": {}}
@@ -109,7 +109,6 @@ def _flags(recipe_class: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flag(kind: Any, said: str, default: Any) -> Any:
-    """The type of a flag with its help."""
     several = get_origin(kind) in (Union, UnionType)
     kinds = [part for part in (get_args(kind) if several else (kind,)) if part is not type(None)]
     inner = get_args(kinds[0])[0] if get_origin(kinds[0]) is tuple else kinds[0]
@@ -165,7 +164,7 @@ def presets(kind: Annotated[Positional[str | None], arg(metavar="KIND", help_beh
 
 
 def as_flags(options: Mapping[str, Any]) -> list[list[str]]:
-    """The words of each option as they are typed."""
+    """Return the words of each option as they are typed."""
     flags = []
     for name, value in options.items():
         flag = name.replace("_", "-")

@@ -143,7 +143,7 @@ class FitRecipe(Recipe[Tokenizer]):
 
 
 def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
-    """The recipe of a family of action tokenizers: its configuration's fields and what its `fit` takes by name."""
+    """Return the recipe of a family of action tokenizers: fields of its configuration and what `fit` takes by name."""
     types, parameters = get_type_hints(family.fit), inspect.signature(family.fit).parameters.values()
     named = [(p.name, types[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
     own = [f.name for f in fields(family.config_class) if f.name not in types_of(ChunkConfig)]
@@ -171,7 +171,7 @@ UniformBinsRecipe = recipe_for(UniformBins)
 
 
 def fit_summary(model: ChunkTokenizer, windows: ActionWindows) -> str:
-    """One line: tokens of a chunk, and how well some of the chunks that it was fitted to come back."""
+    """Say in one line how many tokens a chunk takes, and how well some of those that it was fitted to come back."""
     rows = torch.linspace(0, len(windows) - 1, min(SAMPLED, len(windows))).long()
     chunks, valid = windows.batch(rows)
     codes = model.encode(chunks, valid)

@@ -60,7 +60,7 @@ class ImageOptions(DataOptions):
 
     @property
     def augmentation(self) -> Augmentation:
-        """These options together."""
+        """Return these options together."""
         return Augmentation(**{f.name: getattr(self, f.name) for f in fields(Augmentation)})
 
 
@@ -113,7 +113,7 @@ class Recipe(ABC, Generic[Model]):
     def from_preset(
         cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
     ) -> Self:
-        """Presets joined by "+" ("tiny+robust") are applied one after another, then `options`.
+        """Apply presets joined by "+" ("tiny+robust") one after another, then `options`.
 
         A mixture is `dataset=None` with `mix=("data/a:1.0", "data/b:0.5")`.
         """
@@ -143,19 +143,19 @@ class Recipe(ABC, Generic[Model]):
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """All options, from those of the presets and those that were given by name."""
+        """Return all options, from those of the presets and those that were given by name."""
         return {**preset, **given}
 
     @classmethod
     @cache
     def groups(cls) -> tuple[Any, Any, Any]:
-        """Dataclasses of the options of data, loop and model; each option stands in one of them."""
+        """Return dataclasses of the options of data, loop and model; each option stands in one of them."""
         taken = {f.name for owner in (cls.data_class, cls.loop_class) for f in fields(owner)}
         return cls.data_class, cls.loop_class, chosen_fields(cls.model_class, taken)
 
     @classmethod
     def option_types(cls) -> dict[str, Any]:
-        """Every option by name with its type."""
+        """Return the type of every option, by name."""
         return {name: kind for owner in cls.groups() for name, kind in types_of(owner).items()}
 
     def config(self, **known: Any) -> Any:
@@ -191,7 +191,7 @@ class Recipe(ABC, Generic[Model]):
         return {"dataset": dataset.name, **split, "episodes": runs, **declared}
 
     def _content(self, dataset: RobotDataset) -> Content:
-        """All that this run reads from a dataset."""
+        """Hash all that this run reads from a dataset."""
         named = [getattr(self.data, name, None) for name in ("action_key", "state_key", "eval_key")]
         keys = {key for key in named if key is not None}
         chosen = getattr(self.data, "cameras", None)
@@ -201,7 +201,7 @@ class Recipe(ABC, Generic[Model]):
         return content_of(dataset, select_episodes(dataset, self.data.episodes), keys, cameras)
 
     def options(self) -> dict[str, Any]:
-        """All options, flat."""
+        """Return all options, flat."""
         return {**asdict(self.data), **asdict(self.loop), **asdict(self.model)}
 
     @contextmanager
@@ -269,8 +269,10 @@ class Recipe(ABC, Generic[Model]):
             raise LattokError(f"{out / RUN / RECIPE}: {error} {NEW_RUN}") from None
 
     def _check_stored(self) -> None:
-        """A resumed recipe is the stored one, but for what cannot change the result. That the dataset is the same its
-        content says, wherever it lies now."""
+        """Check that a resumed recipe is the stored one, but for what cannot change the result.
+
+        The dataset is known by its content, wherever it lies now.
+        """
         stored = self.stored(Path(self.out))
         if (stored.dataset is None) != (self.dataset is None):
             one = stored.dataset or f"the mixture {' '.join(stored.data.mix)}"
@@ -297,7 +299,7 @@ RECIPES: Registry[type[Recipe[Any]]] = Registry("lattok.recipes", "kind", ("reci
 
 
 def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> None:
-    """A dataset or a mixture, not both."""
+    """Check that there is a dataset or a mixture, not both."""
     hint = "" if mix is None else "For several give `mix`: data/a:1.0 data/b:0.5."
     if dataset is None and not mix:
         checks.fail("dataset", "a folder, a description file or a Hub id", "none", hint)
@@ -310,7 +312,7 @@ def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> 
 
 
 def index_runs(indices: Iterable[int]) -> list[list[int]]:
-    """First and last index of every run of consecutive ones."""
+    """Return the first and last index of every run of consecutive ones."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1] + 1:
@@ -321,7 +323,7 @@ def index_runs(indices: Iterable[int]) -> list[list[int]]:
 
 
 def chosen_fields(config: type, without: Collection[str] = ()) -> Any:
-    """The fields of a configuration that a user chooses, as a dataclass: all but those that it takes `from_data`."""
+    """Return the fields of a configuration that a user chooses, as a dataclass: all but those it takes `from_data`."""
     hidden, hints = {*getattr(config, "from_data", ()), *without}, get_type_hints(config)
     kept = [f for f in fields(config) if f.name not in hidden]
     chosen = [(f.name, hints[f.name], field(default=f.default, default_factory=f.default_factory)) for f in kept]
@@ -351,7 +353,7 @@ def comments_of(owner: type) -> dict[str, str]:
 
 
 def typed(name: str, value: Any, kind: Any) -> Any:
-    """`value` as `kind`, or an error that names the option; JSON knows no tuples, and one item stands for a tuple."""
+    """Return `value` as `kind`, or raise what names the option; JSON knows no tuples, and one item stands for one."""
     if isinstance(value, list):
         value = tuple(value)
     allowed: Sequence[Any] = get_args(kind) if get_origin(kind) not in (None, tuple) else (kind,)

@@ -33,7 +33,7 @@ TAKEN = ("latent_dim", "features", "features_revision", "image_size", "interpola
 
 
 def combined(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a recipe, from those of presets, stage and earlier models, and those `given` by name."""
+    """Return all options of a recipe, from those of presets, stage and earlier models, and those `given` by name."""
     stage, init, codebook = (given.get(name) for name in ("stage", "init", "env_codebook"))
     if stage is not None:
         checks.one_of("stage", stage, STAGES)
@@ -64,7 +64,7 @@ def lam_config(argument: str, name: str) -> ImageLAMConfig:
 def _continued(
     init: str, codebook: str | None, preset: Mapping[str, Any], implied: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Options of a run that continues `init`: the architecture is the model's, not the presets'."""
+    """Return options of a run that continues `init`: the architecture is the model's, not the presets'."""
     if codebook is not None:
         raise LattokError(f"`env_codebook` {codebook} cannot be used with init: the model brings its own.")
     model = {name: value for name, value in asdict(lam_config("init", init)).items() if name in MODEL}

@@ -183,7 +183,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """As every recipe, with what follows from the stage and from earlier models between the two."""
+        """Return all options, with what follows from the stage and from earlier models between the two."""
         return earlier.combined(preset, given)
 
     def train(self, resume: bool = False, resume_command: str = "") -> ImageLAM:
@@ -218,7 +218,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
             return finish({"": model}, out)[""]
 
     def next_step(self) -> str:
-        """As every recipe; a model of stage 1 is there for stage 2."""
+        """Return what to type when it is trained; a model of stage 1 is there for stage 2."""
         if self.model.language is None:
             return super().next_step()
         source = [self.dataset] if self.dataset is not None else ["--mix", *self.data.mix]
@@ -233,7 +233,7 @@ def _earlier(recipe: ImageLAMRecipe) -> ImageLAM | None:
 
 
 def _words(recipe: ImageLAMRecipe, datasets: Sequence[RobotDataset], before: ImageLAM | None) -> Instructions | None:
-    """Vectors of the datasets' instructions, where the model reads them."""
+    """Return vectors of the datasets' instructions, where the model reads them."""
     language = recipe.model.language
     if language is None:
         if recipe.data.text_features is not None:
@@ -266,7 +266,7 @@ def _cameras(recipe: ImageLAMRecipe, dataset: RobotDataset, before: ImageLAM | N
 def _model(
     recipe: ImageLAMRecipe, cameras: tuple[str, ...], before: ImageLAM | None, words: Instructions | None
 ) -> ImageLAM:
-    """A fresh model, or one with the weights or the environment of an earlier one."""
+    """Return a fresh model, or one with the weights or the environment of an earlier one."""
     config = recipe.config(cameras=cameras)
     if before is None:  # mean and deviation of the pixels are those that the features know
         mean, std = known_scaling(config.features, config.image_size, config.features_revision)
@@ -305,7 +305,7 @@ def _with_actions(recipe: ImageLAMRecipe, datasets: Sequence[RobotDataset]) -> l
 
 
 def _inputs(recipe: ImageLAMRecipe, before: ImageLAM | None) -> dict[str, str]:
-    """Hashes of what the run depends on besides dataset and options."""
+    """Hash what the run depends on besides dataset and options."""
     inputs = {}
     if before is not None:
         name = "env_codebook" if recipe.data.init is None else "init"
@@ -332,7 +332,7 @@ def _history(
 
 
 def attach_action_head(model: ImageLAM, pairs: FramePairs | MixedPairs) -> None:
-    """A head for the labelled actions; those of a mixture come normalised, each dataset's with its own statistics."""
+    """Attach a head for the labelled actions; those of a mixture come normalised, each dataset by its statistics."""
     if not pairs.labelled.any():
         return
     if isinstance(pairs, FramePairs):

@@ -44,7 +44,7 @@ def gaps_in_frames(config: ImageLAMConfig, fps: float) -> list[int]:
 def read_pairs(
     recipe: Recipe[ImageLAM], model: ImageLAM, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
 ) -> FramePairs:
-    """All frame pairs of a dataset; their frames are decoded unless features from a cache are all that is needed."""
+    """Return all frame pairs of a dataset; frames are decoded unless features from a cache are all that is needed."""
     data, gaps = recipe.data, gaps_in_frames(model.config, dataset.fps)
     with bar("decode") as progress:
         return FramePairs(
@@ -93,7 +93,7 @@ def know_features(
 
 
 def _decoded(pairs: FramePairs) -> PixelsOf:
-    """Frames that are there already, by clip."""
+    """Return what gives frames that are there already, by clip."""
     ends = accumulate(episode.length for episode in pairs.episodes)
     starts = {e.index: end - e.length for e, end in zip(pairs.episodes, ends, strict=True)}
 
@@ -105,7 +105,7 @@ def _decoded(pairs: FramePairs) -> PixelsOf:
 
 
 def embed(language: str, path: str | None, texts: Sequence[str]) -> Instructions:
-    """Vectors of `texts`, by a frozen text encoder ("t5:MODEL"), or read from a file ("precomputed")."""
+    """Return vectors of `texts`, by a frozen text encoder ("t5:MODEL"), or read from a file ("precomputed")."""
     if (language == "precomputed") != (path is not None):
         expected = "a file of vectors with language=precomputed, none with another"
         checks.fail("text_features", expected, f"{path or 'none'} with language={language}")
@@ -121,7 +121,7 @@ def embed(language: str, path: str | None, texts: Sequence[str]) -> Instructions
 
 
 def read_vectors(path: Path) -> dict[str, Tensor]:
-    """Vectors [words, D] of each text in a file."""
+    """Read the vectors [words, D] of each text in a file."""
     try:
         if path.suffix == ".safetensors":
             arrays = safetensors.torch.load_file(path)

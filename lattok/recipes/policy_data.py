@@ -66,7 +66,7 @@ def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> l
 def read_windows(
     recipe: Recipe[Any], source: PolicySource, episodes: str | Sequence[int] | None = None
 ) -> PolicyWindows:
-    """Every frame of the recipe's episodes (or of others) with the actions and labels that follow it."""
+    """Return every frame of the recipe's episodes (or of others) with the actions and labels that follow it."""
     data, config = recipe.data, recipe.model
     learns = bool(data.plan.losses)
     with bar("decode") as progress:

@@ -36,7 +36,7 @@ class StoredRun(NamedTuple):
 
 
 def read_recipe(out: Path) -> StoredRun:
-    """run/recipe.json of a run folder, checked."""
+    """Read run/recipe.json of a run folder, checked."""
     path = out / RUN / RECIPE
     value = files.read_json(path)
     kinds = {"kind": str, "dataset": str | None, "preset": str, "options": dict, "inputs": dict}
@@ -61,7 +61,7 @@ def never_saved(out: Path) -> bool:
 
 
 def read_options(path: str | None) -> tuple[dict[str, Any], str | None]:
-    """Options and preset from a JSON file: `{name: value}`, or a run's recipe.json, which names its preset."""
+    """Read options and preset from a JSON file: `{name: value}`, or a run's recipe.json, which names its preset."""
     value = files.read_json(Path(path)) if path is not None else {}
     options, preset = value.get("options", value), value.get("preset") if "options" in value else None
     if not isinstance(options, dict) or not isinstance(preset, str | None):

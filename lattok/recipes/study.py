@@ -63,7 +63,7 @@ class ProprioPolicy(nn.Module):
 
     @torch.no_grad()
     def predict_chunk(self, batch: PolicyBatch) -> Tensor:
-        """Chunks [B, H, m] in physical units."""
+        """Return chunks [B, H, m] in physical units."""
         return self.action_normalizer.inverse(self.net(self.proprio_normalizer(batch.proprio)))
 
 
@@ -78,7 +78,7 @@ class Row:
 
     @property
     def cells(self) -> list[str]:
-        """Of the table."""
+        """Return the cells of its row in the table."""
         errors = self.errors
         latent = errors.get("latent", {})
         learned = next((f"{kind.removeprefix('latent_')} {latent[kind]:.2f}" for kind in latent if "_" in kind), "–")
@@ -92,12 +92,11 @@ def train_study(
 ) -> None:
     """Train these strategies, or all, and the controls into folders of `recipe.out`, with a table and curves there."""
     out, data = recipe.folder(resume), recipe.data
-    for name in ("layer", "latent_weight", "align_projection"):
-        value = getattr(data, name)
-        if value is not None:
-            raise LattokError(f"`{name}` cannot be set in a study, where each strategy has its own (got {value}).")
-    if data.strategy != "baseline":
-        raise LattokError(f"`strategy` cannot be set in a study, which trains them all (got {data.strategy}).")
+    for name in ("layer", "latent_weight", "align_projection", "strategy"):
+        value, usual = getattr(data, name), getattr(type(data), name)
+        if value != usual:
+            hint = "where each strategy has its own" if name != "strategy" else "which trains them all"
+            raise LattokError(f"`{name}` cannot be set in a study, {hint} (got {value}).")
     sources = recipe.open()
     dataset = with_its_labels(recipe, sources[0].dataset)
     if not held_out_episodes(dataset, data.episodes):
@@ -148,7 +147,7 @@ def _member(
 
 
 def _train_proprio(recipe: VLARecipe, source: PolicySource) -> None:
-    """The control that sees only proprio, with the same batches and the same loop."""
+    """Train the control that sees only proprio, with the same batches and the same loop."""
     out, windows = Path(recipe.out), read_windows(recipe, source)
     if windows.states is None:
         raise RuntimeError("a control on proprio without proprio")
@@ -175,7 +174,7 @@ def _row(out: Path, name: str, recipe: VLARecipe) -> Row:
 
 
 def _held_out(path: Path) -> dict[str, Any]:
-    """What a finished run says of its held-out episodes; a damaged file is an error that says how to make it again."""
+    """Read what a finished run says of its held-out episodes; of a damaged file say how to make it again."""
     again = f"Delete {path.name} and continue the study: that run is judged again."
     try:
         found = files.read_json(path)
@@ -192,15 +191,14 @@ def _held_out(path: Path) -> dict[str, Any]:
 
 
 def _metrics(folder: Path) -> list[dict[str, float]]:
-    path = folder / RUN / METRICS
     try:
-        return read_metrics(path)
+        return read_metrics(folder / RUN / METRICS)
     except LattokError as error:
         raise LattokError(f"{error} Delete {folder} and continue the study: that run is made again.") from None
 
 
 def write_table(out: Path, rows: Sequence[Row]) -> None:
-    """study.json, study.md and study.svg of finished runs."""
+    """Write study.json, study.md and study.svg of finished runs."""
     key, mean = rows[0].errors["key"], rows[0].errors["mean_action"]
     head = ["run", f"held-out error against `{key}`", "below the mean action", "first step", "last step"]
     head += ["latent actions, held out", "seconds a step"]
@@ -216,7 +214,7 @@ def write_table(out: Path, rows: Sequence[Row]) -> None:
 
 
 def curves(runs: dict[str, list[dict[str, float]]], columns: int = 3) -> str:
-    """Losses of every run, small multiples in one SVG: action in blue, latent in orange, on a logarithmic scale."""
+    """Draw losses of every run, small multiples in one SVG: action blue, latent orange, on a logarithmic scale."""
     height, panels = 150, []
     for i, (name, logged) in enumerate(runs.items()):
         found = {kind: [entry[f"loss/{kind}"] for entry in logged if f"loss/{kind}" in entry] for kind in COLOURS}

@@ -74,13 +74,13 @@ class PolicyOptions(ImageOptions):
 
     @property
     def plan(self) -> Strategy:
-        """The strategy with its layer and weight."""
+        """Return the strategy with its layer and weight."""
         changes = {"layer": self.layer, "weight": self.latent_weight, "projection": self.align_projection}
         return strategy_of(self.strategy, **changes)
 
     @property
     def compared_key(self) -> str:
-        """Column that held-out chunks are compared with."""
+        """Return the column that held-out chunks are compared with."""
         return self.eval_key or self.action_key
 
     def __post_init__(self) -> None:
@@ -138,7 +138,7 @@ class VLARecipe(Recipe[LatentVLA]):
     def from_preset(
         cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
     ) -> Self:
-        """As every recipe; the scratch backbone comes with the preset of its name, unless another is given."""
+        """Apply presets and options; the scratch backbone comes with the preset of its name unless one is given."""
         preset = preset or (SCRATCH if options.get("backbone") == SCRATCH else None)
         if preset == "p2t_code":
             checks.fail("preset", "libero+p2t_code, or another one under it", repr(preset))

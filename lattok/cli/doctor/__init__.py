@@ -31,11 +31,11 @@ class Diagnosis(NamedTuple):
 
     @property
     def healthy(self) -> bool:
-        """Whether there are no errors; warnings and notes may be."""
+        """Tell whether there are no errors; warnings and notes may be."""
         return not any(finding.severity == "error" for section in self.sections for finding in section.findings)
 
     def render(self) -> str:
-        """Plain text, at most 88 columns wide."""
+        """Return plain text, at most 88 columns wide."""
         text: list[str] = []
         counts = dict.fromkeys(ORDER, 0)
         for section in self.sections:
@@ -48,7 +48,7 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(subjects: Sequence[str] = (), revision: str | None = None) -> Diagnosis:
-    """The environment, then each of `subjects`: a model or a dataset, in a folder or on the Hub."""
+    """Examine the environment, then each of `subjects`: a model or a dataset, in a folder or on the Hub."""
     from lattok.cli.doctor import environment
 
     about = [examine(subject, _probes_of(subject), subject, revision) for subject in subjects]

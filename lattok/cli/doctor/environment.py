@@ -36,7 +36,7 @@ VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"
 
 
 def versions() -> Found:
-    """Installed versions; whether they fit together `pip check` says."""
+    """Name installed versions; whether they fit together `pip check` says."""
     installed = {name: found for name in (*REQUIRED, *OPTIONAL) if (found := version(name))}
     yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}, lattok {__version__}"
     names = [f"{name} {found}" for name, found in installed.items()]
@@ -49,7 +49,7 @@ def versions() -> Found:
 
 
 def version(package: str) -> str | None:
-    """Installed version, without importing anything."""
+    """Return the installed version, without importing anything."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -85,7 +85,7 @@ ADVICE = {
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings, and nothing from C code on stderr: what matters becomes a finding."""
+    """Silence warnings and what C code writes to stderr: what matters becomes a finding."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -100,7 +100,7 @@ def _quiet() -> Iterator[None]:
 
 
 def processors() -> Found:
-    """Cores and memory, against the limits of a container."""
+    """Compare cores and memory with the limits of a container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, memory = cpu_quota(), _memory()
     limit = "" if quota is None else f", of which this container may use {quota:g}"
@@ -119,7 +119,7 @@ def processors() -> Found:
 
 
 def cpu_quota() -> float | None:
-    """Cores that the control group allows, None without a limit."""
+    """Return how many cores the control group allows, None without a limit."""
     try:
         quota, period = Path(PATHS["cgroup cpu"]).read_text().split()[:2]
         return None if quota == "max" else int(quota) / int(period)
@@ -128,7 +128,7 @@ def cpu_quota() -> float | None:
 
 
 def _memory() -> float | None:
-    """GB of the machine or of the control group, the smaller."""
+    """Return the GB of the machine or of the control group, the smaller."""
     sizes = []
     with suppress(ValueError, OSError, AttributeError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -138,7 +138,7 @@ def _memory() -> float | None:
 
 
 def accelerators() -> Found:
-    """CUDA devices and MPS, each of which must multiply two matrices."""
+    """Try CUDA devices and MPS, each of which must multiply two matrices."""
     import torch
 
     with _quiet():  # a driver that is too old is reported below
@@ -163,7 +163,7 @@ def accelerators() -> Found:
 
 
 def media() -> Found:
-    """A tiny clip goes through each encoder and back: decoders that decode, encoders that encode."""
+    """Send a tiny clip through each encoder and back: do encoders encode and decoders decode?"""
     import av
 
     decoders, encoders = [], []
@@ -187,7 +187,7 @@ def media() -> Found:
 
 
 def _encode(encoder: str, container: str) -> bytes:
-    """A clip of frames that get brighter."""
+    """Return a clip of frames that get brighter."""
     import av
     import numpy as np
 
@@ -214,7 +214,7 @@ def _decode(codec: str, clip: bytes) -> None:
 
 
 def disks() -> Found:
-    """Free space where datasets are downloaded to and where results go."""
+    """Measure free space where datasets are downloaded to and where results go."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()  # the Hub's client downloads there
     places = {"here": Path.cwd(), "hub cache": cache}
@@ -231,7 +231,7 @@ def disks() -> Found:
 
 
 def hub_variables() -> Found:
-    """Environment variables of the Hub's client; tokens are not shown."""
+    """Show environment variables of the Hub's client, but no tokens."""
     given = [f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)]
     yield "hub", ", ".join(given) or "no variables set"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):

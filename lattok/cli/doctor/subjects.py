@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ MOST = 8  # episodes or columns named in a finding
 
 
 def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
-    """What to look at: `subject` is a folder, a file, or a Hub id, which may name a model or a dataset."""
+    """Choose what to look at: `subject` is a folder, a file, or a Hub id, which may name a model or a dataset."""
     place = Path(subject).expanduser()
     if place.is_dir() and (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
         return [sidecar]
@@ -38,7 +38,7 @@ def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
 
 
 def model(subject: str, revision: str | None) -> Found:
-    """It must load, strictly, with the features it names."""
+    """Check that a model loads, strictly, with the features it names."""
     folder = hub.resolve(subject, revision).folder
     config = hub.read_config(folder)
     yield "model", f"{config['type']}, saved by lattok {config.get('lattok_version', 'unknown')}"
@@ -59,39 +59,36 @@ def model(subject: str, revision: str | None) -> Found:
     else:
         for entry in training_entries(trained):
             split = f", split {entry['split']}" if "split" in entry else ""
-            yield "training", f"{entry['dataset']}{split}, episodes {_runs(entry['episodes'])}"
+            runs = [f"{first}-{last}" if first != last else f"{first}" for first, last in entry["episodes"] or ()]
+            yield "training", f"{entry['dataset']}{split}, episodes {_some(runs)}"
 
 
-def _runs(runs: Any) -> str:
-    texts = [f"{first}-{last}" if first != last else f"{first}" for first, last in runs or ()]
-    return ", ".join(texts[:MOST]) + (" …" if len(texts) > MOST else "")
+def _some(names: Sequence[Any]) -> str:
+    return ", ".join(map(str, names[:MOST])) + (" …" if len(names) > MOST else "")
 
 
 def evaluation(subject: str, revision: str | None) -> Found:
-    """Verdicts of the last evaluation. Nothing is computed: they lie with the weights."""
+    """Repeat the verdicts of the last evaluation. Nothing is computed: they lie with the weights."""
     stored = read_evaluation(hub.resolve(subject, revision).folder / hub.EVALUATION)
     if stored is None:
         yield Finding("note", "It was never evaluated.", f"Run: lattok evaluate {subject} DATASET")
         return
     yield "evaluated", str(stored.get("headline", ""))
-    verdicts = stored.get("verdicts")
-    if not verdicts:
+    if not (verdicts := stored.get("verdicts")):
         yield Finding("note", "This evaluation holds no verdicts.", f"Run: lattok evaluate {subject} DATASET")
         return
     for verdict in verdicts:
         if verdict["holds"]:
             yield "holds", str(verdict["text"])
             continue
+        severity, said = ("note", "Open") if verdict["holds"] is None else ("warning", "Falls short")
         advice = advice_on(str(verdict.get("key", "")), verdict["holds"], str(verdict["text"]))
-        if verdict["holds"] is None:
-            yield Finding("note", f"Open: {verdict['text']}.", advice)
-        else:
-            yield Finding("warning", f"Falls short: {verdict['text']}.", advice)
+        yield Finding(severity, f"{said}: {verdict['text']}.", advice)
     yield "verdicts", f"{tally([verdict['holds'] for verdict in verdicts])}."
 
 
 def dataset(subject: str, revision: str | None) -> Found:
-    """What `lattok inspect` finds, and what the labels in it say about themselves."""
+    """Say what `lattok inspect` finds, and what the labels in it say about themselves."""
     opened = open_dataset(subject, revision)
     found = inspect_dataset(opened)
     yield "dataset", f"{found.kind}, {found.headline().partition(': ')[2]}"
@@ -102,7 +99,7 @@ def dataset(subject: str, revision: str | None) -> Found:
 
 
 def sidecar(subject: str, revision: str | None) -> Found:
-    """A folder of labels for a dataset of another format."""
+    """Examine a folder of labels for a dataset of another format."""
     root = Path(subject).expanduser()
     yield "labels", "of a dataset that is not LeRobot; join both with lattok export SOURCE --labels " + subject
     tables = sorted((root / "labels").glob("*.parquet"))
@@ -113,7 +110,7 @@ def sidecar(subject: str, revision: str | None) -> Found:
 
 
 def labels(path: Path, columns: list[str], source: RobotDataset | None) -> Found:
-    """Each set of labels: its model, the columns it declares, the episodes it has none for."""
+    """Examine each set of labels: its model, the columns it declares, the episodes it has none for."""
     for prefix, entry in files.read_json(path).items():
         declared, identity = (entry.get(k) if isinstance(entry, Mapping) else None for k in ("columns", "model"))
         if not isinstance(declared, Mapping) or not isinstance(identity, Mapping):
@@ -128,29 +125,23 @@ def labels(path: Path, columns: list[str], source: RobotDataset | None) -> Found
         made_with = entry.get("versions")
         if isinstance(made_with, Mapping):
             yield "", "made with " + ", ".join(f"{package} {found}" for package, found in made_with.items())
-        yield from _unlabelled(prefix, entry.get("unlabelled"))
-        yield from _unreadable(entry.get("unreadable"))
-        yield from _other_size(prefix, entry.get("dataset"), source)
+        yield from _gaps(prefix, entry)
+        facts = entry.get("dataset")
+        if isinstance(facts, Mapping) and source is not None and facts.get("episodes") != len(source.episodes):
+            what = f"`{prefix}` was made for {facts.get('episodes')} episodes, the dataset has {len(source.episodes)}."
+            yield Finding("warning", what, f"Check it: lattok verify {source.root}")
 
 
-def _unlabelled(prefix: str, groups: Any) -> Iterator[Finding]:
-    for group in groups if isinstance(groups, list) else ():
+def _gaps(prefix: str, entry: Mapping[str, Any]) -> Iterator[Finding]:
+    """Name what has no labels, and what could not be copied."""
+    groups, parts = (found if isinstance(found := entry.get(k), list) else () for k in ("unlabelled", "unreadable"))
+    for group in groups:
         if not isinstance(group, Mapping) or not isinstance(group.get("episodes"), list):
             yield Finding("error", f"`{prefix}`: `unlabelled` lists no episodes: {group!r:.80}", "Annotate again.")
             continue
         episodes, reason = group["episodes"], group.get("reason", "no reason given")
-        named = ", ".join(map(str, episodes[:MOST])) + (" …" if len(episodes) > MOST else "")
-        what = f"`{prefix}`: {len(episodes)} episodes have no labels ({named}): {reason}"
+        what = f"`{prefix}`: {len(episodes)} episodes have no labels ({_some(episodes)}): {reason}"
         yield Finding("warning", what, "Repair the source and annotate again: what is there is kept.")
-
-
-def _unreadable(parts: Any) -> Iterator[Finding]:
-    for part in [part for part in parts if isinstance(part, Mapping)] if isinstance(parts, list) else ():
+    for part in [part for part in parts if isinstance(part, Mapping)]:
         what = f"`{part.get('column')}` of {part.get('file')} could not be copied for rows {part.get('first')} to "
         yield Finding("warning", f"{what}{part.get('last')}: those cells are empty.", "Repair the source, annotate it.")
-
-
-def _other_size(prefix: str, facts: Any, source: RobotDataset | None) -> Iterator[Finding]:
-    if isinstance(facts, Mapping) and source is not None and facts.get("episodes") != len(source.episodes):
-        what = f"`{prefix}` was made for {facts.get('episodes')} episodes, the dataset has {len(source.episodes)}."
-        yield Finding("warning", what, f"Check it: lattok verify {source.root}")
