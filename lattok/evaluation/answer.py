@@ -108,10 +108,8 @@ def _tokenizer(report: Report, holds: Mapping[str, bool | None]) -> tuple[bool |
     if own > TARGET * untrained[bound]:
         times = f"{own / untrained[bound]:.1f} times the error of {NAMES[bound]} at equal bits, which needs no training"
         return False, f"No: it has {times}.{idle}"
-    return (
-        True,
-        f"Yes as a target for supervision, no as a codec that stores or replays actions. {lost}; {rival}.{idle}",
-    )
+    target = "Yes as a target for supervision, no as a codec that stores or replays actions"
+    return True, f"{target}. {lost}; {rival}.{idle}"
 
 
 def _latent(report: Report, holds: Mapping[str, bool | None]) -> tuple[bool | None, str]:
@@ -121,10 +119,8 @@ def _latent(report: Report, holds: Mapping[str, bool | None]) -> tuple[bool | No
         return False, f"No: the codes have collapsed. {found}."
     kind = next((k for k in ("codes", "latents") if f"{k}_against_controls" in holds), None)
     if kind is None:
-        return (
-            None,
-            "That cannot be told here: without actions nothing says whether the labels mean what the robot did.",
-        )
+        text = "That cannot be told here: without actions nothing says whether the labels mean what the robot did."
+        return None, text
     table = report.sections[0].tables[0]
     best = table.strongest(but=("labels_only",))
     found, rival = (0.0 if row is None else row.values[table.decides] or 0.0 for row in (table.rows[0], best))

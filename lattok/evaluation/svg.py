@@ -24,20 +24,22 @@ def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str,
     low = max(low, -0.5 * high)  # a control far below zero must not flatten all others
     room = WIDTH - LABEL - 48
     zero = LABEL + room * -low / (high - low)
-    parts = [_text(0, 14, title, "t")]
+    parts, said = [_text(0, 14, title, "t")], []
     for i, (name, kind, value) in enumerate(rows):
         y = TOP + i * (BAR + GAP)
         parts.append(_text(LABEL - 8, y + 14, _short(name), "n", "end"))
         if value is None or not math.isfinite(value):
             parts.append(_text(zero + 4, y + 14, missing, "m"))
+            said.append(f"{name} {missing}")
             continue
+        said.append(f"{name} {value:{digits}}")
         end = LABEL + room * (min(max(value, low), high) - low) / (high - low)
         x, width = min(zero, end), max(abs(end - zero), 1.0)
         parts.append(f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BAR}" rx="2"/>')
         parts.append(_text(max(zero, end) + 5, y + 14, printed(value, digits), "v"))
     height = TOP + len(rows) * (BAR + GAP)
     parts.append(f'<path class="axis" d="M{zero:.1f} {TOP - 4}V{height - 2}"/>')
-    return _svg(parts, height, f"{title}: " + ", ".join(f"{n} {_say(v, digits, missing)}" for n, _, v in rows))
+    return _svg(parts, height, f"{title}: {', '.join(said)}")
 
 
 def bars_per_dimension(
@@ -160,13 +162,6 @@ def _short(name: str, most: int = 18) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _say(value: float | None, digits: str, missing: str) -> str:
-    return missing if value is None or not math.isfinite(value) else format(value, digits)
-
-
 def _svg(parts: Sequence[str], height: float, label: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}">'
-        + "".join(parts)
-        + "</svg>"
-    )
+    opening = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}">'
+    return f"{opening}{''.join(parts)}</svg>"

@@ -40,6 +40,7 @@ PARTS = "parts"  # folder of what else an artefact holds, such as a whole backbo
 ALL = [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, f"{PARTS}/*"]
 REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 LICENSE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 TYPE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 EXPECTED = f"a folder with {CONFIG}, or a Hub id like org/name"
 KEYWORDS = tuple(LoadOptions.__annotations__)
@@ -93,7 +94,7 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
         hint = f"An unreleased lattok made {folder}: train or convert the model again."
         checks.fail(str(path), "a type in words with hyphens", f"{config['type']!r:.60}", hint)
     written = config.get("lattok_version", "0")
-    if not isinstance(written, str) or not _VERSION.match(written):
+    if not isinstance(written, str) or not VERSION.match(written):
         checks.fail(f"lattok_version` in `{path}", f"a version such as {__version__}", f"{written!r:.60}")
     if _release(written) > _release(__version__):
         expected = f"a config written by lattok {__version__} or older"
@@ -101,12 +102,9 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     return config
 
 
-_VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
-
-
 def _release(version: str) -> tuple[int, ...]:
     """Return (major, minor): patch releases do not change the format."""
-    found = _VERSION.match(version)
+    found = VERSION.match(version)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 

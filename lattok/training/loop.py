@@ -76,12 +76,12 @@ class ParameterGroup(NamedTuple):
 
 
 def one_group(model: nn.Module) -> list[ParameterGroup]:
-    """All parameters, at the learning rate of the loop."""
+    """Put all parameters into one group, at the learning rate of the loop."""
     return [ParameterGroup(list(model.parameters()))]
 
 
 def learning_rate(options: LoopOptions, step: int) -> float:
-    """Learning rate of step `step`, counted from 0."""
+    """Return the learning rate of step `step`, counted from 0."""
     if options.schedule == "constant":
         return options.lr
     if options.schedule == "step":
@@ -94,7 +94,7 @@ def learning_rate(options: LoopOptions, step: int) -> float:
 
 @contextmanager
 def _accelerate_state_kept() -> Iterator[None]:
-    """The caller's own Accelerator finds its device and precision as they were."""
+    """Leave the device and precision of the caller's own Accelerator as they were."""
     kinds = (AcceleratorState, PartialState, GradientState)
     saved = [dict(kind._shared_state) for kind in kinds]
     try:
@@ -169,7 +169,7 @@ def fit(
 
 
 def _accelerator(options: LoopOptions) -> Accelerator:
-    """A fresh accelerator; the state of an earlier one in this process would keep its device and precision."""
+    """Make a fresh accelerator; the state of an earlier one in this process would keep its device and precision."""
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)
     handlers: list[Any] = [DistributedDataParallelKwargs(broadcast_buffers=False)]  # codebooks synchronise themselves
@@ -196,7 +196,7 @@ def _accelerator(options: LoopOptions) -> Accelerator:
 
 
 def _check_setting(accelerator: Accelerator, options: LoopOptions) -> None:
-    """What `accelerate launch` asks for and this loop does not do is an error, not another way of training."""
+    """Refuse what `accelerate launch` asks for and this loop does not do, rather than train in another way."""
     kind = accelerator.distributed_type.value
     if kind in ("DEEPSPEED", "MEGATRON_LM") or (kind == "FSDP" and not _shards(accelerator)):
         hint = "examples/accelerate has a file for each."
@@ -233,7 +233,7 @@ def _step(
     rate: float,
     options: LoopOptions,
 ) -> dict[str, Tensor]:
-    """One optimiser step; the loss, its terms and the gradient norm, detached: means over the accumulated parts."""
+    """Take one optimiser step; return loss, terms and gradient norm, detached: means over the accumulated parts."""
     rank, world, count = accelerator.process_index, accelerator.num_processes, options.accumulate
     parts = []
     for i in range(count):
@@ -257,7 +257,7 @@ def _step(
 
 
 def _weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Sum of the terms that have a weight."""
+    """Sum up the terms that have a weight."""
     weighted = [weights[name] * term for name, term in terms.items() if name in weights]
     if not weighted:
         checks.fail("loss_weights", f"a weight for one of the terms {', '.join(terms)}", ", ".join(weights) or "none")
@@ -265,7 +265,7 @@ def _weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tens
 
 
 def _logged(loss: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """What a part of a step says: terms with a weight under loss/, figures that only inform under their own name."""
+    """Name what a part of a step says: terms with a weight under loss/, other figures under their own name."""
     for name, term in terms.items():
         if name not in weights and term.requires_grad:
             hint = "Detach what only informs."

@@ -133,8 +133,8 @@ def read_pair_set(
         cache_dir=source.cache_dir,
     )
     if source.feature_cache is not None:
-        known = source.feature_cache.known(model.features, source.dataset, frames.episodes, frames.cameras)
-        frames.features = known
+        cache = source.feature_cache
+        frames.features = cache.known(model.features, source.dataset, frames.episodes, frames.cameras)
     rows = evenly(len(frames), most).numpy()
     used = np.unique(np.concatenate([frames.first[rows], frames.second[rows]]))
     grid = pooled_side(model, min(WIDEST_FRAME, BUDGET // len(used)))
@@ -154,7 +154,11 @@ def read_pair_set(
             flow.append(block_flow(frames.batch(torch.from_numpy(pairs[i : i + BATCH])).frames))
         note(done + 1, len(episodes))
     first, second = (torch.from_numpy(np.searchsorted(used, index[rows])) for index in (frames.first, frames.second))
-    change = _state_change(source, frames, rows, episodes)
+    change = None
+    if source.state_key is not None:
+        chosen = select_episodes(source.dataset, episodes)
+        states = read_vectors(source.dataset, "state_key", source.state_key, chosen)
+        change = torch.from_numpy(states[frames.second[rows]] - states[frames.first[rows]])
     return PairSet(frames, rows, features, first, second, change, torch.cat(flow), join(own), join(fresh))
 
 
@@ -163,14 +167,6 @@ def _features(model: ImageLAM, frames: FramePairs, rows: np.ndarray) -> Tensor:
     if frames.features is not None:
         return frames.features(rows).to(model.features.mean)
     return model.frame_features(torch.from_numpy(np.asarray(frames.frames[rows])))
-
-
-def _state_change(source: PairSource, frames: FramePairs, rows: np.ndarray, episodes: list[int]) -> Tensor | None:
-    if source.state_key is None:
-        return None
-    chosen = select_episodes(source.dataset, episodes)
-    states = read_vectors(source.dataset, "state_key", source.state_key, chosen)
-    return torch.from_numpy(states[frames.second[rows]] - states[frames.first[rows]])
 
 
 def pooled_side(model: ImageLAM, limit: int) -> int:

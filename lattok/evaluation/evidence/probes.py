@@ -77,14 +77,9 @@ def judged(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float = 
 def merge_folds(probes: Sequence[Probe], folds: Sequence[Fold]) -> Probe:
     """Make one probe of those of folds that share the held-out rows between them."""
     order = torch.cat([fold.held_out for fold in folds]).argsort()
-    count = len(probes)
-    return Probe(
-        torch.cat([p.predicted for p in probes])[order],
-        torch.cat([p.errors for p in probes])[order],
-        torch.cat([p.deviations for p in probes])[order],
-        sum(p.ridge for p in probes) / count,
-        sum(p.validation for p in probes) / count,
-    )
+    *rows, ridges, scores = zip(*probes, strict=True)
+    predicted, errors, squares = (torch.cat(part)[order] for part in rows)
+    return Probe(predicted, errors, squares, sum(ridges) / len(probes), sum(scores) / len(probes))
 
 
 def ridge_weights(x: Tensor, y: Tensor, ridges: Iterable[float]) -> list[Tensor]:

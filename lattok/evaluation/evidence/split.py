@@ -32,14 +32,9 @@ class Split:
     @property
     def text(self) -> str:
         """Both halves in one line, for the page."""
-
-        def half(used: int, available: int) -> str:
-            return f"{used}" if used == available else f"{used} of {available}"
-
-        return (
-            f"{half(len(self.held_out), self.held_out_available)} held-out episodes; "
-            f"{half(len(self.train), self.train_available)} others fit probes and controls"
-        )
+        halves = ((len(self.held_out), self.held_out_available), (len(self.train), self.train_available))
+        used = [f"{some}" if some == every else f"{some} of {every}" for some, every in halves]
+        return f"{used[0]} held-out episodes; {used[1]} others fit probes and controls"
 
 
 def split_episodes(dataset: RobotDataset, episodes: str | Sequence[int] | None, max_episodes: int) -> Split:
@@ -50,12 +45,9 @@ def split_episodes(dataset: RobotDataset, episodes: str | Sequence[int] | None, 
     if not train:
         hint = "Probes and controls are fitted to the episodes that are not held out."
         checks.fail("episodes", "a choice that leaves other episodes", repr(episodes), hint)
-    return Split(
-        train=[train[i] for i in evenly(len(train), max_episodes)],
-        held_out=[held_out[i] for i in evenly(len(held_out), max(1, max_episodes // 2))],
-        train_available=len(train),
-        held_out_available=len(held_out),
-    )
+    some_train = [train[i] for i in evenly(len(train), max_episodes)]
+    some_held_out = [held_out[i] for i in evenly(len(held_out), max(1, max_episodes // 2))]
+    return Split(some_train, some_held_out, len(train), len(held_out))
 
 
 def evenly(count: int, most: int) -> Tensor:
@@ -87,10 +79,8 @@ def task_folds(episodes: Sequence[Episode], train: np.ndarray, held_out: np.ndar
         folds.append(Fold(fit, torch.tensor([row for row, task in enumerate(held_tasks) if task in group])))
     each = sorted({len(judged[i::count]) for i in range(count)})
     size = " or ".join(map(str, each)) + (" task" if each == [1] else " tasks")
-    return TaskFolds(
-        tuple(folds),
-        f"{len(judged)} tasks in {count} folds: probes are fitted without the {size} they are judged on",
-    )
+    text = f"{len(judged)} tasks in {count} folds: probes are fitted without the {size} they are judged on"
+    return TaskFolds(tuple(folds), text)
 
 
 def training_entries(trained_on: Mapping[str, Any] | None) -> list[dict[str, Any]]:

@@ -102,21 +102,14 @@ def mean_losses(model: ImageLAM, pairs: PairSet, predictors: dict[str, Predictor
 
 
 def loss_without_latents(model: ImageLAM, train: PairSet, held_out: PairSet, training: ControlTraining) -> float:
-    """Train a decoder without latents; return its held-out loss. It is read from the folder where it is kept."""
-    key = training.key(BLIND, model, train, held_out)
+    """Train a decoder without latents on all pairs of the training episodes; return its held-out loss.
+
+    It is read from the folder where it is kept.
+    """
+    key, options = training.key(BLIND, model, train, held_out), training.options
     path = training.path(key, ".json")
     if path is not None and path.is_file():
         return float(files.read_json(path)["loss"])
-    blind = train_blind(model, train, training)
-    loss = mean_losses(model, held_out, {BLIND: lambda features, rows: blind.predict(features)})[BLIND]
-    if path is not None:
-        files.write_json(path, {"loss": loss, "key": key})
-    return loss
-
-
-def train_blind(model: ImageLAM, train: PairSet, training: ControlTraining) -> BlindDecoder:
-    """Train a decoder with zero vectors in place of latents, on all pairs of the training episodes."""
-    options = training.options
     blind = BlindDecoder(model, options.seed)
     draw = SeededBatches(len(train.frames), options.batch_size, options.seed)
 
@@ -125,7 +118,10 @@ def train_blind(model: ImageLAM, train: PairSet, training: ControlTraining) -> B
         return now, later
 
     training.fit("decoder without latents", blind, pick, {"prediction": 1.0}, model)
-    return blind
+    loss = mean_losses(model, held_out, {BLIND: lambda features, rows: blind.predict(features)})[BLIND]
+    if path is not None:
+        files.write_json(path, {"loss": loss, "key": key})
+    return loss
 
 
 def dependence_outcome(evidence: LatentEvidence) -> Outcome:
