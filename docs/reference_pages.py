@@ -19,6 +19,7 @@ PUBLIC = (
     "evaluation",
     "annotation",
     "loading",
+    "serving",
     "hub",
     "quantize",
     "normalize",

@@ -85,10 +85,12 @@ class PolicyServer(PredictModelServer):
             options: Those of the harness, such as max_batch_size.
         """
         self.policy = model if isinstance(model, LatentVLA) else moved(open_policy(model), device)
-        if n_action_steps is not None:
-            self.policy.queues.n_action_steps = n_action_steps  # checks it
-        super().__init__(chunk_size=self.policy.queues.n_action_steps, **options)
         config = self.policy.config
+        steps = self.policy.queues.n_action_steps if n_action_steps is None else n_action_steps
+        checks.counts(n_action_steps=steps)
+        if steps > config.horizon:
+            checks.fail("n_action_steps", f"at most the {config.horizon} actions of a chunk", steps)
+        super().__init__(chunk_size=steps, **options)
         self.cameras = _sources(cameras, config.cameras)
         self.state, self.resize, self.params = state, resize, dict(observation_params or {})
         if config.proprio_dim and state is None:

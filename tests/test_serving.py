@@ -66,7 +66,7 @@ def policy() -> LatentVLA:
 def own_steps(policy):
     Table.log.clear()
     yield
-    policy.queues.n_action_steps = policy.config.horizon
+    policy.queues.n_action_steps = policy.config.horizon  # a test sets it
 
 
 def expected(policy: LatentVLA, *observations: dict[str, Any]) -> np.ndarray:
@@ -354,6 +354,30 @@ def test_benchmarks_and_servers_fit(path, monkeypatch):
             benchmark.get_observation_spec(),
         )
         assert {line.split("[")[1].split("]")[0] for line in found} == WARNED.get(name, set()), found
+        chunk = server.predict(sent(name.split("_")[0], benchmark, monkeypatch), SimpleNamespace())["actions"]  # type: ignore[arg-type]
+        assert chunk.shape == (4, sum(spec.dims for spec in benchmark.get_action_spec().values()))
+
+
+def sent(name: str, benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the harness's own class of a benchmark sends, of what its simulator would say."""
+    image = np.zeros((480, 640, 3), np.uint8)
+    if name == "libero":
+        still = SimpleNamespace(ee_pos=np.zeros(3), ee_ori_mat=np.eye(3))
+        benchmark._env = SimpleNamespace(robots=[SimpleNamespace(controller=still)])
+        raw = {f"robot0_{part}": np.eye(n)[-1] for part, n in (("eef_pos", 3), ("eef_quat", 4), ("gripper_qpos", 2))}
+        raw |= dict.fromkeys(("agentview_image", "robot0_eye_in_hand_image"), image[:256, :256])
+    elif name == "calvin":
+        benchmark._eval_sequence = ["open_drawer"]
+        frames = dict.fromkeys(("rgb_static", "rgb_gripper"), torch.zeros(1, 1, 3, 200, 200))
+        raw = {"rgb_obs": frames, "robot_obs_raw": torch.zeros(15)}
+    elif name == "robotwin":
+        frames = {f"{which}_camera": {"rgb": image[:240, :320]} for which in ("head", "left", "right")}
+        raw = {"observation": frames, "joint_action": {"vector": [0.0] * 14}, "language": "move the can"}
+    else:
+        module = SimpleNamespace(get_image_from_maniskill2_obs_dict=lambda env, obs: image)
+        monkeypatch.setitem(sys.modules, "simpler_env.utils.env.observation_utils", module)
+        raw, benchmark._task_description = {}, "stack the cubes"
+    return benchmark.make_obs(raw, {"name": "lift"})
 
 
 @pytest.mark.parametrize("path", SERVERS, ids=lambda path: path.stem)

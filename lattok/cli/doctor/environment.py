@@ -19,7 +19,7 @@ from lattok.findings import Finding, Found, Severity
 from lattok.version import __version__
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
-OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "onnxruntime", "torchcodec")
+OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "onnxruntime", "torchcodec", "vla-eval")
 LOW_DISK_GB = 5
 LOW_MEMORY_GB = 4
 FRAMES, SIDE = 4, 64
