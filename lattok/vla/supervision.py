@@ -29,7 +29,7 @@ LOSSES: Registry[type[LatentSupervision]] = Registry("lattok.losses", "kind", ["
 
 
 class LatentSupervision(nn.Module, ABC):
-    """A head over hidden states of width `dim`, and the loss of what it predicts. Subclasses set `kind` and `parts`."""
+    """A head over hidden states of width `dim`, and the loss of what it predicts. Subclasses set what follows."""
 
     kind: ClassVar[str] = ""  # what strategies call it
     weight: ClassVar[float] = 0.1  # lambda of the paper (Table 7)
@@ -43,7 +43,7 @@ class LatentSupervision(nn.Module, ABC):
             LOSSES.add(cls.kind, cls)
 
     def __init__(self, dim: int, states_per_step: int = 1, labels: LatentSpec | None = None):
-        """`labels`: the sizes of those that it is made for."""
+        """Take the sizes of the `labels` that it is made for."""
         super().__init__()
         checks.counts(dim=dim, states_per_step=states_per_step)
         self.dim, self.states_per_step, self.labels = dim, states_per_step, labels or LatentSpec()

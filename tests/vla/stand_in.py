@@ -71,6 +71,11 @@ class Policy(nn.Module):
         torch.save(self.state_dict(), path)
 
 
+def hooks(policy: nn.Module) -> int:
+    """Count the hooks that hang on a policy."""
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in policy.modules())
+
+
 def make_batch(steps: int = H) -> dict[str, torch.Tensor]:
     """As LeRobot's loader gives it, with labels of `steps` rows; sample 1 ends two steps before its chunk does."""
     pad = torch.zeros(B, H, dtype=torch.bool)

@@ -19,7 +19,7 @@ from lattok import LattokError
 from lattok.labels import LatentSpec, target_from_batch
 from lattok.vla.supervision import AlignLoss, CodeCrossEntropy, Regress
 from lattok.vla.tap import Supervised, Tap, keep_labels
-from tests.vla.stand_in import WIDTH, B, D, H, K, M, P, Policy, make_batch
+from tests.vla.stand_in import WIDTH, B, D, H, K, M, P, Policy, hooks, make_batch
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -27,10 +27,6 @@ README = Path(__file__).parents[2] / "README.md"
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def hooks(policy) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in policy.modules())
 
 
 def supervised(policy=None, loss=None, **options) -> Supervised:

@@ -9,16 +9,12 @@ from torch import nn
 from lattok import LattokError
 from lattok.vla.supervision import AlignLoss
 from lattok.vla.tap import Supervised, Tap, find_module
-from tests.vla.stand_in import WIDTH, B, D, H, M, Policy, make_batch
+from tests.vla.stand_in import WIDTH, B, D, H, M, Policy, hooks, make_batch
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def hooks(policy) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in policy.modules())
 
 
 def test_what_goes_in_and_what_comes_out():

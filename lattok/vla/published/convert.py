@@ -101,14 +101,15 @@ def read_p2t_vla(
     Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped, and for files that hold
     anything but tensors.
     """
-    checks.counts(horizon=horizon, heads=heads, image_tokens=image_tokens)
+    given = {"horizon": horizon, "heads": heads, "image_tokens": image_tokens}
+    checks.counts(**given)
     checks.positive(lora_alpha=lora_alpha)
     path = Path(path).expanduser()
     foreign = read_checkpoint(path)
     if foreign and all(name.startswith(WRAPPED) for name in foreign):
         foreign = {name.removeprefix(WRAPPED): tensor for name, tensor in foreign.items()}
     language = {name.removeprefix(VLM): foreign.pop(name) for name in list(foreign) if name.startswith(VLM)}
-    config = ReleasedVLAConfig(horizon=horizon, heads=heads, image_tokens=image_tokens, **sizes(foreign))
+    config = ReleasedVLAConfig(**given, **sizes(foreign))
     unused = [name for name in foreign if UNUSED.fullmatch(name)]
     with torch.device("meta"):  # names and shapes alone, until the file is known to fit
         model = ReleasedVLA(config)
@@ -118,8 +119,7 @@ def read_p2t_vla(
     report = {
         "checkpoint": path.name,
         "found": found(config, lora, backbone),
-        "taken_as_given": {"horizon": horizon, "heads": heads, "image_tokens": image_tokens}
-        | ({"lora_alpha": lora_alpha, "base_model": base_model} if lora else {}),
+        "taken_as_given": given | ({"lora_alpha": lora_alpha, "base_model": base_model} if lora else {}),
         "left_out": sorted(unused),
     }
     return Conversion(model.eval(), lora, backbone, report, base_model)
@@ -224,14 +224,12 @@ def found(config: ReleasedVLAConfig, lora: Lora | None, backbone: Tensors) -> di
 
 def merged(backbone: Tensors, lora: Lora | None) -> dict[str, Tensor]:
     """Return the language model's weights, W + (alpha / r) B A where it has adapters, in the file's dtype."""
-    pairs = lora.pairs if lora else {}
-    tensors = {}
-    for name, tensor in backbone.items():
-        pair = pairs.get(name.removesuffix(".weight"))
-        if pair is not None and lora is not None and name.endswith(".weight"):
-            a, b = (side.float() for side in pair)
-            tensor = (tensor.float() + lora.alpha / lora.rank * (b @ a)).to(tensor.dtype)
-        tensors[name] = tensor
+    tensors = dict(backbone)
+    if lora is not None:
+        for layer, (a, b) in lora.pairs.items():
+            weight = backbone[f"{layer}.weight"]
+            adapted = weight.float() + lora.alpha / lora.rank * (b.float() @ a.float())
+            tensors[f"{layer}.weight"] = adapted.to(weight.dtype)
     tied = [name for name in tensors if name.endswith(EMBEDDING)]
     if LOGITS in tensors and any(torch.equal(tensors[LOGITS], tensors[name]) for name in tied):
         del tensors[LOGITS]  # transformers writes tied weights once

@@ -102,7 +102,7 @@ class LattokPolicy(PreTrainedPolicy):
         model: LatentVLA | None = None,
         **kwargs: Any,
     ):
-        """`dataset_meta` and `dataset_stats`, as LeRobot hands them to a policy that it makes for a dataset.
+        """Take `dataset_meta` and `dataset_stats` as LeRobot hands them to a policy that it makes for a dataset.
 
         They fill in what the configuration does not know yet. Without them it must come from a checkpoint, or with the
         `model` that it describes.
