@@ -61,14 +61,8 @@ def content_of(
     """Return the content of `episodes`: their actions, further `columns`, and pictures of `cameras`, if any."""
     source = _behind(dataset)
     keys = _columns(source, columns)
-    facts = {
-        "kind": dataset.kind,
-        "fps": dataset.fps,
-        "split": dataset.split,
-        "seen_as": dataset.seen_as,
-        "action_spaces": {key: space.to_json() for key, space in action_spaces(dataset).items()},
-        "columns": keys,
-    }
+    facts: dict[str, Any] = {name: getattr(dataset, name) for name in ("kind", "fps", "split", "seen_as")}
+    facts |= {"action_spaces": {key: space.to_json() for key, space in action_spaces(dataset).items()}, "columns": keys}
     whole = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for episode in dataset.episodes:  # also the others: which are held out depends on them
         whole.update(repr(tuple(episode)).encode())
@@ -160,15 +154,9 @@ def _is_action(key: str) -> bool:
 
 def _columns(source: RobotDataset, more: Iterable[str]) -> list[str]:
     """List the columns of numbers that are actions, or asked for."""
-    wanted = set(more)
-    return sorted(
-        key
-        for key, feature in source.features.items()
-        if key not in INDEX_KEYS
-        and feature.dtype not in (*IMAGE_DTYPES, "string")
-        and np.prod(feature.shape) <= WIDEST
-        and (key in wanted or _is_action(key))
-    )
+    wanted = {*more, *filter(_is_action, source.features)} & source.features.keys() - {*INDEX_KEYS}
+    numbers = (key for key in wanted if source.features[key].dtype not in (*IMAGE_DTYPES, "string"))
+    return sorted(key for key in numbers if np.prod(source.features[key].shape) <= WIDEST)
 
 
 def _all_values(source: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> Iterator[tuple[int, Values]]:

@@ -131,11 +131,10 @@ def with_actions(
     listed = isinstance(drop, list | tuple) and all(isinstance(text, str) for text in (key, *drop))
     if not listed or not isinstance(state_key, str | None):
         checks.fail("actions", "names of columns, and `drop` as a list of kinds", f"{key!r}, {state_key!r}, {drop!r}")
-    declared = action_spaces(dataset)
-    if key not in declared:
+    if key not in action_spaces(dataset):
         hint = f'Say it in {DECLARATION}, in a description file ("action_space"), or with lattok.data.declare.'
         checks.fail("action_space", f"the space of `{key}` in {dataset.name}", "none", hint)
-    return _Converted(dataset, ActionSpace.of(space), key, state_key, tuple(drop), declared)
+    return _Converted(dataset, ActionSpace.of(space), key, state_key, tuple(drop))
 
 
 def check_trained_space(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, key: str) -> None:
@@ -162,18 +161,12 @@ class _Declared(View):
 
 class _Converted(View):
     def __init__(
-        self,
-        dataset: RobotDataset,
-        space: ActionSpace,
-        key: str,
-        state_key: str | None,
-        drop: tuple[str, ...],
-        declared: dict[str, ActionSpace],
+        self, dataset: RobotDataset, space: ActionSpace, key: str, state_key: str | None, drop: tuple[str, ...]
     ):
         super().__init__(dataset)
+        declared = action_spaces(dataset)
         self._key, self._source, self._target, self._drop = key, declared[key], space, drop
-        self._state_key = state_key if state_key in declared else None
-        self._state_space = declared[state_key] if state_key is not None and state_key in declared else None
+        self._state_key, self._state_space = state_key, declared.get(state_key or "")
         self._needs_state = False
         self._check()
         self.features = {**dataset.features, key: Feature("float32", (space.dim,), space.names)}

@@ -39,9 +39,8 @@ class Augmentation:
             checks.fail("crop", "a share of the area, at most 1", self.crop)
         if not self.crop <= self.crop_most <= 1:
             checks.fail("crop_most", f"a share of the area from crop {self.crop:g} to 1", self.crop_most)
-        checks.at_least_zero(brightness=self.brightness, contrast=self.contrast)
-        checks.at_least_zero(saturation=self.saturation, hue=self.hue)
         for name, most in {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}.items():
+            checks.at_least_zero(**{name: getattr(self, name)})
             if getattr(self, name) > most:
                 checks.fail(name, f"a number from 0 to {most:g}", getattr(self, name))
 
@@ -92,11 +91,11 @@ def augment(images: Tensor, draws: Draws) -> Tensor:
     """Images uint8 [B, V, h, w, 3] to uint8 of the same shape, on their device. Crops are resized back bilinearly."""
     check_pixels(images)
     checks.rank("images", images, "B V h w 3")
-    for part in (draws.boxes, draws.colours):
-        if part is not None:
-            checks.size("draws", "samples, as there are of images", len(part), len(images))
-            checks.size("draws", "cameras, as there are of images", part.shape[1], images.shape[1])
-    if draws.boxes is None and draws.colours is None:
+    given = [part for part in (draws.boxes, draws.colours) if part is not None]
+    for part in given:
+        checks.size("draws", "samples, as there are of images", len(part), len(images))
+        checks.size("draws", "cameras, as there are of images", part.shape[1], images.shape[1])
+    if not given:
         return images
     parts = [slice(i, i + BLOCK) for i in range(0, len(images), BLOCK)]  # in the processor's cache: twice as fast
     return torch.cat([_changed(images[part], draws[part]) for part in parts]) if parts else images

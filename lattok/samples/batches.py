@@ -94,12 +94,12 @@ def open_mixture(texts: Sequence[str]) -> list[Source]:
 
 def parse_source(text: str) -> tuple[str, float]:
     """Path and weight of PATH:WEIGHT. Paths may hold colons: the last one counts."""
-    path, colon, number = text.rpartition(":")
+    path, _, number = text.rpartition(":")
     try:
         weight = float(number)
     except ValueError:
         weight = math.nan
-    if not colon or not path or not math.isfinite(weight) or weight <= 0:
+    if not path or not math.isfinite(weight) or weight <= 0:
         checks.fail("mix", "PATH:WEIGHT with a weight greater than 0, such as data/bridge:1.0", repr(text))
     return path, weight
 

@@ -108,10 +108,8 @@ def _check_parts(source: ActionSpace, target: ActionSpace, drop: Sequence[str]) 
         checks.fail("drop", "a list of kinds of parts", repr(drop))
     for name in drop:
         checks.one_of("drop", name, sorted(kinds))
-    there = {part.key for part in source.parts}
-    for part in target.parts:
-        if part.key in there:
-            continue
+    there, wanted = ({part.key for part in space.parts} for space in (source, target))
+    for part in (part for part in target.parts if part.key not in there):
         if part.kind in ("position", "rotation") and "joints" in kinds:
             hint = "Where joints bring the tool is the robot's kinematics: convert with its own model, or keep joints."
         elif part.kind == "joints" and "position" in kinds:
@@ -119,7 +117,6 @@ def _check_parts(source: ActionSpace, target: ActionSpace, drop: Sequence[str]) 
         else:
             hint = "Leave it out of the target, or give arms the same names in both."
         checks.fail("target", f"parts that the source has ({', '.join(p.text for p in source.parts)})", part.text, hint)
-    wanted = {part.key for part in target.parts}
     for part in source.parts:
         if part.key not in wanted and part.kind not in drop:
             hint = f"Add it to the target, or drop it on purpose: drop=({part.kind!r},)."

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lattok.checks import LattokError
+from lattok.checks import LattokError, is_number
 from lattok.data.schema import readable
 from lattok.files import first_line, parse_json
 
@@ -222,18 +222,15 @@ def _instruction(path: Path, attributes: Mapping[str, Any], arguments: Mapping[s
 
 
 def _frequency(path: Path, value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+    if value is not None and not (is_number(value) and 0 < value < 1e6):
         raise LattokError(f"{path}: `control_freq` in env_args: expected a number greater than 0, got {value!r}.")
-    return float(value)
+    return None if value is None else float(value)
 
 
 def _json(path: Path, name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Read an attribute that holds a JSON object; {} where there is none."""
     text = attributes.get(name, "{}")
-    where = f"{path}: the attribute {name}"
-    value = parse_json(text if isinstance(text, str | bytes) else "", where, nan=True)
+    value = parse_json(text if isinstance(text, str | bytes) else "", f"{path}: the attribute {name}", nan=True)
     if not isinstance(value, dict):
         raise LattokError(f"{path}: expected a JSON object as attribute {name}, got {type(value).__name__}.")
     return value
