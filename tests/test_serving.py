@@ -121,6 +121,17 @@ def test_the_harness_gets_the_actions_of_the_policy(policy, caplog):
         np.testing.assert_allclose(actions, np.concatenate(planned)[:STEPS], rtol=0, atol=1e-6)
 
 
+def test_what_went_wrong_stands_in_the_results(policy):
+    """Every episode fails by itself, with the line that says why."""
+    server = PolicyServer(policy, **ARGS | {"observation_params": None})
+    config = {"benchmarks": [{"benchmark": "tests.serving_worlds:Table"}]}
+    (result,) = vla_eval.evaluate(server, config, no_save=True, docker=False)
+    episodes = [episode for task in result["tasks"] for episode in task["episodes"]]
+    assert [episode["failure_reason"] for episode in episodes] == ["model_act"] * 2
+    text = "LattokError: `states`: expected the 5 numbers of proprio, got none. Ask the benchmark for it"
+    assert all(text in episode["failure_detail"] for episode in episodes)
+
+
 def test_several_sessions_share_a_batch(policy):
     server = PolicyServer(policy, **ARGS, max_batch_size=4, max_wait_time=0.2)
     sizes, predict = [], server.predict_batch
