@@ -3,7 +3,7 @@
 Splitting, deleting and merging with LeRobot write new files in `meta/` and drop meta/lattok.json. They copy the
 features in meta/info.json as they are, so the facts that are true of any part of the labels also stand there, at the
 column `PREFIX.valid`: model, preprocessing, shapes. Merging wants equal features: what differs between datasets of one
-model is not among them.
+model is not among them. `latent_spec` checks what is written against what a policy needs.
 """
 
 from __future__ import annotations
