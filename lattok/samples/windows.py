@@ -1,7 +1,7 @@
 """Training samples from episodes: action chunks, and pairs of frames with the actions between them.
 
-Everything is indexed once and kept in memory (frames in a file with `cache_dir`), so that a batch is one gather. `decode_all`
-decodes several episodes at once.
+Everything is indexed once and kept in memory (frames in a file with `cache_dir`), so that a batch is one gather.
+`decode_all` decodes several episodes at once.
 """
 
 from __future__ import annotations
