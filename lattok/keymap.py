@@ -237,16 +237,12 @@ def _flatten(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
 
 def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[str, Tensor]]:
     """Yield name and value of every tensor below `value`; anything else is an error that names its place."""
-    inside: Iterable[tuple[Any, Any]]
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
         yield ".".join(place), value.detach()
         return
-    if isinstance(value, Mapping):
-        inside = value.items()
-    elif isinstance(value, list | tuple):
-        inside = enumerate(value)
-    else:
+    if not isinstance(value, Mapping | list | tuple):
         checks.fail(path, "tensors alone", f"{_contents(value)} at {'.'.join(place)}")
+    inside: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else enumerate(value)
     for key, item in inside:
         yield from _tensors(item, (*place, str(key)), path)
 

@@ -173,7 +173,11 @@ class FSQ(CoarseToFine):
         mean, variances, axes = principal_axes(actions.flatten(1), mask.flatten(1))
         model = cls(replace(plain.config, bits=plain.config.give_bits(variances)))
         model.normalizer, model.limits = plain.normalizer, plain.limits
-        model._start_from(mean, variances, axes)
+        axes = axes[:, : len(model.top)]
+        width = START_WIDTH * variances[: len(model.top)].sqrt().clamp_min(1e-3)
+        project = axes.T / width[:, None]
+        model.encoder.start_from(project, -project @ mean)
+        model.decoder.start_from(axes * width, mean)
         return model, ActionBatch(model.normalizer.inverse(actions), mask)
 
     def forward(self, batch: ActionBatch) -> LossTerms:
@@ -183,14 +187,6 @@ class FSQ(CoarseToFine):
         actions, valid = self._prepare(batch.chunks, batch.valid)
         levels = self.rounding.quantize(self.encoder(actions.flatten(1)))
         return {"reconstruction": losses.reconstruction(self.decoder(levels).view_as(actions), actions, valid)}
-
-    @torch.no_grad()
-    def _start_from(self, mean: Tensor, variances: Tensor, axes: Tensor) -> None:
-        used = len(self.top)
-        width = START_WIDTH * variances[:used].sqrt().clamp_min(1e-3)
-        project = axes[:, :used].T / width[:, None]
-        self.encoder.start_from(project, -project @ mean)
-        self.decoder.start_from(axes[:, :used] * width, mean)
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         # No use for `valid`: the encoder learned from padded chunks what to give for their valid entries.

@@ -6,7 +6,6 @@ Heads and quantizer are always float32. A label made in bfloat16 is another labe
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,15 +40,10 @@ class FastImageLAM(VideoLabeller):
         self._how = (backend, precision, threads)
         self.cameras, self.codebook_size = lam.cameras, lam.codebook_size
         with self._lam._inference(), torch.no_grad():
-            self._encoder = self._new_encoder()
-
-    def _new_encoder(self) -> VideoEncoder:
-        backend, precision, threads = self._how
-        if backend == "onnxruntime":
-            return onnx_encoder(self._lam.cpu(), threads)
-        dtype = PRECISIONS[precision]
-        features = self._lam.frame_features if precision == "float32" else rounded_features(self._lam, dtype)
-        return torch_encoder(features, pair_encoder(self._lam.encoder, dtype))
+            if backend == "onnxruntime":
+                self._encoder = onnx_encoder(self._lam.cpu(), threads)
+            else:
+                self._encoder = _encoder(self._lam, PRECISIONS[precision])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave sessions behind: workers make their own."""
@@ -86,9 +80,11 @@ class FastImageLAM(VideoLabeller):
         return {**self._lam.describe(), "backend": backend, "precision": precision}
 
 
-def rounded_features(lam: ImageLAM, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Round the matrices of frozen features to `dtype`: by `PlainViT`, or in autocast where that cannot be."""
-    features = lam.features
+def _encoder(lam: ImageLAM, dtype: torch.dtype) -> VideoEncoder:
+    """Round matrices to `dtype`; those of the frozen features by `PlainViT`, or in autocast where that cannot be."""
+    encoder, features = pair_encoder(lam.encoder, dtype), lam.features
+    if dtype == torch.float32:
+        return torch_encoder(lam.frame_features, encoder)
     vit = PlainViT(features, dtype) if PlainViT.understands(features) else None
 
     def rounded(frames: Tensor) -> Tensor:
@@ -98,4 +94,4 @@ def rounded_features(lam: ImageLAM, dtype: torch.dtype) -> Callable[[Tensor], Te
         small = features.resize(frames).to(features.mean.device)
         return vit(small.flatten(0, 1)).unflatten(0, small.shape[:2]).flatten(1, 2)
 
-    return rounded
+    return torch_encoder(rounded, encoder)

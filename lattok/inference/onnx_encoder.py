@@ -145,16 +145,12 @@ class Graph:
         shape = self("Concat", count, self.constant(np.array(tokens.shape)), axis=0)
         return self("Concat", self("Expand", self.constant(tokens[None]), shape), x, axis=1)
 
-    def pixels(self, frames: str, patch: int, size: int) -> str:
-        """Turn uint8 [n, H, W, 3] into patches float32 [n * N, patch * patch * 3]."""
-        side = size // patch
-        x = self.reshape(self("Cast", frames, to=1), -1, side, patch, side, patch, 3)
-        return self.reshape(self("Transpose", x, perm=[0, 1, 3, 2, 4, 5]), -1, patch * patch * 3)
-
     def vit(self, frames: str, vit: PlainViT, size: int) -> str:
         """Turn uint8 [n, H, W, 3] into features [n, N, D]."""
-        count, width = vit.places.shape
-        x = self.framed(self.affine(self.pixels(frames, vit.patch, size), vit.embed), count, width)
+        (count, width), patch, side = vit.places.shape, vit.patch, size // vit.patch
+        x = self.reshape(self("Cast", frames, to=1), -1, side, patch, side, patch, 3)
+        x = self.flat(self("Transpose", x, perm=[0, 1, 3, 2, 4, 5]), 3 * patch**2)  # patches, float32
+        x = self.framed(self.affine(x, vit.embed), count, width)
         x = self("Add", x, self.constant(vit.places))
         prefix = len(vit.prefix)
         x = self.flat(self.before(vit.prefix, x) if prefix else x, width)
