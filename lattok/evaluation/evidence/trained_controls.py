@@ -75,10 +75,12 @@ class ControlTraining:
         """Say on the page how long controls were trained."""
         return f"{self.options.steps:,} steps of {self.options.batch_size} of {len(pairs.frames):,} pairs"
 
-    def key(self, control: str, model: ImageLAM, train: PairSet, held_out: PairSet, **more: Any) -> dict[str, Any]:
-        """List everything that the result of a control depends on."""
+    def kept(
+        self, control: str, suffix: str, model: ImageLAM, train: PairSet, held_out: PairSet, **more: Any
+    ) -> tuple[Path | None, dict[str, Any]]:
+        """Return the file of a control's result (None without a folder), and all that the result depends on."""
         described = model.describe()
-        return {
+        key = {
             "control": control,
             "model": [described["config_sha256"], described["weights_sha256"]],
             "pairs": [len(train.frames), len(train.rows), len(held_out.rows)],
@@ -86,11 +88,8 @@ class ControlTraining:
             **self.identity,
             **more,
         }
-
-    def path(self, key: Mapping[str, Any], suffix: str) -> Path | None:
-        """Return the file of the result with that key; None without a folder."""
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        return None if self.folder is None else self.folder / f"{name}{suffix}"
+        return None if self.folder is None else self.folder / f"{name}{suffix}", key
 
     def fit(
         self,
@@ -142,8 +141,7 @@ def labels_only(
     tasks = {episode.index: episode.tasks for episode in dataset.episodes}
     chosen = (labels["fraction"], labels["unit"], labels["seed"])  # those that a training on these episodes draws
     labelled = draw_labelled(frames.episode_of, frames.frame_of, tasks, *chosen)
-    key = training.key(LABELS_ONLY, model, train, held_out, labels=labels)
-    path = training.path(key, ".safetensors")
+    path, key = training.kept(LABELS_ONLY, ".safetensors", model, train, held_out, labels=labels)
     if path is None or not path.is_file():
         control = _trained(model, train, labelled, labels["per_batch"], training)
         sets = {"train": encode_pairs(control, train), "held_out": encode_pairs(control, held_out)}

@@ -106,10 +106,10 @@ def loss_without_latents(model: ImageLAM, train: PairSet, held_out: PairSet, tra
 
     It is read from the folder where it is kept.
     """
-    key, options = training.key(BLIND, model, train, held_out), training.options
-    path = training.path(key, ".json")
+    path, key = training.kept(BLIND, ".json", model, train, held_out)
     if path is not None and path.is_file():
         return float(files.read_json(path)["loss"])
+    options = training.options
     blind = BlindDecoder(model, options.seed)
     draw = SeededBatches(len(train.frames), options.batch_size, options.seed)
 
