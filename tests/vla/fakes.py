@@ -48,7 +48,7 @@ def config(strategy: str | Strategy = "baseline", latent: dict[str, Any] | None 
         "image_size": 16,
         "patch_size": 8,
         "backbone": "scratch",
-        "train_backbone": "full",
+        "train_backbone": "lora" if "backbone" in changes else "full",
         "width": 32,
         "depth": 3,
         "head_dim": 32,
