@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.stats import ImageStats, Stats
 from lattok.data.tables import MEGABYTE, next_place
-from lattok.data.video import MOST_PIXELS, VideoWriter
+from lattok.data.video import MOST_PIXELS, VideoJoiner, VideoWriter
 from lattok.files import first_line
 
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -23,14 +24,38 @@ FORMATS = ("JPEG", "PNG")
 _ORIENTATION = 0x0112  # tag of Exif
 
 Sink = Callable[[np.ndarray], None]
-Frames = np.ndarray | Sequence[bytes] | Callable[[Sink], None]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One camera of an episode, encoded already: see `encode_clip`."""
+
+    path: Path
+    length: int
+    stats: Stats  # of its frames
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def encode_clip(path: Path, frames: np.ndarray, fps: float, codec: str) -> Clip:
+    """Encode frames uint8 [T, H, W, 3] to the file `path`, by one thread: the same bytes on every machine."""
+    stats = ImageStats(len(frames))
+    stats.add(frames)
+    video = VideoWriter(path, fps, (frames.shape[1], frames.shape[2]), codec, threads=1)
+    video.add(frames)
+    video.close()
+    return Clip(path, len(frames), stats.result())
+
+
+Frames = np.ndarray | Sequence[bytes] | Callable[[Sink], None] | Clip
 
 
 class EpisodeFrames:
     """What one camera sees in an episode of T frames, on its way into the dataset: checked, counted, measured.
 
     `frames` are uint8 [T, H, W, 3], or a function that hands blocks of them to its argument in order, or T encoded
-    images. `shape` is (H, W, 3).
+    images, or a clip. `shape` is (H, W, 3).
     """
 
     def __init__(self, key: str, shape: tuple[int, ...], frames: Frames, length: int):
@@ -60,15 +85,22 @@ class EpisodeFrames:
             images: list[bytes] = []
             self.run(lambda block: images.extend(map(encode_png, block)))
             return images
+        if self.clip:
+            checks.fail(self.key, "images", "a video", 'Declare its dtype "video".')
         for number, data in enumerate(self._frames):  # type: ignore[arg-type]
             # decoded to the end although only some are measured: half an image must not pass for a whole one
             self._see(decode_image(data, f"`{self.key}`, frame {number}")[None])
         checks.size(self.key, "frames", self._seen, self._length)
         return list(self._frames)  # type: ignore[arg-type]
 
+    @property
+    def clip(self) -> Clip | None:
+        """The frames, if they are encoded as a video."""
+        return self._frames if isinstance(self._frames, Clip) else None
+
     def stats(self) -> Stats:
         """Return statistics of the frames that have passed."""
-        return self._stats.result()
+        return self.clip.stats if self.clip else self._stats.result()
 
     def _see(self, block: np.ndarray) -> None:
         if block.dtype != np.uint8:
@@ -89,27 +121,34 @@ class RollingVideos:
         self._codec, self._threads = codec, threads
         self._chunk_files, self._limit = chunk_files, limit_mb * MEGABYTE
         self._place = (0, 0)
-        self._encoder: VideoWriter | None = None
+        self._file: VideoWriter | VideoJoiner | None = None
 
     def write(self, frames: EpisodeFrames) -> dict[str, Any]:
         """Encode an episode; returns where it is, as columns of its row in meta/episodes."""
-        if self._encoder is not None and self._encoder.bytes >= self._limit:
+        clip = frames.clip
+        kind = VideoJoiner if clip else VideoWriter
+        if self._file is not None and (self._file.bytes >= self._limit or not isinstance(self._file, kind)):
             self.close()
             self._place = next_place(self._place, self._chunk_files)
-        if self._encoder is None:
+        if self._file is None:
             path = VIDEO_PATH.format(video_key=self._key, chunk_index=self._place[0], file_index=self._place[1])
-            self._encoder = VideoWriter(self._folder / path, self._fps, frames.size, self._codec, self._threads)
-        start = self._encoder.frames / self._fps
-        frames.run(self._encoder.add)
+            options = () if clip else (self._threads,)
+            self._file = kind(self._folder / path, self._fps, frames.size, self._codec, *options)
+        first = self._file.frames
+        if isinstance(self._file, VideoWriter):
+            frames.run(self._file.add)
+        elif clip:
+            self._file.add(clip.path)
+            checks.size(self._key, "frames", self._file.frames - first, len(clip))
         names = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
-        values = (*self._place, start, self._encoder.frames / self._fps)
+        values = (*self._place, first / self._fps, self._file.frames / self._fps)
         return {f"videos/{self._key}/{name}": value for name, value in zip(names, values, strict=True)}
 
     def close(self) -> None:
         """Finish the current file."""
-        if self._encoder is not None:
-            self._encoder.close()
-        self._encoder = None
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
 
 def image_column(images: Sequence[bytes]) -> pa.Array:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import av
 import av.error
@@ -25,7 +25,8 @@ MOST_PIXELS = 2**25  # per frame, 8K: a damaged header may claim anything, and m
 EMPTY_END = 2**26  # bytes: no video ends in as many zeros, and a demuxer searches them one by one
 SEEK_GAP_S = 1.0  # a longer hole between wanted frames is skipped by seeking
 # from 17 on PyAV converts colours with as many threads as there are cores: for one frame the hand-over costs more
-ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+VERSION = int(av.__version__.split(".")[0])
+ONE_THREAD = {"threads": 1} if VERSION >= 17 else {}
 
 # GOP of 2 as LeRobot writes: any frame costs at most two decodes
 CODECS = {
@@ -239,3 +240,47 @@ class VideoWriter:
         for packet in packets:
             self.bytes += packet.size
             self._container.mux(packet)
+
+
+class VideoJoiner:
+    """Writes one video file from clips of `VideoWriter`, with the same arguments, without encoding again."""
+
+    def __init__(self, path: Path, fps: float, size: tuple[int, int], codec: str):
+        self._kind = (*size, "av1" if codec == "libsvtav1" else codec)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(str(path), "w")
+        self._frame = 1 / Fraction(fps).limit_denominator(1001)
+        self._stream: VideoStream | None = None
+        self.frames = 0  # frames written
+        self.bytes = 0  # their size
+
+    def add(self, clip: Path) -> None:
+        """Append the frames of a clip."""
+        with open_video(clip) as source:
+            given = source.streams.video[0]
+            kind = (given.height, given.width, getattr(given.codec, "canonical_name", given.codec.name))
+            if kind != self._kind:
+                checks.fail("frames", "a clip {1} x {0} of {2}".format(*self._kind), "{1} x {0} of {2}".format(*kind))
+            self._stream = self._stream or _like(self._container, given)
+            for packet in source.demux(given):
+                if packet.size:  # the last one is the demuxer's end
+                    packet.stream, packet.time_base = self._stream, self._frame
+                    packet.pts, packet.dts, packet.duration = (
+                        self.frames,
+                        self.frames,
+                        1,
+                    )  # shown in the order in which they are stored
+                    self._container.mux(packet)
+                    self.frames += 1
+                    self.bytes += packet.size
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._container.close()
+
+
+def _like(container: Any, given: VideoStream) -> VideoStream:
+    """Add a stream for packets of `given`, which no encoder sees."""
+    if VERSION < 14:
+        return container.add_stream(template=given)
+    return container.add_stream_from_template(given, **({"opaque": True} if VERSION >= 15 else {}))

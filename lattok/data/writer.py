@@ -128,8 +128,8 @@ class LeRobotWriter:
 
         Instead of an array, frames may be a function that hands blocks uint8 [n, H, W, 3] to its argument in order,
         so that a long video is never in memory as a whole; or, for a camera of dtype "image", T encoded JPEG or PNG
-        images (bytes), which are stored as they are. `length` is T where nothing else tells it. `task` is one
-        instruction, or one per frame.
+        images (bytes), which are stored as they are; or a `Clip`, which is not encoded again. `length` is T where
+        nothing else tells it. `task` is one instruction, or one per frame.
         """
         length = self._check_episode(columns, frames, length)
         tasks = self._check_task(task, length)
@@ -223,7 +223,7 @@ class LeRobotWriter:
             checks.fail("frames", ", ".join(self._cameras) or "none", ", ".join(frames) or "none")
         for key, value in frames.items():
             if not callable(value) and not hasattr(value, "__len__"):
-                checks.fail(key, "an array, a list of encoded images or a function", type(value).__name__)
+                checks.fail(key, "an array, a list of encoded images, a clip or a function", type(value).__name__)
         lengths = {len(value) for value in (*columns.values(), *frames.values()) if not callable(value)}
         lengths |= set() if length is None else {length}
         if len(lengths) != 1 or 0 in lengths:

@@ -12,7 +12,9 @@ from PIL import Image
 
 from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotWriter, open_dataset
+from lattok.data.image_writer import Clip, encode_clip
 from lattok.data.stats import ImageStats, column_stats, merge_stats
+from lattok.data.video import decode_at
 
 FEATURES = {
     "action": Feature("float32", (2,), ("x", "y")),
@@ -44,6 +46,43 @@ def contents(root) -> dict[str, bytes]:
 
 def create(root, **options) -> LeRobotWriter:
     return LeRobotWriter.create(root, 10, FEATURES, video_codec="h264", encoder_threads=1, **options)
+
+
+@pytest.mark.parametrize("codec", ["h264", "libsvtav1"])
+def test_clips_are_joined_frame_for_frame(tmp_path, rng, codec):
+    shapes = [(length, 4, 8, 3) for length in (5, 1, 8, 3)]
+    episodes = [rng.integers(0, 256, shape, dtype=np.uint8).repeat(16, 1).repeat(16, 2) for shape in shapes]
+    camera = {"camera": Feature("video", (64, 128, 3), None)}
+    alone = []
+    with LeRobotWriter.create(tmp_path / "joined", 12.5, camera, video_codec=codec, video_file_mb=1e-3) as writer:
+        for number, frames in enumerate(episodes):
+            clip = encode_clip(tmp_path / f"{number}.mp4", frames, 12.5, codec)
+            writer.add_episode({}, {"camera": clip}, "push")
+            alone.append(np.concatenate(list(decode_at(clip.path, np.arange(len(frames)) / 12.5, 12.5))))
+    with LeRobotWriter.create(tmp_path / "encoded", 12.5, camera, video_codec=codec) as writer:
+        for frames in episodes:
+            writer.add_episode({}, {"camera": frames}, "push")
+    joined = open_dataset(tmp_path / "joined")
+    for number, frames in enumerate(alone):
+        np.testing.assert_array_equal(joined.frames(number)[:, 0], frames)
+    assert len(list(tmp_path.glob("joined/videos/*/*/*.mp4"))) > 1
+    statistics = [(tmp_path / name / "meta/stats.json").read_text() for name in ("joined", "encoded")]
+    assert statistics[0] == statistics[1]  # of frames before they were encoded
+
+
+def test_clips_that_do_not_fit_are_refused(tmp_path):
+    clip = encode_clip(tmp_path / "clip.mp4", np.zeros((3, 64, 64, 3), np.uint8), 10, "h264")
+    for camera, codec, what in [
+        (Feature("video", (64, 128, 3), None), "h264", "expected a clip 128 x 64 of h264, got 64 x 64 of h264"),
+        (Feature("video", (64, 64, 3), None), "libsvtav1", "expected a clip 64 x 64 of av1, got 64 x 64 of h264"),
+        (Feature("image", (64, 64, 3), None), "h264", 'got a video. Declare its dtype "video"'),
+    ]:
+        writer = LeRobotWriter.create(tmp_path / "d", 10, {"camera": camera}, video_codec=codec)
+        with pytest.raises(LattokError, match=what), writer:
+            writer.add_episode({}, {"camera": clip}, "push")
+    writer = LeRobotWriter.create(tmp_path / "d", 10, {"camera": Feature("video", (64, 64, 3), None)}, None, "h264")
+    with pytest.raises(LattokError, match="`camera`: expected 4 frames, got 3"), writer:
+        writer.add_episode({}, {"camera": Clip(clip.path, 4, clip.stats)}, "push")
 
 
 def test_columns_come_back(tmp_path, rng):
