@@ -1,4 +1,4 @@
-"""The state of a run on disk: what training changes, the optimiser, the step.
+"""The state of a run on disk: what training changes, averages of the weights if there are any, the optimiser, the step.
 
 Shards of several processes (FSDP2) are put together first, so that any number of processes can go on from a checkpoint.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -35,9 +35,15 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
     return {**trained, **dict(model.named_buffers())}
 
 
-def save(model: nn.Module, optimizer: Any, path: Path, step: int, write: bool) -> None:
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copy the trained parameters, in float32: an average in less would not move by small steps."""
+    return {name: p.detach().to(torch.float32, copy=True) for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save(model: nn.Module, optimizer: Any, path: Path, step: int, write: bool, average: Mapping[str, Tensor]) -> None:
     """Write a checkpoint: all processes call, those with `write` write."""
     state = {"step": step, "model": state_of(model), "optimizer": optimizer.state_dict()}
+    state |= {"average": dict(average)} if average else {}
     if any(map(is_sharded, _tensors(state))):
         state = _gathered(state, write)
     if not write:
@@ -52,8 +58,8 @@ def save(model: nn.Module, optimizer: Any, path: Path, step: int, write: bool) -
             raise OSError(errno.ENOSPC, f"checkpoint not written, {room} bytes free", str(temporary)) from error
 
 
-def restore(model: nn.Module, optimizer: Any, path: Path, steps: int) -> int:
-    """Load a checkpoint and return its step, at most `steps`. All processes call.
+def restore(model: nn.Module, optimizer: Any, path: Path, steps: int, average: Mapping[str, Tensor]) -> int:
+    """Load a checkpoint, also into `average`, and return its step, at most `steps`. All processes call.
 
     All of it is checked before the first tensor is copied: what does not fit changes nothing.
     """
@@ -63,11 +69,14 @@ def restore(model: nn.Module, optimizer: Any, path: Path, steps: int) -> int:
         _refuse(path, f"a file that cannot be read ({files.first_line(error)})")
     step, tensors, moments = _checked(saved, path)
     _check_model(tensors, model, path)
+    _check_average(saved.get("average"), average, path)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     _check_moments(moments, parameters, path)
     if step > steps:
         checks.fail("steps", f"at least the {step} already done", steps)
-    _fill(model, tensors.items())
+    fill(model, tensors.items())
+    for name, tensor in average.items():
+        tensor.copy_(_as(saved["average"][name], tensor))
     shared = {number: _share(entry, parameters[number]) for number, entry in moments.items()}
     # the options of the optimiser are the recipe's, not the file's
     optimizer.load_state_dict({"state": shared, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -112,6 +121,16 @@ def _check_model(tensors: dict[str, Tensor], model: nn.Module, path: Path) -> No
             _refuse(path, f"numbers that are not finite in {name}")
 
 
+def _check_average(found: Any, average: Mapping[str, Tensor], path: Path) -> None:
+    """Check that there is an average of every trained weight where one goes on: of its shape, finite numbers."""
+    for name, like in average.items():
+        tensor = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.shape != like.shape:
+            _refuse(path, f"none that holds an average of {name}, as `ema` asks for")
+        if tensor.dtype != like.dtype or not _finite(tensor):
+            _refuse(path, f"numbers in the average of {name} that no run leaves")
+
+
 def _check_moments(moments: dict[int, dict[str, Any]], parameters: Sequence[Tensor], path: Path) -> None:
     """Check what the optimiser remembers of a parameter: finite numbers, of its shape or one for all."""
     for number, entry in moments.items():
@@ -134,11 +153,11 @@ def _finite(tensor: Tensor) -> bool:
 
 def copy_state(source: nn.Module, target: nn.Module) -> None:
     """Give `target` what training changed in `source`, a copy of it that may be sharded. All processes call."""
-    _fill(target, ((name, whole(tensor)) for name, tensor in state_of(source).items()))  # one after the other
+    fill(target, ((name, whole(tensor)) for name, tensor in state_of(source).items()))  # one after the other
 
 
 @torch.no_grad()
-def _fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
+def fill(model: nn.Module, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Copy whole tensors into a model; a buffer that grows, such as remembered latents, is replaced."""
     current = state_of(model)
     for name, tensor in tensors:

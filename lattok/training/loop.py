@@ -48,6 +48,7 @@ class LoopOptions:
     optimizer: str = "adam"  # or "adamw"
     weight_decay: float = 0.0
     clip_norm: float = 1.0  # greatest norm of the gradient
+    ema: float = 0.0  # decay per step of a moving average of the weights, which the model gets; 0: the last weights
     seed: int = 0  # of everything random
     device: str = "auto"  # "auto", "cpu", "cuda", "mps"
     precision: str = "no"  # or "bf16": mixed precision
@@ -61,6 +62,8 @@ class LoopOptions:
         checks.counts(decay_every=self.decay_every, log_every=self.log_every, save_every=self.save_every)
         checks.positive(lr=self.lr, clip_norm=self.clip_norm, decay_factor=self.decay_factor)
         checks.at_least_zero(weight_decay=self.weight_decay, seed=self.seed)
+        if not 0 <= self.ema < 1:
+            checks.fail("ema", "a decay from 0 to below 1, such as 0.999", self.ema)
         checks.whole(threads=self.threads)
         checks.one_of("schedule", self.schedule, ("constant", "one_cycle", "step"))
         checks.one_of("optimizer", self.optimizer, ("adam", "adamw"))
@@ -121,16 +124,17 @@ def fit(
 
     `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors, and of what
     is none, such as texts; accumulated parts are shares of more processes. `model(batch)` gives loss terms: those with
-    a weight are summed, the others only logged. `groups(model)` says which parameters learn at another rate. State goes
-    to `out/run/`; `resume` goes on from its checkpoint, or from the start where there is none yet. Raises `LattokError`
-    when the loss stops being finite or memory is full, `Interrupted` after Ctrl-C, SIGTERM or SIGHUP, all with the
-    state saved.
+    a weight are summed, the others only logged. `groups(model)` says which parameters learn at another rate. With `ema`
+    the model ends with averages of the trained weights; its buffers are the last ones. State goes to `out/run/`;
+    `resume` goes on from its checkpoint, or from the start where there is none yet. Raises `LattokError` when the loss
+    stops being finite or memory is full, `Interrupted` after Ctrl-C, SIGTERM or SIGHUP, all with the state saved.
     """
     accelerator = _accelerator(options)
     module = copy.deepcopy(model) if _shards(accelerator) else model  # sharding in place would not come off again
     wrapped, optimizer = accelerator.prepare(module.train(), _optimizer(groups(module), module, options))
     path = out / RUN / CHECKPOINT
-    first = checkpoints.restore(module, optimizer, path, options.steps) if resume and path.is_file() else 0
+    average = checkpoints.weights_of(module) if options.ema else {}
+    first = checkpoints.restore(module, optimizer, path, options.steps, average) if resume and path.is_file() else 0
     main = accelerator.is_main_process
     log = RunLog(out / RUN, out.name, first, options.steps) if main else None
     meter = Meter(options.batch_size, first, accelerator.device)
@@ -144,6 +148,8 @@ def fit(
                 values = _step(accelerator, wrapped, optimizer, batches, loss_weights, step, rate, options)
             _check_finite(values, step, out)
             done = step + 1
+            if average:
+                _follow(average, module, done, options.ema)
             if done % options.log_every == 0 or done == options.steps:
                 reduced: Any = accelerator.reduce(values, "mean")
                 last = {**{name: float(value) for name, value in reduced.items()}, "lr": rate}
@@ -154,7 +160,7 @@ def fit(
                 log.tick(done)
             stop = _anywhere(asked(), accelerator)
             if done % options.save_every == 0 or done == options.steps or stop:
-                checkpoints.save(module, optimizer, path, done, main)
+                checkpoints.save(module, optimizer, path, done, main, average)
             if stop:
                 if log:
                     log.close()
@@ -162,6 +168,7 @@ def fit(
                 raise Interrupted(text, stop)
     if log:
         log.close()
+    checkpoints.fill(module, average.items())
     if module is not model:
         checkpoints.copy_state(module, model)
     model.eval()
@@ -254,6 +261,17 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     means = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
     return {**means, "grad_norm": checkpoints.whole(norm).detach().float()}
+
+
+@torch.no_grad()
+def _follow(average: Mapping[str, Tensor], model: nn.Module, done: int, decay: float) -> None:
+    """Move the average towards the weights after step `done`, counted from 1.
+
+    The decay grows as 1/10, 2/11, 3/12, ... up to `decay`: meanwhile the last tenth of the steps counts, not the start.
+    """
+    weights = dict(model.named_parameters())
+    share = 1 - min(decay, done / (done + 9))
+    torch._foreach_lerp_(list(average.values()), [weights[name].float() for name in average], share)
 
 
 def _weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -85,6 +86,55 @@ def test_interrupted_and_resumed_equals_undisturbed(tmp_path, interrupt_at):
     resumed = run(tmp_path / "parts", resume=True)
     assert_same(whole, resumed)
     assert steps_of(tmp_path / "whole") == steps_of(tmp_path / "parts") == [5, 10, 15, 20]
+
+
+def averaged_by_numpy(history, decay):
+    """Average float64 arrays: the start, then the weights after each step."""
+    average = history[0]
+    for done, weights in enumerate(history[1:], 1):
+        keep = min(decay, done / (9 + done))
+        average = keep * average + (1 - keep) * weights
+    return average
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.999])
+def test_the_model_ends_with_averages_of_its_weights_and_the_last_buffers(decay, tmp_path, monkeypatch):
+    history = {name: [] for name, _ in Toy().named_parameters()}
+    forward = Toy.forward
+
+    def logged(self, batch):
+        for name, value in self.named_parameters():
+            history[name].append(value.detach().double().numpy().copy())
+        return forward(self, batch)
+
+    monkeypatch.setattr(Toy, "forward", logged)
+    model = run(tmp_path / "averaged", ema=decay)
+    monkeypatch.undo()
+    last = run(tmp_path / "last")  # averages change nothing that is learned
+    for name, value in model.named_parameters():
+        expected = averaged_by_numpy([*history[name], last.get_parameter(name).detach().double().numpy()], decay)
+        np.testing.assert_allclose(value.detach().numpy(), expected, rtol=0, atol=1e-6)
+        assert not torch.equal(value, last.get_parameter(name))
+    for name, value in model.named_buffers():
+        assert torch.equal(value, last.get_buffer(name)), name
+    assert "average" not in torch.load(tmp_path / "last" / RUN / CHECKPOINT, weights_only=True)
+
+
+@pytest.mark.parametrize("interrupt_at", [3, 12, 19])
+def test_averages_resume_exactly_and_a_finished_run_still_gives_them(interrupt_at, tmp_path):
+    whole = run(tmp_path / "whole", ema=0.9)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "parts", ema=0.9, interrupt_at=interrupt_at)
+    assert_same(whole, run(tmp_path / "parts", ema=0.9, resume=True))
+    assert_same(whole, run(tmp_path / "parts", ema=0.9, resume=True))
+
+
+def test_a_decay_is_below_one_and_averages_that_are_missing_are_an_error(tmp_path):
+    with pytest.raises(LattokError, match="`ema`: expected a decay from 0 to below 1, such as 0.999, got 1.0"):
+        LoopOptions(ema=1.0)
+    run(tmp_path, steps=10)
+    with pytest.raises(LattokError, match=r"got none that holds an average of encode.0.weight, as `ema` asks for\."):
+        run(tmp_path, ema=0.9, resume=True)
 
 
 def decoder_at(rate):
@@ -195,6 +245,10 @@ def _tensor(name, change):
     return lambda saved: saved["model"].update({name: change(saved["model"][name])})
 
 
+def _average(**values):
+    return lambda saved: saved["average"].update(values)
+
+
 CRAFTED = {
     "a list": lambda saved: [saved],
     "step is text": lambda saved: saved.update(step="x"),
@@ -226,20 +280,25 @@ CRAFTED = {
     "moments of text": _moments(exp_avg="x"),
     "moments not finite": _moments(exp_avg_sq=torch.full((8, 3), torch.nan)),
     "moments below zero": _moments(exp_avg_sq=torch.full((8, 3), -1.0)),
+    "no averages": lambda saved: saved.pop("average") and None,
+    "averages of a list": lambda saved: saved.update(average=[1]),
+    "averages of another shape": _average(**{"decode.bias": torch.zeros(4)}),
+    "averages of another kind": _average(**{"decode.bias": torch.zeros(3).double()}),
+    "averages not finite": _average(**{"decode.bias": torch.full((3,), torch.inf)}),
     "moments of whole numbers": _moments(exp_avg=torch.zeros(8, 3, dtype=torch.long)),
 }
 
 
 @pytest.mark.parametrize("craft", CRAFTED.values(), ids=CRAFTED)
 def test_a_crafted_checkpoint_is_one_line_and_changes_nothing(craft, tmp_path):
-    run(tmp_path, steps=10)
+    run(tmp_path, steps=10, ema=0.9)
     path = tmp_path / RUN / CHECKPOINT
     saved = torch.load(path, weights_only=True)
     torch.save(craft(saved) or saved, path)
     before, model = path.read_bytes(), Toy()
     start = {name: value.clone() for name, value in tensors(model).items()}
     with pytest.raises(LattokError, match=r"checkpoint\.pt`: expected ") as caught:
-        run(tmp_path, model=model, resume=True)
+        run(tmp_path, model=model, resume=True, ema=0.9)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
     assert all(torch.equal(value, start[name]) for name, value in tensors(model).items())
@@ -537,8 +596,8 @@ class Terms(nn.Module):
         return {k: (self.weight.detach() if k in self.detached else self.weight) * v for k, v in self.terms.items()}
 
 
-def fit_terms(out, model, weights):
-    options = LoopOptions(steps=1, batch_size=4, device="cpu")
+def fit_terms(out, model, weights, **options):
+    options = LoopOptions(**{"steps": 1, "batch_size": 4, "device": "cpu", **options})
     return fit(model, lambda *_: (torch.zeros(4),), options, out, loss_weights=weights)
 
 
@@ -547,6 +606,14 @@ def test_terms_without_a_weight_are_only_logged(tmp_path):
     last = fit_terms(tmp_path, model, {"action": 1.0, "latent": 0.5, "absent": 1.0})
     expected = {"loss": 3.5, "loss/action": 2.0, "loss/latent": 3.0, "accuracy": 0.25, "grad_norm": 3.5, "lr": 1e-4}
     assert last == pytest.approx(expected)
+
+
+def test_averages_move_by_less_than_bfloat16_can_tell(tmp_path):
+    fit_terms(tmp_path, Terms({"action": 1.0}).bfloat16(), {"action": 1.0}, steps=200, lr=1e-2, ema=0.99)
+    saved = torch.load(tmp_path / RUN / CHECKPOINT, weights_only=True)
+    average, last = saved["average"]["weight"], saved["model"]["weight"].detach()
+    assert (average.dtype, last.dtype) == (torch.float32, torch.bfloat16)
+    assert last + 0.1 < average < last + 0.4  # a tenth of 200 steps of about 1e-2 behind
 
 
 def test_a_term_with_a_gradient_needs_a_weight(tmp_path):

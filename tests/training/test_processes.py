@@ -67,6 +67,7 @@ def train(out, steps, accumulate=1, precision="no", resume=False):
         steps=steps,
         batch_size=16,
         accumulate=accumulate,
+        ema=0.7,
         precision=precision,
         lr=1e-2,
         optimizer="adamw",
