@@ -22,7 +22,7 @@ import tyro
 import lattok
 from lattok import checks, signals
 from lattok.checks import LattokError
-from lattok.cli import convert, demo, labels, look
+from lattok.cli import convert, demo, labels, look, simulate
 from lattok.cli.flags import CONFIG, HELP, check_flags, unknown_verb
 from lattok.cli.train import presets, train_verb
 
@@ -60,6 +60,7 @@ VERBS: Mapping[str, Verb | Group] = {
     "train": Group("Train an action tokenizer, a latent action model or a policy (vla).", _kinds, train_verb),
     "presets": Verb(presets),
     "evaluate": Verb(look.evaluate),
+    "rollout": Verb(simulate.rollout, "lattok.loading"),
     "doctor": Verb(look.doctor, "lattok.cli.doctor"),  # imports packages one by one, since some may be broken
     "annotate": Verb(labels.annotate, "lattok.annotation"),
     "verify": Verb(labels.verify, "lattok.annotation"),

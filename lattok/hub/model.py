@@ -29,7 +29,18 @@ from lattok import checks, devices, files
 from lattok.hub import client
 from lattok.hub.client import LoadOptions
 from lattok.hub.records import license_of, model_card, read_evaluation, read_training, written_by_somebody
-from lattok.hub.weights import DAMAGED, SHOWN, Size, Sizes, check_sizes, planned, read_sizes, read_tensors, unsound
+from lattok.hub.weights import (
+    DAMAGED,
+    SHOWN,
+    Size,
+    Sizes,
+    check_sizes,
+    planned,
+    read_sizes,
+    read_tensors,
+    unsound,
+    weights_hash,
+)
 from lattok.registry import Registry
 from lattok.version import __version__
 
@@ -332,16 +343,12 @@ class HubModel(nn.Module):
             if field.metadata == ADDED and values[field.name] == field.default:
                 del values[field.name]
         config = json.dumps(values, sort_keys=True).encode()
-        weights = hashlib.sha256()
-        for name, tensor in sorted(self.saved_tensors().items()):
-            weights.update(name.encode() + str(tuple(tensor.shape)).encode())
-            weights.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return {
             "type": self.type,
             "model": self.source,
             "revision": self.revision,
             "config_sha256": hashlib.sha256(config).hexdigest(),
-            "weights_sha256": weights.hexdigest(),
+            "weights_sha256": weights_hash(self.saved_tensors()),
         }
 
     @contextmanager

@@ -7,6 +7,7 @@ header. Only then is it built and filled.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -149,3 +150,12 @@ def unsound(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     for prefix, module in own.items():
         problems += [f"{prefix}.{text}" if prefix else text for text in getattr(module, "unsound")()]  # noqa: B009
     return problems
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of named tensors."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(name.encode() + str(tuple(tensor.shape)).encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
@@ -61,6 +62,7 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
 
     task: str  # name in its world
     instruction: str
+    opposite: str | None = None  # instruction of the other task in its scene, where there is one
     cameras: SceneCameras
     action_space: gymnasium.spaces.Box  # [m] in the units that datasets have
 
@@ -163,10 +165,12 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
             self.outcome = outcome
         return self.outcome
 
-    def observe(self) -> dict[str, Any]:
-        """Return the observation of the present state."""
-        images = {f"{IMAGES}{name}": image for name, image in self.cameras.images().items()}
-        return images | {STATE: self.state(), OBJECTS: self.objects()}
+    def observe(self, keys: Collection[str] | None = None) -> dict[str, Any]:
+        """Return the observation of the present state; only these `keys` of it, if any are given."""
+        parts: dict[str, Callable[[], np.ndarray]]
+        parts = {f"{IMAGES}{name}": partial(self.cameras.image, name) for name in self.cameras.names}
+        parts |= {STATE: self.state, OBJECTS: self.objects}
+        return {key: part() for key, part in parts.items() if keys is None or key in keys}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

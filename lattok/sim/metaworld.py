@@ -169,6 +169,7 @@ class PairedScenes(MetaWorld):
         scene, self._end, instruction = PAIRS[self.task]
         super()._build(scene, instruction, size, variation)
         task = self.task
+        self.opposite = next(pair.instruction for name, pair in PAIRS.items() if pair.scene == scene and name != task)
         self._handle: Any = ALL_V3_ENVIRONMENTS[f"{task}-v3"]  # knows where the expert of this task takes hold
         model = self._env.model
         self._low, self._high = model.jnt_range[JOINT]

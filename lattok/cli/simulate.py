@@ -1,0 +1,90 @@
+"""`lattok rollout`: policies in simulators."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import arg
+
+from lattok import checks
+from lattok.cli.flags import MaybeFolder, Model, Names, Number, Text
+from lattok.progress import bar
+
+Tasks = Annotated[tuple[str, ...], arg(metavar="TASK ...")]
+Real = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
+
+
+def rollout(
+    model: Model,
+    env: Tasks,
+    episodes: int = 10,
+    out: MaybeFolder = None,
+    seed: int = 1_000_000,
+    execute: Number = None,
+    repeat: Number = None,
+    ensemble: Real = None,
+    instruction: str = "own",
+    variation: Names = (),
+    batch: int = 8,
+    workers: int = 0,
+    videos: int = 1,
+    revision: Text = None,
+    device: str = "auto",
+) -> None:
+    """Let a policy act in a simulator: success per task with intervals, videos, and rollouts.json.
+
+    Example: lattok rollout my-policy --env metaworld-pairs --episodes 10
+
+    Args:
+        env: Tasks such as metaworld/reach, or whole worlds such as metaworld-pairs.
+        episodes: Of each task.
+        out: Folder for results and videos (default: rollouts/ in the model's folder).
+        seed: That of the first start state; the next follow. Demonstrations are collected from 0 on.
+        execute: Actions of a chunk that are carried out before the next is planned (default: the policy's own, or all).
+        repeat: Steps of the simulator that an action is held (default: the world's own).
+        ensemble: Plan at every decision, and carry out the mean of what was planned for it, older plans first: the
+            i-th weighs exp(-X i), as in ACT.
+        instruction: own, swapped (that of the other task in the scene) or blank.
+        variation: What of the scene changes with each episode: background, light, camera, distractors=N.
+        batch: Environments side by side, whose plans are made together.
+        workers: Processes for the environments; 0: none but this one.
+        videos: Episodes of each task that are filmed.
+        revision: Revision of a Hub model.
+        device: auto, cpu, cuda or mps.
+    """
+    sim, agents = _simulators()
+    agent = agents.open_agent(model, revision, device)
+    folder = Path(model) if Path(model).is_dir() else Path.cwd()
+    options = {"seed": seed, "execute": execute, "repeat": repeat, "ensemble": ensemble, "instruction": instruction}
+    options |= {"batch": batch, "workers": workers, "videos": videos, "variation": _variation(sim, variation)}
+    target = Path(out) if out else folder / "rollouts"
+    with bar("rollout") as progress:
+        found = sim.rollout(agent, env, episodes, **options, out=target, progress=progress)
+    for note in found.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(found.to_text())
+    print(f"Results: {target / 'rollouts.json'}")
+
+
+def _simulators() -> tuple[Any, Any]:
+    """Import what only the extra brings."""
+    try:
+        import lattok.sim
+        import lattok.sim.agents
+    except ImportError as error:
+        raise checks.LattokError(f"simulators need a package: {error}. pip install 'lattok[sim]'") from None
+    return lattok.sim, lattok.sim.agents
+
+
+def _variation(sim: Any, names: tuple[str, ...]) -> Any:
+    """Read "light" and "distractors=5"."""
+    given: dict[str, Any] = {}
+    for name in names:
+        key, _, number = name.partition("=")
+        checks.one_of("variation", key, ("background", "light", "camera", "distractors"))
+        if key == "distractors" and not number.isdecimal():
+            checks.fail("variation", "distractors=N with a whole number", repr(name))
+        given[key] = int(number) if key == "distractors" else True
+    return sim.Variation(**given)

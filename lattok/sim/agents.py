@@ -1,0 +1,174 @@
+"""Who acts in a rollout: a `LatentVLA`, a policy of LeRobot, or a plain function; a rollout knows only `Agent`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+
+from lattok import checks, files, hub
+from lattok.checks import LattokError
+from lattok.devices import device_called, moved
+from lattok.hub.weights import weights_hash
+from lattok.loading import load
+from lattok.sim.turns import TaskFacts
+from lattok.vla import LatentVLA
+
+Observation = Mapping[str, Any]
+SIZE = 128  # pixels of images for a function
+
+
+class Agent(ABC):
+    """Plans chunks of actions from observations and instructions."""
+
+    keys: tuple[str, ...] | None = None  # of the observations that it reads; None: all
+    size: int = SIZE  # of its images in pixels
+    steps: int | None = None  # actions of a chunk that are carried out; None: all
+
+    @abstractmethod
+    def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
+        """Return a chunk [H, m] for each observation."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what tells it from others."""
+
+    def check(self, facts: TaskFacts) -> str:
+        """Raise `LattokError` where it cannot act in a task; return what else a user should know, in one line."""
+        return ""
+
+
+class FunctionAgent(Agent):
+    """A function of one observation and its instruction, which returns a chunk [H, m] or one action [m]."""
+
+    def __init__(self, function: Callable[[Observation, str], Any]):
+        self.function = function
+
+    def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
+        pairs = zip(observations, instructions, strict=True)
+        return [np.atleast_2d(np.asarray(self.function(seen, text))) for seen, text in pairs]
+
+    def describe(self) -> dict[str, Any]:
+        name = getattr(self.function, "__qualname__", type(self.function).__name__)
+        return {"type": "function", "model": f"{getattr(self.function, '__module__', '')}.{name}"}
+
+
+class PolicyAgent(Agent):
+    """A `LatentVLA`, in its own units and with its own cameras."""
+
+    def __init__(self, policy: LatentVLA):
+        self.policy, config = policy.eval(), policy.config
+        self.keys = (*config.cameras, *([config.state_key] if config.proprio_dim else []))
+        self.size = _square(config.cameras, config.camera_sizes)
+        self.steps = policy.queues.n_action_steps
+
+    def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
+        seen = {key: torch.from_numpy(np.stack([each[key] for each in observations])) for key in self.keys or ()}
+        return [*self.policy.predict_chunk({**seen, "task": list(instructions)}).cpu().numpy()]
+
+    def describe(self) -> dict[str, Any]:
+        return self.policy.describe()
+
+    def check(self, facts: TaskFacts) -> str:
+        config = self.policy.config
+        states = {config.state_key: config.proprio_dim} if config.proprio_dim else {}
+        _check_task(facts, config.cameras, states, config.action_dim)
+        return ""
+
+
+class LeRobotAgent(Agent):
+    """A policy of LeRobot that looks at one observation at a time, with its processors where it has any."""
+
+    def __init__(
+        self, policy: Any, before: Callable[[Any], Any] | None = None, after: Callable[[Any], Any] | None = None
+    ):
+        """`before` and `after` are its pre- and post-processor: most policies of LeRobot need theirs."""
+        self.policy, self.before, self.after = policy.eval(), before, after
+        inputs, config = policy.config.input_features, policy.config
+        if getattr(config, "n_obs_steps", 1) != 1:
+            checks.fail("model", "a policy that looks at one observation", f"one of {config.n_obs_steps}")
+        self.cameras = [key for key, feature in inputs.items() if len(feature.shape) == 3]
+        self.states = {key: feature.shape[0] for key, feature in inputs.items() if len(feature.shape) == 1}
+        self.keys = (*self.cameras, *self.states)
+        self.size = _square(self.cameras, [tuple(inputs[key].shape[1:]) for key in self.cameras])
+        self.steps = getattr(config, "n_action_steps", None)
+
+    def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
+        device = next(self.policy.parameters()).device
+        seen: dict[str, Any] = {"task": list(instructions)}
+        for key in self.keys or ():
+            values = torch.from_numpy(np.stack([each[key] for each in observations]))
+            seen[key] = (values.permute(0, 3, 1, 2).float() / 255 if key in self.cameras else values).to(device)
+        with torch.no_grad():
+            chunks = self.policy.predict_action_chunk(seen if self.before is None else self.before(seen))
+            return [*(chunks if self.after is None else self.after(chunks)).float().cpu().numpy()]
+
+    def describe(self) -> dict[str, Any]:
+        name, source = self.policy.config.type, getattr(self.policy.config, "pretrained_path", None)
+        hashed = weights_hash(self.policy.state_dict())
+        return {"type": f"lerobot/{name}", "model": source and str(source), "weights_sha256": hashed}
+
+    def check(self, facts: TaskFacts) -> str:
+        output = self.policy.config.output_features["action"]
+        _check_task(facts, self.cameras, self.states, output.shape[0])
+        return ""
+
+
+def as_agent(model: Any) -> Agent:
+    """Return what acts as `model` does: an agent, a policy of lattok or LeRobot, or a function."""
+    if isinstance(model, Agent):
+        return model
+    if isinstance(model, LatentVLA):
+        return PolicyAgent(model)
+    if hasattr(model, "predict_action_chunk"):
+        return LeRobotAgent(model)
+    if callable(model) and not isinstance(model, torch.nn.Module | type):
+        return FunctionAgent(model)
+    expected = "a policy, or a function of an observation and its instruction"
+    return checks.fail("agent", expected, getattr(model, "type", type(model).__name__))
+
+
+def open_agent(name: str, revision: str | None = None, device: str = "auto") -> Agent:
+    """Return the policy in a folder or on the Hub as an agent: an artefact of lattok, or a checkpoint of LeRobot."""
+    place = hub.resolve(name, revision)
+    if files.read_json(place.folder / hub.CONFIG).get("type") in hub.FAMILIES:
+        return as_agent(moved(load(name, revision), device))
+    try:
+        policies = import_module("lerobot.policies.factory")
+        configs, plugins = import_module("lerobot.configs.policies"), import_module("lerobot.utils.import_utils")
+    except ImportError as error:
+        return checks.fail("model", "a policy of lattok, or LeRobot installed", f"{place.folder} and {error}")
+    plugins.register_third_party_plugins()
+    config = configs.PreTrainedConfig.from_pretrained(place.folder)
+    config.device = device_called(device).type
+    policy = policies.get_policy_class(config.type).from_pretrained(place.folder, config=config)
+    placed = {"preprocessor_overrides": {"device_processor": {"device": config.device}}}
+    return LeRobotAgent(policy, *policies.make_pre_post_processors(config, str(place.folder), **placed))
+
+
+def _square(cameras: Sequence[str], sizes: Sequence[tuple[int, ...]]) -> int:
+    """Return the side of the images, which simulators make square and all alike."""
+    if len({side for size in sizes for side in size}) > 1:
+        got = ", ".join(f"{key} {'x'.join(map(str, size))}" for key, size in zip(cameras, sizes, strict=True))
+        checks.fail("model", "a policy with square images of one size, as simulators render them", got)
+    return sizes[0][0] if sizes else SIZE
+
+
+def _check_task(facts: TaskFacts, cameras: Sequence[str], states: Mapping[str, int], action_dim: int) -> None:
+    """Compare what a policy reads and writes with what a task has."""
+    there = facts.features
+    for key in cameras:
+        if key not in there or len(there[key].shape) != 3:
+            has = ", ".join(key for key in there if len(there[key].shape) == 3)
+            raise LattokError(f"the policy looks at {key}, and {facts.name} has only {has}.")
+    for key, count in states.items():
+        if key not in there or there[key].shape != (count,):
+            has = f"{there[key].shape[0]} ({', '.join(there[key].names or ())})" if key in there else "none"
+            raise LattokError(f"the policy reads {count} numbers of {key}, and {facts.name} has {has}.")
+    if action_dim != len(facts.action_names):
+        takes = f"{len(facts.action_names)} ({', '.join(facts.action_names)})"
+        raise LattokError(f"the policy's actions have {action_dim} numbers, and {facts.name} takes {takes}.")

@@ -1,0 +1,129 @@
+"""What rollouts found: shares of success with their intervals, and files with all that is needed to run them again."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lattok import checks, files
+from lattok.sim.film import write_films
+from lattok.sim.turns import Played
+from lattok.version import __version__
+
+RESULTS = "rollouts.json"
+PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "ogbench")
+Z = 1.959964  # 95 %
+
+
+class RolloutScore(NamedTuple):
+    """Figures of some episodes."""
+
+    episodes: int
+    success: float  # share
+    interval: tuple[float, float]  # of that, Wilson's, 95 %
+    failure: float  # share in which the opposite was reached first
+    decisions: float | None  # until success, on average; None without any
+    beyond: float  # share of the numbers in all actions that exceeded the limits
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What happened in every episode, and all that is needed to run them again."""
+
+    episodes: tuple[Played, ...]  # by task, then by seed
+    agent: dict[str, Any]
+    options: dict[str, Any]
+    notes: tuple[str, ...]  # what may make the figures mean something else, a line each
+    seconds: float
+    films: dict[Played, np.ndarray] = field(repr=False)  # uint8 [T, H, V W, 3] of the filmed ones
+    fps: dict[str, float] = field(repr=False)  # decisions in a second, by task
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(dict.fromkeys(played.task for played in self.episodes))
+
+    def score(self, task: str | None = None) -> RolloutScore:
+        """Return the figures of one task, or of all episodes."""
+        chosen = [played for played in self.episodes if task in (None, played.task)]
+        won = [played.decisions for played in chosen if played.success]
+        total = sum(played.decisions for played in chosen)
+        return RolloutScore(
+            len(chosen),
+            len(won) / len(chosen),
+            wilson(len(won), len(chosen)),
+            sum(played.failure for played in chosen) / len(chosen),
+            sum(won) / len(won) if won else None,
+            sum(played.beyond * played.decisions for played in chosen) / total,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return figures, episodes and provenance as a JSON object."""
+        decisions = sum(played.decisions for played in self.episodes)
+        return {
+            "schema": 1,
+            "overall": self.score()._asdict(),
+            "tasks": {task: self.score(task)._asdict() for task in self.tasks},
+            "speed": {"seconds": self.seconds, "decisions_per_second": decisions / self.seconds},
+            "notes": self.notes,
+            "agent": self.agent,
+            "options": self.options,
+            "versions": versions(),
+            "episodes": [played._asdict() for played in self.episodes],
+        }
+
+    def to_text(self) -> str:
+        """Return a table for a terminal."""
+        width = max(len(name) for name in (*self.tasks, "all"))
+        lines = [f"{'':<{width}}  success  95 %         opposite first  decisions  beyond limits"]
+        for name, score in [*((task, self.score(task)) for task in self.tasks), ("all", self.score())]:
+            low, high = score.interval
+            taken = "–" if score.decisions is None else f"{score.decisions:.1f}"
+            lines.append(
+                f"{name:<{width}}  {score.success:>7.2f}  [{low:.2f}, {high:.2f}]  {score.failure:>14.2f}  "
+                f"{taken:>9}  {score.beyond:>13.1%}"
+            )
+        return "\n".join(lines)
+
+    def save(self, folder: Path) -> None:
+        """Write `rollouts.json`, and before it videos and their contact sheet where there are any."""
+        write_films(self.films, self.fps, folder)
+        files.write_json(folder / RESULTS, self.to_json())
+
+
+def wilson(successes: int, episodes: int) -> tuple[float, float]:
+    """Return Wilson's interval of a share, 95 %."""
+    share, spread = successes / episodes, Z**2 / episodes
+    centre = (share + spread / 2) / (1 + spread)
+    half = (share * (1 - share) * spread + spread**2 / 4) ** 0.5 / (1 + spread)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def versions() -> dict[str, str]:
+    """Return those of all that makes a difference to a simulation."""
+    found = {"lattok": __version__, "python": platform.python_version(), "MUJOCO_GL": os.environ.get("MUJOCO_GL", "")}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def check_place(folder: Path, agent: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse a folder that cannot be written into, or that has results of another model or other options."""
+    files.check_writable(folder)
+    there = folder / RESULTS
+    if not there.exists():
+        return
+    old = files.read_json(there)
+    if (old.get("agent"), old.get("options")) != (files.finite(agent), files.finite(options)):
+        hint = "Choose another folder, or delete it."
+        checks.fail("out", "a folder without results of another model or with other options", str(there), hint)
