@@ -20,7 +20,6 @@ REACH = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047,
 MOST_CLIPPED = 0.1  # share of coefficients beyond it that may be outliers; with more the scale is wrong
 PARTIAL = 1 << 40  # counts as so many characters that no row with such a token has the right number
 EVERY = "".join(map(chr, range(LAST + 1)))
-FEW_ROWS = 128  # below, joining bytes is faster than tables
 
 
 def _byte_characters() -> dict[str, int]:
@@ -67,16 +66,8 @@ class CoefficientBPE:
         # Arrays, because numpy takes a microsecond to make one of each Python number.
         self._shift = np.array(min_token, dtype=np.int32)
         self._lowest, self._highest = (np.array(float(point + min_token)) for point in (first, last))
-        self._fast = _by_characters(raw, self.token_bytes) or self._tokenizer
-        self._tabulate()
-
-    def _tabulate(self) -> None:
-        """Count characters of each token that is whole characters; then come ids too large, and -1."""
-        texts = [_whole(token) for token in self.token_bytes]
-        self._count = np.array([PARTIAL if text is None else len(text) for text in texts] + [PARTIAL, 0])
-        lengths = np.array([len(text or "") for text in texts], dtype=np.int64)
-        self._first = lengths.cumsum() - lengths
-        self._values = self._numbers("".join(text or "" for text in texts))
+        # characters of each token; then come ids too large, and -1
+        self._count = np.array([_characters(token) for token in self.token_bytes] + [PARTIAL, 0])
 
     @property
     def vocab_size(self) -> int:
@@ -89,7 +80,7 @@ class CoefficientBPE:
         points = self._points(numbers).astype("<u2", copy=False)
         text = points.tobytes().decode("utf-16-le")
         rows = [text[i : i + n] for i in range(0, count * n, n)]
-        return [row.ids for row in self._fast.encode_batch_fast(rows, add_special_tokens=False)]
+        return [row.ids for row in self._tokenizer.encode_batch_fast(rows, add_special_tokens=False)]
 
     def clipped(self, numbers: np.ndarray) -> np.ndarray:
         """Tell which whole numbers [B, n] the vocabulary cannot write."""
@@ -97,26 +88,8 @@ class CoefficientBPE:
 
     def decode(self, codes: np.ndarray, n: int) -> np.ndarray:
         """Turn codes [B, L], each row legal, into whole numbers int32 [B, n]."""
-        if len(codes) < FEW_ROWS:
-            return self._join(codes).reshape(-1, n)
-        codes = trimmed(codes)
-        plain = self.plainly_whole(codes, n)
-        numbers = np.empty((len(codes), n), dtype=np.int32)
-        numbers[plain] = self._gather(codes[plain]).reshape(-1, n)
-        numbers[~plain] = self._join(codes[~plain]).reshape(-1, n)
-        return numbers
-
-    def _join(self, codes: np.ndarray) -> np.ndarray:
-        """Return the numbers of all rows, one after the other, by way of their text."""
         ids = codes[codes >= 0].tolist()
-        return self._numbers(b"".join(map(self.token_bytes.__getitem__, ids)).decode())
-
-    def _gather(self, codes: np.ndarray) -> np.ndarray:
-        """Return the numbers of all rows, one after the other, from the table of tokens of whole characters."""
-        ids = codes[codes >= 0]
-        counts = self._count[ids]
-        at = np.repeat(self._first[ids] - (counts.cumsum() - counts), counts)
-        return self._values[at + np.arange(len(at))]
+        return self._numbers(b"".join(map(self.token_bytes.__getitem__, ids)).decode()).reshape(-1, n)
 
     def read(self, codes: np.ndarray) -> Coefficients:
         """Read what any codes [L] say; negative ones are padding."""
@@ -236,39 +209,15 @@ def _bytes_of(token: str) -> bytes:
     return bytes(BYTES[c] for c in token) if all(c in BYTES for c in token) else token.encode()
 
 
-def _whole(token: bytes) -> str | None:
-    """Return the characters of a token; None where it begins or ends inside one."""
+def _characters(token: bytes) -> int:
+    """Count the characters of a token; `PARTIAL` where it begins or ends inside one."""
     try:
-        return token.decode()
+        return len(token.decode())
     except UnicodeDecodeError:
-        return None
+        return PARTIAL
 
 
 def _nearest(points: np.ndarray) -> np.ndarray:
     """Find the nearest of sorted `points` for each character 0 .. 0xD7FF, uint16; the lower of two."""
     middles = (points[:-1] + points[1:]) / 2
     return points[np.searchsorted(middles, np.arange(LAST + 1))].astype(np.uint16)
-
-
-def _by_characters(raw: dict[str, Any], token_bytes: list[bytes]) -> Tokenizer | None:
-    """Make the same encoding with characters as symbols, half the work of bytes; None where ids could differ.
-
-    They are equal when the first merges join the bytes of single characters and all others join whole characters:
-    then no merge can see half a character.
-    """
-    ids, texts = raw["model"]["vocab"], [_whole(token) for token in token_bytes]
-    pairs = [(texts[ids[a]], texts[ids[b]]) for a, b in raw["model"]["merges"]]
-    first = next((i for i, (a, b) in enumerate(pairs) if a is not None or b is not None), len(pairs))
-    split = raw["pre_tokenizer"].get("use_regex", True) or raw.get("added_tokens") or raw["model"].get("dropout")
-    ascii_bytes = any(len(token) == 1 and token[0] < 0x80 for token in token_bytes)
-    later = [(a, b) for a, b in pairs[first:] if a is not None and b is not None]
-    single = sum(text is not None and len(text) == 1 for text in texts)
-    if split or ascii_bytes or len(later) < len(pairs) - first or single != first:
-        return None
-    vocab = {
-        f"<0x{token[0]:02X}>" if len(token) == 1 else text: i
-        for i, (token, text) in enumerate(zip(token_bytes, texts, strict=True))
-    }
-    if None in vocab:
-        return None
-    return Tokenizer(models.BPE(vocab=vocab, merges=later, byte_fallback=True))  # pyright: ignore[reportArgumentType]

@@ -122,18 +122,6 @@ def test_reconstruction_error_is_that_of_rounding(fitted):
     assert fitted.error_report(chunks).clipped == 0
 
 
-def test_symbols_of_characters_and_of_bytes_give_the_same_ids():
-    numbers = np.random.default_rng(0).normal(0, 9, (500, 24)).round()
-    bpe = CoefficientBPE(*train(numbers, 300, expected=20.0))
-    strange = np.random.default_rng(1).integers(-300, 300, (200, 24)).astype(float)
-    for values in (numbers, strange):
-        fast = bpe.encode(values)
-        bpe._fast, characters = bpe._tokenizer, bpe._fast
-        assert characters is not bpe._tokenizer
-        assert fast == bpe.encode(values)
-        bpe._fast = characters
-
-
 def test_every_coefficient_in_range_can_be_written_and_no_merge_ends_inside_one(fitted):
     low, high = -fitted.config.max_token - 1, fitted.config.max_token
     assert high > 3 * np.abs(coefficients(fitted.normalizer(smooth()), 10.0)).max()
