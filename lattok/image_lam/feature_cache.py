@@ -41,10 +41,10 @@ BLOCK = 32  # frames that the network sees at a time
 PIECE = 16 * BLOCK  # of an episode at a time: a long one is never in memory as a whole
 AHEAD_FRAMES = 2048  # decoded and waiting for the network: 0.3 GB at 224 x 224
 WAIT_S = 0.2  # until another process may be done with an episode
-PixelsOf = Callable[["Clip", int, int], np.ndarray]  # frames [first, last) of a clip, uint8 [n, h, w, 3]
+PixelsOf = Callable[["Take", int, int], np.ndarray]  # frames [first, last) of a take, uint8 [n, h, w, 3]
 
 
-class Clip(NamedTuple):
+class Take(NamedTuple):
     """An episode as one camera saw it: what a file holds the features of."""
 
     episode: int
@@ -52,7 +52,7 @@ class Clip(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """Where the features of a clip are kept, and what they must be."""
+    """Where the features of a take are kept, and what they must be."""
 
     path: Path
     shape: tuple[int, int, int]  # T, N, D
@@ -94,10 +94,10 @@ class Kept(NamedTuple):
 class CachedFeatures:
     """Features of all frames of some episodes, one after the other."""
 
-    def __init__(self, clips: Sequence[Sequence[np.ndarray]]):
+    def __init__(self, takes: Sequence[Sequence[np.ndarray]]):
         """Take features [T, N, D] of each camera, for every episode."""
-        self._clips = clips
-        self._ends = np.cumsum([len(cameras[0]) for cameras in clips]).tolist()
+        self._clips = takes
+        self._ends = np.cumsum([len(cameras[0]) for cameras in takes]).tolist()
 
     def __call__(self, rows: np.ndarray) -> Tensor:
         """Return the features [..., V*N, D] of rows [...] among all frames, as they are kept."""
@@ -136,12 +136,12 @@ class FeatureCache:
         """
         places = self._places(frozen, dataset, episodes, cameras)
         found = _opened(places)
-        missing = {clip: kept for clip, kept in places.items() if clip not in found}
+        missing = {take: kept for take, kept in places.items() if take not in found}
         self._check_room(sum(kept.size for kept in missing.values()))
         read = pixels or partial(_pixels, frozen, dataset)
-        done, total = (sum(places[clip].shape[0] for clip in clips) for clips in (found, places))
-        for clip, values in _made(missing, frozen, read):
-            found[clip] = values
+        done, total = (sum(places[take].shape[0] for take in takes) for takes in (found, places))
+        for take, values in _made(missing, frozen, read):
+            found[take] = values
             done += len(values)
             if progress is not None:
                 progress(done, total)
@@ -156,12 +156,12 @@ class FeatureCache:
 
     def _places(
         self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
-    ) -> dict[Clip, Kept]:
-        lengths = {Clip(episode.index, camera): episode.length for episode in episodes for camera in cameras}
+    ) -> dict[Take, Kept]:
+        lengths = {Take(episode.index, camera): episode.length for episode in episodes for camera in cameras}
         names = _names(lengths, dataset, features_key(frozen, self.dtype))
         return {
-            clip: Kept(self.folder / names[clip], (length, frozen.count, frozen.dim), self.dtype)
-            for clip, length in lengths.items()
+            take: Kept(self.folder / names[take], (length, frozen.count, frozen.dim), self.dtype)
+            for take, length in lengths.items()
         }
 
     def _check_room(self, size: int) -> None:
@@ -189,20 +189,20 @@ def features_key(frozen: FrozenFeatures, dtype: str) -> str:
     return _short(facts)
 
 
-def _names(clips: Iterable[Clip], dataset: RobotDataset, key: str) -> dict[Clip, str]:
+def _names(takes: Iterable[Take], dataset: RobotDataset, key: str) -> dict[Take, str]:
     """Name the places of features: by all that decides which frames an episode has."""
     folder = f"{key}/{_short([fingerprint(dataset.root), dataset.kind, dataset.fps])}"
     facts: dict[Path, str] = {}  # splits of a dataset count their episodes from 0, but read other files
     names = {}
-    for clip in clips:
-        files = dataset.files_of(clip.episode)
+    for take in takes:
+        files = dataset.files_of(take.episode)
         for path in files:
             if path not in facts:
                 stat = path.stat() if path.exists() else None
                 place = os.path.relpath(path, dataset.root)
                 facts[path] = f"{place} {stat.st_size} {stat.st_mtime_ns}" if stat else place
-        camera = dataset.original_camera(clip.camera)
-        names[clip] = f"{folder}/{camera}/{clip.episode:06d}-{_short([facts[path] for path in files])}.npy"
+        camera = dataset.original_camera(take.camera)
+        names[take] = f"{folder}/{camera}/{take.episode:06d}-{_short([facts[path] for path in files])}.npy"
     return names
 
 
@@ -210,8 +210,8 @@ def _short(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _joined(clips: dict[Clip, np.ndarray], episodes: Sequence[Episode], cameras: Sequence[str]) -> CachedFeatures:
-    return CachedFeatures([[clips[Clip(episode.index, camera)] for camera in cameras] for episode in episodes])
+def _joined(takes: dict[Take, np.ndarray], episodes: Sequence[Episode], cameras: Sequence[str]) -> CachedFeatures:
+    return CachedFeatures([[takes[Take(episode.index, camera)] for camera in cameras] for episode in episodes])
 
 
 class _ComputedElsewhere(Exception):
@@ -222,56 +222,56 @@ def _busy() -> NoReturn:
     raise _ComputedElsewhere
 
 
-def _opened(places: dict[Clip, Kept]) -> dict[Clip, np.ndarray]:
-    return {clip: values for clip, kept in places.items() if (values := kept.opened()) is not None}
+def _opened(places: dict[Take, Kept]) -> dict[Take, np.ndarray]:
+    return {take: values for take, kept in places.items() if (values := kept.opened()) is not None}
 
 
-def _made(places: dict[Clip, Kept], frozen: FrozenFeatures, read: PixelsOf) -> Iterator[tuple[Clip, np.ndarray]]:
-    """Yield features of clips as they get ready; those that another process is at come last."""
+def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> Iterator[tuple[Take, np.ndarray]]:
+    """Yield features of takes as they get ready; those that another process is at come last."""
     pieces = {
-        clip: [(clip, first, min(first + PIECE, kept.shape[0])) for first in range(0, kept.shape[0], PIECE)]
-        for clip, kept in places.items()
+        take: [(take, first, min(first + PIECE, kept.shape[0])) for first in range(0, kept.shape[0], PIECE)]
+        for take, kept in places.items()
     }
 
-    def prepare(clip: Clip, first: int, last: int, stopped: Stopped) -> np.ndarray | None:
+    def prepare(take: Take, first: int, last: int, stopped: Stopped) -> np.ndarray | None:
         if stopped():
             raise Abandoned
-        elsewhere = places[clip].path.exists() or places[clip].lock.exists()  # if not, or damaged: read in its turn
-        return None if elsewhere else read(clip, first, last)
+        elsewhere = places[take].path.exists() or places[take].lock.exists()  # if not, or damaged: read in its turn
+        return None if elsewhere else read(take, first, last)
 
-    def make(clip: Clip, prepared: Iterator[np.ndarray | None]) -> np.ndarray:
-        kept = places[clip]
+    def make(take: Take, prepared: Iterator[np.ndarray | None]) -> np.ndarray:
+        kept = places[take]
         with alone(kept.lock, _busy):
             found = kept.opened()  # another process was faster
-            return kept.write(computed(clip, prepared)) if found is None else found
+            return kept.write(computed(take, prepared)) if found is None else found
 
-    def computed(clip: Clip, prepared: Iterator[np.ndarray | None]) -> Iterator[np.ndarray]:
-        for piece, frames in zip(pieces[clip], prepared, strict=True):
-            yield _compute(frozen, read(*piece) if frames is None else frames, places[clip].dtype)
+    def computed(take: Take, prepared: Iterator[np.ndarray | None]) -> Iterator[np.ndarray]:
+        for piece, frames in zip(pieces[take], prepared, strict=True):
+            yield _compute(frozen, read(*piece) if frames is None else frames, places[take].dtype)
 
     busy = []
-    jobs = (Request(piece, piece[2] - piece[1]) for clip in places for piece in pieces[clip])
+    jobs = (Request(piece, piece[2] - piece[1]) for take in places for piece in pieces[take])
     with Ahead(prepare, jobs, AHEAD_FRAMES) as prepared:
-        for clip in places:
-            frames = (prepared(*piece) for piece in pieces[clip])
+        for take in places:
+            frames = (prepared(*piece) for piece in pieces[take])
             try:
-                yield clip, make(clip, frames)
+                yield take, make(take, frames)
             except _ComputedElsewhere:
-                busy.append(clip)
-            for _ in frames:  # what was not needed is asked for all the same: the next clip comes after it
+                busy.append(take)
+            for _ in frames:  # what was not needed is asked for all the same: the next take comes after it
                 pass
     while busy:
-        clip = busy.pop(0)
+        take = busy.pop(0)
         try:
-            yield clip, make(clip, repeat(None, len(pieces[clip])))
+            yield take, make(take, repeat(None, len(pieces[take])))
         except _ComputedElsewhere:  # a process that ends, however it does, gives up what it was at
-            busy.append(clip)
+            busy.append(take)
             time.sleep(WAIT_S)
 
 
-def _pixels(frozen: FrozenFeatures, dataset: RobotDataset, clip: Clip, first: int, last: int) -> np.ndarray:
+def _pixels(frozen: FrozenFeatures, dataset: RobotDataset, take: Take, first: int, last: int) -> np.ndarray:
     rows, resize = np.arange(first, last), lambda block: frozen.resize(torch.from_numpy(block)).numpy()
-    return dataset.frames(clip.episode, [clip.camera], rows, resize)[:, 0]
+    return dataset.frames(take.episode, [take.camera], rows, resize)[:, 0]
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from lattok import checks, files
 from lattok.data import RobotDataset
 from lattok.devices import device_called
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.image_lam.feature_cache import Clip, FeatureCache, PixelsOf
+from lattok.image_lam.feature_cache import Take, FeatureCache, PixelsOf
 from lattok.image_lam.features import FrozenFeatures, TextEncoder
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
@@ -93,12 +93,12 @@ def know_features(
 
 
 def _decoded(pairs: FramePairs) -> PixelsOf:
-    """Return what gives frames that are there already, by clip."""
+    """Return what gives frames that are there already, by take."""
     ends = accumulate(episode.length for episode in pairs.episodes)
     starts = {e.index: end - e.length for e, end in zip(pairs.episodes, ends, strict=True)}
 
-    def pixels(clip: Clip, first: int, last: int) -> np.ndarray:
-        start = starts[clip.episode]
+    def pixels(take: Take, first: int, last: int) -> np.ndarray:
+        start = starts[take.episode]
         return pairs.frames[start + first : start + last, pairs.cameras.index(clip.camera)]
 
     return pixels

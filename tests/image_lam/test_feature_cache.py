@@ -24,7 +24,7 @@ from lattok.data import open_dataset
 from lattok.data.views import with_cameras
 from lattok.evaluation.evidence.pair_set import PairSource, pair_features, read_pair_set
 from lattok.files import lock
-from lattok.image_lam.feature_cache import Clip, FeatureCache, Kept, _names, features_key
+from lattok.image_lam.feature_cache import Take, FeatureCache, Kept, _names, features_key
 from lattok.image_lam.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from tests.conftest import write_dataset
@@ -267,7 +267,7 @@ def test_cameras_are_known_by_what_they_are_not_by_their_names(dataset, tmp_path
 def test_another_rate_is_another_dataset(dataset, tmp_path):
     cached(dataset, tmp_path)
     dataset.fps = 5.0  # of a folder of videos, that chooses other frames
-    names = _names([Clip(0, dataset.cameras[0])], dataset, features_key(frozen_pixels(), "float32"))
+    names = _names([Take(0, dataset.cameras[0])], dataset, features_key(frozen_pixels(), "float32"))
     assert not set(names.values()) & set(kept(tmp_path))
 
 
