@@ -96,17 +96,17 @@ class CachedFeatures:
 
     def __init__(self, takes: Sequence[Sequence[np.ndarray]]):
         """Take features [T, N, D] of each camera, for every episode."""
-        self._clips = takes
+        self._takes = takes
         self._ends = np.cumsum([len(cameras[0]) for cameras in takes]).tolist()
 
     def __call__(self, rows: np.ndarray) -> Tensor:
         """Return the features [..., V*N, D] of rows [...] among all frames, as they are kept."""
         flat = rows.reshape(-1)
         episodes = np.searchsorted(self._ends, flat, side="right")
-        places, width = self._clips[0][0].shape[1:]
-        out = np.empty((len(flat), len(self._clips[0]), places, width), dtype=self._clips[0][0].dtype)
+        places, width = self._takes[0][0].shape[1:]
+        out = np.empty((len(flat), len(self._takes[0]), places, width), dtype=self._takes[0][0].dtype)
         for i, (episode, row) in enumerate(zip(episodes.tolist(), flat.tolist(), strict=True)):
-            for v, features in enumerate(self._clips[episode]):
+            for v, features in enumerate(self._takes[episode]):
                 out[i, v] = features[row - self._ends[episode]]  # counted from the episode's end
         return torch.from_numpy(out.reshape(*rows.shape, -1, width))
 

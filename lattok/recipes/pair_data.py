@@ -20,7 +20,7 @@ from lattok import checks, files
 from lattok.data import RobotDataset
 from lattok.devices import device_called
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.image_lam.feature_cache import Take, FeatureCache, PixelsOf
+from lattok.image_lam.feature_cache import FeatureCache, PixelsOf, Take
 from lattok.image_lam.features import FrozenFeatures, TextEncoder
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
@@ -99,7 +99,7 @@ def _decoded(pairs: FramePairs) -> PixelsOf:
 
     def pixels(take: Take, first: int, last: int) -> np.ndarray:
         start = starts[take.episode]
-        return pairs.frames[start + first : start + last, pairs.cameras.index(clip.camera)]
+        return pairs.frames[start + first : start + last, pairs.cameras.index(take.camera)]
 
     return pixels
 

@@ -24,7 +24,7 @@ from lattok.data import open_dataset
 from lattok.data.views import with_cameras
 from lattok.evaluation.evidence.pair_set import PairSource, pair_features, read_pair_set
 from lattok.files import lock
-from lattok.image_lam.feature_cache import Take, FeatureCache, Kept, _names, features_key
+from lattok.image_lam.feature_cache import FeatureCache, Kept, Take, _names, features_key
 from lattok.image_lam.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from tests.conftest import write_dataset
