@@ -67,7 +67,8 @@ def read_training(path: Path) -> dict[str, Any] | None:
     where.optional(found, "labels", dict | None, "an object")
     labels = found.get("labels") or {}
     where.optional(labels, "fraction", int | float, "a number")
-    where.optional(labels, "unit", str, "a text")
+    for name in ("unit", "episodes"):
+        where.optional(labels, name, str, "a text")
     for holder, name in ((found, "samples_per_step"), (labels, "per_batch")):
         where.optional(holder, name, int, "a whole number of at least 0", lambda value: value >= 0)
     for name, value in found.get("loop", {}).items():

@@ -66,6 +66,7 @@ class PairOptions(ImageOptions, MixOptions):
 
     camera_count: int = 0  # where `cameras` names none: the first so many of the dataset; 0: all
     labelled_fraction: float = 0.05  # share of the pairs whose actions supervise
+    action_episodes: str | None = None  # episodes whose actions are known, and so share out labels (default: all)
     labelled: str = "pairs"  # or "episodes": whole episodes, for people who have only some labelled ones
     labelled_per_batch: int = 0  # extra labelled pairs in every batch, beyond those drawn by chance
     stage: int | None = None  # 1: environment codes, from instructions; 2: controllable codes with them; left out: one
@@ -322,7 +323,7 @@ def _history(
     data = recipe.data
     history = recipe.trained_on(sources, samples, contents)
     labels = {"fraction": data.labelled_fraction, "unit": data.labelled, "per_batch": data.labelled_per_batch}
-    history["labels"] = labels
+    history["labels"] = labels if data.action_episodes is None else labels | {"episodes": data.action_episodes}
     if before is not None:
         history["init" if data.init is not None else "env_codebook"] = before.describe()
         now = training_entries(history)

@@ -53,6 +53,7 @@ def read_pairs(
             cameras,
             action_key=data.action_key if labelled else None,
             episodes=data.episodes,
+            action_episodes=data.action_episodes,
             transform=model.resize,
             labelled_fraction=data.labelled_fraction,
             labelled=data.labelled,

@@ -22,7 +22,7 @@ from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
-from lattok.samples.windows import ActionWindows, decode_all, instructions
+from lattok.samples.windows import ActionWindows, acted_episodes, decode_all, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 
 
@@ -68,7 +68,7 @@ class PolicyWindows:
         self.actions, self.action_names = self._windows.actions, self._windows.action_names
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
-        self.acted = torch.from_numpy(_acted(dataset, chosen, action_episodes).repeat(lengths))
+        self.acted = torch.from_numpy(acted_episodes(dataset, chosen, action_episodes).repeat(lengths))
         self._gaps = torch.tensor(gaps, dtype=torch.long)
         self._last = torch.from_numpy((np.cumsum(lengths) - 1).repeat(lengths))  # of each frame's episode
         self.tasks, self.task_of = instructions(chosen, lengths, np.ones(len(self), dtype=bool))
@@ -156,17 +156,6 @@ class PolicyWindows:
         pick = rows if spec.target == "steps" else indices[:, None]  # b s, or b 1
         labels = {part: values[pick] for part, values in self._labels.items()}
         return target_of(spec, labels | {"valid": labels["valid"][..., 0]}, inside)
-
-
-def _acted(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec) -> np.ndarray:
-    """Tell which of the chosen episodes have known actions, bool [E]; at least one."""
-    if action_episodes is None:
-        return np.ones(len(chosen), dtype=bool)
-    known = {episode.index for episode in select_episodes(dataset, action_episodes)}
-    acted = np.array([episode.index in known for episode in chosen])
-    if not acted.any():
-        checks.fail("action_episodes", "at least one of the episodes that are trained on", repr(action_episodes))
-    return acted
 
 
 def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]) -> tuple[tuple[int, int], ...]:

@@ -106,15 +106,17 @@ class FramePairs:
         action_target: Literal["mean", "first", "chunk"] = "mean",
         action_steps: int = 1,
         pixels: bool = True,
+        action_episodes: EpisodeSpec = None,
     ):
         """`transform` maps blocks uint8 [n, H, W, 3] to one size, e.g. a model's `resize`.
 
         `labelled_fraction` of the pairs (or of the episodes) of every task is drawn by a hash of seed, episode and
-        frame, at least one per task. Beyond 4 GiB the frames go into a temporary file in `cache_dir`, if it is given.
-        With `extra_strides` every sample has further frames t + s, all of them inside the episode. `actions` are, by
-        `action_target`, the "mean" over the gap [N, m], the "first" one a_t [N, m], or a "chunk" of `action_steps` n,
-        a_t .. a_{t+n-1} [N, n, m], which repeats the episode's last one where that ends. Without `pixels` nothing is
-        decoded, and frames are empty, [F, 0].
+        frame, at least one per task; of episodes that are not among `action_episodes` (none given: all) no action is
+        known, and the draw is among the pairs of the others. Beyond 4 GiB the
+        frames go into a temporary file in `cache_dir`, if it is given. With `extra_strides` every sample has further
+        frames t + s, all of them inside the episode. `actions` are, by `action_target`, the "mean" over the gap [N, m],
+        the "first" one a_t [N, m], or a "chunk" of `action_steps` n, a_t .. a_{t+n-1} [N, n, m], which repeats the
+        episode's last one where that ends. Without `pixels` nothing is decoded, and frames are empty, [F, 0].
         """
         checks.one_of("labelled", labelled, ("pairs", "episodes"))
         check_action_target(action_target, action_steps)
@@ -141,8 +143,10 @@ class FramePairs:
             self.states = read_vectors(dataset, "state_key", state_key, chosen)[self.first]
         self.labelled = np.zeros(len(self.first), dtype=bool)
         if action_key is not None:
+            known = acted_episodes(dataset, chosen, action_episodes).repeat(lengths)[keep]
             tasks = {e.index: e.tasks for e in chosen}
-            self.labelled = draw_labelled(self.episode_of, self.frame_of, tasks, labelled_fraction, labelled, seed)
+            places = self.episode_of[known], self.frame_of[known]
+            self.labelled[known] = draw_labelled(*places, tasks, labelled_fraction, labelled, seed)
         self.frames = np.empty((int(lengths.sum()), 0), dtype=np.uint8)
         self._decode = partial(decode_all, dataset, chosen, self.cameras, transform, cache_dir, progress)
         if pixels:
@@ -184,6 +188,17 @@ class FramePairs:
             return flat[np.minimum(self.first[:, None] + np.arange(steps), self._last[:, None])]
         total = np.concatenate([np.zeros((1, flat.shape[1])), np.cumsum(flat.astype(np.float64), axis=0)])
         return ((total[self.second] - total[self.first]) / self.stride).astype(np.float32)
+
+
+def acted_episodes(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec) -> np.ndarray:
+    """Tell which of the chosen episodes have known actions, bool [E]; at least one."""
+    if action_episodes is None:
+        return np.ones(len(chosen), dtype=bool)
+    known = {episode.index for episode in select_episodes(dataset, action_episodes)}
+    found = np.array([episode.index in known for episode in chosen])
+    if not found.any():
+        checks.fail("action_episodes", "at least one of the episodes that are trained on", repr(action_episodes))
+    return found
 
 
 def check_action_target(target: str, steps: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 import lattok
@@ -50,3 +53,17 @@ def annotated(folder: Path) -> Path:
     tokenizer = lattok.train(recipe)
     models = {"latent": lattok.load(folder / "lam"), "tokens": tokenizer}
     return lattok.annotate(lattok.open_dataset(data), models, folder / "annotated")
+
+
+def with_absurd_actions(dataset: Path, episodes: tuple[int, ...], other: Path) -> Path:
+    """Copy a dataset to `other` and let all actions of some episodes be 7,000."""
+    shutil.copytree(dataset, other)
+    for file in (other / "data").rglob("*.parquet"):
+        table = pq.read_table(file)
+        rows, kind = table.to_pydict(), table.schema.field("action")
+        pairs = zip(rows["episode_index"], rows["action"], strict=True)
+        actions = [[7e3] * len(a) if e in episodes else a for e, a in pairs]
+        pq.write_table(
+            table.set_column(table.schema.get_field_index("action"), kind, pa.array(actions, kind.type)), file
+        )
+    return other

@@ -14,6 +14,7 @@ from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, kinds, recipe_of
 from lattok.recipes.run_folder import read_options
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import PairBatches
+from tests.recipes.policies import with_absurd_actions
 
 TINY = {"horizon": 4, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 16, "batch_size": 8, "device": "cpu"}
 LAM = {
@@ -235,6 +236,37 @@ def test_extra_labelled_pairs_are_labelled_and_nothing_else_is_seen(dataset, tmp
     assert batch.frames.shape[0] == 8
     unlabelled = FramePairs(dataset, 2, labelled_fraction=0.0)
     assert len(PairBatches(unlabelled, 6, 2, 0)(3, 0, 1).frames) == 6
+
+
+@pytest.mark.parametrize("options", [{}, {"labelled": "episodes"}, {"mix": True}])
+def test_actions_that_a_latent_action_model_may_not_know_teach_it_nothing(options, dataset, tmp_path):
+    """The draw of labels is among the pairs of the others; the action head's normaliser sees those alone."""
+    other = with_absurd_actions(dataset.root, (0, 3), tmp_path / "other" / dataset.root.name)
+    found = []
+    for place, known in ((dataset.root, "1:3"), (other, "1:3"), (dataset.root, None)):
+        source = {"mix": (f"{place}:1.0",)} if "mix" in options else options
+        one = None if "mix" in options else place
+        out = tmp_path / f"lam-{len(found)}"
+        recipe = ImageLAMRecipe.from_preset(
+            one, out, "tiny+robust", **{**LAM, "episodes": "0:", "action_episodes": known, "steps": 4}, **source
+        )
+        model = lattok.train(recipe)
+        found.append(model.describe()["weights_sha256"])
+        assert model.trained_on["labels"].get("episodes") == known
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("unit", ["pairs", "episodes"])
+def test_labels_are_a_share_of_the_pairs_whose_actions_are_known(unit, dataset):
+    from lattok.samples import FramePairs
+
+    pairs = FramePairs(dataset, 2, labelled_fraction=0.5, labelled=unit, action_episodes=[1, 2])
+    alone = FramePairs(dataset, 2, labelled_fraction=0.5, labelled=unit, episodes=[1, 2])
+    known = np.isin(pairs.episode_of, [1, 2])
+    np.testing.assert_array_equal(pairs.labelled[known], alone.labelled)
+    assert not pairs.labelled[~known].any()
+    with pytest.raises(LattokError, match="`action_episodes`: expected at least one of the episodes that are trained"):
+        FramePairs(dataset, 2, episodes=[0], action_episodes="1")
 
 
 def test_one_pair_cannot_be_normalised_over_a_batch():

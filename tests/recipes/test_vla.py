@@ -5,8 +5,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -20,7 +18,7 @@ from lattok.samples.policy import PolicyWindows
 from lattok.signals import Interrupted
 from lattok.vla import STRATEGIES
 from tests.conftest import CAMERAS
-from tests.recipes.policies import SIZES, TINY, annotated
+from tests.recipes.policies import SIZES, TINY, annotated, with_absurd_actions
 
 RUNS = (*STRATEGIES, BLIND, PROPRIO)
 
@@ -229,15 +227,7 @@ def held_out(folder: Path) -> tuple[list, int]:
 
 def test_actions_that_are_not_known_teach_nothing(dataset: Path, tmp_path: Path):
     """Not through the loss, nor through the normaliser, nor through the scale of the held-out error."""
-    other = tmp_path / "other"
-    shutil.copytree(dataset, other)
-    for file in (other / "data").rglob("*.parquet"):
-        table = pq.read_table(file)
-        rows, kind = table.to_pydict(), table.schema.field("action")
-        actions = [[7e3] * 3 if e == 0 else a for e, a in zip(rows["episode_index"], rows["action"], strict=True)]
-        pq.write_table(
-            table.set_column(table.schema.get_field_index("action"), kind, pa.array(actions, kind.type)), file
-        )
+    other = with_absurd_actions(dataset, (0,), tmp_path / "other")
     found = []
     for place, options in ((dataset, {}), (other, {}), (dataset, {"action_episodes": "0:"})):
         options = {"action_episodes": "1:", **options}

@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from lattok import files
+from lattok.checks import LattokError
 from lattok.data import RobotDataset
 from lattok.data.content import content_of
 from lattok.evaluation.evidence.pair_set import PairSet, PairSource, encode_pairs
 from lattok.evaluation.evidence.split import Split
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.samples.batches import PairBatches
-from lattok.samples.windows import draw_labelled
+from lattok.samples.windows import FramePairs, acted_episodes, draw_labelled
 from lattok.signals import Interrupted, restated
 from lattok.training import LoopOptions, fit
 
@@ -140,7 +141,8 @@ def labels_only(
     labels, frames = labels_of(model), train.frames
     tasks = {episode.index: episode.tasks for episode in dataset.episodes}
     chosen = (labels["fraction"], labels["unit"], labels["seed"])  # those that a training on these episodes draws
-    labelled = draw_labelled(frames.episode_of, frames.frame_of, tasks, *chosen)
+    known, labelled = _acted_pairs(dataset, frames, labels.get("episodes")), np.zeros(len(frames), dtype=bool)
+    labelled[known] = draw_labelled(frames.episode_of[known], frames.frame_of[known], tasks, *chosen)
     path, key = training.kept(LABELS_ONLY, ".safetensors", model, train, held_out, labels=labels)
     if path is None or not path.is_file():
         control = _trained(model, train, labelled, labels["per_batch"], training)
@@ -155,6 +157,15 @@ def labels_only(
     whose = "" if _own(model) else " (not the model's own)"
     text = f"{int(labelled.sum())} labelled of {len(labelled):,} pairs{whose}, {training.text(train)}"
     return LabelsOnly(**tensors, text=text)
+
+
+def _acted_pairs(dataset: RobotDataset, frames: FramePairs, episodes: str | None) -> np.ndarray:
+    """Tell which pairs [N] are of episodes whose actions the model knew; all, where none of those is here."""
+    try:
+        known = acted_episodes(dataset, frames.episodes, episodes)
+    except LattokError:  # a dataset that has other episodes
+        return np.ones(len(frames), dtype=bool)
+    return np.isin(frames.episode_of, [e.index for e, yes in zip(frames.episodes, known, strict=True) if yes])
 
 
 def _trained(
