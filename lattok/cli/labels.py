@@ -158,7 +158,7 @@ def export(
     Args:
         out: New folder for the dataset.
         labels: Labels that `lattok annotate` wrote for a dataset of another format.
-        episodes: "train", "test" (the last episode of every task), "0:40" or "0,3,5:9".
+        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
         images: auto (keep stored JPEG and PNG as they are, else video), video, or image (all frames, without loss).
         video_codec: libsvtav1 or h264.
         size: Height and width to resize all frames to; needed where they differ in size.

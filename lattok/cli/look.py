@@ -31,7 +31,7 @@ def inspect(
         action_key: Column with the actions (default: action).
         state_key: Column with the robot state (default: observation.state).
         cameras: Cameras to look at, short names allowed (default: all).
-        episodes: "train", "test" (the last episode of every task), "0:40" or "0,3,5:9".
+        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
         stride: Gap of a frame pair, of which the dataset shall have many: frames ("16") or seconds ("0.2s").
         horizon: Steps of an action chunk, of which it shall have many.
     """
@@ -74,7 +74,7 @@ def evaluate(
         action_key: Column with the actions.
         state_key: Column with the robot state, used as a control.
         cameras: Cameras that a model of video shall look at, in its order, short names allowed (default: its own).
-        episodes: "train", "test" (the last episode of every task), "0:40" or "0,3,5:9".
+        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
         device: auto, cpu, cuda or mps.
     """
     checks.one_of("controls", controls, ("quick", "trained"))

@@ -1,4 +1,4 @@
-"""Choosing episodes: explicit lists, ranges, and the split by task."""
+"""Choosing episodes: explicit lists, ranges, the split by task, and shares of the demonstrations of every task."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
 from lattok import checks
 from lattok.data.schema import Damage, RobotDataset, dimension_names, vector_key
+from lattok.seeds import derive_seed
 from lattok.types import Episode
 
 EpisodeSpec = str | Sequence[int] | None
 FEW = 32  # a bisection costs about as much as this many episodes in a pass
 _RANGE = re.compile(r"(\d*):(\d*)|(\d+)")
+_SHARE = re.compile(r"(?:(\d{1,3}(?:\.\d{1,9})?) ?%|(\d{1,9}) per task)(?: seed (\d{1,9}))?")
 
 
 def split_by_task(dataset: RobotDataset, held_out: int = 1) -> tuple[list[int], list[int]]:
@@ -25,11 +28,28 @@ def split_by_task(dataset: RobotDataset, held_out: int = 1) -> tuple[list[int], 
     A task with no more than `held_out` episodes stays in training as a whole.
     """
     checks.counts(held_out=held_out)
-    by_task: dict[tuple[str, ...], list[int]] = {}
-    for episode in dataset.episodes:
-        by_task.setdefault(episode.tasks, []).append(episode.index)
-    test = {index for group in by_task.values() if len(group) > held_out for index in group[-held_out:]}
+    test = {i for group in _by_task(dataset.episodes) if len(group) > held_out for i in group[-held_out:]}
     return [e.index for e in dataset.episodes if e.index not in test], sorted(test)
+
+
+def _by_task(episodes: Iterable[Episode]) -> Iterable[list[int]]:
+    """Return the indices of each task's episodes."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for episode in episodes:
+        found.setdefault(episode.tasks, []).append(episode.index)
+    return found.values()
+
+
+def _drawn(dataset: RobotDataset, percent: str | None, count: str | None, seed: str | None) -> set[int]:
+    """Draw from the training episodes of every task, in an order that follows from the seed: those of less are in more.
+
+    `percent` of them, rounded, at least one, or `count`; all, where a task has no more.
+    """
+    train, chosen = set(split_by_task(dataset)[0]), set[int]()
+    for group in _by_task(episode for episode in dataset.episodes if episode.index in train):
+        most = int(count or 0) or max(1, round(Fraction(percent or 0) / 100 * len(group)))
+        chosen.update(sorted(group, key=lambda index: derive_seed(int(seed or 0), index))[:most])
+    return chosen
 
 
 class _Choice(NamedTuple):
@@ -48,8 +68,10 @@ def select_episodes(
     """Episodes named by `spec`, in the dataset's order.
 
     `None` is all of them, "train" and "test" the halves of `split_by_task`, "0:40" a range (end excluded),
-    "0,3,5:9" a list of numbers and ranges, a sequence of integers itself. A range that goes beyond the last episode is
-    an error. Ranges pass over damaged episodes; the number of one is an error, unless `skip_damaged`.
+    "0,3,5:9" a list of numbers and ranges, a sequence of integers itself. "10%" and "5 per task" are drawn from the
+    training episodes of every task, so that less is a part of more; "10% seed 3" is another draw. A range that goes
+    beyond the last episode is an error. Ranges pass over damaged episodes; the number of one is an error, unless
+    `skip_damaged`.
     """
     if spec is None:
         return list(dataset.episodes)
@@ -93,11 +115,15 @@ def _choice(dataset: RobotDataset, spec: str | Sequence[int]) -> _Choice:
         return _Choice({_whole(value) for value in spec}, [])
     if spec.strip() in ("train", "test"):
         return _Choice(set(split_by_task(dataset)[spec.strip() == "test"]), [])
+    share = _SHARE.fullmatch(spec.strip())
+    if share is not None and 0 < float(share[1] or 1) <= 100 and int(share[2] or 1):
+        return _Choice(_drawn(dataset, *share.groups()), [])
     choice = _Choice(set(), [])
     for part in spec.split(","):
         match = _RANGE.fullmatch(part.strip())
         if match is None:
-            checks.fail("episodes", '"train", "test", numbers or ranges such as "0:40" or "0,3,5:9"', repr(spec))
+            expected = '"train", "test", "10%", "5 per task", numbers or ranges such as "0:40" or "0,3,5:9"'
+            checks.fail("episodes", expected, repr(spec))
         first, end, single = match.groups()
         if single:
             choice.numbers.add(int(single))

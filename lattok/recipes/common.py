@@ -42,7 +42,9 @@ class DataOptions:
     """What is read from the dataset."""
 
     action_key: str = "action"  # column with the actions
-    episodes: str = "train"  # "train", "test" (the last episode of every task), "0:40" or "0,3,5:9"
+    episodes: str = (
+        "train"  # "train", "test" (the last of every task), "0:40", "0,3,5:9", or "10%" or "5 per task" of train
+    )
 
 
 @dataclass(frozen=True)

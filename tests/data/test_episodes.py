@@ -82,7 +82,11 @@ def test_any_text_is_a_choice_or_a_clear_error(text: str):
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("a:b", '"train", "test", numbers or ranges such as'),
+        ("a:b", '"train", "test", "10%", "5 per task", numbers or ranges such as'),
+        ("0%", '"10%", "5 per task"'),
+        ("101%", '"10%", "5 per task"'),
+        ("00 per task", '"10%", "5 per task"'),
+        ("10%,3", '"10%", "5 per task"'),
         ("3-5", "numbers or ranges"),
         ("0,12", "indices from 0 to 9, got 12"),
         ([0, 11], "indices from 0 to 9, got 11"),
@@ -95,6 +99,35 @@ def test_any_text_is_a_choice_or_a_clear_error(text: str):
 def test_errors(spec, says):
     with pytest.raises(LattokError, match=says):
         select_episodes(episodes_of(["a"] * 10), spec)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=40), st.integers(0, 3))
+def test_shares_of_every_task_are_nested_and_leave_the_held_out_ones(tasks: list[str], seed: int):
+    dataset, smaller = episodes_of(tasks), {}
+    train, _ = split_by_task(dataset)
+    of_task = {task: sum(tasks[i] == task for i in train) for task in tasks}
+    counts = {
+        **{f"{n} per task": {t: min(n, of_task[t]) for t in of_task} for n in (1, 2, 7, 40)},
+        **{f"{p}%": {t: max(1, round(p * of_task[t] / 100)) for t in of_task} for p in (0.5, 10, 33.3, 50, 100)},
+    }
+    for spec, expected in counts.items():
+        found = indices(dataset, f"{spec} seed {seed}")
+        assert {task: sum(tasks[i] == task for i in found) for task in of_task} == expected
+        kind = spec[-1]
+        assert smaller.get(kind, set()) <= set(found) <= set(train)
+        smaller[kind] = set(found)
+    assert smaller["k"] == smaller["%"] == set(train)
+
+
+def test_shares_are_drawn_evenly_and_by_seed():
+    dataset, drawn = episodes_of(["a"] * 21), []
+    assert indices(dataset, " 3 per task ") == indices(dataset, "15 %") == indices(dataset, "3 per task seed 0")
+    for seed in range(300):
+        drawn += indices(dataset, f"4 per task seed {seed}")
+    times = [drawn.count(index) for index in range(21)]
+    assert times[20] == 0  # held out
+    assert min(times[:20]) > 35  # 60 are expected, with a deviation of 7
+    assert max(times[:20]) < 85
 
 
 def test_damaged_episodes_are_named_where_they_are_asked_for():
