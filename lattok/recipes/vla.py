@@ -33,7 +33,7 @@ from lattok.samples.policy import PolicyWindows, camera_sizes
 from lattok.training import LoopOptions, fit
 from lattok.types import PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
-from lattok.vla.config import SCRATCH
+from lattok.vla.config import MOST_INSTRUCTIONS, SCRATCH
 from lattok.vla.model import with_base
 
 HELD_OUT = "held_out.json"
@@ -214,6 +214,8 @@ def policy_config(recipe: VLARecipe, source: PolicySource) -> VLAConfig:
     dataset, data = source.dataset, recipe.data
     actions = dimension_names(vector_key(dataset, "action_key", data.action_key))
     states = dimension_names(vector_key(dataset, "state_key", data.state_key)) if data.proprio else ()
+    episodes = select_episodes(dataset, data.episodes)
+    instructions = tuple(sorted({text for episode in episodes for text in episode.tasks}))
     cameras = () if data.cameras == () else camera_keys(dataset, data.cameras)
     return recipe.config(
         action_dim=len(actions),
@@ -226,4 +228,6 @@ def policy_config(recipe: VLARecipe, source: PolicySource) -> VLAConfig:
         action_key=data.action_key,
         state_key=data.state_key,
         latent=source.spec,
+        fps=float(dataset.fps),
+        instructions=instructions if len(instructions) <= MOST_INSTRUCTIONS else (),
     )

@@ -28,6 +28,8 @@ class Agent(ABC):
     keys: tuple[str, ...] | None = None  # of the observations that it reads; None: all
     size: int = SIZE  # of its images in pixels
     steps: int | None = None  # actions of a chunk that are carried out; None: all
+    fps: float | None = None  # of the episodes that it learned from, where it knows
+    instructions: tuple[str, ...] = ()  # that it knows; none: any
 
     @abstractmethod
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
@@ -37,9 +39,8 @@ class Agent(ABC):
     def describe(self) -> dict[str, Any]:
         """Return what tells it from others."""
 
-    def check(self, facts: TaskFacts) -> str:
-        """Raise `LattokError` where it cannot act in a task; return what else a user should know, in one line."""
-        return ""
+    def check(self, facts: TaskFacts) -> None:  # noqa: B027 (a function may try anything)
+        """Raise `LattokError` where it cannot act in a task."""
 
 
 class FunctionAgent(Agent):
@@ -64,7 +65,8 @@ class PolicyAgent(Agent):
         self.policy, config = policy.eval(), policy.config
         self.keys = (*config.cameras, *([config.state_key] if config.proprio_dim else []))
         self.size = _square(config.cameras, config.camera_sizes)
-        self.steps = policy.queues.n_action_steps
+        self.steps, self.fps = policy.queues.n_action_steps, config.fps
+        self.instructions = config.instructions if "{task}" in config.prompt else ()
 
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
         seen = {key: torch.from_numpy(np.stack([each[key] for each in observations])) for key in self.keys or ()}
@@ -73,11 +75,10 @@ class PolicyAgent(Agent):
     def describe(self) -> dict[str, Any]:
         return self.policy.describe()
 
-    def check(self, facts: TaskFacts) -> str:
+    def check(self, facts: TaskFacts) -> None:
         config = self.policy.config
         states = {config.state_key: config.proprio_dim} if config.proprio_dim else {}
         _check_task(facts, config.cameras, states, config.action_dim)
-        return ""
 
 
 class LeRobotAgent(Agent):
@@ -112,10 +113,9 @@ class LeRobotAgent(Agent):
         hashed = weights_hash(self.policy.state_dict())
         return {"type": f"lerobot/{name}", "model": source and str(source), "weights_sha256": hashed}
 
-    def check(self, facts: TaskFacts) -> str:
+    def check(self, facts: TaskFacts) -> None:
         output = self.policy.config.output_features["action"]
         _check_task(facts, self.cameras, self.states, output.shape[0])
-        return ""
 
 
 def as_agent(model: Any) -> Agent:

@@ -230,19 +230,25 @@ class _Plays:
             checks.fail(
                 "instruction", "own or blank where no other task shares the scene", f"swapped for {facts.name}", hint
             )
-        note = self.agent.check(facts)
-        if note and note not in self.notes:
-            self.notes.append(note)
+        self.agent.check(facts)
+        own = self.agent.fps
+        if own is not None and own != facts.fps:
+            text = f"{facts.name} takes {facts.fps:g} decisions a second, and the policy learned from {own:g}"
+            if self.options["repeat"] is None:
+                way = f"repeat={facts.rate / own:g}" if facts.rate % own == 0 else "an explicit `repeat`"
+                raise LattokError(f"{text}. Give {way}.")
+            self.notes.append(text)
+        text = self._text(facts)
+        if text and self.agent.instructions and text not in self.agent.instructions:
+            self.notes.append(f"the policy never saw the instruction {text!r} ({facts.name})")
+
+    def _text(self, facts: TaskFacts) -> str:
+        """Return what the policy is told to do."""
+        return {"own": facts.instruction, "swapped": facts.opposite or "", "blank": ""}[self.options["instruction"]]
 
     def _plan(self, seats: Sequence[_Seat], observations: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
         """Return the actions [n, m] that each seat carries out next."""
-        texts = []
-        for seat in seats:
-            facts = self.facts[seat.task]
-            texts.append(
-                {"own": facts.instruction, "swapped": facts.opposite, "blank": ""}[self.options["instruction"]]
-            )
-        chunks = self.agent.plan(observations, texts)
+        chunks = self.agent.plan(observations, [self._text(self.facts[seat.task]) for seat in seats])
         plans = []
         for seat, chunk in zip(seats, chunks, strict=True):
             plan = self._checked(seat, np.asarray(chunk, dtype=np.float64))

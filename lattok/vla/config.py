@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lattok import checks
 from lattok.backbones import TRAIN, LoraSpec
 from lattok.checks import LattokError
+from lattok.hub import ADDED
 from lattok.labels import LatentSpec
 from lattok.normalize import clipped_kinds, kinds_of
 from lattok.vla.strategies import STRATEGIES, Segment, Strategy
@@ -16,6 +17,7 @@ from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
 POOLS = ("mean", "none")
 SCRATCH = "scratch"
+MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_NUMBERS = 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
 
 
@@ -25,7 +27,7 @@ class VLAConfig:
 
     # what recipes take from the dataset and its labels: never an option
     from_data: ClassVar[frozenset[str]] = frozenset(
-        {"action_dim", "action_names", "camera_sizes", "proprio_dim", "proprio_names", "latent"}
+        {"action_dim", "action_names", "camera_sizes", "proprio_dim", "proprio_names", "latent", "fps", "instructions"}
     )
 
     action_dim: int
@@ -37,6 +39,9 @@ class VLAConfig:
     strategy: Strategy = STRATEGIES["baseline"]
     latent: LatentSpec | None = None  # what the labels are that the strategy follows
     horizon: int = 8  # actions of a prediction
+    n_action_steps: int | None = field(default=None, metadata=ADDED)  # of them carried out (default: all)
+    fps: float | None = field(default=None, metadata=ADDED)  # decisions a second, where the dataset is known
+    instructions: tuple[str, ...] = field(default=(), metadata=ADDED)  # known ones; none: not listed
     image_size: int = 224  # side of the images in pixels
     interpolation: str = "bicubic"
     prompt: str = PROMPT  # without {task}: a policy that knows no instruction
@@ -75,6 +80,10 @@ class VLAConfig:
         if self.head_dim % self.head_heads:
             checks.fail("head_heads", f"a divisor of head_dim {self.head_dim}", self.head_heads)
         checks.whole(proprio_dim=self.proprio_dim)
+        if self.n_action_steps is not None:
+            checks.counts(1, self.horizon, n_action_steps=self.n_action_steps)
+        if self.fps is not None:
+            checks.positive(fps=self.fps)
         if self.action_dim * self.horizon > MOST_NUMBERS or self.proprio_dim > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions, proprio_dim {self.proprio_dim}"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk and in proprio", got)

@@ -32,7 +32,7 @@ from lattok.normalize import Normalizer
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla.config import SCRATCH, VLAConfig
 from lattok.vla.head import ActionHead, Chosen, LayerStates, States, pool_codes
-from lattok.vla.observations import ActionQueues, check_batch, policy_batch, prompts
+from lattok.vla.observations import ActionQueues, as_batch, check_batch, policy_batch, prompts
 from lattok.vla.strategies import build_supervision
 
 MERGED = f"{PARTS}/backbone"  # a backbone that lies in the artefact itself
@@ -95,7 +95,7 @@ class LatentVLA(HubModel):
         self.proprio_normalizer = None
         if config.proprio_dim:
             self.proprio_normalizer = Normalizer(config.proprio_dim, config.proprio_clipped)
-        self.queues = ActionQueues(config.horizon)
+        self.queues = ActionQueues(config.horizon, config.n_action_steps)
 
     @classmethod
     def check_backbone(cls) -> None:
@@ -196,13 +196,16 @@ class LatentVLA(HubModel):
         """Return the next H actions of every sample, float32 [B, H, m] in the dataset's own units.
 
         `observation` has LeRobot's keys: each camera as float [B, 3, H, W] in [0, 1] or uint8 [B, H, W, 3],
-        `observation.state` [B, s] where the policy has proprio, and `task`, a list of B instructions. Raises
-        `LattokError` for anything else.
+        `observation.state` [B, s] where the policy has proprio, and `task`, a list of B instructions; tensors or NumPy
+        arrays. Of a single observation, without B and with one text, the result is [H, m]. Raises `LattokError` for
+        anything else.
         """
+        observation, single = as_batch(self.config, observation)
         batch = self._batch(observation, learning=False)
         with self._inference():
             seen = self._see(batch, learning=False)
-            return self.action_normalizer.inverse(self.head.sample(seen.states, seen.proprio))
+            chunks = self.action_normalizer.inverse(self.head.sample(seen.states, seen.proprio))
+        return chunks[0] if single else chunks
 
     @torch.no_grad()
     def imitate(self, batch: PolicyBatch | Mapping[str, Any]) -> tuple[Tensor, LossTerms]:
@@ -216,9 +219,12 @@ class LatentVLA(HubModel):
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
         """Return the next action of every environment, float32 [B, m]; those without planned actions are planned for.
 
-        `env_ids` names the environments of the B samples (default 0 .. B-1), so that they may come and go.
+        `env_ids` names the environments of the B samples (default 0 .. B-1), so that they may come and go. Of a single
+        observation the result is [m].
         """
-        return self.queues.select(observation, env_ids, self.predict_chunk)
+        observation, single = as_batch(self.config, observation)
+        actions = self.queues.select(observation, env_ids, self.predict_chunk)
+        return actions[0] if single else actions
 
     def reset(self, env_ids: Sequence[int] | None = None) -> None:
         """Forget the planned actions of these environments, or of all."""

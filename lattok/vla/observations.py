@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +27,27 @@ Planner = Callable[[Observation], Tensor]  # observation -> chunks [B, H, m]
 def prompts(config: VLAConfig, texts: Sequence[str]) -> list[str]:
     """Put instructions into the prompt (appendix B.1)."""
     return [checks.plain_format(config.prompt, task=text.strip(), horizon=config.horizon) for text in texts]
+
+
+def as_batch(config: VLAConfig, observation: Any) -> tuple[Any, bool]:
+    """Return an observation with tensors in place of arrays, and whether it was a single one, which is a batch of one.
+
+    The task of a single one is a text, and its images and state have no axis for samples.
+    """
+    if not isinstance(observation, Mapping):
+        return observation, False
+    found = {key: torch.tensor(value) if _is_array(value) else value for key, value in observation.items()}
+    ranks = dict.fromkeys(config.cameras, 3) | ({config.state_key: 1} if config.proprio_dim else {})
+    if not isinstance(found.get("task"), str) or any(
+        getattr(found.get(key), "ndim", rank) != rank for key, rank in ranks.items()
+    ):
+        return found, False
+    one = {key: value[None] for key, value in found.items() if isinstance(value, Tensor)}
+    return {**found, **one, "task": [found["task"]]}, True
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf"
 
 
 def policy_batch(config: VLAConfig, batch: Mapping[str, Any], learning: bool) -> PolicyBatch:
@@ -137,8 +159,8 @@ def _short(config: VLAConfig) -> str:
 class ActionQueues:
     """A queue for each environment; of a predicted chunk the first `n_action_steps` are carried out."""
 
-    def __init__(self, horizon: int):
-        self.horizon = self._steps = horizon
+    def __init__(self, horizon: int, n_action_steps: int | None = None):
+        self.horizon, self._steps = horizon, n_action_steps or horizon
         self._planned: dict[int, deque[Tensor]] = {}
 
     @property

@@ -49,6 +49,7 @@ def test_the_command_trains_a_policy_that_acts(name: str, dataset: Path, tmp_pat
     assert main(["train", "vla", str(dataset), "--out", str(tmp_path / "p"), "--strategy", name, *TINY]) == 0
     assert "Held-out episodes: error" in capsys.readouterr().out
     policy = lattok.load(tmp_path / "p")
+    assert (policy.config.fps, policy.config.instructions) == (10, ("lift", "push"))
     frames = open_dataset(dataset).frames(0, CAMERAS, [0, 5])
     seen: dict = {key: torch.from_numpy(frames[:, i]) for i, key in enumerate(CAMERAS)}
     seen |= {"observation.state": torch.zeros(2, 2), "task": ["lift", "push"]}

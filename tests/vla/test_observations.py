@@ -97,6 +97,30 @@ def test_a_policy_without_proprio_needs_none_and_a_uint8_camera_will_do():
     assert model.predict_chunk(seen).shape == (4, 4, 3)
 
 
+def test_arrays_and_single_observations_will_do():
+    model = policy()
+    seen = observation(model.config)
+    plan = model.predict_chunk(seen)
+    arrays = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in seen.items()}
+    torch.testing.assert_close(model.predict_chunk(arrays), plan, rtol=0, atol=0)
+    for several in (seen, arrays):
+        single = {key: value[2] for key, value in several.items()}
+        torch.testing.assert_close(model.predict_chunk(single), plan[2])
+        model.reset()
+        for step in range(2):
+            torch.testing.assert_close(model.select_action(single), plan[2, step])
+
+
+def test_a_policy_carries_out_as_many_actions_as_it_says():
+    model = policy(n_action_steps=3)
+    assert model.queues.n_action_steps == 3
+    assert policy().queues.n_action_steps == model.config.horizon
+    with pytest.raises(LattokError, match="`n_action_steps`: expected at most 4, got 5"):
+        config(n_action_steps=5)
+    with pytest.raises(LattokError, match="`fps`: expected a number greater than 0, got 0"):
+        config(fps=0)
+
+
 def test_other_columns_of_a_dataset_are_left_alone():
     model = policy()
     seen = observation(model.config)

@@ -1,0 +1,175 @@
+"""Policies as agents: what they are shown and told, what is refused before anything moves, what is only noted."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+if find_spec("gymnasium") is None or find_spec("mujoco") is None:
+    pytest.skip("the sim extra is not installed", allow_module_level=True)
+
+from lattok.checks import LattokError
+from lattok.cli import main
+from lattok.sim import rollout
+from lattok.sim.agents import open_agent
+from tests.sim.toy import Toy
+from tests.vla.fakes import policy
+
+FRONT = "observation.images.front"
+SIZES: dict[str, Any] = {
+    "cameras": (FRONT,),
+    "camera_sizes": ((16, 16),),
+    "proprio_dim": 1,
+    "proprio_names": ("place",),
+    "action_dim": 2,
+    "action_names": ("x", "y"),
+    "horizon": 4,
+    "n_action_steps": 3,
+    "fps": 10.0,
+}
+
+
+def trained(**changes: Any) -> Any:
+    """A policy that goes somewhere."""
+    model = policy(**SIZES | changes)
+    model.action_normalizer.fit(0.5 + torch.randn(50, model.config.action_dim))
+    return model
+
+
+def test_a_policy_sees_its_own_cameras_at_their_size_and_plans_in_one_batch(monkeypatch) -> None:
+    model, seen = trained(), []
+    predict = model.predict_chunk
+    monkeypatch.setattr(model, "predict_chunk", lambda observation: seen.append(observation) or predict(observation))
+    Toy.made.clear()
+    found = rollout(model, "toy", 2, batch=4)
+    assert seen[0]["task"] == ["go left", "go right"] * 2
+    assert seen[0].keys() == {FRONT, "observation.state", "task"}
+    assert seen[0][FRONT].shape == (4, 16, 16, 3)
+    assert {name for env in Toy.made for name in env.cameras.rendered} == {"front"}
+    assert len(seen) == -(-max(played.decisions for played in found.episodes) // 3)
+    assert found.options["execute"] == 3
+    assert found.agent == model.describe()
+    assert found.notes == ()
+
+
+def test_a_policy_does_the_same_whatever_stands_beside_it() -> None:
+    alone = rollout(trained(), "toy", 5, batch=1)
+    assert len({played.decisions for played in alone.episodes}) > 1
+    assert rollout(trained(), "toy", 5, batch=4).episodes == alone.episodes
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"cameras": ("observation.images.top",)},
+            "the policy looks at observation.images.top, and toy/left has only observation.images.front, ",
+        ),
+        (
+            {"proprio_dim": 3, "proprio_names": ()},
+            "the policy reads 3 numbers of observation.state, and toy/left has 1 (place).",
+        ),
+        (
+            {"action_dim": 3, "action_names": ()},
+            "the policy's actions have 3 numbers, and toy/left takes 2 (x, y).",
+        ),
+        (
+            {"fps": 20.0},
+            "toy/left takes 10 decisions a second, and the policy learned from 20. Give repeat=2.",
+        ),
+        (
+            {"camera_sizes": ((16, 24),)},
+            "`model`: expected a policy with square images of one size, as simulators render them, got observation.ima",
+        ),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_refused(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(LattokError) as caught:
+        rollout(trained(**changes), "toy/left", 1)
+    assert str(caught.value).startswith(text)
+
+
+def test_what_may_be_meant_is_only_noted() -> None:
+    model = trained(fps=5.0, instructions=("go left", "go up"))
+    assert rollout(model, "toy", 1, repeat=4).notes == (
+        "toy/left takes 10 decisions a second, and the policy learned from 5",
+        "toy/right takes 10 decisions a second, and the policy learned from 5",
+        "the policy never saw the instruction 'go right' (toy/right)",
+    )
+    assert rollout(model, "toy/right", 1, repeat=8, instruction="blank").notes == ()
+    deaf = trained(prompt="What now?", instructions=("go up",))
+    assert rollout(deaf, "toy", 1).notes == ()
+
+
+class Lerobot(torch.nn.Module):
+    """What a rollout uses of a policy of LeRobot; goes where the image is bright."""
+
+    def __init__(self, n_obs_steps: int = 1):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        shapes = {FRONT: (3, 16, 16), "observation.state": (1,)}
+        self.config = SimpleNamespace(
+            type="act",
+            n_obs_steps=n_obs_steps,
+            n_action_steps=2,
+            input_features={key: SimpleNamespace(shape=shape) for key, shape in shapes.items()},
+            output_features={"action": SimpleNamespace(shape=(2,))},
+        )
+
+    def predict_action_chunk(self, batch: dict[str, Any]) -> torch.Tensor:
+        assert batch[FRONT].shape[1:] == (3, 16, 16)
+        assert batch[FRONT].dtype == torch.float32
+        place = (batch[FRONT].mean((1, 2, 3)) * 255 - 128) / 100
+        torch.testing.assert_close(place, batch["observation.state"][:, 0], atol=0.02, rtol=0)
+        way = [1.0 if "right" in text else -1.0 for text in batch["task"]]
+        return torch.tensor(way)[:, None, None].expand(-1, 4, 2) / 2
+
+
+def test_a_policy_of_lerobot_acts_through_its_own_methods() -> None:
+    found = rollout(Lerobot(), "toy", 2)
+    assert found.score().success == 1
+    assert found.options["execute"] == 2
+    assert found.agent["type"] == "lerobot/act"
+    assert len(found.agent["weights_sha256"]) == 64
+    with pytest.raises(LattokError, match="`model`: expected a policy that looks at one observation, got one of 2"):
+        rollout(Lerobot(n_obs_steps=2), "toy", 1)
+
+
+def test_the_command_rolls_out_and_says_what_it_found(tmp_path, capsys) -> None:
+    trained(instructions=("go left",)).save_pretrained(tmp_path / "policy")
+    words = ["rollout", str(tmp_path / "policy"), "--env", "toy", "--episodes", "2", "--variation", "light"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "all " in said.out
+    assert "toy/right " in said.out
+    assert said.err == "note: the policy never saw the instruction 'go right' (toy/right)\n"
+    folder = tmp_path / "policy" / "rollouts"
+    assert f"Results: {folder / 'rollouts.json'}" in said.out
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "rollouts.json",
+        "sheet.png",
+        "toy-left-1000000.mp4",
+        "toy-right-1000000.mp4",
+    ]
+    for more, text in (
+        (
+            ["--variation", "lights"],
+            "`variation`: expected one of background, light, camera, distractors, got",
+        ),
+        (["--variation", "distractors"], "`variation`: expected distractors=N with a whole number, got 'distractors'"),
+        (["--env", "toy/up"], "`tasks`: expected one of toy/left, toy/right, got 'toy/up'"),
+    ):
+        assert main([*words, *more]) == 2
+        assert text in capsys.readouterr().err
+
+
+def test_without_lerobot_its_checkpoints_are_refused(tmp_path) -> None:
+    if find_spec("lerobot") is not None:
+        pytest.skip("lerobot is there")
+    (tmp_path / "config.json").write_text('{"type": "act"}')
+    with pytest.raises(LattokError, match="`model`: expected a policy of lattok, or LeRobot installed"):
+        open_agent(str(tmp_path))
