@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,7 @@ from lattok.image_lam.model import ImageLAM
 from lattok.image_lam.parts import GapActionHead
 from lattok.keymap import PICKLED, Join, KeyMap, axis_of, numbered, read_checkpoint, read_settings, translate
 
-FEATURES = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
-LANGUAGE = "t5:google-t5/t5-base"
+PUBLISHED = {"cameras": ("image",), "language": "t5:google-t5/t5-base"}  # all else is a model's default
 BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
 ATTENTIONS = {"encoder": {"space": "spatial_attn", "time": "temporal_attn"}, "decoder": {"attention": "spatial_attn"}}
 FACTS = ("cameras", "stride", "features", "features_revision", "image_size", "language", "dropout", "features_out")
@@ -41,8 +40,7 @@ def univla_lam(path: str | os.PathLike[str], heads: int = 12, **facts: Any) -> I
 
     `facts` and errors as for `p2t_image_lam`.
     """
-    checks.known_keys("facts", facts, FACTS)
-    return _convert(path, heads, None, **facts)
+    return _convert(path, heads, None, facts)
 
 
 def p2t_image_lam(path: str | os.PathLike[str], heads: int = 12, action_dim: int = 7, **facts: Any) -> ImageLAM:
@@ -55,27 +53,16 @@ def p2t_image_lam(path: str | os.PathLike[str], heads: int = 12, action_dim: int
     every tensor that is missing, unexpected or mis-shaped.
     """
     checks.counts(action_dim=action_dim)
-    checks.known_keys("facts", facts, FACTS)
-    return _convert(path, heads, action_dim, **facts)
+    return _convert(path, heads, action_dim, facts)
 
 
-def _convert(
-    path: str | os.PathLike[str],
-    heads: int,
-    action_dim: int | None,
-    *,
-    cameras: Sequence[str] = ("image",),
-    stride: str = "32",
-    features: str = FEATURES,
-    features_revision: str | None = None,
-    image_size: int = 224,
-    language: str = LANGUAGE,
-    dropout: float = 0.0,
-    features_out: str | os.PathLike[str] | None = None,
-) -> ImageLAM:
+def _convert(path: str | os.PathLike[str], heads: int, action_dim: int | None, given: Mapping[str, Any]) -> ImageLAM:
+    checks.known_keys("facts", given, FACTS)
     checks.counts(heads=heads)
-    checks.size("cameras", "name: published models see one camera", len(cameras), 1)
-    checks.stride_in_frames(stride, fps=1000)  # its form alone: datasets have their own rates
+    facts = {**PUBLISHED, **given, "heads": heads}
+    own, language, facts["cameras"] = facts.pop("features_out", None), facts.pop("language"), tuple(facts["cameras"])
+    checks.size("cameras", "name: published models see one camera", len(facts["cameras"]), 1)
+    checks.stride_in_frames(facts.get("stride", 1), fps=1000)  # its form alone: datasets have their own rates
     path = Path(path).expanduser()
     told = read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
     if told != heads:
@@ -86,13 +73,11 @@ def _convert(
         checks.fail("heads", f"a divisor of the width {found['width']} in the file", heads)
     if found["streams"] == "control":
         found["language"] = language
-    asked = {"cameras": tuple(cameras), "stride": stride, "heads": heads, "dropout": dropout}
-    named = {"features": features, "features_revision": features_revision, "image_size": image_size}
-    if features_out is None:
-        return _filled(ImageLAMConfig(**asked, **named, **found), foreign, action_dim, path)
-    with _own_backbone(foreign, Path(features_out).expanduser()) as own:
-        named |= {"features": own, "features_revision": None}
-        model = _filled(ImageLAMConfig(**asked, **named, **found), foreign, action_dim, path)
+    if own is None:
+        return _filled(ImageLAMConfig(**facts, **found), foreign, action_dim, path)
+    with _own_backbone(foreign, Path(own).expanduser()) as features:
+        facts |= {"features": features, "features_revision": None}
+        model = _filled(ImageLAMConfig(**facts, **found), foreign, action_dim, path)
         model.features.load()
     return model
 
