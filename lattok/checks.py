@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from string import Formatter
 from typing import Any, NoReturn
 
 LONGEST = 40_000  # characters of what came: a list of a million names says no more than its beginning
@@ -121,36 +122,41 @@ def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
         fail(name, "names among " + listed(sorted(known)), listed(unknown), " ".join(hints))
 
 
-# a brace that stands for itself, a field, or a brace that is neither
-_PLAIN = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z_0-9]*)(?::(0?[0-9]{0,2}d))?\}|[{}]")
+Facts = Mapping[
+    str, tuple[str, Callable[[Any], bool]]
+]  # what is expected of a fact by its name, in words and as a test
+
+
+def facts(entry: Mapping[str, Any], known: Facts, where: str, hint: str) -> None:
+    """Check those of the `known` facts that an object out of a file has; `where` follows the name in errors."""
+    for name, (expected, fits) in known.items():
+        if name in entry and not fits(entry[name]):
+            fail(f"{name}{where}", expected, f"{entry[name]!r:.60}", hint)
+
+
+_NUMBER_FORM = re.compile("0?[0-9]{0,2}d")
 _MOST_FIELDS = 20
 
 
 def plain_format(template: str, /, **values: str | int) -> str:
-    """`template` with its fields filled in: {name}, {number:d} or {number:03d}, and {{ or }} for a brace.
+    """Fill in the fields of `template`: {name}, {number:d} or {number:03d}, and {{ or }} for a brace.
 
     For templates out of files: `str.format` would look into attributes and pad to gigabytes. Whatever is no plain field
     is a `LattokError`, which the caller makes one about its file.
     """
-    names = ", ".join(f"{{{name}}}" for name in values)
-    if not isinstance(template, str):
-        raise LattokError(f"expected text with {names} at most, got {type(template).__name__}.")
-    fields = 0
+    try:
+        fields = [(name, form, mark) for _, name, form, mark in Formatter().parse(template) if name is not None]
+    except (TypeError, ValueError):  # no text, or a brace without its other one
+        fields = [("", "", None)]
 
-    def fill(match: re.Match[str]) -> str:
-        nonlocal fields
-        name, form = match[1], match[2]
-        if match[0] in ("{{", "}}"):
-            return match[0][0]
-        fields += 1
-        if fields > _MOST_FIELDS:
-            raise LattokError(f"expected text with {names} at most, got more than {_MOST_FIELDS} fields.")
-        if name not in values or (form and not isinstance(values[name], int)):
-            got = repr(template[match.start() :])[:60]
-            raise LattokError(f"expected text with {names} at most, a whole number also as {{number:03d}}, got {got}.")
-        return format(values[name], form or "")
+    def is_plain(name: str, form: str | None, mark: str | None) -> bool:
+        number = not form or (isinstance(values.get(name), int) and _NUMBER_FORM.fullmatch(form))
+        return name in values and not mark and bool(number)
 
-    return _PLAIN.sub(fill, template)
+    if len(fields) > _MOST_FIELDS or not all(is_plain(*field) for field in fields):
+        names = ", ".join(f"{{{name}}}" for name in values)
+        raise LattokError(f"expected text with {names} at most, numbers also as {{number:03d}}, got {template!r:.60}.")
+    return template.format(**values)
 
 
 ELSEWHERE = {  # what other libraries call it

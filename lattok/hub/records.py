@@ -38,18 +38,7 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     found = files.read_json(path)
-    where = _Record(path)
-    where.optional(found, "headline", str, "a text")
-    where.optional(found, "figures", dict, "an object of figures")
-    for name, value in found.get("figures", {}).items():
-        if isinstance(value, dict | list):
-            where.wrong(f"figures.{name}", "a number or a text", value)
-    for number, verdict in enumerate(where.listed(found, "verdicts")):
-        inside = f"verdicts[{number}]"
-        if not isinstance(verdict, dict) or not isinstance(verdict.get("text"), str) or "holds" not in verdict:
-            where.wrong(inside, "an object with `text` and `holds`", verdict)
-        if not isinstance(verdict["holds"], bool | None) or not isinstance(verdict.get("key", ""), str):
-            where.wrong(inside, "`holds` as true, false or null, and `key` as a text", verdict)
+    checks.facts(found, IN_EVALUATION, f"` in `{path}", AGAIN)
     return found
 
 
@@ -58,76 +47,66 @@ def read_training(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     found = files.read_json(path)
-    where = _Record(path)
+    checks.facts(found, {**IN_TRAINING, **OF_DATASET}, f"` in `{path}", AGAIN)
+    checks.facts(found.get("labels") or {}, OF_LABELS, f" of labels` in `{path}", AGAIN)
     for name in ("mixture", "earlier"):
-        for number, entry in enumerate(where.listed(found, name)):
-            _check_entry(where, entry, f"{name}[{number}]", True)
-    _check_entry(where, found, "the file", False)
-    where.optional(found, "loop", dict, "an object of options")
-    where.optional(found, "labels", dict | None, "an object")
-    labels = found.get("labels") or {}
-    where.optional(labels, "fraction", int | float, "a number")
-    for name in ("unit", "episodes"):
-        where.optional(labels, name, str, "a text")
-    for holder, name in ((found, "samples_per_step"), (labels, "per_batch")):
-        where.optional(holder, name, int, "a whole number of at least 0", lambda value: value >= 0)
-    for name, value in found.get("loop", {}).items():
-        if isinstance(value, dict | list):
-            where.wrong(f"loop.{name}", "a number, a text, true, false or null", value)
-    seed = found.get("loop", {}).get("seed", 0)
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        where.wrong("loop.seed", "a whole number", seed)
+        for number, entry in enumerate(found.get(name, [])):
+            checks.facts(entry, OF_DATASET, f" of {name}[{number}]` in `{path}", AGAIN)
     return found
 
 
-def _check_entry(where: _Record, entry: Any, name: str, needed: bool) -> None:
-    """Check one dataset that a model has learned from."""
-    if not isinstance(entry, dict) or (needed and "dataset" not in entry):
-        where.wrong(name, "an object with a `dataset`", entry)
-    where.optional(entry, "dataset", str, "a name")
-    where.optional(entry, "split", str | None, "a name")
-    where.optional(entry, "weight", int | float, "a number")
-    for part in where.listed(entry, "action_space"):
-        if not isinstance(part, dict):
-            where.wrong("action_space", "a list of objects, its parts", entry["action_space"])
-    runs = entry.get("episodes", [])
-    if "dataset" in entry and not is_runs(runs):
-        where.wrong(f"episodes of {name}", "a list of [first, last], whole numbers in order", runs)
+def _is_text(it: Any) -> bool:
+    return isinstance(it, str)
 
 
-def is_runs(value: Any) -> bool:
-    """Tell whether this is a list of pairs of whole numbers, first and last of a run each."""
-    return isinstance(value, list) and all(
-        isinstance(run, list)
-        and len(run) == 2
-        and all(isinstance(index, int) and not isinstance(index, bool) for index in run)
-        and 0 <= run[0] <= run[1]
-        for run in value
-    )
+def _is_count(it: Any) -> bool:
+    return isinstance(it, int) and not isinstance(it, bool) and it >= 0
 
 
-class _Record:
-    """Errors about one file."""
+def _is_flat(it: Any) -> bool:
+    return isinstance(it, dict) and not any(isinstance(value, dict | list) for value in it.values())
 
-    def __init__(self, path: Path):
-        self.path = path
 
-    def wrong(self, name: str, expected: str, got: Any) -> None:
-        checks.fail(f"{name}` in `{self.path}", expected, f"{got!r:.60}", AGAIN)
+def _is_run(it: Any) -> bool:
+    return isinstance(it, list) and len(it) == 2 and all(map(_is_count, it)) and it[0] <= it[1]
 
-    def optional(
-        self, holder: Mapping[str, Any], name: str, kind: Any, expected: str, holds: Callable[[Any], bool] | None = None
-    ) -> None:
-        if name not in holder:
-            return
-        value = holder[name]
-        right = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
-        if not right or (holds is not None and not holds(value)):
-            self.wrong(name, expected, value)
 
-    def listed(self, holder: Mapping[str, Any], name: str) -> list[Any]:
-        self.optional(holder, name, list, "a list")
-        return holder.get(name, [])
+def _is_verdict(it: Any) -> bool:
+    told = isinstance(it, dict) and isinstance(it.get("text"), str) and isinstance(it.get("key", ""), str)
+    return told and isinstance(it.get("holds", ""), bool | None)
+
+
+def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda it: isinstance(it, list) and all(map(fits, it))
+
+
+COUNT = ("a whole number of at least 0", _is_count)
+DATASETS = ("a list of objects with a `dataset`", _all(lambda it: isinstance(it, dict) and "dataset" in it))
+IN_EVALUATION: checks.Facts = {
+    "headline": ("a text", _is_text),
+    "figures": ("an object of numbers and texts", _is_flat),
+    "verdicts": ("a list of objects with `text`, `holds` (true, false or null) and maybe `key`", _all(_is_verdict)),
+}
+OF_DATASET: checks.Facts = {  # that a model has learned from
+    "dataset": ("a name", _is_text),
+    "split": ("a name", lambda it: it is None or _is_text(it)),
+    "weight": ("a number", checks.is_number),
+    "episodes": ("a list of [first, last], whole numbers in order", _all(_is_run)),
+    "action_space": ("a list of objects, its parts", _all(lambda it: isinstance(it, dict))),
+}
+IN_TRAINING: checks.Facts = {
+    "mixture": DATASETS,
+    "earlier": DATASETS,
+    "samples_per_step": COUNT,
+    "labels": ("an object", lambda it: it is None or isinstance(it, dict)),
+    "loop": ("options, of which `seed` is a whole number", lambda it: _is_flat(it) and type(it.get("seed", 0)) is int),
+}
+OF_LABELS: checks.Facts = {
+    "fraction": ("a number", checks.is_number),
+    "unit": ("a text", _is_text),
+    "episodes": ("a text", _is_text),
+    "per_batch": COUNT,
+}
 
 
 def plain(text: Any) -> str:

@@ -9,7 +9,7 @@ model is not among them. `latent_spec` checks what is written against what a pol
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,7 @@ def checked(entries: Mapping[str, Any], path: str) -> dict[str, Any]:
         if not isinstance(entry, dict):
             continue
         where = f"{prefix}` in `{path}"
-        for name, (expected, fits) in FACTS.items():
-            if name in entry and not fits(entry[name]):
-                checks.fail(f"{name} of {where}", expected, f"{entry[name]!r:.60}", AGAIN)
+        checks.facts(entry, FACTS, f" of {where}", AGAIN)
         if "spec" in entry:
             LatentSpec.from_json(entry["spec"], "latent", f"spec of {where}")
     return dict(entries)
@@ -102,7 +100,7 @@ def _texts(values: Any) -> bool:
     return all(isinstance(value, str) for value in values)
 
 
-FACTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of an entry: what readers count on
+FACTS: checks.Facts = {  # of an entry: what readers count on
     "spec": ("an object", lambda it: isinstance(it, dict)),
     "dataset": ("an object with a name", lambda it: isinstance(it, dict) and isinstance(it.get("name", ""), str)),
     "versions": ("versions by package", lambda it: isinstance(it, dict) and _texts(it.values())),
