@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -16,7 +16,7 @@ from lattok.loading import load
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.samples.augment import augment_alike, draw
-from lattok.samples.batches import SeededBatches
+from lattok.samples.batches import MixedBatches, SeededBatches
 from lattok.samples.policy import PolicyWindows
 from lattok.training import RUN
 from lattok.types import ActionTokenizer, PolicyBatch
@@ -93,10 +93,16 @@ class PolicyBatches:
 
     def __init__(self, windows: PolicyWindows, recipe: Recipe[Any]):
         self.windows, self.loop, self.data = windows, recipe.loop, recipe.data
-        self._draw = SeededBatches(len(windows), recipe.loop.batch_size, recipe.loop.seed)
+        size, seed, share = recipe.loop.batch_size, recipe.loop.seed, recipe.data.acted_share
+        self._draw: Callable[[int], torch.Tensor] = SeededBatches(len(windows), size, seed)
+        self._order = torch.arange(len(windows))
+        if share:
+            parts = [windows.acted.nonzero().flatten(), (~windows.acted).nonzero().flatten()]
+            self._draw = MixedBatches([len(part) for part in parts], [share, 1 - share], size, seed)
+            self._order = torch.cat(parts)
 
     def __call__(self, step: int, process: int, processes: int) -> PolicyBatch:
-        rows = self._draw(step)
+        rows = self._order[self._draw(step)]
         batch = self.windows.batch(rows[process::processes])
         if self.windows.labelled is not None:
             batch = batch._replace(labelled=self.windows.labelled[rows].sum() / processes)

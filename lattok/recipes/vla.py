@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok import checks, files
+from lattok.checks import LattokError
 from lattok.data import camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.data.schema import vector_key
@@ -56,6 +57,7 @@ class PolicyOptions(ImageOptions):
 
     state_key: str = "observation.state"  # column with the robot's state, which is proprio
     action_episodes: str | None = None  # episodes whose actions are known; others teach by labels (default: all)
+    acted_share: float = 0.0  # share of a batch from episodes with known actions; 0: as they come
     strategy: str = "baseline"  # how latent actions supervise
     layer: int | float | None = None  # hidden state of LA-Align: index, or fraction of the layers
     latent_weight: float | None = None  # lambda of Eq. 4; left out: the strategy's own
@@ -85,6 +87,12 @@ class PolicyOptions(ImageOptions):
 
     def __post_init__(self) -> None:
         _ = self.plan, self.augmentation  # they check their own numbers
+        if not 0 <= self.acted_share < 1:
+            checks.fail("acted_share", "a share from 0 to below 1", self.acted_share)
+        if self.acted_share and self.action_episodes is None:
+            raise LattokError(
+                "`acted_share` was given, but all actions are known. Name those episodes: action_episodes."
+            )
 
 
 @dataclass(frozen=True)

@@ -255,6 +255,22 @@ def test_shares_of_a_batch_add_up_where_not_every_sample_has_actions(dataset: Pa
         torch.testing.assert_close((parts[0][name] + parts[1][name]) / 2, expected[name])
 
 
+def test_a_share_of_each_batch_may_come_from_the_episodes_with_actions(dataset: Path, tmp_path: Path):
+    options = {"action_episodes": "0", "episodes": "0,1,2", "batch_size": 8, "steps": 1, "acted_share": 0.75}
+    given = recipe(dataset, tmp_path / "p", "la_direct", **options)
+    windows = read_windows(given, find_labels(given, open_dataset(dataset)))
+    batches = PolicyBatches(windows, given)
+    for step in (0, 1, 7):
+        whole, half = batches(step, 0, 1), batches(step, 0, 2)
+        assert int(whole.acted) == int(whole.valid.any(1).sum()) == 6
+        assert int(half.valid.any(1).sum()) == 3
+    for wrong in ({"acted_share": 1.0}, {"acted_share": -0.1}):
+        with pytest.raises(LattokError, match="`acted_share`: expected a share from 0 to below 1"):
+            recipe(dataset, tmp_path / "p", "la_direct", **{**options, **wrong})
+    with pytest.raises(LattokError, match="`acted_share` was given, but all actions are known"):
+        recipe(dataset, tmp_path / "p", "la_direct", acted_share=0.5)
+
+
 def test_later_frames_change_as_the_first_do(dataset: Path, tmp_path: Path):
     """What differs between the frames of a sample is what moved, not the colours that were drawn for it."""
     given = recipe(dataset, tmp_path / "p", batch_size=6, hue=0.1)
