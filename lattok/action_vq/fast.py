@@ -28,8 +28,7 @@ from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.arrays import Values
 from lattok.checks import LattokError
-from lattok.devices import moved
-from lattok.hub import CONFIG, Place, client
+from lattok.hub import client
 from lattok.hub.client import HubOptions
 from lattok.hub.weights import Size, Sizes
 from lattok.normalize import read_statistics
@@ -123,13 +122,6 @@ class FAST(ChunkTokenizer):
         bpe = CoefficientBPE(text, low, high)
         model.config = replace(model.config, vocab_size=bpe.vocab_size, min_token=low, max_token=high)
         return model._adopt(text).eval()
-
-    @classmethod
-    def from_place(cls, place: Place, device: str | None = None, backbone: str | None = None) -> Self:
-        """Load an artefact, or the published format where it says everything (see `from_published`)."""
-        if (place.folder / PROCESSOR).is_file() and not (place.folder / CONFIG).is_file():
-            return moved(cls.from_published(place.folder), device)
-        return super().from_place(place, device, backbone)
 
     @classmethod
     def from_published(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 from typing_extensions import TypedDict
 
@@ -51,39 +51,28 @@ class HubOptions(TypedDict, total=False):
     read HF_TOKEN, HF_HOME and HF_HUB_OFFLINE.
     """
 
-    token: str | bool | None  # of an account, or whether to use the stored one; default: if there is one
-    cache_dir: str | os.PathLike[str] | None  # default: HF_HOME
-    force_download: bool
-    local_files_only: bool  # only what is in the cache
-    proxies: dict[str, str] | None  # where the installed huggingface_hub still has them
-    subfolder: str | None  # of the repository, or of the local folder
+    # of an account, or whether to use the stored one; default: if there is one
+    token: Annotated[str | bool | None, "a token, True or False"]
+    cache_dir: Annotated[str | os.PathLike | None, "a folder"]  # default: HF_HOME
+    force_download: Annotated[bool, "True or False"]
+    local_files_only: Annotated[bool, "True or False"]  # only what is in the cache
+    proxies: Annotated[dict | None, "an object of addresses"]  # where the installed huggingface_hub still has them
+    subfolder: Annotated[str | None, "a folder of the repository"]  # of the repository, or of the local folder
 
 
 class LoadOptions(HubOptions, total=False):
     """What loading a model takes besides its name and revision."""
 
-    device: str | None  # cpu, cuda, cuda:1, mps or auto; default: where it was built, the CPU
-    backbone: str | None  # of a policy: the folder or Hub id of its base model, where that has moved
-
-
-_KINDS: Mapping[str, tuple[Any, str]] = {
-    "token": (str | bool | None, "a token, True or False"),
-    "cache_dir": (str | os.PathLike | None, "a folder"),
-    "force_download": (bool, "True or False"),
-    "local_files_only": (bool, "True or False"),
-    "proxies": (dict | None, "an object of addresses"),
-    "subfolder": (str | None, "a folder of the repository"),
-    "device": (str | None, "cpu, cuda, mps or auto"),
-    "backbone": (str | os.PathLike | None, "a folder or a Hub id"),
-}
+    device: Annotated[str | None, "cpu, cuda, mps or auto"]  # also cuda:1; default: where it was built, the CPU
+    backbone: Annotated[str | os.PathLike | None, "a folder or a Hub id"]  # of a policy's base model that has moved
 
 
 def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
     """Refuse by name, before anything is fetched, what loading does not know or cannot do."""
-    known = list(known)
+    kinds, known = get_type_hints(LoadOptions, include_extras=True), list(known)
     for name, value in given.items():
         if name in known:
-            kind, expected = _KINDS[name]
+            kind, expected = get_args(kinds[name])
             if not isinstance(value, kind):
                 checks.fail(name, expected, repr(value)[:60])
         elif name in REFUSED:

@@ -220,26 +220,17 @@ class HubModel(nn.Module):
         `options`: the keywords of huggingface_hub (`token`, `cache_dir`, `force_download`, `local_files_only`,
         `subfolder`), `device`, and of a policy `backbone`, where its base model has moved.
         """
-        if options.get("backbone") is not None:
-            cls.check_backbone()
         place = resolve(name_or_path, revision, options=options)
         return cls.from_place(place, options.get("device"), options.get("backbone"))
 
     @classmethod
-    def check_backbone(cls) -> None:
-        """Refuse a backbone: only policies have one."""
-        checks.fail("backbone", f"to be left out: {cls.__name__} has none", "one")
-
-    @classmethod
-    def from_place(cls, place: Place, device: str | None = None, backbone: str | None = None) -> Self:
+    def from_place(cls, place: Place, device: str | None = None, backbone: Any = None) -> Self:
         """Load from where `resolve` found it."""
         folder = place.folder
         raw = read_config(folder)
         if raw["type"] != cls.type:
             hint = "lattok.load picks the class by itself."
             checks.fail("model", f"type {cls.type!r}", f"{raw['type']!r} in {folder}", hint)
-        if backbone is not None:
-            cls.check_backbone()
         config = parse_config(cls.config_class, raw, folder / CONFIG)
         where = str(folder / WEIGHTS)
         if not (folder / WEIGHTS).is_file():
@@ -256,8 +247,10 @@ class HubModel(nn.Module):
         return devices.moved(model.eval(), device)
 
     @classmethod
-    def opened(cls, config: Any, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
+    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
         """Return the configuration, and what building takes besides it and the artefact in `folder` does not hold."""
+        if backbone is not None:
+            checks.fail("backbone", f"to be left out: {cls.__name__} has none", "one")
         return config, {}
 
     @classmethod

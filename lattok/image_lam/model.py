@@ -74,8 +74,9 @@ class ImageLAM(HubModel, VideoLabeller):
             self.env.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
 
     @classmethod
-    def opened(cls, config: ImageLAMConfig, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
+    def opened(cls, config: ImageLAMConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
         """Build the frozen features, which no artefact holds."""
+        super().opened(config, folder, backbone)
         return config, {"features": _features(config)}
 
     @property

@@ -98,11 +98,7 @@ class LatentVLA(HubModel):
         self.queues = ActionQueues(config.horizon, config.n_action_steps)
 
     @classmethod
-    def check_backbone(cls) -> None:
-        """Allow one: it is the policy's base model."""
-
-    @classmethod
-    def opened(cls, config: VLAConfig, folder: Path, backbone: str | None = None) -> tuple[Any, dict[str, Any]]:
+    def opened(cls, config: VLAConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
         """Open the base model by name and revision; `backbone`: it has moved. A scratch one is the artefact's own."""
         if config.backbone == SCRATCH:
             if backbone is not None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from lattok import checks, files
 from lattok.hub import OWN, WEIGHTS
-from lattok.keymap import KeyMap, read_checkpoint, translate
+from lattok.keymap import KeyMap, axis_of, numbered, read_checkpoint, translate
 from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
 
 BASE_MODEL = "Qwen/Qwen3-VL-2B-Instruct"
@@ -148,20 +149,16 @@ def key_map(config: ReleasedVLAConfig) -> KeyMap:
 
 def sizes(foreign: Tensors) -> dict[str, Any]:
     """Return the fields that names and shapes tell; published ones where a tensor is missing, which is said later."""
-
-    def size(key: str, axis: int, published: int) -> int:
-        shape = foreign[key].shape if key in foreign else ()
-        return (shape[axis] if axis < len(shape) else 0) or published
+    size = partial(axis_of, foreign)
 
     def has(prefix: str) -> bool:
         return any(name.startswith(prefix) for name in foreign)
 
-    numbers = {name.removeprefix(BLOCKS).split(".")[0] for name in foreign if name.startswith(BLOCKS)}
     return {
         "variant": "pro" if any(re.search(r"\.[kv]_(self|adapter|task)\.", name) for name in foreign) else "base",
         "action_dim": size(f"{HEAD}fc2.weight", 0, 7),
         "dim": size(f"{HEAD}fc2.weight", 1, 2048),
-        "blocks": len(numbers) or 11,
+        "blocks": numbered(foreign, rf"{re.escape(BLOCKS)}(\d+)\.") or 11,
         "proprio_dim": size(f"{PROPRIO}fc1.weight", 1, 8) if has(PROPRIO) else 0,
         "pooling": has(POOLING),
         "latent_dim": size(f"{ALIGN}fc2.weight", 0, 128) if has(ALIGN) else 0,
