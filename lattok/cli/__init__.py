@@ -65,6 +65,7 @@ VERBS: Mapping[str, Verb | Group] = {
     "annotate": Verb(labels.annotate, "lattok.annotation"),
     "verify": Verb(labels.verify, "lattok.annotation"),
     "export": Verb(labels.export, "lattok.data"),
+    "collect": Verb(simulate.collect, "lattok.sim"),
     "convert": Group("Convert a published checkpoint.", lambda: list(CONVERT), lambda name, _: CONVERT.get(name)),
     "push": Verb(convert.push),
 }

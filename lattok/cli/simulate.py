@@ -1,4 +1,4 @@
-"""`lattok rollout`: policies in simulators."""
+"""`lattok collect` and `lattok rollout`: demonstrations out of simulators, policies in them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,65 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from lattok import checks
-from lattok.cli.flags import MaybeFolder, Model, Names, Number, Text
+from lattok.cli.flags import Folder, MaybeFolder, Model, Names, Number, Text
 from lattok.progress import bar
 
 Tasks = Annotated[tuple[str, ...], arg(metavar="TASK ...")]
+KNOWN = "All tasks of a world (metaworld, metaworld-pairs) or some of it (metaworld/reach)."
 Real = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
+
+
+def collect(
+    tasks: Annotated[Positional[tuple[str, ...]], arg(metavar="TASK ...", help=KNOWN, help_behavior_hint="")],
+    out: Folder,
+    episodes: int = 20,
+    noise: float = 0.3,
+    seed: int = 0,
+    size: int = 128,
+    repeat: Number = None,
+    variation: Names = (),
+    codec: str = "libsvtav1",
+    workers: Number = None,
+) -> None:
+    """Record demonstrations of scripted experts in a simulator as a LeRobot v3 dataset.
+
+    Example: lattok collect metaworld-pairs --episodes 20 --out demonstrations
+
+    Args:
+        out: New folder for the dataset. Run again to continue after an interruption.
+        episodes: Successful demonstrations of each task.
+        noise: Largest standard deviation of the smooth noise on the expert's actions, whose range is 2; 0 for none.
+        seed: Seed of the first attempt; the next ones follow.
+        size: Pixels of the sides of an image.
+        repeat: Steps of the simulator that an action is held (default: as the world has it).
+        variation: What of the scene changes with each episode: background, light, camera, distractors=N.
+        codec: libsvtav1 or h264.
+        workers: Processes (default: one for each core); the dataset is the same with any number.
+    """
+    import lattok.sim as sim
+
+    changes = _variation(sim, variation)
+    with bar("collect") as progress:
+        done = sim.collect(
+            tasks,
+            out,
+            episodes=episodes,
+            noise=noise,
+            seed=seed,
+            size=size,
+            repeat=repeat,
+            variation=changes,
+            codec=codec,
+            workers=workers,
+            progress=progress,
+        )
+    width = max(map(len, done.attempts))
+    for task, (won, tried) in done.attempts.items():
+        print(f"{task:<{width}}  expert succeeded in {won} of {tried}")
+    print(f"Collected {sum(won for won, _ in done.attempts.values())} episodes, {done.frames} frames: {done.path}")
 
 
 def rollout(

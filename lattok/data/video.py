@@ -215,7 +215,7 @@ class VideoWriter:
         if threads is not None:
             options |= {"svtav1-params": f"lp={threads}"} if codec == "libsvtav1" else {"threads": str(threads)}
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(path), "w")
+        self._container = av.open(str(path), "w", format="mp4")
         rate = Fraction(fps).limit_denominator(1001)
         self._stream = cast(VideoStream, self._container.add_stream(codec, rate, options=options))
         self._stream.pix_fmt, self._stream.height, self._stream.width = "yuv420p", *size

@@ -1,8 +1,17 @@
 """Closed loop: tasks in simulators, demonstrations of their scripted experts, rollouts of policies."""
 
-from lattok.sim.env import SimEnv, find_tasks, make
-from lattok.sim.rendering import Variation
-from lattok.sim.rollout import rollout
-from lattok.sim.scores import Rollouts
+from lattok.checks import LattokError
 
-__all__ = ["Rollouts", "SimEnv", "Variation", "find_tasks", "make", "rollout"]
+try:
+    from lattok.sim.collect import Collected, collect
+    from lattok.sim.env import SimEnv, find_tasks, make
+    from lattok.sim.rendering import Variation
+    from lattok.sim.rollout import rollout
+    from lattok.sim.scores import Rollouts
+except ModuleNotFoundError as error:
+    if error.name not in ("gymnasium", "mujoco"):
+        raise
+    what = f"simulations need {error.name}, which is not installed"
+    raise LattokError(f"{what}. Run: pip install 'lattok[sim]'") from None
+
+__all__ = ["Collected", "Rollouts", "SimEnv", "Variation", "collect", "find_tasks", "make", "rollout"]

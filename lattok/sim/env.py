@@ -20,6 +20,7 @@ import gymnasium
 import numpy as np
 
 from lattok import checks
+from lattok.checks import LattokError
 from lattok.data.schema import Feature
 from lattok.registry import Registry
 from lattok.sim.rendering import OFF, SceneCameras, Variation
@@ -195,13 +196,22 @@ class SimEnv(gymnasium.Env[dict[str, Any], np.ndarray], ABC):
         self.cameras.close()
 
 
+def world_called(name: str) -> type[SimEnv]:
+    """Return the world of that name."""
+    checks.one_of("tasks", name, WORLDS)
+    try:
+        return WORLDS[name]
+    except ModuleNotFoundError as error:
+        what = f"{name} needs {error.name}, which is not installed. Run: pip install 'lattok[sim]'"
+        raise LattokError(what) from None
+
+
 def find_tasks(names: str | Sequence[str]) -> list[str]:
     """Names of tasks: "metaworld-pairs" is all of that world, "metaworld/reach" one task. Unknown ones are errors."""
     found: list[str] = []
     for name in [names] if isinstance(names, str) else names:
         world, _, task = name.partition("/")
-        checks.one_of("tasks", world, WORLDS)
-        known = WORLDS[world].tasks()
+        known = world_called(world).tasks()
         if task:
             checks.one_of("tasks", name, [f"{world}/{other}" for other in known])
         found += [name] if task else [f"{world}/{other}" for other in known]
@@ -216,4 +226,4 @@ def make(name: str, *, size: int = 128, repeat: int | None = None, variation: Va
     if find_tasks(name) != [name]:
         checks.fail("name", "one task, such as metaworld/reach", repr(name))
     world, _, task = name.partition("/")
-    return WORLDS[world](task, size=size, repeat=repeat, variation=variation)
+    return world_called(world)(task, size=size, repeat=repeat, variation=variation)

@@ -22,7 +22,17 @@ from lattok.files import first_line
 if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
     os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo looks for a window otherwise; it reads this when imported
 
-import mujoco as _mujoco
+WITHOUT = ""  # why there are no images
+try:
+    import mujoco as _mujoco
+except ModuleNotFoundError:
+    raise
+except (ImportError, AttributeError):  # PyOpenGL has found no library, which physics does not need
+    asked = os.environ.get("MUJOCO_GL", "")
+    WITHOUT, os.environ["MUJOCO_GL"] = f"no library for MUJOCO_GL={asked}", "disable"
+    import mujoco as _mujoco
+
+    os.environ["MUJOCO_GL"] = asked
 
 mujoco: Any = _mujoco  # a compiled module, of whose names no checker knows
 
@@ -144,7 +154,7 @@ class SceneCameras:
     def _open(self) -> Any:
         """Return the renderer, made when the first image is asked for: physics alone needs none."""
         if self._renderer is None:
-            self._renderer, why = _renderer(self._model, self.size)
+            self._renderer, why = (None, WITHOUT) if WITHOUT else _renderer(self._model, self.size)
             if why:
                 hint = "On Linux without a display: apt-get install libegl1 libgl1-mesa-dri, and MUJOCO_GL=egl."
                 raise LattokError(f"images of simulations need OpenGL, which does not start here ({why}). {hint}")

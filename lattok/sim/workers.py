@@ -30,7 +30,7 @@ from lattok.checks import LattokError
 from lattok.files import first_line
 from lattok.sim.env import SimEnv, make
 
-KEPT = 64  # environments that a worker keeps open, 10 MB each; a new one costs half a second with its renderer
+KEPT = 8  # environments that a worker keeps open, of 80 MB each; a new one costs half a second with its renderer
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")  # the last: Mesa's
 START = "from lattok.sim.workers import serve; serve()"
 
@@ -42,7 +42,7 @@ class SimJob(NamedTuple):
     task: str  # "metaworld/reach"
     seed: int
     arguments: tuple[Any, ...] = ()
-    slot: int | None = None  # jobs of one slot meet the same environment, others any of their task
+    slot: int | None = None  # jobs of one slot go to one worker; while their task is the same, to one environment
 
 
 class Workers:
@@ -179,9 +179,8 @@ def serve() -> None:
             answer = (job.function(env, job.seed, *job.arguments), "", "")
             sent = pickle.dumps(answer)
         except Exception as error:
-            why = (
-                first_line(error) if isinstance(error, LattokError) else f"{type(error).__name__}: {first_line(error)}"
-            )
+            kind = "" if isinstance(error, LattokError) else f"{type(error).__name__}: "
+            why = kind + first_line(error)
             sent = pickle.dumps((None, why, traceback.format_exc()))
         pickle.dump(sent, answers)
         answers.flush()
@@ -197,10 +196,13 @@ def _hear(pipe: IO[bytes], jobs: SimpleQueue[bytes]) -> None:
 
 
 def _environment(environments: dict[tuple[str, int | None], SimEnv], job: SimJob, options: dict[str, Any]) -> SimEnv:
-    """Return the environment of a job, the last one used at the end."""
+    """Return the environment of a job. Many are too many: the oldest go, but for the last one of every slot."""
     key = (job.task, job.slot)
     env = environments.pop(key, None) or make(job.task, **options)
     environments[key] = env
-    if len(environments) > KEPT:
-        environments.pop(next(iter(environments))).close()
+    slots = [slot for _, slot in environments]
+    spare = [old for number, old in enumerate(environments) if old[1] is None or old[1] in slots[number + 1 :]]
+    for old in spare[: max(0, len(environments) - KEPT)]:
+        if old != key:
+            environments.pop(old).close()
     return env

@@ -29,19 +29,6 @@ def played(env: SimEnv, seed: int) -> list[np.ndarray]:
     return states
 
 
-@pytest.fixture(scope="module")
-def images() -> None:
-    """Skip where there is no OpenGL."""
-    env = make(PAIRS[0], size=32)
-    try:
-        env.start(0)
-        env.render()
-    except LattokError as error:
-        pytest.skip(str(error))
-    finally:
-        env.close()
-
-
 @pytest.fixture
 def drawer(images: None) -> Iterator[SimEnv]:
     env = make("metaworld-pairs/drawer-open", size=32)

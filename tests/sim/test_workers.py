@@ -19,6 +19,7 @@ if find_spec("metaworld") is None:
 from lattok.checks import LattokError
 from lattok.sim.workers import SimJob, Workers
 from tests.sim import worker_jobs as jobs
+from tests.sim.conftest import marked
 
 DRAWER, FAUCET = "metaworld-pairs/drawer-open", "metaworld-pairs/faucet-open"
 
@@ -111,21 +112,10 @@ def test_no_worker_outlives_its_parent(number: signal.Signals) -> None:
     with parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"ready\n"
-        assert len(_marked(mark)) == 2
+        assert len(marked(mark)) == 2
         parent.send_signal(number)
         parent.wait(timeout=20)
     deadline = time.monotonic() + 10
-    while _marked(mark) and time.monotonic() < deadline:
+    while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not _marked(mark)
-
-
-def _marked(mark: str) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdecimal() and mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
+    assert not marked(mark)

@@ -1,0 +1,335 @@
+"""Demonstrations of scripted experts as a LeRobot v3 dataset: `collect("metaworld-pairs", "demonstrations")`.
+
+An episode is what its task, its seed and the settings make of it, whoever records it and when: with any number of
+workers, and after any number of interruptions, the same dataset comes out. Until then finished episodes lie next to it:
+
+.<out>.collecting/lock                        held by the process at work
+.<out>.collecting/<settings>/<task>/SEED.npz  numbers of a successful episode, written after its videos SEED.*.mp4
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.image_writer import Clip, encode_clip
+from lattok.data.schema import Feature, Progress
+from lattok.data.video import CODECS
+from lattok.data.writer import LeRobotWriter
+from lattok.files import claimed, first_line, read_json, whole_file
+from lattok.signals import restated
+from lattok.sim.env import IMAGES, OBJECTS, STATE, SimEnv, find_tasks
+from lattok.sim.rendering import OFF, Variation
+from lattok.sim.workers import SimJob, Workers
+from lattok.version import __version__
+
+RECORD = "simulation.json"  # in meta/
+PACKAGES = ("mujoco", "gymnasium", "metaworld", "ogbench", "numpy", "av")  # on which episodes depend
+TAIL = 4  # decisions after the first success
+KEPT = 0.8  # of the noise from one decision to the next
+GRIPPER = 0.3  # of the noise for the gripper, which has two sensible states
+PATIENCE = 20  # failures after which one success in as many attempts is too few
+EXPERT, NEXT = "expert_action", "next."
+
+
+class Collected(NamedTuple):
+    """A finished collection."""
+
+    path: Path
+    frames: int
+    attempts: dict[str, tuple[int, int]]  # by task: successful ones, all
+
+
+class Scene(NamedTuple):
+    """What the episodes of a task have in common."""
+
+    instruction: str
+    repeat: int
+    fps: float
+    robot: str
+    features: dict[str, Feature]
+
+
+class Demonstration(NamedTuple):
+    """An episode of an expert."""
+
+    noise: float  # standard deviation
+    columns: dict[str, np.ndarray]  # [T, ...] by feature, all but images
+
+
+def collect(
+    tasks: str | Sequence[str],
+    out: str | os.PathLike[str],
+    *,
+    episodes: int = 20,
+    noise: float = 0.3,
+    seed: int = 0,
+    size: int = 128,
+    repeat: int | None = None,
+    variation: Variation = OFF,
+    codec: str = "libsvtav1",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Collected:
+    """Record `episodes` successful demonstrations of each task (see `find_tasks`) into the new dataset `out`.
+
+    Actions are those of the expert with smooth noise, of a strength that is uniform in [.3, 1] of `noise` from one
+    episode to the next. Seeds count from `seed`; those whose episode fails are passed over. `size`, `repeat` and
+    `variation` as in `make`. `workers` processes, by default one for each core, do not change the outcome. After an
+    interruption the same call continues. `progress(episodes done, episodes in all)` is called after each.
+
+    Columns: those of `SimEnv.features`, `action` (executed), `expert_action` (what the expert would have done without
+    noise), `next.reward` (1 with success), `next.success`, `next.done`. meta/simulation.json says what makes each
+    episode again, and how often experts succeeded.
+    """
+    checks.counts(episodes=episodes, size=size, **({} if workers is None else {"workers": workers}))
+    checks.whole(seed=seed)
+    checks.at_least_zero(noise=noise)
+    checks.one_of("codec", codec, CODECS)
+    if size % 2:
+        checks.fail("size", "an even number, as videos need", size)
+    names = find_tasks(tasks)
+    if not names:
+        checks.fail("tasks", "names of worlds or tasks, such as metaworld-pairs or metaworld/reach", "none")
+    settings = {"noise": noise, "size": size, "repeat": repeat, "variation": asdict(variation), "codec": codec}
+    request = {"tasks": names, "episodes": episodes, "seed": seed, **settings}
+    run = _Run(Path(os.path.abspath(out)), request, settings)
+    with run.alone() as finished:
+        if not finished:
+            if os.path.lexists(run.out):
+                checks.fail("out", "a folder that does not exist yet", str(out), "Remove it or choose another.")
+            count = None if workers is None else min(workers, len(names) * episodes)
+            with Workers(count, size=size, repeat=repeat, variation=variation) as pool:
+                scenes = dict(zip(names, pool.map([SimJob(describe, name, seed) for name in names]), strict=True))
+                _check_alike(scenes)
+                seeds, tried = run.demonstrate(pool, progress)
+            run.assemble(scenes, seeds, tried)
+        return run.result()
+
+
+class _Run:
+    """One call of `collect`, with the folder in which its episodes wait."""
+
+    def __init__(self, out: Path, request: dict[str, Any], settings: dict[str, Any]):
+        self.out, self.request, self.versions = out, request, _versions()
+        self.folder = out.with_name(f".{out.name}.collecting")
+        same = hashlib.sha256(json.dumps([settings, self.versions], sort_keys=True).encode()).hexdigest()
+        self.episodes = self.folder / same[:16]
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Hold the folder for this process; whether an earlier call was killed when all was done. Removed at the end.
+
+        What ends the process early leaves finished episodes there, for the next call.
+        """
+        began = self.folder.exists()
+        file = claimed(self.folder)
+        if file is None:
+            raise LattokError(f"`out`: another process collects into {self.out}. Wait until it has finished.")
+        done = False
+        with file:
+            try:
+                yield began and self._published()
+                done = True
+            except KeyboardInterrupt as stop:
+                wait = f"finished episodes wait in {self.folder}. " if self._any() else ""
+                raise restated(stop, f"collection interrupted; {wait}Run the same command to continue.") from None
+            except (OSError, pa.ArrowException) as error:
+                why = f"cannot write {self.out}: {getattr(error, 'strerror', None) or first_line(error)}"
+                raise LattokError(f"{why}. Free space and run the same command, or choose another `out`.") from None
+            finally:
+                if done or not self._any():
+                    self._remove()
+
+    def demonstrate(self, pool: Workers, progress: Progress | None) -> tuple[dict[str, list[int]], dict[str, int]]:
+        """Let workers record what is missing. Returns seeds with success by task, and how many were tried.
+
+        A seed is tried when it is needed even if all that are under way succeed: the same ones in any order.
+        """
+        names, wanted, first = (self.request[key] for key in ("tasks", "episodes", "seed"))
+        won: dict[str, list[int]] = {name: [] for name in names}
+        tried, under_way = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+        options = (self.request["noise"], self.request["codec"], self.episodes)
+
+        def go_on(name: str) -> None:
+            while len(won[name]) + under_way[name] < wanted:
+                seed = first + tried[name]
+                tried[name] += 1
+                if self._path(name, seed).exists():
+                    won[name].append(seed)
+                else:
+                    under_way[name] += 1
+                    pool.submit(SimJob(record, name, seed, options))
+
+        for name in names:
+            go_on(name)
+        for job, success in pool.results():
+            under_way[job.task] -= 1
+            won[job.task] += [job.seed] * success
+            failed = tried[job.task] - under_way[job.task] - len(won[job.task])
+            if failed >= PATIENCE and len(won[job.task]) * PATIENCE < failed:
+                got = f"{len(won[job.task])} of {failed + len(won[job.task])} attempts at {job.task}"
+                checks.fail("tasks", "those at which experts succeed", got, "Lower `noise` or leave it out.")
+            go_on(job.task)
+            if progress is not None:
+                progress(sum(map(len, won.values())), wanted * len(names))
+        return {name: sorted(seeds) for name, seeds in won.items()}, tried
+
+    def assemble(self, scenes: Mapping[str, Scene], seeds: Mapping[str, list[int]], tried: Mapping[str, int]) -> None:
+        """Put the dataset together, task by task, and publish it."""
+        scene = next(iter(scenes.values()))
+        listed: list[dict[str, Any]] = []
+        about: dict[str, dict[str, Any]] = {}
+        with LeRobotWriter.create(self.out, scene.fps, scene.features, scene.robot, self.request["codec"]) as writer:
+            for name, own in scenes.items():
+                about[name] = {
+                    "instruction": own.instruction,
+                    "repeat": own.repeat,
+                    "episodes": f"{len(listed)}:{len(listed) + len(seeds[name])}",  # as `--episodes` has it
+                    "attempts": tried[name],
+                    "success_rate": len(seeds[name]) / tried[name],
+                }
+                for seed in seeds[name]:
+                    episode, clips = self._load(name, seed)
+                    writer.add_episode(episode.columns, clips, own.instruction)
+                    listed.append({"task": name, "seed": seed, "noise": episode.noise})
+            known = {"request": self.request, "versions": self.versions}
+            writer.write_meta(RECORD, {**known, "tasks": about, "episodes": listed})
+
+    def result(self) -> Collected:
+        """Return what is published."""
+        tasks = read_json(self.out / "meta" / RECORD)["tasks"]
+        frames = read_json(self.out / "meta" / "info.json")["total_frames"]
+        attempts = {name: (self.request["episodes"], task["attempts"]) for name, task in tasks.items()}
+        return Collected(self.out, frames, attempts)
+
+    def _load(self, name: str, seed: int) -> tuple[Demonstration, dict[str, Clip]]:
+        path = self._path(name, seed)
+        columns: dict[str, np.ndarray] = {}
+        stats: dict[str, dict[str, np.ndarray]] = {}
+        with np.load(path, allow_pickle=False) as stored:
+            for key in stored:
+                camera, _, what = key.partition("/")
+                (stats.setdefault(camera, {}) if what else columns)[what or key] = stored[key]
+        noise = float(columns.pop("noise"))
+        length = len(columns["action"])
+        return Demonstration(noise, columns), {
+            camera: Clip(_video(path, camera), length, found) for camera, found in stats.items()
+        }
+
+    def _path(self, name: str, seed: int) -> Path:
+        return self.episodes / name / f"{seed}.npz"
+
+    def _any(self) -> bool:
+        return any(self.folder.rglob("*.npz"))
+
+    def _published(self) -> bool:
+        """Whether what lies at `out` is what this call would put there."""
+        path = self.out / "meta" / RECORD
+        known = read_json(path) if path.exists() else {}
+        return (known.get("request"), known.get("versions")) == (self.request, self.versions)
+
+    def _remove(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name != "lock":
+                shutil.rmtree(path)
+        with suppress(FileNotFoundError):
+            (self.folder / "lock").unlink()
+            self.folder.rmdir()
+
+
+def describe(env: SimEnv, seed: int) -> Scene:
+    """Return what the dataset must know of a task."""
+    env.start(seed)
+    action = Feature("float32", (len(env.action_names),), env.action_names)
+    features = {**env.features, "action": action, EXPERT: action, f"{NEXT}reward": Feature("float32", (1,), None)}
+    features |= {f"{NEXT}{what}": Feature("bool", (1,), None) for what in ("success", "done")}
+    return Scene(env.instruction, env.repeat, env.fps, env.robot, features)
+
+
+def record(env: SimEnv, seed: int, noise: float, codec: str, folder: Path) -> bool:
+    """Store an episode in `folder`, videos first; whether it was a success, which only the stored ones are."""
+    episode = demonstrate(env, seed, noise)
+    if not episode.columns[f"{NEXT}success"][-1]:
+        return False
+    path, kept = folder / env.name / f"{seed}.npz", dict(episode.columns)
+    for key, frames in film(env, seed, episode.columns).items():
+        with whole_file(_video(path, key)) as temporary:
+            clip = encode_clip(temporary, frames, env.fps, codec)
+        kept |= {f"{key}/{name}": values for name, values in clip.stats.items()}
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, noise=episode.noise, **kept)  # type: ignore[arg-type]
+    return True
+
+
+def demonstrate(env: SimEnv, seed: int, noise: float) -> Demonstration:
+    """Let the expert act in episode `seed`, without images; it ends `TAIL` decisions after a success."""
+    rng = np.random.default_rng([seed, 2, zlib.crc32(env.name.encode())])  # the world has streams 0 and 1
+    strength = noise * rng.uniform(0.3, 1.0)
+    scale = strength * np.where(["gripper" in name for name in env.action_names], GRIPPER, 1.0)
+    drift = rng.standard_normal(len(scale))
+    env.start(seed)
+    rows: list[dict[str, Any]] = []
+    left = env.max_steps
+    while left:
+        expert, decided = env.expert(), env.outcome.decided
+        action = np.clip(expert + scale * drift, env.action_space.low, env.action_space.high).astype(np.float32)
+        drift = KEPT * drift + np.sqrt(1 - KEPT**2) * rng.standard_normal(len(scale))  # of unit variance all along
+        row = {STATE: env.state(), OBJECTS: env.objects(), "action": action, EXPERT: expert}
+        success = env.act(action).success
+        left = TAIL * success if env.outcome.decided and not decided else left - 1
+        rows.append(row | {f"{NEXT}reward": np.float32(success), f"{NEXT}success": success, f"{NEXT}done": not left})
+    return Demonstration(strength, {key: np.array([row[key] for row in rows]) for key in rows[0]})
+
+
+def film(env: SimEnv, seed: int, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Play an episode again and return its images by camera, uint8 [T, H, W, 3].
+
+    Physics costs a tenth of rendering: to look only at what will be kept is cheaper than to look once.
+    """
+    env.start(seed)
+    seen: list[dict[str, Any]] = []
+    for t, action in enumerate(columns["action"]):
+        now = env.observe()
+        if not all(np.array_equal(now[key], columns[key][t]) for key in (STATE, OBJECTS)):
+            raise LattokError(f"{env.name} took another course at decision {t} when the same actions were repeated.")
+        seen.append(now)
+        env.act(action)
+    return {key: np.stack([now[key] for now in seen]) for key in seen[0] if key.startswith(IMAGES)}
+
+
+def _video(path: Path, camera: str) -> Path:
+    return path.with_name(f"{path.stem}.{camera.removeprefix(IMAGES)}.mp4")
+
+
+def _check_alike(scenes: Mapping[str, Scene]) -> None:
+    """A dataset has one rate, one robot and one set of features."""
+    (name, scene), *others = scenes.items()
+    for other, its in others:
+        for what in ("fps", "robot", "features"):
+            one, two = getattr(scene, what), getattr(its, what)
+            if one != two:
+                shown = "other features" if what == "features" else f"{what} {two}, not {one}"
+                checks.fail("tasks", f"tasks that fit into one dataset with {name}", f"{other} ({shown})", "Make two.")
+
+
+def _versions() -> dict[str, str]:
+    found = {"lattok": __version__}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
