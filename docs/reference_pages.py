@@ -18,6 +18,7 @@ PUBLIC = (
     "training",
     "evaluation",
     "annotation",
+    "sim",
     "loading",
     "serving",
     "hub",

@@ -114,6 +114,27 @@ def test_full_disks_and_offline_hubs(monkeypatch, tmp_path):
     assert "The Hub is offline" in text
 
 
+def test_simulators_that_are_missing_or_do_not_render(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "version", {}.get)
+        assert list(environment.simulation()) == [("simulators", "not there (extra sim)")]
+        patch.setattr(environment, "version", {"mujoco": "3.3.0", "metaworld": "3.1.1"}.get)
+        fact, finding = environment.simulation()
+        assert fact == ("simulators", "mujoco 3.3.0, metaworld 3.1.1")
+        assert finding == ("note", "gymnasium, ogbench of the extra sim is not installed.", SIM)
+    pytest.importorskip("metaworld")
+    from lattok.sim import rendering
+
+    monkeypatch.setattr(rendering, "WITHOUT", "no library for MUJOCO_GL=egl")
+    _, finding = environment.simulation()
+    assert finding.severity == "warning"
+    assert "OpenGL, which does not start here (no library for MUJOCO_GL=egl)." in finding.what
+    assert "apt-get install libegl1" in finding.advice
+
+
+SIM = "For closed-loop work: pip install 'lattok[sim]'"
+
+
 def test_a_missing_encoder_and_a_decoder_that_lies(monkeypatch):
     monkeypatch.setitem(environment.CODECS, "h264", (("no such encoder",), "mp4"))
     monkeypatch.setattr(environment, "_encode", lambda encoder, container: b"no video")

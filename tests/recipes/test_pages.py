@@ -22,7 +22,13 @@ SHORT = {
     "image-lam": [*FEW, "--preset", "tiny+robust", "--features", "pixels", "--continuous-steps", "1"],
     "vla": [*FEW, "--backbone", "scratch", "--width", "16", "--depth", "2", "--head-dim", "16"],
 }
-ELSEWHERE = ("org/lam", "lattok convert", "lattok push", "--study")  # the Hub, files of others, tested elsewhere
+ELSEWHERE = (
+    "org/lam",
+    "lattok convert",
+    "lattok push",
+    "lattok collect",
+    "--study",
+)  # the Hub, files of others, tested elsewhere
 
 
 @pytest.fixture(scope="module")

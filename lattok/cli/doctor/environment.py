@@ -1,4 +1,4 @@
-"""Packages, devices, decoders, disks and the Hub's variables."""
+"""Packages, devices, decoders, simulators, disks and the Hub's variables."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,15 +15,18 @@ from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 
+from lattok.checks import LattokError
 from lattok.files import first_line
 from lattok.findings import Finding, Found, Severity
 from lattok.version import __version__
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
+SIMULATORS = ("mujoco", "gymnasium", "metaworld", "ogbench")
 OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "onnxruntime", "torchcodec", "vla-eval")
 LOW_DISK_GB = 5
 LOW_MEMORY_GB = 4
 FRAMES, SIDE = 4, 64
+IMAGES = 10
 CODECS = {  # decoder: encoders that can make a clip for it, container
     "h264": (("libx264", "libopenh264", "h264"), "mp4"),
     "av1": (("libsvtav1", "libaom-av1"), "mp4"),
@@ -186,6 +190,36 @@ def media() -> Found:
     yield "encoders", ", ".join(encoders) or "none"
 
 
+def simulation() -> Found:
+    """Simulators, and how long an image of one takes."""
+    there = {name: found for name in SIMULATORS if (found := version(name))}
+    missing = [name for name in SIMULATORS if name not in there]
+    yield "simulators", ", ".join(f"{name} {found}" for name, found in there.items()) or "not there (extra sim)"
+    if missing:
+        if there:
+            what = f"{', '.join(missing)} of the extra sim is not installed."
+            yield Finding("note", what, "For closed-loop work: pip install 'lattok[sim]'")
+        return
+    try:
+        with _quiet():
+            from lattok.sim import make
+
+            env = make("metaworld-pairs/drawer-open")
+            try:
+                env.start(0)
+                env.render()  # the first one opens the renderer
+                began = time.perf_counter()
+                for _ in range(IMAGES):
+                    env.render()
+                took = (time.perf_counter() - began) / IMAGES
+            finally:
+                env.close()
+        yield "rendering", f"{1000 * took:.1f} ms for an image of 128 x 128 (Meta-World)"
+    except LattokError as error:
+        what, _, advice = str(error).partition(". ")
+        yield Finding("warning", f"{what[0].upper()}{what[1:]}.", advice or BROKEN)
+
+
 def _encode(encoder: str, container: str) -> bytes:
     """Return a clip of frames that get brighter."""
     import av
@@ -239,4 +273,4 @@ def hub_variables() -> Found:
         yield Finding("note", "The Hub is offline: ids work only where they are in the cache.", advice)
 
 
-PROBES = (versions, imports, processors, accelerators, media, disks, hub_variables)
+PROBES = (versions, imports, processors, accelerators, media, simulation, disks, hub_variables)
