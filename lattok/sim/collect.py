@@ -107,7 +107,7 @@ def collect(
         checks.fail("tasks", "names of worlds or tasks, such as metaworld-pairs or metaworld/reach", "none")
     settings = {"noise": noise, "size": size, "repeat": repeat, "variation": asdict(variation), "codec": codec}
     request = {"tasks": names, "episodes": episodes, "seed": seed, **settings}
-    run = _Run(Path(os.path.abspath(out)), request, settings)
+    run = _Collection(Path(os.path.abspath(out)), request, settings)
     with run.alone() as finished:
         if not finished:
             if os.path.lexists(run.out):
@@ -121,7 +121,7 @@ def collect(
         return run.result()
 
 
-class _Run:
+class _Collection:
     """One call of `collect`, with the folder in which its episodes wait."""
 
     def __init__(self, out: Path, request: dict[str, Any], settings: dict[str, Any]):

@@ -26,7 +26,7 @@ from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.files import MARK
 from lattok.sim import Collected, Variation, collect, make
-from lattok.sim.collect import TAIL, _Run, demonstrate, record
+from lattok.sim.collect import TAIL, _Collection, demonstrate, record
 from lattok.sim.workers import SimJob, Workers
 from tests.sim.conftest import marked
 
@@ -182,7 +182,7 @@ def test_the_first_successful_seeds_are_taken_in_whatever_order_attempts_end(tmp
     request = {"tasks": names, "episodes": 12, "seed": 100, "noise": 0.0, "codec": "h264"}
     pool: Any = Rehearsal(0.4, order)
     progress: list[tuple[int, int]] = []
-    seeds, tried = _Run(tmp_path / "d", request, {}).demonstrate(pool, lambda *done: progress.append(done))
+    seeds, tried = _Collection(tmp_path / "d", request, {}).demonstrate(pool, lambda *done: progress.append(done))
     for name in names:
         expected = [seed for seed in range(100, 300) if pool.wins(name, seed)][:12]
         assert seeds[name] == expected
@@ -198,7 +198,7 @@ def test_a_task_that_experts_cannot_do_is_given_up(tmp_path: Path) -> None:
         "`tasks`: expected those at which experts succeed, got 0 of 20 attempts at one. Lower `noise` or leave it out."
     )
     with pytest.raises(LattokError, match=text):
-        _Run(tmp_path / "d", request, {}).demonstrate(pool, None)
+        _Collection(tmp_path / "d", request, {}).demonstrate(pool, None)
 
 
 class Still:
