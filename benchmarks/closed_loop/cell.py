@@ -1,0 +1,100 @@
+"""One cell of the study: train a policy, let it act, write what happened.
+
+python -m benchmarks.closed_loop.cell action-free.la_align.0 --folder study --results DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lattok
+from benchmarks.closed_loop.labels import label_model, labelled_dataset
+from benchmarks.closed_loop.plan import (
+    ACTED_SHARE,
+    EXECUTE,
+    FEW_STARTS,
+    LABELS,
+    POLICY,
+    REGIMES,
+    ROWS,
+    STARTS,
+    WORLD,
+    Cell,
+)
+from benchmarks.common import environment, write_results
+from lattok.sim import find_tasks
+from lattok.sim.rollout import rollout
+from lattok.sim.turns import Played
+
+
+def recipe_of(cell: Cell, folder: Path, out: Path) -> lattok.VLARecipe:
+    """Return the training of a cell; makes its labels if they are not there yet."""
+    row, regime, data = ROWS[cell.row], REGIMES[cell.regime], folder / "demonstrations"
+    given: dict[str, Any] = {**POLICY, **row.options, "strategy": row.strategy, "seed": cell.seed}
+    if regime.demonstrations is not None:
+        given["episodes"] = f"{regime.demonstrations} per task seed {cell.seed}"
+    acting = regime.acting_episodes(cell.seed)
+    if row.labels is None or LABELS[row.labels].source == "actions":
+        if acting is not None:
+            given["episodes"] = acting  # the others teach nothing
+        if row.labels is not None:
+            given["tokenizer"] = str(label_model(folder, data, row.labels, acting, cell.seed))
+    else:
+        data = labelled_dataset(folder, data, row.labels, acting, cell.seed)
+        given |= {} if acting is None else {"action_episodes": acting, "acted_share": ACTED_SHARE}
+    return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
+
+
+def run(cell: Cell, folder: Path) -> dict[str, Any]:
+    """Train the cell's policy, unless its artefact is there, and let it act."""
+    out = folder / "policies" / cell.name
+    begun = time.process_time()
+    if (out / "config.json").exists():
+        policy = lattok.load(out)
+    else:
+        recipe = recipe_of(cell, folder, out)
+        policy = lattok.train(recipe, resume=out.exists())
+    trained = time.process_time()
+    blind = not policy.config.prompt
+    tasks = find_tasks(WORLD)
+    results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "options": _options(out)}
+    for how, episodes in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
+        if how == "own" or not blind:
+            played = rollout(policy, tasks, episodes, execute=EXECUTE, instruction=how).episodes
+            results[how] = {task: _counts([one for one in played if one.task == task]) for task in tasks}
+    results["cpu_s"] = {"training": trained - begun, "rollouts": time.process_time() - trained}
+    shutil.rmtree(out / "run", ignore_errors=True)  # the checkpoint
+    return results
+
+
+def _counts(played: Sequence[Played]) -> list[int]:
+    """Count successes, failures and episodes."""
+    return [sum(one.success for one in played), sum(one.failure for one in played), len(played)]
+
+
+def _options(out: Path) -> dict[str, Any]:
+    return json.loads((out / "training.json").read_text()).get("recipe", {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cell", help="REGIME.ROW.SEED")
+    parser.add_argument("--folder", type=Path, required=True, help="demonstrations, labels and policies")
+    parser.add_argument("--results", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    regime, row, seed = args.cell.split(".")
+    cell = Cell(regime, row, int(seed))
+    write_results(args.results / f"{cell.name}.json", run(cell, args.folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Label models of the study and the datasets that they label. All are made once, and kept in the study's folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+import lattok
+from benchmarks.closed_loop.plan import LABELS
+from lattok.data.pixels import resize_pixels
+from lattok.evaluation.evidence.controls import ResidualKMeans
+from lattok.samples.windows import FramePairs
+from lattok.types import LatentActions, VideoLabeller
+
+STRIDE, SIDE, COMPONENTS = 4, 32, 64  # frames (0.2 s), pixels, principal components
+LEVELS, CODES = 4, 16  # as many bits as the latent action model has
+RECIPES = {recipe.kind: recipe for recipe in (lattok.ImageLAMRecipe, lattok.ActionVQRecipe, lattok.UniformBinsRecipe)}
+
+
+class PixelCodes(VideoLabeller):
+    """Control: residual k-means codes of what changes between two frames, in principal components of its pixels."""
+
+    type = "pixel-codes"
+    codebook_size = CODES
+
+    def __init__(self, cameras: tuple[str, ...], axes: Tensor, codes: ResidualKMeans):
+        self.cameras, self.axes, self.codes = cameras, axes, codes
+
+    @classmethod
+    def fit(cls, dataset: Any, cameras: tuple[str, ...], seed: int) -> PixelCodes:
+        """Fit to 4,000 pairs of the whole dataset, without actions."""
+        pairs = FramePairs(dataset, STRIDE, cameras, None, transform=small_frames)
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(len(pairs), generator=generator)[:4000]
+        frames = pairs.batch(rows).frames.flatten(2).float()
+        changes = (frames[:, 1] - frames[:, 0]) / 255
+        torch.manual_seed(seed)
+        axes = torch.pca_lowrank(changes, COMPONENTS, center=False)[2]
+        return cls(cameras, axes, ResidualKMeans.fit(changes @ axes, CODES, LEVELS, seed))
+
+    def describe(self) -> dict[str, Any]:
+        """Return its identity for provenance."""
+        return {"type": self.type, "sum": float(self.axes.double().abs().sum())}
+
+    def stride_frames(self, fps: float) -> int:
+        """Return the stride."""
+        return STRIDE
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        """Bring frames uint8 [n, H, W, 3] to the size of the model."""
+        return small_frames(frames)
+
+    def label_video(self, frames: np.ndarray | Iterable[np.ndarray], stride: int) -> LatentActions:
+        """Label video [T, V, H, W, 3] uint8."""
+        pieces = [frames] if isinstance(frames, np.ndarray) else list(frames)
+        video = torch.from_numpy(np.concatenate(pieces)).flatten(1).float()
+        later = torch.arange(len(video)).add(stride).clamp(max=len(video) - 1)
+        vectors = (video[later] - video) / 255 @ self.axes
+        codes = self.codes.encode(vectors)
+        return LatentActions(codes, vectors[:, None], self.codes.decode(codes)[:, None])
+
+
+def small_frames(frames: np.ndarray) -> np.ndarray:
+    """Bring frames uint8 [n, H, W, 3] to SIDE pixels."""
+    return resize_pixels(torch.from_numpy(np.array(frames)), SIDE, "bilinear").numpy()
+
+
+def labelled_dataset(folder: Path, data: Path, labels: str, acting: str | None, seed: int) -> Path:
+    """Return `data` with the labels of LABELS[labels], made with this seed; `acting`: the episodes with actions."""
+    which, out = LABELS[labels], folder / "labelled" / _name(labels, acting, seed)
+    if out.exists():
+        return out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if which.shuffled:
+        return _shuffled(labelled_dataset(folder, data, labels.removesuffix("-shuffled"), acting, seed), out, seed)
+    if which.kind != "k-means":
+        return lattok.annotate(data, label_model(folder, data, labels, acting, seed), out)
+    dataset = lattok.open_dataset(data)
+    return lattok.annotate(data, PixelCodes.fit(dataset, dataset.cameras, seed), out)
+
+
+def label_model(folder: Path, data: Path, labels: str, acting: str | None, seed: int) -> Path:
+    """Return the folder of the model that makes the labels, trained with this seed."""
+    which, out = LABELS[labels], folder / "models" / _name(labels, acting, seed)
+    if (out / "config.json").exists():
+        return out
+    given: dict[str, Any] = {**which.options, "seed": seed, "device": "cpu", "action_key": "expert_action"}
+    if acting is not None and which.source == "actions":
+        given["episodes"] = acting
+    elif acting is not None and given.get("labelled_fraction") != 0:
+        given |= {"action_episodes": acting, "labelled_fraction": 1.0}
+    preset = given.pop("preset", None)
+    shutil.rmtree(out, ignore_errors=True)
+    lattok.train(RECIPES[which.kind].from_preset(data, out, preset, **given))
+    return out
+
+
+def _name(labels: str, acting: str | None, seed: int) -> str:
+    return f"{labels}.{seed}" if acting is None else f"{labels}.{acting.split()[0]}.{seed}"
+
+
+def _shuffled(source: Path, out: Path, seed: int) -> Path:
+    """Copy a labelled dataset, each episode with the labels of another one; where that ends its last ones go on."""
+    work = out.with_name(f".{out.name}")
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(source, work)
+    files = sorted(work.glob("data/**/*.parquet"))
+    tables = [pq.read_table(file) for file in files]
+    whole = pa.concat_tables(tables)
+    episode = whole["episode_index"].to_numpy()
+    starts = np.flatnonzero(np.diff(episode, prepend=-1))
+    lengths = np.diff(starts, append=len(episode))
+    order = np.random.default_rng(seed).permutation(len(starts))
+    other = np.empty(len(starts), dtype=int)
+    other[order] = np.roll(order, 1)  # one cycle: no episode keeps its own
+    rows = np.concatenate(
+        [starts[o] + np.minimum(np.arange(n), lengths[o] - 1) for o, n in zip(other, lengths, strict=True)]
+    )
+    columns = [name for name in whole.column_names if name.startswith("latent.")]
+    mixed = whole.select(columns).take(pa.array(rows))
+    first = 0
+    for file, table in zip(files, tables, strict=True):
+        for name in columns:
+            column = mixed[name].slice(first, len(table))
+            table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
+        pq.write_table(table, file)
+        first += len(table)
+    work.rename(out)
+    return out

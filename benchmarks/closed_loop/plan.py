@@ -1,0 +1,149 @@
+"""What the closed-loop study compares: rows (how latent actions are used, with which labels), regimes and cells.
+
+All rows of a seed share demonstrations, backbone, order of the data, steps and the start states of the rollouts; they
+differ in what their row says and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from lattok.vla.config import PROMPT
+
+WORLD = "metaworld-pairs"
+DEMONSTRATIONS = 20  # of each task, from seed 0 on
+NOISE = 0.3
+STARTS = 40  # rollouts of each task, from seed FIRST_START on
+FEW_STARTS = 10  # where the instruction is swapped or blank
+ACTED_SHARE = 0.5  # of a batch, where actions of some demonstrations only are known
+EXECUTE = 4  # actions of a chunk that are carried out
+POLICY: Mapping[str, Any] = MappingProxyType(  # beyond the preset `scratch`
+    {
+        "action_key": "expert_action",
+        "action_loss": "l1",
+        "prompt": "{task}",
+        "depth": 3,
+        "patch_size": 32,  # four tokens of each camera: as good as sixteen, at two thirds of the cost
+        "steps": 3000,
+        **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0),
+        "device": "cpu",
+    }
+)
+COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
+EMA = {"ema": 0.998, "schedule": "constant", "lr": 3e-4}
+
+
+class Row(NamedTuple):
+    """A way of training; the name of the row stands in tables."""
+
+    title: str
+    strategy: str
+    labels: str | None = None  # a source of LABELS
+    options: Mapping[str, Any] = MappingProxyType({})  # of the recipe
+
+
+class Labels(NamedTuple):
+    """Where labels come from."""
+
+    title: str
+    kind: str  # image-lam, a family of action tokenizers, or a control
+    options: Mapping[str, Any] = MappingProxyType({})
+    source: str = "video"  # or "actions"
+    shuffled: bool = False  # labels of another episode
+
+
+class Regime(NamedTuple):
+    """How many demonstrations of each task are learned from, and of how many the actions are known."""
+
+    title: str
+    demonstrations: int | None = None  # None: all but the last, which is held out
+    acting: int | None = None
+
+    def acting_episodes(self, seed: int) -> str | None:
+        """Return the episodes whose actions are known, None where that is all."""
+        return None if self.acting is None else f"{self.acting} per task seed {seed}"
+
+
+LABELS: Mapping[str, Labels] = MappingProxyType(
+    {
+        "lam": Labels(
+            "image LAM, 5 % of the pairs labelled", "image-lam", {"preset": "tiny+robust", "features": "pixels"}
+        ),
+        "lam-blind": Labels(
+            "image LAM without labels",
+            "image-lam",
+            {"preset": "tiny+robust+flow", "features": "pixels", "labelled_fraction": 0.0},
+        ),
+        "lam-shuffled": Labels(
+            "codes of another episode", "image-lam", {"preset": "tiny+robust", "features": "pixels"}, shuffled=True
+        ),
+        "pixels": Labels("k-means of frame differences", "k-means"),
+        "tokens": Labels("action tokenizer", "action-vq", {"preset": "quick"}, "actions"),
+        "bins": Labels("uniform bins", "uniform-bins", source="actions"),
+    }
+)
+
+ROWS: Mapping[str, Row] = MappingProxyType(
+    {
+        "baseline": Row("Baseline", "baseline"),
+        "la_align": Row("LA-Align", "la_align", "lam"),
+        "la_direct": Row("LA-Direct", "la_direct", "lam"),
+        "la_cond": Row("LA-Cond", "la_cond", "lam"),
+        "la_tok": Row("LA-Tok", "la_tok", "tokens"),
+        "ph_direct": Row("PH-Direct", "ph_direct", "lam"),
+        "blind": Row("*control:* no instruction", "baseline", None, {"prompt": ""}),
+        "shuffled": Row("*control:* LA-Direct, codes of another episode", "la_direct", "lam-shuffled"),
+        "pixels": Row("*control:* LA-Direct, k-means codes", "la_direct", "pixels"),
+        "ph_cond": Row("PH-Cond", "ph_cond", "lam"),
+        "la_align-early": Row("LA-Align, first layer", "la_align", "lam", {"layer": 1}),
+        "la_align-final": Row("LA-Align, last layer", "la_align", "lam", {"layer": 1.0}),
+        "la_direct_c": Row("LA-Direct(C)", "la_direct_c", "lam"),
+        "la_tok_c": Row("LA-Tok(C)", "la_tok_c", "tokens"),
+        "la_tok-bins": Row("LA-Tok, uniform bins", "la_tok", "bins"),
+        "la_direct-blind": Row("LA-Direct, LAM without labels", "la_direct", "lam-blind"),
+        "la_direct-0": Row("LA-Direct, lambda 0", "la_direct", "lam", {"latent_weight": 0.0}),
+        "la_direct-1": Row("LA-Direct, lambda 1", "la_direct", "lam", {"latent_weight": 1.0}),
+        # what each part of the Baseline's recipe does: the part left out, or another choice
+        "recipe-noisy": Row("executed actions, with the noise", "baseline", None, {"action_key": "action"}),
+        "recipe-l2": Row("L2 loss", "baseline", None, {"action_loss": "l2"}),
+        "recipe-prompt": Row("the paper's prompt", "baseline", None, {"prompt": PROMPT}),
+        "recipe-constant": Row("constant learning rate", "baseline", None, {"schedule": "constant", "lr": 3e-4}),
+        "recipe-no_crop": Row("no crop", "baseline", None, {"crop": 1.0}),
+        "recipe-colours": Row("colours change too", "baseline", None, COLOURS),
+        "recipe-no_proprio": Row("no proprio", "baseline", None, {"proprio": False}),
+        "recipe-depth_4": Row("four layers", "baseline", None, {"depth": 4}),
+        "recipe-half": Row("half the steps", "baseline", None, {"steps": 1500}),
+        "recipe-ema": Row("averaged weights, constant rate", "baseline", None, EMA),
+    }
+)
+REGIMES: Mapping[str, Regime] = MappingProxyType(
+    {
+        "plentiful": Regime("19 demonstrations a task"),
+        "action-free": Regime("19 demonstrations a task, actions of 2", acting=2),
+        "scarce": Regime("5 demonstrations a task", demonstrations=5),
+    }
+)
+CORE = ("baseline", "ph_direct", "la_align", "la_direct", "la_cond", "la_tok")
+CONTROLS = ("blind", "shuffled", "pixels")
+RECIPE = tuple(row for row in ROWS if row.startswith("recipe-"))
+
+
+class Cell(NamedTuple):
+    """One training and its rollouts."""
+
+    regime: str
+    row: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its result file."""
+        return f"{self.regime}.{self.row}.{self.seed}"
+
+
+def cells(regimes: Iterable[str], rows: Iterable[str], seeds: Iterable[int]) -> list[Cell]:
+    """All combinations, seed by seed: whatever is finished early is a comparison of paired runs."""
+    rows, regimes = list(rows), list(regimes)
+    return [Cell(regime, row, seed) for seed in seeds for regime in regimes for row in rows]

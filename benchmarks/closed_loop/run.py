@@ -1,0 +1,100 @@
+"""The closed-loop study: demonstrations, labels, trainings and rollouts, as many cells at a time as there are cores.
+
+python -m benchmarks.closed_loop.run --folder study --rows core --regimes plentiful action-free --seeds 0 1 2 3 4
+
+What is finished is not repeated, so that the same command goes on after an interruption; `--hours` ends it early.
+Results are one JSON file for each cell in benchmarks/results/closed_loop/; `benchmarks.closed_loop.tables` reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.closed_loop.plan import CONTROLS, CORE, DEMONSTRATIONS, NOISE, RECIPE, REGIMES, ROWS, WORLD, Cell, cells
+
+RESULTS = Path("benchmarks/results/closed_loop")
+GROUPS = {"core": CORE, "controls": CONTROLS, "recipe": RECIPE, "all": tuple(ROWS)}
+
+
+def rows_of(names: Sequence[str]) -> list[str]:
+    """Rows by name, or groups of them."""
+    return list(dict.fromkeys(row for name in names for row in GROUPS.get(name, (name,))))
+
+
+def makes(cell: Cell) -> tuple[str, bool, int] | None:
+    """Return which labels a cell makes if nobody has: cells that share them do not begin at once."""
+    labels = ROWS[cell.row].labels
+    return labels and (labels.removesuffix("-shuffled"), REGIMES[cell.regime].acting is None, cell.seed)
+
+
+def start(cell: Cell, folder: Path, results: Path) -> subprocess.Popen[bytes]:
+    """Start a cell in a process of one thread; what it prints goes to a log."""
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "benchmarks.closed_loop.cell", cell.name]
+    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"), "1")
+    with open(folder / "logs" / f"{cell.name}.log", "ab") as log:
+        return subprocess.Popen(
+            [*command, "--folder", str(folder), "--results", str(results)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **one},
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="demonstrations, labels and policies; may be removed"
+    )
+    parser.add_argument("--regimes", nargs="+", default=["plentiful"], choices=list(REGIMES))
+    parser.add_argument("--rows", nargs="+", default=["core"], choices=[*GROUPS, *ROWS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--hours", type=float, default=2.5, help="no cell begins later than this")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    data = args.folder / "demonstrations"
+    if not data.exists():
+        from lattok.sim.collect import collect
+
+        collect([WORLD], data, episodes=DEMONSTRATIONS, noise=NOISE, workers=args.jobs)
+    todo = [
+        cell
+        for cell in cells(args.regimes, rows_of(args.rows), args.seeds)
+        if not (args.results / f"{cell.name}.json").exists()
+    ]
+    print(f"{len(todo)} cells to do", flush=True)
+    end, failed = time.monotonic() + 3600 * args.hours, []
+    running: dict[Cell, subprocess.Popen[bytes]] = {}
+    try:
+        while todo or running:
+            for cell, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[cell]
+                    failed += [cell.name] * bool(process.returncode)
+                    print(f"{cell.name}: {'failed, see its log' if process.returncode else 'done'}", flush=True)
+            made = {makes(cell) for cell in running} - {None}
+            free = [cell for cell in todo if makes(cell) not in made]
+            if free and len(running) < args.jobs and time.monotonic() < end:
+                todo.remove(free[0])
+                running[free[0]] = start(free[0], args.folder, args.results)
+            elif not running:
+                break
+            else:
+                time.sleep(1)
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.wait()
+    print(f"{len(todo)} cells not begun" if todo else "all cells done", *(f"; {name} failed" for name in failed))
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Tables and figures of the closed-loop study, made from its result files and nothing else.
+
+python -m benchmarks.closed_loop.tables                      # writes benchmarks/results/closed_loop.{md,json,png}
+
+The seed is the unit: a row's success is the mean over seeds with its t interval, a difference is that of runs with the
+same seed, with a paired t interval; p values of a regime are corrected after Holm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from benchmarks.closed_loop.plan import REGIMES, ROWS
+from benchmarks.closed_loop.run import RESULTS
+from benchmarks.common import write_results
+
+BASE = "baseline"
+
+
+class Interval(NamedTuple):
+    """A mean over seeds, with the half width of its 95 % t interval and the p value of 0."""
+
+    mean: float
+    half: float
+    p: float
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """Return the mean of values that are one for each seed; one seed has no interval."""
+        x = np.asarray(values, dtype=float)
+        if len(x) < 2:
+            return cls(float(x.mean()), math.nan, math.nan, len(x))
+        error = x.std(ddof=1) / math.sqrt(len(x))
+        p = float(2 * stats.t.sf(abs(x.mean()) / error, len(x) - 1)) if error else float(x.mean() == 0)
+        return cls(float(x.mean()), float(error * stats.t.ppf(0.975, len(x) - 1)), p, len(x))
+
+    def text(self, signed: bool = False) -> str:
+        """Return it as a cell of a table."""
+        mean = f"{self.mean:+.3f}" if signed else f"{self.mean:.3f}"
+        return mean if math.isnan(self.half) else f"{mean} ± {self.half:.3f}"
+
+
+def holm(values: Mapping[str, float]) -> dict[str, float]:
+    """Correct p values for their number: the smallest counts as many times as there are, the next one time less."""
+    corrected, least = {}, 0.0
+    for rank, (name, p) in enumerate(sorted(values.items(), key=lambda item: item[1])):
+        least = max(least, min(1.0, p * (len(values) - rank)))
+        corrected[name] = least
+    return corrected
+
+
+def success(result: Mapping[str, Any], how: str = "own", which: int = 0) -> float:
+    """Return the share of rollouts that won (or, `which` 1, reached the opposite first)."""
+    counts = list(result[how].values())
+    return sum(count[which] for count in counts) / sum(count[2] for count in counts)
+
+
+def read(folder: Path) -> dict[str, dict[str, dict[int, dict[str, Any]]]]:
+    """Return results by regime, row and seed."""
+    found: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text())
+        cell = result["cell"]
+        found.setdefault(cell["regime"], {}).setdefault(cell["row"], {})[cell["seed"]] = result
+    return found
+
+
+def summary(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return the figures of a regime by row, in the order of the plan."""
+    base = {seed: success(result) for seed, result in rows.get(BASE, {}).items()}
+    figures: dict[str, dict[str, Any]] = {}
+    for row in (row for row in ROWS if row in rows):
+        runs = rows[row]
+        shared = sorted(base.keys() & runs.keys())
+        figures[row] = {
+            "title": ROWS[row].title,
+            "success": Interval.of([success(run) for run in runs.values()]),
+            "opposite": float(np.mean([success(run, which=1) for run in runs.values()])),
+            "cpu_minutes": float(np.mean([sum(run["cpu_s"].values()) for run in runs.values()])) / 60,
+            "tasks": {
+                task: float(np.mean([success({"own": {task: run["own"][task]}}) for run in runs.values()]))
+                for task in next(iter(runs.values()))["own"]
+            },
+        }
+        for how in ("swapped", "blank"):
+            if all(how in run for run in runs.values()):
+                figures[row][how] = float(np.mean([success(run, how) for run in runs.values()]))
+        if row != BASE and shared:
+            figures[row]["difference"] = Interval.of([success(runs[seed]) - base[seed] for seed in shared])
+    p = {
+        row: f["difference"].p for row, f in figures.items() if "difference" in f and not math.isnan(f["difference"].p)
+    }
+    for row, value in holm(p).items():
+        figures[row]["holm"] = value
+    return figures
+
+
+def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a regime's table in Markdown."""
+    lines = [
+        "| row | seeds | success | against Baseline | what that says | opposite first | swapped | blank | CPU min |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for figure in figures.values():
+        cells = [figure["title"], str(figure["success"].seeds), figure["success"].text()]
+        cells += [figure["difference"].text(signed=True), verdict(figure)] if "difference" in figure else ["", ""]
+        shares = [f"{figure[name]:.2f}" if name in figure else "" for name in ("opposite", "swapped", "blank")]
+        lines.append("| " + " | ".join([*cells, *shares, f"{figure['cpu_minutes']:.1f}"]) + " |")
+    return "\n".join(lines)
+
+
+def verdict(figure: Mapping[str, Any]) -> str:
+    """Say what a difference shows after Holm's correction, and how small a one would have been seen."""
+    difference = figure["difference"]
+    if math.isnan(difference.half):
+        return "one seed: nothing"
+    if figure["holm"] < 0.05:
+        return f"{'better' if difference.mean > 0 else 'worse'}, p {figure['holm']:.3f}"
+    return f"no difference detected at ± {difference.half:.2f}"
+
+
+def plot(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
+    """Draw success by row, a panel for each regime."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    height = 1 + 0.32 * max(len(figures) for figures in found.values())
+    figure, axes = plt.subplots(1, len(found), figsize=(4.6 * len(found) + 1.6, height), squeeze=False, sharex=True)
+    for axis, (regime, figures) in zip(axes[0], found.items(), strict=True):
+        places = np.arange(len(figures))
+        intervals = [row["success"] for row in figures.values()]
+        halves = [0.0 if math.isnan(interval.half) else interval.half for interval in intervals]
+        axis.errorbar([interval.mean for interval in intervals], places, xerr=halves, fmt="o", capsize=3)
+        axis.set_yticks(places, [row["title"].replace("*", "") for row in figures.values()])
+        axis.set(title=REGIMES[regime].title, xlabel="success", xlim=(0, 1))
+        axis.invert_yaxis()
+        axis.grid(axis="x", alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    found = {regime: summary(rows) for regime, rows in read(args.results).items()}
+    parts = [f"## {REGIMES[regime].title}\n\n{table(figures)}" for regime, figures in found.items()]
+    target = args.results.with_suffix(".md")
+    target.write_text("# Closed loop: paired scenes of Meta-World\n\n" + "\n\n".join(parts) + "\n")
+    write_results(args.results.with_suffix(".json"), found)
+    plot(found, args.results.with_suffix(".png"))
+    print(target.read_text())
+
+
+if __name__ == "__main__":
+    main()
