@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import math
-import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from threading import RLock
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.formats.hdf5_meta import Contents, Demo, StoredArray, difference, open_file, read_contents, reading
+from lattok.data.formats.hdf5_meta import Contents, Demo, StoredArray, difference, opened, read_contents
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
 from lattok.findings import Finding
 from lattok.places import followed
 from lattok.types import Episode
 
-OPEN_FILES = 16
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 KEYS = {"actions": "action", "rewards": "next.reward", "dones": "next.done"}
 FINGERS = ("gripper_0", "gripper_1")
@@ -99,19 +96,10 @@ class RobomimicHDF5(RobotDataset):
         self._columns = _columns(first.layout)
         self.features = {key: column.feature for key, column in self._columns.items()} | INDEX_FEATURES
         self.cameras = tuple(key for key, feature in self.features.items() if feature.dtype == "image")
-        self._open: OrderedDict[Path, Any] = OrderedDict()
-        self._lock, self._process = RLock(), os.getpid()
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
         return [folder] if any(path.suffix.lower() in cls.suffixes for path in folder.iterdir()) else ()
-
-    def __getstate__(self) -> dict[str, Any]:
-        left = {"_open": OrderedDict(), "_lock": None, "_process": None}  # handles and locks stay here
-        return self.__dict__ | left
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state | {"_lock": RLock(), "_process": os.getpid()})
 
     def files_of(self, episode_index: int) -> tuple[Path, ...]:
         return (self._demo(episode_index).file,)
@@ -119,61 +107,49 @@ class RobomimicHDF5(RobotDataset):
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         demo = self._demo(episode_index)
         self.check_columns(keys)
-        columns = {}
-        for key in keys:
-            if key in INDEX_FEATURES:
-                task = self.tasks.index(demo.instruction)
-                columns[key] = index_column(key, demo.length, episode_index, task, self.fps)
-            else:
-                columns[key] = self._column(episode_index, self._columns[key])
+        task, columns = self.tasks.index(demo.instruction), {}
+        with self._opened(episode_index, demo) as file:
+            for key in keys:
+                if key in INDEX_FEATURES:
+                    columns[key] = index_column(key, demo.length, episode_index, task, self.fps)
+                else:
+                    columns[key] = _column(file, episode_index, demo, self._columns[key])
         return columns
 
     def blocks(self, episode_index: int, camera: str, indices: np.ndarray) -> Iterator[np.ndarray]:
-        (stored,) = self._columns[camera].parts
+        demo, (stored,) = self._demo(episode_index), self._columns[camera].parts
         step = max(1, min(BLOCK, BLOCK_BYTES // math.prod(stored.shape)))
         for i in range(0, len(indices), step):
-            yield self._rows(episode_index, stored, indices[i : i + step])
+            with self._opened(episode_index, demo) as file:
+                block = _rows(file, episode_index, demo, stored, indices[i : i + step])
+            yield block
 
-    def _column(self, episode_index: int, column: Column) -> np.ndarray:
-        length = self._demo(episode_index).length
-        parts = [self._rows(episode_index, stored, np.arange(length)) for stored in column.parts]
-        shape = () if column.feature.shape == (1,) else column.feature.shape
-        values = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0].reshape(length, *shape)
-        return values.astype(column.feature.dtype, copy=False)
-
-    def _rows(self, episode_index: int, stored: StoredArray, rows: np.ndarray) -> np.ndarray:
-        """Read rows of a dataset, ascending and each once."""
-        demo = self._demo(episode_index)
-        first, last = int(rows[0]), int(rows[-1]) + 1
-        with self._own_lock(), reading(demo.file, f", {demo.name} (episode {episode_index})"):
-            dataset = self._file(demo.file)["data"][demo.name][stored.path]
-            if (dataset.dtype.name, dataset.shape) != (stored.dtype, (demo.length, *stored.shape)):
-                what = f"`{stored.path}` is not as it was when the dataset was opened"
-                raise LattokError(f"{demo.file}, {demo.name} (episode {episode_index}): {what}. Open it again.")
-            if last - first > SPARSE * len(rows):
-                return dataset[rows]
-            block = dataset[first:last]
-            return block if len(block) == len(rows) else block[rows - first]
-
-    def _own_lock(self) -> RLock:
-        """Return the lock of this process: a fork shares neither locks nor positions in files with its parent."""
-        if self._process != os.getpid():
-            self._open, self._lock, self._process = OrderedDict(), RLock(), os.getpid()
-        return self._lock
-
-    def _file(self, path: Path) -> Any:
-        """Return the opened file; the last few stay open."""
-        if path not in self._open:
-            self._open[path] = open_file(path)
-            if len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-        self._open.move_to_end(path)
-        return self._open[path]
+    def _opened(self, episode_index: int, demo: Demo) -> AbstractContextManager[Any]:
+        return opened(demo.file, f", {demo.name} (episode {episode_index})")
 
     def _demo(self, episode_index: int) -> Demo:
         if episode_index not in self._demos:
             self.no_episode(episode_index)
         return self._demos[episode_index]
+
+
+def _column(file: Any, episode_index: int, demo: Demo, column: Column) -> np.ndarray:
+    parts = [_rows(file, episode_index, demo, stored, np.arange(demo.length)) for stored in column.parts]
+    shape = () if column.feature.shape == (1,) else column.feature.shape
+    values = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0].reshape(demo.length, *shape)
+    return values.astype(column.feature.dtype, copy=False)
+
+
+def _rows(file: Any, episode_index: int, demo: Demo, stored: StoredArray, rows: np.ndarray) -> np.ndarray:
+    """Read rows of a dataset, ascending and each once."""
+    first, last, dataset = int(rows[0]), int(rows[-1]) + 1, file["data"][demo.name][stored.path]
+    if (dataset.dtype.name, dataset.shape) != (stored.dtype, (demo.length, *stored.shape)):
+        what = f"`{stored.path}` is not as it was when the dataset was opened"
+        raise LattokError(f"{demo.file}, {demo.name} (episode {episode_index}): {what}. Open it again.")
+    if last - first > SPARSE * len(rows):
+        return dataset[rows]
+    block = dataset[first:last]
+    return block if len(block) == len(rows) else block[rows - first]
 
 
 def _files(root: Path) -> list[Path]:

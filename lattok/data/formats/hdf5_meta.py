@@ -81,30 +81,21 @@ def reading(path: Path, where: str = "") -> Iterator[None]:
         raise LattokError(f"cannot read {path}{where} ({text}). {way_out}") from None
 
 
-def open_file(path: Path) -> Any:
-    """Open an `h5py.File` whose links all stay in it."""
+@contextmanager
+def opened(path: Path, where: str = "") -> Iterator[Any]:
+    """Open an `h5py.File` for as long as it is read; errors as those of `reading`."""
     if not path.is_file():
         raise LattokError(f"missing data file {path}. Download or copy it again.")
-    with reading(path):
-        file = h5py().File(path, "r")
-        try:
-            _check_links(path, file)
-        except BaseException:
-            file.close()
-            raise
-        return file
+    with reading(path, where), h5py().File(path, "r") as file:
+        yield file
 
 
 def _check_links(path: Path, file: Any) -> None:
     """Refuse links into other files, which would be opened by the mere look at them."""
     external = h5py().h5l.TYPE_EXTERNAL
-
-    def look(name: bytes, link: Any) -> str | None:
-        return name.decode(errors="replace") if link.type >= external else None
-
-    found = file.id.links.visit(look, info=True)
+    found = file.id.links.visit(lambda name, link: name if link.type >= external else None, info=True)
     if found is not None:
-        raise LattokError(f"{path}: `{found[:60]}` is a link into another file. {ONE_FILE}")
+        raise LattokError(f"{path}: `{found.decode(errors='replace')[:60]}` is a link into another file. {ONE_FILE}")
 
 
 def _check_stored(dataset: Any, where: str) -> None:
@@ -119,7 +110,8 @@ def _check_stored(dataset: Any, where: str) -> None:
 
 def read_contents(path: Path) -> Contents:
     """List a file. Numbers and pixels are not read."""
-    with open_file(path) as file, reading(path):
+    with opened(path) as file:
+        _check_links(path, file)
         group = file.get("data")
         if not _is_group(group) or not len(group):
             raise LattokError(f"{path} is no robomimic file: expected demonstrations as groups in `data`, got none.")
