@@ -147,10 +147,9 @@ def label_decoded(work: Work, unit: Unit, frames_of: Ahead[np.ndarray]) -> Label
     strange = 0
     with torch.no_grad(), torch_threads(work.options.threads):
         for index, length in zip(unit.episodes, unit.lengths, strict=True):
-            asked = _Asked(frames_of, _pieces(work, index, length))
             for prefix, found in parts.items():
                 try:
-                    found.append(_one(work, prefix, index, length, asked, found))
+                    found.append(_one(work, prefix, index, length, frames_of, found))
                 except Exception as error:
                     failures.setdefault(prefix, {})[index] = reason(error)
                     strange += not isinstance(error, LattokError)
@@ -202,10 +201,11 @@ def piece_of_frames(
 
 def jobs(work: Work, units: Sequence[Unit]) -> Iterator[Request]:
     """Return what is to be decoded for these units, in the order in which `label_decoded` asks."""
+    video = [prefix for prefix, model in work.models.items() if model.label_source == "video"]
     for unit in units:
         for index, length in zip(unit.episodes, unit.lengths, strict=True):
-            for piece in _pieces(work, index, length):
-                yield Request(piece, piece[3] - piece[2])
+            pieces = ((prefix, index, *span) for prefix in video for span in _spans(length))
+            yield from (Request(piece, piece[3] - piece[2]) for piece in pieces)
 
 
 def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
@@ -221,31 +221,11 @@ def reason(error: Exception) -> str:
     return line if isinstance(error, LattokError) else f"{type(error).__name__}: {line}"
 
 
-class _Asked:
-    """Hands frames over from what is decoded ahead, and can leave out the rest of an episode that failed."""
-
-    def __init__(self, frames_of: Ahead[np.ndarray], pieces: list[tuple[str, int, int, int]]):
-        self._frames_of, self._left = frames_of, pieces[::-1]
-
-    def __call__(self, prefix: str, index: int, first: int, last: int) -> np.ndarray:
-        self._left.pop()
-        return self._frames_of(prefix, index, first, last)
-
-    def skip_rest(self, prefix: str) -> None:
-        """Take what is left for a model and drop it: the next one's frames come after it."""
-        while self._left and self._left[-1][0] == prefix:
-            try:
-                self(*self._left[-1])
-            except Exception:
-                continue
-
-
-def _one(work: Work, prefix: str, index: int, length: int, asked: _Asked, before: list[Labels]) -> Labels:
+def _one(work: Work, prefix: str, index: int, length: int, frames_of: FramesOf, before: list[Labels]) -> Labels:
     """Label an episode, at the second attempt if need be; the labels must be as wide as those `before`."""
     try:
-        labels = label_episode(work, prefix, index, length, asked)
+        labels = label_episode(work, prefix, index, length, frames_of)
     except Exception:
-        asked.skip_rest(prefix)
         labels = label_episode(work, prefix, index, length)
     for name, values in before[0].items() if before else ():
         now = labels.get(name, np.empty(0))
@@ -253,12 +233,6 @@ def _one(work: Work, prefix: str, index: int, length: int, asked: _Asked, before
             expected = f"{values.dtype} {list(values.shape[1:])} as in other episodes"
             checks.fail(f"labels {name}", expected, f"{now.dtype} {list(now.shape[1:])} in episode {index}")
     return labels
-
-
-def _pieces(work: Work, index: int, length: int) -> list[tuple[str, int, int, int]]:
-    """(prefix, episode, first, last) of all pieces of an episode that models of video look at."""
-    video = [prefix for prefix, model in work.models.items() if model.label_source == "video"]
-    return [(prefix, index, first, last) for prefix in video for first, last in _spans(length)]
 
 
 def _spans(length: int) -> list[tuple[int, int]]:

@@ -55,15 +55,17 @@ class Ahead(Generic[Value]):
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def __call__(self, *arguments: object) -> Value:
-        """Return the result of the next job, whose arguments these must be."""
-        job, future = self._begun.popleft()
-        if job.arguments != arguments:
-            raise RuntimeError(f"expected {job.arguments}, the next job, got {arguments}")
-        try:
-            return future.result()
-        finally:  # after an error the next job can still be asked for
-            self._size -= job.size
-            self._fill()
+        """Return the result of the job with these arguments; those before it are given up."""
+        while self._begun:
+            job, future = self._begun.popleft()
+            try:
+                if job.arguments == arguments:
+                    return future.result()
+                future.cancel()
+            finally:  # after an error the next job can still be asked for
+                self._size -= job.size
+                self._fill()
+        raise RuntimeError(f"{arguments} are the arguments of no job that is left")
 
     def _fill(self) -> None:
         """Begin jobs while they fit."""

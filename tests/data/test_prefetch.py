@@ -43,8 +43,13 @@ def test_errors_come_where_the_result_is_taken():
         assert [ahead(0), ahead(1)] == [-1, -1]
         with pytest.raises(ZeroDivisionError):
             ahead(2)
-        with pytest.raises(RuntimeError, match="the next job"):
+        with pytest.raises(RuntimeError, match="no job that is left"):
             ahead(7)
+
+
+def test_jobs_that_nobody_asks_for_are_passed_over():
+    with Ahead(lambda i, stopped: i, [Request((i,), 1) for i in range(9)], limit=2) as ahead:
+        assert [ahead(0), ahead(4), ahead(8)] == [0, 4, 8]
 
 
 def test_leaving_stops_what_runs():
