@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +29,6 @@ import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
 from lattok.data.views import View, action_spaces
 from lattok.places import walk
@@ -163,24 +161,11 @@ def _columns(source: RobotDataset, more: Iterable[str]) -> list[str]:
 
 def _all_values(source: RobotDataset, episodes: Sequence[Episode], keys: Sequence[str]) -> Iterator[tuple[int, Values]]:
     """Columns of every episode, in any order, unchecked where a check reads the pictures; none where they are damaged,
-    which is for those to say who learn from them. LeRobot's files are read as a whole: in a tenth of the time."""
-    left = {episode.index: episode.length for episode in episodes}
-    if keys and isinstance(source, LeRobotV3) and 4 * len(left) > len(source.episodes):
-        for path, indices in source.by_data_file(list(left)).items():
-            try:
-                stored, places = source.whole_columns(path, keys), source.episode_rows(path)
-            except LattokError:
-                continue
-            for index in indices:
-                first, last = places.get(index, (0, 0))
-                if last - first == left[index]:
-                    del left[index]
-                    yield index, {key: values[first:last] for key, values in stored.items()}
-    for index in left:
-        values: Values = {}
-        with suppress(LattokError):
-            values = source.unchecked_columns(index, keys) if keys else {}
-        yield index, values
+    which is for those to say who learn from them."""
+    if not keys:
+        return ((episode.index, {}) for episode in episodes)
+    found = source.columns_of(episodes, keys, checked=False)
+    return ((index, {} if isinstance(values, LattokError) else values) for index, values in found)
 
 
 def _bytes(values: np.ndarray) -> bytes:

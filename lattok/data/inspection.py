@@ -16,7 +16,7 @@ from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.episodes import check_stride, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.numbers import Block, Dimension, Running, Unreadable, count_wild, scan
+from lattok.data.numbers import Block, Dimension, Running, Unreadable, scan
 from lattok.data.opening import as_dataset
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.data.video import VideoFacts, probe
@@ -259,7 +259,7 @@ def _check_windows(
 
 
 def _check_values(dataset: RobotDataset, chosen: list[Episode], findings: list[Finding]) -> Iterator[Running]:
-    """Go over the columns once, and again over those with values far outside the bulk."""
+    """Go over the columns."""
     numeric, rows = _numeric(dataset), sum(episode.length for episode in chosen)
     running = {key: Running(key, dimension_names(dataset.features[key]), rows) for key in numeric}
     keys = [*numeric, *(["timestamp"] if "timestamp" in dataset.features else [])]
@@ -274,14 +274,8 @@ def _check_values(dataset: RobotDataset, chosen: list[Episode], findings: list[F
             times.add(block)
     findings += some_of(unreadable, "unreadable episodes")
     findings += times.findings()
-    bulks = {key: found for key, column in running.items() if (found := column.wild())}
-    counts: dict[tuple[str, int], int] = {}
-    for block in scan(dataset, chosen, list(bulks)) if bulks else ():
-        if isinstance(block, Block):
-            count_wild(block, bulks, counts)
-    for key, column in running.items():
-        findings += column.plain_findings()
-        findings += (column.wild_finding(d, bulk, counts.get((key, d), 0)) for d, bulk in bulks.get(key, {}).items())
+    for column in running.values():
+        findings += [*column.plain_findings(), *column.wild_findings()]
         yield column
 
 

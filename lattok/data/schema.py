@@ -158,6 +158,20 @@ class RobotDataset(ABC):
         """As `columns`, without checks that would read the images too."""
         return self.columns(episode_index, keys)
 
+    def columns_of(
+        self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
+    ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
+        """Columns of many episodes by index, in any order; of one that cannot be read the error.
+
+        Where they are not `checked`, see `unchecked_columns`.
+        """
+        read = self.columns if checked else self.unchecked_columns
+        for episode in episodes:
+            try:
+                yield episode.index, read(episode.index, keys)
+            except LattokError as error:
+                yield episode.index, error
+
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
         """Return the images of one camera (full key) as they are stored, JPEG or PNG; None where they are not."""
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from threading import RLock
@@ -142,15 +142,12 @@ class DataFile:
             raise LattokError(f"{self.path} is damaged: rows of `{key}` are missing. {AGAIN}")
         return column
 
-    def batches(self, keys: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
-        """Return the named columns from first row to last, at most `rows` at a time."""
-        total = int(self.starts[-1])
-        borders = np.searchsorted(self.starts, [*range(0, total, rows), total])
-        for first, last in pairwise(np.unique(borders).tolist()):  # over all row groups at once arrow reads far ahead
-            groups = list(range(first, last))
-            stream = self._file.iter_batches(batch_size=rows, columns=list(keys), row_groups=groups)
-            while (batch := self._checked(", ".join(keys), lambda stream=stream: next(stream, None))) is not None:
-                yield batch
+    def whole(self, keys: Sequence[str]) -> pa.Table:
+        """Read columns of all rows."""
+        table = self._checked(", ".join(keys), lambda: self._file.read(columns=list(keys)))
+        if len(table) != self.starts[-1]:
+            raise LattokError(f"{self.path} is damaged: rows of `{', '.join(keys)}` are missing. {AGAIN}")
+        return table
 
     def _checked(self, key: str, read: Callable[[], T]) -> T:
         try:
@@ -162,8 +159,8 @@ class DataFile:
     def _rows(self) -> dict[int, tuple[int, int]]:
         if "episode_index" not in self.names:
             raise LattokError(f"{self.path}: missing column episode_index. {AGAIN}")
-        column = self._checked("episode_index", lambda: self._file.read(columns=["episode_index"]).column(0))
-        if not pa.types.is_integer(column.type) or column.null_count or len(column) != self.starts[-1]:
+        column = self.whole(["episode_index"]).column(0)
+        if not pa.types.is_integer(column.type) or column.null_count:
             raise LattokError(f"{self.path}: `episode_index`: expected a whole number in every row. {AGAIN}")
         episodes = column.to_numpy()
         borders = np.concatenate([[0], np.flatnonzero(np.diff(episodes)) + 1, [len(episodes)]])
