@@ -226,7 +226,7 @@ class _Plays:
             return
         self.facts[facts.name] = facts
         if self.options["instruction"] == "swapped" and facts.opposite is None:
-            hint = "metaworld-pairs has such scenes."
+            hint = "metaworld-pairs and ogbench have such scenes."
             checks.fail(
                 "instruction", "own or blank where no other task shares the scene", f"swapped for {facts.name}", hint
             )

@@ -1,0 +1,152 @@
+"""What every world promises: equal seeds, paired scenes, experts that win, what a variation changes and what not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+if find_spec("metaworld") is None or find_spec("ogbench") is None:
+    pytest.skip("the sim extra is not installed", allow_module_level=True)
+
+from gymnasium.utils.env_checker import check_env
+
+from lattok.checks import LattokError
+from lattok.sim import SimEnv, Variation, find_tasks, make
+
+DRAWERS = ["metaworld-pairs/drawer-open", "ogbench/drawer-open"]
+PAIRS = [
+    ("metaworld-pairs", "drawer-open", "drawer-close"),
+    ("metaworld-pairs", "faucet-open", "faucet-close"),
+    ("ogbench", "drawer-open", "drawer-close"),
+    ("ogbench", "cube-left", "cube-right"),
+]
+Maker = Callable[[str], SimEnv]
+
+
+def played(env: SimEnv, seed: int) -> list[np.ndarray]:
+    """States of robot and objects while the expert acts until the end of the episode."""
+    env.start(seed)
+    states = [np.concatenate([env.state(), env.objects()])]
+    while not env.outcome.decided and env.steps < env.max_steps:
+        env.act(env.expert())
+        states.append(np.concatenate([env.state(), env.objects()]))
+    return states
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Maker]:
+    """A task, made once: an episode does not depend on what was before."""
+    known: dict[str, SimEnv] = {}
+
+    def get(name: str) -> SimEnv:
+        if name not in known:
+            known[name] = make(name, size=32)
+        return known[name]
+
+    yield get
+    for env in known.values():
+        env.close()
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids="/".join)
+def test_the_tasks_of_a_pair_start_the_same_and_the_end_of_one_is_the_failure_of_the_other(
+    pair: tuple[str, str, str], images: None, made: Maker
+) -> None:
+    world, *tasks = pair
+    one, other = (made(f"{world}/{task}") for task in tasks)
+    assert (one.instruction, one.opposite) == (other.opposite, other.instruction)
+    for seed in range(2):
+        one.start(seed)
+        other.start(seed)
+        first, second = one.observe(), other.observe()
+        for key in one.features:
+            np.testing.assert_array_equal(first[key], second[key])
+        while not other.outcome.decided:
+            other.act(one.expert())
+            one.act(one.expert())
+        assert (one.outcome, other.outcome) == ((True, False), (False, True))
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_an_episode_is_its_seed_whatever_was_before(name: str, made: Maker) -> None:
+    env, fresh = made(name), make(name)
+    other = played(env, 3)
+    before = played(env, 5)
+    np.testing.assert_array_equal(before, played(fresh, 5))
+    assert not np.array_equal(other[0], before[0])
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_what_comes_after_the_outcome_does_not_change_it(name: str, made: Maker) -> None:
+    env = made(name)
+    played(env, 0)
+    for _ in range(20):
+        env.act(np.eye(len(env.action_names))[1] * 0.5)
+    assert env.outcome == (True, False)
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_every_variation_changes_the_picture_and_nothing_else(name: str, images: None, made: Maker) -> None:
+    env = made(name)
+    env.start(1)
+    plain = env.observe()
+    key = f"observation.images.{env.cameras.names[0]}"
+    varied = make(name, size=32, variation=Variation(background=True))
+    try:
+        for variation in (None, Variation(light=True), Variation(camera=True), Variation(distractors=5)):
+            varied.cameras._variation = variation or varied.cameras._variation  # to make an environment takes a second
+            pictures = []
+            for seed in (1, 2, 1):
+                varied.start(seed)
+                pictures.append(varied.observe())
+            np.testing.assert_array_equal(pictures[0][key], pictures[2][key])  # drawn from the seed
+            assert np.abs(pictures[0][key].astype(int) - plain[key]).mean() > 0.5
+            for state in ("observation.state", "observation.environment_state"):
+                np.testing.assert_array_equal(pictures[0][state], plain[state])
+    finally:
+        varied.close()
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+@pytest.mark.filterwarnings("ignore:.*Box observation space m:UserWarning")  # states have no limits
+def test_gymnasium_accepts_it(name: str, images: None, made: Maker) -> None:
+    env = made(name)
+    check_env(env, skip_render_check=True)
+    _, reward, terminated, truncated, info = env.step(np.zeros(len(env.action_names)))
+    assert (reward, terminated, truncated, info) == (0.0, False, False, {"success": False, "failure": False})
+    assert env.render().shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize("name", DRAWERS)
+def test_wrong_actions_are_refused(name: str, made: Maker) -> None:
+    env = made(name)
+    env.start(0)
+    count, names = len(env.action_names), ", ".join(env.action_names)
+    why = rf"^`action`: expected {count} numbers \({names}\) for {name}, got shape \[3\]"
+    with pytest.raises(LattokError, match=why):
+        env.act(np.zeros(3))
+    with pytest.raises(LattokError, match=r"^`action`: expected finite numbers, got nan in dimension z"):
+        env.act(np.where(np.arange(count) == 2, np.nan, 0))
+
+
+def test_wrong_names_are_refused() -> None:
+    with pytest.raises(LattokError, match="metaworld-pairs/drawer-open"):
+        make("metaworld-pairs/drawer-opn")
+    with pytest.raises(LattokError, match="metaworld-pairs"):
+        find_tasks("meta-world-pairs")
+    with pytest.raises(LattokError, match="one task"):
+        make("metaworld-pairs")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", find_tasks(["metaworld", "ogbench"]))
+def test_experts_win(name: str) -> None:
+    env = make(name)
+    won = []
+    for seed in range(5):
+        played(env, seed)
+        won.append(env.outcome.success)
+    assert sum(won) >= (3 if env.world == "metaworld" else 4)
