@@ -79,7 +79,7 @@ def test_a_policy_is_no_labeller_and_every_other_model_is(places, tmp_path):
     with pytest.raises(
         LattokError, match="`model`: expected an action tokenizer or an image latent action model, got 'latent-vla'"
     ):
-        lattok.evaluate(tmp_path / "policy", places[0])
+        lattok.annotate(places[0], tmp_path / "policy", tmp_path / "out")
     policies = {kind for kind, model in FAMILIES.items() if hasattr(model, "predict_chunk") or "vla" in kind}
     assert {kind for kind, model in FAMILIES.items() if model.label_source is None} == policies
 

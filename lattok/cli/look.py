@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 import lattok
 from lattok import checks, files
 from lattok.cli.flags import Dataset, MaybeFolder, Model, Names, Number, Text
+from lattok.cli.simulate import act
 from lattok.progress import bar
 
 
@@ -60,9 +61,11 @@ def evaluate(
     state_key: str = "observation.state",
     cameras: Names = (),
     episodes: str = "test",
+    env: Names = (),
+    env_episodes: int = 10,
     device: str = "auto",
 ) -> None:
-    """Judge a tokenizer or latent action model on held-out episodes, with controls: report.json and report.html.
+    """Judge a tokenizer, latent action model or policy on held-out episodes, with controls: report.json, report.html.
 
     Example: lattok evaluate my-lam path/to/dataset --out my-report --controls trained
 
@@ -71,10 +74,12 @@ def evaluate(
         controls: quick, or trained: also train the same encoder on labels alone, and a decoder without latents.
         seed: Seed of the controls.
         revision: Revision of a Hub model.
-        action_key: Column with the actions.
+        action_key: Column with the actions; of a policy those that it learned from, unless another is given.
         state_key: Column with the robot state, used as a control.
         cameras: Cameras that a model of video shall look at, in its order, short names allowed (default: its own).
         episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
+        env: Tasks in which a policy shall act as well, such as metaworld-pairs; `lattok rollout` has more options.
+        env_episodes: Episodes of each task.
         device: auto, cpu, cuda or mps.
     """
     checks.one_of("controls", controls, ("quick", "trained"))
@@ -83,6 +88,8 @@ def evaluate(
     target = Path(out) if out else (folder or Path.cwd()) / "report"
     keys = {"action_key": action_key, "state_key": state_key, "cameras": cameras or None}
     options = {**keys, "episodes": episodes, "controls": controls, "seed": seed}
+    if env:
+        options["rollouts"] = act(loaded, env, env_episodes, target / "rollouts", device)
     report = judge(loaded, dataset, target, folder, device, **options)
     print(report.to_text())
     print(f"Report: {target / 'report.html'}")

@@ -119,6 +119,15 @@ def rollout(
     print(f"Results: {target / 'rollouts.json'}")
 
 
+def act(policy: Any, tasks: tuple[str, ...], episodes: int, out: Path, device: str) -> dict[str, Any]:
+    """Let a loaded policy act as `lattok rollout` does by itself; return what it found as JSON."""
+    from lattok.devices import moved
+
+    sim, _ = _simulators()
+    with bar("rollout") as progress:
+        return sim.rollout(moved(policy, device), tasks, episodes, videos=1, out=out, progress=progress).to_json()
+
+
 def _simulators() -> tuple[Any, Any]:
     """Import what only the extra brings."""
     try:

@@ -11,7 +11,11 @@ from typing import Any
 
 from lattok.evaluation.report import NEEDS_TRAINING, Answer, Report, percent, printed
 
-QUESTIONS = {"action-vq": "May I use this tokenizer?", "image-lam": "May I annotate with this model?"}
+QUESTIONS = {
+    "action-vq": "May I use this tokenizer?",
+    "image-lam": "May I annotate with this model?",
+    "latent-vla": "Does this policy do what it is told?",
+}
 TARGET = 2.0  # a target for supervision may have this many times the error of an untrained codebook
 CAVEATS = {  # verdicts about latent actions that do not decide, but that a user should know of
     "codes_against_controls_xyz": "about x, y and z the codes say less than the best control",
@@ -74,11 +78,12 @@ def answered(report: Report, trained_on: Mapping[str, Any] | None) -> Report:
     if trial is not None:
         text = f"No: this was a trial run of {trial} steps, to see that everything works. Its figures mean nothing."
         holds = False
-    elif held.get("held_out_seen") is False:
+    elif held.get("held_out_seen") is False and "success" not in report.figures:
         text = "That cannot be told from this report: the model was trained on episodes that judge it here."
         holds = None
     else:
-        holds, text = (_tokenizer if report.kind == "action-vq" else _latent)(report, held)
+        judge = {"action-vq": _tokenizer, "image-lam": _latent, "latent-vla": _policy}[report.kind]
+        holds, text = judge(report, held)
     return replace(report, answer=Answer(QUESTIONS[report.kind], holds, text))
 
 
@@ -86,6 +91,16 @@ def trial_steps(trained_on: Mapping[str, Any] | None) -> int | None:
     """Return the steps of a trial run; None for a model that was trained in earnest, or that does not say."""
     loop = (trained_on or {}).get("loop")
     return loop.get("steps", 0) if isinstance(loop, Mapping) and loop.get("trial") else None
+
+
+def _policy(report: Report, holds: Mapping[str, bool | None]) -> tuple[bool | None, str]:
+    """Judge a policy by its rollouts; without any only the worst can be told."""
+    if "success" in report.figures:
+        return None, report.sections[0].reading
+    if not holds["action_error"]:
+        return False, "No: its actions are no nearer to those of held-out episodes than the mean action is."
+    text = "That cannot be told from actions, though its own are nearer to held-out ones than the mean action is"
+    return None, f"{text}. Let it act: lattok evaluate POLICY DATASET --env TASKS."
 
 
 def _tokenizer(report: Report, holds: Mapping[str, bool | None]) -> tuple[bool | None, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,16 +26,20 @@ from lattok.evaluation.questions.codes import direction_outcome, usage_outcome
 from lattok.evaluation.questions.dependence import dependence_outcome
 from lattok.evaluation.questions.distractor import distractor_outcome
 from lattok.evaluation.questions.examples import examples_outcome, gallery_outcome
+from lattok.evaluation.questions.policy_error import policy_errors, policy_outcome
 from lattok.evaluation.questions.readout import readout_outcome
 from lattok.evaluation.questions.reconstruction import headline_of, reconstruction_outcome
+from lattok.evaluation.questions.rollouts import rollouts_outcome
 from lattok.evaluation.questions.structure import structure_outcome, transfer_outcome
 from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Progress, Report, Verdict
 from lattok.image_lam.feature_cache import FeatureCache
-from lattok.loading import as_labeller
+from lattok.loading import load
 from lattok.normalize import for_dataset
+from lattok.samples.policy import PolicyWindows
 from lattok.training import LoopOptions
 from lattok.types import ActionTokenizer, Labeller
 from lattok.version import __version__
+from lattok.vla import LatentVLA
 
 LATENT_QUESTIONS: tuple[Callable[[LatentEvidence], Outcome | None], ...] = (  # after the first, what latents say
     dependence_outcome,
@@ -64,26 +68,31 @@ def evaluate(
     max_episodes: int = 200,
     seed: int = 0,
     feature_cache: FeatureCache | None = None,
+    rollouts: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Judge an action tokenizer or an `ImageLAM` on the held-out `episodes` of a dataset; paths and Hub ids do as well.
+    """Judge an action tokenizer, an `ImageLAM` or a policy on the held-out `episodes` of a dataset; their paths do too.
 
     All other episodes fit probes and controls; at most `max_episodes` of them and half as many held-out ones are used,
     evenly spaced. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
     With `out`, writes `report.json` and `report.html` there, in place of a report on the same model and dataset if
     there is one, with `overwrite` of any report; many decoded frames then lie in a file there rather than in memory.
-    Features come from `feature_cache` where it has all of a split's.
+    Features come from `feature_cache` where it has all of a split's. A policy is compared with the actions that it
+    learned from unless another `action_key` is given; `rollouts`, what `lattok.sim.rollout(...).to_json()` gives, stand
+    before that.
     `progress(stage, done, total)` is called along the way.
     """
     checks.one_of("controls", controls, ("quick", "trained"))
-    model, dataset = as_labeller(model), as_dataset(dataset)
+    model, dataset = load(model) if isinstance(model, str | os.PathLike) else model, as_dataset(dataset)
     labels_from = model.label_source if isinstance(model, Labeller) else None
-    if labels_from not in ("actions", "video"):
-        policy: Any = model
-        hint = f"A policy is judged otherwise: {policy.judged_by}." if hasattr(model, "predict_chunk") else ""
-        checks.fail("model", "an action tokenizer or an image latent action model", type(model).__name__, hint)
-    model = for_dataset(model, dataset.name)
+    if labels_from not in ("actions", "video") and not isinstance(model, LatentVLA):
+        expected = "an action tokenizer, an image latent action model or a policy"
+        checks.fail("model", expected, getattr(model, "type", type(model).__name__))
+    if rollouts is not None and not isinstance(model, LatentVLA):
+        checks.fail("rollouts", "none for a model that does not act", "some")
+    if not isinstance(model, LatentVLA):
+        model = for_dataset(model, dataset.name)
     split = split_episodes(dataset, episodes, max_episodes)
     title = f"{model.source or type(model).__name__} on {dataset.name}"
     note: Progress = progress or (lambda stage, done, total: None)
@@ -98,7 +107,9 @@ def evaluate(
     if folder is not None:
         check_place(folder, provenance, overwrite)
     with _quietly(model):
-        if labels_from == "actions":
+        if isinstance(model, LatentVLA):
+            report = _policy_report(model, dataset, split, action_key, rollouts, folder, title, note)
+        elif labels_from == "actions":
             if action_key is None:
                 checks.fail("action_key", "a column of actions", "None")
             check_trained_space(model.trained_on, dataset, action_key)
@@ -138,6 +149,53 @@ def _tokenizer_report(model: ActionTokenizer, evidence: TokenizerEvidence, title
         "held_out_windows": len(evidence.windows),
     }
     return _report("action-vq", title, headline_of(outcome.figures, model.vocab_size), [outcome], provenance)
+
+
+def _policy_report(
+    policy: LatentVLA,
+    dataset: RobotDataset,
+    split: Split,
+    action_key: str | None,
+    rollouts: Mapping[str, Any] | None,
+    folder: Path | None,
+    title: str,
+    progress: Progress,
+) -> Report:
+    """Compare actions with the held-out ones; show `rollouts` first, where there are any."""
+    config = policy.config
+    state_key = config.state_key if config.proprio_dim else None
+    key = config.action_key if action_key in (None, "action") else action_key
+    options: dict[str, Any] = {"size": config.image_size, "action_key": key}
+    trained = PolicyWindows(dataset, config.horizon, cameras=(), state_key=None, episodes=split.train, **options)
+    held_out = PolicyWindows(
+        dataset,
+        config.horizon,
+        cameras=config.cameras,
+        interpolation=config.interpolation,
+        state_key=state_key,
+        episodes=split.held_out,
+        cache_dir=folder,
+        progress=lambda done, total: progress("decode", done, total),
+        **options,
+    )
+    names = held_out.action_names
+    checks.size(key, "numbers, as the policy's actions have", len(names), config.action_dim)
+    if held_out.camera_sizes != config.camera_sizes:
+        expected = f"images of {config.camera_sizes} (height, width), as in the policy's training"
+        checks.fail("dataset", expected, str(held_out.camera_sizes))
+    judged = policy_errors(
+        policy.predict_chunk,
+        trained,
+        held_out,
+        key,
+        lambda done, total: progress("held-out windows", done, total),
+    )
+    outcomes = [policy_outcome(judged)]
+    if rollouts is not None:
+        outcomes.insert(0, rollouts_outcome(rollouts))
+    headline = " ".join(outcome.sections[0].reading for outcome in outcomes)
+    provenance = {"held_out_windows": judged.windows, "rollouts": None if rollouts is None else rollouts["options"]}
+    return _report(policy.type, title, headline, outcomes, provenance)
 
 
 def _latent_report(evidence: LatentEvidence, title: str, progress: Progress) -> Report:

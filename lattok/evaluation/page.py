@@ -106,7 +106,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant
   ul.verdicts li { grid-template-columns: 1fr; gap: 0; } dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 8px; } }
 """
-KINDS = {"action-vq": "Action tokenizer", "image-lam": "Image latent action model"}
+KINDS = {"action-vq": "Action tokenizer", "image-lam": "Image latent action model", "latent-vla": "Policy"}
 LEGEND = (
     "✓ holds up against its control, ✗ falls short of it, – is open: too close to tell, or left out. "
     "The model's rows are blue. A control that does better is marked where it does, and carries the words "

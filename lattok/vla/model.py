@@ -73,7 +73,6 @@ class LatentVLA(HubModel):
     type = "latent-vla"
     config_class = VLAConfig
     narrow = True
-    judged_by = "training with episodes held out compares its actions with theirs"
     config: VLAConfig
 
     def __init__(self, config: VLAConfig, backbone: Backbone):

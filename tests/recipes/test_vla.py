@@ -356,8 +356,15 @@ def test_other_verbs_know_what_a_policy_is(dataset: Path, tmp_path: Path, capsys
     lattok.train(recipe(dataset, tmp_path / "p"))
     policy = str(tmp_path / "p")
     assert "its held-out actions are nearer than the mean action" in (tmp_path / "p/README.md").read_text()
-    assert main(["evaluate", policy, str(dataset)]) == 2
-    assert "A policy is judged otherwise: training with episodes held out compares" in capsys.readouterr().err
+    assert main(["evaluate", policy, str(dataset)]) == 0
+    judged = json.loads((tmp_path / "p/report/report.json").read_text())
+    held_out = json.loads((tmp_path / "p/held_out.json").read_text())
+    assert judged["figures"] == {
+        "action_error": pytest.approx(held_out["error"]),
+        "action_error/mean_action": pytest.approx(held_out["mean_action"]),
+    }
+    assert "Are its actions those of held-out episodes?" in (tmp_path / "p/report/report.html").read_text()
+    capsys.readouterr()
     for verb in (["annotate", "--out", str(tmp_path / "o"), "--prefix", "other"], ["verify"]):
         assert main([verb[0], str(dataset), "--model", policy, *verb[1:]]) == 2
         assert "`model`: expected an action tokenizer or an image latent action model" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lattok.data import Progress
 from lattok.evaluation.evidence.split import evenly
+from lattok.evaluation.report import Outcome, Section, Table, TableRow, Verdict
 from lattok.samples.policy import PolicyWindows
 from lattok.types import PolicyBatch
 
@@ -91,3 +92,23 @@ def policy_errors(
         by_step=tuple(errors.nanmean((0, 2)).tolist()),
         windows=len(chosen),
     )
+
+
+def policy_outcome(errors: PolicyErrors) -> Outcome:
+    """Show the errors: of all dimensions and of each, and of each step of a chunk."""
+    columns = ("all", *errors.by_dimension)
+    spare = (None,) * len(errors.by_dimension)
+    rows = (
+        TableRow("policy", "policy", (errors.error, *errors.by_dimension.values()), control=False),
+        TableRow("mean_action", "always the mean training action", (errors.mean_action, *spare)),
+    )
+    note = f"By step of the chunk, from the first: {', '.join(f'{error:.3g}' for error in errors.by_step)}."
+    table = Table("Squared error", columns, rows, "lower", note=note)
+    text = (
+        f"Of {errors.windows} frames of held-out episodes a chunk is asked for and compared with `{errors.key}`, in "
+        "units of the variance of the training actions. It says how well actions are imitated, not whether a task "
+        "succeeds."
+    )
+    section = Section("Are its actions those of held-out episodes?", text, (table,), (), f"{errors.text}.")
+    figures = {"action_error": errors.error, "action_error/mean_action": errors.mean_action}
+    return Outcome((section,), figures, [Verdict(**errors.verdict)])

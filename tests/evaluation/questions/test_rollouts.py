@@ -1,0 +1,64 @@
+"""Rollouts on the report page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import lattok
+from lattok.checks import LattokError
+from lattok.evaluation.questions.rollouts import rollouts_outcome
+from tests.vla.fakes import policy
+
+SCORE = {"episodes": 10, "success": 0.8, "interval": [0.49, 0.94], "failure": 0.1, "decisions": 20.5, "beyond": 0.04}
+LOST = SCORE | {"success": 0.0, "interval": [0.0, 0.28], "decisions": None}
+
+
+def found(**options: Any) -> dict[str, Any]:
+    plain = {"seed": 1000, "episodes": 10, "execute": 4, "repeat": None, "ensemble": None, "instruction": "own"}
+    plain |= {"variation": {"light": False, "distractors": 0}}
+    tasks = {"toy/left": SCORE, "toy/right": LOST}
+    return {"overall": SCORE | {"episodes": 20}, "tasks": tasks, "options": plain | options, "notes": ["mind the gap"]}
+
+
+def test_every_task_has_a_row_with_its_interval() -> None:
+    (section,), figures, verdicts = rollouts_outcome(found())
+    table = section.tables[0]
+    assert [row.key for row in table.rows] == ["all", "toy/left", "toy/right"]
+    assert table.interval(table.rows[1], 0) == "0.49 … 0.94"
+    assert [table.shown(value, i) for i, value in enumerate(table.rows[2].values)] == ["0.00", "0.10", "–", "4.0%"]
+    assert figures == {"success": 0.8, "failure": 0.1, "success/toy/left": 0.8, "success/toy/right": 0.0}
+    assert verdicts == []
+    assert section.reading == "It succeeds in 80 % of the episodes (49 % to 94 %); in 10 % the opposite came first."
+    assert table.note == "execute=4. mind the gap"
+
+
+def test_options_that_change_the_question_are_named() -> None:
+    changed = found(instruction="swapped", variation={"light": True, "distractors": 3})
+    assert rollouts_outcome(changed).sections[0].tables[0].note == (
+        "execute=4, instruction=swapped, light=True, distractors=3. mind the gap"
+    )
+
+
+def test_they_answer_for_a_policy_and_for_nothing_else(make_dataset, tmp_path) -> None:
+    data = make_dataset([6, 6, 6, 6])
+    sizes: dict[str, Any] = {"camera_sizes": ((32, 32),) * 2, "proprio_dim": 2, "proprio_names": ()}
+    model = policy(**sizes)
+    report = lattok.evaluate(model, data, rollouts=found(), out=tmp_path / "report")
+    assert [section.title for section in report.sections] == [
+        "Does it do what it is told?",
+        "Are its actions those of held-out episodes?",
+    ]
+    assert report.answer is not None
+    assert report.answer.text == report.sections[0].reading
+    assert report.provenance["rollouts"] == found()["options"]
+    assert "Does this policy do what it is told?" in (tmp_path / "report/report.html").read_text()
+    assert lattok.evaluate(model, data).answer.holds is False  # its actions mean nothing
+    tokenizer = lattok.UniformBins.fit(data.columns(0, ["action"])["action"][None])
+    with pytest.raises(LattokError, match="`rollouts`: expected none for a model that does not act, got some"):
+        lattok.evaluate(tokenizer, data, rollouts=found())
+    with pytest.raises(LattokError, match=r"`action`: expected 4 numbers, as the policy's actions have, got 3"):
+        lattok.evaluate(policy(**sizes, action_dim=4), data)
+    with pytest.raises(LattokError, match=r"`dataset`: expected images of \(\(24, 32\), \(16, 16\)\)"):
+        lattok.evaluate(policy(**sizes | {"camera_sizes": ((24, 32), (16, 16))}), data)
