@@ -105,8 +105,10 @@ def rollout(
         revision: Revision of a Hub model.
         device: auto, cpu, cuda or mps.
     """
-    sim, agents = _simulators()
-    agent = agents.open_agent(model, revision, device)
+    import lattok.sim as sim
+    from lattok.sim.agents import open_agent
+
+    agent = open_agent(model, revision, device)
     folder = Path(model) if Path(model).is_dir() else Path.cwd()
     options = {"seed": seed, "execute": execute, "repeat": repeat, "ensemble": ensemble, "instruction": instruction}
     options |= {"batch": batch, "workers": workers, "videos": videos, "variation": _variation(sim, variation)}
@@ -121,21 +123,11 @@ def rollout(
 
 def act(policy: Any, tasks: tuple[str, ...], episodes: int, out: Path, device: str) -> dict[str, Any]:
     """Let a loaded policy act as `lattok rollout` does by itself; return what it found as JSON."""
+    import lattok.sim as sim
     from lattok.devices import moved
 
-    sim, _ = _simulators()
     with bar("rollout") as progress:
         return sim.rollout(moved(policy, device), tasks, episodes, videos=1, out=out, progress=progress).to_json()
-
-
-def _simulators() -> tuple[Any, Any]:
-    """Import what only the extra brings."""
-    try:
-        import lattok.sim
-        import lattok.sim.agents
-    except ImportError as error:
-        raise checks.LattokError(f"simulators need a package: {error}. pip install 'lattok[sim]'") from None
-    return lattok.sim, lattok.sim.agents
 
 
 def _variation(sim: Any, names: tuple[str, ...]) -> Any:
