@@ -339,6 +339,30 @@ def test_a_matched_control_has_placeholders_and_labels_and_no_guidance(dataset: 
         torch.testing.assert_close(weights(policy)[name], weights(fresh)[name], rtol=0, atol=0)
 
 
+UNGUIDED = {"la_align": "baseline", "la_direct": "ph_direct", "la_cond": "ph_cond", "la_tok": "baseline"}
+UNGUIDED |= {"la_direct_c": "ph_direct", "la_tok_c": "baseline"}
+
+
+def test_every_latent_strategy_has_a_control_of_its_length():
+    assert UNGUIDED.keys() == {name for name, strategy in STRATEGIES.items() if strategy.losses}
+
+
+@pytest.mark.parametrize("name", UNGUIDED)
+def test_without_weight_a_strategy_trains_what_placeholders_alone_train(name: str, dataset: Path, tmp_path: Path):
+    """λ = 0 and E.2: the same weights to the last bit, gradients of the latent loss clipped with none of theirs."""
+    options = {"prefix": "tokens" if name.startswith("la_tok") else "latent", "ema": 0.5, "clip_norm": 0.1}
+    guided = lattok.train(recipe(dataset, tmp_path / "guided", name, **options))
+    given = lattok.train(recipe(dataset, tmp_path / "p", name, latent_weight=0.0, **options))
+    options |= {"prefix": None} if STRATEGIES[UNGUIDED[name]].labels is None else {}
+    control = weights(lattok.train(recipe(dataset, tmp_path / "q", UNGUIDED[name], **options)))
+    own, differ = weights(given), 0
+    assert {key for key in own if not key.startswith("supervision.")} == control.keys()
+    for key, value in control.items():
+        assert torch.equal(own[key], value), key
+        differ += not torch.equal(weights(guided)[key], value)
+    assert differ > len(control) / 2
+
+
 def test_a_study_takes_labels_where_they_fit(folder: Path, dataset: Path, tmp_path: Path):
     made = recipe(dataset, tmp_path / "s", prefix="latent", latent_stride="3", tokenizer=str(folder / "vq"))
     train_study(made, strategies=("ph_direct", "la_direct", "la_tok"))
