@@ -31,6 +31,7 @@ from lattok.training import checkpoints
 from lattok.training.runlog import CodebookWatch, Meter, RunLog
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
+FUSED = ("cpu", "cuda")  # devices whose optimiser is one call for all parameters, in every torch that will do
 SMALLER = "Choose a smaller batch_size or a smaller model, or let `accumulate` share a batch."
 
 
@@ -131,7 +132,8 @@ def fit(
     """
     accelerator = _accelerator(options)
     module = copy.deepcopy(model) if _shards(accelerator) else model  # sharding in place would not come off again
-    wrapped, optimizer = accelerator.prepare(module.train(), _optimizer(groups(module), module, options))
+    fused = accelerator.device.type in FUSED
+    wrapped, optimizer = accelerator.prepare(module.train(), _optimizer(groups(module), module, options, fused))
     path = out / RUN / CHECKPOINT
     average = checkpoints.weights_of(module) if options.ema else {}
     first = checkpoints.restore(module, optimizer, path, options.steps, average) if resume and path.is_file() else 0
@@ -218,7 +220,9 @@ def _shards(accelerator: Accelerator) -> bool:
     return getattr(accelerator, "is_fsdp2", False)
 
 
-def _optimizer(groups: Sequence[ParameterGroup], model: nn.Module, options: LoopOptions) -> torch.optim.Optimizer:
+def _optimizer(
+    groups: Sequence[ParameterGroup], model: nn.Module, options: LoopOptions, fused: bool
+) -> torch.optim.Optimizer:
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
     checks.at_least_zero(**{f"rate of group {number}": group.rate for number, group in enumerate(groups)})
     trained = [{"params": [p for p in g.parameters if p.requires_grad], "rate": g.rate} for g in groups]
@@ -227,7 +231,7 @@ def _optimizer(groups: Sequence[ParameterGroup], model: nn.Module, options: Loop
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     if odd := [name for key, name in names.items() if grouped.count(key) != 1]:
         raise LattokError(f"`groups`: each parameter that is trained belongs into one group, but not so {odd[0]}.")
-    return kind(trained, lr=options.lr, weight_decay=options.weight_decay)
+    return kind(trained, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
 
 
 def _step(
