@@ -92,6 +92,8 @@ class LattokConfig(PreTrainedConfig):
     latent: LatentSpec | None = None  # what the labels are
     action_names: list[str] = field(default_factory=list)
     proprio_names: list[str] = field(default_factory=list)
+    fps: float | None = None  # of the episodes, where lattok trained the policy
+    instructions: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,6 +145,7 @@ class LattokConfig(PreTrainedConfig):
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         values |= {"action_dim": self.action_dim, "proprio_dim": self.proprio_dim, "cameras": tuple(cameras)}
         values |= {"camera_sizes": tuple(tuple(features[camera].shape[1:]) for camera in cameras)}
+        values["n_action_steps"] = None if self.steps_taken == self.chunk_size else self.steps_taken
         return VLAConfig(**values | {"strategy": self.plan, "horizon": self.chunk_size})
 
     def validate_features(self) -> None:

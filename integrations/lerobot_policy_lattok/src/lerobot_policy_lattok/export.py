@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,8 @@ def config_of(made: VLAConfig, device: str = "cpu") -> LattokConfig:
     values |= {"input_features": inputs, "output_features": outputs}
     config = LattokConfig(**values, device=device, push_to_hub=False)
     again = config.model_config()
+    if made.n_action_steps == made.horizon:
+        made = replace(made, n_action_steps=None)
     if again != made:
         others = [field.name for field in fields(made) if getattr(made, field.name) != getattr(again, field.name)]
         checks.fail("model", "a policy that LeRobot's options can describe", f"one with its own {', '.join(others)}")
