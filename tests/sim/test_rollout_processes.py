@@ -79,7 +79,7 @@ def test_the_command_leaves_no_process(number: signal.Signals, code: int, tmp_pa
         assert len(marked(mark)) == 3
         parent.send_signal(number)
         assert parent.wait(timeout=30) == code
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60  # a busy machine lets them notice late
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not marked(mark)
