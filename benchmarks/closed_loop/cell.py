@@ -9,7 +9,6 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from benchmarks.closed_loop.plan import (
 from benchmarks.common import environment, write_results
 from lattok.sim import find_tasks
 from lattok.sim.rollout import rollout
-from lattok.sim.turns import Played
+from lattok.vla import STRATEGIES
 
 
 def recipe_of(cell: Cell, folder: Path, out: Path) -> lattok.VLARecipe:
@@ -42,14 +41,15 @@ def recipe_of(cell: Cell, folder: Path, out: Path) -> lattok.VLARecipe:
     if regime.demonstrations is not None:
         given["episodes"] = f"{regime.demonstrations} per task seed {cell.seed}"
     acting = regime.acting_episodes(cell.seed)
-    if row.labels is None or LABELS[row.labels].source == "actions":
-        if acting is not None:
-            given["episodes"] = acting  # the others teach nothing
-        if row.labels is not None:
-            given["tokenizer"] = str(label_model(folder, data, row.labels, acting, cell.seed))
-    else:
-        data = labelled_dataset(folder, data, row.labels, acting, cell.seed)
-        given |= {} if acting is None else {"action_episodes": acting, "acted_share": ACTED_SHARE}
+    labels = None if row.labels is None else LABELS[row.labels]
+    if acting is not None and labels is not None and labels.source == "video" and STRATEGIES[row.strategy].losses:
+        given |= {"action_episodes": acting, "acted_share": ACTED_SHARE}
+    elif acting is not None:
+        given["episodes"] = acting  # the others teach nothing
+    if labels is not None and labels.source == "video":
+        data = labelled_dataset(folder, data, str(row.labels), acting, cell.seed)
+    elif labels is not None:
+        given["tokenizer"] = str(label_model(folder, data, str(row.labels), acting, cell.seed))
     return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
 
 
@@ -64,20 +64,23 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         policy = lattok.train(recipe, resume=out.exists())
     trained = time.process_time()
     blind = not policy.config.prompt
-    tasks = find_tasks(WORLD)
     results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "options": _options(out)}
     for how, episodes in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
         if how == "own" or not blind:
-            played = rollout(policy, tasks, episodes, execute=EXECUTE, instruction=how).episodes
-            results[how] = {task: _counts([one for one in played if one.task == task]) for task in tasks}
+            results[how] = counted(policy, WORLD, episodes, instruction=how)
     results["cpu_s"] = {"training": trained - begun, "rollouts": time.process_time() - trained}
     shutil.rmtree(out / "run", ignore_errors=True)  # the checkpoint
     return results
 
 
-def _counts(played: Sequence[Played]) -> list[int]:
-    """Count successes, failures and episodes."""
-    return [sum(one.success for one in played), sum(one.failure for one in played), len(played)]
+def counted(policy: lattok.LatentVLA, tasks: str, episodes: int, **options: Any) -> dict[str, list[int]]:
+    """Return successes, failures and number of rollouts by task."""
+    played = rollout(policy, tasks, episodes, execute=EXECUTE, **options).episodes
+    by_task = {name: [one for one in played if one.task == name] for name in find_tasks(tasks)}
+    return {
+        name: [sum(one.success for one in ones), sum(one.failure for one in ones), len(ones)]
+        for name, ones in by_task.items()
+    }
 
 
 def _options(out: Path) -> dict[str, Any]:

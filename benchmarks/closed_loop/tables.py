@@ -94,6 +94,10 @@ def summary(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, di
         for how in ("swapped", "blank"):
             if all(how in run for run in runs.values()):
                 figures[row][how] = float(np.mean([success(run, how) for run in runs.values()]))
+        shifted = [run["shift"] for run in runs.values() if "shift" in run]
+        if shifted:
+            kinds = shifted[0]
+            figures[row]["shift"] = {kind: float(np.mean([success(run, kind) for run in shifted])) for kind in kinds}
         if row != BASE and shared:
             figures[row]["difference"] = Interval.of([success(runs[seed]) - base[seed] for seed in shared])
     p = {
@@ -116,6 +120,19 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
         shares = [f"{figure[name]:.2f}" if name in figure else "" for name in ("opposite", "swapped", "blank")]
         lines.append("| " + " | ".join([*cells, *shares, f"{figure['cpu_minutes']:.1f}"]) + " |")
     return "\n".join(lines)
+
+
+def shift_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return success where the scene is changed, in Markdown; empty where nothing was tried."""
+    rows = [figure for figure in figures.values() if "shift" in figure]
+    if not rows:
+        return ""
+    kinds = list(rows[0]["shift"])
+    lines = [f"| row | unchanged | {' | '.join(kinds)} |", "|---" * (len(kinds) + 2) + "|"]
+    for row in rows:
+        shares = [row["success"].mean, *row["shift"].values()]
+        lines.append(f"| {row['title']} | " + " | ".join(f"{share:.2f}" for share in shares) + " |")
+    return "\n\nSuccess where the scene is changed:\n\n" + "\n".join(lines)
 
 
 def verdict(figure: Mapping[str, Any]) -> str:
@@ -155,7 +172,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     found = {regime: summary(rows) for regime, rows in read(args.results).items()}
-    parts = [f"## {REGIMES[regime].title}\n\n{table(figures)}" for regime, figures in found.items()]
+    parts = [
+        f"## {REGIMES[regime].title}\n\n{table(figures)}{shift_table(figures)}" for regime, figures in found.items()
+    ]
     target = args.results.with_suffix(".md")
     target.write_text("# Closed loop: paired scenes of Meta-World\n\n" + "\n\n".join(parts) + "\n")
     write_results(args.results.with_suffix(".json"), found)
