@@ -12,11 +12,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import gymnasium
 import numpy as np
-from ogbench.manipspace.envs import cube_env, scene_env
-from ogbench.manipspace.oracles.markov import button_markov, cube_markov, drawer_markov, window_markov
 
 from lattok.sim.env import EpisodeOutcome, SimEnv
-from lattok.sim.rendering import OFF, SceneCameras, Stage, Variation, Viewpoint, mujoco
+from lattok.sim.rendering import OFF, SceneCameras, Stage, Variation, Viewpoint, importing, mujoco
+
+with importing():
+    from ogbench.manipspace.envs import cube_env, scene_env
+    from ogbench.manipspace.oracles.markov import button_markov, cube_markov, drawer_markov, window_markov
 
 SLIDES = {"drawer": (-0.16, 0.0), "window": (0.0, 0.2)}  # metres: the drawer is open at its low end
 SIZES = {"block_0": 3, "block_1": 3, "drawer": 1, "window": 1}  # numbers that say where something is
@@ -234,8 +236,8 @@ def _build(scene: Scenery, size: int) -> Any:
     for part in ("black", "pad_gray"):  # as in OGBench's own images
         model.find("material", f"ur5e/robotiq/{part}").rgba = env._colors["purple"]
     floor = model.find("texture", "grid")  # dark in itself; now bright and its material, which multiplies it, dark
-    floor.rgb1, floor.rgb2 = (0.53, 0.61, 0.64), (1, 1, 1)
-    model.find("material", "grid").rgba = (0.15, 0.18, 0.25, 1)
+    floor.rgb1, floor.rgb2 = (0.32, 0.37, 0.38), (0.6, 0.6, 0.6)  # and not so bright that white things disappear
+    model.find("material", "grid").rgba = (0.25, 0.3, 0.42, 1)
     env._mjcf_model = model
     env.reset()  # which compiles it
     return env

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,6 +39,16 @@ mujoco: Any = _mujoco  # a compiled module, of whose names no checker knows
 
 SHAPES = tuple(getattr(mujoco.mjtGeom, f"mjGEOM_{shape}") for shape in ("BOX", "SPHERE", "CYLINDER"))
 EFFECTS = [int(mujoco.mjtRndFlag.mjRND_SHADOW), int(mujoco.mjtRndFlag.mjRND_REFLECTION)]
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Let packages be imported that look for OpenGL at once, also where MuJoCo has found none."""
+    if WITHOUT:
+        os.environ["MUJOCO_GL"], asked = "disable", os.environ["MUJOCO_GL"]
+    yield
+    if WITHOUT:
+        os.environ["MUJOCO_GL"] = asked
 
 
 class Viewpoint(NamedTuple):
@@ -101,6 +112,8 @@ class SceneCameras:
                 camera.fovy[:] = view.fovy
         self._arrays = {name: getattr(model, name) for name in ("mat_rgba", "light_pos", "light_diffuse")}
         self._arrays |= {"cam_pos": model.cam_pos, "cam_fovy": model.cam_fovy}
+        headlight = model.vis.headlight  # most of what is seen in some worlds
+        self._arrays |= {"ambient": headlight.ambient, "diffuse": headlight.diffuse}
         self._unchanged = {name: array.copy() for name, array in self._arrays.items()}
         self._renderer: Any = None
 
@@ -116,6 +129,9 @@ class SceneCameras:
         if what.light:
             model.light_diffuse[:] *= streams[1].uniform(0.3, 1.7, (model.nlight, 1))
             model.light_pos[:] += streams[1].uniform(-0.5, 0.5, model.light_pos.shape)
+            brightness = streams[1].uniform(0.5, 1.5)
+            for name in ("ambient", "diffuse"):
+                self._arrays[name][:] *= brightness
         if what.camera:
             model.cam_pos[:] += streams[2].uniform(-0.03, 0.03, model.cam_pos.shape)
             model.cam_fovy[:] *= streams[2].uniform(0.95, 1.05, model.ncam)
