@@ -173,10 +173,10 @@ def main() -> None:
     args = parser.parse_args()
     found = {regime: summary(rows) for regime, rows in read(args.results).items()}
     parts = [
-        f"## {REGIMES[regime].title}\n\n{table(figures)}{shift_table(figures)}" for regime, figures in found.items()
+        f"### {REGIMES[regime].title}\n\n{table(figures)}{shift_table(figures)}" for regime, figures in found.items()
     ]
     target = args.results.with_suffix(".md")
-    target.write_text("# Closed loop: paired scenes of Meta-World\n\n" + "\n\n".join(parts) + "\n")
+    target.write_text("\n\n".join(parts) + "\n")
     write_results(args.results.with_suffix(".json"), found)
     plot(found, args.results.with_suffix(".png"))
     print(target.read_text())

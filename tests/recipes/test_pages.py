@@ -27,8 +27,9 @@ ELSEWHERE = (
     "lattok convert",
     "lattok push",
     "lattok collect",
+    "my-actor",
     "--study",
-)  # the Hub, files of others, tested elsewhere
+)  # the Hub, files of others, simulators, tested elsewhere
 
 
 @pytest.fixture(scope="module")
