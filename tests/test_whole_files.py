@@ -124,7 +124,7 @@ def _hold_often(path, log):
                 file.write(b")")
             held += 1
         except LattokError:
-            pass
+            time.sleep(0.001)  # who spins keeps the holder from its processor: seconds for each hold on a busy machine
 
 
 def test_locks_that_come_and_go_are_never_held_twice(tmp_path):
