@@ -19,18 +19,7 @@ STARTS = 40  # rollouts of each task, from seed FIRST_START on
 FEW_STARTS = 10  # where the instruction is swapped or blank
 ACTED_SHARE = 0.5  # of a batch, where actions of some demonstrations only are known
 EXECUTE = 4  # actions of a chunk that are carried out
-POLICY: Mapping[str, Any] = MappingProxyType(  # beyond the preset `scratch`
-    {
-        "action_key": "expert_action",
-        "action_loss": "l1",
-        "prompt": "{task}",
-        "depth": 3,
-        "patch_size": 32,  # four tokens of each camera: as good as sixteen, at two thirds of the cost
-        "steps": 3000,
-        **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0),
-        "device": "cpu",
-    }
-)
+POLICY: Mapping[str, Any] = MappingProxyType({"action_key": "expert_action", "device": "cpu"})  # over preset `scratch`
 COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
 EMA = {"ema": 0.998, "schedule": "constant", "lr": 3e-4}
 

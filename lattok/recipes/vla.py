@@ -100,7 +100,7 @@ class VLARecipe(Recipe[LatentVLA]):
     """Train a policy, with or without latent actions.
 
     - `libero`, `robotwin`, `jaka`: the paper's recipe (Table 8) at the horizons of its robots (8, 25, 20)
-    - `scratch`: a small policy that learns from nothing on two cores
+    - `scratch`: a small policy that learns from nothing on two cores, as in our closed-loop study
     - joined with any of them: `p2t_code`, where the published code differs from the paper (L1, every crop of 90 %)
 
     As every recipe, this leaves the last episode of every task out, to judge by; `episodes="0:"` trains on all.
@@ -126,11 +126,16 @@ class VLARecipe(Recipe[LatentVLA]):
             "scratch": {
                 "backbone": SCRATCH,
                 "train_backbone": "full",
+                "prompt": "{task}",
+                "depth": 3,
                 "image_size": 64,
+                "patch_size": 32,  # four tokens of each camera
                 "interpolation": "bilinear",
                 "head_dim": 128,
                 "head_heads": 4,
-                "steps": 1000,
+                "action_loss": "l1",
+                **dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0),
+                "steps": 3000,
                 "batch_size": 32,
                 "lr": 1e-3,
                 "optimizer": "adamw",

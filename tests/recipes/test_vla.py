@@ -14,6 +14,7 @@ from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.recipes.policy_data import PolicyBatches, find_labels, read_windows
 from lattok.recipes.study import BLIND, PROPRIO, title_of, train_study
+from lattok.samples.augment import Augmentation
 from lattok.samples.policy import PolicyWindows
 from lattok.signals import Interrupted
 from lattok.vla import STRATEGIES
@@ -68,8 +69,16 @@ def test_presets_are_table_8():
         assert (loop.steps, loop.batch_size, loop.lr, loop.optimizer) == (steps, 128, 1e-4, "adamw")
         assert (loop.schedule, loop.decay_every, loop.decay_factor) == ("step", 10_000, 0.5)
         assert made.model.horizon == horizon
-    assert lattok.VLARecipe.from_preset("data", "out", backbone="scratch").preset == "scratch"
     assert lattok.VLARecipe.from_preset("data", "out", "libero+p2t_code").model.action_loss == "l1"
+
+
+def test_the_scratch_backbone_comes_with_the_preset_of_the_closed_loop_study():
+    made = lattok.VLARecipe.from_preset("data", "out", backbone="scratch")
+    assert made.preset == "scratch"
+    assert (made.loop.steps, made.loop.lr, made.loop.schedule) == (3000, 1e-3, "one_cycle")
+    model = made.model
+    assert (model.depth, model.patch_size, model.prompt, model.action_loss) == (3, 32, "{task}", "l1")
+    assert made.data.augmentation == Augmentation(crop=0.9)
 
 
 def test_interrupted_is_the_same_as_not(dataset: Path, tmp_path: Path, monkeypatch):
