@@ -89,7 +89,7 @@ def evaluate(
     keys = {"action_key": action_key, "state_key": state_key, "cameras": cameras or None}
     options = {**keys, "episodes": episodes, "controls": controls, "seed": seed}
     if env:
-        options["rollouts"] = act(loaded, env, env_episodes, target / "rollouts", device)
+        options["rollouts"] = act(loaded, env, env_episodes, target / "rollouts", device).to_json()
     report = judge(loaded, dataset, target, folder, device, **options)
     print(report.to_text())
     print(f"Report: {target / 'report.html'}")

@@ -121,13 +121,13 @@ def rollout(
     print(f"Results: {target / 'rollouts.json'}")
 
 
-def act(policy: Any, tasks: tuple[str, ...], episodes: int, out: Path, device: str) -> dict[str, Any]:
-    """Let a loaded policy act as `lattok rollout` does by itself; return what it found as JSON."""
+def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, device: str, videos: int = 1) -> Any:
+    """Let a loaded policy act as `lattok rollout` does by itself; return the `Rollouts`."""
     import lattok.sim as sim
     from lattok.devices import moved
 
     with bar("rollout") as progress:
-        return sim.rollout(moved(policy, device), tasks, episodes, videos=1, out=out, progress=progress).to_json()
+        return sim.rollout(moved(policy, device), tasks, episodes, videos=videos, out=out, progress=progress)
 
 
 def _variation(sim: Any, names: tuple[str, ...]) -> Any:
