@@ -16,10 +16,11 @@ from lattok import checks
 from lattok.labels import LatentSpec
 from lattok.recipes.vla import VLARecipe
 from lattok.vla import Strategy, VLAConfig, strategy_of
-from lattok.vla.config import PROMPT, SCRATCH
+from lattok.vla.config import SCRATCH
 
 # these have other defaults for the scratch backbone
 OF_BACKBONE = ("train_backbone", "image_size", "interpolation", "head_dim", "head_heads")
+OF_BACKBONE += ("action_loss", "prompt", "depth", "patch_size")
 
 
 @LRSchedulerConfig.register_subclass("lattok_steps")
@@ -50,13 +51,13 @@ class LattokConfig(PreTrainedConfig):
     latent_weight: float | None = None  # lambda
     prefix: str | None = None  # of the label columns; None: the only one that fits the strategy
     labels: str | None = None  # folder of labels beside the dataset
-    action_loss: str = "l2"
+    action_loss: str | None = None
     # what it sees and does
     cameras: list[str] | None = None  # None: all of the dataset
     proprio: bool = True  # sees observation.state
     chunk_size: int = 8  # actions of a prediction
     n_action_steps: int | None = None  # of them carried out; None: all
-    prompt: str = PROMPT
+    prompt: str | None = None
     # its model
     backbone: str = VLAConfig.backbone  # a Hub id, a folder, or "scratch"
     backbone_revision: str | None = None
@@ -69,9 +70,9 @@ class LattokConfig(PreTrainedConfig):
     image_size: int | None = None
     interpolation: str | None = None
     width: int = VLAConfig.width  # of the scratch backbone
-    depth: int = VLAConfig.depth
+    depth: int | None = None
     heads: int = VLAConfig.heads
-    patch_size: int = VLAConfig.patch_size
+    patch_size: int | None = None
     head_dim: int | None = None
     head_heads: int | None = None
     head_layers: list[int] = field(default_factory=list)
