@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torchvision  # noqa: F401 (after Mesa's LLVM is loaded, importing it, and with it Triton's, is a segmentation fault)
 
 import lattok
 from lattok.checks import LattokError
@@ -78,7 +79,6 @@ def test_killed_half_way_it_goes_on_to_the_same_policy(
     out = tmp_path / "demo"
     shutil.copytree(whole[0], out, ignore=shutil.ignore_patterns("policy", "rollouts"))
     monkeypatch.setattr("lattok.sim.collect", None)  # which has been done
-    monkeypatch.setattr(demo, "WORLD", TASKS[:1])  # one task is enough to act in
     with monkeypatch.context() as patch:
         patch.setattr("lattok.training.loop._step", lambda *a, **k: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
@@ -86,8 +86,8 @@ def test_killed_half_way_it_goes_on_to_the_same_policy(
     printed = run(out)
     policies = [lattok.load(folder / "policy") for folder in (out, whole[0])]
     assert policies[0].describe()["weights_sha256"] == policies[1].describe()["weights_sha256"]
-    table = [line for line in whole[1].splitlines() if line.startswith(TASKS[0])]
-    assert table == [line for line in printed.splitlines() if line.startswith(TASKS[0])]
+    rows = [[line for line in text.splitlines() if line.startswith("metaworld-pairs")] for text in (printed, whole[1])]
+    assert rows[0] == rows[1]
 
 
 def test_without_simulators_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
