@@ -178,6 +178,8 @@ class VLARecipe(Recipe[LatentVLA]):
         inputs = {name: value for name, value in inputs.items() if value is not None}
         with self.begin(resume, sources, inputs, resume_command) as contents:
             policy.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
+            if self.data.action_episodes is not None:
+                policy.trained_on["labels"] = {"episodes": self.data.action_episodes}
             batches, weights = PolicyBatches(windows, self), policy.config.loss_weights
             fit(policy, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             policy = finish({"": policy}, out)[""]
