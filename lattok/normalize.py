@@ -144,15 +144,15 @@ def _places(name: str, text: str, names: Sequence[str], dim: int) -> list[int]:
 class Unchosen(nn.Module):
     """Stands where one of several normalisers has to be chosen: every use is an error that lists them."""
 
-    def __init__(self, names: Sequence[str]):
+    def __init__(self, names: Sequence[str], owner: str = "tokenizer"):
         super().__init__()
-        self.names = tuple(names)
+        self.names, self.owner = tuple(names), owner
 
     @property
     def shift(self) -> NoReturn:
         """Refuse: no statistics are known."""
-        hint = f"tokenizer.for_dataset({self.names[0]!r}) has the normaliser of that one."
-        checks.fail("tokenizer", f"one of its datasets to be chosen ({', '.join(self.names)})", "none", hint)
+        hint = f"{self.owner}.for_dataset({self.names[0]!r}) has the normaliser of that one, and can be saved."
+        checks.fail(self.owner, f"one of its datasets to be chosen ({', '.join(self.names)})", "none", hint)
 
     scale = shift
 

@@ -85,6 +85,7 @@ class PolicyServer(PredictModelServer):
             options: Those of the harness, such as max_batch_size.
         """
         self.policy = model if isinstance(model, LatentVLA) else moved(open_policy(model), device)
+        self.policy.check_chosen()
         config = self.policy.config
         steps = self.policy.queues.n_action_steps if n_action_steps is None else n_action_steps
         checks.counts(n_action_steps=steps)
@@ -198,7 +199,9 @@ def _sources(cameras: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str
 
 def _policy_space(policy: LatentVLA, given: Any) -> ActionSpace:
     """Return what the policy's actions mean: as is said here, and not otherwise than the artefact says."""
-    said = (policy.trained_on or {}).get("action_space")
+    known = policy.trained_on or {}
+    entries = known.get("mixture", [known])  # whose actions are alike
+    said = next((entry["action_space"] for entry in entries if "action_space" in entry), None)
     own = None if said is None else ActionSpace.of(said, "training.json")
     space = own if given is None else ActionSpace.of(given, "policy_actions")
     if space is None:

@@ -89,7 +89,10 @@ def evaluate(
     keys = {"action_key": action_key, "state_key": state_key, "cameras": cameras or None}
     options = {**keys, "episodes": episodes, "controls": controls, "seed": seed}
     if env:
-        options["rollouts"] = act(loaded, env, env_episodes, target / "rollouts", device).to_json()
+        from lattok.normalize import for_dataset
+
+        chosen = for_dataset(loaded, lattok.open_dataset(dataset).name)
+        options["rollouts"] = act(chosen, env, env_episodes, target / "rollouts", device).to_json()
     report = judge(loaded, dataset, target, folder, device, **options)
     print(report.to_text())
     print(f"Report: {target / 'report.html'}")

@@ -91,8 +91,7 @@ def evaluate(
         checks.fail("model", expected, getattr(model, "type", type(model).__name__))
     if rollouts is not None and not isinstance(model, LatentVLA):
         checks.fail("rollouts", "none for a model that does not act", "some")
-    if not isinstance(model, LatentVLA):
-        model = for_dataset(model, dataset.name)
+    model = for_dataset(model, dataset.name)
     split = split_episodes(dataset, episodes, max_episodes)
     title = f"{model.source or type(model).__name__} on {dataset.name}"
     note: Progress = progress or (lambda stage, done, total: None)

@@ -204,7 +204,8 @@ class HubModel(nn.Module):
         known = self.trained_on or {}
         datasets = [entry["dataset"] for entry in known.get("mixture", [known]) if "dataset" in entry]
         facts = {"license": self.license, "base_model": self.base_model, "datasets": datasets}
-        return model_card(name, what, asdict(self.config), self.evaluation, self.judged_by, facts)
+        several = getattr(self, "datasets", ())
+        return model_card(name, what, asdict(self.config), self.evaluation, self.judged_by, facts, several)
 
     @property
     def base_model(self) -> str | None:

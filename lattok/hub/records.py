@@ -17,7 +17,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,10 @@ def plain(text: Any) -> str:
     return _SPECIAL.sub(r"\\\1", html.escape(_line(text), quote=False))
 
 
+def _quoted(text: str) -> str:
+    return json.dumps(_line(text), ensure_ascii=False)
+
+
 def _line(text: Any) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
@@ -149,10 +153,17 @@ def model_card(
     evaluation: Mapping[str, Any] | None,
     judged_by: str,
     facts: Mapping[str, Any],
+    several: Sequence[str] = (),
 ) -> str:
-    """Return what it is, how to load it, and the last evaluation as a table. `facts` stand at the top."""
+    """Return what it is, how to load it, and the last evaluation as a table. `facts` stand at the top.
+
+    `several`: datasets of which one has to be chosen before it is used.
+    """
     lines = [*_front(facts), f"# {plain(name)}", "", what, "", "```python", "import lattok"]
-    lines += [f"model = lattok.load({json.dumps(_line(name), ensure_ascii=False)})", "```", "", "## Evaluation", ""]
+    lines += [f"model = lattok.load({_quoted(name)})"]
+    lines += [f"model = model.for_dataset({_quoted(one)})" for one in several[:1]]
+    lines += [f"# or that of {_line(', '.join(several[1:]))}"] * (len(several) > 1)
+    lines += ["```", "", "## Evaluation", ""]
     lines += [f"Not evaluated yet: {judged_by}."] if not evaluation else _judged(evaluation)
     dumped = json.dumps(files.finite(config), indent=2)
     text = "\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", "", ""])

@@ -10,14 +10,17 @@ import torch
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data import RobotDataset, select_episodes, split_by_task
+from lattok.data import RobotDataset, camera_keys, select_episodes, split_by_task
+from lattok.data.schema import vector_key
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
+from lattok.labels.provenance import provenance_of
 from lattok.loading import load
+from lattok.normalize import for_dataset
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.samples.augment import augment_alike, draw
-from lattok.samples.batches import MixedBatches, SeededBatches
-from lattok.samples.policy import PolicyWindows
+from lattok.samples.batches import MixedBatches, SeededBatches, same_actions, same_cameras
+from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
 from lattok.training import RUN
 from lattok.types import ActionTokenizer, PolicyBatch
 
@@ -28,6 +31,7 @@ class PolicySource(NamedTuple):
     dataset: RobotDataset
     spec: LatentSpec | None = None
     tokenizer: Any = None  # labels the batches, in place of columns
+    cameras: tuple[str, ...] | None = None  # of this dataset of a mixture; none: as the recipe says
 
 
 def with_its_labels(recipe: Recipe[Any], dataset: RobotDataset) -> RobotDataset:
@@ -45,11 +49,58 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
     if plan.labels is None:
         return PolicySource(dataset)
     if data.tokenizer is not None:
-        tokenizer = cast(ActionTokenizer, load(data.tokenizer))  # which is checked
+        tokenizer = cast(ActionTokenizer, for_dataset(load(data.tokenizer), dataset.name))  # which is checked
         return PolicySource(dataset, tokenizer_spec(tokenizer, horizon, plan.needs), tokenizer)
     prefix = data.prefix or only_prefix(dataset, plan.labels, plan.name)
     stride = None if data.latent_stride is None else checks.stride_in_frames(data.latent_stride, dataset.fps)
     return PolicySource(dataset, latent_spec(dataset, prefix, plan.labels, horizon, stride, needs=plan.needs))
+
+
+def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[PolicySource]:
+    """Return what the recipe's strategy learns from in one dataset, or in each of several, which must be alike.
+
+    Alike are dimensions of actions and proprio, names and sizes of cameras, and what labels are and who made them.
+    """
+    data = recipe.data
+    if len(datasets) == 1:
+        return [find_labels(recipe, with_its_labels(recipe, datasets[0]))]
+    if data.labels is not None:
+        raise LattokError(
+            "`labels` are of one dataset, not of a mixture. Mix datasets that hold theirs, as annotate writes them."
+        )
+    if data.acted_share:
+        raise LattokError("`acted_share` is of one dataset. In a mixture the weights say how often each is drawn.")
+    cameras = () if data.cameras == () else camera_keys(datasets[0], data.cameras)
+    same_actions(datasets, data.action_key)
+    found = [
+        find_labels(recipe, dataset)._replace(cameras=same_cameras(dataset, cameras) if cameras else ())
+        for dataset in datasets
+    ]
+    facts = [_facts(recipe, source) for source in found]
+    for source, mine in zip(found, facts, strict=True):
+        for what, value in mine.items():
+            if value != facts[0][what]:
+                expected = f"the {what} of {found[0].dataset.name} ({facts[0][what]}) in every dataset"
+                checks.fail("mix", expected, f"{value} in {source.dataset.name}")
+    return found
+
+
+def _facts(recipe: Recipe[Any], source: PolicySource) -> dict[str, Any]:
+    """Return what has to be the same in all datasets of a mixture."""
+    data, dataset, spec = recipe.data, source.dataset, source.spec
+    sizes = camera_sizes(dataset, dataset.episodes[0], source.cameras or ())
+    facts: dict[str, Any] = {"sizes of images": ", ".join(f"{height}x{width}" for height, width in sizes)}
+    if data.proprio:
+        facts["numbers of proprio"] = vector_key(dataset, "state_key", data.state_key).shape[0]
+    if spec is None:
+        return facts
+    facts |= {
+        f"`{name}` of labels": value for name, value in spec.to_json().items() if name != "stride"
+    }  # may be a time
+    if spec.target == "steps":  # an action tokenizer may be one, with normalisers of each dataset
+        entry = provenance_of(dataset).get(spec.prefix, {})
+        facts["model of labels"] = str(entry.get("model", {}).get("weights_sha256"))[:12]
+    return facts
 
 
 def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> list[int]:
@@ -73,7 +124,7 @@ def read_windows(
         return PolicyWindows(
             source.dataset,
             config.horizon,
-            cameras=data.cameras,
+            cameras=data.cameras if source.cameras is None else source.cameras,
             size=config.image_size,
             interpolation=config.interpolation,
             action_key=data.action_key,
@@ -91,12 +142,14 @@ def read_windows(
 class PolicyBatches:
     """Random windows of step t with augmented images; sample i of a step is the same for any number of processes."""
 
-    def __init__(self, windows: PolicyWindows, recipe: Recipe[Any]):
+    def __init__(self, windows: PolicyWindows | MixedPolicyWindows, recipe: Recipe[Any]):
         self.windows, self.loop, self.data = windows, recipe.loop, recipe.data
         size, seed, share = recipe.loop.batch_size, recipe.loop.seed, recipe.data.acted_share
         self._draw: Callable[[int], torch.Tensor] = SeededBatches(len(windows), size, seed)
         self._order = torch.arange(len(windows))
-        if share:
+        if isinstance(windows, MixedPolicyWindows):
+            self._draw = MixedBatches(windows.sizes, windows.weights, size, seed)
+        elif share:
             parts = [windows.acted.nonzero().flatten(), (~windows.acted).nonzero().flatten()]
             self._draw = MixedBatches([len(part) for part in parts], [share, 1 - share], size, seed)
             self._order = torch.cat(parts)

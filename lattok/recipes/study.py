@@ -92,6 +92,8 @@ def train_study(
 ) -> None:
     """Train these strategies, or all, and the controls into folders of `recipe.out`, with a table and curves there."""
     out, data = recipe.folder(resume), recipe.data
+    if data.mix:
+        raise LattokError("`mix` cannot be used in a study, which compares on one dataset. Train the policies by name.")
     for name in ("layer", "latent_weight", "align_projection", "strategy"):
         value, usual = getattr(data, name), getattr(type(data), name)
         if value != usual:
@@ -152,7 +154,7 @@ def _train_proprio(recipe: VLARecipe, source: PolicySource) -> None:
     if windows.states is None:
         raise RuntimeError("a control on proprio without proprio")
     torch.manual_seed(recipe.loop.seed)
-    config = policy_config(recipe, source)
+    config = policy_config(recipe, [source])
     model = ProprioPolicy(config)
     model.action_normalizer.fit(windows.known_actions, config.action_kinds)
     model.proprio_normalizer.fit(windows.states, config.normalize)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,19 +18,19 @@ from lattok.data import camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.data.schema import vector_key
 from lattok.devices import moved
-from lattok.evaluation.questions.policy_error import policy_errors
+from lattok.evaluation.questions.policy_error import PolicyErrors, policy_errors
+from lattok.normalize import for_dataset
 from lattok.progress import bar
-from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, Recipe, index_runs
+from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, index_runs
 from lattok.recipes.policy_data import (
     PolicyBatches,
     PolicySource,
-    find_labels,
+    find_sources,
     held_out_episodes,
     read_windows,
-    with_its_labels,
 )
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
-from lattok.samples.policy import PolicyWindows, camera_sizes
+from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
 from lattok.training import LoopOptions, fit
 from lattok.types import PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
@@ -52,7 +52,7 @@ PAPER: Mapping[str, Any] = {  # Table 8
 
 
 @dataclass(frozen=True)
-class PolicyOptions(ImageOptions):
+class PolicyOptions(ImageOptions, MixOptions):
     """What a policy learns from."""
 
     state_key: str = "observation.state"  # column with the robot's state, which is proprio
@@ -161,20 +161,21 @@ class VLARecipe(Recipe[LatentVLA]):
         """Train as every recipe does, and write the error on held-out episodes into held_out.json."""
         out = self.folder(resume)
         sources = self.open()
-        episodes = select_episodes(sources[0].dataset, self.data.episodes)
+        datasets = [source.dataset for source in sources]
+        episodes = [episode for dataset in datasets for episode in select_episodes(dataset, self.data.episodes)]
         check_horizon(self.model.horizon, episodes)
-        source = find_labels(self, with_its_labels(self, sources[0].dataset))
+        found = find_sources(self, datasets)
         torch.manual_seed(self.loop.seed)
-        policy = LatentVLA(
-            *with_base(policy_config(self, source))
-        )  # before frames are decoded: what does not fit costs seconds
-        windows = read_windows(self, source)
-        policy.action_normalizer.fit(windows.known_actions, policy.config.action_kinds)
-        if policy.proprio_normalizer is not None and windows.states is not None:
-            policy.proprio_normalizer.fit(windows.states, policy.config.normalize)
-        inputs = {"labels": windows.labels_hash, "backbone": policy.config.backbone_revision}
-        if source.tokenizer is not None:
-            inputs["tokenizer"] = source.tokenizer.describe()["weights_sha256"]
+        # before frames are decoded: what does not fit costs seconds
+        policy = LatentVLA(*with_base(policy_config(self, found)))
+        parts = [read_windows(self, source) for source in found]
+        windows = _normalised(policy, parts, [source.weight for source in sources])
+        inputs = {"backbone": policy.config.backbone_revision}
+        for source, part in zip(found, parts, strict=True):
+            of = f" of {source.dataset.name}" if len(found) > 1 else ""
+            inputs[f"labels{of}"] = part.labels_hash
+            if source.tokenizer is not None:
+                inputs[f"tokenizer{of}"] = source.tokenizer.describe()["weights_sha256"]
         inputs = {name: value for name, value in inputs.items() if value is not None}
         with self.begin(resume, sources, inputs, resume_command) as contents:
             policy.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
@@ -182,22 +183,68 @@ class VLARecipe(Recipe[LatentVLA]):
                 policy.trained_on["labels"] = {"episodes": self.data.action_episodes}
             batches, weights = PolicyBatches(windows, self), policy.config.loss_weights
             fit(policy, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+            if policy.datasets:
+                policy.use_normalizers(policy.unchosen())
             policy = finish({"": policy}, out)[""]
             if first_process():
-                _judge(self, policy, source, windows)
+                _judge(self, policy, found, parts)
             wait_for_all()
             return policy
 
     def next_step(self) -> str:
         """Return what to type when it is trained."""
-        return f'Use it: policy = lattok.load("{self.out}"); policy.select_action(observation)'
+        chosen = '.for_dataset("NAME")' if len(self.data.mix) > 1 else ""
+        return f'Use it: policy = lattok.load("{self.out}"){chosen}; policy.select_action(observation)'
 
 
-def _judge(recipe: VLARecipe, policy: LatentVLA, source: PolicySource, windows: PolicyWindows) -> None:
-    """Write held_out.json, where episodes are left: errors of the actions, and how well latents are predicted."""
-    others = held_out_episodes(source.dataset, recipe.data.episodes)
-    if not others:
+def _normalised(
+    policy: LatentVLA, parts: Sequence[PolicyWindows], weights: Sequence[float]
+) -> PolicyWindows | MixedPolicyWindows:
+    """Fit the normalisers; batches of a mixture come normalised, and the policy's own do nothing while it trains."""
+    config, alone = policy.config, {"action": policy.action_normalizer, "proprio": policy.proprio_normalizer}
+    each: Any = policy.normalizers if policy.datasets else [alone]
+    for part, maps in zip(parts, each, strict=True):
+        maps["action"].fit(part.known_actions, config.action_kinds)
+        if part.states is not None:
+            maps["proprio"].fit(part.states, config.normalize)
+    if not policy.datasets:
+        return parts[0]
+    policy.use_normalizers(policy.new_normalizers())
+    return MixedPolicyWindows(parts, weights, each)
+
+
+def _judge(
+    recipe: VLARecipe, policy: LatentVLA, sources: Sequence[PolicySource], windows: Sequence[PolicyWindows]
+) -> None:
+    """Write held_out.json, where episodes are left: errors of the actions, and how well latents are predicted.
+
+    Of a mixture: those of each dataset, under its name in `mixture`.
+    """
+    told: dict[str, Any] = {}
+    figures, verdicts, texts = {}, [], []
+    for source, part in zip(sources, windows, strict=True):
+        name = source.dataset.name
+        if not (others := held_out_episodes(source.dataset, recipe.data.episodes)):
+            continue
+        errors, told[name] = _errors(recipe, for_dataset(policy, name), source, part, others)
+        where, which = (f"{name}: ", f"{name}/") if policy.datasets else ("", "")
+        known = {key: told[name][key] for key in ("error", "mean_action", "windows")} | told[name].get("latent", {})
+        figures |= {which + key: value for key, value in known.items()}
+        verdicts.append(errors.verdict | {"text": where + errors.verdict["text"]})
+        texts.append(where + errors.text)
+    if not told:
         return
+    found = {"mixture": told} if policy.datasets else next(iter(told.values()))
+    files.write_json(Path(recipe.out) / HELD_OUT, found)
+    policy.evaluation = {"headline": " ".join(texts), "verdicts": verdicts, "figures": figures}
+    policy.save_card(Path(recipe.out))
+    print("\n".join(texts))
+
+
+def _errors(
+    recipe: VLARecipe, policy: LatentVLA, source: PolicySource, windows: PolicyWindows, others: list[int]
+) -> tuple[PolicyErrors, dict[str, Any]]:
+    """Return the errors, and what held_out.json says of a dataset."""
     held_out = read_windows(recipe, source, episodes=others)
     sums: dict[str, float] = {}
     labelled = 0
@@ -216,20 +263,16 @@ def _judge(recipe: VLARecipe, policy: LatentVLA, source: PolicySource, windows: 
         errors = policy_errors(predict, windows, held_out, recipe.data.compared_key, progress)
     policy.cpu()
     latent = {name: value / labelled for name, value in sorted(sums.items()) if name != "action" and labelled}
-    found = errors.to_json() | {"episodes": index_runs(others)} | ({"latent": latent} if latent else {})
-    files.write_json(Path(recipe.out) / HELD_OUT, found)
-    figures = {name: found[name] for name in ("error", "mean_action", "windows")} | latent
-    policy.evaluation = {"headline": errors.text, "verdicts": [errors.verdict], "figures": figures}
-    policy.save_card(Path(recipe.out))
-    print(errors.text)
+    return errors, errors.to_json() | {"episodes": index_runs(others)} | ({"latent": latent} if latent else {})
 
 
-def policy_config(recipe: VLARecipe, source: PolicySource) -> VLAConfig:
+def policy_config(recipe: VLARecipe, sources: Sequence[PolicySource]) -> VLAConfig:
     """Return the recipe's policy for this data."""
-    dataset, data = source.dataset, recipe.data
+    source, dataset, data = sources[0], sources[0].dataset, recipe.data
     actions = dimension_names(vector_key(dataset, "action_key", data.action_key))
     states = dimension_names(vector_key(dataset, "state_key", data.state_key)) if data.proprio else ()
-    episodes = select_episodes(dataset, data.episodes)
+    episodes = [episode for each in sources for episode in select_episodes(each.dataset, data.episodes)]
+    rates = {float(each.dataset.fps) for each in sources}
     instructions = tuple(sorted({text for episode in episodes for text in episode.tasks}))
     cameras = () if data.cameras == () else camera_keys(dataset, data.cameras)
     return recipe.config(
@@ -243,6 +286,7 @@ def policy_config(recipe: VLARecipe, source: PolicySource) -> VLAConfig:
         action_key=data.action_key,
         state_key=data.state_key,
         latent=source.spec,
-        fps=float(dataset.fps),
+        fps=rates.pop() if len(rates) == 1 else None,
+        normalizers=tuple(each.dataset.name for each in sources) if len(sources) > 1 else (),
         instructions=instructions if len(instructions) <= MOST_INSTRUCTIONS else (),
     )

@@ -151,12 +151,22 @@ class Mixed:
 
     def batch(self, indices: Tensor) -> Any:
         """Samples `indices` [B], in their order, as each dataset gives them."""
-        owner = torch.searchsorted(self._starts, indices, right=True) - 1
+        owner = torch.searchsorted(self._starts, indices.contiguous(), right=True) - 1
         order = owner.argsort(stable=True)
         parts = [self._batches[i](indices[owner == i] - self._starts[i]) for i in owner.unique().tolist()]
         place = order.argsort()
-        joined = (None if values[0] is None else torch.cat(values)[place] for values in zip(*parts, strict=True))
-        return type(parts[0])(*joined)
+        return _joined(parts, place)
+
+
+def _joined(parts: Sequence[Any], place: Tensor) -> Any:
+    """Join batches, or what they consist of, of several datasets, and put the samples in their places."""
+    first = parts[0]
+    if first is None or isinstance(first, Tensor):
+        return None if first is None else torch.cat(list(parts))[place]
+    if isinstance(first, tuple):
+        return type(first)(*(_joined(values, place) for values in zip(*parts, strict=True)))
+    listed = [value for part in parts for value in part]
+    return [listed[i] for i in place.tolist()]
 
 
 class MixedWindows(Mixed):

@@ -7,10 +7,12 @@ Everything is read once; a batch is one gather. Beyond the end of an episode not
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
+from lattok.samples.batches import Mixed
 from lattok.samples.windows import ActionWindows, acted_episodes, decode_all, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 
@@ -156,6 +159,25 @@ class PolicyWindows:
         pick = rows if spec.target == "steps" else indices[:, None]  # b s, or b 1
         labels = {part: values[pick] for part, values in self._labels.items()}
         return target_of(spec, labels | {"valid": labels["valid"][..., 0]}, inside)
+
+
+class MixedPolicyWindows(Mixed):
+    """Samples of several datasets; actions and proprio are normalised, those of each dataset by maps of its own."""
+
+    def __init__(self, parts: Sequence[PolicyWindows], weights: Sequence[float], maps: Sequence[Any]):
+        """`maps` of each dataset: its `Normalizer` of "action" and, where there is proprio, of "proprio"."""
+        self.weights, own = list(weights), copy.deepcopy(list(maps))  # the model's move to its device
+        self.acted = torch.cat([part.acted for part in parts])
+        labelled = [part.labelled for part in parts if part.labelled is not None]
+        self.labelled = torch.cat(labelled) if labelled else None
+
+        def batch(part: PolicyWindows, maps: Any, indices: Tensor) -> PolicyBatch:
+            given = part.batch(indices)
+            proprio = None if given.proprio is None else maps["proprio"](given.proprio)
+            return given._replace(actions=maps["action"](given.actions), proprio=proprio)
+
+        batches = [partial(batch, *both) for both in zip(parts, own, strict=True)]
+        super().__init__([len(part) for part in parts], batches)
 
 
 def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]) -> tuple[tuple[int, int], ...]:

@@ -62,6 +62,7 @@ class PolicyAgent(Agent):
     """A `LatentVLA`, in its own units and with its own cameras."""
 
     def __init__(self, policy: LatentVLA):
+        policy.check_chosen()
         self.policy, config = policy.eval(), policy.config
         self.keys = (*config.cameras, *([config.state_key] if config.proprio_dim else []))
         self.size = _square(config.cameras, config.camera_sizes)

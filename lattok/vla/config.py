@@ -28,6 +28,7 @@ class VLAConfig:
     # what recipes take from the dataset and its labels: never an option
     from_data: ClassVar[frozenset[str]] = frozenset(
         {"action_dim", "action_names", "camera_sizes", "proprio_dim", "proprio_names", "latent", "fps", "instructions"}
+        | {"normalizers"}
     )
 
     action_dim: int
@@ -42,6 +43,7 @@ class VLAConfig:
     n_action_steps: int | None = field(default=None, metadata=ADDED)  # of them carried out (default: all)
     fps: float | None = field(default=None, metadata=ADDED)  # decisions a second, where the dataset is known
     instructions: tuple[str, ...] = field(default=(), metadata=ADDED)  # known ones; none: not listed
+    normalizers: tuple[str, ...] = field(default=(), metadata=ADDED)  # datasets of a mixture, each with its own
     image_size: int = 224  # side of the images in pixels
     interpolation: str = "bicubic"
     prompt: str = PROMPT  # without {task}: a policy that knows no instruction
@@ -80,6 +82,8 @@ class VLAConfig:
         if self.head_dim % self.head_heads:
             checks.fail("head_heads", f"a divisor of head_dim {self.head_dim}", self.head_heads)
         checks.whole(proprio_dim=self.proprio_dim)
+        if self.normalizers and (len(self.normalizers) == 1 or len(set(self.normalizers)) < len(self.normalizers)):
+            checks.fail("normalizers", "none, or different names of datasets", ", ".join(self.normalizers))
         if self.n_action_steps is not None:
             checks.counts(1, self.horizon, n_action_steps=self.n_action_steps)
         if self.fps is not None:

@@ -10,6 +10,7 @@ of their hidden states.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from lattok.checks import LattokError
 from lattok.hub import PARTS, HubModel
 from lattok.hub.client import HUB_ID
 from lattok.hub.weights import Sizes
-from lattok.normalize import Normalizer
+from lattok.normalize import Normalizer, Unchosen
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla.config import SCRATCH, VLAConfig
 from lattok.vla.head import ActionHead, Chosen, LayerStates, States, pool_codes
@@ -90,11 +91,54 @@ class LatentVLA(HubModel):
         count = sum(segment.count for segment in self.segments.values())
         self.placeholders = nn.Parameter(backbone.embedding_rms * torch.randn(count, width))
         self.supervision = nn.ModuleDict(build_supervision(config.strategy, width, config.latent))
-        self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)
-        self.proprio_normalizer = None
-        if config.proprio_dim:
-            self.proprio_normalizer = Normalizer(config.proprio_dim, config.proprio_clipped)
+        self.normalizers = nn.ModuleList(nn.ModuleDict(self.new_normalizers()) for _ in config.normalizers)
+        self.action_normalizer: Normalizer
+        self.proprio_normalizer: Normalizer | None
+        self.use_normalizers(self.unchosen() if config.normalizers else self.new_normalizers())
         self.queues = ActionQueues(config.horizon, config.n_action_steps)
+
+    def new_normalizers(self) -> dict[str, Any]:
+        """Make maps of "action" and, where it sees it, "proprio" that change nothing until they are fitted."""
+        config = self.config
+        maps = {"action": Normalizer(config.action_dim, config.action_clipped)}
+        return maps | (
+            {"proprio": Normalizer(config.proprio_dim, config.proprio_clipped)} if config.proprio_dim else {}
+        )
+
+    def unchosen(self) -> dict[str, Any]:
+        """Return what stands in their place until `for_dataset` names one of several datasets."""
+        return {part: Unchosen(self.config.normalizers, "policy") for part in self.new_normalizers()}
+
+    def use_normalizers(self, maps: Mapping[str, Any]) -> None:
+        """Map actions and, where it sees it, proprio by these from now on."""
+        self.action_normalizer = maps["action"]
+        self.proprio_normalizer = maps["proprio"] if self.config.proprio_dim else None
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Return the datasets of a mixture, which have normalisers of their own."""
+        return self.config.normalizers
+
+    def for_dataset(self, name: str) -> Self:
+        """Return the policy of one of `datasets`, as if there were no others; all weights are shared.
+
+        It can be saved, and is then loaded without a choice.
+        """
+        names = self.config.normalizers
+        if name not in names:
+            known = ", ".join(names) or "it has normalisers of one, and needs no choice"
+            checks.fail("dataset", f"one that this policy was trained on ({known})", repr(name))
+        chosen = copy.copy(self)
+        chosen._modules = dict(self._modules)
+        chosen.config = replace(self.config, normalizers=())
+        chosen.normalizers = nn.ModuleList()
+        chosen.use_normalizers(cast(Any, self.normalizers[names.index(name)]))
+        chosen.queues = ActionQueues(self.config.horizon, self.queues.n_action_steps)
+        return chosen
+
+    def check_chosen(self) -> None:
+        """Raise `LattokError` where `for_dataset` has to name one of several datasets first."""
+        _ = self.action_normalizer.shift
 
     @classmethod
     def opened(cls, config: VLAConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -155,6 +199,7 @@ class LatentVLA(HubModel):
         return _of_share(terms, batch.latent.valid, batch.labelled)
 
     def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
+        self.check_chosen()
         if not isinstance(batch, PolicyBatch):
             batch = policy_batch(self.config, batch, learning)
         check_batch(self.config, batch, learning)
@@ -257,7 +302,8 @@ class LatentVLA(HubModel):
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return own weights, and of the backbone what the base model does not have."""
-        own = {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
+        used = ("action_normalizer.", "proprio_normalizer.") if self.config.normalizers else ()  # known by dataset
+        own = {name: value for name, value in self.state_dict().items() if not name.startswith(("backbone.", *used))}
         return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
 
 

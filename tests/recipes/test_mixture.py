@@ -27,6 +27,7 @@ from tests.recipes.test_recipes import LAM, TINY
 
 AS = {"as": [{"part": "position"}, {"part": "gripper", "convention": "open_is_1"}], "drop": ["rotation"]}
 SHORT = ("--steps", "3", "--batch-size", "8", "--device", "cpu")
+POLICY = ("--width", "16", "--depth", "2", "--head-dim", "16")
 OPTIONS = {**TINY, "steps": 8, "save_every": 3, "episodes": "0:3"}
 
 
@@ -343,8 +344,9 @@ def test_the_how_to_works_as_it_stands(tmp_path, monkeypatch, capsys):
                 done.append(line)
                 short = [] if "inspect" in line else [*SHORT]
                 short += ["--continuous-steps", "1"] if "image-lam" in line else []
+                short += POLICY if "vla" in line else []
                 assert main([*shlex.split(line)[1:], *short]) == 0, (line, capsys.readouterr().err)
-    assert len(done) == 3
+    assert len(done) == 4
     tokenizer = lattok.load("runs/extended-tokenizer")
     assert tokenizer.config.normalizers == ("sim", "bridge", "another_arm")
     bare = {**json.loads(Path("bridge.json").read_text()), "actions": AS}
