@@ -6,12 +6,15 @@ about 90.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +25,9 @@ from lattok.files import first_line
 
 if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
     os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo looks for a window otherwise; it reads this when imported
+
+with suppress(ImportError):
+    import_module("triton")  # torch loads it late: after Mesa, which brings an LLVM of its own, Python crashes
 
 WITHOUT = ""  # why there are no images
 try:
@@ -87,8 +93,16 @@ class Variation:
 OFF = Variation()
 
 
+OPEN: weakref.WeakSet[SceneCameras] = weakref.WeakSet()  # those that hold a renderer
+
+
+def _close_all() -> None:
+    for cameras in list(OPEN):
+        cameras.close()
+
+
 class SceneCameras:
-    """Renders the cameras of one model; close it before Python ends."""
+    """Renders the cameras of one model; `close` gives back memory that no garbage collector sees."""
 
     def __init__(
         self,
@@ -174,6 +188,9 @@ class SceneCameras:
             if why:
                 hint = "On Linux without a display: apt-get install libegl1 libgl1-mesa-dri, and MUJOCO_GL=egl."
                 raise LattokError(f"images of simulations need OpenGL, which does not start here ({why}). {hint}")
+            if not OPEN:  # after MuJoCo has registered the end of the display: the last one registered runs first
+                atexit.register(_close_all)
+            OPEN.add(self)
         return self._renderer
 
 

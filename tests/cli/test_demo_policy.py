@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torchvision  # noqa: F401 (after Mesa's LLVM is loaded, importing it, and with it Triton's, is a segmentation fault)
 
 import lattok
 from lattok.checks import LattokError

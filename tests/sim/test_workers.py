@@ -90,6 +90,8 @@ def test_a_pool_has_workers() -> None:
 
 
 PARENT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 from lattok.sim.workers import SimJob, Workers
 from tests.sim import worker_jobs as jobs
 with Workers(1) as workers:

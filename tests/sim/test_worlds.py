@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 
@@ -150,3 +152,11 @@ def test_experts_win(name: str) -> None:
         played(env, seed)
         won.append(env.outcome.success)
     assert sum(won) >= (3 if env.world == "metaworld" else 4)
+
+
+@pytest.mark.usefixtures("images")
+def test_pictures_come_before_torch_and_before_the_end() -> None:
+    """Triton and Mesa bring an LLVM each: whose comes second must not crash Python; nor who never closes."""
+    code = f"from lattok.sim import make; env = make({DRAWERS[0]!r}, size=32); env.start(0); env.render()"
+    done = subprocess.run([sys.executable, "-c", f"{code}; import torchvision"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
