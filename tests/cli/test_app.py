@@ -50,7 +50,7 @@ UNUSABLE = {  # flags of verbs like them
     "train action-vq": ["--cameras", "--state-key", "--stride", "--features", "--study", "--stage", "--crop"],
     "train residual-vq": ["--cameras", "--mix", "--batch-size", "--device", "--schedule", "--study"],
     "train image-lam": ["--state-key", "--horizon", "--study", "--strategy", "--mean"],
-    "train vla": ["--stride", "--mix", "--stage", "--action-dim", "--codes"],
+    "train vla": ["--stride", "--stage", "--action-dim", "--codes"],
 }
 
 
