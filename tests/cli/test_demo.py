@@ -110,5 +110,5 @@ def test_only_a_fast_run_is_called_a_trial_and_threads_do_not_follow_the_machine
 
 def test_the_next_command_uses_the_gpu_where_there_is_one(capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    demo._what_next("pixels", fast=False)
+    demo._what_next("pixels")
     assert "lattok train image-lam DATASET --out my-lam\n" in capsys.readouterr().out
