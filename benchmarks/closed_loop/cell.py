@@ -6,7 +6,6 @@ python -m benchmarks.closed_loop.cell action-free.la_align.0 --folder study --re
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from pathlib import Path
@@ -64,7 +63,7 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         policy = lattok.train(recipe, resume=out.exists())
     trained = time.process_time()
     blind = not policy.config.prompt
-    results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "options": _options(out)}
+    results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "model": policy.describe()}
     for how, episodes in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
         if how == "own" or not blind:
             results[how] = counted(policy, WORLD, episodes, instruction=how)
@@ -81,10 +80,6 @@ def counted(policy: lattok.LatentVLA, tasks: str, episodes: int, **options: Any)
         name: [sum(one.success for one in ones), sum(one.failure for one in ones), len(ones)]
         for name, ones in by_task.items()
     }
-
-
-def _options(out: Path) -> dict[str, Any]:
-    return json.loads((out / "training.json").read_text()).get("recipe", {})
 
 
 def main() -> None:

@@ -141,7 +141,8 @@ def verdict(figure: Mapping[str, Any]) -> str:
     if math.isnan(difference.half):
         return "one seed: nothing"
     if figure["holm"] < 0.05:
-        return f"{'better' if difference.mean > 0 else 'worse'}, p {figure['holm']:.3f}"
+        p = "p < .001" if figure["holm"] < 0.001 else f"p {figure['holm']:.3f}"
+        return f"{'better' if difference.mean > 0 else 'worse'}, {p}"
     return f"no difference detected at ± {difference.half:.2f}"
 
 

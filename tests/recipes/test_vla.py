@@ -360,7 +360,7 @@ def test_every_latent_strategy_has_a_control_of_its_length():
 
 @pytest.mark.parametrize("name", UNGUIDED)
 def test_without_weight_a_strategy_trains_what_placeholders_alone_train(name: str, dataset: Path, tmp_path: Path):
-    """λ = 0 and E.2: equal weights but for the order of sums; the latent loss takes no share of the clipped gradient."""
+    """λ = 0 and E.2: equal weights but for the order of sums; the latent loss takes no share of a clipped gradient."""
     options = {"prefix": "tokens" if name.startswith("la_tok") else "latent", "ema": 0.5, "clip_norm": 0.1}
     guided = lattok.train(recipe(dataset, tmp_path / "guided", name, **options))
     given = lattok.train(recipe(dataset, tmp_path / "p", name, latent_weight=0.0, **options))
