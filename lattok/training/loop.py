@@ -275,7 +275,7 @@ def _follow(average: Mapping[str, Tensor], model: nn.Module, done: int, decay: f
     """
     weights = dict(model.named_parameters())
     share = 1 - min(decay, done / (done + 9))
-    torch._foreach_lerp_(list(average.values()), [weights[name].float() for name in average], share)
+    torch._foreach_lerp_(list(average.values()), [weights[name].float() for name in average], share)  # type: ignore[attr-defined]
 
 
 def _weighted(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
