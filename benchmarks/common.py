@@ -8,7 +8,6 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from itertools import repeat
 from pathlib import Path
 from statistics import median
@@ -16,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
+from lattok.version import installed
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "tokenizers", "transformers", "scipy", "av")
 
@@ -28,7 +29,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{name: found for name in PACKAGES if (found := _version(name))},
+        **installed(PACKAGES),
     }
 
 
@@ -56,13 +57,6 @@ def _cpu() -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 class Case(NamedTuple):
@@ -131,7 +125,7 @@ def gemm_rates(threads: int = 1, rows: int = 512, size: int = 256, rounds: int =
     x, weight = (generator.standard_normal((n, size)).astype(np.float32) for n in (rows, size))
     transposed = torch.from_numpy(weight.T.copy())
     cases = {"torch": Case(lambda a: torch.nn.functional.linear(a, transposed), torch.from_numpy(x))}
-    if _version("onnxruntime") and _version("onnx"):
+    if len(installed(["onnxruntime", "onnx"])) == 2:
         session, binding = _product_session(x, weight, threads)
         cases["onnxruntime"] = Case(session.run_with_iobinding, binding)
     work, clock = 2 * rows * size**2, "cpu" if threads == 1 else "wall"

@@ -33,7 +33,7 @@ from lattok.data.schema import short_name
 from lattok.devices import moved
 from lattok.types import PolicyBatch
 from lattok.vla import LatentVLA
-from lattok.vla.observations import check_batch, policy_batch
+from lattok.vla.observations import ActionQueues, check_batch, policy_batch
 
 SEEN = "lattok.seen"  # an observation that has been checked
 LEROBOT = "lattok"  # `type` in the config.json of a checkpoint of the LeRobot plugin
@@ -88,10 +88,7 @@ class PolicyServer(PredictModelServer):
         self.policy.check_chosen()
         config = self.policy.config
         steps = self.policy.queues.n_action_steps if n_action_steps is None else n_action_steps
-        checks.counts(n_action_steps=steps)
-        if steps > config.horizon:
-            checks.fail("n_action_steps", f"at most the {config.horizon} actions of a chunk", steps)
-        super().__init__(chunk_size=steps, **options)
+        super().__init__(chunk_size=ActionQueues(config.horizon, steps).n_action_steps, **options)
         self.cameras = _sources(cameras, config.cameras)
         self.state, self.resize, self.params = state, resize, dict(observation_params or {})
         if config.proprio_dim and state is None:

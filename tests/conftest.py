@@ -11,9 +11,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lattok.data import Feature, LeRobotV3, LeRobotWriter, open_dataset, sample_dataset_path
 from lattok.data.video import VideoWriter
+
+# how long an example takes says how busy the machine is
+settings.register_profile("lattok", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lattok")
 
 FPS = 10
 CAMERAS = ("observation.images.front", "observation.images.wrist")

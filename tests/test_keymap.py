@@ -259,7 +259,7 @@ def files(tmp_path_factory):
     return folder, {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(st.data())
 def test_damaged_files_load_or_are_refused(files, data):
     folder, contents = files

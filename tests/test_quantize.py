@@ -19,7 +19,7 @@ def started(config: QuantizerConfig, data: torch.Tensor) -> VectorQuantizer:
 
 
 @given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 9), st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_nearest_is_the_brute_force_nearest(n, k, d, seed):
     rng = np.random.default_rng(seed)
     vectors, codebook = rng.standard_normal((n, d)), rng.standard_normal((k, d))
@@ -164,7 +164,7 @@ def test_the_report_is_about_the_latest_rows():
 
 
 @given(st.integers(1, 300), st.integers(1, 4), st.integers(2, 20), st.integers(0, 2**31))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_code_statistics_equal_numpy(n, positions, size, seed):
     codes = np.random.default_rng(seed).integers(size, size=(n, positions))
     stats = code_statistics(torch.tensor(codes), size)

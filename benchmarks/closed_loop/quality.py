@@ -9,7 +9,6 @@ entropy of the joint code. The gain is that of LA-Direct on these labels over Ba
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor
 import lattok
 from benchmarks.closed_loop.labels import STRIDE, small_frames
 from benchmarks.closed_loop.plan import LABELS, ROWS
-from benchmarks.closed_loop.run import RESULTS
+from benchmarks.closed_loop.run import study_parser
 from benchmarks.closed_loop.tables import BASE, read, success
 from benchmarks.common import environment, write_results
 from lattok.data.episodes import read_vectors, select_episodes, split_by_task
@@ -106,10 +105,7 @@ def plot(figures: Mapping[str, Mapping[str, float]], gained: Mapping[str, Mappin
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = study_parser(__doc__).parse_args()
     torch.set_num_threads(1)
     runs: dict[str, list[dict[str, float]]] = {}
     for path in sorted((args.folder / "labelled").glob("*")):

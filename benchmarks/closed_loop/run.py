@@ -22,6 +22,15 @@ RESULTS = Path("benchmarks/results/closed_loop")
 GROUPS = {"core": CORE, "controls": CONTROLS, "recipe": RECIPE, "all": tuple(ROWS)}
 
 
+def study_parser(text: str) -> argparse.ArgumentParser:
+    """Return a parser with the two places of the study; `text` says first what the command does."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    kept = "demonstrations, labels and policies; may be removed"
+    parser.add_argument("--folder", type=Path, required=True, help=kept)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser
+
+
 def rows_of(names: Sequence[str]) -> list[str]:
     """Rows by name, or groups of them."""
     return list(dict.fromkeys(row for name in names for row in GROUPS.get(name, (name,))))
@@ -48,16 +57,12 @@ def start(cell: Cell, folder: Path, results: Path) -> subprocess.Popen[bytes]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--folder", type=Path, required=True, help="demonstrations, labels and policies; may be removed"
-    )
+    parser = study_parser(__doc__)
     parser.add_argument("--regimes", nargs="+", default=["plentiful"], choices=list(REGIMES))
     parser.add_argument("--rows", nargs="+", default=["core"], choices=[*GROUPS, *ROWS])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--hours", type=float, default=2.5, help="no cell begins later than this")
-    parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     data = args.folder / "demonstrations"
     if not data.exists():

@@ -5,16 +5,14 @@ python -m benchmarks.closed_loop.shift --folder study        # adds "shift" to t
 
 from __future__ import annotations
 
-import argparse
 import json
-from pathlib import Path
 
 import torch
 
 import lattok
 from benchmarks.closed_loop.cell import counted
 from benchmarks.closed_loop.plan import FEW_STARTS, WORLD
-from benchmarks.closed_loop.run import RESULTS
+from benchmarks.closed_loop.run import study_parser
 from benchmarks.common import write_results
 from lattok.sim import Variation
 
@@ -27,10 +25,7 @@ SHIFTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    args = parser.parse_args()
+    args = study_parser(__doc__).parse_args()
     torch.set_num_threads(1)
     for path in sorted(args.results.glob("*.json")):
         result, policy = json.loads(path.read_text()), args.folder / "policies" / path.stem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from lattok.cli.flags import Folder, MaybeFolder, Model, Names, Number, Text
 from lattok.progress import bar
 
 Tasks = Annotated[tuple[str, ...], arg(metavar="TASK ...")]
-KNOWN = "All tasks of a world (metaworld, metaworld-pairs) or some of it (metaworld/reach)."
+KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of it (metaworld/reach)."
 Real = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
 
 
@@ -135,7 +136,7 @@ def _variation(sim: Any, names: tuple[str, ...]) -> Any:
     given: dict[str, Any] = {}
     for name in names:
         key, _, number = name.partition("=")
-        checks.one_of("variation", key, ("background", "light", "camera", "distractors"))
+        checks.one_of("variation", key, [field.name for field in fields(sim.Variation)])
         if key == "distractors" and not number.isdecimal():
             checks.fail("variation", "distractors=N with a whole number", repr(name))
         given[key] = int(number) if key == "distractors" else True

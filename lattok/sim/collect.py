@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +34,7 @@ from lattok.signals import restated
 from lattok.sim.env import IMAGES, OBJECTS, STATE, SimEnv, find_tasks
 from lattok.sim.rendering import OFF, Variation
 from lattok.sim.workers import SimJob, Workers
-from lattok.version import __version__
+from lattok.version import __version__, installed
 
 RECORD = "simulation.json"  # in meta/
 PACKAGES = ("mujoco", "gymnasium", "metaworld", "ogbench", "numpy", "av")  # on which episodes depend
@@ -125,7 +124,7 @@ class _Collection:
     """One call of `collect`, with the folder in which its episodes wait."""
 
     def __init__(self, out: Path, request: dict[str, Any], settings: dict[str, Any]):
-        self.out, self.request, self.versions = out, request, _versions()
+        self.out, self.request, self.versions = out, request, {"lattok": __version__} | installed(PACKAGES)
         self.folder = out.with_name(f".{out.name}.collecting")
         same = hashlib.sha256(json.dumps([settings, self.versions], sort_keys=True).encode()).hexdigest()
         self.episodes = self.folder / same[:16]
@@ -325,11 +324,3 @@ def _check_alike(scenes: Mapping[str, Scene]) -> None:
             if one != two:
                 shown = "other features" if what == "features" else f"{what} {two}, not {one}"
                 checks.fail("tasks", f"tasks that fit into one dataset with {name}", f"{other} ({shown})", "Make two.")
-
-
-def _versions() -> dict[str, str]:
-    found = {"lattok": __version__}
-    for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

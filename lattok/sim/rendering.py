@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -91,14 +92,13 @@ class Variation:
 
 
 OFF = Variation()
+OPEN: weakref.WeakSet[SceneCameras] = weakref.WeakSet()  # those that have held a renderer
 
 
-OPEN: weakref.WeakSet[SceneCameras] = weakref.WeakSet()  # those that hold a renderer
-
-
-def _close_all() -> None:
-    for cameras in list(OPEN):
-        cameras.close()
+@cache
+def _close_at_the_end() -> None:
+    """Call it after MuJoCo has registered the end of the display: what is registered last runs first."""
+    atexit.register(lambda: [cameras.close() for cameras in list(OPEN)])
 
 
 class SceneCameras:
@@ -188,8 +188,7 @@ class SceneCameras:
             if why:
                 hint = "On Linux without a display: apt-get install libegl1 libgl1-mesa-dri, and MUJOCO_GL=egl."
                 raise LattokError(f"images of simulations need OpenGL, which does not start here ({why}). {hint}")
-            if not OPEN:  # after MuJoCo has registered the end of the display: the last one registered runs first
-                atexit.register(_close_all)
+            _close_at_the_end()
             OPEN.add(self)
         return self._renderer
 

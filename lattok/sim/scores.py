@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 from lattok import checks, files
 from lattok.sim.film import write_films
 from lattok.sim.turns import Played
-from lattok.version import __version__
+from lattok.version import __version__, installed
 
 RESULTS = "rollouts.json"
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "ogbench")
@@ -108,13 +107,8 @@ def wilson(successes: int, episodes: int) -> tuple[float, float]:
 
 def versions() -> dict[str, str]:
     """Return those of all that makes a difference to a simulation."""
-    found = {"lattok": __version__, "python": platform.python_version(), "MUJOCO_GL": os.environ.get("MUJOCO_GL", "")}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    own = {"lattok": __version__, "python": platform.python_version(), "MUJOCO_GL": os.environ.get("MUJOCO_GL", "")}
+    return own | installed(PACKAGES)
 
 
 def check_place(folder: Path, agent: Mapping[str, Any], options: Mapping[str, Any]) -> None:

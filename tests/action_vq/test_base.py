@@ -37,7 +37,7 @@ def tokenizer(request):
     return p2t(decoder=request.param)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=30), max_size=5))
 def test_every_integer_sequence_decodes(rows):
     for model in (p2t(), p2t(decoder="context"), UniformBins.fit(smooth(), bins=8)):

@@ -215,7 +215,7 @@ def test_few_and_many_rows_decode_alike(fitted, published):
         torch.testing.assert_close(tokenizer.decode(codes), one_by_one, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(codes=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 260), max_size=60), max_size=4))
 def test_every_integer_sequence_decodes(fitted, codes):
     chunks, info = fitted.decode(codes, return_info=True)

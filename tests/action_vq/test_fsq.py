@@ -117,7 +117,7 @@ def test_principal_axes_of_what_is_there():
     assert torch.isfinite(principal_axes(rows[:100, :2], never_together)[2]).all()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(rows=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 17), max_size=8), max_size=5))
 def test_every_integer_sequence_decodes(tokenizer, rows):
     chunks, info = tokenizer.decode(rows, return_info=True)

@@ -148,7 +148,7 @@ def test_the_end_of_a_row_may_be_missing_and_bad_codes_cut_it(tokenizer):
     assert not tokenizer.decode(codes, return_info=True)[1].repaired.any()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(rows=st.lists(st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 17), max_size=8), max_size=5))
 def test_every_integer_sequence_decodes(tokenizer, rows):
     chunks, info = tokenizer.decode(rows, return_info=True)

@@ -86,7 +86,7 @@ def test_without_torch_and_av_there_is_still_a_diagnosis():
 
 def test_packages_that_are_missing_or_do_not_load(monkeypatch):
     """Whether versions fit together is for `pip check` to say, which a package that does not load points to."""
-    monkeypatch.setattr(environment, "version", {"numpy": "2.1.0", "h5py": "3.0"}.get)
+    monkeypatch.setattr(environment, "installed", lambda names: {"numpy": "2.1.0", "h5py": "3.0"})
     monkeypatch.setitem(sys.modules, "h5py", None)
     found = [f for probe in (environment.versions, environment.imports) for f in probe() if isinstance(f, Finding)]
     assert "pyarrow is not installed." in [finding.what for finding in found]
@@ -116,9 +116,9 @@ def test_full_disks_and_offline_hubs(monkeypatch, tmp_path):
 
 def test_simulators_that_are_missing_or_do_not_render(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(environment, "version", {}.get)
+        patch.setattr(environment, "installed", lambda names: {})
         assert list(environment.simulation()) == [("simulators", "not there (extra sim)")]
-        patch.setattr(environment, "version", {"mujoco": "3.3.0", "metaworld": "3.1.1"}.get)
+        patch.setattr(environment, "installed", lambda names: {"mujoco": "3.3.0", "metaworld": "3.1.1"})
         fact, finding = environment.simulation()
         assert fact == ("simulators", "mujoco 3.3.0, metaworld 3.1.1")
         assert finding == ("note", "gymnasium, ogbench of the extra sim is not installed.", SIM)

@@ -21,6 +21,7 @@ if find_spec("metaworld") is None:
 from lattok.checks import LattokError
 from lattok.sim import rollout
 from lattok.sim.agents import FunctionAgent
+from tests.sim.conftest import marked
 from tests.vla.fakes import policy
 
 DRAWERS = ["metaworld-pairs/drawer-open", "metaworld-pairs/drawer-close"]
@@ -83,15 +84,3 @@ def test_the_command_leaves_no_process(number: signal.Signals, code: int, tmp_pa
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not marked(mark)
-
-
-def marked(mark: str) -> list[int]:
-    """Numbers of the processes with this variable in their environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdecimal() and mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found

@@ -11,14 +11,13 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 
 from lattok.checks import LattokError
 from lattok.files import first_line
 from lattok.findings import Finding, Found, Severity
-from lattok.version import __version__
+from lattok.version import __version__, installed
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
 SIMULATORS = ("mujoco", "gymnasium", "metaworld", "ogbench")
@@ -41,28 +40,21 @@ VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"
 
 def versions() -> Found:
     """Name installed versions; whether they fit together `pip check` says."""
-    installed = {name: found for name in (*REQUIRED, *OPTIONAL) if (found := version(name))}
+    there = installed((*REQUIRED, *OPTIONAL))
     yield "python", f"{platform.python_version()} on {platform.platform(terse=True)}, lattok {__version__}"
-    names = [f"{name} {found}" for name, found in installed.items()]
+    names = [f"{name} {found}" for name, found in there.items()]
     for i in range(0, len(names), 4):
         yield "packages" if i == 0 else "", ", ".join(names[i : i + 4])
-    yield "not there", ", ".join(name for name in OPTIONAL if name not in installed) or "nothing"
+    yield "not there", ", ".join(name for name in OPTIONAL if name not in there) or "nothing"
     for name in REQUIRED:
-        if name not in installed:
+        if name not in there:
             yield Finding("error", f"{name} is not installed.", "pip install lattok")
-
-
-def version(package: str) -> str | None:
-    """Return the installed version, without importing anything."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def imports() -> Found:
     """Every package that is there must also load; torchvision's operators must fit torch."""
-    modules = {name: name.replace("-", "_") for name in (*REQUIRED, *OPTIONAL) if version(name)}
+    found = installed((*REQUIRED, *OPTIONAL))
+    modules = {name: name.replace("-", "_") for name in found}
     modules.pop("lerobot", None)  # importing it takes long and starts much
     for name, module in modules.items():
         try:
@@ -76,7 +68,7 @@ def imports() -> Found:
                     importlib.import_module("torchcodec.decoders")
         except Exception as error:
             severity: Severity = "error" if name in REQUIRED else "warning"
-            what = f"{name} {version(name)} is installed but does not work: {first_line(error)[:200].rstrip('.:')}."
+            what = f"{name} {found[name]} is installed but does not work: {first_line(error)[:200].rstrip('.:')}."
             yield Finding(severity, what, ADVICE.get(name, BROKEN))
 
 
@@ -192,7 +184,7 @@ def media() -> Found:
 
 def simulation() -> Found:
     """Simulators, and how long an image of one takes."""
-    there = {name: found for name in SIMULATORS if (found := version(name))}
+    there = installed(SIMULATORS)
     missing = [name for name in SIMULATORS if name not in there]
     yield "simulators", ", ".join(f"{name} {found}" for name, found in there.items()) or "not there (extra sim)"
     if missing:
