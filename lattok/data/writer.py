@@ -201,7 +201,7 @@ class LeRobotWriter:
         self._write_rows()
         for files in (self._data, self._meta, *self._videos.values()):
             files.close()
-        self._write_tasks()
+        write_tasks(self._folder, list(self._tasks))
         self.write_meta("info.json", self._facts())
         merged = {key: merge_stats(parts) for key, parts in self._stats.items()}
         stats = {key: {name: value.tolist() for name, value in part.items()} for key, part in merged.items()}
@@ -279,17 +279,6 @@ class LeRobotWriter:
             self._meta.write(pa.Table.from_pylist([row | where for row in self._rows]))
             self._rows = []
 
-    def _write_tasks(self) -> None:
-        """Write instructions as the index of a pandas table, which LeRobot expects; the metadata says so."""
-        index = "__index_level_0__"
-        number = {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"}
-        text = {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object"}
-        columns = [column | {"metadata": None} for column in (number, text)]
-        pandas = {"index_columns": [index], "column_indexes": [], "columns": columns, "pandas_version": "2.2.0"}
-        table = pa.table({"task_index": list(self._tasks.values()), index: list(self._tasks)})
-        table = table.replace_schema_metadata({"pandas": json.dumps(pandas)})
-        pq.write_table(table, self._folder / "meta/tasks.parquet", write_page_checksum=True)
-
     def _facts(self) -> dict[str, Any]:
         """Return info.json."""
         entries: dict[str, Any] = {}
@@ -321,6 +310,18 @@ class LeRobotWriter:
             "video_path": VIDEO_PATH if self._videos else None,
             "features": entries,
         }
+
+
+def write_tasks(root: Path, tasks: Sequence[str]) -> None:
+    """Write instructions as the index of a pandas table, which LeRobot expects; the metadata says so."""
+    index = "__index_level_0__"
+    number = {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"}
+    text = {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object"}
+    columns = [column | {"metadata": None} for column in (number, text)]
+    pandas = {"index_columns": [index], "column_indexes": [], "columns": columns, "pandas_version": "2.2.0"}
+    table = pa.table({"task_index": list(range(len(tasks))), index: list(tasks)})
+    table = table.replace_schema_metadata({"pandas": json.dumps(pandas)})
+    pq.write_table(table, root / "meta/tasks.parquet", write_page_checksum=True)
 
 
 def _to_nested(values: np.ndarray, shape: tuple[int, ...]) -> pa.Array:
