@@ -104,6 +104,20 @@ def parse_source(text: str) -> tuple[str, float]:
     return path, weight
 
 
+class Shares:
+    """How many of the first n samples come from each of several datasets. See the top of this file."""
+
+    def __init__(self, weights: Sequence[float]):
+        """Weight 0: none."""
+        self._weights = [Fraction(str(weight)) for weight in weights]  # decimal as written: 0.1 and 0.9 are 1
+        if not any(self._weights):
+            checks.fail("mix", "at least one sample", "none")
+
+    def counts(self, n: int) -> list[int]:
+        """Count how many of the first `n` samples come from each dataset."""
+        return _shared(n, self._weights)
+
+
 class MixedBatches:
     """Rows of step t, in the order of the datasets, when these lie one after the other. See the top of this file."""
 
@@ -114,14 +128,7 @@ class MixedBatches:
         self.batch_size = batch_size
         self._starts = list(accumulate(sizes, initial=0))
         self._passes = [SeededBatches(size, 1, derive_seed(seed, i)) if size else None for i, size in enumerate(sizes)]
-        # decimal as they were written: 0.1 and 0.9 are 1
-        self._weights = [Fraction(str(w)) if size else Fraction(0) for w, size in zip(weights, sizes, strict=True)]
-        if not any(self._weights):
-            checks.fail("mix", "at least one sample", "none")
-
-    def counts(self, n: int) -> list[int]:
-        """Count how many of the first `n` samples come from each dataset."""
-        return _shared(n, self._weights)
+        self.counts = Shares([w if size else 0 for w, size in zip(weights, sizes, strict=True)]).counts
 
     def __call__(self, step: int) -> Tensor:
         """Return rows [batch_size] of step `step`, counted from 0."""
@@ -142,18 +149,22 @@ def _shared(n: int, weights: Sequence[Fraction]) -> list[int]:
 class Mixed:
     """Samples of several datasets under one numbering, one dataset after the other."""
 
-    def __init__(self, sizes: Sequence[int], batches: Sequence[Callable[[Tensor], Any]]):
+    def __init__(self, sizes: Sequence[int], batches: Sequence[Callable[..., Any]]):
         self.sizes, self._batches = list(sizes), list(batches)
         self._starts = torch.tensor(list(accumulate(sizes, initial=0)))
 
     def __len__(self) -> int:
         return sum(self.sizes)
 
-    def batch(self, indices: Tensor) -> Any:
-        """Samples `indices` [B], in their order, as each dataset gives them."""
+    def batch(self, indices: Tensor, frames: Tensor | None = None) -> Any:
+        """Samples `indices` [B], in their order, as each dataset gives them; `frames` [B, ...] where it keeps none."""
         owner = torch.searchsorted(self._starts, indices.contiguous(), right=True) - 1
         order = owner.argsort(stable=True)
-        parts = [self._batches[i](indices[owner == i] - self._starts[i]) for i in owner.unique().tolist()]
+        parts = []
+        for i in owner.unique().tolist():
+            mine = owner == i
+            given = () if frames is None else (frames[mine],)
+            parts.append(self._batches[i](indices[mine] - self._starts[i], *given))
         place = order.argsort()
         return _joined(parts, place)
 
@@ -202,14 +213,14 @@ class MixedPairs(Mixed):
         super().__init__([len(part) for part in parts], [_normalised_pairs(part, shape) for part in parts])
 
 
-def _normalised_pairs(part: FramePairs, shape: tuple[int, ...]) -> Callable[[Tensor], PairBatch]:
+def _normalised_pairs(part: FramePairs, shape: tuple[int, ...]) -> Callable[..., PairBatch]:
     if not (shape[-1] and part.labelled.any()):
-        return lambda indices: part.batch(indices)._replace(actions=torch.zeros(len(indices), *shape))
+        return lambda indices, *frames: part.batch(indices, *frames)._replace(actions=torch.zeros(len(indices), *shape))
     normalizer = Normalizer(shape[-1])
     normalizer.fit(torch.from_numpy(part.actions[part.labelled]).flatten(0, -2))
 
-    def batch(indices: Tensor) -> PairBatch:
-        pairs = part.batch(indices)
+    def batch(indices: Tensor, frames: Tensor | None = None) -> PairBatch:
+        pairs = part.batch(indices, frames)
         return pairs._replace(actions=normalizer(pairs.actions))
 
     return batch

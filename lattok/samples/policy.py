@@ -25,7 +25,8 @@ from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
 from lattok.samples.batches import Mixed
-from lattok.samples.windows import ActionWindows, acted_episodes, decode_all, instructions
+from lattok.samples.frames import FrameReader
+from lattok.samples.windows import ActionWindows, acted_episodes, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 
 
@@ -55,13 +56,14 @@ class PolicyWindows:
         extra_keys: Sequence[str] = (),
         cache_dir: str | Path | None = None,
         progress: Progress | None = None,
+        pixels: bool = True,
     ):
         """Images are resized to `size` x `size`. Latent actions come from the columns that `latent` (of `latent_spec`)
         describes, or from `labeller`, an action tokenizer that sees the chunks of every batch. Of episodes that are not
         among `action_episodes` (none given: all) no action is known: they teach through labels. `gaps`: so many frames
         later a batch looks again. `extra_keys`: other columns like actions that `targets` gives. Beyond 4 GiB frames go
-        into a temporary file in `cache_dir`, if it is given. Numbers that are not finite raise `LattokError`, as do
-        missing columns.
+        into a temporary file in `cache_dir`, if it is given; without `pixels` none is decoded. Numbers that are not
+        finite raise `LattokError`, as do missing columns.
         """
         checks.counts(size=size, **{f"gaps[{number}]": gap for number, gap in enumerate(gaps)})
         self.horizon, self.size, self.interpolation = horizon, size, interpolation
@@ -72,8 +74,8 @@ class PolicyWindows:
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
         self.acted = torch.from_numpy(acted_episodes(dataset, chosen, action_episodes).repeat(lengths))
-        self._gaps = torch.tensor(gaps, dtype=torch.long)
-        self._last = torch.from_numpy((np.cumsum(lengths) - 1).repeat(lengths))  # of each frame's episode
+        self._gaps = np.array([0, *gaps])
+        self._last = (np.cumsum(lengths) - 1).repeat(lengths)  # of each frame's episode
         self.tasks, self.task_of = instructions(chosen, lengths, np.ones(len(self), dtype=bool))
         self.states, self.state_names = _states(dataset, state_key, chosen)
         self._vectors = {action_key: self.actions}
@@ -92,26 +94,36 @@ class PolicyWindows:
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
         transform = partial(_resized, size=size, interpolation=interpolation)
         self.frames = np.empty((len(self.actions), 0, size, size, 3), dtype=np.uint8)
-        if self.cameras:
-            self.frames = decode_all(dataset, chosen, self.cameras, transform, cache_dir, progress)
+        self.reader = FrameReader(dataset, chosen, self.cameras, transform)
+        if self.cameras and pixels:
+            self.read_pixels(cache_dir, progress)
 
     def __len__(self) -> int:
         return len(self.episode_of)
 
-    def batch(self, indices: Tensor) -> PolicyBatch:
-        """Return samples `indices` [B]."""
+    def read_pixels(self, cache_dir: str | Path | None = None, progress: Progress | None = None) -> None:
+        """Decode all frames; for samples that were made without them."""
+        self.frames = self.reader.all(cache_dir, progress)
+
+    def frame_rows(self, indices: np.ndarray) -> np.ndarray:
+        """Return the rows [B, 1 + gaps] of the frames of samples `indices` [B]."""
+        return np.minimum(indices[:, None] + self._gaps, self._last[indices, None])
+
+    def batch(self, indices: Tensor, frames: Tensor | None = None) -> PolicyBatch:
+        """Return samples `indices` [B]; `frames` [B, 1 + gaps, V, h, w, 3] are given where they are not kept here."""
         rows, inside = self._windows.rows(indices)  # b h
         chosen = indices.numpy()
         actions, known = self.actions[rows], self.acted[indices, None]
-        later = torch.minimum(indices[:, None] + self._gaps, self._last[indices, None])  # b f
+        if frames is None:
+            frames = torch.from_numpy(np.asarray(self.frames[self.frame_rows(chosen)]))
         return PolicyBatch(
-            images=torch.from_numpy(np.asarray(self.frames[chosen])),
+            images=frames[:, 0],
             texts=[self.tasks[i] for i in self.task_of[chosen].tolist()],
             proprio=None if self.states is None else self.states[indices],
             actions=actions,
             valid=inside & known,
             latent=self._target(indices, rows, inside, actions),
-            later=torch.from_numpy(np.asarray(self.frames[later.numpy()])) if later.shape[1] else None,
+            later=frames[:, 1:] if frames.shape[1] > 1 else None,
         )
 
     @property
@@ -171,8 +183,8 @@ class MixedPolicyWindows(Mixed):
         labelled = [part.labelled for part in parts if part.labelled is not None]
         self.labelled = torch.cat(labelled) if labelled else None
 
-        def batch(part: PolicyWindows, maps: Any, indices: Tensor) -> PolicyBatch:
-            given = part.batch(indices)
+        def batch(part: PolicyWindows, maps: Any, indices: Tensor, frames: Tensor | None = None) -> PolicyBatch:
+            given = part.batch(indices, frames)
             proprio = None if given.proprio is None else maps["proprio"](given.proprio)
             return given._replace(actions=maps["action"](given.actions), proprio=proprio)
 

@@ -1,16 +1,11 @@
 """Training samples from episodes: action chunks, and pairs of frames with the actions between them.
 
-Everything is indexed once and kept in memory (frames in a file with `cache_dir`), so that a batch is one gather.
-`decode_all` decodes several episodes at once.
+Everything is indexed once and kept in memory, frames too where they fit (see `frames`), so that a batch is one gather.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,15 +15,12 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.data.episodes import EpisodeSpec, check_stride, read_vectors, select_episodes
-from lattok.data.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.data.schema import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.samples.frames import FrameReader
 from lattok.types import ActionBatch, Episode, PairBatch
 
 ACTION_TARGETS = ("mean", "first", "chunk")
 FeaturesOf = Callable[[np.ndarray], Tensor]  # rows [...] of frames to their features [..., V*N, D]
-IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
-AHEAD = 2**28  # bytes of frames decoded before their turn
-DECODERS = 8  # at once, or one for each core: nothing else is done meanwhile
 
 
 class ActionWindows:
@@ -148,19 +140,26 @@ class FramePairs:
             places = self.episode_of[known], self.frame_of[known]
             self.labelled[known] = draw_labelled(*places, tasks, labelled_fraction, labelled, seed)
         self.frames = np.empty((int(lengths.sum()), 0), dtype=np.uint8)
-        self._decode = partial(decode_all, dataset, chosen, self.cameras, transform, cache_dir, progress)
+        self.reader = FrameReader(dataset, chosen, self.cameras, transform)
         if pixels:
-            self.read_pixels()
+            self.read_pixels(cache_dir, progress)
 
     def __len__(self) -> int:
         return len(self.first)
 
-    def batch(self, indices: Tensor) -> PairBatch:
-        """Pairs `indices` [B]: frames [B, 2 + extra strides, V, h, w, 3], actions [B, m] or [B, n, m], labelled [B]."""
+    def frame_rows(self, indices: np.ndarray) -> np.ndarray:
+        """Return the rows [B, 2 + extra strides] of the frames of pairs `indices` [B]."""
+        return self.first[indices][:, None] + self.offsets
+
+    def batch(self, indices: Tensor, frames: Tensor | None = None) -> PairBatch:
+        """Pairs `indices` [B]: frames [B, 2 + extra strides, V, h, w, 3], actions [B, m] or [B, n, m], labelled [B].
+
+        `frames` are given where they are not kept here.
+        """
         chosen = indices.numpy()
-        rows = self.first[chosen][:, None] + self.offsets  # b 2+
+        rows = self.frame_rows(chosen)
         return PairBatch(
-            torch.from_numpy(np.asarray(self.frames[rows])),
+            torch.from_numpy(np.asarray(self.frames[rows])) if frames is None else frames,
             torch.from_numpy(self.actions[chosen]),
             torch.from_numpy(self.labelled[chosen]),
             features=None if self.features is None else self.features(rows),
@@ -171,9 +170,9 @@ class FramePairs:
         """Whether frames are there, not only their places."""
         return bool(self.frames.size)
 
-    def read_pixels(self) -> None:
+    def read_pixels(self, cache_dir: str | Path | None = None, progress: Progress | None = None) -> None:
         """Decode all frames; for pairs that were made without them."""
-        self.frames = self._decode()
+        self.frames = self.reader.all(cache_dir, progress)
 
     def _actions(
         self, dataset: RobotDataset, key: str | None, episodes: Sequence[Episode], target: str, steps: int
@@ -264,63 +263,3 @@ def instructions(
     first = [episode.tasks[0] if episode.tasks else "" for episode in episodes]
     number = {task: i for i, task in enumerate(dict.fromkeys(first))}
     return tuple(number), np.repeat([number[task] for task in first], lengths)[keep]
-
-
-def decode_all(
-    dataset: RobotDataset,
-    episodes: Sequence[Episode],
-    cameras: Sequence[str],
-    transform: FrameTransform | None,
-    cache_dir: str | Path | None,
-    progress: Progress | None,
-) -> np.ndarray:
-    """Every frame of the episodes, uint8 [F, V, h, w, 3], in memory or in an unnamed file in `cache_dir`.
-
-    Several episodes are decoded at once.
-    """
-
-    def decode(index: int, stopped: Stopped) -> np.ndarray:
-        def transformed(block: np.ndarray) -> np.ndarray:
-            if stopped():
-                raise Abandoned
-            return block if transform is None else transform(block)
-
-        return _checked(dataset.frames(index, cameras, transform=transformed), index)
-
-    total, row = sum(e.length for e in episodes), 0
-    frames = decode(episodes[0].index, lambda: False)
-    store = _allocate((total, *frames.shape[1:]), cache_dir)
-    jobs = (Request((e.index,), e.length * frames[0].nbytes) for e in episodes[1:])
-    with Ahead(decode, jobs, AHEAD, threads=min(DECODERS, os.cpu_count() or 1)) as decoded:
-        for number, episode in enumerate(episodes):
-            if number:
-                frames = decoded(episode.index)
-            if frames.shape[1:] != store.shape[1:]:
-                hint = "Give a `transform` that resizes, such as a model's `resize`, or choose `episodes` of one size."
-                got = f"{frames.shape[1:]} in episode {episode.index}"
-                checks.fail("frames", f"shape {store.shape[1:]}", got, hint)
-            store[row : row + len(frames)] = frames
-            row += len(frames)
-            if progress is not None:
-                progress(row, total)
-    return store
-
-
-def _checked(frames: np.ndarray, index: int) -> np.ndarray:
-    if frames.dtype != np.uint8 or frames.shape[-1] != 3:
-        hint = "Floats become pixels by lattok.data.frames_from_lerobot; grey and RGBA ones are made RGB first."
-        got = f"{frames.dtype} {list(frames.shape)} in episode {index}"
-        checks.fail("frames", "uint8 pixels [T, V, H, W, 3]", got, hint)
-    return frames
-
-
-def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarray:
-    size = math.prod(shape)
-    if cache_dir is None or size <= IN_MEMORY:
-        return np.empty(shape, dtype=np.uint8)
-    Path(cache_dir).mkdir(parents=True, exist_ok=True)
-    # the file has no name: it is gone with the array, however the process ends
-    with tempfile.TemporaryFile(dir=cache_dir) as file:
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash at the first page
-            os.posix_fallocate(file.fileno(), 0, size)
-        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)

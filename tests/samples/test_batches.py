@@ -31,7 +31,7 @@ from tests.conftest import write_dataset
 weights = st.lists(st.floats(0.001, 100), min_size=1, max_size=9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(weights, st.integers(0, 10**15), st.integers(1, 60))
 @example([1.0, 0.5], 0, 60)
 @example([0.1, 0.2, 0.3, 0.4], 10**14, 60)

@@ -29,7 +29,7 @@ def places(dataset):
     return [(e.index, t) for e in dataset.episodes for t in range(e.length)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 6))
 def test_samples_against_a_loop(lengths, horizon):
     dataset = Demonstrations(".", lengths)
@@ -78,7 +78,7 @@ def test_a_batch_may_look_again_later():
         windows(dataset, gaps=(0,))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4).filter(lambda lengths: max(lengths) > 2))
 def test_labels_of_every_step_against_a_loop(lengths):
     dataset = Demonstrations(".", lengths)

@@ -57,7 +57,7 @@ class Memory(RobotDataset):
 lengths = st.lists(st.integers(1, 12), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths, st.integers(1, 9), st.integers(1, 4))
 def test_windows_against_a_loop(lengths, horizon, step):
     dataset = Memory(lengths)
@@ -78,7 +78,7 @@ def test_windows_against_a_loop(lengths, horizon, step):
     torch.testing.assert_close(windows.batch(some).chunks, chunks[some], rtol=0, atol=0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(1, 6))
 def test_pairs_against_a_loop(lengths, stride):
     dataset = Memory(lengths)
@@ -101,7 +101,7 @@ def test_pairs_against_a_loop(lengths, stride):
     np.testing.assert_array_equal(batch.labelled, pairs.labelled)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 14), min_size=1, max_size=5), st.integers(1, 3), st.integers(1, 4), st.integers(1, 6))
 def test_further_frames_and_action_chunks_against_a_loop(lengths, stride, further, steps):
     dataset = Memory(lengths, [f"task {i % 2}" for i in range(len(lengths))])
@@ -166,7 +166,7 @@ def test_the_sample(sample):
 
 
 def test_pairs_of_the_sample_show_the_right_frames(sample, tmp_path, monkeypatch):
-    monkeypatch.setattr("lattok.samples.windows.IN_MEMORY", 1000)
+    monkeypatch.setattr("lattok.samples.frames.IN_MEMORY", 1000)
     seen = []
     pairs = FramePairs(
         sample,
@@ -187,10 +187,10 @@ def test_pairs_of_the_sample_show_the_right_frames(sample, tmp_path, monkeypatch
 
 def test_frames_decoded_by_many_threads_are_the_same(sample, monkeypatch):
     options = {"cameras": ["corner2"], "episodes": "0:12", "transform": lambda block: block[:, ::8, ::8]}
-    monkeypatch.setattr("lattok.samples.windows.AHEAD", 10**5)
+    monkeypatch.setattr("lattok.samples.frames.AHEAD", 10**5)
     many = []
     for decoders in (1, 7):
-        monkeypatch.setattr("lattok.samples.windows.DECODERS", decoders)
+        monkeypatch.setattr("lattok.samples.frames.DECODERS", decoders)
         monkeypatch.setattr("os.cpu_count", lambda: 16)
         many.append(FramePairs(sample, 16, **options).frames)
     expected = np.concatenate([sample.frames(i, ["corner2"])[:, :, ::8, ::8] for i in range(12)])
@@ -261,7 +261,7 @@ def test_a_stride_that_is_too_long_names_a_usable_one():
         FramePairs(Memory([1, 1]), 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lengths, st.integers(1, 14) | st.just(10**30))
 def test_the_largest_usable_stride_against_a_loop(lengths, stride):
     usable = [s for s in range(1, 13) if 2 * sum(max(n - s, 0) for n in lengths) >= sum(lengths)]
@@ -366,7 +366,7 @@ def test_the_draw_is_stratified_over_tasks(unit):
         assert [sum(drawn[:2]), sum(drawn[2:4]), drawn[4]] == [1, 1, True]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.randoms(use_true_random=False), st.sampled_from(["pairs", "episodes"]), st.integers(-5, 2**70))
 def test_the_draw_does_not_depend_on_order(random, unit, seed):
     episode, frame = positions([20, 15, 9])

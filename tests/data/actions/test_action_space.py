@@ -50,7 +50,7 @@ angle = st.floats(-7, 7)
 special = st.sampled_from([0.0, QUARTER, -QUARTER, np.pi, -np.pi, 1e-9, QUARTER - 1e-9, QUARTER - 1e-7])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.tuples(*3 * [angle | special]))
 @example((0.3, QUARTER, -0.8))
 @example((0.0, 0.0, np.pi))
@@ -148,7 +148,7 @@ def test_increments_are_added_to_angles_and_are_no_rotation(rng):
         convert_actions(grown, space, [Rotation("axis_angle")], **other)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**31), st.sampled_from(["absolute", "delta", "velocity"]), st.sampled_from(["absolute", "delta"])
 )

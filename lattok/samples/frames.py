@@ -1,0 +1,133 @@
+"""Frames of the episodes that are learned from: all at once, kept, or those of some rows, read when they are needed.
+
+Rows count the frames of the chosen episodes, one episode after the other.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from lattok import checks
+from lattok.checks import LattokError
+from lattok.data.prefetch import Abandoned, Ahead, Request, Stopped
+from lattok.data.schema import FrameTransform, Progress, RobotDataset
+from lattok.types import Episode
+
+IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
+AHEAD = 2**28  # bytes of frames decoded before their turn
+DECODERS = 8  # at once, or one for each core: nothing else is done meanwhile
+
+
+class FrameReader:
+    """Reads frames of `episodes`, uint8 [n, V, h, w, 3]; `transform` brings blocks uint8 [n, H, W, 3] to one size."""
+
+    def __init__(
+        self,
+        dataset: RobotDataset,
+        episodes: Sequence[Episode],
+        cameras: Sequence[str],
+        transform: FrameTransform | None = None,
+    ):
+        self.dataset, self.episodes, self.cameras, self._transform = dataset, episodes, cameras, transform
+        self._starts = np.cumsum([0, *(episode.length for episode in episodes)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """V, h, w and 3 of a frame, as the first episode that can be read has them."""
+        first: LattokError | None = None
+        for episode in self.episodes:
+            try:
+                return self._read(episode.index, np.array([0])).shape[1:]
+            except LattokError as error:
+                first = first or error
+        assert first is not None  # at least one episode was chosen
+        raise first
+
+    @property
+    def bytes(self) -> int:
+        """Count the bytes of all frames."""
+        return len(self) * math.prod(self.shape)
+
+    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> tuple[np.ndarray, dict[int, LattokError]]:
+        """Read ascending `rows` [n]: frames [n, V, h, w, 3], and the errors of episodes whose rows are left empty."""
+        frames, errors = np.zeros((len(rows), *self.shape), dtype=np.uint8), dict[int, LattokError]()
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        for place in np.unique(owner).tolist():
+            here = np.flatnonzero(owner == place)
+            index = self.episodes[place].index
+            try:
+                found = self._read(index, rows[here] - self._starts[place], stopped)
+                self._check_size(found, index, self.shape)
+                frames[here[0] : here[-1] + 1] = found
+            except LattokError as error:
+                errors[index] = error
+        return frames, errors
+
+    def episode_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the indices of the episodes that `rows` belong to."""
+        numbers = np.array([episode.index for episode in self.episodes])
+        return numbers[np.searchsorted(self._starts, rows, side="right") - 1]
+
+    def all(self, cache_dir: str | Path | None = None, progress: Progress | None = None) -> np.ndarray:
+        """Read every frame, several episodes at once, into memory or an unnamed file in `cache_dir`."""
+        total, row = len(self), 0
+        frames = self._read(self.episodes[0].index)
+        store = _allocate((total, *frames.shape[1:]), cache_dir)
+        jobs = (Request((e.index,), e.length * frames[0].nbytes) for e in self.episodes[1:])
+
+        def decode(index: int, stopped: Stopped) -> np.ndarray:
+            return self._read(index, None, stopped)
+
+        with Ahead(decode, jobs, AHEAD, threads=min(DECODERS, os.cpu_count() or 1)) as decoded:
+            for number, episode in enumerate(self.episodes):
+                if number:
+                    frames = decoded(episode.index)
+                self._check_size(frames, episode.index, store.shape[1:])
+                store[row : row + len(frames)] = frames
+                row += len(frames)
+                if progress is not None:
+                    progress(row, total)
+        return store
+
+    def _read(self, index: int, rows: np.ndarray | None = None, stopped: Stopped = lambda: False) -> np.ndarray:
+        """Read frames of one episode."""
+
+        def transformed(block: np.ndarray) -> np.ndarray:
+            if stopped():
+                raise Abandoned
+            return block if self._transform is None else self._transform(block)
+
+        frames = self.dataset.frames(index, self.cameras, rows, transform=transformed)
+        if frames.dtype != np.uint8 or frames.shape[-1] != 3:
+            hint = "Floats become pixels by lattok.data.frames_from_lerobot; grey and RGBA ones are made RGB first."
+            got = f"{frames.dtype} {list(frames.shape)} in episode {index}"
+            checks.fail("frames", "uint8 pixels [T, V, H, W, 3]", got, hint)
+        return frames
+
+    @staticmethod
+    def _check_size(frames: np.ndarray, index: int, shape: tuple[int, ...]) -> None:
+        if frames.shape[1:] != shape:
+            hint = "Give a `transform` that resizes, such as a model's `resize`, or choose `episodes` of one size."
+            checks.fail("frames", f"shape {shape}", f"{frames.shape[1:]} in episode {index}", hint)
+
+
+def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarray:
+    size = math.prod(shape)
+    if cache_dir is None or size <= IN_MEMORY:
+        return np.empty(shape, dtype=np.uint8)
+    Path(cache_dir).mkdir(parents=True, exist_ok=True)
+    # the file has no name: it is gone with the array, however the process ends
+    with tempfile.TemporaryFile(dir=cache_dir) as file:
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash at the first page
+            os.posix_fallocate(file.fileno(), 0, size)
+        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)

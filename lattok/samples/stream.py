@@ -1,0 +1,194 @@
+"""Frames of the samples that are drawn next, decoded ahead in the order in which they are needed.
+
+A window of a lane (see `order`) is decoded as a whole, in the order of its videos, kept while samples of it are drawn,
+and given up with the next one. So much of the data is in memory at a time as the windows are large.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lattok.checks import LattokError
+from lattok.data.prefetch import Ahead, Request, Stopped
+from lattok.samples.frames import DECODERS, FrameReader
+from lattok.samples.order import LANES, Draw, StreamedBatches, Window
+
+FEW = 8  # episodes that may be damaged before their share counts
+LEAST, MOST = 16, 1024  # samples of a window
+
+
+class Key(NamedTuple):
+    """A draw of one of the `draws`: of its window the first, where it stands for the window."""
+
+    draws: int
+    draw: Draw
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Name what has one window at a time."""
+        return self.draws, self.draw.part, self.draw.lane
+
+
+class Samples(Protocol):
+    """What samples with frames have in common: `FramePairs` and `PolicyWindows`."""
+
+    reader: FrameReader
+
+    def __len__(self) -> int: ...
+
+    def frame_rows(self, indices: np.ndarray) -> np.ndarray:
+        """Return the rows [n, k] of the k frames of samples [n]."""
+        ...
+
+
+@dataclass
+class Held:
+    """A window and its frames."""
+
+    window: Window
+    rows: np.ndarray  # [f] ascending
+    frames: np.ndarray  # [f, V, h, w, 3]
+    sound: np.ndarray  # [n] bool: samples all of whose frames could be read
+    errors: dict[int, LattokError]  # by episode
+    instead: Held | None = None  # where no sample is sound
+
+    @cached_property
+    def usable(self) -> np.ndarray:
+        """Number the samples that are sound."""
+        return np.flatnonzero(self.sound)
+
+
+class FrameStream:
+    """Frames for what `draws` draw from `parts`, with so many bytes of frames decoded ahead.
+
+    Samples that cannot be read are replaced by others of the same window, or of the next one of their lane that can be
+    read; their episodes are in `left_out`.
+    """
+
+    def __init__(self, parts: Sequence[Samples], draws: Sequence[StreamedBatches], ahead: int, processes: int = 1):
+        self.parts, self.draws, self._limit = list(parts), list(draws), ahead
+        self._threads = max(1, min(DECODERS, (os.cpu_count() or 1) // processes))
+        self._firsts = list(accumulate((len(part) for part in parts), initial=0))
+        self._live: dict[tuple[int, int, int], Held] = {}
+        self._planned: dict[Key, tuple[Window, np.ndarray]] = {}
+        self._ahead: Callable[[Key], Held] = self._decode
+        self.left_out: dict[tuple[str, int], str] = {}
+        self._tried: set[tuple[str, int]] = set()
+
+    @contextmanager
+    def started(self, first: int, last: int, own: Sequence[int], shares: int) -> Iterator[None]:
+        """Decode ahead for steps [first, last) of the shares `own` out of `shares`, each taken in this order."""
+        before = self._ahead
+        try:
+            with Ahead(self._decode, self._jobs(first, last, own, shares), self._limit, self._threads) as ahead:
+                self._ahead = ahead
+                yield
+        finally:
+            self._ahead = before
+            self._live.clear()
+            self._planned.clear()
+
+    def take(self, step: int, share: int, shares: int) -> tuple[Tensor, Tensor]:
+        """Return the samples [B] of a share of a step, numbered over all parts, and their frames [B, k, V, h, w, 3]."""
+        drawn = [
+            Key(number, draw) for number, draws in enumerate(self.draws) for draw in draws.draws(step, share, shares)
+        ]
+        found = [(key.draw.part, *self._sample(key)) for key in drawn]
+        indices = torch.tensor([self._firsts[part] + sample for part, sample, _ in found])
+        rows = np.stack([self.parts[part].frame_rows(np.array([sample]))[0] for part, sample, _ in found])
+        frames = np.empty((*rows.shape, *found[0][2].frames.shape[1:]), dtype=np.uint8)
+        for row, (_, _, held), out in zip(rows, found, frames, strict=True):
+            for k, place in enumerate(np.searchsorted(held.rows, row).tolist()):
+                out[k] = held.frames[place]
+        return indices, torch.from_numpy(frames)
+
+    def _sample(self, key: Key) -> tuple[int, Held]:
+        """Return the sample of a draw, or what stands in for it, and the window with its frames."""
+        held = self._live.get(key.place)
+        if held is None or key.draw.number not in held.window:
+            held = self._live[key.place] = self._ahead(self._first(key))
+            self._note(key, held)
+        place = key.draw.number - held.window.first
+        if not held.sound[place]:
+            while not len(held.usable):
+                held.instead = held.instead or self._after(key, held)
+                held = held.instead
+            place = int(held.usable[place % len(held.usable)])
+        return int(held.window.samples[place]), held
+
+    def _after(self, key: Key, held: Held) -> Held:
+        """Return the next window of a lane."""
+        found = self._decode(Key(key.draws, key.draw._replace(number=held.window.end)))
+        self._note(key, found)
+        return found
+
+    def _first(self, key: Key) -> Key:
+        return Key(key.draws, key.draw._replace(number=self._window(key).first))
+
+    def _window(self, key: Key) -> Window:
+        part = self.draws[key.draws].parts[key.draw.part]
+        assert part is not None  # nothing is drawn from it
+        return part.window(key.draw.lane, key.draw.number)
+
+    def _jobs(self, first: int, last: int, own: Sequence[int], shares: int) -> Iterator[Request]:
+        """Yield the windows in the order in which they are needed."""
+        known: dict[tuple[int, int, int], Window] = {}
+        for step in range(first, last):
+            for share in own:
+                for number, draws in enumerate(self.draws):
+                    for draw in draws.draws(step, share, shares):
+                        key = Key(number, draw)
+                        if (window := known.get(key.place)) is None or draw.number not in window:
+                            key = self._first(key)
+                            known[key.place], rows = self._planned[key] = self._plan(key)
+                            yield Request((key,), len(rows) * math.prod(self.parts[draw.part].reader.shape))
+
+    def _plan(self, key: Key) -> tuple[Window, np.ndarray]:
+        """Return a window and the rows of its frames."""
+        window = self._window(key)
+        return window, np.unique(self.parts[key.draw.part].frame_rows(window.samples))
+
+    def _decode(self, key: Key, stopped: Stopped = lambda: False) -> Held:
+        window, rows = self._planned.pop(key, None) or self._plan(key)
+        part = self.parts[key.draw.part]
+        frames, errors = part.reader.rows(rows, stopped)
+        owner = part.reader.episode_of(part.frame_rows(window.samples))
+        return Held(window, rows, frames, np.array(~np.isin(owner, list(errors)).any(1)), errors)
+
+    def _note(self, key: Key, held: Held) -> None:
+        """Say once which episodes cannot be read; an error where they are most of those that were tried."""
+        reader = self.parts[key.draw.part].reader
+        name = reader.dataset.name
+        self._tried.update((name, index) for index in np.unique(reader.episode_of(held.rows)).tolist())
+        for index, error in held.errors.items():
+            if (name, index) not in self.left_out:
+                self.left_out[name, index] = str(error)
+                warnings.warn(f"episode {index} of {name} is left out: {error}", stacklevel=2)
+        count, tried = len(self.left_out), len(self._tried)
+        if count > min(FEW, sum(len(part.reader.episodes) for part in self.parts) / 2) and count > tried / 2:
+            last = next(reversed(self.left_out.values()))
+            raise LattokError(f"{count} of the first {tried} episodes cannot be read, the last one: {last}")
+
+
+def window_sizes(parts: Sequence[Any], weights: Sequence[float], memory: float, draws: int = 1) -> list[int]:
+    """Return how many samples a window of each part has, so that windows take half of `memory` bytes of frames.
+
+    The other half is for the windows that follow. `draws`: so many times each part is drawn from.
+    """
+    room = memory / 2 / LANES / draws
+    shares = [
+        room * weight / sum(weights) / math.prod(part.reader.shape) for part, weight in zip(parts, weights, strict=True)
+    ]
+    return [int(min(MOST, share)) for share in shares]

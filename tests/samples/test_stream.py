@@ -1,0 +1,263 @@
+"""Streamed samples: each once per pass, the same for any number of processes, with the frames that are theirs."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lattok.checks import LattokError
+from lattok.data import Feature, RobotDataset
+from lattok.samples import FramePairs, PolicyWindows
+from lattok.samples.order import FIRST, LANES, Lanes, StreamedBatches
+from lattok.samples.stream import FrameStream, window_sizes
+from lattok.types import Episode
+
+SIDE = 4
+
+
+class Film(RobotDataset):
+    """A dataset whose frames show episode and frame number, and which counts the frames that it decodes."""
+
+    kind, name, fps, cameras = "film", "film", 10.0, ("images.a",)
+    features = {  # noqa: RUF012
+        "action": Feature("float32", (2,), ("x", "y")),
+        "images.a": Feature("video", (SIDE, SIDE, 3), None),
+    }
+
+    def __init__(self, lengths, damaged_episodes=()):
+        self.episodes = tuple(Episode(i, int(n), (f"task {i % 3}",)) for i, n in enumerate(lengths))
+        self.tasks = ("task 0", "task 1", "task 2")
+        self.torn, self.decoded, self.lock = set(damaged_episodes), Counter(), threading.Lock()
+
+    def columns(self, episode_index, keys):
+        length = self.episodes[episode_index].length
+        return {"action": np.stack([np.full(length, episode_index), np.arange(length)], 1).astype(np.float32)}
+
+    def blocks(self, episode_index, camera, indices):
+        if episode_index in self.torn:
+            raise LattokError(f"file-{episode_index}.mp4 is torn")
+        with self.lock:
+            self.decoded.update((episode_index, int(i)) for i in indices)
+        frames = np.zeros((len(indices), SIDE, SIDE, 3), dtype=np.uint8)
+        frames[..., 0], frames[..., 1], frames[..., 2] = episode_index, (indices % 256)[:, None, None], 7
+        yield frames
+
+
+def lanes_of(lengths, window, seed=0):
+    return Lanes(np.arange(sum(lengths)), np.repeat(np.arange(len(lengths)), lengths), window, seed)
+
+
+many = st.lists(st.integers(0, 90), min_size=8, max_size=30).filter(lambda lengths: sum(lengths) >= LANES)
+
+
+@settings(max_examples=30)
+@given(many, st.integers(1, 70), st.integers(0, 5))
+def test_a_pass_holds_every_sample_once(lengths, window, seed):
+    """Each lane by itself goes through its part of every pass, and the parts of a pass are all of it."""
+    lanes, total = lanes_of(lengths, window, seed), sum(lengths)
+    for number in (0, 3):
+        drawn = []
+        for lane in range(LANES):
+            size = total * (lane + 1) // LANES - total * lane // LANES
+            drawn += [one(lanes, lane, draw) for draw in range(number * size, (number + 1) * size)]
+        assert sorted(drawn) == list(range(total))
+
+
+def one(lanes, lane, draw):
+    window = lanes.window(lane, draw)
+    assert draw in window
+    return int(window.samples[draw - window.first])
+
+
+def test_windows_are_small_at_first_and_then_hold_whole_clips():
+    lanes = lanes_of([300] * 200, 64)
+    first, sizes = 0, []
+    while first < 60_000 // LANES:
+        window = lanes.window(5, first)
+        sizes.append(len(window.samples))
+        first = window.end
+    assert sizes[:3] == [FIRST, 2 * FIRST, 4 * FIRST]
+    later = [lanes.window(5, 625 + draw).samples for draw in (0, 200, 400)]
+    assert all(64 <= len(samples) <= 128 for samples in later)
+    runs = [np.count_nonzero(np.diff(np.sort(samples)) > 1) + 1 for samples in later]  # of consecutive frames
+    assert max(runs) <= 4
+    assert not np.array_equal(np.sort(later[0]), later[0])
+
+
+def test_the_order_follows_from_seed_and_step_alone():
+    lengths = [50, 70, 30, 90, 10]
+    batches = StreamedBatches([lanes_of(lengths, 20)], [1.0], 24)
+    forwards = [batches(step) for step in range(40)]
+    for step in (39, 3, 17):
+        assert torch.equal(StreamedBatches([lanes_of(lengths, 20)], [1.0], 24)(step), forwards[step])
+    other = StreamedBatches([lanes_of(lengths, 20, seed=1)], [1.0], 24)
+    assert not torch.equal(other(5), forwards[5])
+    for processes in (2, 4, 8):  # a process has the same lanes at every step
+        for process in range(processes):
+            own = {draw.lane for step in range(40) for draw in batches.draws(step, process, processes)}
+            assert {lane % processes for lane in own} == {process}
+
+
+def test_mixtures_keep_their_proportions_and_each_dataset_its_passes():
+    parts = [lanes_of([100, 92], 16), lanes_of([300, 276], 16), None]
+    batches = StreamedBatches(parts, [0.5, 0.5, 3.0], 32)
+    drawn = [draw for step in range(120) for draw in batches.draws(step)]
+    counts = Counter(draw.part for draw in drawn)
+    assert counts.keys() == {0, 1}
+    assert abs(counts[0] - counts[1]) <= LANES
+    samples = Counter(int(s) for part in [0] for draw in drawn if draw.part == part for s in [one_of(batches, draw)])
+    assert set(samples) == set(range(192))  # ten passes, of which the last is not over
+    assert set(samples.values()) <= {9, 10, 11}
+
+
+def one_of(batches, draw):
+    window = batches.window(draw)
+    return window.samples[draw.number - window.first]
+
+
+def pairs_of(film, pixels=False, **options):
+    return FramePairs(film, 3, pixels=pixels, labelled_fraction=0.5, **options)
+
+
+def stream_of(pairs, batch=24, window=20, seed=0):
+    _ = pairs.reader.shape  # which reads a frame
+    pairs.reader.dataset.decoded.clear()
+    lanes = Lanes(np.arange(len(pairs)), pairs.episode_of, window, seed)
+    return FrameStream([pairs], [StreamedBatches([lanes], [1.0], batch)], ahead=10**6)
+
+
+LENGTHS = [40, 25, 60, 10, 33, 47, 52, 38]
+
+
+def test_frames_are_those_of_the_samples():
+    """Against frames that are all decoded, whatever the number of processes; and each is decoded once per pass."""
+    whole, steps = pairs_of(Film(LENGTHS), pixels=True), 22
+    expected = None
+    for processes in (1, 2, 4):
+        taken, decoded = [[] for _ in range(steps)], Counter()
+        for process in range(processes):
+            film = Film(LENGTHS)
+            pairs = pairs_of(film)
+            stream = stream_of(pairs)
+            with stream.started(0, steps, [process], processes):
+                for step in range(steps):
+                    indices, frames = stream.take(step, process, processes)
+                    assert torch.equal(pairs.batch(indices, frames).frames, whole.batch(indices).frames)
+                    taken[step].append(indices)
+            decoded += film.decoded
+        joined = [torch.stack(parts, 1).flatten() for parts in taken]  # rows of a batch are dealt in turn
+        expected = expected or (joined, decoded)
+        assert all(map(torch.equal, joined, expected[0]))
+        assert decoded == expected[1]
+
+
+def test_a_pass_decodes_little_more_than_its_frames():
+    """More only where a clip is cut: between lanes, and between the small windows at the start."""
+    film = Film([200] * 100)
+    pairs = pairs_of(film)
+    stream = stream_of(pairs, batch=96, window=200)
+    steps = len(pairs) // LANES
+    with stream.started(0, steps, [0], 1):
+        for step in range(steps):
+            stream.take(step, 0, 1)
+    assert 20_000 <= film.decoded.total() <= 1.12 * 20_000
+
+
+def test_a_run_that_goes_on_sees_what_it_would_have_seen():
+    pairs = pairs_of(Film(LENGTHS))
+    whole = stream_of(pairs)
+    with whole.started(0, 40, [0], 1):
+        expected = [whole.take(step, 0, 1) for step in range(40)]
+    later = stream_of(pairs_of(Film(LENGTHS)))
+    with later.started(23, 40, [0], 1):
+        for step in range(23, 40):
+            for got, want in zip(later.take(step, 0, 1), expected[step], strict=True):
+                assert torch.equal(got, want)
+
+
+def test_accumulated_shares_are_decoded_by_the_process_that_takes_them():
+    film = Film(LENGTHS)
+    pairs = pairs_of(film)
+    stream, alone = stream_of(pairs), stream_of(pairs_of(Film(LENGTHS)))
+    with stream.started(0, 6, [1, 3], 4):  # process 1 of 2, two parts
+        for step in range(6):
+            for share in (1, 3):
+                indices, _ = stream.take(step, share, 4)
+                assert torch.equal(indices, alone.take(step, 0, 1)[0][share::4])
+
+
+def test_policy_windows_with_later_frames_and_labelled_extras():
+    film = Film(LENGTHS)
+    options = {"horizon": 4, "size": SIDE, "state_key": None, "gaps": (2, 5)}
+    windows, whole = PolicyWindows(film, pixels=False, **options), PolicyWindows(film, **options)
+    lanes = Lanes(np.arange(len(windows)), windows.episode_of, 16, 0)
+    some = np.flatnonzero(np.isin(windows.episode_of, [1, 2, 4, 6]))
+    extra = Lanes(some, windows.episode_of[some], 16, 1)
+    draws = [StreamedBatches([lanes], [1.0], 8), StreamedBatches([extra], [1.0], 4)]
+    stream = FrameStream([windows], draws, ahead=10**6)
+    with stream.started(0, 9, [0], 1):
+        for step in range(9):
+            indices, frames = stream.take(step, 0, 1)
+            assert set(windows.episode_of[indices[8:]].tolist()) <= {1, 2, 4, 6}
+            got, expected = windows.batch(indices, frames), whole.batch(indices)
+            assert torch.equal(got.images, expected.images)
+            assert torch.equal(got.later, expected.later)
+            assert torch.equal(got.actions, expected.actions)
+
+
+def drawn(stream, steps=40, own=(0,)):
+    """All that a stream gives, as one batch."""
+    with stream.started(0, steps, own, len(own)):
+        taken = [stream.take(step, share, len(own)) for step in range(steps) for share in own]
+    return [torch.cat(parts) for parts in zip(*taken, strict=True)]
+
+
+@pytest.mark.parametrize("own", [(0,), (0, 1)])
+def test_episodes_that_cannot_be_read_are_left_out_and_named(own):
+    pairs = pairs_of(Film(LENGTHS, damaged_episodes=(2, 5)))
+    stream = stream_of(pairs)
+    with pytest.warns(UserWarning, match=r"episode \d of film is left out: file-\d\.mp4 is torn") as told:
+        indices, frames = drawn(stream, own=own)
+    assert len(told) == 2
+    assert {index for _, index in stream.left_out} == {2, 5}
+    shown = pairs.episode_of[indices]
+    assert set(shown.tolist()) == {0, 1, 3, 4, 6, 7}
+    np.testing.assert_array_equal(frames[:, 0, 0, 0, 0, 0], shown)
+
+
+@pytest.mark.filterwarnings("ignore:episode . of film is left out")
+@pytest.mark.parametrize("damaged", [range(8), range(1, 8)])
+def test_where_next_to_nothing_can_be_read_there_is_an_error_and_no_hang(damaged):
+    film = Film(LENGTHS)
+    stream = stream_of(pairs_of(film))
+    film.torn = set(damaged)
+    expected = r"\d of the first \d episodes cannot be read, the last one: file-\d\.mp4 is torn"
+    with pytest.raises(LattokError, match=expected):
+        drawn(stream)
+
+
+def interrupted(stream):
+    with stream.started(0, 10**6, [0], 1):
+        stream.take(0, 0, 1)
+        raise KeyboardInterrupt
+
+
+def test_threads_end_with_the_stream():
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(stream_of(pairs_of(Film([500] * 20))))
+    assert threading.active_count() == before
+
+
+def test_windows_fit_into_the_memory_that_is_given():
+    pairs = pairs_of(Film(LENGTHS))
+    frame = SIDE * SIDE * 3
+    assert window_sizes([pairs], [1.0], 2 * 40 * LANES * frame) == [40]
+    assert window_sizes([pairs, pairs], [1.0, 3.0], 2 * 40 * LANES * frame) == [10, 30]
+    assert window_sizes([pairs], [1.0], 2 * 40 * LANES * frame, draws=2) == [20]
