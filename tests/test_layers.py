@@ -19,7 +19,7 @@ ROOT = Path(lattok.__file__).parent
 
 # From the bottom to the top. A new module goes here, as low as it can.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "checks", "files", "progress", "places", "findings", "signals", "seeds"})
+    frozenset({"types", "checks", "files", "prefetch", "progress", "places", "findings", "signals", "seeds"})
     | frozenset({"registry", "version", "devices"}),
     frozenset({"nn", "quantize", "normalize", "keymap", "training", "arrays", "hub"}),
     frozenset({"data"}),

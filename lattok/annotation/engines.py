@@ -21,7 +21,7 @@ from lattok import checks, files
 from lattok.annotation.columns import Labelled, Unit
 from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, label_unit, piece_of_frames
 from lattok.checks import LattokError
-from lattok.data.prefetch import Ahead
+from lattok.prefetch import Ahead
 
 ATTEMPTS = 3  # workers that a unit may cost
 START_S = 300  # for the first worker to be there; a cluster may have to start machines

@@ -26,10 +26,10 @@ from lattok.annotation.columns import Failures, Labelled, Labels, Unit
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, dimension_names
 from lattok.data.episodes import check_stride
-from lattok.data.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.data.schema import vector_key
 from lattok.data.views import check_trained_space
 from lattok.nn import torch_threads
+from lattok.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
 from lattok.version import __version__

@@ -32,9 +32,9 @@ from torch import Tensor
 from lattok import checks
 from lattok.data import Progress, RobotDataset
 from lattok.data.content import fingerprint
-from lattok.data.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.files import alone, whole_file
 from lattok.image_lam.features import FrozenFeatures
+from lattok.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.types import Episode
 
 BLOCK = 32  # frames that the network sees at a time

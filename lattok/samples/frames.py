@@ -16,8 +16,8 @@ import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.data.schema import FrameTransform, Progress, RobotDataset
+from lattok.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.types import Episode
 
 IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lattok.checks import LattokError
-from lattok.data.prefetch import Ahead, Request, Stopped
+from lattok.prefetch import Ahead, Request, Stopped
 from lattok.samples.frames import DECODERS, FrameReader
 from lattok.samples.order import LANES, Draw, StreamedBatches, Window
 
