@@ -7,11 +7,13 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 
 from lattok import checks
+from lattok.checks import LattokError
 from lattok.data.schema import Damage, RobotDataset, dimension_names, vector_key
 from lattok.seeds import derive_seed
 from lattok.types import Episode
@@ -162,19 +164,28 @@ def _whole(value: object) -> int:
         checks.fail("episodes", "whole numbers", repr(value))
 
 
-def read_vectors(dataset: RobotDataset, argument: str, key: str, episodes: Sequence[Episode]) -> np.ndarray:
-    """A numeric column of several episodes, one after the other, float32 [F, m]. NaN and infinity are errors."""
+def read_vectors(
+    dataset: RobotDataset, argument: str, key: str, episodes: Sequence[Episode], checked: bool = True
+) -> np.ndarray:
+    """A numeric column of several episodes, one after the other, float32 [F, m]. NaN and infinity are errors.
+
+    Whoever decodes the pictures as well may leave it to that to check the files: see `RobotDataset.columns_of`.
+    """
     feature = vector_key(dataset, argument, key)
-    flat = np.empty((sum(e.length for e in episodes), *feature.shape), dtype=np.float32)
-    ends = np.cumsum([e.length for e in episodes])
-    for episode, rows in zip(episodes, np.split(flat, ends)[:-1], strict=True):
-        values = dataset.columns(episode.index, [key])[key].reshape(rows.shape)
+    ends = list(accumulate(episode.length for episode in episodes))
+    flat = np.empty((ends[-1] if ends else 0, *feature.shape), dtype=np.float32)
+    rows_of = {e.index: flat[end - e.length : end] for e, end in zip(episodes, ends, strict=True)}
+    checks.size("episodes", "different episodes", len(rows_of), len(episodes))
+    for index, columns in dataset.columns_of(episodes, [key], checked):
+        if isinstance(columns, LattokError):
+            raise columns
+        rows = rows_of[index]
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
-            rows[:] = values
-        bad = np.argwhere(~np.isfinite(rows))
-        if len(bad):
-            frame, dim = bad[0]
-            place = f"episode {episode.index}, frame {frame}, dimension {dim} ({dimension_names(feature)[dim]})"
+            rows[:] = columns[key].reshape(rows.shape)
+        if not np.isfinite(rows).all():
+            values = dataset.columns(index, [key])[key].reshape(rows.shape)  # checked: is the file damaged?
+            frame, dim = np.argwhere(~np.isfinite(rows))[0]
+            place = f"episode {index}, frame {frame}, dimension {dim} ({dimension_names(feature)[dim]})"
             hint = "Repair it; training and evaluation can also leave the episode out with `episodes`."
             checks.fail(key, "finite numbers", f"{values[frame, dim]} in {place}", hint)
     return flat

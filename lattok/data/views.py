@@ -22,6 +22,7 @@ from lattok.data.actions.convert import Space, convert_actions
 from lattok.data.actions.space import ActionSpace
 from lattok.data.schema import Feature, RobotDataset, camera_keys, vector_key
 from lattok.places import inside
+from lattok.types import Episode
 
 PREFIX = "observation.images."
 _CAMERA = re.compile(re.escape(PREFIX) + r"[\w-]+(\.[\w-]+)*")
@@ -50,6 +51,7 @@ class View(RobotDataset):
         return getattr(self.dataset, name)
 
     columns = _passed_on("columns")
+    columns_of = _passed_on("columns_of")
     blocks = _passed_on("blocks")
     frames = _passed_on("frames")
     length = _passed_on("length")
@@ -174,12 +176,34 @@ class _Converted(View):
         self.actions_as = {**dataset.actions_as, key: space.to_json()}  # for provenance
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        return self._converted(episode_index, keys, self.dataset.columns(episode_index, self._read_for(keys)))
+
+    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        read = self.dataset.unchecked_columns(episode_index, self._read_for(keys))
+        return self._converted(episode_index, keys, read)
+
+    def columns_of(
+        self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
+    ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
+        for index, read in self.dataset.columns_of(episodes, self._read_for(keys), checked):
+            try:
+                yield index, read if isinstance(read, LattokError) else self._converted(index, keys, read)
+            except LattokError as error:
+                yield index, error
+
+    def _read_for(self, keys: Sequence[str]) -> list[str]:
+        """Return what is read where `keys` are asked for: actions may need the state too."""
+        state = [self._state_key] if self._needs_state and self._key in keys and self._state_key is not None else []
+        return list(dict.fromkeys([*keys, *state]))
+
+    def _converted(
+        self, episode_index: int, keys: Sequence[str], read: Mapping[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
         if self._key not in keys:
-            return self.dataset.columns(episode_index, keys)
-        state = [self._state_key] if self._needs_state and self._state_key is not None else []
-        read = self.dataset.columns(episode_index, list(dict.fromkeys([*keys, *state])))
+            return dict(read)
+        state = [read[self._state_key]] if self._needs_state and self._state_key is not None else []
         try:
-            values = self._convert(read[self._key], *(read[name] for name in state))
+            values = self._convert(read[self._key], *state)
         except LattokError as error:
             raise LattokError(f"{self.dataset.name}, episode {episode_index}, `{self._key}`: {error}") from None
         return {name: values if name == self._key else read[name] for name in keys}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,12 @@ import torch
 from torch import Tensor
 
 from lattok import checks
+from lattok.checks import LattokError
 from lattok.data.schema import RobotDataset
 from lattok.labels.spec import PARTS, LatentSpec
 from lattok.types import Episode, LatentTarget
 
+KINDS = {"codes": np.int64, "embedding": np.float32, "valid": np.bool_}
 ANNOTATE = "`lattok annotate DATASET --model MODEL --out OUT` writes them."
 _WINDOW = "Name the key in `delta_timestamps`, with a time for every step."
 _PREPROCESSOR = (
@@ -57,26 +60,32 @@ def target_of(spec: LatentSpec, rows: Mapping[str, Tensor], inside: Tensor | Non
     return LatentTarget(codes, vectors, valid)
 
 
-def read_rows(dataset: RobotDataset, spec: LatentSpec, episodes: Sequence[Episode]) -> dict[str, Tensor]:
+def read_rows(
+    dataset: RobotDataset, spec: LatentSpec, episodes: Sequence[Episode], parts: Sequence[str] = PARTS
+) -> dict[str, Tensor]:
     """Label columns of all frames of some episodes, in order: codes int64, vectors float32 and validity bool [F, n].
 
-    Codes of valid rows lie in the codebook, and vectors are finite; otherwise it raises `LattokError`.
+    Of `parts`, those that the spec has. Codes of valid rows lie in the codebook, and vectors are finite; otherwise it
+    raises `LattokError`.
     """
-    widths = spec.widths()
+    widths = {part: width for part, width in spec.widths().items() if part in (*parts, "valid")}
     keys = {part: spec.column(part) for part in widths}
-    parts = [dataset.columns(episode.index, list(keys.values())) for episode in episodes]
-    rows = {}
-    for part, kind in (("codes", np.int64), ("embedding", np.float32), ("valid", np.bool_)):
-        if part in keys:
-            values = np.concatenate([found[keys[part]].reshape(len(found[keys[part]]), -1) for found in parts])
-            checks.size(keys[part], "numbers a row, as its description says", values.shape[1], widths[part])
-            rows[part] = torch.from_numpy(values.astype(kind))
-    valid = rows["valid"][:, 0]
-    if "codes" in rows:
-        _check_codes(keys["codes"], rows["codes"][valid], spec)
-    if "embedding" in rows and not bool(torch.isfinite(rows["embedding"][valid]).all()):
-        checks.fail(keys["embedding"], "finite numbers", "NaN or infinity", "Annotate again.")
-    return rows
+    ends = list(accumulate(episode.length for episode in episodes))
+    places = {e.index: slice(end - e.length, end) for e, end in zip(episodes, ends, strict=True)}
+    rows = {part: np.empty((ends[-1], width), dtype=KINDS[part]) for part, width in widths.items()}
+    for index, found in dataset.columns_of(episodes, list(keys.values())):
+        if isinstance(found, LattokError):
+            raise found
+        for part, key in keys.items():
+            values = found[key].reshape(len(found[key]), -1)
+            checks.size(key, "numbers a row, as its description says", values.shape[1], widths[part])
+            rows[part][places[index]] = values
+        valid = found[keys["valid"]].reshape(-1).astype(bool)
+        if "codes" in rows:
+            _check_codes(keys["codes"], found[keys["codes"]][valid], spec)
+        if "embedding" in rows and not np.isfinite(found[keys["embedding"]][valid]).all():
+            checks.fail(keys["embedding"], "finite numbers", "NaN or infinity", "Annotate again.")
+    return {part: torch.from_numpy(values) for part, values in rows.items()}
 
 
 def target_from_batch(
@@ -163,7 +172,7 @@ def _check_row(column: str, width: int, sizes: Mapping[str, int]) -> None:
         checks.fail(column, f"{expected} in each row", f"{width} numbers", "Another model made these labels.")
 
 
-def _check_codes(column: str, codes: Tensor, spec: LatentSpec) -> None:
+def _check_codes(column: str, codes: np.ndarray, spec: LatentSpec) -> None:
     """Check that codes of frames that have a label lie in the codebook."""
     if not len(codes):
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from lattok.data.views import View
 from lattok.files import read_json
 from lattok.labels.provenance import checked
 from lattok.places import followed, inside
+from lattok.types import Episode
 
 INDEX = ("episode_index", "frame_index")
 
@@ -108,6 +109,20 @@ class LabelledDataset(View):
         values = self.dataset.columns(episode_index, others) if others or not labels else {}
         values |= self.labels.columns(episode_index, labels) if labels else {}
         return {key: values[key] for key in keys}
+
+    def unchecked_columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """As `columns`, but that the dataset's own may be unchecked."""
+        if any(key in self.labels.features for key in keys):
+            return self.columns(episode_index, keys)
+        return self.dataset.unchecked_columns(episode_index, keys)
+
+    def columns_of(
+        self, episodes: Sequence[Episode], keys: Sequence[str], checked: bool = True
+    ) -> Iterator[tuple[int, dict[str, np.ndarray] | LattokError]]:
+        """Columns of many episodes; the dataset's own as it reads those best."""
+        if any(key in self.labels.features for key in keys):
+            return RobotDataset.columns_of(self, episodes, keys, checked)
+        return self.dataset.columns_of(episodes, keys, checked)
 
 
 def with_labels(dataset: RobotDataset | str | os.PathLike[str], labels: str | Path) -> RobotDataset:

@@ -337,6 +337,6 @@ def attach_action_head(model: ImageLAM, pairs: FramePairs | MixedPairs) -> None:
     if not pairs.labelled.any():
         return
     if isinstance(pairs, FramePairs):
-        model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
+        model.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
     else:
         model.attach_action_head(torch.zeros(1, pairs.action_dim))

@@ -133,6 +133,7 @@ def read_windows(
             action_episodes=data.action_episodes if episodes is None else None,
             latent=source.spec if learns and source.tokenizer is None else None,
             labeller=source.tokenizer,
+            parts=data.plan.needs,
             extra_keys=() if data.eval_key is None else (data.eval_key,),
             cache_dir=Path(recipe.out) / RUN,
             progress=progress,

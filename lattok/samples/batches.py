@@ -208,7 +208,7 @@ class MixedPairs(Mixed):
         self.tasks = tuple(task for part in parts for task in part.tasks)
         firsts = [0, *accumulate(len(part.tasks) for part in parts[:-1])]
         self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=True)])
-        shape = next((part.actions.shape[1:] for part in parts if part.labelled.any()), (0,))
+        shape = next((part.actions_of(np.arange(1)).shape[1:] for part in parts if part.labelled.any()), (0,))
         self.action_dim = shape[-1]
         super().__init__([len(part) for part in parts], [_normalised_pairs(part, shape) for part in parts])
 
@@ -217,7 +217,7 @@ def _normalised_pairs(part: FramePairs, shape: tuple[int, ...]) -> Callable[...,
     if not (shape[-1] and part.labelled.any()):
         return lambda indices, *frames: part.batch(indices, *frames)._replace(actions=torch.zeros(len(indices), *shape))
     normalizer = Normalizer(shape[-1])
-    normalizer.fit(torch.from_numpy(part.actions[part.labelled]).flatten(0, -2))
+    normalizer.fit(torch.from_numpy(part.actions_of(part.labelled.nonzero()[0])).flatten(0, -2))
 
     def batch(indices: Tensor, frames: Tensor | None = None) -> PairBatch:
         pairs = part.batch(indices, frames)
@@ -308,7 +308,7 @@ class PairBatches:
         self.samples = size + extra  # per step
         self.draw_known = _draw(pairs, True, extra, derive_seed(seed, 1)) if extra else None
         self.words = words
-        self.text_of = None if words is None else words.rows(pairs.tasks[task] for task in pairs.task_of)
+        self.text_of = None if words is None else words.rows(pairs.tasks)[torch.from_numpy(pairs.task_of)]
 
     def __call__(self, step: int, process: int, processes: int) -> PairBatch:
         chosen = self.draw(step)

@@ -24,6 +24,7 @@ from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
+from lattok.labels.spec import PARTS
 from lattok.samples.batches import Mixed
 from lattok.samples.frames import FrameReader
 from lattok.samples.windows import ActionWindows, acted_episodes, instructions
@@ -54,39 +55,40 @@ class PolicyWindows:
         latent: LatentSpec | None = None,
         labeller: ActionTokenizer | None = None,
         extra_keys: Sequence[str] = (),
+        parts: Sequence[str] = PARTS,
         cache_dir: str | Path | None = None,
         progress: Progress | None = None,
         pixels: bool = True,
     ):
         """Images are resized to `size` x `size`. Latent actions come from the columns that `latent` (of `latent_spec`)
-        describes, or from `labeller`, an action tokenizer that sees the chunks of every batch. Of episodes that are not
-        among `action_episodes` (none given: all) no action is known: they teach through labels. `gaps`: so many frames
-        later a batch looks again. `extra_keys`: other columns like actions that `targets` gives. Beyond 4 GiB frames go
-        into a temporary file in `cache_dir`, if it is given; without `pixels` none is decoded. Numbers that are not
-        finite raise `LattokError`, as do missing columns.
+        describes, `parts` of them, or from `labeller`, an action tokenizer that sees the chunks of every batch. Of
+        episodes that are not among `action_episodes` (none given: all) no action is known: they teach through labels.
+        `gaps`: so many frames later a batch looks again. `extra_keys`: other columns like actions that `targets` gives.
+        Beyond 4 GiB frames go into a temporary file in `cache_dir`, if it is given; without `pixels` none is decoded.
+        Numbers that are not finite raise `LattokError`, as do missing columns.
         """
         checks.counts(size=size, **{f"gaps[{number}]": gap for number, gap in enumerate(gaps)})
         self.horizon, self.size, self.interpolation = horizon, size, interpolation
         self.cameras = () if cameras is not None and not len(cameras) else camera_keys(dataset, cameras)
         self.episodes = chosen = select_episodes(dataset, episodes)
-        self._windows = ActionWindows(dataset, horizon, action_key, [e.index for e in chosen])
+        unseen = not self.cameras  # otherwise files are checked as a whole where their pictures are read
+        self._windows = ActionWindows(dataset, horizon, action_key, [e.index for e in chosen], checked=unseen)
         self.actions, self.action_names = self._windows.actions, self._windows.action_names
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
         self.acted = torch.from_numpy(acted_episodes(dataset, chosen, action_episodes).repeat(lengths))
         self._gaps = np.array([0, *gaps])
-        self._last = (np.cumsum(lengths) - 1).repeat(lengths)  # of each frame's episode
         self.tasks, self.task_of = instructions(chosen, lengths, np.ones(len(self), dtype=bool))
-        self.states, self.state_names = _states(dataset, state_key, chosen)
+        self.states, self.state_names = _states(dataset, state_key, chosen, unseen)
         self._vectors = {action_key: self.actions}
         for key in extra_keys:
-            values = read_vectors(dataset, "extra_keys", key, chosen)
+            values = read_vectors(dataset, "extra_keys", key, chosen, unseen)
             checks.size(key, f"numbers, as many as `{action_key}` has", values.shape[1], self.actions.shape[1])
             self._vectors[key] = torch.from_numpy(values)
         self._labeller, self.latent = labeller, _chosen_spec(latent, labeller, horizon, self.actions.shape[1])
         self._labels: dict[str, Tensor] = {}
         if self.latent is not None and labeller is None:
-            self._labels = read_rows(dataset, self.latent, chosen)
+            self._labels = read_rows(dataset, self.latent, chosen, parts)
             if not self._labels["valid"].any():
                 what = f"none of the {len(self.actions)} frames of the chosen episodes has a label"
                 way_out = "Choose other episodes, or annotate again."
@@ -107,7 +109,7 @@ class PolicyWindows:
 
     def frame_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows [B, 1 + gaps] of the frames of samples `indices` [B]."""
-        return np.minimum(indices[:, None] + self._gaps, self._last[indices, None])
+        return np.minimum(indices[:, None] + self._gaps, self._windows.last.numpy()[indices, None])
 
     def batch(self, indices: Tensor, frames: Tensor | None = None) -> PolicyBatch:
         """Return samples `indices` [B]; `frames` [B, 1 + gaps, V, h, w, 3] are given where they are not kept here."""
@@ -137,8 +139,8 @@ class PolicyWindows:
         if not self._labels:
             return None
         digest = hashlib.sha256()
-        for part in ("valid", "codes", "embedding"):
-            digest.update(self._labels[part].numpy().tobytes() if part in self._labels else b"")
+        for part in ("valid", *PARTS):
+            digest.update(self._labels[part].numpy().data if part in self._labels else b"")
         return digest.hexdigest()
 
     @cached_property
@@ -205,7 +207,7 @@ def _resized(block: np.ndarray, size: int, interpolation: str) -> np.ndarray:
 
 
 def _states(
-    dataset: RobotDataset, key: str | None, episodes: Sequence[Episode]
+    dataset: RobotDataset, key: str | None, episodes: Sequence[Episode], checked: bool
 ) -> tuple[Tensor | None, tuple[str, ...]]:
     """Read proprioception [F, s] and the names of its dimensions."""
     if key is None:
@@ -214,7 +216,7 @@ def _states(
         hint = "Name its proprioception with state_key; state_key=None trains without."
         checks.fail("state_key", f"a column of `{dataset.name}`", repr(key), hint)
     names = dimension_names(vector_key(dataset, "state_key", key))
-    return torch.from_numpy(read_vectors(dataset, "state_key", key, episodes)), names
+    return torch.from_numpy(read_vectors(dataset, "state_key", key, episodes, checked)), names
 
 
 def _chosen_spec(

@@ -6,6 +6,7 @@ Everything is indexed once and kept in memory, frames too where they fit (see `f
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +27,9 @@ FeaturesOf = Callable[[np.ndarray], Tensor]  # rows [...] of frames to their fea
 class ActionWindows:
     """Chunks of `horizon` actions, one starting at every `step`-th frame of the chosen episodes.
 
-    `actions` [F, m] float32 in physical units, `action_names`, and for each of the N windows `episode_of` [N] and
-    `frame_of` [N]. Beyond the end of an episode a chunk repeats the last action, which is then not valid.
+    `actions` [F, m] float32 in physical units, `action_names`, and for each of the N windows `episode_of`, `frame_of`
+    and `last` [N], the row of the episode's last action. Beyond the end of an episode a chunk repeats the last action,
+    which is then not valid.
     """
 
     def __init__(
@@ -37,19 +39,21 @@ class ActionWindows:
         action_key: str = "action",
         episodes: EpisodeSpec = None,
         step: int = 1,
+        checked: bool = True,
     ):
+        """`checked`: see `read_vectors`."""
         checks.counts(horizon=horizon, step=step)
         chosen = select_episodes(dataset, episodes)
         self.horizon = horizon
         self.action_names = dimension_names(vector_key(dataset, "action_key", action_key))
-        self.actions = torch.from_numpy(read_vectors(dataset, "action_key", action_key, chosen))
+        self.actions = torch.from_numpy(read_vectors(dataset, "action_key", action_key, chosen, checked))
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
         frame, row, last = _positions(lengths)
         keep = frame % step == 0
         self.episode_of = np.repeat([e.index for e in chosen], lengths)[keep]
         self.frame_of = frame[keep]
         self._row = torch.from_numpy(row[keep])  # [N] row of the first action
-        self._last = torch.from_numpy(last[keep])  # [N] row of the episode's last action
+        self.last = torch.from_numpy(last[keep])
 
     def __len__(self) -> int:
         return len(self._row)
@@ -62,7 +66,7 @@ class ActionWindows:
     def rows(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Rows [B, H] of `actions` that windows `indices` [B] consist of, and which are inside the episode [B, H]."""
         rows = self._row[indices][:, None] + torch.arange(self.horizon)  # b h
-        last = self._last[indices][:, None]
+        last = self.last[indices][:, None]
         return torch.minimum(rows, last), rows <= last
 
     def all(self) -> ActionBatch:
@@ -129,10 +133,14 @@ class FramePairs:
         self.second = self.first + stride_frames
         self._last = last[keep]
         self.tasks, self.task_of = instructions(chosen, lengths, keep)
-        self.actions = self._actions(dataset, action_key, chosen, action_target, action_steps)
+        # files are checked as a whole where their pictures are read
+        vectors = partial(read_vectors, dataset, episodes=chosen, checked=False)
+        self._steps = action_steps if action_target == "chunk" else 0
+        flat = None if action_key is None else vectors("action_key", action_key)
+        self._actions = self._targets(flat, action_target)
         self.states = np.empty((len(self.first), 0), dtype=np.float32)
         if state_key is not None:
-            self.states = read_vectors(dataset, "state_key", state_key, chosen)[self.first]
+            self.states = vectors("state_key", state_key)[self.first]
         self.labelled = np.zeros(len(self.first), dtype=bool)
         if action_key is not None:
             known = acted_episodes(dataset, chosen, action_episodes).repeat(lengths)[keep]
@@ -160,7 +168,7 @@ class FramePairs:
         rows = self.frame_rows(chosen)
         return PairBatch(
             torch.from_numpy(np.asarray(self.frames[rows])) if frames is None else frames,
-            torch.from_numpy(self.actions[chosen]),
+            torch.from_numpy(self.actions_of(chosen)),
             torch.from_numpy(self.labelled[chosen]),
             features=None if self.features is None else self.features(rows),
         )
@@ -174,17 +182,26 @@ class FramePairs:
         """Decode all frames; for pairs that were made without them."""
         self.frames = self.reader.all(cache_dir, progress)
 
-    def _actions(
-        self, dataset: RobotDataset, key: str | None, episodes: Sequence[Episode], target: str, steps: int
-    ) -> np.ndarray:
-        """Return what `target` names, for every pair: float32 [N, m], or [N, n, m] for a chunk."""
-        if key is None:
-            return np.empty((len(self.first), *([steps] if target == "chunk" else []), 0), dtype=np.float32)
-        flat = read_vectors(dataset, "action_key", key, episodes)
+    @property
+    def actions(self) -> np.ndarray:
+        """Actions of all pairs, as `actions_of` gives them: chunks overlap, and take n times as much as the data."""
+        return self.actions_of(np.arange(len(self))) if self._steps else self._actions
+
+    def actions_of(self, pairs: np.ndarray) -> np.ndarray:
+        """Return what `action_target` names, of pairs [B]: float32 [B, m], or [B, n, m] for a chunk."""
+        if not self._steps:
+            return self._actions[pairs]
+        rows = self.first[pairs, None] + np.arange(self._steps)
+        return self._actions[np.minimum(rows, self._last[pairs, None])]
+
+    def _targets(self, flat: np.ndarray | None, target: str) -> np.ndarray:
+        """Return actions by pair, float32 [N, m]; for chunks those of all frames [F, m], which they are cut from."""
+        if flat is None:
+            return np.empty((int(self._last[-1]) + 1 if self._steps else len(self), 0), dtype=np.float32)
         if target == "first":
             return flat[self.first]
         if target == "chunk":
-            return flat[np.minimum(self.first[:, None] + np.arange(steps), self._last[:, None])]
+            return flat
         total = np.concatenate([np.zeros((1, flat.shape[1])), np.cumsum(flat.astype(np.float64), axis=0)])
         return ((total[self.second] - total[self.first]) / self.stride).astype(np.float32)
 
@@ -228,10 +245,12 @@ def draw_labelled(
     frame = frame_of if unit == "pairs" else np.zeros_like(frame_of)
     value = _hash(seed, episode_of, frame)
     names = {task: i for i, task in enumerate(sorted(set(tasks.values())))}
-    task_of = np.array([names[tasks[e]] for e in episode_of.tolist()], dtype=np.int64)
+    different, place = np.unique(episode_of, return_inverse=True)
+    task_of = np.array([names[tasks[e]] for e in different.tolist()], dtype=np.int64)[place]
     order = np.argsort(task_of, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(task_of[order])) + 1):  # the pairs of one task
-        candidates = np.unique(value[rows])  # ascending: one entry per pair or per episode
+        candidates = np.sort(value[rows])
+        candidates = candidates[np.append(True, candidates[1:] != candidates[:-1])]  # one per pair or per episode
         count = max(1, round(fraction * len(candidates)))
         chosen[rows] = value[rows] <= candidates[count - 1]
     return chosen

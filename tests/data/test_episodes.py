@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lattok.checks import LattokError
-from lattok.data import select_episodes, split_by_task
+from lattok.data import read_vectors, select_episodes, split_by_task, with_cameras
 from lattok.data.episodes import damaged_among
 from lattok.data.schema import Damage
 from lattok.types import Episode
@@ -189,3 +190,15 @@ def test_a_range_may_end_with_damaged_episodes():
     assert indices(episodes_of(["a"] * 10, damaged=(9,)), "7:10") == [7, 8]
     with pytest.raises(LattokError, match="expected ranges among the 10 episodes"):
         indices(episodes_of(["a"] * 10, damaged=(9,)), "7:11")
+
+
+def test_vectors_of_many_episodes_are_read_file_by_file(make_dataset, monkeypatch):
+    dataset = make_dataset([5, 3, 4, 6, 2])
+    chosen = select_episodes(dataset, [4, 0, 2])
+    alone = np.concatenate([dataset.columns(i, ["action"])["action"] for i in (0, 2, 4)])
+    monkeypatch.setattr(type(dataset), "columns", lambda *_: pytest.fail("an episode was read by itself"))
+    np.testing.assert_array_equal(read_vectors(dataset, "action_key", "action", chosen), alone)
+    view = with_cameras(dataset, dataset.cameras[:1])
+    np.testing.assert_array_equal(read_vectors(view, "action_key", "action", chosen), alone)
+    with pytest.raises(LattokError, match="`episodes`: expected 2 different episodes, got 1"):
+        read_vectors(dataset, "action_key", "action", [chosen[0]] * 2)

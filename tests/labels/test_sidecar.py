@@ -44,6 +44,11 @@ def test_columns_of_both(dataset, labels):
         np.testing.assert_array_equal(got["latent.codes"], expected)
         np.testing.assert_array_equal(got["latent.valid"], (np.arange(length) < length - 1) & (not lost))
         np.testing.assert_array_equal(got["action"], dataset.values[index]["action"])
+        for keys in (["latent.codes", "action"], ["action"], ["latent.codes"]):
+            for read in (joined.unchecked_columns(index, keys), dict(joined.columns_of(joined.episodes, keys))[index]):
+                assert list(read) == keys
+                for key in keys:
+                    np.testing.assert_array_equal(read[key], joined.columns(index, [key])[key])
     assert joined.columns(2, ["latent.embedding"])["latent.embedding"].tolist() == [[1, 1, 1]] * 6
     with pytest.raises(KeyError):
         joined.columns(0, ["latent.nothing"])  # asked of the dataset

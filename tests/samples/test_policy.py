@@ -49,6 +49,17 @@ def test_samples_against_a_loop(lengths, horizon):
             assert bool(batch.valid[i, h]) == (t + h <= last)
 
 
+def test_parts_of_labels_that_nothing_learns_from_are_not_read():
+    dataset = Demonstrations(".", [5, 3, 4])
+    samples, whole = windows(dataset, latent=STEPS, parts=("codes",)), windows(dataset, latent=STEPS)
+    batch, expected = (each.batch(torch.arange(12)).latent for each in (samples, whole))
+    assert batch.embedding is None
+    assert expected.embedding is not None
+    assert torch.equal(batch.codes, expected.codes)
+    assert torch.equal(batch.valid, expected.valid)
+    assert samples.labels_hash not in (None, whole.labels_hash)
+
+
 def test_actions_of_other_episodes_are_not_known():
     dataset = Demonstrations(".", [5, 3, 4])
     samples, whole = windows(dataset, latent=STEPS, action_episodes="0,2"), windows(dataset, latent=STEPS)

@@ -488,7 +488,9 @@ def test_one_million_frames_are_indexed_at_once():
         cameras=(),
         features={"action": Feature("float32", (7,), None)},
         episodes=tuple(Episode(i, 250, ("a",)) for i in range(4000)),
-        columns=lambda index, keys: {"action": np.zeros((250, 7), dtype=np.float32)},
+        columns_of=lambda episodes, keys, checked: (
+            (episode.index, {"action": np.zeros((250, 7), dtype=np.float32)}) for episode in episodes
+        ),
     )
     windows = ActionWindows(dataset, 8)
     assert len(windows) == 10**6

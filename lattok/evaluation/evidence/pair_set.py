@@ -57,7 +57,7 @@ class PairSet:
     @property
     def actions(self) -> Tensor:
         """Mean action over the gap, [n, m]."""
-        return torch.from_numpy(self.frames.actions[self.rows])
+        return torch.from_numpy(self.frames.actions_of(self.rows))
 
     @property
     def states(self) -> Tensor:

@@ -179,7 +179,7 @@ def _trained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         control = ImageLAM(control_config(model))
-        control.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
+        control.attach_action_head(torch.from_numpy(pairs.actions_of(pairs.labelled.nonzero()[0])))
     control.features = model.features
     batches = PairBatches(pairs, size - extra, extra, seed)
     training.fit("encoder from labels alone", control, batches, control.config.loss_weights, model)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from lattok.checks import LattokError
-from lattok.data import Feature, open_dataset
+from lattok.data import Feature, open_dataset, read_vectors
 from lattok.data.formats.rlds import RLDS
 from lattok.data.formats.rlds_meta import control_rate
 from lattok.data.schema import INDEX_FEATURES
@@ -215,6 +215,10 @@ def test_a_broken_payload_is_found_when_it_is_read(tmp_path):
             read()
     assert dataset.columns(0, ["next.reward"])["next.reward"].shape == (4,)
     assert dataset.frames(2, ["image"]).shape == (5, 1, 24, 32, 3)
+    fresh = open_rlds(root)  # where pictures are decoded, numbers may leave it to them to read it all
+    assert read_vectors(fresh, "key", "action", fresh.episodes, checked=False).shape == (15, 3)
+    with pytest.raises(LattokError, match=says):
+        read_vectors(fresh, "key", "action", fresh.episodes)
 
 
 @pytest.mark.parametrize(("cut", "says"), [(10, "the file ends early"), (None, "the file ends after 2 records")])
