@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, send_to_device
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from lattok import checks
@@ -28,6 +28,7 @@ from lattok.nn import torch_threads
 from lattok.seeds import derive_seed
 from lattok.signals import Interrupted, deferred
 from lattok.training import checkpoints
+from lattok.training.feed import Batches, Feed
 from lattok.training.runlog import CodebookWatch, Meter, RunLog
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
@@ -112,7 +113,7 @@ def _accelerate_state_kept() -> Iterator[None]:
 @_accelerate_state_kept()
 def fit(
     model: nn.Module,
-    batches: Callable[[int, int, int], Any],
+    batches: Batches,
     options: LoopOptions,
     out: Path,
     *,
@@ -124,7 +125,8 @@ def fit(
     """Train `model` in place and return the values that it logged last; none where nothing was left to do.
 
     `batches(step, process, processes)` gives this process's share of a step as a (named) tuple of tensors, and of what
-    is none, such as texts; accumulated parts are shares of more processes. `model(batch)` gives loss terms: those with
+    is none, such as texts; accumulated parts are shares of more processes. A thread calls it ahead of the steps, see
+    `Feed`. `model(batch)` gives loss terms: those with
     a weight are summed, the others only logged. `groups(model)` says which parameters learn at another rate. With `ema`
     the model ends with averages of the trained weights; its buffers are the last ones. State goes to `out/run/`;
     `resume` goes on from its checkpoint, or from the start where there is none yet. Raises `LattokError` when the loss
@@ -143,11 +145,14 @@ def fit(
     last: dict[str, float] = {}
     watch = CodebookWatch(options.steps, quiet=options.trial)
     threads = options.threads if accelerator.device.type == "cpu" else 0
-    with deferred() as asked, torch.random.fork_rng(), torch_threads(threads):
+    count, world = options.accumulate, accelerator.num_processes
+    own = [accelerator.process_index + i * world for i in range(count)]
+    feed = Feed(batches, first, options.steps, own, world * count, accelerator.device)
+    with deferred() as asked, torch.random.fork_rng(), torch_threads(threads), feed:
         for step in range(first, options.steps):
             rate = learning_rate(options, step)
             with checks.within_memory(f"step {step + 1} of {options.steps}", SMALLER):
-                values = _step(accelerator, wrapped, optimizer, batches, loss_weights, step, rate, options)
+                values = _step(accelerator, wrapped, optimizer, feed, own, loss_weights, step, rate, options)
             _check_finite(values, step, out)
             done = step + 1
             if average:
@@ -157,7 +162,11 @@ def fit(
                 last = {**{name: float(value) for name, value in reduced.items()}, "lr": rate}
                 report = watch(module, done, last=done == options.steps)
                 if log:
-                    log.write(done, {**last, **report.values, **meter.read(done)}, list(report.warnings.values()))
+                    log.write(
+                        done,
+                        {**last, **report.values, **meter.read(done, feed.waited())},
+                        list(report.warnings.values()),
+                    )
             elif log:
                 log.tick(done)
             stop = _anywhere(asked(), accelerator)
@@ -238,24 +247,23 @@ def _step(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: Any,
-    batches: Callable[[int, int, int], Any],
+    feed: Feed,
+    own: Sequence[int],
     loss_weights: Mapping[str, float],
     step: int,
     rate: float,
     options: LoopOptions,
 ) -> dict[str, Tensor]:
     """Take one optimiser step; return loss, terms and gradient norm, detached: means over the accumulated parts."""
-    rank, world, count = accelerator.process_index, accelerator.num_processes, options.accumulate
     parts = []
-    for i in range(count):
-        share = rank + i * world
+    for share in own:
+        batch = feed(step, share)
         torch.manual_seed(derive_seed(options.seed, share, step))
-        batch = send_to_device(batches(step, share, world * count), accelerator.device)
-        with nullcontext() if i == count - 1 else accelerator.no_sync(model):  # gradients meet once
+        with nullcontext() if share == own[-1] else accelerator.no_sync(model):  # gradients meet once
             with accelerator.autocast():
                 terms = model(batch)
                 loss = _weighted(terms, loss_weights)
-            accelerator.backward(loss / count)
+            accelerator.backward(loss / len(own))
         parts.append(_logged(loss, terms, loss_weights))
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate"]

@@ -93,16 +93,18 @@ class Meter:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
-    def read(self, done: int) -> dict[str, float]:
+    def read(self, done: int, waited: float) -> dict[str, float]:
         """Tell `samples_per_second` since the last reading, over all processes, and the peak `memory_gb` (10^9 bytes).
 
-        In main memory it is the peak of the process so far, from before the run too.
+        `data_wait` is the share of that time that the first process `waited` for data, in seconds. In main memory the
+        peak is that of the process so far, from before the run too.
         """
         now, samples = time.monotonic(), self._batch_size * (done - self._done)
-        rate = samples / max(now - self._time, 1e-9)
+        elapsed = max(now - self._time, 1e-9)
         self._time, self._done = now, done
         peak = _peak_memory(self._device)
-        return {"samples_per_second": rate} | ({} if peak is None else {"memory_gb": peak / 1e9})
+        told = {"samples_per_second": samples / elapsed, "data_wait": min(1.0, waited / elapsed)}
+        return told | ({} if peak is None else {"memory_gb": peak / 1e9})
 
 
 def _peak_memory(device: torch.device) -> float | None:

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
+from itertools import count
 
 import numpy as np
 import pytest
@@ -48,12 +50,18 @@ def run(out, steps=20, interrupt_at=None, model=None, resume=False, groups=one_g
     draw = SeededBatches(len(DATA), options.batch_size, options.seed)
     model = model or Toy()
 
+    passes = count()
+
     def batches(step, process, processes):
-        if step == interrupt_at:
-            os.kill(os.getpid(), signal.SIGINT)
         return (DATA[draw(step)[process::processes]],)
 
+    def asked(module, args):
+        if next(passes) == interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    hook = model.register_forward_pre_hook(asked)
     fit(model, batches, options, out, loss_weights=WEIGHTS, groups=groups, resume=resume, resume_command="go on")
+    hook.remove()
     return model
 
 
@@ -636,8 +644,48 @@ def test_speed_is_that_of_the_interval(monkeypatch):
     clock = iter([10.0, 12.0, 16.0])
     monkeypatch.setattr("lattok.training.runlog.time.monotonic", lambda: next(clock))
     meter = Meter(batch_size=32, first=100, device=torch.device("cpu"))
-    assert meter.read(110)["samples_per_second"] == pytest.approx(160)
-    assert meter.read(150)["samples_per_second"] == pytest.approx(320)
+    first, second = meter.read(110, 0.5), meter.read(150, 0.0)
+    assert [told["samples_per_second"] for told in (first, second)] == pytest.approx([160, 320])
+    assert [told["data_wait"] for told in (first, second)] == pytest.approx([0.25, 0])
+
+
+def test_batches_are_made_ahead_and_what_steps_wait_for_them_is_told(tmp_path):
+    """Batches that take a tenth of a second each: a slow model hardly waits for them, a fast one all the time."""
+
+    def slow(step, process, processes):
+        time.sleep(0.1)
+        return (DATA[:16],)
+
+    waits = {}
+    for name, sleep in {"fast": 0.0, "slow": 0.15}.items():
+        model = Toy()
+        model.register_forward_pre_hook(lambda module, args, sleep=sleep: time.sleep(sleep))
+        options = LoopOptions(steps=12, batch_size=16, device="cpu", log_every=6)
+        fit(model, slow, options, tmp_path / name, loss_weights=WEIGHTS)
+        waits[name] = read_metrics(tmp_path / name / RUN / METRICS)[-1]["data_wait"]
+    assert waits["slow"] < 0.3 < 0.5 < waits["fast"] <= 1
+
+
+def test_batches_know_when_a_run_begins_and_ends(tmp_path):
+    told = []
+
+    class Told:
+        @contextmanager
+        def started(self, first, last, own, shares):
+            told.append((first, last, own, shares))
+            yield
+            told.append("over")
+
+        def __call__(self, step, share, shares):
+            if step == 7:
+                raise LattokError("no more")
+            return (DATA[share:16:shares],)
+
+    options = LoopOptions(steps=20, batch_size=16, accumulate=2, device="cpu")
+    with pytest.raises(LattokError, match="^no more$"):
+        fit(Toy(), Told(), options, tmp_path, loss_weights=WEIGHTS)
+    assert told == [(0, 20, [0, 1], 2)]  # and what it raised went through
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lattok-ahead")]
 
 
 def test_threads_are_part_of_the_options_and_the_callers_come_back(tmp_path, monkeypatch):

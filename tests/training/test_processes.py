@@ -19,7 +19,7 @@ from lattok.training import CHECKPOINT, RUN, LoopOptions, fit, loop
 from lattok.training.runlog import METRICS
 
 DATA = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
-SPEED = {"samples_per_second", "memory_gb"}
+SPEED = {"samples_per_second", "data_wait", "memory_gb"}
 RUNS = {  # name: shards, accumulated parts, precision
     "plain": (False, 1, "no"),
     "parts": (False, 2, "no"),

@@ -1,0 +1,72 @@
+"""Batches made ahead of the steps that take them: by a thread, and on a GPU in a stream of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from types import TracebackType
+from typing import Any
+
+import torch
+from accelerate.utils import recursively_apply, send_to_device
+from typing_extensions import Self
+
+from lattok.prefetch import Abandoned, Ahead, Request, Stopped
+
+Batches = Callable[[int, int, int], Any]  # step, share, shares: a share of the samples of a step
+DEPTH = 3  # batches that wait
+
+
+class Feed:
+    """Gives the batches of `own` shares, in their order, of steps `first` to `last` (excluded), on `device`.
+
+    `batches` may have a context `started(first, last, own, shares)`, which is entered here. It must not draw from
+    torch's global generator, which is the model's.
+    """
+
+    def __init__(self, batches: Batches, first: int, last: int, own: Sequence[int], shares: int, device: torch.device):
+        self._batches, self._steps, self._own, self._shares = batches, (first, last), own, shares
+        self._device, self._waited = device, 0.0
+        self._cuda = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            started: Any = getattr(self._batches, "started", None)
+            stack.enter_context(nullcontext() if started is None else started(*self._steps, self._own, self._shares))
+            self._ahead = stack.enter_context(Ahead(self._make, self._jobs(), DEPTH, threads=1))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, at)
+
+    def __call__(self, step: int, share: int) -> Any:
+        """Return a batch; the next call asks for the next one."""
+        begun = time.monotonic()
+        batch, ready = self._ahead(step, share)
+        self._waited += time.monotonic() - begun
+        if ready is not None:
+            now = torch.cuda.current_stream(self._device)
+            now.wait_event(ready)
+            # memory that this stream still reads is not given to the next batch
+            recursively_apply(lambda tensor: tensor.record_stream(now), batch)
+        return batch
+
+    def waited(self) -> float:
+        """Return for how many seconds steps have waited since this was asked before."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def _jobs(self) -> Iterator[Request]:
+        return (Request((step, share), 1) for step in range(*self._steps) for share in self._own)
+
+    def _make(self, step: int, share: int, stopped: Stopped) -> tuple[Any, Any]:
+        if stopped():
+            raise Abandoned
+        batch = self._batches(step, share, self._shares)
+        if self._cuda is None:
+            return send_to_device(batch, self._device), None
+        with torch.cuda.stream(self._cuda):
+            pinned = recursively_apply(torch.Tensor.pin_memory, batch)
+            return send_to_device(pinned, self._device, non_blocking=True), self._cuda.record_event()
