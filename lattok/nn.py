@@ -104,6 +104,21 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def ahead(device: torch.device) -> bool:
+    """Tell whether the host may go on while a copy of its own goes to a device: `non_blocking` of such copies."""
+    return device.type not in ("cpu", "mps")
+
+
+def onto(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor of the host to a device; a GPU is not waited for."""
+    return tensor.to(device, non_blocking=ahead(device))
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return what autocast rounded in float32, other tensors as they are: for statistics and losses."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
 def same_precision(move: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Take the change of precision out of `nn.Module._apply`'s function, for what must not be rounded."""
 

@@ -3,7 +3,8 @@
     code(x) = argmin_k |x - e_k|^2            vectors = x + sg(e_code - x)    (straight-through)
 
 Codebooks start from the data (k-means on the first latents), unused codes are revived from the current batch. Start,
-revival and statistics see the batches of all processes and do not depend on how rows are spread over them.
+revival and statistics see the batches of all processes and do not depend on how rows are spread over them. Once a
+codebook has started, no step reads a number on the host: a GPU is never waited for.
 Moving averages as in VQ-VAE-EMA (van den Oord et al., 2017, appendix A.1), "uniform" start and restarts as in UniVLA.
 """
 
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok import checks
+from lattok.nn import onto
 from lattok.types import Quantized
 
 RECENT_ROWS = 4096  # code rows kept for the usage report
@@ -129,46 +131,69 @@ def residual_kmeans(
     return torch.stack(books)
 
 
-def _assignments(codes: Tensor, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Count [k] and sum [k, d] the vectors [N, d] assigned to each code; a matmul, so that it is deterministic."""
-    one_hot = F.one_hot(codes, k).to(vectors.dtype)
+def _assignments(codes: Tensor, vectors: Tensor, k: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Count [k] and sum [k, d] the vectors [N, d] assigned to each code, all of them or those where `valid` [N] holds.
+
+    A matmul, so that it is deterministic.
+    """
+    own = codes[:, None] == torch.arange(k, device=codes.device)  # F.one_hot reads its codes on a CPU
+    if valid is not None:
+        own, vectors = own & valid[:, None], vectors.masked_fill(~valid[:, None], 0.0)
+    one_hot = own.to(vectors.dtype)
     return one_hot.sum(0), one_hot.T @ vectors
 
 
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def _sum_over_processes(*tensors: Tensor) -> None:
-    if dist.is_available() and dist.is_initialized():
+    if _processes() > 1:
         for tensor in tensors:
             dist.all_reduce(tensor)
 
 
-def _gather_over_processes(rows: Tensor) -> Tensor:
-    """Join rows [n, d] of all processes; n may differ between them."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return rows
-    counts = [torch.zeros((), dtype=torch.long, device=rows.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, torch.tensor(len(rows), device=rows.device))
-    longest = int(torch.stack(counts).max())
-    parts = [rows.new_empty(longest, rows.shape[1]) for _ in counts]
-    dist.all_gather(parts, F.pad(rows, (0, 0, 0, longest - len(rows))).contiguous())
-    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+def _most_over_processes(number: int, device: torch.device) -> int:
+    """Return the greatest number of any process, which waits for all of them."""
+    most = torch.full((), number, device=device)
+    if _processes() > 1:
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
 
 
-def _joined(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Join rows [n, d] of all processes in an order that does not depend on which process had which."""
-    rows = _gather_over_processes(rows)
-    direction = torch.randn(rows.shape[1], generator=generator).to(rows)
-    return rows[(rows @ direction).argsort()]
+def _gather_over_processes(rows: Tensor, valid: Tensor, room: int) -> tuple[Tensor, Tensor]:
+    """Join rows [n, d] of all processes, each padded to `room` rows, and `valid` [n]: which of them count."""
+    if _processes() == 1:
+        return rows, valid
+    padding = room - len(rows)
+    mine = F.pad(rows, (0, 0, 0, padding)).contiguous(), F.pad(valid, (0, padding)).to(torch.uint8)
+    parts = [[torch.empty_like(part) for _ in range(_processes())] for part in mine]
+    for part, gathered in zip(mine, parts, strict=True):
+        dist.all_gather(gathered, part)
+    return torch.cat(parts[0]), torch.cat(parts[1]).bool()
+
+
+def _order(rows: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
+    """Order rows [n, d], those that count first, in a way that does not depend on which process had which."""
+    direction = onto(torch.randn(rows.shape[1], generator=generator), rows.device).to(rows.dtype)
+    return (rows @ direction).masked_fill(~valid, torch.inf).argsort()
+
+
+def _joined(rows: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
+    """Join the rows [n, d] of all processes that count, in an order of their own; this reads how many there are."""
+    rows, valid = _gather_over_processes(rows, valid, _most_over_processes(len(rows), rows.device))
+    return rows[_order(rows, valid, generator)[: int(valid.sum())]]
+
+
+def _draws(k: int, count: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw k numbers from 0 to below `count`, which is not read; 0 where it is 0."""
+    return onto(torch.randint(2**62, (k,), generator=generator), count.device) % count.clamp_min(1)
 
 
 def _from_first_process(tensor: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
+    if _processes() > 1:
         dist.broadcast(tensor, 0)
     return tensor
-
-
-def _flat(vectors: Tensor, valid: Tensor | None) -> Tensor:
-    """Flatten [..., d] to [n, d], only where `valid` [...] holds."""
-    return vectors.reshape(-1, vectors.shape[-1]) if valid is None else vectors[valid]
 
 
 class Codebook(nn.Module):
@@ -177,6 +202,7 @@ class Codebook(nn.Module):
     def __init__(self, config: QuantizerConfig):
         super().__init__()
         self.config = config
+        self._room = 0  # rows of each process that revival has room for, once they have agreed
         vectors = torch.randn(config.size, config.dim)
         if config.start == "uniform":
             vectors = (2 * torch.rand(config.size, config.dim) - 1) / config.size
@@ -201,13 +227,14 @@ class Codebook(nn.Module):
             self.cluster_sum.copy_(centres * self.cluster_size[:, None])
 
     @torch.no_grad()
-    def update(self, inputs: Tensor, codes: Tensor, generator: torch.Generator) -> None:
+    def update(self, inputs: Tensor, codes: Tensor, generator: torch.Generator, valid: Tensor | None = None) -> None:
         """Take a moving-average step from inputs [N, d] and their codes [N], then revive dead codes.
 
-        With `restart_every` the cluster sizes are no averages: they count uses since the last restart.
+        Only rows where `valid` [N] holds count. With `restart_every` the cluster sizes are no averages: they count
+        uses since the last restart.
         """
         decay, eps = self.config.decay, 1e-5
-        counts, sums = _assignments(codes, inputs, self.config.size)
+        counts, sums = _assignments(codes, inputs, self.config.size, valid)
         _sum_over_processes(counts, sums)
         if self.config.restart_every:
             self.cluster_size.add_(counts)
@@ -219,25 +246,26 @@ class Codebook(nn.Module):
             smoothed = (self.cluster_size + eps) / (total + self.config.size * eps) * total
             self.vectors.copy_(self.cluster_sum / smoothed[:, None])
         if self.config.revive_below > 0:
-            self._revive(inputs, generator)
+            valid = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device) if valid is None else valid
+            self._revive(inputs, valid, generator)
 
     @torch.no_grad()
     def restart(self, generator: torch.Generator) -> None:
         """Make codes that were not used since the last restart copies of used ones, drawn at random."""
         used = self.cluster_size > 0
-        if bool(used.any()):
-            pick = torch.randint(int(used.sum()), (self.config.size,), generator=generator).to(used.device)
-            copies = _from_first_process(self.vectors[used][pick])
-            self.vectors.copy_(torch.where(used[:, None], self.vectors, copies))
+        first = (~used).int().argsort(stable=True)  # the used ones, in their order, then the others
+        copies = _from_first_process(self.vectors[first[_draws(self.config.size, used.sum(), generator)]])
+        self.vectors.copy_(torch.where((used | ~used.any())[:, None], self.vectors, copies))
         self.cluster_size.zero_()
 
-    def _revive(self, inputs: Tensor, generator: torch.Generator) -> None:
-        mean_use = self.cluster_size.mean()
-        dead = self.cluster_size < self.config.revive_below * mean_use
-        if not bool(dead.any()):
+    def _revive(self, inputs: Tensor, valid: Tensor, generator: torch.Generator) -> None:
+        """Give dead codes rows of inputs [N, d] where `valid` [N] holds; without any of either nothing changes."""
+        rows, valid = self._of_all_processes(inputs, valid)
+        if not len(rows):
             return
-        rows = _joined(inputs, generator)
-        pick = torch.randint(len(rows), (self.config.size,), generator=generator).to(rows.device)
+        mean_use = self.cluster_size.mean()
+        dead = (self.cluster_size < self.config.revive_below * mean_use) & valid.any()
+        pick = _order(rows, valid, generator)[_draws(self.config.size, valid.sum(), generator)]
         fresh = _from_first_process(rows[pick])
         # Half the mean use: long enough to prove itself, short enough to be tried elsewhere soon.
         self.cluster_size.copy_(torch.where(dead, mean_use / 2, self.cluster_size))
@@ -245,6 +273,14 @@ class Codebook(nn.Module):
         if self.config.update == "ema":
             held = fresh * self.cluster_size[:, None]
             self.cluster_sum.copy_(torch.where(dead[:, None], held, self.cluster_sum))
+
+    def _of_all_processes(self, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Join rows [n, d] and `valid` [n] of all processes, which agree once on the most rows that one may have."""
+        if _processes() > 1 and not self._room:
+            self._room = 2 * _most_over_processes(len(rows), rows.device)
+        if _processes() > 1 and len(rows) > self._room:
+            checks.fail("latents", f"at most {self._room} rows, twice the most of a first batch", len(rows))
+        return _gather_over_processes(rows, valid, self._room)
 
 
 class CodeUsage(nn.Module):
@@ -259,7 +295,7 @@ class CodeUsage(nn.Module):
         self.recent: Tensor
 
     def remember(self, codes: Tensor) -> None:
-        """Keep rows of codes [..., P]."""
+        """Keep rows of codes [..., P]; those with a -1 count in no report."""
         rows = codes.reshape(-1, codes.shape[-1])
         recent = self.recent.to(rows.device) if self.recent.ndim == 2 else rows[:0]
         self.recent = torch.cat([recent, rows])[-RECENT_ROWS:]
@@ -267,6 +303,7 @@ class CodeUsage(nn.Module):
     def pop_usage(self) -> CodeStatistics | None:
         """Return statistics of the codes that training gave since the last call; None where it gave none."""
         recent, self.recent = self.recent, self.recent[:0]
+        recent = recent[(recent >= 0).all(-1)] if len(recent) else recent
         return code_statistics(recent, self.size) if len(recent) else None
 
 
@@ -287,14 +324,27 @@ class VectorQuantizer(CodeUsage):
         self.steps: Tensor
         self.reservoir: Tensor
         self.reservoir_step: Tensor
+        self._counted = (self.steps, -1, 0)  # what `steps` held, when it had been changed so often
         self._seed = int(
             torch.randint(2**31, (), device="cpu")
         )  # one for all processes that build the model from one seed
 
     @property
+    def count(self) -> int:
+        """Tell the training steps so far: `steps`, which is read only where somebody else has set it."""
+        if self._counted[0] is not self.steps or self._counted[1] != self.steps._version:
+            self._counted = (self.steps, self.steps._version, int(self.steps))
+        return self._counted[2]
+
+    def _count_on(self) -> None:
+        count = self.count + 1
+        self.steps += 1
+        self._counted = (self.steps, self.steps._version, count)
+
+    @property
     def started(self) -> bool:
         """Tell whether the codebooks hold what they start from; until then training passes latents through."""
-        return self.config.start != "kmeans" or int(self.steps) > self.config.continuous_steps
+        return self.config.start != "kmeans" or self.count > self.config.continuous_steps
 
     @property
     def books(self) -> list[Codebook]:
@@ -319,8 +369,8 @@ class VectorQuantizer(CodeUsage):
     def _forward(self, latents: Tensor, update: bool, valid: Tensor | None) -> Quantized:
         learning = self.training and update
         if learning:
-            self._start(_flat(latents.detach(), valid))
-            self.steps += 1
+            self._start(latents.detach().reshape(-1, latents.shape[-1]), None if valid is None else valid.reshape(-1))
+            self._count_on()
         continuous = self.training and not self.started  # after the count: so all passes of a step do the same
         codes, rows = self._assign(latents, learning and not continuous, valid)
         if continuous:
@@ -344,9 +394,9 @@ class VectorQuantizer(CodeUsage):
             code = nearest(left, book.vectors)
             rows = F.embedding(code, book.vectors)
             if update:
-                flat = _flat(left, valid)
-                book.update(flat, code.reshape(-1) if valid is None else code[valid], self._generator(len(codes)))
-                if self.config.restart_every and int(self.steps) % self.config.restart_every == 0:
+                inputs, counted = left.reshape(-1, left.shape[-1]), None if valid is None else valid.reshape(-1)
+                book.update(inputs, code.reshape(-1), self._generator(len(codes)), counted)
+                if self.config.restart_every and self.count % self.config.restart_every == 0:
                     book.restart(self._generator(len(codes)))
             codes.append(code)
             left = left - rows.detach()
@@ -356,31 +406,35 @@ class VectorQuantizer(CodeUsage):
 
     def _generator(self, level: int) -> torch.Generator:
         """Seed this step and level: the same in every process, independent of other draws."""
-        return torch.Generator().manual_seed(self._seed + 1000 * int(self.steps) + level)
+        return torch.Generator().manual_seed(self._seed + 1000 * self.count + level)
 
     @torch.no_grad()
-    def _start(self, flat: Tensor) -> None:
-        """Collect latents [n, d] during the continuous steps; then start each level from what the last one left."""
-        steps, last = int(self.steps), self.config.continuous_steps
+    def _start(self, rows: Tensor, valid: Tensor | None) -> None:
+        """Collect latents [n, d] during the continuous steps; then start each level from what the last one left.
+
+        Rows where `valid` [n] does not hold are kept as of step -1, and left out in the end.
+        """
+        steps, last = self.count, self.config.continuous_steps
         if self.config.start != "kmeans" or steps > last:
             return
-        per_batch = torch.tensor(len(flat), device=flat.device)
-        _sum_over_processes(per_batch)
+        valid = torch.ones(len(rows), dtype=torch.bool, device=rows.device) if valid is None else valid
         # Whole batches, at least 16 rows per code.
-        oldest = steps - math.ceil(16 * self.config.size / max(1, int(per_batch))) + 1
-        of_step = torch.cat([self.reservoir_step.to(flat.device), torch.full_like(flat[:, 0], steps, dtype=torch.long)])
-        keep = of_step >= oldest
-        self.reservoir = torch.cat([self.reservoir.to(flat), flat])[keep]
-        self.reservoir_step = of_step[keep]
+        keep = len(rows) * math.ceil(16 * self.config.size / max(1, len(rows) * _processes()))
+        of_step = torch.where(valid, steps, -1)
+        self.reservoir = torch.cat([self.reservoir.to(rows), rows])[-keep:]
+        self.reservoir_step = torch.cat([self.reservoir_step.to(rows.device), of_step])[-keep:]
         if steps == last:
-            left = _joined(self.reservoir, self._generator(0))
+            per_batch = valid.sum()
+            _sum_over_processes(per_batch)
+            left = _joined(self.reservoir, self.reservoir_step >= 0, self._generator(0))
             for level, book in enumerate(self.books):
                 book.start_from(left, float(per_batch), self._generator(level))
                 left = left - F.embedding(nearest(left, book.vectors), book.vectors)
             self.reservoir, self.reservoir_step = self.reservoir[:0], self.reservoir_step[:0]
 
     def _remember(self, codes: Tensor, valid: Tensor | None) -> None:
-        """Keep rows of codes [..., P]; of those that are padded somewhere, none."""
+        """Keep rows of codes [..., P]; those that are padded somewhere count as not there."""
         if valid is not None:
-            codes = codes[valid.all(-1) if valid.ndim == codes.ndim and valid.ndim > 1 else valid]
+            whole = valid.all(-1) if valid.ndim == codes.ndim and valid.ndim > 1 else valid
+            codes = codes.masked_fill(~whole[..., None], -1)
         self.remember(codes)

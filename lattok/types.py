@@ -161,9 +161,9 @@ class LatentTarget(NamedTuple):
         index = ((torch.arange(steps, device=self.valid.device) + 0.5) * have / steps).long()
         return self._each(lambda part: part[:, index])
 
-    def to(self, device: torch.device) -> LatentTarget:
-        """Return the target on another device."""
-        return self._each(lambda part: part.to(device))
+    def to(self, device: torch.device, non_blocking: bool = False) -> LatentTarget:
+        """Return the target on another device; `non_blocking` as for tensors."""
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> LatentTarget:
         codes, embedding = (None if part is None else change(part) for part in (self.codes, self.embedding))

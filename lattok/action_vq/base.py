@@ -258,16 +258,26 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         if valid is None and chunks.shape[1] == self.horizon:  # nothing to pad: a chunk at a time deserves speed
             inside = torch.ones(chunks.shape, dtype=torch.bool, device=chunks.device)
         else:
-            mask = full_mask(chunks, valid)
-            dims, last = mask.any(1)[:, None], mask.any(-1).sum(1)[:, None] - 1  # b 1 m, b 1
-            steps = torch.arange(self.horizon, device=chunks.device)
-            index = torch.minimum(steps, last).clamp_min(0)  # b h
-            chunks = chunks.gather(1, index[..., None].expand(-1, -1, self.action_dim))
-            chunks = torch.where(dims, chunks, self.normalizer.shift)
-            inside = (steps <= last)[..., None] & dims
+            chunks, inside = self._padded(chunks, full_mask(chunks, valid))
         if not bool(torch.isfinite(chunks).all()):
             checks.fail("chunks", "finite actions", "NaN or infinity")
         return self.normalizer(chunks), inside
+
+    def _of_windows(self, batch: ActionBatch) -> tuple[Tensor, Tensor]:
+        """Pad and normalise as `_prepare` does; values were checked where windows were cut, and are not read again."""
+        self._check_shape(batch.chunks)
+        chunks = batch.chunks.to(self.normalizer.shift)
+        mask = batch.valid if batch.valid.ndim == 3 else batch.valid[..., None].expand(chunks.shape)
+        chunks, inside = self._padded(chunks, mask)
+        return self.normalizer(chunks), inside
+
+    def _padded(self, chunks: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Pad chunks by the last action of their mask, both [B, H, m], to the horizon; also tell what is there."""
+        dims, last = mask.any(1)[:, None], mask.any(-1).sum(1)[:, None] - 1  # b 1 m, b 1
+        steps = torch.arange(self.horizon, device=chunks.device)
+        index = torch.minimum(steps, last).clamp_min(0)  # b h
+        chunks = chunks.gather(1, index[..., None].expand(-1, -1, self.action_dim))
+        return torch.where(dims, chunks, self.normalizer.shift), (steps <= last)[..., None] & dims
 
     def _check_shape(self, chunks: Tensor) -> None:
         checks.rank("chunks", chunks, "B H m")

@@ -184,7 +184,7 @@ class FSQ(CoarseToFine):
         """Return the reconstruction error of a batch, before clipping: an action beyond the limits still learns."""
         if not isinstance(batch, ActionBatch):
             return super().forward(batch)
-        actions, valid = self._prepare(batch.chunks, batch.valid)
+        actions, valid = self._of_windows(batch)
         levels = self.rounding.quantize(self.encoder(actions.flatten(1)))
         return {"reconstruction": losses.reconstruction(self.decoder(levels).view_as(actions), actions, valid)}
 

@@ -1,7 +1,7 @@
 """Losses of the action tokenizer: pure functions over valid elements (P2T Eq. 16 to 18).
 
 "mean" is over all that counts. "sum" is as printed: over the steps and dimensions of a chunk, then the mean over the
-batch. Relative to one another the terms are then those of the paper.
+batch. Relative to one another the terms are then those of the paper. What autocast rounded is compared in float32.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lattok.nn import widened
+
 
 def reconstruction(predicted: Tensor, actions: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
     """Return the squared error of what is valid (Eq. 16): predicted, actions, valid (bool) [B, H, m]."""
-    return _reduced((predicted - actions).square(), valid, reduction)
+    return _reduced((widened(predicted) - actions).square(), valid, reduction)
 
 
 def commitment(latents: Tensor, rows: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
     """Return |latents - sg(rows)|^2 of valid steps (Eq. 17), [B, H, d], [B, H]: only the encoder moves."""
-    return _reduced((latents - rows.detach()).square(), valid[..., None].expand_as(latents), reduction)
+    return _reduced((widened(latents) - rows.detach()).square(), valid[..., None].expand_as(latents), reduction)
 
 
 def masked_consistency(re_encoded: Tensor, latents: Tensor, masked: Tensor, reduction: str = "mean") -> Tensor:
     """Compare re-encoded with original latents [B, H, d] at masked steps [B, H] (Eq. 18)."""
-    return _reduced((re_encoded - latents).square(), masked[..., None].expand_as(latents), reduction)
+    return _reduced((widened(re_encoded) - widened(latents)).square(), masked[..., None].expand_as(latents), reduction)
 
 
 def _reduced(errors: Tensor, counts: Tensor, reduction: str) -> Tensor:

@@ -168,7 +168,7 @@ class P2TActionVQ(ChunkTokenizer):
         """
         if not isinstance(batch, ActionBatch):
             return super().forward(batch)
-        actions, valid = self._prepare(batch.chunks, batch.valid)
+        actions, valid = self._of_windows(batch)
         steps = valid.any(-1)
         latents = self.encoder(actions)
         if self.config.mask_passes == 1:

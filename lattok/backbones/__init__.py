@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from lattok import checks
 
-Inputs = Mapping[str, Tensor]
+Inputs = Mapping[str, Any]  # tensors, and what is known of them on the host
 TRAIN = ("lora", "full", "frozen")
 
 
@@ -27,6 +27,7 @@ class BackboneOut(NamedTuple):
     queries: slice  # positions of the queries
     valid: Tensor  # [B, L] bool: no padding
     image: Tensor | None  # [B, L] bool: image tokens; none for a model that reads only text
+    image_counts: tuple[int, int] | None = None  # fewest and most of a sample; none: to be counted, on the host
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Backbone(Protocol):
     num_layers: int  # N
     embedding_rms: float  # typical size of a number in an embedding: queries start there
 
-    def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+    def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Any]:
         """Turn images uint8 [B, V, h, w, 3] and B prompts into inputs, padded on the left."""
         ...
 

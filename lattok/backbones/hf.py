@@ -20,7 +20,9 @@ from typing_extensions import Self
 from lattok import checks
 from lattok.backbones import TRAIN, BackboneOut, Inputs, LoraSpec, pretrained
 from lattok.backbones.pretrained import Family
-from lattok.nn import same_precision
+from lattok.nn import onto, same_precision
+
+COUNTS = "image_counts"  # of `encode`: fewest and most image tokens of a sample
 
 
 class HFBackbone(nn.Module):
@@ -57,7 +59,7 @@ class HFBackbone(nn.Module):
         model, processor, family, found = pretrained.load(name, revision, dtype)
         return cls(model, processor, family, name, found)
 
-    def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
+    def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Any]:
         """Turn images uint8 [B, V, h, w, 3] and B prompts into inputs, padded on the left, on the images' device.
 
         Prompts go into the model's chat template where it has one, after the images in the order of the cameras.
@@ -75,14 +77,21 @@ class HFBackbone(nn.Module):
             options |= {"images": pictures, "input_data_format": "channels_first"}
             options |= self.family.image_options(self.processor)
         batch = self.processor(text=prompts, **options)
-        return {key: value.to(images.device) for key, value in batch.items() if key in self._accepted}
+        inputs: dict[str, Any] = {
+            key: onto(value, images.device) for key, value in batch.items() if key in self._accepted
+        }
+        if self.family.image is not None:  # counted before it lies on a GPU
+            counts = (batch["input_ids"] == self.model.config.image_token_id).sum(1)
+            inputs[COUNTS] = (int(counts.min()), int(counts.max()))
+        return inputs
 
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
         """Return hidden states of `layers`, with `queries` [B, T, D] appended that change nothing before them."""
         wanted = sorted(set(layers))
         if not wanted or wanted[0] < 0 or wanted[-1] > self.num_layers:
             checks.fail("layers", f"hidden states from 0 to {self.num_layers}", list(layers))
-        inputs = self._with_placeholders(inputs, queries.shape[1])
+        counts, tensors = inputs.get(COUNTS), {key: value for key, value in inputs.items() if key != COUNTS}
+        inputs = self._with_placeholders(tensors, queries.shape[1])
         with self._as_embeddings(queries):
             hidden = self.model.model(**inputs, output_hidden_states=wanted, use_cache=False).hidden_states
         ids = inputs["input_ids"]
@@ -91,6 +100,7 @@ class HFBackbone(nn.Module):
             queries=slice(ids.shape[1] - queries.shape[1], ids.shape[1]),
             valid=inputs["attention_mask"].bool(),
             image=None if self.family.image is None else ids == self.model.config.image_token_id,
+            image_counts=counts,
         )
 
     def text_logits(self, states: Tensor) -> Tensor:

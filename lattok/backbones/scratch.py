@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lattok import checks
 from lattok.backbones import BackboneOut, Inputs, LoraSpec
 from lattok.checks import LattokError
-from lattok.nn import PreNormBlock
+from lattok.nn import PreNormBlock, onto
 
 WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
 WORDS = 4096  # rows of the table of words; row 0 is padding
@@ -68,8 +68,8 @@ class ScratchBackbone(nn.Module):
         checks.size("images", "pixels on each side", images.shape[2], size.image_size)
         words = [_numbers(text)[-LONGEST:] for text in texts]
         longest = max(map(len, words))
-        padded = torch.tensor([[0] * (longest - len(row)) + row for row in words], device=images.device)
-        return {"words": padded, "images": images}
+        padded = torch.tensor([[0] * (longest - len(row)) + row for row in words])
+        return {"words": onto(padded, images.device), "images": images}
 
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
         """Return hidden states of `layers` over words, image tokens and `queries` [B, T, D]."""
@@ -87,7 +87,8 @@ class ScratchBackbone(nn.Module):
             x = block(x, seen=seen)
             if number in layers:
                 hidden[number] = self.norm(x) if number == self.num_layers else x
-        return BackboneOut(hidden, slice(before, before + count), valid, image)
+        shown = before - words.shape[1]
+        return BackboneOut(hidden, slice(before, before + count), valid, image, (shown, shown))
 
     def _look(self, images: Tensor) -> Tensor:
         """Turn images uint8 [B, V, h, w, 3] into tokens [B, V * patches, D]."""

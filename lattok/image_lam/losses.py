@@ -1,5 +1,7 @@
 """Losses of the image latent action model: pure functions (P2T Eq. 12 to 14), further terms, and motion as a target.
 
+What autocast rounded is compared in float32.
+
 Motion between two frames by block matching on grey thumbnails needs no labels and no trained network:
 
     cost(cell, shift) = mean over the cell of (later(x + shift) - now(x))^2
@@ -16,6 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lattok import checks
+from lattok.nn import widened
 
 SIDE, CELLS, REACH = 32, 8, 4  # pixels of a thumbnail, cells per side, farthest shift in pixels
 TEMPERATURE = 0.01 / 3  # of squared differences of grey values in 0..1
@@ -24,14 +27,14 @@ STILLNESS = 1e-4 / 3  # added per squared pixel of shift: where nothing can be t
 
 def prediction(predicted: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error of predicted features of the later frame [B, N, D] (Eq. 12)."""
-    return (predicted - target).square().mean()
+    return (widened(predicted) - widened(target)).square().mean()
 
 
 def action(predicted: Tensor, actions: Tensor, labelled: Tensor) -> Tensor:
     """Return the mean squared error of labelled samples (Eq. 14): [B, ...] normalised, labelled [B]; 0 without any."""
     if predicted.shape != actions.shape:
         checks.fail("actions", f"shape {list(predicted.shape)}, as the action head predicts", f"{list(actions.shape)}")
-    error = (predicted - actions).square().flatten(1).mean(1)
+    error = (widened(predicted) - actions).square().flatten(1).mean(1)
     return (error * labelled).sum() / labelled.sum().clamp_min(1)
 
 
@@ -43,11 +46,14 @@ def decorrelation(latents: Tensor) -> Tensor:
     batch, tokens, dim = latents.shape
     if tokens == 1:
         return latents.new_zeros(())
+    latents = widened(latents)
     centred = latents - latents.mean(0)
     unit = (centred / centred.std(0, unbiased=False).clamp_min(1e-5)).reshape(batch, tokens * dim)
-    correlation = (unit.T @ unit / batch).square().reshape(tokens, dim, tokens, dim)
-    between = ~torch.eye(tokens, dtype=torch.bool, device=latents.device)
-    return correlation.mean((1, 3))[between].mean() * dim
+    with torch.autocast(unit.device.type, enabled=False):
+        correlation = (unit.T @ unit / batch).square().reshape(tokens, dim, tokens, dim)
+    # without the diagonal: of rows one longer than the matrix's, all but the last number
+    between = correlation.mean((1, 3)).flatten()[1:].view(tokens - 1, tokens + 1)[:, :-1]
+    return between.reshape(-1).mean() * dim
 
 
 def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
@@ -58,7 +64,7 @@ def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
     place = {tuple(pair): i for i, pair in enumerate(pairs)}
     steps = [k for now, k in place if now == 0 and (0, k + 1) in place]
     whole, first, second = (
-        latents[:, [place[key] for key in keys]]
+        torch.stack([widened(latents[:, place[key]]) for key in keys], 1)
         for keys in ([(0, k + 1) for k in steps], [(0, k) for k in steps], [(k, k + 1) for k in steps])
     )
     spread = whole.var(0, unbiased=False).mean().clamp_min(1e-5)
@@ -67,7 +73,7 @@ def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
 
 def flow(predicted: Tensor, motion: Tensor) -> Tensor:
     """Return the squared error of predicted motion [B, n] as a share of the motion's variance in the batch."""
-    return (predicted - motion).square().mean() / motion.var(unbiased=False).clamp_min(1e-3)
+    return (widened(predicted) - motion).square().mean() / motion.var(unbiased=False).clamp_min(1e-3)
 
 
 @torch.no_grad()

@@ -211,7 +211,7 @@ class ImageLAM(HubModel, VideoLabeller):
         words = self._words(len(features), batch.text, batch.text_mask)
         pairs = self._pairs()
         checks.size("frames", "frames per sample", features.shape[1], 2 + len(self.config.extra_strides))
-        both = features[:, pairs].flatten(0, 1)  # (b pairs) 2 n d
+        both = _of_pairs(features, pairs)  # (b pairs) 2 n d
         if words is not None:
             words = Words(*(part.repeat_interleave(len(pairs), 0) for part in words))
         control, env = self._quantized(self.encoder(both, words))
@@ -225,7 +225,7 @@ class ImageLAM(HubModel, VideoLabeller):
         if self.config.additivity_weight > 0:
             terms["additivity"] = losses.additivity(control.latents.unflatten(0, (-1, len(pairs))), pairs)
         if self.flow_head is not None:
-            motion = losses.block_flow(batch.frames[:, pairs].flatten(0, 1))
+            motion = losses.block_flow(_of_pairs(batch.frames, pairs))
             terms["flow"] = losses.flow(self.flow_head(control, env), motion)
         if self.action_head is not None and batch.actions.shape[1]:
             first = Encoded(control.latents[:: len(pairs)], control.vectors[:: len(pairs)], control.codes, {})
@@ -288,6 +288,12 @@ class ImageLAM(HubModel, VideoLabeller):
         pairs = [[0, later] for later in range(1, last + 1)]
         steps = [[now, now + 1] for now in range(1, last)]
         return pairs + steps if self.config.additivity_weight > 0 else pairs
+
+
+def _of_pairs(frames: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
+    """Put the frames [B, F, ...] of each pair together: [B * pairs, 2, ...]. A list as an index would go to the GPU."""
+    chosen = torch.stack([frames[:, i] for pair in pairs for i in pair], 1)
+    return chosen.unflatten(1, (len(pairs), 2)).flatten(0, 1)
 
 
 def _features(config: ImageLAMConfig) -> FrozenFeatures:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lattok import checks
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.losses import CELLS
-from lattok.nn import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
+from lattok.nn import PreNormBlock, SpaceTimeBlock, sinusoidal_positions, widened
 from lattok.normalize import Normalizer
 from lattok.quantize import CodeUsage, QuantizerConfig, VectorQuantizer
 from lattok.types import LatentActions, LossTerms, Quantized
@@ -178,7 +178,7 @@ class Continuous(nn.Module):
         codes = torch.empty(len(latents), 0, dtype=torch.long, device=latents.device)
         if self.log_variance is None:
             return Quantized(latents, codes, {})
-        log_variance = self.log_variance(latents).clamp(-10, 10)
+        log_variance = widened(self.log_variance(latents)).clamp(-10, 10)
         kl = (latents.square() + log_variance.exp() - 1 - log_variance).mean() / 2
         noise = torch.randn_like(latents) * (log_variance / 2).exp() if self.training else 0.0
         return Quantized(latents + noise, codes, {"kl": kl})
@@ -228,6 +228,7 @@ class LatentStream(nn.Module):
             latents = self.heads[0](tokens)
         else:
             latents = torch.stack([head(tokens[:, i]) for i, head in enumerate(self.heads)], 1)
+        latents = widened(latents)  # autocast rounds up to here; what follows are statistics, codes and losses
         if self.norm is not None:
             latents = self.norm(latents.flatten(1)).reshape(latents.shape)
         return latents

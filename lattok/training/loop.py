@@ -2,6 +2,9 @@
 
 Every random number of step t follows from (seed, process, t), and batches are a function of the step, so that a run
 that was interrupted and resumed equals one that was not, without any generator state on disk.
+
+No step waits for a GPU: numbers are read where something is logged or saved, and the first loss that is not finite is
+remembered on the device until then.
 """
 
 from __future__ import annotations
@@ -129,8 +132,9 @@ def fit(
     `Feed`. `model(batch)` gives loss terms: those with
     a weight are summed, the others only logged. `groups(model)` says which parameters learn at another rate. With `ema`
     the model ends with averages of the trained weights; its buffers are the last ones. State goes to `out/run/`;
-    `resume` goes on from its checkpoint, or from the start where there is none yet. Raises `LattokError` when the loss
-    stops being finite or memory is full, `Interrupted` after Ctrl-C, SIGTERM or SIGHUP, all with the state saved.
+    `resume` goes on from its checkpoint, or from the start where there is none yet. Raises `LattokError` where the loss
+    is no longer finite, at the next step that is logged or saved and before either, or memory is full; `Interrupted`
+    after Ctrl-C, SIGTERM or SIGHUP; all with the last good state saved.
     """
     accelerator = _accelerator(options)
     module = copy.deepcopy(model) if _shards(accelerator) else model  # sharding in place would not come off again
@@ -148,16 +152,26 @@ def fit(
     count, world = options.accumulate, accelerator.num_processes
     own = [accelerator.process_index + i * world for i in range(count)]
     feed = Feed(batches, first, options.steps, own, world * count, accelerator.device)
+    finite, anywhere = Finite(out), Anywhere(accelerator)
     with deferred() as asked, torch.random.fork_rng(), torch_threads(threads), feed:
         for step in range(first, options.steps):
             rate = learning_rate(options, step)
-            with checks.within_memory(f"step {step + 1} of {options.steps}", SMALLER):
-                values = _step(accelerator, wrapped, optimizer, feed, own, loss_weights, step, rate, options)
-            _check_finite(values, step, out)
+            try:
+                with checks.within_memory(f"step {step + 1} of {options.steps}", SMALLER):
+                    values = _step(accelerator, wrapped, optimizer, feed, own, loss_weights, step, rate, options)
+            except Exception:
+                finite.check()  # what a model does with weights that are not finite follows from them
+                raise
+            finite.see(values, step)
             done = step + 1
             if average:
                 _follow(average, module, done, options.ema)
-            if done % options.log_every == 0 or done == options.steps:
+            logs = done % options.log_every == 0 or done == options.steps
+            stop = anywhere(asked())
+            saves = done % options.save_every == 0 or done == options.steps or stop
+            if logs or saves:
+                finite.check()
+            if logs:
                 reduced: Any = accelerator.reduce(values, "mean")
                 last = {**{name: float(value) for name, value in reduced.items()}, "lr": rate}
                 report = watch(module, done, last=done == options.steps)
@@ -169,8 +183,7 @@ def fit(
                     )
             elif log:
                 log.tick(done)
-            stop = _anywhere(asked(), accelerator)
-            if done % options.save_every == 0 or done == options.steps or stop:
+            if saves:
                 checkpoints.save(module, optimizer, path, done, main, average)
             if stop:
                 if log:
@@ -304,17 +317,54 @@ def _logged(loss: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, flo
     return {name: value.detach().float() for name, value in {**named, "loss": loss}.items()}
 
 
-def _anywhere(number: int, accelerator: Accelerator) -> int:
-    """Return the signal that any process got, the greatest of several; 0 where none did. All stop at the same step."""
-    if accelerator.num_processes == 1:
-        return number
-    asked: Any = accelerator.gather(torch.tensor([number], device=accelerator.device))
-    return int(asked.max())
+class Anywhere:
+    """The signal that any process got, the greatest of several; 0 where none did. All stop at the same step.
+
+    One process hears at once; several hear what was asked before the last step, which a GPU has long told.
+    """
+
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator, self._several = accelerator, accelerator.num_processes > 1
+        self._told: Tensor | None = None
+        self._arrived = torch.cuda.Event() if self._several and accelerator.device.type == "cuda" else None
+
+    def __call__(self, number: int) -> int:
+        if not self._several:
+            return number
+        told = self._told
+        if told is not None and self._arrived is not None:
+            self._arrived.synchronize()  # the copy of the last step, not this one's work
+        heard = 0 if told is None else int(told)
+        mine = torch.full((1,), number, device=self._accelerator.device)
+        asked: Any = self._accelerator.gather(mine)
+        self._told = asked.max().to("cpu", non_blocking=self._arrived is not None)
+        if self._arrived is not None:
+            self._arrived.record()
+        return heard
 
 
-def _check_finite(values: Mapping[str, Tensor], step: int, out: Path) -> None:
-    if bool(torch.isfinite(values["loss"])):
-        return
-    bad = [name for name, value in values.items() if name.startswith("loss/") and not bool(torch.isfinite(value))]
-    names = ", ".join(name.removeprefix("loss/") for name in bad) or "the sum"
-    checks.fail("loss", "a finite number", f"{names} not finite at step {step + 1} in {out}", "Lower lr.")
+class Finite:
+    """The first step whose loss was not finite, and which terms were not, on the device until `check` reads them."""
+
+    def __init__(self, out: Path):
+        self._out, self._names = out, []
+        self._step: Tensor | None = None  # counted from 1; 0: all were finite
+        self._bad: Tensor | None = None  # of that step, for each name
+
+    def see(self, values: Mapping[str, Tensor], step: int) -> None:
+        """Remember step `step`, counted from 0, where its loss is the first that is not finite."""
+        self._names = ["loss", *(name for name in values if name.startswith("loss/"))]
+        bad = ~torch.stack([values[name] for name in self._names]).isfinite()
+        if self._step is None or self._bad is None:
+            self._step, self._bad = torch.zeros((), dtype=torch.long, device=bad.device), torch.zeros_like(bad)
+        first = bad[0] & (self._step == 0)
+        self._step = torch.where(first, step + 1, self._step)
+        self._bad = torch.where(first, bad, self._bad)
+
+    def check(self) -> None:
+        """Raise `LattokError` with that step and those terms, where there was one."""
+        if self._step is None or self._bad is None or not (step := int(self._step)):
+            return
+        bad = [name for name, wrong in zip(self._names, self._bad.tolist(), strict=True) if wrong]
+        names = ", ".join(name.removeprefix("loss/") for name in bad[1:]) or "the sum"
+        checks.fail("loss", "a finite number", f"{names} not finite at step {step} in {self._out}", "Lower lr.")

@@ -136,7 +136,7 @@ class Chosen(NamedTuple):
         tokens, valid = None, None
         if out.image is not None:
             counts = out.image.sum(1)
-            fewest, tokens = (int(end) for end in torch.aminmax(counts))
+            fewest, tokens = out.image_counts or tuple(int(end) for end in torch.aminmax(counts))
             if tokens == 0:  # no cameras
                 return cls((places + rows).flatten(), None, None)
             image = (~out.image).int().argsort(dim=1, stable=True)[:, :tokens]  # b i

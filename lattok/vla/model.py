@@ -29,6 +29,7 @@ from lattok.checks import LattokError
 from lattok.hub import PARTS, HubModel
 from lattok.hub.client import HUB_ID
 from lattok.hub.weights import Sizes
+from lattok.nn import ahead
 from lattok.normalize import Normalizer, Unchosen
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla.config import SCRATCH, VLAConfig
@@ -183,18 +184,19 @@ class LatentVLA(HubModel):
 
         `batch` is a `PolicyBatch`, or has LeRobot's keys. Steps that are not valid change nothing.
         """
+        checked = isinstance(batch, PolicyBatch)  # where its labels were read
         batch = self._batch(batch, learning=True)
         seen = self._see(batch, learning=True)
         target = self.action_normalizer(batch.actions)
         terms = self.head.loss(seen.states, seen.proprio, target, batch.valid)
-        return _of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, seen)
+        return _of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, seen, checked)
 
-    def _latent_terms(self, batch: PolicyBatch, seen: Seen) -> LossTerms:
+    def _latent_terms(self, batch: PolicyBatch, seen: Seen, checked: bool) -> LossTerms:
         if batch.latent is None:
             return {}
         terms: LossTerms = {}
         for name, states in seen.supervised.items():
-            found = self.supervision[name](states, batch.latent, self.config.loss_reduction)
+            found = self.supervision[name](states, batch.latent, self.config.loss_reduction, checked)
             terms |= {name + term.removeprefix("latent"): value for term, value in found.items()}
         return _of_share(terms, batch.latent.valid, batch.labelled)
 
@@ -203,7 +205,8 @@ class LatentVLA(HubModel):
         if not isinstance(batch, PolicyBatch):
             batch = policy_batch(self.config, batch, learning)
         check_batch(self.config, batch, learning)
-        return cast(PolicyBatch, send_to_device(batch, self.placeholders.device))
+        device = self.placeholders.device
+        return cast(PolicyBatch, send_to_device(batch, device, non_blocking=ahead(device)))
 
     def _see(self, batch: PolicyBatch, learning: bool) -> Seen:
         """Run the backbone, once."""
@@ -250,11 +253,12 @@ class LatentVLA(HubModel):
     @torch.no_grad()
     def imitate(self, batch: PolicyBatch | Mapping[str, Any]) -> tuple[Tensor, LossTerms]:
         """Return chunks as `predict_chunk` does, and the latent terms of `forward`, in one pass without gradient."""
+        checked = isinstance(batch, PolicyBatch)
         batch = self._batch(batch, learning=True)
         with self._inference():
             seen = self._see(batch, learning=True)
             chunks = self.action_normalizer.inverse(self.head.sample(seen.states, seen.proprio))
-            return chunks, self._latent_terms(batch, seen)
+            return chunks, self._latent_terms(batch, seen, checked)
 
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
         """Return the next action of every environment, float32 [B, m]; those without planned actions are planned for.

@@ -21,6 +21,7 @@ from typing_extensions import Self
 from lattok import checks
 from lattok.labels import PARTS, LatentSpec
 from lattok.labels.reader import ANNOTATE
+from lattok.nn import ahead
 from lattok.registry import Registry
 from lattok.types import LatentTarget, LossTerms
 from lattok.vla import losses
@@ -55,21 +56,29 @@ class LatentSupervision(nn.Module, ABC):
         sizes = {size: getattr(labels, size) for size in cls.sizes}
         return cls(dim, states_per_step=states_per_step, **sizes, **options)
 
-    def forward(self, states: Tensor, target: LatentTarget, reduction: str = "mean") -> LossTerms:
+    def forward(
+        self, states: Tensor, target: LatentTarget, reduction: str = "mean", checked: bool = False
+    ) -> LossTerms:
         """Return the loss of states [B, S * states_per_step, dim] of any dtype, and figures for the log.
 
         "latent" is the loss, not weighted, [B] with `reduction="none"`; the figures carry no gradient.
-        Raises `LattokError` where the target does not fit.
+        Raises `LattokError` where the target does not fit; of one whose values were `checked`, as those that
+        `lattok.samples` reads are, only shapes are looked at, so that a GPU is not waited for.
         """
         checks.one_of("reduction", reduction, losses.REDUCTIONS)
         self._check(states, target)
-        target = target.to(states.device)
+        if not checked and not torch.compiler.is_compiling():
+            self._check_values(target)
+        target = target.to(states.device, ahead(states.device))
         states = states.to(next(self.parameters()).dtype)
         return self._terms(rearrange(states, "b (s k) d -> b s k d", k=self.states_per_step), target, reduction)
 
     @abstractmethod
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
         """Return the terms of states [B, S, states_per_step, dim]; of `target` only the `parts` are unchecked."""
+
+    def _check_values(self, target: LatentTarget) -> None:
+        """Raise `LattokError` where valid labels hold what the loss cannot take."""
 
     def _check(self, states: Tensor, target: LatentTarget) -> None:
         checks.tensor("states", states)
@@ -126,10 +135,19 @@ class CodeCrossEntropy(LatentSupervision):
         self.head = nn.Linear(dim, codebook_size * (codes // states_per_step))
 
     def _terms(self, states: Tensor, target: LatentTarget, reduction: str) -> LossTerms:
-        codes = _codes_of(target, self.codes, self.codebook_size)
+        codes = _codes_of(target, self.codes)
         logits = rearrange(self.head(states), "b s k (p c) -> b s (k p) c", c=self.codebook_size)
         loss = losses.code_cross_entropy(logits, codes, target.valid, reduction)
         return {"latent": loss, "latent_accuracy": losses.code_accuracy(logits, codes, target.valid)}
+
+    def _check_values(self, target: LatentTarget) -> None:
+        codes = _codes_of(target, self.codes)
+        wrong = ((codes < 0) | (codes >= self.codebook_size)) & target.valid[..., None]
+        if wrong.any():
+            worst = codes[wrong]
+            got = f"{int(worst.min())} to {int(worst.max())} among valid codes"
+            hint = "Build the loss with the labels' `codebook_size`; rows without a label are -1 and not valid."
+            checks.fail("codes", f"0 to {self.codebook_size - 1}", got, hint)
 
 
 class Regress(LatentSupervision):
@@ -162,8 +180,8 @@ def _two_layers(dim: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, out))
 
 
-def _codes_of(target: LatentTarget, codes: int, codebook_size: int) -> Tensor:
-    """Return the codes [B, S, P] of a target, which must have them, P of a step, below K where they are valid."""
+def _codes_of(target: LatentTarget, codes: int) -> Tensor:
+    """Return the codes [B, S, P] of a target, which must have them, P of a step."""
     if target.codes is None:
         hint = f"{ANNOTATE} Labels of a model without codes are for AlignLoss or Regress."
         checks.fail("codes", "codes, for a loss of codes", "a target without", hint)
@@ -172,12 +190,6 @@ def _codes_of(target: LatentTarget, codes: int, codebook_size: int) -> Tensor:
         checks.fail("codes", "int64", str(target.codes.dtype).removeprefix("torch."))
     hint = "Build the loss with as many `codes` as a step of the labels has."
     checks.size("codes", "codes in each step", target.codes.shape[2], codes, hint)
-    wrong = ((target.codes < 0) | (target.codes >= codebook_size)) & target.valid[..., None]
-    if not torch.compiler.is_compiling() and wrong.any():
-        worst = target.codes[wrong]
-        got = f"{int(worst.min())} to {int(worst.max())} among valid codes"
-        hint = "Build the loss with the labels' `codebook_size`; rows without a label are -1 and not valid."
-        checks.fail("codes", f"0 to {codebook_size - 1}", got, hint)
     return target.codes.long()
 
 

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from lattok.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.batches import SeededBatches
 from lattok.signals import ASKING, Interrupted, deferred
 from lattok.training import CHECKPOINT, RUN, LoopOptions, ParameterGroup, fit, learning_rate
-from lattok.training.loop import one_group
+from lattok.training.loop import Anywhere, one_group
 from lattok.training.runlog import METRICS, Meter, RunLog, codebook_report, read_metrics
 
 
@@ -463,6 +464,50 @@ def test_a_loss_that_is_not_finite_stops_with_its_name(tmp_path):
     nn.init.constant_(model.decode.weight, float("nan"))
     with pytest.raises(LattokError, match="`loss`: expected a finite number, got reconstruction not finite at step 1"):
         run(tmp_path, model=model)
+
+
+class Diverging(Toy):
+    """The reconstruction of the seventh step is not finite; what `then` does follows."""
+
+    def __init__(self, then=lambda: None):
+        super().__init__()
+        self.calls, self.then = 0, then
+
+    def forward(self, batch):
+        self.calls += 1
+        if self.calls > 7:
+            self.then()
+        terms = super().forward(batch)
+        return terms | {"reconstruction": terms["reconstruction"] * (torch.inf if self.calls == 7 else 1)}
+
+
+def test_a_run_that_diverges_names_the_step_and_keeps_the_state_before_it(tmp_path):
+    """The loss is looked at where something is logged or saved, and before either."""
+    with pytest.raises(LattokError, match="got reconstruction not finite at step 7 in"):
+        run(tmp_path, model=Diverging(), log_every=5, save_every=5)
+    saved = torch.load(tmp_path / RUN / CHECKPOINT, weights_only=True)
+    assert saved["step"] == 5
+    assert all(torch.isfinite(value).all() for value in saved["model"].values())
+    assert steps_of(tmp_path) == [5]
+    whole = run(tmp_path / "whole")
+    assert_same(whole, run(tmp_path, resume=True))
+
+
+def test_an_error_that_follows_from_a_loss_not_finite_names_the_loss(tmp_path):
+    def fails():
+        raise RuntimeError("probability tensor contains inf, nan or element < 0")
+
+    with pytest.raises(LattokError, match="got reconstruction not finite at step 7 in"):
+        run(tmp_path, model=Diverging(fails))
+
+
+def test_several_processes_hear_what_any_was_asked_before_the_last_step():
+    others = iter([0, 15, 0])
+    fake = SimpleNamespace(
+        num_processes=2, device=torch.device("cpu"), gather=lambda mine: torch.cat([mine, mine * 0 + next(others)])
+    )
+    anywhere = Anywhere(fake)  # pyright: ignore[reportArgumentType]
+    assert [anywhere(0), anywhere(0), anywhere(2)] == [0, 0, 15]
 
 
 def test_batches_visit_everything_once_per_pass():

@@ -1,0 +1,188 @@
+"""A training step reads no number on the host and waits for no copy: on a GPU the host would stop there at every step.
+
+No GPU is needed. Tensors of torch's device "meta" have shapes but no values, so that whatever reads one fails, at the
+line that does; a mode sees what copies from the host without `non_blocking`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lattok.action_vq import FSQ, ActionVQConfig, P2TActionVQ
+from lattok.action_vq.config import QUICK_MODEL
+from lattok.checks import LattokError
+from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.training import LoopOptions
+from lattok.training.loop import Finite, _follow, _step
+from lattok.types import ActionBatch, PairBatch
+from lattok.vla import STRATEGIES
+from tests.image_lam.test_model import SMALL, VARIANTS
+from tests.vla import fakes
+
+DEVICE = torch.device("meta")
+
+
+class Waiting(TorchDispatchMode):
+    """Raises for every operation that takes a tensor of the host onto the device and waits for it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        given = [part for part in tree_leaves((args, kwargs)) if isinstance(part, Tensor)]
+        made = [part for part in tree_leaves(out) if isinstance(part, Tensor)]
+        copies = func.overloadpacket.__name__ in ("_to_copy", "copy_")
+        from_host = any(part.device.type == "cpu" and (part.ndim or copies) for part in given)
+        ahead = copies and any(part is True for part in (kwargs.get("non_blocking"), *args[2:]))
+        if from_host and not ahead and any(part.device == DEVICE for part in made):
+            raise RuntimeError(f"{func} waits for a copy from the host")
+        return out
+
+
+class Lists(TorchFunctionMode):
+    """Raises for lists and arrays that become tensors of the device, as data or as an index, which waits, too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.tensor, torch.as_tensor, Tensor.new_tensor):
+            out = func(*args, **kwargs)
+            if out.device == DEVICE and not isinstance(args[-1], Tensor):
+                raise RuntimeError(f"{func.__name__} copies a list and waits")
+            return out
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and args[0].device == DEVICE:
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            if any(isinstance(part, list | np.ndarray) for part in index):
+                raise RuntimeError("a list as an index is copied, and waited for")
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Fail at whatever a GPU would be waited for."""
+    real = torch.autocast
+    with pytest.MonkeyPatch.context() as patch, Waiting(), Lists():
+        patch.setattr(torch, "autocast", lambda kind, *a, **k: nullcontext() if kind == "meta" else real(kind, *a, **k))
+        yield
+
+
+ACCELERATOR: Any = SimpleNamespace(
+    device=DEVICE,
+    no_sync=lambda model: nullcontext(),
+    autocast=nullcontext,
+    backward=lambda loss: loss.backward(),
+    clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
+)
+
+
+def on_device(model: Any) -> Any:
+    """Move a model there; how many steps its quantizers have made is known on the host, as it is in a run."""
+    quantizers = [module for module in model.modules() if isinstance(module, VectorQuantizer)]
+    counts = [quantizer.count for quantizer in quantizers]
+    model = model.to(DEVICE)
+    for quantizer, count in zip(quantizers, counts, strict=True):
+        quantizer._counted = (quantizer.steps, quantizer.steps._version, count)
+    return model
+
+
+def train_unread(model: nn.Module, batch: Any, weights: dict[str, float], before: int = 0) -> None:
+    """Make `before` steps on the host, then two on the device, parts and averages included."""
+    model.train()
+    for _ in range(before):
+        model(batch)
+    model = on_device(model)
+    options = LoopOptions(steps=2, batch_size=8, accumulate=2)
+    optimizer = torch.optim.Adam([{"params": [p for p in model.parameters() if p.requires_grad], "rate": 1.0}])
+    average = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    given: Any = lambda *_: send_to_device(batch, DEVICE, non_blocking=True)  # noqa: E731
+    finite = Finite(out=None)  # type: ignore[arg-type]
+    with unread():
+        for step in range(2):
+            values = _step(ACCELERATOR, model, optimizer, given, [0, 1], weights, step, 1e-3, options)
+            finite.see(values, step)
+            _follow(average, model, step + 1, 0.9)
+
+
+REVIVED = {"revive_below": 0.03, "continuous_steps": 1}
+MODELS = {**VARIANTS, "restarts": {"restart_every": 1}}
+MODELS |= {f"{name}, revived": {**VARIANTS[name], **REVIVED} for name in ("robust", "shared", "joint")}
+
+
+@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+def test_image_latent_action_models(options: dict[str, Any]):
+    config = ImageLAMConfig(**{**SMALL, **options})
+    model, frames = ImageLAM(config), 2 + len(config.extra_strides)
+    model.attach_action_head(torch.randn(9, 3))
+    batch = PairBatch(
+        torch.randint(256, (8, frames, 2, 32, 32, 3), dtype=torch.uint8), torch.randn(8, 3), torch.rand(8) < 0.5
+    )
+    # the step that starts a codebook from data reads, once
+    train_unread(model, batch, config.loss_weights, before=2 + config.continuous_steps)
+
+
+def test_latents_that_pass_through_are_collected_unread():
+    model = VectorQuantizer(QuantizerConfig(dim=4, size=8, levels=2, continuous_steps=9)).train()
+    model = on_device(model)
+    with unread():
+        for _ in range(3):
+            model(torch.randn(6, 4, device=DEVICE), valid=torch.ones(6, dtype=torch.bool, device=DEVICE))
+    assert len(model.reservoir) == 18
+
+
+@pytest.mark.parametrize("change", [{"mask_weight": 0.1}, {"mask_weight": 1.0, "mask_passes": 1}, {"decoder": "step"}])
+def test_action_tokenizers(change: dict[str, Any]):
+    model = P2TActionVQ(ActionVQConfig(action_dim=3, **{**QUICK_MODEL, "codebook_size": 8, **change}))
+    valid = torch.arange(8) < torch.tensor([[8], [5], [3], [8]])
+    train_unread(model, ActionBatch(torch.randn(4, 8, 3), valid), model.config.loss_weights, before=2)
+
+
+def test_finite_scalars_of_actions():
+    model = FSQ(FSQ.config_class(action_dim=3, tokens=2, codebook_size=16, hidden=8))
+    train_unread(model, ActionBatch(torch.randn(4, 8, 3), torch.ones(4, 8, dtype=torch.bool)), {"reconstruction": 1.0})
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_policies(name: str):
+    model = fakes.policy(name)
+    train_unread(model, fakes.batch(model.config), model.config.loss_weights)
+
+
+MASK = torch.tensor([True, False])
+READS = {
+    "a number": lambda x: x.sum().item(),
+    "a condition": lambda x: bool((x > 0).any()),
+    "a mask as an index": lambda x: x[MASK.to(DEVICE, non_blocking=True)],
+    "a list as an index": lambda x: x[[0, 1]],
+    "a list as a tensor": lambda x: torch.tensor([1.0, 2.0], device=x.device),
+    "a copy that waits": lambda x: send_to_device(torch.ones(2), x.device),
+    "a copy into a tensor": lambda x: x.copy_(torch.ones(2)),
+    "a copy back": lambda x: x.cpu(),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_what_a_gpu_would_be_waited_for_is_found(read: Any):
+    with unread(), pytest.raises((RuntimeError, NotImplementedError)):
+        read(torch.ones(2, device=DEVICE))
+
+
+def test_the_first_loss_that_is_not_finite_is_told_later(tmp_path):
+    finite, one = Finite(tmp_path), torch.ones(())
+    good = {"loss": one, "loss/a": one, "grad_norm": one}
+    bad = good | {"loss": one * torch.nan, "loss/a": one * torch.inf}
+    finite.check()
+    for step, values in enumerate([good, good | {"grad_norm": one * torch.nan}, bad, good, bad]):
+        finite.see(values, step)
+    with pytest.raises(LattokError, match="got a not finite at step 3 in"):
+        finite.check()
