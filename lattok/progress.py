@@ -8,10 +8,10 @@ from tqdm.auto import tqdm
 
 
 class bar:
-    """A progress bar as a callable, (done, total) or (stage, done, total); silent where there is no terminal."""
+    """A progress bar as a callable, (done, total) or (stage, done, total); silent if `quiet` or without a terminal."""
 
-    def __init__(self, title: str):
-        self._bar = tqdm(total=0, desc=title, dynamic_ncols=True, disable=not sys.stderr.isatty())
+    def __init__(self, title: str, quiet: bool = False):
+        self._bar = tqdm(total=0, desc=title, dynamic_ncols=True, disable=quiet or not sys.stderr.isatty())
 
     def __enter__(self) -> bar:
         return self

@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ KEPT = 2**16  # digests in an artefact, 0.5 MB of text; of more episodes the sma
 ROWS = 4  # different actions that an episode must have to be told from others by them
 WIDEST = 4096  # numbers in a row of a column that is a state, not a picture
 SAMPLE = 8192  # bytes at the beginning, the middle and the end of a video file
+THREADS = 8  # that read samples of video files
 LOOKED_AT = 8  # episodes whose pictures are looked at where they have no files
 
 Digests = dict[int, bytes]  # by episode index
@@ -199,10 +200,14 @@ def _video_spans(source: RobotDataset, cameras: Sequence[str]) -> Spans | None:
 
 
 def _digests_of_videos(spans: Spans, episodes: Iterable[Episode]) -> Digests:
-    stamp, found = cache(_stamp), Digests()  # many episodes lie in one file
-    for episode in episodes:
-        parts = [stamp(path) + repr(round(start, 3)).encode() for path, start in spans(episode.index)]
-        found[episode.index] = hashlib.blake2b(b"|".join(parts), digest_size=SIZE).digest()
+    places = {episode.index: spans(episode.index) for episode in episodes}
+    files = list(dict.fromkeys(path for place in places.values() for path, _ in place))  # each may hold many episodes
+    with ThreadPoolExecutor(THREADS) as pool:  # on network drives each read is a wait
+        stamps = dict(zip(files, pool.map(_stamp, files), strict=True))
+    found = Digests()
+    for index, place in places.items():
+        parts = [stamps[path] + repr(round(start, 3)).encode() for path, start in place]
+        found[index] = hashlib.blake2b(b"|".join(parts), digest_size=SIZE).digest()
     return found
 
 

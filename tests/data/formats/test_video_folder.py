@@ -14,13 +14,16 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, export, inspect_dataset, open_dataset
-from lattok.data.formats import video_folder
+from lattok.data.formats import video_folder, video_times
 from lattok.data.formats.captions import captions_of
 from lattok.data.formats.video_folder import CAMERA, VideoFolder, VideoTimes, schedule
+from lattok.data.formats.video_times import read_times
 from lattok.data.video import VideoWriter
 from tests.conftest import moving_square
 from tests.real import FRANKA, needs_real
@@ -191,7 +194,7 @@ def test_another_rate_is_resampled(tmp_path: Path, fps: float, length: int):
 def test_a_coarse_clock_makes_no_frames():
     """A tick of the file's clock may be longer than a frame of the wanted rate."""
     for rate, fps, length in ((30, 60, 180), (30, 300, 900), (30, 29.97, 90), (10, 25, 225)):
-        video = VideoTimes(np.arange(90) / rate, 90 / rate, 1 / rate, rate, (32, 32))
+        video = VideoTimes(np.arange(90), 90 / rate, 1 / rate, rate, (32, 32))
         assert schedule(video, fps).length == length
 
 
@@ -552,3 +555,90 @@ def test_a_real_transition_as_a_video(tmp_path: Path):
     inspection = inspect_dataset(dataset)
     assert inspection.headline().startswith(f"{dataset.name}: 1 episode")
     assert [finding.severity for finding in inspection.findings if finding.severity == "error"] == []
+
+
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of so many videos that what was read of them is kept: six, one of which is damaged."""
+    monkeypatch.setattr(video_times, "MANY", 5)
+    monkeypatch.setattr("huggingface_hub.constants.HF_ASSETS_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "videos"
+    for i in range(3):
+        write_video(root / f"{i}.mp4", fps=(25, 24, 30000 / 1001)[i], length=12)
+    write_video(root / "3.mkv", length=6, times_ms=[0, 40, 90, 200, 210, 350])
+    write_video(root / "4.mkv", length=3, times_ms=[500, 540, 580])
+    (root / "5.mp4").write_bytes(b"no video")
+    return root
+
+
+def opened(root: Path, monkeypatch: pytest.MonkeyPatch, fps: float = 25) -> tuple[VideoFolder, list[str]]:
+    """The folder, and the files that were read to open it."""
+    read: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(video_times, "read_times", lambda path: read.append(path.name) or read_times(path))
+        return VideoFolder(root, fps=fps), sorted(read)
+
+
+def told(dataset: VideoFolder) -> list:
+    """All that opening finds out."""
+    plans = [(*plan[:2], None if plan.times is None else plan.times.tolist()) for plan in dataset._schedule.values()]
+    return [dataset.episodes, dataset.damaged, dataset.fps, dataset._sizes, plans]
+
+
+def test_times_come_out_as_they_were_packed(many: Path):
+    for file in sorted(many.glob("[0-4].*")):
+        (packed,) = video_times._packed(many, [file.name], {})
+        got, expected = packed.unpacked(), read_times(file)
+        np.testing.assert_array_equal(got.times, expected.times)
+        assert got[1:] == expected[1:]
+        np.testing.assert_allclose(got.times, decoded(file)[0], atol=1e-9)
+
+
+def test_many_videos_are_read_once(many: Path, monkeypatch: pytest.MonkeyPatch):
+    first, read = opened(many, monkeypatch)
+    assert read == ["0.mp4", "1.mp4", "2.mp4", "3.mkv", "4.mkv", "5.mp4"]
+    again, read = opened(many, monkeypatch)
+    assert read == ["5.mp4"]  # perhaps it is whole by now
+    assert told(again) == told(first)
+    assert told(opened(many, monkeypatch, fps=7)[0]) == told(VideoFolder(many, fps=7))
+    write_video(many / "1.mp4", fps=25, length=3)  # changed, new, gone
+    write_video(many / "6.mp4", fps=25, length=4)
+    (many / "2.mp4").unlink()
+    changed, read = opened(many, monkeypatch)
+    assert read == ["1.mp4", "5.mp4", "6.mp4"]
+    assert [episode.length for episode in changed.episodes] == [12, 3, *(e.length for e in first.episodes[3:]), 4]
+    assert opened(many, monkeypatch)[1] == ["5.mp4"]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "strange", "folder"])
+def test_what_was_kept_and_is_damaged_counts_as_nothing(many: Path, monkeypatch: pytest.MonkeyPatch, damage: str):
+    first, everything = opened(many, monkeypatch)
+    (file,) = (many.parent / "cache").rglob("*.parquet")
+    data = file.read_bytes()
+    if damage == "flipped":
+        middle = len(data) // 3
+        file.write_bytes(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
+    elif damage == "cut":
+        file.write_bytes(data[:100])
+    elif damage == "strange":
+        pq.write_table(pa.table({"file": ["0.mp4"], "bytes": ["many"]}), file)
+    else:  # where nothing can be written either
+        file.unlink()
+        file.mkdir()
+    second, read = opened(many, monkeypatch)
+    assert told(second) == told(first)
+    assert read == everything
+
+
+def test_an_interrupt_keeps_what_was_read(many: Path, monkeypatch: pytest.MonkeyPatch):
+    def stop(path: Path):
+        if path.name == "3.mkv":
+            raise KeyboardInterrupt
+        return read_times(path)
+
+    monkeypatch.setattr(video_times, "TOGETHER", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(video_times, "read_times", stop)
+        with pytest.raises(KeyboardInterrupt):
+            VideoFolder(many)
+    assert opened(many, monkeypatch)[1] == ["3.mkv", "4.mkv", "5.mp4"]
