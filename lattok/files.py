@@ -86,14 +86,17 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
 
 
-def lock(file: IO[Any], wait: bool) -> bool:
-    """Lock an open file until it is closed; whether that was possible. The lock of a killed process is gone with it."""
+def lock(file: IO[Any], wait: bool, shared: bool = False) -> bool:
+    """Lock an open file until it is closed; whether that was possible. The lock of a killed process is gone with it.
+
+    Several may hold a `shared` one at once, and nobody another kind meanwhile.
+    """
     try:
         import fcntl
     except ImportError:
         raise OSError(errno.ENOTSUP, "this system has no file locks") from None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     return True

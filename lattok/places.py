@@ -5,7 +5,8 @@ they lead to plain files and folders below the root. The root may be a link itse
 only two places count as inside:
 
 - of a snapshot in the Hub's cache (.../snapshots/COMMIT), whose files are links, the folder `blobs` of the same
-  repository: only files of that repository are there;
+  repository: only files of that repository are there; and the folder `blobs` of the whole cache, which newer clients
+  let those be links to, so that files of several repositories are stored once;
 - folders that the user names in the environment variable LATTOK_DATA, separated as in PATH, such as a large drive that
   the videos of a dataset are linked to.
 """
@@ -23,6 +24,7 @@ from typing import Any
 from lattok.checks import LattokError
 
 TRUSTED = "LATTOK_DATA"
+SHARED = ".huggingface-shared-blobs"  # by which the Hub's client knows the `blobs` of its whole cache
 MOST_LEVELS = 100  # of folders: Python's own tools for them recurse
 MOST_LINKS = 16  # to one folder of a dataset
 NAME_BYTES = 200  # of a file name; systems take 255, and endings are added
@@ -125,6 +127,9 @@ def _areas(root: Path) -> Iterator[str]:
     yield os.path.normcase(real)
     for folder in (real, *real.parents):
         if folder.parent.name == "snapshots":
-            yield os.path.normcase(folder.parent.parent / "blobs")
+            repository = folder.parent.parent
+            yield os.path.normcase(repository / "blobs")
+            if (repository.parent / "blobs" / SHARED).is_file():
+                yield os.path.normcase(repository.parent / "blobs")
     for trusted in filter(None, os.environ.get(TRUSTED, "").split(os.pathsep)):
         yield os.path.normcase(os.path.realpath(os.path.expanduser(trusted)))

@@ -86,6 +86,21 @@ def test_a_snapshot_of_the_hub_has_its_files_in_the_blobs_of_its_repository(tmp_
     assert inside(root / "meta", "info.json", "x").exists()  # a part of a snapshot
 
 
+def test_newer_clients_store_files_of_several_repositories_once(tmp_path: Path):
+    """Blobs are then links into the `blobs` of the cache, which the client has marked as its own."""
+    stored, blob = tmp_path / "blobs" / "0a" / "0a1b", tmp_path / "datasets--a--b" / "blobs" / "2c3d"
+    root = tmp_path / "datasets--a--b" / "snapshots" / "6f5e"
+    for folder in (stored.parent, blob.parent, root):
+        folder.mkdir(parents=True)
+    stored.write_text("shared")
+    blob.symlink_to("../../blobs/0a/0a1b")
+    (root / "file").symlink_to("../../blobs/2c3d")
+    with pytest.raises(LattokError, match="leads to"):
+        inside(root, "file", "x")
+    (tmp_path / "blobs" / ".huggingface-shared-blobs").write_text("1\n")
+    assert inside(root, "file", "x").read_text() == "shared"
+
+
 def test_blobs_that_are_a_link_are_no_blobs_of_the_hub(tmp_path: Path):
     (tmp_path / "private").mkdir()
     (tmp_path / "private" / "key").write_text("theirs")

@@ -26,7 +26,7 @@ from lattok.annotation.staging import Busy, Staging
 from lattok.annotation.verify import Verification, verify
 from lattok.checks import LattokError
 from lattok.data import Progress, RobotDataset, as_dataset
-from lattok.data.content import fingerprint
+from lattok.data.content import dataset_fingerprint
 from lattok.files import first_line
 from lattok.loading import by_prefix
 from lattok.normalize import for_dataset
@@ -127,7 +127,7 @@ def label(
     engine = engine or LocalEngine()
     identities = identities_of(work.models, engine.device)
     staging = Staging(Path(os.path.abspath(out)), request_hash(work, identities))
-    job = Job(work, identities, staging, fingerprint(work.dataset.root))
+    job = Job(work, identities, staging, dataset_fingerprint(work.dataset))
     try:
         with staging.alone():
             return _run(job, engine, progress)
@@ -159,6 +159,8 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
     check_models(work)
     if os.path.lexists(staging.out) and before is None:
         checks.fail("out", "a folder that does not exist yet", str(staging.out), "Remove it or choose another.")
+    if work.dataset.kind == "lerobot":
+        work.dataset.files.fetch_all()  # the copy holds all of it
     units = plan_units(work.dataset, UNIT_FRAMES)
     keys = unit_keys(work.dataset, units)
     failures = _label_missing(job, units, keys, engine, progress)
@@ -173,7 +175,7 @@ def _run(job: Job, engine: Engine, progress: Progress | None) -> Annotated:
     staging.begin_assembly(state)
     unreadable = assemble(job, units, keys, unlabelled)
     result = Annotated(staging.out, episodes, unlabelled, unreadable)
-    if fingerprint(work.dataset.root) != job.fingerprint:  # what was labelled must be what was copied
+    if dataset_fingerprint(work.dataset) != job.fingerprint:  # what was labelled must be what was copied
         raise LattokError(f"{work.dataset.root} changed while it was annotated. Run the same command again.")
     failed = [[prefix, index] for prefix, part in unlabelled.items() for index in part]
     record = {"state": state, "complete": result.complete, "failed": failed, "unreadable": unreadable}

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lattok.checks import LattokError
-from lattok.data.content import dataset_files, file_facts
+from lattok.data.content import dataset_files, facts_of
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import INDEX_KEYS, RobotDataset
 from lattok.data.tables import DAMAGE, open_table, to_arrow
@@ -117,7 +117,7 @@ def unit_keys(dataset: RobotDataset, units: Sequence[Unit]) -> list[str]:
         files = dict.fromkeys(path for index in unit.episodes for path in dataset.files_of(index))
         for path in files:
             if path not in known:
-                known[path] = f"{os.path.relpath(path, dataset.root)} {file_facts(path)}"
+                known[path] = facts_of(dataset, path)
         parts = [unit.episodes, unit.lengths, *(known[path] for path in files)]
         keys.append(hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16])
     return keys

@@ -1,8 +1,9 @@
 """What a dataset is by its content, under any name and in any place.
 
 One hash says whether a run goes on from the same data: actions and other columns that it reads, lengths, instructions,
-how views show them, and where it looks at them pictures: size and three samples of every video file, a few frames of
-pictures that have no files of their own. Neither names, places and times of files nor their compression are part of it,
+how views show them, and where it looks at them pictures: size and three samples of every video file (of one on the
+Hub, which need not be fetched for that, what the Hub says of its content), a few frames of pictures that have no files
+of their own. Neither names, places and times of files nor their compression are part of it,
 nor columns of labels.
 
 Digests of single episodes, 6 bytes each, tell which of them a model has seen: in a copy that was renamed, annotated,
@@ -11,6 +12,7 @@ another of those, which an edit of the actions leaves as they are. Two episodes 
 (actions in another space, frames cut off, other videos and other actions) have nothing in common.
 
 `fingerprint` only tells whether the files on this machine changed since: contents of meta/, sizes and times of others.
+Files of the Hub are those of a commit, which does not change.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +34,7 @@ from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
 from lattok.data.views import View, action_spaces
+from lattok.hub.fetching import OnHub
 from lattok.places import walk
 from lattok.types import Episode
 
@@ -78,7 +82,7 @@ def content_of(
     videos = Digests()
     for camera in sorted(dataset.original_camera(camera) for camera in cameras):
         spans = _video_spans(source, (camera,))
-        found = Digests() if spans is None else _digests_of_videos(spans, episodes)
+        found = Digests() if spans is None else _digests_of_videos(source, spans, episodes)
         for seen in found.values() if found else _pictures(source, episodes, camera):
             whole.update(seen)
         videos = videos or found  # one camera is enough to know an episode again
@@ -92,7 +96,9 @@ def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Di
     episodes = [episode for episode in dataset.episodes if episode.index in wanted]
     if what == "videos":
         spans = [_video_spans(source, (camera,)) for camera in source.cameras]
-        return [_digests_of_videos(each, episodes) for each in spans if each is not None]
+        with suppress(LattokError):  # of videos on the Hub, which cannot be asked
+            return [_digests_of_videos(source, each, episodes) for each in spans if each is not None]
+        return []
     found = {index: _digest_of_actions(values) for index, values in _all_values(source, episodes, _columns(source, ()))}
     return [{index: digest for index, digest in found.items() if digest is not None}]
 
@@ -199,11 +205,15 @@ def _video_spans(source: RobotDataset, cameras: Sequence[str]) -> Spans | None:
     return spans if videos == set(cameras) and source.episodes and spans(source.episodes[0].index) else None
 
 
-def _digests_of_videos(spans: Spans, episodes: Iterable[Episode]) -> Digests:
+def _digests_of_videos(source: RobotDataset, spans: Spans, episodes: Iterable[Episode]) -> Digests:
     places = {episode.index: spans(episode.index) for episode in episodes}
     files = list(dict.fromkeys(path for place in places.values() for path, _ in place))  # each may hold many episodes
-    with ThreadPoolExecutor(THREADS) as pool:  # on network drives each read is a wait
-        stamps = dict(zip(files, pool.map(_stamp, files), strict=True))
+    if isinstance(source.files, OnHub):
+        stored = source.files.stored(files)
+        stamps = {path: repr(tuple(stored.get(path, ("missing",)))).encode() for path in files}
+    else:
+        with ThreadPoolExecutor(THREADS) as pool:  # on network drives each read is a wait
+            stamps = dict(zip(files, pool.map(_stamp, files), strict=True))
     found = Digests()
     for index, place in places.items():
         parts = [stamps[path] + repr(round(start, 3)).encode() for path, start in place]
@@ -243,6 +253,11 @@ def dataset_files(root: Path) -> Iterator[Path]:
     return walk(root, lambda path: len(path.parts) == 1 and path.name in SKIPPED and (root / path).is_dir())
 
 
+def dataset_fingerprint(dataset: RobotDataset) -> str:
+    """Hash what a dataset is made of: a commit of the Hub, whatever of it has been fetched, or its files here."""
+    return fingerprint(dataset.root) if dataset.files.commit is None else dataset.files.commit
+
+
 def fingerprint(root: Path, linked: bool = False) -> str:
     """Hash of a dataset on this machine: contents of meta/, size and modification time of everything else.
 
@@ -268,3 +283,8 @@ def file_facts(path: Path) -> str:
     except OSError as error:  # missing: it is said where it is read
         return str(error.strerror)
     return f"{facts.st_size} {facts.st_mtime_ns}"
+
+
+def facts_of(dataset: RobotDataset, path: Path) -> str:
+    """Tell where in a dataset a file is, and what changes when it does: the commit of the Hub, or `file_facts`."""
+    return f"{os.path.relpath(path, dataset.root)} {dataset.files.commit or file_facts(path)}"

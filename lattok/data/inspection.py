@@ -32,6 +32,7 @@ ALL_FRAMES_BY_ROW = 50_000  # where columns lie among the images, all of which m
 RUN = 100  # episodes in a run
 WIDEST = 256  # dimensions; wider columns are embeddings
 FILES_LOOKED_INTO = 64  # per camera
+FILES_FETCHED = 4  # per camera, of a dataset on the Hub
 BLANK = 8  # levels between the darkest and the brightest value of a frame that shows nothing, after compression
 
 
@@ -117,7 +118,7 @@ def inspect_dataset(
 
     `columns` must be there; `stride` and `horizon` (frames) add what they would do to these episodes. Of more than
     4 million frames (50,000 in formats that keep columns among images), evenly spread runs of 100 episodes are read,
-    and of each camera the header and last frame of 64 evenly spread files.
+    and of each camera the header and last frame of 64 evenly spread files, 4 of a dataset on the Hub.
     """
     dataset = as_dataset(dataset)
     for key in columns:
@@ -311,16 +312,17 @@ def _check_camera(
 ) -> VideoFacts | None:
     """Decode the last frame that the dataset needs from each file of a camera; of videos also read the header."""
     ends = _last_episodes(dataset, chosen, key)
-    paths = list(ends)
-    if len(paths) > FILES_LOOKED_INTO:
-        scope.append(f"frames from {FILES_LOOKED_INTO} of {len(paths):,} files, evenly spread")
-        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, FILES_LOOKED_INTO).round().astype(int).tolist()]
+    paths, most = list(ends), FILES_LOOKED_INTO if dataset.files.commit is None else FILES_FETCHED
+    if len(paths) > most:
+        scope.append(f"frames from {most} of {len(paths):,} files, evenly spread")
+        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, most).round().astype(int).tolist()]
     sizes: dict[tuple[int, int], VideoFacts] = {}
     problems: list[Finding] = []
     blank, looked_at = 0, 0
     for path in paths:
         try:
-            facts = probe(path) if dataset.features[key].dtype == "video" else None
+            with dataset.files.at_hand(path) as place:
+                facts = probe(place) if dataset.features[key].dtype == "video" else None
             if facts and dataset.kind == "lerobot" and abs(facts.fps - dataset.fps) > 0.01 * dataset.fps:
                 what = f"{path} runs at {facts.fps:g} fps, the dataset at {dataset.fps:g}."
                 advice = "Correct fps in meta/info.json, or encode the video again."

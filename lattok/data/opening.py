@@ -16,10 +16,11 @@ from lattok.data.views import declare, with_actions, with_cameras
 from lattok.files import read_json
 from lattok.hub import client
 from lattok.hub.client import HubOptions
+from lattok.hub.fetching import OnDisk, OnHub
 from lattok.places import followed
 
 _VIEWS = ("cameras", "action_space", "actions")  # options of every format
-_HUB = tuple(HubOptions.__annotations__)
+_HUB = (*HubOptions.__annotations__, "cache_gb")
 ARRAYS = (".npz", ".npy", ".pt", ".pth", ".pkl", ".csv", ".mat", ".safetensors")
 _SHOWN = 8  # names of a folder that an error lists
 
@@ -34,11 +35,15 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     `{"dataset": "path below the file's folder, or Hub id", "fps": 5, ...}`.
 
     What is on the Hub also takes huggingface_hub's keywords: `token`, `cache_dir`, `force_download`, `local_files_only`
-    and `subfolder`.
+    and `subfolder`. Of a LeRobot dataset only meta/ is fetched now, every other file of the same commit when it is
+    first read. With `cache_gb`, also in a description file, at most so many GB of these are kept: those that were not
+    used for longest go. Other formats are fetched whole, and with `force_download` so are all.
 
     Whatever a dataset or a description says about files stays below its folder, also after links: see `lattok.places`.
     """
     options = {key: value for key, value in options.items() if value is not None}
+    if (bound := options.get("cache_gb")) is not None:
+        checks.positive(cache_gb=bound)
     hint = f"Recognised are {', '.join(each.text for each in formats())}."
     expected = "a folder, a description file, or a Hub id such as org/name"
     missing = str(path).endswith(".json") and client.here(path) is None
@@ -86,11 +91,22 @@ def as_dataset(dataset: RobotDataset | str | os.PathLike[str]) -> RobotDataset:
 
 
 def _open_from_hub(hub_id: str, revision: str | None, options: dict[str, Any]) -> RobotDataset:
-    ours = {*_VIEWS, "name", *(name for each in formats() for name in _options(each))}
+    ours = {*_VIEWS, "name", "cache_gb", *(name for each in formats() for name in _options(each))}
     asked = {name: value for name, value in options.items() if name not in ours}
     client.check_options(asked, _HUB)
-    snapshot = client.download("dataset", hub_id, revision, None, asked, "dataset")
-    return _open(client.inside(snapshot, options.get("subfolder")), {"name": hub_id} | _without_hub(options))
+    few = {pattern: each for each in formats() for pattern in each.opens_with}
+    files, folder = OnDisk(), None
+    if not asked.get("force_download"):
+        folder = client.download("dataset", hub_id, revision, list(few), asked, "dataset")
+        place = folder / (asked.get("subfolder") or "")
+        if place.is_dir() and any(each.recognise(place) for each in few.values()):
+            files = OnHub(hub_id, folder, asked, options.get("cache_gb"))
+        revision = folder.name  # whatever is uploaded meanwhile
+    if files.commit is None:
+        folder = client.download("dataset", hub_id, revision, None, asked, "dataset")
+    assert folder is not None
+    place = client.inside(folder, asked.get("subfolder"))
+    return _open(place, {"name": hub_id} | _without_hub(options), files)
 
 
 def _without_hub(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,7 +117,7 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     """Open what a description file names, with the options in it. Paths lead from its folder downwards."""
     entry = {key: value for key, value in read_json(file).items() if value is not None}
     kinds = {name: kind for each in formats() for name, kind in _options(each).items()}
-    checks.known_keys(str(file), entry, ("dataset", "revision", "name", *kinds, *_VIEWS))
+    checks.known_keys(str(file), entry, ("dataset", "revision", "cache_gb", "name", *kinds, *_VIEWS))
     if twice := sorted(set(entry) & set(options)):
         checks.fail(twice[0], f"one value, here or in {file}", "two")
     target = entry.pop("dataset", None)
@@ -119,7 +135,7 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     return open_dataset(local, **entry, **options)
 
 
-def _open(place: Path, options: dict[str, Any]) -> RobotDataset:
+def _open(place: Path, options: dict[str, Any], files: OnDisk | None = None) -> RobotDataset:
     try:
         format_, place = _recognise(place.absolute())  # workers of Ray live in another folder
     except OSError as error:
@@ -136,7 +152,8 @@ def _open(place: Path, options: dict[str, Any]) -> RobotDataset:
         checks.fail("name", "text", repr(name))
     format_.check_needs()
     make: Any = format_
-    return _seen_as(make(place, name, **options), **views)
+    where = () if files is None or not format_.opens_with else (files,)
+    return _seen_as(make(place, name, *where, **options), **views)
 
 
 def _seen_as(dataset: RobotDataset, cameras: Any = None, action_space: Any = None, actions: Any = None) -> RobotDataset:

@@ -14,6 +14,7 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.findings import Finding
+from lattok.hub.fetching import OnDisk
 from lattok.registry import Registry
 from lattok.types import Episode
 
@@ -82,6 +83,7 @@ class RobotDataset(ABC):
     left_out: Mapping[str, str] = NONE  # what is stored and not offered, with the reason
     findings: tuple[Finding, ...] = ()  # what inspection should say
     columns_apart: bool = False  # from the images: reading columns is cheap
+    files: OnDisk = OnDisk()  # all here, or fetched from the Hub when they are read
     labels: Any = None  # labels from another folder, whose columns are among the features
     action_spaces: Mapping[str, Any] | None = None  # what columns mean, where a user says it
     actions_as: Mapping[str, Any] = NONE  # spaces that columns are converted to, for provenance
@@ -90,6 +92,9 @@ class RobotDataset(ABC):
     text: ClassVar[str] = ""  # what it is and how it is told, for errors
     marked: ClassVar[bool] = False  # by a file that no other format has: no other one is asked
     suffixes: ClassVar[tuple[str, ...]] = ()  # of files each of which is a dataset
+    # of what is on the Hub, the files that opening needs; it is then made as `cls(path, name, files, **options)` and
+    # reads all others within `files.at_hand`. Empty: everything is fetched first
+    opens_with: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[Mapping[str, str]] = NONE  # packages beyond those of lattok, and how to install each
 
     def __init_subclass__(cls, **keywords: Any) -> None:

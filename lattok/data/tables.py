@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from lattok import files
 from lattok.checks import LattokError
 from lattok.data.schema import Feature
+from lattok.hub.fetching import OnDisk
 
 T = TypeVar("T")
 AGAIN = "Copy the file again, or write it again."
@@ -44,7 +45,7 @@ def open_table(path: Path) -> pq.ParquetFile:
     twice = next((name for name, count in names.items() if count > 1), None)
     if twice is not None:
         raise LattokError(f"{path}: expected every column once, got `{twice[:80]}` {names[twice]} times. {AGAIN}")
-    check_rows(path, file.metadata.num_rows)
+    check_rows(path, file.metadata.num_rows, path.stat().st_size)
     for group in range(file.num_row_groups):
         _check_claims(path, file.metadata.row_group(group))
     return file
@@ -63,10 +64,9 @@ def _check_claims(path: Path, group: pq.RowGroupMetaData) -> None:
             raise LattokError(f"{path}: expected no more than its size allows, got {got}. {AGAIN}")
 
 
-def check_rows(path: Path, rows: int, few: int = FEW_ROWS) -> None:
-    """Refuse a claim of more rows than a file of that size holds: what reads it would make room for all of them."""
-    size = path.stat().st_size if path.is_file() else None  # missing: whoever reads it says so
-    if size is not None and rows > max(few, ROWS_PER_BYTE * size):
+def check_rows(path: Path, rows: int, size: int, few: int = FEW_ROWS) -> None:
+    """Refuse a claim of more rows than a file of `size` bytes holds: what reads it would make room for all of them."""
+    if rows > max(few, ROWS_PER_BYTE * size):
         expected = f"at most {ROWS_PER_BYTE * size:,} rows in {size:,} bytes"
         raise LattokError(f"{path}: expected {expected}, got {rows:,}. {AGAIN}")
 
@@ -177,23 +177,29 @@ class ColumnReader:
     Threads may share it; pickled, it starts empty.
     """
 
-    def __init__(self):
+    def __init__(self, files: OnDisk | None = None):
+        """`files` says where they are."""
+        self._at = files or OnDisk()
         self._lock = RLock()
         self._files: OrderedDict[Path, DataFile] = OrderedDict()
         self._groups: OrderedDict[tuple[Path, int, str], pa.ChunkedArray] = OrderedDict()
         self._bytes = 0
 
-    def __reduce__(self) -> tuple[type[ColumnReader], tuple[()]]:
-        return ColumnReader, ()
+    def __reduce__(self) -> tuple[type[ColumnReader], tuple[OnDisk]]:
+        return ColumnReader, (self._at,)
 
     def file(self, path: Path) -> DataFile:
         """Return the opened file."""
         with self._lock:
+            found = self._files.get(path)
+            if found is not None:
+                self._files.move_to_end(path)
+                return found
+        with self._at.at_hand(path) as place, self._lock:  # while it is fetched, others read
             if path not in self._files:
-                self._files[path] = DataFile(path)
+                self._files[path] = DataFile(place)  # open, it can lose no more than its name
                 if len(self._files) > OPEN_FILES:
                     self._files.popitem(last=False)
-            self._files.move_to_end(path)
             return self._files[path]
 
     def read(self, path: Path, key: str, first: int, last: int) -> pa.ChunkedArray:

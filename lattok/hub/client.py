@@ -110,6 +110,11 @@ def here_or_hub(argument: str, name: Any, expected: str, hint: str = "", folder:
     return place
 
 
+def given(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the keywords that say something, for a client that may not know the others."""
+    return {name: value for name, value in (options or {}).items() if value not in (None, False) or name == "token"}
+
+
 def download(
     argument: str,
     repo_id: str,
@@ -121,7 +126,7 @@ def download(
     """Return the `wanted` files of a Hub repository, in a local folder that is named by its commit."""
     from huggingface_hub import snapshot_download  # heavy, and needed for Hub ids only
 
-    options = {name: value for name, value in (options or {}).items() if value not in (None, False) or name == "token"}
+    options = given(options)
     subfolder = options.pop("subfolder", None)
     if not HUB_ID.fullmatch(repo_id) or ".." in repo_id:
         checks.fail(argument, "a Hub id such as org/name", repr(repo_id))
@@ -154,12 +159,19 @@ def inside(folder: Path, subfolder: str | None) -> Path:
 
 
 def fail(
-    argument: str, repo_id: str, revision: str | None, error: Exception, kind: str = "model", did: str = "fetched"
+    argument: str,
+    repo_id: str,
+    revision: str | None,
+    error: Exception,
+    kind: str = "model",
+    did: str = "fetched",
+    file: str = "",
 ) -> NoReturn:
-    """Raise what the Hub's client said as one line with the reason and the way out."""
+    """Raise what the Hub's client said, of a repository or a `file` of it, as one line with reason and way out."""
     reason, way_out = explain(repo_id, revision, error, kind)
+    what = f"{file!r} of {repo_id!r}" if file else repr(repo_id)
     at = "" if revision is None else f" at {revision}"
-    raise LattokError(f"`{argument}`: {repo_id!r}{at} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
+    raise LattokError(f"`{argument}`: {what}{at} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
 
 
 def explain(repo_id: str, revision: str | None, error: Exception, kind: str = "model") -> tuple[str, str]:
@@ -174,6 +186,8 @@ def explain(repo_id: str, revision: str | None, error: Exception, kind: str = "m
         return "the Hub has disabled it", f"See {page}."
     if "RevisionNotFoundError" in names:
         return f"it has no revision {revision or 'main'!r}", f"Its branches, tags and commits: {page}/commits/main"
+    if "EntryNotFoundError" in names and "LocalEntryNotFoundError" not in names:
+        return "it is not there", f"See {page}/tree/{revision or 'main'}; episodes can be left out with `episodes`."
     if "RepositoryNotFoundError" in names or status in (401, 404):
         return (
             "there is no such repository, or it is private" + ("" if _logged_in() else " and you are not logged in"),
@@ -201,7 +215,9 @@ def explain(repo_id: str, revision: str | None, error: Exception, kind: str = "m
         return f"the network failed ({type(last).__name__}: {files.first_line(last)[:200].rstrip('.')})", again
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
         where = f" {error.filename}" if error.filename else ""
-        return f"its files cannot be written{where} ({error.strerror})", "Free space, or choose another `cache_dir`."
+        bound = " keep less of a LeRobot dataset with `cache_gb`," if kind == "dataset" else ""
+        way_out = f"Free space,{bound} or choose another `cache_dir`."
+        return f"its files cannot be written{where} ({error.strerror})", way_out
     if "LocalEntryNotFoundError" in names:
         return "it is not in the cache, and the Hub cannot be reached", again
     return files.first_line(error)[:300], again

@@ -15,7 +15,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +30,7 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.data import Progress, RobotDataset
-from lattok.data.content import fingerprint
+from lattok.data.content import dataset_fingerprint, facts_of
 from lattok.files import alone, whole_file
 from lattok.image_lam.features import FrozenFeatures
 from lattok.prefetch import Abandoned, Ahead, Request, Stopped
@@ -191,16 +190,14 @@ def features_key(frozen: FrozenFeatures, dtype: str) -> str:
 
 def _names(takes: Iterable[Take], dataset: RobotDataset, key: str) -> dict[Take, str]:
     """Name the places of features: by all that decides which frames an episode has."""
-    folder = f"{key}/{_short([fingerprint(dataset.root), dataset.kind, dataset.fps])}"
+    folder = f"{key}/{_short([dataset_fingerprint(dataset), dataset.kind, dataset.fps])}"
     facts: dict[Path, str] = {}  # splits of a dataset count their episodes from 0, but read other files
     names = {}
     for take in takes:
         files = dataset.files_of(take.episode)
         for path in files:
             if path not in facts:
-                stat = path.stat() if path.exists() else None
-                place = os.path.relpath(path, dataset.root)
-                facts[path] = f"{place} {stat.st_size} {stat.st_mtime_ns}" if stat else place
+                facts[path] = facts_of(dataset, path)
         camera = dataset.original_camera(take.camera)
         names[take] = f"{folder}/{camera}/{take.episode:06d}-{_short([facts[path] for path in files])}.npy"
     return names

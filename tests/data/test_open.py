@@ -130,13 +130,13 @@ def test_neither_a_folder_nor_a_hub_id(tmp_path):
 def test_hub_ids_are_downloaded(monkeypatch):
     asked = []
 
-    def download(hub_id: str, repo_type: str, revision: str | None) -> str:
-        asked.append((hub_id, repo_type, revision))
+    def download(hub_id: str, repo_type: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((hub_id, repo_type, revision, allow_patterns))
         return str(sample_dataset_path())
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     dataset = open_dataset("org/name", revision="v3.0")
-    assert asked == [("org/name", "dataset", "v3.0")]
+    assert asked == [("org/name", "dataset", "v3.0", ["meta/*"])]
     assert dataset.name == "org/name"
 
 
@@ -315,15 +315,21 @@ def test_a_description_file(tmp_path):
 
 
 def test_a_description_of_a_hub_id(tmp_path, monkeypatch):
-    def download(hub_id: str, repo_type: str, revision: str | None) -> str:
-        asked.append((hub_id, revision))
+    """RLDS is no format that opens with a few files, so everything of the same commit is fetched then."""
+
+    def download(hub_id: str, repo_type: str, revision: str | None, allow_patterns: list[str] | None = None) -> str:
+        asked.append((hub_id, revision, allow_patterns))
         return str(root)
 
     asked: list = []
     root = write_rlds(tmp_path / "toy", [3])
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     dataset = open_dataset(describe(tmp_path, dataset="org/name", revision="v1", fps=5))
-    assert (asked, dataset.name, dataset.kind) == ([("org/name", "v1")], "org/name", "rlds")
+    assert (asked, dataset.name, dataset.kind) == (
+        [("org/name", "v1", ["meta/*"]), ("org/name", root.name, None)],
+        "org/name",
+        "rlds",
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pytest
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.data.video import VideoWriter
-from tests.conftest import moving_square
+from tests.conftest import moving_square, write_dataset
 from tests.data.rlds_sample import write_rlds
+from tests.hub.server import serving
 from tests.recipes.test_howto import BLOCK, ROOT
 
 SHORT = ["--steps", "2", "--stride", "2", "--continuous-steps", "1", "--batch-size", "8", "--device", "cpu"]
@@ -20,15 +21,17 @@ SHORT = ["--steps", "2", "--stride", "2", "--continuous-steps", "1", "--batch-si
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with `my_arm` (RLDS) and `videos`, of two sizes."""
+    """A folder with `my_arm` (RLDS) and `videos`, of two sizes; on the Hub is `org/arm`."""
     write_rlds(tmp_path / "my_arm")
     rng = np.random.default_rng(0)
     for name, size in (("cut/0", 32), ("pour/1", 32), ("pour/2", 48)):
         encoder = VideoWriter(tmp_path / "videos" / f"{name}.mp4", 10, (size, size), "h264", 1)
         encoder.add(moving_square(rng, 20, size))
         encoder.close()
+    write_dataset(tmp_path / "remote", (12, 12, 12))
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with serving(tmp_path / "remote", tmp_path / "cache", monkeypatch):
+        yield tmp_path
 
 
 def test_the_page(place, capsys):

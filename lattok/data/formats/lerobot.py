@@ -19,6 +19,7 @@ from lattok.data.image_writer import decode_image
 from lattok.data.schema import IMAGE_DTYPES, RobotDataset, camera_keys
 from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy
 from lattok.data.video import BLOCK, decode_at
+from lattok.hub.fetching import OnDisk
 from lattok.places import inside
 from lattok.types import Episode
 
@@ -34,14 +35,15 @@ def sample_dataset_path() -> Path:
 
 
 class LeRobotV3(RobotDataset):
-    """A LeRobot v3 dataset on disk; see `lattok.data.RobotDataset` for what it offers."""
+    """A LeRobot v3 dataset; see `lattok.data.RobotDataset` for what it offers."""
 
     kind = "lerobot"
     text = "LeRobot v3 (meta/info.json)"
     marked = columns_apart = True
+    opens_with = ("meta/*",)
 
-    def __init__(self, root: Path, name: str | None = None):
-        self.root = root
+    def __init__(self, root: Path, name: str | None = None, files: OnDisk | None = None):
+        self.root, self.files = root, files or OnDisk()
         self.name = name or root.resolve().name
         self.info = read_info(root)
         self.fps = float(self.info["fps"])
@@ -57,7 +59,7 @@ class LeRobotV3(RobotDataset):
         self.episodes = self._table
         self._files: dict[tuple[str | int, ...], Path] = {}  # by field and place, once they are known to be inside
         self._check_files()
-        self._reader = ColumnReader()
+        self._reader = ColumnReader(self.files)
 
     @classmethod
     def recognise(cls, folder: Path) -> Sequence[Path]:
@@ -103,14 +105,15 @@ class LeRobotV3(RobotDataset):
         chunks, files = chunks[order], files[order]
         starts = np.flatnonzero(np.concatenate([[True], (np.diff(chunks) != 0) | (np.diff(files) != 0)]))
         frames = np.add.reduceat(lengths[order], starts)
-        info, many, known = self.root / "meta" / "info.json", lengths.sum() > MANY_FRAMES, set[Path]()
+        info, few = self.root / "meta" / "info.json", 0 if lengths.sum() > MANY_FRAMES else FEW_ROWS
+        known: dict[Path, int] = {}  # frames
         for chunk, file, count in zip(chunks[starts].tolist(), files[starts].tolist(), frames.tolist(), strict=True):
             path = self._file("data_path", chunk, file)
             if path in known:
                 raise LattokError(f"{info}: `data_path`: expected a path for each file, got {path.name} for several.")
-            known.add(path)
-            if count > FEW_ROWS or many:
-                check_rows(path, count, few=0 if many else FEW_ROWS)
+            known[path] = count
+        for path, size in self.files.sizes(path for path, count in known.items() if count > few).items():
+            check_rows(path, known[path], size, few)
         if len({self._file("video_path", 0, 0, key) for key in self.videos}) < len(self.videos):
             raise LattokError(f"{info}: `video_path`: expected a path for each camera, got one for several.")
 
@@ -218,9 +221,10 @@ class LeRobotV3(RobotDataset):
             raise LattokError(f"{where}: expected an image, got something else. Copy the file again.")
         file = inside(self.root, name, where)
         try:
-            if file.stat().st_size > MOST_IMAGE_BYTES:
-                raise LattokError(f"{where}: expected an image, got {file} of {file.stat().st_size:,} bytes.")
-            return file.read_bytes()
+            with self.files.at_hand(file) as file:
+                if file.stat().st_size > MOST_IMAGE_BYTES:
+                    raise LattokError(f"{where}: expected an image, got {file} of {file.stat().st_size:,} bytes.")
+                return file.read_bytes()
         except OSError as error:
             raise LattokError(f"{where}: cannot read {file} ({error.strerror}). Copy the dataset again.") from None
 
@@ -240,7 +244,8 @@ class LeRobotV3(RobotDataset):
         if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
             what = f"`timestamp` of episode {episode_index}: expected seconds that increase from 0"
             raise LattokError(f"{self.data_file(episode_index)}: {what}. Copy the file again, or write it again.")
-        yield from decode_at(path, start + times[indices], self.fps)
+        with self.files.at_hand(path) as place:
+            yield from decode_at(place, start + times[indices], self.fps)
 
     def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[tuple[bytes, str]]:
         """Yield encoded images of one camera, each with its place for errors."""
