@@ -1,11 +1,10 @@
 """Speed of labelling video with the image latent action model, against the straightforward way, pair by pair.
 
 python -m benchmarks.speed.annotate --out benchmarks/results/annotate_speed.json               # < 15 minutes
-python -m benchmarks.speed.annotate --only gpu --out benchmarks/results/annotate_gpu.json      # on a CUDA device
 
 Parts: `full`, the published size (DINOv2 ViT-B/14 with registers, 12 blocks, two streams) with random weights, one
 thread, CPU time, least of interleaved rounds; `small`, models trained on the packaged sample, with the agreement of
-their codes with float32 and the float64 margins where they differ; `gpu`. Decoding is not in it.
+their codes with float32 and the float64 margins where they differ. Decoding is not in it; on a GPU see gpu.py.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ import argparse
 import copy
 import json
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,39 +228,6 @@ def agreement(codes: Tensor, base: Tensor, exact: Tensor, margins: Tensor) -> di
     }
 
 
-def measure_gpu(frames: int = 512) -> dict[str, Any]:
-    """Frames per second at the published size on a CUDA device, and the share of its bfloat16 rate."""
-    lam = full_size().cuda()
-    video = np.random.default_rng(0).integers(0, 256, (frames, 1, 224, 224, 3), dtype=np.uint8)
-    pairs = torch.from_numpy(np.stack([video[:16], video[32:48]], 1)).cuda()
-    plain = StraightforwardLAM(lam)
-    x, weight = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    peak = 2 * 8192**3 / _cuda_seconds(lambda: x @ weight)
-    work = operations(lam.config, 768, lam.features.count, 5, 12)["labelling"]
-    rows = {BASE: {"frames_per_s": 1 / _cuda_seconds(lambda: plain.codes(pairs[:1]))}}
-    with torch.autocast("cuda", torch.bfloat16):
-        rows[AUTOCAST] = {"frames_per_s": len(pairs) / _cuda_seconds(lambda: plain.codes(pairs))}
-    for precision in ("float32", "bfloat16"):
-        labeller = for_inference(lam, precision=precision)
-        rate = frames / _cuda_seconds(lambda one=labeller: one.label_video(video, 32))
-        rows[f"torch {precision}"] = {"frames_per_s": rate, "share_of_bfloat16_rate": rate * work / peak}
-    memory = torch.cuda.max_memory_allocated() / 1e9
-    return {"device": torch.cuda.get_device_name(), "bfloat16_tflops": peak / 1e12, "rows": rows, "memory_GB": memory}
-
-
-def _cuda_seconds(function: Callable[[], Any], rounds: int = 5) -> float:
-    """Least wall time of a call, after one to warm up."""
-    function()
-    times = []
-    for _ in range(rounds):
-        torch.cuda.synchronize()
-        begun = time.perf_counter()
-        function()
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-    return min(times)
-
-
 def show_full(results: dict[str, Any]) -> None:
     """Print the table of the published size and what was wanted."""
     rates, work = results["gemm_gflops"], results["gflop_per_frame"]
@@ -299,7 +264,7 @@ def main() -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="results file; parts that are not measured stay as they are in it")
-    parser.add_argument("--only", nargs="+", choices=["full", "small", "gpu"], default=["full", "small"])
+    parser.add_argument("--only", nargs="+", choices=["full", "small"], default=["full", "small"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=500, help="training steps of the small models")
     parser.add_argument("--models", type=Path, help="folder that keeps the trained models")
@@ -313,9 +278,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             results["small"] = measure_small(args.models or Path(scratch), args.steps, args.rounds)
         show_small(results["small"])
-    if "gpu" in args.only:
-        results["gpu"] = {"environment": environment(), **measure_gpu()}
-        print(json.dumps(results["gpu"], indent=1))
     if args.out is not None:
         write_results(args.out, results)
 

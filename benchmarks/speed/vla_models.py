@@ -39,6 +39,14 @@ NARROW: dict[str, Any] = {
     "vocab_size": 512,
     "mrope_section": [4, 2, 2],
 }
+TOWER: dict[str, Any] = {  # image tower of Qwen3-VL-2B
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "depth": 24,
+    "num_heads": 16,
+    "num_position_embeddings": 2304,
+    "deepstack_visual_indexes": [5, 11, 17],
+}
 DEPTH = 28  # text layers of Qwen3-VL-2B
 BATCH, LENGTH, HORIZON, CODES, CODEBOOK = 8, 224, 8, 4, 16  # LENGTH: with H * P placeholders; the baseline has 200
 IMAGE_TOKENS = 98  # 7 x 7 of each view
@@ -67,14 +75,20 @@ def make_backbone(
     dtype: torch.dtype,
     device: torch.device,
     checkpointing: bool = False,
+    tower: Mapping[str, Any] | None = None,
 ) -> HFBackbone:
-    """A random Qwen3-VL with adapters that policies can share; `folder` has that of `lattok.backbones.tiny`."""
+    """A random Qwen3-VL with adapters that policies can share; `folder` has that of `lattok.backbones.tiny`.
+
+    So small is its image `tower` unless another is given.
+    """
     torch.manual_seed(0)
     config: Any = transformers.AutoConfig.from_pretrained(folder)
     text = {**dims, "num_hidden_layers": layers}
     config.text_config.rope_parameters["mrope_section"] = text.pop("mrope_section")
     for name, value in text.items():
         setattr(config.text_config, name, value)
+    for name, value in ({} if tower is None else tower).items():
+        setattr(config.vision_config, name, value)
     config.vision_config.out_hidden_size = dims["hidden_size"]
     model: Any = transformers.Qwen3VLForConditionalGeneration(config)
     processor = transformers.AutoProcessor.from_pretrained(folder)

@@ -173,9 +173,10 @@ class Supervised(nn.Module):
             target = target._replace(valid=target.valid & ~padded.to(target.valid.device))
         terms = self.loss(states, target, "none" if kwargs.get("reduction") == "none" else "mean")
         latent = terms.pop("latent")
-        labelled = target.valid.any(1).sum() if latent.dim() else 1  # samples without labels have 0
-        figures = {"latent_loss": latent.detach().sum() / max(int(labelled), 1)} | terms
-        return loss + self.weight * latent, {**(logs or {}), **{name: value.item() for name, value in figures.items()}}
+        labelled = target.valid.any(1).sum().clamp(min=1) if latent.dim() else 1  # samples without labels have 0
+        figures = {"latent_loss": latent.detach().sum() / labelled} | terms
+        read = torch.stack(list(figures.values())).tolist()  # numbers, as policies log them; waits for a GPU once
+        return loss + self.weight * latent, {**(logs or {}), **dict(zip(figures, read, strict=True))}
 
     def get_optim_params(self) -> Any:
         """Return the policy's parameters for its optimizer (LeRobot's name for them), and those of the latent loss."""

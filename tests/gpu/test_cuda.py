@@ -1,12 +1,12 @@
 """On a CUDA device: training, resuming, labelling and acting there and on the CPU are the same, within rounding.
 
-Run with `pytest -m gpu`; about two minutes.
+Run with `pytest -m gpu`. That no step waits for the device is tested without one in tests/training/test_host_reads.py,
+and here with torch's own alarm.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,15 @@ from lattok.data import open_dataset, sample_dataset_path
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, VLARecipe
 from lattok.signals import Interrupted
-from lattok.training import CHECKPOINT, RUN
+from lattok.training import CHECKPOINT, RUN, loop
+from lattok.vla import STRATEGIES
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 SAMPLE = sample_dataset_path()
+OF_STEPS = [name for name, strategy in STRATEGIES.items() if strategy.labels != "chunk"]  # no tokenizer needed
 LAM = {"features": "pixels", "image_size": 64, "episodes": "0:6", "log_every": 5}
 
 
@@ -48,6 +50,21 @@ def recipes(out: Path, device: str, **options) -> dict:
             SAMPLE, out / "image-lam", "tiny+robust", steps=12, continuous_steps=4, device=device, **LAM, **options
         ),
     }
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packaged dataset with labels of a small image model."""
+    folder = tmp_path_factory.mktemp("annotated")
+    lam = lattok.train(recipes(folder, "cuda")["image-lam"])
+    lattok.annotate(open_dataset(SAMPLE), {"latent": lam}, folder / "data")
+    return folder / "data"
+
+
+def policy_recipe(dataset: Path, out: Path, device: str, strategy: str, **options) -> VLARecipe:
+    """A short run of a policy that learns from nothing."""
+    options = {"steps": 10, "log_every": 5, "episodes": "0:6", "strategy": strategy, **options}
+    return VLARecipe.from_preset(dataset, out, "scratch", device=device, **options)
 
 
 def losses(folder: Path) -> np.ndarray:
@@ -83,16 +100,14 @@ def stop_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while the step with this number is under way."""
     import signal
 
-    from lattok import training
-
-    step, count = training._step, iter(range(1, 10**6))
+    step, count = loop._step, iter(range(1, 10**6))
 
     def counted(*arguments):
         if next(count) == steps:
             signal.raise_signal(signal.SIGINT)
         return step(*arguments)
 
-    monkeypatch.setattr(training, "_step", counted)
+    monkeypatch.setattr(loop, "_step", counted)
 
 
 @pytest.mark.parametrize("family", ["action-vq", "image-lam"])
@@ -111,6 +126,63 @@ def test_a_run_moves_from_the_gpu_to_the_cpu(tmp_path: Path, family: str, monkey
 def test_bfloat16_training_runs(tmp_path: Path, family: str):
     lattok.train(recipes(tmp_path, "cuda", precision="bf16")[family])
     assert np.isfinite(losses(tmp_path / family)).all()
+
+
+WARM = 8  # steps in which kernels are chosen and codebooks start
+
+
+@pytest.fixture
+def waiting_raises(monkeypatch: pytest.MonkeyPatch):
+    """After some steps whatever waits for the GPU raises, except where something is logged or saved."""
+    step, check, number = loop._step, loop.Finite.check, iter(range(10**6))
+
+    def watched(*arguments):
+        torch.cuda.set_sync_debug_mode("error" if next(number) >= WARM else "default")
+        return step(*arguments)
+
+    def reads(finite: loop.Finite):
+        torch.cuda.set_sync_debug_mode("default")
+        check(finite)
+
+    monkeypatch.setattr(loop, "_step", watched)
+    monkeypatch.setattr(loop.Finite, "check", reads)
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+IMAGE_MODELS = ("tiny+robust", "tiny+robust+flow", "tiny+p2t")
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("family", ["action-vq", *IMAGE_MODELS, *OF_STEPS])
+@pytest.mark.usefixtures("waiting_raises")
+def test_no_step_waits(tmp_path: Path, family: str, precision: str, annotated: Path):
+    options = {"steps": 3 * WARM, "log_every": WARM, "device": "cuda", "precision": precision}
+    if family == "action-vq":
+        recipe = ActionVQRecipe.from_preset(SAMPLE, tmp_path / "run", "quick", mask_weight=0.1, **options)
+    elif family in IMAGE_MODELS:
+        start = {"continuous_steps": 4} if "robust" in family else {}
+        recipe = ImageLAMRecipe.from_preset(SAMPLE, tmp_path / "run", family, **{**LAM, **start, **options})
+    else:
+        recipe = policy_recipe(annotated, tmp_path / "run", strategy=family, **options)
+    lattok.train(recipe)
+    assert np.isfinite(losses(tmp_path / "run")).all()
+
+
+def test_the_alarm_hears_a_step_that_waits():
+    x = torch.ones(2, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with pytest.raises(RuntimeError, match="synchroniz"):
+            x.sum().item()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("strategy", OF_STEPS)
+def test_policies_train_in_bfloat16(tmp_path: Path, strategy: str, annotated: Path):
+    lattok.train(policy_recipe(annotated, tmp_path / "run", "cuda", strategy, precision="bf16"))
+    assert np.isfinite(losses(tmp_path / "run")).all()
 
 
 def test_chunks_have_the_codes_of_the_cpu():
@@ -145,13 +217,9 @@ def test_labels_of_the_gpu_are_verified_on_the_cpu(tmp_path: Path):
 
 
 @pytest.mark.parametrize("strategy", ["baseline", "la_direct"])
-def test_a_policy_trains_and_acts_as_on_the_cpu(tmp_path: Path, strategy: str):
-    lam = lattok.train(recipes(tmp_path, "cuda")["image-lam"])
-    lattok.annotate(open_dataset(SAMPLE), {"latent": lam}, tmp_path / "annotated")
-    options = {"steps": 10, "log_every": 5, "episodes": "0:6", "strategy": strategy}
+def test_a_policy_trains_and_acts_as_on_the_cpu(tmp_path: Path, strategy: str, annotated: Path):
     for device in ("cpu", "cuda"):
-        recipe = VLARecipe.from_preset(tmp_path / "annotated", tmp_path / device, "scratch", device=device, **options)
-        lattok.train(recipe)
+        lattok.train(policy_recipe(annotated, tmp_path / device, device, strategy))
     np.testing.assert_allclose(losses(tmp_path / "cuda")[0], losses(tmp_path / "cpu")[0], rtol=2e-2)
     policy, dataset = lattok.load(tmp_path / "cuda"), open_dataset(SAMPLE)
     row = dataset.columns(0, ["observation.state"])["observation.state"][:1]
@@ -164,4 +232,3 @@ def test_a_policy_trains_and_acts_as_on_the_cpu(tmp_path: Path, strategy: str):
     expected = policy.predict_chunk(observation)
     chunk = policy.cuda().predict_chunk(observation)
     torch.testing.assert_close(chunk.cpu(), expected, atol=1e-3, rtol=1e-3)
-    shutil.rmtree(tmp_path / "annotated")
