@@ -6,7 +6,7 @@ never removed. Threads and processes may share both:
 
     who reads a file        holds a shared lock on it, and says when
     who makes room          removes only files that nobody holds, one process after the other
-    who fetches a file      has claimed its size before: a file called SIZE-NUMBER, locked until it has come
+    who fetches a file      has claimed its size before: a file called SIZE-DIGEST, locked until it has come
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from lattok import checks, files
 from lattok.checks import LattokError
@@ -30,6 +29,7 @@ from lattok.places import followed
 OWN = "lattok"  # folder of what may be removed again, below that of the client
 ASKED_AT_ONCE = 1000  # files in a question to the Hub
 FORGOTTEN_S = 3600.0  # since the last byte of a download whose process was killed
+AGAIN_S = 60.0  # until a file that could not be fetched is asked for again
 TRIES = 8  # to take hold of a file before somebody else needs its room
 DIGEST = re.compile("[0-9a-f]{40,64}")
 BLOB = re.compile(rf"{DIGEST.pattern}(\.[0-9a-f]+)?(\.incomplete)?")
@@ -67,6 +67,7 @@ class OnHub(OnDisk):
         self.repo_id, self.folder, self.commit = repo_id, folder, folder.name
         self._options, self._limit = dict(options), None if cache_gb is None else int(cache_gb * 1e9)
         self._known: dict[Path, Stored] = {}
+        self._failed: dict[Path, tuple[float, str]] = {}  # when, and why
         if self._limit is not None:
             self._check_locks()
 
@@ -108,12 +109,10 @@ class OnHub(OnDisk):
 
     def _asked(self, names: list[str]) -> Iterator[tuple[str, Stored]]:
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import OfflineModeIsEnabled
         from huggingface_hub.hf_api import RepoFile
 
         try:
-            if self._options.get("local_files_only"):
-                raise OfflineModeIsEnabled
+            self._check_online()
             found = HfApi(token=self._options.get("token")).get_paths_info(
                 self.repo_id, names, revision=self.commit, repo_type="dataset"
             )
@@ -122,6 +121,25 @@ class OnHub(OnDisk):
         for each in found:
             if isinstance(each, RepoFile):
                 yield each.path, Stored(each.size, each.blob_id if each.lfs is None else each.lfs.sha256)
+
+    def _check_online(self) -> None:
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        if self._options.get("local_files_only"):
+            raise OfflineModeIsEnabled
+
+    def _check_not_failed(self, path: Path) -> None:
+        """Raise an error about a file again for a while: many episodes lie in it, and each attempt may take long."""
+        when, why = self._failed.get(path, (0.0, ""))
+        if time.time() - when < AGAIN_S:
+            raise LattokError(why)
+
+    def _fail(self, path: Path, error: Exception) -> NoReturn:
+        try:
+            client.fail("dataset", self.repo_id, self.commit, error, "dataset", file=self._name(path))
+        except LattokError as said:
+            self._failed[path] = time.time(), str(said)
+            raise
 
     def _seen(self, path: Path) -> Stored | None:
         """Return what a cache says of a file: it is a link there, to one that is called by its digest."""
@@ -138,14 +156,13 @@ class OnHub(OnDisk):
         """Return the place of a file that the client has fetched, or had already."""
         from huggingface_hub import hf_hub_download
 
-        name, options = self._name(path), client.given(self._options) | where
-        options.pop("subfolder", None)
+        self._check_not_failed(path)
+        name, options = self._name(path), client.given(self._options) | _quiet() | where
+        options |= {"repo_type": "dataset", "revision": self.commit, "subfolder": None}
         try:
-            place = Path(
-                hf_hub_download(self.repo_id, name, repo_type="dataset", revision=self.commit, **options, **_quiet())
-            )
+            place = Path(hf_hub_download(self.repo_id, name, **options))
         except Exception as error:  # see lattok.hub.client
-            client.fail("dataset", self.repo_id, self.commit, error, "dataset", file=name)
+            self._fail(path, error)
         return followed(place.parents[name.count("/")], place, str(path))
 
     @contextmanager
@@ -154,9 +171,9 @@ class OnHub(OnDisk):
         for _ in range(TRIES):
             place = self._kept(path)
             if place is None:
-                stored = self.stored([path]).get(path)
-                with self._room(path, 0 if stored is None else stored.size):
-                    place = self._fetched(path, cache_dir=self._cache)
+                place = self._claimed(path)
+            if place is None:
+                continue
             try:
                 file = open(place, "rb")  # noqa: SIM115
             except FileNotFoundError:  # somebody has made room
@@ -171,6 +188,43 @@ class OnHub(OnDisk):
         hint = "Others use the same cache. Give a larger one, or another `cache_dir`."
         checks.fail("cache_gb", f"room for {self._name(path)}", f"none in {TRIES} tries", hint)
 
+    def _claimed(self, path: Path) -> Path | None:
+        """Make room for a file and fetch it; None where somebody else did while this waited."""
+        assert self._limit is not None
+        stored = self._known[path] = self._known.get(path) or self._size_of(path)
+        if stored.size > self._limit:
+            expected = f"at least {stored.size / 1e9:.3g}, the size of {self._name(path)}"
+            checks.fail("cache_gb", expected, self._limit / 1e9, "Files are kept as a whole.")
+        claim = self._cache / "claims" / f"{stored.size}-{stored.digest}"
+        try:
+            with open(claim, "ab") as mine:
+                files.lock(mine, wait=True)
+                if not files.same_file(mine, claim) or self._kept(path) is not None:
+                    return None
+                try:
+                    with open(self._cache / "lock", "ab") as turn:
+                        files.lock(turn, wait=True)
+                        _make_room(self._cache, self._limit)
+                    return self._fetched(path, cache_dir=self._cache)
+                finally:
+                    claim.unlink(missing_ok=True)
+        except OSError as error:
+            self._fail(path, error)
+
+    def _size_of(self, path: Path) -> Stored:
+        """Ask for one file, which has a time limit; asking for many has none."""
+        from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+        self._check_not_failed(path)
+        try:
+            self._check_online()
+            url = hf_hub_url(self.repo_id, self._name(path), repo_type="dataset", revision=self.commit)
+            token, limit = self._options.get("token"), constants.HF_HUB_ETAG_TIMEOUT
+            facts = get_hf_file_metadata(url, token=token, timeout=limit)
+        except Exception as error:  # see lattok.hub.client
+            self._fail(path, error)
+        return Stored(facts.size or 0, facts.etag or "")
+
     def _kept(self, path: Path) -> Path | None:
         from huggingface_hub import try_to_load_from_cache
 
@@ -183,30 +237,6 @@ class OnHub(OnDisk):
         from huggingface_hub import constants
 
         return Path(self._options.get("cache_dir") or constants.HF_HUB_CACHE).expanduser() / OWN
-
-    @contextmanager
-    def _room(self, path: Path, size: int) -> Iterator[None]:
-        """Claim room in the cache while a file of `size` bytes is fetched."""
-        assert self._limit is not None
-        if size > self._limit:
-            hint = "It holds whole files: give a larger one."
-            checks.fail(
-                "cache_gb", f"at least {size / 1e9:.3g}, the size of {self._name(path)}", self._limit / 1e9, hint
-            )
-        place = self._cache / "claims" / f"{size}-{secrets.token_hex(8)}"
-        try:
-            with open(self._cache / "lock", "ab") as turn:
-                files.lock(turn, wait=True)
-                claim = open(place, "xb")  # noqa: SIM115
-                files.lock(claim, wait=True)
-                _make_room(self._cache, self._limit)
-        except OSError as error:
-            client.fail("dataset", self.repo_id, self.commit, error, "dataset", file=self._name(path))
-        with claim:
-            try:
-                yield
-            finally:
-                place.unlink(missing_ok=True)
 
     def _check_locks(self) -> None:
         """Refuse a bound that nothing could keep, before anything is fetched."""

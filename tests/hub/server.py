@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import huggingface_hub
 import pytest
 from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http
 
 REPO = "org/arm"
 LARGE = (".mp4", ".parquet")  # as in LFS: known by their SHA-256
@@ -168,4 +169,10 @@ def use(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    forget()
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts
+
+
+def forget() -> None:
+    """Let older clients, which look at their settings once, look at them again."""
+    getattr(_http, "reset_sessions", lambda: None)()
