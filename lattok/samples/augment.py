@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.data.pixels import check_pixels
+from lattok.nn import onto
 from lattok.seeds import derive_seed
 
 BLOCK = 4  # samples that are changed at once
@@ -112,9 +113,9 @@ def _changed(images: Tensor, draws: Draws) -> Tensor:
     """Change some samples of a batch, uint8 [b, V, h, w, 3]."""
     pixels = rearrange(images.float(), "b v h w c -> (b v) c h w")
     if draws.boxes is not None:
-        pixels = _cropped(pixels, draws.boxes.to(images.device).flatten(0, 1))
+        pixels = _cropped(pixels, onto(draws.boxes, images.device).flatten(0, 1))
     if draws.colours is not None:
-        pixels = _coloured(pixels, draws.colours.to(images.device).flatten(0, 1))
+        pixels = _coloured(pixels, onto(draws.colours, images.device).flatten(0, 1))
     whole = pixels.round_().clamp_(0, 255).to(torch.uint8)
     return rearrange(whole, "(b v) c h w -> b v h w c", v=images.shape[1])
 
@@ -136,7 +137,7 @@ def _coloured(pixels: Tensor, colours: Tensor) -> Tensor:
     Neither S nor R changes greys, so that all of it is c b R S x + (1 - c) g.
     """
     brightness, contrast, saturation, hue = colours.unbind(-1)
-    weights = torch.tensor(GREY, device=pixels.device)
+    weights = onto(torch.tensor(GREY), pixels.device)
     mean = brightness * (pixels.mean((2, 3)) @ weights)
     keep = saturation[:, None, None]
     saturate = keep * torch.eye(3, device=pixels.device) + (1 - keep) * weights.expand(3, 3)
@@ -148,7 +149,7 @@ def _coloured(pixels: Tensor, colours: Tensor) -> Tensor:
 def _turn(angles: Tensor) -> Tensor:
     """Return rotations [n, 3, 3] about the grey axis (1, 1, 1) by angles [n] in radians: Rodrigues' formula."""
     axis = torch.full((3,), 3**-0.5, device=angles.device)
-    x, y, z = axis.tolist()
-    across = torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]], device=angles.device)
+    x = y = z = 3**-0.5
+    across = onto(torch.tensor([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]), angles.device)
     cosine, sine = angles.cos()[:, None, None], angles.sin()[:, None, None]
     return cosine * torch.eye(3, device=angles.device) + sine * across + (1 - cosine) * torch.outer(axis, axis)

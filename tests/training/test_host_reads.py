@@ -25,6 +25,7 @@ from lattok.action_vq.config import QUICK_MODEL
 from lattok.checks import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.samples.augment import Augmentation, augment, draw
 from lattok.training import LoopOptions
 from lattok.training.loop import Finite, _follow, _step
 from lattok.types import ActionBatch, PairBatch
@@ -156,6 +157,12 @@ def test_finite_scalars_of_actions():
 def test_policies(name: str):
     model = fakes.policy(name)
     train_unread(model, fakes.batch(model.config), model.config.loss_weights)
+
+
+def test_augmentation_on_the_device():
+    draws = draw(Augmentation(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1), 6, 2, seed=0, step=0)
+    with unread():
+        assert augment(torch.zeros(6, 2, 8, 8, 3, dtype=torch.uint8, device=DEVICE), draws).device == DEVICE
 
 
 MASK = torch.tensor([True, False])

@@ -12,7 +12,7 @@ from tests.backbones.conftest import need_transformers
 need_transformers()
 
 from benchmarks.reference.vla import StraightforwardVLA  # noqa: E402
-from benchmarks.speed import vla_models, vla_step  # noqa: E402
+from benchmarks.speed import gpu, vla_models, vla_step  # noqa: E402
 from benchmarks.speed.vla_states import Alive  # noqa: E402
 from lattok.backbones.hf import HFBackbone  # noqa: E402
 from lattok.backbones.tiny import tiny_backbone  # noqa: E402
@@ -60,3 +60,13 @@ def test_the_losses_are_the_same_objective() -> None:
     value = vla_step.latent_loss(setting)["value"]
     assert value["difference"] <= 1e-6
     assert value["relative difference of gradients"] <= 1e-6
+
+
+@pytest.mark.slow
+def test_the_benchmark_for_gpus_runs_at_toy_sizes(tmp_path: Path) -> None:
+    of = gpu.rates(CPU, peak=1.0, quick=True)
+    labelled, trained = gpu.labelling(CPU, of, quick=True), gpu.la_cond(CPU, of, True, 5, tmp_path)
+    assert labelled["bfloat16"]["frames_per_s"] > 0
+    assert trained["frames_per_s"] == pytest.approx(2 * trained["samples_per_s"])  # two cameras
+    reached = trained["tflop_per_step"] / trained["seconds_per_step"]
+    assert trained["share_of_peak"] == pytest.approx(reached)
