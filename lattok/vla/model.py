@@ -184,7 +184,7 @@ class LatentVLA(HubModel):
 
         `batch` is a `PolicyBatch`, or has LeRobot's keys. Steps that are not valid change nothing.
         """
-        checked = isinstance(batch, PolicyBatch)  # where its labels were read
+        checked = _checked(batch)
         batch = self._batch(batch, learning=True)
         seen = self._see(batch, learning=True)
         target = self.action_normalizer(batch.actions)
@@ -253,7 +253,7 @@ class LatentVLA(HubModel):
     @torch.no_grad()
     def imitate(self, batch: PolicyBatch | Mapping[str, Any]) -> tuple[Tensor, LossTerms]:
         """Return chunks as `predict_chunk` does, and the latent terms of `forward`, in one pass without gradient."""
-        checked = isinstance(batch, PolicyBatch)
+        checked = _checked(batch)
         batch = self._batch(batch, learning=True)
         with self._inference():
             seen = self._see(batch, learning=True)
@@ -309,6 +309,14 @@ class LatentVLA(HubModel):
         used = ("action_normalizer.", "proprio_normalizer.") if self.config.normalizers else ()  # known by dataset
         own = {name: value for name, value in self.state_dict().items() if not name.startswith(("backbone.", *used))}
         return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
+
+
+def _checked(batch: Any) -> bool:
+    """Tell whether a batch is one of the training loop on a GPU: its labels were checked where they were read.
+
+    Others are checked: on the host that costs nothing, on a GPU it waits.
+    """
+    return isinstance(batch, PolicyBatch) and batch.images.device.type != "cpu"
 
 
 def _of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTerms:
