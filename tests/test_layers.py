@@ -19,7 +19,9 @@ ROOT = Path(lattok.__file__).parent
 
 # From the bottom to the top. A new module goes here, as low as it can.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset({"types", "checks", "files", "prefetch", "progress", "places", "findings", "signals", "seeds"})
+    frozenset(
+        {"types", "checks", "files", "prefetch", "processes", "progress", "places", "findings", "signals", "seeds"}
+    )
     | frozenset({"registry", "version", "devices"}),
     frozenset({"nn", "quantize", "normalize", "keymap", "training", "arrays", "hub"}),
     frozenset({"data"}),
@@ -35,6 +37,7 @@ LEVELS: tuple[frozenset[str], ...] = (
 SIBLINGS = {
     "files": {"checks"},
     "places": {"checks"},
+    "processes": {"checks", "files"},
     "registry": {"checks"},
     "devices": {"checks", "files"},
     "quantize": {"nn"},

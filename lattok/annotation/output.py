@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import pyarrow as pa
 
 from lattok.annotation.columns import (
     Failures,
@@ -21,15 +23,18 @@ from lattok.annotation.columns import (
 )
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.staging import Staging
+from lattok.checks import LattokError
 from lattok.data.schema import PROVENANCE, readable
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.files import read_json, write_json, write_text
 from lattok.labels.provenance import NOTE, carried
 from lattok.labels.spec import spec_of
 from lattok.places import inside
+from lattok.processes import Processes, cores
 from lattok.types import VideoLabeller
 
 INFO, STATS = "meta/info.json", "meta/stats.json"
+ROWS_EACH = 2**18  # of the output for every process that writes it: a start takes two seconds, these rows five to ten
 
 
 class Job(NamedTuple):
@@ -47,13 +52,13 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
     Returns what of the source could not be copied into it.
     """
     staging, sidecar = job.staging, job.work.dataset.kind != "lerobot"
-    shapes = _shapes(job, keys)
-    unreadable = _write_labels(job, units, keys, shapes, sidecar)
+    shapes, root = _shapes(job, keys), job.work.dataset.root
+    measured = not sidecar and (root / STATS).exists()
+    unreadable, statistics = _write_files(units, keys, Output(root, staging, shapes, sidecar, measured))
     labels = provenance(job.work, job.identities, shapes)
     for prefix, entry in labels.items():
         entry |= {"unlabelled": by_reason(job.work, unlabelled[prefix])} if prefix in unlabelled else {}
         entry |= {"unreadable": [part._asdict() for part in unreadable]} if unreadable else {}
-    root = job.work.dataset.root
     if sidecar:
         write_json(staging.dataset / PROVENANCE, labels, indent=4)
         return unreadable
@@ -66,8 +71,8 @@ def assemble(job: Job, units: Sequence[Unit], keys: Sequence[str], unlabelled: F
         info["features"][f"{prefix}.valid"][NOTE] = carried(entry, job.work.models[prefix])
     write_json(staging.dataset / INFO, info, indent=4)
     rewritten = {Path(name) for name in (PROVENANCE, INFO, *dict.fromkeys(unit.file for unit in units))}
-    if (root / STATS).exists():
-        statistics = read_json(inside(root, STATS, str(root)), nan=True) | _statistics(job, keys)
+    if measured:
+        statistics = read_json(inside(root, STATS, str(root)), nan=True) | statistics
         write_text(staging.dataset / STATS, json.dumps(statistics, indent=4))  # NaN stays NaN, as LeRobot wrote it
         rewritten.add(Path(STATS))
     copy_other_files(root, staging.dataset, rewritten)
@@ -131,35 +136,99 @@ def _shapes(job: Job, keys: Sequence[str]) -> Shapes:
     return {name: shape for prefix in job.work.models for name, shape in found[prefix].items()}
 
 
-def _write_labels(
-    job: Job, units: Sequence[Unit], keys: Sequence[str], shapes: Shapes, sidecar: bool
-) -> list[UnreadableRows]:
-    """Write every file with labels; return what of the source could not be copied into it."""
-    root, staging = job.work.dataset.root, job.staging
+class Piece(NamedTuple):
+    """A file of the output, and the units whose labels go into it."""
+
+    file: str
+    units: tuple[Unit, ...]
+    keys: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.file
+
+
+class Output(NamedTuple):
+    """What all files of the output have in common."""
+
+    root: Path  # of the source
+    staging: Staging
+    shapes: Shapes
+    sidecar: bool
+    measured: bool  # whether the source has statistics, so that the labels get some
+
+    def writer(self) -> Callable[[Piece], Written | Exception]:
+        """Return what writes a file, and returns what went wrong: other processes would make a text of it."""
+
+        def write(piece: Piece) -> Written | Exception:
+            try:
+                return Written(self._write(piece), self._measure(piece))
+            except (LattokError, OSError, pa.ArrowException) as error:
+                return error
+
+        return write
+
+    def _write(self, piece: Piece) -> list[UnreadableRows]:
+        """Write a file unless an interrupted run did; return what of the source could not be copied into it."""
+        staging = self.staging
+        target = inside(staging.dataset, piece.file, f"{staging.out}, a file of it")
+        rows = staging.row_reader(piece.units, piece.keys, self.shapes)
+        if self.sidecar:
+            if not target.exists():
+                write_sidecar(target, self.shapes, piece.units, rows)
+            return []
+        noted = staging.unreadable / f"{hashlib.sha256(piece.file.encode()).hexdigest()}.json"
+        if not (target.exists() and noted.exists()):
+            write_json(noted, {"damage": append_columns(self.root / piece.file, target, self.shapes, rows)})
+        return [UnreadableRows(piece.file, *part[1:]) for part in read_json(noted)["damage"]]
+
+    def _measure(self, piece: Piece) -> list[dict[str, Stats]]:
+        """Return statistics of the label columns of each unit, over the episodes that have labels."""
+        loaded = (self.staging.load(key).rows for key in piece.keys if self.measured)
+        return [
+            {name: column_stats(values.reshape(len(values), -1)) for name, values in rows.items()} for rows in loaded
+        ]
+
+
+class Written(NamedTuple):
+    """What comes of a file."""
+
+    unreadable: list[UnreadableRows]
+    statistics: list[dict[str, Stats]]  # of each unit, by column
+
+
+def _write_files(
+    units: Sequence[Unit], keys: Sequence[str], output: Output
+) -> tuple[list[UnreadableRows], dict[str, Any]]:
+    """Write every file with labels, each by one of several processes; return what of the source could not be copied,
+    and statistics of the label columns for meta/stats.json."""
     by_file: dict[str, list[int]] = {}
     for i, unit in enumerate(units):
         by_file.setdefault(unit.file, []).append(i)
+    pieces = [
+        Piece(file, tuple(units[i] for i in members), tuple(keys[i] for i in members))
+        for file, members in by_file.items()
+    ]
     unreadable: list[UnreadableRows] = []
-    for file, members in by_file.items():
-        target = inside(staging.dataset, file, f"{staging.out}, a file of it")
-        noted = staging.unreadable / f"{hashlib.sha256(file.encode()).hexdigest()}.json"
-        own = [units[i] for i in members]
-        rows = staging.row_reader(own, [keys[i] for i in members], shapes)
-        if sidecar and not target.exists():
-            write_sidecar(target, shapes, own, rows)
-        elif not sidecar:
-            if not (target.exists() and noted.exists()):
-                write_json(noted, {"damage": append_columns(root / file, target, shapes, rows)})
-            unreadable += [UnreadableRows(file, *part[1:]) for part in read_json(noted)["damage"]]
-    return unreadable
-
-
-def _statistics(job: Job, keys: Sequence[str]) -> dict[str, Any]:
-    """Return statistics of the label columns for meta/stats.json, over the episodes that have labels."""
     parts: dict[str, list[Stats]] = {}
-    for key in keys:
-        for name, values in job.staging.load(key).rows.items():
-            kept = [*parts.get(name, []), column_stats(values.reshape(len(values), -1))]
-            parts[name] = kept if len(kept) < 256 else [merge_stats(kept)]
+    with closing(_by_processes(output, pieces)) as results:  # an interrupt between two of them ends the processes too
+        for written in results:
+            if isinstance(written, Exception):
+                raise written
+            unreadable += written.unreadable
+            for statistics in written.statistics:  # in the order of the units, whoever measured them
+                for name, stats in statistics.items():
+                    kept = [*parts.get(name, []), stats]
+                    parts[name] = kept if len(kept) < 256 else [merge_stats(kept)]
     merged = {name: merge_stats(stats) for name, stats in parts.items()}
-    return {name: {kind: np.asarray(v).tolist() for kind, v in stats.items()} for name, stats in merged.items()}
+    return unreadable, {name: {k: np.asarray(v).tolist() for k, v in stats.items()} for name, stats in merged.items()}
+
+
+def _by_processes(output: Output, pieces: Sequence[Piece]) -> Generator[Written | Exception]:
+    """Yield what comes of each file, in order; processes start where each has enough to do."""
+    rows = sum(piece.units[-1].last for piece in pieces)
+    count = min(cores(), len(pieces), rows // ROWS_EACH)
+    if count < 2:
+        yield from map(output.writer(), pieces)
+        return
+    with Processes(output.writer, count) as processes:
+        yield from processes.map(pieces)

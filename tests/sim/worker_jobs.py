@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
-import time
 from typing import Any
 
 from lattok.sim import SimEnv
@@ -14,11 +11,6 @@ from lattok.sim import SimEnv
 def identify(env: SimEnv, seed: int, *arguments: Any) -> tuple[int, int, str, int, tuple[Any, ...]]:
     print("not an answer")
     return os.getpid(), id(env), env.name, seed, arguments
-
-
-def wait(env: SimEnv, seed: int, seconds: float) -> int:
-    time.sleep(seconds)
-    return seed
 
 
 def count(env: SimEnv, seed: int) -> int:
@@ -31,15 +23,6 @@ def count(env: SimEnv, seed: int) -> int:
 
 def fail(env: SimEnv, seed: int) -> None:
     raise KeyError("no such body\nin the model")
-
-
-def leave(env: SimEnv, seed: int) -> None:
-    os._exit(3)
-
-
-def crash(env: SimEnv, seed: int) -> None:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.string_at(0)
 
 
 def threads(env: SimEnv, seed: int) -> tuple[int, str | None]:
