@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event
+from threading import Event, local
 from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
@@ -20,6 +20,15 @@ MOST_THREADS = 4  # decode faster than one GPU labels
 
 class Abandoned(Exception):
     """Work whose result is no longer wanted."""
+
+
+_THREAD = local()
+
+
+def check_wanted() -> None:
+    """Raise `Abandoned` in a thread whose work ahead is no longer wanted: for what it calls and cannot tell."""
+    if getattr(_THREAD, "stopped", bool)():
+        raise Abandoned
 
 
 class Request(NamedTuple):
@@ -71,5 +80,9 @@ class Ahead(Generic[Value]):
         """Begin jobs while they fit."""
         while self._next is not None and (not self._begun or self._size + self._next.size <= self._limit):
             job, self._next = self._next, next(self._jobs, None)
-            self._begun.append((job, self._pool.submit(self._work, *job.arguments, self._stop.is_set)))
+            self._begun.append((job, self._pool.submit(self._run, *job.arguments)))
             self._size += job.size
+
+    def _run(self, *arguments: object) -> Value:
+        _THREAD.stopped = self._stop.is_set
+        return self._work(*arguments, self._stop.is_set)

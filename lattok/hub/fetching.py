@@ -25,6 +25,7 @@ from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.hub import client
 from lattok.places import followed
+from lattok.prefetch import Abandoned, check_wanted
 
 OWN = "lattok"  # folder of what may be removed again, below that of the client
 ASKED_AT_ONCE = 1000  # files in a question to the Hub
@@ -161,6 +162,8 @@ class OnHub(OnDisk):
         options |= {"repo_type": "dataset", "revision": self.commit, "subfolder": None}
         try:
             place = Path(hf_hub_download(self.repo_id, name, **options))
+        except Abandoned:
+            raise
         except Exception as error:  # see lattok.hub.client
             self._fail(path, error)
         return followed(place.parents[name.count("/")], place, str(path))
@@ -284,12 +287,19 @@ def _removed(path: Path) -> bool:
 
 @cache
 def _quiet() -> dict[str, Any]:
-    """Return options for no progress bars, which would stand among those of whoever reads; older clients have none."""
+    """Return options for progress bars that show nothing, as others are there already, and end what nobody waits for.
+
+    Older clients do not take them.
+    """
     from huggingface_hub import hf_hub_download
     from tqdm.auto import tqdm
 
     class NoBar(tqdm):
         def __init__(self, *arguments: Any, **options: Any):
             super().__init__(*arguments, **(options | {"disable": True}))
+
+        def update(self, n: float | None = 1) -> bool | None:
+            check_wanted()
+            return super().update(n)
 
     return {"tqdm_class": NoBar} if "tqdm_class" in inspect.signature(hf_hub_download).parameters else {}

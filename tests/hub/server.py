@@ -8,7 +8,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -128,8 +128,11 @@ class _Answers(BaseHTTPRequestHandler):
         self.end_headers()
         if verb == b"GET":
             part = part[: len(part) // 2] if fault == "cut" else part
-            hub.sent[name] += len(part)
-            self.wfile.write(part)
+            with suppress(ConnectionError):  # of a client that has gone
+                for piece in (part[i : i + 100] for i in range(0, len(part), 100)) if fault == "slow" else (part,):
+                    self.wfile.write(piece)
+                    hub.sent[name] += len(piece)
+                    threading.Event().wait(0.05 * (fault == "slow"))
             self.close_connection = fault == "cut"
 
     def _json(self, value: object, status: int = 200, more: dict[str, str] | None = None) -> None:

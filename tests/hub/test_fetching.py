@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,7 +26,8 @@ from lattok.action_vq import UniformBins
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, inspect_dataset, open_dataset, select_episodes
 from lattok.data.content import content_of, dataset_fingerprint, digests
-from lattok.hub.fetching import OnHub
+from lattok.hub.fetching import OnHub, _quiet
+from lattok.prefetch import Ahead, Request
 from tests.conftest import CAMERAS, write_dataset
 from tests.data.rlds_sample import write_rlds
 from tests.hub.server import REPO, LocalHub, forget, serving, use
@@ -244,6 +246,19 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(hub: LocalHub, sour
             dataset.frames(1)
     np.testing.assert_array_equal(dataset.frames(1), open_dataset(source).frames(1))
     assert hub.fetched()[name] == size_of(source, name)  # no byte twice
+
+
+@pytest.mark.skipif(not _quiet(), reason="this huggingface_hub takes no progress bars")
+def test_who_ends_early_waits_for_no_download(hub: LocalHub, monkeypatch: pytest.MonkeyPatch):
+    dataset = open_dataset(REPO)
+    name = files_of(dataset, 1)[1]
+    hub.faults[name] = ["slow"]
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)
+    with Ahead(lambda index, stopped: dataset.frames(index), [Request((1,), 1)], 1):
+        while not hub.sent[name]:
+            threading.Event().wait(0.01)
+    assert hub.sent[name] < (hub.folder / name).stat().st_size
+    assert dataset.frames(1).shape[0] == LENGTHS[1]
 
 
 def test_a_revision_that_is_not_there(hub: LocalHub):
