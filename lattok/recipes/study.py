@@ -32,6 +32,7 @@ from lattok.recipes.policy_data import (
 )
 from lattok.recipes.run_folder import first_process, wait_for_all
 from lattok.recipes.vla import HELD_OUT, VLARecipe, policy_config
+from lattok.samples.frames import read_once
 from lattok.training import RECIPE, RUN, fit
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.types import LossTerms, PolicyBatch
@@ -108,7 +109,7 @@ def train_study(
         find_labels(member, dataset)
     prompt = recipe.model.prompt.replace("{task}", "").strip()
     runs[BLIND] = _member(recipe, dataset, "baseline", BLIND, prompt=prompt)
-    with recipe.begin(resume, sources, resume_command=resume_command):
+    with recipe.begin(resume, sources, resume_command=resume_command), read_once():
         for name, member in runs.items():
             if not (out / name / HELD_OUT).is_file():
                 _say(name)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
 
@@ -79,7 +81,21 @@ class FrameReader:
         return numbers[np.searchsorted(self._starts, rows, side="right") - 1]
 
     def all(self, cache_dir: str | Path | None = None, progress: Progress | None = None) -> np.ndarray:
-        """Read every frame, several episodes at once, into memory or an unnamed file in `cache_dir`."""
+        """Read every frame, several episodes at once, into memory or an unnamed file in `cache_dir`.
+
+        Under `read_once` the same frames are the same array.
+        """
+        kept = _KEPT.get()
+        if kept is None:
+            return self._all(cache_dir, progress)
+        dataset = self.dataset
+        seen = tuple(dataset.original_camera(camera) for camera in self.cameras)
+        same = (dataset.kind, dataset.root, dataset.split, dataset.fps, seen, tuple(self.episodes), self._transform)
+        if same not in kept:
+            kept[same] = self._all(cache_dir, progress)
+        return kept[same]
+
+    def _all(self, cache_dir: str | Path | None, progress: Progress | None) -> np.ndarray:
         total, row = len(self), 0
         frames = self._read(self.episodes[0].index)
         store = _allocate((total, *frames.shape[1:]), cache_dir)
@@ -119,6 +135,22 @@ class FrameReader:
         if frames.shape[1:] != shape:
             hint = "Give a `transform` that resizes, such as a model's `resize`, or choose `episodes` of one size."
             checks.fail("frames", f"shape {shape}", f"{frames.shape[1:]} in episode {index}", hint)
+
+
+_KEPT: ContextVar[dict[tuple[Hashable, ...], np.ndarray] | None] = ContextVar("frames that are read once", default=None)
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Keep what `FrameReader.all` reads as long as this lasts: who asks for the same frames gets the same array.
+
+    The same are those of equal episodes, cameras and transforms, from one place.
+    """
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
 
 
 def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarray:

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,9 +94,8 @@ class PolicyWindows:
                 way_out = "Choose other episodes, or annotate again."
                 raise LattokError(f"`{self.latent.column('valid')}`: {what}. {way_out}")
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
-        transform = partial(_resized, size=size, interpolation=interpolation)
         self.frames = np.empty((len(self.actions), 0, size, size, 3), dtype=np.uint8)
-        self.reader = FrameReader(dataset, chosen, self.cameras, transform)
+        self.reader = FrameReader(dataset, chosen, self.cameras, Resize(size, interpolation))
         if self.cameras and pixels:
             self.read_pixels(cache_dir, progress)
 
@@ -200,10 +199,15 @@ def camera_sizes(dataset: RobotDataset, episode: Episode, cameras: Sequence[str]
     return tuple((image.shape[2], image.shape[3]) for image in frames)
 
 
-def _resized(block: np.ndarray, size: int, interpolation: str) -> np.ndarray:
+class Resize(NamedTuple):
     """Resize frames uint8 [n, H, W, 3] of one camera to [n, size, size, 3]."""
-    writable = block if block.flags.writeable else block.copy()  # torch warns of others
-    return resize_pixels(torch.from_numpy(writable), size, interpolation).numpy()
+
+    size: int
+    interpolation: str
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        writable = block if block.flags.writeable else block.copy()  # torch warns of others
+        return resize_pixels(torch.from_numpy(writable), self.size, self.interpolation).numpy()
 
 
 def _states(

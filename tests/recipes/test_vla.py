@@ -15,6 +15,7 @@ from lattok.data import open_dataset
 from lattok.recipes.policy_data import PolicyBatches, find_labels, read_windows
 from lattok.recipes.study import BLIND, PROPRIO, title_of, train_study
 from lattok.samples.augment import Augmentation
+from lattok.samples.frames import FrameReader
 from lattok.samples.policy import PolicyWindows
 from lattok.signals import Interrupted
 from lattok.vla import STRATEGIES
@@ -305,12 +306,19 @@ def test_other_episodes_than_train_are_judged_on_the_same_held_out_ones(dataset:
     assert not (tmp_path / "0:/held_out.json").exists()
 
 
-def test_a_study_takes_a_share_of_the_episodes(dataset: Path, tmp_path: Path):
+def test_a_study_takes_a_share_of_the_episodes_and_decodes_it_once(dataset: Path, tmp_path: Path, monkeypatch):
+    decoded: list[int] = []
+    read = FrameReader._read
+    whole = lambda reader, index, rows=None, *more: decoded.append(index) if rows is None else None  # noqa: E731
+    monkeypatch.setattr(FrameReader, "_read", lambda *given: whole(*given) or read(*given))
     train_study(recipe(dataset, tmp_path / "s", episodes="0,1", steps=1), strategies=("baseline",))
     results = json.loads((tmp_path / "s/study.json").read_text())
     assert {name: run["held_out"]["windows"] for name, run in results.items()} == {
         "baseline": 28, "blind": 28, "proprio_mlp": 28,
     }  # fmt: skip
+    assert sorted(decoded) == [0, 1, 2, 4]  # held out: 2 and 4
+    recipe(dataset, tmp_path / "p", episodes="0,1", steps=1).train()
+    assert sorted(decoded) == [0, 0, 1, 1, 2, 2, 4, 4]  # and nothing is kept after it
 
 
 def test_presets_normalise_as_the_published_code(dataset: Path, tmp_path: Path):
