@@ -31,7 +31,8 @@ from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.losses import block_flow
 from lattok.quantize import code_statistics
 from lattok.samples import FramePairs
-from lattok.samples.batches import PairBatches, SeededBatches
+from lattok.samples.batches import PairBatches
+from lattok.samples.order import SeededBatches
 from lattok.samples.windows import draw_labelled
 from lattok.training import fit
 from lattok.types import LatentActions, PairBatch, join

@@ -22,7 +22,7 @@ from benchmarks.common import environment, write_results
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.quantize import code_statistics
 from lattok.samples import FramePairs
-from lattok.samples.batches import SeededBatches
+from lattok.samples.order import SeededBatches
 
 CAMERA = "observation.images.corner2"
 SIZES: dict[str, Any] = {

@@ -28,7 +28,7 @@ from lattok.checks import LattokError
 from lattok.hub import HubModel
 from lattok.nn import same_precision
 from lattok.normalize import Normalizer, Unchosen
-from lattok.samples.batches import SeededBatches
+from lattok.samples.order import SeededBatches
 from lattok.signals import Interrupted, restated
 from lattok.training import LoopOptions
 from lattok.training import fit as run_loop

@@ -20,7 +20,8 @@ from lattok.normalize import Normalizer
 from lattok.recipes.common import EXTREMES, QUANTILES, RECIPES, MixOptions, Recipe, types_of
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples import ActionWindows
-from lattok.samples.batches import MixedBatches, MixedWindows, SeededBatches, same_actions
+from lattok.samples.batches import MixedWindows, same_actions
+from lattok.samples.order import MixedBatches, SeededBatches
 from lattok.training import LoopOptions, fit
 from lattok.types import ActionBatch
 

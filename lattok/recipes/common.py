@@ -52,6 +52,7 @@ class ImageOptions(DataOptions):
     """Which cameras a model looks at, and how images are changed while it learns: not at all, unless a preset does."""
 
     cameras: tuple[str, ...] | None = None  # in this order; short names will do; left out: all
+    memory_gb: float = 0.0  # of frames at a time, on a machine; of more data they are streamed; 0: half of its memory
 
     crop: float = 1.0  # least share of the image that is kept; 1: all of it
     crop_most: float = 1.0  # greatest share

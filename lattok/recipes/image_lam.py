@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,7 @@ from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling
 from lattok.recipes import earlier
 from lattok.recipes.common import ImageOptions, MixOptions, Recipe
+from lattok.recipes.frame_memory import keep_or_stream, left_out
 from lattok.recipes.pair_data import embed, gaps_in_frames, know_features, read_pairs
 from lattok.recipes.run_folder import agree, finish
 from lattok.samples.batches import (
@@ -205,15 +207,20 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
             model.features.load()
             named = zip(datasets, views, strict=True)
             parts = [read_pairs(self, model, dataset, view, dataset in labelled) for dataset, view in named]
+            weights, looks = [source.weight for source in sources], model.config.flow_weight > 0
+            frames = partial(keep_or_stream, self, parts, weights, resume, streams=1 + bool(data.labelled_per_batch))
+            windows = frames() if data.feature_cache is None or looks else None
             if data.feature_cache is not None:
-                know_features(data.cache(), model.features, self.loop.device, datasets, parts)
-            pairs = MixedPairs(parts, [source.weight for source in sources]) if data.mix else parts[0]
+                known = know_features(data.cache(), model.features, self.loop.device, datasets, parts)
+                windows = windows if known or looks else frames()
+            pairs = MixedPairs(parts, weights) if data.mix else parts[0]
             attach_action_head(model, pairs)
             size, seed = self.loop.batch_size, self.loop.seed
-            batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation)
+            batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation, windows)
             model.trained_on = _history(self, contents, sources, batches.samples, before)
             weights = model.config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+            model.trained_on |= left_out(batches.stream)
             model.action_head = None
             agree(model)
             return finish({"": model}, out)[""]

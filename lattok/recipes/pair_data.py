@@ -26,7 +26,6 @@ from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.samples import FramePairs
 from lattok.samples.batches import Instructions
-from lattok.training import RUN
 
 BATCH = 64  # texts that are encoded at once
 
@@ -44,27 +43,24 @@ def gaps_in_frames(config: ImageLAMConfig, fps: float) -> list[int]:
 def read_pairs(
     recipe: Recipe[ImageLAM], model: ImageLAM, dataset: RobotDataset, cameras: tuple[str, ...], labelled: bool
 ) -> FramePairs:
-    """Return all frame pairs of a dataset; frames are decoded unless features from a cache are all that is needed."""
+    """Return all frame pairs of a dataset, without their frames."""
     data, gaps = recipe.data, gaps_in_frames(model.config, dataset.fps)
-    with bar("decode") as progress:
-        return FramePairs(
-            dataset,
-            gaps[0],
-            cameras,
-            action_key=data.action_key if labelled else None,
-            episodes=data.episodes,
-            action_episodes=data.action_episodes,
-            transform=model.resize,
-            labelled_fraction=data.labelled_fraction,
-            labelled=data.labelled,
-            seed=recipe.loop.seed,
-            cache_dir=Path(recipe.out) / RUN,
-            progress=progress,
-            extra_strides=gaps[1:],
-            action_target=model.config.action_target,
-            action_steps=model.config.action_steps,
-            pixels=data.feature_cache is None or model.config.flow_weight > 0,
-        )
+    return FramePairs(
+        dataset,
+        gaps[0],
+        cameras,
+        action_key=data.action_key if labelled else None,
+        episodes=data.episodes,
+        action_episodes=data.action_episodes,
+        transform=model.resize,
+        labelled_fraction=data.labelled_fraction,
+        labelled=data.labelled,
+        seed=recipe.loop.seed,
+        extra_strides=gaps[1:],
+        action_target=model.config.action_target,
+        action_steps=model.config.action_steps,
+        pixels=False,
+    )
 
 
 def know_features(
@@ -73,10 +69,10 @@ def know_features(
     device: str,
     datasets: Sequence[RobotDataset],
     parts: Sequence[FramePairs],
-) -> None:
+) -> bool:
     """Let batches of frame pairs, one for each dataset, carry features from the cache, which is filled first.
 
-    A full disk or a folder that cannot be written is a warning: the run then goes on as if there were no cache.
+    A full disk or a folder that cannot be written is a warning and False: there is no cache then.
     """
     frozen.to(device_called(device))
     try:
@@ -89,8 +85,8 @@ def know_features(
         warnings.warn(text, stacklevel=2)
         for pairs in parts:
             pairs.features = None
-            if not pairs.has_pixels:
-                pairs.read_pixels()
+        return False
+    return True
 
 
 def _decoded(pairs: FramePairs) -> PixelsOf:

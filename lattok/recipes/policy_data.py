@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,9 +20,13 @@ from lattok.normalize import for_dataset
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.samples.augment import augment_alike, draw
-from lattok.samples.batches import MixedBatches, SeededBatches, same_actions, same_cameras
+from lattok.samples.batches import same_actions, same_cameras
+from lattok.samples.lanes import StreamedBatches, lanes_of
+from lattok.samples.order import MixedBatches, SeededBatches
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
+from lattok.samples.stream import FrameStream
 from lattok.training import RUN
+from lattok.training.feed import BatchSource
 from lattok.types import ActionTokenizer, PolicyBatch
 
 
@@ -115,9 +120,12 @@ def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> l
 
 
 def read_windows(
-    recipe: Recipe[Any], source: PolicySource, episodes: str | Sequence[int] | None = None
+    recipe: Recipe[Any], source: PolicySource, episodes: str | Sequence[int] | None = None, pixels: bool = True
 ) -> PolicyWindows:
-    """Return every frame of the recipe's episodes (or of others) with the actions and labels that follow it."""
+    """Return every frame of the recipe's episodes (or of others) with the actions and labels that follow it.
+
+    Without `pixels` images are decoded later.
+    """
     data, config = recipe.data, recipe.model
     learns = bool(data.plan.losses)
     with bar("decode") as progress:
@@ -137,33 +145,64 @@ def read_windows(
             extra_keys=() if data.eval_key is None else (data.eval_key,),
             cache_dir=Path(recipe.out) / RUN,
             progress=progress,
+            pixels=pixels,
         )
 
 
-class PolicyBatches:
+class PolicyBatches(BatchSource):
     """Random windows of step t with augmented images; sample i of a step is the same for any number of processes."""
 
-    def __init__(self, windows: PolicyWindows | MixedPolicyWindows, recipe: Recipe[Any]):
-        self.windows, self.loop, self.data = windows, recipe.loop, recipe.data
+    def __init__(
+        self, samples: PolicyWindows | MixedPolicyWindows, recipe: Recipe[Any], windows: Sequence[int] | None = None
+    ):
+        """`windows`: images are streamed, with so many samples in a window of each dataset (see `samples.lanes`)."""
+        self.windows, self.loop, self.data = samples, recipe.loop, recipe.data
         size, seed, share = recipe.loop.batch_size, recipe.loop.seed, recipe.data.acted_share
-        self._draw: Callable[[int], torch.Tensor] = SeededBatches(len(windows), size, seed)
-        self._order = torch.arange(len(windows))
-        if isinstance(windows, MixedPolicyWindows):
-            self._draw = MixedBatches(windows.sizes, windows.weights, size, seed)
+        self._draw: Callable[[int], torch.Tensor] = SeededBatches(len(samples), size, seed)
+        self._order = torch.arange(len(samples))
+        if isinstance(samples, MixedPolicyWindows):
+            parts, weights, chosen = samples.parts, samples.weights, None
+            self._draw = MixedBatches(samples.sizes, weights, size, seed)
         elif share:
-            parts = [windows.acted.nonzero().flatten(), (~windows.acted).nonzero().flatten()]
-            self._draw = MixedBatches([len(part) for part in parts], [share, 1 - share], size, seed)
-            self._order = torch.cat(parts)
+            each = [samples.acted.nonzero().flatten(), (~samples.acted).nonzero().flatten()]
+            parts, weights, chosen = [samples, samples], [share, 1 - share], [part.numpy() for part in each]
+            self._draw = MixedBatches([len(part) for part in each], weights, size, seed)
+            self._order = torch.cat(each)
+        else:
+            parts, weights, chosen = [samples], [1.0], None
+        self.stream = None
+        if windows is not None:
+            lanes = lanes_of([part.episode_of for part in parts], chosen, windows, seed)
+            self.stream = FrameStream(parts, [StreamedBatches(lanes, weights, size)])
 
-    def __call__(self, step: int, process: int, processes: int) -> PolicyBatch:
-        rows = self._order[self._draw(step)]
-        batch = self.windows.batch(rows[process::processes])
-        if self.windows.labelled is not None:
-            batch = batch._replace(labelled=self.windows.labelled[rows].sum() / processes)
-        if not self.windows.acted.all():
-            batch = batch._replace(acted=self.windows.acted[rows].sum() / processes)
+    @property
+    def order(self) -> str:
+        """Name the windows, where frames are streamed."""
+        return "" if self.stream is None else self.stream.order
+
+    def started(self, first: int, last: int, own: Sequence[int], shares: int) -> AbstractContextManager[None]:
+        """Stream images, where they are streamed, as long as this lasts."""
+        return nullcontext() if self.stream is None else self.stream.started(first, last, own, shares)
+
+    def gather(self, step: int, share: int, shares: int) -> PolicyBatch:
+        """Return samples of a step, and how many of an average share teach."""
+        samples = self.windows
+        if self.stream is None:
+            rows = self._order[self._draw(step)]
+            batch = samples.batch(rows[share::shares])
+        else:
+            rows = self.stream.samples(step)
+            batch = samples.batch(*self.stream.take(step, share, shares))
+        if samples.labelled is not None:
+            batch = batch._replace(labelled=samples.labelled[rows].sum() / shares)
+        if not samples.acted.all():
+            batch = batch._replace(acted=samples.acted[rows].sum() / shares)
+        return batch
+
+    def change(self, batch: PolicyBatch, step: int, share: int, shares: int) -> PolicyBatch:
+        """Return the samples with their images changed."""
         size, options = self.loop.batch_size, self.data.augmentation
-        changes = draw(options, size, batch.images.shape[1], self.loop.seed, step)[process::processes]
+        changes = draw(options, size, batch.images.shape[1], self.loop.seed, step)[share::shares]
         frames = batch.images[:, None] if batch.later is None else torch.cat([batch.images[:, None], batch.later], 1)
         frames = augment_alike(frames, changes)  # what differs between them is what moved
         return batch._replace(images=frames[:, 0], later=None if batch.later is None else frames[:, 1:])

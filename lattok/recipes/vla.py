@@ -22,6 +22,7 @@ from lattok.evaluation.questions.policy_error import PolicyErrors, policy_errors
 from lattok.normalize import for_dataset
 from lattok.progress import bar
 from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, index_runs
+from lattok.recipes.frame_memory import keep_or_stream, left_out
 from lattok.recipes.policy_data import (
     PolicyBatches,
     PolicySource,
@@ -168,8 +169,8 @@ class VLARecipe(Recipe[LatentVLA]):
         torch.manual_seed(self.loop.seed)
         # before frames are decoded: what does not fit costs seconds
         policy = LatentVLA(*with_base(policy_config(self, found)))
-        parts = [read_windows(self, source) for source in found]
-        windows = _normalised(policy, parts, [source.weight for source in sources])
+        parts, weights = [read_windows(self, source, pixels=False) for source in found], [s.weight for s in sources]
+        samples = _normalised(policy, parts, weights)
         inputs = {"backbone": policy.config.backbone_revision}
         for source, part in zip(found, parts, strict=True):
             of = f" of {source.dataset.name}" if len(found) > 1 else ""
@@ -181,8 +182,9 @@ class VLARecipe(Recipe[LatentVLA]):
             policy.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
             if self.data.action_episodes is not None:
                 policy.trained_on["labels"] = {"episodes": self.data.action_episodes}
-            batches, weights = PolicyBatches(windows, self), policy.config.loss_weights
+            batches, weights = policy_batches(self, samples, parts, weights, resume), policy.config.loss_weights
             fit(policy, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
+            policy.trained_on |= left_out(batches.stream)
             if policy.datasets:
                 policy.use_normalizers(policy.unchosen())
             policy = finish({"": policy}, out)[""]
@@ -211,6 +213,21 @@ def _normalised(
         return parts[0]
     policy.use_normalizers(policy.new_normalizers())
     return MixedPolicyWindows(parts, weights, each)
+
+
+def policy_batches(
+    recipe: VLARecipe,
+    samples: PolicyWindows | MixedPolicyWindows,
+    parts: Sequence[PolicyWindows],
+    weights: Sequence[float],
+    resume: bool,
+) -> PolicyBatches:
+    """Return the batches of a run, with images in memory or streamed."""
+    if not parts[0].cameras:
+        return PolicyBatches(samples, recipe)
+    if share := recipe.data.acted_share:  # samples with known actions, and the others of the same dataset
+        parts, weights = [*parts, *parts], [share, 1 - share]
+    return PolicyBatches(samples, recipe, keep_or_stream(recipe, parts, weights, resume))
 
 
 def _judge(

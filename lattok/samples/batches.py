@@ -1,20 +1,12 @@
-"""Which samples make a batch: of one dataset or of several in given proportions, each a function of its number alone.
-
-counts(n)_i     how many of the first n samples come from dataset i
-sample n        is the next draw, number counts(n)_i, of the one dataset whose count it raises
-
-The first half of the datasets gets round(n w) of n samples, the second half the rest, and so on inside each half, in
-exact fractions. So counts(n)_i is within d / 2 of n w_i, where 2^d is at least the number of datasets: 1/2 for two of
-them, 1 for four. Draws of one dataset are shuffled passes. Neither depends on the batch size or the processes.
-"""
+"""Samples of one dataset or of a mixture of several: what mixtures share, and the batches that models of video see."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from itertools import accumulate, combinations
 from typing import Any, NamedTuple
@@ -30,48 +22,13 @@ from lattok.data.schema import RobotDataset, camera_keys, dimension_names, short
 from lattok.data.views import action_spaces
 from lattok.normalize import Normalizer
 from lattok.samples.augment import Augmentation, augment_alike, draw
+from lattok.samples.lanes import StreamedBatches, lanes_of
+from lattok.samples.order import MixedBatches, SeededBatches
+from lattok.samples.stream import FrameStream
 from lattok.samples.windows import ActionWindows, FramePairs
 from lattok.seeds import derive_seed
+from lattok.training.feed import BatchSource
 from lattok.types import ActionBatch, PairBatch
-
-MOST_DRAWN = 2**16  # samples of a batch, where the data has fewer
-
-
-class SeededBatches:
-    """Indices of step t: consecutive slices of one shuffled pass after another. A function of (seed, t) alone."""
-
-    def __init__(self, size: int, batch_size: int, seed: int):
-        checks.counts(size=size, batch_size=batch_size)
-        check_batch_size(batch_size, size)
-        self.size, self.batch_size, self.seed = size, batch_size, seed
-        self._passes: dict[int, Tensor] = {}
-
-    def __call__(self, step: int) -> Tensor:
-        """Return indices [batch_size] of step `step`, counted from 0."""
-        return self.draws(step * self.batch_size, self.batch_size)
-
-    def draws(self, position: int, left: int) -> Tensor:
-        """Indices [left] of the draws from number `position` on, counted from 0."""
-        parts = []
-        while left:
-            number, offset = divmod(position, self.size)
-            part = self._pass(number)[offset : offset + left]
-            parts.append(part)
-            position, left = position + len(part), left - len(part)
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
-
-    def _pass(self, number: int) -> Tensor:
-        if number not in self._passes:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, number))
-            self._passes = {k: v for k, v in self._passes.items() if k >= number - 1}
-            self._passes[number] = torch.randperm(self.size, generator=generator)
-        return self._passes[number]
-
-
-def check_batch_size(batch_size: int, size: int) -> None:
-    """A batch may hold samples more than once, but not beyond reason: drawing it would never end."""
-    if batch_size > max(size, MOST_DRAWN):
-        checks.fail("batch_size", f"at most {max(size, MOST_DRAWN)} for {size} samples", batch_size)
 
 
 class Source(NamedTuple):
@@ -102,48 +59,6 @@ def parse_source(text: str) -> tuple[str, float]:
     if not path or not math.isfinite(weight) or weight <= 0:
         checks.fail("mix", "PATH:WEIGHT with a weight greater than 0, such as data/bridge:1.0", repr(text))
     return path, weight
-
-
-class Shares:
-    """How many of the first n samples come from each of several datasets. See the top of this file."""
-
-    def __init__(self, weights: Sequence[float]):
-        """Weight 0: none."""
-        self._weights = [Fraction(str(weight)) for weight in weights]  # decimal as written: 0.1 and 0.9 are 1
-        if not any(self._weights):
-            checks.fail("mix", "at least one sample", "none")
-
-    def counts(self, n: int) -> list[int]:
-        """Count how many of the first `n` samples come from each dataset."""
-        return _shared(n, self._weights)
-
-
-class MixedBatches:
-    """Rows of step t, in the order of the datasets, when these lie one after the other. See the top of this file."""
-
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], batch_size: int, seed: int):
-        """`sizes`: samples of each dataset; one without any gives none, and the others share its weight."""
-        checks.counts(batch_size=batch_size)
-        check_batch_size(batch_size, sum(sizes))
-        self.batch_size = batch_size
-        self._starts = list(accumulate(sizes, initial=0))
-        self._passes = [SeededBatches(size, 1, derive_seed(seed, i)) if size else None for i, size in enumerate(sizes)]
-        self.counts = Shares([w if size else 0 for w, size in zip(weights, sizes, strict=True)]).counts
-
-    def __call__(self, step: int) -> Tensor:
-        """Return rows [batch_size] of step `step`, counted from 0."""
-        before, after = (self.counts(n) for n in (step * self.batch_size, (step + 1) * self.batch_size))
-        parts = zip(self._starts[:-1], self._passes, before, after, strict=True)
-        return torch.cat([start + passes.draws(k, last - k) for start, passes, k, last in parts if passes is not None])
-
-
-def _shared(n: int, weights: Sequence[Fraction]) -> list[int]:
-    if len(weights) == 1:
-        return [n]
-    half = len(weights) // 2
-    total, first = sum(weights), sum(weights[:half])
-    share = math.floor(n * first / total + Fraction(1, 2)) if total else 0
-    return _shared(share, weights[:half]) + _shared(n - share, weights[half:])
 
 
 class Mixed:
@@ -202,7 +117,7 @@ class MixedPairs(Mixed):
     """
 
     def __init__(self, parts: Sequence[FramePairs], weights: Sequence[float]):
-        self.weights = list(weights)
+        self.parts, self.weights = list(parts), list(weights)
         self.labelled = np.concatenate([part.labelled for part in parts])
         self.known = [int(part.labelled.sum()) for part in parts]
         self.tasks = tuple(task for part in parts for task in part.tasks)
@@ -285,7 +200,7 @@ class Instructions:
         return torch.tensor([self.row_of[text] for text in texts], dtype=torch.long)
 
 
-class PairBatches:
+class PairBatches(BatchSource):
     """Random pairs of step t, and `labelled` extra ones whose actions are known; with `words` their instructions.
 
     Images are changed as `changes` says, all frames of a sample and camera in the same way: what differs
@@ -300,7 +215,9 @@ class PairBatches:
         seed: int,
         words: Instructions | None = None,
         changes: Augmentation | None = None,
+        windows: Sequence[int] | None = None,
     ):
+        """`windows`: frames are streamed, with so many samples in a window of each dataset (see `lanes`)."""
         self.pairs, self.seed, self.changes = pairs, seed, changes
         self.draw = _draw(pairs, False, size, seed)
         self.known = torch.from_numpy(pairs.labelled.nonzero()[0])
@@ -310,19 +227,39 @@ class PairBatches:
         self.words = words
         self.text_of = None if words is None else words.rows(pairs.tasks)[torch.from_numpy(pairs.task_of)]
 
-    def __call__(self, step: int, process: int, processes: int) -> PairBatch:
-        chosen = self.draw(step)
-        if self.draw_known is not None:
-            chosen = torch.cat([chosen, self.known[self.draw_known(step)]])
-        chosen = chosen[process::processes]
-        batch = self.pairs.batch(chosen)
-        if self.changes is not None and self.changes.changes:
-            draws = draw(self.changes, self.samples, batch.frames.shape[2], self.seed, step)[process::processes]
-            batch = batch._replace(frames=augment_alike(batch.frames, draws))
+        self.stream = None if windows is None else _pair_stream(pairs, size, extra, seed, windows)
+
+    @property
+    def order(self) -> str:
+        """Name the windows, where frames are streamed."""
+        return "" if self.stream is None else self.stream.order
+
+    def started(self, first: int, last: int, own: Sequence[int], shares: int) -> AbstractContextManager[None]:
+        """Stream frames, where they are streamed, as long as this lasts."""
+        return nullcontext() if self.stream is None else self.stream.started(first, last, own, shares)
+
+    def gather(self, step: int, share: int, shares: int) -> PairBatch:
+        """Return pairs, with the instructions of those that have some."""
+        if self.stream is not None:
+            chosen, frames = self.stream.take(step, share, shares)
+        else:
+            chosen, frames = self._samples(step)[share::shares], None
+        batch = self.pairs.batch(chosen, frames)
         if self.words is None or self.text_of is None:
             return batch
         rows = self.text_of[chosen]
         return batch._replace(text=self.words.vectors[rows], text_mask=self.words.mask[rows])
+
+    def change(self, batch: PairBatch, step: int, share: int, shares: int) -> PairBatch:
+        """Return the pairs with their images changed."""
+        if self.changes is None or not self.changes.changes:
+            return batch
+        draws = draw(self.changes, self.samples, batch.frames.shape[2], self.seed, step)[share::shares]
+        return batch._replace(frames=augment_alike(batch.frames, draws))
+
+    def _samples(self, step: int) -> Tensor:
+        chosen = self.draw(step)
+        return chosen if self.draw_known is None else torch.cat([chosen, self.known[self.draw_known(step)]])
 
 
 def _draw(pairs: FramePairs | MixedPairs, labelled: bool, size: int, seed: int) -> SeededBatches | MixedBatches:
@@ -330,3 +267,15 @@ def _draw(pairs: FramePairs | MixedPairs, labelled: bool, size: int, seed: int) 
     if isinstance(pairs, FramePairs):
         return SeededBatches(int(pairs.labelled.sum()) if labelled else len(pairs), size, seed)
     return MixedBatches(pairs.known if labelled else pairs.sizes, pairs.weights, size, seed)
+
+
+def _pair_stream(
+    pairs: FramePairs | MixedPairs, size: int, extra: int, seed: int, windows: Sequence[int]
+) -> FrameStream:
+    """Stream the frames of random pairs, and of `extra` ones out of those that are labelled."""
+    parts, weights = (pairs.parts, pairs.weights) if isinstance(pairs, MixedPairs) else ([pairs], [1.0])
+    episodes, known = [part.episode_of for part in parts], [part.labelled.nonzero()[0] for part in parts]
+    draws = [StreamedBatches(lanes_of(episodes, None, windows, seed), weights, size)]
+    if extra:
+        draws.append(StreamedBatches(lanes_of(episodes, known, windows, derive_seed(seed, 1)), weights, extra))
+    return FrameStream(parts, draws)

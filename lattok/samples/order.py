@@ -1,160 +1,104 @@
-"""The order in which samples are streamed: shuffled, near one another only samples of few episodes, all once per pass.
+"""Which samples make a batch: of one dataset or of several in given proportions, each a function of its number alone.
 
-    pass k        clips (runs of samples of an episode, at most CLIP) in a shuffled order, cut into LANES equal parts
-    lane l        goes through its part of pass 0, 1, ... in windows of about `window` samples, each shuffled
-    sample g      the next one of lane g mod LANES
+counts(n)_i     how many of the first n samples come from dataset i
+sample n        is the next draw, number counts(n)_i, of the one dataset whose count it raises
 
-Everything follows from (seed, k, l): no process needs to know what was drawn before, and where the number of processes
-divides LANES, process r of P gets the same lanes at every step, those with l mod P = r. So each decodes only its own.
+The first half of the datasets gets round(n w) of n samples, the second half the rest, and so on inside each half, in
+exact fractions. So counts(n)_i is within d / 2 of n w_i, where 2^d is at least the number of datasets: 1/2 for two of
+them, 1 for four. Draws of one dataset are shuffled passes. Neither depends on the batch size or the processes. For
+samples whose frames are streamed see `lanes`.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import accumulate
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lattok import checks
-from lattok.samples.batches import Shares, check_batch_size
 from lattok.seeds import derive_seed
 
-LANES = 96  # 1, 2, 3, 4, 6, 8, 12, 16, ... processes share them
-CLIP = 256  # samples: seeking costs little beside decoding so many
-FIRST = 8  # samples of a lane's first window, so that training begins at once; each next one is twice as large
+MOST_DRAWN = 2**16  # samples of a batch, where the data has fewer
 
 
-class Window(NamedTuple):
-    """Samples of a lane that are drawn in shuffled order; their frames are needed at the same time."""
+class SeededBatches:
+    """Indices of step t: consecutive slices of one shuffled pass after another. A function of (seed, t) alone."""
 
-    first: int  # number of its first draw in the lane, over all passes
-    samples: np.ndarray  # int64 [n], in the order in which they are drawn
-
-    @property
-    def end(self) -> int:
-        """Return the number of the first draw after it."""
-        return self.first + len(self.samples)
-
-    def __contains__(self, draw: object) -> bool:
-        return isinstance(draw, int) and self.first <= draw < self.end
-
-
-class Lanes:
-    """The order of the samples of one dataset."""
-
-    def __init__(self, samples: np.ndarray, episode_of: np.ndarray, window: int, seed: int):
-        """Order `samples` [n], ascending numbers that lie together by `episode_of` [n]; n is at least LANES."""
-        checks.counts(window=window)
-        if len(samples) < LANES:
-            checks.fail("samples", f"at least {LANES}", len(samples), "So few fit into memory: raise memory_gb.")
-        self._all, self.window_size, self.seed = samples, window, seed
-        borders = np.flatnonzero(np.diff(episode_of, prepend=episode_of[0] - 1, append=episode_of[-1] + 1))
-        lengths = np.diff(borders)
-        pieces = -(-lengths // min(window, CLIP))  # of each episode, as equal as can be
-        episode = np.repeat(np.arange(len(lengths)), pieces)
-        number = np.arange(len(episode)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-        self._starts = borders[episode] + number * lengths[episode] // pieces[episode]
-        self._lengths = np.diff(self._starts, append=len(samples))
-        self._pass = lru_cache(2)(self._new_pass)
-        self._borders = lru_cache(2 * LANES)(self._new_borders)
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def window(self, lane: int, draw: int) -> Window:
-        """Return the window that draw number `draw` of a lane belongs to, counted from 0."""
-        start, size = self._part(lane)
-        number, place = divmod(draw, size)
-        borders = self._borders(number, lane)
-        w = bisect_right(borders, place) - 1
-        samples = self._between(number, start + borders[w], start + borders[w + 1])
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, number, lane, w))
-        return Window(draw - place + borders[w], samples[torch.randperm(len(samples), generator=generator).numpy()])
-
-    def _part(self, lane: int) -> tuple[int, int]:
-        """Return where the lane's part of a pass begins, and its size."""
-        start, end = (len(self._all) * n // LANES for n in (lane, lane + 1))
-        return start, end - start
-
-    def _new_pass(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Shuffle the clips: which sample each begins with, and the place after it [clips]."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, number))
-        order = torch.randperm(len(self._starts), generator=generator).numpy()
-        return self._starts[order], np.cumsum(self._lengths[order])
-
-    def _new_borders(self, number: int, lane: int) -> list[int]:
-        """Cut a lane's part of a pass into windows that end with a clip, but for the small ones that come first."""
-        start, size = self._part(lane)
-        _, ends = self._pass(number)
-        ramp = number == 0
-        borders, width = [0], FIRST if ramp else self.window_size
-        while borders[-1] < size:
-            border = borders[-1] + width
-            if width >= self.window_size:
-                border = int(ends[min(np.searchsorted(ends, start + border), len(ends) - 1)]) - start
-            borders.append(min(border, size))
-            width = min(2 * width, self.window_size)
-        return borders
-
-    def _between(self, number: int, first: int, last: int) -> np.ndarray:
-        """Return the samples at places [first, last) of a pass."""
-        starts, ends = self._pass(number)
-        low, high = np.searchsorted(ends, [first, last - 1], side="right")
-        parts = []
-        for clip in range(low, high + 1):
-            begin = int(ends[clip - 1]) if clip else 0
-            a, b = max(first, begin) - begin, min(last, int(ends[clip])) - begin
-            parts.append(self._all[starts[clip] + a : starts[clip] + b])
-        return np.concatenate(parts)
-
-
-class Draw(NamedTuple):
-    """One sample of a step: draw number `number` of a lane of one dataset."""
-
-    part: int  # which dataset
-    lane: int
-    number: int
-
-
-class StreamedBatches:
-    """Samples of step t, of one dataset or of several in the proportions of `weights`, in the order of their lanes."""
-
-    def __init__(self, parts: Sequence[Lanes | None], weights: Sequence[float], batch_size: int):
-        """A part without samples is None: the others share its weight."""
-        checks.counts(batch_size=batch_size)
-        check_batch_size(batch_size, sum(len(part) for part in parts if part is not None))
-        self.parts, self.batch_size = list(parts), batch_size
-        self._shares = Shares(
-            [weight if part is not None else 0.0 for part, weight in zip(parts, weights, strict=True)]
-        )
-        self._windows: dict[tuple[int, int], Window] = {}
-
-    def draws(self, step: int, share: int = 0, shares: int = 1) -> Iterator[Draw]:
-        """Yield what share `share` of `shares` draws at a step: rows share, share + shares, ... of the batch."""
-        for row in range(share, self.batch_size, shares):
-            number, lane = divmod(step * self.batch_size + row, LANES)
-            if len(self.parts) == 1:
-                yield Draw(0, lane, number)
-                continue
-            # each lane is a mixture by itself, one draw ahead of the lane before it: of halves, each lane sees both
-            begun, before, after = (self._shares.counts(lane + n) for n in (0, number, number + 1))
-            part = next(i for i in range(len(after)) if after[i] > before[i])
-            yield Draw(part, lane, before[part] - begun[part])
-
-    def window(self, draw: Draw) -> Window:
-        """Return the window of a draw."""
-        part = self.parts[draw.part]
-        assert part is not None  # it has no weight
-        found = self._windows.get(draw[:2])
-        if found is None or draw.number not in found:
-            found = self._windows[draw[:2]] = part.window(draw.lane, draw.number)
-        return found
+    def __init__(self, size: int, batch_size: int, seed: int):
+        checks.counts(size=size, batch_size=batch_size)
+        check_batch_size(batch_size, size)
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self._passes: dict[int, Tensor] = {}
 
     def __call__(self, step: int) -> Tensor:
-        """Return samples [batch_size] of step `step`, numbered as `parts` number them."""
-        found = [(self.window(draw), draw.number) for draw in self.draws(step)]
-        return torch.tensor([int(window.samples[number - window.first]) for window, number in found])
+        """Return indices [batch_size] of step `step`, counted from 0."""
+        return self.draws(step * self.batch_size, self.batch_size)
+
+    def draws(self, position: int, left: int) -> Tensor:
+        """Indices [left] of the draws from number `position` on, counted from 0."""
+        parts = []
+        while left:
+            number, offset = divmod(position, self.size)
+            part = self._pass(number)[offset : offset + left]
+            parts.append(part)
+            position, left = position + len(part), left - len(part)
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+
+    def _pass(self, number: int) -> Tensor:
+        if number not in self._passes:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, number))
+            self._passes = {k: v for k, v in self._passes.items() if k >= number - 1}
+            self._passes[number] = torch.randperm(self.size, generator=generator)
+        return self._passes[number]
+
+
+def check_batch_size(batch_size: int, size: int) -> None:
+    """A batch may hold samples more than once, but not beyond reason: drawing it would never end."""
+    if batch_size > max(size, MOST_DRAWN):
+        checks.fail("batch_size", f"at most {max(size, MOST_DRAWN)} for {size} samples", batch_size)
+
+
+class Shares:
+    """How many of the first n samples come from each of several datasets. See the top of this file."""
+
+    def __init__(self, weights: Sequence[float]):
+        """Weight 0: none."""
+        self._weights = [Fraction(str(weight)) for weight in weights]  # decimal as written: 0.1 and 0.9 are 1
+        if not any(self._weights):
+            checks.fail("mix", "at least one sample", "none")
+
+    def counts(self, n: int) -> list[int]:
+        """Count how many of the first `n` samples come from each dataset."""
+        return _shared(n, self._weights)
+
+
+class MixedBatches:
+    """Rows of step t, in the order of the datasets, when these lie one after the other. See the top of this file."""
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], batch_size: int, seed: int):
+        """`sizes`: samples of each dataset; one without any gives none, and the others share its weight."""
+        checks.counts(batch_size=batch_size)
+        check_batch_size(batch_size, sum(sizes))
+        self.batch_size = batch_size
+        self._starts = list(accumulate(sizes, initial=0))
+        self._passes = [SeededBatches(size, 1, derive_seed(seed, i)) if size else None for i, size in enumerate(sizes)]
+        self.counts = Shares([w if size else 0 for w, size in zip(weights, sizes, strict=True)]).counts
+
+    def __call__(self, step: int) -> Tensor:
+        """Return rows [batch_size] of step `step`, counted from 0."""
+        before, after = (self.counts(n) for n in (step * self.batch_size, (step + 1) * self.batch_size))
+        parts = zip(self._starts[:-1], self._passes, before, after, strict=True)
+        return torch.cat([start + passes.draws(k, last - k) for start, passes, k, last in parts if passes is not None])
+
+
+def _shared(n: int, weights: Sequence[Fraction]) -> list[int]:
+    if len(weights) == 1:
+        return [n]
+    half = len(weights) // 2
+    total, first = sum(weights), sum(weights[:half])
+    share = math.floor(n * first / total + Fraction(1, 2)) if total else 0
+    return _shared(share, weights[:half]) + _shared(n - share, weights[half:])

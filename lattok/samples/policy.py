@@ -179,7 +179,8 @@ class MixedPolicyWindows(Mixed):
 
     def __init__(self, parts: Sequence[PolicyWindows], weights: Sequence[float], maps: Sequence[Any]):
         """`maps` of each dataset: its `Normalizer` of "action" and, where there is proprio, of "proprio"."""
-        self.weights, own = list(weights), copy.deepcopy(list(maps))  # the model's move to its device
+        self.parts, self.weights = list(parts), list(weights)
+        own = copy.deepcopy(list(maps))  # the model's move to its device
         self.acted = torch.cat([part.acted for part in parts])
         labelled = [part.labelled for part in parts if part.labelled is not None]
         self.labelled = torch.cat(labelled) if labelled else None

@@ -1,6 +1,6 @@
 """Frames of the samples that are drawn next, decoded ahead in the order in which they are needed.
 
-A window of a lane (see `order`) is decoded as a whole, in the order of its videos, kept while samples of it are drawn,
+A window of a lane (see `lanes`) is decoded as a whole, in the order of its videos, kept while samples of it are drawn,
 and given up with the next one. So much of the data is in memory at a time as the windows are large.
 """
 
@@ -14,16 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lattok import checks
 from lattok.checks import LattokError
 from lattok.prefetch import Ahead, Request, Stopped
 from lattok.samples.frames import DECODERS, FrameReader
-from lattok.samples.order import LANES, Draw, StreamedBatches, Window
+from lattok.samples.lanes import LANES, Draw, StreamedBatches, Window
 
 FEW = 8  # episodes that may be damaged before their share counts
 LEAST, MOST = 16, 1024  # samples of a window
@@ -71,34 +72,55 @@ class Held:
 
 
 class FrameStream:
-    """Frames for what `draws` draw from `parts`, with so many bytes of frames decoded ahead.
+    """Frames for what `draws` draw from `parts`, decoded ahead by as much as the lanes hold.
 
     Samples that cannot be read are replaced by others of the same window, or of the next one of their lane that can be
     read; their episodes are in `left_out`.
     """
 
-    def __init__(self, parts: Sequence[Samples], draws: Sequence[StreamedBatches], ahead: int, processes: int = 1):
-        self.parts, self.draws, self._limit = list(parts), list(draws), ahead
-        self._threads = max(1, min(DECODERS, (os.cpu_count() or 1) // processes))
-        self._firsts = list(accumulate((len(part) for part in parts), initial=0))
+    def __init__(self, parts: Sequence[Samples], draws: Sequence[StreamedBatches]):
+        """`parts` are numbered one after the other; a part that is there twice has one number."""
+        self.parts, self.draws = list(parts), list(draws)
+        different = list(dict.fromkeys(self.parts))
+        starts = dict(zip(different, accumulate((len(part) for part in different), initial=0), strict=False))
+        self._firsts = [starts[part] for part in self.parts]
         self._live: dict[tuple[int, int, int], Held] = {}
         self._planned: dict[Key, tuple[Window, np.ndarray]] = {}
         self._ahead: Callable[[Key], Held] = self._decode
         self.left_out: dict[tuple[str, int], str] = {}
         self._tried: set[tuple[str, int]] = set()
 
+    @property
+    def order(self) -> str:
+        """Name the sizes of the windows."""
+        return str([[lanes and lanes.window_size for lanes in draws.parts] for draws in self.draws])
+
     @contextmanager
     def started(self, first: int, last: int, own: Sequence[int], shares: int) -> Iterator[None]:
         """Decode ahead for steps [first, last) of the shares `own` out of `shares`, each taken in this order."""
-        before = self._ahead
+        if LANES * len(own) % shares:
+            expected = f"a number of processes that divides {LANES} where frames are streamed"
+            checks.fail("accelerate", expected, shares // len(own), "Or raise memory_gb, so that all stay in memory.")
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this machine
+        threads = max(1, min(DECODERS, (os.cpu_count() or 1) // here))
         try:
-            with Ahead(self._decode, self._jobs(first, last, own, shares), self._limit, self._threads) as ahead:
+            with Ahead(self._decode, self._jobs(first, last, own, shares), self._room() // here, threads) as ahead:
                 self._ahead = ahead
                 yield
         finally:
-            self._ahead = before
+            self._ahead = self._decode
             self._live.clear()
             self._planned.clear()
+
+    def _room(self) -> int:
+        """Count the bytes of one window of every lane, as many as are decoded ahead."""
+        both = [(part, lanes) for draws in self.draws for part, lanes in zip(self.parts, draws.parts, strict=True)]
+        return sum(LANES * lanes.window_size * math.prod(part.reader.shape) for part, lanes in both if lanes)
+
+    def samples(self, step: int) -> Tensor:
+        """Return all samples of a step, whoever takes them, numbered over all parts."""
+        found = [one for draws in self.draws for one in draws.samples(step)]
+        return torch.tensor([self._firsts[part] + sample for part, sample in found])
 
     def take(self, step: int, share: int, shares: int) -> tuple[Tensor, Tensor]:
         """Return the samples [B] of a share of a step, numbered over all parts, and their frames [B, k, V, h, w, 3]."""
@@ -182,13 +204,16 @@ class FrameStream:
             raise LattokError(f"{count} of the first {tried} episodes cannot be read, the last one: {last}")
 
 
-def window_sizes(parts: Sequence[Any], weights: Sequence[float], memory: float, draws: int = 1) -> list[int]:
-    """Return how many samples a window of each part has, so that windows take half of `memory` bytes of frames.
+def window_sizes(parts: Sequence[Samples], weights: Sequence[float], memory: float, streams: int = 1) -> list[int]:
+    """Return how many samples a window of each part has, so that the windows of all lanes take half of `memory` bytes.
 
-    The other half is for the windows that follow. `draws`: so many times each part is drawn from.
+    The other half is for those that follow. `streams` draw from each part, with windows of their own. Of at most MOST
+    samples all is shuffled well enough. Raises `LattokError` where windows would be next to nothing.
     """
-    room = memory / 2 / LANES / draws
-    shares = [
-        room * weight / sum(weights) / math.prod(part.reader.shape) for part, weight in zip(parts, weights, strict=True)
-    ]
-    return [int(min(MOST, share)) for share in shares]
+    room, whole = memory / 2 / LANES / streams, sum(weights)
+    each = [room * weight / whole / math.prod(part.reader.shape) for part, weight in zip(parts, weights, strict=True)]
+    if min(each) < LEAST:
+        least = memory * LEAST / min(each) / 1e9
+        hint = "Or choose a smaller image_size, or fewer cameras."
+        checks.fail("memory_gb", f"at least {least:.2g} for images of this size", f"{memory / 1e9:.2g}", hint)
+    return [int(min(MOST, samples)) for samples in each]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -18,11 +19,35 @@ Batches = Callable[[int, int, int], Any]  # step, share, shares: a share of the 
 DEPTH = 3  # batches that wait
 
 
+class BatchSource(ABC):
+    """Batches that are gathered in main memory and then changed on the device of the model."""
+
+    @contextmanager
+    def started(self, first: int, last: int, own: Sequence[int], shares: int) -> Iterator[None]:
+        """Make ready what steps [first, last) of the shares `own` need, as long as this lasts."""
+        yield
+
+    @property
+    def order(self) -> str:
+        """Name what the order of samples depends on besides options: it must be the same in all processes."""
+        return ""
+
+    @abstractmethod
+    def gather(self, step: int, share: int, shares: int) -> Any:
+        """Return a share of a step as it is stored."""
+
+    def change(self, batch: Any, step: int, share: int, shares: int) -> Any:
+        """Return the share as the model sees it, on the device that it is on."""
+        return batch
+
+    def __call__(self, step: int, share: int, shares: int) -> Any:
+        return self.change(self.gather(step, share, shares), step, share, shares)
+
+
 class Feed:
     """Gives the batches of `own` shares, in their order, of steps `first` to `last` (excluded), on `device`.
 
-    `batches` may have a context `started(first, last, own, shares)`, which is entered here. It must not draw from
-    torch's global generator, which is the model's.
+    `batches` must not draw from torch's global generator, which is the model's.
     """
 
     def __init__(self, batches: Batches, first: int, last: int, own: Sequence[int], shares: int, device: torch.device):
@@ -32,8 +57,8 @@ class Feed:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            started: Any = getattr(self._batches, "started", None)
-            stack.enter_context(nullcontext() if started is None else started(*self._steps, self._own, self._shares))
+            if isinstance(self._batches, BatchSource):
+                stack.enter_context(self._batches.started(*self._steps, self._own, self._shares))
             self._ahead = stack.enter_context(Ahead(self._make, self._jobs(), DEPTH, threads=1))
             self._stack = stack.pop_all()
         return self
@@ -64,9 +89,12 @@ class Feed:
     def _make(self, step: int, share: int, stopped: Stopped) -> tuple[Any, Any]:
         if stopped():
             raise Abandoned
-        batch = self._batches(step, share, self._shares)
-        if self._cuda is None:
-            return send_to_device(batch, self._device), None
-        with torch.cuda.stream(self._cuda):
-            pinned = recursively_apply(torch.Tensor.pin_memory, batch)
-            return send_to_device(pinned, self._device, non_blocking=True), self._cuda.record_event()
+        source, place = self._batches, (step, share, self._shares)
+        batch = source.gather(*place) if isinstance(source, BatchSource) else source(*place)
+        if self._cuda is not None:
+            batch = recursively_apply(torch.Tensor.pin_memory, batch)
+        with torch.cuda.stream(self._cuda):  # None: does nothing
+            batch = send_to_device(batch, self._device, non_blocking=self._cuda is not None)
+            if isinstance(source, BatchSource):
+                batch = source.change(batch, *place)
+            return batch, None if self._cuda is None else self._cuda.record_event()

@@ -20,7 +20,7 @@ from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.normalize import for_dataset
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.samples import ActionWindows, FramePairs
-from lattok.samples.batches import MixedBatches
+from lattok.samples.order import MixedBatches
 from tests.conftest import FPS, moving_square, write_dataset
 from tests.recipes.test_howto import BLOCK, ROOT
 from tests.recipes.test_recipes import LAM, TINY

@@ -181,7 +181,7 @@ def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
 
     whole = lattok.train(recipe("whole"))
     stop, resumed_before = KeyboardInterrupt, []
-    original = PairBatches.__call__
+    original = PairBatches.gather
 
     def interrupted(self, step, process, processes):
         if step == 6 and not resumed_before:
@@ -189,7 +189,7 @@ def test_resumed_run_equals_undisturbed_run(dataset, tmp_path):
         return original(self, step, process, processes)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PairBatches, "__call__", interrupted)
+        patch.setattr(PairBatches, "gather", interrupted)
         with pytest.raises(KeyboardInterrupt):
             lattok.train(recipe("parts"))
     resumed = ImageLAMRecipe.resumed(dataset.root, tmp_path / "parts", None, {"steps": 8, "decoder_depth": 2})

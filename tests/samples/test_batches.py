@@ -17,7 +17,6 @@ from lattok.data.views import View
 from lattok.normalize import Normalizer
 from lattok.samples import ActionWindows, FramePairs
 from lattok.samples.batches import (
-    MixedBatches,
     MixedPairs,
     MixedWindows,
     has_actions,
@@ -26,6 +25,7 @@ from lattok.samples.batches import (
     same_actions,
     same_cameras,
 )
+from lattok.samples.order import MixedBatches
 from tests.conftest import write_dataset
 
 weights = st.lists(st.floats(0.001, 100), min_size=1, max_size=9)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lattok.checks import LattokError
 from lattok.data import Feature, RobotDataset
 from lattok.samples import FramePairs, PolicyWindows
-from lattok.samples.order import FIRST, LANES, Lanes, StreamedBatches
+from lattok.samples.lanes import FIRST, LANES, Lanes, StreamedBatches, lanes_of
 from lattok.samples.stream import FrameStream, window_sizes
 from lattok.types import Episode
 
@@ -49,7 +49,7 @@ class Film(RobotDataset):
         yield frames
 
 
-def lanes_of(lengths, window, seed=0):
+def ordered(lengths, window, seed=0):
     return Lanes(np.arange(sum(lengths)), np.repeat(np.arange(len(lengths)), lengths), window, seed)
 
 
@@ -60,7 +60,7 @@ many = st.lists(st.integers(0, 90), min_size=8, max_size=30).filter(lambda lengt
 @given(many, st.integers(1, 70), st.integers(0, 5))
 def test_a_pass_holds_every_sample_once(lengths, window, seed):
     """Each lane by itself goes through its part of every pass, and the parts of a pass are all of it."""
-    lanes, total = lanes_of(lengths, window, seed), sum(lengths)
+    lanes, total = ordered(lengths, window, seed), sum(lengths)
     for number in (0, 3):
         drawn = []
         for lane in range(LANES):
@@ -76,7 +76,7 @@ def one(lanes, lane, draw):
 
 
 def test_windows_are_small_at_first_and_then_hold_whole_clips():
-    lanes = lanes_of([300] * 200, 64)
+    lanes = ordered([300] * 200, 64)
     first, sizes = 0, []
     while first < 60_000 // LANES:
         window = lanes.window(5, first)
@@ -92,12 +92,12 @@ def test_windows_are_small_at_first_and_then_hold_whole_clips():
 
 def test_the_order_follows_from_seed_and_step_alone():
     lengths = [50, 70, 30, 90, 10]
-    batches = StreamedBatches([lanes_of(lengths, 20)], [1.0], 24)
-    forwards = [batches(step) for step in range(40)]
+    batches = StreamedBatches([ordered(lengths, 20)], [1.0], 24)
+    forwards = [batches.samples(step) for step in range(40)]
     for step in (39, 3, 17):
-        assert torch.equal(StreamedBatches([lanes_of(lengths, 20)], [1.0], 24)(step), forwards[step])
-    other = StreamedBatches([lanes_of(lengths, 20, seed=1)], [1.0], 24)
-    assert not torch.equal(other(5), forwards[5])
+        assert StreamedBatches([ordered(lengths, 20)], [1.0], 24).samples(step) == forwards[step]
+    other = StreamedBatches([ordered(lengths, 20, seed=1)], [1.0], 24)
+    assert other.samples(5) != forwards[5]
     for processes in (2, 4, 8):  # a process has the same lanes at every step
         for process in range(processes):
             own = {draw.lane for step in range(40) for draw in batches.draws(step, process, processes)}
@@ -105,20 +105,20 @@ def test_the_order_follows_from_seed_and_step_alone():
 
 
 def test_mixtures_keep_their_proportions_and_each_dataset_its_passes():
-    parts = [lanes_of([100, 92], 16), lanes_of([300, 276], 16), None]
+    parts = [ordered([100, 92], 16), ordered([300, 276], 16), None]
     batches = StreamedBatches(parts, [0.5, 0.5, 3.0], 32)
-    drawn = [draw for step in range(120) for draw in batches.draws(step)]
-    counts = Counter(draw.part for draw in drawn)
+    drawn = [one for step in range(120) for one in batches.samples(step)]
+    counts = Counter(part for part, _ in drawn)
     assert counts.keys() == {0, 1}
     assert abs(counts[0] - counts[1]) <= LANES
-    samples = Counter(int(s) for part in [0] for draw in drawn if draw.part == part for s in [one_of(batches, draw)])
+    samples = Counter(sample for part, sample in drawn if part == 0)
     assert set(samples) == set(range(192))  # ten passes, of which the last is not over
     assert set(samples.values()) <= {9, 10, 11}
 
 
-def one_of(batches, draw):
-    window = batches.window(draw)
-    return window.samples[draw.number - window.first]
+def test_of_few_samples_each_comes_several_times_in_a_pass():
+    batches = StreamedBatches([ordered([20, 12], 5)], [1.0], LANES)
+    assert Counter(sample for _, sample in batches.samples(0)) == Counter(dict.fromkeys(range(32), 3))
 
 
 def pairs_of(film, pixels=False, **options):
@@ -129,7 +129,7 @@ def stream_of(pairs, batch=24, window=20, seed=0):
     _ = pairs.reader.shape  # which reads a frame
     pairs.reader.dataset.decoded.clear()
     lanes = Lanes(np.arange(len(pairs)), pairs.episode_of, window, seed)
-    return FrameStream([pairs], [StreamedBatches([lanes], [1.0], batch)], ahead=10**6)
+    return FrameStream([pairs], [StreamedBatches([lanes], [1.0], batch)])
 
 
 LENGTHS = [40, 25, 60, 10, 33, 47, 52, 38]
@@ -196,11 +196,10 @@ def test_policy_windows_with_later_frames_and_labelled_extras():
     film = Film(LENGTHS)
     options = {"horizon": 4, "size": SIDE, "state_key": None, "gaps": (2, 5)}
     windows, whole = PolicyWindows(film, pixels=False, **options), PolicyWindows(film, **options)
-    lanes = Lanes(np.arange(len(windows)), windows.episode_of, 16, 0)
-    some = np.flatnonzero(np.isin(windows.episode_of, [1, 2, 4, 6]))
-    extra = Lanes(some, windows.episode_of[some], 16, 1)
-    draws = [StreamedBatches([lanes], [1.0], 8), StreamedBatches([extra], [1.0], 4)]
-    stream = FrameStream([windows], draws, ahead=10**6)
+    some = [np.flatnonzero(np.isin(windows.episode_of, [1, 2, 4, 6]))]
+    lanes, extra = (lanes_of([windows.episode_of], chosen, [16], seed=3) for chosen in (None, some))
+    draws = [StreamedBatches(lanes, [1.0], 8), StreamedBatches(extra, [1.0], 4)]
+    stream = FrameStream([windows], draws)
     with stream.started(0, 9, [0], 1):
         for step in range(9):
             indices, frames = stream.take(step, 0, 1)
@@ -242,6 +241,12 @@ def test_where_next_to_nothing_can_be_read_there_is_an_error_and_no_hang(damaged
         drawn(stream)
 
 
+def test_processes_that_cannot_share_the_lanes_are_refused():
+    stream = stream_of(pairs_of(Film(LENGTHS)))
+    with pytest.raises(LattokError, match="`accelerate`: expected a number of processes that divides 96 where frames"):
+        stream.started(0, 9, [0], 5).__enter__()
+
+
 def interrupted(stream):
     with stream.started(0, 10**6, [0], 1):
         stream.take(0, 0, 1)
@@ -259,5 +264,8 @@ def test_windows_fit_into_the_memory_that_is_given():
     pairs = pairs_of(Film(LENGTHS))
     frame = SIDE * SIDE * 3
     assert window_sizes([pairs], [1.0], 2 * 40 * LANES * frame) == [40]
-    assert window_sizes([pairs, pairs], [1.0, 3.0], 2 * 40 * LANES * frame) == [10, 30]
-    assert window_sizes([pairs], [1.0], 2 * 40 * LANES * frame, draws=2) == [20]
+    assert window_sizes([pairs, pairs], [1.0, 3.0], 2 * 80 * LANES * frame) == [20, 60]
+    with pytest.raises(
+        LattokError, match="`memory_gb`: expected at least 0.00015 for images of this size, got 9.2e-05"
+    ):
+        window_sizes([pairs], [1.0], 20 * LANES * frame)

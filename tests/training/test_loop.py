@@ -18,9 +18,10 @@ from torch import nn
 from lattok import signals
 from lattok.checks import LattokError
 from lattok.quantize import QuantizerConfig, VectorQuantizer
-from lattok.samples.batches import SeededBatches
+from lattok.samples.order import SeededBatches
 from lattok.signals import ASKING, Interrupted, deferred
 from lattok.training import CHECKPOINT, RUN, LoopOptions, ParameterGroup, fit, learning_rate
+from lattok.training.feed import BatchSource
 from lattok.training.loop import Anywhere, one_group
 from lattok.training.runlog import METRICS, Meter, RunLog, codebook_report, read_metrics
 
@@ -714,14 +715,14 @@ def test_batches_are_made_ahead_and_what_steps_wait_for_them_is_told(tmp_path):
 def test_batches_know_when_a_run_begins_and_ends(tmp_path):
     told = []
 
-    class Told:
+    class Told(BatchSource):
         @contextmanager
         def started(self, first, last, own, shares):
             told.append((first, last, own, shares))
             yield
             told.append("over")
 
-        def __call__(self, step, share, shares):
+        def gather(self, step, share, shares):
             if step == 7:
                 raise LattokError("no more")
             return (DATA[share:16:shares],)

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 
 from lattok.checks import LattokError
-from lattok.samples.batches import SeededBatches
+from lattok.samples.order import SeededBatches
 from lattok.training import CHECKPOINT, RUN, LoopOptions, fit, loop
 from lattok.training.runlog import METRICS
 

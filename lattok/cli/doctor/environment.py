@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import platform
 import shutil
@@ -10,11 +11,12 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 from lattok.checks import LattokError
+from lattok.devices import memory_bytes
 from lattok.files import first_line
 from lattok.findings import Finding, Found, Severity
 from lattok.version import __version__, installed
@@ -34,7 +36,7 @@ CODECS = {  # decoder: encoders that can make a clip for it, container
 WHEELS = (
     "Install PyAV from PyPI (pip install --force-reinstall --no-deps av): its wheels bring FFmpeg with all of them."
 )
-PATHS = {"cgroup cpu": "/sys/fs/cgroup/cpu.max", "cgroup memory": "/sys/fs/cgroup/memory.max"}
+PATHS = {"cgroup cpu": "/sys/fs/cgroup/cpu.max"}
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 
 
@@ -98,10 +100,10 @@ def _quiet() -> Iterator[None]:
 def processors() -> Found:
     """Compare cores and memory with the limits of a container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, memory = cpu_quota(), _memory()
+    quota, memory = cpu_quota(), memory_bytes() / 1e9
     limit = "" if quota is None else f", of which this container may use {quota:g}"
     yield "cpu", f"{os.cpu_count()} cores, {cores} for this process{limit}"
-    if memory is not None:
+    if memory < math.inf:
         yield "memory", f"{memory:.1f} GB"
         if memory < LOW_MEMORY_GB:
             what = f"There are {memory:.1f} GB of memory."
@@ -121,16 +123,6 @@ def cpu_quota() -> float | None:
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         return None
-
-
-def _memory() -> float | None:
-    """Return the GB of the machine or of the control group, the smaller."""
-    sizes = []
-    with suppress(ValueError, OSError, AttributeError):
-        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(OSError, ValueError):  # "max", or no such file
-        sizes.append(int(Path(PATHS["cgroup memory"]).read_text()))
-    return min(sizes) / 1e9 if sizes else None
 
 
 def accelerators() -> Found:

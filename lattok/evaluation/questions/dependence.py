@@ -22,7 +22,7 @@ from lattok.evaluation.evidence.trained_controls import ControlTraining
 from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.parts import Decoder
-from lattok.samples.batches import SeededBatches
+from lattok.samples.order import SeededBatches
 from lattok.types import LossTerms
 
 BLIND = "without_latents"

@@ -1,0 +1,74 @@
+"""Whether the frames of a run stay in memory or are streamed, decided when it begins: run/frames.json."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from lattok import checks, files
+from lattok.devices import memory_bytes
+from lattok.progress import bar
+from lattok.recipes.common import Recipe
+from lattok.recipes.run_folder import FRAMES, first_process
+from lattok.samples import FramePairs, PolicyWindows
+from lattok.samples.stream import FrameStream, window_sizes
+from lattok.training import RUN
+
+SHARE = 0.5  # of the machine's memory, unless `memory_gb` says how much
+
+
+def keep_or_stream(
+    recipe: Recipe[Any],
+    parts: Sequence[FramePairs] | Sequence[PolicyWindows],
+    weights: Sequence[float],
+    resume: bool,
+    streams: int = 1,
+) -> list[int] | None:
+    """Decode the frames of all parts into memory, if they fit; otherwise return how many samples windows have.
+
+    A run that goes on does what it did before: the order of samples depends on it. `streams`: so many times samples are
+    drawn from each part. Raises `LattokError` where not even small windows fit.
+    """
+    path, different = Path(recipe.out) / RUN / FRAMES, list(dict.fromkeys(parts))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes, each of which would keep all
+    size = sum(part.reader.bytes for part in different)
+    memory = recipe.data.memory_gb * 1e9 or SHARE * memory_bytes()
+    windows = None
+    if resume and path.is_file():
+        windows = _stored(path, len(parts))
+    elif size * here > memory:
+        windows = window_sizes(parts, weights, memory, streams)
+    if first_process():
+        files.write_json(path, {"windows": windows})
+        what = "kept in memory" if windows is None else f"streamed through {memory / 1e9:.3g} GB of memory"
+        print(f"Frames: {size / 1e9:.3g} GB, {what}", flush=True)
+    if windows is None:
+        for part in different:
+            with bar("decode") as progress:
+                part.read_pixels(progress=progress)
+    return windows
+
+
+def _stored(path: Path, parts: int) -> list[int] | None:
+    """Read what the run did before."""
+    windows = files.read_json(path).get("windows", "nothing")
+    fits = isinstance(windows, list) and len(windows) == parts and all(type(n) is int and n > 0 for n in windows)
+    if windows is not None and not fits:
+        checks.fail(f"windows` in `{path}", f"null, or {parts} numbers of samples", f"{windows!r:.60}")
+    return windows
+
+
+def left_out(stream: FrameStream | None) -> dict[str, Any]:
+    """Return what a run says of episodes that could not be read, in any process: dataset and index of each."""
+    if stream is None:
+        return {}
+    found = sorted(stream.left_out)
+    if dist.is_initialized():
+        everywhere: list[list[tuple[str, int]]] = [[]] * dist.get_world_size()
+        dist.all_gather_object(everywhere, found)
+        found = sorted({one for each in everywhere for one in each})
+    return {"left_out": [list(one) for one in found]} if found else {}

@@ -1,0 +1,143 @@
+"""Training from streamed frames: exact repetition, resume and sharing; what is chosen is said, and damage is named."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+import lattok
+from lattok import files
+from lattok.checks import LattokError
+from lattok.data import LeRobotV3
+from lattok.recipes import ImageLAMRecipe, VLARecipe
+from lattok.recipes.policy_data import PolicyBatches
+from lattok.samples.batches import PairBatches
+from tests.conftest import write_dataset
+from tests.recipes.policies import SIZES
+from tests.recipes.test_variants import SMALL
+
+LENGTHS = [25, 31, 28, 40, 22, 36, 30, 27, 33, 29]
+LITTLE = {"memory_gb": 4e-4, "steps": 8, "save_every": 5, "device": "cpu"}  # frames take 0.9 MB, or 0.2 at 16 pixels
+POLICY = {**{key: value for key, value in SIZES.items() if key != "log_every"}, "batch_size": 6, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("data") / "tiny", LENGTHS)
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch):
+    """Eight lanes and short windows, so that a tiny dataset is much larger than they are."""
+    for name, value in {"lanes.LANES": 8, "stream.LANES": 8, "stream.LEAST": 2}.items():
+        monkeypatch.setattr(f"lattok.samples.{name}", value)
+
+
+def lam(dataset, out, **options):
+    return ImageLAMRecipe.from_preset(dataset, out, "tiny+robust", **{**SMALL, "episodes": "0:", **LITTLE, **options})
+
+
+def policy(dataset, out, **options):
+    given = {**POLICY, **LITTLE, "memory_gb": 1e-4, "episodes": "0:8", **options}
+    return VLARecipe.from_preset(dataset, out, "scratch", cameras=("front",), **given)
+
+
+def weights(model):
+    return model.describe()["weights_sha256"]
+
+
+def test_data_that_fits_stays_in_memory_and_the_choice_is_said(dataset, tmp_path, capsys):
+    for name, memory in (("kept", 0.0), ("streamed", 6e-4)):
+        lattok.train(lam(dataset, tmp_path / name, memory_gb=memory, steps=1))
+    said = capsys.readouterr().out
+    assert "Frames: 0.000925 GB, kept in memory\n" in said
+    assert "Frames: 0.000925 GB, streamed through 0.0006 GB of memory\n" in said
+    stored = [files.read_json(tmp_path / name / "run" / "frames.json")["windows"] for name in ("kept", "streamed")]
+    assert stored == [None, [6]]
+    with pytest.raises(LattokError, match="`memory_gb`: expected at least 0.0002 for images of this size, got 0.0001"):
+        lattok.train(lam(dataset, tmp_path / "small", memory_gb=1e-4))
+
+
+def stopped_once(kind, at, monkeypatch):
+    """Let the batches of a run be interrupted at a step, the first time."""
+    original, stopped = kind.gather, []
+
+    def gather(self, step, share, shares):
+        if step == at and not stopped:
+            stopped.append(step)
+            raise KeyboardInterrupt
+        return original(self, step, share, shares)
+
+    monkeypatch.setattr(kind, "gather", gather)
+
+
+@pytest.mark.parametrize(("made", "batches"), [(lam, PairBatches), (policy, PolicyBatches)])
+def test_a_run_that_goes_on_learns_what_it_would_have_learned(made, batches, dataset, tmp_path, monkeypatch):
+    whole = lattok.train(made(dataset, tmp_path / "whole"))
+    assert files.read_json(tmp_path / "whole" / "run" / "frames.json")["windows"] is not None
+    stopped_once(batches, 6, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        lattok.train(made(dataset, tmp_path / "parts"))
+    parts = made(dataset, tmp_path / "parts")
+    monkeypatch.setattr("lattok.recipes.frame_memory.window_sizes", None)  # another machine would choose others
+    assert weights(lattok.train(parts, resume=True)) == weights(whole)
+    files.write_json(tmp_path / "parts" / "run" / "frames.json", {"windows": ["many"]})
+    with pytest.raises(LattokError, match="`windows` in `.*frames.json`: expected null, or 1 numbers of samples, got "):
+        lattok.train(parts, resume=True)
+
+
+def test_a_mixture_with_known_and_unknown_actions_is_streamed(dataset, tmp_path):
+    other = write_dataset(tmp_path / "other", [23, 34, 21, 38])
+    mix = (f"{dataset}:1.0", f"{other}:2.0")
+    mixed = lattok.train(lam(None, tmp_path / "lam", mix=mix, memory_gb=8e-4, steps=3))
+    assert len(mixed.trained_on["mixture"]) == 2
+    options = {"action_episodes": "0:3", "acted_share": 0.5, "strategy": "la_direct", "steps": 3}
+    annotated = lattok.annotate(dataset, mixed, tmp_path / "annotated")
+    trained = lattok.train(policy(annotated, tmp_path / "policy", **options))
+    assert trained.trained_on["labels"] == {"episodes": "0:3"}
+    assert len(files.read_json(tmp_path / "policy" / "run" / "frames.json")["windows"]) == 2
+
+
+def test_a_damaged_video_is_left_out_named_and_remembered(dataset, tmp_path, monkeypatch):
+    read = LeRobotV3.frames
+
+    def torn(self, episode_index, *arguments, **options):
+        if episode_index == 3:
+            raise LattokError("cannot decode video file-003.mp4")
+        return read(self, episode_index, *arguments, **options)
+
+    monkeypatch.setattr(LeRobotV3, "frames", torn)
+    with pytest.warns(UserWarning, match=r"episode 3 of tiny is left out: cannot decode video file-003\.mp4"):
+        trained = lattok.train(lam(dataset, tmp_path / "lam", steps=30))
+    assert trained.trained_on["left_out"] == [["tiny", 3]]
+    assert lattok.load(tmp_path / "lam").trained_on["left_out"] == [["tiny", 3]]
+
+
+def _worker(rank, dataset, out):
+    """Train as one of two processes."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"lanes.LANES": 8, "stream.LANES": 8, "stream.LEAST": 2}.items():
+            patch.setattr(f"lattok.samples.{name}", value)
+        lattok.train(policy(dataset, out / "two"))
+        try:
+            lattok.train(policy(dataset, out / "unlike", memory_gb=(1e-4, 8e-5)[rank]))
+        except LattokError as error:
+            (out / f"error-{rank}").write_text(str(error))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_learn_what_one_does(dataset, tmp_path):
+    one = lattok.train(policy(dataset, tmp_path / "one"))
+    torch.multiprocessing.spawn(_worker, args=(dataset, tmp_path), nprocs=2)
+    two = lattok.load(tmp_path / "two")
+    for (name, value), other in zip(one.named_parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-5, msg=name)
+    for rank in (0, 1):
+        expected = "`memory_gb`: expected the same size of windows in all processes"
+        assert (tmp_path / f"error-{rank}").read_text().startswith(expected)
