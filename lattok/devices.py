@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +11,6 @@ from lattok import checks
 from lattok.files import first_line
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def device_called(name: str) -> torch.device:
@@ -32,16 +28,6 @@ def device_called(name: str) -> torch.device:
         there = [f"cuda:{i}" for i in range(gpus)] + [kind for kind in usable if kind != "cuda"]
         checks.fail("device", f"a device of this machine ({', '.join(there)})", f"{name!r:.60}")
     return torch.device(kind, int(number)) if kind == "cuda" else torch.device(kind)
-
-
-def memory_bytes() -> float:
-    """Return the bytes of main memory, of the machine or of the control group, whichever is less; inf if unknown."""
-    sizes = [math.inf]
-    with suppress(ValueError, OSError, AttributeError):
-        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(OSError, ValueError):  # "max", or no such file
-        sizes.append(int(MEMORY_LIMIT.read_text()))
-    return min(sizes)
 
 
 def moved(model: Any, device: str | None) -> Any:

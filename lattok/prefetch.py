@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,8 @@ from types import TracebackType
 from typing import Generic, NamedTuple, TypeVar
 
 from typing_extensions import Self
+
+from lattok.machine import cores
 
 Value = TypeVar("Value")
 Stopped = Callable[[], bool]  # asked now and then by long work, which then raises `Abandoned`
@@ -52,7 +53,7 @@ class Ahead(Generic[Value]):
         self._begun: deque[tuple[Request, Future[Value]]] = deque()
         self._size = 0  # of what has begun
         self._stop = Event()
-        spare = max(1, (os.cpu_count() or 1) - 1)
+        spare = max(1, cores() - 1)
         self._pool = ThreadPoolExecutor(threads or min(MOST_THREADS, spare), thread_name_prefix="lattok-ahead")
 
     def __enter__(self) -> Self:

@@ -29,6 +29,7 @@ from typing_extensions import Self
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.files import first_line
+from lattok.machine import cores
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")  # the last: Mesa's
 START = "from lattok.processes import serve; serve()"
@@ -148,11 +149,6 @@ def _listen(number: int, pipe: IO[bytes], answers: SimpleQueue[tuple[int, Any]])
 
 def _ending(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-
-
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def serve() -> None:

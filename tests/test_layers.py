@@ -22,7 +22,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset(
         {"types", "checks", "files", "prefetch", "processes", "progress", "places", "findings", "signals", "seeds"}
     )
-    | frozenset({"registry", "version", "devices"}),
+    | frozenset({"registry", "version", "devices", "machine"}),
     frozenset({"nn", "quantize", "normalize", "keymap", "training", "arrays", "hub"}),
     frozenset({"data"}),
     frozenset({"labels"}),
@@ -37,9 +37,10 @@ LEVELS: tuple[frozenset[str], ...] = (
 SIBLINGS = {
     "files": {"checks"},
     "places": {"checks"},
-    "processes": {"checks", "files"},
+    "processes": {"checks", "files", "machine"},
     "registry": {"checks"},
     "devices": {"checks", "files"},
+    "prefetch": {"machine"},
     "quantize": {"nn"},
     "normalize": {"nn"},
     "training": {"nn", "quantize"},

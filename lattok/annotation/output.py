@@ -29,8 +29,9 @@ from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.files import read_json, write_json, write_text
 from lattok.labels.provenance import NOTE, carried
 from lattok.labels.spec import spec_of
+from lattok.machine import cores
 from lattok.places import inside
-from lattok.processes import Processes, cores
+from lattok.processes import Processes
 from lattok.types import VideoLabeller
 
 INFO, STATS = "meta/info.json", "meta/stats.json"

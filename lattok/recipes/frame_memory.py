@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from lattok import checks, files
-from lattok.devices import memory_bytes
+from lattok.machine import memory_bytes
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.recipes.run_folder import FRAMES, first_process
@@ -44,13 +45,17 @@ def keep_or_stream(
         windows = window_sizes(parts, weights, memory, streams)
     if first_process():
         files.write_json(path, {"windows": windows})
-        what = "kept in memory" if windows is None else f"streamed through {memory / 1e9:.3g} GB of memory"
-        print(f"Frames: {size / 1e9:.3g} GB, {what}", flush=True)
+        what = "kept in memory" if windows is None else f"streamed through {_amount(memory)} of it"
+        print(f"Frames take {_amount(size)} of memory: {what}", file=sys.stderr)
     if windows is None:
         for part in different:
             with bar("decode") as progress:
                 part.read_pixels(progress=progress)
     return windows
+
+
+def _amount(size: float) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"
 
 
 def _stored(path: Path, parts: int) -> list[int] | None:

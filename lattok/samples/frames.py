@@ -19,6 +19,7 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.schema import FrameTransform, Progress, RobotDataset
+from lattok.machine import cores
 from lattok.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.types import Episode
 
@@ -104,7 +105,7 @@ class FrameReader:
         def decode(index: int, stopped: Stopped) -> np.ndarray:
             return self._read(index, None, stopped)
 
-        with Ahead(decode, jobs, AHEAD, threads=min(DECODERS, os.cpu_count() or 1)) as decoded:
+        with Ahead(decode, jobs, AHEAD, threads=min(DECODERS, cores())) as decoded:
             for number, episode in enumerate(self.episodes):
                 if number:
                     frames = decoded(episode.index)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lattok import checks
 from lattok.checks import LattokError
+from lattok.machine import cores
 from lattok.prefetch import Ahead, Request, Stopped
 from lattok.samples.frames import DECODERS, FrameReader
 from lattok.samples.lanes import LANES, Draw, StreamedBatches, Window
@@ -102,7 +103,7 @@ class FrameStream:
             expected = f"a number of processes that divides {LANES} where frames are streamed"
             checks.fail("accelerate", expected, shares // len(own), "Or raise memory_gb, so that all stay in memory.")
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this machine
-        threads = max(1, min(DECODERS, (os.cpu_count() or 1) // here))
+        threads = max(1, min(DECODERS, cores() // here))
         try:
             with Ahead(self._decode, self._jobs(first, last, own, shares), self._room() // here, threads) as ahead:
                 self._ahead = ahead

@@ -303,7 +303,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_and_insists_on_the_same_model(r
     init = tmp_path / "init"
     shutil.copytree(robust, init)
     whole = lattok.train(tuned(root, tmp_path / "whole", init))
-    original = PairBatches.__call__
+    original = PairBatches.gather
 
     def interrupted(self, step, process, processes):
         if step == 5:
@@ -311,7 +311,7 @@ def test_a_resumed_run_equals_an_undisturbed_one_and_insists_on_the_same_model(r
         return original(self, step, process, processes)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PairBatches, "__call__", interrupted)
+        patch.setattr(PairBatches, "gather", interrupted)
         with pytest.raises(KeyboardInterrupt):
             lattok.train(tuned(root, tmp_path / "parts", init))
     resumed = ImageLAMRecipe.resumed(root, tmp_path / "parts", None, {})

@@ -150,9 +150,9 @@ def test_held_out_errors_are_those_of_each_dataset(trained):
 
 def test_samples_come_by_weight_and_with_labels_of_their_own_however_many_processes(roots, tmp_path, monkeypatch):
     seen = []
-    call = PolicyBatches.__call__
+    call = PolicyBatches.gather
     monkeypatch.setattr(
-        PolicyBatches, "__call__", lambda self, *step: (seen.append((self, call(self, *step))), seen[-1][1])[1]
+        PolicyBatches, "gather", lambda self, *step: (seen.append((self, call(self, *step))), seen[-1][1])[1]
     )
     weights = {"a": 1.0, "b": 2.0}
     lattok.train(recipe(roots, tmp_path / "p", weights=weights, steps=1, action_episodes="0"))
@@ -178,14 +178,14 @@ def test_samples_come_by_weight_and_with_labels_of_their_own_however_many_proces
 
 
 def test_a_mixture_resumes_to_the_same_weights(trained, roots, tmp_path, monkeypatch):
-    call = PolicyBatches.__call__
+    call = PolicyBatches.gather
 
     def stop(self, step, *rest):
         if step == 3:
             raise KeyboardInterrupt
         return call(self, step, *rest)
 
-    monkeypatch.setattr(PolicyBatches, "__call__", stop)
+    monkeypatch.setattr(PolicyBatches, "gather", stop)
     with pytest.raises(KeyboardInterrupt):
         lattok.train(recipe(roots, tmp_path / "p", save_every=2))
     monkeypatch.undo()

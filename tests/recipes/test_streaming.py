@@ -51,9 +51,9 @@ def weights(model):
 def test_data_that_fits_stays_in_memory_and_the_choice_is_said(dataset, tmp_path, capsys):
     for name, memory in (("kept", 0.0), ("streamed", 6e-4)):
         lattok.train(lam(dataset, tmp_path / name, memory_gb=memory, steps=1))
-    said = capsys.readouterr().out
-    assert "Frames: 0.000925 GB, kept in memory\n" in said
-    assert "Frames: 0.000925 GB, streamed through 0.0006 GB of memory\n" in said
+    said = capsys.readouterr().err
+    assert "Frames take 0.925 MB of memory: kept in memory\n" in said
+    assert "Frames take 0.925 MB of memory: streamed through 0.6 MB of it\n" in said
     stored = [files.read_json(tmp_path / name / "run" / "frames.json")["windows"] for name in ("kept", "streamed")]
     assert stored == [None, [6]]
     with pytest.raises(LattokError, match="`memory_gb`: expected at least 0.0002 for images of this size, got 0.0001"):

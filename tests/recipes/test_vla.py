@@ -88,17 +88,17 @@ def test_interrupted_is_the_same_as_not(dataset: Path, tmp_path: Path, monkeypat
     cut = recipe(dataset, tmp_path / "cut", "la_cond", **options)
     import lattok.recipes.vla as module
 
-    original = module.PolicyBatches.__call__  # the same class in both modules
+    original = module.PolicyBatches.gather  # the same class in both modules
 
     def stop(self, step, process, processes):
         if step == 3:
             raise Interrupted("here")
         return original(self, step, process, processes)
 
-    monkeypatch.setattr(module.PolicyBatches, "__call__", stop)
+    monkeypatch.setattr(module.PolicyBatches, "gather", stop)
     with pytest.raises(Interrupted):
         lattok.train(cut)
-    monkeypatch.setattr(module.PolicyBatches, "__call__", original)
+    monkeypatch.setattr(module.PolicyBatches, "gather", original)
     again = weights(lattok.train(cut, resume=True))
     assert all(torch.equal(again[name], whole[name]) for name in whole)
 

@@ -191,7 +191,7 @@ def test_frames_decoded_by_many_threads_are_the_same(sample, monkeypatch):
     many = []
     for decoders in (1, 7):
         monkeypatch.setattr("lattok.samples.frames.DECODERS", decoders)
-        monkeypatch.setattr("os.cpu_count", lambda: 16)
+        monkeypatch.setattr("lattok.samples.frames.cores", lambda: 16)
         many.append(FramePairs(sample, 16, **options).frames)
     expected = np.concatenate([sample.frames(i, ["corner2"])[:, :, ::8, ::8] for i in range(12)])
     for frames in many:

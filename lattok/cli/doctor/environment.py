@@ -16,9 +16,9 @@ from io import BytesIO
 from pathlib import Path
 
 from lattok.checks import LattokError
-from lattok.devices import memory_bytes
 from lattok.files import first_line
 from lattok.findings import Finding, Found, Severity
+from lattok.machine import cores, cpu_quota, memory_bytes
 from lattok.version import __version__, installed
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
@@ -36,7 +36,6 @@ CODECS = {  # decoder: encoders that can make a clip for it, container
 WHEELS = (
     "Install PyAV from PyPI (pip install --force-reinstall --no-deps av): its wheels bring FFmpeg with all of them."
 )
-PATHS = {"cgroup cpu": "/sys/fs/cgroup/cpu.max"}
 VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT")
 
 
@@ -99,10 +98,9 @@ def _quiet() -> Iterator[None]:
 
 def processors() -> Found:
     """Compare cores and memory with the limits of a container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, memory = cpu_quota(), memory_bytes() / 1e9
-    limit = "" if quota is None else f", of which this container may use {quota:g}"
-    yield "cpu", f"{os.cpu_count()} cores, {cores} for this process{limit}"
+    quota, memory, usable = cpu_quota(), memory_bytes() / 1e9, cores()
+    limit = "" if quota is None else f" ({quota:g} is the limit of this container)"
+    yield "cpu", f"{os.cpu_count()} cores, {usable} for this process{limit}"
     if memory < math.inf:
         yield "memory", f"{memory:.1f} GB"
         if memory < LOW_MEMORY_GB:
@@ -110,19 +108,9 @@ def processors() -> Found:
             yield Finding("warning", what, "Use smaller batches, and --preset tiny or small for models of video.")
     import torch
 
-    usable = max(1, int(min(cores, quota or cores)))
     if torch.get_num_threads() > usable:
         what = f"torch would use {torch.get_num_threads()} threads on {usable} usable cores, which is slower than one."
         yield Finding("warning", what, f"Set OMP_NUM_THREADS={usable}.")
-
-
-def cpu_quota() -> float | None:
-    """Return how many cores the control group allows, None without a limit."""
-    try:
-        quota, period = Path(PATHS["cgroup cpu"]).read_text().split()[:2]
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
 
 
 def accelerators() -> Found:
