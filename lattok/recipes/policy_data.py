@@ -172,7 +172,7 @@ class PolicyBatches(BatchSource):
             parts, weights, chosen = [samples], [1.0], None
         self.stream = None
         if windows is not None:
-            lanes = lanes_of([part.episode_of for part in parts], chosen, windows, seed)
+            lanes = lanes_of(parts, chosen, windows, seed)
             self.stream = FrameStream(parts, [StreamedBatches(lanes, weights, size)])
 
     @property

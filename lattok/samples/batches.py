@@ -274,8 +274,8 @@ def _pair_stream(
 ) -> FrameStream:
     """Stream the frames of random pairs, and of `extra` ones out of those that are labelled."""
     parts, weights = (pairs.parts, pairs.weights) if isinstance(pairs, MixedPairs) else ([pairs], [1.0])
-    episodes, known = [part.episode_of for part in parts], [part.labelled.nonzero()[0] for part in parts]
-    draws = [StreamedBatches(lanes_of(episodes, None, windows, seed), weights, size)]
+    draws, known = [StreamedBatches(lanes_of(parts, None, windows, seed), weights, size)], []
     if extra:
-        draws.append(StreamedBatches(lanes_of(episodes, known, windows, derive_seed(seed, 1)), weights, extra))
+        known = [part.labelled.nonzero()[0] for part in parts]
+        draws.append(StreamedBatches(lanes_of(parts, known, windows, derive_seed(seed, 1)), weights, extra))
     return FrameStream(parts, draws)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -80,6 +81,18 @@ class FrameReader:
         """Return the indices of the episodes that `rows` belong to."""
         numbers = np.array([episode.index for episode in self.episodes])
         return numbers[np.searchsorted(self._starts, rows, side="right") - 1]
+
+    def fetched_file_of(self, episodes: np.ndarray) -> np.ndarray | None:
+        """Number the files that `episodes` [n] (their indices) lie in, as the first camera has them, from 0; None where
+        all of them are on this machine."""
+        if self.dataset.files.commit is None:
+            return None
+        different, place = np.unique(episodes, return_inverse=True)
+        files = []
+        for index in different.tolist():
+            span = self.dataset.video_span(index, self.cameras[0])
+            files.append(str(span[0] if span else self.dataset.files_of(index)[0]))
+        return np.unique(files, return_inverse=True)[1][place]
 
     def all(self, cache_dir: str | Path | None = None, progress: Progress | None = None) -> np.ndarray:
         """Read every frame, several episodes at once, into memory or an unnamed file in `cache_dir`.
@@ -152,6 +165,19 @@ def read_once() -> Iterator[None]:
         yield
     finally:
         _KEPT.reset(token)
+
+
+class Samples(Protocol):
+    """What samples with frames have in common: `FramePairs` and `PolicyWindows`."""
+
+    reader: FrameReader
+    episode_of: np.ndarray  # [n]
+
+    def __len__(self) -> int: ...
+
+    def frame_rows(self, indices: np.ndarray) -> np.ndarray:
+        """Return the rows [n, k] of the k frames of samples [n]."""
+        ...
 
 
 def _allocate(shape: tuple[int, ...], cache_dir: str | Path | None) -> np.ndarray:

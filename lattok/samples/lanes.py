@@ -4,6 +4,10 @@
     lane l        goes through its part of pass 0, 1, ... in windows of about `window` samples, each shuffled
     sample g      the next one of lane g mod LANES
 
+Of files that are fetched from the Hub few are needed at a time: they are shuffled and put into groups of FILES. The
+clips of each group are cut into LANES equal parts, and a lane goes through its part of one group after the other. The
+first groups of all are smaller, so that training need not wait for many files.
+
 Everything follows from (seed, k, l): no process needs to know what was drawn before, and where the number of processes
 divides LANES, process r of P gets the same lanes at every step, those with l mod P = r. So each decodes only its own.
 """
@@ -19,11 +23,13 @@ import numpy as np
 import torch
 
 from lattok import checks
+from lattok.samples.frames import Samples
 from lattok.samples.order import Shares, check_batch_size
 from lattok.seeds import derive_seed
 
 LANES = 96  # 1, 2, 3, 4, 6, 8, 12, 16, ... processes share them
 CLIP = 256  # samples: seeking costs little beside decoding so many
+FILES = 16  # of the Hub that are needed at a time, of each camera; twice as many where one group ends
 FIRST = 8  # samples of a lane's first window, so that training begins at once; each next one is twice as large
 
 
@@ -45,10 +51,13 @@ class Window(NamedTuple):
 class Lanes:
     """The order of the samples of one dataset."""
 
-    def __init__(self, samples: np.ndarray, episode_of: np.ndarray, window: int, seed: int):
+    def __init__(
+        self, samples: np.ndarray, episode_of: np.ndarray, window: int, seed: int, file_of: np.ndarray | None = None
+    ):
         """Order `samples` [n], ascending numbers that lie together by `episode_of` [n].
 
-        Of fewer than there are lanes each comes several times in a pass.
+        Of fewer than there are lanes each comes several times in a pass. `file_of` [n] numbers the files from 0, where
+        these are fetched.
         """
         checks.counts(window=window, samples=len(samples))
         times = -(-LANES // len(samples))
@@ -61,6 +70,7 @@ class Lanes:
         number = np.arange(len(episode)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
         self._starts = borders[episode] + number * lengths[episode] // pieces[episode]
         self._lengths = np.diff(self._starts, append=len(samples))
+        self._file_of = None if file_of is None else file_of.repeat(times)[self._starts]  # [clips]
         self._pass = lru_cache(2)(self._new_pass)
         self._borders = lru_cache(2 * LANES)(self._new_borders)
 
@@ -86,7 +96,16 @@ class Lanes:
         """Shuffle the clips: which sample each begins with, and the place after it [clips]."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, number))
         order = torch.randperm(len(self._starts), generator=generator).numpy()
-        return self._starts[order], np.cumsum(self._lengths[order])
+        if self._file_of is None:
+            return self._starts[order], np.cumsum(self._lengths[order])
+        files = int(self._file_of.max()) + 1
+        rank = torch.randperm(files, generator=generator).numpy()[self._file_of[order]]
+        widths = np.full(files, FILES)
+        if number == 0:
+            widths[:8] = np.minimum(2 ** np.arange(8), FILES)[:files]
+        group = np.searchsorted(np.cumsum(widths), rank, side="right")
+        order, group = order[np.argsort(group, kind="stable")], np.sort(group)
+        return _dealt(self._starts[order], np.cumsum(self._lengths[order]), group)
 
     def _new_borders(self, number: int, lane: int) -> list[int]:
         """Cut a lane's part of a pass into windows that end with a clip, but for the small ones that come first."""
@@ -112,6 +131,23 @@ class Lanes:
             a, b = max(first, begin) - begin, min(last, int(ends[clip])) - begin
             parts.append(self._all[starts[clip] + a : starts[clip] + b])
         return np.concatenate(parts)
+
+
+def _dealt(starts: np.ndarray, ends: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Deal clips, in ascending groups, out to the lanes: each gets its share of each group. Clips may be cut.
+
+    After a group all lanes have had the same share of the pass, to the sample, so that none begins with another's end.
+    """
+    last = ends[np.flatnonzero(np.diff(group, append=group[-1] + 1))]  # of each group
+    until = last[:, None] * np.arange(1, LANES + 1) // LANES  # samples up to each group and lane
+    shares = np.diff(np.diff(until, prepend=0, axis=0), prepend=0, axis=1)  # of a group, of a lane
+    cuts = np.cumsum(shares)
+    pieces = np.union1d(ends, cuts[cuts > 0])  # where each ends
+    begins = np.concatenate([[0], pieces[:-1]])
+    clip = np.searchsorted(ends, begins, side="right")
+    first = starts[clip] + begins - np.concatenate([[0], ends[:-1]])[clip]
+    order = np.argsort(np.searchsorted(cuts, begins, side="right") % LANES, kind="stable")  # lane by lane
+    return first[order], np.cumsum((pieces - begins)[order])
 
 
 class Draw(NamedTuple):
@@ -162,12 +198,14 @@ class StreamedBatches:
 
 
 def lanes_of(
-    episodes: Sequence[np.ndarray], chosen: Sequence[np.ndarray] | None, windows: Sequence[int], seed: int
+    parts: Sequence[Samples], chosen: Sequence[np.ndarray] | None, windows: Sequence[int], seed: int
 ) -> list[Lanes | None]:
-    """Return the lanes of several parts, given the episode of each of their samples; `chosen`: only these samples."""
+    """Return the lanes of several parts; `chosen`: only these samples of each."""
     found: list[Lanes | None] = []
-    for number, (episode_of, window) in enumerate(zip(episodes, windows, strict=True)):
-        samples = np.arange(len(episode_of)) if chosen is None else chosen[number]
-        lanes = Lanes(samples, episode_of[samples], window, derive_seed(seed, number)) if len(samples) else None
+    for number, (part, window) in enumerate(zip(parts, windows, strict=True)):
+        samples = np.arange(len(part)) if chosen is None else chosen[number]
+        episode_of = np.asarray(part.episode_of)[samples]
+        file_of = part.reader.fetched_file_of(episode_of)
+        lanes = Lanes(samples, episode_of, window, derive_seed(seed, number), file_of) if len(samples) else None
         found.append(lanes)
     return found

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from lattok import checks
 from lattok.checks import LattokError
 from lattok.machine import cores
 from lattok.prefetch import Ahead, Request, Stopped
-from lattok.samples.frames import DECODERS, FrameReader
+from lattok.samples.frames import DECODERS, Samples
 from lattok.samples.lanes import LANES, Draw, StreamedBatches, Window
 
 FEW = 8  # episodes that may be damaged before their share counts
@@ -41,18 +41,6 @@ class Key(NamedTuple):
     def place(self) -> tuple[int, int, int]:
         """Name what has one window at a time."""
         return self.draws, self.draw.part, self.draw.lane
-
-
-class Samples(Protocol):
-    """What samples with frames have in common: `FramePairs` and `PolicyWindows`."""
-
-    reader: FrameReader
-
-    def __len__(self) -> int: ...
-
-    def frame_rows(self, indices: np.ndarray) -> np.ndarray:
-        """Return the rows [n, k] of the k frames of samples [n]."""
-        ...
 
 
 @dataclass

@@ -15,6 +15,7 @@ from lattok.recipes import ImageLAMRecipe, VLARecipe
 from lattok.recipes.policy_data import PolicyBatches
 from lattok.samples.batches import PairBatches
 from tests.conftest import write_dataset
+from tests.hub.server import REPO, serving
 from tests.recipes.policies import SIZES
 from tests.recipes.test_variants import SMALL
 
@@ -141,3 +142,27 @@ def test_two_processes_learn_what_one_does(dataset, tmp_path):
     for rank in (0, 1):
         expected = "`memory_gb`: expected the same size of windows in all processes"
         assert (tmp_path / f"error-{rank}").read_text().startswith(expected)
+
+
+def test_training_from_the_hub_fetches_files_when_they_are_needed(tmp_path, monkeypatch, recwarn):
+    """Into a cache that holds a part of them at a time, or into the client's; what is not there is left out."""
+    remote, described = write_dataset(tmp_path / "remote", LENGTHS, video_file_mb=1e-6, data_file_mb=1e-6), []
+    videos = sorted(path.relative_to(remote).as_posix() for path in (remote / "videos").rglob("*.mp4"))
+    (remote / videos[3]).unlink()
+    size = sum(path.stat().st_size for path in remote.rglob("*.*"))
+    for bound in (None, size / 2e9):
+        described.append(tmp_path / f"{bound}.json")
+        files.write_json(described[-1], {"dataset": REPO, "cache_gb": bound})
+    with serving(remote, tmp_path / "cache", monkeypatch) as hub:
+        models = []
+        for number, path in enumerate(reversed(described)):  # first the bound, as what the other fetches stays
+            models.append(lattok.train(lam(path, tmp_path / str(number))))
+            sent = hub.fetched()
+            assert {name for name in sent if name.startswith("videos/")} <= set(videos)
+            if number:
+                assert all(sent[name] == (remote / name).stat().st_size for name in sent)
+    assert weights(models[0]) == weights(models[1])
+    assert models[0].trained_on["left_out"] == models[1].trained_on["left_out"] == [[REPO, 3]]
+    assert any(videos[3] in str(warning.message) for warning in recwarn)
+    kept = [path for path in (tmp_path / "cache" / "lattok").rglob("*.*") if path.is_file() and path.is_symlink()]
+    assert 0 < sum(path.stat().st_size for path in kept) <= size / 2

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lattok.checks import LattokError
 from lattok.data import Feature, RobotDataset
 from lattok.samples import FramePairs, PolicyWindows
-from lattok.samples.lanes import FIRST, LANES, Lanes, StreamedBatches, lanes_of
+from lattok.samples.lanes import FILES, FIRST, LANES, Lanes, StreamedBatches, lanes_of
 from lattok.samples.stream import FrameStream, window_sizes
 from lattok.types import Episode
 
@@ -49,18 +49,20 @@ class Film(RobotDataset):
         yield frames
 
 
-def ordered(lengths, window, seed=0):
-    return Lanes(np.arange(sum(lengths)), np.repeat(np.arange(len(lengths)), lengths), window, seed)
+def ordered(lengths, window, seed=0, in_file=0):
+    """The order of episodes, of which so many lie in a file on the Hub."""
+    episode_of = np.repeat(np.arange(len(lengths)), lengths)
+    return Lanes(np.arange(sum(lengths)), episode_of, window, seed, episode_of // in_file if in_file else None)
 
 
 many = st.lists(st.integers(0, 90), min_size=8, max_size=30).filter(lambda lengths: sum(lengths) >= LANES)
 
 
 @settings(max_examples=30)
-@given(many, st.integers(1, 70), st.integers(0, 5))
-def test_a_pass_holds_every_sample_once(lengths, window, seed):
+@given(many, st.integers(1, 70), st.integers(0, 5), st.integers(0, 3))
+def test_a_pass_holds_every_sample_once(lengths, window, seed, in_file):
     """Each lane by itself goes through its part of every pass, and the parts of a pass are all of it."""
-    lanes, total = ordered(lengths, window, seed), sum(lengths)
+    lanes, total = ordered(lengths, window, seed, in_file), sum(lengths)
     for number in (0, 3):
         drawn = []
         for lane in range(LANES):
@@ -88,6 +90,28 @@ def test_windows_are_small_at_first_and_then_hold_whole_clips():
     runs = [np.count_nonzero(np.diff(np.sort(samples)) > 1) + 1 for samples in later]  # of consecutive frames
     assert max(runs) <= 4
     assert not np.array_equal(np.sort(later[0]), later[0])
+
+
+def test_files_of_the_hub_are_needed_one_group_after_the_other():
+    """So that each is fetched once per pass where two groups have room: all lanes are in the same group, but for a
+    window. Training begins with one file."""
+    in_file, files = 20, 60
+    lanes = ordered([100] * in_file * files, 40, in_file=in_file)
+    size = 100 * in_file * files // LANES
+    last, fetched, recent = 0, Counter(), []
+    for draw in range(2 * size):
+        now = {one(lanes, lane, draw) // 100 // in_file for lane in range(0, LANES, 5)}
+        assert draw or len(now) == 1
+        new = now - set(recent)
+        fetched.update(new)
+        recent = [file for file in recent if file not in now] + sorted(now)
+        recent = recent[-2 * FILES :]
+        last = max(last, len(now))
+    assert last <= 2 * FILES
+    assert set(fetched) == set(range(files))
+    assert sum(fetched.values()) <= 2 * files + FILES
+    order = [[one(lanes, 7, number * size + draw) // 2000 for draw in range(0, size, 20)] for number in (1, 2)]
+    assert order[0] != order[1]
 
 
 def test_the_order_follows_from_seed_and_step_alone():
@@ -197,7 +221,7 @@ def test_policy_windows_with_later_frames_and_labelled_extras():
     options = {"horizon": 4, "size": SIDE, "state_key": None, "gaps": (2, 5)}
     windows, whole = PolicyWindows(film, pixels=False, **options), PolicyWindows(film, **options)
     some = [np.flatnonzero(np.isin(windows.episode_of, [1, 2, 4, 6]))]
-    lanes, extra = (lanes_of([windows.episode_of], chosen, [16], seed=3) for chosen in (None, some))
+    lanes, extra = (lanes_of([windows], chosen, [16], seed=3) for chosen in (None, some))
     draws = [StreamedBatches(lanes, [1.0], 8), StreamedBatches(extra, [1.0], 4)]
     stream = FrameStream([windows], draws)
     with stream.started(0, 9, [0], 1):
