@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor
 
 from lattok import checks
+from lattok.checks import LattokError
 from lattok.data import Progress, RobotDataset
 from lattok.data.content import dataset_fingerprint, facts_of
 from lattok.files import alone, whole_file
@@ -67,46 +69,59 @@ class Kept(NamedTuple):
         """Name the file that is there while a process writes this one."""
         return self.path.with_suffix(".lock")
 
-    def opened(self) -> np.ndarray | None:
-        """Open the features [T, N, D], mapped read-only; None where there are none, or not all of them."""
+    def whole(self) -> bool:
+        """Tell whether all features [T, N, D] are there."""
         try:
             values = np.lib.format.open_memmap(self.path, mode="r")
         except (FileNotFoundError, ValueError, OverflowError):  # also of a file that is cut short or something else
-            return None
-        whole = values.offset + values.nbytes == self.path.stat().st_size
+            return False
         fits = (values.shape, values.dtype) == (self.shape, np.dtype(self.dtype))
-        return np.asarray(values) if whole and fits else None
+        return fits and values.offset + values.nbytes == self.path.stat().st_size
 
-    def write(self, parts: Iterable[np.ndarray]) -> np.ndarray:
+    def read(self, rows: Iterable[tuple[int, np.ndarray]]) -> None:
+        """Read some rows, each into an array [N, D]. The file is open meanwhile only: of a large dataset there are more
+        than a process may hold open."""
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                for row, out in rows:
+                    file.seek(row * out.nbytes - self.size, os.SEEK_END)
+                    if file.readinto(out.data.cast("B")) != out.nbytes:
+                        raise OSError(errno.EIO, "it ends early")
+        except OSError as error:
+            hint = "Features that runs use must stay: continue with resume, which computes what is missing."
+            raise LattokError(f"cannot read features from {self.path} ({error.strerror}). {hint}") from None
+
+    def write(self, parts: Iterable[np.ndarray]) -> None:
         """Keep features that come in runs of rows, only one of which need be in memory."""
         with whole_file(self.path) as temporary, open(temporary, "wb") as file:
             facts = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": self.shape}
             np.lib.format.write_array_header_1_0(file, facts)
             for part in parts:
                 file.write(np.ascontiguousarray(part, dtype=self.dtype).data)
-        values = self.opened()
-        if values is None:
+        if not self.whole():
             raise RuntimeError(f"expected {self.shape} numbers in {self.path}, got {self.path.stat().st_size} bytes")
-        return values
 
 
 class CachedFeatures:
     """Features of all frames of some episodes, one after the other."""
 
-    def __init__(self, takes: Sequence[Sequence[np.ndarray]]):
-        """Take features [T, N, D] of each camera, for every episode."""
+    def __init__(self, takes: Sequence[Sequence[Kept]]):
+        """Take where those of each camera are kept, for every episode."""
         self._takes = takes
-        self._ends = np.cumsum([len(cameras[0]) for cameras in takes]).tolist()
+        self._ends = np.cumsum([cameras[0].shape[0] for cameras in takes])
 
     def __call__(self, rows: np.ndarray) -> Tensor:
         """Return the features [..., V*N, D] of rows [...] among all frames, as they are kept."""
         flat = rows.reshape(-1)
         episodes = np.searchsorted(self._ends, flat, side="right")
-        places, width = self._takes[0][0].shape[1:]
-        out = np.empty((len(flat), len(self._takes[0]), places, width), dtype=self._takes[0][0].dtype)
-        for i, (episode, row) in enumerate(zip(episodes.tolist(), flat.tolist(), strict=True)):
-            for v, features in enumerate(self._takes[episode]):
-                out[i, v] = features[row - self._ends[episode]]  # counted from the episode's end
+        first = self._takes[0][0]
+        places, width = first.shape[1:]
+        out = np.empty((len(flat), len(self._takes[0]), places, width), dtype=first.dtype)
+        for episode in np.unique(episodes).tolist():
+            here = np.flatnonzero(episodes == episode)
+            inside = flat[here] - self._ends[episode] + self._takes[episode][0].shape[0]
+            for v, kept in enumerate(self._takes[episode]):
+                kept.read((row, out[i, v]) for row, i in zip(inside.tolist(), here.tolist(), strict=True))
         return torch.from_numpy(out.reshape(*rows.shape, -1, width))
 
 
@@ -134,24 +149,22 @@ class FeatureCache:
         `pixels` hands over frames that are decoded already. Raises `OSError` where features cannot be kept.
         """
         places = self._places(frozen, dataset, episodes, cameras)
-        found = _opened(places)
-        missing = {take: kept for take, kept in places.items() if take not in found}
+        missing = {take: kept for take, kept in places.items() if not kept.whole()}
         self._check_room(sum(kept.size for kept in missing.values()))
         read = pixels or partial(_pixels, frozen, dataset)
-        done, total = (sum(places[take].shape[0] for take in takes) for takes in (found, places))
-        for take, values in _made(missing, frozen, read):
-            found[take] = values
-            done += len(values)
+        left, total = (sum(kept.shape[0] for kept in each.values()) for each in (missing, places))
+        for take in _made(missing, frozen, read):
+            left -= missing[take].shape[0]
             if progress is not None:
-                progress(done, total)
-        return _joined(found, episodes, cameras)
+                progress(total - left, total)
+        return _joined(places, episodes, cameras)
 
     def known(
         self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
     ) -> CachedFeatures | None:
         """Return features where all are there already; otherwise None."""
-        found = _opened(self._places(frozen, dataset, episodes, cameras))
-        return None if len(found) < len(episodes) * len(cameras) else _joined(found, episodes, cameras)
+        places = self._places(frozen, dataset, episodes, cameras)
+        return _joined(places, episodes, cameras) if all(kept.whole() for kept in places.values()) else None
 
     def _places(
         self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
@@ -207,7 +220,7 @@ def _short(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _joined(takes: dict[Take, np.ndarray], episodes: Sequence[Episode], cameras: Sequence[str]) -> CachedFeatures:
+def _joined(takes: dict[Take, Kept], episodes: Sequence[Episode], cameras: Sequence[str]) -> CachedFeatures:
     return CachedFeatures([[takes[Take(episode.index, camera)] for camera in cameras] for episode in episodes])
 
 
@@ -219,12 +232,8 @@ def _busy() -> NoReturn:
     raise _ComputedElsewhere
 
 
-def _opened(places: dict[Take, Kept]) -> dict[Take, np.ndarray]:
-    return {take: values for take, kept in places.items() if (values := kept.opened()) is not None}
-
-
-def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> Iterator[tuple[Take, np.ndarray]]:
-    """Yield features of takes as they get ready; those that another process is at come last."""
+def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> Iterator[Take]:
+    """Keep features of takes, and yield each when it is kept; those that another process is at come last."""
     pieces = {
         take: [(take, first, min(first + PIECE, kept.shape[0])) for first in range(0, kept.shape[0], PIECE)]
         for take, kept in places.items()
@@ -236,11 +245,11 @@ def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> I
         elsewhere = places[take].path.exists() or places[take].lock.exists()  # if not, or damaged: read in its turn
         return None if elsewhere else read(take, first, last)
 
-    def make(take: Take, prepared: Iterator[np.ndarray | None]) -> np.ndarray:
-        kept = places[take]
-        with alone(kept.lock, _busy):
-            found = kept.opened()  # another process was faster
-            return kept.write(computed(take, prepared)) if found is None else found
+    def make(take: Take, prepared: Iterator[np.ndarray | None]) -> Take:
+        with alone(places[take].lock, _busy):
+            if not places[take].whole():  # otherwise another process was faster
+                places[take].write(computed(take, prepared))
+        return take
 
     def computed(take: Take, prepared: Iterator[np.ndarray | None]) -> Iterator[np.ndarray]:
         for piece, frames in zip(pieces[take], prepared, strict=True):
@@ -252,7 +261,7 @@ def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> I
         for take in places:
             frames = (prepared(*piece) for piece in pieces[take])
             try:
-                yield take, make(take, frames)
+                yield make(take, frames)
             except _ComputedElsewhere:
                 busy.append(take)
             for _ in frames:  # what was not needed is asked for all the same: the next take comes after it
@@ -260,7 +269,7 @@ def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> I
     while busy:
         take = busy.pop(0)
         try:
-            yield take, make(take, repeat(None, len(pieces[take])))
+            yield make(take, repeat(None, len(pieces[take])))
         except _ComputedElsewhere:  # a process that ends, however it does, gives up what it was at
             busy.append(take)
             time.sleep(WAIT_S)

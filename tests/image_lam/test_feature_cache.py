@@ -364,16 +364,38 @@ def test_what_a_killed_writer_left_is_taken_over(dataset, tmp_path):
 def test_a_file_is_there_when_all_of_it_is(place):
     def parts(last: int) -> Iterator[np.ndarray]:
         yield numbers(7)[:3]
-        assert place.opened() is None
+        assert not place.whole()
         yield numbers(7)[3:] / (1 // last)
 
     with pytest.raises(ZeroDivisionError):
         place.write(parts(0))
     assert list(place.path.parent.iterdir()) == []
-    np.testing.assert_array_equal(place.write(parts(1)), numbers(7))
+    place.write(parts(1))
+    read = np.zeros((2, 4, 3), dtype=np.float32)
+    place.read([(4, read[0]), (0, read[1])])
+    np.testing.assert_array_equal(read, numbers(7)[[4, 0]])
     assert [path.name for path in place.path.parent.iterdir()] == ["7.npy"]
     with pytest.raises(RuntimeError, match=r"expected \(5, 4, 3\) numbers"):
         place.write([numbers(7)[:2]])
+    place.path.unlink()
+    with pytest.raises(LattokError, match=r"cannot read features from .*7.npy \(No such file .*continue with resume"):
+        place.read([(0, read[0])])
+
+
+def test_more_files_than_a_process_may_open(dataset, tmp_path):
+    """Under a limit of 64 files, features of 200 takes are kept and read."""
+    code = """
+import resource, sys, numpy as np
+from pathlib import Path
+from lattok.image_lam.feature_cache import CachedFeatures, Kept
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+places = [Kept(Path(sys.argv[1]) / f"{i}.npy", (3, 2, 2), "float32") for i in range(200)]
+for i, place in enumerate(places):
+    place.write([np.full((3, 2, 2), i, np.float32)])
+found = CachedFeatures([[place] for place in places])(np.arange(600))
+assert (found.numpy() == np.arange(600).reshape(-1, 1, 1) // 3).all()
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
 
 def test_who_is_at_work_is_waited_for(dataset, tmp_path, monkeypatch):

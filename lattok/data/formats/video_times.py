@@ -27,6 +27,7 @@ from lattok.checks import LattokError
 from lattok.data.tables import DAMAGE, read_table
 from lattok.data.video import open_video
 from lattok.files import whole_file
+from lattok.machine import cores
 from lattok.progress import bar
 
 IRREGULAR = 0.25  # of a frame interval: a frame further from its place in the grid of a rate does not fit the rate
@@ -173,8 +174,7 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, Packed], dict[
     known = _kept(root) if len(files) >= MANY else {}
     read: dict[int, Packed] = {}
     reasons: dict[int, str] = {}
-    threads = max(THREADS, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(min(threads, len(files)))
+    pool = ThreadPoolExecutor(min(max(THREADS, cores()), len(files)))
     starts = range(0, len(files), TOGETHER)
     try:
         parts = [pool.submit(_packed, root, files[i : i + TOGETHER], known) for i in starts]
