@@ -254,8 +254,10 @@ def dataset_files(root: Path) -> Iterator[Path]:
 
 
 def dataset_fingerprint(dataset: RobotDataset) -> str:
-    """Hash what a dataset is made of: a commit of the Hub, whatever of it has been fetched, or its files here."""
-    return fingerprint(dataset.root) if dataset.files.commit is None else dataset.files.commit
+    """Tell what a dataset is made of: a folder of a commit on the Hub, or the files here by their `fingerprint`."""
+    if isinstance(dataset.files, OnHub):
+        return f"{dataset.files.commit} {os.path.relpath(dataset.root, dataset.files.folder)}"
+    return fingerprint(dataset.root)
 
 
 def fingerprint(root: Path, linked: bool = False) -> str:

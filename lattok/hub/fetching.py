@@ -27,7 +27,7 @@ from lattok.hub import client
 from lattok.places import followed
 from lattok.prefetch import Abandoned, check_wanted
 
-OWN = "lattok"  # folder of what may be removed again, below that of the client
+OWN = "lattok-bounded"  # folder of what may be removed again, below that of the client
 ASKED_AT_ONCE = 1000  # files in a question to the Hub
 FORGOTTEN_S = 3600.0  # since the last byte of a download whose process was killed
 AGAIN_S = 60.0  # until a file that could not be fetched is asked for again

@@ -61,7 +61,7 @@ def size_of(source: Path, *names: str) -> int:
 
 def kept(cache: Path) -> list[Path]:
     """Files that the cache with a bound has."""
-    return [path for path in (cache / "lattok").rglob("*.*") if path.is_symlink() and path.exists()]
+    return [path for path in (cache / "lattok-bounded").rglob("*.*") if path.is_symlink() and path.exists()]
 
 
 def test_opening_fetches_meta_and_reading_an_episode_its_files_once(hub: LocalHub, source: Path):
@@ -284,7 +284,7 @@ def test_a_bound_removes_what_was_not_used_for_longest(hub: LocalHub, source: Pa
     np.testing.assert_array_equal(open_dataset(REPO, cache_gb=room / 1e9).frames(1), local.frames(1))
     assert any("videos" in name for name in hub.fetched())
     assert sum(path.stat().st_size for path in kept(tmp_path / "cache")) <= room
-    assert not list((tmp_path / "cache" / "lattok" / "claims").iterdir())
+    assert not list((tmp_path / "cache" / "lattok-bounded" / "claims").iterdir())
 
 
 def test_threads_claim_the_room_of_a_file_once(hub: LocalHub, source: Path):
@@ -330,7 +330,7 @@ def test_a_file_that_is_larger_than_the_bound(hub: LocalHub):
 
 def test_claims_of_killed_processes_and_old_parts_of_files_go(hub: LocalHub, source: Path, tmp_path: Path):
     dataset = open_dataset(REPO, cache_gb=(size_of(source, *files_of(open_dataset(source), 0)) + 100) / 1e9)
-    cache = tmp_path / "cache" / "lattok"
+    cache = tmp_path / "cache" / "lattok-bounded"
     (cache / "claims" / f"999999999999-{'f' * 64}").touch()
     part = cache / "datasets--org--arm" / "blobs" / f"{'0' * 64}.12345678.incomplete"
     part.parent.mkdir(parents=True)
@@ -414,6 +414,8 @@ def test_a_folder_of_a_repository_and_a_description(hub: LocalHub, source: Path,
     shutil.copytree(source, hub.folder / "deep" / "arm")
     hub.commit()
     dataset = open_dataset(REPO, subfolder="deep/arm")
+    assert dataset_fingerprint(dataset) != dataset_fingerprint(open_dataset(REPO))
+    hub.fetched()
     np.testing.assert_array_equal(dataset.frames(1), open_dataset(source).frames(1))
     assert all(name.startswith("deep/arm/") for name in hub.fetched())
     described = tmp_path / "arm.json"
