@@ -174,7 +174,8 @@ class DataFile:
 class ColumnReader:
     """Reads rows of columns from many files, keeping the last row groups (256 MB) and files (16) at hand.
 
-    Threads may share it; pickled, it starts empty.
+    Where episodes lie in a file is kept of all files, and so are `column`s. Threads may share it; pickled, it starts
+    empty.
     """
 
     def __init__(self, files: OnDisk | None = None):
@@ -184,6 +185,8 @@ class ColumnReader:
         self._files: OrderedDict[Path, DataFile] = OrderedDict()
         self._groups: OrderedDict[tuple[Path, int, str], pa.ChunkedArray] = OrderedDict()
         self._bytes = 0
+        self._rows: dict[Path, dict[int, tuple[int, int]]] = {}
+        self._columns: dict[tuple[Path, str], pa.ChunkedArray | None] = {}
 
     def __reduce__(self) -> tuple[type[ColumnReader], tuple[OnDisk]]:
         return ColumnReader, (self._at,)
@@ -198,9 +201,24 @@ class ColumnReader:
         with self._at.at_hand(path) as place, self._lock:  # while it is fetched, others read
             if path not in self._files:
                 self._files[path] = DataFile(place)  # open, it can lose no more than its name
+                self._rows[path] = self._files[path].rows
                 if len(self._files) > OPEN_FILES:
                     self._files.popitem(last=False)
             return self._files[path]
+
+    def rows(self, path: Path) -> dict[int, tuple[int, int]]:
+        """Return the rows [first, last) of every episode in a file, in the file's order."""
+        return self._rows[path] if path in self._rows else self.file(path).rows
+
+    def column(self, path: Path, key: str) -> pa.ChunkedArray | None:
+        """Read a whole column, a narrow one, once; None where a part of it cannot be read."""
+        if (path, key) not in self._columns:
+            try:
+                found = self.file(path).whole([key]).combine_chunks()[key]
+            except LattokError:
+                found = None
+            self._columns[path, key] = found
+        return self._columns[path, key]
 
     def read(self, path: Path, key: str, first: int, last: int) -> pa.ChunkedArray:
         """Read rows [first, last) of a column."""

@@ -119,7 +119,7 @@ class LeRobotV3(RobotDataset):
 
     def episode_rows(self, path: Path) -> dict[int, tuple[int, int]]:
         """Rows [first, last) of every episode in a data file, in the file's order."""
-        return self._reader.file(path).rows
+        return self._reader.rows(path)
 
     def by_data_file(self, indices: Sequence[int] | None = None) -> dict[Path, list[int]]:
         """Episodes (all by default) of every data file, by index; files in the order of their first episode."""
@@ -199,7 +199,7 @@ class LeRobotV3(RobotDataset):
         """Find the data file of an episode and its rows [first, last) in it: as many as meta/episodes says."""
         row = self._episode_row(episode_index)
         path, length = self._place(row), self._table.value(row, "length")
-        first, last = self._reader.file(path).rows.get(episode_index, (0, 0))
+        first, last = self._reader.rows(path).get(episode_index, (0, 0))
         if last - first != length:
             reason = "The file is not the one that meta/episodes describes: copy the dataset again."
             expected = f"{length} rows of episode {episode_index}"
@@ -240,12 +240,20 @@ class LeRobotV3(RobotDataset):
                 yield from (np.stack(list(same)) for _, same in groupby(images, key=np.shape))
             return
         path, start, _ = self.video_span(episode_index, camera)
-        times = self.columns(episode_index, ["timestamp"])["timestamp"].astype(np.float64)
+        times = self._times(episode_index).astype(np.float64)
         if not (np.diff(times) > 0).all() or not 0 <= times[0] <= times[-1] < 1e9:
             what = f"`timestamp` of episode {episode_index}: expected seconds that increase from 0"
             raise LattokError(f"{self.data_file(episode_index)}: {what}. Copy the file again, or write it again.")
         with self.files.at_hand(path) as place:
             yield from decode_at(place, start + times[indices], self.fps)
+
+    def _times(self, episode_index: int) -> np.ndarray:
+        """Read when an episode's frames are shown [T]; of all in the file, as opening it takes longer than a clip."""
+        path, first, last = self._rows(episode_index)
+        column = self._reader.column(path, "timestamp") if "timestamp" in self.features else None
+        if column is None:
+            return self.columns(episode_index, ["timestamp"])["timestamp"]
+        return column_to_numpy(column.slice(first, last - first), self.features["timestamp"], f"{path}: `timestamp`")
 
     def _stored_images(self, episode_index: int, key: str, indices: np.ndarray) -> Iterator[tuple[bytes, str]]:
         """Yield encoded images of one camera, each with its place for errors."""

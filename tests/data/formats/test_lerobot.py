@@ -6,6 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.checks import LattokError
-from lattok.data import LeRobotV3, open_dataset
+from lattok.data import LeRobotV3, open_dataset, tables
 from lattok.data.formats.lerobot_meta import EpisodeTable
 from lattok.data.tables import DataFile
 from lattok.types import Episode
@@ -153,3 +154,32 @@ def test_a_column_whose_name_is_damaged_inside_the_file(make_dataset):
     dataset = make_dataset([5], cameras=False)
     with pytest.raises(LattokError, match=r"cannot read `lost` from .*parquet .*Copy it again"):
         DataFile(dataset.data_file(0)).read(0, "lost")
+
+
+def test_clips_of_many_files_open_each_file_once(make_dataset, monkeypatch):
+    dataset = make_dataset([12, 7, 9, 25, 3, 6, 8], data_file_mb=0.004)
+    files = {dataset.data_file(episode.index) for episode in dataset.episodes}
+    opened: list[Path] = []
+    made = tables.DataFile
+    monkeypatch.setattr(tables, "OPEN_FILES", 1)
+    monkeypatch.setattr(tables, "DataFile", lambda path: opened.append(path) or made(path))
+    expected = [dataset.frames(index, indices=[0, 1]) for index in range(7)]
+    for index in (6, 0, 5, 1, 4, 2, 3):
+        np.testing.assert_array_equal(dataset.frames(index, indices=[0, 1]), expected[index])
+    assert len(files) > 1
+    assert sorted(opened) == sorted(files)
+
+
+def test_damaged_times_of_one_episode_leave_the_others(make_dataset):
+    dataset = make_dataset([5, 6, 7])
+    path = dataset.data_file(1)
+    group = pq.ParquetFile(path).metadata.row_group(1)
+    (column,) = (group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "timestamp")
+    content = bytearray(path.read_bytes())
+    begin = column.dictionary_page_offset or column.data_page_offset
+    content[begin + column.total_compressed_size - 1] ^= 255
+    path.write_bytes(content)
+    dataset = open_dataset(dataset.root)
+    assert [len(dataset.frames(index)) for index in (0, 2)] == [5, 7]
+    with pytest.raises(LattokError, match="cannot read `timestamp` from .*Copy it again"):
+        dataset.frames(1)
