@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,9 @@ from lattok.machine import cores
 Value = TypeVar("Value")
 Stopped = Callable[[], bool]  # asked now and then by long work, which then raises `Abandoned`
 
+# Python lets a thread that computes keep the interpreter for 5 ms, for which decoders then wait at every frame: two of
+# them gave 1,237 frames of 224 x 224 a second with it and 2,412 with this
+TURN_S = 5e-4
 MOST_THREADS = 4  # decode faster than one GPU labels
 
 
@@ -57,12 +61,15 @@ class Ahead(Generic[Value]):
         self._pool = ThreadPoolExecutor(threads or min(MOST_THREADS, spare), thread_name_prefix="lattok-ahead")
 
     def __enter__(self) -> Self:
+        self._turn = sys.getswitchinterval()
+        sys.setswitchinterval(min(self._turn, TURN_S))
         self._fill()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self._stop.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+        sys.setswitchinterval(self._turn)
 
     def __call__(self, *arguments: object) -> Value:
         """Return the result of the job with these arguments; those before it are given up."""

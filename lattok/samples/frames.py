@@ -41,6 +41,7 @@ class FrameReader:
     ):
         self.dataset, self.episodes, self.cameras, self._transform = dataset, episodes, cameras, transform
         self._starts = np.cumsum([0, *(episode.length for episode in episodes)])
+        self._numbers = np.array([episode.index for episode in episodes])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -63,8 +64,8 @@ class FrameReader:
         return len(self) * math.prod(self.shape)
 
     def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> tuple[np.ndarray, dict[int, LattokError]]:
-        """Read ascending `rows` [n]: frames [n, V, h, w, 3], and the errors of episodes whose rows are left empty."""
-        frames, errors = np.zeros((len(rows), *self.shape), dtype=np.uint8), dict[int, LattokError]()
+        """Read ascending `rows` [n]: frames [n, V, h, w, 3], and the errors of episodes whose rows mean nothing."""
+        frames, errors = np.empty((len(rows), *self.shape), dtype=np.uint8), dict[int, LattokError]()
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         for place in np.unique(owner).tolist():
             here = np.flatnonzero(owner == place)
@@ -72,6 +73,8 @@ class FrameReader:
             try:
                 found = self._read(index, rows[here] - self._starts[place], stopped)
                 self._check_size(found, index, self.shape)
+                if len(here) == len(rows):
+                    return found, errors
                 frames[here[0] : here[-1] + 1] = found
             except LattokError as error:
                 errors[index] = error
@@ -79,8 +82,7 @@ class FrameReader:
 
     def episode_of(self, rows: np.ndarray) -> np.ndarray:
         """Return the indices of the episodes that `rows` belong to."""
-        numbers = np.array([episode.index for episode in self.episodes])
-        return numbers[np.searchsorted(self._starts, rows, side="right") - 1]
+        return self._numbers[np.searchsorted(self._starts, rows, side="right") - 1]
 
     def fetched_file_of(self, episodes: np.ndarray) -> np.ndarray | None:
         """Number the files that `episodes` [n] (their indices) lie in, as the first camera has them, from 0; None where
@@ -172,6 +174,11 @@ class Samples(Protocol):
 
     reader: FrameReader
     episode_of: np.ndarray  # [n]
+
+    @property
+    def gaps(self) -> Sequence[int]:
+        """Return how far from a sample's first frame each further one is."""
+        ...
 
     def __len__(self) -> int: ...
 

@@ -77,7 +77,7 @@ class PolicyWindows:
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
         self.acted = torch.from_numpy(acted_episodes(dataset, chosen, action_episodes).repeat(lengths))
-        self._gaps = np.array([0, *gaps])
+        self.gaps = tuple(gaps)
         self.tasks, self.task_of = instructions(chosen, lengths, np.ones(len(self), dtype=bool))
         self.states, self.state_names = _states(dataset, state_key, chosen, unseen)
         self._vectors = {action_key: self.actions}
@@ -108,7 +108,7 @@ class PolicyWindows:
 
     def frame_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows [B, 1 + gaps] of the frames of samples `indices` [B]."""
-        return np.minimum(indices[:, None] + self._gaps, self._windows.last.numpy()[indices, None])
+        return np.minimum(indices[:, None] + np.array([0, *self.gaps]), self._windows.last.numpy()[indices, None])
 
     def batch(self, indices: Tensor, frames: Tensor | None = None) -> PolicyBatch:
         """Return samples `indices` [B]; `frames` [B, 1 + gaps, V, h, w, 3] are given where they are not kept here."""

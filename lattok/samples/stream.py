@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from lattok.checks import LattokError
 from lattok.machine import cores
 from lattok.prefetch import Ahead, Request, Stopped
 from lattok.samples.frames import DECODERS, Samples
-from lattok.samples.lanes import LANES, Draw, StreamedBatches, Window
+from lattok.samples.lanes import CLIP, LANES, Draw, StreamedBatches, Window
 
 FEW = 8  # episodes that may be damaged before their share counts
 LEAST, MOST = 16, 1024  # samples of a window
@@ -199,10 +200,18 @@ def window_sizes(parts: Sequence[Samples], weights: Sequence[float], memory: flo
     The other half is for those that follow. `streams` draw from each part, with windows of their own. Of at most MOST
     samples all is shuffled well enough. Raises `LattokError` where windows would be next to nothing.
     """
-    room, whole = memory / 2 / LANES / streams, sum(weights)
-    each = [room * weight / whole / math.prod(part.reader.shape) for part, weight in zip(parts, weights, strict=True)]
-    if min(each) < LEAST:
-        least = memory * LEAST / min(each) / 1e9
-        hint = "Or choose a smaller image_size, or fewer cameras."
-        checks.fail("memory_gb", f"at least {least:.2g} for images of this size", f"{memory / 1e9:.2g}", hint)
-    return [int(min(MOST, samples)) for samples in each]
+    found = []
+    for part, weight in zip(parts, weights, strict=True):
+        frames = memory / 2 / LANES / streams * weight / sum(weights) / math.prod(part.reader.shape)
+        found.append(bisect_right(range(1, MOST + 1), frames, key=partial(_most_frames, part.gaps)))
+        if found[-1] < LEAST:
+            least = memory / 1e9 * _most_frames(part.gaps, LEAST) / frames
+            hint = "Or choose a smaller image_size, or fewer cameras."
+            checks.fail("memory_gb", f"at least {least:.2g} for images of this size", f"{memory / 1e9:.2g}", hint)
+    return found
+
+
+def _most_frames(gaps: Sequence[int], samples: int) -> int:
+    """Count the frames of a window: those of its samples, and the further ones of each of its clips."""
+    clips = -(-samples // CLIP)
+    return samples + sum(clips * min(gap, samples, CLIP) for gap in gaps)

@@ -120,7 +120,8 @@ class FramePairs:
             checks.fail("labelled_fraction", "a number from 0 to 1", repr(labelled_fraction))
         self.episodes = chosen = select_episodes(dataset, episodes)
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
-        self.stride, self.offsets = stride_frames, np.array([0, stride_frames, *extra_strides])
+        self.stride, self.gaps = stride_frames, (stride_frames, *extra_strides)
+        self.offsets = np.array([0, *self.gaps])
         check_stride(stride_frames, lengths, dataset.fps)
         for stride in extra_strides:
             check_stride(stride, lengths, dataset.fps, "extra_strides")

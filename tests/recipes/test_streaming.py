@@ -56,8 +56,8 @@ def test_data_that_fits_stays_in_memory_and_the_choice_is_said(dataset, tmp_path
     assert "Frames take 0.925 MB of memory: kept in memory\n" in said
     assert "Frames take 0.925 MB of memory: streamed through 0.6 MB of it\n" in said
     stored = [files.read_json(tmp_path / name / "run" / "frames.json")["windows"] for name in ("kept", "streamed")]
-    assert stored == [None, [6]]
-    with pytest.raises(LattokError, match="`memory_gb`: expected at least 0.0002 for images of this size, got 0.0001"):
+    assert stored == [None, [4]]
+    with pytest.raises(LattokError, match="`memory_gb`: expected at least 0.00039 for images of this size, got 0.0001"):
         lattok.train(lam(dataset, tmp_path / "small", memory_gb=1e-4))
 
 
@@ -92,7 +92,7 @@ def test_a_run_that_goes_on_learns_what_it_would_have_learned(made, batches, dat
 def test_a_mixture_with_known_and_unknown_actions_is_streamed(dataset, tmp_path):
     other = write_dataset(tmp_path / "other", [23, 34, 21, 38])
     mix = (f"{dataset}:1.0", f"{other}:2.0")
-    mixed = lattok.train(lam(None, tmp_path / "lam", mix=mix, memory_gb=8e-4, steps=3))
+    mixed = lattok.train(lam(None, tmp_path / "lam", mix=mix, memory_gb=1.25e-3, steps=3))
     assert len(mixed.trained_on["mixture"]) == 2
     options = {"action_episodes": "0:3", "acted_share": 0.5, "strategy": "la_direct", "steps": 3}
     annotated = lattok.annotate(dataset, mixed, tmp_path / "annotated")

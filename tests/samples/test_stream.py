@@ -287,9 +287,10 @@ def test_threads_end_with_the_stream():
 def test_windows_fit_into_the_memory_that_is_given():
     pairs = pairs_of(Film(LENGTHS))
     frame = SIDE * SIDE * 3
-    assert window_sizes([pairs], [1.0], 2 * 40 * LANES * frame) == [40]
-    assert window_sizes([pairs, pairs], [1.0, 3.0], 2 * 80 * LANES * frame) == [20, 60]
+    assert window_sizes([pairs], [1.0], 2 * 43 * LANES * frame) == [40]  # and three frames beyond each of its clips
+    assert window_sizes([pairs], [1.0], 2 * 306 * LANES * frame) == [300]
+    assert window_sizes([pairs, pairs], [1.0, 3.0], 2 * 80 * LANES * frame) == [17, 57]
     with pytest.raises(
-        LattokError, match="`memory_gb`: expected at least 0.00015 for images of this size, got 9.2e-05"
+        LattokError, match="`memory_gb`: expected at least 0.00018 for images of this size, got 9.2e-05"
     ):
         window_sizes([pairs], [1.0], 20 * LANES * frame)
