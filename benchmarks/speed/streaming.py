@@ -46,8 +46,8 @@ from lattok.samples.stream import FrameStream, window_sizes
 from lattok.training.feed import DEPTH, BatchSource, Feed
 
 SIZE, DELTA, HORIZON, BATCH, WORKERS = 224, 32, 8, 64, 2
-STEP_S, STEPS = 0.05, 150
-LATER, WARM = 1400, 60  # steps: within the first pass
+STEP_S, STEPS = 0.05, 600
+LATER, WARM = 400, 200  # steps: windows have their size, and have changed once before anything is counted
 POOL_GB = 3.0
 
 
@@ -175,7 +175,7 @@ def rate(folder: Path, frames: int, count: int) -> dict[str, Any]:
         for name, make in rows.items():
             torch.manual_seed(0)
             try:
-                few = (count, WARM) if name == "lattok" else (max(8, count // 5),)
+                few = (count, WARM) if name == "lattok" else (max(8, count // 6),)
                 told = measured(make(), *few)
             except Exception as error:  # what one of them cannot do is a result too
                 told = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
@@ -195,18 +195,18 @@ def wait(folder: Path, frames: int) -> dict[str, Any]:
         for ahead in (True, False):
             source = Windows(dataset(folder, frames, 2))
             # otherwise decoded in the step too
-            steps = range(LATER, LATER + STEPS)
-            batches = fed(source, STEPS, LATER) if ahead else (source(step, 0, 1) for step in steps)
+            steps = range(LATER, LATER + WARM + STEPS)
+            batches = fed(source, len(steps), LATER) if ahead else (source(step, 0, 1) for step in steps)
             waited, begun = 0.0, 0.0
-            for step in range(STEPS):
-                if step == STEPS // 3:  # the first windows are there by then
+            for step in range(len(steps)):
+                if step == WARM:  # the first windows are there by then
                     waited, begun = 0.0, time.monotonic()
                 asked = time.monotonic()
                 next(batches)
                 waited += time.monotonic() - asked
                 time.sleep(step_s)
             total = time.monotonic() - begun
-            told = {"waited": waited / total, "samples_per_second": BATCH * (STEPS - STEPS // 3) / total}
+            told = {"waited": waited / total, "samples_per_second": BATCH * STEPS / total}
             found[f"{name}, {'ahead' if ahead else 'in the step'}"] = told
             print(name, ahead, told, flush=True)
     return found
@@ -217,8 +217,8 @@ def main() -> None:
     parser.add_argument("what", choices=["start", "rate", "wait", "one"])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--frames", type=int, nargs="+", default=[100_000])
-    parser.add_argument("--memory-gb", type=float, default=0.1)
-    parser.add_argument("--batches", type=int, default=60)
+    parser.add_argument("--memory-gb", type=float, default=0.2)
+    parser.add_argument("--batches", type=int, default=STEPS)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
