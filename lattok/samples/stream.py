@@ -29,7 +29,7 @@ from lattok.samples.frames import DECODERS, Samples
 from lattok.samples.lanes import CLIP, LANES, Draw, StreamedBatches, Window
 
 FEW = 8  # episodes that may be damaged before their share counts
-LEAST, MOST = 16, 1024  # samples of a window
+LEAST, MOST = 1, 1024  # samples of a window
 
 
 class Key(NamedTuple):

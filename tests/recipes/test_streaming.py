@@ -32,7 +32,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
     """Eight lanes and short windows, so that a tiny dataset is much larger than they are."""
-    for name, value in {"lanes.LANES": 8, "stream.LANES": 8, "stream.LEAST": 2}.items():
+    for name, value in {"lanes.LANES": 8, "stream.LANES": 8}.items():
         monkeypatch.setattr(f"lattok.samples.{name}", value)
 
 
@@ -57,7 +57,7 @@ def test_data_that_fits_stays_in_memory_and_the_choice_is_said(dataset, tmp_path
     assert "Frames take 0.925 MB of memory: streamed through 0.6 MB of it\n" in said
     stored = [files.read_json(tmp_path / name / "run" / "frames.json")["windows"] for name in ("kept", "streamed")]
     assert stored == [None, [4]]
-    with pytest.raises(LattokError, match="`memory_gb`: expected at least 0.00039 for images of this size, got 0.0001"):
+    with pytest.raises(LattokError, match="`memory_gb`: expected at least 0.0002 for images of this size, got 0.0001"):
         lattok.train(lam(dataset, tmp_path / "small", memory_gb=1e-4))
 
 
@@ -123,7 +123,7 @@ def _worker(rank, dataset, out):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"lanes.LANES": 8, "stream.LANES": 8, "stream.LEAST": 2}.items():
+        for name, value in {"lanes.LANES": 8, "stream.LANES": 8}.items():
             patch.setattr(f"lattok.samples.{name}", value)
         lattok.train(policy(dataset, out / "two"))
         try:

@@ -291,6 +291,6 @@ def test_windows_fit_into_the_memory_that_is_given():
     assert window_sizes([pairs], [1.0], 2 * 306 * LANES * frame) == [300]
     assert window_sizes([pairs, pairs], [1.0, 3.0], 2 * 80 * LANES * frame) == [17, 57]
     with pytest.raises(
-        LattokError, match="`memory_gb`: expected at least 0.00018 for images of this size, got 9.2e-05"
+        LattokError, match="`memory_gb`: expected at least 1.8e-05 for images of this size, got 9.2e-06"
     ):
-        window_sizes([pairs], [1.0], 20 * LANES * frame)
+        window_sizes([pairs], [1.0], 2 * LANES * frame)
