@@ -3,7 +3,7 @@ P codes per sample, d latent width, T frames of a video, V cameras."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -182,3 +182,4 @@ class PolicyBatch(NamedTuple):
     labelled: Tensor | None = None  # 0-d: samples with labels in an average share, where a batch is shared out
     acted: Tensor | None = None  # 0-d: samples with known actions in an average share; none: all have
     later: Tensor | None = None  # [B, F, V, h, w, 3] uint8: frames after those of `images`, at fixed gaps
+    inputs: Mapping[str, Any] | None = None  # what the backbone made of images and prompts, where that was done ahead

@@ -153,9 +153,17 @@ class PolicyBatches(BatchSource):
     """Random windows of step t with augmented images; sample i of a step is the same for any number of processes."""
 
     def __init__(
-        self, samples: PolicyWindows | MixedPolicyWindows, recipe: Recipe[Any], windows: Sequence[int] | None = None
+        self,
+        samples: PolicyWindows | MixedPolicyWindows,
+        recipe: Recipe[Any],
+        windows: Sequence[int] | None = None,
+        prepared: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
     ):
-        """`windows`: images are streamed, with so many samples in a window of each dataset (see `samples.lanes`)."""
+        """`windows`: images are streamed, with so many samples in a window of each dataset (see `samples.lanes`).
+
+        `prepared` does what else can be done ahead of a step.
+        """
+        self._prepared = prepared
         self.windows, self.loop, self.data = samples, recipe.loop, recipe.data
         size, seed, share = recipe.loop.batch_size, recipe.loop.seed, recipe.data.acted_share
         self._draw: Callable[[int], torch.Tensor] = SeededBatches(len(samples), size, seed)
@@ -205,4 +213,5 @@ class PolicyBatches(BatchSource):
         changes = draw(options, size, batch.images.shape[1], self.loop.seed, step)[share::shares]
         frames = batch.images[:, None] if batch.later is None else torch.cat([batch.images[:, None], batch.later], 1)
         frames = augment_alike(frames, changes)  # what differs between them is what moved
-        return batch._replace(images=frames[:, 0], later=None if batch.later is None else frames[:, 1:])
+        later = None if batch.later is None else frames[:, 1:]
+        return self._prepared(batch._replace(images=frames[:, 0], later=later))

@@ -182,7 +182,7 @@ class VLARecipe(Recipe[LatentVLA]):
             policy.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
             if self.data.action_episodes is not None:
                 policy.trained_on["labels"] = {"episodes": self.data.action_episodes}
-            batches, weights = policy_batches(self, samples, parts, weights, resume), policy.config.loss_weights
+            batches, weights = policy_batches(self, policy, samples, parts, weights, resume), policy.config.loss_weights
             fit(policy, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             policy.trained_on |= left_out(batches.stream)
             if policy.datasets:
@@ -217,17 +217,19 @@ def _normalised(
 
 def policy_batches(
     recipe: VLARecipe,
+    policy: LatentVLA,
     samples: PolicyWindows | MixedPolicyWindows,
     parts: Sequence[PolicyWindows],
     weights: Sequence[float],
     resume: bool,
 ) -> PolicyBatches:
-    """Return the batches of a run, with images in memory or streamed."""
-    if not parts[0].cameras:
-        return PolicyBatches(samples, recipe)
-    if share := recipe.data.acted_share:  # samples with known actions, and the others of the same dataset
-        parts, weights = [*parts, *parts], [share, 1 - share]
-    return PolicyBatches(samples, recipe, keep_or_stream(recipe, parts, weights, resume))
+    """Return the batches of a run, with images in memory or streamed, ready for the policy's backbone."""
+    windows = None
+    if parts[0].cameras:
+        if share := recipe.data.acted_share:  # samples with known actions, and the others of the same dataset
+            parts, weights = [*parts, *parts], [share, 1 - share]
+        windows = keep_or_stream(recipe, parts, weights, resume)
+    return PolicyBatches(samples, recipe, windows, policy.prepared)
 
 
 def _judge(

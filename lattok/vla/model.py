@@ -208,9 +208,16 @@ class LatentVLA(HubModel):
         device = self.placeholders.device
         return cast(PolicyBatch, send_to_device(batch, device, non_blocking=ahead(device)))
 
+    def prepared(self, batch: PolicyBatch) -> PolicyBatch:
+        """Return a batch with what the backbone makes of its images and prompts without any weights."""
+        return batch._replace(inputs=self._inputs(batch))
+
+    def _inputs(self, batch: PolicyBatch) -> Mapping[str, Any]:
+        return self.backbone.encode(batch.images, prompts(self.config, batch.texts))
+
     def _see(self, batch: PolicyBatch, learning: bool) -> Seen:
         """Run the backbone, once."""
-        inputs = self.backbone.encode(batch.images, prompts(self.config, batch.texts))
+        inputs = self._inputs(batch) if batch.inputs is None else batch.inputs
         queries = self.placeholders.expand(len(batch.images), -1, -1)
         asked = self.losses if learning else {}
         out = self.backbone(inputs, queries, sorted({*self.layers, *asked.values()}))

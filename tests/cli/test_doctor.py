@@ -189,6 +189,18 @@ def test_every_verdict_is_repeated_with_what_to_do(folder: Path):
     assert "1 holds up, 1 falls short, 1 is open." in text
 
 
+@pytest.mark.usefixtures("healthy")
+def test_a_run_that_waits_for_data_is_told_so(tmp_path: Path):
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.parent.mkdir()
+    metrics.write_text('{"step": 50, "data_wait": 0.5}\n{"step": 100, "data_wait": 0.3}\n')
+    text = about(tmp_path)
+    assert "data wait 40.0% of the time until step 100" in text
+    assert "Its steps waited for data 40% of the time. Give it more cores" in text
+    metrics.write_text('{"step": 50, "data_wait": 0.01}\n')
+    assert "waited for data" not in about(tmp_path)
+
+
 def test_what_holds_or_is_not_known_gets_no_advice():
     assert advice_on("additive", True, "") == ""
     assert advice_on("of a later version", False, "") == ""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 import torch
 
 import lattok
 from lattok import files
+from lattok.backbones.scratch import ScratchBackbone
 from lattok.checks import LattokError
 from lattok.data import LeRobotV3
 from lattok.recipes import ImageLAMRecipe, VLARecipe
 from lattok.recipes.policy_data import PolicyBatches
 from lattok.samples.batches import PairBatches
+from lattok.vla import LatentVLA
 from tests.conftest import write_dataset
 from tests.hub.server import REPO, serving
 from tests.recipes.policies import SIZES
@@ -99,6 +102,21 @@ def test_a_mixture_with_known_and_unknown_actions_is_streamed(dataset, tmp_path)
     trained = lattok.train(policy(annotated, tmp_path / "policy", **options))
     assert trained.trained_on["labels"] == {"episodes": "0:3"}
     assert len(files.read_json(tmp_path / "policy" / "run" / "frames.json")["windows"]) == 2
+
+
+def test_images_and_prompts_are_made_ready_ahead_of_the_step(dataset, tmp_path, monkeypatch):
+    encode, threads = ScratchBackbone.encode, []
+
+    def watched(self, images, texts):
+        threads.append(threading.current_thread().name)
+        return encode(self, images, texts)
+
+    monkeypatch.setattr(ScratchBackbone, "encode", watched)
+    policy_ = lattok.train(policy(dataset, tmp_path / "ahead", episodes="0:"))
+    assert len(threads) == 8
+    assert all(name.startswith("lattok-ahead") for name in threads)
+    monkeypatch.setattr(LatentVLA, "prepared", lambda self, batch: batch)
+    assert weights(lattok.train(policy(dataset, tmp_path / "in_step", episodes="0:"))) == weights(policy_)
 
 
 def test_a_damaged_video_is_left_out_named_and_remembered(dataset, tmp_path, monkeypatch):

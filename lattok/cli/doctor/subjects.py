@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lattok import files, hub
+from lattok import checks, files, hub
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, inspect_dataset, open_dataset
 from lattok.data.schema import PROVENANCE
@@ -19,7 +19,10 @@ from lattok.findings import Finding, Found
 from lattok.hub.client import HUB_ID, download
 from lattok.hub.records import read_evaluation
 from lattok.loading import load
+from lattok.training import RUN
+from lattok.training.runlog import METRICS, read_metrics
 
+MUCH_WAITING = 0.1  # share of the time
 MOST = 8  # episodes or columns named in a finding
 
 
@@ -29,7 +32,9 @@ def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
     if place.is_dir() and (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
         return [sidecar]
     if place.is_dir() and (place / hub.CONFIG).is_file():
-        return [model, evaluation]
+        return [model, evaluation, waiting]
+    if (place / RUN / METRICS).is_file():
+        return [waiting]
     if not place.exists() and HUB_ID.fullmatch(subject):
         with suppress(LattokError):
             if (download("model", subject, None, [hub.CONFIG]) / hub.CONFIG).is_file():
@@ -85,6 +90,23 @@ def evaluation(subject: str, revision: str | None) -> Found:
         advice = advice_on(str(verdict.get("key", "")), verdict["holds"], str(verdict["text"]))
         yield Finding(severity, f"{said}: {verdict['text']}.", advice)
     yield "verdicts", f"{tally([verdict['holds'] for verdict in verdicts])}."
+
+
+def waiting(subject: str, revision: str | None) -> Found:
+    """Tell which part of its time a training run waited for data."""
+    path = Path(subject).expanduser() / RUN / METRICS
+    if not path.is_file():
+        return
+    entries = read_metrics(path)
+    known = [entry["data_wait"] for entry in entries if checks.is_number(entry.get("data_wait"))]
+    if not known:
+        return
+    share = sum(known) / len(known)
+    yield "data wait", f"{share:.1%} of the time until step {entries[-1]['step']}"
+    if share > MUCH_WAITING:
+        what = f"Its steps waited for data {share:.0%} of the time."
+        advice = "Give it more cores, or smaller or fewer images (image_size, cameras)"
+        yield Finding("note", what, f"{advice}; frames that fit into memory (memory_gb) are decoded only once.")
 
 
 def dataset(subject: str, revision: str | None) -> Found:

@@ -1,0 +1,92 @@
+"""Does it matter that streamed samples are shuffled in windows only? A tenth of the data at a time, against all.
+
+python -m benchmarks.quality.shuffle lam --out benchmarks/results/shuffle_lam.json            # 15 minutes of one core
+python -m benchmarks.quality.shuffle policy --data DEMONSTRATIONS --out benchmarks/results/shuffle_policy.json   # 40
+
+Both datasets are small. So that a tenth of them (the windows in use and the next ones) still has windows of whole
+clips, as large data have, there are 8 lanes here and not 96: a batch then sees some ten episodes. `lam`: the demo's
+latent action model on the bundled sample, with the figures of `lam_runs`. `policy`: the Baseline of the closed-loop
+study, on its demonstrations, its error on held-out episodes and its success over 40 start states of each task. Three
+seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lattok
+from benchmarks.closed_loop.cell import counted
+from benchmarks.closed_loop.plan import POLICY, STARTS, WORLD
+from benchmarks.common import environment, spread, write_results
+from benchmarks.quality.lam_runs import dataset, figures, untrained
+from lattok.samples import lanes, stream
+from lattok.samples.batches import PairBatches
+from lattok.training import fit
+
+SHARE, FEW_LANES, SEEDS = 0.1, 8, (0, 1, 2)
+
+
+def train_lam(seed: int, streamed: bool) -> dict[str, float]:
+    """Train the demo's latent action model and judge it."""
+    data = dataset(None)
+    pairs = data.labelled(0.05, seed)
+    recipe, model = untrained(pairs, seed)
+    model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
+    windows = None
+    if streamed:  # twice: extra labelled pairs are a stream of their own
+        windows = stream.window_sizes([pairs], [1.0], 2 * SHARE * pairs.reader.bytes, streams=2)
+    options = recipe.loop.batch_size, recipe.data.labelled_per_batch, seed
+    batches = PairBatches(pairs, *options, windows=windows)
+    with tempfile.TemporaryDirectory() as scratch:
+        fit(model, batches, recipe.loop, Path(scratch) / "run", loss_weights=model.config.loss_weights)
+    return {**figures(model.eval(), data), "window": windows[0] if windows else len(pairs)}
+
+
+def train_policy(data: Path, seed: int, streamed: bool) -> dict[str, float]:
+    """Train the study's Baseline and let it act."""
+    source = lattok.open_dataset(data)
+    frames = sum(episode.length for episode in source.episodes)
+    size = frames * len(source.cameras) * 3 * 64**2
+    given: dict[str, Any] = {**POLICY, "seed": seed, "memory_gb": SHARE * size / 1e9 if streamed else 0.0}
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "policy"
+        policy = lattok.train(lattok.VLARecipe.from_preset(data, out, "scratch", **given))
+        error = json.loads((out / "held_out.json").read_text())["error"]
+        windows = json.loads((out / "run" / "frames.json").read_text())["windows"]
+    won = counted(policy, WORLD, STARTS)
+    success = sum(task[0] for task in won.values()) / sum(task[2] for task in won.values())
+    return {"held_out_error": error, "success": success, "window": windows[0] if windows else math.nan}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=["lam", "policy"])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--only", choices=["streamed", "kept"])
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    lanes.LANES = stream.LANES = FEW_LANES
+    found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
+    for seed in args.seeds:
+        for how in ("streamed", "kept"):
+            name = f"{how}, seed {seed}"
+            if args.only in (None, how) and name not in found:
+                options = seed, how == "streamed"
+                found[name] = train_lam(*options) if args.what == "lam" else train_policy(args.data, *options)
+                print(name, found[name], flush=True)
+                write_results(args.out, found | {"environment": environment()})
+    runs = {how: [found[name] for name in found if name.startswith(how)] for how in ("streamed", "kept")}
+    print(json.dumps({how: spread(values) for how, values in runs.items() if values}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
