@@ -33,7 +33,7 @@ class FrozenFeatures(nn.Module):
 
     `name` is "pixels"; "timm:MODEL", where MODEL is any vision transformer that `timm.create_model` takes, also as
     "hf-hub:org/name" or "local-dir:/folder" (DINOv2 and 3, SigLIP 2 ...); or "hf:MODEL", a V-JEPA 2 of transformers.
-    Weights load with `load()`, never in the constructor.
+    Weights load with `load()`, never in the constructor. `patch` is the side of a patch of "pixels".
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class FrozenFeatures(nn.Module):
         std: Sequence[float] = IMAGENET[1],
         interpolation: str = "bicubic",
         revision: str | None = None,
+        patch: int = PIXEL_PATCH,
     ):
         super().__init__()
         self.name, self.image_size, self.revision = name, image_size, revision
@@ -54,8 +55,8 @@ class FrozenFeatures(nn.Module):
         self.std: Tensor
         checks.counts(image_size=image_size)
         if name == "pixels":
-            self.network, self.patch, self.loaded = None, PIXEL_PATCH, True
-            self.dim = 3 * PIXEL_PATCH**2
+            self.network, self.patch, self.loaded = None, patch, True
+            self.dim = 3 * patch**2
         else:
             self.network, self.loaded = _network(name, image_size, revision, pretrained=False), False
             self.patch = _patch_size(name, self.network)
@@ -94,7 +95,10 @@ class FrozenFeatures(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Turn uint8 [n, H, W, 3] into [n, N, D]."""
         checks.rank("frames", frames, "n H W 3")
-        pixels = (self.resize(frames).to(self.mean) / 255 - self.mean) / self.std
+        return self.of_pixels((self.resize(frames).to(self.mean) / 255 - self.mean) / self.std)
+
+    def of_pixels(self, pixels: Tensor) -> Tensor:
+        """Turn normalised pixels [n, s, s, 3] into [n, N, D]."""
         if self.network is None:
             return rearrange(pixels, "n (y p) (x q) c -> n (y x) (p q c)", p=self.patch, q=self.patch)
         if not self.loaded:

@@ -15,18 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lattok import checks
 from lattok.arrays import Values, as_tensor, like
 from lattok.checks import LattokError
-from lattok.hub import HubModel
 from lattok.image_lam import losses
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import FrozenFeatures
-from lattok.image_lam.labelling import Video, VideoEncoder, block_size, pair_encoder, query_tokens, torch_encoder
+from lattok.image_lam.labelling import VideoEncoder, pair_encoder, torch_encoder
+from lattok.image_lam.pair_model import PairModel
 from lattok.image_lam.parts import (
     Decoder,
     Encoded,
@@ -38,12 +37,12 @@ from lattok.image_lam.parts import (
     Words,
 )
 from lattok.quantize import VectorQuantizer
-from lattok.types import LatentActions, LossTerms, PairBatch, VideoLabeller, join
+from lattok.types import LatentActions, LossTerms, PairBatch
 
 NOT_SAVED = ("features.", "action_head.", "flow_head.")
 
 
-class ImageLAM(HubModel, VideoLabeller):
+class ImageLAM(PairModel):
     """Latent actions of frame pairs: P codes that say what changed, as far as the current frame does not show it.
 
     >>> lam = ImageLAM.from_pretrained("org/name")          # or a folder
@@ -52,7 +51,6 @@ class ImageLAM(HubModel, VideoLabeller):
 
     type = "image-lam"
     config_class = ImageLAMConfig
-    label_source = "video"
 
     def __init__(self, config: ImageLAMConfig, features: FrozenFeatures | None = None):
         super().__init__()
@@ -85,15 +83,22 @@ class ImageLAM(HubModel, VideoLabeller):
         found = re.fullmatch(r"(?:timm:hf-hub|hf):([\w.-]+/[\w.-]+)", self.config.features, re.ASCII)
         return found[1] if found and not Path(found[1]).exists() else None
 
-    def after_load(self) -> None:
-        """Fetch the named features' weights."""
-        self.features.load()
+    @property
+    def numbers_per_frame(self) -> int:
+        """Count those of a layer: all tokens, each as wide as the model."""
+        config = self.config
+        tokens = len(self.cameras) * self.features.count + config.tokens * (1 if self.env is None else 2)
+        return tokens * config.width
 
-    def stride_frames(self, fps: float) -> int:
-        return checks.stride_in_frames(self.config.stride, fps)
+    def video_encoder(self) -> VideoEncoder:
+        """Return torch's encoder in float32."""
+        return torch_encoder(self.frame_features, pair_encoder(self.encoder))
 
-    def resize(self, frames: np.ndarray) -> np.ndarray:
-        return self.features.resize(torch.from_numpy(frames)).numpy()
+    def fresh(self) -> ImageLAM:
+        """Make a model of the same configuration with random weights; the frozen features are shared."""
+        made = ImageLAM(self.config)
+        made.features = self.features
+        return made
 
     def attach_action_head(self, actions: Tensor) -> None:
         """Add an action head, for training only, with a normaliser fitted to `actions` [N, m] or [N, steps, m]."""
@@ -124,48 +129,11 @@ class ImageLAM(HubModel, VideoLabeller):
         for target, level in zip(wanted, levels, strict=True):
             target.copy_(level)
 
-    def encode(self, frames: Values) -> LatentActions:
-        """Turn frame pairs uint8 [B, 2, V, H, W, 3] into `LatentActions`; V may be left out when there is one camera.
-
-        Arrays in, arrays out. For all pairs of a video see `label_video`.
-        """
-        return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
-
-    @torch.no_grad()
-    def label_video(self, frames: Video, stride: int, encoder: VideoEncoder | None = None) -> LatentActions:
-        """Turn video uint8 [T, V, H, W, 3] into T latent actions of the pairs (t, min(t + stride, T - 1)), in float32.
-
-        V may be left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order,
-        from any iterable: only `stride` frames are held. Every frame is computed once, in blocks from frame 0, so that
-        labels do not depend on the pieces. `lattok.for_inference` has faster encoders.
-        """
-        checks.counts(stride=stride)
-        self.check_reads_video_alone()
-        config = self.config
-        tokens = len(self.cameras) * self.features.count + config.tokens * (1 if self.env is None else 2)
-        size = block_size(tokens * config.width, self.features.mean.device)
-        with self._inference():
-            encoder = encoder or torch_encoder(self.frame_features, pair_encoder(self.encoder))
-            parts = [self.from_tokens(part) for part in query_tokens(encoder, frames, self.cameras, stride, size)]
-        if not parts:
-            checks.fail("frames", "at least one frame", "none")
-        return like(frames, join(parts))
-
     def check_reads_video_alone(self) -> None:
         """Refuse a stage-1 model: it also reads instructions, which a video does not hold."""
         if self.config.language is not None:
             hint = "Label with a stage-2 model trained with its codebook."
             checks.fail("model", "one that labels video", "a stage-1 model, which also reads instructions", hint)
-
-    def checked_pairs(self, frames: Values) -> Tensor:
-        """Return frame pairs of this model's cameras as [B, 2, V, H, W, 3]; V may be left out when there is one."""
-        frames = as_tensor("frames", frames)
-        if frames.ndim == 5 and len(self.cameras) == 1:
-            frames = frames[:, :, None]
-        checks.rank("frames", frames, "B 2 V H W 3")
-        checks.size("frames", "frames per sample", frames.shape[1], 2)
-        checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[2], len(self.cameras))
-        return frames
 
     @torch.no_grad()
     def encode_features(
@@ -192,15 +160,6 @@ class ImageLAM(HubModel, VideoLabeller):
         """Turn the encoder's query tokens [B, queries, width] into `LatentActions`."""
         control, env = self._quantized(tokens)
         return self.control.public(control, self.env.public(env) if self.env and env else None)
-
-    @torch.no_grad()
-    def frame_features(self, frames: Tensor) -> Tensor:
-        """Turn uint8 [..., V, H, W, 3] into features [..., V*N, D]."""
-        checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[-4], len(self.cameras))
-        lead = frames.shape[:-4]
-        frames = self.features.resize(frames).to(self.features.mean.device)
-        patches = self.features(frames.reshape(-1, *frames.shape[-3:]))
-        return patches.reshape(*lead, len(self.cameras) * self.features.count, self.features.dim)
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Return the loss terms of a batch; `config.loss_weights` weights them."""
@@ -247,12 +206,6 @@ class ImageLAM(HubModel, VideoLabeller):
     def saved_tensors(self) -> dict[str, Tensor]:
         """Leave out the frozen features, which the config names, and the heads that only training needs."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith(NOT_SAVED)}
-
-    def describe(self) -> dict[str, Any]:
-        """Add the hash of the frozen features' weights, which the artefact does not hold."""
-        described = super().describe() | {"backend": "torch", "precision": "float32"}
-        weights = self.features.weights_hash()
-        return described if weights is None else described | {"features_sha256": weights}
 
     def _quantized(self, tokens: Tensor) -> tuple[Encoded, Encoded | None]:
         """Split query tokens [B, queries, width] into control and environment streams."""

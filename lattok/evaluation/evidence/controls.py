@@ -189,6 +189,5 @@ def untrained_model(model: ImageLAM, seed: int) -> ImageLAM:
     """Build a model of the same config with fresh weights; the frozen features are shared."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = ImageLAM(model.config)
-    fresh.features = model.features
+        fresh = model.fresh()
     return fresh.to(model.features.mean.device).eval()
