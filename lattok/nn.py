@@ -130,7 +130,12 @@ def same_precision(move: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
 
 
 def sinusoidal_positions(count: int, dim: int) -> Tensor:
-    """Tabulate [count, dim] sin and cos in turn, frequencies 10000^(-2i/dim) (Vaswani et al., 2017, section 3.5)."""
-    frequency = torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
-    angle = torch.arange(count)[:, None] * frequency
-    return torch.stack([angle.sin(), angle.cos()], -1).reshape(count, -1)[:, :dim]
+    """Tabulate `sinusoids` of the places 0 .. count - 1, [count, dim]."""
+    return sinusoids(torch.arange(count), dim)
+
+
+def sinusoids(places: Tensor, dim: int) -> Tensor:
+    """Return sin and cos in turn of places [...], frequencies 10000^(-2i/dim): [..., dim] (Vaswani et al., 2017)."""
+    frequency = torch.exp(torch.arange(0, dim, 2, device=places.device) * (-math.log(10000.0) / dim))
+    angle = places[..., None] * frequency
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)[..., :dim]

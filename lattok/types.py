@@ -170,6 +170,13 @@ class LatentTarget(NamedTuple):
         return LatentTarget(codes, embedding, change(self.valid))
 
 
+class FlowDraws(NamedTuple):
+    """What a flow-matching head draws for each sample to learn from."""
+
+    noise: Tensor  # [B, H, m] standard normal
+    times: Tensor  # [B] from 0, noise, to 1, actions
+
+
 class PolicyBatch(NamedTuple):
     """Observations with the actions that followed, and the latent actions that supervise. Physical units."""
 
@@ -183,3 +190,4 @@ class PolicyBatch(NamedTuple):
     acted: Tensor | None = None  # 0-d: samples with known actions in an average share; none: all have
     later: Tensor | None = None  # [B, F, V, h, w, 3] uint8: frames after those of `images`, at fixed gaps
     inputs: Mapping[str, Any] | None = None  # what the backbone made of images and prompts, where that was done ahead
+    draws: FlowDraws | None = None  # none: a head that needs some draws them itself

@@ -25,9 +25,11 @@ from lattok.samples.lanes import StreamedBatches, lanes_of
 from lattok.samples.order import MixedBatches, SeededBatches
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
 from lattok.samples.stream import FrameStream
+from lattok.seeds import derive_seed
 from lattok.training import RUN
 from lattok.training.feed import BatchSource
-from lattok.types import ActionTokenizer, PolicyBatch
+from lattok.types import ActionTokenizer, FlowDraws, PolicyBatch
+from lattok.vla.flow import draw_flow
 
 
 class PolicySource(NamedTuple):
@@ -178,6 +180,7 @@ class PolicyBatches(BatchSource):
             self._order = torch.cat(each)
         else:
             parts, weights, chosen = [samples], [1.0], None
+        self._flows = recipe.model.head == "flow"
         self.stream = None
         if windows is not None:
             lanes = lanes_of(parts, chosen, windows, seed)
@@ -205,6 +208,10 @@ class PolicyBatches(BatchSource):
             batch = batch._replace(labelled=samples.labelled[rows].sum() / shares)
         if not samples.acted.all():
             batch = batch._replace(acted=samples.acted[rows].sum() / shares)
+        if self._flows:  # for all samples, so that any number of processes learns from the same
+            generator = torch.Generator().manual_seed(derive_seed(self.loop.seed, step, 2))
+            drawn = draw_flow((self.loop.batch_size, *batch.actions.shape[1:]), generator)
+            batch = batch._replace(draws=FlowDraws(*(part[share::shares] for part in drawn)))
         return batch
 
     def change(self, batch: PolicyBatch, step: int, share: int, shares: int) -> PolicyBatch:

@@ -16,8 +16,10 @@ from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
 POOLS = ("mean", "none")
+HEADS = ("regression", "flow")
 SCRATCH = "scratch"
 MOST_INSTRUCTIONS = 1000  # that a policy lists
+MOST_FLOW_STEPS = 1000
 MOST_NUMBERS = 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
 
 
@@ -63,8 +65,10 @@ class VLAConfig:
     head_dim: int = 512
     head_heads: int = 8
     head_layers: tuple[int, ...] = ()  # hidden states that the head sees; none: ⌈N/2⌉..N
+    head: str = field(default="regression", metadata=ADDED)  # or "flow": chunks out of noise (flow matching)
+    flow_steps: int = field(default=4, metadata=ADDED)  # Euler steps from noise to a chunk, of a flow head
     pool: str = "mean"  # states of the codes of a step, for the head: their mean, or "none"
-    action_loss: str = "l2"  # Eq. 4; the published code has "l1"
+    action_loss: str = "l2"  # Eq. 4; the published code has "l1"; a flow head has its own
     loss_reduction: str = "mean"  # "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
     normalize: str = "quantile"  # of actions and proprio
     normalize_exceptions: tuple[str, ...] = ()  # of actions, as action tokenizers have them
@@ -79,6 +83,8 @@ class VLAConfig:
         checks.counts(action_dim=self.action_dim, horizon=self.horizon, image_size=self.image_size)
         checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
         checks.counts(head_dim=self.head_dim, head_heads=self.head_heads)
+        checks.counts(1, MOST_FLOW_STEPS, flow_steps=self.flow_steps)
+        checks.one_of("head", self.head, HEADS)
         if self.head_dim % self.head_heads:
             checks.fail("head_heads", f"a divisor of head_dim {self.head_dim}", self.head_heads)
         checks.whole(proprio_dim=self.proprio_dim)

@@ -5,7 +5,7 @@
 
 Block k: the steps look at one another, at the placeholders of layer k and the proprio token, and, through a gate that
 starts closed, at the image tokens of layer k. The head owns its loss and how actions are drawn from it: a policy asks
-for `loss` and `sample` only.
+for `loss` and `sample` only. One that draws them out of noise is in `flow`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lattok.backbones import BackboneOut
 from lattok.nn import feed_forward
-from lattok.types import LossTerms
+from lattok.types import FlowDraws, LossTerms, PolicyBatch
 from lattok.vla.config import VLAConfig
 from lattok.vla.losses import action_loss
 
@@ -70,11 +70,17 @@ class HeadBlock(nn.Module):
             self.project_image = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, dim))
             self.image_gate = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: Tensor, states: LayerStates, proprio: Tensor | None) -> Tensor:
-        """Update steps [B, H, d] from the states of this block's layer and a proprio token [B, 1, d]."""
+    def forward(self, x: Tensor, states: LayerStates, proprio: Tensor | None, valid: Tensor | None = None) -> Tensor:
+        """Update steps [B, H, d] from the states of this block's layer and a proprio token [B, 1, d].
+
+        Steps that are not `valid` [B, H] bool are seen by none.
+        """
         steps = self.norm(x)
         seen = [steps, self.project(states.placeholders), *([] if proprio is None else [proprio])]
-        x = x + self.attention(steps, torch.cat(seen, 1))
+        keys = torch.cat(seen, 1)
+        if valid is not None:
+            valid = F.pad(valid, (0, keys.shape[1] - valid.shape[1]), value=True)
+        x = x + self.attention(steps, keys, valid)
         if states.image is not None:
             image = self.project_image(states.image)
             x = x + self.image_gate.tanh() * self.image_attention(self.norm_image(x), image, states.image_valid)
@@ -94,22 +100,27 @@ class ActionHead(nn.Module):
         self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, config.action_dim)
         self.kind, self.reduction = config.action_loss, config.loss_reduction
 
-    def loss(self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor) -> LossTerms:
+    def loss(
+        self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, draws: FlowDraws | None = None
+    ) -> LossTerms:
         """Return the term "action" of normalised chunks [B, H, m] over valid steps [B, H] (Eq. 4)."""
         predicted = self(states, proprio).float()
         return {"action": action_loss(predicted, target, valid, self.kind, self.reduction)}
 
-    def sample(self, states: States, proprio: Tensor | None) -> Tensor:
-        """Return normalised actions float32 [B, H, m] to carry out."""
+    def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
+        """Return normalised actions float32 [B, H, m] to carry out, in what `batch` shows."""
         return self(states, proprio).float()
 
     def forward(self, states: States, proprio: Tensor | None) -> Tensor:
         """Predict a chunk from states by layer and normalised proprio [B, s]."""
         batch = next(iter(states.values())).placeholders.shape[0]
+        return self.read(self.queries.expand(batch, -1, -1), states, proprio)
+
+    def read(self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None) -> Tensor:
+        """Let steps [B, H, d] look at the states, and at those of them that are `valid`; return numbers [B, H, m]."""
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]  # b 1 d
-        x = self.queries.expand(batch, -1, -1)  # b h d
         for layer, block in zip(self.layers, self.blocks, strict=True):
-            x = block(x, states[layer], token)
+            x = block(x, states[layer], token, valid)
         return self.out(self.norm(x))
 
 

@@ -33,6 +33,7 @@ from lattok.nn import ahead
 from lattok.normalize import Normalizer, Unchosen
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla.config import SCRATCH, VLAConfig
+from lattok.vla.flow import FlowActionHead
 from lattok.vla.head import ActionHead, Chosen, LayerStates, States, pool_codes
 from lattok.vla.observations import ActionQueues, as_batch, check_batch, policy_batch, prompts
 from lattok.vla.strategies import build_supervision
@@ -87,7 +88,9 @@ class LatentVLA(HubModel):
         width = backbone.hidden_size
         self.layers = config.layers(backbone.num_layers)
         self.losses = {loss.name: loss.layer_index(backbone.num_layers) for loss in config.strategy.losses}
-        self.head = ActionHead(width, self.layers, config)  # before all that strategies differ in: it starts the same
+        head = FlowActionHead if config.head == "flow" else ActionHead
+        # before all that strategies differ in: it starts the same
+        self.head: ActionHead = head(width, self.layers, config)
         self.segments = config.segments
         count = sum(segment.count for segment in self.segments.values())
         self.placeholders = nn.Parameter(backbone.embedding_rms * torch.randn(count, width))
@@ -188,7 +191,7 @@ class LatentVLA(HubModel):
         batch = self._batch(batch, learning=True)
         seen = self._see(batch, learning=True)
         target = self.action_normalizer(batch.actions)
-        terms = self.head.loss(seen.states, seen.proprio, target, batch.valid)
+        terms = self.head.loss(seen.states, seen.proprio, target, batch.valid, batch.draws)
         return _of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, seen, checked)
 
     def _latent_terms(self, batch: PolicyBatch, seen: Seen, checked: bool) -> LossTerms:
@@ -242,19 +245,18 @@ class LatentVLA(HubModel):
         return LayerStates(torch.cat(parts, 1), image, chosen.valid)
 
     @torch.no_grad()
-    def predict_chunk(self, observation: PolicyBatch | Mapping[str, Any]) -> Tensor:
+    def predict_chunk(self, observation: PolicyBatch | Mapping[str, Any], seed: int = 0) -> Tensor:
         """Return the next H actions of every sample, float32 [B, H, m] in the dataset's own units.
 
         `observation` has LeRobot's keys: each camera as float [B, 3, H, W] in [0, 1] or uint8 [B, H, W, 3],
         `observation.state` [B, s] where the policy has proprio, and `task`, a list of B instructions; tensors or NumPy
-        arrays. Of a single observation, without B and with one text, the result is [H, m]. Raises `LattokError` for
-        anything else.
+        arrays. Of a single observation, without B and with one text, the result is [H, m]. A flow head starts from
+        noise that follows from `seed` and what each sample shows. Raises `LattokError` for anything else.
         """
         observation, single = as_batch(self.config, observation)
         batch = self._batch(observation, learning=False)
         with self._inference():
-            seen = self._see(batch, learning=False)
-            chunks = self.action_normalizer.inverse(self.head.sample(seen.states, seen.proprio))
+            chunks = self._sample(batch, self._see(batch, learning=False), seed)
         return chunks[0] if single else chunks
 
     @torch.no_grad()
@@ -264,8 +266,10 @@ class LatentVLA(HubModel):
         batch = self._batch(batch, learning=True)
         with self._inference():
             seen = self._see(batch, learning=True)
-            chunks = self.action_normalizer.inverse(self.head.sample(seen.states, seen.proprio))
-            return chunks, self._latent_terms(batch, seen, checked)
+            return self._sample(batch, seen), self._latent_terms(batch, seen, checked)
+
+    def _sample(self, batch: PolicyBatch, seen: Seen, seed: int = 0) -> Tensor:
+        return self.action_normalizer.inverse(self.head.sample(seen.states, seen.proprio, batch, seed))
 
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
         """Return the next action of every environment, float32 [B, m]; those without planned actions are planned for.

@@ -19,21 +19,24 @@ def _train(dataset: Path, out: Path, strategy: str, **options):
     return lattok.train(lattok.VLARecipe.from_preset(dataset, out, strategy=strategy, **OPTIONS, **options))
 
 
-def _worker(rank: int, dataset: Path, out: Path, strategy: str) -> None:
+def _worker(rank: int, dataset: Path, out: Path, strategy: str, options: dict[str, str]) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/{strategy}", rank=rank, world_size=2)
-    _train(dataset, out / f"two-{strategy}", strategy, accumulate=2)
+    _train(dataset, out / f"two-{strategy}", strategy, accumulate=2, **options)
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["baseline", "la_tok", "la_align", "la_direct"])
-def test_two_processes_train_the_policy_of_one(strategy: str, tmp_path: Path):
-    dataset = annotated(tmp_path)
-    one = _train(dataset, tmp_path / "one", strategy).saved_tensors()
-    torch.multiprocessing.spawn(_worker, args=(dataset, tmp_path, strategy), nprocs=2)
+@pytest.mark.parametrize(
+    ("strategy", "head"),
+    [("baseline", "regression"), ("la_tok", "regression"), ("la_align", "flow"), ("la_direct", "regression")],
+)
+def test_two_processes_train_the_policy_of_one(strategy: str, head: str, tmp_path: Path):
+    dataset, options = annotated(tmp_path), {"head": head}
+    one = _train(dataset, tmp_path / "one", strategy, **options).saved_tensors()
+    torch.multiprocessing.spawn(_worker, args=(dataset, tmp_path, strategy, options), nprocs=2)
     two = lattok.load(tmp_path / f"two-{strategy}").saved_tensors()
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0)

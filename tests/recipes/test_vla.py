@@ -46,9 +46,12 @@ def weights(model) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.saved_tensors().items()}
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_the_command_trains_a_policy_that_acts(name: str, dataset: Path, tmp_path: Path, capsys):
-    assert main(["train", "vla", str(dataset), "--out", str(tmp_path / "p"), "--strategy", name, *TINY]) == 0
+@pytest.mark.parametrize(
+    ("name", "head"), [*((name, "regression") for name in STRATEGIES), ("baseline", "flow"), ("la_direct", "flow")]
+)
+def test_the_command_trains_a_policy_that_acts(name: str, head: str, dataset: Path, tmp_path: Path, capsys):
+    words = ["--strategy", name, "--head", head, *TINY]
+    assert main(["train", "vla", str(dataset), "--out", str(tmp_path / "p"), *words]) == 0
     assert "Held-out episodes: error" in capsys.readouterr().out
     policy = lattok.load(tmp_path / "p")
     assert (policy.config.fps, policy.config.instructions) == (10, ("lift", "push"))
@@ -251,6 +254,15 @@ def test_actions_that_are_not_known_teach_nothing(dataset: Path, tmp_path: Path)
     said = json.loads((tmp_path / "0/training.json").read_text())
     assert said["labels"] == {"episodes": "1:"}
     assert not torch.equal(found[0][0]["action_normalizer.shift"], found[2][0]["action_normalizer.shift"])
+
+
+def test_any_number_of_processes_learns_from_the_same_noise(dataset: Path, tmp_path: Path):
+    given = recipe(dataset, tmp_path / "x", head="flow", batch_size=8)
+    batches = PolicyBatches(read_windows(given, find_labels(given, open_dataset(dataset))), given)
+    whole, halves = batches(3, 0, 1).draws, [batches(3, share, 2).draws for share in range(2)]
+    for part in range(2):
+        assert torch.equal(torch.stack([half[part] for half in halves], 1).flatten(0, 1), whole[part])
+    assert not torch.equal(batches(4, 0, 1).draws.noise, whole.noise)
 
 
 def test_shares_of_a_batch_add_up_where_not_every_sample_has_actions(dataset: Path, tmp_path: Path):

@@ -22,8 +22,14 @@ def head_and_states(proprio: bool = True):
     return head, states, torch.randn(2, 3)
 
 
-def reference(head: ActionHead, states: dict[int, LayerStates], proprio: torch.Tensor) -> np.ndarray:
-    """The head in numpy, sample by sample, attention weights one by one."""
+def reference(
+    head: ActionHead,
+    states: dict[int, LayerStates],
+    proprio: torch.Tensor,
+    start: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
+) -> np.ndarray:
+    """The head in numpy, sample by sample, attention weights one by one; `start` [B, H, d]: what the steps start as."""
     w = {name: tensor.detach().double().numpy() for name, tensor in head.state_dict().items()}
     erf = np.vectorize(__import__("math").erf)
 
@@ -50,13 +56,14 @@ def reference(head: ActionHead, states: dict[int, LayerStates], proprio: torch.T
     out = []
     for b in range(2):
         token = linear(gelu(linear(proprio[b].double().numpy(), "proprio.0")), "proprio.2")[None]
-        x = w["queries"]
+        x = w["queries"] if start is None else start[b]
+        here = slice(None) if valid is None else valid[b]
         for i, state in enumerate(states.values()):
             at = f"blocks.{i}"
             placeholders, image = (part[b].double().numpy() for part in state[:2])
             placed = linear(norm(placeholders, f"{at}.project.0"), f"{at}.project.1")
             steps = norm(x, f"{at}.norm")
-            x = x + attend(steps, np.concatenate([steps, placed, token]), f"{at}.attention")
+            x = x + attend(steps, np.concatenate([steps[here], placed, token]), f"{at}.attention")
             seen = linear(norm(image[state.image_valid[b].numpy()], f"{at}.project_image.0"), f"{at}.project_image.1")
             x = x + np.tanh(w[f"{at}.image_gate"]) * attend(norm(x, f"{at}.norm_image"), seen, f"{at}.image_attention")
             x = x + linear(gelu(linear(norm(x, f"{at}.norm_ff"), f"{at}.ff.0")), f"{at}.ff.3")

@@ -77,6 +77,8 @@ class LattokConfig(PreTrainedConfig):
     head_heads: int | None = None
     head_layers: list[int] = field(default_factory=list)
     pool: str = "mean"
+    head: str = VLAConfig.head  # "regression", or "flow": chunks out of noise
+    flow_steps: int = VLAConfig.flow_steps
     align_projection: str | None = None  # of LA-Align: linear, or mlp
     # normalisation is the model's own: LeRobot's steps must leave everything as it is
     normalize: str = "mean_std"  # or "min_max"; LeRobot's quantiles are means of those of episodes, often far off

@@ -1,0 +1,96 @@
+"""Action head that moves noise until it is actions: flow matching (Lipman et al., 2023), as in π0 and GR00T.
+
+    x_t = (1 - t) ε + t a,    v = a - ε           ε ~ N(0, 1),  t = s (1 - Beta(1.5, 1)),  s = 0.999
+    L   = |v_θ(x_t, t) - v|^2                     over valid steps
+    a   = x_1,  x_{t + 1/N} = x_t + v_θ(x_t, t) / N,  x_0 = ε
+
+The blocks are those of the regression head; their steps start from x_t and t too. What regression averages over several
+ways to act stays apart here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lattok.nn import onto, sinusoids
+from lattok.seeds import derive_seed
+from lattok.types import FlowDraws, LossTerms, PolicyBatch
+from lattok.vla.config import VLAConfig
+from lattok.vla.head import ActionHead, States
+from lattok.vla.losses import action_loss
+
+LATEST = 0.999  # s: the greatest time that is learned
+SHAPE = 1.5  # a of Beta(a, 1): early times, where most is decided, come more often
+TICKS = 1000  # of the time that sines tell apart
+
+
+class FlowActionHead(ActionHead):
+    """Hidden states, image tokens and proprio to chunks of normalised actions [B, H, m], drawn out of noise."""
+
+    def __init__(self, hidden_size: int, layers: Sequence[int], config: VLAConfig):
+        super().__init__(hidden_size, layers, config)
+        dim = config.head_dim
+        self.noisy = nn.Linear(config.action_dim, dim)
+        self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.steps = config.flow_steps
+
+    def loss(
+        self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, draws: FlowDraws | None = None
+    ) -> LossTerms:
+        """Return the term "action": the squared error of the velocity at `draws`, or at others from torch's generator.
+
+        Steps that are not valid are neither judged nor seen by the others.
+        """
+        noise, times = draw_flow(target.shape, device=target.device) if draws is None else draws
+        target = target.masked_fill(~valid[..., None], 0.0)
+        share = times[:, None, None]
+        predicted = self.velocity((1 - share) * noise + share * target, times, states, proprio, valid).float()
+        return {"action": action_loss(predicted, target - noise, valid, "l2", self.reduction)}
+
+    @torch.no_grad()
+    def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
+        """Return normalised actions float32 [B, H, m], by Euler's method from noise of `seed` and each sample."""
+        chunk = len(self.queries), self.out.out_features
+        return self.integrate(onto(noise_of(batch, chunk, seed), self.queries.device), states, proprio)
+
+    def integrate(self, noise: Tensor, states: States, proprio: Tensor | None) -> Tensor:
+        """Follow the velocity from noise [B, H, m] to actions."""
+        x = noise
+        for step in range(self.steps):
+            times = torch.full_like(x[:, 0, 0], step / self.steps)
+            x = x + self.velocity(x, times, states, proprio).float() / self.steps
+        return x
+
+    def velocity(
+        self, x: Tensor, times: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None
+    ) -> Tensor:
+        """Predict where chunks [B, H, m] at times [B] go, [B, H, m]; only steps that are `valid` are looked at."""
+        kind = self.queries.dtype
+        when = self.time(sinusoids(TICKS * times, self.queries.shape[1]).to(kind))[:, None]  # b 1 d
+        return self.read(self.queries + self.noisy(x.to(kind)) + when, states, proprio, valid)
+
+
+def draw_flow(
+    shape: Sequence[int], generator: torch.Generator | None = None, device: torch.device | None = None
+) -> FlowDraws:
+    """Draw noise of `shape` [B, H, m] and times [B]; a variable of Beta(a, 1) is a uniform one to the power 1 / a."""
+    noise = torch.randn(*shape, generator=generator, device=device)
+    uniform = torch.rand(shape[0], generator=generator, device=device)
+    return FlowDraws(noise, LATEST * (1 - uniform ** (1 / SHAPE)))
+
+
+def noise_of(batch: PolicyBatch, chunk: tuple[int, int], seed: int) -> Tensor:
+    """Draw noise [B, H, m] that follows from `seed` and what each sample shows: it is the same in any batch."""
+    rows = []
+    for i, text in enumerate(batch.texts):
+        digest = hashlib.blake2b(text.encode(), digest_size=8)
+        for part in (batch.images, batch.proprio):
+            if part is not None:
+                digest.update(part[i].contiguous().numpy(force=True).tobytes())
+        own = torch.Generator().manual_seed(derive_seed(seed, int.from_bytes(digest.digest(), "big")))
+        rows.append(torch.randn(chunk, generator=own))
+    return torch.stack(rows)
