@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 
 import lattok
-from lattok.action_vq import FAST, FSQ, ActionVQConfig, FSQConfig, P2TActionVQ, UniformBins
+from lattok.action_vq import FAST, FSQ, ActionVQConfig, FSQConfig, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.cli import main
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
@@ -57,29 +57,34 @@ class Outcome(NamedTuple):
     detail: str
 
 
-def write_originals(root: Path) -> Path:
-    """A dataset, a model of every family on it, and an interrupted run."""
-    data = write_dataset(root / "data", [14, 12, 13, 12])
+def small_models(dim: int) -> dict[str, Any]:
+    """A model of every family, untrained, with card and records; `dim` numbers make an action."""
     torch.manual_seed(0)
-    chunks = torch.randn(64, H, 4).cumsum(1)
     lam = ImageLAMConfig(
         cameras=CAMERAS[:1], features="pixels", image_size=16, width=16, heads=2, encoder_depth=1, decoder_depth=1
     )
-    dim = lattok.open_dataset(data).features["action"].shape[0]
     chunks = torch.randn(64, H, dim).cumsum(1)
     made: dict[str, Any] = {
         "action-vq": P2TActionVQ(ActionVQConfig(action_dim=dim, horizon=H, dim=8, codebook_size=4, heads=2, hidden=8)),
         "fast": FAST.fit(chunks, vocab_size=300),
+        "residual-vq": ResidualVQ.fit(chunks, steps=1, synthetic=0, tokens=2, codebook_size=4),
         "fsq": FSQ(FSQConfig(action_dim=dim, horizon=H, tokens=2, codebook_size=4, hidden=8)),
         "uniform-bins": UniformBins.fit(chunks),
         "image-lam": ImageLAM(lam),
         "policy": policy(),
         "released": ReleasedVLA(ReleasedVLAConfig(dim=16, blocks=1, heads=2, action_dim=3)),
     }
-    for name, model in made.items():
+    for model in made.values():
         model.trained_on = {"dataset": "data", "episodes": [[0, 1]], "samples_per_step": 4, "loop": {"steps": 2}}
         verdicts = [{"text": "it holds", "holds": True, "key": ""}]
         model.evaluation = {"headline": "Good.", "verdicts": verdicts, "figures": {"error": 0.5}}
+    return made
+
+
+def write_originals(root: Path) -> Path:
+    """A dataset, a model of every family on it, and an interrupted run."""
+    data = write_dataset(root / "data", [14, 12, 13, 12])
+    for name, model in small_models(lattok.open_dataset(data).features["action"].shape[0]).items():
         model.save_pretrained(root / name)
     run = lattok.ActionVQRecipe.from_preset(data, root / "run", "quick", horizon=H, steps=2, dim=8, codebook_size=5)
     lattok.train(run)
@@ -89,7 +94,7 @@ def write_originals(root: Path) -> Path:
 def cases(count: int, seed: int) -> Iterator[Case]:
     """Spread over subjects, files, mutations and actions."""
     draw = random.Random(seed)
-    models = ("action-vq", "fast", "fsq", "uniform-bins", "image-lam", "policy", "released")
+    models = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam", "policy", "released")
     names = ("config.json", "config.json", "model.safetensors", "evaluation.json", "training.json", "README.md")
     for number in range(count):
         if number % 5 == 4:

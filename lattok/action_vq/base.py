@@ -71,6 +71,17 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         """Return the datasets with a normaliser of their own."""
         return self.config.normalizers
 
+    def usage(self) -> list[str]:
+        shape = f"1, {self.horizon}, {self.action_dim}"
+        return [
+            "",
+            "import numpy as np",
+            "",
+            f"chunks = np.zeros(({shape}))  # yours: [B, H, m], in the units of the dataset it was trained on",
+            "codes = model.encode(chunks)",
+            "chunks = model.decode(codes)  # every code sequence decodes",
+        ]
+
     @classmethod
     @abstractmethod
     def fit(cls, chunks: Arrays, valid: Values | None = None, **options: Any) -> Self:

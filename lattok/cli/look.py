@@ -101,6 +101,7 @@ def evaluate(
 def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str, **options: Any) -> Any:
     """Evaluate a loaded model with the options of `lattok.evaluate`, and update the model card in `folder`."""
     from lattok.devices import moved
+    from lattok.evaluation.page import picture
     from lattok.hub import CARD
 
     source = lattok.open_dataset(dataset)
@@ -110,7 +111,7 @@ def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str,
     with bar("evaluate") as progress:
         report = lattok.evaluate(model, source, out=out, progress=progress.stage, overwrite=own, **options)
     if folder is not None:
-        model.evaluation = files.finite(report.summary())
+        model.evaluation, model.picture = files.finite(report.summary()), picture(report)
         try:
             if not model.save_card(folder):
                 print(f"note: {folder / CARD} is not as lattok wrote it and stays as it is", file=sys.stderr)

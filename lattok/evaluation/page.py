@@ -16,6 +16,7 @@ from typing import Any
 
 from lattok import files
 from lattok.checks import LattokError
+from lattok.evaluation import svg
 from lattok.evaluation.answer import advice_on
 from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow, Verdict
 
@@ -106,6 +107,9 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant
   ul.verdicts li { grid-template-columns: 1fr; gap: 0; } dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: 8px; } }
 """
+COLUMNS, GAP = 3, 24  # of panels in a picture for a card, and pixels between them
+_HEIGHT = re.compile(r'<svg viewBox="0 0 \d+ ([\d.]+)"')
+_DRAWN = STYLE[: STYLE.index("* {")] + STYLE[STYLE.index("svg text {") : STYLE.index(".key {")]  # colours and charts
 KINDS = {"action-vq": "Action tokenizer", "image-lam": "Image latent action model", "latent-vla": "Policy"}
 LEGEND = (
     "✓ holds up against its control, ✗ falls short of it, – is open: too close to tell, or left out. "
@@ -132,6 +136,27 @@ def render(report: Report) -> str:
         + "\n".join(body)
         + "\n</main></body></html>\n"
     )
+
+
+def picture(report: Report) -> str | None:
+    """Return the first two pictures that are drawn as one SVG that stands alone, as model cards show it; or None."""
+    groups = [each for section in report.sections for each in section.pictures if each.panels[0].startswith("<svg")][:2]
+    parts, y, width = [], GAP, 0
+    for group in groups:
+        for start in range(0, len(group.panels), COLUMNS):
+            row = group.panels[start : start + COLUMNS]
+            heights = [float(found[1]) for panel in row if (found := _HEIGHT.match(panel))]
+            for i, (panel, height) in enumerate(zip(row, heights, strict=True)):
+                x = GAP + i * (svg.WIDTH + GAP)
+                place = f'<svg x="{x}" y="{y:g}" width="{svg.WIDTH}" height="{height:g}" '
+                parts.append(panel.replace("<svg ", place, 1))
+                width = max(width, x + svg.WIDTH + GAP)
+            y += max(heights) + GAP
+    if not parts:
+        return None
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y:g}" width="{width}" height="{y:g}">'
+    sheet = f'<rect width="{width}" height="{y:g}" style="fill: var(--paper)"/>'
+    return f"{head}<style>{_DRAWN}</style>{sheet}{''.join(parts)}</svg>\n"
 
 
 def _answer(answer: Answer | None) -> str:

@@ -200,9 +200,11 @@ class Report:
     answer: Answer | None = None
 
     def summary(self) -> dict[str, Any]:
-        """Return what the model card holds and `lattok doctor` repeats: headline, verdicts and figures."""
+        """Return what the model card holds and `lattok doctor` repeats: headline, dataset, verdicts and figures."""
         verdicts = [asdict(verdict) for verdict in self.verdicts]
-        return {"headline": self.opening, "verdicts": verdicts, "figures": dict(self.figures)}
+        dataset = self.provenance.get("dataset", {}).get("name")
+        named = {} if dataset is None else {"dataset": dataset}
+        return {"headline": self.opening, **named, "verdicts": verdicts, "figures": dict(self.figures)}
 
     @property
     def opening(self) -> str:

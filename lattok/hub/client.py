@@ -10,11 +10,12 @@ import errno
 import inspect
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
+import torch
 from typing_extensions import TypedDict
 
 from lattok import checks, files
@@ -23,22 +24,24 @@ from lattok.devices import DEVICES
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
+REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)  # to push to
+LICENSE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 HTTP = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "aiohttp", "socket", "ssl", "hf_xet")
 WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
 NEWER = "Set HTTPS_PROXY in the environment: newer versions of huggingface_hub take no proxies."
-ROUNDED = "Codes would not be those that the weights stand for. A policy changes once it is loaded: policy.to(dtype)."
+TOKENS = "https://huggingface.co/settings/tokens"
+DTYPES = ("float32", "bfloat16", "float16")
 # keywords of other libraries that have no use here: values that change nothing, and the way out
 REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
     "config": ((None,), "The configuration is the artefact's own: without it the weights mean nothing."),
     "device_map": ((None,), "Give `device`."),
-    "dtype": ((None,), ROUNDED),
     "ignore_mismatched_sizes": ((None, False), "Loading is always strict."),
     "local_dir": ((None,), "Give `cache_dir`, or load the folder that `hf download --local-dir` made."),
     "map_location": ((None,), "Give `device`."),
     "resume_download": ((None, True), "Leave it out: a download that broke off is always continued."),
     "strict": ((None, True), "Loading is always strict."),
-    "torch_dtype": ((None,), ROUNDED),
+    "torch_dtype": ((None,), "Give `dtype`."),
     "trust_remote_code": ((None, False), "Nothing in an artefact is run."),
     "use_auth_token": ((None,), "Give `token`."),
 }
@@ -65,6 +68,7 @@ class LoadOptions(HubOptions, total=False):
 
     device: Annotated[str | None, "cpu, cuda, mps or auto"]  # also cuda:1; default: where it was built, the CPU
     backbone: Annotated[str | os.PathLike | None, "a folder or a Hub id"]  # of a policy's base model that has moved
+    dtype: Annotated[str | torch.dtype | None, f"one of {', '.join(DTYPES)}"]  # of a policy's weights
 
 
 def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -88,6 +92,8 @@ def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
             checks.fail("proxies", "to be left out", repr(given["proxies"])[:60], NEWER)
     if given.get("device") is not None:
         checks.one_of("device", str(given["device"]).split(":")[0], DEVICES)
+    if given.get("dtype") is not None:
+        checks.one_of("dtype", str(given["dtype"]).removeprefix("torch."), DTYPES)
     if given.get("subfolder"):
         _check_subfolder(str(given["subfolder"]))
 
@@ -108,6 +114,68 @@ def here_or_hub(argument: str, name: Any, expected: str, hint: str = "", folder:
         shown = os.fspath(name) if isinstance(name, str | os.PathLike) else name
         checks.fail(argument, expected, f"{shown!r:.200}, which is neither", hint)
     return place
+
+
+def push(
+    repo_id: str,
+    prepare: Callable[[str], Path],
+    kind: str = "model",
+    *,
+    replaces: Sequence[str] | None = None,
+    commit_message: str,
+    revision: str | None = None,
+    create_pr: bool = False,
+    private: bool | None = None,
+    token: str | None = None,
+    tag: str | None = None,
+) -> str:
+    """Upload the folder that `prepare` makes, which is told the whole name of the repository; return its address.
+
+    A branch that is not there is made. Files that match `replaces` and are not in the folder go. A `tag` is moved to
+    what was uploaded.
+    """
+    from huggingface_hub import HfApi
+
+    place: dict[str, Any] = {} if kind == "model" else {"repo_type": kind}
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    options |= {"create_pr": True} if create_pr else {}
+    options |= {"delete_patterns": list(replaces)} if replaces else {}
+    try:
+        api = HfApi(token=token)
+        repo = api.create_repo(repo_id, private=private, exist_ok=True, **place).repo_id
+        if revision:
+            api.create_branch(repo, branch=revision, exist_ok=True, **place)
+        done = api.upload_folder(
+            repo_id=repo,
+            folder_path=prepare(repo),
+            commit_message=commit_message,
+            ignore_patterns=[".*", "*/.*"],  # temporary files
+            **options,
+            **place,
+        )
+        if tag is not None and not create_pr:
+            with suppress(Exception):  # there is none yet
+                api.delete_tag(repo, tag=tag, **place)
+            api.create_tag(repo, tag=tag, revision=revision, exist_ok=True, **place)
+        return str(done.pr_url or done.commit_url)
+    except LattokError:
+        raise
+    except Exception as error:  # the client's own error types differ between its versions
+        fail("repo_id", repo_id, revision, error, kind, did="pushed")
+
+
+def check_push(given: Mapping[str, Any]) -> None:
+    """Refuse what can be seen to be wrong before anything is written or sent."""
+    known = ("repo_id", "commit_message", "revision", "create_pr", "private", "token", "license")
+    checks.known_keys("options", given, known)
+    repo_id, named = given.get("repo_id"), given.get("license")
+    if repo_id is not None and not (isinstance(repo_id, str) and REPO.fullmatch(repo_id) and ".." not in repo_id):
+        checks.fail("repo_id", "a name on the Hub, such as my-name/my-model", repr(repo_id)[:100])
+    if given.get("create_pr") and given.get("revision"):
+        hint = "A pull request goes to the main branch."
+        checks.fail("revision", "to be left out with create_pr", repr(given["revision"])[:100], hint)
+    if named is not None and not (isinstance(named, str) and LICENSE.fullmatch(named)):
+        checks.fail("license", "the short name of a licence, such as apache-2.0", repr(named)[:100])
 
 
 def given(options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -168,18 +236,21 @@ def fail(
     file: str = "",
 ) -> NoReturn:
     """Raise what the Hub's client said, of a repository or a `file` of it, as one line with reason and way out."""
-    reason, way_out = explain(repo_id, revision, error, kind)
+    reason, way_out = explain(repo_id, revision, error, kind, did)
     what = f"{file!r} of {repo_id!r}" if file else repr(repo_id)
     at = "" if revision is None else f" at {revision}"
     raise LattokError(f"`{argument}`: {what}{at} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
 
 
-def explain(repo_id: str, revision: str | None, error: Exception, kind: str = "model") -> tuple[str, str]:
+def explain(
+    repo_id: str, revision: str | None, error: Exception, kind: str = "model", did: str = "fetched"
+) -> tuple[str, str]:
     """Say reason and way out in words: first what the Hub answered, then what happens on the way to it, and here."""
     page, causes = f"{WEB[kind]}/{repo_id}", list(_causes(error))
     names = {each.__name__ for cause in causes for each in type(cause).__mro__}
     codes = [getattr(getattr(cause, "response", None), "status_code", None) for cause in causes]
     status = next((code for code in codes if code and isinstance(code, int)), None)
+    said = " ".join(map(str, causes))
     if "GatedRepoError" in names:
         return "it is gated", f"Accept the terms at {page}, and {LOG_IN}."
     if "DisabledRepoError" in names:
@@ -188,6 +259,10 @@ def explain(repo_id: str, revision: str | None, error: Exception, kind: str = "m
         return f"it has no revision {revision or 'main'!r}", f"Its branches, tags and commits: {page}/commits/main"
     if "EntryNotFoundError" in names and "LocalEntryNotFoundError" not in names:
         return "it is not there", f"See {page}/tree/{revision or 'main'}; episodes can be left out with `episodes`."
+    if "Invalid credentials" in said:
+        return "the Hub does not know your token", f"Make another one at {TOKENS}, and {LOG_IN}."
+    if did == "pushed" and status == 401 and not _logged_in():
+        return "you are not logged in", f"{LOG_IN[0].upper()}{LOG_IN[1:]}."
     if "RepositoryNotFoundError" in names or status in (401, 404):
         return (
             "there is no such repository, or it is private" + ("" if _logged_in() else " and you are not logged in"),
@@ -196,15 +271,17 @@ def explain(repo_id: str, revision: str | None, error: Exception, kind: str = "m
     if "LocalTokenNotFoundError" in names:
         return "you are not logged in", f"{LOG_IN[0].upper()}{LOG_IN[1:]}."
     if status == 403:
-        return "your token does not allow it", f"Give a token with the rights that {page} needs: {LOG_IN}."
+        rights = "the right to write there" if did == "pushed" else f"the rights that {page} needs"
+        return "your token does not allow it", f"Give a token with {rights}: {LOG_IN}."
     if status == 429:
         return "too many requests", "Wait some minutes; who is logged in may ask more often."
     if status is not None and status >= 500:
         return f"the Hub answers {status}", "Try again later."
     again = "Check the network and run it again: what has arrived is kept."
-    said = " ".join(map(str, causes))
     offline = "LocalEntryNotFoundError" in names and ("has been disabled" in said or "offline mode is enabled" in said)
     if offline or "OfflineModeIsEnabled" in names:
+        if did == "pushed":
+            return "the Hub is switched off", "Set HF_HUB_OFFLINE=0 in the environment."
         way = f"Where there is network, run `hf download {repo_id}{'' if kind == 'model' else f' --repo-type {kind}'}`"
         return "it is not in the cache, and downloads are switched off", f"{way} and copy HF_HOME, or switch them on."
     if "IncompleteSnapshotError" in names:
@@ -220,7 +297,8 @@ def explain(repo_id: str, revision: str | None, error: Exception, kind: str = "m
         return f"its files cannot be written{where} ({error.strerror})", way_out
     if "LocalEntryNotFoundError" in names:
         return "it is not in the cache, and the Hub cannot be reached", again
-    return files.first_line(error)[:300], again
+    root = causes[1] if names & {"RuntimeError"} and len(causes) > 1 else error  # an upload says only which file
+    return files.first_line(root)[:300], again
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -28,7 +28,7 @@ from typing_extensions import Self, Unpack
 from lattok import checks, devices, files
 from lattok.hub import client
 from lattok.hub.client import LoadOptions
-from lattok.hub.records import license_of, model_card, read_evaluation, read_training, written_by_somebody
+from lattok.hub.records import license_of, model_card, read_evaluation, read_picture, read_training, written_by_somebody
 from lattok.hub.weights import (
     DAMAGED,
     SHOWN,
@@ -45,16 +45,16 @@ from lattok.registry import Registry
 from lattok.version import __version__
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-EVALUATION, TRAINING = "evaluation.json", "training.json"
-OWN = (CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING)  # files that saving writes
+EVALUATION, TRAINING, PICTURE = "evaluation.json", "training.json", "evaluation.svg"
+OWN = (CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, PICTURE)  # files that saving writes
 PARTS = "parts"  # folder of what else an artefact holds, such as a whole backbone
-ALL = [CONFIG, WEIGHTS, CARD, EVALUATION, TRAINING, f"{PARTS}/*"]
-REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
-LICENSE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+ALL = [*OWN, f"{PARTS}/*"]
 VERSION = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 TYPE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 EXPECTED = f"a folder with {CONFIG}, or a Hub id like org/name"
 KEYWORDS = tuple(LoadOptions.__annotations__)
+HERE = ("device", "backbone", "dtype")  # of these, what happens after a download
+ROUNDED = "Codes would not be those that the weights stand for; only policies can be had in another dtype."
 # metadata of config fields that came after models were published: at their default they are no part of the identity
 ADDED = {"added": True}
 
@@ -87,10 +87,15 @@ def resolve(
         hint = f"Give {path.parent}, the folder that it lies in." if path.name in ALL else ""
         checks.fail(argument, EXPECTED, f"the file {os.fspath(name_or_path)!r}", hint)
     text = os.fspath(name_or_path)
-    asked = {name: value for name, value in options.items() if name not in ("device", "backbone")}
+    asked = {name: value for name, value in options.items() if name not in HERE}
     snapshot = client.download(argument, text, revision, ALL, asked)
     name = f"{text}/{subfolder.strip('/')}" if subfolder else text
     return Place(client.inside(snapshot, subfolder), name, snapshot.name)
+
+
+def arrival(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those keywords of `LoadOptions` that `from_place` takes."""
+    return {name: options[name] for name in HERE if name in options}
 
 
 def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
@@ -132,6 +137,7 @@ class HubModel(nn.Module):
     judged_by: ClassVar[str] = "run `lattok evaluate MODEL DATASET`"
     config: Any
     evaluation: dict[str, Any] | None = None  # summary of the last evaluation, printed on the model card
+    picture: str | None = None  # SVG of the same evaluation, shown there
     trained_on: dict[str, Any] | None = None  # dataset, episodes and loop, so that nobody is tested on training data
     source: str | None = None  # Hub id or folder name it was loaded from
     revision: str | None = None
@@ -169,7 +175,7 @@ class HubModel(nn.Module):
         folder = Path(folder)
         if push and not push_to_hub:
             checks.fail("options", "keywords of an upload together with push_to_hub=True", ", ".join(push))
-        _check_push({**push, **({} if repo_id is None else {"repo_id": repo_id})})
+        client.check_push({**push, **({} if repo_id is None else {"repo_id": repo_id})})
         self._save(folder, name)
         if push_to_hub:
             self.push_to_hub(repo_id or folder.resolve().name, **push)
@@ -186,12 +192,16 @@ class HubModel(nn.Module):
         files.write_json(folder / CONFIG, {**header, **asdict(self.config)})
 
     def save_card(self, folder: Path, name: str | None = None) -> bool:
-        """Write README.md, and evaluation.json where the model was evaluated. A README.md that somebody wrote or
-        changed stays as it is; returns whether it was written."""
+        """Write README.md, and evaluation.json and .svg where the model was evaluated; returns whether README.md was
+        written: one that somebody wrote or changed stays as it is."""
         if self.evaluation is not None:
             files.write_json(folder / EVALUATION, self.evaluation)
         else:
             (folder / EVALUATION).unlink(missing_ok=True)  # another model's figures
+        if self.evaluation is not None and self.picture is not None:
+            files.write_text(folder / PICTURE, self.picture)
+        else:
+            (folder / PICTURE).unlink(missing_ok=True)
         if written_by_somebody(folder / CARD) is not None:
             return False
         files.write_text(folder / CARD, self.own_card or self.card(name or folder.resolve().name))
@@ -203,9 +213,14 @@ class HubModel(nn.Module):
         what = f"A lattok `{self.type}` model ({type(self).__name__}, {millions:.2f} M parameters)."
         known = self.trained_on or {}
         datasets = [entry["dataset"] for entry in known.get("mixture", [known]) if "dataset" in entry]
-        facts = {"license": self.license, "base_model": self.base_model, "datasets": datasets}
-        several = getattr(self, "datasets", ())
-        return model_card(name, what, asdict(self.config), self.evaluation, self.judged_by, facts, several)
+        facts = {"license": self.license, "base_model": self.base_model, "datasets": datasets, "type": self.type}
+        several, picture = getattr(self, "datasets", ()), "" if self.picture is None else PICTURE
+        shown, judged = asdict(self.config), self.judged_by
+        return model_card(name, what, shown, self.evaluation, judged, facts, several, self.usage(), picture)
+
+    def usage(self) -> list[str]:
+        """Return lines of code for the card, which use `model` once it is loaded."""
+        return []
 
     @property
     def base_model(self) -> str | None:
@@ -219,19 +234,21 @@ class HubModel(nn.Module):
         """Load from a folder or a Hub id, in evaluation mode. Raises `LattokError` on anything that does not fit.
 
         `options`: the keywords of huggingface_hub (`token`, `cache_dir`, `force_download`, `local_files_only`,
-        `subfolder`), `device`, and of a policy `backbone`, where its base model has moved.
+        `subfolder`), `device`, and of a policy `dtype` and `backbone`, where its base model has moved.
         """
         place = resolve(name_or_path, revision, options=options)
-        return cls.from_place(place, options.get("device"), options.get("backbone"))
+        return cls.from_place(place, **arrival(options))
 
     @classmethod
-    def from_place(cls, place: Place, device: str | None = None, backbone: Any = None) -> Self:
+    def from_place(cls, place: Place, device: str | None = None, backbone: Any = None, dtype: Any = None) -> Self:
         """Load from where `resolve` found it."""
-        folder = place.folder
+        folder, kind = place.folder, None if dtype is None else str(dtype).removeprefix("torch.")
         raw = read_config(folder)
         if raw["type"] != cls.type:
             hint = "lattok.load picks the class by itself."
             checks.fail("model", f"type {cls.type!r}", f"{raw['type']!r} in {folder}", hint)
+        if kind not in (None, "float32") and not cls.narrow:
+            checks.fail("dtype", f"to be left out: {cls.__name__} is float32", repr(dtype), ROUNDED)
         config = parse_config(cls.config_class, raw, folder / CONFIG)
         where = str(folder / WEIGHTS)
         if not (folder / WEIGHTS).is_file():
@@ -242,10 +259,11 @@ class HubModel(nn.Module):
         model = cls.build(config, **parts)
         model.load_tensors(read_tensors(folder / WEIGHTS), where)
         model.evaluation, model.trained_on = read_evaluation(folder / EVALUATION), read_training(folder / TRAINING)
+        model.picture = read_picture(folder / PICTURE)
         model.license, model.own_card = license_of(folder / CARD), written_by_somebody(folder / CARD)
         model.source, model.revision = place.hub_id or folder.resolve().name, place.revision
         model.after_load()
-        return devices.moved(model.eval(), device)
+        return devices.moved(model.eval() if kind is None else model.eval().to(getattr(torch, kind)), device)
 
     @classmethod
     def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -283,34 +301,33 @@ class HubModel(nn.Module):
         token: str | None = None,
         license: str | None = None,
     ) -> str:
-        """Upload as one commit; returns its address. Not run where the project is tested: there is no network there.
+        """Upload as one commit; returns its address. What an earlier push left there and this artefact lacks goes.
 
-        `revision` is a branch, made where it is not there; with `create_pr` the commit becomes a pull request. A
-        `license`, such as "apache-2.0", goes onto the card. A card that somebody wrote or changed goes up as it is.
+        `revision` is a branch, made where it is not there; with `create_pr` the commit becomes a pull request to the
+        main branch. A `license`, such as "apache-2.0", goes onto the card. A card that somebody wrote or changed goes
+        up as it is.
         """
-        from huggingface_hub import HfApi
-
-        _check_push({"repo_id": repo_id, "license": license, "revision": revision})
+        client.check_push({"repo_id": repo_id, "license": license, "revision": revision, "create_pr": create_pr})
         if license is not None and self.own_card is not None and license != self.license:
             hint = f"Put `license: {license}` between the lines --- at its top."
             checks.fail("license", "the licence of a README.md that lattok wrote; yours stays as it is", license, hint)
         self.license = license or self.license
-        options: dict[str, Any] = {"commit_message": commit_message or f"lattok {__version__}: {self.type}"}
-        options |= {"revision": revision} if revision else {}
-        options |= {"create_pr": True} if create_pr else {}
-        try:
-            api = HfApi(token=token)
-            repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            if revision and not create_pr:
-                api.create_branch(repo, branch=revision, exist_ok=True)
-            with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch:
+
+            def prepare(repo: str) -> Path:
                 self._save(Path(scratch), repo)
-                done = api.upload_folder(repo_id=repo, folder_path=Path(scratch), **options)
-                return str(getattr(done, "pr_url", None) or done)
-        except checks.LattokError:
-            raise
-        except Exception as error:  # the client's own error types differ between its versions
-            client.fail("repo_id", repo_id, revision, error, did="pushed")
+                return Path(scratch)
+
+            return client.push(
+                repo_id,
+                prepare,
+                replaces=ALL,
+                commit_message=commit_message or f"lattok {__version__}: {self.type}",
+                revision=revision,
+                create_pr=create_pr,
+                private=private,
+                token=token,
+            )
 
     def saved_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that belong into the artefact; they share memory with the model."""
@@ -420,14 +437,3 @@ def _as(value: Any, kind: Any, where: str) -> Any:
     kinds = next((get_args(part) for part in (kind, *get_args(kind)) if get_origin(part) is tuple), (Any, ...))
     each = kinds[:1] * len(value) if kinds[-1] is ... else kinds
     return tuple(_as(part, its, where) for part, its in zip(value, each, strict=True))
-
-
-def _check_push(given: Mapping[str, Any]) -> None:
-    """Refuse what can be seen to be wrong before anything is written or sent."""
-    known = ("repo_id", "commit_message", "revision", "create_pr", "private", "token", "license")
-    checks.known_keys("options", given, known)
-    repo_id, named = given.get("repo_id"), given.get("license")
-    if repo_id is not None and not (isinstance(repo_id, str) and REPO.fullmatch(repo_id) and ".." not in repo_id):
-        checks.fail("repo_id", "a name on the Hub, such as my-name/my-model", repr(repo_id)[:100])
-    if named is not None and not (isinstance(named, str) and LICENSE.fullmatch(named)):
-        checks.fail("license", "the short name of a licence, such as apache-2.0", repr(named)[:100])

@@ -1,6 +1,7 @@
 """What an artefact says of itself besides its weights: evaluation.json and training.json, read with care, and its card.
 
-evaluation.json    {"headline": ..., "verdicts": [{"text", "holds", "key"}], "figures": {name: number}}
+evaluation.json    {"headline": ..., "dataset": ..., "verdicts": [{"text", "holds", "key"}], "figures": {name: number}}
+evaluation.svg     pictures of the same evaluation, for the card
 training.json      {"dataset", "split", "episodes": [[first, last], ...], "loop", ...}, or a "mixture" of such
 
 All entries may be missing, and further ones may be there; what is there has the right type.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import html
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +27,11 @@ from lattok import checks, files
 from lattok.hub.client import HUB_ID
 
 Runs = list[list[int]]  # first and last index of every run of consecutive episodes
+TAGS = ("robotics", "latent-actions", "latent-action-model", "lattok")
 AGAIN = "Copy the file again, or delete it: the model works without it."
-LONGEST = 1 << 20  # bytes of a card
+LONGEST = 1 << 20  # bytes of a card, or of its picture
+LEGEND = "Blue is the model, grey and orange are controls; curves in the colour of the text are what was to be found."
+METRICS = 12  # figures that the Hub lists; the card has all
 MARKS = {True: "holds up", False: "falls short", None: "open"}
 _SPECIAL = re.compile(r"([\\`*\[\]|~#])")
 _MARK = "<!-- lattok wrote this card and writes it again as long as nobody changes it: {} -->\n"
@@ -84,6 +89,7 @@ COUNT = ("a whole number of at least 0", _is_count)
 DATASETS = ("a list of objects with a `dataset`", _all(lambda it: isinstance(it, dict) and "dataset" in it))
 IN_EVALUATION: checks.Facts = {
     "headline": ("a text", _is_text),
+    "dataset": ("a name", _is_text),
     "figures": ("an object of numbers and texts", _is_flat),
     "verdicts": ("a list of objects with `text`, `holds` (true, false or null) and maybe `key`", _all(_is_verdict)),
 }
@@ -114,12 +120,20 @@ def plain(text: Any) -> str:
     return _SPECIAL.sub(r"\\\1", html.escape(_line(text), quote=False))
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text as a literal of Python, JSON and YAML, on one line."""
     return json.dumps(_line(text), ensure_ascii=False)
 
 
 def _line(text: Any) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def read_picture(path: Path) -> str | None:
+    """Read the picture of the last evaluation; None where there is none, or something that is too large for one."""
+    if not path.is_file() or path.stat().st_size > LONGEST:
+        return None
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def written_by_somebody(path: Path) -> str | None:
@@ -154,36 +168,65 @@ def model_card(
     judged_by: str,
     facts: Mapping[str, Any],
     several: Sequence[str] = (),
+    usage: Sequence[str] = (),
+    picture: str = "",
 ) -> str:
-    """Return what it is, how to load it, and the last evaluation as a table. `facts` stand at the top.
+    """Return what it is, how to use it, and the last evaluation as a table. `facts` stand at the top.
 
-    `several`: datasets of which one has to be chosen before it is used.
+    `several`: datasets of which one has to be chosen before it is used. `usage`: code that follows loading. `picture`:
+    a file next to the card.
     """
-    lines = [*_front(facts), f"# {plain(name)}", "", what, "", "```python", "import lattok"]
-    lines += [f"model = lattok.load({_quoted(name)})"]
-    lines += [f"model = model.for_dataset({_quoted(one)})" for one in several[:1]]
+    front = [*_front(facts), *(_results(name, facts.get("type", ""), evaluation) if evaluation else ()), "---"]
+    lines = [*front, f"# {plain(name)}", "", what, "", "```python", "import lattok  # pip install lattok", ""]
+    lines += [f"model = lattok.load({quoted(name)})"]
+    lines += [f"model = model.for_dataset({quoted(one)})" for one in several[:1]]
     lines += [f"# or that of {_line(', '.join(several[1:]))}"] * (len(several) > 1)
-    lines += ["```", "", "## Evaluation", ""]
-    lines += [f"Not evaluated yet: {judged_by}."] if not evaluation else _judged(evaluation)
+    lines += [*usage, "```", "", "## Evaluation", ""]
+    lines += [f"Not evaluated yet: {judged_by}."] if not evaluation else _judged(evaluation, picture)
     dumped = json.dumps(files.finite(config), indent=2)
-    text = "\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", "", ""])
+    return signed("\n".join([*lines, "", "## Configuration", "", "```json", dumped, "```", "", ""]))
+
+
+def signed(text: str) -> str:
+    """Return a card with the mark by which it is known to be as lattok wrote it."""
     return text + _signature(text)
 
 
 def _front(facts: Mapping[str, Any]) -> list[str]:
     """Facts for the Hub; only ids of the Hub and plain words get here unquoted."""
-    lines = ["---", "library_name: lattok", "pipeline_tag: robotics", "tags: [robotics, latent-actions, lattok]"]
+    tags = ", ".join((*TAGS, *([facts["type"]] if facts.get("type") else [])))
+    lines = ["---", "library_name: lattok", "pipeline_tag: robotics", f"tags: [{tags}]"]
     for key in ("license", "base_model"):
         if facts.get(key):
             lines.append(f"{key}: {facts[key]}")
     datasets = [name for name in dict.fromkeys(facts.get("datasets", ())) if HUB_ID.fullmatch(name)]
     if datasets:
         lines += ["datasets:", *(f"- {name}" for name in datasets)]
-    return [*lines, "---"]
+    return lines
 
 
-def _judged(evaluation: Mapping[str, Any]) -> list[str]:
+def _results(name: str, kind: str, evaluation: Mapping[str, Any]) -> list[str]:
+    """The first figures of the model itself, controls left out, as the Hub lists results."""
+    figures = [(key, value) for key, value in evaluation.get("figures", {}).items() if "/" not in key]
+    numbers = [(key, value) for key, value in figures if checks.is_number(value) and math.isfinite(value)][:METRICS]
+    if not numbers:
+        return []
+    dataset = quoted(evaluation.get("dataset") or "unknown")
+    lines = ["metrics:", *(f"- {quoted(key)}" for key, _ in numbers)]
+    lines += ["model-index:", f"- name: {quoted(name)}", "  results:", "  - task:", "      type: robotics"]
+    lines += [f"      name: {kind}", "    dataset:", f"      type: {dataset}", f"      name: {dataset}", "    metrics:"]
+    return lines + [f"    - {{type: {quoted(key)}, value: {_yaml(value)}}}" for key, value in numbers]
+
+
+def _yaml(value: float) -> str:
+    text = f"{value:.6g}"
+    return text if "." in text else text.replace("e", ".0e")  # YAML takes 1e-07 for a text
+
+
+def _judged(evaluation: Mapping[str, Any], picture: str) -> list[str]:
     lines = [plain(evaluation.get("headline", "")), ""]
+    if picture:
+        lines += [f"![Pictures of the evaluation]({picture})", "", LEGEND, ""]
     verdicts = evaluation.get("verdicts", [])
     lines += [*(f"- **{MARKS[verdict['holds']]}**: {plain(verdict['text'])}" for verdict in verdicts), ""]
     lines += ["<details><summary>All figures</summary>", "", "| figure | value |", "|---|---|"]

@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from lattok import checks
 from lattok.arrays import Values, as_tensor, like
+from lattok.checks import LattokError
 from lattok.hub import HubModel
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.labelling import Video, VideoEncoder, block_size, query_tokens
@@ -55,6 +56,19 @@ class PairModel(HubModel, VideoLabeller, ABC):
 
     def check_reads_video_alone(self) -> None:
         """Refuse a model that needs more than a video."""
+
+    def usage(self) -> list[str]:
+        try:
+            self.check_reads_video_alone()
+        except LattokError:
+            return []
+        return [
+            "",
+            "import numpy as np",
+            "",
+            f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]",
+            "labels = model.label_video(video, model.stride_frames(fps=10))  # .codes int64 [T, P]",
+        ]
 
     def after_load(self) -> None:
         """Fetch the named features' weights."""

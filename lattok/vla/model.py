@@ -28,6 +28,7 @@ from lattok.backbones.scratch import ScratchBackbone, ScratchSize
 from lattok.checks import LattokError
 from lattok.hub import PARTS, HubModel
 from lattok.hub.client import HUB_ID
+from lattok.hub.records import quoted
 from lattok.hub.weights import Sizes
 from lattok.nn import ahead
 from lattok.normalize import Normalizer, Unchosen
@@ -100,6 +101,16 @@ class LatentVLA(HubModel):
         self.proprio_normalizer: Normalizer | None
         self.use_normalizers(self.unchosen() if config.normalizers else self.new_normalizers())
         self.queues = ActionQueues(config.horizon, config.n_action_steps)
+
+    def usage(self) -> list[str]:
+        config = self.config
+        sizes = zip(config.cameras, config.camera_sizes, strict=True)
+        shown = [f"    {quoted(key)}: torch.zeros(1, 3, {h}, {w}),  # yours: RGB from 0 to 1" for key, (h, w) in sizes]
+        if config.proprio_dim:
+            shown.append(f"    {quoted(config.state_key)}: torch.zeros(1, {config.proprio_dim}),")
+        observation = ["observation = {", *shown, '    "task": ["what the robot shall do"],', "}"]
+        act = "actions = model.predict_chunk(observation)  # [B, H, m], in the units of its dataset"
+        return ["", "import torch", "", *observation, act]
 
     def new_normalizers(self) -> dict[str, Any]:
         """Make maps of "action" and, where it sees it, "proprio" that change nothing until they are fitted."""

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -104,7 +106,12 @@ def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
     assert main(["evaluate", tokenizer, dataset, "--out", report]) == 0
     assert "report.html" in capsys.readouterr().out
     assert json.loads((tmp_path / "report/report.json").read_text())
-    assert "Not evaluated yet" not in (tmp_path / "tok/README.md").read_text()
+    card = (tmp_path / "tok/README.md").read_text()
+    assert "Not evaluated yet" not in card
+    assert "![Pictures of the evaluation](evaluation.svg)" in card
+    picture = ElementTree.parse(tmp_path / "tok/evaluation.svg").getroot()
+    assert len(picture.findall("{http://www.w3.org/2000/svg}svg")) == 6  # errors and a trajectory, 3 dimensions each
+    assert json.loads((tmp_path / "tok/evaluation.json").read_text())["dataset"] == Path(dataset).name
     assert main(["annotate", dataset, "--model", tokenizer, "--out", annotated]) == 0
     assert lattok.open_dataset(annotated).columns(0, ["latent.codes"])["latent.codes"].shape == (12, 4)
 

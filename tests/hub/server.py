@@ -1,7 +1,11 @@
-"""A Hub on this machine: the few endpoints that huggingface_hub asks for files of a dataset, with faults on request."""
+"""A Hub on this machine: the endpoints that huggingface_hub asks to fetch a repository, and to push to it.
+
+Faults and refusals on request. What is pushed becomes a commit of a branch, or a pull request; large files come by LFS.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -11,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import huggingface_hub
@@ -19,22 +24,28 @@ from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 
 REPO = "org/arm"
-LARGE = (".mp4", ".parquet")  # as in LFS: known by their SHA-256
+LARGE = (".mp4", ".parquet", ".safetensors")  # as in LFS: known by their SHA-256
+READER, WRITER = "hf_reader", "hf_writer"  # the tokens that it knows
 
 
 class LocalHub(ThreadingHTTPServer):
-    """Serves the folder of one dataset; every change that `commit` is told of is a new commit of main."""
+    """Serves the folder of one repository; every change that `commit` is told of is a new commit of main."""
 
     daemon_threads = True
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, kind: str = "datasets"):
         super().__init__(("127.0.0.1", 0), _Answers)
-        self.folder, self.sent, self.asked = folder, Counter[str](), Counter[str]()
+        self.kind, self.folder, self.sent, self.asked = kind, folder, Counter[str](), Counter[str]()
         self.faults: dict[str, list[str]] = {}  # by path: what goes wrong at the next GETs
         self.denied = 0  # status of every answer, if not 0
         self.delay = 0.0  # seconds before a file
+        self.exists, self.private, self.gated, self.guarded = True, False, False, False  # guarded: who may write?
+        self.pulls = 0
+        self.messages: list[str] = []
+        self.objects: dict[str, bytes] = {}
         self.commits: dict[str, dict[str, bytes]] = {}
-        self.head = self.commit()
+        self.branches: dict[str, str] = {}
+        self.commit()
 
     @property
     def url(self) -> str:
@@ -43,11 +54,23 @@ class LocalHub(ThreadingHTTPServer):
     def commit(self) -> str:
         """Take the folder as it is now as the newest commit of main."""
         files = {p.relative_to(self.folder).as_posix(): p for p in sorted(self.folder.rglob("*")) if p.is_file()}
-        content = {name: path.read_bytes() for name, path in files.items()}
-        whole = b"".join(name.encode() + data for name, data in content.items())
-        self.head = hashlib.sha1(whole).hexdigest()
-        self.commits[self.head] = content
-        return self.head
+        return self.add("main", {name: path.read_bytes() for name, path in files.items()})
+
+    def add(self, branch: str, content: dict[str, bytes]) -> str:
+        """Take files as the newest commit of a branch."""
+        whole = b"".join(name.encode() + data for name, data in sorted(content.items()))
+        self.branches[branch] = hashlib.sha1(whole).hexdigest()
+        self.commits[self.branches[branch]] = content
+        return self.branches[branch]
+
+    @property
+    def head(self) -> str:
+        """The newest commit of main."""
+        return self.branches["main"]
+
+    def files(self, revision: str | None = None) -> dict[str, bytes]:
+        """What a branch or commit holds."""
+        return self.commits.get(self.branches.get(revision or "main", revision or ""), {})
 
     def fetched(self) -> dict[str, int]:
         """Files whose content was sent, with the number of bytes, since the last call."""
@@ -77,16 +100,100 @@ class _Answers(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self._answer(b"POST", parse_qs(body.decode()))
+        if self.headers["Content-Type"] == "application/x-www-form-urlencoded":
+            self._answer(b"POST", parse_qs(body.decode()))
+        else:
+            self._push([json.loads(line) for line in body.splitlines()])
+
+    def do_PUT(self) -> None:
+        """Take a large file."""
+        if self.headers["Transfer-Encoding"] == "chunked":
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            data = b"".join(parts)
+        else:
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.objects[self.path.rpartition("/")[2]] = data
+        self._json({})
+
+    def _refuses(self, writes: bool) -> bool:
+        """Answer who may not do this, as the Hub does; tell whether that was so."""
+        hub, token = self.server, (self.headers["Authorization"] or "").removeprefix("Bearer ")
+        if hub.denied:
+            self._json({"error": "no"}, hub.denied)
+        elif token not in ("", READER, WRITER):
+            said = "Invalid credentials in Authorization header"
+            self._json({"error": said}, 401, {"X-Error-Message": said})
+        elif (hub.private or (writes and hub.guarded)) and not token:
+            self._json({"error": "Repository not found"}, 401, {"X-Error-Code": "RepoNotFound"})
+        elif writes and hub.guarded and token != WRITER:
+            self._json({"error": "Forbidden"}, 403, {"X-Error-Message": "you need write access"})
+        else:
+            return False
+        return True
+
+    def _push(self, lines: list[dict[str, Any]]) -> None:
+        hub, path, query = self.server, unquote(urlsplit(self.path).path), parse_qs(urlsplit(self.path).query)
+        hub.asked["push"] += 1
+        page = f"{hub.url}/{'' if hub.kind == 'models' else f'{hub.kind}/'}{REPO}"
+        (first, *rest), repo = lines or [{}], rf"/api/{hub.kind}/{REPO}"
+        if self._refuses(writes=True):
+            return
+        if path == "/api/repos/create":
+            existed, hub.exists = hub.exists, True
+            hub.private = (
+                hub.private if existed else first.get("visibility") == "private" or first.get("private", False)
+            )
+            self._json({"url": page}, 409 if existed else 200)
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif found := re.fullmatch(rf"{repo}/(branch|tag)/(.+)", path):
+            known = found[2] in hub.branches
+            hub.branches.setdefault(found[2], hub.head)
+            self._json({}, 409 if known else 200)
+        elif path.startswith(f"{repo}/preupload/"):
+            names = [each["path"] for each in first["files"]]
+            modes = [{"path": n, "uploadMode": "lfs" if n.endswith(LARGE) else "regular"} for n in names]
+            self._json({"files": [{**mode, "shouldIgnore": False} for mode in modes]})
+        elif path.endswith(f"{REPO}.git/info/lfs/objects/batch"):
+            missing = [each for each in first["objects"] if each["oid"] not in hub.objects]
+            links = [{**each, "actions": {"upload": {"href": f"{hub.url}/lfs/{each['oid']}"}}} for each in missing]
+            self._json({"objects": links})
+        elif found := re.fullmatch(rf"{repo}/commit/(.+)", path):
+            if found[1] not in hub.branches:
+                self._json({"error": "no such revision"}, 404, {"X-Error-Code": "RevisionNotFound"})
+                return
+            content = dict(hub.files(found[1]))
+            for line in rest:
+                value = line["value"]
+                if line["key"] == "deletedFile":
+                    del content[value["path"]]
+                else:
+                    large = line["key"] == "lfsFile"
+                    data = hub.objects[value["oid"]] if large else base64.b64decode(value["content"])
+                    content[value["path"]] = data
+            hub.messages.append(first["value"]["summary"])
+            hub.pulls += "create_pr" in query
+            commit = hub.add(f"refs/pr/{hub.pulls}" if "create_pr" in query else found[1], content)
+            pull = f"{page}/discussions/{hub.pulls}" if "create_pr" in query else None
+            self._json({"commitUrl": f"{page}/commit/{commit}", "commitOid": commit, "pullRequestUrl": pull})
+        else:
+            self._json({"error": f"unknown: {path}"}, 404)
 
     def _answer(self, verb: bytes, form: dict[str, list[str]] | None = None) -> None:
         hub, path = self.server, unquote(urlsplit(self.path).path)
         hub.asked[verb.decode()] += 1
-        if hub.denied:
-            self._json({"error": "no"}, hub.denied)
-        elif found := re.fullmatch(rf"/api/datasets/{REPO}(?:/(revision|tree|paths-info)/([^/]+))?", path):
+        under = "" if hub.kind == "models" else f"{hub.kind}/"
+        if self._refuses(writes=False):
+            return
+        if not hub.exists:
+            self._json({"error": "no such repository"}, 404, {"X-Error-Code": "RepoNotFound"})
+        elif found := re.fullmatch(rf"/api/{hub.kind}/{REPO}(?:/(revision|tree|paths-info)/(.+))?", path):
             what, revision = found.groups()
-            commit = hub.head if revision in (None, "main") else revision
+            commit = hub.branches.get(revision or "main", revision)
             files = hub.commits.get(commit)
             if files is None:
                 self._json({"error": "no such revision"}, 404, {"X-Error-Code": "RevisionNotFound"})
@@ -96,14 +203,17 @@ class _Answers(BaseHTTPRequestHandler):
             else:
                 siblings = [{"rfilename": name} for name in files]
                 self._json({"id": REPO, "sha": commit, "siblings": siblings, "private": False, "tags": []})
-        elif found := re.fullmatch(rf"/datasets/{REPO}/resolve/([^/]+)/(.+)", path):
+        elif found := re.fullmatch(rf"/{under}{REPO}/resolve/([^/]+)/(.+)", path):
             self._file(verb, *found.groups())
         else:
             self._json({"error": "no such repository"}, 404, {"X-Error-Code": "RepoNotFound"})
 
     def _file(self, verb: bytes, revision: str, name: str) -> None:
         hub = self.server
-        commit = hub.head if revision == "main" else revision
+        commit = hub.branches.get(revision, revision)
+        if hub.gated:
+            self._json({"error": "gated"}, 403 if self.headers["Authorization"] else 401, {"X-Error-Code": "GatedRepo"})
+            return
         if name not in hub.commits.get(commit, {}):
             self._json({"error": "no such file"}, 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
             return
@@ -152,9 +262,9 @@ def _entry(name: str, data: bytes) -> dict[str, object]:
 
 
 @contextmanager
-def serving(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
-    """Serve the dataset in `folder` to a client whose cache is `cache`."""
-    with LocalHub(folder) as hub:
+def serving(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str = "datasets") -> Iterator[LocalHub]:
+    """Serve the repository in `folder` to a client whose cache is `cache`."""
+    with LocalHub(folder, kind) as hub:
         thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         use(hub.url, cache, monkeypatch)
@@ -172,6 +282,7 @@ def use(url: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # whose own server is not ours
     forget()
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between attempts
 

@@ -1,9 +1,10 @@
-"""Artefacts: strict, whole, versioned; the Hub client is replaced by fakes, since there is no network in tests."""
+"""Artefacts: strict, whole, versioned; the Hub client is replaced by fakes. test_sharing.py has the real one."""
 
 import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub.errors as errors
 import pytest
@@ -172,8 +173,6 @@ def test_a_hub_id_that_cannot_be_fetched_is_one_line(monkeypatch):
 @pytest.fixture
 def hub(monkeypatch, folder):
     """What snapshot_download is asked, and what it does then: a function, by default the snapshot of `folder`."""
-    from types import SimpleNamespace
-
     edge = SimpleNamespace(asked=[], answer=None)
 
     def download(repo_id, revision=None, allow_patterns=None, **options):
@@ -205,8 +204,8 @@ def test_the_usual_keywords_reach_the_client(load, hub, folder):
 @pytest.mark.parametrize(
     ("keywords", "text"),
     [
-        ({"dtype": torch.float16}, "`dtype`: expected to be left out.*Codes would not be those"),
-        ({"torch_dtype": "auto"}, "`torch_dtype`: expected to be left out"),
+        ({"dtype": torch.int8}, "`dtype`: expected one of float32, bfloat16, float16, got 'int8'"),
+        ({"torch_dtype": "auto"}, "`torch_dtype`: expected to be left out.*Give `dtype`"),
         ({"strict": False}, "`strict`: .*Loading is always strict"),
         ({"config": {}}, "`config`: .*the artefact's own"),
         ({"map_location": "cpu"}, "`map_location`: .*Give `device`"),
@@ -353,10 +352,10 @@ def test_push_uploads_one_complete_folder(folder, monkeypatch):
         def create_branch(self, repo_id, branch, exist_ok):
             made.append(branch)
 
-        def upload_folder(self, repo_id, folder_path, **options):
+        def upload_folder(self, repo_id, folder_path, delete_patterns, **options):
             card = (folder_path / "README.md").read_text()
             uploaded.update(files=sorted(p.name for p in folder_path.iterdir()), repo_id=repo_id, card=card, **options)
-            return "commit"
+            return SimpleNamespace(pr_url=None, commit_url="commit")
 
     monkeypatch.setattr("huggingface_hub.HfApi", FakeApi)
     files = ["README.md", "config.json", "model.safetensors"]
