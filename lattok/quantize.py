@@ -202,7 +202,7 @@ class Codebook(nn.Module):
     def __init__(self, config: QuantizerConfig):
         super().__init__()
         self.config = config
-        self._room = 0  # rows of each process that revival has room for, once they have agreed
+        self.room = 0  # rows of each process that revival has room for; 0: they agree at their first batch
         vectors = torch.randn(config.size, config.dim)
         if config.start == "uniform":
             vectors = (2 * torch.rand(config.size, config.dim) - 1) / config.size
@@ -276,11 +276,11 @@ class Codebook(nn.Module):
 
     def _of_all_processes(self, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """Join rows [n, d] and `valid` [n] of all processes, which agree once on the most rows that one may have."""
-        if _processes() > 1 and not self._room:
-            self._room = 2 * _most_over_processes(len(rows), rows.device)
-        if _processes() > 1 and len(rows) > self._room:
-            checks.fail("latents", f"at most {self._room} rows, twice the most of a first batch", len(rows))
-        return _gather_over_processes(rows, valid, self._room)
+        if _processes() > 1 and not self.room:
+            self.room = 2 * _most_over_processes(len(rows), rows.device)
+        if _processes() > 1 and len(rows) > self.room:
+            checks.fail("latents", f"at most {self.room} rows, twice the most of a first batch", len(rows))
+        return _gather_over_processes(rows, valid, self.room)
 
 
 class CodeUsage(nn.Module):

@@ -37,6 +37,7 @@ class PairBatch(NamedTuple):
     text: Tensor | None = None  # [B, S, D] vectors of the instruction's words, for language-conditioned models
     text_mask: Tensor | None = None  # [B, S] bool: which of them are words
     features: Tensor | None = None  # [B, 2 + further, V*N, D] float, where the frozen features are known already
+    valid: Tensor | None = None  # [B] bool: which pairs a codebook that follows the latents may see; none: all
 
 
 class Quantized(NamedTuple):
@@ -170,6 +171,14 @@ class LatentTarget(NamedTuple):
         return LatentTarget(codes, embedding, change(self.valid))
 
 
+class PairIndex(NamedTuple):
+    """Which later frames of a batch lie inside their episode: each is a pair with the first frame of its sample."""
+
+    places: Tensor  # [n, 2] int64: the sample, and which of its later frames
+    pairs: Tensor | None = None  # 0-d: n of an average share, where a batch is shared out
+    samples: Tensor | None = None  # 0-d: samples with at least one, of an average share
+
+
 class FlowDraws(NamedTuple):
     """What a flow-matching head draws for each sample to learn from."""
 
@@ -191,3 +200,4 @@ class PolicyBatch(NamedTuple):
     later: Tensor | None = None  # [B, F, V, h, w, 3] uint8: frames after those of `images`, at fixed gaps
     inputs: Mapping[str, Any] | None = None  # what the backbone made of images and prompts, where that was done ahead
     draws: FlowDraws | None = None  # none: a head that needs some draws them itself
+    pairs: PairIndex | None = None  # those of `later` that are there; beyond the episode its last frame stands in

@@ -163,6 +163,13 @@ class ImageLAM(PairModel):
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Return the loss terms of a batch; `config.loss_weights` weights them."""
+        return self.learn(batch)[0]
+
+    def learn(self, batch: PairBatch) -> tuple[LossTerms, Encoded]:
+        """Return the loss terms of a batch, and what its pairs became in the control stream, with gradients.
+
+        Of each sample all pairs that training makes, the first frame with each later one before others.
+        """
         if not isinstance(batch, PairBatch):
             hint = "Call lam.encode(frames) for latent actions, lam.predict(features, latents) for what comes next."
             checks.fail("batch", "a PairBatch to train on", type(batch).__name__, hint)
@@ -173,7 +180,8 @@ class ImageLAM(PairModel):
         both = _of_pairs(features, pairs)  # (b pairs) 2 n d
         if words is not None:
             words = Words(*(part.repeat_interleave(len(pairs), 0) for part in words))
-        control, env = self._quantized(self.encoder(both, words))
+        valid = None if batch.valid is None else batch.valid.repeat_interleave(len(pairs), 0)
+        control, env = self._quantized(self.encoder(both, words), valid)
         vectors = [stream.vectors for stream in (control, env) if stream is not None]
         terms = dict(control.losses)
         if self.config.prediction_weight > 0:
@@ -190,7 +198,7 @@ class ImageLAM(PairModel):
             first = Encoded(control.latents[:: len(pairs)], control.vectors[:: len(pairs)], control.codes, {})
             target = self.action_head.normalizer(batch.actions)
             terms["action"] = losses.action(self.action_head(first), target, batch.labelled)
-        return terms
+        return terms, control
 
     def predict(
         self,
@@ -207,13 +215,13 @@ class ImageLAM(PairModel):
         """Leave out the frozen features, which the config names, and the heads that only training needs."""
         return {k: v for k, v in self.state_dict().items() if not k.startswith(NOT_SAVED)}
 
-    def _quantized(self, tokens: Tensor) -> tuple[Encoded, Encoded | None]:
+    def _quantized(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[Encoded, Encoded | None]:
         """Split query tokens [B, queries, width] into control and environment streams."""
         count = self.config.tokens
-        control = self.control(tokens[:, :count])
+        control = self.control(tokens[:, :count], valid=valid)
         if self.env is None:
             return control, None
-        return control, self.env(tokens[:, count:], update=self.config.streams == "joint")
+        return control, self.env(tokens[:, count:], update=self.config.streams == "joint", valid=valid)
 
     def _words(self, samples: int, text: Tensor | None, mask: Tensor | None) -> Words | None:
         """Turn vectors of the instruction's words [samples, S, language_dim] into tokens, which stage 1 needs."""

@@ -151,14 +151,14 @@ class ScalarQuantizer(CodeUsage):
         with torch.device("cpu"):  # it looks at its own numbers
             self.grid = FSQ(grid_levels(size), dim=dim, preserve_symmetry=True)
 
-    def forward(self, latents: Tensor, update: bool = True) -> Quantized:
-        """Turn latents [B, p, d] into vectors [B, p, d] and codes [B, p]; `update` only counts them."""
+    def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
+        """Turn latents [B, p, d] into vectors [B, p, d] and codes [B, p]; `update` only counts those of `valid`."""
         checks.size("latents", "channels", latents.shape[-1], self.dim)
         with torch.autocast(latents.device.type, enabled=False):
             vectors, codes = self.grid(latents.float())
         codes = codes.long()
         if self.training and update:
-            self.remember(codes)
+            self.remember(codes if valid is None else codes.masked_fill(~valid, -1))
         return Quantized(vectors, codes, {})
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -173,8 +173,8 @@ class Continuous(nn.Module):
         super().__init__()
         self.log_variance = nn.Linear(dim, dim) if variational else None
 
-    def forward(self, latents: Tensor, update: bool = True) -> Quantized:
-        """Turn latents [B, p, d] into vectors [B, p, d] and no codes, int64 [B, 0]."""
+    def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
+        """Turn latents [B, p, d] into vectors [B, p, d] and no codes, int64 [B, 0]; there is nothing to update."""
         codes = torch.empty(len(latents), 0, dtype=torch.long, device=latents.device)
         if self.log_variance is None:
             return Quantized(latents, codes, {})
@@ -211,10 +211,14 @@ class LatentStream(nn.Module):
         self.norm = nn.BatchNorm1d(config.positions * d, affine=False) if config.latent_norm == "batch" else None
         self.quantizer: VectorQuantizer | ScalarQuantizer | Continuous = bottleneck(config, size, frozen)
 
-    def forward(self, tokens: Tensor, update: bool = True) -> Encoded:
-        """Encode query tokens; `update=False` leaves the codebook alone also in training."""
+    def forward(self, tokens: Tensor, update: bool = True, valid: Tensor | None = None) -> Encoded:
+        """Encode query tokens; `update=False` leaves the codebook alone also in training.
+
+        A codebook that follows the latents sees those of samples that are `valid` [B].
+        """
         latents = self.latents(tokens)
-        quantized = self.quantizer(latents, update)
+        seen = None if valid is None else valid[:, None].expand(latents.shape[:2])
+        quantized = self.quantizer(latents, update, seen)
         if self.training and not update and isinstance(self.quantizer, VectorQuantizer):
             self.quantizer.remember(quantized.codes)  # how a frozen codebook is used is worth a report, too
         codes = quantized.codes.flatten(1) if self.config.quantizer == "residual" else quantized.codes

@@ -480,3 +480,22 @@ def test_the_papers_model_comes_alive_from_its_lineages_start_and_not_from_devia
         rows[start] = len(lam.encode(moving_squares(64, 999).frames).codes.unique(dim=0))
     assert rows["normal"] == 1
     assert rows["uniform"] > 1
+
+
+@pytest.mark.parametrize("quantizer", ["vq", "residual", "fsq"])
+def test_a_codebook_follows_only_latents_that_count(quantizer: str):
+    """The others are encoded, and change neither codebook nor counts; terms and latents are those of `forward`."""
+    changes = {"quantizer": quantizer, "codebook_start": "normal", "continuous_steps": 0}
+    valid, data, found = torch.arange(12) < 9, batch(), []
+    for part in (data._replace(valid=valid), PairBatch(*(None if x is None else x[:9] for x in data))):
+        model = make("robust", **changes).train()
+        model.control.norm = None  # its statistics are those of the batch, whatever counts
+        terms, encoded = model.learn(part)
+        assert encoded.latents.requires_grad
+        assert terms["prediction"].requires_grad
+        found.append((dict(model.control.quantizer.named_buffers()), encoded.latents[:9].detach()))
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=0)
+    for name, buffer in found[1][0].items():
+        kept = found[0][0][name]
+        kept = kept[(kept >= 0).all(-1)] if name == "recent" else kept
+        torch.testing.assert_close(kept, buffer, atol=1e-5, rtol=1e-5)
