@@ -14,6 +14,7 @@ PUBLIC = (
     "labels",
     "action_vq",
     "image_lam",
+    "zoo",
     "recipes",
     "training",
     "evaluation",

@@ -27,6 +27,18 @@ from torch import Tensor
 from lattok import checks
 from lattok.checks import LattokError
 
+# a name that only this system's checkpoints hold, by importer; what comes first is looked for first
+SIGNS = {
+    "lapa-laq": r"to_patch_emb_first_frame\.\d",
+    "lary-laq": r"vq\.cnn_encoder\.0\.weight$",
+    "lawam-lam": r"encoder\.QFormer\.queries$",
+    "adaworld-lam": r"action_prompt$",
+    "villax-lam": r"encoder\.pe_spatial$",
+    "moto-lam": r"m_former\.embeddings\.",
+    "p2t-image-lam": r"action_decoder\.\d",
+    "univla-lam": r"action_latent$",
+    "p2t-action-vq": r"vq\.ema_w$",
+}
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
 
@@ -99,6 +111,17 @@ def _fill(source: Join, foreign: Mapping[str, Tensor], wanted: Tensor) -> tuple[
         return wanted, f"is {made.dtype}, expected {wanted.dtype}"
     made = made.to(wanted.dtype)
     return made, "" if bool(torch.isfinite(made).all()) else "holds NaN or infinity"
+
+
+def check_kind(foreign: Mapping[str, Tensor], kind: str, where: str) -> None:
+    """Refuse a file without the sign of `kind` that has the sign of another system, and name that."""
+
+    def has(sign: str) -> bool:
+        return any(re.search(sign, name) for name in foreign)
+
+    other = None if has(SIGNS[kind]) else next((name for name, sign in SIGNS.items() if has(sign)), None)
+    if other is not None:
+        checks.fail(where, f"a checkpoint for {kind}", f"one for {other}", f"Run: lattok convert {other}.")
 
 
 def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> dict[str, Tensor]:

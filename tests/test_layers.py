@@ -27,7 +27,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"data"}),
     frozenset({"labels"}),
     frozenset({"samples"}),
-    frozenset({"action_vq", "image_lam", "backbones"}),
+    frozenset({"action_vq", "image_lam", "zoo", "backbones"}),
     frozenset({"vla"}),
     frozenset({"loading", "inference"}),
     frozenset({"evaluation", "annotation", "sim", "serving"}),
@@ -45,6 +45,7 @@ SIBLINGS = {
     "normalize": {"nn"},
     "training": {"nn", "quantize"},
     "image_lam": {"backbones"},
+    "zoo": {"image_lam"},
 }
 FRONT = {"__init__", "__main__"}  # may name everything, but see the tests at the end
 LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}

@@ -53,6 +53,7 @@ CONVERT = {
     "p2t-image-lam": convert.p2t_image_lam,
     "univla-lam": convert.univla_lam,
     "p2t-vla": convert.p2t_vla,
+    "lapa-laq": convert.lapa_laq,
 }
 VERBS: Mapping[str, Verb | Group] = {
     "demo": Verb(demo.demo),

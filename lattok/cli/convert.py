@@ -11,7 +11,12 @@ from tyro.conf import Positional, arg
 
 import lattok
 from lattok import checks, files
-from lattok.cli.flags import File, MaybeFolder, Names, Out, Text
+from lattok.cli.flags import File, MaybeFolder, Names, Number, Out, Text
+
+OneCamera = Annotated[
+    tuple[str, ...], arg(metavar="NAME", help="The one camera that the model looks at, short name allowed.")
+]
+Gap = Annotated[str, arg(metavar="TEXT", help='Gap of a frame pair: frames ("30") or seconds ("1.6s").')]
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,43 @@ def _save_lam(model: Any, folder: Path, out: str) -> None:
     else:  # it needs instructions, which datasets' videos do not hold
         words = shlex.join(["--stage", "2", "--env-codebook", out])
         print(f"Saved in {out}. Learn stage 2 with its codebook: lattok train image-lam DATASET --out DIR {words}")
+
+
+def lapa_laq(
+    file: File,
+    out: Out,
+    tokens: Number = None,
+    image_size: Number = None,
+    cameras: OneCamera = ("image",),
+    stride: Gap = "30",
+) -> None:
+    """Convert LAPA's latent action quantizer (laq_openx.pt, vae.N.pt or safetensors).
+
+    Example: lattok convert lapa-laq laq_openx.pt my-lapa --cameras front
+
+    Args:
+        tokens: Codes of a pair, where the file fits two numbers: 4 or 16, 64 or 256 (default: the smaller one).
+        image_size: Side of the frames in pixels (default: as in published training for so many codes).
+    """
+    folder = _new_folder(out)
+    model = lattok.convert.lapa_laq(file, tokens=tokens, image_size=image_size, cameras=cameras, stride=stride)
+    _save_published(model, folder, out)
+
+
+def _save_published(model: Any, folder: Path, out: str) -> None:
+    config = model.config
+    said = (
+        f"{config.tokens} x {config.latent_dim} numbers"
+        if model.codebook_size is None
+        else (f"{config.tokens} codes of {config.codebook_size}, latents of width {config.latent_dim}")
+    )
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    print(
+        f"Found: {said}, {millions:.1f} M parameters, frames of {config.image_size} pixels; taken as given: "
+        f"stride {config.stride}, camera {config.cameras[0]}."
+    )
+    _save(model, folder)
+    print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
 
 
 def p2t_vla(

@@ -32,6 +32,7 @@ from lattok.evaluation.questions.reconstruction import headline_of, reconstructi
 from lattok.evaluation.questions.rollouts import rollouts_outcome
 from lattok.evaluation.questions.structure import structure_outcome, transfer_outcome
 from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Progress, Report, Verdict
+from lattok.image_lam import ImageLAM
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.loading import load
 from lattok.normalize import for_dataset
@@ -72,7 +73,7 @@ def evaluate(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Judge an action tokenizer, an `ImageLAM` or a policy on the held-out `episodes` of a dataset; their paths do too.
+    """Judge an action tokenizer, a latent action model or a policy on held-out `episodes` of a dataset; paths do too.
 
     All other episodes fit probes and controls; at most `max_episodes` of them and half as many held-out ones are used,
     evenly spaced. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
@@ -120,6 +121,9 @@ def evaluate(
             if model.language is not None:
                 text = "`model` is a stage-1 model, which cannot label video: its codebook is for stage 2"
                 raise LattokError(f"{text}. Run: lattok train image-lam --stage 2 --env-codebook MODEL.")
+            if controls == "trained" and not isinstance(model, ImageLAM):
+                hint = "Train an ImageLAM on this dataset and judge it as well."
+                checks.fail("controls", f"quick for {model.type}, which lattok does not train", repr(controls), hint)
             frames = checks.stride_in_frames(stride or model.config.stride, dataset.fps)
             if state_key == "observation.state" and state_key not in dataset.features:
                 state_key = None  # the default one may be absent, one that was asked for may not

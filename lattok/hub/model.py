@@ -376,7 +376,7 @@ class HubModel(nn.Module):
                 self.train()
 
 
-FAMILIES: Registry[type[HubModel]] = Registry("lattok.artefacts", "type", ("action_vq", "image_lam", "vla"))
+FAMILIES: Registry[type[HubModel]] = Registry("lattok.artefacts", "type", ("action_vq", "image_lam", "zoo", "vla"))
 
 
 def family_of(folder: Path, argument: str = "model") -> type[HubModel]:
