@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from lattok.evaluation import evaluate as evaluate
     from lattok.image_lam import ImageLAM as ImageLAM
     from lattok.inference import for_inference as for_inference
+    from lattok.labels import push_dataset as push_dataset
+    from lattok.loading import list_models as list_models
     from lattok.loading import load as load
     from lattok.recipes import ActionVQRecipe as ActionVQRecipe
     from lattok.recipes import FASTRecipe as FASTRecipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,18 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **op
     place = hub.resolve(name_or_path, revision, options=options)
     model: Any = hub.family_of(place.folder).from_place(place, **hub.arrival(options))
     return model
+
+
+def list_models() -> dict[str, str]:
+    """Return by `type` what each family of models is that `load` knows, ours and those of installed packages."""
+    return {name: _first_line(name) for name in hub.FAMILIES}
+
+
+def _first_line(name: str) -> str:
+    try:
+        return (inspect.getdoc(hub.FAMILIES[name]) or "").partition("\n")[0]
+    except checks.LattokError as error:  # of a package that fails
+        return str(error)
 
 
 def as_labeller(model: Any, argument: str = "model") -> Any:

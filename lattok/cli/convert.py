@@ -233,12 +233,12 @@ def push(
     revision: Text = None,
     create_pr: bool = False,
 ) -> None:
-    """Publish a model on the Hub, with its model card. Log in before (`hf auth login`), or set HF_TOKEN.
+    """Publish a model or an annotated dataset on the Hub, with its card. Log in before (`hf auth login`).
 
     Example: lattok push my-lam my-name/my-lam --license apache-2.0
 
     Args:
-        folder: Folder of a model.
+        folder: Folder of a model, of a LeRobot dataset, or of labels that annotate wrote for another dataset.
         repo_id: Name on the Hub.
         private: Make the repository private.
         license: Short name of a licence for the card, such as apache-2.0.
@@ -246,8 +246,12 @@ def push(
         revision: Branch; it is made where it is not there.
         create_pr: Open a pull request instead.
     """
-    options = {"license": license, "commit_message": message, "revision": revision, "create_pr": create_pr}
-    print(lattok.load(folder).push_to_hub(repo_id, private=private or None, **options))
+    options: dict[str, Any] = {"license": license, "commit_message": message, "revision": revision}
+    options |= {"create_pr": create_pr, "private": private or None}
+    if (Path(folder) / "meta").is_dir():
+        print(lattok.push_dataset(folder, repo_id, **options))
+    else:
+        print(lattok.load(folder).push_to_hub(repo_id, **options))
 
 
 def _new_folder(out: str, argument: str = "out") -> Path:

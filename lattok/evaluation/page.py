@@ -76,7 +76,7 @@ figure { margin: 22px 0 0; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif; fill: var(--ink);
   font-variant-numeric: tabular-nums; }
 svg .t { font-weight: 650; font-size: 13px; } svg .n { font-size: 11.5px; }
-svg .m { fill: var(--soft); font-size: 11px; }
+svg .m { fill: var(--soft); font-size: 11px; } svg .sheet { fill: var(--paper); }
 svg .model { fill: var(--model); } svg .control { fill: var(--control); } svg .rival { fill: var(--rival); }
 svg .empty { fill: none; stroke: var(--control); stroke-width: 1; stroke-dasharray: 3 2; }
 svg .axis { stroke: var(--soft); stroke-width: 1; fill: none; } svg .grid { stroke: var(--rule); stroke-width: 1; }
@@ -155,7 +155,7 @@ def picture(report: Report) -> str | None:
     if not parts:
         return None
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y:g}" width="{width}" height="{y:g}">'
-    sheet = f'<rect width="{width}" height="{y:g}" style="fill: var(--paper)"/>'
+    sheet = f'<rect width="{width}" height="{y:g}" class="sheet"/>'
     return f"{head}<style>{_DRAWN}</style>{sheet}{''.join(parts)}</svg>\n"
 
 

@@ -2,6 +2,7 @@
 
 from lattok.labels.provenance import latent_spec, only_prefix, tokenizer_spec
 from lattok.labels.reader import read_rows, target_from_batch, target_of
+from lattok.labels.sharing import push_dataset
 from lattok.labels.sidecar import Sidecar, with_labels
 from lattok.labels.spec import PARTS, LatentSpec
 
@@ -11,6 +12,7 @@ __all__ = [
     "Sidecar",
     "latent_spec",
     "only_prefix",
+    "push_dataset",
     "read_rows",
     "target_from_batch",
     "target_of",

@@ -119,6 +119,11 @@ class _Answers(BaseHTTPRequestHandler):
         self.server.objects[self.path.rpartition("/")[2]] = data
         self._json({})
 
+    def do_DELETE(self) -> None:
+        """Forget a tag."""
+        known = self.server.branches.pop(unquote(self.path).rpartition("/tag/")[2], None)
+        self._json({}, 404 if known is None else 200)
+
     def _refuses(self, writes: bool) -> bool:
         """Answer who may not do this, as the Hub does; tell whether that was so."""
         hub, token = self.server, (self.headers["Authorization"] or "").removeprefix("Bearer ")
@@ -151,8 +156,9 @@ class _Answers(BaseHTTPRequestHandler):
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
         elif found := re.fullmatch(rf"{repo}/(branch|tag)/(.+)", path):
-            known = found[2] in hub.branches
-            hub.branches.setdefault(found[2], hub.head)
+            name, start = (first["tag"], found[2]) if found[1] == "tag" else (found[2], "main")
+            known = name in hub.branches
+            hub.branches.setdefault(name, hub.branches[start])
             self._json({}, 409 if known else 200)
         elif path.startswith(f"{repo}/preupload/"):
             names = [each["path"] for each in first["files"]]

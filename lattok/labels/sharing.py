@@ -1,0 +1,153 @@
+"""Datasets with labels on the Hub: a LeRobot dataset or a folder of labels, and a card that says how they were made."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lattok import checks, files
+from lattok.data.opening import open_dataset
+from lattok.data.schema import PROVENANCE
+from lattok.hub import CARD, client
+from lattok.hub.records import HUB_ID, TAGS, license_of, plain, quoted, signed, written_by_somebody
+from lattok.labels.provenance import INFO, provenance_of
+from lattok.labels.sidecar import Sidecar
+from lattok.version import __version__
+
+REPLACED = ("data/*", "labels/*", "meta/*", "videos/*")  # of an earlier push
+OURS = re.compile(r"\blattok\b")
+MEANING = {
+    "codes": "codes of the latent action",
+    "embedding": "latent vectors before quantization, one after the other",
+    "quantized": "latent vectors after quantization, one after the other",
+    "valid": "whether the frame has a label",
+}
+
+
+def push_dataset(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    private: bool | None = None,
+    token: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Upload a LeRobot dataset, or the labels that `annotate` wrote for another one; return the address.
+
+    Options are those of `push_to_hub` of a model. A dataset card is written into the folder as README.md. One that was
+    there stays below it; one with the tag `lattok` is kept as it is. A LeRobot dataset gets the tag of its version,
+    which LeRobot asks for.
+    """
+    client.check_push({"repo_id": repo_id, "license": license, "revision": revision, "create_pr": create_pr})
+    root = Path(folder).expanduser()
+    subject = _subject(root)
+    version = None if isinstance(subject, Sidecar) else files.read_json(root / INFO)["codebase_version"]
+
+    def prepare(repo: str) -> Path:
+        before = written_by_somebody(root / CARD)
+        if before is None or not OURS.search(before.split("---")[1] if before.startswith("---") else ""):
+            named = license or license_of(root / CARD)
+            files.write_text(root / CARD, signed(_card(subject, repo, named, before)))
+        return root
+
+    return client.push(
+        repo_id,
+        prepare,
+        "dataset",
+        replaces=REPLACED,
+        commit_message=commit_message or f"lattok {__version__}: dataset with latent actions",
+        revision=revision,
+        create_pr=create_pr,
+        private=private,
+        token=token,
+        tag=None if version is None else str(version),
+    )
+
+
+def _subject(root: Path) -> Any:
+    """Open what lies there: a LeRobot dataset or labels."""
+    if (root / INFO).is_file():
+        return open_dataset(root)
+    if (root / PROVENANCE).is_file():
+        return Sidecar(root)
+    hint = "Push the labels that lattok annotate wrote, or what lattok export makes of a dataset."
+    return checks.fail("folder", "a LeRobot v3 dataset or labels on this machine", repr(os.fspath(root)), hint)
+
+
+def _card(subject: Any, name: str, license: str | None, before: str | None) -> str:
+    """Return what the dataset is, how to read it, and how its labels were made; below that the card of `before`."""
+    labels = subject.provenance if isinstance(subject, Sidecar) else provenance_of(subject)
+    sidecar = isinstance(subject, Sidecar)
+    sources = sorted({entry["dataset"]["name"] for entry in labels.values() if "name" in entry.get("dataset", {})})
+    tags = ", ".join((*TAGS, *([] if sidecar else ["LeRobot"])))
+    lines = ["---", "task_categories: [robotics]", f"tags: [{tags}]"]
+    lines += [f"license: {license}"] * bool(license)
+    if found := [source for source in sources if HUB_ID.fullmatch(source)]:
+        lines += ["source_datasets:", *(f"- {source}" for source in found)]
+    lines += ["configs:", "- config_name: default"]
+    lines += [f"  data_files: {'labels/*.parquet' if sidecar else 'data/*/*.parquet'}", "---"]
+    count, frames = len(subject.episodes), int(sum(_lengths(subject)))
+    rate = "" if sidecar else f" at {subject.fps:g} frames a second"
+    what = f"{count:,} episodes, {frames:,} frames{rate}, with latent actions by lattok." if labels else ""
+    lines += [f"# {plain(name)}", "", what or f"{count:,} episodes, {frames:,} frames{rate}.", ""]
+    if sidecar:
+        lines += [f"Labels only, for {plain(', '.join(sources))}, by `episode_index` and `frame_index`.", ""]
+    lines += [*_code(name, labels, sources if sidecar else None), ""]
+    for prefix, entry in labels.items():
+        lines += [*_made(prefix, entry), ""]
+    if before is not None:
+        lines += ["## The dataset's own card", "", _body(before), ""]
+    return "\n".join([*lines, ""])
+
+
+def _lengths(subject: Any) -> Iterator[int]:
+    if isinstance(subject, Sidecar):
+        return iter(subject.lengths)
+    return (episode.length for episode in subject.episodes)
+
+
+def _code(name: str, labels: Mapping[str, Any], sources: list[str] | None) -> list[str]:
+    """Code that reads the first labels."""
+    opened = f"lattok.open_dataset({quoted(name)})"
+    lines = ["```python", "import lattok  # pip install lattok", ""]
+    if sources is not None:
+        lines += ["from huggingface_hub import snapshot_download", "from lattok.labels import with_labels", ""]
+        lines += [f'labels = snapshot_download({quoted(name)}, repo_type="dataset")']
+        opened = f"with_labels(lattok.open_dataset({quoted(sources[0] if sources else 'DATASET')}), labels)"
+    lines.append(f"dataset = {opened}")
+    for prefix, entry in list(labels.items())[:1]:
+        column = quoted(next(iter(entry.get("columns", {})), f"{prefix}.valid"))
+        lines.append(f"values = dataset.columns(0, [{column}])[{column}]  # of the first episode: [T, ...]")
+    return [*lines, "```"]
+
+
+def _made(prefix: str, entry: Mapping[str, Any]) -> list[str]:
+    """Columns of a prefix, and what they were made from."""
+    model, spec = entry.get("model", {}), entry.get("spec", {})
+    lines = [f"## {plain(prefix)}", "", "| column | type | shape | |", "|---|---|---|---|"]
+    for column, facts in entry.get("columns", {}).items():
+        means = MEANING.get(column.rpartition(".")[2], "")
+        if means == MEANING["codes"] and spec.get("codebook_size"):
+            means += f", each of {spec['codebook_size']}"
+        lines.append(f"| {plain(column)} | {plain(facts['dtype'])} | {facts['shape']} | {means} |")
+    facts = {"model": model.get("model"), "type": model.get("type"), "revision": model.get("revision")}
+    facts |= {"weights (SHA-256)": model.get("weights_sha256"), "cameras": ", ".join(entry.get("cameras", []))}
+    facts |= {"actions": entry.get("action_key"), "seconds between frames": entry.get("stride_seconds")}
+    missing = sum(len(gap["episodes"]) for gap in entry.get("unlabelled", []))
+    facts |= {"episodes without labels": missing or None, "lattok": entry.get("versions", {}).get("lattok")}
+    lines += ["", *(f"- {name}: {plain(value)}" for name, value in facts.items() if value)]
+    if isinstance(source := model.get("model"), str) and HUB_ID.fullmatch(source):
+        lines += ["", "Made again and compared: `lattok verify DATASET --model " + source + "`"]
+    return lines
+
+
+def _body(card: str) -> str:
+    """A card without its facts."""
+    parts = card.split("---", 2)
+    return (parts[2] if len(parts) == 3 and not parts[0].strip() else card).strip()

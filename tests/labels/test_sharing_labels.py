@@ -1,0 +1,152 @@
+"""Datasets with labels, pushed to a Hub on this machine with the real client and opened from there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import DatasetCard
+
+import lattok
+from lattok.action_vq import UniformBins
+from lattok.checks import LattokError
+from lattok.cli import main
+from lattok.data.opening import open_dataset
+from tests.conftest import write_dataset
+from tests.data.rlds_sample import write_rlds
+from tests.hub.server import REPO, WRITER, LocalHub, serving
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An empty Hub, and a client that is not logged in."""
+    (tmp_path / "remote").mkdir()
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with serving(tmp_path / "remote", tmp_path / "cache", monkeypatch) as served:
+        served.exists = False
+        yield served
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path / "arm", (6, 9), tasks=("open the drawer", "close it"))
+
+
+def annotated(source, out: Path) -> Path:
+    dataset = open_dataset(source)
+    chunks = np.concatenate([dataset.columns(e.index, ["action"])["action"] for e in dataset.episodes])[:12]
+    tokenizer = UniformBins.fit(chunks.reshape(3, 4, -1), bins=5)
+    tokenizer.source = "org/tok"
+    return lattok.annotate(dataset, {"tokens": tokenizer}, out)
+
+
+def card_of(hub: LocalHub) -> DatasetCard:
+    return DatasetCard(hub.files()["README.md"].decode())
+
+
+def run_code(card: str) -> dict:
+    found: dict = {}
+    exec(card.split("```python\n")[1].split("```")[0], found)
+    return found
+
+
+def test_an_annotated_dataset_comes_back_the_same_with_a_card(hub: LocalHub, source: Path, tmp_path: Path, capsys):
+    (source / "README.md").write_text("---\nlicense: mit\ntags: [LeRobot]\n---\n# My arm\nRecorded at home.\n")
+    folder = annotated(source, tmp_path / "annotated")
+    hub.guarded = True
+    address = lattok.push_dataset(folder, REPO, token=WRITER, commit_message="labels")
+    assert address == f"{hub.url}/datasets/{REPO}/commit/{hub.head}"
+    assert (hub.messages, hub.branches["v3.0"]) == (["labels"], hub.head)
+    found = run_code(card_of(hub).text)
+    here = open_dataset(folder)
+    assert found["dataset"].name == REPO
+    np.testing.assert_array_equal(found["values"], here.columns(0, ["tokens.codes"])["tokens.codes"])
+    np.testing.assert_array_equal(found["dataset"].frames(1), here.frames(1))
+    card = card_of(hub)
+    known = card.data.to_dict()
+    assert (known["license"], known["task_categories"]) == ("mit", ["robotics"])
+    assert {"LeRobot", "latent-action-model", "lattok"} <= set(known["tags"])
+    assert known["configs"] == [{"config_name": "default", "data_files": "data/*/*.parquet"}]
+    for text in (
+        "2 episodes, 15 frames",
+        "| tokens.codes | int64 | [",
+        "each of 5",
+        "- model: org/tok",
+        "lattok verify",
+    ):
+        assert text in card.text
+    assert card.text.count("Recorded at home.") == 1
+    assert (source / "README.md").read_text().startswith("---\nlicense: mit")  # only that of the copy has changed
+
+
+def test_pushed_again_the_card_is_written_again_and_the_tag_moves(hub: LocalHub, source: Path, tmp_path: Path):
+    folder = annotated(source, tmp_path / "annotated")
+    assert main(["push", str(folder), REPO, "--license", "mit"]) == 0
+    first = hub.head
+    hub.add("main", {**hub.files(), "videos/old.mp4": b"old", "notes.txt": b"mine"})
+    lattok.push_dataset(folder, REPO, license="apache-2.0")
+    assert card_of(hub).data.license == "apache-2.0"
+    assert card_of(hub).text.count("# org/arm") == 1
+    assert "videos/old.mp4" not in hub.files()
+    assert "notes.txt" in hub.files()
+    assert hub.branches["v3.0"] == hub.head != first
+    mine = "---\ntags: [lattok]\n---\nMy own words.\n"
+    (folder / "README.md").write_text(mine)
+    lattok.push_dataset(folder, REPO)
+    assert hub.files()["README.md"].decode() == mine
+
+
+def test_a_branch_and_a_pull_request_leave_main_as_it_is(hub: LocalHub, source: Path, tmp_path: Path):
+    folder = annotated(source, tmp_path / "annotated")
+    before = hub.head
+    assert lattok.push_dataset(folder, REPO, create_pr=True) == f"{hub.url}/datasets/{REPO}/discussions/1"
+    assert (hub.head, "v3.0" in hub.branches) == (before, False)
+    lattok.push_dataset(folder, REPO, revision="try")
+    assert (hub.head, hub.branches["v3.0"]) == (before, hub.branches["try"])
+
+
+def test_labels_of_a_dataset_that_is_not_lerobot_are_pushed_alone(hub: LocalHub, tmp_path: Path):
+    write_rlds(tmp_path / "bridge")
+    rlds = tmp_path / "bridge.json"
+    rlds.write_text('{"dataset": "bridge", "fps": 5}')
+    folder = annotated(rlds, tmp_path / "labels")
+    lattok.push_dataset(folder, REPO)
+    assert {name.split("/")[0] for name in hub.files()} == {"README.md", "labels", "meta"}
+    card = card_of(hub)
+    assert card.data.to_dict()["configs"][0]["data_files"] == "labels/*.parquet"
+    assert "Labels only, for" in card.text
+    name = open_dataset(rlds).name
+    found = run_code(card.text.replace(f'open_dataset("{name}")', f"open_dataset({str(rlds)!r})"))
+    assert len(found["values"]) == found["dataset"].episodes[0].length
+
+
+def test_what_cannot_be_pushed_is_one_line(hub: LocalHub, source: Path, tmp_path: Path):
+    for folder in (tmp_path / "nowhere", write_rlds(tmp_path / "bridge")):
+        with pytest.raises(LattokError, match="`folder`: expected a LeRobot v3 dataset or labels on this machine, got"):
+            lattok.push_dataset(folder, REPO)
+    hub.guarded = True
+    with pytest.raises(LattokError, match="'org/arm' could not be pushed: you are not logged in"):
+        lattok.push_dataset(source, REPO)
+    shutil.rmtree(source / "meta")
+    assert main(["push", str(source), REPO]) == 2
+
+
+def test_hostile_names_are_shown_as_text(hub: LocalHub, source: Path, tmp_path: Path):
+    folder = annotated(source, tmp_path / "annotated")
+    path = folder / "meta" / "lattok.json"
+    path.write_text(path.read_text().replace("org/tok", "<script>alert(1)</script> `x` [l](http://e)"))
+    lattok.push_dataset(folder, REPO)
+    text = card_of(hub).text
+    assert "<script" not in text
+    assert "[l](" not in text
+
+
+def test_families_are_listed():
+    found = lattok.list_models()
+    assert {"action-vq", "fast", "fsq", "residual-vq", "uniform-bins", "image-lam", "latent-vla"} <= found.keys()
+    assert all(text and "\n" not in text for text in found.values())
+    assert found["residual-vq"].startswith("Chunks [B, H, m] to `tokens` codes each")
