@@ -3,11 +3,10 @@
 python -m benchmarks.quality.shuffle lam --out benchmarks/results/shuffle_lam.json            # 15 minutes of one core
 python -m benchmarks.quality.shuffle policy --data DEMONSTRATIONS --out benchmarks/results/shuffle_policy.json   # 40
 
-Both datasets are small. So that a tenth of them (the windows in use and the next ones) still has windows of whole
-clips, as large data have, there are 8 lanes here and not 96: a batch then sees some ten episodes. `lam`: the demo's
-latent action model on the bundled sample, with the figures of `lam_runs`. `policy`: the Baseline of the closed-loop
-study, on its demonstrations, its error on held-out episodes and its success over 40 start states of each task. Three
-seeds.
+`lam`: the demo's latent action model on the bundled sample, with the figures of `lam_runs`. `policy`: the Baseline of the
+closed-loop study, on its demonstrations, its error on held-out episodes and its success over 40 start states of each
+task. Three seeds. With `--lanes 8` a batch sees eight places of the data at a time: how far the number of lanes may go
+down.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from lattok.samples import lanes, stream
 from lattok.samples.batches import PairBatches
 from lattok.training import fit
 
-SHARE, FEW_LANES, SEEDS = 0.1, 8, (0, 1, 2)
+SHARE, SEEDS = 0.1, (0, 1, 2)
 
 
 def train_lam(seed: int, streamed: bool) -> dict[str, float]:
@@ -70,21 +69,23 @@ def main() -> None:
     parser.add_argument("what", choices=["lam", "policy"])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--lanes", type=int, default=lanes.LANES)
     parser.add_argument("--only", choices=["streamed", "kept"])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    lanes.LANES = stream.LANES = FEW_LANES
+    lanes.LANES = stream.LANES = args.lanes
+    hows = {f"streamed, {args.lanes} lanes": True, "kept": False}
     found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     for seed in args.seeds:
-        for how in ("streamed", "kept"):
+        for how, streamed in hows.items():
             name = f"{how}, seed {seed}"
-            if args.only in (None, how) and name not in found:
-                options = seed, how == "streamed"
+            if args.only in (None, how.split(",")[0]) and name not in found:
+                options = seed, streamed
                 found[name] = train_lam(*options) if args.what == "lam" else train_policy(args.data, *options)
                 print(name, found[name], flush=True)
                 write_results(args.out, found | {"environment": environment()})
-    runs = {how: [found[name] for name in found if name.startswith(how)] for how in ("streamed", "kept")}
+    runs = {how: [found[name] for name in found if name.startswith(how)] for how in hows}
     print(json.dumps({how: spread(values) for how, values in runs.items() if values}, indent=1))
 
 

@@ -108,7 +108,7 @@ def evaluate(
         check_place(folder, provenance, overwrite)
     with _quietly(model):
         if isinstance(model, LatentVLA):
-            report = _policy_report(model, dataset, split, action_key, rollouts, folder, title, note)
+            report = _policy_report(model, dataset, split, action_key, rollouts, title, note)
         elif labels_from == "actions":
             if action_key is None:
                 checks.fail("action_key", "a column of actions", "None")
@@ -160,7 +160,6 @@ def _policy_report(
     split: Split,
     action_key: str | None,
     rollouts: Mapping[str, Any] | None,
-    folder: Path | None,
     title: str,
     progress: Progress,
 ) -> Report:
@@ -177,8 +176,7 @@ def _policy_report(
         interpolation=config.interpolation,
         state_key=state_key,
         episodes=split.held_out,
-        cache_dir=folder,
-        progress=lambda done, total: progress("decode", done, total),
+        pixels=False,
         **options,
     )
     names = held_out.action_names

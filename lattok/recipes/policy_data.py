@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,7 +16,6 @@ from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, 
 from lattok.labels.provenance import provenance_of
 from lattok.loading import load
 from lattok.normalize import for_dataset
-from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.samples.augment import augment_alike, draw
 from lattok.samples.batches import same_actions, same_cameras
@@ -26,7 +24,6 @@ from lattok.samples.order import MixedBatches, SeededBatches
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
 from lattok.samples.stream import FrameStream
 from lattok.seeds import derive_seed
-from lattok.training import RUN
 from lattok.training.feed import BatchSource
 from lattok.types import ActionTokenizer, FlowDraws, PolicyBatch
 from lattok.vla.flow import draw_flow
@@ -122,33 +119,28 @@ def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> l
 
 
 def read_windows(
-    recipe: Recipe[Any], source: PolicySource, episodes: str | Sequence[int] | None = None, pixels: bool = True
+    recipe: Recipe[Any], source: PolicySource, episodes: str | Sequence[int] | None = None
 ) -> PolicyWindows:
-    """Return every frame of the recipe's episodes (or of others) with the actions and labels that follow it.
-
-    Without `pixels` images are decoded later.
-    """
+    """Return every frame of the recipe's episodes (or of others), decoded later, with the actions and labels that
+    follow it."""
     data, config = recipe.data, recipe.model
     learns = bool(data.plan.losses)
-    with bar("decode") as progress:
-        return PolicyWindows(
-            source.dataset,
-            config.horizon,
-            cameras=data.cameras if source.cameras is None else source.cameras,
-            size=config.image_size,
-            interpolation=config.interpolation,
-            action_key=data.action_key,
-            state_key=data.state_key if data.proprio else None,
-            episodes=data.episodes if episodes is None else episodes,
-            action_episodes=data.action_episodes if episodes is None else None,
-            latent=source.spec if learns and source.tokenizer is None else None,
-            labeller=source.tokenizer,
-            parts=data.plan.needs,
-            extra_keys=() if data.eval_key is None else (data.eval_key,),
-            cache_dir=Path(recipe.out) / RUN,
-            progress=progress,
-            pixels=pixels,
-        )
+    return PolicyWindows(
+        source.dataset,
+        config.horizon,
+        cameras=data.cameras if source.cameras is None else source.cameras,
+        size=config.image_size,
+        interpolation=config.interpolation,
+        action_key=data.action_key,
+        state_key=data.state_key if data.proprio else None,
+        episodes=data.episodes if episodes is None else episodes,
+        action_episodes=data.action_episodes if episodes is None else None,
+        latent=source.spec if learns and source.tokenizer is None else None,
+        labeller=source.tokenizer,
+        parts=data.plan.needs,
+        extra_keys=() if data.eval_key is None else (data.eval_key,),
+        pixels=False,
+    )
 
 
 class PolicyBatches(BatchSource):
@@ -215,7 +207,9 @@ class PolicyBatches(BatchSource):
         return batch
 
     def change(self, batch: PolicyBatch, step: int, share: int, shares: int) -> PolicyBatch:
-        """Return the samples with their images changed."""
+        """Return the samples with their images, if they have any, changed."""
+        if not batch.images.shape[1]:
+            return self._prepared(batch)
         size, options = self.loop.batch_size, self.data.augmentation
         changes = draw(options, size, batch.images.shape[1], self.loop.seed, step)[share::shares]
         frames = batch.images[:, None] if batch.later is None else torch.cat([batch.images[:, None], batch.later], 1)

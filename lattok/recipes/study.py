@@ -151,7 +151,8 @@ def _member(
 
 def _train_proprio(recipe: VLARecipe, source: PolicySource) -> None:
     """Train the control that sees only proprio, with the same batches and the same loop."""
-    out, windows = Path(recipe.out), read_windows(recipe, source)
+    out, unseeing = Path(recipe.out), replace(recipe, data=replace(recipe.data, cameras=()))
+    windows = read_windows(unseeing, source)
     if windows.states is None:
         raise RuntimeError("a control on proprio without proprio")
     torch.manual_seed(recipe.loop.seed)
@@ -159,10 +160,10 @@ def _train_proprio(recipe: VLARecipe, source: PolicySource) -> None:
     model = ProprioPolicy(config)
     model.action_normalizer.fit(windows.known_actions, config.action_kinds)
     model.proprio_normalizer.fit(windows.states, config.normalize)
-    fit(model, PolicyBatches(windows, recipe), recipe.loop, out, loss_weights={"action": 1.0}, resume=out.exists())
+    fit(model, PolicyBatches(windows, unseeing), recipe.loop, out, loss_weights={"action": 1.0}, resume=out.exists())
     if not first_process():
         return
-    held_out = read_windows(recipe, source, episodes=held_out_episodes(source.dataset, recipe.data.episodes))
+    held_out = read_windows(unseeing, source, episodes=held_out_episodes(source.dataset, recipe.data.episodes))
     errors = policy_errors(model.cpu().predict_chunk, windows, held_out, recipe.data.compared_key)
     files.write_json(out / HELD_OUT, errors.to_json())
     print(errors.text)

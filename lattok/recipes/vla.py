@@ -169,7 +169,7 @@ class VLARecipe(Recipe[LatentVLA]):
         torch.manual_seed(self.loop.seed)
         # before frames are decoded: what does not fit costs seconds
         policy = LatentVLA(*with_base(policy_config(self, found)))
-        parts, weights = [read_windows(self, source, pixels=False) for source in found], [s.weight for s in sources]
+        parts, weights = [read_windows(self, source) for source in found], [s.weight for s in sources]
         samples = _normalised(policy, parts, weights)
         inputs = {"backbone": policy.config.backbone_revision}
         for source, part in zip(found, parts, strict=True):

@@ -11,7 +11,6 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
 from lattok.labels.spec import PARTS
+from lattok.prefetch import Stopped
 from lattok.samples.batches import Mixed
 from lattok.samples.frames import FrameReader
 from lattok.samples.windows import ActionWindows, acted_episodes, instructions
@@ -56,7 +56,6 @@ class PolicyWindows:
         labeller: ActionTokenizer | None = None,
         extra_keys: Sequence[str] = (),
         parts: Sequence[str] = PARTS,
-        cache_dir: str | Path | None = None,
         progress: Progress | None = None,
         pixels: bool = True,
     ):
@@ -64,7 +63,7 @@ class PolicyWindows:
         describes, `parts` of them, or from `labeller`, an action tokenizer that sees the chunks of every batch. Of
         episodes that are not among `action_episodes` (none given: all) no action is known: they teach through labels.
         `gaps`: so many frames later a batch looks again. `extra_keys`: other columns like actions that `targets` gives.
-        Beyond 4 GiB frames go into a temporary file in `cache_dir`, if it is given; without `pixels` none is decoded.
+        Without `pixels` none is decoded until a batch is asked for.
         Numbers that are not finite raise `LattokError`, as do missing columns.
         """
         checks.counts(size=size, **{f"gaps[{number}]": gap for number, gap in enumerate(gaps)})
@@ -97,26 +96,42 @@ class PolicyWindows:
         self.frames = np.empty((len(self.actions), 0, size, size, 3), dtype=np.uint8)
         self.reader = FrameReader(dataset, chosen, self.cameras, Resize(size, interpolation))
         if self.cameras and pixels:
-            self.read_pixels(cache_dir, progress)
+            self.read_pixels(progress)
 
     def __len__(self) -> int:
         return len(self.episode_of)
 
-    def read_pixels(self, cache_dir: str | Path | None = None, progress: Progress | None = None) -> None:
-        """Decode all frames; for samples that were made without them."""
-        self.frames = self.reader.all(cache_dir, progress)
+    @property
+    def has_pixels(self) -> bool:
+        """Whether frames are kept here."""
+        return self.frames.shape[1] == len(self.cameras)
+
+    def read_pixels(self, progress: Progress | None = None) -> None:
+        """Decode all frames and keep them; for samples that were made without them."""
+        self.frames = self.reader.all(progress=progress)
+
+    def pixels(self, indices: Tensor, stopped: Stopped = lambda: False) -> Tensor:
+        """Return frames [B, 1 + gaps, V, h, w, 3] of samples `indices` [B]; decoded now where they are not kept."""
+        rows = self.frame_rows(indices.numpy())
+        if self.has_pixels:
+            return torch.from_numpy(np.asarray(self.frames[rows]))
+        different, place = np.unique(rows, return_inverse=True)
+        frames, errors = self.reader.rows(different, stopped)
+        for error in errors.values():
+            raise error
+        return torch.from_numpy(frames[place.reshape(rows.shape)])
 
     def frame_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows [B, 1 + gaps] of the frames of samples `indices` [B]."""
         return np.minimum(indices[:, None] + np.array([0, *self.gaps]), self._windows.last.numpy()[indices, None])
 
     def batch(self, indices: Tensor, frames: Tensor | None = None) -> PolicyBatch:
-        """Return samples `indices` [B]; `frames` [B, 1 + gaps, V, h, w, 3] are given where they are not kept here."""
+        """Return samples `indices` [B]; `frames` [B, 1 + gaps, V, h, w, 3] where they are known already."""
         rows, inside = self._windows.rows(indices)  # b h
         chosen = indices.numpy()
         actions, known = self.actions[rows], self.acted[indices, None]
         if frames is None:
-            frames = torch.from_numpy(np.asarray(self.frames[self.frame_rows(chosen)]))
+            frames = self.pixels(indices)
         return PolicyBatch(
             images=frames[:, 0],
             texts=[self.tasks[i] for i in self.task_of[chosen].tolist()],

@@ -7,7 +7,7 @@ Of every frame of the episodes a chunk is asked for. It says how well actions ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from torch import Tensor
 from lattok.data import Progress
 from lattok.evaluation.evidence.split import evenly
 from lattok.evaluation.report import Outcome, Section, Table, TableRow, Verdict
+from lattok.prefetch import Ahead, Request, Stopped
 from lattok.samples.policy import PolicyWindows
 from lattok.types import PolicyBatch
 
 BATCH, MOST = 64, 5000
+BATCHES_AHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,7 @@ def policy_errors(
     mean, deviation = values.mean(0), values.std(0).clamp(min=1e-6)
     chosen = evenly(len(held_out), MOST)
     wanted, parts = held_out.targets(key)[chosen], []
-    for rows in chosen.split(BATCH):
-        batch = held_out.batch(rows)
+    for batch in _batches(held_out, chosen.split(BATCH)):
         parts.append((predict(batch).cpu(), batch.valid))
         if progress is not None:
             progress(min(len(chosen), BATCH * len(parts)), len(chosen))
@@ -92,6 +93,19 @@ def policy_errors(
         by_step=tuple(errors.nanmean((0, 2)).tolist()),
         windows=len(chosen),
     )
+
+
+def _batches(held_out: PolicyWindows, chosen: Sequence[Tensor]) -> Iterator[PolicyBatch]:
+    """Yield the chosen samples; their images are decoded ahead, or at once where all are chosen."""
+    if not held_out.has_pixels and sum(map(len, chosen)) == len(held_out):
+        held_out.read_pixels()
+
+    def pixels(number: int, stopped: Stopped) -> Tensor:
+        return held_out.pixels(chosen[number], stopped)
+
+    with Ahead(pixels, (Request((number,), 1) for number in range(len(chosen))), BATCHES_AHEAD) as ahead:
+        for number, rows in enumerate(chosen):
+            yield held_out.batch(rows, ahead(number))
 
 
 def policy_outcome(errors: PolicyErrors) -> Outcome:
