@@ -3,10 +3,10 @@
 python -m benchmarks.quality.shuffle lam --out benchmarks/results/shuffle_lam.json            # 15 minutes of one core
 python -m benchmarks.quality.shuffle policy --data DEMONSTRATIONS --out benchmarks/results/shuffle_policy.json   # 40
 
-`lam`: the demo's latent action model on the bundled sample, with the figures of `lam_runs`. `policy`: the Baseline of the
-closed-loop study, on its demonstrations, its error on held-out episodes and its success over 40 start states of each
-task. Three seeds. With `--lanes 8` a batch sees eight places of the data at a time: how far the number of lanes may go
-down.
+`lam`: the demo's latent action model on the bundled sample, with the figures of `lam_runs`; a tenth of so little data
+has no room for 96 lanes, so give it `--lanes 48`. `policy`: the Baseline of the closed-loop study, on its
+demonstrations, its error on held-out episodes and its success over 40 start states of each task. Three seeds. With
+`--lanes 8` a batch sees eight places of the data at a time: how far the number of lanes may go down.
 """
 
 from __future__ import annotations
