@@ -56,25 +56,41 @@ class Job(NamedTuple):
     words: Callable[[Path, Path], list[str]]  # from the folder with the sources and from the folder to make
 
 
+def image_lam(sources: Path, out: Path) -> list[str]:
+    """Train a small latent action model of video."""
+    return [
+        *[
+            "train",
+            "image-lam",
+            f"{sources}/data",
+            "--out",
+            str(out),
+            "--preset",
+            "tiny+robust",
+            "--features",
+            "pixels",
+        ],
+        *["--steps", "60", "--batch-size", "8", "--image-size", "32", *SMALL, *LOOP],
+    ]
+
+
+def vla(sources: Path, out: Path) -> list[str]:
+    """Train a small policy."""
+    return [
+        *["train", "vla", f"{sources}/data", "--out", str(out), "--backbone", "scratch", "--horizon", "4"],
+        *["--steps", "60", "--batch-size", "4", "--no-proprio", *TINY, *LOOP],
+    ]
+
+
 JOBS = (
     Job(
         "train action-vq",
         lambda s, o: ["train", "action-vq", f"{s}/data", "--out", str(o), "--steps", "120", *QUICK, *LOOP],
     ),
-    Job(
-        "train image-lam",
-        lambda s, o: [
-            *["train", "image-lam", f"{s}/data", "--out", str(o), "--preset", "tiny+robust", "--features", "pixels"],
-            *["--steps", "60", "--batch-size", "8", "--image-size", "32", *SMALL, *LOOP],
-        ],
-    ),
-    Job(
-        "train vla",
-        lambda s, o: [
-            *["train", "vla", f"{s}/data", "--out", str(o), "--backbone", "scratch", "--horizon", "4"],
-            *["--steps", "60", "--batch-size", "4", "--no-proprio", *TINY, *LOOP],
-        ],
-    ),
+    Job("train image-lam", image_lam),
+    Job("train vla", vla),
+    Job("train image-lam streamed", lambda s, o: [*image_lam(s, o), "--memory-gb", "4e-3"]),  # frames take 6.6 MB
+    Job("train vla streamed", lambda s, o: [*vla(s, o), "--memory-gb", "1e-3"]),  # 1.7 MB
     Job("train uniform-bins", lambda s, o: ["train", "uniform-bins", f"{s}/data", "--out", str(o)]),
     Job("export", lambda s, o: ["export", f"{s}/data", "--out", str(o), "--video-codec", "h264"]),
     Job("evaluate", lambda s, o: ["evaluate", f"{s}/tok", f"{s}/data", "--out", str(o), "--device", "cpu"]),
@@ -162,6 +178,9 @@ def kill_study(folder: Path, job: Job, kills: int, seed: int, by_hand: int = 0) 
     """Kill `kills` runs of a job, `by_hand` of them started as users do; continue each, compare."""
     sources, rng, log = folder / "sources", np.random.default_rng(seed), folder / "log.txt"
     place = folder / job.name.replace(" ", "-")
+    scratch = folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(scratch)
     out, words = place / "out", job.words(sources, place / "out")
 
     def fresh() -> None:
@@ -210,7 +229,8 @@ def kill_study(folder: Path, job: Job, kills: int, seed: int, by_hand: int = 0) 
         outcome["dead_ends"] += ended.code != 0
         outcome["identical"] += ended.code == 0 and content(out) == expected
         outcome["source_untouched"] += tree(sources) == source
-        outcome["left_over"] += sorted(path.name for path in place.iterdir()) != ["out"]
+        left = [*place.iterdir(), *scratch.iterdir()]
+        outcome["left_over"] += [path.name for path in left] != ["out"]
     return outcome | {"seconds_undisturbed": round(lasting[forked], 2)}
 
 

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
 from lattok import checks, files
 from lattok.machine import memory_bytes
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.recipes.run_folder import FRAMES, first_process
 from lattok.samples import FramePairs, PolicyWindows
+from lattok.samples.shared import CAN_SHARE, told
 from lattok.samples.stream import FrameStream, window_sizes
-from lattok.training import RUN
+from lattok.training import RUN, meet
 
 SHARE = 0.5  # of the machine's memory, unless `memory_gb` says how much
 
@@ -34,15 +33,17 @@ def keep_or_stream(
     A run that goes on does what it did before: the order of samples depends on it. `streams`: so many times samples are
     drawn from each part. Raises `LattokError` where not even small windows fit.
     """
+    meet(recipe.loop.device)
     path, different = Path(recipe.out) / RUN / FRAMES, list(dict.fromkeys(parts))
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes, each of which would keep all
+    here = 1 if CAN_SHARE else int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes, each of which would keep all
     size = sum(part.reader.bytes for part in different)
-    memory = recipe.data.memory_gb * 1e9 or SHARE * memory_bytes()
+    memory = min(told(recipe.data.memory_gb * 1e9 or SHARE * memory_bytes()))  # of the smallest machine
     windows = None
     if resume and path.is_file():
         windows = _stored(path, len(parts))
     elif size * here > memory:
         windows = window_sizes(parts, weights, memory, streams)
+    windows = told(windows)[0]
     if first_process():
         files.write_json(path, {"windows": windows})
         what = "kept in memory" if windows is None else f"streamed through {_amount(memory)} of it"
@@ -50,7 +51,7 @@ def keep_or_stream(
     if windows is None:
         for part in different:
             with bar("decode") as progress:
-                part.read_pixels(progress=progress)
+                part.read_pixels(progress=progress, shared=True)
     return windows
 
 
@@ -71,9 +72,5 @@ def left_out(stream: FrameStream | None) -> dict[str, Any]:
     """Return what a run says of episodes that could not be read, in any process: dataset and index of each."""
     if stream is None:
         return {}
-    found = sorted(stream.left_out)
-    if dist.is_initialized():
-        everywhere: list[list[tuple[str, int]]] = [[]] * dist.get_world_size()
-        dist.all_gather_object(everywhere, found)
-        found = sorted({one for each in everywhere for one in each})
+    found = sorted({one for each in told(list(stream.left_out)) for one in each})
     return {"left_out": [list(one) for one in found]} if found else {}

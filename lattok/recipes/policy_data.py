@@ -178,11 +178,6 @@ class PolicyBatches(BatchSource):
             lanes = lanes_of(parts, chosen, windows, seed)
             self.stream = FrameStream(parts, [StreamedBatches(lanes, weights, size)])
 
-    @property
-    def order(self) -> str:
-        """Name the windows, where frames are streamed."""
-        return "" if self.stream is None else self.stream.order
-
     def started(self, first: int, last: int, own: Sequence[int], shares: int) -> AbstractContextManager[None]:
         """Stream images, where they are streamed, as long as this lasts."""
         return nullcontext() if self.stream is None else self.stream.started(first, last, own, shares)

@@ -229,11 +229,6 @@ class PairBatches(BatchSource):
 
         self.stream = None if windows is None else _pair_stream(pairs, size, extra, seed, windows)
 
-    @property
-    def order(self) -> str:
-        """Name the windows, where frames are streamed."""
-        return "" if self.stream is None else self.stream.order
-
     def started(self, first: int, last: int, own: Sequence[int], shares: int) -> AbstractContextManager[None]:
         """Stream frames, where they are streamed, as long as this lasts."""
         return nullcontext() if self.stream is None else self.stream.started(first, last, own, shares)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from lattok.checks import LattokError
 from lattok.data.schema import FrameTransform, Progress, RobotDataset
 from lattok.machine import cores
 from lattok.prefetch import Abandoned, Ahead, Request, Stopped
+from lattok.samples.shared import together
 from lattok.types import Episode
 
 IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
@@ -96,40 +97,53 @@ class FrameReader:
             files.append(str(span[0] if span else self.dataset.files_of(index)[0]))
         return np.unique(files, return_inverse=True)[1][place]
 
-    def all(self, cache_dir: str | Path | None = None, progress: Progress | None = None) -> np.ndarray:
+    def all(
+        self, cache_dir: str | Path | None = None, progress: Progress | None = None, shared: bool = False
+    ) -> np.ndarray:
         """Read every frame, several episodes at once, into memory or an unnamed file in `cache_dir`.
 
-        Under `read_once` the same frames are the same array.
+        Under `read_once` the same frames are the same array. `shared`: all training processes ask at once; those of a
+        machine decode a part each and have one array.
         """
         kept = _KEPT.get()
+        read = self._shared if shared else partial(self._all, cache_dir)
         if kept is None:
-            return self._all(cache_dir, progress)
+            return read(progress)
         dataset = self.dataset
         seen = tuple(dataset.original_camera(camera) for camera in self.cameras)
         same = (dataset.kind, dataset.root, dataset.split, dataset.fps, seen, tuple(self.episodes), self._transform)
         if same not in kept:
-            kept[same] = self._all(cache_dir, progress)
+            kept[same] = read(progress)
         return kept[same]
 
     def _all(self, cache_dir: str | Path | None, progress: Progress | None) -> np.ndarray:
-        total, row = len(self), 0
-        frames = self._read(self.episodes[0].index)
-        store = _allocate((total, *frames.shape[1:]), cache_dir)
-        jobs = (Request((e.index,), e.length * frames[0].nbytes) for e in self.episodes[1:])
+        store = _allocate((len(self), *self.shape), cache_dir)
+        self._fill(store, range(len(self.episodes)), cores(), progress)
+        return store
+
+    def _shared(self, progress: Progress | None) -> np.ndarray:
+        with together((len(self), *self.shape)) as found:
+            mine = range(found.index, len(self.episodes), found.count)
+            self._fill(found.array, mine, max(1, cores() // found.count), progress)
+        return found.array
+
+    def _fill(self, store: np.ndarray, numbers: range, threads: int, progress: Progress | None) -> None:
+        """Decode some of the episodes into their places."""
+        chosen = [self.episodes[number] for number in numbers]
+        total, done, size = sum(episode.length for episode in chosen), 0, math.prod(self.shape)
 
         def decode(index: int, stopped: Stopped) -> np.ndarray:
             return self._read(index, None, stopped)
 
-        with Ahead(decode, jobs, AHEAD, threads=min(DECODERS, cores())) as decoded:
-            for number, episode in enumerate(self.episodes):
-                if number:
-                    frames = decoded(episode.index)
-                self._check_size(frames, episode.index, store.shape[1:])
-                store[row : row + len(frames)] = frames
-                row += len(frames)
+        jobs = (Request((episode.index,), episode.length * size) for episode in chosen)
+        with Ahead(decode, jobs, AHEAD, threads=min(DECODERS, threads)) as decoded:
+            for number, episode in zip(numbers, chosen, strict=True):
+                frames = decoded(episode.index)
+                self._check_size(frames, episode.index, self.shape)
+                store[self._starts[number] : self._starts[number + 1]] = frames
+                done += len(frames)
                 if progress is not None:
-                    progress(row, total)
-        return store
+                    progress(done, total)
 
     def _read(self, index: int, rows: np.ndarray | None = None, stopped: Stopped = lambda: False) -> np.ndarray:
         """Read frames of one episode."""

@@ -106,9 +106,9 @@ class PolicyWindows:
         """Whether frames are kept here."""
         return self.frames.shape[1] == len(self.cameras)
 
-    def read_pixels(self, progress: Progress | None = None) -> None:
-        """Decode all frames and keep them; for samples that were made without them."""
-        self.frames = self.reader.all(progress=progress)
+    def read_pixels(self, progress: Progress | None = None, shared: bool = False) -> None:
+        """Decode all frames and keep them, for samples that were made without them; `shared`: see `FrameReader.all`."""
+        self.frames = self.reader.all(progress=progress, shared=shared)
 
     def pixels(self, indices: Tensor, stopped: Stopped = lambda: False) -> Tensor:
         """Return frames [B, 1 + gaps, V, h, w, 3] of samples `indices` [B]; decoded now where they are not kept."""

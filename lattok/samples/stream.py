@@ -80,11 +80,6 @@ class FrameStream:
         self.left_out: dict[tuple[str, int], str] = {}
         self._tried: set[tuple[str, int]] = set()
 
-    @property
-    def order(self) -> str:
-        """Name the sizes of the windows."""
-        return str([[lanes and lanes.window_size for lanes in draws.parts] for draws in self.draws])
-
     @contextmanager
     def started(self, first: int, last: int, own: Sequence[int], shares: int) -> Iterator[None]:
         """Decode ahead for steps [first, last) of the shares `own` out of `shares`, each taken in this order."""

@@ -179,9 +179,11 @@ class FramePairs:
         """Whether frames are there, not only their places."""
         return bool(self.frames.size)
 
-    def read_pixels(self, cache_dir: str | Path | None = None, progress: Progress | None = None) -> None:
-        """Decode all frames; for pairs that were made without them."""
-        self.frames = self.reader.all(cache_dir, progress)
+    def read_pixels(
+        self, cache_dir: str | Path | None = None, progress: Progress | None = None, shared: bool = False
+    ) -> None:
+        """Decode all frames, for pairs that were made without them; `shared`: see `FrameReader.all`."""
+        self.frames = self.reader.all(cache_dir, progress, shared)
 
     @property
     def actions(self) -> np.ndarray:

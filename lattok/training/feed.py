@@ -27,11 +27,6 @@ class BatchSource(ABC):
         """Make ready what steps [first, last) of the shares `own` need, as long as this lasts."""
         yield
 
-    @property
-    def order(self) -> str:
-        """Name what the order of samples depends on besides options: it must be the same in all processes."""
-        return ""
-
     @abstractmethod
     def gather(self, step: int, share: int, shares: int) -> Any:
         """Return a share of a step as it is stored."""

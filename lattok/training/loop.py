@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from lattok.nn import torch_threads
 from lattok.seeds import derive_seed
 from lattok.signals import Interrupted, deferred
 from lattok.training import checkpoints
-from lattok.training.feed import Batches, BatchSource, Feed
+from lattok.training.feed import Batches, Feed
 from lattok.training.runlog import CodebookWatch, Meter, RunLog
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
@@ -115,6 +114,14 @@ def _accelerate_state_kept() -> Iterator[None]:
 
 
 @_accelerate_state_kept()
+def meet(device: str) -> None:
+    """Let the processes that torchrun started know each other before `fit`, in the way in which they will in it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        PartialState(cpu=device == "cpu")
+
+
+@_accelerate_state_kept()
 def fit(
     model: nn.Module,
     batches: Batches,
@@ -152,8 +159,6 @@ def fit(
     threads = options.threads if accelerator.device.type == "cpu" else 0
     count, world = options.accumulate, accelerator.num_processes
     own = [accelerator.process_index + i * world for i in range(count)]
-    if isinstance(batches, BatchSource):
-        _check_order(batches.order, accelerator)
     feed = Feed(batches, first, options.steps, own, world * count, accelerator.device)
     finite, anywhere = Finite(out), Anywhere(accelerator)
     with deferred() as asked, torch.random.fork_rng(), torch_threads(threads), feed:
@@ -344,15 +349,6 @@ class Anywhere:
         if self._arrived is not None:
             self._arrived.record()
         return heard
-
-
-def _check_order(order: str, accelerator: Accelerator) -> None:
-    """Check that all processes draw samples in the same order."""
-    own = torch.tensor([zlib.crc32(order.encode())], device=accelerator.device)
-    everywhere: Any = accelerator.gather(own)
-    if bool((everywhere != own).any()):
-        hint = "Name it: by default it follows each machine's memory."
-        checks.fail("memory_gb", "the same size of windows in all processes", order, hint)
 
 
 class Finite:
