@@ -54,6 +54,7 @@ CONVERT = {
     "univla-lam": convert.univla_lam,
     "p2t-vla": convert.p2t_vla,
     "lapa-laq": convert.lapa_laq,
+    "lawam-lam": convert.lawam_lam,
 }
 VERBS: Mapping[str, Verb | Group] = {
     "demo": Verb(demo.demo),

@@ -16,6 +16,17 @@ from lattok.cli.flags import File, MaybeFolder, Names, Number, Out, Text
 OneCamera = Annotated[
     tuple[str, ...], arg(metavar="NAME", help="The one camera that the model looks at, short name allowed.")
 ]
+FileOrFolder = Annotated[
+    Positional[str], arg(metavar="FILE", help="The checkpoint, or the folder that it lies in. Nothing in it is run.")
+]
+Settings = Annotated[
+    str | None,
+    arg(
+        metavar="FILE",
+        help="The published settings, .json or .yaml (default: the one next to the checkpoint, then published values).",
+        help_behavior_hint="",
+    ),
+]
 Gap = Annotated[str, arg(metavar="TEXT", help='Gap of a frame pair: frames ("30") or seconds ("1.6s").')]
 
 
@@ -150,6 +161,21 @@ def lapa_laq(
     folder = _new_folder(out)
     model = lattok.convert.lapa_laq(file, tokens=tokens, image_size=image_size, cameras=cameras, stride=stride)
     _save_published(model, folder, out)
+
+
+def lawam_lam(
+    file: FileOrFolder,
+    out: Out,
+    config: Settings = None,
+    cameras: OneCamera = ("image",),
+    stride: Gap = "1.6s",
+) -> None:
+    """Convert LaWAM's latent action model (a LeRobot policy folder, lam.ckpt, a policy's .pt or safetensors).
+
+    Example: lattok convert lawam-lam lam.ckpt my-lawam --config lam.yaml
+    """
+    folder = _new_folder(out)
+    _save_published(lattok.convert.lawam_lam(file, config, cameras=cameras, stride=stride), folder, out)
 
 
 def _save_published(model: Any, folder: Path, out: str) -> None:

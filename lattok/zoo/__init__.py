@@ -1,5 +1,6 @@
 """Published latent action models with architectures of their own, one file per system: for labels and evaluation."""
 
 from lattok.zoo.lapa import LapaConfig, LapaLAQ
+from lattok.zoo.lawam import LawamConfig, LawamLAM
 
-__all__ = ["LapaConfig", "LapaLAQ"]
+__all__ = ["LapaConfig", "LapaLAQ", "LawamConfig", "LawamLAM"]

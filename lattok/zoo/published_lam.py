@@ -65,6 +65,11 @@ class PublishedConfig:
         if min(self.std) <= 0:
             checks.fail("std", "numbers above 0", self.std)
 
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        return self.image_size, self.image_size
+
 
 class PublishedLAM(PairModel, ABC):
     """A published model of frame pairs, as it labels: `encode`, `label_video`, `encode_pixels`, `encode_features`."""
@@ -108,7 +113,7 @@ class PublishedLAM(PairModel, ABC):
         """
         config, found = self.config, as_tensor("pixels", pixels)
         checks.rank("pixels", found, "B 2 3 H W")
-        shape = [2, 3, config.image_size, config.image_size]
+        shape = [2, 3, *config.frame_size]
         if list(found.shape[1:]) != shape:
             checks.fail("pixels", f"shape [B, {', '.join(map(str, shape))}]", f"shape {list(found.shape)}")
         frames = found.to(self.features.mean).flatten(0, 1).movedim(1, -1)  # (b 2) h w c
@@ -127,6 +132,12 @@ class PublishedLAM(PairModel, ABC):
         with self._inference():
             now, later = (self.of_frame(frame) for frame in features.to(self.features.mean).unbind(1))
             return like(given, self.from_tokens(self.of_pair(now, later)))
+
+    def after_load(self) -> None:
+        """Fetch the features' weights, if they are others'. No gradients, as after conversion: torch multiplies some
+        matrices in another order where a parameter has one, also where none is asked for."""
+        super().after_load()
+        self.requires_grad_(False)
 
     def from_tokens(self, tokens: Tensor) -> LatentActions:
         """Turn latents [B, P, d] into `LatentActions`: the nearest rows of the codebook, or no codes."""
