@@ -62,13 +62,18 @@ class PostNormBlock(nn.Module):
 
 
 class PreNormBlock(nn.Module):
-    """x += attention(norm(x)); x += ff(norm(x)), exact GELU, q/k/v without bias (UniVLA)."""
+    """x += attention(norm(x)); x += ff(norm(x)), exact GELU; by default q/k/v without bias (UniVLA).
 
-    def __init__(self, dim: int, heads: int, dropout: float = 0.0):
+    `hidden` is the width inside the MLP, 0: four times `dim`; `eps` that of the norms.
+    """
+
+    def __init__(
+        self, dim: int, heads: int, dropout: float = 0.0, hidden: int = 0, bias: bool = False, eps: float = 1e-5
+    ):
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads, bias=False)
-        self.ff = feed_forward(dim, 4 * dim, nn.GELU, dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
+        self.attention = Attention(dim, heads, bias=bias)
+        self.ff = feed_forward(dim, hidden or 4 * dim, nn.GELU, dropout)
 
     def forward(self, x: Tensor, keys: Tensor | None = None, seen: Tensor | None = None) -> Tensor:
         x = x + self.attention(self.norm1(x), keys=keys, seen=seen)

@@ -52,6 +52,7 @@ CONVERT = {
     "p2t-action-vq": convert.p2t_action_vq,
     "p2t-image-lam": convert.p2t_image_lam,
     "univla-lam": convert.univla_lam,
+    "moto-lam": convert.moto_lam,
     "p2t-vla": convert.p2t_vla,
     "lapa-laq": convert.lapa_laq,
     "lawam-lam": convert.lawam_lam,

@@ -123,6 +123,44 @@ def univla_lam(file: File, out: Out, facts: LAMFacts = LAMFacts()) -> None:
     _save_lam(lattok.convert.univla_lam(file, **vars(facts)), folder, out)
 
 
+def moto_lam(
+    file: Annotated[Positional[str], arg(metavar="FILE", help="LARA's folder, or the file of Moto or LARA.")],
+    out: Out,
+    config: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None,
+    cameras: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("image",),
+    stride: Annotated[str, arg(metavar="TEXT")] = "15",
+    pixels: str = "imagenet",
+    features: Text = None,
+    features_revision: Text = None,
+) -> None:
+    """Convert the latent action model of Moto or LARA, which predicts pixels.
+
+    Example: lattok convert moto-lam LARA_full/latent_motion_tokenizer my-lam
+
+    Args:
+        config: Published settings, .json or .yaml (default: config.json or config.yaml next to the weights).
+        cameras: The one camera that the model shall look at in datasets, short name allowed.
+        stride: Gap of a frame pair: frames ("15") or seconds ("0.5s").
+        pixels: Range of its pixels: imagenet (Moto, LARA's policies) or unit (LARA's first stage alone).
+        features: Frozen features, where those in the file shall not be used (default: these, or else
+            hf:facebook/vit-mae-large).
+        features_revision: Revision of features from the Hub.
+    """
+    folder = _new_folder(out)
+    facts = {"stride": stride, "pixels": pixels, "features": features, "features_revision": features_revision}
+    model = lattok.convert.moto_lam(file, config, cameras=cameras, **facts)
+    c = model.config
+    print(
+        f"Found: {c.tokens} tokens of {c.codebook_size} codes, latents of width {c.latent_dim}, {c.encoder_depth} "
+        f"blocks of width {c.width}, {c.decoder_depth} of width {c.decoder_width} that predict pixels, "
+        f"features {c.features} at {c.image_size} pixels; taken as given: {c.heads} + {c.decoder_heads} heads, stride "
+        f"{c.stride}, camera {c.cameras[0]}, {pixels} pixels."
+    )
+    print("Patches keep their order; published labels were drawn with a random one, so that theirs differ.")
+    _save(model, folder)
+    print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
+
+
 def _save_lam(model: Any, folder: Path, out: str) -> None:
     config = model.config
     stage, also = (1, "") if model.env is None else (2, f", {config.env_codebook_size} in the environment's codebook")

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from lattok import checks
 from lattok.checks import LattokError
+from lattok.hub import ADDED
 from lattok.quantize import STARTS
 from lattok.samples.windows import check_action_target
 
 MOST_PIXELS = 2048  # of a side
+CONDITIONINGS = {"features": ("tokens", "add"), "pixels": ("tokens", "pool")}  # of the decoder, by what it predicts
 CHOICES = {
     "interpolation": ("bilinear", "bicubic"),
     "streams": ("control", "control+env", "joint"),
-    "encoder": ("spacetime", "fused"),
+    "encoder": ("spacetime", "fused", "sequence"),
+    "target": tuple(CONDITIONINGS),
     "query_start": ("normal", "uniform"),
-    "latent_heads": ("shared", "per_token"),
+    "latent_heads": ("shared", "per_token", "mlp"),
     "latent_norm": ("none", "batch"),
     "quantizer": ("vq", "residual", "fsq", "none"),
     "codebook_update": ("gradient", "ema"),
     "codebook_start": STARTS,
-    "conditioning": ("tokens", "add"),
+    "conditioning": ("tokens", "add", "pool"),
     "action_head": ("latents", "codes"),
 }
 
@@ -36,8 +39,10 @@ class ImageLAMConfig:
     cameras: tuple[str, ...]  # in the order of the V axis
     stride: str = "32"  # gap of a pair, in frames ("32") or seconds ("0.2s")
     extra_strides: tuple[str, ...] = ()  # further futures trained along; labels are always those of `stride`
-    features: str = "timm:vit_base_patch14_reg4_dinov2.lvd142m"  # or "pixels", or "hf:MODEL"
+    # or "pixels", "hf:MODEL", or "held:..." (see FrozenFeatures)
+    features: str = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
     features_revision: str | None = None
+    class_token: bool = field(default=False, metadata=ADDED)  # features begin with the network's class token
     image_size: int = 224  # side of the frames in pixels
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -57,9 +62,12 @@ class ImageLAMConfig:
     decoder_depth: int = 12
     dropout: float = 0.0
 
-    encoder: str = "spacetime"  # "spacetime" (paper) or "fused": one frame of [now, later, difference]
+    # "spacetime" (paper), "fused": one frame of [now, later, difference], or "sequence": both frames in one (Moto)
+    encoder: str = "spacetime"
+    frame_types: int = field(default=1, metadata=ADDED)  # of "sequence": 1 vector for both frames (published), or 2
+    hidden: int = field(default=0, metadata=ADDED)  # width inside the MLPs of "sequence"; 0: 4 times `width`
     query_start: str = "uniform"  # of the query tokens: in ±1 (UniVLA), or "normal" with deviation 0.02
-    latent_heads: str = "shared"  # one head for all tokens (paper) or "per_token"
+    latent_heads: str = "shared"  # one head for all tokens (paper), "per_token", or one "mlp" for all (Moto)
     latent_norm: str = "none"  # "none" (paper) or "batch"
     quantizer: str = "vq"  # "vq" (paper), "residual": P levels of one latent, "fsq", or "none": continuous, no codes
     codebook_update: str = "gradient"  # "gradient" (paper) or "ema"
@@ -67,13 +75,24 @@ class ImageLAMConfig:
     continuous_steps: int = 0
     revive_below: float = 0.0
     restart_every: int = 0  # steps after which unused codes become copies of used ones (UniVLA: every epoch); 0: never
-    conditioning: str = "tokens"  # latents next to the patches (paper), or also "add"ed to each
+    # what the decoder predicts of the later frame from the first: its "features" (paper) or "pixels" (Moto)
+    target: str = field(default="features", metadata=ADDED)
+    pixel_patch: int = field(default=16, metadata=ADDED)  # side of the patches that pixels are seen in
+    decoder_width: int = field(default=0, metadata=ADDED)  # of the decoder of pixels; 0: `width`
+    decoder_heads: int = field(default=0, metadata=ADDED)  # 0: `heads`
+    decoder_hidden: int = field(default=0, metadata=ADDED)  # 0: 4 times the decoder's width
+    mask_tokens: bool = field(default=False, metadata=ADDED)  # pixels are predicted in the place of learned tokens
+    # latents next to the patches (paper), also "add"ed to each, or, of pixels, one map of all added instead ("pool")
+    conditioning: str = "tokens"
     predict_change: bool = False  # decoder adds to the current features, from a zero start
     action_head: str = "latents"  # reads latents before quantization (paper) or the mean of the "codes" (its code)
     action_target: str = "mean"  # what it predicts: the "mean" action of the gap, the "first" (Eq. 14) or a "chunk"
     action_steps: int = 1  # actions of a chunk
 
     prediction_weight: float = 1.0  # 0: the encoder learns from labels alone
+    feature_weight: float = field(default=0.0, metadata=ADDED)  # of pixels: a second decoder predicts the features
+    perceptual_weight: float = field(default=0.0, metadata=ADDED)  # of pixels: LPIPS, needs the extra `lpips`
+    codebook_weight: float = field(default=1.0, metadata=ADDED)  # with codebook_update "gradient"
     commitment_weight: float = 0.25
     action_weight: float = 1.0
     decorrelation_weight: float = 0.0
@@ -86,12 +105,17 @@ class ImageLAMConfig:
         checks.counts(tokens=self.tokens, latent_dim=self.latent_dim, width=self.width, heads=self.heads)
         depths = {"encoder_depth": self.encoder_depth, "decoder_depth": self.decoder_depth}
         checks.counts(language_dim=self.language_dim, **depths)
+        checks.counts(1, MOST_PIXELS, pixel_patch=self.pixel_patch)
+        checks.counts(1, 2, frame_types=self.frame_types)
+        checks.whole(hidden=self.hidden, decoder_width=self.decoder_width)
+        checks.whole(decoder_heads=self.decoder_heads, decoder_hidden=self.decoder_hidden)
         checks.counts(2, codebook_size=self.codebook_size, env_codebook_size=self.env_codebook_size)
         checks.whole(continuous_steps=self.continuous_steps, restart_every=self.restart_every)
         checks.below_one(dropout=self.dropout)
         checks.at_least_zero(**{name: value for name, value in vars(self).items() if name.endswith("_weight")})
         for name, options in CHOICES.items():
             checks.one_of(name, getattr(self, name), options)
+        self._check_target()
         check_action_target(self.action_target, self.action_steps)
         for name in ("mean", "std"):
             checks.size(name, "numbers, one per colour", len(getattr(self, name)), 3)
@@ -115,6 +139,17 @@ class ImageLAMConfig:
         if self.language is not None and not (self.language == "precomputed" or self.language.startswith("t5:")):
             checks.fail("language", '"t5:MODEL" or "precomputed"', repr(self.language))
 
+    def _check_target(self) -> None:
+        """Check that options of the decoder fit what it predicts."""
+        if self.conditioning not in CONDITIONINGS[self.target]:
+            expected = f"{' or '.join(CONDITIONINGS[self.target])} with target={self.target}"
+            checks.fail("conditioning", expected, repr(self.conditioning))
+        for name in ("feature_weight", "perceptual_weight", "mask_tokens"):
+            if getattr(self, name) and self.target != "pixels":
+                checks.fail(name, "0 unless target=pixels", getattr(self, name))
+        if self.target == "pixels" and self.image_size % self.pixel_patch:
+            checks.fail("image_size", f"a multiple of pixel_patch {self.pixel_patch}", self.image_size)
+
     @property
     def positions(self) -> int:
         """Count the latent vectors of a stream: P, or 1 when the codes are levels of a residual quantizer."""
@@ -125,10 +160,12 @@ class ImageLAMConfig:
         """Return the weight of each loss term (Eq. 11 and 15)."""
         return {
             "prediction": self.prediction_weight,
-            "codebook": 1.0,
+            "features": self.feature_weight,
+            "perceptual": self.perceptual_weight,
+            "codebook": self.codebook_weight,
             "commitment": self.commitment_weight,
             "kl": self.kl_weight,
-            "codebook_env": 1.0,
+            "codebook_env": self.codebook_weight,
             "commitment_env": self.commitment_weight,
             "kl_env": self.kl_weight,
             "action": self.action_weight,

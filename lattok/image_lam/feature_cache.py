@@ -198,6 +198,7 @@ def features_key(frozen: FrozenFeatures, dtype: str) -> str:
         "dtype": dtype,
         "computed": [frozen.mean.device.type, torch.__version__],
     }
+    facts |= {"class_token": True} if frozen.class_token else {}
     if frozen.network is None:  # pixels are cut in as many ways as there are models of pixels
         facts["patches"] = [type(frozen).__name__, frozen.patch]
     return _short(facts)

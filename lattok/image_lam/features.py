@@ -1,7 +1,7 @@
 """Frozen networks before the latent action model, which no artefact holds: it names them and their revision.
 
-Images: patch tokens after the final norm of a timm ViT or of V-JEPA 2, or normalised patch pixels. Texts, for language
-conditioning (stage 1): the last hidden states of a T5 encoder.
+Images: patch tokens after the final norm of a timm ViT, of V-JEPA 2 or of ViT-MAE, or normalised patch pixels. Texts,
+for language conditioning (stage 1): the last hidden states of a T5 encoder.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from torchvision.transforms.v2 import InterpolationMode
 from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.data.pixels import resize_pixels
+from lattok.image_lam.mae import HELD, HeldViT, OrderedMAE
 
 PIXEL_PATCH = 16
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NAMES = '"pixels", "timm:MODEL" or "hf:MODEL"'
+NAMES = '"pixels", "timm:MODEL", "hf:MODEL" or "held:SIZES"'
 MAX_TOKENS = 512  # T5's own limit; instructions have about ten
 
 
@@ -32,8 +33,10 @@ class FrozenFeatures(nn.Module):
     """uint8 frames [n, H, W, 3] to patch features [n, N, D] of one fixed, frozen network.
 
     `name` is "pixels"; "timm:MODEL", where MODEL is any vision transformer that `timm.create_model` takes, also as
-    "hf-hub:org/name" or "local-dir:/folder" (DINOv2 and 3, SigLIP 2 ...); or "hf:MODEL", a V-JEPA 2 of transformers.
-    Weights load with `load()`, never in the constructor. `patch` is the side of a patch of "pixels".
+    "hf-hub:org/name" or "local-dir:/folder" (DINOv2 and 3, SigLIP 2 ...); "hf:MODEL", a V-JEPA 2 or ViT-MAE of
+    transformers; or "held:WIDTHxDEPTHxHEADSxHIDDENxPATCH", a ViT-MAE whose weights the artefact itself holds, random
+    until a checkpoint fills them. Weights load with `load()`, never in the constructor. With `class_token` the first of
+    the N tokens is that of the network. `patch` is the side of the patches of "pixels".
     """
 
     def __init__(
@@ -44,10 +47,11 @@ class FrozenFeatures(nn.Module):
         std: Sequence[float] = IMAGENET[1],
         interpolation: str = "bicubic",
         revision: str | None = None,
+        class_token: bool = False,
         patch: int = PIXEL_PATCH,
     ):
         super().__init__()
-        self.name, self.image_size, self.revision = name, image_size, revision
+        self.name, self.image_size, self.revision, self.class_token = name, image_size, revision, class_token
         self.interpolation = InterpolationMode(interpolation)
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
@@ -58,13 +62,21 @@ class FrozenFeatures(nn.Module):
             self.network, self.patch, self.loaded = None, patch, True
             self.dim = 3 * patch**2
         else:
-            self.network, self.loaded = _network(name, image_size, revision, pretrained=False), False
+            self.network, self.loaded = _network(name, image_size, revision, pretrained=False), self.held
             self.patch = _patch_size(name, self.network)
             self.dim = int(self.network.num_features)
         if image_size % self.patch:
             checks.fail("image_size", f"a multiple of the patch size {self.patch}", image_size)
-        self.count = (image_size // self.patch) ** 2
+        if class_token and (self.network is None or not self.network.num_prefix_tokens):
+            checks.fail("class_token", f"False with features={name}, which have none", class_token)
+        self.side = image_size // self.patch  # in patches
+        self.count = self.side**2 + class_token
         self.requires_grad_(False)
+
+    @property
+    def held(self) -> bool:
+        """Tell whether the artefact holds the network's weights."""
+        return self.name.startswith(HELD)
 
     def load(self) -> FrozenFeatures:
         """Load the pretrained weights (from the Hub or a folder); does nothing for pixels."""
@@ -104,7 +116,13 @@ class FrozenFeatures(nn.Module):
         if not self.loaded:
             raise RuntimeError(f"features {self.name!r} have no weights yet: call .load() first")
         tokens = self.network.forward_features(rearrange(pixels, "n h w c -> n c h w"))
-        return tokens[:, self.network.num_prefix_tokens :]
+        prefix = self.network.num_prefix_tokens
+        return torch.cat([tokens[:, : int(self.class_token)], tokens[:, prefix:]], 1) if prefix else tokens
+
+    def pixels_of(self, patches: Tensor) -> Tensor:
+        """Turn patches [n, N, D] of features "pixels" back into normalised pixels [n, s, s, 3]."""
+        size = {"y": self.side, "p": self.patch, "q": self.patch}
+        return rearrange(patches, "n (y x) (p q c) -> n (y p) (x q) c", **size)
 
 
 def known_scaling(name: str, image_size: int, revision: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -184,7 +202,9 @@ def _network(name: str, image_size: int, revision: str | None, pretrained: bool)
     if source == "timm" and model:
         return _timm(name, model, image_size, revision, pretrained).eval()
     if source == "hf" and model:
-        return _video(name, model, image_size, revision, pretrained).eval()
+        return _transformers(name, model, image_size, revision, pretrained).eval()
+    if name.startswith(HELD):
+        return HeldViT(name, image_size).eval()
     return checks.fail("features", NAMES, repr(name))
 
 
@@ -208,23 +228,28 @@ def _timm(name: str, model: str, image_size: int, revision: str | None, pretrain
     return network
 
 
-def _video(name: str, model: str, image_size: int, revision: str | None, pretrained: bool) -> StillVideo:
+def _transformers(
+    name: str, model: str, image_size: int, revision: str | None, pretrained: bool
+) -> StillVideo | OrderedMAE:
     try:
-        from transformers import AutoConfig, VJEPA2Model
+        from transformers import AutoConfig, ViTMAEModel, VJEPA2Model
     except ImportError:
         checks.fail("features", f"transformers with V-JEPA 2 for {name!r}", "none", "pip install 'lattok[vla]'")
-    where, kind = _place(model), cast(Any, VJEPA2Model)
-    with _one_line("features", f"a V-JEPA 2 model; {name!r} could not be built"):
+    where, expected = _place(model), "a V-JEPA 2 or ViT-MAE model"
+    with _one_line("features", f"{expected}; {name!r} could not be built"):
         config = AutoConfig.from_pretrained(where, revision=revision)
-        if config.model_type != "vjepa2":
+        kinds: dict[str, Any] = {"vjepa2": VJEPA2Model, "vit_mae": ViTMAEModel}
+        if config.model_type not in kinds:
             hint = "For image transformers use timm:MODEL."
-            checks.fail("features", f"a V-JEPA 2 model as {name!r}", f"a model of type {config.model_type}", hint)
-        config.crop_size = image_size  # its positions are computed from it
-        if not pretrained:
-            return StillVideo(kind(config).encoder, config)
-        found, report = kind.from_pretrained(where, revision=revision, config=config, output_loading_info=True)
-    _check_whole("features", f"a V-JEPA 2 model; {name!r}", report, needed="encoder.")
-    return StillVideo(found.encoder, config)
+            checks.fail("features", f"{expected} as {name!r}", f"a model of type {config.model_type}", hint)
+        kind, video = kinds[config.model_type], config.model_type == "vjepa2"
+        setattr(config, "crop_size" if video else "image_size", image_size)  # positions are computed from it
+        if pretrained:
+            found, report = kind.from_pretrained(where, revision=revision, config=config, output_loading_info=True)
+            _check_whole("features", f"{expected}; {name!r}", report, needed="encoder." if video else "")
+        else:
+            found = kind(config)
+    return StillVideo(found.encoder, config) if video else OrderedMAE(found)
 
 
 def _text_encoder(model: str, revision: str | None) -> tuple[nn.Module, Any]:
@@ -267,7 +292,7 @@ def _check_whole(argument: str, what: str, report: Any, needed: str = "") -> Non
 
 
 def _patch_size(name: str, network: Any) -> int:
-    size = network.patch_size if isinstance(network, StillVideo) else network.patch_embed.patch_size
+    size = network.patch_embed.patch_size if name.startswith("timm:") else network.patch_size
     height, width = (size, size) if isinstance(size, int) else size
     if height != width:
         checks.fail("features", f"square patches; {name!r} has others", f"{height} x {width}")

@@ -1,7 +1,8 @@
 """Labels of a video: every frame is computed once, and a window of `stride` frames is all that is held.
 
     frames   what a frame contributes to its pairs, whichever role it plays: in the space-time encoder the embedding
-             and the first block's attention in the frame, in the fused encoder its features
+             and the first block's attention in the frame, in the fused encoder its features, in that of a sequence
+             their projection
     pairs    the rest, for query tokens of the later frame; in the last block only these go on
 
 Over time, the earlier frame attends only itself, W_o W_v n0, one matrix, and the later one has two keys, so softmax is
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from lattok import checks
 from lattok.image_lam.parts import FusedEncoder, SpaceTimeEncoder
+from lattok.image_lam.sequence import SequenceEncoder
 from lattok.nn import Attention, SpaceTimeBlock
 
 MOST = 32  # frames, and pairs, at a time
@@ -190,30 +192,62 @@ class TwoFrameEncoder(PairEncoder):
         return self.norm_out(self.embed(self.norm_in(features)).float())
 
 
-class FusedPairEncoder(PairEncoder):
-    """A `FusedEncoder`; of a frame it holds the features."""
+class FlatPairEncoder(PairEncoder):
+    """An encoder of pre-norm layers over one row of tokens, the queries first."""
 
-    def __init__(self, encoder: FusedEncoder, dtype: torch.dtype = torch.float32):
+    def __init__(self, encoder: FusedEncoder | SequenceEncoder, dtype: torch.dtype = torch.float32):
         self.project, self.norm = Affine.of(encoder.project, dtype), encoder.norm
         self.queries, self.places = encoder.queries.detach(), encoder.places.detach()
         blocks: Any = encoder.blocks
         self.layers = [Layer(*Layer.parts((b.norm1, b.norm2), b.attention, b.ff, dtype)) for b in blocks]
 
-    def frames(self, features: Tensor) -> Tensor:
-        return features
+    @abstractmethod
+    def tokens(self, now: Tensor, later: Tensor) -> Tensor:
+        """Return what goes into the first layer, [n, tokens, width]."""
 
     def pairs(self, now: Tensor, later: Tensor) -> Tensor:
-        x = self.project(torch.cat([now, later, 3 * (later - now)], -1)).float() + self.places
-        x = torch.cat([self.queries.expand(len(x), -1, -1), x], 1)
+        x = self.tokens(now, later)
         for place, layer in enumerate(self.layers):
             x = layer(x, self.used(place))
         return self.norm(x[:, : len(self.queries)])
+
+
+class FusedPairEncoder(FlatPairEncoder):
+    """A `FusedEncoder`; of a frame it holds the features."""
+
+    def frames(self, features: Tensor) -> Tensor:
+        return features
+
+    def tokens(self, now: Tensor, later: Tensor) -> Tensor:
+        x = self.project(torch.cat([now, later, 3 * (later - now)], -1)).float() + self.places
+        return torch.cat([self.queries.expand(len(x), -1, -1), x], 1)
+
+
+class SequencePairEncoder(FlatPairEncoder):
+    """A `SequenceEncoder`; of a frame it holds the projected features."""
+
+    def __init__(self, encoder: SequenceEncoder, dtype: torch.dtype = torch.float32):
+        super().__init__(encoder, dtype)
+        learned, width = self.places.shape
+        nothing = self.places.new_zeros(1, (learned - len(self.queries) - 1) // 2, width)
+        table = encoder.sequence(nothing, nothing)[0].detach()  # what is the same for all pairs
+        count = nothing.shape[1]
+        self.first, self.now, self.middle, self.later = table.split([len(self.queries), count, 1, count])
+
+    def frames(self, features: Tensor) -> Tensor:
+        return self.project(features).float()
+
+    def tokens(self, now: Tensor, later: Tensor) -> Tensor:
+        first, middle = (part.expand(len(now), -1, -1) for part in (self.first, self.middle))
+        return torch.cat([first, now + self.now, middle, later + self.later], 1)
 
 
 def pair_encoder(encoder: nn.Module, dtype: torch.dtype = torch.float32) -> PairEncoder:
     """Return the form for labels of a model's encoder."""
     if isinstance(encoder, SpaceTimeEncoder):
         return TwoFrameEncoder(encoder, dtype)
+    if isinstance(encoder, SequenceEncoder):
+        return SequencePairEncoder(encoder, dtype)
     assert isinstance(encoder, FusedEncoder)
     return FusedPairEncoder(encoder, dtype)
 

@@ -6,6 +6,7 @@
 
 Streams: `control`, and an environment stream next to it (`control+env` with a frozen codebook, `joint` from scratch).
 Stage 1 learns that codebook: one stream, with the instruction's words next to the tokens (`language`).
+With `target="pixels"` the decoder goes from the pixels of o_t to those of o_{t+stride} (Moto, LARA: sequence.py).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lattok.image_lam import losses
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.labelling import VideoEncoder, pair_encoder, torch_encoder
+from lattok.image_lam.mae import HELD
 from lattok.image_lam.pair_model import PairModel
 from lattok.image_lam.parts import (
     Decoder,
@@ -36,10 +38,12 @@ from lattok.image_lam.parts import (
     SpaceTimeEncoder,
     Words,
 )
+from lattok.image_lam.sequence import PatchDecoder, SequenceEncoder
 from lattok.quantize import VectorQuantizer
 from lattok.types import LatentActions, LossTerms, PairBatch
 
-NOT_SAVED = ("features.", "action_head.", "flow_head.")
+NOT_SAVED = ("action_head.", "flow_head.", "perceptual.")
+ENCODERS = {"spacetime": SpaceTimeEncoder, "fused": FusedEncoder, "sequence": SequenceEncoder}
 
 
 class ImageLAM(PairModel):
@@ -57,25 +61,29 @@ class ImageLAM(PairModel):
         self.config = config
         self.cameras, self.language, self.codebook_size = config.cameras, config.language, config.codebook_size
         self.features = features or _features(config)
+        self.pixels = _seen_as(config, "pixels") if config.target == "pixels" else None
         places = len(config.cameras) * self.features.count
         streams = 1 if config.streams == "control" else 2
-        encoder = FusedEncoder if config.encoder == "fused" else SpaceTimeEncoder
-        self.encoder = encoder(config, streams * config.tokens, self.features.dim, places)
+        self.encoder = ENCODERS[config.encoder](config, streams * config.tokens, self.features.dim, places)
         frozen = config.streams == "control+env"
         self.control = LatentStream(config, config.codebook_size)
         self.env = LatentStream(config, config.env_codebook_size, frozen) if streams == 2 else None
-        self.decoder = Decoder(config, streams, self.features.dim, places)
+        self.decoder = self.new_decoder()
+        self.feature_decoder: PatchDecoder | None = None
+        if config.feature_weight > 0:
+            self.feature_decoder = PatchDecoder(config, streams, self.features.dim, places)
         self.language_up = None if config.language is None else nn.Linear(config.language_dim, config.width)
         self.action_head: GapActionHead | None = None
         self.flow_head = FlowHead(config) if config.flow_weight > 0 else None
+        self.perceptual: nn.Module | None = None
         if frozen and self.env is not None:
             self.env.quantizer.requires_grad_(False)  # stage 1 taught it; only the encoder still learns
 
     @classmethod
     def opened(cls, config: ImageLAMConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Build the frozen features, which no artefact holds."""
+        """Build the frozen features, unless the artefact holds them."""
         super().opened(config, folder, backbone)
-        return config, {"features": _features(config)}
+        return config, {} if config.features.startswith(HELD) else {"features": _features(config)}
 
     @property
     def base_model(self) -> str | None:
@@ -129,6 +137,25 @@ class ImageLAM(PairModel):
         for target, level in zip(wanted, levels, strict=True):
             target.copy_(level)
 
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Values) -> LatentActions:
+        """Turn frame pairs as normalised pixels [B, 2, 3, H, W], of several cameras [B, 2, V, 3, H, W], into
+        `LatentActions`: `encode` without resizing frames to the model's size and normalising them.
+
+        Arrays in, arrays out.
+        """
+        given, pixels = pixels, as_tensor("pixels", pixels)
+        if pixels.ndim == 5 and len(self.cameras) == 1:
+            pixels = pixels[:, :, None]
+        checks.rank("pixels", pixels, "B 2 V 3 H W")
+        side, views = self.features.image_size, len(self.cameras)
+        if pixels.shape[1:] != (2, views, 3, side, side) or not pixels.is_floating_point():
+            expected = f"normalised floats of shape [B, 2, {views}, 3, {side}, {side}]"
+            hint = "encode takes uint8 frames of any size."
+            checks.fail("pixels", expected, f"{pixels.dtype} of shape {list(pixels.shape)}", hint)
+        patches = self.features.of_pixels(pixels.to(self.features.mean).flatten(0, 2).movedim(1, -1))
+        return like(given, self.encode_features(patches.reshape(len(pixels), 2, -1, self.features.dim)))
+
     def check_reads_video_alone(self) -> None:
         """Refuse a stage-1 model: it also reads instructions, which a video does not hold."""
         if self.config.language is not None:
@@ -150,8 +177,9 @@ class ImageLAM(PairModel):
         checks.rank("features", features, "B 2 N D")
         checks.size("features", "frames per sample", features.shape[1], 2)
         checks.size("features", f"channels, as {self.config.features} has", features.shape[3], self.features.dim)
-        if isinstance(self.encoder, FusedEncoder):
-            checks.size("features", "patches, whose places were learned", features.shape[2], len(self.encoder.places))
+        if not isinstance(self.encoder, SpaceTimeEncoder):
+            places = len(self.cameras) * self.features.count
+            checks.size("features", "patches, whose places were learned", features.shape[2], places)
         with self._inference():
             words = self._words(len(features), text, text_mask)
             return like(given, self.from_tokens(self.encoder(features.to(self.features.mean), words)))
@@ -160,6 +188,25 @@ class ImageLAM(PairModel):
         """Turn the encoder's query tokens [B, queries, width] into `LatentActions`."""
         control, env = self._quantized(tokens)
         return self.control.public(control, self.env.public(env) if self.env and env else None)
+
+    @torch.no_grad()
+    def frame_targets(self, frames: Tensor) -> Tensor:
+        """Turn uint8 [..., V, H, W, 3] into what the decoder predicts: features, or pixels in patches [..., V*N, D]."""
+        return self.frame_features(frames) if self.pixels is None else self._seen_by(self.pixels, frames)
+
+    @torch.no_grad()
+    def features_of(self, targets: Tensor) -> Tensor:
+        """Turn what the decoder predicts [B, V*N, D] into features, as `frame_features` gives them."""
+        if self.pixels is None:
+            return targets
+        images = self.pixels.pixels_of(targets.reshape(-1, self.pixels.count, self.pixels.dim))
+        return self.features.of_pixels(images).reshape(len(targets), -1, self.features.dim)
+
+    def new_decoder(self) -> Decoder | PatchDecoder:
+        """Make a decoder as this model has one, with fresh weights."""
+        decoder, seen = (Decoder, self.features) if self.pixels is None else (PatchDecoder, self.pixels)
+        streams = 1 if self.config.streams == "control" else 2
+        return decoder(self.config, streams, seen.dim, len(self.cameras) * seen.count)
 
     def forward(self, batch: PairBatch) -> LossTerms:
         """Return the loss terms of a batch; `config.loss_weights` weights them."""
@@ -184,8 +231,14 @@ class ImageLAM(PairModel):
         control, env = self._quantized(self.encoder(both, words), valid)
         vectors = [stream.vectors for stream in (control, env) if stream is not None]
         terms = dict(control.losses)
-        if self.config.prediction_weight > 0:
-            terms["prediction"] = losses.prediction(self.decoder(both[:, 0], *vectors, words=words), both[:, 1])
+        seen = both if self.pixels is None else _of_pairs(self.frame_targets(batch.frames), pairs)
+        if self.config.prediction_weight > 0 or self.perceptual is not None:
+            predicted = self.decoder(seen[:, 0], *vectors, words=words)
+            terms["prediction"] = losses.prediction(predicted, seen[:, 1])
+            if self.perceptual is not None:
+                terms["perceptual"] = self.perceptual(*(self._shown(patches) for patches in (predicted, seen[:, 1])))
+        if self.feature_decoder is not None:
+            terms["features"] = losses.prediction(self.feature_decoder(both[:, 0], *vectors, words=words), both[:, 1])
         terms.update({f"{name}_env": value for name, value in (env.losses if env else {}).items()})
         if self.config.decorrelation_weight > 0:
             terms["decorrelation"] = losses.decorrelation(control.latents)
@@ -200,6 +253,12 @@ class ImageLAM(PairModel):
             terms["action"] = losses.action(self.action_head(first), target, batch.labelled)
         return terms, control
 
+    def _shown(self, patches: Tensor) -> Tensor:
+        """Turn patches of pixels [B, V*N, D] into images [B*V, 3, H, W], 0 black and 1 white."""
+        assert self.pixels is not None
+        images = self.pixels.pixels_of(patches.reshape(-1, self.pixels.count, self.pixels.dim))
+        return (images * self.pixels.std + self.pixels.mean).movedim(-1, 1)
+
     def predict(
         self,
         features: Tensor,
@@ -207,13 +266,17 @@ class ImageLAM(PairModel):
         text: Tensor | None = None,
         text_mask: Tensor | None = None,
     ) -> Tensor:
-        """Predict features of the later frame [B, N, D] from current ones [B, N, D] and quantized latent actions."""
+        """Predict features of the later frame [B, N, D] from current ones [B, N, D] and quantized latent actions.
+
+        With target="pixels" these are pixels in patches, as `frame_targets` gives them.
+        """
         vectors = [s.quantized for s in (latents, latents.env) if s is not None]
         return self.decoder(features, *vectors, words=self._words(len(features), text, text_mask))
 
     def saved_tensors(self) -> dict[str, Tensor]:
-        """Leave out the frozen features, which the config names, and the heads that only training needs."""
-        return {k: v for k, v in self.state_dict().items() if not k.startswith(NOT_SAVED)}
+        """Leave out frozen features that the config names, and the heads that only training needs."""
+        left_out = NOT_SAVED if self.features.held else (*NOT_SAVED, "features.")
+        return {k: v for k, v in self.state_dict().items() if not k.startswith(left_out)}
 
     def _quantized(self, tokens: Tensor, valid: Tensor | None = None) -> tuple[Encoded, Encoded | None]:
         """Split query tokens [B, queries, width] into control and environment streams."""
@@ -258,8 +321,13 @@ def _of_pairs(frames: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _features(config: ImageLAMConfig) -> FrozenFeatures:
+    return _seen_as(config, config.features, revision=config.features_revision, class_token=config.class_token)
+
+
+def _seen_as(config: ImageLAMConfig, name: str, **options: Any) -> FrozenFeatures:
+    """Look at frames of the model's size and normalisation in the way of this name."""
     scaling = (config.mean, config.std, config.interpolation)
-    return FrozenFeatures(config.features, config.image_size, *scaling, config.features_revision)
+    return FrozenFeatures(name, config.image_size, *scaling, patch=config.pixel_patch, **options)
 
 
 def _codebook(stream: LatentStream) -> list[Tensor]:

@@ -118,11 +118,14 @@ class PairModel(HubModel, VideoLabeller, ABC):
     @torch.no_grad()
     def frame_features(self, frames: Tensor) -> Tensor:
         """Turn uint8 [..., V, H, W, 3] into features [..., V*N, D]."""
+        return self._seen_by(self.features, frames)
+
+    def _seen_by(self, network: FrozenFeatures, frames: Tensor) -> Tensor:
         checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[-4], len(self.cameras))
         lead = frames.shape[:-4]
-        frames = self.features.resize(frames).to(self.features.mean.device)
-        patches = self.features(frames.reshape(-1, *frames.shape[-3:]))
-        return patches.reshape(*lead, len(self.cameras) * self.features.count, self.features.dim)
+        frames = network.resize(frames).to(network.mean.device)
+        patches = network(frames.reshape(-1, *frames.shape[-3:]))
+        return patches.reshape(*lead, len(self.cameras) * network.count, network.dim)
 
     def describe(self) -> dict[str, Any]:
         """Add the hash of the frozen features' weights, which the artefact does not hold."""

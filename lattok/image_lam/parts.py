@@ -206,8 +206,8 @@ class LatentStream(nn.Module):
         if config.quantizer == "residual":  # one latent from all queries, P levels of codes
             self.heads = nn.ModuleList([nn.Linear(config.tokens * config.width, d)])
         else:
-            heads = config.tokens if config.latent_heads == "per_token" else 1
-            self.heads = nn.ModuleList(nn.Linear(config.width, d) for _ in range(heads))
+            count = config.tokens if config.latent_heads == "per_token" else 1
+            self.heads = nn.ModuleList(_head(config) for _ in range(count))
         self.norm = nn.BatchNorm1d(config.positions * d, affine=False) if config.latent_norm == "batch" else None
         self.quantizer: VectorQuantizer | ScalarQuantizer | Continuous = bottleneck(config, size, frozen)
 
@@ -244,6 +244,14 @@ class LatentStream(nn.Module):
         several = self.config.quantizer == "residual" and self.config.tokens > 1
         rows = self.quantizer.lookup(encoded.codes[:, None] if several else encoded.codes)
         return LatentActions(encoded.codes, encoded.latents, rows, env)
+
+
+def _head(config: ImageLAMConfig) -> nn.Module:
+    """Make what turns a query token into a latent."""
+    if config.latent_heads != "mlp":
+        return nn.Linear(config.width, config.latent_dim)
+    hidden = config.decoder_width or config.width
+    return nn.Sequential(nn.Linear(config.width, hidden), nn.Tanh(), nn.Linear(hidden, config.latent_dim))
 
 
 def bottleneck(config: ImageLAMConfig, size: int, frozen: bool) -> VectorQuantizer | ScalarQuantizer | Continuous:

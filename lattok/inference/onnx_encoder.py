@@ -20,8 +20,10 @@ from lattok import checks
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.labelling import (
     Affine,
+    FlatPairEncoder,
     FusedPairEncoder,
     Layer,
+    SequencePairEncoder,
     TwoFrameBlock,
     TwoFrameEncoder,
     VideoEncoder,
@@ -165,9 +167,25 @@ class Graph:
         change = self("Mul", self("Sub", later, now), self.constant(np.float32(3)))
         rows = self.flat(self("Concat", now, later, change, axis=2), encoder.project.weight.shape[1])
         x = self("Add", self.framed(self.affine(rows, encoder.project), places, width), self.constant(encoder.places))
-        x = self.flat(self.before(encoder.queries, x), width)
+        return self._flat_layers(self.before(encoder.queries, x), encoder, queries + places)
+
+    def sequence_frames(self, features: str, encoder: SequencePairEncoder) -> str:
+        """Compute `SequencePairEncoder.frames`."""
+        rows = self.flat(features, encoder.project.weight.shape[1])
+        return self.framed(self.affine(rows, encoder.project), *encoder.now.shape)
+
+    def sequence_pairs(self, now: str, later: str, encoder: SequencePairEncoder) -> str:
+        """Compute `SequencePairEncoder.pairs`."""
+        first = self.before(encoder.first, self("Add", now, self.constant(encoder.now)))
+        second = self.before(encoder.middle, self("Add", later, self.constant(encoder.later)))
+        return self._flat_layers(self("Concat", first, second, axis=1), encoder, len(encoder.places))
+
+    def _flat_layers(self, x: str, encoder: FlatPairEncoder, tokens: int) -> str:
+        """Compute all layers of [n, tokens, width]; the queries come first."""
+        width, queries = encoder.queries.shape[1], len(encoder.queries)
+        x = self.flat(x, width)
         for place, layer in enumerate(encoder.layers):
-            x = self.layer(x, layer, queries + places, encoder.used(place))
+            x = self.layer(x, layer, tokens, encoder.used(place))
         return self.framed(self.norm(x, encoder.norm), queries, width)
 
     def two_frame_frames(self, features: str, encoder: TwoFrameEncoder) -> str:
@@ -222,6 +240,8 @@ def onnx_encoder(lam: ImageLAM, threads: int) -> VideoEncoder:
     of_pairs = Graph(onnx)
     if isinstance(encoder, TwoFrameEncoder):
         held, result = graph.two_frame_frames(source, encoder), of_pairs.two_frame_pairs("now", "later", encoder)
+    elif isinstance(encoder, SequencePairEncoder):
+        held, result = graph.sequence_frames(source, encoder), of_pairs.sequence_pairs("now", "later", encoder)
     else:
         assert isinstance(encoder, FusedPairEncoder)
         held, result = source, of_pairs.fused_pairs("now", "later", encoder)

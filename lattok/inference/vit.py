@@ -38,7 +38,7 @@ class PlainViT:
     @staticmethod
     def understands(features: FrozenFeatures) -> bool:
         """Tell whether the network has this form: by its parts, and by what it gives for one frame."""
-        if not _known_parts(features.network):
+        if features.class_token or not _known_parts(features.network):  # the class token is not among its outputs
             return False
         size = features.image_size
         frame = torch.arange(size * size * 3, device=features.mean.device).mul(97).remainder(251).to(torch.uint8)

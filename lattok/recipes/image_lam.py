@@ -23,6 +23,7 @@ from lattok.evaluation.evidence.split import training_entries
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling
+from lattok.image_lam.perceptual import PerceptualLoss
 from lattok.recipes import earlier
 from lattok.recipes.common import ImageOptions, MixOptions, Recipe
 from lattok.recipes.frame_memory import keep_or_stream, left_out
@@ -59,7 +60,39 @@ FULL: Mapping[str, Any] = {
     **PUBLISHED_IMAGES,
 }
 P2T: Mapping[str, Any] = {"action_target": "first", "restart_every": 100, "camera_count": 1}
-LEARNED_FROM = ("prediction_weight", "action_weight", "flow_weight")  # the other terms only shape latents
+MOTO: Mapping[str, Any] = {  # sizes and losses of Moto and LARA, LARA's loop and images
+    "features": "hf:facebook/vit-mae-large",
+    "class_token": True,
+    "stride": "15",
+    "camera_count": 1,
+    "encoder": "sequence",
+    "encoder_depth": 4,
+    "query_start": "normal",
+    "tokens": 8,
+    "codebook_size": 128,
+    "latent_dim": 32,
+    "latent_heads": "mlp",
+    "target": "pixels",
+    "conditioning": "pool",
+    "commitment_weight": 1.0,  # the published quantizer weights the codebook's term instead
+    "codebook_weight": 0.25,
+    "labelled_fraction": 0.0,
+    "steps": 300_000,
+    "batch_size": 1536,
+    "lr": 1e-4,
+    "optimizer": "adamw",
+    "weight_decay": 1e-4,
+    "schedule": "one_cycle",
+    "log_every": 100,
+    "crop": 0.95,
+    "crop_most": 0.95,
+    "brightness": 0.3,
+    "contrast": 0.4,
+    "saturation": 0.5,
+    "hue": 0.08,
+}
+# the other terms only shape latents
+LEARNED_FROM = ("prediction_weight", "feature_weight", "perceptual_weight", "action_weight", "flow_weight")
 
 
 @dataclass(frozen=True)
@@ -100,6 +133,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
     - `libero`, `robotwin`, `jaka`: `full+p2t`, the paper's recipe for its robots (A.1, D.2), which is one for all
     - joined with `robust`: `flow`, codes that also say how pixels move, for few labels or none; `shared`, one codebook
     - joined with `p2t`: `p2t_code`, where the published code's action head differs from the paper
+    - `moto`: the model of Moto and LARA, which predicts pixels; `moto+tiny` is a small one
     """
 
     kind = "image-lam"
@@ -149,6 +183,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
                 "labelled_per_batch": 8,
                 "threads": 1,  # more are little faster, much slower where others work too, and other weights
             },
+            "moto": MOTO,
             "p2t": P2T,
             "libero": {**FULL, **P2T},
             "robotwin": {**FULL, **P2T},
@@ -207,7 +242,8 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
             model.features.load()
             named = zip(datasets, views, strict=True)
             parts = [read_pairs(self, model, dataset, view, dataset in labelled) for dataset, view in named]
-            weights, looks = [source.weight for source in sources], model.config.flow_weight > 0
+            weights = [source.weight for source in sources]
+            looks = model.config.flow_weight > 0 or model.config.target == "pixels"
             frames = partial(keep_or_stream, self, parts, weights, resume, streams=1 + bool(data.labelled_per_batch))
             windows = frames() if data.feature_cache is None or looks else None
             if data.feature_cache is not None:
@@ -215,13 +251,14 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
                 windows = windows if known or looks else frames()
             pairs = MixedPairs(parts, weights) if data.mix else parts[0]
             attach_action_head(model, pairs)
+            model.perceptual = PerceptualLoss() if model.config.perceptual_weight > 0 else None
             size, seed = self.loop.batch_size, self.loop.seed
             batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation, windows)
             model.trained_on = _history(self, contents, sources, batches.samples, before)
             weights = model.config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             model.trained_on |= left_out(batches.stream)
-            model.action_head = None
+            model.action_head = model.perceptual = None
             agree(model)
             return finish({"": model}, out)[""]
 
@@ -290,7 +327,7 @@ def _model(
             model.load_tensors(before.saved_tensors(), recipe.data.init)
         else:
             model.take_environment(before)
-    if config.prediction_weight == 0:
+    if config.prediction_weight == config.perceptual_weight == 0:
         model.decoder.requires_grad_(False)  # several processes would wait for its gradients
     return model
 

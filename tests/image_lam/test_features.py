@@ -136,7 +136,9 @@ def test_vjepa_without_weights_or_with_half_of_them(tmp_path):
     with pytest.raises(LattokError, match=f"lacks weights, got {re.escape(missing)}"):
         FrozenFeatures(name, 32).load()
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(LattokError, match="`features`: expected a V-JEPA 2 model.*could not be built") as error:
+    with pytest.raises(
+        LattokError, match="`features`: expected a V-JEPA 2 or ViT-MAE model.*could not be built"
+    ) as error:
         FrozenFeatures(name, 32).load()
     assert "\n" not in str(error.value)
 
@@ -150,7 +152,7 @@ def test_other_models_of_transformers_are_refused(tmp_path):
 
 def test_a_folder_without_a_model():
     transformers_with_vjepa()
-    text = "`features`: expected a V-JEPA 2 model; 'hf:/no/such/folder' could not be built"
+    text = "`features`: expected a V-JEPA 2 or ViT-MAE model; 'hf:/no/such/folder' could not be built"
     with pytest.raises(LattokError, match=text) as error:
         FrozenFeatures("hf:/no/such/folder", 224)
     assert "\n" not in str(error.value)
@@ -186,7 +188,7 @@ def test_every_backbone_labels_videos(case, tmp_path):
 @pytest.mark.parametrize(
     ("name", "size", "text"),
     [
-        ("clip", 224, '`features`: expected "pixels", "timm:MODEL" or "hf:MODEL", got \'clip\''),
+        ("clip", 224, '`features`: expected "pixels", "timm:MODEL", "hf:MODEL" or "held:SIZES", got \'clip\''),
         ("timm:", 224, '`features`: expected "pixels"'),
         ("timm:no_such_model", 224, "`features`: expected a timm vision transformer; 'timm:no_such_model' could not"),
         ("timm:resnet18", 224, "`features`: expected a timm vision transformer; 'timm:resnet18' is none"),

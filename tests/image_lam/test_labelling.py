@@ -27,6 +27,8 @@ SMALL = {
 VIT = {"features": "timm:vit_tiny_patch16_224"}  # with timm's own random weights
 NORMALISED = {"latent_heads": "per_token", "latent_norm": "batch"}
 RESIDUAL = {"quantizer": "residual", "codebook_update": "ema"}
+HELD = {"features": "held:24x2x3x40x8", "class_token": True}
+SEQUENCE = {"encoder": "sequence", "latent_heads": "mlp", "hidden": 48, "target": "pixels", "conditioning": "pool"}
 VARIANTS = {
     "paper": {},
     "one block": {"encoder_depth": 1},
@@ -38,6 +40,8 @@ VARIANTS = {
     "continuous": {"quantizer": "none", "kl_weight": 0.1},
     "network": VIT,
     "fused": {"encoder": "fused"},
+    "sequence": SEQUENCE,
+    "sequence, everything": {**SEQUENCE, **HELD, "frame_types": 2, "streams": "joint", "cameras": ("front", "wrist")},
     "fused, everything": {"encoder": "fused", "encoder_depth": 1, "streams": "joint", **NORMALISED, **RESIDUAL, **VIT},
 }
 

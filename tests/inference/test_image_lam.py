@@ -17,7 +17,7 @@ from lattok.inference.vit import PlainViT
 from tests.conftest import CAMERAS, write_dataset
 from tests.image_lam.test_labelling import VARIANTS, check_equal, make, video
 
-ONNX = ("paper", "one block", "joint, per token", "residual", "continuous", "network", "fused, everything")
+ONNX = ("paper", "one block", "joint, per token", "residual", "continuous", "network", "fused, everything", "sequence")
 ARCHITECTURES = {  # name: whether its parts are known
     "vit_base_patch14_reg4_dinov2": True,
     "vit_base_patch16_siglip_224": True,

@@ -91,7 +91,7 @@ class LatentEvidence:
     def provenance(self) -> dict[str, Any]:
         """Where the evidence comes from, for the report."""
         model, train, held_out = self.model, self.train, self.held_out
-        full = round(model.features.count**0.5)
+        full = model.features.side
         side = round((train.features.shape[1] / (len(model.cameras) * model.features.dim)) ** 0.5)
         seen = "all patch features" if side == full else f"patch features averaged from {full}x{full} to {side}x{side}"
         return {

@@ -106,6 +106,15 @@ def pair_features(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Tensor:
     return _features(model, frames, np.stack([frames.first[chosen], frames.second[chosen]], 1))
 
 
+def pair_targets(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Tensor:
+    """Compute what the decoder predicts, and what it predicts it from, [B, 2, N, D], of pairs `rows` [B]."""
+    if model.pixels is None:
+        return pair_features(model, pairs, rows)
+    frames, chosen = pairs.frames, pairs.rows[rows.numpy()]
+    both = frames.frames[np.stack([frames.first[chosen], frames.second[chosen]], 1)]
+    return model.frame_targets(torch.from_numpy(np.asarray(both)))
+
+
 def chosen_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
     """Pick rows of latent actions."""
     env = None if latents.env is None else chosen_rows(latents.env, rows)
@@ -171,18 +180,19 @@ def _features(model: ImageLAM, frames: FramePairs, rows: np.ndarray) -> Tensor:
 
 def pooled_side(model: ImageLAM, limit: int) -> int:
     """Find the largest side g of a grid with cameras x g x g x D at most `limit` numbers; at least 1."""
-    side = round(model.features.count**0.5)
+    side = model.features.side
     while side > 1 and len(model.cameras) * side**2 * model.features.dim > limit:
         side -= 1
     return side
 
 
 def pool(features: Tensor, model: ImageLAM, side: int) -> Tensor:
-    """Average features [T, V*N, D] over the grid to [T, V*side*side*D] on the CPU."""
-    full = round(model.features.count**0.5)
+    """Average features [T, V*N, D] over the grid to [T, V*side*side*D] on the CPU; the class token is left out."""
+    full, views = model.features.side, len(model.cameras)
+    features = features.unflatten(1, (views, -1))[:, :, int(model.features.class_token) :].flatten(1, 2)
     if side < full:
         grid = rearrange(features, "t (v y x) d -> (t v) d y x", y=full, x=full)
-        features = rearrange(F.adaptive_avg_pool2d(grid, side), "(t v) d y x -> t (v y x) d", v=len(model.cameras))
+        features = rearrange(F.adaptive_avg_pool2d(grid, side), "(t v) d y x -> t (v y x) d", v=views)
     return features.flatten(1).float().cpu()
 
 

@@ -17,16 +17,15 @@ from torch import Tensor, nn
 from lattok import files
 from lattok.evaluation import svg
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.pair_set import PairSet, batches, derangement, exchanged
+from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchanged, pair_targets
 from lattok.evaluation.evidence.trained_controls import ControlTraining
 from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Pictures, Section, Table, TableRow, Verdict
 from lattok.image_lam import ImageLAM
-from lattok.image_lam.parts import Decoder
 from lattok.samples.order import SeededBatches
 from lattok.types import LossTerms
 
 BLIND = "without_latents"
-Predictor = Callable[[Tensor, Tensor], Tensor]  # current features [B, N, D] and pair rows [B] to later features
+Predictor = Callable[[Tensor, Tensor], Tensor]  # what there is now [B, N, D] and pair rows [B] to what there is later
 DEPENDS, HARDLY = 0.9, 0.98  # share of the loss with wrong latents: below the first it depends, above the second hardly
 VARIANTS = {  # name in the table, name next to a bar
     "true": ("true latents", "true latents"),
@@ -52,13 +51,12 @@ class BlindDecoder(nn.Module):
         config = model.config
         self.streams = 1 if model.env is None else 2
         self.shape = (config.positions, config.latent_dim)
-        places = len(config.cameras) * model.features.count
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.decoder = Decoder(config, self.streams, model.features.dim, places)
+            self.decoder = model.new_decoder()
 
     def predict(self, features: Tensor) -> Tensor:
-        """Predict features of the later frame [B, N, D] from current ones."""
+        """Predict what there is later [B, N, D] from what there is now."""
         return self.decoder(features, *[features.new_zeros(len(features), *self.shape)] * self.streams)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> LossTerms:
@@ -66,11 +64,11 @@ class BlindDecoder(nn.Module):
 
 
 def variant_losses(model: ImageLAM, held_out: PairSet, seed: int) -> dict[str, float]:
-    """Average the squared error of predicted features over all held-out pairs, per variant of the latents.
+    """Average the squared error of what is predicted over all held-out pairs, per variant of the latents.
 
     Of the control stream: `true`, `shuffled` (another pair of the split), `shuffled_in_episode` (another pair of the
     same episode where it has one), `zero`; of the environment stream, where there is one, `env_shuffled_in_episode`
-    and `env_zero`; and `copy`: the first frame's features as they are.
+    and `env_zero`; and `copy`: the first frame as it is.
     """
     generator = torch.Generator().manual_seed(seed)
     order = torch.arange(len(held_out.rows))
@@ -94,8 +92,8 @@ def variant_losses(model: ImageLAM, held_out: PairSet, seed: int) -> dict[str, f
 def mean_losses(model: ImageLAM, pairs: PairSet, predictors: dict[str, Predictor]) -> dict[str, float]:
     """Average the loss of each predictor over all pairs."""
     totals = dict.fromkeys(predictors, 0.0)
-    for rows, features in batches(model, pairs, torch.arange(len(pairs.rows))):
-        now, later = features.unbind(1)
+    for rows in torch.arange(len(pairs.rows)).split(BATCH):
+        now, later = pair_targets(model, pairs, rows).unbind(1)
         for name, predict in predictors.items():
             totals[name] += float((predict(now, rows) - later).square().mean()) * len(rows)
     return {name: total / len(pairs.rows) for name, total in totals.items()}
@@ -114,7 +112,7 @@ def loss_without_latents(model: ImageLAM, train: PairSet, held_out: PairSet, tra
     draw = SeededBatches(len(train.frames), options.batch_size, options.seed)
 
     def pick(step: int, process: int, processes: int) -> tuple[Tensor, Tensor]:
-        now, later = model.frame_features(train.frames.batch(draw(step)[process::processes]).frames).unbind(1)
+        now, later = model.frame_targets(train.frames.batch(draw(step)[process::processes]).frames).unbind(1)
         return now, later
 
     training.fit("decoder without latents", blind, pick, {"prediction": 1.0}, model)
@@ -185,7 +183,7 @@ def _table(
         rows.append(TableRow(key, name, values, key != "true", not_run="" if values else NEEDS_TRAINING))
         colour = {"true": "model", BLIND: "rival"}.get(key, "control")
         bars.append((short, colour, None if loss is None else loss / copy))
-    note = "Mean squared error of the later frame's features."
+    note = f"Mean squared error of the later frame's {evidence.model.config.target}."
     if blind is not None and evidence.training is not None:
         note += f" The decoder without latents was trained with {evidence.training.text(evidence.train)}."
     if evidence.model.env:

@@ -7,12 +7,11 @@ from html import escape
 from io import BytesIO
 
 import torch
-from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.pair_set import PairSet, exchanged, pair_features
+from lattok.evaluation.evidence.pair_set import PairSet, exchanged, pair_targets
 from lattok.evaluation.report import Outcome, Pictures, Section, printed
 from lattok.image_lam import ImageLAM
 
@@ -83,13 +82,13 @@ def _mean_action(evidence: LatentEvidence, used: Tensor) -> str:
 
 
 def examples_outcome(evidence: LatentEvidence) -> Outcome:
-    """Show a few held-out pairs with their codes; with pixel features also the predicted frame."""
+    """Show a few held-out pairs with their codes; where pixels are predicted, also the predicted frame."""
     model, held_out = evidence.model, evidence.held_out
     count = len(held_out.rows)
     rows = torch.linspace(0, count - 1, min(EXAMPLES, count) * 2 + 1).round().long()[1::2]  # middles of equal parts
     frames = held_out.frames.batch(torch.from_numpy(held_out.rows)[rows]).frames  # b 2 v h w 3
     columns = [("now", frames[:, 0]), ("later", frames[:, 1])]
-    if model.features.name == "pixels":
+    if "pixels" in (model.features.name, model.config.target):
         columns.append(("predicted", predicted_frames(model, held_out, rows)))
     panels = []
     for i, row in enumerate(rows.tolist()):
@@ -108,15 +107,13 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
 
 @torch.no_grad()
 def predicted_frames(model: ImageLAM, held_out: PairSet, rows: Tensor) -> Tensor:
-    """Decode the later frame of pairs `rows` [B], from pixel features back to uint8 [B, V, h, w, 3]."""
-    features = model.features
-    now = pair_features(model, held_out, rows)[:, 0]
+    """Decode the later frame of pairs `rows` [B], from patches of pixels back to uint8 [B, V, h, w, 3]."""
+    seen = model.pixels or model.features
+    now = pair_targets(model, held_out, rows)[:, 0]
     patches = model.predict(now, exchanged(held_out.latents, rows, rows, 1.0, 1.0, now.device))
-    side = round(features.count**0.5)
-    pixels = rearrange(
-        patches, "b (v y x) (p q c) -> b v (y p) (x q) c", y=side, x=side, p=features.patch, q=features.patch
-    )
-    return ((pixels * features.std + features.mean).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    pixels = seen.pixels_of(patches.unflatten(1, (-1, seen.count)).flatten(0, 1))  # bv h w c
+    shown = (pixels * seen.std + seen.mean).clamp(0, 1) * 255
+    return shown.round().to(torch.uint8).unflatten(0, (len(rows), -1)).cpu()
 
 
 def _where(held_out: PairSet, row: int) -> str:

@@ -21,10 +21,10 @@ from lattok.evaluation.evidence.controls import Target
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import (
     BATCH,
-    batches,
     chosen_rows,
     derangement,
     exchanged,
+    pair_targets,
     pool,
     pooled_side,
     to_cpu,
@@ -227,10 +227,11 @@ def transfer(evidence: LatentEvidence) -> tuple[dict[str, Agreement], float | No
 def _again(evidence: LatentEvidence, rows: Tensor, source: Tensor) -> LatentActions:
     """Encode (B's frame, what the decoder makes of it with A's latents)."""
     model, latents, found = evidence.model, evidence.held_out.latents, []
-    for (part, features), given in zip(batches(model, evidence.held_out, rows), source.split(BATCH), strict=True):
-        now = features[:, 0]
+    for part, given in zip(rows.split(BATCH), source.split(BATCH), strict=True):
+        now = pair_targets(model, evidence.held_out, part)[:, 0]
         predicted = model.predict(now, exchanged(latents, given, part, 1.0, 1.0, now.device))
-        found.append(to_cpu(model.encode_features(torch.stack([now, predicted], 1))))
+        both = torch.stack([model.features_of(each) for each in (now, predicted)], 1)
+        found.append(to_cpu(model.encode_features(both)))
     return join(found)
 
 

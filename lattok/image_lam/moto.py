@@ -1,0 +1,286 @@
+"""Published latent action models of Moto and LARA, which decode pixels, as `ImageLAM`.
+
+LARA: a folder with `model.safetensors` (or `pytorch_model.bin`) and `config.json` or `config.yaml`; Moto: the file
+`pytorch_model.bin`, `config.yaml` next to it. Inside a LARA policy the same names have a prefix. Sizes follow from the
+shapes; the settings add what weights cannot tell (heads, whether the frames have types of their own, loss weights).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lattok import checks, files
+from lattok.image_lam.config import ImageLAMConfig
+from lattok.image_lam.features import IMAGENET
+from lattok.image_lam.mae import HELD, HeldViT
+from lattok.image_lam.model import ImageLAM
+from lattok.keymap import Join, KeyMap, axis_of, numbered, read_checkpoint, translate
+
+ENCODER = "facebook/vit-mae-large"  # where the file holds no image encoder
+SCALINGS = {"imagenet": IMAGENET, "unit": ((0.0,) * 3, (1.0,) * 3)}  # of pixels between 0 and 1
+WEIGHT_FILES, SETTING_FILES = ("model.safetensors", "pytorch_model.bin"), ("config.json", "config.yaml")
+MARK = "m_former.embeddings.latent_motion_token"  # a name that every such file has
+HEAD_WIDTH = 64  # of every published attention
+FIXED: Mapping[str, Any] = {  # settings that are no choice here
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-12,
+}
+NOT_NEEDED = ("image_encoder.", "loss_fn_lpips.", "m_former.pooler.")
+LAYER = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attention.out": "attention.output.dense"}
+LAYER |= {"ff.0": "intermediate.dense", "ff.3": "output.dense"}
+
+
+def moto_lam(
+    path: str | os.PathLike[str],
+    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    *,
+    cameras: tuple[str, ...] = ("image",),
+    stride: str = "15",
+    pixels: str = "imagenet",
+    features: str | None = None,
+    features_revision: str | None = None,
+) -> ImageLAM:
+    """Read a latent action model of Moto or LARA: a folder, or its .safetensors or .bin file.
+
+    `config`: the published settings, as a dictionary or a .json or .yaml file; left out, config.json or config.yaml
+    next to the weights, and where there is none, published values. An image encoder in the file is used, and saved with
+    the model; otherwise `features`, by default the published hf:facebook/vit-mae-large. `pixels`: "imagenet" (Moto,
+    LARA's policies) or "unit", pixels from 0 to 1 (LARA's first stage alone). Patches keep their order, whereas
+    published labels were drawn with a random one. Raises `LattokError` that lists every tensor that is missing,
+    unexpected or mis-shaped.
+    """
+    checks.one_of("pixels", pixels, SCALINGS)
+    checks.size("cameras", "name: published models see one camera", len(cameras), 1)
+    checks.stride_in_frames(stride, fps=1000)  # its form alone: datasets have their own rates
+    path = _weights(Path(path).expanduser())
+    foreign = _own_names(read_checkpoint(path), path)
+    settings = _settings(config, path)
+    mean, std = SCALINGS[pixels]
+    facts = {"cameras": tuple(cameras), "stride": str(stride), "mean": mean, "std": std}
+    held = features is None and any(name.startswith("image_encoder.") for name in foreign)
+    named = _held(foreign, settings) if held else features or f"hf:{ENCODER}"
+    facts |= {"features": named, "features_revision": features_revision}
+    found = sizes(foreign, settings)
+    _check_heads(found)
+    model = ImageLAM(ImageLAMConfig(**facts, **found))
+    ours = dict(model.saved_tensors())
+    kept = [name for name in ours if name.endswith(("quantizer.steps", "cluster_size"))]
+    unused = [name for name in foreign if name.startswith(NOT_NEEDED[1:] if held else NOT_NEEDED)]
+    tensors = translate(foreign, key_map(model), ours, str(path), unused=unused, kept=kept)
+    for name, tensor in ours.items():  # shares memory with the model
+        tensor.copy_(tensors[name])
+        if name.endswith("quantizer.steps"):
+            tensor.fill_(1)  # the codebook has started, training must not restart it
+    return model.eval()
+
+
+def _weights(path: Path) -> Path:
+    """Return the file of weights in a folder."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+    if not found:
+        checks.fail("path", f"a folder with {' or '.join(WEIGHT_FILES)}", f"{path} without them")
+    return found[0]
+
+
+def _own_names(foreign: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Take off what stands before every name of the model; what has other beginnings belongs to something else."""
+    prefix = next((name[: -len(MARK)] for name in foreign if name.endswith(MARK)), None)
+    if prefix is None:
+        got = f"{len(foreign)} others, such as {next(iter(foreign))}" if foreign else "no tensors"
+        checks.fail(str(path), f"a model of Moto or LARA with {MARK}", got)
+    return {name[len(prefix) :]: tensor for name, tensor in foreign.items() if name.startswith(prefix)}
+
+
+def _settings(given: Mapping[str, Any] | str | os.PathLike[str] | None, path: Path) -> Mapping[str, Any]:
+    """Return the published settings; what they hold under `config` in LARA's own file."""
+    if not isinstance(given, Mapping):
+        beside = [path.parent / name for name in SETTING_FILES if (path.parent / name).is_file()]
+        file = Path(given).expanduser() if given is not None else beside[0] if beside else None
+        given = {} if file is None else _read_settings(file)
+    inner = given.get("config")
+    return inner if isinstance(inner, Mapping) else given
+
+
+def _read_settings(file: Path) -> Mapping[str, Any]:
+    if not file.is_file() or file.suffix not in (".json", ".yaml", ".yml"):
+        checks.fail("config", "a .json or .yaml file, or a dictionary", str(file))
+    if file.suffix == ".json":
+        return files.read_json(file)
+    import yaml  # huggingface_hub brings it
+
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        checks.fail("config", f"a file of settings; {str(file)!r} could not be read", files.first_line(error))
+    if not isinstance(found, Mapping):
+        checks.fail("config", f"settings with names in {str(file)!r}", type(found).__name__)
+    return found
+
+
+def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the settings of a part: `m_former_config` (LARA) or `m_former` (Moto), or what it holds as `config`."""
+    part = settings.get(f"{name}_config", settings.get(name))
+    inner = part.get("config", part) if isinstance(part, Mapping) else {}
+    inner = inner if isinstance(inner, Mapping) else {}
+    for key, value in FIXED.items():
+        if key in inner and _number(inner[key]) != value:
+            checks.fail("config", f"{key} {value} of {name}", repr(inner[key]))
+    return inner
+
+
+def _number(value: Any) -> Any:
+    """Return a setting as the number it is; YAML reads 1e-12 as a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _setting(section: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Return a number or a truth of a section, of the kind of its `default`."""
+    value = _number(section.get(name, default))
+    wanted = (bool,) if isinstance(default, bool) else (int,) if isinstance(default, int) else (int, float)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        checks.fail("config", f"{name} as a {type(default).__name__}", repr(value)[:60])
+    return value
+
+
+def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Find the config fields that shapes and settings give; published ones where a tensor is missing, said later."""
+    size, decoder = partial(axis_of, foreign), "decoder.transformer.embeddings."
+    former, of_pixels, quantizer = (_section(settings, name) for name in ("m_former", "decoder", "vector_quantizer"))
+    width, patch = size(MARK, 2, 768), size(f"{decoder}patch_embeddings.projection.weight", 2, 16)
+    decoder_width = size("vq_up_resampler.2.weight", 0, 768)
+    tokens, masked = size(MARK, 1, 8), f"{decoder}mask_token" in foreign
+    pooled = f"{decoder}query_pooling_layer.weight" in foreign or f"{decoder}query_pooling_layer.bias" in foreign
+    places = size(f"{decoder}position_embeddings", 1, 196) - (0 if pooled else tokens)
+    side = round((places // 2 if masked else places) ** 0.5) if places > 0 else 1
+    codebook, weight = _setting(settings, "commit_loss_w", 1.0), _setting(quantizer, "beta", 0.25)
+    legacy, found = _setting(quantizer, "legacy", True), {}  # beta weights the codebook's term, not the encoder's
+    if _setting(settings, "use_abs_recons_loss", False):
+        checks.fail("config", "use_abs_recons_loss false", "true")
+    if any(name.startswith("hidden_state_decoder.") for name in foreign):
+        found["feature_weight"] = _setting(settings, "recon_hidden_loss_w", 1.0)
+    return found | {
+        "class_token": True,
+        "image_size": max(1, side) * patch,
+        "encoder": "sequence",
+        "frame_types": 1 if _setting(former, "legacy", True) else 2,
+        "width": width,
+        "heads": _setting(former, "num_attention_heads", max(1, width // HEAD_WIDTH)),
+        "hidden": size("m_former.encoder.layer.0.intermediate.dense.bias", 0, 3072),
+        "encoder_depth": numbered(foreign, r"m_former\.encoder\.layer\.(\d+)\.") or 1,
+        "query_start": "normal",
+        "tokens": tokens,
+        "codebook_size": size("vector_quantizer.embedding.weight", 0, 128),
+        "latent_dim": size("vector_quantizer.embedding.weight", 1, 32),
+        "latent_heads": "mlp",
+        "target": "pixels",
+        "pixel_patch": patch,
+        "decoder_width": decoder_width,
+        "decoder_heads": _setting(of_pixels, "num_attention_heads", max(1, decoder_width // HEAD_WIDTH)),
+        "decoder_hidden": size("decoder.transformer.encoder.layer.0.intermediate.dense.bias", 0, 3072),
+        "decoder_depth": numbered(foreign, r"decoder\.transformer\.encoder\.layer\.(\d+)\.") or 1,
+        "mask_tokens": masked,
+        "conditioning": "pool" if pooled else "tokens",
+        "prediction_weight": _setting(settings, "recon_loss_w", 1.0),
+        "codebook_weight": codebook * weight if legacy else codebook,
+        "commitment_weight": codebook if legacy else codebook * weight,
+    }
+
+
+def _check_heads(found: Mapping[str, Any]) -> None:
+    for heads, width in (("heads", "width"), ("decoder_heads", "decoder_width")):
+        if found[heads] < 1 or found[width] % found[heads]:
+            checks.fail("config", f"num_attention_heads that divide the width {found[width]}", found[heads])
+
+
+def _held(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+    """Return the name of features held by the artefact, of the sizes of the image encoder in the file."""
+    section, first = _section(settings, "image_encoder"), "image_encoder.encoder.layer.0."
+    width = axis_of(foreign, "image_encoder.embeddings.cls_token", 2, 1024)
+    heads = _setting(section, "num_attention_heads", _setting(section, "heads", max(1, width // HEAD_WIDTH)))
+    depth = numbered(foreign, r"image_encoder\.encoder\.layer\.(\d+)\.") or 1
+    hidden = axis_of(foreign, f"{first}intermediate.dense.bias", 0, 4096)
+    patch = axis_of(foreign, "image_encoder.embeddings.patch_embeddings.projection.weight", 2, 16)
+    if heads < 1 or width % heads:
+        checks.fail("config", f"attention heads of the image encoder that divide its width {width}", heads)
+    return f"{HELD}{width}x{depth}x{heads}x{hidden}x{patch}"
+
+
+def key_map(model: ImageLAM) -> KeyMap:
+    """Map our tensors to the published names."""
+    config = model.config
+    former = "m_former.embeddings."
+    tensors: dict[str, str | Join] = {
+        "encoder.queries": _row(f"{former}latent_motion_token"),
+        "encoder.separator": Join((f"{former}sep_token",), lambda x: x.flatten()),
+        "encoder.places": _row(f"{former}position_embeddings"),
+        "encoder.types": Join((f"{former}token_type_embeddings",), lambda x: x[: config.frame_types]),
+        "control.quantizer.codebooks.0.vectors": "vector_quantizer.embedding.weight",
+    }
+    layers = {"encoder.project": f"{former}projection", "encoder.norm": "m_former.layernorm"}
+    layers |= {f"control.heads.0.{i}": f"vq_down_resampler.{i}" for i in (0, 2)}
+    tensors |= _blocks("encoder.blocks", "m_former.encoder.layer", config.encoder_depth)
+    decoders = {"decoder": "decoder"} | ({"feature_decoder": "hidden_state_decoder"} if model.feature_decoder else {})
+    for ours, theirs in decoders.items():
+        table = f"{theirs}.transformer.embeddings."
+        layers |= {f"{ours}.latent_up.0.{i}": f"vq_up_resampler.{i}" for i in (0, 2)}
+        layers |= {f"{ours}.norm": f"{theirs}.transformer.layernorm"}
+        layers |= {f"{ours}.pool": f"{table}query_pooling_layer"} if config.conditioning == "pool" else {}
+        tensors |= {f"{ours}.mask": Join((f"{table}mask_token",), lambda x: x.flatten())} if config.mask_tokens else {}
+        tensors |= {f"{ours}.places": _row(f"{table}position_embeddings")}
+        tensors |= _blocks(f"{ours}.blocks", f"{theirs}.transformer.encoder.layer", config.decoder_depth)
+    table = "decoder.transformer.embeddings.patch_embeddings.projection"
+    tensors["decoder.patch_up.weight"] = Join((f"{table}.weight",), lambda x: x.permute(0, 2, 3, 1).flatten(1))
+    tensors["decoder.patch_up.bias"] = f"{table}.bias"
+    for part in ("weight", "bias"):  # pixel shuffle counts colours before places
+        tensors[f"decoder.out.{part}"] = Join(
+            (f"decoder.decoder.0.{part}",), partial(_colours_last, config.pixel_patch)
+        )
+    if model.feature_decoder is not None:
+        layers["feature_decoder.patch_up"] = "hidden_state_decoder.transformer.embeddings.patch_embeddings"
+        layers["feature_decoder.out"] = "hidden_state_decoder.decoder"
+    if isinstance(network := model.features.network, HeldViT):
+        table, ours = "image_encoder.embeddings.", "features.network."
+        projection = f"{table}patch_embeddings.projection"
+        tensors[f"{ours}patch_up.weight"] = Join((f"{projection}.weight",), lambda x: x.flatten(1))
+        tensors[f"{ours}patch_up.bias"] = f"{projection}.bias"
+        tensors[f"{ours}first"] = Join((f"{table}cls_token",), lambda x: x.flatten())
+        tensors[f"{ours}places"] = _row(f"{table}position_embeddings")
+        tensors |= _blocks(f"{ours}blocks", "image_encoder.encoder.layer", len(network.blocks))
+        layers[f"{ours}norm"] = "image_encoder.layernorm"
+    return tensors | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
+
+
+def _row(key: str) -> Join:
+    """Take the rows of a table with an axis of one in front."""
+    return Join((key,), lambda x: x.squeeze(0))
+
+
+def _colours_last(patch: int, outputs: Tensor) -> Tensor:
+    """Bring outputs [3 p p, ...] of a convolution before a pixel shuffle into the order [p p 3] of our patches."""
+    return outputs.reshape(3, patch**2, -1).transpose(0, 1).reshape(outputs.shape[:2] if outputs.ndim > 1 else -1)
+
+
+def _blocks(ours: str, theirs: str, depth: int) -> dict[str, str | Join]:
+    """Map the layers of a transformer."""
+    found: dict[str, str | Join] = {}
+    for i in range(depth):
+        for part in ("weight", "bias"):
+            keys = tuple(f"{theirs}.{i}.attention.attention.{name}.{part}" for name in ("query", "key", "value"))
+            found[f"{ours}.{i}.attention.qkv.{part}"] = Join(keys, lambda *qkv: torch.cat(qkv))
+            found |= {f"{ours}.{i}.{mine}.{part}": f"{theirs}.{i}.{their}.{part}" for mine, their in LAYER.items()}
+    return found
