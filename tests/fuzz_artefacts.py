@@ -60,9 +60,8 @@ class Outcome(NamedTuple):
 def small_models(dim: int) -> dict[str, Any]:
     """A model of every family, untrained, with card and records; `dim` numbers make an action."""
     torch.manual_seed(0)
-    lam = ImageLAMConfig(
-        cameras=CAMERAS[:1], features="pixels", image_size=16, width=16, heads=2, encoder_depth=1, decoder_depth=1
-    )
+    sizes = {"image_size": 16, "width": 8, "latent_dim": 8, "heads": 2, "encoder_depth": 1, "decoder_depth": 1}
+    lam = ImageLAMConfig(cameras=CAMERAS[:1], features="pixels", **sizes)
     chunks = torch.randn(64, H, dim).cumsum(1)
     made: dict[str, Any] = {
         "action-vq": P2TActionVQ(ActionVQConfig(action_dim=dim, horizon=H, dim=8, codebook_size=4, heads=2, hidden=8)),
@@ -71,7 +70,7 @@ def small_models(dim: int) -> dict[str, Any]:
         "fsq": FSQ(FSQConfig(action_dim=dim, horizon=H, tokens=2, codebook_size=4, hidden=8)),
         "uniform-bins": UniformBins.fit(chunks),
         "image-lam": ImageLAM(lam),
-        "policy": policy(),
+        "policy": policy(width=8, depth=1, heads=2, head_dim=8, head_heads=2),
         "released": ReleasedVLA(ReleasedVLAConfig(dim=16, blocks=1, heads=2, action_dim=3)),
     }
     for model in made.values():

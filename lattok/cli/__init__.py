@@ -25,6 +25,7 @@ from lattok.checks import LattokError
 from lattok.cli import convert, demo, labels, look, simulate
 from lattok.cli.flags import CONFIG, HELP, check_flags, unknown_verb
 from lattok.cli.train import presets, train_verb
+from lattok.machine import cpu_quota
 
 EVERYTHING = "lattok.recipes"  # and nearly all that it imports
 
@@ -80,6 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     _say_anything()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if (quota := cpu_quota()) is not None:  # torch counts cores of the machine, not those that a container may use
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, int(quota))))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for one another starve on a busy machine
     try:
         with signals.raising():

@@ -46,8 +46,11 @@ def demo(
         fast: A few steps only, to see that it runs; the figures then mean nothing.
         device: auto, cpu, cuda or mps.
     """
+    import torch
+
     from lattok.annotation.staging import Staging
     from lattok.data import inspect_dataset
+    from lattok.devices import device_called
 
     folder, begun = Path(out), time.monotonic()
     again = shlex.join(["lattok", "demo", "--out", out, "--features", features, "--seed", str(seed)])
@@ -56,6 +59,9 @@ def demo(
     short = {"steps": FAST_STEPS, "log_every": 20, "trial": True} if fast else {}
     if policy:
         _check_simulator()
+    if device_called(device).type == "cpu":
+        torch.set_num_threads(1)
+        print("One thread of torch on the CPU: at this size more are little faster, and slow on shared machines.")
     _mark(folder, {"features": features, "seed": seed, "fast": fast})
     if policy:
         _act(folder, {**common, **short}, again)

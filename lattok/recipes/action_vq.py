@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar, cast, get_type_hints
@@ -27,6 +28,7 @@ from lattok.types import ActionBatch
 
 Tokenizer = TypeVar("Tokenizer", bound=ChunkTokenizer)
 SAMPLED = 2048  # chunks that the summary after fitting looks at
+SHOWN = 8  # dimensions in it
 PAPER = {"steps": 50_000, "lr": 1e-4, "batch_size": 128, "mask_weight": 0.1, "log_every": 100}
 
 
@@ -104,6 +106,8 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
             weights = model.config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             model.choose_normalizer()
+            if first_process() and not several:
+                print(fit_summary(model.cpu(), parts[0], names), file=sys.stderr)
             return finish({"": model}, out)[""]
 
 
@@ -139,7 +143,7 @@ class FitRecipe(Recipe[Tokenizer]):
             model: Any = self.family.fit(*windows.all(), action_names=names, **vars(self.loop), **vars(self.model))
             model.trained_on = self.trained_on(sources, len(windows), contents)
             if first_process():
-                print(fit_summary(model, windows), file=sys.stderr)
+                print(fit_summary(model, windows, names), file=sys.stderr)
             return finish({"": model}, out)[""]
 
 
@@ -171,8 +175,9 @@ ResidualVQRecipe = recipe_for(ResidualVQ)
 UniformBinsRecipe = recipe_for(UniformBins)
 
 
-def fit_summary(model: ChunkTokenizer, windows: ActionWindows) -> str:
-    """Say in one line how many tokens a chunk takes, and how well some of those that it was fitted to come back."""
+def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[str]) -> str:
+    """Say how many tokens a chunk takes, and how well some of those that it was fitted to come back: in all, and of
+    each dimension in its own units."""
     rows = torch.linspace(0, len(windows) - 1, min(SAMPLED, len(windows))).long()
     chunks, valid = windows.batch(rows)
     codes = model.encode(chunks, valid)
@@ -181,4 +186,9 @@ def fit_summary(model: ChunkTokenizer, windows: ActionWindows) -> str:
     varies = steps.var(0, correction=0) > 0
     error = float((gap.square().mean(0) / steps.var(0, correction=0))[varies].mean()) if bool(varies.any()) else 0.0
     tokens = f"{used.mean():.3g} tokens" if model.fixed_length else f"{used.mean():.3g} tokens on average"
-    return f"{model.type}: {tokens} for a chunk; {100 * error:.2g} % of the training actions' variance is lost"
+    each = [f"{name} {float(gap[:, i].square().mean().sqrt()):.2g}" for i, name in enumerate(names[:SHOWN])]
+    each += ["…"] * (len(names) > SHOWN)
+    return (
+        f"{model.type}: {tokens} for a chunk; {100 * error:.2g} % of the training actions' variance is lost\n"
+        f"typical error (RMS, in the dataset's units): {', '.join(each)}"
+    )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -162,6 +163,8 @@ def fit(
     feed = Feed(batches, first, options.steps, own, world * count, accelerator.device)
     finite, anywhere = Finite(out), Anywhere(accelerator)
     with deferred() as asked, torch.random.fork_rng(), torch_threads(threads), feed:
+        if main:
+            print(f"{out.name}: {options.steps - first} steps on {_where(accelerator.device)}", file=sys.stderr)
         for step in range(first, options.steps):
             rate = learning_rate(options, step)
             try:
@@ -232,6 +235,13 @@ def _accelerator(options: LoopOptions) -> Accelerator:
         each = f"{accelerator.num_processes} processes" + f" x {options.accumulate} parts" * (options.accumulate > 1)
         checks.fail("batch_size", f"a multiple of the {each}", options.batch_size)
     return accelerator
+
+
+def _where(device: torch.device) -> str:
+    if device.type != "cpu":
+        return str(device)
+    count = torch.get_num_threads()
+    return f"the CPU with {count} thread{'s' * (count > 1)} of torch"
 
 
 def _check_setting(accelerator: Accelerator, options: LoopOptions) -> None:

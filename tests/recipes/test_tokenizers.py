@@ -47,6 +47,9 @@ def test_fitting_says_where_it_is_and_what_came_out(recipe, make_dataset, tmp_pa
     lattok.train(recipe.from_preset(dataset.root, tmp_path / "out", horizon=4, **SMALL[recipe]))
     said = capsys.readouterr().err.splitlines()
     last = rf"{recipe.kind}: [\d.]+ tokens( on average)? for a chunk; [\d.e+-]+ % of .* variance is lost"
-    assert re.fullmatch(last, said[-1]), said
+    assert re.fullmatch(last, said[-2]), said
+    names = [re.escape(name) for name in lattok.open_dataset(dataset.root).features["action"].names]
+    each = ", ".join(rf"{name} [\d.e+-]+" for name in names)
+    assert re.fullmatch(rf"typical error \(RMS, in the dataset's units\): {each}", said[-1])
     if recipe is ResidualVQRecipe:
-        assert said[:-1] == [f"residual-vq: {i}/3, 0 s left" for i in (1, 2, 3)]
+        assert said[:-2] == [f"residual-vq: {i}/3, 0 s left" for i in (1, 2, 3)]
