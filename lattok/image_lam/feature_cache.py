@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from lattok.data.content import dataset_fingerprint, facts_of
 from lattok.files import alone, whole_file
 from lattok.image_lam.features import FrozenFeatures
 from lattok.prefetch import Abandoned, Ahead, Request, Stopped
+from lattok.samples.frames import FrameReader, Reader
 from lattok.types import Episode
 
 BLOCK = 32  # frames that the network sees at a time
@@ -122,7 +123,7 @@ class CachedFeatures:
             inside = flat[here] - self._ends[episode] + self._takes[episode][0].shape[0]
             for v, kept in enumerate(self._takes[episode]):
                 kept.read((row, out[i, v]) for row, i in zip(inside.tolist(), here.tolist(), strict=True))
-        return torch.from_numpy(out.reshape(*rows.shape, -1, width))
+        return torch.from_numpy(out.reshape(*rows.shape, out.shape[1] * places, width))
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,15 @@ class FeatureCache:
             if progress is not None:
                 progress(total - left, total)
         return _joined(places, episodes, cameras)
+
+    def reader(self, frozen: FrozenFeatures, frames: FrameReader) -> FeatureReader:
+        """Return what reads features instead of `frames`; missing ones are computed when they are needed.
+
+        Raises `OSError` where the disk has no room for all.
+        """
+        places = self._places(frozen, frames.dataset, frames.episodes, frames.cameras)
+        self._check_room(sum(kept.size for kept in places.values() if not kept.whole()))
+        return FeatureReader(frozen, frames, places)
 
     def known(
         self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
@@ -227,6 +237,48 @@ def _joined(takes: dict[Take, Kept], episodes: Sequence[Episode], cameras: Seque
     return CachedFeatures([[takes[Take(episode.index, camera)] for camera in cameras] for episode in episodes])
 
 
+class FeatureReader(Reader):
+    """Reads features as `FrameReader` reads frames: those of some rows, float [n, V*N, D]."""
+
+    what, kept = "Features", "kept in files"
+
+    def __init__(self, frozen: FrozenFeatures, frames: FrameReader, places: dict[Take, Kept]):
+        super().__init__(frames.dataset, frames.episodes, frames.cameras)
+        first = next(iter(places.values()))
+        self.shape, self.dtype = (len(self.cameras) * frozen.count, frozen.dim), np.dtype(first.dtype)
+        self._frozen, self._places = frozen, places
+        self._known = _joined(places, self.episodes, self.cameras)
+
+    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> tuple[np.ndarray, dict[int, LattokError]]:
+        """Read ascending `rows` [n], and compute those of episodes that are missing, whole ones."""
+        owner, errors = self.episode_of(rows), dict[int, LattokError]()
+        for episode in np.unique(owner).tolist():
+            try:
+                for camera in self.cameras:
+                    self._compute(Take(episode, camera), stopped)
+            except LattokError as error:
+                errors[episode] = error
+        values, sound = np.empty((len(rows), *self.shape), self.dtype), ~np.isin(owner, list(errors))
+        values[sound] = self._known(rows[sound]).numpy()
+        return values, errors
+
+    def _compute(self, take: Take, stopped: Stopped) -> None:
+        kept = self._places[take]
+
+        def read(*piece: Any) -> np.ndarray:
+            if stopped():
+                raise Abandoned
+            return _pixels(self._frozen, self.dataset, *piece)
+
+        while not kept.whole():
+            try:
+                _make(take, kept, self._frozen, read, repeat(None))
+            except _ComputedElsewhere:
+                if stopped():
+                    raise Abandoned from None
+                time.sleep(WAIT_S)
+
+
 class _ComputedElsewhere(Exception):
     """Another process computes these very features."""
 
@@ -235,12 +287,24 @@ def _busy() -> NoReturn:
     raise _ComputedElsewhere
 
 
+def _pieces(take: Take, frames: int) -> list[tuple[Take, int, int]]:
+    return [(take, first, min(first + PIECE, frames)) for first in range(0, frames, PIECE)]
+
+
+def _make(
+    take: Take, kept: Kept, frozen: FrozenFeatures, read: PixelsOf, prepared: Iterable[np.ndarray | None]
+) -> None:
+    """Keep the features of a take, of frames that are `prepared` in pieces, or None where they are to be read."""
+    with alone(kept.lock, _busy):
+        if not kept.whole():  # otherwise another process was faster
+            both = zip(_pieces(take, kept.shape[0]), prepared, strict=False)
+            frames = (read(*piece) if frames is None else frames for piece, frames in both)
+            kept.write(_compute(frozen, part, kept.dtype) for part in frames)
+
+
 def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> Iterator[Take]:
     """Keep features of takes, and yield each when it is kept; those that another process is at come last."""
-    pieces = {
-        take: [(take, first, min(first + PIECE, kept.shape[0])) for first in range(0, kept.shape[0], PIECE)]
-        for take, kept in places.items()
-    }
+    pieces = {take: _pieces(take, kept.shape[0]) for take, kept in places.items()}
 
     def prepare(take: Take, first: int, last: int, stopped: Stopped) -> np.ndarray | None:
         if stopped():
@@ -248,23 +312,14 @@ def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> I
         elsewhere = places[take].path.exists() or places[take].lock.exists()  # if not, or damaged: read in its turn
         return None if elsewhere else read(take, first, last)
 
-    def make(take: Take, prepared: Iterator[np.ndarray | None]) -> Take:
-        with alone(places[take].lock, _busy):
-            if not places[take].whole():  # otherwise another process was faster
-                places[take].write(computed(take, prepared))
-        return take
-
-    def computed(take: Take, prepared: Iterator[np.ndarray | None]) -> Iterator[np.ndarray]:
-        for piece, frames in zip(pieces[take], prepared, strict=True):
-            yield _compute(frozen, read(*piece) if frames is None else frames, places[take].dtype)
-
     busy = []
     jobs = (Request(piece, piece[2] - piece[1]) for take in places for piece in pieces[take])
     with Ahead(prepare, jobs, AHEAD_FRAMES) as prepared:
         for take in places:
             frames = (prepared(*piece) for piece in pieces[take])
             try:
-                yield make(take, frames)
+                _make(take, places[take], frozen, read, frames)
+                yield take
             except _ComputedElsewhere:
                 busy.append(take)
             for _ in frames:  # what was not needed is asked for all the same: the next take comes after it
@@ -272,7 +327,8 @@ def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> I
     while busy:
         take = busy.pop(0)
         try:
-            yield make(take, repeat(None, len(pieces[take])))
+            _make(take, places[take], frozen, read, repeat(None))
+            yield take
         except _ComputedElsewhere:  # a process that ends, however it does, gives up what it was at
             busy.append(take)
             time.sleep(WAIT_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,11 @@ def keep_or_stream(
     weights: Sequence[float],
     resume: bool,
     streams: int = 1,
+    keep: Callable[[], None] | None = None,
 ) -> list[int] | None:
     """Decode the frames of all parts into memory, if they fit; otherwise return how many samples windows have.
+
+    `keep` does something else where they fit.
 
     A run that goes on does what it did before: the order of samples depends on it. `streams`: so many times samples are
     drawn from each part. Raises `LattokError` where not even small windows fit.
@@ -46,9 +49,12 @@ def keep_or_stream(
     windows = told(windows)[0]
     if first_process():
         files.write_json(path, {"windows": windows})
-        what = "kept in memory" if windows is None else f"streamed through {_amount(memory)} of it"
-        print(f"Frames take {_amount(size)} of memory: {what}", file=sys.stderr)
-    if windows is None:
+        reader = parts[0].reader
+        how = reader.kept if windows is None else f"streamed through {_amount(memory)} of it"
+        print(f"{reader.what} take {_amount(size)} of memory: {how}", file=sys.stderr)
+    if windows is None and keep is not None:
+        keep()
+    elif windows is None:
         for part in different:
             with bar("decode") as progress:
                 part.read_pixels(progress=progress, shared=True)

@@ -7,7 +7,6 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -26,8 +25,8 @@ from lattok.image_lam.features import known_scaling
 from lattok.image_lam.perceptual import PerceptualLoss
 from lattok.recipes import earlier
 from lattok.recipes.common import ImageOptions, MixOptions, Recipe
-from lattok.recipes.frame_memory import keep_or_stream, left_out
-from lattok.recipes.pair_data import embed, gaps_in_frames, know_features, read_pairs
+from lattok.recipes.frame_memory import left_out
+from lattok.recipes.pair_data import embed, frames_or_features, gaps_in_frames, read_pairs
 from lattok.recipes.run_folder import agree, finish
 from lattok.samples.batches import (
     Instructions,
@@ -243,12 +242,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
             named = zip(datasets, views, strict=True)
             parts = [read_pairs(self, model, dataset, view, dataset in labelled) for dataset, view in named]
             weights = [source.weight for source in sources]
-            looks = model.config.flow_weight > 0 or model.config.target == "pixels"
-            frames = partial(keep_or_stream, self, parts, weights, resume, streams=1 + bool(data.labelled_per_batch))
-            windows = frames() if data.feature_cache is None or looks else None
-            if data.feature_cache is not None:
-                known = know_features(data.cache(), model.features, self.loop.device, datasets, parts)
-                windows = windows if known or looks else frames()
+            windows = frames_or_features(self, model, parts, weights, resume)
             pairs = MixedPairs(parts, weights) if data.mix else parts[0]
             attach_action_head(model, pairs)
             model.perceptual = PerceptualLoss() if model.config.perceptual_weight > 0 else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -20,10 +21,11 @@ from lattok import checks, files
 from lattok.data import RobotDataset
 from lattok.devices import device_called
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.image_lam.feature_cache import FeatureCache, PixelsOf, Take
-from lattok.image_lam.features import FrozenFeatures, TextEncoder
+from lattok.image_lam.feature_cache import PixelsOf, Take
+from lattok.image_lam.features import TextEncoder
 from lattok.progress import bar
 from lattok.recipes.common import Recipe
+from lattok.recipes.frame_memory import keep_or_stream
 from lattok.samples import FramePairs
 from lattok.samples.batches import Instructions
 
@@ -63,30 +65,46 @@ def read_pairs(
     )
 
 
-def know_features(
-    cache: FeatureCache,
-    frozen: FrozenFeatures,
-    device: str,
-    datasets: Sequence[RobotDataset],
+def frames_or_features(
+    recipe: Recipe[ImageLAM],
+    model: ImageLAM,
     parts: Sequence[FramePairs],
-) -> bool:
-    """Let batches of frame pairs, one for each dataset, carry features from the cache, which is filled first.
+    weights: Sequence[float],
+    resume: bool,
+) -> list[int] | None:
+    """Make ready what batches carry, frames or features from the cache; returns the windows where it is streamed.
 
-    A full disk or a folder that cannot be written is a warning and False: there is no cache then.
+    Features that fit into memory are computed before the first step, and then read in any order. A full disk or a
+    folder that cannot be written is a warning: there is no cache then.
     """
-    frozen.to(device_called(device))
-    try:
-        for dataset, pairs in zip(datasets, parts, strict=True):
-            pixels = _decoded(pairs) if pairs.has_pixels else None
+    data, frozen = recipe.data, model.features
+    memory = partial(keep_or_stream, recipe, parts, weights, resume, 1 + bool(data.labelled_per_batch))
+    if data.feature_cache is None:
+        return memory()
+    cache, looks = data.cache(), model.config.flow_weight > 0 or model.config.target == "pixels"  # at frames too
+    windows = memory() if looks else None
+    frozen.to(device_called(recipe.loop.device))
+
+    def compute() -> None:
+        for pairs in parts:
+            where = pairs.frame_reader.dataset, pairs.episodes, pairs.cameras
             with bar("features") as progress:
-                pairs.features = cache.features(frozen, dataset, pairs.episodes, pairs.cameras, pixels, progress)
+                pairs.features = cache.features(frozen, *where, _decoded(pairs) if pairs.has_pixels else None, progress)
+
+    try:
+        if looks:
+            compute()
+        else:
+            for pairs in parts:
+                pairs.reader = cache.reader(frozen, pairs.frame_reader)
+            windows = memory(keep=compute)
+        return windows
     except OSError as error:
         text = f"no feature cache in {cache.folder}: {error.strerror or error}. Features are computed at every step."
         warnings.warn(text, stacklevel=2)
-        for pairs in parts:
-            pairs.features = None
-        return False
-    return True
+    for pairs in parts:
+        pairs.reader, pairs.features = pairs.frame_reader, None
+    return windows if looks else memory()
 
 
 def _decoded(pairs: FramePairs) -> PixelsOf:

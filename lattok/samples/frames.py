@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -30,8 +31,56 @@ AHEAD = 2**28  # bytes of frames decoded before their turn
 DECODERS = 8  # at once, or one for each core: nothing else is done meanwhile
 
 
-class FrameReader:
-    """Reads frames of `episodes`, uint8 [n, V, h, w, 3]; `transform` brings blocks uint8 [n, H, W, 3] to one size."""
+class Reader(ABC):
+    """Reads what cameras saw in frames of `episodes`, or what was made of it."""
+
+    what, kept = "Frames", "kept in memory"
+    shape: Any  # of what a frame gives
+    dtype: np.dtype[Any]
+
+    def __init__(self, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]):
+        self.dataset, self.episodes, self.cameras = dataset, episodes, cameras
+        self._starts = np.cumsum([0, *(episode.length for episode in episodes)])
+        self._numbers = np.array([episode.index for episode in episodes])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def frame_bytes(self) -> int:
+        """Count the bytes of a frame."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Count the bytes of all frames."""
+        return len(self) * self.frame_bytes
+
+    @abstractmethod
+    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> tuple[np.ndarray, dict[int, LattokError]]:
+        """Read ascending `rows` [n]: values [n, ...], and the errors of episodes whose rows mean nothing."""
+
+    def episode_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the indices of the episodes that `rows` belong to."""
+        return self._numbers[np.searchsorted(self._starts, rows, side="right") - 1]
+
+    def fetched_file_of(self, episodes: np.ndarray) -> np.ndarray | None:
+        """Number the files that `episodes` [n] (their indices) lie in, as the first camera has them, from 0; None where
+        all of them are on this machine."""
+        if self.dataset.files.commit is None:
+            return None
+        different, place = np.unique(episodes, return_inverse=True)
+        files = []
+        for index in different.tolist():
+            span = self.dataset.video_span(index, self.cameras[0])
+            files.append(str(span[0] if span else self.dataset.files_of(index)[0]))
+        return np.unique(files, return_inverse=True)[1][place]
+
+
+class FrameReader(Reader):
+    """Reads frames, uint8 [n, V, h, w, 3]; `transform` brings blocks uint8 [n, H, W, 3] to one size."""
+
+    dtype = np.dtype(np.uint8)
 
     def __init__(
         self,
@@ -40,12 +89,8 @@ class FrameReader:
         cameras: Sequence[str],
         transform: FrameTransform | None = None,
     ):
-        self.dataset, self.episodes, self.cameras, self._transform = dataset, episodes, cameras, transform
-        self._starts = np.cumsum([0, *(episode.length for episode in episodes)])
-        self._numbers = np.array([episode.index for episode in episodes])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
+        super().__init__(dataset, episodes, cameras)
+        self._transform = transform
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -58,11 +103,6 @@ class FrameReader:
                 first = first or error
         assert first is not None  # at least one episode was chosen
         raise first
-
-    @property
-    def bytes(self) -> int:
-        """Count the bytes of all frames."""
-        return len(self) * math.prod(self.shape)
 
     def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> tuple[np.ndarray, dict[int, LattokError]]:
         """Read ascending `rows` [n]: frames [n, V, h, w, 3], and the errors of episodes whose rows mean nothing."""
@@ -80,22 +120,6 @@ class FrameReader:
             except LattokError as error:
                 errors[index] = error
         return frames, errors
-
-    def episode_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the indices of the episodes that `rows` belong to."""
-        return self._numbers[np.searchsorted(self._starts, rows, side="right") - 1]
-
-    def fetched_file_of(self, episodes: np.ndarray) -> np.ndarray | None:
-        """Number the files that `episodes` [n] (their indices) lie in, as the first camera has them, from 0; None where
-        all of them are on this machine."""
-        if self.dataset.files.commit is None:
-            return None
-        different, place = np.unique(episodes, return_inverse=True)
-        files = []
-        for index in different.tolist():
-            span = self.dataset.video_span(index, self.cameras[0])
-            files.append(str(span[0] if span else self.dataset.files_of(index)[0]))
-        return np.unique(files, return_inverse=True)[1][place]
 
     def all(
         self, cache_dir: str | Path | None = None, progress: Progress | None = None, shared: bool = False
@@ -186,8 +210,12 @@ def read_once() -> Iterator[None]:
 class Samples(Protocol):
     """What samples with frames have in common: `FramePairs` and `PolicyWindows`."""
 
-    reader: FrameReader
     episode_of: np.ndarray  # [n]
+
+    @property
+    def reader(self) -> Reader:
+        """Return what reads their frames, or what stands for them."""
+        ...
 
     @property
     def gaps(self) -> Sequence[int]:

@@ -6,7 +6,6 @@ and given up with the next one. So much of the data is in memory at a time as th
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from bisect import bisect_right
@@ -50,7 +49,7 @@ class Held:
 
     window: Window
     rows: np.ndarray  # [f] ascending
-    frames: np.ndarray  # [f, V, h, w, 3]
+    frames: np.ndarray  # [f, V, h, w, 3], or features [f, V*N, D]
     sound: np.ndarray  # [n] bool: samples all of whose frames could be read
     errors: dict[int, LattokError]  # by episode
     instead: Held | None = None  # where no sample is sound
@@ -100,7 +99,7 @@ class FrameStream:
     def _room(self) -> int:
         """Count the bytes of one window of every lane, as many as are decoded ahead."""
         both = [(part, lanes) for draws in self.draws for part, lanes in zip(self.parts, draws.parts, strict=True)]
-        return sum(LANES * lanes.window_size * math.prod(part.reader.shape) for part, lanes in both if lanes)
+        return sum(LANES * lanes.window_size * part.reader.frame_bytes for part, lanes in both if lanes)
 
     def samples(self, step: int) -> Tensor:
         """Return all samples of a step, whoever takes them, numbered over all parts."""
@@ -115,7 +114,8 @@ class FrameStream:
         found = [(key.draw.part, *self._sample(key)) for key in drawn]
         indices = torch.tensor([self._firsts[part] + sample for part, sample, _ in found])
         rows = np.stack([self.parts[part].frame_rows(np.array([sample]))[0] for part, sample, _ in found])
-        frames = np.empty((*rows.shape, *found[0][2].frames.shape[1:]), dtype=np.uint8)
+        some = found[0][2].frames
+        frames = np.empty((*rows.shape, *some.shape[1:]), dtype=some.dtype)
         for row, (_, _, held), out in zip(rows, found, frames, strict=True):
             for k, place in enumerate(np.searchsorted(held.rows, row).tolist()):
                 out[k] = held.frames[place]
@@ -160,7 +160,7 @@ class FrameStream:
                         if (window := known.get(key.place)) is None or draw.number not in window:
                             key = self._first(key)
                             known[key.place], rows = self._planned[key] = self._plan(key)
-                            yield Request((key,), len(rows) * math.prod(self.parts[draw.part].reader.shape))
+                            yield Request((key,), len(rows) * self.parts[draw.part].reader.frame_bytes)
 
     def _plan(self, key: Key) -> tuple[Window, np.ndarray]:
         """Return a window and the rows of its frames."""
@@ -197,7 +197,7 @@ def window_sizes(parts: Sequence[Samples], weights: Sequence[float], memory: flo
     """
     found = []
     for part, weight in zip(parts, weights, strict=True):
-        frames = memory / 2 / LANES / streams * weight / sum(weights) / math.prod(part.reader.shape)
+        frames = memory / 2 / LANES / streams * weight / sum(weights) / part.reader.frame_bytes
         found.append(bisect_right(range(1, MOST + 1), frames, key=partial(_most_frames, part.gaps)))
         if found[-1] < LEAST:
             least = memory / 1e9 * _most_frames(part.gaps, LEAST) / frames

@@ -17,7 +17,7 @@ from torch import Tensor
 from lattok import checks
 from lattok.data.episodes import EpisodeSpec, check_stride, read_vectors, select_episodes
 from lattok.data.schema import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names, vector_key
-from lattok.samples.frames import FrameReader
+from lattok.samples.frames import FrameReader, Reader
 from lattok.types import ActionBatch, Episode, PairBatch
 
 ACTION_TARGETS = ("mean", "first", "chunk")
@@ -149,7 +149,8 @@ class FramePairs:
             places = self.episode_of[known], self.frame_of[known]
             self.labelled[known] = draw_labelled(*places, tasks, labelled_fraction, labelled, seed)
         self.frames = np.empty((int(lengths.sum()), 0), dtype=np.uint8)
-        self.reader = FrameReader(dataset, chosen, self.cameras, transform)
+        self.frame_reader = FrameReader(dataset, chosen, self.cameras, transform)
+        self.reader: Reader = self.frame_reader  # or one of features
         if pixels:
             self.read_pixels(cache_dir, progress)
 
@@ -163,15 +164,19 @@ class FramePairs:
     def batch(self, indices: Tensor, frames: Tensor | None = None) -> PairBatch:
         """Pairs `indices` [B]: frames [B, 2 + extra strides, V, h, w, 3], actions [B, m] or [B, n, m], labelled [B].
 
-        `frames` are given where they are not kept here.
+        `frames` are given where they are not kept here, or features [B, 2 + extra strides, V*N, D], floats.
         """
         chosen = indices.numpy()
-        rows = self.frame_rows(chosen)
+        rows, features = self.frame_rows(chosen), None
+        if frames is not None and frames.is_floating_point():
+            frames, features = None, frames
+        elif self.features is not None:
+            features = self.features(rows)
         return PairBatch(
             torch.from_numpy(np.asarray(self.frames[rows])) if frames is None else frames,
             torch.from_numpy(self.actions_of(chosen)),
             torch.from_numpy(self.labelled[chosen]),
-            features=None if self.features is None else self.features(rows),
+            features=features,
         )
 
     @property
@@ -183,7 +188,7 @@ class FramePairs:
         self, cache_dir: str | Path | None = None, progress: Progress | None = None, shared: bool = False
     ) -> None:
         """Decode all frames, for pairs that were made without them; `shared`: see `FrameReader.all`."""
-        self.frames = self.reader.all(cache_dir, progress, shared)
+        self.frames = self.frame_reader.all(cache_dir, progress, shared)
 
     @property
     def actions(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from lattok import files
 from lattok.backbones.scratch import ScratchBackbone
 from lattok.checks import LattokError
 from lattok.data import LeRobotV3
+from lattok.image_lam.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe, VLARecipe
 from lattok.recipes.policy_data import PolicyBatches
 from lattok.samples.batches import PairBatches
@@ -183,3 +184,35 @@ def test_training_from_the_hub_fetches_files_when_they_are_needed(tmp_path, monk
         path for path in (tmp_path / "cache" / "lattok-bounded").rglob("*.*") if path.is_file() and path.is_symlink()
     ]
     assert 0 < sum(path.stat().st_size for path in kept) <= size / 2
+
+
+@pytest.mark.parametrize("labelled", [0, 2])
+def test_features_are_computed_and_kept_while_streaming(dataset, tmp_path, monkeypatch, labelled):
+    """Before the first step nothing is computed; the weights are those of a run that streams frames in that order."""
+    options = {"steps": 30, "labelled_per_batch": labelled, "memory_gb": 2e-3}
+    cache = str(tmp_path / "cache")
+    kept = lattok.train(lam(dataset, tmp_path / "kept", feature_cache=cache, **options))
+    windows = files.read_json(tmp_path / "kept" / "run" / "frames.json")
+    assert windows["windows"] is not None
+    with monkeypatch.context() as patch:
+        patch.setattr("lattok.recipes.frame_memory.window_sizes", lambda *_: windows["windows"])
+        frames = lattok.train(lam(dataset, tmp_path / "frames", **options | {"memory_gb": 4e-4}))
+    assert weights(frames) == weights(kept)
+    monkeypatch.setattr(FrozenFeatures, "forward", None)  # a second run reads them
+    assert weights(lattok.train(lam(dataset, tmp_path / "again", feature_cache=cache, **options))) == weights(kept)
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == len(LENGTHS)
+    assert not list((tmp_path / "cache").rglob("*.lock"))
+
+
+def test_features_of_a_damaged_episode_are_left_out(dataset, tmp_path, monkeypatch):
+    read = LeRobotV3.frames
+
+    def torn(self, episode_index, *arguments, **options):
+        if episode_index == 3:
+            raise LattokError("cannot decode video file-003.mp4")
+        return read(self, episode_index, *arguments, **options)
+
+    monkeypatch.setattr(LeRobotV3, "frames", torn)
+    given = lam(dataset, tmp_path / "lam", feature_cache=str(tmp_path / "cache"), steps=30, memory_gb=2e-3)
+    with pytest.warns(UserWarning, match=r"episode 3 of tiny is left out: cannot decode video file-003\.mp4"):
+        assert lattok.train(given).trained_on["left_out"] == [["tiny", 3]]
