@@ -239,12 +239,13 @@ class Codebook(nn.Module):
         if self.config.restart_every:
             self.cluster_size.add_(counts)
             return
-        self.cluster_size.lerp_(counts, 1 - decay)
+        any_row = counts.sum() > 0  # without any, nothing moves
+        self.cluster_size.lerp_(torch.where(any_row, counts, self.cluster_size), 1 - decay)
         if self.config.update == "ema":
-            self.cluster_sum.lerp_(sums, 1 - decay)
+            self.cluster_sum.lerp_(torch.where(any_row, sums, self.cluster_sum), 1 - decay)
             total = self.cluster_size.sum()
             smoothed = (self.cluster_size + eps) / (total + self.config.size * eps) * total
-            self.vectors.copy_(self.cluster_sum / smoothed[:, None])
+            self.vectors.copy_(torch.where(any_row, self.cluster_sum / smoothed[:, None], self.vectors))
         if self.config.revive_below > 0:
             valid = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device) if valid is None else valid
             self._revive(inputs, valid, generator)

@@ -222,8 +222,7 @@ class ImageLAM(PairModel):
             checks.fail("batch", "a PairBatch to train on", type(batch).__name__, hint)
         features = self.frame_features(batch.frames) if batch.features is None else batch.features.float()
         words = self._words(len(features), batch.text, batch.text_mask)
-        pairs = self._pairs()
-        checks.size("frames", "frames per sample", features.shape[1], 2 + len(self.config.extra_strides))
+        pairs = self._pairs(features.shape[1])
         both = _of_pairs(features, pairs)  # (b pairs) 2 n d
         if words is not None:
             words = Words(*(part.repeat_interleave(len(pairs), 0) for part in words))
@@ -242,7 +241,7 @@ class ImageLAM(PairModel):
         terms.update({f"{name}_env": value for name, value in (env.losses if env else {}).items()})
         if self.config.decorrelation_weight > 0:
             terms["decorrelation"] = losses.decorrelation(control.latents)
-        if self.config.additivity_weight > 0:
+        if self.config.additivity_weight > 0 and len(pairs) > 1:
             terms["additivity"] = losses.additivity(control.latents.unflatten(0, (-1, len(pairs))), pairs)
         if self.flow_head is not None:
             motion = losses.block_flow(_of_pairs(batch.frames, pairs))
@@ -303,12 +302,16 @@ class ImageLAM(PairModel):
             checks.fail("text_mask", f"shape {list(text.shape[:2])}", f"{list(mask.shape)}")
         return Words(self.language_up(text), mask.bool())
 
-    def _pairs(self) -> list[list[int]]:
+    def _pairs(self, frames: int) -> list[list[int]]:
         """List the frames (i, j) that training makes latent actions of, the labelled pair first.
 
-        Further futures are reached from the first frame; additivity also needs the steps between them.
+        Further futures are reached from the first frame; additivity also needs the steps between them. Samples of two
+        frames are pairs and no more.
         """
         last = 1 + len(self.config.extra_strides)
+        if frames == 2:
+            return [[0, 1]]
+        checks.size("frames", "frames per sample", frames, 1 + last)
         pairs = [[0, later] for later in range(1, last + 1)]
         steps = [[now, now + 1] for now in range(1, last)]
         return pairs + steps if self.config.additivity_weight > 0 else pairs

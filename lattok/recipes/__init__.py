@@ -20,6 +20,7 @@ from lattok.recipes.action_vq import (
 )
 from lattok.recipes.common import RECIPES, Recipe
 from lattok.recipes.image_lam import ImageLAMRecipe
+from lattok.recipes.lara import LARARecipe
 from lattok.recipes.run_folder import Model
 from lattok.recipes.vla import VLARecipe
 
@@ -29,6 +30,7 @@ __all__ = [
     "FSQRecipe",
     "FitRecipe",
     "ImageLAMRecipe",
+    "LARARecipe",
     "Recipe",
     "ResidualVQRecipe",
     "UniformBinsRecipe",

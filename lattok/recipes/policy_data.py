@@ -25,7 +25,7 @@ from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_size
 from lattok.samples.stream import FrameStream
 from lattok.seeds import derive_seed
 from lattok.training.feed import BatchSource
-from lattok.types import ActionTokenizer, FlowDraws, PolicyBatch
+from lattok.types import ActionTokenizer, FlowDraws, PairIndex, PolicyBatch
 from lattok.vla.flow import draw_flow
 
 
@@ -119,10 +119,13 @@ def held_out_episodes(dataset: RobotDataset, episodes: str | Sequence[int]) -> l
 
 
 def read_windows(
-    recipe: Recipe[Any], source: PolicySource, episodes: str | Sequence[int] | None = None
+    recipe: Recipe[Any],
+    source: PolicySource,
+    episodes: str | Sequence[int] | None = None,
+    gaps: Sequence[int] = (),
 ) -> PolicyWindows:
     """Return every frame of the recipe's episodes (or of others), decoded later, with the actions and labels that
-    follow it."""
+    follow it. `gaps`: so many frames later batches look again."""
     data, config = recipe.data, recipe.model
     learns = bool(data.plan.losses)
     return PolicyWindows(
@@ -135,6 +138,7 @@ def read_windows(
         state_key=data.state_key if data.proprio else None,
         episodes=data.episodes if episodes is None else episodes,
         action_episodes=data.action_episodes if episodes is None else None,
+        gaps=gaps,
         latent=source.spec if learns and source.tokenizer is None else None,
         labeller=source.tokenizer,
         parts=data.plan.needs,
@@ -187,14 +191,19 @@ class PolicyBatches(BatchSource):
         samples = self.windows
         if self.stream is None:
             rows = self._order[self._draw(step)]
-            batch = samples.batch(rows[share::shares])
+            own, frames = rows[share::shares], None
         else:
             rows = self.stream.samples(step)
-            batch = samples.batch(*self.stream.take(step, share, shares))
+            own, frames = self.stream.take(step, share, shares)
+        batch = samples.batch(own, frames)
         if samples.labelled is not None:
             batch = batch._replace(labelled=samples.labelled[rows].sum() / shares)
         if not samples.acted.all():
             batch = batch._replace(acted=samples.acted[rows].sum() / shares)
+        if samples.reach.shape[1]:
+            there = samples.reach[rows]
+            counts = there.sum() / shares, there.any(1).sum() / shares
+            batch = batch._replace(pairs=PairIndex(samples.reach[own].nonzero(), *counts))
         if self._flows:  # for all samples, so that any number of processes learns from the same
             generator = torch.Generator().manual_seed(derive_seed(self.loop.seed, step, 2))
             drawn = draw_flow((self.loop.batch_size, *batch.actions.shape[1:]), generator)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok import checks, files
@@ -19,6 +19,7 @@ from lattok.data.episodes import check_horizon
 from lattok.data.schema import vector_key
 from lattok.devices import moved
 from lattok.evaluation.questions.policy_error import PolicyErrors, policy_errors
+from lattok.hub import HubModel
 from lattok.normalize import for_dataset
 from lattok.progress import bar
 from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, index_runs
@@ -32,7 +33,8 @@ from lattok.recipes.policy_data import (
 )
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
-from lattok.training import LoopOptions, fit
+from lattok.training import LoopOptions, ParameterGroup, fit
+from lattok.training.loop import one_group
 from lattok.types import PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
 from lattok.vla.config import MOST_INSTRUCTIONS, SCRATCH
@@ -94,6 +96,19 @@ class PolicyOptions(ImageOptions, MixOptions):
             raise LattokError(
                 "`acted_share` was given, but all actions are known. Name those episodes: action_episodes."
             )
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A policy, and the module that a run trains, which has it inside or is it."""
+
+    policy: LatentVLA
+    module: nn.Module
+    loss_weights: Mapping[str, float]
+    groups: Callable[[nn.Module], Sequence[ParameterGroup]] = one_group
+    gaps: Callable[[float], Sequence[int]] = lambda fps: ()  # frames ahead that batches look too, at a rate
+    fitted: bool = False  # the policy has its normalisers already
+    inputs: Mapping[str, str] = field(default_factory=dict)  # hashes of the models that it begins with
 
 
 @dataclass(frozen=True)
@@ -167,11 +182,13 @@ class VLARecipe(Recipe[LatentVLA]):
         check_horizon(self.model.horizon, episodes)
         found = find_sources(self, datasets)
         torch.manual_seed(self.loop.seed)
-        # before frames are decoded: what does not fit costs seconds
-        policy = LatentVLA(*with_base(policy_config(self, found)))
-        parts, weights = [read_windows(self, source) for source in found], [s.weight for s in sources]
-        samples = _normalised(policy, parts, weights)
-        inputs = {"backbone": policy.config.backbone_revision}
+        learner = self.learner(found)  # before frames are decoded: what does not fit costs seconds
+        policy = learner.policy
+        gaps = [learner.gaps(source.dataset.fps) for source in found]
+        parts = [read_windows(self, source, gaps=far) for source, far in zip(found, gaps, strict=True)]
+        weights = [source.weight for source in sources]
+        samples = parts[0] if learner.fitted else _normalised(policy, parts, weights)
+        inputs = {"backbone": policy.config.backbone_revision, **learner.inputs}
         for source, part in zip(found, parts, strict=True):
             of = f" of {source.dataset.name}" if len(found) > 1 else ""
             inputs[f"labels{of}"] = part.labels_hash
@@ -179,19 +196,29 @@ class VLARecipe(Recipe[LatentVLA]):
                 inputs[f"tokenizer{of}"] = source.tokenizer.describe()["weights_sha256"]
         inputs = {name: value for name, value in inputs.items() if value is not None}
         with self.begin(resume, sources, inputs, resume_command) as contents:
-            policy.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
+            batches = policy_batches(self, policy, samples, parts, weights, resume)
+            options: dict[str, Any] = {"loss_weights": learner.loss_weights, "groups": learner.groups}
+            fit(learner.module, batches, self.loop, out, **options, resume=resume, resume_command=resume_command)
+            history = self.trained_on(sources, self.loop.batch_size, contents) | left_out(batches.stream)
             if self.data.action_episodes is not None:
-                policy.trained_on["labels"] = {"episodes": self.data.action_episodes}
-            batches, weights = policy_batches(self, policy, samples, parts, weights, resume), policy.config.loss_weights
-            fit(policy, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
-            policy.trained_on |= left_out(batches.stream)
+                history["labels"] = {"episodes": self.data.action_episodes}
             if policy.datasets:
                 policy.use_normalizers(policy.unchosen())
-            policy = finish({"": policy}, out)[""]
+            finish(self.artefacts(learner, history), out)
             if first_process():
                 _judge(self, policy, found, parts)
             wait_for_all()
             return policy
+
+    def learner(self, found: Sequence[PolicySource]) -> Learner:
+        """Return what is trained on this data."""
+        policy = LatentVLA(*with_base(policy_config(self, found)))
+        return Learner(policy, policy, policy.config.loss_weights)
+
+    def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:
+        """Return what the run leaves, by folder, with what each says of its training."""
+        learner.policy.trained_on = history
+        return {"": learner.policy}
 
     def next_step(self) -> str:
         """Return what to type when it is trained."""

@@ -142,6 +142,12 @@ class PolicyWindows:
             later=frames[:, 1:] if frames.shape[1] > 1 else None,
         )
 
+    @cached_property
+    def reach(self) -> Tensor:
+        """Which of the later frames of each sample lie inside the episode, bool [N, gaps]."""
+        rows = torch.arange(len(self))[:, None] + torch.tensor(self.gaps, dtype=torch.long)
+        return rows <= self._windows.last[:, None]
+
     @property
     def known_actions(self) -> Tensor:
         """The actions [n, m] that are known, each once: what normalisers and scales are fitted to."""
@@ -197,6 +203,7 @@ class MixedPolicyWindows(Mixed):
         self.parts, self.weights = list(parts), list(weights)
         own = copy.deepcopy(list(maps))  # the model's move to its device
         self.acted = torch.cat([part.acted for part in parts])
+        self.reach = torch.cat([part.reach for part in parts])
         labelled = [part.labelled for part in parts if part.labelled is not None]
         self.labelled = torch.cat(labelled) if labelled else None
 

@@ -48,6 +48,7 @@ class Seen(NamedTuple):
     states: States  # by layer, for the head
     proprio: Tensor | None  # [B, s] normalised
     supervised: dict[str, Tensor]  # [B, n, D] that each latent loss acts on
+    last: Tensor | None = None  # [B, D] of the last placeholder, at the layer that was asked for
 
 
 class Outline(nn.Module):
@@ -198,12 +199,21 @@ class LatentVLA(HubModel):
 
         `batch` is a `PolicyBatch`, or has LeRobot's keys. Steps that are not valid change nothing.
         """
+        return self._learn(batch)[0]
+
+    def learn(self, batch: PolicyBatch, layer: int) -> tuple[LossTerms, Tensor]:
+        """Return what `forward` does, and hidden state `layer` of the last placeholder, [B, D], with its gradient."""
+        terms, seen = self._learn(batch, layer)
+        assert seen.last is not None
+        return terms, seen.last
+
+    def _learn(self, batch: PolicyBatch | Mapping[str, Any], layer: int | None = None) -> tuple[LossTerms, Seen]:
         checked = _checked(batch)
         batch = self._batch(batch, learning=True)
-        seen = self._see(batch, learning=True)
+        seen = self._see(batch, learning=True, layer=layer)
         target = self.action_normalizer(batch.actions)
         terms = self.head.loss(seen.states, seen.proprio, target, batch.valid, batch.draws)
-        return _of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, seen, checked)
+        return of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, seen, checked), seen
 
     def _latent_terms(self, batch: PolicyBatch, seen: Seen, checked: bool) -> LossTerms:
         if batch.latent is None:
@@ -212,7 +222,7 @@ class LatentVLA(HubModel):
         for name, states in seen.supervised.items():
             found = self.supervision[name](states, batch.latent, self.config.loss_reduction, checked)
             terms |= {name + term.removeprefix("latent"): value for term, value in found.items()}
-        return _of_share(terms, batch.latent.valid, batch.labelled)
+        return of_share(terms, batch.latent.valid, batch.labelled)
 
     def _batch(self, batch: PolicyBatch | Mapping[str, Any], learning: bool) -> PolicyBatch:
         self.check_chosen()
@@ -229,24 +239,26 @@ class LatentVLA(HubModel):
     def _inputs(self, batch: PolicyBatch) -> Mapping[str, Any]:
         return self.backbone.encode(batch.images, prompts(self.config, batch.texts))
 
-    def _see(self, batch: PolicyBatch, learning: bool) -> Seen:
-        """Run the backbone, once."""
+    def _see(self, batch: PolicyBatch, learning: bool, layer: int | None = None) -> Seen:
+        """Run the backbone, once; of hidden state `layer` keep that of the last placeholder."""
         inputs = self._inputs(batch) if batch.inputs is None else batch.inputs
         queries = self.placeholders.expand(len(batch.images), -1, -1)
         asked = self.losses if learning else {}
-        out = self.backbone(inputs, queries, sorted({*self.layers, *asked.values()}))
+        named = () if layer is None else (layer,)
+        out = self.backbone(inputs, queries, sorted({*self.layers, *asked.values(), *named}))
         spans = {loss.name: loss.span for loss in self.config.strategy.losses}
         supervised = {
             name: self.segments[spans[name]].of(out.hidden[layer][:, out.queries]).to(self.placeholders.dtype)
             for name, layer in asked.items()
         }
+        last = None if layer is None else out.hidden[layer][:, out.queries][:, -1].to(self.placeholders.dtype)
         chosen = Chosen.of(out)
         # a layer's other positions are given up as soon as the head has what it needs
         states = {layer: self._states(chosen, out.hidden.pop(layer)) for layer in self.layers}
         proprio = None
         if self.proprio_normalizer is not None and batch.proprio is not None:
             proprio = self.proprio_normalizer(batch.proprio).to(self.placeholders.dtype)
-        return Seen(states, proprio, supervised)
+        return Seen(states, proprio, supervised, last)
 
     def _states(self, chosen: Chosen, hidden: Tensor) -> LayerStates:
         """Return what the head gets of a layer: placeholders pooled over the codes of a step, and image tokens."""
@@ -341,7 +353,7 @@ def _checked(batch: Any) -> bool:
     return isinstance(batch, PolicyBatch) and batch.images.device.type != "cpu"
 
 
-def _of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTerms:
+def of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTerms:
     """Weigh terms of a share of a batch, so that their mean over the shares is that over all samples that count.
 
     A sample counts where any of its steps is `valid` [B, S]; `average` such samples are in a share, None: all of them.

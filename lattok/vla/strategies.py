@@ -66,6 +66,23 @@ class Segment(NamedTuple):
         return states[:, self.first : self.first + self.count]
 
 
+def check_layer(**values: Any) -> None:
+    """Require that a value names a hidden state: its index, or a fraction of the layers."""
+    for name, layer in values.items():
+        if isinstance(layer, bool) or not isinstance(layer, int | float) or not layer > 0:
+            checks.fail(name, "the index of a hidden state such as 17, or a fraction such as 0.6", repr(layer))
+        if isinstance(layer, float) and layer > 1:
+            checks.fail(name, "a fraction of the layers up to 1.0, or a whole number", repr(layer))
+
+
+def hidden_index(layer: int | float, num_layers: int) -> int:
+    """Return the index of 0..N that names a hidden state; fractions are rounded up."""
+    index = layer if isinstance(layer, int) else math.ceil(round(layer * num_layers, 9))
+    if index > num_layers:
+        checks.fail("layer", f"a hidden state from 1 to {num_layers} of this backbone", index)
+    return index
+
+
 @dataclass(frozen=True)
 class LatentLoss:
     """A latent loss of a strategy: which one, and on which hidden states."""
@@ -83,10 +100,7 @@ class LatentLoss:
         checks.at_least_zero(weight=self.weight)
         if not str(self.name).isidentifier() or self.name == "action" or hasattr(nn.ModuleDict, self.name):
             checks.fail("loss", "a name of letters and digits that is not taken", repr(self.name))
-        if isinstance(self.layer, bool) or not isinstance(self.layer, int | float) or not self.layer > 0:
-            checks.fail("layer", "the index of a hidden state such as 17, or a fraction such as 0.6", repr(self.layer))
-        if isinstance(self.layer, float) and self.layer > 1:
-            checks.fail("layer", "a fraction of the layers up to 1.0, or a whole number", repr(self.layer))
+        check_layer(layer=self.layer)
         known = LOSSES[self.loss].options
         if set(self.options) - set(known):
             expected = f"options of `{self.loss}` ({', '.join(known) or 'it has none'})"
@@ -94,10 +108,7 @@ class LatentLoss:
 
     def layer_index(self, num_layers: int) -> int:
         """Return the hidden state of 0..N that the loss acts on; fractions are rounded up."""
-        index = self.layer if isinstance(self.layer, int) else math.ceil(round(self.layer * num_layers, 9))
-        if index > num_layers:
-            checks.fail("layer", f"a hidden state from 1 to {num_layers} of this backbone", index)
-        return index
+        return hidden_index(self.layer, num_layers)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ A new loss is a subclass with a `kind` in a module of this folder: strategies fi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok import checks
-from lattok.labels import PARTS, LatentSpec
+from lattok.labels import PARTS, LatentSpec, target_from_batch
 from lattok.labels.reader import ANNOTATE
 from lattok.nn import ahead
 from lattok.registry import Registry
@@ -55,6 +56,10 @@ class LatentSupervision(nn.Module, ABC):
         """Return the loss for labels that have its `parts`."""
         sizes = {size: getattr(labels, size) for size in cls.sizes}
         return cls(dim, states_per_step=states_per_step, **sizes, **options)
+
+    def target_of(self, batch: Mapping[str, Any], labels: LatentSpec) -> Any:
+        """Read from a batch of somebody else's policy what the loss compares states with."""
+        return target_from_batch(batch, labels, parts=self.parts)
 
     def forward(
         self, states: Tensor, target: LatentTarget, reduction: str = "mean", checked: bool = False

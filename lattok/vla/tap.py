@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lattok import checks
-from lattok.labels import LatentSpec, target_from_batch
+from lattok.labels import LatentSpec
+from lattok.types import LatentTarget
 from lattok.vla.supervision import LatentSupervision
 
 Preprocessor = Callable[[dict[str, Any]], dict[str, Any]]
@@ -158,7 +159,7 @@ class Supervised(nn.Module):
         With `reduction="none"`, where the policy has it, both are [B]: a sample without labels adds nothing to its own.
         Raises `LattokError` where labels do not fit.
         """
-        target = target_from_batch(batch, self.labels, parts=self.loss.parts)
+        target = self.loss.target_of(batch, self.labels)
         padded = batch.get("action_is_pad")
         with self.tap.on(self.policy) as tapped:
             out = self.policy(batch, *args, **kwargs)
@@ -166,11 +167,12 @@ class Supervised(nn.Module):
             checks.fail("policy", "a policy whose forward(batch) returns (loss, dict)", type(out).__name__)
         loss, logs = out
         states = tapped.states()
-        if self.resample == "nearest":
-            target = target.nearest(states.shape[1] // self.loss.states_per_step)
-        of_steps = self.labels.target == "steps" or self.labels.per_step
-        if of_steps and padded is not None and padded.shape == target.valid.shape:
-            target = target._replace(valid=target.valid & ~padded.to(target.valid.device))
+        if isinstance(target, LatentTarget):
+            if self.resample == "nearest":
+                target = target.nearest(states.shape[1] // self.loss.states_per_step)
+            of_steps = self.labels.target == "steps" or self.labels.per_step
+            if of_steps and padded is not None and padded.shape == target.valid.shape:
+                target = target._replace(valid=target.valid & ~padded.to(target.valid.device))
         terms = self.loss(states, target, "none" if kwargs.get("reduction") == "none" else "mean")
         latent = terms.pop("latent")
         labelled = target.valid.any(1).sum().clamp(min=1) if latent.dim() else 1  # samples without labels have 0

@@ -143,7 +143,7 @@ def test_further_futures_are_predicted_and_labels_stay_those_of_the_stride():
     target = lam.action_head.normalizer(three.actions)
     got = lam.action_head.net(latents.flatten(1))
     torch.testing.assert_close(terms["action"], losses.action(got, target, three.labelled))
-    with pytest.raises(LattokError, match="`frames`: expected 4 frames per sample, got 2"):
+    with pytest.raises(LattokError, match="`frames`: expected 4 frames per sample, got 3"):
         lam(batch())
 
 

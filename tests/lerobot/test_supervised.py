@@ -13,8 +13,8 @@ import torch
 import lattok
 from lattok import LattokError
 from lattok.labels import LatentSpec
-from lattok.vla import AlignLoss, CodeCrossEntropy, Regress, Supervised, Tap, keep_labels
-from tests.lerobot.policies import CAMERA, STEPS, act, batches, diffusion, lerobot, smolvla, window
+from lattok.vla import AlignLoss, CodeCrossEntropy, LARALoss, Regress, Supervised, Tap, keep_labels, keep_pairs
+from tests.lerobot.policies import CAMERA, HZ, STEPS, act, batches, diffusion, lerobot, smolvla, window
 
 pytestmark = [
     pytest.mark.lerobot,
@@ -212,6 +212,48 @@ def test_smolvla_learns(make, kind):
     policy.reset()
     torch.manual_seed(1)
     assert torch.equal(policy.select_action(dict(data[0])), acted)
+
+
+@pytest.mark.parametrize("kind", ["act", "smolvla", "diffusion"])
+def test_a_latent_action_model_learns_too(kind: str, lerobot_dataset, annotated, tmp_path):
+    """LARA: both come closer, the latent action model goes on predicting, and the policy acts without it."""
+    lam = lattok.load(annotated.parent / "lam")
+    far = lam.stride_frames(HZ) / HZ
+    delta = {"action": window()["action"]} | {camera: [0.0, far] for camera in lam.cameras}
+    delta |= {"observation.state": [0.0]} if kind == "diffusion" else {}
+    dataset = lerobot_dataset(annotated, delta_timestamps=delta)
+    if kind == "smolvla":
+        pytest.importorskip("transformers", reason="SmolVLA needs it")
+        policy, preprocessor = smolvla(dataset.meta, tmp_path / "vlm")
+    else:
+        policy, preprocessor = (act if kind == "act" else diffusion)(dataset.meta)
+    data = batches(dataset, 3, keep_pairs(preprocessor, lam.cameras))
+    assert data[0]["pairs.frames"].shape == (8, 2, 2, 128, 128, 3)
+    assert data[0][CAMERA].shape == (8, 3, 128, 128)
+    tap = Tap("diffusion.unet.final_conv", channels_first=True) if kind == "diffusion" else Tap(HEADS[kind])
+    loss = LARALoss(lam, 32 if kind == "diffusion" else width(policy, kind), lam_weight=0.1)
+    before = {name: value.clone() for name, value in lam.saved_tensors().items()}
+    model = Supervised(policy, tap, loss, weight=0.5)
+    ends = report(f"{kind}, LARA", train(model, data, 24), 3)
+    assert ends["latent_cosine"][1] > ends["latent_cosine"][0] + 0.2
+    assert ends["lam_prediction"][1] < 1.2 * ends["lam_prediction"][0]
+    assert any(not torch.equal(value, before[name]) for name, value in lam.saved_tensors().items())
+    ids = {
+        id(p) for group in model.get_optim_params() for p in (group["params"] if isinstance(group, dict) else [group])
+    }
+    assert ids >= {id(p) for p in lam.encoder.parameters()}
+    observation = {key: data[0][key] for key in (CAMERA, "observation.state", *(["task"] if "task" in data[0] else []))}
+    model.eval()
+
+    def called(*_):
+        raise AssertionError("called when the policy acts")
+
+    lam.register_forward_pre_hook(called)
+    loss.align.register_forward_pre_hook(called)
+    lam.encoder.register_forward_pre_hook(called)
+    if kind == "act":
+        policy.reset()
+        assert model.select_action(observation).shape == (8, 4)
 
 
 def test_each_sample_of_smolvla(make):

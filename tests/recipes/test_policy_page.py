@@ -38,5 +38,5 @@ def test_the_page(sample, tmp_path, monkeypatch, capsys):
                 words += ["--episodes", "0:4"] if "vla" in words and "--study" not in words else []
                 assert main(words) == 0, (line, capsys.readouterr().err)
                 done.append(line)
-    assert len(done) == 7
+    assert len(done) == 8
     assert "| LA-Both |" in (tmp_path / "runs/study/study.md").read_text()

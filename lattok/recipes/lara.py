@@ -1,0 +1,250 @@
+"""Recipe of LARA: a policy and an image latent action model that learn together, from scratch or from saved ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from torch import nn
+from typing_extensions import Self
+
+from lattok import checks, hub
+from lattok.checks import LattokError
+from lattok.data import select_episodes
+from lattok.data.episodes import check_stride
+from lattok.data.schema import short_name
+from lattok.evaluation.evidence.split import training_entries
+from lattok.hub import HubModel
+from lattok.image_lam import ImageLAM
+from lattok.image_lam.perceptual import PerceptualLoss
+from lattok.labels import LatentSpec
+from lattok.normalize import for_dataset
+from lattok.recipes.policy_data import PolicySource
+from lattok.recipes.run_folder import agree
+from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
+from lattok.training import ParameterGroup
+from lattok.vla import STRATEGIES, JointLARA, LatentVLA, LiveLAM, VLAConfig
+from lattok.vla.config import MOST_INSTRUCTIONS, SCRATCH
+from lattok.vla.lara import DETACH
+from lattok.vla.model import with_base
+from lattok.vla.strategies import check_layer
+
+LAM = "lam"  # folder of the run with the latent action model
+# what a policy that goes on may change: its weights mean the same
+FREE = ("instructions", "n_action_steps", "flow_steps", "gradient_checkpointing", "lora_dropout")
+PUBLISHED: Mapping[str, Any] = {  # stage 2 of the released code
+    "head": "flow",
+    "horizon": 16,
+    "gaps": ("15",),
+    "steps": 200_000,
+    "batch_size": 256,
+    "lr": 1e-4,
+    "weight_decay": 1e-5,
+    "schedule": "one_cycle",
+}
+
+
+@dataclass(frozen=True)
+class LARAOptions(PolicyOptions):
+    """What a policy and a latent action model learn from."""
+
+    lam: str | None = None  # image latent action model that learns too, a folder or a Hub id; cannot be left out
+    init: str | None = None  # policy to go on with, a folder or a Hub id; its architecture stays
+    gaps: tuple[str, ...] = ()  # of later frames: "15" (frames), "0.5s"; left out: the latent action model's stride
+    align_layer: int | float = 1.0  # hidden state that is aligned: index, or fraction of the layers
+    align_weight: float = 0.01  # lambda of 1 - cos(W h, e)
+    lam_weight: float = 0.01  # lambda of the latent action model's own loss
+    detach: str = "none"  # who gets no gradient of the alignment: the latent action model ("lam") or the "policy"
+    lam_rate: float = 1.0  # times lr, of the latent action model; 0: it stays as it is
+    backbone_rate: float = 1.0  # times lr, of the backbone; 0: it stays as it is
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_layer(align_layer=self.align_layer)
+        checks.one_of("detach", self.detach, DETACH)
+        checks.at_least_zero(align_weight=self.align_weight, lam_weight=self.lam_weight)
+        checks.at_least_zero(lam_rate=self.lam_rate, backbone_rate=self.backbone_rate)
+        if self.init is not None and self.mix:
+            raise LattokError("`mix` cannot be used with init: a policy goes on with one dataset.")
+
+
+@dataclass(frozen=True)
+class LARARecipe(VLARecipe):
+    """Train a policy and an image latent action model together (LARA).
+
+    `lam` names the latent action model, which `lattok train image-lam` has trained: that is LARA's first stage. The
+    refined one is in the run's folder `lam`. `init` goes on with a policy that was trained before.
+
+    - `libero`, `robotwin`, `jaka`, `scratch`, `p2t_code`: as in `lattok train vla`
+    - joined with any of them ("libero+lara"): `lara`, numbers of the released code's second stage
+    """
+
+    kind = "lara"
+    compares = False
+    data_class = LARAOptions
+    data: LARAOptions
+    common = ("lam", "init", "align_weight", "lam_weight", "detach", *VLARecipe.common)
+    example = MappingProxyType({"lam": "my-lam", "backbone": "scratch", "image_size": 64})
+    presets = MappingProxyType({**VLARecipe.presets, "lara": PUBLISHED})
+
+    @classmethod
+    def from_preset(
+        cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
+    ) -> Self:
+        """Apply presets and options; a policy that goes on brings the preset of its backbone unless one is given."""
+        init = options.get("init")
+        if preset is None and isinstance(init, str) and _config_of(init).backbone == SCRATCH:
+            preset = SCRATCH
+        if preset == "lara":
+            checks.fail("preset", "libero+lara, or another one under it", repr(preset))
+        return super().from_preset(dataset, out, preset, **options)
+
+    @classmethod
+    def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options; the architecture of a policy that goes on is its own."""
+        init = given.get("init")
+        if init is None:
+            return super().combined(preset, given)
+        own = _own_options(_config_of(init), {f.name for f in fields(cls.groups()[2])})
+        for name in sorted(own.keys() & given.keys() - {*FREE, "cameras"}):
+            if given[name] != own[name]:
+                checks.fail(name, f"{own[name]!r}, as the policy in init has", repr(given[name]), "Leave it out.")
+        return {**{name: value for name, value in preset.items() if name not in own}, **own, **given}
+
+    def learner(self, found: Sequence[PolicySource]) -> Learner:
+        """Return both models as one module, the policy first: without the other it would begin the same."""
+        data, inputs = self.data, {}
+        if data.lam is None:
+            hint = "lattok train image-lam trains one."
+            checks.fail("lam", "an image latent action model, a folder or a Hub id", "none", hint)
+        if data.init is None:
+            policy = LatentVLA(*with_base(policy_config(self, found)))
+        else:
+            policy = _continued(self, found)
+            inputs["init"] = policy.describe()["weights_sha256"]
+        lam = ImageLAM.from_pretrained(data.lam)
+        inputs["lam"] = lam.describe()["weights_sha256"]
+        lam.perceptual = PerceptualLoss() if lam.config.perceptual_weight > 0 and data.lam_rate > 0 else None
+        live = LiveLAM(lam, _views(policy.config, lam), frozen=data.lam_rate == 0)
+        _check_frames(policy.config, lam)
+        if data.backbone_rate == 0:
+            policy.backbone.requires_grad_(False)
+        joint = JointLARA(policy, live, data.align_layer, data.detach)
+        weights = joint.loss_weights(data.align_weight, data.lam_weight)
+        gaps = partial(_gaps, data.gaps or (lam.config.stride,))
+        for dataset in (source.dataset for source in found):
+            lengths = np.array([episode.length for episode in select_episodes(dataset, data.episodes)])
+            for gap in gaps(dataset.fps):
+                check_stride(gap, lengths, dataset.fps, "gaps")
+        return Learner(policy, joint, weights, self._groups, gaps, data.init is not None, inputs)
+
+    def _groups(self, joint: nn.Module) -> list[ParameterGroup]:
+        """Put the latent action model and the backbone into groups of their own; what stays as it is in none."""
+        assert isinstance(joint, JointLARA)
+        lam, backbone = list(joint.lam.parameters()), list(joint.policy.backbone.parameters())
+        apart = {id(p) for p in (*lam, *backbone)}
+        rest = [p for p in joint.parameters() if id(p) not in apart]
+        rates = self.data.lam_rate, self.data.backbone_rate
+        return [ParameterGroup(lam, rates[0]), ParameterGroup(backbone, rates[1]), ParameterGroup(rest)]
+
+    def artefacts(self, learner: Learner, history: dict[str, Any]) -> dict[str, HubModel]:
+        """Return the policy, which knows nothing of the other model any more, and the refined one unless it stayed."""
+        data, joint = self.data, learner.module
+        assert isinstance(joint, JointLARA)
+        names = ("align_layer", "align_weight", "lam_weight", "detach")
+        together = {"joint": {name: getattr(data, name) for name in names} | dict(learner.inputs)}
+        policy, lam = learner.policy, joint.lam.lam
+        made: dict[str, HubModel] = {"": policy}
+        if not joint.lam.frozen:
+            made[LAM] = lam
+        labels = (lam.trained_on or {}).get("labels")  # the policy's are not those of its own training
+        for model in made.values():
+            now = history | together
+            if model is lam:
+                agree(lam)
+                lam.perceptual = None
+                now = {name: value for name, value in now.items() if name != "labels"} | (
+                    {} if labels is None else {"labels": labels}
+                )
+            earlier = [e for e in training_entries(model.trained_on) if e not in training_entries(now)]
+            model.trained_on = now | ({"earlier": earlier} if earlier else {})
+            model.evaluation = model.own_card = None  # another model's
+        return made
+
+    def next_step(self) -> str:
+        """Return what to type when both are trained."""
+        refined = "" if self.data.lam_rate == 0 else f" The refined latent action model is {Path(self.out) / LAM}."
+        return super().next_step() + refined
+
+
+def _config_of(init: str) -> VLAConfig:
+    """Return the configuration of a policy, without its weights."""
+    folder = hub.resolve(init, argument="init").folder
+    raw = hub.read_config(folder, "init")
+    if raw["type"] != LatentVLA.type:
+        checks.fail("init", f"a policy of type {LatentVLA.type!r}", f"{raw['type']!r} in {init}")
+    return hub.parse_config(VLAConfig, raw, folder / hub.CONFIG)
+
+
+def _own_options(config: VLAConfig, model: set[str]) -> dict[str, Any]:
+    """Return the options that a policy of this configuration was trained with."""
+    plan = config.strategy
+    if plan.name not in STRATEGIES:
+        checks.fail("init", f"a policy of one of {', '.join(STRATEGIES)}", f"one of {plan.name}")
+    own = {name: getattr(config, name) for name in ("action_key", "state_key", "cameras", *sorted(model))}
+    own |= {"strategy": plan.name, "proprio": config.proprio_dim > 0}
+    if len(plan.losses) == 1:
+        loss = plan.losses[0]
+        own |= {"layer": loss.layer, "latent_weight": loss.weight}
+        own |= {"align_projection": loss.options["projection"]} if "projection" in loss.options else {}
+    return own
+
+
+def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
+    """Return the policy in `init` for this data, which must be as that which it was trained on."""
+    policy = LatentVLA.from_pretrained(str(recipe.data.init))
+    policy = for_dataset(policy, found[0].dataset.name)
+    before, now = policy.config, policy_config(recipe, found)
+    now = replace(now, backbone=before.backbone, backbone_revision=before.backbone_revision)
+    for name in (field.name for field in fields(VLAConfig) if field.name not in FREE):
+        ours, theirs = (_unnamed(getattr(config, name)) for config in (now, before))
+        if ours != theirs:
+            checks.fail(name, f"{theirs!r}, as the policy in init has", f"{ours!r}")
+    known = tuple(sorted({*before.instructions, *now.instructions}))
+    listed = before.instructions and now.instructions and len(known) <= MOST_INSTRUCTIONS
+    policy.config = replace(now, instructions=known if listed else ())
+    policy.queues.n_action_steps = policy.config.n_action_steps or policy.config.horizon
+    return policy
+
+
+def _unnamed(value: Any) -> Any:
+    """Return what labels are, whatever their columns are called."""
+    return replace(value, prefix="latent") if isinstance(value, LatentSpec) else value
+
+
+def _views(config: VLAConfig, lam: ImageLAM) -> list[int]:
+    """Find the latent action model's cameras among the policy's, by name; of one each they are the same."""
+    names, wanted = [short_name(key) for key in config.cameras], [short_name(key) for key in lam.cameras]
+    if len(names) == len(wanted) == 1:
+        return [0]
+    if not set(wanted) <= set(names):
+        expected = f"those of the latent action model ({', '.join(wanted)}) among them"
+        checks.fail("cameras", expected, ", ".join(names) or "none")
+    return [names.index(name) for name in wanted]
+
+
+def _check_frames(config: VLAConfig, lam: ImageLAM) -> None:
+    """Require that both models see frames of one size, resized in one way: they are read once."""
+    ours, theirs = (f"{each.image_size} pixels, {each.interpolation}" for each in (config, lam.config))
+    if ours != theirs:
+        hint = f"Set image_size={lam.config.image_size}, interpolation={lam.config.interpolation}."
+        checks.fail("image_size", f"{theirs}, as the latent action model sees frames", ours, hint)
+
+
+def _gaps(gaps: Sequence[str], fps: float) -> list[int]:
+    return [checks.stride_in_frames(gap, fps) for gap in gaps]
