@@ -1,10 +1,14 @@
 """The demo on a tiny dataset: everything it promises is there, and it goes on where it was."""
 
+import os
+import signal
+import time
+
 import pytest
 
 import lattok
 from lattok.checks import LattokError
-from lattok.cli import demo
+from lattok.cli import demo, main
 
 
 @pytest.fixture
@@ -43,16 +47,17 @@ def test_everything_is_there_and_the_next_commands_are_said(small_demo, tmp_path
     assert "lattok train image-lam DATASET" in capsys.readouterr().out
 
 
-def test_stopped_half_way_it_goes_on_to_the_same_models(small_demo, tmp_path, monkeypatch):
+def test_stopped_half_way_it_goes_on_to_the_same_models(small_demo, tmp_path, monkeypatch, capsys):
     small_demo(tmp_path / "whole")
     real = demo.judge
 
-    def stop(*args, **options):
-        raise KeyboardInterrupt
+    def stop(*args, **options):  # as schedulers do
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
 
     monkeypatch.setattr(demo, "judge", stop)
-    with pytest.raises(KeyboardInterrupt):
-        small_demo(tmp_path / "parts")
+    assert main(["demo", "--out", str(tmp_path / "parts"), "--fast", "--device", "cpu"]) == 128 + signal.SIGTERM
+    assert "lattok: interrupted; run the same command again" in capsys.readouterr().err
     monkeypatch.setattr(demo, "judge", real)
     small_demo(tmp_path / "parts")
     for name in ("tokenizer", "lam"):
@@ -101,7 +106,12 @@ def test_only_a_fast_run_is_called_a_trial_and_threads_do_not_follow_the_machine
     small_demo, tmp_path, monkeypatch, fast
 ):
     recipes = []
-    monkeypatch.setattr(lattok, "train", lambda recipe, *a, **o: recipes.append(recipe))
+
+    def train(recipe, resume, resume_command):
+        recipes.append(recipe)
+        assert resume_command.startswith(f"lattok demo --out {tmp_path / 'demo'} ")
+
+    monkeypatch.setattr(lattok, "train", train)
     monkeypatch.setattr(demo, "judge", lambda *a, **o: (_ for _ in ()).throw(InterruptedError))
     with pytest.raises(InterruptedError):
         small_demo(tmp_path / "demo", fast=fast)
