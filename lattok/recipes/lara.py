@@ -30,7 +30,7 @@ from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
 from lattok.training import ParameterGroup
 from lattok.vla import STRATEGIES, JointLARA, LatentVLA, LiveLAM, VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS, SCRATCH
-from lattok.vla.lara import DETACH
+from lattok.vla.joint import DETACH
 from lattok.vla.model import with_base
 from lattok.vla.strategies import check_layer
 

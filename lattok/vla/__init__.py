@@ -3,10 +3,10 @@ for policies of others. Needs no package beyond the base installation, but for b
 """
 
 from lattok.vla.config import VLAConfig as VLAConfig
-from lattok.vla.lara import JointLARA as JointLARA
-from lattok.vla.lara import LARALoss as LARALoss
-from lattok.vla.lara import LiveLAM as LiveLAM
-from lattok.vla.lara import keep_pairs as keep_pairs
+from lattok.vla.joint import JointLARA as JointLARA
+from lattok.vla.joint import LARALoss as LARALoss
+from lattok.vla.joint import LiveLAM as LiveLAM
+from lattok.vla.joint import keep_pairs as keep_pairs
 from lattok.vla.model import LatentVLA as LatentVLA
 from lattok.vla.strategies import STRATEGIES as STRATEGIES
 from lattok.vla.strategies import LatentLoss as LatentLoss

@@ -11,7 +11,7 @@ from lattok import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import PairBatch, PairIndex, PolicyBatch
 from lattok.vla import JointLARA, LARALoss, LiveLAM, Supervised, keep_pairs
-from lattok.vla.lara import FRAMES, VALID
+from lattok.vla.joint import FRAMES, VALID
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy
 from tests.vla.stand_in import B, Policy, hooks, make_batch
 
