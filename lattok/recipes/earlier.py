@@ -78,7 +78,7 @@ def _continued(
 
 
 def _may_change(name: str, before: Any, after: Any) -> bool:
-    if name == "kl_weight":  # a variational bottleneck has weights of its own
+    if name in ("kl_weight", "feature_weight"):  # a bottleneck or a decoder with weights of its own
         return before > 0 and after > 0
     return name in FREE or name.endswith("_weight")
 

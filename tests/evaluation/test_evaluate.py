@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from lattok.evaluation import Report, evaluate
 from lattok.evaluation.page import render
 from lattok.image_lam import ImageLAM
 from lattok.training import LoopOptions
-from tests.evaluation.worlds import Oracle, World, tiny_lam
+from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
 
 pytestmark = pytest.mark.usefixtures("short_mlps")
 
@@ -197,3 +198,18 @@ def test_every_verdict_has_a_key_and_every_question_a_reading(world: World):
     readings = {s["title"]: s["reading"] for s in json.loads(report.to_json())["sections"]}
     assert all(reading for title, reading in readings.items() if title.endswith("?") and "single codes" not in title)
     assert report.summary()["verdicts"][0].keys() == {"text", "holds", "key"}
+
+
+def test_a_model_that_predicts_pixels_is_judged_like_any_other(world: World, tmp_path: Path):
+    """Its errors are those of pixels, also of the decoder without latents; the class token is in no grid."""
+    held = {"features": "held:16x1x2x32x8", "class_token": True, "encoder": "sequence", "latent_heads": "mlp"}
+    lam = tiny_lam(**held, target="pixels", pixel_patch=4, conditioning="pool", quantizer="vq", latent_norm="none")
+    report = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, controls="trained", control_loop=SHORT)
+    pixels = (torch.from_numpy(world.video[HELD_OUT]).float() / 255 - lam.pixels.mean) / lam.pixels.std
+    change = (pixels[:, STRIDE:] - pixels[:, :-STRIDE]).square().mean()
+    assert report.figures["prediction_loss/copy"] == pytest.approx(float(change), rel=1e-3)
+    assert report.figures["prediction_loss/true"] == pytest.approx(float(change), rel=1e-3)  # it starts as "no change"
+    assert "prediction_loss/without_latents" in report.figures
+    page = unescape(render(report))
+    assert "Mean squared error of the later frame's pixels." in page
+    assert "<th>predicted</th>" in page

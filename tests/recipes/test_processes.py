@@ -9,7 +9,7 @@ import lattok
 from lattok import files
 from lattok.hub import HubModel
 from lattok.recipes import ActionVQRecipe, FSQRecipe, ImageLAMRecipe, ResidualVQRecipe
-from tests.recipes.test_variants import SMALL
+from tests.recipes.test_variants import SMALL, VARIANTS
 
 TINY = {"horizon": 4, "codebook_size": 8, "device": "cpu"}
 RECIPES = {
@@ -17,6 +17,7 @@ RECIPES = {
     "residual-vq": (ResidualVQRecipe, "default", {"tokens": 2, "codebook_size": 8, "steps": 1, "synthetic": 20}),
     "action-vq": (ActionVQRecipe, "quick", {"dim": 16, "heads": 2, "hidden": 16, "steps": 3, "batch_size": 8, **TINY}),
     "image-lam": (ImageLAMRecipe, "tiny+robust", SMALL),
+    "pixels": (ImageLAMRecipe, "moto+tiny", {**SMALL, **VARIANTS["pixels"][1]}),
     "labels-alone": (ImageLAMRecipe, "tiny+robust", {**SMALL, "prediction_weight": 0.0}),
 }
 

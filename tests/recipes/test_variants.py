@@ -33,6 +33,7 @@ SMALL = {
     "log_every": 4,
     "device": "cpu",
 }
+HELD = {"features": "held:16x1x2x32x8", "pixel_patch": 8}
 VARIANTS = {  # name: preset, options, codes per pair
     "paper": ("tiny+p2t", {"continuous_steps": 0}, 4),
     "codes and positions": ("tiny+robust", {"tokens": 3, "codebook_size": 6}, 3),
@@ -47,6 +48,27 @@ VARIANTS = {  # name: preset, options, codes per pair
     "flow": ("tiny+robust", {"flow_weight": 0.1, "prediction_weight": 0.0, "labelled_fraction": 0.0}, 4),
     "labels alone": ("tiny+robust", {"prediction_weight": 0.0}, 4),
     "no labels": ("tiny+robust", {"labelled_fraction": 0.0}, 4),
+    "pixels": ("moto+tiny", {**HELD, "tokens": 3}, 3),
+    "pixels and features": (
+        "moto+tiny",
+        {
+            **HELD,
+            "tokens": 2,
+            "cameras": ("wrist", "front"),
+            "streams": "joint",
+            "frame_types": 2,
+            "conditioning": "tokens",
+            "mask_tokens": True,
+            "hidden": 20,
+            "decoder_width": 24,
+            "decoder_heads": 3,
+            "feature_weight": 0.5,
+            "predict_change": True,
+            "extra_strides": ("5",),
+            "labelled_fraction": 0.0,
+        },
+        2,
+    ),
 }
 LABEL = """
 import sys, torch, lattok
@@ -124,6 +146,9 @@ def test_every_variant_learns_from_the_terms_it_has(trained):
     assert terms["flow"] == {"commitment", "flow"}
     assert terms["labels alone"] == {"commitment", "action"}
     assert terms["no labels"] == {"prediction", "commitment"}
+    assert terms["pixels"] == {"prediction", "codebook", "commitment", "action"}
+    both = {"codebook", "commitment", "codebook_env", "commitment_env"}
+    assert terms["pixels and features"] == {"prediction", "features", *both}
 
 
 def test_the_artefact_says_which_labels_supervised(trained):
@@ -154,6 +179,12 @@ def test_published_sizes_with_the_cameras_in_the_order_asked_for(trained):
         ({"extra_strides": ("30",)}, "`extra_strides`: expected a gap that leaves at least half of the frames"),
         ({"stride": "20"}, "`stride`: expected a gap that leaves at least half of the frames"),
         ({"text_features": "words.npz"}, "`text_features` are for stage 1"),
+        ({"conditioning": "pool"}, "`conditioning`: expected tokens or add with target=features, got 'pool'"),
+        ({"target": "pixels"}, "`conditioning`: expected tokens or pool with target=pixels, got 'add'"),
+        ({"perceptual_weight": 1.0}, "`perceptual_weight`: expected 0 unless target=pixels, got 1.0"),
+        ({"target": "pixels", "conditioning": "pool", "pixel_patch": 7}, "`image_size`: expected a multiple of pixel"),
+        ({"class_token": True}, "`class_token`: expected False with features=pixels, which have none"),
+        ({"features": "held:4x2"}, "`features`: expected \"held:WIDTHxDEPTHxHEADSxHIDDENxPATCH\", got 'held:4x2'"),
         ({"kl_weight": 0.1}, "`kl_weight`: expected a positive one only with"),
         ({"additivity_weight": 0.1}, "`additivity_weight`: expected 0 without extra_strides"),
     ],
@@ -169,3 +200,44 @@ def test_options_of_several_values_are_given_as_one_as_well():
     assert ImageLAMRecipe.from_preset("d", "o", extra_strides=[4, "0.5s"]).model.extra_strides == ("4", "0.5s")
     with pytest.raises(LattokError, match="`extra_strides`: expected a value of type str, got 0.5"):
         ImageLAMRecipe.from_preset("d", "o", extra_strides=[0.5])
+
+
+def test_frozen_features_that_the_artefact_holds_do_not_learn(root, trained, tmp_path):
+    """They come from the seed, or from the model that a run goes on from; every other part of the model learns."""
+    options = {**SMALL, **VARIANTS["pixels"][1], "steps": 1}
+    once = lattok.train(ImageLAMRecipe.from_preset(root, tmp_path / "one", "moto+tiny", **options)).saved_tensors()
+    more = lattok.train(
+        ImageLAMRecipe.from_preset(root, tmp_path / "on", "moto+tiny", init=str(tmp_path / "one"), **options)
+    )
+    for tensors in (trained[0]["pixels"].saved_tensors(), more.saved_tensors()):
+        for name in once:
+            assert torch.equal(once[name], tensors[name]) == name.startswith("features."), name
+    with pytest.raises(LattokError, match="`feature_weight`: expected 0.0, as the model in init was trained with"):
+        ImageLAMRecipe.from_preset(root, tmp_path / "no", init=str(tmp_path / "one"), feature_weight=1.0)
+
+
+def test_pixels_are_learned_the_same_with_features_from_a_cache(root, tmp_path):
+    options, weights = {**SMALL, **VARIANTS["pixels"][1], "steps": 2}, []
+    clear = {"crop": 1.0, "crop_most": 1.0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    for name, cache in (("with", {"feature_cache": str(tmp_path / "cache")}), ("without", {})):
+        recipe = ImageLAMRecipe.from_preset(root, tmp_path / name, "moto+tiny", **{**options, **clear, **cache})
+        weights.append(lattok.train(recipe).describe()["weights_sha256"])
+    assert weights[0] == weights[1]
+
+
+def test_it_annotates_and_its_frames_are_resized_by_the_artefact(root, trained, tmp_path):
+    lattok.annotate(root, {"latent": trained[1] / "pixels"}, tmp_path / "annotated")
+    lam, dataset = trained[0]["pixels"], lattok.open_dataset(tmp_path / "annotated")
+    columns = dataset.columns(1, ["latent.codes", "latent.embedding"])
+    expected = lam.label_video(dataset.frames(1, lam.cameras), lam.stride_frames(dataset.fps))
+    assert (columns["latent.codes"] == expected.codes).all()
+    np.testing.assert_allclose(columns["latent.embedding"].reshape(expected.latents.shape), expected.latents, atol=1e-5)
+
+
+def test_the_preset_has_the_published_sizes():
+    made = ImageLAMRecipe.from_preset("d", "o", "moto")
+    sizes = (made.model.tokens, made.model.codebook_size, made.model.latent_dim, made.model.width, made.model.heads)
+    assert (*sizes, made.model.encoder_depth, made.model.decoder_depth) == (8, 128, 32, 768, 12, 4, 12)
+    config = made.config(cameras=("front",))
+    assert (config.loss_weights["codebook"], config.loss_weights["commitment"]) == (0.25, 1.0)
+    assert (config.features, config.image_size, config.perceptual_weight) == ("hf:facebook/vit-mae-large", 224, 0.0)
