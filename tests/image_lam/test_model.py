@@ -144,7 +144,7 @@ def test_further_futures_are_predicted_and_labels_stay_those_of_the_stride():
     got = lam.action_head.net(latents.flatten(1))
     torch.testing.assert_close(terms["action"], losses.action(got, target, three.labelled))
     with pytest.raises(LattokError, match="`frames`: expected 4 frames per sample, got 3"):
-        lam(batch())
+        lam(batch(later=2))
 
 
 def test_block_flow_finds_a_planted_shift():
