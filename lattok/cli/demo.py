@@ -61,7 +61,7 @@ def demo(
         _check_simulator()
     if device_called(device).type == "cpu":
         torch.set_num_threads(1)
-        print("One thread of torch on the CPU: at this size more are little faster, and slow on shared machines.")
+        print("One thread of torch on the CPU: a second one helps on idle cores, and harms on shared machines.")
     _mark(folder, {"features": features, "seed": seed, "fast": fast})
     if policy:
         _act(folder, {**common, **short}, again)

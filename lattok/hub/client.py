@@ -27,6 +27,13 @@ COMMIT = re.compile("[0-9a-f]{40}")
 REPO = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)  # to push to
 LICENSE = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 HTTP = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "aiohttp", "socket", "ssl", "hf_xet")
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+SAMPLES = {  # what comes with the package, by the names under which it is loaded and opened
+    "sample/dataset": "metaworld_sample",
+    "sample/lam": "models/lam",
+    "sample/policy": "models/policy",
+    "sample/tokenizer": "models/tokenizer",
+}
 WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
 NEWER = "Set HTTPS_PROXY in the environment: newer versions of huggingface_hub take no proxies."
@@ -99,10 +106,12 @@ def check_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
 
 
 def here(name: Any, folder: Path = Path()) -> Path | None:
-    """Return what lies on this machine under `name`, which may be relative to a folder; None where nothing does."""
+    """Return what lies on this machine under `name`, which may be relative to a folder or one of SAMPLES; else None."""
     try:
         path = folder / Path(name).expanduser()
-        return path if path.exists() else None
+        if path.exists():
+            return path
+        return ASSETS / SAMPLES[os.fspath(name)] if os.fspath(name) in SAMPLES else None
     except (OSError, RuntimeError, ValueError, TypeError):  # a name too long, or an unknown user
         return None
 
@@ -110,6 +119,8 @@ def here(name: Any, folder: Path = Path()) -> Path | None:
 def here_or_hub(argument: str, name: Any, expected: str, hint: str = "", folder: Path = Path()) -> Path | None:
     """Return what lies on this machine under `name`; None for a Hub id. Anything else is an error."""
     place = here(name, folder)
+    if place is None and str(name).startswith("sample/"):
+        checks.fail(argument, f"one of {', '.join(SAMPLES)}, or {expected}", repr(name)[:200])
     if place is None and not (isinstance(name, str | os.PathLike) and HUB_ID.fullmatch(os.fspath(name))):
         shown = os.fspath(name) if isinstance(name, str | os.PathLike) else name
         checks.fail(argument, expected, f"{shown!r:.200}, which is neither", hint)
@@ -297,8 +308,8 @@ def explain(
         return f"its files cannot be written{where} ({error.strerror})", way_out
     if "LocalEntryNotFoundError" in names:
         return "it is not in the cache, and the Hub cannot be reached", again
-    root = causes[1] if names & {"RuntimeError"} and len(causes) > 1 else error  # an upload says only which file
-    return files.first_line(root)[:300], again
+    which = str(error).startswith("Error while uploading") and len(causes) > 1  # only which file; the cause says why
+    return files.first_line(causes[1] if which else error)[:300], again
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

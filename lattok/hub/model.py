@@ -60,7 +60,7 @@ ADDED = {"added": True}
 
 
 class Place(NamedTuple):
-    """Where an artefact lies, and its Hub id and commit unless it is a local folder."""
+    """Where an artefact lies, and its Hub id and commit unless it is a local folder; samples have a name only."""
 
     folder: Path
     hub_id: str | None = None
@@ -82,7 +82,8 @@ def resolve(
     subfolder = options.get("subfolder")
     path = client.here_or_hub(argument, name_or_path, EXPECTED)
     if path is not None and path.is_dir():
-        return Place(client.inside(path, subfolder))
+        sample = os.fspath(name_or_path) if path.is_relative_to(client.ASSETS) else None
+        return Place(client.inside(path, subfolder), sample if sample in client.SAMPLES else None)
     if path is not None:
         hint = f"Give {path.parent}, the folder that it lies in." if path.name in ALL else ""
         checks.fail(argument, EXPECTED, f"the file {os.fspath(name_or_path)!r}", hint)
@@ -210,7 +211,9 @@ class HubModel(nn.Module):
     def card(self, name: str) -> str:
         """Return the model card, under that name."""
         millions = sum(p.numel() for p in self.parameters()) / 1e6
-        what = f"A lattok `{self.type}` model ({type(self).__name__}, {millions:.2f} M parameters)."
+        numbers = sum(tensor.numel() for tensor in self.saved_tensors().values())  # tables are no parameters
+        size = f"{millions:.2f} M parameters" if millions >= 0.005 else f"{numbers:,} numbers"
+        what = f"A lattok `{self.type}` model ({type(self).__name__}, {size})."
         known = self.trained_on or {}
         datasets = [entry["dataset"] for entry in known.get("mixture", [known]) if "dataset" in entry]
         facts = {"license": self.license, "base_model": self.base_model, "datasets": datasets, "type": self.type}

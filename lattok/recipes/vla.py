@@ -282,7 +282,8 @@ def _judge(
         return
     found = {"mixture": told} if policy.datasets else next(iter(told.values()))
     files.write_json(Path(recipe.out) / HELD_OUT, found)
-    policy.evaluation = {"headline": " ".join(texts), "verdicts": verdicts, "figures": figures}
+    named = {"headline": " ".join(texts), "dataset": ", ".join(told)}
+    policy.evaluation = {**named, "verdicts": verdicts, "figures": figures}
     policy.save_card(Path(recipe.out))
     print("\n".join(texts))
 

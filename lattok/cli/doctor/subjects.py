@@ -16,7 +16,7 @@ from lattok.evaluation.answer import advice_on
 from lattok.evaluation.evidence.split import training_entries
 from lattok.evaluation.report import tally
 from lattok.findings import Finding, Found
-from lattok.hub.client import HUB_ID, download
+from lattok.hub.client import HUB_ID, download, here
 from lattok.hub.records import read_evaluation
 from lattok.loading import load
 from lattok.training import RUN
@@ -28,7 +28,7 @@ MOST = 8  # episodes or columns named in a finding
 
 def probes_of(subject: str) -> list[Callable[[str, str | None], Found]]:
     """Choose what to look at: `subject` is a folder, a file, or a Hub id, which may name a model or a dataset."""
-    place = Path(subject).expanduser()
+    place = here(subject) or Path(subject).expanduser()
     if place.is_dir() and (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
         return [sidecar]
     if place.is_dir() and (place / hub.CONFIG).is_file():

@@ -1,0 +1,76 @@
+"""Train the models that come with lattok on the bundled demonstrations: `lattok.load("sample/lam")` and its like.
+
+    python scripts/make_sample_models.py --out lattok/assets/models
+
+Ten minutes on one core; the same bytes on the same kind of machine. They are small, so that they can be had at once and
+without a network: good enough to try every verb, too small and too little taught for anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lattok
+from lattok.cli.look import judge
+from lattok.hub import OWN, HubModel
+from lattok.recipes import ImageLAMRecipe, ResidualVQRecipe, VLARecipe
+
+SMALL = {"width": 64, "head_dim": 64, "head_heads": 4}  # of a policy; a third of the preset's size
+STEPS = {"tokenizer": 12, "lam": 1200, "policy": 1500}
+LICENSE = "apache-2.0"
+
+
+def make(folder: Path, quick: bool = False) -> dict[str, HubModel]:
+    """Train the models into `folder` by name, with figures of held-out episodes for the tokenizer and the policy.
+
+    To judge the latent action model takes longer than to train it; it is the demo's.
+    """
+    torch.set_num_threads(1)
+    sample = lattok.sample_dataset_path()
+    steps = dict.fromkeys(STEPS, 2) if quick else STEPS
+    short: dict[str, Any] = {"continuous_steps": 1} if quick else {}
+    made: dict[str, HubModel] = {
+        "tokenizer": lattok.train(
+            ResidualVQRecipe.from_preset(sample, folder / "tokenizer", steps=steps["tokenizer"], seed=0)
+        ),
+        "lam": lattok.train(
+            ImageLAMRecipe.from_preset(
+                sample, folder / "lam", "tiny+robust", features="pixels", steps=steps["lam"], device="cpu", **short
+            )
+        ),
+    }
+    labelled = lattok.annotate(lattok.open_dataset(sample), {"latent": made["lam"]}, folder / "metaworld_sample")
+    options = {"strategy": "la_direct", "steps": steps["policy"], "action_key": "expert_action", "device": "cpu"}
+    made["policy"] = lattok.train(VLARecipe.from_preset(labelled, folder / "policy", "scratch", **SMALL, **options))
+    made["policy"].to(torch.bfloat16)  # half the size; normalisers stay float32
+    for name, model in made.items():
+        model.license = LICENSE
+        if name == "tokenizer":
+            judge(model, str(sample), folder / f"{name}-report", folder / name, "cpu", seed=0)
+        model.save_pretrained(folder / name, f"sample/{name}")
+    return made
+
+
+def main() -> None:
+    """Make them and put what belongs to an artefact into place."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    out = parser.parse_args().out
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in make(Path(scratch)):
+            (out / name).mkdir(parents=True, exist_ok=True)
+            for file in OWN:
+                if (Path(scratch) / name / file).is_file():
+                    shutil.copy(Path(scratch) / name / file, out / name / file)
+            size = sum(path.stat().st_size for path in (out / name).iterdir())
+            print(f"{name}: {size / 2**20:.2f} MiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What comes with the package: a dataset and models that load at once, without network, under names of their own."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lattok
+from lattok.checks import LattokError
+from lattok.hub.client import ASSETS, SAMPLES
+from scripts.make_sample_models import make
+
+MODELS = ("sample/lam", "sample/policy", "sample/tokenizer")
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def code_of_readme() -> str:
+    return README.read_text().split("<!-- first -->")[1].split("```python\n")[1].split("```")[0]
+
+
+def test_the_first_lines_of_readme_run_as_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found: dict = {}
+    exec(code_of_readme(), found)
+    dataset, codes = found["dataset"], found["codes"]
+    assert codes.shape == (dataset.episodes[0].length, 4)
+    assert len(np.unique(codes)) > 4
+    error = np.abs(found["chunks"] - found["actions"]).mean() / found["actions"].std()
+    assert error < 0.2
+    assert found["plan"].shape == (8, 4)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_say_who_they_are_and_what_they_are_worth(name):
+    model = lattok.load(name)
+    assert (model.source, model.describe()["model"], model.license) == (name, name, "apache-2.0")
+    assert model.trained_on["dataset"] == "metaworld_sample"
+    assert name == "sample/lam" or model.evaluation["figures"]
+    assert f'lattok.load("{name}")' in (ASSETS / SAMPLES[name] / "README.md").read_text()
+    assert model.own_card is None
+
+
+def test_all_of_it_is_a_few_megabytes_and_nothing_of_this_machine():
+    files = [path for path in (ASSETS / "models").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 5 << 20
+    for path in files:
+        if path.suffix in (".json", ".md", ".svg"):
+            assert not re.search(r"/(work|tmp|home|root)/", path.read_text()), path
+
+
+def test_a_name_that_is_none_says_which_there_are():
+    for load in (lattok.load, lattok.open_dataset):
+        with pytest.raises(LattokError, match=r"expected one of sample/dataset, sample/lam, sample/policy, sample/tok"):
+            load("sample/nothing")
+
+
+def test_a_folder_of_the_same_name_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lattok.load("sample/tokenizer").save_pretrained(tmp_path / "sample" / "lam")
+    assert lattok.load("sample/lam").type == "residual-vq"
+
+
+@pytest.mark.slow
+def test_the_script_makes_such_models(tmp_path):
+    made = make(tmp_path, quick=True)
+    assert {name: model.type for name, model in made.items()} == {
+        name.removeprefix("sample/"): lattok.load(name).type for name in MODELS
+    }
