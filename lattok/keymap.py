@@ -35,8 +35,8 @@ SIGNS = {
     "adaworld-lam": r"action_prompt$",
     "villax-lam": r"encoder\.pe_spatial$",
     "moto-lam": r"m_former\.embeddings\.",
-    "p2t-image-lam": r"action_decoder\.\d",
     "univla-lam": r"action_latent$",
+    "p2t-image-lam": r"action_latent$",
     "p2t-action-vq": r"vq\.ema_w$",
 }
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"

@@ -18,8 +18,9 @@ if TYPE_CHECKING:  # what editors know: the base class of all action tokenizers,
     from lattok.image_lam import ImageLAM
     from lattok.vla import LatentVLA
     from lattok.vla.published.released import ReleasedVLA
+    from lattok.zoo.published_lam import PublishedLAM
 
-    Loaded = ChunkTokenizer | ImageLAM | LatentVLA | ReleasedVLA
+    Loaded = ChunkTokenizer | ImageLAM | PublishedLAM | LatentVLA | ReleasedVLA
 
 PREFIX = "latent"  # of the columns of a model that stands alone
 LABELLER = "an action tokenizer or an image latent action model"

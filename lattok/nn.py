@@ -40,6 +40,14 @@ class Attention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, is_causal=causal)
         return self.out(rearrange(mixed, "b h n d -> b n (h d)")).unflatten(0, lead)
 
+    def read(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Attend from x [B, n, d] to `tokens` [B, m, d] instead of to itself."""
+        width, (weight, bias) = x.shape[-1], (self.qkv.weight, self.qkv.bias)
+        first, rest = (None, None) if bias is None else (bias[:width], bias[width:])
+        q, k, v = F.linear(x, weight[:width], first), *F.linear(tokens, weight[width:], rest).chunk(2, -1)
+        q, k, v = (rearrange(part, "b n (h d) -> b h n d", h=self.heads) for part in (q, k, v))
+        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)"))
+
 
 def feed_forward(dim: int, hidden: int, activation: type[nn.Module], dropout: float = 0.0) -> nn.Sequential:
     """Make linear, activation, linear, with dropout after the activation."""

@@ -57,6 +57,7 @@ CONVERT = {
     "p2t-vla": convert.p2t_vla,
     "lapa-laq": convert.lapa_laq,
     "lawam-lam": convert.lawam_lam,
+    "villax-lam": convert.villax_lam,
 }
 VERBS: Mapping[str, Verb | Group] = {
     "demo": Verb(demo.demo),

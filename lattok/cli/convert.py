@@ -23,7 +23,7 @@ Settings = Annotated[
     str | None,
     arg(
         metavar="FILE",
-        help="The published settings, .json or .yaml (default: the one next to the checkpoint, then published values).",
+        help="The published settings, .json or .yaml (default: those next to the checkpoint).",
         help_behavior_hint="",
     ),
 ]
@@ -214,6 +214,21 @@ def lawam_lam(
     """
     folder = _new_folder(out)
     _save_published(lattok.convert.lawam_lam(file, config, cameras=cameras, stride=stride), folder, out)
+
+
+def villax_lam(
+    file: FileOrFolder,
+    out: Out,
+    config: Settings = None,
+    cameras: OneCamera = ("image",),
+    stride: Gap = "1",
+) -> None:
+    """Convert villa-X's latent action model (the folder with model.safetensors and model_config.json, or the first).
+
+    Example: lattok convert villax-lam villa-x/lam my-villax --stride 0.5s
+    """
+    folder = _new_folder(out)
+    _save_published(lattok.convert.villax_lam(file, config, cameras=cameras, stride=stride), folder, out)
 
 
 def _save_published(model: Any, folder: Path, out: str) -> None:

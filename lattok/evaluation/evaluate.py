@@ -121,6 +121,8 @@ def evaluate(
             if model.language is not None:
                 text = "`model` is a stage-1 model, which cannot label video: its codebook is for stage 2"
                 raise LattokError(f"{text}. Run: lattok train image-lam --stage 2 --env-codebook MODEL.")
+            if model.features.count != model.features.side**2 + model.features.class_token:
+                checks.fail("model", "one that looks at squares", f"{model.type} of {model.config.frame_size}")
             if controls == "trained" and not isinstance(model, ImageLAM):
                 hint = "Train an ImageLAM on this dataset and judge it as well."
                 checks.fail("controls", f"quick for {model.type}, which lattok does not train", repr(controls), hint)

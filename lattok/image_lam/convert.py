@@ -26,7 +26,17 @@ from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import IMAGENET
 from lattok.image_lam.model import ImageLAM
 from lattok.image_lam.parts import GapActionHead
-from lattok.keymap import PICKLED, Join, KeyMap, axis_of, numbered, read_checkpoint, read_settings, translate
+from lattok.keymap import (
+    PICKLED,
+    Join,
+    KeyMap,
+    axis_of,
+    check_kind,
+    numbered,
+    read_checkpoint,
+    read_settings,
+    translate,
+)
 
 PUBLISHED = {"cameras": ("image",), "language": "t5:google-t5/t5-base"}  # all else is a model's default
 BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
@@ -68,6 +78,7 @@ def _convert(path: str | os.PathLike[str], heads: int, action_dim: int | None, g
     if told != heads:
         checks.fail("heads", f"{told}, as the settings in the file say", heads)
     foreign = _read(path)
+    check_kind(foreign, "univla-lam" if action_dim is None else "p2t-image-lam", str(path))
     found = sizes(foreign, action_dim)
     if found["width"] % heads:
         checks.fail("heads", f"a divisor of the width {found['width']} in the file", heads)

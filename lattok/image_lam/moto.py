@@ -21,7 +21,7 @@ from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import IMAGENET
 from lattok.image_lam.mae import HELD, HeldViT
 from lattok.image_lam.model import ImageLAM
-from lattok.keymap import Join, KeyMap, axis_of, numbered, read_checkpoint, translate
+from lattok.keymap import Join, KeyMap, axis_of, check_kind, numbered, read_checkpoint, translate
 
 ENCODER = "facebook/vit-mae-large"  # where the file holds no image encoder
 SCALINGS = {"imagenet": IMAGENET, "unit": ((0.0,) * 3, (1.0,) * 3)}  # of pixels between 0 and 1
@@ -98,6 +98,7 @@ def _own_names(foreign: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Take off what stands before every name of the model; what has other beginnings belongs to something else."""
     prefix = next((name[: -len(MARK)] for name in foreign if name.endswith(MARK)), None)
     if prefix is None:
+        check_kind(foreign, "moto-lam", str(path))
         got = f"{len(foreign)} others, such as {next(iter(foreign))}" if foreign else "no tensors"
         checks.fail(str(path), f"a model of Moto or LARA with {MARK}", got)
     return {name[len(prefix) :]: tensor for name, tensor in foreign.items() if name.startswith(prefix)}

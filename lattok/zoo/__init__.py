@@ -2,5 +2,6 @@
 
 from lattok.zoo.lapa import LapaConfig, LapaLAQ
 from lattok.zoo.lawam import LawamConfig, LawamLAM
+from lattok.zoo.villax import VillaXConfig, VillaXLAM
 
-__all__ = ["LapaConfig", "LapaLAQ", "LawamConfig", "LawamLAM"]
+__all__ = ["LapaConfig", "LapaLAQ", "LawamConfig", "LawamLAM", "VillaXConfig", "VillaXLAM"]

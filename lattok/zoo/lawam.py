@@ -168,6 +168,7 @@ class HeldFeatures(FrozenFeatures):
         super().__init__("pixels", config.patch, *scaling, patch=config.patch)
         self.name, self.frame_size, self.image_size = "held", config.frame_size, config.image_size
         self.network, self.dim = HeldDINOv3(config), config.vit_width
+        self.side = config.image_size // config.patch
         self.count = math.prod(size // config.patch for size in config.frame_size)
         self.requires_grad_(False)
 
@@ -199,13 +200,8 @@ class QueryRead(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Read tokens [b, n, width] into [b, queries, width]."""
-        width, qkv = tokens.shape[-1], self.attention.qkv
-        queries = self.queries.expand(len(tokens), -1, -1)
-        q = F.linear(self.queries, qkv.weight[:width], qkv.bias[:width]).expand_as(queries)
-        k, v = F.linear(self.norm1(tokens), qkv.weight[width:], qkv.bias[width:]).chunk(2, -1)
-        q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=self.attention.heads) for x in (q, k, v))
-        mixed = rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
-        queries = self.norm2(queries + self.attention.out(mixed))
+        queries = self.queries.expand(len(tokens), -1, -1).contiguous()
+        queries = self.norm2(queries + self.attention.read(queries, self.norm1(tokens)))
         return queries + self.ff(queries)
 
 

@@ -43,6 +43,7 @@ class PublishedConfig:
 
     quantizer: ClassVar[str] = "vq"  # "none": a continuous model
     latent_norm: ClassVar[str] = "none"
+    target: ClassVar[str] = "features"  # what the decoder predicts; of patches of pixels these are pixels
 
     cameras: tuple[str, ...] = ("image",)  # the one that it looks at in datasets
     stride: str  # gap of a pair, in frames ("30") or seconds ("1.6s")
@@ -79,7 +80,7 @@ class PublishedLAM(PairModel, ABC):
 
     def __init__(self, config: Any, features: FrozenFeatures | None = None):
         super().__init__()
-        self.config, self.cameras, self.env = config, config.cameras, None
+        self.config, self.cameras, self.env, self.pixels = config, config.cameras, None, None
         continuous = config.quantizer == "none"
         self.codebook_size = None if continuous else config.codebook_size
         self.features = self.front(config) if features is None else features
@@ -104,6 +105,10 @@ class PublishedLAM(PairModel, ABC):
         """Build the features, which need no weights of the artefact."""
         super().opened(config, folder, backbone)
         return config, {"features": cls.front(config)}
+
+    def features_of(self, predicted: Tensor) -> Tensor:
+        """Return what `predict` gives as features, which it is."""
+        return predicted
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Values) -> LatentActions:
