@@ -114,14 +114,10 @@ def _fill(source: Join, foreign: Mapping[str, Tensor], wanted: Tensor) -> tuple[
 
 
 def check_kind(foreign: Mapping[str, Tensor], kind: str, where: str) -> None:
-    """Refuse a file without the sign of `kind` that has the sign of another system, and name that."""
-
-    def has(sign: str) -> bool:
-        return any(re.search(sign, name) for name in foreign)
-
-    other = None if has(SIGNS[kind]) else next((name for name, sign in SIGNS.items() if has(sign)), None)
-    if other is not None:
-        checks.fail(where, f"a checkpoint for {kind}", f"one for {other}", f"Run: lattok convert {other}.")
+    """Refuse a file that has the sign of another system before that of `kind`, and name that system."""
+    found = next((name for name, sign in SIGNS.items() if any(re.search(sign, key) for key in foreign)), kind)
+    if SIGNS[found] != SIGNS[kind]:
+        checks.fail(where, f"a checkpoint for {kind}", f"one for {found}", f"Run: lattok convert {found}.")
 
 
 def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> dict[str, Tensor]:

@@ -56,8 +56,10 @@ CONVERT = {
     "moto-lam": convert.moto_lam,
     "p2t-vla": convert.p2t_vla,
     "lapa-laq": convert.lapa_laq,
+    "lary-laq": convert.lary_laq,
     "lawam-lam": convert.lawam_lam,
     "villax-lam": convert.villax_lam,
+    "adaworld-lam": convert.adaworld_lam,
 }
 VERBS: Mapping[str, Verb | Group] = {
     "demo": Verb(demo.demo),

@@ -201,6 +201,31 @@ def lapa_laq(
     _save_published(model, folder, out)
 
 
+def lary_laq(
+    file: File,
+    out: Out,
+    features: Text = None,
+    features_revision: Text = None,
+    image_size: Annotated[int, arg(metavar="N")] = 224,
+    tokens: Annotated[int, arg(metavar="N")] = 16,
+    cameras: OneCamera = ("image",),
+    stride: Gap = "30",
+) -> None:
+    """Convert a latent action model of LARYBench, LAPA-DINOv3 or LAPA-DINOv2 (.pt or safetensors).
+
+    Example: lattok convert lary-laq lapa_dinov3.pt my-lary --cameras front
+
+    Args:
+        features: Frozen features the model was trained on (default: timm's DINOv3-L or DINOv2-L, as the file says).
+        features_revision: Revision of features from the Hub.
+        image_size: Side of the frames in pixels.
+        tokens: Codes of a pair, which the file does not hold.
+    """
+    folder = _new_folder(out)
+    facts = {"features": features, "features_revision": features_revision, "cameras": cameras, "stride": stride}
+    _save_published(lattok.convert.lary_laq(file, image_size=image_size, tokens=tokens, **facts), folder, out)
+
+
 def lawam_lam(
     file: FileOrFolder,
     out: Out,
@@ -214,6 +239,25 @@ def lawam_lam(
     """
     folder = _new_folder(out)
     _save_published(lattok.convert.lawam_lam(file, config, cameras=cameras, stride=stride), folder, out)
+
+
+def adaworld_lam(
+    file: File,
+    out: Out,
+    image_size: Annotated[int, arg(metavar="N")] = 256,
+    cameras: OneCamera = ("image",),
+    stride: Gap = "2",
+) -> None:
+    """Convert AdaWorld's latent action autoencoder (lam.ckpt or safetensors).
+
+    Example: lattok convert adaworld-lam lam.ckpt my-adaworld --stride 0.2s
+
+    Args:
+        image_size: Side of the square frames in pixels; the file does not hold it.
+    """
+    folder = _new_folder(out)
+    model = lattok.convert.adaworld_lam(file, image_size=image_size, cameras=cameras, stride=stride)
+    _save_published(model, folder, out)
 
 
 def villax_lam(

@@ -14,6 +14,7 @@ quantization error in the published forward pass, which the codes do not depend 
 from __future__ import annotations
 
 import os
+from abc import ABC
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -38,12 +39,10 @@ SCALE = 8.0  # of scores between unit vectors
 
 
 @dataclass(frozen=True, kw_only=True)
-class LapaConfig(PublishedConfig):
-    """Architecture and preprocessing of `LapaLAQ`. Defaults: as published (laq_openx.pt)."""
+class LAQConfig(PublishedConfig):
+    """Architecture of the quantizers of LAPA, over pixels or features."""
 
     stride: str = "30"
-    image_size: int = 256
-    patch: int = 32
     tokens: int = 4
     latent_dim: int = 32
     codebook_size: int = 8
@@ -56,16 +55,28 @@ class LapaConfig(PublishedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.counts(patch=self.patch, width=self.width, heads=self.heads, head_dim=self.head_dim)
+        checks.counts(width=self.width, heads=self.heads, head_dim=self.head_dim)
         checks.counts(space_depth=self.space_depth, time_depth=self.time_depth, decoder_depth=self.decoder_depth)
         checks.one_of("tokens", self.tokens, PATCHES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LapaConfig(LAQConfig):
+    """Architecture and preprocessing of `LapaLAQ`. Defaults: as published (laq_openx.pt)."""
+
+    image_size: int = 256
+    patch: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(patch=self.patch)
 
 
 class CosineAttention(nn.Module):
     """Scores of unit vectors. Queries are normalised tokens; keys and values of self-attention the tokens as they are,
     those of cross-attention a normalised context after a few learned ones."""
 
-    def __init__(self, config: LapaConfig, cross: bool = False):
+    def __init__(self, config: LAQConfig, cross: bool = False):
         super().__init__()
         self.heads, inner = config.heads, config.heads * config.head_dim
         self.norm = nn.LayerNorm(config.width)
@@ -114,7 +125,7 @@ class PlaceConvolution(nn.Module):
 class LapaBlock(nn.Module):
     """x += convolution(x); x += attention(x); in the decoder x += cross-attention(x, context); x += ff(x)."""
 
-    def __init__(self, config: LapaConfig, cross: bool):
+    def __init__(self, config: LAQConfig, cross: bool):
         super().__init__()
         inner = 8 * config.width // 3
         self.places = PlaceConvolution(config.width)
@@ -137,7 +148,7 @@ class LapaBlock(nn.Module):
 class LapaTransformer(nn.Module):
     """Blocks, then a norm."""
 
-    def __init__(self, config: LapaConfig, depth: int, cross: bool = False):
+    def __init__(self, config: LAQConfig, depth: int, cross: bool = False):
         super().__init__()
         self.blocks = nn.ModuleList(LapaBlock(config, cross) for _ in range(depth))
         self.norm = nn.LayerNorm(config.width)
@@ -153,7 +164,7 @@ class LapaTransformer(nn.Module):
 class OffsetBias(nn.Module):
     """A bias of scores from the offset of two places, sign(d) log(|d| + 1) in rows and columns, by a small network."""
 
-    def __init__(self, config: LapaConfig):
+    def __init__(self, config: LAQConfig):
         super().__init__()
         width = config.width
         steps = (nn.Linear(2, width), nn.LeakyReLU(0.1), nn.Linear(width, width), nn.LeakyReLU(0.1))
@@ -173,7 +184,7 @@ class OffsetBias(nn.Module):
 class CodeMaps(nn.Module):
     """Tokens of one frame to a small map of vectors, [b, n, width] to [b, P, d]: a projection and two convolutions."""
 
-    def __init__(self, config: LapaConfig):
+    def __init__(self, config: LAQConfig):
         super().__init__()
         self.project = nn.Linear(config.width, config.latent_dim)
         layers: list[nn.Module] = [nn.Conv2d(config.latent_dim, config.latent_dim, 3, stride=2, padding=1)]
@@ -187,7 +198,55 @@ class CodeMaps(nn.Module):
         return rearrange(maps, "b d y x -> b (y x) d")
 
 
-class LapaLAQ(PublishedLAM):
+class LAQ(PublishedLAM, ABC):
+    """What quantizers of LAPA share: attention over features of both frames, codes of their difference, a decoder."""
+
+    config: Any
+
+    def __init__(self, config: LAQConfig, features: FrozenFeatures | None = None):
+        super().__init__(config, features)
+        self.side = self.features.side
+        _check_positions(config, self.side)
+        self.embed: nn.Module = nn.Identity()  # features to tokens
+        self.to_features: nn.Module = nn.Identity()
+        self.offsets = OffsetBias(config)
+        self.space = LapaTransformer(config, config.space_depth)
+        self.time = LapaTransformer(config, config.time_depth)
+        self.maps = CodeMaps(config)
+        self.code_up = nn.Linear(config.latent_dim, config.width)
+        self.decoder = LapaTransformer(config, config.decoder_depth, cross=True)
+
+    @property
+    def numbers_per_frame(self) -> int:
+        """Count those of the feed-forward, the widest layer."""
+        return self.features.count * 16 * self.config.width // 3
+
+    def of_frame(self, features: Tensor) -> Tensor:
+        """Embed features [n, N, D] as tokens [n, N, width]."""
+        return self.embed(features)
+
+    def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
+        """Turn tokens [n, N, width] of both frames into latents [n, P, d]."""
+        x = torch.stack([now, later], 1)  # n 2 N width
+        video = x.unflatten(2, (self.side, self.side)).shape
+        x = self.space(x.flatten(0, 1), video, self.offsets(self.side)).unflatten(0, (-1, 2))
+        x = rearrange(x, "n t k d -> (n k) t d")
+        first, last = self.time(x, video).unflatten(0, (len(now), -1)).unbind(2)
+        return self.maps(last, self.side) - self.maps(first, self.side)
+
+    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+        """Predict features [B, N, D] of the later frame from current ones and quantized latent actions."""
+        x = self.of_frame(features)
+        video = x[:, None].unflatten(2, (self.side, self.side)).shape
+        return self.to_features(self.decoder(x, video, self.offsets(self.side), self.context(latents.quantized)))
+
+    def context(self, vectors: Tensor) -> Tensor:
+        """Turn code vectors [B, P, d] into what the decoder looks at, [B, P, width]: channels of all P are mixed."""
+        batch, positions, dim = vectors.shape
+        return self.code_up(vectors.reshape(batch, dim, positions).transpose(1, 2))  # P d, in the order of d P
+
+
+class LapaLAQ(LAQ):
     """LAPA's quantizer of a pair of images: its codes are what its policies were pretrained on.
 
     Features are patches of pixels in [0, 1], ordered row, column, channel.
@@ -202,45 +261,9 @@ class LapaLAQ(PublishedLAM):
         inputs, width = self.features.dim, config.width
         self.embed = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.LayerNorm(width))
         self.to_features = nn.Linear(width, inputs)
-        self._add_transformers(config)
-
-    def _add_transformers(self, config: LapaConfig) -> None:
-        self.side = isqrt(self.features.count)
-        self.offsets = OffsetBias(config)
-        self.space = LapaTransformer(config, config.space_depth)
-        self.time = LapaTransformer(config, config.time_depth)
-        self.maps = CodeMaps(config)
-        self.code_up = nn.Linear(config.latent_dim, config.width)
-        self.decoder = LapaTransformer(config, config.decoder_depth, cross=True)
-        _check_positions(config, self.side)
-
-    @property
-    def numbers_per_frame(self) -> int:
-        """Count those of the feed-forward, the widest layer."""
-        return self.features.count * 16 * self.config.width // 3
-
-    def of_frame(self, features: Tensor) -> Tensor:
-        """Embed patches [n, N, D] as tokens [n, N, width]."""
-        return self.embed(features)
-
-    def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
-        """Turn tokens [n, N, width] of both frames into latents [n, P, d]."""
-        x = torch.stack([now, later], 1)  # n 2 N width
-        video = x.unflatten(2, (self.side, self.side)).shape
-        x = self.space(x.flatten(0, 1), video, self.offsets(self.side)).unflatten(0, (-1, 2))
-        x = rearrange(x, "n t k d -> (n k) t d")
-        first, last = self.time(x, video).unflatten(0, (len(now), -1)).unbind(2)
-        return self.maps(last, self.side) - self.maps(first, self.side)
-
-    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
-        """Predict features [B, N, D] of the later frame from current ones and quantized latent actions."""
-        x, (batch, positions, dim) = self.of_frame(features), latents.quantized.shape
-        mixed = latents.quantized.reshape(batch, dim, positions).transpose(1, 2)  # P d, in the order of d P
-        video = x[:, None].unflatten(2, (self.side, self.side)).shape
-        return self.to_features(self.decoder(x, video, self.offsets(self.side), self.code_up(mixed)))
 
 
-def _check_positions(config: LapaConfig, side: int) -> None:
+def _check_positions(config: LAQConfig, side: int) -> None:
     """Check that the convolutions make as many positions as there are codes."""
     rows = columns = (side - 1) // 2 + 1
     if config.tokens in SECOND:
@@ -312,7 +335,7 @@ def laq_sizes(foreign: Mapping[str, Tensor], tokens: int | None) -> dict[str, in
     return found
 
 
-def laq_names(config: LapaConfig) -> dict[str, str | Join]:
+def laq_names(config: LAQConfig) -> dict[str, str | Join]:
     """Map our tensors to the published names, of the parts that models of pixels and of features share."""
     layers = {f"offsets.net.{2 * i}": f"spatial_rel_pos_bias.net.{i}{'.0' if i < 2 else ''}" for i in range(3)}
     layers |= {"maps.project": "vq.project_in", "code_up": "vq.project_out", "maps.net.0": "vq.cnn_encoder.0"}
@@ -342,7 +365,7 @@ def laq_unused(foreign: Mapping[str, Tensor]) -> list[str]:
     return [name for name in foreign if "_transformer.layers." in name and name.endswith(own)]
 
 
-def _parts(config: LapaConfig) -> Iterator[tuple[str, str, int]]:
+def _parts(config: LAQConfig) -> Iterator[tuple[str, str, int]]:
     yield "space", "enc_spatial_transformer", config.space_depth
     yield "time", "enc_temporal_transformer", config.time_depth
     yield "decoder", "dec_spatial_transformer", config.decoder_depth

@@ -186,10 +186,11 @@ def converted(
     names: KeyMap,
     where: str | os.PathLike[str],
     unused: Sequence[str] = (),
+    **parts: Any,
 ) -> Model:
     """Make a model of this config, compared with the file's sizes first, and fill it with its tensors, all or none."""
-    planned(lambda: kind(config), {name: Size.of(tensor) for name, tensor in foreign.items()}, str(where))
-    model = kind(config)
+    planned(lambda: kind(config, **parts), {name: Size.of(tensor) for name, tensor in foreign.items()}, str(where))
+    model = kind(config, **parts)
     ours = model.saved_tensors()
     tensors = translate(foreign, names, ours, str(where), unused=unused)
     with torch.no_grad():

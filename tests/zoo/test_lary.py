@@ -1,0 +1,101 @@
+"""LARYBench's quantizers, converted, compute what the published class computes (tests/parity/README.md)."""
+
+from __future__ import annotations
+
+import pytest
+import safetensors.torch
+import torch
+
+import lattok
+from lattok.checks import LattokError
+from lattok.convert import lary_laq
+from lattok.image_lam.features import FrozenFeatures
+from lattok.zoo.lapa import laq_names, laq_unused
+from lattok.zoo.lary import DINO, LaryConfig, LaryLAQ, lary_config
+from tests.image_lam.backbones import local_timm
+from tests.zoo.parity import check_full_size, check_labels, close, key_list, open_case
+
+
+@pytest.fixture(params=["lary_laq_a", "lary_laq_b"])
+def case(request):
+    return open_case(request.param)
+
+
+@pytest.fixture
+def convert(tmp_path):
+    """A model over a network of the fixture's width and grid, with random weights."""
+
+    def make(case, path=None, **facts) -> LaryLAQ:
+        sizes = case.config["model"]
+        name = local_timm(tmp_path / "vit", "vit_tiny_patch16_224", embed_dim=sizes["dim"], depth=1, num_heads=2)
+        path = path or case.folder / "weights.safetensors"
+        return lary_laq(path, features=name, image_size=16 * sizes["grid"], **facts)
+
+    return make
+
+
+def features(case):
+    return case.values["features"].flatten(2, 3)
+
+
+def test_codes_latents_and_tokens_are_the_published_ones(case, convert):
+    model, values = convert(case), case.values
+    found = model.encode_features(features(case))
+    assert torch.equal(found.codes, values["indices"])
+    close(found.latents, values["embed"])
+    close(found.quantized, values["quant"])
+    close(model.context(found.quantized), values["tokens"])
+
+
+def test_predicted_features_are_the_published_ones(case, convert):
+    model = convert(case)
+    found = model.encode_features(features(case))
+    close(model.predict(features(case)[:, 0], found), case.values["recon_features"])
+
+
+def test_a_backbone_in_the_file_is_left_out_and_told_apart(convert, tmp_path):
+    case = open_case("lary_laq_b")
+    tensors = safetensors.torch.load_file(case.folder / "weights.safetensors")
+    held = {f"dino_tokenizer.model.{name}": torch.ones(2) for name in ("cls_token", "layer.0.norm1.weight")}
+    inside = {f"module.{name}": tensor for name, tensor in (tensors | held).items()}
+    torch.save({"model": inside, "step": 3}, tmp_path / "x.pt")
+    model = convert(case, tmp_path / "x.pt")
+    assert torch.equal(model.encode_features(features(case)).codes, case.values["indices"])
+    assert lary_config(tensors | held).features == DINO[2]
+    assert lary_config(tensors | held | {"dino_tokenizer.model.register_tokens": torch.ones(1)}).features == DINO[3]
+
+
+def test_the_full_size_file_is_recognised():
+    foreign = key_list("lary")
+    config = lary_config(foreign)
+    assert config == LaryConfig()
+    with torch.device("meta"):
+        model = LaryLAQ(config, _network(config))
+    check_full_size(model, laq_names(config), foreign, laq_unused(foreign))
+    assert sum(tensor.numel() for tensor in model.parameters()) == pytest.approx(169.4e6, rel=1e-3)
+
+
+def _network(config):
+    """Only its sizes are asked for."""
+    front = FrozenFeatures("pixels", config.image_size)
+    front.dim = config.width
+    return front
+
+
+def test_labels_do_not_depend_on_batches_or_pieces_and_a_saved_model_is_the_same_one(convert, tmp_path):
+    case = open_case("lary_laq_a")
+    model = convert(case)
+    model.features.load()
+    check_labels(model)
+    again = lattok.load(model.save_pretrained(tmp_path / "lam"))
+    assert again.config == model.config
+    frames = torch.randint(0, 256, (2, 2, 40, 50, 3), dtype=torch.uint8)
+    assert torch.equal(again.encode(frames).latents, model.encode(frames).latents)
+
+
+def test_features_of_another_width_are_refused(convert):
+    case = open_case("lary_laq_a")
+    with pytest.raises(LattokError, match="`features`: expected 24 channels, as in the file, got 768"):
+        lary_laq(case.folder / "weights.safetensors", features="pixels")
+    with pytest.raises(LattokError, match="expected a checkpoint for lary-laq, got one for lapa-laq"):
+        lary_laq(open_case("lapa_laq_a").folder / "weights.pt")
