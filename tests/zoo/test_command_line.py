@@ -50,6 +50,40 @@ def check_columns(dataset, labelled, model):
             assert np.array_equal(alone.codes[0], whole.codes[t])
 
 
+OTHERS = {  # file, and what its command is told besides
+    "villax-lam": ("villax_lam_b/weights.safetensors", []),
+    "adaworld-lam": ("adaworld_lam_a/weights.safetensors", ["--image-size", "48"]),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_others_are_annotated_and_verified(kind, dataset, tmp_path):
+    label(kind, dataset, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OTHERS)
+def test_others_are_judged(kind, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(mlp_probes, "STEPS", 5)
+    report = lattok.evaluate(label(kind, dataset, tmp_path), dataset)
+    assert "transfer_latents/model" in report.figures
+    assert ("joint_entropy_bits/model" in report.figures) == (kind == "villax-lam")  # the other has no codes
+
+
+def label(kind, dataset, folder):
+    """Convert, annotate and verify; the model."""
+    name, facts = OTHERS[kind]
+    file = open_case(name.partition("/")[0]).folder / name.partition("/")[2]
+    model, out = str(folder / "model"), str(folder / "labelled")
+    assert main(["convert", kind, str(file), model, "--cameras", "front", "--stride", "3", *facts]) == 0
+    assert main(["annotate", str(dataset.root), "--model", model, "--out", out]) == 0
+    assert main(["verify", out, "--model", model]) == 0
+    found = lattok.open_dataset(out).features
+    assert ("latent.codes" in found) == (kind == "villax-lam")
+    assert "latent.embedding" in found
+    return lattok.load(model)
+
+
 def test_controls_that_need_training_are_refused(dataset):
     model = lattok.convert.lapa_laq(open_case("lapa_laq_a").folder / "weights.pt", stride="3", cameras=("front",))
     with pytest.raises(LattokError, match="`controls`: expected quick for lapa-laq, which lattok does not train, got"):

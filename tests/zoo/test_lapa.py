@@ -126,3 +126,11 @@ def test_another_systems_file_is_named(first, tmp_path):
         lapa_laq(path)
     with pytest.raises(LattokError, match="missing to_patch_emb_first_frame.2.weight|missing vq.codebooks"):
         lapa_laq(write(tmp_path, {"weight": torch.ones(1)}))
+
+
+def test_sizes_that_the_file_does_not_hold_are_refused(tmp_path):
+    huge = torch.zeros(1).expand(1 << 20, 1 << 20)
+    torch.save({"to_patch_emb_first_frame.2.weight": huge}, tmp_path / "huge.pt")
+    text = "expected every number of its tensors, got to_patch_emb_first_frame.2.weight of shape [1048576, 1048576] in"
+    with pytest.raises(LattokError, match=re.escape(text)):
+        lapa_laq(tmp_path / "huge.pt")
