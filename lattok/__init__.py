@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lattok.annotation import annotate as annotate
     from lattok.annotation import verify as verify
     from lattok.checks import LattokError as LattokError
+    from lattok.clip_lam import ClipLAM as ClipLAM
     from lattok.data import export as export
     from lattok.data import open_dataset as open_dataset
     from lattok.data import sample_dataset_path as sample_dataset_path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from lattok.loading import list_models as list_models
     from lattok.loading import load as load
     from lattok.recipes import ActionVQRecipe as ActionVQRecipe
+    from lattok.recipes import ClipLAMRecipe as ClipLAMRecipe
     from lattok.recipes import FASTRecipe as FASTRecipe
     from lattok.recipes import FSQRecipe as FSQRecipe
     from lattok.recipes import ImageLAMRecipe as ImageLAMRecipe

@@ -15,12 +15,13 @@ from lattok.types import Labeller
 
 if TYPE_CHECKING:  # what editors know: the base class of all action tokenizers, and every other family of ours
     from lattok.action_vq.base import ChunkTokenizer
+    from lattok.clip_lam import ClipLAM
     from lattok.image_lam import ImageLAM
     from lattok.vla import LatentVLA
     from lattok.vla.published.released import ReleasedVLA
     from lattok.zoo.published_lam import PublishedLAM
 
-    Loaded = ChunkTokenizer | ImageLAM | PublishedLAM | LatentVLA | ReleasedVLA
+    Loaded = ChunkTokenizer | ClipLAM | ImageLAM | PublishedLAM | LatentVLA | ReleasedVLA
 
 PREFIX = "latent"  # of the columns of a model that stands alone
 LABELLER = "an action tokenizer or an image latent action model"

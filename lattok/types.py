@@ -76,6 +76,7 @@ class Labeller:
 
     label_source: ClassVar[str | None] = None  # "actions" (`ActionTokenizer`) or "video" (`VideoLabeller`)
     type: ClassVar[str] = ""  # of artefact
+    reads_task: ClassVar[bool] = False  # `label_video` also takes the instruction, as `task`
     source: str | None = None  # Hub id or name of the folder that it was loaded from
     trained_on: dict[str, Any] | None = None  # what its training.json says
     datasets: tuple[str, ...] = ()  # those that have a normaliser of their own

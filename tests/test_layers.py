@@ -28,7 +28,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"labels"}),
     frozenset({"samples"}),
     frozenset({"action_vq", "image_lam", "zoo", "backbones"}),
-    frozenset({"vla"}),
+    frozenset({"vla", "clip_lam"}),
     frozenset({"loading", "inference"}),
     frozenset({"evaluation", "annotation", "sim", "serving"}),
     frozenset({"recipes", "convert", "cli"}),
@@ -46,6 +46,7 @@ SIBLINGS = {
     "training": {"nn", "quantize"},
     "image_lam": {"backbones"},
     "zoo": {"image_lam"},
+    "clip_lam": {"vla"},
 }
 FRONT = {"__init__", "__main__"}  # may name everything, but see the tests at the end
 LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}

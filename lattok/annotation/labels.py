@@ -24,7 +24,7 @@ import torch
 from lattok import checks, files
 from lattok.annotation.columns import Failures, Labelled, Labels, Unit
 from lattok.checks import LattokError
-from lattok.data import RobotDataset, camera_keys, dimension_names
+from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_stride
 from lattok.data.schema import vector_key
 from lattok.data.views import check_trained_space
@@ -86,6 +86,8 @@ def request_hash(work: Work, identities: Identities) -> str:
     dataset = work.dataset
     facts = [str(dataset.root.resolve()), dataset.kind, dataset.split, dataset.fps, dataset.seen_as]
     parts = [facts, identities, work.options._asdict(), PIECE, BATCH, versions()]
+    if any(model.reads_task for model in work.models.values()):
+        parts.append([episode.tasks for episode in dataset.episodes])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -169,7 +171,8 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
         decode = partial(frames_of or partial(piece_of_frames, work), prefix)
         stride = cast(VideoLabeller, model).stride_frames(work.dataset.fps)
         video = (decode(index, first, last) for first, last in _spans(length))
-        parts = _columns(cast(VideoLabeller, model).label_video(video, stride), work.options)
+        told = {"task": instruction_of(work.dataset, index)} if model.reads_task else {}
+        parts = _columns(cast(VideoLabeller, model).label_video(video, stride, **told), work.options)
         valid = np.arange(length) + stride < length
     if not parts:
         hint = "Its labels are the embeddings."
@@ -180,6 +183,12 @@ def label_episode(work: Work, prefix: str, index: int, length: int, frames_of: F
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             checks.fail(f"labels {name}", "finite numbers", f"NaN or infinity in episode {index}")
     return labels
+
+
+def instruction_of(dataset: RobotDataset, index: int) -> str:
+    """Return the instruction of an episode: the first of several, empty where there is none."""
+    tasks = select_episodes(dataset, [index])[0].tasks
+    return tasks[0] if tasks else ""
 
 
 def piece_of_frames(

@@ -35,10 +35,11 @@ class ScratchSize:
     width: int = 128
     depth: int = 4
     heads: int = 4
+    frames: int = 1  # that it looks at, each with all cameras; a camera's convolutions are those of all its frames
 
     def __post_init__(self) -> None:
         checks.counts(cameras=self.cameras, width=self.width, depth=self.depth, heads=self.heads)
-        checks.counts(image_size=self.image_size, patch_size=self.patch_size)
+        checks.counts(image_size=self.image_size, patch_size=self.patch_size, frames=self.frames)
         if self.patch_size < 4 or self.patch_size & (self.patch_size - 1) or self.image_size % self.patch_size:
             got = f"{self.patch_size} for images of {self.image_size} pixels"
             checks.fail("patch_size", "a power of 2 from 4 on that divides the image size", got)
@@ -57,14 +58,18 @@ class ScratchBackbone(nn.Module):
         self.stems = nn.ModuleList(_stem(size.width, size.patch_size) for _ in range(size.cameras))
         self.words = nn.Embedding(WORDS, size.width, padding_idx=0)
         self.word_places = nn.Parameter(0.1 * torch.randn(LONGEST, size.width))  # counted from the end
-        self.image_places = nn.Parameter(0.1 * torch.randn(size.cameras * side * side, size.width))
+        self.image_places = nn.Parameter(0.1 * torch.randn(size.frames * size.cameras * side * side, size.width))
         self.blocks = nn.ModuleList(PreNormBlock(size.width, size.heads) for _ in range(size.depth))
         self.norm = nn.LayerNorm(size.width)
 
     def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Turn B prompts into numbers of words [B, W], padded on the left; images uint8 [B, V, h, w, 3] stay."""
+        """Turn B prompts into numbers of words [B, W], padded on the left; images uint8 [B, V, h, w, 3] stay.
+
+        Of several frames, all cameras of each come one frame after the other.
+        """
         size = self.size
-        checks.size("images", "cameras", images.shape[1], size.cameras)
+        what = "cameras" if size.frames == 1 else f"images, {size.frames} frames of each camera,"
+        checks.size("images", what, images.shape[1], size.frames * size.cameras)
         checks.size("images", "pixels on each side", images.shape[2], size.image_size)
         words = [_numbers(text)[-LONGEST:] for text in texts]
         longest = max(map(len, words))
@@ -92,9 +97,10 @@ class ScratchBackbone(nn.Module):
 
     def _look(self, images: Tensor) -> Tensor:
         """Turn images uint8 [B, V, h, w, 3] into tokens [B, V * patches, D]."""
-        pixels = rearrange(images, "b v h w c -> v b c h w").to(self.image_places) / 127.5 - 1
-        tokens = [rearrange(stem(one), "b d h w -> b (h w) d") for stem, one in zip(self.stems, pixels, strict=True)]
-        return torch.cat(tokens, 1) + self.image_places
+        frames = self.size.frames
+        pixels = rearrange(images, "b (f v) h w c -> v (b f) c h w", f=frames).to(self.image_places) / 127.5 - 1
+        views = torch.stack([stem(one) for stem, one in zip(self.stems, pixels, strict=True)])
+        return rearrange(views, "v (b f) d h w -> b (f v h w) d", f=frames) + self.image_places
 
     def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
         """Do nothing: everything is trained."""

@@ -379,7 +379,8 @@ class HubModel(nn.Module):
                 self.train()
 
 
-FAMILIES: Registry[type[HubModel]] = Registry("lattok.artefacts", "type", ("action_vq", "image_lam", "zoo", "vla"))
+PLACES = ("action_vq", "image_lam", "zoo", "vla", "clip_lam")
+FAMILIES: Registry[type[HubModel]] = Registry("lattok.artefacts", "type", PLACES)
 
 
 def family_of(folder: Path, argument: str = "model") -> type[HubModel]:

@@ -253,10 +253,10 @@ def pair_encoder(encoder: nn.Module, dtype: torch.dtype = torch.float32) -> Pair
 
 
 class VideoEncoder(NamedTuple):
-    """Query tokens of frames in two steps, of which the first is shared by the pairs that a frame belongs to."""
+    """Query tokens of frames, float32, in two steps: the first is shared by the pairs that a frame belongs to."""
 
     frames: Callable[[Tensor], Tensor]  # uint8 [n, V, H, W, 3] to what their pairs need, [n, ...]
-    pairs: Callable[[Tensor, Tensor], Tensor]  # that of both frames of n pairs to tokens [n, queries, width], float32
+    pairs: Callable[..., Tensor]  # that of both frames of n pairs (of all of n clips) to tokens [n, queries, width]
 
 
 def torch_encoder(features: Callable[[Tensor], Tensor], encoder: PairEncoder) -> VideoEncoder:
@@ -273,16 +273,20 @@ def block_size(numbers: int, device: torch.device) -> int:
 
 
 def query_tokens(
-    encoder: VideoEncoder, video: Video, cameras: Sequence[str], stride: int, size: int
+    encoder: VideoEncoder, video: Video, cameras: Sequence[str], gaps: Sequence[int], size: int
 ) -> Iterator[Tensor]:
-    """Yield query tokens [n, queries, width] of the pairs (t, min(t + stride, T - 1)) of a video, n up to `size`."""
+    """Yield tokens [n, queries, width] of the frames min(t + gap, T - 1) of a video, n values of t up to `size`.
+
+    `gaps` ascend from 0; those of a pair are (0, stride).
+    """
     held: dict[int, Tensor] = {}
-    count = labelled = 0
+    count, labelled, stride = 0, 0, gaps[-1]
 
     def take(end: int, last: int) -> Tensor:
-        later = torch.stack([held[min(t + stride, last)] for t in range(labelled, end)])
-        now = torch.stack([held.pop(t) if t < last else held[t] for t in range(labelled, end)])
-        return encoder.pairs(now, later)
+        moments = [torch.stack([held[min(t + gap, last)] for t in range(labelled, end)]) for gap in gaps]
+        for t in range(labelled, min(end, last)):
+            del held[t]
+        return encoder.pairs(*moments)
 
     for block in _blocks(video, cameras, size):
         held.update(enumerate(encoder.frames(block), count))

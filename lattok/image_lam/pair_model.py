@@ -100,7 +100,8 @@ class PairModel(HubModel, VideoLabeller, ABC):
         size = block_size(self.numbers_per_frame, self.features.mean.device)
         with self._inference():
             encoder = encoder or self.video_encoder()
-            parts = [self.from_tokens(part) for part in query_tokens(encoder, frames, self.cameras, stride, size)]
+            found = query_tokens(encoder, frames, self.cameras, (0, stride), size)
+            parts = [self.from_tokens(part) for part in found]
         if not parts:
             checks.fail("frames", "at least one frame", "none")
         return like(frames, join(parts))

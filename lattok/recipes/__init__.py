@@ -18,6 +18,7 @@ from lattok.recipes.action_vq import (
     UniformBinsRecipe,
     recipe_for,
 )
+from lattok.recipes.clip_lam import ClipLAMRecipe
 from lattok.recipes.common import RECIPES, Recipe
 from lattok.recipes.image_lam import ImageLAMRecipe
 from lattok.recipes.lara import LARARecipe
@@ -26,6 +27,7 @@ from lattok.recipes.vla import VLARecipe
 
 __all__ = [
     "ActionVQRecipe",
+    "ClipLAMRecipe",
     "FASTRecipe",
     "FSQRecipe",
     "FitRecipe",

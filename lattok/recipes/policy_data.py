@@ -156,10 +156,12 @@ class PolicyBatches(BatchSource):
         recipe: Recipe[Any],
         windows: Sequence[int] | None = None,
         prepared: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
+        flows: bool | None = None,
     ):
         """`windows`: images are streamed, with so many samples in a window of each dataset (see `samples.lanes`).
 
-        `prepared` does what else can be done ahead of a step.
+        `prepared` does what else can be done ahead of a step. `flows`: batches carry the draws of flow matching; left
+        out: as the recipe's head needs them.
         """
         self._prepared = prepared
         self.windows, self.loop, self.data = samples, recipe.loop, recipe.data
@@ -176,7 +178,7 @@ class PolicyBatches(BatchSource):
             self._order = torch.cat(each)
         else:
             parts, weights, chosen = [samples], [1.0], None
-        self._flows = recipe.model.head == "flow"
+        self._flows = recipe.model.head == "flow" if flows is None else flows
         self.stream = None
         if windows is not None:
             lanes = lanes_of(parts, chosen, windows, seed)

@@ -48,10 +48,15 @@ class LoopOptions:
     batch_size: int = 128  # over all processes and accumulated parts
     accumulate: int = 1  # parts of a batch, one after the other; batch statistics and moving codebooks see the parts
     lr: float = 1e-4  # learning rate
-    schedule: str = "constant"  # or "one_cycle": 10 % warm-up, cosine to zero; or "step": times a factor now and then
+    schedule: str = (
+        "constant"  # or "one_cycle": 10 % warm-up, cosine to zero; "step": times a factor now and then; "cosine"
+    )
     decay_every: int = 10_000  # steps of "step"
     decay_factor: float = 0.5
+    warmup_steps: int = 0  # of "cosine", which then falls to min_lr
+    min_lr: float = 0.0
     optimizer: str = "adam"  # or "adamw"
+    beta2: float = 0.999  # decay per step of the mean squared gradients
     weight_decay: float = 0.0
     clip_norm: float = 1.0  # greatest norm of the gradient
     ema: float = 0.0  # decay per step of a moving average of the weights, which the model gets; 0: the last weights
@@ -70,8 +75,11 @@ class LoopOptions:
         checks.at_least_zero(weight_decay=self.weight_decay, seed=self.seed)
         if not 0 <= self.ema < 1:
             checks.fail("ema", "a decay from 0 to below 1, such as 0.999", self.ema)
-        checks.whole(threads=self.threads)
-        checks.one_of("schedule", self.schedule, ("constant", "one_cycle", "step"))
+        checks.below_one(beta2=self.beta2)
+        checks.whole(threads=self.threads, warmup_steps=self.warmup_steps)
+        if not 0 <= self.min_lr <= self.lr:
+            checks.fail("min_lr", f"a learning rate from 0 to lr {self.lr:g}", self.min_lr)
+        checks.one_of("schedule", self.schedule, ("constant", "one_cycle", "step", "cosine"))
         checks.one_of("optimizer", self.optimizer, ("adam", "adamw"))
         checks.one_of("device", self.device, DEVICES)
         checks.one_of("precision", self.precision, ("no", "bf16"))
@@ -95,6 +103,11 @@ def learning_rate(options: LoopOptions, step: int) -> float:
         return options.lr
     if options.schedule == "step":
         return options.lr * options.decay_factor ** (step // options.decay_every)
+    if options.schedule == "cosine":
+        if step < options.warmup_steps:
+            return options.lr * (step + 1) / options.warmup_steps
+        share = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
+        return options.min_lr + (options.lr - options.min_lr) * (1 + math.cos(math.pi * share)) / 2
     warm = max(1, round(0.1 * options.steps))
     if step < warm:
         return options.lr * (0.04 + 0.96 * (1 - math.cos(math.pi * step / warm)) / 2)
@@ -271,7 +284,8 @@ def _optimizer(
     names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
     if odd := [name for key, name in names.items() if grouped.count(key) != 1]:
         raise LattokError(f"`groups`: each parameter that is trained belongs into one group, but not so {odd[0]}.")
-    return kind(trained, lr=options.lr, weight_decay=options.weight_decay, fused=fused)
+    betas = (0.9, options.beta2)
+    return kind(trained, lr=options.lr, betas=betas, weight_decay=options.weight_decay, fused=fused)
 
 
 def _step(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,56 @@ class Outline(nn.Module):
         return {}
 
 
-class LatentVLA(HubModel):
+class BackboneModel(HubModel, ABC):
+    """A model over a base model that its `config` names as a `VLAConfig` does; the artefact holds what it changed."""
+
+    backbone: Any  # an nn.Module and a Backbone
+
+    @classmethod
+    def open_base(cls, config: Any, folder: Path | None = None) -> Any:
+        """Open the base model."""
+        return open_backbone(config, folder)
+
+    @classmethod
+    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Open the base model by name and revision; `backbone`: it has moved. A scratch one is the artefact's own."""
+        if config.backbone == SCRATCH:
+            if backbone is not None:
+                expected = "to be left out: its own is small and lies in its file"
+                checks.fail("backbone", expected, repr(backbone))
+            return config, {}
+        if backbone is not None:
+            config = replace(config, backbone=_from_root(str(backbone)))
+        return config, {"backbone": cls.open_base(config, folder)}
+
+    @classmethod
+    def build(cls, config: Any, backbone: Backbone | None = None) -> Self:
+        """Build a model of this configuration, by default over the scratch backbone."""
+        return cast(Any, cls)(config, cls.open_base(config) if backbone is None else backbone)
+
+    @classmethod
+    def outline(cls, config: Any, backbone: Backbone | None = None) -> Self:
+        """Build it for its shapes alone: a base model that is open already stays as it is."""
+        return cls.build(config, None if backbone is None else cast(Backbone, Outline(backbone)))
+
+    def check_fits(self, file: Sizes, where: str) -> None:
+        """Refuse tensors that do not fit; of a base model that is only outlined the rank of its adapters is known."""
+        if isinstance(self.backbone, Outline):
+            ranks = {size.shape[0] for name, size in file.items() if ".lora_A." in name and size.shape}
+            if self.config.train_backbone == "lora" and ranks != {self.config.lora_rank}:
+                got = ", ".join(map(str, sorted(ranks))) or "none"
+                checks.fail(where, f"adapters of rank {self.config.lora_rank}, as config.json says", got)
+            file = {name: size for name, size in file.items() if not name.startswith("backbone.")}
+        super().check_fits(file, where)
+
+    @property
+    def base_model(self) -> str | None:
+        """Hub id of the base model, where it has one."""
+        name = self.config.backbone
+        return name if HUB_ID.fullmatch(name) and name != MERGED and not Path(name).exists() else None
+
+
+class LatentVLA(BackboneModel):
     """A policy: backbone, placeholders, action head, normalisers, and the latent losses of its strategy.
 
     >>> policy = lattok.load("my-policy")
@@ -155,44 +205,6 @@ class LatentVLA(HubModel):
     def check_chosen(self) -> None:
         """Raise `LattokError` where `for_dataset` has to name one of several datasets first."""
         _ = self.action_normalizer.shift
-
-    @classmethod
-    def opened(cls, config: VLAConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Open the base model by name and revision; `backbone`: it has moved. A scratch one is the artefact's own."""
-        if config.backbone == SCRATCH:
-            if backbone is not None:
-                expected = "to be left out: the policy's own is small and lies in its file"
-                checks.fail("backbone", expected, repr(backbone))
-            return config, {}
-        if backbone is not None:
-            config = replace(config, backbone=_from_root(str(backbone)))
-        return config, {"backbone": open_backbone(config, folder)}
-
-    @classmethod
-    def build(cls, config: VLAConfig, backbone: Backbone | None = None) -> Self:
-        """Build a policy of this configuration, by default over the scratch backbone."""
-        return cls(config, open_backbone(config) if backbone is None else backbone)
-
-    @classmethod
-    def outline(cls, config: VLAConfig, backbone: Backbone | None = None) -> Self:
-        """Build it for its shapes alone: a base model that is open already stays as it is."""
-        return cls.build(config, None if backbone is None else cast(Backbone, Outline(backbone)))
-
-    def check_fits(self, file: Sizes, where: str) -> None:
-        """Refuse tensors that do not fit; of a base model that is only outlined the rank of its adapters is known."""
-        if isinstance(self.backbone, Outline):
-            ranks = {size.shape[0] for name, size in file.items() if ".lora_A." in name and size.shape}
-            if self.config.train_backbone == "lora" and ranks != {self.config.lora_rank}:
-                got = ", ".join(map(str, sorted(ranks))) or "none"
-                checks.fail(where, f"adapters of rank {self.config.lora_rank}, as config.json says", got)
-            file = {name: size for name, size in file.items() if not name.startswith("backbone.")}
-        super().check_fits(file, where)
-
-    @property
-    def base_model(self) -> str | None:
-        """Hub id of the base model, where it has one."""
-        name = self.config.backbone
-        return name if HUB_ID.fullmatch(name) and name != MERGED and not Path(name).exists() else None
 
     def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:
         """Return the loss terms "action" and those of the strategy (all unweighted), and figures for the log.
@@ -364,9 +376,9 @@ def of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTer
     return {name: own * value for name, value in terms.items()}
 
 
-def with_base(config: VLAConfig) -> tuple[VLAConfig, Any]:
+def with_base(config: Any, frames: int = 1) -> tuple[Any, Any]:
     """Return the configuration of a new policy, which says where and which its base model is, and that model."""
-    backbone = open_backbone(config)
+    backbone = open_backbone(config, frames=frames)
     name = SCRATCH if config.backbone == SCRATCH else _from_root(config.backbone)
     return replace(config, backbone=name, backbone_revision=backbone.revision), backbone
 
@@ -377,14 +389,16 @@ def _from_root(name: str) -> str:
     return str(folder.resolve()) if folder.is_dir() else name
 
 
-def open_backbone(config: VLAConfig, folder: Path | None = None) -> Any:
+def open_backbone(config: Any, folder: Path | None = None, frames: int = 1) -> Any:
     """Open the base model, with random weights for "scratch", otherwise with its own; `folder` is the artefact's.
+
+    `config` names it as a `VLAConfig` does; `frames` is how many it looks at.
 
     Raises `LattokError` where it cannot be had, or is not the one of `backbone_revision`.
     """
     if config.backbone == SCRATCH:
         sizes = config.image_size, config.patch_size, config.width, config.depth, config.heads
-        return ScratchBackbone(ScratchSize(len(config.cameras), *sizes))
+        return ScratchBackbone(ScratchSize(len(config.cameras), *sizes, frames))
     from lattok.backbones.hf import HFBackbone
 
     name = str(folder / MERGED) if folder is not None and config.backbone == MERGED else config.backbone

@@ -1,0 +1,133 @@
+"""Architecture of `ClipLAM`; saved as config.json. Defaults are the paper's, or stand in `docs/decisions.md`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lattok import checks
+from lattok.backbones import TRAIN, LoraSpec
+from lattok.image_lam.features import IMAGENET
+from lattok.normalize import clipped_kinds, kinds_of
+from lattok.vla.config import MOST_NUMBERS, SCRATCH
+
+PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this order
+    'Given the instruction "{task}" and the video frames, reason about what happens within this time span. Explain how '
+    "the overall scene changes, and identify the temporal dependencies between consecutive frames. Highlight the "
+    "actions, interactions, and transitions that drive the scene's evolution. Answer: Scene evolution description and "
+    "action dynamics description:"
+)
+MOST_FRAMES = 256
+MOST_TOKENS = 4096
+NORMS = ("layer", "none")
+
+
+@dataclass(frozen=True)
+class ClipLAMConfig:
+    """Encoder, latents and decoder of a model of clips. The first fields come from the dataset."""
+
+    from_data: ClassVar[frozenset[str]] = frozenset({"cameras", "action_dim", "action_names", "mean", "std"})
+
+    cameras: tuple[str, ...]
+    action_dim: int
+    action_names: tuple[str, ...] = ()
+    mean: tuple[float, ...] = IMAGENET[0]  # of pixels between 0 and 1, taken away before the target's network
+    std: tuple[float, ...] = IMAGENET[1]
+    frames: int = 16  # k, of a clip, evenly spaced
+    stride: str = "15"  # from the first frame to the last: frames ("15") or a time ("0.5s")
+    horizon: int = 15  # actions from the first frame on that are decoded
+    scene_tokens: int = 64  # latents of what changes around the robot
+    motion_tokens: int = 64  # latents of what the robot does
+    latent_dim: int = 128  # d
+    latent_norm: str = "layer"  # of each latent, without parameters; or "none"
+    image_size: int = 224  # side of the frames in pixels
+    interpolation: str = "bicubic"
+    prompt: str = PROMPT  # {task}: the instruction
+    backbone: str = "OpenGVLab/InternVL3_5-2B-HF"  # that encodes: a Hub id, a folder, or "scratch"
+    backbone_revision: str | None = None  # commit, or the fingerprint of a folder
+    backbone_dtype: str = "float32"  # of the base model's frozen weights, or "bfloat16"; what is trained is float32
+    train_backbone: str = "lora"  # "lora", "full" or "frozen"; a scratch backbone takes "full" only
+    lora_rank: int = 64  # of the adapters in the backbone
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    lora_vision: bool = False  # the paper's vision encoder is frozen
+    gradient_checkpointing: bool = False
+    width: int = 128  # of the scratch backbone
+    depth: int = 4
+    heads: int = 4
+    patch_size: int = 16
+    features: str = "pixels"  # frozen latent space of the predicted frame: "pixels", "timm:MODEL" or "hf:MODEL"
+    features_revision: str | None = None
+    features_size: int = 224  # side of the frames there
+    features_patch: int = 16  # of "pixels"
+    sees_now: bool = True  # the decoder sees the first frame
+    exchange: bool = True  # streams of scene and motion look at each other in every layer of the decoder
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 8
+    flow_steps: int = 10  # Euler steps from noise to a frame and actions
+    frame_weight: float = 1.0
+    action_weight: float = 1.0
+    normalize: str = "quantile"  # of actions
+    normalize_exceptions: tuple[str, ...] = ()
+    normalize_clip: bool = False
+    action_key: str = "action"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cameras, str) or not self.cameras:
+            checks.fail("cameras", "at least one name", repr(self.cameras))
+        checks.counts(2, MOST_FRAMES, frames=self.frames)
+        checks.counts(1, MOST_TOKENS, scene_tokens=self.scene_tokens, motion_tokens=self.motion_tokens)
+        checks.counts(1, MOST_NUMBERS, latent_dim=self.latent_dim)
+        checks.counts(action_dim=self.action_dim, horizon=self.horizon, image_size=self.image_size)
+        checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
+        checks.counts(decoder_width=self.decoder_width, decoder_depth=self.decoder_depth)
+        checks.counts(decoder_heads=self.decoder_heads, features_size=self.features_size)
+        checks.counts(features_patch=self.features_patch, flow_steps=self.flow_steps)
+        if self.action_dim * self.horizon > MOST_NUMBERS:
+            got = f"{self.horizon} steps of {self.action_dim} dimensions"
+            checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk", got)
+        if self.decoder_width % self.decoder_heads:
+            checks.fail("decoder_heads", f"a divisor of decoder_width {self.decoder_width}", self.decoder_heads)
+        checks.stride_in_frames(self.stride, fps=1000)  # its form alone: datasets have their own rates
+        checks.one_of("latent_norm", self.latent_norm, NORMS)
+        checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
+        checks.one_of("backbone_dtype", self.backbone_dtype, ("float32", "bfloat16"))
+        checks.one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
+        checks.at_least_zero(frame_weight=self.frame_weight, action_weight=self.action_weight)
+        if self.frame_weight == self.action_weight == 0:
+            checks.fail("frame_weight", "more than 0 where action_weight is 0", "0", "Nothing would be learned.")
+        try:
+            checks.plain_format(self.prompt, task="")
+        except checks.LattokError:
+            checks.fail("prompt", "a text with {task} at most", f"{self.prompt!r:.80}")
+        _ = self.lora, self.action_clipped  # they check their own numbers
+
+    @property
+    def lora(self) -> LoraSpec:
+        """Adapters of the backbone."""
+        return LoraSpec(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_vision)
+
+    @property
+    def action_kinds(self) -> list[str]:
+        """The kind of normalisation of each action dimension."""
+        return kinds_of(self.normalize, self.normalize_exceptions, self.action_names, self.action_dim)
+
+    @property
+    def action_clipped(self) -> list[bool]:
+        """Whether a normalised action dimension ends at -1 and 1."""
+        return clipped_kinds(self.action_kinds, self.normalize_clip)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weights of the loss terms, which the paper does not give."""
+        weights: dict[str, Any] = {"frame": self.frame_weight, "action": self.action_weight}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    def gaps(self, stride: int) -> list[int]:
+        """Return how far the frames of a clip of `stride` frames are from the first one, that one included."""
+        if stride < self.frames - 1:
+            hint = "Choose fewer frames, or a longer stride."
+            expected = f"at most {stride + 1}, as many as a stride of {stride} frames has"
+            checks.fail("frames", expected, self.frames, hint)
+        return [round(i * stride / (self.frames - 1)) for i in range(self.frames)]

@@ -1,0 +1,95 @@
+"""Unified decoder of LatBot, compact: flow matching of a future frame and of actions, in two streams that exchange.
+
+    x_t = (1 - t) ε + t x,   v = x - ε     of the frame's patches (scene stream) and of the actions (motion stream)
+    per layer   scene  += look(scene, Z_sce),     motion += look(motion, Z_mot)
+                scene  += look(scene, motion),    motion += look(motion, scene)       the exchange, both from before
+                each: attention to itself, feed-forward
+
+Both streams have one time t, so that neither is ahead of the other.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lattok.clip_lam.config import ClipLAMConfig
+from lattok.nn import PreNormBlock, sinusoids
+from lattok.vla.flow import TICKS
+from lattok.vla.head import CrossAttention
+
+
+class Look(nn.Module):
+    """What tokens [B, n, d] find in others [B, m, d], all of which are normed first."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.norm, self.norm_keys = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention = CrossAttention(dim, heads)
+
+    def forward(self, x: Tensor, others: Tensor) -> Tensor:
+        return self.attention(self.norm(x), self.norm_keys(others))
+
+
+class UnifiedLayer(nn.Module):
+    """A layer of both streams; see the top of this file."""
+
+    def __init__(self, dim: int, heads: int, exchange: bool):
+        super().__init__()
+        self.scene_latents, self.motion_latents = Look(dim, heads), Look(dim, heads)
+        self.scene_motion = Look(dim, heads) if exchange else None
+        self.motion_scene = Look(dim, heads) if exchange else None
+        self.scene, self.motion = PreNormBlock(dim, heads), PreNormBlock(dim, heads)
+
+    def forward(self, scene: Tensor, motion: Tensor, z_scene: Tensor, z_motion: Tensor) -> tuple[Tensor, Tensor]:
+        scene = scene + self.scene_latents(scene, z_scene)
+        motion = motion + self.motion_latents(motion, z_motion)
+        if self.scene_motion is not None and self.motion_scene is not None:
+            scene, motion = scene + self.scene_motion(scene, motion), motion + self.motion_scene(motion, scene)
+        return self.scene(scene), self.motion(motion)
+
+
+class UnifiedDecoder(nn.Module):
+    """Noisy patches [B, N, D] and actions [B, H, m] with latents [B, p, d] of scene and motion to their velocities."""
+
+    def __init__(self, config: ClipLAMConfig, patch_dim: int, places: int):
+        super().__init__()
+        dim, heads = config.decoder_width, config.decoder_heads
+        self.patches = nn.Linear(patch_dim, dim)
+        self.now = nn.Linear(patch_dim, dim, bias=False) if config.sees_now else None
+        self.places = nn.Parameter(0.02 * torch.randn(places, dim))
+        self.actions = nn.Linear(config.action_dim, dim)
+        self.unknown = nn.Parameter(0.02 * torch.randn(dim))  # stands for actions that are not known
+        self.steps = nn.Parameter(0.02 * torch.randn(config.horizon, dim))
+        self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.scene_up, self.motion_up = (nn.Linear(config.latent_dim, dim) for _ in range(2))
+        self.layers = nn.ModuleList(UnifiedLayer(dim, heads, config.exchange) for _ in range(config.decoder_depth))
+        self.frame_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, patch_dim))
+        self.action_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.action_dim))
+
+    def forward(
+        self,
+        frame: Tensor,
+        actions: Tensor,
+        times: Tensor,
+        scene: Tensor,
+        motion: Tensor,
+        now: Tensor,
+        known: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict where `frame` and `actions` at `times` [B] go; `now` [B, N, D] is the first frame of the clip.
+
+        Of steps that are not `known` [B, H] the actions are not looked at.
+        """
+        when = self.time(sinusoids(TICKS * times, self.places.shape[1]).to(self.places.dtype))[:, None]  # b 1 d
+        x = self.patches(frame) + self.places + when
+        if self.now is not None:
+            x = x + self.now(now)
+        given = self.actions(actions)
+        if known is not None:
+            given = torch.where(known[..., None], given, self.unknown.to(given.dtype))
+        y = given + self.steps + when
+        z_scene, z_motion = self.scene_up(scene), self.motion_up(motion)
+        for layer in self.layers:
+            x, y = layer(x, y, z_scene, z_motion)
+        return self.frame_out(x), self.action_out(y)

@@ -1,0 +1,248 @@
+"""Latent action model of LatBot (Li et al., 2025): a clip and its instruction to latents of scene and motion.
+
+    Z_sce, Z_mot = f_vlm(V_{t:t+k}, l)                                       Eq. 1
+    V_{t+k}, A_{t:t+k} = Decoder(Z_sce, Z_mot, V_t)                          flow matching: decoder.py
+
+The paper leaves losses, weights and sizes of the decoder open; `docs/decisions.md` has what stands here for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lattok import checks
+from lattok.arrays import Values, as_tensor, like
+from lattok.clip_lam.config import ClipLAMConfig
+from lattok.clip_lam.decoder import UnifiedDecoder
+from lattok.data.pixels import resize_pixels
+from lattok.image_lam.features import FrozenFeatures
+from lattok.image_lam.labelling import Video, VideoEncoder, block_size, query_tokens
+from lattok.nn import ahead
+from lattok.normalize import Normalizer
+from lattok.types import LatentActions, LossTerms, PolicyBatch, VideoLabeller, join
+from lattok.vla.flow import draw_flow
+from lattok.vla.losses import action_loss
+from lattok.vla.model import BackboneModel, of_share, open_backbone
+
+
+class ClipLAM(BackboneModel, VideoLabeller):
+    """Latent actions of clips: what the robot does (`latents`) and what changes around it (`env`), continuous.
+
+    >>> lam = ClipLAM.from_pretrained("org/name")             # or a folder
+    >>> lam.encode(clips, ["close the drawer"]).latents       # uint8 [B, k, V, H, W, 3] -> [B, motion_tokens, d]
+    """
+
+    type = "clip-lam"
+    config_class = ClipLAMConfig
+    config: ClipLAMConfig
+    label_source = "video"
+    reads_task = True
+
+    def __init__(self, config: ClipLAMConfig, backbone: Any, features: FrozenFeatures | None = None):
+        super().__init__()
+        self.config, self.cameras = config, config.cameras
+        backbone.adapt(config.train_backbone, config.lora, config.gradient_checkpointing)
+        self.backbone = backbone
+        width, count = backbone.hidden_size, config.scene_tokens + config.motion_tokens
+        self.queries = nn.Parameter(backbone.embedding_rms * torch.randn(count, width))
+        self.scene_head, self.motion_head = (nn.Linear(width, config.latent_dim) for _ in range(2))
+        self.features = features or FrozenFeatures(
+            config.features,
+            config.features_size,
+            config.mean,
+            config.std,
+            config.interpolation,
+            config.features_revision,
+            patch=config.features_patch,
+        )
+        places = len(config.cameras) * self.features.count
+        self.decoder = UnifiedDecoder(config, self.features.dim, places)
+        self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)
+
+    @classmethod
+    def open_base(cls, config: ClipLAMConfig, folder: Path | None = None) -> Any:
+        """Open the base model, for the frames of a clip."""
+        return open_backbone(config, folder, config.frames)
+
+    def after_load(self) -> None:
+        """Fetch the weights of the frozen latent space."""
+        self.features.load()
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return own weights, and of the backbone what the base model does not have."""
+        own = {n: value for n, value in self.state_dict().items() if not n.startswith(("backbone.", "features."))}
+        return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Add the hash of the frozen latent space's weights, which the artefact does not hold."""
+        weights = self.features.weights_hash()
+        described = super().describe() | {"backend": "torch", "precision": "float32"}
+        return described if weights is None else described | {"features_sha256": weights}
+
+    def usage(self) -> list[str]:
+        video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
+        label = 'labels = model.label_video(video, model.stride_frames(fps=10), task="what the robot does")'
+        return ["", "import numpy as np", "", video, f"{label}  # .latents float32 [T, P, d]"]
+
+    def stride_frames(self, fps: float) -> int:
+        return checks.stride_in_frames(self.config.stride, fps)
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        return self._resized(torch.from_numpy(frames)).numpy()
+
+    def forward(self, batch: PolicyBatch) -> LossTerms:
+        """Return the terms "frame" and "action", the squared errors of the velocities of both streams.
+
+        `batch.later` holds all frames of the clips but the first. Of samples whose actions are not known, or are over,
+        the frame alone is judged.
+        """
+        device = self.queries.device
+        batch = cast(PolicyBatch, send_to_device(batch, device, non_blocking=ahead(device)))
+        clips, valid = _clips(batch), batch.valid
+        inputs = self._inputs(clips, batch.texts) if batch.inputs is None else batch.inputs
+        scene, motion = self._latents(inputs, len(clips))
+        now, later = self.frame_targets(clips[:, [0, -1]]).unbind(1)
+        actions = self.action_normalizer(batch.actions).masked_fill(~valid[..., None], 0.0)
+        noise, times = batch.draws or draw_flow(actions.shape, device=device)
+        frame_noise, share = torch.randn_like(later), times[:, None, None]
+        frame, chunk = self.decoder(
+            (1 - share) * frame_noise + share * later,
+            (1 - share) * noise + share * actions,
+            times,
+            scene,
+            motion,
+            now,
+            valid,
+        )
+        errors = {"action": action_loss(chunk, actions - noise, valid)}
+        return {"frame": (frame.float() - (later - frame_noise)).square().mean()} | of_share(errors, valid, batch.acted)
+
+    def latents(self, clips: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Turn clips uint8 [B, k, V, H, W, 3] and B instructions into latents of scene and motion, [B, p, d] each."""
+        return self._latents(self._inputs(clips, texts), len(clips))
+
+    def prepared(self, batch: PolicyBatch) -> PolicyBatch:
+        """Return a batch with what the backbone makes of its clips and prompts without any weights."""
+        return batch._replace(inputs=self._inputs(_clips(batch), batch.texts))
+
+    def _inputs(self, clips: Tensor, texts: Sequence[str]) -> Mapping[str, Any]:
+        prompts = [checks.plain_format(self.config.prompt, task=text.strip()) for text in texts]
+        return self.backbone.encode(self._resized(clips).flatten(1, 2), prompts)
+
+    def _latents(self, inputs: Mapping[str, Any], count: int) -> tuple[Tensor, Tensor]:
+        config, last = self.config, self.backbone.num_layers
+        out = self.backbone(inputs, self.queries.expand(count, -1, -1), [last])
+        states = out.hidden[last][:, out.queries].to(self.queries.dtype)
+        parts = states.split([config.scene_tokens, config.motion_tokens], 1)
+        found = [head(part).float() for head, part in zip((self.scene_head, self.motion_head), parts, strict=True)]
+        if config.latent_norm == "layer":
+            found = [F.layer_norm(part, (config.latent_dim,)) for part in found]
+        return found[0], found[1]
+
+    @torch.no_grad()
+    def encode(self, clips: Values, texts: str | Sequence[str] = "") -> LatentActions:
+        """Turn clips uint8 [B, k, V, H, W, 3] and their instructions into `LatentActions`; motion, with the scene as
+        `env`. V may be left out when there is one camera; one text stands for all. Arrays in, arrays out."""
+        found = as_tensor("clips", clips)
+        if found.ndim == 5 and len(self.cameras) == 1:
+            found = found[:, :, None]
+        checks.rank("clips", found, "B k V H W 3")
+        checks.size("clips", "frames per sample", found.shape[1], self.config.frames)
+        checks.size("clips", f"cameras ({', '.join(self.cameras)})", found.shape[2], len(self.cameras))
+        texts = [texts] * len(found) if isinstance(texts, str) else list(texts)
+        checks.size("texts", "instructions, one for each clip", len(texts), len(found))
+        with self._inference():
+            return like(clips, self._public(*self.latents(found.to(self.queries.device), texts)))
+
+    @torch.no_grad()
+    def label_video(self, frames: Video, stride: int, task: str = "") -> LatentActions:
+        """Turn video uint8 [T, V, H, W, 3] into T latent actions of the clips from t to min(t + stride, T - 1).
+
+        V may be left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order.
+        Clips are computed in blocks from frame 0, so that labels do not depend on the pieces.
+        """
+        checks.counts(stride=stride)
+        gaps, config = self.config.gaps(stride), self.config
+        patches = (config.image_size // config.patch_size) ** 2
+        size = block_size(config.frames * len(self.cameras) * patches * config.width, self.queries.device)
+
+        def tokens(*moments: Tensor) -> Tensor:
+            clips = torch.stack(moments, 1).to(self.queries.device)
+            return torch.cat(self.latents(clips, [task] * len(clips)), 1)
+
+        with self._inference():
+            found = query_tokens(VideoEncoder(self._resized, tokens), frames, self.cameras, gaps, size)
+            parts = [self._public(*part.split([config.scene_tokens, config.motion_tokens], 1)) for part in found]
+        if not parts:
+            checks.fail("frames", "at least one frame", "none")
+        return like(frames, join(parts))
+
+    @torch.no_grad()
+    def frame_targets(self, frames: Tensor) -> Tensor:
+        """Turn uint8 [..., V, H, W, 3] into patches of the frozen latent space [..., V*N, D]."""
+        lead = frames.shape[:-4]
+        patches = self.features(frames.reshape(-1, *frames.shape[-3:]))
+        return patches.reshape(*lead, -1, self.features.dim)
+
+    @torch.no_grad()
+    def predict(self, now: Tensor, latents: LatentActions) -> Tensor:
+        """Predict patches of the last frame [B, V*N, D] from those of the first: their mean, in one step from noise."""
+        frame, chunk = self._noise(len(now), seed=0)
+        with self._inference():
+            return frame + self._velocity(frame, chunk, torch.zeros_like(chunk[:, 0, 0]), now, latents)[0]
+
+    @torch.no_grad()
+    def generate(self, frames: Values, latents: LatentActions, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Draw patches of the last frame [B, V*N, D] and actions [B, H, m] in physical units, from frames uint8
+        [B, V, H, W, 3] and latent actions, by Euler's method from noise of `seed`."""
+        now, steps = self.frame_targets(as_tensor("frames", frames).to(self.queries.device)), self.config.flow_steps
+        x, y = self._noise(len(now), seed)
+        with self._inference():
+            for step in range(steps):
+                times = torch.full_like(y[:, 0, 0], step / steps)
+                frame, chunk = self._velocity(x, y, times, now, latents)
+                x, y = x + frame / steps, y + chunk / steps
+        return x, self.action_normalizer.inverse(y)
+
+    def fresh(self) -> Self:
+        """Make a model of the same configuration with random weights; the frozen latent space is shared."""
+        return type(self)(self.config, self.open_base(self.config), self.features)
+
+    def _noise(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        patches = torch.randn(count, len(self.cameras) * self.features.count, self.features.dim, generator=generator)
+        actions = torch.randn(count, self.config.horizon, self.config.action_dim, generator=generator)
+        return patches.to(self.queries.device), actions.to(self.queries.device)
+
+    def _velocity(
+        self, x: Tensor, y: Tensor, times: Tensor, now: Tensor, latents: LatentActions
+    ) -> tuple[Tensor, Tensor]:
+        assert latents.env is not None
+        scene, motion = (part.latents.to(now.device) for part in (latents.env, latents))
+        frame, chunk = self.decoder(x, y, times, scene, motion, now)
+        return frame.float(), chunk.float()
+
+    def _resized(self, frames: Tensor) -> Tensor:
+        return resize_pixels(frames, self.config.image_size, self.config.interpolation)
+
+    def _public(self, scene: Tensor, motion: Tensor) -> LatentActions:
+        """Return what callers get: no codes."""
+        none = torch.empty(len(motion), 0, dtype=torch.long, device=motion.device)
+        return LatentActions(none, motion, motion, LatentActions(none, scene, scene))
+
+
+def _clips(batch: PolicyBatch) -> Tensor:
+    """Return the clips of a batch, uint8 [B, k, V, H, W, 3]."""
+    if not isinstance(batch, PolicyBatch) or batch.later is None:
+        hint = "Call lam.encode(clips, texts) for latent actions."
+        checks.fail("batch", "a PolicyBatch with later frames", type(batch).__name__, hint)
+    return torch.cat([batch.images[:, None], batch.later], 1)

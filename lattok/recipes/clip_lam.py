@@ -1,0 +1,185 @@
+"""Recipe of LatBot's latent action model: dataset, clips with instructions and actions, backbone, model and loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+
+from lattok import checks
+from lattok.clip_lam import ClipLAM, ClipLAMConfig
+from lattok.data import RobotDataset, camera_keys, select_episodes
+from lattok.data.episodes import check_horizon, check_stride
+from lattok.image_lam.features import known_scaling
+from lattok.normalize import Normalizer
+from lattok.recipes.common import QUANTILES, ImageOptions, MixOptions, Recipe
+from lattok.recipes.frame_memory import keep_or_stream, left_out
+from lattok.recipes.policy_data import PolicyBatches
+from lattok.recipes.run_folder import finish
+from lattok.samples.batches import same_actions, same_cameras
+from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
+from lattok.training import LoopOptions, fit
+from lattok.vla.config import SCRATCH
+from lattok.vla.model import with_base
+
+
+@dataclass(frozen=True)
+class ClipOptions(ImageOptions, MixOptions):
+    """What a model of clips learns from."""
+
+    action_episodes: str | None = None  # episodes whose actions are known; others teach by frames (default: all)
+    acted_share: float = 0.0  # share of a batch from episodes with known actions; 0: as they come
+
+    def __post_init__(self) -> None:
+        _ = self.augmentation  # it checks its own numbers
+        if not 0 <= self.acted_share < 1:
+            checks.fail("acted_share", "a share from 0 to below 1", self.acted_share)
+        if self.acted_share and (self.action_episodes is None or self.mix):
+            expected = "0 unless action_episodes says which actions of one dataset are known"
+            checks.fail("acted_share", expected, self.acted_share)
+
+
+@dataclass(frozen=True)
+class ClipLAMRecipe(Recipe[ClipLAM]):
+    """Train LatBot's latent action model of clips with instructions.
+
+    - `full`: the paper's numbers, where it has some; it does not say how many steps
+    - `tiny`: a small one that learns from nothing on two cores
+    """
+
+    kind = "clip-lam"
+    looks = True
+    model_class = ClipLAMConfig
+    data_class = ClipOptions
+    data: ClipOptions
+    loop: LoopOptions
+    model: ClipLAMConfig
+    common = ("backbone", "frames", "stride", "horizon", "cameras", "exchange", *Recipe.common)
+    example = MappingProxyType({"preset": "tiny"})
+    default_preset = "full"
+    presets = MappingProxyType(
+        {
+            "full": {
+                **QUANTILES,
+                "steps": 100_000,
+                "batch_size": 512,
+                "lr": 1e-4,
+                "schedule": "cosine",
+                "warmup_steps": 2000,
+                "min_lr": 2.5e-6,
+                "optimizer": "adamw",
+                "beta2": 0.95,
+                "weight_decay": 0.01,  # the paper does not say; torch's own
+                "log_every": 100,
+            },
+            "tiny": {
+                "backbone": SCRATCH,
+                "train_backbone": "full",
+                "prompt": "{task}",
+                "frames": 4,
+                "stride": "0.2s",
+                "horizon": 16,
+                "scene_tokens": 4,
+                "motion_tokens": 4,
+                "latent_dim": 32,
+                "image_size": 64,
+                "patch_size": 32,
+                "interpolation": "bilinear",
+                "features_size": 64,
+                "depth": 3,
+                "decoder_width": 128,
+                "decoder_depth": 3,
+                "decoder_heads": 4,
+                "steps": 1500,
+                "batch_size": 32,
+                "lr": 1e-3,
+                "optimizer": "adamw",
+                "weight_decay": 0.01,
+                "schedule": "one_cycle",
+                "threads": 1,
+            },
+        }
+    )
+
+    def train(self, resume: bool = False, resume_command: str = "") -> ClipLAM:
+        """Train as every recipe does."""
+        out, data = self.folder(resume), self.data
+        sources = self.open()
+        datasets = [source.dataset for source in sources]
+        cameras = camera_keys(datasets[0], data.cameras)
+        views = [cameras, *(same_cameras(dataset, cameras) for dataset in datasets[1:])]
+        torch.manual_seed(self.loop.seed)
+        model = ClipLAM(*with_base(_config(self, datasets, cameras), self.model.frames))
+        parts = [_windows(self, model, *each) for each in zip(datasets, views, strict=True)]
+        weights = [source.weight for source in sources]
+        samples = _normalised(model, parts, weights)
+        inputs = {"backbone": model.config.backbone_revision} if model.config.backbone_revision else {}
+        with self.begin(resume, sources, inputs, resume_command) as contents:
+            model.features.load()
+            model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
+            if data.action_episodes is not None:
+                model.trained_on["labels"] = {"episodes": data.action_episodes}
+            if share := data.acted_share:  # samples with known actions, and the others of the same dataset
+                parts, weights = [*parts, *parts], [share, 1 - share]
+            windows = keep_or_stream(self, parts, weights, resume)
+            batches = PolicyBatches(samples, self, windows, model.prepared, flows=True)
+            weighted: Mapping[str, float] = model.config.loss_weights
+            fit(model, batches, self.loop, out, loss_weights=weighted, resume=resume, resume_command=resume_command)
+            model.trained_on |= left_out(batches.stream)
+            return finish({"": model}, out)[""]
+
+    def next_step(self) -> str:
+        """Return what to type when it is trained."""
+        return f"Label with it: lattok annotate DATASET --model {self.out} --out DIR"
+
+
+def _config(recipe: ClipLAMRecipe, datasets: Sequence[RobotDataset], cameras: tuple[str, ...]) -> ClipLAMConfig:
+    """Return the recipe's model for this data."""
+    names, chosen = same_actions(datasets, recipe.data.action_key), recipe.model
+    mean, std = known_scaling(chosen.features, chosen.features_size, chosen.features_revision)
+    known: dict[str, Any] = {"cameras": cameras, "action_dim": len(names), "action_names": names}
+    return recipe.config(**known, mean=mean, std=std)
+
+
+def _windows(recipe: ClipLAMRecipe, model: ClipLAM, dataset: RobotDataset, cameras: tuple[str, ...]) -> PolicyWindows:
+    """Return every clip of a dataset, without its frames, with the instruction and the actions."""
+    data, config = recipe.data, model.config
+    episodes = select_episodes(dataset, data.episodes)
+    stride = model.stride_frames(dataset.fps)
+    check_stride(stride, np.array([episode.length for episode in episodes], dtype=np.int64), dataset.fps)
+    check_horizon(config.horizon, episodes)
+    return PolicyWindows(
+        dataset,
+        config.horizon,
+        cameras=cameras,
+        size=config.image_size,
+        interpolation=config.interpolation,
+        action_key=data.action_key,
+        state_key=None,
+        episodes=data.episodes,
+        action_episodes=data.action_episodes,
+        gaps=config.gaps(stride)[1:],
+        pixels=False,
+    )
+
+
+def _normalised(
+    model: ClipLAM, parts: Sequence[PolicyWindows], weights: Sequence[float]
+) -> PolicyWindows | MixedPolicyWindows:
+    """Fit the normaliser; batches of a mixture come normalised, each dataset by its own, and the model's does nothing.
+
+    Labels need none.
+    """
+    config = model.config
+    if len(parts) == 1:
+        model.action_normalizer.fit(parts[0].known_actions, config.action_kinds)
+        return parts[0]
+    maps = [
+        {"action": Normalizer(config.action_dim, config.action_clipped).fit(part.known_actions, config.action_kinds)}
+        for part in parts
+    ]
+    return MixedPolicyWindows(parts, weights, maps)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import lattok
+from lattok import LattokError
+from lattok.annotation import annotate, verify
+from lattok.data import open_dataset
+from lattok.vla.flow import draw_flow
+from tests.clip_lam.fakes import batch, clip_lam, config, pixels
+
+
+def video(length: int = 11) -> np.ndarray:
+    return pixels(length, 2).numpy()
+
+
+def test_the_loss_is_that_of_the_velocities(monkeypatch: pytest.MonkeyPatch):
+    """Of sample 1 two actions are known, of sample 2 none: it teaches by its frame alone."""
+    lam = clip_lam()
+    valid = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
+    given, draws = batch(valid=valid), draw_flow((4, 4, 3), torch.Generator().manual_seed(5))
+    seen = {}
+
+    def answers(frame, actions, times, scene, motion, now, known):
+        seen.update(frame=frame, actions=actions, now=now, known=known)
+        return torch.full_like(frame, 0.5), torch.full_like(actions, 0.25)
+
+    monkeypatch.setattr(lam.decoder, "forward", answers)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        terms = lam(given._replace(draws=draws, actions=given.actions.masked_fill(~valid[..., None], torch.nan)))
+    torch.manual_seed(3)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    assert given.later is not None
+    ends = np.stack([given.images.numpy(), given.later[:, -1].numpy()]) / 255
+    ends = ((ends - mean) / std).reshape(2, 4, 2, 2, 8, 2, 8, 3).transpose(0, 1, 2, 3, 5, 4, 6, 7).reshape(2, 4, 8, 192)
+    noise = torch.randn(4, 8, 192).numpy()
+    t = draws.times.numpy()[:, None, None]
+    np.testing.assert_allclose(seen["now"], ends[0], atol=1e-5)
+    np.testing.assert_allclose(seen["frame"], (1 - t) * noise + t * ends[1], atol=1e-5)
+    assert float(terms["frame"]) == pytest.approx(np.mean((0.5 - (ends[1] - noise)) ** 2), rel=1e-5)
+    errors = ((0.25 - (given.actions - draws.noise).numpy()) ** 2).mean(-1)
+    wanted = np.mean([errors[0].mean(), errors[1, :2].mean(), errors[3].mean()])
+    assert float(terms["action"]) == pytest.approx(wanted, rel=1e-5)
+    assert torch.equal(seen["known"], valid)
+
+
+def test_everything_that_is_trained_gets_a_gradient():
+    lam = clip_lam().train()
+    terms = lam(batch(valid=torch.tensor([[1, 1, 0, 0]] * 4).bool()))
+    torch.stack(list(terms.values())).sum().backward()
+    assert not [name for name, p in lam.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+def test_clips_without_actions_teach_motion_by_the_exchange_alone():
+    for exchange in (True, False):
+        lam = clip_lam(exchange=exchange).train()
+        terms = lam(batch(valid=torch.zeros(4, 4, dtype=torch.bool)))
+        assert float(terms["action"].detach()) == 0
+        torch.stack(list(terms.values())).sum().backward()
+        scene, motion = (head.weight.grad for head in (lam.scene_head, lam.motion_head))
+        assert scene is not None
+        assert scene.any()
+        assert (motion is not None and bool(motion.any())) == exchange
+
+
+def test_labels_are_those_of_clips_in_any_pieces(tmp_path):
+    """At the end the last frame stands for those that are not there; another instruction is another label."""
+    lam, frames = clip_lam(), video()
+    found = lam.label_video(frames, 4, "lift it")
+    assert found.codes.shape == (11, 0)
+    clips = np.stack([np.stack([frames[min(t + gap, 10)] for gap in (0, 2, 4)]) for t in range(11)])
+    one = lam.encode(clips, "lift it")
+    np.testing.assert_allclose(found.latents, one.latents, atol=1e-6)
+    assert found.env
+    assert one.env
+    np.testing.assert_allclose(found.env.latents, one.env.latents, atol=1e-6)
+    pieces = lam.label_video(iter([frames[:5], frames[5:6], frames[6:]]), 4, "lift it")
+    assert np.array_equal(found.latents, pieces.latents)
+    assert not np.array_equal(found.latents, lam.label_video(frames, 4, "push it").latents)
+    assert np.allclose(found.latents.mean(-1), 0, atol=1e-5)  # latent_norm="layer"
+    assert np.allclose(found.latents.std(-1), 1, atol=1e-2)
+    again = lattok.load(lam.save_pretrained(tmp_path / "lam"))
+    assert isinstance(again, lattok.ClipLAM)
+    assert np.array_equal(found.latents, again.label_video(frames, 4, "lift it").latents)
+
+
+def test_a_frame_is_predicted_and_a_chunk_drawn():
+    """The prediction is noise plus the velocity at t = 0, which is the mean of what may come."""
+    lam, frames = clip_lam(flow_steps=1), pixels(2, 2)
+    latents = lam.encode(pixels(2, 3, 2), ["a", "b"])
+    now = lam.frame_targets(frames)
+    patches, actions = lam.generate(frames, latents)
+    assert actions.shape == (2, 4, 3)
+    assert torch.allclose(lam.predict(now, latents), patches, atol=1e-5)
+    lam.action_normalizer.shift += 1
+    assert torch.allclose(lam.generate(frames, latents)[1], actions + 1, atol=1e-5)
+
+
+def test_a_dataset_is_annotated_and_verified(make_dataset, tmp_path):
+    """Each episode with its own instruction; scene and motion are columns."""
+    dataset, lam = make_dataset([12, 9]), clip_lam()
+    annotate(dataset, lam, tmp_path / "out")
+    labelled = open_dataset(tmp_path / "out")
+    assert labelled.features["latent.embedding"].shape == (24,)
+    assert labelled.features["latent.env.embedding"].shape == (16,)
+    for index, task in enumerate(("lift", "push")):
+        frames = dataset.frames(index, dataset.cameras, transform=lam.resize)
+        wanted = lam.label_video(frames, 4, task)
+        found = labelled.columns(index, ["latent.embedding", "latent.env.embedding", "latent.valid"])
+        assert np.array_equal(found["latent.embedding"], wanted.latents.reshape(len(frames), -1))
+        assert wanted.env is not None
+        assert np.array_equal(found["latent.env.embedding"], wanted.env.latents.reshape(len(frames), -1))
+        assert found["latent.valid"].sum() == len(frames) - 4
+    assert verify(labelled, {"latent": lam}).holds
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"frames": 1}, "`frames`"),
+        ({"latent_norm": "batch"}, "`latent_norm`: expected one of layer, none"),
+        ({"decoder_heads": 5}, "`decoder_heads`: expected a divisor of decoder_width 32, got 5"),
+        ({"cameras": ()}, "`cameras`: expected at least one name"),
+        ({"prompt": "{word}"}, "`prompt`: expected a text with {task} at most"),
+        ({"frame_weight": 0.0, "action_weight": 0.0}, "Nothing would be learned"),
+        ({"train_backbone": "lora"}, "`train_backbone`: expected one of full"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, text):
+    with pytest.raises(LattokError) as error:
+        config(**changes)
+    assert text in str(error.value)
+
+
+def test_a_stride_shorter_than_the_clip_is_refused():
+    assert config(frames=4).gaps(9) == [0, 3, 6, 9]
+    with pytest.raises(LattokError, match="`frames`: expected at most 2, as many as a stride of 1 frames has, got 3"):
+        clip_lam().label_video(video(), 1)
+    with pytest.raises(LattokError, match="frames per sample"):
+        clip_lam().encode(pixels(2, 2, 2), "a")
+    with pytest.raises(LattokError, match="a PolicyBatch with later frames"):
+        clip_lam()(batch()._replace(later=None))

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import lattok
+from lattok import LattokError
+from lattok.cli import main
+from lattok.cli.train import as_flags
+from lattok.signals import Interrupted
+from lattok.training import LoopOptions, learning_rate
+from tests.clip_lam.fakes import SIZES
+from tests.conftest import write_dataset
+
+SMALL = {"preset": "tiny", "steps": 4, "batch_size": 4, "log_every": 1, **SIZES}
+
+
+def test_the_command_trains_a_model_that_labels(tmp_path):
+    data = write_dataset(tmp_path / "data", [12, 9, 11, 10])
+    words = [word for flag in as_flags({**SMALL, "action_episodes": "0:2"}) for word in flag]
+    assert main(["train", "clip-lam", str(data), "--out", str(tmp_path / "lam"), *words]) == 0
+    logged = [json.loads(line) for line in (tmp_path / "lam/run/metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in logged] == [1, 2, 3, 4]
+    assert all(np.isfinite(entry["loss/frame"]) and np.isfinite(entry["loss/action"]) for entry in logged)
+    assert main(["annotate", str(data), "--model", str(tmp_path / "lam"), "--out", str(tmp_path / "out")]) == 0
+    labelled, lam = lattok.open_dataset(tmp_path / "out"), lattok.ClipLAM.from_pretrained(tmp_path / "lam")
+    frames = labelled.frames(1, labelled.cameras, transform=lam.resize)
+    found = labelled.columns(1, ["latent.embedding"])["latent.embedding"]
+    assert np.array_equal(found, lam.label_video(frames, 4, "lift").latents.reshape(9, -1))
+
+
+def test_a_run_that_goes_on_ends_with_the_same_weights(tmp_path, monkeypatch):
+    data = write_dataset(tmp_path / "data", [12, 9, 11])
+    options = {**SMALL, "save_every": 2}
+    whole = lattok.train(lattok.ClipLAMRecipe.from_preset(data, tmp_path / "whole", **options))
+    forward, calls = lattok.ClipLAM.forward, []
+
+    def stops(self, batch):
+        calls.append(1)
+        if len(calls) == 4:
+            raise Interrupted("stopped")
+        return forward(self, batch)
+
+    recipe = lattok.ClipLAMRecipe.from_preset(data, tmp_path / "cut", **options)
+    monkeypatch.setattr(lattok.ClipLAM, "forward", stops)
+    with pytest.raises(Interrupted):
+        lattok.train(recipe)
+    monkeypatch.setattr(lattok.ClipLAM, "forward", forward)
+    again = lattok.train(recipe, resume=True)
+    for name, tensor in whole.saved_tensors().items():
+        assert torch.equal(tensor, again.saved_tensors()[name]), name
+
+
+def test_the_preset_has_the_numbers_of_the_paper():
+    made = lattok.ClipLAMRecipe.from_preset("data", "out")
+    assert (made.model.frames, made.model.scene_tokens, made.model.motion_tokens) == (16, 64, 64)
+    assert (made.loop.batch_size, made.loop.lr, made.loop.beta2, made.loop.min_lr) == (512, 1e-4, 0.95, 2.5e-6)
+
+
+def test_cosine_warms_up_and_falls_to_the_least_rate():
+    options = LoopOptions(steps=100, lr=1.0, schedule="cosine", warmup_steps=10, min_lr=0.1)
+    assert [learning_rate(options, step) for step in (0, 4, 9, 10)] == pytest.approx([0.1, 0.5, 1.0, 1.0])
+    assert learning_rate(options, 55) == pytest.approx(0.55)
+    assert learning_rate(options, 100) == pytest.approx(0.1)
+    with pytest.raises(LattokError, match="`min_lr`: expected a learning rate from 0 to lr 1"):
+        LoopOptions(lr=1.0, min_lr=2.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"frames": 9}, "`frames`: expected at most 5, as many as a stride of 4 frames has, got 9"),
+        ({"acted_share": 0.5}, "`acted_share`: expected 0 unless action_episodes says"),
+        ({"stride": "40"}, "40"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(options, text, tmp_path):
+    data = write_dataset(tmp_path / "data", [12, 9])
+    with pytest.raises(LattokError) as error:
+        lattok.train(lattok.ClipLAMRecipe.from_preset(data, tmp_path / "lam", **{**SMALL, **options}))
+    assert text in str(error.value)
