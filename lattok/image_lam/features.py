@@ -1,4 +1,4 @@
-"""Frozen networks before the latent action model, which no artefact holds: it names them and their revision.
+"""Frozen networks before the latent action model: artefacts name them with their revision, and hold but few (mae.py).
 
 Images: patch tokens after the final norm of a timm ViT, of V-JEPA 2 or of ViT-MAE, or normalised patch pixels. Texts,
 for language conditioning (stage 1): the last hidden states of a T5 encoder.

@@ -60,7 +60,7 @@ class ImageLAM(PairModel):
         super().__init__()
         self.config = config
         self.cameras, self.language, self.codebook_size = config.cameras, config.language, config.codebook_size
-        self.features = features or _features(config)
+        self.features = features or frozen_features(config)
         self.pixels = _seen_as(config, "pixels") if config.target == "pixels" else None
         places = len(config.cameras) * self.features.count
         streams = 1 if config.streams == "control" else 2
@@ -83,7 +83,7 @@ class ImageLAM(PairModel):
     def opened(cls, config: ImageLAMConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
         """Build the frozen features, unless the artefact holds them."""
         super().opened(config, folder, backbone)
-        return config, {} if config.features.startswith(HELD) else {"features": _features(config)}
+        return config, {} if config.features.startswith(HELD) else {"features": frozen_features(config)}
 
     @property
     def base_model(self) -> str | None:
@@ -323,7 +323,8 @@ def _of_pairs(frames: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
     return chosen.unflatten(1, (len(pairs), 2)).flatten(0, 1)
 
 
-def _features(config: ImageLAMConfig) -> FrozenFeatures:
+def frozen_features(config: ImageLAMConfig) -> FrozenFeatures:
+    """Build the frozen features that a configuration names, without their weights."""
     return _seen_as(config, config.features, revision=config.features_revision, class_token=config.class_token)
 
 

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from lattok import checks, files
+from lattok.hub.weights import Size, planned
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import IMAGENET
 from lattok.image_lam.mae import HELD, HeldViT
-from lattok.image_lam.model import ImageLAM
+from lattok.image_lam.model import ImageLAM, frozen_features
 from lattok.keymap import Join, KeyMap, axis_of, check_kind, numbered, read_checkpoint, translate
 
 ENCODER = "facebook/vit-mae-large"  # where the file holds no image encoder
@@ -72,7 +73,11 @@ def moto_lam(
     facts |= {"features": named, "features_revision": features_revision}
     found = sizes(foreign, settings)
     _check_heads(found)
-    model = ImageLAM(ImageLAMConfig(**facts, **found))
+    made = ImageLAMConfig(**facts, **found)
+    network = None if held else frozen_features(made)  # of a known name, not of the file's sizes
+    in_file = {name: Size.of(tensor) for name, tensor in foreign.items()}
+    planned(lambda: ImageLAM(made, network), in_file, str(path))  # before memory is taken
+    model = ImageLAM(made, network)
     ours = dict(model.saved_tensors())
     kept = [name for name in ours if name.endswith(("quantizer.steps", "cluster_size"))]
     unused = [name for name in foreign if name.startswith(NOT_NEEDED[1:] if held else NOT_NEEDED)]

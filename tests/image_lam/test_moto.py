@@ -352,6 +352,16 @@ def test_wrong_files_get_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_file_that_asks_for_far_more_memory_than_it_takes_is_refused(tmp_path):
+    weights = dict(opened("lara_lam_a").weights)
+    weights["image_encoder.embeddings.cls_token"] = torch.zeros(1, 1, 64_000)
+    weights["image_encoder.encoder.layer.0.intermediate.dense.bias"] = torch.zeros(900_000)
+    with pytest.raises(
+        LattokError, match="expected tensors about as large as its own, got a configuration with one of"
+    ):
+        moto_lam(written(tmp_path, weights))
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
