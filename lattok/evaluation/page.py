@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,8 @@ def picture(report: Report) -> str | None:
     groups = [each for section in report.sections for each in section.pictures if each.panels[0].startswith("<svg")][:2]
     parts, y, width = [], GAP, 0
     for group in groups:
+        parts.append(f'<text class="t" x="{GAP}" y="{y + 4:g}">{escape(_words(group.caption))}</text>')
+        y += GAP
         for start in range(0, len(group.panels), COLUMNS):
             row = group.panels[start : start + COLUMNS]
             heights = [float(found[1]) for panel in row if (found := _HEIGHT.match(panel))]
@@ -157,6 +159,11 @@ def picture(report: Report) -> str | None:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y:g}" width="{width}" height="{y:g}">'
     sheet = f'<rect width="{width}" height="{y:g}" class="sheet"/>'
     return f"{head}<style>{_DRAWN}</style>{sheet}{''.join(parts)}</svg>\n"
+
+
+def _words(caption: str) -> str:
+    """Return a caption without markup and keys of colours."""
+    return unescape(re.sub(r"<[^>]*>|\{\w+\} ", "", caption))
 
 
 def _answer(answer: Answer | None) -> str:

@@ -111,6 +111,9 @@ def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
     assert "![Pictures of the evaluation](evaluation.svg)" in card
     picture = ElementTree.parse(tmp_path / "tok/evaluation.svg").getroot()
     assert len(picture.findall("{http://www.w3.org/2000/svg}svg")) == 6  # errors and a trajectory, 3 dimensions each
+    titles = [text.text or "" for text in picture.findall("{http://www.w3.org/2000/svg}text")]
+    assert titles[0] == "Normalised squared error per dimension; shorter is better."
+    assert "physical units: true, tokenizer, k-means control." in titles[1]
     assert json.loads((tmp_path / "tok/evaluation.json").read_text())["dataset"] == Path(dataset).name
     assert main(["annotate", dataset, "--model", tokenizer, "--out", annotated]) == 0
     assert lattok.open_dataset(annotated).columns(0, ["latent.codes"])["latent.codes"].shape == (12, 4)
