@@ -1,0 +1,183 @@
+"""Notebooks: NAME.py, which people edit and review, NAME.ipynb with stored outputs, and a picture for the docs.
+
+    python scripts/notebooks.py build [NAME ...]                # execute in full, store outputs and picture
+    python scripts/notebooks.py check [NAME ...]                # do these belong to the .py, clean, 3 MB in all?
+    LATTOK_SHORT=1 python scripts/notebooks.py run [NAME ...]   # execute from end to end, store nothing
+
+The .py is in jupytext's percent format. Stored outputs hold no paths of a machine, progress, times or random ids, so
+that building twice changes nothing but figures. A cell that raises or warns stops everything. The picture,
+docs/pictures/NAME.png, is what the cell with the tag "picture" shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from lattok import files
+
+ROOT = Path(__file__).parents[1]
+FOLDER, PICTURES = ROOT / "examples" / "notebooks", ROOT / "docs" / "pictures"
+SHORT = "LATTOK_SHORT"
+LIMIT = 3 * 2**20  # bytes of all sources, notebooks and pictures
+PATIENCE_S = 1800  # for a cell, on a busy machine
+METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+ABSOLUTE = re.compile(r"(?<![\w.:/~<-])/[\w.+-]+/[\w.+-]+|\b[A-Z]:\\\w+")
+RANDOM = re.compile(r"\bat 0x[0-9a-f]{6,}")
+
+
+def names(folder: Path) -> list[str]:
+    """List the notebooks of a folder."""
+    return sorted({path.stem for path in folder.iterdir() if path.suffix in (".py", ".ipynb")})
+
+
+def paths(folder: Path, name: str) -> list[Path]:
+    """Return where source, notebook and picture are; the pictures of other folders lie in these."""
+    pictures = PICTURES if folder == FOLDER else folder
+    return [folder / f"{name}.py", folder / f"{name}.ipynb", pictures / f"{name}.png"]
+
+
+def source(path: Path) -> NotebookNode:
+    """Read the .py as a notebook without outputs, whose cells are numbered instead of having random ids."""
+    notebook = jupytext.read(path)
+    for number, cell in enumerate(notebook.cells):
+        cell.id, cell.metadata = f"cell-{number}", _tags(cell)
+    notebook.metadata = nbformat.from_dict(METADATA)
+    return notebook
+
+
+def execute(notebook: NotebookNode, short: bool) -> NotebookNode:
+    """Run all cells in a fresh kernel and an empty folder; a cell that raises or warns is an error."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = {key: value for key, value in os.environ.items() if key not in (SHORT, "MPLBACKEND")}
+        env |= {"IPYTHONDIR": f"{folder}/ipython"} | ({SHORT: "1"} if short else {})
+        work = Path(folder) / "work"
+        work.mkdir()
+        resources = {"metadata": {"path": str(work)}}
+        client = NotebookClient(notebook, timeout=PATIENCE_S, resources=resources, record_timing=False)
+        notebook = client.execute(env=env)
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", ()):
+            if output.get("name") == "stderr" and "Warning" in output.text:
+                raise RuntimeError(f"cell {number} warns:\n{output.text}")
+    return notebook
+
+
+def cleaned(notebook: NotebookNode) -> NotebookNode:
+    """Leave out what depends on machine and moment: progress, how a page would show it, other kernels' details."""
+    for cell in notebook.cells:
+        cell.metadata = _tags(cell)
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for output in cell.outputs:
+            if "data" in output:
+                output.data = {kind: output.data[kind] for kind in ("image/png", "text/plain") if kind in output.data}
+                output.metadata = {}
+    notebook.metadata = nbformat.from_dict(METADATA)
+    return notebook
+
+
+def _tags(cell: NotebookNode) -> NotebookNode:
+    return nbformat.from_dict({key: value for key, value in cell.metadata.items() if key == "tags"})
+
+
+def written(notebook: NotebookNode) -> str:
+    """Return the text of an .ipynb."""
+    return nbformat.writes(notebook) + "\n"
+
+
+def picture(notebook: NotebookNode) -> bytes:
+    """Return the image that the cell with the tag "picture" shows; b"" where there is none."""
+    for cell in notebook.cells:
+        if "picture" in cell.metadata.get("tags", ()):
+            for output in cell.get("outputs", ()):
+                if "image/png" in output.get("data", {}):
+                    return base64.b64decode(output.data["image/png"])
+    return b""
+
+
+def build(folder: Path, name: str) -> None:
+    """Execute NAME.py in full; write NAME.ipynb and NAME.png."""
+    text, stored, image = paths(folder, name)
+    notebook = cleaned(execute(source(text), short=False))
+    files.write_text(stored, written(notebook))
+    with files.whole_file(image) as path:
+        path.write_bytes(picture(notebook))
+
+
+def problems(folder: Path, name: str) -> list[str]:
+    """List what keeps a stored notebook from being that of its source; nothing is executed."""
+    missing = [f"{path.name} is missing" for path in paths(folder, name) if not path.is_file()]
+    if missing:
+        return missing
+    origin, stored, image = paths(folder, name)
+    wanted, text = source(origin), stored.read_text(encoding="utf-8")
+    found = nbformat.reads(text, as_version=4)
+    lines = [
+        f"{name}.ipynb: cell {number} is not that of {name}.py"
+        for number, cells in enumerate(zip(wanted.cells, found.cells, strict=False))
+        if len({(cell.id, cell.cell_type, cell.source, str(cell.metadata)) for cell in cells}) > 1
+    ]
+    if len(wanted.cells) != len(found.cells):
+        lines.append(f"{name}.ipynb has {len(found.cells)} cells, {name}.py {len(wanted.cells)}")
+    code = [cell for cell in found.cells if cell.cell_type == "code"]
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        lines.append(f"{name}.ipynb was not executed once, from top to bottom")
+    for cell in code:
+        shown = "\n".join(str(output.get("text", "")) + _plain(output) for output in cell.outputs)
+        for what, pattern in (("a path", ABSOLUTE), ("an address", RANDOM)):
+            lines += [f"{name}.ipynb, {cell.id} shows {what}: {part[0]}" for part in pattern.finditer(shown)]
+    if text != written(cleaned(found)):
+        lines.append(f"{name}.ipynb holds what building leaves out")
+    if not picture(found) or picture(found) != image.read_bytes():
+        lines.append(f"{name}.png is not the picture of {name}.ipynb")
+    return lines
+
+
+def _plain(output: NotebookNode) -> str:
+    return str(output.get("data", {}).get("text/plain", ""))
+
+
+def size_problems(folder: Path) -> list[str]:
+    """Tell when all notebooks together are larger than `LIMIT`."""
+    found = [path for name in names(folder) for path in paths(folder, name) if path.is_file()]
+    size = sum(path.stat().st_size for path in found)
+    return [f"{folder.name} take {size / 2**20:.1f} MB, more than {LIMIT / 2**20:.0f}"] if size > LIMIT else []
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build, check or run notebooks; return 1 where one is not as it should be."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("verb", choices=("build", "check", "run"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help="without .py (default: all)")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    args = parser.parse_args(arguments)
+    found = [] if args.verb == "run" else size_problems(args.folder)
+    for name in args.names or names(args.folder):
+        started = time.monotonic()
+        if args.verb == "build":
+            build(args.folder, name)
+        elif args.verb == "run":
+            execute(source(args.folder / f"{name}.py"), short=bool(os.environ.get(SHORT)))
+        found += [] if args.verb == "run" else problems(args.folder, name)
+        print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+    for line in found:
+        print(f"{line}. Build it: python scripts/notebooks.py build", file=sys.stderr)
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Stored notebooks belong to their sources and hold nothing of a machine; what scripts/notebooks.py refuses."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts import notebooks
+
+SCRIPT = Path(notebooks.__file__)
+TINY = """# %% [markdown]
+# # Tiny
+
+# %%
+import os
+import sys
+
+SHORT = bool(os.environ.get("LATTOK_SHORT"))
+print("short" if SHORT else "full", file=sys.stdout)
+print("progress 3/4", file=sys.stderr)
+
+# %% tags=["picture"]
+import matplotlib.pyplot as plt
+
+plt.plot([0, 1])
+plt.show()
+"""
+
+
+@pytest.mark.parametrize("name", notebooks.names(notebooks.FOLDER))
+def test_a_stored_notebook_is_that_of_its_source(name):
+    assert notebooks.problems(notebooks.FOLDER, name) == []
+
+
+@pytest.mark.parametrize("name", notebooks.names(notebooks.FOLDER))
+def test_every_notebook_says_what_a_reader_needs(name):
+    cells = notebooks.source(notebooks.FOLDER / f"{name}.py").cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert cells[0].source.startswith("# ")
+    assert "Colab" in cells[0].source
+    assert f'os.environ.get("{notebooks.SHORT}")' in code
+    assert "\nassert " in code
+    assert "DATASET = lattok.sample_dataset_path()" in cells[-1].source  # the reader's own path goes here
+    assert any("what would be wrong" in cell.source.lower() for cell in cells)
+
+
+def test_the_folder_stays_small():
+    assert notebooks.size_problems(notebooks.FOLDER) == []
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("notebooks")
+    (folder / "tiny.py").write_text(TINY)
+    subprocess.run([sys.executable, SCRIPT, "build", "--folder", folder], check=True, cwd=notebooks.ROOT)
+    return folder
+
+
+@pytest.fixture
+def folder(built, tmp_path):
+    for path in built.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_building_stores_outputs_and_picture_without_progress(folder):
+    text = (folder / "tiny.ipynb").read_text()
+    assert '"full\\n"' in text
+    assert "progress 3/4" not in text.replace('print(\\"progress 3/4\\"', "")
+    assert (folder / "tiny.png").read_bytes().startswith(b"\x89PNG")
+    assert notebooks.problems(folder, "tiny") == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("# Tiny", "# Changed", "cell 0 is not that of tiny.py"),
+        ('"execution_count": 2', '"execution_count": 7', "was not executed once"),
+        ('"full\\n"', '"/data/someone/model\\n"', "shows a path: /data/someone"),
+        ('"full\\n"', '"<object at 0x7f00aa11bb22>\\n"', "shows an address"),
+        ('"metadata": {},\\n   "outputs"', '"metadata": {"collapsed": true},\\n   "outputs"', "cell 1 is not that of"),
+    ],
+)
+def test_a_stored_notebook_that_was_changed_is_found(folder, old, new, text):
+    path, old, new = folder / "tiny.ipynb", old.replace("\\n  ", "\n  "), new.replace("\\n  ", "\n  ")
+    stored = path.read_text()
+    assert old in stored
+    path.write_text(stored.replace(old, new, 1))
+    assert any(text in line for line in notebooks.problems(folder, "tiny"))
+
+
+def test_another_picture_a_missing_file_and_too_large_a_folder_are_found(folder, monkeypatch):
+    (folder / "tiny.png").write_bytes(b"other")
+    assert notebooks.problems(folder, "tiny") == ["tiny.png is not the picture of tiny.ipynb"]
+    (folder / "tiny.ipynb").unlink()
+    assert notebooks.problems(folder, "tiny") == ["tiny.ipynb is missing"]
+    monkeypatch.setattr(notebooks, "LIMIT", 10)
+    assert "more than" in notebooks.size_problems(folder)[0]
+
+
+def test_a_cell_that_warns_stops_a_run(tmp_path):
+    (tmp_path / "loud.py").write_text('# %%\nimport warnings\n\nwarnings.warn("careful")\n')
+    run = [sys.executable, SCRIPT, "run", "--folder", tmp_path]
+    ended = subprocess.run(run, capture_output=True, text=True, cwd=notebooks.ROOT)
+    assert ended.returncode == 1
+    assert "cell 0 warns" in ended.stderr
+    assert "careful" in ended.stderr
