@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from lattok import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import PairBatch, PairIndex, PolicyBatch
 from lattok.vla import JointLARA, LARALoss, LiveLAM, Supervised, keep_pairs
-from lattok.vla.joint import FRAMES, VALID
+from lattok.vla.joint import FRAMES, VALID, Alignment
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy
 from tests.vla.stand_in import B, Policy, hooks, make_batch
 
@@ -88,6 +90,24 @@ def test_the_loss_is_the_papers_by_hand():
     states = model.policy._see(data, learning=True, layer=3).last
     outs = model.policy.backbone(model.policy._inputs(data), model.policy.placeholders.expand(4, -1, -1), [3])
     torch.testing.assert_close(states, outs.hidden[3][:, -1])
+
+
+@pytest.mark.parametrize("case", ["lara_lam_a", "lara_lam_b"])
+def test_the_alignment_is_that_of_the_published_classes(case: str):
+    """Values and gradients both ways, computed with the released code on random weights."""
+    given = load_file(Path(__file__).parents[1] / "parity" / case / "io.safetensors")
+    values = {name.removeprefix("align."): value for name, value in given.items() if name.startswith("align.")}
+    states, target = values["state"].requires_grad_(), values["target"].requires_grad_()
+    align = Alignment(states.shape[1], target.shape[1])
+    with torch.no_grad():
+        align.project.weight.copy_(values["head.weight"])
+        align.project.bias.copy_(values["head.bias"])
+    loss = align(states, target, torch.ones(len(states), dtype=torch.bool))
+    torch.testing.assert_close(loss, values["loss"], atol=1e-6, rtol=1e-5)
+    (0.01 * loss).backward()
+    for ours, name in ((states.grad, "state"), (target.grad, "target"), (align.project.weight.grad, "head.weight")):
+        wanted = values[f"grad_{name}"]
+        assert float((ours - wanted).norm() / wanted.norm()) < 1e-5, name
 
 
 def test_weights_are_those_of_the_policy_the_alignment_and_the_latent_action_model():
