@@ -19,8 +19,10 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes.lara import LARARecipe
 from lattok.recipes.policy_data import PolicyBatches, find_labels, read_windows
 from lattok.signals import Interrupted
+from lattok.training import loop
 from tests.conftest import CAMERAS, write_dataset
 from tests.recipes.policies import SIZES, annotated
+from tests.training.test_processes import Sharding
 from tests.vla.stand_in import Policy, make_batch
 
 LAM = {"image_size": 16, "tokens": 2, "codebook_size": 4, "latent_dim": 6, "width": 16, "heads": 2, "stride": "3"}
@@ -237,22 +239,23 @@ def test_it_learns_from_streamed_frames_too(folder: Path, tmp_path: Path, monkey
     assert not changed(runs[0], saved(runs[1]))
 
 
-def _worker(rank: int, folder: Path, out: Path, options: dict) -> None:
+def _worker(rank: int, folder: Path, out: Path, options: dict, shards: bool) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0", ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=2)
+    loop.Accelerator = Sharding if shards else loop.Accelerator
     lattok.train(recipe(folder, out / "two", **options, accumulate=2))
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("detach", ["none", "policy"])
-def test_two_processes_train_what_one_does(detach: str, folder: Path, tmp_path: Path):
+@pytest.mark.parametrize(("detach", "shards"), [("none", False), ("policy", True)], ids=["ddp", "fsdp2"])
+def test_two_processes_train_what_one_does(detach: str, shards: bool, folder: Path, tmp_path: Path):
     """Also where most actions are not known, and where shares of two samples have no pair at all."""
     options = {"detach": detach, "action_episodes": "0,1", "episodes": "0,1,3", "head": "flow", "gaps": ("3", "6")}
     one = lattok.train(recipe(folder, tmp_path / "one", **options)).saved_tensors()
-    torch.multiprocessing.spawn(_worker, args=(folder, tmp_path, options), nprocs=2)
+    torch.multiprocessing.spawn(_worker, args=(folder, tmp_path, options, shards), nprocs=2)
     for place, tensors in (("two", one), ("two/lam", lattok.load(tmp_path / "one/lam").saved_tensors())):
         two = lattok.load(tmp_path / place).saved_tensors()
         for name, tensor in tensors.items():
