@@ -88,6 +88,8 @@ class LawamConfig(PublishedConfig):
             checks.counts(**{name: heads})
             if width % heads:
                 checks.fail(name, f"a divisor of the width {width}", heads)
+        if self.vit_width // self.vit_heads % 4:
+            checks.fail("vit_heads", f"heads of {self.vit_width} channels that are multiples of 4 wide", self.vit_heads)
         if self.image_size % self.patch or self.image_width % self.patch:
             checks.fail("image_size", f"multiples of the patch size {self.patch}", (self.image_size, self.image_width))
 

@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from lattok import checks
 from lattok.arrays import Values, as_tensor, like
+from lattok.data.pixels import INTERPOLATIONS
 from lattok.hub.weights import Size, planned
 from lattok.image_lam.config import MOST_PIXELS
 from lattok.image_lam.features import FrozenFeatures
@@ -63,6 +64,9 @@ class PublishedConfig:
         checks.counts(tokens=self.tokens, latent_dim=self.latent_dim)
         checks.counts(1 if self.quantizer == "none" else 2, codebook_size=self.codebook_size)
         checks.one_of("pixels", self.pixels, (*WHITE, "normalized"))
+        checks.one_of("interpolation", self.interpolation, INTERPOLATIONS)
+        if self.quantizer == "none":
+            checks.one_of("tokens", self.tokens, (1,))
         if min(self.std) <= 0:
             checks.fail("std", "numbers above 0", self.std)
 
