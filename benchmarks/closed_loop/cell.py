@@ -41,10 +41,14 @@ def recipe_of(cell: Cell, folder: Path, out: Path) -> lattok.VLARecipe:
         given["episodes"] = f"{regime.demonstrations} per task seed {cell.seed}"
     acting = regime.acting_episodes(cell.seed)
     labels = None if row.labels is None else LABELS[row.labels]
-    if acting is not None and labels is not None and labels.source == "video" and STRATEGIES[row.strategy].losses:
+    learns = row.joint or bool(STRATEGIES[row.strategy].losses)
+    if acting is not None and labels is not None and labels.source == "video" and learns:
         given |= {"action_episodes": acting, "acted_share": ACTED_SHARE}
     elif acting is not None:
         given["episodes"] = acting  # the others teach nothing
+    if row.joint:
+        given["lam"] = str(label_model(folder, data, str(row.labels), acting, cell.seed))
+        return lattok.LARARecipe.from_preset(data, out, "scratch", **given)
     if labels is not None and labels.source == "video":
         data = labelled_dataset(folder, data, str(row.labels), acting, cell.seed)
     elif labels is not None:

@@ -31,6 +31,7 @@ class Row(NamedTuple):
     strategy: str
     labels: str | None = None  # a source of LABELS
     options: Mapping[str, Any] = MappingProxyType({})  # of the recipe
+    joint: bool = False  # the model that would make the labels learns with the policy
 
 
 class Labels(NamedTuple):
@@ -94,6 +95,10 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "la_direct-blind": Row("LA-Direct, LAM without labels", "la_direct", "lam-blind"),
         "la_direct-0": Row("LA-Direct, lambda 0", "la_direct", "lam", {"latent_weight": 0.0}),
         "la_direct-1": Row("LA-Direct, lambda 1", "la_direct", "lam", {"latent_weight": 1.0}),
+        "flow": Row("Baseline, flow head", "baseline", None, {"head": "flow"}),
+        "lara": Row("LARA", "baseline", "lam", joint=True),
+        "lara-frozen": Row("LARA, its latent action model stays", "baseline", "lam", {"lam_rate": 0.0}, joint=True),
+        "lara-1": Row("LARA, both lambda .1", "baseline", "lam", {"align_weight": 0.1, "lam_weight": 0.1}, joint=True),
         # what each part of the Baseline's recipe does: the part left out, or another choice
         "recipe-noisy": Row("executed actions, with the noise", "baseline", None, {"action_key": "action"}),
         "recipe-l2": Row("L2 loss", "baseline", None, {"action_loss": "l2"}),
