@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lattok.recipes import FSQRecipe as FSQRecipe
     from lattok.recipes import ImageLAMRecipe as ImageLAMRecipe
     from lattok.recipes import LARARecipe as LARARecipe
+    from lattok.recipes import LatBotRecipe as LatBotRecipe
     from lattok.recipes import ResidualVQRecipe as ResidualVQRecipe
     from lattok.recipes import UniformBinsRecipe as UniformBinsRecipe
     from lattok.recipes import VLARecipe as VLARecipe

@@ -26,6 +26,8 @@ NORMS = ("layer", "none")
 class ClipLAMConfig:
     """Encoder, latents and decoder of a model of clips. The first fields come from the dataset."""
 
+    target: ClassVar[str] = "features"  # what is predicted
+
     from_data: ClassVar[frozenset[str]] = frozenset({"cameras", "action_dim", "action_names", "mean", "std"})
 
     cameras: tuple[str, ...]

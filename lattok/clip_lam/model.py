@@ -46,6 +46,8 @@ class ClipLAM(BackboneModel, VideoLabeller):
     config: ClipLAMConfig
     label_source = "video"
     reads_task = True
+    env = True  # there is a stream of the scene
+    pixels = None  # what is predicted is what the features are
 
     def __init__(self, config: ClipLAMConfig, backbone: Any, features: FrozenFeatures | None = None):
         super().__init__()
@@ -110,7 +112,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         clips, valid = _clips(batch), batch.valid
         inputs = self._inputs(clips, batch.texts) if batch.inputs is None else batch.inputs
         scene, motion = self._latents(inputs, len(clips))
-        now, later = self.frame_targets(clips[:, [0, -1]]).unbind(1)
+        now, later = self.frame_features(clips[:, [0, -1]]).unbind(1)
         actions = self.action_normalizer(batch.actions).masked_fill(~valid[..., None], 0.0)
         noise, times = batch.draws or draw_flow(actions.shape, device=device)
         frame_noise, share = torch.randn_like(later), times[:, None, None]
@@ -187,7 +189,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         return like(frames, join(parts))
 
     @torch.no_grad()
-    def frame_targets(self, frames: Tensor) -> Tensor:
+    def frame_features(self, frames: Tensor) -> Tensor:
         """Turn uint8 [..., V, H, W, 3] into patches of the frozen latent space [..., V*N, D]."""
         lead = frames.shape[:-4]
         patches = self.features(frames.reshape(-1, *frames.shape[-3:]))
@@ -204,7 +206,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
     def generate(self, frames: Values, latents: LatentActions, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Draw patches of the last frame [B, V*N, D] and actions [B, H, m] in physical units, from frames uint8
         [B, V, H, W, 3] and latent actions, by Euler's method from noise of `seed`."""
-        now, steps = self.frame_targets(as_tensor("frames", frames).to(self.queries.device)), self.config.flow_steps
+        now, steps = self.frame_features(as_tensor("frames", frames).to(self.queries.device)), self.config.flow_steps
         x, y = self._noise(len(now), seed)
         with self._inference():
             for step in range(steps):

@@ -54,6 +54,10 @@ LATENT_QUESTIONS: tuple[Callable[[LatentEvidence], Outcome | None], ...] = (  # 
 )
 
 
+# clips have no half and no way back, and a patch would have to move through all of their frames
+CLIP_QUESTIONS = (dependence_outcome, examples_outcome)
+
+
 def evaluate(
     model: Any,
     dataset: RobotDataset | str | os.PathLike[str],
@@ -203,10 +207,11 @@ def _policy_report(
 
 def _latent_report(evidence: LatentEvidence, title: str, progress: Progress) -> Report:
     outcomes = [readout_outcome(evidence, progress)]
-    for done, question in enumerate(LATENT_QUESTIONS):
-        progress("questions", done, len(LATENT_QUESTIONS))
+    questions = CLIP_QUESTIONS if evidence.model.reads_task else LATENT_QUESTIONS
+    for done, question in enumerate(questions):
+        progress("questions", done, len(questions))
         outcomes.append(question(evidence))
-    progress("questions", len(LATENT_QUESTIONS), len(LATENT_QUESTIONS))
+    progress("questions", len(questions), len(questions))
     asked = [outcome for outcome in outcomes if outcome is not None]
     headline = " ".join(reading for outcome in asked[:2] if (reading := outcome.sections[0].reading))
     report = _report("image-lam", title, headline, asked, evidence.provenance)

@@ -22,6 +22,7 @@ from lattok.recipes.clip_lam import ClipLAMRecipe
 from lattok.recipes.common import RECIPES, Recipe
 from lattok.recipes.image_lam import ImageLAMRecipe
 from lattok.recipes.lara import LARARecipe
+from lattok.recipes.latbot import LatBotRecipe
 from lattok.recipes.run_folder import Model
 from lattok.recipes.vla import VLARecipe
 
@@ -33,6 +34,7 @@ __all__ = [
     "FitRecipe",
     "ImageLAMRecipe",
     "LARARecipe",
+    "LatBotRecipe",
     "Recipe",
     "ResidualVQRecipe",
     "UniformBinsRecipe",

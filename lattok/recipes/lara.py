@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from lattok import checks, hub
 from lattok.checks import LattokError
+from lattok.clip_lam import ClipLAM
 from lattok.data import select_episodes
 from lattok.data.episodes import check_stride
 from lattok.data.schema import short_name
@@ -28,6 +29,7 @@ from lattok.recipes.policy_data import PolicySource
 from lattok.recipes.run_folder import agree
 from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
 from lattok.training import ParameterGroup
+from lattok.types import VideoLabeller
 from lattok.vla import STRATEGIES, JointLARA, LatentVLA, LiveLAM, VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS, SCRATCH
 from lattok.vla.joint import DETACH
@@ -130,8 +132,8 @@ class LARARecipe(VLARecipe):
         lam = ImageLAM.from_pretrained(data.lam)
         inputs["lam"] = lam.describe()["weights_sha256"]
         lam.perceptual = PerceptualLoss() if lam.config.perceptual_weight > 0 and data.lam_rate > 0 else None
-        live = LiveLAM(lam, _views(policy.config, lam), frozen=data.lam_rate == 0)
-        _check_frames(policy.config, lam)
+        live = LiveLAM(lam, views_of(policy.config, lam), frozen=data.lam_rate == 0)
+        check_frames(policy.config, lam)
         if data.backbone_rate == 0:
             policy.backbone.requires_grad_(False)
         joint = JointLARA(policy, live, data.align_layer, data.detach)
@@ -227,7 +229,7 @@ def _unnamed(value: Any) -> Any:
     return replace(value, prefix="latent") if isinstance(value, LatentSpec) else value
 
 
-def _views(config: VLAConfig, lam: ImageLAM) -> list[int]:
+def views_of(config: VLAConfig, lam: VideoLabeller) -> list[int]:
     """Find the latent action model's cameras among the policy's, by name; of one each they are the same."""
     names, wanted = [short_name(key) for key in config.cameras], [short_name(key) for key in lam.cameras]
     if len(names) == len(wanted) == 1:
@@ -238,7 +240,7 @@ def _views(config: VLAConfig, lam: ImageLAM) -> list[int]:
     return [names.index(name) for name in wanted]
 
 
-def _check_frames(config: VLAConfig, lam: ImageLAM) -> None:
+def check_frames(config: VLAConfig, lam: ImageLAM | ClipLAM) -> None:
     """Require that both models see frames of one size, resized in one way: they are read once."""
     ours, theirs = (f"{each.image_size} pixels, {each.interpolation}" for each in (config, lam.config))
     if ours != theirs:

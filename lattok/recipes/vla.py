@@ -206,7 +206,7 @@ class VLARecipe(Recipe[LatentVLA]):
                 policy.use_normalizers(policy.unchosen())
             finish(self.artefacts(learner, history), out)
             if first_process():
-                _judge(self, policy, found, parts)
+                self.judge(policy, found, parts)
             wait_for_all()
             return policy
 
@@ -219,6 +219,10 @@ class VLARecipe(Recipe[LatentVLA]):
         """Return what the run leaves, by folder, with what each says of its training."""
         learner.policy.trained_on = history
         return {"": learner.policy}
+
+    def judge(self, policy: LatentVLA, found: Sequence[PolicySource], parts: Sequence[PolicyWindows]) -> None:
+        """Write the error on held-out episodes into held_out.json."""
+        _judge(self, policy, found, parts)
 
     def next_step(self) -> str:
         """Return what to type when it is trained."""

@@ -18,6 +18,7 @@ PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B
 POOLS = ("mean", "none")
 HEADS = ("regression", "flow")
 SCRATCH = "scratch"
+BCE = "l2_bce"
 MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_FLOW_STEPS = 1000
 MOST_NUMBERS = 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
@@ -68,7 +69,9 @@ class VLAConfig:
     head: str = field(default="regression", metadata=ADDED)  # or "flow": chunks out of noise (flow matching)
     flow_steps: int = field(default=4, metadata=ADDED)  # Euler steps from noise to a chunk, of a flow head
     pool: str = "mean"  # states of the codes of a step, for the head: their mean, or "none"
-    action_loss: str = "l2"  # Eq. 4; the published code has "l1"; a flow head has its own
+    action_loss: str = (
+        "l2"  # Eq. 4; the published code has "l1"; "l2_bce": grippers by cross-entropy; a flow head has its own
+    )
     loss_reduction: str = "mean"  # "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
     normalize: str = "quantile"  # of actions and proprio
     normalize_exceptions: tuple[str, ...] = ()  # of actions, as action tokenizers have them
@@ -100,7 +103,12 @@ class VLAConfig:
         checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
         checks.one_of("backbone_dtype", self.backbone_dtype, ("float32", "bfloat16"))
         checks.one_of("pool", self.pool, POOLS)
-        checks.one_of("action_loss", self.action_loss, ("l2", "l1"))
+        checks.one_of("action_loss", self.action_loss, ("l2", "l1", BCE))
+        if self.action_loss == BCE and (self.head != "regression" or not self.gripper):
+            names = ", ".join(self.action_names) or "without names"
+            checks.fail(
+                "action_loss", f"{BCE} for a regression head and actions with a *gripper*", f"{self.head}, {names}"
+            )
         checks.one_of("loss_reduction", self.loss_reduction, ("mean", "sum"))
         checks.one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
         _check_cameras(self.cameras, self.camera_sizes)
@@ -126,6 +134,12 @@ class VLAConfig:
     def action_clipped(self) -> list[bool]:
         """Whether a normalised action dimension ends at -1 and 1."""
         return clipped_kinds(self.action_kinds, self.normalize_clip)
+
+    @property
+    def gripper(self) -> tuple[int, ...]:
+        """Action dimensions that are compared as opening or closing, with action_loss="l2_bce"."""
+        found = [dim for dim, name in enumerate(self.action_names) if "gripper" in name.lower()]
+        return tuple(found) if self.action_loss == BCE else ()
 
     @property
     def proprio_clipped(self) -> list[bool]:

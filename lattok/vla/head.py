@@ -22,7 +22,7 @@ from lattok.backbones import BackboneOut
 from lattok.nn import feed_forward
 from lattok.types import FlowDraws, LossTerms, PolicyBatch
 from lattok.vla.config import VLAConfig
-from lattok.vla.losses import action_loss
+from lattok.vla.losses import action_loss, gripper_action_loss
 
 
 class LayerStates(NamedTuple):
@@ -98,18 +98,23 @@ class ActionHead(nn.Module):
         self.blocks = nn.ModuleList(HeadBlock(dim, config.head_heads, hidden_size, images) for _ in self.layers)
         self.proprio = nn.Sequential(nn.Linear(proprio, dim), nn.GELU(), nn.Linear(dim, dim)) if proprio else None
         self.norm, self.out = nn.LayerNorm(dim), nn.Linear(dim, config.action_dim)
-        self.kind, self.reduction = config.action_loss, config.loss_reduction
+        self.kind, self.reduction, self.gripper = config.action_loss, config.loss_reduction, config.gripper
 
     def loss(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, draws: FlowDraws | None = None
     ) -> LossTerms:
         """Return the term "action" of normalised chunks [B, H, m] over valid steps [B, H] (Eq. 4)."""
         predicted = self(states, proprio).float()
+        if self.gripper:
+            return {"action": gripper_action_loss(predicted, target, valid, self.gripper, self.reduction)}
         return {"action": action_loss(predicted, target, valid, self.kind, self.reduction)}
 
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
         """Return normalised actions float32 [B, H, m] to carry out, in what `batch` shows."""
-        return self(states, proprio).float()
+        chunk = self(states, proprio).float()
+        for dim in self.gripper:  # logits: the mean of what is between -1 and 1
+            chunk[..., dim] = (chunk[..., dim] / 2).tanh()
+        return chunk
 
     def forward(self, states: States, proprio: Tensor | None) -> Tensor:
         """Predict a chunk from states by layer and normalised proprio [B, s]."""

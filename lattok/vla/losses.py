@@ -8,6 +8,8 @@ of the samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
@@ -52,6 +54,33 @@ def regression(predicted: Tensor, embedding: Tensor, valid: Tensor, reduction: s
     """Return the squared error of predicted latent actions [B, S, P, d] (section 5.4, continuous variants)."""
     errors = (predicted.float() - embedding.masked_fill(~valid[..., None, None], 0.0)).square()
     return reduce_valid(errors.mean((-1, -2)), valid, reduction, errors.shape[-1] * errors.shape[-2])
+
+
+def distillation(predicted: Tensor, embedding: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the squared error plus KL(p(predicted) || p(embedding)) of latent actions [B, S, P, d] (LatBot, Eq. 4).
+
+    p is the softmax over the d numbers of a latent action.
+    """
+    target = embedding.masked_fill(~valid[..., None, None], 0.0)
+    own, teacher = predicted.float().log_softmax(-1), target.log_softmax(-1)
+    divergence = (own.exp() * (own - teacher)).sum(-1)  # b s p
+    divergence = reduce_valid(divergence.mean(-1), valid, reduction, divergence.shape[-1])
+    return regression(predicted, embedding, valid, reduction) + divergence
+
+
+def gripper_action_loss(
+    predicted: Tensor, target: Tensor, valid: Tensor, gripper: Sequence[int], reduction: str = "mean"
+) -> Tensor:
+    """Compare action chunks [B, H, m] by L_ee + L_gripper (LatBot, 3.3): squared error, and cross-entropy of logits.
+
+    `gripper` are the dimensions of the second term; their targets lie between -1 and 1.
+    """
+    logits, wanted = predicted[..., list(gripper)].float(), target[..., list(gripper)].clamp(-1, 1) / 2 + 0.5
+    wanted = wanted.masked_fill(~valid[..., None], 0.0)
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    loss = reduce_valid(entropy.mean(-1), valid, reduction, len(gripper))
+    rest = [dim for dim in range(target.shape[-1]) if dim not in gripper]
+    return loss + action_loss(predicted[..., rest], target[..., rest], valid, "l2", reduction) if rest else loss
 
 
 @torch.no_grad()

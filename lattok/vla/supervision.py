@@ -164,6 +164,7 @@ class Regress(LatentSupervision):
 
     kind = "regress"
     parts, sizes = ("embedding",), ("latent_dim", "vectors")
+    compare = staticmethod(losses.regression)
 
     def __init__(self, dim: int, latent_dim: int, vectors: int = 1, *, states_per_step: int = 1):
         super().__init__(dim, states_per_step, LatentSpec(vectors=vectors, latent_dim=latent_dim))
@@ -177,8 +178,15 @@ class Regress(LatentSupervision):
         checks.size("embedding", "vectors in each step", embedding.shape[2], self.vectors, hint)
         states = states if self._own else reduce(states, "b s k d -> b s 1 d", "mean")
         predicted = rearrange(self.head(states), "b s k (e d) -> b s (k e) d", d=self.latent_dim)
-        loss = losses.regression(predicted, embedding, target.valid, reduction)
+        loss = self.compare(predicted, embedding, target.valid, reduction)
         return {"latent": loss, "latent_cosine": _cosine(predicted, embedding, target.valid)}
+
+
+class Distill(Regress):
+    """LatBot (Eq. 4): the same head, squared error and Kullback-Leibler divergence."""
+
+    kind = "distill"
+    compare = staticmethod(losses.distillation)
 
 
 def _two_layers(dim: int, out: int) -> nn.Sequential:

@@ -7,7 +7,9 @@ import torch
 import lattok
 from lattok import LattokError
 from lattok.annotation import annotate, verify
+from lattok.clip_lam import ClipLAM
 from lattok.data import open_dataset
+from lattok.evaluation import evaluate
 from lattok.vla.flow import draw_flow
 from tests.clip_lam.fakes import batch, clip_lam, config, pixels
 
@@ -91,7 +93,7 @@ def test_a_frame_is_predicted_and_a_chunk_drawn():
     """The prediction is noise plus the velocity at t = 0, which is the mean of what may come."""
     lam, frames = clip_lam(flow_steps=1), pixels(2, 2)
     latents = lam.encode(pixels(2, 3, 2), ["a", "b"])
-    now = lam.frame_targets(frames)
+    now = lam.frame_features(frames)
     patches, actions = lam.generate(frames, latents)
     assert actions.shape == (2, 4, 3)
     assert torch.allclose(lam.predict(now, latents), patches, atol=1e-5)
@@ -143,3 +145,22 @@ def test_a_stride_shorter_than_the_clip_is_refused():
         clip_lam().encode(pixels(2, 2, 2), "a")
     with pytest.raises(LattokError, match="a PolicyBatch with later frames"):
         clip_lam()(batch()._replace(later=None))
+
+
+def test_the_report_reads_actions_from_motion_and_from_the_scene(make_dataset, tmp_path, monkeypatch):
+    """It sees whole clips with the instructions of their episodes, and shows the frame that is predicted."""
+    dataset, lam, seen = make_dataset([12, 11, 12, 13, 12, 11]), clip_lam(), set()
+    encode = ClipLAM.encode
+
+    def told(self, clips, texts):
+        assert clips.shape[1:3] == (3, 2)
+        seen.update(texts)
+        return encode(self, clips, texts)
+
+    monkeypatch.setattr(ClipLAM, "encode", told)
+    figures = evaluate(lam, dataset, out=tmp_path / "report").figures
+    assert seen == {"lift", "push"}
+    assert {"r2_from_latents/latents", "r2_from_latents/env_latents", "prediction_loss/env_zero"} <= figures.keys()
+    assert "predicted" in (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    with pytest.raises(LattokError, match="`controls`: expected quick for clip-lam"):
+        evaluate(lam, dataset, controls="trained")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lattok import LattokError
 from lattok.backbones import BackboneOut
 from lattok.vla.head import ActionHead, Chosen, LayerStates, pool_codes
 from tests.vla.fakes import config
@@ -126,3 +127,23 @@ def test_image_tokens_and_queries_are_taken_in_order_wherever_they_lie(second):
     valid = torch.ones(2, 3, dtype=torch.bool) if chosen.valid is None else chosen.valid
     assert tokens[1, valid[1], 0].tolist() == [7 + i for i, here in enumerate(second) if here]
     assert (chosen.valid is None) == (sum(second) == 3)
+
+
+def test_grippers_are_logits_that_cross_entropy_compares():
+    """L_ee + L_gripper of LatBot; what is drawn is the mean of what lies between -1 and 1."""
+    torch.manual_seed(0)
+    made = config(horizon=5, proprio_dim=0, proprio_names=(), action_names=("x", "y", "gripper"), action_loss="l2_bce")
+    head, (_, states, _) = ActionHead(16, (2, 3), made).eval(), head_and_states(proprio=False)
+    target = torch.rand(2, 5, 3) * 2 - 1
+    valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    with torch.no_grad():
+        raw, drawn = head(states, None).numpy(), head.sample(states, None, None, 0).numpy()  # pyright: ignore
+        loss = head.loss(states, None, target.masked_fill(~valid[..., None], torch.nan), valid)["action"]
+    share, own = 1 / (1 + np.exp(-raw[..., 2])), target.numpy()
+    entropy = -(own[..., 2] + 1) / 2 * np.log(share) - (1 - own[..., 2]) / 2 * np.log(1 - share)
+    errors = ((raw - own)[..., :2] ** 2).mean(-1) + entropy
+    assert float(loss) == pytest.approx(np.mean([errors[0].mean(), errors[1, :3].mean()]), rel=1e-5)
+    np.testing.assert_allclose(drawn[..., 2], 2 * share - 1, atol=1e-6)
+    np.testing.assert_array_equal(drawn[..., :2], raw[..., :2])
+    with pytest.raises(LattokError, match="`action_loss`: expected l2_bce for a regression head and actions with a"):
+        config(action_loss="l2_bce")

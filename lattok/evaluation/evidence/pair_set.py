@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,8 +159,9 @@ def read_pair_set(
         position = [torch.from_numpy(np.searchsorted(here, index[pairs])) for index in (frames.first, frames.second)]
         for i in range(0, len(pairs), BATCH):
             both = torch.stack([full[p[i : i + BATCH]] for p in position], 1)  # b 2 n d
-            own.append(to_cpu(model.encode_features(both)))
-            fresh.append(to_cpu(untrained.encode_features(both)))
+            here = pairs[i : i + BATCH]
+            own.append(to_cpu(_encoded(model, frames, here, both)))
+            fresh.append(to_cpu(_encoded(untrained, frames, here, both)))
             flow.append(block_flow(frames.batch(torch.from_numpy(pairs[i : i + BATCH])).frames))
         note(done + 1, len(episodes))
     first, second = (torch.from_numpy(np.searchsorted(used, index[rows])) for index in (frames.first, frames.second))
@@ -169,6 +171,14 @@ def read_pair_set(
         states = read_vectors(source.dataset, "state_key", source.state_key, chosen)
         change = torch.from_numpy(states[frames.second[rows]] - states[frames.first[rows]])
     return PairSet(frames, rows, features, first, second, change, torch.cat(flow), join(own), join(fresh))
+
+
+def _encoded(model: Any, frames: FramePairs, pairs: np.ndarray, features: Tensor) -> LatentActions:
+    """Encode pairs by their features [B, 2, N, D], or the clips between their frames by a model that reads tasks."""
+    if not model.reads_task:
+        return model.encode_features(features)
+    clips = frames.frames[frames.first[pairs][:, None] + np.array(model.config.gaps(frames.stride))]
+    return model.encode(torch.from_numpy(np.asarray(clips)), [frames.tasks[i] for i in frames.task_of[pairs]])
 
 
 def _features(model: ImageLAM, frames: FramePairs, rows: np.ndarray) -> Tensor:

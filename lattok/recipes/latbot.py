@@ -1,0 +1,115 @@
+"""Recipe of LatBot's policies: latent actions of a clip, distilled into one that sees its first frame; then actions.
+
+distill    student(l, V_1) -> Z^, compared with Z = teacher(l, V_{1:T}): L_a of Eq. 4; nothing learns to act
+finetune   backbone and placeholders of that student, a new head: actions, L_ee + L_gripper
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from lattok import checks
+from lattok.clip_lam import ClipLAM
+from lattok.clip_lam.distillation import Distillation, follow, taught_by
+from lattok.hub import HubModel
+from lattok.recipes.lara import check_frames, views_of
+from lattok.recipes.policy_data import PolicySource
+from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
+from lattok.samples.policy import PolicyWindows
+from lattok.vla import LatentVLA
+from lattok.vla.config import BCE
+from lattok.vla.model import with_base
+
+PHASES = ("distill", "finetune")
+
+
+@dataclass(frozen=True)
+class LatBotOptions(PolicyOptions):
+    """What a policy is distilled from, or goes on from."""
+
+    phase: str = "distill"  # or "finetune": goes on with a distilled policy and learns to act
+    teacher: str | None = None  # of phase distill: model of `lattok train clip-lam`, a folder or a Hub id
+    student: str | None = None  # of phase finetune: policy of phase distill, a folder or a Hub id
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.one_of("phase", self.phase, PHASES)
+        checks.one_of("strategy", self.strategy, ("baseline",))
+
+    @property
+    def before(self) -> str:
+        """Return the model of the phase before."""
+        needed, other = ("teacher", "student") if self.phase == "distill" else ("student", "teacher")
+        found = getattr(self, needed)
+        if found is None or getattr(self, other) is not None:
+            got = ", ".join(name for name in ("teacher", "student") if getattr(self, name) is not None) or "neither"
+            checks.fail(needed, f"a folder or a Hub id with phase={self.phase}, and no {other}", got)
+        return found
+
+
+@dataclass(frozen=True)
+class LatBotRecipe(VLARecipe):
+    """Distil a latent action model of clips into a policy, and fine-tune it (LatBot).
+
+    `lattok train clip-lam` trains the teacher; `--phase distill --teacher` a policy that predicts what it says, and
+    `--phase finetune --student` one that acts.
+
+    - `libero`, `robotwin`, `jaka`, `scratch`, `p2t_code`: as in `lattok train vla`
+    - joined with any of them ("libero+latbot"): `latbot`, numbers of the paper
+    """
+
+    kind = "latbot"
+    compares = False
+    data_class = LatBotOptions
+    data: LatBotOptions
+    common = ("phase", "teacher", "student", *VLARecipe.common)
+    example = MappingProxyType({"teacher": "my-teacher", "backbone": "scratch", "image_size": 64})
+    choices = MappingProxyType({"phase": PHASES})
+    presets = MappingProxyType(
+        {
+            **VLARecipe.presets,
+            "latbot": {
+                "batch_size": 256,
+                "schedule": "cosine",
+                "warmup_steps": 2000,
+                "min_lr": 2.5e-6,
+                "lr": 1e-4,
+                "beta2": 0.95,
+                "action_loss": BCE,
+            },
+        }
+    )
+
+    def learner(self, found: Sequence[PolicySource]) -> Learner:
+        """Return the student with its teacher, or the distilled policy with a new head."""
+        config = policy_config(self, found)
+        if self.data.phase == "finetune":
+            before = LatentVLA.from_pretrained(self.data.before)
+            policy = follow(before, LatentVLA(*with_base(taught_by(config, before.config))))
+            return Learner(policy, policy, policy.config.loss_weights, inputs=_hash("student", before))
+        teacher = ClipLAM.from_pretrained(self.data.before)
+        check_frames(config, teacher)
+        policy = LatentVLA(*with_base(taught_by(config, teacher.config)))
+        module = Distillation(policy, teacher, views_of(policy.config, teacher))
+
+        def gaps(fps: float) -> list[int]:
+            return teacher.config.gaps(teacher.stride_frames(fps))[1:]
+
+        return Learner(policy, module, {"latent": 1.0}, gaps=gaps, inputs=_hash("teacher", teacher))
+
+    def judge(self, policy: LatentVLA, found: Sequence[PolicySource], parts: Sequence[PolicyWindows]) -> None:
+        """Judge a policy that has learned to act."""
+        if self.data.phase == "finetune":
+            super().judge(policy, found, parts)
+
+    def next_step(self) -> str:
+        """Return what to type when it is trained."""
+        if self.data.phase == "finetune":
+            return super().next_step()
+        return f"Go on: lattok train latbot DATASET --out NEW --phase finetune --student {self.out}"
+
+
+def _hash(name: str, model: HubModel) -> dict[str, str]:
+    return {name: model.describe()["weights_sha256"]}

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lattok import LattokError
+from lattok.clip_lam.distillation import Distillation, follow, taught_by
+from lattok.vla import LatentVLA
+from lattok.vla.losses import distillation
+from tests.clip_lam.fakes import batch, clip_lam
+from tests.vla.fakes import config as policy_config
+
+CONFIG = {"proprio_dim": 0, "proprio_names": ()}
+
+
+def student(seed: int = 1) -> LatentVLA:
+    torch.manual_seed(seed)
+    return LatentVLA.build(taught_by(policy_config(**CONFIG), clip_lam().config))
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def test_the_loss_is_squared_error_plus_divergence():
+    """A step that is not valid does not count, whatever is there."""
+    draw = torch.Generator().manual_seed(0)
+    predicted, target = torch.randn(2, 3, 2, 5, generator=draw), torch.randn(2, 3, 2, 5, generator=draw)
+    valid = torch.tensor([[1, 1, 1], [1, 0, 1]]).bool()
+    p, q = softmax(predicted.double().numpy()), softmax(target.double().numpy())
+    each = ((predicted - target).double().numpy() ** 2).mean((-1, -2)) + (p * np.log(p / q)).sum(-1).mean(-1)
+    wanted = np.mean([each[0].mean(), each[1, [0, 2]].mean()])
+    found = distillation(predicted, target.masked_fill(~valid[..., None, None], torch.nan), valid)
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
+    assert float(distillation(target, target, torch.ones(2, 3, dtype=torch.bool))) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_student_is_compared_with_what_the_teacher_says_of_the_clip():
+    """The teacher stays as it is and gets no gradient; the student's head neither."""
+    lam, policy = clip_lam(), student()
+    module, given = Distillation(policy, lam, [0, 1]).train(), batch()
+    assert not lam.training
+    before = {name: tensor.clone() for name, tensor in lam.state_dict().items()}
+    terms = module(given)
+    terms["latent"].backward()
+    assert not terms["action"].requires_grad
+    assert all(p.grad is None for p in (*lam.parameters(), *policy.head.parameters()))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in lam.state_dict().items())
+    assert policy.placeholders.grad is not None
+    assert policy.placeholders.grad[:5].any(1).all()
+    assert not policy.placeholders.grad[5:].any()  # those of actions stand behind
+    assert given.later is not None
+    latents = lam.encode(torch.cat([given.images[:, None], given.later], 1), given.texts)
+    assert latents.env is not None
+    target = torch.cat([latents.env.latents, latents.latents], 1)[:, :, None]
+    with torch.no_grad():
+        seen = policy._see(policy._batch(given._replace(latent=_target(target)), learning=True), learning=True)
+        head: torch.nn.Module = policy.supervision["latent"].head  # pyright: ignore
+        predicted = head(seen.supervised["latent"])[:, :, None]
+        wanted = distillation(predicted, target, torch.ones(4, 5, dtype=torch.bool))
+    assert float(terms["latent"].detach()) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def _target(vectors: torch.Tensor):
+    from lattok.types import LatentTarget
+
+    return LatentTarget(None, vectors, torch.ones(vectors.shape[:2], dtype=torch.bool))
+
+
+def test_one_batch_is_learned_by_heart():
+    module, given = Distillation(student(), clip_lam(), [0, 1]).train(), batch()
+    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], 3e-3)
+    losses = []
+    for _ in range(40):
+        loss = module(given)["latent"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_distilled_policy_goes_on_with_its_backbone_and_a_new_head():
+    before = student()
+    torch.manual_seed(7)
+    policy = LatentVLA.build(taught_by(policy_config(**CONFIG), before.config))
+    assert not policy.supervision
+    other = policy.head.queries.clone()
+    follow(before, policy)
+    assert torch.equal(policy.head.queries, other)
+    assert torch.equal(policy.placeholders[:5], before.placeholders[:5])
+    ours, theirs = policy.backbone.state_dict(), before.backbone.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert float(policy(batch()._replace(later=None))["action"].detach()) > 0
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(LattokError, match="`student`: expected a policy of phase distill, got one of baseline"):
+        taught_by(policy_config(**CONFIG), policy_config(**CONFIG))
+    with pytest.raises(LattokError, match="`width`: expected 32, as the distilled policy has, got 64"):
+        taught_by(replace(policy_config(**CONFIG), width=64), student().config)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import lattok
+from lattok import LattokError
+from lattok.cli import main
+from lattok.cli.train import as_flags
+from tests.clip_lam.fakes import SIZES
+from tests.conftest import write_dataset
+from tests.recipes.policies import SIZES as POLICY
+
+LOOP = {"steps": 3, "batch_size": 4, "log_every": 1}
+
+
+def words(options) -> list[str]:
+    return [word for flag in as_flags({**LOOP, **options}) for word in flag]
+
+
+def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
+    data, teacher = str(write_dataset(tmp_path / "data", [12, 9, 11, 10])), tmp_path / "teacher"
+    lattok.train(lattok.ClipLAMRecipe.from_preset(data, teacher, "tiny", **{**LOOP, **SIZES}))
+    options = {**POLICY, **LOOP, "backbone": "scratch"}
+    assert (
+        main(["train", "latbot", data, "--out", str(tmp_path / "s"), "--teacher", str(teacher), *words(options)]) == 0
+    )
+    assert "--phase finetune --student" in capsys.readouterr().out
+    logged = [json.loads(line) for line in (tmp_path / "s/run/metrics.jsonl").read_text().splitlines()]
+    assert [entry["loss"] for entry in logged] == [entry["loss/latent"] for entry in logged]
+    student = lattok.LatentVLA.from_pretrained(tmp_path / "s")
+    assert student.config.strategy.name == "latbot"
+    assert student.segments["latent"].count == 5
+    policy = ["--phase", "finetune", "--student", str(tmp_path / "s"), *words(options)]
+    assert main(["train", "latbot", data, "--out", str(tmp_path / "p"), *policy]) == 0
+    assert "Held-out episodes: error" in capsys.readouterr().out
+    acting = lattok.LatentVLA.from_pretrained(tmp_path / "p")
+    moved = (acting.placeholders[:5] - student.placeholders[:5]).detach()
+    assert 0 < float(moved.abs().max()) < 0.02  # three small steps from where the student ended
+    frames = lattok.open_dataset(data).frames(0, acting.config.cameras, [0])
+    seen: dict = {key: torch.from_numpy(frames[:, i]) for i, key in enumerate(acting.config.cameras)}
+    assert acting.predict_chunk({**seen, "observation.state": torch.zeros(1, 2), "task": ["lift"]}).shape == (1, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "`teacher`: expected a folder or a Hub id with phase=distill, and no student, got neither"),
+        ({"phase": "finetune", "teacher": "x"}, "`student`: expected a folder or a Hub id with phase=finetune"),
+        ({"strategy": "la_align"}, "`strategy`: expected one of baseline"),
+        ({"phase": "teach"}, "`phase`: expected one of distill, finetune"),
+    ],
+)
+def test_what_is_missing_is_named(options, text, tmp_path):
+    data = write_dataset(tmp_path / "data", [12, 9])
+    given = {**POLICY, **LOOP, "backbone": "scratch", **options}
+    with pytest.raises(LattokError) as error:
+        lattok.train(lattok.LatBotRecipe.from_preset(data, tmp_path / "s", **given))
+    assert text in str(error.value)
+
+
+def test_numbers_of_the_paper():
+    made = lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", teacher="t")
+    assert (made.loop.batch_size, made.loop.warmup_steps, made.loop.min_lr) == (256, 2000, 2.5e-6)
+    assert made.model.action_loss == "l2_bce"
