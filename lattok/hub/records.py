@@ -30,6 +30,7 @@ Runs = list[list[int]]  # first and last index of every run of consecutive episo
 TAGS = ("robotics", "latent-actions", "latent-action-model", "lattok")
 AGAIN = "Copy the file again, or delete it: the model works without it."
 LONGEST = 1 << 20  # bytes of a card, or of its picture
+_END = re.compile("_(low|high)/codes$")  # of an interval
 LEGEND = "Blue is the model, grey and orange are controls; curves in the colour of the text are what was to be found."
 METRICS = 12  # figures that the Hub lists; the card has all
 MARKS = {True: "holds up", False: "falls short", None: "open"}
@@ -207,7 +208,9 @@ def _front(facts: Mapping[str, Any]) -> list[str]:
 
 def _results(name: str, kind: str, evaluation: Mapping[str, Any]) -> list[str]:
     """The first figures of the model itself, controls left out, as the Hub lists results."""
-    figures = [(key, value) for key, value in evaluation.get("figures", {}).items() if "/" not in key]
+    known = evaluation.get("figures", {}).items()
+    figures = [(key.removesuffix("/codes"), value) for key, value in known if not _END.search(key)]  # of an LAM's codes
+    figures = [(key, value) for key, value in figures if "/" not in key]
     numbers = [(key, value) for key, value in figures if checks.is_number(value) and math.isfinite(value)][:METRICS]
     if not numbers:
         return []

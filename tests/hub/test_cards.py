@@ -12,6 +12,7 @@ from lattok.hub import HubModel
 from tests.fuzz_artefacts import small_models
 
 FIGURES = {"error": 0.25, "error/kmeans": 0.5, "bits": 64, "note": "text", "odd": math.inf, 'a: "b"': 1e-7}
+FIGURES |= {"r2/codes": 0.5, "r2_low/codes": 0.4}  # of the codes of a latent action model
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,14 @@ def test_facts_are_those_that_the_hub_lists(models):
     (result,) = known["model-index"][0]["results"]
     assert known["model-index"][0]["name"] == "name: x"
     assert result["dataset"] == {"type": "my: data", "name": "my: data"}
-    assert {one["type"]: one["value"] for one in result["metrics"]} == {"error": 0.25, "bits": 64, 'a: "b"': 1e-7}
-    assert known["metrics"] == ["error", "bits", 'a: "b"']
+    numbers = {"error": 0.25, "bits": 64, 'a: "b"': 1e-7, "r2": 0.5}
+    assert {one["type"]: one["value"] for one in result["metrics"]} == numbers
+        "error": 0.25,
+        "bits": 64,
+        "r2": 0.5,
+        'a: "b"': 1e-7,
+    }
+    assert known["metrics"] == list(numbers)
     assert (known["library_name"], known["license"], known["datasets"]) == ("lattok", "apache-2.0", ["org/one"])
     assert {"latent-action-model", "lattok", "robotics", "fsq"} <= set(known["tags"])
 
