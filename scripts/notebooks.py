@@ -81,13 +81,24 @@ def cleaned(notebook: NotebookNode) -> NotebookNode:
         cell.metadata = _tags(cell)
         if cell.cell_type != "code":
             continue
-        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        cell.outputs = _joined([output for output in cell.outputs if output.get("name") != "stderr"])
         for output in cell.outputs:
             if "data" in output:
                 output.data = {kind: output.data[kind] for kind in ("image/png", "text/plain") if kind in output.data}
                 output.metadata = {}
     notebook.metadata = nbformat.from_dict(METADATA)
     return notebook
+
+
+def _joined(outputs: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """Join what was printed: in how many pieces it comes is chance."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        if joined and output.output_type == joined[-1].output_type == "stream":
+            joined[-1].text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def _tags(cell: NotebookNode) -> NotebookNode:

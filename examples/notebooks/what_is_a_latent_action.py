@@ -5,8 +5,8 @@
 # must predict the second. What it passes on is the latent action. Nobody tells it what an action is, so it passes on
 # **whatever moves most**. That is the robot, or something else.
 #
-# Here we build the smallest world in which both can happen, solve it on paper, and train on it. A minute on two cores; no
-# download, no token. In [Colab](https://colab.research.google.com): upload this file and run `%pip install "lattok[notebooks]"`.
+# Here we build the smallest world in which both can happen, solve it on paper, and train on it. A quarter of a minute on an
+# idle core; no download, no token. In [Colab](https://colab.research.google.com): upload this file and run `%pip install "lattok[notebooks]"`.
 
 # %%
 import math
