@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lattok.data import export as export
     from lattok.data import open_dataset as open_dataset
     from lattok.data import sample_dataset_path as sample_dataset_path
+    from lattok.evaluation import compare as compare
     from lattok.evaluation import evaluate as evaluate
     from lattok.image_lam import ImageLAM as ImageLAM
     from lattok.inference import for_inference as for_inference

@@ -67,6 +67,7 @@ VERBS: Mapping[str, Verb | Group] = {
     "train": Group("Train an action tokenizer, a latent action model or a policy (vla).", _kinds, train_verb),
     "presets": Verb(presets),
     "evaluate": Verb(look.evaluate),
+    "compare": Verb(look.compare),
     "rollout": Verb(simulate.rollout, "lattok.loading"),
     "doctor": Verb(look.doctor, "lattok.cli.doctor"),  # imports packages one by one, since some may be broken
     "annotate": Verb(labels.annotate, "lattok.annotation"),

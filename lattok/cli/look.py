@@ -1,4 +1,4 @@
-"""`lattok inspect`, `lattok evaluate` and `lattok doctor`: say what is there, how good it is, what is wrong."""
+"""`lattok inspect`, `evaluate`, `compare` and `doctor`: say what is there, how good it is, what is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 import lattok
 from lattok import checks, files
-from lattok.cli.flags import Dataset, MaybeFolder, Model, Names, Number, Text
+from lattok.cli.flags import Dataset, Folder, MaybeFolder, Model, Models, Names, Number, Text
 from lattok.cli.simulate import act
 from lattok.progress import bar
 
@@ -96,6 +96,53 @@ def evaluate(
     report = judge(loaded, dataset, target, folder, device, **options)
     print(report.to_text())
     print(f"Report: {target / 'report.html'}")
+
+
+def compare(
+    dataset: Dataset,
+    models: Models,
+    out: Folder = "comparison",
+    seed: int = 0,
+    stride: Text = None,
+    action_key: str = "action",
+    state_key: str = "observation.state",
+    cameras: Names = (),
+    episodes: str = "test",
+    device: str = "auto",
+) -> None:
+    """Judge latent action models side by side on held-out episodes, with controls: report.json, report.html.
+
+    Example: lattok compare path/to/dataset --models my-lam other-lam org/lam --out comparison
+
+    Args:
+        models: Folders or Hub ids of latent action models of video, published ones after `lattok convert`.
+        out: Folder for the report.
+        seed: Seed of the controls.
+        stride: Gap of a frame pair for all of them: frames ("16") or seconds ("0.2s"); each has its own by default.
+        action_key: Column with the actions.
+        state_key: Column with the robot state, used as a control.
+        cameras: Cameras to look at, short names allowed: each model takes as many as it has (default: its own).
+        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
+        device: auto, cpu, cuda or mps.
+    """
+    files.check_writable(Path(out))
+    with bar("compare") as progress:
+        report = lattok.compare(
+            dataset,
+            models,
+            out=out,
+            episodes=episodes,
+            action_key=action_key,
+            state_key=state_key,
+            cameras=cameras or None,
+            stride=stride,
+            seed=seed,
+            device=device,
+            progress=progress.stage,
+        )
+    print(report.to_text())
+    print(f"\n{report.overview()}")
+    print(f"Report: {Path(out) / 'report.html'}")
 
 
 def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str, **options: Any) -> Any:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import torch
 
 from lattok import checks
-from lattok.checks import LattokError
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.views import check_trained_space
 from lattok.evaluation.answer import answered
@@ -110,7 +109,7 @@ def evaluate(
     folder = None if out is None else Path(out)
     if folder is not None:
         check_place(folder, provenance, overwrite)
-    with _quietly(model):
+    with quietly(model):
         if isinstance(model, LatentVLA):
             report = _policy_report(model, dataset, split, action_key, rollouts, title, note)
         elif labels_from == "actions":
@@ -122,19 +121,12 @@ def evaluate(
             note("held-out windows", 1, 1)
             report = _tokenizer_report(model, found, title)
         else:
-            if model.language is not None:
-                text = "`model` is a stage-1 model, which cannot label video: its codebook is for stage 2"
-                raise LattokError(f"{text}. Run: lattok train image-lam --stage 2 --env-codebook MODEL.")
-            if model.features.count != model.features.side**2 + model.features.class_token:
-                checks.fail("model", "one that looks at squares", f"{model.type} of {model.config.frame_size}")
             if controls == "trained" and not isinstance(model, ImageLAM):
                 hint = "Train an ImageLAM on this dataset and judge it as well."
                 checks.fail("controls", f"quick for {model.type}, which lattok does not train", repr(controls), hint)
-            frames = checks.stride_in_frames(stride or model.config.stride, dataset.fps)
-            if state_key == "observation.state" and state_key not in dataset.features:
-                state_key = None  # the default one may be absent, one that was asked for may not
-            views = tuple(cameras or model.cameras)
-            source = PairSource(dataset, frames, action_key, state_key, views, folder, feature_cache)
+            source = PairSource.of(
+                model, dataset, stride, action_key, state_key, cameras, cache_dir=folder, feature_cache=feature_cache
+            )
             training = None
             if controls == "trained":
                 loop = replace(control_loop or usual_loop(model), seed=seed)
@@ -142,7 +134,7 @@ def evaluate(
             evidence = latent_evidence(model, source, split, training, seed, note)
             report = _latent_report(evidence, title, note)
     report.provenance.update(provenance)
-    report = answered(_with_overlap(report, model, dataset, split), model.trained_on)
+    report = answered(replace(report, verdicts=(*overlap(model, dataset, split), *report.verdicts)), model.trained_on)
     if folder is not None:
         check_place(folder, provenance, overwrite)  # another process may have been here since
         write(report, folder)
@@ -229,7 +221,7 @@ def _report(kind: str, title: str, headline: str, outcomes: Sequence[Outcome], p
 
 
 @contextmanager
-def _quietly(model: Any) -> Iterator[None]:
+def quietly(model: Any) -> Iterator[None]:
     """Hold the model in evaluation mode; the caller's mode and random numbers are as before afterwards."""
     training = isinstance(model, torch.nn.Module) and model.training
     with torch.random.fork_rng(devices=[]):
@@ -242,11 +234,11 @@ def _quietly(model: Any) -> Iterator[None]:
                 model.train()
 
 
-def _with_overlap(report: Report, model: Any, dataset: RobotDataset, split: Split) -> Report:
-    """Add a failing verdict where held-out episodes were trained on, here or in a dataset that this one copies."""
+def overlap(model: Any, dataset: RobotDataset, split: Split) -> tuple[Verdict, ...]:
+    """Return a failing verdict where held-out episodes were trained on, here or in a dataset that this one copies."""
     seen = seen_episodes(model.trained_on, dataset, split.held_out)
     if not seen.episodes:
-        return report
+        return ()
     count = f"{'' if seen.complete else 'at least '}{len(seen.episodes)} of {len(split.held_out)}"
     text = f"{count} held-out episodes were trained on: these figures are too good"
-    return replace(report, verdicts=(Verdict(text, False, "held_out_seen"), *report.verdicts))
+    return (Verdict(text, False, "held_out_seen"),)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,12 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant
 COLUMNS, GAP = 3, 24  # of panels in a picture for a card, and pixels between them
 _HEIGHT = re.compile(r'<svg viewBox="0 0 \d+ ([\d.]+)"')
 _DRAWN = STYLE[: STYLE.index("* {")] + STYLE[STYLE.index("svg text {") : STYLE.index(".key {")]  # colours and charts
-KINDS = {"action-vq": "Action tokenizer", "image-lam": "Image latent action model", "latent-vla": "Policy"}
+KINDS = {
+    "action-vq": "Action tokenizer",
+    "image-lam": "Image latent action model",
+    "latent-vla": "Policy",
+    "comparison": "Latent action models side by side",
+}
 LEGEND = (
     "✓ holds up against its control, ✗ falls short of it, – is open: too close to tell, or left out. "
     "The model's rows are blue. A control that does better is marked where it does, and carries the words "
@@ -239,19 +244,23 @@ def _pictures(pictures: Pictures) -> str:
 def _provenance(values: Mapping[str, Any]) -> str:
     """Show nested values as one list of terms."""
     lines = []
-    for key, value in values.items():
-        inner = value.items() if isinstance(value, Mapping) else [("", value)]
-        for name, item in inner:
-            text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
-            term = f"{key} {name}".strip().replace("_", " ")
-            lines.append(f"<dt>{escape(term)}</dt><dd>{escape('–' if item is None else text)}</dd>")
+    for term, item in _terms(values):
+        text = ", ".join(map(str, item)) if isinstance(item, list | tuple) else str(item)
+        lines.append(f"<dt>{escape(term.replace('_', ' '))}</dt><dd>{escape('–' if item is None else text)}</dd>")
     return f"<dl>{''.join(lines)}</dl>"
 
 
+def _terms(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        term = f"{above} {key}".strip()
+        yield from _terms(value, term) if isinstance(value, Mapping) else [(term, value)]
+
+
 def subject(provenance: Mapping[str, Any]) -> str:
-    """Name what a report is about in one word: the model by its weights, and the dataset."""
-    model, dataset = provenance["model"], provenance["dataset"]
-    facts = [model.get(name) for name in ("type", "config_sha256", "weights_sha256")]
+    """Name what a report is about in one word: the model by its weights, or several, and the dataset."""
+    models = provenance["models"].values() if "models" in provenance else [provenance["model"]]
+    dataset = provenance["dataset"]
+    facts = [model.get(name) for model in models for name in ("type", "config_sha256", "weights_sha256")]
     facts += [dataset.get(name) for name in ("name", "episodes")]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 

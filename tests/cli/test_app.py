@@ -23,7 +23,15 @@ from lattok.vla import STRATEGIES, register_strategy
 TRAINED = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam")
 READERS = (["inspect"], *(["train", name] for name in TRAINED), ["evaluate"], ["annotate"])
 PUBLISHED = tuple(CONVERT)
-COMMANDS = (["demo"], *READERS, ["doctor"], ["presets"], ["push"], *(["convert", name] for name in PUBLISHED))
+COMMANDS = (
+    ["demo"],
+    *READERS,
+    ["compare"],
+    ["doctor"],
+    ["presets"],
+    ["push"],
+    *(["convert", name] for name in PUBLISHED),
+)
 QUICK = ["--preset", "quick", "--device", "cpu", "--dim", "16", "--codebook-size", "8", "--hidden", "16"]
 
 

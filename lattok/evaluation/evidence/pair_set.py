@@ -5,7 +5,7 @@ Full features are never kept: a grid of average-pooled ones stays for the probes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from lattok import checks
+from lattok.checks import LattokError
 from lattok.data import RobotDataset, read_vectors, select_episodes
 from lattok.evaluation.evidence.split import evenly
 from lattok.image_lam import ImageLAM
@@ -28,6 +30,7 @@ MOST_PAIRS = (4000, 2000)  # training, held-out; more of them move the figures l
 WIDEST_FRAME = 32_768  # numbers per frame that the probes see
 BUDGET = 2**28  # numbers kept over all frames of a split: 1 GiB
 BATCH = 64
+NOISE = np.random.default_rng(0).integers(0, 256, (1, 45, 60, 3), dtype=np.uint8)  # tells apart how models resize
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,55 @@ class PairSource:
     cameras: tuple[str, ...]
     cache_dir: Path | None  # keeps decoded frames in a file there instead of in memory
     feature_cache: FeatureCache | None = None  # asked for features; none are added to it
+    decoded: dict[Any, np.ndarray] | None = None  # keeps frames for the next model that sees the same ones
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        dataset: RobotDataset,
+        stride: str | int | None,
+        action_key: str | None,
+        state_key: str | None,
+        cameras: Sequence[str] | None,
+        **options: Any,
+    ) -> PairSource:
+        """Return the pairs that a model is judged on, at its own stride and cameras where others are not given."""
+        if model.language is not None:
+            text = "`model` is a stage-1 model, which cannot label video: its codebook is for stage 2"
+            raise LattokError(f"{text}. Run: lattok train image-lam --stage 2 --env-codebook MODEL.")
+        if model.features.count != model.features.side**2 + model.features.class_token:
+            checks.fail("model", "one that looks at squares", f"{model.type} of {model.config.frame_size}")
+        frames = checks.stride_in_frames(stride or model.config.stride, dataset.fps)
+        if state_key == "observation.state" and state_key not in dataset.features:
+            state_key = None  # the default one may be absent, one that was asked for may not
+        return cls(dataset, frames, action_key, state_key, tuple(cameras or model.cameras), **options)
+
+    def pairs(self, model: ImageLAM, episodes: list[int]) -> FramePairs:
+        """Decode the frames of `episodes` at the model's size, or take those that are kept."""
+        pairs = FramePairs(
+            self.dataset,
+            self.stride,
+            cameras=self.cameras,
+            action_key=self.action_key,
+            state_key=self.state_key,
+            episodes=episodes,
+            transform=model.resize,
+            labelled_fraction=0.0,
+            pixels=False,
+        )
+        if self.decoded is None:
+            pairs.read_pixels(self.cache_dir)
+            return pairs
+        sight = (pairs.cameras, model.resize(NOISE).tobytes())
+        if any(kept[:2] != sight for kept in self.decoded):
+            self.decoded.clear()
+        key = (*sight, *episodes)
+        if key not in self.decoded:
+            pairs.read_pixels(self.cache_dir)
+            self.decoded[key] = pairs.frames
+        pairs.frames = self.decoded[key]
+        return pairs
 
 
 @torch.no_grad()
@@ -131,17 +183,7 @@ def read_pair_set(
     note: Callable[[int, int], None],
 ) -> PairSet:
     """Decode the episodes, compute features and both models' latent actions of at most `most` pairs, evenly spaced."""
-    frames = FramePairs(
-        source.dataset,
-        source.stride,
-        cameras=source.cameras,
-        action_key=source.action_key,
-        state_key=source.state_key,
-        episodes=episodes,
-        transform=model.resize,
-        labelled_fraction=0.0,
-        cache_dir=source.cache_dir,
-    )
+    frames = source.pairs(model, episodes)
     if source.feature_cache is not None:
         cache = source.feature_cache
         frames.features = cache.known(model.features, source.dataset, frames.episodes, frames.cameras)

@@ -103,8 +103,9 @@ class ProbeRow(NamedTuple):
 class Judge:
     """Fits the probes of one input after another."""
 
-    def __init__(self, evidence: LatentEvidence, target: Target, progress: Progress):
+    def __init__(self, evidence: LatentEvidence, target: Target, progress: Progress, hidden: bool = True):
         self.evidence, self.target, self.progress, self.done = evidence, target, progress, 0
+        self.kinds = [kind for kind in KINDS if hidden or "mlp" not in kind]
         self.total = 26 if evidence.codes else 17  # about; the last call says the exact number
         self.everything = (Fold(torch.arange(len(target.train)), torch.arange(len(target.held_out))),)
 
@@ -113,17 +114,19 @@ class Judge:
     ) -> ProbeRow:
         """Fit the probes to inputs [n, d] and judge them on [N, d]."""
         folds = self.evidence.folds.folds
-        probes = [*self._both(rows, self.everything), *(self._both(rows, folds) if folds else ())]
+        probes = [*self._fitted(rows, self.everything), *(self._fitted(rows, folds) if folds else ())]
         self.done = min(self.done + 1, self.total - 1)
         self.progress("probes", self.done, self.total)
-        scores = {kind: self._score(probe) for kind, probe in zip(KINDS, probes, strict=False)}
+        scores = {kind: self._score(probe) for kind, probe in zip(self.kinds, probes, strict=False)}
         return ProbeRow(key, name, scores, control, reference)
 
-    def _both(self, rows: Sequence[Tensor], folds: Sequence[Fold]) -> tuple[Probe, Probe]:
+    def _fitted(self, rows: Sequence[Tensor], folds: Sequence[Fold]) -> list[Probe]:
         (x, x_test), (y, groups, y_test) = rows, (self.target.train, self.target.episodes, self.target.held_out)
         linear = [linear_probe(x[f], y[f], groups[f.numpy()], x_test[h], y_test[h]) for f, h in folds]
-        hidden = mlp_probes(x, y, groups, x_test, y_test, folds, linear, self.evidence.seed)
-        return merge_folds(linear, folds), merge_folds(hidden, folds)
+        found = [linear]
+        if "mlp" in self.kinds:
+            found.append(mlp_probes(x, y, groups, x_test, y_test, folds, linear, self.evidence.seed))
+        return [merge_folds(probes, folds) for probes in found]
 
     def _score(self, probe: Probe) -> Score:
         space, bootstrap = self.evidence.space, self.evidence.bootstrap
@@ -135,9 +138,15 @@ class Judge:
         return Score(probe, values, tuple(map(bootstrap.interval, columns(bootstrap.r2(probe)))))
 
 
-def probe_rows(evidence: LatentEvidence, target: Target, progress: Progress) -> dict[str, list[ProbeRow]]:
-    """Fit the probes on the model's codes and latents, and on the controls of either, which follow."""
-    judge, train, held_out = Judge(evidence, target, progress), evidence.train.latents, evidence.held_out.latents
+def probe_rows(
+    evidence: LatentEvidence, target: Target, progress: Progress, hidden: bool = True
+) -> dict[str, list[ProbeRow]]:
+    """Fit the probes on the model's codes and latents, and on the controls of either, which follow.
+
+    Without `hidden` only linear ones.
+    """
+    judge, train = Judge(evidence, target, progress, hidden), evidence.train.latents
+    held_out = evidence.held_out.latents
     found: dict[str, list[ProbeRow]] = {"codes": [], "latents": []}
     for key, name in OWN.items():
         if (pick := evidence.inputs.get(key)) is not None:
@@ -200,8 +209,8 @@ def readout_outcome(evidence: LatentEvidence, progress: Progress) -> Outcome | N
     verdicts: list[Verdict] = []
     tables: list[Table] = []
     for kind, rows in probes.items():
-        figures.update(_figures(evidence, kind, rows))
-        verdicts += _verdicts(evidence, kind, rows)
+        figures.update(readout_figures(evidence, kind, rows))
+        verdicts += readout_verdicts(evidence, kind, rows)
         tables += _tables(evidence, kind, rows)
     reading = _reading(figures, next(iter(probes)), tables[0].strongest(but=(LABELS_ONLY,)))
     section = Section(
@@ -236,7 +245,7 @@ def _reading(figures: dict[str, float], kind: str, rival: TableRow | None) -> st
     return text + "."
 
 
-def _figures(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> dict[str, float]:
+def readout_figures(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> dict[str, float]:
     """Name the figures `r2_from_codes/whose`, with a prefix for the other probes; add intervals of the model."""
     found: dict[str, float] = {}
     for row in rows:
@@ -287,7 +296,7 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
     ]
 
 
-def _verdicts(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> list[Verdict]:
+def readout_verdicts(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> list[Verdict]:
     """Judge the model's first row against the best control, and against labels alone where that was run."""
     rivals = [row for row in rows if row.control and not row.reference and row.key != LABELS_ONLY]
     found = []
@@ -295,14 +304,14 @@ def _verdicts(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> 
         scored = [(value, i) for i, row in enumerate(rivals) if (value := row.value(probe, column)) is not None]
         if scored and (evidence.space or column == 0):
             best, what = rivals[max(scored)[1]], f"{kind} over {over}"
-            found.append(_compare(evidence, what, rows[0], best, probe, column, f"{kind}_{key}", "the best control, "))
+            found.append(compared(evidence, what, rows[0], best, probe, column, f"{kind}_{key}", "the best control, "))
     alone = next(row for row in rows if row.key == LABELS_ONLY)
     key, over = f"{kind}_against_labels_alone", f"{kind} over all dimensions"
-    found.append(_compare(evidence, over, rows[0], alone, "linear", 0, key))
+    found.append(compared(evidence, over, rows[0], alone, "linear", 0, key))
     return [verdict for verdict in found if verdict is not None]
 
 
-def _compare(
+def compared(
     evidence: LatentEvidence,
     what: str,
     own: ProbeRow,

@@ -1,0 +1,158 @@
+"""What a comparison keeps of one model: how much its labels say, and what labelling takes."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import Any, NamedTuple
+
+import torch
+
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.pair_set import PairSet, PairSource
+from lattok.evaluation.evidence.probes import Bootstrap
+from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
+from lattok.evaluation.questions.readout import ProbeRow, probe_rows, readout_figures, readout_verdicts
+from lattok.evaluation.report import Interval, Progress, Verdict
+from lattok.quantize import code_statistics
+
+ROTATION = re.compile(r"(?:^|[^a-z])(?:roll|pitch|yaw|[rw][xyz])(?:$|[^a-z])|rot|quat|euler|axis_?angle")
+FRAMES, SECONDS, RUNS = 64, 1.0, 5  # that are labelled to see how fast a model is: so many, so long, so often at most
+
+
+class Cost(NamedTuple):
+    """What labelling takes on the device where the model is."""
+
+    parameters: int  # frozen features included
+    megabytes: float  # of parameters and buffers
+    speed: float  # frames per second, all cameras of a moment being one frame
+    peak: float | None  # megabytes of the device at most; None on a CPU
+
+    @classmethod
+    @torch.no_grad()
+    def measure(cls, model: Any, pairs: PairSet, stride: int) -> Cost:
+        """Label the beginning of the longest episode, decoded and at the model's size, a few times."""
+        frames, counts = pairs.frames, torch.bincount(torch.from_numpy(pairs.frames.episode_of))
+        here = frames.episode_of == int(counts.argmax())
+        first = int(frames.first[here].min())
+        video = frames.frames[first : min(first + max(FRAMES, stride + 1), int(frames.second[here].max()) + 1)]
+        on_gpu = (device := model.features.mean.device).type == "cuda"
+        model.label_video(video, stride)  # warm
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+        took: list[float] = []
+        while not took or (sum(took) < SECONDS and len(took) < RUNS):
+            start = time.perf_counter()
+            model.label_video(video, stride)
+            took.append(time.perf_counter() - start)
+        held = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}.values()
+        size = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e6
+        peak = torch.cuda.max_memory_allocated(device) / 1e6 if on_gpu else None
+        return cls(sum(p.numel() for p in model.parameters()), size, len(video) / min(took), peak)
+
+
+class Judged(NamedTuple):
+    """What is known of one model; nothing in it holds frames."""
+
+    name: str
+    kind: str  # by what it is compared: its "codes", or the "latents" of a continuous one
+    bits: float | None  # of a label at most; None: continuous
+    entropy: tuple[float, float] | None  # of whole rows of codes, and what so many pairs could show at most
+    width: int  # numbers of a latent
+    source: PairSource
+    probes: dict[str, list[ProbeRow]]  # of codes and latents, controls after the model
+    bootstrap: Bootstrap
+    groups: dict[str, list[int]]  # dimensions of the action
+    figures: dict[str, float]
+    verdicts: list[Verdict]
+    cost: Cost
+    identity: dict[str, Any]
+    texts: dict[str, str]
+
+    def row(self, kind: str, key: str) -> ProbeRow | None:
+        """Find a row of codes or latents by its key."""
+        return next((row for row in self.probes.get(kind, ()) if row.key == key and row.scores), None)
+
+    def value(self, kind: str, key: str, probe: str = "linear") -> float | None:
+        """Return the mean R^2 of a row; None where there is none."""
+        return row.value(probe, 0) if (row := self.row(kind, key)) else None
+
+    def own(self, kind: str, dims: list[int], probe: str = "linear") -> tuple[float | None, Interval | None]:
+        """Return R^2 of the model over some dimensions, with its interval."""
+        row = self.row(kind, kind)
+        if row is None or not dims or probe not in row.scores:
+            return None, None
+        found = row.scores[probe].probe
+        value = float(found.r2[dims].nanmean())
+        draws = self.bootstrap.r2(found)[:, dims].nanmean(1)
+        return (None if math.isnan(value) else value), self.bootstrap.interval(draws)
+
+    def gain(self, kind: str, probe: str = "linear") -> tuple[float | None, Interval | None]:
+        """Return how much more of the action the model's codes or latents say than the best control."""
+        own, rivals = self.row(kind, kind), [row for row in self.probes.get(kind, ()) if row.control]
+        rivals = [row for row in rivals if not row.reference and row.key != LABELS_ONLY]
+        scored = [(value, i) for i, row in enumerate(rivals) if (value := row.value(probe, 0)) is not None]
+        if own is None or not scored:
+            return None, None
+        return self.beyond(kind, rivals[max(scored)[1]], self.bootstrap, probe)
+
+    def beyond(
+        self, kind: str, other: ProbeRow, bootstrap: Bootstrap, probe: str = "linear"
+    ) -> tuple[float | None, Interval | None]:
+        """Return how much more the model says than another row, with an interval where both see the same episodes."""
+        own = self.row(kind, kind)
+        values = [row.value(probe, 0) if row is not None else None for row in (own, other)]
+        if own is None or values[0] is None or values[1] is None:
+            return None, None
+        span = None
+        if bootstrap.count == self.bootstrap.count:
+            draws = [b.r2(row.scores[probe].probe) for b, row in ((self.bootstrap, own), (bootstrap, other))]
+            span = self.bootstrap.interval(draws[0].nanmean(1) - draws[1].nanmean(1))
+        return values[0] - values[1], span
+
+
+def judge_labels(name: str, evidence: LatentEvidence, progress: Progress) -> Judged:
+    """Probe one model, time it, and keep what the page needs."""
+    target, model = evidence.target, evidence.model
+    assert target is not None  # `compare` asks for actions
+    probes = {kind: rows for kind, rows in probe_rows(evidence, target, progress, hidden=False).items() if rows}
+    kind = next(iter(probes))
+    bits = entropy = None
+    if "codes" in probes:
+        codes = evidence.held_out.latents.codes
+        bits = codes.shape[1] * math.log2(evidence.size)
+        found = code_statistics(codes, evidence.size)
+        entropy = found.joint_entropy, found.joint_ceiling
+    groups = {
+        "all": list(range(len(evidence.names))),
+        "position": evidence.space,
+        "rotation": [i for i, each in enumerate(evidence.names) if ROTATION.search(each.lower())],
+        "gripper": [i for i, each in enumerate(evidence.names) if "gripper" in each.lower()],
+    }
+    figures = {
+        key: value for kind, rows in probes.items() for key, value in readout_figures(evidence, kind, rows).items()
+    }
+    if entropy is not None:
+        figures |= {"joint_entropy_bits/model": entropy[0], "joint_entropy_bits/ceiling": entropy[1]}
+    (against, *_) = readout_verdicts(evidence, kind, probes[kind])
+    progress("speed", 0, 1)
+    cost = Cost.measure(model, evidence.held_out, evidence.source.stride)
+    progress("speed", 1, 1)
+    width = evidence.held_out.latents.latents.flatten(1).shape[1]
+    judged = Judged(
+        name, kind, bits, entropy, width, evidence.source, probes, evidence.bootstrap,
+        {key: dims for key, dims in groups.items() if dims}, figures,
+        [Verdict(f"{name}: {against.text[:1].lower()}{against.text[1:]}", against.holds, against.key)], cost,
+        model.describe(), {key: evidence.provenance[key] for key in ("cameras", "stride_frames", "held_out_pairs")},
+    )  # fmt: skip
+    for group, dims in judged.groups.items():
+        for what in probes:
+            value, span = judged.own(what, dims)
+            if group not in ("all", "position") and value is not None:
+                figures[f"r2_{group}_from_{what}/{what}"] = value
+                if span is not None:
+                    figures[f"r2_{group}_from_{what}_low/{what}"], figures[f"r2_{group}_from_{what}_high/{what}"] = span
+    figures |= {"frames_per_second": cost.speed, "megabytes": cost.megabytes, "parameters": float(cost.parameters)}
+    figures |= {} if bits is None else {"bits": bits}
+    return judged

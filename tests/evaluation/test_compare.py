@@ -1,0 +1,190 @@
+"""Models side by side: the same figures as alone, a row for each, frames decoded once, one line for what cannot be."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lattok
+from lattok.checks import LattokError
+from lattok.cli import main
+from lattok.evaluation import Report, compare, evaluate, page, svg
+from lattok.evaluation.evidence import mlp_probes
+from lattok.recipes import UniformBinsRecipe
+from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
+
+HELD_OUT = [3, 7]
+CHOSEN: dict[str, Any] = {"episodes": HELD_OUT}
+
+
+class Counting(World):
+    """Counts how often an episode is decoded."""
+
+    reads = 0
+
+    def frames(self, *args, **options):
+        self.reads += 1
+        return super().frames(*args, **options)
+
+
+@pytest.fixture(scope="module")
+def world() -> Counting:
+    return Counting(names=("x", "y", "z", "gripper"), tasks=2)
+
+
+@pytest.fixture(scope="module")
+def models(world) -> dict:
+    return {
+        "oracle": tiny_lam(Oracle, world, tokens=3),
+        "fresh": tiny_lam(tokens=4),
+        "continuous": tiny_lam(quantizer="none"),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(world, models, tmp_path_factory) -> tuple[Report, Path]:
+    out = tmp_path_factory.mktemp("comparison")
+    return compare(world, models, out=out, **CHOSEN), out
+
+
+def rows(report: Report, title: str) -> dict[str, dict]:
+    (table,) = [t for s in json.loads(report.to_json())["sections"] for t in s["tables"] if t["title"] == title]
+    return {row["key"]: row for row in table["rows"]}
+
+
+def test_every_figure_is_that_of_a_single_evaluation(world, models, found, monkeypatch):
+    monkeypatch.setattr(mlp_probes, "STEPS", 1)
+    for name, model in models.items():
+        alone, shared = evaluate(model, world, **CHOSEN), 0
+        for key, value in found[0].figures.items():
+            own = key.removeprefix(f"{name}/")
+            if key.startswith(f"{name}/") and own in alone.figures:
+                assert value == alone.figures[own], key
+                shared += 1
+        kind = "latents" if name == "continuous" else "codes"
+        assert shared >= {"latents": 15, "codes": 30}[kind]
+        tables = {t.title: t for t in alone.sections[0].tables}
+        single = next(t for title, t in tables.items() if title.startswith("From continuous latents")).rows[0]
+        ours = rows(found[0], "R² of latents before quantization")[name]
+        assert ours["values"]["all"] == single.values[0]
+        assert ours["values"]["position"] == pytest.approx(single.values[1], abs=1e-12)
+        assert ours["values"]["gripper"] == pytest.approx(single.values[-1], abs=1e-12)
+        assert ours["intervals"]["gripper"] == pytest.approx(single.intervals[-1], abs=1e-12)
+        against = next(v for v in alone.verdicts if v.key == f"{kind}_against_controls")
+        (verdict,) = [v for v in found[0].verdicts if v.text.startswith(f"{name}: ")]
+        assert verdict.text.removeprefix(f"{name}: ")[1:] == against.text[1:]
+        assert verdict.holds == against.holds
+
+
+def test_frames_of_one_size_are_decoded_once_whatever_the_stride(world, models):
+    world.reads = 0
+    compare(world, [models["oracle"]], **CHOSEN)
+    alone, world.reads = world.reads, 0
+    later = tiny_lam(stride=str(STRIDE + 1))
+    compare(world, {"oracle": models["oracle"], "later": later}, **CHOSEN)
+    assert world.reads == alone > 0
+
+
+def test_the_model_that_knows_the_action_is_named(found):
+    report = found[0]
+    assert report.answer is not None
+    assert report.answer.text.startswith("continuous") is False
+    assert report.answer.text.startswith("oracle, whose codes say most about the action; ")
+    assert report.answer.holds is True
+    assert list(rows(report, "R² of codes")) == ["oracle", "fresh"]  # as given, without the one that has none
+    costs = rows(report, "Bits, size and speed")
+    assert costs["oracle"]["values"]["bits"] == 6
+    assert costs["continuous"]["values"]["bits"] is None
+    weights = sum(t.numel() * t.element_size() for t in {id(t): t for t in _tensors()}.values()) / 1e6
+    assert costs["fresh"]["values"]["weights, MB"] == pytest.approx(weights)
+    assert all(row["values"]["frames per second"] > 0 for row in costs.values())
+
+
+def _tensors() -> list[torch.Tensor]:
+    fresh = tiny_lam(tokens=4)
+    return [*fresh.parameters(), *fresh.buffers()]
+
+
+def test_labels_that_mean_the_same_in_all_tasks_hold_on_new_ones(found):
+    values = rows(found[0], "R² of codes on new tasks")["oracle"]["values"]
+    assert values["new tasks"] == found[0].figures["oracle/task_r2_from_codes/codes"]
+    assert values["new tasks"] == pytest.approx(values["all tasks"], abs=0.1)  # signs mean the same in all of them
+
+
+def test_the_page_asks_for_nothing_and_shows_every_model(found, models):
+    report, out = found
+    html = (out / "report.html").read_text()
+    assert not re.findall(r"https?:|@import|url\(|<script|<link|<iframe", html)
+    assert all(html.count(name) >= 4 for name in models)
+    assert json.loads((out / "report.json").read_text())["figures"].keys() == report.figures.keys()
+    assert html.count("stroke-dasharray") >= 2  # the level of the continuous one
+
+
+def test_a_comparison_of_the_same_is_replaced_another_one_is_not(found, world, models, tmp_path):
+    report, out = found
+    for path in out.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    page.check_place(tmp_path, report.provenance, overwrite=False)
+    with pytest.raises(LattokError, match="`out`: .* holds the report of another model or dataset"):
+        compare(world, {"a": models["fresh"]}, out=tmp_path, **CHOSEN)
+
+
+def test_what_was_trained_on_these_episodes_cannot_be_judged_by_them(world, models):
+    seen = tiny_lam()
+    seen.trained_on = {"dataset": world.name, "episodes": [[0, 9]], "loop": {"steps": 2, "trial": True}}
+    report = compare(world, {"seen": seen}, **CHOSEN)
+    assert [v.key for v in report.verdicts[:2]] == ["held_out_seen", "trial"]
+    assert report.answer is not None
+    assert report.answer.text == "That cannot be told from this page: see the verdicts about seen."
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "says"),
+    [
+        ([], {}, r"`models`: expected folders, Hub ids or models, one or more of them, got \[\]"),
+        ("my-lam", {}, "`models`: expected folders, Hub ids or models, one or more of them, got 'my-lam'"),
+        ([torch.nn.Linear(1, 1)], {}, "`models`: expected image latent action models of frame pairs, got Linear"),
+        ([tiny_lam(), tiny_lam()], {}, "`models`: expected models with different names, got 'image-lam' twice. Name"),
+        ({"a": tiny_lam()}, {"cameras": ["wrist"]}, "a: `cameras`: "),
+        ({"a": tiny_lam()}, {"stride": "400"}, "a: `stride`: "),
+        ({"a": tiny_lam(language="precomputed", language_dim=8)}, {}, "a: `model` is a stage-1 model"),
+        ({"a": tiny_lam()}, {"action_key": None}, "`action_key`: expected a column of actions: they are what labels"),
+    ],
+)
+def test_what_cannot_be_compared_gets_one_line(given, options, says, world):
+    with pytest.raises(LattokError, match=f"^{says}") as error:
+        compare(world, given, **CHOSEN, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_models_with_equal_bits_have_names_that_do_not_overlap():
+    points = [(f"model {i}", "model", 16.0, 0.5 + 0.001 * i, (0.4, 0.6)) for i in range(4)]
+    drawn = svg.pareto("t", [*points, ("latents", "model", None, 0.7, None)], ("bits", "R²"))
+    lines = sorted(float(y) for y in re.findall(r'<text class="n" x="[\d.]+" y="([\d.]+)"', drawn))
+    assert len(lines) == 5
+    assert min(b - a for a, b in itertools.pairwise(lines)) >= 11.9
+
+
+def test_from_the_command_line(make_dataset, tmp_path, capsys):
+    dataset = make_dataset([12, 15, 11, 14])
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        tiny_lam(stride="3", tokens=2 + seed).save_pretrained(tmp_path / name)
+    words = ["compare", str(dataset.root), "--device", "cpu", "--out", str(tmp_path / "out"), "--models"]
+    assert main([*words, str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Which of these models should label this dataset?")
+    assert "R² of codes (higher is better)" in text
+    assert text.endswith(f"Report: {tmp_path / 'out' / 'report.html'}\n")
+    lattok.train(UniformBinsRecipe.from_preset(dataset.root, tmp_path / "bins", horizon=2))
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "a"), str(tmp_path / "bins")]) == 2
+    assert capsys.readouterr().err.startswith(
+        "lattok: `models`: expected image latent action models of frame pairs, got 'uniform-bins' in"
+    )
