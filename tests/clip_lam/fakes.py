@@ -42,9 +42,9 @@ def clip_lam(seed: int = 0, **changes: Any) -> ClipLAM:
     return ClipLAM.build(config(**changes)).eval()
 
 
-def pixels(*shape: int, seed: int = 1) -> torch.Tensor:
+def pixels(*shape: int, seed: int = 1, side: int = 16) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (*shape, 16, 16, 3), generator=generator).to(torch.uint8)
+    return torch.randint(0, 256, (*shape, side, side, 3), generator=generator).to(torch.uint8)
 
 
 def batch(count: int = 4, valid: torch.Tensor | None = None) -> PolicyBatch:

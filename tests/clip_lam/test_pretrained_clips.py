@@ -1,0 +1,63 @@
+"""`ClipLAM` and its students over Hugging Face backbones, tiny and random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lattok
+from lattok.clip_lam import ClipLAM
+from lattok.clip_lam.distillation import Distillation, taught_by
+from lattok.vla import LatentVLA
+from lattok.vla.model import with_base
+from tests.backbones.conftest import need_transformers
+from tests.clip_lam.fakes import batch, config, pixels
+from tests.vla.fakes import config as policy_config
+
+need_transformers()
+
+OVER = {"train_backbone": "lora", "lora_rank": 2, "image_size": 56}
+
+
+def with_lora(model):
+    """Adapters that do something, else one half of them gets no gradient."""
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def taught(terms: dict[str, torch.Tensor], module: torch.nn.Module) -> set[str]:
+    """Which parts get a gradient; of a backbone adapters alone."""
+    torch.stack([term for term in terms.values() if term.requires_grad]).sum().backward()
+    found = [name for name, value in module.named_parameters() if value.grad is not None and value.grad.any()]
+    assert all("lora_" in name for name in found if "backbone." in name)
+    return {name.split(".")[0] for name in found}
+
+
+@pytest.mark.parametrize("family", ["internvl", "paligemma"])
+def test_teacher_and_student_learn_by_queries_adapters_and_heads(
+    family: str, tiny: Callable[[str], Path], tmp_path: Path
+):
+    torch.manual_seed(0)
+    made = config(backbone=str(tiny(family)), prompt="{task}:", lora_vision=False, **OVER)
+    lam = with_lora(ClipLAM(*with_base(made, made.frames)))
+    given = lam.prepared(batch(2))
+    parts = {"queries", "scene_head", "motion_head", "decoder", "backbone"}
+    assert taught(lam.train()(given), lam) == parts
+    assert not [n for n, p in lam.backbone.named_parameters() if "vision" in n and p.requires_grad]
+    video = pixels(7, 2).numpy()
+    found = lam.label_video(video, 4, "lift it")
+    again = lattok.load(lam.save_pretrained(tmp_path / "lam"))
+    assert isinstance(again, ClipLAM)
+    np.testing.assert_allclose(found.latents, again.label_video(video, 4, "lift it").latents, atol=1e-5)
+    plan = policy_config(backbone=str(tiny(family)), proprio_dim=0, proprio_names=(), prompt="{task}:", **OVER)
+    student = with_lora(LatentVLA(*with_base(taught_by(plan, again.config))))
+    module, clips = Distillation(student, again, [0, 1]).train(), batch(2)
+    small = clips._replace(images=pixels(2, 2, side=56), later=pixels(2, 2, 2, side=56))
+    assert taught(module(small), student) == {"placeholders", "supervision", "backbone"}
+    assert not [n for n, p in again.named_parameters() if p.grad is not None]
