@@ -26,7 +26,7 @@ from lattok.action_vq.base import ChunkTokenizer, Repaired
 from lattok.action_vq.bpe import CoefficientBPE, Coefficients, train, trimmed
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.arrays import Values
+from lattok.arrays import Values, as_tensor, like
 from lattok.checks import LattokError
 from lattok.hub import client
 from lattok.hub.client import HubOptions
@@ -66,6 +66,7 @@ class FAST(ChunkTokenizer):
 
     >>> tokenizer = FAST.fit(chunks, vocab_size=1024)            # [N, H, m] in physical units
     >>> tokenizer = FAST.from_published("physical-intelligence/fast", action_dim=7, horizon=8)
+    >>> tokenizer.decode(tokenizer(chunks), time_horizon=8, action_dim=7)   # as the published processor is called
     """
 
     type = "fast"
@@ -122,6 +123,48 @@ class FAST(ChunkTokenizer):
         bpe = CoefficientBPE(text, low, high)
         model.config = replace(model.config, vocab_size=bpe.vocab_size, min_token=low, max_token=high)
         return model._adopt(text).eval()
+
+    def shaped(self, horizon: int, action_dim: int) -> Self:
+        """Return this tokenizer for chunks of another shape [horizon, action_dim]: same vocabulary, same normaliser.
+
+        A normaliser knows its dimensions: for another number of them there must be none.
+        """
+        config, same = self.config, action_dim == self.action_dim
+        if same and horizon == self.horizon:
+            return self
+        if not same and set(config.normalize_kinds) != {"identity"}:
+            hint = "Load the tokenizer without statistics, and normalise actions yourself."
+            checks.fail("action_dim", f"{self.action_dim}, whose normaliser it has", action_dim, hint)
+        unnamed: dict[str, Any] = {} if same else {"action_names": (), "normalize_exceptions": (), "normalizers": ()}
+        other = type(self)(replace(config, horizon=horizon, action_dim=action_dim, **unnamed))
+        if same:
+            other.normalizer, other.normalizers = self.normalizer, self.normalizers
+        other._bpe, other.tokenizer_json = self._bpe, self.tokenizer_json
+        return other.to(self.normalizer.shift.device).eval()
+
+    def forward(self, batch: Any) -> list[list[int]]:
+        """Turn chunks [B, H, m], or one [H, m], into rows of ids without padding, as the published processor does.
+
+        Their shape may be another than the tokenizer's: see `shaped`. `encode` gives one array.
+        """
+        chunks = as_tensor("chunks", batch)
+        chunks = chunks[None] if chunks.ndim == 2 else chunks
+        checks.rank("chunks", chunks, "B H m")
+        return [row[row >= 0].tolist() for row in self.shaped(*chunks.shape[1:]).encode(chunks)]
+
+    def decode(
+        self, codes: Any, return_info: bool = False, *, time_horizon: int | None = None, action_dim: int | None = None
+    ) -> Any:
+        """Turn codes, any integers [B, L] or a list of rows, into chunks [B, H, m] in physical units; refuse none.
+
+        With `time_horizon` or `action_dim` chunks have that shape and are arrays, as the published processor has them.
+        See `ChunkTokenizer.decode`.
+        """
+        if time_horizon is None and action_dim is None:
+            return super().decode(codes, return_info)
+        shape = {"time_horizon": time_horizon or self.horizon, "action_dim": action_dim or self.action_dim}
+        checks.counts(**shape)
+        return like(np.empty(0), super(FAST, self.shaped(*shape.values())).decode(codes, return_info))
 
     @classmethod
     def from_published(

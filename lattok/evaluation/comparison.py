@@ -42,9 +42,7 @@ def comparison(judged: Sequence[Judged], dataset: str, provenance: dict[str, Any
         f"Controls have the bits of the model that they stand next to, or its width.{apart}"
     )
     tables = [table for table in (_table(judged, kind) for kind in ("codes", "latents")) if table.rows]
-    read = Section(
-        "What do the labels say about the action?", text, tuple(tables), (_picture(judged),), _reading(ranked)
-    )
+    read = Section("What do the labels say about the action?", text, tuple(tables), (_picture(judged),))
     tasks = _tasks(judged)
     costs = Section(
         "What do labels cost?",

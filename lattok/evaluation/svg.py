@@ -120,7 +120,7 @@ def pareto(
             parts.append(f'<circle class="{kind}" cx="{at:.1f}" cy="{level:.1f}" r="{4 if kind == "model" else 3}"/>')
         shown = _short(name)
         width, left = 6.4 * len(shown), x is None or at + 6.4 * len(shown) < WIDTH - 10
-        start, base = (at + 7 if left else at - 7 - width), level - 5 if x is None else level + 4
+        start, base = (at + 7 if left else at - 7 - width), level - 5  # above lines
         while any(start < to and start + width > since and abs(base - other) < 12 for since, to, other in taken):
             base += 3
         taken.append((start, start + width, base))

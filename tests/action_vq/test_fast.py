@@ -485,3 +485,52 @@ def test_bad_options_say_what_to_do():
         FASTConfig(action_dim=1, max_token=-1)
     with pytest.raises(LattokError, match="Use FAST.fit, from_published or from_pretrained"):
         FAST(FASTConfig(action_dim=M)).encode(smooth(1))
+
+
+def by_definition(ids: list[int], folder, steps: int, dims: int) -> np.ndarray:
+    """What the published processor decodes of a whole row: text, characters, the inverse of each cosine sum."""
+    facts = json.loads((folder / "processor_config.json").read_text())
+    text = Tokenizer.from_file(str(folder / "tokenizer.json")).decode(ids)
+    numbers = (np.array([ord(c) for c in text]) + facts["min_token"]).reshape(steps, dims) / facts["scale"]
+    waves = np.cos(np.pi * np.arange(steps)[:, None] * (np.arange(steps) + 0.5) / steps) * np.sqrt(2 / steps)
+    waves[0] /= np.sqrt(2)
+    return waves.T @ numbers
+
+
+def test_it_is_called_like_the_published_processor_for_chunks_of_any_shape(published):
+    tokenizer = FAST.from_published(published, action_dim=M, horizon=H)
+    for steps, dims in ((H, M), (5, M), (12, 2)):
+        chunks = smooth(6, steps, dims, seed=2).clamp(-8, 8)
+        ids = tokenizer(chunks.numpy())
+        assert ids == plain_ids(published, chunks)
+        assert tokenizer(chunks[0]) == ids[:1]
+        decoded = tokenizer.decode(ids, time_horizon=steps, action_dim=dims)
+        assert isinstance(decoded, np.ndarray)
+        for row, chunk in zip(ids, decoded, strict=True):
+            np.testing.assert_allclose(chunk, by_definition(row, published, steps, dims), atol=1e-4)
+    assert isinstance(tokenizer.decode(ids), torch.Tensor)
+
+
+def test_rows_that_the_published_processor_gives_up_on_decode(published):
+    tokenizer = FAST.from_published(published, action_dim=M, horizon=H)
+    whole = tokenizer(smooth(1, seed=3).clamp(-8, 8))[0]
+    rows = [whole[:-2], [*whole, *whole], [10**6], [], torch.tensor(whole)]
+    decoded, info = tokenizer.decode(rows, time_horizon=H, action_dim=M, return_info=True)
+    assert decoded.shape == (5, H, M)
+    assert np.isfinite(decoded).all()
+    assert info.repaired.tolist() == [True, True, True, True, False]
+    np.testing.assert_allclose(decoded[1], decoded[4])  # of too many coefficients the first
+
+
+def test_other_shapes_share_a_normaliser_of_their_dimensions_alone(fitted):
+    chunks = smooth(4, steps=5)
+    decoded, exact = (
+        fitted.normalizer(torch.as_tensor(x)) for x in (fitted.decode(fitted(chunks), time_horizon=5), chunks)
+    )
+    assert (decoded - exact).abs().max() < 0.5 / 10 * 5 * (2 / 5) ** 0.5  # half a rounding step in every wave
+    with pytest.raises(
+        LattokError, match="`action_dim`: expected 3, whose normaliser it has, got 2. Load the tokenizer"
+    ):
+        fitted(smooth(4, dims=2))
+    with pytest.raises(LattokError, match="`time_horizon`: expected a whole number of at least 1, got -1"):
+        fitted.decode([[1]], time_horizon=-1)
