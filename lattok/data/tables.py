@@ -7,7 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import TypeVar
 
 import numpy as np
@@ -127,7 +127,7 @@ class DataFile:
     """An open Parquet file: where its row groups start and which rows belong to which episode."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self._reading = path, Lock()
         self._file = open_table(path)
         self.schema = self._file.schema_arrow
         self.names = self.schema.names
@@ -151,7 +151,8 @@ class DataFile:
 
     def _checked(self, key: str, read: Callable[[], T]) -> T:
         try:
-            return read()
+            with self._reading:  # two threads that read one ParquetFile can wait for each other for ever
+                return read()
         except DAMAGE as error:
             reason = files.first_line(error)
             raise LattokError(f"cannot read `{key}` from {self.path} ({reason}). Copy it again.") from None

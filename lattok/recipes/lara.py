@@ -30,9 +30,9 @@ from lattok.recipes.run_folder import agree
 from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
 from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
-from lattok.vla import STRATEGIES, JointLARA, LatentVLA, LiveLAM, VLAConfig
+from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS, SCRATCH
-from lattok.vla.joint import DETACH
+from lattok.vla.joint import DETACH, JointLARA, LiveLAM
 from lattok.vla.model import with_base
 from lattok.vla.strategies import check_layer
 

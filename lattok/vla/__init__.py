@@ -1,12 +1,9 @@
 """Policies supervised by latent actions: the baseline and the strategies of "From Pixels to Tokens", and their losses
 for policies of others. Needs no package beyond the base installation, but for backbones of Hugging Face.
+`lattok.vla.joint` has what learns together with a latent action model of video.
 """
 
 from lattok.vla.config import VLAConfig as VLAConfig
-from lattok.vla.joint import JointLARA as JointLARA
-from lattok.vla.joint import LARALoss as LARALoss
-from lattok.vla.joint import LiveLAM as LiveLAM
-from lattok.vla.joint import keep_pairs as keep_pairs
 from lattok.vla.model import LatentVLA as LatentVLA
 from lattok.vla.strategies import STRATEGIES as STRATEGIES
 from lattok.vla.strategies import LatentLoss as LatentLoss

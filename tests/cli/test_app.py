@@ -247,7 +247,7 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
     [
         (["trian", "action-vq"], "lattok has no `trian`. Did you mean train? See lattok --help."),
         (["frobnicate"], "lattok has no `frobnicate`. There are demo, inspect, train,"),
-        (["train"], "lattok train needs one of action-vq, fast,"),
+        (["train"], "lattok train needs one of action-vq, clip-lam, fast,"),
         (["convert"], "lattok convert needs one of p2t-action-vq,"),
         (["train", "image-lm", "D"], "lattok train has no `image-lm`. Did you mean image-lam?"),
         (["convert", "univla"], "lattok convert has no `univla`. Did you mean univla-lam?"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -395,3 +397,22 @@ def test_a_file_of_something_says_what_to_give_instead(make_dataset, name, way_o
     assert str(file) in str(error.value)
     if "whole" in way_out:
         assert str(error.value).endswith(f"{root}.")
+
+
+def test_two_threads_never_read_one_parquet_file_at_once(make_dataset, monkeypatch):
+    """They may wait for each other for ever in pyarrow's cache of ranges."""
+    dataset, inside, most = make_dataset([6, 7, 8]), [], []
+    read = pq.ParquetFile.read
+
+    def watched(file, *arguments, **options):
+        inside.append(file)
+        most.append(inside.count(file))
+        time.sleep(0.01)
+        found = read(file, *arguments, **options)
+        inside.remove(file)
+        return found
+
+    monkeypatch.setattr(pq.ParquetFile, "read", watched)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(dataset.frames, [0, 1, 2, 0]))
+    assert set(most) == {1}

@@ -30,7 +30,7 @@ from lattok.hub.fetching import OnHub, _quiet
 from lattok.prefetch import Ahead, Request
 from tests.conftest import CAMERAS, write_dataset
 from tests.data.rlds_sample import write_rlds
-from tests.hub.server import REPO, LocalHub, forget, serving, use
+from tests.hub.server import REPO, WRITER, LocalHub, forget, serving, use
 
 LENGTHS = (6, 9, 7, 8)
 
@@ -114,9 +114,9 @@ def test_all_files_are_of_the_commit_that_was_opened(hub: LocalHub, source: Path
 
 
 def test_a_dataset_can_be_pickled_and_says_nothing_of_tokens(hub: LocalHub, source: Path):
-    dataset = open_dataset(REPO, token="hf_secret")
+    dataset = open_dataset(REPO, token=WRITER)
     dataset.columns(0, ["action"])
-    assert "hf_secret" not in repr(dataset.files) + repr(dataset)
+    assert WRITER not in repr(dataset.files) + repr(dataset)
     copy = pickle.loads(pickle.dumps(dataset))
     np.testing.assert_array_equal(copy.frames(3), open_dataset(source).frames(3))
 

@@ -13,7 +13,8 @@ import torch
 import lattok
 from lattok import LattokError
 from lattok.labels import LatentSpec
-from lattok.vla import AlignLoss, CodeCrossEntropy, LARALoss, Regress, Supervised, Tap, keep_labels, keep_pairs
+from lattok.vla import AlignLoss, CodeCrossEntropy, Regress, Supervised, Tap, keep_labels
+from lattok.vla.joint import LARALoss, keep_pairs
 from tests.lerobot.policies import CAMERA, HZ, STEPS, act, batches, diffusion, lerobot, smolvla, window
 
 pytestmark = [

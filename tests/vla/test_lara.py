@@ -12,8 +12,8 @@ from torch import nn
 from lattok import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import PairBatch, PairIndex, PolicyBatch
-from lattok.vla import JointLARA, LARALoss, LiveLAM, Supervised, keep_pairs
-from lattok.vla.joint import FRAMES, VALID, Alignment
+from lattok.vla import Supervised
+from lattok.vla.joint import FRAMES, VALID, Alignment, JointLARA, LARALoss, LiveLAM, keep_pairs
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy
 from tests.vla.stand_in import B, Policy, hooks, make_batch
 

@@ -68,7 +68,10 @@ def test_a_strategy_goes_through_json(name: str):
             lambda: strategy_of("la_direct", projection="mlp"),
             "`options`: expected options of `codes` .it has none., got projec",
         ),
-        (lambda: LatentLoss("code"), "`loss`: expected one of align, codes, regress, got 'code'. Did you mean codes?"),
+        (
+            lambda: LatentLoss("code"),
+            "`loss`: expected one of align, codes, distill, regress, got 'code'. Did you mean codes?",
+        ),
         (lambda: LatentLoss("codes", name="action"), "`loss`: expected a name of letters and digits that is not taken"),
         (lambda: LatentLoss("codes", name="values"), "that is not taken, got 'values'"),
         (
