@@ -115,7 +115,9 @@ def test_frames_that_are_no_plain_array_neither(lam, kind):
 
 
 def test_calling_a_model_says_what_to_call():
-    for make in FAMILIES.values():
+    for name, make in FAMILIES.items():
+        if name == "fast":  # called as its published processor is
+            continue
         model = make(CHUNKS)
         for value in (torch.from_numpy(CHUNKS), CHUNKS, None):
             with pytest.raises(LattokError, match=r"`batch`: expected .* Call tokenizer.encode\(chunks\)"):
