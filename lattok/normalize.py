@@ -130,6 +130,26 @@ def clipped_kinds(kinds: Sequence[str], clip: bool) -> list[bool]:
     return [clip and kind in CLIPPED for kind in kinds]
 
 
+class NormalizedActions:
+    """What configs know that say how actions are normalised."""
+
+    action_dim: int
+    action_names: tuple[str, ...]
+    normalize: str
+    normalize_exceptions: tuple[str, ...]
+    normalize_clip: bool
+
+    @property
+    def action_kinds(self) -> list[str]:
+        """The kind of normalisation of each action dimension."""
+        return kinds_of(self.normalize, self.normalize_exceptions, self.action_names, self.action_dim)
+
+    @property
+    def action_clipped(self) -> list[bool]:
+        """Whether a normalised action dimension ends at -1 and 1."""
+        return clipped_kinds(self.action_kinds, self.normalize_clip)
+
+
 def _places(name: str, text: str, names: Sequence[str], dim: int) -> list[int]:
     if name in names:
         return [list(names).index(name)]

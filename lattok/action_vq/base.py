@@ -104,7 +104,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         return super()._apply(same_precision(fn), recurse)
 
     def _new_normalizer(self) -> Normalizer:
-        return Normalizer(self.action_dim, self.config.normalize_clipped)
+        return Normalizer(self.action_dim, self.config.action_clipped)
 
     def choose_normalizer(self) -> None:
         """Use the only normaliser there is; where datasets have their own, none until `for_dataset` names one."""
@@ -137,7 +137,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         if not names or name in names:
             checks.fail("name", f"another dataset than those of the mixture ({', '.join(names) or 'none'})", repr(name))
         checks.rank("actions", actions, "N m")
-        normalizer = self._new_normalizer().fit(actions, self.config.normalize_kinds)
+        normalizer = self._new_normalizer().fit(actions, self.config.action_kinds)
         self.config = replace(self.config, normalizers=(*names, name))
         self.normalizers.append(normalizer.to(next(self.buffers()).device))
         self.choose_normalizer()
@@ -241,7 +241,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
         checks.known_keys("options", options, [f.name for f in fields(cls.config_class) if f.name != "normalizers"])
         model = cls(cls.config_class(**{"horizon": steps, **options}, action_dim=dims))
         rows, mask = (part.flatten(0, 1) for part in batch)
-        model.normalizer.fit(rows, model.config.normalize_kinds, mask)
+        model.normalizer.fit(rows, model.config.action_kinds, mask)
         return model, batch
 
     def _train(self, batch: ActionBatch, loss_weights: dict[str, float], *, steps: int, **options: Any) -> Self:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lattok import checks
 from lattok.hub import ADDED
-from lattok.normalize import clipped_kinds, kinds_of
+from lattok.normalize import NormalizedActions
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
 MOST_STEPS, MOST_NUMBERS = 4096, 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
@@ -16,7 +16,7 @@ ACTION_KINDS = ("unspecified", "relative", "absolute")
 
 
 @dataclass(frozen=True)
-class ChunkConfig:
+class ChunkConfig(NormalizedActions):
     """What every family of action tokenizers knows about its chunks."""
 
     # what recipes take from the dataset, or `fit` finds out: never an option
@@ -43,17 +43,7 @@ class ChunkConfig:
             checks.size("action_names", "names", len(self.action_names), self.action_dim)
         if len(set(self.normalizers)) != len(self.normalizers):
             checks.fail("normalizers", "different names of datasets", ", ".join(self.normalizers))
-        _ = self.normalize_clipped
-
-    @property
-    def normalize_kinds(self) -> list[str]:
-        """Return the kind of normalisation of each dimension."""
-        return kinds_of(self.normalize, self.normalize_exceptions, self.action_names, self.action_dim)
-
-    @property
-    def normalize_clipped(self) -> list[bool]:
-        """Tell of each dimension whether its normalised values end at -1 and 1."""
-        return clipped_kinds(self.normalize_kinds, self.normalize_clip)
+        _ = self.action_clipped
 
     @property
     def names(self) -> tuple[str, ...]:

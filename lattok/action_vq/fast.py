@@ -132,7 +132,7 @@ class FAST(ChunkTokenizer):
         config, same = self.config, action_dim == self.action_dim
         if same and horizon == self.horizon:
             return self
-        if not same and set(config.normalize_kinds) != {"identity"}:
+        if not same and set(config.action_kinds) != {"identity"}:
             hint = "Load the tokenizer without statistics, and normalise actions yourself."
             checks.fail("action_dim", f"{self.action_dim}, whose normaliser it has", action_dim, hint)
         unnamed: dict[str, Any] = {} if same else {"action_names": (), "normalize_exceptions": (), "normalizers": ()}

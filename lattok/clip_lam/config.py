@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from lattok import checks
 from lattok.backbones import TRAIN, LoraSpec
 from lattok.image_lam.features import IMAGENET
-from lattok.normalize import clipped_kinds, kinds_of
+from lattok.normalize import NormalizedActions
 from lattok.vla.config import MOST_NUMBERS, SCRATCH
 
 PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this order
@@ -23,7 +23,7 @@ NORMS = ("layer", "none")
 
 
 @dataclass(frozen=True)
-class ClipLAMConfig:
+class ClipLAMConfig(NormalizedActions):
     """Encoder, latents and decoder of a model of clips. The first fields come from the dataset."""
 
     target: ClassVar[str] = "features"  # what is predicted
@@ -109,16 +109,6 @@ class ClipLAMConfig:
     def lora(self) -> LoraSpec:
         """Adapters of the backbone."""
         return LoraSpec(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_vision)
-
-    @property
-    def action_kinds(self) -> list[str]:
-        """The kind of normalisation of each action dimension."""
-        return kinds_of(self.normalize, self.normalize_exceptions, self.action_names, self.action_dim)
-
-    @property
-    def action_clipped(self) -> list[bool]:
-        """Whether a normalised action dimension ends at -1 and 1."""
-        return clipped_kinds(self.action_kinds, self.normalize_clip)
 
     @property
     def loss_weights(self) -> dict[str, float]:

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -272,7 +271,7 @@ class FeatureReader(Reader):
 
         while not kept.whole():
             try:
-                _make(take, kept, self._frozen, read, repeat(None))
+                _make(take, kept, self._frozen, read)
             except _ComputedElsewhere:
                 if stopped():
                     raise Abandoned from None
@@ -292,12 +291,17 @@ def _pieces(take: Take, frames: int) -> list[tuple[Take, int, int]]:
 
 
 def _make(
-    take: Take, kept: Kept, frozen: FrozenFeatures, read: PixelsOf, prepared: Iterable[np.ndarray | None]
+    take: Take,
+    kept: Kept,
+    frozen: FrozenFeatures,
+    read: PixelsOf,
+    prepared: Iterable[np.ndarray | None] | None = None,
 ) -> None:
-    """Keep the features of a take, of frames that are `prepared` in pieces, or None where they are to be read."""
+    """Keep the features of a take, of frames that are `prepared` in pieces; those that are None are read."""
     with alone(kept.lock, _busy):
         if not kept.whole():  # otherwise another process was faster
-            both = zip(_pieces(take, kept.shape[0]), prepared, strict=False)
+            pieces = _pieces(take, kept.shape[0])
+            both = zip(pieces, [None] * len(pieces) if prepared is None else prepared, strict=True)
             frames = (read(*piece) if frames is None else frames for piece, frames in both)
             kept.write(_compute(frozen, part, kept.dtype) for part in frames)
 
@@ -327,7 +331,7 @@ def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> I
     while busy:
         take = busy.pop(0)
         try:
-            _make(take, places[take], frozen, read, repeat(None))
+            _make(take, places[take], frozen, read)
             yield take
         except _ComputedElsewhere:  # a process that ends, however it does, gives up what it was at
             busy.append(take)

@@ -90,7 +90,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
         model, size, seed = P2TActionVQ(config), self.loop.batch_size, self.loop.seed
         normalizers = [module for module in model.normalizers if isinstance(module, Normalizer)] or [model.normalizer]
         for part, normalizer in zip(parts, normalizers, strict=True):
-            normalizer.fit(part.actions, config.normalize_kinds)
+            normalizer.fit(part.actions, config.action_kinds)
         if several:
             windows = MixedWindows(parts, normalizers)
             draw = MixedBatches(windows.sizes, [source.weight for source in sources], size, seed)

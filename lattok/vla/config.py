@@ -11,7 +11,7 @@ from lattok.backbones import TRAIN, LoraSpec
 from lattok.checks import LattokError
 from lattok.hub import ADDED
 from lattok.labels import LatentSpec
-from lattok.normalize import clipped_kinds, kinds_of
+from lattok.normalize import NormalizedActions, clipped_kinds
 from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
@@ -25,7 +25,7 @@ MOST_NUMBERS = 1 << 16  # of a chunk: a configuration with more is a mistake or 
 
 
 @dataclass(frozen=True)
-class VLAConfig:
+class VLAConfig(NormalizedActions):
     """Architecture of a policy. The first fields come from the dataset, the defaults of the others from the paper."""
 
     # what recipes take from the dataset and its labels: never an option
@@ -124,16 +124,6 @@ class VLAConfig:
     def lora(self) -> LoraSpec:
         """Adapters of the backbone."""
         return LoraSpec(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_vision)
-
-    @property
-    def action_kinds(self) -> list[str]:
-        """The kind of normalisation of each action dimension."""
-        return kinds_of(self.normalize, self.normalize_exceptions, self.action_names, self.action_dim)
-
-    @property
-    def action_clipped(self) -> list[bool]:
-        """Whether a normalised action dimension ends at -1 and 1."""
-        return clipped_kinds(self.action_kinds, self.normalize_clip)
 
     @property
     def gripper(self) -> tuple[int, ...]:

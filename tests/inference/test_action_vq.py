@@ -27,7 +27,7 @@ def make(name: str = "", **changes) -> P2TActionVQ:
         parameter.data += 0.2 * torch.randn_like(parameter)
     m = model.action_dim
     actions = torch.randn(200, m) * torch.logspace(-2, 1, m) + 5 * torch.randn(m)
-    model.normalizer.fit(actions, model.config.normalize_kinds)
+    model.normalizer.fit(actions, model.config.action_kinds)
     return model.eval()
 
 

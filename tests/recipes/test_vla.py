@@ -344,8 +344,8 @@ def test_presets_normalise_as_the_published_code(dataset: Path, tmp_path: Path):
             config = lattok.P2TActionVQ.config_class(
                 action_dim=3, action_names=names, **{k: v for k, v in vars(model).items() if k.startswith("normalize")}
             )
-            assert config.normalize_kinds == [kind, kind, last]
-            assert config.normalize_clipped == [True, True, last == "min_max"]
+            assert config.action_kinds == [kind, kind, last]
+            assert config.action_clipped == [True, True, last == "min_max"]
     model = lattok.VLARecipe.from_preset("data", "out", "libero").model
     libero = {k: v for k, v in vars(model).items() if "normalize" in k}
     policy = lattok.train(recipe(dataset, tmp_path / "p", steps=1, **libero))
