@@ -120,6 +120,17 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}
 
 
+def block_names(part: str, ours: str, theirs: str) -> dict[str, str | Join]:
+    """Map a Transformer block of the encoder or decoder to its names in UniVLA, and in what comes from it."""
+    names: dict[str, str | Join] = {}
+    layers = {f"norm{j}": f"norm{j}" for j in range(1, len(ATTENTIONS[part]) + 2)} | {"ff.0": "ffn.0", "ff.3": "ffn.3"}
+    for our_name, their_name in ATTENTIONS[part].items():
+        keys = tuple(f"{theirs}.{their_name}.to_{letter}.weight" for letter in "qkv")
+        names[f"{ours}.{our_name}.qkv.weight"] = Join(keys, lambda *qkv: torch.cat(qkv))
+        layers[f"{our_name}.out"] = f"{their_name}.to_out.0"
+    return names | {f"{ours}.{a}.{x}": f"{theirs}.{b}.{x}" for a, b in layers.items() for x in ("weight", "bias")}
+
+
 def key_map(model: ImageLAM) -> KeyMap:
     """Map our tensors to the published names."""
     config = model.config
@@ -138,13 +149,7 @@ def key_map(model: ImageLAM) -> KeyMap:
     for part, depth in (("encoder", config.encoder_depth), ("decoder", config.decoder_depth)):
         layers |= {f"{part}.embed.{i}": f"{part}.ffn.{i}" for i in range(3)}
         for i in range(depth):
-            ours, theirs = f"{part}.blocks.{i}", f"{part}.transformer_blocks.{i}"
-            for our_name, their_name in ATTENTIONS[part].items():
-                keys = tuple(f"lam.{theirs}.{their_name}.to_{letter}.weight" for letter in "qkv")
-                tensors[f"{ours}.{our_name}.qkv.weight"] = Join(keys, lambda *qkv: torch.cat(qkv))
-                layers[f"{ours}.{our_name}.out"] = f"{theirs}.{their_name}.to_out.0"
-            layers |= {f"{ours}.norm{j}": f"{theirs}.norm{j}" for j in range(1, len(ATTENTIONS[part]) + 2)}
-            layers |= {f"{ours}.ff.{j}": f"{theirs}.ffn.{j}" for j in (0, 3)}
+            tensors |= block_names(part, f"{part}.blocks.{i}", f"lam.{part}.transformer_blocks.{i}")
     names = {ours: f"lam.{theirs}" for ours, theirs in layers.items()}
     if model.action_head is not None:
         names |= {f"action_head.net.{i}": f"{HEAD}{i}" for i in (0, 2)}

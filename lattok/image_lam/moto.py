@@ -78,14 +78,12 @@ def moto_lam(
     in_file = {name: Size.of(tensor) for name, tensor in foreign.items()}
     planned(lambda: ImageLAM(made, network), in_file, str(path))  # before memory is taken
     model = ImageLAM(made, network)
-    ours = dict(model.saved_tensors())
+    ours = model.saved_tensors()
     kept = [name for name in ours if name.endswith(("quantizer.steps", "cluster_size"))]
     unused = [name for name in foreign if name.startswith(NOT_NEEDED[1:] if held else NOT_NEEDED)]
     tensors = translate(foreign, key_map(model), ours, str(path), unused=unused, kept=kept)
-    for name, tensor in ours.items():  # shares memory with the model
-        tensor.copy_(tensors[name])
-        if name.endswith("quantizer.steps"):
-            tensor.fill_(1)  # the codebook has started, training must not restart it
+    model.load_tensors(tensors, str(path))
+    model.control.quantizer.get_buffer("steps").fill_(1)  # the codebook has started, training must not restart it
     return model.eval()
 
 

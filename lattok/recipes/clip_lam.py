@@ -17,8 +17,8 @@ from lattok.data.episodes import check_horizon, check_stride
 from lattok.image_lam.features import known_scaling
 from lattok.normalize import Normalizer
 from lattok.recipes.common import QUANTILES, ImageOptions, MixOptions, Recipe
-from lattok.recipes.frame_memory import keep_or_stream, left_out
-from lattok.recipes.policy_data import PolicyBatches
+from lattok.recipes.frame_memory import left_out
+from lattok.recipes.policy_data import policy_batches
 from lattok.recipes.run_folder import finish
 from lattok.samples.batches import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
@@ -123,10 +123,7 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
             model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
             if data.action_episodes is not None:
                 model.trained_on["labels"] = {"episodes": data.action_episodes}
-            if share := data.acted_share:  # samples with known actions, and the others of the same dataset
-                parts, weights = [*parts, *parts], [share, 1 - share]
-            windows = keep_or_stream(self, parts, weights, resume)
-            batches = PolicyBatches(samples, self, windows, model.prepared, flows=True)
+            batches = policy_batches(self, samples, parts, weights, resume, model.prepared, flows=True)
             weighted: Mapping[str, float] = model.config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weighted, resume=resume, resume_command=resume_command)
             model.trained_on |= left_out(batches.stream)

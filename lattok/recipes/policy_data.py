@@ -17,6 +17,7 @@ from lattok.labels.provenance import provenance_of
 from lattok.loading import load
 from lattok.normalize import for_dataset
 from lattok.recipes.common import Recipe
+from lattok.recipes.frame_memory import keep_or_stream
 from lattok.samples.augment import augment_alike, draw
 from lattok.samples.batches import same_actions, same_cameras
 from lattok.samples.lanes import StreamedBatches, lanes_of
@@ -222,3 +223,21 @@ class PolicyBatches(BatchSource):
         frames = augment_alike(frames, changes)  # what differs between them is what moved
         later = None if batch.later is None else frames[:, 1:]
         return self._prepared(batch._replace(images=frames[:, 0], later=later))
+
+
+def policy_batches(
+    recipe: Recipe[Any],
+    samples: PolicyWindows | MixedPolicyWindows,
+    parts: Sequence[PolicyWindows],
+    weights: Sequence[float],
+    resume: bool,
+    prepared: Callable[[PolicyBatch], PolicyBatch],
+    flows: bool | None = None,
+) -> PolicyBatches:
+    """Return the batches of a run (see `PolicyBatches`), with images in memory or streamed."""
+    windows = None
+    if parts[0].cameras:
+        if share := recipe.data.acted_share:  # samples with known actions, and the others of the same dataset
+            parts, weights = [*parts, *parts], [share, 1 - share]
+        windows = keep_or_stream(recipe, parts, weights, resume)
+    return PolicyBatches(samples, recipe, windows, prepared, flows)

@@ -23,12 +23,12 @@ from lattok.hub import HubModel
 from lattok.normalize import for_dataset
 from lattok.progress import bar
 from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, index_runs
-from lattok.recipes.frame_memory import keep_or_stream, left_out
+from lattok.recipes.frame_memory import left_out
 from lattok.recipes.policy_data import (
-    PolicyBatches,
     PolicySource,
     find_sources,
     held_out_episodes,
+    policy_batches,
     read_windows,
 )
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
@@ -196,7 +196,7 @@ class VLARecipe(Recipe[LatentVLA]):
                 inputs[f"tokenizer{of}"] = source.tokenizer.describe()["weights_sha256"]
         inputs = {name: value for name, value in inputs.items() if value is not None}
         with self.begin(resume, sources, inputs, resume_command) as contents:
-            batches = policy_batches(self, policy, samples, parts, weights, resume)
+            batches = policy_batches(self, samples, parts, weights, resume, policy.prepared)
             options: dict[str, Any] = {"loss_weights": learner.loss_weights, "groups": learner.groups}
             fit(learner.module, batches, self.loop, out, **options, resume=resume, resume_command=resume_command)
             history = self.trained_on(sources, self.loop.batch_size, contents) | left_out(batches.stream)
@@ -244,23 +244,6 @@ def _normalised(
         return parts[0]
     policy.use_normalizers(policy.new_normalizers())
     return MixedPolicyWindows(parts, weights, each)
-
-
-def policy_batches(
-    recipe: VLARecipe,
-    policy: LatentVLA,
-    samples: PolicyWindows | MixedPolicyWindows,
-    parts: Sequence[PolicyWindows],
-    weights: Sequence[float],
-    resume: bool,
-) -> PolicyBatches:
-    """Return the batches of a run, with images in memory or streamed, ready for the policy's backbone."""
-    windows = None
-    if parts[0].cameras:
-        if share := recipe.data.acted_share:  # samples with known actions, and the others of the same dataset
-            parts, weights = [*parts, *parts], [share, 1 - share]
-        windows = keep_or_stream(recipe, parts, weights, resume)
-    return PolicyBatches(samples, recipe, windows, policy.prepared)
 
 
 def _judge(

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lattok import checks
 from lattok.data.pixels import check_pixels
+from lattok.image_lam.convert import block_names
 from lattok.image_lam.features import FrozenFeatures
 from lattok.keymap import Join, axis_of, numbered
 from lattok.nn import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
@@ -32,7 +33,6 @@ from lattok.types import LatentActions
 from lattok.zoo.published_lam import PublishedConfig, PublishedLAM, converted, read_published
 
 FREQUENCIES = "encoder.transformer_blocks.0.temporal_attn.rotary_embedding.freqs"
-ATTENTIONS = {"encoder": {"space": "spatial_attn", "time": "temporal_attn"}, "decoder": {"attention": "spatial_attn"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,12 +202,7 @@ def adaworld_names(config: AdaWorldConfig) -> dict[str, str | Join]:
         layers |= {f"{embed}.{i}": f"{part}.ffn.{i}" for i in range(3)}
         for i in range(depth):
             ours, theirs = f"{part}.{i}", f"{part}.transformer_blocks.{i}"
-            for mine, other in ATTENTIONS[part].items():
-                keys = tuple(f"{theirs}.{other}.to_{letter}.weight" for letter in "qkv")
-                names[f"{ours}.{mine}.qkv.weight"] = Join(keys, lambda *qkv: torch.cat(qkv))
-                layers[f"{ours}.{mine}.out"] = f"{theirs}.{other}.to_out.0"
+            names |= block_names(part, ours, theirs)
             if part == "encoder":
                 names[f"{ours}.frequencies"] = f"{theirs}.temporal_attn.rotary_embedding.freqs"
-            layers |= {f"{ours}.norm{j}": f"{theirs}.norm{j}" for j in range(1, len(ATTENTIONS[part]) + 2)}
-            layers |= {f"{ours}.ff.{j}": f"{theirs}.ffn.{j}" for j in (0, 3)}
     return names | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}

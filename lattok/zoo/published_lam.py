@@ -199,9 +199,5 @@ def converted(
     """Make a model of this config, compared with the file's sizes first, and fill it with its tensors, all or none."""
     planned(lambda: kind(config, **parts), {name: Size.of(tensor) for name, tensor in foreign.items()}, str(where))
     model = kind(config, **parts)
-    ours = model.saved_tensors()
-    tensors = translate(foreign, names, ours, str(where), unused=unused)
-    with torch.no_grad():
-        for name, tensor in ours.items():  # shares memory with the model
-            tensor.copy_(tensors[name])
+    model.load_tensors(translate(foreign, names, model.saved_tensors(), str(where), unused=unused), str(where))
     return model.eval().requires_grad_(False)

@@ -120,7 +120,9 @@ def test_images_and_prompts_are_made_ready_ahead_of_the_step(dataset, tmp_path, 
     assert weights(lattok.train(policy(dataset, tmp_path / "in_step", episodes="0:"))) == weights(policy_)
 
 
-def test_a_damaged_video_is_left_out_named_and_remembered(dataset, tmp_path, monkeypatch):
+@pytest.fixture
+def damaged(monkeypatch):
+    """Let episode 3 of every dataset be one that cannot be decoded."""
     read = LeRobotV3.frames
 
     def torn(self, episode_index, *arguments, **options):
@@ -129,6 +131,9 @@ def test_a_damaged_video_is_left_out_named_and_remembered(dataset, tmp_path, mon
         return read(self, episode_index, *arguments, **options)
 
     monkeypatch.setattr(LeRobotV3, "frames", torn)
+
+
+def test_a_damaged_video_is_left_out_named_and_remembered(dataset, tmp_path, damaged):
     with pytest.warns(UserWarning, match=r"episode 3 of tiny is left out: cannot decode video file-003\.mp4"):
         trained = lattok.train(lam(dataset, tmp_path / "lam", steps=30))
     assert trained.trained_on["left_out"] == [["tiny", 3]]
@@ -204,15 +209,7 @@ def test_features_are_computed_and_kept_while_streaming(dataset, tmp_path, monke
     assert not list((tmp_path / "cache").rglob("*.lock"))
 
 
-def test_features_of_a_damaged_episode_are_left_out(dataset, tmp_path, monkeypatch):
-    read = LeRobotV3.frames
-
-    def torn(self, episode_index, *arguments, **options):
-        if episode_index == 3:
-            raise LattokError("cannot decode video file-003.mp4")
-        return read(self, episode_index, *arguments, **options)
-
-    monkeypatch.setattr(LeRobotV3, "frames", torn)
+def test_features_of_a_damaged_episode_are_left_out(dataset, tmp_path, damaged):
     given = lam(dataset, tmp_path / "lam", feature_cache=str(tmp_path / "cache"), steps=30, memory_gb=2e-3)
     with pytest.warns(UserWarning, match=r"episode 3 of tiny is left out: cannot decode video file-003\.mp4"):
         assert lattok.train(given).trained_on["left_out"] == [["tiny", 3]]

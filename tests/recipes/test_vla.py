@@ -89,19 +89,17 @@ def test_interrupted_is_the_same_as_not(dataset: Path, tmp_path: Path, monkeypat
     options = {"steps": 5, "save_every": 2, "ema": 0.9}
     whole = weights(lattok.train(recipe(dataset, tmp_path / "whole", "la_cond", **options)))
     cut = recipe(dataset, tmp_path / "cut", "la_cond", **options)
-    import lattok.recipes.vla as module
-
-    original = module.PolicyBatches.gather  # the same class in both modules
+    original = PolicyBatches.gather
 
     def stop(self, step, process, processes):
         if step == 3:
             raise Interrupted("here")
         return original(self, step, process, processes)
 
-    monkeypatch.setattr(module.PolicyBatches, "gather", stop)
+    monkeypatch.setattr(PolicyBatches, "gather", stop)
     with pytest.raises(Interrupted):
         lattok.train(cut)
-    monkeypatch.setattr(module.PolicyBatches, "gather", original)
+    monkeypatch.setattr(PolicyBatches, "gather", original)
     again = weights(lattok.train(cut, resume=True))
     assert all(torch.equal(again[name], whole[name]) for name in whole)
 
