@@ -3,8 +3,9 @@
 python -m benchmarks.closed_loop.quality --folder study      # adds benchmarks/results/closed_loop_labels.{json,md,png}
 
 Of every labelled dataset in the folder: R^2 of ridge probes from one-hot codes to the mean action over the stride, on
-the last episodes of each task, with and without the current frame (128 principal components of its pixels), and the
-entropy of the joint code. The gain is that of LA-Direct on these labels over Baseline with the same seed.
+the last episodes of each task, with and without the current frame (128 principal components of its pixels), and in a
+scene that the probe was not fitted in; and the entropy of the joint code. The gain is that of LA-Direct on these labels
+over Baseline with the same seed.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.evaluation.evidence.controls import Coordinates, Target
 from lattok.evaluation.evidence.probes import one_hot
 from lattok.samples.windows import FramePairs
+from lattok.sim.metaworld import PAIRS
 
 HELD_OUT = 4  # episodes of each task
-FIGURES = {"codes": "codes alone", "with_frame": "codes and frame", "beyond_frame": "beyond the frame", "bits": "bits"}
+SCENES = sorted({pair.scene for pair in PAIRS.values()})
+FIGURES = {"codes": "codes alone", "with_frame": "codes and frame", "beyond_frame": "beyond the frame"}
+FIGURES |= {"transfer": "codes, in an unseen scene", "bits": "bits"}
 
 
 def label_figures(path: Path) -> dict[str, float]:
@@ -48,6 +52,7 @@ def label_figures(path: Path) -> dict[str, float]:
         "with_frame": target.probe(*both),
     }
     figures = {name: float(probe.r2.nanmean()) for name, probe in found.items()}
+    figures["transfer"] = float(np.mean([_elsewhere(parts, codes, scene) for scene in parts[1]["scene"].unique()]))
     counts = torch.unique(parts[0]["codes"], dim=0, return_counts=True)[1].double()
     shares = counts / counts.sum()
     return figures | {
@@ -56,8 +61,18 @@ def label_figures(path: Path) -> dict[str, float]:
     }
 
 
+def _elsewhere(parts: list[dict[str, Tensor]], codes: list[Tensor], scene: Tensor) -> float:
+    """Return R^2 of codes in one scene, of a probe that was fitted in the others."""
+    others, here = parts[0]["scene"] != scene, parts[1]["scene"] == scene
+    episodes = parts[0]["episode"][others].numpy()
+    target = Target(parts[0]["actions"][others], episodes, parts[1]["actions"][here])
+    return float(target.probe(codes[0][others], codes[1][here]).r2.nanmean())
+
+
 def _rows(dataset: Any, episodes: list[int]) -> dict[str, Tensor]:
-    """Return codes, actions over the stride and pixels of every pair of these episodes."""
+    """Return codes, actions over the stride, pixels and the scene of every pair of these episodes."""
+    scenes = {pair.instruction: SCENES.index(pair.scene) for pair in PAIRS.values()}
+    scene_of = {episode.index: scenes[episode.tasks[0]] for episode in dataset.episodes}
     pairs = FramePairs(dataset, STRIDE, None, "expert_action", episodes=episodes, transform=small_frames)
     batch = pairs.batch(torch.arange(len(pairs)))
     columns = {index: dataset.columns(index, ["latent.codes"])["latent.codes"] for index in episodes}
@@ -67,6 +82,7 @@ def _rows(dataset: Any, episodes: list[int]) -> dict[str, Tensor]:
         "actions": batch.actions,
         "frame": batch.frames[:, 0].flatten(1).float() / 255,
         "episode": torch.from_numpy(np.asarray(pairs.episode_of)),
+        "scene": torch.tensor([scene_of[index] for index in pairs.episode_of.tolist()]),
     }
 
 
