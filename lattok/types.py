@@ -202,3 +202,11 @@ class PolicyBatch(NamedTuple):
     inputs: Mapping[str, Any] | None = None  # what the backbone made of images and prompts, where that was done ahead
     draws: FlowDraws | None = None  # none: a head that needs some draws them itself
     pairs: PairIndex | None = None  # those of `later` that are there; beyond the episode its last frame stands in
+    subtasks: Sequence[str] | None = None  # B texts, "" where there is none; none: not asked for, or the data has none
+    told: Tensor | None = None  # 0-d: samples with a sub-task in an average share, where a batch is shared out
+    known: Tensor | None = None  # [B, m] bool: action dimensions that the robot of each sample has; none: all
+
+    @property
+    def judged(self) -> Tensor:
+        """Return what of the actions a loss looks at: bool [B, H], or [B, H, m] where robots lack dimensions."""
+        return self.valid if self.known is None else self.valid[..., None] & self.known[:, None]

@@ -52,6 +52,7 @@ class Backbone(Protocol):
 
     hidden_size: int  # D
     num_layers: int  # N
+    predicts_text: bool  # has a head for text
     embedding_rms: float  # typical size of a number in an embedding: queries start there
 
     def encode(self, images: Tensor, texts: Sequence[str]) -> dict[str, Any]:
@@ -68,6 +69,10 @@ class Backbone(Protocol):
 
     def text_logits(self, states: Tensor) -> Tensor:
         """Return logits [..., vocabulary] of states [..., D] of the last layer, as the whole model gives them."""
+        ...
+
+    def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return -log p of each token of B texts after their prompts [B, T], and which are tokens; "": no text."""
         ...
 
     def saved_tensors(self) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
@@ -22,6 +23,7 @@ from lattok.backbones import TRAIN, BackboneOut, Inputs, LoraSpec, pretrained
 from lattok.backbones.pretrained import Family
 from lattok.nn import onto, same_precision
 
+LONGEST = 256  # tokens of a text that is predicted
 COUNTS = "image_counts"  # of `encode`: fewest and most image tokens of a sample
 
 
@@ -31,6 +33,8 @@ class HFBackbone(nn.Module):
     `model` is the whole model, of which only the part below its head is run; `revision` is its commit on the Hub, or
     the fingerprint of a local folder. Everything is frozen until `adapt`. LoRA draws from torch's global generator.
     """
+
+    predicts_text = True
 
     def __init__(self, model: Any, processor: Any, family: Family, name: str = "", revision: str | None = None):
         super().__init__()
@@ -109,6 +113,22 @@ class HFBackbone(nn.Module):
         logits = head(states.to(head.weight.dtype))
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return logits if cap is None else cap * (logits / cap).tanh()
+
+    def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return -log p(w_{i+1} | w_{<=i}, prompt) of the tokens of B texts, their end too [B, T], and a mask.
+
+        The texts follow the prompts in place of queries; of "" nothing counts.
+        """
+        end = self._tokenizer.eos_token_id
+        rows = [self._tokenizer(text, add_special_tokens=False)["input_ids"][:LONGEST] for text in texts]
+        longest = 1 + max(1, *map(len, rows))
+        ids = torch.tensor([row + [end] * (longest - len(row)) for row in rows], device=self.model.device)
+        lengths = torch.tensor([len(row) + 1 if row else 0 for row in rows], device=ids.device)
+        valid = torch.arange(longest, device=ids.device) < lengths[:, None]
+        words = self.model.get_input_embeddings()(ids[:, :-1])
+        states = self(inputs, words, [self.num_layers]).hidden[self.num_layers][:, -longest:]
+        found = F.cross_entropy(self.text_logits(states[valid]).float(), ids[valid], reduction="none")
+        return torch.zeros(valid.shape, device=ids.device).masked_scatter(valid, found), valid
 
     @property
     def reads_images(self) -> bool:

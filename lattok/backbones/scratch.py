@@ -48,6 +48,7 @@ class ScratchSize:
 class ScratchBackbone(nn.Module):
     """See the top of this file; a `lattok.backbones.Backbone` whose parameters are all trained."""
 
+    predicts_text = False
     embedding_rms = 1.0
     revision = None
 
@@ -108,6 +109,10 @@ class ScratchBackbone(nn.Module):
 
     def text_logits(self, states: Tensor) -> Tensor:
         """Raise `LattokError`: it has no head for text."""
+        raise LattokError("`backbone`: the scratch backbone predicts no text. Choose a pretrained one.")
+
+    def text_errors(self, inputs: Inputs, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Raise `LattokError`, as `text_logits` does."""
         raise LattokError("`backbone`: the scratch backbone predicts no text. Choose a pretrained one.")
 
     def saved_tensors(self) -> dict[str, Tensor]:

@@ -28,11 +28,12 @@ class ClipLAMConfig(NormalizedActions):
 
     target: ClassVar[str] = "features"  # what is predicted
 
-    from_data: ClassVar[frozenset[str]] = frozenset({"cameras", "action_dim", "action_names", "mean", "std"})
+    from_data: ClassVar[frozenset[str]] = frozenset({"cameras", "action_dim", "action_names", "absent", "mean", "std"})
 
     cameras: tuple[str, ...]
     action_dim: int
     action_names: tuple[str, ...] = ()
+    absent: tuple[int, ...] = ()  # action dimensions that the robots of all its datasets lack
     mean: tuple[float, ...] = IMAGENET[0]  # of pixels between 0 and 1, taken away before the target's network
     std: tuple[float, ...] = IMAGENET[1]
     frames: int = 16  # k, of a clip, evenly spaced
@@ -89,6 +90,8 @@ class ClipLAMConfig(NormalizedActions):
         if self.action_dim * self.horizon > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk", got)
+        if not all(0 <= dim < self.action_dim for dim in self.absent):
+            checks.fail("absent", f"dimensions from 0 to {self.action_dim - 1}", repr(self.absent))
         if self.decoder_width % self.decoder_heads:
             checks.fail("decoder_heads", f"a divisor of decoder_width {self.decoder_width}", self.decoder_heads)
         checks.stride_in_frames(self.stride, fps=1000)  # its form alone: datasets have their own rates

@@ -1,15 +1,19 @@
-"""Distillation of LatBot (Eq. 2 to 4): a policy predicts from one frame what a latent action model says of the clip.
+"""Distillation of LatBot (Eq. 2 to 6): a policy predicts from one frame what a latent action model says of the clip.
 
-Z = f_lam(l, V_{1:T}),   Z^ = f_vlm(l, V_1),   L_a = |Z^ - Z|^2 + KL(p(Z^) || p(Z))
+    Z = f_lam(l, V_{1:T}),   Z^ = f_vlm(l, V_1)
+    L = L_a + 0.5 L_r,       L_a = |Z^ - Z|^2 + KL(p(Z^) || p(Z)),   L_r = -log p(w_{i+1} | w_{<=i}, l, V_1)
+
+w is the text of the frame's sub-task, where the data has one; it follows the policy's own prompt in a pass of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from lattok import checks
@@ -18,7 +22,11 @@ from lattok.clip_lam.model import ClipLAM
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, LossTerms, PolicyBatch
 from lattok.vla import LatentVLA, Strategy, VLAConfig
+from lattok.vla.joint import FRAMES
+from lattok.vla.losses import reduce_valid
+from lattok.vla.model import of_share
 from lattok.vla.strategies import ACTION, LatentLoss, Span
+from lattok.vla.supervision import Distill, LatentSupervision
 
 NAME = "latbot"
 SAME = ("backbone", "image_size", "cameras", "train_backbone", "lora_rank", "width", "depth", "heads", "patch_size")
@@ -40,7 +48,7 @@ class Distillation(nn.Module):
         return self
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
-        """Return the student's term "latent" and figures for the log."""
+        """Return the student's terms "latent" and, of batches with sub-tasks, "text", and figures for the log."""
         if batch.later is None:
             checks.fail("batch", "one with later frames", "one without")
         device = self.teacher.queries.device
@@ -49,7 +57,77 @@ class Distillation(nn.Module):
             vectors = torch.cat(self.teacher.latents(clips, batch.texts), 1)[:, :, None]  # b s 1 d
         target = LatentTarget(None, vectors, torch.ones(vectors.shape[:2], dtype=torch.bool, device=device))
         terms = self.student(batch._replace(latent=target, later=None, pairs=None))
-        return terms | {"action": terms["action"].detach()}
+        return terms | {"action": terms["action"].detach()} | self._reasoning(batch)
+
+    def _reasoning(self, batch: PolicyBatch) -> LossTerms:
+        """Return L_r (Eq. 5), the mean over the tokens of a text, of all texts."""
+        if batch.subtasks is None:
+            return {}
+        errors, valid = self.student.text_errors(batch)
+        return of_share({"text": reduce_valid(errors, valid)}, valid, batch.told)
+
+
+class SeenClips(NamedTuple):
+    """Clips of a batch of somebody else's policy."""
+
+    frames: Tensor  # [B, k, V, H, W, 3] uint8
+    texts: list[str]
+    valid: Tensor  # [B, 1] bool, all true: beyond the episode its last frame stands in
+
+
+class LatBotLoss(LatentSupervision):
+    """Distillation inside a policy that is not ours: `Supervised(policy, tap, LatBotLoss(teacher, dim))`.
+
+    A head on the mean of the tapped states predicts all latents of scene and motion (L_a, Eq. 4). Batches have the
+    instructions as `task` and the teacher's clips as `pairs.frames` uint8 [B, k, V, H, W, 3]: `keep_pairs` makes them
+    of LeRobot's, where `delta_timestamps` has the times of `clip_times`. The teacher stays as it is.
+    """
+
+    weight = 1.0
+
+    def __init__(self, teacher: ClipLAM, dim: int):
+        config = teacher.config
+        count = config.scene_tokens + config.motion_tokens
+        super().__init__(dim, 1, LatentSpec(vectors=count, latent_dim=config.latent_dim))
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.match = Distill(dim, config.latent_dim, count)
+
+    def train(self, mode: bool = True) -> Self:
+        """Leave the teacher in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def clip_times(self, fps: float) -> list[float]:
+        """Return the seconds from a frame to each frame of its clip, 0 first: for LeRobot's `delta_timestamps`."""
+        return [gap / fps for gap in self.teacher.config.gaps(self.teacher.stride_frames(fps))]
+
+    def target_of(self, batch: Mapping[str, Any], labels: LatentSpec) -> Any:
+        """Read the clips and instructions of a batch."""
+        frames, texts, config = batch.get(FRAMES), batch.get("task"), self.teacher.config
+        if not isinstance(frames, Tensor):
+            hint = "keep_pairs(preprocessor, cameras) makes them out of LeRobot's batches."
+            checks.fail("batch", f"`{FRAMES}`", "none", hint)
+        checks.rank(FRAMES, frames, "B k V H W 3")
+        checks.size(FRAMES, "frames of a clip", frames.shape[1], config.frames)
+        checks.size(FRAMES, f"cameras ({', '.join(config.cameras)})", frames.shape[2], len(config.cameras))
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            checks.fail("task", "a list of instructions, one for each sample", f"{texts!r:.60}")
+        checks.size("task", "instructions, one for each clip", len(texts), len(frames))
+        return SeenClips(frames, list(texts), torch.ones(len(frames), 1, dtype=torch.bool))
+
+    def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
+        """Return the terms of states [B, n, dim] and of what `target_of` has read."""
+        checks.rank("states", states, "B n D")
+        checks.size("states", "samples, as there are clips", len(states), len(target.texts))
+        return self._terms(states, target, reduction)
+
+    def _terms(self, states: Tensor, target: Any, reduction: str) -> LossTerms:
+        with torch.no_grad():
+            clips = target.frames.to(self.teacher.queries.device)
+            vectors = torch.cat(self.teacher.latents(clips, target.texts), 1)[:, None]  # b 1 e d
+        wanted = LatentTarget(None, vectors, target.valid.to(vectors.device))
+        return self.match(states.mean(1, keepdim=True), wanted, reduction, checked=True)
 
 
 def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfig:

@@ -30,7 +30,7 @@ from lattok.nn import ahead
 from lattok.normalize import Normalizer
 from lattok.types import LatentActions, LossTerms, PolicyBatch, VideoLabeller, join
 from lattok.vla.flow import draw_flow
-from lattok.vla.losses import action_loss
+from lattok.vla.losses import action_loss, numbers
 from lattok.vla.model import BackboneModel, of_share, open_backbone
 
 
@@ -105,7 +105,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         """Return the terms "frame" and "action", the squared errors of the velocities of both streams.
 
         `batch.later` holds all frames of the clips but the first. Of samples whose actions are not known, or are over,
-        the frame alone is judged.
+        the frame alone is judged; dimensions that a robot lacks are neither judged nor seen.
         """
         device = self.queries.device
         batch = cast(PolicyBatch, send_to_device(batch, device, non_blocking=ahead(device)))
@@ -113,8 +113,9 @@ class ClipLAM(BackboneModel, VideoLabeller):
         inputs = self._inputs(clips, batch.texts) if batch.inputs is None else batch.inputs
         scene, motion = self._latents(inputs, len(clips))
         now, later = self.frame_features(clips[:, [0, -1]]).unbind(1)
-        actions = self.action_normalizer(batch.actions).masked_fill(~valid[..., None], 0.0)
+        actions = self.action_normalizer(batch.actions).masked_fill(~numbers(batch.judged), 0.0)
         noise, times = batch.draws or draw_flow(actions.shape, device=device)
+        noise = noise if batch.known is None else noise.masked_fill(~batch.known[:, None], 0.0)
         frame_noise, share = torch.randn_like(later), times[:, None, None]
         frame, chunk = self.decoder(
             (1 - share) * frame_noise + share * later,
@@ -125,7 +126,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
             now,
             valid,
         )
-        errors = {"action": action_loss(chunk, actions - noise, valid)}
+        errors = {"action": action_loss(chunk, actions - noise, batch.judged)}
         return {"frame": (frame.float() - (later - frame_noise)).square().mean()} | of_share(errors, valid, batch.acted)
 
     def latents(self, clips: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -198,32 +199,43 @@ class ClipLAM(BackboneModel, VideoLabeller):
     @torch.no_grad()
     def predict(self, now: Tensor, latents: LatentActions) -> Tensor:
         """Predict patches of the last frame [B, V*N, D] from those of the first: their mean, in one step from noise."""
-        frame, chunk = self._noise(len(now), seed=0)
+        frame, chunk, _ = self._noise(len(now), seed=0)
         with self._inference():
             return frame + self._velocity(frame, chunk, torch.zeros_like(chunk[:, 0, 0]), now, latents)[0]
 
     @torch.no_grad()
-    def generate(self, frames: Values, latents: LatentActions, seed: int = 0) -> tuple[Tensor, Tensor]:
+    def generate(
+        self, frames: Values, latents: LatentActions, seed: int = 0, known: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Draw patches of the last frame [B, V*N, D] and actions [B, H, m] in physical units, from frames uint8
-        [B, V, H, W, 3] and latent actions, by Euler's method from noise of `seed`."""
+        [B, V, H, W, 3] and latent actions, by Euler's method from noise of `seed`.
+
+        Dimensions of a robot that it lacks, not `known` [m] bool, are 0; left out: those that no dataset had.
+        """
         now, steps = self.frame_features(as_tensor("frames", frames).to(self.queries.device)), self.config.flow_steps
-        x, y = self._noise(len(now), seed)
+        x, y, there = self._noise(len(now), seed, known)
         with self._inference():
             for step in range(steps):
                 times = torch.full_like(y[:, 0, 0], step / steps)
                 frame, chunk = self._velocity(x, y, times, now, latents)
-                x, y = x + frame / steps, y + chunk / steps
-        return x, self.action_normalizer.inverse(y)
+                x, y = x + frame / steps, y + (chunk / steps).masked_fill(~there, 0.0)
+        return x, self.action_normalizer.inverse(y).masked_fill(~there, 0.0)
 
     def fresh(self) -> Self:
         """Make a model of the same configuration with random weights; the frozen latent space is shared."""
         return type(self)(self.config, self.open_base(self.config), self.features)
 
-    def _noise(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    def _noise(self, count: int, seed: int, known: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return noise of patches and actions, and which action dimensions there are, bool [m]."""
+        config = self.config
+        if known is None:
+            known = torch.tensor([dim not in config.absent for dim in range(config.action_dim)])
+        checks.size("known", "action dimensions", len(known), config.action_dim)
         generator = torch.Generator().manual_seed(seed)
         patches = torch.randn(count, len(self.cameras) * self.features.count, self.features.dim, generator=generator)
-        actions = torch.randn(count, self.config.horizon, self.config.action_dim, generator=generator)
-        return patches.to(self.queries.device), actions.to(self.queries.device)
+        actions = torch.randn(count, config.horizon, config.action_dim, generator=generator)
+        actions = actions.masked_fill(~known.cpu(), 0.0)
+        return patches.to(self.queries.device), actions.to(self.queries.device), known.to(self.queries.device)
 
     def _velocity(
         self, x: Tensor, y: Tensor, times: Tensor, now: Tensor, latents: LatentActions

@@ -2,6 +2,7 @@
 
 from lattok.data.actions.convert import convert_actions
 from lattok.data.actions.space import ActionSpace
+from lattok.data.actions.unified import from_unified, known_dimensions, to_unified
 from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.data.exporting import Exported, export
 from lattok.data.formats.lerobot import LeRobotV3, sample_dataset_path
@@ -32,13 +33,16 @@ __all__ = [
     "dimension_names",
     "export",
     "frames_from_lerobot",
+    "from_unified",
     "inspect_dataset",
+    "known_dimensions",
     "open_dataset",
     "read_vectors",
     "resize_pixels",
     "sample_dataset_path",
     "select_episodes",
     "split_by_task",
+    "to_unified",
     "with_actions",
     "with_cameras",
 ]

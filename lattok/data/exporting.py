@@ -89,6 +89,9 @@ def export(
     done, frames in all)` is called after every episode.
     """
     out, dataset = Path(out), as_dataset(dataset)
+    if dataset.absent:
+        hint = "Export it as it is, and have it converted where it is read."
+        checks.fail("dataset", "one whose columns are all there", f"`{next(iter(dataset.absent))}` in parts", hint)
     checks.one_of("images", images, IMAGES)
     if size is not None:
         checks.size("size", "numbers, height and width", len(size), 2)
@@ -116,6 +119,8 @@ def export(
             _write(writer, plan, chosen, progress)
             for name, value in _records(plan, chosen):
                 writer.write_meta(name, value)
+            if texts := getattr(dataset, "subtask_texts", ()):
+                writer.write_subtasks(texts)
     except (OSError, pa.ArrowException) as error:
         why = getattr(error, "strerror", None) or first_line(error)
         hint = "Free space, check the permissions, or choose another `out`."

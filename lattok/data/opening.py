@@ -167,7 +167,7 @@ def _seen_as(dataset: RobotDataset, cameras: Any = None, action_space: Any = Non
     if not isinstance(actions, Mapping) or "as" not in actions:
         checks.fail("actions", 'an object such as {"as": "libero"}', f"{actions!r:.60}")
     options = {key: value for key, value in actions.items() if key != "as"}
-    checks.known_keys("actions", options, ("key", "state_key", "drop"))
+    checks.known_keys("actions", options, ("key", "state_key", "drop", "state_drop", "arm"))
     return with_actions(dataset, actions["as"], **options)
 
 

@@ -87,6 +87,7 @@ class RobotDataset(ABC):
     labels: Any = None  # labels from another folder, whose columns are among the features
     action_spaces: Mapping[str, Any] | None = None  # what columns mean, where a user says it
     actions_as: Mapping[str, Any] = NONE  # spaces that columns are converted to, for provenance
+    absent: Mapping[str, tuple[int, ...]] = NONE  # by column: dimensions that the robot lacks, always 0
 
     # how `open_dataset` finds the format: it makes `cls(path, name, **options)`, options being keywords
     text: ClassVar[str] = ""  # what it is and how it is told, for errors
@@ -176,6 +177,10 @@ class RobotDataset(ABC):
                 yield episode.index, read(episode.index, keys)
             except LattokError as error:
                 yield episode.index, error
+
+    def subtasks(self, episode_index: int) -> list[str] | None:
+        """Return the text of the sub-task at each frame of an episode, "" where there is none; None: it has no such."""
+        return None
 
     def encoded_images(self, episode_index: int, camera: str) -> list[bytes] | None:
         """Return the images of one camera (full key) as they are stored, JPEG or PNG; None where they are not."""

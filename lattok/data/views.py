@@ -10,7 +10,8 @@ All are views: nothing is read before it is asked for, all else is the dataset's
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import numpy as np
 from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.data.actions.convert import Space, convert_actions
-from lattok.data.actions.space import ActionSpace
+from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
+from lattok.data.actions.unified import known_dimensions, to_unified
 from lattok.data.schema import Feature, RobotDataset, camera_keys, vector_key
 from lattok.places import inside
 from lattok.types import Episode
@@ -56,6 +58,7 @@ class View(RobotDataset):
     frames = _passed_on("frames")
     length = _passed_on("length")
     files_of = _passed_on("files_of")
+    subtasks = _passed_on("subtasks")
     unchecked_columns = _passed_on("unchecked_columns")
     encoded_images = _passed_on("encoded_images")
     video_span = _passed_on("video_span")
@@ -124,19 +127,34 @@ def with_actions(
     state_key: str | None = "observation.state",
     *,
     drop: Sequence[str] = (),
+    state_drop: Sequence[str] = (),
+    arm: str = "right",
 ) -> RobotDataset:
     """Return the dataset with its column `key` converted to `space`, see `convert_actions`; all else as it is.
 
     The dataset must declare the space of `key`. The column `state_key` is what deltas start from, where the conversion
     needs that and the dataset declares its space. What cannot be converted is an error here, not at the first episode.
+    To "unified" the state is converted as well, without the kinds `state_drop`, where its space is declared; `arm` is
+    that of parts which name none, and `dataset.absent` has the dimensions of either that are 0 as the robot lacks them.
     """
-    listed = isinstance(drop, list | tuple) and all(isinstance(text, str) for text in (key, *drop))
-    if not listed or not isinstance(state_key, str | None):
+    listed = all(isinstance(kinds, list | tuple) for kinds in (drop, state_drop))
+    if not listed or not all(isinstance(text, str) for text in (key, *drop, *state_drop, state_key or "")):
         checks.fail("actions", "names of columns, and `drop` as a list of kinds", f"{key!r}, {state_key!r}, {drop!r}")
     if key not in action_spaces(dataset):
         hint = f'Say it in {DECLARATION}, in a description file ("action_space"), or with lattok.data.declare.'
         checks.fail("action_space", f"the space of `{key}` in {dataset.name}", "none", hint)
-    return _Converted(dataset, ActionSpace.of(space), key, state_key, tuple(drop))
+    declared, target = action_spaces(dataset), ActionSpace.of(space)
+    if target != UNIFIED:
+        convert = partial(convert_actions, source=declared[key], target=target, fps=dataset.fps, drop=tuple(drop))
+        return _Converted(dataset, target, key, convert, state_key)
+    options: dict[str, Any] = {"source": declared[key], "unified": target, "arm": arm, "drop": tuple(drop)}
+    absent = np.flatnonzero(~known_dimensions(**options)).tolist()
+    found = _Converted(dataset, target, key, partial(to_unified, fps=dataset.fps, **options), state_key, absent)
+    if state_key is None or state_key not in declared:
+        return found
+    options = {"source": declared[state_key], "unified": UNIFIED_STATE, "arm": arm, "drop": tuple(state_drop)}
+    absent = np.flatnonzero(~known_dimensions(**options)).tolist()
+    return _Converted(found, UNIFIED_STATE, state_key, partial(to_unified, **options), None, absent)
 
 
 def check_trained_space(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, key: str) -> None:
@@ -163,17 +181,26 @@ class _Declared(View):
 
 class _Converted(View):
     def __init__(
-        self, dataset: RobotDataset, space: ActionSpace, key: str, state_key: str | None, drop: tuple[str, ...]
+        self,
+        dataset: RobotDataset,
+        space: ActionSpace,
+        key: str,
+        convert: Callable[..., np.ndarray],
+        state_key: str | None,
+        absent: Sequence[int] = (),
     ):
+        """`convert` turns rows into those of `space`, with `state` and `state_space` where it has to know them."""
         super().__init__(dataset)
         declared = action_spaces(dataset)
-        self._key, self._source, self._target, self._drop = key, declared[key], space, drop
+        self._key, self._source, self._target, self._rows = key, declared[key], space, convert
         self._state_key, self._state_space = state_key, declared.get(state_key or "")
         self._needs_state = False
         self._check()
         self.features = {**dataset.features, key: Feature("float32", (space.dim,), space.names)}
         self.action_spaces = {**declared, key: space}
-        self.actions_as = {**dataset.actions_as, key: space.to_json()}  # for provenance
+        self.absent = {**dataset.absent, **({key: tuple(absent)} if absent else {})}
+        missing = [{"absent": [space.names[dim] for dim in absent]}] if absent else []
+        self.actions_as = {**dataset.actions_as, key: [*space.to_json(), *missing]}  # for provenance
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         return self._converted(episode_index, keys, self.dataset.columns(episode_index, self._read_for(keys)))
@@ -225,7 +252,7 @@ class _Converted(View):
         if state is not None and self._state_space is not None:
             start = {"state": state.reshape(-1, self._state_space.dim), "state_space": self._state_space}
         rows = actions.reshape(-1, self._source.dim)
-        rows = convert_actions(rows, self._source, self._target, fps=self.dataset.fps, drop=self._drop, **start)
+        rows = self._rows(rows, **start)
         return rows[:, 0] if self._target.dim == 1 else rows
 
 

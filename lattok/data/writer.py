@@ -168,6 +168,10 @@ class LeRobotWriter:
         """Put a JSON file of your own next to info.json, e.g. `write_meta("source.json", {...})`."""
         write_json(self._folder / "meta" / name, value, indent=4)
 
+    def write_subtasks(self, texts: Sequence[str]) -> None:
+        """List the texts that a column `subtask_index` counts."""
+        write_tasks(self._folder, texts, "subtask")
+
     def finalize(self) -> Path:
         """Close all files and give the folder its name; on any failure nothing is left. Returns `root`."""
         try:
@@ -312,16 +316,16 @@ class LeRobotWriter:
         }
 
 
-def write_tasks(root: Path, tasks: Sequence[str]) -> None:
-    """Write instructions as the index of a pandas table, which LeRobot expects; the metadata says so."""
+def write_tasks(root: Path, tasks: Sequence[str], kind: str = "task") -> None:
+    """Write instructions, or sub-tasks, as the index of a pandas table, which LeRobot expects; the metadata says so."""
     index = "__index_level_0__"
-    number = {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64"}
+    number = {"name": f"{kind}_index", "field_name": f"{kind}_index", "pandas_type": "int64", "numpy_type": "int64"}
     text = {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object"}
     columns = [column | {"metadata": None} for column in (number, text)]
     pandas = {"index_columns": [index], "column_indexes": [], "columns": columns, "pandas_version": "2.2.0"}
-    table = pa.table({"task_index": list(range(len(tasks))), index: list(tasks)})
+    table = pa.table({f"{kind}_index": list(range(len(tasks))), index: list(tasks)})
     table = table.replace_schema_metadata({"pandas": json.dumps(pandas)})
-    pq.write_table(table, root / "meta/tasks.parquet", write_page_checksum=True)
+    pq.write_table(table, root / f"meta/{kind}s.parquet", write_page_checksum=True)
 
 
 def _to_nested(values: np.ndarray, shape: tuple[int, ...]) -> pa.Array:

@@ -138,7 +138,10 @@ def _config(recipe: ClipLAMRecipe, datasets: Sequence[RobotDataset], cameras: tu
     """Return the recipe's model for this data."""
     names, chosen = same_actions(datasets, recipe.data.action_key), recipe.model
     mean, std = known_scaling(chosen.features, chosen.features_size, chosen.features_revision)
+    key = recipe.data.action_key
+    absent = sorted(set.intersection(*(set(dataset.absent.get(key, ())) for dataset in datasets)))
     known: dict[str, Any] = {"cameras": cameras, "action_dim": len(names), "action_names": names}
+    known["absent"] = tuple(absent)
     return recipe.config(**known, mean=mean, std=std)
 
 

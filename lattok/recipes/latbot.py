@@ -16,6 +16,7 @@ from lattok.clip_lam.distillation import Distillation, follow, taught_by
 from lattok.hub import HubModel
 from lattok.recipes.lara import check_frames, views_of
 from lattok.recipes.policy_data import PolicySource
+from lattok.recipes.run_folder import first_process
 from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
 from lattok.samples.policy import PolicyWindows
 from lattok.vla import LatentVLA
@@ -31,11 +32,13 @@ class LatBotOptions(PolicyOptions):
 
     phase: str = "distill"  # or "finetune": goes on with a distilled policy and learns to act
     teacher: str | None = None  # of phase distill: model of `lattok train clip-lam`, a folder or a Hub id
+    text_weight: float = 0.5  # of phase distill: lambda of L_r, sub-task texts, where the dataset has them
     student: str | None = None  # of phase finetune: policy of phase distill, a folder or a Hub id
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.one_of("phase", self.phase, PHASES)
+        checks.at_least_zero(text_weight=self.text_weight)
         checks.one_of("strategy", self.strategy, ("baseline",))
 
     @property
@@ -97,7 +100,25 @@ class LatBotRecipe(VLARecipe):
         def gaps(fps: float) -> list[int]:
             return teacher.config.gaps(teacher.stride_frames(fps))[1:]
 
-        return Learner(policy, module, {"latent": 1.0}, gaps=gaps, inputs=_hash("teacher", teacher))
+        texts = self._texts(policy, found)
+        weights = {"latent": 1.0} | ({"text": self.data.text_weight} if texts else {})
+        return Learner(policy, module, weights, gaps=gaps, subtasks=texts, inputs=_hash("teacher", teacher))
+
+    def _texts(self, policy: LatentVLA, found: Sequence[PolicySource]) -> bool:
+        """Tell whether sub-task texts teach; where they cannot, say why."""
+        if not self.data.text_weight:
+            return False
+        datasets = [source.dataset for source in found]
+        without = [each.name for each in datasets if each.subtasks(each.episodes[0].index) is None]
+        if len(without) == len(datasets):
+            why = f"{', '.join(without)} has no sub-task texts"
+        elif not policy.backbone.predicts_text:
+            why = f"the {policy.config.backbone} backbone predicts no text"
+        else:
+            return True
+        if first_process():
+            print(f"text_weight {self.data.text_weight:g} has no effect: {why}.")
+        return False
 
     def judge(self, policy: LatentVLA, found: Sequence[PolicySource], parts: Sequence[PolicyWindows]) -> None:
         """Judge a policy that has learned to act."""

@@ -124,9 +124,10 @@ def read_windows(
     source: PolicySource,
     episodes: str | Sequence[int] | None = None,
     gaps: Sequence[int] = (),
+    subtasks: bool = False,
 ) -> PolicyWindows:
     """Return every frame of the recipe's episodes (or of others), decoded later, with the actions and labels that
-    follow it. `gaps`: so many frames later batches look again."""
+    follow it. `gaps`: so many frames later batches look again; `subtasks`: they have the texts of sub-tasks."""
     data, config = recipe.data, recipe.model
     learns = bool(data.plan.losses)
     return PolicyWindows(
@@ -140,6 +141,7 @@ def read_windows(
         episodes=data.episodes if episodes is None else episodes,
         action_episodes=data.action_episodes if episodes is None else None,
         gaps=gaps,
+        subtasks=subtasks,
         latent=source.spec if learns and source.tokenizer is None else None,
         labeller=source.tokenizer,
         parts=data.plan.needs,
@@ -201,6 +203,8 @@ class PolicyBatches(BatchSource):
         batch = samples.batch(own, frames)
         if samples.labelled is not None:
             batch = batch._replace(labelled=samples.labelled[rows].sum() / shares)
+        if samples.told is not None:
+            batch = batch._replace(told=samples.told[rows].sum() / shares)
         if not samples.acted.all():
             batch = batch._replace(acted=samples.acted[rows].sum() / shares)
         if samples.reach.shape[1]:

@@ -60,7 +60,7 @@ class ProprioPolicy(nn.Module):
         """Return the action loss of a policy."""
         predicted = self.net(self.proprio_normalizer(batch.proprio))
         target = self.action_normalizer(batch.actions)
-        return {"action": action_loss(predicted, target, batch.valid, self.loss, self.reduction)}
+        return {"action": action_loss(predicted, target, batch.judged, self.loss, self.reduction)}
 
     @torch.no_grad()
     def predict_chunk(self, batch: PolicyBatch) -> Tensor:

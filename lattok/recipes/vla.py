@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from lattok import checks, files
 from lattok.checks import LattokError
-from lattok.data import camera_keys, dimension_names, select_episodes
+from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.data.schema import vector_key
 from lattok.devices import moved
@@ -107,6 +107,7 @@ class Learner:
     loss_weights: Mapping[str, float]
     groups: Callable[[nn.Module], Sequence[ParameterGroup]] = one_group
     gaps: Callable[[float], Sequence[int]] = lambda fps: ()  # frames ahead that batches look too, at a rate
+    subtasks: bool = False  # batches have texts of sub-tasks
     fitted: bool = False  # the policy has its normalisers already
     inputs: Mapping[str, str] = field(default_factory=dict)  # hashes of the models that it begins with
 
@@ -185,7 +186,10 @@ class VLARecipe(Recipe[LatentVLA]):
         learner = self.learner(found)  # before frames are decoded: what does not fit costs seconds
         policy = learner.policy
         gaps = [learner.gaps(source.dataset.fps) for source in found]
-        parts = [read_windows(self, source, gaps=far) for source, far in zip(found, gaps, strict=True)]
+        parts = [
+            read_windows(self, source, gaps=far, subtasks=learner.subtasks)
+            for source, far in zip(found, gaps, strict=True)
+        ]
         weights = [source.weight for source in sources]
         samples = parts[0] if learner.fitted else _normalised(policy, parts, weights)
         inputs = {"backbone": policy.config.backbone_revision, **learner.inputs}
@@ -300,6 +304,11 @@ def _errors(
     return errors, errors.to_json() | {"episodes": index_runs(others)} | ({"latent": latent} if latent else {})
 
 
+def absent_of(datasets: Sequence[RobotDataset], key: str) -> tuple[tuple[int, ...], ...]:
+    """Return the action dimensions that the robot of each dataset lacks."""
+    return tuple(tuple(dataset.absent.get(key, ())) for dataset in datasets)
+
+
 def policy_config(recipe: VLARecipe, sources: Sequence[PolicySource]) -> VLAConfig:
     """Return the recipe's policy for this data."""
     source, dataset, data = sources[0], sources[0].dataset, recipe.data
@@ -322,5 +331,6 @@ def policy_config(recipe: VLARecipe, sources: Sequence[PolicySource]) -> VLAConf
         latent=source.spec,
         fps=rates.pop() if len(rates) == 1 else None,
         normalizers=tuple(each.dataset.name for each in sources) if len(sources) > 1 else (),
+        absent=absent if any(absent := absent_of([each.dataset for each in sources], data.action_key)) else (),
         instructions=instructions if len(instructions) <= MOST_INSTRUCTIONS else (),
     )

@@ -34,7 +34,8 @@ from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 class PolicyWindows:
     """Every frame of the chosen episodes as a sample, N = F of them.
 
-    `actions` [F, m] and `states` [F, s] (or None) in physical units with `action_names` and `state_names`; `cameras`
+    `actions` [F, m] and `states` [F, s] (or None) in physical units with `action_names` and `state_names`; `known` [m],
+    the action dimensions that the robot has; `cameras`
     and their stored `camera_sizes` (H, W); `frames` uint8 [F, V, h, w, 3]; for each sample `episode_of`, `frame_of` and
     `task_of` [N], an index into `tasks` (the first instruction of an episode with several); `latent`, what supervises.
     """
@@ -56,6 +57,7 @@ class PolicyWindows:
         labeller: ActionTokenizer | None = None,
         extra_keys: Sequence[str] = (),
         parts: Sequence[str] = PARTS,
+        subtasks: bool = False,
         progress: Progress | None = None,
         pixels: bool = True,
     ):
@@ -63,6 +65,7 @@ class PolicyWindows:
         describes, `parts` of them, or from `labeller`, an action tokenizer that sees the chunks of every batch. Of
         episodes that are not among `action_episodes` (none given: all) no action is known: they teach through labels.
         `gaps`: so many frames later a batch looks again. `extra_keys`: other columns like actions that `targets` gives.
+        `subtasks`: batches have the text of each frame's sub-task, where the dataset has such.
         Without `pixels` none is decoded until a batch is asked for.
         Numbers that are not finite raise `LattokError`, as do missing columns.
         """
@@ -76,8 +79,11 @@ class PolicyWindows:
         self.episode_of, self.frame_of = self._windows.episode_of, self._windows.frame_of
         lengths = np.array([e.length for e in chosen], dtype=np.int64)
         self.acted = torch.from_numpy(acted_episodes(dataset, chosen, action_episodes).repeat(lengths))
+        absent = torch.tensor(dataset.absent.get(action_key, ()), dtype=torch.long)
+        self.known = torch.ones(self.actions.shape[1], dtype=torch.bool).index_fill(0, absent, False)
         self.gaps = tuple(gaps)
         self.tasks, self.task_of = instructions(chosen, lengths, np.ones(len(self), dtype=bool))
+        self.subtasks = _subtasks(dataset, chosen) if subtasks else None
         self.states, self.state_names = _states(dataset, state_key, chosen, unseen)
         self._vectors = {action_key: self.actions}
         for key in extra_keys:
@@ -140,6 +146,8 @@ class PolicyWindows:
             valid=inside & known,
             latent=self._target(indices, rows, inside, actions),
             later=frames[:, 1:] if frames.shape[1] > 1 else None,
+            subtasks=None if self.subtasks is None else self.subtasks[chosen].tolist(),
+            known=None if self.known.all() else self.known.repeat(len(chosen), 1),
         )
 
     @cached_property
@@ -147,6 +155,11 @@ class PolicyWindows:
         """Which of the later frames of each sample lie inside the episode, bool [N, gaps]."""
         rows = torch.arange(len(self))[:, None] + torch.tensor(self.gaps, dtype=torch.long)
         return rows <= self._windows.last[:, None]
+
+    @property
+    def told(self) -> Tensor | None:
+        """Which samples have the text of a sub-task, bool [N]; none where the dataset has none."""
+        return None if self.subtasks is None else torch.from_numpy(self.subtasks != "")
 
     @property
     def known_actions(self) -> Tensor:
@@ -202,15 +215,21 @@ class MixedPolicyWindows(Mixed):
         """`maps` of each dataset: its `Normalizer` of "action" and, where there is proprio, of "proprio"."""
         self.parts, self.weights = list(parts), list(weights)
         own = copy.deepcopy(list(maps))  # the model's move to its device
+        partly = not all(part.known.all() for part in parts)
         self.acted = torch.cat([part.acted for part in parts])
         self.reach = torch.cat([part.reach for part in parts])
+        told = [torch.zeros(len(part), dtype=torch.bool) if part.told is None else part.told for part in parts]
+        self.told = None if all(part.told is None for part in parts) else torch.cat(told)
         labelled = [part.labelled for part in parts if part.labelled is not None]
         self.labelled = torch.cat(labelled) if labelled else None
 
         def batch(part: PolicyWindows, maps: Any, indices: Tensor, frames: Tensor | None = None) -> PolicyBatch:
             given = part.batch(indices, frames)
             proprio = None if given.proprio is None else maps["proprio"](given.proprio)
-            return given._replace(actions=maps["action"](given.actions), proprio=proprio)
+            known = part.known.repeat(len(given.actions), 1) if partly else None
+            texts = given.subtasks or ([""] * len(given.actions) if self.told is not None else None)
+            maps_to = {"actions": maps["action"](given.actions), "proprio": proprio}
+            return given._replace(**maps_to, known=known, subtasks=texts)
 
         batches = [partial(batch, *both) for both in zip(parts, own, strict=True)]
         super().__init__([len(part) for part in parts], batches)
@@ -231,6 +250,15 @@ class Resize(NamedTuple):
     def __call__(self, block: np.ndarray) -> np.ndarray:
         writable = block if block.flags.writeable else block.copy()  # torch warns of others
         return resize_pixels(torch.from_numpy(writable), self.size, self.interpolation).numpy()
+
+
+def _subtasks(dataset: RobotDataset, episodes: Sequence[Episode]) -> np.ndarray | None:
+    """Read the text of each frame's sub-task, [F] of objects: most are the same; none where no episode has any."""
+    found = [dataset.subtasks(episode.index) for episode in episodes]
+    if all(texts is None for texts in found):
+        return None
+    each = [[""] * episode.length if texts is None else texts for texts, episode in zip(found, episodes, strict=True)]
+    return np.array([text.strip() for texts in each for text in texts], dtype=object)
 
 
 def _states(

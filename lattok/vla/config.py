@@ -31,7 +31,7 @@ class VLAConfig(NormalizedActions):
     # what recipes take from the dataset and its labels: never an option
     from_data: ClassVar[frozenset[str]] = frozenset(
         {"action_dim", "action_names", "camera_sizes", "proprio_dim", "proprio_names", "latent", "fps", "instructions"}
-        | {"normalizers"}
+        | {"normalizers", "absent"}
     )
 
     action_dim: int
@@ -47,6 +47,7 @@ class VLAConfig(NormalizedActions):
     fps: float | None = field(default=None, metadata=ADDED)  # decisions a second, where the dataset is known
     instructions: tuple[str, ...] = field(default=(), metadata=ADDED)  # known ones; none: not listed
     normalizers: tuple[str, ...] = field(default=(), metadata=ADDED)  # datasets of a mixture, each with its own
+    absent: tuple[tuple[int, ...], ...] = field(default=(), metadata=ADDED)  # of each: actions that its robot lacks
     image_size: int = 224  # side of the images in pixels
     interpolation: str = "bicubic"
     prompt: str = PROMPT  # without {task}: a policy that knows no instruction
@@ -93,6 +94,10 @@ class VLAConfig(NormalizedActions):
         checks.whole(proprio_dim=self.proprio_dim)
         if self.normalizers and (len(self.normalizers) == 1 or len(set(self.normalizers)) < len(self.normalizers)):
             checks.fail("normalizers", "none, or different names of datasets", ", ".join(self.normalizers))
+        if self.absent:
+            checks.size("absent", "lists, one for each dataset", len(self.absent), max(1, len(self.normalizers)))
+            if not all(0 <= dim < self.action_dim for dims in self.absent for dim in dims):
+                checks.fail("absent", f"dimensions from 0 to {self.action_dim - 1}", repr(self.absent))
         if self.n_action_steps is not None:
             checks.counts(1, self.horizon, n_action_steps=self.n_action_steps)
         if self.fps is not None:

@@ -21,7 +21,7 @@ from lattok.seeds import derive_seed
 from lattok.types import FlowDraws, LossTerms, PolicyBatch
 from lattok.vla.config import VLAConfig
 from lattok.vla.head import ActionHead, States
-from lattok.vla.losses import action_loss
+from lattok.vla.losses import action_loss, numbers
 
 LATEST = 0.999  # s: the greatest time that is learned
 SHAPE = 1.5  # a of Beta(a, 1): early times, where most is decided, come more often
@@ -43,26 +43,30 @@ class FlowActionHead(ActionHead):
     ) -> LossTerms:
         """Return the term "action": the squared error of the velocity at `draws`, or at others from torch's generator.
 
-        Steps that are not valid are neither judged nor seen by the others.
+        Steps that are not valid are neither judged nor seen by the others; nor are dimensions, where `valid` has them.
         """
         noise, times = draw_flow(target.shape, device=target.device) if draws is None else draws
-        target = target.masked_fill(~valid[..., None], 0.0)
+        target, steps = target.masked_fill(~numbers(valid), 0.0), valid
         share = times[:, None, None]
-        predicted = self.velocity((1 - share) * noise + share * target, times, states, proprio, valid).float()
+        x = (1 - share) * noise + share * target
+        if valid.dim() == 3:
+            x, steps = x.masked_fill(~valid, 0.0), valid.any(-1)
+        predicted = self.velocity(x, times, states, proprio, steps).float()
         return {"action": action_loss(predicted, target - noise, valid, "l2", self.reduction)}
 
     @torch.no_grad()
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
         """Return normalised actions float32 [B, H, m], by Euler's method from noise of `seed` and each sample."""
         chunk = len(self.queries), self.out.out_features
-        return self.integrate(onto(noise_of(batch, chunk, seed), self.queries.device), states, proprio)
+        return self.integrate(onto(noise_of(batch, chunk, seed), self.queries.device), states, proprio, batch.known)
 
-    def integrate(self, noise: Tensor, states: States, proprio: Tensor | None) -> Tensor:
-        """Follow the velocity from noise [B, H, m] to actions."""
-        x = noise
+    def integrate(self, noise: Tensor, states: States, proprio: Tensor | None, known: Tensor | None = None) -> Tensor:
+        """Follow the velocity from noise [B, H, m] to actions; dimensions that are not `known` [B, m] stay 0."""
+        there = torch.ones_like(noise[:, :1], dtype=torch.bool) if known is None else known[:, None]
+        x = noise.masked_fill(~there, 0.0)
         for step in range(self.steps):
             times = torch.full_like(x[:, 0, 0], step / self.steps)
-            x = x + self.velocity(x, times, states, proprio).float() / self.steps
+            x = x + (self.velocity(x, times, states, proprio).float() / self.steps).masked_fill(~there, 0.0)
         return x
 
     def velocity(

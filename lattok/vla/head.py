@@ -103,7 +103,7 @@ class ActionHead(nn.Module):
     def loss(
         self, states: States, proprio: Tensor | None, target: Tensor, valid: Tensor, draws: FlowDraws | None = None
     ) -> LossTerms:
-        """Return the term "action" of normalised chunks [B, H, m] over valid steps [B, H] (Eq. 4)."""
+        """Return the term "action" of normalised chunks [B, H, m] over what is valid, [B, H] or [B, H, m] (Eq. 4)."""
         predicted = self(states, proprio).float()
         if self.gripper:
             return {"action": gripper_action_loss(predicted, target, valid, self.gripper, self.reduction)}

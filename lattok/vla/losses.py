@@ -30,11 +30,27 @@ def reduce_valid(errors: Tensor, valid: Tensor, reduction: str = "mean", size: i
 
 
 def action_loss(predicted: Tensor, target: Tensor, valid: Tensor, kind: str = "l2", reduction: str = "mean") -> Tensor:
-    """Compare action chunks [B, H, m] (Eq. 4, as printed with "sum"); `kind` "l1" is what the published code has."""
+    """Compare action chunks [B, H, m] (Eq. 4, as printed with "sum"); `kind` "l1" is what the published code has.
+
+    `valid` are steps [B, H], or numbers [B, H, m] where robots lack dimensions: a step is the mean of those it has.
+    """
     checks.one_of("action_loss", kind, ("l2", "l1"))
-    target = target.masked_fill(~valid[..., None], 0.0)
+    target = target.masked_fill(~numbers(valid), 0.0)
     errors = (predicted.float() - target).square() if kind == "l2" else (predicted.float() - target).abs()
-    return reduce_valid(errors.mean(-1), valid, reduction, errors.shape[-1])
+    return _over_dimensions(errors, valid, reduction)
+
+
+def numbers(valid: Tensor) -> Tensor:
+    """Return a mask of steps [B, H] as one of their numbers [B, H, 1], one of numbers [B, H, m] as it is."""
+    return valid if valid.dim() == 3 else valid[..., None]
+
+
+def _over_dimensions(errors: Tensor, valid: Tensor, reduction: str) -> Tensor:
+    """Average errors [B, H, m] over the dimensions that are there, then over steps and samples."""
+    if valid.dim() == 2:
+        return reduce_valid(errors.mean(-1), valid, reduction, errors.shape[-1])
+    total, count = errors.masked_fill(~valid, 0.0).sum(-1), valid.sum(-1)
+    return reduce_valid(total if reduction == "sum" else total / count.clamp(min=1), count > 0, reduction)
 
 
 def alignment(projected: Tensor, embedding: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
@@ -73,14 +89,15 @@ def gripper_action_loss(
 ) -> Tensor:
     """Compare action chunks [B, H, m] by L_ee + L_gripper (LatBot, 3.3): squared error, and cross-entropy of logits.
 
-    `gripper` are the dimensions of the second term; their targets lie between -1 and 1.
+    `gripper` are the dimensions of the second term; their targets lie between -1 and 1. `valid` as in `action_loss`.
     """
-    logits, wanted = predicted[..., list(gripper)].float(), target[..., list(gripper)].clamp(-1, 1) / 2 + 0.5
-    wanted = wanted.masked_fill(~valid[..., None], 0.0)
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    loss = reduce_valid(entropy.mean(-1), valid, reduction, len(gripper))
     rest = [dim for dim in range(target.shape[-1]) if dim not in gripper]
-    return loss + action_loss(predicted[..., rest], target[..., rest], valid, "l2", reduction) if rest else loss
+    own, others = (valid[..., dims] if valid.dim() == 3 else valid for dims in (list(gripper), rest))
+    logits, wanted = predicted[..., list(gripper)].float(), target[..., list(gripper)].clamp(-1, 1) / 2 + 0.5
+    wanted = wanted.masked_fill(~numbers(own), 0.0)
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    loss = _over_dimensions(entropy, own, reduction)
+    return loss + action_loss(predicted[..., rest], target[..., rest], others, "l2", reduction) if rest else loss
 
 
 @torch.no_grad()

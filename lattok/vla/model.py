@@ -196,9 +196,10 @@ class LatentVLA(BackboneModel):
             checks.fail("dataset", f"one that this policy was trained on ({known})", repr(name))
         chosen = copy.copy(self)
         chosen._modules = dict(self._modules)
-        chosen.config = replace(self.config, normalizers=())
+        row = names.index(name)
+        chosen.config = replace(self.config, normalizers=(), absent=self.config.absent[row : row + 1])
         chosen.normalizers = nn.ModuleList()
-        chosen.use_normalizers(cast(Any, self.normalizers[names.index(name)]))
+        chosen.use_normalizers(cast(Any, self.normalizers[row]))
         chosen.queues = ActionQueues(self.config.horizon, self.queues.n_action_steps)
         return chosen
 
@@ -224,7 +225,7 @@ class LatentVLA(BackboneModel):
         batch = self._batch(batch, learning=True)
         seen = self._see(batch, learning=True, layer=layer)
         target = self.action_normalizer(batch.actions)
-        terms = self.head.loss(seen.states, seen.proprio, target, batch.valid, batch.draws)
+        terms = self.head.loss(seen.states, seen.proprio, target, batch.judged, batch.draws)
         return of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, seen, checked), seen
 
     def _latent_terms(self, batch: PolicyBatch, seen: Seen, checked: bool) -> LossTerms:
@@ -241,6 +242,10 @@ class LatentVLA(BackboneModel):
         if not isinstance(batch, PolicyBatch):
             batch = policy_batch(self.config, batch, learning)
         check_batch(self.config, batch, learning)
+        if batch.known is None and len(self.config.absent) == 1:
+            known = torch.ones(len(batch.actions), self.config.action_dim, dtype=torch.bool)
+            known[:, list(self.config.absent[0])] = False
+            batch = batch._replace(known=known)
         device = self.placeholders.device
         return cast(PolicyBatch, send_to_device(batch, device, non_blocking=ahead(device)))
 
@@ -250,6 +255,11 @@ class LatentVLA(BackboneModel):
 
     def _inputs(self, batch: PolicyBatch) -> Mapping[str, Any]:
         return self.backbone.encode(batch.images, prompts(self.config, batch.texts))
+
+    def text_errors(self, batch: PolicyBatch) -> tuple[Tensor, Tensor]:
+        """Return -log p of the tokens of a batch's sub-tasks after its prompts [B, T], and which of them count."""
+        inputs = self._inputs(batch) if batch.inputs is None else batch.inputs
+        return self.backbone.text_errors(inputs, batch.subtasks or [""] * len(batch.texts))
 
     def _see(self, batch: PolicyBatch, learning: bool, layer: int | None = None) -> Seen:
         """Run the backbone, once; of hidden state `layer` keep that of the last placeholder."""
@@ -304,7 +314,8 @@ class LatentVLA(BackboneModel):
             return self._sample(batch, seen), self._latent_terms(batch, seen, checked)
 
     def _sample(self, batch: PolicyBatch, seen: Seen, seed: int = 0) -> Tensor:
-        return self.action_normalizer.inverse(self.head.sample(seen.states, seen.proprio, batch, seed))
+        chunk = self.action_normalizer.inverse(self.head.sample(seen.states, seen.proprio, batch, seed))
+        return chunk if batch.known is None else chunk.masked_fill(~batch.known[:, None], 0.0)
 
     def select_action(self, observation: Mapping[str, Any], env_ids: Sequence[int] | None = None) -> Tensor:
         """Return the next action of every environment, float32 [B, m]; those without planned actions are planned for.

@@ -452,3 +452,27 @@ def _tiny_text(folder: Path) -> Path:
     from lattok.backbones.tiny import tiny_backbone
 
     return tiny_backbone("text", folder)
+
+
+@pytest.mark.parametrize("family", ["internvl", "paligemma", "qwen3_vl"])
+def test_errors_of_a_text_are_those_of_the_whole_model(family, tiny):
+    """Its own logits over prompt and text, one sample at a time; the end counts, "" does not."""
+    backbone = HFBackbone.load(str(tiny(family)))
+    images = torch.randint(0, 256, (3, 1, 32, 32, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    prompts, texts = ["lift it:", "close the drawer:", "push:"], ["reach the cup", "", "grasp"]
+    with torch.no_grad():
+        found, valid = backbone.text_errors(backbone.encode(images, prompts), texts)
+        assert not valid[1].any()
+        for row in (0, 2):
+            inputs = dict(backbone.encode(images[row : row + 1], prompts[row : row + 1]))
+            inputs.pop("image_counts")
+            ids = backbone._tokenizer(texts[row], add_special_tokens=False)["input_ids"]
+            ids = torch.tensor([[*ids, backbone._tokenizer.eos_token_id]])
+            before = inputs["input_ids"].shape[1]
+            tails = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            tails |= {key: torch.full_like(ids, value) for key, value in backbone.family.placeholder_types.items()}
+            inputs |= {key: torch.cat([inputs[key], tail], 1) for key, tail in tails.items()}
+            logits = backbone.model(**inputs).logits[0, before - 1 : -1].double().log_softmax(-1)
+            wanted = -logits.gather(1, ids[0, :, None])[:, 0]
+            assert int(valid[row].sum()) == ids.shape[1]
+            torch.testing.assert_close(found[row][valid[row]].double(), wanted, rtol=1e-4, atol=1e-6)

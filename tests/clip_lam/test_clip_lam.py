@@ -49,6 +49,26 @@ def test_the_loss_is_that_of_the_velocities(monkeypatch: pytest.MonkeyPatch):
     assert torch.equal(seen["known"], valid)
 
 
+def test_dimensions_that_a_robot_lacks_change_nothing():
+    """Whatever stands there, and whatever noise: loss, gradients and what is drawn; they are 0 in a drawn chunk."""
+    lam, known = clip_lam(absent=(1,)), torch.tensor([[1, 0, 1]] * 3 + [[1, 0, 0]]).bool()
+    given, draws, found = batch(), draw_flow((4, 4, 3), torch.Generator().manual_seed(5)), []
+    for garbage in (0.0, 1e6):
+        lam.zero_grad()
+        torch.manual_seed(3)
+        noise = draws.noise + garbage * ~known[:, None]
+        actions = given.actions + garbage * ~known[:, None]
+        terms = lam(given._replace(actions=actions, known=known, draws=draws._replace(noise=noise)))
+        torch.stack(list(terms.values())).sum().backward()
+        found.append([*terms.values(), *(p.grad.clone() for p in lam.parameters() if p.grad is not None)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    latents = lam.encode(pixels(2, 3, 2), "lift")
+    _, drawn = lam.generate(pixels(2, 2), latents)
+    assert not drawn[..., 1].any()
+    assert drawn[..., [0, 2]].all()
+    assert not lam.generate(pixels(2, 2), latents, known=known[3])[1][..., 1:].any()
+
+
 def test_everything_that_is_trained_gets_a_gradient():
     lam = clip_lam().train()
     terms = lam(batch(valid=torch.tensor([[1, 1, 0, 0]] * 4).bool()))

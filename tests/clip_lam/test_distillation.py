@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from lattok import LattokError
-from lattok.clip_lam.distillation import Distillation, follow, taught_by
-from lattok.vla import LatentVLA
+from lattok.clip_lam.distillation import Distillation, LatBotLoss, follow, taught_by
+from lattok.vla import LatentVLA, Supervised, Tap
+from lattok.vla.joint import FRAMES
 from lattok.vla.losses import distillation
-from tests.clip_lam.fakes import batch, clip_lam
+from tests.clip_lam.fakes import batch, clip_lam, pixels
 from tests.vla.fakes import config as policy_config
+from tests.vla.stand_in import WIDTH, B, Policy, make_batch
 
 CONFIG = {"proprio_dim": 0, "proprio_names": ()}
 
@@ -103,3 +105,56 @@ def test_what_does_not_fit_is_refused():
         taught_by(policy_config(**CONFIG), policy_config(**CONFIG))
     with pytest.raises(LattokError, match="`width`: expected 32, as the distilled policy has, got 64"):
         taught_by(replace(policy_config(**CONFIG), width=64), student().config)
+
+
+def supervised(**changes) -> tuple[Supervised, LatBotLoss, dict]:
+    torch.manual_seed(0)
+    loss = LatBotLoss(clip_lam(**changes), WIDTH)
+    given = make_batch() | {FRAMES: pixels(B, 3, 2), "task": ["open it", "close the drawer", "lift", "push"]}
+    return Supervised(Policy(), "model.action_head", loss), loss, given
+
+
+def test_inside_a_policy_that_is_not_ours():
+    """Its own loss plus L_a between a head on the mean state and what the teacher says of the clips."""
+    model, loss, given = supervised()
+    before = {name: tensor.clone() for name, tensor in loss.teacher.state_dict().items()}
+    found, logs = model.train()(given)
+    assert not loss.teacher.training
+    with Tap("model.action_head").on(model.policy) as tapped:
+        own, _ = model.policy(given)
+    clips = loss.teacher.encode(given[FRAMES], given["task"])
+    assert clips.env is not None
+    target = torch.cat([clips.env.latents, clips.latents], 1).double().numpy()
+    head = [
+        (layer.weight.detach().double().numpy(), layer.bias.detach().double().numpy()) for layer in loss.match.head[::2]
+    ]
+    x = tapped.states().detach().double().numpy().mean(1) @ head[0][0].T + head[0][1]
+    x = torch.nn.functional.gelu(torch.from_numpy(x)).numpy() @ head[1][0].T + head[1][1]
+    predicted = x.reshape(target.shape)
+    p, q = softmax(predicted), softmax(target)
+    wanted = ((predicted - target) ** 2).mean() + (p * np.log(p / q)).sum(-1).mean()
+    assert float((found - own).detach()) == pytest.approx(wanted, rel=1e-4)
+    assert logs["latent_loss"] == pytest.approx(wanted, rel=1e-4)
+    found.backward()
+    assert all(p.grad is not None for p in (*model.policy.parameters(), *loss.match.parameters()))
+    assert all(p.grad is None for p in loss.teacher.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loss.teacher.state_dict().items())
+    each, _ = model(given, reduction="none")
+    assert each.shape == (B,)
+    assert loss.clip_times(10) == [0.0, 0.2, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({FRAMES: None}, "`batch`: expected `pairs.frames`, got none. keep_pairs(preprocessor, cameras) makes them"),
+        ({FRAMES: pixels(B, 2, 2)}, "`pairs.frames`: expected 3 frames of a clip, got 2"),
+        ({"task": "lift"}, "`task`: expected a list of instructions, one for each sample, got 'lift'"),
+        ({"task": ["lift"]}, "`task`: expected 4 instructions, one for each clip, got 1"),
+    ],
+)
+def test_batches_without_clips(change, text):
+    model, _, given = supervised()
+    with pytest.raises(LattokError) as error:
+        model(given | change)
+    assert text in str(error.value)

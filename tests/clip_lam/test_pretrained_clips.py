@@ -61,3 +61,12 @@ def test_teacher_and_student_learn_by_queries_adapters_and_heads(
     small = clips._replace(images=pixels(2, 2, side=56), later=pixels(2, 2, 2, side=56))
     assert taught(module(small), student) == {"placeholders", "supervision", "backbone"}
     assert not [n for n, p in again.named_parameters() if p.grad is not None]
+    student.zero_grad()
+    told = module(small._replace(subtasks=["grasp it", ""]))
+    assert taught({"text": told["text"]}, student) == {"backbone"}
+    with torch.no_grad():
+        errors, valid = student.text_errors(small._replace(subtasks=["grasp it", "reach"]))
+    assert float(told["text"].detach()) == pytest.approx(float(errors[0][valid[0]].mean()), rel=1e-4)
+    half = module(small._replace(subtasks=["grasp it", ""], told=torch.tensor(2.0)))["text"]
+    assert float(half.detach()) == pytest.approx(float(told["text"].detach()) / 2, rel=1e-4)
+    assert float(module(small._replace(subtasks=["", ""]))["text"].detach()) == 0

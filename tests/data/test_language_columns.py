@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from lattok.annotation import annotate
 from lattok.checks import LattokError
-from lattok.data import export, inspect_dataset, open_dataset
+from lattok.data import declare, export, inspect_dataset, open_dataset
+from lattok.samples import PolicyWindows
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import write_dataset
 
@@ -138,3 +140,42 @@ def test_any_other_kind_of_column_is_exported_as_it_is_stored(tmp_path):
     (path,) = (out / "data").rglob("*.parquet")
     assert pq.read_table(path)["when"].combine_chunks().equals(times)
     assert json.loads((out / "meta" / "info.json").read_text())["features"]["when"]["dtype"] == "timestamp[ns]"
+
+
+def numbered(root: Path, index: list[list[int]], texts: list[str]) -> Path:
+    """A dataset whose frames name sub-tasks by number, as LeRobot stores them: -1 where there is none."""
+    write_dataset(root, [len(each) for each in index], data_file_mb=0.0001, cameras=False)
+    for path, numbers in zip(sorted((root / "data").rglob("*.parquet")), index, strict=True):
+        pq.write_table(pq.read_table(path).append_column("subtask_index", pa.array(numbers, pa.int64())), path)
+    info = json.loads((root / "meta" / "info.json").read_text())
+    info["features"]["subtask_index"] = {"dtype": "int64", "shape": [1], "names": None}
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    table = pa.table({"subtask_index": list(range(len(texts))), "__index_level_0__": texts})
+    pq.write_table(table, root / "meta" / "subtasks.parquet")
+    return root
+
+
+def test_sub_tasks_by_number(tmp_path):
+    """Views pass them on, batches have them, an export lists them again."""
+    root = numbered(tmp_path / "numbered", [[0, 0, 1], [1, -1, 0, 0]], ["reach", "grasp it"])
+    dataset = open_dataset(root)
+    assert dataset.subtasks(1) == ["grasp it", "", "reach", "reach"]
+    view = declare(dataset, {"action": [{"part": "other", "n": 3}]})
+    assert view.subtasks(0) == ["reach", "reach", "grasp it"]
+    windows = PolicyWindows(dataset, 2, cameras=(), size=16, subtasks=True)
+    assert windows.batch(torch.tensor([4, 2, 3])).subtasks == ["", "grasp it", "grasp it"]
+    assert windows.told is not None
+    assert windows.told.tolist() == [True] * 4 + [False] + [True] * 2
+    assert PolicyWindows(dataset, 2, cameras=(), size=16).batch(torch.tensor([0])).subtasks is None
+    assert open_dataset(export(view, tmp_path / "out").path).subtasks(1) == dataset.subtasks(1)
+    assert open_dataset(annotate(dataset, MODELS, tmp_path / "labelled")).subtasks(1) == dataset.subtasks(1)
+    numbered(tmp_path / "wrong", [[0, 7]], ["reach"])
+    with pytest.raises(LattokError, match="`subtask_index` of episode 0: expected at most 0, got 7. Copy"):
+        open_dataset(tmp_path / "wrong").subtasks(0)
+
+
+def test_sub_tasks_of_messages(spoken):
+    """Each holds from its time on: 10 frames a second, so from frame 5 of episodes with as many."""
+    dataset = open_dataset(spoken)
+    assert dataset.subtasks(0) == [""] * 5
+    assert dataset.subtasks(1) == [""] * 5 + ["lift 1"]

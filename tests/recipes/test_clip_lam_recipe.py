@@ -32,6 +32,27 @@ def test_the_command_trains_a_model_that_labels(tmp_path):
     assert np.array_equal(found, lam.label_video(frames, 4, "lift").latents.reshape(9, -1))
 
 
+def test_robots_of_other_kinds_learn_together_in_the_unified_space(tmp_path):
+    """A right arm in the plane with a gripper, and a left hand in space: 44 numbers, of which each has three."""
+    write_dataset(tmp_path / "plane", [12, 9])
+    write_dataset(tmp_path / "hand", [11, 10])
+    plane = [{"part": "position", "axes": ["x", "y"]}, {"part": "gripper", "convention": "open_is_1"}]
+    for name, space in (("plane", plane), ("hand", [{"part": "position", "arm": "left"}])):
+        described = {"dataset": name, "action_space": {"action": space}, "actions": {"as": "unified"}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(described))
+    mix = tuple(f"{tmp_path / name}.json:1.0" for name in ("plane", "hand"))
+    lam = lattok.train(lattok.ClipLAMRecipe.from_preset(None, tmp_path / "lam", mix=mix, **SMALL))
+    assert lam.config.action_dim == 44
+    assert set(range(44)) - set(lam.config.absent) == {0, 1, 2, 7, 8, 13}
+    again = lattok.ClipLAM.from_pretrained(tmp_path / "lam")
+    frames = lattok.open_dataset(tmp_path / "hand").frames(0, lam.cameras, transform=lam.resize)
+    labels = lam.label_video(torch.from_numpy(frames), 4, "lift")
+    known = torch.zeros(44, dtype=torch.bool).index_fill(0, torch.arange(3), True)
+    drawn = again.generate(frames, labels, known=known)[1]
+    assert drawn[..., :3].all()
+    assert not drawn[..., 3:].any()
+
+
 def test_a_run_that_goes_on_ends_with_the_same_weights(tmp_path, monkeypatch):
     data = write_dataset(tmp_path / "data", [12, 9, 11])
     options = {**SMALL, "save_every": 2}

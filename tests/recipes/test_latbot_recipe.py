@@ -27,7 +27,9 @@ def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
     assert (
         main(["train", "latbot", data, "--out", str(tmp_path / "s"), "--teacher", str(teacher), *words(options)]) == 0
     )
-    assert "--phase finetune --student" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "--phase finetune --student" in said
+    assert "text_weight 0.5 has no effect: data has no sub-task texts." in said
     logged = [json.loads(line) for line in (tmp_path / "s/run/metrics.jsonl").read_text().splitlines()]
     assert [entry["loss"] for entry in logged] == [entry["loss/latent"] for entry in logged]
     student = lattok.LatentVLA.from_pretrained(tmp_path / "s")

@@ -346,7 +346,7 @@ def test_the_how_to_works_as_it_stands(tmp_path, monkeypatch, capsys):
                 short += ["--continuous-steps", "1"] if "image-lam" in line else []
                 short += POLICY if "vla" in line else []
                 assert main([*shlex.split(line)[1:], *short]) == 0, (line, capsys.readouterr().err)
-    assert len(done) == 4
+    assert len(done) == 5
     tokenizer = lattok.load("runs/extended-tokenizer")
     assert tokenizer.config.normalizers == ("sim", "bridge", "another_arm")
     bare = {**json.loads(Path("bridge.json").read_text()), "actions": AS}

@@ -157,3 +157,32 @@ def test_words(rng, valid):
         loss(predicted, target, valid, "average")
     with pytest.raises(LattokError, match="`action_loss`: expected one of l2, l1, got 'huber'"):
         losses.action_loss(predicted, predicted, valid, "huber")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_dimensions_that_a_robot_lacks_change_neither_loss_nor_gradient(rng, reduction):
+    """Of sample 0 dimensions 0 and 2 are there, of sample 1 all; whatever stands in the others."""
+    predicted, target = (rng.standard_normal((2, 3, 3)).astype("float32") for _ in range(2))
+    valid = np.array([[1, 1, 0], [1, 1, 1]], dtype=bool)[..., None] & np.array([[[1, 0, 1]], [[1, 1, 1]]], dtype=bool)
+    errors = (predicted - target) ** 2
+    reduced = {"mean": np.mean, "sum": np.sum}[reduction]
+    steps = [[reduced(errors[i, h][valid[i, h]]) for h in range(3) if valid[i, h].any()] for i in (0, 1)]
+    wanted = np.mean([reduced(each) for each in steps])
+    gradients = []
+    for garbage in (0.0, np.nan, 1e9):
+        given = torch.from_numpy(predicted).requires_grad_()
+        goal = torch.from_numpy(np.where(valid, target, garbage).astype("float32"))
+        loss = losses.action_loss(given, goal, torch.from_numpy(valid), reduction=reduction)
+        assert float(loss.detach()) == pytest.approx(wanted, rel=1e-6)
+        loss.backward()
+        gradients.append(given.grad)
+    assert all(torch.equal(each, gradients[0]) for each in gradients)
+    assert gradients[0] is not None
+    assert not gradients[0][~torch.from_numpy(valid)].any()
+    both = torch.from_numpy(predicted), torch.from_numpy(np.where(valid, target, np.nan).astype("float32"))
+    split = losses.gripper_action_loss(*both, torch.from_numpy(valid), [2], reduction)
+    share = np.clip(target[..., 2], -1, 1) / 2 + 0.5
+    entropy = np.log1p(np.exp(predicted[..., 2])) - share * predicted[..., 2]
+    grip = np.mean([reduced(entropy[i][valid[i, :, 2]]) for i in (0, 1)])
+    rest = [[reduced(errors[i, h, :2][valid[i, h, :2]]) for h in range(3) if valid[i, h].any()] for i in (0, 1)]
+    assert float(split) == pytest.approx(grip + np.mean([reduced(each) for each in rest]), rel=1e-5)

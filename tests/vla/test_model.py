@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import lattok
-from lattok.types import LatentTarget
+from lattok.types import FlowDraws, LatentTarget
 from lattok.vla import STRATEGIES, LatentVLA, strategy_of
+from lattok.vla.flow import draw_flow
 from tests.vla import fakes
-from tests.vla.fakes import Recorder, batch, config, observation, policy, rows
+from tests.vla.fakes import B, H, M, Recorder, batch, config, observation, policy, rows
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -212,3 +213,24 @@ def test_tokens_of_a_chunk_come_from_one_row():
 def test_merging_is_for_policies_with_adapters(tmp_path: Path):
     with pytest.raises(lattok.LattokError, match="`policy`: expected one with a pretrained backbone"):
         policy().merge(tmp_path / "merged")
+
+
+@pytest.mark.parametrize("head", ["regression", "flow"])
+def test_dimensions_that_the_robot_lacks_teach_nothing_and_are_zero(head):
+    """Whatever the batch has there; also for one of several datasets, each with its own."""
+    model = policy(head=head, absent=((1,),))
+    draws: FlowDraws = draw_flow((B, H, M), torch.Generator().manual_seed(0))
+    given, found = batch(model.config)._replace(draws=draws), []
+    for garbage in (0.0, 1e6):
+        model.zero_grad()
+        actions = given.actions + garbage * torch.tensor([0.0, 1.0, 0.0])
+        loss = model(given._replace(actions=actions))["action"]
+        loss.backward()
+        found.append([loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    chunk = model.predict_chunk(given)
+    assert not chunk[..., 1].any()
+    assert chunk[..., [0, 2]].all()
+    mixed = LatentVLA.build(config(head=head, normalizers=("a", "b"), absent=((), (0, 2)), train_backbone="full"))
+    assert mixed.for_dataset("a").config.absent == ((),)
+    assert not mixed.for_dataset("b").predict_chunk(given)[..., [0, 2]].any()

@@ -18,7 +18,17 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.actions.rotations import from_matrix, to_matrix, wrapped
-from lattok.data.actions.space import GRIPPERS, WIDTH, ActionSpace, Gripper, Joints, Part, Position, Rotation
+from lattok.data.actions.space import (
+    GRIPPERS,
+    WIDTH,
+    ActionSpace,
+    Fingertips,
+    Gripper,
+    Joints,
+    Part,
+    Position,
+    Rotation,
+)
 
 Space = ActionSpace | str | Sequence[Any]
 P = TypeVar("P", bound=Part)
@@ -244,4 +254,18 @@ def _gripper(numbers: np.ndarray, before: Gripper, after: Gripper, start: _Start
     return least + (numbers - closed) / (opened - closed) * (most - least)
 
 
-CONVERSIONS: dict[type, Any] = {Position: _position, Rotation: _rotation, Joints: _joints, Gripper: _gripper}
+def _fingertips(numbers: np.ndarray, before: Fingertips, after: Fingertips, start: _Start) -> np.ndarray:
+    values = numbers * before.scale
+    if before.mode != after.mode:
+        known, place = start.of(Fingertips, before.arm, f"fingertips from {before.mode} to {after.mode}")
+        values = values + place * known.scale * (1 if after.mode == "absolute" else -1)
+    return values / after.scale
+
+
+CONVERSIONS: dict[type, Any] = {
+    Position: _position,
+    Rotation: _rotation,
+    Joints: _joints,
+    Gripper: _gripper,
+    Fingertips: _fingertips,
+}

@@ -27,6 +27,7 @@ GRIPPERS = {
 }
 WIDTH = "width"
 EULER = ("roll", "pitch", "yaw")
+FINGERS = ("thumb", "index", "middle", "ring", "little")
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,27 @@ class Gripper(Part):
 
 
 @dataclass(frozen=True)
+class Fingertips(Part):
+    """Where the five tips of a hand go, from the thumb on: x, y and z of each along the axes of the base.
+
+    `scale`: metres for one unit of the numbers.
+    """
+
+    mode: str = "delta"
+    scale: float = 1.0
+    arm: str = ""
+    kind: ClassVar[str] = "fingertips"
+
+    def __post_init__(self) -> None:
+        checks.one_of("mode", self.mode, ("delta", "absolute"))
+        checks.positive(scale=self.scale)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._named(*(f"{finger}_{axis}" for finger in FINGERS for axis in "xyz"))
+
+
+@dataclass(frozen=True)
 class Other(Part):
     """`n` numbers whose meaning only matters to whoever reads them; they are passed on as they are."""
 
@@ -178,7 +200,7 @@ class Other(Part):
         return self._named(*(f"other_{i}" for i in range(self.n)))
 
 
-KINDS: dict[str, type[Part]] = {part.kind: part for part in (Position, Rotation, Joints, Gripper, Other)}
+KINDS: dict[str, type[Part]] = {part.kind: part for part in (Position, Rotation, Joints, Gripper, Other, Fingertips)}
 
 
 @dataclass(frozen=True)
@@ -262,6 +284,32 @@ def _check_frame(mode: str, frame: str, modes: Sequence[str]) -> None:
 _DELTA_EULER = ActionSpace((Position(), Rotation("euler_xyz"), Gripper("open_is_1")))
 # robosuite's OSC_POSE: one unit is 5 cm, or half a radian
 _OSC_POSE = ActionSpace((Position(scale=0.05), Rotation("axis_angle", scale=0.5), Gripper("closed_is_plus_1")))
+_ARMS = ("left", "right")
+# LatBot (Li et al., 2025, section 6.1): what robots and hands have in common; see `unified`
+UNIFIED = ActionSpace(
+    (
+        *(
+            part
+            for arm in _ARMS
+            for part in (Position(arm=arm), Rotation("euler_xyz", arm=arm), Gripper("open_is_1", arm=arm))
+        ),
+        *(Fingertips(arm=arm) for arm in _ARMS),
+    )
+)
+UNIFIED_STATE = ActionSpace(
+    (
+        *(
+            part
+            for arm in _ARMS
+            for part in (
+                Position("absolute", arm=arm),
+                Rotation("quaternion_xyzw", "absolute", arm=arm),
+                Gripper("open_is_1", arm=arm),
+            )
+        ),
+        *(Fingertips("absolute", arm=arm) for arm in _ARMS),
+    )
+)
 PRESETS: dict[str, ActionSpace] = {
     "bridge": _DELTA_EULER,
     "open_x": _DELTA_EULER,  # as Octo and OpenVLA lay out what they train on
@@ -272,4 +320,6 @@ PRESETS: dict[str, ActionSpace] = {
         tuple(part for arm in ("left", "right") for part in (Joints(6, arm=arm), Gripper("open_is_1", arm=arm)))
     ),
     "franka_joints": ActionSpace((Joints(7), Gripper("open_is_1"))),
+    "unified": UNIFIED,
+    "unified_state": UNIFIED_STATE,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from lattok import checks
-from lattok.checks import LattokError
+from lattok.checks import LattokError, is_number
 from lattok.data.formats.lerobot_meta import EpisodeTable, file_of, read_features, read_info, read_tasks
 from lattok.data.image_writer import decode_image
 from lattok.data.schema import IMAGE_DTYPES, RobotDataset, camera_keys
@@ -26,6 +27,8 @@ from lattok.types import Episode
 PLACE = ("chunk_index", "file_index")
 MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened
 MOST_IMAGE_BYTES = 2**28
+SPOKEN = "language_persistent"  # column of messages that hold from their time on
+ROUNDED = 1e-4  # seconds that a stored time may be off
 FEW = 4  # of a file with more times as many episodes as are wanted, those are read by themselves
 
 
@@ -73,6 +76,27 @@ class LeRobotV3(RobotDataset):
     def __repr__(self) -> str:
         frames = int(self._table.column("length").sum())
         return f"{type(self).__name__}({self.name!r}, {len(self._table)} episodes, {frames} frames, {self.fps:g} fps)"
+
+    @cached_property
+    def subtask_texts(self) -> tuple[str, ...]:
+        """Texts of sub-tasks by `subtask_index`; none where meta/ has no list of them."""
+        listed = "subtask_index" in self.features and (self.root / "meta" / "subtasks.parquet").is_file()
+        return read_tasks(self.root, "subtask") if listed else ()
+
+    def subtasks(self, episode_index: int) -> list[str] | None:
+        """Read them from `subtask_index`, else from messages of style "subtask", each of which holds until the next."""
+        if texts := self.subtask_texts:
+            numbers = self.columns(episode_index, ["subtask_index"])["subtask_index"]
+            if numbers.max(initial=-1) >= len(texts):
+                where = f"{self.data_file(episode_index)}: `subtask_index` of episode {episode_index}"
+                raise LattokError(
+                    f"{where}: expected at most {len(texts) - 1}, got {numbers.max()}. Copy the file again."
+                )
+            return [texts[number] if number >= 0 else "" for number in numbers.tolist()]
+        if SPOKEN not in self.features:
+            return None
+        cells = self.columns(episode_index, [SPOKEN])[SPOKEN]
+        return [_spoken(cell, time) for cell, time in zip(cells, self._times(episode_index).tolist(), strict=True)]
 
     def data_file(self, episode_index: int) -> Path:
         """Return the Parquet file that holds the rows of an episode."""
@@ -269,3 +293,14 @@ class LeRobotV3(RobotDataset):
             last = self._table[-1].index
             checks.fail("episode_index", f"an episode of `{self.name}` (0 to {last})", repr(episode_index))
         return row
+
+
+def _spoken(cell: Any, time: float) -> str:
+    """Return the sub-task that the messages of a frame name last before `time`."""
+    found = (0.0, "")
+    for message in cell if isinstance(cell, list) else []:
+        if isinstance(message, dict) and message.get("style") == "subtask" and is_number(message.get("timestamp")):
+            when, text = message["timestamp"], message.get("content")
+            if found[0] <= when <= time + ROUNDED and isinstance(text, str):
+                found = (when, text)
+    return found[1]

@@ -95,19 +95,19 @@ def _feature(path: Path, key: str, entry: Any) -> Feature:
     return Feature(dtype, tuple(sizes), None if names is None else tuple(map(str, names)))
 
 
-def read_tasks(root: Path) -> tuple[str, ...]:
-    """Read the instructions by `task_index`."""
-    path = root / "meta" / "tasks.parquet"
+def read_tasks(root: Path, kind: str = "task") -> tuple[str, ...]:
+    """Read the instructions by `task_index`, or the texts of sub-tasks by `subtask_index`."""
+    path = root / "meta" / f"{kind}s.parquet"
     table = read_table(followed(root, path, str(path)))
     # the instruction is the index of a pandas table; newer versions of LeRobot name it
-    text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), None)
-    if text is None or "task_index" not in table.column_names:
+    text = next((name for name in (kind, "__index_level_0__") if name in table.column_names), None)
+    if text is None or f"{kind}_index" not in table.column_names:
         got = ", ".join(table.column_names[:6])
-        raise LattokError(f"{path}: expected columns task_index and task, got {got[:200]}. {_AGAIN}")
-    numbers = _whole(table, "task_index", path)
+        raise LattokError(f"{path}: expected columns {kind}_index and {kind}, got {got[:200]}. {_AGAIN}")
+    numbers = _whole(table, f"{kind}_index", path)
     tasks = table[text].to_pylist()
     if not all(isinstance(task, str) for task in tasks) or sorted(numbers.tolist()) != list(range(len(tasks))):
-        raise LattokError(f"{path}: expected one instruction for each task_index from 0. {_AGAIN}")
+        raise LattokError(f"{path}: expected one text for each {kind}_index from 0. {_AGAIN}")
     return tuple(tasks[row] for row in np.argsort(numbers).tolist())
 
 

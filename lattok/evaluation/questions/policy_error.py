@@ -80,6 +80,9 @@ def policy_errors(
         if progress is not None:
             progress(min(len(chosen), BATCH * len(parts)), len(chosen))
     predicted, valid = (torch.cat(part) for part in zip(*parts, strict=True))
+    there = held_out.known.nonzero().flatten()  # dimensions that the robot has
+    names = [held_out.action_names[dim] for dim in there.tolist()]
+    mean, deviation, wanted, predicted = (part[..., there] for part in (mean, deviation, wanted, predicted))
 
     def squared(guess: Tensor) -> Tensor:
         return ((guess - wanted) / deviation).square().masked_fill(~valid[..., None], torch.nan)  # n h m
@@ -89,7 +92,7 @@ def policy_errors(
         key=key,
         error=float(errors.nanmean()),
         mean_action=float(squared(mean).nanmean()),
-        by_dimension=dict(zip(held_out.action_names, errors.nanmean((0, 1)).tolist(), strict=True)),
+        by_dimension=dict(zip(names, errors.nanmean((0, 1)).tolist(), strict=True)),
         by_step=tuple(errors.nanmean((0, 2)).tolist()),
         windows=len(chosen),
     )

@@ -1,0 +1,141 @@
+"""LatBot's unified spaces: where each number stands by the paper's list, scipy's rotations, and the way back."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation as Scipy
+
+from lattok.checks import LattokError
+from lattok.data import export, from_unified, known_dimensions, open_dataset, to_unified
+from lattok.data.actions.space import (
+    PRESETS,
+    UNIFIED,
+    UNIFIED_STATE,
+    ActionSpace,
+    Fingertips,
+    Gripper,
+    Joints,
+    Position,
+    Rotation,
+)
+from tests.conftest import write_dataset
+
+LIBERO = [Position(scale=0.05), Rotation("axis_angle", scale=0.5), Gripper("closed_is_plus_1")]
+HANDS = [
+    part
+    for arm in ("left", "right")
+    for part in (Position("absolute", arm=arm), Rotation("rot6d", "absolute", arm=arm), Fingertips("absolute", arm=arm))
+]  # EgoDex: 48 numbers
+
+
+def test_numbers_stand_where_the_paper_says():
+    """Section 6.1 counts from 1: 1-7 left, 8-14 right, 15-44 fingertips; states 1-8, 9-16, 17-46."""
+    assert (UNIFIED.dim, UNIFIED_STATE.dim, ActionSpace.of(HANDS).dim) == (44, 46, 48)
+    spans = {part.key: (span.start + 1, span.stop) for part, span in UNIFIED.spans()}
+    assert spans["position", "left"] == (1, 3)
+    assert spans["gripper", "left"] == (7, 7)
+    assert (spans["position", "right"][0], spans["gripper", "right"][1]) == (8, 14)
+    assert (spans["fingertips", "left"][0], spans["fingertips", "right"][1]) == (15, 44)
+    states = {part.key: (span.start + 1, span.stop) for part, span in UNIFIED_STATE.spans()}
+    assert states["rotation", "left"] == (4, 7)
+    assert (states["gripper", "right"][1], states["fingertips", "right"][1]) == (16, 46)
+
+
+def test_a_robot_with_one_arm(rng):
+    """Metres and radians by hand; what it lacks is 0 and unknown; the way back gives the same numbers."""
+    actions = rng.uniform(-1, 1, (20, 7))
+    found = to_unified(actions, LIBERO)
+    np.testing.assert_allclose(found[:, 7:10], 0.05 * actions[:, :3], atol=1e-7)
+    np.testing.assert_allclose(found[:, 10:13], Scipy.from_rotvec(0.5 * actions[:, 3:6]).as_euler("xyz"), atol=1e-6)
+    np.testing.assert_allclose(found[:, 13], (1 - actions[:, 6]) / 2, atol=1e-6)
+    known = known_dimensions(LIBERO)
+    assert np.flatnonzero(known).tolist() == list(range(7, 14))
+    assert not found[:, ~known].any()
+    garbage = np.where(known, found, 1e3)
+    np.testing.assert_allclose(from_unified(garbage, LIBERO), actions, atol=1e-5)
+    left = to_unified(actions, LIBERO, arm="left")
+    np.testing.assert_array_equal(left[:, :7], found[:, 7:14])
+    assert not left[:, 7:].any()
+
+
+def test_two_hands_with_fingertips(rng):
+    """Absolute poses of EgoDex's kind become changes from where the hands are, and the state its 46 numbers."""
+    place, goal = ([], []), ([], [])
+    for numbers, turns in (place, goal):
+        for _ in range(2):
+            turns.append(Scipy.random(9, random_state=int(rng.integers(99))))
+            matrix = turns[-1].as_matrix()
+            pose = [rng.standard_normal((9, 3)), matrix[:, :, 0], matrix[:, :, 1], rng.standard_normal((9, 15))]
+            numbers.append(np.concatenate(pose, 1))
+    state, actions = (np.concatenate(numbers, 1) for numbers, _ in (place, goal))
+    found = to_unified(actions, HANDS, state=state, state_space=HANDS)
+    for arm in (0, 1):
+        start, end, at = place[0][arm], goal[0][arm], 7 * arm
+        np.testing.assert_allclose(found[:, at : at + 3], (end - start)[:, :3], atol=1e-6)
+        turned = (goal[1][arm] * place[1][arm].inv()).as_euler("xyz")
+        np.testing.assert_allclose(found[:, at + 3 : at + 6], turned, atol=1e-5)
+        tips = 14 + 15 * arm
+        np.testing.assert_allclose(found[:, tips : tips + 15], (end - start)[:, 9:], atol=1e-6)
+    assert np.flatnonzero(~known_dimensions(HANDS)).tolist() == [6, 13]  # no grippers
+    np.testing.assert_allclose(from_unified(found, HANDS, state=state, state_space=HANDS), actions, atol=1e-5)
+    seen = to_unified(state, HANDS, "unified_state")
+    assert seen.shape == (9, 46)
+    np.testing.assert_allclose(seen[:, 3:7], place[1][0].as_quat(canonical=True), atol=1e-6)
+    np.testing.assert_array_equal(seen[:, 16:31], state[:, 9:24].astype(np.float32))
+    np.testing.assert_allclose(from_unified(seen, HANDS, "unified_state"), state, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bridge", "libero", "robomimic", "metaworld", "open_x"])
+def test_named_spaces_come_back(name, rng):
+    space = PRESETS[name]
+    actions = rng.uniform(-1, 1, (5, space.dim))
+    np.testing.assert_allclose(from_unified(to_unified(actions, name), name), actions, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: to_unified(np.zeros((1, 8)), "franka_joints"), r"`target`: expected every part of the source, joints"),
+        (
+            lambda: to_unified(np.zeros((1, 2)), [Joints(2)], drop=("joints",)),
+            "`source`: expected a position, rotation",
+        ),
+        (lambda: to_unified(np.zeros((1, 7)), LIBERO, arm="third"), "`arm`: expected one of left, right"),
+        (lambda: to_unified(np.zeros((1, 7)), LIBERO, "bridge"), "`unified`: expected unified or unified_state"),
+        (lambda: from_unified(np.zeros((1, 7)), LIBERO), "`values`: expected 44 numbers of the unified space"),
+        (lambda: to_unified(np.zeros((1, 1)), [Gripper("width")]), "a gripper cannot go from width to open_is_1"),
+        (lambda: to_unified(np.zeros((1, 48)), HANDS), "`state`: expected the position of arm 'left' that a step"),
+    ],
+)
+def test_what_has_no_place_is_refused(make, text):
+    with pytest.raises(LattokError, match=text):
+        make()
+
+
+def test_a_description_of_three_lines_converts_actions_and_state(tmp_path):
+    write_dataset(tmp_path / "arm", [12, 9])
+    spaces = {
+        "action": [{"part": "position", "axes": ["x", "y"]}, {"part": "gripper", "convention": "open_is_1"}],
+        "observation.state": [{"part": "position", "mode": "absolute", "axes": ["y", "-x"]}],
+    }
+    described = {"dataset": "arm", "action_space": spaces, "actions": {"as": "unified", "arm": "left"}}
+    (tmp_path / "arm.json").write_text(json.dumps(described))
+    dataset, raw = open_dataset(tmp_path / "arm.json"), open_dataset(tmp_path / "arm")
+    keys = ["action", "observation.state"]
+    found, plain = dataset.columns(1, keys), raw.columns(1, keys)
+    assert [found[key].shape for key in keys] == [(9, 44), (9, 46)]
+    np.testing.assert_array_equal(found["action"][:, [0, 1, 6]], plain["action"])
+    np.testing.assert_array_equal(found["observation.state"][:, [1, 0]], plain["observation.state"] * [1, -1])
+    absent = {key: set(range(found[key].shape[1])) - set(dataset.absent[key]) for key in keys}
+    assert absent == {"action": {0, 1, 6}, "observation.state": {0, 1}}
+    assert not any(found[key][:, list(dataset.absent[key])].any() for key in keys)
+    assert dataset.features["action"].names == UNIFIED.names
+    assert dataset.actions_as["action"][-1]["absent"][0] == "left_z"
+    again = pickle.loads(pickle.dumps(dataset)).columns(1, keys)
+    assert all(np.array_equal(again[key], found[key]) for key in keys)
+    with pytest.raises(LattokError, match="`dataset`: expected one whose columns are all there, got `action` in parts"):
+        export(dataset, tmp_path / "out")
