@@ -1,28 +1,50 @@
-"""mkdocs hook: one reference page per public module that exists, made from its docstrings."""
+"""mkdocs hook: the reference. A page for each public module, from its docstrings; all configurations, presets and
+commands with their options, from the classes and functions that read them."""
 
 from __future__ import annotations
 
+import inspect
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+import tyro
+
+from lattok.cli import VERBS, Group
+from lattok.cli.flags import CONFIG
+from lattok.hub import FAMILIES
+from lattok.recipes import kinds, recipe_of
+from lattok.recipes.common import comments_of, types_of
 
 PACKAGE = Path(__file__).parents[1] / "lattok"
 # In the order of a user's path; helpers that only lattok itself calls have no page.
 PUBLIC = (
     "data",
+    "samples",
     "labels",
     "action_vq",
     "image_lam",
+    "clip_lam",
     "zoo",
+    "convert",
+    "backbones",
+    "vla",
+    "vla.joint",
     "recipes",
     "training",
     "evaluation",
     "annotation",
+    "inference",
     "sim",
     "loading",
     "serving",
     "hub",
+    "cli.doctor",
+    "findings",
     "quantize",
     "normalize",
     "types",
@@ -30,20 +52,177 @@ PUBLIC = (
 )
 
 
-def pages() -> list[str]:
-    """Public modules that are there."""
-    return [name for name in PUBLIC if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name / "__init__.py").exists()]
+def pages() -> dict[str, str]:
+    """Return the text of every page, by its name."""
+    tables = {"commands": commands(), "presets": presets(), "configurations": configurations()}
+    modules = {name: module(name) for name in PUBLIC if _exists(name)}
+    return {**tables, **{name.replace("cli.", ""): text for name, text in modules.items()}}
+
+
+def _exists(name: str) -> bool:
+    place = PACKAGE.joinpath(*name.split("."))
+    return place.with_suffix(".py").exists() or (place / "__init__.py").exists()
+
+
+def module(name: str) -> str:
+    """Return the page of a module: what it defines, and what it brings together from modules below it."""
+    members = exported(f"lattok.{name}")
+    chosen = f"\n    options:\n      members: [{', '.join(members)}]\n" if members else "\n"
+    return f"# lattok.{name}\n\n::: lattok.{name}{chosen}"
+
+
+def exported(name: str) -> list[str]:
+    """Return what a package names in `__all__`, or imports under its own name (`from x import y as y`)."""
+    found = import_module(name)
+    source = inspect.getsource(found)
+    again = re.findall(r"^from [\w.]+ import (\w+) as \1$", source, re.MULTILINE)
+    own = [key for key, value in vars(found).items() if getattr(value, "__module__", "") == name and key[0] != "_"]
+    return list(dict.fromkeys([*getattr(found, "__all__", again), *own])) if again or hasattr(found, "__all__") else []
+
+
+def configurations() -> str:
+    """Return every field of every configuration, and of what recipes read besides."""
+    parts = [
+        "# Configurations",
+        (
+            "A model's configuration is saved with it as `config.json`. Fields in *italics* come from the dataset when "
+            "a recipe makes the model."
+        ),
+        "## Models",
+    ]
+    parts += [part for name in FAMILIES for part in _fields_of(FAMILIES[name].config_class, f"`{name}`")]
+    parts += ["## Data and training", "What recipes read besides: options of `lattok train KIND` as well."]
+    owners = {owner: [] for kind in kinds() for owner in _owners(kind)}
+    for kind in kinds():
+        for owner in _owners(kind):
+            owners[owner].append(f"`{kind}`")
+    parts += [part for owner, read in owners.items() for part in _fields_of(owner, ", ".join(read))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _owners(kind: str) -> tuple[Any, Any]:
+    recipe: Any = recipe_of(kind)
+    return recipe.data_class, recipe.loop_class
+
+
+def _fields_of(owner: Any, used_by: str) -> Iterator[str]:
+    said, kinds_ = comments_of(owner), types_of(owner)
+    from_data = getattr(owner, "from_data", frozenset())
+    yield f"### {owner.__name__}"
+    yield f"{(inspect.getdoc(owner) or '').partition(chr(10))[0]} Of {used_by}."
+    rows = ["| field | type | default | |", "|---|---|---|---|"]
+    for field in fields(owner):
+        name = f"*{field.name}*" if field.name in from_data else f"`{field.name}`"
+        rows.append(f"| {name} | {_type(kinds_[field.name])} | {_default(field)} | {cell(said.get(field.name, ''))} |")
+    yield "\n".join(rows)
+
+
+def _type(kind: Any) -> str:
+    text = kind.__name__ if isinstance(kind, type) and not getattr(kind, "__args__", None) else str(kind)
+    return code(re.sub(r"\b(?:[a-z_]+\.)+", "", text))
+
+
+def _default(field: Field[Any]) -> str:
+    value = field.default_factory() if field.default_factory is not MISSING else field.default
+    if value is MISSING:
+        return "must be given"
+    return code(repr(getattr(value, "name", value) if is_dataclass(value) else value))
+
+
+def presets() -> str:
+    """Return for each kind what its presets set."""
+    parts = [
+        "# Presets",
+        (
+            "What `--preset` sets; joined with `+`, a later one wins over an earlier one, and options win over all. An "
+            "empty cell: the preset leaves the option as it is. `lattok presets KIND` prints the same."
+        ),
+    ]
+    for kind in kinds():
+        recipe: Any = recipe_of(kind)
+        names = [*recipe.presets]
+        options = list(dict.fromkeys(option for name in names for option in recipe.presets[name]))
+        doc = inspect.cleandoc(recipe.__doc__ or "")
+        parts += [f"## {kind}", doc, f"Default: `{recipe.default_preset}`."]
+        if options:
+            rows = [f"| option | {' | '.join(map(code, names))} |", "|---" * (len(names) + 1) + "|"]
+            rows += [f"| `{o}` | {' | '.join(_value(recipe.presets[n], o) for n in names)} |" for o in options]
+            parts.append("\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def _value(options: Mapping[str, Any], name: str) -> str:
+    if name not in options:
+        return ""
+    value = options[name]
+    return code(", ".join(map(str, value))) if isinstance(value, list | tuple) else code(str(value))
+
+
+def commands() -> str:
+    """Return every command with its options."""
+    parts = [
+        "# Commands",
+        (
+            "`lattok VERB --help` prints the same. A value follows its flag; flags with several values take all that "
+            "follow. Exit codes: 0, or 1 for a finding such as labels that differ, 2 for bad input, 128 + the signal's "
+            "number after a signal."
+        ),
+    ]
+    for name, verb in VERBS.items():
+        if not isinstance(verb, Group):
+            parts += [f"## {name}", *_command(f"lattok {name}", verb.run)]
+            continue
+        parts += [f"## {name}", verb.text]
+        for below in verb.names():
+            command = f"lattok {name} {below}"
+            parts += [f"### {name} {below}", *_command(command, verb.find(below, ["--help"]))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _command(command: str, run: Any) -> Iterator[str]:
+    said, _, rest = (inspect.getdoc(run) or "").partition("Example: ")
+    example, _, _ = rest.partition("\n")
+    yield said.strip()
+    yield f"```bash\n{example}\n```"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # tyro says no other way to read options
+        parser = tyro.extras.get_parser(run, prog=command, config=CONFIG)
+    rows = ["| option | value | |", "|---|---|---|"]
+    for action in parser._actions:
+        flag = action.option_strings[0] if action.option_strings else ""
+        if flag not in ("-h", "--help"):
+            shown, value = (
+                code(flag or str(action.metavar)),
+                code(str(action.metavar)) if flag and action.metavar else "",
+            )
+            rows.append(f"| {shown} | {value} | {cell(str(action.help or '').replace('%%', '%'))} |")
+    if len(rows) > 2:
+        yield "\n".join(rows)
+
+
+def code(text: str) -> str:
+    """Write code in a cell of a table."""
+    return f"`{text}`".replace("|", "\\|")
+
+
+def cell(text: str) -> str:
+    """Write a text in a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
 def on_config(config: Any) -> Any:
     """Add the pages to the navigation."""
-    reference = [{f"lattok.{name}": f"reference/{name}.md"} for name in pages()]
+    titles = {"commands": "Commands", "presets": "Presets", "configurations": "Configurations"}
+    names = [*titles, *(name.replace("cli.", "") for name in PUBLIC if _exists(name))]
+    reference = [{titles.get(name, f"lattok.{name}"): f"reference/{name}.md"} for name in names]
     config.nav = [*config.nav, {"Reference": reference}]
     return config
 
 
-def on_files(files: Files, config: Any) -> Files:
+def on_files(files: Any, config: Any) -> Any:
     """Write the pages."""
-    for name in pages():
-        files.append(File.generated(config, f"reference/{name}.md", content=f"# lattok.{name}\n\n::: lattok.{name}\n"))
+    from mkdocs.structure.files import File  # an extra; tests do without
+
+    for name, text in pages().items():
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files

@@ -224,6 +224,7 @@ def _numeric(dataset: RobotDataset) -> list[str]:
 
 
 def _check_lengths(dataset: RobotDataset, chosen: Sequence[Episode]) -> Iterator[Finding]:
+    """Report short episodes, and those without an instruction."""
     short = [e.index for e in chosen if e.length < SHORT_S * dataset.fps]
     if short:
         what = f"{len(short)} of {len(chosen)} episodes are shorter than {SHORT_S:g} s (first: {short[0]})."
@@ -299,6 +300,7 @@ class _Times:
             self._gaps = np.diff(times)[inside]
 
     def findings(self) -> Iterator[Finding]:
+        """Report timestamps that do not fit the frame rate."""
         if self._wrong:
             gap = float(np.median(self._gaps)) if self._gaps is not None and len(self._gaps) else 0.0
             measured = f"{1 / gap:.4g}" if gap > 0 else "unknown"

@@ -42,9 +42,8 @@ class DataOptions:
     """What is read from the dataset."""
 
     action_key: str = "action"  # column with the actions
-    episodes: str = (
-        "train"  # "train", "test" (the last of every task), "0:40", "0,3,5:9", or "10%" or "5 per task" of train
-    )
+    # "train", "test" (the last of every task), "0:40", "0,3,5:9", or "10%" or "5 per task" of train
+    episodes: str = "train"
 
 
 @dataclass(frozen=True)

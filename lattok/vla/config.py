@@ -70,9 +70,8 @@ class VLAConfig(NormalizedActions):
     head: str = field(default="regression", metadata=ADDED)  # or "flow": chunks out of noise (flow matching)
     flow_steps: int = field(default=4, metadata=ADDED)  # Euler steps from noise to a chunk, of a flow head
     pool: str = "mean"  # states of the codes of a step, for the head: their mean, or "none"
-    action_loss: str = (
-        "l2"  # Eq. 4; the published code has "l1"; "l2_bce": grippers by cross-entropy; a flow head has its own
-    )
+    # "l2" (Eq. 4); the published code has "l1"; "l2_bce": grippers by cross-entropy; a flow head has its own
+    action_loss: str = "l2"
     loss_reduction: str = "mean"  # "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
     normalize: str = "quantile"  # of actions and proprio
     normalize_exceptions: tuple[str, ...] = ()  # of actions, as action tokenizers have them

@@ -76,6 +76,7 @@ def examine(title: str, probes: Sequence[Probe], *subject: Any) -> Topic:
 
 
 def _probes_of(subject: str) -> Sequence[Probe]:
+    """Choose what to look at, if lattok's own modules can be imported."""
     try:
         from lattok.cli.doctor import subjects
     except Exception as error:

@@ -1,0 +1,243 @@
+"""mkdocs hook: the page of benchmarks, and short tables elsewhere, made from the files in benchmarks/results."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = "benchmarks.md"
+GROUPS = {
+    "Tokenizers": ("tokenizers", "collapse", "mask_loss", "action_tokenizer_speed", "fast_speed"),
+    "Latent action models": ("lam_labels", "lam_robust", "lam_start", "lam_distractors", "main_job", "annotate_speed"),
+    "Policies": ("closed_loop", "vla_study", "vla_step", "shuffle_lam", "shuffle_policy"),
+    "Datasets": ("scale", "windows_speed", "video_decode", "streaming_start", "streaming_rate", "streaming_wait"),
+    "What goes wrong": ("kill", "kill_runs", "ray_engine"),
+}
+ELSEWHERE = {  # results whose maker does not name them, and what they are shown by
+    "closed_loop": ("benchmarks/closed_loop/tables.py", "[Do latent actions help?](closed_loop.md) has the tables."),
+    "scale": ("benchmarks/speed/scale.py", ""),
+    "vla_study": ("lattok/recipes/study.py", ""),
+}
+MOST_ROWS = 60  # of tables made from JSON; what is longer is a link
+MOST_COLUMNS = 8
+SPREAD = {"mean", "min", "max"}
+COMMAND = re.compile(r"^ *((?:python|lattok) .*?--out benchmarks/results/(\w+)(?:\.json)?)(?: .*)?$", re.MULTILINE)
+MARKS: dict[str, Callable[[], str]] = {}
+
+
+def makers() -> dict[str, tuple[Path, str]]:
+    """Return what makes each result, by its name: the file, and the command that its docstring says."""
+    found = {name: (ROOT / path, "") for name, (path, _) in ELSEWHERE.items()}
+    for path in (*sorted(ROOT.glob("benchmarks/*/*.py")), *sorted(ROOT.glob("scripts/*.py"))):
+        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for command, name in COMMAND.findall(said.replace("\\\n", "")):
+            found[name] = (path, " ".join(command.split()))
+    return found
+
+
+@cache
+def results(name: str) -> Any:
+    """Read a result."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def page() -> str:
+    """Return the page of all results."""
+    names = sorted(path.stem for path in RESULTS.glob("*.json"))
+    known = [name for group in GROUPS.values() for name in group]
+    groups = {**GROUPS, "Others": tuple(name for name in names if name not in known)}
+    lines = [
+        "# Benchmarks",
+        (
+            "Made from the files that the benchmarks write, nothing typed. Every section says which command makes it "
+            "again, and on which machine it ran: times compare within one table alone. What follows from these figures "
+            "is in [Which one, when?](concepts/which_one.md) and in [Decisions](decisions.md)."
+        ),
+    ]
+    for title, members in groups.items():
+        there = [name for name in members if name in names]
+        lines += [f"## {title}", *(part for name in there for part in section(name))] if there else []
+    return "\n\n".join(lines) + "\n"
+
+
+def section(name: str) -> Iterator[str]:
+    """Yield the parts of a result: what it is, how it was made, where, and its figures."""
+    path, command = makers().get(name, (None, ""))
+    said = "" if path is None else ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    first = said.partition("\n\n")[0]
+    yield f"### {name.replace('_', ' ')}"
+    if first:
+        yield first
+    if command:
+        yield f"```bash\n{command}\n```"
+    note, alt = ELSEWHERE.get(name, ("", ""))[1], re.sub(r"[`\[\]]", "", first.partition("\n")[0] or name)
+    facts = ". ".join(filter(None, (machine(results(name)), f"[All figures as JSON](results/{name}.json)"))) + "."
+    yield f"{note} {facts}".strip()
+    picture = next((kind for kind in ("png", "svg") if (RESULTS / f"{name}.{kind}").is_file()), None)
+    if picture is not None:
+        yield f"![{alt}](results/{name}.{picture})"
+    table = RESULTS / f"{name}.md"
+    if note:
+        return
+    if table.is_file():
+        yield below(table.read_text(encoding="utf-8"))
+    else:
+        yield from tables({key: value for key, value in results(name).items() if key != "environment"})
+
+
+def below(markdown: str) -> str:
+    """Return a page as part of a section: its headings three levels down, without its pictures and its title."""
+    lines = [line for line in markdown.splitlines() if not line.startswith(("# ", "!["))]
+    return "\n".join(re.sub(r"^(#+) ", r"##\1 ", line) for line in lines).strip()
+
+
+def machine(found: Mapping[str, Any]) -> str:
+    """Say where a result was made."""
+    facts = found.get("environment") or next((v["environment"] for v in found.values() if _has(v, "environment")), None)
+    if not isinstance(facts, Mapping):
+        return ""
+    threads = f"{facts.get('threads')} thread{'s' * (facts.get('threads') != 1)}"
+    cpu, cores, torch, commit = (facts.get(name) for name in ("cpu", "cores", "torch", "commit"))
+    return f"{cpu}, {cores} cores, {threads}, torch {torch}, commit {commit}"
+
+
+def tables(value: Mapping[str, Any]) -> Iterator[str]:
+    """Yield tables of nested figures, as far as they are short."""
+    found = list(_tables(value, ()))
+    if sum(text.count("\n") for text in found) <= MOST_ROWS:
+        yield from found
+
+
+def _tables(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    plain = {key: each for key, each in value.items() if _figure(each)}
+    rows = {key: each for key, each in value.items() if not _figure(each) and isinstance(each, Mapping) and _flat(each)}
+    head = f"**{' · '.join(path)}**\n\n" if path else ""
+    if plain:
+        yield head + "\n".join(["| | |", "|---|---|", *(f"| {key} | {number(each)} |" for key, each in plain.items())])
+    if rows:
+        columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+        if len(columns) > max(MOST_COLUMNS, len(rows)):
+            rows, columns = {c: {key: row.get(c) for key, row in rows.items()} for c in columns}, list(rows)
+        table = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        table += [f"| {key} | {' | '.join(number(row.get(c)) for c in columns)} |" for key, row in rows.items()]
+        yield head + "\n".join(table)
+    for key, each in value.items():
+        if (
+            isinstance(each, Mapping) and key not in plain and not _flat(each) and key != "runs"
+        ):  # "figures" sums those up
+            yield from _tables(each, (*path, key))
+
+
+def _figure(value: Any) -> bool:
+    return not isinstance(value, Mapping | list) or (isinstance(value, Mapping) and set(value) == SPREAD)
+
+
+def _flat(value: Mapping[str, Any]) -> bool:
+    return bool(value) and all(map(_figure, value.values()))
+
+
+def _has(value: Any, key: str) -> bool:
+    return isinstance(value, Mapping) and key in value
+
+
+def number(value: Any) -> str:
+    """Write a figure."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return f"{number(value['mean'])} ({number(value['min'])} to {number(value['max'])})"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return " ".join(str(value).split())[:80].replace("|", "\\|")
+
+
+def mark(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
+    """Let a function write what stands in place of `<!-- NAME -->`."""
+
+    def keep(write: Callable[[], str]) -> Callable[[], str]:
+        MARKS[name] = write
+        return write
+
+    return keep
+
+
+@mark("closed loop")
+def closed_loop() -> str:
+    """Return the rows of the closed-loop study without its secondary columns."""
+    lines, rows = [], []
+    for line in (RESULTS / "closed_loop.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|"):
+            lines.append(f"| {' | '.join(cells[:5])} |")
+            rows += (
+                [cells[4]] if len(cells) > 4 and cells[4] and cells[0] != "row" and "control" not in cells[0] else []
+            )
+        else:
+            lines.append(re.sub(r"^#+ (.*)", r"**\1**", line))
+    said = [row for row in rows if not set(row) <= {"-"}]
+    better, worse = (sum(row.startswith(word) for row in said) for word in ("better", "worse"))
+    count = f"Of {len(said)} comparisons with the Baseline {better} come out better, {worse} worse, "
+    return "\n".join(lines).strip() + f"\n\n{count}and {len(said) - better - worse} show no difference."
+
+
+@mark("labels")
+def labels() -> str:
+    """Return R^2 by objective and share of labels."""
+    study, controls = results("lam_labels")["studies"]["sample"], results("lam_labels")["controls"]["sample"]
+    kinds = ("labels only", "reconstruction", "reconstruction and flow")
+    lines = [f"| labelled pairs | {' | '.join(kinds)} |", "|---|---|---|---|"]
+    for share in ("0%", "1%", "5%", "100%"):
+        cells = []
+        for kind in kinds:
+            found = study.get(f"{kind}, {share} labels")
+            cells.append(spread(found["figures"]["r2/codes/mean"], len(found["runs"])) if found else "–")
+        lines.append(f"| {share} | {' | '.join(cells)} |")
+    for name, what in (("change", "the change of pixels"), ("flow", "block flow")):
+        lines.append(f"| *control:* k-means on {what} | {controls[f'r2/{name}, k-means/mean']:.2f} | | |")
+    return "\n".join(lines)
+
+
+@mark("tokenizers")
+def tokenizers() -> str:
+    """Return the error of each tokenizer at about 64 bits."""
+    rows = {name: row for name, row in results("tokenizers")["rows"].items() if row["at_64_bits"]}
+    lines = ["| tokenizer | codes | held-out episodes | tasks nobody trained on |", "|---|---|---|---|"]
+    for name, row in rows.items():
+        error = [f"{row[part]['mse_normalised']['mean']:.4f}" for part in ("test", "new_tasks")]
+        title = f"*control:* {name.removeprefix('control: ')}" if name.startswith("control") else name
+        lines.append(f"| {title} | {row['test']['tokens_per_chunk']['mean']:.3g} | {' | '.join(error)} |")
+    return "\n".join(lines)
+
+
+def spread(figure: Mapping[str, float], runs: int) -> str:
+    """Write a mean with its least and greatest."""
+    between = f" ({figure['min']:.2f} to {figure['max']:.2f})" if runs > 1 else ", one seed"
+    return f"{figure['mean']:.2f}{between}"
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the page, and what it links to."""
+    from mkdocs.structure.files import File  # an extra; tests do without
+
+    files.append(File.generated(config, PAGE, content=page()))
+    for path in sorted(RESULTS.iterdir()):
+        if path.suffix in (".json", ".png", ".svg"):
+            files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put tables in their places."""
+    for name, write in MARKS.items():
+        if f"<!-- {name} -->" in markdown:
+            markdown = markdown.replace(f"<!-- {name} -->", write())
+    return markdown

@@ -1,0 +1,210 @@
+"""The documentation site: what is generated says all that its source says, and what is typed is there."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import lattok
+from docs import doctor_page, drawings, model_pages, reference_pages, result_pages
+from lattok import cli
+from lattok.cli import CONVERT, VERBS, main
+from lattok.cli.doctor import environment
+from lattok.findings import Finding
+from lattok.hub import FAMILIES
+from lattok.recipes import kinds, recipe_of
+from lattok.vla import STRATEGIES, LatentLoss, Span, Strategy
+from tests.recipes.test_howto import BLOCK, ROOT
+
+PAGES = sorted((*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"))
+MARKS = re.compile(r"^<!-- (?:drawing: ([\w-]+)|([a-z ]+)) -->$", re.MULTILINE)
+KNOWN = {"first", "main-job", "tests", "supervise", "lara"}  # markers of blocks that tests run
+
+
+def texts(drawing: str) -> list[str]:
+    return [node.text or "" for node in ElementTree.fromstring(drawing).iter() if node.tag.endswith("text")]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_drawing_says_what_the_strategy_says(name):
+    strategy = STRATEGIES[name]
+    said = texts(drawings.drawing(name))
+    for span in strategy.spans:
+        assert {span.name, drawings.formula(span)} <= set(said)
+    cards = "\n".join(said)
+    for loss in strategy.losses:
+        assert loss.loss in cards
+        assert f"λ {loss.weight:g}, {drawings.layer(loss.layer)}" in cards
+    assert cards.count("λ") == len(strategy.losses)
+
+
+def test_formulas_count_as_strategies_do():
+    assert drawings.formula(STRATEGIES["la_cond"].spans[0]) == "P · S"
+    assert drawings.formula(STRATEGIES["ph_direct"].spans[0]) == "P · H"
+    assert (drawings.formula(Span("action")), drawings.formula(Span("a", 2, 3))) == ("H", "2 · 3")
+    assert (drawings.layer(0.6), drawings.layer(1.0), drawings.layer(17)) == ("layer ⌈0.6 N⌉", "last layer", "layer 17")
+
+
+def test_a_strategy_with_two_losses_is_drawn():
+    losses = (LatentLoss("codes", "latent"), LatentLoss("align", "action", layer=0.6, weight=1.0, name="look"))
+    both = Strategy("both", (Span("latent", "codes", "labels"), Span("action")), losses, "steps")
+    drawn = drawings.draw(both)
+    assert drawn.count("<circle") == 2
+    assert "align: 1 - cosine (look)" in texts(drawn)
+
+
+def test_a_drawing_is_readable_without_its_colours():
+    """It takes the colour of the text, and has a title for who cannot see it."""
+    for name in (*drawings.DRAWINGS, *STRATEGIES):
+        drawn = drawings.drawing(name)
+        assert "#" not in drawn.replace("&#x27;", "")
+        (title,) = (node.text for node in ElementTree.fromstring(drawn).iter() if node.tag.endswith("title"))
+        assert len(title or "") > 20
+
+
+def test_lara_and_latbot_are_drawn_from_their_defaults():
+    assert "1 - cos(W h, e), λ 0.01" in texts(drawings.lara())
+    assert {"128", "distill: squared error + KL"} <= set(texts(drawings.latbot()))
+
+
+def test_every_mark_has_somebody_who_writes_there():
+    known = {*result_pages.MARKS, *KNOWN, "every strategy", "every finding", "every verdict"}
+    for page in PAGES:
+        for drawing, mark in MARKS.findall(page.read_text(encoding="utf-8")):
+            assert drawing in ("", *drawings.DRAWINGS, *STRATEGIES), page
+            assert mark in ("", *known), (page, mark)
+
+
+def messages() -> list[re.Pattern[str]]:
+    found = [
+        entry.what
+        for paths in doctor_page.SOURCES.values()
+        for path in paths
+        for check in doctor_page.checks_of(doctor_page.ROOT / path)
+        for entry in check.entries
+    ]
+    said = [what for what in found if what.strip("… .")]
+    return [re.compile(".*".join(map(re.escape, what.replace("\\|", "|").split("…")))) for what in said]
+
+
+def test_what_the_doctor_says_is_on_the_page(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(environment, "LOW_DISK_GB", 1e9)
+    monkeypatch.setattr(environment, "LOW_MEMORY_GB", 1e9)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 10_000)
+    monkeypatch.setitem(environment.CODECS, "h264", (("no such encoder",), "mp4"))
+    probes = (environment.hub_variables, environment.disks, environment.processors, environment.media)
+    said = [found for probe in probes for found in probe() if isinstance(found, Finding)]
+    monkeypatch.setattr(environment, "installed", lambda names: {"mujoco": "3.3.0"})
+    said += [found for probe in (environment.simulation, environment.versions) for found in probe() if len(found) == 3]
+    known = messages()
+    assert len(said) > 6
+    for finding in said:
+        assert any(pattern.fullmatch(finding.what) for pattern in known), finding.what
+        assert finding.advice.split(" (")[0].split("=")[0] in doctor_page.findings(), finding.advice
+
+
+def test_every_finding_of_the_code_is_on_the_page():
+    listed = {path for paths in doctor_page.SOURCES.values() for path in paths}
+    for path in doctor_page.ROOT.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Finding"]
+        name = path.relative_to(doctor_page.ROOT).as_posix()
+        if calls and name != "findings.py":
+            assert name in listed
+            entries = [entry for check in doctor_page.checks_of(path) for entry in check.entries]
+            assert len(entries) >= len({call.lineno for call in calls}), name
+
+
+def test_every_importer_is_on_the_page_of_models():
+    page = model_pages.page()
+    assert set(model_pages.SYSTEMS) <= set(CONVERT)
+    for kind in CONVERT:
+        assert page.count(f"{{ #{kind} }}") == 1
+        assert f"lattok convert {kind} " in page
+    for name in FAMILIES:
+        assert f"| `{name}` |" in page
+    assert model_pages.sizes("lapa-laq") == ("pixels, 256", "4 codes of 8")
+    assert model_pages.sizes("adaworld-lam")[1] == "a latent of 32 numbers, no codes"
+
+
+def test_the_reference_leaves_nothing_out():
+    pages = reference_pages.pages()
+    for name, verb in VERBS.items():
+        below = [f"### {name} {kind}" for kind in verb.names()] if isinstance(verb, cli.Group) else [f"## {name}"]
+        assert all(f"\n{title}\n" in pages["commands"] for title in below)
+    for kind in kinds():
+        recipe = recipe_of(kind)
+        for option in recipe.option_types():
+            assert f"`--{option.replace('_', '-')}`" in pages["commands"], option
+        for preset, options in recipe.presets.items():
+            assert f"`{preset}`" in pages["presets"]
+            assert all(f"| `{option}` |" in pages["presets"] for option in options)
+    for name in FAMILIES:
+        owner = FAMILIES[name].config_class
+        part = pages["configurations"].partition(f"### {owner.__name__}\n")[2].partition("\n### ")[0]
+        assert all(re.search(rf"^\| [`*]{field.name}[`*] \|", part, re.MULTILINE) for field in fields(owner)), name
+    assert "| `--cameras` | `NAME ...` |" in pages["commands"]
+    assert "LatentVLA" in pages["vla"]
+    assert "lapa_laq" in pages["convert"]
+
+
+def test_every_result_is_on_the_page_of_benchmarks():
+    page = result_pages.page()
+    for path in (ROOT / "benchmarks/results").glob("*.json"):
+        assert f"(results/{path.name})" in page
+    commands = [line for line in page.splitlines() if line.startswith("python -m benchmarks")]
+    for command in commands:
+        assert (ROOT / Path(*command.split()[2].split(".")).with_suffix(".py")).is_file()
+    assert len(commands) > 15
+    best = json.loads((ROOT / "benchmarks/results/tokenizers.json").read_text())["rows"]["residual VQ, 8 tokens"]
+    assert f"{best['test']['mse_normalised']['mean']:.4f}" in result_pages.tokenizers()
+    assert re.search(r"Of \d+ comparisons with the Baseline \d+ come out better", result_pages.closed_loop())
+
+
+def commands(page: Path) -> list[str]:
+    blocks = [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == "bash"]
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip().startswith("lattok ")]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda page: page.stem)
+def test_every_command_of_every_page_is_one(page, monkeypatch, capsys, tmp_path):
+    """They parse, with the flags and values that they have: what they do is tested elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"DATASET": "data", "TASK": "task", "MODEL": "model", "OUT": "out"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cli, "partial", lambda verb, *words, **flags: lambda: None)
+    for line in commands(page):
+        line = re.sub(r"\$\(\(.*?\)\)", "0", line.partition(" | ")[0].partition(" && ")[0])  # the shell's arithmetic
+        words = shlex.split(os.path.expandvars(line), comments=True)[1:]
+        assert main(words) == 0, (line, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_python_block_is_python_and_its_names_exist(page):
+    for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        for node in ast.walk(ast.parse(text)) if kind == "python" else ():
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "lattok":
+                assert hasattr(lattok, node.attr) or node.attr in ("vla",), (page, node.attr)
+
+
+def test_blocks_of_the_first_page_and_of_fast_run_as_typed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (first,) = (text for kind, text in BLOCK.findall((ROOT / "docs/index.md").read_text()) if kind == "python")
+    exec(first, {})
+    assert "[" in capsys.readouterr().out
+    _, *rest = (text for kind, text in BLOCK.findall((ROOT / "docs/migrate/fast.md").read_text()) if kind == "python")
+    names: dict[str, object] = {}
+    for block in rest:  # the first one downloads
+        exec(block, names)
+    assert names["actions"].shape == (2, 10, 4)
+    assert (tmp_path / "my-fast/processor_config.json").is_file()
