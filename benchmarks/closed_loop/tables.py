@@ -1,6 +1,6 @@
 """Tables and figures of the closed-loop study, made from its result files and nothing else.
 
-python -m benchmarks.closed_loop.tables                      # writes benchmarks/results/closed_loop.{md,json,png}
+python -m benchmarks.closed_loop.tables             # writes benchmarks/results/closed_loop{.md,.json,.png,_paper.md}
 
 The seed is the unit: a row's success is the mean over seeds with its t interval, a difference is that of runs with the
 same seed, with a paired t interval; p values of a regime are corrected after Holm.
@@ -23,6 +23,14 @@ from benchmarks.closed_loop.run import RESULTS
 from benchmarks.common import write_results
 
 BASE = "baseline"
+# what the paper gains over its Baseline, in points: LIBERO on average and Long (Tables 1, 9), RoboTwin (Table 2)
+PAPER = {
+    "ph_direct": ("-1.2", "+0.0", ""),
+    "la_align": ("+3.9", "+9.0", "+10.0"),
+    "la_direct": ("+4.0", "+10.8", "+11.3"),
+    "la_cond": ("+3.5", "+8.4", "+13.3"),
+    "la_tok": ("+2.4", "+6.8", "+17.5"),
+}
 
 
 class Interval(NamedTuple):
@@ -122,6 +130,17 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def paper_table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Return differences to the Baseline in points next to those of the paper, in Markdown."""
+    titles = [f"here, {REGIMES[regime].title}" for regime in found]
+    lines = ["| row | LIBERO | LIBERO-Long | RoboTwin | " + " | ".join(titles) + " |", "|---" * (4 + len(found)) + "|"]
+    for row, theirs in PAPER.items():
+        ours = [figures.get(row, {}).get("difference") for figures in found.values()]
+        points = ["" if d is None else f"{100 * d.mean:+.1f} ± {100 * d.half:.1f}" for d in ours]
+        lines.append("| " + " | ".join([ROWS[row].title, *theirs, *points]) + " |")
+    return "\n".join(lines)
+
+
 def shift_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """Return success where the scene is changed, in Markdown; empty where nothing was tried."""
     rows = [figure for figure in figures.values() if "shift" in figure]
@@ -178,6 +197,7 @@ def main() -> None:
     ]
     target = args.results.with_suffix(".md")
     target.write_text("\n\n".join(parts) + "\n")
+    args.results.with_name(f"{args.results.name}_paper.md").write_text(paper_table(found) + "\n")
     write_results(args.results.with_suffix(".json"), found)
     plot(found, args.results.with_suffix(".png"))
     print(target.read_text())
