@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import lattok
-from benchmarks.closed_loop.labels import label_model, labelled_dataset
+from benchmarks.closed_loop.labels import decoded_dataset, label_model, labelled_dataset
 from benchmarks.closed_loop.plan import (
     ACTED_SHARE,
     EXECUTE,
@@ -41,6 +41,11 @@ def recipe_of(cell: Cell, folder: Path, out: Path) -> lattok.VLARecipe:
         given["episodes"] = f"{regime.demonstrations} per task seed {cell.seed}"
     acting = regime.acting_episodes(cell.seed)
     labels = None if row.labels is None else LABELS[row.labels]
+    if row.decoded:
+        if acting is None:
+            raise SystemExit(f"{cell.row} is of a regime in which some actions are unknown")
+        data = decoded_dataset(folder, data, str(row.labels), acting, cell.seed)
+        return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
     learns = row.joint or bool(STRATEGIES[row.strategy].losses)
     if acting is not None and labels is not None and labels.source == "video" and learns:
         given |= {"action_episodes": acting, "acted_share": ACTED_SHARE}

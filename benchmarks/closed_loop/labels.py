@@ -15,13 +15,17 @@ from torch import Tensor
 
 import lattok
 from benchmarks.closed_loop.plan import LABELS
+from lattok.data import select_episodes
 from lattok.data.pixels import resize_pixels
 from lattok.evaluation.evidence.controls import ResidualKMeans
+from lattok.evaluation.evidence.probes import ridge_predictions
 from lattok.samples.windows import FramePairs
 from lattok.types import LatentActions, VideoLabeller
 
 STRIDE, SIDE, COMPONENTS = 4, 32, 64  # frames (0.2 s), pixels, principal components
 LEVELS, CODES = 4, 16  # as many bits as the latent action model has
+ACTION = "expert_action"  # that policies learn
+AROUND, RIDGE = 4, 1.0  # steps on both sides, and the penalty, with which actions are read from labels
 RECIPES = {recipe.kind: recipe for recipe in (lattok.ImageLAMRecipe, lattok.ActionVQRecipe, lattok.UniformBinsRecipe)}
 
 
@@ -92,7 +96,7 @@ def label_model(folder: Path, data: Path, labels: str, acting: str | None, seed:
     which, out = LABELS[labels], folder / "models" / _name(labels, acting, seed)
     if (out / "config.json").exists():
         return out
-    given: dict[str, Any] = {**which.options, "seed": seed, "device": "cpu", "action_key": "expert_action"}
+    given: dict[str, Any] = {**which.options, "seed": seed, "device": "cpu", "action_key": ACTION}
     if acting is not None and which.source == "actions":
         given["episodes"] = acting
     elif acting is not None and given.get("labelled_fraction") != 0:
@@ -109,13 +113,7 @@ def _name(labels: str, acting: str | None, seed: int) -> str:
 
 def _shuffled(source: Path, out: Path, seed: int) -> Path:
     """Copy a labelled dataset, each episode with the labels of another one; where that ends its last ones go on."""
-    work = out.with_name(f".{out.name}")
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(source, work)
-    files = sorted(work.glob("data/**/*.parquet"))
-    tables = [pq.read_table(file) for file in files]
-    whole = pa.concat_tables(tables)
-    episode = whole["episode_index"].to_numpy()
+    episode, whole = _columns(source, ["latent."])
     starts = np.flatnonzero(np.diff(episode, prepend=-1))
     lengths = np.diff(starts, append=len(episode))
     order = np.random.default_rng(seed).permutation(len(starts))
@@ -124,13 +122,52 @@ def _shuffled(source: Path, out: Path, seed: int) -> Path:
     rows = np.concatenate(
         [starts[o] + np.minimum(np.arange(n), lengths[o] - 1) for o, n in zip(other, lengths, strict=True)]
     )
-    columns = [name for name in whole.column_names if name.startswith("latent.")]
-    mixed = whole.select(columns).take(pa.array(rows))
-    first = 0
-    for file, table in zip(files, tables, strict=True):
-        for name in columns:
-            column = mixed[name].slice(first, len(table))
-            table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
+    return _with_columns(source, out, whole.take(pa.array(rows)))
+
+
+def decoded_dataset(folder: Path, data: Path, labels: str, acting: str, seed: int) -> Path:
+    """Return the dataset with unknown actions as read from its labels: ridge on those of AROUND steps before and after.
+
+    Fitted on the episodes `acting`, whose actions stay as they are.
+    """
+    source = labelled_dataset(folder, data, labels, acting, seed)
+    out = source.with_name(f"{source.name}.decoded")
+    if out.exists():
+        return out
+    episode, whole = _columns(source, ["latent.embedding", ACTION])
+    latents, actions = (np.stack(whole[name].to_numpy()).astype(np.float64) for name in whole.column_names)
+    known = np.isin(episode, [each.index for each in select_episodes(lattok.open_dataset(source), acting)])
+    place = np.arange(len(episode))
+    first, last = np.searchsorted(episode, episode), np.searchsorted(episode, episode, side="right") - 1
+    near = [latents[np.clip(place + offset, first, last)] for offset in range(-AROUND, AROUND + 1)]
+    x, y = torch.from_numpy(np.concatenate(near, 1)), torch.from_numpy(actions)
+    read = ridge_predictions(x[known], y[known], x, [RIDGE])[0].clamp(y[known].min(0).values, y[known].max(0).values)
+    error = (read - y)[~known].square().sum(0) / (y[~known] - y[~known].mean(0)).square().sum(0)
+    print(f"actions read from labels: R2 {[round(1 - float(e), 2) for e in error]} of those that nobody knows")
+    read[known] = y[known]
+    column = pa.FixedSizeListArray.from_arrays(pa.array(read.float().numpy().reshape(-1)), read.shape[1])
+    return _with_columns(source, out, pa.table({ACTION: column}))
+
+
+def _columns(source: Path, prefixes: list[str]) -> tuple[np.ndarray, pa.Table]:
+    """Read which episode each row of a dataset is of, and the columns with these prefixes."""
+    whole = pa.concat_tables(pq.read_table(file) for file in sorted(source.glob("data/**/*.parquet")))
+    return whole["episode_index"].to_numpy(), whole.select(
+        [name for prefix in prefixes for name in whole.column_names if name.startswith(prefix)]
+    )
+
+
+def _with_columns(source: Path, out: Path, columns: pa.Table) -> Path:
+    """Copy a dataset to `out`, with other numbers in these columns."""
+    work, first = out.with_name(f".{out.name}"), 0
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(source, work)
+    for file in sorted(work.glob("data/**/*.parquet")):
+        table = pq.read_table(file)
+        for name in columns.column_names:
+            field = table.schema.field(name)
+            column = columns[name].slice(first, len(table)).cast(field.type)
+            table = table.set_column(table.column_names.index(name), field, column)
         pq.write_table(table, file)
         first += len(table)
     work.rename(out)

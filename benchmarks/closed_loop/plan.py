@@ -32,6 +32,7 @@ class Row(NamedTuple):
     labels: str | None = None  # a source of LABELS
     options: Mapping[str, Any] = MappingProxyType({})  # of the recipe
     joint: bool = False  # the model that would make the labels learns with the policy
+    decoded: bool = False  # unknown actions are read from the labels, and learned from as if they were known
 
 
 class Labels(NamedTuple):
@@ -95,6 +96,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "la_direct-blind": Row("LA-Direct, LAM without labels", "la_direct", "lam-blind"),
         "la_direct-0": Row("LA-Direct, lambda 0", "la_direct", "lam", {"latent_weight": 0.0}),
         "la_direct-1": Row("LA-Direct, lambda 1", "la_direct", "lam", {"latent_weight": 1.0}),
+        "decoded": Row("Baseline, unknown actions read from labels", "baseline", "lam", decoded=True),
         "flow": Row("Baseline, flow head", "baseline", None, {"head": "flow"}),
         "lara": Row("LARA", "baseline", "lam", joint=True),
         "lara-frozen": Row("LARA, its latent action model stays", "baseline", "lam", {"lam_rate": 0.0}, joint=True),
