@@ -1,4 +1,4 @@
-"""mkdocs hook: the page of models, from the registry, the importers and what no file of either says (`SYSTEMS`)."""
+"""mkdocs hook: the tables of models, from the registry, the importers and what neither of them says (`SYSTEMS`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import lattok
 from lattok.cli import CONVERT
 from lattok.hub import FAMILIES
 from lattok.recipes import kinds
-
-PAGE = "models.md"
 
 
 class System(NamedTuple):
@@ -190,22 +188,6 @@ SYSTEMS = {
 }
 
 
-def page() -> str:
-    """Return the page."""
-    return "\n\n".join(["# Models", INTRO, *families(), "## Published models", PUBLISHED, table(), *sections()]) + "\n"
-
-
-INTRO = """One call loads any of them: `lattok.load("a folder or a Hub id")` reads the type from `config.json`.
-`lattok.list_models()` lists what follows."""
-PUBLISHED = """`lattok convert` reads a system's own checkpoint and writes an artefact like any other. Nothing in it
-is run; every tensor has its place, or the file is refused with the name of the system that it looks like. How to label
-with one: [Label with a published latent action model](howto/zoo.md).
-
-Licences and places are those that the authors name; none of these files was downloaded where lattok is tested. What is
-tested: files with the published names and random weights, whose codes, latents and predictions the published classes
-computed, and the names and shapes of the full-size files."""
-
-
 def families() -> Iterator[str]:
     """Yield the families of artefacts."""
     rows = ["| type | class | what it is | train it |", "|---|---|---|---|"]
@@ -214,9 +196,7 @@ def families() -> Iterator[str]:
         said = (inspect.getdoc(family) or "").partition("\n")[0]
         how = {"latent-vla": "`lattok train vla`"}.get(name, f"`lattok train {name}`" if name in kinds() else "")
         rows.append(f"| `{name}` | {_link(family)} | {said} | {how} |")
-    yield "## Families"
     yield "\n".join(rows)
-    yield "A package of yours adds a family by naming its module in `pyproject.toml`; `CONTRIBUTING.md` has an example."
 
 
 def _link(family: type) -> str:
@@ -280,9 +260,15 @@ def facts(kind: str) -> str:
     )
 
 
-def on_files(files: Any, config: Any) -> Any:
-    """Write the page."""
-    from mkdocs.structure.files import File  # an extra; tests do without
+MARKS = {
+    "<!-- families -->": lambda: "\n\n".join(families()),
+    "<!-- systems -->": lambda: "\n\n".join([table(), *sections()]),
+}
 
-    files.append(File.generated(config, PAGE, content=page()))
-    return files
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put families and published systems in their places."""
+    for mark, write in MARKS.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, write())
+    return markdown

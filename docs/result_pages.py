@@ -12,13 +12,20 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = "benchmarks.md"
 GROUPS = {
     "Tokenizers": ("tokenizers", "collapse", "mask_loss", "action_tokenizer_speed", "fast_speed"),
     "Latent action models": ("lam_labels", "lam_robust", "lam_start", "lam_distractors", "main_job", "annotate_speed"),
     "Policies": ("closed_loop", "vla_study", "vla_step", "shuffle_lam", "shuffle_policy"),
-    "Datasets": ("scale", "windows_speed", "video_decode", "streaming_start", "streaming_rate", "streaming_wait"),
-    "What goes wrong": ("kill", "kill_runs", "ray_engine"),
+    "Datasets": (
+        "scale",
+        "ray_engine",
+        "windows_speed",
+        "video_decode",
+        "streaming_start",
+        "streaming_rate",
+        "streaming_wait",
+    ),
+    "What goes wrong": ("kill", "kill_runs"),
 }
 ELSEWHERE = {  # results whose maker does not name them, and what they are shown by
     "closed_loop": ("benchmarks/closed_loop/tables.py", "[Do latent actions help?](closed_loop.md) has the tables."),
@@ -32,6 +39,17 @@ COMMAND = re.compile(r"^ *((?:python|lattok) .*?--out benchmarks/results/(\w+)(?
 MARKS: dict[str, Callable[[], str]] = {}
 
 
+def mark(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
+    """Let a function write what stands in place of `<!-- NAME -->`."""
+
+    def keep(write: Callable[[], str]) -> Callable[[], str]:
+        MARKS[name] = write
+        return write
+
+    return keep
+
+
+@cache
 def makers() -> dict[str, tuple[Path, str]]:
     """Return what makes each result, by its name: the file, and the command that its docstring says."""
     found = {name: (ROOT / path, "") for name, (path, _) in ELSEWHERE.items()}
@@ -48,23 +66,17 @@ def results(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def page() -> str:
-    """Return the page of all results."""
+@mark("every result")
+def every_result() -> str:
+    """Return a section for each result, by what it is about."""
     names = sorted(path.stem for path in RESULTS.glob("*.json"))
     known = [name for group in GROUPS.values() for name in group]
     groups = {**GROUPS, "Others": tuple(name for name in names if name not in known)}
-    lines = [
-        "# Benchmarks",
-        (
-            "Made from the files that the benchmarks write, nothing typed. Every section says which command makes it "
-            "again, and on which machine it ran: times compare within one table alone. What follows from these figures "
-            "is in [Which one, when?](concepts/which_one.md) and in [Decisions](decisions.md)."
-        ),
-    ]
+    lines: list[str] = []
     for title, members in groups.items():
         there = [name for name in members if name in names]
         lines += [f"## {title}", *(part for name in there for part in section(name))] if there else []
-    return "\n\n".join(lines) + "\n"
+    return "\n\n".join(lines)
 
 
 def section(name: str) -> Iterator[str]:
@@ -160,16 +172,6 @@ def number(value: Any) -> str:
     return " ".join(str(value).split())[:80].replace("|", "\\|")
 
 
-def mark(name: str) -> Callable[[Callable[[], str]], Callable[[], str]]:
-    """Let a function write what stands in place of `<!-- NAME -->`."""
-
-    def keep(write: Callable[[], str]) -> Callable[[], str]:
-        MARKS[name] = write
-        return write
-
-    return keep
-
-
 @mark("closed loop")
 def closed_loop() -> str:
     """Return the rows of the closed-loop study without its secondary columns."""
@@ -225,10 +227,9 @@ def spread(figure: Mapping[str, float], runs: int) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the page, and what it links to."""
+    """Add what the page of benchmarks links to."""
     from mkdocs.structure.files import File  # an extra; tests do without
 
-    files.append(File.generated(config, PAGE, content=page()))
     for path in sorted(RESULTS.iterdir()):
         if path.suffix in (".json", ".png", ".svg"):
             files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))

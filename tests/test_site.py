@@ -7,6 +7,9 @@ import json
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,11 +21,14 @@ from docs import doctor_page, drawings, model_pages, reference_pages, result_pag
 from lattok import cli
 from lattok.cli import CONVERT, VERBS, main
 from lattok.cli.doctor import environment
+from lattok.evaluation.evidence import mlp_probes
 from lattok.findings import Finding
 from lattok.hub import FAMILIES
 from lattok.recipes import kinds, recipe_of
 from lattok.vla import STRATEGIES, LatentLoss, Span, Strategy
-from tests.recipes.test_howto import BLOCK, ROOT
+from tests.conftest import write_dataset
+from tests.recipes.test_howto import BLOCK, PUBLISHED, ROOT
+from tests.zoo.parity import open_case
 
 PAGES = sorted((*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"))
 MARKS = re.compile(r"^<!-- (?:drawing: ([\w-]+)|([a-z ]+)) -->$", re.MULTILINE)
@@ -76,7 +82,7 @@ def test_lara_and_latbot_are_drawn_from_their_defaults():
 
 
 def test_every_mark_has_somebody_who_writes_there():
-    known = {*result_pages.MARKS, *KNOWN, "every strategy", "every finding", "every verdict"}
+    known = {*result_pages.MARKS, *KNOWN, "every strategy", "every finding", "every verdict", "families", "systems"}
     for page in PAGES:
         for drawing, mark in MARKS.findall(page.read_text(encoding="utf-8")):
             assert drawing in ("", *drawings.DRAWINGS, *STRATEGIES), page
@@ -125,7 +131,7 @@ def test_every_finding_of_the_code_is_on_the_page():
 
 
 def test_every_importer_is_on_the_page_of_models():
-    page = model_pages.page()
+    page = model_pages.on_page_markdown((ROOT / "docs/models.md").read_text(encoding="utf-8"))
     assert set(model_pages.SYSTEMS) <= set(CONVERT)
     for kind in CONVERT:
         assert page.count(f"{{ #{kind} }}") == 1
@@ -158,7 +164,7 @@ def test_the_reference_leaves_nothing_out():
 
 
 def test_every_result_is_on_the_page_of_benchmarks():
-    page = result_pages.page()
+    page = result_pages.every_result()
     for path in (ROOT / "benchmarks/results").glob("*.json"):
         assert f"(results/{path.name})" in page
     commands = [line for line in page.splitlines() if line.startswith("python -m benchmarks")]
@@ -208,3 +214,50 @@ def test_blocks_of_the_first_page_and_of_fast_run_as_typed(tmp_path, monkeypatch
         exec(block, names)
     assert names["actions"].shape == (2, 10, 4)
     assert (tmp_path / "my-fast/processor_config.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["index", "troubleshooting"])
+def test_a_shell_runs_the_page_as_typed(page, tmp_path):
+    """Literally, with the dataset and the models that come with the package; only lattok is there already."""
+    blocks = [text for kind, text in BLOCK.findall((ROOT / f"docs/{page}.md").read_text()) if kind == "bash"]
+    stand_ins = f'pip() {{ :; }}\nlattok() {{ {shlex.quote(sys.executable)} -m lattok "$@"; }}\n'
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        ["bash", "-eu", "-o", "pipefail", "-c", stand_ins + "\n".join(blocks)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert page != "index" or (tmp_path / "first-labels/meta/lattok.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["univla", "lapa", "moto"])
+def test_who_comes_from_elsewhere_can_type_what_stands_there(page, tmp_path, monkeypatch, capsys):
+    """On a small dataset, with small files of the published names and random weights."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mlp_probes, "STEPS", 5)
+    write_dataset(tmp_path / "data", [24, 26, 25, 27])
+    parity = ROOT / "tests/parity"
+    shutil.copy(parity / "univla_stage2/checkpoint.ckpt", "lam-stage-2.ckpt")
+    shutil.copy(open_case("lapa_laq_a").folder / "weights.pt", "laq_openx.pt")
+    shutil.copytree(parity / "lara_lam_a", "latent_motion_tokenizer")
+    Path("latent_motion_tokenizer/weights.safetensors").rename("latent_motion_tokenizer/model.safetensors")
+    names = {"DATASET": "data", "image": "front", "32": "2", "15": "2", "1s": "2"}
+    few = ["--steps", "2", "--batch-size", "4", "--device", "cpu", "--log-every", "1"]
+    small = ["--width", "16", "--depth", "2", "--head-dim", "16", "--cameras", "front"]
+    for line in commands(ROOT / f"docs/migrate/{page}.md"):
+        words = [names.get(word, word) for word in shlex.split(line)[1:]]
+        words += PUBLISHED if words[1] == "univla-lam" else []
+        words += few if words[0] == "train" else []
+        if words[1] == "lara":
+            size = json.loads(Path("moto/config.json").read_text())["image_size"]
+            words += ["--backbone", "scratch", *small, "--image-size", str(size), "--interpolation", "bicubic"]
+        if words[0] == "compare":
+            shutil.copytree("lapa", "my-lam")
+            words += ["--cameras", "front"]
+        assert main(words) == 0, (line, capsys.readouterr().err)
