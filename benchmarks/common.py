@@ -59,6 +59,25 @@ def _cpu() -> str:
     return models[0] if models else platform.processor()
 
 
+def peak(function: Callable[[], Any], device: torch.device) -> int:
+    """Bytes that torch's allocator holds at most during a call, beyond those at its start."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        function()
+    recorded: Any = profile.profiler
+    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
+    live = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        most = max(most, live)
+    return most
+
+
 class Case(NamedTuple):
     """Something to time: `function(argument)`."""
 

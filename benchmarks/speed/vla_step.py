@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from benchmarks.common import environment, write_results
+from benchmarks.common import environment, peak, write_results
 from benchmarks.reference.vla import FIRST_CODE, IGNORED, StraightforwardVLA
 from benchmarks.speed.vla_models import (
     BATCH,
@@ -56,25 +56,6 @@ QUICK = ("baseline", "la_align", "la_direct", "la_tok")
 WHOLE, SPAN = "full vocabulary, whole sequence", "full vocabulary, placeholders only"
 Cases = Mapping[str, Callable[[], Any]]
 Figures = dict[str, dict[str, float]]
-
-
-def peak(function: Callable[[], Any], device: torch.device) -> int:
-    """Bytes that torch's allocator holds at most during a call, beyond those at its start."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        function()
-        return torch.cuda.max_memory_allocated(device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        function()
-    recorded: Any = profile.profiler
-    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
-    live = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        live += event.nbytes()
-        most = max(most, live)
-    return most
 
 
 def measure(cases: Cases, rounds: int, device: torch.device) -> Figures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lattok import checks
@@ -28,7 +28,9 @@ class ClipLAMConfig(NormalizedActions):
 
     target: ClassVar[str] = "features"  # what is predicted
 
-    from_data: ClassVar[frozenset[str]] = frozenset({"cameras", "action_dim", "action_names", "absent", "mean", "std"})
+    from_data: ClassVar[frozenset[str]] = frozenset(
+        {"cameras", "action_dim", "action_names", "absent", "mean", "std", "sana"}
+    )
 
     cameras: tuple[str, ...]
     action_dim: int
@@ -63,9 +65,11 @@ class ClipLAMConfig(NormalizedActions):
     features_revision: str | None = None
     features_size: int = 224  # side of the frames there
     features_patch: int = 16  # of "pixels"
+    decoder: str = "compact"  # or "sana:MODEL", SANA of diffusers, in a folder or on the Hub, which it begins with
+    sana: dict[str, Any] = field(default_factory=dict)  # sizes of that transformer
     sees_now: bool = True  # the decoder sees the first frame
     exchange: bool = True  # streams of scene and motion look at each other in every layer of the decoder
-    decoder_width: int = 512
+    decoder_width: int = 512  # with SANA of the motion stream
     decoder_depth: int = 8
     decoder_heads: int = 8
     flow_steps: int = 10  # Euler steps from noise to a frame and actions
@@ -90,6 +94,15 @@ class ClipLAMConfig(NormalizedActions):
         if self.action_dim * self.horizon > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk", got)
+        if self.decoder != "compact" and not self.decoder.startswith("sana:"):
+            checks.fail("decoder", '"compact" or "sana:MODEL"', repr(self.decoder))
+        if bool(self.sana) != (self.decoder != "compact"):
+            checks.fail("sana", "sizes of a transformer with decoder=sana:MODEL, and only there", f"{self.sana!r:.60}")
+        for name, value in self.sana.items():
+            if value is not None and not isinstance(value, bool | int | float | str):
+                checks.fail(f"sana: {name}", "a number or a word", f"{value!r:.60}")
+            if isinstance(value, int) and not 0 <= value <= MOST_NUMBERS:
+                checks.fail(f"sana: {name}", f"0 to {MOST_NUMBERS:,}", value)
         if not all(0 <= dim < self.action_dim for dim in self.absent):
             checks.fail("absent", f"dimensions from 0 to {self.action_dim - 1}", repr(self.absent))
         if self.decoder_width % self.decoder_heads:

@@ -49,7 +49,22 @@ class UnifiedLayer(nn.Module):
         return self.scene(scene), self.motion(motion)
 
 
-class UnifiedDecoder(nn.Module):
+class ActionStream(nn.Module):
+    """A decoder that begins with noisy actions as this one does."""
+
+    actions: nn.Linear
+    unknown: Tensor
+    steps: Tensor
+
+    def embed(self, actions: Tensor, when: Tensor, known: Tensor | None) -> Tensor:
+        """Turn actions [B, H, m] into tokens [B, H, D] at times `when` [B, 1, D]; not those that are not `known`."""
+        given = self.actions(actions)
+        if known is not None:
+            given = torch.where(known[..., None], given, self.unknown.to(given.dtype))
+        return given + self.steps + when
+
+
+class UnifiedDecoder(ActionStream):
     """Noisy patches [B, N, D] and actions [B, H, m] with latents [B, p, d] of scene and motion to their velocities."""
 
     def __init__(self, config: ClipLAMConfig, patch_dim: int, places: int):
@@ -85,10 +100,7 @@ class UnifiedDecoder(nn.Module):
         x = self.patches(frame) + self.places + when
         if self.now is not None:
             x = x + self.now(now)
-        given = self.actions(actions)
-        if known is not None:
-            given = torch.where(known[..., None], given, self.unknown.to(given.dtype))
-        y = given + self.steps + when
+        y = self.embed(actions, when, known)
         z_scene, z_motion = self.scene_up(scene), self.motion_up(motion)
         for layer in self.layers:
             x, y = layer(x, y, z_scene, z_motion)

@@ -23,6 +23,7 @@ from lattok import checks
 from lattok.arrays import Values, as_tensor, like
 from lattok.clip_lam.config import ClipLAMConfig
 from lattok.clip_lam.decoder import UnifiedDecoder
+from lattok.clip_lam.sana import SanaDecoder
 from lattok.data.pixels import resize_pixels
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.labelling import Video, VideoEncoder, block_size, query_tokens
@@ -67,7 +68,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
             patch=config.features_patch,
         )
         places = len(config.cameras) * self.features.count
-        self.decoder = UnifiedDecoder(config, self.features.dim, places)
+        self.decoder = (SanaDecoder if config.sana else UnifiedDecoder)(config, self.features.dim, places)
         self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)
 
     @classmethod

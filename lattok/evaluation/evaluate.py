@@ -207,7 +207,7 @@ def _latent_report(evidence: LatentEvidence, title: str, progress: Progress) -> 
     asked = [outcome for outcome in outcomes if outcome is not None]
     headline = " ".join(reading for outcome in asked[:2] if (reading := outcome.sections[0].reading))
     report = _report("image-lam", title, headline, asked, evidence.provenance)
-    if evidence.training is not None:
+    if evidence.training is not None or not isinstance(evidence.model, ImageLAM):  # of others none can be trained
         return report
     text = f"The same encoder trained on labels alone, and a decoder trained without latents: {NEEDS_TRAINING}"
     return replace(report, verdicts=(*report.verdicts, Verdict(text, None, "trained_controls")))

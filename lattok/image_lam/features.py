@@ -21,11 +21,12 @@ from torchvision.transforms.v2 import InterpolationMode
 from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.data.pixels import resize_pixels
+from lattok.image_lam.deep_compression import DeepCompression, open_diffusers
 from lattok.image_lam.mae import HELD, HeldViT, OrderedMAE
 
 PIXEL_PATCH = 16
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-NAMES = '"pixels", "timm:MODEL", "hf:MODEL" or "held:SIZES"'
+NAMES = '"pixels", "timm:MODEL", "hf:MODEL", "dc-ae:MODEL" or "held:SIZES"'
 MAX_TOKENS = 512  # T5's own limit; instructions have about ten
 
 
@@ -34,9 +35,10 @@ class FrozenFeatures(nn.Module):
 
     `name` is "pixels"; "timm:MODEL", where MODEL is any vision transformer that `timm.create_model` takes, also as
     "hf-hub:org/name" or "local-dir:/folder" (DINOv2 and 3, SigLIP 2 ...); "hf:MODEL", a V-JEPA 2 or ViT-MAE of
-    transformers; or "held:WIDTHxDEPTHxHEADSxHIDDENxPATCH", a ViT-MAE whose weights the artefact itself holds, random
-    until a checkpoint fills them. Weights load with `load()`, never in the constructor. With `class_token` the first of
-    the N tokens is that of the network. `patch` is the side of the patches of "pixels".
+    transformers; "dc-ae:MODEL", a deep-compression autoencoder of diffusers; or "held:WIDTHxDEPTHxHEADSxHIDDENxPATCH",
+    a ViT-MAE whose weights the artefact itself holds, random until a checkpoint fills them. Weights load with
+    `load()`, never in the constructor. With `class_token` the first of the N tokens is that of the network. `patch`
+    is the side of the patches of "pixels".
     """
 
     def __init__(
@@ -119,14 +121,23 @@ class FrozenFeatures(nn.Module):
         prefix = self.network.num_prefix_tokens
         return torch.cat([tokens[:, : int(self.class_token)], tokens[:, prefix:]], 1) if prefix else tokens
 
+    @property
+    def decodes(self) -> bool:
+        """Tell whether `pixels_of` can be asked."""
+        return self.network is None or isinstance(self.network, DeepCompression)
+
     def pixels_of(self, patches: Tensor) -> Tensor:
-        """Turn patches [n, N, D] of features "pixels" back into normalised pixels [n, s, s, 3]."""
+        """Turn patches [n, N, D] of features "pixels" or "dc-ae" back into normalised pixels [n, s, s, 3]."""
+        if isinstance(self.network, DeepCompression):
+            return self.network.pixels_of(patches, self.side)
         size = {"y": self.side, "p": self.patch, "q": self.patch}
         return rearrange(patches, "n (y x) (p q c) -> n (y p) (x q) c", **size)
 
 
 def known_scaling(name: str, image_size: int, revision: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation of the pixels (0 to 1) that a network was trained with; else ImageNet's."""
+    if name.startswith("dc-ae:"):
+        return (0.5,) * 3, (0.5,) * 3
     if not name.startswith("timm:"):
         return IMAGENET
     facts = _network(name, image_size, revision, pretrained=False).pretrained_cfg
@@ -203,6 +214,9 @@ def _network(name: str, image_size: int, revision: str | None, pretrained: bool)
         return _timm(name, model, image_size, revision, pretrained).eval()
     if source == "hf" and model:
         return _transformers(name, model, image_size, revision, pretrained).eval()
+    if source == "dc-ae" and model:
+        network = open_diffusers("features", "AutoencoderDC", _place(model), "vae", revision, pretrained)
+        return DeepCompression(network).eval()
     if name.startswith(HELD):
         return HeldViT(name, image_size).eval()
     return checks.fail("features", NAMES, repr(name))

@@ -12,6 +12,7 @@ import torch
 
 from lattok import checks
 from lattok.clip_lam import ClipLAM, ClipLAMConfig
+from lattok.clip_lam.sana import PREFIX, SanaDecoder, open_sana, sizes_of
 from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.episodes import check_horizon, check_stride
 from lattok.image_lam.features import known_scaling
@@ -120,6 +121,8 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
         inputs = {"backbone": model.config.backbone_revision} if model.config.backbone_revision else {}
         with self.begin(resume, sources, inputs, resume_command) as contents:
             model.features.load()
+            if isinstance(model.decoder, SanaDecoder) and not resume:
+                model.decoder.load(model.config.decoder)
             model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
             if data.action_episodes is not None:
                 model.trained_on["labels"] = {"episodes": data.action_episodes}
@@ -142,6 +145,8 @@ def _config(recipe: ClipLAMRecipe, datasets: Sequence[RobotDataset], cameras: tu
     absent = sorted(set.intersection(*(set(dataset.absent.get(key, ())) for dataset in datasets)))
     known: dict[str, Any] = {"cameras": cameras, "action_dim": len(names), "action_names": names}
     known["absent"] = tuple(absent)
+    if chosen.decoder.startswith(PREFIX):
+        known["sana"] = sizes_of(open_sana(chosen.decoder))
     return recipe.config(**known, mean=mean, std=std)
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -184,3 +187,23 @@ def test_the_report_reads_actions_from_motion_and_from_the_scene(make_dataset, t
     assert "predicted" in (tmp_path / "report/report.html").read_text(encoding="utf-8")
     with pytest.raises(LattokError, match="`controls`: expected quick for clip-lam"):
         evaluate(lam, dataset, controls="trained")
+
+
+@pytest.mark.slow
+def test_another_process_gives_the_same_latents(tmp_path):
+    """Of a saved model, with nothing but its folder: no state of this process goes into them."""
+    lam, frames = clip_lam(), video()
+    lam.save_pretrained(tmp_path / "lam")
+    np.save(tmp_path / "video.npy", frames)
+    script = (
+        "import sys, numpy as np, lattok\n"
+        "folder = sys.argv[1]\n"
+        "found = lattok.load(f'{folder}/lam').label_video(np.load(f'{folder}/video.npy'), 4, task='lift it')\n"
+        "np.savez(f'{folder}/found.npz', motion=found.latents, scene=found.env.latents)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    wanted = lam.label_video(frames, 4, "lift it")
+    assert wanted.env is not None
+    with np.load(tmp_path / "found.npz") as found:
+        assert np.array_equal(found["motion"], wanted.latents)
+        assert np.array_equal(found["scene"], wanted.env.latents)

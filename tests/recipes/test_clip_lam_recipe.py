@@ -30,6 +30,22 @@ def test_the_command_trains_a_model_that_labels(tmp_path):
     frames = labelled.frames(1, labelled.cameras, transform=lam.resize)
     found = labelled.columns(1, ["latent.embedding"])["latent.embedding"]
     assert np.array_equal(found, lam.label_video(frames, 4, "lift").latents.reshape(9, -1))
+    assert main(["verify", str(tmp_path / "out"), "--model", str(tmp_path / "lam")]) == 0
+
+
+@pytest.mark.slow
+def test_report_and_doctor_know_a_trained_folder(tmp_path, capsys):
+    data, model = str(write_dataset(tmp_path / "data", [12, 9, 11, 10, 12, 11])), str(tmp_path / "lam")
+    lattok.train(lattok.ClipLAMRecipe.from_preset(data, model, **SMALL))
+    assert main(["evaluate", model, data, "--out", str(tmp_path / "report")]) == 0
+    figures = json.loads((tmp_path / "report/report.json").read_text())["figures"]
+    assert {"r2_from_latents/latents", "r2_from_latents/env_latents"} <= figures.keys()
+    assert "predicted" in (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main(["doctor", model, data]) in (0, 1)  # four steps teach nothing, which it may say
+    said = capsys.readouterr().out
+    assert "model     clip-lam, saved by lattok" in said
+    assert "--controls trained" not in said  # there is nothing of a model of clips to train for that
 
 
 def test_robots_of_other_kinds_learn_together_in_the_unified_space(tmp_path):

@@ -88,7 +88,7 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
     rows = torch.linspace(0, count - 1, min(EXAMPLES, count) * 2 + 1).round().long()[1::2]  # middles of equal parts
     frames = held_out.frames.batch(torch.from_numpy(held_out.rows)[rows]).frames  # b 2 v h w 3
     columns = [("now", frames[:, 0]), ("later", frames[:, 1])]
-    if "pixels" in (model.features.name, model.config.target):
+    if (model.pixels or model.features).decodes:
         columns.append(("predicted", predicted_frames(model, held_out, rows)))
     panels = []
     for i, row in enumerate(rows.tolist()):
