@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from lattok import convert as convert
     from lattok.action_vq import FAST as FAST
     from lattok.action_vq import FSQ as FSQ
+    from lattok.action_vq import TOAST as TOAST
     from lattok.action_vq import P2TActionVQ as P2TActionVQ
     from lattok.action_vq import ResidualVQ as ResidualVQ
     from lattok.action_vq import UniformBins as UniformBins
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lattok.recipes import LARARecipe as LARARecipe
     from lattok.recipes import LatBotRecipe as LatBotRecipe
     from lattok.recipes import ResidualVQRecipe as ResidualVQRecipe
+    from lattok.recipes import TOASTRecipe as TOASTRecipe
     from lattok.recipes import UniformBinsRecipe as UniformBinsRecipe
     from lattok.recipes import VLARecipe as VLARecipe
     from lattok.recipes import train as train

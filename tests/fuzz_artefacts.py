@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 
 import lattok
-from lattok.action_vq import FAST, FSQ, ActionVQConfig, FSQConfig, P2TActionVQ, ResidualVQ, UniformBins
+from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, FSQConfig, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.cli import main
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
@@ -68,6 +68,7 @@ def small_models(dim: int) -> dict[str, Any]:
         "fast": FAST.fit(chunks, vocab_size=300),
         "residual-vq": ResidualVQ.fit(chunks, steps=1, synthetic=0, tokens=2, codebook_size=4),
         "fsq": FSQ(FSQConfig(action_dim=dim, horizon=H, tokens=2, codebook_size=4, hidden=8)),
+        "toast": TOAST.fit(chunks, vocab_size=300),
         "uniform-bins": UniformBins.fit(chunks),
         "image-lam": ImageLAM(lam),
         "policy": policy(width=8, depth=1, heads=2, head_dim=8, head_heads=2),
@@ -93,7 +94,7 @@ def write_originals(root: Path) -> Path:
 def cases(count: int, seed: int) -> Iterator[Case]:
     """Spread over subjects, files, mutations and actions."""
     draw = random.Random(seed)
-    models = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam", "policy", "released")
+    models = ("action-vq", "fast", "residual-vq", "fsq", "toast", "uniform-bins", "image-lam", "policy", "released")
     names = ("config.json", "config.json", "model.safetensors", "evaluation.json", "training.json", "README.md")
     for number in range(count):
         if number % 5 == 4:

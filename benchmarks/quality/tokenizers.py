@@ -100,6 +100,7 @@ SETTINGS = [
     *(Setting(f"FSQ, {n} tokens", "FSQ", {"tokens": n}) for n in (4, 12)),
     *(Setting(f"FAST, scale {s}", "FAST", {"scale": s, "vocab_size": 256}, s == 4) for s in (2, 3, 4, 6, 10, 16)),
     Setting("FAST, scale 10, vocabulary 1024", "FAST", {"scale": 10, "vocab_size": 1024}),
+    Setting("TOAST, scale 10, vocabulary 1024", "TOAST", {"scale": 10, "vocab_size": 1024}),
     *(Setting(f"uniform bins, {n}", "UniformBins", {"bins": n}, n == 4) for n in (4, 8, 16, 256)),
     *(Setting(f"control: k-means, {n}", "kmeans", {"size": n}, n == 256) for n in (16, 256, 1024)),
     *(Setting(f"control: Lloyd-Max, {n}", "lloyd_max", {"levels": n}, n == 4) for n in (2, 4, 8, 16)),

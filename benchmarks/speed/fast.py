@@ -59,7 +59,7 @@ def vocabularies(horizon: int, dims: int, train: int, folder: Path) -> dict[str,
 
 def compare_ids(tokenizer: FAST, reference: ReferenceFAST, actions: Tensor) -> dict[str, int]:
     """Chunks whose ids differ: none in float64 among those that the vocabulary can write."""
-    clipped = tokenizer.bpe.clipped(tokenizer._coefficients(actions)).any(1).tolist()
+    clipped = tokenizer.subwords.clipped(tokenizer._coefficients(actions)).any(1).tolist()
     ours = [[code for code in row if code >= 0] for row in tokenizer._encode(actions).tolist()]
     counts = {"chunks": len(actions), "not_expressible": sum(clipped)}
     for name, array in {"float32": actions.numpy(), "float64": actions.double().numpy()}.items():

@@ -7,16 +7,19 @@ from lattok.action_vq.fsq import FSQ, FSQConfig
 from lattok.action_vq.inputs import join_chunks
 from lattok.action_vq.model import P2TActionVQ
 from lattok.action_vq.residual import ResidualVQ, ResidualVQConfig
+from lattok.action_vq.toast import TOAST, TOASTConfig
 
 __all__ = [
     "FAST",
     "FSQ",
+    "TOAST",
     "ActionVQConfig",
     "FASTConfig",
     "FSQConfig",
     "P2TActionVQ",
     "ResidualVQ",
     "ResidualVQConfig",
+    "TOASTConfig",
     "UniformBins",
     "UniformBinsConfig",
     "join_chunks",

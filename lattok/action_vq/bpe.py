@@ -1,25 +1,17 @@
 """Byte-pair encoding of whole numbers, as FAST writes DCT coefficients (Pertsch et al., 2025, section 4).
 
-coefficient c -> character chr(c - min_token) -> its UTF-8 bytes -> tokens, which are runs of bytes
-
-`CoefficientBPE` reads and writes such tokens with any byte-level `tokenizer.json`; `train` makes one.
+`CoefficientBPE` reads and writes such tokens with any byte-level `tokenizer.json`; `train_bpe` makes one.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lattok import checks, files
-
-LAST = 0xD7FF  # the last character before the surrogates, which no text can hold
-REACH = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
-MOST_CLIPPED = 0.1  # share of coefficients beyond it that may be outliers; with more the scale is wrong
-PARTIAL = 1 << 40  # counts as so many characters that no row with such a token has the right number
-EVERY = "".join(map(chr, range(LAST + 1)))
+from lattok import checks
+from lattok.action_vq.subwords import CoefficientSubwords, Corpus, read_tokenizer, written_with
 
 
 def _byte_characters() -> dict[str, int]:
@@ -33,129 +25,42 @@ BYTES = _byte_characters()
 CHARACTERS = {byte: character for character, byte in BYTES.items()}
 
 
-class Coefficients(NamedTuple):
-    """What one row of ids says."""
+class CoefficientBPE(CoefficientSubwords):
+    """Subwords of any byte-level byte-pair encoding."""
 
-    coefficients: np.ndarray  # int [n], however many there were
-    unknown: int  # ids outside the vocabulary, skipped
-    unreadable: int  # bytes that are no character, skipped
+    needs = "FAST needs a byte-level BPE without a prefix space and without a normalizer."
 
-
-class CoefficientBPE:
-    """Rows of whole numbers to token ids and back, exactly as the tokenizer in `text` (tokenizer.json) does.
-
-    Numbers that the vocabulary cannot write, or above `max_token`, become the nearest ones it can: byte-level
-    tokenizers drop unknown characters silently.
-    """
-
-    def __init__(self, text: str, min_token: int, max_token: int | None = None):
-        self.min_token = min_token
-        self._tokenizer, raw = _load(text)
-        self.token_bytes = _token_bytes(self._tokenizer, {token["content"] for token in raw.get("added_tokens", [])})
-        alphabet = {BYTES[token] for token in raw["model"]["vocab"] if token in BYTES}
-        written = np.frombuffer(EVERY.encode(), np.uint8)
-        begins = np.flatnonzero(written & 0xC0 != 0x80)  # of each character
-        self.known = np.logical_and.reduceat(np.isin(np.arange(256), list(alphabet))[written], begins)
-        self.known[max(0, LAST if max_token is None else max_token - min_token) + 1 :] = False
-        points = np.flatnonzero(self.known)
-        if not len(points):
-            checks.fail("tokenizer.json", "a vocabulary that can write coefficients", "one that cannot", _BYTE_LEVEL)
-        first, last = int(points[0]), int(points[-1])
-        self.bytes_per_number = len(chr(last).encode())  # the most bytes, and so tokens, that one number can take
-        self._nearest = None if len(points) == last - first + 1 else _nearest(points)
-        # Arrays, because numpy takes a microsecond to make one of each Python number.
-        self._shift = np.array(min_token, dtype=np.int32)
-        self._lowest, self._highest = (np.array(float(point + min_token)) for point in (first, last))
-        # characters of each token; then come ids too large, and -1
-        self._count = np.array([_characters(token) for token in self.token_bytes] + [PARTIAL, 0])
-
-    @property
-    def vocab_size(self) -> int:
-        """Return the number of tokens."""
-        return len(self.token_bytes)
-
-    def encode(self, numbers: np.ndarray) -> list[list[int]]:
-        """Turn whole numbers [B, n] into ids, a list per row."""
-        count, n = numbers.shape
-        points = self._points(numbers).astype("<u2", copy=False)
-        text = points.tobytes().decode("utf-16-le")
-        rows = [text[i : i + n] for i in range(0, count * n, n)]
-        return [row.ids for row in self._tokenizer.encode_batch_fast(rows, add_special_tokens=False)]
-
-    def clipped(self, numbers: np.ndarray) -> np.ndarray:
-        """Tell which whole numbers [B, n] the vocabulary cannot write."""
-        return self._points(numbers) != numbers - self.min_token
-
-    def decode(self, codes: np.ndarray, n: int) -> np.ndarray:
-        """Turn codes [B, L], each row legal, into whole numbers int32 [B, n]."""
-        ids = codes[codes >= 0].tolist()
-        return self._numbers(b"".join(map(self.token_bytes.__getitem__, ids)).decode()).reshape(-1, n)
-
-    def read(self, codes: np.ndarray) -> Coefficients:
-        """Read what any codes [L] say; negative ones are padding."""
-        ids = codes[codes >= 0]
-        known = ids[ids < self.vocab_size].tolist()
-        data = b"".join(map(self.token_bytes.__getitem__, known))
-        text = data.decode(errors="ignore")
-        return Coefficients(self._numbers(text), len(ids) - len(known), len(data) - len(text.encode()))
-
-    def plainly_whole(self, codes: np.ndarray, n: int) -> np.ndarray:
-        """Tell which rows [B] of codes [B, L] hold n numbers in tokens of whole characters; others need `read`."""
-        return self._count[codes.clip(-1, self.vocab_size)].sum(1) == n
-
-    def _numbers(self, text: str) -> np.ndarray:
-        return np.frombuffer(text.encode("utf-32-le"), "<i4") + self._shift
-
-    def _points(self, numbers: np.ndarray) -> np.ndarray:
-        """Return the character of each number float64, or the nearest one that can be written."""
-        points = (numbers.clip(self._lowest, self._highest) - self._shift).astype(np.uint16)
-        return points if self._nearest is None else self._nearest[points]
+    @staticmethod
+    def _read(text: str) -> tuple[Tokenizer, list[bytes], np.ndarray]:
+        tokenizer, raw = read_tokenizer(text)
+        before = raw.get("pre_tokenizer") or {}
+        plain = before.get("type") == "ByteLevel" and not before.get("add_prefix_space") and not raw.get("normalizer")
+        if raw["model"].get("type") != "BPE" or not plain:
+            got = f"{raw['model'].get('type')} after {before.get('type')}"
+            checks.fail("tokenizer.json", "a byte-level BPE", got, CoefficientBPE.needs)
+        token_bytes = _token_bytes(tokenizer, {token["content"] for token in raw.get("added_tokens", [])})
+        return tokenizer, token_bytes, written_with({BYTES[token] for token in raw["model"]["vocab"] if token in BYTES})
 
 
-def trimmed(codes: np.ndarray) -> np.ndarray:
-    """Cut off the columns on the right of codes [B, L] that are only padding; most rows are far shorter than P."""
-    used = np.flatnonzero((codes >= 0).any(0))
-    return codes[:, : used[-1] + 1 if len(used) else 0]
-
-
-def train(numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
+def train_bpe(numbers: np.ndarray, vocab_size: int, expected: float) -> tuple[str, int, int]:
     """Make a byte-level tokenizer.json for rows of whole numbers [N, n], and the range (min_token, max_token) it has.
 
-    The range is four times what was seen or is `expected`, and at most +-960, so that a character takes two bytes;
-    what is beyond is clipped, as it is in encoding.
     Merges first join the two bytes of the common characters and then only whole characters: rows are as short as with
     merges of any bytes, and no merged token ends inside a coefficient.
     """
-    beyond = float((np.abs(numbers) > REACH).mean())
-    if beyond > MOST_CLIPPED:
-        got = f"{beyond:.0%} of them beyond"
-        checks.fail("scale", f"one that keeps coefficients within +-{REACH}", got, "Choose a smaller scale.")
-    numbers = numbers.clip(-REACH, REACH - 1)  # REACH itself would take three bytes
-    seen = int(np.abs(numbers).max())
-    reach = min(REACH, 32 * int(np.ceil(4 * max(seen, expected) / 32)))  # full lead bytes: 64 characters each
-    min_token = -reach - 128
-    alphabet = sorted({byte for point in range(128, 128 + 2 * reach) for byte in chr(point).encode()})
-    free = vocab_size - len(alphabet)
-    if free < 8:
-        hint = f"{len(alphabet)} bytes must be in the vocabulary."
-        checks.fail("vocab_size", f"at least {len(alphabet) + 8}", vocab_size, hint)
-    values, counts = np.unique(numbers, return_counts=True)
-    # A rare value is written as two bytes: a token of its own would save less than a longer merge does.
-    common = values[np.argsort(-counts, kind="stable")[: free // 3]].astype(int)
-    characters = [chr(value - min_token) for value in common]
-    merges = _train_merges(np.where(np.isin(numbers, common), numbers - min_token, 0), characters, free)
-    return _byte_level(alphabet, characters, merges), min_token, reach - 1
+    corpus = Corpus.of(numbers, vocab_size, expected)
+    merges = _train_merges(corpus)
+    return _byte_level(corpus.alphabet, corpus.characters, merges), corpus.min_token, corpus.max_token
 
 
-def _train_merges(points: np.ndarray, characters: list[str], size: int) -> list[tuple[str, str]]:
-    """Learn merges of whole characters from rows of characters [N, n], in which 0 separates."""
-    tokenizer = Tokenizer(models.BPE())
+def _train_merges(corpus: Corpus) -> list[tuple[str, str]]:
+    """Learn merges of whole characters."""
+    tokenizer, size = Tokenizer(models.BPE()), corpus.free
     tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit("\0")  # pyright: ignore[reportAttributeAccessIssue]
     trainer = trainers.BpeTrainer(
-        vocab_size=size, min_frequency=2, show_progress=False, initial_alphabet=characters, limit_alphabet=size
+        vocab_size=size, min_frequency=2, show_progress=False, initial_alphabet=corpus.characters, limit_alphabet=size
     )
-    texts = (row.tobytes().decode("utf-16-le") for row in points.astype("<u2"))
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(corpus.texts, trainer)
     return [(first, second) for first, second in json.loads(tokenizer.to_str())["model"]["merges"]]
 
 
@@ -175,27 +80,6 @@ def _byte_level(alphabet: list[int], characters: list[str], merges: list[tuple[s
     return tokenizer.to_str()
 
 
-_BYTE_LEVEL = "FAST needs a byte-level BPE without a prefix space and without a normalizer."
-
-
-def _load(text: str) -> tuple[Tokenizer, dict[str, Any]]:
-    """Read the tokenizer of a tokenizer.json, and its content; anything but byte-level BPE is refused."""
-    try:
-        tokenizer = Tokenizer.from_str(text)
-        raw = json.loads(tokenizer.to_str())  # merges as pairs: older files write them as one string
-    except Exception as error:  # the bindings raise bare exceptions
-        got = f"something else ({files.first_line(error)[:200]})"
-        checks.fail("tokenizer.json", "a tokenizer of the `tokenizers` library", got)
-    before = raw.get("pre_tokenizer") or {}
-    plain = before.get("type") == "ByteLevel" and not before.get("add_prefix_space") and not raw.get("normalizer")
-    if raw["model"].get("type") != "BPE" or not plain:
-        got = f"{raw['model'].get('type')} after {before.get('type')}"
-        checks.fail("tokenizer.json", "a byte-level BPE", got, _BYTE_LEVEL)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer, raw
-
-
 def _token_bytes(tokenizer: Tokenizer, added: set[str]) -> list[bytes]:
     """Return the bytes each id stands for; special tokens stand for none."""
     ids = {index: token for token, index in tokenizer.get_vocab().items()}
@@ -207,17 +91,3 @@ def _token_bytes(tokenizer: Tokenizer, added: set[str]) -> list[bytes]:
 def _bytes_of(token: str) -> bytes:
     """Take a token with any character that stands for no byte as plain text; published vocabularies have some."""
     return bytes(BYTES[c] for c in token) if all(c in BYTES for c in token) else token.encode()
-
-
-def _characters(token: bytes) -> int:
-    """Count the characters of a token; `PARTIAL` where it begins or ends inside one."""
-    try:
-        return len(token.decode())
-    except UnicodeDecodeError:
-        return PARTIAL
-
-
-def _nearest(points: np.ndarray) -> np.ndarray:
-    """Find the nearest of sorted `points` for each character 0 .. 0xD7FF, uint16; the lower of two."""
-    middles = (points[:-1] + points[1:]) / 2
-    return points[np.searchsorted(middles, np.arange(LAST + 1))].astype(np.uint16)

@@ -15,6 +15,7 @@ from lattok.recipes.action_vq import (
     FitRecipe,
     FSQRecipe,
     ResidualVQRecipe,
+    TOASTRecipe,
     UniformBinsRecipe,
     recipe_for,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "LatBotRecipe",
     "Recipe",
     "ResidualVQRecipe",
+    "TOASTRecipe",
     "UniformBinsRecipe",
     "VLARecipe",
     "kinds",

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
 import torch
 
-from lattok.action_vq import FAST, FSQ, ActionVQConfig, P2TActionVQ, ResidualVQ, UniformBins
+from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.config import QUICK_MODEL, ChunkConfig
 from lattok.data import select_episodes
@@ -172,6 +172,7 @@ def _unpickled(family: type[ChunkTokenizer], *facts: Any) -> FitRecipe[Any]:
 FASTRecipe = recipe_for(FAST)
 FSQRecipe = recipe_for(FSQ)
 ResidualVQRecipe = recipe_for(ResidualVQ)
+TOASTRecipe = recipe_for(TOAST)
 UniformBinsRecipe = recipe_for(UniformBins)
 
 

@@ -25,6 +25,7 @@ FIT = {
         "decoder": "context",
     },
     "FAST": {"vocab_size": 300, "scale": 4.0},
+    "TOAST": {"vocab_size": 300, "scale": 4.0},
     "UniformBins": {"bins": 16},
     "ResidualVQ": {"steps": 1, "synthetic": 50, "tokens": 3, "codebook_size": 16},
     "FSQ": {"steps": 2, "synthetic": 50, "tokens": 3, "codebook_size": 16, "hidden": 8, "device": "cpu"},
@@ -158,6 +159,7 @@ def test_a_million_random_codes_decode(tokenizer):
 
 VERBS = {
     "fast": "--vocab-size 512 --scale 3",
+    "toast": "--vocab-size 512 --scale 3",
     "uniform-bins": "--bins 8",
     "residual-vq": "--tokens 2 --codebook-size 8 --steps 0 --synthetic 50",
     "fsq": "--tokens 2 --codebook-size 8 --hidden 8 --steps 2 --synthetic 50 --lr 1e-3 --device cpu",

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lattok.action_vq.bpe import CoefficientBPE, train
-from lattok.action_vq.fast import FAST, FASTConfig, dct_matrix
+from lattok.action_vq.bpe import CoefficientBPE, train_bpe
+from lattok.action_vq.dct import dct_matrix
+from lattok.action_vq.fast import FAST, FASTConfig
 from lattok.checks import LattokError
 
 H, M = 8, 3
@@ -126,16 +127,16 @@ def test_every_coefficient_in_range_can_be_written_and_no_merge_ends_inside_one(
     low, high = -fitted.config.max_token - 1, fitted.config.max_token
     assert high > 3 * np.abs(coefficients(fitted.normalizer(smooth()), 10.0)).max()
     every = np.arange(low, high + 1, dtype=float)[:, None]
-    read = [fitted.bpe.read(np.array(ids)).coefficients.tolist() for ids in fitted.bpe.encode(every)]
+    read = [fitted.subwords.read(np.array(ids)).coefficients.tolist() for ids in fitted.subwords.encode(every)]
     assert read == every.tolist()
-    assert all(len(token) == 1 or token.decode() for token in fitted.bpe.token_bytes)
-    assert fitted.bpe.bytes_per_number == 2
+    assert all(len(token) == 1 or token.decode() for token in fitted.subwords.token_bytes)
+    assert fitted.subwords.bytes_per_number == 2
     assert fitted.tokens_per_chunk == 2 * H * M
 
 
 def test_token_bytes_are_what_the_tokenizer_decodes(published):
     tokenizer = Tokenizer.from_file(str(published / "tokenizer.json"))
-    for i, token in enumerate(FAST.from_published(published, action_dim=M, horizon=H).bpe.token_bytes):
+    for i, token in enumerate(FAST.from_published(published, action_dim=M, horizon=H).subwords.token_bytes):
         assert token.decode(errors="replace") == tokenizer.decode([i], skip_special_tokens=False)
 
 
@@ -148,11 +149,13 @@ def test_what_a_vocabulary_cannot_write_is_clipped_and_reported(fitted, publishe
         assert report.clipped > 0.02
         assert "outside what the tokenizer can express" in report.to_text()
     theirs = FAST.from_published(published, action_dim=M, horizon=H, max_token=300)
-    known = np.flatnonzero(theirs.bpe.known) + theirs.config.min_token
+    known = np.flatnonzero(theirs.subwords.known) + theirs.config.min_token
     asked = np.arange(theirs.config.min_token - 5, 305, dtype=float)[:, None]
-    written = np.concatenate([theirs.bpe.read(np.array(ids)).coefficients for ids in theirs.bpe.encode(asked)])
+    written = np.concatenate(
+        [theirs.subwords.read(np.array(ids)).coefficients for ids in theirs.subwords.encode(asked)]
+    )
     np.testing.assert_array_equal(np.abs(written - asked[:, 0]), np.abs(asked - known).min(1))
-    assert theirs.bpe.clipped(asked)[:, 0].tolist() == (~np.isin(asked[:, 0], known)).tolist()
+    assert theirs.subwords.clipped(asked)[:, 0].tolist() == (~np.isin(asked[:, 0], known)).tolist()
 
 
 def test_max_token_shortens_rows(tmp_path):
@@ -166,10 +169,10 @@ def test_max_token_shortens_rows(tmp_path):
 def test_the_readable_prefix_is_kept_and_repairs_are_reported(fitted):
     size = H * M
     numbers = fitted._coefficients(fitted.normalizer(smooth(1)))
-    whole = [fitted.bpe.encode(value[None, None])[0] for value in numbers[0]]  # codes of each coefficient alone
+    whole = [fitted.subwords.encode(value[None, None])[0] for value in numbers[0]]  # codes of each coefficient alone
     flat = [code for codes in whole for code in codes]
     prefix = [code for codes in whole[:10] for code in codes]
-    lead = fitted.bpe.token_bytes.index("ŀ".encode()[:1])
+    lead = fitted.subwords.token_bytes.index("ŀ".encode()[:1])
     cases = {
         "": flat,
         "14 of 24 coefficients missing": prefix,
@@ -200,7 +203,7 @@ def test_negative_codes_are_padding_wherever_they_are(fitted):
 
 def test_dimensions_without_a_coefficient_do_not_move():
     tokenizer = FAST.fit(smooth(), action_names=NAMES, action_kind="relative", vocab_size=256)
-    first = tokenizer.bpe.encode(np.array([[20.0]]))[0]
+    first = tokenizer.subwords.encode(np.array([[20.0]]))[0]
     chunk = tokenizer.decode([first])[0]
     assert (chunk[:, 0] > 0).all()
     assert torch.equal(chunk[:, 1], torch.zeros(H))  # an increment
@@ -222,7 +225,7 @@ def test_every_integer_sequence_decodes(fitted, codes):
     assert chunks.shape == (len(codes), H, M)
     assert torch.isfinite(chunks).all()
     for row, note in zip(codes, info.notes, strict=True):
-        reading = fitted.bpe.read(np.array(row, dtype=np.int64))
+        reading = fitted.subwords.read(np.array(row, dtype=np.int64))
         assert (note == "") == (len(reading.coefficients) == H * M and not reading.unknown and not reading.unreadable)
 
 
@@ -423,7 +426,7 @@ def test_outliers_are_clipped_in_fitting_as_in_encoding():
 @pytest.mark.parametrize("seen", [959, 960, 961])
 def test_the_farthest_coefficients_take_two_bytes(seen):
     numbers = np.array([[seen, -seen, 0.0, 1.0]] * 3 + [[0.0, 1.0, 2.0, 0.0]] * 30)
-    bpe = CoefficientBPE(*train(numbers, 256, expected=20.0))
+    bpe = CoefficientBPE(*train_bpe(numbers, 256, expected=20.0))
     assert bpe.bytes_per_number == 2
     read = bpe.read(np.array(bpe.encode(numbers)[0])).coefficients.tolist()
     assert read == [959, -min(seen, 960), 0, 1]

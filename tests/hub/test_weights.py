@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lattok
-from lattok.action_vq import FAST, FSQ, FSQConfig, P2TActionVQ, ResidualVQ, ResidualVQConfig, UniformBins
+from lattok.action_vq import FAST, FSQ, TOAST, FSQConfig, P2TActionVQ, ResidualVQ, ResidualVQConfig, UniformBins
 from lattok.action_vq.config import ActionVQConfig
 from lattok.checks import LattokError
 from lattok.hub import CONFIG, WEIGHTS
@@ -39,6 +39,7 @@ MODELS = {
     "fast": lambda: FAST.fit(chunks(), vocab_size=300),
     "residual-vq": lambda: ResidualVQ(ResidualVQConfig(action_dim=3, horizon=4, tokens=2, codebook_size=4)),
     "fsq": lambda: FSQ(FSQConfig(action_dim=3, horizon=4, tokens=2, codebook_size=4, hidden=8)),
+    "toast": lambda: TOAST.fit(chunks(), vocab_size=300),
     "uniform-bins": lambda: UniformBins.fit(chunks()),
     "image-lam": lambda: ImageLAM(LAM),
     "image-lam fused fsq": lambda: ImageLAM(replace(LAM, encoder="fused", quantizer="fsq")),
@@ -86,6 +87,8 @@ HUGE = [
     ("fast", {"horizon": 10**9}),
     ("fast", {"horizon": 10**5}),
     ("fast", {"vocab_size": 10**12}),
+    ("toast", {"horizon": 10**5}),
+    ("toast", {"vocab_size": 10**12}),
     ("residual-vq", {"tokens": 10**9}),
     ("residual-vq", {"codebook_size": 10**9}),
     ("residual-vq", {"horizon": 4096}),

@@ -6,9 +6,9 @@ import pytest
 
 import lattok
 from lattok.checks import LattokError
-from lattok.recipes import FASTRecipe, FSQRecipe, ResidualVQRecipe, UniformBinsRecipe
+from lattok.recipes import FASTRecipe, FSQRecipe, ResidualVQRecipe, TOASTRecipe, UniformBinsRecipe
 
-RECIPES = (FASTRecipe, ResidualVQRecipe, FSQRecipe, UniformBinsRecipe)
+RECIPES = (FASTRecipe, TOASTRecipe, ResidualVQRecipe, FSQRecipe, UniformBinsRecipe)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -35,6 +35,7 @@ def test_values_of_fit_keep_their_defaults_and_types():
 
 SMALL = {
     FASTRecipe: {"vocab_size": 300},
+    TOASTRecipe: {"vocab_size": 300},
     ResidualVQRecipe: {"tokens": 2, "codebook_size": 4, "synthetic": 50, "steps": 2},
     FSQRecipe: {"tokens": 2, "codebook_size": 4, "synthetic": 50, "steps": 2, "hidden": 8},
     UniformBinsRecipe: {"bins": 8},

@@ -1,6 +1,8 @@
 """A converted model through the command line: annotated, verified and judged, the same labels as in Python."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import lattok
 from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.evaluation.evidence import mlp_probes
+from tests.image_lam.backbones import local_timm
 from tests.zoo.parity import open_case
 
 
@@ -36,52 +39,104 @@ def test_lapa_is_converted_annotated_verified_and_judged(dataset, tmp_path, caps
     assert figures.keys() >= {"joint_entropy_bits/model", "transfer_latents/model"}
 
 
-def check_columns(dataset, labelled, model):
-    """The columns are what the model gives for the decoded video, and for single pairs of it."""
+def check_columns(dataset, labelled, model, stride=3):
+    """The columns are what the model gives for the decoded video, and for single pairs and batches of it."""
+    names = [f"latent.{part}" for part in ("codes", "embedding", "valid") if f"latent.{part}" in labelled.features]
     for episode in dataset.episodes[:2]:
-        frames = dataset.frames(episode.index, dataset.cameras[:1])
-        columns = labelled.columns(episode.index, ["latent.codes", "latent.embedding", "latent.valid"])
-        whole = model.label_video(frames, 3)
-        assert np.array_equal(columns["latent.codes"], whole.codes)
+        frames = dataset.frames(episode.index, model.cameras)
+        columns = labelled.columns(episode.index, names)
+        whole = model.label_video(frames, stride)
+        assert np.array_equal(columns.get("latent.codes", whole.codes), whole.codes)
         assert np.array_equal(columns["latent.embedding"], whole.latents.reshape(len(frames), -1))
-        assert columns["latent.valid"].ravel().tolist() == [t + 3 < len(frames) for t in range(len(frames))]
-        for t in range(0, len(frames) - 3, 4):
-            alone = model.encode(np.stack([frames[t], frames[t + 3]])[None])
-            assert np.array_equal(alone.codes[0], whole.codes[t])
+        assert columns["latent.valid"].ravel().tolist() == [t + stride < len(frames) for t in range(len(frames))]
+        rows = np.arange(len(frames) - stride)
+        for batch in (*rows[::4, None], rows[:7]):
+            alone = model.encode(np.stack([frames[batch], frames[batch + stride]], 1))
+            assert np.array_equal(alone.codes, whole.codes[batch])
+            np.testing.assert_allclose(alone.latents, whole.latents[batch], atol=2e-5, rtol=1e-4)
 
 
-OTHERS = {  # file, and what its command is told besides
-    "villax-lam": ("villax_lam_b/weights.safetensors", []),
-    "adaworld-lam": ("adaworld_lam_a/weights.safetensors", ["--image-size", "48"]),
+def nothing(folder):
+    return []
+
+
+def dino(folder):
+    """LARY's features are not in its file: a network of the fixture's width and grid stands for them."""
+    features = local_timm(folder / "vit", "vit_tiny_patch16_224", embed_dim=20, depth=1, num_heads=2)
+    return ["--features", features, "--image-size", "256"]
+
+
+def settings(folder):
+    """LaWAM's heads are in its settings alone."""
+    path = folder / "lam.json"
+    path.write_text(json.dumps(open_case("lawam_lam_a").config["model"]))
+    return ["--config", str(path)]
+
+
+SYSTEMS = {  # file, what its command is told besides, whether it has codes
+    "lapa-laq": ("lapa_laq_a/weights.pt", nothing, True),
+    "lary-laq": ("lary_laq_b/weights.safetensors", dino, True),
+    "moto-lam": ("lara_lam_a/weights.safetensors", nothing, True),
+    "villax-lam": ("villax_lam_b/weights.safetensors", nothing, True),
+    "lawam-lam": ("lawam_lam_a/weights.safetensors", settings, False),
+    "adaworld-lam": ("adaworld_lam_a/weights.safetensors", lambda folder: ["--image-size", "48"], False),
 }
+FIRST = "lapa-laq"  # has a test of its own
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_others_are_annotated_and_verified(kind, dataset, tmp_path):
-    label(kind, dataset, tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", OTHERS)
-def test_others_are_judged(kind, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(mlp_probes, "STEPS", 5)
-    report = lattok.evaluate(label(kind, dataset, tmp_path), dataset)
-    assert "transfer_latents/model" in report.figures
-    assert ("joint_entropy_bits/model" in report.figures) == (kind == "villax-lam")  # the other has no codes
-
-
-def label(kind, dataset, folder):
-    """Convert, annotate and verify; the model."""
-    name, facts = OTHERS[kind]
+def label(system, dataset, folder, camera, stride=3):
+    """Convert, annotate and verify through the command line; where the model and the labelled dataset lie."""
+    name, facts, codes = SYSTEMS[system]
     file = open_case(name.partition("/")[0]).folder / name.partition("/")[2]
     model, out = str(folder / "model"), str(folder / "labelled")
-    assert main(["convert", kind, str(file), model, "--cameras", "front", "--stride", "3", *facts]) == 0
+    told = ["--cameras", camera, "--stride", str(stride), *facts(folder)]
+    assert main(["convert", system, str(file), model, *told]) == 0
     assert main(["annotate", str(dataset.root), "--model", model, "--out", out]) == 0
     assert main(["verify", out, "--model", model]) == 0
     found = lattok.open_dataset(out).features
-    assert ("latent.codes" in found) == (kind == "villax-lam")
+    assert ("latent.codes" in found) == codes
     assert "latent.embedding" in found
-    return lattok.load(model)
+    return model, out
+
+
+@pytest.mark.parametrize("system", [each for each in SYSTEMS if each != FIRST])
+def test_every_system_is_converted_annotated_and_verified(system, dataset, tmp_path):
+    model, out = label(system, dataset, tmp_path, "front")
+    check_columns(dataset, lattok.open_dataset(out), lattok.load(model))
+
+
+@pytest.fixture(scope="module")
+def part_of_the_sample(tmp_path_factory):
+    """Two of its ten tasks."""
+    out = tmp_path_factory.mktemp("part") / "sample"
+    words = ["export", str(lattok.sample_dataset_path()), "--out", str(out), "--episodes", "0:10"]
+    assert main([*words, "--video-codec", "h264"]) == 0
+    return lattok.open_dataset(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_on_the_sample_every_system_is_judged_and_labels_alike_in_another_process(
+    system, part_of_the_sample, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(mlp_probes, "STEPS", 5)
+    dataset = part_of_the_sample
+    model, out = label(system, dataset, tmp_path, "corner2", stride=16)
+    labelled, codes = lattok.open_dataset(out), SYSTEMS[system][2]
+    check_columns(dataset, labelled, lattok.load(model), stride=16)
+    again = str(tmp_path / "again")
+    words = ["annotate", str(dataset.root), "--model", model, "--out", again]
+    subprocess.run([sys.executable, "-m", "lattok", *words], check=True)
+    names, other = ["latent.embedding", *["latent.codes"] * codes], lattok.open_dataset(again)
+    for episode in dataset.episodes:
+        here, there = (each.columns(episode.index, names) for each in (labelled, other))
+        assert all(np.array_equal(here[name], there[name]) for name in names)
+    assert main(["evaluate", model, str(dataset.root), "--out", str(tmp_path / "report"), "--device", "cpu"]) == 0
+    figures = json.loads((tmp_path / "report" / "report.json").read_text())["figures"]
+    assert figures["prediction_loss/true"] > 0
+    assert "transfer_latents/model" in figures
+    assert ("joint_entropy_bits/model" in figures) == codes
+    print(system, {name: round(figures[name], 3) for name in ("r2_from_latents/latents", "prediction_loss/true")})
 
 
 def test_controls_that_need_training_are_refused(dataset):

@@ -1,0 +1,267 @@
+"""Codecs of frequencies: the chunk's cosine transform, rounded, as subwords. FAST and TOAST differ in the subwords.
+
+coefficients = round(scale * DCT-II(chunk))     orthonormal, over time, for each dimension
+codes        = subwords of the coefficients in one row
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lattok import checks, files
+from lattok.action_vq.base import ChunkTokenizer, Repaired
+from lattok.action_vq.config import ChunkConfig
+from lattok.action_vq.inputs import Arrays
+from lattok.action_vq.subwords import Coefficients, CoefficientSubwords, trimmed
+from lattok.arrays import Values, as_tensor, like
+from lattok.checks import LattokError
+from lattok.hub.weights import Size, Sizes
+
+TOKENIZER = "tokenizer.json"
+FARTHEST = np.array(1e30)  # normalised values beyond are cut, so that their coefficients are finite
+
+
+@dataclass(frozen=True)
+class DCTConfig(ChunkConfig):
+    """`fit` finds `min_token`, `max_token` and how many tokens there are in the end."""
+
+    from_data = ChunkConfig.from_data | {"min_token", "max_token"}
+
+    normalize: str = "quantile"
+    vocab_size: int = 1024
+    scale: float = 10.0  # rounding steps per unit of a coefficient
+    min_token: int = 0  # the coefficient that is character 0
+    max_token: int | None = None  # the largest coefficient; None: the largest that the vocabulary can write
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(vocab_size=self.vocab_size)
+        for name, value in {"min_token": self.min_token, "max_token": self.max_token or 0}.items():
+            if isinstance(value, bool) or not isinstance(value, int):
+                checks.fail(name, "a whole number", repr(value))
+        checks.positive(scale=self.scale)
+        if self.max_token is not None and self.max_token < self.min_token:
+            checks.fail("max_token", f"None or at least min_token, {self.min_token}", self.max_token)
+
+
+class DCTTokenizer(ChunkTokenizer, ABC):
+    """Chunks [B, H, m] to rows of codes of different lengths, padded with -1.
+
+    A family names its subwords, what trains them, and in which order coefficients stand in a row.
+    """
+
+    config: DCTConfig
+    subwords_class: ClassVar[type[CoefficientSubwords]]
+    train_subwords: ClassVar[Callable[[np.ndarray, int, float], tuple[str, int, int]]]
+    by_dimension: ClassVar[
+        bool
+    ]  # all frequencies of a dimension, then the next one; else all dimensions of a frequency
+    fixed_length = False
+
+    def __init__(self, config: DCTConfig):
+        super().__init__(config)
+        self.register_buffer("tokenizer_json", torch.zeros(0, dtype=torch.uint8))  # travels with the weights
+        self.tokenizer_json: Tensor
+        self._subwords: CoefficientSubwords | None = None
+
+    @cached_property
+    def _forward_dct(self) -> np.ndarray:
+        """Turn chunks into coefficients; float64, since float32 rounds a few in a million the other way."""
+        return dct_matrix(self.horizon) * self.config.scale
+
+    @cached_property
+    def _inverse_dct(self) -> np.ndarray:
+        return (dct_matrix(self.horizon).T / self.config.scale).astype(np.float32)
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the number of tokens."""
+        return self.config.vocab_size
+
+    @property
+    def tokens_per_chunk(self) -> int:
+        """Return the most tokens a chunk can take: one per byte of its coefficients."""
+        return self.horizon * self.action_dim * self.subwords.bytes_per_number
+
+    @property
+    def subwords(self) -> CoefficientSubwords:
+        """Return the subwords of coefficients."""
+        if self._subwords is None:
+            ways = [f"{type(self).__name__}.fit", *(["from_published"] if hasattr(self, "from_published") else [])]
+            checks.fail("tokenizer", "a vocabulary", "none", f"Use {', '.join(ways)} or from_pretrained.")
+        return self._subwords
+
+    @classmethod
+    def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
+        """Learn a vocabulary from chunks [N, H, m] in physical units, or a list of such arrays.
+
+        Coefficients up to four times as large as those seen can be written, +-960 at most; `error_report` says how many
+        are clipped. Nothing is random; `seed` is there so that all families are called alike. Fewer tokens than
+        `vocab_size` result where there is nothing more to merge.
+        """
+        for name in {"min_token", "max_token"} & set(options):
+            raise LattokError(f"`{name}` cannot be given, it follows from the chunks (got {options[name]}).")
+        model, batch = cls._from_chunks(chunks, valid, options)
+        scale, horizon = model.config.scale, model.horizon
+        numbers = model._coefficients(model._prepare(batch.chunks, batch.valid)[0])
+        text, low, high = cls.train_subwords(numbers, model.config.vocab_size, scale * horizon**0.5)
+        size = cls.subwords_class(text, low, high).vocab_size
+        model.config = replace(model.config, vocab_size=size, min_token=low, max_token=high)
+        return model._adopt(text).eval()
+
+    def shaped(self, horizon: int, action_dim: int) -> Self:
+        """Return this tokenizer for chunks of another shape [horizon, action_dim]: same vocabulary, same normaliser.
+
+        A normaliser knows its dimensions: for another number of them there must be none.
+        """
+        config, same = self.config, action_dim == self.action_dim
+        if same and horizon == self.horizon:
+            return self
+        if not same and set(config.action_kinds) != {"identity"}:
+            hint = "Load the tokenizer without statistics, and normalise actions yourself."
+            checks.fail("action_dim", f"{self.action_dim}, whose normaliser it has", action_dim, hint)
+        unnamed: dict[str, Any] = {} if same else {"action_names": (), "normalize_exceptions": (), "normalizers": ()}
+        other = type(self)(replace(config, horizon=horizon, action_dim=action_dim, **unnamed))
+        if same:
+            other.normalizer, other.normalizers = self.normalizer, self.normalizers
+        other._subwords, other.tokenizer_json = self._subwords, self.tokenizer_json
+        return other.to(self.normalizer.shift.device).eval()
+
+    def forward(self, batch: Any) -> list[list[int]]:
+        """Turn chunks [B, H, m], or one [H, m], into rows of ids without padding, as the published processor does.
+
+        Their shape may be another than the tokenizer's: see `shaped`. `encode` gives one array.
+        """
+        chunks = as_tensor("chunks", batch)
+        chunks = chunks[None] if chunks.ndim == 2 else chunks
+        checks.rank("chunks", chunks, "B H m")
+        return [row[row >= 0].tolist() for row in self.shaped(*chunks.shape[1:]).encode(chunks)]
+
+    def decode(
+        self, codes: Any, return_info: bool = False, *, time_horizon: int | None = None, action_dim: int | None = None
+    ) -> Any:
+        """Turn codes, any integers [B, L] or a list of rows, into chunks [B, H, m] in physical units; refuse none.
+
+        With `time_horizon` or `action_dim` chunks have that shape and are arrays, as the published processor has them.
+        See `ChunkTokenizer.decode`.
+        """
+        if time_horizon is None and action_dim is None:
+            return super().decode(codes, return_info)
+        shape = {"time_horizon": time_horizon or self.horizon, "action_dim": action_dim or self.action_dim}
+        checks.counts(**shape)
+        return like(np.empty(0), super(DCTTokenizer, self.shaped(*shape.values())).decode(codes, return_info))
+
+    def _save(self, folder: Path, name: str | None) -> None:
+        """Refuse to save without a vocabulary: it could not be loaded."""
+        _ = self.subwords
+        super()._save(folder, name)
+
+    def check_fits(self, file: Sizes, where: str) -> None:
+        """Let the tokenizer have any length; everything else is strict."""
+        length = file.get("tokenizer_json", Size((0,), torch.uint8)).shape[:1] or (1,)
+        self.tokenizer_json = self.tokenizer_json.new_empty(length if length[0] <= files.JSON_BYTES else 0)
+        super().check_fits(file, where)
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Read the vocabulary from its tensor, too."""
+        super().load_tensors(tensors, where)
+        self._adopt(self.tokenizer_json.cpu().numpy().tobytes().decode(errors="replace"))
+
+    def _adopt(self, text: str) -> Self:
+        """Use the tokenizer of a tokenizer.json."""
+        found = self.subwords_class(text, self.config.min_token, self.config.max_token)
+        if found.vocab_size != self.config.vocab_size:
+            hint = "Pass vocab_size if its training stopped early; otherwise these files do not belong together."
+            checks.fail("vocab_size", f"{found.vocab_size}, as {TOKENIZER} has", self.config.vocab_size, hint)
+        self._subwords = found
+        self.tokenizer_json = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        return self
+
+    def _coefficients(self, actions: Tensor) -> np.ndarray:
+        """Turn normalised actions [B, H, m] into whole numbers [B, H*m], float64; half-way cases go to the even one."""
+        values = actions.numpy(force=True).astype(np.float64)
+        numbers = np.rint(self._forward_dct @ values.clip(-FARTHEST, FARTHEST))  # b h m
+        return (numbers.swapaxes(1, 2) if self.by_dimension else numbers).reshape(-1, self.horizon * self.action_dim)
+
+    def _per_dimension(self, numbers: np.ndarray) -> np.ndarray:
+        """Turn rows [B, H*m] of coefficients, or of what is said of them, into [B, H, m]."""
+        if self.by_dimension:
+            return numbers.reshape(-1, self.action_dim, self.horizon).swapaxes(1, 2)
+        return numbers.reshape(-1, self.horizon, self.action_dim)
+
+    def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
+        rows = self.subwords.encode(self._coefficients(actions))
+        return padded(rows, self.tokens_per_chunk).to(actions.device)
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        numbers = self.subwords.decode(codes.cpu().numpy(), self.horizon * self.action_dim).astype(np.float32)
+        return torch.from_numpy(self._inverse_dct @ self._per_dimension(numbers)).to(codes.device)
+
+    def _repair(self, codes: Tensor) -> Repaired:
+        """Skip ids outside the vocabulary and bytes that are no character; negative ids are padding anywhere.
+
+        The readable coefficients are kept from the first on; missing ones are 0, and those beyond the last are dropped.
+        A dimension without any coefficient is not known at all.
+        """
+        size = self.horizon * self.action_dim
+        rows = trimmed(codes.cpu().numpy())
+        doubtful = np.flatnonzero(~self.subwords.plainly_whole(rows, size)).tolist()
+        readings = {i: self.subwords.read(rows[i]) for i in doubtful}
+        broken = {i: note for i, reading in readings.items() if (note := _note(reading, size, self.vocab_size))}
+        missing = np.zeros((len(rows), 1, self.action_dim), dtype=bool)
+        if not broken:
+            return Repaired(codes, torch.from_numpy(missing), [])
+        numbers = np.zeros((len(broken), size))
+        for row, i in zip(numbers, broken, strict=True):
+            kept = readings[i].coefficients[:size]
+            row[: len(kept)] = kept
+            missing[i] = ~self._per_dimension(np.arange(size) < len(kept)).any(1)
+        width = max(codes.shape[1], self.tokens_per_chunk)
+        legal = torch.nn.functional.pad(codes, (0, width - codes.shape[1]), value=-1)
+        legal[list(broken)] = padded(self.subwords.encode(numbers), width).to(codes.device)
+        notes = [broken.get(i, "") for i in range(len(rows))]
+        return Repaired(legal, torch.from_numpy(missing).to(codes.device), notes)
+
+    def _clipped(self, actions: Tensor, valid: Tensor) -> float:
+        """Count coefficients; a dimension that a chunk does not have has none."""
+        clipped = self._per_dimension(self.subwords.clipped(self._coefficients(actions)))
+        there = valid.any(1).numpy(force=True)  # b m
+        return float((clipped.mean(1) * there).sum() / max(1, there.sum()))
+
+
+def dct_matrix(n: int) -> np.ndarray:
+    """Return the orthonormal DCT-II as a matrix, float64 [frequencies n, steps n]."""
+    frequency, step = np.arange(n)[:, None], np.arange(n)
+    matrix = np.sqrt(2 / n) * np.cos(np.pi * frequency * (2 * step + 1) / (2 * n))
+    matrix[0] /= np.sqrt(2)
+    return matrix
+
+
+def padded(rows: list[list[int]], length: int) -> Tensor:
+    """Pad rows of ids with -1, int64 [B, length]."""
+    codes = np.full((len(rows), length), -1)
+    for code, row in zip(codes, rows, strict=True):
+        code[: len(row)] = row
+    return torch.from_numpy(codes)
+
+
+def _note(reading: Coefficients, size: int, vocab_size: int) -> str:
+    """Say what has to be repaired in a row, "" where it is exactly `size` coefficients."""
+    gap = size - len(reading.coefficients)
+    parts = {
+        f"{reading.unknown} outside 0..{vocab_size - 1}": reading.unknown,
+        f"{reading.unreadable} unreadable bytes": reading.unreadable,
+        f"{gap} of {size} coefficients missing": gap > 0,
+        f"{-gap} coefficients too many": gap < 0,
+    }
+    return "; ".join(text for text, holds in parts.items() if holds)
