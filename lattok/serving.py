@@ -10,7 +10,8 @@ policy that contradicts it is refused before the first episode.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -26,8 +27,9 @@ from vla_eval.specs import DimSpec
 
 from lattok import checks, hub
 from lattok.checks import LattokError
-from lattok.data import ActionSpace, convert_actions
+from lattok.data import ActionSpace, convert_actions, from_unified
 from lattok.data.actions.space import GRIPPERS, Gripper, Joints, Position, Rotation
+from lattok.data.actions.unified import is_unified
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import short_name
 from lattok.devices import moved
@@ -96,7 +98,8 @@ class PolicyServer(PredictModelServer):
             checks.fail("state", f"the key of the {config.proprio_dim} numbers of proprio", "none", hint)
         self.space = ActionSpace.of(benchmark_actions, "benchmark_actions")
         self.policy_space = _policy_space(self.policy, policy_actions)
-        convert_actions(np.empty((0, config.action_dim)), self.policy_space, self.space)  # raises where it cannot
+        self._to_benchmark = _translation(self.policy, self.policy_space, self.space)
+        self._to_benchmark(np.empty((0, config.action_dim)))  # raises where it cannot
         self.low, self.high = _ends(self.space, limits or {})
 
     async def on_observation(self, obs: dict[str, Any], ctx: SessionContext) -> None:
@@ -139,7 +142,7 @@ class PolicyServer(PredictModelServer):
         """Return a chunk `actions` [H, n] for each observation, in the benchmark's numbers."""
         seen = [obs[SEEN] if SEEN in obs else self.see(obs) for obs in obs_batch]
         chunks = self.policy.predict_chunk(_joined(seen)).float().numpy(force=True)
-        actions = convert_actions(chunks, self.policy_space, self.space)
+        actions = self._to_benchmark(chunks)
         return [{"actions": chunk} for chunk in np.clip(actions, self.low, self.high)]
 
     def get_action_spec(self) -> dict[str, DimSpec]:
@@ -209,6 +212,15 @@ def _policy_space(policy: LatentVLA, given: Any) -> ActionSpace:
         checks.fail("policy_actions", f"{_text(own)}, as in the policy's training", _text(space), hint)
     checks.size("policy_actions", "dimensions, as the policy's actions have", space.dim, policy.config.action_dim)
     return space
+
+
+def _translation(policy: LatentVLA, own: ActionSpace, space: ActionSpace) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what turns a policy's actions into those of the benchmark; of a unified policy the arm that it has."""
+    if not is_unified(own) or is_unified(space):
+        return partial(convert_actions, source=own, target=space)
+    absent = policy.config.absent[0] if policy.config.absent else ()
+    right = [dim for dim, name in enumerate(own.names) if name.startswith("right_")]
+    return partial(from_unified, target=space, unified=own, arm="left" if {*right} <= {*absent} else "right")
 
 
 def _ends(space: ActionSpace, limits: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:

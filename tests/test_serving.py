@@ -328,6 +328,25 @@ def test_rotations_and_grippers_of_bridge_become_those_of_simplerenv():
     np.testing.assert_allclose(actions, [[0.1, -0.2, 0.3, *vector, 1.0], [0, 0, 0, 0, 0, 0, 0.1]], atol=1e-6)
 
 
+@pytest.mark.parametrize("arm", ["left", "right"])
+def test_a_policy_of_the_unified_space_acts_with_the_arm_that_it_has(arm):
+    first = 7 if arm == "right" else 0
+    absent = tuple(dim for dim in range(44) if not first <= dim < first + 7)
+    made = fakes.policy(action_dim=44, horizon=4, proprio_dim=0, proprio_names=(), absent=(absent,))
+    args = ARGS | {"policy_actions": "unified", "state": None, "observation_params": None}
+    server = PolicyServer(made, **args)
+    actions = server.predict(drawn(0), SimpleNamespace())["actions"]  # type: ignore[arg-type]
+    obs = drawn(0)
+    seen = {
+        "observation.images.front": torch.from_numpy(obs["images"]["agentview"])[None],
+        "observation.images.wrist": torch.from_numpy(obs["images"]["wrist"])[None],
+        "task": [obs["task_description"]],
+    }
+    chunk = made.predict_chunk(seen)[0].numpy()[:, first : first + 7]
+    wanted = np.concatenate([chunk[:, :3].clip(-0.15, 0.15), (1 - 2 * chunk[:, 6:]).clip(-1, 1)], -1)
+    np.testing.assert_allclose(actions, wanted, atol=1e-6)
+
+
 # what the harness warns about although it is right: see model_servers/simpler_widowx.yaml
 WARNED = {"simpler_widowx": {"rotation", "gripper"}, "simpler_google": {"rotation", "gripper"}}
 CAMERA_SIZES = {"image": (256, 256), "image2": (256, 256), "rgb_static": (200, 200), "rgb_gripper": (84, 84)}

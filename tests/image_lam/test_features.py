@@ -188,7 +188,7 @@ def test_every_backbone_labels_videos(case, tmp_path):
 @pytest.mark.parametrize(
     ("name", "size", "text"),
     [
-        ("clip", 224, '`features`: expected "pixels", "timm:MODEL", "hf:MODEL", "dc-ae:MODEL" or "held:SIZES", got \'clip\''),
+        ("clip", 224, '"pixels", "timm:MODEL", "hf:MODEL", "dc-ae:MODEL" or "held:SIZES", got \'clip\''),
         ("timm:", 224, '`features`: expected "pixels"'),
         ("timm:no_such_model", 224, "`features`: expected a timm vision transformer; 'timm:no_such_model' could not"),
         ("timm:resnet18", 224, "`features`: expected a timm vision transformer; 'timm:resnet18' is none"),
