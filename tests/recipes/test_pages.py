@@ -106,3 +106,9 @@ def test_judging_and_labelling(place, capsys):
         block = block.replace("from lattok.annotation import RayEngine", "from lattok.annotation import LocalEngine")
         exec(block.replace("RayEngine(workers=8)", "LocalEngine()"), {})
     assert os.path.isdir("labelled")
+
+
+def test_the_tutorial(place, capsys):
+    for line in "".join(blocks("docs/tutorial.md", "bash")).splitlines():
+        run(line.replace("sample/dataset", "DATASET").replace(" --controls trained", ""), capsys)
+    assert (place / "runs/annotated/meta/lattok.json").is_file()

@@ -1,0 +1,1 @@
+"""Pages of the documentation, and the hooks that fill them in."""
