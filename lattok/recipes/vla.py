@@ -107,9 +107,9 @@ class Learner:
     loss_weights: Mapping[str, float]
     groups: Callable[[nn.Module], Sequence[ParameterGroup]] = one_group
     gaps: Callable[[float], Sequence[int]] = lambda fps: ()  # frames ahead that batches look too, at a rate
-    subtasks: bool = False  # batches have texts of sub-tasks
     fitted: bool = False  # the policy has its normalisers already
     inputs: Mapping[str, str] = field(default_factory=dict)  # hashes of the models that it begins with
+    subtasks: bool = False  # batches have texts of sub-tasks
 
 
 @dataclass(frozen=True)

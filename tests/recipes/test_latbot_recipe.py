@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +11,10 @@ import lattok
 from lattok import LattokError
 from lattok.cli import main
 from lattok.cli.train import as_flags
-from tests.clip_lam.fakes import SIZES
+from tests.clip_lam.fakes import SIZES, clip_lam
 from tests.conftest import write_dataset
 from tests.recipes.policies import SIZES as POLICY
+from tests.vla.stand_in import B, Policy, make_batch
 
 LOOP = {"steps": 3, "batch_size": 4, "log_every": 1}
 
@@ -67,3 +70,18 @@ def test_numbers_of_the_paper():
     made = lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", teacher="t")
     assert (made.loop.batch_size, made.loop.warmup_steps, made.loop.min_lr) == (256, 2000, 2.5e-6)
     assert made.model.action_loss == "l2_bce"
+
+
+def test_the_block_for_somebody_elses_policy_runs(tmp_path, monkeypatch):
+    """The Python block of docs/howto/latbot.md as it stands there, and a step of what it makes."""
+    clip_lam().save_pretrained(tmp_path / "runs/teacher")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs/howto/latbot.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"<!-- latbot -->\n```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    known = {"policy": Policy(), "preprocessor": dict}
+    exec(text, known)
+    clips = {camera: torch.rand(B, 3, 3, 16, 16) for camera in known["teacher"].cameras}
+    given = make_batch() | clips | {"task": ["lift"] * B}
+    loss, logs = known["policy"](known["preprocessor"](given))
+    loss.backward()
+    assert logs["latent_loss"] > 0
