@@ -64,6 +64,7 @@ CONVERT = {
 VERBS: Mapping[str, Verb | Group] = {
     "demo": Verb(demo.demo),
     "inspect": Verb(look.inspect, "lattok.data"),  # no models: in half the time
+    "view": Verb(look.view, "lattok.evaluation"),
     "train": Group("Train an action tokenizer, a latent action model or a policy (vla).", _kinds, train_verb),
     "presets": Verb(presets),
     "evaluate": Verb(look.evaluate),

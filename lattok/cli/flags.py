@@ -19,6 +19,7 @@ Number = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
 Names = Annotated[tuple[str, ...], arg(metavar="NAME ...", help_behavior_hint="")]
 Folder = Annotated[str, arg(metavar="DIR")]
 MaybeFolder = Annotated[str | None, arg(metavar="DIR", help_behavior_hint="")]
+MaybeFile = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
 Switch = Annotated[bool, FlagCreatePairsOff, arg(help_behavior_hint="")]  # --switch, without --no-switch
 Model = Annotated[Positional[str], arg(metavar="MODEL", help="Folder of a model, or a Hub id.")]
 Models = Annotated[tuple[str, ...], arg(metavar="MODEL ...")]

@@ -1,4 +1,4 @@
-"""`lattok inspect`, `evaluate`, `compare` and `doctor`: say what is there, how good it is, what is wrong."""
+"""`lattok inspect`, `view`, `evaluate`, `compare` and `doctor`: what is there, how good it is, what is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 import lattok
 from lattok import checks, files
-from lattok.cli.flags import Dataset, Folder, MaybeFolder, Model, Models, Names, Number, Text
+from lattok.cli.flags import Dataset, Folder, MaybeFile, MaybeFolder, Model, Models, Names, Number, Text
 from lattok.cli.simulate import act
 from lattok.progress import bar
 
@@ -48,6 +48,34 @@ def inspect(
         horizon=horizon,
     )
     print(inspection.render())
+
+
+def view(
+    dataset: Dataset,
+    out: MaybeFile = None,
+    labels: Text = None,
+    cameras: Names = (),
+    episodes: Text = None,
+) -> None:
+    """Show episodes with their codes over time: in rerun where it is installed, otherwise on a page of one file.
+
+    Example: lattok view path/to/annotated --out view.html
+
+    Args:
+        out: FILE.html, a page, or FILE.rrd, a recording for rerun (default: rerun itself, or view.html).
+        labels: Folder of labels that belongs to the dataset.
+        cameras: Cameras to show, short names allowed (default: the first two).
+        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
+    """
+    from lattok.evaluation.viewer import view
+    from lattok.labels import with_labels
+
+    opened = lattok.open_dataset(dataset)
+    opened = opened if labels is None else with_labels(opened, labels)
+    with bar("view") as progress:
+        path = view(opened, out, episodes=episodes, cameras=cameras or None, progress=progress.stage)
+    if path is not None:
+        print(f"Page: {path}" if path.suffix == ".html" else f"Recording: {path}. Open it with: rerun {path}")
 
 
 def evaluate(

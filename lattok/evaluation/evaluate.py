@@ -24,7 +24,7 @@ from lattok.evaluation.page import check_place, write
 from lattok.evaluation.questions.codes import direction_outcome, usage_outcome
 from lattok.evaluation.questions.dependence import dependence_outcome
 from lattok.evaluation.questions.distractor import distractor_outcome
-from lattok.evaluation.questions.examples import examples_outcome, gallery_outcome
+from lattok.evaluation.questions.examples import examples_outcome, gallery_outcome, timeline_outcome
 from lattok.evaluation.questions.policy_error import policy_errors, policy_outcome
 from lattok.evaluation.questions.readout import readout_outcome
 from lattok.evaluation.questions.reconstruction import headline_of, reconstruction_outcome
@@ -49,6 +49,7 @@ LATENT_QUESTIONS: tuple[Callable[[LatentEvidence], Outcome | None], ...] = (  # 
     structure_outcome,
     transfer_outcome,
     gallery_outcome,
+    timeline_outcome,
     examples_outcome,
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from lattok import files
 from lattok.checks import LattokError
 from lattok.evaluation import svg
 from lattok.evaluation.answer import advice_on
+from lattok.evaluation.page_script import POLICY, SCRIPT
 from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow, Verdict
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
@@ -100,6 +101,15 @@ svg .dots { stroke: var(--model); stroke-width: 3.4; stroke-linecap: round; stro
 details { margin: 16px 0 0; } summary { cursor: pointer; font-weight: 550; font-size: 15px; }
 .gallery div { display: flex; gap: 2px; margin: 0 0 6px; max-width: 300px; }
 .gallery img { display: block; flex: 1 1 0; min-width: 0; max-width: 96px; border-radius: 3px; }
+.episode p { margin: 0 0 8px; font-size: 13px; line-height: 1.4; color: var(--soft); overflow-wrap: anywhere; }
+.episode b { color: var(--ink); } .films { display: flex; gap: 6px; margin: 0 0 6px; }
+.films video { flex: 1 1 0; min-width: 0; max-width: 240px; border-radius: 3px; display: block; }
+.timeline svg { display: block; width: 100%; height: auto; cursor: crosshair; }
+.timeline .now { margin: 4px 0 0; font-variant-numeric: tabular-nums; } .timeline details { margin: 4px 0 8px; }
+.timeline summary { font-size: 13px; font-weight: 500; } [hidden] { display: none !important; }
+.filter { display: block; margin: 0 0 12px; font-size: 14px; } .filter select { font: inherit; max-width: 100%;
+  color: inherit; background: var(--card); border: 1px solid var(--control); border-radius: 6px; padding: 4px 8px; }
+:focus-visible { outline: 2px solid var(--model); outline-offset: 2px; }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 3px 18px; font-size: 13px;
   margin: 12px 0 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
@@ -134,12 +144,18 @@ def render(report: Report) -> str:
         *map(_section, report.sections),
         f"<section><h2>Provenance</h2>{_provenance(report.provenance)}</section>",
     ]
+    return document(report.title, body)
+
+
+def document(title: str, body: Sequence[str], mark: str = "") -> str:
+    """Put parts of HTML into a page that asks for nothing; `mark` says in its head whose it is."""
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html>\n<html lang="en"><head>{mark}<meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.title)} · lattok</title><style>{STYLE}</style></head>\n<body><main>\n"
+        f"<title>{escape(title)} · lattok</title><style>{STYLE}</style></head>\n<body><main>\n"
         + "\n".join(body)
-        + "\n</main></body></html>\n"
+        + f"\n</main><script>{SCRIPT}</script></body></html>\n"
     )
 
 

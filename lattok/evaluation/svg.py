@@ -60,7 +60,7 @@ def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = 
     for kind, curve in series:
         points = " ".join(f"{frame.x(i):.1f},{frame.y(value):.1f}" for i, value in enumerate(curve))
         parts.append(f'<polyline class="{kind} line" points="{points}"/>')
-    return _svg(parts, height, title)
+    return _svg(parts, height, title, frame.text)
 
 
 def scatter(title: str, x: Sequence[float], y: Sequence[float], names: tuple[str, str], height: int = 260) -> str:
@@ -162,6 +162,11 @@ class _Frame:
             self.high_y = self.low_y + step
         self.left, self.right, self.top, self.bottom = 42, WIDTH - 6, TOP, height - 22
 
+    @property
+    def text(self) -> str:
+        """The corners, and the values at its bottom and top, as text."""
+        return f"{self.left} {self.right} {self.top} {self.bottom} {self.low_y!r} {self.high_y!r}"
+
     def x(self, value: float) -> float:
         return self.left + (self.right - self.left) * (value - self.low_x) / (self.high_x - self.low_x)
 
@@ -209,6 +214,7 @@ def _short(name: str, most: int = 18) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _svg(parts: Sequence[str], height: float, label: str) -> str:
-    opening = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}">'
+def _svg(parts: Sequence[str], height: float, label: str, frame: str = "") -> str:
+    told = f' data-frame="{frame}"' if frame else ""  # the page's script reads values from it
+    opening = f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label, quote=True)}"{told}>'
     return f"{opening}{''.join(parts)}</svg>"

@@ -21,7 +21,7 @@ from lattok.recipes import kinds
 from lattok.vla import STRATEGIES, register_strategy
 
 TRAINED = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam")
-READERS = (["inspect"], *(["train", name] for name in TRAINED), ["evaluate"], ["annotate"])
+READERS = (["inspect"], ["view"], *(["train", name] for name in TRAINED), ["evaluate"], ["annotate"])
 PUBLISHED = tuple(CONVERT)
 COMMANDS = (
     ["demo"],
@@ -246,7 +246,7 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
     ("words", "says"),
     [
         (["trian", "action-vq"], "lattok has no `trian`. Did you mean train? See lattok --help."),
-        (["frobnicate"], "lattok has no `frobnicate`. There are demo, inspect, train,"),
+        (["frobnicate"], "lattok has no `frobnicate`. There are demo, inspect, view, train,"),
         (["train"], "lattok train needs one of action-vq, clip-lam, fast,"),
         (["convert"], "lattok convert needs one of p2t-action-vq,"),
         (["train", "image-lm", "D"], "lattok train has no `image-lm`. Did you mean image-lam?"),

@@ -1,4 +1,4 @@
-"""What do single codes and pairs look like? Typical pairs of the codes used most, and pairs from the whole split."""
+"""What do codes and pairs look like? Typical pairs of the codes used most, codes over time, any pairs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 from html import escape
 from io import BytesIO
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -13,11 +14,13 @@ from torch import Tensor
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet, exchanged, pair_targets
 from lattok.evaluation.report import Outcome, Pictures, Section, printed
+from lattok.evaluation.timeline import Codes, panel, shots
 from lattok.image_lam import ImageLAM
 
 POSITIONS, CODES, CLIPS, CAMERAS = 4, 4, 3, 2  # what fits on a page of 3 MB
 SIDE, QUALITY = 64, 70
 EXAMPLES, THUMBNAIL = 4, 128
+EPISODES = 6  # with their codes over time
 
 
 def gallery_outcome(evidence: LatentEvidence) -> Outcome | None:
@@ -79,6 +82,32 @@ def _mean_action(evidence: LatentEvidence, used: Tensor) -> str:
     top = scaled.abs().argsort(descending=True)[:3]
     parts = (f"{escape(evidence.names[int(i)])} {printed(float(scaled[i]), '+.1f')}" for i in top)
     return f"<br>mean action {', '.join(parts)}"
+
+
+def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
+    """Show codes over time under the film of one held-out episode of each task. None for a model without codes."""
+    if not evidence.codes:
+        return None
+    held_out, panels, tasks = evidence.held_out, [], set[tuple[str, ...]]()
+    cameras, fps = evidence.source.cameras[:CAMERAS], evidence.source.dataset.fps
+    for episode in evidence.source.dataset.episodes:
+        pairs = np.flatnonzero(held_out.episode_of == episode.index)
+        if not len(pairs) or episode.tasks in tasks or len(panels) == EPISODES:
+            continue
+        tasks.add(episode.tasks)
+        rows = held_out.rows[pairs]
+        frames = held_out.frames.batch(torch.from_numpy(rows[shots(len(rows))])).frames[:, 0].numpy()  # s v h w 3
+        films = {camera: frames[:, view] for view, camera in enumerate(cameras)}
+        codes = held_out.latents.codes[torch.from_numpy(pairs)].numpy()
+        labels = [Codes("latent actions", codes, np.ones(len(codes), dtype=bool))]
+        moments = held_out.frames.frame_of[rows]
+        panels.append(panel(f"Episode {episode.index}", ", ".join(episode.tasks), films, labels, moments, fps))
+    text = (
+        "A held-out episode of each task. A colour is a code, wherever it stands. Codes that say what is done change "
+        "when the robot does something else, and come back when it comes back."
+    )
+    shown = Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels))
+    return Outcome((Section("Codes over time", text, (), (shown,)),), {}, []) if panels else None
 
 
 def examples_outcome(evidence: LatentEvidence) -> Outcome:
