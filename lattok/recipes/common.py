@@ -29,7 +29,7 @@ from lattok.samples.batches import Source, open_mixture, parse_source
 from lattok.signals import restated
 from lattok.training import RECIPE, RUN, LoopOptions
 
-CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "feature_cache")
+CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "feature_cache", "tracker")
 
 # Presets of the paper's robots normalise as the published code does (the paper does not say): increments between the
 # first and the last percentile, but for the gripper, and RoboTwin's joints between their extremes.

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from lattok.seeds import derive_seed
 from lattok.signals import Interrupted, deferred
 from lattok.training import checkpoints
 from lattok.training.feed import Batches, Feed
-from lattok.training.runlog import CodebookWatch, Meter, RunLog
+from lattok.training.runlog import TRACKERS, CodebookWatch, Meter, RunLog, check_tracker
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
 FUSED = ("cpu", "cuda")  # devices whose optimiser is one call for all parameters, in every torch that will do
@@ -66,6 +66,7 @@ class LoopOptions:
     log_every: int = 50  # steps
     save_every: int = 1000  # steps; a run that is stopped goes on from the last checkpoint
     threads: int = 0  # of torch on a CPU, part of the result; 0: torch's own choice
+    tracker: str = "none"  # or "wandb": the figures go there as well
     trial: bool = False  # a few steps to see that it works: every report on the model says so
 
     def __post_init__(self) -> None:
@@ -83,6 +84,7 @@ class LoopOptions:
         checks.one_of("optimizer", self.optimizer, ("adam", "adamw"))
         checks.one_of("device", self.device, DEVICES)
         checks.one_of("precision", self.precision, ("no", "bf16"))
+        checks.one_of("tracker", self.tracker, TRACKERS)
 
 
 class ParameterGroup(NamedTuple):
@@ -158,6 +160,7 @@ def fit(
     is no longer finite, at the next step that is logged or saved and before either, or memory is full; `Interrupted`
     after Ctrl-C, SIGTERM or SIGHUP; all with the last good state saved.
     """
+    check_tracker(options.tracker)
     accelerator = _accelerator(options)
     module = copy.deepcopy(model) if _shards(accelerator) else model  # sharding in place would not come off again
     fused = accelerator.device.type in FUSED
@@ -166,7 +169,8 @@ def fit(
     average = checkpoints.weights_of(module) if options.ema else {}
     first = checkpoints.restore(module, optimizer, path, options.steps, average) if resume and path.is_file() else 0
     main = accelerator.is_main_process
-    log = RunLog(out / RUN, out.name, first, options.steps) if main else None
+    told = options.tracker, asdict(options)
+    log = RunLog(out / RUN, out.name, first, options.steps, *told) if main else None
     meter = Meter(options.batch_size, first, accelerator.device)
     last: dict[str, float] = {}
     watch = CodebookWatch(options.steps, quiet=options.trial)

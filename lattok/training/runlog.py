@@ -8,32 +8,48 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import torch
+from accelerate.tracking import WandBTracker
 from torch import nn
 from tqdm.auto import tqdm
 
-from lattok import files
+from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.quantize import CodeUsage, QuantizerConfig
 
-METRICS, BOARD = "metrics.jsonl", "tensorboard"
+METRICS, BOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb-id"
+TRACKERS = ("none", "wandb")
 START, START_STEPS = 0.25, 1000  # share of a run, and steps at most, in which codebooks may still be finding themselves
 GROWTH = 1.1  # a codebook whose perplexity rises by this factor between two looks is on its way
 
 
 class RunLog:
-    """metrics.jsonl, TensorBoard, and a progress bar with the time left (plain lines where there is no terminal)."""
+    """metrics.jsonl, TensorBoard, and a progress bar with the time left (plain lines where there is no terminal).
 
-    def __init__(self, folder: Path, title: str, first: int, steps: int):
+    With a `tracker`, values go there as well, with those of `config` once.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        title: str,
+        first: int,
+        steps: int,
+        tracker: str = "none",
+        config: Mapping[str, Any] | None = None,
+    ):
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / METRICS
         files.write_text(self._path, "".join(f"{line}\n" for line in _lines_until(self._path, first)))
         self._board = SummaryWriter(str(folder / BOARD), purge_step=first + 1)
+        self._tracker = _wandb(folder, title, first, config or {}) if tracker == "wandb" else None
         self._bar = tqdm(
             total=steps, initial=first, desc=title, unit="step", dynamic_ncols=True, disable=not sys.stderr.isatty()
         )
@@ -51,6 +67,8 @@ class RunLog:
             file.write(json.dumps(files.finite(entry)) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, done)
+        if self._tracker is not None:
+            self._tracker.log(dict(values), step=done)
         kinds = {text.split(":")[0]: text for text in warnings}
         for kind in kinds.keys() - self._warned:
             tqdm.write(f"step {done}: {kinds[kind]}", file=sys.stderr)
@@ -70,6 +88,28 @@ class RunLog:
         """Flush everything."""
         self._bar.close()
         self._board.close()
+        if self._tracker is not None:
+            self._tracker.finish()
+
+
+def check_tracker(name: str) -> None:
+    """Raise `LattokError` for a tracker that is not known, or not installed."""
+    checks.one_of("tracker", name, TRACKERS)
+    if name != "none" and find_spec(name) is None:
+        raise LattokError(f"`tracker` {name} is not installed. Install it: pip install 'lattok[{name}]'")
+
+
+def _wandb(folder: Path, title: str, first: int, config: Mapping[str, Any]) -> WandBTracker:
+    """Begin a run of wandb, or go on with the one that this folder began; accelerate knows how."""
+    path = folder / WANDB
+    known = path.read_text(encoding="utf-8").strip() if first and path.is_file() else ""
+    name = known if known.isalnum() else uuid4().hex
+    files.write_text(path, f"{name}\n")
+    tracker = WandBTracker("lattok", name=title, dir=str(folder), id=name, **({"resume": "allow"} if known else {}))
+    if hasattr(tracker, "start"):  # from accelerate 1.8 on; until then it starts when it is made
+        tracker.start()
+    tracker.store_init_configuration(dict(config))
+    return tracker
 
 
 def counted(title: str, total: int) -> Iterator[int]:

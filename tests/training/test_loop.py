@@ -1,5 +1,6 @@
 """The loop: exact repetition and resume, Ctrl-C, logs, collapse warnings, two processes."""
 
+import importlib
 import json
 import math
 import os
@@ -231,6 +232,40 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 def test_tensorboard_is_written(tmp_path):
     run(tmp_path)
     assert list((tmp_path / RUN / "tensorboard").glob("events*"))
+
+
+def test_a_tracker_that_is_not_there(tmp_path, monkeypatch):
+    with pytest.raises(LattokError, match="`tracker`: expected one of none, wandb, got 'board'"):
+        LoopOptions(tracker="board")
+    monkeypatch.setattr("lattok.training.runlog.find_spec", lambda name: None)
+    with pytest.raises(LattokError, match=r"`tracker` wandb is not installed. .*pip install 'lattok\[wandb\]'"):
+        run(tmp_path, tracker="wandb")
+    assert not (tmp_path / RUN).exists()
+
+
+def test_wandb_gets_the_figures(tmp_path, monkeypatch):
+    """Offline, with its real client; a run that goes on is the same one there."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    store_of = importlib.import_module("wandb.sdk.internal.datastore").DataStore
+    with pytest.raises(Interrupted):
+        run(tmp_path, steps=20, interrupt_at=8, save_every=5, tracker="wandb")
+    run(tmp_path, steps=20, save_every=5, resume=True, tracker="wandb")
+    names, steps = set(), []
+    for path in sorted((tmp_path / RUN / "wandb").glob("offline-run-*/*.wandb")):
+        store = store_of()
+        store.open_for_scan(str(path))
+        while data := store.scan_data():
+            record = importlib.import_module("wandb.proto.wandb_internal_pb2").Record.FromString(data)
+            if record.HasField("run"):
+                names.add(record.run.run_id)
+            if record.HasField("history"):
+                values = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+                steps.append(int(values["_step"]))
+        store.close()
+    assert len(names) == 1
+    assert steps == [entry["step"] for entry in read_metrics(tmp_path / RUN / METRICS)]
 
 
 def test_resuming_before_the_first_checkpoint_starts_anew(tmp_path):

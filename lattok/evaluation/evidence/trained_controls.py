@@ -43,7 +43,7 @@ def usual_loop(model: ImageLAM) -> LoopOptions:
     """Take as many steps and samples as the model itself had, where it says so; otherwise `CONTROL_LOOP`."""
     if model.trained_on is None:
         return CONTROL_LOOP
-    loop, names = model.trained_on["loop"], {field.name for field in fields(LoopOptions)}
+    loop, names = model.trained_on["loop"], {field.name for field in fields(LoopOptions)} - {"tracker"}
     known = {name: value for name, value in loop.items() if name in names}
     return LoopOptions(**{**known, "batch_size": model.trained_on["samples_per_step"]})
 
