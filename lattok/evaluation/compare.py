@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lattok import checks, hub
+from lattok import checks, files, hub
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, as_dataset
 from lattok.devices import moved
@@ -22,6 +22,7 @@ from lattok.evaluation.evidence.latent_evidence import latent_evidence
 from lattok.evaluation.evidence.pair_set import PairSource
 from lattok.evaluation.evidence.split import Split, split_episodes
 from lattok.evaluation.judged import Judged, judge_labels
+from lattok.evaluation.larybench import AS_PUBLISHED, ProbeOptions, regressed, write_tokens
 from lattok.evaluation.page import check_place, write
 from lattok.evaluation.report import Progress, Report, Verdict
 from lattok.image_lam.feature_cache import FeatureCache
@@ -43,6 +44,8 @@ def compare(
     seed: int = 0,
     device: str | None = None,
     feature_cache: FeatureCache | None = None,
+    lary: str | os.PathLike[str] | None = None,
+    lary_probe: ProbeOptions = AS_PUBLISHED,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
@@ -51,6 +54,8 @@ def compare(
     `models`: folders, Hub ids or loaded ones, or a mapping of these by name. They are loaded one after the other, moved
     to `device` where one is given; those that see frames of the same cameras and size in a row share the decoded ones.
     Each is judged at its own `stride` and cameras unless others are given; it takes as many of `cameras` as it has.
+    With `lary` a new folder gets the pairs' tokens and tables as LARYBench reads them, and the page the errors of its
+    regression probe.
     Other arguments are those of `evaluate`, and so is every figure that both have: `NAME/r2_from_codes/codes`.
     """
     dataset, named = as_dataset(dataset), _named(models)
@@ -58,6 +63,8 @@ def compare(
         checks.fail("action_key", "a column of actions: they are what labels are compared by", "None")
     split = split_episodes(dataset, episodes, max_episodes)
     note: Progress = progress or (lambda stage, done, total: None)
+    if lary is not None and not files.is_new(Path(lary)):
+        checks.fail("lary", "a new or empty folder", f"{lary}, which holds something")
     folder, decoded, judged = None if out is None else Path(out), {}, list[Judged]()
 
     def judge(name: str, model: Any) -> Judged:  # what it holds goes with it: frames, latents, a model loaded here
@@ -77,7 +84,13 @@ def compare(
         )
         with quietly(model):
             stages = _Stages(note, name)
-            found = judge_labels(name, latent_evidence(model, source, split, None, seed, stages), stages)
+            evidence = latent_evidence(model, source, split, None, seed, stages)
+            found = judge_labels(name, evidence, stages)
+            if lary is not None:
+                stages("LARY's probe", 0, 1)
+                write_tokens(evidence, name, Path(lary))
+                found = found._replace(regression=regressed(evidence, lary_probe))
+                stages("LARY's probe", 1, 1)
         return found._replace(verdicts=[*_doubts(name, model, dataset, split), *found.verdicts])
 
     for name, (model, place) in named.items():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.evaluation import Report, compare, evaluate, page, svg
 from lattok.evaluation.evidence import mlp_probes
+from lattok.evaluation.larybench import ProbeOptions, regression_probe
 from lattok.recipes import UniformBinsRecipe
 from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
 
@@ -161,6 +164,49 @@ def test_what_cannot_be_compared_gets_one_line(given, options, says, world):
     with pytest.raises(LattokError, match=f"^{says}") as error:
         compare(world, given, **CHOSEN, **options)
     assert "\n" not in str(error.value)
+
+
+def test_larys_files_are_what_its_benchmark_reads_and_its_probe_finds_the_action(world, models, tmp_path, monkeypatch):
+    """Read as its regression does: the table, tokens below LARY_LA_DIR, chunks below DATA_DIR."""
+    out, pair = tmp_path / "lary", {"org/oracle": models["oracle"], "continuous": models["continuous"]}
+    options = ProbeOptions(hidden=32, epochs=60, lr=3e-3)
+    report = compare(world, pair, lary=out, lary_probe=options, **CHOSEN)
+    for name, model in (("org-oracle", models["oracle"]), ("continuous", models["continuous"])):
+        for split, episodes in (("train", {0, 1, 2, 4, 5, 6, 8, 9}), ("val", set(HELD_OUT))):
+            with (out / "data" / f"{split}_la_planted_{STRIDE}_{name}.csv").open(newline="") as file:
+                table = list(csv.DictReader(file))
+            assert {int(re.findall(r"ep_(\d+)", row["src_img"])[0]) for row in table} == episodes
+            for row in table[::25]:
+                held = np.load(out / "latent_actions" / row["la_path"])
+                episode, t = map(int, re.findall(r"ep_(\d+)/frame_(\d+)", row["src_img"])[0])
+                found = model.encode(world.frames(episode)[None, [t, t + STRIDE]])
+                assert np.array_equal(held["indices"], found.codes[0])
+                np.testing.assert_allclose(held["tokens"], found.quantized[0], atol=1e-5)
+                chunk = np.load(out / row["action"])
+                assert np.array_equal(chunk, world.actions[episode, t : t + STRIDE])
+                assert row["action"].endswith(f"ep_{episode}/action_{t:06d}to{t + STRIDE - 1:06d}.npy")
+    errors = rows(report, "LARYBench's regression, mean squared error")
+    assert errors["org/oracle"]["values"]["all"] == report.figures["org/oracle/lary_mse/all"]
+    assert errors["org/oracle"]["values"]["all"] < 0.8 * errors["org/oracle"]["values"]["mean action, all"]
+    assert errors["continuous"]["values"]["all"] > errors["org/oracle"]["values"]["all"]
+    with pytest.raises(LattokError, match="`lary`: expected a new or empty folder, got .* which holds something"):
+        compare(world, pair, lary=out, **CHOSEN)
+
+
+def test_larys_probe_is_the_published_network():
+    probe = regression_probe(6, 4, ProbeOptions(hidden=8)).double()
+    x = torch.randn(5, 6, dtype=torch.float64)
+
+    def normed(v):
+        return (v - v.mean(1, keepdim=True)) / (v.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+
+    weights = [p.detach() for name, p in probe.named_parameters() if p.ndim == 2]
+    biases = [module.bias.detach() for module in probe.modules() if isinstance(module, torch.nn.Linear)]
+    h = (normed(x) @ weights[0].T + biases[0]).clamp_min(0)
+    for w, b in zip(weights[1:3], biases[1:3], strict=True):
+        h = h + (normed(h) @ w.T + b).clamp_min(0)
+    torch.testing.assert_close(probe(x), normed(h) @ weights[3].T + biases[3])
+    assert ProbeOptions() == (4096, 2, 20, 256, 1e-4, 1e-4, 0.1)
 
 
 def test_models_with_equal_bits_have_names_that_do_not_overlap():

@@ -1,0 +1,146 @@
+"""LARYBench's contract (Nie et al., 2026): tokens of pairs and their table, and the probe that it regresses actions by.
+
+    h = relu(W1 LN(tokens));   h += relu(W LN(h)), twice;   chunk = W2 LN(h)
+
+Huber's loss on chunks of actions, AdamW; the figure is the mean squared error of the best epoch on held-out pairs, in
+units of the training actions' deviation. Layout of its files and settings of its probe: its code at 2092d20.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lattok import files
+from lattok.data import read_vectors
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.pair_set import PairSet
+
+COLUMNS = ("dataset", "type", "src_img", "tgt_img", "action", "la_path")
+LATENTS = "latent_actions"
+SPLITS = ("train", "val")
+
+
+class ProbeOptions(NamedTuple):
+    """How the probe learns; as published."""
+
+    hidden: int = 4096
+    blocks: int = 2
+    epochs: int = 20
+    batch: int = 256
+    lr: float = 1e-4
+    decay: float = 1e-4
+    warmup: float = 0.1  # share of all steps
+
+
+AS_PUBLISHED = ProbeOptions()
+
+
+class Residual(nn.Sequential):
+    """x + relu(W LN(x))."""
+
+    def __init__(self, width: int):
+        super().__init__(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input + super().forward(input)
+
+
+def regression_probe(inputs: int, outputs: int, options: ProbeOptions) -> nn.Sequential:
+    """Make the probe for tokens [B, inputs] and chunks [B, outputs]."""
+    width = options.hidden
+    blocks = [Residual(width) for _ in range(options.blocks)]
+    first = (nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.ReLU())
+    return nn.Sequential(*first, *blocks, nn.LayerNorm(width), nn.Linear(width, outputs))
+
+
+def regression_errors(
+    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, seed: int, options: ProbeOptions
+) -> tuple[Tensor, Tensor]:
+    """Fit the probe to tokens x [n, d] and chunks y [n, s, m]; squared errors [N, s, m] of the epoch with the smallest
+    mean on x_test, y_test, and those of the mean action, both in units of the training actions' deviation."""
+    mean, spread = y.mean((0, 1)), y.std((0, 1), unbiased=False)
+    spread = torch.where(spread < 1e-6, 1.0, spread)
+    y, y_test = ((part - mean) / spread for part in (y, y_test))
+    torch.manual_seed(seed)
+    probe = regression_probe(x.shape[1], y[0].numel(), options).to(x.device)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=options.lr, weight_decay=options.decay)
+    warmup = max(1, int(options.epochs * -(-len(x) // options.batch) * options.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / warmup))
+    best = torch.full_like(y_test, torch.inf)  # of the epochs so far
+    for _ in range(options.epochs):
+        for rows in torch.randperm(len(x)).split(options.batch):
+            optimizer.zero_grad()
+            F.huber_loss(probe(x[rows]), y[rows].flatten(1)).backward()
+            optimizer.step()
+            schedule.step()
+        with torch.no_grad():
+            errors = (probe(x_test).view_as(y_test) - y_test).square()
+        best = errors if errors.mean() < best.mean() else best
+    return best, y_test.square()
+
+
+def regressed(evidence: LatentEvidence, options: ProbeOptions) -> tuple[Tensor, Tensor]:
+    """Return the mean squared error of each action dimension [m] by the probe, and by the mean action."""
+    device = evidence.model.features.mean.device
+    x, x_test = (_tokens(pairs).to(device) for pairs in (evidence.train, evidence.held_out))
+    y, y_test = (_chunks(evidence, pairs).to(device) for pairs in (evidence.train, evidence.held_out))
+    found = regression_errors(x, y, x_test, y_test, evidence.seed, options)
+    probe, mean = (errors.mean((0, 1)).cpu() for errors in found)
+    return probe, mean
+
+
+def write_tokens(evidence: LatentEvidence, name: str, out: Path) -> None:
+    """Write tokens and codes of both splits into `out`, as the benchmark reads them.
+
+    `data/train_la_DATASET_STRIDE_NAME.csv` and `val_la_...` are its tables; `la_path` lies below `latent_actions`, its
+    LARY_LA_DIR, and `action`, the chunk [stride, m], below `out`, its DATA_DIR. Images are named, not written: its
+    probe reads none.
+    """
+    dataset, stride = (_plain(text) for text in (evidence.source.dataset.name, str(evidence.source.stride)))
+    for split, pairs in zip(SPLITS, (evidence.train, evidence.held_out), strict=True):
+        latents, chunks, where = pairs.latents, _chunks(evidence, pairs).numpy(), Path(dataset, split, _plain(name))
+        (out / LATENTS / where).mkdir(parents=True, exist_ok=True)
+        table = out / "data" / f"{split}_la_{dataset}_{stride}_{_plain(name)}.csv"
+        table.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole_file(table) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for i, (episode, t) in enumerate(zip(pairs.episode_of, pairs.frames.frame_of[pairs.rows], strict=True)):
+                token = Path(where, f"latent_action_{i:08d}.npz")
+                np.savez_compressed(
+                    out / LATENTS / token, tokens=_vectors(pairs)[i].numpy(), indices=latents.codes[i].numpy()
+                )
+                last = t + evidence.source.stride
+                action = Path("actions", f"ep_{episode}", f"action_{t:06d}to{last - 1:06d}.npy")
+                (out / action).parent.mkdir(parents=True, exist_ok=True)
+                np.save(out / action, chunks[i])
+                images = [f"images/ep_{episode}/frame_{frame:06d}.png" for frame in (t, last)]
+                writer.writerow([dataset, "robot", *images, action.as_posix(), token.as_posix()])
+
+
+def _chunks(evidence: LatentEvidence, pairs: PairSet) -> Tensor:
+    """Return the actions of all frames of the gaps, float32 [n, stride, m]."""
+    source = evidence.source
+    assert source.action_key is not None  # `compare` asks for actions
+    actions = read_vectors(source.dataset, "action_key", source.action_key, pairs.frames.episodes)
+    return torch.from_numpy(actions[pairs.frames.first[pairs.rows, None] + np.arange(source.stride)]).float()
+
+
+def _vectors(pairs: PairSet) -> Tensor:
+    """Return what stands for a pair in the benchmark, [n, P, d]: rows of the codebook, or continuous latents."""
+    return pairs.latents.quantized
+
+
+def _tokens(pairs: PairSet) -> Tensor:
+    return _vectors(pairs).flatten(1)
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "-")
