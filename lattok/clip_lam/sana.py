@@ -18,7 +18,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok import checks
+from lattok import checks, files
 from lattok.clip_lam.config import ClipLAMConfig
 from lattok.clip_lam.decoder import ActionStream, Look
 from lattok.image_lam.deep_compression import diffusers_class, open_diffusers
@@ -27,6 +27,7 @@ from lattok.vla.flow import TICKS
 
 PREFIX = "sana:"
 KIND, PART = "SanaTransformer2DModel", "transformer"
+NEEDED = ("in_channels", "caption_channels", "num_layers", "num_attention_heads", "attention_head_dim")
 
 
 def open_sana(decoder: str, pretrained: bool = False) -> Any:
@@ -73,10 +74,14 @@ class SanaDecoder(ActionStream):
     def __init__(self, config: ClipLAMConfig, patch_dim: int, places: int):
         super().__init__()
         dim, heads, sana = config.decoder_width, config.decoder_heads, dict(config.sana)
+        checks.counts(**{f"sana: {name}": sana.get(name) for name in NEEDED})
         checks.size("decoder", "channels of a patch, as the features have", sana["in_channels"], patch_dim)
         if sana.get("patch_size") != 1 or sana.get("interpolation_scale") is not None or sana.get("guidance_embeds"):
             checks.fail("decoder", "SANA with patches of 1 and no guidance", f"{sana}"[:120])
-        self.transformer: Any = diffusers_class("decoder", KIND)(**sana)
+        try:
+            self.transformer: Any = diffusers_class("decoder", KIND)(**sana)
+        except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:  # sizes out of a stranger's file
+            checks.fail("sana", f"sizes of a {KIND}", files.first_line(error))
         inner = sana["num_attention_heads"] * sana["attention_head_dim"]
         self.side = math.isqrt(places // len(config.cameras))
         self.caption = nn.Linear(config.latent_dim, sana["caption_channels"])

@@ -44,8 +44,8 @@ FALLS_SHORT = {
     "codes_in_use": "Train with the robust preset: per-token heads, normalised latents, a continuous warm-up and "
     "residual codes; see joint_bits in the log.",
     "codes_know_direction": "The codes spend their bits on other things: label some pairs, or use fewer codes.",
-    "decoder_depends": "The decoder predicts from the current frame alone: predict_change and conditioning=add help, "
-    "and a stride long enough for something to happen.",
+    "decoder_depends": "The decoder predicts from the current frame alone: a stride long enough for something to "
+    "happen helps, and of image-lam predict_change and conditioning=add.",
     "prediction_against_blind": "What the latents carry does not help prediction: train longer, or see whether the "
     "scene moves by itself within the stride.",
     "action_under_distractors": "Other things that move will change these labels: train with distractors in "
@@ -64,8 +64,8 @@ FALLS_SHORT = {
     "tokens_in_use": "Start the codebook from data (codebook_start=kmeans) and revive dead codes (revive_below=0.03).",
 }
 UNDECIDED = {
-    "decoder_depends": "Something depends on them, but little: predict_change and conditioning=add help, "
-    "and a stride long enough for something to happen.",
+    "decoder_depends": "Something depends on them, but little: a stride long enough for something to happen helps, "
+    "and of image-lam predict_change and conditioning=add.",
 }
 NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained."
 UNCLEAR = "Too close to tell: hold out more episodes, or average several seeds."

@@ -11,9 +11,10 @@ import torch
 
 import lattok
 from lattok import LattokError
-from lattok.clip_lam.sana import SanaDecoder
+from lattok.clip_lam import ClipLAM
+from lattok.clip_lam.sana import SanaDecoder, open_sana, sizes_of
 from lattok.image_lam.features import FrozenFeatures
-from tests.clip_lam.fakes import SIZES, pixels
+from tests.clip_lam.fakes import SIZES, config, pixels
 from tests.conftest import write_dataset
 
 diffusers = pytest.importorskip("diffusers", reason="needs the extra sana")
@@ -131,4 +132,22 @@ def test_what_cannot_be_is_one_line(changes, text, pipeline, tmp_path):
     data = write_dataset(tmp_path / "data", [12, 9])
     with pytest.raises(LattokError) as error:
         lattok.train(lattok.ClipLAMRecipe.from_preset(data, tmp_path / "lam", **options(pipeline) | changes))
+    assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"num_layers": 0}, "`sana: num_layers`: expected"),
+        ({"caption_channels": None}, "`sana: caption_channels`: expected"),
+        ({"mystery": 1}, "`sana`: expected sizes of a SanaTransformer2DModel, got"),
+        ({"patch_size": 2}, "`decoder`: expected SANA with patches of 1 and no guidance, got"),
+        ({"norm_eps": [1]}, "`sana: norm_eps`: expected a number or a word, got [1]"),
+        ({"num_layers": 10**9}, "`sana: num_layers`: expected 0 to 65,536, got"),
+    ],
+)
+def test_sizes_out_of_a_strangers_file(change, text, pipeline):
+    sizes = sizes_of(open_sana(f"sana:{pipeline}")) | change
+    with pytest.raises(LattokError) as error:
+        ClipLAM.build(config(decoder=f"sana:{pipeline}", features=f"dc-ae:{pipeline}", sana=sizes))
     assert text in str(error.value)
