@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from lattok import checks, files, hub
 from lattok.checks import LattokError
+from lattok.clip_lam import ClipLAM
 from lattok.data import RobotDataset, as_dataset
 from lattok.devices import moved
 from lattok.evaluation.answer import trial_steps
@@ -49,7 +50,7 @@ def compare(
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
-    """Judge latent action models of video by the same probes on the same held-out `episodes`; one page, a row for each.
+    """Judge latent action models of pairs or clips by the same probes on the same held-out `episodes`, a row for each.
 
     `models`: folders, Hub ids or loaded ones, or a mapping of these by name. They are loaded one after the other, moved
     to `device` where one is given; those that see frames of the same cameras and size in a row share the decoded ones.
@@ -132,9 +133,9 @@ def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, tuple[Any, hu
     for name, model in given:
         place = hub.resolve(model, argument="models") if isinstance(model, str | os.PathLike) else None
         kind: Any = model if place is None else hub.family_of(place.folder, "models")
-        if not issubclass(kind if isinstance(kind, type) else type(kind), PairModel):
+        if not issubclass(kind if isinstance(kind, type) else type(kind), PairModel | ClipLAM):
             got = type(model).__name__ if place is None else f"{kind.type!r} in {place.folder}"
-            checks.fail("models", "image latent action models of frame pairs", got)
+            checks.fail("models", "latent action models of frame pairs or clips", got)
         source = kind.source if place is None else place.hub_id or place.folder.resolve().name
         name = str(name or source or kind.type)
         if name in found:

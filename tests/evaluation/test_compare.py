@@ -20,6 +20,7 @@ from lattok.evaluation import Report, compare, evaluate, page, svg
 from lattok.evaluation.evidence import mlp_probes
 from lattok.evaluation.larybench import ProbeOptions, regression_probe
 from lattok.recipes import UniformBinsRecipe
+from tests.clip_lam.fakes import clip_lam
 from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
 
 HELD_OUT = [3, 7]
@@ -152,7 +153,7 @@ def test_what_was_trained_on_these_episodes_cannot_be_judged_by_them(world, mode
     [
         ([], {}, r"`models`: expected folders, Hub ids or models, one or more of them, got \[\]"),
         ("my-lam", {}, "`models`: expected folders, Hub ids or models, one or more of them, got 'my-lam'"),
-        ([torch.nn.Linear(1, 1)], {}, "`models`: expected image latent action models of frame pairs, got Linear"),
+        ([torch.nn.Linear(1, 1)], {}, "`models`: expected latent action models of frame pairs or clips, got Linear"),
         ([tiny_lam(), tiny_lam()], {}, "`models`: expected models with different names, got 'image-lam' twice. Name"),
         ({"a": tiny_lam()}, {"cameras": ["wrist"]}, "a: `cameras`: "),
         ({"a": tiny_lam()}, {"stride": "400"}, "a: `stride`: "),
@@ -209,6 +210,23 @@ def test_larys_probe_is_the_published_network():
     assert ProbeOptions() == (4096, 2, 20, 256, 1e-4, 1e-4, 0.1)
 
 
+def test_models_of_clips_stand_next_to_models_of_pairs(world, models, tmp_path):
+    """They read the frames between, and the instruction; of a clip only its motion is compared."""
+    clips = clip_lam(cameras=("front",), action_dim=4)
+    assert clips.config.frames == 3
+    folder = clips.save_pretrained(tmp_path / "clips")
+    report = compare(world, {"clips": folder, "oracle": models["oracle"]}, **CHOSEN)
+    assert set(rows(report, "R² of codes")) == {"oracle"}
+    assert set(rows(report, "R² of latents before quantization")) == {"clips", "oracle"}
+    alone = evaluate(clips, world, **CHOSEN).figures
+    shared = {key for key in alone if f"clips/{key}" in report.figures}
+    assert len(shared) >= 15
+    assert all(report.figures[f"clips/{key}"] == pytest.approx(alone[key], abs=1e-6) for key in shared)
+    costs = rows(report, "Bits, size and speed")["clips"]["values"]
+    assert costs["bits"] is None
+    assert costs["latent width"] == clips.config.motion_tokens * clips.config.latent_dim
+
+
 def test_models_with_equal_bits_have_names_that_do_not_overlap():
     points = [(f"model {i}", "model", 16.0, 0.5 + 0.001 * i, (0.4, 0.6)) for i in range(4)]
     drawn = svg.pareto("t", [*points, ("latents", "model", None, 0.7, None)], ("bits", "R²"))
@@ -232,5 +250,5 @@ def test_from_the_command_line(make_dataset, tmp_path, capsys):
     capsys.readouterr()
     assert main([*words, str(tmp_path / "a"), str(tmp_path / "bins")]) == 2
     assert capsys.readouterr().err.startswith(
-        "lattok: `models`: expected image latent action models of frame pairs, got 'uniform-bins' in"
+        "lattok: `models`: expected latent action models of frame pairs or clips, got 'uniform-bins' in"
     )
