@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lattok.clip_lam import ClipLAMConfig
 from lattok.labels import LatentSpec
 from lattok.recipes.vla import VLARecipe
 from lattok.vla.config import PROMPT, VLAConfig
@@ -59,6 +60,13 @@ def test_every_file_is_that_of_its_names(row):
     for name in names:
         home = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         assert name.startswith(f"{home}."), name
+
+
+def test_defaults_of_what_is_left_open_are_those_of_the_options():
+    rows = re.findall(r"^\| [^|]+ \| `lattok\.clip_lam\.config\.ClipLAMConfig\.(\w+)` \| (\S+) \|$", PAGE, re.MULTILINE)
+    assert len(rows) > 15
+    for name, default in rows:
+        assert str(getattr(ClipLAMConfig, name)).lower() == default, name
 
 
 def test_all_equations_and_tables_are_there():

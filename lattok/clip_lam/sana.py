@@ -74,7 +74,7 @@ class SanaDecoder(ActionStream):
     def __init__(self, config: ClipLAMConfig, patch_dim: int, places: int):
         super().__init__()
         dim, heads, sana = config.decoder_width, config.decoder_heads, dict(config.sana)
-        checks.counts(**{f"sana: {name}": sana.get(name) for name in NEEDED})
+        checks.counts(**{f"sana: {name}": sana.get(name) or 0 for name in NEEDED})
         checks.size("decoder", "channels of a patch, as the features have", sana["in_channels"], patch_dim)
         if sana.get("patch_size") != 1 or sana.get("interpolation_scale") is not None or sana.get("guidance_embeds"):
             checks.fail("decoder", "SANA with patches of 1 and no guidance", f"{sana}"[:120])
