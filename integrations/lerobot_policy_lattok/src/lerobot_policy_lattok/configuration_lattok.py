@@ -166,7 +166,7 @@ class LattokConfig(PreTrainedConfig):
 
     @property
     def action_delta_indices(self) -> list[int]:
-        """The actions of a chunk. Latent actions of its steps are read by the policy itself (`Labels`)."""
+        """The actions of a chunk. Latent actions of its steps are read by the policy itself (`FrameLabels`)."""
         return list(range(self.chunk_size))
 
     @property

@@ -16,75 +16,14 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor, nn
 
 from lattok import checks
-from lattok.data import open_dataset
-from lattok.data.schema import RobotDataset
-from lattok.labels import LatentSpec, latent_spec, only_prefix, read_rows, with_labels
 from lattok.normalize import read_statistics
-from lattok.vla import LatentVLA, Strategy
+from lattok.vla import LatentVLA
 from lattok.vla.model import open_backbone
 from lerobot_policy_lattok.configuration_lattok import LattokConfig
+from lerobot_policy_lattok.frame_labels import FrameLabels
 
 WEIGHTS = "model.safetensors"
 INSIDE = "model."  # the policy's name for its LatentVLA
-
-
-class Labels:
-    """Label columns of a dataset, looked up by the number of the frame; an episode is read when it is met first.
-
-    LeRobot reads windows of actions and observations only, and its preprocessors drop columns that they do not know.
-    What they keep is `index` and `episode_index`: these say which rows the labels of a sample are.
-    """
-
-    def __init__(self, dataset: RobotDataset, spec: LatentSpec):
-        self.spec, self._dataset = spec, dataset
-        self._places = {episode.index: place for place, episode in enumerate(dataset.episodes)}
-        self._episodes: dict[int, tuple[int, dict[str, Tensor]]] = {}
-
-    @classmethod
-    def open(cls, root: str | Path, plan: Strategy, horizon: int, prefix: str | None, labels: str | None) -> Labels:
-        """Open the labels of the dataset in `root` for a strategy, from its columns or from the folder `labels`.
-
-        Raises `LattokError` where it has none that the strategy can learn from.
-        """
-        dataset: RobotDataset = open_dataset(root)
-        if labels is not None:
-            dataset = with_labels(dataset, labels)
-        kind = plan.labels or "steps"
-        prefix = prefix or only_prefix(dataset, kind, plan.name)
-        return cls(dataset, latent_spec(dataset, prefix, kind, horizon, needs=plan.needs))
-
-    def add(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Add its labels to a batch: a window of as many rows as steps, or the frame's row (tokens of a chunk)."""
-        for key in ("index", "episode_index"):
-            if not isinstance(batch.get(key), Tensor):
-                hint = "LeRobot's loader gives it, and its preprocessors keep it."
-                checks.fail("batch", f"`{key}`, which says what the labels are", "none", hint)
-        numbers = zip(batch["episode_index"].flatten().tolist(), batch["index"].flatten().tolist(), strict=True)
-        rows = [self._rows(int(episode), int(index)) for episode, index in numbers]
-        labels = {self.spec.column(part): torch.stack([row[part] for row in rows]) for part in rows[0]}
-        return {**batch, **{name: values.to(batch["index"].device) for name, values in labels.items()}}
-
-    def _rows(self, episode: int, index: int) -> dict[str, Tensor]:
-        """Return the labels of one sample; rows after the episode are not valid."""
-        first, columns = self._episodes.get(episode) or self._read(episode)
-        frame, length = index - first, len(columns["valid"])
-        if not 0 <= frame < length:
-            checks.fail("index", f"a frame of episode {episode} of `{self._dataset.name}`", index)
-        if self.spec.target == "chunk":
-            rows = {part: values[frame] for part, values in columns.items()}
-            return rows | {"valid": rows["valid"][0]}
-        steps = frame + torch.arange(self.spec.steps)
-        rows = {part: values[steps.clamp(max=length - 1)] for part, values in columns.items()}
-        return rows | {"valid": rows["valid"][:, 0] & (steps < length)}
-
-    def _read(self, episode: int) -> tuple[int, dict[str, Tensor]]:
-        """Read the number of an episode's first frame, and its labels."""
-        if episode not in self._places:
-            checks.fail("episode_index", f"an episode of `{self._dataset.name}`", episode)
-        rows = read_rows(self._dataset, self.spec, [self._dataset.episodes[self._places[episode]]])
-        first = int(self._dataset.columns(episode, ["index"])["index"][0])
-        self._episodes[episode] = first, rows
-        return first, rows
 
 
 class LattokPolicy(PreTrainedPolicy):
@@ -120,7 +59,7 @@ class LattokPolicy(PreTrainedPolicy):
         if dataset_stats is not None:
             self._normalize(dataset_stats)
 
-    def _describe(self, meta: Any) -> Labels | None:
+    def _describe(self, meta: Any) -> FrameLabels | None:
         """Fill in names and what the labels are; returns the labels, where there is a loss that needs them."""
         config, plan = self.config, self.config.plan
         config.validate_features()
@@ -128,12 +67,8 @@ class LattokPolicy(PreTrainedPolicy):
         config.proprio_names = _names_of(meta.features.get("observation.state"), config.proprio_dim)
         if plan.labels is None:
             return None
-        labels = Labels.open(meta.root, plan, config.chunk_size, config.prefix, config.labels)
-        if config.latent is not None:
-            was, now = config.latent.to_json(), labels.spec.to_json()
-            for name in [name for name in was if was[name] != now[name]]:
-                hint = "Annotate the dataset with the model that this policy learned from."
-                checks.fail(name, f"{was[name]}, as in the checkpoint", f"{now[name]} in {meta.root}", hint)
+        steps = range(config.chunk_size)
+        labels = FrameLabels.open(meta.root, plan, steps, config.prefix, config.labels, config.latent)
         config.latent = labels.spec
         return labels if plan.losses else None
 
@@ -188,11 +123,15 @@ class LattokPolicy(PreTrainedPolicy):
         hint = "--policy.train_backbone=lora and --policy.lora_rank adapt the backbone."
         checks.fail("peft", "none for this policy", "adapters of LeRobot", hint)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Write config.json and model.safetensors: own weights, statistics, and what the base model does not have."""
+    def _save_pretrained(self, save_directory: Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Write config.json and model.safetensors: own weights, statistics, and what the base model does not have.
+
+        `state_dict` has the tensors of a policy whose parameters are cut into parts (LeRobot >= 0.6).
+        """
         self.config._save_pretrained(save_directory)
-        saved = self.model.saved_tensors()
-        tensors = {INSIDE + name: value.detach().cpu().contiguous() for name, value in saved.items()}
+        saved = {INSIDE + name: value for name, value in self.model.saved_tensors().items()}
+        saved |= {name: value for name, value in (state_dict or {}).items() if name in saved}
+        tensors = {name: value.detach().cpu().contiguous() for name, value in saved.items()}
         safetensors.torch.save_file(tensors, save_directory / WEIGHTS, {"format": "pt"})
 
     @classmethod
