@@ -22,6 +22,7 @@ from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence, tok
 from lattok.evaluation.evidence.trained_controls import ControlTraining, usual_loop
 from lattok.evaluation.page import check_place, write
 from lattok.evaluation.questions.codes import direction_outcome, usage_outcome
+from lattok.evaluation.questions.controllability import controllability_outcome
 from lattok.evaluation.questions.dependence import dependence_outcome
 from lattok.evaluation.questions.distractor import distractor_outcome
 from lattok.evaluation.questions.examples import examples_outcome, gallery_outcome, timeline_outcome
@@ -48,6 +49,7 @@ LATENT_QUESTIONS: tuple[Callable[[LatentEvidence], Outcome | None], ...] = (  # 
     distractor_outcome,
     structure_outcome,
     transfer_outcome,
+    controllability_outcome,
     gallery_outcome,
     timeline_outcome,
     examples_outcome,

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok import files
-from lattok.data import read_vectors
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet
 
@@ -90,7 +89,7 @@ def regressed(evidence: LatentEvidence, options: ProbeOptions) -> tuple[Tensor, 
     """Return the mean squared error of each action dimension [m] by the probe, and by the mean action."""
     device = evidence.model.features.mean.device
     x, x_test = (_tokens(pairs).to(device) for pairs in (evidence.train, evidence.held_out))
-    y, y_test = (_chunks(evidence, pairs).to(device) for pairs in (evidence.train, evidence.held_out))
+    y, y_test = (evidence.source.chunks(pairs).to(device) for pairs in (evidence.train, evidence.held_out))
     found = regression_errors(x, y, x_test, y_test, evidence.seed, options)
     probe, mean = (errors.mean((0, 1)).cpu() for errors in found)
     return probe, mean
@@ -105,7 +104,11 @@ def write_tokens(evidence: LatentEvidence, name: str, out: Path) -> None:
     """
     dataset, stride = (_plain(text) for text in (evidence.source.dataset.name, str(evidence.source.stride)))
     for split, pairs in zip(SPLITS, (evidence.train, evidence.held_out), strict=True):
-        latents, chunks, where = pairs.latents, _chunks(evidence, pairs).numpy(), Path(dataset, split, _plain(name))
+        latents, chunks, where = (
+            pairs.latents,
+            evidence.source.chunks(pairs).numpy(),
+            Path(dataset, split, _plain(name)),
+        )
         (out / LATENTS / where).mkdir(parents=True, exist_ok=True)
         table = out / "data" / f"{split}_la_{dataset}_{stride}_{_plain(name)}.csv"
         table.parent.mkdir(parents=True, exist_ok=True)
@@ -123,14 +126,6 @@ def write_tokens(evidence: LatentEvidence, name: str, out: Path) -> None:
                 np.save(out / action, chunks[i])
                 images = [f"images/ep_{episode}/frame_{frame:06d}.png" for frame in (t, last)]
                 writer.writerow([dataset, "robot", *images, action.as_posix(), token.as_posix()])
-
-
-def _chunks(evidence: LatentEvidence, pairs: PairSet) -> Tensor:
-    """Return the actions of all frames of the gaps, float32 [n, stride, m]."""
-    source = evidence.source
-    assert source.action_key is not None  # `compare` asks for actions
-    actions = read_vectors(source.dataset, "action_key", source.action_key, pairs.frames.episodes)
-    return torch.from_numpy(actions[pairs.frames.first[pairs.rows, None] + np.arange(source.stride)]).float()
 
 
 def _vectors(pairs: PairSet) -> Tensor:

@@ -114,6 +114,13 @@ class PairSource:
             state_key = None  # the default one may be absent, one that was asked for may not
         return cls(dataset, frames, action_key, state_key, tuple(cameras or model.cameras), **options)
 
+    def chunks(self, pairs: PairSet) -> Tensor:
+        """Return the actions of all frames of the gaps, float32 [n, stride, m]."""
+        if self.action_key is None:
+            raise LattokError("`action_key`: expected a column of actions, got None.")
+        actions = read_vectors(self.dataset, "action_key", self.action_key, pairs.frames.episodes)
+        return torch.from_numpy(actions[pairs.frames.first[pairs.rows, None] + np.arange(self.stride)])
+
     def pairs(self, model: ImageLAM, episodes: list[int]) -> FramePairs:
         """Decode the frames of `episodes` at the model's size, or take those that are kept."""
         pairs = FramePairs(
