@@ -137,8 +137,8 @@ def with_actions(
     To "unified" the state is converted as well, without the kinds `state_drop`, where its space is declared; `arm` is
     that of parts which name none, and `dataset.absent` has the dimensions of either that are 0 as the robot lacks them.
     """
-    listed = all(isinstance(kinds, list | tuple) for kinds in (drop, state_drop))
-    if not listed or not all(isinstance(text, str) for text in (key, *drop, *state_drop, state_key or "")):
+    listed = all(isinstance(kinds, list | tuple) for kinds in (drop, state_drop)) and isinstance(state_key, str | None)
+    if not listed or not all(isinstance(text, str) for text in (key, *drop, *state_drop)):
         checks.fail("actions", "names of columns, and `drop` as a list of kinds", f"{key!r}, {state_key!r}, {drop!r}")
     if key not in action_spaces(dataset):
         hint = f'Say it in {DECLARATION}, in a description file ("action_space"), or with lattok.data.declare.'
