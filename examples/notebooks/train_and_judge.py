@@ -5,7 +5,7 @@
 # it may as well say that the light changed. How do you find out? **Every figure gets a control**: something that
 # knows nothing about actions and would look good all the same.
 #
-# On fifty demonstrations that come with lattok. Three minutes on an idle core; no download, no token. In
+# On fifty demonstrations that come with lattok. Four minutes on an idle core; no download, no token. In
 # [Colab](https://colab.research.google.com): upload this file and run `%pip install "lattok[notebooks]"`.
 
 # %%
