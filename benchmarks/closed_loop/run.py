@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.closed_loop.plan import CONTROLS, CORE, DEMONSTRATIONS, NOISE, RECIPE, REGIMES, ROWS, WORLD, Cell, cells
+from lattok.signals import raising
 
 RESULTS = Path("benchmarks/results/closed_loop")
 GROUPS = {"core": CORE, "controls": CONTROLS, "recipe": RECIPE, "all": tuple(ROWS)}
@@ -77,26 +78,27 @@ def main() -> None:
     print(f"{len(todo)} cells to do", flush=True)
     end, failed = time.monotonic() + 3600 * args.hours, []
     running: dict[Cell, subprocess.Popen[bytes]] = {}
-    try:
-        while todo or running:
-            for cell, process in list(running.items()):
-                if process.poll() is not None:
-                    del running[cell]
-                    failed += [cell.name] * bool(process.returncode)
-                    print(f"{cell.name}: {'failed, see its log' if process.returncode else 'done'}", flush=True)
-            made = {makes(cell) for cell in running} - {None}
-            free = [cell for cell in todo if makes(cell) not in made]
-            if free and len(running) < args.jobs and time.monotonic() < end:
-                todo.remove(free[0])
-                running[free[0]] = start(free[0], args.folder, args.results)
-            elif not running:
-                break
-            else:
-                time.sleep(1)
-    finally:
-        for process in running.values():
-            process.terminate()
-            process.wait()
+    with raising():  # SIGTERM ends the cells, too
+        try:
+            while todo or running:
+                for cell, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[cell]
+                        failed += [cell.name] * bool(process.returncode)
+                        print(f"{cell.name}: {'failed, see its log' if process.returncode else 'done'}", flush=True)
+                made = {makes(cell) for cell in running} - {None}
+                free = [cell for cell in todo if makes(cell) not in made]
+                if free and len(running) < args.jobs and time.monotonic() < end:
+                    todo.remove(free[0])
+                    running[free[0]] = start(free[0], args.folder, args.results)
+                elif not running:
+                    break
+                else:
+                    time.sleep(1)
+        finally:
+            for process in running.values():
+                process.terminate()
+                process.wait()
     print(f"{len(todo)} cells not begun" if todo else "all cells done", *(f"; {name} failed" for name in failed))
     sys.exit(bool(failed))
 
