@@ -162,6 +162,8 @@ def verdict(figure: Mapping[str, Any]) -> str:
     if figure["holm"] < 0.05:
         p = "p < .001" if figure["holm"] < 0.001 else f"p {figure['holm']:.3f}"
         return f"{'better' if difference.mean > 0 else 'worse'}, {p}"
+    if abs(difference.mean) > difference.half:
+        return f"alone it would count; corrected p {figure['holm']:.3f}"
     return f"no difference detected at ± {difference.half:.2f}"
 
 
