@@ -52,9 +52,17 @@ class UnifiedLayer(nn.Module):
 class ActionStream(nn.Module):
     """A decoder that begins with noisy actions as this one does."""
 
-    actions: nn.Linear
-    unknown: Tensor
-    steps: Tensor
+    def add_action_inputs(self, config: ClipLAMConfig) -> None:
+        """Make what `when` and `embed` need, `config.decoder_width` wide."""
+        dim = config.decoder_width
+        self.actions = nn.Linear(config.action_dim, dim)
+        self.unknown = nn.Parameter(0.02 * torch.randn(dim))  # stands for actions that are not known
+        self.steps = nn.Parameter(0.02 * torch.randn(config.horizon, dim))
+        self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def when(self, times: Tensor) -> Tensor:
+        """Turn times [B] into vectors [B, 1, D]."""
+        return self.time(sinusoids(TICKS * times, self.steps.shape[1]).to(self.steps.dtype))[:, None]
 
     def embed(self, actions: Tensor, when: Tensor, known: Tensor | None) -> Tensor:
         """Turn actions [B, H, m] into tokens [B, H, D] at times `when` [B, 1, D]; not those that are not `known`."""
@@ -73,10 +81,7 @@ class UnifiedDecoder(ActionStream):
         self.patches = nn.Linear(patch_dim, dim)
         self.now = nn.Linear(patch_dim, dim, bias=False) if config.sees_now else None
         self.places = nn.Parameter(0.02 * torch.randn(places, dim))
-        self.actions = nn.Linear(config.action_dim, dim)
-        self.unknown = nn.Parameter(0.02 * torch.randn(dim))  # stands for actions that are not known
-        self.steps = nn.Parameter(0.02 * torch.randn(config.horizon, dim))
-        self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.add_action_inputs(config)
         self.scene_up, self.motion_up = (nn.Linear(config.latent_dim, dim) for _ in range(2))
         self.layers = nn.ModuleList(UnifiedLayer(dim, heads, config.exchange) for _ in range(config.decoder_depth))
         self.frame_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, patch_dim))
@@ -96,7 +101,7 @@ class UnifiedDecoder(ActionStream):
 
         Of steps that are not `known` [B, H] the actions are not looked at.
         """
-        when = self.time(sinusoids(TICKS * times, self.places.shape[1]).to(self.places.dtype))[:, None]  # b 1 d
+        when = self.when(times)
         x = self.patches(frame) + self.places + when
         if self.now is not None:
             x = x + self.now(now)

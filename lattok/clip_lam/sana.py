@@ -14,7 +14,6 @@ import math
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from lattok import checks, files
 from lattok.clip_lam.config import ClipLAMConfig
 from lattok.clip_lam.decoder import ActionStream, Look
 from lattok.image_lam.deep_compression import diffusers_class, open_diffusers
-from lattok.nn import PreNormBlock, sinusoids
+from lattok.nn import PreNormBlock
 from lattok.vla.flow import TICKS
 
 PREFIX = "sana:"
@@ -86,10 +85,7 @@ class SanaDecoder(ActionStream):
         self.side = math.isqrt(places // len(config.cameras))
         self.caption = nn.Linear(config.latent_dim, sana["caption_channels"])
         self.now = _silent(nn.Linear(patch_dim, inner, bias=False)) if config.sees_now else None
-        self.actions = nn.Linear(config.action_dim, dim)
-        self.unknown = nn.Parameter(0.02 * torch.randn(dim))  # stands for actions that are not known
-        self.steps = nn.Parameter(0.02 * torch.randn(config.horizon, dim))
-        self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.add_action_inputs(config)
         self.motion_up = nn.Linear(config.latent_dim, dim)
         layers = range(sana["num_layers"])
         self.layers = nn.ModuleList(MotionLayer(inner, dim, heads, config.exchange) for _ in layers)
@@ -110,7 +106,7 @@ class SanaDecoder(ActionStream):
         known: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `UnifiedDecoder`; the frames of several cameras stand one below the other."""
-        when = self.time(sinusoids(TICKS * times, self.steps.shape[1]).to(self.steps.dtype))[:, None]  # b 1 d
+        when = self.when(times)
         y, z_motion = self.embed(actions, when, known), self.motion_up(motion)
 
         def first(module: nn.Module, args: Any, x: Tensor) -> Tensor:
