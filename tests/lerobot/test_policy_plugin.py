@@ -22,31 +22,13 @@ from tests.lerobot.policies import batches, lerobot
 
 pytestmark = [
     pytest.mark.lerobot,
+    pytest.mark.usefixtures("plugin"),
     pytest.mark.filterwarnings("ignore"),  # of LeRobot and of what it uses
 ]
 H, STEPS = 4, 260
 SMALL = {"image_size": 32, "patch_size": 8, "width": 32, "depth": 2, "head_dim": 32, "optimizer_lr": 3e-3}
 DECAY = {"scheduler_decay_every": 200, "scheduler_decay_factor": 0.2}
 FEW = {"chunk_size": H, "device": "cpu", "push_to_hub": False, "backbone": "scratch"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _session():
-    """Offline, one thread, and the plugin found in LeRobot's own way."""
-    pytest.importorskip("lerobot")
-    pytest.importorskip("lerobot_policy_lattok", reason="pip install ./integrations/lerobot_policy_lattok")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    lerobot("utils.import_utils").register_third_party_plugins()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def point():
-    return importlib.import_module("tests.lerobot.point")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from tests.lerobot.policies import batches, lerobot, tiny_smolvlm
 
 pytestmark = [
     pytest.mark.lerobot,
+    pytest.mark.usefixtures("plugin"),
     pytest.mark.filterwarnings("ignore"),  # of LeRobot and of what it uses
 ]
 H, STEPS, CAMERA = 4, 4, "observation.images.front"
@@ -47,25 +48,6 @@ for folder in sys.argv[2:]:
         action = after(policy.select_action(before(torch.load(sys.argv[1]))))
     torch.save((config.type, action), folder + "/acted.pt")
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _session():
-    """Offline, one thread, and the plugin found in LeRobot's own way."""
-    pytest.importorskip("lerobot")
-    pytest.importorskip("lerobot_policy_lattok", reason="pip install ./integrations/lerobot_policy_lattok")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    lerobot("utils.import_utils").register_third_party_plugins()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def point():
-    return importlib.import_module("tests.lerobot.point")
 
 
 @pytest.fixture(scope="module")
