@@ -83,8 +83,9 @@ def labelled_dataset(folder: Path, data: Path, labels: str, acting: str | None, 
     if out.exists():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
-    if which.shuffled:
-        return _shuffled(labelled_dataset(folder, data, labels.removesuffix("-shuffled"), acting, seed), out, seed)
+    if which.of is not None:
+        change = {"shuffled": _shuffled, "truth": _of_actions}[which.kind]
+        return change(labelled_dataset(folder, data, which.of, acting, seed), out, seed)
     if which.kind != "k-means":
         return lattok.annotate(data, label_model(folder, data, labels, acting, seed), out)
     dataset = lattok.open_dataset(data)
@@ -125,6 +126,25 @@ def _shuffled(source: Path, out: Path, seed: int) -> Path:
     return _with_columns(source, out, whole.take(pa.array(rows)))
 
 
+def _of_actions(source: Path, out: Path, seed: int) -> Path:
+    """Copy a labelled dataset; its labels become residual k-means codes of what the expert does over the stride."""
+    episode, whole = _columns(source, ["latent.embedding", ACTION])
+    width, actions = whole.column(0).type.list_size, np.stack(whole[ACTION].to_numpy())
+    place, last = np.arange(len(episode)), np.searchsorted(episode, episode, side="right") - 1
+    chunks = np.concatenate([actions[np.minimum(place + step, last)] for step in range(STRIDE)], 1)
+    vectors = np.zeros((len(chunks), width), dtype=np.float32)
+    vectors[:, : chunks.shape[1]] = (chunks - chunks.mean(0)) / chunks.std(0)
+    kmeans = ResidualKMeans.fit(torch.from_numpy(vectors), CODES, LEVELS, seed)
+    codes = kmeans.encode(torch.from_numpy(vectors))
+    return _with_columns(
+        source, out, pa.table({"latent.codes": _lists(codes), "latent.embedding": _lists(kmeans.decode(codes))})
+    )
+
+
+def _lists(rows: Tensor) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1).numpy()), rows.shape[1])
+
+
 def decoded_dataset(folder: Path, data: Path, labels: str, acting: str, seed: int) -> Path:
     """Return the dataset with unknown actions as read from its labels: ridge on those of AROUND steps before and after.
 
@@ -145,8 +165,7 @@ def decoded_dataset(folder: Path, data: Path, labels: str, acting: str, seed: in
     error = (read - y)[~known].square().sum(0) / (y[~known] - y[~known].mean(0)).square().sum(0)
     print(f"actions read from labels: R2 {[round(1 - float(e), 2) for e in error]} of those that nobody knows")
     read[known] = y[known]
-    column = pa.FixedSizeListArray.from_arrays(pa.array(read.float().numpy().reshape(-1)), read.shape[1])
-    return _with_columns(source, out, pa.table({ACTION: column}))
+    return _with_columns(source, out, pa.table({ACTION: _lists(read.float())}))
 
 
 def _columns(source: Path, prefixes: list[str]) -> tuple[np.ndarray, pa.Table]:

@@ -42,7 +42,7 @@ class Labels(NamedTuple):
     kind: str  # image-lam, a family of action tokenizers, or a control
     options: Mapping[str, Any] = MappingProxyType({})
     source: str = "video"  # or "actions"
-    shuffled: bool = False  # labels of another episode
+    of: str | None = None  # the labels that a control changes
 
 
 class Regime(NamedTuple):
@@ -67,10 +67,9 @@ LABELS: Mapping[str, Labels] = MappingProxyType(
             "image-lam",
             {"preset": "tiny+robust+flow", "features": "pixels", "labelled_fraction": 0.0},
         ),
-        "lam-shuffled": Labels(
-            "codes of another episode", "image-lam", {"preset": "tiny+robust", "features": "pixels"}, shuffled=True
-        ),
+        "lam-shuffled": Labels("codes of another episode", "shuffled", of="lam"),
         "pixels": Labels("k-means of frame differences", "k-means"),
+        "truth": Labels("k-means of the actions themselves", "truth", of="lam"),
         "tokens": Labels("action tokenizer", "action-vq", {"preset": "quick"}, "actions"),
         "bins": Labels("uniform bins", "uniform-bins", source="actions"),
     }
@@ -87,6 +86,10 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "blind": Row("*control:* no instruction", "baseline", None, {"prompt": ""}),
         "shuffled": Row("*control:* LA-Direct, codes of another episode", "la_direct", "lam-shuffled"),
         "pixels": Row("*control:* LA-Direct, k-means codes", "la_direct", "pixels"),
+        "la_align-shuffled": Row("*control:* LA-Align, labels of another episode", "la_align", "lam-shuffled"),
+        "la_align-pixels": Row("*control:* LA-Align, k-means labels", "la_align", "pixels"),
+        "la_align-truth": Row("*ceiling:* LA-Align, labels made of all actions", "la_align", "truth"),
+        "la_align-blind": Row("LA-Align, LAM without labels", "la_align", "lam-blind"),
         "ph_cond": Row("PH-Cond", "ph_cond", "lam"),
         "la_align-early": Row("LA-Align, first layer", "la_align", "lam", {"layer": 1}),
         "la_align-final": Row("LA-Align, last layer", "la_align", "lam", {"layer": 1.0}),
@@ -123,6 +126,7 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
 )
 CORE = ("baseline", "ph_direct", "la_align", "la_direct", "la_cond", "la_tok")
 CONTROLS = ("blind", "shuffled", "pixels")
+SOURCES = ("la_align-shuffled", "la_align-pixels", "la_align-truth", "la_align-blind")
 RECIPE = tuple(row for row in ROWS if row.startswith("recipe-"))
 
 

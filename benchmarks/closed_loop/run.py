@@ -16,11 +16,24 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.closed_loop.plan import CONTROLS, CORE, DEMONSTRATIONS, NOISE, RECIPE, REGIMES, ROWS, WORLD, Cell, cells
+from benchmarks.closed_loop.plan import (
+    CONTROLS,
+    CORE,
+    DEMONSTRATIONS,
+    LABELS,
+    NOISE,
+    RECIPE,
+    REGIMES,
+    ROWS,
+    SOURCES,
+    WORLD,
+    Cell,
+    cells,
+)
 from lattok.signals import raising
 
 RESULTS = Path("benchmarks/results/closed_loop")
-GROUPS = {"core": CORE, "controls": CONTROLS, "recipe": RECIPE, "all": tuple(ROWS)}
+GROUPS = {"core": CORE, "controls": CONTROLS, "sources": SOURCES, "recipe": RECIPE, "all": tuple(ROWS)}
 
 
 def study_parser(text: str) -> argparse.ArgumentParser:
@@ -40,7 +53,7 @@ def rows_of(names: Sequence[str]) -> list[str]:
 def makes(cell: Cell) -> tuple[str, bool, int] | None:
     """Return which labels a cell makes if nobody has: cells that share them do not begin at once."""
     labels = ROWS[cell.row].labels
-    return labels and (labels.removesuffix("-shuffled"), REGIMES[cell.regime].acting is None, cell.seed)
+    return labels and (LABELS[labels].of or labels, REGIMES[cell.regime].acting is None, cell.seed)
 
 
 def start(cell: Cell, folder: Path, results: Path) -> subprocess.Popen[bytes]:
