@@ -79,7 +79,7 @@ def small_frames(frames: np.ndarray) -> np.ndarray:
 
 def labelled_dataset(folder: Path, data: Path, labels: str, acting: str | None, seed: int) -> Path:
     """Return `data` with the labels of LABELS[labels], made with this seed; `acting`: the episodes with actions."""
-    which, out = LABELS[labels], folder / "labelled" / _name(labels, acting, seed)
+    which, out = LABELS[labels], folder / "labelled" / dataset_name(labels, acting, seed)
     if out.exists():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def labelled_dataset(folder: Path, data: Path, labels: str, acting: str | None, 
 
 def label_model(folder: Path, data: Path, labels: str, acting: str | None, seed: int) -> Path:
     """Return the folder of the model that makes the labels, trained with this seed."""
-    which, out = LABELS[labels], folder / "models" / _name(labels, acting, seed)
+    which, out = LABELS[labels], folder / "models" / dataset_name(labels, acting, seed)
     if (out / "config.json").exists():
         return out
     given: dict[str, Any] = {**which.options, "seed": seed, "device": "cpu", "action_key": ACTION}
@@ -108,7 +108,8 @@ def label_model(folder: Path, data: Path, labels: str, acting: str | None, seed:
     return out
 
 
-def _name(labels: str, acting: str | None, seed: int) -> str:
+def dataset_name(labels: str, acting: str | None, seed: int) -> str:
+    """Return the name of a labelled dataset, and of the model that labels it."""
     return f"{labels}.{seed}" if acting is None else f"{labels}.{acting.split()[0]}.{seed}"
 
 

@@ -2,27 +2,28 @@
 
 python -m benchmarks.closed_loop.quality --folder study      # adds benchmarks/results/closed_loop_labels.{json,md,png}
 
-Of every labelled dataset in the folder: R^2 of ridge probes from one-hot codes to the mean action over the stride, on
-the last episodes of each task, with and without the current frame (128 principal components of its pixels), and in a
-scene that the probe was not fitted in; and the entropy of the joint code. The gain is that of LA-Direct on these labels
-over Baseline with the same seed.
+Of every labelled dataset in the folder: R^2 of ridge probes to the mean action over the stride, on the last episodes of
+each task: from one-hot codes, from the vectors that LA-Align sees, from codes and the current frame (128 principal
+components of its pixels), from codes in a scene that the probe was not fitted in; and the entropy of the joint code.
+The gain is that of LA-Align or LA-Direct on these labels over Baseline with the same seed. Probes see all actions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
 import lattok
-from benchmarks.closed_loop.labels import STRIDE, small_frames
-from benchmarks.closed_loop.plan import LABELS, ROWS
+from benchmarks.closed_loop.labels import STRIDE, dataset_name, small_frames
+from benchmarks.closed_loop.plan import LABELS, REGIMES, ROWS
 from benchmarks.closed_loop.run import study_parser
-from benchmarks.closed_loop.tables import BASE, read, success
+from benchmarks.closed_loop.tables import BASE, Interval, read, success
 from benchmarks.common import environment, write_results
 from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.evaluation.evidence.controls import Coordinates, Target
@@ -32,8 +33,8 @@ from lattok.sim.metaworld import PAIRS
 
 HELD_OUT = 4  # episodes of each task
 SCENES = sorted({pair.scene for pair in PAIRS.values()})
-FIGURES = {"codes": "codes alone", "with_frame": "codes and frame", "beyond_frame": "beyond the frame"}
-FIGURES |= {"transfer": "codes, in an unseen scene", "bits": "bits"}
+FIGURES = {"codes": "R² of codes", "latents": "R² of latents", "with_frame": "R² of codes and frame"}
+FIGURES |= {"beyond_frame": "R² beyond the frame", "transfer": "R² in an unseen scene", "bits": "bits"}
 
 
 def label_figures(path: Path) -> dict[str, float]:
@@ -48,6 +49,7 @@ def label_figures(path: Path) -> dict[str, float]:
     both = [torch.cat(pair, 1) for pair in zip(codes, frame, strict=True)]
     found = {
         "codes": target.probe(*codes),
+        "latents": target.probe(*(part["latents"] for part in parts)),
         "frame": target.probe(*frame),
         "with_frame": target.probe(*both),
     }
@@ -75,10 +77,12 @@ def _rows(dataset: Any, episodes: list[int]) -> dict[str, Tensor]:
     scene_of = {episode.index: scenes[episode.tasks[0]] for episode in dataset.episodes}
     pairs = FramePairs(dataset, STRIDE, None, "expert_action", episodes=episodes, transform=small_frames)
     batch = pairs.batch(torch.arange(len(pairs)))
-    columns = {index: dataset.columns(index, ["latent.codes"])["latent.codes"] for index in episodes}
-    codes = np.stack([columns[e][f] for e, f in zip(pairs.episode_of, pairs.frame_of, strict=True)])
+    columns = {index: dataset.columns(index, ["latent.codes", "latent.embedding"]) for index in episodes}
+    rows = list(zip(pairs.episode_of, pairs.frame_of, strict=True))
+    codes, latents = (np.stack([columns[e][key][f] for e, f in rows]) for key in ("latent.codes", "latent.embedding"))
     return {
         "codes": torch.from_numpy(codes).long(),
+        "latents": torch.from_numpy(latents).flatten(1),
         "actions": batch.actions,
         "frame": batch.frames[:, 0].flatten(1).float() / 255,
         "episode": torch.from_numpy(np.asarray(pairs.episode_of)),
@@ -86,58 +90,105 @@ def _rows(dataset: Any, episodes: list[int]) -> dict[str, Tensor]:
     }
 
 
-def gains(results: Path, regime: str) -> dict[str, float]:
-    """Return the mean gain of LA-Direct over Baseline by the source of its labels."""
-    rows = read(results).get(regime, {})
-    base = {seed: success(run) for seed, run in rows.get(BASE, {}).items()}
-    found = {}
-    for row, runs in rows.items():
-        shared = base.keys() & runs.keys()
-        if ROWS[row].strategy == "la_direct" and not ROWS[row].options and shared:
-            found[str(ROWS[row].labels)] = float(np.mean([success(runs[seed]) - base[seed] for seed in shared]))
+class Point(NamedTuple):
+    """Labels of one source and seed: what they say, and what a row gained with them."""
+
+    regime: str
+    strategy: str
+    labels: str
+    seed: int
+    gain: float
+    figures: dict[str, float]
+
+
+def points(results: Path, figures: Mapping[str, dict[str, float]]) -> list[Point]:
+    """Return the gains over Baseline of every row with labels from video whose `figures`, by dataset, are known."""
+    found = []
+    for regime, rows in read(results).items():
+        base = {seed: success(run) for seed, run in rows.get(BASE, {}).items()}
+        for row, runs in rows.items():
+            plan = ROWS[row]
+            if plan.strategy not in ("la_align", "la_direct") or plan.options or plan.labels is None:
+                continue
+            for seed in base.keys() & runs.keys():
+                name = dataset_name(plan.labels, REGIMES[regime].acting_episodes(seed), seed)
+                if name in figures:
+                    gain = success(runs[seed]) - base[seed]
+                    found.append(Point(regime, plan.strategy, plan.labels, seed, gain, figures[name]))
     return found
 
 
-def plot(figures: Mapping[str, Mapping[str, float]], gained: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Draw the gain over each figure, a colour for each regime."""
+def by_source(found: list[Point]) -> dict[tuple[str, str, str], list[Point]]:
+    """Group points by regime, strategy and source."""
+    groups: dict[tuple[str, str, str], list[Point]] = {}
+    for point in found:
+        groups.setdefault((point.regime, point.strategy, point.labels), []).append(point)
+    return groups
+
+
+def correlations(found: list[Point]) -> dict[str, float]:
+    """Return the rank correlation of each figure with the gain over the points."""
+    gain = [point.gain for point in found]
+    return {name: float(spearmanr([point.figures[name] for point in found], gain).statistic) for name in FIGURES}
+
+
+def table(found: list[Point]) -> str:
+    """Return means by source in Markdown, and rank correlations of each regime and strategy over its points."""
+    lines = [f"| actions of | strategy | labels | seeds | gain | {' | '.join(FIGURES.values())} |"]
+    lines.append("|---" * (5 + len(FIGURES)) + "|")
+    groups = by_source(found)
+    for (regime, strategy, labels), group in groups.items():
+        gain = Interval.of([point.gain for point in group])
+        cells = [REGIMES[regime].title, ROWS[strategy].title, LABELS[labels].title, str(gain.seeds), gain.text(True)]
+        cells += [f"{np.mean([point.figures[name] for point in group]):.2f}" for name in FIGURES]
+        lines.append("| " + " | ".join(cells) + " |")
+    for regime, strategy in dict.fromkeys(key[:2] for key in groups):
+        if len({key for key in groups if key[:2] == (regime, strategy)}) > 2:
+            chosen = [point for point in found if (point.regime, point.strategy) == (regime, strategy)]
+            cells = [REGIMES[regime].title, ROWS[strategy].title, "*rank correlation with the gain*", str(len(chosen))]
+            cells += ["", *(f"{value:+.2f}" for value in correlations(chosen).values())]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def plot(found: list[Point], path: Path) -> None:
+    """Draw the gain over each figure: a small mark for a seed, a large one for the mean of a source."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    drawing, axes = plt.subplots(1, len(FIGURES), figsize=(3.4 * len(FIGURES), 3.4), sharey=True)
+    drawing, axes = plt.subplots(1, len(FIGURES), figsize=(3.4 * len(FIGURES), 3.8), sharey=True)
+    groups = by_source(found)
+    kinds = list(dict.fromkeys(key[:2] for key in groups))
     for axis, (name, title) in zip(axes, FIGURES.items(), strict=True):
-        for regime, by_source in gained.items():
-            known = [source for source in by_source if source in figures]
-            axis.scatter([figures[s][name] for s in known], [by_source[s] for s in known], label=regime)
-            for source in known:
-                axis.annotate(source, (figures[source][name], by_source[source]), fontsize=7)
+        for (regime, strategy, labels), group in groups.items():
+            colour = f"C{kinds.index((regime, strategy))}"
+            x, y = [point.figures[name] for point in group], [point.gain for point in group]
+            axis.scatter(x, y, s=10, alpha=0.5, color=colour)
+            axis.scatter(np.mean(x), np.mean(y), s=55, color=colour)
+            axis.annotate(labels, (float(np.mean(x)), float(np.mean(y))), (4, 4), textcoords="offset points", size=7)
         axis.axhline(0, color="grey", linewidth=0.8)
         axis.set(xlabel=title)
-    axes[0].set_ylabel("success of LA-Direct minus Baseline")
-    axes[0].legend()
-    drawing.tight_layout()
+    for i, (regime, strategy) in enumerate(kinds):
+        axes[0].scatter([], [], color=f"C{i}", label=f"{ROWS[strategy].title}, {regime}")
+    axes[0].set_ylabel("success minus that of Baseline")
+    drawing.legend(loc="upper center", ncols=len(kinds), frameon=False)
+    drawing.tight_layout(rect=(0, 0, 1, 0.93))
     drawing.savefig(path, dpi=120)
 
 
 def main() -> None:
     args = study_parser(__doc__).parse_args()
     torch.set_num_threads(1)
-    runs: dict[str, list[dict[str, float]]] = {}
-    for path in sorted((args.folder / "labelled").glob("*")):
-        labels, *_, seed = path.name.split(".")
-        if labels in LABELS and path.name == f"{labels}.{seed}":  # of the regime in which all actions are known
-            runs.setdefault(labels, []).append(label_figures(path))
-    figures = {
-        labels: {name: float(np.mean([run[name] for run in found])) for name in found[0]}
-        for labels, found in runs.items()
-    }
-    gained = {regime: gains(args.results, regime) for regime in read(args.results)}
+    names = {path.name for path in (args.folder / "labelled").glob("*") if path.name.split(".")[0] in LABELS}
+    figures = {name: label_figures(args.folder / "labelled" / name) for name in sorted(names) if "decoded" not in name}
+    found = points(args.results, figures)
     target = args.results.with_name(f"{args.results.name}_labels.json")
-    write_results(target, {"environment": environment(), "labels": figures, "gain": gained})
-    plot(figures, gained, target.with_suffix(".png"))
-    for labels, row in figures.items():
-        print(labels, {name: round(value, 3) for name, value in row.items()})
+    write_results(target, {"environment": environment(), "labels": figures, "points": [p._asdict() for p in found]})
+    target.with_suffix(".md").write_text(table(found) + "\n")
+    plot(found, target.with_suffix(".png"))
+    print(table(found))
 
 
 if __name__ == "__main__":
