@@ -188,11 +188,21 @@ def test_the_held_out_error_is_plain_arithmetic(dataset: Path, tmp_path: Path):
         chunks = policy.predict_chunk(seen).numpy()
         for t in range(len(actions)):
             for h in range(min(4, len(actions) - t)):
-                errors.append(((chunks[t, h] - actions[t + h]) / train.std(0, ddof=1)) ** 2)
-                mean_errors.append(((train.mean(0) - actions[t + h]) / train.std(0, ddof=1)) ** 2)
+                errors.append(((chunks[t, h] - actions[t + h]) / train.std(0)) ** 2)
+                mean_errors.append(((train.mean(0) - actions[t + h]) / train.std(0)) ** 2)
     assert said["error"] == pytest.approx(np.mean(errors), rel=1e-4)
     assert said["mean_action"] == pytest.approx(np.mean(mean_errors), rel=1e-4)
     assert said["windows"] == 28
+
+
+def test_the_held_out_error_of_dimensions_that_never_moved_is_in_their_own_units(dataset: Path, tmp_path: Path):
+    still = with_absurd_actions(dataset, (0, 1, 3), tmp_path / "still")
+    lattok.train(recipe(still, tmp_path / "p"))
+    source = open_dataset(still)
+    held_out = (source.columns(e, ["action"])["action"] for e in (2, 4))
+    chunks = np.concatenate([a[t : t + 4] for a in held_out for t in range(len(a))])
+    said = json.loads((tmp_path / "p/held_out.json").read_text())
+    assert said["mean_action"] == pytest.approx(np.square(7e3 - chunks).mean(), rel=1e-4)
 
 
 def test_the_study_compares_all_strategies_and_goes_on_where_it_was(dataset: Path, tmp_path: Path, capsys):

@@ -23,6 +23,7 @@ from lattok.evaluation.evidence.controls import CodeStream, Target
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probes import Bootstrap, decided, jackknife, left_out, one_hot
 from lattok.evaluation.report import Interval, Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.normalize import Normalizer
 from lattok.quantize import CodeStatistics, code_statistics
 
 SHIFTS = 20
@@ -57,10 +58,10 @@ class Information(NamedTuple):
 
 def directions(target: Target, dims: list[int], names: tuple[str, ...]) -> Directions:
     """Find the direction of every action over the dimensions `dims`, two directions each."""
-    mean, spread = target.train[:, dims].mean(0), target.train[:, dims].std(0, unbiased=False).clamp_min(1e-9)
+    units = Normalizer(len(dims)).fit(target.train[:, dims])
 
     def of(actions: Tensor) -> Tensor:
-        scaled = (actions[:, dims] - mean) / spread
+        scaled = units(actions[:, dims])
         axis = scaled.abs().argmax(1)
         return 2 * axis + (scaled.gather(1, axis[:, None])[:, 0] > 0).long()
 

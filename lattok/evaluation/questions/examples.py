@@ -16,6 +16,7 @@ from lattok.evaluation.evidence.pair_set import PairSet, exchanged, pair_targets
 from lattok.evaluation.report import Outcome, Pictures, Section, printed
 from lattok.evaluation.timeline import Codes, panel, shots
 from lattok.image_lam import ImageLAM
+from lattok.normalize import Normalizer
 
 POSITIONS, CODES, CLIPS, CAMERAS = 4, 4, 3, 2  # what fits on a page of 3 MB
 SIDE, QUALITY = 64, 70
@@ -77,8 +78,8 @@ def _mean_action(evidence: LatentEvidence, used: Tensor) -> str:
     """Name the three dimensions in which the pairs' actions depart most from the training mean."""
     if evidence.target is None:
         return ""
-    train = evidence.target.train
-    scaled = (evidence.target.held_out[used].mean(0) - train.mean(0)) / train.std(0).clamp_min(1e-9)
+    units = Normalizer(len(evidence.names)).fit(evidence.target.train)
+    scaled = units(evidence.target.held_out[used].mean(0))
     top = scaled.abs().argsort(descending=True)[:3]
     parts = (f"{escape(evidence.names[int(i)])} {printed(float(scaled[i]), '+.1f')}" for i in top)
     return f"<br>mean action {', '.join(parts)}"

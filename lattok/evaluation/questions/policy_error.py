@@ -17,6 +17,7 @@ from torch import Tensor
 from lattok.data import Progress
 from lattok.evaluation.evidence.split import evenly
 from lattok.evaluation.report import Outcome, Section, Table, TableRow, Verdict
+from lattok.normalize import Normalizer
 from lattok.prefetch import Ahead, Request, Stopped
 from lattok.samples.policy import PolicyWindows
 from lattok.types import PolicyBatch
@@ -71,8 +72,9 @@ def policy_errors(
 
     Of more than 5,000 windows as many are taken, evenly spaced.
     """
-    values = trained.targets(key)[trained.acted, 0]  # every known action of the training episodes once
-    mean, deviation = values.mean(0), values.std(0).clamp(min=1e-6)
+    there = held_out.known.nonzero().flatten()  # dimensions that the robot has
+    values = trained.targets(key)[trained.acted, 0][:, there]  # every known action of the training episodes once
+    units = Normalizer(len(there)).fit(values)  # a dimension that never moved counts in units of its own
     chosen = evenly(len(held_out), MOST)
     wanted, parts = held_out.targets(key)[chosen], []
     for batch in _batches(held_out, chosen.split(BATCH)):
@@ -80,18 +82,17 @@ def policy_errors(
         if progress is not None:
             progress(min(len(chosen), BATCH * len(parts)), len(chosen))
     predicted, valid = (torch.cat(part) for part in zip(*parts, strict=True))
-    there = held_out.known.nonzero().flatten()  # dimensions that the robot has
     names = [held_out.action_names[dim] for dim in there.tolist()]
-    mean, deviation, wanted, predicted = (part[..., there] for part in (mean, deviation, wanted, predicted))
+    wanted, predicted = (units(part[..., there]) for part in (wanted, predicted))
 
     def squared(guess: Tensor) -> Tensor:
-        return ((guess - wanted) / deviation).square().masked_fill(~valid[..., None], torch.nan)  # n h m
+        return (guess - wanted).square().masked_fill(~valid[..., None], torch.nan)  # n h m
 
     errors = squared(predicted)
     return PolicyErrors(
         key=key,
         error=float(errors.nanmean()),
-        mean_action=float(squared(mean).nanmean()),
+        mean_action=float(squared(torch.zeros_like(wanted)).nanmean()),
         by_dimension=dict(zip(names, errors.nanmean((0, 1)).tolist(), strict=True)),
         by_step=tuple(errors.nanmean((0, 2)).tolist()),
         windows=len(chosen),
