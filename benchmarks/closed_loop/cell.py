@@ -28,17 +28,23 @@ from benchmarks.closed_loop.plan import (
     Cell,
 )
 from benchmarks.common import environment, write_results
+from lattok.data import select_episodes
 from lattok.sim import find_tasks
+from lattok.sim.metaworld import PAIRS
 from lattok.sim.rollout import rollout
 from lattok.vla import STRATEGIES
 
 
-def recipe_of(cell: Cell, folder: Path, out: Path) -> lattok.VLARecipe:
-    """Return the training of a cell; makes its labels if they are not there yet."""
+def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> lattok.VLARecipe:
+    """Return the training of a cell, or of its policy for one task; makes its labels if they are not there yet."""
     row, regime, data = ROWS[cell.row], REGIMES[cell.regime], folder / "demonstrations"
     given: dict[str, Any] = {**POLICY, **row.options, "strategy": row.strategy, "seed": cell.seed}
     if regime.demonstrations is not None:
         given["episodes"] = f"{regime.demonstrations} per task seed {cell.seed}"
+    if task is not None:
+        train = select_episodes(lattok.open_dataset(data), "train")
+        ours = [episode.index for episode in train if episode.tasks[0] == PAIRS[task].instruction]
+        given |= {"episodes": ",".join(map(str, ours)), "steps": regime.apart}
     acting = regime.acting_episodes(cell.seed)
     labels = None if row.labels is None else LABELS[row.labels]
     if row.decoded:
@@ -62,23 +68,31 @@ def recipe_of(cell: Cell, folder: Path, out: Path) -> lattok.VLARecipe:
 
 
 def run(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Train the cell's policy, unless its artefact is there, and let it act."""
-    out = folder / "policies" / cell.name
-    begun = time.process_time()
-    if (out / "config.json").exists():
-        policy = lattok.load(out)
-    else:
-        recipe = recipe_of(cell, folder, out)
-        policy = lattok.train(recipe, resume=out.exists())
-    trained = time.process_time()
-    blind = not policy.config.prompt
-    results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "model": policy.describe()}
-    for how, episodes in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
-        if how == "own" or not blind:
-            results[how] = counted(policy, WORLD, episodes, instruction=how)
-    results["cpu_s"] = {"training": trained - begun, "rollouts": time.process_time() - trained}
-    shutil.rmtree(out / "run", ignore_errors=True)  # the checkpoint
-    return results
+    """Train the cell's policy, or one for each task, unless its artefact is there, and let it act."""
+    out, apart = folder / "policies" / cell.name, REGIMES[cell.regime].apart
+    results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "own": {}}
+    seconds = {"training": 0.0, "rollouts": 0.0}
+    for task in PAIRS if apart else [None]:
+        world = WORLD if task is None else f"{WORLD}/{task}"
+        begun = time.process_time()
+        policy = trained(cell, folder, out if task is None else out / task, task)
+        ended = time.process_time()
+        results["model"] = policy.describe()
+        blind = not policy.config.prompt
+        for how, episodes in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
+            if how == "own" or not blind:
+                results.setdefault(how, {}).update(counted(policy, world, episodes, instruction=how))
+        seconds["training"] += ended - begun
+        seconds["rollouts"] += time.process_time() - ended
+    return results | {"cpu_s": seconds}
+
+
+def trained(cell: Cell, folder: Path, out: Path, task: str | None) -> lattok.LatentVLA:
+    """Return the policy in `out`, trained if it is not there; its checkpoint goes."""
+    if not (out / "config.json").exists():
+        lattok.train(recipe_of(cell, folder, out, task), resume=out.exists())
+        shutil.rmtree(out / "run", ignore_errors=True)
+    return lattok.load(out)
 
 
 def counted(policy: lattok.LatentVLA, tasks: str, episodes: int, **options: Any) -> dict[str, list[int]]:

@@ -51,6 +51,7 @@ class Regime(NamedTuple):
     title: str
     demonstrations: int | None = None  # None: all but the last, which is held out
     acting: int | None = None
+    apart: int | None = None  # steps of a policy for each task, where tasks are learned apart
 
     def acting_episodes(self, seed: int) -> str | None:
         """Return the episodes whose actions are known, None where that is all."""
@@ -122,6 +123,7 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
         "plentiful": Regime("19 demonstrations a task"),
         "action-free": Regime("19 demonstrations a task, actions of 2", acting=2),
         "scarce": Regime("5 demonstrations a task", demonstrations=5),
+        "apart": Regime("19 demonstrations a task, a policy for each", apart=500),  # in all 4/3 of the steps, as in E.3
     }
 )
 CORE = ("baseline", "ph_direct", "la_align", "la_direct", "la_cond", "la_tok")
