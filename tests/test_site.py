@@ -226,6 +226,7 @@ def test_blocks_of_the_first_page_and_of_fast_run_as_typed(tmp_path, monkeypatch
 def test_a_shell_runs_the_page_as_typed(page, tmp_path):
     """Literally, with the dataset and the models that come with the package; only lattok is there already."""
     blocks = [text for kind, text in BLOCK.findall((ROOT / f"docs/{page}.md").read_text()) if kind == "bash"]
+    blocks = [text.replace("python -m venv .venv && . .venv/bin/activate\n", "") for text in blocks]
     stand_ins = f'pip() {{ :; }}\nlattok() {{ {shlex.quote(sys.executable)} -m lattok "$@"; }}\n'
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
@@ -237,7 +238,7 @@ def test_a_shell_runs_the_page_as_typed(page, tmp_path):
         timeout=1800,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert page != "index" or (tmp_path / "first-labels/meta/lattok.json").is_file()
+    assert page != "index" or (tmp_path / "first-labels.html").is_file()
 
 
 @pytest.mark.slow
