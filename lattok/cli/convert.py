@@ -37,7 +37,7 @@ class LAMFacts:
     heads: Annotated[int, arg(metavar="N")] = 12
     """Attention heads."""
     cameras: Annotated[tuple[str, ...], arg(metavar="NAME")] = ("image",)
-    """The one camera that the model shall look at in datasets, short name allowed."""
+    """The one camera of a dataset that the model looks at, short name allowed."""
     stride: Annotated[str, arg(metavar="TEXT")] = "32"
     """Gap of a frame pair: frames ("32") or seconds ("0.2s")."""
     features: Annotated[str, arg(metavar="TEXT")] = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
@@ -139,10 +139,10 @@ def moto_lam(
 
     Args:
         config: Published settings, .json or .yaml (default: config.json or config.yaml next to the weights).
-        cameras: The one camera that the model shall look at in datasets, short name allowed.
+        cameras: The one camera of a dataset that the model looks at, short name allowed.
         stride: Gap of a frame pair: frames ("15") or seconds ("0.5s").
         pixels: Range of its pixels: imagenet (Moto, LARA's policies) or unit (LARA's first stage alone).
-        features: Frozen features, where those in the file shall not be used (default: these, or else
+        features: Frozen features in place of those in the file (default: these, or else
             hf:facebook/vit-mae-large).
         features_revision: Revision of features from the Hub.
     """

@@ -70,8 +70,8 @@ def annotate(
         prefix: Column prefix of each model (default: latent for the only one).
         revision: Revision of a Hub model.
         action_key: Column with the actions, for tokenizers.
-        cameras: Cameras that a model of video shall look at, in its order, short names allowed (default: its own).
-        embedding: Leave out the latents before quantization (they are written by default).
+        cameras: Cameras for a model of video to look at, in its order, short names allowed (default: its own).
+        embedding: Write the latents before quantization; --no-embedding leaves them out.
         quantized: Also write the quantized vectors.
         precision: float32, or bfloat16: faster, a few codes differ; for models of video.
         backend: torch, or onnxruntime: faster in float32 on CPUs where torch is slow; for models of video.

@@ -33,8 +33,8 @@ def inspect(
         state_key: Column with the robot state (default: observation.state).
         cameras: Cameras to look at, short names allowed (default: all).
         episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
-        stride: Gap of a frame pair, of which the dataset shall have many: frames ("16") or seconds ("0.2s").
-        horizon: Steps of an action chunk, of which it shall have many.
+        stride: Gap of a frame pair, frames ("16") or seconds ("0.2s"): how many frames would have no partner?
+        horizon: Steps of an action chunk: how many chunks would run over the end of their episode?
     """
     from lattok.data import inspect_dataset
 
@@ -104,9 +104,9 @@ def evaluate(
         revision: Revision of a Hub model.
         action_key: Column with the actions; of a policy those that it learned from, unless another is given.
         state_key: Column with the robot state, used as a control.
-        cameras: Cameras that a model of video shall look at, in its order, short names allowed (default: its own).
+        cameras: Cameras for a model of video to look at, in its order, short names allowed (default: its own).
         episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
-        env: Tasks in which a policy shall act as well, such as metaworld-pairs; `lattok rollout` has more options.
+        env: Tasks in which a policy acts as well, such as metaworld-pairs; `lattok rollout` has more options.
         env_episodes: Episodes of each task.
         device: auto, cpu, cuda or mps.
     """
