@@ -15,7 +15,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 GROUPS = {
     "Tokenizers": ("tokenizers", "collapse", "mask_loss", "action_tokenizer_speed", "fast_speed"),
     "Latent action models": ("lam_labels", "lam_robust", "lam_start", "lam_distractors", "main_job", "annotate_speed"),
-    "Policies": ("closed_loop", "vla_study", "vla_step", "shuffle_lam", "shuffle_policy"),
+    "Policies": ("closed_loop", "vla_study", "vla_step", "joint_step", "shuffle_lam", "shuffle_policy"),
     "Datasets": (
         "scale",
         "ray_engine",
