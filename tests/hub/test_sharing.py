@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +18,8 @@ import lattok
 from lattok.action_vq import UniformBins
 from lattok.checks import LattokError
 from lattok.cli import main
+from lattok.hub.client import ASSETS, SAMPLES
+from tests.conftest import write_dataset
 from tests.hub.server import READER, REPO, WRITER, LocalHub, forget, serving, use
 from tests.vla.fakes import policy
 
@@ -228,3 +232,25 @@ def test_a_stranger_s_record_is_named_by_its_file(hub: LocalHub):
     hub.add("main", {**hub.files(), "evaluation.json": json.dumps({"figures": [1]}).encode()})
     with pytest.raises(LattokError, match="`figures` in `.*evaluation.json"):
         lattok.load(REPO)
+
+
+def test_the_how_to_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """docs/howto/share_a_model.md in its order; the Hub here has one repository, which stands for each of them."""
+    page = (Path(__file__).parents[2] / "docs/howto/share_a_model.md").read_text(encoding="utf-8")
+    (bash, python), names = re.findall(r"```(?:bash|python)\n(.*?)```", page, re.DOTALL), {}
+    login, *pushes = [shlex.split(line, comments=True) for line in bash.splitlines()]
+    assert login == ["hf", "auth", "login"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    shutil.copytree(ASSETS / SAMPLES["sample/lam"], "my-lam")
+    lattok.annotate(write_dataset(tmp_path / "arm", (6, 9), cameras=False), UniformBins.fit(CHUNKS), "annotated")
+    for kind, words in zip(("models", "datasets"), pushes, strict=True):
+        (tmp_path / kind).mkdir()
+        with serving(tmp_path / kind, tmp_path / "cache", monkeypatch, kind) as hub:
+            hub.exists = False
+            assert main([REPO if word.startswith("my-name/") else word for word in words[1:]]) == 0
+            if kind == "models":
+                exec(python.replace("my-name/my-lam", REPO), names)
+                assert (names["lam"].revision, names["lam"].license) == (hub.head, "apache-2.0")
+            else:
+                assert {"README.md", "meta/info.json", "meta/lattok.json"} <= hub.files().keys()
