@@ -3,7 +3,8 @@
 python -m benchmarks.closed_loop.tables             # writes benchmarks/results/closed_loop{.md,.json,.png,_paper.md}
 
 The seed is the unit: a row's success is the mean over seeds with its t interval, a difference is that of runs with the
-same seed, with a paired t interval; p values of a regime are corrected after Holm.
+same seed, with a paired t interval; p values of a regime are corrected after Holm, those of the core table among
+themselves, and those of all other rows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from benchmarks.closed_loop.plan import REGIMES, ROWS
+from benchmarks.closed_loop.plan import CORE, RECIPE, REGIMES, ROWS
 from benchmarks.closed_loop.run import RESULTS
 from benchmarks.common import write_results
 
@@ -108,12 +109,21 @@ def summary(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, di
             figures[row]["shift"] = {kind: float(np.mean([success(run, kind) for run in shifted])) for kind in kinds}
         if row != BASE and shared:
             figures[row]["difference"] = Interval.of([success(runs[seed]) - base[seed] for seed in shared])
-    p = {
-        row: f["difference"].p for row, f in figures.items() if "difference" in f and not math.isnan(f["difference"].p)
-    }
-    for row, value in holm(p).items():
-        figures[row]["holm"] = value
+    p = {row: f["difference"].p for row, f in figures.items() if "difference" in f}
+    p = {row: value for row, value in p.items() if not math.isnan(value)}
+    for core in (True, False):
+        for row, value in holm({row: value for row, value in p.items() if (row in CORE) == core}).items():
+            figures[row]["holm"] = value
     return figures
+
+
+def tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what a regime found in Markdown: the rows, what parts of the recipe do, what changes of the scene do."""
+    recipe = {row: figure for row, figure in figures.items() if row in RECIPE}
+    text = table({row: figure for row, figure in figures.items() if row not in RECIPE})
+    if recipe:
+        text += f"\n\nThe Baseline's recipe, one thing changed at a time:\n\n{table(recipe)}"
+    return text + shift_table(figures)
 
 
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
@@ -193,10 +203,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
-    found = {regime: summary(rows) for regime, rows in read(args.results).items()}
-    parts = [
-        f"### {REGIMES[regime].title}\n\n{table(figures)}{shift_table(figures)}" for regime, figures in found.items()
-    ]
+    results = read(args.results)
+    found = {regime: summary(results[regime]) for regime in REGIMES if regime in results}
+    parts = [f"### {REGIMES[regime].title}\n\n{tables(figures)}" for regime, figures in found.items()]
     target = args.results.with_suffix(".md")
     target.write_text("\n\n".join(parts) + "\n")
     args.results.with_name(f"{args.results.name}_paper.md").write_text(paper_table(found) + "\n")
