@@ -174,21 +174,17 @@ def number(value: Any) -> str:
 
 @mark("closed loop")
 def closed_loop() -> str:
-    """Return the rows of the closed-loop study without its secondary columns."""
-    lines, rows = [], []
-    for line in (RESULTS / "closed_loop.md").read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("|"):
-            lines.append(f"| {' | '.join(cells[:5])} |")
-            rows += (
-                [cells[4]] if len(cells) > 4 and cells[4] and cells[0] != "row" and "control" not in cells[0] else []
-            )
-        else:
-            lines.append(re.sub(r"^#+ (.*)", r"**\1**", line))
-    said = [row for row in rows if not set(row) <= {"-"}]
-    better, worse = (sum(row.startswith(word) for row in said) for word in ("better", "worse"))
+    """Return the rows of each regime of the closed-loop study that have several seeds, without secondary columns."""
+    parts, said = [], []
+    for section in (RESULTS / "closed_loop.md").read_text(encoding="utf-8").split("### ")[1:]:
+        title, table = section.split("\n\n")[:2]
+        rows = [[cell.strip() for cell in line.strip("|").split("|")[:5]] for line in table.splitlines()]
+        rows = [cells for cells in rows if cells[1] != "1"]
+        said += [cells[4] for cells in rows[2:] if cells[4] and ":*" not in cells[0]]
+        parts += [f"**{title}**", "\n".join(f"| {' | '.join(cells)} |" for cells in rows)]
+    better, worse = (sum(verdict.startswith(word) for verdict in said) for word in ("better", "worse"))
     count = f"Of {len(said)} comparisons with the Baseline {better} come out better, {worse} worse, "
-    return "\n".join(lines).strip() + f"\n\n{count}and {len(said) - better - worse} show no difference."
+    return "\n\n".join([*parts, f"{count}and {len(said) - better - worse} show no difference."])
 
 
 @mark("labels")

@@ -126,6 +126,19 @@ def tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
     return text + shift_table(figures)
 
 
+def missing(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say which rows and regimes of the plan have not been run, by the names that commands take."""
+    lines = []
+    for regime, figures in found.items():
+        acting = REGIMES[regime].acting is not None
+        planned = [row for row in ROWS if not ((ROWS[row].decoded and not acting) or (row in RECIPE and acting))]
+        if left := [f"`{row}`" for row in planned if row not in figures]:
+            lines.append(f"Not run, `{regime}`: {', '.join(left)}.")
+    if left := [f"`{regime}`" for regime in REGIMES if regime not in found]:
+        lines.append(f"Regimes not run: {', '.join(left)}.")
+    return "\n\n".join(lines)
+
+
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a regime's table in Markdown."""
     lines = [
@@ -207,7 +220,7 @@ def main() -> None:
     found = {regime: summary(results[regime]) for regime in REGIMES if regime in results}
     parts = [f"### {REGIMES[regime].title}\n\n{tables(figures)}" for regime, figures in found.items()]
     target = args.results.with_suffix(".md")
-    target.write_text("\n\n".join(parts) + "\n")
+    target.write_text("\n\n".join([*parts, missing(found)]).strip() + "\n")
     args.results.with_name(f"{args.results.name}_paper.md").write_text(paper_table(found) + "\n")
     write_results(args.results.with_suffix(".json"), found)
     plot(found, args.results.with_suffix(".png"))
