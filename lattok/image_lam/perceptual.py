@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from lattok import checks, files
 
+OTHERWISE = "Or set it to 0, for a trained model in its config.json."
+
 
 class PerceptualLoss(nn.Module):
     """The mean LPIPS distance of images [n, 3, H, W] between 0 and 1. Its networks are frozen; gradients go through."""
@@ -20,17 +22,13 @@ class PerceptualLoss(nn.Module):
         try:
             from lpips import LPIPS
         except ImportError:
-            checks.fail(
-                "perceptual_weight", "the package lpips (pip install 'lattok[lpips]')", "none", "Or set it to 0."
-            )
+            checks.fail("perceptual_weight", "the package lpips (pip install 'lattok[lpips]')", "none", OTHERWISE)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it asks torchvision for weights in a way of the past
                 self.network = LPIPS(net="vgg", verbose=False)
         except Exception as error:  # a download fails with any type
-            checks.fail(
-                "perceptual_weight", "VGG16's weights from torchvision", files.first_line(error), "Or set it to 0."
-            )
+            checks.fail("perceptual_weight", "VGG16's weights from torchvision", files.first_line(error), OTHERWISE)
         self.requires_grad_(False).train(False)
 
     def train(self, mode: bool = True) -> PerceptualLoss:

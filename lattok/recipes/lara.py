@@ -22,7 +22,6 @@ from lattok.data.schema import short_name
 from lattok.evaluation.evidence.split import training_entries
 from lattok.hub import HubModel
 from lattok.image_lam import ImageLAM
-from lattok.image_lam.perceptual import PerceptualLoss
 from lattok.labels import LatentSpec
 from lattok.normalize import for_dataset
 from lattok.recipes.policy_data import PolicySource
@@ -131,7 +130,6 @@ class LARARecipe(VLARecipe):
             inputs["init"] = policy.describe()["weights_sha256"]
         lam = ImageLAM.from_pretrained(data.lam)
         inputs["lam"] = lam.describe()["weights_sha256"]
-        lam.perceptual = PerceptualLoss() if lam.config.perceptual_weight > 0 and data.lam_rate > 0 else None
         live = LiveLAM(lam, views_of(policy.config, lam), frozen=data.lam_rate == 0)
         check_frames(policy.config, lam)
         if data.backbone_rate == 0:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from lattok import checks
 from lattok.data import frames_from_lerobot
 from lattok.image_lam import ImageLAM
+from lattok.image_lam.perceptual import PerceptualLoss
 from lattok.labels import LatentSpec
 from lattok.quantize import Codebook
 from lattok.types import LossTerms, PairBatch, PairIndex, PolicyBatch
@@ -68,6 +69,7 @@ class LiveLAM(nn.Module):
         self.lam, self.frozen = lam, frozen
         self.views = tuple(range(len(lam.cameras))) if views is None else tuple(views)
         lam.action_head = None  # the policy is what knows of actions
+        lam.perceptual = PerceptualLoss() if lam.config.perceptual_weight > 0 and not frozen else None
         if frozen:
             lam.requires_grad_(False)
         elif lam.config.prediction_weight == 0 and lam.perceptual is None:

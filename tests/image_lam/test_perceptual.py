@@ -16,16 +16,18 @@ from lattok.types import PairBatch
 from tests.image_lam.test_labelling import HELD, SEQUENCE, SMALL
 
 
-@pytest.fixture(scope="module")
-def perceptual() -> PerceptualLoss:
-    pytest.importorskip("lpips")
-
-    def random(pretrained: bool) -> SimpleNamespace:
+def random_vgg(pretrained: bool) -> SimpleNamespace:
+    """Return what LPIPS takes of torchvision's VGG16, with random weights."""
+    with torch.random.fork_rng():
         torch.manual_seed(0)
         return SimpleNamespace(features=torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"]))
 
+
+@pytest.fixture(scope="module")
+def perceptual() -> PerceptualLoss:
+    pytest.importorskip("lpips")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torchvision.models, "vgg16", random)
+        patch.setattr(torchvision.models, "vgg16", random_vgg)
         return PerceptualLoss()
 
 

@@ -6,10 +6,12 @@ import json
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 import lattok
 from lattok.checks import LattokError
@@ -21,6 +23,7 @@ from lattok.recipes.policy_data import PolicyBatches, find_labels, read_windows
 from lattok.signals import Interrupted
 from lattok.training import loop
 from tests.conftest import CAMERAS, write_dataset
+from tests.image_lam.test_perceptual import random_vgg
 from tests.recipes.policies import SIZES, annotated
 from tests.training.test_processes import Sharding
 from tests.vla.stand_in import Policy, make_batch
@@ -159,6 +162,31 @@ def test_episodes_without_actions_are_in_the_batch(folder: Path, tmp_path: Path)
     policy = lattok.train(recipe(folder, tmp_path / "p", **options))
     alone = lattok.train(recipe(folder, tmp_path / "q", **options, align_weight=0.0))
     assert changed(policy, saved(alone))
+
+
+def test_a_model_that_learned_by_lpips_goes_on_by_it(folder: Path, tmp_path: Path, monkeypatch):
+    """VGG16 with random weights is in the run and its checkpoint, and in no artefact."""
+    pytest.importorskip("lpips")
+    torch.manual_seed(0)
+    pixels = {
+        "target": "pixels",
+        "encoder": "sequence",
+        "conditioning": "pool",
+        "latent_heads": "mlp",
+        "pixel_patch": 8,
+    }
+    config = ImageLAMConfig(cameras=CAMERAS[:1], **LAM, **pixels, perceptual_weight=0.5)
+    given = {"lam": str(ImageLAM(config).eval().save_pretrained(tmp_path / "lam")), "steps": 2}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "lpips", None)
+        with pytest.raises(LattokError, match=r"pip install 'lattok\[lpips\]'.* in its config.json"):
+            lattok.train(recipe(folder, tmp_path / "none", **given))
+    monkeypatch.setattr(torchvision.models, "vgg16", random_vgg)
+    lattok.train(recipe(folder, tmp_path / "p", **given))
+    assert _losses(tmp_path / "p")[-1]["loss/lam_perceptual"] > 0
+    refined = lattok.load(tmp_path / "p/lam")
+    assert refined.config == config
+    assert changed(refined, saved(lattok.load(tmp_path / "lam"))) >= {"decoder.out.weight"}
 
 
 def _batches(folder: Path, tmp_path: Path, **options) -> PolicyBatches:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file
 from torch import nn
 
@@ -14,6 +15,7 @@ from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import PairBatch, PairIndex, PolicyBatch
 from lattok.vla import Supervised
 from lattok.vla.joint import FRAMES, VALID, Alignment, JointLARA, LARALoss, LiveLAM, keep_pairs
+from tests.image_lam.test_perceptual import random_vgg
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy
 from tests.vla.stand_in import B, Policy, hooks, make_batch
 
@@ -278,6 +280,35 @@ def test_a_frozen_latent_action_model_is_a_target_and_no_more():
     assert all(torch.equal(value, before[name]) for name, value in model.lam.lam.state_dict().items())
 
 
+PERCEPTUAL = {**MOTO, "perceptual_weight": 0.5}
+
+
+def test_lpips_is_part_of_its_own_loss_where_the_latent_action_model_says_so(monkeypatch):
+    """Next to our policy and in somebody else's. VGG16, here with random weights, neither learns nor is saved."""
+    lpips = pytest.importorskip("lpips")
+    monkeypatch.setattr(torchvision.models, "vgg16", random_vgg)
+    model = joint(lam=PERCEPTUAL)
+    lam, data, shown = model.lam.lam, joint_batch(model), []
+    lam.decoder.register_forward_hook(lambda module, inputs, predicted: shown.append((inputs[0], predicted)))
+    terms = model(data)
+    assert model.loss_weights()["lam_perceptual"] == 0.005
+    rows, gaps = data.pairs.places.T
+    (_, predicted), images = shown[0], data.later[rows, gaps, 0].movedim(-1, 1) / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (lam.config.mean, lam.config.std))
+    patches = predicted.detach().unflatten(1, (2, 2)).unflatten(3, (8, 8, 3))  # n y x, then those of a patch
+    frames = patches.permute(0, 5, 1, 3, 2, 4).reshape(images.shape) * std + mean
+    expected = lpips.LPIPS(net="vgg", verbose=False).eval()(2 * frames - 1, 2 * images - 1).mean()
+    torch.testing.assert_close(terms["lam_perceptual"], expected, atol=1e-6, rtol=1e-4)
+    terms["lam_perceptual"].backward()
+    found = learning(model)
+    assert any(name.startswith("lam.lam.decoder.") for name in found)
+    assert not [name for name in found if not name.startswith("lam.lam.") or "perceptual" in name]
+    assert not [name for name in lam.saved_tensors() if "perceptual" in name]
+    assert joint(frozen=True, lam=PERCEPTUAL).lam.lam.perceptual is None  # it would only cost
+    other, _ = supervised(lam=PERCEPTUAL)
+    assert other(frames_batch())[1]["lam_perceptual"] > 0
+
+
 @pytest.mark.parametrize("head", ["regression", "flow"])
 def test_a_policy_acts_without_any_of_it(head: str):
     model = joint(head=head)
@@ -347,10 +378,10 @@ def frames_batch(count: int = 2) -> dict[str, torch.Tensor]:
     return given | {FRAMES: frames, VALID: valid}
 
 
-def supervised(detach: str = "none", **options) -> tuple[Supervised, LARALoss]:
+def supervised(detach: str = "none", lam: dict | None = None, **options) -> tuple[Supervised, LARALoss]:
     torch.manual_seed(0)
     stand_in = Policy()
-    loss = LARALoss(lam_of(), stand_in.model.action_head.in_features, detach=detach, **options)
+    loss = LARALoss(lam_of(**lam or {}), stand_in.model.action_head.in_features, detach=detach, **options)
     return Supervised(stand_in, "model.action_head", loss).train(), loss
 
 
