@@ -41,6 +41,7 @@ from lattok.hub.weights import (
     unsound,
     weights_hash,
 )
+from lattok.places import followed
 from lattok.registry import Registry
 from lattok.version import __version__
 
@@ -253,6 +254,8 @@ class HubModel(nn.Module):
         if kind not in (None, "float32") and not cls.narrow:
             checks.fail("dtype", f"to be left out: {cls.__name__} is float32", repr(dtype), ROUNDED)
         config = parse_config(cls.config_class, raw, folder / CONFIG)
+        for name in (CARD, EVALUATION, TRAINING, PICTURE):  # these go wherever the model goes
+            followed(folder, folder / name, f"`model`: {name}")
         where = str(folder / WEIGHTS)
         if not (folder / WEIGHTS).is_file():
             checks.fail("model", f"a folder with {WEIGHTS}", f"{folder} without it")

@@ -15,6 +15,7 @@ from lattok.hub import CARD, client
 from lattok.hub.records import HUB_ID, TAGS, license_of, plain, quoted, signed, written_by_somebody
 from lattok.labels.provenance import INFO, provenance_of
 from lattok.labels.sidecar import Sidecar
+from lattok.places import walk
 from lattok.version import __version__
 
 REPLACED = ("data/*", "labels/*", "meta/*", "videos/*")  # of an earlier push
@@ -42,11 +43,13 @@ def push_dataset(
 
     Options are those of `push_to_hub` of a model. A dataset card is written into the folder as README.md. One that was
     there stays below it; one with the tag `lattok` is kept as it is. A LeRobot dataset gets the tag of its version,
-    which LeRobot asks for.
+    which LeRobot asks for. Raises `LattokError` where a link in the folder leads out of it: what is there would go up.
     """
     client.check_push({"repo_id": repo_id, "license": license, "revision": revision, "create_pr": create_pr})
     root = Path(folder).expanduser()
     subject = _subject(root)
+    for _ in walk(root, lambda path: path.name.startswith(".")):  # refuses links to what lies elsewhere
+        pass
     version = None if isinstance(subject, Sidecar) else files.read_json(root / INFO)["codebase_version"]
 
     def prepare(repo: str) -> Path:

@@ -477,6 +477,19 @@ def test_a_card_that_somebody_wrote_stays_and_goes_along(folder, tmp_path, edit)
     assert (other / "README.md").read_text() == "# A folder of mine\n"
 
 
+def test_links_of_a_stranger_do_not_go_along(folder, tmp_path):
+    """A card is saved and pushed with the model: one that is a link would take a private file with it."""
+    (tmp_path / "key").write_text("secret")
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(tmp_path / "key")
+    with pytest.raises(LattokError, match=r"README.md: expected a path below .*, but .* leads to .*key"):
+        lattok.load(folder)
+    (folder / "README.md").unlink()
+    (folder / "card.md").write_text("mine")
+    (folder / "README.md").symlink_to(folder / "card.md")
+    assert lattok.load(folder).own_card == "mine"
+
+
 def test_a_declared_action_space_is_read_back(folder):
     model = lattok.load(folder)
     space = [{"part": "gripper", "convention": "open_is_1"}]

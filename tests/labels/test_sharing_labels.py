@@ -150,3 +150,12 @@ def test_families_are_listed():
     assert {"action-vq", "fast", "fsq", "residual-vq", "uniform-bins", "image-lam", "latent-vla"} <= found.keys()
     assert all(text and "\n" not in text for text in found.values())
     assert found["residual-vq"].startswith("Chunks [B, H, m] to `tokens` codes each")
+
+
+def test_links_out_of_a_folder_do_not_go_up(hub: LocalHub, source: Path, tmp_path: Path):
+    (tmp_path / "key").write_text("secret")
+    folder = annotated(source, tmp_path / "annotated")
+    (folder / "meta" / "notes.txt").symlink_to(tmp_path / "key")
+    with pytest.raises(LattokError, match=r"notes.txt: expected a path below .*, but .* leads to .*key"):
+        lattok.push_dataset(folder, REPO, token=WRITER)
+    assert not hub.exists
