@@ -41,6 +41,7 @@ SIGNS = {
 }
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
+CLAIMED = 4  # times the bytes of a file: what its tensors may take, several of which may be views of the same numbers
 
 
 class Join(NamedTuple):
@@ -132,7 +133,7 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> d
     if not path.is_file():
         checks.fail("path", "a checkpoint file", f"{path}, which {'is a folder' if path.is_dir() else 'is not there'}")
     if path.suffix == SAFE:
-        return _read_safetensors(path)
+        return _read_safetensors(path)  # which holds no views
     if path.suffix not in PICKLED:
         checks.fail("path", f"a file ending in {', '.join((*PICKLED, SAFE))}", path.name)
     content = _read_pickled(path, inert=entry is not None)
@@ -142,7 +143,7 @@ def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> d
         content = content[entry]
     if not isinstance(content, Mapping):
         checks.fail(str(path), "a dictionary of tensors", _contents(content))
-    return _flatten(content, str(path))
+    return _within(_flatten(content, str(path)), path)
 
 
 def read_settings(path: str | os.PathLike[str], entry: str) -> dict[str, Any]:
@@ -161,6 +162,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickled(path: Path, inert: bool) -> Any:
+    _check_stored(path)
     try:
         with warnings.catch_warnings(), _stand_ins(path) if inert else nullcontext():
             warnings.simplefilter("ignore")  # torch's, about odd contents; those are judged here
@@ -178,6 +180,27 @@ def _read_pickled(path: Path, inert: bool) -> Any:
             checks.fail(str(path), "state dictionaries", "a TorchScript program", "Save its state_dict() instead.")
         reason = "not what torch.save writes" if isinstance(error, pickle.UnpicklingError) else _line(error)
         checks.fail(str(path), "a whole checkpoint", f"one that cannot be read ({reason})", DAMAGED)
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse a compressed archive: mapped, its numbers would be others, and a few bytes can unpack to anything."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+    except Exception:  # not such an archive, or a damaged one: the reader says what is wrong
+        return
+    if packed:
+        checks.fail(str(path), "an archive as torch.save writes it", f"one with {packed[0]!r:.80} compressed", DAMAGED)
+
+
+def _within(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Refuse tensors that claim far more numbers than the file holds: sizes are believed from here on."""
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+    if sum(sizes.values()) > CLAIMED * path.stat().st_size:
+        name = max(sizes, key=sizes.__getitem__)
+        got = f"{name} of shape {list(tensors[name].shape)} in {path.stat().st_size:,} bytes"
+        checks.fail(str(path), "every number of its tensors", got)
+    return tensors
 
 
 class _Inert:

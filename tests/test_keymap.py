@@ -248,6 +248,27 @@ def test_a_path_that_is_no_file(tmp_path):
         read_checkpoint(tmp_path / "x.npz")
 
 
+def test_an_archive_that_is_compressed_is_refused(tmp_path):
+    """Its numbers are mapped as they lie in the file, and a few kilobytes can unpack to any memory."""
+    torch.save({"w": torch.arange(20.0)}, tmp_path / "plain.pt")
+    plain, packed = zipfile.ZipFile(tmp_path / "plain.pt"), zipfile.ZipFile(tmp_path / "packed.pt", "w")
+    with plain, packed:
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(LattokError, match="expected an archive as torch.save writes it, got one with .* compressed"):
+        read_checkpoint(tmp_path / "packed.pt")
+
+
+def test_tensors_claim_no_more_than_the_file_holds(tmp_path):
+    """A view of one number can have any shape; tied weights, which lie in the file once, are fine."""
+    torch.save({"a": torch.zeros(1).expand(1 << 20, 1 << 20), "b": torch.zeros(2)}, tmp_path / "huge.pt")
+    with pytest.raises(LattokError, match=r"every number of its tensors, got a of shape \[1048576, 1048576\] in"):
+        read_checkpoint(tmp_path / "huge.pt")
+    tied = torch.arange(1000.0)
+    torch.save({"a": tied, "b": tied, "c": torch.zeros(1).expand(1, 77)}, tmp_path / "tied.pt")
+    assert torch.equal(read_checkpoint(tmp_path / "tied.pt")["b"], tied)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """The same tensors in each format, as bytes, and a place to write."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from lattok import checks
 from lattok.action_vq.config import ActionVQConfig
 from lattok.action_vq.model import P2TActionVQ
+from lattok.hub.weights import Size, planned
 from lattok.keymap import axis_of, numbered, read_checkpoint, translate
 from lattok.normalize import read_statistics
 
@@ -61,6 +62,8 @@ def p2t_action_vq(
         **{**PUBLISHED, **training},
     )
     _check_facts(config, foreign)
+    in_file = {name: Size.of(tensor) for name, tensor in foreign.items()}
+    planned(lambda: P2TActionVQ(config), in_file, str(path))  # before memory is taken
     model = P2TActionVQ(config)
     ours = model.saved_tensors()
     model.load_tensors(translate(foreign, key_map(config), ours, str(path), kept=OURS_ALONE), str(path))

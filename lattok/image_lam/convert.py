@@ -22,9 +22,10 @@ from torch import Tensor
 
 from lattok import checks, files
 from lattok.hub import CONFIG, WEIGHTS
+from lattok.hub.weights import Size, planned
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import IMAGENET
-from lattok.image_lam.model import ImageLAM
+from lattok.image_lam.model import ImageLAM, frozen_features
 from lattok.image_lam.parts import GapActionHead
 from lattok.keymap import (
     PICKLED,
@@ -95,12 +96,19 @@ def _convert(path: str | os.PathLike[str], heads: int, action_dim: int | None, g
 
 def _filled(config: ImageLAMConfig, foreign: Mapping[str, Tensor], action_dim: int | None, path: Path) -> ImageLAM:
     """Make a model of this config with the file's tensors."""
-    model = ImageLAM(config)
+    features = frozen_features(config)
+
+    def build() -> ImageLAM:
+        model = ImageLAM(config, features)
+        if action_dim is not None:
+            model.action_head = GapActionHead(config, action_dim)
+        return model
+
+    planned(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, str(path))  # before memory is taken
+    model = build()
     queries, hint = foreign.get("lam.action_latent"), f"It was trained on others than {config.features}."
     if queries is not None and queries.ndim == 4:
         checks.size("features", "channels, as in the file", model.features.dim, queries.shape[3], hint)
-    if action_dim is not None:
-        model.action_head = GapActionHead(config, action_dim)
     ours = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("features.")}
     kept = [name for name in ours if name.endswith(OURS_ALONE)]
     unused = [name for name in foreign if name.startswith((BACKBONE, TEXT))]
@@ -191,6 +199,8 @@ def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
         checks.fail("features_out", "a new or empty folder", f"{folder}, which holds something")
     width = own["cls_token"].shape[-1]
     depth = len({name.split(".")[1] for name in own if name.startswith("blocks.")})
+    if depth * width**2 > sum(tensor.numel() for tensor in own.values()):  # of the twelve such matrices of a block
+        checks.fail("features_out", f"the weights of {depth} blocks of width {width}", f"far fewer in {BACKBONE}*")
     arguments = {"embed_dim": width, "depth": depth, "num_heads": max(1, width // 64)}  # as in every DINOv2
     facts = {"input_size": [3, 518, 518], "interpolation": "bicubic", "mean": IMAGENET[0], "std": IMAGENET[1]}
     config = {"architecture": "vit_base_patch14_reg4_dinov2", "num_classes": 0, "model_args": arguments}

@@ -326,3 +326,22 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
     assert main(["convert", "univla-lam", str(UNIVLA), str(tmp_path), "--heads", "3", *FLAGS]) == 2
     assert "`out`: expected a new or empty folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_sizes_that_the_file_does_not_hold_take_no_memory(tmp_path):
+    """A tensor of no numbers may have any other axis."""
+    weights = {"action_latent": torch.zeros(1, 1, 4, 768), "vq.codebook.weight": torch.zeros(10**9, 0)}
+    safetensors.torch.save_file(weights, tmp_path / "file.safetensors")
+    with pytest.raises(LattokError, match="expected tensors about as large as its own, got a configuration with one"):
+        univla_lam(tmp_path / "file.safetensors", features="pixels")
+
+
+def test_a_backbone_that_is_far_wider_than_its_weights_is_not_built(tmp_path):
+    names = ("cls_token", "blocks.0.norm1.weight")
+    weights = {f"lam.dino_encoder.{names[0]}": torch.zeros(1, 1, 10**6), f"lam.dino_encoder.{names[1]}": torch.zeros(1)}
+    safetensors.torch.save_file(
+        {"lam.action_latent": torch.zeros(1, 1, 4, 8), **weights}, tmp_path / "file.safetensors"
+    )
+    with pytest.raises(LattokError, match="`features_out`: expected the weights of 1 blocks of width 1000000"):
+        univla_lam(tmp_path / "file.safetensors", 1, features_out=tmp_path / "dino")
+    assert not (tmp_path / "dino").exists()
