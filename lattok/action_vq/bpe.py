@@ -22,6 +22,7 @@ def _byte_characters() -> dict[str, int]:
 
 
 BYTES = _byte_characters()
+ODD = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # options by which codes are not their bytes
 CHARACTERS = {byte: character for character, byte in BYTES.items()}
 
 
@@ -38,7 +39,13 @@ class CoefficientBPE(CoefficientSubwords):
         if raw["model"].get("type") != "BPE" or not plain:
             got = f"{raw['model'].get('type')} after {before.get('type')}"
             checks.fail("tokenizer.json", "a byte-level BPE", got, CoefficientBPE.needs)
-        token_bytes = _token_bytes(tokenizer, {token["content"] for token in raw.get("added_tokens", [])})
+        if odd := [name for name in ODD if raw["model"].get(name)]:
+            checks.fail("tokenizer.json", "a byte-level BPE", f"one with {', '.join(odd)}", CoefficientBPE.needs)
+        made = {*BYTES, *(first + second for first, second in raw["model"]["merges"])}
+        added = {token["content"] for token in raw.get("added_tokens", [])}
+        token_bytes = _token_bytes(tokenizer, added - made)
+        if added:  # they are looked for in a text before anything else, where they would stand for coefficients
+            tokenizer = Tokenizer.from_str(json.dumps(raw | {"added_tokens": [], "post_processor": None}))
         return tokenizer, token_bytes, written_with({BYTES[token] for token in raw["model"]["vocab"] if token in BYTES})
 
 

@@ -28,6 +28,8 @@ from lattok.checks import LattokError
 from lattok.hub.weights import Size, Sizes
 
 TOKENIZER = "tokenizer.json"
+MOST_TOKEN = 1 << 24  # |min_token|: coefficients are far smaller
+SCALES = (1e-6, 1e6)  # so that what is decoded is finite
 FARTHEST = np.array(1e30)  # normalised values beyond are cut, so that their coefficients are finite
 
 
@@ -49,7 +51,11 @@ class DCTConfig(ChunkConfig):
         for name, value in {"min_token": self.min_token, "max_token": self.max_token or 0}.items():
             if isinstance(value, bool) or not isinstance(value, int):
                 checks.fail(name, "a whole number", repr(value))
+            if abs(value) > MOST_TOKEN:
+                checks.fail(name, f"a whole number within +-{MOST_TOKEN:,}", value)
         checks.positive(scale=self.scale)
+        if not SCALES[0] <= self.scale <= SCALES[1]:
+            checks.fail("scale", "a number from {:g} to {:g}".format(*SCALES), self.scale)
         if self.max_token is not None and self.max_token < self.min_token:
             checks.fail("max_token", f"None or at least min_token, {self.min_token}", self.max_token)
 

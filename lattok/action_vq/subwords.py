@@ -147,9 +147,14 @@ class Corpus(NamedTuple):
 def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:
     """Read the tokenizer of a tokenizer.json, and its content as the library writes it."""
     try:
-        tokenizer = Tokenizer.from_str(text)
-        return tokenizer, json.loads(tokenizer.to_str())  # merges as pairs: older files write them as one string
-    except Exception as error:  # the bindings raise bare exceptions
+        given = json.loads(text)
+        before = given.get("normalizer") if isinstance(given, dict) else None  # nobody takes one; damaged ones panic
+        tokenizer = Tokenizer.from_str(json.dumps({**given, "normalizer": None}) if before else text)
+        raw = json.loads(tokenizer.to_str())  # merges as pairs: older files write them as one string
+        return tokenizer, raw | {"normalizer": before}
+    except BaseException as error:  # the bindings raise bare exceptions, and panics are no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         got = f"something else ({files.first_line(error)[:200]})"
         return checks.fail("tokenizer.json", "a tokenizer of the `tokenizers` library", got)
 

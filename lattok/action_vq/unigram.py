@@ -72,6 +72,8 @@ class CoefficientUnigram(CoefficientSubwords):
         if model.get("type") != "Unigram" or around:
             got = f"{model.get('type')}{''.join(f' with a {name}' for name in around)}"
             checks.fail("tokenizer.json", "a unigram model", got, CoefficientUnigram.needs)
+        if not model["vocab"]:
+            checks.fail("tokenizer.json", "a vocabulary that can write coefficients", "none", CoefficientUnigram.needs)
         pieces, scores = zip(*model["vocab"], strict=True)
         if len(set(pieces)) != len(pieces) or "" in pieces:
             checks.fail("tokenizer.json", "different pieces", "some twice, or an empty one", CoefficientUnigram.needs)

@@ -1,6 +1,7 @@
 """FAST: the transform against explicit sums, ids against the plain tokenizer, total decoding, both formats."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -537,3 +538,53 @@ def test_other_shapes_share_a_normaliser_of_their_dimensions_alone(fitted):
         fitted(smooth(4, dims=2))
     with pytest.raises(LattokError, match="`time_horizon`: expected a whole number of at least 1, got -1"):
         fitted.decode([[1]], time_horizon=-1)
+
+
+def changed(fitted, folder, model=None, **changes):
+    """Save a published folder in which the vocabulary has other options."""
+    fitted.save_published(folder)
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    text = json.dumps({**raw, **changes, "model": {**raw["model"], **(model or {})}})
+    (folder / "tokenizer.json").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("option", [{"dropout": 0.9}, {"end_of_word_suffix": "</w>"}])
+def test_options_by_which_codes_are_not_their_bytes_are_refused(option, fitted, tmp_path):
+    """With dropout codes change from call to call; with a suffix they do not decode."""
+    with pytest.raises(LattokError, match=f"expected a byte-level BPE, got one with {next(iter(option))}. FAST needs"):
+        FAST.from_published(changed(fitted, tmp_path / "x", option))
+
+
+def test_a_vocabulary_that_makes_the_library_panic_is_one_line(fitted, tmp_path):
+    folder = changed(fitted, tmp_path / "x", normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"})
+    with pytest.raises(LattokError, match="tokenizer.json"):
+        FAST.from_published(folder)
+
+
+def test_added_tokens_never_stand_for_coefficients(fitted, tmp_path):
+    """They are looked for in a text before anything else, and coefficients are characters like theirs."""
+    vocab = json.loads(fitted.tokenizer_json.numpy().tobytes())["model"]["vocab"]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = [{"id": i, "content": token, **flags} for token, i in vocab.items()]
+    folder = changed(fitted, tmp_path / "x", added_tokens=added)
+    other, chunks = FAST.from_published(folder), fitted.normalizer(smooth())
+    plain = FAST.from_published(fitted.save_published(tmp_path / "plain"))
+    assert torch.equal(other.encode(chunks), plain.encode(chunks))
+    assert torch.equal(other.decode(other.encode(chunks)), plain.decode(plain.encode(chunks)))
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"min_token": 2**40}, "`min_token`: expected a whole number within +-16,777,216, got 1099511627776"),
+        ({"scale": 1e-300}, "`scale`: expected a number from 1e-06 to 1e+06, got 1e-300"),
+        ({"scale": 1e300}, "`scale`: expected a number from 1e-06 to 1e+06, got 1e+300"),
+    ],
+)
+def test_numbers_with_which_nothing_finite_decodes_are_refused(facts, text, fitted, tmp_path):
+    folder = fitted.save_published(tmp_path / "x")
+    stored = json.loads((folder / "processor_config.json").read_text())
+    (folder / "processor_config.json").write_text(json.dumps({**stored, **facts}))
+    with pytest.raises(LattokError, match=re.escape(text)):
+        FAST.from_published(folder)

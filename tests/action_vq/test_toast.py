@@ -123,6 +123,7 @@ def _model(raw: dict, changes: dict) -> dict:
     [
         ({"vocab": []}, "a tokenizer of the `tokenizers` library"),
         ({"vocab": [["a", None]]}, "a tokenizer of the `tokenizers` library"),
+        ({"vocab": [], "unk_id": None}, "expected a vocabulary that can write coefficients, got none"),
         ({"unk_id": 10**9}, "a tokenizer of the `tokenizers` library"),
         ({"vocab": [["a", -1.0], ["a", -2.0]]}, "expected different pieces, got some twice, or an empty one"),
         ({"vocab": [["a", -1.0], ["", -2.0]]}, "expected different pieces, got some twice, or an empty one"),
