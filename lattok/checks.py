@@ -14,8 +14,20 @@ LONGEST = 40_000  # characters of what came: a list of a million names says no m
 MOST_LISTED = 1000  # characters
 
 
+# what a terminal obeys instead of showing it: commands, and marks that turn the direction of text around
+_COMMANDS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return a text that may hold a stranger's words with `�` in place of what would command a terminal."""
+    return _COMMANDS.sub("\ufffd", text)
+
+
 class LattokError(ValueError):
     """Bad input. The text names the argument, what was expected, what came and the way out."""
+
+    def __init__(self, text: str = ""):
+        super().__init__(printable(text))
 
 
 def fail(name: str, expected: str, got: Any, hint: str = "") -> NoReturn:

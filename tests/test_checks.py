@@ -1,10 +1,12 @@
 """Hints in errors: the name that somebody probably meant."""
 
+import re
+
 import pytest
 
 import lattok
 from lattok import LattokError
-from lattok.checks import did_you_mean, known_keys, one_of
+from lattok.checks import did_you_mean, fail, known_keys, one_of, printable
 
 OPTIONS = ("lr", "steps", "batch_size", "horizon", "dim", "codebook_size", "hidden", "log_every", "seed", "schedule")
 
@@ -48,3 +50,11 @@ def test_options_presets_and_names_of_the_package_say_what_was_meant(tmp_path):
         one_of("x", "nothing like it", ("a", "b"))
     with pytest.raises(LattokError, match="got quux.$"):
         known_keys("x", {"quux": 1}, ["a", "b"])
+
+
+def test_errors_do_not_command_a_terminal():
+    """What a stranger wrote may clear a screen, name a window or turn text around."""
+    shown = "`x`: expected a name, got saw\ufffd]0;owned\ufffd\ufffd[2J\ufffdtxt.exe."
+    with pytest.raises(LattokError, match=f"^{re.escape(shown)}$"):
+        fail("x", "a name", "saw\x1b]0;owned\x07\x1b[2J\u202etxt.exe")
+    assert printable("größe\t→ 🤖\n") == "größe\t→ 🤖\n"

@@ -69,7 +69,7 @@ def demo(
         _next_policies(folder, features)
         return
     dataset = lattok.sample_dataset_path()
-    print(inspect_dataset(lattok.open_dataset(dataset)).headline())
+    print(checks.printable(inspect_dataset(lattok.open_dataset(dataset)).headline()))
 
     _say("Action tokenizer: chunks of 8 actions to 8 codes of 256")
     recipe = lattok.ActionVQRecipe.from_preset(dataset, folder / "tokenizer", "quick", **common, **short)
@@ -161,7 +161,7 @@ def _summary(reports: list[Any], out: Path, annotated: Path) -> None:
 
     _say("What came out")
     for report in reports:
-        print(report.summary_text())
+        print(checks.printable(report.summary_text()))
         print()
     print("Open these two for all verdicts, with pictures and what to do about each:")
     for name in ("tokenizer", "lam"):

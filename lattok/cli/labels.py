@@ -93,7 +93,7 @@ def annotate(
     with bar("annotate") as progress:
         result = label(Work(source, loaded, options), out, engine=engine, progress=progress)
     if not result.complete:
-        print(f"lattok: {result.report()}", file=sys.stderr)
+        print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
     print(f"Annotated dataset: {result.path}")
     return 0 if result.complete else 1
 
@@ -137,7 +137,7 @@ def verify(
         found = moved(lattok.load(name, revision), device)
         loaded[column] = faster(found, backend, precision, entry.get("threads", 1))
     result = lattok.verify(source, loaded, episodes=sample, seed=seed)
-    print(result.render())
+    print(checks.printable(result.render()))
     return 0 if result.holds else 1
 
 

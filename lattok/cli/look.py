@@ -47,7 +47,7 @@ def inspect(
         stride=None if stride is None else checks.stride_in_frames(stride, opened.fps),
         horizon=horizon,
     )
-    print(inspection.render())
+    print(checks.printable(inspection.render()))
 
 
 def view(
@@ -122,7 +122,7 @@ def evaluate(
         chosen = for_dataset(loaded, lattok.open_dataset(dataset).name)
         options["rollouts"] = act(chosen, env, env_episodes, target / "rollouts", device).to_json()
     report = judge(loaded, dataset, target, folder, device, **options)
-    print(report.to_text())
+    print(checks.printable(report.to_text()))
     print(f"Report: {target / 'report.html'}")
 
 
@@ -172,8 +172,7 @@ def compare(
             device=device,
             progress=progress.stage,
         )
-    print(report.to_text())
-    print(f"\n{report.overview()}")
+    print(checks.printable(f"{report.to_text()}\n\n{report.overview()}"))
     print(f"Report: {Path(out) / 'report.html'}")
 
 
@@ -214,5 +213,5 @@ def doctor(
     from lattok.cli.doctor import diagnose
 
     diagnosis = diagnose(subjects, revision)
-    print(diagnosis.render())
+    print(checks.printable(diagnosis.render()))
     return 0 if diagnosis.healthy else 1

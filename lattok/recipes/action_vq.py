@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
 import torch
 
+from lattok import checks
 from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.config import QUICK_MODEL, ChunkConfig
@@ -107,7 +108,7 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
             model.choose_normalizer()
             if first_process() and not several:
-                print(fit_summary(model.cpu(), parts[0], names), file=sys.stderr)
+                print(checks.printable(fit_summary(model.cpu(), parts[0], names)), file=sys.stderr)
             return finish({"": model}, out)[""]
 
 
@@ -143,7 +144,7 @@ class FitRecipe(Recipe[Tokenizer]):
             model: Any = self.family.fit(*windows.all(), action_names=names, **vars(self.loop), **vars(self.model))
             model.trained_on = self.trained_on(sources, len(windows), contents)
             if first_process():
-                print(fit_summary(model, windows, names), file=sys.stderr)
+                print(checks.printable(fit_summary(model, windows, names)), file=sys.stderr)
             return finish({"": model}, out)[""]
 
 
