@@ -112,25 +112,9 @@ def _settings(given: Mapping[str, Any] | str | os.PathLike[str] | None, path: Pa
     if not isinstance(given, Mapping):
         beside = [path.parent / name for name in SETTING_FILES if (path.parent / name).is_file()]
         file = Path(given).expanduser() if given is not None else beside[0] if beside else None
-        given = {} if file is None else _read_settings(file)
+        given = {} if file is None else files.read_settings(file)
     inner = given.get("config")
     return inner if isinstance(inner, Mapping) else given
-
-
-def _read_settings(file: Path) -> Mapping[str, Any]:
-    if not file.is_file() or file.suffix not in (".json", ".yaml", ".yml"):
-        checks.fail("config", "a .json or .yaml file, or a dictionary", str(file))
-    if file.suffix == ".json":
-        return files.read_json(file)
-    import yaml  # huggingface_hub brings it
-
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        checks.fail("config", f"a file of settings; {str(file)!r} could not be read", files.first_line(error))
-    if not isinstance(found, Mapping):
-        checks.fail("config", f"settings with names in {str(file)!r}", type(found).__name__)
-    return found
 
 
 def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:

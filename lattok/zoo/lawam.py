@@ -22,13 +22,11 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-import yaml
 from einops import rearrange
 from torch import Tensor, nn
 
 from lattok import checks, files
-from lattok.data.pixels import resize_pixels
-from lattok.image_lam.config import MOST_PIXELS
+from lattok.data.pixels import MOST_PIXELS, resize_pixels
 from lattok.image_lam.features import IMAGENET, FrozenFeatures
 from lattok.keymap import SAFE, Join, axis_of, numbered
 from lattok.nn import Attention, feed_forward, sinusoidal_positions
@@ -346,7 +344,7 @@ def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None, path: P
         near = [path / "config.json"] if path.is_dir() else sorted(path.parent.glob("*.yaml"))
         near = [file for file in near if file.is_file() and path.suffix != SAFE]
         config = near[0] if len(near) == 1 else {}
-    told: Any = config if isinstance(config, Mapping) else _read_settings(Path(config).expanduser())
+    told: Any = config if isinstance(config, Mapping) else files.read_settings(Path(config).expanduser())
     told = told["model"] if isinstance(told.get("model"), Mapping) else told
     told = {**told, **(told["dinov3_config"] if isinstance(told.get("dinov3_config"), Mapping) else {})}
     found = dict(PUBLISHED)
@@ -354,18 +352,6 @@ def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None, path: P
         for other in (name, f"lam_{name}", f"dinov3_{name}"):
             found[name] = told.get(other, found[name])
     checks.one_of("vq_type", found["vq_type"], ("vae",))
-    return found
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    if path.suffix == ".json":
-        return files.read_json(path)
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        checks.fail("config", "a .json or .yaml file of settings", f"{path} ({files.first_line(error)})")
-    if not isinstance(found, dict):
-        checks.fail("config", "settings by name", f"{path} with none")
     return found
 
 
