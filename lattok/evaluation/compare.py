@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from lattok.evaluation.evidence.latent_evidence import latent_evidence
 from lattok.evaluation.evidence.pair_set import PairSource
 from lattok.evaluation.evidence.split import Split, split_episodes
 from lattok.evaluation.judged import Judged, judge_labels
-from lattok.evaluation.larybench import AS_PUBLISHED, ProbeOptions, regressed, write_tokens
+from lattok.evaluation.larybench import AS_PUBLISHED, FOLDERS, ProbeOptions, regressed, write_tokens
 from lattok.evaluation.page import check_place, write
 from lattok.evaluation.report import Progress, Report, Verdict
 from lattok.image_lam.feature_cache import FeatureCache
@@ -94,12 +94,13 @@ def compare(
                 stages("LARY's probe", 1, 1)
         return found._replace(verdicts=[*_doubts(name, model, dataset, split), *found.verdicts])
 
-    for name, (model, place) in named.items():
-        try:
-            loaded = model if place is None else hub.family_of(place.folder).from_place(place)
-            judged.append(judge(name, moved(loaded, device)))
-        except LattokError as error:
-            raise LattokError(f"{name}: {error}") from None
+    with nullcontext() if lary is None else files.new_folder(Path(lary), FOLDERS):
+        for name, (model, place) in named.items():
+            try:
+                loaded = model if place is None else hub.family_of(place.folder).from_place(place)
+                judged.append(judge(name, moved(loaded, device)))
+            except LattokError as error:
+                raise LattokError(f"{name}: {error}") from None
     provenance = {
         "models": {each.name: {**each.identity, **each.texts} for each in judged},
         "dataset": {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)},

@@ -9,6 +9,8 @@ units of the training actions' deviation. Layout of its files and settings of it
 from __future__ import annotations
 
 import csv
+import hashlib
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +22,12 @@ from torch import Tensor, nn
 from lattok import files
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet
+from lattok.places import is_file_name
 
 COLUMNS = ("dataset", "type", "src_img", "tgt_img", "action", "la_path")
 LATENTS = "latent_actions"
+LONGEST = 80  # bytes of a name in file names
+FOLDERS = (LATENTS, "actions", "data")  # that it writes
 SPLITS = ("train", "val")
 
 
@@ -102,15 +107,15 @@ def write_tokens(evidence: LatentEvidence, name: str, out: Path) -> None:
     LARY_LA_DIR, and `action`, the chunk [stride, m], below `out`, its DATA_DIR. Images are named, not written: its
     probe reads none.
     """
-    dataset, stride = (_plain(text) for text in (evidence.source.dataset.name, str(evidence.source.stride)))
+    dataset, stride = (file_part(text) for text in (evidence.source.dataset.name, str(evidence.source.stride)))
     for split, pairs in zip(SPLITS, (evidence.train, evidence.held_out), strict=True):
         latents, chunks, where = (
             pairs.latents,
             evidence.source.chunks(pairs).numpy(),
-            Path(dataset, split, _plain(name)),
+            Path(dataset, split, file_part(name)),
         )
         (out / LATENTS / where).mkdir(parents=True, exist_ok=True)
-        table = out / "data" / f"{split}_la_{dataset}_{stride}_{_plain(name)}.csv"
+        table = out / "data" / f"{split}_la_{dataset}_{stride}_{file_part(name)}.csv"
         table.parent.mkdir(parents=True, exist_ok=True)
         with files.whole_file(table) as temporary, temporary.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -137,5 +142,10 @@ def _tokens(pairs: PairSet) -> Tensor:
     return _vectors(pairs).flatten(1)
 
 
-def _plain(name: str) -> str:
-    return name.replace("/", "-")
+def file_part(name: str) -> str:
+    """Return a name as a part of file names: itself where it can be, also with others beside it."""
+    plain = name.replace("/", "-")
+    if is_file_name(plain) and len(plain.encode()) <= LONGEST:
+        return plain
+    kept = re.sub(r"[^\w.-]", "-", plain, flags=re.ASCII)[: LONGEST // 2]
+    return f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

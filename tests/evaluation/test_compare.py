@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import itertools
 import json
 import re
@@ -18,7 +19,8 @@ from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.evaluation import Report, compare, evaluate, page, svg
 from lattok.evaluation.evidence import mlp_probes
-from lattok.evaluation.larybench import ProbeOptions, regression_probe
+from lattok.evaluation.larybench import ProbeOptions, file_part, regression_probe
+from lattok.places import is_file_name
 from lattok.recipes import UniformBinsRecipe
 from tests.clip_lam.fakes import clip_lam
 from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
@@ -190,8 +192,24 @@ def test_larys_files_are_what_its_benchmark_reads_and_its_probe_finds_the_action
     assert errors["org/oracle"]["values"]["all"] == report.figures["org/oracle/lary_mse/all"]
     assert errors["org/oracle"]["values"]["all"] < 0.8 * errors["org/oracle"]["values"]["mean action, all"]
     assert errors["continuous"]["values"]["all"] > errors["org/oracle"]["values"]["all"]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("lattok.evaluation.compare"), "regressed", stop)
+    with pytest.raises(KeyboardInterrupt):
+        compare(world, pair, lary=tmp_path / "stopped", **CHOSEN)
+    assert not (tmp_path / "stopped").exists()
     with pytest.raises(LattokError, match="`lary`: expected a new or empty folder, got .* which holds something"):
         compare(world, pair, lary=out, **CHOSEN)
+
+
+def test_names_of_strangers_stay_in_larys_folder():
+    names = ("..", "a\\..\\b", "x" * 400, "x" * 401, "a\nb", "org/lam")
+    found = [file_part(name) for name in names]
+    assert found[-1] == "org-lam"
+    assert len(set(found)) == len(names)
+    assert all(is_file_name(name) and len(name) <= 80 for name in found)
 
 
 def test_larys_probe_is_the_published_network():
