@@ -345,6 +345,8 @@ class LatentVLA(BackboneModel):
         if self.config.backbone == MERGED:
             place = folder / MERGED
             new = place.with_name("backbone.new")  # the weights in use may be mapped from the old one
+            if new.is_symlink():  # of a stranger's folder: what it leads to is not ours to write
+                new.unlink()
             shutil.rmtree(new, ignore_errors=True)
             self.backbone.save_base(new)
             if place.exists():

@@ -252,6 +252,11 @@ def test_a_head_that_does_not_fit(trained, annotated, lerobot_dataset, tmp_path)
     safetensors.torch.save_file({"head.weight": torch.ones(2)}, tmp_path / "lattok_supervised.safetensors")
     with pytest.raises(LattokError, match=r"the head of la_align \(.*project.weight \[2, 32\].* got head.weight \[2\]"):
         kind.from_pretrained(tmp_path)
+    head = safetensors.torch.load_file(trained["act"] / "lattok_supervised.safetensors")
+    head["project.weight"].fill_(torch.nan)
+    safetensors.torch.save_file(head, tmp_path / "lattok_supervised.safetensors")
+    with pytest.raises(LattokError, match="weights that are sound, got .*project.weight has 64 numbers that are not"):
+        kind.from_pretrained(tmp_path)
 
 
 def test_errors_are_one_line(annotated, lerobot_dataset, point, tmp_path):

@@ -16,6 +16,7 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor, nn
 
 from lattok import checks
+from lattok.hub.weights import read_tensors
 from lattok.normalize import read_statistics
 from lattok.vla import LatentVLA
 from lattok.vla.model import open_backbone
@@ -137,7 +138,7 @@ class LattokPolicy(PreTrainedPolicy):
     @classmethod
     def _load_as_safetensor(cls, model: LattokPolicy, model_file: str, map_location: str, strict: bool) -> LattokPolicy:
         """Fill a policy; tensors that are missing, unexpected or of another shape are an error, whatever `strict`."""
-        tensors = safetensors.torch.load_file(model_file)
+        tensors = read_tensors(Path(model_file))
         model.model.load_tensors({name.removeprefix(INSIDE): value for name, value in tensors.items()}, model_file)
         return model
 

@@ -19,6 +19,7 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
 from lattok import checks, files
+from lattok.hub import weights
 from lattok.vla import Supervised
 from lattok.vla.supervision import LOSSES
 from lerobot_policy_lattok.configuration_lattok_supervised import LattokSupervisedConfig
@@ -154,12 +155,14 @@ class LattokSupervisedPolicy(PreTrainedPolicy):
         inner = kind.from_pretrained(name, config=config.wrapped, strict=strict or trained, **kwargs)
         policy = cls(config, dataset_stats, dataset_meta, inner)
         if trained:
-            path = _file(name, HEAD, hub)
-            found, wanted = safetensors.torch.load_file(path), policy.supervised.loss.state_dict()
+            found = weights.read_tensors(Path(_file(name, HEAD, hub)))
+            wanted = policy.supervised.loss.state_dict()
             if {key: value.shape for key, value in found.items()} != {k: v.shape for k, v in wanted.items()}:
                 sizes = [", ".join(f"{k} {list(v.shape)}" for k, v in each.items()) for each in (wanted, found)]
                 checks.fail(HEAD, f"the head of {config.strategy} ({sizes[0]})", sizes[1])
             policy.supervised.loss.load_state_dict(found)
+            if problems := weights.unsound(policy.supervised.loss, found):
+                checks.fail(HEAD, "weights that are sound", "; ".join(problems))
         return policy.to(config.device).eval()
 
 
