@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from lattok import checks
 from lattok.backbones import TRAIN, LoraSpec
+from lattok.data.pixels import MOST_PIXELS
 from lattok.image_lam.features import IMAGENET
 from lattok.normalize import NormalizedActions
-from lattok.vla.config import MOST_NUMBERS, SCRATCH
+from lattok.vla.config import MOST_FLOW_STEPS, MOST_NUMBERS, SCRATCH
 
 PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this order
     'Given the instruction "{task}" and the video frames, reason about what happens within this time span. Explain how '
@@ -86,11 +87,13 @@ class ClipLAMConfig(NormalizedActions):
         checks.counts(2, MOST_FRAMES, frames=self.frames)
         checks.counts(1, MOST_TOKENS, scene_tokens=self.scene_tokens, motion_tokens=self.motion_tokens)
         checks.counts(1, MOST_NUMBERS, latent_dim=self.latent_dim)
-        checks.counts(action_dim=self.action_dim, horizon=self.horizon, image_size=self.image_size)
+        checks.counts(action_dim=self.action_dim, horizon=self.horizon)
+        checks.counts(1, MOST_PIXELS, image_size=self.image_size, features_size=self.features_size)
+        checks.counts(1, MOST_PIXELS, features_patch=self.features_patch)
+        checks.counts(1, MOST_FLOW_STEPS, flow_steps=self.flow_steps)
         checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
         checks.counts(decoder_width=self.decoder_width, decoder_depth=self.decoder_depth)
-        checks.counts(decoder_heads=self.decoder_heads, features_size=self.features_size)
-        checks.counts(features_patch=self.features_patch, flow_steps=self.flow_steps)
+        checks.counts(decoder_heads=self.decoder_heads)
         if self.action_dim * self.horizon > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk", got)

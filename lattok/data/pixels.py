@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lattok import checks
 
+MOST_PIXELS = 2048  # of a side, that a configuration may ask for
 INTERPOLATIONS = ("bicubic", "bilinear")
 OVERSHOOT = 0.5  # resizing may leave [0, 1] a little, pixels 0 to 255 and normalised images leave it by far
 

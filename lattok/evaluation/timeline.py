@@ -19,6 +19,7 @@ import numpy as np
 from av.video.stream import VideoStream
 
 SIDE, CRF, SHOTS = 96, "30", 120  # pixels of a film's height, its quality, and frames at most
+WIDEST = 1920  # pixels: encoders end at some width
 ROWS, RUNS = 16, 60  # positions that are drawn, and runs of equal codes that are told
 WIDTH, LINE, LEFT = 300, 14, 44  # of the picture, in its own units
 HUE = 137.5  # degrees between the colours of a code and of the next one: neighbours differ most (golden angle)
@@ -40,7 +41,7 @@ def shots(length: int) -> np.ndarray:
 def film(frames: np.ndarray, fps: float) -> bytes:
     """Encode frames uint8 [T, H, W, 3], at most `SIDE` pixels high, as a small MP4 that browsers play."""
     height = max(2, min(SIDE, frames.shape[1]) // 2 * 2)
-    width = max(2, round(frames.shape[2] * height / frames.shape[1]) // 2 * 2)
+    width = max(2, min(WIDEST, round(frames.shape[2] * height / frames.shape[1])) // 2 * 2)
     data = BytesIO()
     with av.open(data, "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(1001)

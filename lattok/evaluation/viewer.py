@@ -55,7 +55,11 @@ def view(
     if path.suffix == ".rrd":
         if path.exists():
             checks.fail("out", "a new file", path)
-        to_rerun(dataset, chosen, views, path, note)
+        try:
+            to_rerun(dataset, chosen, views, path, note)
+        except BaseException:  # half a recording is none
+            path.unlink(missing_ok=True)
+            raise
         return path
     check_page(path)
     files.write_text(path, page(dataset, chosen, views, note))
@@ -124,7 +128,9 @@ def _labels(dataset: RobotDataset, episode: Episode, names: Sequence[str]) -> It
         codes = found[keys[0]].reshape(episode.length, -1)
         if not np.issubdtype(codes.dtype, np.integer):
             checks.fail(keys[0], "whole numbers", codes.dtype)
-        yield Codes(name, codes, found[keys[1]].reshape(-1).astype(bool))
+        valid = found[keys[1]].reshape(-1).astype(bool)
+        checks.size(keys[1], "values, one for each frame", len(valid), episode.length)
+        yield Codes(name, codes, valid)
 
 
 def check_page(path: Path) -> None:

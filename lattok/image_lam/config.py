@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from lattok import checks
 from lattok.checks import LattokError
+from lattok.data.pixels import MOST_PIXELS
 from lattok.hub import ADDED
 from lattok.quantize import STARTS
 from lattok.samples.windows import check_action_target
 
-MOST_PIXELS = 2048  # of a side
 CONDITIONINGS = {"features": ("tokens", "add"), "pixels": ("tokens", "pool")}  # of the decoder, by what it predicts
 CHOICES = {
     "interpolation": ("bilinear", "bicubic"),

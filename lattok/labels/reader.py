@@ -26,6 +26,12 @@ from lattok.labels.spec import PARTS, LatentSpec
 from lattok.types import Episode, LatentTarget
 
 KINDS = {"codes": np.int64, "embedding": np.float32, "valid": np.bool_}
+STORED = {  # kinds of dtypes that columns may have
+    "codes": ("whole numbers", "iu"),
+    "embedding": ("numbers", "iuf"),
+    "valid": ("true or false", "biu"),
+}
+AGAIN = "Annotate again."
 ANNOTATE = "`lattok annotate DATASET --model MODEL --out OUT` writes them."
 _WINDOW = "Name the key in `delta_timestamps`, with a time for every step."
 _PREPROCESSOR = (
@@ -79,12 +85,16 @@ def read_rows(
         for part, key in keys.items():
             values = found[key].reshape(len(found[key]), -1)
             checks.size(key, "numbers a row, as its description says", values.shape[1], widths[part])
-            rows[part][places[index]] = values
+            what, kinds = STORED[part]
+            if values.dtype.kind not in kinds:
+                checks.fail(key, what, values.dtype, AGAIN)
+            with np.errstate(over="ignore"):  # too large for a float32: refused below
+                rows[part][places[index]] = values
         valid = found[keys["valid"]].reshape(-1).astype(bool)
         if "codes" in rows:
             _check_codes(keys["codes"], found[keys["codes"]][valid], spec)
-        if "embedding" in rows and not np.isfinite(found[keys["embedding"]][valid]).all():
-            checks.fail(keys["embedding"], "finite numbers", "NaN or infinity", "Annotate again.")
+        if "embedding" in rows and not np.isfinite(rows["embedding"][places[index]][valid]).all():
+            checks.fail(keys["embedding"], "finite numbers", "NaN or infinity", AGAIN)
     return {part: torch.from_numpy(values) for part, values in rows.items()}
 
 

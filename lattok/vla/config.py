@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from lattok import checks
 from lattok.backbones import TRAIN, LoraSpec
 from lattok.checks import LattokError
+from lattok.data.pixels import MOST_PIXELS
 from lattok.hub import ADDED
 from lattok.labels import LatentSpec
 from lattok.normalize import NormalizedActions, clipped_kinds
@@ -83,7 +84,8 @@ class VLAConfig(NormalizedActions):
         if not isinstance(self.strategy, Strategy):
             hint = "lattok.vla.strategy_of has those with a name."
             checks.fail("strategy", "a Strategy", repr(self.strategy), hint)
-        checks.counts(action_dim=self.action_dim, horizon=self.horizon, image_size=self.image_size)
+        checks.counts(action_dim=self.action_dim, horizon=self.horizon)
+        checks.counts(1, MOST_PIXELS, image_size=self.image_size)
         checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
         checks.counts(head_dim=self.head_dim, head_heads=self.head_heads)
         checks.counts(1, MOST_FLOW_STEPS, flow_steps=self.flow_steps)

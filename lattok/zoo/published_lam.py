@@ -20,9 +20,8 @@ from typing_extensions import Self
 
 from lattok import checks
 from lattok.arrays import Values, as_tensor, like
-from lattok.data.pixels import INTERPOLATIONS
+from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS
 from lattok.hub.weights import Size, planned
-from lattok.image_lam.config import MOST_PIXELS
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.labelling import VideoEncoder
 from lattok.image_lam.pair_model import PairModel

@@ -93,6 +93,21 @@ def test_a_film_has_the_frames():
     assert shots(5).tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 40_000), (40_000, 2)])
+def test_images_of_any_shape_make_a_film(size):
+    with av.open(BytesIO(film(np.zeros((2, *size, 3), dtype=np.uint8), 999_999.0))) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 2
+
+
+def test_several_values_of_validity_in_a_frame_are_told_on_the_page(labelled, monkeypatch):
+    source = lattok.open_dataset(labelled)
+    rows = {"latent.codes": np.zeros((12, 2), int), "latent.valid": np.ones((12, 3), bool)}
+    monkeypatch.setattr(viewer, "prefixes", lambda dataset: ["latent"])
+    monkeypatch.setattr(type(source), "columns", lambda self, index, keys: rows)
+    page = asks_for_nothing(viewer.page(source, source.episodes[:1], (), lambda *_: None))
+    assert "`latent.valid`: expected 12 values, one for each frame, got 36." in "".join(page.text)
+
+
 def test_codes_of_strangers_draw():
     """Codes beyond any codebook, and rows without a label."""
     codes = np.array([[-(2**62), 2**62]] * 3 + [[0, 1]])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
 from lattok import LattokError
-from lattok.labels import LatentSpec, target_from_batch
+from lattok.labels import LatentSpec, read_rows, target_from_batch
+from lattok.types import Episode
 from tests.vla.labels import B, D, K, P, S, make_target
 
 
@@ -200,3 +206,23 @@ def test_only_the_padding_of_parts_that_are_looked_at_counts():
     batch = {key: value for key, value in rows().items() if not key.endswith("_is_pad")}
     batch["latent.embedding_is_pad"] = torch.ones(B, S, dtype=torch.bool)
     assert torch.equal(target_from_batch(batch, LatentSpec(codes=P), parts=("codes",)).valid, batch["latent.valid"])
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "text"),
+    [
+        ("codes", np.full((3, 2), np.nan), "`latent.codes`: expected whole numbers, got float64. Annotate again."),
+        ("codes", np.full((3, 2), 1.7, np.float32), "`latent.codes`: expected whole numbers, got float32"),
+        ("embedding", np.full((3, 4), "a", object), "`latent.embedding`: expected numbers, got object"),
+        ("embedding", np.full((3, 4), 1e300), "`latent.embedding`: expected finite numbers, got NaN or infinity"),
+        ("valid", np.full(3, np.nan), "`latent.valid`: expected true or false, got float64"),
+    ],
+)
+def test_columns_of_another_kind_are_no_labels(part, values, text):
+    """Half a code would be rounded, NaN is true, and what a float32 cannot hold becomes infinite."""
+    columns = {"codes": np.ones((3, 2), int), "embedding": np.ones((3, 4), np.float32), "valid": np.ones(3, bool)}
+    found = {f"latent.{name}": values if name == part else column for name, column in columns.items()}
+    dataset: Any = SimpleNamespace(columns_of=lambda episodes, keys: iter([(0, found)]))
+    spec = LatentSpec(codes=2, codebook_size=4, vectors=2, latent_dim=2)
+    with pytest.raises(LattokError, match=re.escape(text)):
+        read_rows(dataset, spec, [Episode(0, 3, ("lift",))])

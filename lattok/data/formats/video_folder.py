@@ -25,6 +25,7 @@ from lattok.findings import Finding
 from lattok.places import followed, walk
 from lattok.types import Episode
 
+FEW_FRAMES, REPEATED = 2**17, 1000  # of an episode that is resampled: more, only if few of them repeat each frame
 EXACT_FPS = 1e5  # for decode_at: wanted times are those of existing frames to within 5 µs
 CAMERA = "observation.images.video"
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
@@ -49,13 +50,17 @@ def schedule(video: VideoTimes, fps: float) -> Schedule:
 
     Resampled, there are floor(duration * fps) frames (at least one), duration being from the first frame's start to
     the last one's end, to within a tick of the file's clock and half a frame. Frame i is the one nearest to
-    start + i / fps, the earlier of two that are equally near.
+    start + i / fps, the earlier of two that are equally near. Far more of them than the file has are a `LattokError`.
     """
     times = video.times
     start = float(times[0])
     if keeps_to(times, fps):
         return Schedule(len(times), start, None)
-    length = max(1, int((video.end - start + min(video.tick, 0.5 / fps)) * fps))
+    span = (video.end - start + min(video.tick, 0.5 / fps)) * fps
+    if span > max(FEW_FRAMES, REPEATED * len(times)):
+        hint = "Give the rate of the videos."
+        checks.fail("fps", f"a rate at which {len(times):,} frames are not {span:.3g}", f"{fps:g}", hint)
+    length = max(1, int(span))
     targets = start + np.arange(length) / fps
     after = np.searchsorted(times, targets).clip(1, len(times) - 1)
     nearest = np.where(targets - times[after - 1] <= times[after] - targets, after - 1, after)
@@ -102,12 +107,19 @@ class VideoFolder(RobotDataset):
         self._task = [numbers[task] for task in instructions]
 
         read, reasons = read_all(self.root, self._files)
-        self.damaged = tuple(Damage(index, reason) for index, reason in reasons.items())
         rates = [video.rate for video in read.values() if video.rate > 0]
         if fps is None and not rates:
             checks.fail("fps", "the frame rate, which these videos do not tell", "none", "Give fps.")
         self.fps = _common(rates) if fps is None else float(fps)
-        self._schedule = {index: schedule(video.unpacked(), self.fps) for index, video in read.items()}
+        self._schedule = dict[int, Schedule]()
+        for index, video in read.items():
+            try:
+                self._schedule[index] = schedule(video.unpacked(), self.fps)
+            except LattokError as error:
+                reasons[index] = f"{self.root / self._files[index]}: {error}"
+        if not self._schedule:
+            raise LattokError(next(iter(reasons.values())))
+        self.damaged = tuple(Damage(index, reason) for index, reason in sorted(reasons.items()))
         self.episodes = tuple(
             Episode(index, plan.length, (instructions[index],)) for index, plan in self._schedule.items()
         )

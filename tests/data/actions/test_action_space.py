@@ -241,6 +241,8 @@ def test_what_is_not_exact_is_refused_with_the_reason(source, target, text):
         (lambda: Rotation("rot6d", scale=2), "`scale`: expected 1 for rot6d, whose numbers are no angles"),
         (lambda: Rotation("yaw"), "`form`: expected one of euler_xyz"),
         (lambda: Joints(0), "`n`: expected a whole number of at least 1"),
+        (lambda: Joints(10**12), "`n`: expected at most 65,536, got 1000000000000"),  # names, before anything else
+        (lambda: ActionSpace.of([{"part": "other", "n": 1}] * 1001), "`action_space`: expected at most 1,000 parts"),
         (lambda: Gripper("open"), "`convention`: expected one of open_is_1"),
         (lambda: convert_actions([[0.0] * 6], "bridge", "bridge"), r"`actions`: expected 7 dimensions \(x, y, z, roll"),
         (

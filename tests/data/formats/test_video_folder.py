@@ -198,6 +198,16 @@ def test_a_coarse_clock_makes_no_frames():
         assert schedule(video, fps).length == length
 
 
+def test_a_rate_that_would_repeat_each_frame_for_ever_takes_no_memory(tmp_path: Path):
+    """A description file, or the header of one video, may say any rate; the other videos stay."""
+    video = VideoTimes(np.arange(100), 10, 0.1, 10, (32, 32))
+    with pytest.raises(LattokError, match="`fps`: expected a rate at which 100 frames are not 1e.10, got 1e.09"):
+        schedule(video, 1e9)
+    write_video(tmp_path / "a.mp4", 4)
+    with pytest.raises(LattokError, match="a.mp4: `fps`: expected a rate at which 4 frames are not"):
+        VideoFolder(tmp_path, fps=1e12)
+
+
 def test_the_most_common_rate_is_the_datasets(tmp_path: Path):
     for i, fps in enumerate((25, 30000 / 1001, 30000 / 1001)):
         write_video(tmp_path / f"{i}.mkv", fps=fps, length=40)
