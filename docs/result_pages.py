@@ -15,7 +15,15 @@ RESULTS = ROOT / "benchmarks" / "results"
 GROUPS = {
     "Tokenizers": ("tokenizers", "collapse", "mask_loss", "action_tokenizer_speed", "fast_speed"),
     "Latent action models": ("lam_labels", "lam_robust", "lam_start", "lam_distractors", "main_job", "annotate_speed"),
-    "Policies": ("closed_loop", "vla_study", "vla_step", "joint_step", "shuffle_lam", "shuffle_policy"),
+    "Policies": (
+        "closed_loop",
+        "closed_loop_labels",
+        "vla_study",
+        "vla_step",
+        "joint_step",
+        "shuffle_lam",
+        "shuffle_policy",
+    ),
     "Datasets": (
         "scale",
         "ray_engine",
@@ -29,6 +37,7 @@ GROUPS = {
 }
 ELSEWHERE = {  # results whose maker does not name them, and what they are shown by
     "closed_loop": ("benchmarks/closed_loop/tables.py", "[Do latent actions help?](closed_loop.md) has the tables."),
+    "closed_loop_labels": ("benchmarks/closed_loop/quality.py", "[What it says](closed_loop.md)."),
     "scale": ("benchmarks/speed/scale.py", ""),
     "vla_study": ("lattok/recipes/study.py", ""),
 }

@@ -60,9 +60,7 @@ class Regime(NamedTuple):
 
 LABELS: Mapping[str, Labels] = MappingProxyType(
     {
-        "lam": Labels(
-            "image LAM, 5 % of the pairs labelled", "image-lam", {"preset": "tiny+robust", "features": "pixels"}
-        ),
+        "lam": Labels("image LAM, some actions known", "image-lam", {"preset": "tiny+robust", "features": "pixels"}),
         "lam-blind": Labels(
             "image LAM without labels",
             "image-lam",

@@ -126,6 +126,12 @@ def by_source(found: list[Point]) -> dict[tuple[str, str, str], list[Point]]:
     return groups
 
 
+def ranked(found: list[Point]) -> list[tuple[str, str]]:
+    """Return regimes and strategies in which there are more than two sources to tell apart."""
+    kinds = [key[:2] for key in by_source(found)]
+    return [kind for kind in dict.fromkeys(kinds) if kinds.count(kind) > 2]
+
+
 def correlations(found: list[Point]) -> dict[str, float]:
     """Return the rank correlation of each figure with the gain over the points."""
     gain = [point.gain for point in found]
@@ -142,40 +148,43 @@ def table(found: list[Point]) -> str:
         cells = [REGIMES[regime].title, ROWS[strategy].title, LABELS[labels].title, str(gain.seeds), gain.text(True)]
         cells += [f"{np.mean([point.figures[name] for point in group]):.2f}" for name in FIGURES]
         lines.append("| " + " | ".join(cells) + " |")
-    for regime, strategy in dict.fromkeys(key[:2] for key in groups):
-        if len({key for key in groups if key[:2] == (regime, strategy)}) > 2:
-            chosen = [point for point in found if (point.regime, point.strategy) == (regime, strategy)]
-            cells = [REGIMES[regime].title, ROWS[strategy].title, "*rank correlation with the gain*", str(len(chosen))]
-            cells += ["", *(f"{value:+.2f}" for value in correlations(chosen).values())]
-            lines.append("| " + " | ".join(cells) + " |")
+    for regime, strategy in ranked(found):
+        chosen = [point for point in found if (point.regime, point.strategy) == (regime, strategy)]
+        cells = [REGIMES[regime].title, ROWS[strategy].title, "*rank correlation with the gain*", f"{len(chosen)} runs"]
+        cells += ["", *(f"{value:+.2f}" for value in correlations(chosen).values())]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def plot(found: list[Point], path: Path) -> None:
-    """Draw the gain over each figure: a small mark for a seed, a large one for the mean of a source."""
+    """Draw the gain over each figure: a small mark for a seed, a large one for the mean of a source (and its seeds)."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    drawing, axes = plt.subplots(1, len(FIGURES), figsize=(3.4 * len(FIGURES), 3.8), sharey=True)
-    groups = by_source(found)
-    kinds = list(dict.fromkeys(key[:2] for key in groups))
-    for axis, (name, title) in zip(axes, FIGURES.items(), strict=True):
-        for (regime, strategy, labels), group in groups.items():
+    drawing, axes = plt.subplots(2, 3, figsize=(10, 6.4), sharey=True)
+    kinds = ranked(found)
+    for axis, (name, title) in zip(axes.flat, FIGURES.items(), strict=True):
+        for (regime, strategy, labels), group in by_source(found).items():
+            if (regime, strategy) not in kinds:
+                continue
             colour = f"C{kinds.index((regime, strategy))}"
             x, y = [point.figures[name] for point in group], [point.gain for point in group]
-            axis.scatter(x, y, s=10, alpha=0.5, color=colour)
+            axis.scatter(x, y, s=12, alpha=0.5, color=colour)
             axis.scatter(np.mean(x), np.mean(y), s=55, color=colour)
-            axis.annotate(labels, (float(np.mean(x)), float(np.mean(y))), (4, 4), textcoords="offset points", size=7)
+            place = (float(np.mean(x)), float(np.mean(y)))
+            axis.annotate(f"{labels} ({len(group)})", place, (5, 5), textcoords="offset points", size=8)
         axis.axhline(0, color="grey", linewidth=0.8)
+        axis.margins(x=0.2)
         axis.set(xlabel=title)
+    for row in axes:
+        row[0].set_ylabel("success minus that of Baseline")
     for i, (regime, strategy) in enumerate(kinds):
-        axes[0].scatter([], [], color=f"C{i}", label=f"{ROWS[strategy].title}, {regime}")
-    axes[0].set_ylabel("success minus that of Baseline")
-    drawing.legend(loc="upper center", ncols=len(kinds), frameon=False)
-    drawing.tight_layout(rect=(0, 0, 1, 0.93))
-    drawing.savefig(path, dpi=120)
+        axes[0, 0].scatter([], [], color=f"C{i}", label=f"{ROWS[strategy].title}, {REGIMES[regime].title}")
+    drawing.legend(loc="upper center", ncols=2, frameon=False)
+    drawing.tight_layout(rect=(0, 0, 1, 0.95))
+    drawing.savefig(path, dpi=110)
 
 
 def main() -> None:
