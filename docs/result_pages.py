@@ -14,7 +14,15 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 GROUPS = {
     "Tokenizers": ("tokenizers", "collapse", "mask_loss", "action_tokenizer_speed", "fast_speed"),
-    "Latent action models": ("lam_labels", "lam_robust", "lam_start", "lam_distractors", "main_job", "annotate_speed"),
+    "Latent action models": (
+        "lam_labels",
+        "lam_robust",
+        "lam_start",
+        "lam_distractors",
+        "main_job",
+        "annotate_speed",
+        "zoo_speed",
+    ),
     "Policies": (
         "closed_loop",
         "closed_loop_labels",

@@ -100,6 +100,7 @@ SETTINGS = [
     *(Setting(f"FSQ, {n} tokens", "FSQ", {"tokens": n}) for n in (4, 12)),
     *(Setting(f"FAST, scale {s}", "FAST", {"scale": s, "vocab_size": 256}, s == 4) for s in (2, 3, 4, 6, 10, 16)),
     Setting("FAST, scale 10, vocabulary 1024", "FAST", {"scale": 10, "vocab_size": 1024}),
+    Setting("TOAST, scale 4", "TOAST", {"scale": 4, "vocab_size": 256}, True),
     Setting("TOAST, scale 10, vocabulary 1024", "TOAST", {"scale": 10, "vocab_size": 1024}),
     *(Setting(f"uniform bins, {n}", "UniformBins", {"bins": n}, n == 4) for n in (4, 8, 16, 256)),
     *(Setting(f"control: k-means, {n}", "kmeans", {"size": n}, n == 256) for n in (16, 256, 1024)),
@@ -290,7 +291,7 @@ def main() -> None:
         if args.only and setting.family not in args.only:
             continue
         runs: dict[str, list[dict[str, float]]] = {split: [] for split in splits if split != "train"}
-        deterministic = setting.family in ("FAST", "UniformBins")
+        deterministic = setting.family in ("FAST", "TOAST", "UniformBins")
         for seed in args.seeds[:1] if deterministic else args.seeds:
             tokenizer = build(setting, splits["train"], seed)
             for split, measured in runs.items():
@@ -298,6 +299,7 @@ def main() -> None:
         row = {split: spread(measured) for split, measured in runs.items()}
         facts = {"options": setting.options, "at_64_bits": setting.at_64_bits}
         results["rows"][setting.name] = {"commit": results["environment"]["commit"], **facts, **row}
+        results["rows"] = {s.name: results["rows"][s.name] for s in SETTINGS if s.name in results["rows"]}
         shown = {split: round(row[split]["mse_normalised"]["mean"], 4) for split in row}
         print(f"{setting.name}: {row['test']['bits_per_chunk']['mean']:.1f} bits, {shown}", flush=True)
         write_results(stored, results)
