@@ -225,7 +225,7 @@ def plot(results: dict[str, Any], out: Path) -> None:
             control = any(r.startswith("control") for r in rows)
             axis.plot(
                 *zip(*points, strict=True),
-                marker="os^DvPX*"[number % 8],
+                marker="os^DvPX*h"[number % 9],
                 ls=":" if control else "-",
                 label=family,
                 color=f"C{number}",

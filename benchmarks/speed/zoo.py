@@ -3,10 +3,11 @@
 python -m benchmarks.speed.zoo --out benchmarks/results/zoo_speed.json               # < 15 CPU-minutes
     --only SYSTEM, --sizes small: those alone, the others stay as they are in the file
 
-Every system of `lattok convert` but UniVLA's, which annotate.py has. `full`: the published size, `small`: some hundred
-thousand weights; random ones, one thread, CPU time, least of interleaved rounds in one process. *pair by pair* is
-`encode` of each pair alone, *eight pairs* of eight at once, which shows what of the ratio is batches and what is that
-`label_video` computes every frame once. Decoding is not in it.
+Every system of `lattok convert` but UniVLA's, which annotate.py has. `full`: the published size but for the decoder,
+of which one block is left since labels need none; `small`: some hundred thousand weights. They are random. One thread,
+CPU time, least of interleaved rounds in one process. *pair by pair* is `encode` of each pair alone, *eight pairs* of
+eight at once, which shows what of the ratio is batches and what is that `label_video` computes every frame once.
+Decoding is not in it.
 """
 
 from __future__ import annotations
