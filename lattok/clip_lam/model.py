@@ -242,7 +242,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         self, x: Tensor, y: Tensor, times: Tensor, now: Tensor, latents: LatentActions
     ) -> tuple[Tensor, Tensor]:
         assert latents.env is not None
-        scene, motion = (part.latents.to(now.device) for part in (latents.env, latents))
+        scene, motion = (part.quantized.to(now.device) for part in (latents.env, latents))
         frame, chunk = self.decoder(x, y, times, scene, motion, now)
         return frame.float(), chunk.float()
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import base64
+import re
 import subprocess
 import sys
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import lattok
 from lattok import LattokError
@@ -171,20 +175,42 @@ def test_a_stride_shorter_than_the_clip_is_refused():
 
 
 def test_the_report_reads_actions_from_motion_and_from_the_scene(make_dataset, tmp_path, monkeypatch):
-    """It sees whole clips with the instructions of their episodes, and shows the frame that is predicted."""
-    dataset, lam, seen = make_dataset([12, 11, 12, 13, 12, 11]), clip_lam(), set()
-    encode = ClipLAM.encode
+    """It sees whole clips with the instructions of their episodes, and shows the frame that is predicted.
+
+    Next to it is the one with the motion of another clip, and the same scene.
+    """
+    dataset, lam, seen = make_dataset([12, 11, 12, 13, 12, 11]), clip_lam(features_size=24), set()
+    encode, predict, given = ClipLAM.encode, ClipLAM.predict, []
 
     def told(self, clips, texts):
         assert clips.shape[1:3] == (3, 2)
         seen.update(texts)
         return encode(self, clips, texts)
 
+    def predicted(self, now, latents):
+        given.append(latents)
+        return predict(self, now, latents)
+
     monkeypatch.setattr(ClipLAM, "encode", told)
+    monkeypatch.setattr(ClipLAM, "predict", predicted)
     figures = evaluate(lam, dataset, out=tmp_path / "report").figures
     assert seen == {"lift", "push"}
-    assert {"r2_from_latents/latents", "r2_from_latents/env_latents", "prediction_loss/env_zero"} <= figures.keys()
-    assert "predicted" in (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    assert {"r2_from_latents/latents", "r2_from_latents/env_latents"} <= figures.keys()
+    losses = [figures[f"prediction_loss/{which}"] for which in ("true", "zero", "env_zero", "shuffled_in_episode")]
+    assert len(set(losses)) == 4  # whatever is taken away, another frame is predicted
+    own, control = given[-2:]
+    assert torch.equal(control.quantized, own.quantized.roll(-1, 0))
+    assert torch.equal(control.env.quantized, own.env.quantized)
+    assert not torch.equal(control.quantized, own.quantized)
+    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    shown = re.findall(r'<img alt="([\w.]+), (now|later|predicted|control)" src="data:image/jpeg;base64,([^"]+)', page)
+    for camera in lam.cameras:
+        for column, side in {"now": 16, "later": 16, "predicted": 24, "control": 24}.items():
+            pictures = [data for name, which, data in shown if (name, which) == (camera, column)]
+            sizes = [Image.open(BytesIO(base64.b64decode(data))).size for data in pictures]
+            assert sizes == [(side, side)] * 4, (camera, column)
+    assert page.count("<br>instruction <b>lift</b>") + page.count("<br>instruction <b>push</b>") == 4
+    assert "Control: predicted with the latents of motion" in page
     with pytest.raises(LattokError, match="`controls`: expected quick for clip-lam"):
         evaluate(lam, dataset, controls="trained")
 

@@ -213,4 +213,5 @@ def test_a_model_that_predicts_pixels_is_judged_like_any_other(world: World, tmp
     assert "prediction_loss/without_latents" in report.figures
     page = unescape(render(report))
     assert "Mean squared error of the later frame's pixels." in page
-    assert "<th>predicted</th>" in page
+    assert "<th>predicted</th><th>control</th>" in page
+    assert "Control: predicted with the latent actions of the next panel" in page

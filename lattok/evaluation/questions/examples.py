@@ -112,38 +112,56 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
 
 
 def examples_outcome(evidence: LatentEvidence) -> Outcome:
-    """Show a few held-out pairs with their codes; where pixels are predicted, also the predicted frame."""
+    """Show a few held-out pairs with their codes; where pixels are predicted, also the predicted frame.
+
+    Next to it is its control, what is predicted with the latents of the next panel's pair; of a model with a stream of
+    the environment those of the motion alone.
+    """
     model, held_out = evidence.model, evidence.held_out
     count = len(held_out.rows)
     rows = torch.linspace(0, count - 1, min(EXAMPLES, count) * 2 + 1).round().long()[1::2]  # middles of equal parts
     frames = held_out.frames.batch(torch.from_numpy(held_out.rows)[rows]).frames  # b 2 v h w 3
     columns = [("now", frames[:, 0]), ("later", frames[:, 1])]
     if (model.pixels or model.features).decodes:
-        columns.append(("predicted", predicted_frames(model, held_out, rows)))
+        columns.append(("predicted", predicted_frames(model, held_out, rows, rows)))
+        if len(rows) > 1:
+            columns.append(("control", predicted_frames(model, held_out, rows, rows.roll(-1))))
     panels = []
     for i, row in enumerate(rows.tolist()):
-        codes = " ".join(map(str, held_out.latents.codes[row].tolist())) or "none"
         lines = ["".join(f"<th>{name}</th>" for name, _ in columns)]
         for v, camera in enumerate(model.cameras):
             cells = (_image(f"{camera}, {name}", images[i, v], THUMBNAIL, 85) for name, images in columns)
             lines.append("".join(f"<td>{cell}</td>" for cell in cells))
         table = f"<table><tr>{'</tr><tr>'.join([*lines, ''])}</tr></table>"
-        panels.append(f'<div class="strip"><p>{_where(held_out, row)}<br>codes <b>{codes}</b></p>{table}</div>')
-    cameras = ", ".join(model.cameras)
-    shown = Pictures(f"Held-out pairs and their codes; one row per camera ({escape(cameras)}).", tuple(panels))
-    text = "Pairs of frames from the middle of equal parts of the split."
+        panels.append(f'<div class="strip"><p>{_where(held_out, row)}<br>{_said(evidence, row)}</p>{table}</div>')
+    what = "clips and their instructions" if model.reads_task else "pairs and their codes"
+    caption = f"Held-out {what}; one row per camera ({escape(', '.join(model.cameras))})."
+    if columns[-1][0] == "control":
+        latents = "latent actions" if model.env is None else "latents of motion (all else is the panel's own)"
+        caption += f" Control: predicted with the {latents} of the next panel, of the last with those of the first."
+    shown = Pictures(caption, tuple(panels))
+    text = "First and last frame of pairs or clips from the middle of equal parts of the split."
     return Outcome((Section("Examples", text, (), (shown,)),), {}, [])
 
 
 @torch.no_grad()
-def predicted_frames(model: ImageLAM, held_out: PairSet, rows: Tensor) -> Tensor:
-    """Decode the later frame of pairs `rows` [B], from patches of pixels back to uint8 [B, V, h, w, 3]."""
+def predicted_frames(model: ImageLAM, held_out: PairSet, rows: Tensor, control: Tensor) -> Tensor:
+    """Decode the later frame of pairs `rows` [B] with latents of motion of `control` [B], to uint8 [B, V, h, w, 3]."""
     seen = model.pixels or model.features
     now = pair_targets(model, held_out, rows)[:, 0]
-    patches = model.predict(now, exchanged(held_out.latents, rows, rows, 1.0, 1.0, now.device))
+    patches = model.predict(now, exchanged(held_out.latents, control, rows, 1.0, 1.0, now.device))
     pixels = seen.pixels_of(patches.unflatten(1, (-1, seen.count)).flatten(0, 1))  # bv h w c
     shown = (pixels * seen.std + seen.mean).clamp(0, 1) * 255
     return shown.round().to(torch.uint8).unflatten(0, (len(rows), -1)).cpu()
+
+
+def _said(evidence: LatentEvidence, row: int) -> str:
+    """Return what the model says of a pair in codes, or what it was told."""
+    held_out = evidence.held_out
+    if evidence.model.reads_task:
+        frames = held_out.frames
+        return f"instruction <b>{escape(frames.tasks[frames.task_of[held_out.rows[row]]])}</b>"
+    return f"codes <b>{' '.join(map(str, held_out.latents.codes[row].tolist())) or 'none'}</b>"
 
 
 def _where(held_out: PairSet, row: int) -> str:
