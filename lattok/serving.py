@@ -27,8 +27,8 @@ from vla_eval.specs import DimSpec
 
 from lattok import checks, hub
 from lattok.checks import LattokError
-from lattok.data import ActionSpace, convert_actions, from_unified
-from lattok.data.actions.space import GRIPPERS, Gripper, Joints, Position, Rotation
+from lattok.data import ActionSpace, convert_actions, from_unified, known_dimensions, to_unified
+from lattok.data.actions.space import GRIPPERS, UNIFIED, UNIFIED_STATE, Gripper, Joints, Position, Rotation
 from lattok.data.actions.unified import is_unified
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import short_name
@@ -62,6 +62,7 @@ class PolicyServer(PredictModelServer):
         benchmark_actions: Any,
         policy_actions: Any = None,
         state: str | None = None,
+        benchmark_state: Any = None,
         limits: dict[str, list[float]] | None = None,
         resize: bool = False,
         n_action_steps: int | None = None,
@@ -78,6 +79,8 @@ class PolicyServer(PredictModelServer):
             benchmark_actions: Action space that the benchmark expects: a named one, or a list of parts.
             policy_actions: The same for the policy's; left out, what the artefact says of the dataset it learned from.
             state: Key of the robot's state in the observations; policies with proprio need it.
+            benchmark_state: What the numbers of that state mean, a list of parts: for policies of the unified state,
+                which is made of them. Parts that no demonstration of the policy had are left out.
             limits: Least and greatest number for kinds of parts, such as {"position": [-1, 1]}, in the benchmark's
                 numbers. Grippers end where their convention does.
             resize: Bring images to the size that they had in the dataset; otherwise another size is an error.
@@ -100,6 +103,7 @@ class PolicyServer(PredictModelServer):
         self.policy_space = _policy_space(self.policy, policy_actions)
         self._to_benchmark = _translation(self.policy, self.policy_space, self.space)
         self._to_benchmark(np.empty((0, config.action_dim)))  # raises where it cannot
+        self.state_dim, self._to_proprio = _state_reading(self.policy, benchmark_state)
         self.low, self.high = _ends(self.space, limits or {})
 
     async def on_observation(self, obs: dict[str, Any], ctx: SessionContext) -> None:
@@ -130,8 +134,8 @@ class PolicyServer(PredictModelServer):
         if config.proprio_dim and self.state is not None:
             if obs.get(self.state) is None:
                 hint = "Ask the benchmark for it in observation_params, as in send_state."
-                checks.fail(self.state, f"the {config.proprio_dim} numbers of proprio", "none", hint)
-            seen[config.state_key] = _numbers(self.state, obs[self.state])[None]
+                checks.fail(self.state, f"the {self.state_dim} numbers of proprio", "none", hint)
+            seen[config.state_key] = self._to_proprio(_numbers(self.state, obs[self.state]))[None]
         batch = policy_batch(config, seen, learning=False)
         check_batch(config, batch, learning=False)
         return batch
@@ -152,7 +156,7 @@ class PolicyServer(PredictModelServer):
     def get_observation_spec(self) -> dict[str, DimSpec]:
         """Return what the policy looks at, under the benchmark's names."""
         spec = dict.fromkeys(self.cameras.values(), specs.IMAGE_RGB) | {"language": specs.LANGUAGE}
-        proprio = {"state": DimSpec("state", self.policy.config.proprio_dim, "raw", accepts=STATES)}
+        proprio = {"state": DimSpec("state", self.state_dim, "raw", accepts=STATES)}
         return spec | (proprio if self.policy.config.proprio_dim else {})
 
     def get_observation_params(self) -> dict[str, Any]:
@@ -218,9 +222,49 @@ def _translation(policy: LatentVLA, own: ActionSpace, space: ActionSpace) -> Cal
     """Return what turns a policy's actions into those of the benchmark; of a unified policy the arm that it has."""
     if not is_unified(own) or is_unified(space):
         return partial(convert_actions, source=own, target=space)
+    return partial(from_unified, target=space, unified=own, arm=_arm_of(policy))
+
+
+def _arm_of(policy: LatentVLA) -> str:
+    """Return the arm of a unified policy that parts without one are of."""
     absent = policy.config.absent[0] if policy.config.absent else ()
-    right = [dim for dim, name in enumerate(own.names) if name.startswith("right_")]
-    return partial(from_unified, target=space, unified=own, arm="left" if {*right} <= {*absent} else "right")
+    right = [dim for dim, name in enumerate(UNIFIED.names) if name.startswith("right_")]
+    return "left" if {*right} <= {*absent} else "right"
+
+
+def _state_reading(policy: LatentVLA, given: Any) -> tuple[int, Callable[[Tensor], Tensor]]:
+    """Return how many numbers the benchmark's state has, and what makes the policy's proprio of them.
+
+    Numbers of the unified state that were 0 in all demonstrations stay 0.
+    """
+    config, maps = policy.config, policy.proprio_normalizer
+    if maps is None or tuple(config.proprio_names) != UNIFIED_STATE.names:
+        if given is not None:
+            hint = "Leave it out: the state is given as it is."
+            checks.fail("benchmark_state", "none unless the policy has the unified state", f"{given!r:.60}", hint)
+        return config.proprio_dim, lambda state: state
+    if given is None:
+        hint = 'Give a list of parts, such as [{"part": "position", "mode": "absolute"}].'
+        checks.fail("benchmark_state", "what the state's numbers mean, for a policy of the unified state", "none", hint)
+    space = ActionSpace.of(given, "benchmark_state")
+    moved = ((maps.shift != 0) | (maps.scale != 1)).numpy(force=True)
+    kinds = {part.kind for part, span in UNIFIED_STATE.spans() if moved[span].any()}
+    options: dict[str, Any] = {"unified": UNIFIED_STATE, "arm": _arm_of(policy)}
+    options["drop"] = [kind for kind in dict.fromkeys(part.kind for part in space.parts) if kind not in kinds]
+    lacking = np.flatnonzero(moved & ~known_dimensions(space, **options))
+    if len(lacking):
+        names = checks.listed(UNIFIED_STATE.names[dim] for dim in lacking)
+        checks.fail("benchmark_state", f"{names} too, as in the policy's training", _text(space))
+    convert = partial(to_unified, source=space, **options)
+    convert(np.empty((0, space.dim)))  # raises where it cannot
+
+    def read(state: Tensor) -> Tensor:
+        checks.size("state", f"numbers ({', '.join(space.names)})", state.numel(), space.dim)
+        if not torch.isfinite(state).all():
+            checks.fail("state", "finite numbers", str(state.tolist()))
+        return torch.from_numpy(convert(state.flatten().numpy()) * moved)
+
+    return space.dim, read
 
 
 def _ends(space: ActionSpace, limits: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:

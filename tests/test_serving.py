@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from lattok.checks import LattokError
+from lattok.data.actions.space import UNIFIED_STATE
 from lattok.vla import LatentVLA
 from tests.vla import fakes
 
@@ -345,6 +346,86 @@ def test_a_policy_of_the_unified_space_acts_with_the_arm_that_it_has(arm):
     chunk = made.predict_chunk(seen)[0].numpy()[:, first : first + 7]
     wanted = np.concatenate([chunk[:, :3].clip(-0.15, 0.15), (1 - 2 * chunk[:, 6:]).clip(-1, 1)], -1)
     np.testing.assert_allclose(actions, wanted, atol=1e-6)
+
+
+STATE = [
+    {"part": "position", "mode": "absolute", "axes": ["y", "-x"]},
+    {"part": "rotation", "form": "quaternion_wxyz", "mode": "absolute"},
+    {"part": "joints", "n": 3},
+]
+
+
+def unified_policy(*moved: int) -> LatentVLA:
+    """A policy of the unified spaces with a left arm, in whose demonstrations these numbers of the state were not 0."""
+    absent = tuple(dim for dim in range(44) if dim >= 7)
+    made = fakes.policy(action_dim=44, horizon=4, proprio_dim=46, proprio_names=UNIFIED_STATE.names, absent=(absent,))
+    states = torch.zeros(20, 46)
+    states[:, list(moved)] = torch.randn(20, len(moved), generator=torch.Generator().manual_seed(0))
+    assert made.proprio_normalizer is not None
+    made.proprio_normalizer.fit(states)
+    return made.eval()
+
+
+UNIFIED_ARGS: dict[str, Any] = ARGS | {"policy_actions": "unified", "benchmark_state": STATE}
+
+
+def test_a_policy_of_the_unified_state_reads_the_state_of_the_robot(monkeypatch):
+    """Left x, y and quaternion of y, -x, a quaternion that begins with w, and joints, which have no place there."""
+    made = unified_policy(0, 1, *range(3, 7))
+    server = PolicyServer(made, **UNIFIED_ARGS)
+    assert server.get_observation_spec()["state"].dims == 9
+    obs = drawn(0) | {"states": np.array([0.5, -0.25, 0.5, 0.5, -0.5, 0.5, 7.0, 8.0, 9.0])}
+    wanted = np.zeros(46, np.float32)
+    wanted[:7] = [0.25, 0.5, 0.0, 0.5, -0.5, 0.5, 0.5]
+    proprio = server.see(obs).proprio
+    assert proprio is not None
+    np.testing.assert_allclose(proprio[0].numpy(), wanted)
+    seen = {
+        "observation.images.front": torch.from_numpy(obs["images"]["agentview"])[None],
+        "observation.images.wrist": torch.from_numpy(obs["images"]["wrist"])[None],
+        "observation.state": torch.from_numpy(wanted)[None],
+        "task": [obs["task_description"]],
+    }
+    chunk = made.predict_chunk(seen)[0].numpy()
+    actions = np.concatenate([chunk[:, :3].clip(-0.15, 0.15), (1 - 2 * chunk[:, 6:7]).clip(-1, 1)], -1)
+    np.testing.assert_allclose(server.predict(obs, SimpleNamespace())["actions"], actions, atol=1e-6)  # type: ignore[arg-type]
+    only = PolicyServer(unified_policy(0), **UNIFIED_ARGS).see(obs).proprio
+    assert only is not None
+    assert only.nonzero().tolist() == [[0, 0]]  # the rest was 0 in all demonstrations, and stays 0
+
+
+@pytest.mark.parametrize(
+    ("moved", "changes", "text"),
+    [
+        ((0, 1), {"benchmark_state": None}, "`benchmark_state`: expected what the state's numbers mean, .*, got none"),
+        (
+            (0, 2, 7),
+            {},
+            "`benchmark_state`: expected left_z, left_gripper too, as in the policy's training, got position",
+        ),
+        ((8,), {}, "`benchmark_state`: expected right_x too"),
+    ],
+)
+def test_a_state_that_lacks_what_the_policy_knows_is_refused(moved, changes, text):
+    with pytest.raises(LattokError, match=text):
+        PolicyServer(unified_policy(*moved), **UNIFIED_ARGS | changes)
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        (np.zeros(5), "`state`: expected 9 numbers \\(y, -x, .*, got 5"),
+        (np.full(9, np.nan), "`state`: expected finite numbers, got \\[nan"),
+    ],
+)
+def test_a_state_of_another_robot_fails_its_episode(state, text):
+    with pytest.raises(LattokError, match=text):
+        PolicyServer(unified_policy(0, 1), **UNIFIED_ARGS).see(drawn(0) | {"states": state})
+
+
+def test_the_state_of_other_policies_is_given_as_it_is(policy):
+    with pytest.raises(LattokError, match="`benchmark_state`: expected none unless the policy has the unified state"):
+        PolicyServer(policy, **ARGS | {"benchmark_state": STATE})
 
 
 # what the harness warns about although it is right: see model_servers/simpler_widowx.yaml

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +48,44 @@ def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
     frames = lattok.open_dataset(data).frames(0, acting.config.cameras, [0])
     seen: dict = {key: torch.from_numpy(frames[:, i]) for i, key in enumerate(acting.config.cameras)}
     assert acting.predict_chunk({**seen, "observation.state": torch.zeros(1, 2), "task": ["lift"]}).shape == (1, 4, 3)
+
+
+def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
+    """Distilled and fine-tuned on a left arm in the plane; the server takes and gives the numbers of that arm."""
+    pytest.importorskip("vla_eval", reason="needs the extra vla-eval")
+    from lattok.serving import PolicyServer
+
+    write_dataset(tmp_path / "arm", [12, 9, 11, 10])
+    action = [{"part": "position", "axes": ["x", "y"]}, {"part": "gripper", "convention": "open_is_1"}]
+    state = [{"part": "position", "mode": "absolute", "axes": ["y", "-x"]}]
+    spaces = {"action": action, "observation.state": state}
+    described = {"dataset": "arm", "action_space": spaces, "actions": {"as": "unified", "arm": "left"}}
+    (tmp_path / "arm.json").write_text(json.dumps(described))
+    known = {0, 1, 6}
+    absent = tuple({*range(44)} - known)
+    clip_lam(action_dim=44, absent=absent, interpolation="bilinear").save_pretrained(tmp_path / "teacher")
+    options = {**POLICY, **LOOP, "backbone": "scratch", "steps": 2}
+    for out, before in (("student", {"teacher": tmp_path / "teacher"}), ("policy", {"student": tmp_path / "student"})):
+        phase = {"phase": "distill" if out == "student" else "finetune", **{k: str(v) for k, v in before.items()}}
+        lattok.train(lattok.LatBotRecipe.from_preset(tmp_path / "arm.json", tmp_path / out, **{**options, **phase}))
+    acting = lattok.LatentVLA.from_pretrained(tmp_path / "policy").eval()
+    server = PolicyServer(
+        acting,
+        cameras={"a": "front", "b": "wrist"},
+        state="states",
+        benchmark_state=state,
+        benchmark_actions=action,
+    )
+    frames = lattok.open_dataset(tmp_path / "arm").frames(0, acting.config.cameras, [0])[0]
+    obs = {"images": dict(zip("ab", frames, strict=True)), "states": [0.5, -0.25], "task_description": "lift"}
+    served = server.predict(obs, None)["actions"]  # type: ignore[arg-type]
+    seen: dict = {key: torch.from_numpy(frames[i : i + 1]) for i, key in enumerate(acting.config.cameras)}
+    proprio = torch.zeros(1, 46).index_copy(1, torch.tensor([1, 0]), torch.tensor([[0.5, 0.25]]))
+    chunk = acting.predict_chunk({**seen, "observation.state": proprio, "task": ["lift"]})[0]
+    assert not chunk[:, sorted({*range(44)} - known)].any()
+    wanted = chunk[:, [0, 1, 6]].numpy()
+    wanted[:, 2] = wanted[:, 2].clip(0, 1)
+    np.testing.assert_allclose(served, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize(
