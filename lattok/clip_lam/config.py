@@ -21,6 +21,7 @@ PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this or
 MOST_FRAMES = 256
 MOST_TOKENS = 4096
 NORMS = ("layer", "none")
+OUTPUTS = ("velocity", "frame")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class ClipLAMConfig(NormalizedActions):
     sana: dict[str, Any] = field(default_factory=dict)  # sizes of that transformer
     sees_now: bool = True  # the decoder sees the first frame
     exchange: bool = True  # streams of scene and motion look at each other in every layer of the decoder
+    frame_output: str = "velocity"  # what the compact decoder says of the frame: that, or "frame", where it goes
     decoder_width: int = 512  # with SANA of the motion stream
     decoder_depth: int = 8
     decoder_heads: int = 8
@@ -112,6 +114,7 @@ class ClipLAMConfig(NormalizedActions):
             checks.fail("decoder_heads", f"a divisor of decoder_width {self.decoder_width}", self.decoder_heads)
         checks.stride_in_frames(self.stride, fps=1000)  # its form alone: datasets have their own rates
         checks.one_of("latent_norm", self.latent_norm, NORMS)
+        checks.one_of("frame_output", self.frame_output, OUTPUTS if self.decoder == "compact" else OUTPUTS[:1])
         checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
         checks.one_of("backbone_dtype", self.backbone_dtype, ("float32", "bfloat16"))
         checks.one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))

@@ -5,7 +5,9 @@
                 scene  += look(scene, motion),    motion += look(motion, scene)       the exchange, both from before
                 each: attention to itself, feed-forward
 
-Both streams have one time t, so that neither is ahead of the other.
+Both streams have one time t, so that neither is ahead of the other. A velocity of patches has all of their noise in it,
+which a decoder narrower than a patch cannot pass on; with `frame_output="frame"` it says x instead, as in "Back to
+basics" (Li & He, 2025), and v = (x - x_t) / max(1 - t, 0.05).
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from lattok.clip_lam.config import ClipLAMConfig
 from lattok.nn import PreNormBlock, sinusoids
 from lattok.vla.flow import TICKS
 from lattok.vla.head import CrossAttention
+
+SOON = 0.05  # the least 1 - t that is divided by
 
 
 class Look(nn.Module):
@@ -84,6 +88,7 @@ class UnifiedDecoder(ActionStream):
         self.add_action_inputs(config)
         self.scene_up, self.motion_up = (nn.Linear(config.latent_dim, dim) for _ in range(2))
         self.layers = nn.ModuleList(UnifiedLayer(dim, heads, config.exchange) for _ in range(config.decoder_depth))
+        self.says_frame = config.frame_output == "frame"
         self.frame_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, patch_dim))
         self.action_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.action_dim))
 
@@ -109,4 +114,7 @@ class UnifiedDecoder(ActionStream):
         z_scene, z_motion = self.scene_up(scene), self.motion_up(motion)
         for layer in self.layers:
             x, y = layer(x, y, z_scene, z_motion)
-        return self.frame_out(x), self.action_out(y)
+        found = self.frame_out(x)
+        if self.says_frame:
+            found = (found - frame) / (1 - times).clamp_min(SOON)[:, None, None]
+        return found, self.action_out(y)

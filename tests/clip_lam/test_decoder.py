@@ -87,6 +87,17 @@ def test_the_decoder_equals_plain_arithmetic(exchange: bool, sees_now: bool):
         np.testing.assert_allclose(ours, plain, atol=2e-5)
 
 
+def test_a_decoder_that_says_the_frame_gives_its_velocity():
+    """From x_t straight to what it says, and not faster than in a twentieth of the time."""
+    given = inputs() | {"times": torch.tensor([0.25, 0.99])}
+    plain = reference(model := decoder(frame_output="frame"), given, np.ones((2, 4), dtype=bool))
+    with torch.no_grad():
+        frame, actions = model(**given)
+    for b, left in enumerate((0.75, 0.05)):
+        np.testing.assert_allclose(frame[b], (plain[0][b] - given["frame"][b].numpy()) / left, atol=5e-4)
+    np.testing.assert_allclose(actions, plain[1], atol=2e-5)
+
+
 @pytest.mark.parametrize("exchange", [True, False])
 def test_streams_hear_of_each_other_by_the_exchange_alone(exchange: bool):
     model, given = decoder(exchange=exchange), inputs()
