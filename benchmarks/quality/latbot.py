@@ -1,0 +1,169 @@
+"""Does LatBot's teacher tell what the robot does from what changes around it, and is that the exchange's doing?
+
+python -m benchmarks.quality.latbot --out benchmarks/results/latbot.json        # 12 runs, some 9 CPU-minutes each
+
+The bundled demonstrations, preset `tiny` of `lattok train clip-lam` with `OPTIONS`; each of `VARIANTS` from the same
+seeds. Linear probes on clips of held-out episodes, the last of every task, read
+
+action     the mean action over the clip: from motion latents, scene latents, the raw frame change (PCA, the best width
+           on training episodes) and the change at the width of the motion latents
+object     where the object is at the end of the clip (Meta-World's first one, numbers 4 to 6 of
+           `observation.environment_state`), as the way from its mean place in the task: from scene latents, motion
+           latents and the first frame (PCA)
+moved      how far it is moved within the clip: from scene latents, motion latents and the frame change
+
+`minus` has the differences to the first of them with 95 % intervals over episodes, of the mean over dimensions; `frame`
+the error of the predicted frame, with true latents, wrong ones and none, over that of copying the first frame. Runs
+that are in the results already are not repeated, so that seeds can follow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import lattok
+from benchmarks.common import environment, spread, write_results
+from lattok.data import RobotDataset, read_vectors
+from lattok.evaluation.evidence.controls import Coordinates
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence, latent_evidence
+from lattok.evaluation.evidence.pair_set import PairSet, PairSource
+from lattok.evaluation.evidence.probes import Probe, decided, linear_probe
+from lattok.evaluation.evidence.split import split_episodes
+from lattok.evaluation.questions.dependence import variant_losses
+
+OPTIONS: dict[str, Any] = {}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "exchange": {},
+    "no exchange": {"exchange": False},
+    "exchange, the frame itself": {"frame_output": "frame"},
+    "exchange, first frame not seen": {"sees_now": False},
+}
+SEEDS = (0, 1, 2)
+STATE, OBJECT = "observation.environment_state", slice(4, 7)
+FIRST_FRAME = 64  # principal components
+READ = {  # target: what should read it best, then what it is compared with
+    "action": ("motion", "scene", "change", "change, equal width"),
+    "object": ("scene", "motion", "first frame"),
+    "moved": ("scene", "motion", "change"),
+}
+Rows = tuple[Tensor, Tensor]  # of training and held-out clips
+
+
+def train(seed: int, **options: Any) -> lattok.ClipLAM:
+    """Do what `lattok train clip-lam` does on the bundled sample."""
+    given = {**OPTIONS, "seed": seed, "device": "cpu", **options}
+    with tempfile.TemporaryDirectory() as scratch:
+        recipe = lattok.ClipLAMRecipe.from_preset(lattok.sample_dataset_path(), Path(scratch) / "lam", "tiny", **given)
+        return lattok.train(recipe).eval()
+
+
+def judged(lam: lattok.ClipLAM, dataset: RobotDataset, seed: int) -> dict[str, Any]:
+    """Return R² of all probes, over all dimensions, their differences, and the errors of the predicted frame."""
+    source = PairSource.of(lam, dataset, None, "action", None, None, cache_dir=None)
+    evidence = latent_evidence(lam, source, split_episodes(dataset, "test", 200), None, seed, lambda *_: None)
+    read, wanted = inputs(evidence), targets(evidence)
+    found: dict[str, Any] = {}
+    for target, names in READ.items():
+        probes = {name: fitted(evidence, read[name], wanted[target]) for name in names}
+        own = probes[names[0]]
+        gains = {name: gain(evidence, own, probes[name]) for name in names[1:]}
+        found[target] = {"r2": {name: float(p.r2.nanmean()) for name, p in probes.items()}, "minus": gains}
+    losses = variant_losses(lam, evidence.held_out, seed)
+    found["frame"] = {name: loss / losses["copy"] for name, loss in losses.items()}
+    return found
+
+
+def fitted(evidence: LatentEvidence, x: Rows, y: Rows) -> Probe:
+    """Fit on training clips, judge on held-out ones."""
+    return linear_probe(x[0], y[0], evidence.train.episode_of, x[1], y[1])
+
+
+def gain(evidence: LatentEvidence, own: Probe, other: Probe) -> dict[str, Any]:
+    """Return how much more of the variance one probe explains than another, over the same draws of episodes."""
+    draws = [evidence.bootstrap.r2(probe).nanmean(1) for probe in (own, other)]
+    mean, span = float(own.r2.nanmean() - other.r2.nanmean()), evidence.bootstrap.interval(draws[0] - draws[1])
+    return {"mean": mean, "interval": span, "above": decided(mean, span)}
+
+
+def inputs(evidence: LatentEvidence) -> dict[str, Rows]:
+    """Return what probes read."""
+    train, held_out, change = evidence.train, evidence.held_out, evidence.change
+    assert evidence.target is not None
+    assert train.latents.env is not None
+    assert held_out.latents.env is not None
+    motion = train.latents.latents.flatten(1), held_out.latents.latents.flatten(1)
+    return {
+        "motion": motion,
+        "scene": (train.latents.env.latents.flatten(1), held_out.latents.env.latents.flatten(1)),
+        "change": change.first(change.best_size(evidence.target)),
+        "change, equal width": change.first(min(motion[0].shape[1], change.train.shape[1])),
+        "first frame": Coordinates.fit(train.now, held_out.now, FIRST_FRAME).first(FIRST_FRAME),
+    }
+
+
+def targets(evidence: LatentEvidence) -> dict[str, Rows]:
+    """Return what is read of training and held-out clips."""
+    assert evidence.target is not None
+    pairs = evidence.train, evidence.held_out
+    task_of = {episode.index: episode.tasks[0] for episode in evidence.source.dataset.episodes}
+    tasks = [[task_of[episode] for episode in part.episode_of.tolist()] for part in pairs]
+    begins, ends = zip(*(places(evidence, part) for part in pairs), strict=True)
+    mean = {task: ends[0][torch.tensor([each == task for each in tasks[0]])].mean(0) for task in {*tasks[0]}}
+    ways = [end - torch.stack([mean[task] for task in each]) for end, each in zip(ends, tasks, strict=True)]
+    moved = [end - begin for begin, end in zip(begins, ends, strict=True)]
+    return {
+        "action": (evidence.target.train, evidence.target.held_out),
+        "object": (ways[0], ways[1]),
+        "moved": (moved[0], moved[1]),
+    }
+
+
+def places(evidence: LatentEvidence, pairs: PairSet) -> Rows:
+    """Return where the object is in the first and in the last frame of all clips, [n, 3] each."""
+    states = read_vectors(evidence.source.dataset, "state_key", STATE, pairs.frames.episodes)[:, OBJECT]
+    first, second = (torch.from_numpy(states[index[pairs.rows]]) for index in (pairs.frames.first, pairs.frames.second))
+    return first, second
+
+
+def flat(run: dict[str, Any]) -> dict[str, float]:
+    """Return the R² of a run and its differences under one name each."""
+    r2 = {f"{target}/{name}": value for target in READ for name, value in run[target]["r2"].items()}
+    gains = {
+        f"{target}/{READ[target][0]} minus {n}": g["mean"] for target in READ for n, g in run[target]["minus"].items()
+    }
+    return r2 | gains | {f"frame/{name}": value for name, value in run["frame"].items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--steps", type=int, help="fewer, to see that it runs; then --out is not for keeping")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    dataset = lattok.open_dataset(lattok.sample_dataset_path())
+    steps = {} if args.steps is None else {"steps": args.steps}
+    old = json.loads(args.out.read_text()) if args.out.exists() else {}
+    runs: dict[str, dict[str, Any]] = old.get("runs", {})
+    for seed in args.seeds:
+        for name in args.variants:
+            if str(seed) in runs.get(name, {}):
+                continue
+            lam = train(seed, **VARIANTS[name], **steps)
+            runs.setdefault(name, {})[str(seed)] = judged(lam, dataset, seed)
+            figures = {name: spread([flat(run) for run in found.values()]) for name, found in runs.items()}
+            head = {"environment": environment(), "options": {**OPTIONS, **steps}}
+            write_results(args.out, {**head, "runs": runs, "figures": figures})
+            print(name, seed, json.dumps({k: round(v, 3) for k, v in flat(runs[name][str(seed)]).items()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
