@@ -140,7 +140,7 @@ def correlations(found: list[Point]) -> dict[str, float]:
 
 def table(found: list[Point]) -> str:
     """Return means by source in Markdown, and rank correlations of each regime and strategy over its points."""
-    lines = [f"| actions of | strategy | labels | seeds | gain | {' | '.join(FIGURES.values())} |"]
+    lines = [f"| regime | strategy | labels | seeds | gain | {' | '.join(FIGURES.values())} |"]
     lines.append("|---" * (5 + len(FIGURES)) + "|")
     groups = by_source(found)
     for (regime, strategy, labels), group in groups.items():
