@@ -59,6 +59,13 @@ def _cpu() -> str:
     return models[0] if models else platform.processor()
 
 
+def backward(model: Any, weights: Mapping[str, float], batch: Any, _: Any = None) -> None:
+    """Go forward and backward through the weighted losses of a training step."""
+    terms = model(batch)
+    torch.stack([weights[name] * terms[name] for name in weights if name in terms]).sum().backward()
+    model.zero_grad(set_to_none=True)
+
+
 def peak(function: Callable[[], Any], device: torch.device) -> int:
     """Bytes that torch's allocator holds at most during a call, beyond those at its start."""
     if device.type == "cuda":

@@ -347,9 +347,10 @@ def read_settings(path: Path) -> dict[str, Any]:
 
     try:
         with path.open("rb") as file:
-            text = file.read(YAML_BYTES + 1).decode()
-        if len(text) > YAML_BYTES:
+            given = file.read(YAML_BYTES + 1)
+        if len(given) > YAML_BYTES:
             raise ValueError(f"more than {YAML_BYTES:,} bytes")
+        text = given.decode()
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
             raise ValueError("aliases, with which a few lines can stand for any amount")
         found = yaml.safe_load(text)

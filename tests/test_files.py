@@ -88,6 +88,7 @@ def test_settings_are_small_and_plain(tmp_path):
         ("[" * 5000 + "]" * 5000, "recursion"),
         (merged, "aliases"),
         ("a: " + "x" * 300_000, "more than 262,144 bytes"),
+        ("a: x\n#" + "é" * 150_000 + "\nb: y", "more than 262,144 bytes"),
     ):
         path.write_text(text)
         with pytest.raises(LattokError, match=f"`config`: expected a file of settings; .* got .*{why}"):

@@ -64,7 +64,7 @@ def left_alone(cell: Cell, folder: Path) -> Path:
 
 def table(found: Mapping[Cell, Figures]) -> str:
     """Return means over seeds in Markdown, and differences of models of the same seed with their intervals."""
-    lines = [f"| actions of | row | model | seeds | {' | '.join(FIGURES.values())} |"]
+    lines = [f"| regime | row | model | seeds | {' | '.join(FIGURES.values())} |"]
     lines.append("|---" * (4 + len(FIGURES)) + "|")
     for regime, row in dict.fromkeys((cell.regime, cell.row) for cell in found):
         runs = [figures for cell, figures in found.items() if (cell.regime, cell.row) == (regime, row)]

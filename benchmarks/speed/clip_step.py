@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import Case, environment, interleaved, peak, write_results
+from benchmarks.common import Case, backward, environment, interleaved, peak, write_results
 from lattok.clip_lam import ClipLAM, ClipLAMConfig
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.types import PairBatch, PolicyBatch
@@ -78,11 +78,9 @@ def pair() -> tuple[ImageLAM, PairBatch]:
     return ImageLAM(config).train(), PairBatch(frames, torch.zeros(BATCH, 0), labelled)
 
 
-def step(model: Any, batch: Any, _: Any = None) -> None:
-    """Forward and backward of a model's whole loss."""
-    terms, weights = model(batch), model.config.loss_weights
-    torch.stack([weights[name] * terms[name] for name in weights if name in terms]).sum().backward()
-    model.zero_grad(set_to_none=True)
+def step(model: Any, batch: Any) -> Callable[..., None]:
+    """Return a training step of a model's whole loss."""
+    return partial(backward, model, model.config.loss_weights, batch)
 
 
 def encode(model: ClipLAM, batch: PolicyBatch, _: Any = None) -> None:
@@ -99,11 +97,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    calls: dict[str, Callable[..., None]] = {"frame pair": partial(step, *pair())}
+    calls: dict[str, Callable[..., None]] = {"frame pair": step(*pair())}
     for frames in FRAMES:
         made = teacher(frames)
         calls |= {
-            f"teacher, {frames} frames": partial(step, *made),
+            f"teacher, {frames} frames": step(*made),
             f"encoder, {frames} frames": partial(encode, *made),
         }
     timed = interleaved({name: Case(call, None) for name, call in calls.items()}, options.rounds)

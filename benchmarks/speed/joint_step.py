@@ -11,7 +11,7 @@ most beyond what it held at the start. A chunk is predicted for one observation.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import Case, environment, interleaved, peak, write_results
+from benchmarks.common import Case, backward, environment, interleaved, peak, write_results
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.labels import LatentSpec
 from lattok.recipes import ImageLAMRecipe, VLARecipe
@@ -69,13 +69,6 @@ def batch(labelled: bool = False) -> PolicyBatch:
     return PolicyBatch(frames[:, 0], texts, states, actions, valid, target, later=frames[:, 1:], pairs=pairs)
 
 
-def step(model: Any, weights: Mapping[str, float], given: Any, _: Any = None) -> None:
-    """Forward and backward of a weighted loss."""
-    terms = model(given)
-    torch.stack([weights[name] * terms[name] for name in weights if name in terms]).sum().backward()
-    model.zero_grad(set_to_none=True)
-
-
 def chunk(acting: LatentVLA, observation: dict[str, Any], _: Any = None) -> None:
     """Predict one chunk."""
     acting.predict_chunk(observation)
@@ -89,15 +82,15 @@ def trained() -> dict[str, Callable[..., None]]:
         ("LA-Align, with labels that stand", policy("la_align"), batch(labelled=True)),
         ("Baseline, flow head", policy(head="flow"), batch()),
     ):
-        calls[name] = partial(step, plain, plain.config.loss_weights, given._replace(later=None, pairs=None))
+        calls[name] = partial(backward, plain, plain.config.loss_weights, given._replace(later=None, pairs=None))
     for name, frozen in (("joint, lam_rate 0", True), ("joint", False)):
         both = JointLARA(policy(), LiveLAM(lam(), frozen=frozen)).train()
-        calls[name] = partial(step, both, both.loss_weights(), batch())
+        calls[name] = partial(backward, both, both.loss_weights(), batch())
     alone, seen = lam(), batch()
     assert seen.later is not None
     nothing = torch.zeros(BATCH, dtype=torch.bool)
     pairs = PairBatch(torch.stack([seen.images, seen.later[:, 0]], 1), torch.zeros(BATCH, 0), nothing)
-    calls[ALONE] = partial(step, alone, alone.config.loss_weights, pairs)
+    calls[ALONE] = partial(backward, alone, alone.config.loss_weights, pairs)
     return calls
 
 

@@ -55,11 +55,8 @@ def view(
     if path.suffix == ".rrd":
         if path.exists():
             checks.fail("out", "a new file", path)
-        try:
-            to_rerun(dataset, chosen, views, path, note)
-        except BaseException:  # half a recording is none
-            path.unlink(missing_ok=True)
-            raise
+        with files.whole_file(path) as place:
+            to_rerun(dataset, chosen, views, place, note)
         return path
     check_page(path)
     files.write_text(path, page(dataset, chosen, views, note))
