@@ -30,6 +30,7 @@ from benchmarks.common import environment, write_results
 from benchmarks.speed.large_dataset import ACTION, generate
 from lattok.annotation.columns import plan_units
 from lattok.data import LeRobotV3, inspect_dataset
+from lattok.training.runlog import peak_memory
 
 RESULTS = Path(__file__).parents[1] / "results" / "scale.json"
 VIDEO_LIMIT = 100_000  # frames that are decoded; larger sizes are extrapolated
@@ -39,9 +40,8 @@ CASES = ("open", "inspect", "plan", "actions", "video")
 
 
 def peak_mb() -> float:
-    """Highest resident memory of this process so far (ru_maxrss would count the parent's, before exec)."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+    """Highest resident memory of this process so far."""
+    return (peak_memory(torch.device("cpu")) or 0.0) / 2**20
 
 
 def action_tokenizer() -> Any:

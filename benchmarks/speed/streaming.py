@@ -44,6 +44,7 @@ from lattok.samples.batches import PairBatches
 from lattok.samples.lanes import StreamedBatches, lanes_of
 from lattok.samples.stream import FrameStream, window_sizes
 from lattok.training.feed import DEPTH, BatchSource, Feed
+from lattok.training.runlog import peak_memory
 
 SIZE, DELTA, HORIZON, BATCH, WORKERS = 224, 32, 8, 64, 2
 STEP_S, STEPS = 0.05, 600
@@ -100,7 +101,7 @@ def first_step(root: Path, memory_gb: float) -> dict[str, float]:
     return {
         "first_step_s": ends[0] - begun,
         "cpu_s": time.process_time() - cpu,
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "memory_mb": (peak_memory(torch.device("cpu")) or 0.0) / 2**20,
         "disk_mb": disk / 1e6,
     }
 

@@ -14,7 +14,6 @@ on CUDA by its own counter; the call that is recorded is not one that is timed.
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -47,6 +46,7 @@ from benchmarks.speed.vla_models import (
 from benchmarks.speed.vla_states import OURS, PLAIN, hidden_states
 from benchmarks.speed.vla_tables import BARS, PUBLISHED, markdown, notes
 from lattok.backbones.tiny import tiny_backbone
+from lattok.training.runlog import peak_memory
 from lattok.types import LatentTarget, PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA
 from lattok.vla.observations import policy_batch, prompts
@@ -224,7 +224,7 @@ def main() -> None:
             "latent_loss": latent_loss(setting),
             "hidden_states": hidden_states(folder, setting),
             **steps_and_latency(folder, setting),
-            "process_peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            "process_peak_bytes": peak_memory(torch.device("cpu")),
         }
     results["notes"] = notes(results)
     print(markdown(results))

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -142,21 +143,23 @@ class Meter:
         now, samples = time.monotonic(), self._batch_size * (done - self._done)
         elapsed = max(now - self._time, 1e-9)
         self._time, self._done = now, done
-        peak = _peak_memory(self._device)
+        peak = peak_memory(self._device)
         told = {"samples_per_second": samples / elapsed, "data_wait": min(1.0, waited / elapsed)}
         return told | ({} if peak is None else {"memory_gb": peak / 1e9})
 
 
-def _peak_memory(device: torch.device) -> float | None:
-    """Tell the most bytes that tensors took on a CUDA device, or the process in main memory; None: not known."""
+def peak_memory(device: torch.device) -> float | None:
+    """Tell the most bytes that tensors took on a CUDA device, or this process in main memory; None: not known."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, StopIteration):  # Linux, where ru_maxrss of a child begins with its parent's
+        status = Path("/proc/self/status").read_text().splitlines()
+        return 1024.0 * int(next(line.split()[1] for line in status if line.startswith("VmHWM")))
     try:
         import resource
     except ImportError:  # Windows
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1.0 if sys.platform == "darwin" else 1024.0)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

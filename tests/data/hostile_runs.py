@@ -81,9 +81,10 @@ def first_pixels(frames: Any, stride: int) -> Any:
 
 def child() -> None:
     """Use the folders named on stdin, one JSON per line on stdout."""
-    import torch  # noqa: F401  its libraries do not count
+    import torch  # its libraries do not count
 
     import lattok.annotation  # noqa: F401
+    from lattok.training.runlog import peak_memory
 
     warnings.simplefilter("ignore")
     own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -92,8 +93,7 @@ def child() -> None:
         path, options = json.loads(line)
         try:
             said = use(Path(path), Path(path).parent / "out", options)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            answer: dict[str, Any] = {"said": said, "peak": peak}
+            answer: dict[str, Any] = {"said": said, "peak": peak_memory(torch.device("cpu"))}
         except BaseException as error:  # exactly what must not happen
             frames = [f for f in traceback.extract_tb(error.__traceback__) if "/lattok/" in f.filename]
             where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames[-3:]))

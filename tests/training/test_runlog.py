@@ -1,11 +1,14 @@
 """Warnings about codebooks: silent while they start, early enough where they collapse, and always at the end."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from lattok.quantize import QuantizerConfig, VectorQuantizer
-from lattok.training.runlog import CodebookWatch
+from lattok.training.runlog import CodebookWatch, peak_memory
 
 # codes in use of 256 at every 50th step of a sound run of 1000 steps (the demo's tokenizer)
 SOUND = [38, 8, 8, 8, 63, 92, 130, 197, 225, 241, 244, 245, 246, 248, 249, 249, 249, 250, 253, 254]
@@ -55,3 +58,13 @@ def test_values_are_reported_at_every_look(steps):
     report = CodebookWatch(steps)(nn.ModuleDict({"control": quantizer}), 50)
     assert report.values["codebook/control/used"] == 2
     assert report.warnings == {}
+
+
+def test_peak_memory_is_that_of_the_process_and_not_of_who_began_it():
+    """A job that a large Python process begins (a scheduler, a notebook, this test) reports its own."""
+    large = torch.ones(2**28)  # 1 GiB
+    own = peak_memory(torch.device("cpu"))
+    assert own is not None and own > large.nbytes
+    program = "import torch\nfrom lattok.training.runlog import peak_memory\nprint(peak_memory(torch.device('cpu')))"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert 2**26 < float(run.stdout) < large.nbytes
