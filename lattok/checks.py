@@ -54,6 +54,11 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(word in said for word in words))
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an exception says, as one line; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def is_number(value: Any) -> bool:
     """Tell whether this is a number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lattok import checks
-from lattok.files import first_line
+from lattok.checks import first_line
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

@@ -355,7 +355,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             raise ValueError("aliases, with which a few lines can stand for any amount")
         found = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        checks.fail("config", f"a file of settings; {str(path)!r} could not be read", first_line(error))
+        checks.fail("config", f"a file of settings; {str(path)!r} could not be read", checks.first_line(error))
     if not isinstance(found, dict):
         checks.fail("config", f"settings with names in {str(path)!r}", type(found).__name__)
     return found
@@ -420,8 +420,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [finite(item) for item in value]
     return value
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an exception says, as one line; its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -27,8 +27,7 @@ from typing import IO, Any
 from typing_extensions import Self
 
 from lattok import checks
-from lattok.checks import LattokError
-from lattok.files import first_line
+from lattok.checks import LattokError, first_line
 from lattok.machine import cores
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")  # the last: Mesa's

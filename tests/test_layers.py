@@ -37,9 +37,9 @@ LEVELS: tuple[frozenset[str], ...] = (
 SIBLINGS = {
     "files": {"checks"},
     "places": {"checks"},
-    "processes": {"checks", "files", "machine"},
+    "processes": {"checks", "machine"},
     "registry": {"checks"},
-    "devices": {"checks", "files"},
+    "devices": {"checks"},
     "prefetch": {"machine"},
     "quantize": {"nn"},
     "normalize": {"nn"},

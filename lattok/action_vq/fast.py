@@ -126,5 +126,5 @@ def _text(path: Path) -> str:
         if path.stat().st_size <= files.JSON_BYTES:
             return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        checks.fail(str(path), "a text that can be read", files.first_line(error))
+        checks.fail(str(path), "a text that can be read", checks.first_line(error))
     return checks.fail(str(path), f"at most {files.JSON_BYTES >> 20} MB", "more", "Is this the right file?")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from lattok import checks, files
+from lattok import checks
 
 LAST = 0xD7FF  # the last character before the surrogates, which no text can hold
 REACH = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle
@@ -155,7 +155,7 @@ def read_tokenizer(text: str) -> tuple[Tokenizer, dict[str, Any]]:
     except BaseException as error:  # the bindings raise bare exceptions, and panics are no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        got = f"something else ({files.first_line(error)[:200]})"
+        got = f"something else ({checks.first_line(error)[:200]})"
         return checks.fail("tokenizer.json", "a tokenizer of the `tokenizers` library", got)
 
 

@@ -24,10 +24,9 @@ from lattok.annotation.labels import Options, Work, check_models, identities_of,
 from lattok.annotation.output import Job, assemble
 from lattok.annotation.staging import Busy, Staging
 from lattok.annotation.verify import Verification, verify
-from lattok.checks import LattokError
+from lattok.checks import LattokError, first_line
 from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.content import dataset_fingerprint
-from lattok.files import first_line
 from lattok.loading import by_prefix
 from lattok.normalize import for_dataset
 from lattok.signals import restated

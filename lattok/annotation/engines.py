@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from typing_extensions import Self
 
-from lattok import checks, files
+from lattok import checks
 from lattok.annotation.columns import Labelled, Unit
 from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, label_unit, piece_of_frames
 from lattok.checks import LattokError
@@ -102,7 +102,7 @@ class RayEngine:
             else:
                 ray.init(address=self.address, **options)
         except Exception as error:  # Ray's own kinds differ between its versions
-            checks.fail("address", "a Ray cluster that answers", f"{self.address} ({files.first_line(error)})")
+            checks.fail("address", "a Ray cluster that answers", f"{self.address} ({checks.first_line(error)})")
         self.startup_s, self._own = time.perf_counter() - before, True
         return True
 
@@ -152,7 +152,7 @@ class _Pool:
         try:
             self._work = self._ray.put(work)
         except Exception as error:  # pickling another package's model may raise anything
-            why = files.first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            why = checks.first_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
             raise LattokError(f"`models`: expected models that other processes can be given, got: {why}") from None
         self._starting: dict[Any, int] = {}  # answer to `ready` -> worker
         self._up: set[int] = set()  # workers that have answered
@@ -190,7 +190,7 @@ class _Pool:
             self._ray.get(ready)
             self._up.add(number)
         except self._ray.exceptions.RayError as error:
-            why = files.first_line(getattr(error, "cause", None) or error)
+            why = checks.first_line(getattr(error, "cause", None) or error)
             self._starts_left -= 1
             if not self._starts_left:
                 raise LattokError(f"`engine`: workers cannot start: {why}") from None
@@ -207,12 +207,12 @@ class _Pool:
             self._waiting.append(unit)  # it may be this worker's machine: another one tries
             return None
         except errors.RayActorError as error:
-            why = f"the worker died ({files.first_line(error)})"
+            why = f"the worker died ({checks.first_line(error)})"
             self._up.discard(number)
             if not any(other == number for other, _ in self._flying.values()):  # its other unit has come back too
                 self._spawn(number)
         except errors.RayError as error:
-            why = files.first_line(getattr(error, "cause", None) or error)
+            why = checks.first_line(getattr(error, "cause", None) or error)
         if self._failed[unit.number] < ATTEMPTS:
             self._waiting.appendleft(unit)
             return None

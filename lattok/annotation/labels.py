@@ -21,7 +21,7 @@ import PIL
 import pyarrow as pa
 import torch
 
-from lattok import checks, files
+from lattok import checks
 from lattok.annotation.columns import Failures, Labelled, Labels, Unit
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
@@ -226,7 +226,7 @@ def cameras_of(work: Work, model: VideoLabeller) -> tuple[str, ...]:
 
 def reason(error: Exception) -> str:
     """Say why, in one line; errors that are no finding of ours are also named by their kind."""
-    line = files.first_line(error)
+    line = checks.first_line(error)
     return line if isinstance(error, LattokError) else f"{type(error).__name__}: {line}"
 
 

@@ -120,7 +120,7 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
     except checks.LattokError:
         raise
     except Exception as error:  # transformers raises many kinds; the user needs one line
-        checks.fail("backbone", f"a model and its processor; {name!r} could not be read", files.first_line(error))
+        checks.fail("backbone", f"a model and its processor; {name!r} could not be read", checks.first_line(error))
     if not hasattr(model, "model"):
         expected = "a model whose layers are at `.model`, such as Llama or Qwen3"
         checks.fail("backbone", expected, f"{type(model).__name__} in {name!r}")

@@ -17,7 +17,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok import checks, files
+from lattok import checks
 from lattok.clip_lam.config import ClipLAMConfig
 from lattok.clip_lam.decoder import ActionStream, Look
 from lattok.image_lam.deep_compression import diffusers_class, open_diffusers
@@ -80,7 +80,7 @@ class SanaDecoder(ActionStream):
         try:
             self.transformer: Any = diffusers_class("decoder", KIND)(**sana)
         except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:  # sizes out of a stranger's file
-            checks.fail("sana", f"sizes of a {KIND}", files.first_line(error))
+            checks.fail("sana", f"sizes of a {KIND}", checks.first_line(error))
         inner = sana["num_attention_heads"] * sana["attention_head_dim"]
         self.side = math.isqrt(places // len(config.cameras))
         self.caption = nn.Linear(config.latent_dim, sana["caption_channels"])

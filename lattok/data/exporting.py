@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from lattok import checks
-from lattok.checks import LattokError
+from lattok.checks import LattokError, first_line
 from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.image_writer import EpisodeFrames, Frames, Sink, decode_image
@@ -26,7 +26,7 @@ from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Fea
 from lattok.data.tables import common_types
 from lattok.data.views import DECLARATION, action_spaces
 from lattok.data.writer import DTYPES, LeRobotWriter
-from lattok.files import first_line, read_json
+from lattok.files import read_json
 from lattok.places import followed
 from lattok.types import Episode
 

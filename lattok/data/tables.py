@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lattok import files
-from lattok.checks import LattokError
+from lattok.checks import LattokError, first_line
 from lattok.data.schema import Feature
 from lattok.hub.fetching import OnDisk
 
@@ -154,7 +153,7 @@ class DataFile:
             with self._reading:  # two threads that read one ParquetFile can wait for each other for ever
                 return read()
         except DAMAGE as error:
-            reason = files.first_line(error)
+            reason = first_line(error)
             raise LattokError(f"cannot read `{key}` from {self.path} ({reason}). Copy it again.") from None
 
     def _rows(self) -> dict[int, tuple[int, int]]:

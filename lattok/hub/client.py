@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 import torch
 from typing_extensions import TypedDict
 
-from lattok import checks, files
+from lattok import checks
 from lattok.checks import LattokError
 from lattok.devices import DEVICES
 
@@ -300,7 +300,7 @@ def explain(
     network = [each for each in causes if isinstance(each, ConnectionError | TimeoutError) or _package(each) in HTTP]
     if network:
         last = network[-1]
-        return f"the network failed ({type(last).__name__}: {files.first_line(last)[:200].rstrip('.')})", again
+        return f"the network failed ({type(last).__name__}: {checks.first_line(last)[:200].rstrip('.')})", again
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
         where = f" {error.filename}" if error.filename else ""
         bound = " keep less of a LeRobot dataset with `cache_gb`," if kind == "dataset" else ""
@@ -309,7 +309,7 @@ def explain(
     if "LocalEntryNotFoundError" in names:
         return "it is not in the cache, and the Hub cannot be reached", again
     which = str(error).startswith("Error while uploading") and len(causes) > 1  # only which file; the cause says why
-    return files.first_line(causes[1] if which else error)[:300], again
+    return checks.first_line(causes[1] if which else error)[:300], again
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

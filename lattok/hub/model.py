@@ -416,7 +416,7 @@ def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) ->
         raise checks.LattokError(told) from None
     except (TypeError, ValueError, AttributeError, OverflowError, LookupError) as error:
         expected = f"the fields of {config_class.__name__}, each of its type"
-        checks.fail(str(path), expected, f"something else ({files.first_line(error)[:200]})")
+        checks.fail(str(path), expected, f"something else ({checks.first_line(error)[:200]})")
 
 
 def _is_of(value: Any, kind: Any) -> bool:

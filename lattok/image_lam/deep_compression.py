@@ -11,7 +11,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok import checks, files
+from lattok import checks
 
 INSTALL = "pip install 'lattok[sana]'"
 
@@ -21,7 +21,7 @@ def diffusers_class(argument: str, kind: str) -> Any:
     try:
         return getattr(importlib.import_module("diffusers"), kind)
     except ImportError as error:
-        return checks.fail(argument, f"the package diffusers ({INSTALL})", files.first_line(error))
+        return checks.fail(argument, f"the package diffusers ({INSTALL})", checks.first_line(error))
 
 
 def open_diffusers(argument: str, kind: str, model: str, part: str, revision: str | None, pretrained: bool) -> Any:
@@ -38,7 +38,7 @@ def open_diffusers(argument: str, kind: str, model: str, part: str, revision: st
         options = {"use_safetensors": True, "output_loading_info": True, "revision": revision}
         found, report = family.from_pretrained(model, **options, **where)
     except Exception as error:  # diffusers and huggingface_hub raise many kinds; the user needs one line
-        checks.fail(argument, f"{expected}; {model!r} could not be read", files.first_line(error))
+        checks.fail(argument, f"{expected}; {model!r} could not be read", checks.first_line(error))
     missing = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
     if missing:
         checks.fail(argument, f"a whole model; {model!r} lacks weights", ", ".join(missing[:3]))

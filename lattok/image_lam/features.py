@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms.v2 import InterpolationMode
 
-from lattok import checks, files
+from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.pixels import resize_pixels
 from lattok.image_lam.deep_compression import DeepCompression, open_diffusers
@@ -236,7 +236,7 @@ def _timm(name: str, model: str, image_size: int, revision: str | None, pretrain
                 model, pretrained=pretrained, num_classes=0, img_size=image_size, dynamic_img_size=False
             )
         except TypeError as error:  # the network has no image size: a convolutional one, say
-            checks.fail("features", expected + "is none", files.first_line(error))
+            checks.fail("features", expected + "is none", checks.first_line(error))
     if not (hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed")):
         checks.fail("features", expected + "is none", type(network).__name__)
     return network
@@ -295,7 +295,7 @@ def _one_line(argument: str, expected: str) -> Iterator[None]:
     except LattokError:
         raise
     except Exception as error:
-        checks.fail(argument, expected, files.first_line(error))
+        checks.fail(argument, expected, checks.first_line(error))
 
 
 def _check_whole(argument: str, what: str, report: Any, needed: str = "") -> None:

@@ -9,7 +9,7 @@ import warnings
 
 from torch import Tensor, nn
 
-from lattok import checks, files
+from lattok import checks
 
 OTHERWISE = "Or set it to 0, for a trained model in its config.json."
 
@@ -28,7 +28,7 @@ class PerceptualLoss(nn.Module):
                 warnings.simplefilter("ignore")  # it asks torchvision for weights in a way of the past
                 self.network = LPIPS(net="vgg", verbose=False)
         except Exception as error:  # a download fails with any type
-            checks.fail("perceptual_weight", "VGG16's weights from torchvision", files.first_line(error), OTHERWISE)
+            checks.fail("perceptual_weight", "VGG16's weights from torchvision", checks.first_line(error), OTHERWISE)
         self.requires_grad_(False).train(False)
 
     def train(self, mode: bool = True) -> PerceptualLoss:

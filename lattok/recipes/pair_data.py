@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lattok import checks, files
+from lattok import checks
 from lattok.data import RobotDataset
 from lattok.devices import device_called
 from lattok.image_lam import ImageLAM, ImageLAMConfig
@@ -148,7 +148,7 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
     except checks.LattokError:
         raise
     except Exception as error:  # both formats raise many kinds for a damaged file; the user needs one line
-        checks.fail("text_features", f"a file of arrays; {str(path)!r} could not be read", files.first_line(error))
+        checks.fail("text_features", f"a file of arrays; {str(path)!r} could not be read", checks.first_line(error))
     vectors = {text: array[None] if array.ndim == 1 else array for text, array in arrays.items()}
     for text, array in vectors.items():
         if array.ndim != 2 or 0 in array.shape or not array.is_floating_point() or not bool(array.isfinite().all()):

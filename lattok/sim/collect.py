@@ -24,12 +24,12 @@ import numpy as np
 import pyarrow as pa
 
 from lattok import checks
-from lattok.checks import LattokError
+from lattok.checks import LattokError, first_line
 from lattok.data.image_writer import Clip, encode_clip
 from lattok.data.schema import Feature, Progress
 from lattok.data.video import CODECS
 from lattok.data.writer import LeRobotWriter
-from lattok.files import claimed, first_line, read_json, whole_file
+from lattok.files import claimed, read_json, whole_file
 from lattok.signals import restated
 from lattok.sim.env import IMAGES, OBJECTS, STATE, SimEnv, find_tasks
 from lattok.sim.rendering import OFF, Variation

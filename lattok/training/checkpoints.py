@@ -66,7 +66,7 @@ def restore(model: nn.Module, optimizer: Any, path: Path, steps: int, average: M
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file; the user needs one line
-        _refuse(path, f"a file that cannot be read ({files.first_line(error)})")
+        _refuse(path, f"a file that cannot be read ({checks.first_line(error)})")
     step, tensors, moments = _checked(saved, path)
     _check_model(tensors, model, path)
     _check_average(saved.get("average"), average, path)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from lattok.checks import LattokError
-from lattok.files import first_line
+from lattok.checks import LattokError, first_line
 from lattok.findings import ORDER, WIDTH, Finding, Found, by_severity, fitted, lines
 
 Probe = Callable[..., Found]

@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from lattok.checks import LattokError
-from lattok.files import first_line
+from lattok.checks import LattokError, first_line
 from lattok.findings import Finding, Found, Severity
 from lattok.machine import cores, cpu_quota, memory_bytes
 from lattok.version import __version__, installed

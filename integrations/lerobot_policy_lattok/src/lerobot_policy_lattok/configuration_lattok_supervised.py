@@ -12,7 +12,7 @@ from draccus.utils import DecodingError, ParsingError
 from lerobot.configs.policies import PreTrainedConfig
 from torch import nn
 
-from lattok import checks, files
+from lattok import checks
 from lattok.labels import LatentSpec
 from lattok.vla import STRATEGIES, Strategy, Tap, strategy_of
 from lattok.vla.tap import find_module
@@ -79,7 +79,7 @@ class LattokSupervisedConfig(PreTrainedConfig):
         try:
             return decode(PreTrainedConfig, {"device": self.device, **self.inner_options, "type": self.inner})
         except (DecodingError, ParsingError, ValueError) as error:
-            hint = f"{self.inner} says: {files.first_line(error.__cause__ or error)}"
+            hint = f"{self.inner} says: {checks.first_line(error.__cause__ or error)}"
             checks.fail("inner_options", f"options of {self.inner}, {{name: value}}", self.inner_options, hint)
 
     def _checkpoint(self, kinds: list[str]) -> PreTrainedConfig:
@@ -91,7 +91,7 @@ class LattokSupervisedConfig(PreTrainedConfig):
         try:
             found = PreTrainedConfig.from_pretrained(self.inner)
         except (OSError, ValueError, DecodingError, ParsingError) as error:
-            checks.fail("inner", expected, self.inner, f"It cannot be opened: {files.first_line(error)}")
+            checks.fail("inner", expected, self.inner, f"It cannot be opened: {checks.first_line(error)}")
         if found.use_peft or found.type in OURS:
             checks.fail("inner", expected, f"{self.inner}, which has {'adapters' if found.use_peft else found.type}")
         return found
