@@ -1,9 +1,10 @@
-"""Progress of work that is counted in frames or stages: a bar, or without a terminal a line now and then."""
+"""Progress of work that is counted in frames, steps or stages: a bar, or without a terminal a line now and then."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 
 from tqdm.auto import tqdm
 
@@ -47,3 +48,15 @@ class bar:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+
+
+def counted(title: str, total: int) -> Iterator[int]:
+    """Count 0 .. total - 1 with a progress bar and the time left; plain lines where there is no terminal."""
+    begun = time.monotonic()
+    with tqdm(total=total, desc=title, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
+        for i in range(total):
+            yield i
+            bar.update()
+            left = (time.monotonic() - begun) / (i + 1) * (total - i - 1)
+            if bar.disable and (10 * (i + 1) // total > 10 * i // total):
+                print(f"{title}: {i + 1}/{total}, {left:.0f} s left", file=sys.stderr)

@@ -24,8 +24,8 @@ from lattok.action_vq.coarse import CoarseToFine, with_synthetic
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.arrays import Values
+from lattok.progress import counted
 from lattok.quantize import residual_kmeans
-from lattok.training.runlog import counted
 
 ITERATIONS = 8  # of k-means
 FIT_BEAMS = 8

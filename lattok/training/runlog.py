@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -111,18 +111,6 @@ def _wandb(folder: Path, title: str, first: int, config: Mapping[str, Any]) -> W
         tracker.start()
     tracker.store_init_configuration(dict(config))
     return tracker
-
-
-def counted(title: str, total: int) -> Iterator[int]:
-    """Count 0 .. total - 1 with a progress bar and the time left; plain lines where there is no terminal."""
-    begun = time.monotonic()
-    with tqdm(total=total, desc=title, dynamic_ncols=True, disable=not sys.stderr.isatty()) as bar:
-        for i in range(total):
-            yield i
-            bar.update()
-            left = (time.monotonic() - begun) / (i + 1) * (total - i - 1)
-            if bar.disable and (10 * (i + 1) // total > 10 * i // total):
-                print(f"{title}: {i + 1}/{total}, {left:.0f} s left", file=sys.stderr)
 
 
 class Meter:
