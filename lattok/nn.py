@@ -1,4 +1,4 @@
-"""The few blocks that more than one model uses."""
+"""What more than one model uses: Transformer blocks, positions, and care with threads, devices and precision."""
 
 from __future__ import annotations
 
@@ -117,14 +117,14 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def ahead(device: torch.device) -> bool:
+def non_blocking(device: torch.device) -> bool:
     """Tell whether the host may go on while a copy of its own goes to a device: `non_blocking` of such copies."""
     return device.type not in ("cpu", "mps")
 
 
 def onto(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor of the host to a device; a GPU is not waited for."""
-    return tensor.to(device, non_blocking=ahead(device))
+    return tensor.to(device, non_blocking=non_blocking(device))
 
 
 def widened(tensor: Tensor) -> Tensor:

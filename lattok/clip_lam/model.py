@@ -27,7 +27,7 @@ from lattok.clip_lam.sana import SanaDecoder
 from lattok.data.pixels import resize_pixels
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.labelling import Video, VideoEncoder, block_size, query_tokens
-from lattok.nn import ahead
+from lattok.nn import non_blocking
 from lattok.normalize import Normalizer
 from lattok.types import LatentActions, LossTerms, PolicyBatch, VideoLabeller, join
 from lattok.vla.flow import draw_flow
@@ -109,7 +109,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         the frame alone is judged; dimensions that a robot lacks are neither judged nor seen.
         """
         device = self.queries.device
-        batch = cast(PolicyBatch, send_to_device(batch, device, non_blocking=ahead(device)))
+        batch = cast(PolicyBatch, send_to_device(batch, device, non_blocking=non_blocking(device)))
         clips, valid = _clips(batch), batch.valid
         inputs = self._inputs(clips, batch.texts) if batch.inputs is None else batch.inputs
         scene, motion = self._latents(inputs, len(clips))

@@ -31,7 +31,7 @@ from lattok.hub import PARTS, HubModel
 from lattok.hub.client import HUB_ID
 from lattok.hub.records import quoted
 from lattok.hub.weights import Sizes
-from lattok.nn import ahead
+from lattok.nn import non_blocking
 from lattok.normalize import Normalizer, Unchosen
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla.config import SCRATCH, VLAConfig
@@ -247,7 +247,7 @@ class LatentVLA(BackboneModel):
             known[:, list(self.config.absent[0])] = False
             batch = batch._replace(known=known)
         device = self.placeholders.device
-        return cast(PolicyBatch, send_to_device(batch, device, non_blocking=ahead(device)))
+        return cast(PolicyBatch, send_to_device(batch, device, non_blocking=non_blocking(device)))
 
     def prepared(self, batch: PolicyBatch) -> PolicyBatch:
         """Return a batch with what the backbone makes of its images and prompts without any weights."""

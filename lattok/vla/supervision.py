@@ -22,7 +22,7 @@ from typing_extensions import Self
 from lattok import checks
 from lattok.labels import PARTS, LatentSpec, target_from_batch
 from lattok.labels.reader import ANNOTATE
-from lattok.nn import ahead
+from lattok.nn import non_blocking
 from lattok.registry import Registry
 from lattok.types import LatentTarget, LossTerms
 from lattok.vla import losses
@@ -74,7 +74,7 @@ class LatentSupervision(nn.Module, ABC):
         self._check(states, target)
         if not checked and not torch.compiler.is_compiling():
             self._check_values(target)
-        target = target.to(states.device, ahead(states.device))
+        target = target.to(states.device, non_blocking(states.device))
         states = states.to(next(self.parameters()).dtype)
         return self._terms(rearrange(states, "b (s k) d -> b s k d", k=self.states_per_step), target, reduction)
 
