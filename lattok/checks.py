@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from string import Formatter
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 LONGEST = 40_000  # characters of what came: a list of a million names says no more than its beginning
 MOST_LISTED = 1000  # characters
@@ -59,22 +59,27 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     """Tell whether this is a number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_int(value: Any) -> TypeGuard[int]:
+    """Tell whether this is a whole number, which true and false are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def positive(**values: float) -> None:
     """Every value must be a finite number greater than zero."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        if not is_number(value) or not math.isfinite(value) or value <= 0:
             fail(name, "a number greater than 0", repr(value))
 
 
 def counts(least: int = 1, most: float = math.inf, /, **values: int) -> None:
     """Require that every value is a whole number from `least` to `most`."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if not is_int(value) or value < least:
             fail(name, f"a whole number of at least {least}", repr(value))
         if value > most:
             fail(name, f"at most {most:,}", value)
@@ -95,7 +100,7 @@ def below_one(**values: float) -> None:
 def at_least_zero(**values: float) -> None:
     """Every value must be a finite number, zero or greater."""
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        if not is_number(value) or not math.isfinite(value) or value < 0:
             fail(name, "a number of at least 0", repr(value))
 
 
@@ -139,9 +144,8 @@ def known_keys(name: str, given: Iterable[str], known: Sequence[str]) -> None:
         fail(name, "names among " + listed(sorted(known)), listed(unknown), " ".join(hints))
 
 
-Facts = Mapping[
-    str, tuple[str, Callable[[Any], bool]]
-]  # what is expected of a fact by its name, in words and as a test
+# what is expected of a fact by its name, in words and as a test
+Facts = Mapping[str, tuple[str, Callable[[Any], bool]]]
 
 
 def facts(entry: Mapping[str, Any], known: Facts, where: str, hint: str) -> None:

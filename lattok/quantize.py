@@ -47,8 +47,7 @@ class QuantizerConfig:
         checks.at_least_zero(revive_below=self.revive_below)
         checks.one_of("update", self.update, ("ema", "gradient"))
         checks.one_of("start", self.start, STARTS)
-        if not 0 <= self.decay < 1:
-            checks.fail("decay", "a number in [0, 1)", self.decay)
+        checks.below_one(decay=self.decay)
         if self.levels > 1 and self.update != "ema":
             checks.fail("levels", "1 unless update is 'ema'", self.levels)
         if self.restart_every and (self.update != "gradient" or self.revive_below > 0):

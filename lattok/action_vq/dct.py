@@ -49,7 +49,7 @@ class DCTConfig(ChunkConfig):
         super().__post_init__()
         checks.counts(vocab_size=self.vocab_size)
         for name, value in {"min_token": self.min_token, "max_token": self.max_token or 0}.items():
-            if isinstance(value, bool) or not isinstance(value, int):
+            if not checks.is_int(value):
                 checks.fail(name, "a whole number", repr(value))
             if abs(value) > MOST_TOKEN:
                 checks.fail(name, f"a whole number within +-{MOST_TOKEN:,}", value)

@@ -35,7 +35,7 @@ def _within_int64(row: Any) -> Any:
     """Bring numbers of a list that are beyond int64, and so no codes, within it; -1 alone is padding."""
     if not isinstance(row, list | tuple):
         return row
-    return [max(-2, min(x, 2**62)) if isinstance(x, int) and not isinstance(x, bool) else x for x in row]
+    return [max(-2, min(x, 2**62)) if checks.is_int(x) else x for x in row]
 
 
 def _integers(codes: Any, dims: str) -> Tensor:

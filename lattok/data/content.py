@@ -142,7 +142,7 @@ def known_of(record: Any) -> dict[str, Known]:
 
 def _known(entry: Any) -> Known:
     data, count, order = base64.b64decode(entry["digests"], validate=True), entry["of"], entry["in_order"]
-    if len(data) % SIZE or not isinstance(order, str) or isinstance(count, bool) or not isinstance(count, int):
+    if len(data) % SIZE or not isinstance(order, str) or not checks.is_int(count):
         raise ValueError
     listed = [data[i : i + SIZE] for i in range(0, len(data), SIZE)]
     return Known(frozenset(listed), listed[-1] if len(listed) == KEPT and count > KEPT else None, order)

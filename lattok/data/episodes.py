@@ -193,7 +193,7 @@ def read_vectors(
 
 def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stride") -> None:
     """The stride must leave at least half of the frames with a partner in their episode."""
-    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
+    if not checks.is_int(stride) or stride < 1:
         checks.fail(name, "a whole number of frames of at least 1", repr(stride))
     total = int(lengths.sum())
 

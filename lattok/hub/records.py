@@ -66,7 +66,7 @@ def _is_text(it: Any) -> bool:
 
 
 def _is_count(it: Any) -> bool:
-    return isinstance(it, int) and not isinstance(it, bool) and it >= 0
+    return checks.is_int(it) and it >= 0
 
 
 def _is_flat(it: Any) -> bool:

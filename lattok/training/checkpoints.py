@@ -93,7 +93,7 @@ def _checked(saved: Any, path: Path) -> tuple[int, dict[str, Tensor], dict[int, 
     if not isinstance(saved, dict) or not {"step", "model", "optimizer"} <= saved.keys():
         _refuse(path, "a file of something else")
     step, tensors, optimizer = saved["step"], saved["model"], saved["optimizer"]
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+    if not checks.is_int(step) or step < 0:
         _refuse(path, f"step {step!r:.40}")
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         _refuse(path, "something else than the tensors of a model")
@@ -134,7 +134,7 @@ def _check_average(found: Any, average: Mapping[str, Tensor], path: Path) -> Non
 def _check_moments(moments: dict[int, dict[str, Any]], parameters: Sequence[Tensor], path: Path) -> None:
     """Check what the optimiser remembers of a parameter: finite numbers, of its shape or one for all."""
     for number, entry in moments.items():
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(parameters):
+        if not checks.is_int(number) or not 0 <= number < len(parameters):
             _refuse(path, f"an optimiser's state of a parameter {number!r:.40}, of {len(parameters)}")
         if entry.keys() != MOMENTS:
             _refuse(path, f"an optimiser's state with {', '.join(map(str, entry)) or 'nothing'} for one of Adam")

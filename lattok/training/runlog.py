@@ -169,7 +169,7 @@ def _entry(line: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     step = entry.get("step") if isinstance(entry, dict) else None
-    return entry if isinstance(step, int) and not isinstance(step, bool) else None
+    return entry if checks.is_int(step) else None
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

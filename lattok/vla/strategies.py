@@ -36,7 +36,7 @@ class Span:
         if not str(self.name).isidentifier():
             checks.fail("span", "a name of letters and digits", repr(self.name))
         for value, word in ((self.per_step, (CODES,)), (self.steps, (HORIZON, LABELS))):
-            if value not in word and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if value not in word and (not checks.is_int(value) or value < 1):
                 checks.fail("span", f"a whole number of at least 1, or {' or '.join(word)}", repr(value))
 
     @property
@@ -69,7 +69,7 @@ class Segment(NamedTuple):
 def check_layer(**values: Any) -> None:
     """Require that a value names a hidden state: its index, or a fraction of the layers."""
     for name, layer in values.items():
-        if isinstance(layer, bool) or not isinstance(layer, int | float) or not layer > 0:
+        if not checks.is_number(layer) or not layer > 0:
             checks.fail(name, "the index of a hidden state such as 17, or a fraction such as 0.6", repr(layer))
         if isinstance(layer, float) and layer > 1:
             checks.fail(name, "a fraction of the layers up to 1.0, or a whole number", repr(layer))

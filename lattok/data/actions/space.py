@@ -267,7 +267,7 @@ def _part(value: Any, argument: str) -> Part:
     known = {f.name: f for f in fields(kind)}
     checks.known_keys(f"{argument}: {kind.kind}", given, list(known))
     for name, number in given.items():
-        if name == "scale" and (isinstance(number, bool) or not isinstance(number, int | float)):
+        if name == "scale" and not checks.is_number(number):
             checks.fail(f"{argument}: scale", "a number", repr(number))
         if name == "axes" and (not isinstance(number, list | tuple) or not all(isinstance(a, str) for a in number)):
             checks.fail(f"{argument}: axes", 'a list such as ["x", "-y", "z"]', repr(number))

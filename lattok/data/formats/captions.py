@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lattok import checks
-from lattok.checks import LattokError
+from lattok.checks import LattokError, is_int
 from lattok.files import parse_json
 
 VIDEO_KEYS = ("file", "video", "path", "id")  # the first of these that a row has says which video it is about
@@ -89,7 +89,7 @@ def _value(path: Path, where: str, row: dict[str, Any], keys: Sequence[str]) -> 
         got = ", ".join(map(str, row)) or "nothing"
         raise LattokError(f"{path}, {where}: expected one of the names {', '.join(keys)}, got {got}.")
     value = row[key]
-    if isinstance(value, int) and not isinstance(value, bool) and keys is VIDEO_KEYS:
+    if is_int(value) and keys is VIDEO_KEYS:
         value = str(value)  # ids are often numbers
     if not isinstance(value, str) or not value.strip():
         raise LattokError(f"{path}, {where}: expected a text as `{key}`, got {value!r}.")
