@@ -17,7 +17,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from lattok import checks
 from lattok.checks import LattokError
 
 # temporary files of ours: no other program gives such names, and a process that writes one holds its lock
@@ -81,7 +80,6 @@ def sweep(folder: Path, below: bool = False) -> None:
 
 JSON_BYTES = 32 << 20  # no file of ours or of a dataset comes near; parsed, JSON takes up to 25 times as much memory
 JSON_DEPTH = 100
-YAML_BYTES = 1 << 18  # which its reader takes a second for
 TOO_DEEP, TOO_LARGE = "nested too deeply", "a whole number beyond 64 bits"
 COPY = "Copy the file again."
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -335,30 +333,6 @@ def read_json(path: Path, *, nan: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LattokError(f"{path}: expected a JSON object, got {type(value).__name__}.")
     return value
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read a .json or .yaml file of settings by name; anything else, YAML with aliases too, is a `LattokError`."""
-    if not path.is_file() or path.suffix not in (".json", ".yaml", ".yml"):
-        checks.fail("config", "a .json or .yaml file, or a dictionary", str(path))
-    if path.suffix == ".json":
-        return read_json(path)
-    import yaml  # huggingface_hub brings it
-
-    try:
-        with path.open("rb") as file:
-            given = file.read(YAML_BYTES + 1)
-        if len(given) > YAML_BYTES:
-            raise ValueError(f"more than {YAML_BYTES:,} bytes")
-        text = given.decode()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("aliases, with which a few lines can stand for any amount")
-        found = yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        checks.fail("config", f"a file of settings; {str(path)!r} could not be read", checks.first_line(error))
-    if not isinstance(found, dict):
-        checks.fail("config", f"settings with names in {str(path)!r}", type(found).__name__)
-    return found
 
 
 def parse_json(text: str | bytes, where: str, *, nan: bool = False) -> Any:

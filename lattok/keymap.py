@@ -24,7 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lattok import checks
+from lattok import checks, files
 from lattok.checks import LattokError
 
 # a name that only this system's checkpoints hold, by importer; what comes first is looked for first
@@ -41,6 +41,7 @@ SIGNS = {
 }
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
+YAML_BYTES = 1 << 18  # which its reader takes a second for
 CLAIMED = 4  # times the bytes of a file: what its tensors may take, several of which may be views of the same numbers
 
 
@@ -152,6 +153,36 @@ def read_settings(path: str | os.PathLike[str], entry: str) -> dict[str, Any]:
     content = _read_pickled(path, inert=True) if path.suffix in PICKLED and path.is_file() else {}
     found = content.get(entry) if isinstance(content, Mapping) else None
     return dict(found) if isinstance(found, Mapping) else {}
+
+
+def published_settings(given: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Return what authors say of a model besides its weights: a dictionary as it is, or that in a .json or .yaml file.
+
+    Raises `LattokError` about `config`, as arguments with settings are called; YAML with aliases is refused too.
+    """
+    if isinstance(given, Mapping):
+        return given
+    path = Path(given).expanduser()
+    if not path.is_file() or path.suffix not in (".json", ".yaml", ".yml"):
+        checks.fail("config", "a .json or .yaml file, or a dictionary", str(path))
+    if path.suffix == ".json":
+        return files.read_json(path)
+    import yaml  # huggingface_hub brings it
+
+    try:
+        with path.open("rb") as file:
+            written = file.read(YAML_BYTES + 1)
+        if len(written) > YAML_BYTES:
+            raise ValueError(f"more than {YAML_BYTES:,} bytes")
+        text = written.decode()
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("aliases, with which a few lines can stand for any amount")
+        found = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        checks.fail("config", f"a file of settings; {str(path)!r} could not be read", checks.first_line(error))
+    if not isinstance(found, Mapping):
+        checks.fail("config", f"settings with names in {str(path)!r}", type(found).__name__)
+    return found
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -76,20 +76,3 @@ def test_a_repeated_name_at_the_end_of_many_is_found_at_once():
     pairs = ",".join(f'"{i}": 0' for i in range(200_000))
     with pytest.raises(LattokError, match="'199999' comes twice"):
         files.parse_json(f'{{{pairs}, "199999": 1}}', "x.json")
-
-
-def test_settings_are_small_and_plain(tmp_path):
-    """YAML's aliases let a few lines stand for any amount, its reader recurses, and it is slow."""
-    path = tmp_path / "a.yaml"
-    path.write_text("a: {b: [1, 2.5, x]}\n")
-    assert files.read_settings(path) == {"a": {"b": [1, 2.5, "x"]}}
-    merged = "a: &a {x: 1}\nb: &b {<<: [*a, *a]}\n"
-    for text, why in (
-        ("[" * 5000 + "]" * 5000, "recursion"),
-        (merged, "aliases"),
-        ("a: " + "x" * 300_000, "more than 262,144 bytes"),
-        ("a: x\n#" + "é" * 150_000 + "\nb: y", "more than 262,144 bytes"),
-    ):
-        path.write_text(text)
-        with pytest.raises(LattokError, match=f"`config`: expected a file of settings; .* got .*{why}"):
-            files.read_settings(path)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattok.checks import LattokError
-from lattok.keymap import Join, read_checkpoint, read_settings, translate
+from lattok.keymap import Join, published_settings, read_checkpoint, read_settings, translate
 
 OURS = {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2), "steps": torch.tensor(0)}
 MAP = {"a.weight": "theirs.w", "a.bias": "theirs.b"}
@@ -278,6 +278,34 @@ def files(tmp_path_factory):
     torch.save(tensors, folder / "old.pt", _use_new_zipfile_serialization=False)
     safetensors.torch.save_file({"w": torch.arange(20.0)}, folder / "x.safetensors")
     return folder, {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_published_settings_are_a_dictionary_or_a_file(tmp_path):
+    written = {"heads": 4, "model": {"width": 8}}
+    (tmp_path / "a.json").write_text('{"heads": 4, "model": {"width": 8}}')
+    (tmp_path / "a.yaml").write_text("heads: 4\nmodel:\n  width: 8\n")
+    for given_ in (written, tmp_path / "a.json", str(tmp_path / "a.yaml")):
+        assert published_settings(given_) == written
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.toml", "heads = 4", "expected a .json or .yaml file, or a dictionary, got"),
+        ("a.yaml", "- 4", "expected settings with names in .*, got list"),
+        ("a.yaml", "a: [", "expected a file of settings; .* could not be read"),
+        ("a.yaml", "[" * 5000 + "]" * 5000, "expected a file of settings; .* got .*recursion"),
+        ("a.yaml", "a: &a {x: 1}\nb: &b {<<: [*a, *a]}\n", "expected a file of settings; .* got aliases"),
+        ("a.yaml", "a: " + "x" * 300_000, "expected a file of settings; .* got more than 262,144 bytes"),
+        ("a.yaml", "a: x\n#" + "é" * 150_000, "expected a file of settings; .* got more than 262,144 bytes"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_one_line(tmp_path, name, text, said):
+    """YAML's aliases let a few lines stand for any amount, its reader recurses, and it is slow."""
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LattokError, match=f"`config`: {said}") as caught:
+        published_settings(tmp_path / name)
+    assert "\n" not in str(caught.value)
 
 
 @settings(max_examples=300, derandomize=True)

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lattok import checks, files
+from lattok import checks
 from lattok.hub.weights import Size, planned
 from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.features import IMAGENET
 from lattok.image_lam.mae import HELD, HeldViT
 from lattok.image_lam.model import ImageLAM, frozen_features
-from lattok.keymap import Join, KeyMap, axis_of, check_kind, numbered, read_checkpoint, translate
+from lattok.keymap import Join, KeyMap, axis_of, check_kind, numbered, published_settings, read_checkpoint, translate
 
 ENCODER = "facebook/vit-mae-large"  # where the file holds no image encoder
 SCALINGS = {"imagenet": IMAGENET, "unit": ((0.0,) * 3, (1.0,) * 3)}  # of pixels between 0 and 1
@@ -111,8 +111,8 @@ def _settings(given: Mapping[str, Any] | str | os.PathLike[str] | None, path: Pa
     """Return the published settings; what they hold under `config` in LARA's own file."""
     if not isinstance(given, Mapping):
         beside = [path.parent / name for name in SETTING_FILES if (path.parent / name).is_file()]
-        file = Path(given).expanduser() if given is not None else beside[0] if beside else None
-        given = {} if file is None else files.read_settings(file)
+        file = given if given is not None else beside[0] if beside else None
+        given = {} if file is None else published_settings(file)
     inner = given.get("config")
     return inner if isinstance(inner, Mapping) else given
 

@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok import checks, files
+from lattok import checks
 from lattok.data.pixels import MOST_PIXELS, resize_pixels
 from lattok.image_lam.features import IMAGENET, FrozenFeatures
-from lattok.keymap import SAFE, Join, axis_of, numbered
+from lattok.keymap import SAFE, Join, axis_of, numbered, published_settings
 from lattok.nn import Attention, feed_forward, sinusoidal_positions
 from lattok.types import LatentActions
 from lattok.zoo.published_lam import PublishedConfig, PublishedLAM, converted, read_published
@@ -344,7 +344,7 @@ def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None, path: P
         near = [path / "config.json"] if path.is_dir() else sorted(path.parent.glob("*.yaml"))
         near = [file for file in near if file.is_file() and path.suffix != SAFE]
         config = near[0] if len(near) == 1 else {}
-    told: Any = config if isinstance(config, Mapping) else files.read_settings(Path(config).expanduser())
+    told: Any = published_settings(config)
     told = told["model"] if isinstance(told.get("model"), Mapping) else told
     told = {**told, **(told["dinov3_config"] if isinstance(told.get("dinov3_config"), Mapping) else {})}
     found = dict(PUBLISHED)

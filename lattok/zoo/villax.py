@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok import checks, files
+from lattok import checks
 from lattok.image_lam.features import IMAGENET, FrozenFeatures
-from lattok.keymap import Join, axis_of, numbered
+from lattok.keymap import Join, axis_of, numbered, published_settings
 from lattok.nn import Attention
 from lattok.types import LatentActions
 from lattok.zoo.published_lam import PublishedConfig, PublishedLAM, converted, read_published
@@ -245,9 +245,7 @@ def villax_lam(
 def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None, folder: Path) -> Mapping[str, Any]:
     if config is None and not (folder / SETTINGS).is_file():
         checks.fail("config", f"the published {SETTINGS}, here or next to the weights", "none")
-    told: Any = (
-        config if isinstance(config, Mapping) else files.read_json(Path(config or folder / SETTINGS).expanduser())
-    )
+    told: Any = published_settings(folder / SETTINGS if config is None else config)
     told = told["config"] if isinstance(told.get("config"), Mapping) else told
     missing = [name for name in HEADS.values() if not isinstance(told.get(name), int)]
     if missing:

@@ -64,7 +64,8 @@ def test_peak_memory_is_that_of_the_process_and_not_of_who_began_it():
     """A job that a large Python process begins (a scheduler, a notebook, this test) reports its own."""
     large = torch.ones(2**28)  # 1 GiB
     own = peak_memory(torch.device("cpu"))
-    assert own is not None and own > large.nbytes
+    assert own is not None
+    assert own > large.nbytes
     program = "import torch\nfrom lattok.training.runlog import peak_memory\nprint(peak_memory(torch.device('cpu')))"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert 2**26 < float(run.stdout) < large.nbytes
