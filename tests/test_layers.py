@@ -44,7 +44,6 @@ SIBLINGS = {
     "quantize": {"nn"},
     "normalize": {"nn"},
     "training": {"nn", "quantize"},
-    "image_lam": {"backbones"},
     "zoo": {"image_lam"},
     "clip_lam": {"vla"},
 }
@@ -173,7 +172,7 @@ def test_a_wrong_import_is_found(name: str, source: str):
         ("lattok.hub", "from lattok import __version__"),
         ("lattok.quantize", "from lattok.nn import MLP"),
         ("lattok.training.runlog", "from .quantize import usage"),
-        ("lattok.image_lam.features", "from lattok.backbones import table"),
+        ("lattok.zoo.lapa", "from lattok.image_lam import features"),
         ("lattok.recipes.action_vq", "from lattok import evaluation, open_dataset\nfrom lattok.demo import table"),
         ("lattok.checks", "import lattokens\nfrom data import x"),
     ],
