@@ -165,11 +165,11 @@ class TextEncoder(nn.Module):
     `name` is "t5:MODEL", where MODEL is a Hub id or a folder. Nothing is read before `load()`.
     """
 
-    def __init__(self, name: str, revision: str | None = None):
+    def __init__(self, name: str):
         super().__init__()
         if not name.startswith("t5:") or name == "t5:":
             checks.fail("language", '"t5:MODEL", where MODEL is a Hub id or a folder', repr(name))
-        self.name, self.revision = name, revision
+        self.name = name
         self.network: Any = None
         self.tokenizer: Any = None
 
@@ -181,7 +181,7 @@ class TextEncoder(nn.Module):
     def load(self) -> TextEncoder:
         """Load tokenizer and weights, from the Hub or a folder; a second call does nothing."""
         if self.network is None:
-            network, self.tokenizer = _text_encoder(self.name.removeprefix("t5:"), self.revision)
+            network, self.tokenizer = _text_encoder(self.name.removeprefix("t5:"))
             self.network = network.float().eval().requires_grad_(False)
         return self
 
@@ -266,7 +266,7 @@ def _transformers(
     return StillVideo(found.encoder, config) if video else OrderedMAE(found)
 
 
-def _text_encoder(model: str, revision: str | None) -> tuple[nn.Module, Any]:
+def _text_encoder(model: str) -> tuple[nn.Module, Any]:
     """Read encoder and tokenizer of a Hub id or a folder."""
     try:
         from transformers import AutoTokenizer, T5EncoderModel
@@ -277,8 +277,8 @@ def _text_encoder(model: str, revision: str | None) -> tuple[nn.Module, Any]:
         checks.fail("language", "a folder with config.json, or a Hub id like google-t5/t5-base", model)
     where, kind = _place(model), cast(Any, T5EncoderModel)
     with _one_line("language", f"a T5 encoder; {model!r} could not be read"):
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
-        network, report = kind.from_pretrained(where, revision=revision, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(where)
+        network, report = kind.from_pretrained(where, output_loading_info=True)
     _check_whole("language", f"a T5 encoder; {model!r}", report)
     return network, tokenizer
 
