@@ -10,7 +10,7 @@ model; no codebook and no frozen feature. Frames beyond the episode make no pair
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ from lattok.vla import losses
 from lattok.vla.model import LatentVLA, of_share
 from lattok.vla.strategies import hidden_index
 from lattok.vla.supervision import LatentSupervision
+from lattok.vla.tap import Preprocessor, WrappedPreprocessor
 
 DETACH = ("none", "lam", "policy")
 FRAMES, VALID = "pairs.frames", "pairs.valid"
@@ -239,15 +240,16 @@ class LARALoss(LatentSupervision):
         return {"latent": loss, **figures, **{name: term.detach() for name, term in seen.terms.items()}}
 
 
-class KeepPairs:
+class KeepPairs(WrappedPreprocessor):
     """A preprocessor of LeRobot for `LARALoss`: the policy sees the first of several frames, and the loss all of them.
 
     The dataset's `delta_timestamps` name the `cameras` with the times 0 and those of later frames. Frames are kept as
-    the dataset has them, whatever the preprocessor makes of images. Everything else, such as saving, is its own.
+    the dataset has them, whatever the preprocessor makes of images.
     """
 
-    def __init__(self, preprocessor: Callable[[dict[str, Any]], dict[str, Any]], cameras: Sequence[str]):
-        self.preprocessor, self.cameras = preprocessor, tuple(cameras)
+    def __init__(self, preprocessor: Preprocessor, cameras: Sequence[str]):
+        super().__init__(preprocessor)
+        self.cameras = tuple(cameras)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         frames = frames_from_lerobot(batch, self.cameras)
@@ -259,11 +261,6 @@ class KeepPairs:
         present = {key: value for key, value in batch.items() if key not in {f"{c}_is_pad" for c in self.cameras}}
         present |= {camera: batch[camera][:, 0] for camera in self.cameras}
         return {**self.preprocessor(present), FRAMES: frames, VALID: inside[:, 1:]}
-
-    def __getattr__(self, name: str) -> Any:
-        if "preprocessor" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self.preprocessor, name)
 
 
 keep_pairs = KeepPairs  # it is used as a function is

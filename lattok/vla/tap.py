@@ -216,23 +216,28 @@ def find_module(policy: nn.Module, name: str) -> nn.Module:
     return found
 
 
-class KeepLabels:
-    """A preprocessor whose output has the labels of its input: LeRobot's drop keys that they do not know.
+class WrappedPreprocessor:
+    """A preprocessor of LeRobot inside one that does more; everything else, such as saving, is its own."""
 
-    Everything else, such as saving, is the preprocessor's own.
-    """
-
-    def __init__(self, preprocessor: Preprocessor, prefix: str = "latent"):
-        self.preprocessor, self.prefix = preprocessor, prefix
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        labels = {key: value for key, value in batch.items() if key.startswith(f"{self.prefix}.")}
-        return {**self.preprocessor(batch), **labels}
+    def __init__(self, preprocessor: Preprocessor):
+        self.preprocessor = preprocessor
 
     def __getattr__(self, name: str) -> Any:
         if "preprocessor" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.preprocessor, name)
+
+
+class KeepLabels(WrappedPreprocessor):
+    """A preprocessor whose output has the labels of its input: LeRobot's drop keys that they do not know."""
+
+    def __init__(self, preprocessor: Preprocessor, prefix: str = "latent"):
+        super().__init__(preprocessor)
+        self.prefix = prefix
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        labels = {key: value for key, value in batch.items() if key.startswith(f"{self.prefix}.")}
+        return {**self.preprocessor(batch), **labels}
 
 
 keep_labels = KeepLabels  # it is used as a function is
