@@ -18,6 +18,7 @@ from lattok import checks
 
 Inputs = Mapping[str, Any]  # tensors, and what is known of them on the host
 TRAIN = ("lora", "full", "frozen")
+DTYPES = ("float32", "bfloat16")  # of a pretrained model's weights
 
 
 class BackboneOut(NamedTuple):

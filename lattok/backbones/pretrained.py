@@ -14,12 +14,12 @@ import torch
 from packaging.version import Version
 
 from lattok import checks, files
+from lattok.backbones import DTYPES
 from lattok.hub import client, weights
 from lattok.hub.client import COMMIT
 
 OLDEST = {"transformers": "5.4", "peft": "0.18"}
 INSTALL = "pip install 'lattok[vla]'"
-DTYPES = ("float32", "bfloat16")
 SMALL = ["*.json", "*.model", "*.txt", "*.jinja"]  # all of a model but its weights
 WANTED = [*SMALL, "*.safetensors"]
 EXPECTED = "a folder with config.json, or a Hub id like org/name"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lattok import checks
-from lattok.backbones import TRAIN, LoraSpec
-from lattok.data.pixels import MOST_PIXELS
+from lattok.backbones import DTYPES, TRAIN, LoraSpec
+from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS
 from lattok.image_lam.features import IMAGENET
 from lattok.normalize import NormalizedActions
 from lattok.vla.config import MOST_FLOW_STEPS, MOST_NUMBERS, SCRATCH
@@ -116,8 +116,8 @@ class ClipLAMConfig(NormalizedActions):
         checks.one_of("latent_norm", self.latent_norm, NORMS)
         checks.one_of("frame_output", self.frame_output, OUTPUTS if self.decoder == "compact" else OUTPUTS[:1])
         checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
-        checks.one_of("backbone_dtype", self.backbone_dtype, ("float32", "bfloat16"))
-        checks.one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
+        checks.one_of("backbone_dtype", self.backbone_dtype, DTYPES)
+        checks.one_of("interpolation", self.interpolation, INTERPOLATIONS)
         checks.at_least_zero(frame_weight=self.frame_weight, action_weight=self.action_weight)
         if self.frame_weight == self.action_weight == 0:
             checks.fail("frame_weight", "more than 0 where action_weight is 0", "0", "Nothing would be learned.")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lattok import checks
-from lattok.backbones import TRAIN, LoraSpec
+from lattok.backbones import DTYPES, TRAIN, LoraSpec
 from lattok.checks import LattokError
-from lattok.data.pixels import MOST_PIXELS
+from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS
 from lattok.hub import ADDED
 from lattok.labels import LatentSpec
 from lattok.normalize import NormalizedActions, clipped_kinds
@@ -107,7 +107,7 @@ class VLAConfig(NormalizedActions):
             got = f"{self.horizon} steps of {self.action_dim} dimensions, proprio_dim {self.proprio_dim}"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk and in proprio", got)
         checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
-        checks.one_of("backbone_dtype", self.backbone_dtype, ("float32", "bfloat16"))
+        checks.one_of("backbone_dtype", self.backbone_dtype, DTYPES)
         checks.one_of("pool", self.pool, POOLS)
         checks.one_of("action_loss", self.action_loss, ("l2", "l1", BCE))
         if self.action_loss == BCE and (self.head != "regression" or not self.gripper):
@@ -116,7 +116,7 @@ class VLAConfig(NormalizedActions):
                 "action_loss", f"{BCE} for a regression head and actions with a *gripper*", f"{self.head}, {names}"
             )
         checks.one_of("loss_reduction", self.loss_reduction, ("mean", "sum"))
-        checks.one_of("interpolation", self.interpolation, ("bicubic", "bilinear"))
+        checks.one_of("interpolation", self.interpolation, INTERPOLATIONS)
         _check_cameras(self.cameras, self.camera_sizes)
         _check_layers(self.head_layers)
         _check_labels(self.strategy, self.latent, self.horizon)

@@ -287,30 +287,30 @@ def _check_frame(mode: str, frame: str, modes: Sequence[str]) -> None:
 _DELTA_EULER = ActionSpace((Position(), Rotation("euler_xyz"), Gripper("open_is_1")))
 # robosuite's OSC_POSE: one unit is 5 cm, or half a radian
 _OSC_POSE = ActionSpace((Position(scale=0.05), Rotation("axis_angle", scale=0.5), Gripper("closed_is_plus_1")))
-_ARMS = ("left", "right")
+ARMS = ("left", "right")
 # LatBot (Li et al., 2025, section 6.1): what robots and hands have in common; see `unified`
 UNIFIED = ActionSpace(
     (
         *(
             part
-            for arm in _ARMS
+            for arm in ARMS
             for part in (Position(arm=arm), Rotation("euler_xyz", arm=arm), Gripper("open_is_1", arm=arm))
         ),
-        *(Fingertips(arm=arm) for arm in _ARMS),
+        *(Fingertips(arm=arm) for arm in ARMS),
     )
 )
 UNIFIED_STATE = ActionSpace(
     (
         *(
             part
-            for arm in _ARMS
+            for arm in ARMS
             for part in (
                 Position("absolute", arm=arm),
                 Rotation("quaternion_xyzw", "absolute", arm=arm),
                 Gripper("open_is_1", arm=arm),
             )
         ),
-        *(Fingertips("absolute", arm=arm) for arm in _ARMS),
+        *(Fingertips("absolute", arm=arm) for arm in ARMS),
     )
 )
 PRESETS: dict[str, ActionSpace] = {
@@ -319,9 +319,7 @@ PRESETS: dict[str, ActionSpace] = {
     "libero": _OSC_POSE,
     "robomimic": _OSC_POSE,
     "metaworld": ActionSpace((Position(scale=0.01), Gripper("closed_is_plus_1"))),
-    "aloha": ActionSpace(
-        tuple(part for arm in ("left", "right") for part in (Joints(6, arm=arm), Gripper("open_is_1", arm=arm)))
-    ),
+    "aloha": ActionSpace(tuple(part for arm in ARMS for part in (Joints(6, arm=arm), Gripper("open_is_1", arm=arm)))),
     "franka_joints": ActionSpace((Joints(7), Gripper("open_is_1"))),
     "unified": UNIFIED,
     "unified_state": UNIFIED_STATE,

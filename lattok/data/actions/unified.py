@@ -16,9 +16,7 @@ import numpy as np
 
 from lattok import checks
 from lattok.data.actions.convert import Space, convert_actions
-from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace, Part, Position
-
-ARMS = ("left", "right")
+from lattok.data.actions.space import ARMS, UNIFIED, UNIFIED_STATE, ActionSpace, Part, Position
 
 
 def is_unified(space: ActionSpace) -> bool:
