@@ -27,7 +27,7 @@ import pyarrow as pa
 
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.data.tables import RollingTables, to_arrow
-from lattok.data.video import CODECS
+from lattok.data.video import CODEC_OF, CODECS
 from lattok.data.writer import DATA_PATH, EPISODES_PATH, VIDEO_PATH, write_tasks
 
 FPS = 30
@@ -172,7 +172,7 @@ def _write_meta(
     cameras, size, codec = pictures
     video = entry("video", size, size, 3, names=["height", "width", "channels"])
     video["info"] = {"video.height": size, "video.width": size, "video.channels": 3, "video.fps": FPS}
-    video["info"] |= {"video.codec": "av1" if codec == "libsvtav1" else codec, "video.pix_fmt": "yuv420p"}
+    video["info"] |= {"video.codec": CODEC_OF[codec], "video.pix_fmt": "yuv420p"}
     video["info"] |= {"video.is_depth_map": False, "has_audio": False}
     info = {
         "codebase_version": "v3.0",

@@ -33,6 +33,7 @@ CODECS = {
     "libsvtav1": {"g": "2", "crf": "30", "preset": "10"},
     "h264": {"g": "2", "crf": "23", "preset": "veryfast", "tune": "zerolatency"},
 }
+CODEC_OF = {"libsvtav1": "av1", "h264": "h264"}  # what each encoder makes
 
 
 class VideoFacts(NamedTuple):
@@ -50,8 +51,11 @@ def probe(path: Path) -> VideoFacts:
     with open_video(path) as container:
         stream = container.streams.video[0]
         rate = stream.average_rate or stream.base_rate or 0
-        codec = getattr(stream.codec, "canonical_name", stream.codec.name)  # PyAV 13 has the decoder's name only
-        return VideoFacts(stream.frames, float(rate), stream.width, stream.height, codec)
+        return VideoFacts(stream.frames, float(rate), stream.width, stream.height, _codec_name(stream))
+
+
+def _codec_name(stream: VideoStream) -> str:
+    return getattr(stream.codec, "canonical_name", stream.codec.name)  # PyAV 13 has the decoder's name only
 
 
 def decode_at(path: Path, timestamps: np.ndarray, fps: float) -> Iterator[np.ndarray]:
@@ -246,7 +250,7 @@ class VideoJoiner:
     """Writes one video file from clips of `VideoWriter`, with the same arguments, without encoding again."""
 
     def __init__(self, path: Path, fps: float, size: tuple[int, int], codec: str):
-        self._kind = (*size, "av1" if codec == "libsvtav1" else codec)
+        self._kind = (*size, CODEC_OF[codec])
         path.parent.mkdir(parents=True, exist_ok=True)
         self._container = av.open(str(path), "w")
         self._frame = 1 / Fraction(fps).limit_denominator(1001)
@@ -258,18 +262,15 @@ class VideoJoiner:
         """Append the frames of a clip."""
         with open_video(clip) as source:
             given = source.streams.video[0]
-            kind = (given.height, given.width, getattr(given.codec, "canonical_name", given.codec.name))
+            kind = (given.height, given.width, _codec_name(given))
             if kind != self._kind:
                 checks.fail("frames", "a clip {1} x {0} of {2}".format(*self._kind), "{1} x {0} of {2}".format(*kind))
             self._stream = self._stream or _like(self._container, given)
             for packet in source.demux(given):
                 if packet.size:  # the last one is the demuxer's end
                     packet.stream, packet.time_base = self._stream, self._frame
-                    packet.pts, packet.dts, packet.duration = (
-                        self.frames,
-                        self.frames,
-                        1,
-                    )  # shown in the order in which they are stored
+                    packet.pts = packet.dts = self.frames  # shown in the order in which they are stored
+                    packet.duration = 1
                     self._container.mux(packet)
                     self.frames += 1
                     self.bytes += packet.size

@@ -25,7 +25,7 @@ from lattok.data.image_writer import VIDEO_PATH, EpisodeFrames, Frames, RollingV
 from lattok.data.schema import IMAGE_DTYPES, INDEX_FEATURES, INDEX_KEYS, LEROBOT_INDEX, Feature, index_column
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.data.tables import RollingTables, of_type, to_arrow
-from lattok.data.video import CODECS
+from lattok.data.video import CODEC_OF, CODECS
 from lattok.files import claimed, sync_files, sync_folder, write_json
 from lattok.places import is_file_name
 
@@ -294,7 +294,7 @@ class LeRobotWriter:
             entries[key]["info"] = {
                 "video.height": height,
                 "video.width": width,
-                "video.codec": "av1" if self._codec == "libsvtav1" else "h264",
+                "video.codec": CODEC_OF[self._codec],
                 "video.pix_fmt": "yuv420p",
                 "video.is_depth_map": False,
                 "video.fps": self._fps,

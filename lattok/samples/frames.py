@@ -113,7 +113,7 @@ class FrameReader(Reader):
             index = self.episodes[place].index
             try:
                 found = self._read(index, rows[here] - self._starts[place], stopped)
-                self._check_size(found, index, self.shape)
+                self._check_size(found, index)
                 if len(here) == len(rows):
                     return found, errors
                 frames[here[0] : here[-1] + 1] = found
@@ -163,7 +163,7 @@ class FrameReader(Reader):
         with Ahead(decode, jobs, AHEAD, threads=min(DECODERS, threads)) as decoded:
             for number, episode in zip(numbers, chosen, strict=True):
                 frames = decoded(episode.index)
-                self._check_size(frames, episode.index, self.shape)
+                self._check_size(frames, episode.index)
                 store[self._starts[number] : self._starts[number + 1]] = frames
                 done += len(frames)
                 if progress is not None:
@@ -184,11 +184,10 @@ class FrameReader(Reader):
             checks.fail("frames", "uint8 pixels [T, V, H, W, 3]", got, hint)
         return frames
 
-    @staticmethod
-    def _check_size(frames: np.ndarray, index: int, shape: tuple[int, ...]) -> None:
-        if frames.shape[1:] != shape:
+    def _check_size(self, frames: np.ndarray, index: int) -> None:
+        if frames.shape[1:] != self.shape:
             hint = "Give a `transform` that resizes, such as a model's `resize`, or choose `episodes` of one size."
-            checks.fail("frames", f"shape {shape}", f"{frames.shape[1:]} in episode {index}", hint)
+            checks.fail("frames", f"shape {self.shape}", f"{frames.shape[1:]} in episode {index}", hint)
 
 
 _KEPT: ContextVar[dict[tuple[Hashable, ...], np.ndarray] | None] = ContextVar("frames that are read once", default=None)
