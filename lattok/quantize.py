@@ -37,7 +37,7 @@ class QuantizerConfig:
     update: str = "ema"  # "ema": moving averages; "gradient": codebook loss (Eq. 13)
     start: str = "kmeans"  # from the first latents; or random: "uniform" in ±1/size, "normal" with deviation 1
     continuous_steps: int = 0  # training steps that pass latents through before the codebook starts
-    decay: float = 0.99
+    decay: float = 0.99  # per step, of the moving averages
     revive_below: float = 0.03  # a code is dead below this share of the mean use; 0 switches revival off
     restart_every: int = 0  # steps after which codes without a single use become copies of used ones; 0: never
 

@@ -23,7 +23,7 @@ class UniformBinsConfig(ChunkConfig):
     """`bins` equal bins per dimension over the normalised range [-1, 1]; values outside fall into the outer ones."""
 
     normalize: str = "quantile"
-    bins: int = 256
+    bins: int = 256  # of each dimension
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -67,25 +67,25 @@ class ActionVQConfig(ChunkConfig):
 
     dim: int = 128  # width of a code
     codebook_size: int = 256  # codes to choose from
-    fft: bool = True
-    dilations: tuple[int, ...] = (1, 2, 4)
-    depth: int = 2
-    heads: int = 4
-    hidden: int = 256
-    dropout: float = 0.1
+    fft: bool = True  # the encoder also sees the chunk's spectrum
+    dilations: tuple[int, ...] = (1, 2, 4)  # of the encoder's convolutions
+    depth: int = 2  # Transformer layers of the encoder, and of the context decoder
+    heads: int = 4  # their attention heads
+    hidden: int = 256  # width inside the MLPs
+    dropout: float = 0.1  # in the Transformer layers, while it learns
     decoder: str = "step"  # "step": the paper's MLP, one code at a time; "context": over all codes of the chunk
 
-    commitment_weight: float = 0.25
+    commitment_weight: float = 0.25  # of the loss that keeps latents near their codes
     loss_reduction: str = "mean"  # "sum": every norm of Eq. 16 to 18 a sum over steps and dimensions, as printed
     mask_weight: float = 0.0  # the paper's 0.1 raises the error by a third (docs/decisions.md)
-    mask_ratio: float = 0.15
+    mask_ratio: float = 0.15  # share of the steps that the mask loss leaves out
     mask_passes: int = 2  # 2: Eq. 16 from unmasked latents; 1: the published code, one masked pass for everything
-    mask_detach_target: bool = False
+    mask_detach_target: bool = False  # the mask loss does not move what it compares with
 
-    codebook_start: str = "kmeans"
-    continuous_steps: int = 0
-    decay: float = 0.99
-    revive_below: float = 0.03
+    codebook_start: str = "kmeans"  # from the first latents; or random: "uniform" in ±1/K, "normal" with deviation 1
+    continuous_steps: int = 0  # training steps that pass latents through before the codebook starts
+    decay: float = 0.99  # per step, of the moving averages that the codebook is made of
+    revive_below: float = 0.03  # a code is dead below this share of the mean use; 0 switches revival off
 
     def __post_init__(self) -> None:
         super().__post_init__()

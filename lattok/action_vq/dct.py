@@ -40,7 +40,7 @@ class DCTConfig(ChunkConfig):
     from_data = ChunkConfig.from_data | {"min_token", "max_token"}
 
     normalize: str = "quantile"
-    vocab_size: int = 1024
+    vocab_size: int = 1024  # tokens to choose from, at most
     scale: float = 10.0  # rounding steps per unit of a coefficient
     min_token: int = 0  # the coefficient that is character 0
     max_token: int | None = None  # the largest coefficient; None: the largest that the vocabulary can write

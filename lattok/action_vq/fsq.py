@@ -38,9 +38,9 @@ class FSQConfig(ChunkConfig):
 
     from_data = ChunkConfig.from_data | {"bits"}
 
-    tokens: int = 8
-    codebook_size: int = 256
-    hidden: int = 256
+    tokens: int = 8  # codes of a chunk
+    codebook_size: int = 256  # codes to choose from, a power of two
+    hidden: int = 256  # width inside the MLPs
     bits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

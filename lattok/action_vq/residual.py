@@ -39,9 +39,9 @@ BLOCK = 1024  # chunks searched at a time
 class ResidualVQConfig(ChunkConfig):
     """`tokens` levels of `codebook_size` rows; `beams` partial codes are kept at encoding, 1 is greedy."""
 
-    tokens: int = 8
-    codebook_size: int = 256
-    beams: int = 16
+    tokens: int = 8  # levels, each of which gives a code
+    codebook_size: int = 256  # codes to choose from in each
+    beams: int = 16  # partial codes that are kept while a chunk is encoded; 1: greedy
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -41,12 +41,12 @@ class ImageLAMConfig:
     extra_strides: tuple[str, ...] = ()  # further futures trained along; labels are always those of `stride`
     # or "pixels", "hf:MODEL", or "held:..." (see FrozenFeatures)
     features: str = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
-    features_revision: str | None = None
+    features_revision: str | None = None  # of features from the Hub
     class_token: bool = field(default=False, metadata=ADDED)  # features begin with the network's class token
     image_size: int = 224  # side of the frames in pixels
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    interpolation: str = "bicubic"
+    interpolation: str = "bicubic"  # of frames that are resized, or "bilinear"
     language: str | None = None  # stage 1: "t5:MODEL" or "precomputed"; its vectors join the tokens of every frame
     language_dim: int = 768
 
@@ -56,11 +56,11 @@ class ImageLAMConfig:
     codebook_size: int = 16  # K, codes to choose from
     env_codebook_size: int = 16  # K of the environment stream
     latent_dim: int = 128  # d, width of a latent
-    width: int = 768
-    heads: int = 12
-    encoder_depth: int = 12
-    decoder_depth: int = 12
-    dropout: float = 0.0
+    width: int = 768  # of encoder and decoder
+    heads: int = 12  # their attention heads
+    encoder_depth: int = 12  # blocks of the encoder
+    decoder_depth: int = 12  # blocks of the decoder
+    dropout: float = 0.0  # while it learns
 
     # "spacetime" (paper), "fused": one frame of [now, later, difference], or "sequence": both frames in one (Moto)
     encoder: str = "spacetime"
@@ -72,8 +72,8 @@ class ImageLAMConfig:
     quantizer: str = "vq"  # "vq" (paper), "residual": P levels of one latent, "fsq", or "none": continuous, no codes
     codebook_update: str = "gradient"  # "gradient" (paper) or "ema"
     codebook_start: str = "uniform"  # in ±1/K (UniVLA); "kmeans", from the first latents; "normal", deviation 1
-    continuous_steps: int = 0
-    revive_below: float = 0.0
+    continuous_steps: int = 0  # training steps that pass latents through before the codebook starts
+    revive_below: float = 0.0  # a code is dead below this share of the mean use; 0 switches revival off
     restart_every: int = 0  # steps after which unused codes become copies of used ones (UniVLA: every epoch); 0: never
     # what the decoder predicts of the later frame from the first: its "features" (paper) or "pixels" (Moto)
     target: str = field(default="features", metadata=ADDED)
@@ -93,9 +93,9 @@ class ImageLAMConfig:
     feature_weight: float = field(default=0.0, metadata=ADDED)  # of pixels: a second decoder predicts the features
     perceptual_weight: float = field(default=0.0, metadata=ADDED)  # of pixels: LPIPS, needs the extra `lpips`
     codebook_weight: float = field(default=1.0, metadata=ADDED)  # with codebook_update "gradient"
-    commitment_weight: float = 0.25
-    action_weight: float = 1.0
-    decorrelation_weight: float = 0.0
+    commitment_weight: float = 0.25  # of the loss that keeps latents near their codes
+    action_weight: float = 1.0  # of the loss of labelled pairs
+    decorrelation_weight: float = 0.0  # of the loss that makes the tokens of a pair say different things
     additivity_weight: float = 0.0  # needs extra_strides
     flow_weight: float = 0.0  # the codes alone also say how the pixels move; of two streams, those of `env`
     kl_weight: float = 0.0  # needs quantizer "none": a variational bottleneck

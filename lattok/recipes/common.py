@@ -55,10 +55,10 @@ class ImageOptions(DataOptions):
 
     crop: float = 1.0  # least share of the image that is kept; 1: all of it
     crop_most: float = 1.0  # greatest share
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
+    brightness: float = 0.0  # factor from 1 - b to 1 + b; 0: off
+    contrast: float = 0.0  # the same, around the mean grey of the image
+    saturation: float = 0.0  # the same, around the grey of the pixel
+    hue: float = 0.0  # turns around the grey axis, from -h to h
 
     @property
     def augmentation(self) -> Augmentation:

@@ -48,16 +48,15 @@ class LoopOptions:
     batch_size: int = 128  # over all processes and accumulated parts
     accumulate: int = 1  # parts of a batch, one after the other; batch statistics and moving codebooks see the parts
     lr: float = 1e-4  # learning rate
-    schedule: str = (
-        "constant"  # or "one_cycle": 10 % warm-up, cosine to zero; "step": times a factor now and then; "cosine"
-    )
+    # "constant"; "one_cycle": 10 % warm-up, cosine to zero; "step": times a factor now and then; "cosine"
+    schedule: str = "constant"
     decay_every: int = 10_000  # steps of "step"
-    decay_factor: float = 0.5
+    decay_factor: float = 0.5  # of "step"
     warmup_steps: int = 0  # of "cosine", which then falls to min_lr
-    min_lr: float = 0.0
+    min_lr: float = 0.0  # learning rate at which "cosine" ends
     optimizer: str = "adam"  # or "adamw"
     beta2: float = 0.999  # decay per step of the mean squared gradients
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of each step, times lr; with "adam" part of the gradient
     clip_norm: float = 1.0  # greatest norm of the gradient
     ema: float = 0.0  # decay per step of a moving average of the weights, which the model gets; 0: the last weights
     seed: int = 0  # of everything random

@@ -50,23 +50,23 @@ class VLAConfig(NormalizedActions):
     normalizers: tuple[str, ...] = field(default=(), metadata=ADDED)  # datasets of a mixture, each with its own
     absent: tuple[tuple[int, ...], ...] = field(default=(), metadata=ADDED)  # of each: actions that its robot lacks
     image_size: int = 224  # side of the images in pixels
-    interpolation: str = "bicubic"
+    interpolation: str = "bicubic"  # of what is resized, or "bilinear"
     prompt: str = PROMPT  # without {task}: a policy that knows no instruction
     backbone: str = "Qwen/Qwen3-VL-2B-Instruct"  # a Hub id, a folder, or "scratch"
     backbone_revision: str | None = None  # commit, or the fingerprint of a folder
     backbone_dtype: str = "float32"  # of the base model's frozen weights, or "bfloat16"; what is trained is float32
     train_backbone: str = "lora"  # "lora", "full" or "frozen"; a scratch backbone takes "full" only
     lora_rank: int = 64  # of the adapters in the backbone
-    lora_alpha: float = 16.0
-    lora_dropout: float = 0.0
-    lora_vision: bool = True
-    gradient_checkpointing: bool = False
+    lora_alpha: float = 16.0  # what the adapters add is scaled by alpha / rank
+    lora_dropout: float = 0.0  # of the adapters' input, while they learn
+    lora_vision: bool = True  # adapters also in the image tower
+    gradient_checkpointing: bool = False  # less memory for more time
     width: int = 128  # of the scratch backbone
-    depth: int = 4
-    heads: int = 4
-    patch_size: int = 16
-    head_dim: int = 512
-    head_heads: int = 8
+    depth: int = 4  # layers of the scratch backbone
+    heads: int = 4  # its attention heads
+    patch_size: int = 16  # side of its patches in pixels
+    head_dim: int = 512  # width of the action head
+    head_heads: int = 8  # its attention heads
     head_layers: tuple[int, ...] = ()  # hidden states that the head sees; none: ⌈N/2⌉..N
     head: str = field(default="regression", metadata=ADDED)  # or "flow": chunks out of noise (flow matching)
     flow_steps: int = field(default=4, metadata=ADDED)  # Euler steps from noise to a chunk, of a flow head

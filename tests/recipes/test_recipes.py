@@ -11,6 +11,7 @@ import torch
 import lattok
 from lattok.checks import LattokError
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, kinds, recipe_of
+from lattok.recipes.common import comments_of, types_of
 from lattok.recipes.run_folder import read_options
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import PairBatches
@@ -148,6 +149,17 @@ def test_recipes_are_pickled_and_made_again_from_their_own_options(kind):
 def test_bad_options_name_themselves(options, text):
     with pytest.raises(LattokError, match=text):
         ActionVQRecipe.from_preset("d", "o", **options)
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_every_option_says_what_it_is(kind):
+    """The comment next to a field is its help; arguments of `fit` alone have no place for one."""
+    recipe = recipe_of(kind)
+    assert recipe is not None
+    sources = (recipe.data_class, recipe.loop_class, recipe.model_class)
+    for owner, source in zip(recipe.groups(), sources, strict=True):
+        said = comments_of(source)
+        assert source.__module__ == "types" or not [name for name in types_of(owner) if not said.get(name)]
 
 
 def test_config_files(tmp_path):
