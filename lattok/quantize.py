@@ -325,9 +325,8 @@ class VectorQuantizer(CodeUsage):
         self.reservoir: Tensor
         self.reservoir_step: Tensor
         self._counted = (self.steps, -1, 0)  # what `steps` held, when it had been changed so often
-        self._seed = int(
-            torch.randint(2**31, (), device="cpu")
-        )  # one for all processes that build the model from one seed
+        # one for all processes that build the model from one seed
+        self._seed = int(torch.randint(2**31, (), device="cpu"))
 
     @property
     def count(self) -> int:

@@ -66,7 +66,7 @@ def write_source(root: Path) -> Path:
     rng = np.random.default_rng(0)
     features = {
         "action": Feature("float32", (3,), None),
-        "observation.images.front": Feature("video", (32, 32, 3), None),
+        CAMERA: Feature("video", (32, 32, 3), None),
     }
     options = {"video_codec": "h264", "encoder_threads": 1, "data_file_mb": 0.02, "video_file_mb": 0.02}
     with LeRobotWriter.create(root, 10, features, **options) as writer:
@@ -231,12 +231,7 @@ def read_only(folder: Path) -> dict:
 def main() -> None:
     """Run everything and write what happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--kills",
-        type=int,
-        default=100,
-        help="in all, half for each way",
-    )
+    parser.add_argument("--kills", type=int, default=100, help="in all, half for each way")
     parser.add_argument("--ray-kills", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)

@@ -59,17 +59,8 @@ class Job(NamedTuple):
 def image_lam(sources: Path, out: Path) -> list[str]:
     """Train a small latent action model of video."""
     return [
-        *[
-            "train",
-            "image-lam",
-            f"{sources}/data",
-            "--out",
-            str(out),
-            "--preset",
-            "tiny+robust",
-            "--features",
-            "pixels",
-        ],
+        *["train", "image-lam", f"{sources}/data", "--out", str(out), "--preset", "tiny+robust"],
+        *["--features", "pixels"],
         *["--steps", "60", "--batch-size", "8", "--image-size", "32", *SMALL, *LOOP],
     ]
 
@@ -94,10 +85,7 @@ JOBS = (
     Job("train uniform-bins", lambda s, o: ["train", "uniform-bins", f"{s}/data", "--out", str(o)]),
     Job("export", lambda s, o: ["export", f"{s}/data", "--out", str(o), "--video-codec", "h264"]),
     Job("evaluate", lambda s, o: ["evaluate", f"{s}/tok", f"{s}/data", "--out", str(o), "--device", "cpu"]),
-    Job(
-        "convert",
-        lambda s, o: ["convert", "p2t-action-vq", f"{s}/checkpoint.pt", str(o), "--horizon", "20"],
-    ),
+    Job("convert", lambda s, o: ["convert", "p2t-action-vq", f"{s}/checkpoint.pt", str(o), "--horizon", "20"]),
 )
 
 
@@ -195,14 +183,8 @@ def kill_study(folder: Path, job: Job, kills: int, seed: int, by_hand: int = 0) 
         assert ended.code == 0, ended.text
         lasting[run], expected, source = time.perf_counter() - begun, content(out), tree(sources)
     outcome = {"job": job.name, "kills": 0, **{f"by {s.name}": 0 for s in SIGNALS}, "as a user": 0}
-    outcome |= {
-        "finished_before": 0,
-        "identical": 0,
-        "source_untouched": 0,
-        "left_over": 0,
-        "dead_ends": 0,
-        "commands": 0,
-    }
+    outcome |= dict.fromkeys(("finished_before", "identical", "source_untouched", "left_over", "dead_ends"), 0)
+    outcome |= {"commands": 0}
     trial = 0
     while outcome["kills"] < kills and trial < 6 * kills:
         number, run = SIGNALS[trial % 3], started if outcome["kills"] < by_hand else forked

@@ -195,8 +195,8 @@ def wait(folder: Path, frames: int) -> dict[str, Any]:
     for name, step_s in {"50 ms a step": STEP_S, "as fast as it can": 0.0}.items():
         for ahead in (True, False):
             source = Windows(dataset(folder, frames, 2))
-            # otherwise decoded in the step too
             steps = range(LATER, LATER + WARM + STEPS)
+            # not made ahead, batches are decoded in the step too
             batches = fed(source, len(steps), LATER) if ahead else (source(step, 0, 1) for step in steps)
             waited, begun = 0.0, 0.0
             for step in range(len(steps)):

@@ -69,9 +69,8 @@ class DCTTokenizer(ChunkTokenizer, ABC):
     config: DCTConfig
     subwords_class: ClassVar[type[CoefficientSubwords]]
     train_subwords: ClassVar[Callable[[np.ndarray, int, float], tuple[str, int, int]]]
-    by_dimension: ClassVar[
-        bool
-    ]  # all frequencies of a dimension, then the next one; else all dimensions of a frequency
+    # all frequencies of a dimension, then the next one; else all dimensions of a frequency
+    by_dimension: ClassVar[bool]
     fixed_length = False
 
     def __init__(self, config: DCTConfig):

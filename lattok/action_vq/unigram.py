@@ -65,10 +65,8 @@ class CoefficientUnigram(CoefficientSubwords):
     @staticmethod
     def _read(text: str) -> tuple[Tokenizer, list[bytes], np.ndarray]:
         tokenizer, raw = read_tokenizer(text)
-        model, around = (
-            raw["model"],
-            [name for name in ("normalizer", "pre_tokenizer", "added_tokens") if raw.get(name)],
-        )
+        model = raw["model"]
+        around = [name for name in ("normalizer", "pre_tokenizer", "added_tokens") if raw.get(name)]
         if model.get("type") != "Unigram" or around:
             got = f"{model.get('type')}{''.join(f' with a {name}' for name in around)}"
             checks.fail("tokenizer.json", "a unigram model", got, CoefficientUnigram.needs)

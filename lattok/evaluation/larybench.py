@@ -93,7 +93,7 @@ def regression_errors(
 def regressed(evidence: LatentEvidence, options: ProbeOptions) -> tuple[Tensor, Tensor]:
     """Return the mean squared error of each action dimension [m] by the probe, and by the mean action."""
     device = evidence.model.features.mean.device
-    x, x_test = (_tokens(pairs).to(device) for pairs in (evidence.train, evidence.held_out))
+    x, x_test = (_vectors(pairs).flatten(1).to(device) for pairs in (evidence.train, evidence.held_out))
     y, y_test = (evidence.source.chunks(pairs).to(device) for pairs in (evidence.train, evidence.held_out))
     found = regression_errors(x, y, x_test, y_test, evidence.seed, options)
     probe, mean = (errors.mean((0, 1)).cpu() for errors in found)
@@ -109,11 +109,8 @@ def write_tokens(evidence: LatentEvidence, name: str, out: Path) -> None:
     """
     dataset, stride = (file_part(text) for text in (evidence.source.dataset.name, str(evidence.source.stride)))
     for split, pairs in zip(SPLITS, (evidence.train, evidence.held_out), strict=True):
-        latents, chunks, where = (
-            pairs.latents,
-            evidence.source.chunks(pairs).numpy(),
-            Path(dataset, split, file_part(name)),
-        )
+        codes, vectors = pairs.latents.codes.numpy(), _vectors(pairs).numpy()
+        chunks, where = evidence.source.chunks(pairs).numpy(), Path(dataset, split, file_part(name))
         (out / LATENTS / where).mkdir(parents=True, exist_ok=True)
         table = out / "data" / f"{split}_la_{dataset}_{stride}_{file_part(name)}.csv"
         table.parent.mkdir(parents=True, exist_ok=True)
@@ -122,9 +119,7 @@ def write_tokens(evidence: LatentEvidence, name: str, out: Path) -> None:
             writer.writerow(COLUMNS)
             for i, (episode, t) in enumerate(zip(pairs.episode_of, pairs.frames.frame_of[pairs.rows], strict=True)):
                 token = Path(where, f"latent_action_{i:08d}.npz")
-                np.savez_compressed(
-                    out / LATENTS / token, tokens=_vectors(pairs)[i].numpy(), indices=latents.codes[i].numpy()
-                )
+                np.savez_compressed(out / LATENTS / token, tokens=vectors[i], indices=codes[i])
                 last = t + evidence.source.stride
                 action = Path("actions", f"ep_{episode}", f"action_{t:06d}to{last - 1:06d}.npy")
                 (out / action).parent.mkdir(parents=True, exist_ok=True)
@@ -136,10 +131,6 @@ def write_tokens(evidence: LatentEvidence, name: str, out: Path) -> None:
 def _vectors(pairs: PairSet) -> Tensor:
     """Return what stands for a pair in the benchmark, [n, P, d]: rows of the codebook, or continuous latents."""
     return pairs.latents.quantized
-
-
-def _tokens(pairs: PairSet) -> Tensor:
-    return _vectors(pairs).flatten(1)
 
 
 def file_part(name: str) -> str:

@@ -99,9 +99,8 @@ def _facts(recipe: Recipe[Any], source: PolicySource) -> dict[str, Any]:
         facts["numbers of proprio"] = vector_key(dataset, "state_key", data.state_key).shape[0]
     if spec is None:
         return facts
-    facts |= {
-        f"`{name}` of labels": value for name, value in spec.to_json().items() if name != "stride"
-    }  # may be a time
+    labels = {name: value for name, value in spec.to_json().items() if name != "stride"}  # which may be a time
+    facts |= {f"`{name}` of labels": value for name, value in labels.items()}
     if spec.target == "steps":  # an action tokenizer may be one, with normalisers of each dataset
         entry = provenance_of(dataset).get(spec.prefix, {})
         facts["model of labels"] = str(entry.get("model", {}).get("weights_sha256"))[:12]

@@ -277,7 +277,7 @@ class _Plays:
 def _mean_of(seat: _Seat, chunk: np.ndarray, decay: float) -> np.ndarray:
     """Return the mean of all that was planned for the present decision, [1, m]."""
     now = seat.decisions
-    seat.recent = [(begin, known) for begin, known in seat.recent if now - begin < len(known)] + [(now, chunk)]
+    seat.recent = [(first, known) for first, known in seat.recent if now - first < len(known)] + [(now, chunk)]
     weights = np.exp(-decay * np.arange(len(seat.recent)))
-    actions = np.stack([known[now - begin] for begin, known in seat.recent])
+    actions = np.stack([known[now - first] for first, known in seat.recent])
     return (weights / weights.sum() @ actions)[None]

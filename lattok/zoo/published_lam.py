@@ -29,10 +29,8 @@ from lattok.keymap import KeyMap, check_kind, read_checkpoint, read_settings, tr
 from lattok.quantize import nearest
 from lattok.types import LatentActions
 
-WHITE = {
-    "unit": 1.0,
-    "bytes": 255.0,
-}  # a white pixel, as `encode_pixels` gets it; "normalized": by mean and std already
+# a white pixel, as `encode_pixels` gets it; "normalized": by mean and std already
+WHITE = {"unit": 1.0, "bytes": 255.0}
 ENTRIES = ("state_dict", "model")  # under which a container may hold the weights
 Model = TypeVar("Model", bound="PublishedLAM")
 
