@@ -225,8 +225,30 @@ class VLARecipe(Recipe[LatentVLA]):
         return {"": learner.policy}
 
     def judge(self, policy: LatentVLA, found: Sequence[PolicySource], parts: Sequence[PolicyWindows]) -> None:
-        """Write the error on held-out episodes into held_out.json."""
-        _judge(self, policy, found, parts)
+        """Write held_out.json, where episodes are left: errors of the actions, and how well latents are predicted.
+
+        Of a mixture: those of each dataset, under its name in `mixture`.
+        """
+        told: dict[str, Any] = {}
+        figures, verdicts, texts = {}, [], []
+        for source, part in zip(found, parts, strict=True):
+            name = source.dataset.name
+            if not (others := held_out_episodes(source.dataset, self.data.episodes)):
+                continue
+            errors, told[name] = _errors(self, for_dataset(policy, name), source, part, others)
+            where, which = (f"{name}: ", f"{name}/") if policy.datasets else ("", "")
+            known = {key: told[name][key] for key in ("error", "mean_action", "windows")} | told[name].get("latent", {})
+            figures |= {which + key: value for key, value in known.items()}
+            verdicts.append(errors.verdict | {"text": where + errors.verdict["text"]})
+            texts.append(where + errors.text)
+        if not told:
+            return
+        written = {"mixture": told} if policy.datasets else next(iter(told.values()))
+        files.write_json(Path(self.out) / HELD_OUT, written)
+        named = {"headline": " ".join(texts), "dataset": ", ".join(told)}
+        policy.evaluation = {**named, "verdicts": verdicts, "figures": figures}
+        policy.save_card(Path(self.out))
+        print("\n".join(texts))
 
     def next_step(self) -> str:
         """Return what to type when it is trained."""
@@ -248,35 +270,6 @@ def _normalised(
         return parts[0]
     policy.use_normalizers(policy.new_normalizers())
     return MixedPolicyWindows(parts, weights, each)
-
-
-def _judge(
-    recipe: VLARecipe, policy: LatentVLA, sources: Sequence[PolicySource], windows: Sequence[PolicyWindows]
-) -> None:
-    """Write held_out.json, where episodes are left: errors of the actions, and how well latents are predicted.
-
-    Of a mixture: those of each dataset, under its name in `mixture`.
-    """
-    told: dict[str, Any] = {}
-    figures, verdicts, texts = {}, [], []
-    for source, part in zip(sources, windows, strict=True):
-        name = source.dataset.name
-        if not (others := held_out_episodes(source.dataset, recipe.data.episodes)):
-            continue
-        errors, told[name] = _errors(recipe, for_dataset(policy, name), source, part, others)
-        where, which = (f"{name}: ", f"{name}/") if policy.datasets else ("", "")
-        known = {key: told[name][key] for key in ("error", "mean_action", "windows")} | told[name].get("latent", {})
-        figures |= {which + key: value for key, value in known.items()}
-        verdicts.append(errors.verdict | {"text": where + errors.verdict["text"]})
-        texts.append(where + errors.text)
-    if not told:
-        return
-    found = {"mixture": told} if policy.datasets else next(iter(told.values()))
-    files.write_json(Path(recipe.out) / HELD_OUT, found)
-    named = {"headline": " ".join(texts), "dataset": ", ".join(told)}
-    policy.evaluation = {**named, "verdicts": verdicts, "figures": figures}
-    policy.save_card(Path(recipe.out))
-    print("\n".join(texts))
 
 
 def _errors(
