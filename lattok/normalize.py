@@ -19,6 +19,7 @@ from lattok.nn import same_precision
 PAIRS = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}
 KINDS = (*PAIRS, "identity", "bounded")
 CLIPPED = ("quantile", "min_max")  # kinds with a range, [-1, 1]
+MOST_NUMBERS = 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
 
 
 class Normalizer(nn.Module):

@@ -25,6 +25,7 @@ from lattok.types import Quantized
 
 RECENT_ROWS = 4096  # code rows kept for the usage report
 STARTS = ("kmeans", "uniform", "normal")
+MOST_CODES = 1 << 20  # of a codebook that is nowhere written down
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing_extensions import Self
 
 from lattok import checks
 from lattok.action_vq.base import ChunkTokenizer, Repaired, examine
-from lattok.action_vq.config import MOST_CODES, ChunkConfig
+from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.arrays import Values
+from lattok.quantize import MOST_CODES
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ from typing import ClassVar
 
 from lattok import checks
 from lattok.hub import ADDED
-from lattok.normalize import NormalizedActions
+from lattok.normalize import MOST_NUMBERS, NormalizedActions
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
-MOST_STEPS, MOST_NUMBERS = 4096, 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
-MOST_CODES = 1 << 20  # of a codebook that is nowhere written down
+MOST_STEPS = 4096  # of a chunk
 ACTION_KINDS = ("unspecified", "relative", "absolute")
 
 

@@ -9,8 +9,8 @@ from lattok import checks
 from lattok.backbones import DTYPES, TRAIN, LoraSpec
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS
 from lattok.image_lam.features import IMAGENET
-from lattok.normalize import NormalizedActions
-from lattok.vla.config import MOST_FLOW_STEPS, MOST_NUMBERS, SCRATCH
+from lattok.normalize import MOST_NUMBERS, NormalizedActions
+from lattok.vla.config import MOST_FLOW_STEPS, SCRATCH
 
 PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this order
     'Given the instruction "{task}" and the video frames, reason about what happens within this time span. Explain how '

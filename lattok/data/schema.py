@@ -233,7 +233,7 @@ def camera_keys(dataset: RobotDataset, names: Sequence[str] | None = None) -> tu
     A short name is the end of a key after a dot: "corner2" is "observation.images.corner2".
     """
     if not dataset.cameras:
-        raise checks.LattokError(f"dataset `{dataset.name}` has no cameras. Choose a dataset with images.")
+        raise LattokError(f"dataset `{dataset.name}` has no cameras. Choose a dataset with images.")
     if names is None:
         return dataset.cameras
     if isinstance(names, str):

@@ -41,6 +41,7 @@ class View(RobotDataset):
 
     def __init__(self, dataset: RobotDataset):
         self.dataset = dataset
+        # copied: defaults that RobotDataset declares would win over the values of the other one
         vars(self).update({name: getattr(dataset, name) for name in RobotDataset.__annotations__})
 
     def __repr__(self) -> str:

@@ -21,11 +21,10 @@ from lattok.image_lam.config import ImageLAMConfig
 from lattok.image_lam.losses import CELLS
 from lattok.nn import PreNormBlock, SpaceTimeBlock, sinusoidal_positions, widened
 from lattok.normalize import Normalizer
-from lattok.quantize import CodeUsage, QuantizerConfig, VectorQuantizer
+from lattok.quantize import MOST_CODES, CodeUsage, QuantizerConfig, VectorQuantizer
 from lattok.types import LatentActions, LossTerms, Quantized
 
 MOST_LEVELS = 8  # of one scalar
-MOST_CODES = 1 << 20  # of a grid, which no file holds
 
 
 class Words(NamedTuple):

@@ -12,7 +12,7 @@ from lattok.checks import LattokError
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS
 from lattok.hub import ADDED
 from lattok.labels import LatentSpec
-from lattok.normalize import NormalizedActions, clipped_kinds
+from lattok.normalize import MOST_NUMBERS, NormalizedActions, clipped_kinds
 from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
@@ -22,7 +22,6 @@ SCRATCH = "scratch"
 BCE = "l2_bce"
 MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_FLOW_STEPS = 1000
-MOST_NUMBERS = 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class VLAConfig(NormalizedActions):
         _check_labels(self.strategy, self.latent, self.horizon)
         try:
             checks.plain_format(self.prompt, task="", horizon=1)
-        except checks.LattokError:
+        except LattokError:
             checks.fail("prompt", "a text with {task} and {horizon} at most", f"{self.prompt!r:.80}")
         _ = self.lora, self.action_clipped, self.proprio_clipped  # they check their own numbers
 
