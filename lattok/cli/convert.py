@@ -96,8 +96,7 @@ def p2t_action_vq(
         f"{'with' if config.fft else 'without'} FFT; normalisation: {config.normalize}; "
         f"taken as given: horizon {config.horizon}, {config.heads} heads."
     )
-    _save(model, folder)
-    print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
+    _save(model, folder, out)
 
 
 def p2t_image_lam(
@@ -157,8 +156,7 @@ def moto_lam(
         f"{c.stride}, camera {c.cameras[0]}, {pixels} pixels."
     )
     print("Patches keep their order; published labels were drawn with a random one, so that theirs differ.")
-    _save(model, folder)
-    print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
+    _save(model, folder, out)
 
 
 def _save_lam(model: Any, folder: Path, out: str) -> None:
@@ -172,12 +170,11 @@ def _save_lam(model: Any, folder: Path, out: str) -> None:
         f"features {config.features} at {config.image_size} pixels"
         f"{f', language {config.language}' if config.language else ''}."
     )
-    _save(model, folder)
-    if model.env is not None:
-        print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
-    else:  # it needs instructions, which datasets' videos do not hold
+    then = ""
+    if model.env is None:  # it needs instructions, which datasets' videos do not hold
         words = shlex.join(["--stage", "2", "--env-codebook", out])
-        print(f"Saved in {out}. Learn stage 2 with its codebook: lattok train image-lam DATASET --out DIR {words}")
+        then = f"Learn stage 2 with its codebook: lattok train image-lam DATASET --out DIR {words}"
+    _save(model, folder, out, then)
 
 
 def lapa_laq(
@@ -287,8 +284,7 @@ def _save_published(model: Any, folder: Path, out: str) -> None:
         f"Found: {said}, {millions:.1f} M parameters, frames of {config.image_size} pixels; taken as given: "
         f"stride {config.stride}, camera {config.cameras[0]}."
     )
-    _save(model, folder)
-    print(f"Saved in {out}. Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET")
+    _save(model, folder, out)
 
 
 def p2t_vla(
@@ -386,8 +382,11 @@ def _new_folder(out: str, argument: str = "out") -> Path:
     return folder
 
 
-def _save(model: Any, folder: Path) -> None:
+def _save(model: Any, folder: Path, out: str, then: str = "") -> None:
+    """Save a converted model and say what to do `then`; unless that is given, how to judge it."""
     from lattok.hub import OWN
 
     with files.new_folder(folder, OWN):
         model.save_pretrained(folder)
+    then = then or f"Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET"
+    print(f"Saved in {out}. {then}")
