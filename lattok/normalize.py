@@ -151,6 +151,11 @@ class NormalizedActions:
         return clipped_kinds(self.action_kinds, self.normalize_clip)
 
 
+def gripper_dims(names: Sequence[str]) -> list[int]:
+    """Find dimensions that open and close something, by name: positions, also in relative actions."""
+    return [i for i, name in enumerate(names) if "gripper" in name.lower()]
+
+
 def _places(name: str, text: str, names: Sequence[str], dim: int) -> list[int]:
     if name in names:
         return [list(names).index(name)]

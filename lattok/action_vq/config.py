@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lattok import checks
 from lattok.hub import ADDED
-from lattok.normalize import MOST_NUMBERS, NormalizedActions
+from lattok.normalize import MOST_NUMBERS, NormalizedActions, gripper_dims
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
 MOST_STEPS = 4096  # of a chunk
@@ -51,8 +51,8 @@ class ChunkConfig(NormalizedActions):
 
     @property
     def gripper(self) -> list[int]:
-        """Find dimensions that open and close something, by name: positions, also in relative actions."""
-        return [i for i, name in enumerate(self.action_names) if "gripper" in name.lower()]
+        """Find dimensions that open and close something."""
+        return gripper_dims(self.action_names)
 
     @property
     def relative(self) -> list[int]:

@@ -16,6 +16,7 @@ from lattok.evaluation.evidence.probes import Bootstrap
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.questions.readout import ProbeRow, probe_rows, readout_figures, readout_verdicts
 from lattok.evaluation.report import Interval, Progress, Verdict
+from lattok.normalize import gripper_dims
 from lattok.quantize import code_statistics
 
 ROTATION = re.compile(r"(?:^|[^a-z])(?:roll|pitch|yaw|[rw][xyz])(?:$|[^a-z])|rot|quat|euler|axis_?angle")
@@ -130,7 +131,7 @@ def judge_labels(name: str, evidence: LatentEvidence, progress: Progress) -> Jud
         "all": list(range(len(evidence.names))),
         "position": evidence.space,
         "rotation": [i for i, each in enumerate(evidence.names) if ROTATION.search(each.lower())],
-        "gripper": [i for i, each in enumerate(evidence.names) if "gripper" in each.lower()],
+        "gripper": gripper_dims(evidence.names),
     }
     figures = {
         key: value for kind, rows in probes.items() for key, value in readout_figures(evidence, kind, rows).items()

@@ -12,7 +12,7 @@ from lattok.checks import LattokError
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS
 from lattok.hub import ADDED
 from lattok.labels import LatentSpec
-from lattok.normalize import MOST_NUMBERS, NormalizedActions, clipped_kinds
+from lattok.normalize import MOST_NUMBERS, NormalizedActions, clipped_kinds, gripper_dims
 from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
@@ -133,8 +133,7 @@ class VLAConfig(NormalizedActions):
     @property
     def gripper(self) -> tuple[int, ...]:
         """Action dimensions that are compared as opening or closing, with action_loss="l2_bce"."""
-        found = [dim for dim, name in enumerate(self.action_names) if "gripper" in name.lower()]
-        return tuple(found) if self.action_loss == BCE else ()
+        return tuple(gripper_dims(self.action_names)) if self.action_loss == BCE else ()
 
     @property
     def proprio_clipped(self) -> list[bool]:

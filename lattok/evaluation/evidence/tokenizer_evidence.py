@@ -21,7 +21,7 @@ from lattok.checks import LattokError
 from lattok.data import RobotDataset
 from lattok.evaluation.evidence.controls import JointBins, ResidualKMeans
 from lattok.evaluation.evidence.split import Split
-from lattok.normalize import Normalizer
+from lattok.normalize import Normalizer, gripper_dims
 from lattok.quantize import CodeStatistics, code_statistics
 from lattok.samples import ActionWindows
 from lattok.types import ActionBatch, ActionTokenizer
@@ -79,8 +79,7 @@ class Scale:
     def fit(cls, actions: Tensor, names: tuple[str, ...]) -> Scale:
         """Measure actions [F, m]; the gripper's midpoint is between its 1st and 99th percentile."""
         low, high = torch.quantile(actions.double(), torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
-        gripper = [i for i, name in enumerate(names) if "gripper" in name.lower()]
-        return cls(Normalizer(actions.shape[1]).fit(actions), gripper, (low + high) / 2)
+        return cls(Normalizer(actions.shape[1]).fit(actions), gripper_dims(names), (low + high) / 2)
 
     def errors(self, predicted: Tensor, actual: Tensor) -> Errors:
         """Compare steps [S, m]."""
