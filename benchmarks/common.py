@@ -133,32 +133,29 @@ def _repeats(case: Case, seconds: float) -> int:
         count *= 4
 
 
-def ratios(timings: Mapping[str, Timing], base: str, clock: str = "cpu") -> dict[str, tuple[float, float]]:
-    """How many times faster than `base` each case is: of the minima, and of the medians."""
-    lowest, middle = (lambda t: getattr(t, clock)), (lambda t: getattr(t, f"{clock}_median"))
-    return {
-        name: (lowest(timings[base]) / lowest(timing), middle(timings[base]) / middle(timing))
-        for name, timing in timings.items()
-    }
+def ratios(timings: Mapping[str, Timing], base: str) -> dict[str, tuple[float, float]]:
+    """How many times faster than `base` each case is, in CPU time: of the minima, and of the medians."""
+    other = timings[base]
+    return {name: (other.cpu / own.cpu, other.cpu_median / own.cpu_median) for name, own in timings.items()}
 
 
-def gemm_rates(threads: int = 1, rows: int = 512, size: int = 256, rounds: int = 25) -> dict[str, float]:
-    """GFLOP/s of the float32 product [rows, size] @ [size, size] in torch and, where there, onnxruntime.
+def gemm_rates() -> dict[str, float]:
+    """GFLOP/s of a float32 product by one thread of torch and, where there, of onnxruntime.
 
     Small enough for the caches: the rate of the kernel, not of the memory.
     """
-    generator = np.random.default_rng(0)
+    rows, size, generator = 512, 256, np.random.default_rng(0)
     x, weight = (generator.standard_normal((n, size)).astype(np.float32) for n in (rows, size))
     transposed = torch.from_numpy(weight.T.copy())
     cases = {"torch": Case(lambda a: torch.nn.functional.linear(a, transposed), torch.from_numpy(x))}
     if len(installed(["onnxruntime", "onnx"])) == 2:
-        session, binding = _product_session(x, weight, threads)
+        session, binding = _product_session(x, weight)
         cases["onnxruntime"] = Case(session.run_with_iobinding, binding)
-    work, clock = 2 * rows * size**2, "cpu" if threads == 1 else "wall"
-    return {name: work / getattr(timing, clock) / 1e9 for name, timing in interleaved(cases, rounds).items()}
+    work = 2 * rows * size**2
+    return {name: work / timing.cpu / 1e9 for name, timing in interleaved(cases, rounds=25).items()}
 
 
-def _product_session(x: np.ndarray, weight: np.ndarray, threads: int) -> tuple[Any, Any]:
+def _product_session(x: np.ndarray, weight: np.ndarray) -> tuple[Any, Any]:
     """A session that multiplies by a constant, and its bound input and output."""
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
@@ -167,7 +164,7 @@ def _product_session(x: np.ndarray, weight: np.ndarray, threads: int) -> tuple[A
     source, result = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, list(x.shape))] for name in "xy")
     graph = helper.make_graph([node], "product", source, result, [numpy_helper.from_array(weight, "weight")])
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -54,14 +54,14 @@ def _first_line(name: str) -> str:
         return str(error)
 
 
-def as_labeller(model: Any, argument: str = "model") -> Any:
+def as_labeller(model: Any) -> Any:
     """Return a model as it is; for a path or a Hub id the tokenizer or latent action model that lies there."""
     if not isinstance(model, str | os.PathLike):
         return model
-    place = hub.resolve(model, argument=argument)
-    family = hub.family_of(place.folder, argument)
+    place = hub.resolve(model)
+    family = hub.family_of(place.folder)
     if family.label_source is None:
-        checks.fail(argument, LABELLER, f"{family.type!r} in {place.folder}")
+        checks.fail("model", LABELLER, f"{family.type!r} in {place.folder}")
     return family.from_place(place)
 
 

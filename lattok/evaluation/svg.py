@@ -15,9 +15,12 @@ WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26
 PANELS = 16  # of one picture: what fits on a page
 LABEL = 104  # room for the names of bars
+SCATTER, PARETO = 260, 240  # heights
+TICKS = 4  # on an axis, or a few less
+NOT_RUN = "not run"
 
 
-def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str, missing: str = "not run") -> str:
+def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str) -> str:
     """Draw horizontal bars, one per (name, class, value); negative values grow to the left of zero."""
     values = [value for _, _, value in rows if value is not None and math.isfinite(value)]
     low, high = min([0.0, *values]), max([1e-12, *values])
@@ -29,8 +32,8 @@ def bars(title: str, rows: Sequence[tuple[str, str, float | None]], digits: str,
         y = TOP + i * (BAR + GAP)
         parts.append(_text(LABEL - 8, y + 14, _short(name), "n", "end"))
         if value is None or not math.isfinite(value):
-            parts.append(_text(zero + 4, y + 14, missing, "m"))
-            said.append(f"{name} {missing}")
+            parts.append(_text(zero + 4, y + 14, NOT_RUN, "m"))
+            said.append(f"{name} {NOT_RUN}")
             continue
         said.append(f"{name} {value:{digits}}")
         end = LABEL + room * (min(max(value, low), high) - low) / (high - low)
@@ -63,10 +66,10 @@ def plot(title: str, series: Sequence[tuple[str, Sequence[float]]], unit: str = 
     return _svg(parts, height, title, frame.text)
 
 
-def scatter(title: str, x: Sequence[float], y: Sequence[float], names: tuple[str, str], height: int = 260) -> str:
+def scatter(title: str, x: Sequence[float], y: Sequence[float], names: tuple[str, str]) -> str:
     """Draw points and the diagonal; both axes share one range."""
     low, high = min(*x, *y), max(*x, *y)
-    frame = _Frame(low, high, low, high, height)
+    frame = _Frame(low, high, low, high, SCATTER)
     dots = "".join(f"M{frame.x(a):.1f} {frame.y(b):.1f}h0" for a, b in zip(x, y, strict=True))
     a, b = frame.low_x, frame.high_x
     return _svg(
@@ -77,7 +80,7 @@ def scatter(title: str, x: Sequence[float], y: Sequence[float], names: tuple[str
             f'<path class="axis" d="M{frame.x(a):.1f} {frame.y(a):.1f}L{frame.x(b):.1f} {frame.y(b):.1f}"/>',
             f'<path class="dots" d="{dots}"/>',
         ],
-        height,
+        SCATTER,
         title,
     )
 
@@ -86,7 +89,6 @@ def pareto(
     title: str,
     points: Sequence[tuple[str, str, float | None, float, tuple[float, float] | None]],
     names: tuple[str, str],
-    height: int = 240,
 ) -> str:
     """Draw (name, class, x, y, interval of y) with names, and the line of models that none beats in both.
 
@@ -96,7 +98,7 @@ def pareto(
     ends = [end for *_, y, span in points for end in (y, *(span or ()))]
     xs = [x for _, _, x, _, _ in placed if x is not None] or [0.0]
     room = 0.08 * (max(xs) - min(xs)) or 1.0
-    frame = _Frame(min(xs) - room, max(xs) + 2 * room, max(min(ends), -1.0), max(ends), height)
+    frame = _Frame(min(xs) - room, max(xs) + 2 * room, max(min(ends), -1.0), max(ends), PARETO)
     parts = [_text(0, 14, title, "t"), *frame.axes(f"{names[0]} →", x_ticks=True)]
     parts.append(_text(WIDTH - 6, 14, f"↑ {names[1]}", "m", "end"))
     best, line = -math.inf, []
@@ -126,7 +128,7 @@ def pareto(
         taken.append((start, start + width, base))
         parts.append(_text(at + 7 if left else at - 7, base, shown, "n", "start" if left else "end"))
     said = ", ".join(f"{name} {'' if x is None else f'{x:.3g}, '}{y:.2f}" for name, _, x, y, _ in points)
-    return _svg(parts, max(height, max((base for *_, base in taken), default=0) + 6), f"{title}: {said}")
+    return _svg(parts, max(PARETO, max((base for *_, base in taken), default=0) + 6), f"{title}: {said}")
 
 
 def heat(title: str, rows: Sequence[Sequence[float]], names: Sequence[str]) -> str:
@@ -191,18 +193,18 @@ class _Frame:
         return parts
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
     """Choose at least two round numbers that lie in or next to the range.
 
     >>> ticks(0.0, 1.0)
     [0.0, 0.5, 1.0]
     """
     span = high - low if high > low else max(abs(low), 1.0)
-    raw = span / count
+    raw = span / TICKS
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
-    found = [round((first + i) * step, 12) + 0.0 for i in range(count + 2) if (first + i) * step <= high + step * 1e-9]
+    found = [round((first + i) * step, 12) + 0.0 for i in range(TICKS + 2) if (first + i) * step <= high + step * 1e-9]
     return found if len(found) > 1 else [round(first * step, 12) + 0.0, round((first + 1) * step, 12)]
 
 

@@ -41,18 +41,20 @@ from lattok.vla.losses import action_loss
 
 RESULTS, TABLE, CURVES = "study.json", "study.md", "study.svg"
 BLIND, PROPRIO = "blind", "proprio_mlp"
+HIDDEN = 256  # width of the control on proprio
+COLUMNS = 3  # of curves next to each other
 CONTROLS = {BLIND: "*control:* baseline without instructions", PROPRIO: "*control:* MLP on proprio alone"}
 
 
 class ProprioPolicy(nn.Module):
     """Control: two hidden layers from proprio to the chunk, nothing seen and nothing read."""
 
-    def __init__(self, config: VLAConfig, width: int = 256):
+    def __init__(self, config: VLAConfig):
         super().__init__()
         self.loss, self.reduction = config.action_loss, config.loss_reduction
         states, steps, dims = config.proprio_dim, config.horizon, config.action_dim
-        chunk = (nn.Linear(width, steps * dims), nn.Unflatten(1, (steps, dims)))
-        self.net = nn.Sequential(nn.Linear(states, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), *chunk)
+        chunk = (nn.Linear(HIDDEN, steps * dims), nn.Unflatten(1, (steps, dims)))
+        self.net = nn.Sequential(nn.Linear(states, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), *chunk)
         self.proprio_normalizer = Normalizer(states, config.proprio_clipped)
         self.action_normalizer = Normalizer(dims, config.action_clipped)
 
@@ -217,7 +219,7 @@ def write_table(out: Path, rows: Sequence[Row]) -> None:
     print(f"\n{text}\n\n{note}")
 
 
-def curves(runs: dict[str, list[dict[str, float]]], columns: int = 3) -> str:
+def curves(runs: dict[str, list[dict[str, float]]]) -> str:
     """Draw losses of every run, small multiples in one SVG: action blue, latent orange, on a logarithmic scale."""
     height, panels = 150, []
     for i, (name, logged) in enumerate(runs.items()):
@@ -225,10 +227,10 @@ def curves(runs: dict[str, list[dict[str, float]]], columns: int = 3) -> str:
         logs = [(kind, [math.log10(max(value, 1e-9)) for value in values]) for kind, values in found.items() if values]
         steps = logged[-1]["step"]
         panel = plot(title_of(name).replace("*", ""), logs, f"{steps:g} steps", height)
-        x, y = (i % columns) * (WIDTH + 20), (i // columns) * (height + 10)
+        x, y = (i % COLUMNS) * (WIDTH + 20), (i // COLUMNS) * (height + 10)
         panels.append(panel.replace("<svg ", f'<svg x="{x}" y="{y}" width="{WIDTH}" height="{height}" ', 1))
-    rows = -(-len(panels) // columns)
-    width, tall = columns * (WIDTH + 20), rows * (height + 10) + 20
+    rows = -(-len(panels) // COLUMNS)
+    width, tall = COLUMNS * (WIDTH + 20), rows * (height + 10) + 20
     words = (f'<tspan fill="{colour}">{kind} loss</tspan>' for kind, colour in COLOURS.items())
     panels.append(f'<text x="0" y="{tall - 10}">{", ".join(words)}; logarithm to base 10</text>')
     return (
