@@ -106,11 +106,13 @@ class CubeGoal:
 
 
 class Scenery(NamedTuple):
+    """What OGBench is asked to build, and how it is looked at. Lengths in metres."""
+
     made: type[Any]
-    kind: str
+    kind: str  # of the environment, as OGBench calls it
     box: tuple[tuple[float, float], tuple[float, float]]  # corners of where the middle of the cubes starts, x and y
     aim: tuple[float, float, float]  # of the camera `front`
-    fovy: float
+    fovy: float  # degrees
 
 
 ONE = Scenery(cube_env.CubeEnv, "single", ((0.385, -0.1), (0.465, 0.1)), (0.38, 0, 0.12), 38)
@@ -119,6 +121,8 @@ ROOM = Scenery(scene_env.SceneEnv, "scene", ((0.34, -0.02), (0.46, 0.06)), (0.37
 
 
 class SceneTask(NamedTuple):
+    """A task, and the one that starts the same."""
+
     scene: Scenery
     goal: SlideGoal | ButtonGoal | CubeGoal
     opposite: str  # name of the task that starts the same, whose goal is the failure of this one
