@@ -201,7 +201,8 @@ def closed_loop() -> str:
         parts += [f"**{title}**", "\n".join(f"| {' | '.join(cells)} |" for cells in rows)]
     better, worse = (sum(verdict.startswith(word) for verdict in said) for word in ("better", "worse"))
     count = f"Of {len(said)} comparisons with the Baseline {better} come out better, {worse} worse, "
-    return "\n\n".join([*parts, f"{count}and {len(said) - better - worse} show no difference."])
+    count += f"and {len(said) - better - worse} show nothing that counts, once p values are corrected for their number."
+    return "\n\n".join([*parts, count])
 
 
 @mark("labels")

@@ -4,7 +4,7 @@ python -m benchmarks.closed_loop.tables             # writes benchmarks/results/
 
 The seed is the unit: a row's success is the mean over seeds with its t interval, a difference is that of runs with the
 same seed, with a paired t interval; p values of a regime are corrected after Holm, those of the core table among
-themselves, and those of all other rows.
+themselves, those of all other rows, and those of `CONTRASTS`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -24,6 +24,11 @@ from benchmarks.closed_loop.run import RESULTS
 from benchmarks.common import write_results
 
 BASE = "baseline"
+CONTRASTS = (  # rows that the text compares with one another: what labels say, and how they are learned from
+    ("la_align", "la_align-shuffled"),
+    ("la_align-truth", "la_align-shuffled"),
+    ("la_align", "la_direct"),
+)
 # what the paper gains over its Baseline, in points: LIBERO on average and Long (Tables 1, 9), RoboTwin (Table 2)
 PAPER = {
     "ph_direct": ("-1.2", "+0.0", ""),
@@ -32,6 +37,8 @@ PAPER = {
     "la_cond": ("+3.5", "+8.4", "+13.3"),
     "la_tok": ("+2.4", "+6.8", "+17.5"),
 }
+
+Key = TypeVar("Key")
 
 
 class Interval(NamedTuple):
@@ -58,7 +65,7 @@ class Interval(NamedTuple):
         return mean if math.isnan(self.half) else f"{mean} ± {self.half:.3f}"
 
 
-def holm(values: Mapping[str, float]) -> dict[str, float]:
+def holm(values: Mapping[Key, float]) -> dict[Key, float]:
     """Correct p values for their number: the smallest counts as many times as there are, the next one time less."""
     corrected, least = {}, 0.0
     for rank, (name, p) in enumerate(sorted(values.items(), key=lambda item: item[1])):
@@ -114,6 +121,14 @@ def summary(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, di
     for core in (True, False):
         for row, value in holm({row: value for row, value in p.items() if (row in CORE) == core}).items():
             figures[row]["holm"] = value
+    for row, other in CONTRASTS:
+        shared = sorted(rows.get(row, {}).keys() & rows.get(other, {}).keys())
+        if len(shared) > 1:
+            difference = Interval.of([success(rows[row][seed]) - success(rows[other][seed]) for seed in shared])
+            figures[row].setdefault("over", {})[other] = {"difference": difference}
+    over = {(row, other): found for row, f in figures.items() for other, found in f.get("over", {}).items()}
+    for pair, value in holm({pair: found["difference"].p for pair, found in over.items()}).items():
+        over[pair]["holm"] = value
     return figures
 
 
@@ -123,7 +138,18 @@ def tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
     text = table({row: figure for row, figure in figures.items() if row not in RECIPE})
     if recipe:
         text += f"\n\nThe Baseline's recipe, one thing changed at a time:\n\n{table(recipe)}"
-    return text + shift_table(figures)
+    return text + contrast_table(figures) + shift_table(figures)
+
+
+def contrast_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return differences of rows to one another in Markdown; empty where there are none."""
+    lines = ["| row | against | seeds | difference | what that says |", "|---|---|---|---|---|"]
+    for row, other in CONTRASTS:
+        if found := figures.get(row, {}).get("over", {}).get(other):
+            difference = found["difference"]
+            cells = [figures[row]["title"], figures[other]["title"], str(difference.seeds)]
+            lines.append(f"| {' | '.join([*cells, difference.text(signed=True), verdict(found)])} |")
+    return "\n\nRows against one another, same seeds:\n\n" + "\n".join(lines) if len(lines) > 2 else ""
 
 
 def missing(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -213,7 +239,7 @@ def plot(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     results = read(args.results)
