@@ -33,7 +33,7 @@ SYSTEMS = {
     "univla-lam": System(
         "UniVLA",
         "Bu et al., 2025, [arXiv 2505.06111](https://arxiv.org/abs/2505.06111)",
-        "see the authors",
+        "Apache-2.0 (code)",
         "Hub: `qwbu/univla-latent-action-model`, `lam-stage-2.ckpt`",
         reads="features of DINOv2, 224 pixels",
         gives="4 codes of 16, and 4 of the environment",
@@ -55,7 +55,7 @@ SYSTEMS = {
         "Moto, LARA",
         "Chen et al., 2025, [arXiv 2412.04445](https://arxiv.org/abs/2412.04445); LARA, 2026, "
         "[arXiv 2606.07100](https://arxiv.org/abs/2606.07100)",
-        "see the authors",
+        "Apache-2.0 (Moto; LARA: code)",
         (
             "Moto's `pytorch_model.bin` (Hub: `TencentARC/Moto`); Hub: `MengyaLiu/LARA_full`, folder "
             "`latent_motion_tokenizer`"
@@ -115,7 +115,7 @@ SYSTEMS = {
     "lawam-lam": System(
         "LaWAM",
         "Chen et al., 2026, [arXiv 2606.15768](https://arxiv.org/abs/2606.15768)",
-        "Apache-2.0 (LeRobot), MIT (authors)",
+        "Apache-2.0 (LeRobot), MIT (authors), and DINOv3's",
         "a LeRobot policy of type lawam, or the authors' `lam.ckpt`",
         "725.1 M with DINOv3-B",
         "pixels, 256, through the DINOv3 in the file",
