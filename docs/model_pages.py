@@ -132,7 +132,7 @@ SYSTEMS = {
         "Chen et al., 2025, [arXiv 2507.23682](https://arxiv.org/abs/2507.23682)",
         "MIT",
         "Hub: `microsoft/villa-x`, the folder with `model_config.json`",
-        "201.3 M by the defaults of its class; the published folder is said to be larger",
+        "201.3 M by the defaults of its class; its README gives 955 M for the published folder",
         differs=(
             (
                 (

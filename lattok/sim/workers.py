@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from lattok.processes import Processes
 from lattok.sim.env import SimEnv, make
 
-KEPT = 8  # environments that a worker keeps open, of 80 MB each; a new one costs half a second with its renderer
+KEPT = 8  # environments that a worker keeps open, of some 110 MB each; a new one costs half a second with its renderer
 
 
 class SimJob(NamedTuple):
