@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import lattok
 from benchmarks.closed_loop.labels import decoded_dataset, label_model, labelled_dataset
 from benchmarks.closed_loop.plan import (
     ACTED_SHARE,
+    DISTIL_STEPS,
     EXECUTE,
     FEW_STARTS,
     LABELS,
@@ -38,9 +40,8 @@ from lattok.vla import STRATEGIES
 def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> lattok.VLARecipe:
     """Return the training of a cell, or of its policy for one task; makes its labels if they are not there yet."""
     row, regime, data = ROWS[cell.row], REGIMES[cell.regime], folder / "demonstrations"
-    given: dict[str, Any] = {**POLICY, **row.options, "strategy": row.strategy, "seed": cell.seed}
-    if regime.demonstrations is not None:
-        given["episodes"] = f"{regime.demonstrations} per task seed {cell.seed}"
+    seen = regime.episodes(cell.seed)
+    given: dict[str, Any] = {**POLICY, **row.options, "strategy": row.strategy, "seed": cell.seed, "episodes": seen}
     if task is not None:
         train = select_episodes(lattok.open_dataset(data), "train")
         ours = [episode.index for episode in train if episode.tasks[0] == PAIRS[task].instruction]
@@ -50,7 +51,7 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
     if row.decoded:
         if acting is None:
             raise SystemExit(f"{cell.row} is of a regime in which some actions are unknown")
-        data = decoded_dataset(folder, data, str(row.labels), acting, cell.seed)
+        data = decoded_dataset(folder, data, str(row.labels), regime, cell.seed)
         return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
     learns = row.joint or bool(STRATEGIES[row.strategy].losses)
     if acting is not None and labels is not None and labels.source == "video" and learns:
@@ -58,13 +59,26 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
     elif acting is not None:
         given["episodes"] = acting  # the others teach nothing
     if row.joint:
-        given["lam"] = str(label_model(folder, data, str(row.labels), acting, cell.seed))
+        given["lam"] = str(label_model(folder, data, str(row.labels), regime, cell.seed))
         return lattok.LARARecipe.from_preset(data, out, "scratch", **given)
+    if row.distilled:
+        teacher = label_model(folder, data, str(row.labels), regime, cell.seed)
+        student = distilled(data, folder / "students" / cell.name, teacher, {**given, "episodes": seen})
+        return lattok.LatBotRecipe.from_preset(data, out, "scratch", phase="finetune", student=str(student), **given)
     if labels is not None and labels.source == "video":
-        data = labelled_dataset(folder, data, str(row.labels), acting, cell.seed)
+        data = labelled_dataset(folder, data, str(row.labels), regime, cell.seed)
     elif labels is not None:
-        given["tokenizer"] = str(label_model(folder, data, str(row.labels), acting, cell.seed))
+        given["tokenizer"] = str(label_model(folder, data, str(row.labels), regime, cell.seed))
     return lattok.VLARecipe.from_preset(data, out, "scratch", **given)
+
+
+def distilled(data: Path, out: Path, teacher: Path, given: Mapping[str, Any]) -> Path:
+    """Return the student of a teacher, trained as the policy will be, on all videos, if it is not there yet."""
+    if not (out / "config.json").exists():
+        options = {**given, "teacher": str(teacher), "steps": DISTIL_STEPS}
+        lattok.train(lattok.LatBotRecipe.from_preset(data, out, "scratch", **options), resume=out.exists())
+        shutil.rmtree(out / "run", ignore_errors=True)
+    return out
 
 
 def run(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import lattok
-from benchmarks.closed_loop.plan import LABELS
+from benchmarks.closed_loop.plan import LABELS, Regime
 from lattok.data import select_episodes
 from lattok.data.pixels import resize_pixels
 from lattok.evaluation.evidence.controls import ResidualKMeans
@@ -26,7 +26,10 @@ STRIDE, SIDE, COMPONENTS = 4, 32, 64  # frames (0.2 s), pixels, principal compon
 LEVELS, CODES = 4, 16  # as many bits as the latent action model has
 ACTION = "expert_action"  # that policies learn
 AROUND, RIDGE = 4, 1.0  # steps on both sides, and the penalty, with which actions are read from labels
-RECIPES = {recipe.kind: recipe for recipe in (lattok.ImageLAMRecipe, lattok.ActionVQRecipe, lattok.UniformBinsRecipe)}
+RECIPES = {
+    recipe.kind: recipe
+    for recipe in (lattok.ImageLAMRecipe, lattok.ClipLAMRecipe, lattok.ActionVQRecipe, lattok.UniformBinsRecipe)
+}
 
 
 class PixelCodes(VideoLabeller):
@@ -77,40 +80,43 @@ def small_frames(frames: np.ndarray) -> np.ndarray:
     return resize_pixels(torch.from_numpy(np.array(frames)), SIDE, "bilinear").numpy()
 
 
-def labelled_dataset(folder: Path, data: Path, labels: str, acting: str | None, seed: int) -> Path:
-    """Return `data` with the labels of LABELS[labels], made with this seed; `acting`: the episodes with actions."""
-    which, out = LABELS[labels], folder / "labelled" / dataset_name(labels, acting, seed)
+def labelled_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed: int) -> Path:
+    """Return `data` with the labels of LABELS[labels], made with this seed of what the regime lets a model see."""
+    which, out = LABELS[labels], folder / "labelled" / dataset_name(labels, regime, seed)
     if out.exists():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
     if which.of is not None:
         change = {"shuffled": _shuffled, "truth": _of_actions}[which.kind]
-        return change(labelled_dataset(folder, data, which.of, acting, seed), out, seed)
+        return change(labelled_dataset(folder, data, which.of, regime, seed), out, seed)
     if which.kind != "k-means":
-        return lattok.annotate(data, label_model(folder, data, labels, acting, seed), out)
+        return lattok.annotate(data, label_model(folder, data, labels, regime, seed), out)
     dataset = lattok.open_dataset(data)
     return lattok.annotate(data, PixelCodes.fit(dataset, dataset.cameras, seed), out)
 
 
-def label_model(folder: Path, data: Path, labels: str, acting: str | None, seed: int) -> Path:
+def label_model(folder: Path, data: Path, labels: str, regime: Regime, seed: int) -> Path:
     """Return the folder of the model that makes the labels, trained with this seed."""
-    which, out = LABELS[labels], folder / "models" / dataset_name(labels, acting, seed)
+    which, out = LABELS[labels], folder / "models" / dataset_name(labels, regime, seed)
     if (out / "config.json").exists():
         return out
     given: dict[str, Any] = {**which.options, "seed": seed, "device": "cpu", "action_key": ACTION}
+    given["episodes"], acting = regime.episodes(seed), regime.acting_episodes(seed)
     if acting is not None and which.source == "actions":
         given["episodes"] = acting
     elif acting is not None and given.get("labelled_fraction") != 0:
-        given |= {"action_episodes": acting, "labelled_fraction": 1.0}
+        given["action_episodes"] = acting
+    if (regime.demonstrations or acting) and which.kind == "image-lam" and given.get("labelled_fraction") != 0:
+        given["labelled_fraction"] = 1.0  # of few actions
     preset = given.pop("preset", None)
     shutil.rmtree(out, ignore_errors=True)
     lattok.train(RECIPES[which.kind].from_preset(data, out, preset, **given))
     return out
 
 
-def dataset_name(labels: str, acting: str | None, seed: int) -> str:
+def dataset_name(labels: str, regime: Regime, seed: int) -> str:
     """Return the name of a labelled dataset, and of the model that labels it."""
-    return f"{labels}.{seed}" if acting is None else f"{labels}.{acting.split()[0]}.{seed}"
+    return f"{labels}{regime.part}.{seed}"
 
 
 def _shuffled(source: Path, out: Path, seed: int) -> Path:
@@ -146,18 +152,19 @@ def _lists(rows: Tensor) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1).numpy()), rows.shape[1])
 
 
-def decoded_dataset(folder: Path, data: Path, labels: str, acting: str, seed: int) -> Path:
+def decoded_dataset(folder: Path, data: Path, labels: str, regime: Regime, seed: int) -> Path:
     """Return the dataset with unknown actions as read from its labels: ridge on those of AROUND steps before and after.
 
-    Fitted on the episodes `acting`, whose actions stay as they are.
+    Fitted on the episodes whose actions are known, which stay as they are.
     """
-    source = labelled_dataset(folder, data, labels, acting, seed)
+    source = labelled_dataset(folder, data, labels, regime, seed)
     out = source.with_name(f"{source.name}.decoded")
     if out.exists():
         return out
     episode, whole = _columns(source, ["latent.embedding", ACTION])
     latents, actions = (np.stack(whole[name].to_numpy()).astype(np.float64) for name in whole.column_names)
-    known = np.isin(episode, [each.index for each in select_episodes(lattok.open_dataset(source), acting)])
+    acting = select_episodes(lattok.open_dataset(source), regime.acting_episodes(seed))
+    known = np.isin(episode, [each.index for each in acting])
     place = np.arange(len(episode))
     first, last = np.searchsorted(episode, episode), np.searchsorted(episode, episode, side="right") - 1
     near = [latents[np.clip(place + offset, first, last)] for offset in range(-AROUND, AROUND + 1)]

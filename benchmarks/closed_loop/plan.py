@@ -17,6 +17,7 @@ DEMONSTRATIONS = 20  # of each task, from seed 0 on
 NOISE = 0.3
 STARTS = 40  # rollouts of each task, from seed FIRST_START on
 FEW_STARTS = 10  # where the instruction is swapped or blank
+DISTIL_STEPS = 1500  # of LatBot's student; the steps of learning to act are those of every row
 ACTED_SHARE = 0.5  # of a batch, where actions of some demonstrations only are known
 EXECUTE = 4  # actions of a chunk that are carried out
 POLICY: Mapping[str, Any] = MappingProxyType({"action_key": "expert_action", "device": "cpu"})  # over preset `scratch`
@@ -32,6 +33,7 @@ class Row(NamedTuple):
     labels: str | None = None  # a source of LABELS
     options: Mapping[str, Any] = MappingProxyType({})  # of the recipe
     joint: bool = False  # the model that would make the labels learns with the policy
+    distilled: bool = False  # a student of the model that would make the labels goes on as the policy
     decoded: bool = False  # unknown actions are read from the labels, and learned from as if they were known
 
 
@@ -53,9 +55,19 @@ class Regime(NamedTuple):
     acting: int | None = None
     apart: int | None = None  # steps of a policy for each task, where tasks are learned apart
 
+    def episodes(self, seed: int) -> str:
+        """Return the episodes that are learned from."""
+        return "train" if self.demonstrations is None else f"{self.demonstrations} per task seed {seed}"
+
     def acting_episodes(self, seed: int) -> str | None:
         """Return the episodes whose actions are known, None where that is all."""
         return None if self.acting is None else f"{self.acting} per task seed {seed}"
+
+    @property
+    def part(self) -> str:
+        """Return what of all demonstrations models of latent actions see, in names: "", ".2" acting ones or ".few5"."""
+        few = "" if self.demonstrations is None else f".few{self.demonstrations}"
+        return few if self.acting is None else f"{few}.{self.acting}"
 
 
 LABELS: Mapping[str, Labels] = MappingProxyType(
@@ -69,6 +81,7 @@ LABELS: Mapping[str, Labels] = MappingProxyType(
         "lam-shuffled": Labels("codes of another episode", "shuffled", of="lam"),
         "pixels": Labels("k-means of frame differences", "k-means"),
         "truth": Labels("k-means of the actions themselves", "truth", of="lam"),
+        "teacher": Labels("LatBot's teacher", "clip-lam", {"preset": "tiny"}),
         "tokens": Labels("action tokenizer", "action-vq", {"preset": "quick"}, "actions"),
         "bins": Labels("uniform bins", "uniform-bins", source="actions"),
     }
@@ -103,6 +116,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "lara": Row("LARA", "baseline", "lam", joint=True),
         "lara-frozen": Row("LARA, its latent action model stays", "baseline", "lam", {"lam_rate": 0.0}, joint=True),
         "lara-1": Row("LARA, .1 and 1", "baseline", "lam", {"align_weight": 0.1, "lam_weight": 1.0}, joint=True),
+        "latbot": Row("LatBot, distilled", "baseline", "teacher", distilled=True),
         # what each part of the Baseline's recipe does: the part left out, or another choice
         "recipe-noisy": Row("executed actions, with the noise", "baseline", None, {"action_key": "action"}),
         "recipe-l2": Row("L2 loss", "baseline", None, {"action_loss": "l2"}),
@@ -121,12 +135,14 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
         "plentiful": Regime("19 demonstrations a task"),
         "action-free": Regime("19 demonstrations a task, actions of 2", acting=2),
         "scarce": Regime("5 demonstrations a task", demonstrations=5),
+        "few": Regime("10 demonstrations a task", demonstrations=10),
         "apart": Regime("19 demonstrations a task, a policy for each", apart=500),  # in all 4/3 of the steps, as in E.3
     }
 )
 CORE = ("baseline", "ph_direct", "la_align", "la_direct", "la_cond", "la_tok")
 CONTROLS = ("blind", "shuffled", "pixels")
 SOURCES = ("la_align-shuffled", "la_align-pixels", "la_align-truth", "la_align-blind")
+FEW_SHOT = ("baseline", "la_align", "lara", "latbot")
 RECIPE = tuple(row for row in ROWS if row.startswith("recipe-"))
 
 

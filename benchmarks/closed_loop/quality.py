@@ -111,7 +111,7 @@ def points(results: Path, figures: Mapping[str, dict[str, float]]) -> list[Point
             if plan.strategy not in ("la_align", "la_direct") or plan.options or plan.labels is None:
                 continue
             for seed in base.keys() & runs.keys():
-                name = dataset_name(plan.labels, REGIMES[regime].acting_episodes(seed), seed)
+                name = dataset_name(plan.labels, REGIMES[regime], seed)
                 if name in figures:
                     gain = success(runs[seed]) - base[seed]
                     found.append(Point(regime, plan.strategy, plan.labels, seed, gain, figures[name]))

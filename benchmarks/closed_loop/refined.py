@@ -40,9 +40,9 @@ def refined_cells(folder: Path) -> list[Cell]:
 
 def figures_of(cell: Cell, folder: Path, control: bool) -> dict[str, dict[str, float]]:
     """Return the figures of labels before and after, and of the control if it is wanted."""
-    data, acting = folder / "demonstrations", REGIMES[cell.regime].acting_episodes(cell.seed)
+    data = folder / "demonstrations"
     models = {REFINED: folder / "policies" / cell.name / "lam"} | ({ALONE: left_alone(cell, folder)} if control else {})
-    paths = {BEFORE: labelled_dataset(folder, data, str(ROWS[cell.row].labels), acting, cell.seed)}
+    paths = {BEFORE: labelled_dataset(folder, data, str(ROWS[cell.row].labels), REGIMES[cell.regime], cell.seed)}
     for name, model in models.items():
         paths[name] = folder / "labelled" / f"{name}.{cell.name}"
         if not paths[name].exists():

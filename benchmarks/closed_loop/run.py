@@ -20,6 +20,7 @@ from benchmarks.closed_loop.plan import (
     CONTROLS,
     CORE,
     DEMONSTRATIONS,
+    FEW_SHOT,
     LABELS,
     NOISE,
     RECIPE,
@@ -33,7 +34,14 @@ from benchmarks.closed_loop.plan import (
 from lattok.signals import raising
 
 RESULTS = Path("benchmarks/results/closed_loop")
-GROUPS = {"core": CORE, "controls": CONTROLS, "sources": SOURCES, "recipe": RECIPE, "all": tuple(ROWS)}
+GROUPS = {
+    "core": CORE,
+    "controls": CONTROLS,
+    "sources": SOURCES,
+    "few-shot": FEW_SHOT,
+    "recipe": RECIPE,
+    "all": tuple(ROWS),
+}
 
 
 def study_parser(text: str) -> argparse.ArgumentParser:
@@ -50,10 +58,10 @@ def rows_of(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(row for name in names for row in GROUPS.get(name, (name,))))
 
 
-def makes(cell: Cell) -> tuple[str, bool, int] | None:
+def makes(cell: Cell) -> tuple[str, str, int] | None:
     """Return which labels a cell makes if nobody has: cells that share them do not begin at once."""
     labels = ROWS[cell.row].labels
-    return labels and (LABELS[labels].of or labels, REGIMES[cell.regime].acting is None, cell.seed)
+    return labels and (LABELS[labels].of or labels, REGIMES[cell.regime].part, cell.seed)
 
 
 def start(cell: Cell, folder: Path, results: Path) -> subprocess.Popen[bytes]:
