@@ -1,6 +1,7 @@
 """What each extra costs: size, time to import, and its tests in a fresh environment.
 
-python -m benchmarks.extras --out benchmarks/results/extras.json
+python -m benchmarks.extras --out benchmarks/results/extras.json   # half an hour
+    --only EXTRA: those alone, the others stay as they are in the file
 
 The wheel is built once. Each environment gets it with one extra (and pytest), runs the tests that need this extra from
 the repository, and imports what the extra brought. Times are the best of five processes with warm files, and take in
@@ -25,6 +26,7 @@ from benchmarks.common import environment, write_results
 
 ROOT = Path(__file__).resolve().parent.parent
 REPEATS = 5
+BASE = "none"
 
 
 class Extra(NamedTuple):
@@ -36,7 +38,10 @@ class Extra(NamedTuple):
 
 
 EXTRAS = {
-    "": Extra("lattok", ("tests/test_loading.py", "tests/test_samples_packaged.py", "tests/golden")),
+    BASE: Extra(
+        "lattok.image_lam, lattok.action_vq",
+        ("tests/test_loading.py", "tests/golden"),
+    ),
     "sim": Extra("lattok.sim, metaworld, ogbench", ("tests/sim",)),
     "vla": Extra("lattok.vla, transformers, peft", ("tests/backbones",)),
     "vla-eval": Extra("lattok.serving, vla_eval", ("tests/test_serving.py",)),
@@ -63,7 +68,7 @@ def tried(name: str, wheel: Path, folder: Path) -> dict[str, Any]:
     extra, python = EXTRAS[name], folder / "bin" / "python"
     _run(["uv", "venv", "--quiet", "--python", sys.executable, folder])
     install = ["uv", "pip", "install", "--quiet", "--python", python]
-    _run([*install, f"{wheel}[{name}]" if name else wheel])
+    _run([*install, wheel if name == BASE else f"{wheel}[{name}]"])
     listed = subprocess.run(
         ["uv", "pip", "list", "--quiet", "--format", "json", "--python", python], capture_output=True, check=True
     )
@@ -98,14 +103,14 @@ def _run(command: Sequence[object]) -> None:
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """Return the figures in Markdown; sizes of extras are what they add to the base."""
-    base = found[""]
+    base = found[BASE]
     lines = ["| extra | packages | size | imports | takes | its tests |", "|---|---|---|---|---|---|"]
     for name, figures in found.items():
-        own = name == ""
+        own = name == BASE
         packages = figures["packages"] if own else f"+{figures['packages'] - base['packages']}"
         size = figures["megabytes"] - (0 if own else base["megabytes"])
         lines.append(
-            f"| {f'`{name}`' if name else 'none'} | {packages} | {'' if own else '+'}{size:,.0f} MB "
+            f"| {name if own else f'`{name}`'} | {packages} | {'' if own else '+'}{size:,.0f} MB "
             f"| `{EXTRAS[name].imports}` | {figures['import_s']:.2f} s | {figures['tests'].strip('= ')} |"
         )
     return "\n".join(lines)
@@ -118,13 +123,16 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.pop("PYTHONPATH", None)
     found: dict[str, dict[str, Any]] = {}
+    if args.out and args.out.exists():
+        found = json.loads(args.out.read_text())["extras"]
     with tempfile.TemporaryDirectory() as scratch:
         wheel = build(Path(scratch))
-        for name in dict.fromkeys(["", *args.only]):
+        for name in [name for name in EXTRAS if name in args.only or name == BASE not in found]:
             folder = Path(scratch) / "env"
             found[name] = tried(name, wheel, folder)
-            print(name or "none", found[name], flush=True)
+            print(name, found[name], flush=True)
             shutil.rmtree(folder)
+    found = {name: found[name] for name in EXTRAS if name in found}
     print(table(found))
     if args.out:
         write_results(args.out, {"environment": environment(), "extras": found})

@@ -90,7 +90,7 @@ svg .dots { stroke: var(--model); stroke-width: 3.4; stroke-linecap: round; stro
 .key.truth { border-color: var(--ink); } .key.model { border-color: var(--model); }
 .key.rival { border-color: var(--rival); }
 .strip p { margin: 0 0 8px; font-size: 13px; line-height: 1.4; color: var(--soft); } .strip b { color: var(--ink); }
-.strip table { width: 100%; border-collapse: collapse; } .strip td, .strip th { width: 33%; padding: 2px; }
+.strip table { width: 100%; table-layout: fixed; border-collapse: collapse; } .strip td, .strip th { padding: 2px; }
 .strip th { font-size: 12px; font-weight: 500; color: var(--soft); text-align: left; }
 .strip img { display: block; width: 100%; max-width: 128px; border-radius: 3px; }
 .scroll td small { display: block; font-size: 11.5px; font-weight: 400; color: var(--soft); }

@@ -135,10 +135,8 @@ def dependence_outcome(evidence: LatentEvidence) -> Outcome:
         "architecture trained without latents: much of what happens next can be seen in the current frame."
     )
     table, bars = _table(evidence, losses)
-    picture = Pictures(
-        "Shorter is better. What the model gains over the orange bar is what its latents tell it.",
-        (svg.bars("loss ÷ copying the first frame", bars, ".3f"),),
-    )
+    gained = "" if losses[BLIND] is None else " What the model gains over the orange bar is what its latents tell it."
+    picture = Pictures(f"Shorter is better.{gained}", (svg.bars("loss ÷ copying the first frame", bars, ".3f"),))
     section = Section("Does the decoder need them?", text, (table,), (picture,), _reading(figures), REFERENCES)
     return Outcome((section,), figures, _verdicts(losses))
 

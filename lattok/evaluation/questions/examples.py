@@ -132,7 +132,7 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
         for v, camera in enumerate(model.cameras):
             cells = (_image(f"{camera}, {name}", images[i, v], THUMBNAIL, 85) for name, images in columns)
             lines.append("".join(f"<td>{cell}</td>" for cell in cells))
-        table = f"<table><tr>{'</tr><tr>'.join([*lines, ''])}</tr></table>"
+        table = f"<table><tr>{'</tr><tr>'.join(lines)}</tr></table>"
         panels.append(f'<div class="strip"><p>{_where(held_out, row)}<br>{_said(evidence, row)}</p>{table}</div>')
     what = "clips and their instructions" if model.reads_task else "pairs and their codes"
     caption = f"Held-out {what}; one row per camera ({escape(', '.join(model.cameras))})."
