@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import struct
 import threading
 import time
 from contextlib import contextmanager
@@ -243,27 +244,37 @@ def test_a_tracker_that_is_not_there(tmp_path, monkeypatch):
     assert not (tmp_path / RUN).exists()
 
 
+def wandb_records(path):
+    """Records of a .wandb file: LevelDB's log format after seven bytes, which wandb's own packages no longer read."""
+    data, place, block, record = path.read_bytes(), 7, 1 << 15, b""
+    while place + 7 <= len(data):
+        if block - place % block < 7:  # no room for a head
+            place += block - place % block
+        size, kind = struct.unpack_from("<HB", data, place + 4)  # after the checksum
+        record += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or its last part
+            yield record
+            record = b""
+
+
 def test_wandb_gets_the_figures(tmp_path, monkeypatch):
     """Offline, with its real client; a run that goes on is the same one there."""
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    store_of = importlib.import_module("wandb.sdk.internal.datastore").DataStore
+    record_of = importlib.import_module("wandb.proto.wandb_internal_pb2").Record
     with pytest.raises(Interrupted):
         run(tmp_path, steps=20, interrupt_at=8, save_every=5, tracker="wandb")
     run(tmp_path, steps=20, save_every=5, resume=True, tracker="wandb")
     names, steps = set(), []
     for path in sorted((tmp_path / RUN / "wandb").glob("offline-run-*/*.wandb")):
-        store = store_of()
-        store.open_for_scan(str(path))
-        while data := store.scan_data():
-            record = importlib.import_module("wandb.proto.wandb_internal_pb2").Record.FromString(data)
+        for record in map(record_of.FromString, wandb_records(path)):
             if record.HasField("run"):
                 names.add(record.run.run_id)
             if record.HasField("history"):
                 values = {"/".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
                 steps.append(int(values["_step"]))
-        store.close()
     assert len(names) == 1
     assert steps == [entry["step"] for entry in read_metrics(tmp_path / RUN / METRICS)]
 
