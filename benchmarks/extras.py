@@ -1,11 +1,11 @@
 """What each extra costs: size, time to import, and its tests in a fresh environment.
 
 python -m benchmarks.extras --out benchmarks/results/extras.json   # half an hour
-    --only EXTRA: those alone, the others stay as they are in the file
+    --only EXTRA: those alone, the others stay as they are in the file; --no-tests: nor their tests
 
 The wheel is built once. Each environment gets it with one extra (and pytest), runs the tests that need this extra from
-the repository, and imports what the extra brought. Times are the best of five processes with warm files, and take in
-the interpreter's own start. Environments are made by uv and removed.
+the repository, and imports what the extra brought. Times are CPU time, the least of three processes with warm files,
+and take in the interpreter's own start. Environments are made by uv and removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 from benchmarks.common import environment, write_results
 
 ROOT = Path(__file__).resolve().parent.parent
-REPEATS = 5
+REPEATS = 3
 BASE = "none"
 
 
@@ -63,7 +62,7 @@ def build(folder: Path) -> Path:
     return next(folder.glob("lattok-*.whl"))
 
 
-def tried(name: str, wheel: Path, folder: Path) -> dict[str, Any]:
+def tried(name: str, wheel: Path, folder: Path, tests: bool) -> dict[str, Any]:
     """Install the wheel with an extra into `folder`, and return its figures."""
     extra, python = EXTRAS[name], folder / "bin" / "python"
     _run(["uv", "venv", "--quiet", "--python", sys.executable, folder])
@@ -74,22 +73,25 @@ def tried(name: str, wheel: Path, folder: Path) -> dict[str, Any]:
     )
     figures = {"packages": len(json.loads(listed.stdout)), "megabytes": _size(folder) / 1e6}
     figures |= {"lattok_s": _import_s(python, "lattok"), "import_s": _import_s(python, extra.imports)}
+    if not tests:
+        return figures
     _run([*install, *SHARED, *extra.needs])
-    tests = subprocess.run(
+    done = subprocess.run(
         [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *extra.tests], cwd=ROOT, capture_output=True, text=True
     )
-    lines = tests.stdout.strip().splitlines()
-    if tests.returncode:
-        print(tests.stdout[-4000:], tests.stderr[-2000:], sep="\n")
-    return figures | {"tests": lines[-1] if lines else tests.stderr.strip()[-200:], "passed": tests.returncode == 0}
+    lines = done.stdout.strip().splitlines()
+    if done.returncode:
+        print(done.stdout[-4000:], done.stderr[-2000:], sep="\n")
+    return figures | {"tests": lines[-1].strip("= ") if lines else done.stderr.strip()[-200:]}
 
 
 def _import_s(python: Path, modules: str) -> float:
     took = []
     for _ in range(REPEATS + 1):  # the first one reads files and compiles
-        begun = time.perf_counter()
+        before = os.times()
         _run([python, "-c", f"import {modules}"])
-        took.append(time.perf_counter() - begun)
+        after = os.times()
+        took.append(after.children_user + after.children_system - before.children_user - before.children_system)
     return min(took[1:])
 
 
@@ -111,7 +113,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         size = figures["megabytes"] - (0 if own else base["megabytes"])
         lines.append(
             f"| {name if own else f'`{name}`'} | {packages} | {'' if own else '+'}{size:,.0f} MB "
-            f"| `{EXTRAS[name].imports}` | {figures['import_s']:.2f} s | {figures['tests'].strip('= ')} |"
+            f"| `{EXTRAS[name].imports}` | {figures['import_s']:.2f} s | {figures.get('tests', '')} |"
         )
     return "\n".join(lines)
 
@@ -119,6 +121,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", default=list(EXTRAS), choices=list(EXTRAS))
+    parser.add_argument("--no-tests", action="store_false", dest="tests")
     parser.add_argument("--out", type=Path, help="a JSON file; the table lies next to it")
     args = parser.parse_args()
     os.environ.pop("PYTHONPATH", None)
@@ -129,7 +132,7 @@ def main() -> None:
         wheel = build(Path(scratch))
         for name in [name for name in EXTRAS if name in args.only or name == BASE not in found]:
             folder = Path(scratch) / "env"
-            found[name] = tried(name, wheel, folder)
+            found[name] = found.get(name, {}) | tried(name, wheel, folder, args.tests)
             print(name, found[name], flush=True)
             shutil.rmtree(folder)
     found = {name: found[name] for name in EXTRAS if name in found}
