@@ -6,7 +6,7 @@
 # latents. Then the student learns to **act**. Here are all three, as small as they get, and after each step the question whether it says
 # anything, compared with something that cannot know.
 #
-# On the demonstrations that come with lattok. Three minutes on an idle core; no download, no token. In
+# On the demonstrations that come with lattok. Two minutes on an idle core; no download, no token. In
 # [Colab](https://colab.research.google.com): upload this file and run `%pip install "lattok[notebooks]"`.
 
 # %%

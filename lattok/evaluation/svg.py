@@ -14,7 +14,7 @@ from lattok.evaluation.report import printed
 WIDTH = 300
 BAR, GAP, TOP = 20, 6, 26
 PANELS = 16  # of one picture: what fits on a page
-LABEL = 104  # room for the names of bars
+LABEL, NAME = 104, 18  # room for the names of bars, and their letters
 SCATTER, PARETO = 260, 240  # heights
 TICKS = 4  # on an axis, or a few less
 NOT_RUN = "not run"
@@ -212,8 +212,8 @@ def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> st
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _short(name: str, most: int = 18) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+def _short(name: str) -> str:
+    return name if len(name) <= NAME else name[: NAME - 1] + "…"
 
 
 def _svg(parts: Sequence[str], height: float, label: str, frame: str = "") -> str:
