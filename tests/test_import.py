@@ -20,6 +20,13 @@ def test_import_loads_no_heavy_package():
     assert python("-W", "error", "-c", code).stdout.split() == []
 
 
+def test_models_import_little_but_torch():
+    """What resizes or computes frozen features comes when it is needed: torchvision alone takes as long as torch."""
+    slow = ("torchvision", "timm", "transformers", "torch._dynamo", "matplotlib", "tensorboard")
+    code = "import sys, lattok.image_lam, lattok.action_vq, lattok.vla, lattok.clip_lam, lattok.zoo;"
+    assert python("-c", f"{code} print(*(name for name in {slow} if name in sys.modules))").stdout.split() == []
+
+
 def test_import_takes_less_than_300_ms():
     lines = python("-X", "importtime", "-c", "import lattok").stderr.splitlines()
     cumulative = {line.split("|")[2].strip(): line.split("|")[1] for line in lines if line.count("|") == 2}

@@ -202,7 +202,7 @@ def features_key(frozen: FrozenFeatures, dtype: str) -> str:
         "revision": frozen.revision,
         "weights": frozen.weights_hash(),
         "image_size": frozen.image_size,
-        "interpolation": frozen.interpolation.value,
+        "interpolation": frozen.interpolation,
         "scaling": [frozen.mean.tolist(), frozen.std.tolist()],
         "dtype": dtype,
         "computed": [frozen.mean.device.type, torch.__version__],

@@ -16,7 +16,6 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torchvision.transforms.v2 import InterpolationMode
 
 from lattok import checks
 from lattok.checks import LattokError
@@ -54,7 +53,7 @@ class FrozenFeatures(nn.Module):
     ):
         super().__init__()
         self.name, self.image_size, self.revision, self.class_token = name, image_size, revision, class_token
-        self.interpolation = InterpolationMode(interpolation)
+        self.interpolation = interpolation
         self.register_buffer("mean", torch.tensor(mean), persistent=False)
         self.register_buffer("std", torch.tensor(std), persistent=False)
         self.mean: Tensor
@@ -103,7 +102,7 @@ class FrozenFeatures(nn.Module):
 
     def resize(self, frames: Tensor) -> Tensor:
         """Resize uint8 [..., H, W, 3] to uint8 [..., s, s, 3]; frames of the right size are returned as they are."""
-        return resize_pixels(frames, self.image_size, self.interpolation.value)
+        return resize_pixels(frames, self.image_size, self.interpolation)
 
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:

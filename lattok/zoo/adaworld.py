@@ -73,7 +73,7 @@ class CentredPixels(FrozenFeatures):
         if side == self.image_size:
             return square
         pixels = rearrange(square.reshape(-1, side, side, 3), "n h w c -> n c h w").float()
-        small = F.interpolate(pixels, (self.image_size, self.image_size), mode=self.interpolation.value)
+        small = F.interpolate(pixels, (self.image_size, self.image_size), mode=self.interpolation)
         small = rearrange(small.round().clamp(0, 255).to(torch.uint8), "n c h w -> n h w c")
         return small.reshape(*frames.shape[:-3], *small.shape[1:])
 

@@ -174,7 +174,7 @@ class HeldFeatures(FrozenFeatures):
 
     def resize(self, frames: Tensor) -> Tensor:
         """Resize uint8 [..., H, W, 3] to the model's height and width, whatever the aspect ratio."""
-        return resize_pixels(frames, self.frame_size, self.interpolation.value)
+        return resize_pixels(frames, self.frame_size, self.interpolation)
 
 
 def added_sines(dim: int, *axes: tuple[int, int]) -> Tensor:
