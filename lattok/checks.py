@@ -180,7 +180,7 @@ def plain_format(template: str, /, **values: str | int) -> str:
     return template.format(**values)
 
 
-ELSEWHERE = {  # what other libraries call it
+ELSEWHERE = {  # what others call it
     "epochs": "steps",
     "output_dir": "out",
     "repo_id": "dataset",
@@ -189,6 +189,8 @@ ELSEWHERE = {  # what other libraries call it
     "max_grad_norm": "clip_norm",
     "chunk_size": "horizon",
     "lr_scheduler": "schedule",
+    "lam": "image_lam",
+    "policy": "vla",
 }
 
 

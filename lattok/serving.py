@@ -1,6 +1,7 @@
 """A policy as a model server of vla-eval, the harness that runs LIBERO, CALVIN, SimplerEnv and RoboTwin in containers.
 
-    vla-eval serve --config integrations/vla_eval/model_servers/libero.yaml --arg model=my-policy
+    vla-eval serve --config integrations/vla_eval/model_servers/libero.yaml
+        --address 127.0.0.1:8000 --arg model=my-policy
     vla_eval.evaluate(PolicyServer(policy, **args), "integrations/vla_eval/benchmarks/libero.yaml")     in Python
 
 How a benchmark calls its cameras, and what the numbers of its actions mean, stands in the server's configuration. A

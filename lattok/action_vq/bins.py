@@ -46,7 +46,14 @@ class UniformBins(ChunkTokenizer):
         self.vocab_size, self.tokens_per_chunk = config.bins, config.horizon * config.action_dim
 
     @classmethod
-    def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
+    def fit(
+        cls,
+        chunks: Arrays,
+        valid: Values | None = None,
+        *,
+        seed: int = 0,  # nothing is random: all families are called alike
+        **options: Any,
+    ) -> Self:
         """Take the range of each dimension from chunks [N, H, m] in physical units, or a list of such arrays.
 
         Nothing is random; `seed` is there so that all families are called in the same way.

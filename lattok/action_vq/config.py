@@ -23,7 +23,7 @@ class ChunkConfig(NormalizedActions):
 
     action_dim: int
     horizon: int = 8  # steps of a chunk
-    normalize: str = "mean_std"  # or "quantile", "min_max", "bounded"
+    normalize: str = "mean_std"  # "mean_std", "quantile", "min_max", "bounded" or "identity"
     normalize_exceptions: tuple[str, ...] = ()  # "gripper=min_max": another kind, by name, pattern (*) or index
     # normalised actions end at -1 and 1, for the kinds that have such a range
     normalize_clip: bool = field(default=False, metadata=ADDED)

@@ -107,7 +107,14 @@ class DCTTokenizer(ChunkTokenizer, ABC):
         return self._subwords
 
     @classmethod
-    def fit(cls, chunks: Arrays, valid: Values | None = None, *, seed: int = 0, **options: Any) -> Self:
+    def fit(
+        cls,
+        chunks: Arrays,
+        valid: Values | None = None,
+        *,
+        seed: int = 0,  # nothing is random: all families are called alike
+        **options: Any,
+    ) -> Self:
         """Learn a vocabulary from chunks [N, H, m] in physical units, or a list of such arrays.
 
         Coefficients up to four times as large as those seen can be written, +-960 at most; `error_report` says how many

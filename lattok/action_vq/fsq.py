@@ -143,12 +143,12 @@ class FSQ(CoarseToFine):
         chunks: Arrays,
         valid: Values | None = None,
         *,
-        steps: int = 3000,
-        seed: int = 0,
-        synthetic: int = 48_000,
-        lr: float = 5e-3,
-        batch_size: int = 256,
-        device: str = "auto",
+        steps: int = 3000,  # of training
+        seed: int = 0,  # of everything random
+        synthetic: int = 48_000,  # chunks that are made from the given ones and added to them
+        lr: float = 5e-3,  # learning rate
+        batch_size: int = 256,  # over all processes
+        device: str = "auto",  # "auto", "cpu", "cuda", "mps"
         **options: Any,
     ) -> Self:
         """Train on chunks [N, H, m] in physical units, or a list of such arrays; `options` are config fields.

@@ -80,9 +80,9 @@ class ResidualVQ(CoarseToFine):
         chunks: Arrays,
         valid: Values | None = None,
         *,
-        steps: int = 12,
-        seed: int = 0,
-        synthetic: int = 24_000,
+        steps: int = 12,  # refits of codes and rows, 0: plain residual k-means
+        seed: int = 0,  # of everything random
+        synthetic: int = 24_000,  # chunks that are made from the given ones and added to them
         **options: Any,
     ) -> Self:
         """Learn codebooks for chunks [N, H, m] in physical units, or a list of such; `options` are config fields.

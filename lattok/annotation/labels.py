@@ -102,7 +102,7 @@ def check_models(work: Work) -> None:
         taken = [key for key in dataset.features if key.startswith(prefix + ".")]
         if taken:
             got = f"{prefix!r} ({taken[0]} is there)"
-            checks.fail("prefix", "one that the dataset does not use", got, "Rename it.")
+            checks.fail("prefix", "one that the dataset does not use", got, f"Choose another, such as {prefix}2.")
         if any(other.startswith(prefix + ".") for other in models):
             checks.fail("models", "prefixes that do not contain each other", ", ".join(models))
         check_model(work, prefix, model)

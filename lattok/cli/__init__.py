@@ -9,6 +9,7 @@ import errno
 import inspect
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -28,6 +29,7 @@ from lattok.cli.train import presets, train_verb
 from lattok.machine import cpu_quota
 
 EVERYTHING = "lattok.recipes"  # and nearly all that it imports
+_CONTINUED = re.compile(r"\n {8,}(?=\S)")  # a line of the text of an argument that is not its first
 
 
 class Verb(NamedTuple):
@@ -154,6 +156,7 @@ def _call(command: str, verb: Callable[..., Any], words: Sequence[str]) -> int |
     def ready(*args: Any, **flags: Any) -> Any:
         return partial(verb, *args, **flags)
 
+    verb.__doc__ = _CONTINUED.sub(" ", inspect.getdoc(verb) or "")  # tyro keeps the source's line breaks
     said = io.StringIO()
     try:
         with redirect_stderr(said):

@@ -367,6 +367,9 @@ def push(
     """
     options: dict[str, Any] = {"license": license, "commit_message": message, "revision": revision}
     options |= {"create_pr": create_pr, "private": private or None}
+    if (Path(folder) / "report.json").is_file():
+        hint = "Push the model: its card says what its last evaluation gave."
+        checks.fail("folder", "that of a model, a dataset or labels", f"{folder}, which holds a report", hint)
     if (Path(folder) / "meta").is_dir():
         print(lattok.push_dataset(folder, repo_id, **options))
     else:

@@ -94,7 +94,8 @@ def annotate(
         result = label(Work(source, loaded, options), out, engine=engine, progress=progress)
     if not result.complete:
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
-    print(f"Annotated dataset: {result.path}")
+    what = "Annotated dataset" if (result.path / "meta").is_dir() else "Labels, in a folder of their own"
+    print(f"{what}: {result.path}")
     return 0 if result.complete else 1
 
 
@@ -196,6 +197,7 @@ def faster(model: Any, backend: str, precision: str, threads: int) -> Any:
 
 def _by_prefix(models: Sequence[str], prefixes: Sequence[str]) -> dict[str, str]:
     prefixes = prefixes or (["latent"] if len(models) == 1 else [])
-    checks.size("prefix", "prefixes, one per model", len(prefixes), len(models))
+    expected = "prefixes, one per model, such as --prefix latent tokens"
+    checks.size("prefix", expected, len(prefixes), len(models))
     checks.size("prefix", "different prefixes", len(set(prefixes)), len(models))
     return dict(zip(prefixes, models, strict=True))

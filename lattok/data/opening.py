@@ -14,7 +14,7 @@ from lattok.checks import LattokError
 from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset
 from lattok.data.views import declare, with_actions, with_cameras
 from lattok.files import read_json
-from lattok.hub import client
+from lattok.hub import CONFIG, WEIGHTS, client
 from lattok.hub.client import HubOptions
 from lattok.hub.fetching import OnDisk, OnHub
 from lattok.places import followed
@@ -127,7 +127,7 @@ def _open_described(file: Path, options: dict[str, Any]) -> RobotDataset:
     for name in [name for name, kind in kinds.items() if Path in get_args(kind) and isinstance(entry.get(name), str)]:
         place = client.here(entry[name], file.parent) or file.parent / entry[name]
         entry[name] = followed(file.parent, place, f"`{name}` of `{file}`")
-    hint = f"No {file.parent / target}."
+    hint = f"There is no {file.parent / target}."
     local = client.here_or_hub(f"dataset` of `{file}", target, expected, hint, file.parent)
     if local is None:
         return _open_from_hub(target, entry.pop("revision", None), entry | options)
@@ -212,4 +212,6 @@ def _what_is_in(place: Path, found: list[tuple[type[RobotDataset], Path]]) -> st
     shown = ", ".join(sorted(names)[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
     if found:
         return f"{place} with several versions ({shown}); give one of them"
+    if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
+        return f"{place}, which holds a model"
     return f"{place} with {shown or 'nothing in it'}"

@@ -26,6 +26,7 @@ NONE: Mapping[str, Any] = {}
 IMAGE_DTYPES = ("video", "image")
 PROVENANCE = Path("meta") / "lattok.json"  # what the label columns of a dataset are; see `lattok.labels`
 INDEX_KEYS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+WITHOUT = "Latent action models learn from video alone: lattok train image-lam with labelled_fraction=0."
 
 
 class Feature(NamedTuple):
@@ -268,7 +269,10 @@ def vector_key(dataset: RobotDataset, argument: str, key: str) -> Feature:
         if feature.dtype.startswith(("float", "int")) and len(feature.shape) == 1 and name not in INDEX_KEYS
     ]
     if key not in candidates:
-        checks.fail(argument, "one of " + (checks.listed(candidates) or "(no vector in this dataset)"), f"{key!r:.200}")
+        own = [name for name in candidates if f"{name.rpartition('.')[0]}.valid" not in dataset.features]  # no labels
+        if not own:
+            raise LattokError(f"`{argument}`: {dataset.name} has no {key!r:.200}, nor any other vector. {WITHOUT}")
+        checks.fail(argument, f"one of {checks.listed(own)}", f"{key!r:.200}")
     return dataset.features[key]
 
 

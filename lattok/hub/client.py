@@ -37,6 +37,8 @@ SAMPLES = {  # what comes with the package, by the names under which it is loade
 WEB = {"model": "https://huggingface.co", "dataset": "https://huggingface.co/datasets"}
 LOG_IN = "log in (`hf auth login`), set HF_TOKEN, or give `token`"
 NEWER = "Set HTTPS_PROXY in the environment: newer versions of huggingface_hub take no proxies."
+# reasons that leave open whether there is such an id, or a path was meant
+UNSEEN = ("there is no such repository", "it is not in the cache", "the network failed")
 TOKENS = "https://huggingface.co/settings/tokens"
 DTYPES = ("float32", "bfloat16", "float16")
 # keywords of other libraries that have no use here: values that change nothing, and the way out
@@ -119,7 +121,7 @@ def here(name: Any, folder: Path = Path()) -> Path | None:
 def here_or_hub(argument: str, name: Any, expected: str, hint: str = "", folder: Path = Path()) -> Path | None:
     """Return what lies on this machine under `name`; None for a Hub id. Anything else is an error."""
     place = here(name, folder)
-    if place is None and str(name).startswith("sample/"):
+    if place is None and str(name).split("/")[0] == "sample":
         checks.fail(argument, f"one of {', '.join(SAMPLES)}, or {expected}", repr(name)[:200])
     if place is None and not (isinstance(name, str | os.PathLike) and HUB_ID.fullmatch(os.fspath(name))):
         shown = os.fspath(name) if isinstance(name, str | os.PathLike) else name
@@ -250,6 +252,8 @@ def fail(
     reason, way_out = explain(repo_id, revision, error, kind, did)
     what = f"{file!r} of {repo_id!r}" if file else repr(repo_id)
     at = "" if revision is None else f" at {revision}"
+    if did == "fetched" and not file and reason.startswith(UNSEEN):
+        way_out += f" There is no folder {repo_id} here either."
     raise LattokError(f"`{argument}`: {what}{at} could not be {did}: {reason.rstrip('.')}. {way_out}") from None
 
 

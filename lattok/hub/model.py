@@ -104,7 +104,9 @@ def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     """Read config.json of an artefact; check that it is whole, and its version."""
     path = folder / CONFIG
     if not path.is_file():
-        checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it")
+        known = {"meta/info.json": "It holds a dataset.", "run/recipe.json": "Its training has not ended: see resume."}
+        hint = next((text for name, text in known.items() if (folder / name).is_file()), "")
+        checks.fail(argument, f"a folder with {CONFIG}", f"{folder} without it", hint)
     config = files.read_json(path)
     if not isinstance(config.get("type"), str):
         checks.fail(str(path), "an object with `type`", "none", "Is this a lattok artefact?")
@@ -393,6 +395,15 @@ def family_of(folder: Path, argument: str = "model") -> type[HubModel]:
         hint = "Install the package that brings it."
         checks.fail(str(folder / CONFIG), f"a `type` among {', '.join(FAMILIES)}", repr(kind), hint)
     return FAMILIES[kind]
+
+
+def config_of(argument: str, name: str, kind: type[HubModel]) -> tuple[Path, dict[str, Any]]:
+    """Return folder and config.json of a model of this kind, a folder or a Hub id, without reading its weights."""
+    folder = resolve(name, argument=argument).folder
+    raw = read_config(folder, argument)
+    if raw["type"] != kind.type:
+        checks.fail(argument, f"a model of type {kind.type!r}", f"{raw['type']!r} in {name}")
+    return folder, raw
 
 
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:

@@ -294,7 +294,10 @@ def _one_line(argument: str, expected: str) -> Iterator[None]:
     except LattokError:
         raise
     except Exception as error:
-        checks.fail(argument, expected, checks.first_line(error))
+        said = checks.first_line(error).rstrip(".")
+        offline = any(word in said.lower() for word in ("connection", "offline", "internet"))
+        hint = "Without network: pixels, or features that are in the cache." * (offline and argument == "features")
+        checks.fail(argument, expected, said, hint)
 
 
 def _check_whole(argument: str, what: str, report: Any, needed: str = "") -> None:

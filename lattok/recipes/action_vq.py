@@ -154,13 +154,14 @@ def recipe_for(family: type[Tokenizer]) -> type[FitRecipe[Tokenizer]]:
     named = [(p.name, types[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY]
     own = [f.name for f in fields(family.config_class) if f.name not in types_of(ChunkConfig)]
     what = (family.__doc__ or "").strip().partition("\n")[0].partition(":")[0].rstrip(".")
+    loop = make_dataclass(f"{family.__name__}FitOptions", named, frozen=True, namespace={"made_of": family.fit})
     facts = {
         "__doc__": f"Fit {family.__name__}: {what[:1].lower()}{what[1:]}.",
         "__module__": family.__module__,
         "kind": family.type,
         "family": family,
         "model_class": family.config_class,
-        "loop_class": make_dataclass(f"{family.__name__}FitOptions", named, frozen=True),
+        "loop_class": loop,
         "common": ("horizon", *own, *Recipe.common),
     }
     return type(f"{family.__name__}Recipe", (FitRecipe,), facts)
@@ -188,9 +189,10 @@ def fit_summary(model: ChunkTokenizer, windows: ActionWindows, names: Sequence[s
     varies = steps.var(0, correction=0) > 0
     error = float((gap.square().mean(0) / steps.var(0, correction=0))[varies].mean()) if bool(varies.any()) else 0.0
     tokens = f"{used.mean():.3g} tokens" if model.fixed_length else f"{used.mean():.3g} tokens on average"
+    lost = f"{100 * error:.0f}" if error >= 1 else f"{100 * error:.2g}"
     each = [f"{name} {float(gap[:, i].square().mean().sqrt()):.2g}" for i, name in enumerate(names[:SHOWN])]
     each += ["…"] * (len(names) > SHOWN)
     return (
-        f"{model.type}: {tokens} for a chunk; {100 * error:.2g} % of the training actions' variance is lost\n"
+        f"{model.type}: {tokens} for a chunk; {lost} % of the training actions' variance is lost\n"
         f"typical error (RMS, in the dataset's units): {', '.join(each)}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -293,7 +294,10 @@ class Recipe(ABC, Generic[Model]):
         if resume and first_process():
             self._check_stored()
         elif first_process() and not (files.is_free(out) or never_saved(out)):
-            checks.fail("out", "a new or empty folder", f"{out}, which holds files", "Or continue its run with resume.")
+            stored = (out / RUN / RECIPE).is_file()
+            hint = "Choose another, or continue its run with resume." if stored else "Choose another."
+            got = f"{out}, which holds files" if out.is_dir() else f"the file {out}"
+            checks.fail("out", "a new or empty folder", got, hint)
         return out
 
 
@@ -339,13 +343,15 @@ def types_of(owner: type) -> dict[str, Any]:
 
 
 def comments_of(owner: type) -> dict[str, str]:
-    """Return what the source of a dataclass says about its fields, in the line of each or right above it."""
+    """Return what the source of a dataclass says about its fields, in the line of each or right above it.
+
+    One that was made at run time has the source of `made_of`, the function whose arguments are its fields.
+    """
     found: dict[str, str] = {}
-    for part in reversed(owner.__mro__):
-        if not is_dataclass(part) or part.__module__ == "types":  # made at run time: there is no source
-            continue
+    for part in filter(is_dataclass, reversed(owner.__mro__)):
+        source: Any = getattr(part, "made_of", part)
         above = ""
-        for line in inspect.getsource(part).splitlines():
+        for line in textwrap.dedent(inspect.getsource(source)).splitlines():
             comment = re.fullmatch(r"    # (.*)", line)
             named = re.match(r"    (\w+): [^#]*?(?:  # (.*))?$", line)
             if named is not None and (said := named[2] or above):

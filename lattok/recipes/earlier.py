@@ -54,10 +54,7 @@ def combined(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 
 def lam_config(argument: str, name: str) -> ImageLAMConfig:
     """Return the config of a latent action model, a folder or a Hub id, without its weights."""
-    folder = hub.resolve(name, argument=argument).folder
-    raw = hub.read_config(folder, argument)
-    if raw["type"] != ImageLAM.type:
-        checks.fail(argument, f"a model of type {ImageLAM.type!r}", f"{raw['type']!r} in {name}")
+    folder, raw = hub.config_of(argument, name, ImageLAM)
     return hub.parse_config(ImageLAMConfig, raw, folder / hub.CONFIG)
 
 

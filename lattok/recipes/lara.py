@@ -123,6 +123,7 @@ class LARARecipe(VLARecipe):
         if data.lam is None:
             hint = "lattok train image-lam trains one."
             checks.fail("lam", "an image latent action model, a folder or a Hub id", "none", hint)
+        hub.config_of("lam", data.lam, ImageLAM)
         if data.init is None:
             policy = LatentVLA(*with_base(policy_config(self, found)))
         else:
@@ -178,16 +179,13 @@ class LARARecipe(VLARecipe):
 
     def next_step(self) -> str:
         """Return what to type when both are trained."""
-        refined = "" if self.data.lam_rate == 0 else f" The refined latent action model is {Path(self.out) / LAM}."
+        refined = "" if self.data.lam_rate == 0 else f"\nThe refined latent action model is {Path(self.out) / LAM}."
         return super().next_step() + refined
 
 
 def _config_of(init: str) -> VLAConfig:
     """Return the configuration of a policy, without its weights."""
-    folder = hub.resolve(init, argument="init").folder
-    raw = hub.read_config(folder, "init")
-    if raw["type"] != LatentVLA.type:
-        checks.fail("init", f"a policy of type {LatentVLA.type!r}", f"{raw['type']!r} in {init}")
+    folder, raw = hub.config_of("init", init, LatentVLA)
     return hub.parse_config(VLAConfig, raw, folder / hub.CONFIG)
 
 

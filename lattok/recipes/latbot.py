@@ -13,7 +13,7 @@ from types import MappingProxyType
 from lattok import checks
 from lattok.clip_lam import ClipLAM
 from lattok.clip_lam.distillation import Distillation, follow, taught_by
-from lattok.hub import HubModel
+from lattok.hub import HubModel, config_of
 from lattok.recipes.lara import check_frames, views_of
 from lattok.recipes.policy_data import PolicySource
 from lattok.recipes.run_folder import first_process
@@ -89,9 +89,11 @@ class LatBotRecipe(VLARecipe):
         """Return the student with its teacher, or the distilled policy with a new head."""
         config = policy_config(self, found)
         if self.data.phase == "finetune":
+            config_of("student", self.data.before, LatentVLA)
             before = LatentVLA.from_pretrained(self.data.before)
             policy = follow(before, LatentVLA(*with_base(taught_by(config, before.config))))
             return Learner(policy, policy, policy.config.loss_weights, inputs=_hash("student", before))
+        config_of("teacher", self.data.before, ClipLAM)
         teacher = ClipLAM.from_pretrained(self.data.before)
         check_frames(config, teacher)
         policy = LatentVLA(*with_base(taught_by(config, teacher.config)))

@@ -54,7 +54,7 @@ class LoopOptions:
     decay_factor: float = 0.5  # of "step"
     warmup_steps: int = 0  # of "cosine", which then falls to min_lr
     min_lr: float = 0.0  # learning rate at which "cosine" ends
-    optimizer: str = "adam"  # or "adamw"
+    optimizer: str = "adam"  # "adam" or "adamw"
     beta2: float = 0.999  # decay per step of the mean squared gradients
     weight_decay: float = 0.0  # of each step, times lr; with "adam" part of the gradient
     clip_norm: float = 1.0  # greatest norm of the gradient

@@ -43,7 +43,7 @@ class VLAConfig(NormalizedActions):
     strategy: Strategy = STRATEGIES["baseline"]
     latent: LatentSpec | None = None  # what the labels are that the strategy follows
     horizon: int = 8  # actions of a prediction
-    n_action_steps: int | None = field(default=None, metadata=ADDED)  # of them carried out (default: all)
+    n_action_steps: int | None = field(default=None, metadata=ADDED)  # carried out before it plans again (default: all)
     fps: float | None = field(default=None, metadata=ADDED)  # decisions a second, where the dataset is known
     instructions: tuple[str, ...] = field(default=(), metadata=ADDED)  # known ones; none: not listed
     normalizers: tuple[str, ...] = field(default=(), metadata=ADDED)  # datasets of a mixture, each with its own

@@ -274,6 +274,13 @@ def test_a_request_to_stop_saves_says_how_to_continue_and_the_result_is_the_same
         (["inspect"], "Missing from lattok inspect: DATASET "),
         (["inspect", "D", "E"], "Unrecognized options: E. See lattok inspect --help."),
         (["inspect", "caf\udce9"], "expected text in UTF-8, got other bytes"),
+        (["train", "lam", "D"], "lattok train has no `lam`. Did you mean image-lam?"),
+        (["train", "policy", "D"], "lattok train has no `policy`. Did you mean vla?"),
+        (["inspect", "sample"], "expected one of sample/dataset, sample/lam,"),
+        (["inspect", "sample/lam"], "models/lam, which holds a model."),
+        (["evaluate", "sample/dataset", "sample/lam"], "metaworld_sample without it. It holds a dataset."),
+        (["annotate", "sample/dataset", "--model", "a", "b", "--out", "x"], "such as --prefix latent tokens, got 0."),
+        (["train", "fast", "sample/dataset", "--out", __file__], "expected a new or empty folder, got the file "),
     ],
 )
 def test_what_is_nearly_right_gets_one_line_that_says_so(words, says, capsys):
@@ -281,6 +288,12 @@ def test_what_is_nearly_right_gets_one_line_that_says_so(words, says, capsys):
     error = capsys.readouterr().err
     assert re.fullmatch(r"lattok: [^\n]*\n", error), error
     assert says in error
+
+
+def test_help_breaks_lines_where_they_are_full_and_not_where_the_source_does(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    words = help_of(["rollout"], capsys).replace("│", " ").split("--ensemble X")[1].split("--instruction")[0]
+    assert [len(line.split()) > 6 for line in words.strip().splitlines()] == [True, True], words
 
 
 def test_help_of_a_word_lists_what_follows_it_and_points_to_its_help(capsys):

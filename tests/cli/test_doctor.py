@@ -117,10 +117,10 @@ def test_full_disks_and_offline_hubs(monkeypatch, tmp_path):
 def test_simulators_that_are_missing_or_do_not_render(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(environment, "installed", lambda names: {})
-        assert list(environment.simulation()) == [("simulators", "not there (extra sim)")]
+        assert list(environment.simulation()) == [("simulator", "not there (extra sim)")]
         patch.setattr(environment, "installed", lambda names: {"mujoco": "3.3.0", "metaworld": "3.1.1"})
         fact, finding = environment.simulation()
-        assert fact == ("simulators", "mujoco 3.3.0, metaworld 3.1.1")
+        assert fact == ("simulator", "mujoco 3.3.0, metaworld 3.1.1")
         assert finding == ("note", "gymnasium, ogbench of the extra sim is not installed.", SIM)
     pytest.importorskip("metaworld")
     from lattok.sim import rendering

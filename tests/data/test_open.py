@@ -16,6 +16,7 @@ import pytest
 
 from lattok.checks import LattokError
 from lattok.data import Feature, camera_keys, open_dataset, sample_dataset_path
+from lattok.data.schema import vector_key
 from tests.conftest import moving_square
 from tests.data.rlds_sample import write_rlds
 
@@ -56,6 +57,15 @@ def test_columns_from_one_row_group_of_many_episodes(make_dataset):
         got = merged.columns(i, ["action", "reward"])
         for key in got:
             np.testing.assert_array_equal(got[key], expected[i][key])
+
+
+def test_a_dataset_without_any_vector_says_what_can_learn_from_it(make_dataset):
+    """Columns of labels are none: they are not what a policy should learn as actions."""
+    dataset = make_dataset([4, 6], cameras=False)
+    labels = {"latent.codes": Feature("int64", (4,), None), "latent.valid": Feature("bool", (1,), None)}
+    dataset.features = {"observation.images.front": Feature("video", (8, 8, 3), None), **labels}
+    with pytest.raises(LattokError, match=r"`action_key`: tiny has no 'action', nor any other vector\. Latent action"):
+        vector_key(dataset, "action_key", "action")
 
 
 def test_lists_without_a_fixed_size_are_read(make_dataset):
@@ -341,7 +351,7 @@ def test_a_description_of_a_hub_id(tmp_path, monkeypatch):
         ({"fps": 5}, r"`dataset` of `.*dataset\.json`: expected a path relative to that file, or a Hub id, got None"),
         ({"dataset": 3}, "got 3"),
         ({"dataset": "dataset.json"}, "got 'dataset.json'"),
-        ({"dataset": "nothing"}, r"got 'nothing', which is neither\. No .*nothing"),
+        ({"dataset": "nothing"}, r"got 'nothing', which is neither\. There is no .*nothing"),
         ({"dataset": "toy", "fps": "five"}, "`fps`: expected a number greater than 0, got 'five'"),
         ({"dataset": "toy", "fps": 5, "split": ["train"]}, "`split`: expected one of train"),
         ({"dataset": "~nobody"}, "got '~nobody'"),

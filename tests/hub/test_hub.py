@@ -304,6 +304,8 @@ def test_what_the_hub_says_is_one_line_with_the_reason_and_the_way_out(error, te
         assert "'org/name' at v9 could not be fetched" in str(caught.value)
         assert "\n" not in str(caught.value)
         assert ".." not in str(caught.value)
+        unseen = any(part in text for part in ("private", "not logged in", "switched off", "network failed"))
+        assert str(caught.value).endswith(" There is no folder org/name here either.") == unseen
 
 
 @pytest.mark.parametrize("name", ["../x", "org/..", "a/b/c", "org name/x", "-x/y", "org/na\0me", "org/" + "n" * 5000])

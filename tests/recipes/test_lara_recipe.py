@@ -226,7 +226,8 @@ def test_pairs_are_those_inside_the_episode_and_shares_know_how_many(folder: Pat
         ),
         ({"lam_rate": -1.0}, "`lam_rate`: expected a number of at least 0"),
         ({"preset": "lara"}, "`preset`: expected libero+lara, or another one under it, got 'lara'"),
-        ({"init": "LAM"}, "`init`: expected a policy of type 'latent-vla', got 'image-lam'"),
+        ({"lam": "sample/tokenizer"}, "`lam`: expected a model of type 'image-lam', got 'residual-vq' in sample"),
+        ({"init": "LAM"}, "`init`: expected a model of type 'latent-vla', got 'image-lam'"),
     ],
 )
 def test_what_does_not_fit_is_one_line(options: dict, text: str, folder: Path, tmp_path: Path):

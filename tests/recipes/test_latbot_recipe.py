@@ -95,6 +95,7 @@ def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
         ({"phase": "finetune", "teacher": "x"}, "`student`: expected a folder or a Hub id with phase=finetune"),
         ({"strategy": "la_align"}, "`strategy`: expected one of baseline"),
         ({"phase": "teach"}, "`phase`: expected one of distill, finetune"),
+        ({"teacher": "sample/lam"}, "`teacher`: expected a model of type 'clip-lam', got 'image-lam' in sample/lam"),
     ],
 )
 def test_what_is_missing_is_named(options, text, tmp_path):

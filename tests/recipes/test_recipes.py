@@ -153,13 +153,13 @@ def test_bad_options_name_themselves(options, text):
 
 @pytest.mark.parametrize("kind", kinds())
 def test_every_option_says_what_it_is(kind):
-    """The comment next to a field is its help; arguments of `fit` alone have no place for one."""
+    """The comment next to a field, or to an argument of `fit`, is its help."""
     recipe = recipe_of(kind)
     assert recipe is not None
     sources = (recipe.data_class, recipe.loop_class, recipe.model_class)
     for owner, source in zip(recipe.groups(), sources, strict=True):
         said = comments_of(source)
-        assert source.__module__ == "types" or not [name for name in types_of(owner) if not said.get(name)]
+        assert not [name for name in types_of(owner) if not said.get(name)]
 
 
 def test_config_files(tmp_path):

@@ -416,7 +416,7 @@ def test_a_run_that_met_a_full_disk_goes_on_either_way(root, whole, tmp_path, mo
                 with pytest.raises(OSError, match="No space left"):
                     lattok.train(recipe(root, out))
             if "finish" in place and not resume:
-                with pytest.raises(LattokError, match="Or continue its run with resume"):
+                with pytest.raises(LattokError, match="Choose another, or continue its run with resume"):
                     lattok.train(recipe(root, out))
                 continue
             lattok.train(recipe(root, out), resume=resume)

@@ -165,7 +165,7 @@ def simulation() -> Found:
     """Simulators, and how long an image of one takes."""
     there = installed(SIMULATORS)
     missing = [name for name in SIMULATORS if name not in there]
-    yield "simulators", ", ".join(f"{name} {found}" for name, found in there.items()) or "not there (extra sim)"
+    yield "simulator", ", ".join(f"{name} {found}" for name, found in there.items()) or "not there (extra sim)"
     if missing:
         if there:
             what = f"{', '.join(missing)} of the extra sim is not installed."
