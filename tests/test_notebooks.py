@@ -41,6 +41,8 @@ def test_every_notebook_says_what_a_reader_needs(name):
     assert "Colab" in cells[0].source
     assert f'os.environ.get("{notebooks.SHORT}")' in code
     assert "\nassert " in code
+    makes = any(call in code for call in ("lattok.train(", "lattok.annotate(", "sim.collect("))
+    assert makes <= ("os.chdir(tempfile.mkdtemp(" in code)  # all cells can run again: what they make is there already
     assert "DATASET = lattok.sample_dataset_path()" in cells[-1].source  # the reader's own path goes here
     assert any("what would be wrong" in cell.source.lower() for cell in cells)
 

@@ -10,6 +10,7 @@
 # %%
 import importlib.util
 import os
+import tempfile
 
 import matplotlib.pyplot as plt
 import torch
@@ -21,6 +22,7 @@ from lattok.samples import ActionWindows
 from lattok.vla import CodeCrossEntropy, Supervised
 
 SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook train for fewer steps, and assert less
+os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # new at each start: all cells can run again
 
 # %% [markdown]
 # ## A dataset with labels
@@ -223,7 +225,7 @@ else:
 # %% [markdown]
 # ## Your own data
 #
-# Set `DATASET` to an annotated folder or a Hub id, use your loader, and look at two figures: does your own loss stay where it was,
+# Set `DATASET` to an annotated folder, by its whole path, or a Hub id, use your loader, and look at two figures: does your own loss stay where it was,
 # and are codes predicted better than with the codes of another moment?
 
 # %%

@@ -13,6 +13,7 @@
 
 # %%
 import os
+import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -26,6 +27,7 @@ from lattok.samples import FramePairs
 from lattok.training.runlog import read_metrics
 
 SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook train for a few steps, and assert less
+os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # new at each start: all cells can run again
 
 # %% [markdown]
 # ## A latent action model that never saw an action
@@ -178,7 +180,7 @@ assert SHORT or pulled["R² of the action from the codes"] < control["R² of the
 #
 # ## Your own data
 #
-# Set `DATASET` to a folder or a Hub id. If the bits fall, raise `--lam-weight`, or let the policy follow (`--detach lam`); `compare` judges the
+# Set `DATASET` to a folder, by its whole path, or a Hub id. If the bits fall, raise `--lam-weight`, or let the policy follow (`--detach lam`); `compare` judges the
 # model before and after.
 
 # %%

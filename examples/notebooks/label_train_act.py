@@ -11,6 +11,7 @@
 # %%
 import importlib.util
 import os
+import tempfile
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,6 +22,7 @@ from lattok.data import inspect_dataset
 from lattok.vla import STRATEGIES
 
 SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook train for a few steps, and assert less
+os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # new at each start: all cells can run again
 
 # %% [markdown]
 # ## Demonstrations
@@ -132,7 +134,7 @@ for told in ("swapped", "blank"):
 #
 # ## Your own data
 #
-# Set `DATASET` to a folder or a Hub id. The same three steps; on a GPU leave out preset, features and backbone.
+# Set `DATASET` to a folder, by its whole path, or a Hub id. The same three steps; on a GPU leave out preset, features and backbone.
 
 # %%
 DATASET = lattok.sample_dataset_path()

@@ -12,6 +12,7 @@
 # %%
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,6 +24,7 @@ from lattok.data import inspect_dataset, select_episodes
 from lattok.types import LatentActions, LatentTarget, PolicyBatch
 
 SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook train for a few steps, and assert less
+os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # new at each start: all cells can run again
 SAMPLE = lattok.sample_dataset_path()
 dataset = lattok.open_dataset(SAMPLE)
 common = {"cameras": ("corner2",), "device": "cpu", "threads": 1} | ({"trial": True} if SHORT else {})
@@ -265,7 +267,7 @@ plt.show()
 # %% [markdown]
 # ## Your own data
 #
-# Set `DATASET` to a folder or a Hub id. On a GPU leave out preset and backbone: teacher and student are then InternVL3.5 and
+# Set `DATASET` to a folder, by its whole path, or a Hub id. On a GPU leave out preset and backbone: teacher and student are then InternVL3.5 and
 # Qwen3-VL, with the paper's numbers. *Distil latent actions of clips* in the documentation has every option.
 
 # %%

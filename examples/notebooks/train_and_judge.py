@@ -10,6 +10,7 @@
 
 # %%
 import os
+import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -21,6 +22,7 @@ from lattok.data import inspect_dataset
 from lattok.samples import FramePairs
 
 SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook train for fewer steps, and assert less
+os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # new at each start: all cells can run again
 
 # %% [markdown]
 # ## Train
@@ -134,7 +136,7 @@ plt.show()
 # %% [markdown]
 # ## Your own data
 #
-# Set `DATASET` to a folder or a Hub id. This inspects it and says what to type; on a GPU leave out preset and features: you get
+# Set `DATASET` to a folder, by its whole path, or a Hub id. This inspects it and says what to type; on a GPU leave out preset and features: you get
 # DINOv2 features and a larger model.
 
 # %%
