@@ -1,6 +1,6 @@
 """What each extra costs: size, time to import, and its tests in a fresh environment.
 
-python -m benchmarks.extras --out benchmarks/results/extras.json   # half an hour
+python -m benchmarks.speed.extras --out benchmarks/results/extras.json   # half an hour
     --only EXTRA: those alone, the others stay as they are in the file; --no-tests: nor their tests
 
 The wheel is built once. Each environment gets it with one extra (and pytest), runs the tests that need this extra from
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.common import environment, write_results
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 REPEATS = 3
 BASE = "none"
 
