@@ -48,9 +48,12 @@ del _HOMES["convert"]
 __all__ = ["__version__", "convert", *_HOMES]
 
 
+MODULES = ("convert", "data", "labels", "sim", "vla")  # used as they are: lattok.convert.p2t_action_vq(...)
+
+
 def __getattr__(name: str) -> Any:
-    if name == "convert":  # a module, used as it is: lattok.convert.p2t_action_vq(...)
-        return import_module("lattok.convert")
+    if name in MODULES:
+        return import_module(f"lattok.{name}")
     if name not in _HOMES:
         from lattok.checks import did_you_mean
 

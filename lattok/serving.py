@@ -18,13 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from anyio.to_thread import run_sync
 from torch import Tensor
-from vla_eval import specs
-from vla_eval.model_servers.base import SessionContext
-from vla_eval.model_servers.predict import PredictModelServer
-from vla_eval.model_servers.serve import run_server
-from vla_eval.specs import DimSpec
 
 from lattok import checks, hub
 from lattok.checks import LattokError
@@ -37,6 +31,20 @@ from lattok.devices import moved
 from lattok.types import PolicyBatch
 from lattok.vla import LatentVLA
 from lattok.vla.observations import ActionQueues, check_batch, policy_batch
+
+try:
+    from anyio.to_thread import run_sync
+    from vla_eval import specs
+    from vla_eval.model_servers.base import SessionContext
+    from vla_eval.model_servers.predict import PredictModelServer
+    from vla_eval.model_servers.serve import run_server
+    from vla_eval.specs import DimSpec
+except ModuleNotFoundError as error:
+    if error.name not in ("anyio", "vla_eval"):
+        raise
+    raise LattokError(
+        f"serving needs {error.name}, which is not installed. Run: pip install 'lattok[vla-eval]'"
+    ) from None
 
 SEEN = "lattok.seen"  # an observation that has been checked
 LEROBOT = "lattok"  # `type` in the config.json of a checkpoint of the LeRobot plugin

@@ -49,6 +49,12 @@ def test_no_public_name_is_also_a_module():
     assert [name for name in lattok._HOMES if importlib.util.find_spec(f"lattok.{name}")] == []
 
 
+@pytest.mark.parametrize("name", ["convert", "data", "labels", "vla"])
+def test_packages_that_pages_name_are_there_after_import_lattok(name: str):
+    code = f"import lattok; print(lattok.{name}.__name__)"
+    assert python("-c", code).stdout.split() == [f"lattok.{name}"]
+
+
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'tokenise'"):
         _ = lattok.tokenise

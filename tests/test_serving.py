@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import socket
@@ -557,6 +558,14 @@ def test_the_script_serves_an_artefact(policy, tmp_path):
     assert results[0]["mean_success"] == 1.0
     first = next(value for kind, value in Table.log if kind == "action")["actions"]
     np.testing.assert_allclose(first, expected(policy, drawn(1) | {"task_description": "lift"})[0, 0], atol=1e-6)
+
+
+def test_without_the_harness_it_says_what_to_install(monkeypatch):
+    for name in ("lattok.serving", "vla_eval"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "vla_eval", None)
+    with pytest.raises(LattokError, match=r"needs vla_eval, .* pip install 'lattok\[vla-eval\]'"):
+        importlib.import_module("lattok.serving")
 
 
 def wait_for(url: str, process: subprocess.Popen[str]) -> None:

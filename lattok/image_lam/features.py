@@ -247,7 +247,7 @@ def _transformers(
     try:
         from transformers import AutoConfig, ViTMAEModel, VJEPA2Model
     except ImportError:
-        checks.fail("features", f"transformers with V-JEPA 2 for {name!r}", "none", "pip install 'lattok[vla]'")
+        checks.fail("features", f"the package transformers for {name!r}", "none", "pip install 'lattok[vla]'")
     where, expected = _place(model), "a V-JEPA 2 or ViT-MAE model"
     with _one_line("features", f"{expected}; {name!r} could not be built"):
         config = AutoConfig.from_pretrained(where, revision=revision)

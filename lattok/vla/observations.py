@@ -38,9 +38,10 @@ def as_batch(config: VLAConfig, observation: Any) -> tuple[Any, bool]:
         return observation, False
     found = {key: torch.tensor(value) if _is_array(value) else value for key, value in observation.items()}
     ranks = dict.fromkeys(config.cameras, 3) | ({config.state_key: 1} if config.proprio_dim else {})
-    if not isinstance(found.get("task"), str) or any(
-        getattr(found.get(key), "ndim", rank) != rank for key, rank in ranks.items()
-    ):
+    alone = all(getattr(found.get(key), "ndim", rank) == rank for key, rank in ranks.items())
+    if alone and "task" not in found and ranks.keys() & found.keys():
+        checks.fail("task", "the instruction of this single observation, a text", "none")
+    if not (alone and isinstance(found.get("task"), str)):
         return found, False
     one = {key: value[None] for key, value in found.items() if isinstance(value, Tensor)}
     return {**found, **one, "task": [found["task"]]}, True
@@ -147,7 +148,7 @@ def _check_finite(config: VLAConfig, proprio: Tensor) -> None:
 def _required(batch: Mapping[str, Any], key: str, what: str) -> Tensor:
     value = batch.get(key)
     if value is None:
-        checks.fail("batch", f"`{key}`, {what}", f"only {', '.join(map(str, batch)) or 'nothing'}")
+        checks.fail("batch", f"`{key}`, {what}", f"only {', '.join(map(str, batch))}" if batch else "none")
     checks.tensor(key, value)
     return value
 

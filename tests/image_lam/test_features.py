@@ -160,7 +160,7 @@ def test_a_folder_without_a_model():
 
 def test_without_transformers(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(LattokError, match="`features`: expected transformers with V-JEPA 2 .*pip install"):
+    with pytest.raises(LattokError, match="`features`: expected the package transformers for .*pip install"):
         FrozenFeatures(f"hf:{tmp_path}", 224)
 
 

@@ -109,6 +109,11 @@ def test_arrays_and_single_observations_will_do():
         model.reset()
         for step in range(2):
             torch.testing.assert_close(model.select_action(single), plan[2, step])
+    del single["task"]
+    with pytest.raises(
+        LattokError, match="`task`: expected the instruction of this single observation, a text, got none"
+    ):
+        model.predict_chunk(single)
 
 
 def test_a_policy_carries_out_as_many_actions_as_it_says():
