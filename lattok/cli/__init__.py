@@ -124,6 +124,7 @@ def run(words: Sequence[str]) -> int | None:
         return None
     if not words or words[0] in HELP:
         title = f"lattok {lattok.__version__}: latent-action tokenizers for robot learning. Start with: lattok demo"
+        title += "\nWith it, by these names: sample/dataset, sample/tokenizer, sample/lam, sample/policy."
         texts = {name: verb.text if isinstance(verb, Group) else _summary(verb.run) for name, verb in VERBS.items()}
         return _list("lattok", title, texts)
     name, rest = words[0], words[1:]

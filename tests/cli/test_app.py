@@ -17,6 +17,7 @@ import pytest
 import lattok
 from lattok import signals
 from lattok.cli import CONVERT, VERBS, main
+from lattok.hub.client import SAMPLES
 from lattok.recipes import kinds
 from lattok.vla import STRATEGIES, register_strategy
 
@@ -103,6 +104,7 @@ def test_overview_lists_the_verbs(capsys):
     assert all(
         verb in text for verb in ("demo", "inspect", "train", "evaluate", "annotate", "doctor", "push", "convert")
     )
+    assert all(name in text for name in SAMPLES)
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"lattok {lattok.__version__}\n"
 

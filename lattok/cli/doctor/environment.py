@@ -45,7 +45,8 @@ def versions() -> Found:
     names = [f"{name} {found}" for name, found in there.items()]
     for i in range(0, len(names), 4):
         yield "packages" if i == 0 else "", ", ".join(names[i : i + 4])
-    yield "not there", ", ".join(name for name in OPTIONAL if name not in there) or "nothing"
+    missing = ", ".join(name for name in OPTIONAL if name not in there)
+    yield "optional", f"not installed: {missing}" if missing else "all installed"
     for name in REQUIRED:
         if name not in there:
             yield Finding("error", f"{name} is not installed.", "pip install lattok")
