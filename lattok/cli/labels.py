@@ -94,7 +94,7 @@ def annotate(
         result = label(Work(source, loaded, options), out, engine=engine, progress=progress)
     if not result.complete:
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
-    what = "Annotated dataset" if (result.path / "meta").is_dir() else "Labels, in a folder of their own"
+    what = "Annotated dataset" if (result.path / "meta/info.json").is_file() else "Labels, in a folder of their own"
     print(f"{what}: {result.path}")
     return 0 if result.complete else 1
 

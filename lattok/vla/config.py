@@ -43,7 +43,8 @@ class VLAConfig(NormalizedActions):
     strategy: Strategy = STRATEGIES["baseline"]
     latent: LatentSpec | None = None  # what the labels are that the strategy follows
     horizon: int = 8  # actions of a prediction
-    n_action_steps: int | None = field(default=None, metadata=ADDED)  # carried out before it plans again (default: all)
+    # of them carried out before it plans again (default: all)
+    n_action_steps: int | None = field(default=None, metadata=ADDED)
     fps: float | None = field(default=None, metadata=ADDED)  # decisions a second, where the dataset is known
     instructions: tuple[str, ...] = field(default=(), metadata=ADDED)  # known ones; none: not listed
     normalizers: tuple[str, ...] = field(default=(), metadata=ADDED)  # datasets of a mixture, each with its own
@@ -73,7 +74,8 @@ class VLAConfig(NormalizedActions):
     # "l2" (Eq. 4); the published code has "l1"; "l2_bce": grippers by cross-entropy; a flow head has its own
     action_loss: str = "l2"
     loss_reduction: str = "mean"  # "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
-    normalize: str = "quantile"  # of actions and proprio
+    # of actions and proprio: "mean_std", "quantile", "min_max", "bounded" or "identity"
+    normalize: str = "quantile"
     normalize_exceptions: tuple[str, ...] = ()  # of actions, as action tokenizers have them
     normalize_clip: bool = False  # what is normalised ends at -1 and 1, for the kinds that have such a range
     action_key: str = "action"

@@ -126,6 +126,7 @@ def test_train_evaluate_annotate_in_a_row(dataset, tmp_path, capsys):
     assert "physical units: true, tokenizer, k-means control." in titles[1]
     assert json.loads((tmp_path / "tok/evaluation.json").read_text())["dataset"] == Path(dataset).name
     assert main(["annotate", dataset, "--model", tokenizer, "--out", annotated]) == 0
+    assert f"Annotated dataset: {annotated}" in capsys.readouterr().out
     assert lattok.open_dataset(annotated).columns(0, ["latent.codes"])["latent.codes"].shape == (12, 4)
 
 

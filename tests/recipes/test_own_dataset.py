@@ -46,6 +46,7 @@ def test_the_page(place, capsys):
             words = shlex.split(line)[1:]
             more = SHORT if words[0] == "train" else ["--video-codec", "h264"] if words[0] == "export" else []
             assert main([*words, *more]) == 0, (line, capsys.readouterr().err)
+            assert words[0] != "annotate" or "Labels, in a folder of their own: " in capsys.readouterr().out
     assert found["codes"].shape[0] == 20
     exported = open_dataset("exported")
     assert exported.tasks == ("slice the onion", "pour the tea", "pour")
