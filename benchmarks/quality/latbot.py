@@ -1,6 +1,6 @@
 """Does LatBot's teacher tell what the robot does from what changes around it, and is that the exchange's doing?
 
-python -m benchmarks.quality.latbot --out benchmarks/results/latbot.json        # 12 runs, some 9 CPU-minutes each
+python -m benchmarks.quality.latbot --out benchmarks/results/latbot.json        # 15 runs, 12 of them some 9 CPU-minutes each
 
 The bundled demonstrations, preset `tiny` of `lattok train clip-lam` with `OPTIONS`; each of `VARIANTS` from the same
 seeds. Linear probes on clips of held-out episodes, the last of every task, read
@@ -12,7 +12,8 @@ object     where the object is at the end of the clip (Meta-World's first one, n
            latents and the first frame (PCA)
 moved      how far it is moved within the clip: from scene latents, motion latents and the frame change
 
-`minus` has the differences to the first of them with 95 % intervals over episodes, of the mean over dimensions; `frame`
+R² is of all dimensions of a target together, which have one unit: one that hardly changes in an episode or two would
+have any R². `minus` has the differences to the first input with 95 % intervals over episodes; `frame`
 the error of the predicted frame, with true latents, wrong ones and none, over that of copying the first frame. Runs
 that are in the results already are not repeated, so that seeds can follow.
 """
@@ -44,6 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no exchange": {"exchange": False},
     "exchange, the frame itself": {"frame_output": "frame"},
     "exchange, first frame not seen": {"sees_now": False},
+    "*control:* untrained": {"steps": 1, "lr": 1e-9},
 }
 SEEDS = (0, 1, 2)
 STATE, OBJECT = "observation.environment_state", slice(4, 7)
@@ -74,7 +76,7 @@ def judged(lam: lattok.ClipLAM, dataset: RobotDataset, seed: int) -> dict[str, A
         probes = {name: fitted(evidence, read[name], wanted[target]) for name in names}
         own = probes[names[0]]
         gains = {name: gain(evidence, own, probes[name]) for name in names[1:]}
-        found[target] = {"r2": {name: float(p.r2.nanmean()) for name, p in probes.items()}, "minus": gains}
+        found[target] = {"r2": {name: pooled(probe) for name, probe in probes.items()}, "minus": gains}
     losses = variant_losses(lam, evidence.held_out, seed)
     found["frame"] = {name: loss / losses["copy"] for name, loss in losses.items()}
     return found
@@ -85,10 +87,16 @@ def fitted(evidence: LatentEvidence, x: Rows, y: Rows) -> Probe:
     return linear_probe(x[0], y[0], evidence.train.episode_of, x[1], y[1])
 
 
+def pooled(probe: Probe) -> float:
+    """Return R² of all dimensions together."""
+    return float(1 - probe.errors.sum() / probe.deviations.nan_to_num().sum())
+
+
 def gain(evidence: LatentEvidence, own: Probe, other: Probe) -> dict[str, Any]:
     """Return how much more of the variance one probe explains than another, over the same draws of episodes."""
-    draws = [evidence.bootstrap.r2(probe).nanmean(1) for probe in (own, other)]
-    mean, span = float(own.r2.nanmean() - other.r2.nanmean()), evidence.bootstrap.interval(draws[0] - draws[1])
+    sums = evidence.bootstrap.sums
+    draws = [1 - sums(probe.errors).sum(1) / sums(probe.deviations.nan_to_num()).sum(1) for probe in (own, other)]
+    mean, span = pooled(own) - pooled(other), evidence.bootstrap.interval(draws[0] - draws[1])
     return {"mean": mean, "interval": span, "above": decided(mean, span)}
 
 
