@@ -1,6 +1,6 @@
 """Does LatBot's teacher tell what the robot does from what changes around it, and is that the exchange's doing?
 
-python -m benchmarks.quality.latbot --out benchmarks/results/latbot.json        # 15 runs, 12 of them some 9 CPU-minutes each
+python -m benchmarks.quality.latbot --out benchmarks/results/latbot.json   # 12 runs of some 9 CPU-minutes, 3 short ones
 
 The bundled demonstrations, preset `tiny` of `lattok train clip-lam` with `OPTIONS`; each of `VARIANTS` from the same
 seeds. Linear probes on clips of held-out episodes, the last of every task, read
