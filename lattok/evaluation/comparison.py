@@ -176,7 +176,7 @@ def _regressed(judged: Sequence[Judged]) -> Section | None:
 def _costs(judged: Sequence[Judged]) -> Table:
     columns = ("bits", "joint entropy", "ceiling", "latent width", "stride, frames", "cameras", "parameters, M")
     columns += ("weights, MB", "frames per second", "device memory, MB")
-    digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ".2f", ".1f", "#.3g", ".0f")
+    digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ".2f", ".1f", ",.1f", ".0f")
     rows = []
     for each in judged:
         cost, entropy = each.cost, each.entropy or (None, None)
