@@ -65,7 +65,7 @@ def diffusion(meta: Any, **options: Any) -> tuple[Any, Any]:
     config = lerobot("policies.diffusion.configuration_diffusion").DiffusionConfig(
         **features(meta), **{"horizon": STEPS, "n_action_steps": STEPS, "n_obs_steps": 1, **options},
         down_dims=(32, 64), diffusion_step_embed_dim=32, num_inference_steps=4, drop_n_last_frames=0,
-        device="cpu", push_to_hub=False,
+        pretrained_backbone_weights=None, device="cpu", push_to_hub=False,
     )  # fmt: skip
     torch.manual_seed(0)
     policy = lerobot("policies.diffusion.modeling_diffusion").DiffusionPolicy(config)

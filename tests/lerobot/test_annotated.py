@@ -81,10 +81,9 @@ def test_as_a_stream(lerobot_dataset, annotated, starts, monkeypatch):
     module = importlib.import_module("lerobot.datasets.streaming_dataset")
     decode = importlib.import_module("lerobot.datasets.video_utils").decode_video_frames
 
-    def with_pyav(path, times, tolerance, decoder_cache=None):
-        return decode(
-            path, times, tolerance, "pyav"
-        )  # the stream insists on torchcodec, which needs FFmpeg's libraries
+    def with_pyav(path, times, tolerance, decoder_cache=None, **options):
+        """Decode as the stream would with torchcodec, which needs FFmpeg's libraries."""
+        return decode(path, times, tolerance, "pyav", **options)
 
     monkeypatch.setattr(module, "decode_video_frames_torchcodec", with_pyav)
     stream = module.StreamingLeRobotDataset("org/name", root=annotated.root, shuffle=False, buffer_size=8)

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from packaging.version import Version
 
 import lattok
 from lattok import LattokError, annotate, open_dataset
+from lattok.version import installed
 from tests.data.memory import SPEC, labels_for
 from tests.lerobot.policies import batches, lerobot
 
@@ -406,6 +408,8 @@ def test_bad_options(dataset):
 
 def test_pretrained_backbones_need_newer_packages(dataset):
     """Beside LeRobot 0.4 transformers is too old for them, or not there; the error says what is needed."""
+    if Version(installed(["transformers"]).get("transformers", "0")) >= Version("5.4"):
+        pytest.skip("transformers is new enough")
     with pytest.raises(LattokError, match=r"`backbone`: expected .*transformers.* \(pip install 'lattok\[vla\]'\)"):
         fresh(dataset, backbone="Qwen/Qwen3-VL-2B-Instruct")
 
