@@ -146,19 +146,21 @@ def export(
     dataset: Dataset,
     out: Folder,
     labels: MaybeFolder = None,
+    format: str = "lerobot",
     episodes: Text = None,
     images: str = "auto",
     video_codec: str = "libsvtav1",
     size: Annotated[tuple[int, int] | None, arg(metavar="H W", help_behavior_hint="")] = None,
     skip_damaged: bool = False,
 ) -> None:
-    """Write a dataset of any format as LeRobot v3, together with its labels.
+    """Write a dataset of any format as LeRobot v3 or RLDS, together with its labels.
 
     Example: lattok export path/to/dataset --out exported --labels path/to/labels
 
     Args:
         out: New folder for the dataset.
         labels: Labels that `lattok annotate` wrote for a dataset of another format.
+        format: lerobot, or rlds for code that reads TFDS.
         episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
         images: auto (keep stored JPEG and PNG as they are, else video), video, or image (all frames, without loss).
         video_codec: libsvtav1 or h264.
@@ -172,6 +174,7 @@ def export(
         done = lattok.export(
             source if labels is None else with_labels(source, labels),
             out,
+            format=format,
             episodes=episodes,
             images=images,
             video_codec=video_codec,

@@ -1,4 +1,4 @@
-"""Any dataset written as LeRobot v3: `export(dataset, "out")`, with its labels (`lattok.labels.with_labels`).
+"""Any dataset written as LeRobot v3 or RLDS: `export(dataset, "out")`, with its labels (`lattok.labels.with_labels`).
 
 Images that the source stores as JPEG or PNG keep their bytes; everything else is encoded as video, or without loss as
 PNG on request. Episodes are numbered again; meta/export.json says which they were. One episode's columns and one block
@@ -20,16 +20,18 @@ from lattok import checks
 from lattok.checks import LattokError, first_line
 from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
+from lattok.data.formats.rlds_writer import RLDSWriter
 from lattok.data.image_writer import EpisodeFrames, Frames, Sink, decode_image
 from lattok.data.opening import as_dataset
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Feature, Progress, RobotDataset
 from lattok.data.tables import common_types
 from lattok.data.views import DECLARATION, action_spaces
 from lattok.data.writer import DTYPES, LeRobotWriter
-from lattok.files import read_json
+from lattok.files import is_new, read_json
 from lattok.places import followed
 from lattok.types import Episode
 
+FORMATS = ("lerobot", "rlds")
 IMAGES = ("auto", "video", "image")
 RECORD = "export.json"  # in meta/
 TRIED = 20  # episodes that show whether images are stored encoded, should the first ones be damaged
@@ -72,6 +74,7 @@ def export(
     dataset: RobotDataset | str | os.PathLike[str],
     out: str | Path,
     *,
+    format: str = "lerobot",
     episodes: str | Sequence[int] | None = None,
     images: str = "auto",
     video_codec: str = "libsvtav1",
@@ -80,6 +83,9 @@ def export(
     progress: Progress | None = None,
 ) -> Exported:
     """Write `dataset` as LeRobot v3 to the new folder `out`, with its label columns.
+
+    `format` "rlds" writes what TFDS reads, `out`/1.0.0, for code that is tied to it: `tfds.builder_from_directory`. It
+    has no videos: frames that are not stored as images become PNG, without loss.
 
     `dataset` may be its path or Hub id. `episodes` as in `select_episodes`. `images`: "auto" keeps stored JPEG and
     PNG images as they are and makes videos of all other cameras; "video" makes videos of all; "image" stores all
@@ -92,14 +98,16 @@ def export(
     if dataset.absent:
         hint = "Export it as it is, and have it converted where it is read."
         checks.fail("dataset", "one whose columns are all there", f"`{next(iter(dataset.absent))}` in parts", hint)
-    checks.one_of("images", images, IMAGES)
+    checks.one_of("format", format, FORMATS)
+    checks.one_of("images", images, IMAGES if format == "lerobot" else ("auto", "image"))
+    images = "image" if format == "rlds" else images  # stored ones stay as they are
     if size is not None:
         checks.size("size", "numbers, height and width", len(size), 2)
         checks.counts(size_height=size[0], size_width=size[1])
     source, target = dataset.root.resolve(), out.resolve()
     if target == source or source in target.parents:
         checks.fail("out", "a folder outside the source dataset", str(out))
-    if out.exists():
+    if out.exists() and not (format == "rlds" and is_new(out)):
         checks.fail("out", "a folder that does not exist yet", str(out))
     left_out = damaged_among(dataset, episodes)
     if left_out and not skip_damaged:
@@ -114,8 +122,17 @@ def export(
             raise LattokError(f"`{dataset.name}`: no episode can be read: {left_out[0].reason}")
     features = plan.columns | plan.kept | {camera.key: camera.feature for camera in plan.cameras}
     kept = _types(plan, chosen)
+    if format == "rlds" and plan.kept:
+        what = f"RLDS has no place for {', '.join(plan.kept)[:200]} of {dataset.name}: the export is without"
+        warnings.warn(what, stacklevel=2)
+        plan.kept.clear()
+        features = {key: feature for key, feature in features.items() if key not in kept}
     try:
-        with LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec, kept=kept) as writer:
+        with (
+            RLDSWriter(out, dataset.fps, features)
+            if format == "rlds"
+            else LeRobotWriter.create(out, dataset.fps, features, dataset.robot, video_codec, kept=kept)
+        ) as writer:
             _write(writer, plan, chosen, progress)
             for name, value in _records(plan, chosen):
                 writer.write_meta(name, value)
@@ -183,7 +200,9 @@ def _keeps(dataset: RobotDataset, key: str, tried: Sequence[Episode]) -> bool:
     return False
 
 
-def _write(writer: LeRobotWriter, plan: _Plan, chosen: Sequence[Episode], progress: Progress | None) -> None:
+def _write(
+    writer: LeRobotWriter | RLDSWriter, plan: _Plan, chosen: Sequence[Episode], progress: Progress | None
+) -> None:
     done, total = 0, sum(episode.length for episode in chosen)
     for episode in chosen:
         try:

@@ -7,16 +7,19 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.formats.rlds_meta import Field, control_rate, read_info, read_layout, read_shards
+from lattok.data.formats.rlds_meta import LATTOK, Field, control_rate, read_info, read_layout, read_shards
 from lattok.data.formats.tfrecord import Example, RecordFile
 from lattok.data.image_writer import decode_image
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, camera_keys, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
+from lattok.files import read_json
+from lattok.places import followed
 from lattok.types import Episode
 
 MOST_MISSING = 100_000  # episodes that are listed as damaged one by one
@@ -204,6 +207,11 @@ def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
     if fps is not None:
         checks.positive(fps=fps)
         return float(fps)
+    said = root / LATTOK
+    if said.is_file():
+        written: Any = read_json(followed(root, said, str(said))).get("fps")
+        checks.positive(**{f"fps` of `{said}": written})
+        return float(written)
     rate = control_rate(dataset)
     if rate is None:
         beside = root.absolute().parent / f"{dataset}.json"

@@ -15,6 +15,7 @@ from lattok.data.schema import INDEX_KEYS
 from lattok.files import read_json
 from lattok.places import followed
 
+LATTOK = "lattok.json"  # what RLDS has no place for, where lattok wrote the dataset
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 WHOLE_NUMBERS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 REALS = ("float16", "bfloat16", "float32", "float64")

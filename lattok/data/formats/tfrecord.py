@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
@@ -34,6 +34,39 @@ def masked_crc(data: bytes) -> int:
 
 def _mask(crc: int) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def framed(data: bytes) -> tuple[bytes, ...]:
+    """Return a record around `data`, in pieces."""
+    size = struct.pack("<Q", len(data))
+    return size, struct.pack("<I", masked_crc(size)), data, struct.pack("<I", masked_crc(data))
+
+
+def encode_example(features: Mapping[str, Sequence[bytes] | np.ndarray]) -> bytes:
+    """Write a `tf.train.Example`: byte strings, floats as float32, and whole numbers as int64."""
+    entries = (_message(1, _message(1, name.encode()) + _message(2, _list(each))) for name, each in features.items())
+    return _message(1, b"".join(entries))
+
+
+def _list(values: Sequence[bytes] | np.ndarray) -> bytes:
+    if not isinstance(values, np.ndarray):
+        return _message(1, b"".join(_message(1, each) for each in values))
+    flat = values.reshape(-1)
+    if flat.dtype.kind == "f":
+        return _message(2, _message(1, flat.astype("<f4").tobytes()))
+    return _message(3, _message(1, _varints(flat)))
+
+
+def _message(field: int, content: bytes) -> bytes:
+    return _varints(np.array([field << 3 | SIZED, len(content)])) + content
+
+
+def _varints(values: np.ndarray) -> bytes:
+    left = values.astype(np.uint64 if values.dtype.kind == "u" else np.int64).view(np.uint64)[:, None] >> BITS
+    used = left > 0
+    used[:, 0] = True
+    more = np.pad(used[:, 1:], ((0, 0), (0, 1)))
+    return ((left & np.uint64(127)) | (more * np.uint64(128))).astype(np.uint8)[used].tobytes()
 
 
 class RecordFile:
