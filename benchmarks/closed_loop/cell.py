@@ -85,28 +85,33 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
     """Train the cell's policy, or one for each task, unless its artefact is there, and let it act."""
     out, apart = folder / "policies" / cell.name, REGIMES[cell.regime].apart
     results: dict[str, Any] = {"cell": cell._asdict(), "environment": environment(), "own": {}}
-    seconds = {"training": 0.0, "rollouts": 0.0}
+    trainings, rollouts = list[float | None](), 0.0
     for task in PAIRS if apart else [None]:
         world = WORLD if task is None else f"{WORLD}/{task}"
+        policy, cost = trained(cell, folder, out if task is None else out / task, task)
+        trainings.append(cost)
         begun = time.process_time()
-        policy = trained(cell, folder, out if task is None else out / task, task)
-        ended = time.process_time()
         results["model"] = policy.describe()
         blind = not policy.config.prompt
         for how, episodes in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
             if how == "own" or not blind:
                 results.setdefault(how, {}).update(counted(policy, world, episodes, instruction=how))
-        seconds["training"] += ended - begun
-        seconds["rollouts"] += time.process_time() - ended
-    return results | {"cpu_s": seconds}
+        rollouts += time.process_time() - begun
+    known = [cost for cost in trainings if cost is not None]
+    training = sum(known) if len(known) == len(trainings) else None
+    return results | {"cpu_s": {"training": training, "rollouts": rollouts}}
 
 
-def trained(cell: Cell, folder: Path, out: Path, task: str | None) -> lattok.LatentVLA:
-    """Return the policy in `out`, trained if it is not there; its checkpoint goes."""
+def trained(cell: Cell, folder: Path, out: Path, task: str | None) -> tuple[lattok.LatentVLA, float | None]:
+    """Return the policy in `out`, trained if it is not there, and its CPU seconds; None where it was begun before.
+
+    Its checkpoint goes.
+    """
+    begun, cost = out.exists(), time.process_time()
     if not (out / "config.json").exists():
-        lattok.train(recipe_of(cell, folder, out, task), resume=out.exists())
+        lattok.train(recipe_of(cell, folder, out, task), resume=begun)
         shutil.rmtree(out / "run", ignore_errors=True)
-    return lattok.load(out)
+    return lattok.load(out), None if begun else time.process_time() - cost
 
 
 def counted(policy: lattok.LatentVLA, tasks: str, episodes: int, **options: Any) -> dict[str, list[int]]:

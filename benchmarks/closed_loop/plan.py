@@ -115,7 +115,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "flow": Row("Baseline, flow head", "baseline", None, {"head": "flow"}),
         "lara": Row("LARA", "baseline", "lam", joint=True),
         "lara-frozen": Row("LARA, its latent action model stays", "baseline", "lam", {"lam_rate": 0.0}, joint=True),
-        "lara-1": Row("LARA, .1 and 1", "baseline", "lam", {"align_weight": 0.1, "lam_weight": 1.0}, joint=True),
+        "lara-1": Row("LARA, at .1 and 1", "baseline", "lam", {"align_weight": 0.1, "lam_weight": 1.0}, joint=True),
         "latbot": Row("LatBot, distilled", "baseline", "teacher", distilled=True),
         # what each part of the Baseline's recipe does: the part left out, or another choice
         "recipe-noisy": Row("executed actions, with the noise", "baseline", None, {"action_key": "action"}),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -90,6 +90,12 @@ def read(folder: Path) -> dict[str, dict[str, dict[int, dict[str, Any]]]]:
     return found
 
 
+def cpu_minutes(runs: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the mean of a cell, of those that were trained without a break; None where there is no such one."""
+    known = [sum(run["cpu_s"].values()) for run in runs if run["cpu_s"]["training"] is not None]
+    return float(np.mean(known)) / 60 if known else None
+
+
 def summary(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Return the figures of a regime by row, in the order of the plan."""
     base = {seed: success(result) for seed, result in rows.get(BASE, {}).items()}
@@ -101,7 +107,7 @@ def summary(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, di
             "title": ROWS[row].title,
             "success": Interval.of([success(run) for run in runs.values()]),
             "opposite": float(np.mean([success(run, which=1) for run in runs.values()])),
-            "cpu_minutes": float(np.mean([sum(run["cpu_s"].values()) for run in runs.values()])) / 60,
+            "cpu_minutes": cpu_minutes(runs.values()),
             "tasks": {
                 task: float(np.mean([success({"own": {task: run["own"][task]}}) for run in runs.values()]))
                 for task in next(iter(runs.values()))["own"]
@@ -175,7 +181,8 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
         cells = [figure["title"], str(figure["success"].seeds), figure["success"].text()]
         cells += [figure["difference"].text(signed=True), verdict(figure)] if "difference" in figure else ["", ""]
         shares = [f"{figure[name]:.2f}" if name in figure else "" for name in ("opposite", "swapped", "blank")]
-        lines.append("| " + " | ".join([*cells, *shares, f"{figure['cpu_minutes']:.1f}"]) + " |")
+        cost = "" if figure["cpu_minutes"] is None else f"{figure['cpu_minutes']:.1f}"
+        lines.append("| " + " | ".join([*cells, *shares, cost]) + " |")
     return "\n".join(lines)
 
 
