@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lattok import checks, files
+from lattok.checks import LattokError
 from lattok.data.formats.rlds_meta import KEYS, LATTOK, REALS, TEMPLATE, WHOLE_NUMBERS
 from lattok.data.formats.tfrecord import encode_example, framed
 from lattok.data.image_writer import EpisodeFrames, Frames
@@ -55,11 +56,11 @@ class RLDSWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, trace)
+            return
         with self._stack:
-            if kind is None:
-                self._finish()
-            else:
-                self._stack.__exit__(kind, error, trace)
+            self._finish()
 
     def add_episode(
         self, columns: Mapping[str, Any], frames: Mapping[str, Frames], task: str | Sequence[str], length: int
@@ -93,6 +94,8 @@ class RLDSWriter:
         self._facts["subtasks"] = list(texts)
 
     def _finish(self) -> None:
+        if not self._shards:
+            raise LattokError("nothing to write: call `add_episode` first.")
         count = len(self._shards)
         for number in range(count):
             name = f"{self.name}-train.tfrecord-{number:05d}-of-{count:05d}"
