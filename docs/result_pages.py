@@ -27,6 +27,7 @@ GROUPS = {
     "Policies": (
         "closed_loop",
         "closed_loop_labels",
+        "closed_loop_refined",
         "vla_study",
         "vla_step",
         "joint_step",
