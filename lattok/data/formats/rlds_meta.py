@@ -117,7 +117,7 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
     if len(counts) > MOST_SHARDS:
         raise LattokError(f"{path}: expected at most {MOST_SHARDS:,} files in split `{split}`, got {len(counts):,}.")
     template = splits[split].get("filepathTemplate") or TEMPLATE
-    names = [_file_name(path, template, info["name"], split, number, len(counts)) for number in range(len(counts))]
+    names = [file_name(path, template, info["name"], split, number, len(counts)) for number in range(len(counts))]
     shards = [Shard(root / name, int(count)) for name, count in zip(names, counts, strict=True)]
     there = set(os.listdir(root))  # of many shards few may be there
     missing = []
@@ -133,7 +133,8 @@ def read_shards(root: Path, info: dict[str, Any], split: str) -> list[Shard]:
     return shards
 
 
-def _file_name(path: Path, template: Any, dataset: str, split: str, number: int, count: int) -> str:
+def file_name(path: Path, template: Any, dataset: str, split: str, number: int, count: int) -> str:
+    """Return the name of a file of a split by the template that `path` gives."""
     values = {"DATASET": dataset, "SPLIT": split, "FILEFORMAT": "tfrecord", "SHARD_INDEX": f"{number:05d}"}
     values |= {"NUM_SHARDS": f"{count:05d}", "SHARD_X_OF_Y": f"{number:05d}-of-{count:05d}"}
     try:

@@ -13,7 +13,7 @@ import numpy as np
 
 from lattok import checks, files
 from lattok.checks import LattokError
-from lattok.data.formats.rlds_meta import KEYS, LATTOK, REALS, TEMPLATE, WHOLE_NUMBERS
+from lattok.data.formats.rlds_meta import KEYS, LATTOK, REALS, TEMPLATE, WHOLE_NUMBERS, file_name
 from lattok.data.formats.tfrecord import encode_example, framed
 from lattok.data.image_writer import EpisodeFrames, Frames
 from lattok.data.schema import Feature
@@ -98,7 +98,7 @@ class RLDSWriter:
             raise LattokError("nothing to write: call `add_episode` first.")
         count = len(self._shards)
         for number in range(count):
-            name = f"{self.name}-train.tfrecord-{number:05d}-of-{count:05d}"
+            name = file_name(self._folder, TEMPLATE, self.name, "train", number, count)
             (self._folder / str(number)).rename(self._folder / name)
         episodes, sizes = zip(*self._shards, strict=True)
         split = {"name": "train", "shardLengths": [str(n) for n in episodes], "numBytes": str(sum(sizes))}
@@ -113,16 +113,22 @@ class RLDSWriter:
 
 def record_names(features: Mapping[str, Feature]) -> dict[str, str]:
     """Return where each feature is in a step, such as "observation/state"; `RLDS` reads it back under its own key."""
-    found: dict[str, str] = {}
-    plain = {key: _THEIRS.get(key, key).replace("/", "_") for key in features}
-    for key, name in plain.items():
+    dotted: dict[str, str] = {}
+    for key in sorted(features, key=lambda key: features[key].dtype == "image"):
+        name = _THEIRS.get(key, key).replace("/", "_")
         if features[key].dtype == "image":
             name = f"observation.{name.removeprefix('observation.').removeprefix('images.')}"
-            while name in plain.values():  # a camera and a column of one name
+            while name in dotted.values():  # a camera and a column of one name, or two cameras
                 name += "_image"
+        dotted[key] = name
+    found: dict[str, str] = {}
+    for key, name in dotted.items():
         parts = name.split(".")
-        leaf = next((i for i in range(1, len(parts)) if ".".join(parts[:i]) in plain.values()), len(parts))
-        found[key] = "/".join([*parts[: leaf - 1], "_".join(parts[leaf - 1 :])])  # below no other feature
+        leaf = next((i for i in range(1, len(parts)) if ".".join(parts[:i]) in dotted.values()), len(parts))
+        path = "/".join([*parts[: leaf - 1], "_".join(parts[leaf - 1 :])])  # below no other feature
+        if path in found.values():
+            checks.fail("features", f"different names in RLDS, not {path!r} twice", f"{key!r} and another")
+        found[key] = path
     return found
 
 

@@ -112,6 +112,17 @@ def test_names_that_get_in_each_others_way():
     }
 
 
+def test_cameras_that_lie_in_each_other_and_names_that_become_one():
+    number, picture = Feature("float32", (2,), None), Feature("image", (4, 4, 3), None)
+    cameras = ("observation.images.a", "observation.images.a.b", "a")
+    names = record_names(dict.fromkeys(cameras, picture))
+    assert list(names.values()) == ["observation/a", "observation/a_b", "observation/a_image"]
+    described(dict.fromkeys(cameras, picture), names)
+    for pair in (("reward", "next.reward"), ("x", "x.y", "x_y")):
+        with pytest.raises(LattokError, match="`features`: expected different names in RLDS, not '.*' twice"):
+            record_names(dict.fromkeys(pair, number))
+
+
 def test_what_is_begun_is_whole_or_not_there(source, tmp_path):
     out = tmp_path / "out"
 
