@@ -120,13 +120,12 @@ def export(
         chosen = [episode for episode in chosen if episode.index not in damaged]
         if not chosen:
             raise LattokError(f"`{dataset.name}`: no episode can be read: {left_out[0].reason}")
-    features = plan.columns | plan.kept | {camera.key: camera.feature for camera in plan.cameras}
-    kept = _types(plan, chosen)
     if format == "rlds" and plan.kept:
         what = f"RLDS has no place for {', '.join(plan.kept)[:200]} of {dataset.name}: the export is without"
         warnings.warn(what, stacklevel=2)
         plan.kept.clear()
-        features = {key: feature for key, feature in features.items() if key not in kept}
+    features = plan.columns | plan.kept | {camera.key: camera.feature for camera in plan.cameras}
+    kept = _types(plan, chosen)
     try:
         with (
             RLDSWriter(out, dataset.fps, features)

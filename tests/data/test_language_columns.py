@@ -93,6 +93,16 @@ def test_export_keeps_them(spoken, tmp_path):
     assert {key: values[5:] for key, values in cells(spoken).items()} == cells(part)
 
 
+def test_rlds_has_no_place_for_them(spoken, tmp_path):
+    with pytest.warns(UserWarning, match="RLDS has no place for language_persistent, language_events of"):
+        export(spoken, tmp_path / "out", format="rlds")
+    out = open_dataset(tmp_path / "out")
+    assert not set(KEYS) & set(out.features)
+    np.testing.assert_array_equal(
+        out.columns(0, ["action"])["action"], open_dataset(spoken).columns(0, ["action"])["action"]
+    )
+
+
 def test_labels_and_language_are_exported_together(spoken, tmp_path):
     annotated = annotate(open_dataset(spoken), MODELS, tmp_path / "annotated")
     out = export(open_dataset(annotated), tmp_path / "out").path
