@@ -76,6 +76,14 @@ def positive(**values: float) -> None:
             fail(name, "a number greater than 0", repr(value))
 
 
+def frame_rate(**values: float) -> None:
+    """Every value must be frames per second between 1e-6 and 1e6, so that seconds come to numbers of frames."""
+    positive(**values)
+    for name, value in values.items():
+        if not 1e-6 < value < 1e6:
+            fail(name, "frames per second between 1e-6 and 1e6", repr(value))
+
+
 def counts(least: int = 1, most: float = math.inf, /, **values: int) -> None:
     """Require that every value is a whole number from `least` to `most`."""
     for name, value in values.items():

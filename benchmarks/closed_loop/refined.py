@@ -5,12 +5,14 @@ python -m benchmarks.closed_loop.refined --folder study --control --out benchmar
 For every cell in the folder that has left a refined model (such as action-free.lara.0): the figures of quality.py for
 labels of the model that it began with, and of the refined one. `--control` trains each cell once more, with
 detach=lam: as many steps on the same batches, in which the model gets no gradient of the alignment. A labelling and its
-probes take half a minute, the control as long as the cell's training; what is there is not made again.
+probes take half a minute, the control as long as the cell's training; what is there is not made again. Cells whose
+figures are in the results stay there, so that a study may be done in parts: `--rows` and `--seeds` choose those to add.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -29,13 +31,20 @@ from benchmarks.common import environment, write_results
 
 BEFORE, REFINED, ALONE = "before", "refined", "alone"
 MODELS = {BEFORE: "before", ALONE: "*control:* went on alone", REFINED: "refined with the policy"}
+DIFFERENCES = ((REFINED, BEFORE), (REFINED, ALONE), (ALONE, BEFORE))
 Figures = Mapping[str, Mapping[str, float]]  # of the labels of each of `MODELS`
+
+
+def named(cell: str) -> Cell:
+    """Return the cell of a name such as action-free.lara.0."""
+    regime, row, seed = cell.split(".")
+    return Cell(regime, row, int(seed))
 
 
 def refined_cells(folder: Path) -> list[Cell]:
     """Return the cells whose joint training is over and has left a model."""
     found = [path.parent for path in folder.glob("policies/*/config.json") if (path.parent / "lam").is_dir()]
-    return sorted(Cell(regime, row, int(seed)) for regime, row, seed in (path.name.split(".") for path in found))
+    return sorted(named(path.name) for path in found)
 
 
 def figures_of(cell: Cell, folder: Path, control: bool) -> dict[str, dict[str, float]]:
@@ -70,14 +79,14 @@ def table(found: Mapping[Cell, Figures]) -> str:
         runs = [figures for cell, figures in found.items() if (cell.regime, cell.row) == (regime, row)]
         start = f"| {REGIMES[regime].title} | {ROWS[row].title} |"
         for model, title in MODELS.items():
-            if all(model in run for run in runs):
-                means = [f"{np.mean([run[model][name] for run in runs]):.3f}" for name in FIGURES]
-                lines.append(f"{start} {title} | {len(runs)} | {' | '.join(means)} |")
-        for other in (BEFORE, ALONE):
-            if all(other in run for run in runs):
-                gains = [Interval.of([run[REFINED][name] - run[other][name] for run in runs]) for name in FIGURES]
-                title = f"refined - {MODELS[other].removeprefix('*control:* ')}"
-                lines.append(f"{start} {title} | {len(runs)} | {' | '.join(gain.text(True) for gain in gains)} |")
+            if having := [run for run in runs if model in run]:
+                means = [f"{np.mean([run[model][name] for run in having]):.3f}" for name in FIGURES]
+                lines.append(f"{start} {title} | {len(having)} | {' | '.join(means)} |")
+        for model, other in DIFFERENCES:
+            if having := [run for run in runs if model in run and other in run]:
+                gains = [Interval.of([run[model][name] - run[other][name] for run in having]) for name in FIGURES]
+                title = " - ".join(MODELS[each].removeprefix("*control:* ") for each in (model, other))
+                lines.append(f"{start} {title} | {len(having)} | {' | '.join(gain.text(True) for gain in gains)} |")
     return "\n".join(lines)
 
 
@@ -85,18 +94,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="demonstrations, labels and policies of the study")
     parser.add_argument("--control", action="store_true", help="also train what went on alone")
+    parser.add_argument("--rows", nargs="+", choices=[name for name, row in ROWS.items() if row.joint])
+    parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file; the table lies next to it")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cells = refined_cells(args.folder)
-    if not cells:
-        raise SystemExit(f"no cell in {args.folder} has left a refined model: run those of the rows lara and lara-1")
-    found: dict[Cell, Figures] = {}
+    old = json.loads(args.out.read_text())["cells"] if args.out.exists() else {}
+    found: dict[Cell, Figures] = {named(name): figures for name, figures in old.items()}
+    cells = [
+        cell
+        for cell in refined_cells(args.folder)
+        if (args.rows is None or cell.row in args.rows) and (args.seeds is None or cell.seed in args.seeds)
+    ]
+    wanted = MODELS if args.control else (BEFORE, REFINED)
     for cell in cells:
-        found[cell] = figures_of(cell, args.folder, args.control)
-        print(cell.name, {name: round(figures["codes"], 3) for name, figures in found[cell].items()}, flush=True)
-    named = {cell.name: figures for cell, figures in found.items()}
-    write_results(args.out, {"environment": environment(), "cells": named})
+        if not found.get(cell, {}).keys() >= set(wanted):
+            found[cell] = figures_of(cell, args.folder, args.control)
+            print(cell.name, {name: round(figures["codes"], 3) for name, figures in found[cell].items()}, flush=True)
+    if not found:
+        raise SystemExit(f"no cell in {args.folder} has left a refined model: run those of the rows lara and lara-1")
+    found = {cell: found[cell] for cell in sorted(found)}
+    write_results(args.out, {"environment": environment(), "cells": {c.name: figures for c, figures in found.items()}})
     args.out.with_suffix(".md").write_text(table(found) + "\n")
     print(table(found))
 

@@ -24,10 +24,12 @@ from benchmarks.closed_loop.run import RESULTS
 from benchmarks.common import write_results
 
 BASE = "baseline"
-CONTRASTS = (  # rows that the text compares with one another: what labels say, and how they are learned from
+CONTRASTS = (  # rows that the text compares with one another: what labels say, how they are learned from, who learns
     ("la_align", "la_align-shuffled"),
     ("la_align-truth", "la_align-shuffled"),
     ("la_align", "la_direct"),
+    ("lara", "la_align"),
+    ("lara-1", "la_align"),
 )
 # what the paper gains over its Baseline, in points: LIBERO on average and Long (Tables 1, 9), RoboTwin (Table 2)
 PAPER = {

@@ -92,7 +92,8 @@ class LeRobotWriter:
         type, are stored as they come (`pyarrow.ChunkedArray`): what is neither numbers nor text, such as "language".
         """
         root = Path(root)
-        checks.positive(fps=fps, chunk_files=chunk_files, data_file_mb=data_file_mb, video_file_mb=video_file_mb)
+        checks.frame_rate(fps=fps)
+        checks.positive(chunk_files=chunk_files, data_file_mb=data_file_mb, video_file_mb=video_file_mb)
         checks.one_of("video_codec", video_codec, CODECS)
         if root.exists():
             checks.fail("root", "a folder that does not exist yet", str(root))

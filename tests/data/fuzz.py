@@ -32,7 +32,7 @@ LIMIT_S = 30.0
 START_S = 120.0  # more for the first case of a child, which imports everything
 MEMORY = 12 * 2**30  # address space of a child: a claim for more than this is a crash
 CHILD = "from tests.data.fuzz import child; child()"
-OPTIONS: dict[str, dict[str, Any]] = {"rlds": {"fps": 5}, "sidecar": {"fps": 5}}
+OPTIONS: dict[str, dict[str, Any]] = {"sidecar": {"fps": 5}}
 
 
 class Case(NamedTuple):

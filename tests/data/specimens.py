@@ -27,7 +27,7 @@ def write_originals(root: Path) -> dict[str, Path]:
         "lerobot": _write_lerobot(root / "lerobot", "video"),
         "lerobot_images": _write_lerobot(root / "lerobot_images", "image"),
         "lerobot_plain": _without_checksums(_write_lerobot(root / "lerobot_plain", "video")),
-        "rlds": write_rlds(root / "rlds", (4, 6, 5), (2, 1)),
+        "rlds": _as_exported(write_rlds(root / "rlds", (4, 6, 5), (2, 1))),
         "sidecar": _write_sidecar(root / "sidecar", write_rlds(root / "sidecar" / "source", (4, 6, 5), (2, 1))),
         "hdf5": root / "hdf5",
         "video": videos,
@@ -57,6 +57,12 @@ def _write_lerobot(root: Path, kind: str) -> Path:
                 "note": np.array(["a", "b"] * length)[:length],
             }
             writer.add_episode(columns, {camera: moving_square(rng, length)}, ("lift", "push")[i % 2])
+    return root
+
+
+def _as_exported(root: Path) -> Path:
+    """Put the frame rate where lattok's own RLDS datasets have it."""
+    (root / "lattok.json").write_text('{"fps": 5}')
     return root
 
 

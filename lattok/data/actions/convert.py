@@ -83,7 +83,7 @@ class _Start:
 
 def _start(lead: tuple[int, ...], state: Any, space: Space | None, fps: float | None) -> _Start:
     if fps is not None:
-        checks.positive(fps=fps)
+        checks.frame_rate(fps=fps)
     if (state is None) != (space is None):
         checks.fail("state", "state and state_space together", "one of them")
     if state is None or space is None:

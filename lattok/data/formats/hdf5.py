@@ -69,7 +69,7 @@ class RobomimicHDF5(RobotDataset):
         self.root = Path(path)
         self.name = name or (self.root.stem if self.root.is_file() else self.root.resolve().name)
         if fps is not None:
-            checks.positive(fps=fps)
+            checks.frame_rate(fps=fps)
         self.check_needs()  # a package that is missing is no damage of a file
         contents: dict[Path, Contents] = {}  # of the files that hold a demonstration that can be read
         listed: list[Demo | str] = []

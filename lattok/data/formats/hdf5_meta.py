@@ -214,7 +214,7 @@ def _instruction(path: Path, attributes: Mapping[str, Any], arguments: Mapping[s
 
 
 def _frequency(path: Path, value: Any) -> float | None:
-    if value is not None and not (is_number(value) and 0 < value < 1e6):
+    if value is not None and not (is_number(value) and 1e-6 < value < 1e6):
         raise LattokError(f"{path}: `control_freq` in env_args: expected a number greater than 0, got {value!r}.")
     return None if value is None else float(value)
 

@@ -205,12 +205,12 @@ class RLDS(RobotDataset):
 
 def _frames_per_second(root: Path, dataset: str, fps: float | None) -> float:
     if fps is not None:
-        checks.positive(fps=fps)
+        checks.frame_rate(fps=fps)
         return float(fps)
     said = root / LATTOK
     if said.is_file():
         written: Any = read_json(followed(root, said, str(said))).get("fps")
-        checks.positive(**{f"fps` of `{said}": written})
+        checks.frame_rate(**{f"fps` of `{said}": written})
         return float(written)
     rate = control_rate(dataset)
     if rate is None:

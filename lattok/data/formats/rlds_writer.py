@@ -34,7 +34,7 @@ class RLDSWriter:
 
     def __init__(self, root: str | Path, fps: float, features: Mapping[str, Feature]):
         self.root = Path(root)
-        checks.positive(fps=fps)
+        checks.frame_rate(fps=fps)
         for key, feature in features.items():
             if feature.dtype not in (*WHOLE_NUMBERS, *REALS, "string", "image"):
                 checks.fail(key, "numbers, text or images", feature.dtype)

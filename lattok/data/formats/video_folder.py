@@ -95,7 +95,7 @@ class VideoFolder(RobotDataset):
         self.root = Path(path)
         self.name = name or self.root.resolve().name
         if fps is not None:
-            checks.positive(fps=fps)
+            checks.frame_rate(fps=fps)
         self._files = _video_files(self.root)
         source = find_captions(self.root) if captions is None else Path(captions)
         if captions is None and source is not None:

@@ -156,3 +156,6 @@ def test_one_line_for_what_does_not_fit(source, tmp_path, capsys):
     (tmp_path / "out/1.0.0/lattok.json").write_text('{"fps": "ten"}')
     with pytest.raises(LattokError, match="`fps` of `.*lattok.json`: expected a number greater than 0, got 'ten'"):
         open_dataset(tmp_path / "out")
+    (tmp_path / "out/1.0.0/lattok.json").write_text('{"fps": 1e308}')
+    with pytest.raises(LattokError, match="`fps` of `.*lattok.json`: expected frames per second between 1e-6 and 1e6"):
+        open_dataset(tmp_path / "out")
