@@ -20,6 +20,7 @@ GROUPS = {
         "lam_robust",
         "lam_start",
         "lam_distractors",
+        "latbot",
         "main_job",
         "annotate_speed",
         "zoo_speed",

@@ -15,7 +15,8 @@ moved      how far it is moved within the clip: from scene latents, motion laten
 R² is of all dimensions of a target together, which have one unit: one that hardly changes in an episode or two would
 have any R². `minus` has the differences to the first input with 95 % intervals over episodes; `frame`
 the error of the predicted frame, with true latents, wrong ones and none, over that of copying the first frame. Runs
-that are in the results already are not repeated, so that seeds can follow.
+that are in the results already are not repeated, so that seeds can follow. The table has means over seeds; its last
+columns count the seeds in which the interval of a difference lies above 0: of the action, twice, and of the object.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +151,36 @@ def flat(run: dict[str, Any]) -> dict[str, float]:
     return r2 | gains | {f"frame/{name}": value for name, value in run["frame"].items()}
 
 
+COLUMNS = {
+    "action from motion": "action/motion",
+    "from scene": "action/scene",
+    "from frame change": "action/change",
+    "object from scene": "object/scene",
+    "from motion": "object/motion",
+    "from first frame": "object/first frame",
+    "error of the frame": "frame/true",
+}
+ABOVE = {
+    "motion > change": ("action", "change"),
+    "motion > scene": ("action", "scene"),
+    "scene > motion": ("object", "motion"),
+}
+
+
+def table(runs: Mapping[str, Mapping[str, dict[str, Any]]]) -> str:
+    """Return means over seeds in Markdown, and in how many seeds the interval of a difference is above 0."""
+    lines = [f"| teacher | seeds | {' | '.join([*COLUMNS, *ABOVE])} |", "|---" * (2 + len(COLUMNS) + len(ABOVE)) + "|"]
+    for name, found in runs.items():
+        each = [flat(run) for run in found.values()]
+        means = [f"{sum(run[key] for run in each) / len(each):.2f}" for key in COLUMNS.values()]
+        lows = [
+            [run[target]["minus"][other]["interval"][0] for run in found.values()] for target, other in ABOVE.values()
+        ]
+        above = [f"{sum(low > 0 for low in row)} of {len(row)}" for row in lows]
+        lines.append(f"| {' | '.join([name, str(len(each)), *means, *above])} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
@@ -170,6 +202,7 @@ def main() -> None:
             figures = {name: spread([flat(run) for run in found.values()]) for name, found in runs.items()}
             head = {"environment": environment(), "options": {**OPTIONS, **steps}}
             write_results(args.out, {**head, "runs": runs, "figures": figures})
+            args.out.with_suffix(".md").write_text(table(runs) + "\n")
             print(name, seed, json.dumps({k: round(v, 3) for k, v in flat(runs[name][str(seed)]).items()}), flush=True)
 
 
