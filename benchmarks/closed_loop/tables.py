@@ -244,7 +244,7 @@ def plot(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> No
         axis.invert_yaxis()
         axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, bbox_inches="tight")  # titles are wider than their axes
 
 
 def main() -> None:
