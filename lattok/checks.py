@@ -76,11 +76,16 @@ def positive(**values: float) -> None:
             fail(name, "a number greater than 0", repr(value))
 
 
+def is_frame_rate(value: Any) -> TypeGuard[int | float]:
+    """Tell whether this is frames per second between 1e-6 and 1e6, so that seconds come to numbers of frames."""
+    return is_number(value) and 1e-6 < value < 1e6
+
+
 def frame_rate(**values: float) -> None:
-    """Every value must be frames per second between 1e-6 and 1e6, so that seconds come to numbers of frames."""
+    """Every value must be one that `is_frame_rate`."""
     positive(**values)
     for name, value in values.items():
-        if not 1e-6 < value < 1e6:
+        if not is_frame_rate(value):
             fail(name, "frames per second between 1e-6 and 1e6", repr(value))
 
 

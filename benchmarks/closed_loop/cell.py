@@ -131,8 +131,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    regime, row, seed = args.cell.split(".")
-    cell = Cell(regime, row, int(seed))
+    cell = Cell.of(args.cell)
     write_results(args.results / f"{cell.name}.json", run(cell, args.folder))
 
 

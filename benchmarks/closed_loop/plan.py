@@ -153,6 +153,12 @@ class Cell(NamedTuple):
     row: str
     seed: int
 
+    @classmethod
+    def of(cls, name: str) -> Cell:
+        """Return the cell of a name, such as action-free.lara.0."""
+        regime, row, seed = name.split(".")
+        return cls(regime, row, int(seed))
+
     @property
     def name(self) -> str:
         """Name of its result file."""

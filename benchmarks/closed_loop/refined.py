@@ -35,16 +35,10 @@ DIFFERENCES = ((REFINED, BEFORE), (REFINED, ALONE), (ALONE, BEFORE))
 Figures = Mapping[str, Mapping[str, float]]  # of the labels of each of `MODELS`
 
 
-def named(cell: str) -> Cell:
-    """Return the cell of a name such as action-free.lara.0."""
-    regime, row, seed = cell.split(".")
-    return Cell(regime, row, int(seed))
-
-
 def refined_cells(folder: Path) -> list[Cell]:
     """Return the cells whose joint training is over and has left a model."""
     found = [path.parent for path in folder.glob("policies/*/config.json") if (path.parent / "lam").is_dir()]
-    return sorted(named(path.name) for path in found)
+    return sorted(Cell.of(path.name) for path in found)
 
 
 def figures_of(cell: Cell, folder: Path, control: bool) -> dict[str, dict[str, float]]:
@@ -100,7 +94,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     old = json.loads(args.out.read_text())["cells"] if args.out.exists() else {}
-    found: dict[Cell, Figures] = {named(name): figures for name, figures in old.items()}
+    found: dict[Cell, Figures] = {Cell.of(name): figures for name, figures in old.items()}
     cells = [
         cell
         for cell in refined_cells(args.folder)

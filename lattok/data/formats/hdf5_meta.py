@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lattok.checks import LattokError, first_line, is_number
+from lattok.checks import LattokError, first_line, is_frame_rate
 from lattok.data.schema import readable
 from lattok.files import parse_json
 
@@ -214,7 +214,7 @@ def _instruction(path: Path, attributes: Mapping[str, Any], arguments: Mapping[s
 
 
 def _frequency(path: Path, value: Any) -> float | None:
-    if value is not None and not (is_number(value) and 1e-6 < value < 1e6):
+    if value is not None and not is_frame_rate(value):
         raise LattokError(f"{path}: `control_freq` in env_args: expected a number greater than 0, got {value!r}.")
     return None if value is None else float(value)
 

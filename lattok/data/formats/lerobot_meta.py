@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lattok.checks import LattokError, is_number, plain_format
+from lattok.checks import LattokError, is_frame_rate, plain_format
 from lattok.data.schema import Feature
 from lattok.data.tables import read_table
 from lattok.files import read_json
@@ -41,7 +41,7 @@ def read_info(root: Path) -> dict[str, Any]:
     if missing:
         raise LattokError(f"{path}: missing {', '.join(missing)}. {_AGAIN}")
     fps = info["fps"]
-    if not (is_number(fps) and 1e-6 < fps < 1e6):
+    if not is_frame_rate(fps):
         raise LattokError(f"{path}: `fps`: expected frames per second, got {str(fps)[:40]!r}. {_AGAIN}")
     robot = info.get("robot_type")
     if robot is not None and not isinstance(robot, str):
