@@ -11,8 +11,7 @@ policy that contradicts it is refused before the first episode.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -22,15 +21,15 @@ from torch import Tensor
 
 from lattok import checks, hub
 from lattok.checks import LattokError
-from lattok.data import ActionSpace, convert_actions, from_unified, known_dimensions, to_unified
-from lattok.data.actions.space import GRIPPERS, UNIFIED, UNIFIED_STATE, Gripper, Joints, Position, Rotation
-from lattok.data.actions.unified import is_unified
+from lattok.data import ActionSpace
+from lattok.data.actions.space import GRIPPERS, Gripper, Joints, Position, Rotation
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import short_name
 from lattok.devices import moved
 from lattok.types import PolicyBatch
 from lattok.vla import LatentVLA
 from lattok.vla.observations import ActionQueues, check_batch, policy_batch
+from lattok.vla.spaces import from_robot, known_space, to_robot
 
 try:
     from anyio.to_thread import run_sync
@@ -110,9 +109,9 @@ class PolicyServer(PredictModelServer):
             checks.fail("state", f"the key of the {config.proprio_dim} numbers of proprio", "none", hint)
         self.space = ActionSpace.of(benchmark_actions, "benchmark_actions")
         self.policy_space = _policy_space(self.policy, policy_actions)
-        self._to_benchmark = _translation(self.policy, self.policy_space, self.space)
+        self._to_benchmark = to_robot(self.policy, self.policy_space, self.space)
         self._to_benchmark(np.empty((0, config.action_dim)))  # raises where it cannot
-        self.state_dim, self._to_proprio = _state_reading(self.policy, benchmark_state)
+        self.state_dim, self._to_proprio = from_robot(self.policy, benchmark_state, "benchmark_state")
         self.low, self.high = _ends(self.space, limits or {})
 
     async def on_observation(self, obs: dict[str, Any], ctx: SessionContext) -> None:
@@ -212,68 +211,16 @@ def _sources(cameras: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str
 
 def _policy_space(policy: LatentVLA, given: Any) -> ActionSpace:
     """Return what the policy's actions mean: as is said here, and not otherwise than the artefact says."""
-    known = policy.trained_on or {}
-    entries = known.get("mixture", [known])  # whose actions are alike
-    said = next((entry["action_space"] for entry in entries if "action_space" in entry), None)
-    own = None if said is None else ActionSpace.of(said, "training.json")
+    own = known_space(policy)
     space = own if given is None else ActionSpace.of(given, "policy_actions")
     if space is None:
         hint = 'Its dataset did not say. Give a named space, such as "libero", or a list of parts.'
         checks.fail("policy_actions", "what the policy's actions mean", "none", hint)
     if own is not None and own != space:
         hint = "Leave it out to take the artefact's own."
-        checks.fail("policy_actions", f"{_text(own)}, as in the policy's training", _text(space), hint)
+        checks.fail("policy_actions", f"{own.text}, as in the policy's training", space.text, hint)
     checks.size("policy_actions", "dimensions, as the policy's actions have", space.dim, policy.config.action_dim)
     return space
-
-
-def _translation(policy: LatentVLA, own: ActionSpace, space: ActionSpace) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what turns a policy's actions into those of the benchmark; of a unified policy the arm that it has."""
-    if not is_unified(own) or is_unified(space):
-        return partial(convert_actions, source=own, target=space)
-    return partial(from_unified, target=space, unified=own, arm=_arm_of(policy))
-
-
-def _arm_of(policy: LatentVLA) -> str:
-    """Return the arm of a unified policy that parts without one are of."""
-    absent = policy.config.absent[0] if policy.config.absent else ()
-    right = [dim for dim, name in enumerate(UNIFIED.names) if name.startswith("right_")]
-    return "left" if {*right} <= {*absent} else "right"
-
-
-def _state_reading(policy: LatentVLA, given: Any) -> tuple[int, Callable[[Tensor], Tensor]]:
-    """Return how many numbers the benchmark's state has, and what makes the policy's proprio of them.
-
-    Numbers of the unified state that were 0 in all demonstrations stay 0.
-    """
-    config, maps = policy.config, policy.proprio_normalizer
-    if maps is None or tuple(config.proprio_names) != UNIFIED_STATE.names:
-        if given is not None:
-            hint = "Leave it out: the state is given as it is."
-            checks.fail("benchmark_state", "none unless the policy has the unified state", f"{given!r:.60}", hint)
-        return config.proprio_dim, lambda state: state
-    if given is None:
-        hint = 'Give a list of parts, such as [{"part": "position", "mode": "absolute"}].'
-        checks.fail("benchmark_state", "what the state's numbers mean, for a policy of the unified state", "none", hint)
-    space = ActionSpace.of(given, "benchmark_state")
-    moved = ((maps.shift != 0) | (maps.scale != 1)).numpy(force=True)
-    kinds = {part.kind for part, span in UNIFIED_STATE.spans() if moved[span].any()}
-    options: dict[str, Any] = {"unified": UNIFIED_STATE, "arm": _arm_of(policy)}
-    options["drop"] = [kind for kind in dict.fromkeys(part.kind for part in space.parts) if kind not in kinds]
-    lacking = np.flatnonzero(moved & ~known_dimensions(space, **options))
-    if len(lacking):
-        names = checks.listed(UNIFIED_STATE.names[dim] for dim in lacking)
-        checks.fail("benchmark_state", f"{names} too, as in the policy's training", _text(space))
-    convert = partial(to_unified, source=space, **options)
-    convert(np.empty((0, space.dim)))  # raises where it cannot
-
-    def read(state: Tensor) -> Tensor:
-        checks.size("state", f"numbers ({', '.join(space.names)})", state.numel(), space.dim)
-        if not torch.isfinite(state).all():
-            checks.fail("state", "finite numbers", str(state.tolist()))
-        return torch.from_numpy(convert(state.flatten().numpy()) * moved)
-
-    return space.dim, read
 
 
 def _ends(space: ActionSpace, limits: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -316,10 +263,6 @@ def _spec(space: ActionSpace) -> dict[str, DimSpec]:
             form = GRIPPER_FORMATS.get(part.convention, part.convention)
         found[part.kind] = DimSpec(part.kind, part.size, form)
     return found
-
-
-def _text(space: ActionSpace) -> str:
-    return ", ".join(part.text for part in space.parts)
 
 
 def _numbers(name: str, value: Any) -> Tensor:

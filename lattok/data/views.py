@@ -21,7 +21,7 @@ from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.data.actions.convert import Space, convert_actions
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
-from lattok.data.actions.unified import known_dimensions, to_unified
+from lattok.data.actions.unified import known_dimensions, of_arm, to_unified
 from lattok.data.schema import Feature, RobotDataset, camera_keys, vector_key
 from lattok.places import inside
 from lattok.types import Episode
@@ -148,12 +148,14 @@ def with_actions(
     if target != UNIFIED:
         convert = partial(convert_actions, source=declared[key], target=target, fps=dataset.fps, drop=tuple(drop))
         return _Converted(dataset, target, key, convert, state_key)
-    options: dict[str, Any] = {"source": declared[key], "unified": target, "arm": arm, "drop": tuple(drop)}
+    named = {column: of_arm(declared[column], column, arm) for column in (key, state_key) if column in declared}
+    dataset = declare(dataset, named)
+    options: dict[str, Any] = {"source": named[key], "unified": target, "drop": tuple(drop)}
     absent = np.flatnonzero(~known_dimensions(**options)).tolist()
     found = _Converted(dataset, target, key, partial(to_unified, fps=dataset.fps, **options), state_key, absent)
-    if state_key is None or state_key not in declared:
+    if state_key is None or state_key not in named:
         return found
-    options = {"source": declared[state_key], "unified": UNIFIED_STATE, "arm": arm, "drop": tuple(state_drop)}
+    options = {"source": named[state_key], "unified": UNIFIED_STATE, "drop": tuple(state_drop)}
     absent = np.flatnonzero(~known_dimensions(**options)).tolist()
     return _Converted(found, UNIFIED_STATE, state_key, partial(to_unified, **options), None, absent)
 
@@ -168,8 +170,8 @@ def check_trained_space(trained_on: Mapping[str, Any] | None, dataset: RobotData
         return
     wanted, space = ActionSpace.of(spaces[0], "training.json"), action_spaces(dataset).get(key)
     if space != wanted:
-        expected = f"{', '.join(part.text for part in wanted.parts)} in `{key}` of {dataset.name}, as in training"
-        got = "no declaration" if space is None else ", ".join(part.text for part in space.parts)
+        expected = f"{wanted.text} in `{key}` of {dataset.name}, as in training"
+        got = "no declaration" if space is None else space.text
         hint = "Give the description file that the tokenizer was trained with, or one that converts the actions."
         checks.fail("action_space", expected, got, hint)
 
@@ -202,6 +204,7 @@ class _Converted(View):
         self.absent = {**dataset.absent, **({key: tuple(absent)} if absent else {})}
         missing = [{"absent": [space.names[dim] for dim in absent]}] if absent else []
         self.actions_as = {**dataset.actions_as, key: [*space.to_json(), *missing]}  # for provenance
+        self.robot_spaces = {key: self._source, **dataset.robot_spaces}  # those of the first conversion
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         return self._converted(episode_index, keys, self.dataset.columns(episode_index, self._read_for(keys)))

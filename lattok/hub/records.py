@@ -86,6 +86,10 @@ def _all(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda it: isinstance(it, list) and all(map(fits, it))
 
 
+def _is_space(it: Any) -> bool:
+    return isinstance(it, list) and all(isinstance(part, dict) for part in it)
+
+
 COUNT = ("a whole number of at least 0", _is_count)
 DATASETS = ("a list of objects with a `dataset`", _all(lambda it: isinstance(it, dict) and "dataset" in it))
 IN_EVALUATION: checks.Facts = {
@@ -99,7 +103,11 @@ OF_DATASET: checks.Facts = {  # that a model has learned from
     "split": ("a name", lambda it: it is None or _is_text(it)),
     "weight": ("a number", checks.is_number),
     "episodes": ("a list of [first, last], whole numbers in order", _all(_is_run)),
-    "action_space": ("a list of objects, its parts", _all(lambda it: isinstance(it, dict))),
+    "action_space": ("a list of objects, its parts", _is_space),
+    "robot_spaces": (
+        "for `actions` and `state` a list of objects each, the parts of its space",
+        lambda it: isinstance(it, dict) and all(map(_is_space, it.values())),
+    ),
 }
 IN_TRAINING: checks.Facts = {
     "mixture": DATASETS,

@@ -174,8 +174,8 @@ class Recipe(ABC, Generic[Model]):
     ) -> dict[str, Any]:
         """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop.
 
-        Also by what their content is known again, and what the actions mean, where the dataset says so. Of a mixture:
-        each dataset, under `mixture`, and weights.
+        Also by what their content is known again, and what the actions mean, where the dataset says so; of columns that
+        are converted, what the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights.
         """
         seen = [self._seen(source.dataset) for source in sources]
         for entry, content in zip(seen, contents, strict=False):  # which only the first process knows
@@ -189,7 +189,11 @@ class Recipe(ABC, Generic[Model]):
     def _seen(self, dataset: RobotDataset) -> dict[str, Any]:
         runs = index_runs(episode.index for episode in select_episodes(dataset, self.data.episodes))
         space = action_spaces(dataset).get(self.data.action_key)
-        declared = {} if space is None else {"action_space": space.to_json()}
+        declared: dict[str, Any] = {} if space is None else {"action_space": space.to_json()}
+        read = {"actions": self.data.action_key, "state": getattr(self.data, "state_key", None)}
+        own = {part: dataset.robot_spaces[key].to_json() for part, key in read.items() if key in dataset.robot_spaces}
+        if own:
+            declared["robot_spaces"] = own
         split = {} if dataset.split is None else {"split": dataset.split}
         return {"dataset": dataset.name, **split, "episodes": runs, **declared}
 

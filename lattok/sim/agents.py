@@ -17,6 +17,7 @@ from lattok.hub.weights import weights_hash
 from lattok.loading import load
 from lattok.sim.turns import TaskFacts
 from lattok.vla import LatentVLA
+from lattok.vla.spaces import from_robot, known_space, robot_spaces, to_robot
 
 Observation = Mapping[str, Any]
 SIZE = 128  # pixels of images for a function
@@ -59,7 +60,7 @@ class FunctionAgent(Agent):
 
 
 class PolicyAgent(Agent):
-    """A `LatentVLA`, in its own units and with its own cameras."""
+    """A `LatentVLA`, with its own cameras and in its own units, or those of its robot, where it learned from others."""
 
     def __init__(self, policy: LatentVLA):
         policy.check_chosen()
@@ -68,18 +69,31 @@ class PolicyAgent(Agent):
         self.size = _square(config.cameras, config.camera_sizes)
         self.steps, self.fps = policy.queues.n_action_steps, config.fps
         self.instructions = config.instructions if "{task}" in config.prompt else ()
+        own, robot = known_space(policy), robot_spaces(policy)
+        self.action_dim, self.state_dim = config.action_dim, config.proprio_dim
+        self._to_robot: Callable[[np.ndarray], np.ndarray] = lambda actions: actions
+        self._from_robot: Callable[[torch.Tensor], torch.Tensor] = lambda state: state
+        if own is not None and "actions" in robot:
+            self.action_dim, self._to_robot = robot["actions"].dim, to_robot(policy, own, robot["actions"])
+            self._to_robot(np.empty((0, config.action_dim)))  # raises where it cannot
+        if config.proprio_dim and "state" in robot:
+            self.state_dim, self._from_robot = from_robot(policy, robot["state"], "robot_spaces")
 
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
         seen = {key: torch.from_numpy(np.stack([each[key] for each in observations])) for key in self.keys or ()}
-        return [*self.policy.predict_chunk({**seen, "task": list(instructions)}).cpu().numpy()]
+        if self.state_dim:
+            states = seen[self.policy.config.state_key]
+            seen[self.policy.config.state_key] = torch.stack([self._from_robot(state) for state in states])
+        chunks = self.policy.predict_chunk({**seen, "task": list(instructions)}).cpu().numpy()
+        return [*self._to_robot(chunks)]
 
     def describe(self) -> dict[str, Any]:
         return self.policy.describe()
 
     def check(self, facts: TaskFacts) -> None:
         config = self.policy.config
-        states = {config.state_key: config.proprio_dim} if config.proprio_dim else {}
-        _check_task(facts, config.cameras, states, config.action_dim)
+        states = {config.state_key: self.state_dim} if self.state_dim else {}
+        _check_task(facts, config.cameras, states, self.action_dim)
 
 
 class LeRobotAgent(Agent):

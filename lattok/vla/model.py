@@ -200,6 +200,10 @@ class LatentVLA(BackboneModel):
         chosen.config = replace(self.config, normalizers=(), absent=self.config.absent[row : row + 1])
         chosen.normalizers = nn.ModuleList()
         chosen.use_normalizers(cast(Any, self.normalizers[row]))
+        entries = (self.trained_on or {}).get("mixture", ())
+        own = next((entry for entry in entries if entry.get("dataset") == name), {})
+        if self.trained_on is not None and "robot_spaces" in own:
+            chosen.trained_on = {**self.trained_on, "robot_spaces": own["robot_spaces"]}
         chosen.queues = ActionQueues(self.config.horizon, self.queues.n_action_steps)
         return chosen
 

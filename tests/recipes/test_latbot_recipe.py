@@ -12,6 +12,8 @@ import lattok
 from lattok import LattokError
 from lattok.cli import main
 from lattok.cli.train import as_flags
+from lattok.data import ActionSpace
+from lattok.vla.spaces import robot_spaces
 from tests.clip_lam.fakes import SIZES, clip_lam
 from tests.conftest import write_dataset
 from tests.recipes.policies import SIZES as POLICY
@@ -69,6 +71,9 @@ def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
         phase = {"phase": "distill" if out == "student" else "finetune", **{k: str(v) for k, v in before.items()}}
         lattok.train(lattok.LatBotRecipe.from_preset(tmp_path / "arm.json", tmp_path / out, **{**options, **phase}))
     acting = lattok.LatentVLA.from_pretrained(tmp_path / "policy").eval()
+    own = {"actions": action, "state": state}
+    named = {part: [each | {"arm": "left"} for each in space] for part, space in own.items()}
+    assert robot_spaces(acting) == {part: ActionSpace.of(space) for part, space in named.items()}
     server = PolicyServer(
         acting,
         cameras={"a": "front", "b": "wrist"},

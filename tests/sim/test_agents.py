@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +15,10 @@ if find_spec("gymnasium") is None or find_spec("mujoco") is None:
 
 from lattok.checks import LattokError
 from lattok.cli import main
+from lattok.data.actions.space import PRESETS, UNIFIED, UNIFIED_STATE
 from lattok.sim import rollout
 from lattok.sim.agents import open_agent
+from lattok.sim.rollout import SEEDS
 from tests.sim.toy import Toy
 from tests.vla.fakes import policy
 
@@ -91,6 +94,55 @@ def test_a_policy_that_does_not_fit_is_refused(changes: dict[str, Any], text: st
     with pytest.raises(LattokError) as caught:
         rollout(trained(**changes), "toy/left", 1)
     assert str(caught.value).startswith(text)
+
+
+ROBOT = {
+    "actions": [{"part": "position", "axes": ["x", "-y"], "scale": 0.5, "arm": "left"}],
+    "state": [{"part": "position", "mode": "absolute", "axes": ["-x"], "arm": "left"}],
+}
+
+
+def unified(**trained_on: Any) -> Any:
+    """A policy of the unified spaces that learned from the point's demonstrations, its actions in half metres."""
+    absent = (tuple(range(2, 44)),)
+    names = {"action_names": UNIFIED.names, "proprio_names": UNIFIED_STATE.names, "absent": absent}
+    model: Any = policy(**SIZES | {"action_dim": 44, "proprio_dim": 46, **names})
+    model.proprio_normalizer.fit(torch.randn(50, 46) * (torch.arange(46) == 0))
+    model.trained_on = {"dataset": "point", "action_space": UNIFIED.to_json(), "robot_spaces": ROBOT} | trained_on
+    return model
+
+
+def test_a_policy_of_other_numbers_than_its_robots_acts_in_the_robots(monkeypatch) -> None:
+    """Its state is minus the point's x, as the left arm's; x is its actions in units of half a metre."""
+    model, seen, plans = unified(), [], []
+    predict = model.predict_chunk
+
+    def watched(observation: dict[str, Any]) -> torch.Tensor:
+        seen.append(observation["observation.state"])
+        plans.append(predict(observation))
+        return plans[-1]
+
+    monkeypatch.setattr(model, "predict_chunk", watched)
+    Toy.made.clear()
+    rollout(model, "toy/left", 1, batch=1)
+    (env,), states = Toy.made, torch.cat(seen)
+    assert states.shape[1:] == (46,)
+    assert not states[:, 1:].any()
+    assert states[0, 0] == pytest.approx(-np.random.default_rng([SEEDS, 0]).uniform(-0.3, 0.3))
+    planned = torch.cat([chunk[0, :3, :2] for chunk in plans]).numpy()[: len(env.actions)]
+    np.testing.assert_allclose(np.stack(env.actions), (planned * [2, -2]).clip(-1, 1), atol=1e-6)
+
+
+def test_what_a_policy_of_other_numbers_lacks_is_named() -> None:
+    moved = unified()
+    moved.proprio_normalizer.fit(torch.randn(50, 46) * (torch.arange(46) < 2))
+    with pytest.raises(LattokError, match="`robot_spaces`: expected left_y too, as in the policy's training, got posi"):
+        rollout(moved, "toy", 1)
+    three = [{"part": "position", "arm": "left"}]
+    with pytest.raises(LattokError, match=r"the policy's actions have 3 numbers, and toy/left takes 2 \(x, y\)"):
+        rollout(unified(robot_spaces=ROBOT | {"actions": three}), "toy", 1)
+    with pytest.raises(LattokError, match="`actions`: expected 7 dimensions"):
+        rollout(unified(action_space=[*PRESETS["bridge"].to_json()]), "toy", 1)
 
 
 def test_what_may_be_meant_is_only_noted() -> None:

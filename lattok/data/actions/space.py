@@ -245,6 +245,11 @@ class ActionSpace:
         """A name for each dimension."""
         return tuple(name for part in self.parts for name in part.names)
 
+    @property
+    def text(self) -> str:
+        """The parts in words, for messages."""
+        return ", ".join(part.text for part in self.parts)
+
     def spans(self) -> list[tuple[Part, slice]]:
         """Return every part with its dimensions."""
         spans, start = [], 0

@@ -38,7 +38,7 @@ def to_unified(
     Parts without an arm are those of `arm`. `drop` and `start` (state, state_space, fps) are as in `convert_actions`,
     and so is what cannot be converted.
     """
-    mine, whole = _of_arm(source, "source", arm), _one_of_both(unified)
+    mine, whole = of_arm(source, "source", arm), _one_of_both(unified)
     shared = _shared(mine, whole, drop)
     found = convert_actions(values, mine, shared, drop=drop, **_start(start, arm))
     result = np.zeros((*found.shape[:-1], whole.dim), dtype=np.float32)
@@ -53,7 +53,7 @@ def from_unified(
 
     Numbers that `target` has no part for are not looked at.
     """
-    mine, whole = _of_arm(target, "target", arm), _one_of_both(unified)
+    mine, whole = of_arm(target, "target", arm), _one_of_both(unified)
     shared, array = _shared(mine, whole), np.asarray(values)
     checks.size("values", "numbers of the unified space", array.shape[-1], whole.dim)
     return convert_actions(array[..., _columns(shared, whole)], shared, mine, **_start(start, arm))
@@ -65,18 +65,18 @@ def known_dimensions(
     """Tell which of the unified numbers a robot with the space `source` has, bool [44] or [46]."""
     whole = _one_of_both(unified)
     known = np.zeros(whole.dim, dtype=bool)
-    known[_columns(_shared(_of_arm(source, "source", arm), whole, drop), whole)] = True
+    known[_columns(_shared(of_arm(source, "source", arm), whole, drop), whole)] = True
     return known
 
 
 def _one_of_both(unified: Space) -> ActionSpace:
     space = ActionSpace.of(unified, "unified")
     if not is_unified(space):
-        checks.fail("unified", "unified or unified_state", ", ".join(part.text for part in space.parts))
+        checks.fail("unified", "unified or unified_state", space.text)
     return space
 
 
-def _of_arm(space: Space, argument: str, arm: str) -> ActionSpace:
+def of_arm(space: Space, argument: str, arm: str) -> ActionSpace:
     """Return the space with an arm for every part."""
     checks.one_of("arm", arm, ARMS)
     parts = ActionSpace.of(space, argument).parts
@@ -97,8 +97,7 @@ def _shared(mine: ActionSpace, whole: ActionSpace, drop: Sequence[str] = ()) -> 
             part = replace(part, axes=tuple(axis for axis in part.axes if axis in there))
         found.append(part)
     if not found:
-        got = ", ".join(part.text for part in mine.parts)
-        checks.fail("source", "a position, rotation, gripper or fingertips of the left or right arm", got)
+        checks.fail("source", "a position, rotation, gripper or fingertips of the left or right arm", mine.text)
     return ActionSpace(tuple(found))
 
 
@@ -108,4 +107,4 @@ def _columns(shared: ActionSpace, whole: ActionSpace) -> list[int]:
 
 def _start(given: dict[str, Any], arm: str) -> dict[str, Any]:
     space = given.get("state_space")
-    return given if space is None else given | {"state_space": _of_arm(space, "state_space", arm)}
+    return given if space is None else given | {"state_space": of_arm(space, "state_space", arm)}

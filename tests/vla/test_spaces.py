@@ -1,0 +1,34 @@
+"""What a policy knows of its robot's own numbers; the maps themselves are tested where they act: serving and sim."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lattok import LattokError
+from lattok.data import ActionSpace
+from lattok.vla import LatentVLA
+from lattok.vla.spaces import known_space, robot_spaces
+from tests.vla.fakes import config
+
+OWN = {"actions": [{"part": "position", "arm": "left"}], "state": [{"part": "position", "mode": "absolute"}]}
+SAID = {"episodes": [[0, 1]], "action_space": [{"part": "position"}]}
+
+
+def test_the_policy_of_one_dataset_of_a_mixture_knows_its_robot(tmp_path):
+    mixed = LatentVLA.build(config(normalizers=("a", "b"), train_backbone="full"))
+    assert (known_space(mixed), robot_spaces(mixed)) == (None, {})
+    mixed.trained_on = {"mixture": [{"dataset": "a", **SAID, "robot_spaces": OWN}, {"dataset": "b", **SAID}]}
+    assert known_space(mixed) == ActionSpace.of(SAID["action_space"])
+    assert robot_spaces(mixed) == robot_spaces(mixed.for_dataset("b")) == {}
+    chosen = LatentVLA.from_pretrained(mixed.for_dataset("a").save_pretrained(tmp_path / "a"))
+    assert robot_spaces(chosen) == {part: ActionSpace.of(space) for part, space in OWN.items()}
+
+
+@pytest.mark.parametrize("wrong", [[1], {"actions": "bridge"}, {"actions": [1]}])
+def test_what_is_no_space_is_refused(wrong, tmp_path):
+    folder = LatentVLA.build(config(train_backbone="full")).save_pretrained(tmp_path / "p")
+    (folder / "training.json").write_text(json.dumps({"dataset": "a", "robot_spaces": wrong}))
+    with pytest.raises(LattokError, match="`robot_spaces` in `.*`: expected for `actions` and `state` a list of objec"):
+        LatentVLA.from_pretrained(folder)
