@@ -1,6 +1,6 @@
 """Does LatBot's teacher tell what the robot does from what changes around it, and is that the exchange's doing?
 
-python -m benchmarks.quality.latbot --out benchmarks/results/latbot.json   # 12 runs of some 9 CPU-minutes, 3 short ones
+python -m benchmarks.quality.latbot --out benchmarks/results/latbot.json   # 15 runs of some 9 CPU-minutes, 3 short ones
 
 The bundled demonstrations, preset `tiny` of `lattok train clip-lam` with `OPTIONS`; each of `VARIANTS` from the same
 seeds. Linear probes on clips of held-out episodes, the last of every task, read
@@ -45,8 +45,13 @@ OPTIONS: dict[str, Any] = {}
 VARIANTS: dict[str, dict[str, Any]] = {
     "exchange": {},
     "no exchange": {"exchange": False},
-    "exchange, the frame itself": {"frame_output": "frame"},
-    "exchange, first frame not seen": {"sees_now": False},
+    "no separation": {"separation_weight": 0.0},
+    "velocity, no separation": {"frame_output": "velocity", "separation_weight": 0.0},
+    "velocity, no separation, no exchange": {
+        "frame_output": "velocity",
+        "separation_weight": 0.0,
+        "exchange": False,
+    },
     "*control:* untrained": {"steps": 1, "lr": 1e-9},
 }
 SEEDS = (0, 1, 2)
@@ -198,7 +203,7 @@ def main() -> None:
             if str(seed) in runs.get(name, {}):
                 continue
             lam = train(seed, **VARIANTS[name], **steps)
-            runs.setdefault(name, {})[str(seed)] = judged(lam, dataset, seed)
+            runs.setdefault(name, {})[str(seed)] = {**judged(lam, dataset, seed), "commit": environment()["commit"]}
             figures = {name: spread([flat(run) for run in found.values()]) for name, found in runs.items()}
             head = {"environment": environment(), "options": {**OPTIONS, **steps}}
             write_results(args.out, {**head, "runs": runs, "figures": figures})

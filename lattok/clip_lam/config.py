@@ -21,7 +21,7 @@ PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this or
 MOST_FRAMES = 256
 MOST_TOKENS = 4096
 NORMS = ("layer", "none")
-OUTPUTS = ("velocity", "frame")
+OUTPUTS = ("change", "frame", "velocity")
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,14 @@ class ClipLAMConfig(NormalizedActions):
     sana: dict[str, Any] = field(default_factory=dict)  # sizes of that transformer
     sees_now: bool = True  # the decoder sees the first frame
     exchange: bool = True  # streams of scene and motion look at each other in every layer of the decoder
-    frame_output: str = "velocity"  # what the compact decoder says of the frame: that, or "frame", where it goes
+    frame_output: str = "change"  # what the compact decoder says: that since the first frame, "frame" or "velocity"
     decoder_width: int = 512  # of the decoder; with SANA of its motion stream
     decoder_depth: int = 8  # its layers
     decoder_heads: int = 8  # its attention heads
     flow_steps: int = 10  # Euler steps from noise to a frame and actions
     frame_weight: float = 1.0  # of the loss of the predicted frame
     action_weight: float = 1.0  # of the loss of the actions
+    separation_weight: float = 0.0  # of the loss that keeps what motion says out of the scene
     normalize: str = "quantile"  # of actions
     normalize_exceptions: tuple[str, ...] = ()  # of some dimensions, as action tokenizers have them
     normalize_clip: bool = False  # what is normalised ends at -1 and 1, for the kinds that have such a range
@@ -114,11 +115,13 @@ class ClipLAMConfig(NormalizedActions):
             checks.fail("decoder_heads", f"a divisor of decoder_width {self.decoder_width}", self.decoder_heads)
         checks.stride_in_frames(self.stride, fps=1000)  # its form alone: datasets have their own rates
         checks.one_of("latent_norm", self.latent_norm, NORMS)
-        checks.one_of("frame_output", self.frame_output, OUTPUTS if self.decoder == "compact" else OUTPUTS[:1])
+        checks.one_of("frame_output", self.frame_output, OUTPUTS)
+        if self.frame_output == "change" and self.decoder == "compact" and not self.sees_now:
+            checks.fail("frame_output", "frame or velocity with sees_now=False", repr(self.frame_output))
         checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
         checks.one_of("backbone_dtype", self.backbone_dtype, DTYPES)
         checks.one_of("interpolation", self.interpolation, INTERPOLATIONS)
-        checks.at_least_zero(frame_weight=self.frame_weight, action_weight=self.action_weight)
+        checks.at_least_zero(**{f"{name}_weight": weight for name, weight in self._weights.items()})
         if self.frame_weight == self.action_weight == 0:
             checks.fail("frame_weight", "more than 0 where action_weight is 0", "0", "Nothing would be learned.")
         try:
@@ -135,8 +138,11 @@ class ClipLAMConfig(NormalizedActions):
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weights of the loss terms, which the paper does not give."""
-        weights: dict[str, Any] = {"frame": self.frame_weight, "action": self.action_weight}
-        return {name: weight for name, weight in weights.items() if weight > 0}
+        return {name: weight for name, weight in self._weights.items() if weight > 0}
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        return {"frame": self.frame_weight, "action": self.action_weight, "separation": self.separation_weight}
 
     def gaps(self, stride: int) -> list[int]:
         """Return how far the frames of a clip of `stride` frames are from the first one, that one included."""

@@ -6,8 +6,8 @@
                 each: attention to itself, feed-forward
 
 Both streams have one time t, so that neither is ahead of the other. A velocity of patches has all of their noise in it,
-which a decoder narrower than a patch cannot pass on; with `frame_output="frame"` it says x instead, as in "Back to
-basics" (Li & He, 2025), and v = (x - x_t) / max(1 - t, 0.05).
+which a decoder narrower than a patch cannot pass on, so it says x, as in "Back to basics" (Li & He, 2025), or rather by
+how much x differs from the first frame (`frame_output`), and v = (x - x_t) / max(1 - t, 0.05).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class UnifiedDecoder(ActionStream):
         self.add_action_inputs(config)
         self.scene_up, self.motion_up = (nn.Linear(config.latent_dim, dim) for _ in range(2))
         self.layers = nn.ModuleList(UnifiedLayer(dim, heads, config.exchange) for _ in range(config.decoder_depth))
-        self.says_frame = config.frame_output == "frame"
+        self.says = config.frame_output
         self.frame_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, patch_dim))
         self.action_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.action_dim))
 
@@ -115,6 +115,7 @@ class UnifiedDecoder(ActionStream):
         for layer in self.layers:
             x, y = layer(x, y, z_scene, z_motion)
         found = self.frame_out(x)
-        if self.says_frame:
-            found = (found - frame) / (1 - times).clamp_min(SOON)[:, None, None]
+        if self.says != "velocity":
+            later = now + found if self.says == "change" else found
+            found = (later - frame) / (1 - times).clamp_min(SOON)[:, None, None]
         return found, self.action_out(y)

@@ -27,12 +27,15 @@ from lattok.clip_lam.sana import SanaDecoder
 from lattok.data.pixels import resize_pixels
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.labelling import Video, VideoEncoder, block_size, query_tokens
+from lattok.image_lam.losses import separation
 from lattok.nn import non_blocking
 from lattok.normalize import Normalizer
 from lattok.types import LatentActions, LossTerms, PolicyBatch, VideoLabeller, join
 from lattok.vla.flow import draw_flow
 from lattok.vla.losses import action_loss, numbers
 from lattok.vla.model import BackboneModel, of_share, open_backbone
+
+STILL = 1e-3  # the least mean squared change of the frame, of what it is divided by
 
 
 class ClipLAM(BackboneModel, VideoLabeller):
@@ -103,8 +106,10 @@ class ClipLAM(BackboneModel, VideoLabeller):
         return self._resized(torch.from_numpy(frames)).numpy()
 
     def forward(self, batch: PolicyBatch) -> LossTerms:
-        """Return the terms "frame" and "action", the squared errors of the velocities of both streams.
+        """Return the terms "frame" and "action", and "separation" where that has a weight.
 
+        These are squared errors of velocities; where the decoder says the frame or its change, that of the frame as a
+        share of copying the first one, so that late times, which show it to anybody, do not outweigh the latents.
         `batch.later` holds all frames of the clips but the first. Of samples whose actions are not known, or are over,
         the frame alone is judged; dimensions that a robot lacks are neither judged nor seen.
         """
@@ -128,7 +133,14 @@ class ClipLAM(BackboneModel, VideoLabeller):
             valid,
         )
         errors = {"action": action_loss(chunk, actions - noise, batch.judged)}
-        return {"frame": (frame.float() - (later - frame_noise)).square().mean()} | of_share(errors, valid, batch.acted)
+        missed = frame.float() - (later - frame_noise)
+        terms = {"frame": missed.square().mean()}
+        if self.decoder.says != "velocity":  # (1 - t) times its error is that of the frame itself
+            copied = (later - now).square().mean().clamp_min(STILL)
+            terms["frame"] = ((1 - share) * missed).square().mean() / copied
+        if self.config.separation_weight > 0:
+            terms["separation"] = separation(scene, motion.detach())
+        return terms | of_share(errors, valid, batch.acted)
 
     def latents(self, clips: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Turn clips uint8 [B, k, V, H, W, 3] and B instructions into latents of scene and motion, [B, p, d] each."""

@@ -43,17 +43,31 @@ def decorrelation(latents: Tensor) -> Tensor:
 
     A channel that does not move in the batch is correlated with none.
     """
-    batch, tokens, dim = latents.shape
+    _, tokens, dim = latents.shape
     if tokens == 1:
         return latents.new_zeros(())
-    latents = widened(latents)
-    centred = latents - latents.mean(0)
-    unit = (centred / centred.std(0, unbiased=False).clamp_min(1e-5)).reshape(batch, tokens * dim)
-    with torch.autocast(unit.device.type, enabled=False):
-        correlation = (unit.T @ unit / batch).square().reshape(tokens, dim, tokens, dim)
+    correlation = _correlation(latents, latents).square().reshape(tokens, dim, tokens, dim)
     # without the diagonal: of rows one longer than the matrix's, all but the last number
     between = correlation.mean((1, 3)).flatten()[1:].view(tokens - 1, tokens + 1)[:, :-1]
     return between.reshape(-1).mean() * dim
+
+
+def separation(one: Tensor, other: Tensor) -> Tensor:
+    """Correlate, squared, channels of two streams [B, p, d] and [B, q, d]: the mean over all pairs of channels.
+
+    Streams that share nothing have that of chance, 1 / B.
+    """
+    return _correlation(one, other).square().mean()
+
+
+def _correlation(one: Tensor, other: Tensor) -> Tensor:
+    """Return correlations [p * d, q * d] over the batch; a channel that does not move has none."""
+    units = []
+    for latents in (widened(one).flatten(1), widened(other).flatten(1)):
+        centred = latents - latents.mean(0)
+        units.append(centred / centred.std(0, unbiased=False).clamp_min(1e-5))
+    with torch.autocast(units[0].device.type, enabled=False):
+        return units[0].T @ units[1] / len(one)
 
 
 def additivity(latents: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:

@@ -95,6 +95,7 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
                 "decoder_width": 128,
                 "decoder_depth": 3,
                 "decoder_heads": 4,
+                "separation_weight": 0.02,  # 0.1 drives where objects are out of the scene as well
                 "steps": 1500,
                 "batch_size": 32,
                 "lr": 1e-3,

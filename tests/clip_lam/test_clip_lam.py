@@ -15,6 +15,7 @@ import lattok
 from lattok import LattokError
 from lattok.annotation import annotate, verify
 from lattok.clip_lam import ClipLAM
+from lattok.clip_lam.config import OUTPUTS
 from lattok.data import open_dataset
 from lattok.evaluation import evaluate
 from lattok.vla.flow import draw_flow
@@ -25,9 +26,10 @@ def video(length: int = 11) -> np.ndarray:
     return pixels(length, 2).numpy()
 
 
-def test_the_loss_is_that_of_the_velocities(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("says", OUTPUTS)
+def test_the_loss_is_that_of_the_velocities(says: str, monkeypatch: pytest.MonkeyPatch):
     """Of sample 1 two actions are known, of sample 2 none: it teaches by its frame alone."""
-    lam = clip_lam()
+    lam = clip_lam(frame_output=says)
     valid = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
     given, draws = batch(valid=valid), draw_flow((4, 4, 3), torch.Generator().manual_seed(5))
     seen = {}
@@ -49,7 +51,11 @@ def test_the_loss_is_that_of_the_velocities(monkeypatch: pytest.MonkeyPatch):
     t = draws.times.numpy()[:, None, None]
     np.testing.assert_allclose(seen["now"], ends[0], atol=1e-5)
     np.testing.assert_allclose(seen["frame"], (1 - t) * noise + t * ends[1], atol=1e-5)
-    assert float(terms["frame"]) == pytest.approx(np.mean((0.5 - (ends[1] - noise)) ** 2), rel=1e-5)
+    wanted = np.mean((0.5 - (ends[1] - noise)) ** 2)
+    if says != "velocity":  # where a line from x_t with this velocity ends, as a share of copying the first frame
+        said = seen["frame"].numpy() + (1 - t) * 0.5
+        wanted = np.mean((said - ends[1]) ** 2) / np.mean((ends[0] - ends[1]) ** 2)
+    assert float(terms["frame"]) == pytest.approx(wanted, rel=1e-5)
     errors = ((0.25 - (given.actions - draws.noise).numpy()) ** 2).mean(-1)
     wanted = np.mean([errors[0].mean(), errors[1, :2].mean(), errors[3].mean()])
     assert float(terms["action"]) == pytest.approx(wanted, rel=1e-5)
@@ -93,6 +99,17 @@ def test_clips_without_actions_teach_motion_by_the_exchange_alone():
         assert scene is not None
         assert scene.any()
         assert (motion is not None and bool(motion.any())) == exchange
+
+
+def test_separation_moves_the_scene_away_from_motion_and_not_the_reverse():
+    assert "separation" not in clip_lam()(batch())
+    lam = clip_lam(separation_weight=0.5).train()
+    terms = lam(batch())
+    assert lam.config.loss_weights == {"frame": 1.0, "action": 1.0, "separation": 0.5}
+    terms["separation"].backward()
+    assert lam.scene_head.weight.grad is not None
+    assert lam.scene_head.weight.grad.any()
+    assert all(p.grad is None for part in (lam.motion_head, lam.decoder) for p in part.parameters())
 
 
 def test_labels_are_those_of_clips_in_any_pieces(tmp_path):
@@ -155,6 +172,9 @@ def test_a_dataset_is_annotated_and_verified(make_dataset, tmp_path):
         ({"cameras": ()}, "`cameras`: expected at least one name"),
         ({"prompt": "{word}"}, "`prompt`: expected a text with {task} at most"),
         ({"frame_weight": 0.0, "action_weight": 0.0}, "Nothing would be learned"),
+        ({"separation_weight": -0.1}, "`separation_weight`"),
+        ({"frame_output": "noise"}, "`frame_output`"),
+        ({"sees_now": False}, "`frame_output`: expected frame or velocity with sees_now=False, got 'change'"),
         ({"train_backbone": "lora"}, "`train_backbone`: expected one of full"),
     ],
 )

@@ -14,7 +14,7 @@ PATCHES, PATCH = 5, 12
 
 def decoder(**changes) -> UnifiedDecoder:
     torch.manual_seed(0)
-    return UnifiedDecoder(config(**changes), PATCH, PATCHES).eval()
+    return UnifiedDecoder(config(**{"frame_output": "velocity", **changes}), PATCH, PATCHES).eval()
 
 
 def inputs(count: int = 2) -> dict[str, torch.Tensor]:
@@ -87,14 +87,16 @@ def test_the_decoder_equals_plain_arithmetic(exchange: bool, sees_now: bool):
         np.testing.assert_allclose(ours, plain, atol=2e-5)
 
 
-def test_a_decoder_that_says_the_frame_gives_its_velocity():
+@pytest.mark.parametrize("says", ["frame", "change"])
+def test_a_decoder_that_says_the_frame_gives_its_velocity(says: str):
     """From x_t straight to what it says, and not faster than in a twentieth of the time."""
     given = inputs() | {"times": torch.tensor([0.25, 0.99])}
-    plain = reference(model := decoder(frame_output="frame"), given, np.ones((2, 4), dtype=bool))
+    plain = reference(model := decoder(frame_output=says), given, np.ones((2, 4), dtype=bool))
     with torch.no_grad():
         frame, actions = model(**given)
     for b, left in enumerate((0.75, 0.05)):
-        np.testing.assert_allclose(frame[b], (plain[0][b] - given["frame"][b].numpy()) / left, atol=5e-4)
+        later = plain[0][b] + (given["now"][b].numpy() if says == "change" else 0)
+        np.testing.assert_allclose(frame[b], (later - given["frame"][b].numpy()) / left, atol=5e-4)
     np.testing.assert_allclose(actions, plain[1], atol=2e-5)
 
 

@@ -60,6 +60,18 @@ def test_decorrelation_is_zero_for_independent_and_one_for_equal_tokens(rng):
     assert losses.decorrelation(free[:, :1]) == 0
 
 
+def test_separation_is_the_mean_of_numpys_correlations(rng):
+    one, other = normal(rng, 9, 2, 3), normal(rng, 9, 4, 2)
+    both = np.concatenate([part.reshape(9, -1).numpy() for part in (one, other)], 1)
+    between = np.corrcoef(both, rowvar=False)[:6, 6:]
+    assert losses.separation(one, other).item() == pytest.approx(np.mean(between**2))
+    still = torch.ones_like(other).requires_grad_()
+    loss = losses.separation(one, still)
+    (gradient,) = torch.autograd.grad(loss, still)
+    assert loss == 0
+    assert gradient.isfinite().all()
+
+
 def test_a_channel_that_never_moves_shares_nothing_with_others(rng):
     latents = normal(rng, 9, 2, 3)
     latents[:, 0] = 1.0
