@@ -348,10 +348,11 @@ def _shown(names: Sequence[str], probes: dict[str, list[ProbeRow]], actual: Tens
     panels = svg.bars_per_dimension(names, drawn, ".2f")
     chosen = torch.linspace(0, len(actual) - 1, min(POINTS, len(actual))).round().long()
     x, y = actual[chosen].T.tolist(), rows[0].scores["linear"].probe.predicted[chosen].T.tolist()
-    points = [svg.scatter(name, x[i], y[i], ("true", "from the codes")) for i, name in enumerate(names[: svg.PANELS])]
+    read, what = ("codes", "one-hot codes") if rows[0].key == "codes" else ("latents", "latents")
+    points = [svg.scatter(name, x[i], y[i], ("true", f"from the {read}")) for i, name in enumerate(names[: svg.PANELS])]
     return (
         Pictures("Held-out R² of linear probes per action dimension; longer is better.", panels),
-        Pictures("Mean action over the gap, read from the one-hot codes of held-out pairs.", tuple(points)),
+        Pictures(f"Mean action over the gap, read from the {what} of held-out pairs.", tuple(points)),
     )
 
 
