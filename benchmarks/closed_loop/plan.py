@@ -113,6 +113,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "la_direct-1": Row("LA-Direct, lambda 1", "la_direct", "lam", {"latent_weight": 1.0}),
         "decoded": Row("Baseline, unknown actions read from labels", "baseline", "lam", decoded=True),
         "flow": Row("Baseline, flow head", "baseline", None, {"head": "flow"}),
+        "longer": Row("Baseline, as many steps as LatBot in all", "baseline", None, {"steps": 3000 + DISTIL_STEPS}),
         "lara": Row("LARA", "baseline", "lam", joint=True),
         "lara-frozen": Row("LARA, its latent action model stays", "baseline", "lam", {"lam_rate": 0.0}, joint=True),
         "lara-1": Row("LARA, at .1 and 1", "baseline", "lam", {"align_weight": 0.1, "lam_weight": 1.0}, joint=True),

@@ -1,6 +1,6 @@
 """Does LatBot's teacher tell what the robot does from what changes around it, and is that the exchange's doing?
 
-python -m benchmarks.quality.latbot --out benchmarks/results/latbot.json   # 15 runs of some 9 CPU-minutes, 3 short ones
+python -m benchmarks.quality.latbot --out benchmarks/results/latbot.json   # 18 runs of some 9 CPU-minutes, 3 short ones
 
 The bundled demonstrations, preset `tiny` of `lattok train clip-lam` with `OPTIONS`; each of `VARIANTS` from the same
 seeds. Linear probes on clips of held-out episodes, the last of every task, read
@@ -46,6 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "exchange": {},
     "no exchange": {"exchange": False},
     "no separation": {"separation_weight": 0.0},
+    "separation .1": {"separation_weight": 0.1},
     "velocity, no separation": {"frame_output": "velocity", "separation_weight": 0.0},
     "velocity, no separation, no exchange": {
         "frame_output": "velocity",

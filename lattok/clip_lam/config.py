@@ -71,14 +71,14 @@ class ClipLAMConfig(NormalizedActions):
     sana: dict[str, Any] = field(default_factory=dict)  # sizes of that transformer
     sees_now: bool = True  # the decoder sees the first frame
     exchange: bool = True  # streams of scene and motion look at each other in every layer of the decoder
-    frame_output: str = "change"  # what the compact decoder says: that since the first frame, "frame" or "velocity"
+    frame_output: str = "change"  # what the decoder says: how the frame changes, the "frame" itself, or its "velocity"
     decoder_width: int = 512  # of the decoder; with SANA of its motion stream
     decoder_depth: int = 8  # its layers
     decoder_heads: int = 8  # its attention heads
     flow_steps: int = 10  # Euler steps from noise to a frame and actions
     frame_weight: float = 1.0  # of the loss of the predicted frame
     action_weight: float = 1.0  # of the loss of the actions
-    separation_weight: float = 0.0  # of the loss that keeps what motion says out of the scene
+    separation_weight: float = 0.0  # of the loss on what scene latents share with motion latents
     normalize: str = "quantile"  # of actions
     normalize_exceptions: tuple[str, ...] = ()  # of some dimensions, as action tokenizers have them
     normalize_clip: bool = False  # what is normalised ends at -1 and 1, for the kinds that have such a range
@@ -116,7 +116,9 @@ class ClipLAMConfig(NormalizedActions):
         checks.stride_in_frames(self.stride, fps=1000)  # its form alone: datasets have their own rates
         checks.one_of("latent_norm", self.latent_norm, NORMS)
         checks.one_of("frame_output", self.frame_output, OUTPUTS)
-        if self.frame_output == "change" and self.decoder == "compact" and not self.sees_now:
+        if self.decoder != "compact" and self.frame_output != "velocity":
+            checks.fail("frame_output", "velocity with SANA as the decoder", repr(self.frame_output))
+        if self.frame_output == "change" and not self.sees_now:
             checks.fail("frame_output", "frame or velocity with sees_now=False", repr(self.frame_output))
         checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
         checks.one_of("backbone_dtype", self.backbone_dtype, DTYPES)

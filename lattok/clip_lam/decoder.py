@@ -88,7 +88,7 @@ class UnifiedDecoder(ActionStream):
         self.add_action_inputs(config)
         self.scene_up, self.motion_up = (nn.Linear(config.latent_dim, dim) for _ in range(2))
         self.layers = nn.ModuleList(UnifiedLayer(dim, heads, config.exchange) for _ in range(config.decoder_depth))
-        self.says = config.frame_output
+        self.frame_output = config.frame_output
         self.frame_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, patch_dim))
         self.action_out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, config.action_dim))
 
@@ -115,7 +115,7 @@ class UnifiedDecoder(ActionStream):
         for layer in self.layers:
             x, y = layer(x, y, z_scene, z_motion)
         found = self.frame_out(x)
-        if self.says != "velocity":
-            later = now + found if self.says == "change" else found
+        if self.frame_output != "velocity":
+            later = now + found if self.frame_output == "change" else found
             found = (later - frame) / (1 - times).clamp_min(SOON)[:, None, None]
         return found, self.action_out(y)

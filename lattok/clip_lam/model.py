@@ -35,7 +35,7 @@ from lattok.vla.flow import draw_flow
 from lattok.vla.losses import action_loss, numbers
 from lattok.vla.model import BackboneModel, of_share, open_backbone
 
-STILL = 1e-3  # the least mean squared change of the frame, of what it is divided by
+STILL = 1e-3  # the least mean squared change of a frame that an error is divided by
 
 
 class ClipLAM(BackboneModel, VideoLabeller):
@@ -108,8 +108,9 @@ class ClipLAM(BackboneModel, VideoLabeller):
     def forward(self, batch: PolicyBatch) -> LossTerms:
         """Return the terms "frame" and "action", and "separation" where that has a weight.
 
-        These are squared errors of velocities; where the decoder says the frame or its change, that of the frame as a
-        share of copying the first one, so that late times, which show it to anybody, do not outweigh the latents.
+        These are squared errors of velocities. Where the decoder says the frame or its change, "frame" is the error of
+        the frame as a share of that of copying the first one: at late times the frame can be seen through the noise,
+        and errors of the velocity, which are largest there, would teach the latents little.
         `batch.later` holds all frames of the clips but the first. Of samples whose actions are not known, or are over,
         the frame alone is judged; dimensions that a robot lacks are neither judged nor seen.
         """
@@ -135,8 +136,8 @@ class ClipLAM(BackboneModel, VideoLabeller):
         errors = {"action": action_loss(chunk, actions - noise, batch.judged)}
         missed = frame.float() - (later - frame_noise)
         terms = {"frame": missed.square().mean()}
-        if self.decoder.says != "velocity":  # (1 - t) times its error is that of the frame itself
-            copied = (later - now).square().mean().clamp_min(STILL)
+        if self.config.frame_output != "velocity":  # 1 - t times its error is that of the frame, until `SOON`
+            copied = (later - now).float().square().mean().clamp_min(STILL)
             terms["frame"] = ((1 - share) * missed).square().mean() / copied
         if self.config.separation_weight > 0:
             terms["separation"] = separation(scene, motion.detach())

@@ -70,8 +70,6 @@ class MotionLayer(nn.Module):
 class SanaDecoder(ActionStream):
     """What `UnifiedDecoder` does, by the transformer that `config.sana` describes; `decoder_width` is of the motion."""
 
-    says = "velocity"  # of the frame
-
     def __init__(self, config: ClipLAMConfig, patch_dim: int, places: int):
         super().__init__()
         dim, heads, sana = config.decoder_width, config.decoder_heads, dict(config.sana)

@@ -88,7 +88,7 @@ class RobotDataset(ABC):
     labels: Any = None  # labels from another folder, whose columns are among the features
     action_spaces: Mapping[str, Any] | None = None  # what columns mean, where a user says it
     actions_as: Mapping[str, Any] = NONE  # spaces that columns are converted to, for provenance
-    robot_spaces: Mapping[str, Any] = NONE  # of the same columns: what the robot's own numbers are, before that
+    robot_spaces: Mapping[str, Any] = NONE  # spaces of the robot's own numbers, of columns that are in a unified one
     absent: Mapping[str, tuple[int, ...]] = NONE  # by column: dimensions that the robot lacks, always 0
 
     # how `open_dataset` finds the format: it makes `cls(path, name, **options)`, options being keywords

@@ -21,7 +21,7 @@ from lattok import checks, files
 from lattok.checks import LattokError
 from lattok.data.actions.convert import Space, convert_actions
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
-from lattok.data.actions.unified import known_dimensions, of_arm, to_unified
+from lattok.data.actions.unified import is_unified, known_dimensions, of_arm, to_unified
 from lattok.data.schema import Feature, RobotDataset, camera_keys, vector_key
 from lattok.places import inside
 from lattok.types import Episode
@@ -204,7 +204,8 @@ class _Converted(View):
         self.absent = {**dataset.absent, **({key: tuple(absent)} if absent else {})}
         missing = [{"absent": [space.names[dim] for dim in absent]}] if absent else []
         self.actions_as = {**dataset.actions_as, key: [*space.to_json(), *missing]}  # for provenance
-        self.robot_spaces = {key: self._source, **dataset.robot_spaces}  # those of the first conversion
+        if is_unified(space):
+            self.robot_spaces = {**dataset.robot_spaces, key: self._source}
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         return self._converted(episode_index, keys, self.dataset.columns(episode_index, self._read_for(keys)))

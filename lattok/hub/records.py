@@ -106,7 +106,7 @@ OF_DATASET: checks.Facts = {  # that a model has learned from
     "action_space": ("a list of objects, its parts", _is_space),
     "robot_spaces": (
         "for `actions` and `state` a list of objects each, the parts of its space",
-        lambda it: isinstance(it, dict) and all(map(_is_space, it.values())),
+        lambda it: isinstance(it, dict) and it.keys() <= {"actions", "state"} and all(map(_is_space, it.values())),
     ),
 }
 IN_TRAINING: checks.Facts = {

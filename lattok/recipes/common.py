@@ -174,8 +174,8 @@ class Recipe(ABC, Generic[Model]):
     ) -> dict[str, Any]:
         """Return what the artefact says about its training: dataset, episodes (first and last of each run), loop.
 
-        Also by what their content is known again, and what the actions mean, where the dataset says so; of columns that
-        are converted, what the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights.
+        Also by what their content is known again, and what the actions mean, where the dataset says so; where they are
+        unified, what the robot's own numbers mean. Of a mixture: each dataset, under `mixture`, and weights.
         """
         seen = [self._seen(source.dataset) for source in sources]
         for entry, content in zip(seen, contents, strict=False):  # which only the first process knows
@@ -271,6 +271,10 @@ class Recipe(ABC, Generic[Model]):
         checks.one_of(f"kind of the run in {out}", found.kind, (cls.kind,))
         try:
             checks.known_keys("options", found.options, sorted(cls.option_types()))
+            unknown = sorted(cls.option_types().keys() - found.options.keys())
+            if unknown:
+                hint = "It was begun by another version of lattok: continue it with that one."
+                checks.fail("options", f"all that a {cls.kind} run has", f"none of {checks.listed(unknown)}", hint)
             return cls.from_preset(found.dataset, out, found.preset, **found.options)
         except LattokError as error:
             raise LattokError(f"{out / RUN / RECIPE}: {error} {NEW_RUN}") from None

@@ -12,6 +12,7 @@ import torch
 
 from lattok import checks, files, hub
 from lattok.checks import LattokError
+from lattok.data.actions.unified import is_unified
 from lattok.devices import device_called, moved
 from lattok.hub.weights import weights_hash
 from lattok.loading import load
@@ -60,7 +61,7 @@ class FunctionAgent(Agent):
 
 
 class PolicyAgent(Agent):
-    """A `LatentVLA`, with its own cameras and in its own units, or those of its robot, where it learned from others."""
+    """A `LatentVLA`, with its own cameras and in its own units; one of the unified spaces in those of its robot."""
 
     def __init__(self, policy: LatentVLA):
         policy.check_chosen()
@@ -69,15 +70,20 @@ class PolicyAgent(Agent):
         self.size = _square(config.cameras, config.camera_sizes)
         self.steps, self.fps = policy.queues.n_action_steps, config.fps
         self.instructions = config.instructions if "{task}" in config.prompt else ()
-        own, robot = known_space(policy), robot_spaces(policy)
+        own = known_space(policy)
+        self.robot = robot_spaces(policy) if own is not None and is_unified(own) else {}
         self.action_dim, self.state_dim = config.action_dim, config.proprio_dim
         self._to_robot: Callable[[np.ndarray], np.ndarray] = lambda actions: actions
         self._from_robot: Callable[[torch.Tensor], torch.Tensor] = lambda state: state
-        if own is not None and "actions" in robot:
-            self.action_dim, self._to_robot = robot["actions"].dim, to_robot(policy, own, robot["actions"])
-            self._to_robot(np.empty((0, config.action_dim)))  # raises where it cannot
-        if config.proprio_dim and "state" in robot:
-            self.state_dim, self._from_robot = from_robot(policy, robot["state"], "robot_spaces")
+        if own is not None and "actions" in self.robot:
+            self.action_dim = self.robot["actions"].dim
+            self._to_robot = to_robot(policy, own, self.robot["actions"])
+            try:
+                self._to_robot(np.empty((0, config.action_dim)))
+            except LattokError as error:
+                raise LattokError(f"the policy's unified actions are not enough for its robot: {error}") from None
+        if config.proprio_dim and "state" in self.robot:
+            self.state_dim, self._from_robot = from_robot(policy, self.robot["state"], "robot_spaces")
 
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
         seen = {key: torch.from_numpy(np.stack([each[key] for each in observations])) for key in self.keys or ()}
@@ -88,7 +94,8 @@ class PolicyAgent(Agent):
         return [*self._to_robot(chunks)]
 
     def describe(self) -> dict[str, Any]:
-        return self.policy.describe()
+        spaces = {part: space.to_json() for part, space in self.robot.items()}
+        return self.policy.describe() | ({"robot_spaces": spaces} if spaces else {})
 
     def check(self, facts: TaskFacts) -> None:
         config = self.policy.config

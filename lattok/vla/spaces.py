@@ -26,7 +26,10 @@ def known_space(policy: LatentVLA) -> ActionSpace | None:
 
 
 def robot_spaces(policy: LatentVLA) -> dict[str, ActionSpace]:
-    """Return what the own numbers of its dataset's robot mean: "actions" and "state", where they were converted."""
+    """Return what the numbers of its dataset's robot mean, of those ("actions", "state") that the policy has unified.
+
+    Of a mixture only `for_dataset` tells.
+    """
     said = (policy.trained_on or {}).get("robot_spaces", {})
     return {part: ActionSpace.of(space, f"training.json: {part}") for part, space in said.items()}
 

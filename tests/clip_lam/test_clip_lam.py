@@ -62,6 +62,12 @@ def test_the_loss_is_that_of_the_velocities(says: str, monkeypatch: pytest.Monke
     assert torch.equal(seen["known"], valid)
 
 
+def test_a_frame_that_does_not_change_has_a_finite_error():
+    given = batch()
+    terms = clip_lam()(given._replace(later=given.images[:, None].expand(-1, 2, -1, -1, -1, -1)))
+    assert terms["frame"].isfinite()
+
+
 def test_dimensions_that_a_robot_lacks_change_nothing():
     """Whatever stands there, and whatever noise: loss, gradients and what is drawn; they are 0 in a drawn chunk."""
     lam, known = clip_lam(absent=(1,)), torch.tensor([[1, 0, 1]] * 3 + [[1, 0, 0]]).bool()

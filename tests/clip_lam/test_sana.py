@@ -49,7 +49,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(pipeline: Path) -> dict:
     small = {"preset": "tiny", "steps": 2, "batch_size": 4, "log_every": 1, **SIZES}
-    return small | {"decoder": f"sana:{pipeline}", "features": f"dc-ae:{pipeline}"}
+    return small | {"decoder": f"sana:{pipeline}", "features": f"dc-ae:{pipeline}", "frame_output": "velocity"}
 
 
 def test_latents_are_those_of_the_autoencoder_and_turn_back(pipeline):
@@ -123,6 +123,7 @@ def test_everything_learns_but_the_autoencoder(pipeline, tmp_path):
             {"decoder": "sana:/nowhere"},
             "`decoder`: expected SanaTransformer2DModel of diffusers, a folder or a Hub id",
         ),
+        ({"frame_output": "frame"}, "`frame_output`: expected velocity with SANA as the decoder, got 'frame'"),
         ({"decoder": "tall"}, '`decoder`: expected "compact" or "sana:MODEL", got'),
         ({"features": "pixels"}, "`decoder`: expected 192 channels of a patch, as the features have, got 8"),
         ({"features": "dc-ae:/nowhere"}, "`features`: expected AutoencoderDC of diffusers, a folder or a Hub id;"),
@@ -149,5 +150,7 @@ def test_what_cannot_be_is_one_line(changes, text, pipeline, tmp_path):
 def test_sizes_out_of_a_strangers_file(change, text, pipeline):
     sizes = sizes_of(open_sana(f"sana:{pipeline}")) | change
     with pytest.raises(LattokError) as error:
-        ClipLAM.build(config(decoder=f"sana:{pipeline}", features=f"dc-ae:{pipeline}", sana=sizes))
+        ClipLAM.build(
+            config(decoder=f"sana:{pipeline}", features=f"dc-ae:{pipeline}", frame_output="velocity", sana=sizes)
+        )
     assert text in str(error.value)

@@ -77,7 +77,8 @@ def _with(**values):
 def _option(**values):
     def change(path):
         stored = json.loads(path.read_text())
-        path.write_text(json.dumps({**stored, "options": {**stored["options"], **values}}))
+        options = {name: v for name, v in {**stored["options"], **values}.items() if v != "gone"}
+        path.write_text(json.dumps({**stored, "options": options}))
 
     return change
 
@@ -97,6 +98,7 @@ DAMAGED = {
     "no options": _with(options="gone"),
     "a list of options": _with(options=[1]),
     "an option of another version": _option(depths=7),
+    "an option that there was not yet": _option(depth="gone"),
     "an argument as an option": _option(dataset="x"),
     "out as an option": _option(out="x"),
     "cls as an option": _option(cls="x"),

@@ -15,7 +15,8 @@ if find_spec("gymnasium") is None or find_spec("mujoco") is None:
 
 from lattok.checks import LattokError
 from lattok.cli import main
-from lattok.data.actions.space import PRESETS, UNIFIED, UNIFIED_STATE
+from lattok.data import ActionSpace
+from lattok.data.actions.space import UNIFIED, UNIFIED_STATE
 from lattok.sim import rollout
 from lattok.sim.agents import open_agent
 from lattok.sim.rollout import SEEDS
@@ -124,7 +125,8 @@ def test_a_policy_of_other_numbers_than_its_robots_acts_in_the_robots(monkeypatc
 
     monkeypatch.setattr(model, "predict_chunk", watched)
     Toy.made.clear()
-    rollout(model, "toy/left", 1, batch=1)
+    told = {part: ActionSpace.of(space).to_json() for part, space in ROBOT.items()}
+    assert rollout(model, "toy/left", 1, batch=1).agent == model.describe() | {"robot_spaces": told}
     (env,), states = Toy.made, torch.cat(seen)
     assert states.shape[1:] == (46,)
     assert not states[:, 1:].any()
@@ -141,8 +143,26 @@ def test_what_a_policy_of_other_numbers_lacks_is_named() -> None:
     three = [{"part": "position", "arm": "left"}]
     with pytest.raises(LattokError, match=r"the policy's actions have 3 numbers, and toy/left takes 2 \(x, y\)"):
         rollout(unified(robot_spaces=ROBOT | {"actions": three}), "toy", 1)
-    with pytest.raises(LattokError, match="`actions`: expected 7 dimensions"):
-        rollout(unified(action_space=[*PRESETS["bridge"].to_json()]), "toy", 1)
+    absolute = [{"part": "position", "mode": "absolute", "arm": "left"}]
+    with pytest.raises(
+        LattokError, match="unified actions are not enough for its robot: `state`: expected the position"
+    ):
+        rollout(unified(robot_spaces=ROBOT | {"actions": absolute}), "toy", 1)
+    joints = [*ROBOT["actions"], {"part": "joints", "n": 3, "arm": "left"}]
+    with pytest.raises(LattokError, match="unified actions are not enough for its robot: `target`: expected"):
+        rollout(unified(robot_spaces=ROBOT | {"actions": joints}), "toy", 1)
+
+
+def test_actions_that_were_converted_to_a_simulators_are_given_as_they_are() -> None:
+    """Only what is unified is given in the robot's own numbers: the robot of the data may be another one."""
+    plain, said = trained(), trained()
+    said.trained_on = {
+        "dataset": "a",
+        "action_space": [{"part": "position", "axes": ["x", "y"]}],
+        "robot_spaces": ROBOT,
+    }
+    said.load_state_dict(plain.state_dict())
+    assert rollout(said, "toy", 2).episodes == rollout(plain, "toy", 2).episodes
 
 
 def test_what_may_be_meant_is_only_noted() -> None:
