@@ -143,7 +143,8 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
 CORE = ("baseline", "ph_direct", "la_align", "la_direct", "la_cond", "la_tok")
 CONTROLS = ("blind", "shuffled", "pixels")
 SOURCES = ("la_align-shuffled", "la_align-pixels", "la_align-truth", "la_align-blind")
-FEW_SHOT = ("baseline", "la_align", "lara", "latbot")
+FEW_ONLY = ("latbot", "longer")
+FEW_SHOT = ("baseline", "la_align", "lara", *FEW_ONLY)
 RECIPE = tuple(row for row in ROWS if row.startswith("recipe-"))
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from scipy import stats
 
-from benchmarks.closed_loop.plan import CORE, RECIPE, REGIMES, ROWS
+from benchmarks.closed_loop.plan import CORE, FEW_ONLY, FEW_SHOT, RECIPE, REGIMES, ROWS
 from benchmarks.closed_loop.run import RESULTS
 from benchmarks.common import write_results
 
@@ -30,6 +30,8 @@ CONTRASTS = (  # rows that the text compares with one another: what labels say, 
     ("la_align", "la_direct"),
     ("lara", "la_align"),
     ("lara-1", "la_align"),
+    ("latbot", "la_align"),
+    ("latbot", "longer"),
 )
 # what the paper gains over its Baseline, in points: LIBERO on average and Long (Tables 1, 9), RoboTwin (Table 2)
 PAPER = {
@@ -53,9 +55,9 @@ class Interval(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval:
-        """Return the mean of values that are one for each seed; one seed has no interval."""
+        """Return the mean of values that are one for each seed; two may agree by chance, and give no interval yet."""
         x = np.asarray(values, dtype=float)
-        if len(x) < 2:
+        if len(x) < 3:
             return cls(float(x.mean()), math.nan, math.nan, len(x))
         error = x.std(ddof=1) / math.sqrt(len(x))
         p = float(2 * stats.t.sf(abs(x.mean()) / error, len(x) - 1)) if error else float(x.mean() == 0)
@@ -165,7 +167,9 @@ def missing(found: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for regime, figures in found.items():
         acting = REGIMES[regime].acting is not None
+        few = REGIMES[regime].demonstrations is not None
         planned = [row for row in ROWS if not ((ROWS[row].decoded and not acting) or (row in RECIPE and acting))]
+        planned = [row for row in planned if (row in FEW_SHOT if few else row not in FEW_ONLY)]
         if left := [f"`{row}`" for row in planned if row not in figures]:
             lines.append(f"Not run, `{regime}`: {', '.join(left)}.")
     if left := [f"`{regime}`" for regime in REGIMES if regime not in found]:
@@ -216,7 +220,7 @@ def verdict(figure: Mapping[str, Any]) -> str:
     """Say what a difference shows after Holm's correction, and how small a one would have been seen."""
     difference = figure["difference"]
     if math.isnan(difference.half):
-        return "one seed: nothing"
+        return "one seed: nothing" if difference.seeds == 1 else "two seeds: nothing"
     if figure["holm"] < 0.05:
         p = "p < .001" if figure["holm"] < 0.001 else f"p {figure['holm']:.3f}"
         return f"{'better' if difference.mean > 0 else 'worse'}, {p}"
@@ -232,18 +236,23 @@ def plot(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> No
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    height = 1 + 0.32 * max(len(figures) for figures in found.values())
-    figure, axes = plt.subplots(1, len(found), figsize=(4.6 * len(found) + 1.6, height), squeeze=False, sharex=True)
-    for axis, (regime, figures) in zip(axes[0], found.items(), strict=True):
+    rows = [len(figures) for figures in found.values()]
+    heights = [max(rows[i : i + 2]) for i in range(0, len(rows), 2)]
+    size = 10.8, sum(1 + 0.32 * height for height in heights)
+    options: dict[str, Any] = {"squeeze": False, "sharex": True, "layout": "constrained"}
+    figure, axes = plt.subplots(len(heights), 2, figsize=size, height_ratios=heights, **options)
+    for axis in axes.flat[len(found) :]:
+        axis.remove()
+    for axis, (regime, figures) in zip(axes.flat, found.items(), strict=False):
         places = np.arange(len(figures))
         intervals = [row["success"] for row in figures.values()]
         halves = [0.0 if math.isnan(interval.half) else interval.half for interval in intervals]
         axis.errorbar([interval.mean for interval in intervals], places, xerr=halves, fmt="o", capsize=3)
         axis.set_yticks(places, [row["title"].replace("*", "") for row in figures.values()])
         axis.set(title=REGIMES[regime].title, xlabel="success", xlim=(0, 1))
-        axis.invert_yaxis()
+        axis.tick_params(labelbottom=True)
+        axis.set_ylim(len(figures) - 0.5, -0.5)
         axis.grid(axis="x", alpha=0.3)
-    figure.tight_layout()
     figure.savefig(path, dpi=120, bbox_inches="tight")  # titles are wider than their axes
 
 

@@ -1,4 +1,4 @@
-"""Does LatBot's teacher tell what the robot does from what changes around it, and is that the exchange's doing?
+"""Does LatBot's teacher tell what the robot does from what changes around it, and what of it makes it do so?
 
 python -m benchmarks.quality.latbot --out benchmarks/results/latbot.json   # 18 runs of some 9 CPU-minutes, 3 short ones
 
@@ -205,6 +205,7 @@ def main() -> None:
                 continue
             lam = train(seed, **VARIANTS[name], **steps)
             runs.setdefault(name, {})[str(seed)] = {**judged(lam, dataset, seed), "commit": environment()["commit"]}
+            runs = {name: runs[name] for name in VARIANTS if name in runs}
             figures = {name: spread([flat(run) for run in found.values()]) for name, found in runs.items()}
             head = {"environment": environment(), "options": {**OPTIONS, **steps}}
             write_results(args.out, {**head, "runs": runs, "figures": figures})
