@@ -74,7 +74,7 @@ class PolicyAgent(Agent):
         self.robot = robot_spaces(policy) if own is not None and is_unified(own) else {}
         self.action_dim, self.state_dim = config.action_dim, config.proprio_dim
         self._to_robot: Callable[[np.ndarray], np.ndarray] = lambda actions: actions
-        self._from_robot: Callable[[torch.Tensor], torch.Tensor] = lambda state: state
+        self._from_robot: Callable[[torch.Tensor], torch.Tensor] | None = None
         if own is not None and "actions" in self.robot:
             self.action_dim = self.robot["actions"].dim
             self._to_robot = to_robot(policy, own, self.robot["actions"])
@@ -87,9 +87,9 @@ class PolicyAgent(Agent):
 
     def plan(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Sequence[Any]:
         seen = {key: torch.from_numpy(np.stack([each[key] for each in observations])) for key in self.keys or ()}
-        if self.state_dim:
-            states = seen[self.policy.config.state_key]
-            seen[self.policy.config.state_key] = torch.stack([self._from_robot(state) for state in states])
+        if self._from_robot is not None:
+            key = self.policy.config.state_key
+            seen[key] = torch.stack([self._from_robot(state) for state in seen[key]])
         chunks = self.policy.predict_chunk({**seen, "task": list(instructions)}).cpu().numpy()
         return [*self._to_robot(chunks)]
 
