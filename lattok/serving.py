@@ -25,11 +25,12 @@ from lattok.data import ActionSpace
 from lattok.data.actions.space import GRIPPERS, Gripper, Joints, Position, Rotation
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import short_name
+from lattok.data.views import trained_space
 from lattok.devices import moved
 from lattok.types import PolicyBatch
 from lattok.vla import LatentVLA
 from lattok.vla.observations import ActionQueues, check_batch, policy_batch
-from lattok.vla.spaces import from_robot, known_space, to_robot
+from lattok.vla.spaces import from_robot, to_robot
 
 try:
     from anyio.to_thread import run_sync
@@ -211,7 +212,7 @@ def _sources(cameras: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str
 
 def _policy_space(policy: LatentVLA, given: Any) -> ActionSpace:
     """Return what the policy's actions mean: as is said here, and not otherwise than the artefact says."""
-    own = known_space(policy)
+    own = trained_space(policy.trained_on)
     space = own if given is None else ActionSpace.of(given, "policy_actions")
     if space is None:
         hint = 'Its dataset did not say. Give a named space, such as "libero", or a list of parts.'

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from lattok.recipes.vla import VLARecipe
 from lattok.vla.config import PROMPT
 
 WORLD = "metaworld-pairs"
@@ -17,7 +18,8 @@ DEMONSTRATIONS = 20  # of each task, from seed 0 on
 NOISE = 0.3
 STARTS = 40  # rollouts of each task, from seed FIRST_START on
 FEW_STARTS = 10  # where the instruction is swapped or blank
-DISTIL_STEPS = 1500  # of LatBot's student; the steps of learning to act are those of every row
+STEPS: int = VLARecipe.presets["scratch"]["steps"]  # of every row
+DISTIL_STEPS = 1500  # of LatBot's student, before those of every row
 ACTED_SHARE = 0.5  # of a batch, where actions of some demonstrations only are known
 EXECUTE = 4  # actions of a chunk that are carried out
 POLICY: Mapping[str, Any] = MappingProxyType({"action_key": "expert_action", "device": "cpu"})  # over preset `scratch`
@@ -113,7 +115,7 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "la_direct-1": Row("LA-Direct, lambda 1", "la_direct", "lam", {"latent_weight": 1.0}),
         "decoded": Row("Baseline, unknown actions read from labels", "baseline", "lam", decoded=True),
         "flow": Row("Baseline, flow head", "baseline", None, {"head": "flow"}),
-        "longer": Row("Baseline, as many steps as LatBot in all", "baseline", None, {"steps": 3000 + DISTIL_STEPS}),
+        "longer": Row("Baseline, as many steps as LatBot in all", "baseline", None, {"steps": STEPS + DISTIL_STEPS}),
         "lara": Row("LARA", "baseline", "lam", joint=True),
         "lara-frozen": Row("LARA, its latent action model stays", "baseline", "lam", {"lam_rate": 0.0}, joint=True),
         "lara-1": Row("LARA, at .1 and 1", "baseline", "lam", {"align_weight": 0.1, "lam_weight": 1.0}, joint=True),

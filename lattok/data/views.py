@@ -160,16 +160,22 @@ def with_actions(
     return _Converted(found, UNIFIED_STATE, state_key, partial(to_unified, **options), None, absent)
 
 
-def check_trained_space(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, key: str) -> None:
-    """Refuse actions of another kind than a tokenizer learned from, as far as its training.json says what that was."""
+def trained_space(trained_on: Mapping[str, Any] | None, name: str | None = None) -> ActionSpace | None:
+    """Return what the actions of training meant, as far as its training.json says: of dataset `name` if it is there.
+
+    Datasets of a mixture have actions of one kind, so any of those that say it will do.
+    """
     known = trained_on or {}
     entries = known.get("mixture", [known])
-    own = [entry for entry in entries if entry.get("dataset") == dataset.name]  # may have been undeclared then too
-    spaces = [entry["action_space"] for entry in own or entries if "action_space" in entry]
-    if not spaces:
-        return
-    wanted, space = ActionSpace.of(spaces[0], "training.json"), action_spaces(dataset).get(key)
-    if space != wanted:
+    own = [entry for entry in entries if name and entry.get("dataset") == name]  # may have been undeclared then too
+    said = next((entry["action_space"] for entry in own or entries if "action_space" in entry), None)
+    return None if said is None else ActionSpace.of(said, "training.json")
+
+
+def check_trained_space(trained_on: Mapping[str, Any] | None, dataset: RobotDataset, key: str) -> None:
+    """Refuse actions of another kind than a tokenizer learned from, as far as its training.json says what that was."""
+    wanted, space = trained_space(trained_on, dataset.name), action_spaces(dataset).get(key)
+    if wanted is not None and space != wanted:
         expected = f"{wanted.text} in `{key}` of {dataset.name}, as in training"
         got = "no declaration" if space is None else space.text
         hint = "Give the description file that the tokenizer was trained with, or one that converts the actions."

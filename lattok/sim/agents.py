@@ -13,12 +13,13 @@ import torch
 from lattok import checks, files, hub
 from lattok.checks import LattokError
 from lattok.data.actions.unified import is_unified
+from lattok.data.views import trained_space
 from lattok.devices import device_called, moved
 from lattok.hub.weights import weights_hash
 from lattok.loading import load
 from lattok.sim.turns import TaskFacts
 from lattok.vla import LatentVLA
-from lattok.vla.spaces import from_robot, known_space, robot_spaces, to_robot
+from lattok.vla.spaces import from_robot, robot_spaces, to_robot
 
 Observation = Mapping[str, Any]
 SIZE = 128  # pixels of images for a function
@@ -70,7 +71,7 @@ class PolicyAgent(Agent):
         self.size = _square(config.cameras, config.camera_sizes)
         self.steps, self.fps = policy.queues.n_action_steps, config.fps
         self.instructions = config.instructions if "{task}" in config.prompt else ()
-        own = known_space(policy)
+        own = trained_space(policy.trained_on)
         self.robot = robot_spaces(policy) if own is not None and is_unified(own) else {}
         self.action_dim, self.state_dim = config.action_dim, config.proprio_dim
         self._to_robot: Callable[[np.ndarray], np.ndarray] = lambda actions: actions

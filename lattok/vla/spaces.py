@@ -17,14 +17,6 @@ from lattok.data.actions.unified import is_unified
 from lattok.vla.model import LatentVLA
 
 
-def known_space(policy: LatentVLA) -> ActionSpace | None:
-    """Return what the policy's actions mean, where its training.json says so."""
-    known = policy.trained_on or {}
-    entries = known.get("mixture", [known])  # whose actions are alike
-    said = next((entry["action_space"] for entry in entries if "action_space" in entry), None)
-    return None if said is None else ActionSpace.of(said, "training.json")
-
-
 def robot_spaces(policy: LatentVLA) -> dict[str, ActionSpace]:
     """Return what the numbers of its dataset's robot mean, of those ("actions", "state") that the policy has unified.
 

@@ -8,8 +8,9 @@ import pytest
 
 from lattok import LattokError
 from lattok.data import ActionSpace
+from lattok.data.views import trained_space
 from lattok.vla import LatentVLA
-from lattok.vla.spaces import known_space, robot_spaces
+from lattok.vla.spaces import robot_spaces
 from tests.vla.fakes import config
 
 OWN = {"actions": [{"part": "position", "arm": "left"}], "state": [{"part": "position", "mode": "absolute"}]}
@@ -18,9 +19,9 @@ SAID = {"episodes": [[0, 1]], "action_space": [{"part": "position"}]}
 
 def test_the_policy_of_one_dataset_of_a_mixture_knows_its_robot(tmp_path):
     mixed = LatentVLA.build(config(normalizers=("a", "b"), train_backbone="full"))
-    assert (known_space(mixed), robot_spaces(mixed)) == (None, {})
+    assert (trained_space(mixed.trained_on), robot_spaces(mixed)) == (None, {})
     mixed.trained_on = {"mixture": [{"dataset": "a", **SAID, "robot_spaces": OWN}, {"dataset": "b", **SAID}]}
-    assert known_space(mixed) == ActionSpace.of(SAID["action_space"])
+    assert trained_space(mixed.trained_on) == ActionSpace.of(SAID["action_space"])
     assert robot_spaces(mixed) == robot_spaces(mixed.for_dataset("b")) == {}
     chosen = LatentVLA.from_pretrained(mixed.for_dataset("a").save_pretrained(tmp_path / "a"))
     assert robot_spaces(chosen) == {part: ActionSpace.of(space) for part, space in OWN.items()}
