@@ -178,6 +178,7 @@ class PairIndex(NamedTuple):
     places: Tensor  # [n, 2] int64: the sample, and which of its later frames
     pairs: Tensor | None = None  # 0-d: n of an average share, where a batch is shared out
     samples: Tensor | None = None  # 0-d: samples with at least one, of an average share
+    whole: Tensor | None = None  # 0-d: samples with all of them, of an average share
 
 
 class FlowDraws(NamedTuple):

@@ -46,9 +46,14 @@ def moving_square(rng: np.random.Generator, length: int, size: int = 32) -> np.n
 
 
 def write_dataset(
-    root: Path, lengths: Sequence[int], tasks: Sequence[str] = ("lift", "push"), cameras: bool = True, **options
+    root: Path,
+    lengths: Sequence[int],
+    tasks: Sequence[str] = ("lift", "push"),
+    cameras: bool = True,
+    fps: int = FPS,
+    **options,
 ) -> Path:
-    """A dataset at 10 fps with `action` (3), `observation.state` (2), `reward`, `done` and up to two cameras."""
+    """A dataset with `action` (3), `observation.state` (2), `reward`, `done` and up to two cameras."""
     rng = np.random.default_rng(1)
     features = {
         "action": Feature("float32", (3,), NAMES),
@@ -59,7 +64,7 @@ def write_dataset(
     videos = CAMERAS if cameras else ()
     features |= {key: Feature("video", (32, 32, 3), None) for key in videos}
     options = {"video_codec": "h264", "encoder_threads": 1, **options}
-    with LeRobotWriter.create(root, FPS, features, **options) as writer:
+    with LeRobotWriter.create(root, fps, features, **options) as writer:
         for i, length in enumerate(lengths):
             columns = {
                 "action": rng.standard_normal((length, 3)),

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from lattok import checks
 from lattok.backbones import DTYPES, TRAIN, LoraSpec
-from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS
+from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
 from lattok.image_lam.features import IMAGENET
 from lattok.normalize import MOST_NUMBERS, NormalizedActions
 from lattok.vla.config import MOST_FLOW_STEPS, SCRATCH
@@ -73,7 +73,7 @@ class ClipLAMConfig(NormalizedActions):
     exchange: bool = True  # streams of scene and motion look at each other in every layer of the decoder
     frame_output: str = "change"  # what the decoder says: how the frame changes, the "frame" itself, or its "velocity"
     decoder_width: int = 512  # of the decoder; with SANA of its motion stream
-    decoder_depth: int = 8  # its layers
+    decoder_depth: int = 8  # layers of the compact one; SANA has its own
     decoder_heads: int = 8  # its attention heads
     flow_steps: int = 10  # Euler steps from noise to a frame and actions
     frame_weight: float = 1.0  # of the loss of the predicted frame
@@ -109,6 +109,7 @@ class ClipLAMConfig(NormalizedActions):
                 checks.fail(f"sana: {name}", "a number or a word", f"{value!r:.60}")
             if isinstance(value, int) and not 0 <= value <= MOST_NUMBERS:
                 checks.fail(f"sana: {name}", f"0 to {MOST_NUMBERS:,}", value)
+        check_scaling(self.mean, self.std)
         if not all(0 <= dim < self.action_dim for dim in self.absent):
             checks.fail("absent", f"dimensions from 0 to {self.action_dim - 1}", repr(self.absent))
         if self.decoder_width % self.decoder_heads:

@@ -22,14 +22,18 @@ from lattok.clip_lam.model import ClipLAM
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, LossTerms, PolicyBatch
 from lattok.vla import LatentVLA, Strategy, VLAConfig
-from lattok.vla.joint import FRAMES
+from lattok.vla.joint import FRAMES, VALID, paired_frames, paired_mask
 from lattok.vla.losses import reduce_valid
-from lattok.vla.model import of_share
+from lattok.vla.model import from_root, of_share
 from lattok.vla.strategies import ACTION, LatentLoss, Span
 from lattok.vla.supervision import Distill, LatentSupervision
 
 NAME = "latbot"
-SAME = ("backbone", "image_size", "cameras", "train_backbone", "lora_rank", "width", "depth", "heads", "patch_size")
+# what a policy has of the distilled one that it goes on from: its backbone, and what that sees
+SAME = (
+    *("backbone", "backbone_revision", "backbone_dtype", "train_backbone", "lora_rank", "lora_alpha", "lora_vision"),
+    *("width", "depth", "heads", "patch_size", "cameras", "image_size", "interpolation", "prompt"),
+)
 
 
 class Distillation(nn.Module):
@@ -55,8 +59,13 @@ class Distillation(nn.Module):
         clips = torch.cat([batch.images[:, None], batch.later], 1)[:, :, self.views].to(device)
         with torch.no_grad():
             vectors = torch.cat(self.teacher.latents(clips, batch.texts), 1)[:, :, None]  # b s 1 d
-        target = LatentTarget(None, vectors, torch.ones(vectors.shape[:2], dtype=torch.bool, device=device))
-        terms = self.student(batch._replace(latent=target, later=None, pairs=None))
+        whole = torch.ones(len(vectors), dtype=torch.bool, device=device)  # clips inside their episode
+        if batch.pairs is not None:
+            there = torch.arange(len(vectors), device=device)[:, None] == batch.pairs.places[:, 0].to(device)
+            whole = there.sum(1) == batch.later.shape[1]
+        average = None if batch.pairs is None else batch.pairs.whole
+        target = LatentTarget(None, vectors, whole[:, None].expand(vectors.shape[:2]))
+        terms = self.student(batch._replace(latent=target, labelled=average, later=None, pairs=None))
         return terms | {"action": terms["action"].detach()} | self._reasoning(batch)
 
     def _reasoning(self, batch: PolicyBatch) -> LossTerms:
@@ -72,15 +81,16 @@ class SeenClips(NamedTuple):
 
     frames: Tensor  # [B, k, V, H, W, 3] uint8
     texts: list[str]
-    valid: Tensor  # [B, 1] bool, all true: beyond the episode its last frame stands in
+    valid: Tensor  # [B, 1] bool: the whole clip lies inside the episode
 
 
 class LatBotLoss(LatentSupervision):
     """Distillation inside a policy that is not ours: `Supervised(policy, tap, LatBotLoss(teacher, dim))`.
 
     A head on the mean of the tapped states predicts all latents of scene and motion (L_a, Eq. 4). Batches have the
-    instructions as `task` and the teacher's clips as `pairs.frames` uint8 [B, k, V, H, W, 3]: `keep_pairs` makes them
-    of LeRobot's, where `delta_timestamps` has the times of `clip_times`. The teacher stays as it is.
+    instructions as `task`, the teacher's clips as `pairs.frames` uint8 [B, k, V, H, W, 3] and, where it is known,
+    which later frames lie inside the episode as `pairs.valid` bool [B, k - 1]: `keep_pairs` makes both of LeRobot's,
+    where `delta_timestamps` has the times of `clip_times`. The teacher stays as it is.
     """
 
     weight = 1.0
@@ -104,17 +114,16 @@ class LatBotLoss(LatentSupervision):
 
     def target_of(self, batch: Mapping[str, Any], labels: LatentSpec) -> Any:
         """Read the clips and instructions of a batch."""
-        frames, texts, config = batch.get(FRAMES), batch.get("task"), self.teacher.config
-        if not isinstance(frames, Tensor):
-            hint = "keep_pairs(preprocessor, cameras) makes them out of LeRobot's batches."
-            checks.fail("batch", f"`{FRAMES}`", "none", hint)
-        checks.rank(FRAMES, frames, "B k V H W 3")
+        texts, config = batch.get("task"), self.teacher.config
+        frames = paired_frames(batch, config.cameras)
         checks.size(FRAMES, "frames of a clip", frames.shape[1], config.frames)
-        checks.size(FRAMES, f"cameras ({', '.join(config.cameras)})", frames.shape[2], len(config.cameras))
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             checks.fail("task", "a list of instructions, one for each sample", f"{texts!r:.60}")
         checks.size("task", "instructions, one for each clip", len(texts), len(frames))
-        return SeenClips(frames, list(texts), torch.ones(len(frames), 1, dtype=torch.bool))
+        whole = torch.ones(len(frames), 1, dtype=torch.bool)
+        if VALID in batch:
+            whole = paired_mask(batch, frames).all(1, keepdim=True)
+        return SeenClips(frames, list(texts), whole)
 
     def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
         """Return the terms of states [B, n, dim] and of what `target_of` has read."""
@@ -142,6 +151,8 @@ def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfi
         return replace(config, strategy=Strategy(NAME, _spans(count), losses, "chunk", "LatBot"), latent=labels)
     if teacher.strategy.name != NAME or teacher.latent is None:
         checks.fail("student", "a policy of phase distill", f"one of {teacher.strategy.name}")
+    revision = config.backbone_revision or teacher.backbone_revision
+    config = replace(config, backbone=from_root(config.backbone), backbone_revision=revision)
     for name in SAME:
         ours, theirs = getattr(config, name), getattr(teacher, name)
         if ours != theirs:

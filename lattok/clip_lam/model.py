@@ -226,7 +226,8 @@ class ClipLAM(BackboneModel, VideoLabeller):
 
         Dimensions of a robot that it lacks, not `known` [m] bool, are 0; left out: those that no dataset had.
         """
-        now, steps = self.frame_features(as_tensor("frames", frames).to(self.queries.device)), self.config.flow_steps
+        now = self._resized(as_tensor("frames", frames).to(self.queries.device))  # as frames are that it learns from
+        now, steps = self.frame_features(now), self.config.flow_steps
         x, y, there = self._noise(len(now), seed, known)
         with self._inference():
             for step in range(steps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -31,6 +32,16 @@ def resize_pixels(frames: Tensor, size: int | tuple[int, int], interpolation: st
     flat = rearrange(frames.reshape(-1, *frames.shape[-3:]), "n h w c -> n c h w")
     small = resize(flat, [height, width], interpolation=InterpolationMode(interpolation), antialias=True)
     return rearrange(small, "n c h w -> n h w c").reshape(*frames.shape[:-3], height, width, 3)
+
+
+def check_scaling(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Require what is taken away from colours and what they are divided by, in configurations from anywhere."""
+    for name, values in (("mean", mean), ("std", std)):
+        checks.size(name, "numbers, one per colour", len(values), 3)
+        if not all(map(math.isfinite, values)):
+            checks.fail(name, "finite numbers", values)
+    if min(std) <= 0:
+        checks.fail("std", "numbers above 0", std)
 
 
 def check_pixels(frames: Tensor) -> None:

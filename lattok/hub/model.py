@@ -397,13 +397,13 @@ def family_of(folder: Path, argument: str = "model") -> type[HubModel]:
     return FAMILIES[kind]
 
 
-def config_of(argument: str, name: str, kind: type[HubModel]) -> tuple[Path, dict[str, Any]]:
-    """Return folder and config.json of a model of this kind, a folder or a Hub id, without reading its weights."""
+def config_of(argument: str, name: str, kind: type[HubModel]) -> Any:
+    """Return the configuration of a model of this kind, a folder or a Hub id, without reading its weights."""
     folder = resolve(name, argument=argument).folder
     raw = read_config(folder, argument)
     if raw["type"] != kind.type:
         checks.fail(argument, f"a model of type {kind.type!r}", f"{raw['type']!r} in {name}")
-    return folder, raw
+    return parse_config(kind.config_class, raw, folder / CONFIG)
 
 
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.pixels import MOST_PIXELS
+from lattok.data.pixels import MOST_PIXELS, check_scaling
 from lattok.hub import ADDED
 from lattok.quantize import STARTS
 from lattok.samples.windows import check_action_target
@@ -117,10 +117,7 @@ class ImageLAMConfig:
             checks.one_of(name, getattr(self, name), options)
         self._check_target()
         check_action_target(self.action_target, self.action_steps)
-        for name in ("mean", "std"):
-            checks.size(name, "numbers, one per colour", len(getattr(self, name)), 3)
-        if min(self.std) <= 0:
-            checks.fail("std", "numbers above 0", self.std)
+        check_scaling(self.mean, self.std)
         if not self.cameras:
             checks.fail("cameras", "at least one camera", "none")
         if self.additivity_weight > 0 and not self.extra_strides:

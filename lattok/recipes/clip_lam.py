@@ -32,6 +32,7 @@ from lattok.vla.model import with_base
 class ClipOptions(ImageOptions, MixOptions):
     """What a model of clips learns from."""
 
+    horizon: int | None = None  # actions from the first frame on that are decoded (default: those of the clip)
     action_episodes: str | None = None  # episodes whose actions are known; others teach by frames (default: all)
     acted_share: float = 0.0  # share of a batch from episodes with known actions; 0: as they come
 
@@ -83,7 +84,6 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
                 "prompt": "{task}",
                 "frames": 4,
                 "stride": "0.2s",
-                "horizon": 16,
                 "scene_tokens": 4,
                 "motion_tokens": 4,
                 "latent_dim": 32,
@@ -140,12 +140,18 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
 
 def _config(recipe: ClipLAMRecipe, datasets: Sequence[RobotDataset], cameras: tuple[str, ...]) -> ClipLAMConfig:
     """Return the recipe's model for this data."""
-    names, chosen = same_actions(datasets, recipe.data.action_key), recipe.model
+    chosen, key, horizon = recipe.model, recipe.data.action_key, recipe.data.horizon
+    names = same_actions(datasets, key)
     mean, std = known_scaling(chosen.features, chosen.features_size, chosen.features_revision)
-    key = recipe.data.action_key
+    if horizon is None:
+        steps = {checks.stride_in_frames(chosen.stride, dataset.fps) for dataset in datasets}
+        if len(steps) > 1:
+            got = f"{chosen.stride}, which is {checks.listed(map(str, sorted(steps)))} steps"
+            checks.fail("horizon", "a number of actions for datasets whose clips differ in steps", got)
+        horizon = steps.pop()
     absent = sorted(set.intersection(*(set(dataset.absent.get(key, ())) for dataset in datasets)))
     known: dict[str, Any] = {"cameras": cameras, "action_dim": len(names), "action_names": names}
-    known["absent"] = tuple(absent)
+    known |= {"absent": tuple(absent), "action_key": key, "horizon": horizon}
     if chosen.decoder.startswith(PREFIX):
         known["sana"] = sizes_of(open_sana(chosen.decoder))
     return recipe.config(**known, mean=mean, std=std)

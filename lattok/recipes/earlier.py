@@ -52,19 +52,13 @@ def combined(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     return options
 
 
-def lam_config(argument: str, name: str) -> ImageLAMConfig:
-    """Return the config of a latent action model, a folder or a Hub id, without its weights."""
-    folder, raw = hub.config_of(argument, name, ImageLAM)
-    return hub.parse_config(ImageLAMConfig, raw, folder / hub.CONFIG)
-
-
 def _continued(
     init: str, codebook: str | None, preset: Mapping[str, Any], implied: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return options of a run that continues `init`: the architecture is the model's, not the presets'."""
     if codebook is not None:
         raise LattokError(f"`env_codebook` {codebook} cannot be used with init: the model brings its own.")
-    model = {name: value for name, value in asdict(lam_config("init", init)).items() if name in MODEL}
+    model = {name: value for name, value in asdict(hub.config_of("init", init, ImageLAM)).items() if name in MODEL}
     if implied.get("streams", model["streams"]) != model["streams"]:
         checks.fail("init", f"a model with streams={implied['streams']} for this stage", f"streams={model['streams']}")
     for name in sorted(MODEL & given.keys()):
@@ -87,7 +81,7 @@ def _from_stage_1(codebook: str | None, options: Mapping[str, Any], given: Mappi
     if codebook is None:
         hint = "Train one with stage=1, or use streams=joint."
         checks.fail("env_codebook", "a stage-1 model for stage 2 (streams=control+env)", "none", hint)
-    first = lam_config("env_codebook", codebook)
+    first: ImageLAMConfig = hub.config_of("env_codebook", codebook, ImageLAM)
     if first.streams != "control" or first.language is None:
         got = f"streams={first.streams}, language={first.language} in {codebook}"
         checks.fail("env_codebook", "a stage-1 model (streams=control with a language)", got)

@@ -15,22 +15,22 @@ from typing_extensions import Self
 
 from lattok import checks, hub
 from lattok.checks import LattokError
-from lattok.clip_lam import ClipLAM
+from lattok.clip_lam import ClipLAMConfig
 from lattok.data import select_episodes
 from lattok.data.episodes import check_stride
 from lattok.data.schema import short_name
 from lattok.evaluation.evidence.split import training_entries
 from lattok.hub import HubModel
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.labels import LatentSpec
 from lattok.normalize import for_dataset
 from lattok.recipes.policy_data import PolicySource
 from lattok.recipes.run_folder import agree
-from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
+from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, continued, policy_config, preset_of
 from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
-from lattok.vla.config import MOST_INSTRUCTIONS, SCRATCH
+from lattok.vla.config import MOST_INSTRUCTIONS
 from lattok.vla.joint import DETACH, JointLARA, LiveLAM
 from lattok.vla.model import with_base
 from lattok.vla.strategies import check_layer
@@ -98,9 +98,7 @@ class LARARecipe(VLARecipe):
         cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
     ) -> Self:
         """Apply presets and options; a policy that goes on brings the preset of its backbone unless one is given."""
-        init = options.get("init")
-        if preset is None and isinstance(init, str) and _config_of(init).backbone == SCRATCH:
-            preset = SCRATCH
+        preset = preset or preset_of("init", options)
         if preset == "lara":
             checks.fail("preset", "libero+lara, or another one under it", repr(preset))
         return super().from_preset(dataset, out, preset, **options)
@@ -111,11 +109,8 @@ class LARARecipe(VLARecipe):
         init = given.get("init")
         if init is None:
             return super().combined(preset, given)
-        own = _own_options(_config_of(init), {f.name for f in fields(cls.groups()[2])})
-        for name in sorted(own.keys() & given.keys() - {*FREE, "cameras"}):
-            if given[name] != own[name]:
-                checks.fail(name, f"{own[name]!r}, as the policy in init has", repr(given[name]), "Leave it out.")
-        return {**{name: value for name, value in preset.items() if name not in own}, **own, **given}
+        own = _own_options(hub.config_of("init", init, LatentVLA), {f.name for f in fields(cls.groups()[2])})
+        return continued("init", own, preset, given, FREE)
 
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return both models as one module, the policy first: without the other it would begin the same."""
@@ -132,7 +127,7 @@ class LARARecipe(VLARecipe):
         lam = ImageLAM.from_pretrained(data.lam)
         inputs["lam"] = lam.describe()["weights_sha256"]
         live = LiveLAM(lam, views_of(policy.config, lam), frozen=data.lam_rate == 0)
-        check_frames(policy.config, lam)
+        check_frames(policy.config, lam.config)
         if data.backbone_rate == 0:
             policy.backbone.requires_grad_(False)
         joint = JointLARA(policy, live, data.align_layer, data.detach)
@@ -183,12 +178,6 @@ class LARARecipe(VLARecipe):
         return super().next_step() + refined
 
 
-def _config_of(init: str) -> VLAConfig:
-    """Return the configuration of a policy, without its weights."""
-    folder, raw = hub.config_of("init", init, LatentVLA)
-    return hub.parse_config(VLAConfig, raw, folder / hub.CONFIG)
-
-
 def _own_options(config: VLAConfig, model: set[str]) -> dict[str, Any]:
     """Return the options that a policy of this configuration was trained with."""
     plan = config.strategy
@@ -236,11 +225,11 @@ def views_of(config: VLAConfig, lam: VideoLabeller) -> list[int]:
     return [names.index(name) for name in wanted]
 
 
-def check_frames(config: VLAConfig, lam: ImageLAM | ClipLAM) -> None:
+def check_frames(config: VLAConfig, lam: ImageLAMConfig | ClipLAMConfig) -> None:
     """Require that both models see frames of one size, resized in one way: they are read once."""
-    ours, theirs = (f"{each.image_size} pixels, {each.interpolation}" for each in (config, lam.config))
+    ours, theirs = (f"{each.image_size} pixels, {each.interpolation}" for each in (config, lam))
     if ours != theirs:
-        hint = f"Set image_size={lam.config.image_size}, interpolation={lam.config.interpolation}."
+        hint = f"Set image_size={lam.image_size}, interpolation={lam.interpolation}."
         checks.fail("image_size", f"{theirs}, as the latent action model sees frames", ours, hint)
 
 

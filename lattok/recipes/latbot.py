@@ -6,18 +6,22 @@ finetune   backbone and placeholders of that student, a new head: actions, L_ee 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
+
+from typing_extensions import Self
 
 from lattok import checks
-from lattok.clip_lam import ClipLAM
-from lattok.clip_lam.distillation import Distillation, follow, taught_by
+from lattok.clip_lam import ClipLAM, ClipLAMConfig
+from lattok.clip_lam.distillation import SAME, Distillation, follow, taught_by
 from lattok.hub import HubModel, config_of
 from lattok.recipes.lara import check_frames, views_of
 from lattok.recipes.policy_data import PolicySource
 from lattok.recipes.run_folder import first_process
-from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
+from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, continued, policy_config, preset_of
 from lattok.samples.policy import PolicyWindows
 from lattok.vla import LatentVLA
 from lattok.vla.config import BCE
@@ -39,6 +43,9 @@ class LatBotOptions(PolicyOptions):
         super().__post_init__()
         checks.one_of("phase", self.phase, PHASES)
         checks.at_least_zero(text_weight=self.text_weight)
+        if self.phase == "finetune" and self.text_weight != LatBotOptions.text_weight:
+            expected = f"to be left out with phase=finetune, which learns from no texts ({LatBotOptions.text_weight})"
+            checks.fail("text_weight", expected, self.text_weight)
         checks.one_of("strategy", self.strategy, ("baseline",))
 
     @property
@@ -81,22 +88,46 @@ class LatBotRecipe(VLARecipe):
                 "lr": 1e-4,
                 "beta2": 0.95,
                 "action_loss": BCE,
+                "normalize_exceptions": ("*gripper*=min_max",),  # so that 0 and 1 are no less certain than -1 and 1
             },
         }
     )
 
+    @classmethod
+    def from_preset(
+        cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
+    ) -> Self:
+        """Apply presets and options; a policy that goes on brings the preset of its backbone unless one is given."""
+        preset = preset or preset_of("student", options)
+        if preset == "latbot":
+            checks.fail("preset", "libero+latbot, or another one under it", repr(preset))
+        return super().from_preset(dataset, out, preset, **options)
+
+    @classmethod
+    def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options; backbone and what it sees are those of the policy that goes on."""
+        student = given.get("student")
+        if student is None:
+            return super().combined(preset, given)
+        before = config_of("student", student, LatentVLA)
+        return continued("student", {name: getattr(before, name) for name in SAME}, preset, given)
+
     def learner(self, found: Sequence[PolicySource]) -> Learner:
-        """Return the student with its teacher, or the distilled policy with a new head."""
-        config = policy_config(self, found)
+        """Return the student with its teacher, or the distilled policy with a new head.
+
+        Random weights are drawn before others are read: they are those of any strategy with this seed.
+        """
+        config, before = policy_config(self, found), self.data.before
         if self.data.phase == "finetune":
-            config_of("student", self.data.before, LatentVLA)
-            before = LatentVLA.from_pretrained(self.data.before)
-            policy = follow(before, LatentVLA(*with_base(taught_by(config, before.config))))
-            return Learner(policy, policy, policy.config.loss_weights, inputs=_hash("student", before))
-        config_of("teacher", self.data.before, ClipLAM)
-        teacher = ClipLAM.from_pretrained(self.data.before)
-        check_frames(config, teacher)
-        policy = LatentVLA(*with_base(taught_by(config, teacher.config)))
+            policy = LatentVLA(*with_base(taught_by(config, config_of("student", before, LatentVLA))))
+            student = LatentVLA.from_pretrained(before)
+            return Learner(
+                follow(student, policy), policy, policy.config.loss_weights, inputs=_hash("student", student)
+            )
+        known: ClipLAMConfig = config_of("teacher", before, ClipLAM)
+        check_frames(config, known)
+        policy = LatentVLA(*with_base(taught_by(config, known)))
+        teacher = ClipLAM.from_pretrained(before)
         module = Distillation(policy, teacher, views_of(policy.config, teacher))
 
         def gaps(fps: float) -> list[int]:

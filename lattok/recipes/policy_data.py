@@ -208,7 +208,7 @@ class PolicyBatches(BatchSource):
             batch = batch._replace(acted=samples.acted[rows].sum() / shares)
         if samples.reach.shape[1]:
             there = samples.reach[rows]
-            counts = there.sum() / shares, there.any(1).sum() / shares
+            counts = [count / shares for count in (there.sum(), there.any(1).sum(), there.all(1).sum())]
             batch = batch._replace(pairs=PairIndex(samples.reach[own].nonzero(), *counts))
         if self._flows:  # for all samples, so that any number of processes learns from the same
             generator = torch.Generator().manual_seed(derive_seed(self.loop.seed, step, 2))

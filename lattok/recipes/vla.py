@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from lattok.data.episodes import check_horizon
 from lattok.data.schema import vector_key
 from lattok.devices import moved
 from lattok.evaluation.questions.policy_error import PolicyErrors, policy_errors
-from lattok.hub import HubModel
+from lattok.hub import HubModel, config_of
 from lattok.normalize import for_dataset
 from lattok.progress import bar
 from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, index_runs
@@ -38,9 +38,10 @@ from lattok.training.loop import one_group
 from lattok.types import PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
 from lattok.vla.config import MOST_INSTRUCTIONS, SCRATCH
-from lattok.vla.model import with_base
+from lattok.vla.model import from_root, with_base
 
 HELD_OUT = "held_out.json"
+REACHED = 0.9  # of -1 and 1, by grippers that learn by cross-entropy
 PAPER: Mapping[str, Any] = {  # Table 8
     "steps": 80_000,
     "batch_size": 128,
@@ -256,6 +257,32 @@ class VLARecipe(Recipe[LatentVLA]):
         return f'Use it: policy = lattok.load("{self.out}"){chosen}; policy.select_action(observation)'
 
 
+def preset_of(argument: str, options: Mapping[str, Any]) -> str | None:
+    """Return the preset of a policy that goes on with the one in `argument`: that of a scratch backbone, if any."""
+    name = options.get(argument)
+    return SCRATCH if isinstance(name, str) and config_of(argument, name, LatentVLA).backbone == SCRATCH else None
+
+
+def continued(
+    argument: str,
+    own: Mapping[str, Any],
+    preset: Mapping[str, Any],
+    given: Mapping[str, Any],
+    free: Collection[str] = (),
+) -> dict[str, Any]:
+    """Return all options of a policy that goes on with the one in `argument`: that has its `own`, which stay.
+
+    But those that are `free`, and cameras, whose names can be short: they are compared with the data.
+    """
+    if "backbone" in given:
+        given = {**given, "backbone": from_root(given["backbone"])}
+    for name in sorted(own.keys() & given.keys() - {*free, "cameras"}):
+        if given[name] != own[name]:
+            expected = f"{own[name]!r}, as the policy in {argument} has"
+            checks.fail(name, expected, repr(given[name]), "Leave it out.")
+    return {**{name: value for name, value in preset.items() if name not in own}, **own, **given}
+
+
 def _normalised(
     policy: LatentVLA, parts: Sequence[PolicyWindows], weights: Sequence[float]
 ) -> PolicyWindows | MixedPolicyWindows:
@@ -264,12 +291,23 @@ def _normalised(
     each: Any = policy.normalizers if policy.datasets else [alone]
     for part, maps in zip(parts, each, strict=True):
         maps["action"].fit(part.known_actions, config.action_kinds)
+        _check_grippers(config, maps["action"](part.known_actions))
         if part.states is not None:
             maps["proprio"].fit(part.states, config.normalize)
     if not policy.datasets:
         return parts[0]
     policy.use_normalizers(policy.new_normalizers())
     return MixedPolicyWindows(parts, weights, each)
+
+
+def _check_grippers(config: VLAConfig, actions: Tensor) -> None:
+    """Require of grippers that learn by cross-entropy that they reach -1 and 1, or never move."""
+    for dim in config.gripper:
+        low, high = (float(value) for value in actions[:, dim].aminmax())
+        if low < high and not (low <= -REACHED and high >= REACHED):
+            hint = "Set normalize_exceptions='*gripper*=min_max'."
+            got = f"`{config.action_names[dim]}` from {low:.2g} to {high:.2g}, normalised by {config.action_kinds[dim]}"
+            checks.fail("action_loss", f"grippers from -1 to 1 with {config.action_loss}", got, hint)
 
 
 def _errors(

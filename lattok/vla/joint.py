@@ -31,6 +31,7 @@ from lattok.vla.tap import Preprocessor, WrappedPreprocessor
 
 DETACH = ("none", "lam", "policy")
 FRAMES, VALID = "pairs.frames", "pairs.valid"
+HINT = "keep_pairs(preprocessor, cameras) makes them out of LeRobot's batches."
 
 
 class Alignment(nn.Module):
@@ -204,17 +205,8 @@ class LARALoss(LatentSupervision):
 
     def target_of(self, batch: Mapping[str, Any], labels: LatentSpec) -> Any:
         """Read the frames of a batch."""
-        hint = "keep_pairs(preprocessor, cameras) makes them out of LeRobot's batches."
-        for key in (FRAMES, VALID):
-            if not isinstance(batch.get(key), Tensor):
-                checks.fail("batch", f"`{key}`", "none", hint)
-        frames, valid = batch[FRAMES], batch[VALID]
-        checks.rank(FRAMES, frames, "B 1+F V H W 3")
-        checks.size(FRAMES, f"cameras ({', '.join(self.lam.cameras)})", frames.shape[2], len(self.lam.cameras))
-        if valid.dtype != torch.bool or valid.shape != (len(frames), frames.shape[1] - 1) or not valid.shape[1]:
-            expected = f"bool [{len(frames)}, F] for F later frames, of {FRAMES} {list(frames.shape[:2])}"
-            checks.fail(VALID, expected, f"{str(valid.dtype).removeprefix('torch.')} {list(valid.shape)}")
-        return SeenPairs(frames, valid)
+        frames = paired_frames(batch, self.lam.cameras)
+        return SeenPairs(frames, paired_mask(batch, frames))
 
     def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
         """Return the terms of states [B, n, dim] and of what `target_of` has read."""
@@ -238,6 +230,30 @@ class LARALoss(LatentSupervision):
             whole = self.lam_weight * torch.stack(own).sum()
             loss = loss + (whole * seen.valid if loss.dim() else whole)
         return {"latent": loss, **figures, **{name: term.detach() for name, term in seen.terms.items()}}
+
+
+def paired_frames(batch: Mapping[str, Any], cameras: Sequence[str]) -> Tensor:
+    """Read the frame of each sample of a batch and later ones, uint8 [B, 1 + F, V, H, W, 3]."""
+    frames = _kept(batch, FRAMES)
+    checks.rank(FRAMES, frames, "B 1+F V H W 3")
+    checks.size(FRAMES, f"cameras ({', '.join(cameras)})", frames.shape[2], len(cameras))
+    return frames
+
+
+def paired_mask(batch: Mapping[str, Any], frames: Tensor) -> Tensor:
+    """Read which of the later ones among these frames lie inside their episode, bool [B, F]."""
+    valid, count, later = _kept(batch, VALID), len(frames), frames.shape[1] - 1
+    if valid.dtype != torch.bool or valid.shape != (count, later) or not later:
+        expected = f"bool [{count}, F] for F later frames, of {FRAMES} {list(frames.shape[:2])}"
+        checks.fail(VALID, expected, f"{str(valid.dtype).removeprefix('torch.')} {list(valid.shape)}")
+    return valid
+
+
+def _kept(batch: Mapping[str, Any], key: str) -> Tensor:
+    found = batch.get(key)
+    if not isinstance(found, Tensor):
+        checks.fail("batch", f"`{key}`", "none", HINT)
+    return found
 
 
 class KeepPairs(WrappedPreprocessor):

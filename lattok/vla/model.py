@@ -87,7 +87,7 @@ class BackboneModel(HubModel, ABC):
                 checks.fail("backbone", expected, repr(backbone))
             return config, {}
         if backbone is not None:
-            config = replace(config, backbone=_from_root(str(backbone)))
+            config = replace(config, backbone=from_root(str(backbone)))
         return config, {"backbone": cls.open_base(config, folder)}
 
     @classmethod
@@ -396,11 +396,11 @@ def of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTer
 def with_base(config: Any, frames: int = 1) -> tuple[Any, Any]:
     """Return the configuration of a new policy, which says where and which its base model is, and that model."""
     backbone = open_backbone(config, frames=frames)
-    name = SCRATCH if config.backbone == SCRATCH else _from_root(config.backbone)
+    name = SCRATCH if config.backbone == SCRATCH else from_root(config.backbone)
     return replace(config, backbone=name, backbone_revision=backbone.revision), backbone
 
 
-def _from_root(name: str) -> str:
+def from_root(name: str) -> str:
     """Return the whole path of a folder, so that it is found from anywhere; another name as it is."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else name

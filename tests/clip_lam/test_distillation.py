@@ -8,8 +8,9 @@ import torch
 
 from lattok import LattokError
 from lattok.clip_lam.distillation import Distillation, LatBotLoss, follow, taught_by
+from lattok.types import PairIndex
 from lattok.vla import LatentVLA, Supervised, Tap
-from lattok.vla.joint import FRAMES
+from lattok.vla.joint import FRAMES, VALID
 from lattok.vla.losses import distillation
 from tests.clip_lam.fakes import batch, clip_lam, pixels
 from tests.vla.fakes import config as policy_config
@@ -71,6 +72,27 @@ def _target(vectors: torch.Tensor):
     from lattok.types import LatentTarget
 
     return LatentTarget(None, vectors, torch.ones(vectors.shape[:2], dtype=torch.bool))
+
+
+def test_clips_that_are_cut_short_teach_nothing_and_shares_add_up():
+    """Of four samples the last two end within their clip. Any number of shares has the loss of the two others."""
+    module, given = Distillation(student(), clip_lam(), [0, 1]).eval(), batch()
+    inside = torch.tensor([[1, 1], [1, 1], [1, 0], [0, 0]]).bool()
+    assert given.later is not None
+    two = given._replace(
+        **{name: getattr(given, name)[:2] for name in ("images", "texts", "actions", "valid", "later")}
+    )
+    wanted = float(module(two)["latent"].detach())
+    spoiled = given.later.clone()
+    spoiled[2:] = 0
+    for shares in (1, 2, 4):
+        found = 0.0
+        for share in range(shares):
+            rows = slice(share, None, shares)
+            pairs = PairIndex(inside[rows].nonzero(), whole=torch.tensor(2.0 / shares))
+            parts = {name: getattr(given, name)[rows] for name in ("images", "texts", "actions", "valid")}
+            found += float(module(given._replace(**parts, later=spoiled[rows], pairs=pairs))["latent"].detach())
+        assert found / shares == pytest.approx(wanted, rel=1e-5)
 
 
 def test_one_batch_is_learned_by_heart():
@@ -141,6 +163,10 @@ def test_inside_a_policy_that_is_not_ours():
     assert all(torch.equal(tensor, before[name]) for name, tensor in loss.teacher.state_dict().items())
     each, _ = model(given, reduction="none")
     assert each.shape == (B,)
+    inside = torch.tensor([[1, 1], [1, 0], [1, 1], [0, 0]]).bool()
+    short, _ = model(given | {VALID: inside}, reduction="none")
+    assert torch.equal(short[[0, 2]], each[[0, 2]])
+    assert (short - model.policy(given, reduction="none")[0])[[1, 3]].abs().max() < 1e-6  # its own loss alone
     assert loss.clip_times(10) == [0.0, 0.2, 0.4]
 
 
@@ -149,6 +175,7 @@ def test_inside_a_policy_that_is_not_ours():
     [
         ({FRAMES: None}, "`batch`: expected `pairs.frames`, got none. keep_pairs(preprocessor, cameras) makes them"),
         ({FRAMES: pixels(B, 2, 2)}, "`pairs.frames`: expected 3 frames of a clip, got 2"),
+        ({VALID: torch.ones(B, 3).bool()}, "`pairs.valid`: expected bool [4, F] for F later frames, of pairs.frames"),
         ({"task": "lift"}, "`task`: expected a list of instructions, one for each sample, got 'lift'"),
         ({"task": ["lift"]}, "`task`: expected 4 instructions, one for each clip, got 1"),
     ],

@@ -69,6 +69,27 @@ def test_robots_of_other_kinds_learn_together_in_the_unified_space(tmp_path):
     assert not drawn[..., 3:].any()
 
 
+def test_as_many_actions_as_steps_lie_in_a_clip_at_any_rate(tmp_path):
+    for fps in (10, 40):
+        write_dataset(tmp_path / f"at{fps}", [40, 36], fps=fps)
+    options = {**SMALL, "steps": 1, "stride": "0.4s"}
+    del options["horizon"]
+    for fps, steps in ((10, 4), (40, 16)):
+        lam = lattok.train(lattok.ClipLAMRecipe.from_preset(tmp_path / f"at{fps}", tmp_path / f"lam{fps}", **options))
+        assert lam.config.horizon == lam.stride_frames(fps) == steps
+    mix = tuple(f"{tmp_path}/at{fps}:1.0" for fps in (10, 40))
+    with pytest.raises(LattokError, match="`horizon`: expected a number of actions for data.*got 0.4s, which is 4, 16"):
+        lattok.train(lattok.ClipLAMRecipe.from_preset(None, tmp_path / "mixed", mix=mix, **options))
+
+
+def test_its_config_names_the_column_of_actions(tmp_path):
+    data = write_dataset(tmp_path / "data", [12, 9])
+    options = {**SMALL, "steps": 1, "action_key": "observation.state"}
+    assert lattok.train(lattok.ClipLAMRecipe.from_preset(data, tmp_path / "lam", **options)).config.action_key == (
+        "observation.state"
+    )
+
+
 def test_a_run_that_goes_on_ends_with_the_same_weights(tmp_path, monkeypatch):
     data = write_dataset(tmp_path / "data", [12, 9, 11])
     options = {**SMALL, "save_every": 2}

@@ -52,6 +52,24 @@ def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
     assert acting.predict_chunk({**seen, "observation.state": torch.zeros(1, 2), "task": ["lift"]}).shape == (1, 4, 3)
 
 
+def test_both_phases_begin_with_the_weights_of_the_baseline(tmp_path):
+    """Rows of a comparison are pairs by seed: backbone of the student and head of the policy are as the Baseline's."""
+    data = write_dataset(tmp_path / "data", [12, 9, 11, 10])
+    clip_lam(seed=5, interpolation="bilinear").save_pretrained(tmp_path / "teacher")
+    options = {**POLICY, **LOOP, "backbone": "scratch", "steps": 1, "lr": 1e-12, "weight_decay": 0.0}
+    baseline = lattok.train(lattok.VLARecipe.from_preset(data, tmp_path / "baseline", **options))
+    phases = {"student": {"teacher": str(tmp_path / "teacher")}}
+    phases["policy"] = {"phase": "finetune", "student": str(tmp_path / "student")}
+    for out, phase in phases.items():
+        lattok.train(lattok.LatBotRecipe.from_preset(data, tmp_path / out, **options, **phase))
+    student, policy = (lattok.LatentVLA.from_pretrained(tmp_path / out) for out in phases)
+    for part, other in (("backbone.", student), ("backbone.", policy), ("head.", policy)):
+        ours, theirs = other.state_dict(), baseline.state_dict()
+        names = [name for name in theirs if name.startswith(part)]
+        assert names
+        assert all(torch.allclose(ours[name], theirs[name], atol=1e-7) for name in names)
+
+
 def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
     """Distilled and fine-tuned on a left arm in the plane; the server takes and gives the numbers of that arm."""
     pytest.importorskip("vla_eval", reason="needs the extra vla-eval")
