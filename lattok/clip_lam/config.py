@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from lattok import checks
 from lattok.backbones import DTYPES, TRAIN, LoraSpec
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
+from lattok.hub import ADDED
 from lattok.image_lam.features import IMAGENET
 from lattok.normalize import MOST_NUMBERS, NormalizedActions
 from lattok.vla.config import MOST_FLOW_STEPS, SCRATCH
@@ -31,7 +32,7 @@ class ClipLAMConfig(NormalizedActions):
     target: ClassVar[str] = "features"  # what is predicted
 
     from_data: ClassVar[frozenset[str]] = frozenset(
-        {"cameras", "action_dim", "action_names", "absent", "mean", "std", "sana"}
+        {"cameras", "action_dim", "action_names", "absent", "mean", "std", "sana", "normalizers"}
     )
 
     cameras: tuple[str, ...]
@@ -82,6 +83,7 @@ class ClipLAMConfig(NormalizedActions):
     normalize: str = "quantile"  # of actions
     normalize_exceptions: tuple[str, ...] = ()  # of some dimensions, as action tokenizers have them
     normalize_clip: bool = False  # what is normalised ends at -1 and 1, for the kinds that have such a range
+    normalizers: tuple[str, ...] = field(default=(), metadata=ADDED)  # datasets of a mixture, each with its own
     action_key: str = "action"
 
     def __post_init__(self) -> None:
@@ -97,6 +99,8 @@ class ClipLAMConfig(NormalizedActions):
         checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
         checks.counts(decoder_width=self.decoder_width, decoder_depth=self.decoder_depth)
         checks.counts(decoder_heads=self.decoder_heads)
+        if self.normalizers and (len(self.normalizers) == 1 or len(set(self.normalizers)) < len(self.normalizers)):
+            checks.fail("normalizers", "none, or different names of datasets", ", ".join(self.normalizers))
         if self.action_dim * self.horizon > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk", got)

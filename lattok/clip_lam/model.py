@@ -35,6 +35,7 @@ from lattok.vla.flow import draw_flow
 from lattok.vla.losses import action_loss, numbers
 from lattok.vla.model import BackboneModel, of_share, open_backbone
 
+LEAST = 3  # samples at once; any two correlate fully
 STILL = 1e-3  # the least mean squared change of a frame that an error is divided by
 
 
@@ -72,7 +73,10 @@ class ClipLAM(BackboneModel, VideoLabeller):
         )
         places = len(config.cameras) * self.features.count
         self.decoder = (SanaDecoder if config.sana else UnifiedDecoder)(config, self.features.dim, places)
-        self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)
+        self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)  # of a mixture it does nothing
+        self.normalizers = nn.ModuleList(
+            Normalizer(config.action_dim, config.action_clipped) for _ in config.normalizers
+        )
 
     @classmethod
     def open_base(cls, config: ClipLAMConfig, folder: Path | None = None) -> Any:
@@ -140,6 +144,9 @@ class ClipLAM(BackboneModel, VideoLabeller):
             copied = (later - now).float().square().mean().clamp_min(STILL)
             terms["frame"] = ((1 - share) * missed).square().mean() / copied
         if self.config.separation_weight > 0:
+            if len(scene) < LEAST:
+                got = f"{len(scene)}, a process's part of a batch"
+                checks.fail("batch_size", f"at least {LEAST} samples at once with separation_weight", got)
             terms["separation"] = separation(scene, motion.detach())
         return terms | of_share(errors, valid, batch.acted)
 
@@ -219,13 +226,25 @@ class ClipLAM(BackboneModel, VideoLabeller):
 
     @torch.no_grad()
     def generate(
-        self, frames: Values, latents: LatentActions, seed: int = 0, known: Tensor | None = None
+        self,
+        frames: Values,
+        latents: LatentActions,
+        seed: int = 0,
+        known: Tensor | None = None,
+        dataset: str | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw patches of the last frame [B, V*N, D] and actions [B, H, m] in physical units, from frames uint8
         [B, V, H, W, 3] and latent actions, by Euler's method from noise of `seed`.
 
-        Dimensions of a robot that it lacks, not `known` [m] bool, are 0; left out: those that no dataset had.
+        Dimensions of a robot that it lacks, not `known` [m] bool, are 0; left out: those that no dataset had. A model
+        of a mixture gives actions in the units of that `dataset` of it.
         """
+        units, names = self.action_normalizer, self.config.normalizers
+        if names or dataset is not None:
+            expected = f"one of {', '.join(names)}" if names else "none: the model has the units of one dataset"
+            if dataset not in names:
+                checks.fail("dataset", expected, "none" if dataset is None else repr(dataset))
+            units = cast(Normalizer, self.normalizers[names.index(dataset)])
         now = self._resized(as_tensor("frames", frames).to(self.queries.device))  # as frames are that it learns from
         now, steps = self.frame_features(now), self.config.flow_steps
         x, y, there = self._noise(len(now), seed, known)
@@ -234,7 +253,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
                 times = torch.full_like(y[:, 0, 0], step / steps)
                 frame, chunk = self._velocity(x, y, times, now, latents)
                 x, y = x + frame / steps, y + (chunk / steps).masked_fill(~there, 0.0)
-        return x, self.action_normalizer.inverse(y).masked_fill(~there, 0.0)
+        return x, units.inverse(y).masked_fill(~there, 0.0)
 
     def fresh(self) -> Self:
         """Make a model of the same configuration with random weights; the frozen latent space is shared."""

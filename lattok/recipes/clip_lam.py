@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -152,6 +152,7 @@ def _config(recipe: ClipLAMRecipe, datasets: Sequence[RobotDataset], cameras: tu
     absent = sorted(set.intersection(*(set(dataset.absent.get(key, ())) for dataset in datasets)))
     known: dict[str, Any] = {"cameras": cameras, "action_dim": len(names), "action_names": names}
     known |= {"absent": tuple(absent), "action_key": key, "horizon": horizon}
+    known["normalizers"] = tuple(dataset.name for dataset in datasets) if len(datasets) > 1 else ()
     if chosen.decoder.startswith(PREFIX):
         known["sana"] = sizes_of(open_sana(chosen.decoder))
     return recipe.config(**known, mean=mean, std=std)
@@ -182,16 +183,8 @@ def _windows(recipe: ClipLAMRecipe, model: ClipLAM, dataset: RobotDataset, camer
 def _normalised(
     model: ClipLAM, parts: Sequence[PolicyWindows], weights: Sequence[float]
 ) -> PolicyWindows | MixedPolicyWindows:
-    """Fit the normaliser; batches of a mixture come normalised, each dataset by its own, and the model's does nothing.
-
-    Labels need none.
-    """
-    config = model.config
-    if len(parts) == 1:
-        model.action_normalizer.fit(parts[0].known_actions, config.action_kinds)
-        return parts[0]
-    maps = [
-        {"action": Normalizer(config.action_dim, config.action_clipped).fit(part.known_actions, config.action_kinds)}
-        for part in parts
-    ]
-    return MixedPolicyWindows(parts, weights, maps)
+    """Fit the normalisers; batches of a mixture come normalised, each dataset by its own."""
+    each = cast(Sequence[Normalizer], model.normalizers if model.config.normalizers else [model.action_normalizer])
+    for part, normalizer in zip(parts, each, strict=True):
+        normalizer.fit(part.known_actions, model.config.action_kinds)
+    return parts[0] if len(parts) == 1 else MixedPolicyWindows(parts, weights, [{"action": one} for one in each])

@@ -151,6 +151,38 @@ def test_a_frame_is_predicted_and_a_chunk_drawn():
     assert torch.allclose(lam.generate(frames, latents)[1], actions + 1, atol=1e-5)
 
 
+def test_what_is_drawn_starts_from_frames_as_they_were_in_training():
+    """Frames of any size are resized to `image_size` first, and from there to the latent space."""
+    lam = clip_lam(image_size=16, features_size=32)
+    frames, latents = pixels(2, 2, side=48), lam.encode(pixels(2, 3, 2), ["a", "b"])
+    small = torch.from_numpy(lam.resize(frames.numpy()))
+    assert small.shape == (2, 2, 16, 16, 3)
+    for ours, theirs in zip(lam.generate(frames, latents), lam.generate(small, latents), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"mean": (0.1, 0.2)}, "`mean`: expected 3 numbers, one per colour, got 2"),
+        ({"mean": (0.1, 0.2, float("nan"))}, "`mean`: expected finite numbers"),
+        ({"std": (0.0, 1.0, 1.0)}, "`std`: expected numbers above 0"),
+        ({"normalizers": ("a",)}, "`normalizers`: expected none, or different names of datasets, got a"),
+    ],
+)
+def test_configurations_of_strangers(options, text):
+    with pytest.raises(LattokError, match=re.escape(text)):
+        config(**options)
+
+
+def test_streams_are_kept_apart_by_three_samples_at_least():
+    """Of two samples all channels correlate fully, whatever is learned."""
+    lam = clip_lam(separation_weight=0.1)
+    assert float(lam(batch(3))["separation"].detach()) < 1
+    with pytest.raises(LattokError, match="`batch_size`: expected at least 3 samples at once with sep"):
+        lam(batch(2))
+
+
 def test_a_dataset_is_annotated_and_verified(make_dataset, tmp_path):
     """Each episode with its own instruction; scene and motion are columns."""
     dataset, lam = make_dataset([12, 9]), clip_lam()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -125,8 +126,19 @@ def test_a_distilled_policy_goes_on_with_its_backbone_and_a_new_head():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(LattokError, match="`student`: expected a policy of phase distill, got one of baseline"):
         taught_by(policy_config(**CONFIG), policy_config(**CONFIG))
-    with pytest.raises(LattokError, match="`width`: expected 32, as the distilled policy has, got 64"):
-        taught_by(replace(policy_config(**CONFIG), width=64), student().config)
+    for name, own, other in (
+        ("width", "32", 64),
+        ("lora_alpha", "16.0", 64.0),
+        ("lora_vision", "True", False),
+        ("interpolation", "'bicubic'", "bilinear"),
+        ("prompt", None, "do {task}"),
+        ("backbone_dtype", "'float32'", "bfloat16"),
+    ):
+        expected = re.escape(own or repr(policy_config().prompt))
+        with pytest.raises(
+            LattokError, match=f"`{name}`: expected {expected}, as the distilled policy has, got {other!r}"
+        ):
+            taught_by(replace(policy_config(**CONFIG), **{name: other}), student().config)
 
 
 def supervised(**changes) -> tuple[Supervised, LatBotLoss, dict]:

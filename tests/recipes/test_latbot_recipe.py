@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -41,7 +43,10 @@ def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
     student = lattok.LatentVLA.from_pretrained(tmp_path / "s")
     assert student.config.strategy.name == "latbot"
     assert student.segments["latent"].count == 5
-    policy = ["--phase", "finetune", "--student", str(tmp_path / "s"), *words(options)]
+    head = {name: POLICY[name] for name in ("head_dim", "head_heads", "horizon", "log_every")}
+    policy = ["--phase", "finetune", "--student", str(tmp_path / "s"), *words({**head, **LOOP})]  # the rest is known
+    with pytest.raises(LattokError, match="`width`: expected 16, as the policy in student has, got 32. Leave it out"):
+        lattok.LatBotRecipe.from_preset(data, "p", phase="finetune", student=str(tmp_path / "s"), width=32)
     assert main(["train", "latbot", data, "--out", str(tmp_path / "p"), *policy]) == 0
     assert "Held-out episodes: error" in capsys.readouterr().out
     acting = lattok.LatentVLA.from_pretrained(tmp_path / "p")
@@ -117,6 +122,10 @@ def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
         ({}, "`teacher`: expected a folder or a Hub id with phase=distill, and no student, got neither"),
         ({"phase": "finetune", "teacher": "x"}, "`student`: expected a folder or a Hub id with phase=finetune"),
         ({"strategy": "la_align"}, "`strategy`: expected one of baseline"),
+        (
+            {"phase": "finetune", "text_weight": 0.2},
+            "`text_weight`: expected to be left out with phase=finetune, which",
+        ),
         ({"phase": "teach"}, "`phase`: expected one of distill, finetune"),
         ({"teacher": "sample/lam"}, "`teacher`: expected a model of type 'clip-lam', got 'image-lam' in sample/lam"),
     ],
@@ -133,6 +142,31 @@ def test_numbers_of_the_paper():
     made = lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", teacher="t")
     assert (made.loop.batch_size, made.loop.warmup_steps, made.loop.min_lr) == (256, 2000, 2.5e-6)
     assert made.model.action_loss == "l2_bce"
+    assert made.model.normalize_exceptions == ("*gripper*=min_max",)
+    with pytest.raises(LattokError, match=re.escape("`preset`: expected libero+latbot, or another one under it")):
+        lattok.LatBotRecipe.from_preset("d", "o", "latbot", teacher="t")
+
+
+def test_grippers_from_0_to_1_have_both_ends_of_their_loss(tmp_path):
+    """Where 0 stays 0, the least certain a gripper can be would be called closed."""
+    data = write_dataset(tmp_path / "data", [12, 9, 11, 10])
+    info = data / "meta/info.json"
+    info.write_text(info.read_text().replace('"z"', '"gripper"'))
+    for file in (data / "data").rglob("*.parquet"):
+        table = pq.read_table(file)
+        place, kind = table.schema.get_field_index("action"), table.schema.field("action")
+        rows = [[x, y, float(i % 10 < 7)] for i, (x, y, _) in enumerate(table["action"].to_pylist())]
+        pq.write_table(table.set_column(place, kind, pa.array(rows, kind.type)), file)
+    options = {**POLICY, **LOOP, "backbone": "scratch", "steps": 1, "action_loss": "l2_bce"}
+    for kind, ends in (("bounded", "0 to 1"), ("mean_std", "-1.. to 0.5.")):
+        given = {**options, "normalize_exceptions": (f"*gripper*={kind}",)}
+        with pytest.raises(
+            LattokError, match=f"`action_loss`: expected grippers from -1 to 1 with l2_bce, got `gripper` from {ends}"
+        ):
+            lattok.train(lattok.VLARecipe.from_preset(data, tmp_path / kind, **given))
+    given = {**options, "normalize_exceptions": ("*gripper*=min_max",)}
+    policy = lattok.train(lattok.VLARecipe.from_preset(data, tmp_path / "policy", **given))
+    assert policy.action_normalizer(torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))[:, 2].tolist() == [-1, 1]
 
 
 def test_the_block_for_somebody_elses_policy_runs(tmp_path, monkeypatch):
