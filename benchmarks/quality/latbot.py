@@ -2,7 +2,7 @@
 
 python -m benchmarks.quality.latbot --out benchmarks/results/latbot.json   # 18 runs of some 9 CPU-minutes, 3 short ones
 
-The bundled demonstrations, preset `tiny` of `lattok train clip-lam` with `OPTIONS`; each of `VARIANTS` from the same
+The bundled demonstrations, preset `tiny` of `lattok train clip-lam`; each of `VARIANTS` from the same
 seeds. Linear probes on clips of held-out episodes, the last of every task, read
 
 action     the mean action over the clip: from motion latents, scene latents, the raw frame change (PCA, the best width
@@ -41,7 +41,6 @@ from lattok.evaluation.evidence.probes import Probe, decided, linear_probe
 from lattok.evaluation.evidence.split import split_episodes
 from lattok.evaluation.questions.dependence import variant_losses
 
-OPTIONS: dict[str, Any] = {}
 VARIANTS: dict[str, dict[str, Any]] = {
     "exchange": {},
     "no exchange": {"exchange": False},
@@ -68,7 +67,7 @@ Rows = tuple[Tensor, Tensor]  # of training and held-out clips
 
 def train(seed: int, **options: Any) -> lattok.ClipLAM:
     """Do what `lattok train clip-lam` does on the bundled sample."""
-    given = {**OPTIONS, "seed": seed, "device": "cpu", **options}
+    given = {"seed": seed, "device": "cpu", **options}
     with tempfile.TemporaryDirectory() as scratch:
         recipe = lattok.ClipLAMRecipe.from_preset(lattok.sample_dataset_path(), Path(scratch) / "lam", "tiny", **given)
         return lattok.train(recipe).eval()
@@ -207,7 +206,7 @@ def main() -> None:
             runs.setdefault(name, {})[str(seed)] = {**judged(lam, dataset, seed), "commit": environment()["commit"]}
             runs = {name: runs[name] for name in VARIANTS if name in runs}
             figures = {name: spread([flat(run) for run in found.values()]) for name, found in runs.items()}
-            head = {"environment": environment(), "options": {**OPTIONS, **steps}}
+            head = {"environment": environment(), "options": steps}
             write_results(args.out, {**head, "runs": runs, "figures": figures})
             args.out.with_suffix(".md").write_text(table(runs) + "\n")
             print(name, seed, json.dumps({k: round(v, 3) for k, v in flat(runs[name][str(seed)]).items()}), flush=True)
