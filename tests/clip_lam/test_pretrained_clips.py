@@ -10,12 +10,14 @@ import pytest
 import torch
 
 import lattok
+from lattok import LattokError
 from lattok.clip_lam import ClipLAM
 from lattok.clip_lam.distillation import Distillation, taught_by
 from lattok.vla import LatentVLA
 from lattok.vla.model import with_base
 from tests.backbones.conftest import need_transformers
-from tests.clip_lam.fakes import batch, config, pixels
+from tests.clip_lam.fakes import batch, clip_lam, config, pixels
+from tests.conftest import write_dataset
 from tests.vla.fakes import config as policy_config
 
 need_transformers()
@@ -70,3 +72,46 @@ def test_teacher_and_student_learn_by_queries_adapters_and_heads(
     half = module(small._replace(subtasks=["grasp it", ""], told=torch.tensor(2.0)))["text"]
     assert float(half.detach()) == pytest.approx(float(told["text"].detach()) / 2, rel=1e-4)
     assert float(module(small._replace(subtasks=["", ""]))["text"].detach()) == 0
+
+
+def test_a_policy_goes_on_over_the_base_of_its_student(tiny: Callable[[str], Path], tmp_path: Path, monkeypatch):
+    """A relative path finds the same base; adapters, and where they are, stay the student's."""
+    base = tiny("internvl")
+    data = str(write_dataset(tmp_path / "data", [12, 9, 11, 10]))
+    teacher = clip_lam(image_size=56, features_size=56, interpolation="bicubic").save_pretrained(tmp_path / "teacher")
+    sizes = {"image_size": 56, "head_dim": 16, "head_heads": 2, "horizon": 4, "log_every": 1, "steps": 1}
+    seen = {
+        **sizes,
+        "prompt": "{task}:",
+        "lora_rank": 2,
+        "lora_vision": False,
+        "train_backbone": "lora",
+        "batch_size": 2,
+    }
+    monkeypatch.chdir(base.parent)
+    distil = {**seen, "backbone": base.name, "teacher": str(teacher)}
+    lattok.train(lattok.LatBotRecipe.from_preset(data, tmp_path / "student", **distil))
+    goes_on = {**sizes, "batch_size": 2, "phase": "finetune", "student": str(tmp_path / "student")}
+    for given in ({}, {"backbone": base.name}):
+        recipe = lattok.LatBotRecipe.from_preset(data, tmp_path / f"policy{len(given)}", **goes_on, **given)
+        assert (recipe.model.lora_rank, recipe.model.lora_vision, recipe.model.backbone) == (
+            2,
+            False,
+            str(base.resolve()),
+        )
+    with pytest.raises(
+        LattokError, match="`lora_vision`: expected False, as the policy in student has, got True. Leave"
+    ):
+        lattok.LatBotRecipe.from_preset(data, tmp_path / "other", **goes_on, lora_vision=True)
+    student, policy = lattok.LatentVLA.from_pretrained(tmp_path / "student"), lattok.train(recipe)
+    ours, theirs = policy.backbone.saved_tensors(), student.backbone.saved_tensors()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(tensor, theirs[name], atol=1e-2) for name, tensor in ours.items())
+    weights = base / "model.safetensors"
+    held = weights.read_bytes()
+    weights.write_bytes(held[:-4] + bytes(4))
+    try:
+        with pytest.raises(LattokError, match="backbone"):
+            lattok.train(lattok.LatBotRecipe.from_preset(data, tmp_path / "changed", **goes_on))
+    finally:
+        weights.write_bytes(held)
