@@ -75,7 +75,7 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
 def distilled(data: Path, out: Path, teacher: Path, given: Mapping[str, Any]) -> Path:
     """Return the student of a teacher, trained as the policy will be, on all videos, if it is not there yet."""
     if not (out / "config.json").exists():
-        options = {**given, "teacher": str(teacher), "steps": DISTIL_STEPS}
+        options = {**given, "teacher": str(teacher), "steps": DISTIL_STEPS, "whole_clips": True}
         lattok.train(lattok.LatBotRecipe.from_preset(data, out, "scratch", **options), resume=out.exists())
         shutil.rmtree(out / "run", ignore_errors=True)
     return out

@@ -22,7 +22,7 @@ from lattok.clip_lam.model import ClipLAM
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, LossTerms, PolicyBatch
 from lattok.vla import LatentVLA, Strategy, VLAConfig
-from lattok.vla.joint import FRAMES, VALID, paired_frames, paired_mask
+from lattok.vla.joint import FRAMES, paired_frames, paired_mask
 from lattok.vla.losses import reduce_valid
 from lattok.vla.model import from_root, of_share
 from lattok.vla.strategies import ACTION, LatentLoss, Span
@@ -39,9 +39,11 @@ SAME = (
 class Distillation(nn.Module):
     """A student and its teacher, which stays as it is. Batches have the later frames of the teacher's clips."""
 
-    def __init__(self, student: LatentVLA, teacher: ClipLAM, views: Sequence[int]):
-        """`views`: which of the student's cameras are the teacher's."""
+    def __init__(self, student: LatentVLA, teacher: ClipLAM, views: Sequence[int], whole_clips: bool = False):
+        """`views`: which of the student's cameras are the teacher's. `whole_clips`: those that reach beyond their
+        episode, whose last frame stands for those that are not there, teach nothing."""
         super().__init__()
+        self.whole_clips = whole_clips
         self.student, self.teacher, self.views = student, teacher.requires_grad_(False), list(views)
         student.head.requires_grad_(False)  # nothing acts yet
 
@@ -59,12 +61,11 @@ class Distillation(nn.Module):
         clips = torch.cat([batch.images[:, None], batch.later], 1)[:, :, self.views].to(device)
         with torch.no_grad():
             vectors = torch.cat(self.teacher.latents(clips, batch.texts), 1)[:, :, None]  # b s 1 d
-        whole = torch.ones(len(vectors), dtype=torch.bool, device=device)  # clips inside their episode
-        if batch.pairs is not None:
+        valid, average = torch.ones(len(vectors), dtype=torch.bool, device=device), None
+        if self.whole_clips and batch.pairs is not None:
             there = torch.arange(len(vectors), device=device)[:, None] == batch.pairs.places[:, 0].to(device)
-            whole = there.sum(1) == batch.later.shape[1]
-        average = None if batch.pairs is None else batch.pairs.whole
-        target = LatentTarget(None, vectors, whole[:, None].expand(vectors.shape[:2]))
+            valid, average = there.sum(1) == batch.later.shape[1], batch.pairs.whole
+        target = LatentTarget(None, vectors, valid[:, None].expand(vectors.shape[:2]))
         terms = self.student(batch._replace(latent=target, labelled=average, later=None, pairs=None))
         return terms | {"action": terms["action"].detach()} | self._reasoning(batch)
 
@@ -81,26 +82,27 @@ class SeenClips(NamedTuple):
 
     frames: Tensor  # [B, k, V, H, W, 3] uint8
     texts: list[str]
-    valid: Tensor  # [B, 1] bool: the whole clip lies inside the episode
+    valid: Tensor  # [B, 1] bool: this clip teaches
 
 
 class LatBotLoss(LatentSupervision):
     """Distillation inside a policy that is not ours: `Supervised(policy, tap, LatBotLoss(teacher, dim))`.
 
     A head on the mean of the tapped states predicts all latents of scene and motion (L_a, Eq. 4). Batches have the
-    instructions as `task`, the teacher's clips as `pairs.frames` uint8 [B, k, V, H, W, 3] and, where it is known,
-    which later frames lie inside the episode as `pairs.valid` bool [B, k - 1]: `keep_pairs` makes both of LeRobot's,
-    where `delta_timestamps` has the times of `clip_times`. The teacher stays as it is.
+    instructions as `task`, the teacher's clips as `pairs.frames` uint8 [B, k, V, H, W, 3] and, for `whole_clips`, which
+    later frames lie inside the episode as `pairs.valid` bool [B, k - 1]: `keep_pairs` makes both of LeRobot's, where
+    `delta_timestamps` has the times of `clip_times`. The teacher stays as it is.
     """
 
     weight = 1.0
 
-    def __init__(self, teacher: ClipLAM, dim: int):
+    def __init__(self, teacher: ClipLAM, dim: int, *, whole_clips: bool = False):
+        """`whole_clips`: those that reach beyond their episode teach nothing."""
         config = teacher.config
         count = config.scene_tokens + config.motion_tokens
         super().__init__(dim, 1, LatentSpec(vectors=count, latent_dim=config.latent_dim))
         self.teacher = teacher.requires_grad_(False).eval()
-        self.match = Distill(dim, config.latent_dim, count)
+        self.match, self.whole_clips = Distill(dim, config.latent_dim, count), whole_clips
 
     def train(self, mode: bool = True) -> Self:
         """Leave the teacher in evaluation mode."""
@@ -120,10 +122,10 @@ class LatBotLoss(LatentSupervision):
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             checks.fail("task", "a list of instructions, one for each sample", f"{texts!r:.60}")
         checks.size("task", "instructions, one for each clip", len(texts), len(frames))
-        whole = torch.ones(len(frames), 1, dtype=torch.bool)
-        if VALID in batch:
-            whole = paired_mask(batch, frames).all(1, keepdim=True)
-        return SeenClips(frames, list(texts), whole)
+        valid = torch.ones(len(frames), 1, dtype=torch.bool)
+        if self.whole_clips:
+            valid = paired_mask(batch, frames).all(1, keepdim=True)
+        return SeenClips(frames, list(texts), valid)
 
     def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
         """Return the terms of states [B, n, dim] and of what `target_of` has read."""

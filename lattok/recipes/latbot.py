@@ -36,6 +36,7 @@ class LatBotOptions(PolicyOptions):
 
     phase: str = "distill"  # or "finetune": goes on with a distilled policy and learns to act
     teacher: str | None = None  # of phase distill: model of `lattok train clip-lam`, a folder or a Hub id
+    whole_clips: bool = False  # of phase distill: clips that reach beyond their episode teach nothing
     text_weight: float = 0.5  # of phase distill: lambda of L_r, sub-task texts, where the dataset has them
     student: str | None = None  # of phase finetune: policy of phase distill, a folder or a Hub id
 
@@ -128,7 +129,7 @@ class LatBotRecipe(VLARecipe):
         check_frames(config, known)
         policy = LatentVLA(*with_base(taught_by(config, known)))
         teacher = ClipLAM.from_pretrained(before)
-        module = Distillation(policy, teacher, views_of(policy.config, teacher))
+        module = Distillation(policy, teacher, views_of(policy.config, teacher), self.data.whole_clips)
 
         def gaps(fps: float) -> list[int]:
             return teacher.config.gaps(teacher.stride_frames(fps))[1:]

@@ -77,7 +77,7 @@ def _target(vectors: torch.Tensor):
 
 def test_clips_that_are_cut_short_teach_nothing_and_shares_add_up():
     """Of four samples the last two end within their clip. Any number of shares has the loss of the two others."""
-    module, given = Distillation(student(), clip_lam(), [0, 1]).eval(), batch()
+    module, given = Distillation(student(), clip_lam(), [0, 1], whole_clips=True).eval(), batch()
     inside = torch.tensor([[1, 1], [1, 1], [1, 0], [0, 0]]).bool()
     assert given.later is not None
     two = given._replace(
@@ -94,6 +94,9 @@ def test_clips_that_are_cut_short_teach_nothing_and_shares_add_up():
             parts = {name: getattr(given, name)[rows] for name in ("images", "texts", "actions", "valid")}
             found += float(module(given._replace(**parts, later=spoiled[rows], pairs=pairs))["latent"].detach())
         assert found / shares == pytest.approx(wanted, rel=1e-5)
+    module.whole_clips = False
+    pairs = PairIndex(inside.nonzero(), whole=torch.tensor(2.0))
+    assert float(module(given._replace(pairs=pairs))["latent"].detach()) == float(module(given)["latent"].detach())
 
 
 def test_one_batch_is_learned_by_heart():
@@ -176,6 +179,8 @@ def test_inside_a_policy_that_is_not_ours():
     each, _ = model(given, reduction="none")
     assert each.shape == (B,)
     inside = torch.tensor([[1, 1], [1, 0], [1, 1], [0, 0]]).bool()
+    assert torch.equal(model(given | {VALID: inside}, reduction="none")[0], each)
+    loss.whole_clips = True
     short, _ = model(given | {VALID: inside}, reduction="none")
     assert torch.equal(short[[0, 2]], each[[0, 2]])
     assert (short - model.policy(given, reduction="none")[0])[[1, 3]].abs().max() < 1e-6  # its own loss alone
@@ -193,7 +198,8 @@ def test_inside_a_policy_that_is_not_ours():
     ],
 )
 def test_batches_without_clips(change, text):
-    model, _, given = supervised()
+    model, loss, given = supervised()
+    loss.whole_clips = True
     with pytest.raises(LattokError) as error:
         model(given | change)
     assert text in str(error.value)
