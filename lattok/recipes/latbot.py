@@ -44,9 +44,10 @@ class LatBotOptions(PolicyOptions):
         super().__post_init__()
         checks.one_of("phase", self.phase, PHASES)
         checks.at_least_zero(text_weight=self.text_weight)
-        if self.phase == "finetune" and self.text_weight != LatBotOptions.text_weight:
-            expected = f"to be left out with phase=finetune, which learns from no texts ({LatBotOptions.text_weight})"
-            checks.fail("text_weight", expected, self.text_weight)
+        for name in ("text_weight", "whole_clips"):
+            own, unused = getattr(self, name), getattr(LatBotOptions, name)
+            if self.phase == "finetune" and own != unused:
+                checks.fail(name, f"to be left out with phase=finetune ({unused}), without clips and texts", own)
         checks.one_of("strategy", self.strategy, ("baseline",))
 
     @property

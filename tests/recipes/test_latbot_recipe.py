@@ -126,6 +126,7 @@ def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
             {"phase": "finetune", "text_weight": 0.2},
             "`text_weight`: expected to be left out with phase=finetune, which",
         ),
+        ({"phase": "finetune", "whole_clips": True}, "`whole_clips`: expected to be left out with phase=finetune"),
         ({"phase": "teach"}, "`phase`: expected one of distill, finetune"),
         ({"teacher": "sample/lam"}, "`teacher`: expected a model of type 'clip-lam', got 'image-lam' in sample/lam"),
     ],
