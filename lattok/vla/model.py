@@ -396,14 +396,13 @@ def of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTer
 def with_base(config: Any, frames: int = 1) -> tuple[Any, Any]:
     """Return the configuration of a new policy, which says where and which its base model is, and that model."""
     backbone = open_backbone(config, frames=frames)
-    name = SCRATCH if config.backbone == SCRATCH else from_root(config.backbone)
-    return replace(config, backbone=name, backbone_revision=backbone.revision), backbone
+    return replace(config, backbone=from_root(config.backbone), backbone_revision=backbone.revision), backbone
 
 
 def from_root(name: str) -> str:
-    """Return the whole path of a folder, so that it is found from anywhere; another name as it is."""
+    """Return the whole path of a folder, so that it is found from anywhere; another name as it is, and "scratch"."""
     folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else name
+    return str(folder.resolve()) if name != SCRATCH and folder.is_dir() else name
 
 
 def open_backbone(config: Any, folder: Path | None = None, frames: int = 1) -> Any:

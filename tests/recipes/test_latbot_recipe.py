@@ -57,8 +57,13 @@ def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
     assert acting.predict_chunk({**seen, "observation.state": torch.zeros(1, 2), "task": ["lift"]}).shape == (1, 4, 3)
 
 
-def test_both_phases_begin_with_the_weights_of_the_baseline(tmp_path):
-    """Rows of a comparison are pairs by seed: backbone of the student and head of the policy are as the Baseline's."""
+def test_both_phases_begin_with_the_weights_of_the_baseline(tmp_path, monkeypatch):
+    """Rows of a comparison are pairs by seed: backbone of the student and head of the policy are as the Baseline's.
+
+    A folder that is called scratch is none of it.
+    """
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.chdir(tmp_path)
     data = write_dataset(tmp_path / "data", [12, 9, 11, 10])
     clip_lam(seed=5, interpolation="bilinear").save_pretrained(tmp_path / "teacher")
     options = {**POLICY, **LOOP, "backbone": "scratch", "steps": 1, "lr": 1e-12, "weight_decay": 0.0}
