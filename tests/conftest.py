@@ -50,7 +50,7 @@ def write_dataset(
     lengths: Sequence[int],
     tasks: Sequence[str] = ("lift", "push"),
     cameras: bool = True,
-    fps: int = FPS,
+    fps: float = FPS,
     **options,
 ) -> Path:
     """A dataset with `action` (3), `observation.state` (2), `reward`, `done` and up to two cameras."""

@@ -129,7 +129,7 @@ def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
         ({"strategy": "la_align"}, "`strategy`: expected one of baseline"),
         (
             {"phase": "finetune", "text_weight": 0.2},
-            "`text_weight`: expected to be left out with phase=finetune, which",
+            "`text_weight`: expected to be left out with phase=finetune",
         ),
         ({"phase": "finetune", "whole_clips": True}, "`whole_clips`: expected to be left out with phase=finetune"),
         ({"phase": "teach"}, "`phase`: expected one of distill, finetune"),

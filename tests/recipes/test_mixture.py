@@ -303,8 +303,7 @@ def test_what_a_mixture_of_videos_needs(roots, tmp_path, monkeypatch):
 
 
 def test_strides_in_seconds_are_frames_of_each_dataset(roots, tmp_path, monkeypatch):
-    monkeypatch.setattr("tests.conftest.FPS", FPS / 2)
-    slow, seen = write_dataset(tmp_path / "slow", [12, 12], ("slow",)), []
+    slow, seen = write_dataset(tmp_path / "slow", [12, 12], ("slow",), fps=FPS / 2), []
     original = FramePairs.__init__
 
     def init(self, dataset, stride, *rest, **options):
