@@ -61,9 +61,9 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
     if row.joint:
         given["lam"] = str(label_model(folder, data, str(row.labels), regime, cell.seed))
         return lattok.LARARecipe.from_preset(data, out, "scratch", **given)
-    if row.distilled:
+    if row.distilled is not None:
         teacher = label_model(folder, data, str(row.labels), regime, cell.seed)
-        student = distilled(data, folder / "students" / cell.name, teacher, {**given, "episodes": seen})
+        student = distilled(data, folder / "students" / cell.name, teacher, {**given, "episodes": seen, **row.distilled})
         return lattok.LatBotRecipe.from_preset(data, out, "scratch", phase="finetune", student=str(student), **given)
     if labels is not None and labels.source == "video":
         data = labelled_dataset(folder, data, str(row.labels), regime, cell.seed)
@@ -75,7 +75,7 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
 def distilled(data: Path, out: Path, teacher: Path, given: Mapping[str, Any]) -> Path:
     """Return the student of a teacher, trained as the policy will be, on all videos, if it is not there yet."""
     if not (out / "config.json").exists():
-        options = {**given, "teacher": str(teacher), "steps": DISTIL_STEPS, "whole_clips": True}
+        options = {**given, "teacher": str(teacher), "steps": DISTIL_STEPS}
         lattok.train(lattok.LatBotRecipe.from_preset(data, out, "scratch", **options), resume=out.exists())
         shutil.rmtree(out / "run", ignore_errors=True)
     return out

@@ -35,7 +35,8 @@ class Row(NamedTuple):
     labels: str | None = None  # a source of LABELS
     options: Mapping[str, Any] = MappingProxyType({})  # of the recipe
     joint: bool = False  # the model that would make the labels learns with the policy
-    distilled: bool = False  # a student of the model that would make the labels goes on as the policy
+    # a student of the model that would make the labels goes on as the policy: options of its first phase
+    distilled: Mapping[str, Any] | None = None
     decoded: bool = False  # unknown actions are read from the labels, and learned from as if they were known
 
 
@@ -119,7 +120,8 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "lara": Row("LARA", "baseline", "lam", joint=True),
         "lara-frozen": Row("LARA, its latent action model stays", "baseline", "lam", {"lam_rate": 0.0}, joint=True),
         "lara-1": Row("LARA, at .1 and 1", "baseline", "lam", {"align_weight": 0.1, "lam_weight": 1.0}, joint=True),
-        "latbot": Row("LatBot, distilled", "baseline", "teacher", distilled=True),
+        "latbot": Row("LatBot, distilled", "baseline", "teacher", distilled={}),
+        "latbot-whole": Row("LatBot, by whole clips alone", "baseline", "teacher", distilled={"whole_clips": True}),
         # what each part of the Baseline's recipe does: the part left out, or another choice
         "recipe-noisy": Row("executed actions, with the noise", "baseline", None, {"action_key": "action"}),
         "recipe-l2": Row("L2 loss", "baseline", None, {"action_loss": "l2"}),
@@ -145,7 +147,7 @@ REGIMES: Mapping[str, Regime] = MappingProxyType(
 CORE = ("baseline", "ph_direct", "la_align", "la_direct", "la_cond", "la_tok")
 CONTROLS = ("blind", "shuffled", "pixels")
 SOURCES = ("la_align-shuffled", "la_align-pixels", "la_align-truth", "la_align-blind")
-FEW_ONLY = ("latbot", "longer")
+FEW_ONLY = ("latbot", "latbot-whole", "longer")
 FEW_SHOT = ("baseline", "la_align", "lara", *FEW_ONLY)
 RECIPE = tuple(row for row in ROWS if row.startswith("recipe-"))
 

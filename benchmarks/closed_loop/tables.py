@@ -32,6 +32,8 @@ CONTRASTS = (  # rows that the text compares with one another: what labels say, 
     ("lara-1", "la_align"),
     ("latbot", "la_align"),
     ("latbot", "longer"),
+    ("latbot-whole", "la_align"),
+    ("latbot-whole", "longer"),
 )
 # what the paper gains over its Baseline, in points: LIBERO on average and Long (Tables 1, 9), RoboTwin (Table 2)
 PAPER = {
