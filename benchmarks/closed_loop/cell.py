@@ -63,7 +63,8 @@ def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> l
         return lattok.LARARecipe.from_preset(data, out, "scratch", **given)
     if row.distilled is not None:
         teacher = label_model(folder, data, str(row.labels), regime, cell.seed)
-        student = distilled(data, folder / "students" / cell.name, teacher, {**given, "episodes": seen, **row.distilled})
+        first = {**given, "episodes": seen, **row.distilled}
+        student = distilled(data, folder / "students" / cell.name, teacher, first)
         return lattok.LatBotRecipe.from_preset(data, out, "scratch", phase="finetune", student=str(student), **given)
     if labels is not None and labels.source == "video":
         data = labelled_dataset(folder, data, str(row.labels), regime, cell.seed)
