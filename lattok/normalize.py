@@ -188,6 +188,12 @@ class Unchosen(nn.Module):
     inverse = forward
 
 
+def check_mixture(normalizers: Sequence[str]) -> None:
+    """Require of a configuration that several datasets have normalisers of their own, or none has."""
+    if normalizers and (len(normalizers) == 1 or len(set(normalizers)) < len(normalizers)):
+        checks.fail("normalizers", "none, or different names of datasets", ", ".join(normalizers))
+
+
 def for_dataset(model: Any, name: str) -> Any:
     """Return the model as it is used on the dataset `name`: with its normaliser, where it has one for each of several.
 

@@ -10,7 +10,7 @@ from lattok.backbones import DTYPES, TRAIN, LoraSpec
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
 from lattok.hub import ADDED
 from lattok.image_lam.features import IMAGENET
-from lattok.normalize import MOST_NUMBERS, NormalizedActions
+from lattok.normalize import MOST_NUMBERS, NormalizedActions, check_mixture
 from lattok.vla.config import MOST_FLOW_STEPS, SCRATCH
 
 PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this order
@@ -99,8 +99,7 @@ class ClipLAMConfig(NormalizedActions):
         checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
         checks.counts(decoder_width=self.decoder_width, decoder_depth=self.decoder_depth)
         checks.counts(decoder_heads=self.decoder_heads)
-        if self.normalizers and (len(self.normalizers) == 1 or len(set(self.normalizers)) < len(self.normalizers)):
-            checks.fail("normalizers", "none, or different names of datasets", ", ".join(self.normalizers))
+        check_mixture(self.normalizers)
         if self.action_dim * self.horizon > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk", got)

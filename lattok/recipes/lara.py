@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from typing_extensions import Self
 
 from lattok import checks, hub
 from lattok.checks import LattokError
@@ -26,7 +25,7 @@ from lattok.labels import LatentSpec
 from lattok.normalize import for_dataset
 from lattok.recipes.policy_data import PolicySource
 from lattok.recipes.run_folder import agree
-from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, continued, policy_config, preset_of
+from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
 from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
@@ -92,25 +91,14 @@ class LARARecipe(VLARecipe):
     common = ("lam", "init", "align_weight", "lam_weight", "detach", *VLARecipe.common)
     example = MappingProxyType({"lam": "my-lam", "backbone": "scratch", "image_size": 64})
     presets = MappingProxyType({**VLARecipe.presets, "lara": PUBLISHED})
+    joined = (*VLARecipe.joined, "lara")
+    goes_on = "init"
+    free = FREE
 
     @classmethod
-    def from_preset(
-        cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
-    ) -> Self:
-        """Apply presets and options; a policy that goes on brings the preset of its backbone unless one is given."""
-        preset = preset or preset_of("init", options)
-        if preset == "lara":
-            checks.fail("preset", "libero+lara, or another one under it", repr(preset))
-        return super().from_preset(dataset, out, preset, **options)
-
-    @classmethod
-    def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options; the architecture of a policy that goes on is its own."""
-        init = given.get("init")
-        if init is None:
-            return super().combined(preset, given)
-        own = _own_options(hub.config_of("init", init, LatentVLA), {f.name for f in fields(cls.groups()[2])})
-        return continued("init", own, preset, given, FREE)
+    def kept(cls, config: VLAConfig) -> dict[str, Any]:
+        """Return the options that a policy of this configuration was trained with: its architecture stays."""
+        return _own_options(config, {f.name for f in fields(cls.groups()[2])})
 
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return both models as one module, the policy first: without the other it would begin the same."""

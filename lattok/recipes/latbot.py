@@ -6,13 +6,10 @@ finetune   backbone and placeholders of that student, a new head: actions, L_ee 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-from typing_extensions import Self
 
 from lattok import checks
 from lattok.clip_lam import ClipLAM, ClipLAMConfig
@@ -21,9 +18,9 @@ from lattok.hub import HubModel, config_of
 from lattok.recipes.lara import check_frames, views_of
 from lattok.recipes.policy_data import PolicySource
 from lattok.recipes.run_folder import first_process
-from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, continued, policy_config, preset_of
+from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
 from lattok.samples.policy import PolicyWindows
-from lattok.vla import LatentVLA
+from lattok.vla import LatentVLA, VLAConfig
 from lattok.vla.config import BCE
 from lattok.vla.model import with_base
 
@@ -79,6 +76,8 @@ class LatBotRecipe(VLARecipe):
     common = ("phase", "teacher", "student", *VLARecipe.common)
     example = MappingProxyType({"teacher": "my-teacher", "backbone": "scratch", "image_size": 64})
     choices = MappingProxyType({"phase": PHASES})
+    joined = (*VLARecipe.joined, "latbot")
+    goes_on = "student"
     presets = MappingProxyType(
         {
             **VLARecipe.presets,
@@ -96,23 +95,9 @@ class LatBotRecipe(VLARecipe):
     )
 
     @classmethod
-    def from_preset(
-        cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
-    ) -> Self:
-        """Apply presets and options; a policy that goes on brings the preset of its backbone unless one is given."""
-        preset = preset or preset_of("student", options)
-        if preset == "latbot":
-            checks.fail("preset", "libero+latbot, or another one under it", repr(preset))
-        return super().from_preset(dataset, out, preset, **options)
-
-    @classmethod
-    def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options; backbone and what it sees are those of the policy that goes on."""
-        student = given.get("student")
-        if student is None:
-            return super().combined(preset, given)
-        before = config_of("student", student, LatentVLA)
-        return continued("student", {name: getattr(before, name) for name in SAME}, preset, given)
+    def kept(cls, config: VLAConfig) -> dict[str, Any]:
+        """Return what stays of a student: its backbone, and what that sees."""
+        return {name: getattr(config, name) for name in SAME}
 
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return the student with its teacher, or the distilled policy with a new head.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +136,9 @@ class VLARecipe(Recipe[LatentVLA]):
     example = MappingProxyType({"strategy": "la_direct", "backbone": "scratch"})
     choices = MappingProxyType({"strategy": STRATEGIES})
     default_preset = "libero"
+    joined: ClassVar[tuple[str, ...]] = ("p2t_code",)  # presets that stand over another one
+    goes_on: ClassVar[str | None] = None  # option with the policy that the one to train goes on with
+    free: ClassVar[Collection[str]] = ()  # what that may change of the options it keeps
     presets = MappingProxyType(
         {
             "libero": {**PAPER, **QUANTILES, "horizon": 8},
@@ -169,11 +172,44 @@ class VLARecipe(Recipe[LatentVLA]):
     def from_preset(
         cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
     ) -> Self:
-        """Apply presets and options; the scratch backbone comes with the preset of its name unless one is given."""
-        preset = preset or (SCRATCH if options.get("backbone") == SCRATCH else None)
-        if preset == "p2t_code":
-            checks.fail("preset", "libero+p2t_code, or another one under it", repr(preset))
+        """Apply presets and options; the scratch backbone comes with the preset of its name unless one is given.
+
+        So does that of a policy that goes on.
+        """
+        if not preset and SCRATCH in (options.get("backbone"), getattr(cls._before(options), "backbone", None)):
+            preset = SCRATCH
+        if preset in cls.joined:
+            checks.fail("preset", f"libero+{preset}, or another one under it", repr(preset))
         return super().from_preset(dataset, out, preset, **options)
+
+    @classmethod
+    def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all options; a policy that goes on has its own of those that are `kept`.
+
+        Cameras, whose names can be short, are compared with the data.
+        """
+        before = cls._before(given)
+        if before is None:
+            return super().combined(preset, given)
+        own = cls.kept(before)
+        if "backbone" in given:
+            given = {**given, "backbone": from_root(given["backbone"])}
+        for name in sorted(own.keys() & given.keys() - {*cls.free, "cameras"}):
+            if given[name] != own[name]:
+                expected = f"{own[name]!r}, as the policy in {cls.goes_on} has"
+                checks.fail(name, expected, repr(given[name]), "Leave it out.")
+        return {**{name: value for name, value in preset.items() if name not in own}, **own, **given}
+
+    @classmethod
+    def _before(cls, options: Mapping[str, Any]) -> VLAConfig | None:
+        """Return the configuration of the policy that the one to train goes on with, if any."""
+        name = None if cls.goes_on is None else options.get(cls.goes_on)
+        return config_of(str(cls.goes_on), name, LatentVLA) if isinstance(name, str) else None
+
+    @classmethod
+    def kept(cls, config: VLAConfig) -> dict[str, Any]:
+        """Return the options that a policy keeps of the one that it goes on with, which has this configuration."""
+        return {}
 
     def train(self, resume: bool = False, resume_command: str = "") -> LatentVLA:
         """Train as every recipe does, and write the error on held-out episodes into held_out.json."""
@@ -255,32 +291,6 @@ class VLARecipe(Recipe[LatentVLA]):
         """Return what to type when it is trained."""
         chosen = '.for_dataset("NAME")' if len(self.data.mix) > 1 else ""
         return f'Use it: policy = lattok.load("{self.out}"){chosen}; policy.select_action(observation)'
-
-
-def preset_of(argument: str, options: Mapping[str, Any]) -> str | None:
-    """Return the preset of a policy that goes on with the one in `argument`: that of a scratch backbone, if any."""
-    name = options.get(argument)
-    return SCRATCH if isinstance(name, str) and config_of(argument, name, LatentVLA).backbone == SCRATCH else None
-
-
-def continued(
-    argument: str,
-    own: Mapping[str, Any],
-    preset: Mapping[str, Any],
-    given: Mapping[str, Any],
-    free: Collection[str] = (),
-) -> dict[str, Any]:
-    """Return all options of a policy that goes on with the one in `argument`: that has its `own`, which stay.
-
-    But those that are `free`, and cameras, whose names can be short: they are compared with the data.
-    """
-    if "backbone" in given:
-        given = {**given, "backbone": from_root(given["backbone"])}
-    for name in sorted(own.keys() & given.keys() - {*free, "cameras"}):
-        if given[name] != own[name]:
-            expected = f"{own[name]!r}, as the policy in {argument} has"
-            checks.fail(name, expected, repr(given[name]), "Leave it out.")
-    return {**{name: value for name, value in preset.items() if name not in own}, **own, **given}
 
 
 def _normalised(

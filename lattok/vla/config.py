@@ -12,7 +12,7 @@ from lattok.checks import LattokError
 from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS
 from lattok.hub import ADDED
 from lattok.labels import LatentSpec
-from lattok.normalize import MOST_NUMBERS, NormalizedActions, clipped_kinds, gripper_dims
+from lattok.normalize import MOST_NUMBERS, NormalizedActions, check_mixture, clipped_kinds, gripper_dims
 from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
@@ -94,8 +94,7 @@ class VLAConfig(NormalizedActions):
         if self.head_dim % self.head_heads:
             checks.fail("head_heads", f"a divisor of head_dim {self.head_dim}", self.head_heads)
         checks.whole(proprio_dim=self.proprio_dim)
-        if self.normalizers and (len(self.normalizers) == 1 or len(set(self.normalizers)) < len(self.normalizers)):
-            checks.fail("normalizers", "none, or different names of datasets", ", ".join(self.normalizers))
+        check_mixture(self.normalizers)
         if self.absent:
             checks.size("absent", "lists, one for each dataset", len(self.absent), max(1, len(self.normalizers)))
             if not all(0 <= dim < self.action_dim for dims in self.absent for dim in dims):
