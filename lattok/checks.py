@@ -103,6 +103,13 @@ def whole(**values: int) -> None:
     counts(0, **values)
 
 
+def named(count: int, **names: Sequence[str]) -> None:
+    """Require that there are `count` names, one for each dimension, or none."""
+    for name, given in names.items():
+        if given and len(given) != count:
+            fail(name, f"{count} names, one for each dimension, or none", f"{len(given)}")
+
+
 def below_one(**values: float) -> None:
     """Require that every value is a number in [0, 1)."""
     for name, value in values.items():
@@ -235,6 +242,7 @@ _STRIDE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s?)")
 
 def stride_in_frames(stride: str | int, fps: float) -> int:
     """Frames of a gap given as frames (16, "16") or as seconds ("0.2s"), rounded to frames; at least one."""
+    frame_rate(fps=fps)
     match = _STRIDE.fullmatch(str(stride).strip()) if isinstance(stride, str | int) else None
     if match is None or isinstance(stride, bool) or (not match[2] and not match[1].isdecimal()):
         fail("stride", 'a number of frames such as 16, or seconds such as "0.2s"', repr(stride))

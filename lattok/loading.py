@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # what editors know: the base class of all action tokenizers,
     Loaded = ChunkTokenizer | ClipLAM | ImageLAM | PublishedLAM | LatentVLA | ReleasedVLA
 
 PREFIX = "latent"  # of the columns of a model that stands alone
-LABELLER = "an action tokenizer or an image latent action model"
+LABELLER = "an action tokenizer or a latent action model"
 
 
 def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **options: Unpack[LoadOptions]) -> Loaded:

@@ -99,7 +99,7 @@ class PolicyServer(PredictModelServer):
             options: Those of the harness, such as max_batch_size.
         """
         self.policy = model if isinstance(model, LatentVLA) else moved(open_policy(model), device)
-        self.policy.check_chosen()
+        self.policy.check_acts()
         config = self.policy.config
         steps = self.policy.queues.n_action_steps if n_action_steps is None else n_action_steps
         super().__init__(chunk_size=ActionQueues(config.horizon, steps).n_action_steps, **options)

@@ -77,7 +77,7 @@ def test_a_policy_is_no_labeller_and_every_other_model_is(places, tmp_path):
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy/config.json").write_text('{"type": "latent-vla", "lattok_version": "0.1.0"}')
     with pytest.raises(
-        LattokError, match="`model`: expected an action tokenizer or an image latent action model, got 'latent-vla'"
+        LattokError, match="`model`: expected an action tokenizer or a latent action model, got 'latent-vla'"
     ):
         lattok.annotate(places[0], tmp_path / "policy", tmp_path / "out")
     policies = {kind for kind, model in FAMILIES.items() if hasattr(model, "predict_chunk") or "vla" in kind}

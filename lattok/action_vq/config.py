@@ -38,8 +38,7 @@ class ChunkConfig(NormalizedActions):
             expected = f"at most {MOST_STEPS:,} steps, and {MOST_NUMBERS:,} numbers in a chunk"
             checks.fail("horizon", expected, f"{self.horizon:,} steps of {self.action_dim:,} dimensions")
         checks.one_of("action_kind", self.action_kind, ACTION_KINDS)
-        if self.action_names:
-            checks.size("action_names", "names", len(self.action_names), self.action_dim)
+        checks.named(self.action_dim, action_names=self.action_names)
         if len(set(self.normalizers)) != len(self.normalizers):
             checks.fail("normalizers", "different names of datasets", ", ".join(self.normalizers))
         _ = self.action_clipped

@@ -73,8 +73,8 @@ class ScratchBackbone(nn.Module):
         checks.size("images", what, images.shape[1], size.frames * size.cameras)
         checks.size("images", "pixels on each side", images.shape[2], size.image_size)
         words = [_numbers(text)[-LONGEST:] for text in texts]
-        longest = max(map(len, words))
-        padded = torch.tensor([[0] * (longest - len(row)) + row for row in words])
+        longest = max(map(len, words), default=1)
+        padded = torch.tensor([[0] * (longest - len(row)) + row for row in words]).reshape(len(words), longest)
         return {"words": onto(padded, images.device), "images": images}
 
     def forward(self, inputs: Inputs, queries: Tensor, layers: Sequence[int]) -> BackboneOut:
@@ -133,4 +133,4 @@ def _stem(width: int, patch_size: int) -> nn.Sequential:
 
 def _numbers(text: str) -> list[int]:
     """Number every word of a text, from 1 on; at least one."""
-    return [1 + zlib.crc32(word.encode()) % (WORDS - 1) for word in WORD.findall(text.lower()) or [""]]
+    return [1 + zlib.crc32(word.encode(errors="replace")) % (WORDS - 1) for word in WORD.findall(text.lower()) or [""]]

@@ -91,10 +91,15 @@ class ClipLAMConfig(NormalizedActions):
             checks.fail("cameras", "at least one name", repr(self.cameras))
         checks.counts(2, MOST_FRAMES, frames=self.frames)
         checks.counts(1, MOST_TOKENS, scene_tokens=self.scene_tokens, motion_tokens=self.motion_tokens)
-        checks.counts(1, MOST_NUMBERS, latent_dim=self.latent_dim)
+        checks.one_of("latent_norm", self.latent_norm, NORMS)
+        # one number, normalised over itself, is always 0
+        checks.counts(2 if self.latent_norm == "layer" else 1, MOST_NUMBERS, latent_dim=self.latent_dim)
         checks.counts(action_dim=self.action_dim, horizon=self.horizon)
+        checks.named(self.action_dim, action_names=self.action_names)
         checks.counts(1, MOST_PIXELS, image_size=self.image_size, features_size=self.features_size)
         checks.counts(1, MOST_PIXELS, features_patch=self.features_patch)
+        if self.features == "pixels" and self.features_size % self.features_patch:
+            checks.fail("features_patch", f"a divisor of features_size {self.features_size}", self.features_patch)
         checks.counts(1, MOST_FLOW_STEPS, flow_steps=self.flow_steps)
         checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
         checks.counts(decoder_width=self.decoder_width, decoder_depth=self.decoder_depth)
@@ -118,7 +123,6 @@ class ClipLAMConfig(NormalizedActions):
         if self.decoder_width % self.decoder_heads:
             checks.fail("decoder_heads", f"a divisor of decoder_width {self.decoder_width}", self.decoder_heads)
         checks.stride_in_frames(self.stride, fps=1000)  # its form alone: datasets have their own rates
-        checks.one_of("latent_norm", self.latent_norm, NORMS)
         checks.one_of("frame_output", self.frame_output, OUTPUTS)
         if self.decoder != "compact" and self.frame_output != "velocity":
             checks.fail("frame_output", "velocity with SANA as the decoder", repr(self.frame_output))
@@ -150,10 +154,13 @@ class ClipLAMConfig(NormalizedActions):
     def _weights(self) -> dict[str, float]:
         return {"frame": self.frame_weight, "action": self.action_weight, "separation": self.separation_weight}
 
-    def gaps(self, stride: int) -> list[int]:
-        """Return how far the frames of a clip of `stride` frames are from the first one, that one included."""
+    def gaps(self, stride: int, where: str = "") -> list[int]:
+        """Return how far the frames of a clip of `stride` frames are from the first one, that one included.
+
+        `where` says in an error of what dataset the stride is.
+        """
         if stride < self.frames - 1:
-            hint = "Choose fewer frames, or a longer stride."
-            expected = f"at most {stride + 1}, as many as a stride of {stride} frames has"
-            checks.fail("frames", expected, self.frames, hint)
+            expected = f"at least {self.frames - 1} frames, since a clip has {self.frames} of them"
+            hint = "Choose a longer one; a model that is yet to be trained may have fewer `frames`."
+            checks.fail("stride", expected, f"{stride}{where}", hint)
         return [round(i * stride / (self.frames - 1)) for i in range(self.frames)]

@@ -22,13 +22,13 @@ from lattok.clip_lam.model import ClipLAM
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, LossTerms, PolicyBatch
 from lattok.vla import LatentVLA, Strategy, VLAConfig
+from lattok.vla.config import LATBOT
 from lattok.vla.joint import FRAMES, paired_frames, paired_mask
 from lattok.vla.losses import reduce_valid
 from lattok.vla.model import from_root, of_share
 from lattok.vla.strategies import ACTION, LatentLoss, Span
 from lattok.vla.supervision import Distill, LatentSupervision
 
-NAME = "latbot"
 # what a policy has of the distilled one that it goes on from: its backbone, and what that sees
 SAME = (
     *("backbone", "backbone_revision", "backbone_dtype", "train_backbone", "lora_rank", "lora_alpha", "lora_vision"),
@@ -98,6 +98,9 @@ class LatBotLoss(LatentSupervision):
 
     def __init__(self, teacher: ClipLAM, dim: int, *, whole_clips: bool = False):
         """`whole_clips`: those that reach beyond their episode teach nothing."""
+        if not isinstance(teacher, ClipLAM):
+            hint = "lattok.load gives one of the folder of a `lattok train clip-lam` run."
+            checks.fail("teacher", "a latent action model of clips", type(teacher).__name__, hint)
         config = teacher.config
         count = config.scene_tokens + config.motion_tokens
         super().__init__(dim, 1, LatentSpec(vectors=count, latent_dim=config.latent_dim))
@@ -130,6 +133,7 @@ class LatBotLoss(LatentSupervision):
     def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
         """Return the terms of states [B, n, dim] and of what `target_of` has read."""
         checks.rank("states", states, "B n D")
+        checks.counts(1, **{"states of a sample": states.shape[1]})
         checks.size("states", "samples, as there are clips", len(states), len(target.texts))
         return self._terms(states, target, reduction)
 
@@ -150,16 +154,18 @@ def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfi
         count = teacher.scene_tokens + teacher.motion_tokens
         labels = LatentSpec("chunk", steps=count, vectors=1, latent_dim=teacher.latent_dim)
         losses = (LatentLoss("distill", weight=1.0),)
-        return replace(config, strategy=Strategy(NAME, _spans(count), losses, "chunk", "LatBot"), latent=labels)
-    if teacher.strategy.name != NAME or teacher.latent is None:
-        checks.fail("student", "a policy of phase distill", f"one of {teacher.strategy.name}")
+        return replace(config, strategy=Strategy(LATBOT, _spans(count), losses, "chunk", "LatBot"), latent=labels)
+    if teacher.acts or teacher.latent is None:
+        name = teacher.strategy.name
+        got = "one of phase finetune, which acts already" if name == LATBOT else f"one of {name}"
+        checks.fail("student", "a policy of phase distill", got)
     revision = config.backbone_revision or teacher.backbone_revision
     config = replace(config, backbone=from_root(config.backbone), backbone_revision=revision)
     for name in SAME:
         ours, theirs = getattr(config, name), getattr(teacher, name)
         if ours != theirs:
             checks.fail(name, f"{theirs!r}, as the distilled policy has", repr(ours))
-    return replace(config, strategy=Strategy(NAME, _spans(teacher.latent.steps), title="LatBot"), latent=None)
+    return replace(config, strategy=Strategy(LATBOT, _spans(teacher.latent.steps), title="LatBot"), latent=None)
 
 
 def follow(before: LatentVLA, policy: LatentVLA) -> LatentVLA:

@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from lattok import checks
 from lattok.arrays import Values, as_tensor, like
+from lattok.checks import LattokError
 from lattok.clip_lam.config import ClipLAMConfig
 from lattok.clip_lam.decoder import UnifiedDecoder
 from lattok.clip_lam.sana import SanaDecoder
@@ -100,11 +101,21 @@ class ClipLAM(BackboneModel, VideoLabeller):
 
     def usage(self) -> list[str]:
         video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
-        label = 'labels = model.label_video(video, model.stride_frames(fps=10), task="what the robot does")'
+        rates = (fps for fps in (10, 20, 30, 50, 100) if self._fits(fps))
+        stride = f"model.stride_frames(fps={next(rates, 1000)})"
+        label = f'labels = model.label_video(video, {stride}, task="what the robot does")'
         return ["", "import numpy as np", "", video, f"{label}  # .latents float32 [T, P, d]"]
 
     def stride_frames(self, fps: float) -> int:
         return checks.stride_in_frames(self.config.stride, fps)
+
+    def _fits(self, fps: float) -> bool:
+        """Tell whether the stride has frames enough for a clip at this rate."""
+        try:
+            self.config.gaps(self.stride_frames(fps))
+        except LattokError:
+            return False
+        return True
 
     def resize(self, frames: np.ndarray) -> np.ndarray:
         return self._resized(torch.from_numpy(frames)).numpy()
@@ -182,7 +193,9 @@ class ClipLAM(BackboneModel, VideoLabeller):
         checks.rank("clips", found, "B k V H W 3")
         checks.size("clips", "frames per sample", found.shape[1], self.config.frames)
         checks.size("clips", f"cameras ({', '.join(self.cameras)})", found.shape[2], len(self.cameras))
-        texts = [texts] * len(found) if isinstance(texts, str) else list(texts)
+        texts = [texts] * len(found) if isinstance(texts, str) else texts
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            checks.fail("texts", "an instruction, or a list of them", f"{texts!r:.60}")
         checks.size("texts", "instructions, one for each clip", len(texts), len(found))
         with self._inference():
             return like(clips, self._public(*self.latents(found.to(self.queries.device), texts)))
@@ -195,6 +208,8 @@ class ClipLAM(BackboneModel, VideoLabeller):
         Clips are computed in blocks from frame 0, so that labels do not depend on the pieces.
         """
         checks.counts(stride=stride)
+        if not isinstance(task, str):
+            checks.fail("task", "an instruction", f"{task!r:.60}")
         gaps, config = self.config.gaps(stride), self.config
         patches = (config.image_size // config.patch_size) ** 2
         size = block_size(config.frames * len(self.cameras) * patches * config.width, self.queries.device)
@@ -230,11 +245,11 @@ class ClipLAM(BackboneModel, VideoLabeller):
         frames: Values,
         latents: LatentActions,
         seed: int = 0,
-        known: Tensor | None = None,
+        known: Values | None = None,
         dataset: str | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw patches of the last frame [B, V*N, D] and actions [B, H, m] in physical units, from frames uint8
-        [B, V, H, W, 3] and latent actions, by Euler's method from noise of `seed`.
+        [B, V, H, W, 3] and latent actions, by Euler's method from noise of `seed`. Arrays in, arrays out.
 
         Dimensions of a robot that it lacks, not `known` [m] bool, are 0; left out: those that no dataset had. A model
         of a mixture gives actions in the units of that `dataset` of it.
@@ -245,7 +260,13 @@ class ClipLAM(BackboneModel, VideoLabeller):
             if dataset not in names:
                 checks.fail("dataset", expected, "none" if dataset is None else repr(dataset))
             units = cast(Normalizer, self.normalizers[names.index(dataset)])
-        now = self._resized(as_tensor("frames", frames).to(self.queries.device))  # as frames are that it learns from
+        first = as_tensor("frames", frames)
+        if first.ndim == 4 and len(self.cameras) == 1:
+            first = first[:, None]
+        checks.rank("frames", first, "B V H W 3")
+        checks.size("frames", f"cameras ({', '.join(self.cameras)})", first.shape[1], len(self.cameras))
+        latents = self._checked(latents, len(first))
+        now = self._resized(first.to(self.queries.device))  # as frames are that it learns from
         now, steps = self.frame_features(now), self.config.flow_steps
         x, y, there = self._noise(len(now), seed, known)
         with self._inference():
@@ -253,18 +274,37 @@ class ClipLAM(BackboneModel, VideoLabeller):
                 times = torch.full_like(y[:, 0, 0], step / steps)
                 frame, chunk = self._velocity(x, y, times, now, latents)
                 x, y = x + frame / steps, y + (chunk / steps).masked_fill(~there, 0.0)
-        return x, units.inverse(y).masked_fill(~there, 0.0)
+        return like(frames, (x, units.inverse(y).masked_fill(~there, 0.0)))
 
     def fresh(self) -> Self:
         """Make a model of the same configuration with random weights; the frozen latent space is shared."""
         return type(self)(self.config, self.open_base(self.config), self.features)
 
-    def _noise(self, count: int, seed: int, known: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def _checked(self, latents: LatentActions, count: int) -> LatentActions:
+        """Return what `encode` gave for `count` samples, arrays or tensors, as tensors."""
+        if not isinstance(latents, LatentActions) or latents.env is None:
+            got = type(latents).__name__ if not isinstance(latents, LatentActions) else "those of one stream"
+            checks.fail("latents", "what `encode` gives, of motion and scene", got)
+        config, found = self.config, []
+        streams = ("latents", latents, config.motion_tokens), ("latents.env", latents.env, config.scene_tokens)
+        for name, stream, tokens in streams:
+            quantized, expected = as_tensor(name, stream.quantized), [count, tokens, config.latent_dim]
+            if list(quantized.shape) != expected:
+                checks.fail(name, f"shape {expected}, as this model's of {count} frames", f"{list(quantized.shape)}")
+            found.append(stream._replace(quantized=quantized))
+        return found[0]._replace(env=found[1])
+
+    def _noise(self, count: int, seed: int, known: Values | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return noise of patches and actions, and which action dimensions there are, bool [m]."""
         config = self.config
         if known is None:
             known = torch.tensor([dim not in config.absent for dim in range(config.action_dim)])
+        known = as_tensor("known", known)
+        checks.rank("known", known, "m")
         checks.size("known", "action dimensions", len(known), config.action_dim)
+        if known.dtype != torch.bool:
+            checks.fail("known", "true or false for each action dimension", f"dtype {known.dtype}")
+        checks.counts(0, 2**63 - 1, seed=seed)
         generator = torch.Generator().manual_seed(seed)
         patches = torch.randn(count, len(self.cameras) * self.features.count, self.features.dim, generator=generator)
         actions = torch.randn(count, config.horizon, config.action_dim, generator=generator)

@@ -33,7 +33,7 @@ import numpy as np
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, RobotDataset
-from lattok.data.views import View, action_spaces
+from lattok.data.views import action_spaces, behind
 from lattok.hub.fetching import OnHub
 from lattok.places import walk
 from lattok.types import Episode
@@ -64,7 +64,7 @@ def content_of(
     dataset: RobotDataset, episodes: Sequence[Episode], columns: Iterable[str] = (), cameras: Sequence[str] = ()
 ) -> Content:
     """Return the content of `episodes`: their actions, further `columns`, and pictures of `cameras`, if any."""
-    source = _behind(dataset)
+    source = behind(dataset)
     keys = _columns(source, columns)
     facts: dict[str, Any] = {name: getattr(dataset, name) for name in ("kind", "fps", "split", "seen_as")}
     facts |= {"action_spaces": {key: space.to_json() for key, space in action_spaces(dataset).items()}, "columns": keys}
@@ -92,7 +92,7 @@ def content_of(
 def digests(dataset: RobotDataset, indices: Iterable[int], what: str) -> list[Digests]:
     """Digests of some episodes, of their "actions" or of the "videos" of each camera, any of which may be the one that
     was looked at. Episodes that cannot be told from others have none."""
-    source, wanted = _behind(dataset), set(indices)
+    source, wanted = behind(dataset), set(indices)
     episodes = [episode for episode in dataset.episodes if episode.index in wanted]
     if what == "videos":
         spans = [_video_spans(source, (camera,)) for camera in source.cameras]
@@ -146,13 +146,6 @@ def _known(entry: Any) -> Known:
         raise ValueError
     listed = [data[i : i + SIZE] for i in range(0, len(data), SIZE)]
     return Known(frozenset(listed), listed[-1] if len(listed) == KEPT and count > KEPT else None, order)
-
-
-def _behind(dataset: RobotDataset) -> RobotDataset:
-    """Return the dataset behind all views of it."""
-    while isinstance(dataset, View):
-        dataset = dataset.dataset
-    return dataset
 
 
 def _is_action(key: str) -> bool:

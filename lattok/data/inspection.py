@@ -20,7 +20,7 @@ from lattok.data.numbers import Block, Dimension, Running, Unreadable, scan
 from lattok.data.opening import as_dataset
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.data.video import VideoFacts, probe
-from lattok.data.views import action_spaces
+from lattok.data.views import action_spaces, behind
 from lattok.findings import Finding, by_severity, fitted, lines, some_of
 from lattok.types import Episode
 
@@ -198,15 +198,16 @@ def _check_structure(dataset: RobotDataset) -> Iterator[Finding]:
 
 def _check_files(dataset: RobotDataset) -> Iterator[Finding]:
     """Find data files of LeRobot, and rows in them, that meta/episodes does not know."""
-    if not isinstance(dataset, LeRobotV3):
+    source = behind(dataset)
+    if not isinstance(source, LeRobotV3):
         return
     advice = "Remove it, or copy the dataset again: LeRobot reads it, lattok would not label it."
-    known = dataset.by_data_file()
-    orphans = sorted(set((dataset.root / "data").rglob("*.parquet")) - set(known))
+    known = source.by_data_file()
+    orphans = sorted(set((source.root / "data").rglob("*.parquet")) - set(known))
     problems = [Finding("error", f"{path} belongs to no episode of meta/episodes.", advice) for path in orphans]
     for path, episodes in list(known.items())[:FILES_LOOKED_INTO]:
         with suppress(LattokError):  # a file that cannot be read is reported with its values
-            unknown = sorted(set(dataset.episode_rows(path)) - set(episodes))
+            unknown = sorted(set(source.episode_rows(path)) - set(episodes))
             if unknown:
                 what = f"{path} holds rows of episode {unknown[0]}, which meta/episodes does not place there."
                 problems.append(Finding("error", what, "Copy the dataset again."))
@@ -347,6 +348,7 @@ def _check_camera(
 
 def _last_episodes(dataset: RobotDataset, chosen: Sequence[Episode], key: str) -> dict[Path, Episode]:
     """Return for every file that a camera's frames come from the episode that ends last in it."""
-    if isinstance(dataset, LeRobotV3):
-        return dataset.last_in_files(key, chosen)
+    source = behind(dataset)
+    if isinstance(source, LeRobotV3):
+        return source.last_in_files(dataset.original_camera(key), chosen)
     return {dataset.files_of(episode.index)[0]: episode for episode in chosen}

@@ -50,7 +50,7 @@ def check_pixels(frames: Tensor) -> None:
     if frames.dtype != torch.uint8:
         hint = "For LeRobot's float batches use lattok.data.frames_from_lerobot(batch, cameras)."
         checks.fail("frames", "uint8 pixels 0..255", f"dtype {frames.dtype}", hint)
-    if frames.ndim >= 3 and frames.shape[-1] == 3:
+    if frames.ndim >= 3 and frames.shape[-1] == 3 and min(frames.shape[-3:-1]) > 0:
         return
     hints = {
         1: "Grey frames: frames.expand(*frames.shape[:-1], 3).",

@@ -66,6 +66,13 @@ class View(RobotDataset):
     original_camera = _passed_on("original_camera")
 
 
+def behind(dataset: RobotDataset) -> RobotDataset:
+    """Return the dataset behind all views of it."""
+    while isinstance(dataset, View):
+        dataset = dataset.dataset
+    return dataset
+
+
 def with_cameras(dataset: RobotDataset, cameras: Sequence[str] | Mapping[str, str]) -> RobotDataset:
     """Return the dataset with these cameras only, in this order; a mapping {"front": "image_0"} gives them new names.
 

@@ -45,7 +45,7 @@ FALLS_SHORT = {
     "residual codes; see joint_bits in the log.",
     "codes_know_direction": "The codes spend their bits on other things: label some pairs, or use fewer codes.",
     "decoder_depends": "The decoder predicts from the current frame alone: a stride long enough for something to "
-    "happen helps, and of image-lam predict_change and conditioning=add.",
+    "happen helps, and for image-lam predict_change and conditioning=add.",
     "prediction_against_blind": "What the latents carry does not help prediction: train longer, or see whether the "
     "scene moves by itself within the stride.",
     "action_under_distractors": "Other things that move will change these labels: train with distractors in "
@@ -65,7 +65,7 @@ FALLS_SHORT = {
 }
 UNDECIDED = {
     "decoder_depends": "Something depends on them, but little: a stride long enough for something to happen helps, "
-    "and of image-lam predict_change and conditioning=add.",
+    "and for image-lam predict_change and conditioning=add.",
 }
 NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained."
 UNCLEAR = "Too close to tell: hold out more episodes, or average several seeds."

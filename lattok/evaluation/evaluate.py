@@ -94,11 +94,13 @@ def evaluate(
     model, dataset = load(model) if isinstance(model, str | os.PathLike) else model, as_dataset(dataset)
     labels_from = model.label_source if isinstance(model, Labeller) else None
     if labels_from not in ("actions", "video") and not isinstance(model, LatentVLA):
-        expected = "an action tokenizer, an image latent action model or a policy"
+        expected = "an action tokenizer, a latent action model or a policy"
         checks.fail("model", expected, getattr(model, "type", type(model).__name__))
     if rollouts is not None and not isinstance(model, LatentVLA):
         checks.fail("rollouts", "none for a model that does not act", "some")
     model = for_dataset(model, dataset.name)
+    if isinstance(model, LatentVLA):
+        model.check_acts()
     split = split_episodes(dataset, episodes, max_episodes)
     title = f"{model.source or type(model).__name__} on {dataset.name}"
     note: Progress = progress or (lambda stage, done, total: None)

@@ -138,7 +138,6 @@ class HubModel(nn.Module):
     type: ClassVar[str]
     config_class: ClassVar[Any]
     label_source: ClassVar[str | None] = None  # what it labels: "actions", "video", or nothing
-    judged_by: ClassVar[str] = "run `lattok evaluate MODEL DATASET`"
     config: Any
     evaluation: dict[str, Any] | None = None  # summary of the last evaluation, printed on the model card
     picture: str | None = None  # SVG of the same evaluation, shown there
@@ -223,6 +222,11 @@ class HubModel(nn.Module):
         several, picture = getattr(self, "datasets", ()), "" if self.picture is None else PICTURE
         shown, judged = asdict(self.config), self.judged_by
         return model_card(name, what, shown, self.evaluation, judged, facts, several, self.usage(), picture)
+
+    @property
+    def judged_by(self) -> str:
+        """Return what the card says where there is no evaluation."""
+        return "run `lattok evaluate MODEL DATASET`"
 
     def usage(self) -> list[str]:
         """Return lines of code for the card, which use `model` once it is loaded."""

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from lattok import checks
 from lattok.clip_lam import ClipLAM, ClipLAMConfig
 from lattok.clip_lam.sana import PREFIX, SanaDecoder, open_sana, sizes_of
 from lattok.data import RobotDataset, camera_keys, select_episodes
-from lattok.data.episodes import check_horizon, check_stride
+from lattok.data.episodes import check_horizon, check_stride_in
 from lattok.image_lam.features import known_scaling
 from lattok.normalize import Normalizer
 from lattok.recipes.common import QUANTILES, ImageOptions, MixOptions, Recipe
@@ -142,6 +141,8 @@ def _config(recipe: ClipLAMRecipe, datasets: Sequence[RobotDataset], cameras: tu
     """Return the recipe's model for this data."""
     chosen, key, horizon = recipe.model, recipe.data.action_key, recipe.data.horizon
     names = same_actions(datasets, key)
+    for dataset in datasets:
+        check_stride_in(dataset, recipe.data.episodes, checks.stride_in_frames(chosen.stride, dataset.fps))
     mean, std = known_scaling(chosen.features, chosen.features_size, chosen.features_revision)
     if horizon is None:
         steps = {checks.stride_in_frames(chosen.stride, dataset.fps) for dataset in datasets}
@@ -162,9 +163,9 @@ def _windows(recipe: ClipLAMRecipe, model: ClipLAM, dataset: RobotDataset, camer
     """Return every clip of a dataset, without its frames, with the instruction and the actions."""
     data, config = recipe.data, model.config
     episodes = select_episodes(dataset, data.episodes)
-    stride = model.stride_frames(dataset.fps)
-    check_stride(stride, np.array([episode.length for episode in episodes], dtype=np.int64), dataset.fps)
     check_horizon(config.horizon, episodes)
+    where = f" in {dataset.name}" if config.normalizers else ""
+    gaps = config.gaps(model.stride_frames(dataset.fps), where)[1:]
     return PolicyWindows(
         dataset,
         config.horizon,
@@ -175,7 +176,7 @@ def _windows(recipe: ClipLAMRecipe, model: ClipLAM, dataset: RobotDataset, camer
         state_key=None,
         episodes=data.episodes,
         action_episodes=data.action_episodes,
-        gaps=config.gaps(stride)[1:],
+        gaps=gaps,
         pixels=False,
     )
 

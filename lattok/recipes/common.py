@@ -87,6 +87,7 @@ class Recipe(ABC, Generic[Model]):
     loop_class: ClassVar[Any] = LoopOptions
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]
     default_preset: ClassVar[str]
+    joined: ClassVar[tuple[str, ...]] = ()  # presets that stand over another one
     looks: ClassVar[bool] = False  # at pictures
     compares: ClassVar[bool] = False  # with `--study`: see study.py
     common: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "lr", "seed", "device")  # come first in the help
@@ -120,11 +121,17 @@ class Recipe(ABC, Generic[Model]):
 
         A mixture is `dataset=None` with `mix=("data/a:1.0", "data/b:0.5")`.
         """
+        if not isinstance(out, str | Path):
+            checks.fail("out", "a folder", repr(out))
         preset = preset or cls.default_preset
+        if not isinstance(preset, str):
+            checks.fail("preset", 'names, joined by "+"', repr(preset))
         merged: dict[str, Any] = {}
         for name in preset.split("+"):
             checks.one_of("preset", name, cls.presets)
             merged.update(cls.presets[name])
+        if set(preset.split("+")) <= {*cls.joined}:
+            checks.fail("preset", f"{cls.default_preset}+{preset}, or another one under it", repr(preset))
         types = cls.option_types()
         checks.known_keys("options", {**merged, **options}, sorted(types))
         given = {name: typed(name, value, types[name]) for name, value in options.items()}

@@ -9,14 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from lattok import checks, hub
 from lattok.checks import LattokError
 from lattok.clip_lam import ClipLAMConfig
-from lattok.data import select_episodes
-from lattok.data.episodes import check_stride
+from lattok.data.episodes import check_stride_in
 from lattok.data.schema import short_name
 from lattok.evaluation.evidence.split import training_entries
 from lattok.hub import HubModel
@@ -122,9 +120,8 @@ class LARARecipe(VLARecipe):
         weights = joint.loss_weights(data.align_weight, data.lam_weight)
         gaps = partial(_gaps, data.gaps or (lam.config.stride,))
         for dataset in (source.dataset for source in found):
-            lengths = np.array([episode.length for episode in select_episodes(dataset, data.episodes)])
             for gap in gaps(dataset.fps):
-                check_stride(gap, lengths, dataset.fps, "gaps")
+                check_stride_in(dataset, data.episodes, gap, "gaps")
         return Learner(policy, joint, weights, self._groups, gaps, data.init is not None, inputs)
 
     def _groups(self, joint: nn.Module) -> list[ParameterGroup]:

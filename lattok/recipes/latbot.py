@@ -14,7 +14,9 @@ from typing import Any
 from lattok import checks
 from lattok.clip_lam import ClipLAM, ClipLAMConfig
 from lattok.clip_lam.distillation import SAME, Distillation, follow, taught_by
+from lattok.data.episodes import check_stride_in
 from lattok.hub import HubModel, config_of
+from lattok.recipes.common import Recipe
 from lattok.recipes.lara import check_frames, views_of
 from lattok.recipes.policy_data import PolicySource
 from lattok.recipes.run_folder import first_process
@@ -45,6 +47,9 @@ class LatBotOptions(PolicyOptions):
             own, unused = getattr(self, name), getattr(LatBotOptions, name)
             if self.phase == "finetune" and own != unused:
                 checks.fail(name, f"to be left out with phase=finetune ({unused}), without clips and texts", own)
+        for name in ("prefix", "labels", "latent_stride"):
+            if getattr(self, name) is not None:
+                checks.fail(name, "none: LatBot learns from its teacher, not from labels", repr(getattr(self, name)))
         checks.one_of("strategy", self.strategy, ("baseline",))
 
     @property
@@ -73,7 +78,7 @@ class LatBotRecipe(VLARecipe):
     compares = False
     data_class = LatBotOptions
     data: LatBotOptions
-    common = ("phase", "teacher", "student", *VLARecipe.common)
+    common = ("phase", "teacher", "student", "backbone", "horizon", "cameras", *Recipe.common)
     example = MappingProxyType({"teacher": "my-teacher", "backbone": "scratch", "image_size": 64})
     choices = MappingProxyType({"phase": PHASES})
     joined = (*VLARecipe.joined, "latbot")
@@ -113,6 +118,9 @@ class LatBotRecipe(VLARecipe):
             )
         known: ClipLAMConfig = config_of("teacher", before, ClipLAM)
         check_frames(config, known)
+        for dataset in (source.dataset for source in found):
+            stride = checks.stride_in_frames(known.stride, dataset.fps)
+            check_stride_in(dataset, self.data.episodes, stride, "teacher")
         policy = LatentVLA(*with_base(taught_by(config, known)))
         teacher = ClipLAM.from_pretrained(before)
         module = Distillation(policy, teacher, views_of(policy.config, teacher), self.data.whole_clips)

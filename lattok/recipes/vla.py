@@ -136,7 +136,7 @@ class VLARecipe(Recipe[LatentVLA]):
     example = MappingProxyType({"strategy": "la_direct", "backbone": "scratch"})
     choices = MappingProxyType({"strategy": STRATEGIES})
     default_preset = "libero"
-    joined: ClassVar[tuple[str, ...]] = ("p2t_code",)  # presets that stand over another one
+    joined = ("p2t_code",)
     goes_on: ClassVar[str | None] = None  # option with the policy that the one to train goes on with
     free: ClassVar[Collection[str]] = ()  # what that may change of the options it keeps
     presets = MappingProxyType(
@@ -178,8 +178,6 @@ class VLARecipe(Recipe[LatentVLA]):
         """
         if not preset and SCRATCH in (options.get("backbone"), getattr(cls._before(options), "backbone", None)):
             preset = SCRATCH
-        if preset in cls.joined:
-            checks.fail("preset", f"libero+{preset}, or another one under it", repr(preset))
         return super().from_preset(dataset, out, preset, **options)
 
     @classmethod

@@ -65,7 +65,7 @@ class PolicyAgent(Agent):
     """A `LatentVLA`, with its own cameras and in its own units; one of the unified spaces in those of its robot."""
 
     def __init__(self, policy: LatentVLA):
-        policy.check_chosen()
+        policy.check_acts()
         self.policy, config = policy.eval(), policy.config
         self.keys = (*config.cameras, *([config.state_key] if config.proprio_dim else []))
         self.size = _square(config.cameras, config.camera_sizes)

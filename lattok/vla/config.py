@@ -20,6 +20,7 @@ POOLS = ("mean", "none")
 HEADS = ("regression", "flow")
 SCRATCH = "scratch"
 BCE = "l2_bce"
+LATBOT = "latbot"  # name of the strategy of distilled policies
 MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_FLOW_STEPS = 1000
 
@@ -94,6 +95,8 @@ class VLAConfig(NormalizedActions):
         if self.head_dim % self.head_heads:
             checks.fail("head_heads", f"a divisor of head_dim {self.head_dim}", self.head_heads)
         checks.whole(proprio_dim=self.proprio_dim)
+        checks.named(self.action_dim, action_names=self.action_names)
+        checks.named(self.proprio_dim, proprio_names=self.proprio_names)
         check_mixture(self.normalizers)
         if self.absent:
             checks.size("absent", "lists, one for each dataset", len(self.absent), max(1, len(self.normalizers)))
@@ -140,6 +143,11 @@ class VLAConfig(NormalizedActions):
     def proprio_clipped(self) -> list[bool]:
         """The same for proprio, whose dimensions all have one kind."""
         return clipped_kinds([self.normalize] * self.proprio_dim, self.normalize_clip and self.proprio_dim > 0)
+
+    @property
+    def acts(self) -> bool:
+        """Whether it learns to act: a student of LatBot, which only follows its teacher, does not yet."""
+        return self.strategy.name != LATBOT or self.latent is None
 
     @property
     def segments(self) -> dict[str, Segment]:

@@ -153,8 +153,20 @@ class LatentVLA(BackboneModel):
         self.use_normalizers(self.unchosen() if config.normalizers else self.new_normalizers())
         self.queues = ActionQueues(config.horizon, config.n_action_steps)
 
+    @property
+    def judged_by(self) -> str:
+        """Return what the card says where there is no evaluation."""
+        return super().judged_by if self.config.acts else "it has not learned to act"
+
     def usage(self) -> list[str]:
         config = self.config
+        if not config.acts:
+            go_on = "lattok train latbot DATASET --out NEW --phase finetune --student FOLDER"
+            return [
+                "",
+                "# It predicts what its teacher says and has not learned to act yet. Go on with it:",
+                f"# {go_on}",
+            ]
         sizes = zip(config.cameras, config.camera_sizes, strict=True)
         shown = [f"    {quoted(key)}: torch.zeros(1, 3, {h}, {w}),  # yours: RGB from 0 to 1" for key, (h, w) in sizes]
         if config.proprio_dim:
@@ -210,6 +222,13 @@ class LatentVLA(BackboneModel):
     def check_chosen(self) -> None:
         """Raise `LattokError` where `for_dataset` has to name one of several datasets first."""
         _ = self.action_normalizer.shift
+
+    def check_acts(self) -> None:
+        """Raise `LattokError` unless it can act: it has learned to, and of several datasets one is chosen."""
+        if not self.config.acts:
+            hint = "Go on with it first: lattok train latbot --phase finetune --student FOLDER."
+            checks.fail("policy", "one that has learned to act", "a student of LatBot's phase distill", hint)
+        self.check_chosen()
 
     def forward(self, batch: PolicyBatch | Mapping[str, Any]) -> LossTerms:
         """Return the loss terms "action" and those of the strategy (all unweighted), and figures for the log.
@@ -302,6 +321,7 @@ class LatentVLA(BackboneModel):
         arrays. Of a single observation, without B and with one text, the result is [H, m]. A flow head starts from
         noise that follows from `seed` and what each sample shows. Raises `LattokError` for anything else.
         """
+        self.check_acts()
         observation, single = as_batch(self.config, observation)
         batch = self._batch(observation, learning=False)
         with self._inference():

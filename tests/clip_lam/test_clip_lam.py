@@ -151,6 +151,47 @@ def test_a_frame_is_predicted_and_a_chunk_drawn():
     assert torch.allclose(lam.generate(frames, latents)[1], actions + 1, atol=1e-5)
 
 
+def test_arrays_give_arrays_that_are_the_same():
+    lam, frames, clips = clip_lam(), pixels(2, 2), pixels(2, 3, 2)
+    drawn = lam.generate(frames.numpy(), lam.encode(clips.numpy(), "lift"))
+    for ours, theirs in zip(drawn, lam.generate(frames, lam.encode(clips, "lift")), strict=True):
+        assert isinstance(ours, np.ndarray)
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)
+
+
+def test_latents_that_are_not_of_these_frames_are_refused():
+    lam, frames = clip_lam(), pixels(2, 2)
+    latents = lam.encode(pixels(2, 3, 2), "lift")
+    wide = clip_lam(latent_dim=6).encode(pixels(2, 3, 2), "lift")
+    for given, argument, options in (
+        ((frames[:1], latents), "`latents`: expected shape .1, 3, 8.*got .2, 3, 8.", {}),
+        ((frames[:, :1], latents), "`frames`: expected 2 cameras", {}),
+        ((frames[0], latents), "`frames`: expected shape", {}),
+        ((frames, wide), "`latents`: expected shape .2, 3, 8", {}),
+        ((frames, latents.env), "`latents`: expected what `encode` gives", {}),
+        ((frames, latents.latents), "`latents`: expected what `encode` gives.*got Tensor", {}),
+        ((frames, latents), "`known`: expected 3 action dimensions", {"known": [True]}),
+        ((frames, latents), "`known`: expected true or false", {"known": [1.0, 1.0, 0.0]}),
+        ((frames, latents), "`seed`: expected a whole number", {"seed": "a"}),
+        ((frames, latents), "`seed`: expected at most", {"seed": 10**30}),
+    ):
+        with pytest.raises(LattokError, match=argument):
+            lam.generate(*given, **options)
+
+
+@pytest.mark.parametrize("stride", ["4", "0.2s", "0.05s"])
+def test_the_card_has_an_example_that_runs(stride, monkeypatch):
+    """Also where a stride in seconds has frames enough at high rates only."""
+    lam, names = clip_lam(stride=stride, frames=4), {}
+    monkeypatch.setattr(lattok, "load", lambda name: lam)
+    exec(re.findall("```python\n(.*?)```", lam.card("clips"), re.S)[0], names)
+    assert names["labels"].latents.shape == (20, 3, 8)
+
+
+def test_no_rate_is_found_for_a_strangers_stride():
+    assert "stride_frames(fps=1000)" in clip_lam(stride="0.0011s").card("clips")
+
+
 def test_what_is_drawn_starts_from_frames_as_they_were_in_training():
     """Frames of any size are resized to `image_size` first, and from there to the latent space."""
     lam = clip_lam(image_size=16, features_size=32)
@@ -167,6 +208,9 @@ def test_what_is_drawn_starts_from_frames_as_they_were_in_training():
         ({"mean": (0.1, 0.2)}, "`mean`: expected 3 numbers, one per colour, got 2"),
         ({"mean": (0.1, 0.2, float("nan"))}, "`mean`: expected finite numbers"),
         ({"std": (0.0, 1.0, 1.0)}, "`std`: expected numbers above 0"),
+        ({"latent_dim": 1}, "`latent_dim`: expected a whole number of at least 2, got 1"),
+        ({"action_names": ("x",) * 9}, "`action_names`: expected 3 names, one for each dimension, or none, got 9"),
+        ({"features_size": 20}, "`features_patch`: expected a divisor of features_size 20, got"),
         ({"normalizers": ("a",)}, "`normalizers`: expected none, or different names of datasets, got a"),
     ],
 )
@@ -224,8 +268,16 @@ def test_what_cannot_be_is_refused(changes, text):
 
 def test_a_stride_shorter_than_the_clip_is_refused():
     assert config(frames=4).gaps(9) == [0, 3, 6, 9]
-    with pytest.raises(LattokError, match="`frames`: expected at most 2, as many as a stride of 1 frames has, got 3"):
+    with pytest.raises(LattokError, match="`stride`: expected at least 2 frames, since a clip has 3 of them, got 1"):
         clip_lam().label_video(video(), 1)
+    with pytest.raises(LattokError, match="`task`: expected an instruction, got 3"):
+        clip_lam().label_video(video(), 4, 3)  # type: ignore[arg-type]
+    for texts in (None, [1, 2]):
+        with pytest.raises(LattokError, match="`texts`: expected an instruction, or a list of them"):
+            clip_lam().encode(pixels(2, 3, 2), texts)  # type: ignore[arg-type]
+    for fps in (0, -5, float("nan"), "10", None):
+        with pytest.raises(LattokError, match="`fps`: expected"):
+            clip_lam(stride="0.2s").stride_frames(fps)  # type: ignore[arg-type]
     with pytest.raises(LattokError, match="frames per sample"):
         clip_lam().encode(pixels(2, 2, 2), "a")
     with pytest.raises(LattokError, match="a PolicyBatch with later frames"):

@@ -144,6 +144,16 @@ def test_what_does_not_fit_is_refused():
             taught_by(replace(policy_config(**CONFIG), **{name: other}), student().config)
 
 
+def test_what_is_no_teacher_is_refused():
+    for given in ("teacher", student()):
+        with pytest.raises(LattokError, match="`teacher`: expected a latent action model of clips, got"):
+            LatBotLoss(given, WIDTH)  # type: ignore[arg-type]
+    loss = LatBotLoss(clip_lam(), WIDTH)
+    for fps in (0, -5, float("nan"), "10"):
+        with pytest.raises(LattokError, match="`fps`: expected"):
+            loss.clip_times(fps)  # type: ignore[arg-type]
+
+
 def supervised(**changes) -> tuple[Supervised, LatBotLoss, dict]:
     torch.manual_seed(0)
     loss = LatBotLoss(clip_lam(**changes), WIDTH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset
 from lattok.data.numbers import Block, Running, Unreadable, scan
 from lattok.data.schema import Damage
-from lattok.data.views import DECLARATION
+from lattok.data.views import DECLARATION, with_cameras
 from lattok.types import Episode
 from tests.conftest import put_video
 from tests.real import BRIDGE, needs_real
@@ -223,6 +224,20 @@ def test_declared_action_spaces_are_shown(make_dataset):
     assert "  space     action: position (3)" in inspect_dataset(dataset).render()
     path.write_text(json.dumps({"action": "bridge"}))
     assert [f.severity for f in inspect_dataset(open_dataset(dataset.root)).findings] == ["error"]
+
+
+def test_views_are_looked_into_as_what_is_behind_them(make_dataset):
+    """Cameras under other names, and columns that a description makes: videos and data files are the same."""
+    dataset = make_dataset([20, 30])
+    camera = dataset.cameras[0]
+    view = with_cameras(dataset, {"front": camera})
+    assert found(view) == found(dataset)
+    path = dataset.video_span(0, camera)[0]
+    shutil.copy(dataset.data_file(0), dataset.data_file(0).with_name("file-009.parquet"))
+    path.write_bytes(path.read_bytes()[:200])
+    text = found(with_cameras(open_dataset(dataset.root), {"front": camera}))
+    assert "file-009.parquet belongs to no episode" in text
+    assert f"error: cannot decode video {path}" in text
 
 
 def test_nothing_but_damage():

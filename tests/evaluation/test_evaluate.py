@@ -146,7 +146,7 @@ def test_without_actions_and_states_what_remains_is_reported(lam: ImageLAM):
 
 
 def test_a_model_that_labels_nothing_is_an_error(world: World):
-    with pytest.raises(LattokError, match="an action tokenizer, an image latent action model or a policy"):
+    with pytest.raises(LattokError, match="an action tokenizer, a latent action model or a policy"):
         evaluate(torch.nn.Linear(1, 1), world)
 
 

@@ -140,7 +140,7 @@ def test_cosine_warms_up_and_falls_to_the_least_rate():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"frames": 9}, "`frames`: expected at most 5, as many as a stride of 4 frames has, got 9"),
+        ({"frames": 9}, "`stride`: expected at least 8 frames, since a clip has 9 of them, got 4"),
         ({"acted_share": 0.5}, "`acted_share`: expected 0 unless action_episodes says"),
         ({"stride": "40"}, "40"),
     ],

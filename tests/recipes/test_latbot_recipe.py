@@ -15,6 +15,7 @@ from lattok import LattokError
 from lattok.cli import main
 from lattok.cli.train import as_flags
 from lattok.data import ActionSpace
+from lattok.sim.agents import PolicyAgent
 from lattok.vla.spaces import robot_spaces
 from tests.clip_lam.fakes import SIZES, clip_lam
 from tests.conftest import write_dataset
@@ -41,6 +42,13 @@ def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
     logged = [json.loads(line) for line in (tmp_path / "s/run/metrics.jsonl").read_text().splitlines()]
     assert [entry["loss"] for entry in logged] == [entry["loss/latent"] for entry in logged]
     student = lattok.LatentVLA.from_pretrained(tmp_path / "s")
+    card = (tmp_path / "s/README.md").read_text()
+    assert "Not evaluated yet: it has not learned to act." in card
+    assert "predict_chunk" not in card
+    assert main(["evaluate", str(tmp_path / "s"), data, "--out", str(tmp_path / "report")]) == 2
+    assert "`policy`: expected one that has learned to act, got a student" in capsys.readouterr().err
+    with pytest.raises(LattokError, match="learned to act"):
+        PolicyAgent(student)
     assert student.config.strategy.name == "latbot"
     assert student.segments["latent"].count == 5
     head = {name: POLICY[name] for name in ("head_dim", "head_heads", "horizon", "log_every")}
@@ -52,9 +60,25 @@ def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
     acting = lattok.LatentVLA.from_pretrained(tmp_path / "p")
     moved = (acting.placeholders[:5] - student.placeholders[:5]).detach()
     assert 0 < float(moved.abs().max()) < 0.02  # three small steps from where the student ended
+    again = {"phase": "finetune", "student": str(tmp_path / "p")}
+    with pytest.raises(LattokError, match="`student`: expected a policy of phase distill, got one of phase finetune"):
+        lattok.train(lattok.LatBotRecipe.from_preset(data, tmp_path / "q", **again))
     frames = lattok.open_dataset(data).frames(0, acting.config.cameras, [0])
     seen: dict = {key: torch.from_numpy(frames[:, i]) for i, key in enumerate(acting.config.cameras)}
-    assert acting.predict_chunk({**seen, "observation.state": torch.zeros(1, 2), "task": ["lift"]}).shape == (1, 4, 3)
+    observation = {**seen, "observation.state": torch.zeros(1, 2), "task": ["lift"]}
+    assert acting.predict_chunk(observation).shape == (1, 4, 3)
+    with pytest.raises(LattokError, match="`policy`: expected one that has learned to act, got a student"):
+        student.select_action(observation)
+
+
+@pytest.mark.parametrize("options", [{}, {"whole_clips": True}])
+def test_episodes_that_are_shorter_than_a_clip_teach_nobody(options, tmp_path):
+    long, short = write_dataset(tmp_path / "long", [12, 9]), write_dataset(tmp_path / "short", [3, 3, 3])
+    lattok.train(lattok.ClipLAMRecipe.from_preset(long, tmp_path / "teacher", "tiny", **{**LOOP, **SIZES}))
+    given = {**POLICY, **LOOP, **options, "backbone": "scratch", "horizon": 2, "teacher": str(tmp_path / "teacher")}
+    with pytest.raises(LattokError, match="`teacher`: expected a gap that leaves at least half of the frames"):
+        lattok.train(lattok.LatBotRecipe.from_preset(short, tmp_path / "s", **given))
+    assert not (tmp_path / "s").exists()
 
 
 def test_both_phases_begin_with_the_weights_of_the_baseline(tmp_path, monkeypatch):
@@ -126,6 +150,10 @@ def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
     [
         ({}, "`teacher`: expected a folder or a Hub id with phase=distill, and no student, got neither"),
         ({"phase": "finetune", "teacher": "x"}, "`student`: expected a folder or a Hub id with phase=finetune"),
+        (
+            {"prefix": "latent"},
+            "`prefix`: expected none: LatBot learns from its teacher, not from labels",
+        ),
         ({"strategy": "la_align"}, "`strategy`: expected one of baseline"),
         (
             {"phase": "finetune", "text_weight": 0.2},

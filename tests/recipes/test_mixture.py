@@ -328,12 +328,14 @@ def arm(root, names, camera):
 def test_the_how_to_works_as_it_stands(tmp_path, monkeypatch, capsys):
     pose = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
     arm(tmp_path / "data/bridge", pose, "observation.images.image_0")
-    arm(tmp_path / "data/sim", ("x", "y", "z", "gripper"), "observation.images.front")
+    arm(tmp_path / "data/sim", ("x", "y", "z", "gripper"), "observation.images.corner2")
     (tmp_path / "videos/push").mkdir(parents=True)
     shutil.copy(next((tmp_path / "data/sim").rglob("*.mp4")), tmp_path / "videos/push/one.mp4")
     monkeypatch.chdir(tmp_path)
     done, known = [], {}
-    for kind, text in BLOCK.findall((ROOT / "docs/howto/mixtures.md").read_text()):
+    unified = re.findall(r"^lattok train clip-lam --mix .*$", (ROOT / "docs/howto/latbot.md").read_text(), re.MULTILINE)
+    blocks = BLOCK.findall((ROOT / "docs/howto/mixtures.md").read_text())
+    for kind, text in (*blocks, ("bash", "\n".join(unified))):  # which goes on with these files
         if kind == "python":
             exec(text, known)
         for path, content in re.findall(r"cat > (\S+) << 'END'\n(.*?)\nEND\n", text, re.DOTALL):
@@ -345,7 +347,8 @@ def test_the_how_to_works_as_it_stands(tmp_path, monkeypatch, capsys):
                 short += ["--continuous-steps", "1"] if "image-lam" in line else []
                 short += POLICY if "vla" in line else []
                 assert main([*shlex.split(line)[1:], *short]) == 0, (line, capsys.readouterr().err)
-    assert len(done) == 5
+    assert len(done) == 6
+    assert lattok.load("runs/unified-teacher").config.normalizers == ("sim", "bridge")
     tokenizer = lattok.load("runs/extended-tokenizer")
     assert tokenizer.config.normalizers == ("sim", "bridge", "another_arm")
     bare = {**json.loads(Path("bridge.json").read_text()), "actions": AS}

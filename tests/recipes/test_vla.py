@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ import lattok
 from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import open_dataset
+from lattok.evaluation import evaluate
 from lattok.recipes.policy_data import PolicyBatches, find_labels, read_windows
 from lattok.recipes.study import BLIND, PROPRIO, title_of, train_study
 from lattok.samples.augment import Augmentation
@@ -19,7 +23,7 @@ from lattok.samples.frames import FrameReader
 from lattok.samples.policy import PolicyWindows
 from lattok.signals import Interrupted
 from lattok.vla import STRATEGIES
-from tests.conftest import CAMERAS
+from tests.conftest import CAMERAS, write_dataset
 from tests.recipes.policies import SIZES, TINY, annotated, with_absurd_actions
 
 RUNS = (*STRATEGIES, BLIND, PROPRIO)
@@ -74,6 +78,42 @@ def test_presets_are_table_8():
         assert (loop.schedule, loop.decay_every, loop.decay_factor) == ("step", 10_000, 0.5)
         assert made.model.horizon == horizon
     assert lattok.VLARecipe.from_preset("data", "out", "libero+p2t_code").model.action_loss == "l1"
+
+
+@pytest.mark.parametrize("recipe", [lattok.VLARecipe, lattok.LatBotRecipe])
+def test_presets_that_stand_over_others_need_one(recipe):
+    for preset in recipe.joined:
+        for given in (preset, f"{preset}+{preset}"):
+            with pytest.raises(LattokError, match=re.escape(f"`preset`: expected libero+{given}, or another one")):
+                recipe.from_preset("data", "out", given)
+
+
+@pytest.mark.parametrize(
+    ("out", "preset", "text"),
+    [
+        ("out", 5, '`preset`: expected names, joined by "\\+", got 5'),
+        ("out", ["scratch"], "`preset`: expected names"),
+        (None, "scratch", "`out`: expected a folder, got None"),
+        (3, "scratch", "`out`: expected a folder, got 3"),
+    ],
+)
+def test_what_is_no_preset_and_no_folder(out, preset, text):
+    with pytest.raises(LattokError, match=text):
+        lattok.VLARecipe.from_preset("data", out, preset)
+
+
+def test_held_out_actions_that_never_change_leave_nothing_to_gain(tmp_path, capsys):
+    data = write_dataset(tmp_path / "data", [12, 9, 11, 10])
+    path = next((data / "data").rglob("*.parquet"))
+    table = pq.read_table(path)
+    still = pa.FixedSizeListArray.from_arrays(pa.array([0.5] * 3 * len(table), pa.float32()), 3)
+    pq.write_table(table.set_column(table.column_names.index("action"), "action", still), path)
+    options = {**SIZES, "backbone": "scratch", "steps": 1, "batch_size": 2}
+    lattok.train(lattok.VLARecipe.from_preset(data, tmp_path / "out", **options))
+    assert "(mean action 0.000): nothing to gain, since held-out" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/held_out.json").read_text())["gain"] == 0
+    report = evaluate(str(tmp_path / "out"), data)
+    assert [verdict.holds for verdict in report.verdicts if verdict.key == "action_error"] == [False]
 
 
 def test_the_scratch_backbone_comes_with_the_preset_of_the_closed_loop_study():
@@ -430,6 +470,6 @@ def test_other_verbs_know_what_a_policy_is(dataset: Path, tmp_path: Path, capsys
     capsys.readouterr()
     for verb in (["annotate", "--out", str(tmp_path / "o"), "--prefix", "other"], ["verify"]):
         assert main([verb[0], str(dataset), "--model", policy, *verb[1:]]) == 2
-        assert "`model`: expected an action tokenizer or an image latent action model" in capsys.readouterr().err
+        assert "`model`: expected an action tokenizer or a latent action model" in capsys.readouterr().err
     main(["doctor", policy])
     assert "held-out actions" in capsys.readouterr().out

@@ -24,6 +24,7 @@ from lattok.types import PolicyBatch
 
 BATCH, MOST = 64, 5000
 BATCHES_AHEAD = 8
+ROUNDING = 1e-9  # an error below it is none
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,19 @@ class PolicyErrors:
 
     @property
     def gain(self) -> float:
-        """Share by which the error is lower than the mean action's: 0 is as bad, 1 is perfect."""
-        return 1 - self.error / self.mean_action
+        """Share by which the error is lower than the mean action's: 0 is as bad, 1 is perfect.
+
+        Where the mean action makes no error, since held-out actions never differ from it, there is nothing to gain: 0.
+        """
+        return 1 - self.error / self.mean_action if self.mean_action > ROUNDING else 0.0
 
     @property
     def text(self) -> str:
         """Both errors and the gain in one line."""
-        return (
-            f"Held-out episodes: error {self.error:.3f} against `{self.key}` (mean action {self.mean_action:.3f}): "
-            f"{abs(self.gain):.0%} {'lower' if self.gain >= 0 else 'higher'}"
-        )
+        share = f"{abs(self.gain):.0%} {'lower' if self.gain >= 0 else 'higher'}"
+        said = share if self.mean_action > ROUNDING else "nothing to gain, since held-out actions are the mean action"
+        errors = f"error {self.error:.3f} against `{self.key}` (mean action {self.mean_action:.3f})"
+        return f"Held-out episodes: {errors}: {said}"
 
     @property
     def verdict(self) -> dict[str, Any]:

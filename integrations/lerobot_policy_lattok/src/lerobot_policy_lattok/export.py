@@ -29,7 +29,7 @@ def export(model: LatentVLA | str | os.PathLike[str], folder: str | os.PathLike[
         model = lattok.load(model)
     if not isinstance(model, LatentVLA):
         checks.fail("model", "a policy", type(model).__name__)
-    model.check_chosen()
+    model.check_acts()
     if model.config.backbone == MERGED:
         hint = "Export the policy with adapters that it was made from."
         checks.fail("model", "a policy over a base model with a name", "one with its adapters merged", hint)
