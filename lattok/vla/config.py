@@ -95,8 +95,6 @@ class VLAConfig(NormalizedActions):
         if self.head_dim % self.head_heads:
             checks.fail("head_heads", f"a divisor of head_dim {self.head_dim}", self.head_heads)
         checks.whole(proprio_dim=self.proprio_dim)
-        checks.named(self.action_dim, action_names=self.action_names)
-        checks.named(self.proprio_dim, proprio_names=self.proprio_names)
         check_mixture(self.normalizers)
         if self.absent:
             checks.size("absent", "lists, one for each dataset", len(self.absent), max(1, len(self.normalizers)))
@@ -109,6 +107,8 @@ class VLAConfig(NormalizedActions):
         if self.action_dim * self.horizon > MOST_NUMBERS or self.proprio_dim > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions, proprio_dim {self.proprio_dim}"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk and in proprio", got)
+        checks.named(self.action_dim, action_names=self.action_names)
+        checks.named(self.proprio_dim, proprio_names=self.proprio_names)
         checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
         checks.one_of("backbone_dtype", self.backbone_dtype, DTYPES)
         checks.one_of("pool", self.pool, POOLS)

@@ -41,7 +41,7 @@ def config(strategy: str | Strategy = "baseline", latent: dict[str, Any] | None 
         "cameras": CAMERAS,
         "camera_sizes": ((24, 32), (16, 16)),
         "proprio_dim": S,
-        "proprio_names": tuple("abcde"),
+        "proprio_names": tuple("abcde") if changes.get("proprio_dim", S) == S else (),
         "strategy": plan,
         "latent": spec_for(plan, changes.get("horizon", H), latent or {}),
         "horizon": H,

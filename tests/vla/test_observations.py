@@ -179,6 +179,8 @@ def test_other_columns_of_a_dataset_are_left_alone():
             {"strategy": "la_tok", "latent": {"target": "steps"}},
             "`latent`: expected labels of chunk, for la_tok, got labels of",
         ),
+        ({"action_names": ("x",) * 9}, "`action_names`: expected 3 names, one for each dimension, or none, got 9"),
+        ({"proprio_names": ("x",)}, "`proprio_names`: expected 5 names, one for each dimension, or none, got 1"),
         ({"lora_rank": 0}, "`lora_rank`: expected a whole number of at least 1"),
         ({"backbone": "org/name", "train_backbone": "half"}, "`train_backbone`: expected one of lora, full, frozen"),
     ],
