@@ -131,7 +131,7 @@ def test_sizes_that_no_published_file_has(tmp_path):
         ({"dilations": (1, 2)}, "`dilations`: expected 3 numbers, one for each convolution in the file, got 1 2"),
         ({"dilations": (1, 2, 0)}, "`dilations[2]`: expected a whole number"),
         ({"dropout": 1.5}, "`dropout`: expected a number in [0, 1)"),
-        ({"action_names": ("x",)}, "`action_names`: expected 7 names, got 1"),
+        ({"action_names": ("x",)}, "`action_names`: expected 7 names, one for each dimension, or none, got 1"),
         ({"action_kind": "wild"}, "`action_kind`: expected one of"),
         ({"dim": 64}, "`options`: expected names among"),
         ({"normalize": "quantile"}, "`normalize`: expected identity without statistics"),
