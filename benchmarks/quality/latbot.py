@@ -15,7 +15,8 @@ moved      how far it is moved within the clip: from scene latents, motion laten
 R² is of all dimensions of a target together, which have one unit: one that hardly changes in an episode or two would
 have any R². `minus` has the differences to the first input with 95 % intervals over episodes; `frame`
 the error of the predicted frame, with true latents, wrong ones and none, over that of copying the first frame. Runs
-that are in the results already are not repeated, so that seeds can follow. The table has means over seeds; its last
+that are in the results already are not repeated, so that seeds can follow. Two have (`--seeds 3 4`) of exchange, no
+exchange and untrained. The table has means over seeds; its last
 columns count the seeds in which the interval of a difference lies above 0: of the action, twice, and of the object.
 """
 
