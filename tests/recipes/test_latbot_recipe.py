@@ -71,13 +71,15 @@ def test_teacher_student_and_policy_one_after_the_other(tmp_path, capsys):
         student.select_action(observation)
 
 
-@pytest.mark.parametrize("options", [{}, {"whole_clips": True}])
-def test_episodes_that_are_shorter_than_a_clip_teach_nobody(options, tmp_path):
-    long, short = write_dataset(tmp_path / "long", [12, 9]), write_dataset(tmp_path / "short", [3, 3, 3])
-    lattok.train(lattok.ClipLAMRecipe.from_preset(long, tmp_path / "teacher", "tiny", **{**LOOP, **SIZES}))
-    given = {**POLICY, **LOOP, **options, "backbone": "scratch", "horizon": 2, "teacher": str(tmp_path / "teacher")}
-    with pytest.raises(LattokError, match="`teacher`: expected a gap that leaves at least half of the frames"):
-        lattok.train(lattok.LatBotRecipe.from_preset(short, tmp_path / "s", **given))
+def test_episodes_that_are_shorter_than_a_clip_teach_nobody(tmp_path):
+    data, teacher = (
+        write_dataset(tmp_path / "data", [3, 3, 3]),
+        clip_lam(interpolation="bilinear").save_pretrained(tmp_path / "teacher"),
+    )
+    given = {**POLICY, **LOOP, "backbone": "scratch", "horizon": 2, "teacher": str(teacher)}
+    for whole in (False, True):
+        with pytest.raises(LattokError, match="`teacher`: expected a gap that leaves at least half of the frames"):
+            lattok.train(lattok.LatBotRecipe.from_preset(data, tmp_path / "s", whole_clips=whole, **given))
     assert not (tmp_path / "s").exists()
 
 
