@@ -211,7 +211,8 @@ def check_stride(stride: int, lengths: np.ndarray, fps: float, name: str = "stri
         checks.fail(name, "a gap that leaves at least half of the frames with a partner in their episode", got, hint)
 
 
-def check_stride_in(dataset: RobotDataset, episodes: str, stride: int, name: str = "stride") -> None:
-    """Do what `check_stride` does, for these episodes of a dataset."""
+def check_strides_in(dataset: RobotDataset, episodes: str, strides: Iterable[int], name: str = "stride") -> None:
+    """Do what `check_stride` does for each of `strides`, in these episodes of a dataset."""
     lengths = np.array([episode.length for episode in select_episodes(dataset, episodes)], dtype=np.int64)
-    check_stride(stride, lengths, dataset.fps, name)
+    for stride in strides:
+        check_stride(stride, lengths, dataset.fps, name)

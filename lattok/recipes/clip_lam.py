@@ -13,7 +13,7 @@ from lattok import checks
 from lattok.clip_lam import ClipLAM, ClipLAMConfig
 from lattok.clip_lam.sana import PREFIX, SanaDecoder, open_sana, sizes_of
 from lattok.data import RobotDataset, camera_keys, select_episodes
-from lattok.data.episodes import check_horizon, check_stride_in
+from lattok.data.episodes import check_horizon, check_strides_in
 from lattok.image_lam.features import known_scaling
 from lattok.normalize import Normalizer
 from lattok.recipes.common import QUANTILES, ImageOptions, MixOptions, Recipe
@@ -141,11 +141,12 @@ def _config(recipe: ClipLAMRecipe, datasets: Sequence[RobotDataset], cameras: tu
     """Return the recipe's model for this data."""
     chosen, key, horizon = recipe.model, recipe.data.action_key, recipe.data.horizon
     names = same_actions(datasets, key)
-    for dataset in datasets:
-        check_stride_in(dataset, recipe.data.episodes, checks.stride_in_frames(chosen.stride, dataset.fps))
+    strides = [checks.stride_in_frames(chosen.stride, dataset.fps) for dataset in datasets]
+    for dataset, stride in zip(datasets, strides, strict=True):
+        check_strides_in(dataset, recipe.data.episodes, [stride])
     mean, std = known_scaling(chosen.features, chosen.features_size, chosen.features_revision)
     if horizon is None:
-        steps = {checks.stride_in_frames(chosen.stride, dataset.fps) for dataset in datasets}
+        steps = set(strides)
         if len(steps) > 1:
             got = f"{chosen.stride}, which is {checks.listed(map(str, sorted(steps)))} steps"
             checks.fail("horizon", "a number of actions for datasets whose clips differ in steps", got)

@@ -14,7 +14,7 @@ from torch import nn
 from lattok import checks, hub
 from lattok.checks import LattokError
 from lattok.clip_lam import ClipLAMConfig
-from lattok.data.episodes import check_stride_in
+from lattok.data.episodes import check_strides_in
 from lattok.data.schema import short_name
 from lattok.evaluation.evidence.split import training_entries
 from lattok.hub import HubModel
@@ -120,8 +120,7 @@ class LARARecipe(VLARecipe):
         weights = joint.loss_weights(data.align_weight, data.lam_weight)
         gaps = partial(_gaps, data.gaps or (lam.config.stride,))
         for dataset in (source.dataset for source in found):
-            for gap in gaps(dataset.fps):
-                check_stride_in(dataset, data.episodes, gap, "gaps")
+            check_strides_in(dataset, data.episodes, gaps(dataset.fps), "gaps")
         return Learner(policy, joint, weights, self._groups, gaps, data.init is not None, inputs)
 
     def _groups(self, joint: nn.Module) -> list[ParameterGroup]:

@@ -14,7 +14,7 @@ from typing import Any
 from lattok import checks
 from lattok.clip_lam import ClipLAM, ClipLAMConfig
 from lattok.clip_lam.distillation import SAME, Distillation, follow, taught_by
-from lattok.data.episodes import check_stride_in
+from lattok.data.episodes import check_strides_in
 from lattok.hub import HubModel, config_of
 from lattok.recipes.common import Recipe
 from lattok.recipes.lara import check_frames, views_of
@@ -120,7 +120,7 @@ class LatBotRecipe(VLARecipe):
         check_frames(config, known)
         for dataset in (source.dataset for source in found):
             stride = checks.stride_in_frames(known.stride, dataset.fps)
-            check_stride_in(dataset, self.data.episodes, stride, "teacher")
+            check_strides_in(dataset, self.data.episodes, [stride], "teacher")
         policy = LatentVLA(*with_base(taught_by(config, known)))
         teacher = ClipLAM.from_pretrained(before)
         module = Distillation(policy, teacher, views_of(policy.config, teacher), self.data.whole_clips)
