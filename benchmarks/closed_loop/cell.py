@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,9 @@ from lattok.sim import find_tasks
 from lattok.sim.metaworld import PAIRS
 from lattok.sim.rollout import rollout
 from lattok.vla import STRATEGIES
+
+SUCCESS, FAILURE = "success", "failure"  # the opposite was reached first
+Outcome = tuple[int, str, int]
 
 
 def recipe_of(cell: Cell, folder: Path, out: Path, task: str | None = None) -> lattok.VLARecipe:
@@ -96,7 +99,9 @@ def run(cell: Cell, folder: Path) -> dict[str, Any]:
         blind = not policy.config.prompt
         for how, episodes in {"own": STARTS, "swapped": FEW_STARTS, "blank": FEW_STARTS}.items():
             if how == "own" or not blind:
-                results.setdefault(how, {}).update(counted(policy, world, episodes, instruction=how))
+                by_task = outcomes(policy, world, episodes, instruction=how)
+                results.setdefault("outcomes", {}).setdefault(how, {}).update(by_task)
+                results.setdefault(how, {}).update({task: counts(ends) for task, ends in by_task.items()})
         rollouts += time.process_time() - begun
     known = [cost for cost in trainings if cost is not None]
     training = sum(known) if len(known) == len(trainings) else None
@@ -115,14 +120,25 @@ def trained(cell: Cell, folder: Path, out: Path, task: str | None) -> tuple[latt
     return lattok.load(out), None if begun else time.process_time() - cost
 
 
+def outcomes(policy: lattok.LatentVLA, tasks: str, episodes: int, **options: Any) -> dict[str, list[Outcome]]:
+    """Return by task, of each rollout: the seed of its start state, how it ended, after how many decisions."""
+    played = rollout(policy, tasks, episodes, execute=EXECUTE, **options).episodes
+    by_task: dict[str, list[Outcome]] = {name: [] for name in find_tasks(tasks)}
+    for one in played:
+        end = SUCCESS if one.success else FAILURE if one.failure else "none"
+        by_task[one.task].append((one.seed, end, one.decisions))
+    return by_task
+
+
 def counted(policy: lattok.LatentVLA, tasks: str, episodes: int, **options: Any) -> dict[str, list[int]]:
     """Return successes, failures and number of rollouts by task."""
-    played = rollout(policy, tasks, episodes, execute=EXECUTE, **options).episodes
-    by_task = {name: [one for one in played if one.task == name] for name in find_tasks(tasks)}
-    return {
-        name: [sum(one.success for one in ones), sum(one.failure for one in ones), len(ones)]
-        for name, ones in by_task.items()
-    }
+    return {task: counts(ends) for task, ends in outcomes(policy, tasks, episodes, **options).items()}
+
+
+def counts(ends: Sequence[Outcome]) -> list[int]:
+    """Return successes, failures and number of rollouts."""
+    kinds = [end for _, end, _ in ends]
+    return [kinds.count(SUCCESS), kinds.count(FAILURE), len(kinds)]
 
 
 def main() -> None:

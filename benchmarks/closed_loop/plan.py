@@ -24,6 +24,8 @@ ACTED_SHARE = 0.5  # of a batch, where actions of some demonstrations only are k
 EXECUTE = 4  # actions of a chunk that are carried out
 POLICY: Mapping[str, Any] = MappingProxyType({"action_key": "expert_action", "device": "cpu"})  # over preset `scratch`
 COLOURS = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.05}
+HEAVIER = {"align_weight": 0.1, "lam_weight": 1.0}  # than LARA's published .01 and .01
+ON_PLACEHOLDER = {"align_on": "placeholder", "head": "regression"}  # whose state has seen no action; not LARA's
 EMA = {"ema": 0.998, "schedule": "constant", "lr": 3e-4}
 
 
@@ -117,9 +119,12 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "decoded": Row("Baseline, unknown actions read from labels", "baseline", "lam", decoded=True),
         "flow": Row("Baseline, flow head", "baseline", None, {"head": "flow"}),
         "longer": Row("Baseline, as many steps as LatBot in all", "baseline", None, {"steps": STEPS + DISTIL_STEPS}),
-        "lara": Row("LARA", "baseline", "lam", joint=True),
-        "lara-frozen": Row("LARA, its latent action model stays", "baseline", "lam", {"lam_rate": 0.0}, joint=True),
-        "lara-1": Row("LARA, at .1 and 1", "baseline", "lam", {"align_weight": 0.1, "lam_weight": 1.0}, joint=True),
+        "lara": Row("LARA, flow head", "baseline", "lam", joint=True),
+        "lara-1": Row("LARA, flow head, at .1 and 1", "baseline", "lam", HEAVIER, joint=True),
+        "placeholder": Row("Joint, a placeholder is aligned", "baseline", "lam", ON_PLACEHOLDER, joint=True),
+        "placeholder-1": Row(
+            "Joint, a placeholder is aligned, at .1 and 1", "baseline", "lam", {**ON_PLACEHOLDER, **HEAVIER}, joint=True
+        ),
         "latbot": Row("LatBot, distilled", "baseline", "teacher", distilled={}),
         "latbot-whole": Row("LatBot, by whole clips alone", "baseline", "teacher", distilled={"whole_clips": True}),
         # what each part of the Baseline's recipe does: the part left out, or another choice
@@ -148,7 +153,8 @@ CORE = ("baseline", "ph_direct", "la_align", "la_direct", "la_cond", "la_tok")
 CONTROLS = ("blind", "shuffled", "pixels")
 SOURCES = ("la_align-shuffled", "la_align-pixels", "la_align-truth", "la_align-blind")
 FEW_ONLY = ("latbot", "latbot-whole", "longer")
-FEW_SHOT = ("baseline", "la_align", "lara", *FEW_ONLY)
+FEW_SHOT = ("baseline", "la_align", "placeholder", *FEW_ONLY)
+JOINT = ("flow", "lara", "lara-1")  # LARA, and the Baseline with its head
 RECIPE = tuple(row for row in ROWS if row.startswith("recipe-"))
 
 

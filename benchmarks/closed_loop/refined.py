@@ -106,7 +106,7 @@ def main() -> None:
             found[cell] = figures_of(cell, args.folder, args.control)
             print(cell.name, {name: round(figures["codes"], 3) for name, figures in found[cell].items()}, flush=True)
     if not found:
-        raise SystemExit(f"no cell in {args.folder} has left a refined model: run those of the rows lara and lara-1")
+        raise SystemExit(f"no cell in {args.folder} has left a refined model: run those of a joint row, such as lara")
     found = {cell: found[cell] for cell in sorted(found)}
     write_results(args.out, {"environment": environment(), "cells": {c.name: figures for c, figures in found.items()}})
     args.out.with_suffix(".md").write_text(table(found) + "\n")

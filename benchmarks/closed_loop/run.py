@@ -21,6 +21,7 @@ from benchmarks.closed_loop.plan import (
     CORE,
     DEMONSTRATIONS,
     FEW_SHOT,
+    JOINT,
     LABELS,
     NOISE,
     RECIPE,
@@ -39,6 +40,7 @@ GROUPS = {
     "controls": CONTROLS,
     "sources": SOURCES,
     "few-shot": FEW_SHOT,
+    "joint": JOINT,
     "recipe": RECIPE,
     "all": tuple(ROWS),
 }

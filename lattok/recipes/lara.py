@@ -28,16 +28,18 @@ from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS
-from lattok.vla.joint import DETACH, JointLARA, LiveLAM
+from lattok.vla.joint import DETACH, HEAD, JointLARA, LiveLAM, check_place
 from lattok.vla.model import with_base
 from lattok.vla.strategies import check_layer
 
 LAM = "lam"  # folder of the run with the latent action model
 # what a policy that goes on may change: its weights mean the same
 FREE = ("instructions", "n_action_steps", "flow_steps", "gradient_checkpointing", "lora_dropout")
+FLOW = {"head": "flow"}  # what LARA aligns with is inside it
 PUBLISHED: Mapping[str, Any] = {  # stage 2 of the released code
-    "head": "flow",
     "horizon": 16,
+    "train_backbone": "frozen",
+    "align_layer": 0.875,  # after block 14 of 16
     "gaps": ("15",),
     "steps": 200_000,
     "batch_size": 256,
@@ -54,7 +56,8 @@ class LARAOptions(PolicyOptions):
     lam: str | None = None  # image latent action model that learns too, a folder or a Hub id; cannot be left out
     init: str | None = None  # policy to go on with, a folder or a Hub id; its architecture stays
     gaps: tuple[str, ...] = ()  # of later frames: "15" (frames), "0.5s"; left out: the latent action model's stride
-    align_layer: int | float = 1.0  # hidden state that is aligned: index, or fraction of the layers
+    align_on: str = HEAD  # whose state is aligned: the flow "head"'s, which sees noised actions, or the "placeholder"'s
+    align_layer: int | float = 1.0  # which of them: index, or fraction of the head's blocks or the backbone's layers
     align_weight: float = 0.01  # lambda of 1 - cos(W h, e)
     lam_weight: float = 0.01  # lambda of the latent action model's own loss
     detach: str = "none"  # who gets no gradient of the alignment: the latent action model ("lam") or the "policy"
@@ -78,7 +81,7 @@ class LARARecipe(VLARecipe):
     `lam` names the latent action model, which `lattok train image-lam` has trained: that is LARA's first stage. The
     refined one is in the run's folder `lam`. `init` goes on with a policy that was trained before.
 
-    - `libero`, `robotwin`, `jaka`, `scratch`, `p2t_code`: as in `lattok train vla`
+    - `libero`, `robotwin`, `jaka`, `scratch`, `p2t_code`: as in `lattok train vla`, with a flow head
     - joined with any of them ("libero+lara"): `lara`, numbers of the released code's second stage
     """
 
@@ -86,9 +89,15 @@ class LARARecipe(VLARecipe):
     compares = False
     data_class = LARAOptions
     data: LARAOptions
-    common = ("lam", "init", "align_weight", "lam_weight", "detach", *VLARecipe.common)
+    common = ("lam", "init", "align_on", "align_weight", "lam_weight", "detach", *VLARecipe.common)
     example = MappingProxyType({"lam": "my-lam", "backbone": "scratch", "image_size": 64})
-    presets = MappingProxyType({**VLARecipe.presets, "lara": PUBLISHED})
+    presets = MappingProxyType(
+        {
+            **VLARecipe.presets,
+            **{name: {**VLARecipe.presets[name], **FLOW} for name in VLARecipe.presets if name not in VLARecipe.joined},
+            "lara": {**FLOW, **PUBLISHED},
+        }
+    )
     joined = (*VLARecipe.joined, "lara")
     goes_on = "init"
     free = FREE
@@ -101,6 +110,7 @@ class LARARecipe(VLARecipe):
     def learner(self, found: Sequence[PolicySource]) -> Learner:
         """Return both models as one module, the policy first: without the other it would begin the same."""
         data, inputs = self.data, {}
+        check_place(data.align_on, self.model.head)
         if data.lam is None:
             hint = "lattok train image-lam trains one."
             checks.fail("lam", "an image latent action model, a folder or a Hub id", "none", hint)
@@ -116,7 +126,7 @@ class LARARecipe(VLARecipe):
         check_frames(policy.config, lam.config)
         if data.backbone_rate == 0:
             policy.backbone.requires_grad_(False)
-        joint = JointLARA(policy, live, data.align_layer, data.detach)
+        joint = JointLARA(policy, live, data.align_layer, data.detach, data.align_on)
         weights = joint.loss_weights(data.align_weight, data.lam_weight)
         gaps = partial(_gaps, data.gaps or (lam.config.stride,))
         for dataset in (source.dataset for source in found):
@@ -136,7 +146,7 @@ class LARARecipe(VLARecipe):
         """Return the policy, which knows nothing of the other model any more, and the refined one unless it stayed."""
         data, joint = self.data, learner.module
         assert isinstance(joint, JointLARA)
-        names = ("align_layer", "align_weight", "lam_weight", "detach")
+        names = ("align_on", "align_layer", "align_weight", "lam_weight", "detach")
         together = {"joint": {name: getattr(data, name) for name in names} | dict(learner.inputs)}
         policy, lam = learner.policy, joint.lam.lam
         made: dict[str, HubModel] = {"": policy}

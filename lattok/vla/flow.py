@@ -45,14 +45,34 @@ class FlowActionHead(ActionHead):
 
         Steps that are not valid are neither judged nor seen by the others; nor are dimensions, where `valid` has them.
         """
+        return self.learn(states, proprio, target, valid, draws)[0]
+
+    def learn(
+        self,
+        states: States,
+        proprio: Tensor | None,
+        target: Tensor,
+        valid: Tensor,
+        draws: FlowDraws | None = None,
+        known: Tensor | None = None,
+    ) -> tuple[LossTerms, list[Tensor]]:
+        """Return what `loss` does, and what each block makes of the noised actions at the drawn times, [B, H, d].
+
+        Of a sample without any valid step they are noise alone, at time 0, where a rollout starts too: in all steps,
+        and in the dimensions that are `known` [B, m].
+        """
         noise, times = draw_flow(target.shape, device=target.device) if draws is None else draws
-        target, steps = target.masked_fill(~numbers(valid), 0.0), valid
+        steps = valid if valid.dim() == 2 else valid.any(-1)
+        blind = ~steps.any(1)
+        target, times = target.masked_fill(~numbers(valid), 0.0), times.masked_fill(blind, 0.0)
         share = times[:, None, None]
         x = (1 - share) * noise + share * target
         if valid.dim() == 3:
-            x, steps = x.masked_fill(~valid, 0.0), valid.any(-1)
-        predicted = self.velocity(x, times, states, proprio, steps).float()
-        return {"action": action_loss(predicted, target - noise, valid, "l2", self.reduction)}
+            there = blind[:, None, None] if known is None else blind[:, None, None] & known[:, None]
+            x = x.masked_fill(~(valid | there), 0.0)
+        after = self.follow(self.start(x, times), states, proprio, steps | blind[:, None])
+        predicted = self.out(self.norm(after[-1])).float()
+        return {"action": action_loss(predicted, target - noise, valid, "l2", self.reduction)}, after
 
     @torch.no_grad()
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
@@ -69,13 +89,15 @@ class FlowActionHead(ActionHead):
             x = x + (self.velocity(x, times, states, proprio).float() / self.steps).masked_fill(~there, 0.0)
         return x
 
-    def velocity(
-        self, x: Tensor, times: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None
-    ) -> Tensor:
-        """Predict where chunks [B, H, m] at times [B] go, [B, H, m]; only steps that are `valid` are looked at."""
+    def velocity(self, x: Tensor, times: Tensor, states: States, proprio: Tensor | None) -> Tensor:
+        """Predict where chunks [B, H, m] at times [B] go, [B, H, m]."""
+        return self.read(self.start(x, times), states, proprio)
+
+    def start(self, x: Tensor, times: Tensor) -> Tensor:
+        """Return what the steps [B, H, d] start as: their query, chunks [B, H, m] and times [B]."""
         kind = self.queries.dtype
         when = self.time(sinusoids(TICKS * times, self.queries.shape[1]).to(kind))[:, None]  # b 1 d
-        return self.read(self.queries + self.noisy(x.to(kind)) + when, states, proprio, valid)
+        return self.queries + self.noisy(x.to(kind)) + when
 
 
 def draw_flow(

@@ -123,10 +123,16 @@ class ActionHead(nn.Module):
 
     def read(self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None) -> Tensor:
         """Let steps [B, H, d] look at the states, and at those of them that are `valid`; return numbers [B, H, m]."""
+        return self.out(self.norm(self.follow(x, states, proprio, valid)[-1]))
+
+    def follow(self, x: Tensor, states: States, proprio: Tensor | None, valid: Tensor | None = None) -> list[Tensor]:
+        """Return what each block in turn makes of steps [B, H, d]."""
         token = None if self.proprio is None or proprio is None else self.proprio(proprio)[:, None]  # b 1 d
+        after = []
         for layer, block in zip(self.layers, self.blocks, strict=True):
             x = block(x, states[layer], token, valid)
-        return self.out(self.norm(x))
+            after.append(x)
+        return after
 
 
 def pool_codes(states: Tensor, per_step: int, how: str = "mean") -> Tensor:

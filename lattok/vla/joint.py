@@ -2,10 +2,12 @@
 
     L = L_action + λ (1 - cos(W h, e)) + λ_LAM L_LAM            λ = λ_LAM = 0.01
     e = mean over later frames k of flat(latents(o_t, o_k))      before quantization
+    h = state of the last noised action x_t inside the flow head  on="head", as released
+    h = state of the backbone's last placeholder                  on="placeholder", lattok's own: h has seen no action
 
-h is the hidden state of the policy's last placeholder, L_LAM the latent action model's own loss on the same pairs,
-whose latents are computed once for both. The alignment teaches the policy, W and the encoder of the latent action
-model; no codebook and no frozen feature. Frames beyond the episode make no pair. Nothing of this acts.
+L_LAM is the latent action model's own loss on the same pairs, whose latents are computed once for both. The alignment
+teaches the policy, W and the encoder of the latent action model; no codebook and no frozen feature. Frames beyond the
+episode make no pair. Where actions are not known, h in the head is that of noise at time 0. Nothing of this acts.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ from lattok.labels import LatentSpec
 from lattok.quantize import Codebook
 from lattok.types import LossTerms, PairBatch, PairIndex, PolicyBatch
 from lattok.vla import losses
+from lattok.vla.flow import FlowActionHead
 from lattok.vla.model import LatentVLA, of_share
 from lattok.vla.strategies import hidden_index
 from lattok.vla.supervision import LatentSupervision
 from lattok.vla.tap import Preprocessor, WrappedPreprocessor
 
 DETACH = ("none", "lam", "policy")
+HEAD, PLACEHOLDER = "head", "placeholder"  # where h is
 FRAMES, VALID = "pairs.frames", "pairs.valid"
 HINT = "keep_pairs(preprocessor, cameras) makes them out of LeRobot's batches."
 
@@ -146,12 +150,18 @@ class JointLARA(nn.Module):
         lam: LiveLAM,
         layer: int | float = 1.0,
         detach: str = "none",
+        on: str = HEAD,
     ):
-        """`layer`: the hidden state that is h, an index or a fraction of the backbone's layers."""
+        """`layer`: the state that is h, an index or a fraction of the flow head's blocks or the backbone's layers."""
         super().__init__()
+        check_place(on, policy.config.head)
         self.policy, self.lam = policy, lam
-        self.layer = hidden_index(layer, policy.backbone.num_layers)
-        self.align = Alignment(policy.backbone.hidden_size, lam.latent_dim, detach)
+        if on == HEAD:
+            assert isinstance(policy.head, FlowActionHead)
+            width, self.at = policy.config.head_dim, {"block": hidden_index(layer, len(policy.head.blocks))}
+        else:
+            width, self.at = policy.backbone.hidden_size, {"layer": hidden_index(layer, policy.backbone.num_layers)}
+        self.align = Alignment(width, lam.latent_dim, detach)
 
     def loss_weights(self, align: float = 0.01, lam: float = 0.01) -> dict[str, float]:
         """Return the weights of all terms, for these of the alignment and of the latent action model's loss."""
@@ -166,10 +176,18 @@ class JointLARA(nn.Module):
         if batch.later is None or batch.pairs is None:
             checks.fail("batch", "a batch with later frames and which of them are there", "one without")
         seen = self.lam(batch.images, batch.later, batch.pairs)
-        terms, states = self.policy.learn(batch, self.layer)
+        terms, states = self.policy.learn(batch, **self.at)
         reduction = self.policy.config.loss_reduction
         lara = {"lara": self.align(states, seen.latents, seen.valid, reduction)}
         return {**terms, **of_share(lara, seen.valid[:, None], batch.pairs.samples), **seen.terms}
+
+
+def check_place(on: str, head: str) -> None:
+    """Require that a policy with this head has the state that `on` names."""
+    checks.one_of("align_on", on, (HEAD, PLACEHOLDER))
+    if on == HEAD and head != "flow":
+        hint = f"Only a flow head is given actions: set head=flow, or align_on={PLACEHOLDER}, which has seen none."
+        checks.fail("align_on", f"{PLACEHOLDER} with head={head}", on, hint)
 
 
 class SeenPairs(NamedTuple):

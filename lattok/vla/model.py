@@ -237,19 +237,31 @@ class LatentVLA(BackboneModel):
         """
         return self._learn(batch)[0]
 
-    def learn(self, batch: PolicyBatch, layer: int) -> tuple[LossTerms, Tensor]:
-        """Return what `forward` does, and hidden state `layer` of the last placeholder, [B, D], with its gradient."""
-        terms, seen = self._learn(batch, layer)
-        assert seen.last is not None
-        return terms, seen.last
+    def learn(self, batch: PolicyBatch, layer: int | None = None, block: int = 0) -> tuple[LossTerms, Tensor]:
+        """Return what `forward` does, and a state with its gradient.
 
-    def _learn(self, batch: PolicyBatch | Mapping[str, Any], layer: int | None = None) -> tuple[LossTerms, Seen]:
+        That is hidden state `layer` of the backbone's last placeholder, [B, D], or what block `block` (from 1) of a
+        flow head makes of the last noised action of each sample that is valid, [B, d].
+        """
+        terms, seen, after = self._learn(batch, layer)
+        if layer is not None:
+            assert seen.last is not None
+            return terms, seen.last
+        return terms, last_step(after[block - 1], batch.valid.to(after[0].device))
+
+    def _learn(
+        self, batch: PolicyBatch | Mapping[str, Any], layer: int | None = None
+    ) -> tuple[LossTerms, Seen, list[Tensor]]:
         checked = _checked(batch)
         batch = self._batch(batch, learning=True)
         seen = self._see(batch, learning=True, layer=layer)
-        target = self.action_normalizer(batch.actions)
-        terms = self.head.loss(seen.states, seen.proprio, target, batch.judged, batch.draws)
-        return of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, seen, checked), seen
+        target, after = self.action_normalizer(batch.actions), list[Tensor]()
+        given = seen.states, seen.proprio, target, batch.judged, batch.draws
+        if isinstance(self.head, FlowActionHead):
+            terms, after = self.head.learn(*given, batch.known)
+        else:
+            terms = self.head.loss(*given)
+        return of_share(terms, batch.valid, batch.acted) | self._latent_terms(batch, seen, checked), seen, after
 
     def _latent_terms(self, batch: PolicyBatch, seen: Seen, checked: bool) -> LossTerms:
         if batch.latent is None:
@@ -400,6 +412,13 @@ def _checked(batch: Any) -> bool:
     Others are checked: on the host that costs nothing, on a GPU it waits.
     """
     return isinstance(batch, PolicyBatch) and batch.images.device.type != "cpu"
+
+
+def last_step(states: Tensor, valid: Tensor) -> Tensor:
+    """Take of states [B, H, d] that of the last step that is `valid` [B, H]; of a sample without any, the last."""
+    steps = torch.arange(valid.shape[1], device=valid.device)
+    last = torch.where(valid, steps, -1).amax(1, keepdim=True) % len(steps)
+    return (states * (steps == last)[..., None]).sum(1)  # a product is deterministic on every device
 
 
 def of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTerms:

@@ -79,7 +79,7 @@ def hidden_index(layer: int | float, num_layers: int) -> int:
     """Return the index of 0..N that names a hidden state; fractions are rounded up."""
     index = layer if isinstance(layer, int) else math.ceil(round(layer * num_layers, 9))
     if index > num_layers:
-        checks.fail("layer", f"a hidden state from 1 to {num_layers} of this backbone", index)
+        checks.fail("layer", f"a state from 1 to {num_layers} of this network", index)
     return index
 
 

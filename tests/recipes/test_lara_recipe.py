@@ -22,6 +22,7 @@ from lattok.recipes.lara import LARARecipe
 from lattok.recipes.policy_data import PolicyBatches, find_labels, read_windows
 from lattok.signals import Interrupted
 from lattok.training import loop
+from lattok.vla.strategies import hidden_index
 from tests.conftest import CAMERAS, write_dataset
 from tests.image_lam.test_perceptual import random_vgg
 from tests.recipes.policies import SIZES, annotated
@@ -252,8 +253,24 @@ def test_a_policy_that_goes_on_keeps_its_architecture(folder: Path, tmp_path: Pa
             LARARecipe.from_preset(None if "mix" in options else folder / "data", tmp_path / "p", **given, **options)
         assert text in str(error.value)
     other = write_dataset(tmp_path / "other", [14, 13, 12], cameras=True)
+    with pytest.raises(LattokError, match="`align_on`: expected placeholder with head=regression, got head"):
+        lattok.train(LARARecipe.from_preset(other, tmp_path / "q", **given))
+    given["align_on"] = "placeholder"
     with pytest.raises(LattokError, match="`cameras`: expected .*, as the policy in init has, got"):
         lattok.train(LARARecipe.from_preset(other, tmp_path / "q", **given, cameras=("front",)))
+
+
+def test_presets_have_the_released_place_of_the_alignment(tmp_path: Path):
+    """A flow head in all of them; `lara` freezes the backbone and aligns block 14 of 16, as the released stage 2."""
+    found = {
+        name: LARARecipe.from_preset("data", tmp_path, name, lam="lam") for name in ("scratch", "libero", "libero+lara")
+    }
+    for made in found.values():
+        assert (made.data.align_on, made.model.head) == ("head", "flow")
+    assert (found["libero"].model.train_backbone, found["libero"].data.align_layer) == ("lora", 1.0)
+    published = found["libero+lara"]
+    assert (published.model.train_backbone, hidden_index(published.data.align_layer, 16)) == ("frozen", 14)
+    assert (published.data.align_weight, published.data.lam_weight, published.loop.steps) == (0.01, 0.01, 200_000)
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ from torch import nn
 
 from lattok import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.types import PairBatch, PairIndex, PolicyBatch
+from lattok.types import FlowDraws, PairBatch, PairIndex, PolicyBatch
 from lattok.vla import Supervised
+from lattok.vla.flow import draw_flow
+from lattok.vla.head import HeadBlock
 from lattok.vla.joint import FRAMES, VALID, Alignment, JointLARA, LARALoss, LiveLAM, keep_pairs
 from tests.image_lam.test_perceptual import random_vgg
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy
@@ -42,14 +44,38 @@ def joint_batch(model: JointLARA, inside: list[list[int]] = INSIDE, free: bool =
     later = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(7)).to(torch.uint8)
     valid = data.valid.clone()
     valid[: 2 * free] = False
-    return data._replace(valid=valid, later=later, pairs=pairs_of(there))
+    draws = draw_flow(data.actions.shape, torch.Generator().manual_seed(8))
+    return data._replace(valid=valid, later=later, pairs=pairs_of(there), draws=draws)
 
 
-def joint(strategy: str = "baseline", detach: str = "none", frozen: bool = False, lam: dict | None = None, **options):
-    made = policy(strategy, **options)
+def joint(
+    strategy: str = "baseline",
+    detach: str = "none",
+    frozen: bool = False,
+    lam: dict | None = None,
+    on: str = "head",
+    **options,
+):
+    made = policy(strategy, **{"head": "flow" if on == "head" else "regression", **options})
     live = LiveLAM(lam_of(**lam or {}), views=[0], frozen=frozen)
     torch.manual_seed(5)
-    return JointLARA(made, live, detach=detach).train()
+    return JointLARA(made, live, detach=detach, on=on).train()
+
+
+def tapped(model: JointLARA, data: PolicyBatch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Return what each block of the flow head is given and gives, as hooks see it."""
+    given, made = list[torch.Tensor](), list[torch.Tensor]()
+
+    def record(_, args, out) -> None:
+        given.append(args[0])
+        made.append(out)
+
+    hooks = [m.register_forward_hook(record) for m in model.policy.head.modules() if isinstance(m, HeadBlock)]
+    with torch.no_grad():
+        model.policy(data)
+    for hook in hooks:
+        hook.remove()
+    return given, made
 
 
 def total(model: JointLARA, data: PolicyBatch, align: float = 0.3, lam: float = 0.2) -> torch.Tensor:
@@ -62,14 +88,20 @@ def learning(module: nn.Module) -> set[str]:
     return {name for name, p in module.named_parameters() if p.grad is not None and bool(p.grad.any())}
 
 
-def test_the_loss_is_the_papers_by_hand():
-    """1 - cos(W h, e): h the last placeholder's state, e the mean over the later frames that are there."""
-    model = joint().eval()
+@pytest.mark.parametrize("on", ["head", "placeholder"])
+def test_the_loss_is_the_papers_by_hand(on: str):
+    """1 - cos(W h, e): e is the mean over the later frames that are there.
+
+    h is what the flow head's last block makes of the last action, or the state of the backbone's last placeholder.
+    """
+    model = joint(on=on).eval()
     data = joint_batch(model)
+    last = [3, 3, 3, 1]  # the last sample ends two steps early
     with torch.no_grad():
         terms = model(data)
         seen = model.policy._see(data, learning=True, layer=3)
-        h = seen.last.double().numpy()
+        states = seen.last if on == "placeholder" else tapped(model, data)[1][-1][range(4), last]
+        h = states.double().numpy()
         w, b = (p.detach().double().numpy() for p in (model.align.project.weight, model.align.project.bias))
         cosines = []
         for i, there in enumerate(INSIDE):
@@ -88,10 +120,58 @@ def test_the_loss_is_the_papers_by_hand():
             torch.testing.assert_close(terms[f"lam_{name}"], term)
         alone = model.policy(data)
         assert alone["action"] == terms["action"]
-    assert model.layer == 3
+    assert model.at == ({"block": 2} if on == "head" else {"layer": 3})
     states = model.policy._see(data, learning=True, layer=3).last
     outs = model.policy.backbone(model.policy._inputs(data), model.policy.placeholders.expand(4, -1, -1), [3])
     torch.testing.assert_close(states, outs.hidden[3][:, -1])
+
+
+def test_the_head_sees_noised_actions_and_noise_alone_where_they_are_not_known():
+    """x_t = (1 - t) noise + t actions at the drawn t; without actions t is 0, and every step is seen."""
+    model = joint()
+    data = joint_batch(model)
+    head, given = model.policy.head, tapped(model, data)[0][0]
+    times = data.draws.times.where(torch.tensor([False, False, True, True]), 0.0)
+    share = times[:, None, None]
+    with torch.no_grad():
+        actions = model.policy.action_normalizer(data.actions)
+        expected = head.start((1 - share) * data.draws.noise + share * actions, times)
+    torch.testing.assert_close(given[:3], expected[:3])
+    torch.testing.assert_close(given[3, :2], expected[3, :2])
+    other = data._replace(draws=data.draws._replace(noise=data.draws.noise.clone()))
+    other.draws.noise[0, 0] += 1  # its first step
+    changed = (tapped(model, other)[1][-1] - tapped(model, data)[1][-1]).abs().amax(2) > 0
+    assert changed.tolist() == [[True] * 4, *[[False] * 4] * 3]
+    lacking = data._replace(known=torch.tensor([[True, True, False]] * 4))  # a robot without the last dimension
+    with torch.no_grad():
+        expected = head.start(data.draws.noise * torch.tensor([1.0, 1.0, 0.0]), torch.zeros(4))
+    torch.testing.assert_close(tapped(model, lacking)[0][0][:2], expected[:2])
+
+
+def test_the_alignment_knows_the_actions_and_teaches_the_action_head():
+    """A placeholder of the backbone has seen no action, and its alignment teaches no head."""
+    for on, acts in (("head", True), ("placeholder", False)):
+        model = joint(on=on)
+        data = joint_batch(model, free=False)
+        other = data._replace(actions=-data.actions)
+        before, after = model(data)["lara"], model(other)["lara"]
+        assert bool(before != after) == acts
+        before.backward()
+        taught = {name.split(".")[0] for name in learning(model.policy.head)}
+        assert taught == ({"queries", "blocks", "proprio", "noisy", "time"} if acts else set())
+
+
+def test_any_block_can_be_aligned():
+    """The released code has one tree with the last block, and one with block 14 of 16."""
+    states = []
+    for layer, block in ((1, 0), (0.5, 0), (2, 1), (1.0, 1)):
+        model = joint()
+        model = JointLARA(model.policy, model.lam, layer=layer)
+        data = joint_batch(model, free=False)
+        _, state = model.policy.learn(data, **model.at)
+        torch.testing.assert_close(state.detach(), tapped(model, data)[1][block][range(4), [3, 3, 3, 1]])
+        states.append(state)
+    assert not torch.equal(states[0], states[2])
 
 
 @pytest.mark.parametrize("case", ["lara_lam_a", "lara_lam_b"])
@@ -143,14 +223,15 @@ def test_what_lies_beyond_the_episode_changes_nothing():
 LAM = {"encoder", "control.heads"}
 
 
+@pytest.mark.parametrize("on", ["head", "placeholder"])
 @pytest.mark.parametrize("free", [False, True], ids=["acted", "action-free"])
 @pytest.mark.parametrize("detach", ["none", "lam", "policy"])
-def test_who_gets_a_gradient_of_the_alignment(detach: str, free: bool):
+def test_who_gets_a_gradient_of_the_alignment(detach: str, free: bool, on: str):
     """The policy's backbone and placeholders, and the encoder of the latent action model, unless one is detached.
 
-    Never: the action head, a codebook, the decoder, frozen features.
+    The action head where the state is its own. Never: its output, a codebook, the decoder, frozen features.
     """
-    model = joint(detach=detach, lam={"features": "pixels"})
+    model = joint(detach=detach, lam={"features": "pixels"}, on=on)
     data = joint_batch(model, free=free)
     if free:
         data.valid.fill_(False)  # the whole batch
@@ -161,7 +242,14 @@ def test_who_gets_a_gradient_of_the_alignment(detach: str, free: bool):
     assert ("policy.placeholders" in found) == (detach != "policy")
     assert any(name.startswith("lam.lam.encoder.") for name in found) == (detach != "lam")
     assert any(name.startswith("lam.lam.control.heads.") for name in found) == (detach != "lam")
-    others = ("policy.head.", "lam.lam.decoder.", "lam.lam.control.quantizer.", "lam.lam.features.")
+    assert any(name.startswith("policy.head.blocks.") for name in found) == (on == "head" and detach != "policy")
+    others = (
+        "policy.head.out.",
+        "policy.head.norm.",
+        "lam.lam.decoder.",
+        "lam.lam.control.quantizer.",
+        "lam.lam.features.",
+    )
     assert not [name for name in found if name.startswith(others)]
     assert bool(model.policy.placeholders.grad is not None and model.policy.placeholders.grad[-1].any()) == (
         detach != "policy"
@@ -211,6 +299,7 @@ def test_samples_without_actions_teach_by_the_alignment_alone():
             data.proprio[known],
             data.actions[known],
             data.valid[known],
+            draws=FlowDraws(*(part[known] for part in data.draws)),
         )
         torch.testing.assert_close(terms["action"], model.policy(kept)["action"])
         acted.actions[:2] = torch.nan
@@ -239,6 +328,7 @@ def test_shares_of_a_batch_add_up():
                 acted=torch.tensor(2.0 / shares),
                 later=whole.later[rows],
                 pairs=PairIndex(there[rows].nonzero(), *counts),
+                draws=FlowDraws(*(part[rows] for part in whole.draws)),
             )
             terms = model(part)
             (sum(w * terms[n] for n, w in model.loss_weights(0.3, 0.2).items() if n in terms) / shares).backward()
@@ -311,7 +401,7 @@ def test_lpips_is_part_of_its_own_loss_where_the_latent_action_model_says_so(mon
 
 @pytest.mark.parametrize("head", ["regression", "flow"])
 def test_a_policy_acts_without_any_of_it(head: str):
-    model = joint(head=head)
+    model = joint(on="head" if head == "flow" else "placeholder")
     data = batch(model.policy.config)
     expected = model.policy.predict_chunk(data)
 
@@ -350,8 +440,13 @@ def test_futures_of_the_latent_action_model_are_those_of_the_policy():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
+        (
+            lambda: joint(head="regression"),
+            "`align_on`: expected placeholder with head=regression, got head. Only a flow head is given actions",
+        ),
+        (lambda: joint(on="both", head="flow"), "`align_on`: expected one of head, placeholder, got 'both'"),
         (lambda: joint(detach="both"), "`detach`: expected one of none, lam, policy, got 'both'"),
-        (lambda: JointLARA(policy(), LiveLAM(lam_of()), layer=9), "`layer`: expected a hidden state from 1 to 3"),
+        (lambda: JointLARA(policy(head="flow"), LiveLAM(lam_of()), layer=9), "`layer`: expected a state from 1 to 2"),
         (lambda: joint()(batch(config())), "`batch`: expected a batch with later frames and which of them are there"),
         (
             lambda: LiveLAM(lam_of(language="precomputed", language_dim=4)),
@@ -477,5 +572,5 @@ def test_configs_of_lam_stay_as_they_are():
     """What is exported is the model that came, but for its weights."""
     lam = lam_of(extra_strides=("4",))
     before = replace(lam.config)
-    JointLARA(policy(), LiveLAM(lam, views=[0]))
+    JointLARA(policy(head="flow"), LiveLAM(lam, views=[0]))
     assert lam.config == before
