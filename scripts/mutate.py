@@ -50,6 +50,7 @@ TESTS = {
         "tests/data/test_episodes.py",
         "tests/samples/test_windows.py",
     ),
+    "benchmarks/closed_loop/statistics.py": ("tests/benchmarks/test_statistics.py",),
 }
 COMPARE: dict[type, tuple[type, ...]] = {
     ast.Lt: (ast.LtE, ast.Gt),

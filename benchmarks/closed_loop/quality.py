@@ -20,10 +20,11 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 import lattok
+from benchmarks.closed_loop.comparisons import BASE, read, success
 from benchmarks.closed_loop.labels import STRIDE, dataset_name, small_frames
 from benchmarks.closed_loop.plan import LABELS, REGIMES, ROWS
 from benchmarks.closed_loop.run import study_parser
-from benchmarks.closed_loop.tables import BASE, Interval, read, success
+from benchmarks.closed_loop.statistics import Interval
 from benchmarks.common import environment, write_results
 from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.evaluation.evidence.controls import Coordinates, Target

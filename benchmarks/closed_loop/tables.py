@@ -1,42 +1,28 @@
 """Tables and figures of the closed-loop study, made from its result files and nothing else.
 
-python -m benchmarks.closed_loop.tables             # writes benchmarks/results/closed_loop{.md,.json,.png,_paper.md}
+python -m benchmarks.closed_loop.tables  # writes benchmarks/results/closed_loop{.md,.json,.png,_paper.md,_tasks.md}
 
 The seed is the unit: a row's success is the mean over seeds with its t interval, a difference is that of runs with the
 same seed, with a paired t interval; p values of a regime are corrected after Holm, those of the core table among
-themselves, those of all other rows, and those of `CONTRASTS`.
+themselves, those of all other rows, and those of `CONTRASTS`. `comparisons.py` pairs the rows, `statistics.py` counts.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from benchmarks.closed_loop.plan import CORE, FEW_ONLY, FEW_SHOT, RECIPE, REGIMES, ROWS
+from benchmarks.closed_loop.comparisons import BASE, CONTRASTS, read, summary
+from benchmarks.closed_loop.plan import FEW_ONLY, FEW_SHOT, RECIPE, REGIMES, ROWS
 from benchmarks.closed_loop.run import RESULTS
+from benchmarks.closed_loop.statistics import Interval
 from benchmarks.common import write_results
 
-BASE = "baseline"
-CONTRASTS = (  # rows that the text compares with one another: what labels say, how they are learned from, who learns
-    ("la_align", "la_align-shuffled"),
-    ("la_align-truth", "la_align-shuffled"),
-    ("la_align", "la_direct"),
-    ("lara", "flow"),
-    ("lara-1", "flow"),
-    ("placeholder", "la_align"),
-    ("placeholder-1", "la_align"),
-    ("latbot", "la_align"),
-    ("latbot", "longer"),
-    ("latbot-whole", "la_align"),
-    ("latbot-whole", "longer"),
-)
 # what the paper gains over its Baseline, in points: LIBERO on average and Long (Tables 1, 9), RoboTwin (Table 2)
 PAPER = {
     "ph_direct": ("-1.2", "+0.0", ""),
@@ -46,104 +32,15 @@ PAPER = {
     "la_tok": ("+2.4", "+6.8", "+17.5"),
 }
 
-Key = TypeVar("Key")
+MODELS = {  # other error terms of the same differences
+    "difference": "seeds (the plan)",
+    "blocks": "seed x row",
+    "these": "seed x task: these tasks",
+    "widened": "the same, times the root of F",
+    "any": "seeds and tasks: tasks in general",
+}
 
-
-class Interval(NamedTuple):
-    """A mean over seeds, with the half width of its 95 % t interval and the p value of 0."""
-
-    mean: float
-    half: float
-    p: float
-    seeds: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Interval:
-        """Return the mean of values that are one for each seed; two may agree by chance, and give no interval yet."""
-        x = np.asarray(values, dtype=float)
-        if len(x) < 3:
-            return cls(float(x.mean()), math.nan, math.nan, len(x))
-        error = x.std(ddof=1) / math.sqrt(len(x))
-        p = float(2 * stats.t.sf(abs(x.mean()) / error, len(x) - 1)) if error else float(x.mean() == 0)
-        return cls(float(x.mean()), float(error * stats.t.ppf(0.975, len(x) - 1)), p, len(x))
-
-    def text(self, signed: bool = False) -> str:
-        """Return it as a cell of a table."""
-        mean = f"{self.mean:+.3f}" if signed else f"{self.mean:.3f}"
-        return mean if math.isnan(self.half) else f"{mean} ± {self.half:.3f}"
-
-
-def holm(values: Mapping[Key, float]) -> dict[Key, float]:
-    """Correct p values for their number: the smallest counts as many times as there are, the next one time less."""
-    corrected, least = {}, 0.0
-    for rank, (name, p) in enumerate(sorted(values.items(), key=lambda item: item[1])):
-        least = max(least, min(1.0, p * (len(values) - rank)))
-        corrected[name] = least
-    return corrected
-
-
-def success(result: Mapping[str, Any], how: str = "own", which: int = 0) -> float:
-    """Return the share of rollouts that won (or, `which` 1, reached the opposite first)."""
-    counts = list(result[how].values())
-    return sum(count[which] for count in counts) / sum(count[2] for count in counts)
-
-
-def read(folder: Path) -> dict[str, dict[str, dict[int, dict[str, Any]]]]:
-    """Return results by regime, row and seed."""
-    found: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text())
-        cell = result["cell"]
-        found.setdefault(cell["regime"], {}).setdefault(cell["row"], {})[cell["seed"]] = result
-    return found
-
-
-def cpu_minutes(runs: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return the mean of a cell, of those that were trained without a break; None where there is no such one."""
-    known = [sum(run["cpu_s"].values()) for run in runs if run["cpu_s"]["training"] is not None]
-    return float(np.mean(known)) / 60 if known else None
-
-
-def summary(rows: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Return the figures of a regime by row, in the order of the plan."""
-    base = {seed: success(result) for seed, result in rows.get(BASE, {}).items()}
-    figures: dict[str, dict[str, Any]] = {}
-    for row in (row for row in ROWS if row in rows):
-        runs = rows[row]
-        shared = sorted(base.keys() & runs.keys())
-        figures[row] = {
-            "title": ROWS[row].title,
-            "success": Interval.of([success(run) for run in runs.values()]),
-            "opposite": float(np.mean([success(run, which=1) for run in runs.values()])),
-            "cpu_minutes": cpu_minutes(runs.values()),
-            "tasks": {
-                task: float(np.mean([success({"own": {task: run["own"][task]}}) for run in runs.values()]))
-                for task in next(iter(runs.values()))["own"]
-            },
-        }
-        for how in ("swapped", "blank"):
-            if all(how in run for run in runs.values()):
-                figures[row][how] = float(np.mean([success(run, how) for run in runs.values()]))
-        shifted = [run["shift"] for run in runs.values() if "shift" in run]
-        if shifted:
-            kinds = shifted[0]
-            figures[row]["shift"] = {kind: float(np.mean([success(run, kind) for run in shifted])) for kind in kinds}
-        if row != BASE and shared:
-            figures[row]["difference"] = Interval.of([success(runs[seed]) - base[seed] for seed in shared])
-    p = {row: f["difference"].p for row, f in figures.items() if "difference" in f}
-    p = {row: value for row, value in p.items() if not math.isnan(value)}
-    for core in (True, False):
-        for row, value in holm({row: value for row, value in p.items() if (row in CORE) == core}).items():
-            figures[row]["holm"] = value
-    for row, other in CONTRASTS:
-        shared = sorted(rows.get(row, {}).keys() & rows.get(other, {}).keys())
-        if len(shared) > 1:
-            difference = Interval.of([success(rows[row][seed]) - success(rows[other][seed]) for seed in shared])
-            figures[row].setdefault("over", {})[other] = {"difference": difference}
-    over = {(row, other): found for row, f in figures.items() for other, found in f.get("over", {}).items()}
-    for pair, value in holm({pair: found["difference"].p for pair, found in over.items()}).items():
-        over[pair]["holm"] = value
-    return figures
+SEEN = "seen with 80 % power"  # the true difference; in brackets at the first step of Holm's correction
 
 
 def tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
@@ -152,18 +49,91 @@ def tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
     text = table({row: figure for row, figure in figures.items() if row not in RECIPE})
     if recipe:
         text += f"\n\nThe Baseline's recipe, one thing changed at a time:\n\n{table(recipe)}"
-    return text + contrast_table(figures) + shift_table(figures)
+    return "\n\n".join(filter(None, [text, contrast_table(figures), shift_table(figures), trees(figures)]))
+
+
+def finer_tables(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return what tasks, other error terms and single start states say of the same comparisons, in Markdown."""
+    return "\n\n".join(filter(None, [task_table(figures), model_table(figures), start_table(figures)]))
+
+
+def compared(figures: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every comparison of a regime, with what begins its line in a table."""
+    for figure in figures.values():
+        pairs = {BASE: figure} if "difference" in figure else {}
+        for other, found in {**pairs, **figure.get("over", {})}.items():
+            yield f"| {figure['title']} | {figures[other]['title']} |", found
+
+
+def task_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the gains of all comparisons by task in Markdown; empty where no row has enough seeds."""
+    lines = []
+    for start, found in compared(figures):
+        if gains := found.get("by_task"):
+            tasks = [task.rpartition("/")[2] for task in gains]
+            cells = [f"{gain:+.3f}" for gain in gains.values()]
+            lines.append(f"{start} {' | '.join(cells)} | {p_text(found['tasks_p'])} |")
+    if not lines:
+        return ""
+    head = [f"| row | against | {' | '.join(tasks)} | tasks differ |", "|---" * (len(tasks) + 3) + "|"]
+    return "Gains by task, means over seeds:\n\n" + "\n".join([*head, *lines])
+
+
+def model_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the half widths and p values of other models in Markdown, not corrected for the number of tests."""
+    lines = []
+    for start, found in compared(figures):
+        if "these" in found:
+            cells = [f"± {found[name].half:.3f}, {p_text(found[name].p)}" if name in found else "" for name in MODELS]
+            lines.append(f"{start} {found['difference'].mean:+.3f} | {' | '.join(cells)} |")
+    if not lines:
+        return ""
+    head = [f"| row | against | difference | {' | '.join(MODELS.values())} |", "|---" * (len(MODELS) + 3) + "|"]
+    ratios = [found["ratio"] for _, found in compared(figures) if "ratio" in found]
+    said = f" Seeds have a mean F of {ratios[0]:.2f} over all pairs of rows." if ratios else ""
+    return f"The same differences by other error terms, p values not corrected.{said}\n\n" + "\n".join([*head, *lines])
+
+
+def start_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return how policies of the same seed differ at the same start states, in Markdown; empty where nobody knows."""
+    lines = [
+        f"{start} {of['seeds']} | {of['of']} | {of['alone']} | {of['other']} | {p_text(of['p'])} |"
+        for start, found in compared(figures)
+        if (of := found.get("starts"))
+    ]
+    if not lines:
+        return ""
+    head = ["| row | against | seeds | starts | it alone won | the other alone won | McNemar |", "|---" * 7 + "|"]
+    text = "The same start states; the p value is that of these policies, not of how they were trained:"
+    return f"{text}\n\n" + "\n".join([*head, *lines])
+
+
+def trees(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say of which commits the runs are: pairs of different ones differ in more than their rows."""
+    by_commit: dict[str, list[str]] = {}
+    for figure in figures.values():
+        for commit, seeds in figure["commits"].items():
+            some = f" ({', '.join(map(str, seeds))})" if len(figure["commits"]) > 1 else ""
+            by_commit.setdefault(commit, []).append(f"{figure['title']}{some}")
+    parts = [f"`{commit}`: {'; '.join(rows)}." for commit, rows in by_commit.items()]
+    return "Commits, with seeds in brackets where a row has several: " + " ".join(parts)
+
+
+def p_text(p: float) -> str:
+    """Write a p value."""
+    return "" if math.isnan(p) else "p < .001" if p < 0.001 else f"p {p:.3f}"
 
 
 def contrast_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """Return differences of rows to one another in Markdown; empty where there are none."""
-    lines = ["| row | against | seeds | difference | what that says |", "|---|---|---|---|---|"]
+    lines = [f"| row | against | seeds | difference | what that says | {SEEN} |", "|---" * 6 + "|"]
     for row, other in CONTRASTS:
         if found := figures.get(row, {}).get("over", {}).get(other):
             difference = found["difference"]
             cells = [figures[row]["title"], figures[other]["title"], str(difference.seeds)]
-            lines.append(f"| {' | '.join([*cells, difference.text(signed=True), verdict(found)])} |")
-    return "\n\nRows against one another, same seeds:\n\n" + "\n".join(lines) if len(lines) > 2 else ""
+            cells += [difference.text(signed=True), verdict(found), seen(found)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "Rows against one another, same seeds:\n\n" + "\n".join(lines) if len(lines) > 2 else ""
 
 
 def missing(found: Mapping[str, Mapping[str, Any]]) -> str:
@@ -183,13 +153,14 @@ def missing(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a regime's table in Markdown."""
-    lines = [
-        "| row | seeds | success | against Baseline | what that says | opposite first | swapped | blank | CPU min |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    head = f"| row | seeds | success | against Baseline | what that says | {SEEN}"
+    lines = [f"{head} | opposite first | swapped | blank | CPU min |", "|---" * 10 + "|"]
     for figure in figures.values():
         cells = [figure["title"], str(figure["success"].seeds), figure["success"].text()]
-        cells += [figure["difference"].text(signed=True), verdict(figure)] if "difference" in figure else ["", ""]
+        if "difference" in figure:
+            cells += [figure["difference"].text(signed=True), verdict(figure), seen(figure)]
+        else:
+            cells += ["", "", ""]
         shares = [f"{figure[name]:.2f}" if name in figure else "" for name in ("opposite", "swapped", "blank")]
         cost = "" if figure["cpu_minutes"] is None else f"{figure['cpu_minutes']:.1f}"
         lines.append("| " + " | ".join([*cells, *shares, cost]) + " |")
@@ -217,20 +188,25 @@ def shift_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     for row in rows:
         shares = [row["success"].mean, *row["shift"].values()]
         lines.append(f"| {row['title']} | " + " | ".join(f"{share:.2f}" for share in shares) + " |")
-    return "\n\nSuccess where the scene is changed:\n\n" + "\n".join(lines)
+    return "Success where the scene is changed:\n\n" + "\n".join(lines)
 
 
 def verdict(figure: Mapping[str, Any]) -> str:
-    """Say what a difference shows after Holm's correction, and how small a one would have been seen."""
-    difference = figure["difference"]
+    """Say what a difference shows after Holm's correction."""
+    difference: Interval = figure["difference"]
     if math.isnan(difference.half):
         return "one seed: nothing" if difference.seeds == 1 else "two seeds: nothing"
     if figure["holm"] < 0.05:
-        p = "p < .001" if figure["holm"] < 0.001 else f"p {figure['holm']:.3f}"
-        return f"{'better' if difference.mean > 0 else 'worse'}, {p}"
+        return f"{'better' if difference.mean > 0 else 'worse'}, {p_text(figure['holm'])}"
     if abs(difference.mean) > difference.half:
-        return f"alone it would count; corrected p {figure['holm']:.3f}"
-    return f"no difference detected at ± {difference.half:.2f}"
+        return f"alone it would count; corrected {p_text(figure['holm'])}"
+    return "no difference detected"
+
+
+def seen(figure: Mapping[str, Any]) -> str:
+    """Say which true difference would have been called one with 80 % power, alone and at Holm's first step."""
+    least = [f"{difference:.2f}" for difference in figure.get("seen", [])]
+    return f"{least[0]} ({least[1]})" if len(least) > 1 else "".join(least)
 
 
 def plot(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
@@ -270,6 +246,8 @@ def main() -> None:
     target = args.results.with_suffix(".md")
     target.write_text("\n\n".join([*parts, missing(found)]).strip() + "\n")
     args.results.with_name(f"{args.results.name}_paper.md").write_text(paper_table(found) + "\n")
+    finer = [f"### {REGIMES[regime].title}: by task\n\n{finer_tables(figures)}" for regime, figures in found.items()]
+    args.results.with_name(f"{args.results.name}_tasks.md").write_text("\n\n".join(finer) + "\n")
     write_results(args.results.with_suffix(".json"), found)
     plot(found, args.results.with_suffix(".png"))
     print(target.read_text())
