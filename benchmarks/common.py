@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
@@ -19,12 +20,44 @@ import torch
 from lattok.version import installed
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "tokenizers", "transformers", "scipy", "av")
+ROOT = Path(__file__).parents[1]
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        run = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+        return run.stdout.strip()
+    except OSError:
+        return ""
+
+
+CODE = ("lattok", "benchmarks", "scripts", "pyproject.toml", ":(exclude)benchmarks/results")
+
+
+def commit_of(root: Path) -> str:
+    """Commit of a tree, with "+" where code is changed or not in it; empty where there is no git."""
+    changed = _git(root, "status", "--porcelain", "--", *CODE)
+    return _git(root, "rev-parse", "--short", "HEAD") + ("+" if changed else "")
+
+
+def unnamed(commit: str) -> str:
+    """What to say before a study begins whose result would not name a commit; empty where it would."""
+    if commit and not commit.endswith("+"):
+        return ""
+    why = f"has code that is not in {commit[:-1]}" if commit else "is of no commit"
+    return f"{ROOT} {why}: what this run measures names no commit, and the tests refuse such a result"
+
+
+COMMIT = commit_of(ROOT)  # of the code that this process has read: a long study may end under another HEAD
+_MAIN = Path(getattr(sys.modules["__main__"], "__file__", None) or "").resolve()
+if unnamed(COMMIT) and any(_MAIN.is_relative_to(ROOT / name) for name in ("benchmarks", "scripts")):
+    print(unnamed(COMMIT), file=sys.stderr, flush=True)
 
 
 def environment() -> dict[str, Any]:
     """Commit, processor and versions, for the head of every results file."""
     return {
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": COMMIT,
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -43,13 +76,6 @@ def write_results(path: Path, results: Mapping[str, Any]) -> None:
     """Write results as JSON that diffs well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def _git(*arguments: str) -> str:
-    try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
 
 
 def _cpu() -> str:

@@ -52,6 +52,38 @@ ELSEWHERE = {  # results whose maker does not name them, and what they are shown
     "scale": ("benchmarks/speed/scale.py", ""),
     "vla_study": ("lattok/recipes/study.py", ""),
 }
+REWRITTEN = "was rewritten before it was published"
+CHANGED = "was followed by changes that no commit holds"
+UNTRACKED = "lacks the script, which was committed later"
+AGAIN = {  # entries that no published commit can repeat, and why: to be run again, and then to be taken out here
+    "tokenizers": {"2625d5d": REWRITTEN},
+    "zoo_speed": {"2625d5d": REWRITTEN, "2625d5d+": REWRITTEN, "36bbcca+": CHANGED},
+    "collapse": {"5396190": UNTRACKED},
+    "shuffle_lam": {"2f35219": UNTRACKED},
+    "shuffle_policy": {"2f35219": UNTRACKED},
+    "annotate_speed": {"869ef0c+": CHANGED},
+    "clip_step": {"b7820dd+": CHANGED},
+    "closed_loop_labels": {"e0acf30+": CHANGED},
+    "fast_speed": {"1c8dde6+": CHANGED},
+    "joint_step": {"5e5ed43+": CHANGED},
+    "lam_labels": {"07ae6d4+": CHANGED},
+    "lam_robust": {"07ae6d4+": CHANGED},
+    "video_decode": {"07ae6d4+": CHANGED},
+}
+# changes that give a seed other weights: figures of what was trained before are of other draws of the same quantity
+MOVED = {"8817ab5": "Adam is torch's fused one", "ad8f7f4": "dead codes are revived by other draws"}
+EARLIER = (  # results of training, from before both
+    "tokenizers",
+    "collapse",
+    "mask_loss",
+    "lam_labels",
+    "lam_robust",
+    "lam_start",
+    "lam_distractors",
+    "main_job",
+    "vla_study",
+)
+COMMIT = re.compile(r"[0-9a-f]{7,40}\+?")
 MOST_ROWS = 60  # of tables made from JSON; what is longer is a link
 MOST_COLUMNS = 8
 SPREAD = {"mean", "min", "max"}
@@ -86,6 +118,26 @@ def results(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def commits(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Yield every commit that a result names, with the place of its entry."""
+    for key, each in value.items() if isinstance(value, Mapping) else ():
+        if key == "commit":
+            yield from ((commit, path[-1] if path else "") for commit in COMMIT.findall(each))
+        else:
+            yield from commits(each, (*path, key))
+
+
+def provenance(name: str) -> Iterator[str]:
+    """Yield what to know of the code that a result comes from, where it is not the code of today."""
+    for commit, why in AGAIN.get(name, {}).items():
+        places = [place for other, place in commits(results(name)) if other == commit and place != "environment"]
+        which = f" ({', '.join(places)})" if places else ""
+        yield f"**To be run again**{which}: commit {commit.rstrip('+')} {why}."
+    if name in EARLIER:
+        since = " and ".join(f"{what} (`{commit}`)" for commit, what in MOVED.items())
+        yield f"Trained by earlier code: since then {since}, so that a seed gives other weights."
+
+
 @mark("every result")
 def every_result() -> str:
     """Return a section for each result, by what it is about."""
@@ -112,6 +164,7 @@ def section(name: str) -> Iterator[str]:
     note, alt = ELSEWHERE.get(name, ("", ""))[1], re.sub(r"[`\[\]]", "", first.partition("\n")[0] or name)
     facts = ". ".join(filter(None, (machine(results(name)), f"[All figures as JSON](results/{name}.json)"))) + "."
     yield f"{note} {facts}".strip()
+    yield from provenance(name)
     picture = next((kind for kind in ("png", "svg") if (RESULTS / f"{name}.{kind}").is_file()), None)
     if picture is not None:
         yield f"![{alt}](results/{name}.{picture})"

@@ -236,21 +236,25 @@ def plot(found: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> No
     figure.savefig(path, dpi=120, bbox_inches="tight")  # titles are wider than their axes
 
 
+def pages(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, str]:
+    """Return what the study found in Markdown, by the end of a file's name."""
+    rows = [f"### {REGIMES[regime].title}\n\n{tables(figures)}" for regime, figures in found.items()]
+    finer = [f"### {REGIMES[regime].title}: by task\n\n{finer_tables(figures)}" for regime, figures in found.items()]
+    texts = {"": "\n\n".join([*rows, missing(found)]), "_paper": paper_table(found), "_tasks": "\n\n".join(finer)}
+    return {name: text.strip() + "\n" for name, text in texts.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     results = read(args.results)
     found = {regime: summary(results[regime]) for regime in REGIMES if regime in results}
-    parts = [f"### {REGIMES[regime].title}\n\n{tables(figures)}" for regime, figures in found.items()]
-    target = args.results.with_suffix(".md")
-    target.write_text("\n\n".join([*parts, missing(found)]).strip() + "\n")
-    args.results.with_name(f"{args.results.name}_paper.md").write_text(paper_table(found) + "\n")
-    finer = [f"### {REGIMES[regime].title}: by task\n\n{finer_tables(figures)}" for regime, figures in found.items()]
-    args.results.with_name(f"{args.results.name}_tasks.md").write_text("\n\n".join(finer) + "\n")
+    for name, text in pages(found).items():
+        args.results.with_name(f"{args.results.name}{name}.md").write_text(text)
     write_results(args.results.with_suffix(".json"), found)
     plot(found, args.results.with_suffix(".png"))
-    print(target.read_text())
+    print(pages(found)[""])
 
 
 if __name__ == "__main__":
