@@ -251,7 +251,7 @@ def closed_loop() -> str:
     parts, said = [], []
     for section in (RESULTS / "closed_loop.md").read_text(encoding="utf-8").split("### ")[1:]:
         title, table = section.split("\n\n")[:2]
-        rows = [[cell.strip() for cell in line.strip("|").split("|")[:5]] for line in table.splitlines()]
+        rows = [[cell.strip() for cell in line.strip("|").split("|")[:6]] for line in table.splitlines()]
         rows = [cells for cells in rows if cells[1] != "1"]
         said += [cells[4] for cells in rows[2:] if cells[4] and ":*" not in cells[0]]
         parts += [f"**{title}**", "\n".join(f"| {' | '.join(cells)} |" for cells in rows)]
