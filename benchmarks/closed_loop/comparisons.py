@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.closed_loop.plan import CORE, ROWS
+from benchmarks.closed_loop.plan import CORE, JOINT, ROWS
 from benchmarks.closed_loop.statistics import (
     LEAST,
     Interval,
@@ -120,6 +120,14 @@ def error_terms(rows: Mapping[str, Runs], comparisons: Mapping[tuple[str, str], 
             found["ratio"] = ratio
 
 
+def family(pair: tuple[str, str]) -> str:
+    """Return which comparisons p values are corrected with: rows with the Baseline, core or not, LARA's, all others."""
+    row, other = pair
+    if other == BASE:
+        return "core" if row in CORE else "others"
+    return "joint" if set(pair) <= set(JOINT) else "contrasts"
+
+
 def comparisons_of(rows: Mapping[str, Runs]) -> dict[tuple[str, str], dict[str, Any]]:
     """Return every comparison of a regime: of each row with the Baseline, and those of `CONTRASTS`."""
     pairs = [(row, BASE) for row in ROWS if row in rows and row != BASE] + list(CONTRASTS)
@@ -130,7 +138,7 @@ def comparisons_of(rows: Mapping[str, Runs]) -> dict[tuple[str, str], dict[str, 
         if len(seeds) > (other != BASE)  # a contrast of one seed is none
     }
     p = {pair: each["difference"].p for pair, each in found.items()}
-    for pair, tested in by_family(p, lambda pair: (pair[1] == BASE, pair[1] == BASE and pair[0] in CORE)).items():
+    for pair, tested in by_family(p, family).items():
         _, half, _, seeds = found[pair]["difference"]
         found[pair] |= {"holm": tested.p, "tests": tested.tests}
         found[pair]["seen"] = [smallest_seen(half, seeds, tests) for tests in dict.fromkeys((1, tested.tests))]

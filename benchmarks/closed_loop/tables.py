@@ -4,7 +4,8 @@ python -m benchmarks.closed_loop.tables  # writes benchmarks/results/closed_loop
 
 The seed is the unit: a row's success is the mean over seeds with its t interval, a difference is that of runs with the
 same seed, with a paired t interval; p values of a regime are corrected after Holm, those of the core table among
-themselves, those of all other rows, and those of `CONTRASTS`. `comparisons.py` pairs the rows, `statistics.py` counts.
+themselves, those of all other rows, those of LARA and its flow head, and those of all other `CONTRASTS`.
+`comparisons.py` pairs the rows, `statistics.py` counts.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from benchmarks.closed_loop.plan import CORE, REGIMES
 RESULTS = Path(__file__).parents[2] / "benchmarks/results/closed_loop"
 TASKS = ("world/open", "world/close", "world/turn")
 STARTS = 40
-ROWS = (*CORE, "flow", "lara")
+ROWS = (*CORE, "flow", "lara", "lara-1", "placeholder")
 
 
 def cell(row: str, seed: int, wins: list[int], regime: str = "action-free") -> dict[str, Any]:
@@ -67,17 +67,18 @@ def test_runs_of_one_seed_are_compared(folder):
 
 
 def test_tests_are_counted_by_family(folder):
-    """Five rows of the core table, two others, and three of the contrasts: what 80 % power sees follows."""
+    """Five rows of the core table, four others, two of LARA and its head, two other contrasts: power follows."""
     figures = summary(read(folder)["action-free"])
-    assert {row: figures[row]["tests"] for row in ROWS if row != "baseline"} == {
-        **dict.fromkeys(set(CORE) - {"baseline"}, 5),
-        "flow": 2,
-        "lara": 2,
-    }
+    others = ("flow", "lara", "lara-1", "placeholder")
+    expected = {**dict.fromkeys(CORE[1:], 5), **dict.fromkeys(others, 4)}
+    assert {row: figures[row]["tests"] for row in ROWS if row != "baseline"} == expected
     over = {(row, other): found for row, f in figures.items() for other, found in f.get("over", {}).items()}
-    assert over.keys() == {("la_align", "la_direct"), ("lara", "la_align")} < set(CONTRASTS)
+    joint = [("lara", "flow"), ("lara-1", "flow")]
+    contrasts = [("la_align", "la_direct"), ("placeholder", "la_align")]
+    assert over.keys() == {*joint, *contrasts} < set(CONTRASTS)
     assert {found["tests"] for found in over.values()} == {2}
-    families = [[figures[row] for row in CORE[1:]], [figures["flow"], figures["lara"]], list(over.values())]
+    families = [[figures[row] for row in rows] for rows in (CORE[1:], others)]
+    families += [[over[pair] for pair in pairs] for pairs in (joint, contrasts)]
     for family in families:
         first, *_, last = sorted(family, key=lambda found: found["difference"].p)
         assert first["holm"] == pytest.approx(min(1, len(family) * first["difference"].p))
