@@ -113,8 +113,8 @@ def error_terms(rows: Mapping[str, Runs], comparisons: Mapping[tuple[str, str], 
     error, freedom = blocks(np.array([list(successes(runs).values()) for runs in whole.values()]))
     ratio = float(np.mean([compare(*pair)["seeds_f"] for pair in combinations(whole.values(), 2)]))
     for pair, found in comparisons.items():
-        if set(pair) <= whole.keys():
-            mean, _, _, seeds = found["difference"]
+        mean, _, _, seeds = found["difference"]
+        if set(pair) <= whole.keys() and seeds == len(whole[BASE]):
             found["blocks"] = Interval.by_error(mean, error, freedom, seeds)
             found["widened"] = widened(found["these"], len(found["by_task"]) * (seeds - 1), ratio)
             found["ratio"] = ratio
