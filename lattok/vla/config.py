@@ -72,7 +72,7 @@ class VLAConfig(NormalizedActions):
     head: str = field(default="regression", metadata=ADDED)  # or "flow": chunks out of noise (flow matching)
     flow_steps: int = field(default=4, metadata=ADDED)  # Euler steps from noise to a chunk, of a flow head
     pool: str = "mean"  # states of the codes of a step, for the head: their mean, or "none"
-    # "l2" (Eq. 4); the published code has "l1"; "l2_bce": grippers by cross-entropy; a flow head has its own
+    # "l2" (Eq. 4); the published code has "l1", which a flow head has not; "l2_bce": grippers by cross-entropy
     action_loss: str = "l2"
     loss_reduction: str = "mean"  # "sum" over steps, codes and dimensions, as printed in Eq. 4 and 7
     # of actions and proprio: "mean_std", "quantile", "min_max", "bounded" or "identity"
@@ -113,11 +113,9 @@ class VLAConfig(NormalizedActions):
         checks.one_of("backbone_dtype", self.backbone_dtype, DTYPES)
         checks.one_of("pool", self.pool, POOLS)
         checks.one_of("action_loss", self.action_loss, ("l2", "l1", BCE))
-        if self.action_loss == BCE and (self.head != "regression" or not self.gripper):
+        if self.action_loss == BCE and not self.gripper:
             names = ", ".join(self.action_names) or "without names"
-            checks.fail(
-                "action_loss", f"{BCE} for a regression head and actions with a *gripper*", f"{self.head}, {names}"
-            )
+            checks.fail("action_loss", f"{BCE} for actions with a *gripper*", names)
         checks.one_of("loss_reduction", self.loss_reduction, ("mean", "sum"))
         checks.one_of("interpolation", self.interpolation, INTERPOLATIONS)
         _check_cameras(self.cameras, self.camera_sizes)

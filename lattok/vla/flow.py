@@ -5,7 +5,8 @@
     a   = x_1,  x_{t + 1/N} = x_t + v_θ(x_t, t) / N,  x_0 = ε
 
 The blocks are those of the regression head; their steps start from x_t and t too. What regression averages over several
-ways to act stays apart here.
+ways to act stays apart here. With action_loss="l2_bce" the grippers' numbers are logits of the same steps instead: no
+noise becomes them, x_t is 0 there, and an action has those of the last Euler step (LatBot, 3.3: L_ee + L_gripper).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lattok.seeds import derive_seed
 from lattok.types import FlowDraws, LossTerms, PolicyBatch
 from lattok.vla.config import VLAConfig
 from lattok.vla.head import ActionHead, States
-from lattok.vla.losses import action_loss, numbers
+from lattok.vla.losses import action_loss, gripper_action_loss, numbers
 
 LATEST = 0.999  # s: the greatest time that is learned
 SHAPE = 1.5  # a of Beta(a, 1): early times, where most is decided, come more often
@@ -44,6 +45,7 @@ class FlowActionHead(ActionHead):
         """Return the term "action": the squared error of the velocity at `draws`, or at others from torch's generator.
 
         Steps that are not valid are neither judged nor seen by the others; nor are dimensions, where `valid` has them.
+        Grippers with action_loss="l2_bce" are judged by the cross-entropy of their logits, and never seen.
         """
         return self.learn(states, proprio, target, valid, draws)[0]
 
@@ -72,7 +74,12 @@ class FlowActionHead(ActionHead):
             x = x.masked_fill(~(valid | there), 0.0)
         after = self.follow(self.start(x, times), states, proprio, steps | blind[:, None])
         predicted = self.out(self.norm(after[-1])).float()
-        return {"action": action_loss(predicted, target - noise, valid, "l2", self.reduction)}, after
+        wanted = target - noise
+        for dim in self.gripper:
+            wanted[..., dim] = target[..., dim]
+        if self.gripper:
+            return {"action": gripper_action_loss(predicted, wanted, valid, self.gripper, self.reduction)}, after
+        return {"action": action_loss(predicted, wanted, valid, "l2", self.reduction)}, after
 
     @torch.no_grad()
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
@@ -83,19 +90,26 @@ class FlowActionHead(ActionHead):
     def integrate(self, noise: Tensor, states: States, proprio: Tensor | None, known: Tensor | None = None) -> Tensor:
         """Follow the velocity from noise [B, H, m] to actions; dimensions that are not `known` [B, m] stay 0."""
         there = torch.ones_like(noise[:, :1], dtype=torch.bool) if known is None else known[:, None]
-        x = noise.masked_fill(~there, 0.0)
+        x = found = noise.masked_fill(~there, 0.0)
         for step in range(self.steps):
             times = torch.full_like(x[:, 0, 0], step / self.steps)
-            x = x + (self.velocity(x, times, states, proprio).float() / self.steps).masked_fill(~there, 0.0)
-        return x
+            found = self.velocity(x, times, states, proprio).float().masked_fill(~there, 0.0)
+            x = x + found / self.steps
+        for dim in self.gripper:
+            x[..., dim] = found[..., dim]
+        return self.opened(x)
 
     def velocity(self, x: Tensor, times: Tensor, states: States, proprio: Tensor | None) -> Tensor:
-        """Predict where chunks [B, H, m] at times [B] go, [B, H, m]."""
+        """Predict where chunks [B, H, m] at times [B] go, [B, H, m]; in the place of grippers stand their logits."""
         return self.read(self.start(x, times), states, proprio)
 
     def start(self, x: Tensor, times: Tensor) -> Tensor:
-        """Return what the steps [B, H, d] start as: their query, chunks [B, H, m] and times [B]."""
+        """Return what the steps [B, H, d] start as: query, chunks [B, H, m] without grippers that have logits, time."""
         kind = self.queries.dtype
+        if self.gripper:
+            x = x.clone()
+        for dim in self.gripper:
+            x[..., dim] = 0.0  # the noised truth would say what the logits have to
         when = self.time(sinusoids(TICKS * times, self.queries.shape[1]).to(kind))[:, None]  # b 1 d
         return self.queries + self.noisy(x.to(kind)) + when
 

@@ -111,8 +111,11 @@ class ActionHead(nn.Module):
 
     def sample(self, states: States, proprio: Tensor | None, batch: PolicyBatch, seed: int) -> Tensor:
         """Return normalised actions float32 [B, H, m] to carry out, in what `batch` shows."""
-        chunk = self(states, proprio).float()
-        for dim in self.gripper:  # logits: the mean of what is between -1 and 1
+        return self.opened(self(states, proprio).float())
+
+    def opened(self, chunk: Tensor) -> Tensor:
+        """Turn the logits of grippers in a chunk [B, H, m] into the mean of what is between -1 and 1, in place."""
+        for dim in self.gripper:
             chunk[..., dim] = (chunk[..., dim] / 2).tanh()
         return chunk
 

@@ -17,6 +17,7 @@ from tests.vla.fakes import batch, config, observation, policy, rows
 from tests.vla.test_head import head_and_states, reference
 
 flowing = partial(policy, head="flow")
+GRIPPER = {"action_names": ("x", "y", "gripper"), "action_loss": "l2_bce"}
 
 
 def flow_head(**changes) -> FlowActionHead:
@@ -51,6 +52,77 @@ def test_the_loss_equals_plain_arithmetic():
     predicted = reference(head, states, proprio, start(head, x, t), own.astype(bool))
     errors = ((predicted - (a - noise)) ** 2).mean(-1)
     assert float(loss.detach()) == pytest.approx(np.mean([errors[0].mean(), errors[1, :3].mean()]), rel=1e-5)
+
+
+def test_grippers_are_logits_of_the_same_steps_which_never_see_their_truth():
+    """L_ee + L_gripper of LatBot over a flow head: velocities of x and y, cross-entropy of the third."""
+    head, (_, states, proprio) = flow_head(**GRIPPER), head_and_states()
+    generator = torch.Generator().manual_seed(1)
+    actions, draws = 2 * torch.rand(2, 5, 3, generator=generator) - 1, draw_flow((2, 5, 3), generator)
+    valid = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).bool()
+    a, noise, t, own = (part.double().numpy() for part in (actions, *draws, valid))
+    x = (1 - t)[:, None, None] * noise + t[:, None, None] * a
+    x[..., 2] = 0
+    said = reference(head, states, proprio, start(head, x, t), own.astype(bool))
+    share, wanted = 1 / (1 + np.exp(-said[..., 2])), (a[..., 2] + 1) / 2
+    entropy = -wanted * np.log(share) - (1 - wanted) * np.log(1 - share)
+    errors = ((said - (a - noise))[..., :2] ** 2).mean(-1) + entropy
+    given, seen = actions.masked_fill(~valid[..., None], torch.nan), []
+    head.out.register_forward_hook(lambda module, x, said: seen.append(said.detach()))
+    with torch.no_grad():
+        loss = head.loss(states, proprio, given, valid, draws)["action"]
+    assert float(loss) == pytest.approx(np.mean([errors[0].mean(), errors[1, :3].mean()]), rel=1e-5)
+    other = torch.cat([given[..., :2], -given[..., 2:]], -1)  # the other way round, with other noise there
+    noisy = draws._replace(noise=torch.cat([draws.noise[..., :2], 1 - draws.noise[..., 2:]], -1))
+    with torch.no_grad():
+        assert abs(float(head.loss(states, proprio, other, valid, noisy)["action"] - loss)) > 1e-3
+    torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_an_action_has_the_gripper_of_the_last_step(steps: int):
+    head, (_, states, proprio) = flow_head(**GRIPPER, flow_steps=steps), head_and_states()
+    noise, goal, given = torch.randn(2, 5, 3), torch.randn(2, 5, 3), []
+
+    def field(x: torch.Tensor, times: torch.Tensor, *_) -> torch.Tensor:
+        given.append(x)
+        moves = (goal - x) / (1 - times[:, None, None])
+        return torch.cat([moves[..., :2], (5 * times - 2)[:, None, None].expand(-1, 5, 1)], -1)
+
+    head.velocity = field
+    chunk = head.integrate(noise, states, proprio)
+    torch.testing.assert_close(chunk[..., :2], goal[..., :2])
+    logit = 5 * (steps - 1) / steps - 2
+    torch.testing.assert_close(chunk[..., 2], torch.full((2, 5), 2 / (1 + np.exp(-logit)) - 1))
+    without = torch.tensor([[1, 1, 0], [1, 0, 1]]).bool()
+    chunk = head.integrate(noise, states, proprio, without)
+    assert not chunk[0, :, 2].any()
+    assert not chunk[1, :, 1].any()
+    assert chunk[1, :, 2].all()
+
+
+def test_grippers_reach_both_ends_where_the_state_says_which():
+    """Open where what is seen is above 0, closed below; what it does not say stays undecided."""
+    layers, sizes = (2, 3), {"horizon": 2, "proprio_dim": 0, "proprio_names": (), "cameras": (), "camera_sizes": ()}
+    valid, found = torch.ones(64, 2, dtype=torch.bool), {}
+    for told in (True, False):
+        torch.manual_seed(0)
+        head = FlowActionHead(16, layers, config(**sizes, **GRIPPER, head="flow"))
+        optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+        for _ in range(80):
+            way = torch.randint(0, 2, (64, 1, 1)) * 2.0 - 1
+            shown = way if told else torch.zeros_like(way)
+            told_by = LayerStates(1 + shown * torch.linspace(-1, 1, 16).expand(64, 2, -1), None, None)
+            states = dict.fromkeys(layers, told_by)
+            chunk = torch.cat([torch.randn(64, 2, 2), way.expand(-1, 2, 1)], -1)
+            loss = head.loss(states, None, chunk, valid)["action"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            found[told] = head.integrate(torch.randn(64, 2, 3), states, None)[..., 2] * way[..., 0]
+    assert found[True].min() > 0.95
+    assert found[False].abs().max() < 0.6
 
 
 def test_times_follow_the_distribution_of_the_papers():
@@ -156,7 +228,7 @@ def test_noise_follows_from_the_seed_and_the_sample_alone():
 
 
 def test_it_is_saved_and_loaded(tmp_path: Path):
-    model = flowing("la_cond", flow_steps=3).eval()
+    model = flowing("la_cond", flow_steps=3, **GRIPPER).eval()
     seen = observation(model.config)
     model.save_pretrained(tmp_path)
     loaded = lattok.load(tmp_path)

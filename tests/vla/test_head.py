@@ -145,5 +145,6 @@ def test_grippers_are_logits_that_cross_entropy_compares():
     assert float(loss) == pytest.approx(np.mean([errors[0].mean(), errors[1, :3].mean()]), rel=1e-5)
     np.testing.assert_allclose(drawn[..., 2], 2 * share - 1, atol=1e-6)
     np.testing.assert_array_equal(drawn[..., :2], raw[..., :2])
-    with pytest.raises(LattokError, match="`action_loss`: expected l2_bce for a regression head and actions with a"):
-        config(action_loss="l2_bce")
+    for kind in ("regression", "flow"):
+        with pytest.raises(LattokError, match="`action_loss`: expected l2_bce for actions with a .gripper., got with"):
+            config(action_loss="l2_bce", head=kind)
