@@ -17,7 +17,7 @@ from torch import Tensor
 from lattok import checks
 
 Inputs = Mapping[str, Any]  # tensors, and what is known of them on the host
-TRAIN = ("lora", "full", "frozen")
+TRAIN = ("lora", "full", "all_but_vision", "frozen")
 DTYPES = ("float32", "bfloat16")  # of a pretrained model's weights
 
 
@@ -39,6 +39,7 @@ class LoraSpec:
     alpha: float = 16.0
     dropout: float = 0.0
     vision: bool = True  # also in the image tower
+    projector: bool = False  # from the image tower to the words: trained whole, as peft's modules_to_save
 
     def __post_init__(self) -> None:
         checks.counts(lora_rank=self.rank)
@@ -65,7 +66,7 @@ class Backbone(Protocol):
         ...
 
     def adapt(self, train: str, lora: LoraSpec, gradient_checkpointing: bool = False) -> None:
-        """Choose in place what is trained: "lora", "full" or "frozen". Called once, before training or loading."""
+        """Choose in place what is trained, a word of `TRAIN`. Called once, before training or loading."""
         ...
 
     def text_logits(self, states: Tensor) -> Tensor:

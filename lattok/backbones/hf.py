@@ -145,15 +145,18 @@ class HFBackbone(nn.Module):
         """Choose in place what is trained; called once. Checkpointing is non-reentrant.
 
         "lora": adapters in float32, A normal with deviation 1 / rank and B zero, on all linear layers but the LM head;
-        "full": every weight but those behind the last hidden state, in float32; "frozen": nothing.
+        "full": every weight but those behind the last hidden state; "all_but_vision": those outside the image tower,
+        where the projector is not; both have all weights in float32. "frozen": nothing.
         """
         checks.one_of("train", train, TRAIN)
         if self.train_mode is not None:
             raise RuntimeError("adapt() was called before; load the backbone again for another choice")
         if train == "lora":
             self._add_lora(lora)
-        elif train == "full":
+        elif train != "frozen":
             self.model.float().model.requires_grad_(True)
+        for weight in self._tower() if train == "all_but_vision" else ():
+            weight.requires_grad_(False)
         self.train_mode, self._checkpointing = train, gradient_checkpointing
         self._trained = [name for name, value in self.model.named_parameters() if value.requires_grad]
         if gradient_checkpointing:
@@ -194,16 +197,31 @@ class HFBackbone(nn.Module):
         inside = {id(module) for module in part.modules() if isinstance(module, nn.Linear)}
         return [name for name, module in self.model.named_modules() if id(module) in inside]
 
+    def _projector(self) -> list[nn.Module]:
+        """Return the modules between the image tower and the words, each of which is called."""
+        found = [self.model.model.get_submodule(name) for name in self.family.projector]
+        return [part for each in found for part in (each if isinstance(each, nn.ModuleList) else [each])]
+
+    def _tower(self) -> list[nn.Parameter]:
+        """Return the weights of the image tower: what is neither the text model's nor the projector's."""
+        others = {id(weight) for part in (self.model.get_decoder(), *self._projector()) for weight in part.parameters()}
+        return [weight for weight in self.model.model.parameters() if id(weight) not in others]
+
     def _add_lora(self, lora: LoraSpec) -> None:
         peft = pretrained.require("peft")
+        whole = self._projector() if lora.projector else []
+        inside = {id(module) for part in whole for module in part.modules()}
+        linear = self.linear_layers(lora.vision)
         config = peft.LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
-            target_modules=self.linear_layers(lora.vision),
+            target_modules=[name for name in linear if id(self.model.get_submodule(name)) not in inside],
             init_lora_weights="gaussian",
         )
         self._adapters = (peft.LoraModel(self.model, config, "default"),)  # edits the model in place
+        for part in whole:
+            part.requires_grad_(True).register_forward_pre_hook(_in_own_precision)
         for value in self.model.parameters():
             if value.requires_grad:
                 value.data = value.data.float()
@@ -276,6 +294,11 @@ class HFBackbone(nn.Module):
             hook.remove()
         if len(calls) != 1:
             raise RuntimeError(f"{type(self.model).__name__} embedded its tokens {len(calls)} times, expected once")
+
+
+def _in_own_precision(part: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Let a part that is trained in float32 read what others of a lower precision say."""
+    return tuple(value.to(next(part.parameters()).dtype) for value in args)
 
 
 def _stable(name: str) -> str:

@@ -53,17 +53,19 @@ class Family:
     model_types: tuple[str, ...]  # `model_type` in config.json
     image: str | None  # what stands for an image in the text; none for models that read only text
     placeholder_types: Mapping[str, int] = field(default_factory=dict)  # further inputs by token: at a placeholder
+    projector: tuple[str, ...] = ("multi_modal_projector",)  # modules from the image tower to the words
     chat: bool = True  # speaks in turns, so that it needs a template
     image_options: Callable[[Any], dict[str, Any]] = lambda processor: {}  # its arguments for images
 
 
-QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+QWEN_IMAGE, QWEN_TYPES = "<|vision_start|><|image_pad|><|vision_end|>", {"mm_token_type_ids": 0}
+QWEN3_MERGERS = ("visual.merger", "visual.deepstack_merger_list")
 NO_CROPS, NO_TILES = {"do_pan_and_scan": False}, {"crop_to_patches": False}  # the image as it is, and nothing else
-TEXT = Family("text", (), None, chat=False)
+TEXT = Family("text", (), None, projector=(), chat=False)
 FAMILIES = (
-    Family("qwen3_vl", ("qwen3_vl",), QWEN_IMAGE, {"mm_token_type_ids": 0}, image_options=_as_they_are),
-    Family("qwen2_5_vl", ("qwen2_5_vl",), QWEN_IMAGE, {"mm_token_type_ids": 0}, image_options=_as_they_are),
-    Family("smolvlm", ("smolvlm", "idefics3"), "<image>", image_options=_one_tile),
+    Family("qwen3_vl", ("qwen3_vl",), QWEN_IMAGE, QWEN_TYPES, QWEN3_MERGERS, image_options=_as_they_are),
+    Family("qwen2_5_vl", ("qwen2_5_vl",), QWEN_IMAGE, QWEN_TYPES, QWEN3_MERGERS[:1], image_options=_as_they_are),
+    Family("smolvlm", ("smolvlm", "idefics3"), "<image>", projector=("connector",), image_options=_one_tile),
     # type 0 is the prefix, whose tokens see each other in both directions; type 1 is causal
     Family("paligemma", ("paligemma",), "<image>", {"token_type_ids": 1}, chat=False),
     # type 1 is an image, whose tokens see each other in both directions; type 0 is causal

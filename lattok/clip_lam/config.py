@@ -54,11 +54,13 @@ class ClipLAMConfig(NormalizedActions):
     backbone: str = "OpenGVLab/InternVL3_5-2B-HF"  # that encodes: a Hub id, a folder, or "scratch"
     backbone_revision: str | None = None  # commit, or the fingerprint of a folder
     backbone_dtype: str = "float32"  # of the base model's frozen weights, or "bfloat16"; what is trained is float32
-    train_backbone: str = "lora"  # "lora", "full" or "frozen"; a scratch backbone takes "full" only
+    train_backbone: str = "lora"  # or "full", "all_but_vision", "frozen"; a scratch backbone takes "full" only
     lora_rank: int = 64  # of the adapters in the backbone
     lora_alpha: float = 16.0  # what the adapters add is scaled by alpha / rank
     lora_dropout: float = 0.0  # of the adapters' input, while they learn
     lora_vision: bool = False  # the paper's vision encoder is frozen
+    # the projector from the image tower to the words, of "lora": trained whole, not by adapters
+    lora_projector: bool = field(default=False, metadata=ADDED)
     gradient_checkpointing: bool = False  # less memory for more time
     width: int = 128  # of the scratch backbone
     depth: int = 4  # layers of the scratch backbone
@@ -143,7 +145,7 @@ class ClipLAMConfig(NormalizedActions):
     @property
     def lora(self) -> LoraSpec:
         """Adapters of the backbone."""
-        return LoraSpec(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_vision)
+        return LoraSpec(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_vision, self.lora_projector)
 
     @property
     def loss_weights(self) -> dict[str, float]:

@@ -32,7 +32,7 @@ from lattok.vla.supervision import Distill, LatentSupervision
 # what a policy has of the distilled one that it goes on from: its backbone, and what that sees
 SAME = (
     *("backbone", "backbone_revision", "backbone_dtype", "train_backbone", "lora_rank", "lora_alpha", "lora_vision"),
-    *("width", "depth", "heads", "patch_size", "cameras", "image_size", "interpolation", "prompt"),
+    *("lora_projector", "width", "depth", "heads", "patch_size", "cameras", "image_size", "interpolation", "prompt"),
 )
 
 

@@ -66,6 +66,8 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
         {
             "full": {
                 **QUANTILES,
+                "train_backbone": "all_but_vision",
+                "lora_projector": True,  # where train_backbone=lora is chosen
                 "steps": 100_000,
                 "batch_size": 512,
                 "lr": 1e-4,

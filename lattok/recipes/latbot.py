@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from typing_extensions import Self
 
 from lattok import checks
 from lattok.clip_lam import ClipLAM, ClipLAMConfig
@@ -27,6 +30,7 @@ from lattok.vla.config import BCE
 from lattok.vla.model import with_base
 
 PHASES = ("distill", "finetune")
+TUNED = "latbot_finetune"
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,8 @@ class LatBotRecipe(VLARecipe):
     `--phase finetune --student` one that acts.
 
     - `libero`, `robotwin`, `jaka`, `scratch`, `p2t_code`: as in `lattok train vla`
-    - joined with any of them ("libero+latbot"): `latbot`, numbers of the paper
+    - joined with any of them ("libero+latbot"): `latbot`, numbers of the paper; in phase finetune with those of
+      `latbot_finetune`, the paper's on LIBERO, over them
     """
 
     kind = "latbot"
@@ -81,12 +86,14 @@ class LatBotRecipe(VLARecipe):
     common = ("phase", "teacher", "student", "backbone", "horizon", "cameras", *Recipe.common)
     example = MappingProxyType({"teacher": "my-teacher", "backbone": "scratch", "image_size": 64})
     choices = MappingProxyType({"phase": PHASES})
-    joined = (*VLARecipe.joined, "latbot")
+    joined = (*VLARecipe.joined, "latbot", TUNED)
     goes_on = "student"
     presets = MappingProxyType(
         {
             **VLARecipe.presets,
             "latbot": {
+                "train_backbone": "full",
+                "lora_projector": True,  # where train_backbone=lora is chosen
                 "batch_size": 256,
                 "schedule": "cosine",
                 "warmup_steps": 2000,
@@ -96,8 +103,19 @@ class LatBotRecipe(VLARecipe):
                 "action_loss": BCE,
                 "normalize_exceptions": ("*gripper*=min_max",),  # so that 0 and 1 are no less certain than -1 and 1
             },
+            TUNED: {"steps": 60_000, "batch_size": 64},  # 4.3
         }
     )
+
+    @classmethod
+    def from_preset(
+        cls, dataset: str | Path | None, out: str | Path, preset: str | None = None, **options: Any
+    ) -> Self:
+        """Apply presets and options; `latbot` brings `latbot_finetune` with it in that phase."""
+        names = preset.split("+") if isinstance(preset, str) else []
+        if options.get("phase") == "finetune" and "latbot" in names and TUNED not in names:
+            preset = "+".join([*names, TUNED])
+        return super().from_preset(dataset, out, preset, **options)
 
     @classmethod
     def kept(cls, config: VLAConfig) -> dict[str, Any]:

@@ -24,6 +24,11 @@ IMAGES = {"qwen3_vl": 4, "qwen2_5_vl": 4, "smolvlm": 4, "paligemma": 16, "gemma3
 FAMILIES = (*IMAGES, "text")
 TEXTS = ["lift it", "push the red block to the wall"]
 LORA = LoraSpec(rank=4, alpha=2)
+QWEN_TOWER = ("visual.patch_embed", "visual.pos_embed", "visual.blocks")
+TOWERS = dict.fromkeys(IMAGES, ("vision_tower",)) | {"smolvlm": ("vision_model",)}
+TOWERS |= {"qwen3_vl": QWEN_TOWER, "qwen2_5_vl": QWEN_TOWER, "text": ("none",)}
+PROJECTORS = dict.fromkeys(IMAGES, ("multi_modal_projector",)) | {"smolvlm": ("connector",), "text": ("none",)}
+PROJECTORS |= dict.fromkeys(("qwen3_vl", "qwen2_5_vl"), ("visual.merger", "visual.deepstack_merger_list"))
 every_family = pytest.mark.parametrize("family", FAMILIES)
 SOME = ("qwen3_vl", "paligemma")
 Load = Callable[[str], HFBackbone]
@@ -226,7 +231,10 @@ def test_embedding_rms_is_that_of_what_the_layers_get(load: Load, family: str):
 
 @pytest.mark.parametrize(
     ("family", "train"),
-    [*((family, train) for family in FAMILIES for train in ("lora", "full")), *((family, "frozen") for family in SOME)],
+    [
+        *((family, train) for family in FAMILIES for train in ("lora", "full", "all_but_vision")),
+        *((family, "frozen") for family in SOME),
+    ],
 )
 def test_gradient_reaches_queries_and_what_is_trained_and_nothing_else(load: Load, family: str, train: str):
     backbone = load(family)
@@ -248,6 +256,61 @@ def test_gradient_reaches_queries_and_what_is_trained_and_nothing_else(load: Loa
         assert not silent
     assert ("lm_head.weight" in backbone.saved_tensors()) is False
     assert bool(trained) == (train != "frozen")
+
+
+@every_family
+def test_all_but_vision_is_the_text_model_and_the_projector(load: Load, family: str):
+    backbone = load(family)
+    backbone.adapt("all_but_vision", LORA)
+    names = [name.removeprefix("model.") for name, _ in backbone.model.model.named_parameters()]
+    tower = {name for name in names if name.startswith(TOWERS[family])}
+    assert bool(tower) == (family != "text")
+    kept = {name.removeprefix("model.") for name in backbone.saved_tensors()}
+    assert kept == set(names) - tower
+    assert any(name.startswith(PROJECTORS[family]) for name in kept) == (family != "text")
+    backbone.train()
+    for name, part in backbone.model.model.named_modules():
+        if name.startswith(TOWERS[family]):
+            assert not part.training, name
+
+
+@every_family
+def test_lora_with_the_whole_projector(load: Load, tiny: Callable[[str], Path], family: str, tmp_path: Path):
+    """Over weights in bfloat16: it is trained in float32, comes back exactly, and is merged with the adapters."""
+    lora = LoraSpec(rank=4, alpha=2, vision=family == "qwen3_vl", projector=True)
+    backbone = adapted(HFBackbone.load(str(tiny(family)), dtype="bfloat16"), lora=lora)
+    saved, placeholders = backbone.saved_tensors(), queries(backbone).requires_grad_()
+    whole = {name: value for name, value in saved.items() if name.startswith(_below(PROJECTORS[family]))}
+    parameters = backbone.model.model.named_parameters()
+    assert len(whole) == sum(name.startswith(PROJECTORS[family]) for name, _ in parameters)
+    assert bool(whole) == (family != "text")
+    assert all("lora_" in name for name in saved.keys() - whole.keys())
+    assert not any("lora_" in name for name in whole)
+    in_tower = any(name.startswith(_below(TOWERS[family])) for name in saved)
+    assert in_tower == lora.vision
+    loss_of(backbone, placeholders).backward()
+    assert all(value.dtype == torch.float32 for value in saved.values())
+    assert all(value.grad is not None and value.grad.any() for value in saved.values())
+    with torch.no_grad():
+        for value in whole.values():
+            value += 0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(4))
+        expected = run(backbone.eval(), placeholders).hidden[4].float()
+        other = HFBackbone.load(str(tiny(family)), dtype="bfloat16")
+        other.adapt("lora", lora)
+        assert other.saved_tensors().keys() == saved.keys()
+        for name, value in other.saved_tensors().items():
+            value.copy_(saved[name])
+        assert torch.equal(run(other, placeholders).hidden[4].float(), expected)
+        other.merge()
+        assert other.saved_tensors() == {}
+        opened = HFBackbone.load(str(other.save_base(tmp_path)))
+        merged = dict(opened.model.named_parameters())
+    for name, value in whole.items():
+        assert torch.equal(merged[name], value), name
+
+
+def _below(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"model.{name}" for name in names)
 
 
 @every_family
@@ -378,7 +441,7 @@ def test_nothing_is_left_of_a_forward_pass(load: Load):
 
 def test_adapt_is_for_once(load: Load):
     backbone = load("text")
-    with pytest.raises(LattokError, match="`train`: expected one of lora, full, frozen, got 'some'"):
+    with pytest.raises(LattokError, match="`train`: expected one of lora, full, all_but_vision, frozen, got 'some'"):
         backbone.adapt("some", LORA)
     backbone.adapt("frozen", LORA)
     with pytest.raises(RuntimeError, match=r"adapt\(\) was called before"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import lattok
 from lattok import LattokError
@@ -19,6 +20,7 @@ from tests.backbones.conftest import need_transformers
 from tests.clip_lam.fakes import batch, clip_lam, config, pixels
 from tests.conftest import write_dataset
 from tests.vla.fakes import config as policy_config
+from tests.vla.fakes import observation
 
 need_transformers()
 
@@ -74,6 +76,48 @@ def test_teacher_and_student_learn_by_queries_adapters_and_heads(
     assert float(module(small._replace(subtasks=["", ""]))["text"].detach()) == 0
 
 
+@pytest.mark.parametrize(
+    ("train", "family"), [("all_but_vision", "paligemma"), ("lora", "internvl"), ("lora", "gemma3")]
+)
+def test_the_projector_learns_and_is_saved(train: str, family: str, tiny: Callable[[str], Path], tmp_path: Path):
+    """By the paper's choice, or whole beside adapters of the text model; a file without it is refused."""
+    over = {**OVER, "train_backbone": train, "lora_vision": False, "lora_projector": True, "image_size": 16}
+    made = config(backbone=str(tiny(family)), prompt="{task}:", **over)
+    torch.manual_seed(0)
+    lam = with_lora(ClipLAM(*with_base(made, made.frames)))
+    before = {name: value.clone() for name, value in lam.backbone.model.named_parameters()}
+    optimizer = torch.optim.SGD([p for p in lam.parameters() if p.requires_grad], 0.1)
+    torch.stack(list(lam.train()(batch(2)).values())).sum().backward()
+    optimizer.step()
+    changed = {name for name, value in lam.backbone.model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed >= {name for name in before if "multi_modal_projector" in name}
+    assert not [name for name in changed if "vision_tower" in name]
+    assert any("language_model" in name for name in changed)
+    video = pixels(7, 2).numpy()
+    found = lam.eval().label_video(video, 4, "lift it")
+    folder = lam.save_pretrained(tmp_path / "lam")
+    again = lattok.load(folder)
+    assert isinstance(again, ClipLAM)
+    assert np.array_equal(found.latents, again.label_video(video, 4, "lift it").latents)
+    kept = load_file(folder / "model.safetensors")
+    gone = next(name for name in kept if "multi_modal_projector" in name)
+    save_file({name: value for name, value in kept.items() if name != gone}, folder / "model.safetensors")
+    with pytest.raises(LattokError, match=gone.replace(".", "[.]")):
+        lattok.load(folder)
+
+
+def test_a_merged_policy_has_its_projector(tiny: Callable[[str], Path], tmp_path: Path):
+    plan = policy_config(backbone=str(tiny("internvl")), prompt="{task}:", lora_projector=True, **OVER)
+    policy, seen = with_lora(LatentVLA(*with_base(plan))).eval(), observation(plan)
+    for name, value in policy.backbone.saved_tensors().items():
+        if "multi_modal_projector" in name:
+            value.data += 0.1 * torch.randn_like(value)
+    wanted = policy.predict_chunk(seen)
+    merged = lattok.load(policy.merge(tmp_path / "merged").save_pretrained(tmp_path / "again"))
+    assert isinstance(merged, LatentVLA)
+    torch.testing.assert_close(merged.predict_chunk(seen), wanted, rtol=0, atol=1e-4)
+
+
 def test_a_policy_goes_on_over_the_base_of_its_student(tiny: Callable[[str], Path], tmp_path: Path, monkeypatch):
     """A relative path finds the same base; adapters, and where they are, stay the student's."""
     base = tiny("internvl")
@@ -85,6 +129,7 @@ def test_a_policy_goes_on_over_the_base_of_its_student(tiny: Callable[[str], Pat
         "prompt": "{task}:",
         "lora_rank": 2,
         "lora_vision": False,
+        "lora_projector": True,
         "train_backbone": "lora",
         "batch_size": 2,
     }
@@ -94,11 +139,8 @@ def test_a_policy_goes_on_over_the_base_of_its_student(tiny: Callable[[str], Pat
     goes_on = {**sizes, "batch_size": 2, "phase": "finetune", "student": str(tmp_path / "student")}
     for given in ({}, {"backbone": base.name}):
         recipe = lattok.LatBotRecipe.from_preset(data, tmp_path / f"policy{len(given)}", **goes_on, **given)
-        assert (recipe.model.lora_rank, recipe.model.lora_vision, recipe.model.backbone) == (
-            2,
-            False,
-            str(base.resolve()),
-        )
+        kept = recipe.model.lora_rank, recipe.model.lora_vision, recipe.model.lora_projector, recipe.model.backbone
+        assert kept == (2, False, True, str(base.resolve()))
     with pytest.raises(
         LattokError, match="`lora_vision`: expected False, as the policy in student has, got True. Leave"
     ):

@@ -126,6 +126,7 @@ def test_the_preset_has_the_numbers_of_the_paper():
     made = lattok.ClipLAMRecipe.from_preset("data", "out")
     assert (made.model.frames, made.model.scene_tokens, made.model.motion_tokens) == (16, 64, 64)
     assert (made.loop.batch_size, made.loop.lr, made.loop.beta2, made.loop.min_lr) == (512, 1e-4, 0.95, 2.5e-6)
+    assert (made.model.train_backbone, made.model.lora_projector) == ("all_but_vision", True)
 
 
 def test_cosine_warms_up_and_falls_to_the_least_rate():

@@ -14,12 +14,15 @@ import lattok
 from lattok import LattokError
 from lattok.cli import main
 from lattok.cli.train import as_flags
+from lattok.clip_lam.distillation import taught_by
 from lattok.data import ActionSpace
 from lattok.sim.agents import PolicyAgent
+from lattok.vla import LatentVLA
 from lattok.vla.spaces import robot_spaces
 from tests.clip_lam.fakes import SIZES, clip_lam
 from tests.conftest import write_dataset
 from tests.recipes.policies import SIZES as POLICY
+from tests.vla.fakes import config as policy_config
 from tests.vla.stand_in import B, Policy, make_batch
 
 LOOP = {"steps": 3, "batch_size": 4, "log_every": 1}
@@ -177,10 +180,23 @@ def test_what_is_missing_is_named(options, text, tmp_path):
 def test_numbers_of_the_paper():
     made = lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", teacher="t")
     assert (made.loop.batch_size, made.loop.warmup_steps, made.loop.min_lr) == (256, 2000, 2.5e-6)
+    assert (made.model.train_backbone, made.model.lora_projector) == ("full", True)
     assert made.model.action_loss == "l2_bce"
     assert made.model.normalize_exceptions == ("*gripper*=min_max",)
     with pytest.raises(LattokError, match=re.escape("`preset`: expected libero+latbot, or another one under it")):
         lattok.LatBotRecipe.from_preset("d", "o", "latbot", teacher="t")
+
+
+def test_a_policy_is_fine_tuned_with_the_numbers_of_the_paper(tmp_path):
+    """What the student has stays; an option that is given counts."""
+    made = LatentVLA.build(taught_by(policy_config(proprio_dim=0, proprio_names=()), clip_lam().config))
+    student = {"phase": "finetune", "student": str(made.save_pretrained(tmp_path / "student"))}
+    for preset in ("libero+latbot", "libero+latbot+latbot_finetune"):
+        tuned = lattok.LatBotRecipe.from_preset("d", "o", preset, **student)
+        assert (tuned.loop.steps, tuned.loop.batch_size, tuned.preset) == (60_000, 64, "libero+latbot+latbot_finetune")
+        assert (tuned.model.action_loss, tuned.model.width) == ("l2_bce", 32)
+    assert lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", steps=9, **student).loop.steps == 9
+    assert lattok.LatBotRecipe.from_preset("d", "o", "libero", **student).loop.steps == 80_000
 
 
 def test_grippers_from_0_to_1_have_both_ends_of_their_loss(tmp_path):

@@ -182,7 +182,10 @@ def test_other_columns_of_a_dataset_are_left_alone():
         ({"action_names": ("x",) * 9}, "`action_names`: expected 3 names, one for each dimension, or none, got 9"),
         ({"proprio_names": ("x",)}, "`proprio_names`: expected 5 names, one for each dimension, or none, got 1"),
         ({"lora_rank": 0}, "`lora_rank`: expected a whole number of at least 1"),
-        ({"backbone": "org/name", "train_backbone": "half"}, "`train_backbone`: expected one of lora, full, frozen"),
+        (
+            {"backbone": "o/n", "train_backbone": "half"},
+            "`train_backbone`: expected one of lora, full, all_but_vision,",
+        ),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_one_line(changes: dict, message: str):
