@@ -44,7 +44,7 @@ class ClipLAMConfig(NormalizedActions):
     frames: int = 16  # k, of a clip, evenly spaced
     stride: str = "15"  # from the first frame to the last: frames ("15") or a time ("0.5s")
     horizon: int = 15  # actions from the first frame on that are decoded
-    scene_tokens: int = 64  # latents of what changes around the robot
+    scene_tokens: int = 64  # latents of what changes around the robot; 0: the frame is decoded from motion too
     motion_tokens: int = 64  # latents of what the robot does
     latent_dim: int = 128  # d
     latent_norm: str = "layer"  # of each latent, without parameters; or "none"
@@ -80,7 +80,7 @@ class ClipLAMConfig(NormalizedActions):
     decoder_heads: int = 8  # its attention heads
     flow_steps: int = 10  # Euler steps from noise to a frame and actions
     frame_weight: float = 1.0  # of the loss of the predicted frame
-    action_weight: float = 1.0  # of the loss of the actions
+    action_weight: float = 1.0  # of the loss of the actions; 0: the decoder does not see them either
     separation_weight: float = 0.0  # of the loss on what scene latents share with motion latents
     normalize: str = "quantile"  # of actions
     normalize_exceptions: tuple[str, ...] = ()  # of some dimensions, as action tokenizers have them
@@ -92,7 +92,8 @@ class ClipLAMConfig(NormalizedActions):
         if isinstance(self.cameras, str) or not self.cameras:
             checks.fail("cameras", "at least one name", repr(self.cameras))
         checks.counts(2, MOST_FRAMES, frames=self.frames)
-        checks.counts(1, MOST_TOKENS, scene_tokens=self.scene_tokens, motion_tokens=self.motion_tokens)
+        checks.counts(0, MOST_TOKENS, scene_tokens=self.scene_tokens)
+        checks.counts(1, MOST_TOKENS, motion_tokens=self.motion_tokens)
         checks.one_of("latent_norm", self.latent_norm, NORMS)
         # one number, normalised over itself, is always 0
         checks.counts(2 if self.latent_norm == "layer" else 1, MOST_NUMBERS, latent_dim=self.latent_dim)
@@ -136,6 +137,8 @@ class ClipLAMConfig(NormalizedActions):
         checks.at_least_zero(**{f"{name}_weight": weight for name, weight in self._weights.items()})
         if self.frame_weight == self.action_weight == 0:
             checks.fail("frame_weight", "more than 0 where action_weight is 0", "0", "Nothing would be learned.")
+        if self.separation_weight > 0 and not self.scene_tokens:
+            checks.fail("separation_weight", "0 with scene_tokens=0: there are no two streams", self.separation_weight)
         try:
             checks.plain_format(self.prompt, task="")
         except checks.LattokError:
@@ -150,7 +153,8 @@ class ClipLAMConfig(NormalizedActions):
     @property
     def loss_weights(self) -> dict[str, float]:
         """Weights of the loss terms, which the paper does not give."""
-        return {name: weight for name, weight in self._weights.items() if weight > 0}
+        weights = self._weights  # one of 0 stays: processes wait for a gradient of every parameter
+        return {name: weight for name, weight in weights.items() if weight > 0 or name != "separation"}
 
     @property
     def _weights(self) -> dict[str, float]:

@@ -52,7 +52,6 @@ class ClipLAM(BackboneModel, VideoLabeller):
     config: ClipLAMConfig
     label_source = "video"
     reads_task = True
-    env = True  # there is a stream of the scene
     pixels = None  # what is predicted is what the features are
 
     def __init__(self, config: ClipLAMConfig, backbone: Any, features: FrozenFeatures | None = None):
@@ -62,7 +61,9 @@ class ClipLAM(BackboneModel, VideoLabeller):
         self.backbone = backbone
         width, count = backbone.hidden_size, config.scene_tokens + config.motion_tokens
         self.queries = nn.Parameter(backbone.embedding_rms * torch.randn(count, width))
-        self.scene_head, self.motion_head = (nn.Linear(width, config.latent_dim) for _ in range(2))
+        self.env = True if config.scene_tokens else None  # whether there is a stream of the scene
+        self.scene_head = nn.Linear(width, config.latent_dim) if self.env else None
+        self.motion_head = nn.Linear(width, config.latent_dim)
         self.features = features or FrozenFeatures(
             config.features,
             config.features_size,
@@ -143,10 +144,10 @@ class ClipLAM(BackboneModel, VideoLabeller):
             (1 - share) * frame_noise + share * later,
             (1 - share) * noise + share * actions,
             times,
-            scene,
+            scene if self.env else motion,
             motion,
             now,
-            valid,
+            valid & (self.config.action_weight > 0),  # through the exchange the frame would hear of them
         )
         errors = {"action": action_loss(chunk, actions - noise, batch.judged)}
         missed = frame.float() - (later - frame_noise)
@@ -177,16 +178,19 @@ class ClipLAM(BackboneModel, VideoLabeller):
         config, last = self.config, self.backbone.num_layers
         out = self.backbone(inputs, self.queries.expand(count, -1, -1), [last])
         states = out.hidden[last][:, out.queries].to(self.queries.dtype)
-        parts = states.split([config.scene_tokens, config.motion_tokens], 1)
-        found = [head(part).float() for head, part in zip((self.scene_head, self.motion_head), parts, strict=True)]
+        scene, motion = states.split([config.scene_tokens, config.motion_tokens], 1)
+        found = [self.motion_head(motion).float()]
+        if self.scene_head is not None:
+            found.append(self.scene_head(scene).float())
         if config.latent_norm == "layer":
             found = [F.layer_norm(part, (config.latent_dim,)) for part in found]
-        return found[0], found[1]
+        return found[1] if self.env else found[0][:, :0], found[0]
 
     @torch.no_grad()
     def encode(self, clips: Values, texts: str | Sequence[str] = "") -> LatentActions:
         """Turn clips uint8 [B, k, V, H, W, 3] and their instructions into `LatentActions`; motion, with the scene as
-        `env`. V may be left out when there is one camera; one text stands for all. Arrays in, arrays out."""
+        `env` where it has tokens. V may be left out when there is one camera; one text stands for all. Arrays in,
+        arrays out."""
         found = as_tensor("clips", clips)
         if found.ndim == 5 and len(self.cameras) == 1:
             found = found[:, :, None]
@@ -282,17 +286,20 @@ class ClipLAM(BackboneModel, VideoLabeller):
 
     def _checked(self, latents: LatentActions, count: int) -> LatentActions:
         """Return what `encode` gave for `count` samples, arrays or tensors, as tensors."""
-        if not isinstance(latents, LatentActions) or latents.env is None:
-            got = type(latents).__name__ if not isinstance(latents, LatentActions) else "those of one stream"
-            checks.fail("latents", "what `encode` gives, of motion and scene", got)
+        which = ("of motion alone", "of motion and scene")
+        if not isinstance(latents, LatentActions) or (latents.env is None) == bool(self.env):
+            got = type(latents).__name__ if not isinstance(latents, LatentActions) else f"those {which[not self.env]}"
+            checks.fail("latents", f"what `encode` gives, {which[bool(self.env)]}", got)
         config, found = self.config, []
-        streams = ("latents", latents, config.motion_tokens), ("latents.env", latents.env, config.scene_tokens)
+        streams = [("latents", latents, config.motion_tokens)]
+        if latents.env is not None:
+            streams.append(("latents.env", latents.env, config.scene_tokens))
         for name, stream, tokens in streams:
             quantized, expected = as_tensor(name, stream.quantized), [count, tokens, config.latent_dim]
             if list(quantized.shape) != expected:
                 checks.fail(name, f"shape {expected}, as this model's of {count} frames", f"{list(quantized.shape)}")
             found.append(stream._replace(quantized=quantized))
-        return found[0]._replace(env=found[1])
+        return found[0]._replace(env=found[1] if self.env else None)
 
     def _noise(self, count: int, seed: int, known: Values | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return noise of patches and actions, and which action dimensions there are, bool [m]."""
@@ -314,9 +321,9 @@ class ClipLAM(BackboneModel, VideoLabeller):
     def _velocity(
         self, x: Tensor, y: Tensor, times: Tensor, now: Tensor, latents: LatentActions
     ) -> tuple[Tensor, Tensor]:
-        assert latents.env is not None
-        scene, motion = (part.quantized.to(now.device) for part in (latents.env, latents))
-        frame, chunk = self.decoder(x, y, times, scene, motion, now)
+        scene, motion = (part.quantized.to(now.device) for part in (latents.env or latents, latents))
+        known = None if self.config.action_weight else torch.zeros(y.shape[:2], dtype=torch.bool, device=y.device)
+        frame, chunk = self.decoder(x, y, times, scene, motion, now, known)
         return frame.float(), chunk.float()
 
     def _resized(self, frames: Tensor) -> Tensor:
@@ -325,7 +332,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
     def _public(self, scene: Tensor, motion: Tensor) -> LatentActions:
         """Return what callers get: no codes."""
         none = torch.empty(len(motion), 0, dtype=torch.long, device=motion.device)
-        return LatentActions(none, motion, motion, LatentActions(none, scene, scene))
+        return LatentActions(none, motion, motion, LatentActions(none, scene, scene) if self.env else None)
 
 
 def _clips(batch: PolicyBatch) -> Tensor:

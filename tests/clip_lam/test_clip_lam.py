@@ -107,6 +107,74 @@ def test_clips_without_actions_teach_motion_by_the_exchange_alone():
         assert (motion is not None and bool(motion.any())) == exchange
 
 
+@pytest.mark.parametrize("exchange", [True, False])
+def test_without_scene_tokens_the_frame_is_decoded_from_motion(exchange: bool, make_dataset, tmp_path):
+    """One group of latents (LatBot, Table 5 without DLA): both losses teach it, labels and reports have one stream."""
+    lam, seen = clip_lam(scene_tokens=0, exchange=exchange).train(), []
+    lam.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[3:5]))
+    terms = lam(batch(valid=torch.tensor([[1, 1, 0, 0]] * 4).bool()))
+    terms["frame"].backward(retain_graph=True)
+    assert torch.equal(*seen[0])
+    assert seen[0][0].shape == (4, 3, 8)
+    taught = lam.motion_head.weight.grad
+    assert taught is not None
+    assert taught.any()
+    terms["action"].backward()
+    assert not [name for name, p in lam.named_parameters() if p.grad is None or not p.grad.any()]
+    lam, dataset = lam.eval(), make_dataset([9])
+    found = lam.encode(pixels(2, 3, 2), ["a", "b"])
+    assert found.env is None
+    again = lattok.load(lam.save_pretrained(tmp_path / "lam"))
+    assert isinstance(again, ClipLAM)
+    frame, actions = lam.generate(pixels(2, 2), found)
+    assert all(torch.equal(*pair) for pair in zip(again.generate(pixels(2, 2), found), (frame, actions), strict=True))
+    assert not torch.equal(lam.generate(pixels(2, 2), found._replace(quantized=-found.quantized))[0], frame)
+    two = clip_lam().encode(pixels(2, 3, 2), "lift")
+    with pytest.raises(LattokError, match="`latents`: expected what `encode` gives, of motion alone, got those of mot"):
+        lam.generate(pixels(2, 2), two)
+    with pytest.raises(LattokError, match="`encode` gives, of motion and scene, got those of motion alone"):
+        clip_lam().generate(pixels(2, 2), found)
+    annotate(dataset, lam, tmp_path / "out")
+    assert not [name for name in open_dataset(tmp_path / "out").features if name.startswith("latent.env")]
+
+
+@pytest.mark.slow
+def test_a_report_of_one_group_of_latents_has_one_stream(make_dataset, tmp_path):
+    dataset = make_dataset([12, 11, 12, 13, 12, 11])
+    figures = evaluate(clip_lam(scene_tokens=0), dataset, out=tmp_path / "report").figures
+    assert "prediction_loss/zero" in figures
+    assert not [name for name in figures if "env_" in name]
+
+
+@pytest.mark.parametrize("tokens", [2, 0])
+def test_without_their_loss_actions_are_not_seen_either(tokens: int):
+    """The frame would hear of noised ones by the exchange, in training and never again (Table 5 without UAD)."""
+    lam, given = clip_lam(action_weight=0.0, scene_tokens=tokens).train(), batch()
+    losses = []
+    for actions in (given.actions, 5 - 3 * given.actions):
+        torch.manual_seed(3)
+        losses.append(lam(given._replace(actions=actions))["frame"])
+    assert torch.equal(*losses)
+    found = lam.eval().encode(pixels(2, 3, 2), "lift")
+    now, noise = lam.frame_features(pixels(2, 2)), lam._noise(2, 0)
+    wanted = lam.decoder(noise[0], 9 * noise[1], torch.zeros(2), (found.env or found).quantized, found.quantized, now)
+    with torch.no_grad():
+        lam.decoder.actions.weight.zero_()
+        lam.decoder.actions.bias.copy_(lam.decoder.unknown)
+        expected = lam.decoder(*noise[:2], torch.zeros(2), (found.env or found).quantized, found.quantized, now)
+    assert not torch.allclose(wanted[0], expected[0], atol=1e-4)
+    torch.testing.assert_close(lam.predict(now, found), noise[0] + expected[0])
+
+
+@pytest.mark.parametrize("changes", [{}, {"action_weight": 0.0}, {"frame_weight": 0.0}, {"separation_weight": 0.1}])
+def test_processes_have_a_gradient_of_every_parameter(changes: dict):
+    """Several of them wait for each, also of what has no weight."""
+    lam = clip_lam(**changes).train()
+    terms = lam(batch())
+    torch.stack([weight * terms[name] for name, weight in lam.config.loss_weights.items()]).sum().backward()
+    assert not [name for name, p in lam.named_parameters() if p.grad is None]
+
+
 def test_separation_moves_the_scene_away_from_motion_and_not_the_reverse():
     assert "separation" not in clip_lam()(batch())
     lam = clip_lam(separation_weight=0.5).train()
@@ -255,6 +323,8 @@ def test_a_dataset_is_annotated_and_verified(make_dataset, tmp_path):
         ({"prompt": "{word}"}, "`prompt`: expected a text with {task} at most"),
         ({"frame_weight": 0.0, "action_weight": 0.0}, "Nothing would be learned"),
         ({"separation_weight": -0.1}, "`separation_weight`"),
+        ({"separation_weight": 0.1, "scene_tokens": 0}, "`separation_weight`: expected 0 with scene_tokens=0"),
+        ({"motion_tokens": 0}, "`motion_tokens`: expected a whole number of at least 1"),
         ({"frame_output": "noise"}, "`frame_output`"),
         ({"sees_now": False}, "`frame_output`: expected frame or velocity with sees_now=False, got 'change'"),
         ({"train_backbone": "lora"}, "`train_backbone`: expected one of full"),

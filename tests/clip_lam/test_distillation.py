@@ -75,6 +75,18 @@ def _target(vectors: torch.Tensor):
     return LatentTarget(None, vectors, torch.ones(vectors.shape[:2], dtype=torch.bool))
 
 
+def test_a_student_of_one_group_of_latents():
+    lam = clip_lam(scene_tokens=0)
+    policy = LatentVLA.build(taught_by(policy_config(**CONFIG), lam.config))
+    assert policy.segments["latent"].count == 3
+    given, seen = batch(), []
+    policy.supervision["latent"].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[1].embedding))
+    Distillation(policy, lam, [0, 1]).train()(given)
+    assert given.later is not None
+    found = lam.encode(torch.cat([given.images[:, None], given.later], 1), given.texts)
+    torch.testing.assert_close(seen[0][:, :, 0], found.latents)
+
+
 def test_clips_that_are_cut_short_teach_nothing_and_shares_add_up():
     """Of four samples the last two end within their clip. Any number of shares has the loss of the two others."""
     module, given = Distillation(student(), clip_lam(), [0, 1], whole_clips=True).eval(), batch()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -127,6 +129,31 @@ def test_the_preset_has_the_numbers_of_the_paper():
     assert (made.model.frames, made.model.scene_tokens, made.model.motion_tokens) == (16, 64, 64)
     assert (made.loop.batch_size, made.loop.lr, made.loop.beta2, made.loop.min_lr) == (512, 1e-4, 0.95, 2.5e-6)
     assert (made.model.train_backbone, made.model.lora_projector) == ("all_but_vision", True)
+
+
+def test_the_rows_of_table_5_can_be_run(tmp_path):
+    """Options as the page has them, with and without UAD and DLA: each trains and predicts a frame."""
+    page = (Path(__file__).parents[2] / "docs/howto/latbot.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (UniVLA-style|Ours-v\d) \| (✓?) ?\| (✓?) ?\| ((?:`[^`]*`)|none) \|$", page, re.MULTILINE)
+    assert [row[:3] for row in rows] == [
+        ("UniVLA-style", "", ""),
+        ("Ours-v1", "", "✓"),
+        ("Ours-v2", "✓", ""),
+        ("Ours-v3", "✓", "✓"),
+    ]
+    data = write_dataset(tmp_path / "data", [12, 9])
+    sizes = {**SMALL, "steps": 2, "separation_weight": 0.0}
+    del sizes["scene_tokens"], sizes["motion_tokens"]
+    for name, uad, dla, options in rows:
+        words = [word for flag in as_flags(sizes) for word in flag] + options.strip("`").replace("none", "").split()
+        assert main(["train", "clip-lam", str(data), "--out", str(tmp_path / name), *words]) == 0
+        lam = lattok.ClipLAM.from_pretrained(tmp_path / name)
+        assert (lam.config.action_weight > 0) == bool(uad)
+        assert bool(lam.env) == lam.config.exchange == bool(dla)
+        frames = lattok.open_dataset(data).frames(1, lam.cameras, transform=lam.resize)
+        labels = lam.label_video(torch.from_numpy(frames), 4, "lift")
+        both = labels.latents.shape[1] + (0 if labels.env is None else labels.env.latents.shape[1])
+        assert both == (8 if dla else 128)
 
 
 def test_cosine_warms_up_and_falls_to_the_least_rate():
