@@ -13,11 +13,44 @@ import lattok
 from lattok import LattokError
 from lattok.cli import main
 from lattok.cli.train import as_flags
+from lattok.recipes.run_folder import read_options
+from lattok.samples.batches import parse_source
 from lattok.signals import Interrupted
 from lattok.training import LoopOptions, learning_rate
 from tests.clip_lam.fakes import SIZES
 from tests.conftest import write_dataset
 
+TABLE_6 = """
+Fractal: 12.8%
+Kuka: 12.8%
+Bridge: 11.8%
+Taco Play: 2.7%
+Jaco Play: 0.4%
+Berkeley Cable Routing: 0.2%
+Roboturk: 2.1%
+Viola: 0.8%
+Berkeley Autolab UR5: 1.1%
+Toto: 1.8%
+Language Table: 4.4%
+Stanford Hydra Dataset: 4.6%
+Austin Buds Dataset: 0.2%
+NYU Franka Play Dataset: 0.6%
+Furniture Bench Dataset: 2.5%
+UCSD Kitchen Dataset: < 0.1%
+Austin Sailor Dataset: 2.2%
+Austin Sirius Dataset: 1.7%
+DLR EDAN Shared Control: < 0.1%
+IAMLab CMU Pickup Insert: 0.9%
+UTAustin Mutex: 2.2%
+Berkeley Fanuc Manipulation: 7.8%
+CMU Stretch: 1.5%
+BC-Z: 6.8%
+FMB Dataset: 7.1%
+DobbE: 1.4%
+DROID: < 0.1%
+AgiBoT- α: 6.3%
+EgoDex: 11.1%
+"""
 SMALL = {"preset": "tiny", "steps": 4, "batch_size": 4, "log_every": 1, **SIZES}
 
 
@@ -154,6 +187,24 @@ def test_the_rows_of_table_5_can_be_run(tmp_path):
         labels = lam.label_video(torch.from_numpy(frames), 4, "lift")
         both = labels.latents.shape[1] + (0 if labels.env is None else labels.env.latents.shape[1])
         assert both == (8 if dla else 128)
+
+
+def test_the_mixture_of_table_6_is_a_file_of_options(tmp_path, monkeypatch):
+    """One option opens 29 description files of the current folder with the weights that are printed."""
+    rows = [row.rsplit(": ", 1) for row in TABLE_6.strip().splitlines()]
+    file = Path(__file__).parents[2] / "docs/howto/latbot_mixture.json"
+    options, preset = read_options(str(file))
+    named = [parse_source(text) for text in options["mix"]]
+    assert (len(named), preset) == (len(rows), None) == (29, None)
+    for (path, weight), (name, printed) in zip(named, rows, strict=True):
+        assert path.startswith(re.sub("[^a-z]+", "_", name.lower().removesuffix(" dataset")).strip("_")), name
+        assert weight == (0.05 if printed == "< 0.1%" else float(printed.removesuffix("%"))), name
+    write_dataset(tmp_path / "data", [6])
+    for path, _ in named:
+        (tmp_path / path).write_text(json.dumps({"dataset": "data", "name": Path(path).stem}))
+    monkeypatch.chdir(tmp_path)
+    sources = lattok.ClipLAMRecipe.from_preset(None, "out", **options).open()
+    assert [(f"{source.dataset.name}.json", source.weight) for source in sources] == named
 
 
 def test_cosine_warms_up_and_falls_to_the_least_rate():
