@@ -43,6 +43,20 @@ def test_the_loss_is_squared_error_plus_divergence():
     assert float(distillation(target, target, torch.ones(2, 3, dtype=torch.bool))) == pytest.approx(0, abs=1e-6)
 
 
+def test_as_printed_the_squared_error_counts_as_often_as_a_latent_has_numbers():
+    """Between unrelated latents of deviation 1 the two terms are near 2 and 1, as printed 2 d and 1."""
+    draw, d = torch.Generator().manual_seed(0), 128
+    latents = torch.nn.functional.layer_norm(torch.randn(2, 2, 40, 1, d, generator=draw), (d,))
+    p, q = (softmax(each.double().numpy()) for each in latents)
+    squares, divergence = ((latents[0] - latents[1]).double().numpy() ** 2).sum(-1), (p * np.log(p / q)).sum(-1)
+    assert squares.mean() / d == pytest.approx(2, rel=0.05)
+    assert divergence.mean() == pytest.approx(1, rel=0.1)
+    everything = torch.ones(2, 40, dtype=torch.bool)
+    assert float(distillation(*latents, everything)) == pytest.approx((squares / d + divergence).mean(), rel=1e-5)
+    printed = (squares + divergence).sum((1, 2)).mean()  # of a sample
+    assert float(distillation(*latents, everything, "sum")) == pytest.approx(printed, rel=1e-5)
+
+
 def test_the_student_is_compared_with_what_the_teacher_says_of_the_clip():
     """The teacher stays as it is and gets no gradient; the student's head neither."""
     lam, policy = clip_lam(), student()

@@ -118,6 +118,28 @@ def test_a_merged_policy_has_its_projector(tiny: Callable[[str], Path], tmp_path
     torch.testing.assert_close(merged.predict_chunk(seen), wanted, rtol=0, atol=1e-4)
 
 
+def test_the_pair_of_the_paper_is_distilled_and_fine_tuned(tiny: Callable[[str], Path], tmp_path: Path):
+    """PaliGemma, all of it, and a flow head with L_ee + L_gripper: as the page has it, in the sizes of a test."""
+    data = write_dataset(tmp_path / "data", [12, 9, 11, 10])
+    info = data / "meta/info.json"
+    info.write_text(info.read_text().replace('"z"', '"gripper"'))
+    teacher = clip_lam(image_size=32, features_size=32, interpolation="bicubic").save_pretrained(tmp_path / "teacher")
+    sizes = {"steps": 2, "batch_size": 2, "log_every": 1, "head_dim": 16, "head_heads": 2, "horizon": 4}
+    sizes |= {"warmup_steps": 1, "memory_gb": 1.0}
+    seen = {"image_size": 32, "prompt": "{task}:", "backbone": str(tiny("paligemma")), "teacher": str(teacher)}
+    recipe, preset = lattok.LatBotRecipe, "libero+latbot"
+    lattok.train(recipe.from_preset(data, tmp_path / "student", preset, **sizes, **seen))
+    goes_on = {"phase": "finetune", "student": str(tmp_path / "student"), "head": "flow", **sizes}
+    policy = lattok.train(recipe.from_preset(data, tmp_path / "policy", preset, **goes_on))
+    assert policy.config.gripper == (2,)
+    assert (policy.config.train_backbone, policy.config.head) == ("full", "flow")
+    again, given = lattok.load(tmp_path / "policy"), observation(policy.config)
+    assert isinstance(again, LatentVLA)
+    chunk = again.predict_chunk(given)
+    assert torch.equal(chunk, policy.predict_chunk(given))
+    assert again.action_normalizer(chunk)[..., 2].abs().max() <= 1 + 1e-6
+
+
 def test_a_policy_goes_on_over_the_base_of_its_student(tiny: Callable[[str], Path], tmp_path: Path, monkeypatch):
     """A relative path finds the same base; adapters, and where they are, stay the student's."""
     base = tiny("internvl")
