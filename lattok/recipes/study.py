@@ -37,6 +37,7 @@ from lattok.training import RECIPE, RUN, fit
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla import STRATEGIES, VLAConfig
+from lattok.vla.config import BCE
 from lattok.vla.losses import action_loss
 
 RESULTS, TABLE, CURVES = "study.json", "study.md", "study.svg"
@@ -51,7 +52,8 @@ class ProprioPolicy(nn.Module):
 
     def __init__(self, config: VLAConfig):
         super().__init__()
-        self.loss, self.reduction = config.action_loss, config.loss_reduction
+        self.loss = "l2" if config.action_loss == BCE else config.action_loss  # it says actions, not logits
+        self.reduction = config.loss_reduction
         states, steps, dims = config.proprio_dim, config.horizon, config.action_dim
         chunk = (nn.Linear(HIDDEN, steps * dims), nn.Unflatten(1, (steps, dims)))
         self.net = nn.Sequential(nn.Linear(states, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), *chunk)

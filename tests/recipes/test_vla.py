@@ -17,7 +17,7 @@ from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.evaluation import evaluate
 from lattok.recipes.policy_data import PolicyBatches, find_labels, read_windows
-from lattok.recipes.study import BLIND, PROPRIO, title_of, train_study
+from lattok.recipes.study import BLIND, PROPRIO, ProprioPolicy, title_of, train_study
 from lattok.samples.augment import Augmentation
 from lattok.samples.frames import FrameReader
 from lattok.samples.policy import PolicyWindows
@@ -25,6 +25,8 @@ from lattok.signals import Interrupted
 from lattok.vla import STRATEGIES
 from tests.conftest import CAMERAS, write_dataset
 from tests.recipes.policies import SIZES, TINY, annotated, with_absurd_actions
+from tests.vla.fakes import batch
+from tests.vla.fakes import config as policy_config
 
 RUNS = (*STRATEGIES, BLIND, PROPRIO)
 
@@ -48,6 +50,18 @@ def recipe(dataset: Path, out: Path, strategy: str = "baseline", **options) -> l
 
 def weights(model) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.saved_tensors().items()}
+
+
+@pytest.mark.parametrize("kind", ["l2", "l1", "l2_bce"])
+def test_the_control_on_proprio_says_actions_whatever_policies_say_of_grippers(kind: str):
+    made = policy_config(action_names=("x", "y", "gripper"), action_loss=kind)
+    torch.manual_seed(0)
+    control, data = ProprioPolicy(made), batch(made)
+    with torch.no_grad():
+        found, errors = control(data)["action"], (control.predict_chunk(data) - data.actions).double().numpy()
+    each = np.abs(errors) if kind == "l1" else errors**2
+    wanted = np.mean([each[i][data.valid[i].numpy()].mean() for i in range(len(each))])
+    assert float(found) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize(
