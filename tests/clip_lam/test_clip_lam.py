@@ -62,6 +62,19 @@ def test_the_loss_is_that_of_the_velocities(says: str, monkeypatch: pytest.Monke
     assert torch.equal(seen["known"], valid)
 
 
+def test_shares_of_a_batch_add_up_to_its_loss_of_actions():
+    """Also where they differ in how many samples have known actions: three of four here."""
+    lam, draws = clip_lam(exchange=False), draw_flow((4, 4, 3), torch.Generator().manual_seed(5))
+    given = batch(valid=torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool())
+    wanted, found = float(lam(given._replace(draws=draws))["action"].detach()), 0.0
+    assert given.later is not None
+    for rows in (slice(0, 2), slice(2, 4)):
+        parts = {name: getattr(given, name)[rows] for name in ("images", "texts", "actions", "valid", "later")}
+        share = given._replace(**parts, draws=type(draws)(*(part[rows] for part in draws)), acted=torch.tensor(1.5))
+        found += float(lam(share)["action"].detach()) / 2
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
 def test_a_frame_that_does_not_change_has_a_finite_error():
     given = batch()
     terms = clip_lam()(given._replace(later=given.images[:, None].expand(-1, 2, -1, -1, -1, -1)))
@@ -156,14 +169,15 @@ def test_without_their_loss_actions_are_not_seen_either(tokens: int):
         losses.append(lam(given._replace(actions=actions))["frame"])
     assert torch.equal(*losses)
     found = lam.eval().encode(pixels(2, 3, 2), "lift")
-    now, noise = lam.frame_features(pixels(2, 2)), lam._noise(2, 0)
-    wanted = lam.decoder(noise[0], 9 * noise[1], torch.zeros(2), (found.env or found).quantized, found.quantized, now)
+    now, noise, z = lam.frame_features(pixels(2, 2)), lam._noise(2, 0), (found.env or found).quantized
+    said = lam.predict(now, found)
     with torch.no_grad():
+        seen = lam.decoder(*noise[:2], torch.zeros(2), z, found.quantized, now)[0]
         lam.decoder.actions.weight.zero_()
         lam.decoder.actions.bias.copy_(lam.decoder.unknown)
-        expected = lam.decoder(*noise[:2], torch.zeros(2), (found.env or found).quantized, found.quantized, now)
-    assert not torch.allclose(wanted[0], expected[0], atol=1e-4)
-    torch.testing.assert_close(lam.predict(now, found), noise[0] + expected[0])
+        unseen = lam.decoder(*noise[:2], torch.zeros(2), z, found.quantized, now)[0]
+    assert not torch.allclose(seen, unseen, atol=1e-4)
+    torch.testing.assert_close(said, noise[0] + unseen)
 
 
 @pytest.mark.parametrize("changes", [{}, {"action_weight": 0.0}, {"frame_weight": 0.0}, {"separation_weight": 0.1}])
@@ -207,6 +221,14 @@ def test_labels_are_those_of_clips_in_any_pieces(tmp_path):
     assert np.array_equal(found.latents, again.label_video(frames, 4, "lift it").latents)
 
 
+def test_the_prompt_has_the_instruction_without_spaces_around_it(monkeypatch: pytest.MonkeyPatch):
+    lam, seen = clip_lam(prompt="Do {task}!"), []
+    encode = lam.backbone.encode
+    monkeypatch.setattr(lam.backbone, "encode", lambda images, texts: seen.extend(texts) or encode(images, texts))
+    lam.encode(pixels(2, 3, 2), [" open it\n", "lift"])
+    assert seen == ["Do open it!", "Do lift!"]
+
+
 def test_a_frame_is_predicted_and_a_chunk_drawn():
     """The prediction is noise plus the velocity at t = 0, which is the mean of what may come."""
     lam, frames = clip_lam(flow_steps=1), pixels(2, 2)
@@ -217,6 +239,23 @@ def test_a_frame_is_predicted_and_a_chunk_drawn():
     assert torch.allclose(lam.predict(now, latents), patches, atol=1e-5)
     lam.action_normalizer.shift += 1
     assert torch.allclose(lam.generate(frames, latents)[1], actions + 1, atol=1e-5)
+
+
+def test_straight_lines_end_where_they_lead():
+    """Euler's method over five steps; what a robot lacks is 0 at each of them."""
+    lam, frames, seen = clip_lam(flow_steps=5, absent=(1,)), pixels(2, 2), []
+    latents, ways = lam.encode(pixels(2, 3, 2), "lift"), (torch.randn(2, 8, 192), torch.randn(2, 4, 3))
+
+    def velocity(x, y, times, now, latents):
+        seen.append((float(times[0]), y[..., 1].clone()))
+        return ways
+
+    lam._velocity = velocity
+    found, (patches, actions, _) = lam.generate(frames, latents), lam._noise(2, 0)
+    assert [time for time, _ in seen] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    assert not any(lacked.any() for _, lacked in seen)
+    torch.testing.assert_close(found[0], patches + ways[0])
+    torch.testing.assert_close(found[1], actions + ways[1] * torch.tensor([1.0, 0.0, 1.0]))
 
 
 def test_arrays_give_arrays_that_are_the_same():
@@ -338,6 +377,7 @@ def test_what_cannot_be_is_refused(changes, text):
 
 def test_a_stride_shorter_than_the_clip_is_refused():
     assert config(frames=4).gaps(9) == [0, 3, 6, 9]
+    assert config(frames=4).gaps(3) == [0, 1, 2, 3]
     with pytest.raises(LattokError, match="`stride`: expected at least 2 frames, since a clip has 3 of them, got 1"):
         clip_lam().label_video(video(), 1)
     with pytest.raises(LattokError, match="`task`: expected an instruction, got 3"):

@@ -68,6 +68,7 @@ def test_the_student_is_compared_with_what_the_teacher_says_of_the_clip():
     assert not terms["action"].requires_grad
     assert all(p.grad is None for p in (*lam.parameters(), *policy.head.parameters()))
     assert all(torch.equal(tensor, before[name]) for name, tensor in lam.state_dict().items())
+    assert not [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
     assert policy.placeholders.grad is not None
     assert policy.placeholders.grad[:5].any(1).all()
     assert not policy.placeholders.grad[5:].any()  # those of actions stand behind
@@ -150,6 +151,13 @@ def test_a_distilled_policy_goes_on_with_its_backbone_and_a_new_head():
     ours, theirs = policy.backbone.state_dict(), before.backbone.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
     assert float(policy(batch()._replace(later=None))["action"].detach()) > 0
+
+
+def test_a_policy_goes_on_over_the_revision_of_its_student():
+    before = replace(student().config, backbone_revision="files-a")
+    assert taught_by(policy_config(**CONFIG), before).backbone_revision == "files-a"
+    with pytest.raises(LattokError, match="`backbone_revision`: expected 'files-a', as the distilled policy has, got"):
+        taught_by(replace(policy_config(**CONFIG), backbone_revision="files-b"), before)
 
 
 def test_what_does_not_fit_is_refused():

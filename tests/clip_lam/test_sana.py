@@ -12,7 +12,7 @@ import torch
 import lattok
 from lattok import LattokError
 from lattok.clip_lam import ClipLAM
-from lattok.clip_lam.sana import SanaDecoder, open_sana, sizes_of
+from lattok.clip_lam.sana import Exchange, SanaDecoder, open_sana, sizes_of
 from lattok.image_lam.features import FrozenFeatures
 from tests.clip_lam.fakes import SIZES, config, pixels
 from tests.conftest import write_dataset
@@ -20,6 +20,24 @@ from tests.conftest import write_dataset
 diffusers = pytest.importorskip("diffusers", reason="needs the extra sana")
 
 PATCH, CHANNELS = 4, 8
+
+
+class Mixes(torch.nn.Module):
+    """In place of attention: what it is given, told apart by order."""
+
+    def forward(self, x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        return x + 3 * others
+
+
+def test_streams_exchange_what_they_were_before():
+    exchange = Exchange(4, 6, 2)
+    exchange.scene_motion, exchange.motion_scene = Mixes(), Mixes()
+    torch.nn.init.normal_(exchange.up.weight)
+    scene, motion = torch.randn(2, 5, 4), torch.randn(2, 5, 6)
+    found = exchange(scene, motion)
+    small = scene @ exchange.down.weight.T + exchange.down.bias
+    torch.testing.assert_close(found[0], scene + (small + 3 * motion) @ exchange.up.weight.T)
+    torch.testing.assert_close(found[1], motion + motion + 3 * small)
 
 
 @pytest.fixture(scope="module")

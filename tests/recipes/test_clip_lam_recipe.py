@@ -63,6 +63,8 @@ def test_the_command_trains_a_model_that_labels(tmp_path):
     assert all(np.isfinite(entry["loss/frame"]) and np.isfinite(entry["loss/action"]) for entry in logged)
     assert main(["annotate", str(data), "--model", str(tmp_path / "lam"), "--out", str(tmp_path / "out")]) == 0
     labelled, lam = lattok.open_dataset(tmp_path / "out"), lattok.ClipLAM.from_pretrained(tmp_path / "lam")
+    assert lam.trained_on is not None
+    assert lam.trained_on["labels"] == {"episodes": "0:2"}
     frames = labelled.frames(1, labelled.cameras, transform=lam.resize)
     found = labelled.columns(1, ["latent.embedding"])["latent.embedding"]
     assert np.array_equal(found, lam.label_video(frames, 4, "lift").latents.reshape(9, -1))
@@ -221,6 +223,7 @@ def test_cosine_warms_up_and_falls_to_the_least_rate():
     [
         ({"frames": 9}, "`stride`: expected at least 8 frames, since a clip has 9 of them, got 4"),
         ({"acted_share": 0.5}, "`acted_share`: expected 0 unless action_episodes says"),
+        ({"acted_share": 1.0, "action_episodes": "0:1"}, "`acted_share`: expected a share from 0 to below 1, got 1"),
         ({"stride": "40"}, "40"),
     ],
 )

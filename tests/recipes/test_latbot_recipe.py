@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from lattok.cli import main
 from lattok.cli.train import as_flags
 from lattok.clip_lam.distillation import taught_by
 from lattok.data import ActionSpace
+from lattok.recipes.policy_data import find_sources
 from lattok.sim.agents import PolicyAgent
 from lattok.vla import LatentVLA
 from lattok.vla.spaces import robot_spaces
@@ -197,6 +199,24 @@ def test_a_policy_is_fine_tuned_with_the_numbers_of_the_paper(tmp_path):
         assert (tuned.model.action_loss, tuned.model.width) == ("l2_bce", 32)
     assert lattok.LatBotRecipe.from_preset("d", "o", "libero+latbot", steps=9, **student).loop.steps == 9
     assert lattok.LatBotRecipe.from_preset("d", "o", "libero", **student).loop.steps == 80_000
+
+
+def test_texts_have_their_weight_where_any_dataset_has_them(tmp_path, capsys, monkeypatch):
+    """Of a mixture one that has none is left out of L_r; where all lack them, it is said."""
+    data = write_dataset(tmp_path / "data", [12, 9, 11, 10])
+    clip_lam(interpolation="bilinear").save_pretrained(tmp_path / "teacher")
+    given = {**POLICY, "backbone": "scratch", "teacher": str(tmp_path / "teacher"), "text_weight": 0.3}
+    recipe = lattok.LatBotRecipe.from_preset(data, tmp_path / "s", **given)
+    found = find_sources(recipe, [source.dataset for source in recipe.open()])
+    with_texts = SimpleNamespace(name="told", episodes=[SimpleNamespace(index=0)], subtasks=lambda episode: ["reach"])
+    both = [*found, SimpleNamespace(dataset=with_texts)]
+    teller = SimpleNamespace(backbone=SimpleNamespace(predicts_text=True))
+    assert recipe._texts(teller, both)  # pyright: ignore
+    assert not recipe._texts(teller, found)  # pyright: ignore
+    assert capsys.readouterr().out == "text_weight 0.3 has no effect: data has no sub-task texts.\n"
+    assert recipe.learner(found).loss_weights == {"latent": 1.0}
+    monkeypatch.setattr(lattok.LatBotRecipe, "_texts", lambda *_: True)
+    assert recipe.learner(found).loss_weights == {"latent": 1.0, "text": 0.3}
 
 
 def test_grippers_from_0_to_1_have_both_ends_of_their_loss(tmp_path):
