@@ -23,6 +23,11 @@ BLOCK = 64  # frames per decoded block: 64 x 480 x 640 x 3 bytes = 59 MB
 BLOCK_BYTES = 2**28  # of larger frames a block holds fewer
 MOST_PIXELS = 2**25  # per frame, 8K: a damaged header may claim anything, and memory is claimed before a pixel is read
 EMPTY_END = 2**26  # bytes: no video ends in as many zeros, and a demuxer searches them one by one
+# The containers that are opened, by FFmpeg's names. Left to choose, it also takes playlists and scripts, which lead to
+# other files; inside of a container, subtitles and references could do the same.
+SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
+MOV = b"ftyp styp moov moof mdat sidx wide free skip junk pict pnot prfl udta uuid emsg".split()  # first box of a file
+KEEP_IN = {"format_whitelist": "mov,matroska,avi", "protocol_whitelist": "file", "enable_drefs": "0"}
 SEEK_GAP_S = 1.0  # a longer hole between wanted frames is skipped by seeking
 # from 17 on PyAV converts colours with as many threads as there are cores: for one frame the hand-over costs more
 VERSION = int(av.__version__.split(".")[0])
@@ -161,7 +166,8 @@ def _opened(path: Path) -> InputContainer:
         raise LattokError(f"missing video file {path}. {way_out}")
     if _ends_empty(path):
         raise LattokError(f"{path} is truncated: only zeros follow, as after a download that stopped. Copy it again.")
-    container = av.open(str(path))
+    # `file:`, as a name may look like one of FFmpeg's protocols: concat:/home/me/other.mp4
+    container = av.open(f"file:{path}", format=_demuxer(path), container_options=KEEP_IN)
     if not container.streams.video:
         container.close()
         raise LattokError(f"{path} holds no video stream. Copy the file again.")
@@ -174,6 +180,25 @@ def _opened(path: Path) -> InputContainer:
     decoder.thread_count = 1
     decoder.options = {"max_pixels": str(MOST_PIXELS)}
     return container
+
+
+def _demuxer(path: Path) -> str:
+    """Return the container that a file is by its name and its first bytes, whatever FFmpeg would make of it."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            head = file.read(12)
+    except OSError as error:
+        raise _damaged(path, error.strerror or type(error).__name__) from None
+    known = path.suffix.lower() in SUFFIXES
+    if known and head[4:8] in MOV:
+        return "mov"
+    if known and head[:4] == b"\x1a\x45\xdf\xa3":
+        return "matroska"
+    if known and head[:4] == b"RIFF" and head[8:11] == b"AVI":
+        return "avi"
+    what = f"by its {'first bytes' if known else 'name'} it is no MP4, MOV, Matroska, WebM or AVI file"
+    way_out = "It is truncated or damaged, or of another kind: copy it again, or convert it to mp4."
+    raise LattokError(f"cannot open video {path}: {what}. {way_out}")
 
 
 def _ends_empty(path: Path) -> bool:

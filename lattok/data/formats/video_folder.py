@@ -20,7 +20,7 @@ from lattok.checks import LattokError
 from lattok.data.formats.captions import captions_of, find_captions
 from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column, readable
-from lattok.data.video import decode_at
+from lattok.data.video import SUFFIXES, decode_at
 from lattok.findings import Finding
 from lattok.places import followed, walk
 from lattok.types import Episode
@@ -28,7 +28,6 @@ from lattok.types import Episode
 FEW_FRAMES, REPEATED = 2**17, 1000  # of an episode that is resampled: more, only if few of them repeat each frame
 EXACT_FPS = 1e5  # for decode_at: wanted times are those of existing frames to within 5 µs
 CAMERA = "observation.images.video"
-SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi")
 
 
 class Schedule(NamedTuple):
