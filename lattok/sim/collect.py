@@ -15,7 +15,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from lattok import checks
 from lattok.checks import LattokError, first_line
 from lattok.data.image_writer import Clip, encode_clip
 from lattok.data.schema import Feature, Progress
-from lattok.data.video import CODECS
+from lattok.data.video import CODECS, probe
 from lattok.data.writer import LeRobotWriter
 from lattok.files import claimed, read_json, whole_file
 from lattok.signals import restated
@@ -168,7 +168,7 @@ class _Collection:
             while len(won[name]) + under_way[name] < wanted:
                 seed = first + tried[name]
                 tried[name] += 1
-                if self._path(name, seed).exists():
+                if self._waits(name, seed):
                     won[name].append(seed)
                 else:
                     under_way[name] += 1
@@ -220,7 +220,7 @@ class _Collection:
         path = self._path(name, seed)
         columns: dict[str, np.ndarray] = {}
         stats: dict[str, dict[str, np.ndarray]] = {}
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             for key in stored:
                 camera, _, what = key.partition("/")
                 (stats.setdefault(camera, {}) if what else columns)[what or key] = stored[key]
@@ -229,6 +229,13 @@ class _Collection:
         return Demonstration(noise, columns), {
             camera: Clip(_video(path, camera), length, found) for camera, found in stats.items()
         }
+
+    def _waits(self, name: str, seed: int) -> bool:
+        """Tell whether an earlier call stored an episode. One that a disk or a power cut broke is recorded again."""
+        try:
+            return all(probe(clip.path).frames == len(clip) for clip in self._load(name, seed)[1].values())
+        except Exception:  # numpy and zipfile raise many kinds for a damaged file, all with the same way out
+            return False
 
     def _path(self, name: str, seed: int) -> Path:
         return self.episodes / name / f"{seed}.npz"
@@ -243,10 +250,11 @@ class _Collection:
         return (known.get("request"), known.get("versions")) == (self.request, self.versions)
 
     def _remove(self) -> None:
+        """Remove what is ours, the mark last. Files of others, such as .DS_Store and .nfs*, stay, and the mark."""
         for path in self.folder.iterdir():
-            if path.name != "lock":
-                shutil.rmtree(path)
-        with suppress(FileNotFoundError):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        if os.listdir(self.folder) == ["lock"]:
             (self.folder / "lock").unlink()
             self.folder.rmdir()
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -174,6 +174,60 @@ class Rehearsal:
         while self.jobs:
             job = self.jobs.pop(self.rng.integers(len(self.jobs)))
             yield job, self.wins(job.task, job.seed)
+
+
+class Here:
+    """A pool that does its jobs in this process, and remembers them."""
+
+    def __init__(self, env: Any):
+        self.env, self.waiting, self.done = env, list[SimJob](), list[int]()
+
+    def submit(self, job: SimJob) -> None:
+        self.waiting.append(job)
+
+    def results(self) -> Iterator[tuple[SimJob, bool]]:
+        while self.waiting:
+            job = self.waiting.pop(0)
+            self.done.append(job.seed)
+            yield job, job.function(self.env, job.seed, *job.arguments)
+
+
+def test_episodes_whose_files_are_broken_are_recorded_again(images: None, tmp_path: Path) -> None:
+    """They used to end in a traceback, or in an error that stayed until a hidden folder was removed."""
+    name = TASKS[1]
+    request = {"tasks": [name], "episodes": 6, "seed": 0, "noise": 0.0, "codec": "h264"}
+    run, pool = _Collection(tmp_path / "d", request, {}), Here(make(name, size=32))
+    try:
+        seeds, _ = run.demonstrate(cast(Any, pool), None)
+        before = digests(run.folder)
+        empty, cut, lost, other, short, whole = (run._path(name, seed) for seed in seeds[name])
+        empty.write_bytes(b"")
+        os.truncate(cut, cut.stat().st_size // 2)
+        next(lost.parent.glob(f"{lost.stem}.*.mp4")).unlink()
+        other.write_text("a text")
+        video = next(short.parent.glob(f"{short.stem}.*.mp4"))
+        os.truncate(video, video.stat().st_size // 2)
+        pool.done.clear()
+        assert run.demonstrate(cast(Any, pool), None)[0] == seeds
+    finally:
+        pool.env.close()
+    assert sorted(pool.done) == sorted(int(path.stem) for path in (empty, cut, lost, other, short))
+    assert digests(run.folder) == before
+    assert whole.exists()
+
+
+def test_files_that_a_system_leaves_in_the_folder_do_not_matter(collected: Collected) -> None:
+    """Such a file used to fail every later call, when the dataset was there already."""
+    folder = collected.path.with_name(".d.collecting")
+    (folder / "settings").mkdir(parents=True)
+    (folder / "lock").write_text(MARK)
+    (folder / ".DS_Store").write_text("Finder")
+    for _ in range(2):
+        assert collect(TASKS, collected.path, variation=VARIATION, workers=1, **OPTIONS) == collected
+        assert sorted(os.listdir(folder)) == [".DS_Store", "lock"]
+    (folder / ".DS_Store").unlink()
+    assert collect(TASKS, collected.path, variation=VARIATION, workers=1, **OPTIONS) == collected
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("order", range(5))
