@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from string import Formatter
@@ -21,6 +22,11 @@ _COMMANDS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 def printable(text: str) -> str:
     """Return a text that may hold a stranger's words with `�` in place of what would command a terminal."""
     return _COMMANDS.sub("\ufffd", text)
+
+
+def warn(text: str, stacklevel: int = 1) -> None:
+    """Warn of something that may hold a stranger's words, at the line of the caller or of one further up."""
+    warnings.warn(printable(text), stacklevel=stacklevel + 1)  # noqa: TID251
 
 
 class LattokError(ValueError):

@@ -6,7 +6,7 @@ import pytest
 
 import lattok
 from lattok import LattokError
-from lattok.checks import did_you_mean, fail, known_keys, one_of, printable
+from lattok.checks import did_you_mean, fail, known_keys, one_of, printable, warn
 
 OPTIONS = ("lr", "steps", "batch_size", "horizon", "dim", "codebook_size", "hidden", "log_every", "seed", "schedule")
 
@@ -57,4 +57,7 @@ def test_errors_do_not_command_a_terminal():
     shown = "`x`: expected a name, got saw\ufffd]0;owned\ufffd\ufffd[2J\ufffdtxt.exe."
     with pytest.raises(LattokError, match=f"^{re.escape(shown)}$"):
         fail("x", "a name", "saw\x1b]0;owned\x07\x1b[2J\u202etxt.exe")
+    with pytest.warns(UserWarning, match="^saw\ufffd\\[2J$") as told:
+        warn("saw\x1b[2J")
+    assert told[0].filename == __file__
     assert printable("größe\t→ 🤖\n") == "größe\t→ 🤖\n"

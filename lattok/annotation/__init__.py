@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,7 +105,7 @@ def annotate(
     work = Work(as_dataset(dataset), by_prefix(models), options)
     result = label(work, out, engine=engine, progress=progress)
     if not result.complete:
-        warnings.warn(result.report(), stacklevel=2)
+        checks.warn(result.report(), stacklevel=2)
     return result.path
 
 

@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout = None  # the reader left; nothing to say to it
         return 0
     except OSError as error:
-        print(f"lattok: {_of_system(error, arguments)}", file=sys.stderr)
+        print(checks.printable(f"lattok: {_of_system(error, arguments)}"), file=sys.stderr)
         return 2
     return code or 0  # a verb that found something wrong says so
 

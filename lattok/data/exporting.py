@@ -8,7 +8,6 @@ of frames are in memory at a time, nothing is published before all is written, a
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -122,7 +121,7 @@ def export(
             raise LattokError(f"`{dataset.name}`: no episode can be read: {left_out[0].reason}")
     if format == "rlds" and plan.kept:
         what = f"RLDS has no place for {', '.join(plan.kept)[:200]} of {dataset.name}: the export is without"
-        warnings.warn(what, stacklevel=2)
+        checks.warn(what, stacklevel=2)
         plan.kept.clear()
     features = plan.columns | plan.kept | {camera.key: camera.feature for camera in plan.cameras}
     kept = _types(plan, chosen)
@@ -170,7 +169,7 @@ def _types(plan: _Plan, chosen: Sequence[Episode]) -> dict[str, pa.DataType]:
     lost = [name for name in names if name not in (*cast(LeRobotV3, plan.dataset).own_features, *INDEX_KEYS)]
     if lost:
         what = f"{plan.dataset.name}: {', '.join(lost)[:200]} in its data files: meta/info.json does not declare it"
-        warnings.warn(f"{what}, so the export is without. Declare it there to keep it.", stacklevel=3)
+        checks.warn(f"{what}, so the export is without. Declare it there to keep it.", stacklevel=3)
     return {key: common_types(key, schemas) for key in plan.kept}
 
 

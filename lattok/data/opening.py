@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -70,7 +69,7 @@ def formats() -> list[type[RobotDataset]]:
         try:
             found.append(FORMATS[kind])
         except LattokError as error:  # somebody else's: other datasets open without it
-            warnings.warn(str(error), stacklevel=2)
+            checks.warn(str(error), stacklevel=2)
     return sorted(found, key=lambda each: not each.marked)
 
 

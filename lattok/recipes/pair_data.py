@@ -6,7 +6,6 @@ instruction's own text: [words, D], or [D] for a single vector.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -101,7 +100,7 @@ def frames_or_features(
         return windows
     except OSError as error:
         text = f"no feature cache in {cache.folder}: {error.strerror or error}. Features are computed at every step."
-        warnings.warn(text, stacklevel=2)
+        checks.warn(text, stacklevel=2)
     for pairs in parts:
         pairs.reader, pairs.features = pairs.frame_reader, None
     return windows if looks else memory()

@@ -7,7 +7,6 @@ and given up with the next one. So much of the data is in memory at a time as th
 from __future__ import annotations
 
 import os
-import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -182,7 +181,7 @@ class FrameStream:
         for index, error in held.errors.items():
             if (name, index) not in self.left_out:
                 self.left_out[name, index] = str(error)
-                warnings.warn(f"episode {index} of {name} is left out: {error}", stacklevel=2)
+                checks.warn(f"episode {index} of {name} is left out: {error}", stacklevel=2)
         count, tried = len(self.left_out), len(self._tried)
         if count > min(FEW, sum(len(part.reader.episodes) for part in self.parts) / 2) and count > tried / 2:
             last = next(reversed(self.left_out.values()))

@@ -1,6 +1,7 @@
 """The command line as a person uses it: help, the verbs in a row, one-line errors, Ctrl-C in a real process."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -174,6 +175,15 @@ def test_a_read_only_model_folder_still_gets_a_report(dataset, tmp_path, capsys,
     captured = capsys.readouterr()
     assert "report.html" in captured.out
     assert "the model card in" in captured.err
+
+
+def test_names_of_files_that_a_system_refuses_are_shown_as_text(dataset, tmp_path, capsys, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EIO, "Input/output error", "\x1b]0;owned\x07.parquet")
+
+    monkeypatch.setattr("lattok.data.inspect_dataset", refuse)
+    assert main(["inspect", dataset]) == 2
+    assert capsys.readouterr().err == "lattok: �]0;owned�.parquet: Input/output error.\n"
 
 
 def test_flags_win_over_the_config_file(dataset, tmp_path):

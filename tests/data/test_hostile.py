@@ -402,3 +402,21 @@ def test_a_vector_too_long_to_name_its_numbers_is_refused(tmp_path):
     edit_info(root, features=features | {"action": {"dtype": "float32", "shape": [2**31 - 1], "names": None}})
     with pytest.raises(LattokError, match="`action`: expected at most 1,048,576 numbers, got 2,147,483,647"):
         open_dataset(root)
+
+
+COMMANDS = "\x1b]0;owned\x07\x1b[31mX"  # a new title for the terminal, and red from here on
+LANGUAGE = {COMMANDS: {"dtype": "language", "shape": [1], "names": None}}
+
+
+@pytest.mark.parametrize("format", ["lerobot", "rlds"])
+def test_names_in_warnings_are_shown_as_text(tmp_path, format):
+    """The terminal used to obey the name of a column, which an error would have shown."""
+    root = write_dataset(tmp_path / "theirs", [12], cameras=False)
+    path = root / "data" / "chunk-000" / "file-000.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.append_column(COMMANDS, pa.array([[{"a": 1}]] * 12)), path)
+    if format == "rlds":  # one that is declared, but has no place there
+        edit_info(root, features=json.loads((root / "meta" / "info.json").read_text())["features"] | LANGUAGE)
+    with pytest.warns(UserWarning, match=r"�\]0;owned��\[31mX.* the export is without") as told:
+        export(open_dataset(root), tmp_path / "out", format=format)
+    assert not any(character in str(told[0].message) for character in "\x1b\x07")
