@@ -200,6 +200,12 @@ def check_writable(folder: Path) -> None:
         raise LattokError(f"cannot write into {folder}: {error.strerror}. Choose another folder.") from None
 
 
+def make_room(error: BaseException) -> str:
+    """Return what helps where a file cannot be written: a limit on the size of files is no full disk."""
+    limited = getattr(error, "errno", None) == errno.EFBIG
+    return "Raise the limit on the size of files (ulimit -f)" if limited else "Free space"
+
+
 UNFINISHED = ".lattok-unfinished"
 _BEGUN = "lattok was writing this folder. The same command begins again.\n"
 

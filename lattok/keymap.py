@@ -41,7 +41,7 @@ SIGNS = {
 }
 PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
 DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
-YAML_BYTES = 1 << 18  # which its reader takes a second for
+YAML_BYTES = 1 << 15  # which its reader takes half a second for at worst; published settings have a tenth of it
 CLAIMED = 4  # times the bytes of a file: what its tensors may take, several of which may be views of the same numbers
 
 
@@ -175,10 +175,15 @@ def published_settings(given: Mapping[str, Any] | str | os.PathLike[str]) -> Map
         if len(written) > YAML_BYTES:
             raise ValueError(f"more than {YAML_BYTES:,} bytes")
         text = written.decode()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("aliases, with which a few lines can stand for any amount")
-        found = yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
+        for event in yaml.parse(text, reader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("aliases, with which a few lines can stand for any amount")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > files.JSON_DEPTH:  # the time to read it grows with its square
+                raise ValueError(files.TOO_DEEP)
+        found = yaml.load(text, reader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
         checks.fail("config", f"a file of settings; {str(path)!r} could not be read", checks.first_line(error))
     if not isinstance(found, Mapping):
         checks.fail("config", f"settings with names in {str(path)!r}", type(found).__name__)

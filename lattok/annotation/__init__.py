@@ -26,6 +26,7 @@ from lattok.annotation.verify import Verification, verify
 from lattok.checks import LattokError, first_line
 from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.content import dataset_fingerprint
+from lattok.files import make_room
 from lattok.loading import by_prefix
 from lattok.normalize import for_dataset
 from lattok.signals import restated
@@ -144,7 +145,7 @@ def label(
         left = f"finished labels wait in {staging.folder}" if staging.holds_labels() else "nothing half-written is left"
         raise LattokError(
             f"cannot write {os.fspath(staging.out)}: {why}. The source is untouched and {left}. "
-            "Free space or correct the permissions and run the same command, or choose another `out`."
+            f"{make_room(error)} or correct the permissions and run the same command, or choose another `out`."
         ) from None
 
 

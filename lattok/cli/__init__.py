@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import tyro
 
 import lattok
-from lattok import checks, signals
+from lattok import checks, files, signals
 from lattok.checks import LattokError
 from lattok.cli import convert, demo, labels, look, simulate
 from lattok.cli.flags import CONFIG, HELP, check_flags, unknown_verb
@@ -211,7 +211,7 @@ def _of_system(error: OSError, arguments: list[str]) -> str:
         return f"cannot write what there is to say: {why}."
     writes = any(word == "--out" or word.startswith("--out=") for word in arguments) or arguments[:1] == ["demo"]
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{why}." + (" Free space or choose another --out." if writes else "")
+    return f"{where}{why}." + (f" {files.make_room(error)} or choose another --out." if writes else "")
 
 
 def _say_anything() -> None:

@@ -26,7 +26,7 @@ from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Fea
 from lattok.data.tables import common_types
 from lattok.data.views import DECLARATION, action_spaces
 from lattok.data.writer import DTYPES, LeRobotWriter
-from lattok.files import is_new, read_json
+from lattok.files import is_new, make_room, read_json
 from lattok.places import followed
 from lattok.types import Episode
 
@@ -138,7 +138,7 @@ def export(
                 writer.write_subtasks(texts)
     except (OSError, pa.ArrowException) as error:
         why = getattr(error, "strerror", None) or first_line(error)
-        hint = "Free space, check the permissions, or choose another `out`."
+        hint = f"{make_room(error)}, check the permissions, or choose another `out`."
         raise LattokError(f"cannot write {out}: {why}. Nothing half-written is left. {hint}") from None
     frames = sum(episode.length for episode in chosen)
     return Exported(out, tuple(episode.index for episode in chosen), frames, tuple(sorted(left_out)))

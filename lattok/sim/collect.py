@@ -29,7 +29,7 @@ from lattok.data.image_writer import Clip, encode_clip
 from lattok.data.schema import Feature, Progress
 from lattok.data.video import CODECS, probe
 from lattok.data.writer import LeRobotWriter
-from lattok.files import claimed, read_json, whole_file
+from lattok.files import claimed, make_room, read_json, whole_file
 from lattok.signals import restated
 from lattok.sim.env import IMAGES, OBJECTS, STATE, SimEnv, find_tasks
 from lattok.sim.rendering import OFF, Variation
@@ -149,7 +149,8 @@ class _Collection:
                 raise restated(stop, f"collection interrupted; {wait}Run the same command to continue.") from None
             except (OSError, pa.ArrowException) as error:
                 why = f"cannot write {self.out}: {getattr(error, 'strerror', None) or first_line(error)}"
-                raise LattokError(f"{why}. Free space and run the same command, or choose another `out`.") from None
+                way_out = f"{make_room(error)} and run the same command, or choose another `out`."
+                raise LattokError(f"{why}. {way_out}") from None
             finally:
                 if done or not self._any():
                     self._remove()

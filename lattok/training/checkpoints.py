@@ -5,8 +5,6 @@ Shards of several processes (FSDP2) are put together first, so that any number o
 
 from __future__ import annotations
 
-import errno
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -50,12 +48,13 @@ def save(model: nn.Module, optimizer: Any, path: Path, step: int, write: bool, a
         return
     with files.whole_file(path) as temporary:
         try:
-            torch.save(state, temporary)
-        except RuntimeError as error:  # torch's archive writer hides the system's reason
-            if not any(part in str(error) for part in ("PytorchStreamWriter", "inline_container", "unexpected pos")):
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+        except (OSError, RuntimeError) as error:  # torch's archive writer hides what the system said
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
                 raise
-            room = shutil.disk_usage(temporary.parent).free
-            raise OSError(errno.ENOSPC, f"checkpoint not written, {room} bytes free", str(temporary)) from error
+            raise OSError(reason.errno, f"checkpoint not written: {reason.strerror}", str(path)) from None
 
 
 def restore(model: nn.Module, optimizer: Any, path: Path, steps: int, average: Mapping[str, Tensor]) -> int:

@@ -1,9 +1,11 @@
 """The loop: exact repetition and resume, Ctrl-C, logs, collapse warnings, two processes."""
 
+import errno
 import importlib
 import json
 import math
 import os
+import resource
 import signal
 import struct
 import threading
@@ -19,10 +21,11 @@ from torch import nn
 
 from lattok import signals
 from lattok.checks import LattokError
+from lattok.cli import _of_system
 from lattok.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.order import SeededBatches
 from lattok.signals import ASKING, Interrupted, deferred
-from lattok.training import CHECKPOINT, RUN, LoopOptions, ParameterGroup, fit, learning_rate
+from lattok.training import CHECKPOINT, RUN, LoopOptions, ParameterGroup, checkpoints, fit, learning_rate
 from lattok.training.feed import BatchSource
 from lattok.training.loop import Anywhere, one_group
 from lattok.training.runlog import METRICS, Meter, RunLog, codebook_report, read_metrics
@@ -218,16 +221,32 @@ class Toy2(Toy):
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     run(tmp_path, steps=10, save_every=10)
     before = (tmp_path / RUN / CHECKPOINT).read_bytes()
+    save = torch.save
 
-    def full(state, path):
-        path.write_bytes(b"half")
-        raise RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 3035456 vs 3035348")
+    def full(state, file):
+        with open("/dev/full", "wb") as device:
+            os.dup2(device.fileno(), file.fileno())
+        save(state, file)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="checkpoint not written"):
+    with pytest.raises(OSError, match=f"checkpoint not written: No space left on device: .*{CHECKPOINT}"):
         run(tmp_path, steps=20, resume=True)
     assert (tmp_path / RUN / CHECKPOINT).read_bytes() == before
     assert not list((tmp_path / RUN).glob("*tmp"))
+
+
+def test_a_limit_on_sizes_of_files_is_no_full_disk(tmp_path):
+    """It used to be called one, with 48 GB free: torch does not say what the system said."""
+    model, given = nn.Linear(300, 300), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, given[1]))
+    try:
+        with pytest.raises(OSError, match=r"checkpoint not written: File too large: .*state\.pt") as caught:
+            checkpoints.save(model, torch.optim.AdamW(model.parameters()), tmp_path / "state.pt", 1, True, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, given)
+    assert caught.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())
+    assert "Free space" not in _of_system(caught.value, ["train", "--out", "x"])
 
 
 def test_tensorboard_is_written(tmp_path):
