@@ -244,15 +244,25 @@ def _initials(name: str) -> str:
 
 
 _STRIDE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s?)")
+MOST_STRIDE, LONGEST_STRIDE = 10**9, 20  # frames, which no episode has; characters
 
 
-def stride_in_frames(stride: str | int, fps: float) -> int:
-    """Frames of a gap given as frames (16, "16") or as seconds ("0.2s"), rounded to frames; at least one."""
+def stride_in_frames(stride: str | int, fps: float, name: str = "stride") -> int:
+    """Frames of a gap given as frames (16, "16") or as seconds ("0.2s"), rounded to frames: from 1 to 10^9."""
     frame_rate(fps=fps)
-    match = _STRIDE.fullmatch(str(stride).strip()) if isinstance(stride, str | int) else None
-    if match is None or isinstance(stride, bool) or (not match[2] and not match[1].isdecimal()):
-        fail("stride", 'a number of frames such as 16, or seconds such as "0.2s"', repr(stride))
+    written = str(stride) if is_int(stride) and abs(stride) <= MOST_STRIDE else stride
+    match = _STRIDE.fullmatch(written.strip()) if isinstance(written, str) and len(written) <= LONGEST_STRIDE else None
+    if match is None or (not match[2] and not match[1].isdecimal()):
+        fail(name, 'a number of frames such as 16, or seconds such as "0.2s"', f"{stride!r:.60}")
     frames = round(float(match[1]) * fps) if match[2] else int(match[1])
     if frames < 1:
-        fail("stride", "at least one frame", repr(stride), f"One frame is {1 / fps:.4g} s at {fps:g} fps.")
+        fail(name, "at least one frame", repr(stride), f"One frame is {1 / fps:.4g} s at {fps:g} fps.")
+    counts(1, MOST_STRIDE, **{name: frames})
     return frames
+
+
+def strides(**values: str | int | tuple[str, ...] | list[str]) -> None:
+    """Require the form of a stride, or of several: how many frames it has depends on a dataset's rate."""
+    for name, value in values.items():
+        for stride in value if isinstance(value, tuple | list) else [value]:
+            stride_in_frames(stride, 1000, name)

@@ -1,6 +1,7 @@
 """A dataset or its path, a model or its path: everywhere in Python, as on the command line."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,9 +10,11 @@ import pytest
 
 import lattok
 from lattok import LattokError, UniformBins
-from lattok.data import inspect_dataset
+from lattok.data import inspect_dataset, open_dataset
 from lattok.hub import FAMILIES
-from lattok.labels import with_labels
+from lattok.hub.client import ASSETS, SAMPLES
+from lattok.labels import LatentSpec, with_labels
+from tests.data.formats.test_video_folder import write_video
 
 
 @pytest.fixture
@@ -98,3 +101,29 @@ def test_a_horizon_that_no_episode_has_is_refused_before_anything_is_read(places
     with pytest.raises(LattokError, match="`horizon`: expected at most the 12 steps of the longest chosen .*, got 16"):
         lattok.train(made)
     assert not places[2].exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "value"),
+    [
+        *(("lam", "stride", stride) for stride in ("nans", "infs", "1e400s", "-1s", "9" * 300, "9" * 400 + "s")),
+        *(("lam", "extra_strides", [stride]) for stride in ("nans", "999999999999")),
+        *(("policy", "fps", rate) for rate in (1e308, 1e-300, -5.0)),
+    ],
+)
+def test_strides_and_rates_beyond_sense_are_refused_where_a_model_is_read(tmp_path, model, name, value):
+    """They used to be taken, and to end in odd errors, or in numbers of 300 digits, once they were used."""
+    shutil.copytree(ASSETS / SAMPLES[f"sample/{model}"], tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(LattokError, match=f"`{name}`: expected ") as caught:
+        lattok.load(tmp_path / "model")
+    assert len(str(caught.value)) < 400
+
+
+def test_so_are_strides_of_labels_and_rates_of_videos(tmp_path):
+    with pytest.raises(LattokError, match="`stride`: expected at most 1,000,000,000, got"):
+        LatentSpec("steps", stride=2**40)
+    write_video(tmp_path / "a.mp4", fps=2_000_000)
+    with pytest.raises(LattokError, match="`fps`: expected the frame rate, which these videos do not tell"):
+        open_dataset(tmp_path)

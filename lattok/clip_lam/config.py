@@ -125,7 +125,7 @@ class ClipLAMConfig(NormalizedActions):
             checks.fail("absent", f"dimensions from 0 to {self.action_dim - 1}", repr(self.absent))
         if self.decoder_width % self.decoder_heads:
             checks.fail("decoder_heads", f"a divisor of decoder_width {self.decoder_width}", self.decoder_heads)
-        checks.stride_in_frames(self.stride, fps=1000)  # its form alone: datasets have their own rates
+        checks.strides(stride=self.stride)
         checks.one_of("frame_output", self.frame_output, OUTPUTS)
         if self.decoder != "compact" and self.frame_output != "velocity":
             checks.fail("frame_output", "velocity with SANA as the decoder", repr(self.frame_output))

@@ -118,6 +118,7 @@ class ImageLAMConfig:
         self._check_target()
         check_action_target(self.action_target, self.action_steps)
         check_scaling(self.mean, self.std)
+        checks.strides(stride=self.stride, extra_strides=self.extra_strides)
         if not self.cameras:
             checks.fail("cameras", "at least one camera", "none")
         if self.additivity_weight > 0 and not self.extra_strides:

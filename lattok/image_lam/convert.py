@@ -73,7 +73,7 @@ def _convert(path: str | os.PathLike[str], heads: int, action_dim: int | None, g
     facts = {**PUBLISHED, **given, "heads": heads}
     own, language, facts["cameras"] = facts.pop("features_out", None), facts.pop("language"), tuple(facts["cameras"])
     checks.size("cameras", "name: published models see one camera", len(facts["cameras"]), 1)
-    checks.stride_in_frames(facts.get("stride", 1), fps=1000)  # its form alone: datasets have their own rates
+    checks.strides(stride=facts.get("stride", 1))
     path = Path(path).expanduser()
     told = read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
     if told != heads:

@@ -62,7 +62,7 @@ def moto_lam(
     """
     checks.one_of("pixels", pixels, SCALINGS)
     checks.size("cameras", "name: published models see one camera", len(cameras), 1)
-    checks.stride_in_frames(stride, fps=1000)  # its form alone: datasets have their own rates
+    checks.strides(stride=stride)
     path = _weights(Path(path).expanduser())
     foreign = _own_names(read_checkpoint(path), path)
     settings = _settings(config, path)

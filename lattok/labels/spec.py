@@ -36,7 +36,8 @@ class LatentSpec:
     def __post_init__(self) -> None:
         checks.one_of("target", self.target, SOURCES)
         checks.whole(steps=self.steps, codes=self.codes, codebook_size=self.codebook_size, vectors=self.vectors)
-        checks.whole(latent_dim=self.latent_dim, stride=self.stride, horizon=self.horizon)
+        checks.whole(latent_dim=self.latent_dim, horizon=self.horizon)
+        checks.counts(0, checks.MOST_STRIDE, stride=self.stride)
         if not isinstance(self.prefix, str) or not self.prefix:
             checks.fail("prefix", "the beginning of the names of columns", repr(self.prefix))
 

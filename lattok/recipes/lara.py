@@ -228,4 +228,4 @@ def check_frames(config: VLAConfig, lam: ImageLAMConfig | ClipLAMConfig) -> None
 
 
 def _gaps(gaps: Sequence[str], fps: float) -> list[int]:
-    return [checks.stride_in_frames(gap, fps) for gap in gaps]
+    return [checks.stride_in_frames(gap, fps, "gaps") for gap in gaps]

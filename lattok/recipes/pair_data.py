@@ -34,7 +34,7 @@ BATCH = 64  # texts that are encoded at once
 def gaps_in_frames(config: ImageLAMConfig, fps: float) -> list[int]:
     """Return the stride and the further ones in frames, each longer than the one before it."""
     given = (config.stride, *config.extra_strides)
-    frames = [checks.stride_in_frames(gap, fps) for gap in given]
+    frames = [checks.stride_in_frames(gap, fps, "extra_strides" if i else "stride") for i, gap in enumerate(given)]
     if sorted(set(frames)) != frames:
         got = ", ".join(f"{gap} ({count} frames)" for gap, count in zip(given, frames, strict=True))
         checks.fail("extra_strides", f"gaps that grow from the stride on, at {fps:g} fps", got)

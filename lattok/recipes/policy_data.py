@@ -57,7 +57,8 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
         tokenizer = cast(ActionTokenizer, for_dataset(load(data.tokenizer), dataset.name))  # which is checked
         return PolicySource(dataset, tokenizer_spec(tokenizer, horizon, plan.needs), tokenizer)
     prefix = data.prefix or only_prefix(dataset, plan.labels, plan.name)
-    stride = None if data.latent_stride is None else checks.stride_in_frames(data.latent_stride, dataset.fps)
+    given = data.latent_stride
+    stride = None if given is None else checks.stride_in_frames(given, dataset.fps, "latent_stride")
     return PolicySource(dataset, latent_spec(dataset, prefix, plan.labels, horizon, stride, needs=plan.needs))
 
 

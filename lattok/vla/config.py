@@ -105,7 +105,7 @@ class VLAConfig(NormalizedActions):
         if self.n_action_steps is not None:
             checks.counts(1, self.horizon, n_action_steps=self.n_action_steps)
         if self.fps is not None:
-            checks.positive(fps=self.fps)
+            checks.frame_rate(fps=self.fps)
         if self.action_dim * self.horizon > MOST_NUMBERS or self.proprio_dim > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions, proprio_dim {self.proprio_dim}"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk and in proprio", got)

@@ -56,7 +56,7 @@ class PublishedConfig:
 
     def __post_init__(self) -> None:
         checks.size("cameras", "name: published models see one camera", len(self.cameras), 1)
-        checks.stride_in_frames(self.stride, fps=1000)  # its form alone: datasets have their own rates
+        checks.strides(stride=self.stride)
         checks.counts(1, MOST_PIXELS, image_size=self.image_size)
         checks.counts(tokens=self.tokens, latent_dim=self.latent_dim)
         checks.counts(1 if self.quantizer == "none" else 2, codebook_size=self.codebook_size)

@@ -239,10 +239,19 @@ def test_strides(text, fps, frames):
     assert stride_in_frames(text, fps) == frames
 
 
-@pytest.mark.parametrize("text", ["", "fast", "-1", "1.5", "0.2m", "nans", "1e3", True, 2.0])
+NONE = ["", "fast", "-1", "1.5", "0.2m", "nans", "infs", "1e400s", "-1s", "1e3", True, 2.0, "9" * 300, "9" * 5000 + "s"]
+
+
+@pytest.mark.parametrize("text", NONE)
 def test_strides_that_are_none(text):
     with pytest.raises(LattokError, match="`stride`: expected a number of frames such as 16, or seconds"):
         stride_in_frames(text, 80)
+
+
+@pytest.mark.parametrize("text", [2**60, "9" * 12, "9" * 12 + "s", -(2**60)])
+def test_strides_beyond_all_episodes(text):
+    with pytest.raises(LattokError, match=r"`gaps`: expected (at most 1,000,000,000|a number of frames)"):
+        stride_in_frames(text, 80, "gaps")
 
 
 @pytest.mark.parametrize("text", [0, "0", "0s", "0.001s"])

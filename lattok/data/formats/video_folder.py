@@ -106,7 +106,7 @@ class VideoFolder(RobotDataset):
         self._task = [numbers[task] for task in instructions]
 
         read, reasons = read_all(self.root, self._files)
-        rates = [video.rate for video in read.values() if video.rate > 0]
+        rates = [video.rate for video in read.values() if checks.is_frame_rate(video.rate)]
         if fps is None and not rates:
             checks.fail("fps", "the frame rate, which these videos do not tell", "none", "Give fps.")
         self.fps = _common(rates) if fps is None else float(fps)
