@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.data.references import SCRIPTS, containers, ways
+
 MARKER = "a secret that nobody publishes"
 CAMERA = "observation.images.front"
 DEEP = 100_000
@@ -565,6 +567,53 @@ def captions(root: Path, rng: random.Random, outside: Path) -> str:
     return "captions"
 
 
+def _replace_videos(root: Path, ending: str, content: Callable[[Path], bytes]) -> list[Path]:
+    """Other files in place of all videos, under names with that ending where something says how they are called."""
+    info, found = root / "meta" / "info.json", []
+    if info.is_file():
+        facts = json.loads(info.read_text())
+        facts["video_path"] = facts["video_path"].removesuffix(".mp4") + ending
+        info.write_text(json.dumps(facts))
+    for video in sorted(path for path in root.rglob("*") if path.suffix in (".mp4", ".mkv")):
+        path = video.with_name(video.stem + ending)
+        new = content(path)
+        video.unlink()
+        path.write_bytes(new)
+        found.append(path)
+    return found
+
+
+def playlist(root: Path, rng: random.Random, outside: Path) -> str:
+    """Videos that are playlists or scripts, and lead to a video outside or on the web."""
+    kind = rng.choice([*SCRIPTS, "HLS", "concat", "links", "pictures"])
+    if kind == "pictures":
+        for path in _replace_videos(root, "%d.png", lambda path: b""):
+            for number in range(3):
+                Path(str(path) % number).symlink_to(outside / "canary.png")
+        return "videos are pictures with numbers"
+    ending, text = SCRIPTS["concat" if kind == "links" else kind]
+    if kind == "links":
+        name, way = f"l{rng.choice(('.mp4', '.ts'))}", "link"
+    else:
+        name, way = "", rng.choice(["relative", "absolute", "file", "concat", "web"])
+    ending = rng.choice([ending, ".mp4", rng.choice([".mkv", ".mov", ".avi", ".webm", ".MP4", ".ts", ""])])
+    canary, web = outside / rng.choice(["canary.ts", "canary.mp4"]), (outside / "address").read_text()
+    named = {"link": lambda _: name, "web": lambda _: f"{web}/canary.ts"}
+    place = named.get(way, lambda path: ways(path, canary)[way])
+    for path in _replace_videos(root, ending, lambda path: text.format(place(path)).encode()):
+        if name and not (path.parent / name).is_symlink():
+            (path.parent / name).symlink_to(outside / f"canary{Path(name).suffix}")
+    return f"videos are {kind} ({way}), named {ending}"
+
+
+def container(root: Path, rng: random.Random, outside: Path) -> str:
+    """Videos that are what their names say, but refer to one outside."""
+    kind = rng.choice(["MOV", "Matroska", "AVI"])
+    ending = containers(root, outside)[kind][0] if rng.random() < 0.7 else ".mp4"
+    _replace_videos(root, ending, lambda path: containers(path, outside)[kind][1]())
+    return f"videos are {kind} with references, named {ending}"
+
+
 ANY: list[Attack] = [link_file, link_more, pipe, sparse, odd_name]
 OWN: list[tuple[str, Attack]] = [
     ("*.json", json_text),
@@ -583,4 +632,6 @@ OWN: list[tuple[str, Attack]] = [
     ("*.hdf5", hdf5_item),
     ("*.hdf5", hdf5_item),
     ("*.mp4", captions),
+    *[("*.mp4", playlist)] * 4,
+    *[("*.mp4", container)] * 2,
 ]

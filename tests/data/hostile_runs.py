@@ -1,7 +1,9 @@
 """Attacked datasets, used as a user would, in a child process: what they say, write, read and take.
 
 Opened, inspected, annotated into a copy and exported: anything but a `LattokError` of one line is a failure, and so are
-a file that changes outside of the output, a secret from outside in it, more than `MEMORY` and more than `LIMIT_S`.
+a file that changes outside of the output, one outside that is opened, a secret or a frame from outside in the output,
+another program that is started, a web address that is asked, more than `MEMORY` and more than `LIMIT_S`. Whoever asks
+something on standard input is told yes.
 """
 
 from __future__ import annotations
@@ -9,9 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import random
 import resource
+import select
 import shutil
+import socket
+import subprocess
 import sys
 import traceback
 import warnings
@@ -19,18 +25,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from tests.data import fuzz
 from tests.data.attacks import MARKER, attack_one
 from tests.data.fuzz import OPTIONS, Case, Outcome, Reader
+from tests.data.references import Watched, shows_canary, write_canaries
 from tests.data.specimens import LABELS, write_originals
 
 LIMIT_S = 20.0
 MEMORY = 2 * 2**30  # peak resident; claims of more address space than this, beyond the libraries, fail at once
 CHILD = "from tests.data.hostile_runs import child; child()"
-FAILURES = ("exception", "crash", "hang", "memory", "written", "leaked")
+FAILURES = ("exception", "crash", "hang", "memory", "written", "leaked", "opened", "ran")
+PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "socket.connect")
 
 
 def use(root: Path, out: Path, options: dict[str, Any]) -> list[str]:
@@ -87,18 +98,27 @@ def child() -> None:
     from lattok.training.runlog import peak_memory
 
     warnings.simplefilter("ignore")
+    cases, ran = os.fdopen(os.dup(0)), list[str]()
+    yes = subprocess.Popen(["yes"], stdout=subprocess.PIPE)
+    assert yes.stdout is not None
+    os.dup2(yes.stdout.fileno(), 0)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  as long as this process
+    platform.processor()  # asks a program, once
+    sys.addaudithook(lambda event, given: ran.append(f"{event} {given!r:.200}") if event in PROGRAMS else None)
     own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (own + 2 * MEMORY, own + 2 * MEMORY))
-    for line in sys.stdin:
+    for line in cases:
         path, options = json.loads(line)
+        ran.clear()
         try:
             said = use(Path(path), Path(path).parent / "out", options)
-            answer: dict[str, Any] = {"said": said, "peak": peak_memory(torch.device("cpu"))}
+            answer: dict[str, Any] = {"said": said, "peak": peak_memory(torch.device("cpu")), "ran": ran}
         except BaseException as error:  # exactly what must not happen
             frames = [f for f in traceback.extract_tb(error.__traceback__) if "/lattok/" in f.filename]
             where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames[-3:]))
             answer = {"exception": f"{type(error).__name__}: {error!s:.300} ({where})"}
         print(json.dumps(answer), flush=True)
+    yes.kill()
 
 
 def run(count: int, seed: int, scratch: Path) -> Iterator[Outcome]:
@@ -123,17 +143,25 @@ def one(reader: Reader, name: str, original: Path, seed: int, folder: Path) -> O
         pa.table({"episode_index": [0, 0, 0], "secret": [MARKER] * 3}), outside / "victim.parquet", compression="none"
     )
     os.mkfifo(outside / "pipe")
-    case = Case(name, "", attack_one(target, random.Random(seed), outside), seed)
-    before = _contents(folder, out)
-    answer = reader.read(target, OPTIONS.get(name, {}))
+    write_canaries(outside)
+    with socket.create_server(("127.0.0.1", 0)) as web:
+        (outside / "address").write_text(f"http://127.0.0.1:{web.getsockname()[1]}")
+        case = Case(name, "", attack_one(target, random.Random(seed), outside), seed)
+        before, watched = _contents(folder, out), Watched(outside)
+        answer = reader.read(target, OPTIONS.get(name, {}))
+        opened, asked = watched.opened(), bool(select.select([web], [], [], 0)[0])
     for verdict in ("exception", "crash", "hang"):
         if verdict in answer:
             return Outcome(case, verdict, answer[verdict])
     if _contents(folder, out) != before:
         return Outcome(case, "written", "a file outside of the output changed")
-    leaked = [path.name for path in out.rglob("*") if path.is_symlink() or _tells(path)]
+    leaked = [path.name for path in out.rglob("*") if path.is_symlink() or _tells(path) or _shows(path)]
     if leaked:
         return Outcome(case, "leaked", f"the output holds {leaked[0]}")
+    if opened or asked:
+        return Outcome(case, "opened", ", ".join([*sorted(opened), *["the web"] * asked]))
+    if answer.get("ran"):
+        return Outcome(case, "ran", "; ".join(answer["ran"])[:300])
     if answer["peak"] > MEMORY:
         reader.stop()  # the next case starts with a fresh one
         return Outcome(case, "memory", f"{answer['peak'] / 2**30:.1f} GB")
@@ -143,6 +171,19 @@ def one(reader: Reader, name: str, original: Path, seed: int, folder: Path) -> O
 def _tells(path: Path) -> bool:
     """Whether a file holds what only a file outside held; larger ones than those cannot."""
     return path.is_file() and path.stat().st_size < 2**24 and MARKER.encode() in path.read_bytes()
+
+
+def _shows(path: Path) -> bool:
+    """Whether a video or a picture shows what only files outside show."""
+    if path.suffix not in (".mp4", ".mov", ".mkv", ".png") or not path.is_file():
+        return False
+    try:
+        if path.suffix == ".png":
+            return shows_canary(np.asarray(Image.open(path).convert("RGB")))
+        with av.open(str(path), format="matroska" if path.suffix == ".mkv" else "mov") as video:
+            return any(shows_canary(frame.to_ndarray(format="rgb24")) for frame in video.decode(video=0))
+    except (av.error.FFmpegError, OSError, IndexError):  # what was no video in the source is copied as it is
+        return False
 
 
 def _contents(folder: Path, out: Path) -> dict[str, str]:

@@ -38,17 +38,22 @@ SCRIPTS = {  # ending and text, by kind; {0} is the place of the canary
 }
 
 
-def write_canaries(folder: Path, length: int = 20) -> None:
-    """Write videos and a picture of one colour, which no dataset of the tests shows."""
-    image = np.full((32, 32, 3), COLOUR, np.uint8)
+def write_still(path: Path, colour: tuple[int, int, int], **options: str) -> None:
+    """Write a video of one colour."""
+    image = np.full((32, 32, 3), colour, np.uint8)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream("libx264", 10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for _ in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_canaries(folder: Path) -> None:
+    """Write videos and a picture of a colour that no dataset of the tests shows."""
     for name in CANARIES[:3]:
-        with av.open(str(folder / name), "w") as container:
-            stream = container.add_stream("libx264", 10)
-            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-            for _ in range(length):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            container.mux(stream.encode())
-    Image.fromarray(image).save(folder / CANARIES[3])
+        write_still(folder / name, COLOUR)
+    Image.new("RGB", (32, 32), COLOUR).save(folder / CANARIES[3])
 
 
 def shows_canary(frames: np.ndarray) -> bool:
@@ -157,18 +162,10 @@ def containers(path: Path, outside: Path) -> dict[str, tuple[str, Callable[[], b
 
     def live() -> bytes:
         place = path.with_name("live.mkv")
-        with av.open(str(outside / "canary.mkv")) as source, av.open(str(place), "w", options={"live": "1"}) as target:
-            given = source.streams.video[0]
-            stream = target.add_stream("libx264", 10)
-            stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-            for _ in source.decode(given):
-                grey = np.full((32, 32, 3), 90, np.uint8)
-                target.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
-            target.mux(stream.encode())
-        try:
-            return matroska_link(place, outside / "canary.mkv")
-        finally:
-            place.unlink()
+        write_still(place, (90, 90, 90), live="1")
+        linked = matroska_link(place, outside / "canary.mkv")
+        place.unlink()
+        return linked
 
     _, playlist = SCRIPTS["HLS"]
     return {

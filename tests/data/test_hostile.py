@@ -338,14 +338,20 @@ for line in sys.stdin:
         "refused": ("pass", sound | {"said": ["error: no"]}),
         "written": ("(out.parent / 'mine' / 'new').write_text('x')", sound),
         "leaked": ("(out / 'x').write_bytes(b'..' + (out.parent / 'mine' / 'secret.json').read_bytes())", sound),
+        "opened": ("(out.parent / 'mine' / 'canary.ts').read_bytes()", sound),
+        "ran": ("pass", sound | {"ran": ["os.system ('x',)"]}),
         "memory": ("pass", sound | {"peak": 2**40}),
         "exception": ("pass", {"exception": "KeyError"}),
         "crash": ("sys.exit(3)", sound),
     }
-    for verdict, (act, answer) in cases.items():
+    frames = ("(out / 'x.mp4').write_bytes((out.parent / 'mine' / 'canary.mp4').read_bytes())", sound)
+    port = "int((out.parent / 'mine' / 'address').read_text().rpartition(':')[2])"
+    asked = (f"__import__('socket').create_connection(('127.0.0.1', {port})).close()", sound)
+    for verdict, (act, answer) in (*cases.items(), ("leaked", frames), ("opened", asked)):
         with hostile_runs.Reader(program.replace("{act}", act).replace("{answer}", repr(answer))) as reader:
             outcome = hostile_runs.one(reader, "lerobot", root, 0, tmp_path / "case")
         assert outcome.verdict == verdict, outcome
+    assert outcome.detail == "address, the web"
 
 
 def test_names_of_files_that_are_no_text(tmp_path):
