@@ -30,10 +30,10 @@ def warn(text: str, stacklevel: int = 1) -> None:
 
 
 class LattokError(ValueError):
-    """Bad input. The text names the argument, what was expected, what came and the way out."""
+    """Bad input. The text, of one line, names the argument, what was expected, what came and the way out."""
 
     def __init__(self, text: str = ""):
-        super().__init__(printable(text))
+        super().__init__(printable(text).replace("\n", " "))
 
 
 def fail(name: str, expected: str, got: Any, hint: str = "") -> NoReturn:

@@ -57,6 +57,8 @@ def test_errors_do_not_command_a_terminal():
     shown = "`x`: expected a name, got saw\ufffd]0;owned\ufffd\ufffd[2J\ufffdtxt.exe."
     with pytest.raises(LattokError, match=f"^{re.escape(shown)}$"):
         fail("x", "a name", "saw\x1b]0;owned\x07\x1b[2J\u202etxt.exe")
+    with pytest.raises(LattokError, match="^`x`: expected a name, got two lines.$"):
+        fail("x", "a name", "two\nlines")
     with pytest.warns(UserWarning, match="^saw\ufffd\\[2J$") as told:
         warn("saw\x1b[2J")
     assert told[0].filename == __file__
