@@ -79,7 +79,7 @@ def positive(**values: float) -> None:
     """Every value must be a finite number greater than zero."""
     for name, value in values.items():
         if not is_number(value) or not math.isfinite(value) or value <= 0:
-            fail(name, "a number greater than 0", repr(value))
+            fail(name, "a number greater than 0", f"{value!r:.60}")
 
 
 def is_frame_rate(value: Any) -> TypeGuard[int | float]:
@@ -99,7 +99,7 @@ def counts(least: int = 1, most: float = math.inf, /, **values: int) -> None:
     """Require that every value is a whole number from `least` to `most`."""
     for name, value in values.items():
         if not is_int(value) or value < least:
-            fail(name, f"a whole number of at least {least}", repr(value))
+            fail(name, f"a whole number of at least {least}", f"{value!r:.60}")
         if value > most:
             fail(name, f"at most {most:,}", value)
 
@@ -127,7 +127,7 @@ def at_least_zero(**values: float) -> None:
     """Every value must be a finite number, zero or greater."""
     for name, value in values.items():
         if not is_number(value) or not math.isfinite(value) or value < 0:
-            fail(name, "a number of at least 0", repr(value))
+            fail(name, "a number of at least 0", f"{value!r:.60}")
 
 
 def one_of(name: str, value: Any, options: Iterable[Any]) -> None:

@@ -6,7 +6,18 @@ import pytest
 
 import lattok
 from lattok import LattokError
-from lattok.checks import did_you_mean, fail, known_keys, one_of, printable, warn
+from lattok.checks import (
+    at_least_zero,
+    counts,
+    did_you_mean,
+    fail,
+    frame_rate,
+    known_keys,
+    one_of,
+    positive,
+    printable,
+    warn,
+)
 
 OPTIONS = ("lr", "steps", "batch_size", "horizon", "dim", "codebook_size", "hidden", "log_every", "seed", "schedule")
 
@@ -50,6 +61,12 @@ def test_options_presets_and_names_of_the_package_say_what_was_meant(tmp_path):
         one_of("x", "nothing like it", ("a", "b"))
     with pytest.raises(LattokError, match="got quux.$"):
         known_keys("x", {"quux": 1}, ["a", "b"])
+
+
+@pytest.mark.parametrize("check", [positive, frame_rate, counts, at_least_zero])
+def test_a_list_in_place_of_a_number_is_not_shown_whole(check):
+    with pytest.raises(LattokError, match=r"^`fps`: expected a .*number .*, got \[0, 1, 2, .{1,60}\.$"):
+        check(fps=list(range(10_000)))
 
 
 def test_errors_do_not_command_a_terminal():
