@@ -149,9 +149,10 @@ def moto_lam(
     facts = {"stride": stride, "pixels": pixels, "features": features, "features_revision": features_revision}
     model = lattok.convert.moto_lam(file, config, cameras=cameras, **facts)
     c = model.config
+    also = f"{c.feature_decoder_depth} that predict features, " if c.feature_weight else ""
     print(
         f"Found: {c.tokens} tokens of {c.codebook_size} codes, latents of width {c.latent_dim}, {c.encoder_depth} "
-        f"blocks of width {c.width}, {c.decoder_depth} of width {c.decoder_width} that predict pixels, "
+        f"blocks of width {c.width}, {c.decoder_depth} of width {c.decoder_width} that predict pixels, {also}"
         f"features {c.features} at {c.image_size} pixels; taken as given: {c.heads} + {c.decoder_heads} heads, stride "
         f"{c.stride}, camera {c.cameras[0]}, {pixels} pixels."
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from lattok import checks
 from lattok.checks import LattokError
@@ -13,6 +13,8 @@ from lattok.quantize import STARTS
 from lattok.samples.windows import check_action_target
 
 CONDITIONINGS = {"features": ("tokens", "add"), "pixels": ("tokens", "pool")}  # of the decoder, by what it predicts
+# fields of a decoder of patches, which the one of features next to pixels may have otherwise: feature_decoder_depth ...
+OF_DECODER = ("decoder_depth", "decoder_heads", "decoder_hidden", "mask_tokens", "conditioning")
 CHOICES = {
     "interpolation": ("bilinear", "bicubic"),
     "streams": ("control", "control+env", "joint"),
@@ -84,6 +86,12 @@ class ImageLAMConfig:
     mask_tokens: bool = field(default=False, metadata=ADDED)  # pixels are predicted in the place of learned tokens
     # latents next to the patches (paper), also "add"ed to each, or, of pixels, one map of all added instead ("pool")
     conditioning: str = "tokens"
+    # of the decoder of features next to pixels: its blocks; left out: as of the decoder of pixels
+    feature_decoder_depth: int | None = field(default=None, metadata=ADDED)
+    feature_decoder_heads: int | None = field(default=None, metadata=ADDED)  # its attention heads
+    feature_decoder_hidden: int | None = field(default=None, metadata=ADDED)  # width inside its MLPs
+    feature_mask_tokens: bool | None = field(default=None, metadata=ADDED)  # its mask_tokens
+    feature_conditioning: str | None = field(default=None, metadata=ADDED)  # its conditioning
     predict_change: bool = False  # decoder adds to the current features, from a zero start
     action_head: str = "latents"  # reads latents before quantization (paper) or the mean of the "codes" (its code)
     action_target: str = "mean"  # what it predicts: the "mean" action of the gap, the "first" (Eq. 14) or a "chunk"
@@ -147,6 +155,22 @@ class ImageLAMConfig:
                 checks.fail(name, "0 unless target=pixels", getattr(self, name))
         if self.target == "pixels" and self.image_size % self.pixel_patch:
             checks.fail("image_size", f"a multiple of pixel_patch {self.pixel_patch}", self.image_size)
+        for name, value in self._own().items():
+            if not self.feature_weight:
+                checks.fail(f"feature_{name}", "none without feature_weight", value)
+            if name.startswith("decoder_"):
+                checks.counts(**{f"feature_{name}": value})
+        if self.feature_conditioning is not None:
+            checks.one_of("feature_conditioning", self.feature_conditioning, CONDITIONINGS["pixels"])
+
+    def _own(self) -> dict[str, Any]:
+        own = {name: getattr(self, f"feature_{name}") for name in OF_DECODER}
+        return {name: value for name, value in own.items() if value is not None}
+
+    @property
+    def of_features(self) -> ImageLAMConfig:
+        """Return the configuration by which the decoder of features next to pixels is built."""
+        return replace(self, **self._own())
 
     @property
     def positions(self) -> int:

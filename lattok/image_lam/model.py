@@ -71,7 +71,7 @@ class ImageLAM(PairModel):
         self.decoder = self.new_decoder()
         self.feature_decoder: PatchDecoder | None = None
         if config.feature_weight > 0:
-            self.feature_decoder = PatchDecoder(config, streams, self.features.dim, places)
+            self.feature_decoder = PatchDecoder(config.of_features, streams, self.features.dim, places)
         self.language_up = None if config.language is None else nn.Linear(config.language_dim, config.width)
         self.action_head: GapActionHead | None = None
         self.flow_head = FlowHead(config) if config.flow_weight > 0 else None

@@ -8,6 +8,7 @@ shapes; the settings add what weights cannot tell (heads, whether the frames hav
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,7 @@ FIXED: Mapping[str, Any] = {  # settings that are no choice here
     "layer_norm_eps": 1e-12,
 }
 NOT_NEEDED = ("image_encoder.", "loss_fn_lpips.", "m_former.pooler.")
+OF_FEATURES = "hidden_state_decoder"  # the decoder of features next to pixels
 LAYER = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attention.out": "attention.output.dense"}
 LAYER |= {"ff.0": "intermediate.dense", "ff.3": "output.dense"}
 
@@ -72,7 +74,6 @@ def moto_lam(
     named = _held(foreign, settings) if held else features or f"hf:{ENCODER}"
     facts |= {"features": named, "features_revision": features_revision}
     found = sizes(foreign, settings)
-    _check_heads(found)
     made = ImageLAMConfig(**facts, **found)
     network = None if held else frozen_features(made)  # of a known name, not of the file's sizes
     in_file = {name: Size.of(tensor) for name, tensor in foreign.items()}
@@ -80,7 +81,8 @@ def moto_lam(
     model = ImageLAM(made, network)
     ours = model.saved_tensors()
     kept = [name for name in ours if name.endswith(("quantizer.steps", "cluster_size"))]
-    unused = [name for name in foreign if name.startswith(NOT_NEEDED[1:] if held else NOT_NEEDED)]
+    left_out = (*NOT_NEEDED[held:], *(() if model.feature_decoder else (f"{OF_FEATURES}.",)))
+    unused = [name for name in foreign if name.startswith(left_out)]
     tensors = translate(foreign, key_map(model), ours, str(path), unused=unused, kept=kept)
     model.load_tensors(tensors, str(path))
     model.control.quantizer.get_buffer("steps").fill_(1)  # the codebook has started, training must not restart it
@@ -147,27 +149,26 @@ def _setting(section: Mapping[str, Any], name: str, default: Any) -> Any:
 
 def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Find the config fields that shapes and settings give; published ones where a tensor is missing, said later."""
-    size, decoder = partial(axis_of, foreign), "decoder.transformer.embeddings."
-    former, of_pixels, quantizer = (_section(settings, name) for name in ("m_former", "decoder", "vector_quantizer"))
-    width, patch = size(MARK, 2, 768), size(f"{decoder}patch_embeddings.projection.weight", 2, 16)
-    decoder_width = size("vq_up_resampler.2.weight", 0, 768)
-    tokens, masked = size(MARK, 1, 8), f"{decoder}mask_token" in foreign
-    pooled = f"{decoder}query_pooling_layer.weight" in foreign or f"{decoder}query_pooling_layer.bias" in foreign
-    places = size(f"{decoder}position_embeddings", 1, 196) - (0 if pooled else tokens)
-    side = round((places // 2 if masked else places) ** 0.5) if places > 0 else 1
+    size, pixels = partial(axis_of, foreign), "decoder.transformer.embeddings."
+    former, quantizer = (_section(settings, name) for name in ("m_former", "vector_quantizer"))
+    width, patch = size(MARK, 2, 768), size(f"{pixels}patch_embeddings.projection.weight", 2, 16)
+    decoder_width, tokens = size("vq_up_resampler.2.weight", 0, 768), size(MARK, 1, 8)
+    found = _decoder(foreign, "decoder", _section(settings, "decoder"), decoder_width)
+    places = size(f"{pixels}position_embeddings", 1, 196) - (0 if found["conditioning"] == "pool" else tokens)
+    side = round((places // 2 if found["mask_tokens"] else places) ** 0.5) if places > 0 else 1
     codebook, weight = _setting(settings, "commit_loss_w", 1.0), _setting(quantizer, "beta", 0.25)
-    legacy, found = _setting(quantizer, "legacy", True), {}  # beta weights the codebook's term, not the encoder's
+    legacy = _setting(quantizer, "legacy", True)  # beta weights the codebook's term, not the encoder's
     if _setting(settings, "use_abs_recons_loss", False):
         checks.fail("config", "use_abs_recons_loss false", "true")
-    if any(name.startswith("hidden_state_decoder.") for name in foreign):
-        found["feature_weight"] = _setting(settings, "recon_hidden_loss_w", 1.0)
+    if any(name.startswith(f"{OF_FEATURES}.") for name in foreign):
+        found |= _of_features(foreign, settings, decoder_width)
     return found | {
         "class_token": True,
         "image_size": max(1, side) * patch,
         "encoder": "sequence",
         "frame_types": 1 if _setting(former, "legacy", True) else 2,
         "width": width,
-        "heads": _setting(former, "num_attention_heads", max(1, width // HEAD_WIDTH)),
+        "heads": _heads(former, width),
         "hidden": size("m_former.encoder.layer.0.intermediate.dense.bias", 0, 3072),
         "encoder_depth": numbered(foreign, r"m_former\.encoder\.layer\.(\d+)\.") or 1,
         "query_start": "normal",
@@ -178,21 +179,49 @@ def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[st
         "target": "pixels",
         "pixel_patch": patch,
         "decoder_width": decoder_width,
-        "decoder_heads": _setting(of_pixels, "num_attention_heads", max(1, decoder_width // HEAD_WIDTH)),
-        "decoder_hidden": size("decoder.transformer.encoder.layer.0.intermediate.dense.bias", 0, 3072),
-        "decoder_depth": numbered(foreign, r"decoder\.transformer\.encoder\.layer\.(\d+)\.") or 1,
-        "mask_tokens": masked,
-        "conditioning": "pool" if pooled else "tokens",
         "prediction_weight": _setting(settings, "recon_loss_w", 1.0),
         "codebook_weight": codebook * weight if legacy else codebook,
         "commitment_weight": codebook if legacy else codebook * weight,
     }
 
 
-def _check_heads(found: Mapping[str, Any]) -> None:
-    for heads, width in (("heads", "width"), ("decoder_heads", "decoder_width")):
-        if found[heads] < 1 or found[width] % found[heads]:
-            checks.fail("config", f"num_attention_heads that divide the width {found[width]}", found[heads])
+def _decoder(foreign: Mapping[str, Tensor], part: str, section: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Find the fields of one of the two decoders."""
+    table, layers = f"{part}.transformer.embeddings.", f"{part}.transformer.encoder.layer."
+    pooled = any(name.startswith(f"{table}query_pooling_layer.") for name in foreign)
+    return {
+        "decoder_depth": numbered(foreign, rf"{re.escape(layers)}(\d+)\.") or 1,
+        "decoder_heads": _heads(section, width),
+        "decoder_hidden": axis_of(foreign, f"{layers}0.intermediate.dense.bias", 0, 3072),
+        "mask_tokens": f"{table}mask_token" in foreign,
+        "conditioning": "pool" if pooled else "tokens",
+    }
+
+
+def _of_features(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Find the fields of the decoder of features, which no published file has; its settings must agree with it."""
+    section, weight = _section(settings, OF_FEATURES), _setting(settings, "recon_hidden_loss_w", 1.0)
+    if not weight:
+        return {}
+    found = _decoder(foreign, OF_FEATURES, section, width)
+    said = {"num_hidden_layers": found["decoder_depth"], "intermediate_size": found["decoder_hidden"]}
+    said |= {"hidden_size": width, "use_mask_token": found["mask_tokens"], "is_io_hidden_states": True}
+    said["query_fusion_mode"] = "add" if found["conditioning"] == "pool" else "concat"
+    for name, value in said.items():
+        if section.get(name, value) != value:
+            checks.fail("config", f"{name} {value} of {OF_FEATURES}, as its tensors have it", repr(section[name]))
+    if "num_attention_heads" not in section:
+        hint = "Its tensors do not tell, and no published file has this part."
+        checks.fail("config", f"num_attention_heads of {OF_FEATURES}", "none", hint)
+    return {"feature_weight": weight, **{f"feature_{name}": value for name, value in found.items()}}
+
+
+def _heads(section: Mapping[str, Any], width: int) -> int:
+    """Return the attention heads of a part; as wide as all published ones where its settings do not say."""
+    heads = _setting(section, "num_attention_heads", max(1, width // HEAD_WIDTH))
+    if heads < 1 or width % heads:
+        checks.fail("config", f"num_attention_heads that divide the width {width}", heads)
+    return heads
 
 
 def _held(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
@@ -222,15 +251,16 @@ def key_map(model: ImageLAM) -> KeyMap:
     layers = {"encoder.project": f"{former}projection", "encoder.norm": "m_former.layernorm"}
     layers |= {f"control.heads.0.{i}": f"vq_down_resampler.{i}" for i in (0, 2)}
     tensors |= _blocks("encoder.blocks", "m_former.encoder.layer", config.encoder_depth)
-    decoders = {"decoder": "decoder"} | ({"feature_decoder": "hidden_state_decoder"} if model.feature_decoder else {})
-    for ours, theirs in decoders.items():
+    decoders = [("decoder", "decoder", config)]
+    decoders += [("feature_decoder", OF_FEATURES, config.of_features)] if model.feature_decoder else []
+    for ours, theirs, own in decoders:
         table = f"{theirs}.transformer.embeddings."
         layers |= {f"{ours}.latent_up.0.{i}": f"vq_up_resampler.{i}" for i in (0, 2)}
         layers |= {f"{ours}.norm": f"{theirs}.transformer.layernorm"}
-        layers |= {f"{ours}.pool": f"{table}query_pooling_layer"} if config.conditioning == "pool" else {}
-        tensors |= {f"{ours}.mask": Join((f"{table}mask_token",), lambda x: x.flatten())} if config.mask_tokens else {}
+        layers |= {f"{ours}.pool": f"{table}query_pooling_layer"} if own.conditioning == "pool" else {}
+        tensors |= {f"{ours}.mask": Join((f"{table}mask_token",), lambda x: x.flatten())} if own.mask_tokens else {}
         tensors |= {f"{ours}.places": _row(f"{table}position_embeddings")}
-        tensors |= _blocks(f"{ours}.blocks", f"{theirs}.transformer.encoder.layer", config.decoder_depth)
+        tensors |= _blocks(f"{ours}.blocks", f"{theirs}.transformer.encoder.layer", own.decoder_depth)
     table = "decoder.transformer.embeddings.patch_embeddings.projection"
     tensors["decoder.patch_up.weight"] = Join((f"{table}.weight",), lambda x: x.permute(0, 2, 3, 1).flatten(1))
     tensors["decoder.patch_up.bias"] = f"{table}.bias"
@@ -239,8 +269,8 @@ def key_map(model: ImageLAM) -> KeyMap:
             (f"decoder.decoder.0.{part}",), partial(_colours_last, config.pixel_patch)
         )
     if model.feature_decoder is not None:
-        layers["feature_decoder.patch_up"] = "hidden_state_decoder.transformer.embeddings.patch_embeddings"
-        layers["feature_decoder.out"] = "hidden_state_decoder.decoder"
+        layers["feature_decoder.patch_up"] = f"{OF_FEATURES}.transformer.embeddings.patch_embeddings"
+        layers["feature_decoder.out"] = f"{OF_FEATURES}.decoder"
     if isinstance(network := model.features.network, HeldViT):
         table, ours = "image_encoder.embeddings.", "features.network."
         projection = f"{table}patch_embeddings.projection"

@@ -415,42 +415,172 @@ def written(folder: Path, weights: dict[str, Tensor]) -> Path:
     return folder
 
 
-def test_a_decoder_of_features_as_well(tmp_path):
-    """An option of the published code that no published file uses; all of its widths are the encoder's."""
-    case, width, tokens = opened("lara_lam_b"), 32, 8
+LIKE_PIXELS = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "query_fusion_mode": "add"}
+OTHERWISE = {
+    "as that of pixels": {},
+    "deeper": {"num_hidden_layers": 3},
+    "other heads": {"num_attention_heads": 8},
+    "narrower inside": {"intermediate_size": 24},
+    "latents in front": {"query_fusion_mode": "concat"},
+    "mask tokens": {"use_mask_token": True},
+    "all of it": {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 40,
+        "query_fusion_mode": "concat",
+        "use_mask_token": True,
+    },
+}
+
+
+def decoder_weights(part: str, section: dict[str, Any], places: int, draw: torch.Generator) -> dict[str, Tensor]:
+    """Random tensors of a decoder 32 wide for 8 latents, of pixels or of features; places with the class token."""
+    width, tokens, table = 32, 8, f"{part}.transformer.embeddings."
+    first, last, outer = ("patch_embeddings", "decoder", width)
+    if part == "decoder":
+        first, last, outer = "patch_embeddings.projection", "decoder.0", 768
+    shapes = {f"{table}{first}.weight": (width, 3, 16, 16) if part == "decoder" else (width, width)}
+    shapes |= {f"{part}.{last}.weight": (outer, width, 1, 1) if part == "decoder" else (outer, width)}
+    shapes |= {f"{table}{first}.bias": (width,), f"{part}.{last}.bias": (outer,)}
+    if section["query_fusion_mode"] == "add":
+        shapes |= {f"{table}query_pooling_layer.weight": (width, tokens * width)}
+        shapes |= {f"{table}query_pooling_layer.bias": (width,)}
+    masked = section.get("use_mask_token", False)
+    shapes |= {f"{table}mask_token": (1, 1, width)} if masked else {}
+    before = 0 if section["query_fusion_mode"] == "add" else tokens
+    shapes |= {f"{table}position_embeddings": (1, places * (1 + masked) + before, width)}
+    for i in range(section["num_hidden_layers"]):
+        layer, inner = f"{part}.transformer.encoder.layer.{i}.", section["intermediate_size"]
+        for name in ("attention.attention.query", "attention.attention.key", "attention.attention.value"):
+            shapes |= {f"{layer}{name}.weight": (width, width), f"{layer}{name}.bias": (width,)}
+        shapes |= {f"{layer}attention.output.dense.weight": (width, width)}
+        shapes |= {f"{layer}intermediate.dense.weight": (inner, width), f"{layer}intermediate.dense.bias": (inner,)}
+        shapes |= {f"{layer}output.dense.weight": (width, inner)}
+        shapes |= {f"{layer}{name}.bias": (width,) for name in ("attention.output.dense", "output.dense")}
+        shapes |= {f"{layer}layernorm_{x}.{y}": (width,) for x in ("before", "after") for y in ("weight", "bias")}
+    shapes |= {f"{part}.transformer.layernorm.{x}": (width,) for x in ("weight", "bias")}
+    return {name: torch.randn(shape, generator=draw) * 0.3 for name, shape in shapes.items()}
+
+
+def with_features(case: Published, section: dict[str, Any]) -> dict[str, Tensor]:
+    """The fixture's file with a decoder of features as well, whose width makes that of both decoders."""
+    width, draw = 32, torch.Generator().manual_seed(0)
     weights = {name: tensor for name, tensor in case.weights.items() if not name.startswith(("decoder.", "vq_"))}
-    draw = torch.Generator().manual_seed(0)
-    for part, places, inner, outer in (
-        ("decoder", 9, (width, 3, 16, 16), 768),
-        ("hidden_state_decoder", 10, (width, width), width),
-    ):
-        table = f"{part}.transformer.embeddings."
-        first = "patch_embeddings.projection" if part == "decoder" else "patch_embeddings"
-        last = "decoder.decoder.0" if part == "decoder" else "hidden_state_decoder.decoder"
-        shapes = {f"{table}{first}.weight": inner, f"{table}{first}.bias": (width,)}
-        shapes |= {
-            f"{table}query_pooling_layer.weight": (width, tokens * width),
-            f"{table}query_pooling_layer.bias": (width,),
-        }
-        shapes |= {f"{table}position_embeddings": (1, places, width), f"{last}.bias": (outer,)}
-        shapes |= {f"{last}.weight": (outer, width, 1, 1) if part == "decoder" else (outer, width)}
-        shapes |= {f"{part}.transformer.layernorm.{x}": (width,) for x in ("weight", "bias")}
-        layers = {k: v for k, v in case.weights.items() if k.startswith("image_encoder.encoder.layer.0.")}
-        weights |= {k.replace("image_encoder", f"{part}.transformer"): v.clone() for k, v in layers.items()}
-        weights |= {name: torch.randn(shape, generator=draw) * 0.1 for name, shape in shapes.items()}
+    weights |= decoder_weights("decoder", LIKE_PIXELS, 9, draw)
+    weights |= decoder_weights("hidden_state_decoder", section, 10, draw)
     for name, shape in (("down", ((width, 48), (16, width))), ("up", ((16, 16), (width, 16)))):
         for i, size in zip((0, 2), shape, strict=True):
-            weights[f"vq_{name}_resampler.{i}.weight"] = torch.randn(size, generator=draw) * 0.1
+            weights[f"vq_{name}_resampler.{i}.weight"] = torch.randn(size, generator=draw) * 0.3
             weights[f"vq_{name}_resampler.{i}.bias"] = torch.zeros(size[0])
-    settings = {**case.config, "decoder": {"num_attention_heads": 2}, "recon_hidden_loss_w": 0.5}
+    return weights
+
+
+def settings_with(case: Published, section: Any, **more: Any) -> dict[str, Any]:
+    return {**case.config, "decoder": {"num_attention_heads": 2}, "hidden_state_decoder": section, **more}
+
+
+def features_by_hand(weights: dict[str, Tensor], section: dict[str, Any], x: Tensor, rows: Tensor) -> Tensor:
+    """What the published decoder of features computes of tokens [B, N, 32] and code rows [B, 8, 16]."""
+    part, heads, count = "hidden_state_decoder.", section["num_attention_heads"], x.shape[1]
+    table = f"{part}transformer.embeddings."
+
+    def linear(name: str, values: Tensor) -> Tensor:
+        return values @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(name: str, values: Tensor) -> Tensor:
+        centred = values - values.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-12).sqrt()
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    latents, x = (
+        linear("vq_up_resampler.2", linear("vq_up_resampler.0", rows).tanh()),
+        linear(f"{table}patch_embeddings", x),
+    )
+    if section.get("use_mask_token", False):
+        x = torch.cat([x, weights[f"{table}mask_token"].expand_as(x)], 1)
+    if section["query_fusion_mode"] == "add":
+        x = x + linear(f"{table}query_pooling_layer", latents.flatten(1))[:, None]
+    else:
+        x = torch.cat([latents, x], 1)
+    x = x + weights[f"{table}position_embeddings"]
+    for i in range(section["num_hidden_layers"]):
+        layer = f"{part}transformer.encoder.layer.{i}."
+        seen = norm(f"{layer}layernorm_before", x)
+        q, k, v = (linear(f"{layer}attention.attention.{name}", seen) for name in ("query", "key", "value"))
+        mixed = []
+        for head in range(heads):
+            own = slice(head * 32 // heads, (head + 1) * 32 // heads)
+            scores = q[..., own] @ k[..., own].transpose(1, 2) / (32 // heads) ** 0.5
+            mixed.append(scores.softmax(-1) @ v[..., own])
+        x = x + linear(f"{layer}attention.output.dense", torch.cat(mixed, -1))
+        wide = linear(f"{layer}intermediate.dense", norm(f"{layer}layernorm_after", x))
+        x = x + linear(f"{layer}output.dense", wide * (1 + torch.erf(wide / 2**0.5)) / 2)
+    return linear(f"{part}decoder", norm(f"{part}transformer.layernorm", x)[:, -count:])
+
+
+@pytest.mark.parametrize("otherwise", OTHERWISE)
+def test_a_decoder_of_features_as_its_own_settings_say(otherwise, tmp_path):
+    """An option of the published code that no published file uses. Only its width is that of the decoder of pixels."""
+    case, section = opened("lara_lam_b"), LIKE_PIXELS | OTHERWISE[otherwise]
+    weights, settings = with_features(case, section), settings_with(case, {"config": section}, recon_hidden_loss_w=0.5)
     model = moto_lam(written(tmp_path, weights), settings)
     terms, _ = learn(model.train(), case.values["images"])
     assert model.config.loss_weights["features"] == 0.5
     out = model.eval().encode_pixels(case.pairs)
-    tokens = [model.features.of_pixels(images.movedim(1, -1)) for images in case.pairs.unbind(1)]
-    predicted = model.feature_decoder(tokens[0], out.quantized)
-    torch.testing.assert_close(terms["features"], (predicted - tokens[1]).square().mean())
-    assert torch.equal(model.feature_decoder.out.weight, weights["hidden_state_decoder.decoder.weight"])
+    now, later = (model.features.of_pixels(images.movedim(1, -1)) for images in case.pairs.unbind(1))
+    wanted = features_by_hand(weights, section, now, out.quantized)
+    close(model.feature_decoder(now, out.quantized), wanted)
+    close(terms["features"], (wanted - later).square().mean())
+    other = features_by_hand(weights, section | {"num_attention_heads": 16}, now, out.quantized)
+    assert (other - wanted).abs().max() > 0.01  # so that heads matter here
+    again = lattok.load(model.save_pretrained(tmp_path / "lam"))
+    assert again.config == model.config
+    assert torch.equal(again.feature_decoder(now, out.quantized), model.feature_decoder(now, out.quantized))
+
+
+@pytest.mark.parametrize(
+    ("section", "text"),
+    [
+        (None, "num_attention_heads of hidden_state_decoder, got none"),
+        ({"num_attention_heads": 5}, "num_attention_heads that divide the width 32, got 5"),
+        ({"num_hidden_layers": 2}, "num_hidden_layers 1 of hidden_state_decoder, as its tensors have it, got 2"),
+        ({"intermediate_size": 128}, "intermediate_size 64 of hidden_state_decoder, as its tensors have it, got 128"),
+        ({"hidden_size": 48}, "hidden_size 32 of hidden_state_decoder, as its tensors have it, got 48"),
+        ({"query_fusion_mode": "cross"}, "query_fusion_mode add of hidden_state_decoder, as its tensors have it, got"),
+        ({"use_mask_token": True}, "use_mask_token False of hidden_state_decoder, as its tensors have it, got True"),
+        ({"is_io_hidden_states": False}, "is_io_hidden_states True of hidden_state_decoder, as its tensors have it"),
+        ({"hidden_act": "relu"}, "hidden_act gelu of hidden_state_decoder, got 'relu'"),
+    ],
+)
+def test_settings_of_a_decoder_of_features_that_do_not_fit_are_one_line(section, text, tmp_path):
+    case = opened("lara_lam_b")
+    section = None if section is None else LIKE_PIXELS | section
+    with pytest.raises(LattokError, match=re.escape(f"`config`: expected {text}")):
+        moto_lam(written(tmp_path, with_features(case, LIKE_PIXELS)), settings_with(case, section))
+
+
+def test_a_decoder_of_features_without_weight_in_the_loss_is_left_out(tmp_path):
+    case = opened("lara_lam_b")
+    settings = settings_with(case, LIKE_PIXELS, recon_hidden_loss_w=0.0)
+    model = moto_lam(written(tmp_path, with_features(case, LIKE_PIXELS)), settings)
+    assert model.feature_decoder is None
+    other = moto_lam(written(tmp_path, with_features(case, LIKE_PIXELS)), settings_with(case, LIKE_PIXELS))
+    assert torch.equal(model.encode_pixels(case.pairs).latents, other.encode_pixels(case.pairs).latents)
+
+
+def test_a_decoder_of_features_cannot_be_described_without_one():
+    base = {"cameras": ("image",), "target": "pixels", "conditioning": "pool"}
+    for change, text in (
+        ({"feature_decoder_depth": 2}, "`feature_decoder_depth`: expected none without feature_weight, got 2"),
+        ({"feature_mask_tokens": False}, "`feature_mask_tokens`: expected none without feature_weight, got False"),
+        ({"feature_weight": 1.0, "feature_decoder_heads": 0}, "`feature_decoder_heads`: expected a whole number"),
+        (
+            {"feature_weight": 1.0, "feature_conditioning": "add"},
+            "`feature_conditioning`: expected one of tokens, pool",
+        ),
+    ):
+        with pytest.raises(LattokError, match=re.escape(text)):
+            ImageLAMConfig(**base, **change)
 
 
 # The model that it becomes.
