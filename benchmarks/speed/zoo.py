@@ -62,7 +62,7 @@ SYSTEMS = {
     ),
     "lary-laq": System(
         LaryLAQ,
-        LaryConfig(**DECODER),
+        LaryConfig(stride="5", **DECODER),
         {"image_size": 128, "features": "timm:vit_tiny_patch16_224", "width": 192, "tokens": 4, "space_depth": 2}
         | {"time_depth": 2, "heads": 4, "head_dim": 16},
     ),

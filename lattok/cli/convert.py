@@ -206,21 +206,26 @@ def lary_laq(
     features_revision: Text = None,
     image_size: Annotated[int, arg(metavar="N")] = 224,
     tokens: Annotated[int, arg(metavar="N")] = 16,
+    interpolation: Annotated[str, arg(metavar="TEXT")] = "bicubic_aliased",
     cameras: OneCamera = ("image",),
-    stride: Gap = "30",
+    stride: Text = None,
 ) -> None:
     """Convert a latent action model of LARYBench, LAPA-DINOv3 or LAPA-DINOv2 (.pt or safetensors).
 
-    Example: lattok convert lary-laq lapa_dinov3.pt my-lary --cameras front
+    Example: lattok convert lary-laq lapa_dinov3.pt my-lary --cameras front --stride calvin
 
     Args:
         features: Frozen features the model was trained on (default: timm's DINOv3-L or DINOv2-L, as the file says).
         features_revision: Revision of features from the Hub.
         image_size: Side of the frames in pixels.
         tokens: Codes of a pair, which the file does not hold.
+        interpolation: Of resized frames: bicubic_aliased (OpenCV's, as its labels) or bilinear (as its training).
+        stride: Gap of a frame pair, always named: frames ("10"), seconds ("0.5s"), or a dataset whose published one it
+            is: calvin (5), vlabench (5), agibotbeta (45), robocoin (10).
     """
     folder = _new_folder(out)
-    facts = {"features": features, "features_revision": features_revision, "cameras": cameras, "stride": stride}
+    facts = {"features": features, "features_revision": features_revision, "interpolation": interpolation}
+    facts |= {"cameras": cameras, "stride": stride}
     _save_published(lattok.convert.lary_laq(file, image_size=image_size, tokens=tokens, **facts), folder, out)
 
 
@@ -228,15 +233,20 @@ def lawam_lam(
     file: FileOrFolder,
     out: Out,
     config: Settings = None,
+    wide_frames: Annotated[str, arg(metavar="TEXT")] = "crop",
     cameras: OneCamera = ("image",),
     stride: Gap = "1.6s",
 ) -> None:
     """Convert LaWAM's latent action model (a LeRobot policy folder, lam.ckpt, a policy's .pt or safetensors).
 
     Example: lattok convert lawam-lam lam.ckpt my-lawam --config lam.yaml
+
+    Args:
+        wide_frames: Frames wider than 4:3: crop (cut in the middle, as in training) or squeeze (as LeRobot does).
     """
     folder = _new_folder(out)
-    _save_published(lattok.convert.lawam_lam(file, config, cameras=cameras, stride=stride), folder, out)
+    facts = {"wide_frames": wide_frames, "cameras": cameras, "stride": stride}
+    _save_published(lattok.convert.lawam_lam(file, config, **facts), folder, out)
 
 
 def adaworld_lam(

@@ -6,32 +6,44 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from lattok import checks
 
 MOST_PIXELS = 2048  # of a side, that a configuration may ask for
-INTERPOLATIONS = ("bicubic", "bilinear")
+ALIASED = "bicubic_aliased"
+INTERPOLATIONS = ("bicubic", "bilinear", ALIASED)
 OVERSHOOT = 0.5  # resizing may leave [0, 1] a little, pixels 0 to 255 and normalised images leave it by far
 
 
 def resize_pixels(frames: Tensor, size: int | tuple[int, int], interpolation: str = "bicubic") -> Tensor:
-    """uint8 [..., H, W, 3] to uint8 [..., h, w, 3], antialiased; frames of that size are returned as they are.
+    """uint8 [..., H, W, 3] to uint8 [..., h, w, 3]; frames of that size are returned as they are.
 
-    `size` is that of both sides, or (h, w); `interpolation` is "bicubic" or "bilinear".
+    `size` is that of both sides, or (h, w); `interpolation` is "bicubic" or "bilinear", both antialiased, or
+    "bicubic_aliased": without, as OpenCV's INTER_CUBIC and torch's `interpolate` do it.
     """
     check_pixels(frames)
     checks.one_of("interpolation", interpolation, INTERPOLATIONS)
     height, width = (size, size) if isinstance(size, int) else size
     if tuple(frames.shape[-3:-1]) == (height, width):
         return frames
-    from torchvision.transforms.v2 import InterpolationMode  # takes seconds to import
-    from torchvision.transforms.v2.functional import resize
-
     flat = rearrange(frames.reshape(-1, *frames.shape[-3:]), "n h w c -> n c h w")
-    small = resize(flat, [height, width], interpolation=InterpolationMode(interpolation), antialias=True)
+    if interpolation == ALIASED:
+        small = F.interpolate(flat.float(), (height, width), mode="bicubic").round().clamp(0, 255).to(torch.uint8)
+    else:
+        from torchvision.transforms.v2 import InterpolationMode  # takes seconds to import
+        from torchvision.transforms.v2.functional import resize
+
+        small = resize(flat, [height, width], interpolation=InterpolationMode(interpolation), antialias=True)
     return rearrange(small, "n c h w -> n h w c").reshape(*frames.shape[:-3], height, width, 3)
+
+
+def middle(frames: Tensor, height: int, width: int) -> Tensor:
+    """Cut height x width pixels out of the middle of uint8 [..., H, W, 3]; of an odd rest more is cut at the end."""
+    top, left = (frames.shape[-3] - height) // 2, (frames.shape[-2] - width) // 2
+    return frames[..., top : top + height, left : left + width, :]
 
 
 def check_scaling(mean: Sequence[float], std: Sequence[float]) -> None:

@@ -24,7 +24,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok import checks
-from lattok.data.pixels import check_pixels
+from lattok.data.pixels import ALIASED, check_pixels, middle
 from lattok.image_lam.convert import block_names
 from lattok.image_lam.features import FrozenFeatures
 from lattok.keymap import Join, axis_of, numbered
@@ -43,7 +43,7 @@ class AdaWorldConfig(PublishedConfig):
 
     stride: str = "2"
     image_size: int = 256
-    interpolation: str = "bicubic"
+    interpolation: str = ALIASED
     tokens: int = 1
     latent_dim: int = 32
     patch: int = 16
@@ -54,6 +54,7 @@ class AdaWorldConfig(PublishedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.one_of("interpolation", self.interpolation, (ALIASED,))
         checks.counts(patch=self.patch, width=self.width, heads=self.heads)
         checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
         if self.width % (2 * self.heads):
@@ -61,21 +62,13 @@ class AdaWorldConfig(PublishedConfig):
 
 
 class CentredPixels(FrozenFeatures):
-    """Patches of the largest square in the middle of a frame, resized without antialiasing."""
+    """Patches of the largest square in the middle of a frame."""
 
     def resize(self, frames: Tensor) -> Tensor:
         """Crop and resize uint8 [..., H, W, 3] to uint8 [..., s, s, 3]."""
         check_pixels(frames)
-        height, width = frames.shape[-3:-1]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        square = frames[..., top : top + side, left : left + side, :]
-        if side == self.image_size:
-            return square
-        pixels = rearrange(square.reshape(-1, side, side, 3), "n h w c -> n c h w").float()
-        small = F.interpolate(pixels, (self.image_size, self.image_size), mode=self.interpolation)
-        small = rearrange(small.round().clamp(0, 255).to(torch.uint8), "n c h w -> n h w c")
-        return small.reshape(*frames.shape[:-3], *small.shape[1:])
+        side = min(frames.shape[-3:-1])
+        return super().resize(middle(frames, side, side))
 
 
 class TurnedBlock(SpaceTimeBlock):

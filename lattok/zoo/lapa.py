@@ -42,7 +42,6 @@ SCALE = 8.0  # of scores between unit vectors
 class LAQConfig(PublishedConfig):
     """Architecture of the quantizers of LAPA, over pixels or features."""
 
-    stride: str = "30"
     tokens: int = 4
     latent_dim: int = 32
     codebook_size: int = 8
@@ -64,6 +63,7 @@ class LAQConfig(PublishedConfig):
 class LapaConfig(LAQConfig):
     """Architecture and preprocessing of `LapaLAQ`. Defaults: as published (laq_openx.pt)."""
 
+    stride: str = "30"
     image_size: int = 256
     patch: int = 32
 

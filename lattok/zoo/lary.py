@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from lattok import checks
+from lattok.data.pixels import ALIASED
 from lattok.image_lam.features import FrozenFeatures
 from lattok.keymap import axis_of
 from lattok.zoo.lapa import LAQ, LAQConfig, laq_names, laq_sizes, laq_unused
@@ -27,6 +28,7 @@ from lattok.zoo.published_lam import converted, read_published
 BACKBONE = "dino_tokenizer."
 DINO = {2: "timm:vit_large_patch14_dinov2.lvd142m", 3: "timm:vit_large_patch16_dinov3.lvd1689m"}
 TOKENS = 16
+LABELLED = {"calvin": "5", "vlabench": "5", "agibotbeta": "45", "robocoin": "10"}  # gaps in frames, by dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,7 @@ class LaryConfig(LAQConfig):
     """Architecture and preprocessing of `LaryLAQ`. Defaults: LAPA-DINOv3 as published."""
 
     image_size: int = 224
+    interpolation: str = ALIASED  # of its labels; "bilinear": of its training
     pixels: str = "unit"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # not ImageNet's, in training and in the benchmark
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -71,15 +74,22 @@ def lary_laq(
     features_revision: str | None = None,
     image_size: int = 224,
     tokens: int = TOKENS,
+    interpolation: str = ALIASED,
     cameras: tuple[str, ...] = ("image",),
-    stride: str = "30",
+    stride: str | None = None,
 ) -> LaryLAQ:
     """Read a latent action model of LARYBench, LAPA-DINOv3 or LAPA-DINOv2: a .pt file, or its tensors.
 
     `features` names the frozen network, timm's DINOv3-L by default, or DINOv2-L where the file holds a backbone without
     register tokens; a backbone in the file is not used. Their weights come from the Hub when the model is loaded.
-    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+    `stride` has no default, since no single one was published: a gap in frames or seconds, or the name of a dataset
+    that LARYBench labels (`LABELLED`). `interpolation`: that of its labels, or "bilinear", antialiased as in training.
+    Raises `LattokError` without a gap, and one that lists every tensor that is missing, unexpected or mis-shaped.
     """
+    if stride is None:
+        known = ", ".join(f"{name} ({gap})" for name, gap in LABELLED.items())
+        expected = f'a gap, "10" frames or "0.5s", or that of a dataset LARYBench labels: {known}'
+        checks.fail("stride", expected, "none", "It was trained on gaps of 1 to 45 frames, drawn for each pair.")
     foreign = read_published(path, "lary-laq", ("module.",))
     config = lary_config(
         foreign,
@@ -87,8 +97,9 @@ def lary_laq(
         tokens,
         features_revision=features_revision,
         image_size=image_size,
+        interpolation=interpolation,
         cameras=tuple(cameras),
-        stride=str(stride),
+        stride=LABELLED.get(str(stride), str(stride)),
     )
     unused = [*laq_unused(foreign), *(name for name in foreign if name.startswith(BACKBONE))]
     return converted(LaryLAQ, config, foreign, laq_names(config), path, unused, features=LaryLAQ.front(config))

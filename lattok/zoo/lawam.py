@@ -26,7 +26,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok import checks
-from lattok.data.pixels import MOST_PIXELS, resize_pixels
+from lattok.data.pixels import MOST_PIXELS, check_pixels, middle, resize_pixels
 from lattok.image_lam.features import IMAGENET, FrozenFeatures
 from lattok.keymap import SAFE, Join, axis_of, numbered, published_settings
 from lattok.nn import Attention, feed_forward, sinusoidal_positions
@@ -51,6 +51,7 @@ class LawamConfig(PublishedConfig):
     stride: str = "1.6s"
     image_size: int = 256  # height of the frames
     image_width: int = 256
+    wide_frames: str = "crop"  # wider than 4:3: cut to that in the middle, as in training, or "squeeze" (LeRobot)
     pixels: str = "normalized"
     mean: tuple[float, float, float] = IMAGENET[0]
     std: tuple[float, float, float] = IMAGENET[1]
@@ -77,6 +78,7 @@ class LawamConfig(PublishedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.one_of("feature_norm", self.feature_norm, NORMS)
+        checks.one_of("wide_frames", self.wide_frames, ("crop", "squeeze"))
         checks.counts(1, MOST_PIXELS, image_width=self.image_width)
         checks.counts(width=self.width, hidden=self.hidden, queries=self.queries, patch=self.patch)
         checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
@@ -167,13 +169,18 @@ class HeldFeatures(FrozenFeatures):
         scaling = (config.mean, config.std, config.interpolation)
         super().__init__("pixels", config.patch, *scaling, patch=config.patch)
         self.name, self.frame_size, self.image_size = "held", config.frame_size, config.image_size
+        self.crops = config.wide_frames == "crop"
         self.network, self.dim = HeldDINOv3(config), config.vit_width
         self.side = config.image_size // config.patch
         self.count = math.prod(size // config.patch for size in config.frame_size)
         self.requires_grad_(False)
 
     def resize(self, frames: Tensor) -> Tensor:
-        """Resize uint8 [..., H, W, 3] to the model's height and width, whatever the aspect ratio."""
+        """Resize uint8 [..., H, W, 3] to the model's height and width; what is wider than 4:3 is cut before."""
+        check_pixels(frames)
+        height, width = frames.shape[-3:-1]
+        if self.crops and 3 * width > 4 * height:
+            frames = middle(frames, height, max(1, 4 * height // 3))
         return resize_pixels(frames, self.frame_size, self.interpolation)
 
 
@@ -320,6 +327,7 @@ def lawam_lam(
     path: str | os.PathLike[str],
     config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     *,
+    wide_frames: str = "crop",
     cameras: tuple[str, ...] = ("image",),
     stride: str = "1.6s",
 ) -> LawamLAM:
@@ -327,14 +335,15 @@ def lawam_lam(
 
     `config` holds what shapes do not tell, under LeRobot's names or the authors': a dictionary, or a .json or .yaml
     file; left out, config.json in the folder, or the only .yaml file next to the checkpoint, and where there is none,
-    published values. `stride` is the gap of a pair, "1.6s" as published for robots. Raises `LattokError` that lists
-    every tensor that is missing, unexpected or mis-shaped.
+    published values. `wide_frames`: those wider than 4:3 are cut in the middle ("crop"), as the authors trained it, or
+    squeezed ("squeeze"), as LeRobot does. `stride` is the gap of a pair, "1.6s" as published for robots (".4s" for
+    videos of people). Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
     """
     path = Path(path).expanduser()
     settings = _settings(config, path)
     path = path / "model.safetensors" if path.is_dir() else path
     foreign = read_published(path, "lawam-lam", PREFIXES)
-    found = lawam_config(foreign, settings, cameras=tuple(cameras), stride=str(stride))
+    found = lawam_config(foreign, settings, wide_frames=wide_frames, cameras=tuple(cameras), stride=str(stride))
     return converted(LawamLAM, found, foreign, lawam_names(found, foreign), path, lawam_unused(found, foreign))
 
 

@@ -10,6 +10,7 @@ import lattok
 from lattok.checks import LattokError
 from lattok.convert import adaworld_lam
 from lattok.zoo.adaworld import AdaWorldConfig, AdaWorldLAM, adaworld_config, adaworld_names
+from tests.data.test_pixels import opencv_cubic
 from tests.zoo.parity import Case, check_full_size, check_labels, close, key_list, open_case
 
 
@@ -45,13 +46,19 @@ def test_the_pair_alone_out_of_a_clip():
         assert model.config.heads == case.config["model"]["num_heads"]
 
 
-def test_frames_are_cropped_and_resized_as_published(first):
-    model = convert(first)
-    frames = torch.randint(0, 256, (2, 60, 90, 3), dtype=torch.uint8)
-    wanted = F.interpolate(frames[:, :, 15:75].movedim(-1, 1) / 255, 48, mode="bicubic").clamp(0, 1)
+@pytest.mark.parametrize("size", [(60, 90), (90, 60), (61, 90), (90, 61), (60, 91), (48, 61), (40, 40)])
+def test_frames_are_cropped_and_resized_as_published(first, size):
+    """The square in the middle of a wide and of a tall frame, then bicubic without antialiasing, kept in [0, 1]."""
+    model, side = convert(first), min(size)
+    frames = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    top, left = (int((length - side) / 2) for length in size)
+    square = frames[:, top : top + side, left : left + side].movedim(-1, 1) / 255
+    wanted = F.interpolate(square, 48, mode="bicubic").clamp(0, 1)
     got = torch.from_numpy(model.resize(frames.numpy()))
     assert (got.movedim(-1, 1) / 255 - wanted).abs().max() < 0.51 / 255
-    assert torch.equal(model.features.resize(frames[:, 6:54, 21:69]), frames[:, 6:54, 21:69])
+    assert (
+        got.int() - torch.from_numpy(opencv_cubic((square * 255).byte().movedim(1, -1).numpy(), 48, 48))
+    ).abs().max() <= 1
 
 
 def test_the_full_size_file_is_recognised():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 import lattok
 from lattok.checks import LattokError
@@ -48,6 +50,17 @@ def as_image(model, patches):
     side, patch = model.side, model.config.patch
     rows = patches.unflatten(1, (side, side)).unflatten(3, (patch, patch, 3))  # b y x p q c
     return rows.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+def test_frames_are_resized_as_pil_did_and_seen_as_numbers_from_0_to_1(first):
+    model, side = lapa_laq(first.folder / "weights.pt"), first.config["model"]["image_size"]
+    frames = torch.randint(0, 256, (2, 2, 150, 200, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = [Image.fromarray(frame.numpy()) for frame in frames.flatten(0, 1)]
+    wanted = np.stack([np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)) for image in images])
+    got = model.resize(frames.flatten(0, 1).numpy())
+    assert np.abs(got.astype(int) - wanted.astype(int)).max() <= 1
+    seen = torch.from_numpy(got).unflatten(0, (2, 2)).movedim(-1, 2) / 255
+    close(model.encode(frames).latents, model.encode_pixels(seen).latents)
 
 
 def test_sizes_are_read_from_the_shapes(case):

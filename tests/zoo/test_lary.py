@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 import lattok
 from lattok.checks import LattokError
+from lattok.cli import main
 from lattok.convert import lary_laq
 from lattok.image_lam.features import FrozenFeatures
 from lattok.zoo.lapa import laq_names, laq_unused
 from lattok.zoo.lary import DINO, LaryConfig, LaryLAQ, lary_config
+from tests.data.test_pixels import opencv_cubic
 from tests.image_lam.backbones import local_timm
 from tests.zoo.parity import check_full_size, check_labels, close, key_list, open_case
 
@@ -29,7 +35,7 @@ def convert(tmp_path):
         sizes = case.config["model"]
         name = local_timm(tmp_path / "vit", "vit_tiny_patch16_224", embed_dim=sizes["dim"], depth=1, num_heads=2)
         path = path or case.folder / "weights.safetensors"
-        return lary_laq(path, features=name, image_size=16 * sizes["grid"], **facts)
+        return lary_laq(path, features=name, image_size=16 * sizes["grid"], **{"stride": "5", **facts})
 
     return make
 
@@ -61,14 +67,15 @@ def test_a_backbone_in_the_file_is_left_out_and_told_apart(convert, tmp_path):
     torch.save({"model": inside, "step": 3}, tmp_path / "x.pt")
     model = convert(case, tmp_path / "x.pt")
     assert torch.equal(model.encode_features(features(case)).codes, case.values["indices"])
-    assert lary_config(tensors | held).features == DINO[2]
-    assert lary_config(tensors | held | {"dino_tokenizer.model.register_tokens": torch.ones(1)}).features == DINO[3]
+    assert lary_config(tensors | held, stride="5").features == DINO[2]
+    registers = {"dino_tokenizer.model.register_tokens": torch.ones(1)}
+    assert lary_config(tensors | held | registers, stride="5").features == DINO[3]
 
 
 def test_the_full_size_file_is_recognised():
     foreign = key_list("lary")
-    config = lary_config(foreign)
-    assert config == LaryConfig()
+    config = lary_config(foreign, stride="5")
+    assert config == LaryConfig(stride="5")
     with torch.device("meta"):
         model = LaryLAQ(config, _network(config))
     check_full_size(model, laq_names(config), foreign, laq_unused(foreign))
@@ -93,9 +100,51 @@ def test_labels_do_not_depend_on_batches_or_pieces_and_a_saved_model_is_the_same
     assert torch.equal(again.encode(frames).latents, model.encode(frames).latents)
 
 
+def test_frames_are_resized_and_scaled_as_for_published_labels_and_as_in_training_by_name(convert):
+    """OpenCV's bicubic without antialiasing; training had PIL's bilinear, with. Then x * 2 - 1."""
+    case = open_case("lary_laq_a")
+    frames = torch.randint(0, 256, (3, 300, 400, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    side = 16 * case.config["model"]["grid"]
+    resized = [Image.fromarray(frame.numpy()).resize((side, side), Image.Resampling.BILINEAR) for frame in frames]
+    wanted = {
+        "bicubic_aliased": opencv_cubic(frames.numpy(), side, side),
+        "bilinear": np.stack([np.asarray(image) for image in resized]),
+    }
+    assert lary_laq.__kwdefaults__["interpolation"] == "bicubic_aliased"
+    for name, facts in (("bicubic_aliased", {}), ("bilinear", {"interpolation": "bilinear"})):
+        model = convert(case, **facts)
+        got = model.resize(frames.numpy())
+        assert np.abs(got.astype(int) - wanted[name].astype(int)).max() <= 1
+        scaled = torch.from_numpy(got).movedim(-1, 1) / 255 * 2 - 1
+        model.features.load()
+        tokens = model.features.network.forward_features(scaled)[:, model.features.network.num_prefix_tokens :]
+        close(model.frame_features(frames[:, None]), tokens)
+
+
+@pytest.mark.parametrize(("stride", "frames"), [("calvin", 5), ("vlabench", 5), ("agibotbeta", 45), ("robocoin", 10)])
+def test_a_gap_is_that_of_a_dataset_that_larybench_labels(convert, stride, frames):
+    model = convert(open_case("lary_laq_a"), stride=stride)
+    assert model.stride_frames(30) == frames
+    assert convert(open_case("lary_laq_a"), stride="0.5s").stride_frames(30) == 15
+
+
+def test_a_gap_has_to_be_named(tmp_path, capsys):
+    text = (
+        '`stride`: expected a gap, "10" frames or "0.5s", or that of a dataset LARYBench labels: calvin (5), vlabench'
+    )
+    file = open_case("lary_laq_b").folder / "weights.safetensors"
+    with pytest.raises(LattokError, match=re.escape(text)):
+        lary_laq(file)
+    assert main(["convert", "lary-laq", str(file), str(tmp_path / "lary")]) == 2
+    assert "expected a gap" in capsys.readouterr().err
+    assert not (tmp_path / "lary").exists()
+    with pytest.raises(LattokError, match="`stride`: expected a number of frames"):
+        lary_laq(file, stride="libero")
+
+
 def test_features_of_another_width_are_refused(convert):
     case = open_case("lary_laq_a")
     with pytest.raises(LattokError, match="`features`: expected 24 channels, as in the file, got 768"):
-        lary_laq(case.folder / "weights.safetensors", features="pixels")
+        lary_laq(case.folder / "weights.safetensors", features="pixels", stride="5")
     with pytest.raises(LattokError, match="expected a checkpoint for lary-laq, got one for lapa-laq"):
-        lary_laq(open_case("lapa_laq_a").folder / "weights.pt")
+        lary_laq(open_case("lapa_laq_a").folder / "weights.pt", stride="5")

@@ -6,9 +6,11 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 import lattok
 from lattok.checks import LattokError
@@ -50,6 +52,30 @@ def test_frames_are_normalised_as_published(first):
     model, frames = convert(first), first.values["frames01"]
     found = model.encode((frames * 255).round().to(torch.uint8).movedim(2, -1))
     close(found.latents, first.values["latent"], atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("size", [(180, 320), (95, 171), (90, 121), (90, 120), (120, 90), (31, 400), (1, 90)])
+def test_frames_wider_than_4_to_3_are_cut_as_in_training_or_squeezed_by_name(first, size):
+    height, width = size
+    frames = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
+    kept = width if width / height <= 4 / 3 else int(np.floor(height * (4 / 3)))
+    left = (width - kept) // 2
+    assert (kept < width) == (width * 3 > height * 4)
+    side = first.config["model"]["image_hw"]
+    for facts, seen in (({}, frames[:, :, left : left + kept]), ({"wide_frames": "squeeze"}, frames)):
+        images = [Image.fromarray(frame).resize(side[::-1], Image.Resampling.BILINEAR) for frame in seen]
+        got = convert(first, **facts).resize(frames)
+        assert np.abs(got.astype(int) - np.stack([np.asarray(image) for image in images]).astype(int)).max() <= 1
+
+
+def test_a_saved_model_cuts_or_squeezes_as_before(first, tmp_path):
+    frames = torch.randint(0, 256, (1, 2, 45, 160, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    latents = {}
+    for way in ("crop", "squeeze"):
+        model = lattok.load(convert(first, wide_frames=way).save_pretrained(tmp_path / way))
+        latents[way] = model.encode(frames).latents
+        close(model.encode(frames[..., 50:110, :]).latents, latents["crop"]) if way == "crop" else None
+    assert not torch.allclose(latents["crop"], latents["squeeze"], atol=1e-3)
 
 
 def test_the_authors_checkpoint_and_yaml_are_read(tmp_path):
