@@ -92,7 +92,8 @@ SYSTEMS = {
             ),
             ("reads JPEG files that PIL resized", "resizes decoded frames, antialiased, rounded to whole pixel values"),
         ),
-        mind="What looks odd and stays, since the weights were trained with it: the convolution before attention "
+        mind="The default gap of 30 frames is that of its training script; no public file says that of `laq_openx.pt`. "
+        "What looks odd and stays, since the weights were trained with it: the convolution before attention "
         "over time mixes neighbouring places, and the decoder mixes the channels of all codes of a pair, so "
         "that a code position has no place of its own.",
     ),
@@ -109,8 +110,14 @@ SYSTEMS = {
                 "none: codes are the same, `quantized` are rows of the codebook",
             ),
             ("features by transformers", "by timm, which no test compares with those"),
+            (
+                "labels frames that OpenCV resized, bicubic without antialiasing; was trained on PIL's, bilinear",
+                "as its labels, .2 % of the values 1 of 255 away; `--interpolation bilinear` as in training",
+            ),
         ),
-        mind="It is LAPA on features, with LAPA's oddities.",
+        mind="It is LAPA on features, with LAPA's oddities. No single gap was published, so `--stride` has no default: "
+        "labels have 5 frames on calvin and vlabench, 45 on agibotbeta, 10 on robocoin (these names will do), training "
+        "drew one for each pair, from n to 1.5 n frames with n from 1 to 30 by dataset.",
     ),
     "lawam-lam": System(
         "LaWAM",
@@ -121,9 +128,17 @@ SYSTEMS = {
         "pixels, 256, through the DINOv3 in the file",
         differs=(
             ("bfloat16 inside the policy", "float32"),
-            ("resizes pixels as real numbers", "resizes to whole pixel values, then scales"),
+            (
+                "LeRobot resizes pixels as real numbers, the authors to whole values",
+                "resizes to whole pixel values, then scales",
+            ),
+            (
+                "training cuts frames wider than 4:3 to that in the middle; LeRobot squeezes them",
+                "cuts them; `--wide-frames squeeze` as LeRobot",
+            ),
         ),
-        mind="Heads, image size, layer of DINOv3, norm and mask are in its settings alone: `--config`, or the file "
+        mind="The default gap of 1.6 s is that of robots; videos of people had .4 s. Heads, image size, "
+        "layer of DINOv3, norm and mask are in its settings alone: `--config`, or the file "
         "next to the checkpoint. Its tables of time, rows and columns are added onto the same channels. Latents "
         "have no unit size: look at their range before you regress or quantize them.",
     ),
@@ -141,6 +156,7 @@ SYSTEMS = {
                 ),
                 "the pair alone, as the first one of a clip",
             ),
+            ("resizes pixels as real numbers", "to whole values: 13 % of them are 1 of 255 away"),
         ),
         mind="It names no gap: the default is consecutive frames, as its published call takes them; choose one that "
         "shows a visible movement. Its attention over time reads tokens that are not normalised.",
@@ -163,7 +179,8 @@ SYSTEMS = {
                 "clamped, as in published training, and rounded to whole values",
             ),
         ),
-        mind="Latents have no unit size: look at their range before you regress or quantize them.",
+        mind="The default gap of 2 frames is that of robots; videos of people had 1. "
+        "Latents have no unit size: look at their range before you regress or quantize them.",
     ),
     "p2t-action-vq": System(
         "P2T, action tokenizer",

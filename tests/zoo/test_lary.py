@@ -16,10 +16,10 @@ from lattok.cli import main
 from lattok.convert import lary_laq
 from lattok.image_lam.features import FrozenFeatures
 from lattok.zoo.lapa import laq_names, laq_unused
-from lattok.zoo.lary import DINO, LaryConfig, LaryLAQ, lary_config
+from lattok.zoo.lary import DINO, LABELLED, LaryConfig, LaryLAQ, lary_config
 from tests.data.test_pixels import opencv_cubic
 from tests.image_lam.backbones import local_timm
-from tests.zoo.parity import check_full_size, check_labels, close, key_list, open_case
+from tests.zoo.parity import ROOT, check_full_size, check_labels, close, key_list, open_case
 
 
 @pytest.fixture(params=["lary_laq_a", "lary_laq_b"])
@@ -126,6 +126,8 @@ def test_a_gap_is_that_of_a_dataset_that_larybench_labels(convert, stride, frame
     model = convert(open_case("lary_laq_a"), stride=stride)
     assert model.stride_frames(30) == frames
     assert convert(open_case("lary_laq_a"), stride="0.5s").stride_frames(30) == 15
+    page = (ROOT / "docs" / "howto" / "zoo.md").read_text(encoding="utf-8")
+    assert ", ".join(f"{name} {gap}" for name, gap in LABELLED.items()) in page
 
 
 def test_a_gap_has_to_be_named(tmp_path, capsys):
