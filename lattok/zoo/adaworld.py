@@ -160,8 +160,8 @@ def adaworld_lam(
     """Read AdaWorld's latent action autoencoder: lam.ckpt, or its tensors.
 
     The file does not hold `image_size`, the side of the square frames, 256 in published training; `stride` is the gap
-    of a pair, "2" frames as published for robots (4 for retro games, 1 for videos of people and short clips). Raises `LattokError` that
-    lists every tensor that is missing, unexpected or mis-shaped.
+    of a pair, "2" frames as published for robots (4 for retro games, 1 for videos of people and short clips). Raises
+    `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
     """
     foreign = read_published(path, "adaworld-lam", ("lam.",))
     config = adaworld_config(foreign, image_size=image_size, cameras=tuple(cameras), stride=str(stride))
