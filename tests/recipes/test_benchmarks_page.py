@@ -73,7 +73,7 @@ def test_every_command_of_lattok_is_one(typed, published, monkeypatch):
             with monkeypatch.context() as patch:
                 patch.setattr(cli, "partial", lambda verb, **flags: lambda: others.append((verb, flags)))
                 assert main(words) == 0, words
-    assert [verb.__name__ for verb, _ in others] == ["annotate"] * 3
+    assert [verb.__name__ for verb, _ in others] == ["annotate"] * 4
     models = [name for _, flags in others for name in flags["model"]]
     assert set(models) == {out for out in trained if Path(out).name in ("lam", "tokenizer")}
 
@@ -81,7 +81,8 @@ def test_every_command_of_lattok_is_one(typed, published, monkeypatch):
     assert {recipe.dataset for recipe in policies.values()} == {flags["out"] for _, flags in others}
     size = {recipe.loop.batch_size for recipe in policies.values()}
     horizons = {Path(out).parts[1]: recipe.model.horizon for out, recipe in trained.items() if out in policies}
-    assert (size, horizons) == ({128}, {"libero": 8, "robotwin": 25, "robot": 20})
+    eight = dict.fromkeys(("libero", "libero-vision", "libero-33", "libero-50"), 8)
+    assert (size, horizons) == ({128}, eight | {"robotwin": 25, "robot": 20})
 
     def rows(robot: str, steps: int) -> dict[str, Any]:
         chosen = {out: r for out, r in policies.items() if Path(out).parts[1] == robot and r.loop.steps == steps}
@@ -89,7 +90,19 @@ def test_every_command_of_lattok_is_one(typed, published, monkeypatch):
 
     five = ("baseline", "la_align", "la_direct", "la_cond", "la_tok")
     wanted = {name.replace("_", "-"): (name, None, "0:") for name in (*five, "ph_direct", "ph_cond")}
-    assert rows("libero", 80_000) == wanted  # Tables 1, 9, 10
+    wanted |= {f"la-{name}-c": (f"la_{name}_c", None, "0:") for name in ("direct", "tok")}
+    wanted |= {f"la-align-{where}": ("la_align", None, "0:") for where in ("early", "final")}
+    assert rows("libero", 80_000) == wanted  # Tables 1, 4, 5, 9, 10
+    layers = {Path(out).name: r.data.layer for out, r in policies.items() if r.data.layer is not None}
+    assert layers == {"la-align-early": 1, "la-align-final": 1.0}
+    assert list(map(type, layers.values())) == [int, float]  # the first, and all of them
+    vision = {name.replace("_", "-"): (name, None, "0:") for name in ("la_align", "la_direct", "la_cond")}
+    assert rows("libero-vision", 80_000) == vision  # Table 6
+    lam = trained["runs/libero-vision/lam"]
+    assert (lam.data.labelled_fraction, lam.data.episodes, lam.data.init) == (0, "0:", "runs/univla")
+    for share in (33, 50):  # E.1
+        few = {name: (name, None, f"{share}%") for name in ("baseline", "la_tok")}
+        assert rows(f"libero-{share}", 80_000) == few
     wanted = {name.replace("_", "-"): (name, None, "200:350,400:450") for name in five}
     wanted |= {f"la-tok-{weight}": ("la_tok", weight, "200:350,400:450") for weight in (0.2, 0.5)}
     assert rows("robotwin", 30_000) == wanted  # Tables 2, 12
