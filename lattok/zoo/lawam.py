@@ -180,7 +180,7 @@ class HeldFeatures(FrozenFeatures):
         check_pixels(frames)
         height, width = frames.shape[-3:-1]
         if self.crops and 3 * width > 4 * height:
-            frames = middle(frames, height, max(1, 4 * height // 3))
+            frames = middle(frames, height, 4 * height // 3)
         return resize_pixels(frames, self.frame_size, self.interpolation)
 
 
