@@ -14,6 +14,7 @@ from PIL import Image
 
 import lattok
 from lattok.checks import LattokError
+from lattok.cli import main
 from lattok.convert import lawam_lam
 from lattok.zoo.lawam import PUBLISHED, LawamConfig, LawamLAM, lawam_config, lawam_names, lawam_unused
 from tests.zoo.parity import Case, check_full_size, check_labels, close, key_list, open_case
@@ -54,21 +55,24 @@ def test_frames_are_normalised_as_published(first):
     close(found.latents, first.values["latent"], atol=0.1, rtol=0.1)
 
 
-@pytest.mark.parametrize("size", [(180, 320), (95, 171), (90, 121), (90, 120), (120, 90), (31, 400), (1, 90)])
+@pytest.mark.parametrize(
+    "size", [(180, 320), (95, 171), (90, 121), (90, 120), (90, 110), (120, 90), (31, 400), (1, 90)]
+)
 def test_frames_wider_than_4_to_3_are_cut_as_in_training_or_squeezed_by_name(first, size):
     height, width = size
     frames = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
     kept = width if width / height <= 4 / 3 else int(np.floor(height * (4 / 3)))
     left = (width - kept) // 2
     assert (kept < width) == (width * 3 > height * 4)
-    side = first.config["model"]["image_hw"]
+    settings = {**first.config["model"], "image_hw": [48, 80]}
     for facts, seen in (({}, frames[:, :, left : left + kept]), ({"wide_frames": "squeeze"}, frames)):
-        images = [Image.fromarray(frame).resize(side[::-1], Image.Resampling.BILINEAR) for frame in seen]
-        got = convert(first, **facts).resize(frames)
+        images = [Image.fromarray(frame).resize((80, 48), Image.Resampling.BILINEAR) for frame in seen]
+        got = lawam_lam(first.folder / "weights.safetensors", settings, **facts).resize(frames)
         assert np.abs(got.astype(int) - np.stack([np.asarray(image) for image in images]).astype(int)).max() <= 1
 
 
 def test_a_saved_model_cuts_or_squeezes_as_before(first, tmp_path):
+    assert LawamConfig().wide_frames == "crop"
     frames = torch.randint(0, 256, (1, 2, 45, 160, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     latents = {}
     for way in ("crop", "squeeze"):
@@ -76,6 +80,10 @@ def test_a_saved_model_cuts_or_squeezes_as_before(first, tmp_path):
         latents[way] = model.encode(frames).latents
         close(model.encode(frames[..., 50:110, :]).latents, latents["crop"]) if way == "crop" else None
     assert not torch.allclose(latents["crop"], latents["squeeze"], atol=1e-3)
+    (tmp_path / "lam.json").write_text(json.dumps(first.config["model"]))
+    words = [str(first.folder / "weights.safetensors"), str(tmp_path / "typed"), "--config", str(tmp_path / "lam.json")]
+    assert main(["convert", "lawam-lam", *words, "--wide-frames", "squeeze"]) == 0
+    assert torch.equal(lattok.load(tmp_path / "typed").encode(frames).latents, latents["squeeze"])
 
 
 def test_the_authors_checkpoint_and_yaml_are_read(tmp_path):
