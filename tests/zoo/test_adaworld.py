@@ -84,6 +84,7 @@ def test_a_saved_model_is_the_same_one(first, tmp_path):
     model = convert(first, stride="1")
     again = lattok.load(model.save_pretrained(tmp_path / "lam"))
     assert again.config == model.config
+    assert again.stride_frames(30) == 1
     assert torch.equal(*(each.encode_pixels(pixels(first)).latents for each in (again, model)))
 
 

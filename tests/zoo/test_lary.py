@@ -144,6 +144,16 @@ def test_a_gap_has_to_be_named(tmp_path, capsys):
         lary_laq(file, stride="libero")
 
 
+def test_the_command_passes_gap_and_interpolation_on(tmp_path):
+    case, out = open_case("lary_laq_b"), str(tmp_path / "lary")
+    sizes = case.config["model"]
+    name = local_timm(tmp_path / "vit", "vit_tiny_patch16_224", embed_dim=sizes["dim"], depth=1, num_heads=2)
+    words = [str(case.folder / "weights.safetensors"), out, "--features", name, "--image-size", str(16 * sizes["grid"])]
+    assert main(["convert", "lary-laq", *words, "--stride", "robocoin", "--interpolation", "bilinear"]) == 0
+    config = lattok.load(out).config
+    assert (config.stride, config.interpolation) == ("10", "bilinear")
+
+
 def test_features_of_another_width_are_refused(convert):
     case = open_case("lary_laq_a")
     with pytest.raises(LattokError, match="`features`: expected 24 channels, as in the file, got 768"):

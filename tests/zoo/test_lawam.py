@@ -120,6 +120,7 @@ def test_a_saved_model_is_the_same_one_and_needs_no_download(case, tmp_path):
     model = convert(case, stride="0.4s")
     again = lattok.load(model.save_pretrained(tmp_path / "lam"))
     assert again.config == model.config
+    assert again.stride_frames(30) == 12
     latents = [each.encode_pixels(case.values["videos"]).latents for each in (again, model)]
     assert torch.equal(*latents)
 

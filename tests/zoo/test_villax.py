@@ -78,12 +78,14 @@ def test_the_full_size_file_is_recognised():
 
 def test_labels_do_not_depend_on_batches_or_pieces(second):
     check_labels(convert(second))
+    check_labels(convert(second), stride=1)  # its default, which a block of frames just reaches
 
 
 def test_a_saved_model_is_the_same_one(second, tmp_path):
     model = convert(second, stride="0.5s")
     again = lattok.load(model.save_pretrained(tmp_path / "lam"))
     assert again.config == model.config
+    assert again.stride_frames(30) == 15
     assert torch.equal(*(each.encode_pixels(pairs(second, 0)).latents for each in (again, model)))
 
 
