@@ -22,6 +22,7 @@ EACH = re.compile(r"^<!-- every strategy -->$", re.MULTILINE)
 SAYS = {"codes": "cross-entropy", "align": "1 - cosine", "regress": "squared error", "distill": "squared error + KL"}
 OF = {"steps": "latent actions of video", "chunk": "tokens of the action chunk", None: ""}
 LEFT, TOP, BOTTOM, TOKENS = 2, 112, 236, 262  # of the backbone; where its inputs stand
+HEAD = 67  # the middle of the action head
 BETWEEN = 30  # columns
 SQUARE, GAP = 13, 4
 CARD, CARD_HEIGHT = 236, 84
@@ -50,6 +51,7 @@ class Guide(NamedTuple):
     column: str
     layer: int | float
     both: bool = False
+    head: bool = False  # it taps the action head, not the backbone
 
 
 def draw(strategy: Strategy, guides: tuple[Guide, ...] = (), title: str = "", labels: str = "") -> str:
@@ -133,7 +135,7 @@ def _policy(columns: list[Column], guides: tuple[Guide, ...]) -> Iterator[str]:
     for i, guide in enumerate(guides):
         y = TOP - 40 + i * (CARD_HEIGHT + 10)
         depth = guide.layer if isinstance(guide.layer, float) else 0.6
-        tap, across = BOTTOM - 8 - depth * (BOTTOM - TOP - 16), middles[guide.column]
+        tap, across = HEAD if guide.head else BOTTOM - 8 - depth * (BOTTOM - TOP - 16), middles[guide.column]
         side = right + 24
         yield f'<circle class="guides" cx="{across:g}" cy="{tap:g}" r="5"/>'
         way = f"M{across + 6:g} {tap:g} H{right + 12:g} V{y + CARD_HEIGHT / 2:g} H{side - 2:g}"
@@ -151,8 +153,8 @@ def lara() -> str:
     option = LARAOptions()
     lines = ("latent action model, learning too", "e: latents of frames now and later")
     terms = (f"1 - cos(W h, e), λ {option.align_weight:g}", f"its own loss, λ {option.lam_weight:g}")
-    guide = Guide((*lines, *terms), "action", option.align_layer, both=True)
-    title = "LARA: the last placeholder's state h and the latents e of a latent action model are drawn together"
+    guide = Guide((*lines, *terms), "action", option.align_layer, both=True, head=option.align_on == "head")
+    title = "LARA: the state h of noised actions in the head and the latents e of a latent action model are drawn together"
     return draw(STRATEGIES["baseline"], (guide,), title)
 
 

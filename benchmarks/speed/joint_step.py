@@ -84,7 +84,7 @@ def trained() -> dict[str, Callable[..., None]]:
     ):
         calls[name] = partial(backward, plain, plain.config.loss_weights, given._replace(later=None, pairs=None))
     for name, frozen in (("joint, lam_rate 0", True), ("joint", False)):
-        both = JointLARA(policy(), LiveLAM(lam(), frozen=frozen)).train()
+        both = JointLARA(policy(head="flow"), LiveLAM(lam(), frozen=frozen)).train()
         calls[name] = partial(backward, both, both.loss_weights(), batch())
     alone, seen = lam(), batch()
     assert seen.later is not None
