@@ -143,7 +143,7 @@ figure.legend(
 )
 codes = [figures["R² of the action from the codes"] for figures in found.values()]
 axes["bars"].bar(range(len(found)), codes, color=list(COLOURS.values()))
-axes["bars"].set_xticks(range(len(found)), [how.replace(" ", "\n", 1) for how in found], fontsize="small")
+axes["bars"].set_xticks(range(len(found)), [how.replace(" ", "\n") for how in found], fontsize="small")
 axes["bars"].axhline(max(frame, 0), color="black", linestyle=":")
 axes["bars"].set_title("R² of the action from the codes\n(dotted: from the first frame alone)", fontsize="medium")
 for axis in axes.values():
