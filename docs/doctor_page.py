@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lattok.evaluation.answer import FALLS_SHORT, NOT_RUN, UNCLEAR
+from lattok.evaluation.answer import ALONE, FALLS_SHORT, NOT_RUN, OTHERWISE, UNCLEAR, Subject
 
 ROOT = Path(__file__).parents[1] / "lattok"
 SOURCES = {
@@ -163,10 +163,12 @@ def _way_out(entry: Entry) -> str:
 
 
 def verdicts() -> str:
-    """Return what to do about each verdict of a report that falls short."""
+    """Return what to do about each verdict of a report that falls short, of a model without labels."""
     rows = ["| verdict | where it falls short |", "|---|---|"]
-    rows += [f"| `{key}` | {advice} |" for key, advice in FALLS_SHORT.items()]
-    return "\n".join([*rows, f"| open, not run | {NOT_RUN} |", f"| open, within the noise | {UNCLEAR} |"])
+    rows += [f"| `{key}` | {Subject().fill(advice)} |" for key, advice in FALLS_SHORT.items()]
+    rows += [f"| most, of a model that was not trained by lattok | {OTHERWISE.format('image-lam')} |"]
+    rows += [f"| open, not run | {NOT_RUN} |", f"| open, within the noise | {UNCLEAR} |"]
+    return "\n".join([*rows, f"| open, one episode | {ALONE} |"])
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -173,6 +173,8 @@ def compare(
             progress=progress.stage,
         )
     print(checks.printable(f"{report.to_text()}\n\n{report.overview()}"))
+    speeds = ", ".join(f"{name} {found['frames_per_second']:.3g}" for name, found in report.speed.items())
+    print(checks.printable(f"Frames per second, in speed.json: {speeds}"))
     print(f"Report: {Path(out) / 'report.html'}")
 
 

@@ -5,11 +5,11 @@ A model is not recommended where something that learned nothing does as well. Wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from lattok.evaluation.report import NEEDS_TRAINING, Answer, Report, percent, printed
+from lattok.evaluation.report import NEEDS_TRAINING, ONE_EPISODE, Answer, Report, Verdict, percent, printed
 
 QUESTIONS = {
     "action-vq": "May I use this tokenizer?",
@@ -24,26 +24,24 @@ CAVEATS = {  # verdicts about latent actions that do not decide, but that a user
     "codes_new_tasks": "on tasks that were not seen a control says more",
 }
 NAMES = {"kmeans": "k-means", "uniform_bins": "uniform bins", "fast": "FAST"}
-FALLS_SHORT = {
+FALLS_SHORT = {  # of a model that lattok trained; what depends on how is filled in
     "action_error": "Train longer; look at the losses in its run folder, and whether the training actions are noisy.",
     "held_out_seen": "Evaluate on episodes that were not trained on, or train with episodes=train.",
-    "codes_against_controls": "Label a few per cent of the pairs (labelled_fraction=0.05), train longer, or use the "
-    "robust preset; without labels the raw frame change is hard to beat.",
+    "codes_against_controls": "{Label}, or train longer{robust}; without labels the raw frame change is hard to beat.",
     "codes_against_controls_xyz": "The mean over dimensions hides this: the codes say more about the gripper than "
-    "about the motion. Label some pairs, shorten the stride to one visible movement, add a camera that sees depth.",
+    "about the motion. {Label}, shorten the stride to one visible movement, add a camera that sees depth.",
     "codes_against_controls_mlp": "A hidden layer reads as much from a control: the codes hold what is there anyway. "
-    "Label some pairs; prefer linear probes only if your policy head is linear.",
+    "{Label}; prefer linear probes only if your policy head is linear.",
     "codes_new_tasks": "What the codes mean depends on the task: train on more tasks, or keep to those trained on.",
     "codes_against_labels_alone": "Reconstruction adds nothing here: with these labels a supervised encoder does as "
     "well. It pays with fewer labels, or with more action-free video than labelled data.",
-    "latents_against_controls": "Store the raw frame change (PCA) instead of latents, or label some pairs.",
-    "latents_against_controls_xyz": "Label some pairs; for continuous targets the raw frame change is a serious rival.",
-    "latents_against_controls_mlp": "A hidden layer reads as much from a control: label some pairs.",
+    "latents_against_controls": "Store the raw frame change (PCA) instead of latents, or {label}.",
+    "latents_against_controls_xyz": "{Label}; for continuous targets the raw frame change is a serious rival.",
+    "latents_against_controls_mlp": "A hidden layer reads as much from a control: {label}.",
     "latents_new_tasks": "What the latents mean depends on the task: train on more tasks, or keep to those trained on.",
     "latents_against_labels_alone": "Reconstruction adds nothing to the latents here: see the codes, use fewer labels.",
-    "codes_in_use": "Train with the robust preset: per-token heads, normalised latents, a continuous warm-up and "
-    "residual codes; see joint_bits in the log.",
-    "codes_know_direction": "The codes spend their bits on other things: label some pairs, or use fewer codes.",
+    "codes_in_use": "{Revive}; see joint_bits in the log.",
+    "codes_know_direction": "The codes spend their bits on other things: {label}, or use fewer codes.",
     "decoder_depends": "The decoder predicts from the current frame alone: a stride long enough for something to "
     "happen helps, and for image-lam predict_change and conditioning=add.",
     "prediction_against_blind": "What the latents carry does not help prediction: train longer, or see whether the "
@@ -67,12 +65,56 @@ UNDECIDED = {
     "decoder_depends": "Something depends on them, but little: a stride long enough for something to happen helps, "
     "and for image-lam predict_change and conditioning=add.",
 }
+USE = ("held_out_seen", "codes_new_tasks", "latents_new_tasks", "reversible", "transfers", "error_against_fast")
+ELSEWHERE = {  # of a model that lattok did not train: nothing about its training can be changed
+    **{key: FALLS_SHORT[key] for key in USE},
+    "additive": "Do not add up latents of consecutive gaps.",
+    "latents_against_controls": "Store the raw frame change (PCA) instead of latents, or train one on this dataset.",
+    "action_error": "Train a policy on this dataset: lattok train vla.",
+    "error_against_mean": "Train a tokenizer on this dataset: lattok train action-vq.",
+}
+OTHERWISE = "This model was trained elsewhere: train one on this dataset (lattok train {})."
 NOT_RUN = "Run: lattok evaluate MODEL DATASET --controls trained."
 UNCLEAR = "Too close to tell: hold out more episodes, or average several seeds."
+ALONE = "Hold out more episodes than one."
 
 
-def answered(report: Report, trained_on: Mapping[str, Any] | None) -> Report:
-    """Add the answer to a report, from its verdicts and figures and from what the model says about its training."""
+class Subject(NamedTuple):
+    """What advice about a model depends on."""
+
+    trained: bool = True  # by lattok
+    labels: float | None = 0.0  # share of the pairs whose actions supervised; None: it learns from none
+    robust: bool = False  # with what the robust preset sets
+
+    @classmethod
+    def of(cls, kind: str, config: Mapping[str, Any], trained_on: Mapping[str, Any] | None) -> Subject:
+        """Find it in the type of a model, its configuration, and what it says of its training."""
+        known = trained_on or {}
+        share = None if kind == "clip-lam" else float((known.get("labels") or {}).get("fraction", 0.0))
+        robust = (config.get("latent_norm"), config.get("codebook_start")) == ("batch", "kmeans")
+        return cls("loop" in known, share, robust)
+
+    def fill(self, text: str) -> str:
+        """Put what fits this model into an advice."""
+        label = "label a few per cent of the pairs (labelled_fraction=0.05)"
+        if self.labels is None or self.labels >= 1:
+            label = "train on more episodes"
+        elif self.labels > 0:
+            label = f"label more than {percent(self.labels)} of the pairs (labelled_fraction)"
+        revive = (
+            "Train with the robust preset: per-token heads, normalised latents, a continuous warm-up and residual codes"
+        )
+        if self.robust or self.labels is None:
+            revive = "Train longer, on more episodes, or with fewer codes (codebook_size)"
+        robust = "" if self.robust or self.labels is None else ", or with the robust preset"
+        return text.format(label=label, Label=label[:1].upper() + label[1:], Revive=revive, robust=robust)
+
+
+def answered(report: Report, trained_on: Mapping[str, Any] | None, hold_out: str = "") -> Report:
+    """Add the answer to a report, from its verdicts and figures and from what the model says about its training.
+
+    `hold_out` is what to do where a single episode was judged.
+    """
     held = {verdict.key: verdict.holds for verdict in report.verdicts}
     trial = trial_steps(trained_on)
     if trial is not None:
@@ -84,6 +126,8 @@ def answered(report: Report, trained_on: Mapping[str, Any] | None) -> Report:
     else:
         judge = {"action-vq": _tokenizer, "image-lam": _latent, "latent-vla": _policy}[report.kind]
         holds, text = judge(report, held)
+        if any(ONE_EPISODE in verdict.text for verdict in report.verdicts) and holds is None:
+            text = f"{text} {hold_out}".rstrip()
     return replace(report, answer=Answer(QUESTIONS[report.kind], holds, text))
 
 
@@ -146,6 +190,8 @@ def _latent(report: Report, holds: Mapping[str, bool | None]) -> tuple[bool | No
     listed = ", ".join(reasons[:-1]) + " and " * (len(reasons) > 1) + "".join(reasons[-1:])
     caveats = f" Mind that {listed}." if reasons else ""
     decides = holds[f"{kind}_against_controls"]
+    if any(verdict.key == f"{kind}_against_controls" and ONE_EPISODE in verdict.text for verdict in report.verdicts):
+        return None, f"That cannot be told: only one episode was held out, and {ONE_EPISODE} ({numbers}).{caveats}"
     text = {
         True: f"Yes: on episodes it has not seen, its {kind} say more about the action than anything untrained",
         None: f"It makes no clear difference: its {kind} say about as much about the action as the best control does",
@@ -158,10 +204,24 @@ def _fine(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.995 else percent(share)
 
 
-def advice_on(key: str, holds: bool | None, text: str) -> str:
+def advice_on(key: str, holds: bool | None, text: str, subject: Subject) -> str:
     """Advise on a verdict in one or two sentences; an empty text for one that holds, or whose key is not known."""
     if holds is None:
         if NEEDS_TRAINING in text:
             return NOT_RUN
-        return UNDECIDED.get(key, UNCLEAR if key in FALLS_SHORT and "not run" not in text else "")
-    return "" if holds else FALLS_SHORT.get(key, "")
+        if ONE_EPISODE in text:
+            return ALONE
+        known = UNDECIDED if subject.trained else {}
+        return known.get(key, UNCLEAR if key in FALLS_SHORT and "not run" not in text else "")
+    if holds or key not in FALLS_SHORT:
+        return ""
+    if subject.trained:
+        return subject.fill(FALLS_SHORT[key])
+    kind = "action-vq" if key.startswith(("error_", "tokens_")) else "image-lam"
+    return ELSEWHERE.get(key, OTHERWISE.format(kind))
+
+
+def advised(verdicts: Iterable[Verdict], model: Any) -> list[Verdict]:
+    """Add to verdicts what to do about each with this model."""
+    subject = Subject.of(model.type, vars(model.config), model.trained_on)
+    return [replace(each, advice=advice_on(each.key, each.holds, each.text, subject)) for each in verdicts]

@@ -16,12 +16,12 @@ from lattok.checks import LattokError
 from lattok.clip_lam import ClipLAM
 from lattok.data import RobotDataset, as_dataset
 from lattok.devices import moved
-from lattok.evaluation.answer import trial_steps
+from lattok.evaluation.answer import advised, trial_steps
 from lattok.evaluation.comparison import comparison
 from lattok.evaluation.evaluate import overlap, quietly
 from lattok.evaluation.evidence.latent_evidence import latent_evidence
 from lattok.evaluation.evidence.pair_set import PairSource
-from lattok.evaluation.evidence.split import Split, split_episodes
+from lattok.evaluation.evidence.split import Split, hold_out_more, split_episodes
 from lattok.evaluation.judged import Judged, judge_labels
 from lattok.evaluation.larybench import AS_PUBLISHED, FOLDERS, ProbeOptions, regressed, write_tokens
 from lattok.evaluation.page import check_place, write
@@ -67,6 +67,7 @@ def compare(
     if lary is not None and not files.is_new(Path(lary)):
         checks.fail("lary", "a new or empty folder", f"{lary}, which holds something")
     folder, decoded, judged = None if out is None else Path(out), {}, list[Judged]()
+    histories = list[Any]()
 
     def judge(name: str, model: Any) -> Judged:  # what it holds goes with it: frames, latents, a model loaded here
         views = None if cameras is None else tuple(cameras)[: len(model.cameras)]
@@ -92,13 +93,14 @@ def compare(
                 write_tokens(evidence, name, Path(lary))
                 found = found._replace(regression=regressed(evidence, lary_probe))
                 stages("LARY's probe", 1, 1)
-        return found._replace(verdicts=[*_doubts(name, model, dataset, split), *found.verdicts])
+        return found._replace(verdicts=advised([*_doubts(name, model, dataset, split), *found.verdicts], model))
 
     with nullcontext() if lary is None else files.new_folder(Path(lary), FOLDERS):
         for name, (model, place) in named.items():
             try:
                 loaded = model if place is None else hub.family_of(place.folder).from_place(place)
                 judged.append(judge(name, moved(loaded, device)))
+                histories.append(loaded.trained_on)
             except LattokError as error:
                 raise LattokError(f"{name}: {error}") from None
     provenance = {
@@ -108,7 +110,8 @@ def compare(
         "options": {"seed": seed, "action_key": action_key, "state_key": state_key},
         "lattok": __version__,
     }
-    report = comparison(judged, dataset.name, provenance)
+    hold_out = hold_out_more(dataset, *histories) if len(split.held_out) == 1 else ""
+    report = comparison(judged, dataset.name, provenance, hold_out)
     if folder is not None:
         check_place(folder, provenance, overwrite)
         write(report, folder)

@@ -9,7 +9,7 @@ from typing import Any
 from lattok.evaluation import svg
 from lattok.evaluation.evidence.probes import decided
 from lattok.evaluation.judged import Judged
-from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow, printed
+from lattok.evaluation.report import ONE_EPISODE, Answer, Pictures, Report, Section, Table, TableRow, printed
 
 QUESTION = "Which of these models should label this dataset?"
 CONTROLS = {  # that stand as columns, of codes and of latents
@@ -28,9 +28,10 @@ CONTROLS = {  # that stand as columns, of codes and of latents
 }
 
 
-def comparison(judged: Sequence[Judged], dataset: str, provenance: dict[str, Any]) -> Report:
+def comparison(judged: Sequence[Judged], dataset: str, provenance: dict[str, Any], hold_out: str = "") -> Report:
+    """Make the page; `hold_out` is what to do where a single episode was judged."""
     ranked = sorted(judged, key=lambda each: -(each.value(each.kind, each.kind) or -math.inf))
-    answer = _answer(ranked)
+    answer = _answer(ranked, hold_out)
     strides = sorted({each.source.stride for each in judged})
     apart = "" if len(strides) == 1 else (
         f" Strides differ ({', '.join(map(str, strides))} frames): each model is asked about the mean action over "
@@ -47,9 +48,8 @@ def comparison(judged: Sequence[Judged], dataset: str, provenance: dict[str, Any
     costs = Section(
         "What do labels cost?",
         "A label takes as many bits as its codes can tell apart; joint entropy is what whole rows of codes carry on "
-        "the held-out pairs, at most the ceiling that so many pairs can show. Speed is that of label_video on decoded "
-        "frames, the fastest of a few runs on this machine, with whatever else ran there; all cameras of a moment are "
-        "one frame.",
+        "the held-out pairs, at most the ceiling that so many pairs can show. How fast each labels differs from run "
+        "to run and stands in speed.json beside this page.",
         (_costs(judged),),
     )
     regressed = _regressed(judged)
@@ -59,7 +59,15 @@ def comparison(judged: Sequence[Judged], dataset: str, provenance: dict[str, Any
     for each in judged:
         figures |= {f"{each.name}/lary_mse/{group}": error for group, (error, _) in _errors(each).items()}
     sections = tuple(section for section in (read, tasks, regressed, costs) if section is not None)
-    return Report("comparison", title, _reading(ranked), verdicts, figures, sections, provenance, answer)
+    speed = {
+        each.name: {
+            "frames_per_second": each.cost.speed,
+            "device_megabytes": each.cost.peak,
+            "device": each.cost.device,
+        }
+        for each in judged
+    }
+    return Report("comparison", title, _reading(ranked), verdicts, figures, sections, provenance, answer, speed)
 
 
 def _reading(ranked: Sequence[Judged]) -> str:
@@ -73,7 +81,7 @@ def _reading(ranked: Sequence[Judged]) -> str:
     return f"Of the action's variance on held-out episodes {text}." if text else "The actions never change."
 
 
-def _answer(ranked: Sequence[Judged]) -> Answer:
+def _answer(ranked: Sequence[Judged], hold_out: str) -> Answer:
     """Name the best model, or say why that cannot be told."""
     best = ranked[0]
     value = best.value(best.kind, best.kind)
@@ -85,6 +93,11 @@ def _answer(ranked: Sequence[Judged]) -> Answer:
         text = f"That cannot be told from this page: see the verdicts about {names}."
         return Answer(QUESTION, None, text)
     says, against = f"{best.name}, whose {best.kind} say", best.verdicts[-1].holds
+    if best.bootstrap.count < 2:
+        text = (
+            f"That cannot be told: only one episode was held out, and {ONE_EPISODE}. Here {says} most about the action"
+        )
+        return Answer(QUESTION, None, f"{text} (R² {printed(value, '.2f')}). {hold_out}".rstrip())
     if against is False:
         text = f"None of them: something that learned nothing says as much about the action as {says} most here"
         return Answer(QUESTION, False, f"{text} (R² {printed(value, '.2f')}).")
@@ -175,18 +188,15 @@ def _regressed(judged: Sequence[Judged]) -> Section | None:
 
 def _costs(judged: Sequence[Judged]) -> Table:
     columns = ("bits", "joint entropy", "ceiling", "latent width", "stride, frames", "cameras", "parameters, M")
-    columns += ("weights, MB", "frames per second", "device memory, MB")
-    digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ".2f", ".1f", ",.1f", ".0f")
+    columns += ("weights, MB",)
+    digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ".2f", ".1f")
     rows = []
     for each in judged:
         cost, entropy = each.cost, each.entropy or (None, None)
         facts = (each.bits, *entropy, each.width, each.source.stride, len(each.source.cameras))
-        values = (*facts, cost.parameters / 1e6, cost.megabytes, cost.speed, cost.peak)
+        values = (*facts, cost.parameters / 1e6, cost.megabytes)
         rows.append(TableRow(each.name, each.name, values, control=False))
-    note = (
-        "Weights include frozen features. Memory is the most that tensors took on a GPU; it is not measured on a CPU."
-    )
-    return Table("Bits, size and speed", columns, tuple(rows), digits=digits, note=note)
+    return Table("Bits and size", columns, tuple(rows), digits=digits, note="Weights include frozen features.")
 
 
 def _picture(judged: Sequence[Judged]) -> Pictures:

@@ -14,10 +14,10 @@ import torch
 from lattok import checks
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.views import check_trained_space
-from lattok.evaluation.answer import answered
+from lattok.evaluation.answer import advised, answered
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence, latent_evidence
 from lattok.evaluation.evidence.pair_set import PairSource
-from lattok.evaluation.evidence.split import Split, seen_episodes, split_episodes
+from lattok.evaluation.evidence.split import Split, hold_out_more, seen_episodes, split_episodes
 from lattok.evaluation.evidence.tokenizer_evidence import TokenizerEvidence, tokenizer_evidence
 from lattok.evaluation.evidence.trained_controls import ControlTraining, usual_loop
 from lattok.evaluation.page import check_place, write
@@ -139,7 +139,9 @@ def evaluate(
             evidence = latent_evidence(model, source, split, training, seed, note)
             report = _latent_report(evidence, title, note)
     report.provenance.update(provenance)
-    report = answered(replace(report, verdicts=(*overlap(model, dataset, split), *report.verdicts)), model.trained_on)
+    verdicts = advised([*overlap(model, dataset, split), *report.verdicts], model)
+    hold_out = hold_out_more(dataset, model.trained_on) if len(split.held_out) == 1 else ""
+    report = answered(replace(report, verdicts=tuple(verdicts)), model.trained_on, hold_out)
     if folder is not None:
         check_place(folder, provenance, overwrite)  # another process may have been here since
         write(report, folder)

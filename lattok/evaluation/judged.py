@@ -24,12 +24,13 @@ FRAMES, SECONDS, RUNS = 64, 1.0, 5  # that are labelled to see how fast a model 
 
 
 class Cost(NamedTuple):
-    """What labelling takes on the device where the model is."""
+    """What labelling takes on the device where the model is; speed and memory differ from run to run."""
 
     parameters: int  # frozen features included
     megabytes: float  # of parameters and buffers
     speed: float  # frames per second, all cameras of a moment being one frame
     peak: float | None  # megabytes of the device at most; None on a CPU
+    device: str
 
     @classmethod
     @torch.no_grad()
@@ -51,7 +52,7 @@ class Cost(NamedTuple):
         held = {tensor.data_ptr(): tensor for tensor in (*model.parameters(), *model.buffers())}.values()
         size = sum(tensor.numel() * tensor.element_size() for tensor in held) / 1e6
         peak = torch.cuda.max_memory_allocated(device) / 1e6 if on_gpu else None
-        return cls(sum(p.numel() for p in model.parameters()), size, len(video) / min(took), peak)
+        return cls(sum(p.numel() for p in model.parameters()), size, len(video) / min(took), peak, device.type)
 
 
 class Judged(NamedTuple):
@@ -156,6 +157,6 @@ def judge_labels(name: str, evidence: LatentEvidence, progress: Progress) -> Jud
                 figures[f"r2_{group}_from_{what}/{what}"] = value
                 if span is not None:
                     figures[f"r2_{group}_from_{what}_low/{what}"], figures[f"r2_{group}_from_{what}_high/{what}"] = span
-    figures |= {"frames_per_second": cost.speed, "megabytes": cost.megabytes, "parameters": float(cost.parameters)}
+    figures |= {"megabytes": cost.megabytes, "parameters": float(cost.parameters)}
     figures |= {} if bits is None else {"bits": bits}
     return judged

@@ -1,7 +1,8 @@
 """A report in a folder: report.json, and one HTML file with styles, tables and pictures inline that asks for nothing.
 
-It replaces a report of the same model on the same dataset, and nothing else. Both files prove whose they are:
-report.json by its provenance, report.html by a line in its head.
+It replaces a report of the same model on the same dataset, and nothing else. All files prove whose they are:
+report.json by its provenance, report.html by a line in its head. What two runs measure differently, the speed of models
+side by side, stands in speed.json alone, so that the others have the same bytes.
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ from typing import Any
 from lattok import files
 from lattok.checks import LattokError
 from lattok.evaluation import svg
-from lattok.evaluation.answer import advice_on
 from lattok.evaluation.page_script import POLICY, SCRIPT
 from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow, Verdict
 
-REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+REPORT_JSON, REPORT_HTML, SPEED_JSON = "report.json", "report.html", "speed.json"
 _MARK = re.compile(rb'<meta name="generator" content="lattok report ([0-9a-f]{16})">')
 HEAD = 4096  # bytes of a page in which the line stands
 STYLE = """
@@ -198,8 +198,7 @@ def _answer(answer: Answer | None) -> str:
 
 def _verdict(verdict: Verdict) -> str:
     kind, word = {True: ("yes", "✓ holds up"), False: ("no", "✗ falls short"), None: ("open", "– open")}[verdict.holds]
-    advice = advice_on(verdict.key, verdict.holds, verdict.text)
-    todo = f'<span class="todo">{escape(advice)}</span>' if advice else ""
+    todo = f'<span class="todo">{escape(verdict.advice)}</span>' if verdict.advice else ""
     return f'<li><span class="mark {kind}">{word}</span><span>{escape(verdict.text)}{todo}</span></li>'
 
 
@@ -283,7 +282,11 @@ def subject(provenance: Mapping[str, Any]) -> str:
 
 def check_place(out: Path, provenance: Mapping[str, Any], overwrite: bool) -> None:
     """Refuse `out` unless what lies there is a report about the same, or with `overwrite` any report of lattok's."""
-    for name, read in {REPORT_JSON: _subject_of_json, REPORT_HTML: _subject_of_page}.items():
+    for name, read in {
+        REPORT_JSON: _subject_of_json,
+        REPORT_HTML: _subject_of_page,
+        SPEED_JSON: _subject_of_speed,
+    }.items():
         path = out / name
         if not path.exists() and not path.is_symlink():
             continue
@@ -296,7 +299,9 @@ def check_place(out: Path, provenance: Mapping[str, Any], overwrite: bool) -> No
 
 
 def write(report: Report, out: Path) -> None:
-    """Write both files, each whole."""
+    """Write the files, each whole; what differs between two runs stands in one of its own."""
+    if report.speed:
+        files.write_json(out / SPEED_JSON, {"subject": subject(report.provenance), "models": report.speed})
     files.write_text(out / REPORT_JSON, report.to_json())
     line = f'<meta name="generator" content="lattok report {subject(report.provenance)}">'
     files.write_text(out / REPORT_HTML, render(report).replace("<head>", f"<head>{line}", 1))
@@ -311,6 +316,14 @@ def _subject_of_json(path: Path) -> str | None:
         return subject(provenance) if known else None
     except (LattokError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _subject_of_speed(path: Path) -> str | None:
+    try:
+        found = files.read_json(path).get("subject")
+    except LattokError:
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _subject_of_page(path: Path) -> str | None:

@@ -17,6 +17,7 @@ SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total
 Interval = tuple[float, float]  # 95 %
 NEEDS_TRAINING = "not run: needs trained controls (controls=trained)"
+ONE_EPISODE = "one episode has no interval"
 WIDTH, NAMES, NUMBERS = 96, 44, 12  # columns of a report in a terminal, of the names of rows, of a number at least
 
 
@@ -153,7 +154,8 @@ class Verdict:
 
     text: str
     holds: bool | None  # None: not decided, e.g. because a control was not run
-    key: str = ""  # what was asked; `advice` knows what to do about it
+    key: str = ""  # what was asked
+    advice: str = ""  # what to do about it with this model
 
 
 @dataclass(frozen=True)
@@ -198,10 +200,11 @@ class Report:
     sections: tuple[Section, ...] = field(repr=False)
     provenance: dict[str, Any] = field(repr=False)
     answer: Answer | None = None
+    speed: dict[str, Any] = field(default_factory=dict, repr=False)  # differs from run to run, has a file of its own
 
     def summary(self) -> dict[str, Any]:
         """Return what the model card holds and `lattok doctor` repeats: headline, dataset, verdicts and figures."""
-        verdicts = [asdict(verdict) for verdict in self.verdicts]
+        verdicts = [{"text": each.text, "holds": each.holds, "key": each.key} for each in self.verdicts]
         dataset = self.provenance.get("dataset", {}).get("name")
         named = {} if dataset is None else {"dataset": dataset}
         return {"headline": self.opening, **named, "verdicts": verdicts, "figures": dict(self.figures)}

@@ -7,6 +7,7 @@ from lattok.hub.model import EVALUATION as EVALUATION
 from lattok.hub.model import FAMILIES as FAMILIES
 from lattok.hub.model import OWN as OWN
 from lattok.hub.model import PARTS as PARTS
+from lattok.hub.model import TRAINING as TRAINING
 from lattok.hub.model import WEIGHTS as WEIGHTS
 from lattok.hub.model import HubModel as HubModel
 from lattok.hub.model import Place as Place

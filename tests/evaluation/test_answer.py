@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from lattok.evaluation import evaluate
-from lattok.evaluation.answer import answered
+from lattok.evaluation.answer import FALLS_SHORT, Subject, advice_on, advised, answered
 from lattok.evaluation.page import render
 from lattok.evaluation.questions.structure import Match, _law_verdict
 from lattok.evaluation.report import Report, Section, Table, TableRow, Verdict, tally
@@ -131,3 +132,49 @@ def test_what_explains_less_than_nothing_is_said_in_words():
     match = [Match(value, scaled=0.07, factor=1.0) for value in (-1.71, -1.16)]
     text = _law_verdict("additivity", {"model": match[0], "random": match[1]}).text
     assert "the sum explains none of its variance (with latents of other clips none; scaled to fit best 7 %)" in text
+
+
+def test_one_episode_is_no_reason_for_any_difference(tmp_path):
+    """Neither that there is none: it has no interval. What to do is said, with the numbers of this dataset."""
+    world = World(episodes=11, length=24)
+    model = tiny_lam(Oracle, world)
+    alone = evaluate(model, world, episodes=[10], out=tmp_path)
+    assert alone.answer.holds is None
+    assert alone.answer.text.startswith("That cannot be told: only one episode was held out, and one episode has no")
+    assert alone.answer.text.endswith("Judge with --episodes 9:11.")
+    (against,) = [v for v in alone.verdicts if v.key == "codes_against_controls"]
+    assert against.advice == "Hold out more episodes than one."
+    assert "Hold out more episodes than one." in (tmp_path / "report.html").read_text()
+    model.trained_on = {"dataset": "planted", "episodes": [[0, 9]], "loop": {}}
+    again = evaluate(model, world, episodes=[10])
+    assert again.answer.text.endswith("Train with --episodes 0:9 and judge with --episodes 9:11.")
+    assert evaluate(model, World(episodes=11, length=24, tasks=5), episodes=[10]).answer.text.endswith(
+        "Train with --episodes train and judge with --episodes test."
+    )
+
+
+def test_advice_fits_the_model_it_is_about():
+    def said(key: str = "codes_against_controls", kind: str = "image-lam", **facts: Any) -> str:
+        config = {"latent_norm": "batch", "codebook_start": "kmeans"} if facts.pop("robust", False) else {}
+        trained_on = facts and {"loop": {}, **facts}
+        return advice_on(key, False, "", Subject.of(kind, config, trained_on))
+
+    assert said(labels={"fraction": 0.0}).startswith("Label a few per cent of the pairs (labelled_fraction=0.05), or")
+    assert said(labels={"fraction": 0.05}, robust=True) == (
+        "Label more than 5 % of the pairs (labelled_fraction), or train longer; without labels the raw frame change is "
+        "hard to beat."
+    )
+    assert "labelled_fraction" not in said(labels={"fraction": 1.0})
+    assert "robust preset" in said("codes_in_use", labels={"fraction": 0.0})
+    assert "robust preset" not in said("codes_in_use", labels={"fraction": 0.0}, robust=True)
+    assert "labelled" not in said(kind="clip-lam", steps=1)
+    for key in FALLS_SHORT:  # of a published or converted one, nothing can be trained otherwise
+        text = said(key, "lapa-laq")
+        assert not any(
+            word in text for word in ("labelled_fraction", "preset", "Train longer", "codebook_start", "{")
+        ), key
+        assert "{" not in said(key, labels={"fraction": 0.0}), key
+    lam = tiny_lam()
+    (open_, short) = advised([Verdict("x", None, "decoder_depends"), Verdict("y", False, "additive")], lam)
+    assert open_.advice == "Too close to tell: hold out more episodes, or average several seeds."
+    assert short.advice == "Do not add up latents of consecutive gaps."

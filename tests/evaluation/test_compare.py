@@ -104,12 +104,39 @@ def test_the_model_that_knows_the_action_is_named(found):
     assert report.answer.text.startswith("oracle, whose codes say most about the action; ")
     assert report.answer.holds is True
     assert list(rows(report, "R² of codes")) == ["oracle", "fresh"]  # as given, without the one that has none
-    costs = rows(report, "Bits, size and speed")
+    costs = rows(report, "Bits and size")
     assert costs["oracle"]["values"]["bits"] == 6
     assert costs["continuous"]["values"]["bits"] is None
     weights = sum(t.numel() * t.element_size() for t in {id(t): t for t in _tensors()}.values()) / 1e6
     assert costs["fresh"]["values"]["weights, MB"] == pytest.approx(weights)
-    assert all(row["values"]["frames per second"] > 0 for row in costs.values())
+
+
+def test_two_runs_give_the_same_bytes_but_for_the_speed(world, models, found, tmp_path):
+    report, out = found
+    again = compare(world, models, out=tmp_path, **CHOSEN)
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json", "speed.json"]
+    for name in ("report.html", "report.json"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes(), name
+    for each, folder in ((report, out), (again, tmp_path)):
+        speed = json.loads((folder / "speed.json").read_text())["models"]
+        assert speed == each.speed
+        assert list(speed) == list(models)
+        assert all(entry["frames_per_second"] > 0 for entry in speed.values())
+
+
+def test_a_speed_json_of_somebody_elses_stays(world, models, tmp_path):
+    (tmp_path / "speed.json").write_text('{"subject": 5}')
+    with pytest.raises(LattokError, match=r"speed\.json is not a report of lattok's"):
+        compare(world, [models["fresh"]], out=tmp_path, **CHOSEN)
+    assert [path.name for path in tmp_path.iterdir()] == ["speed.json"]
+
+
+def test_a_single_held_out_episode_decides_nothing(world, models):
+    report = compare(world, [models["oracle"]], episodes=[7])
+    assert report.answer is not None
+    assert report.answer.holds is None
+    assert report.answer.text.startswith("That cannot be told: only one episode was held out")
+    assert report.answer.text.endswith("Judge with --episodes test.")  # two tasks: two episodes
 
 
 def _tensors() -> list[torch.Tensor]:
@@ -240,7 +267,7 @@ def test_models_of_clips_stand_next_to_models_of_pairs(world, models, tmp_path):
     shared = {key for key in alone if f"clips/{key}" in report.figures}
     assert len(shared) >= 15
     assert all(report.figures[f"clips/{key}"] == pytest.approx(alone[key], abs=1e-6) for key in shared)
-    costs = rows(report, "Bits, size and speed")["clips"]["values"]
+    costs = rows(report, "Bits and size")["clips"]["values"]
     assert costs["bits"] is None
     assert costs["latent width"] == clips.config.motion_tokens * clips.config.latent_dim
 

@@ -12,12 +12,12 @@ from lattok.checks import LattokError
 from lattok.data import RobotDataset, inspect_dataset, open_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.data.tables import open_table
-from lattok.evaluation.answer import advice_on
+from lattok.evaluation.answer import Subject, advice_on
 from lattok.evaluation.evidence.split import training_entries
 from lattok.evaluation.report import tally
 from lattok.findings import Finding, Found
 from lattok.hub.client import HUB_ID, download, here
-from lattok.hub.records import read_evaluation
+from lattok.hub.records import read_evaluation, read_training
 from lattok.loading import load
 from lattok.training import RUN
 from lattok.training.runlog import METRICS, read_metrics
@@ -74,7 +74,8 @@ def _some(names: Sequence[Any]) -> str:
 
 def evaluation(subject: str, revision: str | None) -> Found:
     """Repeat the verdicts of the last evaluation. Nothing is computed: they lie with the weights."""
-    stored = read_evaluation(hub.resolve(subject, revision).folder / hub.EVALUATION)
+    folder = hub.resolve(subject, revision).folder
+    stored = read_evaluation(folder / hub.EVALUATION)
     if stored is None:
         yield Finding("note", "It was never evaluated.", f"Run: lattok evaluate {subject} DATASET")
         return
@@ -82,12 +83,14 @@ def evaluation(subject: str, revision: str | None) -> Found:
     if not (verdicts := stored.get("verdicts")):
         yield Finding("note", "This evaluation holds no verdicts.", f"Run: lattok evaluate {subject} DATASET")
         return
+    config = hub.read_config(folder)
+    of = Subject.of(config["type"], config, read_training(folder / hub.TRAINING))
     for verdict in verdicts:
         if verdict["holds"]:
             yield "holds", str(verdict["text"])
             continue
         severity, said = ("note", "Open") if verdict["holds"] is None else ("warning", "Falls short")
-        advice = advice_on(str(verdict.get("key", "")), verdict["holds"], str(verdict["text"]))
+        advice = advice_on(str(verdict.get("key", "")), verdict["holds"], str(verdict["text"]), of)
         yield Finding(severity, f"{said}: {verdict['text']}.", advice)
     yield "verdicts", f"{tally([verdict['holds'] for verdict in verdicts])}."
 

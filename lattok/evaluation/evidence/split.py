@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lattok import checks
-from lattok.data import RobotDataset, select_episodes
+from lattok.data import RobotDataset, select_episodes, split_by_task
 from lattok.data.content import Known, digests, in_order, known_of
 from lattok.data.schema import same_split
 from lattok.evaluation.evidence.probes import Fold
@@ -48,6 +48,24 @@ def split_episodes(dataset: RobotDataset, episodes: str | Sequence[int] | None, 
     some_train = [train[i] for i in evenly(len(train), max_episodes)]
     some_held_out = [held_out[i] for i in evenly(len(held_out), max(1, max_episodes // 2))]
     return Split(some_train, some_held_out, len(train), len(held_out))
+
+
+def hold_out_more(dataset: RobotDataset, *trained_on: Mapping[str, Any] | None) -> str:
+    """Say how several episodes judge models of such histories: the last of every task, or where tasks are too few the
+    last fifth, 2 to 20 episodes.
+    """
+    episodes = [episode.index for episode in dataset.episodes]
+    held_out, option = split_by_task(dataset)[1], "test"
+    if len(held_out) < 2:
+        count = min(max(len(episodes) // 5, 2), 20)
+        if len(episodes) <= count:
+            return "Record more episodes: one has to judge, and others to train on and to compare with."
+        held_out = episodes[-count:]
+        option = f"{held_out[0]}:{held_out[-1] + 1}"
+    if not any(seen_episodes(known, dataset, held_out).episodes for known in trained_on):
+        return f"Judge with --episodes {option}."
+    rest = "train" if option == "test" else f"{episodes[0]}:{held_out[0]}"
+    return f"Train with --episodes {rest} and judge with --episodes {option}."
 
 
 def evenly(count: int, most: int) -> Tensor:

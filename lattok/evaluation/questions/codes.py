@@ -28,6 +28,7 @@ from lattok.quantize import CodeStatistics, code_statistics
 
 SHIFTS = 20
 PENALTIES = (1e-4, 1e-3, 1e-2)
+CARRIED = 0.9  # share of the control's bits that rows of healthy codes carry at least: measured, .95 to 1.31
 USAGE_REFERENCES = ("Ye et al. 2025, LAPA; Bu et al. 2025, UniVLA (codes per position)",)
 DIRECTION_REFERENCES = (
     "Panzeri & Treves 1996, Analytical estimates of limited sampling biases in different information measures",
@@ -214,13 +215,15 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
     )
     text = (
         "Usage per position does not see tokens that repeat one another: every code can be in use at every position "
-        "while the whole row says no more than one token. Joint entropy sees it."
+        "while the whole row says no more than one token. Joint entropy sees it. Few held-out pairs, or "
+        "those of one task, show few codes: collapse is judged over all pairs, beside k-means on the same ones."
     )
     heat = _usage_heat([stream for stream in streams if stream.key != "untrained"])
+    verdict = collapse(streams[0], evidence.codes["residual_kmeans"])
     reading = (
         f"At least {min(own.used)} of {size} codes are in use at each position, and whole rows carry "
         f"{own.joint_entropy:.1f} of at most {own.joint_ceiling:.1f} bits "
-        f"(k-means codes {stats['residual_kmeans'].joint_entropy:.1f})."
+        f"(k-means codes {stats['residual_kmeans'].joint_entropy:.1f}). {verdict.text}."
     )
     figures: dict[str, float] = {}
     for key, each in stats.items():
@@ -228,16 +231,21 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
         figures[f"fewest_codes_used/{key}"] = float(min(each.used))
     figures["joint_entropy_bits/ceiling"] = own.joint_ceiling
     section = Section("Are the codes used, and do they differ?", text, tables, (heat,), reading, USAGE_REFERENCES)
-    return Outcome((section,), figures, [_collapse(own, size)])
+    return Outcome((section,), figures, [verdict])
 
 
-def _collapse(stats: CodeStatistics, size: int) -> Verdict:
-    repeat = stats.tokens_repeat
-    idle = min(stats.used) < size / 2 or min(stats.perplexity) < size / 4
+def collapse(model: CodeStream, control: CodeStream) -> Verdict:
+    """Judge codes over all pairs: few may be in use, and whole rows still carry what k-means does at equal bits."""
+    both = [torch.cat([stream.train, stream.held_out]) for stream in (model, control)]
+    own, kmeans = (code_statistics(codes, model.size) for codes in both)
+    size, pairs = model.size, len(both[0])
+    repeat = own.tokens_repeat
+    few = min(own.used) < size / 2 or min(own.perplexity) < size / 4
+    idle = few and own.joint_entropy < CARRIED * kmeans.joint_entropy
     state = "the tokens repeat one another" if repeat else "much of a codebook is idle" if idle else "no collapse"
     text = (
-        f"Joint code entropy {stats.joint_entropy:.1f} of {stats.joint_ceiling:.1f} bits, at least "
-        f"{min(stats.used)} of {size} codes in use at each position: {state}"
+        f"Joint code entropy {own.joint_entropy:.1f} bits over all {pairs} pairs, of k-means codes "
+        f"{kmeans.joint_entropy:.1f}; at least {min(own.used)} of {size} codes in use at each position: {state}"
     )
     return Verdict(text, not (repeat or idle), "codes_in_use")
 

@@ -33,6 +33,7 @@ from lattok.types import LatentActions, join
 MOST = (1200, 600)  # pairs of each split, whose features are computed again
 SIZE = 0.25  # side of the patch as a share of the frame
 KEEPS = 0.8  # share of the action's R^2 that has to be left
+SAID = 0.05  # R^2 of the action without the patch, below which there is nothing to keep
 INPUTS = {  # what is read of the model
     "codes": "one-hot codes",
     "latents": "latents",
@@ -176,10 +177,15 @@ class PatchProbes(NamedTuple):
         if fixed:
             spread = (clean[1] - clean[1].mean(0)).square().sum().clamp_min(1e-12)
             found["changed"] = Measured(float((seen[1] - clean[1]).square().sum() / spread), torch.empty(0))
-        if self.action is not None and (before := found["action_clean"]).value > 0:
+        if self.action is not None and self._said(before := found["action_clean"]):
             now = found["action_distracted"]
             found["action_kept"] = Measured(now.value / before.value, now.draws / before.draws)
         return Carried(key, name, control, found)
+
+    def _said(self, clean: Measured) -> bool:
+        """Tell whether labels say anything about the action that they could lose."""
+        span = self.span(clean)
+        return clean.value >= SAID and (span is None or span[0] > 0)
 
     def _measured(self, probe: Probe) -> Measured:
         """Average R^2 over all dimensions."""
@@ -221,12 +227,15 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     results, probes = separation(evidence)
     carried = {result.key: result for result in results}
     figures = {f"separation/{name}/{r.key}": found.value for r in results for name, found in r.found.items()}
-    own, verdicts = carried.get("codes", carried["latents"]), []
+    own, verdicts, reading = carried.get("codes", carried["latents"]), [], ""
     if "action_kept" in own.found:
         verdicts.append(_action_verdict(own, probes))
+    elif "action_clean" in own.found:
+        clean = _r2(own, "action_clean")
+        reading = f"The {own.name} say too little about the action to lose any of it (R² {clean} without the patch). "
     if "env_latents" in carried:
         verdicts.append(_distractor_verdict(carried["latents"], carried["env_latents"], probes))
-    reading = " ".join(f"{verdict.text}." for verdict in verdicts)
+    reading += " ".join(f"{verdict.text}." for verdict in verdicts)
     if "env_latents" not in carried:  # no verdict is about what a single stream sees of the patch
         shown = [_r2(carried[key], "distractor") for key in ("latents", "pca_change")]
         reading += f" The latents carry R² {shown[0]} of the distractor's motion, the raw frame change {shown[1]}."

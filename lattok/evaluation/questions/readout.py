@@ -18,6 +18,7 @@ from lattok.evaluation.evidence.probes import Fold, Probe, decided, linear_probe
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.report import (
     NEEDS_TRAINING,
+    ONE_EPISODE,
     Interval,
     Outcome,
     Pictures,
@@ -330,7 +331,7 @@ def compared(
     span = evidence.bootstrap.interval((draws[0] - draws[1])[:, picked].nanmean(1))
     holds = decided(values[0] - values[1], span)
     word = {None: "within the noise of", True: "above", False: "not above"}[holds] if span else "to compare with"
-    between = "; one episode has no interval"
+    between = f"; {ONE_EPISODE}"
     if span is not None:
         between = "; difference {} … {}".format(*(printed(end, "+.2f") for end in span))
     numbers = f"R² {printed(values[0], '.2f')} is {word} {printed(values[1], '.2f')}"

@@ -57,3 +57,16 @@ def test_a_stream_that_looks_at_the_patch_loses_the_action(world: World):
     report = evaluate(tiny_lam(Swapped, world, streams="joint"), world, episodes=HELD_OUT)
     assert report.figures["separation/distractor/latents"] > 0.8
     assert holds(report)["env_takes_distractor"] is False
+
+
+def test_labels_that_say_nothing_lose_nothing(world: World):
+    """A share of next to nothing is a matter of chance: there is no verdict about it, and no warning in the answer."""
+    report = evaluate(tiny_lam(), world, episodes=HELD_OUT)
+    clean = report.figures["separation/action_clean/codes"]
+    assert clean < 0.05
+    assert "separation/action_kept/codes" not in report.figures
+    assert "action_under_distractors" not in holds(report)
+    assert report.answer is not None
+    assert "suffer" not in report.answer.text
+    (reading,) = [s.reading for s in report.sections if s.title == "Do labels survive something else that moves?"]
+    assert reading.startswith("The one-hot codes say too little about the action to lose any of it")
