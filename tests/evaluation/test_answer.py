@@ -141,15 +141,15 @@ def test_one_episode_is_no_reason_for_any_difference(tmp_path):
     alone = evaluate(model, world, episodes=[10], out=tmp_path)
     assert alone.answer.holds is None
     assert alone.answer.text.startswith("That cannot be told: only one episode was held out, and one episode has no")
-    assert alone.answer.text.endswith("Judge with --episodes 9:11.")
+    assert alone.answer.text.endswith("Run: lattok evaluate ... --episodes 9:11")
     (against,) = [v for v in alone.verdicts if v.key == "codes_against_controls"]
     assert against.advice == "Hold out more episodes than one."
     assert "Hold out more episodes than one." in (tmp_path / "report.html").read_text()
     model.trained_on = {"dataset": "planted", "episodes": [[0, 9]], "loop": {}}
     again = evaluate(model, world, episodes=[10])
-    assert again.answer.text.endswith("Train with --episodes 0:9 and judge with --episodes 9:11.")
+    assert again.answer.text.endswith("Run: lattok train ... --episodes 0:9, then lattok evaluate ... --episodes 9:11")
     assert evaluate(model, World(episodes=11, length=24, tasks=5), episodes=[10]).answer.text.endswith(
-        "Train with --episodes train and judge with --episodes test."
+        "Run: lattok train ... --episodes train, then lattok evaluate ... --episodes test"
     )
 
 

@@ -136,7 +136,7 @@ def test_a_single_held_out_episode_decides_nothing(world, models):
     assert report.answer is not None
     assert report.answer.holds is None
     assert report.answer.text.startswith("That cannot be told: only one episode was held out")
-    assert report.answer.text.endswith("Judge with --episodes test.")  # two tasks: two episodes
+    assert report.answer.text.endswith("Run: lattok compare ... --episodes test")  # two tasks: two episodes
 
 
 def _tensors() -> list[torch.Tensor]:

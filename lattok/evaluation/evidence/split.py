@@ -50,7 +50,7 @@ def split_episodes(dataset: RobotDataset, episodes: str | Sequence[int] | None, 
     return Split(some_train, some_held_out, len(train), len(held_out))
 
 
-def hold_out_more(dataset: RobotDataset, *trained_on: Mapping[str, Any] | None) -> str:
+def hold_out_more(dataset: RobotDataset, verb: str, *trained_on: Mapping[str, Any] | None) -> str:
     """Say how several episodes judge models of such histories: the last of every task, or where tasks are too few the
     last fifth, 2 to 20 episodes.
     """
@@ -59,13 +59,13 @@ def hold_out_more(dataset: RobotDataset, *trained_on: Mapping[str, Any] | None) 
     if len(held_out) < 2:
         count = min(max(len(episodes) // 5, 2), 20)
         if len(episodes) <= count:
-            return "Record more episodes: one has to judge, and others to train on and to compare with."
+            return "Record more episodes: two at least have to judge, and others to be trained on."
         held_out = episodes[-count:]
         option = f"{held_out[0]}:{held_out[-1] + 1}"
     if not any(seen_episodes(known, dataset, held_out).episodes for known in trained_on):
-        return f"Judge with --episodes {option}."
+        return f"Run: lattok {verb} ... --episodes {option}"
     rest = "train" if option == "test" else f"{episodes[0]}:{held_out[0]}"
-    return f"Train with --episodes {rest} and judge with --episodes {option}."
+    return f"Run: lattok train ... --episodes {rest}, then lattok {verb} ... --episodes {option}"
 
 
 def evenly(count: int, most: int) -> Tensor:
