@@ -110,7 +110,7 @@ def compare(
         "options": {"seed": seed, "action_key": action_key, "state_key": state_key},
         "lattok": __version__,
     }
-    hold_out = hold_out_more(dataset, "compare", *histories) if len(split.held_out) == 1 else ""
+    hold_out = hold_out_more(dataset, "lattok compare ... --episodes", *histories) if len(split.held_out) == 1 else ""
     report = comparison(judged, dataset.name, provenance, hold_out)
     if folder is not None:
         check_place(folder, provenance, overwrite)

@@ -140,7 +140,9 @@ def evaluate(
             report = _latent_report(evidence, title, note)
     report.provenance.update(provenance)
     verdicts = advised([*overlap(model, dataset, split), *report.verdicts], model)
-    hold_out = hold_out_more(dataset, "evaluate", model.trained_on) if len(split.held_out) == 1 else ""
+    hold_out = (
+        hold_out_more(dataset, "lattok evaluate ... --episodes", model.trained_on) if len(split.held_out) == 1 else ""
+    )
     report = answered(replace(report, verdicts=tuple(verdicts)), model.trained_on, hold_out)
     if folder is not None:
         check_place(folder, provenance, overwrite)  # another process may have been here since

@@ -73,8 +73,8 @@ def rollout(
         batch: Environments side by side.
         workers: Processes for the environments; 0: in this one.
         videos: Episodes of each task that are filmed.
-        out: Folder for rollouts.json, videos and their contact sheet. Results of the same model and options are
-            replaced, others refused.
+        out: Folder for rollouts.json, speed.json, videos and their contact sheet. Results of the same model and options
+            are replaced, others refused.
         progress: Called with episodes done and in all.
 
     Raises `LattokError` where the agent does not fit the tasks, or what it plans is no action.

@@ -16,7 +16,7 @@ from lattok.sim.film import write_films
 from lattok.sim.turns import Played
 from lattok.version import __version__, installed
 
-RESULTS = "rollouts.json"
+RESULTS, SPEED = "rollouts.json", "speed.json"
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "ogbench")
 Z = 1.959964  # 95 %
 
@@ -64,13 +64,11 @@ class Rollouts:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return figures, episodes and provenance as a JSON object."""
-        decisions = sum(played.decisions for played in self.episodes)
+        """Return figures, episodes and provenance as a JSON object: the same for the same seeds and versions."""
         return {
             "schema": 1,
             "overall": self.score()._asdict(),
             "tasks": {task: self.score(task)._asdict() for task in self.tasks},
-            "speed": {"seconds": self.seconds, "decisions_per_second": decisions / self.seconds},
             "notes": self.notes,
             "agent": self.agent,
             "options": self.options,
@@ -92,8 +90,11 @@ class Rollouts:
         return "\n".join(lines)
 
     def save(self, folder: Path) -> None:
-        """Write `rollouts.json`, and before it videos and their contact sheet where there are any."""
+        """Write `rollouts.json`, and before it `speed.json`, videos and their contact sheet where there are any."""
         write_films(self.films, self.fps, folder)
+        decisions = sum(played.decisions for played in self.episodes)
+        speed = {"seconds": self.seconds, "decisions_per_second": decisions / self.seconds}
+        files.write_json(folder / SPEED, speed)  # of its own: it differs from run to run
         files.write_json(folder / RESULTS, self.to_json())
 
 

@@ -54,6 +54,7 @@ def test_it_ends_with_a_robot_that_acts(whole: tuple[Path, str]) -> None:
     assert {path.name for path in (out / "rollouts").iterdir()} == {
         "rollouts.json",
         "sheet.png",
+        "speed.json",
         *(f"{task.replace('/', '-')}-1000000.mp4" for task in TASKS),
     }
     assert "This was a trial run" in printed

@@ -224,6 +224,7 @@ def test_the_command_rolls_out_and_says_what_it_found(tmp_path, capsys) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         "rollouts.json",
         "sheet.png",
+        "speed.json",
         "toy-left-1000000.mp4",
         "toy-right-1000000.mp4",
     ]

@@ -167,7 +167,10 @@ def test_a_folder_has_results_and_films(tmp_path) -> None:
     assert (facts.frames, facts.fps) == (found.episodes[0].decisions + 1, 5)
     assert (facts.width, facts.height) == (256, 128)  # both cameras
     assert (tmp_path / "out" / "sheet.png").stat().st_size > 0
+    before = (tmp_path / "out" / "rollouts.json").read_bytes()
     rollout(obedient, ["toy/left", "toy/right"], 2, **options)  # the same again
+    assert (tmp_path / "out" / "rollouts.json").read_bytes() == before
+    assert json.loads((tmp_path / "out" / "speed.json").read_text())["decisions_per_second"] > 0
     with pytest.raises(LattokError, match="`out`: expected a folder without results of another model"):
         rollout(deaf, ["toy/left", "toy/right"], 2, **options)
 

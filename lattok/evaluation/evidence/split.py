@@ -50,9 +50,9 @@ def split_episodes(dataset: RobotDataset, episodes: str | Sequence[int] | None, 
     return Split(some_train, some_held_out, len(train), len(held_out))
 
 
-def hold_out_more(dataset: RobotDataset, verb: str, *trained_on: Mapping[str, Any] | None) -> str:
+def hold_out_more(dataset: RobotDataset, judge: str, *trained_on: Mapping[str, Any] | None) -> str:
     """Say how several episodes judge models of such histories: the last of every task, or where tasks are too few the
-    last fifth, 2 to 20 episodes.
+    last fifth, 2 to 20 episodes. `judge` is the command that does it, but for their names.
     """
     episodes = [episode.index for episode in dataset.episodes]
     held_out, option = split_by_task(dataset)[1], "test"
@@ -63,9 +63,9 @@ def hold_out_more(dataset: RobotDataset, verb: str, *trained_on: Mapping[str, An
         held_out = episodes[-count:]
         option = f"{held_out[0]}:{held_out[-1] + 1}"
     if not any(seen_episodes(known, dataset, held_out).episodes for known in trained_on):
-        return f"Run: lattok {verb} ... --episodes {option}"
+        return f"Run: {judge} {option}"
     rest = "train" if option == "test" else f"{episodes[0]}:{held_out[0]}"
-    return f"Run: lattok train ... --episodes {rest}, then lattok {verb} ... --episodes {option}"
+    return f"Run: lattok train ... --episodes {rest}, then {judge} {option}"
 
 
 def evenly(count: int, most: int) -> Tensor:
