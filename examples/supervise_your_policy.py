@@ -40,7 +40,7 @@ class MyPolicy(nn.Module):
 def annotated_sample(out: Path, steps: int) -> Path:
     """The sample with the codes of a latent action model that is trained here."""
     sample = str(lattok.sample_dataset_path())
-    quick = {"features": "pixels", "steps": steps, "continuous_steps": steps // 4}
+    quick = {"features": "pixels", "steps": steps}
     lattok.train(lattok.ImageLAMRecipe.from_preset(sample, out / "lam", "tiny+robust", **quick))
     return Path(lattok.annotate(lattok.open_dataset(sample), {"latent": lattok.load(out / "lam")}, out / "annotated"))
 

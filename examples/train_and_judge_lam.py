@@ -27,7 +27,6 @@ def main() -> None:
         args.preset,
         features=args.features,
         steps=args.steps,
-        continuous_steps=min(300, args.steps // 3),
     )
     lattok.train(recipe)
 

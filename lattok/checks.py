@@ -247,6 +247,20 @@ _STRIDE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s?)")
 MOST_STRIDE, LONGEST_STRIDE = 10**9, 20  # frames, which no episode has; characters
 
 
+def names(argument: str, given: Sequence[str]) -> None:
+    """Several names: a single text would be taken for one name per letter."""
+    if isinstance(given, str):
+        fail(argument, "a sequence of names", repr(given), f"Write [{given!r}].")
+
+
+def gap(stride: int) -> None:
+    """A gap of a video that comes without its frame rate: a number of frames."""
+    if isinstance(stride, str):
+        hint = "These frames do not say their rate: model.stride_frames(fps) is the model's own stride in frames."
+        fail("stride", "a whole number of frames", repr(stride), hint)
+    counts(stride=stride)
+
+
 def stride_in_frames(stride: str | int, fps: float, name: str = "stride") -> int:
     """Frames of a gap given as frames (16, "16") or as seconds ("0.2s"), rounded to frames: from 1 to 10^9."""
     frame_rate(fps=fps)

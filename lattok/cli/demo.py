@@ -75,7 +75,6 @@ def demo(
     recipe = lattok.ActionVQRecipe.from_preset(dataset, folder / "tokenizer", "quick", **common, **short)
     tokenizer = _train(recipe, again)
     _say("Image latent action model: what changes in 0.2 s, as 4 codes of 16")
-    short = {**short, "continuous_steps": FAST_STEPS // 3} if fast else {}
     # the preset's 64 are for pixels, this is usual of timm
     short |= {} if features == "pixels" else {"image_size": 224}
     options = {"features": features, **common, **short}

@@ -11,6 +11,7 @@ from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 from lattok.checks import LattokError, did_you_mean
 
+SWITCHED = ("none", "true", "false", "yes", "no", "on", "off", "0", "1")  # what people type behind a switch
 CONFIG = (OmitArgPrefixes,)
 HELP = ("--help", "-h")
 
@@ -32,6 +33,8 @@ File = Annotated[
 ]
 Out = Annotated[Positional[str], arg(metavar="OUT", help="New folder for the model.")]
 
+NONE = "none"  # what is typed for a column that is not to be read
+
 POSITIONAL = Positional[int].__metadata__[0]  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -49,6 +52,11 @@ def flags_of(verb: Any) -> Iterator[tuple[str, Any]]:
             yield name, kind
 
 
+def column(key: str | None) -> str | None:
+    """Return the name of a column as it was typed, or None for "none"."""
+    return None if key is None or key.lower() == NONE else key
+
+
 def unknown_verb(command: str, word: str, known: Sequence[str]) -> NoReturn:
     """Refuse a word that is no verb of `command`."""
     meant = did_you_mean(word, known) or f"There are {', '.join(known)}."
@@ -59,9 +67,13 @@ def check_flags(command: str, verb: Callable[..., Any], words: Sequence[str]) ->
     """Refuse words that begin as flags do and are none of this verb's."""
     kinds = dict(flags_of(verb))
     known = {*kinds, *(f"no_{name}" for name, kind in kinds.items() if kind is bool), "help"}
-    for word in words:
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         name = word.removeprefix("--").partition("=")[0]
         plain = name.replace("-", "_")
+        if kinds.get(plain) is bool and word.startswith("--") and after.lower() in SWITCHED:
+            raise LattokError(
+                f"{command}: --{name} takes no word, got {after}. It is on with --{name}, off with --no-{name}."
+            )
         if not word.startswith("--") or plain in known or not name:
             continue
         if name.split(".")[0].startswith("dataset") or plain == "repo_id":

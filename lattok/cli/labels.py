@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,8 +95,17 @@ def annotate(
         result = label(Work(source, loaded, options), out, engine=engine, progress=progress)
     if not result.complete:
         print(checks.printable(f"lattok: {result.report()}"), file=sys.stderr)
-    what = "Annotated dataset" if (result.path / "meta/info.json").is_file() else "Labels, in a folder of their own"
-    print(f"{what}: {result.path}")
+    own = not (result.path / "meta/info.json").is_file()  # LeRobot datasets hold their labels
+    print(f"{'Labels, in a folder of their own' if own else 'Annotated dataset'}: {result.path}")
+    place = [dataset, "--labels", out] if own else [out]
+    flags = [
+        "--model",
+        *model,
+        *(["--prefix", *prefix] if prefix else []),
+        *(["--revision", revision] * bool(revision)),
+    ]
+    print(f"Check them: {shlex.join(['lattok', 'verify', *place, *flags])}")
+    print(f"Look at them: {shlex.join(['lattok', 'view', *place])}")
     return 0 if result.complete else 1
 
 

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 import lattok
 from lattok import checks, files
-from lattok.cli.flags import Dataset, Folder, MaybeFile, MaybeFolder, Model, Models, Names, Number, Text
+from lattok.cli.flags import Dataset, Folder, MaybeFile, MaybeFolder, Model, Models, Names, Number, Text, column
 from lattok.cli.simulate import act
 from lattok.progress import bar
 
@@ -102,8 +102,8 @@ def evaluate(
         controls: quick, or trained: also train the same encoder on labels alone, and a decoder without latents.
         seed: Seed of the controls.
         revision: Revision of a Hub model.
-        action_key: Column with the actions; of a policy those that it learned from, unless another is given.
-        state_key: Column with the robot state, used as a control.
+        action_key: Column with the actions, or none; of a policy those that it learned from, unless another is given.
+        state_key: Column with the robot state, used as a control, or none.
         cameras: Cameras for a model of video to look at, in its order, short names allowed (default: its own).
         episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
         env: Tasks in which a policy acts as well, such as metaworld-pairs; `lattok rollout` has more options.
@@ -114,7 +114,7 @@ def evaluate(
     loaded = lattok.load(model, revision)
     folder = Path(model) if Path(model).is_dir() else None
     target = Path(out) if out else (folder or Path.cwd()) / "report"
-    keys = {"action_key": action_key, "state_key": state_key, "cameras": cameras or None}
+    keys = {"action_key": column(action_key), "state_key": column(state_key), "cameras": cameras or None}
     options = {**keys, "episodes": episodes, "controls": controls, "seed": seed}
     if env:
         from lattok.normalize import for_dataset
@@ -149,7 +149,7 @@ def compare(
         seed: Seed of the controls.
         stride: Gap of a frame pair for all of them: frames ("16") or seconds ("0.2s"); each has its own by default.
         action_key: Column with the actions.
-        state_key: Column with the robot state, used as a control.
+        state_key: Column with the robot state, used as a control, or none.
         cameras: Cameras to look at, short names allowed: each model takes as many as it has (default: its own).
         episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
         lary: New folder for the tokens of the pairs and their tables, as LARYBench reads them; its regression probe is
@@ -164,7 +164,7 @@ def compare(
             out=out,
             episodes=episodes,
             action_key=action_key,
-            state_key=state_key,
+            state_key=column(state_key),
             cameras=cameras or None,
             stride=stride,
             seed=seed,

@@ -211,7 +211,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         V may be left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order.
         Clips are computed in blocks from frame 0, so that labels do not depend on the pieces.
         """
-        checks.counts(stride=stride)
+        checks.gap(stride)
         if not isinstance(task, str):
             checks.fail("task", "an instruction", f"{task!r:.60}")
         gaps, config = self.config.gaps(stride), self.config

@@ -181,7 +181,7 @@ def _recognise(place: Path) -> tuple[type[RobotDataset], Path]:
         expected = f"a folder{single}, or a description file *.json"
         checks.fail("dataset", expected, f"the file {place}", _whole_of(place))
     if (place / PROVENANCE).is_file() and not (place / "meta" / "info.json").is_file():
-        way_out = "Open the dataset that they label, or join both: lattok export SOURCE --labels LABELS --out DIR"
+        way_out = f"Name the dataset as well, as in lattok view DATASET --labels {place}"
         checks.fail("dataset", "a dataset", f"{place}, which holds only the labels of one", way_out)
     found: list[tuple[type[RobotDataset], Path]] = []
     for each in known:

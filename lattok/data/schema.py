@@ -204,6 +204,7 @@ class RobotDataset(ABC):
 
     def check_columns(self, keys: Sequence[str], known: Iterable[str] | None = None, hint: str = "") -> None:
         """Every key must be that of a column: of a feature that is no camera, or of those that are `known`."""
+        checks.names("keys", keys)
         known = list(known or (key for key in self.features if key not in self.cameras))
         for key in keys:
             if key not in known:
@@ -262,19 +263,29 @@ def _camera_key(dataset: RobotDataset, name: str) -> str:
     return found[0]
 
 
-def vector_key(dataset: RobotDataset, argument: str, key: str) -> Feature:
+def vector_key(dataset: RobotDataset, argument: str, key: str, hint: str = "") -> Feature:
     """The feature `key`, which must be a numeric scalar or vector; otherwise an error that lists the candidates."""
-    candidates = [
+    if key not in _vectors(dataset):
+        own = own_vectors(dataset)
+        if not own:
+            raise LattokError(
+                f"`{argument}`: {dataset.name} has no {key!r:.200}, nor any other vector. {hint or WITHOUT}"
+            )
+        checks.fail(argument, f"one of {checks.listed(own)}", f"{key!r:.200}", hint)
+    return dataset.features[key]
+
+
+def own_vectors(dataset: RobotDataset) -> list[str]:
+    """Return the numeric columns that are no labels; none of video without actions."""
+    return [name for name in _vectors(dataset) if f"{name.rpartition('.')[0]}.valid" not in dataset.features]
+
+
+def _vectors(dataset: RobotDataset) -> list[str]:
+    return [
         name
         for name, feature in dataset.features.items()
         if feature.dtype.startswith(("float", "int")) and len(feature.shape) == 1 and name not in INDEX_KEYS
     ]
-    if key not in candidates:
-        own = [name for name in candidates if f"{name.rpartition('.')[0]}.valid" not in dataset.features]  # no labels
-        if not own:
-            raise LattokError(f"`{argument}`: {dataset.name} has no {key!r:.200}, nor any other vector. {WITHOUT}")
-        checks.fail(argument, f"one of {checks.listed(own)}", f"{key!r:.200}")
-    return dataset.features[key]
 
 
 def dimension_names(feature: Feature) -> tuple[str, ...]:

@@ -238,6 +238,7 @@ class _Converted(View):
 
     def _read_for(self, keys: Sequence[str]) -> list[str]:
         """Return what is read where `keys` are asked for: actions may need the state too."""
+        checks.names("keys", keys)
         state = [self._state_key] if self._needs_state and self._key in keys and self._state_key is not None else []
         return list(dict.fromkeys([*keys, *state]))
 

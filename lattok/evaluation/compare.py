@@ -15,6 +15,7 @@ from lattok import checks, files, hub
 from lattok.checks import LattokError
 from lattok.clip_lam import ClipLAM
 from lattok.data import RobotDataset, as_dataset
+from lattok.data.schema import own_vectors
 from lattok.devices import moved
 from lattok.evaluation.answer import advised, trial_steps
 from lattok.evaluation.comparison import comparison
@@ -60,8 +61,10 @@ def compare(
     Other arguments are those of `evaluate`, and so is every figure that both have: `NAME/r2_from_codes/codes`.
     """
     dataset, named = as_dataset(dataset), _named(models)
-    if action_key is None:
-        checks.fail("action_key", "a column of actions: they are what labels are compared by", "None")
+    if action_key is None or not own_vectors(dataset):
+        got = f"{action_key!r:.60}, and {dataset.name} has no vectors" if action_key is not None else "None"
+        hint = "Judge each model alone: evaluate asks the questions that need no actions."
+        checks.fail("action_key", "a column of actions: they are what labels are compared by", got, hint)
     split = split_episodes(dataset, episodes, max_episodes)
     note: Progress = progress or (lambda stage, done, total: None)
     if lary is not None and not files.is_new(Path(lary)):

@@ -85,6 +85,7 @@ def evaluate(
     evenly spaced. `controls="trained"` also trains what needs training (`control_loop`; kept in `out/controls`).
     With `out`, writes `report.json` and `report.html` there, in place of a report on the same model and dataset if
     there is one, with `overwrite` of any report; many decoded frames then lie in a file there rather than in memory.
+    Video without actions is judged by what needs none: `action_key=None`, as "action" is where there are no vectors.
     Features come from `feature_cache` where it has all of a split's. A policy is compared with the actions that it
     learned from unless another `action_key` is given; `rollouts`, what `lattok.sim.rollout(...).to_json()` gives, stand
     before that.

@@ -95,7 +95,7 @@ class PairModel(HubModel, VideoLabeller, ABC):
         from any iterable: only `stride` frames are held. Every frame is computed once, in blocks from frame 0, so that
         labels do not depend on the pieces. `lattok.for_inference` has faster encoders of an `ImageLAM`.
         """
-        checks.counts(stride=stride)
+        checks.gap(stride)
         self.check_reads_video_alone()
         size = block_size(self.numbers_per_frame, self.features.mean.device)
         with self._inference():

@@ -121,7 +121,9 @@ def unsaid(dataset: RobotDataset, known: Mapping[str, Any]) -> list[str]:
 
 def nothing(dataset: RobotDataset) -> LattokError:
     """Return the error about a dataset without any label columns."""
-    hint = "Run lattok annotate. Labels in a folder of their own: give it as `labels`, or join both by with_labels."
+    hint = (
+        "Run lattok annotate. Labels in a folder of their own: lattok verify DATASET --labels LABELS, or with_labels."
+    )
     return LattokError(f"{dataset.name} has no label columns: it was not annotated. {hint}")
 
 

@@ -104,6 +104,7 @@ class LabelledDataset(View):
 
     def columns(self, episode_index: int, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of one episode, from both: [T] for scalars (shape (1,)), else [T, *shape]."""
+        checks.names("keys", keys)
         labels = [key for key in keys if key in self.labels.features]
         others = [key for key in keys if key not in self.labels.features]
         values = self.dataset.columns(episode_index, others) if others or not labels else {}

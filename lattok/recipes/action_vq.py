@@ -19,7 +19,7 @@ from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.loading import load
 from lattok.normalize import Normalizer
-from lattok.recipes.common import EXTREMES, QUANTILES, RECIPES, MixOptions, Recipe, types_of
+from lattok.recipes.common import EXTREMES, QUANTILES, RECIPES, MixOptions, Recipe, check_warm_up, types_of
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples import ActionWindows
 from lattok.samples.batches import MixedWindows, same_actions
@@ -70,6 +70,9 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
             "p2t_code": {"mask_weight": 1.0, "mask_passes": 1},
         }
     )
+
+    def __post_init__(self) -> None:
+        check_warm_up(self.model, self.loop)
 
     def train(self, resume: bool = False, resume_command: str = "") -> P2TActionVQ:
         """Train as every recipe does.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,10 +25,10 @@ from lattok.image_lam.feature_cache import FeatureCache
 from lattok.image_lam.features import known_scaling
 from lattok.image_lam.perceptual import PerceptualLoss
 from lattok.recipes import earlier
-from lattok.recipes.common import ImageOptions, MixOptions, Recipe
+from lattok.recipes.common import ImageOptions, MixOptions, Recipe, check_warm_up
 from lattok.recipes.frame_memory import left_out
 from lattok.recipes.pair_data import embed, frames_or_features, gaps_in_frames, read_pairs
-from lattok.recipes.run_folder import agree, finish
+from lattok.recipes.run_folder import agree, finish, first_process
 from lattok.samples.batches import (
     Instructions,
     MixedPairs,
@@ -211,6 +212,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         if self.model.latent_norm == "batch" and self.loop.batch_size < 2 * processes:
             checks.fail("batch_size", "at least 2 pairs per process with latent_norm=batch", self.loop.batch_size)
+        check_warm_up(self.model, self.loop, self.data.init)
         weights = {name: getattr(self.model, name) for name in LEARNED_FROM}
         if self.data.labelled_fraction == 0:
             weights["action_weight"] = 0.0
@@ -220,12 +222,25 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
 
     @classmethod
     def combined(cls, preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options, with what follows from the stage and from earlier models between the two."""
-        return earlier.combined(preset, given)
+        """Return all options, with what follows from the stage and from earlier models between the two.
+
+        The presets' continuous warm-up is at most a third of the run: a codebook has to be learned after it.
+        """
+        options = earlier.combined(preset, given)
+        warm, steps = options.get("continuous_steps", 0), options.get("steps", LoopOptions.steps)
+        if "continuous_steps" in given or given.get("init") is not None or warm <= steps // 3:
+            return options
+        return {**options, "continuous_steps": steps // 3}
 
     def train(self, resume: bool = False, resume_command: str = "") -> ImageLAM:
         """Train as every recipe does; the action head is not saved."""
         out, data = self.folder(resume), self.data
+        usual = max(self.presets[name].get("continuous_steps", 0) for name in self.preset.split("+"))
+        if not resume and first_process() and (warm := self.model.continuous_steps) == self.loop.steps // 3 < usual:
+            said = (
+                f"latents stay continuous for {warm} steps, a third of the run, instead of {usual} (continuous_steps)"
+            )
+            print(f"note: {said}", file=sys.stderr)
         sources = self.open()
         datasets = [source.dataset for source in sources]
         before = _earlier(self)

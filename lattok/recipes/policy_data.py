@@ -62,6 +62,9 @@ def find_labels(recipe: Recipe[Any], dataset: RobotDataset) -> PolicySource:
     return PolicySource(dataset, latent_spec(dataset, prefix, plan.labels, horizon, stride, needs=plan.needs))
 
 
+STATELESS = "Without the robot's state: lattok train vla --no-proprio, or proprio=False."
+
+
 def find_sources(recipe: Recipe[Any], datasets: Sequence[RobotDataset]) -> list[PolicySource]:
     """Return what the recipe's strategy learns from in one dataset, or in each of several, which must be alike.
 
@@ -97,7 +100,7 @@ def _facts(recipe: Recipe[Any], source: PolicySource) -> dict[str, Any]:
     sizes = camera_sizes(dataset, dataset.episodes[0], source.cameras or ())
     facts: dict[str, Any] = {"sizes of images": ", ".join(f"{height}x{width}" for height, width in sizes)}
     if data.proprio:
-        facts["numbers of proprio"] = vector_key(dataset, "state_key", data.state_key).shape[0]
+        facts["numbers of proprio"] = vector_key(dataset, "state_key", data.state_key, STATELESS).shape[0]
     if spec is None:
         return facts
     labels = {name: value for name, value in spec.to_json().items() if name != "stride"}  # which may be a time

@@ -25,6 +25,7 @@ from lattok.progress import bar
 from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, index_runs
 from lattok.recipes.frame_memory import left_out
 from lattok.recipes.policy_data import (
+    STATELESS,
     PolicySource,
     find_sources,
     held_out_episodes,
@@ -352,7 +353,7 @@ def policy_config(recipe: VLARecipe, sources: Sequence[PolicySource]) -> VLAConf
     """Return the recipe's policy for this data."""
     source, dataset, data = sources[0], sources[0].dataset, recipe.data
     actions = dimension_names(vector_key(dataset, "action_key", data.action_key))
-    states = dimension_names(vector_key(dataset, "state_key", data.state_key)) if data.proprio else ()
+    states = dimension_names(vector_key(dataset, "state_key", data.state_key, STATELESS)) if data.proprio else ()
     episodes = [episode for each in sources for episode in select_episodes(each.dataset, data.episodes)]
     rates = {float(each.dataset.fps) for each in sources}
     instructions = tuple(sorted({text for episode in episodes for text in episode.tasks}))

@@ -267,10 +267,7 @@ def _states(
     """Read proprioception [F, s] and the names of its dimensions."""
     if key is None:
         return None, ()
-    if key not in dataset.features:
-        hint = "Name its proprioception with state_key; state_key=None trains without."
-        checks.fail("state_key", f"a column of `{dataset.name}`", repr(key), hint)
-    names = dimension_names(vector_key(dataset, "state_key", key))
+    names = dimension_names(vector_key(dataset, "state_key", key, "None leaves it out."))
     return torch.from_numpy(read_vectors(dataset, "state_key", key, episodes, checked)), names
 
 

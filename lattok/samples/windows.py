@@ -161,12 +161,12 @@ class FramePairs:
         """Return the rows [B, 2 + extra strides] of the frames of pairs `indices` [B]."""
         return self.first[indices][:, None] + self.offsets
 
-    def batch(self, indices: Tensor, frames: Tensor | None = None) -> PairBatch:
+    def batch(self, indices: Tensor | Sequence[int], frames: Tensor | None = None) -> PairBatch:
         """Pairs `indices` [B]: frames [B, 2 + extra strides, V, h, w, 3], actions [B, m] or [B, n, m], labelled [B].
 
         `frames` are given where they are not kept here, or features [B, 2 + extra strides, V*N, D], floats.
         """
-        chosen = indices.numpy()
+        chosen = np.asarray(indices)
         rows, features = self.frame_rows(chosen), None
         if frames is not None and frames.is_floating_point():
             frames, features = None, frames

@@ -89,6 +89,12 @@ def test_camera_names(sample):
         camera_keys(sample, "corner2")
 
 
+def test_columns_are_named_in_a_sequence(sample):
+    expected = r"`keys`: expected a sequence of names, got 'action'\. Write \['action'\]"
+    with pytest.raises(LattokError, match=expected):
+        sample.columns(0, "action")
+
+
 def test_instructions_may_be_called_task(make_dataset):
     dataset = make_dataset([4, 5], cameras=False)
     path = dataset.root / "meta" / "tasks.parquet"

@@ -291,6 +291,13 @@ def test_video_labels_equal_pair_labels_and_do_not_depend_on_the_caller():
     assert torch.equal(lam.label_video(torch.from_numpy(small), 2).codes, out.codes)
 
 
+def test_a_gap_in_seconds_needs_a_frame_rate():
+    """Every option takes "0.2s"; a video alone does not say how many frames that is."""
+    expected = r"`stride`: expected a whole number of frames, got '0\.2s'\..* model\.stride_frames\(fps\)"
+    with pytest.raises(LattokError, match=expected):
+        make("robust").label_video(np.zeros((4, 2, 48, 48, 3), np.uint8), "0.2s")  # type: ignore[arg-type]
+
+
 def test_camera_axis_is_optional_with_one_camera():
     lam = make(cameras=("front",))
     frames = batch(cameras=1).frames

@@ -10,6 +10,7 @@ import torch
 
 import lattok
 from lattok.checks import LattokError
+from lattok.quantize import VectorQuantizer
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, kinds, recipe_of
 from lattok.recipes.common import comments_of, types_of
 from lattok.recipes.run_folder import read_options
@@ -284,3 +285,25 @@ def test_labels_are_a_share_of_the_pairs_whose_actions_are_known(unit, dataset):
 def test_one_pair_cannot_be_normalised_over_a_batch():
     with pytest.raises(LattokError, match="`batch_size`: expected at least 2 pairs per process with latent_norm=batch"):
         ImageLAMRecipe.from_preset("data", "out", "tiny+robust", batch_size=1)
+
+
+def test_a_short_run_has_a_codebook_all_the_same(dataset, tmp_path, capsys):
+    """The preset's warm-up is for its own length: a run that is shorter than that would end without a codebook."""
+
+    def warm(steps: int, preset: str = "tiny+robust", **options) -> int:
+        return ImageLAMRecipe.from_preset("d", "o", preset, steps=steps, **options).model.continuous_steps
+
+    assert [warm(steps) for steps in (1200, 900, 200, 2)] == [300, 300, 66, 0]
+    assert warm(200, continuous_steps=100) == 100  # as was asked for
+    assert warm(200, "tiny") == 0
+    expected = r"`continuous_steps`: expected less than the 200 steps, or no codebook is trained, got 200\. Give "
+    for recipe in (ImageLAMRecipe, ActionVQRecipe):
+        with pytest.raises(LattokError, match=expected + r"continuous_steps=66, or more steps\."):
+            recipe.from_preset("d", "o", continuous_steps=200, steps=200)
+    assert warm(200, continuous_steps=200, quantizer="none") == 200  # there is no codebook
+    options = {name: value for name, value in LAM.items() if name != "continuous_steps"}
+    recipe = ImageLAMRecipe.from_preset(dataset.root, tmp_path / "lam", "tiny+robust", steps=6, **options)
+    model = lattok.train(recipe)
+    assert "note: latents stay continuous for 2 steps, a third of the run, instead of 300" in capsys.readouterr().err
+    assert all(quantizer.started for quantizer in model.modules() if isinstance(quantizer, VectorQuantizer))
+    assert recipe.stored(tmp_path / "lam").model.continuous_steps == 2

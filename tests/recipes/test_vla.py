@@ -193,7 +193,7 @@ def test_prefix_and_stride_may_be_said(dataset: Path, tmp_path: Path):
         ("la_direct", {"latent_stride": "5"}, "`stride`: expected 3 frames, the stride of the labels `latent`, got 5"),
         ("la_direct", {"tokenizer": "vq"}, "`tokenizer` .* was given, but la_direct learns nothing from tokens"),
         ("baseline", {"layer": 3}, "`layer`: expected a strategy with one latent loss, got baseline, which has none"),
-        ("baseline", {"state_key": "proprio"}, "`state_key`: expected one of action, observation.state"),
+        ("baseline", {"state_key": "proprio"}, "`state_key`: expected one of action, observation.state.*--no-proprio"),
         ("baseline", {"cameras": ("left",)}, "`cameras`: expected names among front, wrist"),
         ("baseline", {"crop": 1.5}, "`crop`: expected a share of the area"),
     ],

@@ -99,6 +99,7 @@ def test_pairs_against_a_loop(lengths, stride):
     assert batch.frames.dtype == torch.uint8
     assert batch.frames.shape[1:] == (2, 2, 2, 2, 3)
     np.testing.assert_array_equal(batch.labelled, pairs.labelled)
+    assert torch.equal(pairs.batch([0]).frames, batch.frames[:1])  # a list does as well
 
 
 @settings(max_examples=40)

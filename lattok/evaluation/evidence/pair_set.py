@@ -19,6 +19,7 @@ from torch import Tensor
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data import RobotDataset, read_vectors, select_episodes
+from lattok.data.schema import own_vectors
 from lattok.evaluation.evidence.split import evenly
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.feature_cache import FeatureCache
@@ -110,6 +111,8 @@ class PairSource:
         if model.features.count != model.features.side**2 + model.features.class_token:
             checks.fail("model", "one that looks at squares", f"{model.type} of {model.config.frame_size}")
         frames = checks.stride_in_frames(stride or model.config.stride, dataset.fps)
+        if action_key == "action" and not own_vectors(dataset):
+            action_key = None  # of video alone
         if state_key == "observation.state" and state_key not in dataset.features:
             state_key = None  # the default one may be absent, one that was asked for may not
         return cls(dataset, frames, action_key, state_key, tuple(cameras or model.cameras), **options)

@@ -1,0 +1,108 @@
+"""What a verb tells people to type next works, on the very case that it says it about."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lattok.cli import main
+from tests.conftest import moving_square, put_video
+from tests.evaluation.conftest import short_mlps as short_mlps
+
+SMALL = ["--preset", "tiny+robust", "--features", "pixels", "--image-size", "32", "--stride", "2", "--width", "16"]
+SMALL += ["--heads", "2", "--latent-dim", "8", "--codebook-size", "4", "--batch-size", "6", "--labelled-per-batch", "2"]
+SMALL += ["--device", "cpu"]
+pytestmark = pytest.mark.usefixtures("short_mlps")
+Said = Callable[..., str]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Said:
+    """Run a command in an empty folder; return what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(words: str | Sequence[str], code: int = 0) -> str:
+        words = shlex.split(words) if isinstance(words, str) else words
+        found = main([*words][words[0] == "lattok" :])
+        printed = capsys.readouterr()
+        assert found == code, printed.err
+        return printed.err if code else printed.out
+
+    return run
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> str:
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        (tmp_path / "vids").mkdir(exist_ok=True)
+        put_video(tmp_path / "vids" / f"{name}.mp4", moving_square(rng, 14), 10)
+    return "vids"
+
+
+def after(label: str, text: str) -> str:
+    """The command behind a label."""
+    (command,) = re.findall(rf"{label}: (lattok [^\n]*)", text)
+    return command
+
+
+def test_video_without_actions_is_trained_judged_labelled_and_looked_at(videos: str, said: Said):
+    trained = said(["train", "image-lam", videos, "--out", "lam", "--labelled-fraction", "0", "--steps", "6", *SMALL])
+    judge = after("Judge it", trained)
+    assert judge == "lattok evaluate lam vids"
+    report = said(f"{judge} --device cpu")
+    assert report.endswith("Report: lam/report/report.html\n")
+    page = Path("lam/report/report.html").read_text()
+    (advice,) = set(re.findall(r"Run: (lattok evaluate [A-Z]+ [A-Z]+ --controls trained)", page))
+    again = said(f"{advice.replace('MODEL', 'lam').replace('DATASET', videos)} --device cpu")
+    assert "needs trained controls" not in again
+    said(f"{judge} --device cpu --action-key none --state-key None --out other")
+    assert json.loads(Path("other/report.json").read_text())["provenance"]["options"]["action_key"] is None
+
+    refused = said("compare vids --models lam --device cpu", 2)
+    assert "`action_key`: expected a column of actions: they are what labels are compared by, got 'action'" in refused
+    labelled = said("annotate vids --model lam --out labels --device cpu")
+    verify, look = after("Check them", labelled), after("Look at them", labelled)
+    assert verify == "lattok verify vids --labels labels --model lam"
+    assert "rows equal" in said(verify)
+    assert "Page: view.html" in said(f"{look} --out view.html")
+    for words in ("verify labels --model lam", "view labels"):
+        way_out = re.findall(r"as in (lattok view DATASET --labels [^\s]+)\.?\n", said(words, 2))
+        said(f"{way_out[0].replace('DATASET', videos)} --out view.html")
+    said("verify vids --model lam", 2)
+
+
+def test_labels_of_a_lerobot_dataset_are_checked_as_annotate_says(make_dataset: Callable, said: Said):
+    dataset = make_dataset([12, 15, 11, 14])
+    said(["train", "image-lam", str(dataset.root), "--out", "my lam", "--steps", "6", *SMALL])
+    labelled = said(["annotate", str(dataset.root), "--model", "my lam", "--out", "with labels", "--device", "cpu"])
+    assert after("Check them", labelled) == "lattok verify 'with labels' --model 'my lam'"
+    assert "rows equal" in said(after("Check them", labelled))
+    assert "Page" in said(after("Look at them", labelled) + " --out view.html")
+
+
+def test_one_held_out_episode_leads_to_a_split_that_decides(make_dataset: Callable, said: Said):
+    root = str(make_dataset([14, 15, 13, 14, 16, 12], tasks=("lift",)).root)
+    said(["train", "image-lam", root, "--out", "lam", "--steps", "6", *SMALL])
+    report = " ".join(said(["evaluate", "lam", root, "--device", "cpu"]).split())
+    assert "only one episode was held out" in report or "the codes have collapsed" in report
+    compared = " ".join(said(["compare", root, "--models", "lam", "--device", "cpu"]).split())
+    options, judged = re.findall(
+        r"Run: lattok train \.\.\. --episodes (\S+), then lattok compare \.\.\. --episodes (\S+)", compared
+    )[0]
+    assert (options, judged) == ("0:4", "4:6")
+    said(["train", "image-lam", root, "--out", "again", "--steps", "6", *SMALL, "--episodes", options])
+    for words in (["evaluate", "again", root], ["compare", root, "--models", "again", "--out", "second"]):
+        assert "only one episode" not in said([*words, "--device", "cpu", "--episodes", judged])
+
+
+def test_a_switch_takes_no_word(said: Said):
+    assert said("train vla data --proprio none", 2) == (
+        "lattok: lattok train vla: --proprio takes no word, got none. It is on with --proprio, off with --no-proprio.\n"
+    )
