@@ -3,12 +3,12 @@ commands with their options, from the classes and functions that read them."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,20 @@ def module(name: str) -> str:
 
 
 def exported(name: str) -> list[str]:
-    """Return what a package names in `__all__`, or imports under its own name (`from x import y as y`)."""
-    found = import_module(name)
-    source = inspect.getsource(found)
+    """Return what a package names in `__all__`, or imports under its own name (`from x import y as y`).
+
+    It is read, not imported: some modules need packages that the site does not.
+    """
+    place = PACKAGE.joinpath(*name.split(".")[1:])
+    source = (place / "__init__.py" if place.is_dir() else place.with_suffix(".py")).read_text(encoding="utf-8")
     again = re.findall(r"^from [\w.]+ import (\w+) as \1$", source, re.MULTILINE)
-    own = [key for key, value in vars(found).items() if getattr(value, "__module__", "") == name and key[0] != "_"]
-    return list(dict.fromkeys([*getattr(found, "__all__", again), *own])) if again or hasattr(found, "__all__") else []
+    tree, named = ast.parse(source), None
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__":
+            named = ast.literal_eval(node.value)
+    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    own = [key for key in defined if key[0] != "_"]
+    return list(dict.fromkeys([*(again if named is None else named), *own])) if again or named is not None else []
 
 
 def configurations() -> str:

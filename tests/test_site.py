@@ -267,3 +267,26 @@ def test_who_comes_from_elsewhere_can_type_what_stands_there(page, tmp_path, mon
             shutil.copytree("lapa", "my-lam")
             words += ["--cameras", "front"]
         assert main(words) == 0, (line, capsys.readouterr().err)
+
+
+def test_the_site_needs_no_extra_but_its_own():
+    """The workflow that publishes it installs `docs` alone: nothing of other extras may be imported."""
+    absent = ("gymnasium", "mujoco", "metaworld", "ogbench", "vla_eval", "h5py", "onnx", "onnxruntime", "ray", "rerun")
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({absent + ("lpips", "wandb", "diffusers", "peft", "matplotlib")!r})
+from docs import doctor_page, drawings, model_pages, reference_pages, result_pages
+text = reference_pages.pages()["sim"]
+assert "SimEnv" in text and "rollout" in text, text
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_ci_builds_the_site_by_the_commands_of_its_workflow():
+    check = (ROOT / ".ci" / "run").read_text()
+    (pattern,) = re.findall(r"^ +(sed -n '[^']*' \.github/workflows/docs\.yml) >", check, re.MULTILINE)
+    said = subprocess.run(shlex.split(pattern), cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == ["pip install -e '.[docs]'", "mkdocs build --strict"]
+    steps = (ROOT / ".github/workflows/docs.yml").read_text()
+    assert len(re.findall(r"\brun:", steps)) == 2  # none stands where the pattern does not see it
