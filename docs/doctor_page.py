@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lattok.evaluation.answer import ALONE, FALLS_SHORT, NOT_RUN, OTHERWISE, UNCLEAR, Subject
+from lattok.version import INSTALL
 
 ROOT = Path(__file__).parents[1] / "lattok"
 SOURCES = {
@@ -45,7 +46,7 @@ class Check(NamedTuple):
 def checks_of(path: Path) -> Iterator[Check]:
     """Yield the checks of a file that find something."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    known: Known = {}
+    known: Known = {"INSTALL": [INSTALL]}
     at_once = tuple(_entries([node for node in tree.body if not isinstance(node, ast.ClassDef)], known))
     if at_once:
         yield Check(path.stem, _sentence(tree), at_once)

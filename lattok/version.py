@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 __version__ = "0.1.0"
+INSTALL = "pip install lattok-*.whl"  # what cards and notebooks say; once it is on the index: "pip install lattok"
 
 
 def installed(packages: Iterable[str]) -> dict[str, str]:

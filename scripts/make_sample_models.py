@@ -1,6 +1,7 @@
 """Train the models that come with lattok on the bundled demonstrations: `lattok.load("sample/lam")` and its like.
 
     python scripts/make_sample_models.py --out lattok/assets/models
+    python scripts/make_sample_models.py --out lattok/assets/models --cards     # their cards alone
 
 Ten minutes on one core; the same bytes on the same kind of machine. They are small, so that they can be had at once and
 without a network: good enough to try every verb, too small and too little taught for anything else.
@@ -17,8 +18,9 @@ from typing import Any
 import torch
 
 import lattok
+from lattok import files
 from lattok.cli.look import judge
-from lattok.hub import OWN, HubModel
+from lattok.hub import CARD, OWN, HubModel
 from lattok.recipes import ImageLAMRecipe, ResidualVQRecipe, VLARecipe
 
 SMALL = {"width": 64, "head_dim": 64, "head_heads": 4}  # of a policy; a third of the preset's size
@@ -58,7 +60,13 @@ def main() -> None:
     """Make them and put what belongs to an artefact into place."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out
+    parser.add_argument("--cards", action="store_true", help="write the cards of those that are there")
+    args = parser.parse_args()
+    out = args.out
+    if args.cards:
+        for name in STEPS:
+            files.write_text(out / name / CARD, lattok.load(out / name).card(f"sample/{name}"))
+        return
     with tempfile.TemporaryDirectory() as scratch:
         for name in make(Path(scratch)):
             (out / name).mkdir(parents=True, exist_ok=True)

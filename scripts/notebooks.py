@@ -1,6 +1,7 @@
 """Notebooks: NAME.py, which people edit and review, NAME.ipynb with stored outputs, and a picture for the docs.
 
     python scripts/notebooks.py build [NAME ...]                # execute in full, store outputs and picture
+    python scripts/notebooks.py text [NAME ...]                 # put text into the .ipynb without executing it
     python scripts/notebooks.py check [NAME ...]                # do these belong to the .py, clean, 3 MB in all?
     LATTOK_SHORT=1 python scripts/notebooks.py run [NAME ...]   # execute from end to end, store nothing
 
@@ -30,6 +31,7 @@ from nbformat import NotebookNode
 from PIL import Image
 
 from lattok import files
+from lattok.version import INSTALL
 
 ROOT = Path(__file__).parents[1]
 FOLDER, PICTURES = ROOT / "examples" / "notebooks", ROOT / "docs" / "pictures"
@@ -38,6 +40,7 @@ LIMIT = 3 * 2**20  # bytes of all sources, notebooks and pictures
 PATIENCE_S = 1800  # for a cell, on a busy machine
 METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
 ABSOLUTE = re.compile(r"(?<![\w.:/~<-])/[\w.+-]+/[\w.+-]+|\b[A-Z]:\\\w+")
+COLAB = re.compile(r"^# In \[Colab\]\([^)]*\): [^\n]*lattok\[([\w,]+)\][^\n]*$", re.MULTILINE)
 RANDOM = re.compile(r"\bat 0x[0-9a-f]{6,}")
 
 
@@ -143,6 +146,28 @@ def build(folder: Path, name: str) -> None:
         path.write_bytes(picture(notebook))
 
 
+def in_colab(extras: str) -> str:
+    """Return the line of a first cell that says how to install lattok there: a wheel of it while it is on no index."""
+    also, first = " and a wheel of lattok (`pip wheel --no-deps .` in a clone)", f"`%{INSTALL}`, then "
+    if INSTALL == "pip install lattok":
+        also = first = ""
+    what = f'upload this file{also} and run {first}`%pip install "lattok[{extras}]"`.'
+    return f"# In [Colab](https://colab.research.google.com): {what}"
+
+
+def rewrite(folder: Path, name: str) -> None:
+    """Say how lattok is installed in the .py, and give the .ipynb all text of the .py; code has to be executed."""
+    origin, stored = paths(folder, name)[:2]
+    files.write_text(origin, COLAB.sub(lambda found: in_colab(found[1]), origin.read_text(encoding="utf-8")))
+    wanted, found = source(origin), nbformat.read(stored, as_version=4)
+    code = [[cell.source for cell in book.cells if cell.cell_type == "code"] for book in (wanted, found)]
+    if code[0] != code[1] or len(wanted.cells) != len(found.cells):
+        raise SystemExit(f"{name}: the code has changed. Run: python scripts/notebooks.py build {name}")
+    for cell, given in zip(found.cells, wanted.cells, strict=True):
+        cell.source = given.source
+    files.write_text(stored, written(cleaned(found)))
+
+
 def problems(folder: Path, name: str) -> list[str]:
     """List what keeps a stored notebook from being that of its source; nothing is executed."""
     missing = [f"{path.name} is missing" for path in paths(folder, name) if not path.is_file()]
@@ -150,12 +175,15 @@ def problems(folder: Path, name: str) -> list[str]:
         return missing
     origin, stored, image = paths(folder, name)
     wanted, text = source(origin), stored.read_text(encoding="utf-8")
+    line = COLAB.search(origin.read_text(encoding="utf-8"))
     found = nbformat.reads(text, as_version=4)
     lines = [
         f"{name}.ipynb: cell {number} is not that of {name}.py"
         for number, cells in enumerate(zip(wanted.cells, found.cells, strict=False))
         if len({(cell.id, cell.cell_type, cell.source, str(cell.metadata)) for cell in cells}) > 1
     ]
+    if line is not None and line[0] != in_colab(line[1]):
+        lines.append(f"{name}.py does not say how lattok is installed (run `text`)")
     if len(wanted.cells) != len(found.cells):
         lines.append(f"{name}.ipynb has {len(found.cells)} cells, {name}.py {len(wanted.cells)}")
     code = [cell for cell in found.cells if cell.cell_type == "code"]
@@ -192,7 +220,7 @@ def kernel_seconds() -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, check or run notebooks; return 1 where one is not as it should be."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("verb", choices=("build", "check", "run"))
+    parser.add_argument("verb", choices=("build", "text", "check", "run"))
     parser.add_argument("names", nargs="*", metavar="NAME", help="without .py (default: all)")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     args = parser.parse_args(arguments)
@@ -201,6 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         started, computed = time.monotonic(), kernel_seconds()
         if args.verb == "build":
             build(args.folder, name)
+        elif args.verb == "text":
+            rewrite(args.folder, name)
         elif args.verb == "run":
             execute(source(args.folder / f"{name}.py"), short=bool(os.environ.get(SHORT)))
         found += [] if args.verb == "run" else problems(args.folder, name)

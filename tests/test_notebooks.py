@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lattok.version import INSTALL
 from scripts import notebooks
 
 SCRIPT = Path(notebooks.__file__)
@@ -39,6 +40,7 @@ def test_every_notebook_says_what_a_reader_needs(name):
     code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
     assert cells[0].source.startswith("# ")
     assert "Colab" in cells[0].source
+    assert INSTALL in cells[0].source
     assert f'os.environ.get("{notebooks.SHORT}")' in code
     assert "\nassert " in code
     makes = any(call in code for call in ("lattok.train(", "lattok.annotate(", "sim.collect("))
@@ -90,6 +92,27 @@ def test_a_stored_notebook_that_was_changed_is_found(folder, old, new, text):
     assert old in stored
     path.write_text(stored.replace(old, new, 1))
     assert any(text in line for line in notebooks.problems(folder, "tiny"))
+
+
+def test_how_lattok_is_installed_stands_in_one_place(folder, monkeypatch):
+    """Once it is on the index one line changes, and `text` puts it into notebooks that need not run again."""
+    path = folder / "tiny.py"
+    line = notebooks.in_colab("notebooks,sim")
+    path.write_text(path.read_text().replace("# # Tiny\n", f"# # Tiny\n#\n{line}\n", 1))
+    assert line in path.read_text()
+    assert "wheel" in line
+    assert f"`%{INSTALL}`" in line
+    assert any("cell 0 is not that" in found for found in notebooks.problems(folder, "tiny"))
+    notebooks.rewrite(folder, "tiny")
+    assert notebooks.problems(folder, "tiny") == []
+    monkeypatch.setattr(notebooks, "INSTALL", "pip install lattok")
+    assert notebooks.problems(folder, "tiny") == ["tiny.py does not say how lattok is installed (run `text`)"]
+    notebooks.rewrite(folder, "tiny")
+    assert notebooks.problems(folder, "tiny") == []
+    assert 'upload this file and run `%pip install \\"lattok[notebooks,sim]\\"`.' in (folder / "tiny.ipynb").read_text()
+    path.write_text(path.read_text().replace("plt.plot([0, 1])", "plt.plot([0, 2])"))
+    with pytest.raises(SystemExit, match="the code has changed"):
+        notebooks.rewrite(folder, "tiny")
 
 
 def test_another_picture_a_missing_file_and_too_large_a_folder_are_found(folder, monkeypatch):

@@ -49,7 +49,11 @@ def test_models_say_who_they_are_and_what_they_are_worth(name):
     assert (model.source, model.describe()["model"], model.license) == (name, name, "apache-2.0")
     assert model.trained_on["dataset"] == "metaworld_sample"
     assert model.evaluation["figures"]
-    assert f'lattok.load("{name}")' in (ASSETS / SAMPLES[name] / "README.md").read_text()
+    card = (ASSETS / SAMPLES[name] / "README.md").read_text()
+    assert f'lattok.load("{name}")' in card
+    assert card == model.card(
+        name
+    )  # otherwise: python scripts/make_sample_models.py --out lattok/assets/models --cards
     assert model.own_card is None
 
 

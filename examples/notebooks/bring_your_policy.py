@@ -5,7 +5,9 @@
 # states should know them, wrap the policy, train as before. What you deploy is your policy as it was, without the head.
 #
 # Half a minute on an idle core with the stand-in below; LeRobot's ACT gets the same three lines at the end where LeRobot is installed.
-# No download, no token. In [Colab](https://colab.research.google.com): upload this file and run `%pip install "lattok[notebooks]"`.
+# No download, no token.
+#
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
 # %%
 import importlib.util

@@ -8,8 +8,9 @@
 # Here we watch three small joint trainings, most of whose episodes have no actions, and ask what became of the latent action model. It
 # is a lesson in reading curves: **the one that looks best is the one that went wrong.**
 #
-# Some four minutes of one core; no download, no token. In [Colab](https://colab.research.google.com): upload this file and run
-# `%pip install "lattok[notebooks]"`.
+# Some four minutes of one core; no download, no token.
+#
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
 # %%
 import os

@@ -5,8 +5,9 @@
 # anybody's code can read, a policy that learns actions *and* latent actions from camera images and an instruction, and a robot that does
 # what it is told, **with an interval**.
 #
-# Some six minutes of an idle core; no download, no token. It needs the simulator: in
-# [Colab](https://colab.research.google.com) upload this file and run `%pip install "lattok[notebooks,sim]"`.
+# Some six minutes of an idle core; no download, no token. It needs the simulator.
+#
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks,sim]"`.
 
 # %%
 import importlib.util
@@ -45,7 +46,7 @@ print(f"{len(dataset.episodes)} episodes, {dataset.fps:.0f} decisions a second, 
 
 # %%
 common = {"device": "cpu", "threads": 1} | ({"steps": 30, "trial": True} if SHORT else {})
-robust = {"features": "pixels", **common} | ({"continuous_steps": 10} if SHORT else {})
+robust = {"features": "pixels", **common}
 lam = lattok.train(lattok.ImageLAMRecipe.from_preset("demonstrations", "lam", "tiny+robust", **robust))
 lattok.annotate(dataset, {"latent": lam}, "annotated")
 

@@ -8,8 +8,9 @@
 # **Nothing is downloaded, so random weights stand in for the published ones.** The files are small and have the published names;
 # the steps are the same. What they score is what a network scores that knows nothing: it says *nothing* about the published models.
 # [Where the weights are](#The-real-weights) comes at the end. One model here has learned: a small one that comes with lattok, like
-# the fifty demonstrations. A minute and a half on an idle core; no download, no token. In
-# [Colab](https://colab.research.google.com): upload this file and run `%pip install "lattok[notebooks]"`.
+# the fifty demonstrations. A minute and a half on an idle core; no download, no token.
+#
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
 # %%
 import json

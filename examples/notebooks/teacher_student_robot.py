@@ -6,8 +6,9 @@
 # latents. Then the student learns to **act**. Here are all three, as small as they get, and after each step the question whether it says
 # anything, compared with something that cannot know.
 #
-# On the demonstrations that come with lattok. Two minutes on an idle core; no download, no token. In
-# [Colab](https://colab.research.google.com): upload this file and run `%pip install "lattok[notebooks]"`.
+# On the demonstrations that come with lattok. Two minutes on an idle core; no download, no token.
+#
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
 # %%
 import json

@@ -4,8 +4,9 @@
 # A language model emits tokens, a robot wants numbers. An action tokenizer turns a chunk of actions into a few codes, and any
 # codes back into a chunk. Five families, one interface: how much do they need to say, and how many **centimetres** does it cost?
 #
-# On demonstrations that come with lattok. Little more than a minute on an idle core; no download, no token. In
-# [Colab](https://colab.research.google.com): upload this file and run `%pip install "lattok[notebooks]"`.
+# On demonstrations that come with lattok. Little more than a minute on an idle core; no download, no token.
+#
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
 # %%
 import math

@@ -5,8 +5,9 @@
 # it may as well say that the light changed. How do you find out? **Every figure gets a control**: something that
 # knows nothing about actions and would look good all the same.
 #
-# On fifty demonstrations that come with lattok. Four minutes on an idle core; no download, no token. In
-# [Colab](https://colab.research.google.com): upload this file and run `%pip install "lattok[notebooks]"`.
+# On fifty demonstrations that come with lattok. Four minutes on an idle core; no download, no token.
+#
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
 # %%
 import os
@@ -32,7 +33,7 @@ os.chdir(tempfile.mkdtemp(prefix="lattok-", dir="."))  # new at each start: all 
 
 # %%
 dataset = lattok.open_dataset(lattok.sample_dataset_path())
-steps = {"steps": 60, "continuous_steps": 20, "trial": True} if SHORT else {}
+steps = {"steps": 60, "trial": True} if SHORT else {}
 recipe = lattok.ImageLAMRecipe.from_preset(
     lattok.sample_dataset_path(), "lam", "tiny+robust", features="pixels", device="cpu", threads=1, **steps
 )

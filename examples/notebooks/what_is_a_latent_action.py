@@ -6,7 +6,9 @@
 # **whatever moves most**. That is the robot, or something else.
 #
 # Here we build the smallest world in which both can happen, solve it on paper, and train on it. A quarter of a minute on an
-# idle core; no download, no token. In [Colab](https://colab.research.google.com): upload this file and run `%pip install "lattok[notebooks]"`.
+# idle core; no download, no token.
+#
+# In [Colab](https://colab.research.google.com): upload this file and a wheel of lattok (`pip wheel --no-deps .` in a clone) and run `%pip install lattok-*.whl`, then `%pip install "lattok[notebooks]"`.
 
 # %%
 import math

@@ -25,6 +25,7 @@ from typing import Any
 
 from lattok import checks, files
 from lattok.hub.client import HUB_ID
+from lattok.version import INSTALL
 
 Runs = list[list[int]]  # first and last index of every run of consecutive episodes
 TAGS = ("robotics", "latent-actions", "latent-action-model", "lattok")
@@ -186,7 +187,7 @@ def model_card(
     a file next to the card.
     """
     front = [*_front(facts), *(_results(name, facts.get("type", ""), evaluation) if evaluation else ()), "---"]
-    lines = [*front, f"# {plain(name)}", "", what, "", "```python", "import lattok  # pip install lattok", ""]
+    lines = [*front, f"# {plain(name)}", "", what, "", "```python", f"import lattok  # {INSTALL}", ""]
     lines += [f"model = lattok.load({quoted(name)})"]
     lines += [f"model = model.for_dataset({quoted(one)})" for one in several[:1]]
     lines += [f"# or that of {_line(', '.join(several[1:]))}"] * (len(several) > 1)

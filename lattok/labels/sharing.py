@@ -16,7 +16,7 @@ from lattok.hub.records import HUB_ID, TAGS, license_of, plain, quoted, signed, 
 from lattok.labels.provenance import INFO, provenance_of
 from lattok.labels.sidecar import Sidecar
 from lattok.places import walk
-from lattok.version import __version__
+from lattok.version import INSTALL, __version__
 
 REPLACED = ("data/*", "labels/*", "meta/*", "videos/*")  # of an earlier push
 OURS = re.compile(r"\blattok\b")
@@ -118,7 +118,7 @@ def _lengths(subject: Any) -> Iterator[int]:
 def _code(name: str, labels: Mapping[str, Any], sources: list[str] | None) -> list[str]:
     """Code that reads the first labels."""
     opened = f"lattok.open_dataset({quoted(name)})"
-    lines = ["```python", "import lattok  # pip install lattok", ""]
+    lines = ["```python", f"import lattok  # {INSTALL}", ""]
     if sources is not None:
         lines += ["from huggingface_hub import snapshot_download", "from lattok.labels import with_labels", ""]
         lines += [f'labels = snapshot_download({quoted(name)}, repo_type="dataset")']

@@ -18,7 +18,7 @@ from pathlib import Path
 from lattok.checks import LattokError, first_line
 from lattok.findings import Finding, Found, Severity
 from lattok.machine import cores, cpu_quota, memory_bytes
-from lattok.version import __version__, installed
+from lattok.version import INSTALL, __version__, installed
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
 SIMULATORS = ("mujoco", "gymnasium", "metaworld", "ogbench")
@@ -49,7 +49,7 @@ def versions() -> Found:
     yield "optional", f"not installed: {missing}" if missing else "all installed"
     for name in REQUIRED:
         if name not in there:
-            yield Finding("error", f"{name} is not installed.", "pip install lattok")
+            yield Finding("error", f"{name} is not installed.", INSTALL)
 
 
 def imports() -> Found:
