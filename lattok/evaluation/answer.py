@@ -223,5 +223,6 @@ def advice_on(key: str, holds: bool | None, text: str, subject: Subject) -> str:
 
 def advised(verdicts: Iterable[Verdict], model: Any) -> list[Verdict]:
     """Add to verdicts what to do about each with this model."""
-    subject = Subject.of(model.type, vars(model.config), model.trained_on)
+    config = getattr(model, "config", None)  # tokenizers of one's own need none
+    subject = Subject.of(getattr(model, "type", ""), vars(config) if config is not None else {}, model.trained_on)
     return [replace(each, advice=advice_on(each.key, each.holds, each.text, subject)) for each in verdicts]
