@@ -204,7 +204,7 @@ def test_options_of_several_values_are_given_as_one_as_well():
 
 def test_frozen_features_that_the_artefact_holds_do_not_learn(root, trained, tmp_path):
     """They come from the seed, or from the model that a run goes on from; every other part of the model learns."""
-    options = {**SMALL, **VARIANTS["pixels"][1], "steps": 1}
+    options = {**SMALL, **VARIANTS["pixels"][1], "steps": 1, "continuous_steps": 0}
     once = lattok.train(ImageLAMRecipe.from_preset(root, tmp_path / "one", "moto+tiny", **options)).saved_tensors()
     more = lattok.train(
         ImageLAMRecipe.from_preset(root, tmp_path / "on", "moto+tiny", init=str(tmp_path / "one"), **options)
