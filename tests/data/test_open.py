@@ -127,7 +127,7 @@ def test_a_folder_that_is_no_dataset(tmp_path):
     with pytest.raises(LattokError, match=r"is no LeRobot dataset: it has no meta/info\.json"):
         open_dataset(tmp_path)
     (tmp_path / "meta" / "lattok.json").write_text("{}")
-    with pytest.raises(LattokError, match=r"holds only the labels of one\. Open the dataset .* lattok export"):
+    with pytest.raises(LattokError, match=r"holds only the labels of one\. Name the dataset as well, .* --labels "):
         open_dataset(tmp_path)
 
 
