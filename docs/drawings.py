@@ -154,7 +154,7 @@ def lara() -> str:
     lines = ("latent action model, learning too", "e: latents of frames now and later")
     terms = (f"1 - cos(W h, e), λ {option.align_weight:g}", f"its own loss, λ {option.lam_weight:g}")
     guide = Guide((*lines, *terms), "action", option.align_layer, both=True, head=option.align_on == "head")
-    title = "LARA: the state h of noised actions in the head and the latents e of a latent action model are drawn together"
+    title = "LARA: a state h of noised actions and the latents e of a latent action model are drawn together"
     return draw(STRATEGIES["baseline"], (guide,), title)
 
 
