@@ -1,12 +1,14 @@
 """Mutation testing: changes one thing in a file at a time and looks whether a test notices.
 
-    python scripts/mutate.py lattok/quantize.py lattok/normalize.py --jobs 2 --out survivors.json
+    python scripts/mutate.py lattok/quantize.py lattok/samples --sample 120 --seed 0 --out survivors.json
 
-Each mutant runs the tests in `TESTS` that guard its file, until one fails; what none notices is listed with its line.
-A process that has imported torch and timm forks for every mutant, so that one costs seconds less. Mutated: comparisons,
-arithmetic, logic, numbers and truth values, conditions, calls that bound or detach, whole statements. Not mutated:
-texts, annotations, decorators. Why not a package: mutmut leaves out decorated functions, which half of `quantize.py`
-is, and cosmic-ray starts a new process for every mutant.
+A folder stands for its files, `--sample` draws so many mutants out of all of them. Each runs the tests in `TESTS` that
+guard its file, or else those that mirror it, until one fails; what none notices is listed with its line. Who hangs is
+killed after five times the time of the slowest test. A process that has imported what the tests need forks for every
+mutant, so that one costs seconds less; processes that a test spawns see no mutant. Mutated: comparisons, arithmetic,
+logic, numbers and truth values, conditions, calls that bound or detach, whole statements. Not mutated: texts,
+annotations, decorators. Why not a package: mutmut leaves out decorated functions, which half of `quantize.py` is, and
+cosmic-ray starts a new process for every mutant.
 """
 
 from __future__ import annotations
@@ -14,21 +16,30 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import faulthandler
 import importlib.abc
 import importlib.util
 import json
 import multiprocessing
 import os
+import random
+import resource
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 FORK = multiprocessing.get_context("fork")
+MEMORY = 8 * 2**30  # bytes of a mutant
+OURS = ("lattok", "tests", "benchmarks", "scripts", "conftest", "__main__")  # imported by each mutant itself
 TESTS = {
     "lattok/quantize.py": (
         "tests/test_quantize.py",
@@ -40,12 +51,23 @@ TESTS = {
     "lattok/action_vq/losses.py": ("tests/action_vq/test_model.py", "tests/action_vq/test_parity.py"),
     "lattok/image_lam/losses.py": ("tests/image_lam/test_losses.py",),
     "lattok/vla/losses.py": ("tests/vla/test_losses.py", "tests/vla/test_supervision.py"),
+    "lattok/vla/joint.py": ("tests/vla/test_lara.py",),
+    "lattok/labels/provenance.py": ("tests/labels/test_columns.py",),
     "lattok/labels/reader.py": (
         "tests/labels/test_reader.py",
         "tests/vla/test_supervised.py",
         "tests/vla/test_supervision.py",
+        "tests/samples/test_policy.py",
     ),
-    "lattok/samples/windows.py": ("tests/samples/test_windows.py",),
+    "lattok/labels/sharing.py": ("tests/labels/test_sharing_labels.py",),
+    "lattok/labels/spec.py": ("tests/labels/test_columns.py", "tests/labels/test_reader.py"),
+    "lattok/samples/frames.py": (
+        "tests/samples/test_windows.py",
+        "tests/samples/test_stream.py",
+        "tests/samples/test_shared.py",
+    ),
+    "lattok/samples/lanes.py": ("tests/samples/test_stream.py",),
+    "lattok/samples/order.py": ("tests/samples/test_batches.py",),
     "lattok/data/episodes.py": (
         "tests/data/test_episodes.py",
         "tests/samples/test_windows.py",
@@ -96,20 +118,22 @@ class Mutant(NamedTuple):
     file: str
     line: int
     what: str
-    source: str
+    source: Callable[[], str]
 
 
 def mutants(file: str) -> Iterator[Mutant]:
     """All single changes of a file, in the order of its lines."""
-    text = (ROOT / file).read_text(encoding="utf-8")
-    tree = ast.parse(text)
-    places = list(_places(tree))
-    for number, node in enumerate(places):
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    for number, node in enumerate(_places(tree)):
         for what, change in _changes(node):
-            changed = copy.deepcopy(tree)
-            change(list(_places(changed))[number])
-            ast.fix_missing_locations(changed)
-            yield Mutant(file, node.lineno, what, ast.unparse(changed))
+            yield Mutant(file, node.lineno, what, partial(_changed, tree, number, change))
+
+
+def _changed(tree: ast.Module, number: int, change: Any) -> str:
+    """Return the file with a change of the place of this number."""
+    changed = copy.deepcopy(tree)
+    change(list(_places(changed))[number])
+    return ast.unparse(ast.fix_missing_locations(changed))
 
 
 def _places(node: ast.AST) -> Iterator[Any]:
@@ -184,7 +208,7 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def __init__(self, mutant: Mutant):
         self.name = mutant.file.removesuffix(".py").replace("/", ".")
-        self.code = compile(mutant.source, str(ROOT / mutant.file), "exec")
+        self.code = compile(mutant.source(), str(ROOT / mutant.file), "exec")
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         return importlib.util.spec_from_loader(name, self) if name == self.name else None
@@ -193,66 +217,118 @@ class _Instead(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self.code, module.__dict__)
 
 
-def _in_child(mutant: Mutant | None, tests: tuple[str, ...]) -> None:
-    """Run the tests on a mutant; the exit code is pytest's."""
+class _Watch:
+    """A plugin of pytest: ends a process whose test takes too long, and sees what the tests take and import."""
+
+    def __init__(self, seconds: float):
+        self.seconds, self.slowest = seconds, 0.0
+
+    def pytest_configure(self) -> None:
+        from hypothesis import Phase, settings
+
+        phases = (Phase.explicit, Phase.generate)  # the first failure is enough
+        base = settings.get_profile("lattok")
+        settings.register_profile("mutant", base, phases=phases, derandomize=True)
+        settings.load_profile("mutant")
+        faulthandler.dump_traceback_later(self.seconds, exit=True)
+
+    def pytest_runtest_logstart(self) -> None:
+        faulthandler.dump_traceback_later(self.seconds, exit=True)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self.slowest = max(self.slowest, report.duration)
+
+
+def _in_child(mutant: Mutant | None, tests: Sequence[str], folder: str, seconds: float) -> None:
+    """Run the tests on a mutant; the exit code is pytest's. Without one, write what they take and import."""
     import pytest
 
+    os.setpgrp()
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     quiet = os.open(os.devnull, os.O_RDWR)
     for handle in (0, 1, 2):
         os.dup2(quiet, handle)
     if mutant is not None:
         sys.meta_path.insert(0, _Instead(mutant))
-    os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", *tests]))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--assert=plain", f"--basetemp={folder}/tests"]
+    watch = _Watch(seconds)
+    code = pytest.main([*options, *tests], plugins=[watch])
+    if mutant is None:
+        names = [name for name in sys.modules if not name.startswith(OURS)]
+        Path(folder, "seen.json").write_text(json.dumps([watch.slowest, names]))
+    os._exit(code)
 
 
-def outcome(mutant: Mutant | None, tests: tuple[str, ...], seconds: float) -> str:
-    """ "killed", "survived" or "timeout"."""
-    process = FORK.Process(target=_in_child, args=(mutant, tests))
-    process.start()
-    process.join(seconds)
-    if process.is_alive():
-        process.kill()
+def survives(mutant: Mutant | None, tests: Sequence[str], folder: str, seconds: float) -> bool:
+    """Run the tests in a process of their own; what they leave in `folder` goes with them."""
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as own:
+        process = FORK.Process(target=_in_child, args=(mutant, tests, own if mutant else folder, seconds))
+        process.start()
         process.join()
-        return "timeout"
-    return "survived" if process.exitcode == 0 else "killed"
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid or 0, signal.SIGKILL)  # what a test has started
+    return process.exitcode == 0
+
+
+def tests_of(file: str) -> Sequence[str]:
+    """Name the tests that guard a file: those in `TESTS`, or else its mirror, or all of its room."""
+    path = Path("tests", *Path(file).parts[1:])
+    mirror, room = path.with_name(f"test_{path.name}"), path.parent
+    return TESTS.get(file) or [str(mirror if (ROOT / mirror).is_file() else room)]
+
+
+def files_of(names: Sequence[str]) -> list[str]:
+    """Replace each folder by its files."""
+    found = [sorted((ROOT / name).glob("*.py")) if (ROOT / name).is_dir() else [ROOT / name] for name in names]
+    return [str(path.relative_to(ROOT)) for paths in found for path in paths]
+
+
+def _limit(tests: Sequence[str], folder: str) -> float:
+    """Run the tests without a change, import what they do, and return how long one may take, in seconds."""
+    if not survives(None, tests, folder, 600):
+        sys.exit(f"tests fail without a change: {' '.join(tests)}")
+    slowest, names = json.loads(Path(folder, "seen.json").read_text())
+    for name in names:
+        with suppress(Exception):
+            importlib.import_module(name)
+    return 5 + 5 * slowest
 
 
 def main() -> int:
-    """Run all mutants of the files and list those that nobody noticed. Exit code 1 where there are any."""
+    """Run mutants of the files and list those that nobody noticed. Exit code 1 where there are any."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", default=list(TESTS))
+    parser.add_argument("files", nargs="*", default=list(TESTS), help="or folders")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--sample", type=int, help="mutants that are drawn; all by default")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    import timm  # noqa: F401  the child has it then
     import torch
 
     torch.set_num_threads(1)
+    chosen = [mutant for file in files_of(arguments.files) for mutant in mutants(file)]
+    if arguments.sample is not None and arguments.sample < len(chosen):
+        picked = random.Random(arguments.seed).sample(range(len(chosen)), arguments.sample)
+        chosen = [chosen[number] for number in sorted(picked)]
     report: dict[str, Any] = {}
-    for file in arguments.files:
-        tests, begun = TESTS[file], time.perf_counter()
-        if outcome(None, tests, 3600) != "survived":
-            sys.exit(f"{file}: its tests fail without a change: {' '.join(tests)}")
-        limit = 10 + 5 * (time.perf_counter() - begun)
-        found = list(mutants(file))
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            results = list(pool.map(lambda m, t=tests, s=limit: outcome(m, t, s), found))
-        alive = [m for m, result in zip(found, results, strict=True) if result == "survived"]
-        report[file] = {
-            "mutants": len(found),
-            "killed": results.count("killed"),
-            "timeout": results.count("timeout"),
-            "survived": [f"{m.line}: {m.what}" for m in alive],
-        }
+    for file in dict.fromkeys(mutant.file for mutant in chosen):
+        begun, found = time.perf_counter(), [mutant for mutant in chosen if mutant.file == file]
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
+            tests = tests_of(file)
+            run = partial(survives, tests=tests, folder=folder, seconds=_limit(tests, folder))
+            alive = [m for m, survived in zip(found, pool.map(run, found), strict=True) if survived]
+        report[file] = {"mutants": len(found), "survived": [f"{m.line}: {m.what}" for m in alive]}
         print(f"{file}: {len(found)} mutants, {len(alive)} survive, {time.perf_counter() - begun:.0f} s", flush=True)
         lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
         for mutant in alive:
             print(f"  {mutant.line}: {mutant.what}: {lines[mutant.line - 1].strip()}", flush=True)
+    survivors = sum(len(part["survived"]) for part in report.values())
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants killed")
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return int(any(part["survived"] for part in report.values()))
+    return int(bool(survivors))
 
 
 if __name__ == "__main__":

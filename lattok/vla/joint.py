@@ -61,7 +61,7 @@ class Aligned(NamedTuple):
     """What a latent action model makes of a batch."""
 
     terms: LossTerms  # of its own loss, each under "lam_" and its name
-    latents: Tensor  # [B, d] e, 0 where no later frame is there
+    latents: Tensor  # [B, d] sum over the later frames, a multiple of e: a cosine sees no lengths
     valid: Tensor  # [B] bool: at least one is
 
 
@@ -104,11 +104,10 @@ class LiveLAM(nn.Module):
         """
         rows, gaps = index.places.unbind(1)
         own = torch.arange(len(images), device=rows.device)[:, None] == rows  # b n; a matmul is deterministic
-        counts = own.sum(1)
         terms, latents = self._frozen(images, later, rows, gaps) if self.frozen else self._live(images, later, index)
         with torch.autocast(images.device.type, enabled=False):
-            mean = own.to(latents.dtype) @ latents / counts.clamp(min=1)[:, None]
-        return Aligned(terms, mean, counts > 0)
+            summed = own.to(latents.dtype) @ latents
+        return Aligned(terms, summed, own.any(1))
 
     def _frozen(self, images: Tensor, later: Tensor, rows: Tensor, gaps: Tensor) -> tuple[LossTerms, Tensor]:
         features = self.lam.frame_features(self._pairs(images, later, rows, gaps))

@@ -208,6 +208,29 @@ def test_only_the_padding_of_parts_that_are_looked_at_counts():
     assert torch.equal(target_from_batch(batch, LatentSpec(codes=P), parts=("codes",)).valid, batch["latent.valid"])
 
 
+def read(columns, parts=("codes", "embedding")):
+    """What is read of columns of a dataset of one episode, of K = 4 codes."""
+    dataset: Any = SimpleNamespace(columns_of=lambda *_: iter([(0, {f"latent.{k}": v for k, v in columns.items()})]))
+    spec = LatentSpec(codes=2, codebook_size=4, vectors=2, latent_dim=2)
+    return read_rows(dataset, spec, [Episode(0, 3, ("lift",))], parts)
+
+
+def test_codes_at_the_ends_of_the_codebook_are_read_and_those_beyond_are_not():
+    """Of rows that are valid: others may hold anything."""
+    columns = {"codes": np.array([[0, 3], [3, 0], [-1, 9]]), "embedding": np.full((3, 4), np.nan, np.float32)}
+    columns["embedding"][:2] = 1
+    columns["valid"] = np.array([True, True, False])
+    found = read(columns)
+    assert found["codes"].tolist() == columns["codes"].tolist()
+    assert found["valid"].tolist() == [[True], [True], [False]]
+    for code, hint in ((4, "Is codebook_size right?"), (-1, "Rows padded with -1 are of a family")):
+        columns["codes"][1, 1] = code
+        low, high = min(0, code), max(3, code)
+        with pytest.raises(LattokError, match=f"expected codes from 0 to 3, got {low} to {high}. {re.escape(hint)}"):
+            read(columns)
+    assert set(read(columns, parts=("embedding",))) == {"embedding", "valid"}
+
+
 @pytest.mark.parametrize(
     ("part", "values", "text"),
     [
@@ -221,8 +244,5 @@ def test_only_the_padding_of_parts_that_are_looked_at_counts():
 def test_columns_of_another_kind_are_no_labels(part, values, text):
     """Half a code would be rounded, NaN is true, and what a float32 cannot hold becomes infinite."""
     columns = {"codes": np.ones((3, 2), int), "embedding": np.ones((3, 4), np.float32), "valid": np.ones(3, bool)}
-    found = {f"latent.{name}": values if name == part else column for name, column in columns.items()}
-    dataset: Any = SimpleNamespace(columns_of=lambda episodes, keys: iter([(0, found)]))
-    spec = LatentSpec(codes=2, codebook_size=4, vectors=2, latent_dim=2)
     with pytest.raises(LattokError, match=re.escape(text)):
-        read_rows(dataset, spec, [Episode(0, 3, ("lift",))])
+        read(columns | {part: values})

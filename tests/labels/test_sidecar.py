@@ -132,6 +132,10 @@ def _swapped(dataset, labels):
     other.write_bytes(first)
 
 
+def _twice(dataset, labels):
+    (labels / "labels/file-003.parquet").write_bytes((labels / "labels/file-002.parquet").read_bytes())
+
+
 def _rewritten(change):
     def rewrite(dataset, labels):
         path = labels / "labels/file-001.parquet"
@@ -152,6 +156,7 @@ def _rewritten(change):
         (_without("labels/file-001.parquet"), "the 5 episodes of `source`, got 3 in .* episode 2 differs"),
         (_cut, "file-001.parquet is no complete Parquet file"),
         (_swapped, "expected episodes in ascending order"),
+        (_twice, "expected episodes in ascending order"),
         (_rewritten(lambda table: table.drop_columns(["latent.valid"])), "expected episode_index, frame_index and the"),
         (_rewritten(lambda table: table.drop_columns(["frame_index"])), "expected episode_index, frame_index and the"),
     ],

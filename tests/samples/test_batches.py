@@ -16,9 +16,12 @@ from lattok.data import action_spaces, declare, open_dataset, with_cameras
 from lattok.data.views import View
 from lattok.normalize import Normalizer
 from lattok.samples import ActionWindows, FramePairs
+from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import (
+    Instructions,
     MixedPairs,
     MixedWindows,
+    PairBatches,
     has_actions,
     open_mixture,
     parse_source,
@@ -27,6 +30,7 @@ from lattok.samples.batches import (
 )
 from lattok.samples.order import MixedBatches
 from tests.conftest import write_dataset
+from tests.samples.policies import Demonstrations
 
 weights = st.lists(st.floats(0.001, 100), min_size=1, max_size=9)
 
@@ -76,6 +80,18 @@ def test_samples_do_not_depend_on_the_batch_size():
     assert (other != rows).any()
 
 
+def test_every_dataset_and_every_pass_has_an_order_of_its_own():
+    mixed = MixedBatches([16, 16], [0.5, 0.5], 32, 0)
+    first, second, third = (mixed(step).view(2, 16) for step in range(3))
+    orders = [
+        *first - torch.tensor([[0], [16]]),
+        *second - torch.tensor([[0], [16]]),
+        *third - torch.tensor([[0], [16]]),
+    ]
+    assert len({tuple(order.tolist()) for order in orders}) == 6
+    assert all(sorted(order.tolist()) == list(range(16)) for order in orders)
+
+
 def test_processes_share_every_dataset_evenly():
     mixed = MixedBatches([50, 50], [1.0, 1.0], 16, 0)
     for step in range(20):
@@ -95,7 +111,7 @@ def test_sources_are_path_and_weight(text):
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixed")
-    return write_dataset(folder / "a", [12, 15], ("lift",)), write_dataset(folder / "b", [9, 20, 11], ("push",))
+    return write_dataset(folder / "a", [12, 15], ("lift",)), write_dataset(folder / "b", [9, 20, 11], ("push", "wipe"))
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +148,96 @@ def test_pairs_without_actions_are_unlabelled_and_the_others_normalised(both):
     assert not batch.actions[~known].any()
     assert batch.text is None
     np.testing.assert_array_equal(batch.frames[0], parts[1].batch(torch.tensor([30])).frames[0])
-    assert [pairs.tasks[task] for task in pairs.task_of[[0, 53]]] == ["lift", "push"]
+    assert [pairs.tasks[task] for task in pairs.task_of[[0, 23, 53]]] == ["lift", "push", "wipe"]
+
+
+def pairs_of(mixed, **options):
+    """Pairs of one camera of datasets in memory: frame t of episode e shows 10 e + t."""
+    options |= {"cameras": ["front"], "labelled_fraction": 0.3}
+    parts = [FramePairs(Demonstrations(".", lengths), 2, **options) for lengths in ([12, 15], [9, 20, 11])]
+    return MixedPairs(parts, [3.0, 1.0]) if mixed else parts[1]
+
+
+def drawn_by(batches, steps, shares=1):
+    """The samples that each step asks its pairs for, and the batches; shares are put together again."""
+    asked, gather = [], batches.pairs.batch
+
+    def batch(indices, frames=None):
+        asked.append(indices)
+        return gather(indices, frames)
+
+    def joined(parts):
+        return torch.stack(parts, 1).flatten(0, 1)  # rows are dealt in turn
+
+    with pytest.MonkeyPatch.context() as patch, batches.started(0, steps, range(shares), shares):
+        patch.setattr(batches.pairs, "batch", batch)
+        found = [[batches.gather(step, share, shares) for share in range(shares)] for step in range(steps)]
+    rows = [joined(asked[step * shares : (step + 1) * shares]) for step in range(steps)]
+    return rows, [[joined(parts) for parts in zip(*step, strict=True) if parts[0] is not None] for step in found]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["one", "mixed"])
+def test_random_pairs_come_with_extra_ones_whose_actions_are_known(mixed, streamed):
+    """Each pair once a pass, and each labelled one; a mixture in its proportions; shares are rows of one batch."""
+    pairs, steps = pairs_of(mixed, pixels=not streamed), 48
+    words = Instructions.joined({"lift": torch.full((3, 2), 2.0), "push": torch.ones(1, 2)})
+    windows = [6, 6][: 1 + mixed] if streamed else None
+    batches = PairBatches(pairs, 6, 2, 9, words, windows=windows)
+    assert batches.samples == 8
+    rows, found = drawn_by(batches, steps)
+    frames, actions, labelled, texts, masks = map(torch.cat, zip(*found, strict=True))
+    every = torch.cat(rows)
+    for got, expected in zip((frames, actions, labelled), pairs_of(mixed).batch(every), strict=False):
+        torch.testing.assert_close(got, expected)
+    names = [pairs.tasks[task] for task in pairs.task_of[every]]
+    for name, text, mask in zip(names, texts, masks, strict=True):
+        assert (mask.tolist(), text.tolist()) == {
+            "lift": ([True] * 3, [[2.0, 2.0]] * 3),
+            "push": ([True, False, False], [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]),
+        }[name]
+    random, extra = (torch.cat(parts) for parts in zip(*(row.split([6, 2]) for row in rows), strict=True))
+    assert set(random.tolist()) == set(range(len(pairs)))
+    assert set(extra.tolist()) == set(pairs.labelled.nonzero()[0].tolist())
+    for part in (random, extra):
+        if mixed:
+            assert float((part < pairs.sizes[0]).double().mean()) == pytest.approx(0.75, abs=0.03)
+        elif not streamed:
+            counts = part.bincount()[part.unique()]
+            assert counts.max() - counts.min() <= 1
+    again, dealt = drawn_by(PairBatches(pairs, 6, 2, 9, words, windows=windows), 8, shares=2)
+    assert all(map(torch.equal, again, rows))
+    assert all(
+        torch.equal(one, other)
+        for step, whole in zip(dealt, found, strict=False)
+        for one, other in zip(step, whole, strict=True)
+    )
+    other, _ = drawn_by(PairBatches(pairs, 6, 2, 10, windows=windows), 1)
+    assert not torch.equal(other[0], rows[0])
+
+
+def test_without_labelled_pairs_there_are_no_extra_ones():
+    pairs = FramePairs(Demonstrations(".", [9, 8]), 2, cameras=["front"], labelled_fraction=0.0)
+    for windows in (None, [4]):
+        batches = PairBatches(pairs, 4, 2, 0, windows=windows)
+        rows, found = drawn_by(batches, 3)
+        assert (batches.samples, batches.draw_known) == (4, None)
+        assert [len(row) for row in rows] == [4] * 3
+        assert all(len(parts) == 3 for parts in found)  # no text
+
+
+def test_all_frames_of_a_pair_change_alike_and_each_process_changes_its_own():
+    pairs, changes = pairs_of(False), Augmentation(brightness=0.4)
+    batches = PairBatches(pairs, 4, 2, 9, changes=changes)
+    stored, changed = batches.gather(3, 0, 1), batches(3, 0, 1)
+    draws = draw(changes, 6, 1, 9, 3)
+    expected = torch.stack([augment(stored.frames[:, k], draws) for k in range(2)], 1)
+    assert torch.equal(changed.frames, expected)
+    assert not torch.equal(changed.frames, stored.frames)
+    for share in range(3):
+        assert torch.equal(batches(3, share, 3).frames, expected[share::3])
+    for nothing in (None, Augmentation(crop=1.0)):
+        assert torch.equal(PairBatches(pairs, 4, 2, 9, changes=nothing)(3, 0, 1).frames, stored.frames)
 
 
 def test_mixtures_are_opened_by_name(roots, tmp_path, monkeypatch):

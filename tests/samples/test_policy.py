@@ -78,12 +78,14 @@ def test_actions_of_other_episodes_are_not_known():
 
 def test_a_batch_may_look_again_later():
     dataset = Demonstrations(".", [5, 3])
-    batch = windows(dataset, gaps=(1, 3)).batch(torch.arange(8))
+    samples = windows(dataset, gaps=(1, 3))
+    batch = samples.batch(torch.arange(8))
     assert batch.later.shape == (8, 2, 2, 4, 4, 3)
     for i, (e, t) in enumerate(places(dataset)):
         for f, gap in enumerate((1, 3)):
             seen = min(t + gap, dataset.episodes[e].length - 1)
             assert batch.later[i, f, :, 0, 0, 0].tolist() == [10 * e + seen, 100 + 10 * e + seen]
+            assert bool(samples.reach[i, f]) == (t + gap < dataset.episodes[e].length)
     assert windows(dataset).batch(torch.arange(8)).later is None
     with pytest.raises(LattokError, match=r"`gaps\[0\]`"):
         windows(dataset, gaps=(0,))

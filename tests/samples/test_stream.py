@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lattok.checks import LattokError
 from lattok.data import Feature, RobotDataset
 from lattok.samples import FramePairs, PolicyWindows
-from lattok.samples.lanes import FILES, FIRST, LANES, Lanes, StreamedBatches, lanes_of
+from lattok.samples.lanes import CLIP, FILES, FIRST, LANES, Lanes, StreamedBatches, lanes_of
 from lattok.samples.stream import FrameStream, window_sizes
 from lattok.types import Episode
 
@@ -90,6 +90,19 @@ def test_windows_are_small_at_first_and_then_hold_whole_clips():
     runs = [np.count_nonzero(np.diff(np.sort(samples)) > 1) + 1 for samples in later]  # of consecutive frames
     assert max(runs) <= 4
     assert not np.array_equal(np.sort(later[0]), later[0])
+
+
+def test_every_window_has_an_order_of_its_own():
+    """Of one clip alone nothing but windows is shuffled: each pass, lane and window by itself."""
+    lanes = Lanes(np.arange(256), np.zeros(256, dtype=int), 256, 0)
+    pairs = [lane for lane in range(LANES) if 256 * (lane + 1) // LANES - 256 * lane // LANES == 2]
+    turned = np.array([[np.diff(lanes.window(lane, 2 * k).samples)[0] < 0 for lane in pairs] for k in range(1, 9)])
+    for axis in (0, 1):  # passes, lanes
+        assert 0.35 < turned.mean() < 0.65
+        assert (turned.any(axis) & ~turned.all(axis)).mean() > 0.8
+    few = ordered([CLIP] * 2 * LANES, 8)
+    orders = [np.argsort(few.window(0, 8 * w).samples).tolist() for w in range(8, 40)]
+    assert len(set(map(tuple, orders))) > 28
 
 
 def test_files_of_the_hub_are_needed_one_group_after_the_other():
