@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -32,7 +33,7 @@ class SeededBatches:
         checks.counts(size=size, batch_size=batch_size)
         check_batch_size(batch_size, size)
         self.size, self.batch_size, self.seed = size, batch_size, seed
-        self._passes: dict[int, Tensor] = {}
+        self._pass = lru_cache(2)(self._new_pass)
 
     def __call__(self, step: int) -> Tensor:
         """Return indices [batch_size] of step `step`, counted from 0."""
@@ -48,12 +49,9 @@ class SeededBatches:
             position, left = position + len(part), left - len(part)
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
 
-    def _pass(self, number: int) -> Tensor:
-        if number not in self._passes:
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, number))
-            self._passes = {k: v for k, v in self._passes.items() if k >= number - 1}
-            self._passes[number] = torch.randperm(self.size, generator=generator)
-        return self._passes[number]
+    def _new_pass(self, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, number))
+        return torch.randperm(self.size, generator=generator)
 
 
 def check_batch_size(batch_size: int, size: int) -> None:

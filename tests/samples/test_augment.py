@@ -155,10 +155,14 @@ def test_factors_stay_in_their_ranges():
         ({"crop": 0.9, "crop_most": 0.8}, "`crop_most`: expected a share of the area from crop 0.9 to 1, got 0.8"),
         ({"crop_most": 1.1}, "`crop_most`: expected a share of the area"),
         ({"hue": 0.6}, "`hue`: expected a number from 0 to 0.5"),
+        ({"brightness": 1.01}, "`brightness`: expected a number from 0 to 1, got 1.01"),
+        ({"contrast": 1.01}, "`contrast`: expected a number from 0 to 1"),
+        ({"saturation": 1.01}, "`saturation`: expected a number from 0 to 1"),
         ({"brightness": -0.1}, "`brightness`: expected a number of at least 0"),
     ],
 )
 def test_bad_options(change, text):
+    Augmentation(1.0, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5)
     with pytest.raises(LattokError, match=text):
         Augmentation(**change)
 

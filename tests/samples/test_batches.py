@@ -80,6 +80,14 @@ def test_samples_do_not_depend_on_the_batch_size():
     assert (other != rows).any()
 
 
+def test_datasets_without_samples_leave_the_others_their_shares():
+    several = MixedBatches([0, 0, 5, 3], [2.0, 3.0, 1.0, 0.5], 1, 0).counts
+    for n in (0, 1, 2, 90):
+        assert several(n) == [0, 0, *MixedBatches([5, 3], [1.0, 0.5], 1, 0).counts(n)]
+    with pytest.raises(LattokError, match="`mix`: expected at least one sample, got none"):
+        MixedBatches([0, 0], [1.0, 1.0], 1, 0)
+
+
 def test_every_dataset_and_every_pass_has_an_order_of_its_own():
     mixed = MixedBatches([16, 16], [0.5, 0.5], 32, 0)
     first, second, third = (mixed(step).view(2, 16) for step in range(3))

@@ -6,6 +6,8 @@ import io
 import json
 from collections.abc import Container
 from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -19,7 +21,10 @@ from lattok.checks import LattokError
 from lattok.data import frames_from_lerobot, open_dataset
 from lattok.data.schema import stack_frames
 from lattok.data.video import VideoWriter, decode_at, probe
+from lattok.prefetch import Abandoned
+from lattok.samples.frames import FrameReader, read_once
 from tests.conftest import put_video
+from tests.samples.policies import CAMERAS, Demonstrations
 
 
 def decode_whole(path, rows: Container[int] = range(10**6)) -> np.ndarray:
@@ -341,3 +346,77 @@ def test_frames_from_a_lerobot_batch(sample):
         frames_from_lerobot({"a": images / 64 - 2}, ["a"])
     with pytest.raises(LattokError, match="`a`: expected values from 0 to 1, got nan to nan"):
         frames_from_lerobot({"a": images * torch.nan}, ["a"])
+
+
+def reader_of(dataset, cameras=CAMERAS[:1], transform=None):
+    return FrameReader(dataset, dataset.episodes, cameras, transform)
+
+
+def test_episodes_that_cannot_be_read_leave_the_others_as_they_are():
+    """What their rows hold means nothing; a frame's shape is that of the first one that can be read."""
+    dataset = Demonstrations(Path(), [3, 2, 4, 2])
+    whole, read = reader_of(dataset).all(), dataset.frames
+
+    def frames(index, *arguments, **options):
+        if index in torn:
+            raise LattokError(f"episode {index} is torn")
+        found = read(index, *arguments, **options)
+        return found.repeat(2, axis=2) if index == 3 else found
+
+    dataset.frames = frames
+    torn, reader = {0, 2}, reader_of(dataset)
+    assert reader.shape == (1, 6, 8, 3)
+    assert (reader.frame_bytes, reader.bytes, len(reader)) == (144, 11 * 144, 11)
+    rows = np.array([1, 2, 3, 4, 8, 9])
+    found, errors = reader.rows(rows)
+    assert reader.episode_of(rows).tolist() == [0, 0, 1, 1, 2, 3]
+    np.testing.assert_array_equal(found[2:4], whole[3:5])
+    assert {index: str(error).split(",")[0] for index, error in errors.items()} == {
+        0: "episode 0 is torn",
+        2: "episode 2 is torn",
+        3: "`frames`: expected shape (1",
+    }
+    assert "in episode 3. Give a `transform` that resizes" in str(errors[3])
+    torn = {0, 1, 2, 3}
+    with pytest.raises(LattokError, match="episode 0 is torn"):
+        _ = reader_of(dataset).shape
+    torn, far = set(), np.array([0, 2, 7])
+    found, errors = reader.rows(far)
+    assert not errors
+    np.testing.assert_array_equal(found, whole[far])
+    with pytest.raises(Abandoned):
+        reader.rows(far, lambda: True)
+
+
+def test_files_are_numbered_as_the_first_camera_has_them():
+    """Those of the images where there is no video; none where all of them are here."""
+    dataset = Demonstrations(Path(), [3, 2, 4, 1])
+    reader = reader_of(dataset, CAMERAS[::-1])
+    episodes = np.array([2, 0, 0, 1, 3, 2])
+    assert reader.fetched_file_of(episodes) is None
+    own = {CAMERAS[1]: ["b", "b", "a", None], CAMERAS[0]: ["0", "1", "2", "3"]}
+    dataset.files = SimpleNamespace(commit="0123")
+    dataset.video_span = lambda index, camera: own[camera][index] and (Path(own[camera][index]), 0.0, 1.0)
+    dataset.files_of = lambda index: (Path("0.parquet"), Path("c"))
+    assert reader.fetched_file_of(episodes).tolist() == [1, 2, 2, 2, 0, 1]
+
+
+def test_what_is_read_once_is_the_same_array():
+    dataset = Demonstrations(Path(), [3, 2])
+
+    def mirrored(block):
+        return block[:, :, ::-1]
+
+    others = [reader_of(dataset, CAMERAS[1:]), reader_of(dataset, transform=mirrored)]
+    others.append(FrameReader(dataset, dataset.episodes[:1], CAMERAS[:1]))
+    moved = Demonstrations(Path("elsewhere"), [3, 2])
+    with read_once():
+        first = reader_of(dataset).all()
+        assert reader_of(dataset).all() is first
+        again = reader_of(dataset, transform=mirrored)
+        assert again.all() is others[1].all()
+        assert all(reader.all() is not first for reader in [*others, reader_of(moved)])
+        with read_once():
+            assert reader_of(dataset).all() is not first
+        assert reader_of(dataset).all() is first
+    assert reader_of(dataset).all() is not first

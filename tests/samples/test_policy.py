@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from lattok.checks import LattokError
 from lattok.data import resize_pixels
 from lattok.labels import LatentSpec
-from lattok.samples.policy import PolicyWindows
+from lattok.normalize import Normalizer
+from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from tests.samples.policies import CAMERAS, Demonstrations, StepTokenizer, WholeTokenizer
 
 STEPS = LatentSpec("steps", 4, 2, 50, 1, 4, 2)
@@ -172,6 +174,98 @@ def test_pixels_are_the_resized_frames(sample):
     frames = torch.from_numpy(sample.frames(0, ["corner2"]))
     assert torch.equal(torch.from_numpy(samples.frames), resize_pixels(frames, 32, "bicubic"))
     assert samples.camera_sizes == (tuple(frames.shape[2:4]),)
+
+
+def test_every_frame_has_the_text_of_its_sub_task():
+    dataset = Demonstrations(".", [3, 2, 2])
+    texts = [[" reach ", "", "lift"], None, ["", "go "]]
+    dataset.subtasks = lambda index: texts[index]
+    samples = windows(dataset, subtasks=True)
+    expected = ["reach", "", "lift", "", "", "", "go"]
+    assert samples.batch(torch.tensor([6, 0, 3])).subtasks == ["go", "reach", ""]
+    assert samples.told.tolist() == [text != "" for text in expected]
+    assert windows(dataset).batch(torch.arange(7)).subtasks is None  # not asked for
+    lacking = windows(dataset, subtasks=True, episodes=[1])
+    assert (lacking.told, lacking.batch(torch.arange(2)).subtasks) == (None, None)
+
+
+def test_the_hash_of_labels_is_that_of_all_that_was_read():
+    dataset = Demonstrations(".", [5, 4])
+    whole = windows(dataset, latent=STEPS).labels_hash
+    digest = hashlib.sha256()
+    for part, kind in (("valid", bool), ("codes", np.int64), ("embedding", np.float32)):
+        digest.update(b"".join(np.asarray(each[f"latent.{part}"], kind).tobytes() for each in dataset.values))
+    assert whole == digest.hexdigest()
+    assert windows(dataset).labels_hash is None
+    assert windows(dataset, labeller=StepTokenizer()).labels_hash is None
+    dataset.values[1]["latent.codes"][0, 1] ^= 1
+    assert windows(dataset, latent=STEPS).labels_hash != whole
+
+
+def test_labels_of_chunks_are_those_of_their_frames_and_of_batches_those_of_known_actions():
+    dataset = Demonstrations(".", [6, 5, 2])
+    of_first = [e != 1 for e, _ in places(dataset)]
+    assert windows(dataset, latent=CHUNK).labelled.tolist() == of_first  # episode 1 has no labels
+    assert windows(dataset, labeller=StepTokenizer(), action_episodes=[0]).labelled.tolist() == [True] * 6 + [False] * 7
+    assert windows(dataset).labelled is None
+
+
+def test_pixels_are_decoded_when_a_batch_is_asked_for():
+    dataset = Demonstrations(".", [5, 3])
+    kept, later = (windows(dataset, gaps=(2,), pixels=pixels) for pixels in (True, False))
+    assert (kept.has_pixels, later.has_pixels) == (True, False)
+    rows = torch.tensor([6, 0, 0, 4])
+    assert torch.equal(later.pixels(rows), kept.pixels(rows))
+    for name in ("images", "later", "actions"):
+        assert torch.equal(getattr(later.batch(rows), name), getattr(kept.batch(rows), name))
+    later.read_pixels()
+    np.testing.assert_array_equal(later.frames, kept.frames)
+    blind = windows(dataset, cameras=[])
+    assert (blind.has_pixels, blind.batch(rows).images.shape) == (True, (4, 0, 4, 4, 3))
+
+    def torn(index, cameras=None, indices=None, transform=None):
+        raise LattokError("file is torn")
+
+    later = windows(dataset, gaps=(2,), pixels=False)
+    _ = later.reader.shape
+    dataset.frames = torn
+    with pytest.raises(LattokError, match="file is torn"):
+        later.batch(rows)
+
+
+def test_a_mixture_is_normalised_by_the_maps_of_each_dataset():
+    """Row by row what its own dataset gives; a robot without a dimension, or sub-tasks, does not hide the others'."""
+    datasets = [Demonstrations(".", [5, 3]), Demonstrations(".", [4])]
+    datasets[1].absent = {"action": (1,)}
+    datasets[0].subtasks = lambda index: ["go"] * 2 + [""] * (datasets[0].episodes[index].length - 2)
+    options = {"latent": STEPS, "gaps": (2,), "subtasks": True, "action_episodes": [0]}
+    parts = [windows(dataset, **options) for dataset in datasets]
+    maps = [{"action": Normalizer(2).fit(part.actions), "proprio": Normalizer(3).fit(part.states)} for part in parts]
+    mixed = MixedPolicyWindows(parts, [1.0, 2.0], maps)
+    assert (len(mixed), mixed.sizes, mixed.weights) == (12, [8, 4], [1.0, 2.0])
+    for name in ("acted", "reach", "labelled"):
+        assert torch.equal(getattr(mixed, name), torch.cat([getattr(part, name) for part in parts]))
+    assert mixed.told.tolist() == [*parts[0].told.tolist(), *[False] * 4]
+    rows = torch.tensor([9, 2, 0, 11, 9])
+    batch = mixed.batch(rows)
+    for i, row in enumerate(rows.tolist()):
+        part, own = divmod(row, 8)
+        one = parts[part].batch(torch.tensor([own]))
+        for values, raw, key in ((batch.actions, one.actions, "action"), (batch.proprio, one.proprio, "proprio")):
+            torch.testing.assert_close(values[i], (raw[0] - maps[part][key].shift) / maps[part][key].scale)
+        for name in ("images", "later", "valid"):
+            assert torch.equal(getattr(batch, name)[i], getattr(one, name)[0])
+        assert torch.equal(batch.latent.codes[i], one.latent.codes[0])
+        assert batch.texts[i] == one.texts[0]
+        assert batch.subtasks[i] == (one.subtasks or [""])[0]
+        assert batch.known[i].tolist() == [True, part == 0]
+    assert parts[1].batch(torch.tensor([0, 1])).known.tolist() == [[True, False]] * 2
+    alike = MixedPolicyWindows(parts[:1] * 2, [1.0, 1.0], maps[:1] * 2).batch(rows)
+    assert alike.known is None  # all robots have all
+    plain = [windows(dataset, state_key=None) for dataset in (Demonstrations(".", [3]), Demonstrations(".", [2]))]
+    bare = MixedPolicyWindows(plain, [1.0, 1.0], [{"action": maps[0]["action"]}] * 2)
+    assert (bare.told, bare.labelled) == (None, None)
+    assert [getattr(bare.batch(torch.arange(5)), name) for name in ("proprio", "subtasks", "latent")] == [None] * 3
 
 
 def test_targets_of_another_column():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import start_processes
 
 from lattok.checks import LattokError
 from lattok.data import open_dataset
@@ -54,10 +55,13 @@ def _worker(rank, root, out):
     dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.skipif(not shared.CAN_SHARE, reason="memory without a name is Linux's")
 def test_two_processes_have_one_array_and_decode_half_of_it_each(make_dataset, tmp_path):
     dataset = make_dataset(EPISODES)
-    torch.multiprocessing.spawn(_worker, args=(dataset.root, tmp_path), nprocs=2)
+    start_processes(
+        _worker, args=(dataset.root, tmp_path), nprocs=2, start_method="fork"
+    )  # which imports nothing again
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     frames = FramePairs(dataset, 2).frames
     for found in (first, second):
