@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 
 from lattok.checks import LattokError
 from lattok.data import Feature, RobotDataset
+from lattok.prefetch import Ahead
 from lattok.samples import FramePairs, PolicyWindows
-from lattok.samples.lanes import CLIP, FILES, FIRST, LANES, Lanes, StreamedBatches, lanes_of
-from lattok.samples.stream import FrameStream, window_sizes
+from lattok.samples.lanes import CLIP, FILES, FIRST, LANES, Draw, Lanes, StreamedBatches, Window, lanes_of
+from lattok.samples.stream import FrameStream, Held, Key, window_sizes
 from lattok.types import Episode
 
 SIDE = 4
@@ -278,6 +280,54 @@ def test_where_next_to_nothing_can_be_read_there_is_an_error_and_no_hang(damaged
         drawn(stream)
 
 
+@pytest.mark.parametrize(
+    ("episodes", "torn", "tried", "refused"),
+    [
+        (8, 4, 7, False),  # half of all there are
+        (8, 5, 8, True),
+        (40, 8, 8, False),  # few
+        (40, 9, 9, True),
+        (40, 9, 18, False),  # half of those that were tried
+        (40, 10, 19, True),
+    ],
+)
+def test_how_many_episodes_may_be_damaged(episodes, torn, tried, refused):
+    pairs = pairs_of(Film([10] * episodes))
+    stream = stream_of(pairs)
+    rows, errors = 10 * np.arange(tried), {index: LattokError("torn") for index in range(torn)}
+    held = Held(Window(0, rows), rows, np.empty(0), np.empty(0), errors)
+    text = f"^{torn} of the first {tried} episodes cannot be read, the last one: torn$"
+    outcome = pytest.raises(LattokError, match=text) if refused else nullcontext()
+    with pytest.warns(UserWarning, match="is left out: torn") as told, outcome:
+        stream._note(Key(0, Draw(0, 0, 0)), held)
+    assert len(told) == torn
+
+
+def test_processes_of_a_machine_share_its_memory_and_its_cores(monkeypatch):
+    """A window of every lane is decoded ahead, of both draws, by a thread for each core."""
+    pairs = pairs_of(Film(LENGTHS))
+    lanes = [lanes_of([pairs], None, [size], 0) for size in (20, 6)]
+    made = []
+
+    class Spy(Ahead):
+        def __init__(self, work, jobs, room, threads):
+            made.append((room, threads))
+            super().__init__(work, jobs, room, threads)
+
+    monkeypatch.setattr("lattok.samples.stream.Ahead", Spy)
+    monkeypatch.setattr("lattok.samples.stream.cores", lambda: 12)
+    for here in (1, 2, 32):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
+        stream = FrameStream([pairs], [StreamedBatches(one, [1.0], 4) for one in lanes])
+        with stream.started(0, 2, [0], 1):
+            stream.take(0, 0, 1)
+            assert stream._live
+        assert not stream._live
+        assert not stream._planned
+    whole = LANES * (20 + 6) * SIDE * SIDE * 3
+    assert made == [(whole, 8), (whole // 2, 6), (whole // 32, 1)]
+
+
 def test_processes_that_cannot_share_the_lanes_are_refused():
     stream = stream_of(pairs_of(Film(LENGTHS)))
     with pytest.raises(LattokError, match="`accelerate`: expected a number of processes that divides 96 where frames"):
@@ -303,6 +353,9 @@ def test_windows_fit_into_the_memory_that_is_given():
     assert window_sizes([pairs], [1.0], 2 * 43 * LANES * frame) == [40]  # and three frames beyond each of its clips
     assert window_sizes([pairs], [1.0], 2 * 306 * LANES * frame) == [300]
     assert window_sizes([pairs, pairs], [1.0, 3.0], 2 * 80 * LANES * frame) == [17, 57]
+    assert window_sizes([pairs], [1.0], 2 * 43 * 2 * LANES * frame, streams=2) == [40]
+    assert window_sizes([pairs], [1.0], 2 * 4 * LANES * frame + 1) == [2]  # the further frames of 2 samples are 2
+    assert window_sizes([pairs], [1.0], 1e12) == [1024]  # shuffles well enough
     with pytest.raises(
         LattokError, match="`memory_gb`: expected at least 1.8e-05 for images of this size, got 9.2e-06"
     ):
