@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from copy import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from lattok.annotation import annotate
 from lattok.checks import LattokError
 from lattok.data import open_dataset
 from lattok.files import write_json
-from lattok.labels import LatentSpec, latent_spec, tokenizer_spec, with_labels
+from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
+from lattok.labels.provenance import FACTS, IDENTITY, carried, checked, nothing, provenance_of, targets_of, unsaid
 from lattok.samples.policy import PolicyWindows
 from tests.annotation.fakes import FakeLAM
 from tests.conftest import write_dataset
@@ -243,6 +246,113 @@ def test_a_chunk_without_codes_is_none(rewritten):
     dataset = rewritten(lambda known: known["tok"]["spec"].update(codes=0, steps=0))
     with pytest.raises(LattokError, match="`tok`: expected labels with codes: the tokens of a chunk, got vectors"):
         latent_spec(dataset, "tok", "chunk", 4)
+
+
+def test_the_one_prefix_that_fits(annotated, make_dataset):
+    assert only_prefix(annotated, "chunk", "la_direct") == "tok"
+    with pytest.raises(LattokError, match="`prefix`: expected one of latent, smooth, all of them labels that lara can"):
+        only_prefix(annotated, "steps", "lara")
+    bare = make_dataset([5], cameras=False)
+    assert (targets_of(bare), only_prefix(bare, "steps", "lara")) == ({}, "latent")
+    assert targets_of(annotated) == {"latent": "steps", "tok": "chunk", "smooth": "steps"}
+
+
+def test_columns_that_nothing_is_written_about(tmp_path):
+    dataset = Demonstrations(tmp_path, [5])
+    for name, same in (("next.valid", "tok.valid"), ("sub.valid", "tok.valid"), ("sub.embedding", "tok.embedding")):
+        dataset.features[name] = dataset.features[same]
+    assert unsaid(dataset, {"tok": {}}) == ["latent", "few", "sub"]
+    assert provenance_of(dataset) == {}
+
+
+def test_what_other_tools_keep_is_enough(annotated, tmp_path):
+    """LeRobot's own copy the features of meta/info.json and drop meta/lattok.json."""
+    root = shutil.copytree(annotated.root, tmp_path / "annotated")
+    whole = provenance_of(open_dataset(root))
+    (root / "meta/lattok.json").unlink()
+    path = root / "meta/info.json"
+    info = json.loads(path.read_text())
+    info["features"]["tok.valid"]["info"]["lattok"]["normalizer"] = "elsewhere"
+    info["features"]["tok.codes"]["info"] = {"lattok": {"spec": 1}}  # said of no prefix
+    info["features"] |= {"reward": None, "action": info["features"]["action"] | {"info": 3}}
+    path.write_text(json.dumps(info))
+    dataset = copy(annotated)
+    dataset.root = root  # as if its own reader did not mind what others wrote
+    found = provenance_of(dataset)
+    assert found.keys() == {"latent", "tok", "smooth"}
+    for prefix, entry in found.items():
+        assert entry["restored"] is True
+        assert entry["versions"] == {}
+        assert entry["dataset"] == {"name": "elsewhere" if prefix == "tok" else dataset.name}
+        assert entry["spec"] == whole[prefix]["spec"]
+        assert entry["columns"] == whole[prefix]["columns"]
+        assert entry["model"] == {key: whole[prefix]["model"][key] for key in IDENTITY if key in whole[prefix]["model"]}
+    assert latent_spec(dataset, "tok", "chunk", 4) == latent_spec(annotated, "tok", "chunk", 4)
+    (root / "meta/info.json").write_text('{"features": []}')
+    assert provenance_of(dataset) == {}
+    (root / "meta/info.json").unlink()
+    assert provenance_of(dataset) == {}
+
+
+def test_what_is_carried_is_true_of_any_part():
+    entry = {"spec": {"target": "steps"}, "threads": 2, "dataset": {"name": "arm"}, "unlabelled": [], "versions": {}}
+    entry["model"] = {"type": "image-lam", "weights_sha256": "1", "model": "org/lam"}
+    facts = {"spec": {"target": "steps"}, "threads": 2, "model": {"type": "image-lam", "weights_sha256": "1"}}
+    assert carried(entry, SimpleNamespace(datasets=())) == {"lattok": facts}
+    assert carried(entry, SimpleNamespace(datasets=("arm",))) == {"lattok": facts | {"normalizer": "arm"}}
+
+
+COLUMN = {"dtype": "int64", "shape": [2]}
+FINE = {
+    "spec": [{"target": "steps"}],
+    "dataset": [{}, {"name": "arm"}],
+    "versions": [{}, {"lattok": "1"}],
+    "model": [{}],
+    "columns": [{}, *({"a": COLUMN, "b": COLUMN | {"shape": shape}} for shape in ([], [1], [2**31 - 1], [3, 2]))],
+    "threads": [1, 4096],
+    "action_key": ["action"],
+    "cameras": [[], ["front"]],
+    "unlabelled": [[], [{"episodes": [3], "reason": "torn"}, {"episodes": [0, 1]}]],
+}
+GAP = {"episodes": [3]}
+WRONG = {
+    "spec": [3, {}, {"target": "frames"}],
+    "dataset": [[], {"name": 3}],
+    "versions": ["1", {"lattok": 1}, {"a": "1", "b": 2}],
+    "model": ["org/lam"],
+    "columns": [
+        [],
+        *({"a": COLUMN, "b": facts} for facts in (3, {"dtype": "int64"}, {"shape": [2]}, COLUMN | {"dtype": 64})),
+        *({"a": COLUMN | {"shape": shape}} for shape in (2, [0], [-1], [2.0], [2**31], [2**16, 2**15], ["a"])),
+    ],
+    "threads": [0, 4097, True, 2.0, "2"],
+    "action_key": [3],
+    "cameras": ["front", ["front", 3]],
+    "unlabelled": [
+        {},
+        *([GAP, gap] for gap in (3, {"reason": "torn"}, {"episodes": []}, {"episodes": [1, "a"]}, GAP | {"reason": 3})),
+        [{"episodes": 3}],
+    ],
+}
+
+
+def test_facts_have_the_types_that_readers_count_on():
+    assert FINE.keys() == WRONG.keys() == FACTS.keys()
+    for name, values in FINE.items():
+        for value in values:
+            entries = {"latent": {name: value, "further": 1}, "other": 3}
+            assert checked(entries, "lattok.json") == entries
+    for name, values in WRONG.items():
+        for value in values:
+            with pytest.raises(LattokError, match="of latent` in `lattok.json"):
+                checked({"tok": {}, "latent": {name: value}}, "lattok.json")
+
+
+def test_a_dataset_without_labels_is_to_be_annotated(make_dataset):
+    dataset = make_dataset([3], cameras=False)
+    assert str(nothing(dataset)).startswith("tiny has no label columns: it was not annotated. Run lattok annotate.")
+    with pytest.raises(LattokError, match="`tiny` has no `latent.codes`, `latent.valid`. Make them: lattok annotate"):
+        latent_spec(dataset, "latent", "steps", 4)
 
 
 def test_the_families_of_tokenizers():

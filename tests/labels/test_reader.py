@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from lattok import LattokError
 from lattok.labels import LatentSpec, read_rows, target_from_batch
+from lattok.labels.spec import spec_of
 from lattok.types import Episode
 from tests.vla.labels import B, D, K, P, S, make_target
 
@@ -36,6 +39,8 @@ def test_windows_of_rows():
     assert torch.equal(target.codes, batch["latent.codes"])
     assert torch.equal(target.embedding, batch["latent.embedding"].view(B, S, P, D))
     assert torch.equal(target.valid, batch["latent.valid"] & ~batch["latent.codes_is_pad"])
+    shaped = batch | {"latent.embedding": target.embedding}  # of a loader that keeps the axes of vectors
+    assert torch.equal(target_from_batch(shaped, LatentSpec(codes=P, latent_dim=D)).embedding, target.embedding)
     same = target_from_batch(batch, LatentSpec(vectors=P))  # what is not said is as the columns have it
     assert all(torch.equal(a, b) for a, b in zip(target, same, strict=True))
     actions = torch.rand(B, S) < 0.5
@@ -181,6 +186,67 @@ def test_batches_that_do_not_fit():
     refused("`latent.codes`: expected 4 steps x 1 codes in each row, got 5", tokens, LatentSpec("chunk", 4, 1))
     refused("`latent.valid`: expected one row", tokens | {"latent.valid": batch["latent.valid"]}, LatentSpec("chunk"))
     refused("`latent.codes`: expected one row, got rows .4, 2, 3.", rows(2), LatentSpec("chunk"))
+
+
+def test_what_a_spec_says_of_its_columns():
+    assert [LatentSpec(codes=c, vectors=v).tokens for c, v in ((0, 0), (3, 0), (0, 2), (3, 2))] == [1, 3, 2, 3]
+    assert [LatentSpec(codes=c, codebook_size=k).has("codes") for c, k in ((1, 2), (2, 1), (0, 9))] == [
+        True,
+        False,
+        False,
+    ]
+    assert [LatentSpec(vectors=v, latent_dim=d).has("embedding") for v, d in ((1, 1), (0, 4), (4, 0))] == [
+        True,
+        False,
+        False,
+    ]
+    assert (LatentSpec().source, LatentSpec("chunk").source) == ("video", "actions")
+    assert LatentSpec("steps", 4, 2, 9, 3, 5, prefix="lam").column("valid") == "lam.valid"
+    assert LatentSpec("steps", 4, 2, 9, 3, 5).widths() == {"codes": 2, "embedding": 15, "valid": 1}
+    assert LatentSpec("chunk", 4, 2, 9, 3, 5).widths() == {"codes": 8, "embedding": 60, "valid": 1}
+    assert LatentSpec("chunk", 4, 1, 9).widths() == {"codes": 4, "valid": 1}
+
+
+def test_a_spec_is_written_and_read_again():
+    spec = LatentSpec("chunk", 4, 1, 9, 1, 5, 2, 4, True, "tok")
+    facts = json.loads(json.dumps(spec.to_json()))
+    assert "prefix" not in facts
+    assert LatentSpec.from_json(facts, "tok", "here") == spec
+    assert LatentSpec.from_json({"target": "steps"}, "other", "here") == LatentSpec(prefix="other")
+    del facts["target"]
+    with pytest.raises(LattokError, match="`here`: expected `target`, steps or chunk, got none. Annotate again."):
+        LatentSpec.from_json(facts, "tok", "here")
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(LatentSpec) if field.type == "int"])
+def test_sizes_are_whole_numbers(name):
+    assert getattr(LatentSpec(**{name: 3}), name) == 3
+    for wrong in (-1, 1.5, True):
+        with pytest.raises(LattokError, match=f"`{name}`: expected a whole number"):
+            LatentSpec(**{name: wrong})
+
+
+@pytest.mark.parametrize("prefix", ["", 3])
+def test_a_prefix_is_a_text(prefix):
+    with pytest.raises(LattokError, match="`prefix`: expected the beginning of the names of columns"):
+        LatentSpec(prefix=prefix)
+
+
+def test_the_spec_of_a_model_is_that_of_the_rows_it_gives():
+    lam: Any = SimpleNamespace(label_source="video", codebook_size=7)
+    assert spec_of(lam, "a", 2, 1, 5, 3) == LatentSpec("steps", 0, 2, 7, 1, 5, 3, prefix="a")
+    assert spec_of(lam, "a", 0, 2, 5) == LatentSpec("steps", 0, 0, 0, 2, 5, 0, prefix="a")
+    lam.codebook_size = None
+    assert spec_of(lam, "a", 2, 0, 0).codebook_size == 0
+    facts = {"label_source": "actions", "vocab_size": 9, "fixed_length": True, "horizon": 4, "per_step": True}
+    tokenizer: Any = SimpleNamespace(**facts)
+    expected = LatentSpec("chunk", 6, 1, 9, 1, 5, horizon=4, per_step=True, prefix="b")
+    assert spec_of(tokenizer, "b", 6, 6, 5) == expected
+    assert spec_of(tokenizer, "b", 6, 1, 5) == replace(expected, vectors=0, latent_dim=0)  # of the whole chunk
+    tokenizer.fixed_length = False
+    assert spec_of(tokenizer, "b", 6, 6, 5) == replace(expected, steps=0)
+    bare = LatentSpec("chunk", horizon=4, per_step=True, prefix="b")
+    assert spec_of(tokenizer, "b", 0, 0, 5) == bare
 
 
 def test_nearest_in_time():

@@ -140,7 +140,7 @@ def test_tasks_are_the_instructions_of_the_chosen_episodes():
 
 def test_chunks_without_actions():
     pairs = FramePairs(Memory([6, 6]), 2, action_key=None, action_target="chunk", action_steps=3)
-    assert pairs.batch(torch.arange(4)).actions.shape == (4, 3, 0)
+    assert pairs.actions.shape == pairs.batch(torch.arange(8)).actions.shape == (8, 3, 0)
 
 
 def test_the_first_action_is_that_of_the_earlier_frame():
@@ -342,6 +342,7 @@ def test_without_actions_nothing_is_labelled():
     pairs = FramePairs(Memory([6, 6]), 2, action_key=None, labelled_fraction=1.0)
     assert not pairs.labelled.any()
     assert pairs.batch(torch.arange(3)).actions.shape == (3, 0)
+    assert pairs.actions.shape == (8, 0)
 
 
 def test_what_is_labelled_and_read_by_default():
