@@ -232,7 +232,7 @@ class _Watch:
     """A plugin of pytest: ends a process whose test takes too long, and sees what the tests take and import."""
 
     def __init__(self, seconds: float):
-        self.seconds, self.slowest = seconds, 0.0
+        self.seconds, self.slowest, self.nowhere = seconds, 0.0, os.open(os.devnull, os.O_WRONLY)
 
     def pytest_configure(self) -> None:
         from hypothesis import Phase, settings
@@ -241,10 +241,13 @@ class _Watch:
         base = settings.get_profile("lattok")
         settings.register_profile("mutant", base, phases=phases, derandomize=True)
         settings.load_profile("mutant")
-        faulthandler.dump_traceback_later(self.seconds, exit=True)
+        faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.nowhere)
 
     def pytest_runtest_logstart(self) -> None:
-        faulthandler.dump_traceback_later(self.seconds, exit=True)
+        faulthandler.dump_traceback_later(self.seconds, exit=True, file=self.nowhere)
+
+    def pytest_sessionfinish(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         self.slowest = max(self.slowest, report.duration)
@@ -345,4 +348,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # libraries that are imported and not used complain at the end

@@ -1,5 +1,7 @@
 """What scripts/mutate.py changes of a file, and what it leaves alone."""
 
+import time
+
 from scripts import mutate
 
 SOURCE = '''
@@ -22,3 +24,39 @@ def test_defaults_are_changed_and_annotations_decorators_and_texts_are_not(tmp_p
     (tmp_path / "file.py").write_text(SOURCE)
     found = {mutant.what for mutant in mutate.mutants("file.py")}
     assert found == {f"{n} -> {other}" for n in (3, 6, 8, 11) for other in (n + 1, n - 1)}
+
+
+ADDING = """
+def total(n):
+    found = 0
+    while n > 0:
+        n -= 1
+        found += n
+    return max(found, -7)
+"""
+
+
+def test_a_mutant_ends_by_a_failure_or_a_hang_and_survives_what_nobody_looks_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(mutate, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "adding.py").write_text(ADDING)
+    (tmp_path / "test_adding.py").write_text("import adding\n\ndef test_total():\n    assert adding.total(4) == 6\n")
+    (tmp_path / "own").mkdir()
+    found = {each.what: each for each in mutate.mutants("adding.py")}
+    fates = {"Gt -> GtE": False, "Sub -> Add": False, "7 -> 6": True}
+    begun = time.perf_counter()
+    for what, survives in fates.items():
+        assert mutate.survives(found[what], ["test_adding.py"], str(tmp_path / "own"), 1.0) == survives, what
+    assert time.perf_counter() - begun < 60
+    assert not list((tmp_path / "own").iterdir())
+
+
+def test_the_tests_of_a_file_are_its_mirror_or_its_room_unless_others_are_named():
+    assert mutate.tests_of("lattok/samples/augment.py") == ["tests/samples/test_augment.py"]
+    assert mutate.tests_of("lattok/clip_lam/config.py") == ["tests/clip_lam"]
+    assert "tests/vla/test_supervision.py" in mutate.tests_of("lattok/labels/reader.py")
+    files = mutate.files_of(mutate.GUARDED)
+    assert {"lattok/quantize.py", "lattok/samples/order.py", "lattok/labels/spec.py"} <= set(files)
+    assert set(mutate.TESTS) <= set(files)
+    assert all((mutate.ROOT / test).exists() for file in files for test in mutate.tests_of(file))

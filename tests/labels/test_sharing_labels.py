@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from lattok.action_vq import UniformBins
 from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data.opening import open_dataset
+from lattok.labels.sharing import _body, _card
 from tests.conftest import write_dataset
 from tests.data.rlds_sample import write_rlds
 from tests.hub.server import REPO, WRITER, LocalHub, serving
+from tests.samples.policies import Demonstrations
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
 
@@ -143,6 +146,67 @@ def test_hostile_names_are_shown_as_text(hub: LocalHub, source: Path, tmp_path: 
     text = card_of(hub).text
     assert "<script" not in text
     assert "[l](" not in text
+
+
+CARD = """\
+## latent
+
+| column | type | shape | |
+|---|---|---|---|
+| latent.codes | int64 | [2] | codes of the latent action, each of 50 |
+| latent.valid | bool | [1] | whether the frame has a label |
+| latent.more | float32 | [4] |  |
+
+- model: org/lam
+- type: image-lam
+- revision: 0123
+- weights (SHA-256): 4567
+- cameras: front, wrist
+- actions: action
+- seconds between frames: 0.2
+- episodes without labels: 3
+- lattok: 1.0
+
+Made again and compared: `lattok verify DATASET --model org/lam`
+
+## tok
+
+| column | type | shape | |
+|---|---|---|---|
+"""
+
+
+def test_a_card_says_how_labels_were_made(tmp_path: Path):
+    dataset, none = Demonstrations(tmp_path, [5, 4]), Demonstrations(tmp_path, [5, 4])
+    columns = {"codes": ("int64", [2]), "valid": ("bool", [1]), "more": ("float32", [4])}
+    latent = {"columns": {f"latent.{name}": {"dtype": d, "shape": s} for name, (d, s) in columns.items()}}
+    latent |= {"model": {"model": "org/lam", "type": "image-lam", "revision": "0123", "weights_sha256": "4567"}}
+    latent |= {"spec": {"codebook_size": 50}, "cameras": ["front", "wrist"], "action_key": "action"}
+    latent |= {"stride_seconds": 0.2, "versions": {"lattok": "1.0"}, "dataset": {"name": "org/raw"}}
+    latent["unlabelled"] = [{"episodes": [1]}, {"episodes": [3, 4]}]
+    tok = {"model": {"model": "/home/tok"}, "dataset": {"name": "here"}}
+    dataset.labels = SimpleNamespace(provenance={"latent": latent, "tok": tok})
+    card = _card(dataset, "org/arm", None, None)
+    assert CARD in card
+    assert "2 episodes, 9 frames at 10 frames a second, with latent actions by lattok." in card
+    assert card.count("values = ") == card.count("lattok verify") == 1
+    assert DatasetCard(card).data.to_dict()["source_datasets"] == ["org/raw"]
+    text = _card(none, "org/arm", "mit", "---\nlicense: x\n---\n\nMine --- all.\n")
+    assert "\n2 episodes, 9 frames at 10 frames a second.\n" in text
+    assert text.endswith("## The dataset's own card\n\nMine --- all.\n\n")
+
+
+@pytest.mark.parametrize(
+    ("card", "body"),
+    [
+        ("---\na: 1\n---\n\nWords --- more --- end\n", "Words --- more --- end"),
+        ("Words\n---\nrule\n---\nend\n", "Words\n---\nrule\n---\nend"),
+        ("---\nno end\n", "---\nno end"),
+        ("words\n", "words"),
+    ],
+)
+def test_a_card_without_its_facts(card: str, body: str):
+    assert _body(card) == body
 
 
 def test_families_are_listed():

@@ -18,6 +18,12 @@ from lattok.labels import Sidecar, with_labels
 from tests.conftest import write_dataset
 from tests.data.memory import CAMERA, MemoryDataset, labels_for
 
+COLUMNS = {
+    "latent.codes": {"dtype": "int64", "shape": [2]},
+    "latent.valid": {"dtype": "bool", "shape": [1]},
+    "latent.embedding": {"dtype": "float32", "shape": [3]},
+}
+
 
 @pytest.fixture
 def dataset(tmp_path):
@@ -136,12 +142,26 @@ def _twice(dataset, labels):
     (labels / "labels/file-003.parquet").write_bytes((labels / "labels/file-002.parquet").read_bytes())
 
 
-def _rewritten(change):
+def _rewritten(change, *files):
     def rewrite(dataset, labels):
-        path = labels / "labels/file-001.parquet"
-        pq.write_table(change(pq.read_table(path)), path)
+        for path in [labels / "labels" / name for name in files] or sorted(labels.glob("labels/*")):
+            pq.write_table(change(pq.read_table(path)), path)
 
     return rewrite
+
+
+def _noted(table):
+    return table.append_column("note", pa.array(["x"] * len(table)))
+
+
+def _declared(facts):
+    def declare(dataset, labels):
+        path = labels / "meta/lattok.json"
+        stored = json.loads(path.read_text())
+        stored["latent"]["columns"] = {name: COLUMNS[name] | facts.get(name, {}) for name in COLUMNS | facts}
+        path.write_text(json.dumps(stored))
+
+    return declare
 
 
 @pytest.mark.parametrize(
@@ -157,8 +177,23 @@ def _rewritten(change):
         (_cut, "file-001.parquet is no complete Parquet file"),
         (_swapped, "expected episodes in ascending order"),
         (_twice, "expected episodes in ascending order"),
-        (_rewritten(lambda table: table.drop_columns(["latent.valid"])), "expected episode_index, frame_index and the"),
-        (_rewritten(lambda table: table.drop_columns(["frame_index"])), "expected episode_index, frame_index and the"),
+        *(
+            (
+                _rewritten(lambda table, name=name: table.drop_columns([name]), file),
+                f"{file}: expected episode_index, f",
+            )
+            for name in ("latent.valid", "frame_index")
+            for file in ("file-001.parquet", "file-002.parquet")
+        ),
+        (_rewritten(_noted), "file-000.parquet: `note`: expected numbers or lists of one length, got string"),
+        (
+            _declared({"latent.codes": {"shape": [3]}}),
+            r"expected the columns that meta/lattok.json declares, got latent.c",
+        ),
+        (
+            _declared({"latent.codes": {"dtype": "int32"}}),
+            r"got latent.codes int64\[2\], latent.valid bool\[1\], latent.e",
+        ),
     ],
 )
 def test_labels_of_something_else(dataset, labels, change, says):
@@ -166,6 +201,34 @@ def test_labels_of_something_else(dataset, labels, change, says):
     with pytest.raises(LattokError, match=says) as raised:
         with_labels(dataset, labels)
     assert "\n" not in str(raised.value)
+
+
+def test_columns_as_they_are_declared(dataset, labels):
+    """Shapes may have more axes than the columns."""
+    _declared({"latent.embedding": {"shape": [1, 3]}})(dataset, labels)
+    assert with_labels(dataset, labels).features["latent.embedding"].shape == (3,)
+
+
+def test_episodes_that_have_no_labels_are_named(dataset, labels):
+    sidecar = Sidecar(labels)
+    assert sidecar.file_of(4).name == "file-002.parquet"
+    assert sidecar.lengths.tolist() == [4, 1, 6, 3, 5]
+    (labels / "labels/file-001.parquet").unlink()
+    some = Sidecar(labels)
+    assert some.episodes.tolist() == [0, 1, 4]
+    assert some.columns(4, ["latent.codes"])["latent.codes"].tolist() == [[4, t] for t in range(5)]
+    for wrong in (2, 3, 5, -1):
+        with pytest.raises(LattokError, match=f"`episode_index`: expected an episode with labels in .*, got {wrong}"):
+            some.columns(wrong, ["latent.codes"])
+
+
+def test_the_datasets_own_columns_are_read_as_it_reads_them_best(dataset, labels):
+    joined = with_labels(dataset, labels)
+    dataset.unchecked_columns = lambda index, keys: dict.fromkeys(keys, index)
+    dataset.columns_of = lambda episodes, keys, checked=True: iter([(3, checked)])
+    assert joined.unchecked_columns(2, ["action"]) == {"action": 2}
+    assert list(joined.columns_of(dataset.episodes, ["action"], checked=False)) == [(3, False)]
+    assert joined.columns(2, []) == {}
 
 
 def test_frames_out_of_order(dataset, labels):
