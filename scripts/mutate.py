@@ -257,6 +257,7 @@ def _in_child(mutant: Mutant | None, tests: Sequence[str], folder: str, seconds:
     """Run the tests on a mutant; the exit code is pytest's. Without one, write what they take and import."""
     import pytest
 
+    gc.freeze()  # otherwise each mutant collects, and so copies, all that there is already
     os.setpgrp()
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     quiet = os.open(os.devnull, os.O_RDWR)
@@ -305,7 +306,6 @@ def _limit(tests: Sequence[str], folder: str) -> float:
     for name in names:
         with suppress(Exception):
             importlib.import_module(name)
-    gc.freeze()  # otherwise each mutant collects, and so copies, all of it
     return 5 + 5 * slowest
 
 
