@@ -12,6 +12,7 @@ from torch import nn
 
 from lattok import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.quantize import Codebook
 from lattok.types import FlowDraws, PairBatch, PairIndex, PolicyBatch
 from lattok.vla import Supervised
 from lattok.vla.flow import draw_flow
@@ -353,6 +354,8 @@ def test_a_share_without_pairs_leaves_codebook_and_statistics_alone():
             assert torch.equal(buffer, before[name]), name
         model(joint_batch(model))
         assert not torch.equal(quantizer.codebooks[0].vectors, before["0.vectors"])
+    empty = model(joint_batch(model, [[0, 0]] * 4))
+    assert not any(bool(empty[name]) for name in ("lara", "lam_prediction", "lam_commitment"))
     one = joint(lam={"latent_norm": "batch"})
     terms = one(joint_batch(one, [[0, 0], [1, 0], [0, 0], [0, 0]]))  # statistics of a batch need two rows
     assert all(bool(term.isfinite()) for term in terms.values())
@@ -368,6 +371,47 @@ def test_a_frozen_latent_action_model_is_a_target_and_no_more():
     total(model, data).backward()
     assert not [name for name in learning(model) if name.startswith("lam.")]
     assert all(torch.equal(value, before[name]) for name, value in model.lam.lam.state_dict().items())
+
+
+def test_what_learns_nothing_takes_no_part():
+    """A decoder whose loss has no weight; a frozen model in training mode."""
+    model = joint(lam={"prediction_weight": 0.0, "quantizer": "none", "additivity_weight": 0.0})
+    total(model, joint_batch(model)).backward()
+    frozen = {name.split(".")[2] for name, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == {"decoder"}
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    for frozen in (False, True):
+        model = joint(frozen=frozen)
+        assert [model.train(mode).lam.lam.training for mode in (True, False)] == [not frozen, False]
+        assert model.lam.training is False
+
+
+def test_codebooks_have_room_for_every_pair_that_may_be_there():
+    """How many are differs from step to step, and processes must agree."""
+    for lam, positions in (({}, 2), (ROBUST, 1)):  # two tokens, or two codebooks of one
+        model = joint(lam=lam)
+        books = [module for module in model.modules() if isinstance(module, Codebook)]
+        model(joint_batch(model))
+        assert {book.room for book in books} == {4 * 2 * positions}  # samples, later frames
+        books[0].room = 99
+        model(joint_batch(model))
+        assert books[0].room == 99
+
+
+def test_the_model_sees_its_own_cameras_in_their_order():
+    lam = lam_of(CAMERAS[:2]).eval()
+    images, later = (
+        torch.randint(0, 256, shape).to(torch.uint8) for shape in ((2, 3, 16, 16, 3), (2, 2, 3, 16, 16, 3))
+    )
+    index = pairs_of(torch.tensor([[True, True], [False, True]]))
+    with torch.no_grad():
+        for views in (None, [2, 0]):
+            seen = LiveLAM(lam, views, frozen=True)(images, later, index)
+            own = views or [0, 1]
+            pairs = [torch.stack([images[i, own], later[i, f, own]]) for i, f in ((0, 0), (0, 1), (1, 1))]
+            latents = lam.encode(torch.stack(pairs)).latents.flatten(1)
+            torch.testing.assert_close(seen.latents, torch.stack([latents[0] + latents[1], latents[2]]))
+            assert seen.valid.all()
 
 
 PERCEPTUAL = {**MOTO, "perceptual_weight": 0.5}
@@ -489,6 +533,14 @@ def test_lara_inside_somebody_elses_policy():
     lam = sum(loss.lam.config.loss_weights[n] * logs[f"lam_{n}"] for n in ("prediction", "codebook", "commitment"))
     expected = float(own.detach()) + 0.01 * ((1 - logs["latent_cosine"]) + 0.5 * lam)
     assert float(whole.detach()) == pytest.approx(expected, rel=1e-5)
+    there = given[VALID].nonzero()
+    pairs = torch.stack([given[FRAMES][there[:, 0], 0], given[FRAMES][there[:, 0], 1 + there[:, 1]]], 1)
+    own = loss.lam(PairBatch(pairs, torch.zeros(len(pairs), 0), torch.zeros(len(pairs)).bool()))
+    for name, term in own.items():
+        assert float(logs[f"lam_{name}"]) == pytest.approx(float(term.detach()), rel=1e-5)
+    nothing, empty = model(given | {VALID: torch.zeros(B, 2).bool()})
+    torch.testing.assert_close(nothing, model.policy(given)[0])
+    assert empty["latent_cosine"] == 0
     each, _ = model(given, reduction="none")
     alone, _ = model.policy(given, reduction="none")
     added = (each - alone).detach()
@@ -566,6 +618,22 @@ def test_keep_pairs_gives_the_policy_the_present_and_the_loss_all():
     assert torch.equal(out[VALID], ~pad[:, 1:])
     assert f"{camera}_is_pad" not in out
     assert wrapped.__name__ == "normalise"
+
+
+def test_a_later_frame_is_there_where_all_cameras_have_it():
+    """A camera that is never padded has them all."""
+    cameras = ["a", "b", "c"]
+    pads = torch.zeros(2, 4, 3, dtype=torch.bool)
+    pads[0, 1, 2] = pads[1, 2, 1] = True
+    given = {name: torch.rand(4, 3, 3, 6, 8) for name in cameras}
+    given |= {"a_is_pad": pads[0], "b_is_pad": pads[1], "action_is_pad": pads[1]}
+    out = keep_pairs(dict, cameras)(given)
+    assert out[FRAMES].shape == (4, 3, 3, 6, 8, 3)
+    assert out[VALID].tolist() == [[True, True], [True, False], [False, True], [True, True]]
+    assert out.keys() == {*cameras, "action_is_pad", FRAMES, VALID}
+    assert all(torch.equal(out[name], given[name][:, 0]) for name in cameras)
+    with pytest.raises(LattokError, match="`a`: expected"):
+        keep_pairs(dict, ["a"])({"a": torch.rand(4, 3, 6, 8)})
 
 
 def test_configs_of_lam_stay_as_they_are():
