@@ -334,12 +334,13 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
             tests = arguments.tests or tests_of(file)
             run = partial(survives, tests=tests, folder=folder, seconds=_limit(tests, folder))
-            alive = [m for m, survived in zip(found, pool.map(run, found), strict=True) if survived]
-        report[file] = {"mutants": len(found), "survived": [f"{m.line}: {m.what}" for m in alive]}
+            alive, lines = [], (ROOT / file).read_text(encoding="utf-8").splitlines()
+            for mutant, survived in zip(found, pool.map(run, found), strict=True):
+                if survived:
+                    alive.append(f"{mutant.line}: {mutant.what}")
+                    print(f"  {alive[-1]}: {lines[mutant.line - 1].strip()}", flush=True)
+        report[file] = {"mutants": len(found), "survived": alive}
         print(f"{file}: {len(found)} mutants, {len(alive)} survive, {time.perf_counter() - begun:.0f} s", flush=True)
-        lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
-        for mutant in alive:
-            print(f"  {mutant.line}: {mutant.what}: {lines[mutant.line - 1].strip()}", flush=True)
     survivors = sum(len(part["survived"]) for part in report.values())
     print(f"{len(chosen) - survivors} of {len(chosen)} mutants killed")
     if arguments.out is not None:
