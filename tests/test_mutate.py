@@ -15,7 +15,7 @@ class Model:
     def method(self, x: Literal[5] | None = 6, *, y: Literal[7] = 8) -> Literal[9] | None:
         """Text."""
         z: Literal[10] | None = 11
-        return f"{12}"
+        return [f"{12}" for _ in zip(x, y, strict=True)]
 '''
 
 

@@ -206,6 +206,7 @@ def test_vectors_that_were_left_out(annotated, tmp_path):
     ("prefix", "target", "column", "facts"),
     [
         ("latent", "steps", "embedding", {"vectors": 2}),
+        ("smooth", "steps", "codes", {"codes": 1}),
         ("tok", "chunk", "codes", {"steps": 5}),
         ("tok", "chunk", "embedding", {"latent_dim": 3}),
     ],

@@ -281,6 +281,12 @@ def read(columns, parts=("codes", "embedding")):
     return read_rows(dataset, spec, [Episode(0, 3, ("lift",))], parts)
 
 
+def test_an_episode_that_cannot_be_read_is_its_own_error():
+    dataset: Any = SimpleNamespace(columns_of=lambda *_: iter([(0, LattokError("file-0 is torn"))]))
+    with pytest.raises(LattokError, match="^file-0 is torn$"):
+        read_rows(dataset, LatentSpec(codes=2, codebook_size=4), [Episode(0, 3, ("lift",))])
+
+
 def test_codes_at_the_ends_of_the_codebook_are_read_and_those_beyond_are_not():
     """Of rows that are valid: others may hold anything."""
     columns = {"codes": np.array([[0, 3], [3, 0], [-1, 9]]), "embedding": np.full((3, 4), np.nan, np.float32)}
