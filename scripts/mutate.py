@@ -7,8 +7,8 @@ guard its file, or else those that mirror it, until one fails; what none notices
 killed after five times the time of the slowest test. A process that has imported what the tests need forks for every
 mutant, so that one costs seconds less; processes that a test spawns see no mutant. Mutated: comparisons, arithmetic,
 logic, numbers and truth values, conditions, calls that bound or detach, whole statements. Not mutated: texts,
-annotations, decorators, `strict=` of `zip`. Why not a package: mutmut leaves out decorated functions, which half of `quantize.py` is, and
-cosmic-ray starts a new process for every mutant.
+annotations, decorators, `strict=` of `zip`. Why not a package: mutmut leaves out decorated functions, which half of
+`quantize.py` is, and cosmic-ray starts a new process for every mutant.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _changed(tree: ast.Module, number: int, change: Any) -> str:
 
 
 def _places(node: ast.AST) -> Iterator[Any]:
-    """A node and what it consists of, where either may change: no texts, annotations, decorators, imports, `strict=`."""
+    """A node and what of it may change: no texts, annotations, decorators, imports, or `strict=`, which only guards."""
     if _is_text(node) or isinstance(node, ast.Import | ast.ImportFrom | ast.JoinedStr):
         return
     if isinstance(node, ast.keyword) and node.arg == "strict":
