@@ -213,6 +213,8 @@ def test_a_spec_is_written_and_read_again():
     assert "prefix" not in facts
     assert LatentSpec.from_json(facts, "tok", "here") == spec
     assert LatentSpec.from_json({"target": "steps"}, "other", "here") == LatentSpec(prefix="other")
+    sizes = ("steps", "codes", "codebook_size", "vectors", "latent_dim", "stride", "horizon")
+    assert LatentSpec().to_json() == {"target": "steps", **dict.fromkeys(sizes, 0), "per_step": False}
     del facts["target"]
     with pytest.raises(LattokError, match="`here`: expected `target`, steps or chunk, got none. Annotate again."):
         LatentSpec.from_json(facts, "tok", "here")

@@ -121,6 +121,7 @@ def test_labels_of_a_dataset_that_is_not_lerobot_are_pushed_alone(hub: LocalHub,
     assert {name.split("/")[0] for name in hub.files()} == {"README.md", "labels", "meta"}
     card = card_of(hub)
     assert card.data.to_dict()["configs"][0]["data_files"] == "labels/*.parquet"
+    assert "LeRobot" not in card.data.to_dict()["tags"]
     assert "Labels only, for" in card.text
     name = open_dataset(rlds).name
     found = run_code(card.text.replace(f'open_dataset("{name}")', f"open_dataset({str(rlds)!r})"))
