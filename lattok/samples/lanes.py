@@ -136,11 +136,13 @@ class Lanes:
 def _dealt(starts: np.ndarray, ends: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Deal clips, in ascending groups, out to the lanes: each gets its share of each group. Clips may be cut.
 
-    After a group all lanes have had the same share of the pass, to the sample, so that none begins with another's end.
+    After a group all lanes have had as many samples, but for one, so that none begins with another's end.
     """
     last = ends[np.flatnonzero(np.diff(group, append=group[-1] + 1))]  # of each group
-    until = last[:, None] * np.arange(1, LANES + 1) // LANES  # samples up to each group and lane
-    shares = np.diff(np.diff(until, prepend=0, axis=0), prepend=0, axis=1)  # of a group, of a lane
+    sizes = np.diff(last[-1] * np.arange(LANES + 1) // LANES)  # of the lanes
+    rank = np.argsort(np.argsort(-sizes, kind="stable"))  # who gets what is left over: first the larger ones
+    had = (last[:, None] + LANES - 1 - rank) // LANES  # samples of each lane up to each group, which never fall
+    shares = np.diff(had, prepend=0, axis=0)  # of a group, of a lane
     cuts = np.cumsum(shares)
     pieces = np.union1d(ends, cuts[cuts > 0])  # where each ends
     begins = np.concatenate([[0], pieces[:-1]])

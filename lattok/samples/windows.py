@@ -216,8 +216,6 @@ class FramePairs:
 
 def acted_episodes(dataset: RobotDataset, chosen: Sequence[Episode], action_episodes: EpisodeSpec) -> np.ndarray:
     """Tell which of the chosen episodes have known actions, bool [E]; at least one."""
-    if action_episodes is None:
-        return np.ones(len(chosen), dtype=bool)
     known = {episode.index for episode in select_episodes(dataset, action_episodes)}
     found = np.array([episode.index in known for episode in chosen])
     if not found.any():

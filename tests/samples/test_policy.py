@@ -295,6 +295,11 @@ def change(dataset, **values):
         setattr(dataset, name, value)
 
 
+def wider(dataset):
+    for part in (dataset.features, *dataset.values):
+        part["expert_action"] = part["observation.state"]
+
+
 @pytest.mark.parametrize(
     ("alter", "options", "text"),
     [
@@ -303,6 +308,11 @@ def change(dataset, **values):
             lambda d: d.features.pop("observation.state"),
             {},
             "`state_key`: expected a column of `memory`.*state_key=None",
+        ),
+        (
+            wider,
+            {"extra_keys": ["expert_action"]},
+            "`expert_action`: expected 2 numbers, as many as `action` has, got 3",
         ),
         (lambda d: None, {"action_key": "actions"}, "`action_key`: expected one of action, expert_action"),
         (lambda d: None, {"cameras": ["side"]}, "`cameras`: expected names among front, wrist"),

@@ -5,18 +5,19 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from contextlib import nullcontext
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lattok.checks import LattokError
 from lattok.data import Feature, RobotDataset
 from lattok.prefetch import Ahead
 from lattok.samples import FramePairs, PolicyWindows
-from lattok.samples.lanes import CLIP, FILES, FIRST, LANES, Draw, Lanes, StreamedBatches, Window, lanes_of
+from lattok.samples.lanes import CLIP, FILES, FIRST, LANES, Draw, Lanes, StreamedBatches, Window, _dealt, lanes_of
 from lattok.samples.stream import FrameStream, Held, Key, window_sizes
 from lattok.types import Episode
 
@@ -71,6 +72,43 @@ def test_a_pass_holds_every_sample_once(lengths, window, seed, in_file):
             size = total * (lane + 1) // LANES - total * lane // LANES
             drawn += [one(lanes, lane, draw) for draw in range(number * size, (number + 1) * size)]
         assert sorted(drawn) == list(range(total))
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.integers(1, 700), min_size=1, max_size=5).filter(lambda lengths: sum(lengths) >= LANES),
+    st.integers(1, 400),
+)
+def test_clips_are_equal_parts_of_one_episode(lengths, window):
+    lanes, ends = ordered(lengths, window), np.cumsum(lengths)
+    owner = np.searchsorted(ends, lanes._starts, side="right")
+    for episode, length in enumerate(lengths):
+        mine = lanes._lengths[owner == episode]
+        assert lanes._starts[owner == episode][0] == ends[episode] - length
+        assert (mine.sum(), len(mine)) == (length, -(-length // min(window, CLIP)))
+        assert mine.max() - mine.min() <= 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.booleans()), min_size=1, max_size=9).filter(
+        lambda clips: sum(n for n, _ in clips) >= LANES
+    )
+)
+@example([(104, False), (1, True), (1, True)])
+def test_each_lane_gets_its_share_of_each_group_of_files(clips):
+    """But for one sample, and one group after the other: counted sample by sample."""
+    lengths, group = np.array([n for n, _ in clips]), np.cumsum([new for _, new in clips])
+    ends, total = np.cumsum(lengths), int(lengths.sum())
+    starts = 1000 * np.arange(len(clips))
+    first, until = _dealt(starts, ends, group)
+    samples = np.concatenate([np.arange(a, a + n) for a, n in zip(first, np.diff(until, prepend=0), strict=True)])
+    assert sorted(samples) == sorted(np.concatenate([a + np.arange(n) for a, n in zip(starts, lengths, strict=True)]))
+    groups = group[samples // 1000]
+    borders = [total * lane // LANES for lane in range(LANES + 1)]
+    assert all((np.diff(groups[a:b]) >= 0).all() for a, b in pairwise(borders))
+    for number in set(group.tolist()):
+        had = np.array([np.count_nonzero(groups[a:b] <= number) for a, b in pairwise(borders)])
+        assert (np.abs(had - (group <= number) @ lengths / LANES) < 1).all()
 
 
 def one(lanes, lane, draw):
