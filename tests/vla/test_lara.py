@@ -12,6 +12,7 @@ from torch import nn
 
 from lattok import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.labels import LatentSpec
 from lattok.quantize import Codebook
 from lattok.types import FlowDraws, PairBatch, PairIndex, PolicyBatch
 from lattok.vla import Supervised
@@ -384,6 +385,7 @@ def test_what_learns_nothing_takes_no_part():
         model = joint(frozen=frozen)
         assert [model.train(mode).lam.lam.training for mode in (True, False)] == [not frozen, False]
         assert model.lam.training is False
+        assert any(p.requires_grad for p in model.lam.parameters()) != frozen
 
 
 def test_codebooks_have_room_for_every_pair_that_may_be_there():
@@ -391,11 +393,28 @@ def test_codebooks_have_room_for_every_pair_that_may_be_there():
     for lam, positions in (({}, 2), (ROBUST, 1)):  # two tokens, or two codebooks of one
         model = joint(lam=lam)
         books = [module for module in model.modules() if isinstance(module, Codebook)]
-        model(joint_batch(model))
-        assert {book.room for book in books} == {4 * 2 * positions}  # samples, later frames
+        data = joint_batch(model, [[1, 1, 0], [0, 0, 0], [1, 0, 1], [0, 0, 0]])
+        model(data)
+        assert {book.room for book in books} == {4 * 3 * positions}  # samples, later frames
         books[0].room = 99
-        model(joint_batch(model))
+        model(data)
         assert books[0].room == 99
+
+
+@pytest.mark.parametrize(
+    "inside", [[[0, 0], [0, 0], [0, 1], [0, 0]], [[0, 0], [1, 0], [0, 0], [0, 1]]], ids=["one", "two"]
+)
+def test_statistics_of_a_batch_are_those_of_its_pairs(inside):
+    """Of one alone those of two copies: its mean is the pair's own, and nothing varies."""
+    model = joint(lam={"latent_norm": "batch"})
+    data = joint_batch(model, inside)
+    terms = model(data)
+    rows, gaps = data.pairs.places.T
+    frames = torch.stack([data.images[rows, :1], data.later[rows, gaps, :1]], 1)
+    frames = frames if len(rows) > 1 else frames.repeat(2, 1, 1, 1, 1, 1)
+    own = model.lam.lam(PairBatch(frames, torch.zeros(2, 0), torch.zeros(2).bool()))
+    for name in ("prediction", "commitment"):
+        torch.testing.assert_close(terms[f"lam_{name}"], own[name])
 
 
 def test_the_model_sees_its_own_cameras_in_their_order():
@@ -481,6 +500,11 @@ def test_futures_of_the_latent_action_model_are_those_of_the_policy():
     assert bool(terms["lam_prediction"].isfinite())
 
 
+def lacking(part: str):
+    model = joint()
+    return model(joint_batch(model)._replace(**{part: None}))
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
@@ -492,6 +516,14 @@ def test_futures_of_the_latent_action_model_are_those_of_the_policy():
         (lambda: joint(detach="both"), "`detach`: expected one of none, lam, policy, got 'both'"),
         (lambda: JointLARA(policy(head="flow"), LiveLAM(lam_of()), layer=9), "`layer`: expected a state from 1 to 2"),
         (lambda: joint()(batch(config())), "`batch`: expected a batch with later frames and which of them are there"),
+        (
+            lambda: lacking("later"),
+            "`batch`: expected a batch with later frames and which of them are there, got one wit",
+        ),
+        (
+            lambda: lacking("pairs"),
+            "`batch`: expected a batch with later frames and which of them are there, got one wit",
+        ),
         (
             lambda: LiveLAM(lam_of(language="precomputed", language_dim=4)),
             "`model`: expected one that labels video, got a stage-1 model",
@@ -548,6 +580,30 @@ def test_lara_inside_somebody_elses_policy():
     assert float(added.sum() / 3) == pytest.approx(0.01 * logs["latent_loss"], rel=1e-4)
     assert hooks(model.policy) == 0
     assert len(model.get_optim_params()[1]["params"]) == len(list(loss.parameters()))
+
+
+def test_figures_beside_the_loss_teach_nothing_and_do_not_depend_on_its_reduction():
+    _, loss = supervised(lam_weight=0.5)
+    given = frames_batch() | {VALID: torch.tensor([[False, False], [False, True], *[[False, False]] * 2])}
+    states = torch.randn(B, 3, loss.dim, requires_grad=True)
+    target = loss.target_of(given, LatentSpec())
+    whole, each = (loss(states, target, reduction) for reduction in ("mean", "none"))
+    for terms in (whole, each):
+        assert [name for name, term in terms.items() if term.requires_grad] == ["latent"]
+    torch.testing.assert_close(each["latent_cosine"], whole["latent_cosine"])
+    torch.testing.assert_close(each["latent"], whole["latent"] * torch.tensor([0.0, 1.0, 0.0, 0.0]))
+    for changed, reduction, text in (
+        (states, "median", "`reduction`: expected one of"),
+        (states[:, 0], "mean", "`states`: expected"),
+        (
+            states[..., 1:],
+            "mean",
+            f"`states`: expected {loss.dim} numbers in each state, got {loss.dim - 1}. Build the",
+        ),
+        (states[1:], "mean", f"`states`: expected {B} samples, as there are of frames, got {B - 1}"),
+    ):
+        with pytest.raises(LattokError, match=text):
+            loss(changed, target, reduction)
 
 
 @pytest.mark.parametrize("detach", ["none", "lam", "policy"])
