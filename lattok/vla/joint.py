@@ -227,7 +227,6 @@ class LARALoss(LatentSupervision):
 
     def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
         """Return the terms of states [B, n, dim] and of what `target_of` has read."""
-        checks.one_of("reduction", reduction, losses.REDUCTIONS)
         checks.rank("states", states, "B n D")
         hint = f"Build the loss with dim={states.shape[2]}, the width of what it is given."
         checks.size("states", "numbers in each state", states.shape[2], self.dim, hint)

@@ -385,6 +385,7 @@ def test_what_learns_nothing_takes_no_part():
         model = joint(frozen=frozen)
         assert [model.train(mode).lam.lam.training for mode in (True, False)] == [not frozen, False]
         assert model.lam.training is False
+        assert model.lam.train().lam.training != frozen
         assert any(p.requires_grad for p in model.lam.parameters()) != frozen
 
 
