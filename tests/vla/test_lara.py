@@ -607,6 +607,16 @@ def test_figures_beside_the_loss_teach_nothing_and_do_not_depend_on_its_reductio
             loss(changed, target, reduction)
 
 
+def test_a_frozen_model_is_a_target_in_somebody_elses_policy_too():
+    model, loss = supervised(frozen=True)
+    given = frames_batch()
+    whole, logs = model(given)
+    assert not [name for name in logs if name.startswith("lam_")]
+    expected = float(model.policy(given)[0].detach()) + 0.01 * (1 - logs["latent_cosine"])
+    assert float(whole.detach()) == pytest.approx(expected, rel=1e-5)
+    assert not any(p.requires_grad for p in loss.lam.parameters())
+
+
 @pytest.mark.parametrize("detach", ["none", "lam", "policy"])
 def test_who_learns_in_somebody_elses_policy(detach: str):
     model, _ = supervised(detach, lam_weight=0.0)
@@ -648,6 +658,8 @@ def test_it_acts_and_is_saved_as_before(tmp_path):
         ({FRAMES: None}, "`batch`: expected `pairs.frames`, got none. keep_pairs(preprocessor, cameras) makes them"),
         ({VALID: torch.ones(B, 3).bool()}, "`pairs.valid`: expected bool [4, F] for F later frames, of pairs.frames"),
         ({VALID: torch.ones(B, 2)}, "got float32 [4, 2]"),
+        ({FRAMES: torch.zeros(B, 1, 8, 8, 3, dtype=torch.uint8)}, "`pairs.frames`: expected"),
+        ({FRAMES: torch.zeros(B, 1, 1, 8, 8, 3, dtype=torch.uint8), VALID: torch.ones(B, 0).bool()}, "got bool [4, 0]"),
         ({FRAMES: torch.zeros(B, 3, 2, 8, 8, 3, dtype=torch.uint8)}, "expected 1 cameras (observation.images.front)"),
     ],
 )
