@@ -149,7 +149,9 @@ axes["bars"].axhline(max(frame, 0), color="black", linestyle=":")
 axes["bars"].set_title("R² of the action from the codes\n(dotted: from the first frame alone)", fontsize="medium")
 for axis in axes.values():
     axis.spines[["top", "right"]].set_visible(False)
-figure.suptitle("They agree best where one of them has stopped talking; with more weight on its own loss it learns from the actions")
+figure.suptitle(
+    "They agree best where one of them has stopped talking; with more weight on its own loss it learns from the actions"
+)
 plt.show()
 
 # %% [markdown]
