@@ -307,7 +307,7 @@ def wider(dataset):
         (
             lambda d: d.features.pop("observation.state"),
             {},
-            "`state_key`: expected a column of `memory`.*state_key=None",
+            "`state_key`: expected one of action, expert_action, got 'observation.state'. None leaves it out.",
         ),
         (
             wider,

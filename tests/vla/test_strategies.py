@@ -63,7 +63,7 @@ def test_a_strategy_goes_through_json(name: str):
         (lambda: strategy_of("la_align", layer=0), "`layer`: expected the index"),
         (lambda: strategy_of("la_align", layer=float("nan")), "`layer`: expected the index"),
         (lambda: strategy_of(3), "`strategy`: expected a name or a Strategy, got 3"),
-        (lambda: strategy_of("la_align", layer=13).losses[0].layer_index(12), "expected a hidden state from 1 to 12"),
+        (lambda: strategy_of("la_align", layer=13).losses[0].layer_index(12), "expected a state from 1 to 12"),
         (
             lambda: strategy_of("la_direct", projection="mlp"),
             "`options`: expected options of `codes` .it has none., got projec",
