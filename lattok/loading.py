@@ -31,7 +31,7 @@ def load(name_or_path: str | os.PathLike[str], revision: str | None = None, **op
     """Load a tokenizer, a latent action model or a policy from a folder or a Hub id, in evaluation mode.
 
     `options`: the keywords of huggingface_hub (`token`, `cache_dir`, `force_download`, `local_files_only`,
-    `subfolder`), `device`, and of a policy `dtype` and `backbone`, where its base model has moved. `from_pretrained`
+    `subfolder`), `device`, and of a policy `dtype` and `backbone`, the folder of its base model. `from_pretrained`
     of a class does the same and refuses others.
 
     Raises `LattokError` for a folder that is no artefact, an unknown type, a config from a newer lattok, or tensors

@@ -1,6 +1,6 @@
-"""Where the files of a dataset may lie: below its folder, also after links are followed.
+"""Where the files of a dataset or model may lie: below its folder, also after links are followed.
 
-A dataset comes from anybody, so what it says about files is checked before they are touched. One rule for all paths:
+Both come from anybody, so what they say about files is checked before they are touched. One rule for all paths:
 they lead to plain files and folders below the root. The root may be a link itself, as the user named it. Beyond it
 only two places count as inside:
 
@@ -8,7 +8,7 @@ only two places count as inside:
   repository: only files of that repository are there; and the folder `blobs` of the whole cache, which newer clients
   let those be links to, so that files of several repositories are stored once;
 - folders that the user names in the environment variable LATTOK_DATA, separated as in PATH, such as a large drive that
-  the videos of a dataset are linked to.
+  the videos of a dataset are linked to, or the base model that a policy was trained on (`hub/networks.py`).
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from lattok.data.pixels import resize_pixels
 from lattok.data.schema import short_name
 from lattok.data.views import trained_space
 from lattok.devices import moved
+from lattok.hub.networks import check_named
 from lattok.types import PolicyBatch
 from lattok.vla import LatentVLA
 from lattok.vla.observations import ActionQueues, check_batch, policy_batch
@@ -178,6 +180,7 @@ def open_policy(name: str) -> LatentVLA:
     place = hub.resolve(name)
     kind = hub.read_config(place.folder)["type"]
     if kind == LEROBOT:
+        check_named(SimpleNamespace(**hub.read_config(place.folder)), place.folder)
         try:
             plugin = import_module("lerobot_policy_lattok.modeling_lattok")
         except ImportError as error:

@@ -46,7 +46,7 @@ def full_size() -> ImageLAM:
     torch.manual_seed(0)
     features = "timm:vit_base_patch14_reg4_dinov2"
     lam = ImageLAM(ImageLAMConfig(cameras=("front",), features=features, streams="control+env", decoder_depth=1))
-    lam.features.loaded = True  # random weights do for timing
+    lam.features.load(pretrained=False)  # random weights do for timing
     return lam.eval()
 
 

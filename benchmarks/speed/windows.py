@@ -196,7 +196,7 @@ def filling(dataset: Any, folder: Path) -> dict[str, Any]:
     name, out = "timm:vit_small_patch14_dinov2.lvd142m", {}
     torch.manual_seed(0)
     frozen = FrozenFeatures(name, LARGE)
-    frozen.loaded = True  # random weights are as fast
+    frozen.load(pretrained=False)  # random weights are as fast
     pairs = FramePairs(dataset, STRIDE, ["corner2"], episodes="3:4", pixels=False)
     frames = len(pairs.frames)
     cache = FeatureCache(folder / "filled")

@@ -96,7 +96,7 @@ def build(system: System, size: str) -> PairModel:
     torch.manual_seed(0)
     config = system.config if size == "full" else replace(system.config, **system.small)
     model = system.kind(config)
-    model.features.loaded = True  # random weights do for timing
+    model.features.load(pretrained=False)  # random weights do for timing
     return model.eval().requires_grad_(False)
 
 

@@ -17,6 +17,8 @@ from lattok import checks, files
 from lattok.backbones import DTYPES
 from lattok.hub import client, weights
 from lattok.hub.client import COMMIT
+from lattok.hub.networks import from_pretrained
+from lattok.places import inside
 
 OLDEST = {"transformers": "5.4", "peft": "0.18"}
 INSTALL = "pip install 'lattok[vla]'"
@@ -110,15 +112,18 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
     if not files_of_weights:
         checks.fail("backbone", "a folder with weights as *.safetensors", f"{name!r} without any")
     sizes = {tensor: size for path in files_of_weights for tensor, size in weights.read_sizes(path).items()}
+    _check_files(folder)
     _check_layers(folder, files.read_json(folder / "config.json"), len(sizes))
     try:
-        config = transformers.AutoConfig.from_pretrained(folder)
+        config = from_pretrained("backbone", transformers.AutoConfig, folder)
         family = family_of(config)
         text = family.image is None
-        processor = (transformers.AutoTokenizer if text else transformers.AutoProcessor).from_pretrained(folder)
+        reader = transformers.AutoTokenizer if text else transformers.AutoProcessor
+        processor = from_pretrained("backbone", reader, folder)
         kind = transformers.AutoModelForCausalLM if text else transformers.AutoModelForImageTextToText
         weights.planned(lambda: kind.from_config(config), sizes, str(folder))
-        model, report = kind.from_pretrained(folder, dtype=getattr(torch, dtype), output_loading_info=True)
+        options = {"dtype": getattr(torch, dtype), "output_loading_info": True}
+        model, report = from_pretrained("backbone", kind, folder, **options)
     except checks.LattokError:
         raise
     except Exception as error:  # transformers raises many kinds; the user needs one line
@@ -128,6 +133,16 @@ def load(name: str, revision: str | None, dtype: str) -> tuple[Any, Any, Family,
         checks.fail("backbone", expected, f"{type(model).__name__} in {name!r}")
     _refuse_gaps(name, report)
     return model, processor, family, found
+
+
+def _check_files(folder: Path) -> None:
+    """Require that its weights lie in the folder itself: transformers goes wherever these files say."""
+    if (folder / "adapter_config.json").exists():
+        checks.fail("backbone", "a whole model", f"adapters of another one, in {folder}", "Merge them with it first.")
+    for path in folder.glob("*.index.json"):
+        names = files.read_json(path).get("weight_map")
+        for name in set(names.values()) if isinstance(names, dict) else ():
+            inside(folder, name, f"{path}: weight_map")
 
 
 def _check_layers(folder: Path, config: Any, tensors: int) -> None:

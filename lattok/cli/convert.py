@@ -399,8 +399,9 @@ def _new_folder(out: str, argument: str = "out") -> Path:
 def _save(model: Any, folder: Path, out: str, then: str = "") -> None:
     """Save a converted model and say what to do `then`; unless that is given, how to judge it."""
     from lattok.hub import OWN
+    from lattok.hub.networks import way_in
 
     with files.new_folder(folder, OWN):
         model.save_pretrained(folder)
     then = then or f"Judge it: {shlex.join(['lattok', 'evaluate', out])} DATASET"
-    print(f"Saved in {out}. {then}")
+    print(f"Saved in {out}. {then}{way_in(model.config)}")

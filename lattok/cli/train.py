@@ -71,6 +71,7 @@ def train_verb(kind: str, words: Sequence[str]) -> Callable[..., None] | None:
 
 
 def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str, Any]) -> None:
+    from lattok.hub.networks import way_in
     from lattok.recipes.run_folder import read_options
 
     stored, preset = read_options(run.config)
@@ -86,8 +87,8 @@ def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str,
 
         train_study(recipe, run.resume, shlex.join([*words, "--study"]))
         return
-    recipe.train(run.resume, shlex.join(words))
-    print(f"Saved in {run.out}. {recipe.next_step()}")
+    model = recipe.train(run.resume, shlex.join(words))
+    print(f"Saved in {run.out}. {recipe.next_step()}{way_in(model.config)}")
 
 
 def _flags(recipe_class: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,21 +64,19 @@ class ClipLAM(BackboneModel, VideoLabeller):
         self.env = True if config.scene_tokens else None  # whether there is a stream of the scene
         self.scene_head = nn.Linear(width, config.latent_dim) if self.env else None
         self.motion_head = nn.Linear(width, config.latent_dim)
-        self.features = features or FrozenFeatures(
-            config.features,
-            config.features_size,
-            config.mean,
-            config.std,
-            config.interpolation,
-            config.features_revision,
-            patch=config.features_patch,
-        )
+        self.features = features or _features(config)
         places = len(config.cameras) * self.features.count
         self.decoder = (SanaDecoder if config.sana else UnifiedDecoder)(config, self.features.dim, places)
         self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)  # of a mixture it does nothing
         self.normalizers = nn.ModuleList(
             Normalizer(config.action_dim, config.action_clipped) for _ in config.normalizers
         )
+
+    @classmethod
+    def opened(cls, config: ClipLAMConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Open the base model, and build the frozen latent space."""
+        config, parts = super().opened(config, folder, backbone)
+        return config, parts | {"features": _features(config)}
 
     @classmethod
     def open_base(cls, config: ClipLAMConfig, folder: Path | None = None) -> Any:
@@ -341,3 +339,10 @@ def _clips(batch: PolicyBatch) -> Tensor:
         hint = "Call lam.encode(clips, texts) for latent actions."
         checks.fail("batch", "a PolicyBatch with later frames", type(batch).__name__, hint)
     return torch.cat([batch.images[:, None], batch.later], 1)
+
+
+def _features(config: ClipLAMConfig) -> FrozenFeatures:
+    """Build the frozen latent space of the predicted frame, without its weights."""
+    scaling = (config.mean, config.std, config.interpolation)
+    size, patch = config.features_size, config.features_patch
+    return FrozenFeatures(config.features, size, *scaling, config.features_revision, patch=patch)

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.devices import DEVICES
+from lattok.places import followed
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -76,7 +77,7 @@ class LoadOptions(HubOptions, total=False):
     """What loading a model takes besides its name and revision."""
 
     device: Annotated[str | None, "cpu, cuda, mps or auto"]  # also cuda:1; default: where it was built, the CPU
-    backbone: Annotated[str | os.PathLike | None, "a folder or a Hub id"]  # of a policy's base model that has moved
+    backbone: Annotated[str | os.PathLike | None, "a folder or a Hub id"]  # the folder of a policy's base model
     dtype: Annotated[str | torch.dtype | None, f"one of {', '.join(DTYPES)}"]  # of a policy's weights
 
 
@@ -233,7 +234,7 @@ def inside(folder: Path, subfolder: str | None) -> Path:
     if not subfolder:
         return folder
     _check_subfolder(subfolder)
-    place = folder / subfolder
+    place = followed(folder, folder / subfolder, "`subfolder`")
     if not place.is_dir():
         checks.fail("subfolder", f"a folder in {folder}", repr(subfolder))
     return place

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 from abc import ABC
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from typing_extensions import Self, Unpack
 from lattok import checks, devices, files
 from lattok.hub import client
 from lattok.hub.client import LoadOptions
+from lattok.hub.networks import check_named
 from lattok.hub.records import license_of, model_card, read_evaluation, read_picture, read_training, written_by_somebody
 from lattok.hub.weights import (
     DAMAGED,
@@ -41,7 +42,7 @@ from lattok.hub.weights import (
     unsound,
     weights_hash,
 )
-from lattok.places import followed
+from lattok.places import followed, walk
 from lattok.registry import Registry
 from lattok.version import __version__
 
@@ -102,7 +103,7 @@ def arrival(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_config(folder: Path, argument: str = "model") -> dict[str, Any]:
     """Read config.json of an artefact; check that it is whole, and its version."""
-    path = folder / CONFIG
+    path = followed(folder, folder / CONFIG, f"`{argument}`: {CONFIG}")
     if not path.is_file():
         known = {"meta/info.json": "It holds a dataset.", "run/recipe.json": "Its training has not ended: see resume."}
         hint = next((text for name, text in known.items() if (folder / name).is_file()), "")
@@ -244,7 +245,7 @@ class HubModel(nn.Module):
         """Load from a folder or a Hub id, in evaluation mode. Raises `LattokError` on anything that does not fit.
 
         `options`: the keywords of huggingface_hub (`token`, `cache_dir`, `force_download`, `local_files_only`,
-        `subfolder`), `device`, and of a policy `dtype` and `backbone`, where its base model has moved.
+        `subfolder`), `device`, and of a policy `dtype` and `backbone`, the folder of its base model.
         """
         place = resolve(name_or_path, revision, options=options)
         return cls.from_place(place, **arrival(options))
@@ -260,8 +261,11 @@ class HubModel(nn.Module):
         if kind not in (None, "float32") and not cls.narrow:
             checks.fail("dtype", f"to be left out: {cls.__name__} is float32", repr(dtype), ROUNDED)
         config = parse_config(cls.config_class, raw, folder / CONFIG)
-        for name in (CARD, EVALUATION, TRAINING, PICTURE):  # these go wherever the model goes
+        for name in OWN:  # a link would read what lies elsewhere, and saving write there
             followed(folder, folder / name, f"`model`: {name}")
+        for _ in walk(folder, lambda path: path.parts[0] != PARTS):  # refuses links that leave it
+            pass
+        check_named(config, folder, () if backbone is None else ("backbone",))
         where = str(folder / WEIGHTS)
         if not (folder / WEIGHTS).is_file():
             checks.fail("model", f"a folder with {WEIGHTS}", f"{folder} without it")
@@ -401,13 +405,18 @@ def family_of(folder: Path, argument: str = "model") -> type[HubModel]:
     return FAMILIES[kind]
 
 
-def config_of(argument: str, name: str, kind: type[HubModel]) -> Any:
-    """Return the configuration of a model of this kind, a folder or a Hub id, without reading its weights."""
+def config_of(argument: str, name: str, kind: type[HubModel], given: Collection[str] = ()) -> Any:
+    """Return the configuration of a model of this kind, a folder or a Hub id, without reading its weights.
+
+    Folders that it names are refused unless the user has `given` them: see `check_named`.
+    """
     folder = resolve(name, argument=argument).folder
     raw = read_config(folder, argument)
     if raw["type"] != kind.type:
         checks.fail(argument, f"a model of type {kind.type!r}", f"{raw['type']!r} in {name}")
-    return parse_config(kind.config_class, raw, folder / CONFIG)
+    config = parse_config(kind.config_class, raw, folder / CONFIG)
+    check_named(config, folder, given)
+    return config
 
 
 def parse_config(config_class: Any, raw: Mapping[str, Any], path: Path | str) -> Any:

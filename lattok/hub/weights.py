@@ -25,6 +25,7 @@ from lattok import checks
 
 HEADER = 16 << 20  # bytes of a header: a file of a thousand tensors has a tenth of a megabyte
 SPARE_TENSORS, SPARE_NUMBERS = 256, 1 << 26  # what a model may hold that its file does not: training heads, tables
+MOST_TENSORS, MOST_NUMBERS = 1 << 14, 1 << 35  # of a network without a file at hand
 NARROW = (torch.bfloat16, torch.float16)
 SHOWN = 40  # of the tensors that do not fit
 DAMAGED = "Copy or download it again."
@@ -88,15 +89,26 @@ def planned(build: Callable[[], Built], file: Sizes, where: str) -> Built:
 
     `LattokError` as soon as it has far more tensors, or far larger ones, than the `file` holds.
     """
-    most = SPARE_NUMBERS + max((size.numbers for size in file.values()), default=0)
-    left = 2 * len(file) + SPARE_TENSORS
+    sizes = [size.numbers for size in file.values()]
+    largest, most = SPARE_NUMBERS + max(sizes, default=0), SPARE_NUMBERS + 4 * sum(sizes)
+    return _outlined(build, where, f"its {len(file)}", 2 * len(file) + SPARE_TENSORS, largest, most)
+
+
+def outlined(build: Callable[[], Built], where: str) -> Built:
+    """Return the same of a network that no file is at hand of; `LattokError` where it is beyond all that there are."""
+    return _outlined(build, where, "a network has", MOST_TENSORS, MOST_NUMBERS, MOST_NUMBERS)
+
+
+def _outlined(build: Callable[[], Built], where: str, known: str, tensors: int, largest: int, numbers: int) -> Built:
+    left, made = tensors, set[int]()
 
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         nonlocal left
         left -= tensor is not None
+        made.add(id(tensor))
         if left < 0:
-            checks.fail(where, f"about as many tensors as its {len(file)}", "a configuration with far more")
-        if tensor is not None and tensor.numel() > most:
+            checks.fail(where, f"about as many tensors as {known}", "a configuration with far more")
+        if tensor is not None and tensor.numel() > largest:
             got = f"a configuration with one of shape {list(tensor.shape)}"
             checks.fail(where, "tensors about as large as its own", got)
 
@@ -110,8 +122,8 @@ def planned(build: Callable[[], Built], file: Sizes, where: str) -> Built:
             model = build()
         except (OverflowError, RuntimeError, MemoryError) as error:
             checks.fail(where, "sizes that a model can have", f"a configuration with others ({error})".split("\n")[0])
-    every = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()) if tensor.is_meta)
-    if every > SPARE_NUMBERS + 4 * sum(size.numbers for size in file.values()):
+    every = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()) if id(tensor) in made)
+    if every > numbers:
         checks.fail(where, "tensors about as large as its own", f"a configuration with {every:,} numbers")
     return model
 

@@ -20,6 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 from lattok import checks
 from lattok.checks import LattokError
 from lattok.data.pixels import resize_pixels
+from lattok.hub.networks import from_pretrained
+from lattok.hub.weights import outlined
 from lattok.image_lam.deep_compression import DeepCompression, open_diffusers
 from lattok.image_lam.mae import HELD, HeldViT, OrderedMAE
 
@@ -36,8 +38,8 @@ class FrozenFeatures(nn.Module):
     "hf-hub:org/name" or "local-dir:/folder" (DINOv2 and 3, SigLIP 2 ...); "hf:MODEL", a V-JEPA 2 or ViT-MAE of
     transformers; "dc-ae:MODEL", a deep-compression autoencoder of diffusers; or "held:WIDTHxDEPTHxHEADSxHIDDENxPATCH",
     a ViT-MAE whose weights the artefact itself holds, random until a checkpoint fills them. Weights load with
-    `load()`, never in the constructor. With `class_token` the first of the N tokens is that of the network. `patch`
-    is the side of the patches of "pixels".
+    `load()`, never in the constructor: until then a network takes no memory. With `class_token` the first of the N
+    tokens is that of the network. `patch` is the side of the patches of "pixels".
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class FrozenFeatures(nn.Module):
             self.network, self.patch, self.loaded = None, patch, True
             self.dim = 3 * patch**2
         else:
-            self.network, self.loaded = _network(name, image_size, revision, pretrained=False), self.held
+            self.network, self.loaded = _outline(name, image_size, revision), self.held
             self.patch = _patch_size(name, self.network)
             self.dim = int(self.network.num_features)
         if image_size % self.patch:
@@ -79,12 +81,11 @@ class FrozenFeatures(nn.Module):
         """Tell whether the artefact holds the network's weights."""
         return self.name.startswith(HELD)
 
-    def load(self) -> FrozenFeatures:
-        """Load the pretrained weights (from the Hub or a folder); does nothing for pixels."""
+    def load(self, pretrained: bool = True) -> FrozenFeatures:
+        """Load the pretrained weights (from the Hub or a folder), or random ones; does nothing for pixels."""
         if not self.loaded and self.network is not None:
-            pretrained = _network(self.name, self.image_size, self.revision, pretrained=True)
-            self.network.load_state_dict(pretrained.state_dict())
-            self.loaded = True
+            found = _network(self.name, self.image_size, self.revision, pretrained)
+            self.network, self.loaded = found.requires_grad_(False).to(self.mean.device), True
         return self
 
     def weights_hash(self) -> str | None:
@@ -139,7 +140,7 @@ def known_scaling(name: str, image_size: int, revision: str | None) -> tuple[tup
         return (0.5,) * 3, (0.5,) * 3
     if not name.startswith("timm:"):
         return IMAGENET
-    facts = _network(name, image_size, revision, pretrained=False).pretrained_cfg
+    facts = _outline(name, image_size, revision).pretrained_cfg
     return tuple(facts["mean"]), tuple(facts["std"])
 
 
@@ -206,6 +207,15 @@ class TextEncoder(nn.Module):
         return self.network
 
 
+def _outline(name: str, image_size: int, revision: str | None) -> Any:
+    """Build the same without memory, for its sizes; one that the artefact holds as it is."""
+
+    def build() -> Any:
+        return _network(name, image_size, revision, pretrained=False)
+
+    return build() if name.startswith(HELD) else outlined(build, f"features {name}")
+
+
 def _network(name: str, image_size: int, revision: str | None, pretrained: bool) -> Any:
     """Build the network behind a name, in evaluation mode: `forward_features`, `num_prefix_tokens`, `num_features`."""
     source, _, model = name.partition(":")
@@ -250,7 +260,7 @@ def _transformers(
         checks.fail("features", f"the package transformers for {name!r}", "none", "pip install 'lattok[vla]'")
     where, expected = _place(model), "a V-JEPA 2 or ViT-MAE model"
     with _one_line("features", f"{expected}; {name!r} could not be built"):
-        config = AutoConfig.from_pretrained(where, revision=revision)
+        config = from_pretrained("features", AutoConfig, where, revision=revision)
         kinds: dict[str, Any] = {"vjepa2": VJEPA2Model, "vit_mae": ViTMAEModel}
         if config.model_type not in kinds:
             hint = "For image transformers use timm:MODEL."
@@ -258,7 +268,8 @@ def _transformers(
         kind, video = kinds[config.model_type], config.model_type == "vjepa2"
         setattr(config, "crop_size" if video else "image_size", image_size)  # positions are computed from it
         if pretrained:
-            found, report = kind.from_pretrained(where, revision=revision, config=config, output_loading_info=True)
+            options = {"revision": revision, "config": config, "output_loading_info": True}
+            found, report = from_pretrained("features", kind, where, **options)
             _check_whole("features", f"{expected}; {name!r}", report, needed="encoder." if video else "")
         else:
             found = kind(config)
@@ -276,8 +287,8 @@ def _text_encoder(model: str) -> tuple[nn.Module, Any]:
         checks.fail("language", "a folder with config.json, or a Hub id like google-t5/t5-base", model)
     where, kind = _place(model), cast(Any, T5EncoderModel)
     with _one_line("language", f"a T5 encoder; {model!r} could not be read"):
-        tokenizer = AutoTokenizer.from_pretrained(where)
-        network, report = kind.from_pretrained(where, output_loading_info=True)
+        tokenizer = from_pretrained("language", AutoTokenizer, where)
+        network, report = from_pretrained("language", kind, where, output_loading_info=True)
     _check_whole("language", f"a T5 encoder; {model!r}", report)
     return network, tokenizer
 

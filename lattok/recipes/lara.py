@@ -188,7 +188,7 @@ def _own_options(config: VLAConfig, model: set[str]) -> dict[str, Any]:
 
 def _continued(recipe: LARARecipe, found: Sequence[PolicySource]) -> LatentVLA:
     """Return the policy in `init` for this data, which must be as that which it was trained on."""
-    policy = LatentVLA.from_pretrained(str(recipe.data.init))
+    policy = recipe.going_on(str(recipe.data.init))
     policy = for_dataset(policy, found[0].dataset.name)
     before, now = policy.config, policy_config(recipe, found)
     now = replace(now, backbone=before.backbone, backbone_revision=before.backbone_revision)

@@ -129,8 +129,9 @@ class LatBotRecipe(VLARecipe):
         """
         config, before = policy_config(self, found), self.data.before
         if self.data.phase == "finetune":
-            policy = LatentVLA(*with_base(taught_by(config, config_of("student", before, LatentVLA))))
-            student = LatentVLA.from_pretrained(before)
+            own = config_of("student", before, LatentVLA, given=("backbone",))
+            policy = LatentVLA(*with_base(taught_by(config, own)))
+            student = self.going_on(before)
             return Learner(
                 follow(student, policy), policy, policy.config.loss_weights, inputs=_hash("student", student)
             )

@@ -39,7 +39,7 @@ from lattok.training.loop import one_group
 from lattok.types import PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
 from lattok.vla.config import MOST_INSTRUCTIONS, SCRATCH
-from lattok.vla.model import from_root, with_base
+from lattok.vla.model import MERGED, from_root, with_base
 
 HELD_OUT = "held_out.json"
 REACHED = 0.9  # of -1 and 1, by grippers that learn by cross-entropy
@@ -203,7 +203,13 @@ class VLARecipe(Recipe[LatentVLA]):
     def _before(cls, options: Mapping[str, Any]) -> VLAConfig | None:
         """Return the configuration of the policy that the one to train goes on with, if any."""
         name = None if cls.goes_on is None else options.get(cls.goes_on)
-        return config_of(str(cls.goes_on), name, LatentVLA) if isinstance(name, str) else None
+        return config_of(str(cls.goes_on), name, LatentVLA, options) if isinstance(name, str) else None
+
+    def going_on(self, name: str) -> LatentVLA:
+        """Load the policy that this one goes on with; its base model lies where `backbone` says."""
+        base = self.model.backbone
+        moved = base not in (SCRATCH, MERGED) and Path(base).is_dir()
+        return LatentVLA.from_pretrained(name, **({"backbone": base} if moved else {}))
 
     @classmethod
     def kept(cls, config: VLAConfig) -> dict[str, Any]:

@@ -91,14 +91,14 @@ class BackboneModel(HubModel, ABC):
         return config, {"backbone": cls.open_base(config, folder)}
 
     @classmethod
-    def build(cls, config: Any, backbone: Backbone | None = None) -> Self:
+    def build(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
         """Build a model of this configuration, by default over the scratch backbone."""
-        return cast(Any, cls)(config, cls.open_base(config) if backbone is None else backbone)
+        return cast(Any, cls)(config, cls.open_base(config) if backbone is None else backbone, **parts)
 
     @classmethod
-    def outline(cls, config: Any, backbone: Backbone | None = None) -> Self:
+    def outline(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
         """Build it for its shapes alone: a base model that is open already stays as it is."""
-        return cls.build(config, None if backbone is None else cast(Backbone, Outline(backbone)))
+        return cls.build(config, None if backbone is None else cast(Backbone, Outline(backbone)), **parts)
 
     def check_fits(self, file: Sizes, where: str) -> None:
         """Refuse tensors that do not fit; of a base model that is only outlined the rank of its adapters is known."""

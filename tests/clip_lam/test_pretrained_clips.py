@@ -56,7 +56,7 @@ def test_teacher_and_student_learn_by_queries_adapters_and_heads(
     assert not [n for n, p in lam.backbone.named_parameters() if "vision" in n and p.requires_grad]
     video = pixels(7, 2).numpy()
     found = lam.label_video(video, 4, "lift it")
-    again = lattok.load(lam.save_pretrained(tmp_path / "lam"))
+    again = lattok.load(lam.save_pretrained(tmp_path / "lam"), backbone=tiny(family))
     assert isinstance(again, ClipLAM)
     np.testing.assert_allclose(found.latents, again.label_video(video, 4, "lift it").latents, atol=1e-5)
     plan = policy_config(backbone=str(tiny(family)), proprio_dim=0, proprio_names=(), prompt="{task}:", **OVER)
@@ -159,6 +159,11 @@ def test_a_policy_goes_on_over_the_base_of_its_student(tiny: Callable[[str], Pat
     distil = {**seen, "backbone": base.name, "teacher": str(teacher)}
     lattok.train(lattok.LatBotRecipe.from_preset(data, tmp_path / "student", **distil))
     goes_on = {**sizes, "batch_size": 2, "phase": "finetune", "student": str(tmp_path / "student")}
+    with pytest.raises(LattokError, match="`backbone` in `.*student`: expected a Hub id: a model may not choose"):
+        lattok.LatBotRecipe.from_preset(data, tmp_path / "policy", **goes_on)
+    again = lattok.LatBotRecipe.from_preset(data, tmp_path / "named", **goes_on, backbone=base.name)
+    assert lattok.train(again).config.backbone == str(base.resolve())
+    monkeypatch.setenv("LATTOK_DATA", str(base))
     for given in ({}, {"backbone": base.name}):
         recipe = lattok.LatBotRecipe.from_preset(data, tmp_path / f"policy{len(given)}", **goes_on, **given)
         kept = recipe.model.lora_rank, recipe.model.lora_vision, recipe.model.lora_projector, recipe.model.backbone

@@ -85,7 +85,7 @@ def test_latents_are_those_of_the_autoencoder_and_turn_back(pipeline):
     assert other.weights_hash() == features.weights_hash()
 
 
-def test_the_extra_trains_labels_and_comes_back(pipeline, tmp_path):
+def test_the_extra_trains_labels_and_comes_back(pipeline, tmp_path, monkeypatch):
     """It begins with the pretrained weights, and as SANA alone: what is new at its start adds nothing."""
     data = write_dataset(tmp_path / "data", [12, 9])
     pretrained = diffusers.SanaTransformer2DModel.from_pretrained(pipeline / "transformer").eval()
@@ -110,6 +110,7 @@ def test_the_extra_trains_labels_and_comes_back(pipeline, tmp_path):
     torch.testing.assert_close(*seen[0], rtol=1e-4, atol=1e-5)
     logged = [json.loads(line) for line in (tmp_path / "lam/run/metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(entry["loss/frame"]) and np.isfinite(entry["loss/action"]) for entry in logged)
+    monkeypatch.setenv("LATTOK_DATA", str(pipeline))
     again = lattok.ClipLAM.from_pretrained(tmp_path / "lam")
     video = pixels(7, 2)
     labels = lam.label_video(video, 4, "lift it")

@@ -247,7 +247,7 @@ def with_backbone(tmp_path):
     return write(tmp_path, random_weights(shapes(Facts(feature_dim=36))) | own)
 
 
-def test_the_files_own_backbone_becomes_the_features(with_backbone, tmp_path):
+def test_the_files_own_backbone_becomes_the_features(with_backbone, tmp_path, monkeypatch):
     model = univla_lam(with_backbone, 3, image_size=56, features_out=tmp_path / "dino")
     assert model.config.features == f"timm:local-dir:{tmp_path / 'dino'}"
     own = safetensors.torch.load_file(with_backbone)
@@ -255,6 +255,7 @@ def test_the_files_own_backbone_becomes_the_features(with_backbone, tmp_path):
     assert torch.equal(network["blocks.1.attn.qkv.weight"], own["lam.dino_encoder.blocks.1.attn.qkv.weight"])
     assert torch.equal(network["reg_token"], own["lam.dino_encoder.register_tokens"])
     pairs = torch.randint(0, 256, (2, 2, 40, 50, 3), dtype=torch.uint8)
+    monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "dino"))
     again = lattok.load(model.save_pretrained(tmp_path / "lam"))
     assert torch.equal(again.encode(pairs).codes, model.encode(pairs).codes)
 

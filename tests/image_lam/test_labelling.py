@@ -50,7 +50,7 @@ def make(variant: str = "paper", **changes) -> ImageLAM:
     """Random weights away from their start, so that gains, offsets and biases count."""
     torch.manual_seed(0)
     lam = ImageLAM(ImageLAMConfig(**{**SMALL, **VARIANTS[variant], **changes})).eval()
-    lam.features.loaded = True
+    lam.features.load(pretrained=False)
     with torch.no_grad():
         for name, tensor in lam.state_dict().items():
             if not name.startswith("features.") and tensor.is_floating_point():

@@ -365,7 +365,7 @@ def test_resize_leaves_right_sized_frames_alone_and_keeps_uint8():
     assert torch.equal(features.resize(big), torch.full((2, 3, 32, 32, 3), 128, dtype=torch.uint8))
 
 
-def test_timm_features_from_a_local_folder(tmp_path):
+def test_timm_features_from_a_local_folder(tmp_path, monkeypatch):
     import json
 
     import timm
@@ -387,7 +387,11 @@ def test_timm_features_from_a_local_folder(tmp_path):
     torch.testing.assert_close(got, network.forward_features(pixels.permute(0, 3, 1, 2))[:, 1:])
     lam = make(features=f"timm:local-dir:{tmp_path}", cameras=("front",))
     lam.features.load()
-    again = ImageLAM.from_pretrained(lam.save_pretrained(tmp_path / "lam"))
+    saved = lam.save_pretrained(tmp_path / "lam")
+    with pytest.raises(LattokError, match=f"If you trust it, say so: LATTOK_DATA={tmp_path} "):
+        ImageLAM.from_pretrained(saved)
+    monkeypatch.setenv("LATTOK_DATA", str(tmp_path))
+    again = ImageLAM.from_pretrained(saved)
     assert again.features.loaded
     pairs = batch(cameras=1).frames
     assert torch.equal(again.encode(pairs).codes, lam.eval().encode(pairs).codes)

@@ -254,7 +254,7 @@ def lara_settings(config: dict[str, Any]) -> dict[str, Any]:
     return {"model_type": "latent_motion_tokenizer", "hidden_state_decoder_config": None, **losses, **parts}
 
 
-def test_the_folder_of_lara(case, tmp_path):
+def test_the_folder_of_lara(case, tmp_path, monkeypatch):
     encoder = mae_folder(case, tmp_path / "mae")
     own = {name: tensor for name, tensor in case.weights.items() if not name.startswith(ENCODER)}
     folder = tmp_path / "latent_motion_tokenizer"
@@ -266,6 +266,7 @@ def test_the_folder_of_lara(case, tmp_path):
     assert torch.equal(model.encode_pixels(case.pairs).codes, case.values["indices"])
     model.save_pretrained(tmp_path / "saved")
     assert not any(name.startswith("features.") for name in model.saved_tensors())
+    monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "mae"))
     again = ImageLAM.from_pretrained(tmp_path / "saved")
     assert torch.equal(again.encode_pixels(case.pairs).codes, case.values["indices"])
 

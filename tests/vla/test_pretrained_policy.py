@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -102,7 +103,8 @@ def test_a_saved_policy_acts_the_same_in_another_process(tiny: Tiny, tmp_path: P
         "import lattok, sys, torch; torch.set_num_threads(1); seen = torch.load('seen.pt', weights_only=True);"
         "torch.save({n: lattok.load(n).predict_chunk(seen) for n in sys.argv[1:]}, 'chunks.pt')"
     )
-    subprocess.run([sys.executable, "-c", code, *FAMILIES], cwd=tmp_path, check=True)
+    named = {"LATTOK_DATA": os.pathsep.join(str(tiny(family)) for family in FAMILIES)}  # folders of this machine
+    subprocess.run([sys.executable, "-c", code, *FAMILIES], cwd=tmp_path, check=True, env=os.environ | named)
     chunks = torch.load(tmp_path / "chunks.pt", weights_only=True)
     for family, model in models.items():
         torch.testing.assert_close(chunks[family], model.predict_chunk(seen), atol=1e-6, rtol=0)
@@ -119,13 +121,17 @@ def test_a_merged_policy_needs_nothing_else_and_acts_the_same(tiny: Tiny, tmp_pa
     assert not any("lora" in name for name in again.state_dict())
 
 
-def test_another_base_model_is_refused(tiny: Tiny, tmp_path: Path):
+def test_another_base_model_is_refused(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from lattok.backbones.tiny import tiny_backbone
 
     base = tiny_backbone("qwen3_vl", tmp_path / "base")
     made = config("baseline", backbone=str(base), camera_sizes=((56, 56),) * 2, image_size=56, lora_rank=2)
     backbone = open_backbone(made)
     LatentVLA(replace(made, backbone_revision=backbone.revision), backbone).save_pretrained(tmp_path / "policy")
+    with pytest.raises(LattokError, match=f"say so: backbone=FOLDER when you load it, or LATTOK_DATA={base} "):
+        lattok.load(tmp_path / "policy")
+    assert lattok.load(tmp_path / "policy", backbone=base).config.backbone_revision == backbone.revision
+    monkeypatch.setenv("LATTOK_DATA", str(base))
     assert lattok.load(tmp_path / "policy").config.backbone_revision == backbone.revision
     moved = base.rename(tmp_path / "moved")
     with pytest.raises(LattokError, match="`backbone`"):
