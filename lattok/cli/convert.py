@@ -362,6 +362,7 @@ def push(
     message: Text = None,
     revision: Text = None,
     create_pr: bool = False,
+    include: Names = (),
 ) -> None:
     """Publish a model or an annotated dataset on the Hub, with its card. Log in before (`hf auth login`).
 
@@ -375,6 +376,7 @@ def push(
         message: Message of the commit.
         revision: Branch; it is made where it is not there.
         create_pr: Open a pull request instead.
+        include: Further files of a dataset's folder, by their paths in it; nothing else goes up but the dataset.
     """
     options: dict[str, Any] = {"license": license, "commit_message": message, "revision": revision}
     options |= {"create_pr": create_pr, "private": private or None}
@@ -382,7 +384,9 @@ def push(
         hint = "Push the model: its card says what its last evaluation gave."
         checks.fail("folder", "that of a model, a dataset or labels", f"{folder}, which holds a report", hint)
     if (Path(folder) / "meta").is_dir():
-        print(lattok.push_dataset(folder, repo_id, **options))
+        print(lattok.push_dataset(folder, repo_id, include=include, **options))
+    elif include:
+        checks.fail("include", "to be left out: a model goes up with its own files", " ".join(include))
     else:
         print(lattok.load(folder).push_to_hub(repo_id, **options))
 

@@ -7,6 +7,7 @@ apart by the names of their classes.
 from __future__ import annotations
 
 import errno
+import glob
 import inspect
 import os
 import re
@@ -135,6 +136,7 @@ def push(
     prepare: Callable[[str], Path],
     kind: str = "model",
     *,
+    only: Sequence[str] | None = None,
     replaces: Sequence[str] | None = None,
     commit_message: str,
     revision: str | None = None,
@@ -145,14 +147,15 @@ def push(
 ) -> str:
     """Upload the folder that `prepare` makes, which is told the whole name of the repository; return its address.
 
-    A branch that is not there is made. Files that match `replaces` and are not in the folder go. A `tag` is moved to
-    what was uploaded.
+    A branch that is not there is made. `only` these files are uploaded, if they are named; others of the repository
+    that match `replaces` go. A `tag` is moved to what was uploaded.
     """
     from huggingface_hub import HfApi
 
     place: dict[str, Any] = {} if kind == "model" else {"repo_type": kind}
     options: dict[str, Any] = {"revision": revision} if revision else {}
     options |= {"create_pr": True} if create_pr else {}
+    options |= {"allow_patterns": [glob.escape(name) for name in only]} if only is not None else {}
     options |= {"delete_patterns": list(replaces)} if replaces else {}
     try:
         api = HfApi(token=token)

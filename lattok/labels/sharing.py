@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from lattok.hub import CARD, client
 from lattok.hub.records import HUB_ID, TAGS, license_of, plain, quoted, signed, written_by_somebody
 from lattok.labels.provenance import INFO, provenance_of
 from lattok.labels.sidecar import Sidecar
-from lattok.places import walk
+from lattok.places import inside, walk
 from lattok.version import INSTALL, __version__
 
+# in meta/, of LeRobot and of our own: what a dataset is, and where its frames, actions and labels come from
+META = ("info.json", "stats.json", "tasks.parquet", "subtasks.parquet")
+META += ("action_space.json", "export.json", "lattok.json", "metaworld.json", "simulation.json")
 REPLACED = ("data/*", "labels/*", "meta/*", "videos/*")  # of an earlier push
+SHOWN = 20  # of the files that stay
 OURS = re.compile(r"\blattok\b")
 MEANING = {
     "codes": "codes of the latent action",
@@ -38,18 +43,22 @@ def push_dataset(
     private: bool | None = None,
     token: str | None = None,
     license: str | None = None,
+    include: Sequence[str] = (),
 ) -> str:
     """Upload a LeRobot dataset, or the labels that `annotate` wrote for another one; return the address.
 
-    Options are those of `push_to_hub` of a model. A dataset card is written into the folder as README.md. One that was
-    there stays below it; one with the tag `lattok` is kept as it is. A LeRobot dataset gets the tag of its version,
-    which LeRobot asks for. Raises `LattokError` where a link in the folder leads out of it: what is there would go up.
+    What goes up is the card, what the dataset says of itself in meta/, and the files that its episodes or labels lie
+    in. It is listed first, with what stays here; `include` names further files, by their paths in the folder.
+
+    Other options are those of `push_to_hub` of a model. A dataset card is written into the folder as README.md. One
+    that was there stays below it; one with the tag `lattok` is kept as it is. A LeRobot dataset gets the tag of its
+    version, which LeRobot asks for. Raises `LattokError` where a link in the folder leads out of it, or to a hidden
+    file: what is there would go up.
     """
     client.check_push({"repo_id": repo_id, "license": license, "revision": revision, "create_pr": create_pr})
     root = Path(folder).expanduser()
     subject = _subject(root)
-    for _ in walk(root, lambda path: path.name.startswith(".")):  # refuses links to what lies elsewhere
-        pass
+    files_of_it = _chosen(root, subject, include)
     version = None if isinstance(subject, Sidecar) else files.read_json(root / INFO)["codebase_version"]
 
     def prepare(repo: str) -> Path:
@@ -63,6 +72,7 @@ def push_dataset(
         repo_id,
         prepare,
         "dataset",
+        only=files_of_it,
         replaces=REPLACED,
         commit_message=commit_message or f"lattok {__version__}: dataset with latent actions",
         revision=revision,
@@ -71,6 +81,47 @@ def push_dataset(
         token=token,
         tag=None if version is None else str(version),
     )
+
+
+def _chosen(root: Path, subject: Any, include: Sequence[str]) -> list[str]:
+    """Return the files that belong to a dataset or to labels, and say which they are and which are not."""
+    if isinstance(subject, Sidecar):
+        own = {subject.file_of(index) for index in subject.episodes}
+    else:
+        own = {path for episode in subject.episodes for path in subject.files_of(episode.index)}
+        own |= {*(subject.root / "meta" / "episodes").rglob("*.parquet")}
+    names = {path.relative_to(subject.root) for path in own} | {Path("meta") / name for name in META} | {Path(CARD)}
+    for name in include:
+        if not inside(root, name, "`include`").is_file():
+            checks.fail("include", f"files in {root}", repr(name)[:200])
+        names.add(Path(name))
+    there = list(walk(root, lambda path: path.name.startswith(".")))  # refuses links that leave it
+    found = [path for path in there if path in names]
+    for path in found:
+        _check_plain(root, path)
+    _tell(root, found, [str(path) for path in there if path not in names])
+    return [path.as_posix() for path in {*found, Path(CARD)}]
+
+
+def _tell(root: Path, found: Sequence[Path], left: Sequence[str]) -> None:
+    """Say what goes up, by folder, and what does not."""
+    parts = Counter(path.parts[0] for path in found if len(path.parts) > 1)
+    alone = {str(path) for path in found if len(path.parts) == 1} | {CARD}
+    shown = ", ".join([*sorted(alone), *(f"{name}/ ({count})" for name, count in sorted(parts.items()))])
+    size = sum((root / path).stat().st_size for path in found)
+    print(checks.printable(f"Goes up: {shown}; {size / 1e6:,.3g} MB."))
+    if left:
+        more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
+        which = checks.listed(left[:SHOWN]) + more
+        print(checks.printable(f"Stays here: {which}. To take a file along: --include FILE (`include`)."))
+
+
+def _check_plain(root: Path, path: Path) -> None:
+    """Refuse a link to a hidden file or folder: those never go up."""
+    real, top = Path(os.path.realpath(root / path)), Path(os.path.realpath(root))
+    names = real.relative_to(top).parts if real.is_relative_to(top) else (real.name,)
+    if any(name.startswith(".") for name in names):
+        checks.fail("folder", "links to files that are not hidden", f"{path}, which leads to {real}", "Remove it.")
 
 
 def _subject(root: Path) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import DatasetCard
 
@@ -224,3 +225,69 @@ def test_links_out_of_a_folder_do_not_go_up(hub: LocalHub, source: Path, tmp_pat
     with pytest.raises(LattokError, match=r"notes.txt: expected a path below .*, but .* leads to .*key"):
         lattok.push_dataset(folder, REPO, token=WRITER)
     assert not hub.exists
+
+
+SECRETS = ("id_rsa", "secrets.env", "meta/wandb-token.json", "run/checkpoint.pt", "sub/notes.txt", "data/other.parquet")
+
+
+def test_only_what_belongs_to_a_dataset_goes_up(hub: LocalHub, source: Path, tmp_path: Path, capsys):
+    folder = annotated(source, tmp_path / "annotated")
+    own = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} | {"README.md"}
+    for name in (*SECRETS, ".env", ".git/config", "videos/.key"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("secret")
+    (folder / "meta" / "env.txt").symlink_to(folder / ".env")
+    lattok.push_dataset(folder, REPO)
+    assert set(hub.files()) == own
+    assert not [name for name, content in hub.files().items() if content == b"secret"]
+    told = capsys.readouterr().out
+    assert "Goes up: README.md, data/ (1), meta/ (5), videos/ (2); " in told
+    assert "Stays here: id_rsa, secrets.env, data/other.parquet, meta/env.txt, meta/wandb-token.json, run/" in told
+    assert main(["push", str(folder), REPO, "--include", "sub/notes.txt"]) == 0
+    assert set(hub.files()) == own | {"sub/notes.txt"}
+    for name in ("../key", "nowhere.txt", "sub"):
+        with pytest.raises(LattokError, match="`include`"):
+            lattok.push_dataset(folder, REPO, include=[name])
+    hub.add("main", {**hub.files(), "meta/wandb-token.json": b"secret"})  # of an earlier push
+    lattok.push_dataset(folder, REPO)
+    assert "meta/wandb-token.json" not in hub.files()
+
+
+def test_only_labels_go_up_with_labels(hub: LocalHub, tmp_path: Path):
+    write_rlds(tmp_path / "bridge")
+    rlds = tmp_path / "bridge.json"
+    rlds.write_text('{"dataset": "bridge", "fps": 5}')
+    folder = annotated(rlds, tmp_path / "labels")
+    for name in ("labels/notes.txt", "meta/token.json", "key"):
+        (folder / name).write_text("secret")
+    lattok.push_dataset(folder, REPO)
+    assert set(hub.files()) == {"README.md", "meta/lattok.json", "labels/file-000.parquet"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "meta/stats.json"])
+def test_a_link_to_a_hidden_file_does_not_go_up(hub: LocalHub, source: Path, tmp_path: Path, name: str):
+    folder = annotated(source, tmp_path / "annotated")
+    (folder / ".env").write_text('{"secret": "secret"}')
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(folder / ".env")
+    with pytest.raises(LattokError, match=f"links to files that are not hidden, got {name}, which leads to .*.env"):
+        lattok.push_dataset(folder, REPO)
+    assert not hub.exists
+
+
+def test_names_with_marks_of_patterns_are_names(hub: LocalHub, tmp_path: Path):
+    """A camera may be called `images[0]`; a file beside it, which its name would match as a pattern, is none of it."""
+    source = write_dataset(tmp_path / "arm", (6, 9))
+    camera = next((source / "videos").iterdir())
+    odd = camera.name + "[0]"
+    for path in (source / "meta").rglob("*.json"):
+        path.write_text(path.read_text().replace(camera.name, odd))
+    for path in (source / "meta" / "episodes").rglob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.rename_columns([name.replace(camera.name, odd) for name in table.column_names]), path)
+    camera.rename(camera.with_name(odd))
+    (source / "videos" / (camera.name + "0")).mkdir()
+    (source / "videos" / (camera.name + "0") / "key").write_text("secret")
+    lattok.push_dataset(source, REPO)
+    assert any(f"/{odd}/" in name for name in hub.files())
+    assert not any("key" in name for name in hub.files())
