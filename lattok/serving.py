@@ -1,7 +1,7 @@
 """A policy as a model server of vla-eval, the harness that runs LIBERO, CALVIN, SimplerEnv and RoboTwin in containers.
 
     vla-eval serve --config integrations/vla_eval/model_servers/libero.yaml
-        --address 127.0.0.1:8000 --arg model=my-policy
+        --arg model=my-policy
     vla_eval.evaluate(PolicyServer(policy, **args), "integrations/vla_eval/benchmarks/libero.yaml")     in Python
 
 How a benchmark calls its cameras, and what the numbers of its actions mean, stands in the server's configuration. A
@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -37,10 +39,12 @@ from lattok.vla.spaces import from_robot, to_robot
 try:
     from anyio.to_thread import run_sync
     from vla_eval import specs
+    from vla_eval.model_servers import serve as harness
     from vla_eval.model_servers.base import SessionContext
     from vla_eval.model_servers.predict import PredictModelServer
     from vla_eval.model_servers.serve import run_server
     from vla_eval.specs import DimSpec
+    from websockets.asyncio.server import serve as ws_serve
 except ModuleNotFoundError as error:
     if error.name not in ("anyio", "vla_eval"):
         raise
@@ -48,6 +52,8 @@ except ModuleNotFoundError as error:
         f"serving needs {error.name}, which is not installed. Run: pip install 'lattok[vla-eval]'"
     ) from None
 
+LOOPBACK = "127.0.0.1"  # whoever wants to be reached from other machines gives --address
+MESSAGE_BYTES = 64 << 20  # of an observation: ten cameras of 1080 x 1920 as they are
 SEEN = "lattok.seen"  # an observation that has been checked
 LEROBOT = "lattok"  # `type` in the config.json of a checkpoint of the LeRobot plugin
 KNOWN = [spec for spec in vars(specs).values() if isinstance(spec, DimSpec)]
@@ -63,7 +69,8 @@ GRIPPER_FORMATS = {
 class PolicyServer(PredictModelServer):
     """Answers observations of the harness with the actions of a policy, a chunk for each session.
 
-    What each error says reaches the harness as it stands, and fails that episode alone.
+    What each error says reaches the harness as it stands, and fails that episode alone. Clients set nothing: `/config`
+    tells the settings and takes none.
     """
 
     def __init__(
@@ -105,6 +112,8 @@ class PolicyServer(PredictModelServer):
         config = self.policy.config
         steps = self.policy.queues.n_action_steps if n_action_steps is None else n_action_steps
         super().__init__(chunk_size=ActionQueues(config.horizon, steps).n_action_steps, **options)
+        checks.counts(max_batch_size=self.max_batch_size)
+        checks.at_least_zero(max_wait_time=self.max_wait_time)
         self.cameras = _sources(cameras, config.cameras)
         self.state, self.resize, self.params = state, resize, dict(observation_params or {})
         if config.proprio_dim and state is None:
@@ -192,8 +201,31 @@ def open_policy(name: str) -> LatentVLA:
     return LatentVLA.from_place(place)
 
 
+def _bounded(handler: Any, *place: Any, process_request: Any, **options: Any) -> Any:
+    """Serve as the harness does, but with messages of bounded size, for programs alone, and settings as they are.
+
+    The harness takes messages of any size, connections of web pages, and settings from whoever asks /config for them.
+    """
+
+    def process(connection: Any, request: Any) -> Any:
+        asked = urlparse(request.path)  # as the harness takes it apart
+        if asked.path == "/config" and asked.query:
+            return connection.respond(HTTPStatus.FORBIDDEN, "Settings are those of the command line.\n")
+        return process_request(connection, request)
+
+    bounds = {"max_size": MESSAGE_BYTES, "origins": [None]}
+    return ws_serve(handler, *place, process_request=process, **options | bounds)
+
+
+harness.ws_serve = _bounded  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def serve() -> None:
-    """Serve the policy that the command line asks for; bad input ends it with one line."""
+    """Serve the policy that the command line asks for, to this machine unless it gives an address.
+
+    Bad input ends it with one line.
+    """
+    sys.argv = [sys.argv[0], "--host", LOOPBACK, *sys.argv[1:]]  # of several hosts the last counts
     try:
         run_server(PolicyServer)
     except LattokError as error:

@@ -538,6 +538,52 @@ def test_a_checkpoint_of_the_lerobot_plugin_is_its_policy(policy, tmp_path, monk
     assert PolicyServer(str(tmp_path), **ARGS, device="cpu").chunk_size == 2
 
 
+class Idle:
+    def __init__(self, model: str):
+        self.model = model
+
+
+def test_it_listens_on_this_machine_unless_an_address_is_given(monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr("vla_eval.model_servers.serve.serve", lambda server, host, port: asked.append(f"{host}:{port}"))
+    monkeypatch.setattr(serving, "PolicyServer", Idle)
+    words = ["serve.py", "--args.model=my-policy"]
+    for more in ([], ["--port=9"], ["--address", "0.0.0.0:8001"], ["--host=0.0.0.0"], ["--address", ":7"]):
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        serving.serve()
+    assert asked == ["127.0.0.1:8000", "127.0.0.1:9", "0.0.0.0:8001", "0.0.0.0:8000", "127.0.0.1:7"]
+
+
+def test_strangers_set_nothing_and_send_no_more_than_images_take(policy, monkeypatch):
+    from websockets.exceptions import ConnectionClosedError, InvalidStatus
+    from websockets.sync.client import connect
+
+    monkeypatch.setattr(serving, "MESSAGE_BYTES", 1 << 20)
+    server = PolicyServer(policy, **ARGS)
+    with vla_eval.serve_background(server) as handle:
+        page = handle.url.replace("ws:", "http:")
+        with urllib.request.urlopen(f"{page}/config") as answer:
+            assert json.load(answer)["config"] == {"max_batch_size": 1, "max_wait_time": 0.01}
+        for asked in ("?max_batch_size=-5", "?max_wait_time=nan", "?max_batch_size=8", ";x?max_batch_size=8", "?x=1"):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(f"{page}/config{asked}")
+        assert (server.max_batch_size, server.max_wait_time) == (1, 0.01)
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(handle.url, origin="https://example.org")  # type: ignore[arg-type]
+        with connect(handle.url) as large:
+            large.send(bytes(2 << 20))
+            with pytest.raises(ConnectionClosedError, match="1009"):
+                large.recv(timeout=20)
+        with urllib.request.urlopen(f"{page}/health") as answer:
+            assert json.load(answer) == {"status": "ok"}
+
+
+@pytest.mark.parametrize("option", [{"max_batch_size": -5}, {"max_batch_size": 0}, {"max_wait_time": float("nan")}])
+def test_settings_beyond_sense_are_refused(policy, option):
+    with pytest.raises(LattokError, match=f"`{next(iter(option))}`: expected"):
+        PolicyServer(policy, **ARGS, **option)
+
+
 @pytest.mark.slow
 def test_the_script_serves_an_artefact(policy, tmp_path):
     """The command of `vla-eval serve`, with this Python in place of uv."""
@@ -546,7 +592,7 @@ def test_the_script_serves_an_artefact(policy, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = {"script": str(FOLDER / "serve.py"), "args": ARGS | {"model": str(tmp_path / "policy"), "port": port}}
-    words = [sys.executable, *_build_serve_cmd("uv", Path(config["script"]), config)[2:], "--host=127.0.0.1"]
+    words = [sys.executable, *_build_serve_cmd("uv", Path(config["script"]), config)[2:]]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         wait_for(f"http://127.0.0.1:{port}/health", process)
