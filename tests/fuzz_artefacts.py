@@ -7,6 +7,7 @@ forked child with a limit on memory and time; a folder beside it is looked at fo
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -21,14 +22,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import safetensors.torch
 import torch
 
 import lattok
 from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, FSQConfig, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.cli import main
+from lattok.hub import CONFIG, OWN, PARTS, WEIGHTS
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.vla.model import MERGED
 from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
 from tests.annotation.fakes import tree
+from tests.clip_lam.fakes import clip_lam
 from tests.conftest import CAMERAS, write_dataset
 from tests.vla.fakes import policy
 
@@ -50,11 +55,12 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of it: right, refused, or one of FAILURES."""
+    """What came of it: right, refused, or one of FAILURES; and how many bytes more than before it held at most."""
 
     case: Case
     verdict: str
     detail: str
+    memory: int = 0
 
 
 def small_models(dim: int) -> dict[str, Any]:
@@ -88,6 +94,20 @@ def write_originals(root: Path) -> Path:
         model.save_pretrained(root / name)
     run = lattok.ActionVQRecipe.from_preset(data, root / "run", "quick", horizon=H, steps=2, dim=8, codebook_size=5)
     lattok.train(run)
+    clip_lam().save_pretrained(root / "clip-lam")
+    return root
+
+
+def write_canary(root: Path) -> Path:
+    """A folder of this machine that no model may open: it could be a model of transformers, diffusers or timm, and its
+    script leaves a file behind."""
+    root.mkdir()
+    for name in ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json"):
+        codes = {"AutoConfig": "evil.A", "AutoModel": "evil.A", "AutoProcessor": "evil.A"}
+        about = {"model_type": "evilnet", "auto_map": codes | {"AutoTokenizer": ["evil.A", None]}}
+        (root / name).write_text(json.dumps(about | {"architecture": "vit_tiny_patch16_224", "_class_name": "A"}))
+    (root / "evil.py").write_text(f"open({str(root.parent / 'PWNED')!r}, 'w')\nclass A: pass\n")
+    safetensors.torch.save_file({"a": torch.zeros(4)}, root / "model.safetensors")
     return root
 
 
@@ -104,6 +124,15 @@ def cases(count: int, seed: int) -> Iterator[Case]:
             yield Case(
                 draw.choice(models), draw.choice(names), draw.choice(sorted(MUTATIONS)), draw.choice(actions), number
             )
+
+
+def foreign_cases(count: int, seed: int) -> Iterator[Case]:
+    """Models that name what is not theirs: folders in every field and form, links, and base models that lead on."""
+    draw = random.Random(seed)
+    for number in range(count):
+        subject = draw.choice(("image-lam", "policy", "clip-lam", "fsq", "released"))
+        kinds = sorted(FOREIGN) if subject in ("image-lam", "policy", "clip-lam") else ["link"]
+        yield Case(subject, "config.json", draw.choice(kinds), draw.choice(("load", "doctor", "annotate")), number)
 
 
 def _value(path: Path, draw: random.Random) -> None:
@@ -185,6 +214,70 @@ MUTATIONS: dict[str, Callable[[Path, random.Random], None]] = {
 }
 
 
+FORMS = ("hf:{}", "timm:local-dir:{}", "timm:LOCAL-DIR:{}", "dc-ae:{}", "t5:{}", "sana:{}", "{}")
+FIELDS = ("features", "language", "backbone", "decoder")
+HUGE = ("vit_giant_patch14_clip_224", "vit_gigantic_patch14_clip_224", "eva_giant_patch14_224", "vit_7b_patch16_dinov3")
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def _named(path: Path, draw: random.Random) -> None:
+    """A field names the canary: as it is, by `..`, relative to where the command runs, or through a link of its own."""
+    canary = path.parents[2] / "canary"
+    place = draw.choice((str(canary), f"{path.parent}/../../canary", os.path.relpath(canary), str(path.parent / "in")))
+    (path.parent / "in").symlink_to(canary)
+    known = [field for field in FIELDS if field in json.loads(path.read_text())]
+    field = draw.choice(known or ["features"])
+    form = "{}" if field == "backbone" else draw.choice(FORMS)
+    more = {"train_backbone": draw.choice(("frozen", "lora"))} if field == "backbone" else {}
+    _edit(path, **{field: form.format(place)}, **more)
+
+
+def _linked(path: Path, draw: random.Random) -> None:
+    """A file is a link to one of the canary's, or the whole folder `parts` is one."""
+    name = draw.choice((*OWN, PARTS))
+    (path.parent / name).unlink(missing_ok=True)
+    (path.parent / name).symlink_to(path.parents[2] / "canary" / (name if name in (CONFIG, WEIGHTS) else ""))
+
+
+def _base(path: Path, draw: random.Random) -> None:
+    """The artefact brings a base model of its own: with code, or with files that lead to the canary."""
+    canary, base = path.parents[2] / "canary", path.parent / MERGED
+    shutil.copytree(canary, base)
+    way = draw.choice(("code", "index", "adapter", "link"))
+    if way != "code":
+        (base / "config.json").write_text('{"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1}')
+    if way == "index":
+        where = {"weight_map": {"a": f"../../../../canary/{WEIGHTS}"}, "metadata": {}}
+        (base / "model.safetensors.index.json").write_text(json.dumps(where))
+    if way == "adapter":
+        (base / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(canary)}))
+    if way == "link":
+        (base / WEIGHTS).unlink()
+        (base / WEIGHTS).symlink_to(canary / WEIGHTS)
+    _edit(path, backbone=MERGED, train_backbone="frozen")
+
+
+def _large(path: Path, draw: random.Random) -> None:
+    """A few words ask for gigabytes."""
+    sizes = {"width": 2**16, "depth": 10**6, "codebook_size": 2**40, "latent_dim": 2**30, "decoder_depth": 10**6}
+    sizes |= {"encoder_depth": 10**6, "head_dim": 2**20, "horizon": 2**16, "tokens": 2**20, "scene_tokens": 4096}
+    known = [field for field in sizes if field in json.loads(path.read_text())]
+    field = draw.choice([*known, "features", "features"])
+    value = f"timm:{draw.choice(HUGE)}" if field == "features" else sizes[field]
+    _edit(path, **{field: value}, **({"image_size": 112} if field == "features" else {}))
+
+
+FOREIGN: dict[str, Callable[[Path, random.Random], None]] = {
+    "name": _named,
+    "link": _linked,
+    "base": _base,
+    "large": _large,
+}
+
+
 def perform(action: str, model: Path, data: Path, out: Path) -> int:
     """What the case does; the exit code of the command line."""
     if action in ("load", "card"):
@@ -201,11 +294,14 @@ def perform(action: str, model: Path, data: Path, out: Path) -> int:
     return main(options[action])
 
 
-def run(count: int, seed: int, scratch: Path) -> Iterator[Outcome]:
+def run(count: int, seed: int, scratch: Path, foreign: bool = False) -> Iterator[Outcome]:
     """All cases, one child after another."""
-    originals = write_originals(scratch / "originals")
+    originals, canary = write_originals(scratch / "originals"), write_canary(scratch / "canary")
     before = tree(originals)
-    for case in cases(count, seed):
+    for package in ("timm", "transformers", "diffusers", "peft") * foreign:  # once, not in every child
+        with contextlib.suppress(ImportError):
+            importlib.import_module(package)
+    for case in (foreign_cases if foreign else cases)(count, seed):
         place = scratch / "case"
         shutil.rmtree(place, ignore_errors=True)
         (place / "out").mkdir(parents=True)
@@ -213,19 +309,40 @@ def run(count: int, seed: int, scratch: Path) -> Iterator[Outcome]:
         shutil.copytree(originals / case.subject, model)
         target = model / case.file
         if target.is_file():
-            MUTATIONS[case.mutation](target, random.Random(case.seed))
-        verdict, detail = _in_child(case.action, model, originals / "data", place / "out")
+            (MUTATIONS | FOREIGN)[case.mutation](target, random.Random(case.seed))
+        untouched = times(canary, forget=True)
+        verdict, detail, memory = _in_child(case.action, model, originals / "data", place / "out")
+        read = times(canary) != untouched or (place / "opened").exists()
         if tree(originals) != before:
             verdict, detail = "outside", "a file outside of the output changed"
-        yield Outcome(case, verdict, detail)
+        elif read or (scratch / "PWNED").exists():
+            verdict, detail = "outside", f"a file outside was {'read' if read else 'run'}: {detail}"
+        yield Outcome(case, verdict, detail, memory)
 
 
-def _in_child(action: str, model: Path, data: Path, out: Path) -> tuple[str, str]:
+def times(folder: Path, forget: bool = False) -> list[tuple[str, float, float]]:
+    """When each file of the canary was read and written last, as far as the system notes it."""
+    for path in folder.iterdir() if forget else ():
+        os.utime(path, (0, path.stat().st_mtime))
+    return [(path.name, path.stat().st_atime, path.stat().st_mtime) for path in sorted(folder.iterdir())]
+
+
+def _in_child(action: str, model: Path, data: Path, out: Path) -> tuple[str, str, int]:
     said = out.parent / "said"
     pid = os.fork()
     if pid == 0:
         _child(action, model, data, out, said)
     _, status = os.waitpid(pid, 0)
+    memory = out.parent / "memory"
+    return (*_verdict(status, said), int(memory.read_text()) if memory.is_file() else 0)
+
+
+def resident() -> int:
+    """Bytes of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _verdict(status: int, said: Path) -> tuple[str, str]:
     text = said.read_text(errors="replace") if said.is_file() else ""
     if os.WIFSIGNALED(status):
         return ("hang" if os.WTERMSIG(status) == signal.SIGALRM else "crash"), f"signal {os.WTERMSIG(status)}"
@@ -238,9 +355,18 @@ def _in_child(action: str, model: Path, data: Path, out: Path) -> tuple[str, str
 def _child(action: str, model: Path, data: Path, out: Path, said: Path) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(LIMIT_S)
+    held = resident()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     os.environ["HF_HUB_OFFLINE"] = "1"
+    canary, opened = str(out.parents[1] / "canary"), out.parent / "opened"
+
+    def listen(event: str, args: tuple[Any, ...]) -> None:  # what Python opens; times say it of other code
+        where = args[0] if event in ("open", "os.listdir", "os.scandir") and args else None
+        if isinstance(where, str | bytes | os.PathLike) and os.path.realpath(os.fsdecode(where)).startswith(canary):
+            opened.mkdir(exist_ok=True)
+
+    sys.addaudithook(listen)
     heard, code = io.StringIO(), 3
     with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(heard):
         try:
@@ -251,5 +377,6 @@ def _child(action: str, model: Path, data: Path, out: Path, said: Path) -> None:
         except BaseException:
             traceback.print_exc()
     said.write_text(heard.getvalue(), errors="replace")
+    (out.parent / "memory").write_text(str(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - held))
     sys.stdout.flush()
     os._exit(code)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from lattok import checks
 from lattok.backbones import DTYPES, TRAIN, LoraSpec
-from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
+from lattok.data.pixels import INTERPOLATIONS, MOST_CAMERAS, MOST_PIXELS, check_scaling
 from lattok.hub import ADDED
 from lattok.image_lam.features import IMAGENET
 from lattok.normalize import MOST_NUMBERS, NormalizedActions, check_mixture
@@ -91,6 +91,7 @@ class ClipLAMConfig(NormalizedActions):
     def __post_init__(self) -> None:
         if isinstance(self.cameras, str) or not self.cameras:
             checks.fail("cameras", "at least one name", repr(self.cameras))
+        checks.counts(1, MOST_CAMERAS, cameras=len(self.cameras))
         checks.counts(2, MOST_FRAMES, frames=self.frames)
         checks.counts(0, MOST_TOKENS, scene_tokens=self.scene_tokens)
         checks.counts(1, MOST_TOKENS, motion_tokens=self.motion_tokens)

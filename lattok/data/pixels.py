@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,6 +12,8 @@ from torch import Tensor
 from lattok import checks
 
 MOST_PIXELS = 2048  # of a side, that a configuration may ask for
+MOST_SCALING = 1000  # of means and deviations of pixels between 0 and 1, or their inverse
+MOST_CAMERAS = 64
 ALIASED = "bicubic_aliased"
 INTERPOLATIONS = ("bicubic", "bilinear", ALIASED)
 OVERSHOOT = 0.5  # resizing may leave [0, 1] a little, pixels 0 to 255 and normalised images leave it by far
@@ -50,10 +51,10 @@ def check_scaling(mean: Sequence[float], std: Sequence[float]) -> None:
     """Require what is taken away from colours and what they are divided by, in configurations from anywhere."""
     for name, values in (("mean", mean), ("std", std)):
         checks.size(name, "numbers, one per colour", len(values), 3)
-        if not all(map(math.isfinite, values)):
-            checks.fail(name, "finite numbers", values)
-    if min(std) <= 0:
-        checks.fail("std", "numbers above 0", std)
+        if not all(abs(value) <= MOST_SCALING for value in values):  # NaN is not, either
+            checks.fail(name, f"numbers between -{MOST_SCALING} and {MOST_SCALING}", values)
+    if min(std) < 1 / MOST_SCALING:
+        checks.fail("std", f"numbers from {1 / MOST_SCALING} on", std)
 
 
 def check_pixels(frames: Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from lattok import checks
 from lattok.checks import LattokError
-from lattok.data.pixels import MOST_PIXELS, check_scaling
+from lattok.data.pixels import MOST_CAMERAS, MOST_PIXELS, check_scaling
 from lattok.hub import ADDED
 from lattok.quantize import STARTS
 from lattok.samples.windows import check_action_target
@@ -15,6 +15,7 @@ from lattok.samples.windows import check_action_target
 CONDITIONINGS = {"features": ("tokens", "add"), "pixels": ("tokens", "pool")}  # of the decoder, by what it predicts
 # fields of a decoder of patches, which the one of features next to pixels may have otherwise: feature_decoder_depth ...
 OF_DECODER = ("decoder_depth", "decoder_heads", "decoder_hidden", "mask_tokens", "conditioning")
+MOST_FUTURES = 64  # of a pair that are trained along
 CHOICES = {
     "interpolation": ("bilinear", "bicubic"),
     "streams": ("control", "control+env", "joint"),
@@ -129,6 +130,8 @@ class ImageLAMConfig:
         checks.strides(stride=self.stride, extra_strides=self.extra_strides)
         if not self.cameras:
             checks.fail("cameras", "at least one camera", "none")
+        checks.counts(0, MOST_CAMERAS, cameras=len(self.cameras))
+        checks.counts(0, MOST_FUTURES, extra_strides=len(self.extra_strides))
         if self.additivity_weight > 0 and not self.extra_strides:
             checks.fail("additivity_weight", "0 without extra_strides", self.additivity_weight)
         if self.kl_weight > 0 and self.quantizer != "none":

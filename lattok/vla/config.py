@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from lattok import checks
 from lattok.backbones import DTYPES, TRAIN, LoraSpec
 from lattok.checks import LattokError
-from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS
+from lattok.data.pixels import INTERPOLATIONS, MOST_CAMERAS, MOST_PIXELS
 from lattok.hub import ADDED
 from lattok.labels import LatentSpec
 from lattok.normalize import MOST_NUMBERS, NormalizedActions, check_mixture, clipped_kinds, gripper_dims
@@ -23,6 +23,7 @@ BCE = "l2_bce"
 LATBOT = "latbot"  # name of the strategy of distilled policies
 MOST_INSTRUCTIONS = 1000  # that a policy lists
 MOST_FLOW_STEPS = 1000
+MOST_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class VLAConfig(NormalizedActions):
             checks.counts(1, self.horizon, n_action_steps=self.n_action_steps)
         if self.fps is not None:
             checks.frame_rate(fps=self.fps)
+        checks.counts(0, MOST_INSTRUCTIONS, instructions=len(self.instructions))
         if self.action_dim * self.horizon > MOST_NUMBERS or self.proprio_dim > MOST_NUMBERS:
             got = f"{self.horizon} steps of {self.action_dim} dimensions, proprio_dim {self.proprio_dim}"
             checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk and in proprio", got)
@@ -177,6 +179,10 @@ def _check_cameras(names: Any, sizes: Any) -> None:
     if not isinstance(sizes, tuple) or not all(isinstance(size, tuple) and len(size) == 2 for size in sizes):
         checks.fail("camera_sizes", "a pair (H, W) for each camera", repr(sizes))
     checks.size("camera_sizes", "sizes, one for each camera", len(sizes), len(names))
+    checks.counts(0, MOST_CAMERAS, cameras=len(names))
+    for height, width in sizes:
+        checks.counts(1, MOST_SIDE, camera_sizes=height)
+        checks.counts(1, MOST_SIDE, camera_sizes=width)
 
 
 def _check_layers(layers: Any) -> None:

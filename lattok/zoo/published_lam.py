@@ -20,7 +20,7 @@ from typing_extensions import Self
 
 from lattok import checks
 from lattok.arrays import Values, as_tensor, like
-from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS
+from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
 from lattok.hub.weights import Size, planned
 from lattok.image_lam.features import FrozenFeatures
 from lattok.image_lam.labelling import VideoEncoder
@@ -64,8 +64,7 @@ class PublishedConfig:
         checks.one_of("interpolation", self.interpolation, INTERPOLATIONS)
         if self.quantizer == "none":
             checks.one_of("tokens", self.tokens, (1,))
-        if min(self.std) <= 0:
-            checks.fail("std", "numbers above 0", self.std)
+        check_scaling(self.mean, self.std)
 
     @property
     def frame_size(self) -> tuple[int, int]:

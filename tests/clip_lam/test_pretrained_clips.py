@@ -79,8 +79,11 @@ def test_teacher_and_student_learn_by_queries_adapters_and_heads(
 @pytest.mark.parametrize(
     ("train", "family"), [("all_but_vision", "paligemma"), ("lora", "internvl"), ("lora", "gemma3")]
 )
-def test_the_projector_learns_and_is_saved(train: str, family: str, tiny: Callable[[str], Path], tmp_path: Path):
+def test_the_projector_learns_and_is_saved(
+    train: str, family: str, tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """By the paper's choice, or whole beside adapters of the text model; a file without it is refused."""
+    monkeypatch.setenv("LATTOK_DATA", str(tiny(family)))
     over = {**OVER, "train_backbone": train, "lora_vision": False, "lora_projector": True, "image_size": 16}
     made = config(backbone=str(tiny(family)), prompt="{task}:", **over)
     torch.manual_seed(0)
@@ -118,8 +121,11 @@ def test_a_merged_policy_has_its_projector(tiny: Callable[[str], Path], tmp_path
     torch.testing.assert_close(merged.predict_chunk(seen), wanted, rtol=0, atol=1e-4)
 
 
-def test_the_pair_of_the_paper_is_distilled_and_fine_tuned(tiny: Callable[[str], Path], tmp_path: Path):
+def test_the_pair_of_the_paper_is_distilled_and_fine_tuned(
+    tiny: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """PaliGemma, all of it, and a flow head with L_ee + L_gripper: as the page has it, in the sizes of a test."""
+    monkeypatch.setenv("LATTOK_DATA", str(tiny("paligemma")))
     data = write_dataset(tmp_path / "data", [12, 9, 11, 10])
     info = data / "meta/info.json"
     info.write_text(info.read_text().replace('"z"', '"gripper"'))

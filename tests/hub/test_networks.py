@@ -283,3 +283,25 @@ def test_a_network_without_end_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {}}))
     with pytest.raises(LattokError, match="expected about as many tensors as a network has"):
         FrozenFeatures(f"timm:local-dir:{tmp_path}", 32)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "text"),
+    [
+        ("lam", {"mean": [1e308, 0, 0]}, "`mean`: expected numbers between -1000 and 1000"),
+        ("lam", {"std": [1e308, 1, 1]}, "`std`: expected numbers between -1000 and 1000"),
+        ("lam", {"std": [1e-300, 1, 1]}, "`std`: expected numbers from 0.001 on"),
+        ("lam", {"extra_strides": ["1"] * 10**5}, "`extra_strides`: expected at most 64, got 100000"),
+        ("lam", {"cameras": ["a"] * 10**5}, "`cameras`: expected at most 64, got 100000"),
+        ("policy", {"fps": 1e308}, "`fps`: expected frames per second between"),
+        ("policy", {"fps": 1e-308}, "`fps`: expected frames per second between"),
+        ("policy", {"camera_sizes": [[-1, 0], [2**40, 1]]}, "`camera_sizes`: expected a whole number of at least 1"),
+        ("policy", {"camera_sizes": [[1, 1], [2**40, 1]]}, "`camera_sizes`: expected at most 16,384"),
+        ("policy", {"camera_sizes": [[True, 1.5], [1, 1]]}, "`camera_sizes` in .*: expected a value of type"),
+        ("policy", {"instructions": ["lift"] * 1001}, "`instructions`: expected at most 1,000, got 1001"),
+    ],
+)
+def test_what_no_model_was_trained_with_is_refused_when_it_is_read(model, changes, text, tmp_path):
+    with pytest.raises(LattokError, match=text) as error:
+        lattok.load(edited(tmp_path / "m", model, **changes))
+    assert "\n" not in str(error.value)

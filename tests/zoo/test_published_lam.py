@@ -32,7 +32,7 @@ WRONG = [
         "`cameras`: expected 1 name: published models see one camera",
     ),
     (LapaConfig, {"stride": "soon"}, "`stride`: expected a number of frames"),
-    (LapaConfig, {"std": (1.0, 0.0, 1.0)}, "`std`: expected numbers above 0"),
+    (LapaConfig, {"std": (1.0, 0.0, 1.0)}, "`std`: expected numbers from 0.001 on"),
     (LapaConfig, {"pixels": "bits"}, "`pixels`: expected one of unit, bytes, normalized, got 'bits'"),
     (
         LapaConfig,
