@@ -131,8 +131,14 @@ def foreign_cases(count: int, seed: int) -> Iterator[Case]:
     draw = random.Random(seed)
     for number in range(count):
         subject = draw.choice(("image-lam", "policy", "clip-lam", "fsq", "released"))
-        kinds = sorted(FOREIGN) if subject in ("image-lam", "policy", "clip-lam") else ["link"]
-        yield Case(subject, "config.json", draw.choice(kinds), draw.choice(("load", "doctor", "annotate")), number)
+        kinds = {"image-lam": ("name", "large", "link"), "policy": sorted(FOREIGN), "clip-lam": sorted(FOREIGN)}
+        yield Case(
+            subject,
+            "config.json",
+            draw.choice(kinds.get(subject, ["link"])),
+            draw.choice(("load", "doctor", "annotate")),
+            number,
+        )
 
 
 def _value(path: Path, draw: random.Random) -> None:
@@ -264,8 +270,8 @@ def _large(path: Path, draw: random.Random) -> None:
     """A few words ask for gigabytes."""
     sizes = {"width": 2**16, "depth": 10**6, "codebook_size": 2**40, "latent_dim": 2**30, "decoder_depth": 10**6}
     sizes |= {"encoder_depth": 10**6, "head_dim": 2**20, "horizon": 2**16, "tokens": 2**20, "scene_tokens": 4096}
-    known = [field for field in sizes if field in json.loads(path.read_text())]
-    field = draw.choice([*known, "features", "features"])
+    known = [field for field in (*sizes, "features", "features") if field in json.loads(path.read_text())]
+    field = draw.choice(known)
     value = f"timm:{draw.choice(HUGE)}" if field == "features" else sizes[field]
     _edit(path, **{field: value}, **({"image_size": 112} if field == "features" else {}))
 
@@ -317,6 +323,7 @@ def run(count: int, seed: int, scratch: Path, foreign: bool = False) -> Iterator
             verdict, detail = "outside", "a file outside of the output changed"
         elif read or (scratch / "PWNED").exists():
             verdict, detail = "outside", f"a file outside was {'read' if read else 'run'}: {detail}"
+            (scratch / "PWNED").unlink(missing_ok=True)
         yield Outcome(case, verdict, detail, memory)
 
 
