@@ -100,7 +100,8 @@ def label(system, dataset, folder, camera, stride=3):
 
 
 @pytest.mark.parametrize("system", [each for each in SYSTEMS if each != FIRST])
-def test_every_system_is_converted_annotated_and_verified(system, dataset, tmp_path):
+def test_every_system_is_converted_annotated_and_verified(system, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "vit"))
     model, out = label(system, dataset, tmp_path, "front")
     check_columns(dataset, lattok.open_dataset(out), lattok.load(model))
 

@@ -89,7 +89,8 @@ def _network(config):
     return front
 
 
-def test_labels_do_not_depend_on_batches_or_pieces_and_a_saved_model_is_the_same_one(convert, tmp_path):
+def test_labels_do_not_depend_on_batches_or_pieces_and_a_saved_model_is_the_same_one(convert, tmp_path, monkeypatch):
+    monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "vit"))
     case = open_case("lary_laq_a")
     model = convert(case)
     model.features.load()
@@ -144,7 +145,8 @@ def test_a_gap_has_to_be_named(tmp_path, capsys):
         lary_laq(file, stride="libero")
 
 
-def test_the_command_passes_gap_and_interpolation_on(tmp_path):
+def test_the_command_passes_gap_and_interpolation_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "vit"))
     case, out = open_case("lary_laq_b"), str(tmp_path / "lary")
     sizes = case.config["model"]
     name = local_timm(tmp_path / "vit", "vit_tiny_patch16_224", embed_dim=sizes["dim"], depth=1, num_heads=2)
