@@ -14,7 +14,7 @@ COMMANDS = {
     "image_lam.py",
     "doctor",
 }
-QUOTED = re.compile(r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out DIR")
+QUOTED = re.compile(r"lattok [a-z]+|python -m|hf download|pip install|hf auth|--repo-type|--prefix|--out DIR|^--host$")
 
 
 def texts():

@@ -88,7 +88,8 @@ def _train(recipe_class: Any, dataset: str | None, run: Run, given: Mapping[str,
         train_study(recipe, run.resume, shlex.join([*words, "--study"]))
         return
     model = recipe.train(run.resume, shlex.join(words))
-    print(f"Saved in {run.out}. {recipe.next_step()}{way_in(model.config)}")
+    named = way_in(getattr(model, "config", None))  # recipes of others may return anything
+    print(f"Saved in {run.out}. {recipe.next_step()}{named}")
 
 
 def _flags(recipe_class: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:

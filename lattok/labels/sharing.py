@@ -113,7 +113,7 @@ def _tell(root: Path, found: Sequence[Path], left: Sequence[str]) -> None:
     if left:
         more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
         which = checks.listed(left[:SHOWN]) + more
-        print(checks.printable(f"Stays here: {which}. To take a file along: --include FILE (`include`)."))
+        print(checks.printable(f"Stays here: {which}. `include` takes a file along."))
 
 
 def _check_plain(root: Path, path: Path) -> None:

@@ -313,8 +313,8 @@ def test_what_is_drawn_starts_from_frames_as_they_were_in_training():
     ("options", "text"),
     [
         ({"mean": (0.1, 0.2)}, "`mean`: expected 3 numbers, one per colour, got 2"),
-        ({"mean": (0.1, 0.2, float("nan"))}, "`mean`: expected finite numbers"),
-        ({"std": (0.0, 1.0, 1.0)}, "`std`: expected numbers above 0"),
+        ({"mean": (0.1, 0.2, float("nan"))}, "`mean`: expected numbers between -1000 and 1000"),
+        ({"std": (0.0, 1.0, 1.0)}, "`std`: expected numbers from 0.001 on"),
         ({"latent_dim": 1}, "`latent_dim`: expected a whole number of at least 2, got 1"),
         ({"action_names": ("x",) * 9}, "`action_names`: expected 3 names, one for each dimension, or none, got 9"),
         ({"features_size": 20}, "`features_patch`: expected a divisor of features_size 20, got"),

@@ -431,7 +431,7 @@ def test_bad_frames_name_what_was_expected(frames, text):
         ({"image_size": 40}, "`image_size`: expected a multiple of the patch size 16, got 40"),
         ({"interpolation": "nearest"}, "`interpolation`"),
         ({"mean": (0.5,)}, "`mean`: expected 3 numbers"),
-        ({"std": (0.0, 1.0, 1.0)}, "`std`: expected numbers above 0"),
+        ({"std": (0.0, 1.0, 1.0)}, "`std`: expected numbers from 0.001 on"),
         ({"additivity_weight": 0.1}, "`additivity_weight`: expected 0 without extra_strides"),
         ({"kl_weight": 0.1}, "`kl_weight`: expected a positive one only with quantizer"),
         ({"dropout": 2.0}, r"`dropout`: expected a number in \[0, 1\), got 2.0"),
