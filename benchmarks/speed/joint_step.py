@@ -79,7 +79,7 @@ def trained() -> dict[str, Callable[..., None]]:
     calls: dict[str, Callable[..., None]] = {}
     for name, plain, given in (
         (BASE, policy(), batch()),
-        ("LA-Align, with labels that stand", policy("la_align"), batch(labelled=True)),
+        ("LA-Align, with fixed labels", policy("la_align"), batch(labelled=True)),
         ("Baseline, flow head", policy(head="flow"), batch()),
     ):
         calls[name] = partial(backward, plain, plain.config.loss_weights, given._replace(later=None, pairs=None))
