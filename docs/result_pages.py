@@ -65,7 +65,6 @@ AGAIN = {  # entries that no published commit can repeat, and why: to be run aga
     "clip_step": {"b7820dd+": CHANGED},
     "closed_loop_labels": {"e0acf30+": CHANGED},
     "fast_speed": {"1c8dde6+": CHANGED},
-    "joint_step": {"5e5ed43+": CHANGED},
     "lam_labels": {"07ae6d4+": CHANGED},
     "lam_robust": {"07ae6d4+": CHANGED},
     "video_decode": {"07ae6d4+": CHANGED},
