@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from typing import Any, NamedTuple
 
-from lattok.clip_lam import ClipLAMConfig
-from lattok.clip_lam.distillation import taught_by
+from lattok.image_lam.clips import ClipLAMConfig
 from lattok.recipes.lara import LARAOptions
 from lattok.vla import STRATEGIES, LatentLoss, Span, Strategy, VLAConfig
+from lattok.vla.joint.distillation import taught_by
 from lattok.vla.supervision import LOSSES
 
 MARK = re.compile(r"^<!-- drawing: ([\w-]+) -->$", re.MULTILINE)

@@ -1,6 +1,5 @@
 """Latent-action tokenizers for robot learning. Names load lazily, so that `import lattok` stays light."""
 
-import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,13 @@ if TYPE_CHECKING:
     from lattok.action_vq import UniformBins as UniformBins
     from lattok.annotation import annotate as annotate
     from lattok.annotation import verify as verify
-    from lattok.checks import LattokError as LattokError
-    from lattok.clip_lam import ClipLAM as ClipLAM
     from lattok.data import export as export
     from lattok.data import open_dataset as open_dataset
     from lattok.data import sample_dataset_path as sample_dataset_path
     from lattok.evaluation import compare as compare
     from lattok.evaluation import evaluate as evaluate
     from lattok.image_lam import ImageLAM as ImageLAM
+    from lattok.image_lam.clips import ClipLAM as ClipLAM
     from lattok.inference import for_inference as for_inference
     from lattok.labels import push_dataset as push_dataset
     from lattok.loading import list_models as list_models
@@ -40,22 +38,34 @@ if TYPE_CHECKING:
     from lattok.recipes import UniformBinsRecipe as UniformBinsRecipe
     from lattok.recipes import VLARecipe as VLARecipe
     from lattok.recipes import train as train
+    from lattok.utils.checks import LattokError as LattokError
     from lattok.vla import LatentVLA as LatentVLA
 
-with open(__file__, encoding="utf-8") as _source:  # the names above stand once: for editors, and for who asks for them
-    _HOMES = {name: home for home, name in re.findall(r"^    from ([\w.]+) import (\w+) as", _source.read(), re.M)}
-del _HOMES["convert"]
-__all__ = ["__version__", "convert", *_HOMES]
-
-
+HOMES = {  # where the names above live; a test compares the two lists
+    "lattok.action_vq": "FAST FSQ TOAST P2TActionVQ ResidualVQ UniformBins",
+    "lattok.annotation": "annotate verify",
+    "lattok.data": "export open_dataset sample_dataset_path",
+    "lattok.evaluation": "compare evaluate",
+    "lattok.image_lam": "ImageLAM",
+    "lattok.image_lam.clips": "ClipLAM",
+    "lattok.inference": "for_inference",
+    "lattok.labels": "push_dataset",
+    "lattok.loading": "list_models load",
+    "lattok.recipes": "ActionVQRecipe ClipLAMRecipe FASTRecipe FSQRecipe ImageLAMRecipe LARARecipe "
+    "LatBotRecipe ResidualVQRecipe TOASTRecipe UniformBinsRecipe VLARecipe train",
+    "lattok.utils.checks": "LattokError",
+    "lattok.vla": "LatentVLA",
+}
+_HOMES = {name: home for home, names in HOMES.items() for name in names.split()}
 MODULES = ("convert", "data", "labels", "sim", "vla")  # used as they are: lattok.convert.p2t_action_vq(...)
+__all__ = ["__version__", "convert", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
     if name in MODULES:
         return import_module(f"lattok.{name}")
     if name not in _HOMES:
-        from lattok.checks import did_you_mean
+        from lattok.utils.checks import did_you_mean
 
         hint = "" if name.startswith("_") else did_you_mean(name, _HOMES)
         raise AttributeError(f"module 'lattok' has no attribute {name!r}" + (f". {hint}" if hint else ""))

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
-from lattok import checks, hub
+from lattok import hub
 from lattok.hub.client import LoadOptions
 from lattok.types import Labeller
+from lattok.utils import checks
 
 if TYPE_CHECKING:  # what editors know: the base class of all action tokenizers, and every other family of ours
     from lattok.action_vq.base import ChunkTokenizer
-    from lattok.clip_lam import ClipLAM
     from lattok.image_lam import ImageLAM
+    from lattok.image_lam.clips import ClipLAM
+    from lattok.image_lam.published.published_lam import PublishedLAM
     from lattok.vla import LatentVLA
     from lattok.vla.published.released import ReleasedVLA
-    from lattok.zoo.published_lam import PublishedLAM
 
     Loaded = ChunkTokenizer | ClipLAM | ImageLAM | PublishedLAM | LatentVLA | ReleasedVLA
 

@@ -22,16 +22,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok import checks, hub
-from lattok.checks import LattokError
+from lattok import hub
 from lattok.data import ActionSpace
 from lattok.data.actions.space import GRIPPERS, Gripper, Joints, Position, Rotation
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import short_name
 from lattok.data.views import trained_space
-from lattok.devices import moved
 from lattok.hub.networks import check_named
 from lattok.types import PolicyBatch
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.devices import moved
 from lattok.vla import LatentVLA
 from lattok.vla.observations import ActionQueues, check_batch, policy_batch
 from lattok.vla.spaces import from_robot, to_robot

@@ -31,10 +31,10 @@ import lattok.annotation as annotation
 from benchmarks.common import environment
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.annotation import RayEngine, annotate
-from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.data.video import VideoWriter
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.utils.checks import LattokError
 
 UNIT_FRAMES = 200  # many units in a small dataset
 EPISODES, FRAMES = 36, 60

@@ -1,6 +1,6 @@
 """Mutation testing: changes one thing in a file at a time and looks whether a test notices.
 
-    python scripts/mutate.py lattok/quantize.py lattok/samples --sample 120 --seed 0 --out survivors.json
+    python scripts/mutate.py lattok/nn/quantize.py lattok/samples --sample 120 --seed 0 --out survivors.json
 
 A folder stands for its files, `--sample` draws so many mutants out of all of them. Each runs the tests in `TESTS` that
 guard its file, or else those that mirror it, until one fails; what none notices is listed with its line. Who hangs is
@@ -42,27 +42,27 @@ FORK = multiprocessing.get_context("fork")
 MEMORY = 8 * 2**30  # bytes of a mutant
 OURS = ("lattok", "tests", "benchmarks", "scripts", "conftest", "__main__")  # imported by each mutant itself
 GUARDED = (
-    "lattok/quantize.py",
-    "lattok/normalize.py",
+    "lattok/nn/quantize.py",
+    "lattok/nn/normalize.py",
     "lattok/action_vq/losses.py",
-    "lattok/image_lam/losses.py",
+    "lattok/image_lam/base/losses.py",
     "lattok/vla/losses.py",
-    "lattok/vla/joint.py",
+    "lattok/vla/joint/alignment.py",
     "lattok/data/episodes.py",
     "lattok/labels",
     "lattok/samples",
     "benchmarks/closed_loop/statistics.py",
 )
 TESTS = {  # where not the mirror alone
-    "lattok/quantize.py": (
-        "tests/test_quantize.py",
+    "lattok/nn/quantize.py": (
+        "tests/nn/test_quantize.py",
         "tests/action_vq/test_model.py",
         "tests/action_vq/test_residual.py",
-        "tests/image_lam/test_model.py",
+        "tests/image_lam/p2t/test_model.py",
     ),
     "lattok/action_vq/losses.py": ("tests/action_vq/test_model.py", "tests/action_vq/test_parity.py"),
     "lattok/vla/losses.py": ("tests/vla/test_losses.py", "tests/vla/test_supervision.py"),
-    "lattok/vla/joint.py": ("tests/vla/test_lara.py",),
+    "lattok/vla/joint/alignment.py": ("tests/vla/joint/test_alignment.py",),
     "lattok/labels/provenance.py": ("tests/labels/test_columns.py",),
     "lattok/labels/reader.py": (
         "tests/labels/test_reader.py",

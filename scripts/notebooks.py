@@ -30,7 +30,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 
-from lattok import files
+from lattok.utils import files
 from lattok.version import INSTALL
 
 ROOT = Path(__file__).parents[1]

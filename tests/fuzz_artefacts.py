@@ -27,14 +27,14 @@ import torch
 
 import lattok
 from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, FSQConfig, P2TActionVQ, ResidualVQ, UniformBins
+from lattok.backbones.model import MERGED
 from lattok.cli import main
 from lattok.hub import CONFIG, OWN, PARTS, WEIGHTS
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.vla.model import MERGED
 from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
 from tests.annotation.fakes import tree
-from tests.clip_lam.fakes import clip_lam
 from tests.conftest import CAMERAS, write_dataset
+from tests.image_lam.clips.fakes import clip_lam
 from tests.vla.fakes import policy
 
 MEMORY, LIMIT_S, H = 2 << 30, 20, 4

@@ -11,10 +11,10 @@ import torch
 
 import lattok
 from lattok.action_vq.config import ActionVQConfig
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.recipes import ActionVQRecipe
 from lattok.types import ActionBatch
+from lattok.utils.checks import LattokError
 from tests.action_vq.plain import Facts, random_weights, shapes
 
 PARITY = Path(__file__).parent / "parity"

@@ -1,8 +1,10 @@
 """`import lattok` is light: no torch, no numpy, under 0.3 s; the public names load when they are asked for."""
 
 import importlib.util
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,14 +18,14 @@ def python(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_import_loads_no_heavy_package():
-    code = f"import sys, lattok, lattok.checks; print(*(name for name in {HEAVY} if name in sys.modules))"
+    code = f"import sys, lattok, lattok.utils.checks; print(*(name for name in {HEAVY} if name in sys.modules))"
     assert python("-W", "error", "-c", code).stdout.split() == []
 
 
 def test_models_import_little_but_torch():
     """What resizes or computes frozen features comes when it is needed: torchvision alone takes as long as torch."""
     slow = ("torchvision", "timm", "transformers", "torch._dynamo", "matplotlib", "tensorboard")
-    code = "import sys, lattok.image_lam, lattok.action_vq, lattok.vla, lattok.clip_lam, lattok.zoo;"
+    code = "import sys, lattok.action_vq, lattok.vla, lattok.image_lam.clips, lattok.image_lam.published;"
     assert python("-c", f"{code} print(*(name for name in {slow} if name in sys.modules))").stdout.split() == []
 
 
@@ -37,6 +39,12 @@ def test_import_takes_less_than_300_ms():
 def test_public_names_load(name: str):
     assert getattr(lattok, name) is not None
     assert name in dir(lattok)
+
+
+def test_the_names_that_editors_see_are_those_that_load():
+    source = Path(lattok.__file__).read_text(encoding="utf-8")
+    seen = {name: home for home, name in re.findall(r"^    from ([\w.]+) import (\w+) as", source, re.M)}
+    assert seen == {"convert": "lattok", **lattok._HOMES}
 
 
 def test_public_names_live_in_the_package():
@@ -64,7 +72,7 @@ def test_policies_need_neither_transformers_nor_peft():
     """Losses, taps, strategies and the scratch backbone are part of the base installation."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('transformers', 'peft', 'lerobot')));"
-        "import lattok.vla, lattok.backbones, lattok.recipes.study; from lattok.vla.model import open_backbone;"
+        "import lattok.vla, lattok.backbones, lattok.recipes.study; from lattok.backbones.model import open_backbone;"
         "c = lattok.vla.VLAConfig(action_dim=2, cameras=('a',), camera_sizes=((8, 8),), backbone='scratch', width=16,"
         "train_backbone='full', image_size=16, patch_size=8, heads=2, head_dim=16, head_heads=2);"
         "lattok.vla.LatentVLA(c, open_backbone(c)); lattok.vla.CodeCrossEntropy(8, 4);"

@@ -17,36 +17,22 @@ import lattok
 
 ROOT = Path(lattok.__file__).parent
 
-# From the bottom to the top. A new module goes here, as low as it can.
+# From the bottom to the top. A new module goes here, as low as it can. Siblings do not import each other.
 LEVELS: tuple[frozenset[str], ...] = (
-    frozenset(
-        {"types", "checks", "files", "prefetch", "processes", "progress", "places", "findings", "signals", "seeds"}
-    )
-    | frozenset({"registry", "version", "devices", "machine"}),
-    frozenset({"nn", "quantize", "normalize", "keymap", "training", "arrays", "hub"}),
-    frozenset({"data"}),
+    frozenset({"types", "version"}),
+    frozenset({"utils"}),
+    frozenset({"nn", "hub"}),
+    frozenset({"training", "data"}),
     frozenset({"labels"}),
     frozenset({"samples"}),
-    frozenset({"action_vq", "image_lam", "zoo", "backbones"}),
-    frozenset({"vla", "clip_lam"}),
+    frozenset({"action_vq", "backbones"}),
+    frozenset({"image_lam"}),
+    frozenset({"vla"}),
     frozenset({"loading", "inference"}),
     frozenset({"evaluation", "annotation", "sim", "serving"}),
-    frozenset({"recipes", "convert", "cli"}),
+    frozenset({"recipes"}),
+    frozenset({"convert", "cli"}),
 )
-# Siblings do not import each other, except these, and the front doors on the top level.
-SIBLINGS = {
-    "files": {"checks"},
-    "places": {"checks"},
-    "processes": {"checks", "machine"},
-    "registry": {"checks"},
-    "devices": {"checks"},
-    "prefetch": {"machine"},
-    "quantize": {"nn"},
-    "normalize": {"nn"},
-    "training": {"nn", "quantize"},
-    "zoo": {"image_lam"},
-    "clip_lam": {"vla"},
-}
 FRONT = {"__init__", "__main__"}  # may name everything, but see the tests at the end
 LEVEL_OF = {name: number for number, names in enumerate(LEVELS) for name in names}
 TOP = len(LEVELS) - 1
@@ -112,7 +98,7 @@ def violations(name: str, tree: ast.Module, homes: dict[str, str] | None = None)
             continue
         if LEVEL_OF[other] > LEVEL_OF[own]:
             found.add(f"{name}:{line}: {own} imports {other}, which is above it")
-        elif LEVEL_OF[other] == LEVEL_OF[own] < TOP and other not in SIBLINGS.get(own, ()):
+        elif LEVEL_OF[other] == LEVEL_OF[own] < TOP:
             found.add(f"{name}:{line}: {own} imports its sibling {other}")
     return sorted(found)
 
@@ -126,13 +112,6 @@ def test_levels_do_not_overlap():
     assert len(LEVEL_OF) == sum(map(len, LEVELS))
 
 
-def test_sibling_exceptions_are_siblings_and_not_circular():
-    for own, others in SIBLINGS.items():
-        for other in others:
-            assert LEVEL_OF[own] == LEVEL_OF[other]
-            assert own not in SIBLINGS.get(other, ())
-
-
 def test_imports_point_downwards():
     wrong = [line for name, tree in sources() for line in violations(name, tree)]
     assert not wrong, "\n".join(wrong)
@@ -142,20 +121,20 @@ def test_imports_point_downwards():
     ("name", "source"),
     [
         ("lattok.types", "from lattok.data import Dataset"),
-        ("lattok.types", "from lattok import checks"),
-        ("lattok.nn", "import lattok.action_vq.model as m"),
+        ("lattok.types", "from lattok.utils import checks"),
+        ("lattok.nn.blocks", "import lattok.action_vq.model as m"),
         ("lattok.hub", "def f():\n    from lattok.cli import main"),
         ("lattok.training", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from lattok.data import Dataset"),
-        ("lattok.nn", "from .quantize import EMAVQ"),
-        ("lattok.quantize", "from . import training"),
+        ("lattok.nn.blocks", "from ..hub import save"),
+        ("lattok.nn.quantize", "from .. import training"),
         ("lattok.action_vq.model", "from ..image_lam.model import ImageLAM"),
         ("lattok.action_vq.__init__", "from ..image_lam import ImageLAM"),
         ("lattok.action_vq.deep.model", "from ...vla import head"),
         ("lattok.backbones.table", "from lattok.image_lam import features"),
         ("lattok.vla.model", "from lattok.annotation import annotate"),
         ("lattok.data.formats.lerobot", "from lattok import annotation"),
-        ("lattok.nn", "from lattok import open_dataset"),
-        ("lattok.nn", "import lattok\nlattok.open_dataset('x')"),
+        ("lattok.nn.blocks", "from lattok import open_dataset"),
+        ("lattok.nn.blocks", "import lattok\nlattok.open_dataset('x')"),
         ("lattok.data.formats.lerobot", "import importlib\nimportlib.import_module('lattok.recipes')"),
         ("lattok.data.formats.lerobot", "from lattok.__main__ import main"),
     ],
@@ -167,14 +146,17 @@ def test_a_wrong_import_is_found(name: str, source: str):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("lattok.data.formats.lerobot", "from lattok import checks, types\nfrom ..hub import save\nimport torch"),
+        (
+            "lattok.data.formats.lerobot",
+            "from lattok import types\nfrom ..hub import save\nimport torch",
+        ),
         ("lattok.data.formats.lerobot", "from .schema import Schema\nfrom lattok.data import windows"),
         ("lattok.hub", "from lattok import __version__"),
-        ("lattok.quantize", "from lattok.nn import MLP"),
+        ("lattok.nn.quantize", "from lattok.nn.blocks import MLP"),
         ("lattok.training.runlog", "from .quantize import usage"),
-        ("lattok.zoo.lapa", "from lattok.image_lam import features"),
+        ("lattok.image_lam.published.lapa", "from lattok.image_lam import features"),
         ("lattok.recipes.action_vq", "from lattok import evaluation, open_dataset\nfrom lattok.demo import table"),
-        ("lattok.checks", "import lattokens\nfrom data import x"),
+        ("lattok.utils.checks", "import lattokens\nfrom data import x"),
     ],
 )
 def test_a_right_import_passes(name: str, source: str):
@@ -224,8 +206,8 @@ def test_a_circle_is_found():
     graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set()}
     assert circles(graph) == [["a", "b", "c"]]
     assert circles({"a": {"b"}, "b": set()}) == []
-    assert "lattok.image_lam.labelling" in import_graph()["lattok.image_lam.model"]
-    assert "lattok.checks" in import_graph()["lattok.image_lam.model"]  # from lattok import checks
+    assert "lattok.image_lam.base.labelling" in import_graph()["lattok.image_lam.p2t.model"]
+    assert "lattok.utils.checks" in import_graph()["lattok.image_lam.p2t.model"]  # from lattok import checks
 
 
 def loaded_at_import(tree: ast.Module) -> set[str]:

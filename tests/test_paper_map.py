@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lattok.clip_lam import ClipLAMConfig
+from lattok.image_lam.clips import ClipLAMConfig
 from lattok.labels import LatentSpec
 from lattok.recipes.vla import VLARecipe
 from lattok.vla.config import PROMPT, VLAConfig
@@ -63,7 +63,9 @@ def test_every_file_is_that_of_its_names(row):
 
 
 def test_defaults_of_what_is_left_open_are_those_of_the_options():
-    rows = re.findall(r"^\| [^|]+ \| `lattok\.clip_lam\.config\.ClipLAMConfig\.(\w+)` \| (\S+) \|$", PAGE, re.MULTILINE)
+    rows = re.findall(
+        r"^\| [^|]+ \| `lattok\.image_lam\.clips\.config\.ClipLAMConfig\.(\w+)` \| (\S+) \|$", PAGE, re.MULTILINE
+    )
     assert len(rows) > 15
     for name, default in rows:
         assert str(getattr(ClipLAMConfig, name)).lower() == default, name

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import lattok
-from lattok.checks import LattokError
 from lattok.hub.client import ASSETS, SAMPLES
+from lattok.utils.checks import LattokError
 from lattok.version import INSTALL
 from scripts.make_sample_models import make
 

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from lattok.checks import LattokError
 from lattok.data.actions.space import UNIFIED_STATE
+from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from tests.vla import fakes
 

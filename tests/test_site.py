@@ -22,13 +22,13 @@ from lattok import cli
 from lattok.cli import CONVERT, VERBS, main
 from lattok.cli.doctor import environment
 from lattok.evaluation.evidence import mlp_probes
-from lattok.findings import Finding
 from lattok.hub import FAMILIES
 from lattok.recipes import kinds, recipe_of
+from lattok.utils.findings import Finding
 from lattok.vla import STRATEGIES, LatentLoss, Span, Strategy
 from tests.conftest import write_dataset
+from tests.image_lam.published.parity import open_case
 from tests.recipes.test_howto import BLOCK, PUBLISHED, ROOT
-from tests.zoo.parity import open_case
 
 PAGES = sorted((*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"))
 MARKS = re.compile(r"^<!-- (?:drawing: ([\w-]+)|([a-z ]+)) -->$", re.MULTILINE)
@@ -124,7 +124,7 @@ def test_every_finding_of_the_code_is_on_the_page():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "Finding"]
         name = path.relative_to(doctor_page.ROOT).as_posix()
-        if calls and name != "findings.py":
+        if calls and name != "utils/findings.py":
             assert name in listed
             entries = [entry for check in doctor_page.checks_of(path) for entry in check.entries]
             assert len(entries) >= len({call.lineno for call in calls}), name

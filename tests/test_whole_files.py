@@ -9,8 +9,8 @@ from multiprocessing import get_context
 
 import pytest
 
-from lattok import files
-from lattok.checks import LattokError
+from lattok.utils import files
+from lattok.utils.checks import LattokError
 
 FORK = get_context("fork")
 LEFT = ".0123456789abcdef.lattok-tmp"
@@ -99,7 +99,7 @@ def test_a_lock_is_held_by_one_and_gone_with_its_holder(tmp_path):
     with files.alone(path, _busy), pytest.raises(LattokError, match="somebody is here"), files.alone(path, _busy):
         pytest.fail("two hold it")
     assert not path.exists()
-    held = "import sys, time\nfrom pathlib import Path\nfrom lattok import files\n"
+    held = "import sys, time\nfrom pathlib import Path\nfrom lattok.utils import files\n"
     held += "with files.alone(Path(sys.argv[1]), None):\n print(1, flush=True)\n time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", held, str(path)], stdout=subprocess.PIPE)
     assert process.stdout is not None

@@ -32,8 +32,8 @@ from benchmarks.closed_loop.plan import (
 from benchmarks.common import environment, write_results
 from lattok.data import select_episodes
 from lattok.sim import find_tasks
-from lattok.sim.metaworld import PAIRS
 from lattok.sim.rollout import rollout
+from lattok.sim.worlds.metaworld import PAIRS
 from lattok.vla import STRATEGIES
 
 SUCCESS, FAILURE = "success", "failure"  # the opposite was reached first

@@ -30,7 +30,7 @@ from lattok.data.episodes import read_vectors, select_episodes, split_by_task
 from lattok.evaluation.evidence.controls import Coordinates, Target
 from lattok.evaluation.evidence.probes import one_hot
 from lattok.samples.windows import FramePairs
-from lattok.sim.metaworld import PAIRS
+from lattok.sim.worlds.metaworld import PAIRS
 
 HELD_OUT = 4  # episodes of each task
 SCENES = sorted({pair.scene for pair in PAIRS.values()})

@@ -32,7 +32,7 @@ from benchmarks.closed_loop.plan import (
     Cell,
     cells,
 )
-from lattok.signals import raising
+from lattok.utils.signals import raising
 
 RESULTS = Path("benchmarks/results/closed_loop")
 GROUPS = {

@@ -18,7 +18,7 @@ import torch
 import lattok
 from benchmarks.common import environment, write_results
 from lattok.data import Feature, LeRobotWriter
-from lattok.quantize import code_statistics
+from lattok.nn.quantize import code_statistics
 from lattok.samples import ActionWindows
 
 STARTS = {

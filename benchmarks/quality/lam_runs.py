@@ -27,9 +27,9 @@ from lattok.evaluation.evidence.controls import ResidualKMeans
 from lattok.evaluation.evidence.probes import linear_probe, one_hot, pca
 from lattok.evaluation.questions.dependence import BlindDecoder
 from lattok.image_lam import ImageLAM
-from lattok.image_lam.features import FrozenFeatures
-from lattok.image_lam.losses import block_flow
-from lattok.quantize import code_statistics
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.losses import block_flow
+from lattok.nn.quantize import code_statistics
 from lattok.samples import FramePairs
 from lattok.samples.batches import PairBatches
 from lattok.samples.order import SeededBatches

@@ -20,7 +20,7 @@ import torch
 import lattok
 from benchmarks.common import environment, write_results
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.quantize import code_statistics
+from lattok.nn.quantize import code_statistics
 from lattok.samples import FramePairs
 from lattok.samples.order import SeededBatches
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lattok.nn.losses import action_loss
 from lattok.types import LossTerms, PolicyBatch
 from lattok.vla import LatentVLA
 from lattok.vla.head import LayerStates
-from lattok.vla.losses import action_loss
 from lattok.vla.observations import prompts
 
 FIRST_CODE = 151_669  # the rows of the vocabulary that Qwen3-VL leaves unused

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from benchmarks.common import Case, backward, environment, interleaved, peak, write_results
-from lattok.clip_lam import ClipLAM, ClipLAMConfig
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.types import PairBatch, PolicyBatch
 
 CAMERAS, BATCH, SIDE, PATCH, WIDTH, DEPTH, ACTIONS, HORIZON = ("front", "wrist"), 8, 64, 16, 128, 4, 7, 16

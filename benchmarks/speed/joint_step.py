@@ -20,13 +20,13 @@ from typing import Any
 import torch
 
 from benchmarks.common import Case, backward, environment, interleaved, peak, write_results
+from lattok.backbones.model import with_base
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.labels import LatentSpec
 from lattok.recipes import ImageLAMRecipe, VLARecipe
 from lattok.types import LatentTarget, PairBatch, PairIndex, PolicyBatch
 from lattok.vla import LatentVLA, VLAConfig, strategy_of
-from lattok.vla.joint import JointLARA, LiveLAM
-from lattok.vla.model import with_base
+from lattok.vla.joint.alignment import JointLARA, LiveLAM
 
 CAMERAS, BATCH, ACTIONS, STATES, HORIZON, CODES, BOOK = ("front", "wrist"), 32, 4, 4, 8, 4, 16
 SIDE, SEEN = 128, 64  # pixels of the dataset, and of batches, which come resized

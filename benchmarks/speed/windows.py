@@ -32,8 +32,8 @@ from benchmarks.speed.video import FRAMES, Video, borrow_ffmpeg, from_key_frame,
 from lattok.data import open_dataset, sample_dataset_path
 from lattok.data.video import decode_at
 from lattok.image_lam import ImageLAM
-from lattok.image_lam.feature_cache import CachedFeatures, FeatureCache
-from lattok.image_lam.features import FrozenFeatures
+from lattok.image_lam.base.feature_cache import CachedFeatures, FeatureCache
+from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe
 from lattok.samples import ActionWindows, FramePairs
 from lattok.samples import windows as frame_store

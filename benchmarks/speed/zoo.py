@@ -24,10 +24,8 @@ import torch
 
 from benchmarks.common import Case, Timing, environment, interleaved, ratios, write_results
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.image_lam.pair_model import PairModel
-from lattok.recipes.image_lam import MOTO
-from lattok.types import LatentActions
-from lattok.zoo import (
+from lattok.image_lam.base.pair_model import PairModel
+from lattok.image_lam.published import (
     AdaWorldConfig,
     AdaWorldLAM,
     LapaConfig,
@@ -39,6 +37,8 @@ from lattok.zoo import (
     VillaXConfig,
     VillaXLAM,
 )
+from lattok.recipes.image_lam import MOTO
+from lattok.types import LatentActions
 
 FRAMES = {"small": 32, "full": 3}  # of the timed video
 ROUNDS = {"small": 5, "full": 2}

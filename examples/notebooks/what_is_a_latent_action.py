@@ -20,7 +20,7 @@ from torch import nn
 
 import lattok
 from lattok.data.pixels import resize_pixels
-from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples import FramePairs
 
 SHORT = bool(os.environ.get("LATTOK_SHORT"))  # the tests of this notebook run fewer points of the curve

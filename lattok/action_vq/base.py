@@ -19,20 +19,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok import checks
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.errors import ErrorReport, compare
 from lattok.action_vq.inputs import Arrays, as_codes, full_mask, join_chunks
-from lattok.arrays import Values, as_tensor, like
-from lattok.checks import LattokError
 from lattok.hub import HubModel
-from lattok.nn import same_precision
-from lattok.normalize import Normalizer, Unchosen
+from lattok.nn.blocks import same_precision
+from lattok.nn.normalize import Normalizer, Unchosen
 from lattok.samples.order import SeededBatches
-from lattok.signals import Interrupted, restated
 from lattok.training import LoopOptions
 from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
+from lattok.utils import checks
+from lattok.utils.arrays import Values, as_tensor, like
+from lattok.utils.checks import LattokError
+from lattok.utils.signals import Interrupted, restated
 
 REPORT_BLOCK = 4096  # chunks that an error report encodes at a time
 

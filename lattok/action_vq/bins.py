@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import Self
 
-from lattok import checks
 from lattok.action_vq.base import ChunkTokenizer, Repaired, examine
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.arrays import Values
-from lattok.quantize import MOST_CODES
+from lattok.nn.quantize import MOST_CODES
+from lattok.utils import checks
+from lattok.utils.arrays import Values
 
 
 @dataclass(frozen=True)

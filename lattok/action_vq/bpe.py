@@ -10,8 +10,8 @@ import json
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lattok import checks
 from lattok.action_vq.subwords import CoefficientSubwords, Corpus, read_tokenizer, written_with
+from lattok.utils import checks
 
 
 def _byte_characters() -> dict[str, int]:

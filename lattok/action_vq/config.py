@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from lattok import checks
 from lattok.hub import ADDED
-from lattok.normalize import MOST_NUMBERS, NormalizedActions, gripper_dims
+from lattok.nn.normalize import MOST_NUMBERS, NormalizedActions, gripper_dims
+from lattok.utils import checks
 
 QUICK_MODEL = {"dropout": 0.0}  # in a short run dropout costs reconstruction before it can help
 MOST_STEPS = 4096  # of a chunk

@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lattok import checks
 from lattok.action_vq.config import ActionVQConfig
 from lattok.action_vq.model import P2TActionVQ
+from lattok.hub.checkpoint import axis_of, numbered, read_checkpoint, translate
 from lattok.hub.weights import Size, planned
-from lattok.keymap import axis_of, numbered, read_checkpoint, translate
-from lattok.normalize import read_statistics
+from lattok.nn.normalize import read_statistics
+from lattok.utils import checks
 
 # Training goes on as the published code trains; it also does not revive codes.
 PUBLISHED = {"mask_weight": 1.0, "mask_passes": 1, "mask_detach_target": False, "revive_below": 0.0}

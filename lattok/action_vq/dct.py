@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from lattok import checks, files
 from lattok.action_vq.base import ChunkTokenizer, Repaired
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.subwords import Coefficients, CoefficientSubwords, trimmed
-from lattok.arrays import Values, as_tensor, like
-from lattok.checks import LattokError
 from lattok.hub.weights import Size, Sizes
+from lattok.utils import checks, files
+from lattok.utils.arrays import Values, as_tensor, like
+from lattok.utils.checks import LattokError
 
 TOKENIZER = "tokenizer.json"
 MOST_TOKEN = 1 << 24  # |min_token|: coefficients are far smaller

@@ -17,13 +17,13 @@ from typing import Any
 
 from typing_extensions import Self
 
-from lattok import checks, files
 from lattok.action_vq.bpe import CoefficientBPE, train_bpe
 from lattok.action_vq.dct import TOKENIZER, DCTConfig, DCTTokenizer
-from lattok.checks import LattokError
 from lattok.hub import client
 from lattok.hub.client import HubOptions
-from lattok.normalize import read_statistics
+from lattok.nn.normalize import read_statistics
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
 
 INSIDE = "bpe_tokenizer"
 PROCESSOR = "processor_config.json"

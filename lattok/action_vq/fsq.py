@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok import checks
 from lattok.action_vq import losses
 from lattok.action_vq.coarse import CoarseToFine, with_synthetic
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.arrays import Values
-from lattok.checks import LattokError
 from lattok.types import ActionBatch, LossTerms
+from lattok.utils import checks
+from lattok.utils.arrays import Values
+from lattok.utils.checks import LattokError
 
 MOST_BITS = 16  # per component
 START_WIDTH = 2.0  # standard deviations of a component at tanh's argument 1

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lattok import checks
-from lattok.arrays import Values, as_tensor
-from lattok.checks import LattokError
 from lattok.types import ActionBatch
+from lattok.utils import checks
+from lattok.utils.arrays import Values, as_tensor
+from lattok.utils.checks import LattokError
 
 Arrays = Values | ActionBatch | tuple[Any, ...]  # or several
 

@@ -20,10 +20,10 @@ from lattok.action_vq import losses
 from lattok.action_vq.base import ChunkTokenizer, Repaired, examine, held_from_neighbours
 from lattok.action_vq.config import QUICK_MODEL, ActionVQConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.arrays import Values, like
-from lattok.nn import PostNormBlock
-from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.nn.blocks import PostNormBlock
+from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import ActionBatch, LatentActions, LossTerms
+from lattok.utils.arrays import Values, like
 
 
 class Spectrum(nn.Module):

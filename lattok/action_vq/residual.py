@@ -19,13 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
-from lattok import checks
 from lattok.action_vq.coarse import CoarseToFine, with_synthetic
 from lattok.action_vq.config import ChunkConfig
 from lattok.action_vq.inputs import Arrays
-from lattok.arrays import Values
-from lattok.progress import counted
-from lattok.quantize import residual_kmeans
+from lattok.nn.quantize import residual_kmeans
+from lattok.utils import checks
+from lattok.utils.arrays import Values
+from lattok.utils.progress import counted
 
 ITERATIONS = 8  # of k-means
 FIT_BEAMS = 8

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from lattok import checks
+from lattok.utils import checks
 
 LAST = 0xD7FF  # the last character before the surrogates, which no text can hold
 REACH = 960  # |coefficient| that characters of two bytes can hold: 128 .. 2047, 0 in the middle

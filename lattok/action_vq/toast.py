@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lattok import checks
 from lattok.action_vq.dct import DCTConfig, DCTTokenizer, padded
 from lattok.action_vq.unigram import CoefficientUnigram, train_unigram
-from lattok.arrays import Values, like
+from lattok.utils import checks
+from lattok.utils.arrays import Values, like
 
 
 @dataclass(frozen=True)

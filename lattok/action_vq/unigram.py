@@ -14,8 +14,8 @@ import re
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from lattok import checks
 from lattok.action_vq.subwords import LAST, CoefficientSubwords, Corpus, read_tokenizer, written_with
+from lattok.utils import checks
 
 UNKNOWN = "<unk>"  # has an id because the library wants one; stands for nothing
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")

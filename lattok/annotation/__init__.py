@@ -16,20 +16,20 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from lattok import checks
 from lattok.annotation.columns import Failures, Unit, UnreadableRows, plan_units, unit_keys
 from lattok.annotation.engines import Engine, LocalEngine, RayEngine
 from lattok.annotation.labels import Options, Work, check_models, identities_of, request_hash
 from lattok.annotation.output import Job, assemble
 from lattok.annotation.staging import Busy, Staging
 from lattok.annotation.verify import Verification, verify
-from lattok.checks import LattokError, first_line
 from lattok.data import Progress, RobotDataset, as_dataset
 from lattok.data.content import dataset_fingerprint
-from lattok.files import make_room
 from lattok.loading import by_prefix
-from lattok.normalize import for_dataset
-from lattok.signals import restated
+from lattok.nn.normalize import for_dataset
+from lattok.utils import checks
+from lattok.utils.checks import LattokError, first_line
+from lattok.utils.files import make_room
+from lattok.utils.signals import restated
 
 __all__ = [
     "Annotated",

@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lattok.checks import LattokError
 from lattok.data.content import dataset_files, facts_of
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.schema import INDEX_KEYS, RobotDataset
 from lattok.data.tables import DAMAGE, open_table, to_arrow
-from lattok.files import parse_json, whole_file
-from lattok.places import followed
+from lattok.utils.checks import LattokError
+from lattok.utils.files import parse_json, whole_file
+from lattok.utils.places import followed
 
 Labels = dict[str, np.ndarray]  # column name -> [F, *shape]
 Failures = dict[str, dict[int, str]]  # prefix -> episode -> why it has no labels

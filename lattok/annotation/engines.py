@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 from typing_extensions import Self
 
-from lattok import checks
 from lattok.annotation.columns import Labelled, Unit
 from lattok.annotation.labels import AHEAD_FRAMES, Work, jobs, label_decoded, label_unit, piece_of_frames
-from lattok.checks import LattokError
-from lattok.prefetch import Ahead
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.prefetch import Ahead
 
 ATTEMPTS = 3  # workers that a unit may cost
 START_S = 300  # for the first worker to be there; a cluster may have to start machines

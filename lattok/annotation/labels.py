@@ -21,17 +21,17 @@ import PIL
 import pyarrow as pa
 import torch
 
-from lattok import checks
 from lattok.annotation.columns import Failures, Labelled, Labels, Unit
-from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_stride
 from lattok.data.schema import vector_key
 from lattok.data.views import check_trained_space
-from lattok.nn import torch_threads
-from lattok.prefetch import Abandoned, Ahead, Request, Stopped
+from lattok.nn.blocks import torch_threads
 from lattok.samples import ActionWindows
 from lattok.types import ActionTokenizer, LatentActions, VideoLabeller
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.version import __version__
 
 BATCH = 1024  # action chunks per call of a tokenizer

@@ -23,16 +23,16 @@ from lattok.annotation.columns import (
 )
 from lattok.annotation.labels import Identities, Work, cameras_of, versions
 from lattok.annotation.staging import Staging
-from lattok.checks import LattokError
 from lattok.data.schema import PROVENANCE, readable
 from lattok.data.stats import Stats, column_stats, merge_stats
-from lattok.files import read_json, write_json, write_text
 from lattok.labels.provenance import NOTE, carried
 from lattok.labels.spec import spec_of
-from lattok.machine import cores
-from lattok.places import inside
-from lattok.processes import Processes
 from lattok.types import VideoLabeller
+from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json, write_json, write_text
+from lattok.utils.machine import cores
+from lattok.utils.places import inside
+from lattok.utils.processes import Processes
 
 INFO, STATS = "meta/info.json", "meta/stats.json"
 ROWS_EACH = 2**18  # of the output for every process that writes it: a start takes two seconds, these rows five to ten

@@ -20,9 +20,19 @@ from typing import Any
 import numpy as np
 
 from lattok.annotation.columns import Failures, Labelled, Labels, Rows, Shapes, Unit
-from lattok.checks import LattokError
 from lattok.data.content import fingerprint
-from lattok.files import MARK, claimed, exchange, finish_exchange, read_json, sweep, sync_folder, whole_file, write_json
+from lattok.utils.checks import LattokError
+from lattok.utils.files import (
+    MARK,
+    claimed,
+    exchange,
+    finish_exchange,
+    read_json,
+    sweep,
+    sync_folder,
+    whole_file,
+    write_json,
+)
 
 FAILED = "failed"  # next to the columns of a unit, all of which have a dot in their names
 DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, KeyError)  # what reading a damaged unit raises

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from lattok import checks
 from lattok.annotation.labels import Options, Work, check_model, identities_of, label_episode, reason, versions
-from lattok.checks import LattokError
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.labels.provenance import nothing, provenance_of, unsaid
 from lattok.labels.spec import LatentSpec
 from lattok.loading import by_prefix
-from lattok.nn import torch_threads
-from lattok.normalize import for_dataset
+from lattok.nn.blocks import torch_threads
+from lattok.nn.normalize import for_dataset
 from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 NEEDED = ("spec", "dataset", "columns", "threads", "versions")  # of every entry
 TOOLS = "LeRobot's own tools drop it, and a few codes may differ where they encoded videos again"

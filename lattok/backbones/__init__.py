@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from lattok import checks
+from lattok.utils import checks
 
 Inputs = Mapping[str, Any]  # tensors, and what is known of them on the host
+SCRATCH = "scratch"  # a small one with random weights, which lies in the artefact itself
 TRAIN = ("lora", "full", "all_but_vision", "frozen")
 DTYPES = ("float32", "bfloat16")  # of a pretrained model's weights
 

@@ -18,10 +18,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok import checks
 from lattok.backbones import TRAIN, BackboneOut, Inputs, LoraSpec, pretrained
 from lattok.backbones.pretrained import Family
-from lattok.nn import onto, same_precision
+from lattok.nn.blocks import onto, same_precision
+from lattok.utils import checks
 
 LONGEST = 256  # tokens of a text that is predicted
 COUNTS = "image_counts"  # of `encode`: fewest and most image tokens of a sample

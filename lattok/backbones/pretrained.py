@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from packaging.version import Version
 
-from lattok import checks, files
 from lattok.backbones import DTYPES
 from lattok.hub import client, weights
 from lattok.hub.client import COMMIT
 from lattok.hub.networks import from_pretrained
-from lattok.places import inside
+from lattok.utils import checks, files
+from lattok.utils.places import inside
 
 OLDEST = {"transformers": "5.4", "peft": "0.18"}
 INSTALL = "pip install 'lattok[vla]'"

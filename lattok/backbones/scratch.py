@@ -15,10 +15,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok import checks
 from lattok.backbones import BackboneOut, Inputs, LoraSpec
-from lattok.checks import LattokError
-from lattok.nn import PreNormBlock, onto
+from lattok.nn.blocks import PreNormBlock, onto
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 WORD = re.compile(r"[a-z0-9]+|[^\sa-z0-9]")
 WORDS = 4096  # rows of the table of words; row 0 is padding

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from lattok import checks
 from lattok.backbones.pretrained import FAMILIES, require
+from lattok.utils import checks
 
 Options = Mapping[str, Any]
 SIDE = 32  # of an image, in pixels

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 import lattok
-from lattok import checks, files
 from lattok.cli.flags import File, MaybeFolder, Names, Number, Out, Text
+from lattok.utils import checks, files
 
 OneCamera = Annotated[
     tuple[str, ...], arg(metavar="NAME", help="The one camera that the model looks at, short name allowed.")

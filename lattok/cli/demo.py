@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import lattok
-from lattok import checks, files
 from lattok.cli.look import judge
 from lattok.cli.simulate import act
-from lattok.progress import bar
+from lattok.utils import checks, files
+from lattok.utils.progress import bar
 
 MARK = "demo.json"
 FAST_STEPS = 60
@@ -50,7 +50,7 @@ def demo(
 
     from lattok.annotation.staging import Staging
     from lattok.data import inspect_dataset
-    from lattok.devices import device_called
+    from lattok.utils.devices import device_called
 
     folder, begun = Path(out), time.monotonic()
     again = shlex.join(["lattok", "demo", "--out", out, "--features", features, "--seed", str(seed)])

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hint
 from typing_extensions import is_typeddict
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
-from lattok.checks import LattokError, did_you_mean
+from lattok.utils.checks import LattokError, did_you_mean
 
 SWITCHED = ("none", "true", "false", "yes", "no", "on", "off", "0", "1")  # what people type behind a switch
 CONFIG = (OmitArgPrefixes,)

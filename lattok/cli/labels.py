@@ -11,10 +11,10 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 import lattok
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.cli.flags import Dataset, Folder, MaybeFolder, Models, Names, Number, Text
-from lattok.progress import bar
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.progress import bar
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def annotate(
     """
     from lattok.annotation import Options, label
     from lattok.annotation.labels import Work
-    from lattok.devices import moved
+    from lattok.utils.devices import moved
 
     engine = engines.make()
     names = _by_prefix(model, prefix)
@@ -133,8 +133,8 @@ def verify(
         device: auto, cpu, cuda or mps.
     """
     from lattok.annotation.verify import known_labels
-    from lattok.devices import moved
     from lattok.labels import with_labels
+    from lattok.utils.devices import moved
 
     names = _by_prefix(model, prefix)
     source = lattok.open_dataset(dataset)

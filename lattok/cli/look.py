@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 import lattok
-from lattok import checks, files
 from lattok.cli.flags import Dataset, Folder, MaybeFile, MaybeFolder, Model, Models, Names, Number, Text, column
 from lattok.cli.simulate import act
-from lattok.progress import bar
+from lattok.utils import checks, files
+from lattok.utils.progress import bar
 
 
 def inspect(
@@ -117,7 +117,7 @@ def evaluate(
     keys = {"action_key": column(action_key), "state_key": column(state_key), "cameras": cameras or None}
     options = {**keys, "episodes": episodes, "controls": controls, "seed": seed}
     if env:
-        from lattok.normalize import for_dataset
+        from lattok.nn.normalize import for_dataset
 
         chosen = for_dataset(loaded, lattok.open_dataset(dataset).name)
         options["rollouts"] = act(chosen, env, env_episodes, target / "rollouts", device).to_json()
@@ -180,9 +180,9 @@ def compare(
 
 def judge(model: Any, dataset: str, out: Path, folder: Path | None, device: str, **options: Any) -> Any:
     """Evaluate a loaded model with the options of `lattok.evaluate`, and update the model card in `folder`."""
-    from lattok.devices import moved
     from lattok.evaluation.page import picture
     from lattok.hub import CARD
+    from lattok.utils.devices import moved
 
     source = lattok.open_dataset(dataset)
     files.check_writable(out)

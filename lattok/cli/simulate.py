@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from lattok import checks
 from lattok.cli.flags import Folder, MaybeFolder, Model, Names, Number, Text
-from lattok.progress import bar
+from lattok.utils import checks
+from lattok.utils.progress import bar
 
 Tasks = Annotated[tuple[str, ...], arg(metavar="TASK ...")]
 KNOWN = "All tasks of a world (metaworld, metaworld-pairs, ogbench) or some of it (metaworld/reach)."
@@ -125,7 +125,7 @@ def rollout(
 def act(policy: Any, tasks: str | tuple[str, ...], episodes: int, out: Path, device: str, videos: int = 1) -> Any:
     """Let a loaded policy act as `lattok rollout` does by itself; return the `Rollouts`."""
     import lattok.sim as sim
-    from lattok.devices import moved
+    from lattok.utils.devices import moved
 
     with bar("rollout") as progress:
         return sim.rollout(moved(policy, device), tasks, episodes, videos=videos, out=out, progress=progress)

@@ -18,8 +18,8 @@ from typing import Annotated, Any, TypedDict, Union, get_args, get_origin
 
 from tyro.conf import Positional, arg
 
-from lattok.checks import LattokError, did_you_mean
 from lattok.cli.flags import HELP, Folder, MaybeDataset, Switch, Text
+from lattok.utils.checks import LattokError, did_you_mean
 
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 WIDTH = 100

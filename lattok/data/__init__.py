@@ -12,7 +12,7 @@ from lattok.data.pixels import frames_from_lerobot, resize_pixels
 from lattok.data.schema import Feature, FrameTransform, Progress, RobotDataset, camera_keys, dimension_names
 from lattok.data.views import action_spaces, declare, with_actions, with_cameras
 from lattok.data.writer import LeRobotWriter
-from lattok.findings import Finding
+from lattok.utils.findings import Finding
 
 __all__ = [
     "ActionSpace",

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.schema import Damage, RobotDataset, dimension_names, vector_key
-from lattok.seeds import derive_seed
 from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.seeds import derive_seed
 
 EpisodeSpec = str | Sequence[int] | None
 FEW = 32  # a bisection costs about as much as this many episodes in a pass

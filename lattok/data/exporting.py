@@ -15,8 +15,6 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 
-from lattok import checks
-from lattok.checks import LattokError, first_line
 from lattok.data.episodes import damaged_among, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.formats.rlds_writer import RLDSWriter
@@ -26,9 +24,11 @@ from lattok.data.schema import IMAGE_DTYPES, INDEX_KEYS, PROVENANCE, Damage, Fea
 from lattok.data.tables import common_types
 from lattok.data.views import DECLARATION, action_spaces
 from lattok.data.writer import DTYPES, LeRobotWriter
-from lattok.files import is_new, make_room, read_json
-from lattok.places import followed
 from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError, first_line
+from lattok.utils.files import is_new, make_room, read_json
+from lattok.utils.places import followed
 
 FORMATS = ("lerobot", "rlds")
 IMAGES = ("auto", "video", "image")

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lattok import checks
-from lattok.checks import LattokError, first_line
 from lattok.data.stats import ImageStats, Stats
 from lattok.data.tables import MEGABYTE, next_place
 from lattok.data.video import MOST_PIXELS, VideoJoiner, VideoWriter
+from lattok.utils import checks
+from lattok.utils.checks import LattokError, first_line
 
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 IMAGE_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})  # as `datasets` stores images

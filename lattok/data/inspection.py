@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.episodes import check_stride, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
 from lattok.data.numbers import Block, Dimension, Running, Unreadable, scan
@@ -21,8 +19,10 @@ from lattok.data.opening import as_dataset
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, behind
-from lattok.findings import Finding, by_severity, fitted, lines, some_of
 from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.findings import Finding, by_severity, fitted, lines, some_of
 
 DIMENSIONS_SHOWN = 12
 SHORT_S = 1.0  # episodes shorter than this hardly hold a pair or a chunk

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lattok.checks import LattokError
 from lattok.data.schema import RobotDataset
-from lattok.findings import Finding, Severity
 from lattok.types import Episode
+from lattok.utils.checks import LattokError
+from lattok.utils.findings import Finding, Severity
 
 ROWS = 16_384  # about so many in a block
 VALUES = 2**20  # and no more numbers than about these

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.schema import FORMATS, PROVENANCE, RobotDataset
 from lattok.data.views import declare, with_actions, with_cameras
-from lattok.files import read_json
 from lattok.hub import CONFIG, WEIGHTS, client
 from lattok.hub.client import HubOptions
 from lattok.hub.fetching import OnDisk, OnHub
-from lattok.places import followed
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json
+from lattok.utils.places import followed
 
 _VIEWS = ("cameras", "action_space", "actions")  # options of every format
 _HUB = (*HubOptions.__annotations__, "cache_gb")
@@ -38,7 +38,8 @@ def open_dataset(path: str | Path, revision: str | None = None, **options: Any) 
     first read. With `cache_gb`, also in a description file, at most so many GB of these are kept: those that were not
     used for longest go. Other formats are fetched whole, and with `force_download` so are all.
 
-    Whatever a dataset or a description says about files stays below its folder, also after links: see `lattok.places`.
+    Whatever a dataset or a description says about files stays below its folder, also after links
+    (`lattok.utils.places`).
     """
     options = {key: value for key, value in options.items() if value is not None}
     if (bound := options.get("cache_gb")) is not None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lattok import checks
+from lattok.utils import checks
 
 MOST_PIXELS = 2048  # of a side, that a configuration may ask for
 MOST_SCALING = 1000  # of means and deviations of pixels between 0 and 1, or their inverse

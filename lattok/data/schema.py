@@ -11,12 +11,12 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 
-from lattok import checks
-from lattok.checks import LattokError
-from lattok.findings import Finding
 from lattok.hub.fetching import OnDisk
-from lattok.registry import Registry
 from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.findings import Finding
+from lattok.utils.registry import Registry
 
 FrameTransform = Callable[[np.ndarray], np.ndarray]  # uint8 [n, H, W, 3] to uint8 [n, h, w, 3]
 Progress = Callable[[int, int], None]  # frames done, frames in all
@@ -222,7 +222,7 @@ class RobotDataset(ABC):
         return f"{type(self).__name__}({self.name!r}, {count} episodes, {frames} frames, {self.fps:g} fps)"
 
 
-FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "kind", ("data/formats",))
+FORMATS: Registry[type[RobotDataset]] = Registry("lattok.datasets", "lattok.data.formats")
 
 
 def same_split(one: str | None, other: str | None) -> bool:

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lattok.checks import LattokError, first_line
 from lattok.data.schema import Feature
 from lattok.hub.fetching import OnDisk
+from lattok.utils.checks import LattokError, first_line
 
 T = TypeVar("T")
 AGAIN = "Copy the file again, or write it again."

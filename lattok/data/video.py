@@ -16,8 +16,8 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from lattok import checks
-from lattok.checks import LattokError
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 BLOCK = 64  # frames per decoded block: 64 x 480 x 640 x 3 bytes = 59 MB
 BLOCK_BYTES = 2**28  # of larger frames a block holds fewer

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from lattok import checks, files
-from lattok.checks import LattokError
 from lattok.data.actions.convert import Space, convert_actions
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE, ActionSpace
 from lattok.data.actions.unified import is_unified, known_dimensions, of_arm, to_unified
 from lattok.data.schema import Feature, RobotDataset, camera_keys, vector_key
-from lattok.places import inside
 from lattok.types import Episode
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
+from lattok.utils.places import inside
 
 PREFIX = "observation.images."
 _CAMERA = re.compile(re.escape(PREFIX) + r"[\w-]+(\.[\w-]+)*")

@@ -19,15 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.image_writer import VIDEO_PATH, EpisodeFrames, Frames, RollingVideos, image_column
 from lattok.data.schema import IMAGE_DTYPES, INDEX_FEATURES, INDEX_KEYS, LEROBOT_INDEX, Feature, index_column
 from lattok.data.stats import Stats, column_stats, merge_stats
 from lattok.data.tables import RollingTables, of_type, to_arrow
 from lattok.data.video import CODEC_OF, CODECS
-from lattok.files import claimed, sync_files, sync_folder, write_json
-from lattok.places import is_file_name
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.files import claimed, sync_files, sync_folder, write_json
+from lattok.utils.places import is_file_name
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"

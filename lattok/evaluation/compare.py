@@ -11,12 +11,9 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lattok import checks, files, hub
-from lattok.checks import LattokError
-from lattok.clip_lam import ClipLAM
+from lattok import hub
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import own_vectors
-from lattok.devices import moved
 from lattok.evaluation.answer import advised, trial_steps
 from lattok.evaluation.comparison import comparison
 from lattok.evaluation.evaluate import overlap, quietly
@@ -27,8 +24,12 @@ from lattok.evaluation.judged import Judged, judge_labels
 from lattok.evaluation.larybench import AS_PUBLISHED, FOLDERS, ProbeOptions, regressed, write_tokens
 from lattok.evaluation.page import check_place, write
 from lattok.evaluation.report import Progress, Report, Verdict
-from lattok.image_lam.feature_cache import FeatureCache
-from lattok.image_lam.pair_model import PairModel
+from lattok.image_lam.base.feature_cache import FeatureCache
+from lattok.image_lam.base.pair_model import PairModel
+from lattok.image_lam.clips import ClipLAM
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
+from lattok.utils.devices import moved
 from lattok.version import __version__
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 
-from lattok import checks
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.views import check_trained_space
 from lattok.evaluation.answer import advised, answered
@@ -33,12 +32,13 @@ from lattok.evaluation.questions.rollouts import rollouts_outcome
 from lattok.evaluation.questions.structure import structure_outcome, transfer_outcome
 from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Progress, Report, Verdict
 from lattok.image_lam import ImageLAM
-from lattok.image_lam.feature_cache import FeatureCache
+from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.loading import load
-from lattok.normalize import for_dataset
+from lattok.nn.normalize import for_dataset
 from lattok.samples.policy import PolicyWindows
 from lattok.training import LoopOptions
 from lattok.types import ActionTokenizer, Labeller
+from lattok.utils import checks
 from lattok.version import __version__
 from lattok.vla import LatentVLA
 

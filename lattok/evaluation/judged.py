@@ -16,8 +16,8 @@ from lattok.evaluation.evidence.probes import Bootstrap
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.questions.readout import ProbeRow, probe_rows, readout_figures, readout_verdicts
 from lattok.evaluation.report import Interval, Progress, Verdict
-from lattok.normalize import gripper_dims
-from lattok.quantize import code_statistics
+from lattok.nn.normalize import gripper_dims
+from lattok.nn.quantize import code_statistics
 
 ROTATION = re.compile(r"(?:^|[^a-z])(?:roll|pitch|yaw|[rw][xyz])(?:$|[^a-z])|rot|quat|euler|axis_?angle")
 FRAMES, SECONDS, RUNS = 64, 1.0, 5  # that are labelled to see how fast a model is: so many, so long, so often at most

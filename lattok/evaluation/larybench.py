@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lattok import files
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet
-from lattok.places import is_file_name
+from lattok.utils import files
+from lattok.utils.places import is_file_name
 
 COLUMNS = ("dataset", "type", "src_img", "tgt_img", "action", "la_path")
 LATENTS = "latent_actions"

@@ -15,11 +15,11 @@ from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
-from lattok import files
-from lattok.checks import LattokError
 from lattok.evaluation import svg
 from lattok.evaluation.page_script import POLICY, SCRIPT
 from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow, Verdict
+from lattok.utils import files
+from lattok.utils.checks import LattokError
 
 REPORT_JSON, REPORT_HTML, SPEED_JSON = "report.json", "report.html", "speed.json"
 _MARK = re.compile(rb'<meta name="generator" content="lattok report ([0-9a-f]{16})">')

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from lattok import files
+from lattok.utils import files
 
 SCHEMA = 2
 Progress = Callable[[str, int, int], None]  # stage, done, total

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from lattok import checks, files
-from lattok.checks import LattokError
 from lattok.data import RobotDataset, select_episodes
 from lattok.data.schema import camera_keys, short_name
 from lattok.evaluation.page import document
 from lattok.evaluation.report import Progress
 from lattok.evaluation.timeline import Codes, panel, shots
 from lattok.types import Episode
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
 
 MARK = '<meta name="generator" content="lattok view">'
 ROOM, MOST, CAMERAS = 2_800_000, 60, 2  # bytes of a page, episodes on it, and cameras unless others are asked for

@@ -19,10 +19,10 @@ from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 import torch
 from typing_extensions import TypedDict
 
-from lattok import checks
-from lattok.checks import LattokError
-from lattok.devices import DEVICES
-from lattok.places import followed
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.devices import DEVICES
+from lattok.utils.places import followed
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")

@@ -21,11 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from lattok import checks, files
-from lattok.checks import LattokError
 from lattok.hub import client
-from lattok.places import followed
-from lattok.prefetch import Abandoned, check_wanted
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
+from lattok.utils.places import followed
+from lattok.utils.prefetch import Abandoned, check_wanted
 
 OWN = "lattok-bounded"  # folder of what may be removed again, below that of the client
 ASKED_AT_ONCE = 1000  # files in a question to the Hub

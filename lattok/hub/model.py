@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
-from lattok import checks, devices, files
 from lattok.hub import client
 from lattok.hub.client import LoadOptions
 from lattok.hub.networks import check_named
@@ -42,8 +41,9 @@ from lattok.hub.weights import (
     unsound,
     weights_hash,
 )
-from lattok.places import followed, walk
-from lattok.registry import Registry
+from lattok.utils import checks, devices, files
+from lattok.utils.places import followed, walk
+from lattok.utils.registry import Registry
 from lattok.version import __version__
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -392,8 +392,7 @@ class HubModel(nn.Module):
                 self.train()
 
 
-PLACES = ("action_vq", "image_lam", "zoo", "vla", "clip_lam")
-FAMILIES: Registry[type[HubModel]] = Registry("lattok.artefacts", "type", PLACES)
+FAMILIES: Registry[type[HubModel]] = Registry("lattok.artefacts", "lattok.action_vq", "lattok.image_lam", "lattok.vla")
 
 
 def family_of(folder: Path, argument: str = "model") -> type[HubModel]:

@@ -12,9 +12,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from lattok import checks
 from lattok.hub import client
-from lattok.places import TRUSTED, followed
+from lattok.utils import checks
+from lattok.utils.places import TRUSTED, followed
 
 FIELDS = ("backbone", "features", "language", "decoder")  # of configurations, which may name a network
 SOURCES = ("hf", "dc-ae", "t5", "sana")  # before a colon, in all but `backbone`

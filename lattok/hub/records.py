@@ -23,8 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lattok import checks, files
 from lattok.hub.client import HUB_ID
+from lattok.utils import checks, files
 from lattok.version import INSTALL
 
 Runs = list[list[int]]  # first and last index of every run of consecutive episodes

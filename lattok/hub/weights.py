@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_buffer_registration_hook as on_buffer
 from torch.nn.modules.module import register_module_parameter_registration_hook as on_parameter
 
-from lattok import checks
+from lattok.utils import checks
 
 HEADER = 16 << 20  # bytes of a header: a file of a thousand tensors has a tenth of a megabyte
 SPARE_TENSORS, SPARE_NUMBERS = 256, 1 << 26  # what a model may hold that its file does not: training heads, tables

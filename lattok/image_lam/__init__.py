@@ -1,7 +1,7 @@
 """Latent actions from video."""
 
-from lattok.image_lam.config import ImageLAMConfig
-from lattok.image_lam.features import FrozenFeatures
-from lattok.image_lam.model import ImageLAM
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.p2t.config import ImageLAMConfig
+from lattok.image_lam.p2t.model import ImageLAM
 
 __all__ = ["FrozenFeatures", "ImageLAM", "ImageLAMConfig"]

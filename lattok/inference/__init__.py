@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import overload
 
-from lattok import checks
 from lattok.action_vq import P2TActionVQ
 from lattok.image_lam import ImageLAM
 from lattok.inference.action_vq import FastActionVQ
 from lattok.inference.image_lam import FastImageLAM
+from lattok.utils import checks
 
 __all__ = ["FastActionVQ", "FastImageLAM", "for_inference"]
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lattok import checks
 from lattok.action_vq import P2TActionVQ
-from lattok.arrays import Values
+from lattok.utils import checks
+from lattok.utils.arrays import Values
 
 
 class FastActionVQ:

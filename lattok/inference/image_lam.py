@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok import checks
-from lattok.arrays import Values, like
 from lattok.image_lam import ImageLAM
-from lattok.image_lam.labelling import Video, VideoEncoder, pair_encoder, torch_encoder
+from lattok.image_lam.base.labelling import Video, VideoEncoder, torch_encoder
+from lattok.image_lam.p2t.pair_encoders import pair_encoder
 from lattok.inference.onnx_encoder import onnx_encoder, package
 from lattok.inference.vit import PlainViT
 from lattok.types import LatentActions, VideoLabeller
+from lattok.utils import checks
+from lattok.utils.arrays import Values, like
 
 BACKENDS = ("torch", "onnxruntime")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -16,20 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok import checks
 from lattok.image_lam import ImageLAM
-from lattok.image_lam.labelling import (
-    Affine,
-    FlatPairEncoder,
-    FusedPairEncoder,
-    Layer,
-    SequencePairEncoder,
-    TwoFrameBlock,
-    TwoFrameEncoder,
-    VideoEncoder,
-    pair_encoder,
-)
+from lattok.image_lam.base.labelling import Affine, FlatPairEncoder, Layer, VideoEncoder
+from lattok.image_lam.moto.pair_encoder import SequencePairEncoder
+from lattok.image_lam.p2t.pair_encoders import FusedPairEncoder, TwoFrameBlock, TwoFrameEncoder, pair_encoder
 from lattok.inference.vit import PlainViT
+from lattok.utils import checks
 
 OPSET = 23  # has attention as one operator
 IR_VERSION = 10

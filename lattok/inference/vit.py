@@ -14,8 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.image_lam.features import FrozenFeatures
-from lattok.image_lam.labelling import Affine, Layer, precise
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.labelling import Affine, Layer, precise
 
 SAME = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.schema import PROVENANCE, RobotDataset
-from lattok.files import read_json
 from lattok.labels.spec import PARTS, LatentSpec, spec_of
-from lattok.places import inside
 from lattok.types import ActionTokenizer
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json
+from lattok.utils.places import inside
 
 INFO = Path("meta") / "info.json"
 NOTE = "info"  # where LeRobot itself keeps facts about a feature

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.schema import RobotDataset
 from lattok.labels.spec import PARTS, LatentSpec
 from lattok.types import Episode, LatentTarget
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 KINDS = {"codes": np.int64, "embedding": np.float32, "valid": np.bool_}
 STORED = {  # kinds of dtypes that columns may have

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lattok import checks, files
 from lattok.data.opening import open_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.hub import CARD, client
 from lattok.hub.records import HUB_ID, TAGS, license_of, plain, quoted, signed, written_by_somebody
 from lattok.labels.provenance import INFO, provenance_of
 from lattok.labels.sidecar import Sidecar
-from lattok.places import inside, walk
+from lattok.utils import checks, files
+from lattok.utils.places import inside, walk
 from lattok.version import INSTALL, __version__
 
 # in meta/, of LeRobot and of our own: what a dataset is, and where its frames, actions and labels come from

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.opening import as_dataset
 from lattok.data.schema import PROVENANCE, Feature, RobotDataset, same_split
 from lattok.data.tables import ColumnReader, column_to_numpy, open_table
 from lattok.data.views import View
-from lattok.files import read_json
 from lattok.labels.provenance import checked
-from lattok.places import followed, inside
 from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json
+from lattok.utils.places import followed, inside
 
 INDEX = ("episode_index", "frame_index")
 

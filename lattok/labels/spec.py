@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from lattok import checks
 from lattok.hub import parse_config
 from lattok.types import ActionTokenizer, Labeller, VideoLabeller
+from lattok.utils import checks
 
 PARTS = ("codes", "embedding")  # of a label, in columns PREFIX.codes and PREFIX.embedding
 SOURCES = {"steps": "video", "chunk": "actions"}  # target of a policy: what its labels were made from

@@ -5,9 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from lattok import checks
 from lattok.action_vq.base import ChunkTokenizer
-from lattok.checks import LattokError
 from lattok.hub import FAMILIES
 from lattok.recipes.action_vq import (
     ActionVQRecipe,
@@ -26,6 +24,8 @@ from lattok.recipes.lara import LARARecipe
 from lattok.recipes.latbot import LatBotRecipe
 from lattok.recipes.run_folder import Model
 from lattok.recipes.vla import VLARecipe
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 __all__ = [
     "ActionVQRecipe",

@@ -11,14 +11,13 @@ from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
 import torch
 
-from lattok import checks
 from lattok.action_vq import FAST, FSQ, TOAST, ActionVQConfig, P2TActionVQ, ResidualVQ, UniformBins
 from lattok.action_vq.base import ChunkTokenizer
 from lattok.action_vq.config import QUICK_MODEL, ChunkConfig
 from lattok.data import select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.loading import load
-from lattok.normalize import Normalizer
+from lattok.nn.normalize import Normalizer
 from lattok.recipes.common import EXTREMES, QUANTILES, RECIPES, MixOptions, Recipe, check_warm_up, types_of
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples import ActionWindows
@@ -26,6 +25,7 @@ from lattok.samples.batches import MixedWindows, same_actions
 from lattok.samples.order import MixedBatches, SeededBatches
 from lattok.training import LoopOptions, fit
 from lattok.types import ActionBatch
+from lattok.utils import checks
 
 Tokenizer = TypeVar("Tokenizer", bound=ChunkTokenizer)
 SAMPLED = 2048  # chunks that the summary after fitting looks at

@@ -9,13 +9,14 @@ from typing import Any, cast
 
 import torch
 
-from lattok import checks
-from lattok.clip_lam import ClipLAM, ClipLAMConfig
-from lattok.clip_lam.sana import PREFIX, SanaDecoder, open_sana, sizes_of
+from lattok.backbones import SCRATCH
+from lattok.backbones.model import with_base
 from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.episodes import check_horizon, check_strides_in
-from lattok.image_lam.features import known_scaling
-from lattok.normalize import Normalizer
+from lattok.image_lam.base.features import known_scaling
+from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
+from lattok.image_lam.clips.sana import PREFIX, SanaDecoder, open_sana, sizes_of
+from lattok.nn.normalize import Normalizer
 from lattok.recipes.common import QUANTILES, ImageOptions, MixOptions, Recipe
 from lattok.recipes.frame_memory import left_out
 from lattok.recipes.policy_data import policy_batches
@@ -23,8 +24,7 @@ from lattok.recipes.run_folder import finish
 from lattok.samples.batches import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.training import LoopOptions, fit
-from lattok.vla.config import SCRATCH
-from lattok.vla.model import with_base
+from lattok.utils import checks
 
 
 @dataclass(frozen=True)

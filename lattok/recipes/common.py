@@ -18,17 +18,17 @@ from typing import Any, ClassVar, Generic, get_args, get_origin, get_type_hints
 import torch
 from typing_extensions import Self
 
-from lattok import checks, files
-from lattok.checks import LattokError
 from lattok.data import RobotDataset, action_spaces, open_dataset, select_episodes
 from lattok.data.content import Content, content_of, record_of
 from lattok.data.schema import short_name
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, never_saved, read_recipe
-from lattok.registry import Registry
 from lattok.samples.augment import Augmentation
 from lattok.samples.batches import Source, open_mixture, parse_source
-from lattok.signals import restated
 from lattok.training import RECIPE, RUN, LoopOptions
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
+from lattok.utils.registry import Registry
+from lattok.utils.signals import restated
 
 CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "feature_cache", "tracker")
 
@@ -316,7 +316,7 @@ class Recipe(ABC, Generic[Model]):
         return out
 
 
-RECIPES: Registry[type[Recipe[Any]]] = Registry("lattok.recipes", "kind", ("recipes",))
+RECIPES: Registry[type[Recipe[Any]]] = Registry("lattok.recipes", "lattok.recipes")
 
 
 def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> None:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from lattok import checks, hub
-from lattok.checks import LattokError
+from lattok import hub
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 STAGES: dict[int, dict[str, Any]] = {
     # most of what moves is the robot, which is for stage 2 to say

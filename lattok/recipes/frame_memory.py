@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lattok import checks, files
-from lattok.machine import memory_bytes
-from lattok.progress import bar
 from lattok.recipes.common import Recipe
 from lattok.recipes.run_folder import FRAMES, first_process
 from lattok.samples import FramePairs, PolicyWindows
 from lattok.samples.shared import CAN_SHARE, told
 from lattok.samples.stream import FrameStream, window_sizes
 from lattok.training import RUN, meet
+from lattok.utils import checks, files
+from lattok.utils.machine import memory_bytes
+from lattok.utils.progress import bar
 
 SHARE = 0.5  # of the machine's memory, unless `memory_gb` says how much
 

@@ -14,16 +14,14 @@ from typing import Any
 
 import torch
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, select_episodes
 from lattok.data.content import Content
 from lattok.data.schema import short_name
 from lattok.evaluation.evidence.split import training_entries
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.image_lam.feature_cache import FeatureCache
-from lattok.image_lam.features import known_scaling
-from lattok.image_lam.perceptual import PerceptualLoss
+from lattok.image_lam.base.feature_cache import FeatureCache
+from lattok.image_lam.base.features import known_scaling
+from lattok.image_lam.base.perceptual import PerceptualLoss
 from lattok.recipes import earlier
 from lattok.recipes.common import ImageOptions, MixOptions, Recipe, check_warm_up
 from lattok.recipes.frame_memory import left_out
@@ -40,6 +38,8 @@ from lattok.samples.batches import (
 )
 from lattok.samples.windows import FramePairs
 from lattok.training import LoopOptions, fit
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 PUBLISHED_IMAGES = {  # how the published code changes them, here and for its policies
     "crop": 0.9,

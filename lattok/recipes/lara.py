@@ -11,25 +11,26 @@ from typing import Any
 
 from torch import nn
 
-from lattok import checks, hub
-from lattok.checks import LattokError
-from lattok.clip_lam import ClipLAMConfig
+from lattok import hub
+from lattok.backbones.model import with_base
 from lattok.data.episodes import check_strides_in
 from lattok.data.schema import short_name
 from lattok.evaluation.evidence.split import training_entries
 from lattok.hub import HubModel
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.image_lam.clips import ClipLAMConfig
 from lattok.labels import LatentSpec
-from lattok.normalize import for_dataset
+from lattok.nn.normalize import for_dataset
 from lattok.recipes.policy_data import PolicySource
 from lattok.recipes.run_folder import agree
 from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
 from lattok.training import ParameterGroup
 from lattok.types import VideoLabeller
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES, LatentVLA, VLAConfig
 from lattok.vla.config import MOST_INSTRUCTIONS
-from lattok.vla.joint import DETACH, HEAD, JointLARA, LiveLAM, check_place
-from lattok.vla.model import with_base
+from lattok.vla.joint.alignment import DETACH, HEAD, JointLARA, LiveLAM, check_place
 from lattok.vla.strategies import check_layer
 
 LAM = "lam"  # folder of the run with the latent action model

@@ -14,20 +14,20 @@ from typing import Any
 
 from typing_extensions import Self
 
-from lattok import checks
-from lattok.clip_lam import ClipLAM, ClipLAMConfig
-from lattok.clip_lam.distillation import SAME, Distillation, follow, taught_by
+from lattok.backbones.model import with_base
 from lattok.data.episodes import check_strides_in
 from lattok.hub import HubModel, config_of
+from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.recipes.common import Recipe
 from lattok.recipes.lara import check_frames, views_of
 from lattok.recipes.policy_data import PolicySource
 from lattok.recipes.run_folder import first_process
 from lattok.recipes.vla import Learner, PolicyOptions, VLARecipe, policy_config
 from lattok.samples.policy import PolicyWindows
+from lattok.utils import checks
 from lattok.vla import LatentVLA, VLAConfig
 from lattok.vla.config import BCE
-from lattok.vla.model import with_base
+from lattok.vla.joint.distillation import SAME, Distillation, follow, taught_by
 
 PHASES = ("distill", "finetune")
 TUNED = "latbot_finetune"

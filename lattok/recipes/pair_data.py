@@ -16,17 +16,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lattok import checks
 from lattok.data import RobotDataset
-from lattok.devices import device_called
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.image_lam.feature_cache import PixelsOf, Take
-from lattok.image_lam.features import TextEncoder
-from lattok.progress import bar
+from lattok.image_lam.base.feature_cache import PixelsOf, Take
+from lattok.image_lam.base.features import TextEncoder
 from lattok.recipes.common import Recipe
 from lattok.recipes.frame_memory import keep_or_stream
 from lattok.samples import FramePairs
 from lattok.samples.batches import Instructions
+from lattok.utils import checks
+from lattok.utils.devices import device_called
+from lattok.utils.progress import bar
 
 BATCH = 64  # texts that are encoded at once
 

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple, cast
 
 import torch
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, select_episodes, split_by_task
 from lattok.data.schema import vector_key
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.provenance import provenance_of
 from lattok.loading import load
-from lattok.normalize import for_dataset
+from lattok.nn.flow import draw_flow
+from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import Recipe
 from lattok.recipes.frame_memory import keep_or_stream
 from lattok.samples.augment import augment_alike, draw
@@ -24,10 +23,11 @@ from lattok.samples.lanes import StreamedBatches, lanes_of
 from lattok.samples.order import MixedBatches, SeededBatches
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
 from lattok.samples.stream import FrameStream
-from lattok.seeds import derive_seed
 from lattok.training.feed import BatchSource
 from lattok.types import ActionTokenizer, FlowDraws, PairIndex, PolicyBatch
-from lattok.vla.flow import draw_flow
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.seeds import derive_seed
 
 
 class PolicySource(NamedTuple):

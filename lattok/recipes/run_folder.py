@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
-from lattok import checks, files
 from lattok.hub import HubModel
 from lattok.training import RECIPE, RUN
 from lattok.training.runlog import BOARD, METRICS
+from lattok.utils import checks, files
 
 Model = TypeVar("Model", bound=HubModel)
 LOCK, FRAMES = "lock", "frames.json"

@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lattok import checks, files
-from lattok.checks import LattokError
 from lattok.data import RobotDataset
 from lattok.evaluation.questions.policy_error import policy_errors
 from lattok.evaluation.svg import WIDTH, plot
 from lattok.labels.provenance import targets_of
-from lattok.normalize import Normalizer
+from lattok.nn.losses import action_loss
+from lattok.nn.normalize import Normalizer
 from lattok.recipes.policy_data import (
     PolicyBatches,
     PolicySource,
@@ -36,9 +35,10 @@ from lattok.samples.frames import read_once
 from lattok.training import RECIPE, RUN, fit
 from lattok.training.runlog import METRICS, read_metrics
 from lattok.types import LossTerms, PolicyBatch
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES, VLAConfig
 from lattok.vla.config import BCE
-from lattok.vla.losses import action_loss
 
 RESULTS, TABLE, CURVES = "study.json", "study.md", "study.svg"
 BLIND, PROPRIO = "blind", "proprio_mlp"

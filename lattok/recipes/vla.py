@@ -12,16 +12,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok import checks, files
-from lattok.checks import LattokError
+from lattok.backbones import SCRATCH
+from lattok.backbones.model import MERGED, from_root, with_base
 from lattok.data import RobotDataset, camera_keys, dimension_names, select_episodes
 from lattok.data.episodes import check_horizon
 from lattok.data.schema import vector_key
-from lattok.devices import moved
 from lattok.evaluation.questions.policy_error import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of
-from lattok.normalize import for_dataset
-from lattok.progress import bar
+from lattok.nn.normalize import for_dataset
 from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, index_runs
 from lattok.recipes.frame_memory import left_out
 from lattok.recipes.policy_data import (
@@ -37,9 +35,12 @@ from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_size
 from lattok.training import LoopOptions, ParameterGroup, fit
 from lattok.training.loop import one_group
 from lattok.types import PolicyBatch
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
+from lattok.utils.devices import moved
+from lattok.utils.progress import bar
 from lattok.vla import STRATEGIES, LatentVLA, Strategy, VLAConfig, strategy_of
-from lattok.vla.config import MOST_INSTRUCTIONS, SCRATCH
-from lattok.vla.model import MERGED, from_root, with_base
+from lattok.vla.config import MOST_INSTRUCTIONS
 
 HELD_OUT = "held_out.json"
 REACHED = 0.9  # of -1 and 1, by grippers that learn by cross-entropy

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lattok import checks
 from lattok.data.pixels import check_pixels
-from lattok.nn import onto
-from lattok.seeds import derive_seed
+from lattok.nn.blocks import onto
+from lattok.utils import checks
+from lattok.utils.seeds import derive_seed
 
 BLOCK = 4  # samples that are changed at once
 GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision

@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lattok import checks
 from lattok.data.opening import open_dataset
 from lattok.data.schema import RobotDataset, camera_keys, dimension_names, short_name, vector_key
 from lattok.data.views import action_spaces
-from lattok.normalize import Normalizer
+from lattok.nn.normalize import Normalizer
 from lattok.samples.augment import Augmentation, augment_alike, draw
 from lattok.samples.lanes import StreamedBatches, lanes_of
 from lattok.samples.order import MixedBatches, SeededBatches
 from lattok.samples.stream import FrameStream
 from lattok.samples.windows import ActionWindows, FramePairs
-from lattok.seeds import derive_seed
 from lattok.training.feed import BatchSource
 from lattok.types import ActionBatch, PairBatch
+from lattok.utils import checks
+from lattok.utils.seeds import derive_seed
 
 
 class Source(NamedTuple):

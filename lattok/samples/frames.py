@@ -18,13 +18,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.schema import FrameTransform, Progress, RobotDataset
-from lattok.machine import cores
-from lattok.prefetch import Abandoned, Ahead, Request, Stopped
 from lattok.samples.shared import together
 from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.machine import cores
+from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
 
 IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered
 AHEAD = 2**28  # bytes of frames decoded before their turn

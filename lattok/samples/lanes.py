@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lattok import checks
 from lattok.samples.frames import Samples
 from lattok.samples.order import Shares, check_batch_size
-from lattok.seeds import derive_seed
+from lattok.utils import checks
+from lattok.utils.seeds import derive_seed
 
 LANES = 96  # 1, 2, 3, 4, 6, 8, 12, 16, ... processes share them
 CLIP = 256  # samples: seeking costs little beside decoding so many

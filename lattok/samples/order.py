@@ -20,8 +20,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from lattok import checks
-from lattok.seeds import derive_seed
+from lattok.utils import checks
+from lattok.utils.seeds import derive_seed
 
 MOST_DRAWN = 2**16  # samples of a batch, where the data has fewer
 

@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.episodes import EpisodeSpec, read_vectors, select_episodes
 from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
 from lattok.labels.spec import PARTS
-from lattok.prefetch import Stopped
 from lattok.samples.batches import Mixed
 from lattok.samples.frames import FrameReader
 from lattok.samples.windows import ActionWindows, acted_episodes, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.prefetch import Stopped
 
 
 class PolicyWindows:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch.distributed as dist
 
-from lattok.checks import LattokError
+from lattok.utils.checks import LattokError
 
 CAN_SHARE = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")
 

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok import checks
-from lattok.checks import LattokError
-from lattok.machine import cores
-from lattok.prefetch import Ahead, Request, Stopped
 from lattok.samples.frames import DECODERS, Samples
 from lattok.samples.lanes import CLIP, LANES, Draw, StreamedBatches, Window
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.machine import cores
+from lattok.utils.prefetch import Ahead, Request, Stopped
 
 FEW = 8  # episodes that may be damaged before their share counts
 LEAST, MOST = 1, 1024  # samples of a window

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok import checks
 from lattok.data.episodes import EpisodeSpec, check_stride, read_vectors, select_episodes
 from lattok.data.schema import FrameTransform, Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.samples.frames import FrameReader, Reader
 from lattok.types import ActionBatch, Episode, PairBatch
+from lattok.utils import checks
 
 ACTION_TARGETS = ("mean", "first", "chunk")
 FeaturesOf = Callable[[np.ndarray], Tensor]  # rows [...] of frames to their features [..., V*N, D]

@@ -1,6 +1,6 @@
 """Closed loop: tasks in simulators, demonstrations of their scripted experts, rollouts of policies."""
 
-from lattok.checks import LattokError
+from lattok.utils.checks import LattokError
 
 try:
     from lattok.sim.collect import Collected, collect

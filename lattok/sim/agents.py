@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from lattok import checks, files, hub
-from lattok.checks import LattokError
+from lattok import hub
 from lattok.data.actions.unified import is_unified
 from lattok.data.views import trained_space
-from lattok.devices import device_called, moved
 from lattok.hub.weights import weights_hash
 from lattok.loading import load
 from lattok.sim.turns import TaskFacts
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
+from lattok.utils.devices import device_called, moved
 from lattok.vla import LatentVLA
 from lattok.vla.spaces import from_robot, robot_spaces, to_robot
 

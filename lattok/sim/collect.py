@@ -23,17 +23,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from lattok import checks
-from lattok.checks import LattokError, first_line
 from lattok.data.image_writer import Clip, encode_clip
 from lattok.data.schema import Feature, Progress
 from lattok.data.video import CODECS, probe
 from lattok.data.writer import LeRobotWriter
-from lattok.files import claimed, make_room, read_json, whole_file
-from lattok.signals import restated
 from lattok.sim.env import IMAGES, OBJECTS, STATE, SimEnv, find_tasks
 from lattok.sim.rendering import OFF, Variation
 from lattok.sim.workers import SimJob, Workers
+from lattok.utils import checks
+from lattok.utils.checks import LattokError, first_line
+from lattok.utils.files import claimed, make_room, read_json, whole_file
+from lattok.utils.signals import restated
 from lattok.version import __version__, installed
 
 RECORD = "simulation.json"  # in meta/

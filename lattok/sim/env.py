@@ -19,13 +19,13 @@ from typing import Any, ClassVar, NamedTuple
 import gymnasium
 import numpy as np
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.schema import Feature
-from lattok.registry import Registry
 from lattok.sim.rendering import OFF, SceneCameras, Variation
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.registry import Registry
 
-WORLDS: Registry[type[SimEnv]] = Registry("lattok.worlds", "world", ["sim"])
+WORLDS: Registry[type[SimEnv]] = Registry("lattok.worlds", "lattok.sim.worlds")
 IMAGES = "observation.images."
 STATE, OBJECTS = "observation.state", "observation.environment_state"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from lattok import files
 from lattok.data.video import VideoWriter
 from lattok.sim.turns import Played
+from lattok.utils import files
 
 SHOTS = 8  # of each episode on the sheet
 HEAD = 14  # pixels above each row

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lattok import checks
-from lattok.checks import LattokError, first_line
+from lattok.utils import checks
+from lattok.utils.checks import LattokError, first_line
 
 if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
     os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo looks for a window otherwise; it reads this when imported

@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.sim.agents import Agent, as_agent
 from lattok.sim.env import SimEnv, find_tasks, make
 from lattok.sim.rendering import OFF, Variation
 from lattok.sim.scores import Rollouts, check_place
 from lattok.sim.turns import Played, TaskFacts, Turn, begin, carry_out
 from lattok.sim.workers import SimJob, Workers
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 SEEDS = 1_000_000  # of the first episode: demonstrations are collected from seed 0 on
 INSTRUCTIONS = ("own", "swapped", "blank")

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lattok import checks, files
 from lattok.sim.film import write_films
 from lattok.sim.turns import Played
+from lattok.utils import checks, files
 from lattok.version import __version__, installed
 
 RESULTS, SPEED = "rollouts.json", "speed.json"

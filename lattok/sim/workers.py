@@ -13,8 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from lattok.processes import Processes
 from lattok.sim.env import SimEnv, make
+from lattok.utils.processes import Processes
 
 KEPT = 8  # environments that a worker keeps open, of some 110 MB each; a new one costs half a second with its renderer
 

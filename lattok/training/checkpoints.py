@@ -12,7 +12,7 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 
-from lattok import checks, files
+from lattok.utils import checks, files
 
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # of Adam and AdamW, for each parameter that ever had a gradient
 

@@ -25,15 +25,15 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 from torch import Tensor, nn
 
-from lattok import checks
-from lattok.checks import LattokError
-from lattok.devices import DEVICES
-from lattok.nn import torch_threads
-from lattok.seeds import derive_seed
-from lattok.signals import Interrupted, deferred
+from lattok.nn.blocks import torch_threads
 from lattok.training import checkpoints
 from lattok.training.feed import Batches, Feed
 from lattok.training.runlog import TRACKERS, CodebookWatch, Meter, RunLog, check_tracker
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.devices import DEVICES
+from lattok.utils.seeds import derive_seed
+from lattok.utils.signals import Interrupted, deferred
 
 RUN, CHECKPOINT, RECIPE = "run", "checkpoint.pt", "recipe.json"
 FUSED = ("cpu", "cuda")  # devices whose optimiser is one call for all parameters, in every torch that will do

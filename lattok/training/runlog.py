@@ -19,9 +19,9 @@ from accelerate.tracking import WandBTracker
 from torch import nn
 from tqdm.auto import tqdm
 
-from lattok import checks, files
-from lattok.checks import LattokError
-from lattok.quantize import CodeUsage, QuantizerConfig
+from lattok.nn.quantize import CodeUsage, QuantizerConfig
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
 
 METRICS, BOARD, WANDB = "metrics.jsonl", "tensorboard", "wandb-id"
 TRACKERS = ("none", "wandb")

@@ -6,23 +6,22 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from lattok import checks
-from lattok.backbones import DTYPES, TRAIN, LoraSpec
-from lattok.checks import LattokError
+from lattok.backbones import DTYPES, SCRATCH, TRAIN, LoraSpec
 from lattok.data.pixels import INTERPOLATIONS, MOST_CAMERAS, MOST_PIXELS
 from lattok.hub import ADDED
 from lattok.labels import LatentSpec
-from lattok.normalize import MOST_NUMBERS, NormalizedActions, check_mixture, clipped_kinds, gripper_dims
+from lattok.nn.flow import MOST_FLOW_STEPS
+from lattok.nn.normalize import MOST_NUMBERS, NormalizedActions, check_mixture, clipped_kinds, gripper_dims
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 from lattok.vla.strategies import STRATEGIES, Segment, Strategy
 
 PROMPT = "{task} Please predict the next {horizon} robot actions:"  # appendix B.1
 POOLS = ("mean", "none")
 HEADS = ("regression", "flow")
-SCRATCH = "scratch"
 BCE = "l2_bce"
 LATBOT = "latbot"  # name of the strategy of distilled policies
 MOST_INSTRUCTIONS = 1000  # that a policy lists
-MOST_FLOW_STEPS = 1000
 MOST_SIDE = 2**14  # of a camera's images in pixels, twice that of 8K
 
 

@@ -19,10 +19,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from lattok.backbones import BackboneOut
-from lattok.nn import feed_forward
+from lattok.nn.blocks import CrossAttention, feed_forward
+from lattok.nn.losses import action_loss, gripper_action_loss
 from lattok.types import FlowDraws, LossTerms, PolicyBatch
 from lattok.vla.config import VLAConfig
-from lattok.vla.losses import action_loss, gripper_action_loss
 
 
 class LayerStates(NamedTuple):
@@ -34,26 +34,6 @@ class LayerStates(NamedTuple):
 
 
 States = Mapping[int, LayerStates]  # by layer
-
-
-class CrossAttention(nn.Module):
-    """Attention of queries [B, q, d] over keys [B, n, d]."""
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.q, self.kv = nn.Linear(dim, dim, bias=False), nn.Linear(dim, 2 * dim, bias=False)
-        self.out = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, keys: Tensor, valid: Tensor | None = None) -> Tensor:
-        """Look at the keys that are `valid` [B, n] bool; a sample without any gets the bias of the output."""
-        q = rearrange(self.q(x), "b q (h d) -> b h q d", h=self.heads)
-        k, v = rearrange(self.kv(keys), "b n (two h d) -> two b h n d", two=2, h=self.heads)
-        if valid is not None:
-            v = v * valid[:, None, :, None]
-            valid = (valid | ~valid.any(1, keepdim=True))[:, None, None]  # b 1 1 n; never a row without keys
-        mixed = F.scaled_dot_product_attention(q, k, v, valid)
-        return self.out(rearrange(mixed, "b h q d -> b q (h d)"))
 
 
 class HeadBlock(nn.Module):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,24 +22,20 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok import checks, files
-from lattok.backbones import Backbone
-from lattok.backbones.scratch import ScratchBackbone, ScratchSize
-from lattok.checks import LattokError
-from lattok.hub import PARTS, HubModel
-from lattok.hub.client import HUB_ID
+from lattok.backbones import SCRATCH, Backbone
+from lattok.backbones.model import MERGED, BackboneModel
 from lattok.hub.records import quoted
-from lattok.hub.weights import Sizes
-from lattok.nn import non_blocking
-from lattok.normalize import Normalizer, Unchosen
+from lattok.nn.blocks import non_blocking
+from lattok.nn.losses import of_share
+from lattok.nn.normalize import Normalizer, Unchosen
 from lattok.types import LossTerms, PolicyBatch
-from lattok.vla.config import SCRATCH, VLAConfig
-from lattok.vla.flow import FlowActionHead
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
+from lattok.vla.config import VLAConfig
+from lattok.vla.flow_head import FlowActionHead
 from lattok.vla.head import ActionHead, Chosen, LayerStates, States, pool_codes
 from lattok.vla.observations import ActionQueues, as_batch, check_batch, policy_batch, prompts
 from lattok.vla.strategies import build_supervision
-
-MERGED = f"{PARTS}/backbone"  # a backbone that lies in the artefact itself
 
 
 class Seen(NamedTuple):
@@ -50,71 +45,6 @@ class Seen(NamedTuple):
     proprio: Tensor | None  # [B, s] normalised
     supervised: dict[str, Tensor]  # [B, n, D] that each latent loss acts on
     last: Tensor | None = None  # [B, D] of the last placeholder, at the layer that was asked for
-
-
-class Outline(nn.Module):
-    """What a policy's shapes depend on of a base model that is open already."""
-
-    def __init__(self, backbone: Any):
-        super().__init__()
-        self.hidden_size, self.num_layers, self.embedding_rms = backbone.hidden_size, backbone.num_layers, 1.0
-        self.reads_images = getattr(backbone, "reads_images", True)
-
-    def adapt(self, train: str, lora: Any, gradient_checkpointing: bool = False) -> None:
-        """Do nothing: shapes of adapters are not known."""
-
-    def saved_tensors(self) -> dict[str, Tensor]:
-        """Return none: they are not known."""
-        return {}
-
-
-class BackboneModel(HubModel, ABC):
-    """A model over a base model that its `config` names as a `VLAConfig` does; the artefact holds what it changed."""
-
-    backbone: Any  # an nn.Module and a Backbone
-
-    @classmethod
-    def open_base(cls, config: Any, folder: Path | None = None) -> Any:
-        """Open the base model."""
-        return open_backbone(config, folder)
-
-    @classmethod
-    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Open the base model by name and revision; `backbone`: it has moved. A scratch one is the artefact's own."""
-        if config.backbone == SCRATCH:
-            if backbone is not None:
-                expected = "to be left out: its own is small and lies in its file"
-                checks.fail("backbone", expected, repr(backbone))
-            return config, {}
-        if backbone is not None:
-            config = replace(config, backbone=from_root(str(backbone)))
-        return config, {"backbone": cls.open_base(config, folder)}
-
-    @classmethod
-    def build(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
-        """Build a model of this configuration, by default over the scratch backbone."""
-        return cast(Any, cls)(config, cls.open_base(config) if backbone is None else backbone, **parts)
-
-    @classmethod
-    def outline(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
-        """Build it for its shapes alone: a base model that is open already stays as it is."""
-        return cls.build(config, None if backbone is None else cast(Backbone, Outline(backbone)), **parts)
-
-    def check_fits(self, file: Sizes, where: str) -> None:
-        """Refuse tensors that do not fit; of a base model that is only outlined the rank of its adapters is known."""
-        if isinstance(self.backbone, Outline):
-            ranks = {size.shape[0] for name, size in file.items() if ".lora_A." in name and size.shape}
-            if self.config.train_backbone == "lora" and ranks != {self.config.lora_rank}:
-                got = ", ".join(map(str, sorted(ranks))) or "none"
-                checks.fail(where, f"adapters of rank {self.config.lora_rank}, as config.json says", got)
-            file = {name: size for name, size in file.items() if not name.startswith("backbone.")}
-        super().check_fits(file, where)
-
-    @property
-    def base_model(self) -> str | None:
-        """Hub id of the base model, where it has one."""
-        name = self.config.backbone
-        return name if HUB_ID.fullmatch(name) and name != MERGED and not Path(name).exists() else None
 
 
 class LatentVLA(BackboneModel):
@@ -419,42 +349,3 @@ def last_step(states: Tensor, valid: Tensor) -> Tensor:
     steps = torch.arange(valid.shape[1], device=valid.device)
     last = torch.where(valid, steps, -1).amax(1, keepdim=True) % len(steps)
     return (states * (steps == last)[..., None]).sum(1)  # a product is deterministic on every device
-
-
-def of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTerms:
-    """Weigh terms of a share of a batch, so that their mean over the shares is that over all samples that count.
-
-    A sample counts where any of its steps is `valid` [B, S]; `average` such samples are in a share, None: all of them.
-    """
-    if average is None:
-        return terms
-    own = valid.any(1).sum() / average.clamp(min=1e-6)
-    return {name: own * value for name, value in terms.items()}
-
-
-def with_base(config: Any, frames: int = 1) -> tuple[Any, Any]:
-    """Return the configuration of a new policy, which says where and which its base model is, and that model."""
-    backbone = open_backbone(config, frames=frames)
-    return replace(config, backbone=from_root(config.backbone), backbone_revision=backbone.revision), backbone
-
-
-def from_root(name: str) -> str:
-    """Return the whole path of a folder, so that it is found from anywhere; another name as it is, and "scratch"."""
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if name != SCRATCH and folder.is_dir() else name
-
-
-def open_backbone(config: Any, folder: Path | None = None, frames: int = 1) -> Any:
-    """Open the base model, with random weights for "scratch", otherwise with its own; `folder` is the artefact's.
-
-    `config` names it as a `VLAConfig` does; `frames` is how many it looks at.
-
-    Raises `LattokError` where it cannot be had, or is not the one of `backbone_revision`.
-    """
-    if config.backbone == SCRATCH:
-        sizes = config.image_size, config.patch_size, config.width, config.depth, config.heads
-        return ScratchBackbone(ScratchSize(len(config.cameras), *sizes, frames))
-    from lattok.backbones.hf import HFBackbone
-
-    name = str(folder / MERGED) if folder is not None and config.backbone == MERGED else config.backbone
-    return HFBackbone.load(name, config.backbone_revision, dtype=config.backbone_dtype)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok import checks
 from lattok.data.pixels import frames_from_lerobot, resize_pixels
 from lattok.data.schema import short_name
 from lattok.labels import target_from_batch
 from lattok.types import PolicyBatch
+from lattok.utils import checks
 from lattok.vla.config import VLAConfig
 
 Observation = Mapping[str, Any]

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok import checks
 from lattok.data import ActionSpace, convert_actions, from_unified, known_dimensions, to_unified
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE
 from lattok.data.actions.unified import is_unified
+from lattok.utils import checks
 from lattok.vla.model import LatentVLA
 
 

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from lattok import checks
 from lattok.labels import PARTS, LatentSpec
 from lattok.labels.spec import SOURCES
-from lattok.registry import Registry
+from lattok.utils import checks
+from lattok.utils.registry import Registry
 from lattok.vla.supervision import LOSSES, LatentSupervision
 
 CODES, LABELS, HORIZON = "codes", "labels", "horizon"

@@ -19,15 +19,16 @@ from einops import rearrange, reduce
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok import checks
 from lattok.labels import PARTS, LatentSpec, target_from_batch
 from lattok.labels.reader import ANNOTATE
-from lattok.nn import non_blocking
-from lattok.registry import Registry
+from lattok.nn.blocks import non_blocking
+from lattok.nn.losses import REDUCTIONS, reduce_valid
 from lattok.types import LatentTarget, LossTerms
+from lattok.utils import checks
+from lattok.utils.registry import Registry
 from lattok.vla import losses
 
-LOSSES: Registry[type[LatentSupervision]] = Registry("lattok.losses", "kind", ["vla"])
+LOSSES: Registry[type[LatentSupervision]] = Registry("lattok.losses", "lattok.vla")
 
 
 class LatentSupervision(nn.Module, ABC):
@@ -70,7 +71,7 @@ class LatentSupervision(nn.Module, ABC):
         Raises `LattokError` where the target does not fit; of one whose values were `checked`, as those that
         `lattok.samples` reads are, only shapes are looked at, so that a GPU is not waited for.
         """
-        checks.one_of("reduction", reduction, losses.REDUCTIONS)
+        checks.one_of("reduction", reduction, REDUCTIONS)
         self._check(states, target)
         if not checked and not torch.compiler.is_compiling():
             self._check_values(target)
@@ -229,4 +230,4 @@ def _check_shape(name: str, part: Tensor, valid: Tensor, dims: str) -> None:
 @torch.no_grad()
 def _cosine(predicted: Tensor, embedding: Tensor, valid: Tensor) -> Tensor:
     """Average the cosine of vectors [B, S, E, d] as the losses are; 0 where nothing is valid."""
-    return losses.reduce_valid(F.cosine_similarity(predicted.float(), embedding, dim=-1).mean(2), valid)
+    return reduce_valid(F.cosine_similarity(predicted.float(), embedding, dim=-1).mean(2), valid)

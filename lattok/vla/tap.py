@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from lattok import checks
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget
+from lattok.utils import checks
 from lattok.vla.supervision import LatentSupervision
 
 Preprocessor = Callable[[dict[str, Any]], dict[str, Any]]

@@ -11,8 +11,8 @@ from lattok.action_vq import ActionVQConfig
 from lattok.action_vq.base import held_from_neighbours
 from lattok.action_vq.errors import compare
 from lattok.action_vq.inputs import join_chunks
-from lattok.checks import LattokError
-from lattok.signals import Interrupted
+from lattok.utils.checks import LattokError
+from lattok.utils.signals import Interrupted
 
 NAMES = ("x", "y", "gripper")
 

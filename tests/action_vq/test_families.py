@@ -10,8 +10,8 @@ import torch
 
 import lattok
 from lattok.action_vq.base import ChunkTokenizer
-from lattok.checks import LattokError
 from lattok.cli import main
+from lattok.utils.checks import LattokError
 
 NAMES = ("x", "y", "gripper")
 FIT = {

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from lattok.action_vq.bpe import CoefficientBPE, train_bpe
 from lattok.action_vq.dct import dct_matrix
 from lattok.action_vq.fast import FAST, FASTConfig
-from lattok.checks import LattokError
+from lattok.utils.checks import LattokError
 
 H, M = 8, 3
 NAMES = ("x", "y", "gripper")

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattok.action_vq.fsq import FSQ, FSQConfig, principal_axes
-from lattok.checks import LattokError
 from lattok.types import ActionBatch
+from lattok.utils.checks import LattokError
 
 SMALL = {"tokens": 4, "codebook_size": 16, "hidden": 32, "synthetic": 300, "steps": 60, "batch_size": 64}
 

@@ -6,8 +6,8 @@ import torch
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ, losses
 from lattok.action_vq.model import Encoder, Spectrum
-from lattok.checks import LattokError
 from lattok.types import ActionBatch
+from lattok.utils.checks import LattokError
 
 SMALL = {"action_dim": 3, "horizon": 6, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 24, "dropout": 0.0}
 

@@ -18,8 +18,8 @@ from lattok.action_vq.residual import (
     refit,
     search,
 )
-from lattok.checks import LattokError
-from lattok.quantize import residual_kmeans
+from lattok.nn.quantize import residual_kmeans
+from lattok.utils.checks import LattokError
 
 SMALL = {"tokens": 4, "codebook_size": 16, "synthetic": 300, "steps": 2}
 

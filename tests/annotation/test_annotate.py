@@ -23,10 +23,10 @@ import lattok.annotation as module
 from lattok.annotation import annotate, engines, labels, output
 from lattok.annotation.columns import plan_units
 from lattok.annotation.labels import Options, Work, label_unit
-from lattok.checks import LattokError
 from lattok.data import open_dataset
 from lattok.data.video import VideoWriter
 from lattok.types import LatentActions
+from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
 
 
@@ -360,7 +360,7 @@ def test_decoding_ahead_changes_no_byte(source, tmp_path, monkeypatch):
     alone = {index: label_unit(work, unit).rows for index, unit in enumerate(plan_units(source, 20))}
     monkeypatch.setattr(engines, "AHEAD_FRAMES", 10**6)  # everything at once
     monkeypatch.setattr(labels, "PIECE", 4)
-    monkeypatch.setattr("lattok.prefetch.cores", lambda: 5)
+    monkeypatch.setattr("lattok.utils.prefetch.cores", lambda: 5)
     assert tree(annotate(open_dataset(source.root), MODELS, tmp_path / "ahead")) == expected
     rows = open_dataset(tmp_path / "ahead").columns(3, ["latent.embedding"])["latent.embedding"]
     (unit,) = (unit for unit in plan_units(source, 20) if unit.episodes == (3,))

@@ -8,8 +8,8 @@ import pickle
 import pytest
 
 from lattok.annotation import annotate, output
-from lattok.checks import LattokError
-from lattok.processes import Processes
+from lattok.utils.checks import LattokError
+from lattok.utils.processes import Processes
 from tests.annotation.fakes import MODELS, tree
 
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import pytest
 
-from lattok import files
 from lattok.annotation import annotate, staging
-from lattok.checks import LattokError
 from lattok.data import open_dataset
+from lattok.utils import files
+from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, tree
 
 

@@ -13,8 +13,8 @@ import pytest
 import lattok.annotation as module
 from lattok.annotation import annotate, label
 from lattok.annotation.labels import Options, Work
-from lattok.checks import LattokError
 from lattok.data import open_dataset
+from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
 
 

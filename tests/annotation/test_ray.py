@@ -13,7 +13,7 @@ import torch
 
 from lattok.annotation import RayEngine, annotate, label
 from lattok.annotation.labels import Options, Work
-from lattok.checks import LattokError
+from lattok.utils.checks import LattokError
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer, tree
 
 ray = pytest.importorskip("ray")

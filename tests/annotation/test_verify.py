@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.annotation import annotate, verify
-from lattok.checks import LattokError
 from lattok.data import open_dataset
-from lattok.files import read_json, write_json
 from lattok.labels import latent_spec
+from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json, write_json
 from tests.annotation.fakes import MODELS, FakeLAM, FakeTokenizer
 
 

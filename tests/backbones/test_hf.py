@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lattok.backbones import BackboneOut, LoraSpec
-from lattok.checks import LattokError
+from lattok.utils.checks import LattokError
 from tests.backbones.conftest import need_transformers
 
 need_transformers()

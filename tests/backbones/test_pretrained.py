@@ -16,7 +16,7 @@ import pytest
 
 from lattok.backbones import pretrained
 from lattok.backbones.pretrained import FAMILIES, family_of
-from lattok.checks import LattokError
+from lattok.utils.checks import LattokError
 from tests.backbones.conftest import need_transformers
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -5,7 +5,7 @@ import torch
 
 from lattok.backbones import LoraSpec
 from lattok.backbones.scratch import LONGEST, ScratchBackbone, ScratchSize
-from lattok.checks import LattokError
+from lattok.utils.checks import LattokError
 
 SIZE = ScratchSize(cameras=2, image_size=16, patch_size=8, width=32, depth=3, heads=4)
 

@@ -16,10 +16,10 @@ from xml.etree import ElementTree
 import pytest
 
 import lattok
-from lattok import signals
 from lattok.cli import CONVERT, VERBS, main
 from lattok.hub.client import SAMPLES
 from lattok.recipes import kinds
+from lattok.utils import signals
 from lattok.vla import STRATEGIES, register_strategy
 
 TRAINED = ("action-vq", "fast", "residual-vq", "fsq", "uniform-bins", "image-lam")

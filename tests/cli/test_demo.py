@@ -7,8 +7,8 @@ import time
 import pytest
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli import demo, main
+from lattok.utils.checks import LattokError
 
 
 @pytest.fixture

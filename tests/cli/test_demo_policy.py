@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli import demo
+from lattok.utils.checks import LattokError
 
 if find_spec("metaworld") is None:
     pytest.skip("the sim extra is not installed", allow_module_level=True)

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from lattok.checks import LattokError
 from lattok.data import Feature, RobotDataset, camera_keys
 from lattok.data.schema import Damage, stack_frames
-from lattok.files import write_json
 from lattok.labels import LatentSpec
 from lattok.types import Episode
+from lattok.utils.checks import LattokError
+from lattok.utils.files import write_json
 
 CAMERA = "observation.images.top"
 SPEC = LatentSpec(codes=2, vectors=1, latent_dim=3, stride=1)  # of `labels_for`

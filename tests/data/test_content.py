@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotWriter, declare, export, open_dataset, with_actions, with_cameras
 from lattok.data import content as module
 from lattok.data.content import content_of, digests, in_order, known_of, record_of
+from lattok.utils.checks import LattokError
 from tests.data.memory import CAMERA, MemoryDataset
 
 SPACE = [{"part": "position", "axes": ["x", "y"]}]

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattok.checks import LattokError
 from lattok.data import read_vectors, select_episodes, split_by_task, with_cameras
 from lattok.data.episodes import damaged_among
 from lattok.data.schema import Damage
 from lattok.types import Episode
+from lattok.utils.checks import LattokError
 
 
 def episodes_of(tasks: list[str], length: int = 5, damaged: tuple[int, ...] = ()):

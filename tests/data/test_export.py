@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import Feature, LeRobotWriter, declare, export, open_dataset, with_actions
 from lattok.data.schema import INDEX_KEYS, Damage
 from lattok.data.video import VideoWriter
 from lattok.labels import with_labels
+from lattok.utils.checks import LattokError
 from tests.conftest import moving_square, write_dataset
 from tests.data.memory import CAMERA, MemoryDataset, jpeg, labels_for
 from tests.data.rlds_sample import open_rlds, write_rlds

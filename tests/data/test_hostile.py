@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.annotation import annotate
-from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotWriter, export, inspect_dataset, open_dataset
 from lattok.labels import with_labels
+from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import write_dataset
 from tests.data import hostile_runs

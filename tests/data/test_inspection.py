@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset
 from lattok.data.numbers import Block, Running, Unreadable, scan
 from lattok.data.schema import Damage
 from lattok.data.views import DECLARATION, with_cameras
 from lattok.types import Episode
+from lattok.utils.checks import LattokError
 from tests.conftest import put_video
 from tests.real import BRIDGE, needs_real
 

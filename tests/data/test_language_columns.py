@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from lattok.annotation import annotate
-from lattok.checks import LattokError
 from lattok.data import declare, export, inspect_dataset, open_dataset
 from lattok.samples import PolicyWindows
+from lattok.utils.checks import LattokError
 from tests.annotation.fakes import FakeTokenizer
 from tests.conftest import write_dataset
 

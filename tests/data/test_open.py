@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lattok.checks import LattokError
 from lattok.data import Feature, camera_keys, open_dataset, sample_dataset_path
 from lattok.data.schema import vector_key
+from lattok.utils.checks import LattokError
 from tests.conftest import moving_square
 from tests.data.rlds_sample import write_rlds
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import export, inspect_dataset, open_dataset
 from lattok.data.formats.video_folder import VideoFolder
+from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.formats.test_video_folder import write_video
 from tests.data.references import (

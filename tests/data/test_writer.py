@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lattok.checks import LattokError
 from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.data.image_writer import Clip, encode_clip
 from lattok.data.stats import ImageStats, column_stats, merge_stats
 from lattok.data.video import decode_at
+from lattok.utils.checks import LattokError
 
 FEATURES = {
     "action": Feature("float32", (2,), ("x", "y")),

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.evaluation import Report, compare, evaluate, page, svg
 from lattok.evaluation.evidence import mlp_probes
 from lattok.evaluation.larybench import ProbeOptions, file_part, regression_probe
-from lattok.places import is_file_name
 from lattok.recipes import UniformBinsRecipe
-from tests.clip_lam.fakes import clip_lam
+from lattok.utils.checks import LattokError
+from lattok.utils.places import is_file_name
 from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
+from tests.image_lam.clips.fakes import clip_lam
 
 HELD_OUT = [3, 7]
 CHOSEN: dict[str, Any] = {"episodes": HELD_OUT}

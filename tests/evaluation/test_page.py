@@ -10,12 +10,12 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.evaluation import svg
 from lattok.evaluation.page import render
 from lattok.evaluation.report import Report, Section, Table, TableRow, Verdict
 from lattok.recipes import UniformBinsRecipe
+from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 
 

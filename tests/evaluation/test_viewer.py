@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.evaluation import svg, viewer
 from lattok.evaluation.page_script import POLICY, SCRIPT
 from lattok.evaluation.timeline import SHOTS, Codes, film, panel, picture, runs, shots
+from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.memory import SPEC, labels_for
 

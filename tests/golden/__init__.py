@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from lattok import files
+from lattok.utils import files
 from lattok.version import __version__
 from tests.fuzz_artefacts import small_models
 

@@ -18,8 +18,8 @@ from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.data import open_dataset, sample_dataset_path
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, VLARecipe
-from lattok.signals import Interrupted
 from lattok.training import CHECKPOINT, RUN, loop
+from lattok.utils.signals import Interrupted
 from lattok.vla import STRATEGIES
 
 pytestmark = [

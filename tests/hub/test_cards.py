@@ -7,8 +7,8 @@ import math
 import pytest
 from huggingface_hub import ModelCard
 
-from lattok.checks import LattokError
 from lattok.hub import HubModel
+from lattok.utils.checks import LattokError
 from tests.fuzz_artefacts import small_models
 
 FIGURES = {"error": 0.25, "error/kmeans": 0.5, "bits": 64, "note": "text", "odd": math.inf, 'a: "b"': 1e-7}

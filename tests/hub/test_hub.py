@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import lattok
 from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins, UniformBinsConfig
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.hub import CONFIG, WEIGHTS, HubModel
+from lattok.utils.checks import LattokError
 
 SMALL = ActionVQConfig(action_dim=3, horizon=4, dim=8, codebook_size=4, heads=2, hidden=8)
 

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 import lattok
-from lattok.checks import LattokError
+from lattok.backbones import SCRATCH
+from lattok.backbones.model import MERGED
 from lattok.hub.client import ASSETS
 from lattok.hub.networks import FIELDS, check_named
-from lattok.image_lam.features import FrozenFeatures, TextEncoder
-from lattok.vla.config import SCRATCH
-from lattok.vla.model import MERGED
+from lattok.image_lam.base.features import FrozenFeatures, TextEncoder
+from lattok.utils.checks import LattokError
 
 ROOT = Path(lattok.__file__).parent
 NAMES = [  # of folders outside, as each field may name them
@@ -93,7 +93,7 @@ def test_every_model_of_others_is_opened_in_one_place():
     own = {"cls", "ImageLAM", "ClipLAM", "LatentVLA", "type", "super"}
     known = {  # whoever is added here says why no code of strangers runs there
         "hub/networks.py": {"kind"},  # refuses it
-        "image_lam/deep_compression.py": {"family"},  # diffusers runs code in pipelines only, and these are models
+        "image_lam/base/deep_compression.py": {"family"},  # diffusers runs code in pipelines only, and these are models
         "serving.py": {"plugin"},  # our own plugin
         "sim/agents.py": {"configs", "policies"},  # LeRobot has the code of its policies
     }

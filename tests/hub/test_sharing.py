@@ -16,9 +16,9 @@ from huggingface_hub import constants
 
 import lattok
 from lattok.action_vq import UniformBins
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.hub.client import ASSETS, SAMPLES
+from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.hub.server import READER, REPO, WRITER, LocalHub, forget, serving, use
 from tests.vla.fakes import policy

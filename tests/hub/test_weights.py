@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 import lattok
 from lattok.action_vq import FAST, FSQ, TOAST, FSQConfig, P2TActionVQ, ResidualVQ, ResidualVQConfig, UniformBins
 from lattok.action_vq.config import ActionVQConfig
-from lattok.checks import LattokError
 from lattok.hub import CONFIG, WEIGHTS
 from lattok.hub.weights import Size, planned
 from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.utils.checks import LattokError
 from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
 from tests.vla.fakes import config as policy_config
 from tests.vla.fakes import policy

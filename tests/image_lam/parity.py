@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lattok.hub.checkpoint import Join, read_checkpoint
 from lattok.image_lam import ImageLAM
-from lattok.image_lam.convert import key_map, p2t_image_lam, univla_lam
-from lattok.keymap import Join, read_checkpoint
+from lattok.image_lam.p2t.convert import key_map, p2t_image_lam, univla_lam
 from lattok.types import PairBatch
 from tests.image_lam.plain import Facts
 

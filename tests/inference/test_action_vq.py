@@ -9,7 +9,7 @@ import torch
 import lattok
 from lattok import UniformBins
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
-from lattok.checks import LattokError
+from lattok.utils.checks import LattokError
 
 SMALL = {"action_dim": 3, "horizon": 6, "dim": 16, "codebook_size": 8, "heads": 2, "hidden": 24}
 CONFIGS = {

@@ -11,11 +11,11 @@ import timm
 import torch
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli.labels import annotate
 from lattok.inference.vit import PlainViT
+from lattok.utils.checks import LattokError
 from tests.conftest import CAMERAS, write_dataset
-from tests.image_lam.test_labelling import VARIANTS, check_equal, make, video
+from tests.image_lam.base.test_labelling import VARIANTS, check_equal, make, video
 
 ONNX = ("paper", "one block", "joint, per token", "residual", "continuous", "network", "fused, everything", "sequence")
 ARCHITECTURES = {  # name: whether its parts are known

@@ -13,12 +13,12 @@ import torch
 
 from lattok.action_vq import FAST, ActionVQConfig, P2TActionVQ, UniformBins
 from lattok.annotation import annotate
-from lattok.checks import LattokError
 from lattok.data import open_dataset
-from lattok.files import write_json
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.provenance import FACTS, IDENTITY, carried, checked, nothing, provenance_of, targets_of, unsaid
 from lattok.samples.policy import PolicyWindows
+from lattok.utils.checks import LattokError
+from lattok.utils.files import write_json
 from tests.annotation.fakes import FakeLAM
 from tests.conftest import write_dataset
 from tests.data.memory import MemoryDataset, labels_for

@@ -13,10 +13,10 @@ from huggingface_hub import DatasetCard
 
 import lattok
 from lattok.action_vq import UniformBins
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data.opening import open_dataset
 from lattok.labels.sharing import _body, _card
+from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.rlds_sample import write_rlds
 from tests.hub.server import REPO, WRITER, LocalHub, serving

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lattok.checks import LattokError
 from lattok.data import Feature
 from lattok.data.schema import Damage
 from lattok.labels import Sidecar, with_labels
+from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.memory import CAMERA, MemoryDataset, labels_for
 

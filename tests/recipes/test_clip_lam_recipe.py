@@ -15,10 +15,10 @@ from lattok.cli import main
 from lattok.cli.train import as_flags
 from lattok.recipes.run_folder import read_options
 from lattok.samples.batches import parse_source
-from lattok.signals import Interrupted
 from lattok.training import LoopOptions, learning_rate
-from tests.clip_lam.fakes import SIZES
+from lattok.utils.signals import Interrupted
 from tests.conftest import write_dataset
+from tests.image_lam.clips.fakes import SIZES
 
 TABLE_6 = """
 Fractal: 12.8%

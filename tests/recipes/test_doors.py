@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import lattok
-from lattok import registry
 from lattok.action_vq.bins import UniformBins, UniformBinsConfig
 from lattok.cli import main
 from lattok.hub import FAMILIES
 from lattok.recipes import FitRecipe, Recipe, kinds, recipe_of
 from lattok.recipes.common import RECIPES
 from lattok.recipes.run_folder import finish
+from lattok.utils import registry
 
 OURS = {"kinds": RECIPES, "families": FAMILIES}
 
@@ -58,7 +58,7 @@ def test_a_recipe_of_another_package_is_trained_listed_and_explained(tmp_path, m
     entry = EntryPoint("counting", "their_package.counting", "lattok.recipes")
     monkeypatch.setattr(EntryPoint, "load", lambda self: theirs())
     monkeypatch.setattr(registry, "entry_points", lambda group: (entry,) if group == "lattok.recipes" else ())
-    monkeypatch.delitem(vars(RECIPES), "_doors", raising=False)
+    monkeypatch.delitem(vars(RECIPES), "_theirs", raising=False)
     assert "counting" in kinds()
     assert (
         main(["train", "counting", "data", "--out", str(tmp_path / "bins"), "--horizon", "3", "--preset", "many"]) == 0
@@ -74,7 +74,7 @@ def test_a_recipe_of_another_package_is_trained_listed_and_explained(tmp_path, m
     text = capsys.readouterr().out
     assert "(default: 8)" in text
     assert "Example: lattok train counting path/to/dataset --out my-model" in text
-    monkeypatch.delitem(vars(RECIPES), "_doors", raising=False)
+    monkeypatch.delitem(vars(RECIPES), "_theirs", raising=False)
 
 
 def test_a_new_family_of_tokenizers_has_a_recipe_without_a_line(make_dataset, tmp_path, capsys):

@@ -9,7 +9,6 @@ import safetensors.torch
 import torch
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.cli.train import as_flags
 from lattok.evaluation.evidence.split import seen_episodes
@@ -19,6 +18,7 @@ from lattok.recipes.pair_data import embed
 from lattok.samples import FramePairs
 from lattok.samples.batches import Instructions, PairBatches
 from lattok.training.runlog import codebook_report
+from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.recipes.test_variants import SMALL
 

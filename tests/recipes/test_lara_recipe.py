@@ -14,17 +14,17 @@ import torch
 import torchvision
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes.lara import LARARecipe
 from lattok.recipes.policy_data import PolicyBatches, find_labels, read_windows
-from lattok.signals import Interrupted
 from lattok.training import loop
+from lattok.utils.checks import LattokError
+from lattok.utils.signals import Interrupted
 from lattok.vla.strategies import hidden_index
 from tests.conftest import CAMERAS, write_dataset
-from tests.image_lam.test_perceptual import random_vgg
+from tests.image_lam.base.test_perceptual import random_vgg
 from tests.recipes.policies import SIZES, annotated
 from tests.training.test_processes import Sharding
 from tests.vla.stand_in import Policy, make_batch

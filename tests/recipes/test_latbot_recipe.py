@@ -15,14 +15,14 @@ import lattok
 from lattok import LattokError
 from lattok.cli import main
 from lattok.cli.train import as_flags
-from lattok.clip_lam.distillation import taught_by
 from lattok.data import ActionSpace
 from lattok.recipes.policy_data import find_sources
 from lattok.sim.agents import PolicyAgent
 from lattok.vla import LatentVLA
+from lattok.vla.joint.distillation import taught_by
 from lattok.vla.spaces import robot_spaces
-from tests.clip_lam.fakes import SIZES, clip_lam
 from tests.conftest import write_dataset
+from tests.image_lam.clips.fakes import SIZES, clip_lam
 from tests.recipes.policies import SIZES as POLICY
 from tests.vla.fakes import config as policy_config
 from tests.vla.stand_in import B, Policy, make_batch

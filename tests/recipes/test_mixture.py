@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.cli.train import as_flags
 from lattok.data import Feature, LeRobotWriter, open_dataset
-from lattok.normalize import for_dataset
+from lattok.nn.normalize import for_dataset
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.samples import ActionWindows, FramePairs
 from lattok.samples.order import MixedBatches
+from lattok.utils.checks import LattokError
 from tests.conftest import FPS, moving_square, write_dataset
 from tests.recipes.test_howto import BLOCK, ROOT
 from tests.recipes.test_recipes import LAM, TINY

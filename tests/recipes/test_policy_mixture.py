@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import open_dataset
-from lattok.normalize import Normalizer
+from lattok.nn.normalize import Normalizer
 from lattok.recipes.policy_data import PolicyBatches, find_sources
 from lattok.recipes.study import train_study
 from lattok.samples import PolicyWindows
+from lattok.utils.checks import LattokError
 from tests.conftest import CAMERAS
 from tests.recipes.policies import SIZES, TINY, annotated
 

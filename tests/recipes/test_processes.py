@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import lattok
-from lattok import files
 from lattok.hub import HubModel
 from lattok.recipes import ActionVQRecipe, FSQRecipe, ImageLAMRecipe, ResidualVQRecipe
+from lattok.utils import files
 from tests.recipes.test_variants import SMALL, VARIANTS
 
 TINY = {"horizon": 4, "codebook_size": 8, "device": "cpu"}

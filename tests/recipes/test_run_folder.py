@@ -20,16 +20,16 @@ import torch
 
 import lattok
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe, Recipe, UniformBinsRecipe
 from lattok.recipes.common import RECIPES
 from lattok.recipes.run_folder import finish
 from lattok.recipes.study import _held_out
 from lattok.samples import ActionWindows
-from lattok.signals import Interrupted
 from lattok.training import CHECKPOINT, RECIPE, RUN, LoopOptions, fit
 from lattok.training.runlog import METRICS
+from lattok.utils.checks import LattokError
+from lattok.utils.signals import Interrupted
 from tests.conftest import write_dataset
 
 TINY = {"dim": 16, "heads": 2, "hidden": 16, "horizon": 4, "codebook_size": 8, "device": "cpu", "batch_size": 8}

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import lattok
-from lattok import files
 from lattok.backbones.scratch import ScratchBackbone
-from lattok.checks import LattokError
 from lattok.data import LeRobotV3
-from lattok.image_lam.features import FrozenFeatures
+from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe, VLARecipe
 from lattok.recipes.policy_data import PolicyBatches
 from lattok.samples.batches import PairBatches
+from lattok.utils import files
+from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from tests.conftest import write_dataset
 from tests.hub.server import REPO, serving

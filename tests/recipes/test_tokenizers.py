@@ -5,8 +5,8 @@ import re
 import pytest
 
 import lattok
-from lattok.checks import LattokError
 from lattok.recipes import FASTRecipe, FSQRecipe, ResidualVQRecipe, TOASTRecipe, UniformBinsRecipe
+from lattok.utils.checks import LattokError
 
 RECIPES = (FASTRecipe, TOASTRecipe, ResidualVQRecipe, FSQRecipe, UniformBinsRecipe)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import lattok
-from lattok.checks import LattokError
 from lattok.recipes import ImageLAMRecipe
+from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 
 SMALL = {

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.evaluation import evaluate
@@ -21,7 +20,8 @@ from lattok.recipes.study import BLIND, PROPRIO, ProprioPolicy, title_of, train_
 from lattok.samples.augment import Augmentation
 from lattok.samples.frames import FrameReader
 from lattok.samples.policy import PolicyWindows
-from lattok.signals import Interrupted
+from lattok.utils.checks import LattokError
+from lattok.utils.signals import Interrupted
 from lattok.vla import STRATEGIES
 from tests.conftest import CAMERAS, write_dataset
 from tests.recipes.policies import SIZES, TINY, annotated, with_absurd_actions

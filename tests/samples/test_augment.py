@@ -10,8 +10,8 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import adjust_contrast, adjust_saturation, resized_crop
 
-from lattok.checks import LattokError
 from lattok.samples.augment import Augmentation, Draws, augment, draw
+from lattok.utils.checks import LattokError
 
 
 @pytest.fixture

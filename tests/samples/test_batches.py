@@ -11,10 +11,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lattok.checks import LattokError
 from lattok.data import action_spaces, declare, open_dataset, with_cameras
 from lattok.data.views import View
-from lattok.normalize import Normalizer
+from lattok.nn.normalize import Normalizer
 from lattok.samples import ActionWindows, FramePairs
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.samples.batches import (
@@ -29,6 +28,7 @@ from lattok.samples.batches import (
     same_cameras,
 )
 from lattok.samples.order import MixedBatches
+from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.samples.policies import Demonstrations
 

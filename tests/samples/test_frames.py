@@ -17,12 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lattok.checks import LattokError
 from lattok.data import frames_from_lerobot, open_dataset
 from lattok.data.schema import stack_frames
 from lattok.data.video import VideoWriter, decode_at, probe
-from lattok.prefetch import Abandoned
 from lattok.samples.frames import FrameReader, read_once
+from lattok.utils.checks import LattokError
+from lattok.utils.prefetch import Abandoned
 from tests.conftest import put_video
 from tests.samples.policies import CAMERAS, Demonstrations
 

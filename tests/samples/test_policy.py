@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattok.checks import LattokError
 from lattok.data import resize_pixels
 from lattok.labels import LatentSpec
-from lattok.normalize import Normalizer
+from lattok.nn.normalize import Normalizer
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
+from lattok.utils.checks import LattokError
 from tests.samples.policies import CAMERAS, Demonstrations, StepTokenizer, WholeTokenizer
 
 STEPS = LatentSpec("steps", 4, 2, 50, 1, 4, 2)

@@ -8,10 +8,10 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
-from lattok.checks import LattokError
 from lattok.data import open_dataset
 from lattok.samples import FramePairs, shared
 from lattok.samples.frames import FrameReader
+from lattok.utils.checks import LattokError
 
 EPISODES = [12, 15, 9, 11, 13]
 

@@ -13,13 +13,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lattok.checks import LattokError
 from lattok.data import Feature, RobotDataset
-from lattok.prefetch import Ahead
 from lattok.samples import FramePairs, PolicyWindows
 from lattok.samples.lanes import CLIP, FILES, FIRST, LANES, Draw, Lanes, StreamedBatches, Window, _dealt, lanes_of
 from lattok.samples.stream import FrameStream, Held, Key, window_sizes
 from lattok.types import Episode
+from lattok.utils.checks import LattokError
+from lattok.utils.prefetch import Ahead
 
 SIDE = 4
 

@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattok.checks import LattokError, stride_in_frames
 from lattok.data import Feature, RobotDataset
 from lattok.data.episodes import check_stride
 from lattok.samples import ActionWindows, FramePairs
 from lattok.samples.windows import _hash, draw_labelled, instructions
 from lattok.types import Episode
+from lattok.utils.checks import LattokError, stride_in_frames
 
 
 class Memory(RobotDataset):

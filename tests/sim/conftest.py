@@ -10,8 +10,8 @@ import pytest
 @pytest.fixture(scope="session")
 def images() -> None:
     """Skip where there is no OpenGL."""
-    from lattok.checks import LattokError
     from lattok.sim import make
+    from lattok.utils.checks import LattokError
 
     env = make("metaworld-pairs/drawer-open", size=32)
     try:

@@ -13,13 +13,13 @@ import torch
 if find_spec("gymnasium") is None or find_spec("mujoco") is None:
     pytest.skip("the sim extra is not installed", allow_module_level=True)
 
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import ActionSpace
 from lattok.data.actions.space import UNIFIED, UNIFIED_STATE
 from lattok.sim import rollout
 from lattok.sim.agents import open_agent
 from lattok.sim.rollout import SEEDS
+from lattok.utils.checks import LattokError
 from tests.sim.toy import Toy
 from tests.vla.fakes import policy
 

@@ -21,13 +21,13 @@ import pytest
 if find_spec("metaworld") is None:
     pytest.skip("the sim extra is not installed", allow_module_level=True)
 
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import open_dataset
-from lattok.files import MARK
 from lattok.sim import Collected, Variation, collect, make
 from lattok.sim.collect import TAIL, _Collection, demonstrate, record
 from lattok.sim.workers import SimJob, Workers
+from lattok.utils.checks import LattokError
+from lattok.utils.files import MARK
 from tests.sim.conftest import marked
 
 TASKS = ["metaworld-pairs/door-lock", "metaworld-pairs/drawer-close"]

@@ -11,7 +11,7 @@ if find_spec("ogbench") is None:
     pytest.skip("the sim extra is not installed", allow_module_level=True)
 
 from lattok.sim import SimEnv, make
-from lattok.sim.ogbench import TASKS
+from lattok.sim.worlds.ogbench import TASKS
 
 RNG = np.random.default_rng(0)
 

@@ -13,10 +13,10 @@ import pytest
 if find_spec("gymnasium") is None or find_spec("mujoco") is None:
     pytest.skip("the sim extra is not installed", allow_module_level=True)
 
-from lattok.checks import LattokError
 from lattok.data.video import probe
 from lattok.sim import rollout
 from lattok.sim.scores import wilson
+from lattok.utils.checks import LattokError
 from tests.sim.toy import Toy
 
 STATE = "observation.state"

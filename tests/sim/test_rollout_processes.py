@@ -18,9 +18,9 @@ import pytest
 if find_spec("metaworld") is None:
     pytest.skip("the sim extra is not installed", allow_module_level=True)
 
-from lattok.checks import LattokError
 from lattok.sim import rollout
 from lattok.sim.agents import FunctionAgent
+from lattok.utils.checks import LattokError
 from tests.sim.conftest import marked
 from tests.vla.fakes import policy
 

@@ -11,8 +11,8 @@ import pytest
 if find_spec("metaworld") is None:
     pytest.skip("the sim extra is not installed", allow_module_level=True)
 
-from lattok.checks import LattokError
 from lattok.sim.workers import SimJob, Workers
+from lattok.utils.checks import LattokError
 from tests.sim import worker_jobs as jobs
 
 DRAWER, FAUCET = "metaworld-pairs/drawer-open", "metaworld-pairs/faucet-open"

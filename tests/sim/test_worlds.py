@@ -15,8 +15,8 @@ if find_spec("metaworld") is None or find_spec("ogbench") is None:
 
 from gymnasium.utils.env_checker import check_env
 
-from lattok.checks import LattokError
 from lattok.sim import SimEnv, Variation, find_tasks, make
+from lattok.utils.checks import LattokError
 
 DRAWERS = ["metaworld-pairs/drawer-open", "ogbench/drawer-open"]
 PAIRS = [

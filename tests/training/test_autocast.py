@@ -15,16 +15,17 @@ from lattok.action_vq import ActionVQConfig, P2TActionVQ
 from lattok.action_vq import losses as of_actions
 from lattok.action_vq.config import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.image_lam import losses as of_images
-from lattok.image_lam.parts import LatentStream
-from lattok.normalize import Normalizer
-from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.image_lam.base import losses as of_images
+from lattok.image_lam.p2t.parts import LatentStream
+from lattok.nn import losses as of_acting
+from lattok.nn.normalize import Normalizer
+from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.training import CHECKPOINT, RUN, LoopOptions, fit
 from lattok.training.loop import FUSED, _optimizer, one_group
 from lattok.types import ActionBatch, PairBatch
 from lattok.vla import STRATEGIES
 from lattok.vla import losses as of_policies
-from tests.image_lam.test_model import SMALL, VARIANTS
+from tests.image_lam.p2t.test_model import SMALL, VARIANTS
 from tests.vla import fakes
 
 BOTH = torch.tensor([[True, True, False], [True, True, True]])
@@ -49,7 +50,7 @@ LOSSES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "reconstruction": (of_actions.reconstruction, (of(2, 3, 4), of(2, 3, 4) + 1, BOTH[..., None].expand(2, 3, 4))),
     "commitment": (of_actions.commitment, (of(2, 3, 4), of(2, 3, 4) + 1, BOTH)),
     "masked consistency": (of_actions.masked_consistency, (of(2, 3, 4), of(2, 3, 4) + 1, BOTH)),
-    "chunk": (of_policies.action_loss, (of(2, 3, 4), of(2, 3, 4) + 1, BOTH)),
+    "chunk": (of_acting.action_loss, (of(2, 3, 4), of(2, 3, 4) + 1, BOTH)),
     "alignment": (of_policies.alignment, (of(2, 3, 4), of(2, 3, 2, 4).float(), BOTH)),
     "codes": (of_policies.code_cross_entropy, (of(2, 3, 2, 8), torch.ones(2, 3, 2, dtype=torch.long), BOTH)),
     "regression": (of_policies.regression, (of(2, 3, 2, 4), of(2, 3, 2, 4) + 1, BOTH)),

@@ -22,15 +22,15 @@ from torch.utils._pytree import tree_leaves
 
 from lattok.action_vq import FSQ, ActionVQConfig, P2TActionVQ
 from lattok.action_vq.config import QUICK_MODEL
-from lattok.checks import LattokError
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.augment import Augmentation, augment, draw
 from lattok.training import LoopOptions
 from lattok.training.loop import Finite, _follow, _step
 from lattok.types import ActionBatch, PairBatch
+from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES
-from tests.image_lam.test_model import SMALL, VARIANTS
+from tests.image_lam.p2t.test_model import SMALL, VARIANTS
 from tests.vla import fakes
 
 DEVICE = torch.device("meta")

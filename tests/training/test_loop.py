@@ -19,16 +19,16 @@ import pytest
 import torch
 from torch import nn
 
-from lattok import signals
-from lattok.checks import LattokError
 from lattok.cli import _of_system
-from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.samples.order import SeededBatches
-from lattok.signals import ASKING, Interrupted, deferred
 from lattok.training import CHECKPOINT, RUN, LoopOptions, ParameterGroup, checkpoints, fit, learning_rate
 from lattok.training.feed import BatchSource
 from lattok.training.loop import Anywhere, one_group
 from lattok.training.runlog import METRICS, Meter, RunLog, codebook_report, read_metrics
+from lattok.utils import signals
+from lattok.utils.checks import LattokError
+from lattok.utils.signals import ASKING, Interrupted, deferred
 
 
 class Toy(nn.Module):

@@ -13,10 +13,10 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 
-from lattok.checks import LattokError
 from lattok.samples.order import SeededBatches
 from lattok.training import CHECKPOINT, RUN, LoopOptions, fit, loop
 from lattok.training.runlog import METRICS
+from lattok.utils.checks import LattokError
 
 DATA = torch.randn(64, 3, generator=torch.Generator().manual_seed(3))
 SPEED = {"samples_per_second", "data_wait", "memory_gb"}

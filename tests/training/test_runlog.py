@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lattok.quantize import QuantizerConfig, VectorQuantizer
+from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.training.runlog import CodebookWatch, peak_memory
 
 # codes in use of 256 at every 50th step of a sound run of 1000 steps (the demo's tokenizer)

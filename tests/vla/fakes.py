@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from lattok.backbones import BackboneOut, LoraSpec
+from lattok.backbones.model import open_backbone
 from lattok.labels import LatentSpec
 from lattok.types import LatentTarget, PolicyBatch
 from lattok.vla import LatentVLA, Strategy, VLAConfig, strategy_of
-from lattok.vla.model import open_backbone
 
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 B, H, M, S, P, K, D = 4, 4, 3, 5, 2, 7, 6  # samples, horizon, actions, proprio, codes of a step, codebook, latents

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lattok import LattokError
+from lattok.nn import losses as means
 from lattok.vla import losses
 
 B, S, P, K, D = 5, 6, 3, 7, 4
@@ -69,8 +70,8 @@ def cases(rng):
         return sum((float(predicted[b, s, k, i]) - float(vectors[b, s, k, i])) ** 2 for k in range(P) for i in range(D))
 
     return {
-        "eq4": (lambda x, t, v, r: losses.action_loss(x, t, v, "l2", r), chunks, actions, squared, D),
-        "l1": (lambda x, t, v, r: losses.action_loss(x, t, v, "l1", r), chunks, actions, absolute, D),
+        "eq4": (lambda x, t, v, r: means.action_loss(x, t, v, "l2", r), chunks, actions, squared, D),
+        "l1": (lambda x, t, v, r: means.action_loss(x, t, v, "l1", r), chunks, actions, absolute, D),
         "eq5": (losses.alignment, vectors, states, cosine, 1),
         "eq7": (losses.code_cross_entropy, codes, logits, nll, P),
         "continuous": (losses.regression, vectors, predicted, regression, P * D),
@@ -80,7 +81,7 @@ def cases(rng):
 NAMES = ("eq4", "l1", "eq5", "eq7", "continuous")
 
 
-@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+@pytest.mark.parametrize("reduction", means.REDUCTIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_each_equation_by_hand(rng, valid, name, reduction):
     loss, target, predicted, error_of, size = cases(rng)[name]
@@ -88,7 +89,7 @@ def test_each_equation_by_hand(rng, valid, name, reduction):
     np.testing.assert_allclose(loss(predicted, target, valid, reduction).numpy(), expected, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+@pytest.mark.parametrize("reduction", means.REDUCTIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_valid_changes_neither_loss_nor_gradient(rng, valid, name, reduction):
     loss, target, predicted, _, _ = cases(rng)[name]
@@ -108,7 +109,7 @@ def test_what_is_not_valid_changes_neither_loss_nor_gradient(rng, valid, name, r
     assert (seen[0][1][valid] != 0).any()
 
 
-@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+@pytest.mark.parametrize("reduction", means.REDUCTIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_valid_is_nothing(rng, name, reduction):
     loss, target, predicted, _, _ = cases(rng)[name]
@@ -156,7 +157,7 @@ def test_words(rng, valid):
     with pytest.raises(LattokError, match="`reduction`: expected one of mean, sum, none, got 'average'"):
         loss(predicted, target, valid, "average")
     with pytest.raises(LattokError, match="`action_loss`: expected one of l2, l1, got 'huber'"):
-        losses.action_loss(predicted, predicted, valid, "huber")
+        means.action_loss(predicted, predicted, valid, "huber")
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
@@ -172,7 +173,7 @@ def test_dimensions_that_a_robot_lacks_change_neither_loss_nor_gradient(rng, red
     for garbage in (0.0, np.nan, 1e9):
         given = torch.from_numpy(predicted).requires_grad_()
         goal = torch.from_numpy(np.where(valid, target, garbage).astype("float32"))
-        loss = losses.action_loss(given, goal, torch.from_numpy(valid), reduction=reduction)
+        loss = means.action_loss(given, goal, torch.from_numpy(valid), reduction=reduction)
         assert float(loss.detach()) == pytest.approx(wanted, rel=1e-6)
         loss.backward()
         gradients.append(given.grad)
@@ -180,7 +181,7 @@ def test_dimensions_that_a_robot_lacks_change_neither_loss_nor_gradient(rng, red
     assert gradients[0] is not None
     assert not gradients[0][~torch.from_numpy(valid)].any()
     both = torch.from_numpy(predicted), torch.from_numpy(np.where(valid, target, np.nan).astype("float32"))
-    split = losses.gripper_action_loss(*both, torch.from_numpy(valid), [2], reduction)
+    split = means.gripper_action_loss(*both, torch.from_numpy(valid), [2], reduction)
     share = np.clip(target[..., 2], -1, 1) / 2 + 0.5
     entropy = np.log1p(np.exp(predicted[..., 2])) - share * predicted[..., 2]
     grip = np.mean([reduced(entropy[i][valid[i, :, 2]]) for i in (0, 1)])

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import lattok
+from lattok.nn.flow import draw_flow
 from lattok.types import FlowDraws, LatentTarget
 from lattok.vla import STRATEGIES, LatentVLA, strategy_of
-from lattok.vla.flow import draw_flow
 from tests.vla import fakes
 from tests.vla.fakes import B, H, M, Recorder, batch, config, observation, policy, rows
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lattok.checks import LattokError
 from lattok.types import LatentTarget
+from lattok.utils.checks import LattokError
 from lattok.vla.observations import ActionQueues
 from tests.vla.fakes import CAMERAS, batch, config, observation, policy
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import lattok
-from lattok.checks import LattokError
 from lattok.labels import LatentSpec
+from lattok.nn.losses import reduce_valid
 from lattok.types import LatentTarget, LossTerms
+from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES, LatentLoss, LatentSupervision, Span, Strategy, register_strategy
-from lattok.vla.losses import reduce_valid
 from lattok.vla.strategies import ACTION, LATENT
 from lattok.vla.supervision import LOSSES
 from tests.vla.fakes import H, K, P, batch, config, policy

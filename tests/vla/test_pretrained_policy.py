@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import lattok
-from lattok.checks import LattokError
+from lattok.backbones.model import open_backbone
+from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES, LatentVLA
-from lattok.vla.model import open_backbone
 from tests.backbones.conftest import need_transformers
 from tests.vla import fakes
 from tests.vla.fakes import batch, config, rows

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import pytest
 
-from lattok.checks import LattokError
 from lattok.hub import parse_config
+from lattok.utils.checks import LattokError
 from lattok.vla import STRATEGIES, LatentLoss, Span, Strategy, strategy_of
 from lattok.vla.strategies import ACTION, LATENT
 from tests.vla.fakes import config

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from lattok.checks import LattokError, first_line
-from lattok.findings import ORDER, WIDTH, Finding, Found, by_severity, fitted, lines
+from lattok.utils.checks import LattokError, first_line
+from lattok.utils.findings import ORDER, WIDTH, Finding, Found, by_severity, fitted, lines
 
 Probe = Callable[..., Found]
 

@@ -7,20 +7,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lattok import checks, files, hub
-from lattok.checks import LattokError
+from lattok import hub
 from lattok.data import RobotDataset, inspect_dataset, open_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.data.tables import open_table
 from lattok.evaluation.answer import Subject, advice_on
 from lattok.evaluation.evidence.split import training_entries
 from lattok.evaluation.report import tally
-from lattok.findings import Finding, Found
 from lattok.hub.client import HUB_ID, download, here
 from lattok.hub.records import read_evaluation, read_training
 from lattok.loading import load
 from lattok.training import RUN
 from lattok.training.runlog import METRICS, read_metrics
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
+from lattok.utils.findings import Finding, Found
 
 MUCH_WAITING = 0.1  # share of the time
 MOST = 8  # episodes or columns named in a finding

@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.actions.rotations import from_matrix, to_matrix, wrapped
 from lattok.data.actions.space import (
     GRIPPERS,
@@ -29,6 +27,8 @@ from lattok.data.actions.space import (
     Position,
     Rotation,
 )
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 Space = ActionSpace | str | Sequence[Any]
 P = TypeVar("P", bound=Part)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lattok import checks
+from lattok.utils import checks
 
 SIZES = {
     "euler_xyz": 3,

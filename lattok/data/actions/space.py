@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
-from lattok import checks
 from lattok.data.actions.rotations import SIZES
+from lattok.utils import checks
 
 # Number that stands for closed and for open.
 GRIPPERS = {

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from lattok import checks
 from lattok.data.actions.convert import Space, convert_actions
 from lattok.data.actions.space import ARMS, UNIFIED, UNIFIED_STATE, ActionSpace, Part, Position
+from lattok.utils import checks
 
 
 def is_unified(space: ActionSpace) -> bool:

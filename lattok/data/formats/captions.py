@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lattok import checks
-from lattok.checks import LattokError, is_int
-from lattok.files import parse_json
+from lattok.utils import checks
+from lattok.utils.checks import LattokError, is_int
+from lattok.utils.files import parse_json
 
 VIDEO_KEYS = ("file", "video", "path", "id")  # the first of these that a row has says which video it is about
 CAPTION_KEYS = ("caption", "text", "label", "instruction")

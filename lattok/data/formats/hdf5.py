@@ -10,14 +10,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.formats.hdf5_meta import Contents, Demo, StoredArray, difference, opened, read_contents
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
-from lattok.findings import Finding
-from lattok.places import followed
 from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.findings import Finding
+from lattok.utils.places import followed
 
 SPARSE = 4  # rows further apart than this on average are read one by one, not with those between them
 KEYS = {"actions": "action", "rewards": "next.reward", "dones": "next.done"}

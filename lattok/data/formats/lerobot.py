@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lattok import checks
-from lattok.checks import LattokError, is_number
 from lattok.data.formats.lerobot_meta import EpisodeTable, file_of, read_features, read_info, read_tasks
 from lattok.data.image_writer import decode_image
 from lattok.data.schema import IMAGE_DTYPES, RobotDataset, camera_keys
 from lattok.data.tables import FEW_ROWS, ColumnReader, DataFile, check_rows, column_to_numpy
 from lattok.data.video import BLOCK, decode_at
 from lattok.hub.fetching import OnDisk
-from lattok.places import inside
 from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError, is_number
+from lattok.utils.places import inside
 
 PLACE = ("chunk_index", "file_index")
 MANY_FRAMES = 2**24  # of a dataset that lists more, every data file is looked at when it is opened

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.formats.rlds_meta import LATTOK, Field, control_rate, read_info, read_layout, read_shards
 from lattok.data.formats.tfrecord import Example, RecordFile
 from lattok.data.image_writer import decode_image
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, camera_keys, index_column
 from lattok.data.video import BLOCK, BLOCK_BYTES
-from lattok.files import read_json
-from lattok.places import followed
 from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json
+from lattok.utils.places import followed
 
 MOST_MISSING = 100_000  # episodes that are listed as damaged one by one
 FIRST_CHOICE = ("steps/is_first", "steps/is_last", "steps/is_terminal", "steps/action")  # short, and in every dataset

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.schema import INDEX_KEYS
-from lattok.files import read_json
-from lattok.places import followed
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.files import read_json
+from lattok.utils.places import followed
 
 LATTOK = "lattok.json"  # what RLDS has no place for, where lattok wrote the dataset
 TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from lattok import checks, files
-from lattok.checks import LattokError
 from lattok.data.formats.rlds_meta import KEYS, LATTOK, REALS, TEMPLATE, WHOLE_NUMBERS, file_name
 from lattok.data.formats.tfrecord import encode_example, framed
 from lattok.data.image_writer import EpisodeFrames, Frames
 from lattok.data.schema import Feature
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
 
 VERSION = "1.0.0"
 SHARD_BYTES = 200 * 2**20  # a file is closed once it is larger

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, NoReturn
 import google_crc32c
 import numpy as np
 
-from lattok.checks import LattokError
+from lattok.utils.checks import LattokError
 
 HEAD, TAIL = 12, 4  # bytes around the data
 BLOCK = 2**20  # bytes per step of a checksum

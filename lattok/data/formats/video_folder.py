@@ -15,15 +15,15 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data.formats.captions import captions_of, find_captions
 from lattok.data.formats.video_times import VideoTimes, keeps_to, read_all
 from lattok.data.schema import INDEX_FEATURES, Damage, Feature, RobotDataset, index_column, readable
 from lattok.data.video import SUFFIXES, decode_at
-from lattok.findings import Finding
-from lattok.places import followed, walk
 from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.findings import Finding
+from lattok.utils.places import followed, walk
 
 FEW_FRAMES, REPEATED = 2**17, 1000  # of an episode that is resampled: more, only if few of them repeat each frame
 EXACT_FPS = 1e5  # for decode_at: wanted times are those of existing frames to within 5 µs

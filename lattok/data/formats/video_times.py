@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from lattok.checks import LattokError
 from lattok.data.tables import DAMAGE, read_table
 from lattok.data.video import open_video
-from lattok.files import whole_file
-from lattok.machine import cores
-from lattok.progress import bar
+from lattok.utils.checks import LattokError
+from lattok.utils.files import whole_file
+from lattok.utils.machine import cores
+from lattok.utils.progress import bar
 
 IRREGULAR = 0.25  # of a frame interval: a frame further from its place in the grid of a rate does not fit the rate
 CUT_SHORT_S = 0.5  # a file whose packets end this much before the end that its header promises is truncated

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok import checks
 from lattok.evaluation.evidence.probes import Probe, best_of, linear_probe, one_hot, pca
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.quantize import nearest, residual_kmeans
+from lattok.nn.quantize import nearest, residual_kmeans
 from lattok.types import LatentActions
+from lattok.utils import checks
 
 ITERATIONS = 50
 FIT_ROWS = 50_000  # more rows than this do not move the centres, they only cost memory

@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.data import RobotDataset, read_vectors, select_episodes
 from lattok.data.schema import own_vectors
 from lattok.evaluation.evidence.split import evenly
 from lattok.image_lam import ImageLAM
-from lattok.image_lam.feature_cache import FeatureCache
-from lattok.image_lam.losses import block_flow
+from lattok.image_lam.base.feature_cache import FeatureCache
+from lattok.image_lam.base.losses import block_flow
 from lattok.samples import FramePairs
 from lattok.types import LatentActions, join
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 MOST_PAIRS = (4000, 2000)  # training, held-out; more of them move the figures less than the seed does
 WIDEST_FRAME = 32_768  # numbers per frame that the probes see

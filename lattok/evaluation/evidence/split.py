@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok import checks
 from lattok.data import RobotDataset, select_episodes, split_by_task
 from lattok.data.content import Known, digests, in_order, known_of
 from lattok.data.schema import same_split
 from lattok.evaluation.evidence.probes import Fold
 from lattok.types import Episode
+from lattok.utils import checks
 
 FOLDS = 5
 

@@ -15,16 +15,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lattok import checks
 from lattok.action_vq import FAST, UniformBins
-from lattok.checks import LattokError
 from lattok.data import RobotDataset
 from lattok.evaluation.evidence.controls import JointBins, ResidualKMeans
 from lattok.evaluation.evidence.split import Split
-from lattok.normalize import Normalizer, gripper_dims
-from lattok.quantize import CodeStatistics, code_statistics
+from lattok.nn.normalize import Normalizer, gripper_dims
+from lattok.nn.quantize import CodeStatistics, code_statistics
 from lattok.samples import ActionWindows
 from lattok.types import ActionBatch, ActionTokenizer
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 BATCH = 1024
 MOST_CENTRES = 4096  # k-means beyond this takes too long to be a control

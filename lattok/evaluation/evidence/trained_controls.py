@@ -20,8 +20,6 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from lattok import files
-from lattok.checks import LattokError
 from lattok.data import RobotDataset
 from lattok.data.content import content_of
 from lattok.evaluation.evidence.pair_set import PairSet, PairSource, encode_pairs
@@ -29,8 +27,10 @@ from lattok.evaluation.evidence.split import Split
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.samples.batches import PairBatches
 from lattok.samples.windows import FramePairs, acted_episodes, draw_labelled
-from lattok.signals import Interrupted, restated
 from lattok.training import LoopOptions, fit
+from lattok.utils import files
+from lattok.utils.checks import LattokError
+from lattok.utils.signals import Interrupted, restated
 
 CONTROL_LOOP = LoopOptions(
     steps=1200, batch_size=40, lr=1e-3, schedule="one_cycle", optimizer="adamw", weight_decay=0.01, save_every=100_000

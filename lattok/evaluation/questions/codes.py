@@ -23,8 +23,8 @@ from lattok.evaluation.evidence.controls import CodeStream, Target
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probes import Bootstrap, decided, jackknife, left_out, one_hot
 from lattok.evaluation.report import Interval, Outcome, Pictures, Section, Table, TableRow, Verdict
-from lattok.normalize import Normalizer
-from lattok.quantize import CodeStatistics, code_statistics
+from lattok.nn.normalize import Normalizer
+from lattok.nn.quantize import CodeStatistics, code_statistics
 
 SHIFTS = 20
 PENALTIES = (1e-4, 1e-3, 1e-2)

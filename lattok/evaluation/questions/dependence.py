@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lattok import files
 from lattok.evaluation import svg
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchanged, pair_targets
@@ -23,6 +22,7 @@ from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Pictures, Section,
 from lattok.image_lam import ImageLAM
 from lattok.samples.order import SeededBatches
 from lattok.types import LossTerms
+from lattok.utils import files
 
 BLIND = "without_latents"
 Predictor = Callable[[Tensor, Tensor], Tensor]  # what there is now [B, N, D] and pair rows [B] to what there is later

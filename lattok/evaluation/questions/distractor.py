@@ -27,8 +27,8 @@ from lattok.evaluation.evidence.pair_set import (
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, decided
 from lattok.evaluation.evidence.split import evenly
 from lattok.evaluation.report import Interval, Outcome, Pictures, Section, Table, TableRow, Verdict, percent, printed
-from lattok.seeds import derive_seed
 from lattok.types import LatentActions, join
+from lattok.utils.seeds import derive_seed
 
 MOST = (1200, 600)  # pairs of each split, whose features are computed again
 SIZE = 0.25  # side of the patch as a share of the frame

@@ -16,7 +16,7 @@ from lattok.evaluation.evidence.pair_set import PairSet, exchanged, pair_targets
 from lattok.evaluation.report import Outcome, Pictures, Section, printed
 from lattok.evaluation.timeline import Codes, panel, shots
 from lattok.image_lam import ImageLAM
-from lattok.normalize import Normalizer
+from lattok.nn.normalize import Normalizer
 
 POSITIONS, CODES, CLIPS, CAMERAS = 4, 4, 3, 2  # what fits on a page of 3 MB
 SIDE, QUALITY = 64, 70

@@ -17,10 +17,10 @@ from torch import Tensor
 from lattok.data import Progress
 from lattok.evaluation.evidence.split import evenly
 from lattok.evaluation.report import Outcome, Section, Table, TableRow, Verdict
-from lattok.normalize import Normalizer
-from lattok.prefetch import Ahead, Request, Stopped
+from lattok.nn.normalize import Normalizer
 from lattok.samples.policy import PolicyWindows
 from lattok.types import PolicyBatch
+from lattok.utils.prefetch import Ahead, Request, Stopped
 
 BATCH, MOST = 64, 5000
 BATCHES_AHEAD = 8

@@ -20,9 +20,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lattok import checks, files
 from lattok.hub import OWN, WEIGHTS
-from lattok.keymap import KeyMap, axis_of, numbered, read_checkpoint, translate
+from lattok.hub.checkpoint import KeyMap, axis_of, numbered, read_checkpoint, translate
+from lattok.utils import checks, files
 from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
 
 BASE_MODEL = "Qwen/Qwen3-VL-2B-Instruct"

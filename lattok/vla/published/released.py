@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok import checks
-from lattok.checks import LattokError
 from lattok.hub import HubModel
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
 
 VARIANTS = ("base", "pro")
 NOISE = 0.02  # as released: of the start tokens in training; the norm after it makes that unit variance

@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation as Scipy
 
-from lattok.checks import LattokError
 from lattok.data import action_spaces, declare, open_dataset, with_actions
 from lattok.data.actions.convert import convert_actions
 from lattok.data.actions.rotations import SIZES, from_matrix, to_matrix, wrapped
 from lattok.data.actions.space import PRESETS, ActionSpace, Gripper, Joints, Other, Position, Rotation
 from lattok.data.views import View, check_trained_space
 from lattok.samples import ActionWindows
+from lattok.utils.checks import LattokError
 
 POSE = ActionSpace((Position("absolute"), Rotation("quaternion_xyzw", "absolute")))
 QUARTER = np.pi / 2

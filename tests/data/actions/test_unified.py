@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation as Scipy
 
-from lattok.checks import LattokError
 from lattok.data import export, from_unified, known_dimensions, open_dataset, to_unified
 from lattok.data.actions.space import (
     PRESETS,
@@ -22,6 +21,7 @@ from lattok.data.actions.space import (
     Position,
     Rotation,
 )
+from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 
 LIBERO = [Position(scale=0.05), Rotation("axis_angle", scale=0.5), Gripper("closed_is_plus_1")]

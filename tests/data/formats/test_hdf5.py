@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lattok.checks import LattokError
 from lattok.data import RobotDataset, camera_keys, inspect_dataset, open_dataset, read_vectors
 from lattok.data.formats.hdf5 import RobomimicHDF5
 from lattok.data.schema import Feature
+from lattok.utils.checks import LattokError
 from tests.real import FRANKA, needs_real
 
 h5py = pytest.importorskip("h5py")

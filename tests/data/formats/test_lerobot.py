@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lattok.checks import LattokError
 from lattok.data import LeRobotV3, open_dataset, tables
 from lattok.data.formats.lerobot_meta import EpisodeTable
 from lattok.data.tables import DataFile
 from lattok.types import Episode
+from lattok.utils.checks import LattokError
 
 
 def test_a_pickled_dataset_reads_the_same_in_another_process(make_dataset):

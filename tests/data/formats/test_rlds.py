@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lattok.checks import LattokError
 from lattok.data import Feature, open_dataset, read_vectors
 from lattok.data.formats.rlds import RLDS
 from lattok.data.formats.rlds_meta import control_rate
 from lattok.data.schema import INDEX_FEATURES
 from lattok.samples import ActionWindows, FramePairs
+from lattok.utils.checks import LattokError
 from tests.data.rlds_sample import (
     METADATA,
     STEPS,

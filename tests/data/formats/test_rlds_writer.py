@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattok.checks import LattokError
 from lattok.cli import main
 from lattok.data import Feature, export, open_dataset
 from lattok.data.formats import rlds_writer
@@ -17,6 +16,7 @@ from lattok.data.formats.rlds_writer import described, record_names
 from lattok.data.formats.tfrecord import RecordFile, encode_example, framed
 from lattok.data.schema import INDEX_KEYS
 from lattok.labels import with_labels
+from lattok.utils.checks import LattokError
 from tests.conftest import CAMERAS, write_dataset
 from tests.data.memory import CAMERA, MemoryDataset, labels_for
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lattok.checks import LattokError
 from lattok.data.formats import tfrecord
 from lattok.data.formats.tfrecord import RecordFile
+from lattok.utils.checks import LattokError
 from tests.data.rlds_sample import episode, example, masked_crc, message, record, varint
 from tests.real import BRIDGE, needs_real
 

@@ -81,9 +81,9 @@ def test_labels_and_exports_say_which_split_it_is(splits, tmp_path):
     windows = ActionWindows(splits.val, 2).all()
     tok = lattok.UniformBins.fit(*windows)
     out = lattok.annotate(splits.val, {"tok": tok}, tmp_path / "labels")
-    assert lattok.files.read_json(out / "meta/lattok.json")["tok"]["dataset"]["split"] == "val"
+    assert lattok.utils.files.read_json(out / "meta/lattok.json")["tok"]["dataset"]["split"] == "val"
     exported = lattok.export(with_labels(splits.val, out), tmp_path / "exported").path
-    assert lattok.files.read_json(exported / "meta/export.json")["source"]["split"] == "val"
+    assert lattok.utils.files.read_json(exported / "meta/export.json")["source"]["split"] == "val"
     with pytest.raises(lattok.LattokError, match="expected labels of split `train`, got `tok` of split `val`"):
         with_labels(splits.train, out)
 

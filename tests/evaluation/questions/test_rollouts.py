@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import lattok
-from lattok.checks import LattokError
 from lattok.evaluation.questions.rollouts import rollouts_outcome
+from lattok.utils.checks import LattokError
 from tests.vla.fakes import policy
 
 SCORE = {"episodes": 10, "success": 0.8, "interval": [0.49, 0.94], "failure": 0.1, "decisions": 20.5, "beyond": 0.04}

@@ -11,8 +11,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import lattok
-from lattok.checks import LattokError
 from lattok.cli import main
+from lattok.utils.checks import LattokError
 from lattok.vla.published.convert import p2t_vla, read_p2t_vla
 from lattok.vla.published.released import ReleasedVLA
 from tests.backbones.conftest import need_transformers

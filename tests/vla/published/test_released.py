@@ -8,8 +8,8 @@ import safetensors.torch
 import torch
 from torch.testing import assert_close
 
-from lattok.checks import LattokError
-from lattok.keymap import translate
+from lattok.hub.checkpoint import translate
+from lattok.utils.checks import LattokError
 from lattok.vla.published.convert import key_map, sizes
 from lattok.vla.published.released import (
     ReleasedAlign,

@@ -12,11 +12,11 @@ from lerobot.optim.schedulers import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lattok import checks
+from lattok.backbones import SCRATCH
 from lattok.labels import LatentSpec
 from lattok.recipes.vla import VLARecipe
+from lattok.utils import checks
 from lattok.vla import Strategy, VLAConfig, strategy_of
-from lattok.vla.config import SCRATCH
 
 # these have other defaults for the scratch backbone
 OF_BACKBONE = ("train_backbone", "image_size", "interpolation", "head_dim", "head_heads")

@@ -12,8 +12,8 @@ from draccus.utils import DecodingError, ParsingError
 from lerobot.configs.policies import PreTrainedConfig
 from torch import nn
 
-from lattok import checks
 from lattok.labels import LatentSpec
+from lattok.utils import checks
 from lattok.vla import STRATEGIES, Strategy, Tap, strategy_of
 from lattok.vla.tap import find_module
 

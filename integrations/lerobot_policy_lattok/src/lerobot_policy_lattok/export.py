@@ -10,9 +10,9 @@ from typing import Any
 from lerobot.configs.types import FeatureType, PolicyFeature
 
 import lattok
-from lattok import checks
+from lattok.backbones.model import MERGED
+from lattok.utils import checks
 from lattok.vla import LatentVLA, VLAConfig
-from lattok.vla.model import MERGED
 from lerobot_policy_lattok.configuration_lattok import LattokConfig
 from lerobot_policy_lattok.modeling_lattok import LattokPolicy
 from lerobot_policy_lattok.processor_lattok import make_lattok_pre_post_processors

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lattok import checks
 from lattok.data import open_dataset
 from lattok.data.schema import RobotDataset
 from lattok.labels import LatentSpec, latent_spec, only_prefix, read_rows, with_labels
+from lattok.utils import checks
 from lattok.vla import Strategy
 
 

@@ -15,11 +15,11 @@ import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor, nn
 
-from lattok import checks
+from lattok.backbones.model import open_backbone
 from lattok.hub.weights import read_tensors
-from lattok.normalize import read_statistics
+from lattok.nn.normalize import read_statistics
+from lattok.utils import checks
 from lattok.vla import LatentVLA
-from lattok.vla.model import open_backbone
 from lerobot_policy_lattok.configuration_lattok import LattokConfig
 from lerobot_policy_lattok.frame_labels import FrameLabels
 

@@ -18,8 +18,8 @@ from lerobot.policies.factory import get_policy_class
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
-from lattok import checks, files
 from lattok.hub import weights
+from lattok.utils import checks, files
 from lattok.vla import Supervised
 from lattok.vla.supervision import LOSSES
 from lerobot_policy_lattok.configuration_lattok_supervised import LattokSupervisedConfig

@@ -1,0 +1,113 @@
+"""A model over a base model, whose artefact holds what it changed of it, and how base models are opened."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lattok.backbones import SCRATCH, Backbone
+from lattok.backbones.scratch import ScratchBackbone, ScratchSize
+from lattok.hub import PARTS, HubModel
+from lattok.hub.client import HUB_ID
+from lattok.hub.weights import Sizes
+from lattok.utils import checks
+
+MERGED = f"{PARTS}/backbone"  # a backbone that lies in the artefact itself
+
+
+class Outline(nn.Module):
+    """What a policy's shapes depend on of a base model that is open already."""
+
+    def __init__(self, backbone: Any):
+        super().__init__()
+        self.hidden_size, self.num_layers, self.embedding_rms = backbone.hidden_size, backbone.num_layers, 1.0
+        self.reads_images = getattr(backbone, "reads_images", True)
+
+    def adapt(self, train: str, lora: Any, gradient_checkpointing: bool = False) -> None:
+        """Do nothing: shapes of adapters are not known."""
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return none: they are not known."""
+        return {}
+
+
+class BackboneModel(HubModel, ABC):
+    """A model over a base model that its `config` names as a `VLAConfig` does; the artefact holds what it changed."""
+
+    backbone: Any  # an nn.Module and a Backbone
+
+    @classmethod
+    def open_base(cls, config: Any, folder: Path | None = None) -> Any:
+        """Open the base model."""
+        return open_backbone(config, folder)
+
+    @classmethod
+    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Open the base model by name and revision; `backbone`: it has moved. A scratch one is the artefact's own."""
+        if config.backbone == SCRATCH:
+            if backbone is not None:
+                expected = "to be left out: its own is small and lies in its file"
+                checks.fail("backbone", expected, repr(backbone))
+            return config, {}
+        if backbone is not None:
+            config = replace(config, backbone=from_root(str(backbone)))
+        return config, {"backbone": cls.open_base(config, folder)}
+
+    @classmethod
+    def build(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
+        """Build a model of this configuration, by default over the scratch backbone."""
+        return cast(Any, cls)(config, cls.open_base(config) if backbone is None else backbone, **parts)
+
+    @classmethod
+    def outline(cls, config: Any, backbone: Backbone | None = None, **parts: Any) -> Self:
+        """Build it for its shapes alone: a base model that is open already stays as it is."""
+        return cls.build(config, None if backbone is None else cast(Backbone, Outline(backbone)), **parts)
+
+    def check_fits(self, file: Sizes, where: str) -> None:
+        """Refuse tensors that do not fit; of a base model that is only outlined the rank of its adapters is known."""
+        if isinstance(self.backbone, Outline):
+            ranks = {size.shape[0] for name, size in file.items() if ".lora_A." in name and size.shape}
+            if self.config.train_backbone == "lora" and ranks != {self.config.lora_rank}:
+                got = ", ".join(map(str, sorted(ranks))) or "none"
+                checks.fail(where, f"adapters of rank {self.config.lora_rank}, as config.json says", got)
+            file = {name: size for name, size in file.items() if not name.startswith("backbone.")}
+        super().check_fits(file, where)
+
+    @property
+    def base_model(self) -> str | None:
+        """Hub id of the base model, where it has one."""
+        name = self.config.backbone
+        return name if HUB_ID.fullmatch(name) and name != MERGED and not Path(name).exists() else None
+
+
+def with_base(config: Any, frames: int = 1) -> tuple[Any, Any]:
+    """Return the configuration of a new policy, which says where and which its base model is, and that model."""
+    backbone = open_backbone(config, frames=frames)
+    return replace(config, backbone=from_root(config.backbone), backbone_revision=backbone.revision), backbone
+
+
+def from_root(name: str) -> str:
+    """Return the whole path of a folder, so that it is found from anywhere; another name as it is, and "scratch"."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if name != SCRATCH and folder.is_dir() else name
+
+
+def open_backbone(config: Any, folder: Path | None = None, frames: int = 1) -> Any:
+    """Open the base model, with random weights for "scratch", otherwise with its own; `folder` is the artefact's.
+
+    `config` names it as a `VLAConfig` does; `frames` is how many it looks at.
+
+    Raises `LattokError` where it cannot be had, or is not the one of `backbone_revision`.
+    """
+    if config.backbone == SCRATCH:
+        sizes = config.image_size, config.patch_size, config.width, config.depth, config.heads
+        return ScratchBackbone(ScratchSize(len(config.cameras), *sizes, frames))
+    from lattok.backbones.hf import HFBackbone
+
+    name = str(folder / MERGED) if folder is not None and config.backbone == MERGED else config.backbone
+    return HFBackbone.load(name, config.backbone_revision, dtype=config.backbone_dtype)

@@ -1,0 +1,339 @@
+"""Foreign checkpoints: read without running anything in them, renamed by an explicit map, complete or refused.
+
+A map names the foreign tensor for each of ours: `{"encoder.project.weight": "encoder.in_proj.weight"}`. Where that is
+not one to one, a `Join` says which foreign tensors become ours and how; several of ours may read the same one.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
+
+# a name that only this system's checkpoints hold, by importer; what comes first is looked for first
+SIGNS = {
+    "lapa-laq": r"to_patch_emb_first_frame\.\d",
+    "lary-laq": r"vq\.cnn_encoder\.0\.weight$",
+    "lawam-lam": r"encoder\.QFormer\.queries$",
+    "adaworld-lam": r"action_prompt$",
+    "villax-lam": r"encoder\.pe_spatial$",
+    "moto-lam": r"m_former\.embeddings\.",
+    "univla-lam": r"action_latent$",
+    "p2t-image-lam": r"action_latent$",
+    "p2t-action-vq": r"vq\.ema_w$",
+}
+PICKLED, SAFE = (".pt", ".pth", ".ckpt", ".bin"), ".safetensors"
+DAMAGED = "Copy the file again, or see whether it is a checkpoint at all."
+YAML_BYTES = 1 << 15  # which its reader takes half a second for at worst; published settings have a tenth of it
+CLAIMED = 4  # times the bytes of a file: what its tensors may take, several of which may be views of the same numbers
+
+
+class Join(NamedTuple):
+    """Foreign tensors that together make one of ours: `Join(("k", "v"), lambda k, v: torch.cat([k, v]))`.
+
+    With one key it reshapes or cuts out: `Join(("kv",), lambda kv: kv.chunk(2)[0])`.
+    """
+
+    keys: tuple[str, ...]
+    make: Callable[..., Tensor] = lambda tensor: tensor
+
+
+KeyMap = Mapping[str, "str | Join"]
+
+
+def translate(
+    foreign: Mapping[str, Tensor],
+    key_map: KeyMap,
+    ours: Mapping[str, Tensor],
+    where: str,
+    *,
+    unused: Collection[str] = (),
+    kept: Collection[str] = (),
+) -> dict[str, Tensor]:
+    """Return foreign tensors under the names and in the dtypes of `ours`, the tensors of the model to be filled.
+
+    `unused` are foreign names that are known and not needed; `kept` are names of ours that the file does not hold and
+    that keep their values. Everything else that does not fit, on either side, is one `LattokError` listing all
+    missing, unexpected and mis-shaped tensors of the file named by `where`.
+    """
+    sources = {name: source if isinstance(source, Join) else Join((source,)) for name, source in key_map.items()}
+    needed = dict.fromkeys(key for source in sources.values() for key in source.keys)
+    problems = [f"missing {key}" for key in needed if key not in foreign]
+    problems += [f"unexpected {key}" for key in foreign if key not in needed and key not in unused]
+    problems += [f"nothing for our {name}" for name in ours if name not in sources and name not in kept]
+    problems += [f"no {name} in our model" for name in sources if name not in ours]
+    result = {name: tensor for name, tensor in ours.items() if name in kept}
+    for name, source in sources.items():
+        if name in ours and all(key in foreign for key in source.keys):
+            result[name], problem = _fill(source, foreign, ours[name])
+            problems += [f"{' + '.join(source.keys)} {problem}"] if problem else []
+    if problems:
+        checks.fail(where, f"the {len(needed)} tensors of such a checkpoint", "; ".join(problems))
+    return {name: result[name] for name in ours}
+
+
+def axis_of(foreign: Mapping[str, Tensor], key: str, axis: int, published: int) -> int:
+    """Return the length of an axis of a foreign tensor; the published one where there is none, said later."""
+    shape = foreign[key].shape if key in foreign else ()
+    return shape[axis] if axis < len(shape) else published
+
+
+def numbered(foreign: Mapping[str, Tensor], pattern: str) -> int:
+    """Count the numbers that the first group of `pattern` finds in the names of foreign tensors."""
+    return len({match[1] for match in map(re.compile(pattern).match, foreign) if match})
+
+
+def _fill(source: Join, foreign: Mapping[str, Tensor], wanted: Tensor) -> tuple[Tensor, str]:
+    """Return what stands for `wanted`, and why it cannot, if it cannot."""
+    try:
+        made = source.make(*(foreign[key] for key in source.keys))
+    except (RuntimeError, ValueError, IndexError):  # the transform met shapes that it was not made for
+        shapes = " and ".join(str(list(foreign[key].shape)) for key in source.keys)
+        return wanted, f"has shape {shapes}, which cannot become {list(wanted.shape)}"
+    if made.shape != wanted.shape:
+        return wanted, f"has shape {list(made.shape)}, expected {list(wanted.shape)}"
+    if made.is_floating_point() != wanted.is_floating_point():
+        return wanted, f"is {made.dtype}, expected {wanted.dtype}"
+    made = made.to(wanted.dtype)
+    return made, "" if bool(torch.isfinite(made).all()) else "holds NaN or infinity"
+
+
+def check_kind(foreign: Mapping[str, Tensor], kind: str, where: str) -> None:
+    """Refuse a file that has the sign of another system before that of `kind`, and name that system."""
+    found = next((name for name, sign in SIGNS.items() if any(re.search(sign, key) for key in foreign)), kind)
+    if SIGNS[found] != SIGNS[kind]:
+        checks.fail(where, f"a checkpoint for {kind}", f"one for {found}", f"Run: lattok convert {found}.")
+
+
+def read_checkpoint(path: str | os.PathLike[str], entry: str | None = None) -> dict[str, Tensor]:
+    """Read tensors of a .pt, .pth, .ckpt, .bin or .safetensors file to the CPU; nested names are joined with ".".
+
+    Pickled files go through torch's restricted reader and must hold nothing but tensors, in dictionaries and lists.
+    With `entry` that is asked only of what they hold under this name: Lightning keeps the weights in "state_dict",
+    with settings and optimisers, whose classes are replaced by ones that do nothing. Raises `LattokError` that says
+    what else was found, and where.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        checks.fail("path", "a checkpoint file", f"{path}, which {'is a folder' if path.is_dir() else 'is not there'}")
+    if path.suffix == SAFE:
+        return _read_safetensors(path)  # which holds no views
+    if path.suffix not in PICKLED:
+        checks.fail("path", f"a file ending in {', '.join((*PICKLED, SAFE))}", path.name)
+    content = _read_pickled(path, inert=entry is not None)
+    if entry is not None:
+        if not isinstance(content, Mapping) or entry not in content:
+            checks.fail(str(path), f"a dictionary with the entry {entry}", _contents(content))
+        content = content[entry]
+    if not isinstance(content, Mapping):
+        checks.fail(str(path), "a dictionary of tensors", _contents(content))
+    return _within(_flatten(content, str(path)), path)
+
+
+def read_settings(path: str | os.PathLike[str], entry: str) -> dict[str, Any]:
+    """Read what a pickled checkpoint holds under `entry` besides its weights, say "hyper_parameters"; {} if nothing."""
+    path = Path(path).expanduser()
+    content = _read_pickled(path, inert=True) if path.suffix in PICKLED and path.is_file() else {}
+    found = content.get(entry) if isinstance(content, Mapping) else None
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def published_settings(given: Mapping[str, Any] | str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Return what authors say of a model besides its weights: a dictionary as it is, or that in a .json or .yaml file.
+
+    Raises `LattokError` about `config`, as arguments with settings are called; YAML with aliases is refused too.
+    """
+    if isinstance(given, Mapping):
+        return given
+    path = Path(given).expanduser()
+    if not path.is_file() or path.suffix not in (".json", ".yaml", ".yml"):
+        checks.fail("config", "a .json or .yaml file, or a dictionary", str(path))
+    if path.suffix == ".json":
+        return files.read_json(path)
+    import yaml  # huggingface_hub brings it
+
+    try:
+        with path.open("rb") as file:
+            written = file.read(YAML_BYTES + 1)
+        if len(written) > YAML_BYTES:
+            raise ValueError(f"more than {YAML_BYTES:,} bytes")
+        text = written.decode()
+        reader, depth = getattr(yaml, "CSafeLoader", yaml.SafeLoader), 0
+        for event in yaml.parse(text, reader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("aliases, with which a few lines can stand for any amount")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > files.JSON_DEPTH:  # the time to read it grows with its square
+                raise ValueError(files.TOO_DEEP)
+        found = yaml.load(text, reader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        checks.fail("config", f"a file of settings; {str(path)!r} could not be read", checks.first_line(error))
+    if not isinstance(found, Mapping):
+        checks.fail("config", f"settings with names in {str(path)!r}", type(found).__name__)
+    return found
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        checks.fail(str(path), "a whole safetensors file", f"one that cannot be read ({_line(error)})", DAMAGED)
+
+
+def _read_pickled(path: Path, inert: bool) -> Any:
+    _check_stored(path)
+    try:
+        with warnings.catch_warnings(), _stand_ins(path) if inert else nullcontext():
+            warnings.simplefilter("ignore")  # torch's, about odd contents; those are judged here
+            # mapped: settings can be read without reading the weights
+            return torch.load(str(path), map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except PermissionError as error:
+        checks.fail("path", "a file that can be read", f"{path} ({error.strerror})")
+    except Exception as error:  # damaged bytes fail anywhere in the reader, with any type
+        text = str(error)
+        code = re.search(r"GLOBAL (\S+)", text)
+        if code:
+            got = f"a pickled {code[1]}{_place(path, code[1])}, whose loading runs code"
+            raise LattokError(f"`{path}` holds {got}. Save the state dictionaries alone.") from None
+        if "TorchScript" in text:
+            checks.fail(str(path), "state dictionaries", "a TorchScript program", "Save its state_dict() instead.")
+        reason = "not what torch.save writes" if isinstance(error, pickle.UnpicklingError) else _line(error)
+        checks.fail(str(path), "a whole checkpoint", f"one that cannot be read ({reason})", DAMAGED)
+
+
+def _check_stored(path: Path) -> None:
+    """Refuse a compressed archive: mapped, its numbers would be others, and a few bytes can unpack to anything."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]
+    except Exception:  # not such an archive, or a damaged one: the reader says what is wrong
+        return
+    if packed:
+        checks.fail(str(path), "an archive as torch.save writes it", f"one with {packed[0]!r:.80} compressed", DAMAGED)
+
+
+def _within(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Refuse tensors that claim far more numbers than the file holds: sizes are believed from here on."""
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+    if sum(sizes.values()) > CLAIMED * path.stat().st_size:
+        name = max(sizes, key=sizes.__getitem__)
+        got = f"{name} of shape {list(tensors[name].shape)} in {path.stat().st_size:,} bytes"
+        checks.fail(str(path), "every number of its tensors", got)
+    return tensors
+
+
+class _Inert:
+    """Stands for everything but tensors that a pickle names: takes anything, does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+@contextmanager
+def _stand_ins(path: Path) -> Iterator[None]:
+    """Let torch's restricted reader find an `_Inert` under every name of the pickle that it does not know itself."""
+    before = list(torch.serialization.get_safe_globals())
+    try:
+        names = [name.rpartition(".") for name in _named(path)]
+        stand_ins: list[Any] = [type(leaf, (_Inert,), {"__module__": module}) for module, _, leaf in names]
+        torch.serialization.add_safe_globals(stand_ins)
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def _operations(path: Path) -> list[tuple[str, Any]]:
+    """Return name and argument of each step of the pickle in a file of torch.save; none of an older or damaged one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickled = next(archive.read(member) for member in archive.namelist() if member.endswith("/data.pkl"))
+        return [(operation.name, argument) for operation, argument, _ in pickletools.genops(pickled)]
+    except Exception:  # damaged bytes fail anywhere in these readers, with any type
+        return []
+
+
+def _named(path: Path) -> set[str]:
+    """Find the classes and functions that a pickle asks for."""
+    return {name for step, asked in _operations(path) if step == "GLOBAL" for name in _spellings(asked)}
+
+
+def _spellings(argument: Any) -> set[str]:
+    """Spell `module.name` as it is written, and as this Python calls it: torch.save writes names of Python 2."""
+    module, _, name = str(argument).partition(" ")
+    return {f"{module}.{name}", ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))}
+
+
+def _place(path: Path, name: str) -> str:
+    """Say under which key a pickle first asks for the class or function `name`, where that can be told."""
+    key, memo = "", {}  # the last text, and which of them numbers stand for
+    for operation, argument in _operations(path):
+        if operation == "GLOBAL" and {name, f"builtins.{name}"} & _spellings(argument):
+            return f" at {key}" if key else ""
+        if "UNICODE" in operation:
+            key = str(argument)
+        elif "PUT" in operation:
+            memo[argument] = key
+        elif "GET" in operation:
+            key = memo.get(argument, "")
+    return ""
+
+
+def _flatten(content: Mapping[str, Any], path: str) -> dict[str, Tensor]:
+    try:
+        pairs = list(_tensors(content, (), path))
+    except RecursionError:
+        checks.fail(path, "dictionaries of tensors", "a container that holds itself")
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        checks.fail(path, "every name once", f"{', '.join(twice)} more than once")
+    return dict(pairs)
+
+
+def _tensors(value: Any, place: tuple[str, ...], path: str) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and value of every tensor below `value`; anything else is an error that names its place."""
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
+        yield ".".join(place), value.detach()
+        return
+    if not isinstance(value, Mapping | list | tuple):
+        checks.fail(path, "tensors alone", f"{_contents(value)} at {'.'.join(place)}")
+    inside: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, item in inside:
+        yield from _tensors(item, (*place, str(key)), path)
+
+
+def _contents(value: Any) -> str:
+    """Return what a value is, in a few words."""
+    if isinstance(value, Mapping):
+        return f"a dictionary with {', '.join(map(str, value)) or 'nothing'}"
+    if isinstance(value, Tensor):
+        return f"a tensor ({str(value.layout).removeprefix('torch.')}, {value.device})"
+    return type(value).__name__ + (f" {value!r:.40}" if isinstance(value, str | int | float) else "")
+
+
+def _line(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [""])[0].split(". ")[0].removesuffix(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

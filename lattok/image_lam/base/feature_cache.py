@@ -1,0 +1,354 @@
+"""Frozen features of a dataset's frames, computed once and kept in files that runs and processes share.
+
+One .npy file per camera and episode, in a folder named by the features and the dataset: any change of weights,
+preprocessing or data gives other names. A file is whole or not there; what is not used any more is its owner's to
+remove.
+
+On a CPU a model learns from features in float32 what it learns from frames, to the last bit; GPUs choose other kernels
+for other batches, so that last bits may differ. In float16 features take half the room and are rounded by up to 0.05 %.
+All are computed in float32, also for training with precision=bf16, which without a cache computes them in bfloat16.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lattok.data import Progress, RobotDataset
+from lattok.data.content import dataset_fingerprint, facts_of
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.samples.frames import FrameReader, Reader
+from lattok.types import Episode
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+from lattok.utils.files import alone, whole_file
+from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
+
+BLOCK = 32  # frames that the network sees at a time
+PIECE = 16 * BLOCK  # of an episode at a time: a long one is never in memory as a whole
+AHEAD_FRAMES = 2048  # decoded and waiting for the network: 0.3 GB at 224 x 224
+WAIT_S = 0.2  # until another process may be done with an episode
+PixelsOf = Callable[["Take", int, int], np.ndarray]  # frames [first, last) of a take, uint8 [n, h, w, 3]
+
+
+class Take(NamedTuple):
+    """An episode as one camera saw it: what a file holds the features of."""
+
+    episode: int
+    camera: str
+
+
+class Kept(NamedTuple):
+    """Where the features of a take are kept, and what they must be."""
+
+    path: Path
+    shape: tuple[int, int, int]  # T, N, D
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Count the bytes of the numbers."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def lock(self) -> Path:
+        """Name the file that is there while a process writes this one."""
+        return self.path.with_suffix(".lock")
+
+    def whole(self) -> bool:
+        """Tell whether all features [T, N, D] are there."""
+        try:
+            values = np.lib.format.open_memmap(self.path, mode="r")
+        except (FileNotFoundError, ValueError, OverflowError):  # also of a file that is cut short or something else
+            return False
+        fits = (values.shape, values.dtype) == (self.shape, np.dtype(self.dtype))
+        return fits and values.offset + values.nbytes == self.path.stat().st_size
+
+    def read(self, rows: Iterable[tuple[int, np.ndarray]]) -> None:
+        """Read some rows, each into an array [N, D]. The file is open meanwhile only: of a large dataset there are more
+        than a process may hold open."""
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                for row, out in rows:
+                    file.seek(row * out.nbytes - self.size, os.SEEK_END)
+                    if file.readinto(out.data.cast("B")) != out.nbytes:
+                        raise OSError(errno.EIO, "it ends early")
+        except OSError as error:
+            hint = "Features that runs use must stay: continue with resume, which computes what is missing."
+            raise LattokError(f"cannot read features from {self.path} ({error.strerror}). {hint}") from None
+
+    def write(self, parts: Iterable[np.ndarray]) -> None:
+        """Keep features that come in runs of rows, only one of which need be in memory."""
+        with whole_file(self.path) as temporary, open(temporary, "wb") as file:
+            facts = {"descr": np.dtype(self.dtype).str, "fortran_order": False, "shape": self.shape}
+            np.lib.format.write_array_header_1_0(file, facts)
+            for part in parts:
+                file.write(np.ascontiguousarray(part, dtype=self.dtype).data)
+        if not self.whole():
+            raise RuntimeError(f"expected {self.shape} numbers in {self.path}, got {self.path.stat().st_size} bytes")
+
+
+class CachedFeatures:
+    """Features of all frames of some episodes, one after the other."""
+
+    def __init__(self, takes: Sequence[Sequence[Kept]]):
+        """Take where those of each camera are kept, for every episode."""
+        self._takes = takes
+        self._ends = np.cumsum([cameras[0].shape[0] for cameras in takes])
+
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        """Return the features [..., V*N, D] of rows [...] among all frames, as they are kept."""
+        flat = rows.reshape(-1)
+        episodes = np.searchsorted(self._ends, flat, side="right")
+        first = self._takes[0][0]
+        places, width = first.shape[1:]
+        out = np.empty((len(flat), len(self._takes[0]), places, width), dtype=first.dtype)
+        for episode in np.unique(episodes).tolist():
+            here = np.flatnonzero(episodes == episode)
+            inside = flat[here] - self._ends[episode] + self._takes[episode][0].shape[0]
+            for v, kept in enumerate(self._takes[episode]):
+                kept.read((row, out[i, v]) for row, i in zip(inside.tolist(), here.tolist(), strict=True))
+        return torch.from_numpy(out.reshape(*rows.shape, out.shape[1] * places, width))
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """A folder of features. Its size is that of all features ever kept there; delete what you need no more."""
+
+    folder: Path
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        checks.one_of("feature_cache_dtype", self.dtype, ("float32", "float16"))
+
+    def features(
+        self,
+        frozen: FrozenFeatures,
+        dataset: RobotDataset,
+        episodes: Sequence[Episode],
+        cameras: Sequence[str],
+        pixels: PixelsOf | None = None,
+        progress: Progress | None = None,
+    ) -> CachedFeatures:
+        """Return features of all frames of the episodes; missing ones are computed, on the device of `frozen`.
+
+        `pixels` hands over frames that are decoded already. Raises `OSError` where features cannot be kept.
+        """
+        places = self._places(frozen, dataset, episodes, cameras)
+        missing = {take: kept for take, kept in places.items() if not kept.whole()}
+        self._check_room(sum(kept.size for kept in missing.values()))
+        read = pixels or partial(_pixels, frozen, dataset)
+        left, total = (sum(kept.shape[0] for kept in each.values()) for each in (missing, places))
+        for take in _made(missing, frozen, read):
+            left -= missing[take].shape[0]
+            if progress is not None:
+                progress(total - left, total)
+        return _joined(places, episodes, cameras)
+
+    def reader(self, frozen: FrozenFeatures, frames: FrameReader) -> FeatureReader:
+        """Return what reads features instead of `frames`; missing ones are computed when they are needed.
+
+        Raises `OSError` where the disk has no room for all.
+        """
+        places = self._places(frozen, frames.dataset, frames.episodes, frames.cameras)
+        self._check_room(sum(kept.size for kept in places.values() if not kept.whole()))
+        return FeatureReader(frozen, frames, places)
+
+    def known(
+        self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
+    ) -> CachedFeatures | None:
+        """Return features where all are there already; otherwise None."""
+        places = self._places(frozen, dataset, episodes, cameras)
+        return _joined(places, episodes, cameras) if all(kept.whole() for kept in places.values()) else None
+
+    def _places(
+        self, frozen: FrozenFeatures, dataset: RobotDataset, episodes: Sequence[Episode], cameras: Sequence[str]
+    ) -> dict[Take, Kept]:
+        lengths = {Take(episode.index, camera): episode.length for episode in episodes for camera in cameras}
+        names = _names(lengths, dataset, features_key(frozen, self.dtype))
+        return {
+            take: Kept(self.folder / names[take], (length, frozen.count, frozen.dim), self.dtype)
+            for take, length in lengths.items()
+        }
+
+    def _check_room(self, size: int) -> None:
+        """Refuse a disk that is too small now, not when hours have passed."""
+        folder = self.folder.absolute()
+        free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+        if size > free:
+            half = "; feature_cache_dtype=float16 halves them" if self.dtype == "float32" else ""
+            what = f"{size / 1e9:.3g} GB of features do not fit into the {free / 1e9:.3g} GB that are free{half}"
+            raise OSError(errno.ENOSPC, what)
+
+
+def features_key(frozen: FrozenFeatures, dtype: str) -> str:
+    """Hash all that decides the features of a frame, to the last bit."""
+    facts = {
+        "name": frozen.name,
+        "revision": frozen.revision,
+        "weights": frozen.weights_hash(),
+        "image_size": frozen.image_size,
+        "interpolation": frozen.interpolation,
+        "scaling": [frozen.mean.tolist(), frozen.std.tolist()],
+        "dtype": dtype,
+        "computed": [frozen.mean.device.type, torch.__version__],
+    }
+    facts |= {"class_token": True} if frozen.class_token else {}
+    if frozen.network is None:  # pixels are cut in as many ways as there are models of pixels
+        facts["patches"] = [type(frozen).__name__, frozen.patch]
+    return _short(facts)
+
+
+def _names(takes: Iterable[Take], dataset: RobotDataset, key: str) -> dict[Take, str]:
+    """Name the places of features: by all that decides which frames an episode has."""
+    folder = f"{key}/{_short([dataset_fingerprint(dataset), dataset.kind, dataset.fps])}"
+    facts: dict[Path, str] = {}  # splits of a dataset count their episodes from 0, but read other files
+    names = {}
+    for take in takes:
+        files = dataset.files_of(take.episode)
+        for path in files:
+            if path not in facts:
+                facts[path] = facts_of(dataset, path)
+        camera = dataset.original_camera(take.camera)
+        names[take] = f"{folder}/{camera}/{take.episode:06d}-{_short([facts[path] for path in files])}.npy"
+    return names
+
+
+def _short(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _joined(takes: dict[Take, Kept], episodes: Sequence[Episode], cameras: Sequence[str]) -> CachedFeatures:
+    return CachedFeatures([[takes[Take(episode.index, camera)] for camera in cameras] for episode in episodes])
+
+
+class FeatureReader(Reader):
+    """Reads features as `FrameReader` reads frames: those of some rows, float [n, V*N, D]."""
+
+    what, kept = "Features", "kept in files"
+
+    def __init__(self, frozen: FrozenFeatures, frames: FrameReader, places: dict[Take, Kept]):
+        super().__init__(frames.dataset, frames.episodes, frames.cameras)
+        first = next(iter(places.values()))
+        self.shape, self.dtype = (len(self.cameras) * frozen.count, frozen.dim), np.dtype(first.dtype)
+        self._frozen, self._places = frozen, places
+        self._known = _joined(places, self.episodes, self.cameras)
+
+    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> tuple[np.ndarray, dict[int, LattokError]]:
+        """Read ascending `rows` [n], and compute those of episodes that are missing, whole ones."""
+        owner, errors = self.episode_of(rows), dict[int, LattokError]()
+        for episode in np.unique(owner).tolist():
+            try:
+                for camera in self.cameras:
+                    self._compute(Take(episode, camera), stopped)
+            except LattokError as error:
+                errors[episode] = error
+        values, sound = np.empty((len(rows), *self.shape), self.dtype), ~np.isin(owner, list(errors))
+        values[sound] = self._known(rows[sound]).numpy()
+        return values, errors
+
+    def _compute(self, take: Take, stopped: Stopped) -> None:
+        kept = self._places[take]
+
+        def read(*piece: Any) -> np.ndarray:
+            if stopped():
+                raise Abandoned
+            return _pixels(self._frozen, self.dataset, *piece)
+
+        while not kept.whole():
+            try:
+                _make(take, kept, self._frozen, read)
+            except _ComputedElsewhere:
+                if stopped():
+                    raise Abandoned from None
+                time.sleep(WAIT_S)
+
+
+class _ComputedElsewhere(Exception):
+    """Another process computes these very features."""
+
+
+def _busy() -> NoReturn:
+    raise _ComputedElsewhere
+
+
+def _pieces(take: Take, frames: int) -> list[tuple[Take, int, int]]:
+    return [(take, first, min(first + PIECE, frames)) for first in range(0, frames, PIECE)]
+
+
+def _make(
+    take: Take,
+    kept: Kept,
+    frozen: FrozenFeatures,
+    read: PixelsOf,
+    prepared: Iterable[np.ndarray | None] | None = None,
+) -> None:
+    """Keep the features of a take, of frames that are `prepared` in pieces; those that are None are read."""
+    with alone(kept.lock, _busy):
+        if not kept.whole():  # otherwise another process was faster
+            pieces = _pieces(take, kept.shape[0])
+            both = zip(pieces, [None] * len(pieces) if prepared is None else prepared, strict=True)
+            frames = (read(*piece) if frames is None else frames for piece, frames in both)
+            kept.write(_compute(frozen, part, kept.dtype) for part in frames)
+
+
+def _made(places: dict[Take, Kept], frozen: FrozenFeatures, read: PixelsOf) -> Iterator[Take]:
+    """Keep features of takes, and yield each when it is kept; those that another process is at come last."""
+    pieces = {take: _pieces(take, kept.shape[0]) for take, kept in places.items()}
+
+    def prepare(take: Take, first: int, last: int, stopped: Stopped) -> np.ndarray | None:
+        if stopped():
+            raise Abandoned
+        elsewhere = places[take].path.exists() or places[take].lock.exists()  # if not, or damaged: read in its turn
+        return None if elsewhere else read(take, first, last)
+
+    busy = []
+    jobs = (Request(piece, piece[2] - piece[1]) for take in places for piece in pieces[take])
+    with Ahead(prepare, jobs, AHEAD_FRAMES) as prepared:
+        for take in places:
+            frames = (prepared(*piece) for piece in pieces[take])
+            try:
+                _make(take, places[take], frozen, read, frames)
+                yield take
+            except _ComputedElsewhere:
+                busy.append(take)
+            for _ in frames:  # what was not needed is asked for all the same: the next take comes after it
+                pass
+    while busy:
+        take = busy.pop(0)
+        try:
+            _make(take, places[take], frozen, read)
+            yield take
+        except _ComputedElsewhere:  # a process that ends, however it does, gives up what it was at
+            busy.append(take)
+            time.sleep(WAIT_S)
+
+
+def _pixels(frozen: FrozenFeatures, dataset: RobotDataset, take: Take, first: int, last: int) -> np.ndarray:
+    rows, resize = np.arange(first, last), lambda block: frozen.resize(torch.from_numpy(block)).numpy()
+    return dataset.frames(take.episode, [take.camera], rows, resize)[:, 0]
+
+
+@torch.no_grad()
+def _compute(frozen: FrozenFeatures, frames: np.ndarray, dtype: str) -> np.ndarray:
+    """Compute features [n, N, D] of frames [n, h, w, 3]."""
+    parts = [frozen(block).float().cpu().numpy() for block in torch.from_numpy(np.asarray(frames)).split(BLOCK)]
+    features = np.concatenate(parts)
+    highest = float(np.abs(features).max())
+    if dtype == "float16" and highest > np.finfo(np.float16).max:
+        checks.fail("feature_cache_dtype", "float32 for features this large", f"{dtype}, with values up to {highest:g}")
+    return features.astype(dtype, copy=False)

@@ -1,0 +1,326 @@
+"""Frozen networks before the latent action model: artefacts name them with their revision, and hold but few (mae.py).
+
+Images: patch tokens after the final norm of a timm ViT, of V-JEPA 2 or of ViT-MAE, or normalised patch pixels. Texts,
+for language conditioning (stage 1): the last hidden states of a T5 encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from lattok.data.pixels import resize_pixels
+from lattok.hub.networks import from_pretrained
+from lattok.hub.weights import outlined
+from lattok.image_lam.base.deep_compression import DeepCompression, open_diffusers
+from lattok.image_lam.base.mae import HELD, HeldViT, OrderedMAE
+from lattok.utils import checks
+from lattok.utils.checks import LattokError
+
+PIXEL_PATCH = 16
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NAMES = '"pixels", "timm:MODEL", "hf:MODEL", "dc-ae:MODEL" or "held:SIZES"'
+MAX_TOKENS = 512  # T5's own limit; instructions have about ten
+
+
+class FrozenFeatures(nn.Module):
+    """uint8 frames [n, H, W, 3] to patch features [n, N, D] of one fixed, frozen network.
+
+    `name` is "pixels"; "timm:MODEL", where MODEL is any vision transformer that `timm.create_model` takes, also as
+    "hf-hub:org/name" or "local-dir:/folder" (DINOv2 and 3, SigLIP 2 ...); "hf:MODEL", a V-JEPA 2 or ViT-MAE of
+    transformers; "dc-ae:MODEL", a deep-compression autoencoder of diffusers; or "held:WIDTHxDEPTHxHEADSxHIDDENxPATCH",
+    a ViT-MAE whose weights the artefact itself holds, random until a checkpoint fills them. Weights load with
+    `load()`, never in the constructor: until then a network takes no memory. With `class_token` the first of the N
+    tokens is that of the network. `patch` is the side of the patches of "pixels".
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_size: int,
+        mean: Sequence[float] = IMAGENET[0],
+        std: Sequence[float] = IMAGENET[1],
+        interpolation: str = "bicubic",
+        revision: str | None = None,
+        class_token: bool = False,
+        patch: int = PIXEL_PATCH,
+    ):
+        super().__init__()
+        self.name, self.image_size, self.revision, self.class_token = name, image_size, revision, class_token
+        self.interpolation = interpolation
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+        checks.counts(image_size=image_size)
+        if name == "pixels":
+            self.network, self.patch, self.loaded = None, patch, True
+            self.dim = 3 * patch**2
+        else:
+            self.network, self.loaded = _outline(name, image_size, revision), self.held
+            self.patch = _patch_size(name, self.network)
+            self.dim = int(self.network.num_features)
+        if image_size % self.patch:
+            checks.fail("image_size", f"a multiple of the patch size {self.patch}", image_size)
+        if class_token and (self.network is None or not self.network.num_prefix_tokens):
+            checks.fail("class_token", f"False with features={name}, which have none", class_token)
+        self.side = image_size // self.patch  # in patches
+        self.count = self.side**2 + class_token
+        self.requires_grad_(False)
+
+    @property
+    def held(self) -> bool:
+        """Tell whether the artefact holds the network's weights."""
+        return self.name.startswith(HELD)
+
+    def load(self, pretrained: bool = True) -> FrozenFeatures:
+        """Load the pretrained weights (from the Hub or a folder), or random ones; does nothing for pixels."""
+        if not self.loaded and self.network is not None:
+            found = _network(self.name, self.image_size, self.revision, pretrained)
+            self.network, self.loaded = found.requires_grad_(False).to(self.mean.device), True
+        return self
+
+    def weights_hash(self) -> str | None:
+        """Return the SHA-256 of the network's weights, which no artefact holds; None for pixels."""
+        if self.network is None:
+            return None
+        weights = hashlib.sha256()
+        for tensor in self.network.state_dict().values():
+            weights.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return weights.hexdigest()
+
+    def train(self, mode: bool = True) -> FrozenFeatures:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """Resize uint8 [..., H, W, 3] to uint8 [..., s, s, 3]; frames of the right size are returned as they are."""
+        return resize_pixels(frames, self.image_size, self.interpolation)
+
+    @torch.no_grad()
+    def forward(self, frames: Tensor) -> Tensor:
+        """Turn uint8 [n, H, W, 3] into [n, N, D]."""
+        checks.rank("frames", frames, "n H W 3")
+        return self.of_pixels((self.resize(frames).to(self.mean) / 255 - self.mean) / self.std)
+
+    def of_pixels(self, pixels: Tensor) -> Tensor:
+        """Turn normalised pixels [n, s, s, 3] into [n, N, D]."""
+        if self.network is None:
+            return rearrange(pixels, "n (y p) (x q) c -> n (y x) (p q c)", p=self.patch, q=self.patch)
+        if not self.loaded:
+            raise RuntimeError(f"features {self.name!r} have no weights yet: call .load() first")
+        tokens = self.network.forward_features(rearrange(pixels, "n h w c -> n c h w"))
+        prefix = self.network.num_prefix_tokens
+        return torch.cat([tokens[:, : int(self.class_token)], tokens[:, prefix:]], 1) if prefix else tokens
+
+    @property
+    def decodes(self) -> bool:
+        """Tell whether `pixels_of` can be asked."""
+        return self.network is None or isinstance(self.network, DeepCompression)
+
+    def pixels_of(self, patches: Tensor) -> Tensor:
+        """Turn patches [n, N, D] of features "pixels" or "dc-ae" back into normalised pixels [n, s, s, 3]."""
+        if isinstance(self.network, DeepCompression):
+            return self.network.pixels_of(patches, self.side)
+        size = {"y": self.side, "p": self.patch, "q": self.patch}
+        return rearrange(patches, "n (y x) (p q c) -> n (y p) (x q) c", **size)
+
+
+def known_scaling(name: str, image_size: int, revision: str | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation of the pixels (0 to 1) that a network was trained with; else ImageNet's."""
+    if name.startswith("dc-ae:"):
+        return (0.5,) * 3, (0.5,) * 3
+    if not name.startswith("timm:"):
+        return IMAGENET
+    facts = _outline(name, image_size, revision).pretrained_cfg
+    return tuple(facts["mean"]), tuple(facts["std"])
+
+
+class StillVideo(nn.Module):
+    """A video encoder for single frames: each is shown for the few steps that the encoder joins into one token."""
+
+    num_prefix_tokens = 0
+
+    def __init__(self, encoder: nn.Module, config: Any):
+        super().__init__()
+        self.encoder, self.steps = encoder, int(config.tubelet_size)
+        self.patch_size, self.num_features = config.patch_size, config.hidden_size
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Turn [n, 3, H, W] into [n, N, D]."""
+        return self.encoder(pixels[:, None].expand(-1, self.steps, -1, -1, -1)).last_hidden_state
+
+
+class TextEncoder(nn.Module):
+    """Texts to vectors of one fixed, frozen encoder: `TextEncoder("t5:google-t5/t5-base").load().encode(["lift it"])`.
+
+    `name` is "t5:MODEL", where MODEL is a Hub id or a folder. Nothing is read before `load()`.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        if not name.startswith("t5:") or name == "t5:":
+            checks.fail("language", '"t5:MODEL", where MODEL is a Hub id or a folder', repr(name))
+        self.name = name
+        self.network: Any = None
+        self.tokenizer: Any = None
+
+    @property
+    def dim(self) -> int:
+        """Return the width of the vectors; known after `load()`."""
+        return int(self._loaded().config.d_model)
+
+    def load(self) -> TextEncoder:
+        """Load tokenizer and weights, from the Hub or a folder; a second call does nothing."""
+        if self.network is None:
+            network, self.tokenizer = _text_encoder(self.name.removeprefix("t5:"))
+            self.network = network.float().eval().requires_grad_(False)
+        return self
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Turn B texts into vectors [B, S, D] float32 and mask [B, S] bool, S of the longest; padding is zero."""
+        network = self._loaded()
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
+            checks.fail("texts", "a list of at least one text", repr(texts))
+        ids = [self.tokenizer(text, truncation=True, max_length=MAX_TOKENS)["input_ids"] for text in texts]
+        mask = pad_sequence([torch.ones(len(row), dtype=torch.bool) for row in ids], True).to(network.device)
+        padded = pad_sequence([torch.tensor(row, dtype=torch.long) for row in ids], True).to(network.device)
+        vectors = network(input_ids=padded, attention_mask=mask.long()).last_hidden_state
+        return vectors * mask[..., None], mask
+
+    def _loaded(self) -> Any:
+        if self.network is None:
+            raise RuntimeError(f"text encoder {self.name!r} has no weights yet: call .load() first")
+        return self.network
+
+
+def _outline(name: str, image_size: int, revision: str | None) -> Any:
+    """Build the same without memory, for its sizes; one that the artefact holds as it is."""
+
+    def build() -> Any:
+        return _network(name, image_size, revision, pretrained=False)
+
+    return build() if name.startswith(HELD) else outlined(build, f"features {name}")
+
+
+def _network(name: str, image_size: int, revision: str | None, pretrained: bool) -> Any:
+    """Build the network behind a name, in evaluation mode: `forward_features`, `num_prefix_tokens`, `num_features`."""
+    source, _, model = name.partition(":")
+    if source == "timm" and model:
+        return _timm(name, model, image_size, revision, pretrained).eval()
+    if source == "hf" and model:
+        return _transformers(name, model, image_size, revision, pretrained).eval()
+    if source == "dc-ae" and model:
+        network = open_diffusers("features", "AutoencoderDC", _place(model), "vae", revision, pretrained)
+        return DeepCompression(network).eval()
+    if name.startswith(HELD):
+        return HeldViT(name, image_size).eval()
+    return checks.fail("features", NAMES, repr(name))
+
+
+def _timm(name: str, model: str, image_size: int, revision: str | None, pretrained: bool) -> Any:
+    import timm
+
+    if revision and model.startswith("hf-hub:"):
+        model = f"{model}@{revision}"
+    elif revision:
+        raise LattokError(f'`features_revision` {revision!r} is for "timm:hf-hub:org/name" and "hf:org/name".')
+    expected = f"a timm vision transformer; {name!r} "
+    with _one_line("features", expected + "could not be built"):
+        try:
+            network = timm.create_model(
+                model, pretrained=pretrained, num_classes=0, img_size=image_size, dynamic_img_size=False
+            )
+        except TypeError as error:  # the network has no image size: a convolutional one, say
+            checks.fail("features", expected + "is none", checks.first_line(error))
+    if not (hasattr(network, "num_prefix_tokens") and hasattr(network, "patch_embed")):
+        checks.fail("features", expected + "is none", type(network).__name__)
+    return network
+
+
+def _transformers(
+    name: str, model: str, image_size: int, revision: str | None, pretrained: bool
+) -> StillVideo | OrderedMAE:
+    try:
+        from transformers import AutoConfig, ViTMAEModel, VJEPA2Model
+    except ImportError:
+        checks.fail("features", f"the package transformers for {name!r}", "none", "pip install 'lattok[vla]'")
+    where, expected = _place(model), "a V-JEPA 2 or ViT-MAE model"
+    with _one_line("features", f"{expected}; {name!r} could not be built"):
+        config = from_pretrained("features", AutoConfig, where, revision=revision)
+        kinds: dict[str, Any] = {"vjepa2": VJEPA2Model, "vit_mae": ViTMAEModel}
+        if config.model_type not in kinds:
+            hint = "For image transformers use timm:MODEL."
+            checks.fail("features", f"{expected} as {name!r}", f"a model of type {config.model_type}", hint)
+        kind, video = kinds[config.model_type], config.model_type == "vjepa2"
+        setattr(config, "crop_size" if video else "image_size", image_size)  # positions are computed from it
+        if pretrained:
+            options = {"revision": revision, "config": config, "output_loading_info": True}
+            found, report = from_pretrained("features", kind, where, **options)
+            _check_whole("features", f"{expected}; {name!r}", report, needed="encoder." if video else "")
+        else:
+            found = kind(config)
+    return StillVideo(found.encoder, config) if video else OrderedMAE(found)
+
+
+def _text_encoder(model: str) -> tuple[nn.Module, Any]:
+    """Read encoder and tokenizer of a Hub id or a folder."""
+    try:
+        from transformers import AutoTokenizer, T5EncoderModel
+    except ImportError:
+        hint = "Or give text vectors yourself: language=precomputed."
+        checks.fail("language", "the package transformers (pip install 'lattok[vla]')", "none", hint)
+    if model.startswith((".", "/", "~")) and not (Path(model).expanduser() / "config.json").is_file():
+        checks.fail("language", "a folder with config.json, or a Hub id like google-t5/t5-base", model)
+    where, kind = _place(model), cast(Any, T5EncoderModel)
+    with _one_line("language", f"a T5 encoder; {model!r} could not be read"):
+        tokenizer = from_pretrained("language", AutoTokenizer, where)
+        network, report = from_pretrained("language", kind, where, output_loading_info=True)
+    _check_whole("language", f"a T5 encoder; {model!r}", report)
+    return network, tokenizer
+
+
+def _place(model: str) -> str:
+    return str(Path(model).expanduser()) if model.startswith("~") else model
+
+
+@contextmanager
+def _one_line(argument: str, expected: str) -> Iterator[None]:
+    """Turn errors of timm, transformers and huggingface_hub, which raise many kinds, into one line."""
+    try:
+        yield
+    except LattokError:
+        raise
+    except Exception as error:
+        said = checks.first_line(error).rstrip(".")
+        offline = any(word in said.lower() for word in ("connection", "offline", "internet"))
+        hint = "Without network: pixels, or features that are in the cache." * (offline and argument == "features")
+        checks.fail(argument, expected, said, hint)
+
+
+def _check_whole(argument: str, what: str, report: Any, needed: str = "") -> None:
+    """Refuse a network without all of its `needed` weights: transformers fills these with random numbers."""
+    missing = [str(key) for kind in ("missing_keys", "mismatched_keys") for key in report[kind]]
+    if any(needed in key for key in missing):
+        checks.fail(argument, f"{what} lacks weights", ", ".join(missing))
+
+
+def _patch_size(name: str, network: Any) -> int:
+    size = network.patch_embed.patch_size if name.startswith("timm:") else network.patch_size
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        checks.fail("features", f"square patches; {name!r} has others", f"{height} x {width}")
+    return int(height)

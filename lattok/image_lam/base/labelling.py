@@ -1,0 +1,222 @@
+"""Labels of a video: every frame is computed once, and a window of `stride` frames is all that is held.
+
+    frames   what a frame contributes to its pairs, whichever role it plays: in the space-time encoder the embedding
+             and the first block's attention in the frame, in the fused encoder its features, in that of a sequence
+             their projection
+    pairs    the rest, for query tokens of the later frame; in the last block only these go on
+
+Encoders are there in a form of their own, equal to the trained one up to rounding: a family's stands in its room.
+
+Frames are taken in blocks that begin at frame 0 of the episode and end with it, so that a label depends on neither the
+pieces the video came in nor other episodes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lattok.nn.blocks import Attention
+from lattok.utils import checks
+
+MOST = 32  # frames, and pairs, at a time
+IN_CACHE = 2**20  # numbers per layer that CPUs are given at a time; larger blocks are a tenth slower
+SCORES_IN_CACHE = 2**23  # scores of attention at a time
+
+Video = np.ndarray | Tensor | Iterable[np.ndarray | Tensor]
+
+
+class Affine:
+    """x W^T + b in the precision of `dtype`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype = torch.float32):
+        self.weight = weight.detach().to(dtype)
+        self.bias = None if bias is None else bias.detach().to(dtype)
+
+    @classmethod
+    def of(cls, linear: nn.Linear, dtype: torch.dtype, scale: Tensor | None = None) -> Affine:
+        """Take over `linear`, its outputs times `scale`."""
+        if scale is None:
+            return cls(linear.weight, linear.bias, dtype)
+        return cls(linear.weight * scale[:, None], None if linear.bias is None else linear.bias * scale, dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+
+    def split(self, *parts: int) -> list[Affine]:
+        """Return the maps to so many outputs each."""
+        biases = [None] * len(parts) if self.bias is None else self.bias.split(parts)
+        return [Affine(w, b, w.dtype) for w, b in zip(self.weight.split(parts), biases, strict=True)]
+
+
+class Layer:
+    """A pre-norm layer over [n, tokens, width]; adds to its input in place. The last of its norms is before the MLP."""
+
+    def __init__(self, norms: Sequence[Any], qkv: Affine, mix: Affine, widen: Affine, narrow: Affine, heads: int):
+        self.norms, self.qkv, self.mix, self.widen, self.narrow, self.heads = norms, qkv, mix, widen, narrow, heads
+
+    @staticmethod
+    def parts(norms: Sequence[Any], attention: Attention, ff: nn.Sequential, dtype: torch.dtype) -> tuple[Any, ...]:
+        """Return what a layer is made of, from the parts of a block of ours."""
+        widen, narrow = (Affine.of(part, dtype) for part in ff if isinstance(part, nn.Linear))
+        return norms, Affine.of(attention.qkv, dtype), Affine.of(attention.out, dtype), widen, narrow, attention.heads
+
+    def __call__(self, x: Tensor, used: int | None = None) -> Tensor:
+        """Compute the layer, with `used` only for the first tokens, which look at all."""
+        return self.feed_forward(self.space(x, used))
+
+    def space(self, x: Tensor, used: int | None) -> Tensor:
+        """Add attention among the tokens, with `used` only to the first of them."""
+        mixed = attend(self.norms[0](x), self.qkv, self.heads, used)
+        return x[:, :used].add_(self.mix(mixed))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """Add the MLP to [..., width]."""
+        return x.add_(self.narrow(F.gelu(self.widen(self.norms[-1](x)))))
+
+
+def attend(x: Tensor, qkv: Affine, heads: int, used: int | None = None) -> Tensor:
+    """Mix values for the first `used` tokens of [n, tokens, width], or for all."""
+    if used is None:
+        q, k, v = rearrange(qkv(x), "n t (three h d) -> three n h t d", three=3, h=heads)
+    else:
+        width = x.shape[-1]
+        ask, look = qkv.split(width, 2 * width)
+        q = rearrange(ask(x[:, :used]), "n t (h d) -> n h t d", h=heads)
+        k, v = rearrange(look(x), "n t (two h d) -> two n h t d", two=2, h=heads)
+    cached = q.is_cpu and q.dtype == torch.bfloat16
+    mixed = _mix_in_cache(q, k, v) if cached else F.scaled_dot_product_attention(q, k, v)
+    return rearrange(mixed, "n h t d -> n t (h d)")
+
+
+def _mix_in_cache(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend over [n, heads, tokens, d] in plain products, which in bfloat16 on a CPU take 0.6 of the fused time.
+
+    A few frames at a time, so that the scores stay in the cache.
+    """
+    few = max(1, SCORES_IN_CACHE // (q.shape[1] * q.shape[2] * k.shape[2]))
+    parts = zip((q * q.shape[-1] ** -0.5).split(few), k.split(few), v.split(few), strict=True)
+    return torch.cat([(q @ k.transpose(-1, -2)).softmax(-1) @ v for q, k, v in parts])
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, where the device has that."""
+    return tensor.float() if tensor.device.type == "mps" else tensor.double()
+
+
+class PairEncoder(ABC):
+    """An encoder for labels, bound to the weights as they are now, on their device."""
+
+    queries: Tensor  # [queries, width]
+    places: Tensor  # [places, width], of the patches
+    layers: Sequence[Any]
+
+    @abstractmethod
+    def frames(self, features: Tensor) -> Tensor:
+        """Turn features [n, N, D] of single frames into what their pairs need, [n, ...]."""
+
+    @abstractmethod
+    def pairs(self, now: Tensor, later: Tensor) -> Tensor:
+        """Turn outputs of `frames` for both frames of n pairs into query tokens [n, queries, width]."""
+
+    def used(self, place: int) -> int | None:
+        """Return how many tokens go on from a layer, the first ones; None for all."""
+        return len(self.queries) if place == len(self.layers) - 1 else None
+
+
+class FlatPairEncoder(PairEncoder):
+    """An encoder of pre-norm layers over one row of tokens, the queries first."""
+
+    def __init__(self, encoder: Any, dtype: torch.dtype = torch.float32):
+        self.project, self.norm = Affine.of(encoder.project, dtype), encoder.norm
+        self.queries, self.places = encoder.queries.detach(), encoder.places.detach()
+        blocks: Any = encoder.blocks
+        self.layers = [Layer(*Layer.parts((b.norm1, b.norm2), b.attention, b.ff, dtype)) for b in blocks]
+
+    @abstractmethod
+    def tokens(self, now: Tensor, later: Tensor) -> Tensor:
+        """Return what goes into the first layer, [n, tokens, width]."""
+
+    def pairs(self, now: Tensor, later: Tensor) -> Tensor:
+        x = self.tokens(now, later)
+        for place, layer in enumerate(self.layers):
+            x = layer(x, self.used(place))
+        return self.norm(x[:, : len(self.queries)])
+
+
+class VideoEncoder(NamedTuple):
+    """Query tokens of frames, float32, in two steps: the first is shared by the pairs that a frame belongs to."""
+
+    frames: Callable[[Tensor], Tensor]  # uint8 [n, V, H, W, 3] to what their pairs need, [n, ...]
+    pairs: Callable[..., Tensor]  # that of both frames of n pairs (of all of n clips) to tokens [n, queries, width]
+
+
+def torch_encoder(features: Callable[[Tensor], Tensor], encoder: PairEncoder) -> VideoEncoder:
+    """Put frozen features, frames [n, V, H, W, 3] to [n, V * N, D], before an encoder of pairs."""
+    return VideoEncoder(lambda frames: encoder.frames(features(frames)), encoder.pairs)
+
+
+def block_size(numbers: int, device: torch.device) -> int:
+    """Return how many frames, and pairs, to take at a time where a layer holds so many `numbers` per frame.
+
+    It depends on the model and the kind of its device, never on the video.
+    """
+    return MOST if device.type != "cpu" else max(1, min(MOST, IN_CACHE // numbers))
+
+
+def query_tokens(
+    encoder: VideoEncoder, video: Video, cameras: Sequence[str], gaps: Sequence[int], size: int
+) -> Iterator[Tensor]:
+    """Yield tokens [n, queries, width] of the frames min(t + gap, T - 1) of a video, n values of t up to `size`.
+
+    `gaps` ascend from 0; those of a pair are (0, stride).
+    """
+    held: dict[int, Tensor] = {}
+    count, labelled, stride = 0, 0, gaps[-1]
+
+    def take(end: int, last: int) -> Tensor:
+        moments = [torch.stack([held[min(t + gap, last)] for t in range(labelled, end)]) for gap in gaps]
+        for t in range(labelled, min(end, last)):
+            del held[t]
+        return encoder.pairs(*moments)
+
+    for block in _blocks(video, cameras, size):
+        held.update(enumerate(encoder.frames(block), count))
+        count += len(block)
+        while count >= labelled + size + stride:
+            yield take(labelled + size, count)
+            labelled += size
+    while labelled < count:
+        end = min(labelled + size, count)
+        yield take(end, count - 1)
+        labelled = end
+
+
+def _blocks(video: Video, cameras: Sequence[str], size: int) -> Iterator[Tensor]:
+    """Yield frames [n, V, H, W, 3], `size` at a time, in the end fewer."""
+    waiting: list[np.ndarray] = []
+    for frames in [video] if isinstance(video, np.ndarray | Tensor) else video:
+        piece = frames.numpy(force=True) if isinstance(frames, Tensor) else frames
+        piece = piece[:, None] if piece.ndim == 4 and len(cameras) == 1 else piece
+        checks.rank("frames", piece, "T V H W 3")
+        checks.size("frames", f"cameras ({', '.join(cameras)})", piece.shape[1], len(cameras))
+        while len(piece):
+            missing = size - sum(map(len, waiting))
+            waiting.append(piece[:missing])
+            piece = piece[missing:]
+            if sum(map(len, waiting)) == size:
+                yield _together(waiting)
+                waiting = []
+    if waiting:
+        yield _together(waiting)
+
+
+def _together(pieces: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(pieces))  # a copy: what was decoded may be read-only

@@ -1,0 +1,135 @@
+"""What every latent action model of frame pairs shares: frames in, features once per frame, a video labelled in blocks.
+
+A model says what its `features` are, how features of a pair become tokens, and what stands for those: codes or latents.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from lattok.hub import HubModel
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
+from lattok.types import LatentActions, VideoLabeller, join
+from lattok.utils import checks
+from lattok.utils.arrays import Values, as_tensor, like
+from lattok.utils.checks import LattokError
+
+
+class PairModel(HubModel, VideoLabeller, ABC):
+    """A model of frame pairs. Its `config` has `stride`, and sizes of its codes as `ImageLAMConfig` names them."""
+
+    label_source = "video"
+    features: FrozenFeatures
+    env: Any  # the environment stream, None where there is none
+
+    @abstractmethod
+    def encode_features(self, features: Values) -> LatentActions:
+        """Turn features [B, 2, V*N, D] into `LatentActions`."""
+
+    @abstractmethod
+    def from_tokens(self, tokens: Tensor) -> LatentActions:
+        """Turn what the encoder makes of pairs, [B, queries, width], into `LatentActions`."""
+
+    @abstractmethod
+    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+        """Predict features of the later frame [B, N, D] from current ones [B, N, D] and quantized latent actions."""
+
+    @abstractmethod
+    def video_encoder(self) -> VideoEncoder:
+        """Return the encoder that labels videos, bound to the weights as they are now."""
+
+    @property
+    @abstractmethod
+    def numbers_per_frame(self) -> int:
+        """How many numbers a layer holds of a frame."""
+
+    @abstractmethod
+    def fresh(self) -> Self:
+        """Make a model of the same configuration with random weights; frozen features are shared."""
+
+    def check_reads_video_alone(self) -> None:
+        """Refuse a model that needs more than a video."""
+
+    def usage(self) -> list[str]:
+        try:
+            self.check_reads_video_alone()
+        except LattokError:
+            return []
+        return [
+            "",
+            "import numpy as np",
+            "",
+            f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]",
+            "labels = model.label_video(video, model.stride_frames(fps=10))  # .codes int64 [T, P]",
+        ]
+
+    def after_load(self) -> None:
+        """Fetch the named features' weights."""
+        self.features.load()
+
+    def stride_frames(self, fps: float) -> int:
+        return checks.stride_in_frames(self.config.stride, fps)
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        return self.features.resize(torch.from_numpy(frames)).numpy()
+
+    def encode(self, frames: Values) -> LatentActions:
+        """Turn frame pairs uint8 [B, 2, V, H, W, 3] into `LatentActions`; V may be left out when there is one camera.
+
+        Arrays in, arrays out. For all pairs of a video see `label_video`.
+        """
+        return like(frames, self.encode_features(self.frame_features(self.checked_pairs(frames))))
+
+    @torch.no_grad()
+    def label_video(self, frames: Video, stride: int, encoder: VideoEncoder | None = None) -> LatentActions:
+        """Turn video uint8 [T, V, H, W, 3] into T latent actions of the pairs (t, min(t + stride, T - 1)), in float32.
+
+        V may be left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order,
+        from any iterable: only `stride` frames are held. Every frame is computed once, in blocks from frame 0, so that
+        labels do not depend on the pieces. `lattok.for_inference` has faster encoders of an `ImageLAM`.
+        """
+        checks.gap(stride)
+        self.check_reads_video_alone()
+        size = block_size(self.numbers_per_frame, self.features.mean.device)
+        with self._inference():
+            encoder = encoder or self.video_encoder()
+            found = query_tokens(encoder, frames, self.cameras, (0, stride), size)
+            parts = [self.from_tokens(part) for part in found]
+        if not parts:
+            checks.fail("frames", "at least one frame", "none")
+        return like(frames, join(parts))
+
+    def checked_pairs(self, frames: Values) -> Tensor:
+        """Return frame pairs of this model's cameras as [B, 2, V, H, W, 3]; V may be left out when there is one."""
+        frames = as_tensor("frames", frames)
+        if frames.ndim == 5 and len(self.cameras) == 1:
+            frames = frames[:, :, None]
+        checks.rank("frames", frames, "B 2 V H W 3")
+        checks.size("frames", "frames per sample", frames.shape[1], 2)
+        checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[2], len(self.cameras))
+        return frames
+
+    @torch.no_grad()
+    def frame_features(self, frames: Tensor) -> Tensor:
+        """Turn uint8 [..., V, H, W, 3] into features [..., V*N, D]."""
+        return self._seen_by(self.features, frames)
+
+    def _seen_by(self, network: FrozenFeatures, frames: Tensor) -> Tensor:
+        checks.size("frames", f"cameras ({', '.join(self.cameras)})", frames.shape[-4], len(self.cameras))
+        lead = frames.shape[:-4]
+        frames = network.resize(frames).to(network.mean.device)
+        patches = network(frames.reshape(-1, *frames.shape[-3:]))
+        return patches.reshape(*lead, len(self.cameras) * network.count, network.dim)
+
+    def describe(self) -> dict[str, Any]:
+        """Add the hash of the frozen features' weights, which the artefact does not hold."""
+        described = super().describe() | {"backend": "torch", "precision": "float32"}
+        weights = self.features.weights_hash()
+        return described if weights is None else described | {"features_sha256": weights}

@@ -1,0 +1,173 @@
+"""Architecture of `ClipLAM`; saved as config.json. Defaults are the paper's, or stand in `docs/decisions.md`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from lattok.backbones import DTYPES, SCRATCH, TRAIN, LoraSpec
+from lattok.data.pixels import INTERPOLATIONS, MOST_CAMERAS, MOST_PIXELS, check_scaling
+from lattok.hub import ADDED
+from lattok.image_lam.base.features import IMAGENET
+from lattok.nn.flow import MOST_FLOW_STEPS
+from lattok.nn.normalize import MOST_NUMBERS, NormalizedActions, check_mixture
+from lattok.utils import checks
+
+PROMPT = (  # section 6.2; the queries of scene and motion follow it, in this order
+    'Given the instruction "{task}" and the video frames, reason about what happens within this time span. Explain how '
+    "the overall scene changes, and identify the temporal dependencies between consecutive frames. Highlight the "
+    "actions, interactions, and transitions that drive the scene's evolution. Answer: Scene evolution description and "
+    "action dynamics description:"
+)
+MOST_FRAMES = 256
+MOST_TOKENS = 4096
+NORMS = ("layer", "none")
+OUTPUTS = ("change", "frame", "velocity")
+
+
+@dataclass(frozen=True)
+class ClipLAMConfig(NormalizedActions):
+    """Encoder, latents and decoder of a model of clips. The first fields come from the dataset."""
+
+    target: ClassVar[str] = "features"  # what is predicted
+
+    from_data: ClassVar[frozenset[str]] = frozenset(
+        {"cameras", "action_dim", "action_names", "absent", "mean", "std", "sana", "normalizers"}
+    )
+
+    cameras: tuple[str, ...]
+    action_dim: int
+    action_names: tuple[str, ...] = ()
+    absent: tuple[int, ...] = ()  # action dimensions that the robots of all its datasets lack
+    mean: tuple[float, ...] = IMAGENET[0]  # of pixels between 0 and 1, taken away before the target's network
+    std: tuple[float, ...] = IMAGENET[1]
+    frames: int = 16  # k, of a clip, evenly spaced
+    stride: str = "15"  # from the first frame to the last: frames ("15") or a time ("0.5s")
+    horizon: int = 15  # actions from the first frame on that are decoded
+    scene_tokens: int = 64  # latents of what changes around the robot; 0: the frame is decoded from motion too
+    motion_tokens: int = 64  # latents of what the robot does
+    latent_dim: int = 128  # d
+    latent_norm: str = "layer"  # of each latent, without parameters; or "none"
+    image_size: int = 224  # side of the frames in pixels
+    interpolation: str = "bicubic"  # of what is resized, or "bilinear"
+    prompt: str = PROMPT  # {task}: the instruction
+    backbone: str = "OpenGVLab/InternVL3_5-2B-HF"  # that encodes: a Hub id, a folder, or "scratch"
+    backbone_revision: str | None = None  # commit, or the fingerprint of a folder
+    backbone_dtype: str = "float32"  # of the base model's frozen weights, or "bfloat16"; what is trained is float32
+    train_backbone: str = "lora"  # or "full", "all_but_vision", "frozen"; a scratch backbone takes "full" only
+    lora_rank: int = 64  # of the adapters in the backbone
+    lora_alpha: float = 16.0  # what the adapters add is scaled by alpha / rank
+    lora_dropout: float = 0.0  # of the adapters' input, while they learn
+    lora_vision: bool = False  # the paper's vision encoder is frozen
+    # the projector from the image tower to the words, of "lora": trained whole, not by adapters
+    lora_projector: bool = field(default=False, metadata=ADDED)
+    gradient_checkpointing: bool = False  # less memory for more time
+    width: int = 128  # of the scratch backbone
+    depth: int = 4  # layers of the scratch backbone
+    heads: int = 4  # its attention heads
+    patch_size: int = 16  # side of its patches in pixels
+    features: str = "pixels"  # frozen latent space of the predicted frame: "pixels", "timm:MODEL" or "hf:MODEL"
+    features_revision: str | None = None  # of features from the Hub
+    features_size: int = 224  # side of the frames there
+    features_patch: int = 16  # of "pixels"
+    decoder: str = "compact"  # or "sana:MODEL", SANA of diffusers, in a folder or on the Hub, which it begins with
+    sana: dict[str, Any] = field(default_factory=dict)  # sizes of that transformer
+    sees_now: bool = True  # the decoder sees the first frame
+    exchange: bool = True  # streams of scene and motion look at each other in every layer of the decoder
+    frame_output: str = "change"  # what the decoder says: how the frame changes, the "frame" itself, or its "velocity"
+    decoder_width: int = 512  # of the decoder; with SANA of its motion stream
+    decoder_depth: int = 8  # layers of the compact one; SANA has its own
+    decoder_heads: int = 8  # its attention heads
+    flow_steps: int = 10  # Euler steps from noise to a frame and actions
+    frame_weight: float = 1.0  # of the loss of the predicted frame
+    action_weight: float = 1.0  # of the loss of the actions; 0: the decoder does not see them either
+    separation_weight: float = 0.0  # of the loss on what scene latents share with motion latents
+    normalize: str = "quantile"  # of actions
+    normalize_exceptions: tuple[str, ...] = ()  # of some dimensions, as action tokenizers have them
+    normalize_clip: bool = False  # what is normalised ends at -1 and 1, for the kinds that have such a range
+    normalizers: tuple[str, ...] = field(default=(), metadata=ADDED)  # datasets of a mixture, each with its own
+    action_key: str = "action"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.cameras, str) or not self.cameras:
+            checks.fail("cameras", "at least one name", repr(self.cameras))
+        checks.counts(1, MOST_CAMERAS, cameras=len(self.cameras))
+        checks.counts(2, MOST_FRAMES, frames=self.frames)
+        checks.counts(0, MOST_TOKENS, scene_tokens=self.scene_tokens)
+        checks.counts(1, MOST_TOKENS, motion_tokens=self.motion_tokens)
+        checks.one_of("latent_norm", self.latent_norm, NORMS)
+        # one number, normalised over itself, is always 0
+        checks.counts(2 if self.latent_norm == "layer" else 1, MOST_NUMBERS, latent_dim=self.latent_dim)
+        checks.counts(action_dim=self.action_dim, horizon=self.horizon)
+        checks.named(self.action_dim, action_names=self.action_names)
+        checks.counts(1, MOST_PIXELS, image_size=self.image_size, features_size=self.features_size)
+        checks.counts(1, MOST_PIXELS, features_patch=self.features_patch)
+        if self.features == "pixels" and self.features_size % self.features_patch:
+            checks.fail("features_patch", f"a divisor of features_size {self.features_size}", self.features_patch)
+        checks.counts(1, MOST_FLOW_STEPS, flow_steps=self.flow_steps)
+        checks.counts(width=self.width, depth=self.depth, heads=self.heads, patch_size=self.patch_size)
+        checks.counts(decoder_width=self.decoder_width, decoder_depth=self.decoder_depth)
+        checks.counts(decoder_heads=self.decoder_heads)
+        check_mixture(self.normalizers)
+        if self.action_dim * self.horizon > MOST_NUMBERS:
+            got = f"{self.horizon} steps of {self.action_dim} dimensions"
+            checks.fail("action_dim", f"at most {MOST_NUMBERS:,} numbers in a chunk", got)
+        if self.decoder != "compact" and not self.decoder.startswith("sana:"):
+            checks.fail("decoder", '"compact" or "sana:MODEL"', repr(self.decoder))
+        if bool(self.sana) != (self.decoder != "compact"):
+            checks.fail("sana", "sizes of a transformer with decoder=sana:MODEL, and only there", f"{self.sana!r:.60}")
+        for name, value in self.sana.items():
+            if value is not None and not isinstance(value, bool | int | float | str):
+                checks.fail(f"sana: {name}", "a number or a word", f"{value!r:.60}")
+            if isinstance(value, int) and not 0 <= value <= MOST_NUMBERS:
+                checks.fail(f"sana: {name}", f"0 to {MOST_NUMBERS:,}", value)
+        check_scaling(self.mean, self.std)
+        if not all(0 <= dim < self.action_dim for dim in self.absent):
+            checks.fail("absent", f"dimensions from 0 to {self.action_dim - 1}", repr(self.absent))
+        if self.decoder_width % self.decoder_heads:
+            checks.fail("decoder_heads", f"a divisor of decoder_width {self.decoder_width}", self.decoder_heads)
+        checks.strides(stride=self.stride)
+        checks.one_of("frame_output", self.frame_output, OUTPUTS)
+        if self.decoder != "compact" and self.frame_output != "velocity":
+            checks.fail("frame_output", "velocity with SANA as the decoder", repr(self.frame_output))
+        if self.frame_output == "change" and not self.sees_now:
+            checks.fail("frame_output", "frame or velocity with sees_now=False", repr(self.frame_output))
+        checks.one_of("train_backbone", self.train_backbone, ("full",) if self.backbone == SCRATCH else TRAIN)
+        checks.one_of("backbone_dtype", self.backbone_dtype, DTYPES)
+        checks.one_of("interpolation", self.interpolation, INTERPOLATIONS)
+        checks.at_least_zero(**{f"{name}_weight": weight for name, weight in self._weights.items()})
+        if self.frame_weight == self.action_weight == 0:
+            checks.fail("frame_weight", "more than 0 where action_weight is 0", "0", "Nothing would be learned.")
+        if self.separation_weight > 0 and not self.scene_tokens:
+            checks.fail("separation_weight", "0 with scene_tokens=0: there are no two streams", self.separation_weight)
+        try:
+            checks.plain_format(self.prompt, task="")
+        except checks.LattokError:
+            checks.fail("prompt", "a text with {task} at most", f"{self.prompt!r:.80}")
+        _ = self.lora, self.action_clipped  # they check their own numbers
+
+    @property
+    def lora(self) -> LoraSpec:
+        """Adapters of the backbone."""
+        return LoraSpec(self.lora_rank, self.lora_alpha, self.lora_dropout, self.lora_vision, self.lora_projector)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Weights of the loss terms, which the paper does not give."""
+        weights = self._weights  # one of 0 stays: processes wait for a gradient of every parameter
+        return {name: weight for name, weight in weights.items() if weight > 0 or name != "separation"}
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        return {"frame": self.frame_weight, "action": self.action_weight, "separation": self.separation_weight}
+
+    def gaps(self, stride: int, where: str = "") -> list[int]:
+        """Return how far the frames of a clip of `stride` frames are from the first one, that one included.
+
+        `where` says in an error of what dataset the stride is.
+        """
+        if stride < self.frames - 1:
+            expected = f"at least {self.frames - 1} frames, since a clip has {self.frames} of them"
+            hint = "Choose a longer one; a model that is yet to be trained may have fewer `frames`."
+            checks.fail("stride", expected, f"{stride}{where}", hint)
+        return [round(i * stride / (self.frames - 1)) for i in range(self.frames)]

@@ -1,0 +1,348 @@
+"""Latent action model of LatBot (Li et al., 2025): a clip and its instruction to latents of scene and motion.
+
+    Z_sce, Z_mot = f_vlm(V_{t:t+k}, l)                                       Eq. 1
+    V_{t+k}, A_{t:t+k} = Decoder(Z_sce, Z_mot, V_t)                          flow matching: decoder.py
+
+The paper leaves losses, weights and sizes of the decoder open; `docs/decisions.md` has what stands here for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lattok.backbones.model import BackboneModel, open_backbone
+from lattok.data.pixels import resize_pixels
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.labelling import Video, VideoEncoder, block_size, query_tokens
+from lattok.image_lam.base.losses import separation
+from lattok.image_lam.clips.config import ClipLAMConfig
+from lattok.image_lam.clips.decoder import UnifiedDecoder
+from lattok.image_lam.clips.sana import SanaDecoder
+from lattok.nn.blocks import non_blocking
+from lattok.nn.flow import draw_flow
+from lattok.nn.losses import action_loss, numbers, of_share
+from lattok.nn.normalize import Normalizer
+from lattok.types import LatentActions, LossTerms, PolicyBatch, VideoLabeller, join
+from lattok.utils import checks
+from lattok.utils.arrays import Values, as_tensor, like
+from lattok.utils.checks import LattokError
+
+LEAST = 3  # samples at once; any two correlate fully
+STILL = 1e-3  # the least mean squared change of a frame that an error is divided by
+
+
+class ClipLAM(BackboneModel, VideoLabeller):
+    """Latent actions of clips: what the robot does (`latents`) and what changes around it (`env`), continuous.
+
+    >>> lam = ClipLAM.from_pretrained("org/name")             # or a folder
+    >>> lam.encode(clips, ["close the drawer"]).latents       # uint8 [B, k, V, H, W, 3] -> [B, motion_tokens, d]
+    """
+
+    type = "clip-lam"
+    config_class = ClipLAMConfig
+    config: ClipLAMConfig
+    label_source = "video"
+    reads_task = True
+    pixels = None  # what is predicted is what the features are
+
+    def __init__(self, config: ClipLAMConfig, backbone: Any, features: FrozenFeatures | None = None):
+        super().__init__()
+        self.config, self.cameras = config, config.cameras
+        backbone.adapt(config.train_backbone, config.lora, config.gradient_checkpointing)
+        self.backbone = backbone
+        width, count = backbone.hidden_size, config.scene_tokens + config.motion_tokens
+        self.queries = nn.Parameter(backbone.embedding_rms * torch.randn(count, width))
+        self.env = True if config.scene_tokens else None  # whether there is a stream of the scene
+        self.scene_head = nn.Linear(width, config.latent_dim) if self.env else None
+        self.motion_head = nn.Linear(width, config.latent_dim)
+        self.features = features or _features(config)
+        places = len(config.cameras) * self.features.count
+        self.decoder = (SanaDecoder if config.sana else UnifiedDecoder)(config, self.features.dim, places)
+        self.action_normalizer = Normalizer(config.action_dim, config.action_clipped)  # of a mixture it does nothing
+        self.normalizers = nn.ModuleList(
+            Normalizer(config.action_dim, config.action_clipped) for _ in config.normalizers
+        )
+
+    @classmethod
+    def opened(cls, config: ClipLAMConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Open the base model, and build the frozen latent space."""
+        config, parts = super().opened(config, folder, backbone)
+        return config, parts | {"features": _features(config)}
+
+    @classmethod
+    def open_base(cls, config: ClipLAMConfig, folder: Path | None = None) -> Any:
+        """Open the base model, for the frames of a clip."""
+        return open_backbone(config, folder, config.frames)
+
+    def after_load(self) -> None:
+        """Fetch the weights of the frozen latent space."""
+        self.features.load()
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Return own weights, and of the backbone what the base model does not have."""
+        own = {n: value for n, value in self.state_dict().items() if not n.startswith(("backbone.", "features."))}
+        return own | {f"backbone.{name}": value for name, value in self.backbone.saved_tensors().items()}
+
+    def describe(self) -> dict[str, Any]:
+        """Add the hash of the frozen latent space's weights, which the artefact does not hold."""
+        weights = self.features.weights_hash()
+        described = super().describe() | {"backend": "torch", "precision": "float32"}
+        return described if weights is None else described | {"features_sha256": weights}
+
+    def usage(self) -> list[str]:
+        video = f"video = np.zeros((20, {len(self.cameras)}, 128, 128, 3), np.uint8)  # yours: [T, V, H, W, 3]"
+        rates = (fps for fps in (10, 20, 30, 50, 100) if self._fits(fps))
+        stride = f"model.stride_frames(fps={next(rates, 1000)})"
+        label = f'labels = model.label_video(video, {stride}, task="what the robot does")'
+        return ["", "import numpy as np", "", video, f"{label}  # .latents float32 [T, P, d]"]
+
+    def stride_frames(self, fps: float) -> int:
+        return checks.stride_in_frames(self.config.stride, fps)
+
+    def _fits(self, fps: float) -> bool:
+        """Tell whether the stride has frames enough for a clip at this rate."""
+        try:
+            self.config.gaps(self.stride_frames(fps))
+        except LattokError:
+            return False
+        return True
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        return self._resized(torch.from_numpy(frames)).numpy()
+
+    def forward(self, batch: PolicyBatch) -> LossTerms:
+        """Return the terms "frame" and "action", and "separation" where that has a weight.
+
+        These are squared errors of velocities. Where the decoder says the frame or its change, "frame" is the error of
+        the frame as a share of that of copying the first one: at late times the frame can be seen through the noise,
+        and errors of the velocity, which are largest there, would teach the latents little.
+        `batch.later` holds all frames of the clips but the first. Of samples whose actions are not known, or are over,
+        the frame alone is judged; dimensions that a robot lacks are neither judged nor seen.
+        """
+        device = self.queries.device
+        batch = cast(PolicyBatch, send_to_device(batch, device, non_blocking=non_blocking(device)))
+        clips, valid = _clips(batch), batch.valid
+        inputs = self._inputs(clips, batch.texts) if batch.inputs is None else batch.inputs
+        scene, motion = self._latents(inputs, len(clips))
+        now, later = self.frame_features(clips[:, [0, -1]]).unbind(1)
+        actions = self.action_normalizer(batch.actions).masked_fill(~numbers(batch.judged), 0.0)
+        noise, times = batch.draws or draw_flow(actions.shape, device=device)
+        noise = noise if batch.known is None else noise.masked_fill(~batch.known[:, None], 0.0)
+        frame_noise, share = torch.randn_like(later), times[:, None, None]
+        frame, chunk = self.decoder(
+            (1 - share) * frame_noise + share * later,
+            (1 - share) * noise + share * actions,
+            times,
+            scene if self.env else motion,
+            motion,
+            now,
+            valid & (self.config.action_weight > 0),  # through the exchange the frame would hear of them
+        )
+        errors = {"action": action_loss(chunk, actions - noise, batch.judged)}
+        missed = frame.float() - (later - frame_noise)
+        terms = {"frame": missed.square().mean()}
+        if self.config.frame_output != "velocity":  # 1 - t times its error is that of the frame, until `SOON`
+            copied = (later - now).float().square().mean().clamp_min(STILL)
+            terms["frame"] = ((1 - share) * missed).square().mean() / copied
+        if self.config.separation_weight > 0:
+            if len(scene) < LEAST:
+                got = f"{len(scene)}, a process's part of a batch"
+                checks.fail("batch_size", f"at least {LEAST} samples at once with separation_weight", got)
+            terms["separation"] = separation(scene, motion.detach())
+        return terms | of_share(errors, valid, batch.acted)
+
+    def latents(self, clips: Tensor, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Turn clips uint8 [B, k, V, H, W, 3] and B instructions into latents of scene and motion, [B, p, d] each."""
+        return self._latents(self._inputs(clips, texts), len(clips))
+
+    def prepared(self, batch: PolicyBatch) -> PolicyBatch:
+        """Return a batch with what the backbone makes of its clips and prompts without any weights."""
+        return batch._replace(inputs=self._inputs(_clips(batch), batch.texts))
+
+    def _inputs(self, clips: Tensor, texts: Sequence[str]) -> Mapping[str, Any]:
+        prompts = [checks.plain_format(self.config.prompt, task=text.strip()) for text in texts]
+        return self.backbone.encode(self._resized(clips).flatten(1, 2), prompts)
+
+    def _latents(self, inputs: Mapping[str, Any], count: int) -> tuple[Tensor, Tensor]:
+        config, last = self.config, self.backbone.num_layers
+        out = self.backbone(inputs, self.queries.expand(count, -1, -1), [last])
+        states = out.hidden[last][:, out.queries].to(self.queries.dtype)
+        scene, motion = states.split([config.scene_tokens, config.motion_tokens], 1)
+        found = [self.motion_head(motion).float()]
+        if self.scene_head is not None:
+            found.append(self.scene_head(scene).float())
+        if config.latent_norm == "layer":
+            found = [F.layer_norm(part, (config.latent_dim,)) for part in found]
+        return found[1] if self.env else found[0][:, :0], found[0]
+
+    @torch.no_grad()
+    def encode(self, clips: Values, texts: str | Sequence[str] = "") -> LatentActions:
+        """Turn clips uint8 [B, k, V, H, W, 3] and their instructions into `LatentActions`; motion, with the scene as
+        `env` where it has tokens. V may be left out when there is one camera; one text stands for all. Arrays in,
+        arrays out."""
+        found = as_tensor("clips", clips)
+        if found.ndim == 5 and len(self.cameras) == 1:
+            found = found[:, :, None]
+        checks.rank("clips", found, "B k V H W 3")
+        checks.size("clips", "frames per sample", found.shape[1], self.config.frames)
+        checks.size("clips", f"cameras ({', '.join(self.cameras)})", found.shape[2], len(self.cameras))
+        texts = [texts] * len(found) if isinstance(texts, str) else texts
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            checks.fail("texts", "an instruction, or a list of them", f"{texts!r:.60}")
+        checks.size("texts", "instructions, one for each clip", len(texts), len(found))
+        with self._inference():
+            return like(clips, self._public(*self.latents(found.to(self.queries.device), texts)))
+
+    @torch.no_grad()
+    def label_video(self, frames: Video, stride: int, task: str = "") -> LatentActions:
+        """Turn video uint8 [T, V, H, W, 3] into T latent actions of the clips from t to min(t + stride, T - 1).
+
+        V may be left out when there is one camera; arrays in, arrays out. The video may also come in pieces, in order.
+        Clips are computed in blocks from frame 0, so that labels do not depend on the pieces.
+        """
+        checks.gap(stride)
+        if not isinstance(task, str):
+            checks.fail("task", "an instruction", f"{task!r:.60}")
+        gaps, config = self.config.gaps(stride), self.config
+        patches = (config.image_size // config.patch_size) ** 2
+        size = block_size(config.frames * len(self.cameras) * patches * config.width, self.queries.device)
+
+        def tokens(*moments: Tensor) -> Tensor:
+            clips = torch.stack(moments, 1).to(self.queries.device)
+            return torch.cat(self.latents(clips, [task] * len(clips)), 1)
+
+        with self._inference():
+            found = query_tokens(VideoEncoder(self._resized, tokens), frames, self.cameras, gaps, size)
+            parts = [self._public(*part.split([config.scene_tokens, config.motion_tokens], 1)) for part in found]
+        if not parts:
+            checks.fail("frames", "at least one frame", "none")
+        return like(frames, join(parts))
+
+    @torch.no_grad()
+    def frame_features(self, frames: Tensor) -> Tensor:
+        """Turn uint8 [..., V, H, W, 3] into patches of the frozen latent space [..., V*N, D]."""
+        lead = frames.shape[:-4]
+        patches = self.features(frames.reshape(-1, *frames.shape[-3:]))
+        return patches.reshape(*lead, -1, self.features.dim)
+
+    @torch.no_grad()
+    def predict(self, now: Tensor, latents: LatentActions) -> Tensor:
+        """Predict patches of the last frame [B, V*N, D] from those of the first: their mean, in one step from noise."""
+        frame, chunk, _ = self._noise(len(now), seed=0)
+        with self._inference():
+            return frame + self._velocity(frame, chunk, torch.zeros_like(chunk[:, 0, 0]), now, latents)[0]
+
+    @torch.no_grad()
+    def generate(
+        self,
+        frames: Values,
+        latents: LatentActions,
+        seed: int = 0,
+        known: Values | None = None,
+        dataset: str | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw patches of the last frame [B, V*N, D] and actions [B, H, m] in physical units, from frames uint8
+        [B, V, H, W, 3] and latent actions, by Euler's method from noise of `seed`. Arrays in, arrays out.
+
+        Dimensions of a robot that it lacks, not `known` [m] bool, are 0; left out: those that no dataset had. A model
+        of a mixture gives actions in the units of that `dataset` of it.
+        """
+        units, names = self.action_normalizer, self.config.normalizers
+        if names or dataset is not None:
+            expected = f"one of {', '.join(names)}" if names else "none: the model has the units of one dataset"
+            if dataset not in names:
+                checks.fail("dataset", expected, "none" if dataset is None else repr(dataset))
+            units = cast(Normalizer, self.normalizers[names.index(dataset)])
+        first = as_tensor("frames", frames)
+        if first.ndim == 4 and len(self.cameras) == 1:
+            first = first[:, None]
+        checks.rank("frames", first, "B V H W 3")
+        checks.size("frames", f"cameras ({', '.join(self.cameras)})", first.shape[1], len(self.cameras))
+        latents = self._checked(latents, len(first))
+        now = self._resized(first.to(self.queries.device))  # as frames are that it learns from
+        now, steps = self.frame_features(now), self.config.flow_steps
+        x, y, there = self._noise(len(now), seed, known)
+        with self._inference():
+            for step in range(steps):
+                times = torch.full_like(y[:, 0, 0], step / steps)
+                frame, chunk = self._velocity(x, y, times, now, latents)
+                x, y = x + frame / steps, y + (chunk / steps).masked_fill(~there, 0.0)
+        return like(frames, (x, units.inverse(y).masked_fill(~there, 0.0)))
+
+    def fresh(self) -> Self:
+        """Make a model of the same configuration with random weights; the frozen latent space is shared."""
+        return type(self)(self.config, self.open_base(self.config), self.features)
+
+    def _checked(self, latents: LatentActions, count: int) -> LatentActions:
+        """Return what `encode` gave for `count` samples, arrays or tensors, as tensors."""
+        which = ("of motion alone", "of motion and scene")
+        if not isinstance(latents, LatentActions) or (latents.env is None) == bool(self.env):
+            got = type(latents).__name__ if not isinstance(latents, LatentActions) else f"those {which[not self.env]}"
+            checks.fail("latents", f"what `encode` gives, {which[bool(self.env)]}", got)
+        config, found = self.config, []
+        streams = [("latents", latents, config.motion_tokens)]
+        if latents.env is not None:
+            streams.append(("latents.env", latents.env, config.scene_tokens))
+        for name, stream, tokens in streams:
+            quantized, expected = as_tensor(name, stream.quantized), [count, tokens, config.latent_dim]
+            if list(quantized.shape) != expected:
+                checks.fail(name, f"shape {expected}, as this model's of {count} frames", f"{list(quantized.shape)}")
+            found.append(stream._replace(quantized=quantized))
+        return found[0]._replace(env=found[1] if self.env else None)
+
+    def _noise(self, count: int, seed: int, known: Values | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return noise of patches and actions, and which action dimensions there are, bool [m]."""
+        config = self.config
+        if known is None:
+            known = torch.tensor([dim not in config.absent for dim in range(config.action_dim)])
+        known = as_tensor("known", known)
+        checks.rank("known", known, "m")
+        checks.size("known", "action dimensions", len(known), config.action_dim)
+        if known.dtype != torch.bool:
+            checks.fail("known", "true or false for each action dimension", f"dtype {known.dtype}")
+        checks.counts(0, 2**63 - 1, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        patches = torch.randn(count, len(self.cameras) * self.features.count, self.features.dim, generator=generator)
+        actions = torch.randn(count, config.horizon, config.action_dim, generator=generator)
+        actions = actions.masked_fill(~known.cpu(), 0.0)
+        return patches.to(self.queries.device), actions.to(self.queries.device), known.to(self.queries.device)
+
+    def _velocity(
+        self, x: Tensor, y: Tensor, times: Tensor, now: Tensor, latents: LatentActions
+    ) -> tuple[Tensor, Tensor]:
+        scene, motion = (part.quantized.to(now.device) for part in (latents.env or latents, latents))
+        known = None if self.config.action_weight else torch.zeros(y.shape[:2], dtype=torch.bool, device=y.device)
+        frame, chunk = self.decoder(x, y, times, scene, motion, now, known)
+        return frame.float(), chunk.float()
+
+    def _resized(self, frames: Tensor) -> Tensor:
+        return resize_pixels(frames, self.config.image_size, self.config.interpolation)
+
+    def _public(self, scene: Tensor, motion: Tensor) -> LatentActions:
+        """Return what callers get: no codes."""
+        none = torch.empty(len(motion), 0, dtype=torch.long, device=motion.device)
+        return LatentActions(none, motion, motion, LatentActions(none, scene, scene) if self.env else None)
+
+
+def _clips(batch: PolicyBatch) -> Tensor:
+    """Return the clips of a batch, uint8 [B, k, V, H, W, 3]."""
+    if not isinstance(batch, PolicyBatch) or batch.later is None:
+        hint = "Call lam.encode(clips, texts) for latent actions."
+        checks.fail("batch", "a PolicyBatch with later frames", type(batch).__name__, hint)
+    return torch.cat([batch.images[:, None], batch.later], 1)
+
+
+def _features(config: ClipLAMConfig) -> FrozenFeatures:
+    """Build the frozen latent space of the predicted frame, without its weights."""
+    scaling = (config.mean, config.std, config.interpolation)
+    size, patch = config.features_size, config.features_patch
+    return FrozenFeatures(config.features, size, *scaling, config.features_revision, patch=patch)

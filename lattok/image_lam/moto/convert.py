@@ -1,0 +1,313 @@
+"""Published latent action models of Moto and LARA, which decode pixels, as `ImageLAM`.
+
+LARA: a folder with `model.safetensors` (or `pytorch_model.bin`) and `config.json` or `config.yaml`; Moto: the file
+`pytorch_model.bin`, `config.yaml` next to it. Inside a LARA policy the same names have a prefix. Sizes follow from the
+shapes; the settings add what weights cannot tell (heads, whether the frames have types of their own, loss weights).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lattok.hub.checkpoint import (
+    Join,
+    KeyMap,
+    axis_of,
+    check_kind,
+    numbered,
+    published_settings,
+    read_checkpoint,
+    translate,
+)
+from lattok.hub.weights import Size, planned
+from lattok.image_lam.base.features import IMAGENET
+from lattok.image_lam.base.mae import HELD, HeldViT
+from lattok.image_lam.p2t.config import ImageLAMConfig
+from lattok.image_lam.p2t.model import ImageLAM, frozen_features
+from lattok.utils import checks
+
+ENCODER = "facebook/vit-mae-large"  # where the file holds no image encoder
+SCALINGS = {"imagenet": IMAGENET, "unit": ((0.0,) * 3, (1.0,) * 3)}  # of pixels between 0 and 1
+WEIGHT_FILES, SETTING_FILES = ("model.safetensors", "pytorch_model.bin"), ("config.json", "config.yaml")
+MARK = "m_former.embeddings.latent_motion_token"  # a name that every such file has
+HEAD_WIDTH = 64  # of every published attention
+FIXED: Mapping[str, Any] = {  # settings that are no choice here
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-12,
+}
+NOT_NEEDED = ("image_encoder.", "loss_fn_lpips.", "m_former.pooler.")
+OF_FEATURES = "hidden_state_decoder"  # the decoder of features next to pixels
+LAYER = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attention.out": "attention.output.dense"}
+LAYER |= {"ff.0": "intermediate.dense", "ff.3": "output.dense"}
+
+
+def moto_lam(
+    path: str | os.PathLike[str],
+    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    *,
+    cameras: tuple[str, ...] = ("image",),
+    stride: str = "15",
+    pixels: str = "imagenet",
+    features: str | None = None,
+    features_revision: str | None = None,
+) -> ImageLAM:
+    """Read a latent action model of Moto or LARA: a folder, or its .safetensors or .bin file.
+
+    `config`: the published settings, as a dictionary or a .json or .yaml file; left out, config.json or config.yaml
+    next to the weights, and where there is none, published values. An image encoder in the file is used, and saved with
+    the model; otherwise `features`, by default the published hf:facebook/vit-mae-large. `pixels`: "imagenet" (Moto,
+    LARA's policies) or "unit", pixels from 0 to 1 (LARA's first stage alone). Patches keep their order, whereas
+    published labels were drawn with a random one. Raises `LattokError` that lists every tensor that is missing,
+    unexpected or mis-shaped.
+    """
+    checks.one_of("pixels", pixels, SCALINGS)
+    checks.size("cameras", "name: published models see one camera", len(cameras), 1)
+    checks.strides(stride=stride)
+    path = _weights(Path(path).expanduser())
+    foreign = _own_names(read_checkpoint(path), path)
+    settings = _settings(config, path)
+    mean, std = SCALINGS[pixels]
+    facts = {"cameras": tuple(cameras), "stride": str(stride), "mean": mean, "std": std}
+    held = features is None and any(name.startswith("image_encoder.") for name in foreign)
+    named = _held(foreign, settings) if held else features or f"hf:{ENCODER}"
+    facts |= {"features": named, "features_revision": features_revision}
+    found = sizes(foreign, settings)
+    made = ImageLAMConfig(**facts, **found)
+    network = None if held else frozen_features(made)  # of a known name, not of the file's sizes
+    in_file = {name: Size.of(tensor) for name, tensor in foreign.items()}
+    planned(lambda: ImageLAM(made, network), in_file, str(path))  # before memory is taken
+    model = ImageLAM(made, network)
+    ours = model.saved_tensors()
+    kept = [name for name in ours if name.endswith(("quantizer.steps", "cluster_size"))]
+    left_out = (*NOT_NEEDED[held:], *(() if model.feature_decoder else (f"{OF_FEATURES}.",)))
+    unused = [name for name in foreign if name.startswith(left_out)]
+    tensors = translate(foreign, key_map(model), ours, str(path), unused=unused, kept=kept)
+    model.load_tensors(tensors, str(path))
+    model.control.quantizer.get_buffer("steps").fill_(1)  # the codebook has started, training must not restart it
+    return model.eval()
+
+
+def _weights(path: Path) -> Path:
+    """Return the file of weights in a folder."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
+    if not found:
+        checks.fail("path", f"a folder with {' or '.join(WEIGHT_FILES)}", f"{path} without them")
+    return found[0]
+
+
+def _own_names(foreign: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Take off what stands before every name of the model; what has other beginnings belongs to something else."""
+    prefix = next((name[: -len(MARK)] for name in foreign if name.endswith(MARK)), None)
+    if prefix is None:
+        check_kind(foreign, "moto-lam", str(path))
+        got = f"{len(foreign)} others, such as {next(iter(foreign))}" if foreign else "no tensors"
+        checks.fail(str(path), f"a model of Moto or LARA with {MARK}", got)
+    return {name[len(prefix) :]: tensor for name, tensor in foreign.items() if name.startswith(prefix)}
+
+
+def _settings(given: Mapping[str, Any] | str | os.PathLike[str] | None, path: Path) -> Mapping[str, Any]:
+    """Return the published settings; what they hold under `config` in LARA's own file."""
+    if not isinstance(given, Mapping):
+        beside = [path.parent / name for name in SETTING_FILES if (path.parent / name).is_file()]
+        file = given if given is not None else beside[0] if beside else None
+        given = {} if file is None else published_settings(file)
+    inner = given.get("config")
+    return inner if isinstance(inner, Mapping) else given
+
+
+def _section(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the settings of a part: `m_former_config` (LARA) or `m_former` (Moto), or what it holds as `config`."""
+    part = settings.get(f"{name}_config", settings.get(name))
+    inner = part.get("config", part) if isinstance(part, Mapping) else {}
+    inner = inner if isinstance(inner, Mapping) else {}
+    for key, value in FIXED.items():
+        if key in inner and _number(inner[key]) != value:
+            checks.fail("config", f"{key} {value} of {name}", repr(inner[key]))
+    return inner
+
+
+def _number(value: Any) -> Any:
+    """Return a setting as the number it is; YAML reads 1e-12 as a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _setting(section: Mapping[str, Any], name: str, default: Any) -> Any:
+    """Return a number or a truth of a section, of the kind of its `default`."""
+    value = _number(section.get(name, default))
+    wanted = (bool,) if isinstance(default, bool) else (int,) if isinstance(default, int) else (int, float)
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+        checks.fail("config", f"{name} as a {type(default).__name__}", repr(value)[:60])
+    return value
+
+
+def sizes(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Find the config fields that shapes and settings give; published ones where a tensor is missing, said later."""
+    size, pixels = partial(axis_of, foreign), "decoder.transformer.embeddings."
+    former, quantizer = (_section(settings, name) for name in ("m_former", "vector_quantizer"))
+    width, patch = size(MARK, 2, 768), size(f"{pixels}patch_embeddings.projection.weight", 2, 16)
+    decoder_width, tokens = size("vq_up_resampler.2.weight", 0, 768), size(MARK, 1, 8)
+    found = _decoder(foreign, "decoder", _section(settings, "decoder"), decoder_width)
+    places = size(f"{pixels}position_embeddings", 1, 196) - (0 if found["conditioning"] == "pool" else tokens)
+    side = round((places // 2 if found["mask_tokens"] else places) ** 0.5) if places > 0 else 1
+    codebook, weight = _setting(settings, "commit_loss_w", 1.0), _setting(quantizer, "beta", 0.25)
+    legacy = _setting(quantizer, "legacy", True)  # beta weights the codebook's term, not the encoder's
+    if _setting(settings, "use_abs_recons_loss", False):
+        checks.fail("config", "use_abs_recons_loss false", "true")
+    if any(name.startswith(f"{OF_FEATURES}.") for name in foreign):
+        found |= _of_features(foreign, settings, decoder_width)
+    return found | {
+        "class_token": True,
+        "image_size": max(1, side) * patch,
+        "encoder": "sequence",
+        "frame_types": 1 if _setting(former, "legacy", True) else 2,
+        "width": width,
+        "heads": _heads(former, width),
+        "hidden": size("m_former.encoder.layer.0.intermediate.dense.bias", 0, 3072),
+        "encoder_depth": numbered(foreign, r"m_former\.encoder\.layer\.(\d+)\.") or 1,
+        "query_start": "normal",
+        "tokens": tokens,
+        "codebook_size": size("vector_quantizer.embedding.weight", 0, 128),
+        "latent_dim": size("vector_quantizer.embedding.weight", 1, 32),
+        "latent_heads": "mlp",
+        "target": "pixels",
+        "pixel_patch": patch,
+        "decoder_width": decoder_width,
+        "prediction_weight": _setting(settings, "recon_loss_w", 1.0),
+        "codebook_weight": codebook * weight if legacy else codebook,
+        "commitment_weight": codebook if legacy else codebook * weight,
+    }
+
+
+def _decoder(foreign: Mapping[str, Tensor], part: str, section: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Find the fields of one of the two decoders."""
+    table, layers = f"{part}.transformer.embeddings.", f"{part}.transformer.encoder.layer."
+    pooled = any(name.startswith(f"{table}query_pooling_layer.") for name in foreign)
+    return {
+        "decoder_depth": numbered(foreign, rf"{re.escape(layers)}(\d+)\.") or 1,
+        "decoder_heads": _heads(section, width),
+        "decoder_hidden": axis_of(foreign, f"{layers}0.intermediate.dense.bias", 0, 3072),
+        "mask_tokens": f"{table}mask_token" in foreign,
+        "conditioning": "pool" if pooled else "tokens",
+    }
+
+
+def _of_features(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """Find the fields of the decoder of features, which no published file has; its settings must agree with it."""
+    section, weight = _section(settings, OF_FEATURES), _setting(settings, "recon_hidden_loss_w", 1.0)
+    if not weight:
+        return {}
+    found = _decoder(foreign, OF_FEATURES, section, width)
+    said = {"num_hidden_layers": found["decoder_depth"], "intermediate_size": found["decoder_hidden"]}
+    said |= {"hidden_size": width, "use_mask_token": found["mask_tokens"], "is_io_hidden_states": True}
+    said["query_fusion_mode"] = "add" if found["conditioning"] == "pool" else "concat"
+    for name, value in said.items():
+        if section.get(name, value) != value:
+            checks.fail("config", f"{name} {value} of {OF_FEATURES}, as its tensors have it", repr(section[name]))
+    if "num_attention_heads" not in section:
+        hint = "Its tensors do not tell, and no published file has this part."
+        checks.fail("config", f"num_attention_heads of {OF_FEATURES}", "none", hint)
+    return {"feature_weight": weight, **{f"feature_{name}": value for name, value in found.items()}}
+
+
+def _heads(section: Mapping[str, Any], width: int) -> int:
+    """Return the attention heads of a part; as wide as all published ones where its settings do not say."""
+    heads = _setting(section, "num_attention_heads", max(1, width // HEAD_WIDTH))
+    if heads < 1 or width % heads:
+        checks.fail("config", f"num_attention_heads that divide the width {width}", heads)
+    return heads
+
+
+def _held(foreign: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+    """Return the name of features held by the artefact, of the sizes of the image encoder in the file."""
+    section, first = _section(settings, "image_encoder"), "image_encoder.encoder.layer.0."
+    width = axis_of(foreign, "image_encoder.embeddings.cls_token", 2, 1024)
+    heads = _setting(section, "num_attention_heads", _setting(section, "heads", max(1, width // HEAD_WIDTH)))
+    depth = numbered(foreign, r"image_encoder\.encoder\.layer\.(\d+)\.") or 1
+    hidden = axis_of(foreign, f"{first}intermediate.dense.bias", 0, 4096)
+    patch = axis_of(foreign, "image_encoder.embeddings.patch_embeddings.projection.weight", 2, 16)
+    if heads < 1 or width % heads:
+        checks.fail("config", f"attention heads of the image encoder that divide its width {width}", heads)
+    return f"{HELD}{width}x{depth}x{heads}x{hidden}x{patch}"
+
+
+def key_map(model: ImageLAM) -> KeyMap:
+    """Map our tensors to the published names."""
+    config = model.config
+    former = "m_former.embeddings."
+    tensors: dict[str, str | Join] = {
+        "encoder.queries": _row(f"{former}latent_motion_token"),
+        "encoder.separator": Join((f"{former}sep_token",), lambda x: x.flatten()),
+        "encoder.places": _row(f"{former}position_embeddings"),
+        "encoder.types": Join((f"{former}token_type_embeddings",), lambda x: x[: config.frame_types]),
+        "control.quantizer.codebooks.0.vectors": "vector_quantizer.embedding.weight",
+    }
+    layers = {"encoder.project": f"{former}projection", "encoder.norm": "m_former.layernorm"}
+    layers |= {f"control.heads.0.{i}": f"vq_down_resampler.{i}" for i in (0, 2)}
+    tensors |= _blocks("encoder.blocks", "m_former.encoder.layer", config.encoder_depth)
+    decoders = [("decoder", "decoder", config)]
+    decoders += [("feature_decoder", OF_FEATURES, config.of_features)] if model.feature_decoder else []
+    for ours, theirs, own in decoders:
+        table = f"{theirs}.transformer.embeddings."
+        layers |= {f"{ours}.latent_up.0.{i}": f"vq_up_resampler.{i}" for i in (0, 2)}
+        layers |= {f"{ours}.norm": f"{theirs}.transformer.layernorm"}
+        layers |= {f"{ours}.pool": f"{table}query_pooling_layer"} if own.conditioning == "pool" else {}
+        tensors |= {f"{ours}.mask": Join((f"{table}mask_token",), lambda x: x.flatten())} if own.mask_tokens else {}
+        tensors |= {f"{ours}.places": _row(f"{table}position_embeddings")}
+        tensors |= _blocks(f"{ours}.blocks", f"{theirs}.transformer.encoder.layer", own.decoder_depth)
+    table = "decoder.transformer.embeddings.patch_embeddings.projection"
+    tensors["decoder.patch_up.weight"] = Join((f"{table}.weight",), lambda x: x.permute(0, 2, 3, 1).flatten(1))
+    tensors["decoder.patch_up.bias"] = f"{table}.bias"
+    for part in ("weight", "bias"):  # pixel shuffle counts colours before places
+        tensors[f"decoder.out.{part}"] = Join(
+            (f"decoder.decoder.0.{part}",), partial(_colours_last, config.pixel_patch)
+        )
+    if model.feature_decoder is not None:
+        layers["feature_decoder.patch_up"] = f"{OF_FEATURES}.transformer.embeddings.patch_embeddings"
+        layers["feature_decoder.out"] = f"{OF_FEATURES}.decoder"
+    if isinstance(network := model.features.network, HeldViT):
+        table, ours = "image_encoder.embeddings.", "features.network."
+        projection = f"{table}patch_embeddings.projection"
+        tensors[f"{ours}patch_up.weight"] = Join((f"{projection}.weight",), lambda x: x.flatten(1))
+        tensors[f"{ours}patch_up.bias"] = f"{projection}.bias"
+        tensors[f"{ours}first"] = Join((f"{table}cls_token",), lambda x: x.flatten())
+        tensors[f"{ours}places"] = _row(f"{table}position_embeddings")
+        tensors |= _blocks(f"{ours}blocks", "image_encoder.encoder.layer", len(network.blocks))
+        layers[f"{ours}norm"] = "image_encoder.layernorm"
+    return tensors | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
+
+
+def _row(key: str) -> Join:
+    """Take the rows of a table with an axis of one in front."""
+    return Join((key,), lambda x: x.squeeze(0))
+
+
+def _colours_last(patch: int, outputs: Tensor) -> Tensor:
+    """Bring outputs [3 p p, ...] of a convolution before a pixel shuffle into the order [p p 3] of our patches."""
+    return outputs.reshape(3, patch**2, -1).transpose(0, 1).reshape(outputs.shape[:2] if outputs.ndim > 1 else -1)
+
+
+def _blocks(ours: str, theirs: str, depth: int) -> dict[str, str | Join]:
+    """Map the layers of a transformer."""
+    found: dict[str, str | Join] = {}
+    for i in range(depth):
+        for part in ("weight", "bias"):
+            keys = tuple(f"{theirs}.{i}.attention.attention.{name}.{part}" for name in ("query", "key", "value"))
+            found[f"{ours}.{i}.attention.qkv.{part}"] = Join(keys, lambda *qkv: torch.cat(qkv))
+            found |= {f"{ours}.{i}.{mine}.{part}": f"{theirs}.{i}.{their}.{part}" for mine, their in LAYER.items()}
+    return found

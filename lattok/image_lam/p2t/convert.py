@@ -1,0 +1,217 @@
+"""Published image latent action models (UniVLA `lam-stage-N.ckpt`, P2T) as `ImageLAM`.
+
+Sizes and stage follow from the names and shapes. What weights cannot tell (heads, cameras, stride, which frozen
+networks, dropout) is asked for, with the published values as defaults. Stage 1 has one stream, `control`: its codebook
+is the environment codebook of stage 2. The published names of stage 2 are crossed: `vq` and `action_latent` are there
+the environment's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lattok.hub import CONFIG, WEIGHTS
+from lattok.hub.checkpoint import (
+    PICKLED,
+    Join,
+    KeyMap,
+    axis_of,
+    check_kind,
+    numbered,
+    read_checkpoint,
+    read_settings,
+    translate,
+)
+from lattok.hub.weights import Size, planned
+from lattok.image_lam.base.features import IMAGENET
+from lattok.image_lam.p2t.config import ImageLAMConfig
+from lattok.image_lam.p2t.model import ImageLAM, frozen_features
+from lattok.image_lam.p2t.parts import GapActionHead
+from lattok.utils import checks, files
+
+PUBLISHED = {"cameras": ("image",), "language": "t5:google-t5/t5-base"}  # all else is a model's default
+BACKBONE, TEXT, HEAD = "lam.dino_encoder.", "lam.text_encoder.", "action_decoder."
+ATTENTIONS = {"encoder": {"space": "spatial_attn", "time": "temporal_attn"}, "decoder": {"attention": "spatial_attn"}}
+FACTS = ("cameras", "stride", "features", "features_revision", "image_size", "language", "dropout", "features_out")
+OURS_ALONE = ("quantizer.steps", "cluster_size", "normalizer.shift", "normalizer.scale")
+
+
+def univla_lam(path: str | os.PathLike[str], heads: int = 12, **facts: Any) -> ImageLAM:
+    """Read UniVLA's latent action model of stage 1 or 2: a Lightning checkpoint, or its tensors as safetensors.
+
+    `facts` and errors as for `p2t_image_lam`.
+    """
+    return _convert(path, heads, None, facts)
+
+
+def p2t_image_lam(path: str | os.PathLike[str], heads: int = 12, action_dim: int = 7, **facts: Any) -> ImageLAM:
+    """Read P2T's latent action model of stage 1 or 2: as UniVLA's, with an action head for `action_dim` dimensions.
+
+    The head is on the returned model, for losses and training; a saved model leaves it out. `facts`, with the published
+    values as defaults: `cameras` (one name), `stride` ("32" frames), `features` with `features_revision` and
+    `image_size`, `language` (the text encoder of stage 1), `dropout`; and `features_out`, a new folder for the image
+    backbone that the file holds, which the model then uses instead of the named one. Raises `LattokError` that lists
+    every tensor that is missing, unexpected or mis-shaped.
+    """
+    checks.counts(action_dim=action_dim)
+    return _convert(path, heads, action_dim, facts)
+
+
+def _convert(path: str | os.PathLike[str], heads: int, action_dim: int | None, given: Mapping[str, Any]) -> ImageLAM:
+    checks.known_keys("facts", given, FACTS)
+    checks.counts(heads=heads)
+    facts = {**PUBLISHED, **given, "heads": heads}
+    own, language, facts["cameras"] = facts.pop("features_out", None), facts.pop("language"), tuple(facts["cameras"])
+    checks.size("cameras", "name: published models see one camera", len(facts["cameras"]), 1)
+    checks.strides(stride=facts.get("stride", 1))
+    path = Path(path).expanduser()
+    told = read_settings(path, "hyper_parameters").get("lam_num_heads", heads)
+    if told != heads:
+        checks.fail("heads", f"{told}, as the settings in the file say", heads)
+    foreign = _read(path)
+    check_kind(foreign, "univla-lam" if action_dim is None else "p2t-image-lam", str(path))
+    found = sizes(foreign, action_dim)
+    if found["width"] % heads:
+        checks.fail("heads", f"a divisor of the width {found['width']} in the file", heads)
+    if found["streams"] == "control":
+        found["language"] = language
+    if own is None:
+        return _filled(ImageLAMConfig(**facts, **found), foreign, action_dim, path)
+    with _own_backbone(foreign, Path(own).expanduser()) as features:
+        facts |= {"features": features, "features_revision": None}
+        model = _filled(ImageLAMConfig(**facts, **found), foreign, action_dim, path)
+        model.features.load()
+    return model
+
+
+def _filled(config: ImageLAMConfig, foreign: Mapping[str, Tensor], action_dim: int | None, path: Path) -> ImageLAM:
+    """Make a model of this config with the file's tensors."""
+    features = frozen_features(config)
+
+    def build() -> ImageLAM:
+        model = ImageLAM(config, features)
+        if action_dim is not None:
+            model.action_head = GapActionHead(config, action_dim)
+        return model
+
+    planned(build, {name: Size.of(tensor) for name, tensor in foreign.items()}, str(path))  # before memory is taken
+    model = build()
+    queries, hint = foreign.get("lam.action_latent"), f"It was trained on others than {config.features}."
+    if queries is not None and queries.ndim == 4:
+        checks.size("features", "channels, as in the file", model.features.dim, queries.shape[3], hint)
+    ours = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("features.")}
+    kept = [name for name in ours if name.endswith(OURS_ALONE)]
+    unused = [name for name in foreign if name.startswith((BACKBONE, TEXT))]
+    tensors = translate(foreign, key_map(model), ours, str(path), unused=unused, kept=kept)
+    for name, tensor in ours.items():  # shares memory with the model
+        tensor.copy_(tensors[name])
+        if name.endswith("quantizer.steps"):
+            tensor.fill_(1)  # the codebook has started, training must not restart it
+    return model.eval()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Read tensors with their published names, also of a file whose prefix somebody took off."""
+    foreign = read_checkpoint(path, entry="state_dict" if path.suffix in PICKLED else None)
+    if any(name.startswith("lam.") for name in foreign):
+        return foreign
+    return {name if name.startswith(HEAD) else f"lam.{name}": tensor for name, tensor in foreign.items()}
+
+
+def block_names(part: str, ours: str, theirs: str) -> dict[str, str | Join]:
+    """Map a Transformer block of the encoder or decoder to its names in UniVLA, and in what comes from it."""
+    names: dict[str, str | Join] = {}
+    layers = {f"norm{j}": f"norm{j}" for j in range(1, len(ATTENTIONS[part]) + 2)} | {"ff.0": "ffn.0", "ff.3": "ffn.3"}
+    for our_name, their_name in ATTENTIONS[part].items():
+        keys = tuple(f"{theirs}.{their_name}.to_{letter}.weight" for letter in "qkv")
+        names[f"{ours}.{our_name}.qkv.weight"] = Join(keys, lambda *qkv: torch.cat(qkv))
+        layers[f"{our_name}.out"] = f"{their_name}.to_out.0"
+    return names | {f"{ours}.{a}.{x}": f"{theirs}.{b}.{x}" for a, b in layers.items() for x in ("weight", "bias")}
+
+
+def key_map(model: ImageLAM) -> KeyMap:
+    """Map our tensors to the published names."""
+    config = model.config
+    both = config.streams == "control+env"
+    queries = ("lam.action_latent_controllable", "lam.action_latent") if both else ("lam.action_latent",)
+    tensors: dict[str, str | Join] = {}
+    tensors["encoder.queries"] = Join(queries, lambda *streams: torch.cat(streams, 2).flatten(0, 2))
+    tensors["control.quantizer.codebooks.0.vectors"] = f"lam.{'vq_action' if both else 'vq'}.codebook.weight"
+    layers = {"control.heads.0": "to_codebook", "decoder.latent_up.0": "action_up"}
+    layers |= {"decoder.patch_up": "patch_up", "decoder.out": "decoder.out"}
+    if both:
+        tensors["env.quantizer.codebooks.0.vectors"] = "lam.vq.codebook.weight"
+        layers |= {"env.heads.0": "to_codebook_uncontrol", "decoder.latent_up.1": "action_up_uncontrol"}
+    else:
+        layers["language_up"] = "lang_proj"
+    for part, depth in (("encoder", config.encoder_depth), ("decoder", config.decoder_depth)):
+        layers |= {f"{part}.embed.{i}": f"{part}.ffn.{i}" for i in range(3)}
+        for i in range(depth):
+            tensors |= block_names(part, f"{part}.blocks.{i}", f"lam.{part}.transformer_blocks.{i}")
+    names = {ours: f"lam.{theirs}" for ours, theirs in layers.items()}
+    if model.action_head is not None:
+        names |= {f"action_head.net.{i}": f"{HEAD}{i}" for i in (0, 2)}
+    return tensors | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in names.items() for x in ("weight", "bias")}
+
+
+def sizes(foreign: Mapping[str, Tensor], action_dim: int | None) -> dict[str, Any]:
+    """Find the config fields that names and shapes give; published ones where a tensor is missing, said later."""
+    size = partial(axis_of, foreign)
+    of_stage_2 = re.compile(r"lam\.(action_latent_controllable|vq_action\.|\w+_uncontrol\.)")
+    second = any(of_stage_2.match(name) for name in foreign)
+    found: dict[str, Any] = {
+        "streams": "control+env" if second else "control",
+        "tokens": size("lam.action_latent", 2, 4),
+        "codebook_size": size(f"lam.{'vq_action' if second else 'vq'}.codebook.weight", 0, 16),
+        "env_codebook_size": size("lam.vq.codebook.weight", 0, 16),
+        "latent_dim": size("lam.to_codebook.weight", 0, 128),
+        "width": size("lam.to_codebook.weight", 1, 768),
+        "language_dim": size("lam.lang_proj.weight", 1, 768),
+    }
+    for part in ("encoder", "decoder"):
+        found[f"{part}_depth"] = numbered(foreign, rf"lam\.{part}\.transformer_blocks\.(\d+)\.") or 1
+    if action_dim is not None:
+        outputs = size(f"{HEAD}2.weight", 0, 32 * action_dim)
+        if outputs % action_dim:
+            checks.fail("action_dim", f"a divisor of the {outputs} outputs of the file's action head", action_dim)
+        found |= {"action_head": "codes", "action_target": "chunk", "action_steps": outputs // action_dim}
+    return found
+
+
+@contextmanager
+def _own_backbone(foreign: Mapping[str, Tensor], folder: Path) -> Iterator[str]:
+    """Write the file's DINOv2 as a folder that timm reads; yields its name as features. Removed on failure."""
+    own = {name.removeprefix(BACKBONE): tensor for name, tensor in foreign.items() if name.startswith(BACKBONE)}
+    if "cls_token" not in own:
+        checks.fail("features_out", f"a file with {BACKBONE}*", "one without the image backbone")
+    weights = safetensors.torch.save({name: tensor.contiguous() for name, tensor in own.items()})
+    if not files.is_new(folder) and not _holds(folder, weights):
+        checks.fail("features_out", "a new or empty folder", f"{folder}, which holds something")
+    width = own["cls_token"].shape[-1]
+    depth = len({name.split(".")[1] for name in own if name.startswith("blocks.")})
+    if depth * width**2 > sum(tensor.numel() for tensor in own.values()):  # of the twelve such matrices of a block
+        checks.fail("features_out", f"the weights of {depth} blocks of width {width}", f"far fewer in {BACKBONE}*")
+    arguments = {"embed_dim": width, "depth": depth, "num_heads": max(1, width // 64)}  # as in every DINOv2
+    facts = {"input_size": [3, 518, 518], "interpolation": "bicubic", "mean": IMAGENET[0], "std": IMAGENET[1]}
+    config = {"architecture": "vit_base_patch14_reg4_dinov2", "num_classes": 0, "model_args": arguments}
+    with files.new_folder(folder, (WEIGHTS, CONFIG)):
+        with files.whole_file(folder / WEIGHTS) as path:  # timm translates the original names by itself
+            path.write_bytes(weights)
+        files.write_json(folder / CONFIG, {**config, "pretrained_cfg": {**facts, "num_classes": 0}})
+        yield f"timm:local-dir:{folder.resolve()}"
+
+
+def _holds(folder: Path, weights: bytes) -> bool:
+    """Tell whether these very weights lie in `folder`, and nothing else: the conversion was killed after them."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return names == {WEIGHTS, CONFIG} and (folder / WEIGHTS).read_bytes() == weights

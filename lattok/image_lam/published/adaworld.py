@@ -1,0 +1,201 @@
+"""Latent action autoencoder of AdaWorld (Gao et al., 2025, "Learning adaptable world models with latent actions").
+
+    tokens  = Transformer([prompt, patches] of both frames)      in each frame, and between them in both directions
+    latent  = mu(prompt of o_{t+H})                              one per pair, no codes
+    o_{t+H} = Decoder(patches of o_t + latent)
+
+Labels are those of pairs, as in published training; in a published clip of more than two frames every latent sees all
+of them. Left out: the variance, which only training mode draws from, and the record of all latents that the published
+class keeps in evaluation mode.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import isqrt
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lattok.data.pixels import ALIASED, check_pixels, middle
+from lattok.hub.checkpoint import Join, axis_of, numbered
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.p2t.convert import block_names
+from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
+from lattok.nn.blocks import PreNormBlock, SpaceTimeBlock, sinusoidal_positions
+from lattok.types import LatentActions
+from lattok.utils import checks
+
+FREQUENCIES = "encoder.transformer_blocks.0.temporal_attn.rotary_embedding.freqs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaWorldConfig(PublishedConfig):
+    """Architecture and preprocessing of `AdaWorldLAM`. Defaults: as published."""
+
+    quantizer: ClassVar[str] = "none"
+
+    stride: str = "2"
+    image_size: int = 256
+    interpolation: str = ALIASED
+    tokens: int = 1
+    latent_dim: int = 32
+    patch: int = 16
+    width: int = 1024
+    heads: int = 16
+    encoder_depth: int = 16
+    decoder_depth: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.one_of("interpolation", self.interpolation, (ALIASED,))
+        checks.counts(patch=self.patch, width=self.width, heads=self.heads)
+        checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
+        if self.width % (2 * self.heads):
+            checks.fail("heads", f"a divisor of half the width {self.width}", self.heads)
+
+
+class CentredPixels(FrozenFeatures):
+    """Patches of the largest square in the middle of a frame."""
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """Crop and resize uint8 [..., H, W, 3] to uint8 [..., s, s, 3]."""
+        check_pixels(frames)
+        side = min(frames.shape[-3:-1])
+        return super().resize(middle(frames, side, side))
+
+
+class TurnedBlock(SpaceTimeBlock):
+    """Attention over frames in both directions, with queries and keys turned by the frame's number."""
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__(dim, heads)
+        self.register_buffer("frequencies", torch.zeros(dim // heads // 2))
+        self.frequencies: Tensor
+
+    def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
+        x = x + self.space(self.norm1(x), keys=keys)
+        seen = self.time.qkv(rearrange(self.norm2(x), "b t n d -> (b n) t d"))
+        q, k, v = rearrange(seen, "b t (three h d) -> three b h t d", three=3, h=self.time.heads)
+        mixed = F.scaled_dot_product_attention(self._turned(q), self._turned(k), v)
+        mixed = self.time.out(rearrange(mixed, "b h t d -> b t (h d)"))
+        x = x + rearrange(mixed, "(b n) t d -> b t n d", b=len(x))
+        return x + self.ff(self.norm3(x))
+
+    def _turned(self, x: Tensor) -> Tensor:
+        """Turn neighbouring channels of [b, h, t, d] by frame number times frequency."""
+        angles = torch.arange(x.shape[2], device=x.device)[:, None] * self.frequencies  # t d/2
+        left, right = x.unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = angles.cos(), angles.sin()
+        return torch.stack([left * cos - right * sin, right * cos + left * sin], -1).flatten(-2)
+
+
+class AdaWorldLAM(PublishedLAM):
+    """AdaWorld's latent action autoencoder: one continuous latent of a pair of images.
+
+    Features are patches of pixels in [0, 1], ordered row, column, channel.
+    """
+
+    type = "adaworld-lam"
+    config_class = AdaWorldConfig
+    config: AdaWorldConfig
+
+    def __init__(self, config: AdaWorldConfig, features: FrozenFeatures | None = None):
+        super().__init__(config, features)
+        inputs, places, width = self.features.dim, self.features.count, config.width
+        self.prompt = nn.Parameter(torch.randn(inputs))
+        self.embed = nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, width), nn.LayerNorm(width))
+        self.register_buffer("places", sinusoidal_positions(1 + places, width), persistent=False)
+        self.places: Tensor
+        self.encoder = nn.ModuleList(TurnedBlock(width, config.heads) for _ in range(config.encoder_depth))
+        self.out, self.mean_of = nn.Linear(width, width), nn.Linear(width, config.latent_dim)
+        self.patch_up, self.latent_up = nn.Linear(inputs, width), nn.Linear(config.latent_dim, width)
+        self.decoder_embed = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.LayerNorm(width))
+        self.decoder = nn.ModuleList(PreNormBlock(width, config.heads) for _ in range(config.decoder_depth))
+        self.to_features = nn.Linear(width, inputs)
+
+    @staticmethod
+    def front(config: AdaWorldConfig) -> FrozenFeatures:
+        """Make patches of the square in the middle."""
+        scaling = (config.mean, config.std, config.interpolation)
+        return CentredPixels("pixels", config.image_size, *scaling, patch=config.patch)
+
+    @property
+    def numbers_per_frame(self) -> int:
+        """Count those of the feed-forward, the widest layer."""
+        return (1 + self.features.count) * 4 * self.config.width
+
+    def of_frame(self, features: Tensor) -> Tensor:
+        """Embed the prompt and patches [n, N, D] as tokens [n, 1 + N, width]."""
+        return self.embed(torch.cat([self.prompt.expand(len(features), 1, -1), features], 1)) + self.places
+
+    def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
+        """Turn tokens [n, 1 + N, width] of both frames into latents [n, 1, d]."""
+        x = torch.stack([now, later], 1)
+        for block in self.encoder:
+            x = block(x)
+        return self.mean_of(self.out(x[:, 1, :1]))
+
+    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+        """Predict features [B, N, D] of the later frame from current ones and latent actions."""
+        x = self.decoder_embed(self.patch_up(features) + self.latent_up(latents.quantized)) + self.places[:-1]
+        for block in self.decoder:
+            x = block(x)
+        return self.to_features(x).sigmoid()
+
+
+def adaworld_lam(
+    path: str | os.PathLike[str],
+    *,
+    image_size: int = 256,
+    cameras: tuple[str, ...] = ("image",),
+    stride: str = "2",
+) -> AdaWorldLAM:
+    """Read AdaWorld's latent action autoencoder: lam.ckpt, or its tensors.
+
+    The file does not hold `image_size`, the side of the square frames, 256 in published training; `stride` is the gap
+    of a pair, "2" frames as published for robots (4 for retro games, 1 for videos of people and short clips). Raises
+    `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+    """
+    foreign = read_published(path, "adaworld-lam", ("lam.",))
+    config = adaworld_config(foreign, image_size=image_size, cameras=tuple(cameras), stride=str(stride))
+    return converted(AdaWorldLAM, config, foreign, adaworld_names(config), path)
+
+
+def adaworld_config(foreign: Mapping[str, Tensor], **facts: Any) -> AdaWorldConfig:
+    """Find the configuration in the shapes of a file's tensors."""
+    size, depth = partial(axis_of, foreign), partial(numbered, foreign)
+    width = size("fc.weight", 1, 1024)
+    return AdaWorldConfig(
+        latent_dim=size("action_up.weight", 1, 32),
+        patch=isqrt(size("action_prompt", 3, 768) // 3),
+        width=width,
+        heads=width // max(1, 2 * size(FREQUENCIES, 0, 32)),
+        encoder_depth=depth(r"encoder\.transformer_blocks\.(\d+)\.") or 1,
+        decoder_depth=depth(r"decoder\.transformer_blocks\.(\d+)\.") or 1,
+        **facts,
+    )
+
+
+def adaworld_names(config: AdaWorldConfig) -> dict[str, str | Join]:
+    """Map our tensors to the published names."""
+    names: dict[str, str | Join] = {"prompt": Join(("action_prompt",), lambda prompt: prompt[0, 0, 0])}
+    names |= {f"mean_of.{x}": Join((f"fc.{x}",), lambda both: both.chunk(2)[0]) for x in ("weight", "bias")}
+    layers = {"out": "encoder.out", "patch_up": "patch_up", "latent_up": "action_up", "to_features": "decoder.out"}
+    for part, embed, depth in (
+        ("encoder", "embed", config.encoder_depth),
+        ("decoder", "decoder_embed", config.decoder_depth),
+    ):
+        layers |= {f"{embed}.{i}": f"{part}.ffn.{i}" for i in range(3)}
+        for i in range(depth):
+            ours, theirs = f"{part}.{i}", f"{part}.transformer_blocks.{i}"
+            names |= block_names(part, ours, theirs)
+            if part == "encoder":
+                names[f"{ours}.frequencies"] = f"{theirs}.temporal_attn.rotary_embedding.freqs"
+    return names | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}

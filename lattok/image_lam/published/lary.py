@@ -1,0 +1,115 @@
+"""LAPA on features: the general latent action models of LARYBench (Nie et al., 2026), LAPA-DINOv3 and LAPA-DINOv2.
+
+    tokens  = Time(Space(DINO(o_t), DINO(o_{t+H})))              as LAPA's, without its patch embedding
+    latents = CNN(tokens of o_{t+H}) - CNN(tokens of o_t)
+    codes   = nearest rows of the codebook
+    features of o_{t+H} = Decoder(features of o_t, codebook[codes])
+
+Left out: the noise in the vectors that the benchmark saves. It runs the forward pass of training, so its vectors are
+code rows only up to new noise, as long as the quantization error, at every call; its codes are the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lattok.data.pixels import ALIASED
+from lattok.hub.checkpoint import axis_of
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.published.lapa import LAQ, LAQConfig, laq_names, laq_sizes, laq_unused
+from lattok.image_lam.published.published_lam import converted, read_published
+from lattok.utils import checks
+
+BACKBONE = "dino_tokenizer."
+DINO = {2: "timm:vit_large_patch14_dinov2.lvd142m", 3: "timm:vit_large_patch16_dinov3.lvd1689m"}
+TOKENS = 16
+LABELLED = {"calvin": "5", "vlabench": "5", "agibotbeta": "45", "robocoin": "10"}  # gaps in frames, by dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaryConfig(LAQConfig):
+    """Architecture and preprocessing of `LaryLAQ`. Defaults: LAPA-DINOv3 as published."""
+
+    image_size: int = 224
+    interpolation: str = ALIASED  # of its labels; "bilinear": of its training
+    pixels: str = "unit"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # not ImageNet's, in training and in the benchmark
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    tokens: int = TOKENS
+    space_depth: int = 4
+    time_depth: int = 4
+    decoder_depth: int = 4
+    features: str = DINO[3]  # frozen network of the frames, which the artefact does not hold
+    features_revision: str | None = None
+
+
+class LaryLAQ(LAQ):
+    """LARYBench's quantizer of a pair of images, over features of a frozen DINO."""
+
+    type = "lary-laq"
+    config_class = LaryConfig
+    config: LaryConfig
+
+    def __init__(self, config: LaryConfig, features: FrozenFeatures | None = None):
+        super().__init__(config, features)
+        hint = "It was trained on others."
+        checks.size("features", "channels, as in the file", self.features.dim, config.width, hint)
+
+    @staticmethod
+    def front(config: LaryConfig) -> FrozenFeatures:
+        """Make the frozen network that the config names."""
+        scaling = (config.mean, config.std, config.interpolation)
+        return FrozenFeatures(config.features, config.image_size, *scaling, config.features_revision)
+
+
+def lary_laq(
+    path: str | os.PathLike[str],
+    *,
+    features: str | None = None,
+    features_revision: str | None = None,
+    image_size: int = 224,
+    tokens: int = TOKENS,
+    interpolation: str = ALIASED,
+    cameras: tuple[str, ...] = ("image",),
+    stride: str | None = None,
+) -> LaryLAQ:
+    """Read a latent action model of LARYBench, LAPA-DINOv3 or LAPA-DINOv2: a .pt file, or its tensors.
+
+    `features` names the frozen network, timm's DINOv3-L by default, or DINOv2-L where the file holds a backbone without
+    register tokens; a backbone in the file is not used. Their weights come from the Hub when the model is loaded.
+    `stride` has no default, since no single one was published: a gap in frames or seconds, or the name of a dataset
+    that LARYBench labels (`LABELLED`). `interpolation`: that of its labels, or "bilinear", antialiased as in training.
+    Raises `LattokError` without a gap, and one that lists every tensor that is missing, unexpected or mis-shaped.
+    """
+    if stride is None:
+        known = ", ".join(f"{name} ({gap})" for name, gap in LABELLED.items())
+        expected = f'a gap, "10" frames or "0.5s", or that of a dataset LARYBench labels: {known}'
+        checks.fail("stride", expected, "none", "It was trained on gaps of 1 to 45 frames, drawn for each pair.")
+    foreign = read_published(path, "lary-laq", ("module.",))
+    config = lary_config(
+        foreign,
+        features,
+        tokens,
+        features_revision=features_revision,
+        image_size=image_size,
+        interpolation=interpolation,
+        cameras=tuple(cameras),
+        stride=LABELLED.get(str(stride), str(stride)),
+    )
+    unused = [*laq_unused(foreign), *(name for name in foreign if name.startswith(BACKBONE))]
+    return converted(LaryLAQ, config, foreign, laq_names(config), path, unused, features=LaryLAQ.front(config))
+
+
+def lary_config(
+    foreign: Mapping[str, Tensor], features: str | None = None, tokens: int = TOKENS, **facts: Any
+) -> LaryConfig:
+    """Find the configuration in the shapes of a file's tensors."""
+    held = [name for name in foreign if name.startswith(BACKBONE)]
+    version = 2 if held and not any("register_tokens" in name for name in held) else 3
+    width = axis_of(foreign, "vq.project_in.weight", 1, 1024)
+    return LaryConfig(features=features or DINO[version], width=width, **laq_sizes(foreign, tokens), **facts)

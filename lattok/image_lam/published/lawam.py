@@ -1,0 +1,464 @@
+"""Latent action model of LaWAM (Chen et al., 2026, "Latent world action models"), a variational one over DINOv3.
+
+    features = norm(block of DINOv3)                             of both frames
+    queries  = Transformer([tokens of both frames, queries])     patches do not see the queries
+    latent   = mu(norm(mean of queries))                         one per pair, no codes
+    features of o_{t+H} = Decoder(features of o_t | latent)      the latent sets shifts, scales and gates
+
+As published, and kept, since the weights depend on it: sine tables of time, rows and columns all start at the first
+channel and are added. Left out: the variance, which only training draws from, and the head that predicts a change of
+proprioception.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lattok.data.pixels import MOST_PIXELS, check_pixels, middle, resize_pixels
+from lattok.hub.checkpoint import SAFE, Join, axis_of, numbered, published_settings
+from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
+from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
+from lattok.nn.blocks import Attention, feed_forward, sinusoidal_positions
+from lattok.types import LatentActions
+from lattok.utils import checks
+
+BASE = 100.0  # of the angles of DINOv3
+NORMS = ("ln", "l2", "none")
+PREFIXES = ("model.policy_backend.lam.", "policy_backend.lam.", "lam.")
+HEAD_WIDTH = 64  # of every published DINOv3
+# what shapes do not tell, as the authors name it; LeRobot puts lam_ or dinov3_ before the same names
+PUBLISHED = {"num_heads": 16, "latent_layer_to_use": -2, "norm_latents": True, "norm_latents_type": "ln"}
+PUBLISHED |= {"enc_modal_mask": True, "image_hw": (256, 256), "num_attention_heads": None, "vq_type": "vae"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LawamConfig(PublishedConfig):
+    """Architecture and preprocessing of `LawamLAM`. Defaults: as in LeRobot."""
+
+    quantizer: ClassVar[str] = "none"
+
+    stride: str = "1.6s"
+    image_size: int = 256  # height of the frames
+    image_width: int = 256
+    wide_frames: str = "crop"  # wider than 4:3: cut to that in the middle, as in training, or "squeeze" (LeRobot)
+    pixels: str = "normalized"
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
+    tokens: int = 1
+    latent_dim: int = 32
+    width: int = 1024
+    heads: int = 16
+    hidden: int = 4096  # of the feed-forward
+    encoder_depth: int = 24
+    decoder_depth: int = 12
+    queries: int = 1
+    modal_mask: bool = True  # patches do not see the queries
+    latent_layer_norm: bool = True
+    last_norm: bool = True  # of predicted features
+    patch: int = 16
+    vit_width: int = 768
+    vit_depth: int = 11  # blocks of DINOv3 that are in use
+    vit_heads: int = 12
+    vit_hidden: int = 3072
+    vit_registers: int = 4
+    vit_last_norm: bool = False
+    feature_norm: str = "ln"  # "ln" over channels, "l2" to unit length, "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.one_of("feature_norm", self.feature_norm, NORMS)
+        checks.one_of("wide_frames", self.wide_frames, ("crop", "squeeze"))
+        checks.counts(1, MOST_PIXELS, image_width=self.image_width)
+        checks.counts(width=self.width, hidden=self.hidden, queries=self.queries, patch=self.patch)
+        checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
+        checks.counts(vit_depth=self.vit_depth, vit_width=self.vit_width, vit_hidden=self.vit_hidden)
+        checks.whole(vit_registers=self.vit_registers)
+        for name, heads, width in (("heads", self.heads, self.width), ("vit_heads", self.vit_heads, self.vit_width)):
+            checks.counts(**{name: heads})
+            if width % heads:
+                checks.fail(name, f"a divisor of the width {width}", heads)
+        if self.vit_width // self.vit_heads % 4:
+            checks.fail("vit_heads", f"heads of {self.vit_width} channels that are multiples of 4 wide", self.vit_heads)
+        if self.image_size % self.patch or self.image_width % self.patch:
+            checks.fail("image_size", f"multiples of the patch size {self.patch}", (self.image_size, self.image_width))
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image_size, self.image_width
+
+
+def patch_angles(rows: int, columns: int, width: int) -> Tensor:
+    """Angles [rows * columns, width] by which DINOv3 turns queries and keys of patches, from their centres in ±1."""
+    frequencies = BASE ** -(torch.arange(width // 4) * (4 / width))
+    centres = [(torch.arange(count) + 0.5) / count * 2 - 1 for count in (rows, columns)]
+    places = torch.cartesian_prod(*centres)  # n 2
+    return (2 * math.pi * places[:, :, None] * frequencies).flatten(1).tile(2)
+
+
+def turned(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn the last tokens of x [..., n, d], as many as there are rows of `angles`, pairing channels d / 2 apart."""
+    first, rest = x[..., : -len(angles), :], x[..., -len(angles) :, :]
+    left, right = rest.chunk(2, -1)
+    return torch.cat([first, rest * angles.cos() + torch.cat([-right, left], -1) * angles.sin()], -2)
+
+
+class DINOv3Block(nn.Module):
+    """x += scale * attention(norm(x)); x += scale * ff(norm(x))."""
+
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.scale1, self.scale2 = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
+        self.ff = feed_forward(width, hidden, nn.GELU)
+
+    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(self.norm1(x)), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        mixed = F.scaled_dot_product_attention(turned(q, angles), turned(k, angles), v)
+        x = x + self.scale1 * self.out(rearrange(mixed, "b h n d -> b n (h d)"))
+        return x + self.scale2 * self.ff(self.norm2(x))
+
+
+class HeldDINOv3(nn.Module):
+    """As much of a DINOv3 as is in use, with its weights in the artefact."""
+
+    def __init__(self, config: LawamConfig):
+        super().__init__()
+        width, patch = config.vit_width, config.patch
+        self.num_prefix_tokens, self.num_features = 1 + config.vit_registers, width
+        self.feature_norm = config.feature_norm
+        self.prefix = nn.Parameter(torch.randn(self.num_prefix_tokens, width) * 0.02)  # class token, then registers
+        self.patches = nn.Conv2d(3, width, patch, patch)
+        rows, columns = (size // patch for size in config.frame_size)
+        self.register_buffer("angles", patch_angles(rows, columns, width // config.vit_heads), persistent=False)
+        self.angles: Tensor
+        self.blocks = nn.ModuleList(
+            DINOv3Block(width, config.vit_heads, config.vit_hidden) for _ in range(config.vit_depth)
+        )
+        self.norm = nn.LayerNorm(width) if config.vit_last_norm else None
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Turn normalised pixels [n, 3, H, W] into tokens [n, prefix + patches, width]."""
+        patches = self.patches(pixels).flatten(2).transpose(1, 2)
+        x = torch.cat([self.prefix.expand(len(patches), -1, -1), patches], 1)
+        for block in self.blocks:
+            x = block(x, self.angles)
+        x = x if self.norm is None else self.norm(x)
+        if self.feature_norm == "l2":
+            return F.normalize(x, dim=-1)
+        return F.layer_norm(x, x.shape[-1:]) if self.feature_norm == "ln" else x
+
+
+class HeldFeatures(FrozenFeatures):
+    """Frames to features of a network that the model holds."""
+
+    def __init__(self, config: LawamConfig):
+        scaling = (config.mean, config.std, config.interpolation)
+        super().__init__("pixels", config.patch, *scaling, patch=config.patch)
+        self.name, self.frame_size, self.image_size = "held", config.frame_size, config.image_size
+        self.crops = config.wide_frames == "crop"
+        self.network, self.dim = HeldDINOv3(config), config.vit_width
+        self.side = config.image_size // config.patch
+        self.count = math.prod(size // config.patch for size in config.frame_size)
+        self.requires_grad_(False)
+
+    def resize(self, frames: Tensor) -> Tensor:
+        """Resize uint8 [..., H, W, 3] to the model's height and width; what is wider than 4:3 is cut before."""
+        check_pixels(frames)
+        height, width = frames.shape[-3:-1]
+        if self.crops and 3 * width > 4 * height:
+            frames = middle(frames, height, 4 * height // 3)
+        return resize_pixels(frames, self.frame_size, self.interpolation)
+
+
+def added_sines(dim: int, *axes: tuple[int, int]) -> Tensor:
+    """Table [n_1, ..., n_k, dim] of places on a grid: for each (count, channels) sines, all from the first channel."""
+    table = torch.zeros(*(count for count, _ in axes), dim)
+    for axis, (count, channels) in enumerate(axes):
+        shape = [1] * len(axes)
+        shape[axis] = count
+        table[..., :channels] += sinusoidal_positions(count, channels).reshape(*shape, channels)
+    return table
+
+
+class QueryRead(nn.Module):
+    """Queries attend once to all tokens, whose norm they do without: q = norm(q + attention); q + ff(q)."""
+
+    def __init__(self, config: LawamConfig):
+        super().__init__()
+        width = config.width
+        self.queries = nn.Parameter(torch.randn(config.queries, width) * 0.02)
+        self.attention = Attention(width, config.heads)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.ff = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Read tokens [b, n, width] into [b, queries, width]."""
+        queries = self.queries.expand(len(tokens), -1, -1).contiguous()
+        queries = self.norm2(queries + self.attention.read(queries, self.norm1(tokens)))
+        return queries + self.ff(queries)
+
+
+class ReadingBlock(nn.Module):
+    """x += attention(norm(x)); x += ff(norm(x)), ReLU; `seen` [1, n, n] says which tokens each may look at."""
+
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.ff = feed_forward(width, hidden, nn.ReLU)
+
+    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
+        x = x + self.attention(self.norm1(x), seen=seen)
+        return x + self.ff(self.norm2(x))
+
+
+class GatedBlock(nn.Module):
+    """x += gate * f(norm(x) * (1 + scale) + shift) for attention and feed-forward; a condition gives all six."""
+
+    def __init__(self, width: int, heads: int, hidden: int):
+        super().__init__()
+        self.modulation = nn.Linear(width, 6 * width)
+        self.norm = partial(F.layer_norm, normalized_shape=(width,), eps=1e-6)
+        self.attention = Attention(width, heads)
+        self.ff = feed_forward(width, hidden, nn.GELU)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Transform x [b, n, width] under a condition [b, 1, width]."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(condition)).chunk(6, -1)
+        x = x + gate1 * self.attention(self.norm(x) * (1 + scale1) + shift1)
+        return x + gate2 * self.ff(self.norm(x) * (1 + scale2) + shift2)
+
+
+class LawamLAM(PublishedLAM):
+    """LaWAM's latent action model: one continuous latent of a pair, over features of its own DINOv3."""
+
+    type = "lawam-lam"
+    config_class = LawamConfig
+    config: LawamConfig
+
+    def __init__(self, config: LawamConfig, features: FrozenFeatures | None = None):
+        super().__init__(config, features)
+        width, channels = config.width, config.vit_width
+        rows, columns = (size // config.patch for size in config.frame_size)
+        quarters = ((rows, width // 4), (columns, width // 4))
+        self.register_buffer("places", added_sines(width, (2, width // 2), *quarters).flatten(1, 2), persistent=False)
+        halves = ((rows, width // 2), (columns, width // 2))
+        self.register_buffer("decoder_places", added_sines(width, *halves).flatten(0, 1), persistent=False)
+        self.places: Tensor
+        self.decoder_places: Tensor
+        self.project_in = _linear_unless_equal(channels, width)
+        self.read = QueryRead(config)
+        sizes = (width, config.heads, config.hidden)
+        self.encoder = nn.ModuleList(ReadingBlock(*sizes) for _ in range(config.encoder_depth))
+        self.project_out = _linear_unless_equal(width, config.latent_dim)
+        self.norm = nn.LayerNorm(config.latent_dim) if config.latent_layer_norm else None
+        self.mean_of = nn.Linear(config.latent_dim, config.latent_dim)
+        self.decoder_in = _linear_unless_equal(channels, width)
+        self.latent_up = nn.Linear(config.latent_dim, width)
+        self.decoder = nn.ModuleList(GatedBlock(*sizes) for _ in range(config.decoder_depth))
+        self.decoder_out = _linear_unless_equal(width, channels)
+        self.last_norm = nn.LayerNorm(channels) if config.last_norm else None
+
+    @staticmethod
+    def front(config: LawamConfig) -> FrozenFeatures:
+        """Make the DINOv3 that the artefact holds."""
+        return HeldFeatures(config)
+
+    @classmethod
+    def opened(cls, config: LawamConfig, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Leave the features to the model, whose file is compared with their sizes, too."""
+        super().opened(config, folder, backbone)
+        return config, {}
+
+    @property
+    def numbers_per_frame(self) -> int:
+        """Count those of the feed-forward, the widest layer."""
+        return self.features.count * self.config.hidden
+
+    def of_frame(self, features: Tensor) -> Tensor:
+        """Project features [n, N, D] to tokens [n, N, width]."""
+        return self.project_in(features)
+
+    def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
+        """Turn tokens [n, N, width] of both frames into latents [n, 1, d]."""
+        tokens = torch.cat([now + self.places[0], later + self.places[1]], 1)
+        x, patches = torch.cat([tokens, self.read(tokens)], 1), tokens.shape[1]
+        seen = None
+        if self.config.modal_mask:
+            seen = torch.ones(1, x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+            seen[:, :patches, patches:] = False
+        for block in self.encoder:
+            x = block(x, seen)
+        latent = self.project_out(x[:, patches:]).mean(1, keepdim=True)
+        return self.mean_of(latent if self.norm is None else self.norm(latent))
+
+    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+        """Predict features [B, N, D] of the later frame from current ones and latent actions."""
+        x, condition = self.decoder_in(features) + self.decoder_places, self.latent_up(latents.quantized)
+        for block in self.decoder:
+            x = block(x, condition)
+        x = self.decoder_out(x)
+        return x if self.last_norm is None else self.last_norm(x)
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Include the features' network."""
+        return dict(self.state_dict())
+
+
+def _linear_unless_equal(inputs: int, outputs: int) -> nn.Module:
+    return nn.Identity() if inputs == outputs else nn.Linear(inputs, outputs)
+
+
+def lawam_lam(
+    path: str | os.PathLike[str],
+    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    *,
+    wide_frames: str = "crop",
+    cameras: tuple[str, ...] = ("image",),
+    stride: str = "1.6s",
+) -> LawamLAM:
+    """Read LaWAM's latent action model: a policy folder of LeRobot, the authors' lam.ckpt or policy .pt, or tensors.
+
+    `config` holds what shapes do not tell, under LeRobot's names or the authors': a dictionary, or a .json or .yaml
+    file; left out, config.json in the folder, or the only .yaml file next to the checkpoint, and where there is none,
+    published values. `wide_frames`: those wider than 4:3 are cut in the middle ("crop"), as the authors trained it, or
+    squeezed ("squeeze"), as LeRobot does. `stride` is the gap of a pair, "1.6s" as published for robots (".4s" for
+    videos of people). Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+    """
+    path = Path(path).expanduser()
+    settings = _settings(config, path)
+    path = path / "model.safetensors" if path.is_dir() else path
+    foreign = read_published(path, "lawam-lam", PREFIXES)
+    found = lawam_config(foreign, settings, wide_frames=wide_frames, cameras=tuple(cameras), stride=str(stride))
+    return converted(LawamLAM, found, foreign, lawam_names(found, foreign), path, lawam_unused(found, foreign))
+
+
+def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None, path: Path) -> dict[str, Any]:
+    """Read what shapes do not tell, under the authors' names; published values where nothing says otherwise."""
+    if config is None:
+        near = [path / "config.json"] if path.is_dir() else sorted(path.parent.glob("*.yaml"))
+        near = [file for file in near if file.is_file() and path.suffix != SAFE]
+        config = near[0] if len(near) == 1 else {}
+    told: Any = published_settings(config)
+    told = told["model"] if isinstance(told.get("model"), Mapping) else told
+    told = {**told, **(told["dinov3_config"] if isinstance(told.get("dinov3_config"), Mapping) else {})}
+    found = dict(PUBLISHED)
+    for name in PUBLISHED:
+        for other in (name, f"lam_{name}", f"dinov3_{name}"):
+            found[name] = told.get(other, found[name])
+    checks.one_of("vq_type", found["vq_type"], ("vae",))
+    return found
+
+
+def lawam_config(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], **facts: Any) -> LawamConfig:
+    """Find the configuration in the shapes of a file's tensors and in its settings."""
+    size = partial(axis_of, foreign)
+    vision, layer = "vision_encoder.model.", settings["latent_layer_to_use"]
+    vit_width, blocks = size(f"{vision}embeddings.cls_token", 2, 768), numbered(foreign, rf"{_layers(foreign)}(\d+)\.")
+    if not isinstance(layer, int) or not -blocks <= layer <= -1:
+        checks.fail("latent_layer_to_use", f"a number from {-blocks} to -1", repr(layer))
+    height_width = settings["image_hw"]
+    if not (isinstance(height_width, list | tuple) and len(height_width) == 2):
+        checks.fail("image_hw", "height and width", repr(height_width))
+    return LawamConfig(
+        image_size=height_width[0],
+        image_width=height_width[1],
+        latent_dim=size("vq.mu.weight", 0, 32),
+        width=size("encoder.QFormer.queries", 2, 1024),
+        queries=size("encoder.QFormer.queries", 1, 1),
+        heads=settings["num_heads"],
+        hidden=size("encoder.QFormer.layers.0.linear1.weight", 0, 4096),
+        encoder_depth=numbered(foreign, r"encoder\.QFormer\.layers\.(\d+)\.") or 1,
+        decoder_depth=numbered(foreign, r"decoder\.dec_layers\.(\d+)\.") or 1,
+        modal_mask=bool(settings["enc_modal_mask"]),
+        latent_layer_norm="vq.pre_norm.weight" in foreign,
+        last_norm="decoder.last_ln.weight" in foreign,
+        patch=size(f"{vision}embeddings.patch_embeddings.weight", 3, 16),
+        vit_width=vit_width,
+        vit_depth=blocks + 1 + layer,
+        vit_heads=settings["num_attention_heads"] or max(1, vit_width // HEAD_WIDTH),
+        vit_hidden=size(f"{_layers(foreign)}0.mlp.up_proj.weight", 0, 3072),
+        vit_registers=size(f"{vision}embeddings.register_tokens", 1, 4),
+        vit_last_norm=layer == -1,
+        feature_norm=settings["norm_latents_type"] if settings["norm_latents"] else "none",
+        **facts,
+    )
+
+
+def _layers(foreign: Mapping[str, Tensor]) -> str:
+    """Return what stands before the numbers of DINOv3's blocks: transformers 5 put one more `model.` there."""
+    new = "vision_encoder.model.model.layer."
+    return new if any(name.startswith(new) for name in foreign) else "vision_encoder.model.layer."
+
+
+def lawam_names(config: LawamConfig, foreign: Mapping[str, Tensor]) -> dict[str, str | Join]:
+    """Map our tensors to the published names."""
+    vision, vit = "vision_encoder.model.", "features.network."
+    prefix = (f"{vision}embeddings.cls_token", f"{vision}embeddings.register_tokens")
+    names: dict[str, str | Join] = {f"{vit}prefix": Join(prefix, lambda *parts: torch.cat(parts, 1)[0])}
+    layers = {f"{vit}patches": f"{vision}embeddings.patch_embeddings"}
+    layers |= {f"{vit}norm": f"{vision}norm"} if config.vit_last_norm else {}
+    for i in range(config.vit_depth):
+        ours, theirs = f"{vit}blocks.{i}", f"{_layers(foreign)}{i}"
+        names |= {f"{ours}.scale{j}": f"{theirs}.layer_scale{j}.lambda1" for j in (1, 2)}
+        heads = tuple(f"{theirs}.attention.{letter}_proj.weight" for letter in "qkv")
+        names[f"{ours}.qkv.weight"] = Join(heads, lambda *qkv: torch.cat(qkv))
+        biases = (f"{theirs}.attention.q_proj.bias", f"{theirs}.attention.v_proj.bias")  # keys have none
+        names[f"{ours}.qkv.bias"] = Join(biases, lambda q, v: torch.cat([q, torch.zeros_like(q), v]))
+        layers |= {f"{ours}.out": f"{theirs}.attention.o_proj", f"{ours}.ff.0": f"{theirs}.mlp.up_proj"}
+        layers |= {
+            f"{ours}.ff.3": f"{theirs}.mlp.down_proj",
+            **{f"{ours}.norm{j}": f"{theirs}.norm{j}" for j in (1, 2)},
+        }
+    names["read.queries"] = Join(("encoder.QFormer.queries",), lambda queries: queries[0])
+    cross = "encoder.QFormer.q_cross_attn"
+    names |= _packed("read.attention", f"{cross}.attn")
+    layers |= {f"read.{part}": f"{cross}.{part}" for part in ("norm1", "norm2", "ff.0", "ff.2")}
+    for i in range(config.encoder_depth):
+        ours, theirs = f"encoder.{i}", f"encoder.QFormer.layers.{i}"
+        names |= _packed(f"{ours}.attention", f"{theirs}.self_attn")
+        layers |= {f"{ours}.norm{j}": f"{theirs}.norm{j}" for j in (1, 2)}
+        layers |= {f"{ours}.ff.0": f"{theirs}.linear1", f"{ours}.ff.3": f"{theirs}.linear2"}
+    for i in range(config.decoder_depth):
+        ours, theirs = f"decoder.{i}", f"decoder.dec_layers.{i}"
+        names |= _packed(f"{ours}.attention", f"{theirs}.attn")
+        layers |= {f"{ours}.modulation": f"{theirs}.adaLN_modulation.1"}
+        layers |= {f"{ours}.ff.{j}": f"{theirs}.ffn.{j}" for j in (0, 3)}
+    layers |= {"mean_of": "vq.mu", "latent_up": "decoder.action_in_proj"}
+    if config.width != config.vit_width:
+        layers |= {"project_in": "encoder.project_in", "decoder_in": "decoder.project_input"}
+        layers |= {"decoder_out": "decoder.project_output"}
+    layers |= {"project_out": "encoder.out_proj"} if config.width != config.latent_dim else {}
+    layers |= {"norm": "vq.pre_norm"} if config.latent_layer_norm else {}
+    layers |= {"last_norm": "decoder.last_ln"} if config.last_norm else {}
+    return names | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
+
+
+def _packed(ours: str, theirs: str) -> dict[str, str | Join]:
+    """Map an attention to the names that torch gives one."""
+    names = {f"{ours}.qkv.{x}": f"{theirs}.in_proj_{x}" for x in ("weight", "bias")}
+    return {**names, **{f"{ours}.out.{x}": f"{theirs}.out_proj.{x}" for x in ("weight", "bias")}}
+
+
+def lawam_unused(config: LawamConfig, foreign: Mapping[str, Tensor]) -> list[str]:
+    """List tensors that no label needs: the variance, the head of proprioception, and DINOv3 after the layer in use."""
+    vision = "vision_encoder.model."
+    known = [f"{vision}embeddings.mask_token", *(() if config.vit_last_norm else (f"{vision}norm.",))]
+    known += ["vq.logvar.", "state_decoder."]
+    blocks = numbered(foreign, rf"{_layers(foreign)}(\d+)\.")
+    known += [f"{_layers(foreign)}{i}." for i in range(config.vit_depth, blocks)]
+    return [name for name in foreign if name.startswith(tuple(known))]

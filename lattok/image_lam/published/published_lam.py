@@ -1,0 +1,195 @@
+"""What published latent action models share here: one camera, the pixels that they were trained on, codes or none.
+
+A system says what a frame contributes to its pairs (`of_frame`), what becomes of a pair (`of_pair`: latents before
+quantization) and what its decoder makes of a frame and vectors (`predict`). Features are patches of its own pixels,
+scaled as it wants them, or those of a frozen network. They are read for inference; lattok does not train them.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lattok.data.pixels import INTERPOLATIONS, MOST_PIXELS, check_scaling
+from lattok.hub.checkpoint import KeyMap, check_kind, read_checkpoint, read_settings, translate
+from lattok.hub.weights import Size, planned
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.labelling import VideoEncoder
+from lattok.image_lam.base.pair_model import PairModel
+from lattok.nn.quantize import nearest
+from lattok.types import LatentActions
+from lattok.utils import checks
+from lattok.utils.arrays import Values, as_tensor, like
+
+# a white pixel, as `encode_pixels` gets it; "normalized": by mean and std already
+WHITE = {"unit": 1.0, "bytes": 255.0}
+ENTRIES = ("state_dict", "model")  # under which a container may hold the weights
+Model = TypeVar("Model", bound="PublishedLAM")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedConfig:
+    """Preprocessing of a published model, and the sizes of its latent actions."""
+
+    quantizer: ClassVar[str] = "vq"  # "none": a continuous model
+    latent_norm: ClassVar[str] = "none"
+    target: ClassVar[str] = "features"  # what the decoder predicts; of patches of pixels these are pixels
+
+    cameras: tuple[str, ...] = ("image",)  # the one that it looks at in datasets
+    stride: str  # gap of a pair, in frames ("30") or seconds ("1.6s")
+    image_size: int  # side of the frames in pixels
+    pixels: str = "unit"  # range of `encode_pixels`: "unit" [0, 1], "bytes" [0, 255], "normalized" by mean and std
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of pixels in [0, 1], taken away before the model sees them
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    interpolation: str = "bilinear"
+    tokens: int  # P, latent actions of a pair
+    latent_dim: int  # d
+    codebook_size: int = 1  # K; 1: no codes
+
+    def __post_init__(self) -> None:
+        checks.size("cameras", "name: published models see one camera", len(self.cameras), 1)
+        checks.strides(stride=self.stride)
+        checks.counts(1, MOST_PIXELS, image_size=self.image_size)
+        checks.counts(tokens=self.tokens, latent_dim=self.latent_dim)
+        checks.counts(1 if self.quantizer == "none" else 2, codebook_size=self.codebook_size)
+        checks.one_of("pixels", self.pixels, (*WHITE, "normalized"))
+        checks.one_of("interpolation", self.interpolation, INTERPOLATIONS)
+        if self.quantizer == "none":
+            checks.one_of("tokens", self.tokens, (1,))
+        check_scaling(self.mean, self.std)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the frames."""
+        return self.image_size, self.image_size
+
+
+class PublishedLAM(PairModel, ABC):
+    """A published model of frame pairs, as it labels: `encode`, `label_video`, `encode_pixels`, `encode_features`."""
+
+    config: Any
+    codebook: nn.Parameter | None  # [K, d]
+
+    def __init__(self, config: Any, features: FrozenFeatures | None = None):
+        super().__init__()
+        self.config, self.cameras, self.env, self.pixels = config, config.cameras, None, None
+        continuous = config.quantizer == "none"
+        self.codebook_size = None if continuous else config.codebook_size
+        self.features = self.front(config) if features is None else features
+        self.codebook = None if continuous else nn.Parameter(torch.randn(config.codebook_size, config.latent_dim))
+
+    @staticmethod
+    def front(config: Any) -> FrozenFeatures:
+        """Make what is in front of the model, by default patches of its pixels."""
+        scaling = (config.mean, config.std, config.interpolation)
+        return FrozenFeatures("pixels", config.image_size, *scaling, patch=config.patch)
+
+    @abstractmethod
+    def of_frame(self, features: Tensor) -> Tensor:
+        """Turn features [n, N, D] of frames into what their pairs need of them, whichever role they play."""
+
+    @abstractmethod
+    def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
+        """Turn outputs of `of_frame` for both frames of n pairs into latents [n, P, d]."""
+
+    @classmethod
+    def opened(cls, config: Any, folder: Path, backbone: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Build the features, which need no weights of the artefact."""
+        super().opened(config, folder, backbone)
+        return config, {"features": cls.front(config)}
+
+    def features_of(self, predicted: Tensor) -> Tensor:
+        """Return what `predict` gives as features, which it is."""
+        return predicted
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Values) -> LatentActions:
+        """Turn frame pairs [B, 2, 3, H, W] of the model's size, in the published range, into `LatentActions`.
+
+        The range is `config.pixels`. Frames of any size, uint8 with channels last, are for `encode`.
+        """
+        config, found = self.config, as_tensor("pixels", pixels)
+        checks.rank("pixels", found, "B 2 3 H W")
+        shape = [2, 3, *config.frame_size]
+        if list(found.shape[1:]) != shape:
+            checks.fail("pixels", f"shape [B, {', '.join(map(str, shape))}]", f"shape {list(found.shape)}")
+        frames = found.to(self.features.mean).flatten(0, 1).movedim(1, -1)  # (b 2) h w c
+        if config.pixels in WHITE:
+            frames = (frames / WHITE[config.pixels] - self.features.mean) / self.features.std
+        return like(pixels, self.encode_features(self.features.of_pixels(frames).unflatten(0, (-1, 2))))
+
+    @torch.no_grad()
+    def encode_features(self, features: Values) -> LatentActions:
+        """Turn features [B, 2, N, D], as `frame_features` gives them, into `LatentActions`."""
+        given, features = features, as_tensor("features", features)
+        checks.rank("features", features, "B 2 N D")
+        for what, axis, size in (("frames per sample", 1, 2), ("patches", 2, self.features.count)):
+            checks.size("features", what, features.shape[axis], size)
+        checks.size("features", "channels", features.shape[3], self.features.dim)
+        with self._inference():
+            now, later = (self.of_frame(frame) for frame in features.to(self.features.mean).unbind(1))
+            return like(given, self.from_tokens(self.of_pair(now, later)))
+
+    def after_load(self) -> None:
+        """Fetch the features' weights, if they are others'. No gradients, as after conversion: torch multiplies some
+        matrices in another order where a parameter has one, also where none is asked for."""
+        super().after_load()
+        self.requires_grad_(False)
+
+    def from_tokens(self, tokens: Tensor) -> LatentActions:
+        """Turn latents [B, P, d] into `LatentActions`: the nearest rows of the codebook, or no codes."""
+        if self.codebook is None:
+            return LatentActions(tokens.new_empty(len(tokens), 0, dtype=torch.long), tokens, tokens)
+        codes = nearest(tokens, self.codebook)
+        return LatentActions(codes, tokens, self.codebook.detach()[codes])
+
+    def video_encoder(self) -> VideoEncoder:
+        return VideoEncoder(lambda frames: self.of_frame(self.frame_features(frames)), self.of_pair)
+
+    def fresh(self) -> Self:
+        return type(self)(self.config, self.features)
+
+    def saved_tensors(self) -> dict[str, Tensor]:
+        """Leave out the features, which the config describes."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("features.")}
+
+
+def read_published(path: str | os.PathLike[str], kind: str, prefixes: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Read the weights of one system, found under their usual entry, without the first of `prefixes` that is there.
+
+    A prefix ends in a dot; what lies outside it, the rest of a policy, is left out. Raises `LattokError` where the file
+    looks like one of another system.
+    """
+    path = Path(path).expanduser()
+    entry = next((entry for entry in ENTRIES if read_settings(path, entry)), None)
+    foreign = read_checkpoint(path, entry)
+    check_kind(foreign, kind, str(path))
+    for prefix in prefixes:
+        inside = {name.removeprefix(prefix): foreign[name] for name in foreign if name.startswith(prefix)}
+        if inside:
+            return inside
+    return foreign
+
+
+def converted(
+    kind: type[Model],
+    config: Any,
+    foreign: Mapping[str, Tensor],
+    names: KeyMap,
+    where: str | os.PathLike[str],
+    unused: Sequence[str] = (),
+    **parts: Any,
+) -> Model:
+    """Make a model of this config, compared with the file's sizes first, and fill it with its tensors, all or none."""
+    planned(lambda: kind(config, **parts), {name: Size.of(tensor) for name, tensor in foreign.items()}, str(where))
+    model = kind(config, **parts)
+    model.load_tensors(translate(foreign, names, model.saved_tensors(), str(where), unused=unused), str(where))
+    return model.eval().requires_grad_(False)

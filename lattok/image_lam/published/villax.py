@@ -1,0 +1,332 @@
+"""Latent action model of villa-X (Chen et al., 2025, "Enhancing latent action modeling"), its visual part.
+
+    tokens  = Transformer(patches of both frames)                in each frame, and causally between them
+    latents = Pool((tokens of o_t + tokens of o_{t+H}) / 2)      P learned queries
+    codes   = nearest rows of the codebook                       P codes of K
+    o_{t+H} = Decoder(patches of o_t, all latents as one token)
+
+As published, and kept, since the weights depend on it: attention over time reads tokens that are not normalised, and
+shares its gate with that in the frame. Left out: windows. Published code labels a clip in windows of several frames, so
+that a latent depends on the frames before its pair; here it depends on the pair alone, as the first one of a clip does.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from lattok.hub.checkpoint import Join, axis_of, numbered, published_settings
+from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
+from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
+from lattok.nn.blocks import Attention
+from lattok.types import LatentActions
+from lattok.utils import checks
+
+SETTINGS = "model_config.json"
+HEADS = {"heads": "encoder_n_heads", "pool_heads": "map_heads", "decoder_heads": "decoder_n_heads"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VillaXConfig(PublishedConfig):
+    """Architecture and preprocessing of `VillaXLAM`. Defaults: those of the published class."""
+
+    stride: str = "1"
+    image_size: int = 224
+    pixels: str = "bytes"
+    mean: tuple[float, float, float] = IMAGENET[0]
+    std: tuple[float, float, float] = IMAGENET[1]
+    patch: int = 14
+    tokens: int = 4
+    latent_dim: int = 128
+    codebook_size: int = 32
+    width: int = 768
+    heads: int = 8
+    depth: int = 12
+    hidden: int = 3072  # of the encoder's feed-forward
+    head_norms: bool = True  # of queries and keys
+    pool_heads: int = 8
+    pool_hidden: int = 3072
+    decoder_width: int = 768
+    decoder_heads: int = 16
+    decoder_depth: int = 8
+    decoder_hidden: int = 3072
+    decoder_head_norms: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.counts(patch=self.patch, hidden=self.hidden, pool_hidden=self.pool_hidden)
+        checks.counts(depth=self.depth, decoder_depth=self.decoder_depth, decoder_hidden=self.decoder_hidden)
+        checks.counts(width=self.width, decoder_width=self.decoder_width)
+        for name in HEADS:
+            heads, width = getattr(self, name), self.decoder_width if name == "decoder_heads" else self.width
+            checks.counts(**{name: heads})
+            if width % heads:
+                checks.fail(name, f"a divisor of the width {width}", heads)
+
+
+class NormedAttention(Attention):
+    """Attention whose queries and keys go through a norm in each head, with `norms`."""
+
+    def __init__(self, width: int, heads: int, norms: bool):
+        super().__init__(width, heads)
+        self.query_norm = nn.LayerNorm(width // heads) if norms else nn.Identity()
+        self.key_norm = nn.LayerNorm(width // heads) if norms else nn.Identity()
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Attend among tokens [b, n, width]."""
+        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        mixed = F.scaled_dot_product_attention(self.query_norm(q), self.key_norm(k), v, is_causal=causal)
+        return self.out(rearrange(mixed, "b h n d -> b n (h d)"))
+
+
+class RootNorm(nn.Module):
+    """x / max(|x| / sqrt(d), 1e-8) times a gain."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        root = math.sqrt(x.shape[-1])
+        return F.normalize(x, dim=-1, eps=1e-8 * root) * root * self.gain
+
+
+class GatedUnit(nn.Module):
+    """Linear to two halves, the first times SiLU of the second, linear."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.widen, self.narrow = nn.Linear(width, 2 * hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.widen(x).chunk(2, -1)
+        return self.narrow(value * F.silu(gate))
+
+
+class VillaXBlock(nn.Module):
+    """Attention in each frame, over both frames, feed-forward; a learned table shifts, scales and gates them."""
+
+    def __init__(self, config: VillaXConfig):
+        super().__init__()
+        width = config.width
+        self.table = nn.Parameter(torch.randn(6, width) * 0.02)  # shift, scale, gate of attention, then of the rest
+        self.norm = partial(F.layer_norm, normalized_shape=(width,), eps=1e-6)
+        self.space = NormedAttention(width, config.heads, config.head_norms)
+        self.time = NormedAttention(width, config.heads, config.head_norms)
+        self.ff = nn.Sequential(
+            nn.Linear(width, config.hidden), nn.GELU(approximate="tanh"), nn.Linear(config.hidden, width)
+        )
+
+    def forward(self, x: Tensor, times: Tensor | None) -> Tensor:
+        """Transform [n, 2, N, width]; `times` [2, 1, width] stand for the frames in attention over them."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.table
+        seen = (self.norm(x) * (1 + scale1) + shift1).flatten(0, 1)
+        x = x + gate1 * self.space(seen).unflatten(0, (-1, 2))
+        seen = rearrange(x if times is None else x + times, "n t k d -> (n k) t d")
+        x = x + gate1 * rearrange(self.time(seen, causal=True), "(n k) t d -> n t k d", n=len(x))
+        return x + gate2 * self.ff(self.norm(x) * (1 + scale2) + shift2)
+
+
+class VillaXDecoderBlock(nn.Module):
+    """x += gain * attention(norm(x)); x += gain * gated unit(norm(x))."""
+
+    def __init__(self, config: VillaXConfig):
+        super().__init__()
+        width = config.decoder_width
+        self.norm1, self.norm2 = RootNorm(width), RootNorm(width)
+        self.gain1, self.gain2 = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
+        self.attention = NormedAttention(width, config.decoder_heads, config.decoder_head_norms)
+        self.ff = GatedUnit(width, config.decoder_hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.gain1 * self.attention(self.norm1(x))
+        return x + self.gain2 * self.ff(self.norm2(x))
+
+
+class LatentPool(nn.Module):
+    """P learned queries read the tokens of a pair, [n, N, width] to [n, P, d]."""
+
+    def __init__(self, config: VillaXConfig):
+        super().__init__()
+        width = config.width
+        self.queries = nn.Parameter(torch.randn(config.tokens, width) * 0.02)
+        self.project = nn.Linear(width, width)
+        self.attention = Attention(width, config.pool_heads)
+        self.norm1, self.norm2 = RootNorm(width), RootNorm(width)
+        self.ff = GatedUnit(width, config.pool_hidden)
+        self.out = nn.Linear(width, config.latent_dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        queries = self.queries.expand(len(tokens), -1, -1).contiguous()
+        queries = self.norm1(queries + self.attention.read(queries, self.project(tokens)))
+        return self.out(self.norm2(queries + self.ff(queries)))
+
+
+class VillaXLAM(PublishedLAM):
+    """villa-X's latent action model of a pair of images. Features are its normalised pixels in patches."""
+
+    type = "villax-lam"
+    config_class = VillaXConfig
+    config: VillaXConfig
+
+    def __init__(self, config: VillaXConfig, features: FrozenFeatures | None = None):
+        super().__init__(config, features)
+        inputs, places, width = self.features.dim, self.features.count, config.width
+        self.embed = nn.Linear(inputs, width)
+        self.register_buffer("places", torch.zeros(places, width))  # sine tables, stored as published
+        self.register_buffer("times", torch.zeros(2, width))
+        self.places: Tensor
+        self.times: Tensor
+        self.encoder = nn.ModuleList(VillaXBlock(config) for _ in range(config.depth))
+        self.norm, self.pool = RootNorm(width), LatentPool(config)
+        width = config.decoder_width
+        self.decoder_embed = nn.Linear(inputs, width)
+        self.register_buffer("decoder_places", torch.zeros(places, width))
+        self.decoder_places: Tensor
+        self.latent_up = nn.Linear(config.tokens * config.latent_dim, width)
+        self.decoder = nn.ModuleList(VillaXDecoderBlock(config) for _ in range(config.decoder_depth))
+        self.decoder_norm, self.to_features = RootNorm(width), nn.Linear(width, inputs)
+
+    @property
+    def numbers_per_frame(self) -> int:
+        """Count those of the feed-forward, the widest layer."""
+        return self.features.count * self.config.hidden
+
+    def of_frame(self, features: Tensor) -> Tensor:
+        """Embed patches [n, N, D] as tokens [n, N, width]."""
+        return self.embed(features) + self.places
+
+    def of_pair(self, now: Tensor, later: Tensor) -> Tensor:
+        """Turn tokens [n, N, width] of both frames into latents [n, P, d]."""
+        x = torch.stack([now, later], 1)  # n 2 N width
+        for i, block in enumerate(self.encoder):
+            x = block(x, None if i else self.times[:, None])
+        return self.pool(self.norm(x).mean(1))
+
+    def predict(self, features: Tensor, latents: LatentActions) -> Tensor:
+        """Predict features [B, N, D] of the later frame from current ones and quantized latent actions."""
+        latent = self.latent_up(latents.quantized.flatten(1))[:, None]
+        x = torch.cat([latent, self.decoder_embed(features) + self.decoder_places], 1)
+        for block in self.decoder:
+            x = block(x)
+        return self.to_features(self.decoder_norm(x)[:, 1:])
+
+
+def villax_lam(
+    path: str | os.PathLike[str],
+    config: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    *,
+    cameras: tuple[str, ...] = ("image",),
+    stride: str = "1",
+) -> VillaXLAM:
+    """Read villa-X's latent action model: its folder, or the file of tensors in it.
+
+    `config` holds what shapes do not tell, the published model_config.json: a dictionary or a file; left out, the one
+    next to the weights. `stride` is the gap of a pair, by default consecutive frames, as the published call takes them.
+    Raises `LattokError` that lists every tensor that is missing, unexpected or mis-shaped.
+    """
+    path = Path(path).expanduser()
+    folder, path = (path, path / "model.safetensors") if path.is_dir() else (path.parent, path)
+    foreign = read_published(path, "villax-lam")
+    found = villax_config(foreign, _settings(config, folder), cameras=tuple(cameras), stride=str(stride))
+    return converted(VillaXLAM, found, foreign, villax_names(found), path)
+
+
+def _settings(config: Mapping[str, Any] | str | os.PathLike[str] | None, folder: Path) -> Mapping[str, Any]:
+    if config is None and not (folder / SETTINGS).is_file():
+        checks.fail("config", f"the published {SETTINGS}, here or next to the weights", "none")
+    told: Any = published_settings(folder / SETTINGS if config is None else config)
+    told = told["config"] if isinstance(told.get("config"), Mapping) else told
+    missing = [name for name in HEADS.values() if not isinstance(told.get(name), int)]
+    if missing:
+        checks.fail("config", f"numbers {', '.join(HEADS.values())}", f"none of {', '.join(missing)}")
+    return told
+
+
+def villax_config(foreign: Mapping[str, Tensor], settings: Mapping[str, Any], **facts: Any) -> VillaXConfig:
+    """Find the configuration in the shapes of a file's tensors and in its settings."""
+    size, depth = partial(axis_of, foreign), partial(numbered, foreign)
+    patch, places = size("encoder.embed.proj.weight", 3, 14), size("encoder.pe_spatial", 1, 256)
+    return VillaXConfig(
+        image_size=patch * math.isqrt(places),
+        patch=patch,
+        tokens=size("encoder.map_block.latents", 0, 4),
+        latent_dim=size("vq.embedding.weight", 1, 128),
+        codebook_size=size("vq.embedding.weight", 0, 32),
+        width=size("encoder.map_block.latents", 1, 768),
+        depth=depth(r"encoder\.layers\.(\d+)\.") or 1,
+        hidden=size("encoder.layers.0.mlp.fc1.weight", 0, 3072),
+        head_norms="encoder.layers.0.attn.q_norm.weight" in foreign,
+        pool_hidden=size("encoder.map_block.mlp.1.weight", 1, 3072),
+        decoder_width=size("decoder.action_embed.weight", 0, 768),
+        decoder_depth=depth(r"decoder\.layers\.(\d+)\.") or 1,
+        decoder_hidden=size("decoder.layers.0.mlp.2.weight", 1, 3072),
+        decoder_head_norms="decoder.layers.0.attn.q_layernorm.weight" in foreign,
+        **{ours: settings[theirs] for ours, theirs in HEADS.items()},
+        **facts,
+    )
+
+
+def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
+    """Map our tensors to the published names."""
+    names: dict[str, str | Join] = {"codebook": "vq.embedding.weight", "pool.queries": "encoder.map_block.latents"}
+    names |= {"norm.gain": "encoder.norm.g", "decoder_norm.gain": "decoder.norm.g"}
+    names |= {"places": _first("encoder.pe_spatial"), "decoder_places": _first("decoder.pe")}
+    names["times"] = Join(("encoder.pe_temporal",), lambda table: table[0, :2])
+    layers = {"latent_up": "decoder.action_embed", "to_features": "decoder.pred_head"}
+    for ours, theirs in (("embed", "encoder"), ("decoder_embed", "decoder")):
+        names[f"{ours}.weight"] = Join((f"{theirs}.embed.proj.weight",), _by_pixels)
+        names[f"{ours}.bias"] = f"{theirs}.embed.proj.bias"
+    for i in range(config.depth):
+        ours, theirs = f"encoder.{i}", f"encoder.layers.{i}"
+        names[f"{ours}.table"] = f"{theirs}.scale_shift_table"
+        for part, other in (("space", "attn"), ("time", "attn_temp")):
+            inside = {"qkv": "qkv", "out": "proj"}
+            inside |= {"query_norm": "q_norm", "key_norm": "k_norm"} if config.head_norms else {}
+            layers |= {f"{ours}.{part}.{x}": f"{theirs}.{other}.{y}" for x, y in inside.items()}
+        layers |= {f"{ours}.ff.0": f"{theirs}.mlp.fc1", f"{ours}.ff.2": f"{theirs}.mlp.fc2"}
+    pool = "encoder.map_block"
+    names |= {f"pool.norm{i}.gain": f"{pool}.{part}_norm.g" for i, part in ((1, "attn"), (2, "mlp"))}
+    names |= _query_then_rest("pool.attention.qkv", f"{pool}.attn")
+    layers |= {"pool.project": f"{pool}.pre_projection", "pool.attention.out": f"{pool}.attn.proj"}
+    layers |= {"pool.ff.widen": f"{pool}.mlp.0.project", "pool.ff.narrow": f"{pool}.mlp.1"}
+    layers["pool.out"] = f"{pool}.final_proj.0"
+    for i in range(config.decoder_depth):
+        ours, theirs = f"decoder.{i}", f"decoder.layers.{i}"
+        names |= _query_then_rest(f"{ours}.attention.qkv", f"{theirs}.attn")
+        for j, part in ((1, "attn"), (2, "mlp")):
+            names |= {f"{ours}.norm{j}.gain": f"{theirs}.pre_norm_{part}.g"}
+            names |= {f"{ours}.gain{j}": f"{theirs}.layer_scale_{part}.gamma"}
+        layers |= {f"{ours}.attention.out": f"{theirs}.attn.proj", f"{ours}.ff.widen": f"{theirs}.mlp.0.project"}
+        layers |= {f"{ours}.ff.narrow": f"{theirs}.mlp.2"}
+        if config.decoder_head_norms:
+            norms = {"query": "q_layernorm", "key": "k_layernorm"}
+            layers |= {f"{ours}.attention.{mine}_norm": f"{theirs}.attn.{other}" for mine, other in norms.items()}
+    return names | {f"{ours}.{x}": f"{theirs}.{x}" for ours, theirs in layers.items() for x in ("weight", "bias")}
+
+
+def _first(name: str) -> Join:
+    return Join((name,), lambda table: table[0])
+
+
+def _by_pixels(kernel: Tensor) -> Tensor:
+    """Turn a convolution's kernel [d, 3, p, p] into a matrix over pixels by row, column and channel."""
+    return rearrange(kernel, "d c p q -> d (p q c)")
+
+
+def _query_then_rest(ours: str, theirs: str) -> dict[str, str | Join]:
+    return {f"{ours}.{x}": Join((f"{theirs}.q.{x}", f"{theirs}.kv.{x}"), _stacked) for x in ("weight", "bias")}
+
+
+def _stacked(*parts: Tensor) -> Tensor:
+    return torch.cat(parts)

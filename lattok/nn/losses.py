@@ -1,0 +1,79 @@
+"""Losses of actions over what is valid (P2T, Eq. 4; LatBot, 3.3), pure functions.
+
+Each is the mean over the valid elements of a sample, then over the samples that have any, so that λ means the same for
+every H, P and share of labels. So shares of several processes add up where as many of their samples have any, which is
+all of them for actions. With "sum" a sample counts with the sum of its elements, as printed; "none" gives the [B] means
+of the samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lattok.types import LossTerms
+from lattok.utils import checks
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def reduce_valid(errors: Tensor, valid: Tensor, reduction: str = "mean", size: int = 1) -> Tensor:
+    """Average errors [B, S] where `valid` [B, S] holds. `size`: elements that an error is the mean of, for "sum"."""
+    checks.one_of("reduction", reduction, REDUCTIONS)
+    errors = errors.masked_fill(~valid, 0.0)  # a NaN in what is not valid stays there
+    total, count = errors.sum(1), valid.sum(1)
+    per_sample = size * total if reduction == "sum" else total / count.clamp(min=1)
+    return per_sample if reduction == "none" else per_sample.sum() / (count > 0).sum().clamp(min=1)
+
+
+def action_loss(predicted: Tensor, target: Tensor, valid: Tensor, kind: str = "l2", reduction: str = "mean") -> Tensor:
+    """Compare action chunks [B, H, m] (Eq. 4, as printed with "sum"); `kind` "l1" is what the published code has.
+
+    `valid` are steps [B, H], or numbers [B, H, m] where robots lack dimensions: a step is the mean of those it has.
+    """
+    checks.one_of("action_loss", kind, ("l2", "l1"))
+    target = target.masked_fill(~numbers(valid), 0.0)
+    errors = (predicted.float() - target).square() if kind == "l2" else (predicted.float() - target).abs()
+    return _over_dimensions(errors, valid, reduction)
+
+
+def numbers(valid: Tensor) -> Tensor:
+    """Return a mask of steps [B, H] as one of their numbers [B, H, 1], one of numbers [B, H, m] as it is."""
+    return valid if valid.dim() == 3 else valid[..., None]
+
+
+def _over_dimensions(errors: Tensor, valid: Tensor, reduction: str) -> Tensor:
+    """Average errors [B, H, m] over the dimensions that are there, then over steps and samples."""
+    if valid.dim() == 2:
+        return reduce_valid(errors.mean(-1), valid, reduction, errors.shape[-1])
+    total, count = errors.masked_fill(~valid, 0.0).sum(-1), valid.sum(-1)
+    return reduce_valid(total if reduction == "sum" else total / count.clamp(min=1), count > 0, reduction)
+
+
+def gripper_action_loss(
+    predicted: Tensor, target: Tensor, valid: Tensor, gripper: Sequence[int], reduction: str = "mean"
+) -> Tensor:
+    """Compare action chunks [B, H, m] by L_ee + L_gripper (LatBot, 3.3): squared error, and cross-entropy of logits.
+
+    `gripper` are the dimensions of the second term; their targets lie between -1 and 1. `valid` as in `action_loss`.
+    """
+    rest = [dim for dim in range(target.shape[-1]) if dim not in gripper]
+    own, others = (valid[..., dims] if valid.dim() == 3 else valid for dims in (list(gripper), rest))
+    logits, wanted = predicted[..., list(gripper)].float(), target[..., list(gripper)].clamp(-1, 1) / 2 + 0.5
+    wanted = wanted.masked_fill(~numbers(own), 0.0)
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    loss = _over_dimensions(entropy, own, reduction)
+    return loss + action_loss(predicted[..., rest], target[..., rest], others, "l2", reduction) if rest else loss
+
+
+def of_share(terms: LossTerms, valid: Tensor, average: Tensor | None) -> LossTerms:
+    """Weigh terms of a share of a batch, so that their mean over the shares is that over all samples that count.
+
+    A sample counts where any of its steps is `valid` [B, S]; `average` such samples are in a share, None: all of them.
+    """
+    if average is None:
+        return terms
+    own = valid.any(1).sum() / average.clamp(min=1e-6)
+    return {name: own * value for name, value in terms.items()}

@@ -1,0 +1,256 @@
+"""Invertible per-dimension maps between physical units and the range models like; saved inside every artefact."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase as fnmatch
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lattok.nn.blocks import same_precision
+from lattok.utils import checks, files
+
+PAIRS = {"mean_std": ("mean", "std"), "quantile": ("q01", "q99"), "min_max": ("min", "max")}
+KINDS = (*PAIRS, "identity", "bounded")
+CLIPPED = ("quantile", "min_max")  # kinds with a range, [-1, 1]
+MOST_NUMBERS = 1 << 16  # of a chunk: a configuration with more is a mistake or an attack
+
+
+class Normalizer(nn.Module):
+    """normalised = (x - shift) / scale, per dimension. The buffers travel with the weights of the owner.
+
+    `mean_std` gives zero mean and unit deviation; `quantile` maps the 1st and 99th percentile to -1 and 1, `min_max`
+    the extremes; `bounded` leaves what stays within [-1, 1] as it is, and is `min_max` for the rest. A dimension that
+    never moves keeps scale 1, so that noise is not blown up.
+    Dimensions that are `clipped` end at -1 and 1: what lies beyond counts, and comes back, as the end of the range.
+    """
+
+    def __init__(self, dim: int, clipped: Sequence[bool] | None = None):
+        super().__init__()
+        checks.positive(dim=dim)
+        self.register_buffer("shift", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+        self.shift: Tensor
+        self.scale: Tensor
+        self.limit: Tensor | None  # the largest normalised value of each dimension, where some are clipped
+        limit = None
+        if clipped is not None and any(clipped):
+            checks.size("clipped", "flags, one per dimension", len(clipped), dim)
+            limit = torch.tensor([1.0 if clip else torch.inf for clip in clipped])
+        self.register_buffer("limit", limit, persistent=False)  # the owner's configuration says it
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Move between devices, never between precisions: actions are as exact as their statistics."""
+        return super()._apply(same_precision(fn), recurse)
+
+    @torch.no_grad()
+    def fit(self, values: Tensor, kind: str | Sequence[str] = "mean_std", valid: Tensor | None = None) -> Normalizer:
+        """Set the map from values [N, m]; returns self. `kind` for all dimensions or one per dimension.
+
+        Only values where `valid` [N, m] holds count; a dimension without any keeps the identity.
+        """
+        checks.rank("values", values, "N m")
+        checks.size("values", "dimensions", values.shape[1], len(self.shift))
+        kinds = [kind] * len(self.shift) if isinstance(kind, str) else list(kind)
+        checks.size("kind", "kinds, one per dimension", len(kinds), len(self.shift))
+        maps = []
+        for dim, one in enumerate(kinds):
+            checks.one_of("kind", one, KINDS)
+            column = values[:, dim] if valid is None else values[valid[:, dim], dim]
+            if not torch.isfinite(column).all():
+                checks.fail("values", "finite numbers", "NaN or infinity")
+            maps.append(_map(column.double().cpu().numpy(), one))
+        return self._set(*np.array(maps).T)
+
+    def unsound(self) -> list[str]:
+        """Return what is wrong with the map, as it came from a file."""
+        problems = []
+        if not bool(self.shift.isfinite().all()):
+            problems.append("shift has numbers that are not finite")
+        if not bool(((self.scale > 0) & self.scale.isfinite()).all()):
+            problems.append(f"scale must be finite and above 0, got {self.scale.min():g} to {self.scale.max():g}")
+        return problems
+
+    @torch.no_grad()
+    def set(self, statistics: Mapping[str, Sequence[float]]) -> Normalizer:
+        """Set the map from known statistics, one number per dimension: mean and std, q01 and q99, or min and max.
+
+        Other entries are ignored where one of these pairs is there (LeRobot's stats.json has several: the first
+        pair counts).
+        """
+        kind = _kinds(statistics)[0]
+        names = PAIRS[kind]
+        first, second = (_numbers(name, statistics[name], len(self.shift)) for name in names)
+        shift, scale = (first, second) if kind == "mean_std" else _centre_and_half(first, second)
+        if (scale < 0).any():
+            checks.fail(f"statistics[{names[1]!r}]", "a spread of at least 0 in every dimension", "a negative one")
+        return self._set(shift, scale)
+
+    def _set(self, shift: np.ndarray, scale: np.ndarray) -> Normalizer:
+        still = scale < 1e-6 * (1 + np.abs(shift))  # nothing moves beyond the rounding of the values
+        self.shift.copy_(torch.from_numpy(shift))
+        self.scale.copy_(torch.from_numpy(np.where(still, 1.0, scale)))
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise values [..., m] in physical units."""
+        x = (x - self.shift) / self.scale
+        return x if self.limit is None else torch.minimum(torch.maximum(x, -self.limit), self.limit)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Turn normalised values [..., m] back into physical units."""
+        return x * self.scale + self.shift
+
+
+def kinds_of(normalize: str, exceptions: Sequence[str], names: Sequence[str], dim: int) -> list[str]:
+    """Return the kind of normalisation of each of `dim` dimensions: `normalize` but for exceptions, "gripper=identity".
+
+    An exception names a dimension or its index; with `*` it is a pattern, "*gripper*=bounded", for all names that it
+    fits, if there are any.
+    """
+    checks.one_of("normalize", normalize, KINDS)
+    kinds = [normalize] * dim
+    for text in exceptions:
+        name, _, kind = text.partition("=")
+        checks.one_of(f"normalize_exceptions ({text})", kind, KINDS)
+        for place in _places(name, text, names, dim):
+            kinds[place] = kind
+    return kinds
+
+
+def clipped_kinds(kinds: Sequence[str], clip: bool) -> list[bool]:
+    """Tell which dimensions end at -1 and 1; asking for it where no dimension has a range is an error."""
+    if clip and not set(kinds) & set(CLIPPED):
+        checks.fail("normalize_clip", f"False unless normalize is {' or '.join(CLIPPED)}", clip)
+    return [clip and kind in CLIPPED for kind in kinds]
+
+
+class NormalizedActions:
+    """What configs know that say how actions are normalised."""
+
+    action_dim: int
+    action_names: tuple[str, ...]
+    normalize: str
+    normalize_exceptions: tuple[str, ...]
+    normalize_clip: bool
+
+    @property
+    def action_kinds(self) -> list[str]:
+        """The kind of normalisation of each action dimension."""
+        return kinds_of(self.normalize, self.normalize_exceptions, self.action_names, self.action_dim)
+
+    @property
+    def action_clipped(self) -> list[bool]:
+        """Whether a normalised action dimension ends at -1 and 1."""
+        return clipped_kinds(self.action_kinds, self.normalize_clip)
+
+
+def gripper_dims(names: Sequence[str]) -> list[int]:
+    """Find dimensions that open and close something, by name: positions, also in relative actions."""
+    return [i for i, name in enumerate(names) if "gripper" in name.lower()]
+
+
+def _places(name: str, text: str, names: Sequence[str], dim: int) -> list[int]:
+    if name in names:
+        return [list(names).index(name)]
+    if "*" in name:
+        return [i for i, known in enumerate(names) if fnmatch(known.lower(), name.lower())]
+    if not name.isdecimal() or int(name) >= dim:
+        known = ", ".join(names) or f"0..{dim - 1}"
+        checks.fail("normalize_exceptions", f"NAME=KIND with a dimension among {known}", repr(text))
+    return [int(name)]
+
+
+class Unchosen(nn.Module):
+    """Stands where one of several normalisers has to be chosen: every use is an error that lists them."""
+
+    def __init__(self, names: Sequence[str], owner: str = "tokenizer"):
+        super().__init__()
+        self.names, self.owner = tuple(names), owner
+
+    @property
+    def shift(self) -> NoReturn:
+        """Refuse: no statistics are known."""
+        hint = f"{self.owner}.for_dataset({self.names[0]!r}) has the normaliser of that one, and can be saved."
+        checks.fail(self.owner, f"one of its datasets to be chosen ({', '.join(self.names)})", "none", hint)
+
+    scale = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shift
+
+    inverse = forward
+
+
+def check_mixture(normalizers: Sequence[str]) -> None:
+    """Require of a configuration that several datasets have normalisers of their own, or none has."""
+    if normalizers and (len(normalizers) == 1 or len(set(normalizers)) < len(normalizers)):
+        checks.fail("normalizers", "none, or different names of datasets", ", ".join(normalizers))
+
+
+def for_dataset(model: Any, name: str) -> Any:
+    """Return the model as it is used on the dataset `name`: with its normaliser, where it has one for each of several.
+
+    A dataset that it does not know is an error; a model with one normaliser, or without actions, is itself.
+    """
+    return model.for_dataset(name) if model.datasets else model
+
+
+def read_statistics(
+    source: Mapping[str, Any] | str | os.PathLike[str] | None, normalize: str | None = None, prefer: str = "mean_std"
+) -> tuple[dict[str, Any] | None, str]:
+    """Read one pair of statistics, and the kind of normalisation it makes, from a mapping or a JSON file.
+
+    `normalize` chooses the pair; without it `prefer` counts, then the first that is there.
+    """
+    if source is None:
+        if normalize not in (None, "identity"):
+            checks.fail("normalize", "identity without statistics", repr(normalize), "Give statistics too.")
+        return None, "identity"
+    statistics = source if isinstance(source, Mapping) else files.read_json(Path(source).expanduser(), nan=True)
+    if isinstance(statistics.get("action"), Mapping):
+        statistics = statistics["action"]  # LeRobot's stats.json has one entry per column
+    kinds = _kinds(statistics)
+    kind = normalize or (prefer if prefer in kinds else kinds[0])
+    checks.one_of("normalize", kind, kinds)
+    return {name: statistics[name] for name in PAIRS[kind]}, kind
+
+
+def _kinds(statistics: Mapping[str, Any]) -> list[str]:
+    """Find the kinds of normalisation whose statistics are there, at least one."""
+    kinds = [kind for kind, pair in PAIRS.items() if all(name in statistics for name in pair)]
+    if not kinds:
+        expected = ", or ".join(f"{first} and {second}" for first, second in PAIRS.values())
+        checks.fail("statistics", expected, ", ".join(map(str, statistics)) or "nothing")
+    return kinds
+
+
+def _numbers(name: str, values: Sequence[float], dim: int) -> np.ndarray:
+    try:
+        numbers = np.array(values, dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        checks.fail(f"statistics[{name!r}]", "numbers", f"{values!r:.60}")
+    checks.size(f"statistics[{name!r}]", "numbers", len(numbers), dim)
+    if not np.isfinite(numbers).all():
+        checks.fail(f"statistics[{name!r}]", "finite numbers", "NaN or infinity")
+    return numbers
+
+
+def _map(column: np.ndarray, kind: str) -> tuple[Any, Any]:
+    """Return shift and scale for values [N]; outliers beyond the quantiles do not count."""
+    if kind == "identity" or not len(column) or (kind == "bounded" and np.abs(column).max() <= 1):
+        return 0.0, 1.0
+    if kind == "mean_std":
+        return column.mean(), column.std()
+    return _centre_and_half(*np.quantile(column, (0.01, 0.99) if kind == "quantile" else (0.0, 1.0)))
+
+
+def _centre_and_half(low: Any, high: Any) -> tuple[Any, Any]:
+    """Return shift and scale that take `low` to -1 and `high` to 1."""
+    return (high + low) / 2, (high - low) / 2

@@ -1,0 +1,440 @@
+"""Vector quantizers with one interface, trained by moving averages or by gradient.
+
+    code(x) = argmin_k |x - e_k|^2            vectors = x + sg(e_code - x)    (straight-through)
+
+Codebooks start from the data (k-means on the first latents), unused codes are revived from the current batch. Start,
+revival and statistics see the batches of all processes and do not depend on how rows are spread over them. Once a
+codebook has started, no step reads a number on the host: a GPU is never waited for.
+Moving averages as in VQ-VAE-EMA (van den Oord et al., 2017, appendix A.1), "uniform" start and restarts as in UniVLA.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lattok.nn.blocks import onto
+from lattok.types import Quantized
+from lattok.utils import checks
+
+RECENT_ROWS = 4096  # code rows kept for the usage report
+STARTS = ("kmeans", "uniform", "normal")
+MOST_CODES = 1 << 20  # of a codebook that is nowhere written down
+
+
+@dataclass(frozen=True)
+class QuantizerConfig:
+    """How a codebook learns. `levels` > 1 makes a residual quantizer: each level codes what the last one left."""
+
+    dim: int
+    size: int
+    levels: int = 1
+    update: str = "ema"  # "ema": moving averages; "gradient": codebook loss (Eq. 13)
+    start: str = "kmeans"  # from the first latents; or random: "uniform" in ±1/size, "normal" with deviation 1
+    continuous_steps: int = 0  # training steps that pass latents through before the codebook starts
+    decay: float = 0.99  # per step, of the moving averages
+    revive_below: float = 0.03  # a code is dead below this share of the mean use; 0 switches revival off
+    restart_every: int = 0  # steps after which codes without a single use become copies of used ones; 0: never
+
+    def __post_init__(self) -> None:
+        checks.counts(dim=self.dim, size=self.size, levels=self.levels)
+        checks.whole(continuous_steps=self.continuous_steps, restart_every=self.restart_every)
+        checks.at_least_zero(revive_below=self.revive_below)
+        checks.one_of("update", self.update, ("ema", "gradient"))
+        checks.one_of("start", self.start, STARTS)
+        checks.below_one(decay=self.decay)
+        if self.levels > 1 and self.update != "ema":
+            checks.fail("levels", "1 unless update is 'ema'", self.levels)
+        if self.restart_every and (self.update != "gradient" or self.revive_below > 0):
+            hint = "Moving averages and revival from the batch need revive_below instead."
+            checks.fail("restart_every", "0 unless update is 'gradient' and revive_below 0", self.restart_every, hint)
+
+
+class CodeStatistics(NamedTuple):
+    """How a set of code rows uses its codebooks."""
+
+    used: list[int]  # codes in use, per position
+    perplexity: list[float]  # 2 ** entropy, per position
+    joint_entropy: float  # bits of the whole row
+    joint_ceiling: float  # bits that this many rows could show at most
+    combinations: int  # distinct rows
+
+    @property
+    def tokens_repeat(self) -> bool:
+        """Tell hidden collapse: every position may be in full use, yet the row says hardly more than the best one."""
+        single = math.log2(max([1.0, *self.perplexity]))
+        return len(self.used) > 1 and self.joint_entropy < 1.5 * single < 0.7 * self.joint_ceiling
+
+
+def code_statistics(codes: Tensor, size: int) -> CodeStatistics:
+    """Measure use per position and joint entropy of code rows [N, P]. It sees tokens that repeat one another."""
+    checks.rank("codes", codes, "N P")
+
+    def entropy(counts: Tensor) -> float:
+        share = counts[counts > 0].double() / counts.sum()
+        return float(-(share * share.log2()).sum())
+
+    columns = [torch.bincount(column, minlength=size) for column in codes.T]
+    rows = torch.unique(codes, dim=0, return_counts=True)[1]
+    ceiling = min(codes.shape[1] * math.log2(size), math.log2(max(len(codes), 1)))
+    return CodeStatistics(
+        used=[int((column > 0).sum()) for column in columns],
+        perplexity=[2 ** entropy(column) if column.sum() else 0.0 for column in columns],
+        joint_entropy=entropy(rows),
+        joint_ceiling=ceiling,
+        combinations=len(rows),
+    )
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Find the index of the nearest row of `codebook` [K, d] for vectors [..., d], squared Euclidean distance."""
+    half_norms = codebook.square().sum(-1) / 2
+    return (vectors @ codebook.T - half_norms).max(-1)[1]  # max's index is faster than argmax on CPU
+
+
+def kmeans(vectors: Tensor, k: int, iterations: int = 20, generator: torch.Generator | None = None) -> Tensor:
+    """Find centres [k, d] of vectors [N, d] by Lloyd's algorithm from k-means++; fewer than k vectors are repeated."""
+    checks.rank("vectors", vectors, "N d")
+    if len(vectors) == 0:
+        checks.fail("vectors", "at least one vector", "none")
+    if len(vectors) <= k:
+        return vectors[torch.arange(k, device=vectors.device) % len(vectors)].clone()
+    picks = [int(torch.randint(len(vectors), (1,), generator=generator))]
+    distance = (vectors - vectors[picks[0]]).square().sum(-1)
+    for _ in range(k - 1):
+        chance = distance.clamp_min(1e-12).double().cpu()
+        picks.append(int(torch.multinomial(chance, 1, generator=generator)))
+        distance = torch.minimum(distance, (vectors - vectors[picks[-1]]).square().sum(-1))
+    centres = vectors[picks]
+    for _ in range(iterations):
+        codes = nearest(vectors, centres)
+        counts, sums = _assignments(codes, vectors, k)
+        farthest = (vectors - centres[codes]).square().sum(-1).topk(k)[1]
+        centres = torch.where(counts[:, None] > 0, sums / counts.clamp_min(1)[:, None], vectors[farthest])
+    return centres
+
+
+def residual_kmeans(
+    vectors: Tensor, k: int, levels: int, iterations: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Find codebooks [levels, k, d] of vectors [N, d], each fitted to what the levels before left."""
+    left, books = vectors, []
+    for _ in range(levels):
+        books.append(kmeans(left, k, iterations, generator))
+        left = left - books[-1][nearest(left, books[-1])]
+    return torch.stack(books)
+
+
+def _assignments(codes: Tensor, vectors: Tensor, k: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Count [k] and sum [k, d] the vectors [N, d] assigned to each code, all of them or those where `valid` [N] holds.
+
+    A matmul, so that it is deterministic.
+    """
+    own = codes[:, None] == torch.arange(k, device=codes.device)  # F.one_hot reads its codes on a CPU
+    if valid is not None:
+        own, vectors = own & valid[:, None], vectors.masked_fill(~valid[:, None], 0.0)
+    one_hot = own.to(vectors.dtype)
+    return one_hot.sum(0), one_hot.T @ vectors
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _sum_over_processes(*tensors: Tensor) -> None:
+    if _processes() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def _most_over_processes(number: int, device: torch.device) -> int:
+    """Return the greatest number of any process, which waits for all of them."""
+    most = torch.full((), number, device=device)
+    if _processes() > 1:
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
+
+
+def _gather_over_processes(rows: Tensor, valid: Tensor, room: int) -> tuple[Tensor, Tensor]:
+    """Join rows [n, d] of all processes, each padded to `room` rows, and `valid` [n]: which of them count."""
+    if _processes() == 1:
+        return rows, valid
+    padding = room - len(rows)
+    mine = F.pad(rows, (0, 0, 0, padding)).contiguous(), F.pad(valid, (0, padding)).to(torch.uint8)
+    parts = [[torch.empty_like(part) for _ in range(_processes())] for part in mine]
+    for part, gathered in zip(mine, parts, strict=True):
+        dist.all_gather(gathered, part)
+    return torch.cat(parts[0]), torch.cat(parts[1]).bool()
+
+
+def _order(rows: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
+    """Order rows [n, d], those that count first, in a way that does not depend on which process had which."""
+    direction = onto(torch.randn(rows.shape[1], generator=generator), rows.device).to(rows.dtype)
+    return (rows @ direction).masked_fill(~valid, torch.inf).argsort()
+
+
+def _joined(rows: Tensor, valid: Tensor, generator: torch.Generator) -> Tensor:
+    """Join the rows [n, d] of all processes that count, in an order of their own; this reads how many there are."""
+    rows, valid = _gather_over_processes(rows, valid, _most_over_processes(len(rows), rows.device))
+    return rows[_order(rows, valid, generator)[: int(valid.sum())]]
+
+
+def _draws(k: int, count: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw k numbers from 0 to below `count`, which is not read; 0 where it is 0."""
+    return onto(torch.randint(2**62, (k,), generator=generator), count.device) % count.clamp_min(1)
+
+
+def _from_first_process(tensor: Tensor) -> Tensor:
+    if _processes() > 1:
+        dist.broadcast(tensor, 0)
+    return tensor
+
+
+class Codebook(nn.Module):
+    """K vectors, their moving averages, and how they are revived."""
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__()
+        self.config = config
+        self.room = 0  # rows of each process that revival has room for; 0: they agree at their first batch
+        vectors = torch.randn(config.size, config.dim)
+        if config.start == "uniform":
+            vectors = (2 * torch.rand(config.size, config.dim) - 1) / config.size
+        if config.update == "gradient":
+            self.vectors = nn.Parameter(vectors)
+        else:
+            self.register_buffer("vectors", vectors)
+            self.register_buffer("cluster_sum", vectors.clone())
+        self.register_buffer("cluster_size", torch.zeros(config.size))
+        self.vectors: Tensor
+        self.cluster_sum: Tensor
+        self.cluster_size: Tensor
+
+    @torch.no_grad()
+    def start_from(self, samples: Tensor, per_batch: float, generator: torch.Generator) -> None:
+        """Start from k-means of `samples` [N, d], with counts scaled to a batch of `per_batch` vectors."""
+        centres = _from_first_process(kmeans(samples, self.config.size, generator=generator))
+        counts, _ = _assignments(nearest(samples, centres), samples, self.config.size)
+        self.vectors.copy_(centres)
+        self.cluster_size.copy_(counts * (per_batch / len(samples)))
+        if self.config.update == "ema":
+            self.cluster_sum.copy_(centres * self.cluster_size[:, None])
+
+    @torch.no_grad()
+    def update(self, inputs: Tensor, codes: Tensor, generator: torch.Generator, valid: Tensor | None = None) -> None:
+        """Take a moving-average step from inputs [N, d] and their codes [N], then revive dead codes.
+
+        Only rows where `valid` [N] holds count. With `restart_every` the cluster sizes are no averages: they count
+        uses since the last restart.
+        """
+        decay, eps = self.config.decay, 1e-5
+        counts, sums = _assignments(codes, inputs, self.config.size, valid)
+        _sum_over_processes(counts, sums)
+        if self.config.restart_every:
+            self.cluster_size.add_(counts)
+            return
+        any_row = counts.sum() > 0  # without any, nothing moves
+        self.cluster_size.lerp_(torch.where(any_row, counts, self.cluster_size), 1 - decay)
+        if self.config.update == "ema":
+            self.cluster_sum.lerp_(torch.where(any_row, sums, self.cluster_sum), 1 - decay)
+            total = self.cluster_size.sum()
+            smoothed = (self.cluster_size + eps) / (total + self.config.size * eps) * total
+            self.vectors.copy_(torch.where(any_row, self.cluster_sum / smoothed[:, None], self.vectors))
+        if self.config.revive_below > 0:
+            valid = torch.ones(len(inputs), dtype=torch.bool, device=inputs.device) if valid is None else valid
+            self._revive(inputs, valid, generator)
+
+    @torch.no_grad()
+    def restart(self, generator: torch.Generator) -> None:
+        """Make codes that were not used since the last restart copies of used ones, drawn at random."""
+        used = self.cluster_size > 0
+        first = (~used).int().argsort(stable=True)  # the used ones, in their order, then the others
+        copies = _from_first_process(self.vectors[first[_draws(self.config.size, used.sum(), generator)]])
+        self.vectors.copy_(torch.where((used | ~used.any())[:, None], self.vectors, copies))
+        self.cluster_size.zero_()
+
+    def _revive(self, inputs: Tensor, valid: Tensor, generator: torch.Generator) -> None:
+        """Give dead codes rows of inputs [N, d] where `valid` [N] holds; without any of either nothing changes."""
+        rows, valid = self._of_all_processes(inputs, valid)
+        if not len(rows):
+            return
+        mean_use = self.cluster_size.mean()
+        dead = (self.cluster_size < self.config.revive_below * mean_use) & valid.any()
+        pick = _order(rows, valid, generator)[_draws(self.config.size, valid.sum(), generator)]
+        fresh = _from_first_process(rows[pick])
+        # Half the mean use: long enough to prove itself, short enough to be tried elsewhere soon.
+        self.cluster_size.copy_(torch.where(dead, mean_use / 2, self.cluster_size))
+        self.vectors.copy_(torch.where(dead[:, None], fresh, self.vectors))
+        if self.config.update == "ema":
+            held = fresh * self.cluster_size[:, None]
+            self.cluster_sum.copy_(torch.where(dead[:, None], held, self.cluster_sum))
+
+    def _of_all_processes(self, rows: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Join rows [n, d] and `valid` [n] of all processes, which agree once on the most rows that one may have."""
+        if _processes() > 1 and not self.room:
+            self.room = 2 * _most_over_processes(len(rows), rows.device)
+        if _processes() > 1 and len(rows) > self.room:
+            checks.fail("latents", f"at most {self.room} rows, twice the most of a first batch", len(rows))
+        return _gather_over_processes(rows, valid, self.room)
+
+
+class CodeUsage(nn.Module):
+    """Remembers the codes that training gave lately; any quantizer whose usage the training loop shall report."""
+
+    frozen = False  # whether training only uses the codes that it was given
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+        self.register_buffer("recent", torch.zeros(0, dtype=torch.long), persistent=False)
+        self.recent: Tensor
+
+    def remember(self, codes: Tensor) -> None:
+        """Keep rows of codes [..., P]; those with a -1 count in no report."""
+        rows = codes.reshape(-1, codes.shape[-1])
+        recent = self.recent.to(rows.device) if self.recent.ndim == 2 else rows[:0]
+        self.recent = torch.cat([recent, rows])[-RECENT_ROWS:]
+
+    def pop_usage(self) -> CodeStatistics | None:
+        """Return statistics of the codes that training gave since the last call; None where it gave none."""
+        recent, self.recent = self.recent, self.recent[:0]
+        recent = recent[(recent >= 0).all(-1)] if len(recent) else recent
+        return code_statistics(recent, self.size) if len(recent) else None
+
+
+class VectorQuantizer(CodeUsage):
+    """Nearest-neighbour quantizer with one codebook, or with several in a residual chain (`levels` > 1).
+
+    While `config.continuous_steps` last, training passes latents through unquantized and remembers the latest ones;
+    the codebooks then start from them. Codes of [..., d] are [...] (one level) or [..., levels].
+    """
+
+    def __init__(self, config: QuantizerConfig):
+        super().__init__(config.size)
+        self.config = config
+        self.codebooks = nn.ModuleList(Codebook(config) for _ in range(config.levels))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("reservoir", torch.zeros(0, config.dim), persistent=False)
+        self.register_buffer("reservoir_step", torch.zeros(0, dtype=torch.long), persistent=False)  # of each row
+        self.steps: Tensor
+        self.reservoir: Tensor
+        self.reservoir_step: Tensor
+        self._counted = (self.steps, -1, 0)  # what `steps` held, when it had been changed so often
+        # one for all processes that build the model from one seed
+        self._seed = int(torch.randint(2**31, (), device="cpu"))
+
+    @property
+    def count(self) -> int:
+        """Tell the training steps so far: `steps`, which is read only where somebody else has set it."""
+        if self._counted[0] is not self.steps or self._counted[1] != self.steps._version:
+            self._counted = (self.steps, self.steps._version, int(self.steps))
+        return self._counted[2]
+
+    def _count_on(self) -> None:
+        count = self.count + 1
+        self.steps += 1
+        self._counted = (self.steps, self.steps._version, count)
+
+    @property
+    def started(self) -> bool:
+        """Tell whether the codebooks hold what they start from; until then training passes latents through."""
+        return self.config.start != "kmeans" or self.count > self.config.continuous_steps
+
+    @property
+    def books(self) -> list[Codebook]:
+        """Return the codebook modules, one per level."""
+        return list(self.codebooks)  # type: ignore[arg-type]
+
+    @property
+    def codebook_vectors(self) -> list[Tensor]:
+        """Return the codebook of each level, [K, d]."""
+        return [book.vectors for book in self.books]
+
+    def forward(self, latents: Tensor, update: bool = True, valid: Tensor | None = None) -> Quantized:
+        """Quantize latents [..., d], always in float32: rounding to bfloat16 changes codes.
+
+        `update=False` leaves codebooks and counters alone also in training; only latents where `valid` [...] holds
+        count in statistics. The rows returned are those from before the update.
+        """
+        checks.size("latents", "channels", latents.shape[-1], self.config.dim)
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._forward(latents.float(), update, valid)
+
+    def _forward(self, latents: Tensor, update: bool, valid: Tensor | None) -> Quantized:
+        learning = self.training and update
+        if learning:
+            self._start(latents.detach().reshape(-1, latents.shape[-1]), None if valid is None else valid.reshape(-1))
+            self._count_on()
+        continuous = self.training and not self.started  # after the count: so all passes of a step do the same
+        codes, rows = self._assign(latents, learning and not continuous, valid)
+        if continuous:
+            return Quantized(latents, codes, {"commitment": latents.new_zeros(())})
+        if learning:
+            self._remember(codes if codes.ndim > 1 else codes[:, None], valid)
+        losses = {"commitment": F.mse_loss(latents, rows)}  # pulls the encoder towards its code
+        if self.config.update == "gradient":
+            losses["codebook"] = F.mse_loss(self.lookup(codes), latents.detach())  # pulls the code to the latents
+        return Quantized(latents + (rows - latents).detach(), codes, losses)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Return the vectors that codes stand for, summed over levels."""
+        if self.config.levels == 1:
+            return F.embedding(codes, self.codebook_vectors[0])
+        return sum(F.embedding(codes[..., i], book) for i, book in enumerate(self.codebook_vectors))  # pyright: ignore
+
+    def _assign(self, latents: Tensor, update: bool, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+        codes, left = [], latents.detach()
+        for book in self.books:
+            code = nearest(left, book.vectors)
+            rows = F.embedding(code, book.vectors)
+            if update:
+                inputs, counted = left.reshape(-1, left.shape[-1]), None if valid is None else valid.reshape(-1)
+                book.update(inputs, code.reshape(-1), self._generator(len(codes)), counted)
+                if self.config.restart_every and self.count % self.config.restart_every == 0:
+                    book.restart(self._generator(len(codes)))
+            codes.append(code)
+            left = left - rows.detach()
+        if self.config.levels == 1:
+            return codes[0], rows.detach()
+        return torch.stack(codes, -1), latents.detach() - left
+
+    def _generator(self, level: int) -> torch.Generator:
+        """Seed this step and level: the same in every process, independent of other draws."""
+        return torch.Generator().manual_seed(self._seed + 1000 * self.count + level)
+
+    @torch.no_grad()
+    def _start(self, rows: Tensor, valid: Tensor | None) -> None:
+        """Collect latents [n, d] during the continuous steps; then start each level from what the last one left.
+
+        Rows where `valid` [n] does not hold are kept as of step -1, and left out in the end.
+        """
+        steps, last = self.count, self.config.continuous_steps
+        if self.config.start != "kmeans" or steps > last:
+            return
+        valid = torch.ones(len(rows), dtype=torch.bool, device=rows.device) if valid is None else valid
+        # Whole batches, at least 16 rows per code.
+        keep = len(rows) * math.ceil(16 * self.config.size / max(1, len(rows) * _processes()))
+        of_step = torch.where(valid, steps, -1)
+        self.reservoir = torch.cat([self.reservoir.to(rows), rows])[-keep:]
+        self.reservoir_step = torch.cat([self.reservoir_step.to(rows.device), of_step])[-keep:]
+        if steps == last:
+            per_batch = valid.sum()
+            _sum_over_processes(per_batch)
+            left = _joined(self.reservoir, self.reservoir_step >= 0, self._generator(0))
+            for level, book in enumerate(self.books):
+                book.start_from(left, float(per_batch), self._generator(level))
+                left = left - F.embedding(nearest(left, book.vectors), book.vectors)
+            self.reservoir, self.reservoir_step = self.reservoir[:0], self.reservoir_step[:0]
+
+    def _remember(self, codes: Tensor, valid: Tensor | None) -> None:
+        """Keep rows of codes [..., P]; those that are padded somewhere count as not there."""
+        if valid is not None:
+            whole = valid.all(-1) if valid.ndim == codes.ndim and valid.ndim > 1 else valid
+            codes = codes.masked_fill(~whole[..., None], -1)
+        self.remember(codes)

@@ -1,0 +1,1 @@
+"""Worlds, a module for each: importing it makes its tasks known."""

@@ -1,0 +1,69 @@
+"""What users hand over: arrays, tensors and nested lists become tensors; results go back as the kind that came.
+
+Arrays in, arrays out; tensors in, tensors out; lists in, tensors out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lattok.utils import checks
+
+Values = Tensor | np.ndarray | list[Any]  # one array, in whichever kind
+Result = TypeVar("Result")
+WIDEST = 8  # bytes of a number that torch knows
+
+
+def as_tensor(name: str, values: Any) -> Tensor:
+    """Turn a tensor, an array or a nested list into a dense torch tensor of real numbers with values in it."""
+    if isinstance(values, list | tuple) and not hasattr(values, "_fields"):
+        values = _from_list(name, values)
+    if isinstance(values, np.ndarray):
+        values = _from_array(name, values)
+    if not isinstance(values, Tensor):
+        checks.fail(name, "a torch tensor, a numpy array or a nested list", type(values).__name__)
+    if values.is_nested or values.layout != torch.strided:
+        checks.fail(name, "a dense tensor", "a nested or sparse one", "Use .to_dense().")
+    if values.is_quantized:
+        checks.fail(name, "a tensor of plain numbers", f"dtype {values.dtype}", "Use .dequantize().")
+    if values.is_meta:
+        checks.fail(name, "a tensor with values", "one without, on the device meta")
+    if values.is_complex():
+        checks.fail(name, "real numbers", f"dtype {values.dtype}")
+    return values
+
+
+def like(given: Any, result: Result) -> Result:
+    """Return `result`, a tensor or a (named) tuple that holds some, as arrays where an array was given."""
+    return _arrays(result) if isinstance(given, np.ndarray) else result
+
+
+def _arrays(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.numpy(force=True)
+    if isinstance(value, tuple):
+        parts = [_arrays(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+def _from_array(name: str, values: np.ndarray) -> Tensor:
+    if isinstance(values, np.ma.MaskedArray):
+        hint = "Use .filled(0), and valid= for what counts."
+        checks.fail(name, "an array without a mask of its own", "a masked array", hint)
+    if values.dtype.kind not in "biuf" or values.dtype.itemsize > WIDEST:
+        checks.fail(name, "an array of real numbers", f"dtype {values.dtype}")
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("=")))
+
+
+def _from_list(name: str, values: Any) -> Any:
+    try:
+        if values and isinstance(values[0], Tensor):
+            return torch.stack(list(values))
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError, OverflowError):
+        return checks.fail(name, "rows of numbers, all of one length", f"a list of {len(values)} that are not")

@@ -1,0 +1,402 @@
+"""Files that are either whole or not there: written next to their place, synchronised, then renamed."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from lattok.utils.checks import LattokError
+
+# temporary files of ours: no other program gives such names, and a process that writes one holds its lock
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.lattok-tmp")
+_SWEPT: set[tuple[int, Path]] = set()  # folders that this process has looked through
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write; on success it replaces `path`, on any failure it is gone.
+
+    Its name is new each time, so that two processes never write into one file; what killed ones left in the folder is
+    removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary_in(path.parent) as place:
+        try:
+            yield place
+            with open(place, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(place, path)
+        except BaseException:
+            with suppress(OSError):  # a read-only file system refuses this too
+                place.unlink(missing_ok=True)
+            raise
+    sync_folder(path.parent)
+
+
+@contextmanager
+def _temporary_in(folder: Path) -> Iterator[Path]:
+    """Yield a new temporary file in `folder`, locked as long as this process lives."""
+    if (os.getpid(), folder) not in _SWEPT:
+        _SWEPT.add((os.getpid(), folder))
+        sweep(folder)
+    while True:
+        place = folder / f".{secrets.token_hex(8)}.lattok-tmp"
+        with open(place, "xb") as file:
+            if held_alone(file, place):  # otherwise somebody swept between these two lines
+                yield place
+                return
+
+
+def is_temporary(path: Path) -> bool:
+    """Tell whether this is a temporary file of ours, perhaps left by a process that was killed."""
+    return TEMPORARY.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+
+
+def is_free(folder: Path) -> bool:
+    """Tell whether `folder` is new, or holds nothing but what killed processes left of temporary files."""
+    return not os.path.lexists(folder) or (folder.is_dir() and all(map(is_temporary, folder.iterdir())))
+
+
+def sweep(folder: Path, below: bool = False) -> None:
+    """Remove temporary files in `folder` that no process writes any more; with `below` also in all folders in it."""
+    with suppress(OSError):  # a folder that may not be listed or changed
+        for path in [path for path in (folder.rglob("*") if below else folder.iterdir()) if is_temporary(path)]:
+            with suppress(OSError), open(path, "rb") as file:
+                if lock(file, wait=False):
+                    path.unlink()
+
+
+JSON_BYTES = 32 << 20  # no file of ours or of a dataset comes near; parsed, JSON takes up to 25 times as much memory
+JSON_DEPTH = 100
+TOO_DEEP, TOO_LARGE = "nested too deeply", "a whole number beyond 64 bits"
+COPY = "Copy the file again."
+SURROGATE = re.compile("[\ud800-\udfff]")
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)
+
+
+def lock(file: IO[Any], wait: bool, shared: bool = False) -> bool:
+    """Lock an open file until it is closed; whether that was possible. The lock of a killed process is gone with it.
+
+    Several may hold a `shared` one at once, and nobody another kind meanwhile.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise OSError(errno.ENOTSUP, "this system has no file locks") from None
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def held_alone(file: IO[Any], path: Path) -> bool:
+    """Lock the open lock file at `path` until it is closed, without waiting; False where another process has it.
+
+    Where the file system has no locks, that is no reason to refuse.
+    """
+    try:
+        held = lock(file, wait=False)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        held = True
+    return held and same_file(file, path)
+
+
+MARK = "lattok works here. The folder goes when it has finished.\n"
+
+
+def claimed(folder: Path) -> IO[str] | None:
+    """Make `folder` this process's own until the file that comes back is closed; None while another one has it.
+
+    The first file in it, `lock`, carries a mark. A folder without it was not made by lattok, even if it has
+    the name, and is an error: what it holds may be somebody's work.
+    """
+    if os.path.lexists(folder) and not _is_ours(folder):
+        raise LattokError(f"{folder} is in the way and was not made by lattok. Move it away.")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115  as long as its holder wants
+    try:
+        if not held_alone(file, folder / "lock"):
+            file.close()
+            return None
+        if not os.fstat(file.fileno()).st_size:
+            file.write(MARK)
+            file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _is_ours(folder: Path) -> bool:
+    """Tell whether `claimed` or a record that begins with MARK marks it, or nothing is in it, as after a kill."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    entries = list(folder.iterdir())
+    if any(entry.is_symlink() for entry in entries):
+        return False
+    files = {entry.name: entry for entry in entries if entry.is_file()}
+    for name in {"lock", "done"} & files.keys():
+        with files[name].open("rb") as file:
+            if MARK.strip().encode() in file.read(len(MARK) + 100):
+                return True
+    return not entries or (len(entries) == 1 and "lock" in files and not files["lock"].stat().st_size)
+
+
+def same_file(file: IO[Any], path: Path) -> bool:
+    """Tell whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def alone(path: Path, busy: Callable[[], NoReturn]) -> Iterator[None]:
+    """Hold the lock file `path`, which is there only meanwhile; calls `busy`, which raises, where another holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(path, "ab") as file:
+            if not held_alone(file, path):
+                if same_file(file, path):
+                    busy()
+                continue  # its holder ended just now, and took it along
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()
+            return
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and write into it, before hours of work go there. Raises `LattokError` with the reason."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        with _temporary_in(folder) as probe:
+            try:
+                with open(probe, "wb") as file:
+                    file.write(b"0" * 4096)
+                    file.flush()
+                    os.fsync(file.fileno())
+            finally:
+                probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise LattokError(f"cannot write into {folder}: {error.strerror}. Choose another folder.") from None
+
+
+def make_room(error: BaseException) -> str:
+    """Return what helps where a file cannot be written: a limit on the size of files is no full disk."""
+    limited = getattr(error, "errno", None) == errno.EFBIG
+    return "Raise the limit on the size of files (ulimit -f)" if limited else "Free space"
+
+
+UNFINISHED = ".lattok-unfinished"
+_BEGUN = "lattok was writing this folder. The same command begins again.\n"
+
+
+def is_new(folder: Path) -> bool:
+    """Tell whether `folder` may be filled: it is new, empty, or `new_folder` was filling it when it was killed."""
+    mark = folder / UNFINISHED
+    try:
+        return is_free(folder) or (not mark.is_symlink() and mark.read_text(encoding="utf-8") == _BEGUN)
+    except (OSError, ValueError):
+        return False
+
+
+@contextmanager
+def new_folder(folder: Path, own: Collection[str]) -> Iterator[None]:
+    """Fill a folder that `is_new` with files and folders that are called `own`, all or, on failure, none of them.
+
+    A mark in it says so meanwhile: after a kill the next attempt removes what is there and begins again.
+    """
+    check_writable(folder)
+    mark = folder / UNFINISHED
+
+    def clear() -> None:
+        for path in [folder / name for name in own]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    if mark.exists():
+        clear()
+    write_text(mark, _BEGUN)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # a disk that refuses
+            clear()
+            mark.unlink()
+            folder.rmdir()
+        raise
+    mark.unlink()
+
+
+def sync_files(folder: Path) -> None:
+    """Make the contents of all files below `folder` survive a power cut."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two folders of one file system change places.
+
+    Linux does it in one step. Elsewhere `other` is missing for a moment; if the process dies then, it lies next to
+    `one`, and `finish_exchange` puts it right.
+    """
+    if _renameat2(one, other):
+        return
+    aside = _aside(one)
+    os.rename(other, aside)
+    try:
+        os.rename(one, other)
+    except OSError:
+        os.rename(aside, other)
+        raise
+    os.rename(aside, one)
+
+
+def finish_exchange(one: Path, other: Path) -> None:
+    """Finish an `exchange` of the same two folders that was killed half-way; without one, nothing happens."""
+    aside = _aside(one)
+    if not aside.exists():
+        return
+    if not other.exists():
+        os.rename(one if one.exists() else aside, other)
+    if aside.exists():
+        os.rename(aside, one)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".aside")
+
+
+def _renameat2(one: Path, other: Path) -> bool:
+    """Exchange by Linux's own call; False where there is none."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if call is None:
+        return False
+    here, exchange_flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if call(here, os.fsencode(one), here, os.fsencode(other), exchange_flag) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # a file system that cannot
+        return False
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as a whole file."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any, indent: int = 2) -> None:
+    """Write strict JSON as a whole file; numbers that are not finite become null, since JSON has none."""
+    write_text(path, json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False))
+
+
+def read_json(path: Path, *, nan: bool = False) -> dict[str, Any]:
+    """Read a JSON object; a missing, broken or hostile file is a `LattokError` that names it. See `parse_json`."""
+    try:
+        if path.exists() and not path.is_file():  # a folder, or a pipe or device that could be read without end
+            raise OSError(errno.EINVAL, "it is not a file")
+        with path.open("rb") as file:
+            content = file.read(JSON_BYTES + 1)
+    except OSError as error:
+        raise LattokError(f"cannot read {path}: {error.strerror}.") from None
+    except ValueError:  # a path that no system has
+        raise LattokError(f"cannot read {str(path)!r}: it is not a path.") from None
+    value = parse_json(content, str(path), nan=nan)
+    if not isinstance(value, dict):
+        raise LattokError(f"{path}: expected a JSON object, got {type(value).__name__}.")
+    return value
+
+
+def parse_json(text: str | bytes, where: str, *, nan: bool = False) -> Any:
+    """Parse JSON from a stranger: what the standard reader takes and later code trips over is a `LattokError` too.
+
+    That is nesting deeper than `JSON_DEPTH`, whole numbers beyond 64 bits, names that come twice, texts with NUL or
+    half a character, and NaN and infinity unless `nan`.
+    """
+    if len(text) > JSON_BYTES:
+        raise LattokError(f"{where}: expected at most {JSON_BYTES >> 20} MB of JSON. Is this the right file?")
+    try:
+        value = json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_named_once)
+        _check_parsed(value, nan)
+    except RecursionError:
+        raise LattokError(f"{where} is not valid JSON ({TOO_DEEP}). {COPY}") from None
+    except ValueError as error:
+        reason = TOO_LARGE if "integer string conversion" in str(error) else error
+        raise LattokError(f"{where} is not valid JSON ({reason}). {COPY}") from None
+    return value
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{name!r:.60} comes twice in one object")
+    return found
+
+
+def _check_parsed(value: Any, nan: bool) -> None:
+    level, depth = [value], 0
+    while level:
+        if depth > JSON_DEPTH:
+            raise ValueError(TOO_DEEP)
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item
+                below += item.values()
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, str):
+                if "\0" in item or (not item.isascii() and SURROGATE.search(item)):
+                    raise ValueError(f"a text with NUL or half a character: {item!a:.60}")
+            elif isinstance(item, float):
+                if not nan and not math.isfinite(item):
+                    raise ValueError(f"{item} where a finite number is expected")
+            elif isinstance(item, int) and not -(2**63) <= item < 2**63:
+                raise ValueError(TOO_LARGE)
+        level, depth = below, depth + 1
+
+
+def finite(value: Any) -> Any:
+    """Return `value` with None in place of NaN and infinity, all the way down."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value

@@ -1,0 +1,176 @@
+"""A few cores' worth of work in other processes.
+
+    with Processes(partial(make_writer, folder)) as processes:
+        for written in processes.map(files):
+            ...
+
+`make_writer(folder)` is called once in each of them and returns what does the jobs, `do(job)`. It is found there by
+its name, so it stands in a module. A process ends when the pipe from its parent does: however the parent dies, none is
+left.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import Thread
+from typing import IO, Any
+
+from typing_extensions import Self
+
+from lattok.utils import checks
+from lattok.utils.checks import LattokError, first_line
+from lattok.utils.machine import cores
+
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")  # the last: Mesa's
+START = "from lattok.utils.processes import serve; serve()"
+
+
+class Processes:
+    """`count` processes, by default one for each core, each with what `make()` returns to do the jobs.
+
+    Jobs with the same `slot`, a number, go to the same process; errors name the job by `str`. Use it in a `with`: at
+    the end of the block the processes end at once, whatever they do.
+    """
+
+    def __init__(self, make: Callable[[], Callable[[Any], Any]], count: int | None = None):
+        count = cores() if count is None else count
+        checks.counts(workers=count)
+        self.count = count
+        self._make = make
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._answers: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+        self._waiting: deque[Any] = deque()
+        self._own: list[deque[Any]] = [deque() for _ in range(count)]  # waiting for one process, that of their slot
+        self._busy: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        """Start the processes."""
+        threads = dict.fromkeys(ONE_THREAD, "1")
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        environment = os.environ | threads | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+        try:
+            for number in range(self.count):
+                process = subprocess.Popen(
+                    [sys.executable, "-c", START],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=environment,
+                    start_new_session=True,  # Ctrl-C is for the parent alone
+                )
+                self._processes.append(process)
+                self._send(number, self._make)
+                Thread(target=_listen, args=(number, process.stdout, self._answers), daemon=True).start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+            for pipe in filter(None, (process.stdin, process.stdout)):
+                with suppress(BrokenPipeError):  # what was not sent yet is for nobody
+                    pipe.close()
+        self._processes = []
+
+    def submit(self, job: Any) -> None:
+        """Let a process do `job` when one is free; `results` has what comes of it."""
+        slot = getattr(job, "slot", None)
+        (self._waiting if slot is None else self._own[slot % self.count]).append(job)
+        self._hand_out()
+
+    def results(self) -> Iterator[tuple[Any, Any]]:
+        """Yield every submitted job with what came of it, as they are finished; more may be submitted.
+
+        What goes wrong in a job, or takes its process with it, is a `LattokError` that names the job.
+        """
+        while self._busy:
+            number, answer = self._answers.get()
+            job = self._busy.pop(number)
+            if answer is None:
+                code = self._processes[number].wait()
+                raise LattokError(f"{job}: its process died ({_ending(code)}).")
+            value, why, trace = answer
+            if why:
+                raise LattokError(f"{job}: {why}") from RuntimeError(trace)
+            self._hand_out()
+            yield job, value
+
+    def map(self, jobs: Iterable[Any]) -> Iterator[Any]:
+        """Yield what comes of `jobs`, in their order."""
+        jobs = list(jobs)
+        numbers = {id(job): number for number, job in enumerate(jobs)}
+        for job in jobs:
+            self.submit(job)
+        found: dict[int, Any] = {}
+        following = 0
+        for job, value in self.results():
+            found[numbers[id(job)]] = value
+            while following in found:
+                yield found.pop(following)
+                following += 1
+
+    def _hand_out(self) -> None:
+        """Give a job to every process that has none."""
+        for number in range(self.count):
+            queue = self._own[number] or self._waiting
+            if number not in self._busy and queue:
+                self._busy[number] = queue.popleft()
+                self._send(number, self._busy[number])
+
+    def _send(self, number: int, message: Any) -> None:
+        pipe = self._processes[number].stdin
+        assert pipe is not None
+        with suppress(BrokenPipeError):  # it has died, which the other pipe tells
+            pickle.dump(pickle.dumps(message), pipe)
+            pipe.flush()
+
+
+def _listen(number: int, pipe: IO[bytes], answers: SimpleQueue[tuple[int, Any]]) -> None:
+    """Pass on what a process says, and None at its end."""
+    try:
+        while True:
+            answers.put((number, pickle.loads(pickle.load(pipe))))
+    except Exception:  # the end of the pipe, in the middle of an answer too
+        answers.put((number, None))
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+
+
+def serve() -> None:
+    """Do the jobs that come through standard input, in a process of its own, until that ends."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what anything prints is no answer
+    jobs: SimpleQueue[bytes] = SimpleQueue()
+    Thread(target=_hear, args=(sys.stdin.buffer, jobs), daemon=True).start()
+    do = pickle.loads(jobs.get())()
+    while True:
+        try:
+            sent = pickle.dumps((do(pickle.loads(jobs.get())), "", ""))
+        except Exception as error:
+            kind = "" if isinstance(error, LattokError) else f"{type(error).__name__}: "
+            sent = pickle.dumps((None, kind + first_line(error), traceback.format_exc()))
+        pickle.dump(sent, answers)
+        answers.flush()
+
+
+def _hear(pipe: IO[bytes], jobs: SimpleQueue[bytes]) -> None:
+    """Take in jobs while others are done; the end of the pipe is the end of the process, in the middle of a job too."""
+    try:
+        while True:
+            jobs.put(pickle.load(pipe))
+    finally:
+        os._exit(0)

@@ -1,0 +1,85 @@
+"""Things that anybody can add by name: families of artefacts, recipes, dataset formats, losses, strategies, worlds.
+
+A thing registers itself when its module is imported. Modules of ours lie in the packages that a registry names, all of
+which are imported when a name is looked up that is not known yet; other packages name theirs by entry points, and are
+imported one by one.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
+
+from lattok.utils.checks import LattokError
+
+Thing = TypeVar("Thing")
+
+
+class Registry(Mapping[str, Thing]):
+    """Things of one kind by name, ours and those of installed packages.
+
+    `packages` are the dotted names of ours. Another package names its module, or the thing in it, in its
+    pyproject.toml:
+
+        [project.entry-points."lattok.artefacts"]   # the `group`
+        my-tokenizer = "my_package.my_tokenizer"
+    """
+
+    def __init__(self, group: str, *packages: str):
+        self.group, self.packages = group, packages
+        self._known: dict[str, Thing] = {}
+
+    def add(self, name: str, thing: Thing) -> Thing:
+        """Make `thing` known; the same one again, as when a module is loaded a second time, takes its place."""
+        other = self._known.get(name)
+        if other is not None and _home(other) != _home(thing):
+            raise LattokError(f"{name!r} is the name of {_home(other)}: choose another one for {_home(thing)}.")
+        self._known[name] = thing
+        return thing
+
+    def __getitem__(self, name: str) -> Thing:
+        """Return the thing called `name`, imported if need be; `KeyError` where there is none."""
+        if name not in self._known and name not in self._ours:
+            loaded = _load(self._theirs[name])
+            if name not in self._known:  # an entry point that leads to the thing itself
+                self.add(name, loaded)
+        return self._known[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known or name in self._ours or name in self._theirs
+
+    def __iter__(self) -> Iterator[str]:
+        names = dict.fromkeys((*self._ours, *self._known, *sorted(self._theirs)))
+        return iter(sorted(names) if self.packages else names)  # without packages ours are known, in their order
+
+    def __len__(self) -> int:
+        return len({*self._ours, *self._known, *self._theirs})
+
+    @cached_property
+    def _ours(self) -> tuple[str, ...]:
+        """Import our packages, once; return the names that are then known."""
+        for package in map(import_module, self.packages):
+            for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+                import_module(module.name)
+        return tuple(self._known)
+
+    @cached_property
+    def _theirs(self) -> Mapping[str, EntryPoint]:
+        return {entry.name: entry for entry in entry_points(group=self.group)}
+
+
+def _load(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except Exception as error:  # somebody else's package may raise anything
+        package = entry.dist.name if entry.dist is not None else entry.value
+        why = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")
+        raise LattokError(f"{entry.name!r} comes with the package {package}, which fails ({why}). Repair it.") from None
+
+
+def _home(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', repr(thing))}".lstrip(".")

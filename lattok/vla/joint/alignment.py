@@ -1,0 +1,299 @@
+"""A latent action model and a policy that learn together (LARA, Liu et al., 2026, arXiv 2606.07100).
+
+    L = L_action + λ (1 - cos(W h, e)) + λ_LAM L_LAM            λ = λ_LAM = 0.01
+    e = mean over later frames k of flat(latents(o_t, o_k))      before quantization
+    h = state of the last noised action x_t inside the flow head  on="head", as released
+    h = state of the backbone's last placeholder                  on="placeholder", lattok's own: h has seen no action
+
+L_LAM is the latent action model's own loss on the same pairs, whose latents are computed once for both. The alignment
+teaches the policy, W and the encoder of the latent action model; no codebook and no frozen feature. Frames beyond the
+episode make no pair. Where actions are not known, h in the head is that of noise at time 0. Nothing of this acts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lattok.data import frames_from_lerobot
+from lattok.image_lam import ImageLAM
+from lattok.image_lam.base.perceptual import PerceptualLoss
+from lattok.labels import LatentSpec
+from lattok.nn.losses import of_share
+from lattok.nn.quantize import Codebook
+from lattok.types import LossTerms, PairBatch, PairIndex, PolicyBatch
+from lattok.utils import checks
+from lattok.vla import losses
+from lattok.vla.flow_head import FlowActionHead
+from lattok.vla.model import LatentVLA
+from lattok.vla.strategies import hidden_index
+from lattok.vla.supervision import LatentSupervision
+from lattok.vla.tap import Preprocessor, WrappedPreprocessor
+
+DETACH = ("none", "lam", "policy")
+HEAD, PLACEHOLDER = "head", "placeholder"  # where h is
+FRAMES, VALID = "pairs.frames", "pairs.valid"
+HINT = "keep_pairs(preprocessor, cameras) makes them out of LeRobot's batches."
+
+
+class Alignment(nn.Module):
+    """W, and 1 - cos(W h, e)."""
+
+    def __init__(self, dim: int, latent_dim: int, detach: str = "none"):
+        """`detach`: who gets no gradient of it, the latent action model ("lam"), the "policy" or "none"."""
+        super().__init__()
+        checks.one_of("detach", detach, DETACH)
+        self.detach, self.project = detach, nn.Linear(dim, latent_dim)
+
+    def forward(self, states: Tensor, latents: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+        """Compare states h [B, D] with latents e [B, d] where `valid` [B] holds."""
+        if self.detach == "policy":
+            states = states.detach()  # the policy gets no gradient: W and the latent action model follow it
+        if self.detach == "lam":
+            latents = latents.detach()  # the latent action model gets none: W and the policy follow it
+        projected = self.project(states.to(self.project.weight.dtype))
+        return losses.alignment(projected[:, None], latents[:, None, None], valid[:, None], reduction)
+
+
+class Aligned(NamedTuple):
+    """What a latent action model makes of a batch."""
+
+    terms: LossTerms  # of its own loss, each under "lam_" and its name
+    latents: Tensor  # [B, d] sum over the later frames, a multiple of e: a cosine sees no lengths
+    valid: Tensor  # [B] bool: at least one is
+
+
+class LiveLAM(nn.Module):
+    """A latent action model as it looks at the samples of a policy while both learn."""
+
+    def __init__(self, lam: ImageLAM, views: Sequence[int] | None = None, frozen: bool = False):
+        """`views`: where its cameras are among those of the batches. A `frozen` one only gives latents."""
+        super().__init__()
+        lam.check_reads_video_alone()
+        self.lam, self.frozen = lam, frozen
+        self.views = tuple(range(len(lam.cameras))) if views is None else tuple(views)
+        lam.action_head = None  # the policy is what knows of actions
+        lam.perceptual = PerceptualLoss() if lam.config.perceptual_weight > 0 and not frozen else None
+        if frozen:
+            lam.requires_grad_(False)
+        elif lam.config.prediction_weight == 0 and lam.perceptual is None:
+            lam.decoder.requires_grad_(False)  # several processes would wait for its gradients
+
+    @property
+    def latent_dim(self) -> int:
+        """Return the numbers of a pair's latents."""
+        return self.lam.config.positions * self.lam.config.latent_dim
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Return the weights of its terms among one another."""
+        return {} if self.frozen else {f"lam_{name}": value for name, value in self.lam.config.loss_weights.items()}
+
+    def train(self, mode: bool = True) -> LiveLAM:
+        """Leave a frozen model in evaluation mode."""
+        super().train(mode)
+        self.lam.train(mode and not self.frozen)
+        return self
+
+    def forward(self, images: Tensor, later: Tensor, index: PairIndex) -> Aligned:
+        """Look at frames uint8 [B, V, h, w, 3] and later ones [B, F, V, h, w, 3], those of them in `index`.
+
+        Terms are means over these pairs, so that shares of a batch add up.
+        """
+        rows, gaps = index.places.unbind(1)
+        own = torch.arange(len(images), device=rows.device)[:, None] == rows  # b n; a matmul is deterministic
+        terms, latents = self._frozen(images, later, rows, gaps) if self.frozen else self._live(images, later, index)
+        with torch.autocast(images.device.type, enabled=False):
+            summed = own.to(latents.dtype) @ latents
+        return Aligned(terms, summed, own.any(1))
+
+    def _frozen(self, images: Tensor, later: Tensor, rows: Tensor, gaps: Tensor) -> tuple[LossTerms, Tensor]:
+        features = self.lam.frame_features(self._pairs(images, later, rows, gaps))
+        return {}, self.lam.encode_features(features).latents.flatten(1)
+
+    def _live(self, images: Tensor, later: Tensor, index: PairIndex) -> tuple[LossTerms, Tensor]:
+        """Return terms, and latents [n, d] of the pairs; a share without any makes one that nothing counts."""
+        rows, gaps = index.places.unbind(1)
+        count, room = len(rows), later.shape[0] * later.shape[1] * self.lam.config.positions
+        for book in (module for module in self.lam.modules() if isinstance(module, Codebook)):
+            book.room = max(book.room, room)  # how many pairs there are differs from step to step
+        least, valid = 2 if self.lam.config.latent_norm == "batch" else 1, None
+        if count < least:  # copies of the only pair leave its mean as it is; a process waits for the others' codebooks
+            pick = torch.zeros(least, dtype=torch.long, device=rows.device)
+            rows, gaps = (part[pick] if count else pick for part in (rows, gaps))
+            valid = torch.arange(least, device=rows.device) < count
+        frames = self._pairs(images, later, rows, gaps)
+        nothing = frames.new_zeros(len(frames), 0, dtype=torch.float32)
+        batch = PairBatch(frames, nothing, frames.new_zeros(len(frames), dtype=torch.bool), valid=valid)
+        terms, encoded = self.lam.learn(batch)
+        share = 1.0 if index.pairs is None else count / index.pairs.clamp(min=1e-6)
+        share = share if count else 0.0
+        return {f"lam_{name}": share * term for name, term in terms.items()}, encoded.latents[:count].flatten(1)
+
+    def _pairs(self, images: Tensor, later: Tensor, rows: Tensor, gaps: Tensor) -> Tensor:
+        """Take pairs [n, 2, V, h, w, 3] of the model's own cameras."""
+        places = rows * later.shape[1] + gaps
+        now = torch.stack([images[:, view].index_select(0, rows) for view in self.views], 1)
+        then = torch.stack([later[:, :, view].flatten(0, 1).index_select(0, places) for view in self.views], 1)
+        return torch.stack([now, then], 1)
+
+
+class JointLARA(nn.Module):
+    """A policy and a latent action model, one module that learns by one loss."""
+
+    def __init__(
+        self,
+        policy: LatentVLA,
+        lam: LiveLAM,
+        layer: int | float = 1.0,
+        detach: str = "none",
+        on: str = HEAD,
+    ):
+        """`layer`: the state that is h, an index or a fraction of the flow head's blocks or the backbone's layers."""
+        super().__init__()
+        check_place(on, policy.config.head)
+        self.policy, self.lam = policy, lam
+        if on == HEAD:
+            assert isinstance(policy.head, FlowActionHead)
+            width, self.at = policy.config.head_dim, {"block": hidden_index(layer, len(policy.head.blocks))}
+        else:
+            width, self.at = policy.backbone.hidden_size, {"layer": hidden_index(layer, policy.backbone.num_layers)}
+        self.align = Alignment(width, lam.latent_dim, detach)
+
+    def loss_weights(self, align: float = 0.01, lam: float = 0.01) -> dict[str, float]:
+        """Return the weights of all terms, for these of the alignment and of the latent action model's loss."""
+        own = {name: lam * value for name, value in self.lam.loss_weights.items()}
+        return {**self.policy.config.loss_weights, "lara": align, **own}
+
+    def forward(self, batch: PolicyBatch) -> LossTerms:
+        """Return the terms of the policy, "lara" and those of the latent action model, all unweighted.
+
+        Samples without known actions count in the last two only.
+        """
+        if batch.later is None or batch.pairs is None:
+            checks.fail("batch", "a batch with later frames and which of them are there", "one without")
+        seen = self.lam(batch.images, batch.later, batch.pairs)
+        terms, states = self.policy.learn(batch, **self.at)
+        reduction = self.policy.config.loss_reduction
+        lara = {"lara": self.align(states, seen.latents, seen.valid, reduction)}
+        return {**terms, **of_share(lara, seen.valid[:, None], batch.pairs.samples), **seen.terms}
+
+
+def check_place(on: str, head: str) -> None:
+    """Require that a policy with this head has the state that `on` names."""
+    checks.one_of("align_on", on, (HEAD, PLACEHOLDER))
+    if on == HEAD and head != "flow":
+        hint = f"Only a flow head is given actions: set head=flow, or align_on={PLACEHOLDER}, which has seen none."
+        checks.fail("align_on", f"{PLACEHOLDER} with head={head}", on, hint)
+
+
+class SeenPairs(NamedTuple):
+    """Frames of a batch of somebody else's policy."""
+
+    frames: Tensor  # [B, 1 + F, V, H, W, 3] uint8: now, and later
+    valid: Tensor  # [B, F] bool: which later ones lie inside the episode
+
+
+class LARALoss(LatentSupervision):
+    """LARA inside a policy that is not ours: `Supervised(policy, tap, LARALoss(lam, dim))`.
+
+    The last of the tapped states is h. Batches have `pairs.frames` uint8 [B, 1 + F, V, H, W, 3], the frame of each
+    sample and later ones, and `pairs.valid` bool [B, F], which of these lie inside the episode: `keep_pairs` makes both
+    of LeRobot's. The latent action model learns with the policy, as `lam` itself, and is saved by its own
+    `save_pretrained`.
+    """
+
+    weight = 0.01
+
+    def __init__(self, lam: ImageLAM, dim: int, *, lam_weight: float = 1.0, detach: str = "none", frozen: bool = False):
+        """`lam_weight`: of the latent action model's own loss, times that of the alignment."""
+        checks.at_least_zero(lam_weight=lam_weight)
+        live = LiveLAM(lam, frozen=frozen)
+        super().__init__(dim, 1, LatentSpec(vectors=1, latent_dim=live.latent_dim))
+        self.live, self.lam_weight = live, lam_weight
+        self.align = Alignment(dim, live.latent_dim, detach)
+
+    @property
+    def lam(self) -> ImageLAM:
+        """Return the latent action model."""
+        return self.live.lam
+
+    def target_of(self, batch: Mapping[str, Any], labels: LatentSpec) -> Any:
+        """Read the frames of a batch."""
+        frames = paired_frames(batch, self.lam.cameras)
+        return SeenPairs(frames, paired_mask(batch, frames))
+
+    def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
+        """Return the terms of states [B, n, dim] and of what `target_of` has read."""
+        checks.rank("states", states, "B n D")
+        hint = f"Build the loss with dim={states.shape[2]}, the width of what it is given."
+        checks.size("states", "numbers in each state", states.shape[2], self.dim, hint)
+        checks.size("states", "samples, as there are of frames", len(states), len(target.valid))
+        return self._terms(states, target, reduction)
+
+    def _terms(self, states: Tensor, target: Any, reduction: str) -> LossTerms:
+        device = states.device
+        frames, index = target.frames.to(device), PairIndex(target.valid.nonzero().to(device))
+        seen = self.live(frames[:, 0], frames[:, 1:], index)
+        loss = self.align(states[:, -1], seen.latents, seen.valid, reduction)
+        away = loss.detach().sum() / seen.valid.sum().clamp(min=1) if loss.dim() else loss.detach()
+        figures = {"latent_cosine": (1 - away) * seen.valid.any()}  # 0 where nothing is valid
+        weights = self.live.loss_weights
+        own = [weights[name] * term for name, term in seen.terms.items() if name in weights]
+        if own:  # of single samples each with a pair has its share of a loss that all pairs make
+            whole = self.lam_weight * torch.stack(own).sum()
+            loss = loss + (whole * seen.valid if loss.dim() else whole)
+        return {"latent": loss, **figures, **{name: term.detach() for name, term in seen.terms.items()}}
+
+
+def paired_frames(batch: Mapping[str, Any], cameras: Sequence[str]) -> Tensor:
+    """Read the frame of each sample of a batch and later ones, uint8 [B, 1 + F, V, H, W, 3]."""
+    frames = _kept(batch, FRAMES)
+    checks.rank(FRAMES, frames, "B 1+F V H W 3")
+    checks.size(FRAMES, f"cameras ({', '.join(cameras)})", frames.shape[2], len(cameras))
+    return frames
+
+
+def paired_mask(batch: Mapping[str, Any], frames: Tensor) -> Tensor:
+    """Read which of the later ones among these frames lie inside their episode, bool [B, F]."""
+    valid, count, later = _kept(batch, VALID), len(frames), frames.shape[1] - 1
+    if valid.dtype != torch.bool or valid.shape != (count, later) or not later:
+        expected = f"bool [{count}, F] for F later frames, of {FRAMES} {list(frames.shape[:2])}"
+        checks.fail(VALID, expected, f"{str(valid.dtype).removeprefix('torch.')} {list(valid.shape)}")
+    return valid
+
+
+def _kept(batch: Mapping[str, Any], key: str) -> Tensor:
+    found = batch.get(key)
+    if not isinstance(found, Tensor):
+        checks.fail("batch", f"`{key}`", "none", HINT)
+    return found
+
+
+class KeepPairs(WrappedPreprocessor):
+    """A preprocessor of LeRobot for `LARALoss`: the policy sees the first of several frames, and the loss all of them.
+
+    The dataset's `delta_timestamps` name the `cameras` with the times 0 and those of later frames. Frames are kept as
+    the dataset has them, whatever the preprocessor makes of images.
+    """
+
+    def __init__(self, preprocessor: Preprocessor, cameras: Sequence[str]):
+        super().__init__(preprocessor)
+        self.cameras = tuple(cameras)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        frames = frames_from_lerobot(batch, self.cameras)
+        checks.rank(self.cameras[0], batch[self.cameras[0]], "B 1+F 3 H W")
+        pads = [batch.get(f"{camera}_is_pad") for camera in self.cameras]
+        inside = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+        for pad in pads:
+            inside = inside if pad is None else inside & ~pad.to(frames.device)
+        present = {key: value for key, value in batch.items() if key not in {f"{c}_is_pad" for c in self.cameras}}
+        present |= {camera: batch[camera][:, 0] for camera in self.cameras}
+        return {**self.preprocessor(present), FRAMES: frames, VALID: inside[:, 1:]}
+
+
+keep_pairs = KeepPairs  # it is used as a function is

@@ -1,0 +1,183 @@
+"""Distillation of LatBot (Eq. 2 to 6): a policy predicts from one frame what a latent action model says of the clip.
+
+    Z = f_lam(l, V_{1:T}),   Z^ = f_vlm(l, V_1)
+    L = L_a + 0.5 L_r,       L_a = |Z^ - Z|^2 + KL(p(Z^) || p(Z)),   L_r = -log p(w_{i+1} | w_{<=i}, l, V_1)
+
+w is the text of the frame's sub-task, where the data has one; it follows the policy's own prompt in a pass of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lattok.backbones.model import from_root
+from lattok.image_lam.clips.config import ClipLAMConfig
+from lattok.image_lam.clips.model import ClipLAM
+from lattok.labels import LatentSpec
+from lattok.nn.losses import of_share, reduce_valid
+from lattok.types import LatentTarget, LossTerms, PolicyBatch
+from lattok.utils import checks
+from lattok.vla import LatentVLA, Strategy, VLAConfig
+from lattok.vla.config import LATBOT
+from lattok.vla.joint.alignment import FRAMES, paired_frames, paired_mask
+from lattok.vla.strategies import ACTION, LatentLoss, Span
+from lattok.vla.supervision import Distill, LatentSupervision
+
+# what a policy has of the distilled one that it goes on from: its backbone, and what that sees
+SAME = (
+    *("backbone", "backbone_revision", "backbone_dtype", "train_backbone", "lora_rank", "lora_alpha", "lora_vision"),
+    *("lora_projector", "width", "depth", "heads", "patch_size", "cameras", "image_size", "interpolation", "prompt"),
+)
+
+
+class Distillation(nn.Module):
+    """A student and its teacher, which stays as it is. Batches have the later frames of the teacher's clips."""
+
+    def __init__(self, student: LatentVLA, teacher: ClipLAM, views: Sequence[int], whole_clips: bool = False):
+        """`views`: which of the student's cameras are the teacher's. `whole_clips`: those that reach beyond their
+        episode, whose last frame stands for those that are not there, teach nothing."""
+        super().__init__()
+        self.whole_clips = whole_clips
+        self.student, self.teacher, self.views = student, teacher.requires_grad_(False), list(views)
+        student.head.requires_grad_(False)  # nothing acts yet
+
+    def train(self, mode: bool = True) -> Self:
+        """Leave the teacher in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: PolicyBatch) -> LossTerms:
+        """Return the student's terms "latent" and, of batches with sub-tasks, "text", and figures for the log."""
+        if batch.later is None:
+            checks.fail("batch", "one with later frames", "one without")
+        device = self.teacher.queries.device
+        clips = torch.cat([batch.images[:, None], batch.later], 1)[:, :, self.views].to(device)
+        with torch.no_grad():
+            vectors = torch.cat(self.teacher.latents(clips, batch.texts), 1)[:, :, None]  # b s 1 d
+        valid, average = torch.ones(len(vectors), dtype=torch.bool, device=device), None
+        if self.whole_clips and batch.pairs is not None:
+            there = torch.arange(len(vectors), device=device)[:, None] == batch.pairs.places[:, 0].to(device)
+            valid, average = there.sum(1) == batch.later.shape[1], batch.pairs.whole
+        target = LatentTarget(None, vectors, valid[:, None].expand(vectors.shape[:2]))
+        terms = self.student(batch._replace(latent=target, labelled=average, later=None, pairs=None))
+        return terms | {"action": terms["action"].detach()} | self._reasoning(batch)
+
+    def _reasoning(self, batch: PolicyBatch) -> LossTerms:
+        """Return L_r (Eq. 5), the mean over the tokens of a text, of all texts."""
+        if batch.subtasks is None:
+            return {}
+        errors, valid = self.student.text_errors(batch)
+        return of_share({"text": reduce_valid(errors, valid)}, valid, batch.told)
+
+
+class SeenClips(NamedTuple):
+    """Clips of a batch of somebody else's policy."""
+
+    frames: Tensor  # [B, k, V, H, W, 3] uint8
+    texts: list[str]
+    valid: Tensor  # [B, 1] bool: this clip teaches
+
+
+class LatBotLoss(LatentSupervision):
+    """Distillation inside a policy that is not ours: `Supervised(policy, tap, LatBotLoss(teacher, dim))`.
+
+    A head on the mean of the tapped states predicts all latents of scene and motion (L_a, Eq. 4). Batches have the
+    instructions as `task`, the teacher's clips as `pairs.frames` uint8 [B, k, V, H, W, 3] and, for `whole_clips`, which
+    later frames lie inside the episode as `pairs.valid` bool [B, k - 1]: `keep_pairs` makes both of LeRobot's, where
+    `delta_timestamps` has the times of `clip_times`. The teacher stays as it is.
+    """
+
+    weight = 1.0
+
+    def __init__(self, teacher: ClipLAM, dim: int, *, whole_clips: bool = False):
+        """`whole_clips`: those that reach beyond their episode teach nothing."""
+        if not isinstance(teacher, ClipLAM):
+            hint = "lattok.load gives one of the folder of a `lattok train clip-lam` run."
+            checks.fail("teacher", "a latent action model of clips", type(teacher).__name__, hint)
+        config = teacher.config
+        count = config.scene_tokens + config.motion_tokens
+        super().__init__(dim, 1, LatentSpec(vectors=count, latent_dim=config.latent_dim))
+        self.teacher = teacher.requires_grad_(False).eval()
+        self.match, self.whole_clips = Distill(dim, config.latent_dim, count), whole_clips
+
+    def train(self, mode: bool = True) -> Self:
+        """Leave the teacher in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def clip_times(self, fps: float) -> list[float]:
+        """Return the seconds from a frame to each frame of its clip, 0 first: for LeRobot's `delta_timestamps`."""
+        return [gap / fps for gap in self.teacher.config.gaps(self.teacher.stride_frames(fps))]
+
+    def target_of(self, batch: Mapping[str, Any], labels: LatentSpec) -> Any:
+        """Read the clips and instructions of a batch."""
+        texts, config = batch.get("task"), self.teacher.config
+        frames = paired_frames(batch, config.cameras)
+        checks.size(FRAMES, "frames of a clip", frames.shape[1], config.frames)
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            checks.fail("task", "a list of instructions, one for each sample", f"{texts!r:.60}")
+        checks.size("task", "instructions, one for each clip", len(texts), len(frames))
+        valid = torch.ones(len(frames), 1, dtype=torch.bool)
+        if self.whole_clips:
+            valid = paired_mask(batch, frames).all(1, keepdim=True)
+        return SeenClips(frames, list(texts), valid)
+
+    def forward(self, states: Tensor, target: Any, reduction: str = "mean", checked: bool = False) -> LossTerms:
+        """Return the terms of states [B, n, dim] and of what `target_of` has read."""
+        checks.rank("states", states, "B n D")
+        checks.counts(1, **{"states of a sample": states.shape[1]})
+        checks.size("states", "samples, as there are clips", len(states), len(target.texts))
+        return self._terms(states, target, reduction)
+
+    def _terms(self, states: Tensor, target: Any, reduction: str) -> LossTerms:
+        with torch.no_grad():
+            clips = target.frames.to(self.teacher.queries.device)
+            vectors = torch.cat(self.teacher.latents(clips, target.texts), 1)[:, None]  # b 1 e d
+        wanted = LatentTarget(None, vectors, target.valid.to(vectors.device))
+        return self.match(states.mean(1, keepdim=True), wanted, reduction, checked=True)
+
+
+def taught_by(config: VLAConfig, teacher: ClipLAMConfig | VLAConfig) -> VLAConfig:
+    """Return the configuration of a student: a placeholder for each latent of the teacher, before those of actions.
+
+    After a distilled policy, whose placeholders stay, nothing more is predicted but actions.
+    """
+    if isinstance(teacher, ClipLAMConfig):
+        count = teacher.scene_tokens + teacher.motion_tokens
+        labels = LatentSpec("chunk", steps=count, vectors=1, latent_dim=teacher.latent_dim)
+        losses = (LatentLoss("distill", weight=1.0),)
+        return replace(config, strategy=Strategy(LATBOT, _spans(count), losses, "chunk", "LatBot"), latent=labels)
+    if teacher.acts or teacher.latent is None:
+        name = teacher.strategy.name
+        got = "one of phase finetune, which acts already" if name == LATBOT else f"one of {name}"
+        checks.fail("student", "a policy of phase distill", got)
+    revision = config.backbone_revision or teacher.backbone_revision
+    config = replace(config, backbone=from_root(config.backbone), backbone_revision=revision)
+    for name in SAME:
+        ours, theirs = getattr(config, name), getattr(teacher, name)
+        if ours != theirs:
+            checks.fail(name, f"{theirs!r}, as the distilled policy has", repr(ours))
+    return replace(config, strategy=Strategy(LATBOT, _spans(teacher.latent.steps), title="LatBot"), latent=None)
+
+
+def follow(before: LatentVLA, policy: LatentVLA) -> LatentVLA:
+    """Give a policy the backbone and the latent placeholders of a distilled one; its head stays new."""
+    count = policy.segments["latent"].count
+    ours, theirs = policy.backbone.saved_tensors(), before.backbone.saved_tensors()
+    with torch.no_grad():
+        policy.placeholders[:count] = before.placeholders[:count]
+        for name, tensor in ours.items():
+            tensor.copy_(theirs[name])
+    return policy
+
+
+def _spans(count: int) -> tuple[Span, ...]:
+    return Span("latent", 1, count), ACTION

@@ -1,0 +1,126 @@
+"""Losses of the image latent action model against numpy and loops, and what they make of data that does not move."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lattok import LattokError
+from lattok.image_lam.base import losses
+
+
+def normal(rng: np.random.Generator, *shape: int) -> Tensor:
+    """Numbers with a mean and a deviation of their own in the last axis."""
+    return torch.from_numpy(rng.standard_normal(shape) * np.arange(1, shape[-1] + 1) ** 2 + 3)
+
+
+def test_prediction_is_the_mean_over_everything(rng):
+    predicted, target = normal(rng, 5, 4, 3), normal(rng, 5, 4, 3)
+    expected = sum((p - t) ** 2 for p, t in zip(predicted.flatten().tolist(), target.flatten().tolist(), strict=True))
+    assert losses.prediction(predicted, target).item() == pytest.approx(expected / 60)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_only_labelled_actions_count(count, rng):
+    predicted, actions = normal(rng, 6, 3, 4), normal(rng, 6, 3, 4)
+    labelled = torch.from_numpy(rng.permutation(6) < count)
+    expected = np.mean([(predicted[i] - actions[i]).numpy() ** 2 for i in range(6) if labelled[i]])
+    assert losses.action(predicted, actions, labelled).item() == pytest.approx(expected)
+
+
+def test_a_batch_without_labels_costs_nothing():
+    assert losses.action(torch.ones(6, 4), torch.zeros(6, 4), torch.zeros(6).bool()) == 0
+
+
+def test_actions_of_another_shape_are_not_broadcast():
+    message = r"`actions`: expected shape \[6, 4\], as the action head predicts, got \[6, 1\]"
+    with pytest.raises(LattokError, match=message):
+        losses.action(torch.ones(6, 4), torch.ones(6, 1), torch.ones(6).bool())
+
+
+@pytest.mark.parametrize(("size", "tokens"), [(2, 2), (9, 2), (9, 4)])
+def test_decorrelation_is_made_of_numpys_correlations(size, tokens, rng):
+    latents, dim = normal(rng, size, tokens, 3), 3
+    correlation = np.corrcoef(latents.reshape(size, -1).numpy(), rowvar=False).reshape(tokens, dim, tokens, dim)
+    between = [
+        sum(correlation[p, i, q, j] ** 2 for i in range(dim) for j in range(dim)) / dim
+        for p in range(tokens)
+        for q in range(tokens)
+        if p != q
+    ]
+    assert losses.decorrelation(latents).item() == pytest.approx(np.mean(between))
+
+
+def test_decorrelation_is_zero_for_independent_and_one_for_equal_tokens(rng):
+    free, one = normal(rng, 4000, 3, 4), normal(rng, 4000, 1, 4)
+    assert losses.decorrelation(free) < 0.01
+    assert losses.decorrelation(one.expand(-1, 3, -1)).item() == pytest.approx(1, abs=0.01)
+    assert losses.decorrelation(free[:, :1]) == 0
+
+
+def test_separation_is_the_mean_of_numpys_correlations(rng):
+    one, other = normal(rng, 9, 2, 3), normal(rng, 9, 4, 2)
+    both = np.concatenate([part.reshape(9, -1).numpy() for part in (one, other)], 1)
+    between = np.corrcoef(both, rowvar=False)[:6, 6:]
+    assert losses.separation(one, other).item() == pytest.approx(np.mean(between**2))
+    still = torch.ones_like(other).requires_grad_()
+    loss = losses.separation(one, still)
+    (gradient,) = torch.autograd.grad(loss, still)
+    assert loss == 0
+    assert gradient.isfinite().all()
+
+
+def test_a_channel_that_never_moves_shares_nothing_with_others(rng):
+    latents = normal(rng, 9, 2, 3)
+    latents[:, 0] = 1.0
+    latents.requires_grad_()
+    loss = losses.decorrelation(latents)
+    (gradient,) = torch.autograd.grad(loss, latents)
+    assert loss == 0
+    assert gradient.isfinite().all()
+    assert losses.decorrelation(latents[:1]) == 0  # a single sample does not move either
+
+
+def test_additivity_against_a_loop(rng):
+    """c(0, k+1) = c(0, k) + c(k, k+1) for k = 1 to 3, whatever the order of the pairs."""
+    pairs = [[0, 1], [2, 3], [0, 4], [0, 2], [1, 2], [0, 3], [3, 4]]
+    latents = normal(rng, 5, len(pairs), 2, 3)
+    c = {tuple(pair): latents[:, i].numpy() for i, pair in enumerate(pairs)}
+    error = np.mean([(c[0, k + 1] - c[0, k] - c[k, k + 1]) ** 2 for k in (1, 2, 3)])
+    spread = np.mean([c[0, k].var(0) for k in (2, 3, 4)])
+    assert losses.additivity(latents, pairs).item() == pytest.approx(error / spread)
+
+
+def test_additivity_is_zero_for_latents_that_add_up_and_blind_to_their_scale(rng):
+    pairs = [[0, 1], [0, 2], [0, 3], [1, 2], [2, 3]]
+    first, second, third = normal(rng, 500, 3, 2, 4).unbind(1)
+    latents = torch.stack([first, first + second, first + second + third, second, third], 1)
+    assert losses.additivity(latents, pairs) < 1e-10
+    wrong = latents + normal(rng, *latents.shape)
+    assert losses.additivity(wrong, pairs) > 0.5
+    torch.testing.assert_close(losses.additivity(100 * wrong, pairs), losses.additivity(wrong, pairs))
+    wrong.requires_grad_()
+    (gradient,) = torch.autograd.grad(losses.additivity(wrong, pairs), wrong)
+    assert abs((wrong * gradient).sum()) < 1e-5  # nor does training shrink them
+
+
+def test_latents_that_never_move_have_no_infinite_share():
+    pairs = [[0, 1], [0, 2], [1, 2]]
+    assert losses.additivity(torch.zeros(5, 3, 2, 4), pairs) == 0
+    assert losses.additivity(torch.ones(5, 3, 2, 4), pairs).isfinite()
+
+
+def test_flow_is_the_share_of_motion_that_is_not_explained(rng):
+    motion, noise = normal(rng, 50, 6), rng.standard_normal((50, 6))
+    assert losses.flow(motion, motion) == 0
+    assert losses.flow(motion.mean().expand(50, 6), motion).item() == pytest.approx(1)
+    predicted = motion + torch.from_numpy(noise)
+    assert losses.flow(predicted, motion).item() == pytest.approx(np.mean(noise**2) / motion.numpy().var())
+
+
+def test_a_batch_without_motion_has_no_infinite_share():
+    still = torch.zeros(5, 6)
+    assert losses.flow(still, still) == 0
+    assert losses.flow(still + 1, still).isfinite()

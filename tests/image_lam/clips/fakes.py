@@ -1,0 +1,54 @@
+"""Small models of clips, and batches for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
+from lattok.types import PolicyBatch
+from tests.conftest import CAMERAS
+
+SIZES: dict[str, Any] = {
+    "frames": 3,
+    "stride": "4",
+    "horizon": 4,
+    "scene_tokens": 2,
+    "motion_tokens": 3,
+    "latent_dim": 8,
+    "image_size": 16,
+    "patch_size": 8,
+    "backbone": "scratch",
+    "train_backbone": "full",
+    "prompt": "{task}",
+    "width": 32,
+    "depth": 2,
+    "heads": 4,
+    "features_size": 16,
+    "features_patch": 8,
+    "decoder_width": 32,
+    "decoder_depth": 2,
+    "decoder_heads": 4,
+}
+
+
+def config(**changes: Any) -> ClipLAMConfig:
+    return ClipLAMConfig(**{"cameras": CAMERAS, "action_dim": 3, **SIZES, **changes})
+
+
+def clip_lam(seed: int = 0, **changes: Any) -> ClipLAM:
+    torch.manual_seed(seed)
+    return ClipLAM.build(config(**changes)).eval()
+
+
+def pixels(*shape: int, seed: int = 1, side: int = 16) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (*shape, side, side, 3), generator=generator).to(torch.uint8)
+
+
+def batch(count: int = 4, valid: torch.Tensor | None = None) -> PolicyBatch:
+    actions = torch.randn(count, 4, 3, generator=torch.Generator().manual_seed(2))
+    valid = torch.ones(count, 4, dtype=torch.bool) if valid is None else valid
+    texts = ["open it", "close the drawer", "lift", "push"][:count]
+    return PolicyBatch(pixels(count, 2), texts, None, actions, valid, later=pixels(count, 2, 2, seed=3))

@@ -1,0 +1,175 @@
+"""SANA and its autoencoder as decoder and latent space (extra sana): tiny random ones, read as those on the Hub are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lattok
+from lattok import LattokError
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.clips import ClipLAM
+from lattok.image_lam.clips.sana import Exchange, SanaDecoder, open_sana, sizes_of
+from tests.conftest import write_dataset
+from tests.image_lam.clips.fakes import SIZES, config, pixels
+
+diffusers = pytest.importorskip("diffusers", reason="needs the extra sana")
+
+PATCH, CHANNELS = 4, 8
+
+
+class Mixes(torch.nn.Module):
+    """In place of attention: what it is given, told apart by order."""
+
+    def forward(self, x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        return x + 3 * others
+
+
+def test_streams_exchange_what_they_were_before():
+    exchange = Exchange(4, 6, 2)
+    exchange.scene_motion, exchange.motion_scene = Mixes(), Mixes()
+    torch.nn.init.normal_(exchange.up.weight)
+    scene, motion = torch.randn(2, 5, 4), torch.randn(2, 5, 6)
+    found = exchange(scene, motion)
+    small = scene @ exchange.down.weight.T + exchange.down.bias
+    torch.testing.assert_close(found[0], scene + (small + 3 * motion) @ exchange.up.weight.T)
+    torch.testing.assert_close(found[1], motion + motion + 3 * small)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a pipeline of diffusers has them: `transformer` and `vae`, with safetensors."""
+    folder = tmp_path_factory.mktemp("sana")
+    torch.manual_seed(0)
+    stages = {"block_out_channels": (8, 16, 16), "qkv_multiscales": ((), (), ())}
+    options = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in stages.items()}
+    options |= {"encoder_layers_per_block": (1, 1, 1), "decoder_layers_per_block": (1, 1, 1)}
+    vae = diffusers.AutoencoderDC(latent_channels=CHANNELS, attention_head_dim=8, scaling_factor=0.5, **options)
+    vae.save_pretrained(folder / "vae")
+    diffusers.SanaTransformer2DModel(
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=12,
+        sample_size=4,
+    ).save_pretrained(folder / "transformer")
+    return folder
+
+
+def options(pipeline: Path) -> dict:
+    small = {"preset": "tiny", "steps": 2, "batch_size": 4, "log_every": 1, **SIZES}
+    return small | {"decoder": f"sana:{pipeline}", "features": f"dc-ae:{pipeline}", "frame_output": "velocity"}
+
+
+def test_latents_are_those_of_the_autoencoder_and_turn_back(pipeline):
+    features = FrozenFeatures(f"dc-ae:{pipeline}", 16, (0.5,) * 3, (0.5,) * 3).load()
+    assert (features.patch, features.side, features.dim) == (PATCH, 4, CHANNELS)
+    vae = diffusers.AutoencoderDC.from_pretrained(pipeline / "vae").eval()
+    frames = pixels(3)
+    with torch.no_grad():
+        wanted = 0.5 * vae.encode(frames.permute(0, 3, 1, 2) / 127.5 - 1).latent
+        found = features(frames)
+        torch.testing.assert_close(found, wanted.flatten(2).transpose(1, 2), rtol=1e-5, atol=1e-6)
+        back = vae.decode(wanted / 0.5).sample.permute(0, 2, 3, 1)
+        torch.testing.assert_close(features.pixels_of(found), back, rtol=1e-4, atol=1e-5)
+    other = FrozenFeatures(f"dc-ae:{pipeline / 'vae'}", 16, (0.5,) * 3, (0.5,) * 3).load()  # without its pipeline
+    assert other.weights_hash() == features.weights_hash()
+
+
+def test_the_extra_trains_labels_and_comes_back(pipeline, tmp_path, monkeypatch):
+    """It begins with the pretrained weights, and as SANA alone: what is new at its start adds nothing."""
+    data = write_dataset(tmp_path / "data", [12, 9])
+    pretrained = diffusers.SanaTransformer2DModel.from_pretrained(pipeline / "transformer").eval()
+    recipe = lattok.ClipLAMRecipe.from_preset(data, tmp_path / "lam", **options(pipeline))
+    forward, seen = SanaDecoder.forward, []
+
+    def spied(self, *args):
+        if not seen:
+            ours = self.transformer.state_dict()
+            assert all(torch.equal(ours[name], tensor) for name, tensor in pretrained.state_dict().items())
+            frame, _, times, scene, *_ = args
+            grid = frame.unflatten(1, (-1, 4)).movedim(3, 1)  # two cameras, one below the other
+            with torch.no_grad():
+                level = 1000 * (1 - times)
+                wanted = -pretrained(grid, encoder_hidden_states=self.caption(scene), timestep=level).sample
+                seen.append((forward(self, *args)[0], wanted.flatten(2).transpose(1, 2)))
+        return forward(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SanaDecoder, "forward", spied)
+        lam = lattok.train(recipe)
+    torch.testing.assert_close(*seen[0], rtol=1e-4, atol=1e-5)
+    logged = [json.loads(line) for line in (tmp_path / "lam/run/metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(entry["loss/frame"]) and np.isfinite(entry["loss/action"]) for entry in logged)
+    monkeypatch.setenv("LATTOK_DATA", str(pipeline))
+    again = lattok.ClipLAM.from_pretrained(tmp_path / "lam")
+    video = pixels(7, 2)
+    labels = lam.label_video(video, 4, "lift it")
+    assert torch.equal(labels.latents, again.label_video(video, 4, "lift it").latents)
+    frame, actions = again.generate(pixels(2, 2), lam.encode(pixels(2, 3, 2), "lift"))
+    assert frame.shape == (2, 2 * 16, CHANNELS)
+    assert actions.shape == (2, 4, 3)
+    assert again.features.pixels_of(frame.unflatten(1, (2, 16)).flatten(0, 1)).shape == (4, 16, 16, 3)
+
+
+def test_everything_learns_but_the_autoencoder(pipeline, tmp_path):
+    data = write_dataset(tmp_path / "data", [12, 9])
+    recipe = lattok.ClipLAMRecipe.from_preset(data, tmp_path / "lam", **options(pipeline) | {"steps": 1})
+    lam = lattok.train(recipe).train()
+    windows = lattok.samples.PolicyWindows(
+        lattok.open_dataset(data), 4, size=16, interpolation="bilinear", state_key=None, gaps=[2, 4]
+    )
+    given = windows.batch(torch.arange(4))
+    terms = lam(given._replace(valid=given.valid & (torch.arange(4) < 2)))
+    torch.stack(list(terms.values())).sum().backward()
+    assert not [name for name, p in lam.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert all(name.startswith("features.") for name, p in lam.named_parameters() if not p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"decoder": "sana:/nowhere"},
+            "`decoder`: expected SanaTransformer2DModel of diffusers, a folder or a Hub id",
+        ),
+        ({"frame_output": "frame"}, "`frame_output`: expected velocity with SANA as the decoder, got 'frame'"),
+        ({"decoder": "tall"}, '`decoder`: expected "compact" or "sana:MODEL", got'),
+        ({"features": "pixels"}, "`decoder`: expected 192 channels of a patch, as the features have, got 8"),
+        ({"features": "dc-ae:/nowhere"}, "`features`: expected AutoencoderDC of diffusers, a folder or a Hub id;"),
+    ],
+)
+def test_what_cannot_be_is_one_line(changes, text, pipeline, tmp_path):
+    data = write_dataset(tmp_path / "data", [12, 9])
+    with pytest.raises(LattokError) as error:
+        lattok.train(lattok.ClipLAMRecipe.from_preset(data, tmp_path / "lam", **options(pipeline) | changes))
+    assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"num_layers": 0}, "`sana: num_layers`: expected"),
+        ({"caption_channels": None}, "`sana: caption_channels`: expected"),
+        ({"mystery": 1}, "`sana`: expected sizes of a SanaTransformer2DModel, got"),
+        ({"patch_size": 2}, "`decoder`: expected SANA with patches of 1 and no guidance, got"),
+        ({"norm_eps": [1]}, "`sana: norm_eps`: expected a number or a word, got [1]"),
+        ({"num_layers": 10**9}, "`sana: num_layers`: expected 0 to 65,536, got"),
+    ],
+)
+def test_sizes_out_of_a_strangers_file(change, text, pipeline):
+    sizes = sizes_of(open_sana(f"sana:{pipeline}")) | change
+    with pytest.raises(LattokError) as error:
+        ClipLAM.build(
+            config(decoder=f"sana:{pipeline}", features=f"dc-ae:{pipeline}", frame_output="velocity", sana=sizes)
+        )
+    assert text in str(error.value)

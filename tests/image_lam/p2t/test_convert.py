@@ -1,0 +1,348 @@
+"""Conversion of published latent action models as a user meets it: names, sizes, facts, the command, refusals."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import lattok
+from lattok.cli import main
+from lattok.convert import p2t_image_lam, univla_lam
+from lattok.hub.checkpoint import read_checkpoint
+from lattok.image_lam import ImageLAMConfig
+from lattok.utils.checks import LattokError
+from tests.image_lam.backbones import local_timm
+from tests.image_lam.plain import PUBLISHED, Facts, random_weights, shapes
+
+PARITY = Path(__file__).parents[2] / "parity"
+SHARED = Path(__file__).parents[4] / "shared" / "parity" / "full_size_keys.json"
+FIXTURE = PARITY / "univla_stage2"
+UNIVLA = FIXTURE / "checkpoint.ckpt"
+STAGE1 = PARITY / "image_lam_stage1" / "weights.safetensors"
+PIXELS = {"features": "pixels", "image_size": 64}  # as wide as the published features, no weights
+FLAGS = ["--features", "pixels", "--image-size", "64"]
+
+
+def write(folder, weights, name="file.safetensors"):
+    if name.endswith(".ckpt"):
+        torch.save(weights, folder / name)
+    else:
+        safetensors.torch.save_file(weights, folder / name)
+    return folder / name
+
+
+@pytest.fixture
+def weights():
+    return read_checkpoint(UNIVLA, "state_dict")
+
+
+@pytest.fixture
+def features():
+    return safetensors.torch.load_file(FIXTURE / "io.safetensors")["features"]
+
+
+def key_lists():
+    """Every key and shape of the full-size files, by stage."""
+    lists = json.loads((PARITY / "image_lam_keys.json").read_text())
+    return {
+        int(name[-1]): {key.replace("{12}", str(i)): shape for key, shape in keys.items() for i in range(copies(key))}
+        for name, keys in lists.items()
+    }
+
+
+def copies(key):
+    return 12 if "{12}" in key else 1
+
+
+def same(first, second):
+    return first.describe()["weights_sha256"] == second.describe()["weights_sha256"] and first.config == second.config
+
+
+def is_frozen(key):
+    return key.startswith(("lam.dino_encoder.", "lam.text_encoder."))
+
+
+# Names and shapes.
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_plain_model_has_the_tensors_of_the_full_size_files(stage):
+    wanted = {key: shape for key, shape in key_lists()[stage].items() if not is_frozen(key)}
+    actions = (32, 7) if "action_decoder.0.weight" in wanted else None
+    assert shapes(PUBLISHED._replace(stage=stage, actions=actions)) == wanted
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("actions", [None, (32, 7)])
+@pytest.mark.parametrize("shared", ["both", "shared", "embed_tokens"])
+def test_every_key_of_the_full_size_files_is_recognised(stage, actions, shared, tmp_path):
+    facts = Facts(stage=stage, encoder_depth=12, decoder_depth=12, width=8, heads=2, actions=actions)
+    small = random_weights(shapes(facts))
+    other = {"shared": "encoder.embed_tokens.weight", "embed_tokens": "text_encoder.shared.weight"}.get(shared, "-")
+    small |= {key: torch.zeros(1) for key in key_lists()[stage] if is_frozen(key) and not key.endswith(other)}
+    convert = univla_lam if actions is None else p2t_image_lam
+    config = convert(write(tmp_path, small), 2, **PIXELS).config
+    published = ImageLAMConfig(cameras=("image",))
+    for field in ("encoder_depth", "decoder_depth", "tokens", "codebook_size", "env_codebook_size", "stride"):
+        assert getattr(config, field) == getattr(published, field), field
+    assert config.streams == ("control" if stage == 1 else "control+env")
+    assert (config.action_head, config.action_steps) == (("latents", 1) if actions is None else ("codes", 32))
+
+
+def test_the_key_lists_are_the_shared_ones():
+    if not SHARED.is_file():
+        pytest.skip("the full list is not in this checkout")
+    lists = {name: keys for name, keys in json.loads(SHARED.read_text()).items() if name.startswith("image_lam")}
+    assert {int(name.removeprefix("image_lam_stage")[0]): keys for name, keys in lists.items()} == key_lists()
+
+
+def test_default_facts_are_the_published_ones(tmp_path):
+    path = write(tmp_path, random_weights(shapes(Facts(width=24, heads=12))))
+    config, published = univla_lam(path).config, ImageLAMConfig(cameras=("image",))
+    changed = {"streams", "width", "latent_dim", "encoder_depth", "decoder_depth", "language_dim"}
+    for field in published.__dataclass_fields__.keys() - changed:
+        assert getattr(config, field) == getattr(published, field), field
+
+
+def test_nested_flattened_and_stripped_files_give_the_same_model(weights, tmp_path):
+    first = univla_lam(UNIVLA, 3, **PIXELS)
+    for other in (weights, {name.removeprefix("lam."): tensor for name, tensor in weights.items()}):
+        assert same(first, univla_lam(str(write(tmp_path, other)), 3, **PIXELS))
+    assert isinstance(first, lattok.ImageLAM)
+    assert not first.training
+
+
+def test_the_prefix_is_one_only_at_the_start(weights, tmp_path):
+    weights["lam.vq.lam.extra"] = torch.ones(1)
+    with pytest.raises(LattokError, match="got unexpected lam.vq.lam.extra."):
+        univla_lam(write(tmp_path, weights), 3, **PIXELS)
+
+
+def test_every_tensor_arrives(weights):
+    ours = univla_lam(UNIVLA, 3, **PIXELS).saved_tensors()
+    for name, tensor in weights.items():
+        rows = tensor[0, 0] if "action_latent" in name else tensor
+        places = [other for other in ours.values() if other.ndim == rows.ndim and other.shape[1:] == rows.shape[1:]]
+        parts = [part for other in places for part in other.split(len(rows)) if other.ndim]
+        assert sum(torch.equal(rows, part) for part in parts) == 1, name
+
+
+def test_half_precision_files_are_widened(weights, tmp_path):
+    path = write(tmp_path, {name: tensor.half() for name, tensor in weights.items()})
+    tensors = univla_lam(path, 3, **PIXELS).saved_tensors()
+    assert {x.dtype for x in tensors.values() if x.is_floating_point()} == {torch.float32}
+
+
+# What does not fit.
+
+
+def test_leftovers_on_both_sides_are_listed(weights, tmp_path):
+    del weights["lam.vq.codebook.weight"], weights["lam.encoder.transformer_blocks.1.temporal_attn.to_k.weight"]
+    weights |= {"lam.extra": torch.ones(1), "lam.lang_proj.weight": torch.ones(30, 768)}
+    weights["lam.action_up.bias"] = torch.ones(31)
+    with pytest.raises(LattokError) as error:
+        univla_lam(write(tmp_path, weights), 3, **PIXELS)
+    assert str(error.value).split("got ")[1] == (
+        "missing lam.vq.codebook.weight; missing lam.encoder.transformer_blocks.1.temporal_attn.to_k.weight; "
+        "unexpected lam.extra; unexpected lam.lang_proj.weight; lam.action_up.bias has shape [31], expected [30]."
+    )
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_no_tensor_may_be_missing_or_of_another_shape(stage, tmp_path):
+    facts = Facts(stage=stage, encoder_depth=1, decoder_depth=1, width=8, heads=2, actions=(2, 3))
+    whole = random_weights(shapes(facts))
+    for name, tensor in whole.items():
+        rest = {key: value for key, value in whole.items() if key != name}
+        with pytest.raises(LattokError, match=re.escape(f"missing {name}")):
+            p2t_image_lam(write(tmp_path, rest), 2, 3, **PIXELS)
+        if name in {"lam.action_latent", "lam.to_codebook.weight", "lam.lang_proj.weight"} or "codebook.weight" in name:
+            continue  # these say how large the model is
+        longer = torch.cat([tensor, tensor[:1]])
+        with pytest.raises(LattokError, match="has shape|action_dim"):
+            p2t_image_lam(write(tmp_path, {**rest, name: longer}), 2, 3, **PIXELS)
+
+
+def test_something_else_is_refused(tmp_path):
+    for other in ({"encoder.in_proj.weight": torch.ones(2, 3)}, {}):
+        with pytest.raises(LattokError, match="missing lam.action_latent"):
+            univla_lam(write(tmp_path, other), **PIXELS)
+    with pytest.raises(LattokError, match="missing action_decoder.0.weight"):
+        p2t_image_lam(UNIVLA, 3, **PIXELS)
+    with pytest.raises(LattokError, match="unexpected action_decoder.0.bias"):
+        univla_lam(STAGE1, 4, **PIXELS)
+    with pytest.raises(LattokError, match="the entry state_dict, got a dictionary with epoch"):
+        univla_lam(write(tmp_path, {"epoch": 3}, "x.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "text"),
+    [
+        ({"heads": 4}, "`heads`: expected 3, as the settings in the file say, got 4"),
+        ({"width": 30}, "`facts`: expected names among cameras, dropout, features"),
+        ({"heads": 0}, "`heads`: expected a whole number of at least 1, got 0"),
+        ({"cameras": ("front", "wrist")}, "`cameras`: expected 1 name: published models see one camera, got 2"),
+        ({"stride": "soon"}, "`stride`"),
+        ({"image_size": 60}, "`image_size`: expected a multiple of the patch size 16, got 60"),
+        ({"features": "clip"}, "`features`: expected"),
+        ({"features_out": "x"}, "`features_out`: expected a file with lam.dino_encoder.*, got one without"),
+    ],
+)
+def test_impossible_facts_are_said(facts, text):
+    with pytest.raises(LattokError, match=re.escape(text)):
+        univla_lam(UNIVLA, **{"heads": 3, **PIXELS, **facts})
+
+
+def test_heads_that_do_not_divide_the_width(weights, tmp_path):
+    with pytest.raises(LattokError, match="`heads`: expected a divisor of the width 30 in the file, got 12"):
+        univla_lam(write(tmp_path, weights), **PIXELS)
+
+
+def test_other_features_than_the_model_was_trained_on(tmp_path):
+    name = local_timm(tmp_path / "vit", "vit_tiny_patch16_224", embed_dim=24, depth=1, num_heads=2)
+    text = f"`features`: expected 768 channels, as in the file, got 24. It was trained on others than {name}."
+    with pytest.raises(LattokError, match=re.escape(text)):
+        univla_lam(UNIVLA, 3, features=name, image_size=64)
+
+
+def test_an_action_head_of_other_dimensions():
+    with pytest.raises(LattokError, match="`action_dim`: expected a divisor of the 56 outputs of the file's action h"):
+        p2t_image_lam(STAGE1, 4, action_dim=6, **PIXELS)
+    model = p2t_image_lam(STAGE1, 4, action_dim=14, features="pixels", image_size=48)
+    assert model.config.action_steps == 4
+    assert model.action_head.normalizer.shift.tolist() == [0.0] * 14
+
+
+# Afterwards.
+
+
+def test_training_goes_on_as_published(features):
+    model = univla_lam(UNIVLA, 3, **PIXELS, dropout=0.1)
+    config = model.config
+    assert (config.codebook_update, config.codebook_start, config.continuous_steps) == ("gradient", "uniform", 0)
+    assert (config.dropout, config.commitment_weight, config.encoder) == (0.1, 0.25, "spacetime")
+    assert [int(stream.quantizer.steps) for stream in (model.control, model.env)] == [1, 1]
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert "env.quantizer.codebooks.0.vectors" not in trained
+    assert "control.quantizer.codebooks.0.vectors" in trained
+
+
+def test_a_stage_1_model_gives_stage_2_its_codebook(tmp_path):
+    first = univla_lam(write(tmp_path, random_weights(shapes(Facts(stage=1)))), 3, **PIXELS, language="precomputed")
+    second = univla_lam(write(tmp_path, random_weights(shapes(Facts()), seed=1)), 3, **PIXELS)
+    second.take_environment(first)
+    assert torch.equal(second.env.quantizer.codebook_vectors[0], first.control.quantizer.codebook_vectors[0])
+
+
+# The image backbone in the file.
+
+
+@pytest.fixture
+def with_backbone(tmp_path):
+    """A file of 36 feature channels with the shrunk DINOv2 in it."""
+    own = safetensors.torch.load_file(PARITY / "dinov2_reg" / "weights.safetensors")
+    return write(tmp_path, random_weights(shapes(Facts(feature_dim=36))) | own)
+
+
+def test_the_files_own_backbone_becomes_the_features(with_backbone, tmp_path, monkeypatch):
+    model = univla_lam(with_backbone, 3, image_size=56, features_out=tmp_path / "dino")
+    assert model.config.features == f"timm:local-dir:{tmp_path / 'dino'}"
+    own = safetensors.torch.load_file(with_backbone)
+    network = model.features.network.state_dict()
+    assert torch.equal(network["blocks.1.attn.qkv.weight"], own["lam.dino_encoder.blocks.1.attn.qkv.weight"])
+    assert torch.equal(network["reg_token"], own["lam.dino_encoder.register_tokens"])
+    pairs = torch.randint(0, 256, (2, 2, 40, 50, 3), dtype=torch.uint8)
+    monkeypatch.setenv("LATTOK_DATA", str(tmp_path / "dino"))
+    again = lattok.load(model.save_pretrained(tmp_path / "lam"))
+    assert torch.equal(again.encode(pairs).codes, model.encode(pairs).codes)
+
+
+def test_the_backbones_folder_is_new_and_goes_when_conversion_fails(with_backbone, tmp_path):
+    out = tmp_path / "dino"
+    with pytest.raises(LattokError, match="`image_size`"):
+        univla_lam(with_backbone, 3, image_size=50, features_out=out)
+    assert not out.exists()
+    with pytest.raises(LattokError, match="`features_out`: expected a new or empty folder"):
+        univla_lam(with_backbone, 3, image_size=56, features_out=tmp_path)
+    assert with_backbone.is_file()
+
+
+# The command.
+
+
+def test_the_command_writes_what_python_gives(tmp_path, capsys, features):
+    out = tmp_path / "lam"
+    assert main(["convert", "univla-lam", str(UNIVLA), str(out), "--heads", "3", *FLAGS]) == 0
+    assert capsys.readouterr().out == (
+        "Found: stage 2, 4 tokens of 16 codes, 16 in the environment's codebook, latents of width 32, 2 + 2 blocks of "
+        "width 30; taken as given: 3 heads, stride 32, camera image, features pixels at 64 pixels.\n"
+        f"Saved in {out}. Judge it: lattok evaluate {out} DATASET\n"
+    )
+    model, expected = lattok.load(out), univla_lam(UNIVLA, 3, **PIXELS)
+    assert same(model, expected)
+    assert torch.equal(model.encode_features(features).codes, expected.encode_features(features).codes)
+
+
+def test_the_command_for_stage_1_takes_every_fact(tmp_path, capsys):
+    out = tmp_path / "lam"
+    words = ["convert", "p2t-image-lam", str(STAGE1), str(out), "--heads", "4", "--features", "pixels"]
+    words += ["--image-size", "48", "--cameras", "front", "--stride", "0.5s", "--language", "t5:mine"]
+    assert main([*words, "--action-dim", "14"]) == 0
+    config = lattok.load(out).config
+    assert (config.cameras, config.stride, config.language) == (("front",), "0.5s", "t5:mine")
+    assert (config.image_size, config.heads, config.action_steps) == (48, 4, 4)
+    printed = capsys.readouterr().out
+    assert "stage 1, 4 tokens of 16 codes, latents" in printed
+    assert "its action head is left out" in printed
+    assert f"--stage 2 --env-codebook {out}" in printed
+    assert not any("action_head" in name for name in safetensors.torch.load_file(out / "model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"--heads": "12"}, "`heads`"),
+        ({"--image-size": "50"}, "`image_size`"),
+        ({"FILE": "nowhere.ckpt"}, "nowhere.ckpt, which is not there"),
+        ({"FILE": str(FIXTURE / "config.json")}, "a file ending in"),
+        ({"FILE": str(FIXTURE / "io.safetensors")}, "missing lam.action_latent"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(changes, text, tmp_path, capsys):
+    given = {"--heads": "3", "--features": "pixels", "--image-size": "64", **changes}
+    file = given.pop("FILE", str(UNIVLA))
+    flags = [word for pair in given.items() for word in pair]
+    assert main(["convert", "univla-lam", file, str(tmp_path / "out"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"lattok: [^\n]*\n", error), error
+    assert text in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
+    (tmp_path / "note.txt").write_text("mine")
+    assert main(["convert", "univla-lam", str(UNIVLA), str(tmp_path), "--heads", "3", *FLAGS]) == 2
+    assert "`out`: expected a new or empty folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_sizes_that_the_file_does_not_hold_take_no_memory(tmp_path):
+    """A tensor of no numbers may have any other axis."""
+    weights = {"action_latent": torch.zeros(1, 1, 4, 768), "vq.codebook.weight": torch.zeros(10**9, 0)}
+    safetensors.torch.save_file(weights, tmp_path / "file.safetensors")
+    with pytest.raises(LattokError, match="expected tensors about as large as its own, got a configuration with one"):
+        univla_lam(tmp_path / "file.safetensors", features="pixels")
+
+
+def test_a_backbone_that_is_far_wider_than_its_weights_is_not_built(tmp_path):
+    names = ("cls_token", "blocks.0.norm1.weight")
+    weights = {f"lam.dino_encoder.{names[0]}": torch.zeros(1, 1, 10**6), f"lam.dino_encoder.{names[1]}": torch.zeros(1)}
+    safetensors.torch.save_file(
+        {"lam.action_latent": torch.zeros(1, 1, 4, 8), **weights}, tmp_path / "file.safetensors"
+    )
+    with pytest.raises(LattokError, match="`features_out`: expected the weights of 1 blocks of width 1000000"):
+        univla_lam(tmp_path / "file.safetensors", 1, features_out=tmp_path / "dino")
+    assert not (tmp_path / "dino").exists()

@@ -1,0 +1,149 @@
+"""LAPA's quantizer, converted, computes what the published class computes (tests/parity/README.md)."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+import lattok
+from lattok.convert import lapa_laq
+from lattok.hub.checkpoint import read_checkpoint
+from lattok.image_lam.published.lapa import LapaConfig, LapaLAQ, lapa_config, lapa_names, laq_unused
+from lattok.utils.checks import LattokError
+from tests.image_lam.published.parity import Case, check_full_size, check_labels, close, key_list, open_case
+
+
+@pytest.fixture(params=["lapa_laq_a", "lapa_laq_b"])
+def case(request) -> Case:
+    return open_case(request.param)
+
+
+@pytest.fixture
+def first() -> Case:
+    return open_case("lapa_laq_a")
+
+
+def pixels(case):
+    return case.values["video"].movedim(2, 1)  # b 2 c h w
+
+
+def test_codes_latents_and_predictions_are_the_published_ones(case):
+    model, values = lapa_laq(case.folder / "weights.pt"), case.values
+    found = model.encode_pixels(pixels(case))
+    assert torch.equal(found.codes, values["indices"])
+    close(found.latents, values["embed"])
+    close(found.quantized, values["quant"])
+    frames = pixels(case)[:, 0].movedim(1, -1)
+    now = model.features.of_pixels(frames)
+    close(as_image(model, model.predict(now, found)), values["recon"])
+    if "forced.recon" in values:
+        forced = found._replace(quantized=model.state_dict()["codebook"][values["forced.indices"]])
+        close(as_image(model, model.predict(now, forced)), values["forced.recon"])
+
+
+def as_image(model, patches):
+    side, patch = model.side, model.config.patch
+    rows = patches.unflatten(1, (side, side)).unflatten(3, (patch, patch, 3))  # b y x p q c
+    return rows.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
+
+
+def test_frames_are_resized_as_pil_did_and_seen_as_numbers_from_0_to_1(first):
+    model, side = lapa_laq(first.folder / "weights.pt"), first.config["model"]["image_size"]
+    frames = torch.randint(0, 256, (2, 2, 150, 200, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = [Image.fromarray(frame.numpy()) for frame in frames.flatten(0, 1)]
+    wanted = np.stack([np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)) for image in images])
+    got = model.resize(frames.flatten(0, 1).numpy())
+    assert np.abs(got.astype(int) - wanted.astype(int)).max() <= 1
+    seen = torch.from_numpy(got).unflatten(0, (2, 2)).movedim(-1, 2) / 255
+    close(model.encode(frames).latents, model.encode_pixels(seen).latents)
+
+
+def test_sizes_are_read_from_the_shapes(case):
+    config, wanted = lapa_laq(case.folder / "weights.pt").config, case.config["model"]
+    sizes = {"width": "dim", "latent_dim": "quant_dim", "patch": "patch_size", "tokens": "code_seq_len"}
+    sizes |= {"head_dim": "dim_head", "space_depth": "spatial_depth", "time_depth": "temporal_depth"}
+    for ours, theirs in {**sizes, **dict.fromkeys(("heads", "codebook_size", "image_size"))}.items():
+        assert getattr(config, ours) == wanted[theirs or ours], ours
+
+
+def test_the_full_size_file_is_recognised():
+    foreign = key_list("lapa")
+    config = lapa_config(foreign, None, None)
+    assert config == LapaConfig()
+    with torch.device("meta"):
+        model = LapaLAQ(config)
+    check_full_size(model, lapa_names(config), foreign, laq_unused(foreign))
+    assert sum(tensor.numel() for tensor in model.parameters()) == pytest.approx(343.9e6, rel=1e-3)
+
+
+def test_labels_do_not_depend_on_batches_or_pieces(first):
+    check_labels(lapa_laq(first.folder / "weights.pt"))
+
+
+def test_a_saved_model_is_the_same_one(first, tmp_path):
+    model = lapa_laq(first.folder / "weights.pt", stride="0.5s", cameras=("front",))
+    again = lattok.load(model.save_pretrained(tmp_path / "laq"))
+    assert isinstance(again, LapaLAQ)
+    assert again.config == model.config
+    assert again.stride_frames(30) == 15
+    assert torch.equal(again.encode_pixels(pixels(first)).latents, model.encode_pixels(pixels(first)).latents)
+
+
+def write(folder, tensors, name="file.safetensors"):
+    safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
+    return folder / name
+
+
+def test_half_precision_and_another_prefix_make_the_same_model(first, tmp_path):
+    tensors = read_checkpoint(first.folder / "weights.pt")
+    path = write(tmp_path, {f"module.{name}": tensor.half() for name, tensor in tensors.items()})
+    found = lapa_laq(path).encode_pixels(pixels(first))
+    close(found.latents, first.values["embed"], atol=2e-2)
+
+
+def test_what_does_not_fit_is_listed(first, tmp_path):
+    tensors = read_checkpoint(first.folder / "weights.pt")
+    del tensors["vq.project_in.bias"]
+    tensors |= {"extra": torch.ones(1), "vq.project_out.bias": torch.ones(31)}
+    with pytest.raises(LattokError) as error:
+        lapa_laq(write(tmp_path, tensors))
+    assert str(error.value).split("got ")[1] == (
+        "missing vq.project_in.bias; unexpected extra; vq.project_out.bias has shape [31], expected [32]."
+    )
+
+
+def test_codes_that_shapes_leave_open_are_asked_for(first, tmp_path):
+    path = first.folder / "weights.pt"
+    assert lapa_laq(path, tokens=16).config.image_size == 128
+    with pytest.raises(LattokError, match="`tokens`: expected one of 4, 16, got 1."):
+        lapa_laq(path, tokens=1)
+    text = "`image_size`: expected a size whose 12 x 12 patches become 4 codes, got 96, whose become 16."
+    with pytest.raises(LattokError, match=re.escape(text)):
+        lapa_laq(path, image_size=96)
+
+
+def test_pixels_of_another_size_are_refused(first):
+    with pytest.raises(LattokError, match=re.escape("`pixels`: expected shape [B, 2, 3, 64, 64], got shape [1, 2, 3")):
+        lapa_laq(first.folder / "weights.pt").encode_pixels(torch.zeros(1, 2, 3, 32, 32))
+
+
+def test_another_systems_file_is_named(first, tmp_path):
+    path = write(tmp_path, {"lam.action_latent": torch.ones(1)})
+    text = f"`{path}`: expected a checkpoint for lapa-laq, got one for univla-lam. Run: lattok convert univla-lam."
+    with pytest.raises(LattokError, match=re.escape(text)):
+        lapa_laq(path)
+    with pytest.raises(LattokError, match="missing to_patch_emb_first_frame.2.weight|missing vq.codebooks"):
+        lapa_laq(write(tmp_path, {"weight": torch.ones(1)}))
+
+
+def test_sizes_that_the_file_does_not_hold_are_refused(tmp_path):
+    huge = torch.zeros(1).expand(1 << 20, 1 << 20)
+    torch.save({"to_patch_emb_first_frame.2.weight": huge}, tmp_path / "huge.pt")
+    text = "expected every number of its tensors, got to_patch_emb_first_frame.2.weight of shape [1048576, 1048576] in"
+    with pytest.raises(LattokError, match=re.escape(text)):
+        lapa_laq(tmp_path / "huge.pt")

@@ -1,0 +1,148 @@
+"""LaWAM's latent action model, converted, computes what the published classes compute (tests/parity/README.md)."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+import lattok
+from lattok.cli import main
+from lattok.convert import lawam_lam
+from lattok.image_lam.published.lawam import PUBLISHED, LawamConfig, LawamLAM, lawam_config, lawam_names, lawam_unused
+from lattok.utils.checks import LattokError
+from tests.image_lam.published.parity import Case, check_full_size, check_labels, close, key_list, open_case
+
+
+@pytest.fixture(params=["lawam_lam_a", "lawam_lam_b"])
+def case(request) -> Case:
+    return open_case(request.param)
+
+
+@pytest.fixture
+def first() -> Case:
+    return open_case("lawam_lam_a")
+
+
+def convert(case, **facts) -> LawamLAM:
+    return lawam_lam(case.folder / "weights.safetensors", case.config["model"], **facts)
+
+
+def check(model, values):
+    found = model.encode_pixels(values["videos"])
+    close(found.latents, values["latent"])
+    assert found.codes.shape == (len(found.latents), 0)
+    features = model.features.of_pixels(values["videos"].flatten(0, 1).movedim(1, -1)).unflatten(0, (-1, 2))
+    close(features, values["features"])
+    close(model.encode_features(values["features"]).latents, values["mu"])
+    close(model.predict(values["dec_features"][:, 0], found), values["pred_features"])  # another view of the clip
+
+
+def test_latents_features_and_predictions_are_the_published_ones(case):
+    check(convert(case), case.values)
+
+
+def test_frames_are_normalised_as_published(first):
+    """Frames as uint8 are the published pixels up to their rounding."""
+    model, frames = convert(first), first.values["frames01"]
+    found = model.encode((frames * 255).round().to(torch.uint8).movedim(2, -1))
+    close(found.latents, first.values["latent"], atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "size", [(180, 320), (95, 171), (90, 121), (90, 120), (90, 110), (120, 90), (31, 400), (1, 90)]
+)
+def test_frames_wider_than_4_to_3_are_cut_as_in_training_or_squeezed_by_name(first, size):
+    height, width = size
+    frames = torch.randint(0, 256, (2, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).numpy()
+    kept = width if width / height <= 4 / 3 else int(np.floor(height * (4 / 3)))
+    left = (width - kept) // 2
+    assert (kept < width) == (width * 3 > height * 4)
+    settings = {**first.config["model"], "image_hw": [48, 80]}
+    for facts, seen in (({}, frames[:, :, left : left + kept]), ({"wide_frames": "squeeze"}, frames)):
+        images = [Image.fromarray(frame).resize((80, 48), Image.Resampling.BILINEAR) for frame in seen]
+        got = lawam_lam(first.folder / "weights.safetensors", settings, **facts).resize(frames)
+        assert np.abs(got.astype(int) - np.stack([np.asarray(image) for image in images]).astype(int)).max() <= 1
+
+
+def test_a_saved_model_cuts_or_squeezes_as_before(first, tmp_path):
+    assert LawamConfig().wide_frames == "crop"
+    frames = torch.randint(0, 256, (1, 2, 45, 160, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    latents = {}
+    for way in ("crop", "squeeze"):
+        model = lattok.load(convert(first, wide_frames=way).save_pretrained(tmp_path / way))
+        latents[way] = model.encode(frames).latents
+    cut = lattok.load(tmp_path / "squeeze").encode(frames[..., 50:110, :])  # 45 x 60 in the middle of 45 x 160
+    close(cut.latents, latents["crop"])
+    assert not torch.allclose(latents["crop"], latents["squeeze"], atol=1e-3)
+    (tmp_path / "lam.json").write_text(json.dumps(first.config["model"]))
+    words = [str(first.folder / "weights.safetensors"), str(tmp_path / "typed"), "--config", str(tmp_path / "lam.json")]
+    assert main(["convert", "lawam-lam", *words, "--wide-frames", "squeeze"]) == 0
+    assert torch.equal(lattok.load(tmp_path / "typed").encode(frames).latents, latents["squeeze"])
+
+
+def test_the_authors_checkpoint_and_yaml_are_read(tmp_path):
+    case = open_case("lawam_lam_b")
+    check(lawam_lam(case.folder / "lam.ckpt"), case.values)
+
+
+def test_a_policy_folder_of_lerobot_is_read(first, tmp_path):
+    weights = safetensors.torch.load_file(first.folder / "weights.safetensors")
+    weights = {f"model.policy_backend.lam.{name}": tensor for name, tensor in weights.items()}
+    weights["model.vlm.weight"] = torch.ones(2)
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors")
+    settings = {f"lam_{key}": value for key, value in first.config["model"].items() if key != "dinov3_config"}
+    settings |= {f"dinov3_{key}": value for key, value in first.config["model"]["dinov3_config"].items()}
+    (tmp_path / "config.json").write_text(json.dumps({"type": "lawam", **settings}))
+    check(lawam_lam(tmp_path), first.values)
+
+
+def test_the_full_size_file_is_recognised():
+    foreign = key_list("lawam")
+    config = lawam_config(foreign, PUBLISHED)
+    assert config == LawamConfig()
+    with torch.device("meta"):
+        model = LawamLAM(config)
+    check_full_size(model, lawam_names(config, foreign), foreign, lawam_unused(config, foreign))
+
+
+def test_labels_do_not_depend_on_batches_or_pieces(first):
+    check_labels(convert(first))
+
+
+def test_a_saved_model_is_the_same_one_and_needs_no_download(case, tmp_path):
+    model = convert(case, stride="0.4s")
+    again = lattok.load(model.save_pretrained(tmp_path / "lam"))
+    assert again.config == model.config
+    assert again.stride_frames(30) == 12
+    latents = [each.encode_pixels(case.values["videos"]).latents for each in (again, model)]
+    assert torch.equal(*latents)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"num_heads": 5}, "`heads`: expected a divisor of the width 48, got 5."),
+        ({"latent_layer_to_use": 1}, "`latent_layer_to_use`: expected a number from -3 to -1, got 1."),
+        ({"image_hw": [60, 64]}, "`image_size`: expected multiples of the patch size 16, got (60, 64)."),
+        ({"norm_latents_type": "bn"}, "`feature_norm`: expected one of ln, l2, none, got 'bn'."),
+        ({"vq_type": "nsvq"}, "`vq_type`: expected one of vae, got 'nsvq'."),
+    ],
+)
+def test_settings_that_do_not_fit_are_said(first, changes, text):
+    with pytest.raises(LattokError, match=re.escape(text)):
+        lawam_lam(first.folder / "weights.safetensors", {**first.config["model"], **changes})
+
+
+def test_another_systems_file_is_named(tmp_path):
+    path = shutil.copy(open_case("lapa_laq_a").folder / "weights.pt", tmp_path / "weights.pt")
+    with pytest.raises(
+        LattokError, match="expected a checkpoint for lawam-lam, got one for lapa-laq. Run: lattok conv"
+    ):
+        lawam_lam(path)

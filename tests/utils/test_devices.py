@@ -1,0 +1,56 @@
+"""One answer to what "auto" is, for training, labelling, evaluation and features."""
+
+import pytest
+import torch
+
+from lattok import LattokError
+from lattok.utils.devices import device_called, moved
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with so many GPUs, or with Apple's."""
+
+    def is_(gpus=0, mps=False, rank=None):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setenv("LOCAL_RANK", rank) if rank else monkeypatch.delenv("LOCAL_RANK", raising=False)
+
+    return is_
+
+
+@pytest.mark.parametrize(
+    ("facts", "asked", "expected"),
+    [
+        ({}, "auto", "cpu"),
+        ({"mps": True}, "auto", "mps"),
+        ({"gpus": 2, "mps": True}, "auto", "cuda:0"),
+        ({"gpus": 2, "rank": "1"}, "auto", "cuda:1"),
+        ({"gpus": 2, "rank": "1"}, "cuda:0", "cuda:0"),
+        ({"gpus": 2, "rank": "1"}, "cpu", "cpu"),
+    ],
+)
+def test_a_name_stands_for_one_device(machine, facts, asked, expected):
+    machine(**facts)
+    assert device_called(asked) == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("facts", "asked", "text"),
+    [
+        ({}, "cuda", r"`device`: expected a device of this machine \(cpu\), got 'cuda'"),
+        ({"gpus": 2}, "cuda:2", r"a device of this machine \(cuda:0, cuda:1, cpu\), got 'cuda:2'"),
+        ({"mps": True}, "mps:x", r"a device of this machine \(mps, cpu\), got 'mps:x'"),
+        ({}, "gpu", "`device`: expected one of auto, cpu, cuda, mps, got 'gpu'"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_what_is(machine, facts, asked, text):
+    machine(**facts)
+    with pytest.raises(LattokError, match=text):
+        device_called(asked)
+
+
+def test_a_model_stays_where_it_is_unless_a_device_is_named():
+    model = torch.nn.Linear(1, 1)
+    assert moved(model, None) is moved(model, "auto") is model

@@ -1,0 +1,194 @@
+"""Where files of a dataset may lie: names in it cannot lead elsewhere, nor can links."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lattok.utils.checks import LattokError
+from lattok.utils.places import MOST_LINKS, followed, inside, is_file_name, walk
+
+SAYS = "info.json: `data_path`: expected "
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "dataset"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "x").write_text("ours")
+    (tmp_path / "secret").write_text("theirs")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["data/x", "data//x", "./data/x", "data/./x", "not/there", "data/..x", "ä ö/…"])
+def test_paths_below_the_root(root: Path, name: str):
+    assert inside(root, name, "info.json") == root / name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("/etc/passwd", "/dev/zero", "//x", "../secret", "data/../../secret", "data/../x", "data\\..\\..\\secret"),
+        *("..", ".", "", "a\0b", "half \ud800", b"data/x", None, 3, ["data/x"]),
+    ],
+)
+def test_names_that_lead_elsewhere_or_nowhere(root: Path, name: object):
+    with pytest.raises(LattokError) as error:
+        inside(root, name, "info.json: `data_path`")
+    assert str(error.value).startswith(SAYS + f"a path below {root}, got ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_no_file_system_takes(root: Path):
+    with pytest.raises(LattokError, match="`data_path`: cannot read .* \\(File name too long\\)"):
+        inside(root, "x" * 5000, "info.json: `data_path`")
+
+
+@pytest.mark.parametrize("target", ["../secret", "..", "/", "/dev/zero", "data/../../secret"])
+def test_links_that_lead_out_are_refused(root: Path, target: str):
+    (root / "link").symlink_to(target)
+    with pytest.raises(LattokError, match=r"`data_path`: expected a path below .*, but .*link.* leads to "):
+        inside(root, "link" if target != ".." else "link/secret", "info.json: `data_path`")
+    with pytest.raises(LattokError, match="leads to"):
+        list(walk(root, lambda path: False))
+
+
+def test_links_that_stay_inside_are_followed(root: Path):
+    (root / "link").symlink_to("data")
+    (root / "data" / "again").symlink_to(root / "data" / "x")
+    assert inside(root, "link/again", "x").read_text() == "ours"
+    files = [path.as_posix() for path in walk(root, lambda path: False)]
+    assert files == ["data/again", "data/x", "link/again", "link/x"]
+    assert [path.as_posix() for path in walk(root, lambda path: False, once=True)] == ["data/again", "data/x"]
+
+
+def test_the_root_itself_may_be_a_link(root: Path, tmp_path: Path):
+    (tmp_path / "name").symlink_to(root)
+    assert inside(tmp_path / "name", "data/x", "x").read_text() == "ours"
+
+
+def test_a_snapshot_of_the_hub_has_its_files_in_the_blobs_of_its_repository(tmp_path: Path):
+    """The layout that huggingface_hub keeps; another repository's blobs are not inside."""
+    for repository in ("datasets--a--b", "datasets--c--d"):
+        (tmp_path / repository / "blobs").mkdir(parents=True)
+        (tmp_path / repository / "blobs" / "0a1b").write_text(repository)
+    root = tmp_path / "datasets--a--b" / "snapshots" / "6f5e"
+    (root / "meta").mkdir(parents=True)
+    (root / "meta" / "info.json").symlink_to("../../../blobs/0a1b")
+    (root / "meta" / "other.json").symlink_to("../../../../datasets--c--d/blobs/0a1b")
+    assert inside(root, "meta/info.json", "x").read_text() == "datasets--a--b"
+    with pytest.raises(LattokError, match="other.json leads to"):
+        inside(root, "meta/other.json", "x")
+    (root / "meta" / "other.json").unlink()
+    assert list(walk(root, lambda path: False)) == [Path("meta/info.json")]
+    assert inside(root / "meta", "info.json", "x").exists()  # a part of a snapshot
+
+
+def test_newer_clients_store_files_of_several_repositories_once(tmp_path: Path):
+    """Blobs are then links into the `blobs` of the cache, which the client has marked as its own."""
+    stored, blob = tmp_path / "blobs" / "0a" / "0a1b", tmp_path / "datasets--a--b" / "blobs" / "2c3d"
+    root = tmp_path / "datasets--a--b" / "snapshots" / "6f5e"
+    for folder in (stored.parent, blob.parent, root):
+        folder.mkdir(parents=True)
+    stored.write_text("shared")
+    blob.symlink_to("../../blobs/0a/0a1b")
+    (root / "file").symlink_to("../../blobs/2c3d")
+    with pytest.raises(LattokError, match="leads to"):
+        inside(root, "file", "x")
+    (tmp_path / "blobs" / ".huggingface-shared-blobs").write_text("1\n")
+    assert inside(root, "file", "x").read_text() == "shared"
+
+
+def test_blobs_that_are_a_link_are_no_blobs_of_the_hub(tmp_path: Path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "key").write_text("theirs")
+    root = tmp_path / "datasets--a--b" / "snapshots" / "6f5e"
+    root.mkdir(parents=True)
+    (tmp_path / "datasets--a--b" / "blobs").symlink_to("../private")
+    (root / "file").symlink_to("../../blobs/key")
+    with pytest.raises(LattokError, match="leads to"):
+        inside(root, "file", "x")
+
+
+def test_folders_that_the_user_names(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "drive").mkdir()
+    (tmp_path / "drive" / "a.mp4").write_text("large")
+    (root / "videos").symlink_to(tmp_path / "drive")
+    with pytest.raises(
+        LattokError, match=r"name the folder that may be read as well: LATTOK_DATA=.*drive \(environment\)"
+    ):
+        inside(root, "videos/a.mp4", "x")
+    monkeypatch.setenv("LATTOK_DATA", os.pathsep.join(["/nowhere", str(tmp_path / "drive")]))
+    assert inside(root, "videos/a.mp4", "x").read_text() == "large"
+    with pytest.raises(LattokError, match="expected a path below"):
+        inside(root, "../drive/a.mp4", "x")  # names still lead downwards
+
+
+def test_a_folder_whose_name_only_begins_like_the_root_is_outside(root: Path, tmp_path: Path):
+    (tmp_path / "dataset-2").mkdir()
+    (root / "link").symlink_to("../dataset-2")
+    with pytest.raises(LattokError, match="leads to"):
+        inside(root, "link", "x")
+
+
+def test_pipes_and_devices_are_refused(root: Path):
+    """Opening a pipe waits for ever."""
+    os.mkfifo(root / "pipe")
+    with pytest.raises(LattokError, match="expected a plain file, but .*pipe is a device or a pipe"):
+        inside(root, "pipe", "x")
+    with pytest.raises(LattokError, match="is a device or a pipe"):
+        list(walk(root, lambda path: False))
+
+
+def test_a_link_to_itself(root: Path):
+    (root / "self").symlink_to("self")
+    with pytest.raises(LattokError, match="cannot read .* \\(Too many levels of symbolic links\\)"):
+        inside(root, "self", "x")
+
+
+def test_links_into_their_own_folder_end(root: Path):
+    """One such link made a copy fail after minutes, two never ended."""
+    for name in ("a", "b"):
+        (root / name).symlink_to(".")
+        (root / "data" / name).symlink_to("..")
+    assert [path.as_posix() for path in walk(root, lambda path: False)] == ["data/x"]
+
+
+def test_links_that_double_the_tree_at_every_level_are_refused(root: Path):
+    for level in range(40):
+        (root / f"level{level}").mkdir()
+        for name in "ab":
+            (root / f"level{level}" / name).symlink_to(f"../level{level + 1}")
+    (root / "level40").mkdir()
+    with pytest.raises(LattokError, match=f"more than {MOST_LINKS} links lead to .*level"):
+        list(walk(root, lambda path: False))
+    assert len(list(walk(root, lambda path: False, once=True))) == 1
+
+
+def test_a_tree_deeper_than_python_recurses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    deep = Path(*"d" * 1100)
+    monkeypatch.chdir(tmp_path)
+    for level in range(1, 1101):
+        os.mkdir("/".join("d" * level))
+    with pytest.raises(LattokError, match="expected at most 100 folders in each other, got more"):
+        list(walk(tmp_path, lambda path: False))
+    with pytest.raises(LattokError, match="expected a path below"):
+        inside(tmp_path, "/".join("d" * 1100), "x")
+    os.removedirs(deep)  # pytest recurses
+
+
+def test_missing_files_are_for_the_reader_to_report(root: Path):
+    assert followed(root, root / "data" / "x" / "y", "x") == root / "data" / "x" / "y"
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        *((name, True) for name in ("observation.images.top", "kamera größe", "a" * 200)),
+        *((name, False) for name in ("ö" * 101, "a/b", "..", ".", "", "a\\b", "a\nb", "a\0", "C:")),
+    ],
+)
+def test_names_of_folders(name: str, fits: bool):
+    assert is_file_name(name) is fits

@@ -1,0 +1,105 @@
+"""Work in other processes: order, slots, errors in one line, and none that outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lattok.utils.checks import LattokError
+from lattok.utils.processes import Processes
+from tests.process_jobs import Task, worker
+from tests.sim.conftest import marked
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Processes]:
+    with Processes(partial(worker, "mine"), 2) as processes:
+        yield processes
+
+
+def test_results_come_in_order_and_as_they_are_finished(processes: Processes) -> None:
+    slow_first = [Task("wait", seconds) for seconds in (0.5, 0.01, 0.02, 0.03)]
+    assert list(processes.map(slow_first)) == [0.5, 0.01, 0.02, 0.03]
+    for job in slow_first:
+        processes.submit(job)
+    assert [value for _, value in processes.results()] == [0.01, 0.02, 0.03, 0.5]
+
+
+def test_jobs_submitted_while_results_come_are_done_too(processes: Processes) -> None:
+    processes.submit(Task("wait", 0))
+    seen = []
+    for job, value in processes.results():
+        seen.append(value)
+        if value < 3e-3:
+            processes.submit(job._replace(argument=value + 1e-3))
+    assert seen == [0, 1e-3, 2e-3, 3e-3]
+
+
+def test_a_slot_keeps_its_process_which_keeps_what_it_made() -> None:
+    with Processes(partial(worker, "other"), 2) as processes:
+        found = list(processes.map([Task("count", slot=slot) for slot in (0, 1, 2, 0)]))
+    (a, *first), (b, *second), (c, *third), (d, *fourth) = found
+    assert a == c == d != b
+    assert os.getpid() not in (a, b)
+    assert [first, second, third, fourth] == [[n, "other", "1"] for n in (1, 1, 2, 3)]
+
+
+def test_what_goes_wrong_is_one_line_with_the_job(processes: Processes) -> None:
+    with pytest.raises(LattokError, match=r"^task 5: KeyError: 'no such body\\nin the model'$"):
+        list(processes.map([Task("fail", 5)]))
+    assert list(processes.map([Task("wait", 0)])) == [0]  # and the process goes on
+
+
+@pytest.mark.parametrize(("name", "how"), [("leave", "exit code 3"), ("crash", "signal SIGSEGV")])
+def test_a_process_that_dies_is_one_line_too(name: str, how: str) -> None:
+    why = rf"^task 3: its process died \({how}\)\.$"
+    with Processes(partial(worker, ""), 1) as processes, pytest.raises(LattokError, match=why):
+        list(processes.map([Task(name, 3)]))
+
+
+def test_there_is_at_least_one_process() -> None:
+    with pytest.raises(LattokError, match="`workers`: expected a whole number of at least 1, got 0"):
+        Processes(partial(worker, ""), 0)
+
+
+PARENT = """
+import signal
+from functools import partial
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+from lattok.utils.processes import Processes
+from tests.process_jobs import Task, worker
+with Processes(partial(worker, ""), 1) as processes:
+    list(processes.map([Task("wait", 0)]))
+    processes.submit(Task("wait", 600))
+    print("ready", flush=True)
+    list(processes.results())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are looked for in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_its_parent(number: signal.Signals) -> None:
+    mark = f"LATTOK_MARK={os.getpid()}-{number}"
+    environment = os.environ | dict([mark.split("=")])
+    root = Path(__file__).parents[2]
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, cwd=root
+    )
+    with parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        assert len(marked(mark)) == 2
+        parent.send_signal(number)
+        parent.wait(timeout=20)
+    deadline = time.monotonic() + 10
+    while marked(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not marked(mark)
