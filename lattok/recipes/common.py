@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dat
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Generic, get_args, get_origin
 
 import torch
 from typing_extensions import Self
@@ -27,6 +27,7 @@ from lattok.samples.batches import Source, open_mixture, parse_source
 from lattok.training import RECIPE, RUN, LoopOptions
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
+from lattok.utils.options import built, defaults_of, flat, options_of
 from lattok.utils.registry import Registry
 from lattok.utils.signals import restated
 
@@ -142,10 +143,7 @@ class Recipe(ABC, Generic[Model]):
 
     @classmethod
     def _of(cls, dataset: str | None, out: str, preset: str, options: Mapping[str, Any]) -> Self:
-        groups = (
-            owner(**{f.name: options[f.name] for f in fields(owner) if f.name in options}) for owner in cls.groups()
-        )
-        return cls(dataset, out, preset, *groups)
+        return cls(dataset, out, preset, *(built(owner, options) for owner in cls.groups()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the options, since the classes that hold some of them are made at run time."""
@@ -160,7 +158,7 @@ class Recipe(ABC, Generic[Model]):
     @cache
     def groups(cls) -> tuple[Any, Any, Any]:
         """Return dataclasses of the options of data, loop and model; each option stands in one of them."""
-        taken = {f.name for owner in (cls.data_class, cls.loop_class) for f in fields(owner)}
+        taken = {option.name for owner in (cls.data_class, cls.loop_class) for option in options_of(owner)}
         return cls.data_class, cls.loop_class, chosen_fields(cls.model_class, taken)
 
     @classmethod
@@ -170,7 +168,7 @@ class Recipe(ABC, Generic[Model]):
 
     def config(self, **known: Any) -> Any:
         """Return the model's configuration: what was chosen, and what is `known` now that the dataset is open."""
-        return self.model_class(**vars(self.model), **known)
+        return built(self.model_class, {**vars(self.model), **known})
 
     def open(self) -> list[Source]:
         """Return the dataset, or all those of the mixture."""
@@ -216,7 +214,7 @@ class Recipe(ABC, Generic[Model]):
 
     def options(self) -> dict[str, Any]:
         """Return all options, flat."""
-        return {**asdict(self.data), **asdict(self.loop), **asdict(self.model)}
+        return {**flat(self.data), **flat(self.loop), **flat(self.model)}
 
     @contextmanager
     def begin(
@@ -353,20 +351,19 @@ def index_runs(indices: Iterable[int]) -> list[list[int]]:
 
 def chosen_fields(config: type, without: Collection[str] = ()) -> Any:
     """Return the fields of a configuration that a user chooses, as a dataclass: all but those it takes `from_data`."""
-    hidden, hints = {*getattr(config, "from_data", ()), *without}, get_type_hints(config)
-    kept = [f for f in fields(config) if f.name not in hidden]
-    chosen = [(f.name, hints[f.name], field(default=f.default, default_factory=f.default_factory)) for f in kept]
+    hidden, unset = {*getattr(config, "from_data", ()), *without}, defaults_of(config)
+    kept = [option for option in options_of(config) if option.name not in hidden]
+    chosen = [(o.name, o.kind, field(default_factory=partial(unset.get, o.name))) for o in kept]
     return make_dataclass(f"Chosen{config.__name__}", chosen, frozen=True)
 
 
 def types_of(owner: type) -> dict[str, Any]:
     """Return the type of every field of a dataclass."""
-    hints = get_type_hints(owner)
-    return {f.name: hints[f.name] for f in fields(owner)}
+    return {option.name: option.kind for option in options_of(owner)}
 
 
 def comments_of(owner: type) -> dict[str, str]:
-    """Return what the source of a dataclass says about its fields, in the line of each or right above it.
+    """Return what the source of a dataclass says about its options, in the line of each or right above it.
 
     One that was made at run time has the source of `made_of`, the function whose arguments are its fields.
     """
@@ -380,7 +377,8 @@ def comments_of(owner: type) -> dict[str, str]:
             if named is not None and (said := named[2] or above):
                 found[named[1]] = said
             above = f"{above} {comment[1]}".strip() if comment else ""
-    return found
+    inside = (option for option in options_of(owner) if option.owner is not owner and len(option.path) > 1)
+    return found | {option.name: comments_of(option.owner).get(option.path[-1], "") for option in inside}
 
 
 def typed(name: str, value: Any, kind: Any) -> Any:

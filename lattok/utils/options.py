@@ -1,0 +1,82 @@
+"""Options in nested dataclasses under flat names: the path to a field, joined by "_", is its name.
+
+    @dataclass(frozen=True)
+    class Decoder:
+        name: str = "compact"
+        depth: int = 8
+
+`decoder: Decoder` holds `decoder` (a group's `name` has the name of the group) and `decoder_depth`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any, NamedTuple, TypeVar, get_type_hints
+
+Owner = TypeVar("Owner")
+
+
+# metadata of a field that holds a group: field(default_factory=Decoder, metadata=GROUP)
+GROUP = {"group": True}
+
+
+class Option(NamedTuple):
+    """A field that holds a value, not a group."""
+
+    name: str  # flat
+    path: tuple[str, ...]
+    kind: Any  # its type
+    field: Field[Any]
+    owner: type  # the dataclass that it stands in
+
+
+def options_of(owner: Any, path: tuple[str, ...] = ()) -> Iterator[Option]:
+    """Yield the options of a dataclass and of the groups in it, in their order."""
+    hints = get_type_hints(owner)
+    for each in fields(owner):
+        kind, here = hints[each.name], (*path, each.name)
+        if each.metadata.get("group"):
+            yield from options_of(kind, here)
+        else:
+            yield Option("_".join(here[:-1] if path and each.name == "name" else here), here, kind, each, owner)
+
+
+def flat(instance: Any) -> dict[str, Any]:
+    """Return the values of all options of a dataclass by their flat names."""
+    found = {}
+    for option in options_of(type(instance)):
+        value = instance
+        for name in option.path:
+            value = getattr(value, name)
+        found[option.name] = value
+    return found
+
+
+def defaults_of(owner: type) -> dict[str, Any]:
+    """Return the defaults of all options that have one, by their flat names."""
+    found: dict[str, Any] = {}
+    for each in fields(owner):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if each.metadata.get("group"):
+            found |= {_joined(each.name, name): value for name, value in flat(default).items()}
+        elif default is not MISSING:
+            found[each.name] = default
+    return found
+
+
+def built(owner: type[Owner], values: Mapping[str, Any]) -> Owner:
+    """Return a dataclass from values by flat names; those that are not given keep their defaults."""
+    given: dict[str, Any] = {}
+    for each in fields(owner):  # pyright: ignore[reportArgumentType]
+        if each.metadata.get("group"):
+            inner_group = each.default_factory()
+            inner = {name: values[own] for name in flat(inner_group) if (own := _joined(each.name, name)) in values}
+            given[each.name] = built(type(inner_group), {**flat(inner_group), **inner})
+        elif each.name in values:
+            given[each.name] = values[each.name]
+    return owner(**given)
+
+
+def _joined(group: str, name: str) -> str:
+    return group if name == "name" else f"{group}_{name}"
