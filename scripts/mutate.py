@@ -53,7 +53,17 @@ GUARDED = (
     "lattok/samples",
     "benchmarks/closed_loop/statistics.py",
 )
+PUBLISHED = "tests/image_lam/published/test_published_lam.py"  # has what is asked of every published model
 TESTS = {  # where not the mirror alone
+    "lattok/image_lam/published/published_lam.py": (
+        PUBLISHED,
+        "tests/image_lam/published/test_lapa.py",
+        "tests/image_lam/published/test_villax.py",
+    ),
+    **{
+        f"lattok/image_lam/published/{system}.py": (f"tests/image_lam/published/test_{system}.py", PUBLISHED)
+        for system in ("adaworld", "lapa", "lary", "lawam", "villax")
+    },
     "lattok/nn/quantize.py": (
         "tests/nn/test_quantize.py",
         "tests/action_vq/test_model.py",

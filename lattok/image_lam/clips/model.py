@@ -239,7 +239,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         """Predict patches of the last frame [B, V*N, D] from those of the first: their mean, in one step from noise."""
         frame, chunk, _ = self._noise(len(now), seed=0)
         with self._inference():
-            return frame + self._velocity(frame, chunk, torch.zeros_like(chunk[:, 0, 0]), now, latents)[0]
+            return frame + self._velocity(frame, chunk, chunk.new_zeros(len(now)), now, latents)[0]
 
     @torch.no_grad()
     def generate(
@@ -273,7 +273,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
         x, y, there = self._noise(len(now), seed, known)
         with self._inference():
             for step in range(steps):
-                times = torch.full_like(y[:, 0, 0], step / steps)
+                times = y.new_full((len(y),), step / steps)
                 frame, chunk = self._velocity(x, y, times, now, latents)
                 x, y = x + frame / steps, y + (chunk / steps).masked_fill(~there, 0.0)
         return like(frames, (x, units.inverse(y).masked_fill(~there, 0.0)))
@@ -321,8 +321,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
     ) -> tuple[Tensor, Tensor]:
         scene, motion = (part.quantized.to(now.device) for part in (latents.env or latents, latents))
         known = None if self.config.action_weight else torch.zeros(y.shape[:2], dtype=torch.bool, device=y.device)
-        frame, chunk = self.decoder(x, y, times, scene, motion, now, known)
-        return frame.float(), chunk.float()
+        return self.decoder(x, y, times, scene, motion, now, known)
 
     def _resized(self, frames: Tensor) -> Tensor:
         return resize_pixels(frames, self.config.image_size, self.config.interpolation)

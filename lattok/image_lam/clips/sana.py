@@ -76,7 +76,7 @@ class SanaDecoder(ActionStream):
         checks.counts(**{f"sana: {name}": sana.get(name) or 0 for name in NEEDED})
         checks.size("decoder", "channels of a patch, as the features have", sana["in_channels"], patch_dim)
         if sana.get("patch_size") != 1 or sana.get("interpolation_scale") is not None or sana.get("guidance_embeds"):
-            checks.fail("decoder", "SANA with patches of 1 and no guidance", f"{sana}"[:120])
+            checks.fail("decoder", "SANA with patches of 1 and no guidance", f"{sana!r:.120}")
         try:
             self.transformer: Any = diffusers_class("decoder", KIND)(**sana)
         except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:  # sizes out of a stranger's file

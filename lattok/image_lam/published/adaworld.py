@@ -40,6 +40,7 @@ class AdaWorldConfig(PublishedConfig):
     """Architecture and preprocessing of `AdaWorldLAM`. Defaults: as published."""
 
     quantizer: ClassVar[str] = "none"
+    least: ClassVar[Mapping[str, int]] = {}
 
     stride: str = "2"
     image_size: int = 256
@@ -55,8 +56,6 @@ class AdaWorldConfig(PublishedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.one_of("interpolation", self.interpolation, (ALIASED,))
-        checks.counts(patch=self.patch, width=self.width, heads=self.heads)
-        checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
         if self.width % (2 * self.heads):
             checks.fail("heads", f"a divisor of half the width {self.width}", self.heads)
 
@@ -185,7 +184,7 @@ def adaworld_config(foreign: Mapping[str, Tensor], **facts: Any) -> AdaWorldConf
 
 def adaworld_names(config: AdaWorldConfig) -> dict[str, str | Join]:
     """Map our tensors to the published names."""
-    names: dict[str, str | Join] = {"prompt": Join(("action_prompt",), lambda prompt: prompt[0, 0, 0])}
+    names: dict[str, str | Join] = {"prompt": Join(("action_prompt",), Tensor.flatten)}
     names |= {f"mean_of.{x}": Join((f"fc.{x}",), lambda both: both.chunk(2)[0]) for x in ("weight", "bias")}
     layers = {"out": "encoder.out", "patch_up": "patch_up", "latent_up": "action_up", "to_features": "decoder.out"}
     for part, embed, depth in (

@@ -54,8 +54,6 @@ class LAQConfig(PublishedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.counts(width=self.width, heads=self.heads, head_dim=self.head_dim)
-        checks.counts(space_depth=self.space_depth, time_depth=self.time_depth, decoder_depth=self.decoder_depth)
         checks.one_of("tokens", self.tokens, PATCHES)
 
 
@@ -67,10 +65,6 @@ class LapaConfig(LAQConfig):
     image_size: int = 256
     patch: int = 32
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.counts(patch=self.patch)
-
 
 class CosineAttention(nn.Module):
     """Scores of unit vectors. Queries are normalised tokens; keys and values of self-attention the tokens as they are,
@@ -80,7 +74,7 @@ class CosineAttention(nn.Module):
         super().__init__()
         self.heads, inner = config.heads, config.heads * config.head_dim
         self.norm = nn.LayerNorm(config.width)
-        self.context_norm = nn.LayerNorm(config.width) if cross else None
+        self.context_norm = nn.LayerNorm(config.width) if cross else nn.Identity()
         self.query = nn.Linear(config.width, inner, bias=False)
         self.key_value = nn.Linear(config.width, 2 * inner, bias=False)
         self.query_scale = nn.Parameter(torch.ones(config.head_dim))
@@ -90,7 +84,7 @@ class CosineAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None, context: Tensor | None = None) -> Tensor:
         """Attend from x [b, n, width] to itself, or to a `context` [b, m, width]; `bias` [heads, n, n] of scores."""
-        source = x if context is None or self.context_norm is None else self.context_norm(context)
+        source = x if context is None else self.context_norm(context)
         q = rearrange(self.query(self.norm(x)), "b n (h d) -> b h n d", h=self.heads)
         k, v = rearrange(self.key_value(source), "b n (two h d) -> two b h n d", two=2, h=self.heads)
         if self.nulls is not None:
@@ -268,10 +262,10 @@ def _check_positions(config: LAQConfig, side: int) -> None:
     rows = columns = (side - 1) // 2 + 1
     if config.tokens in SECOND:
         (height, width), stride, padding = SECOND[config.tokens]
-        rows, columns = ((n + 2 * padding - k) // stride + 1 for n, k in ((rows, height), (columns, width)))
+        rows, columns = (max(0, (n + 2 * padding - k) // stride + 1) for n, k in ((rows, height), (columns, width)))
     if rows * columns != config.tokens:
         expected = f"a size whose {side} x {side} patches become {config.tokens} codes"
-        checks.fail("image_size", expected, f"{config.image_size}, whose become {max(rows * columns, 0)}")
+        checks.fail("image_size", expected, f"{config.image_size}, whose become {rows * columns}")
 
 
 def lapa_laq(

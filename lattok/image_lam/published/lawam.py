@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lattok.data.pixels import MOST_PIXELS, check_pixels, middle, resize_pixels
+from lattok.data.pixels import check_pixels, middle, resize_pixels
 from lattok.hub.checkpoint import SAFE, Join, axis_of, numbered, published_settings
 from lattok.image_lam.base.features import IMAGENET, FrozenFeatures
 from lattok.image_lam.published.published_lam import PublishedConfig, PublishedLAM, converted, read_published
@@ -47,6 +47,7 @@ class LawamConfig(PublishedConfig):
     """Architecture and preprocessing of `LawamLAM`. Defaults: as in LeRobot."""
 
     quantizer: ClassVar[str] = "none"
+    least: ClassVar[Mapping[str, int]] = {"vit_registers": 0}
 
     stride: str = "1.6s"
     image_size: int = 256  # height of the frames
@@ -79,13 +80,7 @@ class LawamConfig(PublishedConfig):
         super().__post_init__()
         checks.one_of("feature_norm", self.feature_norm, NORMS)
         checks.one_of("wide_frames", self.wide_frames, ("crop", "squeeze"))
-        checks.counts(1, MOST_PIXELS, image_width=self.image_width)
-        checks.counts(width=self.width, hidden=self.hidden, queries=self.queries, patch=self.patch)
-        checks.counts(encoder_depth=self.encoder_depth, decoder_depth=self.decoder_depth)
-        checks.counts(vit_depth=self.vit_depth, vit_width=self.vit_width, vit_hidden=self.vit_hidden)
-        checks.whole(vit_registers=self.vit_registers)
         for name, heads, width in (("heads", self.heads, self.width), ("vit_heads", self.vit_heads, self.vit_width)):
-            checks.counts(**{name: heads})
             if width % heads:
                 checks.fail(name, f"a divisor of the width {width}", heads)
         if self.vit_width // self.vit_heads % 4:
@@ -179,8 +174,8 @@ class HeldFeatures(FrozenFeatures):
         """Resize uint8 [..., H, W, 3] to the model's height and width; what is wider than 4:3 is cut before."""
         check_pixels(frames)
         height, width = frames.shape[-3:-1]
-        if self.crops and 3 * width > 4 * height:
-            frames = middle(frames, height, 4 * height // 3)
+        if self.crops:
+            frames = middle(frames, height, min(width, 4 * height // 3))
         return resize_pixels(frames, self.frame_size, self.interpolation)
 
 
@@ -409,7 +404,7 @@ def lawam_names(config: LawamConfig, foreign: Mapping[str, Tensor]) -> dict[str,
     """Map our tensors to the published names."""
     vision, vit = "vision_encoder.model.", "features.network."
     prefix = (f"{vision}embeddings.cls_token", f"{vision}embeddings.register_tokens")
-    names: dict[str, str | Join] = {f"{vit}prefix": Join(prefix, lambda *parts: torch.cat(parts, 1)[0])}
+    names: dict[str, str | Join] = {f"{vit}prefix": Join(prefix, lambda *parts: torch.cat(parts, 1).squeeze(0))}
     layers = {f"{vit}patches": f"{vision}embeddings.patch_embeddings"}
     layers |= {f"{vit}norm": f"{vision}norm"} if config.vit_last_norm else {}
     for i in range(config.vit_depth):
@@ -424,7 +419,7 @@ def lawam_names(config: LawamConfig, foreign: Mapping[str, Tensor]) -> dict[str,
             f"{ours}.ff.3": f"{theirs}.mlp.down_proj",
             **{f"{ours}.norm{j}": f"{theirs}.norm{j}" for j in (1, 2)},
         }
-    names["read.queries"] = Join(("encoder.QFormer.queries",), lambda queries: queries[0])
+    names["read.queries"] = Join(("encoder.QFormer.queries",), lambda queries: queries.squeeze(0))
     cross = "encoder.QFormer.q_cross_attn"
     names |= _packed("read.attention", f"{cross}.attn")
     layers |= {f"read.{part}": f"{cross}.{part}" for part in ("norm1", "norm2", "ff.0", "ff.2")}

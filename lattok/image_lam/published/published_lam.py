@@ -7,10 +7,11 @@ scaled as it wants them, or those of a frozen network. They are read for inferen
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -40,6 +41,7 @@ class PublishedConfig:
     """Preprocessing of a published model, and the sizes of its latent actions."""
 
     quantizer: ClassVar[str] = "vq"  # "none": a continuous model
+    least: ClassVar[Mapping[str, int]] = {"codebook_size": 2}  # of whole numbers, where that is not 1
     latent_norm: ClassVar[str] = "none"
     target: ClassVar[str] = "features"  # what the decoder predicts; of patches of pixels these are pixels
 
@@ -57,9 +59,10 @@ class PublishedConfig:
     def __post_init__(self) -> None:
         checks.size("cameras", "name: published models see one camera", len(self.cameras), 1)
         checks.strides(stride=self.stride)
-        checks.counts(1, MOST_PIXELS, image_size=self.image_size)
-        checks.counts(tokens=self.tokens, latent_dim=self.latent_dim)
-        checks.counts(1 if self.quantizer == "none" else 2, codebook_size=self.codebook_size)
+        for field in fields(self):
+            if field.type == "int":
+                most = MOST_PIXELS if field.name.startswith("image_") else math.inf
+                checks.counts(self.least.get(field.name, 1), most, **{field.name: getattr(self, field.name)})
         checks.one_of("pixels", self.pixels, (*WHITE, "normalized"))
         checks.one_of("interpolation", self.interpolation, INTERPOLATIONS)
         if self.quantizer == "none":

@@ -64,12 +64,8 @@ class VillaXConfig(PublishedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.counts(patch=self.patch, hidden=self.hidden, pool_hidden=self.pool_hidden)
-        checks.counts(depth=self.depth, decoder_depth=self.decoder_depth, decoder_hidden=self.decoder_hidden)
-        checks.counts(width=self.width, decoder_width=self.decoder_width)
         for name in HEADS:
             heads, width = getattr(self, name), self.decoder_width if name == "decoder_heads" else self.width
-            checks.counts(**{name: heads})
             if width % heads:
                 checks.fail(name, f"a divisor of the width {width}", heads)
 
@@ -282,7 +278,7 @@ def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
     names: dict[str, str | Join] = {"codebook": "vq.embedding.weight", "pool.queries": "encoder.map_block.latents"}
     names |= {"norm.gain": "encoder.norm.g", "decoder_norm.gain": "decoder.norm.g"}
     names |= {"places": _first("encoder.pe_spatial"), "decoder_places": _first("decoder.pe")}
-    names["times"] = Join(("encoder.pe_temporal",), lambda table: table[0, :2])
+    names["times"] = Join(("encoder.pe_temporal",), lambda table: table.squeeze(0)[:2])
     layers = {"latent_up": "decoder.action_embed", "to_features": "decoder.pred_head"}
     for ours, theirs in (("embed", "encoder"), ("decoder_embed", "decoder")):
         names[f"{ours}.weight"] = Join((f"{theirs}.embed.proj.weight",), _by_pixels)
@@ -316,7 +312,7 @@ def villax_names(config: VillaXConfig) -> dict[str, str | Join]:
 
 
 def _first(name: str) -> Join:
-    return Join((name,), lambda table: table[0])
+    return Join((name,), lambda table: table.squeeze(0))
 
 
 def _by_pixels(kernel: Tensor) -> Tensor:

@@ -108,3 +108,9 @@ def test_streams_hear_of_each_other_by_the_exchange_alone(exchange: bool):
             before, after = model(**given), model(**given | {name: -given[name]})
         assert not torch.equal(before[own], after[own])
         assert torch.equal(before[other], after[other]) != exchange
+
+
+def test_what_stands_for_places_begins_small():
+    model = decoder(decoder_width=256)
+    for part in (model.places, model.steps, model.unknown):
+        assert float(part.detach().std()) == pytest.approx(0.02, rel=0.2)

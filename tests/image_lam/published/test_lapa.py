@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,12 +11,11 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-import lattok
 from lattok.convert import lapa_laq
 from lattok.hub.checkpoint import read_checkpoint
-from lattok.image_lam.published.lapa import LapaConfig, LapaLAQ, lapa_config, lapa_names, laq_unused
+from lattok.image_lam.published.lapa import CodeMaps, LapaConfig, LapaLAQ, lapa_config, lapa_names, laq_unused
 from lattok.utils.checks import LattokError
-from tests.image_lam.published.parity import Case, check_full_size, check_labels, close, key_list, open_case
+from tests.image_lam.published.parity import Case, check_full_size, close, key_list, open_case
 
 
 @pytest.fixture(params=["lapa_laq_a", "lapa_laq_b"])
@@ -81,19 +81,6 @@ def test_the_full_size_file_is_recognised():
     assert sum(tensor.numel() for tensor in model.parameters()) == pytest.approx(343.9e6, rel=1e-3)
 
 
-def test_labels_do_not_depend_on_batches_or_pieces(first):
-    check_labels(lapa_laq(first.folder / "weights.pt"))
-
-
-def test_a_saved_model_is_the_same_one(first, tmp_path):
-    model = lapa_laq(first.folder / "weights.pt", stride="0.5s", cameras=("front",))
-    again = lattok.load(model.save_pretrained(tmp_path / "laq"))
-    assert isinstance(again, LapaLAQ)
-    assert again.config == model.config
-    assert again.stride_frames(30) == 15
-    assert torch.equal(again.encode_pixels(pixels(first)).latents, model.encode_pixels(pixels(first)).latents)
-
-
 def write(folder, tensors, name="file.safetensors"):
     safetensors.torch.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
     return folder / name
@@ -125,6 +112,36 @@ def test_codes_that_shapes_leave_open_are_asked_for(first, tmp_path):
     text = "`image_size`: expected a size whose 12 x 12 patches become 4 codes, got 96, whose become 16."
     with pytest.raises(LattokError, match=re.escape(text)):
         lapa_laq(path, image_size=96)
+
+
+POSITIONS = {1: 8, 2: 8, 4: 8, 16: 16, 64: 16, 256: 32}  # patches of a side, by codes, in published training
+KERNELS = {(4, 4): 1, (3, 4): 2, (3, 3): 4, None: 64}  # of the second convolution: the fewest codes
+
+
+def test_numbers_of_codes_and_their_convolutions():
+    """A kernel tells the codes, and only sizes from which the convolutions make so many are accepted."""
+    for kernel, codes in KERNELS.items():
+        tensors = {} if kernel is None else {"vq.cnn_encoder.2.weight": torch.empty(0, 0, *kernel)}
+        assert lapa_config(tensors, None, None).tokens == codes
+        assert lapa_config(tensors, None, None).image_size == 32 * POSITIONS[codes]
+    with pytest.raises(LattokError, match=re.escape("expected a kernel of 4 x 4, 3 x 4 or 3 x 3, got one of [5, 5]")):
+        lapa_config({"vq.cnn_encoder.2.weight": torch.empty(0, 0, 5, 5)}, None, None)
+    for codes, published in POSITIONS.items():
+        maps = CodeMaps(LapaConfig(tokens=codes, width=2, latent_dim=2))
+        for side in {*range(1, 34)} | {published}:
+            try:
+                made = maps(torch.zeros(1, side**2, 2), side).shape[1]
+            except RuntimeError:  # smaller than a kernel
+                made = 0
+            told = LapaConfig(tokens=codes, image_size=side, patch=1, width=2, head_dim=2, decoder_depth=1)
+            told = replace(told, space_depth=1, time_depth=1)
+            if made == codes:
+                LapaLAQ(told)
+            else:
+                text = f"{side} x {side} patches become {codes} codes.*become {made}[.]"
+                with pytest.raises(LattokError, match=text):
+                    LapaLAQ(told)
+            assert made == codes or side != published
 
 
 def test_pixels_of_another_size_are_refused(first):

@@ -8,13 +8,12 @@ import shutil
 import pytest
 import torch
 
-import lattok
 from lattok.convert import villax_lam
 from lattok.image_lam.base.features import IMAGENET
 from lattok.image_lam.published.villax import VillaXConfig, VillaXLAM, villax_config, villax_names
 from lattok.types import LatentActions
 from lattok.utils.checks import LattokError
-from tests.image_lam.published.parity import Case, check_full_size, check_labels, close, key_list, open_case
+from tests.image_lam.published.parity import Case, check_full_size, close, key_list, open_case
 
 HEADS = {"encoder_n_heads": 8, "map_heads": 8, "decoder_n_heads": 16}
 
@@ -76,19 +75,6 @@ def test_the_full_size_file_is_recognised():
     assert sum(tensor.numel() for tensor in model.parameters()) == pytest.approx(201.3e6, rel=3e-3)
 
 
-def test_labels_do_not_depend_on_batches_or_pieces(second):
-    check_labels(convert(second))
-    check_labels(convert(second), stride=1)  # its default, which a block of frames just reaches
-
-
-def test_a_saved_model_is_the_same_one(second, tmp_path):
-    model = convert(second, stride="0.5s")
-    again = lattok.load(model.save_pretrained(tmp_path / "lam"))
-    assert again.config == model.config
-    assert again.stride_frames(30) == 15
-    assert torch.equal(*(each.encode_pixels(pairs(second, 0)).latents for each in (again, model)))
-
-
 def test_the_settings_are_asked_for(second, tmp_path):
     path = shutil.copy(second.folder / "weights.safetensors", tmp_path / "model.safetensors")
     with pytest.raises(LattokError, match=re.escape("`config`: expected the published model_config.json, here or")):
@@ -98,3 +84,6 @@ def test_the_settings_are_asked_for(second, tmp_path):
     with pytest.raises(LattokError, match="`heads`: expected a divisor of the width 40, got 3"):
         villax_lam(path, {**HEADS, "encoder_n_heads": 3})
     assert villax_lam(path, second.folder / "model_config.json").config.pool_heads == 5
+    shutil.copy(second.folder / "model_config.json", tmp_path)
+    for given in (tmp_path, path):
+        assert villax_lam(given).config.pool_heads == 5

@@ -178,6 +178,20 @@ def test_what_does_not_fit_is_refused():
             taught_by(replace(policy_config(**CONFIG), **{name: other}), student().config)
 
 
+def test_batches_and_states_of_other_shapes_are_refused():
+    with pytest.raises(LattokError, match="`batch`: expected one with later frames, got one without"):
+        Distillation(student(), clip_lam(), [0, 1])(batch()._replace(later=None))
+    _, loss, given = supervised()
+    target = loss.target_of(given, loss.labels)
+    for shape, text in (
+        ((B, WIDTH), "`states`: expected shape [B, n, D]"),
+        ((B, 0, WIDTH), "`states of a sample`: expected a whole number of at least 1, got 0"),
+        ((B + 1, 1, WIDTH), f"`states`: expected {B} samples, as there are clips, got {B + 1}"),
+    ):
+        with pytest.raises(LattokError, match=re.escape(text)):
+            loss(torch.zeros(shape), target)
+
+
 def test_what_is_no_teacher_is_refused():
     for given in ("teacher", student()):
         with pytest.raises(LattokError, match="`teacher`: expected a latent action model of clips, got"):
