@@ -195,16 +195,6 @@ SYSTEMS = {
         page="howto/action_tokenizers.md#published-tokenizers",
         mind="The file does not say which statistics actions were normalised with: `--statistics`.",
     ),
-    "p2t-vla": System(
-        "P2T, policy",
-        "Lin et al., 2026, [arXiv 2605.04678](https://arxiv.org/abs/2605.04678)",
-        "see the authors",
-        "what P2T's code saves, `vla_step_80000.pt`",
-        reads="images, an instruction, proprio",
-        gives="chunks of normalised actions",
-        page="howto/published_policies.md",
-        mind="Its own modules as released, not a `LatentVLA`; the page says why.",
-    ),
 }
 
 

@@ -42,7 +42,6 @@ PUBLIC = (
     "inference",
     "sim",
     "loading",
-    "serving",
     "hub",
     "cli.doctor",
     "nn.quantize",

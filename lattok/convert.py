@@ -8,7 +8,6 @@ from lattok.image_lam.published.lapa import lapa_laq
 from lattok.image_lam.published.lary import lary_laq
 from lattok.image_lam.published.lawam import lawam_lam
 from lattok.image_lam.published.villax import villax_lam
-from lattok.vla.published.convert import p2t_vla
 
 __all__ = [
     "adaworld_lam",
@@ -18,7 +17,6 @@ __all__ = [
     "moto_lam",
     "p2t_action_vq",
     "p2t_image_lam",
-    "p2t_vla",
     "univla_lam",
     "villax_lam",
 ]

@@ -20,9 +20,8 @@ if TYPE_CHECKING:  # what editors know: the base class of all action tokenizers,
     from lattok.image_lam.clips import ClipLAM
     from lattok.image_lam.published.published_lam import PublishedLAM
     from lattok.vla import LatentVLA
-    from lattok.vla.published.released import ReleasedVLA
 
-    Loaded = ChunkTokenizer | ClipLAM | ImageLAM | PublishedLAM | LatentVLA | ReleasedVLA
+    Loaded = ChunkTokenizer | ClipLAM | ImageLAM | PublishedLAM | LatentVLA
 
 PREFIX = "latent"  # of the columns of a model that stands alone
 LABELLER = "an action tokenizer or a latent action model"

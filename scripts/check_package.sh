@@ -27,10 +27,13 @@ if [[ ${REUSE:-} ]]; then
 else
     "$tmp/env/bin/pip" install --quiet "$out"/lattok-*.whl pytest
 fi
+"$tmp/env/bin/pip" install --quiet --no-deps "$root"/integrations/{larybench,p2t_policy,vla_eval}
 mkdir "$tmp/user"
 cd "$tmp/user"
 PATH="$tmp/env/bin:$PATH"
 lattok --version
+python -c 'import lattok; assert "p2t-released-vla" in lattok.list_models(), "what a package registers is not found"'
+python -m lattok_larybench sample/dataset --models sample/lam --out tokens | tail -1
 python - "$root" <<'PY'
 import pathlib, sys, lattok
 home = pathlib.Path(lattok.__file__)

@@ -36,7 +36,7 @@ resolve "plugin-vla-0.6-3.12" --python-version 3.12 --extra vla "$plugin" <<<"la
 lerobot[training]>=0.6"
 resolve "plugin-smolvla-0.6" --python-version 3.12 --extra vla "$plugin" <<<"lattok[vla] @ file://$PWD
 lerobot[training,smolvla]>=0.6"
-resolve "plugin-served-0.6" --python-version 3.12 --extra vla "$plugin" <<<"lattok[vla,vla-eval] @ file://$PWD
+resolve "plugin-served-0.6" --python-version 3.12 --extra vla "$plugin" integrations/vla_eval/pyproject.toml <<<"lattok[vla] @ file://$PWD
 lerobot>=0.6"
 
 if ((failed)); then

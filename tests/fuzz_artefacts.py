@@ -31,7 +31,7 @@ from lattok.backbones.model import MERGED
 from lattok.cli import main
 from lattok.hub import CONFIG, OWN, PARTS, WEIGHTS
 from lattok.image_lam import ImageLAM, ImageLAMConfig
-from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
+from lattok_p2t_policy.released import ReleasedVLA, ReleasedVLAConfig
 from tests.annotation.fakes import tree
 from tests.conftest import CAMERAS, write_dataset
 from tests.image_lam.clips.fakes import clip_lam

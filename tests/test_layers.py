@@ -29,7 +29,7 @@ LEVELS: tuple[frozenset[str], ...] = (
     frozenset({"image_lam"}),
     frozenset({"vla"}),
     frozenset({"loading", "inference"}),
-    frozenset({"evaluation", "annotation", "sim", "serving"}),
+    frozenset({"evaluation", "annotation", "sim"}),
     frozenset({"recipes"}),
     frozenset({"convert", "cli"}),
 )

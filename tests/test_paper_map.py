@@ -14,8 +14,9 @@ from lattok.vla.strategies import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "paper_map.md").read_text(encoding="utf-8")
-NAMES = sorted(set(re.findall(r"`(lattok(?:\.\w+)+)`", PAGE)))
-ROWS = [line.strip("|").split("|") for line in PAGE.splitlines() if re.search(r"`lattok/\S+\.py`", line)]
+NAME, FILE = r"`(lattok\w*(?:\.\w+)+)`", r"`((?:integrations/\w+/src/)?lattok\w*/\S+\.py)`"
+NAMES = sorted(set(re.findall(NAME, PAGE)))
+ROWS = [line.strip("|").split("|") for line in PAGE.splitlines() if re.search(FILE, line)]
 NUMBERS = {"baseline": (0, 8), "la_align": (0, 8), "la_direct": (32, 0), "la_cond": (32, 8), "la_tok": (8, 0)}
 NUMBERS |= {"la_direct_c": (32, 0), "la_tok_c": (8, 0), "ph_direct": (0, 32), "ph_cond": (0, 40)}
 
@@ -53,12 +54,12 @@ def test_names_that_do_not_exist_would_be_noticed():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:2]).strip())
 def test_every_file_is_that_of_its_names(row):
-    (file,) = re.findall(r"`(lattok/\S+\.py)`", "|".join(row))
-    names = re.findall(r"`(lattok(?:\.\w+)+)`", "|".join(row))
+    (file,) = re.findall(FILE, "|".join(row))
+    names = re.findall(NAME, "|".join(row))
     assert (ROOT / file).is_file()
     assert names
     for name in names:
-        home = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        home = file.rpartition("src/")[2].removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         assert name.startswith(f"{home}."), name
 
 

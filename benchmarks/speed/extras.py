@@ -43,7 +43,6 @@ EXTRAS = {
     ),
     "sim": Extra("lattok.sim, metaworld, ogbench", ("tests/sim",)),
     "vla": Extra("lattok.vla, transformers, peft", ("tests/backbones",)),
-    "vla-eval": Extra("lattok.serving, vla_eval", ("tests/test_serving.py",)),
     "onnx": Extra("lattok, onnxruntime", ("tests/inference",)),
     "ray": Extra("lattok.annotation, ray", ("tests/annotation/test_ray.py",)),
     "hdf5": Extra("lattok.data, h5py", ("tests/data/formats/test_hdf5.py",)),

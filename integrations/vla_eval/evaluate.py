@@ -12,8 +12,8 @@ from pathlib import Path
 import vla_eval
 from vla_eval.cli.config_loader import load_config
 
-from lattok.serving import PolicyServer
 from lattok.utils.checks import LattokError
+from lattok_vla_eval import PolicyServer
 
 FOLDER = Path(__file__).parent
 

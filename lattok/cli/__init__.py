@@ -56,7 +56,6 @@ CONVERT = {
     "p2t-image-lam": convert.p2t_image_lam,
     "univla-lam": convert.univla_lam,
     "moto-lam": convert.moto_lam,
-    "p2t-vla": convert.p2t_vla,
     "lapa-laq": convert.lapa_laq,
     "lary-laq": convert.lary_laq,
     "lawam-lam": convert.lawam_lam,
@@ -82,9 +81,12 @@ VERBS: Mapping[str, Verb | Group] = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one verb. Exit code 1: a finding, such as labels that differ; 2: bad input, in one line; 128 + the signal's
-    number: Ctrl-C (130), SIGTERM (143), SIGHUP (129), after saving."""
+def main(arguments: list[str] | None = None, run: Callable[[Sequence[str]], int | None] | None = None) -> int:
+    """Run one verb, or what else `run` makes of the words.
+
+    Exit code 1: a finding, such as labels that differ; 2: bad input, in one line; 128 + the signal's number: Ctrl-C
+    (130), SIGTERM (143), SIGHUP (129), after saving.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     _say_anything()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -93,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin for one another starve on a busy machine
     try:
         with signals.raising():
-            code = run(arguments)
+            code = (run or run_words)(arguments)
             if sys.stdout is not None:
                 sys.stdout.flush()
     except LattokError as error:
@@ -116,7 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
     return code or 0  # a verb that found something wrong says so
 
 
-def run(words: Sequence[str]) -> int | None:
+def run_words(words: Sequence[str]) -> int | None:
     """Find the verb that `words` name and run it with the flags among them."""
     _check_text(words)
     if words[:1] in (["--version"], ["-V"]):
@@ -145,9 +147,13 @@ def run(words: Sequence[str]) -> int | None:
     found = verb.find(below, rest[1:])
     if found is None:
         unknown_verb(command, rest[0], verb.names())
-    command = f"{command} {below}"
-    check_flags(command, found, rest[1:])
-    return _call(command, found, rest[1:])
+    return run_verb(f"{command} {below}", found, rest[1:])
+
+
+def run_verb(command: str, verb: Callable[..., Any], words: Sequence[str]) -> int | None:
+    """Run a function whose arguments are the flags and whose documentation is the help, of ours or another package."""
+    check_flags(command, verb, words)
+    return _call(command, verb, words)
 
 
 def _call(command: str, verb: Callable[..., Any], words: Sequence[str]) -> int | None:

@@ -298,62 +298,6 @@ def _save_published(model: Any, folder: Path, out: str) -> None:
     _save(model, folder, out)
 
 
-def p2t_vla(
-    file: File,
-    out: Annotated[Positional[str], arg(metavar="OUT", help="New folder for modules, adapter/ and conversion.json.")],
-    horizon: Annotated[int, arg(metavar="H")],
-    heads: Annotated[int, arg(metavar="N")] = 8,
-    image_tokens: Annotated[int, arg(metavar="N")] = 512,
-    lora_alpha: Annotated[float, arg(metavar="X")] = 16,
-    base_model: Annotated[str, arg(metavar="MODEL")] = "Qwen/Qwen3-VL-2B-Instruct",
-    backbone_out: MaybeFolder = None,
-) -> None:
-    """Convert a published policy (P2T): its own modules as released, and its LoRA for peft.
-
-    Example: lattok convert p2t-vla vla_step_80000.pt released --horizon 8
-
-    Args:
-        horizon: Steps of an action chunk; the file does not hold it (8 on LIBERO, 25 on RoboTwin, 20 on JAKA).
-        heads: Attention heads of the action head; the file does not hold it.
-        image_tokens: Tokens that the action head takes for image tokens.
-        lora_alpha: Alpha of the adapter; the file does not hold it.
-        base_model: Language model that the adapter is for.
-        backbone_out: New folder for the language model's weights, adapter merged, where the file holds them.
-    """
-    from lattok.vla.published.convert import read_p2t_vla
-
-    folder = _new_folder(out)
-    backbone = None if backbone_out is None else _new_folder(backbone_out, "backbone_out")
-    if backbone is not None and backbone.resolve() == folder.resolve():
-        checks.fail("backbone_out", "another folder than OUT", backbone_out)
-    facts = {"heads": heads, "image_tokens": image_tokens, "lora_alpha": lora_alpha, "base_model": base_model}
-    converted = read_p2t_vla(file, horizon=horizon, **facts)
-    if backbone is not None:
-        converted.check_backbone()
-    config, lora = converted.model.config, converted.lora
-    also = [f"proprio of {config.proprio_dim} numbers"] if config.proprio_dim else []
-    also += ["the pooling of LA-Direct"] if config.pooling else []
-    also += [f"the projector of LA-Align to width {config.latent_dim}"] if config.latent_dim else []
-    also += [f"LoRA of rank {lora.rank} on {len(lora.pairs)} layers"] if lora else []
-    also += [f"{len(converted.backbone)} tensors of the language model"] if converted.backbone else []
-    print(
-        f"Found: {config.variant} head of {config.blocks} blocks of width {config.dim} for {config.action_dim} action "
-        f"dimensions{''.join(f', {what}' for what in also)}; taken as given: horizon {config.horizon}, {config.heads} "
-        f"heads, {config.image_tokens} image tokens{f', alpha {lora.alpha:g}' if lora else ''}."
-    )
-    one = " Its head has no positions: it gives one action for all steps of a chunk." * (config.variant == "base")
-    print(
-        "Its actions are in the normalised units of its training, whose statistics the file does not hold. Why it does "
-        f"not become a LatentVLA: docs/howto/published_policies.md.{one}"
-    )
-    converted.save(folder, backbone)
-    adapter = "; adapter/ is for peft" if lora else ""
-    print(f"Saved in {out}, with these facts as conversion.json{adapter}. Use it: lattok.load({out!r})")
-    if backbone is not None:
-        merged = " Its adapter is merged: do not load adapter/ on top." if lora else ""
-        print(f"Language model in {backbone_out}; copy config.json and the processor of its base model there.{merged}")
-
-
 def push(
     folder: Annotated[Positional[str], arg(metavar="DIR")],
     repo_id: Annotated[Positional[str], arg(metavar="ORG/NAME")],
@@ -391,12 +335,11 @@ def push(
         print(lattok.load(folder).push_to_hub(repo_id, **options))
 
 
-def _new_folder(out: str, argument: str = "out") -> Path:
+def _new_folder(out: str) -> Path:
     """Return `out` as a path, refused where something is there: nothing is ever overwritten."""
     folder = Path(out).expanduser()
     if not files.is_new(folder):
-        hint = "Choose another OUT." if argument == "out" else "Choose another folder."
-        checks.fail(argument, "a new or empty folder", f"{folder}, which holds something", hint)
+        checks.fail("out", "a new or empty folder", f"{folder}, which holds something", "Choose another OUT.")
     return folder
 
 

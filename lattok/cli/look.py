@@ -136,7 +136,6 @@ def compare(
     state_key: str = "observation.state",
     cameras: Names = (),
     episodes: str = "test",
-    lary: MaybeFolder = None,
     device: str = "auto",
 ) -> None:
     """Judge latent action models side by side on held-out episodes, with controls: report.json, report.html.
@@ -152,8 +151,6 @@ def compare(
         state_key: Column with the robot state, used as a control, or none.
         cameras: Cameras to look at, short names allowed: each model takes as many as it has (default: its own).
         episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
-        lary: New folder for the tokens of the pairs and their tables, as LARYBench reads them; its regression probe is
-            then on the page, too (minutes for each model on a CPU).
         device: auto, cpu, cuda or mps.
     """
     files.check_writable(Path(out))
@@ -168,7 +165,6 @@ def compare(
             cameras=cameras or None,
             stride=stride,
             seed=seed,
-            lary=lary,
             device=device,
             progress=progress.stage,
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +21,12 @@ from lattok.evaluation.evidence.latent_evidence import latent_evidence
 from lattok.evaluation.evidence.pair_set import PairSource
 from lattok.evaluation.evidence.split import Split, hold_out_more, split_episodes
 from lattok.evaluation.judged import Judged, judge_labels
-from lattok.evaluation.larybench import AS_PUBLISHED, FOLDERS, ProbeOptions, regressed, write_tokens
 from lattok.evaluation.page import check_place, write
 from lattok.evaluation.report import Progress, Report, Verdict
 from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.pair_model import PairModel
 from lattok.image_lam.clips import ClipLAM
-from lattok.utils import checks, files
+from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import moved
 from lattok.version import __version__
@@ -47,8 +46,6 @@ def compare(
     seed: int = 0,
     device: str | None = None,
     feature_cache: FeatureCache | None = None,
-    lary: str | os.PathLike[str] | None = None,
-    lary_probe: ProbeOptions = AS_PUBLISHED,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
@@ -57,8 +54,6 @@ def compare(
     `models`: folders, Hub ids or loaded ones, or a mapping of these by name. They are loaded one after the other, moved
     to `device` where one is given; those that see frames of the same cameras and size in a row share the decoded ones.
     Each is judged at its own `stride` and cameras unless others are given; it takes as many of `cameras` as it has.
-    With `lary` a new folder gets the pairs' tokens and tables as LARYBench reads them, and the page the errors of its
-    regression probe.
     Other arguments are those of `evaluate`, and so is every figure that both have: `NAME/r2_from_codes/codes`.
     """
     dataset, named = as_dataset(dataset), _named(models)
@@ -68,8 +63,6 @@ def compare(
         checks.fail("action_key", "a column of actions: they are what labels are compared by", got, hint)
     split = split_episodes(dataset, episodes, max_episodes)
     note: Progress = progress or (lambda stage, done, total: None)
-    if lary is not None and not files.is_new(Path(lary)):
-        checks.fail("lary", "a new or empty folder", f"{lary}, which holds something")
     folder, decoded, judged = None if out is None else Path(out), {}, list[Judged]()
     histories = list[Any]()
 
@@ -92,21 +85,15 @@ def compare(
             stages = _Stages(note, name)
             evidence = latent_evidence(model, source, split, None, seed, stages)
             found = judge_labels(name, evidence, stages)
-            if lary is not None:
-                stages("LARY's probe", 0, 1)
-                write_tokens(evidence, name, Path(lary))
-                found = found._replace(regression=regressed(evidence, lary_probe))
-                stages("LARY's probe", 1, 1)
         return found._replace(verdicts=advised([*_doubts(name, model, dataset, split), *found.verdicts], model))
 
-    with nullcontext() if lary is None else files.new_folder(Path(lary), FOLDERS):
-        for name, (model, place) in named.items():
-            try:
-                loaded = model if place is None else hub.family_of(place.folder).from_place(place)
-                judged.append(judge(name, moved(loaded, device)))
-                histories.append(loaded.trained_on)
-            except LattokError as error:
-                raise LattokError(f"{name}: {error}") from None
+    for name, (model, place) in named.items():
+        try:
+            loaded = model if place is None else hub.family_of(place.folder).from_place(place)
+            judged.append(judge(name, moved(loaded, device)))
+            histories.append(loaded.trained_on)
+        except LattokError as error:
+            raise LattokError(f"{name}: {error}") from None
     provenance = {
         "models": {each.name: {**each.identity, **each.texts} for each in judged},
         "dataset": {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)},

@@ -52,13 +52,10 @@ def comparison(judged: Sequence[Judged], dataset: str, provenance: dict[str, Any
         "to run and stands in speed.json beside this page.",
         (_costs(judged),),
     )
-    regressed = _regressed(judged)
     verdicts = tuple(verdict for each in judged for verdict in each.verdicts)
     figures = {f"{each.name}/{key}": value for each in judged for key, value in each.figures.items()}
     title = f"{len(judged)} latent action model{'s' * (len(judged) > 1)} on {dataset}"
-    for each in judged:
-        figures |= {f"{each.name}/lary_mse/{group}": error for group, (error, _) in _errors(each).items()}
-    sections = tuple(section for section in (read, tasks, regressed, costs) if section is not None)
+    sections = tuple(section for section in (read, tasks, costs) if section is not None)
     speed = {
         each.name: {
             "frames_per_second": each.cost.speed,
@@ -155,35 +152,6 @@ def _tasks(judged: Sequence[Judged]) -> Section | None:
         "action helps on another only where they mean the same. Models and controls may have seen these tasks."
     )
     return Section("Do labels mean the same in other tasks?", text, tuple(tables))
-
-
-def _errors(each: Judged) -> dict[str, tuple[float, float]]:
-    """Return the errors of LARY's probe and of the mean action, by group of dimensions."""
-    if each.regression is None:
-        return {}
-    return {
-        group: (float(each.regression[0][dims].mean()), float(each.regression[1][dims].mean()))
-        for group, dims in each.groups.items()
-    }
-
-
-def _regressed(judged: Sequence[Judged]) -> Section | None:
-    """Make the section on LARYBench's regression probe; None where it was not run."""
-    rows = []
-    for each in judged:
-        if errors := _errors(each):
-            values = (*(probe for probe, _ in errors.values()), errors["all"][1])
-            rows.append(TableRow(each.name, each.name, values, control=False))
-    if not rows:
-        return None
-    text = (
-        "LARYBench's probe: a network of 4096 hidden units that reads the vectors of a pair and gives every action of "
-        "the gap. Mean squared error on held-out pairs, in units of the training actions' deviation, of its best "
-        "epoch, which is chosen on these pairs, as there: for its tables, not for a choice between models."
-    )
-    columns = (*judged[0].groups, "mean action, all")
-    table = Table("LARYBench's regression, mean squared error", columns, tuple(rows), better="lower", digits=".3f")
-    return Section("What would LARYBench say?", text, (table,))
 
 
 def _costs(judged: Sequence[Judged]) -> Table:

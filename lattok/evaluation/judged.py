@@ -8,7 +8,6 @@ import time
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet, PairSource
@@ -72,7 +71,6 @@ class Judged(NamedTuple):
     cost: Cost
     identity: dict[str, Any]
     texts: dict[str, str]
-    regression: tuple[Tensor, Tensor] | None = None  # errors of LARY's probe and of the mean action, by dimension
 
     def row(self, kind: str, key: str) -> ProbeRow | None:
         """Find a row of codes or latents by its key."""

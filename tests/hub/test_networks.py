@@ -94,7 +94,6 @@ def test_every_model_of_others_is_opened_in_one_place():
     known = {  # whoever is added here says why no code of strangers runs there
         "hub/networks.py": {"kind"},  # refuses it
         "image_lam/base/deep_compression.py": {"family"},  # diffusers runs code in pipelines only, and these are models
-        "serving.py": {"plugin"},  # our own plugin
         "sim/agents.py": {"configs", "policies"},  # LeRobot has the code of its policies
     }
     found: dict[str, set[str]] = {}

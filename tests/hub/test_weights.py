@@ -19,7 +19,7 @@ from lattok.hub import CONFIG, WEIGHTS
 from lattok.hub.weights import Size, planned
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.utils.checks import LattokError
-from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
+from lattok_p2t_policy.released import ReleasedVLA, ReleasedVLAConfig
 from tests.vla.fakes import config as policy_config
 from tests.vla.fakes import policy
 

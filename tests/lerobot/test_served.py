@@ -25,7 +25,7 @@ def test_the_servers_actions_are_those_of_the_policy(tmp_path, steps):
     )
     from lerobot_policy_lattok.modeling_lattok import LattokPolicy
 
-    from lattok.serving import PolicyServer
+    from lattok_vla_eval import PolicyServer
 
     made = fakes.policy(cameras=fakes.CAMERAS[:1], camera_sizes=((24, 32),)).eval()
     export.export(made, tmp_path)

@@ -136,7 +136,7 @@ def test_every_policy_is_evaluated_on_its_tasks(typed):
 
 
 def test_every_command_of_the_harness_is_one(typed, monkeypatch):
-    harness = pytest.importorskip("vla_eval.cli.main", reason="needs the extra vla-eval")
+    harness = pytest.importorskip("vla_eval.cli.main", reason="needs vla-eval")
     known = (Path(harness.__file__).parents[1] / "benchmarks/robotwin/expert_seeds/demo_clean.json").read_text()
     assert all(f'"{task}"' in known for task in TEN)
     seen = []
@@ -161,7 +161,7 @@ def script(name: str) -> Any:
 
 def test_a_row_works_from_the_checkpoint_to_the_success_rate(typed, published, tmp_path, monkeypatch, capsys):
     """LA-Direct of Table 1 as printed, but for sizes, with the harness's own run of a benchmark without a simulator."""
-    pytest.importorskip("vla_eval", reason="needs the extra vla-eval")
+    pytest.importorskip("vla_eval", reason="needs vla-eval")
     data = write_dataset(tmp_path / "two", [40, 41, 42, 43])
     few = ["--steps", "2", "--batch-size", "4", "--device", "cpu", "--log-every", "1"]
     sizes = {name: value for name, value in SIZES.items() if name not in ("horizon", "log_every")}
@@ -182,7 +182,7 @@ def test_a_row_works_from_the_checkpoint_to_the_success_rate(typed, published, t
     monkeypatch.setattr(evaluate, "FOLDER", tmp_path)
     for folder, content in (
         ("model_servers", {"args": SERVER}),
-        ("benchmarks", {"benchmarks": [{"benchmark": "tests.serving_worlds:Small"}]}),
+        ("benchmarks", {"benchmarks": [{"benchmark": "tests.integrations.serving_worlds:Small"}]}),
     ):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "table.yaml").write_text(yaml.safe_dump(content))
@@ -204,6 +204,6 @@ SERVER = {
 
 
 def test_evaluate_says_in_one_line_what_is_wrong(tmp_path):
-    pytest.importorskip("vla_eval", reason="needs the extra vla-eval")
+    pytest.importorskip("vla_eval", reason="needs vla-eval")
     with pytest.raises(SystemExit, match="^lattok: `model`: expected a folder with config.json, got"):
         script("evaluate").main([str(tmp_path), "libero"])

@@ -114,7 +114,7 @@ def test_both_phases_begin_with_the_weights_of_the_baseline(tmp_path, monkeypatc
 def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
     """Distilled and fine-tuned on a left arm in the plane; the server takes and gives the numbers of that arm."""
     pytest.importorskip("vla_eval", reason="needs the extra vla-eval")
-    from lattok.serving import PolicyServer
+    from lattok_vla_eval import PolicyServer
 
     write_dataset(tmp_path / "arm", [12, 9, 11, 10])
     action = [{"part": "position", "axes": ["x", "y"]}, {"part": "gripper", "convention": "open_is_1"}]

@@ -128,7 +128,7 @@ def test_a_rollout_says_what_to_choose(trained, capsys):
 
 def test_a_server_wants_a_choice_and_takes_the_action_space_of_the_mixture(trained):
     pytest.importorskip("vla_eval")
-    from lattok.serving import PolicyServer
+    from lattok_vla_eval import PolicyServer
 
     loaded, cameras, space = lattok.load(trained[1]), {"front": "front", "wrist": "wrist"}, [{"part": "position"}]
     with pytest.raises(LattokError, match=NONE):

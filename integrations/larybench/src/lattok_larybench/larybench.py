@@ -10,24 +10,37 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.pair_set import PairSet
-from lattok.utils import files
+from lattok import hub
+from lattok.data import RobotDataset, as_dataset
+from lattok.evaluation.evaluate import quietly
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence, latent_evidence
+from lattok.evaluation.evidence.pair_set import PairSet, PairSource
+from lattok.evaluation.evidence.split import split_episodes
+from lattok.evaluation.report import Progress
+from lattok.image_lam.base.pair_model import PairModel
+from lattok.image_lam.clips import ClipLAM
+from lattok.loading import as_labeller
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
+from lattok.utils.devices import moved
 from lattok.utils.places import is_file_name
 
 COLUMNS = ("dataset", "type", "src_img", "tgt_img", "action", "la_path")
 LATENTS = "latent_actions"
 LONGEST = 80  # bytes of a name in file names
 FOLDERS = (LATENTS, "actions", "data")  # that it writes
+REPORT = "regression.json"
 SPLITS = ("train", "val")
 
 
@@ -44,6 +57,74 @@ class ProbeOptions(NamedTuple):
 
 
 AS_PUBLISHED = ProbeOptions()
+
+
+def export(
+    dataset: RobotDataset | str | os.PathLike[str],
+    models: Sequence[Any] | Mapping[str, Any],
+    out: str | os.PathLike[str],
+    *,
+    episodes: str | Sequence[int] | None = "test",
+    action_key: str = "action",
+    cameras: Sequence[str] | None = None,
+    stride: str | int | None = None,
+    max_episodes: int = 200,
+    seed: int = 0,
+    device: str | None = None,
+    probe: ProbeOptions = AS_PUBLISHED,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, float]]:
+    """Write tokens, actions and tables of models of pairs or clips into the new folder `out`, and run the probe.
+
+    `models`: folders, Hub ids or loaded ones, or a mapping of these by name; other arguments are those of
+    `lattok.compare`. Returns by model, and writes as `regression.json`, the mean squared error on the held-out
+    `episodes` in units of the training actions' deviation: over all dimensions, that of the mean action, and of each
+    dimension. It is of the best epoch, which is chosen on these pairs, as there: for its tables, not for a choice
+    between models.
+
+    Raises `LattokError` for models of other kinds, two of one name, and a folder that holds something.
+    """
+    dataset, found, decoded = as_dataset(dataset), dict[str, dict[str, float]](), dict[Any, Any]()
+    split, named, folder = split_episodes(dataset, episodes, max_episodes), _named(models), Path(out)
+    if not files.is_new(folder):
+        checks.fail("out", "a new or empty folder", f"{folder}, which holds something")
+    with files.new_folder(folder, (*FOLDERS, REPORT)):
+        for name, given in named.items():
+            model: Any = moved(as_labeller(given), device)
+            if not issubclass(type(model), PairModel | ClipLAM):
+                checks.fail("models", "latent action models of frame pairs or clips", f"{type(model).__name__} {name}")
+            views = None if cameras is None else tuple(cameras)[: len(model.cameras)]
+            try:
+                source = PairSource.of(
+                    model, dataset, stride, action_key, None, views, cache_dir=folder, decoded=decoded
+                )
+                with quietly(model):
+                    note = progress or (lambda stage, done, total: None)
+                    evidence = latent_evidence(model, source, split, None, seed, note)
+                    write_tokens(evidence, name, folder)
+                    errors, mean = regressed(evidence, probe)
+            except LattokError as error:
+                raise LattokError(f"{name}: {error}") from None
+            found[name] = {"all": float(errors.mean()), "mean action": float(mean.mean())}
+            found[name] |= dict(zip(evidence.names, errors.tolist(), strict=True))
+        files.write_json(folder / REPORT, found)
+    return found
+
+
+def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+    """Name models after their folders, Hub ids or families."""
+    if isinstance(models, str | os.PathLike) or not models:
+        checks.fail("models", "folders, Hub ids or models, one or more of them", f"{models!r:.60}")
+    if isinstance(models, Mapping):
+        return dict(models)
+    places = [hub.resolve(each, argument="models") if isinstance(each, str | os.PathLike) else None for each in models]
+    named = {
+        str(model.type if place is None else place.hub_id or place.folder.resolve().name): model
+        for model, place in zip(models, places, strict=True)
+    }
+    if len(named) < len(models):
+        checks.fail("models", "models with different names", f"only {checks.listed(named)}", 'Name them: {"a": MODEL}.')
+    return named
 
 
 class Residual(nn.Sequential):

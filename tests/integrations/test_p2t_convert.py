@@ -1,7 +1,11 @@
 """Conversion of published policies as a user meets it: names, sizes, adapter, language model, the report, refusals."""
 
 import json
+import os
 import re
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,18 +15,24 @@ from torch import nn
 from torch.testing import assert_close
 
 import lattok
-from lattok.cli import main
+from lattok.cli import main, run_verb
 from lattok.utils.checks import LattokError
-from lattok.vla.published.convert import p2t_vla, read_p2t_vla
-from lattok.vla.published.released import ReleasedVLA
+from lattok_p2t_policy.__main__ import convert as command
+from lattok_p2t_policy.convert import p2t_vla, read_p2t_vla
+from lattok_p2t_policy.released import ReleasedVLA
 from tests.backbones.conftest import need_transformers
 
-PARITY = Path(__file__).parents[2] / "parity"
+ROOT = Path(__file__).parents[2]
+PARITY = ROOT / "tests" / "parity"
 FACTS = {"horizon": 8, "image_tokens": 12}
 FLAGS = ["--horizon", "8", "--image-tokens", "12"]
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 LAYERS = ("model.language_model.layers.0.self_attn.q_proj", "model.visual.blocks.0.attn.qkv")
 EMBEDDING, NORM = "model.language_model.embed_tokens", "model.language_model.norm"
+
+
+def convert(words):
+    return main(words, partial(run_verb, "python -m lattok_p2t_policy", command))
 
 
 def load(name, part="weights"):
@@ -221,10 +231,10 @@ def test_adapter_names_with_and_without_wrapper_are_the_same(tmp_path):
 
 def test_the_merged_language_model_is_written_only_if_asked(tmp_path):
     path = write(tmp_path, full())
-    assert main(["convert", "p2t-vla", str(path), str(tmp_path / "without"), *FLAGS]) == 0
+    assert convert([str(path), str(tmp_path / "without"), *FLAGS]) == 0
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
     backbone, flags = tmp_path / "backbone", [*FLAGS, "--lora-alpha", "8"]
-    assert main(["convert", "p2t-vla", str(path), str(tmp_path / "out"), *flags, "--backbone-out", str(backbone)]) == 0
+    assert convert([str(path), str(tmp_path / "out"), *flags, "--backbone-out", str(backbone)]) == 0
     tensors, weights = safetensors.torch.load_file(backbone / "model.safetensors"), full()
     assert sorted(tensors) == sorted(f"{name}.weight" for name in (*LAYERS, EMBEDDING, NORM))
     for layer in LAYERS:
@@ -250,7 +260,7 @@ def test_a_language_model_that_was_merged_before_is_kept_as_it_is(tmp_path):
 @torch.no_grad()
 def test_the_command_writes_what_python_gives(tmp_path, capsys):
     path, out = write(tmp_path, full("pro")), tmp_path / "released"
-    assert main(["convert", "p2t-vla", str(path), str(out), *FLAGS]) == 0
+    assert convert([str(path), str(out), *FLAGS]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith(
         "Found: pro head of 3 blocks of width 32 for 7 action dimensions, proprio of 8 numbers, the pooling of "
@@ -278,7 +288,7 @@ def test_the_command_writes_what_python_gives(tmp_path, capsys):
 @pytest.mark.parametrize("variant", ["base", "pro"])
 def test_the_report_says_what_was_found_and_where_to_read_on(variant, tmp_path, capsys):
     path = write(tmp_path, full(variant))
-    assert main(["convert", "p2t-vla", str(path), str(tmp_path / "out"), *FLAGS]) == 0
+    assert convert([str(path), str(tmp_path / "out"), *FLAGS]) == 0
     report = json.loads((tmp_path / "out" / "conversion.json").read_text())
     assert report["checkpoint"] == path.name
     assert report["found"]["lora"] == {"rank": 4, "layers": 2}
@@ -398,7 +408,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(content, words, text, t
     (tmp_path / "full" / "something").touch()
     places = {"B": tmp_path / "b", "OUT": tmp_path / "out", "FULL": tmp_path / "full"}
     words = [str(places.get(word, word)) for word in words]
-    assert main(["convert", "p2t-vla", str(path), str(tmp_path / "out"), *FLAGS, *words]) != 0
+    assert convert([str(path), str(tmp_path / "out"), *FLAGS, *words]) != 0
     errors = capsys.readouterr().err
     assert text in errors
     assert len(errors.strip().splitlines()) == 1
@@ -409,7 +419,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(content, words, text, t
 def test_damaged_files_are_refused(keep, tmp_path, capsys):
     path = write(tmp_path, everything())
     path.write_bytes(path.read_bytes()[:keep])
-    assert main(["convert", "p2t-vla", str(path), str(tmp_path / "out"), *FLAGS]) != 0
+    assert convert([str(path), str(tmp_path / "out"), *FLAGS]) != 0
     assert "expected a whole checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -437,3 +447,18 @@ def test_nothing_is_half_written(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         converted.save(tmp_path / "out", tmp_path / "backbone")
     assert [file.name for file in tmp_path.iterdir()] == ["vla_step_80000.pt"]
+
+
+def test_where_the_package_is_installed_load_finds_the_family(tmp_path):
+    """Its entry point, as an installer writes it, in a Python that has not imported the package."""
+    project = ROOT / "integrations" / "p2t_policy"
+    (entry,) = re.findall(r'^p2t-released-vla = "(.+)"', (project / "pyproject.toml").read_text(), re.MULTILINE)
+    installed = tmp_path / "lattok_p2t_policy-0.1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: lattok_p2t_policy\nVersion: 0.1.0\n")
+    (installed / "entry_points.txt").write_text(f"[lattok.artefacts]\np2t-released-vla = {entry}\n")
+    saved = p2t_vla(write(tmp_path, own_modules()), **FACTS).save_pretrained(tmp_path / "saved")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, tmp_path, project / "src")))}
+    code = f"import lattok; print(type(lattok.load({str(saved)!r})).__module__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout == "lattok_p2t_policy.released\n", done.stderr

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from lattok.hub.checkpoint import translate
 from lattok.utils.checks import LattokError
-from lattok.vla.published.convert import key_map, sizes
-from lattok.vla.published.released import (
+from lattok_p2t_policy.convert import key_map, sizes
+from lattok_p2t_policy.released import (
     ReleasedAlign,
     ReleasedPooling,
     ReleasedVLA,
@@ -19,7 +19,7 @@ from lattok.vla.published.released import (
     turned,
 )
 
-PARITY = Path(__file__).parents[2] / "parity"
+PARITY = Path(__file__).parents[1] / "parity"
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 HEADS = ("vla_action_head_base", "vla_action_head_pro")
 

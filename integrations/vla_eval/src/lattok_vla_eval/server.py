@@ -50,7 +50,7 @@ except ModuleNotFoundError as error:
     if error.name not in ("anyio", "vla_eval"):
         raise
     raise LattokError(
-        f"serving needs {error.name}, which is not installed. Run: pip install 'lattok[vla-eval]'"
+        f"serving needs {error.name}, which is not installed. Run: pip install ./integrations/vla_eval"
     ) from None
 
 LOOPBACK = "127.0.0.1"  # whoever wants to be reached from other machines gives --address

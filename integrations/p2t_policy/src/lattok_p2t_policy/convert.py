@@ -23,7 +23,7 @@ from torch import Tensor
 from lattok.hub import OWN, WEIGHTS
 from lattok.hub.checkpoint import KeyMap, axis_of, numbered, read_checkpoint, translate
 from lattok.utils import checks, files
-from lattok.vla.published.released import ReleasedVLA, ReleasedVLAConfig
+from lattok_p2t_policy.released import ReleasedVLA, ReleasedVLAConfig
 
 BASE_MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 HEAD, PROPRIO, POOLING = "action_head.model.", "proprio_projector.", "pooling."
@@ -62,9 +62,7 @@ class Conversion:
         """
         if backbone_out is not None:
             self.check_backbone()
-        for argument, place in {"folder": folder, "backbone_out": backbone_out}.items():
-            if place is not None and not files.is_new(place):
-                checks.fail(argument, "a new or empty folder", f"{place}, which holds something")
+        check_new(folder, backbone_out)
         merged_to = nullcontext() if backbone_out is None else files.new_folder(backbone_out, (WEIGHTS,))
         with files.new_folder(folder, (*OWN, ADAPTER, REPORT)), merged_to:
             if backbone_out is not None:
@@ -81,6 +79,13 @@ class Conversion:
             got = f"one without {len(missing)} layers, such as {missing[0]}" if self.backbone else "one without"
             expected = f"a file with the weights of the language model ({VLM}*)"
             checks.fail("backbone_out", expected, got, "Take the base model itself, and adapter/ with it.")
+
+
+def check_new(folder: Path, backbone_out: Path | None) -> None:
+    """Raise `LattokError` where a folder to write to holds something."""
+    for argument, place in {"folder": folder, "backbone_out": backbone_out}.items():
+        if place is not None and not files.is_new(place):
+            checks.fail(argument, "a new or empty folder", f"{place}, which holds something")
 
 
 def p2t_vla(path: str | os.PathLike[str], horizon: int = 8, **facts: Any) -> ReleasedVLA:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
 from tests.vla import fakes
 
-pytest.importorskip("vla_eval", reason="needs the extra vla-eval")
+pytest.importorskip("vla_eval", reason="needs vla-eval")
 
 import vla_eval
 from vla_eval.cli.config_loader import load_config
@@ -35,11 +36,11 @@ from vla_eval.orchestrator import _accepted_init_params
 from vla_eval.registry import resolve_import_string
 from vla_eval.specs import check_specs
 
-from lattok import serving
-from lattok.serving import PolicyServer
-from tests.serving_worlds import STEPS, Table, drawn
+from lattok_vla_eval import PolicyServer
+from lattok_vla_eval import server as serving
+from tests.integrations.serving_worlds import STEPS, Table, drawn
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "integrations" / "vla_eval"
 SERVERS = sorted((FOLDER / "model_servers").glob("*.yaml"))
 BENCHMARKS = sorted((FOLDER / "benchmarks").glob("*.yaml"))
@@ -106,7 +107,9 @@ def asked(server: PolicyServer, talk: Any, *, connections: int = 1) -> None:
 def test_the_harness_gets_the_actions_of_the_policy(policy, caplog):
     server = PolicyServer(policy, **ARGS, n_action_steps=3)
     config = {
-        "benchmarks": [{"benchmark": "tests.serving_worlds:Table", "episodes_per_task": 2, "params": {"seed": 5}}]
+        "benchmarks": [
+            {"benchmark": "tests.integrations.serving_worlds:Table", "episodes_per_task": 2, "params": {"seed": 5}}
+        ]
     }
     with caplog.at_level(logging.INFO, "vla_eval"):
         (result,) = vla_eval.evaluate(server, config, no_save=True, docker=False)
@@ -126,7 +129,7 @@ def test_the_harness_gets_the_actions_of_the_policy(policy, caplog):
 def test_what_went_wrong_stands_in_the_results(policy):
     """Every episode fails by itself, with the line that says why."""
     server = PolicyServer(policy, **ARGS | {"observation_params": None})
-    config = {"benchmarks": [{"benchmark": "tests.serving_worlds:Table"}]}
+    config = {"benchmarks": [{"benchmark": "tests.integrations.serving_worlds:Table"}]}
     (result,) = vla_eval.evaluate(server, config, no_save=True, docker=False)
     episodes = [episode for task in result["tasks"] for episode in task["episodes"]]
     assert [episode["failure_reason"] for episode in episodes] == ["model_act"] * 2
@@ -593,10 +596,11 @@ def test_the_script_serves_an_artefact(policy, tmp_path):
         port = free.getsockname()[1]
     config = {"script": str(FOLDER / "serve.py"), "args": ARGS | {"model": str(tmp_path / "policy"), "port": port}}
     words = [sys.executable, *_build_serve_cmd("uv", Path(config["script"]), config)[2:]]
-    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}  # as if it were installed
+    process = subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         wait_for(f"http://127.0.0.1:{port}/health", process)
-        entry = {"benchmark": "tests.serving_worlds:Table", "params": {"seed": 1}}
+        entry = {"benchmark": "tests.integrations.serving_worlds:Table", "params": {"seed": 1}}
         results = vla_eval.run({"benchmarks": [entry]}, server_url=f"ws://127.0.0.1:{port}", no_save=True, docker=False)
     finally:
         process.terminate()
@@ -607,11 +611,11 @@ def test_the_script_serves_an_artefact(policy, tmp_path):
 
 
 def test_without_the_harness_it_says_what_to_install(monkeypatch):
-    for name in ("lattok.serving", "vla_eval"):
+    for name in ("lattok_vla_eval.server", "vla_eval"):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "vla_eval", None)
-    with pytest.raises(LattokError, match=r"needs vla_eval, .* pip install 'lattok\[vla-eval\]'"):
-        importlib.import_module("lattok.serving")
+    with pytest.raises(LattokError, match=r"needs vla_eval, .* pip install ./integrations/vla_eval"):
+        importlib.import_module("lattok_vla_eval.server")
 
 
 def wait_for(url: str, process: subprocess.Popen[str]) -> None:

@@ -1,1 +1,0 @@
-"""The published P2T policy: its modules, and conversion of its checkpoints."""
