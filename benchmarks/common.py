@@ -19,7 +19,7 @@ import torch
 
 from lattok.version import installed
 
-PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "tokenizers", "transformers", "scipy", "av")
+PACKAGES = ("torch", "numpy", "tokenizers", "transformers", "scipy", "av")
 ROOT = Path(__file__).parents[1]
 
 
@@ -165,36 +165,12 @@ def ratios(timings: Mapping[str, Timing], base: str) -> dict[str, tuple[float, f
     return {name: (other.cpu / own.cpu, other.cpu_median / own.cpu_median) for name, own in timings.items()}
 
 
-def gemm_rates() -> dict[str, float]:
-    """GFLOP/s of a float32 product by one thread of torch and, where there, of onnxruntime.
+def gemm_rate() -> float:
+    """GFLOP/s of a float32 product by one thread of torch.
 
     Small enough for the caches: the rate of the kernel, not of the memory.
     """
     rows, size, generator = 512, 256, np.random.default_rng(0)
-    x, weight = (generator.standard_normal((n, size)).astype(np.float32) for n in (rows, size))
-    transposed = torch.from_numpy(weight.T.copy())
-    cases = {"torch": Case(lambda a: torch.nn.functional.linear(a, transposed), torch.from_numpy(x))}
-    if len(installed(["onnxruntime", "onnx"])) == 2:
-        session, binding = _product_session(x, weight)
-        cases["onnxruntime"] = Case(session.run_with_iobinding, binding)
-    work = 2 * rows * size**2
-    return {name: work / timing.cpu / 1e9 for name, timing in interleaved(cases, rounds=25).items()}
-
-
-def _product_session(x: np.ndarray, weight: np.ndarray) -> tuple[Any, Any]:
-    """A session that multiplies by a constant, and its bound input and output."""
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
-
-    node = helper.make_node("MatMul", ["x", "weight"], ["y"])
-    source, result = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, list(x.shape))] for name in "xy")
-    graph = helper.make_graph([node], "product", source, result, [numpy_helper.from_array(weight, "weight")])
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    binding = session.io_binding()
-    for name, bind in (("x", binding.bind_ortvalue_input), ("y", binding.bind_ortvalue_output)):
-        bind(name, onnxruntime.OrtValue.ortvalue_from_numpy(x))
-    return session, binding
+    x, weight = (torch.from_numpy(generator.standard_normal((n, size)).astype(np.float32)) for n in (rows, size))
+    timing = interleaved({"torch": Case(lambda a: torch.nn.functional.linear(a, weight), x)}, rounds=25)["torch"]
+    return 2 * rows * size**2 / timing.cpu / 1e9

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import Case, environment, gemm_rates, interleaved, ratios, write_results
+from benchmarks.common import Case, environment, gemm_rate, interleaved, ratios, write_results
 from benchmarks.reference.univla import StraightforwardLAM
 from lattok.data import camera_keys, open_dataset, sample_dataset_path
 from lattok.image_lam import ImageLAM, ImageLAMConfig
@@ -31,12 +31,8 @@ from lattok.types import LatentActions
 
 FRAMES = 8  # of the timed video
 BASE, AUTOCAST = "straightforward", "straightforward in autocast"
-WAYS = {  # name: backend, precision
-    "torch float32": ("torch", "float32"),
-    "onnxruntime float32": ("onnxruntime", "float32"),
-    "torch bfloat16": ("torch", "bfloat16"),
-}
-WANTED = {"torch float32": 1.33, "onnxruntime float32": 2.8, "torch bfloat16": 5.0}
+WAYS = {"torch float32": "float32", "torch bfloat16": "bfloat16"}  # name: precision
+WANTED = {"torch float32": 1.33, "torch bfloat16": 5.0}
 WANTED_OVER_AUTOCAST = 1.5
 KNOWN_MINIMUM = 157.5e9  # operations per frame, the least known before; the floor that shares refer to
 
@@ -84,7 +80,7 @@ def measure_full(rounds: int) -> dict[str, Any]:
     video = np.random.default_rng(0).integers(0, 256, (FRAMES, 1, 224, 224, 3), dtype=np.uint8)
     later = np.minimum(np.arange(FRAMES) + 4, FRAMES - 1)
     pairs = torch.from_numpy(np.stack([video, video[later]], 1))
-    ways = {name: for_inference(lam, *how) for name, how in WAYS.items()}
+    ways = {name: for_inference(lam, how) for name, how in WAYS.items()}
 
     def autocast(pairs: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
@@ -97,7 +93,7 @@ def measure_full(rounds: int) -> dict[str, Any]:
         name: type(t)(*(value / counts[name] for value in t)) for name, t in interleaved(cases, rounds, 1e-3).items()
     }
     work = operations(lam.config, 768, lam.features.count, 5, 12)
-    float32, bfloat16 = max(gemm_rates().values()) * 1e9, bfloat16_rate()
+    float32, bfloat16 = gemm_rate() * 1e9, bfloat16_rate()
     rows = {}
     for name, (ratio, middle) in ratios(timings, BASE).items():
         seconds = timings[name].cpu
@@ -171,7 +167,7 @@ def measure_small(folder: Path, steps: int, rounds: int) -> dict[str, Any]:
         stride = lam.stride_frames(dataset.fps)
         keys = camera_keys(dataset, lam.cameras)
         videos = [dataset.frames(episode.index, keys, transform=lam.resize) for episode in dataset.episodes]
-        ways = {way: for_inference(lam, *how) for way, how in WAYS.items()}
+        ways = {way: for_inference(lam, how) for way, how in WAYS.items()}
         exact, margins = float64_codes(lam, videos, stride)
         labels = {way: _codes(labeller, videos, stride) for way, labeller in ways.items()}
         codes = {way: agreement(found, labels["torch float32"], exact, margins) for way, found in labels.items()}

@@ -43,7 +43,6 @@ EXTRAS = {
     ),
     "sim": Extra("lattok.sim, metaworld, ogbench", ("tests/sim",)),
     "vla": Extra("lattok.vla, transformers, peft", ("tests/backbones",)),
-    "onnx": Extra("lattok, onnxruntime", ("tests/inference",)),
     "ray": Extra("lattok.annotation, ray", ("tests/annotation/test_ray.py",)),
     "hdf5": Extra("lattok.data, h5py", ("tests/data/formats/test_hdf5.py",)),
     "lpips": Extra("lattok, lpips", ("tests/image_lam/base/test_perceptual.py",)),

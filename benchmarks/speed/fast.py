@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import Case, Timing, environment, gemm_rates, interleaved, ratios, write_results
+from benchmarks.common import Case, Timing, environment, gemm_rate, interleaved, ratios, write_results
 from benchmarks.reference.fast import ReferenceFAST, fit_published
 from lattok.action_vq.fast import FAST
 
@@ -121,7 +121,12 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
-    results: dict[str, Any] = {"environment": environment(), "gemm_gflops": gemm_rates(), "ids": {}, "timings": []}
+    results: dict[str, Any] = {
+        "environment": environment(),
+        "gemm_gflops": {"torch": gemm_rate()},
+        "ids": {},
+        "timings": [],
+    }
     print(results["environment"], "float32 GEMM, GFLOP/s:", {k: round(v) for k, v in results["gemm_gflops"].items()})
     with tempfile.TemporaryDirectory() as scratch:
         for horizon, dims, train in SHAPES:

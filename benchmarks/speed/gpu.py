@@ -101,7 +101,7 @@ def labelling(device: torch.device, of: dict[str, float | None], quick: bool) ->
 def la_cond(device: torch.device, of: dict[str, float | None], quick: bool, steps: int, folder: Path) -> dict[str, Any]:
     """Steps of the training loop: samples and frames per second, waiting for data, and the work of a step."""
     from benchmarks.speed.vla_models import DEPTH, NARROW, TOWER, WIDE, make_backbone, make_batch, make_policy
-    from lattok.backbones.tiny import tiny_backbone
+    from tests.backbones.tiny import tiny_backbone
 
     tiny, count = tiny_backbone("qwen3_vl", folder / "tiny"), 2 if quick else BATCH
     dims, layers, tower = (NARROW, 2, None) if quick else (WIDE, DEPTH, TOWER)

@@ -77,7 +77,7 @@ def make_backbone(
     checkpointing: bool = False,
     tower: Mapping[str, Any] | None = None,
 ) -> HFBackbone:
-    """A random Qwen3-VL with adapters that policies can share; `folder` has that of `lattok.backbones.tiny`.
+    """A random Qwen3-VL with adapters that policies can share; `folder` has that of `tests.backbones.tiny`.
 
     So small is its image `tower` unless another is given.
     """

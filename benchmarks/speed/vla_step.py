@@ -45,12 +45,12 @@ from benchmarks.speed.vla_models import (
 )
 from benchmarks.speed.vla_states import OURS, PLAIN, hidden_states
 from benchmarks.speed.vla_tables import BARS, PUBLISHED, markdown, notes
-from lattok.backbones.tiny import tiny_backbone
 from lattok.training.runlog import peak_memory
 from lattok.types import LatentTarget, PolicyBatch
 from lattok.vla import STRATEGIES, LatentVLA
 from lattok.vla.observations import policy_batch, prompts
 from lattok.vla.supervision import CodeCrossEntropy
+from tests.backbones.tiny import tiny_backbone
 
 QUICK = ("baseline", "la_align", "la_direct", "la_tok")
 WHOLE, SPAN = "full vocabulary, whole sequence", "full vocabulary, placeholders only"

@@ -56,7 +56,6 @@ def annotate(
     embedding: bool = True,
     quantized: bool = False,
     precision: str = "float32",
-    backend: str = "torch",
     threads: int = 1,
     device: str = "auto",
     engines: Engines = Engines(),
@@ -75,7 +74,6 @@ def annotate(
         embedding: Write the latents before quantization; --no-embedding leaves them out.
         quantized: Also write the quantized vectors.
         precision: float32, or bfloat16: faster, a few codes differ; for models of video.
-        backend: torch, or onnxruntime: faster in float32 on CPUs where torch is slow; for models of video.
         threads: Threads of torch on a CPU; part of the result, since sums in another order round differently.
         device: auto, cpu, cuda or mps.
     """
@@ -90,7 +88,7 @@ def annotate(
     loaded = {}
     for column, name in names.items():
         found = moved(lattok.load(name, revision), (engine.device and "cpu") or device)  # workers move it themselves
-        loaded[column] = faster(found, backend, precision, threads)
+        loaded[column] = in_precision(found, precision)
     with bar("annotate") as progress:
         result = label(Work(source, loaded, options), out, engine=engine, progress=progress)
     if not result.complete:
@@ -143,10 +141,8 @@ def verify(
     provenance, loaded = known_labels(source), {}
     for column, name in names.items():
         entry = provenance.get(column, {})
-        how = entry.get("model", {})
-        backend, precision = how.get("backend", "torch").split()[0], how.get("precision", "float32")
-        found = moved(lattok.load(name, revision), device)
-        loaded[column] = faster(found, backend, precision, entry.get("threads", 1))
+        precision = entry.get("model", {}).get("precision", "float32")
+        loaded[column] = in_precision(moved(lattok.load(name, revision), device), precision)
     result = lattok.verify(source, loaded, episodes=sample, seed=seed)
     print(checks.printable(result.render()))
     return 0 if result.holds else 1
@@ -197,15 +193,14 @@ def export(
     print(f"Exported {len(done.episodes)} episodes, {done.frames} frames: {done.path}")
 
 
-def faster(model: Any, backend: str, precision: str, threads: int) -> Any:
-    """Return a model of video for another backend or precision; the model itself where neither is asked for."""
-    if (backend, precision) == ("torch", "float32"):
+def in_precision(model: Any, precision: str) -> Any:
+    """Return a model of video for another precision than float32."""
+    if precision == "float32":
         return model
     if model.label_source != "video":
         hint = "Label with a model of video and with this one in two runs."
-        got = f"{precision} and {backend}"
-        checks.fail("precision, backend", "float32 and torch for a tokenizer of actions", got, hint)
-    return lattok.for_inference(model, backend, precision, threads if backend == "onnxruntime" else 1)
+        checks.fail("precision", "float32 for a tokenizer of actions", precision, hint)
+    return lattok.for_inference(model, precision)
 
 
 def _by_prefix(models: Sequence[str], prefixes: Sequence[str]) -> dict[str, str]:

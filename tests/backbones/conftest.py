@@ -21,7 +21,7 @@ def need_transformers() -> None:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`tiny(family)` is the folder of that family's tiny model. Do not write into it."""
-    from lattok.backbones.tiny import tiny_backbone
+    from tests.backbones.tiny import tiny_backbone
 
     root, made = tmp_path_factory.mktemp("tiny"), {}
 

@@ -512,7 +512,7 @@ def test_models_that_are_built_otherwise_are_refused(tmp_path: Path):
 
 
 def _tiny_text(folder: Path) -> Path:
-    from lattok.backbones.tiny import tiny_backbone
+    from tests.backbones.tiny import tiny_backbone
 
     return tiny_backbone("text", folder)
 

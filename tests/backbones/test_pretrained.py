@@ -164,7 +164,7 @@ def test_missing_and_old_packages(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("family", [family.name for family in FAMILIES])
 def test_tiny_models_are_small_seeded_and_of_their_family(tiny: Callable[[str], Path], tmp_path: Path, family: str):
     need_transformers()
-    from lattok.backbones.tiny import tiny_backbone
+    from tests.backbones.tiny import tiny_backbone
 
     model, _, found, revision = pretrained.load(str(tiny(family)), None, "bfloat16")
     assert found.name == family

@@ -122,7 +122,7 @@ def test_a_merged_policy_needs_nothing_else_and_acts_the_same(tiny: Tiny, tmp_pa
 
 
 def test_another_base_model_is_refused(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from lattok.backbones.tiny import tiny_backbone
+    from tests.backbones.tiny import tiny_backbone
 
     base = tiny_backbone("qwen3_vl", tmp_path / "base")
     made = config("baseline", backbone=str(base), camera_sizes=((56, 56),) * 2, image_size=56, lora_rank=2)

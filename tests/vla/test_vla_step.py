@@ -15,7 +15,7 @@ from benchmarks.reference.vla import StraightforwardVLA  # noqa: E402
 from benchmarks.speed import gpu, vla_models, vla_step  # noqa: E402
 from benchmarks.speed.vla_states import Alive  # noqa: E402
 from lattok.backbones.hf import HFBackbone  # noqa: E402
-from lattok.backbones.tiny import tiny_backbone  # noqa: E402
+from tests.backbones.tiny import tiny_backbone  # noqa: E402
 
 CPU = torch.device("cpu")
 

@@ -22,7 +22,7 @@ from lattok.version import INSTALL, __version__, installed
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")
 SIMULATORS = ("mujoco", "gymnasium", "metaworld", "ogbench")
-OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "onnxruntime", "torchcodec", "vla-eval")
+OPTIONAL = ("transformers", "lerobot", "ray", "h5py", "torchcodec", "vla-eval")
 LOW_DISK_GB = 5
 LOW_MEMORY_GB = 4
 FRAMES, SIDE = 4, 64

@@ -1,0 +1,247 @@
+"""Trained models for inference alone, faster: one door for all families.
+
+labeller = lattok.for_inference(lam, precision="bfloat16")      # CPU or CUDA
+fast = lattok.for_inference(tokenizer)                          # decodes by a table
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, overload
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lattok.action_vq import P2TActionVQ
+from lattok.image_lam import ImageLAM
+from lattok.image_lam.base.features import FrozenFeatures
+from lattok.image_lam.base.labelling import Affine, Layer, Video, VideoEncoder, precise, torch_encoder
+from lattok.image_lam.p2t.pair_encoders import pair_encoder
+from lattok.types import LatentActions, VideoLabeller
+from lattok.utils import checks
+from lattok.utils.arrays import Values, like
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SAME = 1e-3  # largest difference from timm's features, relative to their size, that rounding may explain
+
+
+@overload
+def for_inference(model: ImageLAM, precision: str = "float32") -> FastImageLAM: ...
+@overload
+def for_inference(model: P2TActionVQ) -> FastActionVQ: ...
+def for_inference(model: object, precision: str = "float32") -> object:
+    """Return a faster form of a model for inference alone, with the weights as they are now.
+
+    An `ImageLAM` becomes a labeller, in float32 or "bfloat16", where a few codes differ; its `describe()` says how
+    labels were made. A `P2TActionVQ` with the step decoder becomes a tokenizer that decodes by a table.
+    """
+    if isinstance(model, ImageLAM):
+        return FastImageLAM(model, precision)
+    if isinstance(model, P2TActionVQ):
+        if precision != "float32":
+            checks.fail("precision", "float32 for a tokenizer of actions", precision)
+        return FastActionVQ(model)
+    hint = "Other models have no faster form: use them as they are."
+    return checks.fail("model", "an ImageLAM or a P2TActionVQ", type(model).__name__, hint)
+
+
+class FastImageLAM(VideoLabeller):
+    """What `lattok.for_inference` makes of an `ImageLAM`: labels videos and pairs with a copy of the weights.
+
+    Heads and quantizer are always float32. A label made in bfloat16 is another label: `describe` says how it was made.
+    """
+
+    def __init__(self, lam: ImageLAM, precision: str):
+        checks.one_of("precision", precision, PRECISIONS)
+        lam.check_reads_video_alone()
+        self._lam, self._precision = copy.deepcopy(lam).eval(), precision
+        self.cameras, self.codebook_size = lam.cameras, lam.codebook_size
+        with self._lam._inference(), torch.no_grad():
+            self._encoder = _encoder(self._lam, PRECISIONS[precision])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the encoder behind: workers make their own."""
+        return FastImageLAM, (self._lam, self._precision)
+
+    def to(self, device: str) -> FastImageLAM:
+        """Return the same on another device, for workers."""
+        return FastImageLAM(copy.deepcopy(self._lam).to(device), self._precision)
+
+    def stride_frames(self, fps: float) -> int:
+        return self._lam.stride_frames(fps)
+
+    def resize(self, frames: np.ndarray) -> np.ndarray:
+        return self._lam.resize(frames)
+
+    def label_video(self, frames: Video, stride: int) -> LatentActions:
+        return self._lam.label_video(frames, stride, self._encoder)
+
+    @torch.no_grad()
+    def encode(self, frames: Values) -> LatentActions:
+        """Turn frame pairs uint8 [B, 2, V, H, W, 3] into latent actions; both frames of every pair are computed."""
+        given, frames = frames, self._lam.checked_pairs(frames)
+        if not len(frames):
+            return self._lam.encode(given)
+        with self._lam._inference():
+            now, later = self._encoder.frames(frames.flatten(0, 1)).unflatten(0, (-1, 2)).unbind(1)
+            return like(given, self._lam.from_tokens(self._encoder.pairs(now, later)))
+
+    def describe(self) -> dict[str, Any]:
+        """Return the model's identity, and in which precision labels are computed."""
+        return {**self._lam.describe(), "precision": self._precision}
+
+
+def _encoder(lam: ImageLAM, dtype: torch.dtype) -> VideoEncoder:
+    """Round matrices to `dtype`; those of the frozen features by `PlainViT`, or in autocast where that cannot be."""
+    encoder, features = pair_encoder(lam.encoder, dtype), lam.features
+    if dtype == torch.float32:
+        return torch_encoder(lam.frame_features, encoder)
+    vit = PlainViT(features, dtype) if PlainViT.understands(features) else None
+
+    def rounded(frames: Tensor) -> Tensor:
+        if vit is None:
+            with torch.autocast(features.mean.device.type, dtype):
+                return lam.frame_features(frames).float()
+        small = features.resize(frames).to(features.mean.device)
+        return vit(small.flatten(0, 1)).unflatten(0, small.shape[:2]).flatten(1, 2)
+
+    return torch_encoder(rounded, encoder)
+
+
+class PlainViT:
+    """timm's plain vision transformers without timm: matrices are rounded to `dtype`, residuals and norms are not.
+
+        x = W (pixels - mean) / std + places;    x += ls1 attention(norm1(x));    x += ls2 mlp(norm2(x))
+
+    Layer scales go into the matrix before them, mean and deviation of the pixels into the first, whose input then is
+    whole numbers up to 255: exact in bfloat16. Networks of another build are left to timm. Bound to the weights as they
+    are now; turns frames uint8 [n, H, W, 3] into patch features float32 [n, N, D].
+    """
+
+    def __init__(self, features: FrozenFeatures, dtype: torch.dtype):
+        net: Any = features.network
+        self.patch = features.patch
+        self.embed = _embedding(net.patch_embed.proj, features, dtype)
+        self.prefix, self.places = _tokens(net)
+        self.first = None if isinstance(net.norm_pre, nn.Identity) else net.norm_pre
+        self.blocks = [_layer(block, dtype) for block in net.blocks]
+        self.last = net.norm
+
+    @staticmethod
+    def understands(features: FrozenFeatures) -> bool:
+        """Tell whether the network has this form: by its parts, and by what it gives for one frame."""
+        if features.class_token or not _known_parts(features.network):  # the class token is not among its outputs
+            return False
+        size = features.image_size
+        frame = torch.arange(size * size * 3, device=features.mean.device).mul(97).remainder(251).to(torch.uint8)
+        frame = frame.reshape(1, size, size, 3)
+        with torch.no_grad():
+            expected, got = features(frame), PlainViT(features, torch.float32)(frame)
+        return bool((got - expected).abs().max() < SAME * expected.abs().max())
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        patches = rearrange(frames, "n (y p) (x q) c -> n (y x) (p q c)", p=self.patch, q=self.patch)
+        x = self.embed(patches).float().add_(self.places)
+        x = torch.cat([self.prefix.expand(len(x), -1, -1), x], 1)  # n tokens width
+        x = x if self.first is None else self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x[:, len(self.prefix) :])
+
+
+def _known_parts(net: Any) -> bool:
+    if net is None:
+        return False
+    from timm.models import vision_transformer
+
+    parts: Any = vision_transformer
+    if type(net) is not parts.VisionTransformer or type(net.patch_embed) is not parts.PatchEmbed:
+        return False
+    return net.pos_embed is not None and all(
+        type(block) is parts.Block
+        and type(block.attn) is parts.Attention
+        and type(block.mlp) is parts.Mlp
+        and isinstance(block.mlp.act, nn.GELU)
+        and block.mlp.act.approximate == "none"
+        for block in net.blocks
+    )
+
+
+def _layer(block: Any, dtype: torch.dtype) -> Layer:
+    """Take over a `Block` of timm's vision transformer."""
+    qkv, mix = Affine.of(block.attn.qkv, dtype), Affine.of(block.attn.proj, dtype, _scale(block.ls1))
+    widen, narrow = Affine.of(block.mlp.fc1, dtype), Affine.of(block.mlp.fc2, dtype, _scale(block.ls2))
+    return Layer((block.norm1, block.norm2), qkv, mix, widen, narrow, block.attn.num_heads)
+
+
+def _scale(layer_scale: Any) -> Tensor | None:
+    return None if isinstance(layer_scale, nn.Identity) else layer_scale.gamma
+
+
+def _embedding(conv: nn.Conv2d, features: FrozenFeatures, dtype: torch.dtype) -> Affine:
+    """Turn the convolution over patches into a matrix for pixels 0..255 in the order (y, x, colour)."""
+    weight, mean, std = precise(conv.weight.detach()), precise(features.mean), precise(features.std)
+    weight = weight / std[:, None, None]  # width colour y x
+    bias = -(weight * mean[:, None, None]).sum((1, 2, 3)) + (0 if conv.bias is None else precise(conv.bias))
+    weight = rearrange(weight / 255, "w c y x -> w (y x c)")
+    return Affine(weight.float(), bias.float(), dtype)
+
+
+def _tokens(net: Any) -> tuple[Tensor, Tensor]:
+    """Return prefix tokens with their positions, and the positions of the patches, each [tokens, width]."""
+    prefix = [token[0].detach() for token in (net.cls_token, net.reg_token) if token is not None]
+    places = net.pos_embed[0].detach()
+    before = torch.cat(prefix) if prefix else places[:0]
+    if net.no_embed_class or not len(before):
+        return before, places
+    return before + places[: len(before)], places[len(before) :]
+
+
+class FastActionVQ:
+    """What `lattok.for_inference` makes of a `P2TActionVQ`: a copy of its weights, on the CPU, in float32.
+
+    `decode` checks and repairs as the tokenizer does and looks legal codes up; `table[codes]` decodes without a check.
+    """
+
+    def __init__(self, tokenizer: P2TActionVQ):
+        if tokenizer.config.decoder != "step":
+            hint = "The context decoder sees a whole chunk, so it has no table: use the tokenizer itself."
+            checks.fail("model", "a tokenizer with the step decoder", f"decoder {tokenizer.config.decoder!r}", hint)
+        self._plain = plain = copy.deepcopy(tokenizer).cpu().eval()
+        with torch.no_grad(), plain._inference():
+            rows = plain.normalizer.inverse(plain.decoder(plain.quantizer.codebook_vectors[0]))
+        self.table = np.ascontiguousarray(rows.numpy(), dtype=np.float32)
+        self._steps, self._size = (plain.horizon,), len(self.table)
+        self.horizon, self.action_dim = plain.horizon, plain.action_dim
+        self.vocab_size, self.tokens_per_chunk = plain.vocab_size, plain.tokens_per_chunk
+
+    def encode(self, chunks: Any, valid: Values | None = None) -> Any:
+        """Encode as `P2TActionVQ` does."""
+        return self._plain.encode(chunks, valid)
+
+    def decode(self, codes: Any, return_info: bool = False) -> Any:
+        """Decode as `P2TActionVQ` does, legal codes by the table."""
+        if not return_info:
+            readable = isinstance(codes, Tensor) and codes.is_cpu and codes.layout is torch.strided
+            readable = readable and not (codes.is_floating_point() or codes.is_quantized)
+            legal = self._legal(codes.numpy() if readable else codes)
+            if legal is not None:
+                chunks = self.table.take(legal, 0)
+                return torch.from_numpy(chunks) if isinstance(codes, Tensor) else chunks
+        return self._plain.decode(codes, return_info=return_info)
+
+    def _legal(self, codes: Any) -> NDArray[np.int64] | None:
+        """Return codes int64 [B, H] if all are 0..K-1, else None; seen as unsigned, a negative number is a huge one."""
+        if not isinstance(codes, np.ndarray) or codes.shape[1:] != self._steps or not codes.size:
+            return None
+        if codes.dtype != _INT64:
+            if codes.dtype.kind not in "iu":
+                return None
+            codes = codes.astype(np.int64)
+        return codes if _largest(codes.view(np.uint64), None) < self._size else None
+
+
+_largest, _INT64 = np.maximum.reduce, np.dtype(np.int64)  # at one chunk every look-up of a name counts
