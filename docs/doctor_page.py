@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1] / "lattok"
 SOURCES = {
     "Machine and packages": ("cli/doctor/environment.py", "cli/doctor/__init__.py"),
     "Models, runs and labels": ("cli/doctor/subjects.py",),
-    "Datasets": ("data/inspection.py", "data/numbers.py", "data/formats/video_folder.py", "data/formats/hdf5.py"),
+    "Datasets": ("data/inspection.py", "data/stats.py", "data/formats/video_folder.py", "data/formats/hdf5.py"),
 }
 CHECKS, VERDICTS = "<!-- every finding -->", "<!-- every verdict -->"
 GAP = "…"

@@ -44,7 +44,7 @@ OURS = ("lattok", "tests", "benchmarks", "scripts", "conftest", "__main__")  # i
 GUARDED = (
     "lattok/nn/quantize.py",
     "lattok/nn/normalize.py",
-    "lattok/action_vq/losses.py",
+    "lattok/action_vq/model.py",
     "lattok/image_lam/base/losses.py",
     "lattok/vla/losses.py",
     "lattok/vla/joint/alignment.py",
@@ -70,7 +70,7 @@ TESTS = {  # where not the mirror alone
         "tests/action_vq/test_residual.py",
         "tests/image_lam/p2t/test_model.py",
     ),
-    "lattok/action_vq/losses.py": ("tests/action_vq/test_model.py", "tests/action_vq/test_parity.py"),
+    "lattok/action_vq/model.py": ("tests/action_vq/test_model.py", "tests/action_vq/test_parity.py"),
     "lattok/vla/losses.py": ("tests/vla/test_losses.py", "tests/vla/test_supervision.py"),
     "lattok/vla/joint/alignment.py": ("tests/vla/joint/test_alignment.py",),
     "lattok/labels/provenance.py": ("tests/labels/test_columns.py",),

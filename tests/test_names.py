@@ -12,10 +12,8 @@ ROOT = Path(lattok.__file__).parent
 FAMILY = "the same part of every family of models"
 VERB = "cli has one module for each verb, under the verb's name"
 MODULES = {
-    "action_vq": "what a room does for one family has the family's name",
     "config": FAMILY,
     "convert": f"{FAMILY}; {VERB}",
-    "image_lam": "what a room does for one family has the family's name",
     "labels": VERB,
     "losses": FAMILY,
     "model": FAMILY,

@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from lattok.action_vq.chunks import Arrays, ErrorReport, as_codes, compare, full_mask, join_chunks
 from lattok.action_vq.config import ChunkConfig
-from lattok.action_vq.errors import ErrorReport, compare
-from lattok.action_vq.inputs import Arrays, as_codes, full_mask, join_chunks
 from lattok.hub import HubModel
 from lattok.nn.blocks import same_precision
 from lattok.nn.normalize import Normalizer, Unchosen

@@ -12,8 +12,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkTokenizer, Repaired, examine
+from lattok.action_vq.chunks import Arrays
 from lattok.action_vq.config import ChunkConfig
-from lattok.action_vq.inputs import Arrays
 from lattok.nn.quantize import MOST_CODES
 from lattok.utils import checks
 from lattok.utils.arrays import Values

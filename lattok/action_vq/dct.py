@@ -19,8 +19,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from lattok.action_vq.base import ChunkTokenizer, Repaired
+from lattok.action_vq.chunks import Arrays
 from lattok.action_vq.config import ChunkConfig
-from lattok.action_vq.inputs import Arrays
 from lattok.action_vq.subwords import Coefficients, CoefficientSubwords, trimmed
 from lattok.hub.weights import Size, Sizes
 from lattok.utils import checks, files

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.action_vq import losses
+from lattok.action_vq.chunks import Arrays
 from lattok.action_vq.coarse import CoarseToFine, with_synthetic
 from lattok.action_vq.config import ChunkConfig
-from lattok.action_vq.inputs import Arrays
+from lattok.action_vq.model import reconstruction
 from lattok.types import ActionBatch, LossTerms
 from lattok.utils import checks
 from lattok.utils.arrays import Values
@@ -79,7 +79,7 @@ class FSQConfig(ChunkConfig):
         return tuple(given)
 
 
-class Corrected(nn.Module):
+class CorrectedLinear(nn.Module):
     """A linear map plus what a small network adds to it, nothing at first: [B, n] to [B, k]."""
 
     def __init__(self, inputs: int, outputs: int, hidden: int):
@@ -122,8 +122,8 @@ class FSQ(CoarseToFine):
         levels = [2 ** counts[c] for c in range(len(counts))]
         with torch.device("cpu"):  # it looks at its own numbers
             self.rounding = Rounding(levels, preserve_symmetry=True, return_indices=False)
-        self.encoder = Corrected(width, len(counts), config.hidden)
-        self.decoder = Corrected(len(counts), width, config.hidden)
+        self.encoder = CorrectedLinear(width, len(counts), config.hidden)
+        self.decoder = CorrectedLinear(len(counts), width, config.hidden)
         left.subtract(counts)
         shift = []
         for c in bits:
@@ -186,7 +186,7 @@ class FSQ(CoarseToFine):
             return super().forward(batch)
         actions, valid = self._of_windows(batch)
         levels = self.rounding.quantize(self.encoder(actions.flatten(1)))
-        return {"reconstruction": losses.reconstruction(self.decoder(levels).view_as(actions), actions, valid)}
+        return {"reconstruction": reconstruction(self.decoder(levels).view_as(actions), actions, valid)}
 
     def _encode(self, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         # No use for `valid`: the encoder learned from padded chunks what to give for their valid entries.

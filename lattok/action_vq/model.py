@@ -5,6 +5,10 @@
     actions^ = Decoder(codebook[codes])
 
 The encoder sees each step together with the spectrum of the whole chunk.
+
+The losses are pure functions over valid elements. "mean" is over all that counts. "sum" is as printed: over the steps
+and dimensions of a chunk, then the mean over the batch; relative to one another the terms are then those of the paper.
+What autocast rounded is compared in float32.
 """
 
 from __future__ import annotations
@@ -16,14 +20,45 @@ from einops import rearrange
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from lattok.action_vq import losses
 from lattok.action_vq.base import ChunkTokenizer, Repaired, examine, held_from_neighbours
+from lattok.action_vq.chunks import Arrays
 from lattok.action_vq.config import QUICK_MODEL, ActionVQConfig
-from lattok.action_vq.inputs import Arrays
-from lattok.nn.blocks import PostNormBlock
+from lattok.nn.blocks import PostNormBlock, widened
 from lattok.nn.quantize import QuantizerConfig, VectorQuantizer
 from lattok.types import ActionBatch, LatentActions, LossTerms
 from lattok.utils.arrays import Values, like
+
+
+def reconstruction(predicted: Tensor, actions: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """Return the squared error of what is valid (Eq. 16): predicted, actions, valid (bool) [B, H, m]."""
+    return _reduced((widened(predicted) - actions).square(), valid, reduction)
+
+
+def commitment(latents: Tensor, rows: Tensor, valid: Tensor, reduction: str = "mean") -> Tensor:
+    """Return |latents - sg(rows)|^2 of valid steps (Eq. 17), [B, H, d], [B, H]: only the encoder moves."""
+    return _reduced((widened(latents) - rows.detach()).square(), valid[..., None].expand_as(latents), reduction)
+
+
+def masked_consistency(re_encoded: Tensor, latents: Tensor, masked: Tensor, reduction: str = "mean") -> Tensor:
+    """Compare re-encoded with original latents [B, H, d] at masked steps [B, H] (Eq. 18)."""
+    return _reduced((widened(re_encoded) - widened(latents)).square(), masked[..., None].expand_as(latents), reduction)
+
+
+def _reduced(errors: Tensor, counts: Tensor, reduction: str) -> Tensor:
+    """Reduce errors [B, H, n] where `counts` (bool, of the same shape) holds."""
+    total = (errors * counts).sum()
+    return total / max(1, len(errors)) if reduction == "sum" else total / counts.sum().clamp_min(1)
+
+
+def draw_mask(valid: Tensor, ratio: float) -> Tensor:
+    """Mask `ratio` of the valid steps of each sample, bool [B, H]: every one of them with that probability.
+
+    Of n valid steps either ⌊n ratio⌋ or one more are masked, so that their mean is n ratio; hence at least one where
+    n ratio is 1 or more.
+    """
+    wanted = (valid.sum(1) * ratio + torch.rand(len(valid), device=valid.device)).floor()  # b
+    order = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0).argsort(1)
+    return (order.argsort(1) < wanted[:, None]) & valid  # each step's place in a random order, the valid ones first
 
 
 class Spectrum(nn.Module):
@@ -175,11 +210,11 @@ class P2TActionVQ(ChunkTokenizer):
             return self._one_pass(actions, latents, valid, masked)
         vectors, reduction = self.quantizer(latents, valid=steps).vectors, self.config.loss_reduction
         terms = {
-            "reconstruction": losses.reconstruction(self.decoder(vectors), actions, valid, reduction),
-            "commitment": losses.commitment(latents, vectors, steps, reduction),
+            "reconstruction": reconstruction(self.decoder(vectors), actions, valid, reduction),
+            "commitment": commitment(latents, vectors, steps, reduction),
         }
         if masked is not None or self.config.mask_weight > 0:
-            masked = losses.draw_mask(steps, self.config.mask_ratio) if masked is None else masked
+            masked = draw_mask(steps, self.config.mask_ratio) if masked is None else masked
             # The masked pass asks for robust latents; it must not move the codebook.
             damaged = self.quantizer(latents.masked_fill(masked[..., None], 0.0), update=False).vectors
             terms["mask"] = self._consistency(self.decoder(damaged), ActionBatch(actions, valid), latents, masked)
@@ -188,13 +223,13 @@ class P2TActionVQ(ChunkTokenizer):
     def _one_pass(self, actions: Tensor, latents: Tensor, valid: Tensor, masked: Tensor | None) -> LossTerms:
         """Take every term from a single masked pass, as the published code does."""
         steps = valid.any(-1)
-        masked = losses.draw_mask(steps, self.config.mask_ratio) if masked is None else masked
+        masked = draw_mask(steps, self.config.mask_ratio) if masked is None else masked
         damaged = latents.masked_fill(masked[..., None], 0.0)
         vectors = self.quantizer(damaged, valid=steps).vectors
         predicted, reduction = self.decoder(vectors), self.config.loss_reduction
         return {
-            "reconstruction": losses.reconstruction(predicted, actions, valid, reduction),
-            "commitment": losses.commitment(damaged, vectors, steps, reduction),
+            "reconstruction": reconstruction(predicted, actions, valid, reduction),
+            "commitment": commitment(damaged, vectors, steps, reduction),
             "mask": self._consistency(predicted, ActionBatch(actions, valid), latents, masked),
         }
 
@@ -203,4 +238,4 @@ class P2TActionVQ(ChunkTokenizer):
         predicted = torch.where(batch.valid, predicted, batch.chunks)
         # Detached: only the re-encoded side learns, the latents are the target.
         target = latents.detach() if self.config.mask_detach_target else latents
-        return losses.masked_consistency(self.encoder(predicted), target, masked, self.config.loss_reduction)
+        return masked_consistency(self.encoder(predicted), target, masked, self.config.loss_reduction)

@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import Self
 
+from lattok.action_vq.chunks import Arrays
 from lattok.action_vq.coarse import CoarseToFine, with_synthetic
 from lattok.action_vq.config import ChunkConfig
-from lattok.action_vq.inputs import Arrays
 from lattok.nn.quantize import residual_kmeans
 from lattok.utils import checks
 from lattok.utils.arrays import Values

@@ -29,8 +29,8 @@ from lattok.labels.provenance import NOTE, carried
 from lattok.labels.spec import spec_of
 from lattok.types import VideoLabeller
 from lattok.utils.checks import LattokError
+from lattok.utils.devices import cores
 from lattok.utils.files import read_json, write_json, write_text
-from lattok.utils.machine import cores
 from lattok.utils.places import inside
 from lattok.utils.processes import Processes
 

@@ -26,7 +26,7 @@ from lattok.cli.flags import CONFIG, HELP, check_flags, unknown_verb
 from lattok.cli.train import presets, train_verb
 from lattok.utils import checks, files, signals
 from lattok.utils.checks import LattokError
-from lattok.utils.machine import cpu_quota
+from lattok.utils.devices import cpu_quota
 
 EVERYTHING = "lattok.recipes"  # and nearly all that it imports
 _CONTINUED = re.compile(r"\n {8,}(?=\S)")  # a line of the text of an argument that is not its first

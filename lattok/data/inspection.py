@@ -14,9 +14,9 @@ import numpy as np
 
 from lattok.data.episodes import check_stride, select_episodes
 from lattok.data.formats.lerobot import LeRobotV3
-from lattok.data.numbers import Block, Dimension, Running, Unreadable, scan
 from lattok.data.opening import as_dataset
 from lattok.data.schema import INDEX_KEYS, RobotDataset, camera_keys, dimension_names, vector_key
+from lattok.data.stats import Block, Dimension, Running, Unreadable, scan
 from lattok.data.video import VideoFacts, probe
 from lattok.data.views import action_spaces, behind
 from lattok.types import Episode

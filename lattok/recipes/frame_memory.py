@@ -15,7 +15,7 @@ from lattok.samples.shared import CAN_SHARE, told
 from lattok.samples.stream import FrameStream, window_sizes
 from lattok.training import RUN, meet
 from lattok.utils import checks, files
-from lattok.utils.machine import memory_bytes
+from lattok.utils.devices import memory_bytes
 from lattok.utils.progress import bar
 
 SHARE = 0.5  # of the machine's memory, unless `memory_gb` says how much

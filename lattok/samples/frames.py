@@ -23,7 +23,7 @@ from lattok.samples.shared import together
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.machine import cores
+from lattok.utils.devices import cores
 from lattok.utils.prefetch import Abandoned, Ahead, Request, Stopped
 
 IN_MEMORY = 4 * 2**30  # bytes of frames that stay in memory even where a file is offered

@@ -23,7 +23,7 @@ from lattok.samples.frames import DECODERS, Samples
 from lattok.samples.lanes import CLIP, LANES, Draw, StreamedBatches, Window
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.machine import cores
+from lattok.utils.devices import cores
 from lattok.utils.prefetch import Ahead, Request, Stopped
 
 FEW = 8  # episodes that may be damaged before their share counts

@@ -15,7 +15,7 @@ from lattok.data.actions.unified import is_unified
 from lattok.data.views import trained_space
 from lattok.hub.weights import weights_hash
 from lattok.loading import load
-from lattok.sim.turns import TaskFacts
+from lattok.sim.workers import TaskFacts
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import device_called, moved

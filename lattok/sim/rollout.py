@@ -27,8 +27,7 @@ from lattok.sim.agents import Agent, as_agent
 from lattok.sim.env import SimEnv, find_tasks, make
 from lattok.sim.rendering import OFF, Variation
 from lattok.sim.scores import Rollouts, check_place
-from lattok.sim.turns import Played, TaskFacts, Turn, begin, carry_out
-from lattok.sim.workers import SimJob, Workers
+from lattok.sim.workers import EpisodeResult, SimJob, TaskFacts, Turn, Workers, begin, carry_out
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 
@@ -102,7 +101,7 @@ def rollout(
     with _stage(processes, size=actor.size, repeat=repeat, variation=variation) as do:
         plays.run(do, progress)
     found = Rollouts(
-        tuple(sorted(plays.played, key=lambda played: (names.index(played.task), played.seed))),
+        tuple(sorted(plays.results, key=lambda result: (names.index(result.task), result.seed))),
         described,
         chosen,
         tuple(plays.notes),
@@ -175,8 +174,8 @@ class _Plays:
         self.total = self.left.total()
         self.facts: dict[str, TaskFacts] = {}
         self.notes: list[str] = []
-        self.played: list[Played] = []
-        self.films: dict[Played, np.ndarray] = {}
+        self.results: list[EpisodeResult] = []
+        self.films: dict[EpisodeResult, np.ndarray] = {}
 
     def run(self, do: Do, progress: Callable[[int, int], None] | None) -> None:
         """Play all of them."""
@@ -194,7 +193,7 @@ class _Plays:
                     continue
                 self._note(seat, turn)
                 if progress is not None:
-                    progress(len(self.played), self.total)
+                    progress(len(self.results), self.total)
                 if self.left.total():
                     jobs.append(self._next(seat))
             if waiting:
@@ -215,10 +214,10 @@ class _Plays:
     def _note(self, seat: _Seat, turn: Turn) -> None:
         """Note an episode that is over."""
         numbers = turn.decisions * len(self.facts[seat.task].action_names)
-        played = Played(seat.task, seat.seed, *turn.outcome, turn.decisions, seat.beyond / numbers)
-        self.played.append(played)
+        result = EpisodeResult(seat.task, seat.seed, *turn.outcome, turn.decisions, seat.beyond / numbers)
+        self.results.append(result)
         if seat.filmed:
-            self.films[played] = np.stack(seat.frames)
+            self.films[result] = np.stack(seat.frames)
 
     def _meet(self, facts: TaskFacts) -> None:
         """Check a task when it is seen first."""

@@ -1,20 +1,56 @@
-"""What rollouts found: shares of success with their intervals, and files with all that is needed to run them again."""
+"""What rollouts found: shares of success with their intervals, films, and a file with all that runs them again."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw
 
-from lattok.sim.film import write_films
-from lattok.sim.turns import Played
+from lattok.data.video import VideoWriter
+from lattok.sim.workers import EpisodeResult
 from lattok.utils import checks, files
 from lattok.version import __version__, installed
+
+SHOTS = 8  # of each episode on the sheet
+HEAD = 14  # pixels above each row
+
+
+def write_films(films: Mapping[EpisodeResult, np.ndarray], fps: Mapping[str, float], folder: Path) -> None:
+    """Write each film [T, H, W, 3] as `TASK-SEED.mp4`, and `sheet.png`."""
+    for result, frames in films.items():
+        with tempfile.TemporaryDirectory() as scratch:  # its format goes by its name
+            video = Path(scratch) / "film.mp4"
+            writer = VideoWriter(video, fps[result.task], frames.shape[1:3], "h264")
+            writer.add(frames)
+            writer.close()
+            with files.whole_file(folder / f"{result.task.replace('/', '-')}-{result.seed}.mp4") as path:
+                shutil.copyfile(video, path)
+    if films:
+        with files.whole_file(folder / "sheet.png") as path:
+            contact_sheet(films).save(path, "png")
+
+
+def contact_sheet(films: Mapping[EpisodeResult, np.ndarray]) -> Image.Image:
+    """Return a picture with a row for each film: evenly spaced frames, the first and the last among them."""
+    height = max(film.shape[1] for film in films.values()) + HEAD
+    width = max(film.shape[2] for film in films.values()) * SHOTS
+    sheet = Image.new("RGB", (width, height * len(films)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (result, film) in enumerate(films.items()):
+        shots = film[np.linspace(0, len(film) - 1, SHOTS).round().astype(int)]
+        sheet.paste(Image.fromarray(np.concatenate([*shots], axis=1)), (0, row * height + HEAD))
+        outcome = "success" if result.success else "opposite first" if result.failure else "time is up"
+        draw.text((2, row * height + 1), f"{result.task}  seed {result.seed}  {outcome}, {result.decisions}", "black")
+    return sheet
+
 
 RESULTS, SPEED = "rollouts.json", "speed.json"
 PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "ogbench")
@@ -36,31 +72,31 @@ class RolloutScore(NamedTuple):
 class Rollouts:
     """What happened in every episode, and all that is needed to run them again."""
 
-    episodes: tuple[Played, ...]  # by task, then by seed
+    episodes: tuple[EpisodeResult, ...]  # by task, then by seed
     agent: dict[str, Any]
     options: dict[str, Any]
     notes: tuple[str, ...]  # what may make the figures mean something else, a line each
     seconds: float
-    films: dict[Played, np.ndarray] = field(repr=False)  # uint8 [T, H, V W, 3] of the filmed ones
+    films: dict[EpisodeResult, np.ndarray] = field(repr=False)  # uint8 [T, H, V W, 3] of the filmed ones
     fps: dict[str, float] = field(repr=False)  # decisions in a second, by task
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks."""
-        return tuple(dict.fromkeys(played.task for played in self.episodes))
+        return tuple(dict.fromkeys(result.task for result in self.episodes))
 
     def score(self, task: str | None = None) -> RolloutScore:
         """Return the figures of one task, or of all episodes."""
-        chosen = [played for played in self.episodes if task in (None, played.task)]
-        won = [played.decisions for played in chosen if played.success]
-        total = sum(played.decisions for played in chosen)
+        chosen = [result for result in self.episodes if task in (None, result.task)]
+        won = [result.decisions for result in chosen if result.success]
+        total = sum(result.decisions for result in chosen)
         return RolloutScore(
             len(chosen),
             len(won) / len(chosen),
             wilson(len(won), len(chosen)),
-            sum(played.failure for played in chosen) / len(chosen),
+            sum(result.failure for result in chosen) / len(chosen),
             sum(won) / len(won) if won else None,
-            sum(played.beyond * played.decisions for played in chosen) / total,
+            sum(result.beyond * result.decisions for result in chosen) / total,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -73,7 +109,7 @@ class Rollouts:
             "agent": self.agent,
             "options": self.options,
             "versions": versions(),
-            "episodes": [played._asdict() for played in self.episodes],
+            "episodes": [result._asdict() for result in self.episodes],
         }
 
     def to_text(self) -> str:
@@ -92,7 +128,7 @@ class Rollouts:
     def save(self, folder: Path) -> None:
         """Write `rollouts.json`, and before it `speed.json`, videos and their contact sheet where there are any."""
         write_films(self.films, self.fps, folder)
-        decisions = sum(played.decisions for played in self.episodes)
+        decisions = sum(result.decisions for result in self.episodes)
         speed = {"seconds": self.seconds, "decisions_per_second": decisions / self.seconds}
         files.write_json(folder / SPEED, speed)  # of its own: it differs from run to run
         files.write_json(folder / RESULTS, self.to_json())

@@ -12,7 +12,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from typing_extensions import Self
 
-from lattok.utils.machine import cores
+from lattok.utils.devices import cores
 
 Value = TypeVar("Value")
 Stopped = Callable[[], bool]  # asked now and then by long work, which then raises `Abandoned`

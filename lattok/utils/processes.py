@@ -28,7 +28,7 @@ from typing_extensions import Self
 
 from lattok.utils import checks
 from lattok.utils.checks import LattokError, first_line
-from lattok.utils.machine import cores
+from lattok.utils.devices import cores
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")  # the last: Mesa's
 START = "from lattok.utils.processes import serve; serve()"

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from lattok import P2TActionVQ, UniformBins, load
 from lattok.action_vq import ActionVQConfig
 from lattok.action_vq.base import held_from_neighbours
-from lattok.action_vq.errors import compare
-from lattok.action_vq.inputs import join_chunks
+from lattok.action_vq.chunks import compare, join_chunks
 from lattok.utils.checks import LattokError
 from lattok.utils.signals import Interrupted
 

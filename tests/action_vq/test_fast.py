@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from lattok.action_vq.bpe import CoefficientBPE, train_bpe
 from lattok.action_vq.dct import dct_matrix
-from lattok.action_vq.fast import FAST, FASTConfig
+from lattok.action_vq.fast import FAST, CoefficientBPE, FASTConfig, train_bpe
 from lattok.utils.checks import LattokError
 
 H, M = 8, 3

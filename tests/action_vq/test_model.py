@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lattok.action_vq import ActionVQConfig, P2TActionVQ, losses
+from lattok.action_vq import ActionVQConfig, P2TActionVQ
+from lattok.action_vq import model as losses
 from lattok.action_vq.model import Encoder, Spectrum
 from lattok.types import ActionBatch
 from lattok.utils.checks import LattokError

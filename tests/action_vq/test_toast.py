@@ -10,8 +10,7 @@ import torch
 from tokenizers import Tokenizer, models
 
 import lattok
-from lattok.action_vq.toast import TOAST
-from lattok.action_vq.unigram import CoefficientUnigram, train_unigram
+from lattok.action_vq.toast import TOAST, CoefficientUnigram, train_unigram
 from lattok.utils.checks import LattokError
 from tests.action_vq.test_fast import NAMES, H, M, coefficients, rows, smooth
 

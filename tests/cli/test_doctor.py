@@ -96,7 +96,7 @@ def test_packages_that_are_missing_or_do_not_load(monkeypatch):
 
 def test_container_limits(monkeypatch, tmp_path):
     (tmp_path / "cpu.max").write_text("50000 100000\n")
-    monkeypatch.setattr("lattok.utils.machine.CPU_LIMIT", tmp_path / "cpu.max")
+    monkeypatch.setattr("lattok.utils.devices.CPU_LIMIT", tmp_path / "cpu.max")
     monkeypatch.setattr("torch.get_num_threads", lambda: 8)
     found = list(environment.processors())
     assert any("0.5" in text for label, text in found if label == "cpu")

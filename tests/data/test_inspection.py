@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from lattok.data import Feature, LeRobotV3, RobotDataset, inspect_dataset, open_dataset
-from lattok.data.numbers import Block, Running, Unreadable, scan
 from lattok.data.schema import Damage
+from lattok.data.stats import Block, Running, Unreadable, scan
 from lattok.data.views import DECLARATION, with_cameras
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
@@ -266,7 +266,7 @@ def test_large_datasets_are_sampled_by_a_stated_rule(monkeypatch):
 @pytest.mark.parametrize(("sample", "count"), [(500, ""), (3000, "1 ")])
 def test_running_figures_against_numpy(monkeypatch, rng, sample, count):
     """Blocks of any size give what numpy gives on all rows; outliers are counted where that is all of the sample."""
-    monkeypatch.setattr("lattok.data.numbers.SAMPLE_ROWS", sample)
+    monkeypatch.setattr("lattok.data.stats.SAMPLE_ROWS", sample)
     values = rng.standard_normal((3000, 2)) * [1, 100] + [5, -3]
     values[1234, 0], values[77, 1], values[2000, 1] = 900.0, np.nan, -np.inf
     running = Running("action", ("x", "y"), len(values))
@@ -290,7 +290,7 @@ def test_running_figures_against_numpy(monkeypatch, rng, sample, count):
 @pytest.mark.parametrize("rows", [256, 300, 16384])
 def test_a_scan_gives_what_columns_give(make_dataset, monkeypatch, rows):
     """File by file against episode by episode, with episodes left out, across files and row groups."""
-    monkeypatch.setattr("lattok.data.numbers.ROWS", rows)
+    monkeypatch.setattr("lattok.data.stats.ROWS", rows)
     dataset = make_dataset([40, 70, 300, 25], cameras=False, data_file_mb=0.01)
     assert len(dataset.by_data_file()) > 1
     chosen = [dataset.episodes[i] for i in (0, 2, 3)]
@@ -327,7 +327,7 @@ def test_a_corrupt_page_costs_its_episodes_only(make_dataset):
 
 def test_damage_in_the_middle_counts_every_other_row_once(make_dataset, monkeypatch):
     """Rows that came before the damage was met are not read again with their episode."""
-    monkeypatch.setattr("lattok.data.numbers.ROWS", 256)
+    monkeypatch.setattr("lattok.data.stats.ROWS", 256)
     dataset = make_dataset([200, 100, 150, 300, 90], cameras=False)
     path = dataset.data_file(0)
     pq.write_table(pq.read_table(path), path, row_group_size=50, write_page_checksum=True, use_dictionary=False)
@@ -357,8 +357,8 @@ def test_files_and_rows_that_nothing_lists(make_dataset):
 
 
 def test_memory_does_not_grow_with_the_dataset(make_dataset, monkeypatch):
-    monkeypatch.setattr("lattok.data.numbers.ROWS", 512)
-    monkeypatch.setattr("lattok.data.numbers.SAMPLE_ROWS", 512)
+    monkeypatch.setattr("lattok.data.stats.ROWS", 512)
+    monkeypatch.setattr("lattok.data.stats.SAMPLE_ROWS", 512)
 
     def peak(episodes: int) -> int:
         source = Memory([100] * episodes)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lattok.action_vq import ActionVQConfig, P2TActionVQ
-from lattok.action_vq import losses as of_actions
+from lattok.action_vq import model as of_actions
 from lattok.action_vq.config import QUICK_MODEL
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.base import losses as of_images

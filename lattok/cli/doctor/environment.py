@@ -16,8 +16,8 @@ from io import BytesIO
 from pathlib import Path
 
 from lattok.utils.checks import LattokError, first_line
+from lattok.utils.devices import cores, cpu_quota, memory_bytes
 from lattok.utils.findings import Finding, Found, Severity
-from lattok.utils.machine import cores, cpu_quota, memory_bytes
 from lattok.version import INSTALL, __version__, installed
 
 REQUIRED = ("torch", "torchvision", "timm", "av", "pyarrow", "numpy", "huggingface-hub", "accelerate", "google-crc32c")

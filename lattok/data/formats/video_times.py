@@ -26,8 +26,8 @@ from av.video.stream import VideoStream
 from lattok.data.tables import DAMAGE, read_table
 from lattok.data.video import open_video
 from lattok.utils.checks import LattokError
+from lattok.utils.devices import cores
 from lattok.utils.files import whole_file
-from lattok.utils.machine import cores
 from lattok.utils.progress import bar
 
 IRREGULAR = 0.25  # of a frame interval: a frame further from its place in the grid of a rate does not fit the rate
@@ -54,7 +54,7 @@ class VideoTimes(NamedTuple):
         return self.ticks * self.tick
 
 
-class Packed(NamedTuple):
+class PackedTimes(NamedTuple):
     """The same in a few bytes, as most frames are equally far apart; and which file it was read from."""
 
     file: bytes  # its path
@@ -81,7 +81,11 @@ class Packed(NamedTuple):
 
 WHOLE, REAL = pa.int64(), pa.float64()
 SCHEMA = pa.schema(
-    zip(Packed._fields, [pa.binary(), WHOLE, WHOLE, WHOLE, pa.binary(), REAL, REAL, REAL, WHOLE, WHOLE], strict=True)
+    zip(
+        PackedTimes._fields,
+        [pa.binary(), WHOLE, WHOLE, WHOLE, pa.binary(), REAL, REAL, REAL, WHOLE, WHOLE],
+        strict=True,
+    )
 )
 
 
@@ -166,13 +170,13 @@ def keeps_to(times: np.ndarray, fps: float) -> bool:
     return fps > 0 and bool(np.all(np.abs((times - times[0]) * fps - np.arange(len(times))) <= IRREGULAR))
 
 
-def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, Packed], dict[int, str]]:
+def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, PackedTimes], dict[int, str]]:
     """Return what the packets of every readable video say, and why the others are not; by their numbers.
 
     Reads several files at once. What is read is kept for the next time, also when an interrupt ends it.
     """
     known = _kept(root) if len(files) >= MANY else {}
-    read: dict[int, Packed] = {}
+    read: dict[int, PackedTimes] = {}
     reasons: dict[int, str] = {}
     pool = ThreadPoolExecutor(min(max(THREADS, cores()), len(files)))
     starts = range(0, len(files), TOGETHER)
@@ -181,7 +185,7 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, Packed], dict[
         with bar("videos", quiet=len(files) < MANY) as progress:
             for start, part in zip(starts, parts, strict=True):
                 for number, found in enumerate(part.result(), start):
-                    if isinstance(found, Packed):
+                    if isinstance(found, PackedTimes):
                         read[number] = found
                     else:
                         reasons[number] = found
@@ -195,9 +199,9 @@ def read_all(root: Path, files: Sequence[str]) -> tuple[dict[int, Packed], dict[
     return read, reasons
 
 
-def _packed(root: Path, files: Sequence[str], known: Mapping[bytes, Packed]) -> list[Packed | str]:
+def _packed(root: Path, files: Sequence[str], known: Mapping[bytes, PackedTimes]) -> list[PackedTimes | str]:
     """Return what the packets of some files say, or why they cannot be read."""
-    found: list[Packed | str] = []
+    found: list[PackedTimes | str] = []
     for file in files:
         name = os.fsencode(file)
         try:
@@ -215,7 +219,7 @@ def _packed(root: Path, files: Sequence[str], known: Mapping[bytes, Packed]) -> 
             continue
         gaps = zlib.compress(np.diff(video.ticks).astype("<i8").tobytes(), 1)
         clock = (video.end, video.tick, video.rate, *video.size)
-        found.append(Packed(name, facts.st_size, facts.st_mtime_ns, int(video.ticks[0]), gaps, *clock))
+        found.append(PackedTimes(name, facts.st_size, facts.st_mtime_ns, int(video.ticks[0]), gaps, *clock))
     return found
 
 
@@ -227,17 +231,17 @@ def _place(root: Path) -> Path:
     return Path(constants.HF_ASSETS_CACHE) / "lattok" / "videos" / f"{name}.parquet"
 
 
-def _kept(root: Path) -> dict[bytes, Packed]:
+def _kept(root: Path) -> dict[bytes, PackedTimes]:
     """Return what an earlier opening kept, by path; nothing where that is damaged or of another version."""
     with suppress(LattokError, *DAMAGE):
         table = read_table(_place(root))
         if table.schema.equals(SCHEMA):
-            columns = [table[name].to_pylist() for name in Packed._fields]
-            return {video.file: video for video in map(Packed, *columns)}
+            columns = [table[name].to_pylist() for name in PackedTimes._fields]
+            return {video.file: video for video in map(PackedTimes, *columns)}
     return {}
 
 
-def _keep(root: Path, videos: Collection[Packed]) -> None:
-    columns = dict(zip(Packed._fields, map(list, zip(*videos, strict=True)), strict=True))
+def _keep(root: Path, videos: Collection[PackedTimes]) -> None:
+    columns = dict(zip(PackedTimes._fields, map(list, zip(*videos, strict=True)), strict=True))
     with suppress(*DAMAGE), whole_file(_place(root)) as temporary:  # a full or read-only disk
         pq.write_table(pa.table(columns, SCHEMA), temporary, write_page_checksum=True)

@@ -20,8 +20,7 @@ import pytest
 
 from lattok.data import RobotDataset, camera_keys, export, inspect_dataset, open_dataset
 from lattok.data.formats import video_folder, video_times
-from lattok.data.formats.captions import captions_of
-from lattok.data.formats.video_folder import CAMERA, VideoFolder, VideoTimes, schedule
+from lattok.data.formats.video_folder import CAMERA, VideoFolder, VideoTimes, captions_of, schedule
 from lattok.data.formats.video_times import read_times
 from lattok.data.video import VideoWriter
 from lattok.utils.checks import LattokError
