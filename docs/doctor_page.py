@@ -13,7 +13,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lattok.evaluation.answer import ALONE, FALLS_SHORT, NOT_RUN, OTHERWISE, UNCLEAR, Subject
+from lattok.evaluation.answer import ALONE, NOT_RUN, OTHERWISE, UNCLEAR, Subject
+from lattok.evaluation.questions import criteria
 from lattok.version import INSTALL
 
 ROOT = Path(__file__).parents[1] / "lattok"
@@ -166,7 +167,7 @@ def _way_out(entry: Entry) -> str:
 def verdicts() -> str:
     """Return what to do about each verdict of a report that falls short, of a model without labels."""
     rows = ["| verdict | where it falls short |", "|---|---|"]
-    rows += [f"| `{key}` | {Subject().fill(advice)} |" for key, advice in FALLS_SHORT.items()]
+    rows += [f"| `{key}` | {Subject().fill(about.advice)} |" for key, about in criteria().items() if about.advice]
     rows += [f"| most, of a model that was not trained by lattok | {OTHERWISE.format('image-lam')} |"]
     rows += [f"| open, not run | {NOT_RUN} |", f"| open, within the noise | {UNCLEAR} |"]
     return "\n".join([*rows, f"| open, one episode | {ALONE} |"])

@@ -75,6 +75,7 @@ class Labeller:
     """A model that labels, with all that annotation and evaluation ask of one; the values here hold for many."""
 
     label_source: ClassVar[str | None] = None  # "actions" (`ActionTokenizer`) or "video" (`VideoLabeller`)
+    evidence: ClassVar[str | None] = None  # that `evaluate` asks questions of: "chunks", "pairs", "clips" or "policy"
     type: ClassVar[str] = ""  # of artefact
     reads_task: ClassVar[bool] = False  # `label_video` also takes the instruction, as `task`
     source: str | None = None  # Hub id or name of the folder that it was loaded from
@@ -101,6 +102,7 @@ class ActionTokenizer(Labeller):
     """
 
     label_source = "actions"
+    evidence = "chunks"
     horizon: int  # steps per chunk, H
     action_dim: int  # action dimensions m
     vocab_size: int = 0  # number of codes K
@@ -126,6 +128,7 @@ class VideoLabeller(Labeller):
     """An image latent action model that can label: frame t gets the latent action of the pair (t, t + stride)."""
 
     label_source = "video"
+    evidence = "pairs"
     cameras: tuple[str, ...]  # in the order of the V axis
     codebook_size: int | None = None  # K; None for a continuous model
     language: str | None = None  # what reads the instruction in a model of stage 1, which cannot label

@@ -17,7 +17,7 @@ import lattok
 from benchmarks.closed_loop.plan import LABELS, Regime
 from lattok.data import select_episodes
 from lattok.data.pixels import resize_pixels
-from lattok.evaluation.evidence.controls import ResidualKMeans
+from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.evaluation.evidence.probes import ridge_predictions
 from lattok.samples.windows import FramePairs
 from lattok.types import LatentActions, VideoLabeller

@@ -27,7 +27,7 @@ from benchmarks.closed_loop.run import study_parser
 from benchmarks.closed_loop.statistics import Interval
 from benchmarks.common import environment, write_results
 from lattok.data.episodes import read_vectors, select_episodes, split_by_task
-from lattok.evaluation.evidence.controls import Coordinates, Target
+from lattok.evaluation.evidence.latent_evidence import Coordinates, Target
 from lattok.evaluation.evidence.probes import one_hot
 from lattok.samples.windows import FramePairs
 from lattok.sim.worlds.metaworld import PAIRS

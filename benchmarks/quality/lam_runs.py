@@ -23,7 +23,7 @@ from torch import Tensor
 
 import lattok
 from lattok.data import camera_keys
-from lattok.evaluation.evidence.controls import ResidualKMeans
+from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.evaluation.evidence.probes import linear_probe, one_hot, pca
 from lattok.evaluation.questions.dependence import BlindDecoder
 from lattok.image_lam import ImageLAM

@@ -35,11 +35,10 @@ from torch import Tensor
 import lattok
 from benchmarks.common import environment, spread, write_results
 from lattok.data import RobotDataset, read_vectors
-from lattok.evaluation.evidence.controls import Coordinates
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence, latent_evidence
-from lattok.evaluation.evidence.pair_set import PairSet, PairSource
+from lattok.evaluation.case import Case, EvalOptions
+from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence
+from lattok.evaluation.evidence.pair_set import PairSet
 from lattok.evaluation.evidence.probes import Probe, decided, linear_probe
-from lattok.evaluation.evidence.split import split_episodes
 from lattok.evaluation.questions.dependence import variant_losses
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -76,8 +75,8 @@ def train(seed: int, **options: Any) -> lattok.ClipLAM:
 
 def judged(lam: lattok.ClipLAM, dataset: RobotDataset, seed: int) -> dict[str, Any]:
     """Return R² of all probes, over all dimensions, their differences, and the errors of the predicted frame."""
-    source = PairSource.of(lam, dataset, None, "action", None, None, cache_dir=None)
-    evidence = latent_evidence(lam, source, split_episodes(dataset, "test", 200), None, seed, lambda *_: None)
+    options = EvalOptions(state_key=None, seed=seed)
+    evidence = LatentEvidence.gather(Case(lam, dataset, options.split(dataset), options))
     read, wanted = inputs(evidence), targets(evidence)
     found: dict[str, Any] = {}
     for target, names in READ.items():

@@ -30,7 +30,7 @@ from torch import Tensor
 
 import lattok
 from benchmarks.common import environment, spread, write_results
-from lattok.evaluation.evidence.controls import ResidualKMeans
+from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.nn.quantize import kmeans
 from lattok.samples import ActionWindows
 

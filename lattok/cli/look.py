@@ -67,7 +67,7 @@ def view(
         cameras: Cameras to show, short names allowed (default: the first two).
         episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
     """
-    from lattok.evaluation.viewer import view
+    from lattok.evaluation.page.viewer import view
     from lattok.labels import with_labels
 
     opened = lattok.open_dataset(dataset)

@@ -3,7 +3,7 @@
 A question measures and presents in one module of `questions`; what several of them need is in `evidence`.
 """
 
-from lattok.evaluation.compare import compare as compare
+from lattok.evaluation.comparison import compare as compare
 from lattok.evaluation.evaluate import evaluate as evaluate
 from lattok.evaluation.page import REPORT_HTML, REPORT_JSON
 from lattok.evaluation.report import Progress, Report

@@ -1,15 +1,37 @@
-"""The page of a comparison: models as rows of its tables, their controls as columns, and who may label."""
+"""Latent action models side by side, on the same held-out episodes, with the probes and controls of `evaluate`: a row
+for each, their controls as columns, and which of them may label.
+
+Every figure that a single evaluation has is the same one here, under its name after that of the model.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from lattok.evaluation import svg
+from lattok import hub
+from lattok.data import RobotDataset, as_dataset
+from lattok.data.schema import own_vectors
+from lattok.evaluation.answer import with_advice
+from lattok.evaluation.case import Case, EvalOptions, provenance_of
+from lattok.evaluation.evidence.candidate import Candidate, probe_candidate
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probes import decided
-from lattok.evaluation.judged import Judged
-from lattok.evaluation.report import ONE_EPISODE, Answer, Pictures, Report, Section, Table, TableRow, printed
+from lattok.evaluation.evidence.split import hold_out_more
+from lattok.evaluation.larybench import AS_PUBLISHED, FOLDERS, ProbeOptions, regressed, write_tokens
+from lattok.evaluation.page import check_place, svg, write
+from lattok.evaluation.questions.history import OVERLAP, TRIAL, overlap, trial_steps
+from lattok.evaluation.report import ONE_EPISODE, Answer, Pictures, Report, Section, Table, TableRow, Verdict, printed
+from lattok.image_lam.base.pair_model import PairModel
+from lattok.image_lam.clips import ClipLAM
+from lattok.utils import checks, files
+from lattok.utils.checks import LattokError
+from lattok.utils.devices import moved
 
 QUESTION = "Which of these models should label this dataset?"
 CONTROLS = {  # that stand as columns, of codes and of latents
@@ -28,11 +50,119 @@ CONTROLS = {  # that stand as columns, of codes and of latents
 }
 
 
-def comparison(judged: Sequence[Judged], dataset: str, provenance: dict[str, Any], hold_out: str = "") -> Report:
-    """Make the page; `hold_out` is what to do where a single episode was judged."""
-    ranked = sorted(judged, key=lambda each: -(each.value(each.kind, each.kind) or -math.inf))
+def compare(
+    dataset: RobotDataset | str | os.PathLike[str],
+    models: Sequence[Any] | Mapping[str, Any],
+    *,
+    device: str | None = None,
+    lary: str | os.PathLike[str] | None = None,
+    lary_probe: ProbeOptions = AS_PUBLISHED,
+    **options: Any,
+) -> Report:
+    """Judge latent action models of pairs or clips by the same probes on the same held-out episodes, a row for each.
+
+    `models`: folders, Hub ids or loaded ones, or a mapping of these by name. They are loaded one after the other, moved
+    to `device` where one is given; those that see frames of the same cameras and size in a row share the decoded ones.
+    Each is judged at its own `stride` and cameras unless others are given; it takes as many of `cameras` as it has.
+    With `lary` a new folder gets the pairs' tokens and tables as LARYBench reads them, and the page the errors of its
+    regression probe.
+    Other `options` are those of `EvalOptions`, and figures are those of `evaluate`: `NAME/r2_from_codes/codes`.
+
+    Raises `LattokError` for models of other kinds or without names of their own, an option that there is not, a dataset
+    without actions, and where `out` holds something else.
+    """
+    chosen, dataset, named = EvalOptions.of(options), as_dataset(dataset), _named(models)
+    action_key = chosen.action_key
+    if action_key is None or not own_vectors(dataset):
+        got = f"{action_key!r:.60}, and {dataset.name} has no vectors" if action_key is not None else "None"
+        hint = "Judge each model alone: evaluate asks the questions that need no actions."
+        checks.fail("action_key", "a column of actions: they are what labels are compared by", got, hint)
+    split, decoded = chosen.split(dataset), {}
+    if lary is not None and not files.is_new(Path(lary)):
+        checks.fail("lary", "a new or empty folder", f"{lary}, which holds something")
+    candidates, histories = list[Candidate](), list[Any]()
+    with nullcontext() if lary is None else files.new_folder(Path(lary), FOLDERS):
+        for name, (model, place) in named.items():
+            try:
+                loaded = model if place is None else hub.family_of(place.folder).from_place(place)
+                case = Case(moved(loaded, device), dataset, split, _own_options(chosen, name, loaded))
+                candidates.append(_candidate(name, case, decoded, lary, lary_probe))
+                histories.append(loaded.trained_on)
+            except LattokError as error:
+                raise LattokError(f"{name}: {error}") from None
+            del loaded, case  # what a model holds goes with it
+    keys = {"action_key": action_key, "state_key": chosen.state_key}
+    provenance = {
+        "models": {each.name: {**each.identity, **each.texts} for each in candidates},
+        **provenance_of(dataset, split, seed=chosen.seed, **keys),
+    }
+    hold_out = hold_out_more(dataset, "lattok compare ... --episodes", *histories) if len(split.held_out) == 1 else ""
+    report = _report(candidates, dataset.name, provenance, hold_out)
+    if chosen.folder is not None:
+        check_place(chosen.folder, provenance, chosen.overwrite)
+        write(report, chosen.folder)
+    return report
+
+
+def _own_options(options: EvalOptions, name: str, model: Any) -> EvalOptions:
+    """Return the options of one model: as many cameras as it has, and progress with its name in front."""
+    views = None if options.cameras is None else tuple(options.cameras)[: len(model.cameras)]
+    if views is not None:
+        checks.size("cameras", f"names, as many as {name} sees", len(views), len(model.cameras))
+
+    def note(stage: str, done: int, total: int) -> None:
+        options.note(f"{name}: {stage}", done, total)
+
+    return replace(options, cameras=views, progress=note)
+
+
+def _candidate(
+    name: str, case: Case, decoded: dict[Any, Any], lary: str | os.PathLike[str] | None, probe: ProbeOptions
+) -> Candidate:
+    """Gather the evidence on one model and probe it; frames and latents are let go of again."""
+    with case.quietly():
+        evidence = LatentEvidence.gather(case, decoded)
+        found = probe_candidate(name, evidence)
+        if lary is not None:
+            case.options.note("LARY's probe", 0, 1)
+            write_tokens(evidence, name, Path(lary))
+            found = found._replace(regression=regressed(evidence, probe))
+            case.options.note("LARY's probe", 1, 1)
+    doubts = [Verdict(f"{name}: {each.text}", each.holds, each.about) for each in overlap(case)]
+    if (steps := trial_steps(case.model.trained_on)) is not None:
+        doubts.append(Verdict(f"{name}: a trial run of {steps} steps, whose figures mean nothing", False, TRIAL))
+    return found._replace(verdicts=list(with_advice([*doubts, *found.verdicts], case.model)))
+
+
+def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, tuple[Any, hub.Place | None]]:
+    """Name the models, loaded or by their place; all are looked at before any is loaded."""
+    if isinstance(models, str | os.PathLike) or not isinstance(models, Mapping | Sequence) or not models:
+        checks.fail("models", "folders, Hub ids or models, one or more of them", f"{models!r:.60}")
+    found: dict[str, tuple[Any, hub.Place | None]] = {}
+    given = list(models.items()) if isinstance(models, Mapping) else [(None, model) for model in models]
+    for name, model in given:
+        place = hub.resolve(model, argument="models") if isinstance(model, str | os.PathLike) else None
+        kind: Any = model if place is None else hub.family_of(place.folder, "models")
+        if not issubclass(kind if isinstance(kind, type) else type(kind), PairModel | ClipLAM):
+            got = type(model).__name__ if place is None else f"{kind.type!r} in {place.folder}"
+            checks.fail("models", "latent action models of frame pairs or clips", got)
+        source = kind.source if place is None else place.hub_id or place.folder.resolve().name
+        name = str(name or source or kind.type)
+        if name in found:
+            with suppress(TypeError):  # two folders of the same name
+                name = os.fspath(model)
+        if name in found:
+            hint = 'Name them: {"a": MODEL, "b": MODEL}.'
+            checks.fail("models", "models with different names", f"{name!r} twice", hint)
+        found[name] = model, place
+    return found
+
+
+def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str, Any], hold_out: str = "") -> Report:
+    """Put models next to each other; `hold_out` is what to do where a single episode judges."""
+    ranked = sorted(candidates, key=lambda each: -(each.value(each.kind, each.kind) or -math.inf))
     answer = _answer(ranked, hold_out)
-    strides = sorted({each.source.stride for each in judged})
+    strides = sorted({each.source.stride for each in candidates})
     apart = "" if len(strides) == 1 else (
         f" Strides differ ({', '.join(map(str, strides))} frames): each model is asked about the mean action over "
         "its own gap, which is not the same target; give a stride to ask all about the same."
@@ -42,32 +172,35 @@ def comparison(judged: Sequence[Judged], dataset: str, provenance: dict[str, Any
         "episodes, judged on the held-out ones, with 95 % intervals over these; the same as in lattok evaluate. "
         f"Controls have the bits of the model that they stand next to, or its width.{apart}"
     )
-    tables = [table for table in (_table(judged, kind) for kind in ("codes", "latents")) if table.rows]
-    read = Section("What do the labels say about the action?", text, tuple(tables), (_picture(judged),))
-    tasks = _tasks(judged)
+    tables = [table for table in (_table(candidates, kind) for kind in ("codes", "latents")) if table.rows]
+    read = Section("What do the labels say about the action?", text, tuple(tables), (_picture(candidates),))
+    tasks = _tasks(candidates)
     costs = Section(
         "What do labels cost?",
         "A label takes as many bits as its codes can tell apart; joint entropy is what whole rows of codes carry on "
         "the held-out pairs, at most the ceiling that so many pairs can show. How fast each labels differs from run "
         "to run and stands in speed.json beside this page.",
-        (_costs(judged),),
+        (_costs(candidates),),
     )
-    verdicts = tuple(verdict for each in judged for verdict in each.verdicts)
-    figures = {f"{each.name}/{key}": value for each in judged for key, value in each.figures.items()}
-    title = f"{len(judged)} latent action model{'s' * (len(judged) > 1)} on {dataset}"
-    sections = tuple(section for section in (read, tasks, costs) if section is not None)
+    regressed = _regressed(candidates)
+    verdicts = tuple(verdict for each in candidates for verdict in each.verdicts)
+    figures = {f"{each.name}/{key}": value for each in candidates for key, value in each.figures.items()}
+    title = f"{len(candidates)} latent action model{'s' * (len(candidates) > 1)} on {dataset}"
+    for each in candidates:
+        figures |= {f"{each.name}/lary_mse/{group}": error for group, (error, _) in _errors(each).items()}
+    sections = tuple(section for section in (read, tasks, regressed, costs) if section is not None)
     speed = {
         each.name: {
             "frames_per_second": each.cost.speed,
             "device_megabytes": each.cost.peak,
             "device": each.cost.device,
         }
-        for each in judged
+        for each in candidates
     }
     return Report("comparison", title, _reading(ranked), verdicts, figures, sections, provenance, answer, speed)
 
 
-def _reading(ranked: Sequence[Judged]) -> str:
+def _reading(ranked: Sequence[Candidate]) -> str:
     shown = []
     for each in ranked:
         value, gain = each.value(each.kind, each.kind), each.gain(each.kind)[0]
@@ -78,13 +211,13 @@ def _reading(ranked: Sequence[Judged]) -> str:
     return f"Of the action's variance on held-out episodes {text}." if text else "The actions never change."
 
 
-def _answer(ranked: Sequence[Judged], hold_out: str) -> Answer:
+def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
     """Name the best model, or say why that cannot be told."""
     best = ranked[0]
     value = best.value(best.kind, best.kind)
     if value is None:
         return Answer(QUESTION, None, "That cannot be told: the actions of these episodes never change.")
-    doubtful = [each.name for each in ranked if any(v.key in ("held_out_seen", "trial") for v in each.verdicts)]
+    doubtful = [each.name for each in ranked if any(v.about in (OVERLAP, TRIAL) for v in each.verdicts)]
     if doubtful:
         names = " and ".join(doubtful)
         text = f"That cannot be told from this page: see the verdicts about {names}."
@@ -112,11 +245,11 @@ def _answer(ranked: Sequence[Judged], hold_out: str) -> Answer:
     return Answer(QUESTION, None, f"{best.name} or {near.name}: they say about as much about the action ({numbers}).")
 
 
-def _table(judged: Sequence[Judged], kind: str) -> Table:
+def _table(candidates: Sequence[Candidate], kind: str) -> Table:
     """Make the table of codes or of latents: R^2 of the model by dimensions, and that of its controls."""
-    groups = list(judged[0].groups)
+    groups = list(candidates[0].groups)
     rows = []
-    for each in judged:
+    for each in candidates:
         if kind not in each.probes:
             continue
         own = [each.own(kind, each.groups.get(name, [])) for name in groups]
@@ -129,12 +262,12 @@ def _table(judged: Sequence[Judged], kind: str) -> Table:
     return Table(title, columns, tuple(rows), better="higher", digits=".2f")
 
 
-def _tasks(judged: Sequence[Judged]) -> Section | None:
+def _tasks(candidates: Sequence[Candidate]) -> Section | None:
     """Make the section on tasks that the probe has not seen; None for a dataset with one task."""
     tables = []
     for kind in ("codes", "latents"):
         rows = []
-        for each in judged:
+        for each in candidates:
             own, span = each.own(kind, each.groups["all"], "task_linear")
             if own is not None:
                 gain = each.gain(kind, "task_linear")
@@ -154,12 +287,41 @@ def _tasks(judged: Sequence[Judged]) -> Section | None:
     return Section("Do labels mean the same in other tasks?", text, tuple(tables))
 
 
-def _costs(judged: Sequence[Judged]) -> Table:
+def _errors(each: Candidate) -> dict[str, tuple[float, float]]:
+    """Return the errors of LARY's probe and of the mean action, by group of dimensions."""
+    if each.regression is None:
+        return {}
+    return {
+        group: (float(each.regression[0][dims].mean()), float(each.regression[1][dims].mean()))
+        for group, dims in each.groups.items()
+    }
+
+
+def _regressed(candidates: Sequence[Candidate]) -> Section | None:
+    """Make the section on LARYBench's regression probe; None where it was not run."""
+    rows = []
+    for each in candidates:
+        if errors := _errors(each):
+            values = (*(probe for probe, _ in errors.values()), errors["all"][1])
+            rows.append(TableRow(each.name, each.name, values, control=False))
+    if not rows:
+        return None
+    text = (
+        "LARYBench's probe: a network of 4096 hidden units that reads the vectors of a pair and gives every action of "
+        "the gap. Mean squared error on held-out pairs, in units of the training actions' deviation, of its best "
+        "epoch, which is chosen on these pairs, as there: for its tables, not for a choice between models."
+    )
+    columns = (*candidates[0].groups, "mean action, all")
+    table = Table("LARYBench's regression, mean squared error", columns, tuple(rows), better="lower", digits=".3f")
+    return Section("What would LARYBench say?", text, (table,))
+
+
+def _costs(candidates: Sequence[Candidate]) -> Table:
     columns = ("bits", "joint entropy", "ceiling", "latent width", "stride, frames", "cameras", "parameters, M")
     columns += ("weights, MB",)
     digits = (".1f", ".2f", ".2f", ".0f", ".0f", ".0f", ".2f", ".1f")
     rows = []
-    for each in judged:
+    for each in candidates:
         cost, entropy = each.cost, each.entropy or (None, None)
         facts = (each.bits, *entropy, each.width, each.source.stride, len(each.source.cameras))
         values = (*facts, cost.parameters / 1e6, cost.megabytes)
@@ -167,17 +329,18 @@ def _costs(judged: Sequence[Judged]) -> Table:
     return Table("Bits and size", columns, tuple(rows), digits=digits, note="Weights include frozen features.")
 
 
-def _picture(judged: Sequence[Judged]) -> Pictures:
+def _picture(candidates: Sequence[Candidate]) -> Pictures:
     """Draw bits against R^2, with k-means at the bits of each model."""
     points = []
-    for each in judged:
+    for each in candidates:
         value, span = each.own(each.kind, each.groups["all"])
         if value is None:
             continue
         points.append((each.name, "model", each.bits, value, span))
-        scored = [(v, key) for key in ("residual_kmeans", "flow_kmeans") if (v := each.value("codes", key)) is not None]
-        if scored and not any(point[1:4] == ("rival", each.bits, max(scored)[0]) for point in points):
-            points.append(("k-means", "rival", each.bits, max(scored)[0], None))
+        scores = [each.value("codes", key) for key in ("residual_kmeans", "flow_kmeans")]
+        rival = max((score for score in scores if score is not None), default=None)
+        if rival is not None and not any(point[1:4] == ("rival", each.bits, rival) for point in points):
+            points.append(("k-means", "rival", each.bits, rival, None))
     caption = (
         "R² over all dimensions against the bits of a label, with 95 % intervals; the line joins models that no "
         "other beats in both. Orange: the better k-means control at equal bits. Dashed: continuous latents, which have "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -149,13 +149,46 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Criterion:
+    """What a verdict is about, and what follows where a model falls short of it.
+
+    Advice may hold `{label}`, `{Label}`, `{Revive}` and `{robust}`: what to change in this model's training.
+    """
+
+    key: str
+    advice: str = ""  # of a model that lattok trained
+    use: bool = False  # the advice is about the use of a model, whoever trained it
+    elsewhere: str = ""  # of a model that lattok did not train, unless `use`; "": train one by `recipe`
+    undecided: str = ""  # where it is too close to tell
+    caveat: str = ""  # what stands beside the answer, where this does not decide it
+    weight: int = 0  # of the caveat: heavier ones are named first
+    recipe: str = "image-lam"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """One line under the headline: does the model hold up against a control?"""
 
     text: str
     holds: bool | None  # None: not decided, e.g. because a control was not run
-    key: str = ""  # what was asked
+    about: Criterion
     advice: str = ""  # what to do about it with this model
+
+    @property
+    def key(self) -> str:
+        """Short name of what was asked."""
+        return self.about.key
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a question makes of the answer of a report; the heaviest one of all questions stands."""
+
+    weight: int  # 100: a trial run, 80: rollouts, 60: trained on what judges, 40: collapsed codes, 20: all others
+    holds: bool | None
+    text: str
+    caveats: bool = True  # those of verdicts that fall short follow
+    way_out: str = ""  # stands last
 
 
 @dataclass(frozen=True)
@@ -183,9 +216,11 @@ def _wrapped(text: str, first: str, later: str | None = None) -> list[str]:
 class Outcome(NamedTuple):
     """What one question adds to a report."""
 
-    sections: tuple[Section, ...]
-    figures: dict[str, float]
-    verdicts: list[Verdict]
+    sections: tuple[Section, ...] = ()
+    figures: Mapping[str, float] = {}
+    verdicts: Sequence[Verdict] = ()
+    decision: Decision | None = None
+    headline: str = ""  # its part of the headline; "": the reading of the first section
 
 
 @dataclass(frozen=True)

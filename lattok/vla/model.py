@@ -56,6 +56,7 @@ class LatentVLA(BackboneModel):
     """
 
     type = "latent-vla"
+    evidence = "policy"
     config_class = VLAConfig
     narrow = True
     config: VLAConfig

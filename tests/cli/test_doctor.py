@@ -13,8 +13,9 @@ import pytest
 from lattok.cli import main
 from lattok.cli.doctor import Diagnosis, Topic, diagnose, environment, examine
 from lattok.data import sample_dataset_path
-from lattok.evaluation.answer import ELSEWHERE, Subject, advice_on
-from lattok.evaluation.report import NEEDS_TRAINING
+from lattok.evaluation.answer import Subject
+from lattok.evaluation.questions import criteria
+from lattok.evaluation.report import NEEDS_TRAINING, Criterion
 from lattok.utils.findings import Finding
 from tests.evaluation.worlds import tiny_lam
 
@@ -184,7 +185,7 @@ def test_every_verdict_is_repeated_with_what_to_do(folder: Path):
     evaluated(folder, verdicts=verdicts)
     text = about(folder)
     assert "evaluated Fair. holds Codes fine" in text
-    assert f"warning Falls short: Does not add up. {ELSEWHERE['additive']}" in text
+    assert f"warning Falls short: Does not add up. {criteria()['additive'].elsewhere}" in text
     assert "Run: lattok evaluate MODEL DATASET --controls trained." in text
     assert "1 holds up, 1 falls short, 1 is open." in text
 
@@ -202,9 +203,10 @@ def test_a_run_that_waits_for_data_is_told_so(tmp_path: Path):
 
 
 def test_what_holds_or_is_not_known_gets_no_advice():
-    assert advice_on("additive", True, "", Subject()) == ""
-    assert advice_on("of a later version", False, "", Subject()) == ""
-    assert "Too close to tell" in advice_on("codes_new_tasks", None, "0.50 is within the noise of 0.49", Subject())
+    known = criteria()
+    assert Subject().advice(known["additive"], True, "") == ""
+    assert Subject().advice(Criterion("of a later version"), False, "") == ""
+    assert "Too close to tell" in Subject().advice(known["codes_new_tasks"], None, "0.50 is within the noise of 0.49")
 
 
 @pytest.mark.usefixtures("healthy")

@@ -3,60 +3,84 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lattok.evaluation import evaluate
-from lattok.evaluation.answer import FALLS_SHORT, Subject, advice_on, advised, answered
+from lattok.evaluation.answer import Subject, answer, with_advice
+from lattok.evaluation.case import Case, EvalOptions
 from lattok.evaluation.page import render
+from lattok.evaluation.questions import criteria, history
+from lattok.evaluation.questions.readout import _decision as latent_decision
+from lattok.evaluation.questions.reconstruction import _decision as tokenizer_decision
 from lattok.evaluation.questions.structure import Match, _law_verdict
-from lattok.evaluation.report import Report, Section, Table, TableRow, Verdict, tally
+from lattok.evaluation.report import Answer, Decision, Outcome, Report, Section, Table, TableRow, Verdict, tally
 from tests.evaluation.worlds import Oracle, World, tiny_lam
 
 FOUR = "It loses 4 % of the variance of held-out actions; FAST at equal bits, the strongest control, loses 1 %"
 pytestmark = pytest.mark.usefixtures("short_mlps")
 
 
-def latent(decides: bool | None, *verdicts: Verdict) -> Report:
-    rows = (
-        TableRow("codes", "codes", (0.63, 0.5), False),
-        TableRow("residual_kmeans", "k-means on the frame change", (0.53, 0.6)),
-        TableRow("flow_kmeans", "k-means on block flow", (0.66, 0.4)),
-        TableRow("labels_only", "same encoder, labels alone", (0.9, 0.9)),
-        TableRow("ceiling", "change of proprioception", (0.99, 0.9), reference=True),
-        TableRow("absent", "absent", not_run="not run"),
-    )
-    table = Table("From codes", ("mean", "x"), rows, better="higher", digits=".2f")
-    asked = (Verdict("codes", decides, "codes_against_controls"), *verdicts)
-    return Report("image-lam", "my-lam on data", "H.", asked, {}, (Section("S", "", (table,)),), {})
+def verdict(key: str, holds: bool | None, text: str = "text") -> Verdict:
+    return Verdict(text, holds, criteria()[key])
 
 
-def tokenizer(own: float, used: bool = True, **controls: float) -> Report:
+ROWS = (
+    TableRow("codes", "codes", (0.63, 0.5), False),
+    TableRow("residual_kmeans", "k-means on the frame change", (0.53, 0.6)),
+    TableRow("flow_kmeans", "k-means on block flow", (0.66, 0.4)),
+    TableRow("labels_only", "same encoder, labels alone", (0.9, 0.9)),
+    TableRow("ceiling", "change of proprioception", (0.99, 0.9), reference=True),
+    TableRow("absent", "absent", not_run="not run"),
+)
+TABLE = Table("From codes", ("mean", "x"), ROWS, better="higher", digits=".2f")
+
+
+def latent(decides: bool | None, *verdicts: Verdict, others: tuple[Decision, ...] = ()) -> Report:
+    asked = (verdict("codes_against_controls", decides), *verdicts)
+    found: Any = latent_decision(None, TABLE, asked)  # type: ignore[arg-type]  # evidence is for one episode
+    answered = answer("May I?", [found, *others], asked)
+    return Report("image-lam", "my-lam on data", "H.", asked, {}, (Section("S", "", (TABLE,)),), {}, answered)
+
+
+def answer_of(report: Report) -> Answer:
+    assert report.answer is not None
+    return report.answer
+
+
+def tokenizer(own: float, used: bool = True, **controls: float) -> Answer | None:
     figures = {"normalised_mse": own, **{f"normalised_mse/{key}": value for key, value in controls.items()}}
-    return Report("action-vq", "t", "H.", (Verdict("codes", used, "tokens_in_use"),), figures, (), {})
+    return answer("May I?", [tokenizer_decision(figures)], [verdict("tokens_in_use", used)])
+
+
+def history_of(trained_on: dict[str, Any] | None) -> Outcome:
+    model, world = tiny_lam(), World(episodes=2)
+    model.trained_on = trained_on
+    case = Case(model, world, EvalOptions(episodes=[1]).split(world), EvalOptions())
+    return history.history_outcome(SimpleNamespace(case=case))
 
 
 def test_a_latent_action_model_is_judged_beside_the_strongest_control_not_the_weakest():
     for decides, begins in ((True, "Yes: "), (None, "It makes no clear difference: "), (False, "No: ")):
-        answer = answered(latent(decides), None).answer
-        assert answer.holds is decides
-        assert answer.text.startswith(begins)
-        assert "R² 0.63 against 0.66 of the best control, k-means on block flow" in answer.text
-    assert answer.question == "May I annotate with this model?"
+        found = answer_of(latent(decides))
+        assert found.holds is decides
+        assert found.text.startswith(begins)
+        assert "R² 0.63 against 0.66 of the best control, k-means on block flow" in found.text
 
 
-def test_what_else_speaks_against_it_is_named():
-    report = latent(True, Verdict("d", False, "decoder_depends"), Verdict("p", False, "action_under_distractors"))
-    text = answered(report, None).answer.text
-    assert "Mind that the decoder hardly uses the latents and the labels suffer where something else moves." in text
-    collapsed = answered(latent(True, Verdict("Joint code entropy 1 bit", False, "codes_in_use")), None).answer
-    assert collapsed.holds is False
-    assert collapsed.text == "No: the codes have collapsed. Joint code entropy 1 bit."
+def test_what_else_speaks_against_it_is_named_the_heaviest_first():
+    report = latent(True, verdict("codes_new_tasks", False), verdict("decoder_depends", False))
+    text = "Mind that the decoder hardly uses the latents and on tasks that were not seen a control says more."
+    assert answer_of(report).text.endswith(text)
+    collapsed = Decision(40, False, "No: the codes have collapsed.", caveats=False)
+    found = answer_of(latent(True, verdict("decoder_depends", False), others=(collapsed,)))
+    assert (found.holds, found.text) == (False, "No: the codes have collapsed.")
 
 
 @pytest.mark.parametrize(
-    ("report", "holds", "begins"),
+    ("found", "holds", "begins"),
     [
         (tokenizer(0.004, kmeans=0.03, uniform_bins=0.09, fast=0.01, mean=1.0), True, "Yes. It loses 0.4 %"),
         (
@@ -78,25 +102,29 @@ def test_what_else_speaks_against_it_is_named():
         (tokenizer(0.2, mean=1.0), None, "That cannot be told"),
     ],
 )
-def test_a_tokenizer_is_judged_as_a_target_and_as_a_codec(report, holds, begins):
-    answer = answered(report, None).answer
-    assert answer.holds is holds
-    assert answer.text.startswith(begins)
+def test_a_tokenizer_is_judged_as_a_target_and_as_a_codec(found, holds, begins):
+    assert found.holds is holds
+    assert found.text.startswith(begins)
 
 
 def test_a_trial_run_is_marked_wherever_its_figures_appear():
-    report = answered(latent(True), {"loop": {"steps": 60, "trial": True}})
+    trial = history_of({"loop": {"steps": 60, "trial": True}}).decision
+    assert trial is not None
+    report = latent(True, others=(trial,))
     mark = "a trial run of 60 steps"
-    assert report.answer.holds is False
+    assert answer_of(report).holds is False
     for text in (report.to_text(), render(report), report.to_json(), report.summary()["headline"]):
         assert mark in " ".join(text.split())
-    assert "trial" not in render(answered(latent(True), {"loop": {"steps": 60}})).split("</style>")[1]
+    assert history_of({"loop": {"steps": 60}}).decision is None
 
 
 def test_judged_on_what_it_was_trained_on_it_gets_no_answer():
-    answer = answered(latent(True, Verdict("seen", False, "held_out_seen")), None).answer
-    assert answer.holds is None
-    assert answer.text.startswith("That cannot be told from this report")
+    seen = history_of({"dataset": "planted", "episodes": [[0, 1]], "loop": {}})
+    assert [(each.key, each.holds) for each in seen.verdicts] == [("held_out_seen", False)]
+    assert seen.decision is not None
+    found = answer_of(latent(True, *seen.verdicts, others=(seen.decision,)))
+    assert found.holds is None
+    assert found.text.startswith("That cannot be told from this report")
 
 
 def test_models_with_known_answers(tmp_path):
@@ -112,8 +140,7 @@ def test_models_with_known_answers(tmp_path):
 
 
 def test_text_is_no_wider_than_a_terminal_and_says_what_its_marks_mean():
-    long = Verdict("word " * 80, None, "k")
-    report = answered(latent(False, long), None)
+    report = latent(False, verdict("additive", None, "word " * 80))
     assert max(map(len, report.to_text().splitlines())) <= 96
     assert "+ holds up against its control" in report.to_text()
     assert max(map(len, report.overview().splitlines())) <= 96
@@ -157,7 +184,7 @@ def test_advice_fits_the_model_it_is_about():
     def said(key: str = "codes_against_controls", kind: str = "image-lam", **facts: Any) -> str:
         config = {"latent_norm": "batch", "codebook_start": "kmeans"} if facts.pop("robust", False) else {}
         trained_on = facts and {"loop": {}, **facts}
-        return advice_on(key, False, "", Subject.of(kind, config, trained_on))
+        return Subject.of(kind, config, trained_on).advice(criteria()[key], False, "")
 
     assert said(labels={"fraction": 0.0}).startswith("Label a few per cent of the pairs (labelled_fraction=0.05), or")
     assert said(labels={"fraction": 0.05}, robust=True) == (
@@ -168,13 +195,11 @@ def test_advice_fits_the_model_it_is_about():
     assert "robust preset" in said("codes_in_use", labels={"fraction": 0.0})
     assert "robust preset" not in said("codes_in_use", labels={"fraction": 0.0}, robust=True)
     assert "labelled" not in said(kind="clip-lam", steps=1)
-    for key in FALLS_SHORT:  # of a published or converted one, nothing can be trained otherwise
+    for key in criteria():  # of a published or converted one, nothing can be trained otherwise
         text = said(key, "lapa-laq")
-        assert not any(
-            word in text for word in ("labelled_fraction", "preset", "Train longer", "codebook_start", "{")
-        ), key
+        forbidden = ("labelled_fraction", "preset", "Train longer", "codebook_start", "{")
+        assert not any(word in text for word in forbidden), key
         assert "{" not in said(key, labels={"fraction": 0.0}), key
-    lam = tiny_lam()
-    (open_, short) = advised([Verdict("x", None, "decoder_depends"), Verdict("y", False, "additive")], lam)
+    (open_, short) = with_advice([verdict("decoder_depends", None), verdict("additive", False)], tiny_lam())
     assert open_.advice == "Too close to tell: hold out more episodes, or average several seeds."
     assert short.advice == "Do not add up latents of consecutive gaps."

@@ -14,8 +14,8 @@ import pytest
 import lattok
 from lattok.evaluation import svg, viewer
 from lattok.evaluation.page import render
-from lattok.evaluation.report import Pictures, Report, Section, Table, TableRow, Verdict
-from lattok.evaluation.timeline import Codes, panel
+from lattok.evaluation.page.timeline import Codes, panel
+from lattok.evaluation.report import Criterion, Pictures, Report, Section, Table, TableRow, Verdict
 from tests.conftest import write_dataset
 from tests.data.memory import SPEC, labels_for
 
@@ -72,7 +72,7 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     section = Section(
         "Section", "Text.", (Table("Table", ("value",), rows, better="lower"),), drawn, "Reading.", ("A",)
     )
-    verdicts = tuple(Verdict(f"verdict {holds}", holds) for holds in (True, False, None))
+    verdicts = tuple(Verdict(f"verdict {holds}", holds, Criterion("k")) for holds in (True, False, None))
     (root / "report.html").write_text(
         render(Report("image-lam", "Title", "Headline", verdicts, {}, (section,), {"a": 1}))
     )

@@ -11,9 +11,8 @@ import pytest
 
 import lattok
 from lattok.cli import main
-from lattok.evaluation import svg
-from lattok.evaluation.page import render
-from lattok.evaluation.report import Report, Section, Table, TableRow, Verdict
+from lattok.evaluation.page import render, svg
+from lattok.evaluation.report import Criterion, Report, Section, Table, TableRow, Verdict
 from lattok.recipes import UniformBinsRecipe
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
@@ -21,7 +20,8 @@ from tests.conftest import write_dataset
 
 def page(table: Table) -> str:
     section = Section("Section", "Text with <angle> & ampersand.", (table,))
-    return render(Report("image-lam", "T", "H", (Verdict("v", None),), {}, (section,), {"n": None, "d": {"a": [1, 2]}}))
+    verdicts = (Verdict("v", None, Criterion("k")),)
+    return render(Report("image-lam", "T", "H", verdicts, {}, (section,), {"n": None, "d": {"a": [1, 2]}}))
 
 
 @pytest.mark.parametrize(("better", "winner"), [("lower", "low"), ("higher", "high"), ("", None)])

@@ -11,9 +11,10 @@ from lattok import hub
 from lattok.data import RobotDataset, inspect_dataset, open_dataset
 from lattok.data.schema import PROVENANCE
 from lattok.data.tables import open_table
-from lattok.evaluation.answer import Subject, advice_on
+from lattok.evaluation.answer import Subject
 from lattok.evaluation.evidence.split import training_entries
-from lattok.evaluation.report import tally
+from lattok.evaluation.questions import criteria
+from lattok.evaluation.report import Criterion, tally
 from lattok.hub.client import HUB_ID, download, here
 from lattok.hub.records import read_evaluation, read_training
 from lattok.loading import load
@@ -85,13 +86,14 @@ def evaluation(subject: str, revision: str | None) -> Found:
         yield Finding("note", "This evaluation holds no verdicts.", f"Run: lattok evaluate {subject} DATASET")
         return
     config = hub.read_config(folder)
-    of = Subject.of(config["type"], config, read_training(folder / hub.TRAINING))
+    of, known = Subject.of(config["type"], config, read_training(folder / hub.TRAINING)), criteria()
     for verdict in verdicts:
         if verdict["holds"]:
             yield "holds", str(verdict["text"])
             continue
         severity, said = ("note", "Open") if verdict["holds"] is None else ("warning", "Falls short")
-        advice = advice_on(str(verdict.get("key", "")), verdict["holds"], str(verdict["text"]), of)
+        about = known.get(str(verdict.get("key", "")), Criterion(""))  # a later version may know others
+        advice = of.advice(about, verdict["holds"], str(verdict["text"]))
         yield Finding(severity, f"{said}: {verdict['text']}.", advice)
     yield "verdicts", f"{tally([verdict['holds'] for verdict in verdicts])}."
 

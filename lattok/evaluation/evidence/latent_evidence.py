@@ -1,36 +1,169 @@
-"""What every question about an image latent action model needs: pairs of both splits, their latents, and controls."""
+"""What questions about latent action models share: pairs of both splits, their latents, and controls without any.
+
+current frame    PCA of the features of o_t                             what the scene gives away
+frame change     PCA of f(o_t+stride) - f(o_t)                          what subtraction alone shows
+flow             PCA of the motion that block matching finds            what a classical method shows
+residual k-means on change or flow, P levels of K                       the same at the bits of the model's codes
+untrained model  same architecture, fresh weights                       what the architecture alone does
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from lattok.data import dimension_names
-from lattok.evaluation.evidence.controls import (
-    PCA_SIZES,
-    CodeStream,
-    Coordinates,
-    Target,
-    kmeans_codes,
-    untrained_codes,
-    untrained_model,
-)
+from lattok.evaluation.case import Case
 from lattok.evaluation.evidence.pair_set import MOST_PAIRS, PairSet, PairSource, read_pair_set
-from lattok.evaluation.evidence.probes import Bootstrap, one_hot
-from lattok.evaluation.evidence.split import Split, TaskFolds, task_folds
+from lattok.evaluation.evidence.probes import Bootstrap, Probe, best_of, linear_probe, one_hot, pca
+from lattok.evaluation.evidence.split import TaskFolds, task_folds
 from lattok.evaluation.evidence.trained_controls import ControlTraining, LabelsOnly, labels_only
-from lattok.evaluation.report import Progress
-from lattok.image_lam import ImageLAM
+from lattok.image_lam import ImageLAM, ImageLAMConfig
+from lattok.nn.quantize import nearest, residual_kmeans
+from lattok.types import LatentActions
+from lattok.utils import checks
+
+ITERATIONS = 50
+FIT_ROWS = 50_000  # more rows than this do not move the centres, they only cost memory
+BLOCK = 8192
+PCA_SIZES = (32, 64, 128)
+
+
+@dataclass(frozen=True)
+class ResidualKMeans:
+    """`levels` codebooks [K, d] in a residual chain; one level is plain k-means."""
+
+    books: tuple[Tensor, ...]
+
+    @classmethod
+    def fit(cls, vectors: Tensor, size: int, levels: int = 1, seed: int = 0) -> ResidualKMeans:
+        """Find the centres of vectors [N, d]; at most `FIT_ROWS` of them, evenly spaced, are used."""
+        checks.rank("vectors", vectors, "N d")
+        generator = torch.Generator().manual_seed(seed)
+        rows = vectors[:: math.ceil(len(vectors) / FIT_ROWS)].float()
+        return cls(tuple(residual_kmeans(rows, size, levels, ITERATIONS, generator)))
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        """Turn vectors [N, d] into codes int64 [N, levels]."""
+        return torch.cat([self._encode(block) for block in vectors.float().split(BLOCK)])
+
+    def _encode(self, left: Tensor) -> Tensor:
+        codes = []
+        for book in self.books:
+            codes.append(nearest(left, book))
+            left = left - book[codes[-1]]
+        return torch.stack(codes, 1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Turn codes [N, levels] into vectors [N, d]."""
+        return torch.stack([book[codes[:, i]] for i, book in enumerate(self.books)]).sum(0)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What probes predict: the mean action over the gap."""
+
+    train: Tensor  # [n, m]
+    episodes: np.ndarray  # [n]
+    held_out: Tensor  # [N, m]
+
+    def probe(self, train: Tensor, held_out: Tensor) -> Probe:
+        """Fit on inputs [n, d], judge on [N, d]."""
+        return linear_probe(train, self.train, self.episodes, held_out, self.held_out)
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Principal coordinates of both splits, fitted to the training one: [n, k] and [N, k], k the largest size."""
+
+    train: Tensor
+    held_out: Tensor
+
+    @classmethod
+    def fit(cls, train: Tensor, held_out: Tensor, most: int = PCA_SIZES[-1]) -> Coordinates:
+        """Fit `most` components to rows [n, D]; project these and [N, D]."""
+        components = pca(train, most)
+        return cls(components.project(train), components.project(held_out))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of components to try; fewer when there are not that many."""
+        return sorted({min(size, self.train.shape[1]) for size in PCA_SIZES})
+
+    def first(self, size: int) -> tuple[Tensor, Tensor]:
+        """Return the first `size` coordinates of both splits."""
+        return self.train[:, :size], self.held_out[:, :size]
+
+    def best_size(self, target: Target) -> int:
+        """Choose the size that does best on training episodes."""
+        return best_of(self.sizes, lambda size: target.probe(*self.first(size)))[0]
+
+
+class CodeStream(NamedTuple):
+    """Codes of one source on both splits."""
+
+    key: str
+    name: str
+    train: Tensor  # [n, P]
+    held_out: Tensor  # [N, P]
+    size: int
+    control: bool = True
+
+    @property
+    def one_hot(self) -> tuple[Tensor, Tensor]:
+        """Codes of both splits as probes read them."""
+        return one_hot(self.train, self.size), one_hot(self.held_out, self.size)
+
+
+def kmeans_codes(
+    key: str, what: str, rows: Coordinates, target: Target | None, config: ImageLAMConfig, seed: int
+) -> CodeStream:
+    """Fit residual k-means on `what` at the model's bits; the width is chosen on training episodes."""
+
+    def fit(size: int) -> CodeStream:
+        both = rows.first(size)
+        kmeans = ResidualKMeans.fit(both[0], config.codebook_size, config.tokens, seed)
+        name = f"residual k-means on {what} (PCA {size})"
+        return CodeStream(key, name, kmeans.encode(both[0]), kmeans.encode(both[1]), config.codebook_size)
+
+    if target is None:
+        return fit(rows.sizes[-1])
+    fitted = {size: fit(size) for size in rows.sizes}
+    return fitted[best_of(fitted, lambda size: target.probe(*fitted[size].one_hot))[0]]
+
+
+def untrained_codes(train: LatentActions, held_out: LatentActions, config: ImageLAMConfig, seed: int) -> CodeStream:
+    """Quantize the untrained model's latents by k-means, standardised where the model does so."""
+    levels = config.tokens if config.quantizer == "residual" else 1
+    shift, scale = 0.0, 1.0
+    if config.latent_norm == "batch":
+        shift, scale = train.latents.mean(0), train.latents.std(0).clamp_min(1e-6)
+    rows = [((x.latents - shift) / scale).flatten(0, -2) for x in (train, held_out)]
+    kmeans = ResidualKMeans.fit(rows[0], config.codebook_size, levels, seed)
+    codes = [kmeans.encode(x).reshape(-1, config.tokens) for x in rows]
+    return CodeStream("untrained", "untrained model, codes by k-means", codes[0], codes[1], config.codebook_size)
+
+
+def untrained_model(model: ImageLAM, seed: int) -> ImageLAM:
+    """Build a model of the same config with fresh weights; the frozen features are shared."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = model.fresh()
+    return fresh.to(model.features.mean.device).eval()
 
 
 @dataclass(frozen=True)
 class LatentEvidence:
     """Pairs, latents and controls that the questions about one model share."""
 
-    model: ImageLAM
+    case: Case
     untrained: ImageLAM
     source: PairSource
     train: PairSet
@@ -44,7 +177,68 @@ class LatentEvidence:
     codes: dict[str, CodeStream]  # that were not learned, at the model's bits; none for a model without codes
     labels_only: LabelsOnly | None  # None: not run
     training: ControlTraining | None  # of the controls; None: not run
-    seed: int
+
+    kind = "image-lam"
+    asks = "May I annotate with this model?"
+
+    @classmethod
+    def gather(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> LatentEvidence:
+        """Read the pairs of both splits and make the controls, also those that need a training run where asked for.
+
+        `decoded` keeps frames for the next model that sees the same ones.
+        """
+        model, options, training = case.model, case.options, None
+        if case.trains_controls and not isinstance(model, ImageLAM):
+            hint = "Train an ImageLAM on this dataset and judge it as well."
+            checks.fail("controls", f"quick for {model.type}, which lattok does not train", "'trained'", hint)
+        source = PairSource.of(case, decoded)
+        if case.trains_controls:
+            training = ControlTraining.on(case, source)
+        fresh = untrained_model(model, options.seed + 1)
+        note = partial(partial, options.note)
+        train = read_pair_set(source, model, fresh, case.split.train, MOST_PAIRS[0], note("training pairs"))
+        held_out = read_pair_set(source, model, fresh, case.split.held_out, MOST_PAIRS[1], note("held-out pairs"))
+        target, names = None, ()
+        if source.action_key is not None:
+            target = Target(train.actions, train.episode_of, held_out.actions)
+            names = dimension_names(source.dataset.features[source.action_key])
+        options.note("controls", 0, 3)
+        width = train.latents.latents.flatten(1).shape[1]
+        change = Coordinates.fit(train.change, held_out.change, max(*PCA_SIZES, width))
+        options.note("controls", 1, 3)
+        flow = Coordinates.fit(train.flow, held_out.flow)
+        codes = _code_controls(model.config, train, held_out, change, flow, target, options.seed)
+        options.note("controls", 2, 3)
+        alone = None
+        if training is not None and target is not None:
+            alone = labels_only(model, case.dataset, train, held_out, training)
+        options.note("controls", 3, 3)
+        return cls(
+            case=case,
+            untrained=fresh,
+            source=source,
+            train=train,
+            held_out=held_out,
+            target=target,
+            names=names,
+            folds=task_folds(case.dataset.episodes, train.episode_of, held_out.episode_of),
+            bootstrap=Bootstrap(held_out.episode_of, options.seed),
+            change=change,
+            flow=flow,
+            codes=codes,
+            labels_only=alone,
+            training=training,
+        )
+
+    @property
+    def model(self) -> Any:
+        """The model that is judged."""
+        return self.case.model
+
+    @property
+    def seed(self) -> int:
+        """Seed of controls, probes and intervals."""
+        return self.case.options.seed
 
     @property
     def size(self) -> int:
@@ -104,56 +298,21 @@ class LatentEvidence:
         }
 
 
-def latent_evidence(
-    model: ImageLAM,
-    source: PairSource,
-    split: Split,
-    training: ControlTraining | None,
+def _code_controls(
+    config: ImageLAMConfig,
+    train: PairSet,
+    held_out: PairSet,
+    change: Coordinates,
+    flow: Coordinates,
+    target: Target | None,
     seed: int,
-    progress: Progress,
-) -> LatentEvidence:
-    """Read the pairs of both splits and make the controls; with `training` also those that need a training run."""
-    fresh = untrained_model(model, seed + 1)
-
-    def read(name: str, episodes: list[int], most: int) -> PairSet:
-        return read_pair_set(source, model, fresh, episodes, most, lambda done, total: progress(name, done, total))
-
-    train = read("training pairs", split.train, MOST_PAIRS[0])
-    held_out = read("held-out pairs", split.held_out, MOST_PAIRS[1])
-    target, names = None, ()
-    if source.action_key is not None:
-        target = Target(train.actions, train.episode_of, held_out.actions)
-        names = dimension_names(source.dataset.features[source.action_key])
-    progress("controls", 0, 3)
-    width = train.latents.latents.flatten(1).shape[1]
-    change = Coordinates.fit(train.change, held_out.change, max(*PCA_SIZES, width))
-    progress("controls", 1, 3)
-    flow, codes = Coordinates.fit(train.flow, held_out.flow), []
-    if train.latents.codes.shape[1]:
-        codes = [
-            kmeans_codes("residual_kmeans", "the frame change", change, target, model.config, seed),
-            kmeans_codes("flow_kmeans", "block flow", flow, target, model.config, seed),
-            untrained_codes(train.untrained, held_out.untrained, model.config, seed),
-        ]
-    progress("controls", 2, 3)
-    alone = None
-    if training is not None and target is not None:
-        alone = labels_only(model, source.dataset, train, held_out, training)
-    progress("controls", 3, 3)
-    return LatentEvidence(
-        model=model,
-        untrained=fresh,
-        source=source,
-        train=train,
-        held_out=held_out,
-        target=target,
-        names=names,
-        folds=task_folds(source.dataset.episodes, train.episode_of, held_out.episode_of),
-        bootstrap=Bootstrap(held_out.episode_of, seed),
-        change=change,
-        flow=flow,
-        codes={stream.key: stream for stream in codes},
-        labels_only=alone,
-        training=training,
-        seed=seed,
+) -> dict[str, CodeStream]:
+    """Make codes that were not learned, at the model's bits; none for a model without codes."""
+    if not train.latents.codes.shape[1]:
+        return {}
+    found = (
+        kmeans_codes("residual_kmeans", "the frame change", change, target, config, seed),
+        kmeans_codes("flow_kmeans", "block flow", flow, target, config, seed),
+        untrained_codes(train.untrained, held_out.untrained, config, seed),
     )
+    return {stream.key: stream for stream in found}

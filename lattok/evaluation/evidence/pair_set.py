@@ -5,7 +5,7 @@ Full features are never kept: a grid of average-pooled ones stays for the probes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lattok.data import RobotDataset, read_vectors, select_episodes
 from lattok.data.schema import own_vectors
+from lattok.evaluation.case import Case
 from lattok.evaluation.evidence.split import evenly
 from lattok.image_lam import ImageLAM
 from lattok.image_lam.base.feature_cache import FeatureCache
@@ -94,28 +95,23 @@ class PairSource:
     decoded: dict[Any, np.ndarray] | None = None  # keeps frames for the next model that sees the same ones
 
     @classmethod
-    def of(
-        cls,
-        model: Any,
-        dataset: RobotDataset,
-        stride: str | int | None,
-        action_key: str | None,
-        state_key: str | None,
-        cameras: Sequence[str] | None,
-        **options: Any,
-    ) -> PairSource:
+    def of(cls, case: Case, decoded: dict[Any, np.ndarray] | None = None) -> PairSource:
         """Return the pairs that a model is judged on, at its own stride and cameras where others are not given."""
+        model, dataset, options = case.model, case.dataset, case.options
         if model.language is not None:
             text = "`model` is a stage-1 model, which cannot label video: its codebook is for stage 2"
             raise LattokError(f"{text}. Run: lattok train image-lam --stage 2 --env-codebook MODEL.")
         if model.features.count != model.features.side**2 + model.features.class_token:
             checks.fail("model", "one that looks at squares", f"{model.type} of {model.config.frame_size}")
-        frames = checks.stride_in_frames(stride or model.config.stride, dataset.fps)
+        stride = checks.stride_in_frames(options.stride or model.config.stride, dataset.fps)
+        action_key, state_key = options.action_key, options.state_key
         if action_key == "action" and not own_vectors(dataset):
             action_key = None  # of video alone
         if state_key == "observation.state" and state_key not in dataset.features:
             state_key = None  # the default one may be absent, one that was asked for may not
-        return cls(dataset, frames, action_key, state_key, tuple(cameras or model.cameras), **options)
+        cameras = tuple(options.cameras or model.cameras)
+        kept = (options.folder, options.feature_cache, decoded)
+        return cls(dataset, stride, action_key, state_key, cameras, *kept)
 
     def chunks(self, pairs: PairSet) -> Tensor:
         """Return the actions of all frames of the gaps, float32 [n, stride, m]."""

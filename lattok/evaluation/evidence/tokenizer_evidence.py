@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lattok.action_vq import FAST, UniformBins
-from lattok.data import RobotDataset
-from lattok.evaluation.evidence.controls import JointBins, ResidualKMeans
-from lattok.evaluation.evidence.split import Split
+from lattok.data.views import check_trained_space
+from lattok.evaluation.case import Case
+from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
 from lattok.nn.normalize import Normalizer, gripper_dims
 from lattok.nn.quantize import CodeStatistics, code_statistics
 from lattok.samples import ActionWindows
@@ -121,6 +121,7 @@ class Rate:
 class TokenizerEvidence:
     """Everything that was computed about a tokenizer; `questions.reconstruction` arranges it."""
 
+    case: Case
     windows: ActionWindows  # held-out
     vocab_size: int
     methods: list[Method]  # the tokenizer first, then its controls
@@ -128,36 +129,90 @@ class TokenizerEvidence:
     decoded: Tensor  # [N, H, m] the tokenizer's version of every window
     kmeans: Tensor | None  # [F, m] the k-means control's version of every held-out action
 
+    kind = "action-vq"
+    asks = "May I use this tokenizer?"
 
-def tokenizer_evidence(
-    tokenizer: ActionTokenizer, dataset: RobotDataset, split: Split, action_key: str, seed: int
-) -> TokenizerEvidence:
-    """Reconstruct every held-out window (each frame starts one) with the tokenizer and with the controls."""
-    windows = ActionWindows(dataset, tokenizer.horizon, action_key, split.held_out)
-    training = ActionWindows(dataset, tokenizer.horizon, action_key, split.train)
-    names, size = windows.action_names, tokenizer.vocab_size
-    hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
-    if len(names) != tokenizer.action_dim:
-        expected = f"{tokenizer.action_dim} action dimensions"
-        checks.fail("action_key", expected, f"{len(names)} ({', '.join(names)}) in {action_key}", hint)
-    scale = Scale.fit(training.actions, names)
-    codes, decoded = reconstruct(tokenizer, windows)
-    batch = windows.all()
-    steps = batch.chunks[batch.valid]  # s m
-    rate = Rate.measure(codes, tokenizer, dataset.fps)
-    usage = Usage.measure(codes, encode_all(tokenizer, training), size, tokenizer.shared_vocabulary)
-    own = Method("model", scale.errors(decoded[batch.valid], steps), usage)
-    kmeans, control = _kmeans_control(rate, scale, training.actions, steps, seed)
-    bins, fast = (Method(key, None, not_run="not run: the tokenizer itself") for key in ("uniform_bins", "fast"))
-    if tokenizer.type != UniformBins.type:
-        bins = _bins_control(rate, scale, training.actions, steps)
-    if tokenizer.type != FAST.type:
-        fast = _fast_control(rate, scale, training, windows, batch)
-    mean = Method("mean", scale.errors(training.actions.mean(0).expand_as(steps), steps))
-    shown = None
-    if kmeans is not None:
-        shown = scale.normalizer.inverse(kmeans.decode(kmeans.encode(scale.normalizer(windows.actions))))
-    return TokenizerEvidence(windows, size, [own, control, bins, fast, mean], rate, decoded, shown)
+    @classmethod
+    def gather(cls, case: Case) -> TokenizerEvidence:
+        """Reconstruct every held-out window (each frame starts one) with the tokenizer and with the controls."""
+        tokenizer, dataset, key = case.model, case.dataset, case.options.action_key
+        if key is None:
+            checks.fail("action_key", "a column of actions", "None")
+        check_trained_space(tokenizer.trained_on, dataset, key)
+        case.options.note("held-out windows", 0, 1)
+        windows = ActionWindows(dataset, tokenizer.horizon, key, case.split.held_out)
+        training = ActionWindows(dataset, tokenizer.horizon, key, case.split.train)
+        names, size = windows.action_names, tokenizer.vocab_size
+        hint = "Evaluate on a dataset with the actions the tokenizer was trained on."
+        if len(names) != tokenizer.action_dim:
+            expected = f"{tokenizer.action_dim} action dimensions"
+            checks.fail("action_key", expected, f"{len(names)} ({', '.join(names)}) in {key}", hint)
+        scale = Scale.fit(training.actions, names)
+        codes, decoded = reconstruct(tokenizer, windows)
+        batch = windows.all()
+        steps = batch.chunks[batch.valid]  # s m
+        rate = Rate.measure(codes, tokenizer, dataset.fps)
+        usage = Usage.measure(codes, encode_all(tokenizer, training), size, tokenizer.shared_vocabulary)
+        own = Method("model", scale.errors(decoded[batch.valid], steps), usage)
+        kmeans, control = _kmeans_control(rate, scale, training.actions, steps, case.options.seed)
+        bins, fast = (Method(key, None, not_run="not run: the tokenizer itself") for key in ("uniform_bins", "fast"))
+        if tokenizer.type != UniformBins.type:
+            bins = _bins_control(rate, scale, training.actions, steps)
+        if tokenizer.type != FAST.type:
+            fast = _fast_control(rate, scale, training, windows, batch)
+        mean = Method("mean", scale.errors(training.actions.mean(0).expand_as(steps), steps))
+        shown = None
+        if kmeans is not None:
+            shown = scale.normalizer.inverse(kmeans.decode(kmeans.encode(scale.normalizer(windows.actions))))
+        case.options.note("held-out windows", 1, 1)
+        return cls(case, windows, size, [own, control, bins, fast, mean], rate, decoded, shown)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        names = ("tokens_per_chunk", "horizon", "vocab_size")
+        facts = {name: getattr(self.case.model, name) for name in names}
+        return {**facts, "held_out_windows": len(self.windows)}
+
+
+def level_allocation(dims: int, size: int) -> tuple[int, ...]:
+    """Share out levels over the dimensions, as equal as possible, first ones first; their product is at most `size`.
+
+    >>> level_allocation(4, 256), level_allocation(7, 256)
+    ((4, 4, 4, 4), (3, 2, 2, 2, 2, 2, 2))
+    """
+    checks.positive(dims=dims, size=size)
+    base = 1
+    while (base + 1) ** dims <= size:
+        base += 1
+    levels = [base] * dims
+    for i in range(dims):
+        if math.prod(levels) // base * (base + 1) <= size:
+            levels[i] = base + 1
+    return tuple(levels)
+
+
+@dataclass(frozen=True)
+class JointBins:
+    """Equal bins per dimension between `low` and `high` [m], all dimensions of a step in one code."""
+
+    low: Tensor
+    high: Tensor
+    levels: Tensor  # [m] int64
+
+    @classmethod
+    def fit(cls, actions: Tensor, size: int) -> JointBins:
+        """Lay bins over the 1st to 99th percentile of actions [N, m], at most `size` cells."""
+        edges = torch.quantile(actions.double(), torch.tensor([0.01, 0.99], dtype=torch.float64), dim=0)
+        return cls(edges[0], edges[1], torch.tensor(level_allocation(actions.shape[1], size)))
+
+    def encode(self, actions: Tensor) -> Tensor:
+        """Turn actions [N, m] into bins int64 [N, m]."""
+        share = (actions.double() - self.low) / (self.high - self.low).clamp_min(1e-12)
+        return torch.minimum((share * self.levels).floor().long().clamp_min(0), self.levels - 1)
+
+    def decode(self, bins: Tensor) -> Tensor:
+        """Turn bins [N, m] into their centres [N, m]."""
+        return (self.low + (bins + 0.5) * (self.high - self.low) / self.levels).float()
 
 
 @torch.no_grad()

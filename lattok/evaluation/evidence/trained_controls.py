@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from lattok.data import RobotDataset
 from lattok.data.content import content_of
+from lattok.evaluation.case import Case
 from lattok.evaluation.evidence.pair_set import PairSet, PairSource, encode_pairs
-from lattok.evaluation.evidence.split import Split
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.samples.batches import PairBatches
 from lattok.samples.windows import FramePairs, acted_episodes, draw_labelled
@@ -57,9 +57,10 @@ class ControlTraining:
     identity: dict[str, Any]  # dataset, episodes, gap: what results depend on besides model and options
 
     @classmethod
-    def on(cls, source: PairSource, split: Split, options: LoopOptions, folder: Path | None) -> ControlTraining:
-        """Train on the pairs of a source whose episodes are split like this."""
-        dataset, chosen = source.dataset, {*split.train, *split.held_out}
+    def on(cls, case: Case, source: PairSource) -> ControlTraining:
+        """Train controls on the episodes of a case, as long as it says, or as the model itself was trained."""
+        dataset, split, folder = case.dataset, case.split, case.options.folder
+        chosen = {*split.train, *split.held_out}
         episodes = [episode for episode in dataset.episodes if episode.index in chosen]
         keys = [key for key in (source.action_key,) if key is not None]
         identity = {
@@ -70,7 +71,8 @@ class ControlTraining:
             "cameras": source.cameras,
             "action_key": source.action_key,
         }
-        return cls(options, folder, identity)
+        loop = replace(case.control_loop or usual_loop(case.model), seed=case.options.seed)
+        return cls(loop, None if folder is None else folder / "controls", identity)
 
     def text(self, pairs: PairSet) -> str:
         """Say on the page how long controls were trained."""

@@ -18,17 +18,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lattok.evaluation import svg
-from lattok.evaluation.evidence.controls import CodeStream, Target
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.latent_evidence import CodeStream, LatentEvidence, Target
 from lattok.evaluation.evidence.probes import Bootstrap, decided, jackknife, left_out, one_hot
-from lattok.evaluation.report import Interval, Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.evaluation.page import svg
+from lattok.evaluation.questions import question
+from lattok.evaluation.report import (
+    Criterion,
+    Decision,
+    Interval,
+    Outcome,
+    Pictures,
+    Section,
+    Table,
+    TableRow,
+    Verdict,
+)
 from lattok.nn.normalize import Normalizer
 from lattok.nn.quantize import CodeStatistics, code_statistics
 
 SHIFTS = 20
 PENALTIES = (1e-4, 1e-3, 1e-2)
 CARRIED = 0.9  # share of the control's bits that rows of healthy codes carry at least: measured, .95 to 1.31
+IN_USE = Criterion("codes_in_use", "{Revive}; see joint_bits in the log.")
+DIRECTION = Criterion(
+    "codes_know_direction", "The codes spend their bits on other things: {label}, or use fewer codes."
+)
 USAGE_REFERENCES = ("Ye et al. 2025, LAPA; Bu et al. 2025, UniVLA (codes per position)",)
 DIRECTION_REFERENCES = (
     "Panzeri & Treves 1996, Analytical estimates of limited sampling biases in different information measures",
@@ -128,6 +142,7 @@ def _logits(x: Tensor, y: Tensor, x_test: Tensor, classes: int, penalty: float) 
     return (padded_test @ weights).detach()
 
 
+@question("direction", of=("pairs",), criteria=(DIRECTION,), place=40)
 def direction_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Measure mutual information with the action's direction; None without actions or codes."""
     target, streams = evidence.target, evidence.streams
@@ -158,7 +173,7 @@ def direction_outcome(evidence: LatentEvidence) -> Outcome | None:
         f"{text}, of {figures['direction_bits/entropy']:.2f} bits there are; position {best + 1} says most.",
         DIRECTION_REFERENCES,
     )
-    return Outcome((section,), figures, [Verdict(text, holds, "codes_know_direction")])
+    return Outcome((section,), figures, [Verdict(text, holds, DIRECTION)])
 
 
 def _information_table(evidence: LatentEvidence, streams: list[CodeStream], results: dict[str, Information]) -> Table:
@@ -186,6 +201,7 @@ def _direction_heat(evidence: LatentEvidence, found: Directions, position: int) 
     )
 
 
+@question("usage", of=("pairs",), criteria=(IN_USE,), place=30)
 def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Measure usage, perplexity and joint entropy; None for a model without codes."""
     streams = evidence.streams
@@ -231,7 +247,8 @@ def usage_outcome(evidence: LatentEvidence) -> Outcome | None:
         figures[f"fewest_codes_used/{key}"] = float(min(each.used))
     figures["joint_entropy_bits/ceiling"] = own.joint_ceiling
     section = Section("Are the codes used, and do they differ?", text, tables, (heat,), reading, USAGE_REFERENCES)
-    return Outcome((section,), figures, [verdict])
+    collapsed = Decision(40, False, f"No: the codes have collapsed. {verdict.text}.", caveats=False)
+    return Outcome((section,), figures, [verdict], None if verdict.holds else collapsed)
 
 
 def collapse(model: CodeStream, control: CodeStream) -> Verdict:
@@ -247,7 +264,7 @@ def collapse(model: CodeStream, control: CodeStream) -> Verdict:
         f"Joint code entropy {own.joint_entropy:.1f} bits over all {pairs} pairs, of k-means codes "
         f"{kmeans.joint_entropy:.1f}; at least {min(own.used)} of {size} codes in use at each position: {state}"
     )
-    return Verdict(text, not (repeat or idle), "codes_in_use")
+    return Verdict(text, not (repeat or idle), IN_USE)
 
 
 def _usage_heat(streams: list[CodeStream]) -> Pictures:

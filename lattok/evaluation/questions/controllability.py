@@ -17,6 +17,7 @@ from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import BATCH, PairSet, batches
 from lattok.evaluation.evidence.probes import linear_probe, spread_of
 from lattok.evaluation.evidence.split import evenly
+from lattok.evaluation.questions import question
 from lattok.evaluation.questions.structure import decoded_again
 from lattok.evaluation.report import Outcome, Section, Table, TableRow, printed
 
@@ -25,6 +26,7 @@ KINDS = {"true": "true transitions", "decoded": "decoded transitions"}
 REFERENCES = ("Bruce et al. 2024, Genie (controllability)", "Gao et al. 2025, AdaWorld")
 
 
+@question("controllability", of=("pairs",), place=80)
 @torch.no_grad()
 def controllability_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Read actions from true and decoded transitions, and look at latents of less motion; None without actions."""
@@ -54,7 +56,7 @@ def controllability_outcome(evidence: LatentEvidence) -> Outcome | None:
         for name in wanted:
             probe = linear_probe(found["true"][0], y, groups, read[name], wanted[name])
             figures[f"calibration/{name}"] = slope(probe.predicted, wanted[name], spread_of(y))
-    return Outcome((_section(figures),), figures, [])
+    return Outcome((_section(figures),), figures)
 
 
 def slope(predicted: Tensor, actual: Tensor, scale: Tensor) -> float:

@@ -14,11 +14,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lattok.evaluation import svg
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchanged, pair_targets
 from lattok.evaluation.evidence.trained_controls import ControlTraining
-from lattok.evaluation.report import NEEDS_TRAINING, Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.evaluation.page import svg
+from lattok.evaluation.questions import question
+from lattok.evaluation.report import (
+    NEEDS_TRAINING,
+    Criterion,
+    Outcome,
+    Pictures,
+    Section,
+    Table,
+    TableRow,
+    Verdict,
+)
 from lattok.image_lam import ImageLAM
 from lattok.samples.order import SeededBatches
 from lattok.types import LossTerms
@@ -37,6 +47,21 @@ VARIANTS = {  # name in the table, name next to a bar
     "env_zero": ("environment stream of zero vectors", "zero env"),
     "copy": ("copy of the first frame", "copy of frame"),
 }
+DEPENDENCE = Criterion(
+    "decoder_depends",
+    "The decoder predicts from the current frame alone: a stride long enough for something to "
+    "happen helps, and for image-lam predict_change and conditioning=add.",
+    undecided="Something depends on them, but little: a stride long enough for something to happen helps, "
+    "and for image-lam predict_change and conditioning=add.",
+    caveat="the decoder hardly uses the latents",
+    weight=1,
+)
+AGAINST_BLIND = Criterion(
+    "prediction_against_blind",
+    "What the latents carry does not help prediction: train longer, or see whether the "
+    "scene moves by itself within the stride.",
+)
+TRAINED_CONTROLS = Criterion("trained_controls")
 REFERENCES = (
     "Schmidt & Jiang 2024, LAPO: learning to act without actions",
     "Bruce et al. 2024, Genie (controllability: quality lost with other latent actions)",
@@ -122,6 +147,7 @@ def loss_without_latents(model: ImageLAM, train: PairSet, held_out: PairSet, tra
     return loss
 
 
+@question("dependence", of=("pairs", "clips"), criteria=(DEPENDENCE, AGAINST_BLIND), place=20)
 def dependence_outcome(evidence: LatentEvidence) -> Outcome:
     """Compare the decoder's loss with true latents, wrong ones and none."""
     model, held_out, training = evidence.model, evidence.held_out, evidence.training
@@ -206,9 +232,18 @@ def _verdicts(losses: dict[str, float | None]) -> list[Verdict]:
         holds = True if ratio < DEPENDS else False if ratio > HARDLY else None
         word = {True: "depends", False: "hardly depends", None: "depends only a little"}[holds]
         text = f"The decoder {word} on the latents: loss {ratio:.2f} × that with another pair's of the episode"
-        lines.append(Verdict(text, holds, "decoder_depends"))
+        lines.append(Verdict(text, holds, DEPENDENCE))
     if blind is not None and true is not None:
         word = "below" if true < blind else "not below"
         text = f"Prediction loss is {word} that of a decoder trained without latents: ratio {true / blind:.2f}"
-        lines.append(Verdict(text, true < blind, "prediction_against_blind"))
+        lines.append(Verdict(text, true < blind, AGAINST_BLIND))
     return lines
+
+
+@question("trained_controls", of=("pairs",), criteria=(TRAINED_CONTROLS,), place=99)
+def trained_controls_outcome(evidence: LatentEvidence) -> Outcome | None:
+    """Name the controls that were left out, since they need a training run; None where they were run, or cannot be."""
+    if evidence.training is not None or not isinstance(evidence.model, ImageLAM):
+        return None
+    text = f"The same encoder trained on labels alone, and a decoder trained without latents: {NEEDS_TRAINING}"
+    return Outcome(verdicts=[Verdict(text, None, TRAINED_CONTROLS)])

@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lattok.evaluation import svg
-from lattok.evaluation.evidence.controls import Coordinates, Target
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
 from lattok.evaluation.evidence.mlp_probes import mlp_probes
 from lattok.evaluation.evidence.pair_set import (
     BATCH,
@@ -26,7 +24,20 @@ from lattok.evaluation.evidence.pair_set import (
 )
 from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, decided
 from lattok.evaluation.evidence.split import evenly
-from lattok.evaluation.report import Interval, Outcome, Pictures, Section, Table, TableRow, Verdict, percent, printed
+from lattok.evaluation.page import svg
+from lattok.evaluation.questions import question
+from lattok.evaluation.report import (
+    Criterion,
+    Interval,
+    Outcome,
+    Pictures,
+    Section,
+    Table,
+    TableRow,
+    Verdict,
+    percent,
+    printed,
+)
 from lattok.types import LatentActions, join
 from lattok.utils.seeds import derive_seed
 
@@ -56,6 +67,18 @@ DRAWN = {  # names that fit next to a bar
     "pca_change": "frame change",
     "untrained": "untrained",
 }
+UNDER_DISTRACTORS = Criterion(
+    "action_under_distractors",
+    "Other things that move will change these labels: train with distractors in "
+    "view and some labels, or with two streams (streams=joint, or stage 1 and 2).",
+    caveat="the labels suffer where something else moves",
+    weight=1,
+)
+ENV_STREAM = Criterion(
+    "env_takes_distractor",
+    "The environment stream is not where such motion goes: train it as stage 1 on the same "
+    "videos with instructions, or with distractors in view.",
+)
 REFERENCES = (
     "Nikulin et al. 2025, Latent action learning requires supervision in the presence of distractors",
     "Bu et al. 2025, UniVLA (task-centric and task-irrelevant latent actions)",
@@ -99,7 +122,7 @@ class Overlay(NamedTuple):
         return frames
 
 
-class Disturbed(NamedTuple):
+class PatchedPairs(NamedTuple):
     """Some pairs of a split with the patch over them."""
 
     pairs: PairSet
@@ -110,24 +133,24 @@ class Disturbed(NamedTuple):
     motion: Tensor  # [k, 2]
 
 
-class Measured(NamedTuple):
+class Estimate(NamedTuple):
     """A figure, and its values per draw of held-out episodes; none for one without an interval."""
 
     value: float
     draws: Tensor
 
 
-class Carried(NamedTuple):
+class PatchReading(NamedTuple):
     """What an input carries, by the names of `COLUMNS`; without actions there is nothing about them."""
 
     key: str
     name: str
     control: bool
-    found: dict[str, Measured]
+    found: dict[str, Estimate]
 
 
 @torch.no_grad()
-def disturbed(evidence: LatentEvidence, pairs: PairSet, most: int, seed: int) -> Disturbed:
+def encode_patched(evidence: LatentEvidence, pairs: PairSet, most: int, seed: int) -> PatchedPairs:
     """Encode at most `most` pairs, evenly spaced, with the patch."""
     rows = evenly(len(pairs.rows), most)
     overlay = Overlay.random(len(rows), seed)
@@ -141,7 +164,7 @@ def disturbed(evidence: LatentEvidence, pairs: PairSet, most: int, seed: int) ->
         fresh.append(to_cpu(evidence.untrained.encode_features(features)))
         now, later = (pool(frame, model, side) for frame in features.unbind(1))
         change.append(later - now)
-    return Disturbed(pairs, rows, join(own), join(fresh), torch.cat(change), overlay.motion)
+    return PatchedPairs(pairs, rows, join(own), join(fresh), torch.cat(change), overlay.motion)
 
 
 class PatchProbes(NamedTuple):
@@ -152,7 +175,7 @@ class PatchProbes(NamedTuple):
     bootstrap: Bootstrap
     seed: int
 
-    def carried(
+    def read(
         self,
         key: str,
         name: str,
@@ -160,46 +183,46 @@ class PatchProbes(NamedTuple):
         seen: Sequence[Tensor],
         control: bool = True,
         fixed: bool = True,
-    ) -> Carried:
+    ) -> PatchReading:
         """Probe inputs [k, d] of both splits without the patch, and with it; `fixed`: in the same coordinates."""
-        motion, found = self.motion, dict[str, Measured]()
+        motion, found = self.motion, dict[str, Estimate]()
         if self.action is not None:
-            found["action_clean"] = self._measured(self.action.probe(*clean))
-            found["action_distracted"] = self._measured(self.action.probe(*seen))
+            found["action_clean"] = self._estimate(self.action.probe(*clean))
+            found["action_distracted"] = self._estimate(self.action.probe(*seen))
             if fixed:
-                found["action_fixed"] = self._measured(self.action.probe(clean[0], seen[1]))
+                found["action_fixed"] = self._estimate(self.action.probe(clean[0], seen[1]))
         everything = (Fold(torch.arange(len(seen[0])), torch.arange(len(seen[1]))),)
         linear = [motion.probe(*seen)]  # a straight line hardly sees the motion of something that can be anywhere
         (distractor,) = mlp_probes(
             seen[0], motion.train, motion.episodes, seen[1], motion.held_out, everything, linear, self.seed
         )
-        found["distractor"] = self._measured(distractor)
+        found["distractor"] = self._estimate(distractor)
         if fixed:
             spread = (clean[1] - clean[1].mean(0)).square().sum().clamp_min(1e-12)
-            found["changed"] = Measured(float((seen[1] - clean[1]).square().sum() / spread), torch.empty(0))
+            found["changed"] = Estimate(float((seen[1] - clean[1]).square().sum() / spread), torch.empty(0))
         if self.action is not None and self._said(before := found["action_clean"]):
             now = found["action_distracted"]
-            found["action_kept"] = Measured(now.value / before.value, now.draws / before.draws)
-        return Carried(key, name, control, found)
+            found["action_kept"] = Estimate(now.value / before.value, now.draws / before.draws)
+        return PatchReading(key, name, control, found)
 
-    def _said(self, clean: Measured) -> bool:
+    def _said(self, clean: Estimate) -> bool:
         """Tell whether labels say anything about the action that they could lose."""
         span = self.span(clean)
         return clean.value >= SAID and (span is None or span[0] > 0)
 
-    def _measured(self, probe: Probe) -> Measured:
+    def _estimate(self, probe: Probe) -> Estimate:
         """Average R^2 over all dimensions."""
-        return Measured(float(probe.r2.nanmean()), self.bootstrap.r2(probe).nanmean(1))
+        return Estimate(float(probe.r2.nanmean()), self.bootstrap.r2(probe).nanmean(1))
 
-    def span(self, measured: Measured | None) -> Interval | None:
+    def span(self, measured: Estimate | None) -> Interval | None:
         """Compute the interval of a figure; None for one that has none, or was not measured."""
         return None if measured is None else self.bootstrap.interval(measured.draws)
 
 
-def separation(evidence: LatentEvidence) -> tuple[list[Carried], PatchProbes]:
+def separation(evidence: LatentEvidence) -> tuple[list[PatchReading], PatchProbes]:
     """Measure how much of the action and of the patch the model's streams carry, then the controls."""
-    train = disturbed(evidence, evidence.train, MOST[0], derive_seed(evidence.seed, 11))
-    held_out = disturbed(evidence, evidence.held_out, MOST[1], derive_seed(evidence.seed, 12))
+    train = encode_patched(evidence, evidence.train, MOST[0], derive_seed(evidence.seed, 11))
+    held_out = encode_patched(evidence, evidence.held_out, MOST[1], derive_seed(evidence.seed, 12))
     episodes, full, action = evidence.train.episode_of[train.rows.numpy()], evidence.target, None
     if full is not None:
         action = Target(full.train[train.rows], episodes, full.held_out[held_out.rows])
@@ -212,16 +235,17 @@ def separation(evidence: LatentEvidence) -> tuple[list[Carried], PatchProbes]:
         return clean, [pick(getattr(split, whose)) for split in splits]
 
     picks = evidence.inputs
-    own = [probes.carried(key, INPUTS[key], *both(picks[key]), control=False) for key in INPUTS if key in picks]
+    own = [probes.read(key, INPUTS[key], *both(picks[key]), control=False) for key in INPUTS if key in picks]
     clean = Coordinates(evidence.change.train[train.rows], evidence.change.held_out[held_out.rows])
     seen = Coordinates.fit(train.change, held_out.change)  # components of their own
     size = seen.best_size(probes.action or probes.motion)
     name = f"raw frame change (PCA {size})"
-    raw = probes.carried("pca_change", name, clean.first(size), seen.first(size), fixed=False)
-    untrained = probes.carried("untrained", "untrained model, latents", *both(picks["latents"], "untrained"))
+    raw = probes.read("pca_change", name, clean.first(size), seen.first(size), fixed=False)
+    untrained = probes.read("untrained", "untrained model, latents", *both(picks["latents"], "untrained"))
     return [*own, raw, untrained], probes
 
 
+@question("distractor", of=("pairs",), criteria=(UNDER_DISTRACTORS, ENV_STREAM), place=50)
 def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     """Encode pairs with the patch, and compare what latents say about the action and about the patch."""
     results, probes = separation(evidence)
@@ -254,11 +278,11 @@ def distractor_outcome(evidence: LatentEvidence) -> Outcome:
     return Outcome((section,), figures, verdicts)
 
 
-def _r2(result: Carried, name: str) -> str:
+def _r2(result: PatchReading, name: str) -> str:
     return printed(result.found[name].value, ".2f")
 
 
-def _action_verdict(own: Carried, probes: PatchProbes) -> Verdict:
+def _action_verdict(own: PatchReading, probes: PatchProbes) -> Verdict:
     kept = own.found["action_kept"]
     span = probes.span(kept)
     between = "" if span is None else f"; {percent(span[0])} … {percent(span[1])}"
@@ -267,10 +291,10 @@ def _action_verdict(own: Carried, probes: PatchProbes) -> Verdict:
         f"(R² {_r2(own, 'action_distracted')} of {_r2(own, 'action_clean')}{between}); it should be {percent(KEEPS)} "
         "at least"
     )
-    return Verdict(text, kept.value >= KEEPS, "action_under_distractors")
+    return Verdict(text, kept.value >= KEEPS, UNDER_DISTRACTORS)
 
 
-def _distractor_verdict(own: Carried, env: Carried, probes: PatchProbes) -> Verdict:
+def _distractor_verdict(own: PatchReading, env: PatchReading, probes: PatchProbes) -> Verdict:
     (more, draws), (less, rest) = env.found["distractor"], own.found["distractor"]
     holds = decided(more - less, probes.bootstrap.interval(draws - rest))
     word = {None: "no clear difference", True: "more than the controllable one", False: "less than it"}[holds]
@@ -278,10 +302,10 @@ def _distractor_verdict(own: Carried, env: Carried, probes: PatchProbes) -> Verd
         f"The environment stream's latents carry R² {_r2(env, 'distractor')} of the distractor's motion, the "
         f"controllable stream's {_r2(own, 'distractor')}: {word}"
     )
-    return Verdict(text, holds, "env_takes_distractor")
+    return Verdict(text, holds, ENV_STREAM)
 
 
-def _table(results: list[Carried], probes: PatchProbes) -> Table:
+def _table(results: list[PatchReading], probes: PatchProbes) -> Table:
     shown = [name for name in COLUMNS if probes.action is not None or not name.startswith("action")]
     rows = []
     for result in results:
@@ -299,7 +323,7 @@ def _table(results: list[Carried], probes: PatchProbes) -> Table:
     )
 
 
-def _picture(results: list[Carried]) -> Pictures:
+def _picture(results: list[PatchReading]) -> Pictures:
     """Draw R² of the action and of the distractor side by side."""
     titles = {"action_distracted": "action, with a distractor", "distractor": "motion of the distractor"}
     panels = []

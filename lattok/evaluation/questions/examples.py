@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet, exchanged, pair_targets
+from lattok.evaluation.page.timeline import Codes, panel, shots
+from lattok.evaluation.questions import question
 from lattok.evaluation.report import Outcome, Pictures, Section, printed
-from lattok.evaluation.timeline import Codes, panel, shots
 from lattok.image_lam import ImageLAM
 from lattok.nn.normalize import Normalizer
 
@@ -24,6 +25,7 @@ EXAMPLES, THUMBNAIL = 4, 128
 EPISODES = 6  # with their codes over time
 
 
+@question("gallery", of=("pairs",), place=84)
 def gallery_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Show the codes used most, position by position; the first one is open. None for a model without codes."""
     if not evidence.codes:
@@ -41,7 +43,7 @@ def gallery_outcome(evidence: LatentEvidence) -> Outcome | None:
         "episode where there are enough. Mean action: in standard deviations from the training mean. Codes of a "
         "residual quantizer refine one another, so that later positions look less pure."
     )
-    return Outcome((Section("What do single codes look like?", text, (), tuple(shown)),), {}, [])
+    return Outcome((Section("What do single codes look like?", text, (), tuple(shown)),))
 
 
 def typical(evidence: LatentEvidence, position: int, code: int) -> list[int]:
@@ -85,6 +87,7 @@ def _mean_action(evidence: LatentEvidence, used: Tensor) -> str:
     return f"<br>mean action {', '.join(parts)}"
 
 
+@question("timeline", of=("pairs",), place=86)
 def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
     """Show codes over time under the film of one held-out episode of each task. None for a model without codes."""
     if not evidence.codes:
@@ -108,9 +111,10 @@ def timeline_outcome(evidence: LatentEvidence) -> Outcome | None:
         "when the robot does something else, and come back when it comes back."
     )
     shown = Pictures("Under the pointer, or with the arrow keys: the codes of that frame.", tuple(panels))
-    return Outcome((Section("Codes over time", text, (), (shown,)),), {}, []) if panels else None
+    return Outcome((Section("Codes over time", text, (), (shown,)),)) if panels else None
 
 
+@question("examples", of=("pairs", "clips"), place=88)
 def examples_outcome(evidence: LatentEvidence) -> Outcome:
     """Show a few held-out pairs with their codes; where pixels are predicted, also the predicted frame.
 
@@ -141,7 +145,7 @@ def examples_outcome(evidence: LatentEvidence) -> Outcome:
         caption += f" Control: predicted with the {latents} of the next panel, of the last with those of the first."
     shown = Pictures(caption, tuple(panels))
     text = "First and last frame of pairs or clips from the middle of equal parts of the split."
-    return Outcome((Section("Examples", text, (), (shown,)),), {}, [])
+    return Outcome((Section("Examples", text, (), (shown,)),))
 
 
 @torch.no_grad()

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lattok.evaluation import svg
-from lattok.evaluation.evidence.controls import Coordinates, Target
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.mlp_probes import mlp_probes
-from lattok.evaluation.evidence.probes import Fold, Probe, decided, linear_probe, merge_folds, one_hot
+from lattok.evaluation.evidence.probe_rows import KINDS, ProbeRow, probe_rows, rivals_of, strongest
+from lattok.evaluation.evidence.probes import decided
+from lattok.evaluation.evidence.split import hold_out_more
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
+from lattok.evaluation.page import svg
+from lattok.evaluation.questions import question
 from lattok.evaluation.report import (
-    NEEDS_TRAINING,
     ONE_EPISODE,
-    Interval,
+    Criterion,
+    Decision,
     Outcome,
     Pictures,
-    Progress,
     Section,
     Table,
     TableRow,
@@ -31,12 +29,6 @@ from lattok.evaluation.report import (
     printed,
 )
 
-KINDS = {  # of probes: prefix of its figures, title of a table, and of a column
-    "linear": ("", "linear probe, held-out episodes", "linear"),
-    "mlp": ("mlp_", "MLP probe, held-out episodes", "MLP"),
-    "task_linear": ("task_", "linear probe, held-out tasks", "linear, new tasks"),
-    "task_mlp": ("task_mlp_", "MLP probe, held-out tasks", "MLP, new tasks"),
-}
 DRAWN = {  # probes in the pictures, under names that fit next to a bar
     "codes": "codes",
     "residual_kmeans": "k-means codes",
@@ -53,12 +45,56 @@ REFERENCES = (
     "Nikulin et al. 2025, Latent action learning requires supervision in the presence of distractors",
 )
 POINTS = 400  # what fits on a page
-OWN = {  # what is read of the model itself
-    "codes": "one-hot codes",
-    "quantized": "quantized vectors",
-    "env_codes": "environment codes, one-hot",
-    "latents": "latents before quantization",
-    "env_latents": "environment latents",
+CRITERIA = {
+    each.key: each
+    for each in (
+        Criterion(
+            "codes_against_controls",
+            "{Label}, or train longer{robust}; without labels the raw frame change is hard to beat.",
+        ),
+        Criterion(
+            "codes_against_controls_xyz",
+            "The mean over dimensions hides this: the codes say more about the gripper than about the motion. {Label}, "
+            "shorten the stride to one visible movement, add a camera that sees depth.",
+            caveat="about x, y and z the codes say less than the best control",
+            weight=2,
+        ),
+        Criterion(
+            "codes_against_controls_mlp",
+            "A hidden layer reads as much from a control: the codes hold what is there anyway. {Label}; prefer linear "
+            "probes only if your policy head is linear.",
+        ),
+        Criterion(
+            "codes_new_tasks",
+            "What the codes mean depends on the task: train on more tasks, or keep to those trained on.",
+            use=True,
+            caveat="on tasks that were not seen a control says more",
+        ),
+        Criterion(
+            "codes_against_labels_alone",
+            "Reconstruction adds nothing here: with these labels a supervised encoder does as well. It pays with fewer "
+            "labels, or with more action-free video than labelled data.",
+        ),
+        Criterion(
+            "latents_against_controls",
+            "Store the raw frame change (PCA) instead of latents, or {label}.",
+            elsewhere="Store the raw frame change (PCA) instead of latents, or train one on this dataset.",
+        ),
+        Criterion(
+            "latents_against_controls_xyz",
+            "{Label}; for continuous targets the raw frame change is a serious rival.",
+        ),
+        Criterion("latents_against_controls_mlp", "A hidden layer reads as much from a control: {label}."),
+        Criterion(
+            "latents_new_tasks",
+            "What the latents mean depends on the task: train on more tasks, or keep to those trained on.",
+            use=True,
+        ),
+        Criterion(
+            "latents_against_labels_alone",
+            "Reconstruction adds nothing to the latents here: see the codes, use fewer labels.",
+        ),
+    )
 }
 COMPARED = (  # with the best control: probe, column, what the verdict says and its key
     ("linear", 0, "all dimensions", "against_controls"),
@@ -68,144 +104,13 @@ COMPARED = (  # with the best control: probe, column, what the verdict says and 
 )
 
 
-class Score(NamedTuple):
-    """A probe and its R^2: over all dimensions, over x, y, z where there are such, of each; None: nothing varies."""
-
-    probe: Probe
-    values: tuple[float | None, ...]
-    intervals: tuple[Interval | None, ...]
-
-
-class ProbeRow(NamedTuple):
-    """An input under the name it has on the page, and how much of the action was read from it."""
-
-    key: str
-    name: str
-    scores: dict[str, Score]  # by `KINDS`: the last two where there are several tasks, none where it was not run
-    control: bool = True
-    reference: bool = False
-    not_run: str = ""
-
-    def value(self, kind: str, column: int) -> float | None:
-        """Return one R^2; None where there is none."""
-        return self.scores[kind].values[column] if kind in self.scores else None
-
-    def shown(self, kind: str) -> TableRow:
-        """Return the line of a table with one kind of probe per dimension."""
-        _, values, intervals = self.scores.get(kind, (None, (), ()))
-        return TableRow(self.key, self.name, values, self.control, self.reference, self.not_run, intervals)
-
-    def overview(self) -> TableRow:
-        """Return the line of a table with every kind of probe, over all dimensions."""
-        means, spans = ([score[i][0] for score in self.scores.values()] for i in (1, 2))
-        return replace(self.shown(""), values=tuple(means), intervals=tuple(spans))
-
-
-class Judge:
-    """Fits the probes of one input after another."""
-
-    def __init__(self, evidence: LatentEvidence, target: Target, progress: Progress, hidden: bool = True):
-        self.evidence, self.target, self.progress, self.done = evidence, target, progress, 0
-        self.kinds = [kind for kind in KINDS if hidden or "mlp" not in kind]
-        self.total = 26 if evidence.codes else 17  # about; the last call says the exact number
-        self.everything = (Fold(torch.arange(len(target.train)), torch.arange(len(target.held_out))),)
-
-    def row(
-        self, key: str, name: str, rows: Sequence[Tensor], control: bool = True, reference: bool = False
-    ) -> ProbeRow:
-        """Fit the probes to inputs [n, d] and judge them on [N, d]."""
-        folds = self.evidence.folds.folds
-        probes = [*self._fitted(rows, self.everything), *(self._fitted(rows, folds) if folds else ())]
-        self.done = min(self.done + 1, self.total - 1)
-        self.progress("probes", self.done, self.total)
-        scores = {kind: self._score(probe) for kind, probe in zip(self.kinds, probes, strict=False)}
-        return ProbeRow(key, name, scores, control, reference)
-
-    def _fitted(self, rows: Sequence[Tensor], folds: Sequence[Fold]) -> list[Probe]:
-        (x, x_test), (y, groups, y_test) = rows, (self.target.train, self.target.episodes, self.target.held_out)
-        linear = [linear_probe(x[f], y[f], groups[f.numpy()], x_test[h], y_test[h]) for f, h in folds]
-        found = [linear]
-        if "mlp" in self.kinds:
-            found.append(mlp_probes(x, y, groups, x_test, y_test, folds, linear, self.evidence.seed))
-        return [merge_folds(probes, folds) for probes in found]
-
-    def _score(self, probe: Probe) -> Score:
-        space, bootstrap = self.evidence.space, self.evidence.bootstrap
-
-        def columns(r2: Tensor) -> list[Tensor]:  # [..., m]
-            return [r2.nanmean(-1), *([r2[..., space].nanmean(-1)] if space else []), *r2.unbind(-1)]
-
-        values = tuple(None if math.isnan(value) else float(value) for value in columns(probe.r2))
-        return Score(probe, values, tuple(map(bootstrap.interval, columns(bootstrap.r2(probe)))))
-
-
-def probe_rows(
-    evidence: LatentEvidence, target: Target, progress: Progress, hidden: bool = True
-) -> dict[str, list[ProbeRow]]:
-    """Fit the probes on the model's codes and latents, and on the controls of either, which follow.
-
-    Without `hidden` only linear ones.
-    """
-    judge, train = Judge(evidence, target, progress, hidden), evidence.train.latents
-    held_out = evidence.held_out.latents
-    found: dict[str, list[ProbeRow]] = {"codes": [], "latents": []}
-    for key, name in OWN.items():
-        if (pick := evidence.inputs.get(key)) is not None:
-            kind = "latents" if "latents" in key else "codes"
-            found[kind].append(judge.row(key, name, (pick(train), pick(held_out)), control=False))
-    for kind, rows in _control_rows(evidence, target, judge).items():
-        found[kind] += rows
-    progress("probes", 1, 1)
-    return found
-
-
-def _control_rows(evidence: LatentEvidence, target: Target, judge: Judge) -> dict[str, list[ProbeRow]]:
-    train, held_out, change, alone = evidence.train, evidence.held_out, evidence.change, evidence.labels_only
-    scene = Coordinates.fit(train.now, held_out.now)
-    scene_width, width, flow_width = (x.best_size(target) for x in (scene, change, evidence.flow))
-    equal = min(train.latents.latents.flatten(1).shape[1], change.train.shape[1])
-    unlimited = [
-        judge.row("current_frame", f"current frame only (PCA {scene_width})", scene.first(scene_width)),
-        judge.row("mean", "mean action", (torch.zeros(len(train.rows), 1), torch.zeros(len(held_out.rows), 1))),
-    ]
-    labelled = [ProbeRow(LABELS_ONLY, "same encoder, labels alone", {}, not_run=NEEDS_TRAINING)] * 2
-    if alone is not None:
-        codes = [one_hot(x, evidence.size) for x in (alone.train_codes, alone.held_out_codes)]
-        labelled = [
-            judge.row(LABELS_ONLY, "same encoder, labels alone", rows)
-            for rows in (codes, (alone.train_latents, alone.held_out_latents))
-        ]
-    discrete = [judge.row(stream.key, stream.name, stream.one_hot) for stream in evidence.codes.values()]
-    fresh = [x.untrained.latents.flatten(1) for x in (train, held_out)]
-    continuous = [
-        judge.row("pca_change", f"raw frame change (PCA {width})", change.first(width)),
-        judge.row("pca_change_equal_width", f"raw frame change at equal width (PCA {equal})", change.first(equal)),
-        judge.row("pca_flow", f"block flow (PCA {flow_width})", evidence.flow.first(flow_width)),
-        judge.row("untrained", "untrained model, latents", fresh),
-        labelled[1],
-        *_proprio_rows(evidence, judge),
-        *unlimited,
-    ]
-    return {"codes": [*discrete, labelled[0], *unlimited] if discrete else [], "latents": continuous}
-
-
-def _proprio_rows(evidence: LatentEvidence, judge: Judge) -> list[ProbeRow]:
-    train, held_out = evidence.train, evidence.held_out
-    if train.state_change is None or held_out.state_change is None:
-        return [ProbeRow("proprio", "proprioception at t", {}, not_run="not run: the dataset has no states")]
-    change = (train.state_change, held_out.state_change)
-    name = "change of proprioception (reads the robot's own sensors)"
-    return [
-        judge.row("proprio", "proprioception at t", (train.states, held_out.states)),
-        judge.row("proprio_change", name, change, reference=True),
-    ]
-
-
-def readout_outcome(evidence: LatentEvidence, progress: Progress) -> Outcome | None:
-    """Read the action from the model's codes and latents, and from the controls; None without actions."""
+@question("readout", of=("pairs", "clips"), criteria=tuple(CRITERIA.values()), place=10)
+def readout_outcome(evidence: LatentEvidence) -> Outcome:
+    """Read the action from the model's codes and latents, and from the controls; without actions say that it cannot."""
+    unknown = "That cannot be told here: without actions nothing says whether the labels mean what the robot did."
     if evidence.target is None:
-        return None
-    probes = {kind: rows for kind, rows in probe_rows(evidence, evidence.target, progress).items() if rows}
+        return Outcome(decision=Decision(20, None, unknown, caveats=False))
+    probes = probe_rows(evidence, evidence.target)
     figures: dict[str, float] = {}
     verdicts: list[Verdict] = []
     tables: list[Table] = []
@@ -226,7 +131,31 @@ def readout_outcome(evidence: LatentEvidence, progress: Progress) -> Outcome | N
         reading,
         REFERENCES,
     )
-    return Outcome((section,), figures, verdicts)
+    decision = _decision(evidence, tables[0], verdicts) or Decision(20, None, unknown, caveats=False)
+    return Outcome((section,), figures, verdicts, decision)
+
+
+def _decision(evidence: LatentEvidence, table: Table, verdicts: Sequence[Verdict]) -> Decision | None:
+    """Judge a model by what its labels say about the action, against the best control; None where nothing moves."""
+    found = {each.key: each for each in verdicts}
+    kind = next((kind for kind in ("codes", "latents") if f"{kind}_against_controls" in found), None)
+    if kind is None:
+        return None
+    best, against = table.strongest(but=(LABELS_ONLY,)), found[f"{kind}_against_controls"]
+    own, rival = (0.0 if row is None else row.values[table.decides] or 0.0 for row in (table.rows[0], best))
+    name = best.name if best else ""
+    numbers = f"R² {printed(own, '.2f')} against {printed(rival, '.2f')} of the best control, {name}"
+    if ONE_EPISODE in against.text:
+        text = f"That cannot be told: only one episode was held out, and {ONE_EPISODE} ({numbers})."
+        case = evidence.case
+        hold_out = hold_out_more(case.dataset, "lattok evaluate ... --episodes", case.model.trained_on)
+        return Decision(20, None, text, way_out=hold_out)
+    text = {
+        True: f"Yes: on episodes it has not seen, its {kind} say more about the action than anything untrained",
+        None: f"It makes no clear difference: its {kind} say about as much about the action as the best control does",
+        False: f"No: something that learned nothing says as much about the action as its {kind} do",
+    }[against.holds]
+    return Decision(20, against.holds, f"{text} ({numbers}).")
 
 
 def _reading(figures: dict[str, float], kind: str, rival: TableRow | None) -> str:
@@ -299,27 +228,26 @@ def _tables(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> li
 
 def readout_verdicts(evidence: LatentEvidence, kind: str, rows: Sequence[ProbeRow]) -> list[Verdict]:
     """Judge the model's first row against the best control, and against labels alone where that was run."""
-    rivals = [row for row in rows if row.control and not row.reference and row.key != LABELS_ONLY]
     found = []
     for probe, column, over, key in COMPARED:
-        scored = [(value, i) for i, row in enumerate(rivals) if (value := row.value(probe, column)) is not None]
-        if scored and (evidence.space or column == 0):
-            best, what = rivals[max(scored)[1]], f"{kind} over {over}"
-            found.append(compared(evidence, what, rows[0], best, probe, column, f"{kind}_{key}", "the best control, "))
+        best = strongest(rivals_of(rows), probe, column)
+        if best is not None and (evidence.space or column == 0):
+            about, what = CRITERIA[f"{kind}_{key}"], f"{kind} over {over}"
+            found.append(_comparison(evidence, what, rows[0], best, probe, column, about, "the best control, "))
     alone = next(row for row in rows if row.key == LABELS_ONLY)
-    key, over = f"{kind}_against_labels_alone", f"{kind} over all dimensions"
-    found.append(compared(evidence, over, rows[0], alone, "linear", 0, key))
+    about, over = CRITERIA[f"{kind}_against_labels_alone"], f"{kind} over all dimensions"
+    found.append(_comparison(evidence, over, rows[0], alone, "linear", 0, about))
     return [verdict for verdict in found if verdict is not None]
 
 
-def compared(
+def _comparison(
     evidence: LatentEvidence,
     what: str,
     own: ProbeRow,
     other: ProbeRow,
     probe: str,
     column: int,
-    key: str,
+    about: Criterion,
     title: str = "",
 ) -> Verdict | None:
     """Compare two rows, with the interval of their difference over the same draws of episodes."""
@@ -335,7 +263,7 @@ def compared(
     if span is not None:
         between = "; difference {} … {}".format(*(printed(end, "+.2f") for end in span))
     numbers = f"R² {printed(values[0], '.2f')} is {word} {printed(values[1], '.2f')}"
-    return Verdict(f"{what[:1].upper()}{what[1:]}: {numbers}, {title}{other.name}{between}", holds, key)
+    return Verdict(f"{what[:1].upper()}{what[1:]}: {numbers}, {title}{other.name}{between}", holds, about)
 
 
 def _shown(names: Sequence[str], probes: dict[str, list[ProbeRow]], actual: Tensor) -> tuple[Pictures, ...]:

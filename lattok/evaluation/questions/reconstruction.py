@@ -5,13 +5,26 @@ Every table has the controls of `tokenizer_evidence`, which spend the same bits 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.evaluation import svg
 from lattok.evaluation.evidence.tokenizer_evidence import Method, Rate, TokenizerEvidence, Usage
-from lattok.evaluation.report import Outcome, Pictures, Section, Table, TableRow, Verdict
+from lattok.evaluation.page import svg
+from lattok.evaluation.questions import question
+from lattok.evaluation.report import (
+    Criterion,
+    Decision,
+    Outcome,
+    Pictures,
+    Section,
+    Table,
+    TableRow,
+    Verdict,
+    percent,
+)
 from lattok.samples import ActionWindows
 
 NAMES = {
@@ -21,10 +34,45 @@ NAMES = {
     "fast": "FAST",
     "mean": "mean action",
 }
+RIVALS = ("kmeans", "uniform_bins", "fast")  # controls at equal bits
+TARGET = 2.0  # a target for supervision may have this many times the error of an untrained codebook
+AGAINST = {
+    each.key.removeprefix("error_against_"): each
+    for each in (
+        Criterion(
+            "error_against_kmeans",
+            "A decoder that sees one code at a time is bounded by k-means: use decoder=context, or "
+            "ResidualVQ where a codec is wanted.",
+            recipe="action-vq",
+        ),
+        Criterion(
+            "error_against_uniform_bins",
+            "Train longer or on more data: bins need no training and do better.",
+            recipe="action-vq",
+        ),
+        Criterion(
+            "error_against_fast",
+            "This is expected of a target for supervision; as a codec use FAST or ResidualVQ.",
+            use=True,
+        ),
+        Criterion(
+            "error_against_mean",
+            "The codes say nothing: look at the loss and at the units of the actions.",
+            elsewhere="Train a tokenizer on this dataset: lattok train action-vq.",
+        ),
+    )
+}
+IN_USE = Criterion(
+    "tokens_in_use",
+    "Start the codebook from data (codebook_start=kmeans) and revive dead codes (revive_below=0.03).",
+    caveat="most of its codes are never used",
+    recipe="action-vq",
+)
 EPISODES, STEPS = 3, 400  # what fits on a page
 KINDS = {"model": "model", "kmeans": "rival", "uniform_bins": "control", "fast": "control", "mean": "control"}
 
 
+@question("reconstruction", of=("chunks",), criteria=(*AGAINST.values(), IN_USE), place=10)
 def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
     """Compare errors and codes of the tokenizer with those of its controls."""
     methods, rate, windows = evidence.methods, evidence.rate, evidence.windows
@@ -32,7 +80,7 @@ def reconstruction_outcome(evidence: TokenizerEvidence) -> Outcome:
     sections = (_error_section(methods, names, shown), _code_section(methods, evidence.vocab_size, rate))
     figures = _figures(methods, rate)
     verdicts = [*_control_verdicts(figures), _code_verdict(methods[0].usage, evidence.vocab_size)]
-    return Outcome(sections, figures, verdicts)
+    return Outcome(sections, figures, verdicts, _decision(figures), _headline(figures, evidence.vocab_size))
 
 
 def _row(method: Method, values: tuple[float | None, ...]) -> TableRow:
@@ -142,9 +190,9 @@ def _figures(methods: list[Method], rate: Rate) -> dict[str, float]:
     return figures
 
 
-def headline_of(figures: dict[str, float], vocab: int) -> str:
+def _headline(figures: dict[str, float], vocab: int) -> str:
     """Compare the error with those of the controls, and say how many codes are in use."""
-    names = [key for key in ("kmeans", "uniform_bins", "fast") if f"normalised_mse/{key}" in figures]
+    names = [key for key in RIVALS if f"normalised_mse/{key}" in figures]
     rivals = "the controls at equal bits were not run"
     if names:
         others = [f"{NAMES[key]} {figures[f'normalised_mse/{key}']:.3g}" for key in names]
@@ -157,13 +205,13 @@ def headline_of(figures: dict[str, float], vocab: int) -> str:
 
 def _control_verdicts(figures: dict[str, float]) -> list[Verdict]:
     mse, lines = figures["normalised_mse"], []
-    for key in ("kmeans", "uniform_bins", "fast", "mean"):
+    for key, about in AGAINST.items():
         other = figures.get(f"normalised_mse/{key}")
         if other is None:
-            lines.append(Verdict(f"{NAMES[key]} at equal bits: not run", None, f"error_against_{key}"))
+            lines.append(Verdict(f"{NAMES[key]} at equal bits: not run", None, about))
             continue
         text = f"Error {mse:.3g} is {'below' if mse < other else 'not below'} {NAMES[key]} ({other:.3g})"
-        lines.append(Verdict(text, mse < other, f"error_against_{key}"))
+        lines.append(Verdict(text, mse < other, about))
     return lines
 
 
@@ -175,7 +223,33 @@ def _code_verdict(usage: Usage | None, vocab: int) -> Verdict:
     state = "in use" if health[worst] >= 1 else "in use: the codebook has collapsed"
     where = f" at position {worst + 1} of {len(used)}" if len(used) > 1 else ""
     numbers = f"(training split, perplexity {perplexity[worst]:.0f})"
-    return Verdict(f"{used[worst]} of {vocab} codes{where} {state} {numbers}", health[worst] >= 1, "tokens_in_use")
+    return Verdict(f"{used[worst]} of {vocab} codes{where} {state} {numbers}", health[worst] >= 1, IN_USE)
+
+
+def _decision(figures: Mapping[str, float]) -> Decision:
+    """Judge a tokenizer as a target for supervision, and as a codec."""
+    own = figures["normalised_mse"]
+    rivals = {key: figures[f"normalised_mse/{key}"] for key in RIVALS if f"normalised_mse/{key}" in figures}
+    if own >= figures["normalised_mse/mean"]:
+        return Decision(20, False, "No: it reconstructs actions no better than their mean does.", caveats=False)
+    if not rivals:
+        return Decision(20, None, "That cannot be told: no control at equal bits could be run.", caveats=False)
+    best = min(rivals, key=lambda key: rivals[key])
+    lost = f"It loses {_fine(own)} of the variance of held-out actions"
+    rival = f"{NAMES[best]} at equal bits, the strongest control, loses {_fine(rivals[best])}"
+    if own < rivals[best]:
+        return Decision(20, True, f"Yes. {lost}; {rival}.")
+    untrained = {key: value for key, value in rivals.items() if key != "fast"} or rivals
+    bound = min(untrained, key=lambda key: untrained[key])
+    if own > TARGET * untrained[bound]:
+        times = f"{own / untrained[bound]:.1f} times the error of {NAMES[bound]} at equal bits, which needs no training"
+        return Decision(20, False, f"No: it has {times}.")
+    target = "Yes as a target for supervision, no as a codec that stores or replays actions"
+    return Decision(20, True, f"{target}. {lost}; {rival}.")
+
+
+def _fine(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.995 else percent(share)
 
 
 def _trajectories(windows: ActionWindows, decoded: Tensor, kmeans: Tensor | None) -> tuple[Pictures, ...]:

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lattok.evaluation.evidence.controls import Target
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence, Target
 from lattok.evaluation.evidence.pair_set import (
     BATCH,
     PairSet,
@@ -32,13 +31,27 @@ from lattok.evaluation.evidence.pair_set import (
 )
 from lattok.evaluation.evidence.probes import pca
 from lattok.evaluation.evidence.split import evenly
-from lattok.evaluation.report import Outcome, Section, Table, TableRow, Verdict, explained_share, printed
+from lattok.evaluation.questions import question
+from lattok.evaluation.report import Criterion, Outcome, Section, Table, TableRow, Verdict, explained_share, printed
 from lattok.image_lam import ImageLAM
 from lattok.types import LatentActions, join
 
 MOST = 500  # held-out pairs, whose features are computed again
 WIDTH = 128  # components of the raw frame change
 HOLDS = 0.5  # share of variance that a law has to explain
+ADDITIVE = Criterion(
+    "additive",
+    "Do not add up latents of consecutive gaps; to make them additive train with additivity_weight and extra_strides.",
+    elsewhere="Do not add up latents of consecutive gaps.",
+)
+REVERSIBLE = Criterion(
+    "reversible", "Do not negate latents to undo a motion; relabel the reversed video instead.", use=True
+)
+TRANSFERS = Criterion(
+    "transfers",
+    "A latent means different things in different scenes: do not replay latents of one clip in another.",
+    use=True,
+)
 LAW_REFERENCES = (
     "Rybkin et al. 2019, Learning what you can do before doing anything (composable latents)",
     "Schmidt & Jiang 2024, LAPO: learning to act without actions",
@@ -48,18 +61,18 @@ TRANSFER_REFERENCES = (
     "Gao et al. 2025, AdaWorld: learning adaptable world models with latent actions",
     "Zhu et al. 2017, CycleGAN (cycle consistency)",
 )
-LAWS = {  # title of the table; what a verdict says, with its words for False and True; its key
+LAWS = {  # title of the table; what a verdict says, with its words for False and True; what it is about
     "additivity": (
         "Additivity: z(a→c) from z(a→b) + z(b→c)",
         "Latents of two half strides {} the latent of the whole one: the sum explains {} of its variance",
         ("do not add up to", "add up to"),
-        "additive",
+        ADDITIVE,
     ),
     "reversal": (
         "Reversal: z(c→a) from −z(a→c)",
         "Latents of reversed pairs {} the negative ones, which explain {} of their variance",
         ("are not", "are"),
-        "reversible",
+        REVERSIBLE,
     ),
 }
 LAW_ROWS = {
@@ -155,6 +168,7 @@ def _vectors(model: ImageLAM, features: list[Tensor]) -> Triples:
     return Triples(*(model.encode_features(pair).latents.flatten(1).float().cpu() for pair in pairs))
 
 
+@question("structure", of=("pairs",), criteria=(ADDITIVE, REVERSIBLE), place=60)
 def structure_outcome(evidence: LatentEvidence) -> Outcome:
     """Test additivity and reversal on held-out pairs."""
     laws = structure(evidence)
@@ -189,12 +203,12 @@ def _law_table(name: str, law: dict[str, Match]) -> Table:
 
 
 def _law_verdict(name: str, law: dict[str, Match]) -> Verdict:
-    _, text, words, key = LAWS[name]
+    _, text, words, about = LAWS[name]
     holds = law["model"].explained >= HOLDS
     own, other = (explained_share(law[row].explained) for row in ("model", "random"))
     scaled = explained_share(law["model"].scaled)
     found = f"{text.format(words[holds], own)} (with latents of other clips {other}; scaled to fit best {scaled})"
-    return Verdict(found, holds, key)
+    return Verdict(found, holds, about)
 
 
 class Agreement(NamedTuple):
@@ -259,6 +273,7 @@ def _action(evidence: LatentEvidence, latents: LatentActions, rows: Tensor) -> f
     return float(target.probe(evidence.train.latents.latents.flatten(1), latents.latents.flatten(1)).r2.nanmean())
 
 
+@question("transfer", of=("pairs",), criteria=(TRANSFERS,), place=70)
 def transfer_outcome(evidence: LatentEvidence) -> Outcome:
     """Apply latents of one clip to another."""
     found, own_action = transfer(evidence)
@@ -308,4 +323,4 @@ def _transfer_verdict(found: dict[str, Agreement]) -> Verdict:
     )
     if found["model"].action is not None:
         text += f"; R² of its action {printed(found['model'].action, '.2f')}"
-    return Verdict(text, holds, "transfers")
+    return Verdict(text, holds, TRANSFERS)

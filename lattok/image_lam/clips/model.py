@@ -51,6 +51,7 @@ class ClipLAM(BackboneModel, VideoLabeller):
     config_class = ClipLAMConfig
     config: ClipLAMConfig
     label_source = "video"
+    evidence = "clips"  # no half and no way back, and a patch would have to move through all of their frames
     reads_task = True
     pixels = None  # what is predicted is what the features are
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lattok.evaluation.evidence.controls import JointBins, ResidualKMeans, level_allocation
-from lattok.evaluation.evidence.tokenizer_evidence import token_statistics
+from lattok.evaluation.evidence.latent_evidence import ResidualKMeans
+from lattok.evaluation.evidence.tokenizer_evidence import JointBins, level_allocation, token_statistics
 
 
 def test_residual_kmeans_reconstructs_sums_of_two_grids():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lattok.evaluation.evidence.controls import CodeStream, Target
+from lattok.evaluation.evidence.latent_evidence import CodeStream, Target
 from lattok.evaluation.evidence.probes import Bootstrap
 from lattok.evaluation.questions.codes import (
     collapse,

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import lattok
-from lattok.evaluation.questions.rollouts import rollouts_outcome
+from lattok.evaluation.questions.policy import rollouts_outcome
+from lattok.evaluation.report import Outcome
 from lattok.utils.checks import LattokError
 from tests.vla.fakes import policy
 
 SCORE = {"episodes": 10, "success": 0.8, "interval": [0.49, 0.94], "failure": 0.1, "decisions": 20.5, "beyond": 0.04}
 LOST = SCORE | {"success": 0.0, "interval": [0.0, 0.28], "decisions": None}
+
+
+def shown(found: dict[str, Any]) -> Outcome:
+    outcome = rollouts_outcome(SimpleNamespace(case=SimpleNamespace(rollouts=found)))  # type: ignore[arg-type]
+    assert outcome is not None
+    return outcome
 
 
 def found(**options: Any) -> dict[str, Any]:
@@ -23,20 +31,20 @@ def found(**options: Any) -> dict[str, Any]:
 
 
 def test_every_task_has_a_row_with_its_interval() -> None:
-    (section,), figures, verdicts = rollouts_outcome(found())
+    (section,), figures, verdicts, *_ = shown(found())
     table = section.tables[0]
     assert [row.key for row in table.rows] == ["all", "toy/left", "toy/right"]
     assert table.interval(table.rows[1], 0) == "0.49 … 0.94"
     assert [table.shown(value, i) for i, value in enumerate(table.rows[2].values)] == ["0.00", "0.10", "–", "4.0%"]
     assert figures == {"success": 0.8, "failure": 0.1, "success/toy/left": 0.8, "success/toy/right": 0.0}
-    assert verdicts == []
+    assert not verdicts
     assert section.reading == "It succeeds in 80 % of the episodes (49 % to 94 %); in 10 % the opposite came first."
     assert table.note == "execute=4. mind the gap"
 
 
 def test_options_that_change_the_question_are_named() -> None:
     changed = found(instruction="swapped", variation={"light": True, "distractors": 3})
-    assert rollouts_outcome(changed).sections[0].tables[0].note == (
+    assert shown(changed).sections[0].tables[0].note == (
         "execute=4, instruction=swapped, light=True, distractors=3. mind the gap"
     )
 

@@ -1,4 +1,4 @@
-"""What a comparison keeps of one model: how much its labels say, and what labelling takes."""
+"""One model of a comparison: how much its labels say of the action, and what labelling takes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet, PairSource
+from lattok.evaluation.evidence.probe_rows import ProbeRow, probe_rows, rivals_of, strongest
 from lattok.evaluation.evidence.probes import Bootstrap
-from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
-from lattok.evaluation.questions.readout import ProbeRow, probe_rows, readout_figures, readout_verdicts
-from lattok.evaluation.report import Interval, Progress, Verdict
+from lattok.evaluation.questions.readout import readout_figures, readout_verdicts
+from lattok.evaluation.report import Interval, Verdict
 from lattok.nn.normalize import gripper_dims
 from lattok.nn.quantize import code_statistics
 
@@ -54,8 +54,8 @@ class Cost(NamedTuple):
         return cls(sum(p.numel() for p in model.parameters()), size, len(video) / min(took), peak, device.type)
 
 
-class Judged(NamedTuple):
-    """What is known of one model; nothing in it holds frames."""
+class Candidate(NamedTuple):
+    """One model; nothing in it holds frames."""
 
     name: str
     kind: str  # by what it is compared: its "codes", or the "latents" of a continuous one
@@ -92,12 +92,8 @@ class Judged(NamedTuple):
 
     def gain(self, kind: str, probe: str = "linear") -> tuple[float | None, Interval | None]:
         """Return how much more of the action the model's codes or latents say than the best control."""
-        own, rivals = self.row(kind, kind), [row for row in self.probes.get(kind, ()) if row.control]
-        rivals = [row for row in rivals if not row.reference and row.key != LABELS_ONLY]
-        scored = [(value, i) for i, row in enumerate(rivals) if (value := row.value(probe, 0)) is not None]
-        if own is None or not scored:
-            return None, None
-        return self.beyond(kind, rivals[max(scored)[1]], self.bootstrap, probe)
+        best = strongest(rivals_of(self.probes.get(kind, ())), probe)
+        return (None, None) if best is None else self.beyond(kind, best, self.bootstrap, probe)
 
     def beyond(
         self, kind: str, other: ProbeRow, bootstrap: Bootstrap, probe: str = "linear"
@@ -114,18 +110,18 @@ class Judged(NamedTuple):
         return values[0] - values[1], span
 
 
-def judge_labels(name: str, evidence: LatentEvidence, progress: Progress) -> Judged:
-    """Probe one model, time it, and keep what the page needs."""
-    target, model = evidence.target, evidence.model
+def probe_candidate(name: str, evidence: LatentEvidence) -> Candidate:
+    """Probe one model, and time it."""
+    target, note = evidence.target, evidence.case.options.note
     assert target is not None  # `compare` asks for actions
-    probes = {kind: rows for kind, rows in probe_rows(evidence, target, progress, hidden=False).items() if rows}
+    probes = probe_rows(evidence, target, hidden=False)
     kind = next(iter(probes))
     bits = entropy = None
     if "codes" in probes:
         codes = evidence.held_out.latents.codes
         bits = codes.shape[1] * math.log2(evidence.size)
-        found = code_statistics(codes, evidence.size)
-        entropy = found.joint_entropy, found.joint_ceiling
+        statistics = code_statistics(codes, evidence.size)
+        entropy = statistics.joint_entropy, statistics.joint_ceiling
     groups = {
         "all": list(range(len(evidence.names))),
         "position": evidence.space,
@@ -138,23 +134,23 @@ def judge_labels(name: str, evidence: LatentEvidence, progress: Progress) -> Jud
     if entropy is not None:
         figures |= {"joint_entropy_bits/model": entropy[0], "joint_entropy_bits/ceiling": entropy[1]}
     (against, *_) = readout_verdicts(evidence, kind, probes[kind])
-    progress("speed", 0, 1)
-    cost = Cost.measure(model, evidence.held_out, evidence.source.stride)
-    progress("speed", 1, 1)
+    note("speed", 0, 1)
+    cost = Cost.measure(evidence.model, evidence.held_out, evidence.source.stride)
+    note("speed", 1, 1)
     width = evidence.held_out.latents.latents.flatten(1).shape[1]
-    judged = Judged(
+    texts = {key: evidence.provenance[key] for key in ("cameras", "stride_frames", "held_out_pairs")}
+    found = Candidate(
         name, kind, bits, entropy, width, evidence.source, probes, evidence.bootstrap,
         {key: dims for key, dims in groups.items() if dims}, figures,
-        [Verdict(f"{name}: {against.text[:1].lower()}{against.text[1:]}", against.holds, against.key)], cost,
-        model.describe(), {key: evidence.provenance[key] for key in ("cameras", "stride_frames", "held_out_pairs")},
+        [Verdict(f"{name}: {against.text[:1].lower()}{against.text[1:]}", against.holds, against.about)], cost,
+        evidence.model.describe(), texts,
     )  # fmt: skip
-    for group, dims in judged.groups.items():
+    for group, dims in found.groups.items():
         for what in probes:
-            value, span = judged.own(what, dims)
+            value, span = found.own(what, dims)
             if group not in ("all", "position") and value is not None:
-                figures[f"r2_{group}_from_{what}/{what}"] = value
-                if span is not None:
-                    figures[f"r2_{group}_from_{what}_low/{what}"], figures[f"r2_{group}_from_{what}_high/{what}"] = span
+                ends = {} if span is None else {"_low": span[0], "_high": span[1]}
+                figures |= {f"r2_{group}_from_{what}{end}/{what}": v for end, v in {"": value, **ends}.items()}
     figures |= {"megabytes": cost.megabytes, "parameters": float(cost.parameters)}
     figures |= {} if bits is None else {"bits": bits}
-    return judged
+    return found

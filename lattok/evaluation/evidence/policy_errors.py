@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lattok.data import Progress
+from lattok.evaluation.case import Case
 from lattok.evaluation.evidence.split import evenly
-from lattok.evaluation.report import Outcome, Section, Table, TableRow, Verdict
 from lattok.nn.normalize import Normalizer
 from lattok.samples.policy import PolicyWindows
 from lattok.types import PolicyBatch
+from lattok.utils import checks
 from lattok.utils.prefetch import Ahead, Request, Stopped
+from lattok.vla import LatentVLA
 
 BATCH, MOST = 64, 5000
 BATCHES_AHEAD = 8
@@ -63,6 +66,49 @@ class PolicyErrors:
     def to_json(self) -> dict[str, Any]:
         """Return the errors and the gain as a JSON object."""
         return vars(self) | {"by_step": list(self.by_step), "gain": self.gain}
+
+
+@dataclass(frozen=True)
+class PolicyEvidence:
+    """What a policy does on held-out episodes, and in simulation where it was rolled out."""
+
+    case: Case
+    errors: PolicyErrors
+
+    kind = LatentVLA.type
+    asks = "Does this policy do what it is told?"
+
+    @classmethod
+    def gather(cls, case: Case) -> PolicyEvidence:
+        """Compare the policy's chunks with the actions of held-out episodes."""
+        policy, dataset, action_key = case.model, case.dataset, case.options.action_key
+        policy.check_acts()
+        config = policy.config
+        key = config.action_key if action_key in (None, "action") else action_key
+        options: dict[str, Any] = {"size": config.image_size, "action_key": key}
+        episodes = case.split.train
+        trained = PolicyWindows(dataset, config.horizon, cameras=(), state_key=None, episodes=episodes, **options)
+        held_out = PolicyWindows(
+            dataset,
+            config.horizon,
+            cameras=config.cameras,
+            interpolation=config.interpolation,
+            state_key=config.state_key if config.proprio_dim else None,
+            episodes=case.split.held_out,
+            pixels=False,
+            **options,
+        )
+        checks.size(key, "numbers, as the policy's actions have", len(held_out.action_names), config.action_dim)
+        if held_out.camera_sizes != config.camera_sizes:
+            expected = f"images of {config.camera_sizes} (height, width), as in the policy's training"
+            checks.fail("dataset", expected, str(held_out.camera_sizes))
+        note = partial(case.options.note, "held-out windows")
+        return cls(case, policy_errors(policy.predict_chunk, trained, held_out, key, note))
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        rollouts = self.case.rollouts
+        return {"held_out_windows": self.errors.windows, "rollouts": None if rollouts is None else rollouts["options"]}
 
 
 def policy_errors(
@@ -114,23 +160,3 @@ def _batches(held_out: PolicyWindows, chosen: Sequence[Tensor]) -> Iterator[Poli
     with Ahead(pixels, (Request((number,), 1) for number in range(len(chosen))), BATCHES_AHEAD) as ahead:
         for number, rows in enumerate(chosen):
             yield held_out.batch(rows, ahead(number))
-
-
-def policy_outcome(errors: PolicyErrors) -> Outcome:
-    """Show the errors: of all dimensions and of each, and of each step of a chunk."""
-    columns = ("all", *errors.by_dimension)
-    spare = (None,) * len(errors.by_dimension)
-    rows = (
-        TableRow("policy", "policy", (errors.error, *errors.by_dimension.values()), control=False),
-        TableRow("mean_action", "always the mean training action", (errors.mean_action, *spare)),
-    )
-    note = f"By step of the chunk, from the first: {', '.join(f'{error:.3g}' for error in errors.by_step)}."
-    table = Table("Squared error", columns, rows, "lower", note=note)
-    text = (
-        f"Of {errors.windows} frames of held-out episodes a chunk is asked for and compared with `{errors.key}`, in "
-        "units of the variance of the training actions. It says how well actions are imitated, not whether a task "
-        "succeeds."
-    )
-    section = Section("Are its actions those of held-out episodes?", text, (table,), (), f"{errors.text}.")
-    figures = {"action_error": errors.error, "action_error/mean_action": errors.mean_action}
-    return Outcome((section,), figures, [Verdict(**errors.verdict)])

@@ -19,8 +19,8 @@ import numpy as np
 from lattok.data import RobotDataset, select_episodes
 from lattok.data.schema import camera_keys, short_name
 from lattok.evaluation.page import document
+from lattok.evaluation.page.timeline import Codes, panel, shots
 from lattok.evaluation.report import Progress
-from lattok.evaluation.timeline import Codes, panel, shots
 from lattok.types import Episode
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError

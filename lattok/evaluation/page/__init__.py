@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
-from lattok.evaluation import svg
-from lattok.evaluation.page_script import POLICY, SCRIPT
+from lattok.evaluation.page import svg
 from lattok.evaluation.report import Answer, Pictures, Report, Section, Table, TableRow, Verdict
 from lattok.utils import files
 from lattok.utils.checks import LattokError
@@ -24,102 +24,16 @@ from lattok.utils.checks import LattokError
 REPORT_JSON, REPORT_HTML, SPEED_JSON = "report.json", "report.html", "speed.json"
 _MARK = re.compile(rb'<meta name="generator" content="lattok report ([0-9a-f]{16})">')
 HEAD = 4096  # bytes of a page in which the line stands
-STYLE = """
-:root { color-scheme: light dark; --paper: #fdfdfc; --card: #f5f5f2; --ink: #1d2023; --soft: #5d646b; --rule: #dcdcd6;
-  --model: #1f63b5; --control: #a9afb6; --rival: #d9831f; --good: #1a7340; --bad: #a9431e; --badpaper: #fbeee6; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171a; --card: #1c2024; --ink: #e4e6e8; --soft: #9aa2aa;
-  --rule: #31363b; --model: #6aa9f0; --control: #6a727a; --rival: #eda04a; --good: #67c48b; --bad: #f0956b;
-  --badpaper: #3a261c; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
-  "Noto Sans", sans-serif; -webkit-text-size-adjust: 100%; overflow-wrap: break-word; }
-main { max-width: 1180px; margin: 0 auto; padding: 40px 24px 64px; }
-header p.kind { margin: 0; color: var(--soft); font-size: 14px; }
-h1 { font-size: 27px; line-height: 1.25; font-weight: 650; margin: 6px 0 16px; letter-spacing: -0.01em;
-  text-wrap: balance; }
-h2 { font-size: 21px; line-height: 1.3; font-weight: 650; margin: 52px 0 8px; padding-top: 18px;
-  border-top: 1px solid var(--rule); }
-h3 { font-size: 16px; font-weight: 650; margin: 28px 0 6px; }
-section > p, .note { max-width: 46em; }
-.headline { font-size: 17px; line-height: 1.5; margin: 0 0 20px; max-width: 44em; }
-.answer { margin: 0 0 18px; padding: 12px 18px; background: var(--card); border-left: 5px solid var(--soft);
-  border-radius: 0 8px 8px 0; max-width: 52em; }
-.answer b { color: var(--soft); font-size: 15px; font-weight: 550; }
-.answer p { margin: 2px 0 0; font-size: 20px; line-height: 1.4; font-weight: 550; }
-.answer.yes-edge { border-color: var(--good); } .answer.no-edge { border-color: var(--bad); }
-.note, figcaption { color: var(--soft); font-size: 14px; line-height: 1.45; margin: 6px 0 0; }
-ul.verdicts { list-style: none; margin: 0; padding: 0; border-top: 1px solid var(--rule); }
-ul.verdicts li { display: grid; grid-template-columns: 104px 1fr; gap: 12px; padding: 8px 0;
-  border-bottom: 1px solid var(--rule); }
-.mark { font-size: 13px; font-weight: 650; padding-top: 2px; white-space: nowrap; }
-.yes { color: var(--good); } .no { color: var(--bad); } .open { color: var(--soft); }
-.scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; background:
-  linear-gradient(to right, var(--paper) 40%, transparent) 0 0 / 60px 100% no-repeat local,
-  linear-gradient(to left, var(--paper) 40%, transparent) 100% 0 / 60px 100% no-repeat local,
-  linear-gradient(to right, var(--rule), transparent) 0 0 / 14px 100% no-repeat scroll,
-  linear-gradient(to left, var(--rule), transparent) 100% 0 / 14px 100% no-repeat scroll; }
-.scroll table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
-.scroll th, .scroll td { padding: 5px 14px 5px 0; text-align: right; white-space: nowrap; }
-.scroll th { color: var(--soft); font-weight: 500; border-bottom: 1px solid var(--rule); vertical-align: bottom; }
-.scroll td { border-bottom: 1px solid var(--rule); }
-.scroll th:first-child, .scroll td:first-child { text-align: left; min-width: 150px; white-space: normal; }
-tr.own td { font-weight: 650; } tr.own td:first-child { color: var(--model); }
-td.wins { color: var(--bad); background: var(--badpaper); font-weight: 650; }
-td.missing { text-align: left; color: var(--soft); }
-.badge { display: inline-block; margin-left: 6px; padding: 0 7px; border-radius: 9px; font-size: 12px;
-  line-height: 18px; font-weight: 650; color: var(--bad); background: var(--badpaper); white-space: nowrap; }
-.badge.ref { color: var(--soft); background: var(--card); font-weight: 500; }
-figure { margin: 22px 0 0; }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(250px, 100%), 1fr)); gap: 14px; }
-.panels.wide { grid-template-columns: minmax(0, 420px); }
-.panel { background: var(--card); border-radius: 8px; padding: 10px; min-width: 0; }
-.panel > svg { display: block; width: 100%; height: auto; max-width: 620px; }
-svg text { font: 12px system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif; fill: var(--ink);
-  font-variant-numeric: tabular-nums; }
-svg .t { font-weight: 650; font-size: 13px; } svg .n { font-size: 11.5px; }
-svg .m { fill: var(--soft); font-size: 11px; } svg .sheet { fill: var(--paper); }
-svg .model { fill: var(--model); } svg .control { fill: var(--control); } svg .rival { fill: var(--rival); }
-svg .empty { fill: none; stroke: var(--control); stroke-width: 1; stroke-dasharray: 3 2; }
-svg .axis { stroke: var(--soft); stroke-width: 1; fill: none; } svg .grid { stroke: var(--rule); stroke-width: 1; }
-svg .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; } svg .truth.line { stroke: var(--ink); }
-svg .model.line { stroke: var(--model); } svg .rival.line { stroke: var(--rival); }
-svg .faint { stroke-opacity: 0.55; stroke-width: 1.3; }
-svg .dots { stroke: var(--model); stroke-width: 3.4; stroke-linecap: round; stroke-opacity: 0.45; fill: none; }
-.key { display: inline-block; width: 18px; height: 0; border-top: 3px solid; vertical-align: middle;
-  margin: 0 3px 0 2px; }
-.key.truth { border-color: var(--ink); } .key.model { border-color: var(--model); }
-.key.rival { border-color: var(--rival); }
-.strip p { margin: 0 0 8px; font-size: 13px; line-height: 1.4; color: var(--soft); } .strip b { color: var(--ink); }
-.strip table { width: 100%; table-layout: fixed; border-collapse: collapse; } .strip td, .strip th { padding: 2px; }
-.strip th { font-size: 12px; font-weight: 500; color: var(--soft); text-align: left; }
-.strip img { display: block; width: 100%; max-width: 128px; border-radius: 3px; }
-.scroll td small { display: block; font-size: 11.5px; font-weight: 400; color: var(--soft); }
-.tally { margin: 0 0 6px; font-weight: 650; font-size: 15px; }
-.reading { font-size: 17px; line-height: 1.45; font-weight: 500; margin: 6px 0 10px; }
-.refs { color: var(--soft); font-size: 13px; line-height: 1.45; margin: 18px 0 0; max-width: 62em; }
-.todo { display: block; color: var(--soft); font-size: 14px; line-height: 1.45; }
-details { margin: 16px 0 0; } summary { cursor: pointer; font-weight: 550; font-size: 15px; }
-.gallery div { display: flex; gap: 2px; margin: 0 0 6px; max-width: 300px; }
-.gallery img { display: block; flex: 1 1 0; min-width: 0; max-width: 96px; border-radius: 3px; }
-.episode p { margin: 0 0 8px; font-size: 13px; line-height: 1.4; color: var(--soft); overflow-wrap: anywhere; }
-.episode b { color: var(--ink); } .films { display: flex; gap: 6px; margin: 0 0 6px; }
-.films video { flex: 1 1 0; min-width: 0; max-width: 240px; border-radius: 3px; display: block; }
-.timeline svg { display: block; width: 100%; height: auto; cursor: crosshair; }
-.timeline .now { margin: 4px 0 0; font-variant-numeric: tabular-nums; } .timeline details { margin: 4px 0 8px; }
-.timeline summary { font-size: 13px; font-weight: 500; } [hidden] { display: none !important; }
-.filter { display: block; margin: 0 0 12px; font-size: 14px; } .filter select { font: inherit; max-width: 100%;
-  color: inherit; background: var(--card); border: 1px solid var(--control); border-radius: 6px; padding: 4px 8px; }
-:focus-visible { outline: 2px solid var(--model); outline-offset: 2px; }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 3px 18px; font-size: 13px;
-  margin: 12px 0 0; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-@media (max-width: 600px) { main { padding: 24px 16px 48px; } h1 { font-size: 23px; } .headline { font-size: 17px; }
-  ul.verdicts li { grid-template-columns: 1fr; gap: 0; } dl { grid-template-columns: 1fr; gap: 0; }
-  dd { margin-bottom: 8px; } }
-"""
+ROOM = Path(__file__).parent
+CHARTS = (ROOM / "charts.css").read_text(encoding="utf-8")  # colours and charts
+STYLE = CHARTS + (ROOM / "page.css").read_text(encoding="utf-8")
+SCRIPT = (ROOM / "page.js").read_text(encoding="utf-8")
+POLICY = (  # this script runs and no other, and nothing is fetched
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; script-src 'sha256-"
+    f"{b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'; base-uri 'none'; form-action 'none'"
+)
 COLUMNS, GAP = 3, 24  # of panels in a picture for a card, and pixels between them
 _HEIGHT = re.compile(r'<svg viewBox="0 0 \d+ ([\d.]+)"')
-_DRAWN = STYLE[: STYLE.index("* {")] + STYLE[STYLE.index("svg text {") : STYLE.index(".key {")]  # colours and charts
 KINDS = {
     "action-vq": "Action tokenizer",
     "image-lam": "Image latent action model",
@@ -179,7 +93,7 @@ def picture(report: Report) -> str | None:
         return None
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y:g}" width="{width}" height="{y:g}">'
     sheet = f'<rect width="{width}" height="{y:g}" class="sheet"/>'
-    return f"{head}<style>{_DRAWN}</style>{sheet}{''.join(parts)}</svg>\n"
+    return f"{head}<style>{CHARTS}</style>{sheet}{''.join(parts)}</svg>\n"
 
 
 def _words(caption: str) -> str:

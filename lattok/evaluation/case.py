@@ -1,0 +1,96 @@
+"""What an evaluation is about: a model, a dataset, the episodes that judge, and the options of both verbs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lattok.data import RobotDataset
+from lattok.evaluation.evidence.split import Split, split_episodes
+from lattok.evaluation.report import Progress
+from lattok.image_lam.base.feature_cache import FeatureCache
+from lattok.training import LoopOptions
+from lattok.utils import checks
+from lattok.version import __version__
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Options of `evaluate` and `compare`, given to them as keywords."""
+
+    # folder for report.json and report.html; many decoded frames then lie in a file there rather than in memory
+    out: str | os.PathLike[str] | None = None
+    # that judge: "test" (the last of every task), numbers, "0:40", "10%"; all others fit probes and controls
+    episodes: str | Sequence[int] | None = "test"
+    action_key: str | None = "action"  # None: video alone, as "action" is where there are no vectors
+    state_key: str | None = "observation.state"  # read as a control
+    cameras: Sequence[str] | None = None  # the model's own
+    stride: str | int | None = None  # gap of a frame pair, in frames or "0.2s"; the model's own
+    max_episodes: int = 200  # that fit probes, and half as many that judge, evenly spaced
+    seed: int = 0
+    feature_cache: FeatureCache | None = None  # asked for features; none are added to it
+    progress: Progress | None = None  # called with (stage, done, total)
+    overwrite: bool = False  # any report of lattok's in `out`; otherwise only one on the same model and dataset
+
+    @classmethod
+    def of(cls, keywords: Mapping[str, Any]) -> EvalOptions:
+        """Return these options; raises `LattokError` for one that there is not."""
+        for name in keywords:
+            checks.one_of("option", name, [field.name for field in fields(cls)])
+        return cls(**keywords)
+
+    @property
+    def folder(self) -> Path | None:
+        """`out` as a path."""
+        return None if self.out is None else Path(self.out)
+
+    def note(self, stage: str, done: int, total: int) -> None:
+        """Report progress to whoever wants to know."""
+        if self.progress is not None:
+            self.progress(stage, done, total)
+
+    def split(self, dataset: RobotDataset) -> Split:
+        """Split the dataset into the episodes that judge and the others."""
+        return split_episodes(dataset, self.episodes, self.max_episodes)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one dataset."""
+
+    model: Any
+    dataset: RobotDataset
+    split: Split
+    options: EvalOptions
+    trains_controls: bool = False
+    control_loop: LoopOptions | None = None
+    rollouts: Mapping[str, Any] | None = None  # as in rollouts.json
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Hold the model in evaluation mode; the caller's mode and random numbers are as before afterwards."""
+        training = isinstance(self.model, torch.nn.Module) and self.model.training
+        with torch.random.fork_rng(devices=[]):
+            try:
+                if training:
+                    self.model.eval()
+                yield
+            finally:
+                if training:
+                    self.model.train()
+
+
+def provenance_of(dataset: RobotDataset, split: Split, **options: Any) -> dict[str, Any]:
+    """Say what a report rests on, but for its models."""
+    return {
+        "dataset": {"name": dataset.name, "fps": dataset.fps, "episodes": len(dataset.episodes)},
+        "split": {"used": split.text, "held_out": split.held_out, "training": split.train},
+        "options": options,
+        "lattok": __version__,
+    }

@@ -1,0 +1,90 @@
+"""Does a policy do what it is told? What `lattok.sim.rollout` found; and how far its actions are from held-out ones.
+
+In scenes of two opposite tasks a policy that does not read wins at most half of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lattok.evaluation.evidence.policy_errors import PolicyEvidence
+from lattok.evaluation.questions import question
+from lattok.evaluation.report import Criterion, Decision, Outcome, Section, Table, TableRow, Verdict, percent
+
+ACTION_ERROR = Criterion(
+    "action_error",
+    "Train longer; look at the losses in its run folder, and whether the training actions are noisy.",
+    elsewhere="Train a policy on this dataset: lattok train vla.",
+)
+COLUMNS = {"success": "success", "failure": "opposite first", "decisions": "decisions", "beyond": "beyond limits"}
+
+
+@question("rollouts", of=("policy",), place=10)
+def rollouts_outcome(evidence: PolicyEvidence) -> Outcome | None:
+    """Show rollouts, in the form of rollouts.json: figures of all episodes and of each task. None without any."""
+    found = evidence.case.rollouts
+    if found is None:
+        return None
+    scores = {"all": found["overall"], **found["tasks"]}
+    rows = []
+    for name, score in scores.items():
+        values, spare = tuple(score[key] for key in COLUMNS), (None,) * (len(COLUMNS) - 1)
+        rows.append(TableRow(name, name, values, name == "all", intervals=(tuple(score["interval"]), *spare)))
+    table = Table(
+        "Episodes", tuple(COLUMNS.values()), tuple(rows), digits=(".2f", ".2f", ".1f", ".1%"), note=_options(found)
+    )
+    every, seed = found["overall"], found["options"]["seed"]
+    low, high = every["interval"]
+    text = (
+        f"{every['episodes']} episodes in a simulator, {found['options']['episodes']} of each task, from the start "
+        f"states {seed}, {seed + 1}, ..., which are the same for all policies. Where two opposite tasks share a scene, "
+        "who reaches the other end first has failed. Intervals are Wilson's, 95 %; other seeds of the training are not "
+        "in them."
+    )
+    reading = (
+        f"It succeeds in {percent(every['success'])} of the episodes ({percent(low)} to {percent(high)}); in "
+        f"{percent(every['failure'])} the opposite came first."
+    )
+    figures = {key: float(every[key]) for key in ("success", "failure")}
+    figures |= {f"success/{task}": float(score["success"]) for task, score in found["tasks"].items()}
+    section = Section("Does it do what it is told?", text, (table,), (), reading)
+    return Outcome((section,), figures, decision=Decision(80, None, reading))
+
+
+def _options(found: Mapping[str, Any]) -> str:
+    """Name the options that differ from what a rollout does by itself, and what it noted."""
+    options = found["options"]
+    said = [f"{key}={options[key]}" for key in ("execute", "repeat", "ensemble") if options[key] is not None]
+    said += [f"instruction={options['instruction']}"] * (options["instruction"] != "own")
+    said += [f"{key}={value}" for key, value in options["variation"].items() if value]
+    return ". ".join([", ".join(said)] * bool(said) + [*found["notes"]])
+
+
+@question("policy_error", of=("policy",), criteria=(ACTION_ERROR,), place=20)
+def policy_outcome(evidence: PolicyEvidence) -> Outcome:
+    """Show the errors: of all dimensions and of each, and of each step of a chunk."""
+    errors = evidence.errors
+    columns = ("all", *errors.by_dimension)
+    spare = (None,) * len(errors.by_dimension)
+    rows = (
+        TableRow("policy", "policy", (errors.error, *errors.by_dimension.values()), control=False),
+        TableRow("mean_action", "always the mean training action", (errors.mean_action, *spare)),
+    )
+    note = f"By step of the chunk, from the first: {', '.join(f'{error:.3g}' for error in errors.by_step)}."
+    table = Table("Squared error", columns, rows, "lower", note=note)
+    text = (
+        f"Of {errors.windows} frames of held-out episodes a chunk is asked for and compared with `{errors.key}`, in "
+        "units of the variance of the training actions. It says how well actions are imitated, not whether a task "
+        "succeeds."
+    )
+    section = Section("Are its actions those of held-out episodes?", text, (table,), (), f"{errors.text}.")
+    figures = {"action_error": errors.error, "action_error/mean_action": errors.mean_action}
+    verdict = Verdict(errors.verdict["text"], errors.verdict["holds"], ACTION_ERROR)
+    text = "That cannot be told from actions, though its own are nearer to held-out ones than the mean action is"
+    decision = Decision(20, None, f"{text}. Let it act: lattok evaluate POLICY DATASET --env TASKS.")
+    if not verdict.holds:
+        decision = Decision(
+            20, False, "No: its actions are no nearer to those of held-out episodes than the mean action is."
+        )
+    return Outcome((section,), figures, [verdict], decision)
