@@ -14,13 +14,13 @@ ROOT = Path(__file__).parents[1]
 MOST_LINES = 40
 
 USE = """
-import sys, lattok, lattok.labels
+import json, sys, lattok, lattok.labels
 from lattok.cli import main
 
 def run(*words):
     assert main(list(map(str, words))) == 0, words
 
-assert not {"signs", "array_folder"} & set(sys.modules)
+assert not {"signs", "array_folder", "smoothness"} & set(sys.modules)
 dataset = lattok.open_dataset("data")
 assert (dataset.kind, len(dataset.episodes), dataset.fps) == ("npz", 6, 10.0)
 assert lattok.open_dataset("data", fps=5).fps == 5
@@ -30,6 +30,12 @@ run("train", "signs", "data", "--out", "model", "--size", "0.5")
 model = lattok.load("model")
 assert (model.type, model.config.size, model.horizon) == ("signs", 0.5, 8)
 run("evaluate", "model", "data", "--out", "report")
+report = json.loads(open("report/report.json").read())
+assert report["sections"][-1]["title"].startswith("Are decoded actions as smooth")
+assert report["figures"]["roughness"] > 0
+assert [verdict["key"] for verdict in report["verdicts"]][-1] == "smooth"
+from lattok.evaluation.questions import criteria
+assert criteria()["smooth"].advice == "Let the decoder see the whole chunk (decoder=context)."
 run("annotate", "data", "--model", "model", "--out", "labels")
 assert lattok.verify(lattok.labels.with_labels("data", "labels"), "model").holds
 run("export", "data", "--labels", "labels", "--out", "exported")
@@ -66,7 +72,7 @@ def block(name: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "dataset format", "strategy", "loss"])
+@pytest.mark.parametrize("name", ["tokenizer", "dataset format", "strategy", "loss", "question"])
 def test_each_takes_few_lines(name):
     assert len(block(name).splitlines()) < MOST_LINES
 
@@ -83,10 +89,11 @@ def site(tmp_path) -> Path:
     (tmp_path / "site" / "array_folder.py").write_text(block("dataset format"))
     (tmp_path / "site" / "la_cond_mid.py").write_text(block("strategy"))
     (tmp_path / "site" / "huber.py").write_text(block("loss"))
+    (tmp_path / "site" / "smoothness.py").write_text(block("question"))
     return tmp_path / "site"
 
 
-def test_a_tokenizer_and_a_format_of_another_package_are_found_everywhere(site, tmp_path):
+def test_a_tokenizer_a_format_and_a_question_of_another_package_are_found_everywhere(site, tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "data").mkdir()
     for i in range(6):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,17 +79,35 @@ def view(
         print(f"Page: {path}" if path.suffix == ".html" else f"Recording: {path}. Open it with: rerun {path}")
 
 
+@dataclass(frozen=True)
+class EvalFlags:
+    """Which episodes judge, by what, and where chance begins."""
+
+    # Seed of the controls.
+    seed: int = 0
+    # Column with the actions, or none; of a policy those that it learned from, unless another is given.
+    action_key: str = "action"
+    # Column with the robot state, used as a control, or none.
+    state_key: str = "observation.state"
+    # Cameras to look at, short names allowed: each model takes as many as it has, in its order (default: its own).
+    cameras: Names = ()
+    # "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
+    episodes: str = "test"
+
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """The keywords of `lattok.evaluate` and `lattok.compare`."""
+        keys = {"action_key": column(self.action_key), "state_key": column(self.state_key)}
+        return {**vars(self), **keys, "cameras": self.cameras or None}
+
+
 def evaluate(
     model: Model,
     dataset: Dataset,
+    evaluation: EvalFlags,
     out: MaybeFolder = None,
     controls: str = "quick",
-    seed: int = 0,
     revision: Text = None,
-    action_key: str = "action",
-    state_key: str = "observation.state",
-    cameras: Names = (),
-    episodes: str = "test",
     env: Names = (),
     env_episodes: int = 10,
     device: str = "auto",
@@ -100,12 +119,7 @@ def evaluate(
     Args:
         out: Folder for the report (default: report/ in the model's folder).
         controls: quick, or trained: also train the same encoder on labels alone, and a decoder without latents.
-        seed: Seed of the controls.
         revision: Revision of a Hub model.
-        action_key: Column with the actions, or none; of a policy those that it learned from, unless another is given.
-        state_key: Column with the robot state, used as a control, or none.
-        cameras: Cameras for a model of video to look at, in its order, short names allowed (default: its own).
-        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
         env: Tasks in which a policy acts as well, such as metaworld-pairs; `lattok rollout` has more options.
         env_episodes: Episodes of each task.
         device: auto, cpu, cuda or mps.
@@ -114,8 +128,7 @@ def evaluate(
     loaded = lattok.load(model, revision)
     folder = Path(model) if Path(model).is_dir() else None
     target = Path(out) if out else (folder or Path.cwd()) / "report"
-    keys = {"action_key": column(action_key), "state_key": column(state_key), "cameras": cameras or None}
-    options = {**keys, "episodes": episodes, "controls": controls, "seed": seed}
+    options = {**evaluation.keywords, "controls": controls}
     if env:
         from lattok.nn.normalize import for_dataset
 
@@ -129,13 +142,9 @@ def evaluate(
 def compare(
     dataset: Dataset,
     models: Models,
+    evaluation: EvalFlags,
     out: Folder = "comparison",
-    seed: int = 0,
     stride: Text = None,
-    action_key: str = "action",
-    state_key: str = "observation.state",
-    cameras: Names = (),
-    episodes: str = "test",
     device: str = "auto",
 ) -> None:
     """Judge latent action models side by side on held-out episodes, with controls: report.json, report.html.
@@ -145,29 +154,13 @@ def compare(
     Args:
         models: Folders or Hub ids of latent action models of video, published ones after `lattok convert`.
         out: Folder for the report.
-        seed: Seed of the controls.
         stride: Gap of a frame pair for all of them: frames ("16") or seconds ("0.2s"); each has its own by default.
-        action_key: Column with the actions.
-        state_key: Column with the robot state, used as a control, or none.
-        cameras: Cameras to look at, short names allowed: each model takes as many as it has (default: its own).
-        episodes: "train", "test" (the last episode of every task), "0:40", "0,3,5:9", "10%" or "5 per task".
         device: auto, cpu, cuda or mps.
     """
     files.check_writable(Path(out))
+    options = {**evaluation.keywords, "stride": stride, "device": device}
     with bar("compare") as progress:
-        report = lattok.compare(
-            dataset,
-            models,
-            out=out,
-            episodes=episodes,
-            action_key=action_key,
-            state_key=column(state_key),
-            cameras=cameras or None,
-            stride=stride,
-            seed=seed,
-            device=device,
-            progress=progress.stage,
-        )
+        report = lattok.compare(dataset, models, out=out, progress=progress.stage, **options)
     print(checks.printable(f"{report.to_text()}\n\n{report.overview()}"))
     speeds = ", ".join(f"{name} {found['frames_per_second']:.3g}" for name, found in report.speed.items())
     print(checks.printable(f"Frames per second, in speed.json: {speeds}"))

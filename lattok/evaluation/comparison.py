@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from lattok import hub
@@ -23,13 +22,12 @@ from lattok.evaluation.evidence.candidate import Candidate, probe_candidate
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probes import decided
 from lattok.evaluation.evidence.split import hold_out_more
-from lattok.evaluation.larybench import AS_PUBLISHED, FOLDERS, ProbeOptions, regressed, write_tokens
 from lattok.evaluation.page import check_place, svg, write
 from lattok.evaluation.questions.history import OVERLAP, TRIAL, overlap, trial_steps
 from lattok.evaluation.report import ONE_EPISODE, Answer, Pictures, Report, Section, Table, TableRow, Verdict, printed
 from lattok.image_lam.base.pair_model import PairModel
 from lattok.image_lam.clips import ClipLAM
-from lattok.utils import checks, files
+from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import moved
 
@@ -55,8 +53,6 @@ def compare(
     models: Sequence[Any] | Mapping[str, Any],
     *,
     device: str | None = None,
-    lary: str | os.PathLike[str] | None = None,
-    lary_probe: ProbeOptions = AS_PUBLISHED,
     **options: Any,
 ) -> Report:
     """Judge latent action models of pairs or clips by the same probes on the same held-out episodes, a row for each.
@@ -64,8 +60,6 @@ def compare(
     `models`: folders, Hub ids or loaded ones, or a mapping of these by name. They are loaded one after the other, moved
     to `device` where one is given; those that see frames of the same cameras and size in a row share the decoded ones.
     Each is judged at its own `stride` and cameras unless others are given; it takes as many of `cameras` as it has.
-    With `lary` a new folder gets the pairs' tokens and tables as LARYBench reads them, and the page the errors of its
-    regression probe.
     Other `options` are those of `EvalOptions`, and figures are those of `evaluate`: `NAME/r2_from_codes/codes`.
 
     Raises `LattokError` for models of other kinds or without names of their own, an option that there is not, a dataset
@@ -78,19 +72,16 @@ def compare(
         hint = "Judge each model alone: evaluate asks the questions that need no actions."
         checks.fail("action_key", "a column of actions: they are what labels are compared by", got, hint)
     split, decoded = chosen.split(dataset), {}
-    if lary is not None and not files.is_new(Path(lary)):
-        checks.fail("lary", "a new or empty folder", f"{lary}, which holds something")
     candidates, histories = list[Candidate](), list[Any]()
-    with nullcontext() if lary is None else files.new_folder(Path(lary), FOLDERS):
-        for name, (model, place) in named.items():
-            try:
-                loaded = model if place is None else hub.family_of(place.folder).from_place(place)
-                case = Case(moved(loaded, device), dataset, split, _own_options(chosen, name, loaded))
-                candidates.append(_candidate(name, case, decoded, lary, lary_probe))
-                histories.append(loaded.trained_on)
-            except LattokError as error:
-                raise LattokError(f"{name}: {error}") from None
-            del loaded, case  # what a model holds goes with it
+    for name, (model, place) in named.items():
+        try:
+            loaded = model if place is None else hub.family_of(place.folder).from_place(place)
+            case = Case(moved(loaded, device), dataset, split, _own_options(chosen, name, loaded))
+            candidates.append(_candidate(name, case, decoded))
+            histories.append(loaded.trained_on)
+        except LattokError as error:
+            raise LattokError(f"{name}: {error}") from None
+        del loaded, case  # a model goes before the next one comes
     keys = {"action_key": action_key, "state_key": chosen.state_key}
     provenance = {
         "models": {each.name: {**each.identity, **each.texts} for each in candidates},
@@ -116,18 +107,10 @@ def _own_options(options: EvalOptions, name: str, model: Any) -> EvalOptions:
     return replace(options, cameras=views, progress=note)
 
 
-def _candidate(
-    name: str, case: Case, decoded: dict[Any, Any], lary: str | os.PathLike[str] | None, probe: ProbeOptions
-) -> Candidate:
+def _candidate(name: str, case: Case, decoded: dict[Any, Any]) -> Candidate:
     """Gather the evidence on one model and probe it; frames and latents are let go of again."""
     with case.quietly():
-        evidence = LatentEvidence.gather(case, decoded)
-        found = probe_candidate(name, evidence)
-        if lary is not None:
-            case.options.note("LARY's probe", 0, 1)
-            write_tokens(evidence, name, Path(lary))
-            found = found._replace(regression=regressed(evidence, probe))
-            case.options.note("LARY's probe", 1, 1)
+        found = probe_candidate(name, LatentEvidence.gather(case, decoded))
     doubts = [Verdict(f"{name}: {each.text}", each.holds, each.about) for each in overlap(case)]
     if (steps := trial_steps(case.model.trained_on)) is not None:
         doubts.append(Verdict(f"{name}: a trial run of {steps} steps, whose figures mean nothing", False, TRIAL))
@@ -182,13 +165,10 @@ def _report(candidates: Sequence[Candidate], dataset: str, provenance: dict[str,
         "to run and stands in speed.json beside this page.",
         (_costs(candidates),),
     )
-    regressed = _regressed(candidates)
     verdicts = tuple(verdict for each in candidates for verdict in each.verdicts)
     figures = {f"{each.name}/{key}": value for each in candidates for key, value in each.figures.items()}
     title = f"{len(candidates)} latent action model{'s' * (len(candidates) > 1)} on {dataset}"
-    for each in candidates:
-        figures |= {f"{each.name}/lary_mse/{group}": error for group, (error, _) in _errors(each).items()}
-    sections = tuple(section for section in (read, tasks, regressed, costs) if section is not None)
+    sections = tuple(section for section in (read, tasks, costs) if section is not None)
     speed = {
         each.name: {
             "frames_per_second": each.cost.speed,
@@ -285,35 +265,6 @@ def _tasks(candidates: Sequence[Candidate]) -> Section | None:
         "action helps on another only where they mean the same. Models and controls may have seen these tasks."
     )
     return Section("Do labels mean the same in other tasks?", text, tuple(tables))
-
-
-def _errors(each: Candidate) -> dict[str, tuple[float, float]]:
-    """Return the errors of LARY's probe and of the mean action, by group of dimensions."""
-    if each.regression is None:
-        return {}
-    return {
-        group: (float(each.regression[0][dims].mean()), float(each.regression[1][dims].mean()))
-        for group, dims in each.groups.items()
-    }
-
-
-def _regressed(candidates: Sequence[Candidate]) -> Section | None:
-    """Make the section on LARYBench's regression probe; None where it was not run."""
-    rows = []
-    for each in candidates:
-        if errors := _errors(each):
-            values = (*(probe for probe, _ in errors.values()), errors["all"][1])
-            rows.append(TableRow(each.name, each.name, values, control=False))
-    if not rows:
-        return None
-    text = (
-        "LARYBench's probe: a network of 4096 hidden units that reads the vectors of a pair and gives every action of "
-        "the gap. Mean squared error on held-out pairs, in units of the training actions' deviation, of its best "
-        "epoch, which is chosen on these pairs, as there: for its tables, not for a choice between models."
-    )
-    columns = (*candidates[0].groups, "mean action, all")
-    table = Table("LARYBench's regression, mean squared error", columns, tuple(rows), better="lower", digits=".3f")
-    return Section("What would LARYBench say?", text, (table,))
 
 
 def _costs(candidates: Sequence[Candidate]) -> Table:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import importlib
 import itertools
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import lattok
 from lattok.cli import main
-from lattok.evaluation import Report, compare, evaluate, page, svg
+from lattok.evaluation import Report, compare, evaluate, page
 from lattok.evaluation.evidence import mlp_probes
-from lattok.evaluation.larybench import ProbeOptions, file_part, regression_probe
+from lattok.evaluation.page import svg
 from lattok.recipes import UniformBinsRecipe
 from lattok.utils.checks import LattokError
-from lattok.utils.places import is_file_name
 from tests.evaluation.worlds import STRIDE, Oracle, World, tiny_lam
 from tests.image_lam.clips.fakes import clip_lam
 
@@ -194,65 +190,6 @@ def test_what_cannot_be_compared_gets_one_line(given, options, says, world):
     with pytest.raises(LattokError, match=f"^{says}") as error:
         compare(world, given, **CHOSEN, **options)
     assert "\n" not in str(error.value)
-
-
-def test_larys_files_are_what_its_benchmark_reads_and_its_probe_finds_the_action(world, models, tmp_path, monkeypatch):
-    """Read as its regression does: the table, tokens below LARY_LA_DIR, chunks below DATA_DIR."""
-    out, pair = tmp_path / "lary", {"org/oracle": models["oracle"], "continuous": models["continuous"]}
-    options = ProbeOptions(hidden=32, epochs=60, lr=3e-3)
-    report = compare(world, pair, lary=out, lary_probe=options, **CHOSEN)
-    for name, model in (("org-oracle", models["oracle"]), ("continuous", models["continuous"])):
-        for split, episodes in (("train", {0, 1, 2, 4, 5, 6, 8, 9}), ("val", set(HELD_OUT))):
-            with (out / "data" / f"{split}_la_planted_{STRIDE}_{name}.csv").open(newline="") as file:
-                table = list(csv.DictReader(file))
-            assert {int(re.findall(r"ep_(\d+)", row["src_img"])[0]) for row in table} == episodes
-            for row in table[::25]:
-                held = np.load(out / "latent_actions" / row["la_path"])
-                episode, t = map(int, re.findall(r"ep_(\d+)/frame_(\d+)", row["src_img"])[0])
-                found = model.encode(world.frames(episode)[None, [t, t + STRIDE]])
-                assert np.array_equal(held["indices"], found.codes[0])
-                np.testing.assert_allclose(held["tokens"], found.quantized[0], atol=1e-5)
-                chunk = np.load(out / row["action"])
-                assert np.array_equal(chunk, world.actions[episode, t : t + STRIDE])
-                assert row["action"].endswith(f"ep_{episode}/action_{t:06d}to{t + STRIDE - 1:06d}.npy")
-    errors = rows(report, "LARYBench's regression, mean squared error")
-    assert errors["org/oracle"]["values"]["all"] == report.figures["org/oracle/lary_mse/all"]
-    assert errors["org/oracle"]["values"]["all"] < 0.8 * errors["org/oracle"]["values"]["mean action, all"]
-    assert errors["continuous"]["values"]["all"] > errors["org/oracle"]["values"]["all"]
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(importlib.import_module("lattok.evaluation.comparison"), "regressed", stop)
-    with pytest.raises(KeyboardInterrupt):
-        compare(world, pair, lary=tmp_path / "stopped", **CHOSEN)
-    assert not (tmp_path / "stopped").exists()
-    with pytest.raises(LattokError, match="`lary`: expected a new or empty folder, got .* which holds something"):
-        compare(world, pair, lary=out, **CHOSEN)
-
-
-def test_names_of_strangers_stay_in_larys_folder():
-    names = ("..", "a\\..\\b", "x" * 400, "x" * 401, "a\nb", "org/lam")
-    found = [file_part(name) for name in names]
-    assert found[-1] == "org-lam"
-    assert len(set(found)) == len(names)
-    assert all(is_file_name(name) and len(name) <= 80 for name in found)
-
-
-def test_larys_probe_is_the_published_network():
-    probe = regression_probe(6, 4, ProbeOptions(hidden=8)).double()
-    x = torch.randn(5, 6, dtype=torch.float64)
-
-    def normed(v):
-        return (v - v.mean(1, keepdim=True)) / (v.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
-
-    weights = [p.detach() for name, p in probe.named_parameters() if p.ndim == 2]
-    biases = [module.bias.detach() for module in probe.modules() if isinstance(module, torch.nn.Linear)]
-    h = (normed(x) @ weights[0].T + biases[0]).clamp_min(0)
-    for w, b in zip(weights[1:3], biases[1:3], strict=True):
-        h = h + (normed(h) @ w.T + b).clamp_min(0)
-    torch.testing.assert_close(probe(x), normed(h) @ weights[3].T + biases[3])
-    assert ProbeOptions() == (4096, 2, 20, 256, 1e-4, 1e-4, 0.1)
 
 
 def test_models_of_clips_stand_next_to_models_of_pairs(world, models, tmp_path):

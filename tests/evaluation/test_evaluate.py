@@ -89,6 +89,7 @@ def test_controls_that_need_training_are_run_and_kept(world: World, lam: ImageLA
     state = {name: tensor.clone() for name, tensor in lam.state_dict().items()}
     trained = evaluate(lam, world, episodes=HELD_OUT, out=tmp_path, controls="trained", control_loop=SHORT)
     assert "not run" not in render(trained)
+    assert {"r2_from_codes/labels_only", "prediction_ratio/true_to_without_latents"} <= set(trained.figures)
     assert all(torch.equal(tensor, state[name]) for name, tensor in lam.state_dict().items())
     (kept,) = (tmp_path / "controls").glob("*.json")
     kept.write_text(json.dumps({"loss": 123.0}))
@@ -129,13 +130,6 @@ def test_every_number_stands_beside_a_control(quick: tuple[Report, Path]):
         assert not table["rows"][0]["control"], title
 
 
-@pytest.mark.parametrize("options", [{"streams": "joint"}, {"quantizer": "vq", "latent_heads": "per_token"}])
-def test_other_architectures(world: World, options: dict):
-    report = evaluate(tiny_lam(**options), world, episodes=HELD_OUT)
-    rows = {row["key"] for row in tables(report)["From continuous latents"]["rows"]}
-    assert ("env_latents" in rows) == ("streams" in options)
-
-
 def test_without_actions_and_states_what_remains_is_reported(lam: ImageLAM):
     world = World(episodes=4, state=False)
     report = evaluate(lam, world, episodes=[3])
@@ -145,9 +139,24 @@ def test_without_actions_and_states_what_remains_is_reported(lam: ImageLAM):
     assert "joint_entropy_bits/residual_kmeans" in report.figures
 
 
-def test_a_model_that_labels_nothing_is_an_error(world: World):
-    with pytest.raises(LattokError, match="an action tokenizer, a latent action model or a policy"):
-        evaluate(torch.nn.Linear(1, 1), world)
+@pytest.mark.parametrize(
+    ("model", "options", "says"),
+    [
+        (
+            torch.nn.Linear(1, 1),
+            {},
+            "`model`: expected an action tokenizer, a latent action model or a policy, got Linear",
+        ),
+        (tiny_lam(), {"episode": [1]}, "`option`: expected one of out, episodes, .*Did you mean episodes"),
+        (tiny_lam(), {"controls": "slow"}, "`controls`: expected one of quick, trained, got 'slow'"),
+        (tiny_lam(), {"rollouts": {}}, "`rollouts`: expected none for a model that does not act, got some"),
+        (tiny_lam(language="precomputed", language_dim=8), {}, "`model` is a stage-1 model"),
+    ],
+)
+def test_what_cannot_be_judged_gets_one_line(world: World, model, options: dict, says: str):
+    with pytest.raises(LattokError, match=f"^{says}") as error:
+        evaluate(model, world, **options)
+    assert "\n" not in str(error.value)
 
 
 def test_training_mode_is_left_as_it_was(world: World):
@@ -162,7 +171,7 @@ def test_training_mode_is_left_as_it_was(world: World):
     [
         {"quantizer": "none"},
         {"quantizer": "fsq", "codebook_size": 8, "codebook_update": "gradient"},
-        {"quantizer": "vq", "tokens": 3, "streams": "control+env"},
+        {"quantizer": "vq", "tokens": 3, "streams": "control+env", "latent_heads": "per_token"},
         {"quantizer": "none", "streams": "joint"},
         {"cameras": ("front", "again")},
     ],
@@ -177,20 +186,9 @@ def test_other_models(options: dict):
     codes = any("codes" in key.split("/")[0] or "codes" in key.split("/")[-1] for key in report.figures)
     assert codes == (options.get("quantizer") != "none")
     assert "r2_from_latents/latents" in report.figures
+    rows = {row["key"] for row in tables(report)["From continuous latents"]["rows"]}
+    assert ("env_latents" in rows) == ("streams" in options)
     evaluate(tiny_lam(**options), world, episodes=[3], action_key=None)
-
-
-def test_a_stage_1_model_is_refused(world: World):
-    with pytest.raises(ValueError, match="stage-1 model"):
-        evaluate(tiny_lam(language="precomputed", language_dim=8), world, episodes=HELD_OUT)
-
-
-def test_trained_controls_stand_on_the_page(tmp_path: Path):
-    loop = LoopOptions(steps=3, batch_size=8, device="cpu")
-    found = evaluate(
-        tiny_lam(), World(episodes=10, length=20), controls="trained", control_loop=loop, out=tmp_path
-    ).figures
-    assert {"r2_from_codes/labels_only", "prediction_ratio/true_to_without_latents"} <= set(found)
 
 
 def test_every_verdict_has_a_key_and_every_question_a_reading(world: World):
