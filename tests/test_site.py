@@ -21,7 +21,7 @@ from docs import doctor_page, drawings, model_pages, reference_pages, result_pag
 from lattok import cli
 from lattok.cli import CONVERT, VERBS, main
 from lattok.cli.doctor import environment
-from lattok.evaluation.evidence import mlp_probes
+from lattok.evaluation.evidence import probes
 from lattok.hub import FAMILIES
 from lattok.recipes import kinds, recipe_of
 from lattok.utils.findings import Finding
@@ -246,7 +246,7 @@ def test_a_shell_runs_the_page_as_typed(page, tmp_path):
 def test_who_comes_from_elsewhere_can_type_what_stands_there(page, tmp_path, monkeypatch, capsys):
     """On a small dataset, with small files of the published names and random weights."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mlp_probes, "STEPS", 5)
+    monkeypatch.setattr(probes, "STEPS", 5)
     write_dataset(tmp_path / "data", [24, 26, 25, 27])
     parity = ROOT / "tests/parity"
     shutil.copy(parity / "univla_stage2/checkpoint.ckpt", "lam-stage-2.ckpt")

@@ -38,7 +38,7 @@ from lattok.data import RobotDataset, read_vectors
 from lattok.evaluation.case import Case, EvalOptions
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence
 from lattok.evaluation.evidence.pair_set import PairSet
-from lattok.evaluation.evidence.probes import Probe, decided, linear_probe
+from lattok.evaluation.evidence.probes import Probe, above_zero, linear_probe
 from lattok.evaluation.questions.dependence import variant_losses
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -104,7 +104,7 @@ def gain(evidence: LatentEvidence, own: Probe, other: Probe) -> dict[str, Any]:
     sums = evidence.bootstrap.sums
     draws = [1 - sums(probe.errors).sum(1) / sums(probe.deviations.nan_to_num()).sum(1) for probe in (own, other)]
     mean, span = pooled(own) - pooled(other), evidence.bootstrap.interval(draws[0] - draws[1])
-    return {"mean": mean, "interval": span, "above": decided(mean, span)}
+    return {"mean": mean, "interval": span, "above": above_zero(mean, span)}
 
 
 def inputs(evidence: LatentEvidence) -> dict[str, Rows]:

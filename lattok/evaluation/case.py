@@ -73,7 +73,7 @@ class Case:
     rollouts: Mapping[str, Any] | None = None  # as in rollouts.json
 
     @contextmanager
-    def quietly(self) -> Iterator[None]:
+    def eval_mode(self) -> Iterator[None]:
         """Hold the model in evaluation mode; the caller's mode and random numbers are as before afterwards."""
         training = isinstance(self.model, torch.nn.Module) and self.model.training
         with torch.random.fork_rng(devices=[]):

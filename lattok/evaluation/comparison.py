@@ -17,10 +17,10 @@ from lattok import hub
 from lattok.data import RobotDataset, as_dataset
 from lattok.data.schema import own_vectors
 from lattok.evaluation.answer import with_advice
+from lattok.evaluation.candidate import Candidate, probe_candidate
 from lattok.evaluation.case import Case, EvalOptions, provenance_of
-from lattok.evaluation.evidence.candidate import Candidate, probe_candidate
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.probes import decided
+from lattok.evaluation.evidence.probes import above_zero
 from lattok.evaluation.evidence.split import hold_out_more
 from lattok.evaluation.page import check_place, svg, write
 from lattok.evaluation.questions.history import OVERLAP, TRIAL, overlap, trial_steps
@@ -109,7 +109,7 @@ def _own_options(options: EvalOptions, name: str, model: Any) -> EvalOptions:
 
 def _candidate(name: str, case: Case, decoded: dict[Any, Any]) -> Candidate:
     """Gather the evidence on one model and probe it; frames and latents are let go of again."""
-    with case.quietly():
+    with case.eval_mode():
         found = probe_candidate(name, LatentEvidence.gather(case, decoded))
     doubts = [Verdict(f"{name}: {each.text}", each.holds, each.about) for each in overlap(case)]
     if (steps := trial_steps(case.model.trained_on)) is not None:
@@ -216,7 +216,7 @@ def _answer(ranked: Sequence[Candidate], hold_out: str) -> Answer:
         return Answer(QUESTION, against, f"{says} most about the action (R² {printed(value, '.2f')}).")
     near, row = rivals[0]
     gain, span = best.beyond(best.kind, row, near.bootstrap)
-    holds = decided(gain or 0.0, span)
+    holds = above_zero(gain or 0.0, span)
     between = "" if span is None else ", difference {} … {}".format(*(printed(end, "+.2f") for end in span))
     numbers = f"R² {printed(value, '.2f')} against {printed(row.value('linear', 0) or 0.0, '.2f')}{between}"
     if holds:

@@ -56,7 +56,8 @@ def evaluate(
     kind = str(getattr(model, "evidence", None))
     if kind not in EVIDENCE:
         expected = "an action tokenizer, a latent action model or a policy"
-        checks.fail("model", expected, getattr(model, "type", type(model).__name__))
+        got = model.type if isinstance(getattr(model, "type", None), str) else type(model).__name__
+        checks.fail("model", expected, got)
     if rollouts is not None and kind != "policy":
         checks.fail("rollouts", "none for a model that does not act", "some")
     model = for_dataset(model, dataset.name)
@@ -68,7 +69,7 @@ def evaluate(
     }
     if chosen.folder is not None:
         check_place(chosen.folder, provenance, chosen.overwrite)
-    with case.quietly():
+    with case.eval_mode():
         evidence = EVIDENCE[kind].gather(case)
         outcomes = _outcomes(evidence, kind)
     report = _report(evidence, outcomes, provenance)

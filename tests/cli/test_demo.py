@@ -17,7 +17,7 @@ def small_demo(make_dataset, monkeypatch):
     monkeypatch.setattr(lattok, "sample_dataset_path", lambda: dataset.root)
     monkeypatch.setattr(demo, "FAST_STEPS", 6)
     # what probes find does not matter here
-    monkeypatch.setattr("lattok.evaluation.evidence.mlp_probes.STEPS", 5)
+    monkeypatch.setattr("lattok.evaluation.evidence.probes.STEPS", 5)
 
     def run(out, **changes):
         demo.demo(str(out), **{"fast": True, "device": "cpu", **changes})

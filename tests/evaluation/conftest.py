@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from lattok.evaluation.evidence import mlp_probes
+from lattok.evaluation.evidence import probes
 
 
 @pytest.fixture(scope="module")
 def short_mlps() -> Iterator[None]:
     """For tests of other things: what MLPs find is tested in test_mlp."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlp_probes, "STEPS", 5)
+        patch.setattr(probes, "STEPS", 5)
         yield

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 import lattok
-from lattok.evaluation import svg, viewer
-from lattok.evaluation.page import render
+from lattok.evaluation.page import render, svg, viewer
 from lattok.evaluation.page.timeline import Codes, panel
 from lattok.evaluation.report import Criterion, Pictures, Report, Section, Table, TableRow, Verdict
 from tests.conftest import write_dataset

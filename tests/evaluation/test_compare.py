@@ -14,7 +14,7 @@ import torch
 import lattok
 from lattok.cli import main
 from lattok.evaluation import Report, compare, evaluate, page
-from lattok.evaluation.evidence import mlp_probes
+from lattok.evaluation.evidence import probes
 from lattok.evaluation.page import svg
 from lattok.recipes import UniformBinsRecipe
 from lattok.utils.checks import LattokError
@@ -61,7 +61,7 @@ def rows(report: Report, title: str) -> dict[str, dict]:
 
 
 def test_every_figure_is_that_of_a_single_evaluation(world, models, found, monkeypatch):
-    monkeypatch.setattr(mlp_probes, "STEPS", 1)
+    monkeypatch.setattr(probes, "STEPS", 1)
     for name, model in models.items():
         alone, shared = evaluate(model, world, **CHOSEN), 0
         for key, value in found[0].figures.items():

@@ -145,7 +145,7 @@ def test_without_actions_and_states_what_remains_is_reported(lam: ImageLAM):
         (
             torch.nn.Linear(1, 1),
             {},
-            "`model`: expected an action tokenizer, a latent action model or a policy, got Linear",
+            "`model`: expected an action tokenizer, .* or a policy, got Linear",
         ),
         (tiny_lam(), {"episode": [1]}, "`option`: expected one of out, episodes, .*Did you mean episodes"),
         (tiny_lam(), {"controls": "slow"}, "`controls`: expected one of quick, trained, got 'slow'"),

@@ -14,9 +14,8 @@ import pytest
 
 import lattok
 from lattok.cli import main
-from lattok.evaluation import svg, viewer
+from lattok.evaluation.page import POLICY, SCRIPT, svg, viewer
 from lattok.evaluation.page.timeline import SHOTS, Codes, film, panel, picture, runs, shots
-from lattok.evaluation.page_script import POLICY, SCRIPT
 from lattok.utils.checks import LattokError
 from tests.conftest import write_dataset
 from tests.data.memory import SPEC, labels_for

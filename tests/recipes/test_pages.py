@@ -45,7 +45,7 @@ def place(few, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "path/to").mkdir(parents=True)
     (tmp_path / "path/to/dataset").symlink_to(few)
-    monkeypatch.setattr("lattok.evaluation.evidence.mlp_probes.STEPS", 5)
+    monkeypatch.setattr("lattok.evaluation.evidence.probes.STEPS", 5)
     for family, small in (
         (ResidualVQ, {"steps": 1, "synthetic": 0, "tokens": 2, "codebook_size": 4}),
         (P2TActionVQ, {"steps": 2}),

@@ -174,9 +174,9 @@ def pair_targets(model: ImageLAM, pairs: PairSet, rows: Tensor) -> Tensor:
     return model.frame_targets(torch.from_numpy(np.asarray(both)))
 
 
-def chosen_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
+def take_rows(latents: LatentActions, rows: Tensor) -> LatentActions:
     """Pick rows of latent actions."""
-    env = None if latents.env is None else chosen_rows(latents.env, rows)
+    env = None if latents.env is None else take_rows(latents.env, rows)
     return LatentActions(latents.codes[rows], latents.latents[rows], latents.quantized[rows], env)
 
 
@@ -260,12 +260,12 @@ def to_cpu(latents: LatentActions) -> LatentActions:
     return LatentActions(latents.codes.cpu(), latents.latents.float().cpu(), latents.quantized.float().cpu(), env)
 
 
-def exchanged(
+def exchange(
     latents: LatentActions, control: Tensor, env: Tensor, keep: float, keep_env: float, device: torch.device
 ) -> LatentActions:
     """Take vectors of the control stream from rows `control`, times `keep`, and the environment's from rows `env`."""
-    chosen = chosen_rows(latents, control)
-    other = None if latents.env is None else chosen_rows(latents.env, env)
+    chosen = take_rows(latents, control)
+    other = None if latents.env is None else take_rows(latents.env, env)
     if other is not None:
         other = other._replace(quantized=other.quantized.to(device) * keep_env)
     return chosen._replace(quantized=chosen.quantized.to(device) * keep, env=other)

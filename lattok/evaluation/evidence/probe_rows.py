@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
-from lattok.evaluation.evidence.mlp_probes import mlp_probes
-from lattok.evaluation.evidence.probes import Fold, Probe, linear_probe, merge_folds, one_hot
+from lattok.evaluation.evidence.probes import Fold, Probe, linear_probe, merge_folds, mlp_probes, one_hot
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.report import NEEDS_TRAINING, Interval, TableRow
 

@@ -1,14 +1,17 @@
-"""Linear probes: ridge regression from inputs to actions, exact PCA for wide inputs, and bootstrap intervals.
+"""Probes: ridge regression from inputs to actions, MLPs on top of it, exact PCA for wide inputs, bootstrap intervals.
 
 W = argmin |XW - Y|^2 + lambda n |W|^2        X, Y standardised on the training rows
+y^ = ridge(x) + W2 relu(W1 x + b1) + b2        W2 = 0 at the start, so that an MLP begins as the linear probe
 R^2 = 1 - sum (y - y^)^2 / sum (y - mean of the training y)^2          per dimension, on held-out rows
 R^2* = 1 - sum_e w_e SSE_e / sum_e w_e SST_e        w: how often each of E episodes is drawn in E draws
 
-Pairs of one episode resemble one another, so intervals draw whole episodes.
+Pairs of one episode resemble one another, so intervals draw whole episodes. Ridge, and width and weight decay of MLPs,
+"no hidden layer" among the choices, are chosen on training episodes left out. All MLPs of all folds train side by side.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -65,7 +68,7 @@ def deviations(actual: Tensor, reference: Tensor) -> Tensor:
     return torch.where(constant, torch.nan, squared)
 
 
-def judged(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float = 0.0, validation: float = 0.0) -> Probe:
+def score(predicted: Tensor, actual: Tensor, reference: Tensor, ridge: float = 0.0, validation: float = 0.0) -> Probe:
     """Compare a probe's predictions [N, m] with what they should have been; `reference` [m]: mean training action.
 
     A probe that only knows the training mean scores exactly 0, and one that is worse scores below.
@@ -91,7 +94,7 @@ def ridge_weights(x: Tensor, y: Tensor, ridges: Iterable[float]) -> list[Tensor]
     return [x.T @ weight for weight in weights] if wide else weights
 
 
-def left_out(groups: np.ndarray) -> Tensor:
+def validation_rows(groups: np.ndarray) -> Tensor:
     """Mark the rows [N] that choose hyperparameters: every fourth episode, or the last quarter of a single one."""
     episodes = np.unique(groups)
     if len(episodes) == 1:
@@ -103,16 +106,16 @@ def left_out(groups: np.ndarray) -> Tensor:
 def linear_probe(x: Tensor, y: Tensor, groups: np.ndarray, x_test: Tensor, y_test: Tensor) -> Probe:
     """Fit on x [n, d], y [n, m] (episodes `groups` [n]), judge on x_test, y_test; lambda by leaving out episodes."""
     x, y, x_test, y_test = x.double(), y.double(), x_test.double(), y_test.double()
-    left = left_out(groups)
+    left = validation_rows(groups)
     scores = [validation_score(p, y[left], y[~left]) for p in ridge_predictions(x[~left], y[~left], x[left], RIDGES)]
     best = max(range(len(RIDGES)), key=lambda i: (scores[i], i))  # of equals the strongest
     predicted = ridge_predictions(x, y, x_test, RIDGES[best : best + 1])[0]
-    return judged(predicted, y_test, y.mean(0), RIDGES[best], scores[best])
+    return score(predicted, y_test, y.mean(0), RIDGES[best], scores[best])
 
 
 def validation_score(predicted: Tensor, actual: Tensor, train: Tensor) -> float:
     """Average R^2 over dimensions, of predictions for rows that were left out of `train` [n, m]."""
-    return float(judged(predicted, actual, train.mean(0)).r2.nan_to_num(0.0).mean())
+    return float(score(predicted, actual, train.mean(0)).r2.nan_to_num(0.0).mean())
 
 
 def ridge_predictions(x: Tensor, y: Tensor, x_test: Tensor, ridges: Iterable[float]) -> list[Tensor]:
@@ -208,7 +211,7 @@ class Bootstrap:
         return low, high
 
 
-def decided(gain: float, interval: Interval | None) -> bool | None:
+def above_zero(gain: float, interval: Interval | None) -> bool | None:
     """Tell whether a gain is above zero; None where its interval includes zero, or where there is none."""
     return None if interval is None or interval[0] <= 0 <= interval[1] else gain > 0
 
@@ -220,3 +223,134 @@ def jackknife(estimate: float, without: Sequence[float]) -> Interval | None:
     left = np.asarray(without)
     error = float(np.sqrt((len(left) - 1) * left.var()))
     return estimate - 1.96 * error, estimate + 1.96 * error
+
+
+CHOICES = ((16, 0.1), (16, 1.0), (64, 0.1), (64, 1.0))  # hidden units, weight decay
+STEPS, DRAWN, LR = 300, 256, 0.01
+
+
+class Network(NamedTuple):
+    """One network to train: rows of x, what the linear probe left of their targets, and a choice."""
+
+    rows: Tensor  # [k]
+    targets: Tensor  # [k, m], standardised
+    hidden: int
+    decay: float
+
+
+class Base(NamedTuple):
+    """The linear probe under a network."""
+
+    predicted: Tensor  # [N, m]
+    left: Tensor  # [k, m] of its own training targets, standardised
+    scale: Tensor  # [m]
+
+    def add(self, output: Tensor) -> Tensor:
+        """Add a network's output [N, m]."""
+        return self.predicted + output * self.scale
+
+    @classmethod
+    def fit(cls, x: Tensor, y: Tensor, x_test: Tensor, ridge: float) -> Base:
+        """Fit the linear probe on x [k, d], y [k, m], and predict for x_test [N, d]."""
+        own, predicted = ridge_predictions(x, y, torch.cat([x, x_test]), [ridge])[0].split([len(x), len(x_test)])
+        scale = spread_of(y)
+        return cls(predicted, (y - own) / scale, scale)
+
+
+def mlp_probes(
+    x: Tensor,
+    y: Tensor,
+    groups: np.ndarray,
+    x_test: Tensor,
+    y_test: Tensor,
+    folds: Sequence[Fold],
+    linear: Sequence[Probe],
+    seed: int,
+) -> list[Probe]:
+    """Fit one probe per fold on x [n, d], y [n, m], judge it on x_test, y_test; `linear` are the linear ones."""
+    x, y, x_test, y_test = x.double(), y.double(), x_test.double(), y_test.double()
+    chosen = _choose(x, y, groups, folds, linear, seed)
+    bases = [Base.fit(x[f.train], y[f.train], x_test[f.held_out], p.ridge) for f, p in zip(folds, linear, strict=True)]
+    hidden = [i for i, (choice, _) in enumerate(chosen) if choice is not None]
+    tasks = [Network(folds[i].train, bases[i].left, *(chosen[i][0] or CHOICES[0])) for i in hidden]
+    outputs = train_networks(x, tasks, [x_test[folds[i].held_out] for i in hidden], seed)
+    predicted = [base.predicted for base in bases]
+    for i, output in zip(hidden, outputs, strict=True):
+        predicted[i] = bases[i].add(output)
+    return [
+        score(predicted[i], y_test[fold.held_out], y[fold.train].mean(0), linear[i].ridge, chosen[i][1])
+        for i, fold in enumerate(folds)
+    ]
+
+
+def _choose(
+    x: Tensor, y: Tensor, groups: np.ndarray, folds: Sequence[Fold], linear: Sequence[Probe], seed: int
+) -> list[tuple[tuple[int, float] | None, float]]:
+    """Pick per fold what does best on its training episodes left out (None: no hidden layer); also its score."""
+    fits, rests, bases = [], [], []
+    for fold, found in zip(folds, linear, strict=True):
+        left = validation_rows(groups[fold.train.numpy()])
+        fits.append(fold.train[~left])
+        rests.append(fold.train[left])
+        bases.append(Base.fit(x[fits[-1]], y[fits[-1]], x[rests[-1]], found.ridge))
+    tasks = [Network(fit, base.left, *choice) for fit, base in zip(fits, bases, strict=True) for choice in CHOICES]
+    outputs = train_networks(x, tasks, [x[rest] for rest in rests for _ in CHOICES], seed)
+    chosen = []
+    for i, base in enumerate(bases):
+        own = outputs[i * len(CHOICES) : (i + 1) * len(CHOICES)]
+        options = [base.predicted, *map(base.add, own)]
+        scores = [validation_score(option, y[rests[i]], y[fits[i]]) for option in options]
+        best = scores.index(max(scores))  # of equals the simplest
+        chosen.append((None if best == 0 else CHOICES[best - 1], scores[best]))
+    return chosen
+
+
+def train_networks(x: Tensor, tasks: Sequence[Network], x_test: Sequence[Tensor], seed: int) -> list[Tensor]:
+    """Train the networks of all tasks; each one's outputs [N, m] for its own x_test, float64."""
+    if not tasks:
+        return []
+    generator = torch.Generator().manual_seed(seed)
+    shape = Shape(x.shape[1], max(hidden for hidden, _ in CHOICES), tasks[0].targets.shape[1])
+    weights = shape.start(generator).repeat(len(tasks), 1)  # c w
+    shift = torch.stack([x[task.rows].mean(0) for task in tasks])[:, None].float()  # c 1 d
+    scale = torch.stack([spread_of(x[task.rows]) for task in tasks])[:, None].float()
+    active = (torch.arange(shape.hidden) < torch.tensor([[task.hidden] for task in tasks])).float()[:, None]  # c 1 h
+    decay = torch.tensor([[task.decay] for task in tasks])
+    optimizer = torch.optim.Adam([weights])
+    numbers, targets = x.float(), [task.targets.float() for task in tasks]
+    for step in range(STEPS):
+        rate = LR * (1 + math.cos(math.pi * step / STEPS)) / 2
+        drawn = torch.rand(DRAWN, generator=generator)  # the same for all, so that no network depends on another
+        picks = [(drawn * len(task.rows)).long() for task in tasks]
+        rows = numbers[torch.stack([task.rows[p] for task, p in zip(tasks, picks, strict=True)])]  # c b d
+        wanted = torch.stack([t[p] for t, p in zip(targets, picks, strict=True)])
+        with torch.enable_grad():
+            loss = shape.output(weights.requires_grad_(), active, (rows - shift) / scale).sub(wanted).square()
+            (weights.grad,) = torch.autograd.grad(loss.mean((1, 2)).sum(), weights)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        with torch.no_grad():
+            weights.mul_(1 - rate * decay)
+    with torch.no_grad():
+        scaled = ((rows.float() - shift[i]) / scale[i] for i, rows in enumerate(x_test))
+        return [shape.output(weights[i], active[i], rows).double() for i, rows in enumerate(scaled)]
+
+
+class Shape(NamedTuple):
+    """A network whose weights are one row of numbers: one tensor to optimise is quicker than four."""
+
+    inputs: int
+    hidden: int
+    outputs: int
+
+    def start(self, generator: torch.Generator) -> Tensor:
+        """Draw a random first layer, with zeros after it."""
+        first = torch.randn(self.inputs * self.hidden, generator=generator) / math.sqrt(self.inputs)
+        return F.pad(first, (0, self.hidden + self.hidden * self.outputs + self.outputs))
+
+    def output(self, weights: Tensor, active: Tensor, rows: Tensor) -> Tensor:
+        """Apply weights [..., w] to rows [..., N, d]; `active` [..., 1, h] switches hidden units off."""
+        d, h, m = self
+        first, bias, second, last = weights.split([d * h, h, h * m, m], -1)
+        hidden = (rows @ first.unflatten(-1, (d, h)) + bias[..., None, :]).relu() * active
+        return hidden @ second.unflatten(-1, (h, m)) + last[..., None, :]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import CodeStream, LatentEvidence, Target
-from lattok.evaluation.evidence.probes import Bootstrap, decided, jackknife, left_out, one_hot
+from lattok.evaluation.evidence.probes import Bootstrap, above_zero, jackknife, one_hot, validation_rows
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import (
@@ -118,7 +118,7 @@ def information(
 def usable_bits(x: Tensor, x_test: Tensor, found: Directions, target: Target) -> Tensor:
     """Measure the bits [N] that a linear classifier gains over the training split's frequencies, per held-out pair."""
     classes, y = len(found.names), found.train
-    left = left_out(target.episodes)
+    left = validation_rows(target.episodes)
     scores = [float(F.cross_entropy(_logits(x[~left], y[~left], x[left], classes, p), y[left])) for p in PENALTIES]
     logits = _logits(x, y, x_test, classes, PENALTIES[scores.index(min(scores))])
     base = (torch.bincount(y, minlength=classes) + 1.0).log().log_softmax(0)  # + 1: none is impossible
@@ -153,7 +153,7 @@ def direction_outcome(evidence: LatentEvidence) -> Outcome | None:
     results = {s.key: information(s.train, s.held_out, s.size, found, target, evidence.bootstrap) for s in streams}
     own, rival = results["model"], results["residual_kmeans"]
     span = evidence.bootstrap.interval(evidence.bootstrap.mean(own.usable - rival.usable))
-    holds = decided(own.bits - rival.bits, span)
+    holds = above_zero(own.bits - rival.bits, span)
     word = {None: "no clear difference to", True: "more than", False: "less than"}[holds]
     text = (
         f"The codes say {own.bits:.2f} bits about the direction of the action, {word} k-means codes ({rival.bits:.2f})"

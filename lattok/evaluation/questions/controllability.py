@@ -18,7 +18,7 @@ from lattok.evaluation.evidence.pair_set import BATCH, PairSet, batches
 from lattok.evaluation.evidence.probes import linear_probe, spread_of
 from lattok.evaluation.evidence.split import evenly
 from lattok.evaluation.questions import question
-from lattok.evaluation.questions.structure import decoded_again
+from lattok.evaluation.questions.structure import reencode
 from lattok.evaluation.report import Outcome, Section, Table, TableRow, printed
 
 MOST = 500  # pairs of a split, whose features are computed again
@@ -35,7 +35,7 @@ def controllability_outcome(evidence: LatentEvidence) -> Outcome | None:
     chosen = [(pairs, evenly(len(pairs.rows), MOST)) for pairs in (evidence.train, evidence.held_out)]
     found = {
         "true": [pairs.latents.latents[rows].flatten(1) for pairs, rows in chosen],
-        "decoded": [decoded_again(evidence.model, *each, each[1]).latents.flatten(1) for each in chosen],
+        "decoded": [reencode(evidence.model, *each, each[1]).latents.flatten(1) for each in chosen],
     }
     y, y_test = (
         values[rows]

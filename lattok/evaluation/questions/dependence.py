@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchanged, pair_targets
+from lattok.evaluation.evidence.pair_set import BATCH, PairSet, derangement, exchange, pair_targets
 from lattok.evaluation.evidence.trained_controls import ControlTraining
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
@@ -103,7 +103,7 @@ def variant_losses(model: ImageLAM, held_out: PairSet, seed: int) -> dict[str, f
 
     def variant(control: Tensor = order, keep: float = 1.0, env: Tensor = order, keep_env: float = 1.0) -> Predictor:
         return lambda now, rows: model.predict(
-            now, exchanged(latents, control[rows], env[rows], keep, keep_env, now.device)
+            now, exchange(latents, control[rows], env[rows], keep, keep_env, now.device)
         )
 
     predictors = {"true": variant(), "shuffled": variant(everyone)}

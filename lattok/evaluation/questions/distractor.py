@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import Coordinates, LatentEvidence, Target
-from lattok.evaluation.evidence.mlp_probes import mlp_probes
 from lattok.evaluation.evidence.pair_set import (
     BATCH,
     PairSet,
-    chosen_rows,
     pool,
     pooled_side,
+    take_rows,
     to_cpu,
 )
-from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, decided
+from lattok.evaluation.evidence.probes import Bootstrap, Fold, Probe, above_zero, mlp_probes
 from lattok.evaluation.evidence.split import evenly
 from lattok.evaluation.page import svg
 from lattok.evaluation.questions import question
@@ -231,7 +230,7 @@ def separation(evidence: LatentEvidence) -> tuple[list[PatchReading], PatchProbe
 
     def both(pick: Callable[[Any], Tensor], whose: str = "latents") -> tuple[list[Tensor], list[Tensor]]:
         splits = (train, held_out)
-        clean = [pick(chosen_rows(getattr(split.pairs, whose), split.rows)) for split in splits]
+        clean = [pick(take_rows(getattr(split.pairs, whose), split.rows)) for split in splits]
         return clean, [pick(getattr(split, whose)) for split in splits]
 
     picks = evidence.inputs
@@ -296,7 +295,7 @@ def _action_verdict(own: PatchReading, probes: PatchProbes) -> Verdict:
 
 def _distractor_verdict(own: PatchReading, env: PatchReading, probes: PatchProbes) -> Verdict:
     (more, draws), (less, rest) = env.found["distractor"], own.found["distractor"]
-    holds = decided(more - less, probes.bootstrap.interval(draws - rest))
+    holds = above_zero(more - less, probes.bootstrap.interval(draws - rest))
     word = {None: "no clear difference", True: "more than the controllable one", False: "less than it"}[holds]
     text = (
         f"The environment stream's latents carry R² {_r2(env, 'distractor')} of the distractor's motion, the "

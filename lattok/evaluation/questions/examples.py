@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
-from lattok.evaluation.evidence.pair_set import PairSet, exchanged, pair_targets
+from lattok.evaluation.evidence.pair_set import PairSet, exchange, pair_targets
 from lattok.evaluation.page.timeline import Codes, panel, shots
 from lattok.evaluation.questions import question
 from lattok.evaluation.report import Outcome, Pictures, Section, printed
@@ -153,7 +153,7 @@ def predicted_frames(model: ImageLAM, held_out: PairSet, rows: Tensor, control: 
     """Decode the later frame of pairs `rows` [B] with latents of motion of `control` [B], to uint8 [B, V, h, w, 3]."""
     seen = model.pixels or model.features
     now = pair_targets(model, held_out, rows)[:, 0]
-    patches = model.predict(now, exchanged(held_out.latents, control, rows, 1.0, 1.0, now.device))
+    patches = model.predict(now, exchange(held_out.latents, control, rows, 1.0, 1.0, now.device))
     pixels = seen.pixels_of(patches.unflatten(1, (-1, seen.count)).flatten(0, 1))  # bv h w c
     shown = (pixels * seen.std + seen.mean).clamp(0, 1) * 255
     return shown.round().to(torch.uint8).unflatten(0, (len(rows), -1)).cpu()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lattok.evaluation.evidence.latent_evidence import LatentEvidence
 from lattok.evaluation.evidence.probe_rows import KINDS, ProbeRow, probe_rows, rivals_of, strongest
-from lattok.evaluation.evidence.probes import decided
+from lattok.evaluation.evidence.probes import above_zero
 from lattok.evaluation.evidence.split import hold_out_more
 from lattok.evaluation.evidence.trained_controls import LABELS_ONLY
 from lattok.evaluation.page import svg
@@ -257,7 +257,7 @@ def _comparison(
     draws = [evidence.bootstrap.r2(row.scores[probe].probe) for row in (own, other)]
     picked = evidence.space if column == 1 else slice(None)
     span = evidence.bootstrap.interval((draws[0] - draws[1])[:, picked].nanmean(1))
-    holds = decided(values[0] - values[1], span)
+    holds = above_zero(values[0] - values[1], span)
     word = {None: "within the noise of", True: "above", False: "not above"}[holds] if span else "to compare with"
     between = f"; {ONE_EPISODE}"
     if span is not None:

@@ -21,12 +21,12 @@ from lattok.evaluation.evidence.latent_evidence import LatentEvidence, Target
 from lattok.evaluation.evidence.pair_set import (
     BATCH,
     PairSet,
-    chosen_rows,
     derangement,
-    exchanged,
+    exchange,
     pair_targets,
     pool,
     pooled_side,
+    take_rows,
     to_cpu,
 )
 from lattok.evaluation.evidence.probes import pca
@@ -230,25 +230,25 @@ def transfer(evidence: LatentEvidence) -> tuple[dict[str, Agreement], float | No
     other, third = (rows[derangement(np.zeros(len(rows)), generator)] for _ in range(2))
     latents = evidence.held_out.latents
     given, own, again = (
-        chosen_rows(latents, other),
-        chosen_rows(latents, rows),
-        decoded_again(evidence.model, evidence.held_out, rows, other),
+        take_rows(latents, other),
+        take_rows(latents, rows),
+        reencode(evidence.model, evidence.held_out, rows, other),
     )
     found = {
         "model": _agreement(evidence, again, given, other),
         "own": _agreement(evidence, own, given, other),
-        "random": _agreement(evidence, chosen_rows(latents, third), given, other),
-        "same_scene": _agreement(evidence, decoded_again(evidence.model, evidence.held_out, rows, rows), own, rows),
+        "random": _agreement(evidence, take_rows(latents, third), given, other),
+        "same_scene": _agreement(evidence, reencode(evidence.model, evidence.held_out, rows, rows), own, rows),
     }
     return found, _action(evidence, again, rows)
 
 
-def decoded_again(model: ImageLAM, pairs: PairSet, rows: Tensor, source: Tensor) -> LatentActions:
+def reencode(model: ImageLAM, pairs: PairSet, rows: Tensor, source: Tensor) -> LatentActions:
     """Encode (frame of pair B, what the decoder makes of it with the latents of pair A); B is `rows`, A `source`."""
     latents, found = pairs.latents, []
     for part, given in zip(rows.split(BATCH), source.split(BATCH), strict=True):
         now = pair_targets(model, pairs, part)[:, 0]
-        predicted = model.predict(now, exchanged(latents, given, part, 1.0, 1.0, now.device))
+        predicted = model.predict(now, exchange(latents, given, part, 1.0, 1.0, now.device))
         both = torch.stack([model.features_of(each) for each in (now, predicted)], 1)
         found.append(to_cpu(model.encode_features(both)))
     return join(found)

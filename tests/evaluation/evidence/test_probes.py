@@ -1,20 +1,29 @@
-"""Ridge, R², PCA and intervals against numpy, loops and closed forms that share no code with ours."""
+"""Ridge, MLPs, R², PCA and intervals against numpy, loops and closed forms that share no code with ours."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from lattok.evaluation.evidence.probes import (
+    CHOICES,
     Bootstrap,
+    Fold,
+    Network,
+    Probe,
+    Shape,
     jackknife,
-    judged,
-    left_out,
     linear_probe,
+    merge_folds,
+    mlp_probes,
     one_hot,
     pca,
     ridge_weights,
+    score,
+    train_networks,
+    validation_rows,
 )
 
 
@@ -35,10 +44,10 @@ def test_ridge_without_regularisation_is_least_squares(rng: np.random.Generator)
 
 def test_r_squared_is_about_the_training_mean():
     actual, reference = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([0.0])
-    assert float(judged(torch.zeros(3, 1), actual, reference).r2) == 0  # knowing the training mean is worth nothing
-    assert float(judged(actual, actual, reference).r2) == 1
-    assert float(judged(torch.full((3, 1), 2.0), actual, reference).r2) == pytest.approx(1 - 2 / 14)
-    assert torch.isnan(judged(torch.zeros(3, 1), torch.zeros(3, 1), reference).r2).all()  # nothing to explain
+    assert float(score(torch.zeros(3, 1), actual, reference).r2) == 0  # knowing the training mean is worth nothing
+    assert float(score(actual, actual, reference).r2) == 1
+    assert float(score(torch.full((3, 1), 2.0), actual, reference).r2) == pytest.approx(1 - 2 / 14)
+    assert torch.isnan(score(torch.zeros(3, 1), torch.zeros(3, 1), reference).r2).all()  # nothing to explain
 
 
 def test_probe_finds_a_linear_map_and_nothing_in_noise(rng: np.random.Generator):
@@ -54,9 +63,9 @@ def test_probe_finds_a_linear_map_and_nothing_in_noise(rng: np.random.Generator)
 
 def test_regularisation_is_chosen_on_episodes_left_out():
     groups = np.repeat([3, 5, 8, 9, 11, 12, 20, 21], 2)
-    assert groups[left_out(groups).numpy()].tolist() == [9, 9, 21, 21]
-    assert left_out(np.zeros(8)).tolist() == [False] * 6 + [True] * 2
-    assert left_out(np.array([1, 2])).tolist() == [False, True]
+    assert groups[validation_rows(groups).numpy()].tolist() == [9, 9, 21, 21]
+    assert validation_rows(np.zeros(8)).tolist() == [False] * 6 + [True] * 2
+    assert validation_rows(np.array([1, 2])).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("shape", [(12, 5000), (40, 7)])  # Gram in blocks, covariance
@@ -88,7 +97,7 @@ def test_components_of_rows_that_hardly_vary_are_finite():
 def test_draws_equal_r_squared_over_the_drawn_rows(rng: np.random.Generator):
     groups = np.array([4, 4, 4, 7, 7, 9])
     actual, predicted = torch.from_numpy(rng.standard_normal((2, 6, 2)))
-    found = judged(predicted, actual, torch.zeros(2))
+    found = score(predicted, actual, torch.zeros(2))
     bootstrap = Bootstrap(groups, seed=0)
     draws = bootstrap.r2(found)
     for draw in (0, 1, 500):
@@ -106,7 +115,7 @@ def test_the_same_seed_draws_the_same_episodes():
 
 def test_a_single_episode_has_no_interval(rng: np.random.Generator):
     bootstrap = Bootstrap(np.zeros(5), 0)
-    found = judged(*torch.from_numpy(rng.standard_normal((2, 5, 1))), torch.zeros(1))
+    found = score(*torch.from_numpy(rng.standard_normal((2, 5, 1))), torch.zeros(1))
     assert bootstrap.interval(bootstrap.r2(found)[:, 0]) is None
     assert jackknife(1.0, [1.0]) is None
 
@@ -118,7 +127,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(rng: np.random.Gen
         level = np.repeat(np.exp(0.5 * rng.standard_normal(20)), 10)[:, None]
         actual = np.sqrt(2) * level * rng.standard_normal((200, 1))
         error = level * rng.standard_normal((200, 1))
-        found = judged(torch.from_numpy(actual + error), torch.from_numpy(actual), torch.zeros(1))
+        found = score(torch.from_numpy(actual + error), torch.from_numpy(actual), torch.zeros(1))
         bootstrap = Bootstrap(groups, trial)
         low, high = bootstrap.interval(bootstrap.r2(found)[:, 0]) or (0.0, 0.0)
         covered += low <= truth <= high
@@ -130,3 +139,68 @@ def test_jackknife_of_a_mean_is_its_standard_error(rng: np.random.Generator):
     low, high = jackknife(values.mean(), [np.delete(values, i).mean() for i in range(12)]) or (0.0, 0.0)
     expected = 1.96 * values.std(ddof=1) / np.sqrt(12)
     np.testing.assert_allclose([low, high], [values.mean() - expected, values.mean() + expected], rtol=1e-9)
+
+
+ROWS, JUDGED = 600, 200
+GROUPS = np.arange(ROWS) // 30
+EVERYTHING = (Fold(torch.arange(ROWS), torch.arange(JUDGED)),)
+
+
+def both(x: Tensor, y: Tensor, folds: tuple[Fold, ...] = EVERYTHING) -> tuple[Probe, Probe]:
+    own, test, own_y, test_y = x[:ROWS], x[ROWS:], y[:ROWS], y[ROWS:]
+    linear = [linear_probe(own[f], own_y[f], GROUPS[f.numpy()], test[h], test_y[h]) for f, h in folds]
+    hidden = mlp_probes(own, own_y, GROUPS, test, test_y, folds, linear, seed=0)
+    return merge_folds(linear, folds), merge_folds(hidden, folds)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(ROWS + JUDGED, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_hidden_layer_reads_what_no_line_can(x: Tensor):
+    linear, hidden = both(x, x[:, :1].abs() + x[:, 1:2])
+    assert float(linear.r2) < 0.8
+    assert float(hidden.r2) > 0.93
+    torch.testing.assert_close(
+        hidden.errors[:, 0], (hidden.predicted - (x[ROWS:, :1].abs() + x[ROWS:, 1:2]))[:, 0] ** 2
+    )
+
+
+def test_noise_and_straight_lines_are_left_to_the_linear_probe(x: Tensor):
+    noise = torch.randn(len(x), 1, generator=torch.Generator().manual_seed(1))
+    linear, hidden = both(x, noise)
+    assert float(hidden.r2) < 0.05
+    linear, hidden = both(x, x[:, :2] * 3 + noise)
+    torch.testing.assert_close(hidden.r2, linear.r2, atol=0.02, rtol=0)
+
+
+def test_it_is_a_function_of_its_seed(x: Tensor):
+    torch.manual_seed(0)
+    first = both(x, x[:, :1].abs())[1].predicted
+    torch.manual_seed(1)
+    assert torch.equal(both(x, x[:, :1].abs())[1].predicted, first)
+
+
+def test_a_fold_never_sees_the_rows_it_does_not_train_on(x: Tensor):
+    half = torch.arange(ROWS // 2)
+    folds = (Fold(half, torch.arange(0, JUDGED, 2)), Fold(half + ROWS // 2, torch.arange(1, JUDGED, 2)))
+    y = x[:, :1].abs()
+    before = both(x, y, folds)[1].predicted
+    spoiled = y.clone()
+    spoiled[ROWS // 2 : ROWS] = 1000.0
+    after = both(x, spoiled, folds)[1].predicted
+    torch.testing.assert_close(before[::2], after[::2], atol=1e-3, rtol=0)
+    assert not torch.equal(before[1::2], after[1::2])
+
+
+def test_networks_side_by_side_equal_one_written_out(x: Tensor):
+    tasks = [Network(torch.arange(100), x[:100, :1].square().double(), *choice) for choice in CHOICES[:2]]
+    alone = train_networks(x.double(), tasks[:1], [x[:5].double()], seed=3)[0]
+    assert alone.shape == (5, 1)
+    shape = Shape(inputs=2, hidden=3, outputs=1)
+    weights = torch.arange(13.0) / 10
+    rows, active = torch.tensor([[1.0, -2.0]]), torch.tensor([[1.0, 1.0, 0.0]])
+    hidden = np.maximum(rows.numpy() @ weights[:6].reshape(2, 3).numpy() + weights[6:9].numpy(), 0) * active.numpy()
+    expected = hidden @ weights[9:12].reshape(3, 1).numpy() + weights[12].numpy()
+    np.testing.assert_allclose(shape.output(weights, active, rows).numpy(), expected, rtol=1e-6)

@@ -10,7 +10,7 @@ import torch
 
 import lattok
 from lattok.cli import main
-from lattok.evaluation.evidence import mlp_probes
+from lattok.evaluation.evidence import probes
 from lattok.utils.checks import LattokError
 from tests.image_lam.backbones import local_timm
 from tests.image_lam.published.parity import open_case
@@ -22,7 +22,7 @@ def dataset(make_dataset):
 
 
 def test_lapa_is_converted_annotated_verified_and_judged(dataset, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(mlp_probes, "STEPS", 5)
+    monkeypatch.setattr(probes, "STEPS", 5)
     model, out = str(tmp_path / "lapa"), str(tmp_path / "labelled")
     file = str(open_case("lapa_laq_a").folder / "weights.pt")
     assert main(["convert", "lapa-laq", file, model, "--cameras", "front", "--stride", "3"]) == 0
@@ -120,7 +120,7 @@ def part_of_the_sample(tmp_path_factory):
 def test_on_the_sample_every_system_is_judged_and_labels_alike_in_another_process(
     system, part_of_the_sample, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(mlp_probes, "STEPS", 5)
+    monkeypatch.setattr(probes, "STEPS", 5)
     dataset = part_of_the_sample
     model, out = label(system, dataset, tmp_path, "corner2", stride=16)
     labelled, codes = lattok.open_dataset(out), SYSTEMS[system][2]
