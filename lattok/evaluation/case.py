@@ -39,24 +39,24 @@ class EvalOptions:
     overwrite: bool = False  # any report of lattok's in `out`; otherwise only one on the same model and dataset
 
     @classmethod
-    def of(cls, keywords: Mapping[str, Any]) -> EvalOptions:
-        """Return these options; raises `LattokError` for one that there is not."""
+    def of(cls, keywords: Mapping[str, Any], *others: str) -> EvalOptions:
+        """Return the options that a function got as keywords; raises `LattokError` for one that there is not.
+
+        `others` are the keywords that the function has besides.
+        """
         for name in keywords:
-            checks.one_of("option", name, [field.name for field in fields(cls)])
+            checks.one_of("option", name, [*(field.name for field in fields(cls)), *others])
         return cls(**keywords)
 
     @property
     def folder(self) -> Path | None:
-        """`out` as a path."""
         return None if self.out is None else Path(self.out)
 
     def note(self, stage: str, done: int, total: int) -> None:
-        """Report progress to whoever wants to know."""
         if self.progress is not None:
             self.progress(stage, done, total)
 
     def split(self, dataset: RobotDataset) -> Split:
-        """Split the dataset into the episodes that judge and the others."""
         return split_episodes(dataset, self.episodes, self.max_episodes)
 
 

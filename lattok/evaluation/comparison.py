@@ -65,7 +65,7 @@ def compare(
     Raises `LattokError` for models of other kinds or without names of their own, an option that there is not, a dataset
     without actions, and where `out` holds something else.
     """
-    chosen, dataset, named = EvalOptions.of(options), as_dataset(dataset), _named(models)
+    chosen, dataset, named = EvalOptions.of(options, "device"), as_dataset(dataset), _named(models)
     action_key = chosen.action_key
     if action_key is None or not own_vectors(dataset):
         got = f"{action_key!r:.60}, and {dataset.name} has no vectors" if action_key is not None else "None"

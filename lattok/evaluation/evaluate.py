@@ -50,7 +50,7 @@ def evaluate(
     Raises `LattokError` for a model that is none of these, an option that there is not, a dataset that does not fit,
     and where `out` holds something else.
     """
-    chosen = EvalOptions.of(options)
+    chosen = EvalOptions.of(options, "controls", "control_loop", "rollouts")
     checks.one_of("controls", controls, ("quick", "trained"))
     model, dataset = load(model) if isinstance(model, str | os.PathLike) else model, as_dataset(dataset)
     kind = str(getattr(model, "evidence", None))

@@ -50,7 +50,6 @@ class TableRow:
     intervals: tuple[Interval | None, ...] = ()  # one per column where there are any
 
     def as_dict(self, columns: tuple[str, ...]) -> dict[str, Any]:
-        """Return the JSON form."""
         entry: dict[str, Any] = {"key": self.key, "name": self.name, "control": self.control}
         if self.not_run:
             return {**entry, "not_run": self.not_run}
@@ -74,7 +73,6 @@ class Table:
     folded: bool = False  # opens on a click
 
     def shown(self, value: float | None, column: int) -> str:
-        """Print a value as the page does."""
         digits = self.digits if isinstance(self.digits, str) else self.digits[column]
         return "–" if value is None else printed(value, digits).rstrip(".")
 
@@ -119,7 +117,6 @@ class Table:
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
         rows = [row.as_dict(self.columns) for row in self.rows]
         winners = [row.key for row in self.rows if self.wins(row, self.decides)]
         return {"title": self.title, "better": self.better, "rows": rows, "controls_that_win": winners}
@@ -176,7 +173,6 @@ class Verdict:
 
     @property
     def key(self) -> str:
-        """Short name of what was asked."""
         return self.about.key
 
 
@@ -246,12 +242,10 @@ class Report:
 
     @property
     def opening(self) -> str:
-        """The answer and the headline, as one text."""
         return f"{self.answer.question} {self.answer.text} {self.headline}" if self.answer else self.headline
 
     @property
     def tally(self) -> str:
-        """Number of verdicts of each kind, in words."""
         return tally([verdict.holds for verdict in self.verdicts])
 
     def to_json(self) -> str:

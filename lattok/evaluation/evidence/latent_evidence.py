@@ -232,12 +232,10 @@ class LatentEvidence:
 
     @property
     def model(self) -> Any:
-        """The model that is judged."""
         return self.case.model
 
     @property
     def seed(self) -> int:
-        """Seed of controls, probes and intervals."""
         return self.case.options.seed
 
     @property
@@ -283,7 +281,6 @@ class LatentEvidence:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where the evidence comes from, for the report."""
         model, train, held_out = self.model, self.train, self.held_out
         full = model.features.side
         side = round((train.features.shape[1] / (len(model.cameras) * model.features.dim)) ** 0.5)

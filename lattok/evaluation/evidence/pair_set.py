@@ -56,7 +56,6 @@ class PairSet:
 
     @property
     def text(self) -> str:
-        """Number of pairs that are used, and of how many."""
         used, available = len(self.rows), len(self.frames)
         return f"{used}" if used == available else f"{used} of {available}, evenly spaced"
 

@@ -64,7 +64,6 @@ class PolicyErrors:
         return {"key": "action_error", "holds": self.gain > 0, "text": text}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the errors and the gain as a JSON object."""
         return vars(self) | {"by_step": list(self.by_step), "gain": self.gain}
 
 

@@ -31,7 +31,6 @@ class Split:
 
     @property
     def text(self) -> str:
-        """Both halves in one line, for the page."""
         halves = ((len(self.held_out), self.held_out_available), (len(self.train), self.train_available))
         used = [f"{some}" if some == every else f"{some} of {every}" for some, every in halves]
         return f"{used[0]} held-out episodes; {used[1]} others fit probes and controls"

@@ -75,7 +75,6 @@ class ControlTraining:
         return cls(loop, None if folder is None else folder / "controls", identity)
 
     def text(self, pairs: PairSet) -> str:
-        """Say on the page how long controls were trained."""
         return f"{self.options.steps:,} steps of {self.options.batch_size} of {len(pairs.frames):,} pairs"
 
     def kept(
