@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,11 +24,9 @@ from torch import Tensor, nn
 
 from lattok import hub
 from lattok.data import RobotDataset, as_dataset
-from lattok.evaluation.evaluate import quietly
-from lattok.evaluation.evidence.latent_evidence import LatentEvidence, latent_evidence
-from lattok.evaluation.evidence.pair_set import PairSet, PairSource
-from lattok.evaluation.evidence.split import split_episodes
-from lattok.evaluation.report import Progress
+from lattok.evaluation.case import Case, EvalOptions
+from lattok.evaluation.evidence.latent_evidence import LatentEvidence
+from lattok.evaluation.evidence.pair_set import PairSet
 from lattok.image_lam.base.pair_model import PairModel
 from lattok.image_lam.clips import ClipLAM
 from lattok.loading import as_labeller
@@ -64,20 +63,14 @@ def export(
     models: Sequence[Any] | Mapping[str, Any],
     out: str | os.PathLike[str],
     *,
-    episodes: str | Sequence[int] | None = "test",
-    action_key: str = "action",
-    cameras: Sequence[str] | None = None,
-    stride: str | int | None = None,
-    max_episodes: int = 200,
-    seed: int = 0,
     device: str | None = None,
     probe: ProbeOptions = AS_PUBLISHED,
-    progress: Progress | None = None,
+    **options: Any,
 ) -> dict[str, dict[str, float]]:
     """Write tokens, actions and tables of models of pairs or clips into the new folder `out`, and run the probe.
 
-    `models`: folders, Hub ids or loaded ones, or a mapping of these by name; other arguments are those of
-    `lattok.compare`. Returns by model, and writes as `regression.json`, the mean squared error on the held-out
+    `models`: folders, Hub ids or loaded ones, or a mapping of these by name; `options` are those of `lattok.compare`.
+    Returns by model, and writes as `regression.json`, the mean squared error on the held-out
     `episodes` in units of the training actions' deviation: over all dimensions, that of the mean action, and of each
     dimension. It is of the best epoch, which is chosen on these pairs, as there: for its tables, not for a choice
     between models.
@@ -85,7 +78,8 @@ def export(
     Raises `LattokError` for models of other kinds, two of one name, and a folder that holds something.
     """
     dataset, found, decoded = as_dataset(dataset), dict[str, dict[str, float]](), dict[Any, Any]()
-    split, named, folder = split_episodes(dataset, episodes, max_episodes), _named(models), Path(out)
+    chosen = replace(EvalOptions.of(options, "device", "probe"), out=out, state_key=None)
+    split, named, folder = chosen.split(dataset), _named(models), Path(out)
     if not files.is_new(folder):
         checks.fail("out", "a new or empty folder", f"{folder}, which holds something")
     with files.new_folder(folder, (*FOLDERS, REPORT)):
@@ -93,14 +87,11 @@ def export(
             model: Any = moved(as_labeller(given), device)
             if not issubclass(type(model), PairModel | ClipLAM):
                 checks.fail("models", "latent action models of frame pairs or clips", f"{type(model).__name__} {name}")
-            views = None if cameras is None else tuple(cameras)[: len(model.cameras)]
+            views = None if chosen.cameras is None else tuple(chosen.cameras)[: len(model.cameras)]
+            case = Case(model, dataset, split, replace(chosen, cameras=views))
             try:
-                source = PairSource.of(
-                    model, dataset, stride, action_key, None, views, cache_dir=folder, decoded=decoded
-                )
-                with quietly(model):
-                    note = progress or (lambda stage, done, total: None)
-                    evidence = latent_evidence(model, source, split, None, seed, note)
+                with case.eval_mode():
+                    evidence = LatentEvidence.gather(case, decoded)
                     write_tokens(evidence, name, folder)
                     errors, mean = regressed(evidence, probe)
             except LattokError as error:
