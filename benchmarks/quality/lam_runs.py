@@ -32,7 +32,7 @@ from lattok.image_lam.base.losses import block_flow
 from lattok.nn.quantize import code_statistics
 from lattok.samples import FramePairs
 from lattok.samples.batches import PairBatches
-from lattok.samples.order import SeededBatches
+from lattok.samples.order import Batches, Passes
 from lattok.samples.windows import draw_labelled
 from lattok.training import fit
 from lattok.types import LatentActions, PairBatch, join
@@ -182,7 +182,7 @@ def loss_without_latents(data: Demonstrations, seed: int) -> float:
     """The same of a decoder that was trained as long, without latents."""
     recipe, model = untrained(data.train, seed)
     blind = BlindDecoder(model, seed)
-    draw = SeededBatches(len(data.train), recipe.loop.batch_size + recipe.data.labelled_per_batch, seed)
+    draw = Batches([Passes(len(data.train), seed)], recipe.loop.batch_size + recipe.data.labelled_per_batch)
 
     def batches(step: int, process: int, processes: int) -> tuple[Tensor, ...]:
         return model.frame_features(data.train.batch(draw(step)).frames).unbind(1)

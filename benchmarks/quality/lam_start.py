@@ -22,7 +22,7 @@ from benchmarks.common import environment, write_results
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.nn.quantize import code_statistics
 from lattok.samples import FramePairs
-from lattok.samples.order import SeededBatches
+from lattok.samples.order import Batches, Passes
 
 CAMERA = "observation.images.corner2"
 SIZES: dict[str, Any] = {
@@ -52,7 +52,7 @@ def run(pairs: FramePairs, options: dict[str, Any], seed: int, shown: tuple[int,
     torch.manual_seed(seed)
     model = ImageLAM(ImageLAMConfig(**SIZES, **options)).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    draw, found = SeededBatches(len(pairs), 32, seed), {}
+    draw, found = Batches([Passes(len(pairs), seed)], 32), {}
     for step in range(max(shown) + 1):
         if step in shown:
             found[str(step)] = figures(model, pairs)

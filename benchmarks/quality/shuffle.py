@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from benchmarks.closed_loop.cell import counted
 from benchmarks.closed_loop.plan import POLICY, STARTS, WORLD
 from benchmarks.common import environment, spread, write_results
 from benchmarks.quality.lam_runs import dataset, figures, untrained
-from lattok.samples import lanes, stream
+from lattok.samples import lanes, order, stream
 from lattok.samples.batches import PairBatches
 from lattok.training import fit
 
@@ -38,30 +37,27 @@ def train_lam(seed: int, streamed: bool) -> dict[str, float]:
     pairs = data.labelled(0.05, seed)
     recipe, model = untrained(pairs, seed)
     model.attach_action_head(torch.from_numpy(pairs.actions[pairs.labelled]))
-    windows = None
-    if streamed:  # twice: extra labelled pairs are a stream of their own
-        windows = stream.window_sizes([pairs], [1.0], 2 * SHARE * pairs.reader.bytes, streams=2)
+    window = int(2 * SHARE * len(pairs.reader)) if streamed else None
     options = recipe.loop.batch_size, recipe.data.labelled_per_batch, seed
-    batches = PairBatches(pairs, *options, windows=windows)
+    batches = PairBatches(pairs, *options, window=window)
     with tempfile.TemporaryDirectory() as scratch:
         fit(model, batches, recipe.loop, Path(scratch) / "run", loss_weights=model.config.loss_weights)
-    return {**figures(model.eval(), data), "window": windows[0] if windows else len(pairs)}
+    return {**figures(model.eval(), data), "shuffle_window": window or len(pairs.reader)}
 
 
 def train_policy(data: Path, seed: int, streamed: bool) -> dict[str, float]:
     """Train the study's Baseline and let it act."""
     source = lattok.open_dataset(data)
     frames = sum(episode.length for episode in source.episodes)
-    size = frames * len(source.cameras) * 3 * 64**2
-    given: dict[str, Any] = {**POLICY, "seed": seed, "memory_gb": SHARE * size / 1e9 if streamed else 0.0}
+    window = int(SHARE * frames) if streamed else 0
+    given: dict[str, Any] = {**POLICY, "seed": seed, "shuffle_window": window}
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "policy"
         policy = lattok.train(lattok.VLARecipe.from_preset(data, out, "scratch", **given))
         error = json.loads((out / "held_out.json").read_text())["error"]
-        windows = json.loads((out / "run" / "frames.json").read_text())["windows"]
     won = counted(policy, WORLD, STARTS)
     success = sum(task[0] for task in won.values()) / sum(task[2] for task in won.values())
-    return {"held_out_error": error, "success": success, "window": windows[0] if windows else math.nan}
+    return {"held_out_error": error, "success": success, "shuffle_window": window or frames}
 
 
 def main() -> None:
@@ -69,12 +65,12 @@ def main() -> None:
     parser.add_argument("what", choices=["lam", "policy"])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--lanes", type=int, default=lanes.LANES)
+    parser.add_argument("--lanes", type=int, default=order.LANES)
     parser.add_argument("--only", choices=["streamed", "kept"])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    lanes.LANES = stream.LANES = args.lanes
+    order.LANES = lanes.LANES = stream.LANES = args.lanes
     hows = {f"streamed, {args.lanes} lanes": True, "kept": False}
     found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     for seed in args.seeds:

@@ -40,16 +40,14 @@ from benchmarks.speed.large_dataset import CAMERAS, FPS, generate
 from benchmarks.speed.video import borrow_ffmpeg
 from lattok.data import open_dataset
 from lattok.samples import FramePairs, PolicyWindows
-from lattok.samples.batches import PairBatches
-from lattok.samples.lanes import StreamedBatches, lanes_of
-from lattok.samples.stream import FrameStream, window_sizes
+from lattok.samples.batches import PairBatches, PolicyBatches
 from lattok.training.feed import DEPTH, BatchSource, Feed
 from lattok.training.runlog import peak_memory
 
 SIZE, DELTA, HORIZON, BATCH, WORKERS = 224, 32, 8, 64, 2
 STEP_S, STEPS = 0.05, 600
 LATER, WARM = 400, 200  # steps: windows have their size, and have changed once before anything is counted
-POOL_GB = 3.0
+POOL_GB = 3.0  # of frames in a shuffle window, and in memory
 
 
 def dataset(folder: Path, frames: int, g: int) -> Path:
@@ -57,27 +55,21 @@ def dataset(folder: Path, frames: int, g: int) -> Path:
     return generate(folder / f"g{g}-{frames}", frames, size=SIZE, g=g)
 
 
-class Windows(BatchSource):
-    """Policy windows, streamed."""
+def room(samples: FramePairs | PolicyWindows) -> dict[str, Any]:
+    """Return the shuffle window in frames, and the memory for it."""
+    return {"window": int(POOL_GB * 1e9 // samples.reader.frame_bytes), "memory": POOL_GB * 1e9}
 
-    def __init__(self, root: Path):
-        self.samples = PolicyWindows(
-            open_dataset(root), HORIZON, size=SIZE, state_key="observation.state", pixels=False
-        )
-        sizes = window_sizes([self.samples], [1.0], POOL_GB * 1e9)
-        draws = StreamedBatches(lanes_of([self.samples], None, sizes, 0), [1.0], BATCH)
-        self.stream = FrameStream([self.samples], [draws])
-        self.started = self.stream.started
 
-    def gather(self, step: int, share: int, shares: int) -> Any:
-        """Return a batch."""
-        return self.samples.batch(*self.stream.take(step, share, shares))
+def windows(root: Path) -> PolicyBatches:
+    """Return policy windows, streamed."""
+    samples = PolicyWindows(open_dataset(root), HORIZON, size=SIZE, state_key="observation.state")
+    return PolicyBatches(samples, BATCH, 0, **room(samples))
 
 
 def pairs(root: Path) -> PairBatches:
     """Return frame pairs, streamed."""
-    samples = FramePairs(open_dataset(root), DELTA, pixels=False)
-    return PairBatches(samples, BATCH, 0, 0, windows=window_sizes([samples], [1.0], POOL_GB * 1e9))
+    samples = FramePairs(open_dataset(root), DELTA)
+    return PairBatches(samples, BATCH, 0, 0, **room(samples))
 
 
 def first_step(root: Path, memory_gb: float) -> dict[str, float]:
@@ -92,7 +84,9 @@ def first_step(root: Path, memory_gb: float) -> dict[str, float]:
         return terms
 
     ImageLAM.forward = timed  # type: ignore[method-assign]
+    window = int(memory_gb * 1e9 // (3 * 64**2))
     options: dict[str, Any] = {"features": "pixels", "steps": 1, "memory_gb": memory_gb, "device": "cpu"}
+    options["shuffle_window"] = window
     with tempfile.TemporaryDirectory(dir=root.parent) as scratch:
         recipe = lattok.ImageLAMRecipe.from_preset(root, Path(scratch) / "run", "tiny+robust", **options)
         begun, cpu = time.monotonic(), time.process_time()
@@ -166,7 +160,7 @@ def rate(folder: Path, frames: int, count: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for g, wanted in itertools.product((2, 30), ("pairs", "windows")):
         root = dataset(folder, frames, g)
-        ours: BatchSource = pairs(root) if wanted == "pairs" else Windows(root)
+        ours: BatchSource = pairs(root) if wanted == "pairs" else windows(root)
         # far from the small windows at the start of a run, and after the first windows have been filled
         rows: dict[str, Any] = {"lattok": lambda ours=ours: fed(ours, count + WARM + DEPTH, LATER)}
         rows |= {
@@ -194,7 +188,7 @@ def wait(folder: Path, frames: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, step_s in {"50 ms a step": STEP_S, "as fast as it can": 0.0}.items():
         for ahead in (True, False):
-            source = Windows(dataset(folder, frames, 2))
+            source = windows(dataset(folder, frames, 2))
             steps = range(LATER, LATER + WARM + STEPS)
             # not made ahead, batches are decoded in the step too
             batches = fed(source, len(steps), LATER) if ahead else (source(step, 0, 1) for step in steps)

@@ -143,7 +143,8 @@ def gathers(dataset: Any, folder: Path, rounds: int) -> dict[str, dict[str, floa
     """Batches from memory, from a file and from cached features: small as for `tiny`, and large as for `full`."""
     frozen = FrozenFeatures("pixels", SIZE, interpolation="bilinear")
     memory = FramePairs(dataset, STRIDE, ["corner2"], transform=small)
-    cached = FramePairs(dataset, STRIDE, ["corner2"], pixels=False)
+    cached = FramePairs(dataset, STRIDE, ["corner2"])
+    cached.frames = np.empty((len(cached.reader), 0), dtype=np.uint8)
     cached.features = FeatureCache(folder / "cache").features(frozen, dataset, cached.episodes, cached.cameras)
     windows = ActionWindows(dataset, 8)
     out = {
@@ -159,18 +160,18 @@ def gathers(dataset: Any, folder: Path, rounds: int) -> dict[str, dict[str, floa
             rounds,
         ),
     }
-    big = FramePairs(dataset, STRIDE, ["corner2"], episodes="0:8", pixels=False)
-    count = len(big.frames)
+    big = FramePairs(dataset, STRIDE, ["corner2"], episodes="0:8")
+    count = len(big.reader)
     pixels = np.random.default_rng(0).integers(0, 256, (count, 1, LARGE, LARGE, 3), dtype=np.uint8)
     cases: dict[str, Callable[[torch.Tensor], Any]] = {}
     for name, stored in {"frames in memory": pixels, "frames in a file": _mapped(pixels, folder)}.items():
-        pairs = FramePairs(dataset, STRIDE, ["corner2"], episodes="0:8", pixels=False)
+        pairs = FramePairs(dataset, STRIDE, ["corner2"], episodes="0:8")
         pairs.frames = stored
         cases[name] = pairs.batch
     for dtype in ("float32", "float16"):
-        pairs = FramePairs(dataset, STRIDE, ["corner2"], episodes="0:8", pixels=False)
+        pairs = FramePairs(dataset, STRIDE, ["corner2"], episodes="0:8")
         values = np.random.default_rng(0).standard_normal((count, 256, 768), dtype=np.float32).astype(dtype)
-        pairs.features = CachedFeatures([[_mapped(values, folder)]])
+        pairs.features, pairs.frames = CachedFeatures([[_mapped(values, folder)]]), np.empty((count, 0), dtype=np.uint8)
         cases[f"features in the cache (256 x 768, {dtype})"] = pairs.batch
     out[f"pairs at {LARGE} x {LARGE}"] = rates(cases, len(big), rounds)
     return out
@@ -197,8 +198,8 @@ def filling(dataset: Any, folder: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     frozen = FrozenFeatures(name, LARGE)
     frozen.load(pretrained=False)  # random weights are as fast
-    pairs = FramePairs(dataset, STRIDE, ["corner2"], episodes="3:4", pixels=False)
-    frames = len(pairs.frames)
+    pairs = FramePairs(dataset, STRIDE, ["corner2"], episodes="3:4")
+    frames = len(pairs.reader)
     cache = FeatureCache(folder / "filled")
     for state in ("cold", "warm, opening included"):
         begun = time.perf_counter()

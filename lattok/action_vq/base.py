@@ -24,7 +24,7 @@ from lattok.action_vq.config import ChunkConfig
 from lattok.hub import HubModel
 from lattok.nn.blocks import same_precision
 from lattok.nn.normalize import Normalizer, Unchosen
-from lattok.samples.order import SeededBatches
+from lattok.samples.order import Batches, Passes
 from lattok.training import LoopOptions
 from lattok.training import fit as run_loop
 from lattok.types import ActionBatch, ActionTokenizer, LatentActions, LossTerms
@@ -246,7 +246,7 @@ class ChunkTokenizer(HubModel, ActionTokenizer, ABC):
     def _train(self, batch: ActionBatch, loss_weights: dict[str, float], *, steps: int, **options: Any) -> Self:
         """Train on all of `batch` with the one training loop; `options` are its own. Nothing is left on disk."""
         loop = LoopOptions(steps=steps, log_every=steps, schedule="one_cycle", threads=1, **options)
-        draw = SeededBatches(len(batch.chunks), loop.batch_size, loop.seed)
+        draw = Batches([Passes(len(batch.chunks), loop.seed)], loop.batch_size)
 
         def batches(step: int, process: int, processes: int) -> ActionBatch:
             rows = draw(step)[process::processes]

@@ -21,11 +21,12 @@ from lattok.nn.normalize import Normalizer
 from lattok.recipes.common import EXTREMES, QUANTILES, RECIPES, MixOptions, Recipe, check_warm_up, types_of
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples import ActionWindows
-from lattok.samples.batches import MixedWindows, same_actions
-from lattok.samples.order import MixedBatches, SeededBatches
+from lattok.samples.mixture import MixedWindows, same_actions
+from lattok.samples.order import Batches, Passes
 from lattok.training import LoopOptions, fit
 from lattok.types import ActionBatch
 from lattok.utils import checks
+from lattok.utils.seeds import derive_seed
 
 Tokenizer = TypeVar("Tokenizer", bound=ChunkTokenizer)
 SAMPLED = 2048  # chunks that the summary after fitting looks at
@@ -97,10 +98,11 @@ class ActionVQRecipe(Recipe[P2TActionVQ]):
             normalizer.fit(part.actions, config.action_kinds)
         if several:
             windows = MixedWindows(parts, normalizers)
-            draw = MixedBatches(windows.sizes, [source.weight for source in sources], size, seed)
+            order = [Passes(n, derive_seed(seed, i)) if n else None for i, n in enumerate(windows.sizes)]
+            draw = Batches(order, size, [source.weight for source in sources])
             model.normalizer = Normalizer(len(names))
         else:
-            windows, draw = parts[0], SeededBatches(len(parts[0]), size, seed)
+            windows, draw = parts[0], Batches([Passes(len(parts[0]), seed)], size)
 
         def batches(step: int, process: int, processes: int) -> ActionBatch:
             return windows.batch(draw(step)[process::processes])

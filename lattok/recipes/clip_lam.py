@@ -17,11 +17,10 @@ from lattok.image_lam.base.features import known_scaling
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.image_lam.clips.sana import PREFIX, SanaDecoder, open_sana, sizes_of
 from lattok.nn.normalize import Normalizer
-from lattok.recipes.common import QUANTILES, ImageOptions, MixOptions, Recipe
-from lattok.recipes.frame_memory import left_out
+from lattok.recipes.common import QUANTILES, ImageOptions, MixOptions, Recipe, frames_in_memory
 from lattok.recipes.policy_data import policy_batches
 from lattok.recipes.run_folder import finish
-from lattok.samples.batches import same_actions, same_cameras
+from lattok.samples.mixture import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.training import LoopOptions, fit
 from lattok.utils import checks
@@ -36,6 +35,7 @@ class ClipOptions(ImageOptions, MixOptions):
     acted_share: float = 0.0  # share of a batch from episodes with known actions; 0: as they come
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.augmentation  # it checks its own numbers
         if not 0 <= self.acted_share < 1:
             checks.fail("acted_share", "a share from 0 to below 1", self.acted_share)
@@ -128,10 +128,11 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
             model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
             if data.action_episodes is not None:
                 model.trained_on["labels"] = {"episodes": data.action_episodes}
-            batches = policy_batches(self, samples, parts, weights, resume, model.prepared, flows=True)
+            memory = frames_in_memory(self, parts, parts[0].cameras)
+            batches = policy_batches(self, samples, model.prepared, True, memory)
             weighted: Mapping[str, float] = model.config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weighted, resume=resume, resume_command=resume_command)
-            model.trained_on |= left_out(batches.stream)
+            model.trained_on |= batches.record()
             return finish({"": model}, out)[""]
 
     def next_step(self) -> str:
@@ -180,7 +181,6 @@ def _windows(recipe: ClipLAMRecipe, model: ClipLAM, dataset: RobotDataset, camer
         episodes=data.episodes,
         action_episodes=data.action_episodes,
         gaps=gaps,
-        pixels=False,
     )
 
 

@@ -7,7 +7,7 @@ import re
 import shlex
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cache, partial
@@ -23,15 +23,16 @@ from lattok.data.content import Content, content_of, record_of
 from lattok.data.schema import short_name
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, never_saved, read_recipe
 from lattok.samples.augment import Augmentation
-from lattok.samples.batches import Source, open_mixture, parse_source
-from lattok.training import RECIPE, RUN, LoopOptions
+from lattok.samples.mixture import Source, open_mixture, parse_source
+from lattok.samples.stream import WINDOW_BYTES, keep_frames
+from lattok.training import RECIPE, RUN, LoopOptions, meet
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.options import built, defaults_of, flat, options_of
 from lattok.utils.registry import Registry
 from lattok.utils.signals import restated
 
-CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "feature_cache", "tracker")
+CHANGEABLE_ON_RESUME = ("device", "log_every", "save_every", "memory_gb", "feature_cache", "tracker")
 
 # Presets of the paper's robots normalise as the published code does (the paper does not say): increments between the
 # first and the last percentile, but for the gripper, and RoboTwin's joints between their extremes.
@@ -53,7 +54,9 @@ class ImageOptions(DataOptions):
     """Which cameras a model looks at, and how images are changed while it learns: not at all, unless a preset does."""
 
     cameras: tuple[str, ...] | None = None  # in this order; short names will do; left out: all
-    memory_gb: float = 0.0  # of frames at a time, on a machine; of more data they are streamed; 0: half of its memory
+    # frames that samples are shuffled among: part of the recipe, whatever the machine; 0: as many as take 8 GB
+    shuffle_window: int = 0
+    memory_gb: float = 0.0  # for frames, on a machine; others are decoded when they are needed; 0: half of its memory
 
     crop: float = 1.0  # least share of the image that is kept; 1: all of it
     crop_most: float = 1.0  # greatest share
@@ -66,6 +69,9 @@ class ImageOptions(DataOptions):
     def augmentation(self) -> Augmentation:
         """Return these options together."""
         return Augmentation(**{f.name: getattr(self, f.name) for f in fields(Augmentation)})
+
+    def __post_init__(self) -> None:
+        checks.whole(shuffle_window=self.shuffle_window)
 
 
 @dataclass(frozen=True)
@@ -328,6 +334,27 @@ def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> 
         raise LattokError(f"`dataset` and `mix` were both given. Put {dataset} into the mixture: PATH:WEIGHT.")
     for text in mix or ():
         parse_source(text)
+
+
+def shuffle_window(recipe: Recipe[Any], cameras: Sequence[str]) -> int | None:
+    """Return how many frames samples are shuffled among: from the recipe's sizes alone, so the same on any machine.
+
+    None for samples without frames: all.
+    """
+    if not cameras:
+        return None
+    return recipe.data.shuffle_window or int(WINDOW_BYTES // (3 * len(cameras) * recipe.model.image_size**2))
+
+
+def frames_in_memory(
+    recipe: Recipe[Any], parts: Sequence[Any], cameras: Sequence[str], keep: Callable[[], None] | None = None
+) -> float | None:
+    """Keep the frames of all parts in memory, or return the bytes there are for them: see `keep_frames`."""
+    window = shuffle_window(recipe, cameras)
+    if window is None:
+        return None
+    meet(recipe.loop.device)
+    return keep_frames(parts, window, recipe.data.memory_gb, keep)
 
 
 def check_warm_up(model: Any, loop: LoopOptions, init: str | None = None) -> None:

@@ -23,19 +23,11 @@ from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.features import known_scaling
 from lattok.image_lam.base.perceptual import PerceptualLoss
 from lattok.recipes import earlier
-from lattok.recipes.common import ImageOptions, MixOptions, Recipe, check_warm_up
-from lattok.recipes.frame_memory import left_out
+from lattok.recipes.common import ImageOptions, MixOptions, Recipe, check_warm_up, shuffle_window
 from lattok.recipes.pair_data import embed, frames_or_features, gaps_in_frames, read_pairs
 from lattok.recipes.run_folder import agree, finish, first_process
-from lattok.samples.batches import (
-    Instructions,
-    MixedPairs,
-    PairBatches,
-    Source,
-    has_actions,
-    same_actions,
-    same_cameras,
-)
+from lattok.samples.batches import Instructions, PairBatches
+from lattok.samples.mixture import MixedPairs, Source, has_actions, same_actions, same_cameras
 from lattok.samples.windows import FramePairs
 from lattok.training import LoopOptions, fit
 from lattok.utils import checks
@@ -112,6 +104,7 @@ class PairOptions(ImageOptions, MixOptions):
     feature_cache_dtype: str = "float32"  # "float16" takes half the room; training then differs in the last digits
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.cache()
         checks.whole(labelled_per_batch=self.labelled_per_batch, camera_count=self.camera_count)
         if self.feature_cache is not None and self.augmentation.changes:
@@ -257,16 +250,16 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
             named = zip(datasets, views, strict=True)
             parts = [read_pairs(self, model, dataset, view, dataset in labelled) for dataset, view in named]
             weights = [source.weight for source in sources]
-            windows = frames_or_features(self, model, parts, weights, resume)
+            memory, window = frames_or_features(self, model, parts), shuffle_window(self, cameras)
             pairs = MixedPairs(parts, weights) if data.mix else parts[0]
             attach_action_head(model, pairs)
             model.perceptual = PerceptualLoss() if model.config.perceptual_weight > 0 else None
             size, seed = self.loop.batch_size, self.loop.seed
-            batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation, windows)
+            batches = PairBatches(pairs, size, data.labelled_per_batch, seed, words, data.augmentation, window, memory)
             model.trained_on = _history(self, contents, sources, batches.samples, before)
             weights = model.config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weights, resume=resume, resume_command=resume_command)
-            model.trained_on |= left_out(batches.stream)
+            model.trained_on |= batches.record()
             model.action_head = model.perceptual = None
             agree(model)
             return finish({"": model}, out)[""]

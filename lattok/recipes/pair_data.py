@@ -20,8 +20,7 @@ from lattok.data import RobotDataset
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.base.feature_cache import PixelsOf, Take
 from lattok.image_lam.base.features import TextEncoder
-from lattok.recipes.common import Recipe
-from lattok.recipes.frame_memory import keep_or_stream
+from lattok.recipes.common import Recipe, frames_in_memory
 from lattok.samples import FramePairs
 from lattok.samples.batches import Instructions
 from lattok.utils import checks
@@ -60,35 +59,31 @@ def read_pairs(
         extra_strides=gaps[1:],
         action_target=model.config.action_target,
         action_steps=model.config.action_steps,
-        pixels=False,
     )
 
 
-def frames_or_features(
-    recipe: Recipe[ImageLAM],
-    model: ImageLAM,
-    parts: Sequence[FramePairs],
-    weights: Sequence[float],
-    resume: bool,
-) -> list[int] | None:
-    """Make ready what batches carry, frames or features from the cache; returns the windows where it is streamed.
+def frames_or_features(recipe: Recipe[ImageLAM], model: ImageLAM, parts: Sequence[FramePairs]) -> float | None:
+    """Keep what batches carry, frames or features from the cache; where they do not fit, return the bytes there are.
 
     Features that fit into memory are computed before the first step, and then read in any order. A full disk or a
     folder that cannot be written is a warning: there is no cache then.
     """
     data, frozen = recipe.data, model.features
-    memory = partial(keep_or_stream, recipe, parts, weights, resume, 1 + bool(data.labelled_per_batch))
+    in_memory = partial(frames_in_memory, recipe, parts, parts[0].cameras)
     if data.feature_cache is None:
-        return memory()
+        return in_memory()
     cache, looks = data.cache(), model.config.flow_weight > 0 or model.config.target == "pixels"  # at frames too
-    windows = memory() if looks else None
+    memory = in_memory() if looks else None
     frozen.to(device_called(recipe.loop.device))
 
     def compute() -> None:
         for pairs in parts:
             where = pairs.frame_reader.dataset, pairs.episodes, pairs.cameras
             with bar("features") as progress:
-                pairs.features = cache.features(frozen, *where, _decoded(pairs) if pairs.has_pixels else None, progress)
+                known = _decoded(pairs) if looks and memory is None else None
+                pairs.features = cache.features(frozen, *where, known, progress)
+            if not looks:
+                pairs.frames = np.empty((len(pairs.frame_reader), 0), dtype=np.uint8)
 
     try:
         if looks:
@@ -96,14 +91,16 @@ def frames_or_features(
         else:
             for pairs in parts:
                 pairs.reader = cache.reader(frozen, pairs.frame_reader)
-            windows = memory(keep=compute)
-        return windows
+            memory = in_memory(keep=compute)
+        return memory
     except OSError as error:
         text = f"no feature cache in {cache.folder}: {error.strerror or error}. Features are computed at every step."
         checks.warn(text, stacklevel=2)
     for pairs in parts:
         pairs.reader, pairs.features = pairs.frame_reader, None
-    return windows if looks else memory()
+        if not looks:
+            vars(pairs).pop("frames", None)
+    return memory if looks else in_memory()
 
 
 def _decoded(pairs: FramePairs) -> PixelsOf:

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
-
-import torch
 
 from lattok.data import RobotDataset, camera_keys, select_episodes, split_by_task
 from lattok.data.schema import vector_key
 from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, with_labels
 from lattok.labels.provenance import provenance_of
 from lattok.loading import load
-from lattok.nn.flow import draw_flow
 from lattok.nn.normalize import for_dataset
-from lattok.recipes.common import Recipe
-from lattok.recipes.frame_memory import keep_or_stream
-from lattok.samples.augment import augment_alike, draw
-from lattok.samples.batches import same_actions, same_cameras
-from lattok.samples.lanes import StreamedBatches, lanes_of
-from lattok.samples.order import MixedBatches, SeededBatches
+from lattok.recipes.common import Recipe, shuffle_window
+from lattok.samples.batches import PolicyBatches
+from lattok.samples.mixture import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
-from lattok.samples.stream import FrameStream
-from lattok.training.feed import BatchSource
-from lattok.types import ActionTokenizer, FlowDraws, PairIndex, PolicyBatch
+from lattok.types import ActionTokenizer, PolicyBatch
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.seeds import derive_seed
 
 
 class PolicySource(NamedTuple):
@@ -149,102 +139,22 @@ def read_windows(
         labeller=source.tokenizer,
         parts=data.plan.needs,
         extra_keys=() if data.eval_key is None else (data.eval_key,),
-        pixels=False,
     )
-
-
-class PolicyBatches(BatchSource):
-    """Random windows of step t with augmented images; sample i of a step is the same for any number of processes."""
-
-    def __init__(
-        self,
-        samples: PolicyWindows | MixedPolicyWindows,
-        recipe: Recipe[Any],
-        windows: Sequence[int] | None = None,
-        prepared: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
-        flows: bool | None = None,
-    ):
-        """`windows`: images are streamed, with so many samples in a window of each dataset (see `samples.lanes`).
-
-        `prepared` does what else can be done ahead of a step. `flows`: batches carry the draws of flow matching; left
-        out: as the recipe's head needs them.
-        """
-        self._prepared = prepared
-        self.windows, self.loop, self.data = samples, recipe.loop, recipe.data
-        size, seed, share = recipe.loop.batch_size, recipe.loop.seed, recipe.data.acted_share
-        self._draw: Callable[[int], torch.Tensor] = SeededBatches(len(samples), size, seed)
-        self._order = torch.arange(len(samples))
-        if isinstance(samples, MixedPolicyWindows):
-            parts, weights, chosen = samples.parts, samples.weights, None
-            self._draw = MixedBatches(samples.sizes, weights, size, seed)
-        elif share:
-            each = [samples.acted.nonzero().flatten(), (~samples.acted).nonzero().flatten()]
-            parts, weights, chosen = [samples, samples], [share, 1 - share], [part.numpy() for part in each]
-            self._draw = MixedBatches([len(part) for part in each], weights, size, seed)
-            self._order = torch.cat(each)
-        else:
-            parts, weights, chosen = [samples], [1.0], None
-        self._flows = recipe.model.head == "flow" if flows is None else flows
-        self.stream = None
-        if windows is not None:
-            lanes = lanes_of(parts, chosen, windows, seed)
-            self.stream = FrameStream(parts, [StreamedBatches(lanes, weights, size)])
-
-    def started(self, first: int, last: int, own: Sequence[int], shares: int) -> AbstractContextManager[None]:
-        """Stream images, where they are streamed, as long as this lasts."""
-        return nullcontext() if self.stream is None else self.stream.started(first, last, own, shares)
-
-    def gather(self, step: int, share: int, shares: int) -> PolicyBatch:
-        """Return samples of a step, and how many of an average share teach."""
-        samples = self.windows
-        if self.stream is None:
-            rows = self._order[self._draw(step)]
-            own, frames = rows[share::shares], None
-        else:
-            rows = self.stream.samples(step)
-            own, frames = self.stream.take(step, share, shares)
-        batch = samples.batch(own, frames)
-        if samples.labelled is not None:
-            batch = batch._replace(labelled=samples.labelled[rows].sum() / shares)
-        if samples.told is not None:
-            batch = batch._replace(told=samples.told[rows].sum() / shares)
-        if not samples.acted.all():
-            batch = batch._replace(acted=samples.acted[rows].sum() / shares)
-        if samples.reach.shape[1]:
-            there = samples.reach[rows]
-            counts = [count / shares for count in (there.sum(), there.any(1).sum(), there.all(1).sum())]
-            batch = batch._replace(pairs=PairIndex(samples.reach[own].nonzero(), *counts))
-        if self._flows:  # for all samples, so that any number of processes learns from the same
-            generator = torch.Generator().manual_seed(derive_seed(self.loop.seed, step, 2))
-            drawn = draw_flow((self.loop.batch_size, *batch.actions.shape[1:]), generator)
-            batch = batch._replace(draws=FlowDraws(*(part[share::shares] for part in drawn)))
-        return batch
-
-    def change(self, batch: PolicyBatch, step: int, share: int, shares: int) -> PolicyBatch:
-        """Return the samples with their images, if they have any, changed."""
-        if not batch.images.shape[1]:
-            return self._prepared(batch)
-        size, options = self.loop.batch_size, self.data.augmentation
-        changes = draw(options, size, batch.images.shape[1], self.loop.seed, step)[share::shares]
-        frames = batch.images[:, None] if batch.later is None else torch.cat([batch.images[:, None], batch.later], 1)
-        frames = augment_alike(frames, changes)  # what differs between them is what moved
-        later = None if batch.later is None else frames[:, 1:]
-        return self._prepared(batch._replace(images=frames[:, 0], later=later))
 
 
 def policy_batches(
     recipe: Recipe[Any],
     samples: PolicyWindows | MixedPolicyWindows,
-    parts: Sequence[PolicyWindows],
-    weights: Sequence[float],
-    resume: bool,
-    prepared: Callable[[PolicyBatch], PolicyBatch],
+    prepared: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
     flows: bool | None = None,
+    memory: float | None = None,
 ) -> PolicyBatches:
-    """Return the batches of a run (see `PolicyBatches`), with images in memory or streamed."""
-    windows = None
-    if parts[0].cameras:
-        if share := recipe.data.acted_share:  # samples with known actions, and the others of the same dataset
-            parts, weights = [*parts, *parts], [share, 1 - share]
-        windows = keep_or_stream(recipe, parts, weights, resume)
-    return PolicyBatches(samples, recipe, windows, prepared, flows)
+    """Return the batches of a run.
+
+    `memory`: what `frames_in_memory` returned. `flows`: with draws of flow matching; left out: as the head needs them.
+    """
+    data, loop = recipe.data, recipe.loop
+    flows = recipe.model.head == "flow" if flows is None else flows
+    options: dict[str, Any] = {"acted_share": data.acted_share, "changes": data.augmentation, "flows": flows}
+    window = shuffle_window(recipe, samples.parts[0].cameras)
+    return PolicyBatches(samples, loop.batch_size, loop.seed, window, memory, prepared=prepared, **options)

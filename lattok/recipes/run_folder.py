@@ -1,7 +1,6 @@
 """The folder of a run: what lies in run/ while it trains, read back with care, and the artefacts that are its result.
 
 run/recipe.json     all options, and hashes of what is learned from: written when the run begins
-run/frames.json     whether frames stay in memory or are streamed, and through windows of which size
 run/lock            held by the process that trains, and there only meanwhile
 run/metrics.jsonl, run/tensorboard/, run/checkpoint.pt
 """
@@ -22,7 +21,7 @@ from lattok.training.runlog import BOARD, METRICS
 from lattok.utils import checks, files
 
 Model = TypeVar("Model", bound=HubModel)
-LOCK, FRAMES = "lock", "frames.json"
+LOCK = "lock"
 NEW_RUN = "Put back the file as it was, or start a new run in another folder."
 
 
@@ -56,7 +55,7 @@ def never_saved(out: Path) -> bool:
     run = out / RUN
     rest = [path for path in out.rglob("*") if path.is_symlink() or not path.is_dir()]
     rest = [path for path in rest if not files.is_temporary(path)]
-    own = {run / name for name in (RECIPE, METRICS, LOCK, FRAMES)}
+    own = {run / name for name in (RECIPE, METRICS, LOCK)}
     logged = set((run / BOARD).glob("events.out.tfevents.*"))
     return out.is_dir() and own | logged >= {*rest} and (run / RECIPE in rest or {*rest} <= {run / LOCK})
 

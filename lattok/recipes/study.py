@@ -22,10 +22,10 @@ from lattok.labels.provenance import targets_of
 from lattok.nn.losses import action_loss
 from lattok.nn.normalize import Normalizer
 from lattok.recipes.policy_data import (
-    PolicyBatches,
     PolicySource,
     find_labels,
     held_out_episodes,
+    policy_batches,
     read_windows,
     with_its_labels,
 )
@@ -164,7 +164,7 @@ def _train_proprio(recipe: VLARecipe, source: PolicySource) -> None:
     model = ProprioPolicy(config)
     model.action_normalizer.fit(windows.known_actions, config.action_kinds)
     model.proprio_normalizer.fit(windows.states, config.normalize)
-    fit(model, PolicyBatches(windows, unseeing), recipe.loop, out, loss_weights={"action": 1.0}, resume=out.exists())
+    fit(model, policy_batches(unseeing, windows), recipe.loop, out, loss_weights={"action": 1.0}, resume=out.exists())
     if not first_process():
         return
     held_out = read_windows(unseeing, source, episodes=held_out_episodes(source.dataset, recipe.data.episodes))

@@ -20,8 +20,7 @@ from lattok.data.schema import vector_key
 from lattok.evaluation.evidence.policy_errors import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of
 from lattok.nn.normalize import for_dataset
-from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, index_runs
-from lattok.recipes.frame_memory import left_out
+from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, frames_in_memory, index_runs
 from lattok.recipes.policy_data import (
     STATELESS,
     PolicySource,
@@ -92,6 +91,7 @@ class PolicyOptions(ImageOptions, MixOptions):
         return self.eval_key or self.action_key
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _ = self.plan, self.augmentation  # they check their own numbers
         if not 0 <= self.acted_share < 1:
             checks.fail("acted_share", "a share from 0 to below 1", self.acted_share)
@@ -243,10 +243,11 @@ class VLARecipe(Recipe[LatentVLA]):
                 inputs[f"tokenizer{of}"] = source.tokenizer.describe()["weights_sha256"]
         inputs = {name: value for name, value in inputs.items() if value is not None}
         with self.begin(resume, sources, inputs, resume_command) as contents:
-            batches = policy_batches(self, samples, parts, weights, resume, policy.prepared)
+            memory = frames_in_memory(self, parts, parts[0].cameras)
+            batches = policy_batches(self, samples, policy.prepared, memory=memory)
             options: dict[str, Any] = {"loss_weights": learner.loss_weights, "groups": learner.groups}
             fit(learner.module, batches, self.loop, out, **options, resume=resume, resume_command=resume_command)
-            history = self.trained_on(sources, self.loop.batch_size, contents) | left_out(batches.stream)
+            history = self.trained_on(sources, self.loop.batch_size, contents) | batches.record()
             if self.data.action_episodes is not None:
                 history["labels"] = {"episodes": self.data.action_episodes}
             if policy.datasets:

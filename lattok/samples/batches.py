@@ -1,182 +1,27 @@
-"""Samples of one dataset or of a mixture of several: what mixtures share, and the batches that models of video see."""
+"""Batches that models of frames learn from: pairs with instructions, and policy samples with what teaches them."""
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate, combinations
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lattok.data.opening import open_dataset
-from lattok.data.schema import RobotDataset, camera_keys, dimension_names, short_name, vector_key
-from lattok.data.views import action_spaces
-from lattok.nn.normalize import Normalizer
+from lattok.nn.flow import draw_flow
 from lattok.samples.augment import Augmentation, augment_alike, draw
-from lattok.samples.lanes import StreamedBatches, lanes_of
-from lattok.samples.order import MixedBatches, SeededBatches
+from lattok.samples.lanes import order_of
+from lattok.samples.mixture import MixedPairs
+from lattok.samples.order import Batches
+from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
 from lattok.samples.stream import FrameStream
-from lattok.samples.windows import ActionWindows, FramePairs
+from lattok.samples.windows import FramePairs
 from lattok.training.feed import BatchSource
-from lattok.types import ActionBatch, PairBatch
-from lattok.utils import checks
+from lattok.types import FlowDraws, PairBatch, PairIndex, PolicyBatch
 from lattok.utils.seeds import derive_seed
-
-
-class Source(NamedTuple):
-    """A dataset of a mixture."""
-
-    dataset: RobotDataset
-    weight: float
-
-
-def open_mixture(texts: Sequence[str]) -> list[Source]:
-    """Open datasets given as PATH:WEIGHT, such as "data/bridge:1.0"; their names must differ."""
-    sources = [Source(open_dataset(path), weight) for path, weight in map(parse_source, texts)]
-    names = [source.dataset.name for source in sources]
-    for name in names:
-        if names.count(name) > 1:
-            hint = 'Write {"dataset": PATH, "name": ...} into a .json file and mix that.'
-            checks.fail("mix", "datasets with different names", f"several called {name!r}", hint)
-    return sources
-
-
-def parse_source(text: str) -> tuple[str, float]:
-    """Path and weight of PATH:WEIGHT. Paths may hold colons: the last one counts."""
-    path, _, number = text.rpartition(":")
-    try:
-        weight = float(number)
-    except ValueError:
-        weight = math.nan
-    if not path or not math.isfinite(weight) or weight <= 0:
-        checks.fail("mix", "PATH:WEIGHT with a weight greater than 0, such as data/bridge:1.0", repr(text))
-    return path, weight
-
-
-class Mixed:
-    """Samples of several datasets under one numbering, one dataset after the other."""
-
-    def __init__(self, sizes: Sequence[int], batches: Sequence[Callable[..., Any]]):
-        self.sizes, self._batches = list(sizes), list(batches)
-        self._starts = torch.tensor(list(accumulate(sizes, initial=0)))
-
-    def __len__(self) -> int:
-        return sum(self.sizes)
-
-    def batch(self, indices: Tensor, frames: Tensor | None = None) -> Any:
-        """Samples `indices` [B], in their order, as each dataset gives them; `frames` [B, ...] where it keeps none."""
-        owner = torch.searchsorted(self._starts, indices.contiguous(), right=True) - 1
-        order = owner.argsort(stable=True)
-        parts = []
-        for i in owner.unique().tolist():
-            mine = owner == i
-            given = () if frames is None else (frames[mine],)
-            parts.append(self._batches[i](indices[mine] - self._starts[i], *given))
-        place = order.argsort()
-        return _joined(parts, place)
-
-
-def _joined(parts: Sequence[Any], place: Tensor) -> Any:
-    """Join batches, or what they consist of, of several datasets, and put the samples in their places."""
-    first = parts[0]
-    if first is None or isinstance(first, Tensor):
-        return None if first is None else torch.cat(list(parts))[place]
-    if isinstance(first, tuple):
-        return type(first)(*(_joined(values, place) for values in zip(*parts, strict=True)))
-    listed = [value for part in parts for value in part]
-    return [listed[i] for i in place.tolist()]
-
-
-class MixedWindows(Mixed):
-    """Windows of several datasets; every chunk is normalised with its own dataset's normaliser."""
-
-    def __init__(self, windows: Sequence[ActionWindows], normalizers: Sequence[Normalizer]):
-        own = copy.deepcopy(list(normalizers))  # the model's move to its device
-
-        def batch(part: ActionWindows, normalizer: Normalizer, indices: Tensor) -> ActionBatch:
-            chunks, valid = part.batch(indices)
-            return ActionBatch(normalizer(chunks), valid)
-
-        batches = [partial(batch, *both) for both in zip(windows, own, strict=True)]
-        super().__init__([len(part) for part in windows], batches)
-
-
-class MixedPairs(Mixed):
-    """Frame pairs of several datasets with `labelled`, `tasks` and `task_of` as `FramePairs` has them.
-
-    Actions are normalised with statistics of their own dataset's labelled pairs; where a dataset has none they are
-    zeros. `action_dim` is 0 where no dataset has any.
-    """
-
-    def __init__(self, parts: Sequence[FramePairs], weights: Sequence[float]):
-        self.parts, self.weights = list(parts), list(weights)
-        self.labelled = np.concatenate([part.labelled for part in parts])
-        self.known = [int(part.labelled.sum()) for part in parts]
-        self.tasks = tuple(task for part in parts for task in part.tasks)
-        firsts = [0, *accumulate(len(part.tasks) for part in parts[:-1])]
-        self.task_of = np.concatenate([first + part.task_of for first, part in zip(firsts, parts, strict=True)])
-        shape = next((part.actions_of(np.arange(1)).shape[1:] for part in parts if part.labelled.any()), (0,))
-        self.action_dim = shape[-1]
-        super().__init__([len(part) for part in parts], [_normalised_pairs(part, shape) for part in parts])
-
-
-def _normalised_pairs(part: FramePairs, shape: tuple[int, ...]) -> Callable[..., PairBatch]:
-    if not (shape[-1] and part.labelled.any()):
-        return lambda indices, *frames: part.batch(indices, *frames)._replace(actions=torch.zeros(len(indices), *shape))
-    normalizer = Normalizer(shape[-1])
-    normalizer.fit(torch.from_numpy(part.actions_of(part.labelled.nonzero()[0])).flatten(0, -2))
-
-    def batch(indices: Tensor, frames: Tensor | None = None) -> PairBatch:
-        pairs = part.batch(indices, frames)
-        return pairs._replace(actions=normalizer(pairs.actions))
-
-    return batch
-
-
-def same_actions(datasets: Iterable[RobotDataset], key: str) -> tuple[str, ...]:
-    """Names of the action dimensions that all datasets have; others are an error with the way out.
-
-    Of every two datasets, action spaces count where both declare one, otherwise names, where both have them.
-    """
-    known = [(d.name, vector_key(d, "action_key", key), action_spaces(d).get(key)) for d in datasets]
-    for (first, mine, ours), (other, theirs, space) in combinations(known, 2):
-        alike = space == ours if space and ours else None in (theirs.names, mine.names) or theirs.names == mine.names
-        if alike and theirs.shape == mine.shape:
-            continue
-        kind = " of another action space" if space and ours else ""
-        expected = f"the actions of {first} ({', '.join(dimension_names(mine))}) in every dataset"
-        hint = 'In description files, say what they are ("action_space") and convert one ("actions": {"as": ...}).'
-        checks.fail("mix", expected, f"{', '.join(dimension_names(theirs))}{kind} in {other}", hint)
-    return dimension_names(known[0][1])
-
-
-def same_cameras(dataset: RobotDataset, names: Sequence[str]) -> tuple[str, ...]:
-    """A dataset's cameras called `names`, full names or short; where one is wanted and there is one, that one."""
-    short = [short_name(name) for name in names]
-    there = [short_name(key) for key in dataset.cameras]
-    if len(short) == len(there) == 1:
-        return tuple(dataset.cameras)
-    if not set(short) <= set(there):
-        hint = f'Name them in a description file: "cameras": {{"{short[0]}": "{(there or ["NAME"])[0]}", ...}}.'
-        checks.fail("cameras", f"{', '.join(short)} in {dataset.name} too", ", ".join(there) or "none", hint)
-    return camera_keys(dataset, short)
-
-
-def has_actions(dataset: RobotDataset, key: str) -> bool:
-    """Whether a dataset has that column; one that has other actions instead is an error, not a video without any."""
-    if key in dataset.features:
-        return True
-    if any(name.split(".")[0].startswith("action") for name in dataset.features):
-        vector_key(dataset, "action_key", key)
-    return False
 
 
 @dataclass(frozen=True)
@@ -200,7 +45,22 @@ class Instructions:
         return torch.tensor([self.row_of[text] for text in texts], dtype=torch.long)
 
 
-class PairBatches(BatchSource):
+class FrameBatches(BatchSource):
+    """Samples of one order whose frames are kept, or decoded when they are needed."""
+
+    stream: FrameStream
+    window: int | None  # frames that samples are shuffled among; None: all there are
+
+    def started(self, first: int, last: int, own: Sequence[int], shares: int) -> AbstractContextManager[None]:
+        """Decode ahead, unless frames are kept, as long as this lasts."""
+        return self.stream.started(first, last, own, shares)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the artefact says of the order, and of episodes that could not be read."""
+        return ({} if self.window is None else {"shuffle_window": self.window}) | self.stream.record()
+
+
+class PairBatches(FrameBatches):
     """Random pairs of step t, and `labelled` extra ones whose actions are known; with `words` their instructions.
 
     Images are changed as `changes` says, all frames of a sample and camera in the same way: what differs
@@ -215,30 +75,25 @@ class PairBatches(BatchSource):
         seed: int,
         words: Instructions | None = None,
         changes: Augmentation | None = None,
-        windows: Sequence[int] | None = None,
+        window: int | None = None,
+        memory: float | None = None,
     ):
-        """`windows`: frames are streamed, with so many samples in a window of each dataset (see `lanes`)."""
-        self.pairs, self.seed, self.changes = pairs, seed, changes
-        self.draw = _draw(pairs, False, size, seed)
-        self.known = torch.from_numpy(pairs.labelled.nonzero()[0])
-        extra = labelled if len(self.known) else 0
-        self.samples = size + extra  # per step
-        self.draw_known = _draw(pairs, True, extra, derive_seed(seed, 1)) if extra else None
-        self.words = words
+        """`window`: see `order_of`; `memory`: see `FrameStream`."""
+        self.pairs, self.seed, self.changes, self.window = pairs, seed, changes, window
+        parts, weights = (pairs.parts, pairs.weights) if isinstance(pairs, MixedPairs) else ([pairs], [1.0])
+        extra = labelled if pairs.labelled.any() else 0
+        self.samples, streams = size + extra, 1 + bool(extra)  # per step
+        draws = [Batches(order_of(parts, weights, window, seed, None, streams), size, weights)]
+        if extra:
+            known = [part.labelled.nonzero()[0] for part in parts]
+            order = order_of(parts, weights, window, derive_seed(seed, 1), known, streams)
+            draws.append(Batches(order, extra, weights))
+        self.stream, self.words = FrameStream(parts, draws, memory), words
         self.text_of = None if words is None else words.rows(pairs.tasks)[torch.from_numpy(pairs.task_of)]
-
-        self.stream = None if windows is None else _pair_stream(pairs, size, extra, seed, windows)
-
-    def started(self, first: int, last: int, own: Sequence[int], shares: int) -> AbstractContextManager[None]:
-        """Stream frames, where they are streamed, as long as this lasts."""
-        return nullcontext() if self.stream is None else self.stream.started(first, last, own, shares)
 
     def gather(self, step: int, share: int, shares: int) -> PairBatch:
         """Return pairs, with the instructions of those that have some."""
-        if self.stream is not None:
-            chosen, frames = self.stream.take(step, share, shares)
-        else:
-            chosen, frames = self._samples(step)[share::shares], None
+        chosen, frames = self.stream.take(step, share, shares)
         batch = self.pairs.batch(chosen, frames)
         if self.words is None or self.text_of is None:
             return batch
@@ -252,25 +107,63 @@ class PairBatches(BatchSource):
         draws = draw(self.changes, self.samples, batch.frames.shape[2], self.seed, step)[share::shares]
         return batch._replace(frames=augment_alike(batch.frames, draws))
 
-    def _samples(self, step: int) -> Tensor:
-        chosen = self.draw(step)
-        return chosen if self.draw_known is None else torch.cat([chosen, self.known[self.draw_known(step)]])
 
+class PolicyBatches(FrameBatches):
+    """Random windows of step t with augmented images; sample i of a step is the same for any number of processes."""
 
-def _draw(pairs: FramePairs | MixedPairs, labelled: bool, size: int, seed: int) -> SeededBatches | MixedBatches:
-    """Draw random pairs of every step, or of the labelled ones; in a mixture in its proportions."""
-    if isinstance(pairs, FramePairs):
-        return SeededBatches(int(pairs.labelled.sum()) if labelled else len(pairs), size, seed)
-    return MixedBatches(pairs.known if labelled else pairs.sizes, pairs.weights, size, seed)
+    def __init__(
+        self,
+        samples: PolicyWindows | MixedPolicyWindows,
+        size: int,
+        seed: int,
+        window: int | None = None,
+        memory: float | None = None,
+        *,
+        acted_share: float = 0.0,
+        changes: Augmentation = Augmentation(),  # noqa: B008
+        flows: bool = False,
+        prepared: Callable[[PolicyBatch], PolicyBatch] = lambda batch: batch,
+    ):
+        """`window`: see `order_of`; `memory`: see `FrameStream`. `acted_share` of a batch are samples with known
+        actions, 0: as they come. `flows`: batches carry the draws of flow matching. `prepared` does what else can be
+        done ahead of a step.
+        """
+        self.windows, self.size, self.seed, self.window = samples, size, seed, window
+        self._changes, self._flows, self._prepared = changes, flows, prepared
+        parts, weights, chosen = samples.parts, samples.weights, None
+        if acted_share:  # samples with known actions, and the others of the same dataset
+            parts, weights = [*parts, *parts], [acted_share, 1 - acted_share]
+            chosen = [each.nonzero().flatten().numpy() for each in (samples.acted, ~samples.acted)]
+        draws = Batches(order_of(parts, weights, window, seed, chosen), size, weights)
+        self.stream = FrameStream(parts, [draws], memory)
 
+    def gather(self, step: int, share: int, shares: int) -> PolicyBatch:
+        """Return samples of a step, and how many of an average share teach."""
+        samples, rows = self.windows, self.stream.samples(step)
+        own, frames = self.stream.take(step, share, shares)
+        batch = samples.batch(own, frames)
+        if samples.labelled is not None:
+            batch = batch._replace(labelled=samples.labelled[rows].sum() / shares)
+        if samples.told is not None:
+            batch = batch._replace(told=samples.told[rows].sum() / shares)
+        if not samples.acted.all():
+            batch = batch._replace(acted=samples.acted[rows].sum() / shares)
+        if samples.reach.shape[1]:
+            there = samples.reach[rows]
+            counts = [count / shares for count in (there.sum(), there.any(1).sum(), there.all(1).sum())]
+            batch = batch._replace(pairs=PairIndex(samples.reach[own].nonzero(), *counts))
+        if self._flows:  # for all samples, so that any number of processes learns from the same
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, step, 2))
+            drawn = draw_flow((self.size, *batch.actions.shape[1:]), generator)
+            batch = batch._replace(draws=FlowDraws(*(part[share::shares] for part in drawn)))
+        return batch
 
-def _pair_stream(
-    pairs: FramePairs | MixedPairs, size: int, extra: int, seed: int, windows: Sequence[int]
-) -> FrameStream:
-    """Stream the frames of random pairs, and of `extra` ones out of those that are labelled."""
-    parts, weights = (pairs.parts, pairs.weights) if isinstance(pairs, MixedPairs) else ([pairs], [1.0])
-    draws, known = [StreamedBatches(lanes_of(parts, None, windows, seed), weights, size)], []
-    if extra:
-        known = [part.labelled.nonzero()[0] for part in parts]
-        draws.append(StreamedBatches(lanes_of(parts, known, windows, derive_seed(seed, 1)), weights, extra))
-    return FrameStream(parts, draws)
+    def change(self, batch: PolicyBatch, step: int, share: int, shares: int) -> PolicyBatch:
+        """Return the samples with their images, if they have any, changed."""
+        if not batch.images.shape[1]:
+            return self._prepared(batch)
+        changes = draw(self._changes, self.size, batch.images.shape[1], self.seed, step)[share::shares]
+        frames = batch.images[:, None] if batch.later is None else torch.cat([batch.images[:, None], batch.later], 1)
+        frames = augment_alike(frames, changes)  # what differs between them is what moved
+        later = None if batch.later is None else frames[:, 1:]
+        return self._prepared(batch._replace(images=frames[:, 0], later=later))

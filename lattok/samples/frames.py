@@ -31,6 +31,9 @@ AHEAD = 2**28  # bytes of frames decoded before their turn
 DECODERS = 8  # at once, or one for each core: nothing else is done meanwhile
 
 
+Decoded = tuple[np.ndarray, np.ndarray, dict[int, LattokError]]  # values [n, ...], sound [n] bool, errors by episode
+
+
 class Reader(ABC):
     """Reads what cameras saw in frames of `episodes`, or what was made of it."""
 
@@ -57,8 +60,11 @@ class Reader(ABC):
         return len(self) * self.frame_bytes
 
     @abstractmethod
-    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> tuple[np.ndarray, dict[int, LattokError]]:
-        """Read ascending `rows` [n]: values [n, ...], and the errors of episodes whose rows mean nothing."""
+    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> Decoded:
+        """Read ascending `rows` [n]: values, which of them could be read, and an error of each episode that has others.
+
+        What can be read does not depend on what else is.
+        """
 
     def episode_of(self, rows: np.ndarray) -> np.ndarray:
         """Return the indices of the episodes that `rows` belong to."""
@@ -104,22 +110,25 @@ class FrameReader(Reader):
         assert first is not None  # at least one episode was chosen
         raise first
 
-    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> tuple[np.ndarray, dict[int, LattokError]]:
-        """Read ascending `rows` [n]: frames [n, V, h, w, 3], and the errors of episodes whose rows mean nothing."""
+    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> Decoded:
+        """Read ascending `rows` [n]: frames [n, V, h, w, 3]. See `Reader.rows`."""
         frames, errors = np.empty((len(rows), *self.shape), dtype=np.uint8), dict[int, LattokError]()
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        sound, owner = np.ones(len(rows), dtype=bool), np.searchsorted(self._starts, rows, side="right") - 1
         for place in np.unique(owner).tolist():
-            here = np.flatnonzero(owner == place)
-            index = self.episodes[place].index
-            try:
-                found = self._read(index, rows[here] - self._starts[place], stopped)
-                self._check_size(found, index)
-                if len(here) == len(rows):
-                    return found, errors
-                frames[here[0] : here[-1] + 1] = found
-            except LattokError as error:
-                errors[index] = error
-        return frames, errors
+            index, left = self.episodes[place].index, [np.flatnonzero(owner == place)]
+            while left:
+                here = left.pop()
+                try:
+                    found = self._read(index, rows[here] - self._starts[place], stopped)
+                    self._check_size(found, index)
+                    if len(here) == len(rows):
+                        return found, sound, errors
+                    frames[here[0] : here[-1] + 1] = found
+                except LattokError as error:
+                    errors.setdefault(index, error)
+                    sound[here] = len(here) > 1
+                    left += np.array_split(here, 2) if len(here) > 1 else []
+        return frames, sound, errors
 
     def all(
         self, cache_dir: str | Path | None = None, progress: Progress | None = None, shared: bool = False

@@ -1,4 +1,4 @@
-"""The order of samples whose frames are streamed: shuffled, few episodes at a time, each once per pass.
+"""The order of samples that the shuffle window does not hold: few episodes at a time, each once per pass.
 
     pass k        clips (runs of samples of an episode, at most CLIP) in a shuffled order, cut into LANES equal parts
     lane l        goes through its part of pass 0, 1, ... in windows of about `window` samples, each shuffled
@@ -14,38 +14,22 @@ divides LANES, process r of P gets the same lanes at every step, those with l mo
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 
 from lattok.samples.frames import Samples
-from lattok.samples.order import Shares, check_batch_size
+from lattok.samples.order import LANES, Passes, Window
 from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
 
-LANES = 96  # 1, 2, 3, 4, 6, 8, 12, 16, ... processes share them
 CLIP = 256  # samples: seeking costs little beside decoding so many
 FILES = 16  # of the Hub that are needed at a time, of each camera; twice as many where one group ends
 FIRST = 8  # samples of a lane's first window, so that training begins at once; each next one is twice as large
-
-
-class Window(NamedTuple):
-    """Samples of a lane that are drawn in shuffled order; their frames are needed at the same time."""
-
-    first: int  # number of its first draw in the lane, over all passes
-    samples: np.ndarray  # int64 [n], in the order in which they are drawn
-
-    @property
-    def end(self) -> int:
-        """Return the number of the first draw after it."""
-        return self.first + len(self.samples)
-
-    def __contains__(self, draw: object) -> bool:
-        return isinstance(draw, int) and self.first <= draw < self.end
 
 
 class Lanes:
@@ -152,62 +136,50 @@ def _dealt(starts: np.ndarray, ends: np.ndarray, group: np.ndarray) -> tuple[np.
     return first[order], np.cumsum((pieces - begins)[order])
 
 
-class Draw(NamedTuple):
-    """One sample of a step: draw number `number` of a lane of one dataset."""
+def order_of(
+    parts: Sequence[Samples],
+    weights: Sequence[float],
+    window: int | None,
+    seed: int,
+    chosen: Sequence[np.ndarray] | None = None,
+    streams: int = 1,
+) -> list[Passes | Lanes | None]:
+    """Return the order of the samples of several parts, which are a mixture; None for a part without any.
 
-    part: int  # which dataset
-    lane: int
-    number: int
-
-
-class StreamedBatches:
-    """Samples of step t, of one dataset or of several in the proportions of `weights`, in the order of their lanes."""
-
-    def __init__(self, parts: Sequence[Lanes | None], weights: Sequence[float], batch_size: int):
-        """A part without samples is None: the others share its weight."""
-        checks.counts(batch_size=batch_size)
-        check_batch_size(batch_size, sum(len(part) for part in parts if part is not None))
-        self.parts, self.batch_size = list(parts), batch_size
-        self._shares = Shares(
-            [weight if part is not None else 0.0 for part, weight in zip(parts, weights, strict=True)]
-        )
-        self._windows: dict[tuple[int, int], Window] = {}
-
-    def draws(self, step: int, share: int = 0, shares: int = 1) -> Iterator[Draw]:
-        """Yield what share `share` of `shares` draws at a step: rows share, share + shares, ... of the batch."""
-        for row in range(share, self.batch_size, shares):
-            number, lane = divmod(step * self.batch_size + row, LANES)
-            if len(self.parts) == 1:
-                yield Draw(0, lane, number)
-                continue
-            # each lane is a mixture by itself, one draw ahead of the lane before it: of halves, each lane sees both
-            begun, before, after = (self._shares.counts(lane + n) for n in (0, number, number + 1))
-            part = next(i for i in range(len(after)) if after[i] > before[i])
-            yield Draw(part, lane, before[part] - begun[part])
-
-    def _window(self, draw: Draw) -> Window:
-        part = self.parts[draw.part]
-        assert part is not None  # it has no weight
-        found = self._windows.get(draw[:2])
-        if found is None or draw.number not in found:
-            found = self._windows[draw[:2]] = part.window(draw.lane, draw.number)
-        return found
-
-    def samples(self, step: int) -> list[tuple[int, int]]:
-        """Return part and sample of each row of step `step`."""
-        found = [(draw.part, self._window(draw), draw.number) for draw in self.draws(step)]
-        return [(part, int(window.samples[number - window.first])) for part, window, number in found]
-
-
-def lanes_of(
-    parts: Sequence[Samples], chosen: Sequence[np.ndarray] | None, windows: Sequence[int], seed: int
-) -> list[Lanes | None]:
-    """Return the lanes of several parts; `chosen`: only these samples of each."""
-    found: list[Lanes | None] = []
-    for number, (part, window) in enumerate(zip(parts, windows, strict=True)):
+    `window`: how many frames the shuffle window holds (None: all there are). Of larger data half of it are those that
+    samples are drawn from, and half of it those that follow. `chosen`: only these samples of each part. `streams`: so
+    many times samples are drawn from each part, through windows of their own. Raises `LattokError` where windows would
+    be next to nothing.
+    """
+    frames = sum(len(part.reader) for part in dict.fromkeys(parts))
+    sizes = None if window is None or frames <= window else window_sizes(parts, weights, window, streams)
+    found: list[Passes | Lanes | None] = []
+    for number, part in enumerate(parts):
         samples = np.arange(len(part)) if chosen is None else chosen[number]
-        episode_of = np.asarray(part.episode_of)[samples]
-        file_of = part.reader.fetched_file_of(episode_of)
-        lanes = Lanes(samples, episode_of, window, derive_seed(seed, number), file_of) if len(samples) else None
-        found.append(lanes)
+        own = seed if len(parts) == 1 else derive_seed(seed, number)
+        if not len(samples):
+            found.append(None)
+        elif sizes is None:
+            found.append(Passes(samples, own))
+        else:
+            episode_of = np.asarray(part.episode_of)[samples]
+            found.append(Lanes(samples, episode_of, sizes[number], own, part.reader.fetched_file_of(episode_of)))
     return found
+
+
+def window_sizes(parts: Sequence[Samples], weights: Sequence[float], window: int, streams: int = 1) -> list[int]:
+    """Return how many samples of each part a lane's window has, so that all lanes' take half of `window` frames."""
+    found = []
+    for part, weight in zip(parts, weights, strict=True):
+        frames = window / 2 / LANES / streams * weight / sum(weights)
+        found.append(bisect_right(range(1, window + 1), frames, key=partial(frames_of, part.gaps)))
+        if not found[-1]:
+            least = math.ceil(window * frames_of(part.gaps, 1) / frames)
+            checks.fail("shuffle_window", f"at least {least} frames for {LANES} lanes", window)
+    return found
+
+
+def frames_of(gaps: Sequence[int], samples: int) -> int:
+    """Count the frames of a window at most: those of its samples, and the further ones of each of its clips."""
+    clips = -(-samples // CLIP)
+    return samples + sum(clips * min(gap, samples, CLIP) for gap in gaps)

@@ -5,8 +5,10 @@ sample n        is the next draw, number counts(n)_i, of the one dataset whose c
 
 The first half of the datasets gets round(n w) of n samples, the second half the rest, and so on inside each half, in
 exact fractions. So counts(n)_i is within d / 2 of n w_i, where 2^d is at least the number of datasets: 1/2 for two of
-them, 1 for four. Draws of one dataset are shuffled passes. Neither depends on the batch size or the processes. For
-samples whose frames are streamed see `lanes`.
+them, 1 for four. Neither depends on the batch size, the processes or the machine.
+
+Draws of data that the shuffle window holds are shuffled passes over all of it (`Passes`), and a batch is sorted by
+dataset. Draws of larger data go through `lanes`, and each lane is a mixture by itself.
 """
 
 from __future__ import annotations
@@ -16,42 +18,83 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lattok.utils import checks
 from lattok.utils.seeds import derive_seed
 
+LANES = 96  # 1, 2, 3, 4, 6, 8, 12, 16, ... processes share them
 MOST_DRAWN = 2**16  # samples of a batch, where the data has fewer
 
 
-class SeededBatches:
-    """Indices of step t: consecutive slices of one shuffled pass after another. A function of (seed, t) alone."""
+class Window(NamedTuple):
+    """Samples of a lane that are drawn in shuffled order, or some of them in a row."""
 
-    def __init__(self, size: int, batch_size: int, seed: int):
-        checks.counts(size=size, batch_size=batch_size)
-        check_batch_size(batch_size, size)
-        self.size, self.batch_size, self.seed = size, batch_size, seed
+    first: int  # number of its first draw in the lane, over all passes
+    samples: np.ndarray  # int64 [n], in the order in which they are drawn
+
+    @property
+    def end(self) -> int:
+        """Return the number of the first draw after it."""
+        return self.first + len(self.samples)
+
+    def __contains__(self, draw: object) -> bool:
+        return isinstance(draw, int) and self.first <= draw < self.end
+
+
+class Draw(NamedTuple):
+    """One sample of a step: draw number `number` of a lane of one dataset."""
+
+    part: int  # which dataset
+    lane: int
+    number: int
+
+
+class Order(Protocol):
+    """The order of the samples of one dataset, which LANES lanes share."""
+
+    def __len__(self) -> int: ...
+
+    def window(self, lane: int, draw: int) -> Window:
+        """Return the window that draw number `draw` of a lane belongs to, counted from 0."""
+        ...
+
+
+class Passes:
+    """The order of samples that one window holds: shuffled passes. Draw g is draw g // LANES of lane g mod LANES."""
+
+    def __init__(self, samples: int | np.ndarray, seed: int):
+        """`samples`: their numbers [n], or how many there are."""
+        self._samples = np.arange(samples) if isinstance(samples, int) else samples
+        checks.counts(size=len(self._samples))
         self._pass = lru_cache(2)(self._new_pass)
+        self.seed = seed
 
-    def __call__(self, step: int) -> Tensor:
-        """Return indices [batch_size] of step `step`, counted from 0."""
-        return self.draws(step * self.batch_size, self.batch_size)
+    def __len__(self) -> int:
+        return len(self._samples)
 
-    def draws(self, position: int, left: int) -> Tensor:
-        """Indices [left] of the draws from number `position` on, counted from 0."""
-        parts = []
-        while left:
-            number, offset = divmod(position, self.size)
-            part = self._pass(number)[offset : offset + left]
-            parts.append(part)
-            position, left = position + len(part), left - len(part)
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+    def take(self, position: int, count: int) -> np.ndarray:
+        """Return the samples [count] of the draws from number `position` on, counted from 0."""
+        parts = [np.empty(0, dtype=np.int64)]
+        while count:
+            number, offset = divmod(position, len(self))
+            parts.append(self._pass(number)[offset : offset + count])
+            position, count = position + len(parts[-1]), count - len(parts[-1])
+        return np.concatenate(parts)
 
-    def _new_pass(self, number: int) -> Tensor:
+    def window(self, lane: int, draw: int) -> Window:
+        """Return the lane's part of a pass: see `Order`."""
+        number = (draw * LANES + lane) // len(self)
+        first = max(0, -(-(number * len(self) - lane) // LANES))
+        return Window(first, self._pass(number)[first * LANES + lane - number * len(self) :: LANES])
+
+    def _new_pass(self, number: int) -> np.ndarray:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, number))
-        return torch.randperm(self.size, generator=generator)
+        return self._samples[torch.randperm(len(self), generator=generator).numpy()]
 
 
 def check_batch_size(batch_size: int, size: int) -> None:
@@ -74,23 +117,63 @@ class Shares:
         return _shared(n, self._weights)
 
 
-class MixedBatches:
-    """Rows of step t, in the order of the datasets, when these lie one after the other. See the top of this file."""
+class Batches:
+    """Samples of step t, of one dataset or of several in the proportions of `weights`: a function of t alone."""
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], batch_size: int, seed: int):
-        """`sizes`: samples of each dataset; one without any gives none, and the others share its weight."""
+    def __init__(self, parts: Sequence[Order | None], batch_size: int, weights: Sequence[float] = (1.0,)):
+        """A part without samples is None: the others share its weight."""
+        sizes = [0 if part is None else len(part) for part in parts]
         checks.counts(batch_size=batch_size)
         check_batch_size(batch_size, sum(sizes))
-        self.batch_size = batch_size
+        self.parts, self.batch_size, self.weights = list(parts), batch_size, list(weights)
         self._starts = list(accumulate(sizes, initial=0))
-        self._passes = [SeededBatches(size, 1, derive_seed(seed, i)) if size else None for i, size in enumerate(sizes)]
-        self.counts = Shares([w if size else 0 for w, size in zip(weights, sizes, strict=True)]).counts
+        self._passes = [part for part in parts if part is None or isinstance(part, Passes)]
+        self.counts = Shares([weight if size else 0.0 for weight, size in zip(weights, sizes, strict=True)]).counts
+        self._windows: dict[tuple[int, int], Window] = {}
+
+    @property
+    def in_passes(self) -> bool:
+        """Tell whether one window holds all samples."""
+        return len(self._passes) == len(self.parts)
 
     def __call__(self, step: int) -> Tensor:
-        """Return rows [batch_size] of step `step`, counted from 0."""
-        before, after = (self.counts(n) for n in (step * self.batch_size, (step + 1) * self.batch_size))
-        parts = zip(self._starts[:-1], self._passes, before, after, strict=True)
-        return torch.cat([start + passes.draws(k, last - k) for start, passes, k, last in parts if passes is not None])
+        """Return samples [batch_size] of step `step`, counted from 0, numbered over all parts."""
+        return self.samples(step, self._starts)
+
+    def samples(self, step: int, firsts: Sequence[int]) -> Tensor:
+        """Return samples [batch_size] of a step; those of each part are numbered from `firsts` on."""
+        if self.in_passes:
+            spans = zip(self._passes, firsts, *self._spans(step), strict=False)
+            drawn = [first + part.take(k, last - k) for part, first, k, last in spans if part is not None]
+            return torch.from_numpy(np.concatenate(drawn))
+        return torch.tensor([firsts[draw.part] + self._sample(draw) for draw in self.draws(step)])
+
+    def draws(self, step: int) -> list[Draw]:
+        """Return the draws of the rows of a step."""
+        if self.in_passes:
+            spans = enumerate(zip(*self._spans(step), strict=True))
+            return [Draw(part, k % LANES, k // LANES) for part, span in spans for k in range(*span)]
+        found = []
+        for row in range(self.batch_size):
+            number, lane = divmod(step * self.batch_size + row, LANES)
+            # each lane is a mixture by itself, one draw ahead of the lane before it: of halves, each lane sees both
+            begun, before, after = (self.counts(lane + n) for n in (0, number, number + 1))
+            part = next(i for i in range(len(after)) if after[i] > before[i])
+            found.append(Draw(part, lane, before[part] - begun[part]))
+        return found
+
+    def _spans(self, step: int) -> tuple[list[int], list[int]]:
+        """Return from which and up to which of its draws each part is drawn at a step."""
+        first, last = (self.counts(n * self.batch_size) for n in (step, step + 1))
+        return first, last
+
+    def _sample(self, draw: Draw) -> int:
+        part = self.parts[draw.part]
+        assert part is not None  # it has no weight
+        found = self._windows.get(draw[:2])
+        if found is None or draw.number not in found:
+            found = self._windows[draw[:2]] = part.window(draw.lane, draw.number)
+        return int(found.samples[draw.number - found.first])
 
 
 def _shared(n: int, weights: Sequence[Fraction]) -> list[int]:

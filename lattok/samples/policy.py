@@ -22,8 +22,8 @@ from lattok.data.pixels import resize_pixels
 from lattok.data.schema import Progress, RobotDataset, camera_keys, dimension_names, vector_key
 from lattok.labels import LatentSpec, read_rows, target_of, tokenizer_spec
 from lattok.labels.spec import PARTS
-from lattok.samples.batches import Mixed
 from lattok.samples.frames import FrameReader
+from lattok.samples.mixture import Mixed
 from lattok.samples.windows import ActionWindows, acted_episodes, instructions
 from lattok.types import ActionTokenizer, Episode, LatentTarget, PolicyBatch
 from lattok.utils import checks
@@ -35,10 +35,12 @@ class PolicyWindows:
     """Every frame of the chosen episodes as a sample, N = F of them.
 
     `actions` [F, m] and `states` [F, s] (or None) in physical units with `action_names` and `state_names`; `known` [m],
-    the action dimensions that the robot has; `cameras`
-    and their stored `camera_sizes` (H, W); `frames` uint8 [F, V, h, w, 3]; for each sample `episode_of`, `frame_of` and
-    `task_of` [N], an index into `tasks` (the first instruction of an episode with several); `latent`, what supervises.
+    the action dimensions that the robot has; `cameras` and their stored `camera_sizes` (H, W); `frames` uint8
+    [F, V, h, w, 3], decoded when first asked for; for each sample `episode_of`, `frame_of` and `task_of` [N], an index
+    into `tasks` (the first instruction of an episode with several); `latent`, what supervises.
     """
+
+    weights: Sequence[float] = (1.0,)
 
     def __init__(
         self,
@@ -59,14 +61,12 @@ class PolicyWindows:
         parts: Sequence[str] = PARTS,
         subtasks: bool = False,
         progress: Progress | None = None,
-        pixels: bool = True,
     ):
         """Images are resized to `size` x `size`. Latent actions come from the columns that `latent` (of `latent_spec`)
         describes, `parts` of them, or from `labeller`, an action tokenizer that sees the chunks of every batch. Of
         episodes that are not among `action_episodes` (none given: all) no action is known: they teach through labels.
         `gaps`: so many frames later a batch looks again. `extra_keys`: other columns like actions that `targets` gives.
         `subtasks`: batches have the text of each frame's sub-task, where the dataset has such.
-        Without `pixels` none is decoded until a batch is asked for.
         Numbers that are not finite raise `LattokError`, as do missing columns.
         """
         checks.counts(size=size, **{f"gaps[{number}]": gap for number, gap in enumerate(gaps)})
@@ -99,30 +99,29 @@ class PolicyWindows:
                 way_out = "Choose other episodes, or annotate again."
                 raise LattokError(f"`{self.latent.column('valid')}`: {what}. {way_out}")
         self.camera_sizes = camera_sizes(dataset, chosen[0], self.cameras)
-        self.frames = np.empty((len(self.actions), 0, size, size, 3), dtype=np.uint8)
         self.reader = FrameReader(dataset, chosen, self.cameras, Resize(size, interpolation))
-        if self.cameras and pixels:
-            self.read_pixels(progress)
+        self._progress = progress
 
     def __len__(self) -> int:
         return len(self.episode_of)
 
     @property
-    def has_pixels(self) -> bool:
-        """Whether frames are kept here."""
-        return self.frames.shape[1] == len(self.cameras)
+    def parts(self) -> Sequence[PolicyWindows]:
+        """Return these samples, a mixture of one."""
+        return [self]
 
-    def read_pixels(self, progress: Progress | None = None, shared: bool = False) -> None:
-        """Decode all frames and keep them, for samples that were made without them; `shared`: see `FrameReader.all`."""
-        self.frames = self.reader.all(progress=progress, shared=shared)
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """Decode all frames, when they are first asked for."""
+        if not self.cameras:
+            return np.empty((len(self), 0, self.size, self.size, 3), dtype=np.uint8)
+        return self.reader.all(progress=self._progress)
 
-    def pixels(self, indices: Tensor, stopped: Stopped = lambda: False) -> Tensor:
-        """Return frames [B, 1 + gaps, V, h, w, 3] of samples `indices` [B]; decoded now where they are not kept."""
+    def decode(self, indices: Tensor, stopped: Stopped = lambda: False) -> Tensor:
+        """Decode the frames [B, 1 + gaps, V, h, w, 3] of samples `indices` [B], and no others."""
         rows = self.frame_rows(indices.numpy())
-        if self.has_pixels:
-            return torch.from_numpy(np.asarray(self.frames[rows]))
         different, place = np.unique(rows, return_inverse=True)
-        frames, errors = self.reader.rows(different, stopped)
+        frames, _, errors = self.reader.rows(different, stopped)
         for error in errors.values():
             raise error
         return torch.from_numpy(frames[place.reshape(rows.shape)])
@@ -137,7 +136,7 @@ class PolicyWindows:
         chosen = indices.numpy()
         actions, known = self.actions[rows], self.acted[indices, None]
         if frames is None:
-            frames = self.pixels(indices)
+            frames = torch.from_numpy(np.asarray(self.frames[self.frame_rows(chosen)]))
         return PolicyBatch(
             images=frames[:, 0],
             texts=[self.tasks[i] for i in self.task_of[chosen].tolist()],

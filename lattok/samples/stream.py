@@ -1,33 +1,39 @@
-"""Frames of the samples that are drawn next, decoded ahead in the order in which they are needed.
+"""Frames of the samples that are drawn: kept in memory, or decoded ahead in the order in which they are needed.
 
-A window of a lane (see `lanes`) is decoded as a whole, in the order of its videos, kept while samples of it are drawn,
-and given up with the next one. So much of the data is in memory at a time as the windows are large.
+Memory decides how often frames are decoded, never which samples are drawn. Where all fit into it they are decoded once.
+Otherwise a window of a lane (see `lanes`) is decoded as a whole, in the order of its videos, kept while samples of it
+are drawn, and given up with the next one. Where not even the windows fit, so many draws of each are decoded together
+as do, and frames that several of them show are decoded again.
 """
 
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from lattok.samples.frames import DECODERS, Samples
-from lattok.samples.lanes import CLIP, LANES, Draw, StreamedBatches, Window
+from lattok.samples.lanes import Lanes, frames_of
+from lattok.samples.order import LANES, Batches, Draw, Order, Window
+from lattok.samples.shared import CAN_SHARE, told
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
-from lattok.utils.devices import cores
+from lattok.utils.devices import cores, memory_bytes
 from lattok.utils.prefetch import Ahead, Request, Stopped
+from lattok.utils.progress import bar
 
+SHARE = 0.5  # of the machine's memory, unless `memory_gb` says how much
+WINDOW_BYTES = 8e9  # of the frames that samples are shuffled among: what a machine of 16 GB keeps
 FEW = 8  # episodes that may be damaged before their share counts
-LEAST, MOST = 1, 1024  # samples of a window
 
 
 class Key(NamedTuple):
@@ -46,45 +52,74 @@ class Key(NamedTuple):
 class Held:
     """A window and its frames."""
 
-    window: Window
+    window: Window  # or those of its draws that are decoded together
     rows: np.ndarray  # [f] ascending
     frames: np.ndarray  # [f, V, h, w, 3], or features [f, V*N, D]
     sound: np.ndarray  # [n] bool: samples all of whose frames could be read
     errors: dict[int, LattokError]  # by episode
-    instead: Held | None = None  # where no sample is sound
-
-    @cached_property
-    def usable(self) -> np.ndarray:
-        """Number the samples that are sound."""
-        return np.flatnonzero(self.sound)
+    instead: Held | None = None  # what was decoded in place of samples that are not sound
 
 
 class FrameStream:
-    """Frames for what `draws` draw from `parts`, decoded ahead by as much as the lanes hold.
+    """Frames for what `draws` draw from `parts`.
 
-    Samples that cannot be read are replaced by others of the same window, or of the next one of their lane that can be
-    read; their episodes are in `left_out`.
+    A sample that cannot be read is replaced by the one that its lane draws a window later, or two, whatever the memory;
+    the episodes of such samples are in `left_out`.
     """
 
-    def __init__(self, parts: Sequence[Samples], draws: Sequence[StreamedBatches]):
-        """`parts` are numbered one after the other; a part that is there twice has one number."""
-        self.parts, self.draws = list(parts), list(draws)
+    def __init__(self, parts: Sequence[Samples], draws: Sequence[Batches], memory: float | None = None):
+        """`parts` are numbered one after the other; a part that is there twice has one number.
+
+        `memory`: bytes for frames on this machine; None: `parts` keep theirs, and nothing is decoded here. Raises
+        `LattokError` where frames of not even one draw of each lane fit in.
+        """
+        self.parts, self.draws, self.kept = list(parts), list(draws), memory is None
         different = list(dict.fromkeys(self.parts))
         starts = dict(zip(different, accumulate((len(part) for part in different), initial=0), strict=False))
         self._firsts = [starts[part] for part in self.parts]
+        self._together = {} if memory is None else self._decoded_together(memory)
         self._live: dict[tuple[int, int, int], Held] = {}
         self._planned: dict[Key, tuple[Window, np.ndarray]] = {}
         self._ahead: Callable[[Key], Held] = self._decode
         self.left_out: dict[tuple[str, int], str] = {}
         self._tried: set[tuple[str, int]] = set()
 
+    def _orders(self) -> Iterator[tuple[int, int, Order]]:
+        """Yield the order of each part of each of `draws`, with their numbers."""
+        for number, draws in enumerate(self.draws):
+            yield from ((number, i, order) for i, order in enumerate(draws.parts) if order is not None)
+
+    def _decoded_together(self, memory: float) -> dict[tuple[int, int], int]:
+        """Return how many draws of a window are decoded together, by number of `draws` and of the part."""
+        windows = {(n, i): order.window_size for n, i, order in self._orders() if isinstance(order, Lanes)}
+        each = [(self.parts[i], size) for (_, i), size in windows.items()]
+        held = LANES * sum(frames_of(part.gaps, size) * part.reader.frame_bytes for part, size in each)
+        if windows and 2 * held <= memory:
+            return windows
+        found = {}
+        for number, i, _ in self._orders():
+            draws, part = self.draws[number], self.parts[i]
+            share = draws.weights[i] / sum(draws.weights) / len(self.draws)
+            # a mixture in passes is sorted by dataset, so that each process draws from all lanes
+            users = _processes_here() if draws.in_passes and len(draws.parts) > 1 else 1
+            found[number, i] = memory / 2 / LANES / users * share / part.reader.frame_bytes / (1 + len(part.gaps))
+        if (least := min(found.values())) < 1:
+            hint = "Or choose a smaller image_size, or fewer cameras."
+            expected = f"at least {memory / least / 1e9:.2g} for images of this size"
+            checks.fail("memory_gb", expected, f"{memory / 1e9:.2g}", hint)
+        most = {(n, i): windows.get((n, i), len(order)) for n, i, order in self._orders()}
+        return {place: int(min(count, most[place])) for place, count in found.items()}
+
     @contextmanager
     def started(self, first: int, last: int, own: Sequence[int], shares: int) -> Iterator[None]:
         """Decode ahead for steps [first, last) of the shares `own` out of `shares`, each taken in this order."""
+        if self.kept:
+            yield
+            return
         if LANES * len(own) % shares:
             expected = f"a number of processes that divides {LANES} where frames are streamed"
             checks.fail("accelerate", expected, shares // len(own), "Or raise memory_gb, so that all stay in memory.")
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this machine
+        here = _processes_here()
         threads = max(1, min(DECODERS, cores() // here))
         try:
             with Ahead(self._decode, self._jobs(first, last, own, shares), self._room() // here, threads) as ahead:
@@ -96,21 +131,26 @@ class FrameStream:
             self._planned.clear()
 
     def _room(self) -> int:
-        """Count the bytes of one window of every lane, as many as are decoded ahead."""
-        both = [(part, lanes) for draws in self.draws for part, lanes in zip(self.parts, draws.parts, strict=True)]
-        return sum(LANES * lanes.window_size * part.reader.frame_bytes for part, lanes in both if lanes)
+        """Count the bytes of what is decoded together of every lane, as many as are decoded ahead."""
+        total = 0
+        for number, i, order in self._orders():
+            count, part = self._together[number, i], self.parts[i]
+            whole = isinstance(order, Lanes) and count == order.window_size
+            total += LANES * (count if whole else count * (1 + len(part.gaps))) * part.reader.frame_bytes
+        return total
 
     def samples(self, step: int) -> Tensor:
         """Return all samples of a step, whoever takes them, numbered over all parts."""
-        found = [one for draws in self.draws for one in draws.samples(step)]
-        return torch.tensor([self._firsts[part] + sample for part, sample in found])
+        return torch.cat([draws.samples(step, self._firsts) for draws in self.draws])
 
-    def take(self, step: int, share: int, shares: int) -> tuple[Tensor, Tensor]:
-        """Return the samples [B] of a share of a step, numbered over all parts, and their frames [B, k, V, h, w, 3]."""
-        drawn = [
-            Key(number, draw) for number, draws in enumerate(self.draws) for draw in draws.draws(step, share, shares)
-        ]
-        found = [(key.draw.part, *self._sample(key)) for key in drawn]
+    def take(self, step: int, share: int, shares: int) -> tuple[Tensor, Tensor | None]:
+        """Return the samples [B] of a share of a step, numbered over all parts, and their frames [B, k, V, h, w, 3].
+
+        None in place of frames that `parts` keep.
+        """
+        if self.kept:
+            return self.samples(step)[share::shares], None
+        found = [(key.draw.part, *self._sample(key)) for key in self._keys(step)[share::shares]]
         indices = torch.tensor([self._firsts[part] + sample for part, sample, _ in found])
         rows = np.stack([self.parts[part].frame_rows(np.array([sample]))[0] for part, sample, _ in found])
         some = found[0][2].frames
@@ -120,46 +160,58 @@ class FrameStream:
                 out[k] = held.frames[place]
         return indices, torch.from_numpy(frames)
 
+    def record(self) -> dict[str, Any]:
+        """Return what a run says of episodes that could not be read, in any process: dataset and index of each."""
+        found = sorted({one for each in told(list(self.left_out)) for one in each})
+        return {"left_out": [list(one) for one in found]} if found else {}
+
+    def _keys(self, step: int) -> list[Key]:
+        """Return the draws of the rows of a step."""
+        return [Key(number, draw) for number, draws in enumerate(self.draws) for draw in draws.draws(step)]
+
     def _sample(self, key: Key) -> tuple[int, Held]:
-        """Return the sample of a draw, or what stands in for it, and the window with its frames."""
+        """Return the sample of a draw, or what stands in for it, and what was decoded with it."""
         held = self._live.get(key.place)
         if held is None or key.draw.number not in held.window:
             held = self._live[key.place] = self._ahead(self._first(key))
             self._note(key, held)
-        place = key.draw.number - held.window.first
-        if not held.sound[place]:
-            while not len(held.usable):
-                held.instead = held.instead or self._after(key, held)
-                held = held.instead
-            place = int(held.usable[place % len(held.usable)])
-        return int(held.window.samples[place]), held
-
-    def _after(self, key: Key, held: Held) -> Held:
-        """Return the next window of a lane."""
-        found = self._decode(Key(key.draws, key.draw._replace(number=held.window.end)))
-        self._note(key, found)
-        return found
+        tries = 0
+        while not held.sound[key.draw.number - held.window.first]:
+            order = self._order(key)
+            if (tries := tries + 1) > len(order):
+                raise next(reversed(held.errors.values()))
+            key = Key(key.draws, key.draw._replace(number=_window_later(order, key.draw)))
+            if held.instead is None or key.draw.number not in held.instead.window:
+                held.instead = self._decode(self._first(key))
+                self._note(key, held.instead)
+            held = held.instead
+        return int(held.window.samples[key.draw.number - held.window.first]), held
 
     def _first(self, key: Key) -> Key:
         return Key(key.draws, key.draw._replace(number=self._window(key).first))
 
+    def _order(self, key: Key) -> Order:
+        order = self.draws[key.draws].parts[key.draw.part]
+        assert order is not None  # nothing is drawn from it
+        return order
+
     def _window(self, key: Key) -> Window:
-        part = self.draws[key.draws].parts[key.draw.part]
-        assert part is not None  # nothing is drawn from it
-        return part.window(key.draw.lane, key.draw.number)
+        """Return the draws that one is decoded with."""
+        window = self._order(key).window(key.draw.lane, key.draw.number)
+        count = self._together[key.draws, key.draw.part]
+        first = (key.draw.number - window.first) // count * count
+        return Window(window.first + first, window.samples[first : first + count])
 
     def _jobs(self, first: int, last: int, own: Sequence[int], shares: int) -> Iterator[Request]:
         """Yield the windows in the order in which they are needed."""
         known: dict[tuple[int, int, int], Window] = {}
         for step in range(first, last):
             for share in own:
-                for number, draws in enumerate(self.draws):
-                    for draw in draws.draws(step, share, shares):
-                        key = Key(number, draw)
-                        if (window := known.get(key.place)) is None or draw.number not in window:
-                            key = self._first(key)
-                            known[key.place], rows = self._planned[key] = self._plan(key)
-                            yield Request((key,), len(rows) * self.parts[draw.part].reader.frame_bytes)
+                for key in self._keys(step)[share::shares]:
+                    if (window := known.get(key.place)) is None or key.draw.number not in window:
+                        key = self._first(key)
+                        known[key.place], rows = self._planned[key] = self._plan(key)
+                        yield Request((key,), len(rows) * self.parts[key.draw.part].reader.frame_bytes)
 
     def _plan(self, key: Key) -> tuple[Window, np.ndarray]:
         """Return a window and the rows of its frames."""
@@ -169,9 +221,9 @@ class FrameStream:
     def _decode(self, key: Key, stopped: Stopped = lambda: False) -> Held:
         window, rows = self._planned.pop(key, None) or self._plan(key)
         part = self.parts[key.draw.part]
-        frames, errors = part.reader.rows(rows, stopped)
-        owner = part.reader.episode_of(part.frame_rows(window.samples))
-        return Held(window, rows, frames, np.array(~np.isin(owner, list(errors)).any(1)), errors)
+        frames, sound, errors = part.reader.rows(rows, stopped)
+        places = np.searchsorted(rows, part.frame_rows(window.samples))
+        return Held(window, rows, frames, np.asarray(sound[places].all(1)), errors)
 
     def _note(self, key: Key, held: Held) -> None:
         """Say once which episodes cannot be read; an error where they are most of those that were tried."""
@@ -188,24 +240,52 @@ class FrameStream:
             raise LattokError(f"{count} of the first {tried} episodes cannot be read, the last one: {last}")
 
 
-def window_sizes(parts: Sequence[Samples], weights: Sequence[float], memory: float, streams: int = 1) -> list[int]:
-    """Return how many samples a window of each part has, so that the windows of all lanes take half of `memory` bytes.
+def _window_later(order: Order, draw: Draw) -> int:
+    """Return the number of the draw of the same lane that is as far behind as its window is long."""
+    return draw.number + len(order.window(draw.lane, draw.number).samples)
 
-    The other half is for those that follow. `streams` draw from each part, with windows of their own. Of at most MOST
-    samples all is shuffled well enough. Raises `LattokError` where windows would be next to nothing.
+
+def _processes_here() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def keep_frames(
+    parts: Sequence[Any], window: int, memory_gb: float, keep: Callable[[], None] | None = None
+) -> float | None:
+    """Decode the frames of all `parts` into memory, if they fit; otherwise return the bytes there are for them.
+
+    `window`: frames of the shuffle window, which decides how they are read then; the order of samples is the same.
+    `memory_gb`: room on each machine, 0: half of its memory. `keep` does something else where they fit. All processes
+    do the same, as the smallest machine needs it. Frames that cannot be read are left to `FrameStream`.
     """
-    found = []
-    for part, weight in zip(parts, weights, strict=True):
-        frames = memory / 2 / LANES / streams * weight / sum(weights) / part.reader.frame_bytes
-        found.append(bisect_right(range(1, MOST + 1), frames, key=partial(_most_frames, part.gaps)))
-        if found[-1] < LEAST:
-            least = memory / 1e9 * _most_frames(part.gaps, LEAST) / frames
-            hint = "Or choose a smaller image_size, or fewer cameras."
-            checks.fail("memory_gb", f"at least {least:.2g} for images of this size", f"{memory / 1e9:.2g}", hint)
-    return found
+    different = list(dict.fromkeys(parts))
+    here = 1 if CAN_SHARE else _processes_here()  # each of which would keep all
+    size = sum(part.reader.bytes for part in different)
+    memory = min(told(memory_gb * 1e9 or SHARE * memory_bytes()))
+    reader = parts[0].reader
+    fits, window_bytes = size * here <= memory, min(window * reader.frame_bytes, size)
+    how = reader.kept if fits else f"streamed through {_amount(min(memory, window_bytes))} of it"
+    if not fits and window_bytes > memory:
+        how += f", slowly: the shuffle window takes {_amount(window_bytes)}"
+    first = not distributed.is_initialized() or distributed.get_rank() == 0
+    say = partial(print, file=sys.stderr) if first else lambda text: None
+    say(f"{reader.what} take {_amount(size)} of memory: {how}")
+    if not fits:
+        return memory
+    if keep is not None:
+        keep()
+        return None
+    try:
+        for part in different:
+            with bar("decode") as progress:
+                part.frames = part.reader.all(progress=progress, shared=True)
+    except LattokError as error:
+        for part in different:
+            vars(part).pop("frames", None)
+        say(f"{reader.what} are decoded when they are needed, since not all can be read: {error}")
+        return memory
+    return None
 
 
-def _most_frames(gaps: Sequence[int], samples: int) -> int:
-    """Count the frames of a window: those of its samples, and the further ones of each of its clips."""
-    clips = -(-samples // CLIP)
-    return samples + sum(clips * min(gap, samples, CLIP) for gap in gaps)
+def _amount(size: float) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

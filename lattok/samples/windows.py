@@ -1,12 +1,12 @@
 """Training samples from episodes: action chunks, and pairs of frames with the actions between them.
 
-Everything is indexed once and kept in memory, frames too where they fit (see `frames`), so that a batch is one gather.
+Everything is indexed once and kept in memory, frames too unless batches bring theirs, so that a batch is one gather.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -77,9 +77,10 @@ class ActionWindows:
 class FramePairs:
     """Pairs of frames (t, t + stride) inside one episode, with the actions between them.
 
-    `frames` uint8 [F, V, h, w, 3] holds every frame of `episodes` once. For each of the N pairs: rows `first` and
-    `second` in it, `episode_of`, `frame_of`, `actions`, `states` [N, s] at t, `labelled`: whether the action may
-    supervise, and `task_of` [N]: the instruction as an index into `tasks` (the first one of an episode with several).
+    `frames` uint8 [F, V, h, w, 3], decoded when first asked for, holds every frame of `episodes` once. For each of the
+    N pairs: rows `first` and `second` in it, `episode_of`, `frame_of`, `actions`, `states` [N, s] at t, `labelled`:
+    whether the action may supervise, and `task_of` [N]: the instruction as an index into `tasks` (the first one of an
+    episode with several).
     """
 
     features: FeaturesOf | None = None  # where features are known, batches carry them
@@ -101,7 +102,6 @@ class FramePairs:
         extra_strides: Sequence[int] = (),
         action_target: Literal["mean", "first", "chunk"] = "mean",
         action_steps: int = 1,
-        pixels: bool = True,
         action_episodes: EpisodeSpec = None,
     ):
         """`transform` maps blocks uint8 [n, H, W, 3] to one size, e.g. a model's `resize`.
@@ -112,7 +112,7 @@ class FramePairs:
         frames go into a temporary file in `cache_dir`, if it is given. With `extra_strides` every sample has further
         frames t + s, all of them inside the episode. `actions` are, by `action_target`, the "mean" over the gap [N, m],
         the "first" one a_t [N, m], or a "chunk" of `action_steps` n, a_t .. a_{t+n-1} [N, n, m], which repeats the
-        episode's last one where that ends. Without `pixels` nothing is decoded, and frames are empty, [F, 0].
+        episode's last one where that ends.
         """
         checks.one_of("labelled", labelled, ("pairs", "episodes"))
         check_action_target(action_target, action_steps)
@@ -148,11 +148,9 @@ class FramePairs:
             tasks = {e.index: e.tasks for e in chosen}
             places = self.episode_of[known], self.frame_of[known]
             self.labelled[known] = draw_labelled(*places, tasks, labelled_fraction, labelled, seed)
-        self.frames = np.empty((int(lengths.sum()), 0), dtype=np.uint8)
         self.frame_reader = FrameReader(dataset, chosen, self.cameras, transform)
         self.reader: Reader = self.frame_reader  # or one of features
-        if pixels:
-            self.read_pixels(cache_dir, progress)
+        self._all_frames = partial(self.frame_reader.all, cache_dir, progress)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -164,12 +162,12 @@ class FramePairs:
     def batch(self, indices: Tensor | Sequence[int], frames: Tensor | None = None) -> PairBatch:
         """Pairs `indices` [B]: frames [B, 2 + extra strides, V, h, w, 3], actions [B, m] or [B, n, m], labelled [B].
 
-        `frames` are given where they are not kept here, or features [B, 2 + extra strides, V*N, D], floats.
+        `frames` may be known already, or in their place features [B, 2 + extra strides, V*N, D], floats.
         """
         chosen = np.asarray(indices)
         rows, features = self.frame_rows(chosen), None
         if frames is not None and frames.is_floating_point():
-            frames, features = None, frames
+            frames, features = torch.empty(*rows.shape, 0, dtype=torch.uint8), frames
         elif self.features is not None:
             features = self.features(rows)
         return PairBatch(
@@ -179,16 +177,10 @@ class FramePairs:
             features=features,
         )
 
-    @property
-    def has_pixels(self) -> bool:
-        """Whether frames are there, not only their places."""
-        return bool(self.frames.size)
-
-    def read_pixels(
-        self, cache_dir: str | Path | None = None, progress: Progress | None = None, shared: bool = False
-    ) -> None:
-        """Decode all frames, for pairs that were made without them; `shared`: see `FrameReader.all`."""
-        self.frames = self.frame_reader.all(cache_dir, progress, shared)
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """Decode all frames, when they are first asked for."""
+        return self._all_frames()
 
     @property
     def actions(self) -> np.ndarray:

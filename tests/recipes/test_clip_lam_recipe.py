@@ -14,7 +14,7 @@ from lattok import LattokError
 from lattok.cli import main
 from lattok.cli.train import as_flags
 from lattok.recipes.run_folder import read_options
-from lattok.samples.batches import parse_source
+from lattok.samples.mixture import parse_source
 from lattok.training import LoopOptions, learning_rate
 from lattok.utils.signals import Interrupted
 from tests.conftest import write_dataset

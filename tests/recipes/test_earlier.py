@@ -126,7 +126,7 @@ def test_every_pair_comes_with_its_own_instruction(root, words):
     batch, plain = batches(1, 0, 1), PairBatches(pairs, 8, 3, 0)(1, 0, 1)
     assert torch.equal(batch.frames, plain.frames)
     assert plain.text is None
-    chosen = torch.cat([batches.draw(1), batches.known[batches.draw_known(1)]])
+    chosen = batches.stream.samples(1)
     stored = np.load(words)
     for row, episode in enumerate(pairs.episode_of[chosen.numpy()]):
         expected = np.atleast_2d(stored[TASKS[int(episode) // 2]]).astype("float32")

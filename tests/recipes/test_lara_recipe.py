@@ -18,7 +18,8 @@ from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.recipes.lara import LARARecipe
-from lattok.recipes.policy_data import PolicyBatches, find_labels, read_windows
+from lattok.recipes.policy_data import find_labels, policy_batches, read_windows
+from lattok.samples.batches import PolicyBatches
 from lattok.training import loop
 from lattok.utils.checks import LattokError
 from lattok.utils.signals import Interrupted
@@ -192,7 +193,8 @@ def test_a_model_that_learned_by_lpips_goes_on_by_it(folder: Path, tmp_path: Pat
 
 def _batches(folder: Path, tmp_path: Path, **options) -> PolicyBatches:
     given = recipe(folder, tmp_path / "x", **options)
-    return PolicyBatches(read_windows(given, find_labels(given, open_dataset(folder / "data")), gaps=(3, 5)), given)
+    source = find_labels(given, open_dataset(folder / "data"))
+    return policy_batches(given, read_windows(given, source, gaps=(3, 5)))
 
 
 def test_pairs_are_those_inside_the_episode_and_shares_know_how_many(folder: Path, tmp_path: Path):
@@ -275,13 +277,12 @@ def test_presets_have_the_released_place_of_the_alignment(tmp_path: Path):
 
 @pytest.mark.slow
 def test_it_learns_from_streamed_frames_too(folder: Path, tmp_path: Path, monkeypatch):
-    for name in ("lanes.LANES", "stream.LANES"):
+    for name in ("order.LANES", "lanes.LANES", "stream.LANES"):
         monkeypatch.setattr(f"lattok.samples.{name}", 8)
     data = write_dataset(tmp_path / "long", [25, 31, 28, 40, 22, 36, 30, 27])
-    options = {"memory_gb": 1.5e-4, "episodes": "0:", "cameras": ("front",), "batch_size": 8}
+    options = {"shuffle_window": 80, "memory_gb": 1.5e-4, "episodes": "0:", "cameras": ("front",), "batch_size": 8}
     given = {**OPTIONS, "lam": str(folder / "lam"), **options}
     runs = [lattok.train(LARARecipe.from_preset(data, tmp_path / str(i), **given)) for i in range(2)]
-    assert json.loads((tmp_path / "0/run/frames.json").read_text())["windows"] is not None
     assert not changed(runs[0], saved(runs[1]))
 
 

@@ -19,7 +19,8 @@ from lattok.data import Feature, LeRobotWriter, open_dataset
 from lattok.nn.normalize import for_dataset
 from lattok.recipes import ActionVQRecipe, ImageLAMRecipe
 from lattok.samples import ActionWindows, FramePairs
-from lattok.samples.order import MixedBatches
+from lattok.samples.batches import PairBatches
+from lattok.samples.order import Batches
 from lattok.utils.checks import LattokError
 from tests.conftest import FPS, moving_square, write_dataset
 from tests.recipes.test_howto import BLOCK, ROOT
@@ -82,9 +83,9 @@ def tokenizer(roots, tmp_path_factory):
     return lattok.train(recipe), out
 
 
-def interrupted_at(step, owner, patch):
+def interrupted_at(step, owner, patch, method="__call__"):
     """Training stops where `owner` gives the batch of that step, once."""
-    original, done = owner.__call__, []
+    original, done = getattr(owner, method), []
 
     def call(self, number, *share):
         if number == step and not done:
@@ -92,13 +93,13 @@ def interrupted_at(step, owner, patch):
             raise KeyboardInterrupt
         return original(self, number, *share)
 
-    patch.setattr(owner, "__call__", call)
+    patch.setattr(owner, method, call)
 
 
 def test_a_resumed_mixture_equals_an_undisturbed_one(tokenizer, roots, tmp_path):
     out, given = tmp_path / "parts", mix(roots, a=1.0, b=0.5)
     with pytest.MonkeyPatch.context() as patch:
-        interrupted_at(5, MixedBatches, patch)
+        interrupted_at(5, Batches, patch)
         with pytest.raises(KeyboardInterrupt):
             lattok.train(ActionVQRecipe.from_preset(None, out, "quick", mix=given, **OPTIONS))
     assert json.loads((out / "run/recipe.json").read_text())["options"]["mix"] == list(given)
@@ -279,7 +280,7 @@ def lam(roots, out, **options):
 def test_video_without_actions_joins_a_latent_action_model(roots, tmp_path):
     whole = lattok.train(lam(roots, tmp_path / "whole"))
     with pytest.MonkeyPatch.context() as patch:
-        interrupted_at(3, MixedBatches, patch)
+        interrupted_at(3, PairBatches, patch, "gather")
         with pytest.raises(KeyboardInterrupt):
             lattok.train(lam(roots, tmp_path / "parts"))
     parts = lattok.train(ImageLAMRecipe.resumed(None, tmp_path / "parts", None, {}), resume=True)

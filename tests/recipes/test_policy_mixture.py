@@ -16,9 +16,10 @@ import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.nn.normalize import Normalizer
-from lattok.recipes.policy_data import PolicyBatches, find_sources
+from lattok.recipes.policy_data import find_sources
 from lattok.recipes.study import train_study
 from lattok.samples import PolicyWindows
+from lattok.samples.batches import PolicyBatches
 from lattok.utils.checks import LattokError
 from tests.conftest import CAMERAS
 from tests.recipes.policies import SIZES, TINY, annotated
@@ -158,7 +159,7 @@ def test_samples_come_by_weight_and_with_labels_of_their_own_however_many_proces
     lattok.train(recipe(roots, tmp_path / "p", weights=weights, steps=1, action_episodes="0"))
     assert json.loads((tmp_path / "p/training.json").read_text())["labels"] == {"episodes": "0"}
     batches, batch = seen[0]
-    rows = batches._order[batches._draw(0)]
+    rows = batches.stream.samples(0)
     first = batches.windows.sizes[0]
     assert int((rows >= first).sum()) == 4
     for i, row in enumerate(rows.tolist()):  # b holds the frames, texts and labels of a, in the same order

@@ -13,8 +13,7 @@ from lattok.backbones.scratch import ScratchBackbone
 from lattok.data import LeRobotV3
 from lattok.image_lam.base.features import FrozenFeatures
 from lattok.recipes import ImageLAMRecipe, VLARecipe
-from lattok.recipes.policy_data import PolicyBatches
-from lattok.samples.batches import PairBatches
+from lattok.samples.batches import PairBatches, PolicyBatches
 from lattok.utils import files
 from lattok.utils.checks import LattokError
 from lattok.vla import LatentVLA
@@ -24,7 +23,8 @@ from tests.recipes.policies import SIZES
 from tests.recipes.test_variants import SMALL
 
 LENGTHS = [25, 31, 28, 40, 22, 36, 30, 27, 33, 29]
-LITTLE = {"memory_gb": 4e-4, "steps": 8, "save_every": 5, "device": "cpu"}  # frames take 0.9 MB, or 0.2 at 16 pixels
+# frames take 0.9 MB, or 0.2 at 16 pixels; one of 32 pixels is 3 kB
+LITTLE = {"shuffle_window": 96, "memory_gb": 6e-4, "steps": 8, "save_every": 5, "device": "cpu"}
 POLICY = {**{key: value for key, value in SIZES.items() if key != "log_every"}, "batch_size": 6, "threads": 1}
 
 
@@ -36,7 +36,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
     """Eight lanes and short windows, so that a tiny dataset is much larger than they are."""
-    for name, value in {"lanes.LANES": 8, "stream.LANES": 8}.items():
+    for name, value in {"order.LANES": 8, "lanes.LANES": 8, "stream.LANES": 8}.items():
         monkeypatch.setattr(f"lattok.samples.{name}", value)
 
 
@@ -53,16 +53,34 @@ def weights(model):
     return model.describe()["weights_sha256"]
 
 
-def test_data_that_fits_stays_in_memory_and_the_choice_is_said(dataset, tmp_path, capsys):
-    for name, memory in (("kept", 0.0), ("streamed", 6e-4)):
-        lattok.train(lam(dataset, tmp_path / name, memory_gb=memory, steps=2))
-    said = capsys.readouterr().err
-    assert "Frames take 0.925 MB of memory: kept in memory\n" in said
-    assert "Frames take 0.925 MB of memory: streamed through 0.6 MB of it\n" in said
-    stored = [files.read_json(tmp_path / name / "run" / "frames.json")["windows"] for name in ("kept", "streamed")]
-    assert stored == [None, [4]]
-    with pytest.raises(LattokError, match="`memory_gb`: expected at least 0.0002 for images of this size, got 0.0001"):
-        lattok.train(lam(dataset, tmp_path / "small", memory_gb=1e-4))
+ROOM = {"kept": 0.0, "streamed": 6e-4, "again": 2e-4}  # GB
+
+
+@pytest.mark.parametrize(("window", "whole"), [(0, True), (96, False)])
+def test_the_same_model_is_learned_whatever_the_memory(window, whole, dataset, tmp_path, capsys):
+    """And the artefact and the run say which window it was; what memory does to it is said while it trains."""
+    options = {"shuffle_window": window, "steps": 4, "labelled_per_batch": 2}
+    models = [lattok.train(lam(dataset, tmp_path / name, memory_gb=ROOM[name], **options)) for name in ROOM]
+    assert len({weights(model) for model in models}) == 1
+    given = 8e9 // (32 * 32 * 3) if window == 0 else window
+    assert {lattok.load(tmp_path / name).trained_on["shuffle_window"] for name in ROOM} == {given}
+    assert files.read_json(tmp_path / "kept/run/recipe.json")["options"]["shuffle_window"] == window
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Frames take 0.925 MB of")]
+    slowly = ", slowly: the shuffle window takes 0.925 MB" if whole else ""
+    assert [line.split(": ", 1)[1] for line in said] == [
+        "kept in memory",
+        f"streamed through {'0.6' if whole else '0.295'} MB of it{slowly}",
+        f"streamed through 0.2 MB of it{slowly or ', slowly: the shuffle window takes 0.295 MB'}",
+    ]
+
+
+def test_too_small_a_window_or_memory_is_refused(dataset, tmp_path):
+    refused = {"shuffle_window": (20, "64 frames for 8 lanes"), "memory_gb": (5e-5, "0.0002 for images")}
+    for name, (value, least) in refused.items():
+        with pytest.raises(LattokError, match=f"`{name}`: expected at least {least}"):
+            lattok.train(lam(dataset, tmp_path / name, **{name: value}))
+    with pytest.raises(LattokError, match="`shuffle_window`: expected a whole number of at least 0, got -1"):
+        lam(dataset, tmp_path / "x", shuffle_window=-1)
 
 
 def stopped_once(kind, at, monkeypatch):
@@ -81,28 +99,26 @@ def stopped_once(kind, at, monkeypatch):
 @pytest.mark.parametrize(("made", "batches"), [(lam, PairBatches), (policy, PolicyBatches)])
 def test_a_run_that_goes_on_learns_what_it_would_have_learned(made, batches, dataset, tmp_path, monkeypatch):
     whole = lattok.train(made(dataset, tmp_path / "whole"))
-    assert files.read_json(tmp_path / "whole" / "run" / "frames.json")["windows"] is not None
     stopped_once(batches, 6, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         lattok.train(made(dataset, tmp_path / "parts"))
-    parts = made(dataset, tmp_path / "parts")
-    monkeypatch.setattr("lattok.recipes.frame_memory.window_sizes", None)  # another machine would choose others
-    assert weights(lattok.train(parts, resume=True)) == weights(whole)
-    files.write_json(tmp_path / "parts" / "run" / "frames.json", {"windows": ["many"]})
-    with pytest.raises(LattokError, match="`windows` in `.*frames.json`: expected null, or 1 numbers of samples, got "):
-        lattok.train(parts, resume=True)
+    elsewhere = made(dataset, tmp_path / "parts", memory_gb=0.0)  # on a machine that keeps all
+    assert weights(lattok.train(elsewhere, resume=True)) == weights(whole)
+    with pytest.raises(LattokError, match="`shuffle_window`: expected 96 as in the run to resume, got 100"):
+        lattok.train(made(dataset, tmp_path / "parts", shuffle_window=100), resume=True)
 
 
 def test_a_mixture_with_known_and_unknown_actions_is_streamed(dataset, tmp_path):
     other = write_dataset(tmp_path / "other", [23, 34, 21, 38])
     mix = (f"{dataset}:1.0", f"{other}:2.0")
-    mixed = lattok.train(lam(None, tmp_path / "lam", mix=mix, memory_gb=1.25e-3, steps=3))
+    mixed = lattok.train(lam(None, tmp_path / "lam", mix=mix, shuffle_window=400, memory_gb=1.25e-3, steps=3))
     assert len(mixed.trained_on["mixture"]) == 2
     options = {"action_episodes": "0:3", "acted_share": 0.5, "strategy": "la_direct", "steps": 3}
     annotated = lattok.annotate(dataset, mixed, tmp_path / "annotated")
     trained = lattok.train(policy(annotated, tmp_path / "policy", **options))
     assert trained.trained_on["labels"] == {"episodes": "0:3"}
-    assert len(files.read_json(tmp_path / "policy" / "run" / "frames.json")["windows"]) == 2
+    again = lattok.train(policy(annotated, tmp_path / "kept", **options, memory_gb=0.0))
+    assert weights(again) == weights(trained)
 
 
 def test_images_and_prompts_are_made_ready_ahead_of_the_step(dataset, tmp_path, monkeypatch):
@@ -134,10 +150,12 @@ def damaged(monkeypatch):
 
 
 def test_a_damaged_video_is_left_out_named_and_remembered(dataset, tmp_path, damaged):
-    with pytest.warns(UserWarning, match=r"episode 3 of tiny is left out: cannot decode video file-003\.mp4"):
-        trained = lattok.train(lam(dataset, tmp_path / "lam", steps=30))
-    assert trained.trained_on["left_out"] == [["tiny", 3]]
-    assert lattok.load(tmp_path / "lam").trained_on["left_out"] == [["tiny", 3]]
+    models = []
+    for name, memory in ROOM.items():
+        with pytest.warns(UserWarning, match=r"episode 3 of tiny is left out: cannot decode video file-003\.mp4"):
+            models.append(lattok.train(lam(dataset, tmp_path / name, steps=30, memory_gb=memory)))
+        assert lattok.load(tmp_path / name).trained_on["left_out"] == [["tiny", 3]]
+    assert len({weights(model) for model in models}) == 1
 
 
 def _worker(rank, dataset, out):
@@ -147,22 +165,22 @@ def _worker(rank, dataset, out):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meeting", rank=rank, world_size=2)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"lanes.LANES": 8, "stream.LANES": 8}.items():
+        for name, value in {"order.LANES": 8, "lanes.LANES": 8, "stream.LANES": 8}.items():
             patch.setattr(f"lattok.samples.{name}", value)
         lattok.train(policy(dataset, out / "two"))
-        lattok.train(policy(dataset, out / "unlike", memory_gb=(1e-4, 8e-5)[rank]))
+        lattok.train(policy(dataset, out / "unlike", memory_gb=(1e-4, 5e-5)[rank]))
+        lattok.train(policy(dataset, out / "kept", memory_gb=1.0))
     torch.distributed.destroy_process_group()
 
 
 def test_two_processes_learn_what_one_does(dataset, tmp_path):
     one = lattok.train(policy(dataset, tmp_path / "one"))
-    lattok.train(policy(dataset, tmp_path / "less", memory_gb=8e-5))
     torch.multiprocessing.spawn(_worker, args=(dataset, tmp_path), nprocs=2)
-    two = lattok.load(tmp_path / "two")
-    for (name, value), other in zip(one.named_parameters(), two.parameters(), strict=True):
-        torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-5, msg=name)
-    unlike, less, more = (files.read_json(tmp_path / name / "run/frames.json") for name in ("unlike", "less", "one"))
-    assert unlike == less != more  # machines of different memory agree on the least
+    for name in ("two", "unlike", "kept"):
+        two = lattok.load(tmp_path / name)
+        for (where, value), other in zip(one.named_parameters(), two.parameters(), strict=True):
+            torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-5, msg=f"{name} {where}")
+    assert weights(lattok.load(tmp_path / "unlike")) == weights(two) == weights(lattok.load(tmp_path / "two"))
 
 
 def test_training_from_the_hub_fetches_files_when_they_are_needed(tmp_path, monkeypatch, recwarn):
@@ -197,11 +215,7 @@ def test_features_are_computed_and_kept_while_streaming(dataset, tmp_path, monke
     options = {"steps": 30, "labelled_per_batch": labelled, "memory_gb": 2e-3}
     cache = str(tmp_path / "cache")
     kept = lattok.train(lam(dataset, tmp_path / "kept", feature_cache=cache, **options))
-    windows = files.read_json(tmp_path / "kept" / "run" / "frames.json")
-    assert windows["windows"] is not None
-    with monkeypatch.context() as patch:
-        patch.setattr("lattok.recipes.frame_memory.window_sizes", lambda *_: windows["windows"])
-        frames = lattok.train(lam(dataset, tmp_path / "frames", **options | {"memory_gb": 4e-4}))
+    frames = lattok.train(lam(dataset, tmp_path / "frames", **options | {"memory_gb": 4e-4}))
     assert weights(frames) == weights(kept)
     monkeypatch.setattr(FrozenFeatures, "forward", None)  # a second run reads them
     assert weights(lattok.train(lam(dataset, tmp_path / "again", feature_cache=cache, **options))) == weights(kept)

@@ -15,9 +15,10 @@ import lattok
 from lattok.cli import main
 from lattok.data import open_dataset
 from lattok.evaluation import evaluate
-from lattok.recipes.policy_data import PolicyBatches, find_labels, read_windows
+from lattok.recipes.policy_data import find_labels, policy_batches, read_windows
 from lattok.recipes.study import BLIND, PROPRIO, ProprioPolicy, title_of, train_study
 from lattok.samples.augment import Augmentation
+from lattok.samples.batches import PolicyBatches
 from lattok.samples.frames import FrameReader
 from lattok.samples.policy import PolicyWindows
 from lattok.utils.checks import LattokError
@@ -320,7 +321,7 @@ def test_actions_that_are_not_known_teach_nothing(dataset: Path, tmp_path: Path)
 
 def test_any_number_of_processes_learns_from_the_same_noise(dataset: Path, tmp_path: Path):
     given = recipe(dataset, tmp_path / "x", head="flow", batch_size=8)
-    batches = PolicyBatches(read_windows(given, find_labels(given, open_dataset(dataset))), given)
+    batches = policy_batches(given, read_windows(given, find_labels(given, open_dataset(dataset))))
     whole, halves = batches(3, 0, 1).draws, [batches(3, share, 2).draws for share in range(2)]
     for part in range(2):
         assert torch.equal(torch.stack([half[part] for half in halves], 1).flatten(0, 1), whole[part])
@@ -331,7 +332,7 @@ def test_shares_of_a_batch_add_up_where_not_every_sample_has_actions(dataset: Pa
     given = recipe(dataset, tmp_path / "p", "la_direct", action_episodes="0", episodes="0,1", steps=1, batch_size=8)
     policy, batches = lattok.train(given), None
     source = find_labels(given, open_dataset(dataset))
-    batches = PolicyBatches(read_windows(given, source), given)
+    batches = policy_batches(given, read_windows(given, source))
     whole, shares = batches(3, 0, 1), [batches(3, i, 2) for i in range(2)]
     counts = [int(share.valid.any(1).sum()) for share in shares]
     assert counts[0] != counts[1]
@@ -345,7 +346,7 @@ def test_a_share_of_each_batch_may_come_from_the_episodes_with_actions(dataset: 
     options = {"action_episodes": "0", "episodes": "0,1,2", "batch_size": 8, "steps": 1, "acted_share": 0.75}
     given = recipe(dataset, tmp_path / "p", "la_direct", **options)
     windows = read_windows(given, find_labels(given, open_dataset(dataset)))
-    batches = PolicyBatches(windows, given)
+    batches = policy_batches(given, windows)
     for step in (0, 1, 7):
         whole, half = batches(step, 0, 1), batches(step, 0, 2)
         assert int(whole.acted) == int(whole.valid.any(1).sum()) == 6
@@ -362,7 +363,7 @@ def test_later_frames_change_as_the_first_do(dataset: Path, tmp_path: Path):
     given = recipe(dataset, tmp_path / "p", batch_size=6, hue=0.1)
     windows = PolicyWindows(open_dataset(dataset), 4, size=given.model.image_size, episodes=[0, 1], gaps=(1, 5))
     windows.frames = np.repeat(windows.frames[7:8], len(windows), 0)  # nothing moves
-    batch = PolicyBatches(windows, given)(0, 0, 1)
+    batch = policy_batches(given, windows)(0, 0, 1)
     assert torch.equal(batch.later, batch.images[:, None].expand_as(batch.later))
     assert not torch.equal(batch.images[0], torch.from_numpy(windows.frames[7]))
 

@@ -16,21 +16,28 @@ from lattok.data.views import View
 from lattok.nn.normalize import Normalizer
 from lattok.samples import ActionWindows, FramePairs
 from lattok.samples.augment import Augmentation, augment, draw
-from lattok.samples.batches import (
-    Instructions,
+from lattok.samples.batches import Instructions, PairBatches
+from lattok.samples.mixture import (
     MixedPairs,
     MixedWindows,
-    PairBatches,
     has_actions,
     open_mixture,
     parse_source,
     same_actions,
     same_cameras,
 )
-from lattok.samples.order import MixedBatches
+from lattok.samples.order import Batches, Passes
 from lattok.utils.checks import LattokError
+from lattok.utils.seeds import derive_seed
 from tests.conftest import write_dataset
 from tests.samples.policies import Demonstrations
+
+
+def passes(sizes, weights, batch, seed):
+    """Batches of datasets that the shuffle window holds."""
+    order = [Passes(size, derive_seed(seed, i)) if size else None for i, size in enumerate(sizes)]
+    return Batches(order, batch, weights)
+
 
 weights = st.lists(st.floats(0.001, 100), min_size=1, max_size=9)
 
@@ -40,7 +47,7 @@ weights = st.lists(st.floats(0.001, 100), min_size=1, max_size=9)
 @example([1.0, 0.5], 0, 60)
 @example([0.1, 0.2, 0.3, 0.4], 10**14, 60)
 def test_every_sample_raises_one_count_and_proportions_hold(weights, first, steps):
-    mixed = MixedBatches([7] * len(weights), weights, 1, 0)
+    mixed = passes([7] * len(weights), weights, 1, 0)
     bound = int(np.ceil(np.log2(len(weights)))) / 2
     before = mixed.counts(first)
     for n in range(first + 1, first + steps):
@@ -56,7 +63,7 @@ def test_every_sample_raises_one_count_and_proportions_hold(weights, first, step
 
 def sequence(sizes, weights, batch, seed, samples):
     """The datasets' rows in the order of the samples, from batches of one size."""
-    mixed = MixedBatches(sizes, weights, batch, seed)
+    mixed = passes(sizes, weights, batch, seed)
     return torch.cat([mixed(step).sort().values for step in range(samples // batch)])
 
 
@@ -81,15 +88,15 @@ def test_samples_do_not_depend_on_the_batch_size():
 
 
 def test_datasets_without_samples_leave_the_others_their_shares():
-    several = MixedBatches([0, 0, 5, 3], [2.0, 3.0, 1.0, 0.5], 1, 0).counts
+    several = passes([0, 0, 5, 3], [2.0, 3.0, 1.0, 0.5], 1, 0).counts
     for n in (0, 1, 2, 90):
-        assert several(n) == [0, 0, *MixedBatches([5, 3], [1.0, 0.5], 1, 0).counts(n)]
+        assert several(n) == [0, 0, *passes([5, 3], [1.0, 0.5], 1, 0).counts(n)]
     with pytest.raises(LattokError, match="`mix`: expected at least one sample, got none"):
-        MixedBatches([0, 0], [1.0, 1.0], 1, 0)
+        passes([0, 0], [1.0, 1.0], 1, 0)
 
 
 def test_every_dataset_and_every_pass_has_an_order_of_its_own():
-    mixed = MixedBatches([16, 16], [0.5, 0.5], 32, 0)
+    mixed = passes([16, 16], [0.5, 0.5], 32, 0)
     first, second, third = (mixed(step).view(2, 16) for step in range(3))
     orders = [
         *first - torch.tensor([[0], [16]]),
@@ -101,7 +108,7 @@ def test_every_dataset_and_every_pass_has_an_order_of_its_own():
 
 
 def test_processes_share_every_dataset_evenly():
-    mixed = MixedBatches([50, 50], [1.0, 1.0], 16, 0)
+    mixed = passes([50, 50], [1.0, 1.0], 16, 0)
     for step in range(20):
         whole = mixed(step)
         shares = [whole[process::4] for process in range(4)]
@@ -184,14 +191,25 @@ def drawn_by(batches, steps, shares=1):
     return rows, [[joined(parts) for parts in zip(*step, strict=True) if parts[0] is not None] for step in found]
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["kept", "streamed"])
+@pytest.fixture
+def few_lanes(monkeypatch):
+    """Two lanes, so that a small dataset is larger than a shuffle window of them all."""
+    for name in ("order", "lanes", "stream"):
+        monkeypatch.setattr(f"lattok.samples.{name}.LANES", 2)
+
+
+@pytest.mark.usefixtures("few_lanes")
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "decoded again"])
+@pytest.mark.parametrize("windows", [False, True], ids=["whole", "windows"])
 @pytest.mark.parametrize("mixed", [False, True], ids=["one", "mixed"])
-def test_random_pairs_come_with_extra_ones_whose_actions_are_known(mixed, streamed):
+def test_random_pairs_come_with_extra_ones_whose_actions_are_known(mixed, windows, kept):
     """Each pair once a pass, and each labelled one; a mixture in its proportions; shares are rows of one batch."""
-    pairs, steps = pairs_of(mixed, pixels=not streamed), 48
+    pairs, steps = pairs_of(mixed), 48
+    frames = 67 if mixed else 40  # of all; one less does not hold them
+    memory = None if kept else 80 * FramePairs(Demonstrations(".", [9]), 2, cameras=["front"]).reader.frame_bytes
+    given = {"window": frames - windows, "memory": memory}
     words = Instructions.joined({"lift": torch.full((3, 2), 2.0), "push": torch.ones(1, 2)})
-    windows = [6, 6][: 1 + mixed] if streamed else None
-    batches = PairBatches(pairs, 6, 2, 9, words, windows=windows)
+    batches = PairBatches(pairs, 6, 2, 9, words, **given)
     assert batches.samples == 8
     rows, found = drawn_by(batches, steps)
     frames, actions, labelled, texts, masks = map(torch.cat, zip(*found, strict=True))
@@ -210,26 +228,26 @@ def test_random_pairs_come_with_extra_ones_whose_actions_are_known(mixed, stream
     for part in (random, extra):
         if mixed:
             assert float((part < pairs.sizes[0]).double().mean()) == pytest.approx(0.75, abs=0.03)
-        elif not streamed:
+        elif not windows:
             counts = part.bincount()[part.unique()]
             assert counts.max() - counts.min() <= 1
-    again, dealt = drawn_by(PairBatches(pairs, 6, 2, 9, words, windows=windows), 8, shares=2)
+    again, dealt = drawn_by(PairBatches(pairs, 6, 2, 9, words, **given), 8, shares=2)
     assert all(map(torch.equal, again, rows))
     assert all(
         torch.equal(one, other)
         for step, whole in zip(dealt, found, strict=False)
         for one, other in zip(step, whole, strict=True)
     )
-    other, _ = drawn_by(PairBatches(pairs, 6, 2, 10, windows=windows), 1)
+    other, _ = drawn_by(PairBatches(pairs, 6, 2, 10, **given), 1)
     assert not torch.equal(other[0], rows[0])
 
 
 def test_without_labelled_pairs_there_are_no_extra_ones():
     pairs = FramePairs(Demonstrations(".", [9, 8]), 2, cameras=["front"], labelled_fraction=0.0)
-    for windows in (None, [4]):
-        batches = PairBatches(pairs, 4, 2, 0, windows=windows)
+    for memory in (None, 1e6):
+        batches = PairBatches(pairs, 4, 2, 0, memory=memory)
         rows, found = drawn_by(batches, 3)
-        assert (batches.samples, batches.draw_known) == (4, None)
+        assert (batches.samples, len(batches.stream.draws)) == (4, 1)
         assert [len(row) for row in rows] == [4] * 3
         assert all(len(parts) == 3 for parts in found)  # no text
 

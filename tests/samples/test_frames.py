@@ -368,7 +368,8 @@ def test_episodes_that_cannot_be_read_leave_the_others_as_they_are():
     assert reader.shape == (1, 6, 8, 3)
     assert (reader.frame_bytes, reader.bytes, len(reader)) == (144, 11 * 144, 11)
     rows = np.array([1, 2, 3, 4, 8, 9])
-    found, errors = reader.rows(rows)
+    found, sound, errors = reader.rows(rows)
+    assert sound.tolist() == [False, False, True, True, False, False]
     assert reader.episode_of(rows).tolist() == [0, 0, 1, 1, 2, 3]
     np.testing.assert_array_equal(found[2:4], whole[3:5])
     assert {index: str(error).split(",")[0] for index, error in errors.items()} == {
@@ -381,7 +382,8 @@ def test_episodes_that_cannot_be_read_leave_the_others_as_they_are():
     with pytest.raises(LattokError, match="episode 0 is torn"):
         _ = reader_of(dataset).shape
     torn, far = set(), np.array([0, 2, 7])
-    found, errors = reader.rows(far)
+    found, sound, errors = reader.rows(far)
+    assert sound.all()
     assert not errors
     np.testing.assert_array_equal(found, whole[far])
     with pytest.raises(Abandoned):

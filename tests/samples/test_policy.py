@@ -210,27 +210,22 @@ def test_labels_of_chunks_are_those_of_their_frames_and_of_batches_those_of_know
     assert windows(dataset).labelled is None
 
 
-def test_pixels_are_decoded_when_a_batch_is_asked_for():
+def test_some_samples_are_decoded_without_the_others():
     dataset = Demonstrations(".", [5, 3])
-    kept, later = (windows(dataset, gaps=(2,), pixels=pixels) for pixels in (True, False))
-    assert (kept.has_pixels, later.has_pixels) == (True, False)
-    rows = torch.tensor([6, 0, 0, 4])
-    assert torch.equal(later.pixels(rows), kept.pixels(rows))
-    for name in ("images", "later", "actions"):
-        assert torch.equal(getattr(later.batch(rows), name), getattr(kept.batch(rows), name))
-    later.read_pixels()
-    np.testing.assert_array_equal(later.frames, kept.frames)
-    blind = windows(dataset, cameras=[])
-    assert (blind.has_pixels, blind.batch(rows).images.shape) == (True, (4, 0, 4, 4, 3))
+    samples, rows = windows(dataset, gaps=(2,)), torch.tensor([6, 0, 0, 4])
+    frames, expected = samples.decode(rows), samples.batch(rows)
+    assert torch.equal(frames[:, 0], expected.images)
+    assert torch.equal(frames[:, 1:], expected.later)
+    assert windows(dataset, cameras=[]).batch(rows).images.shape == (4, 0, 4, 4, 3)
 
     def torn(index, cameras=None, indices=None, transform=None):
         raise LattokError("file is torn")
 
-    later = windows(dataset, gaps=(2,), pixels=False)
-    _ = later.reader.shape
+    samples = windows(dataset, gaps=(2,))
+    _ = samples.reader.shape
     dataset.frames = torn
     with pytest.raises(LattokError, match="file is torn"):
-        later.batch(rows)
+        samples.decode(rows)
 
 
 def test_a_mixture_is_normalised_by_the_maps_of_each_dataset():

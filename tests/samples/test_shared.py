@@ -28,8 +28,8 @@ def _worker(rank, root, out):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FrameReader, "_read", counted)
-        pairs = FramePairs(open_dataset(root), 2, pixels=False)
-        pairs.read_pixels(shared=True)
+        pairs = FramePairs(open_dataset(root), 2)
+        pairs.frames = pairs.reader.all(shared=True)
         found = {"frames": torch.from_numpy(np.asarray(pairs.frames).copy()), "decoded": list(decoded)}
         dist.barrier()
         if rank == 0:
@@ -38,8 +38,8 @@ def _worker(rank, root, out):
         found["seen"] = int(pairs.frames[3, 0, 0, 0, 0])  # what one process writes the other one sees
         patch.setattr(shared, "CAN_SHARE", False)
         decoded.clear()
-        alone = FramePairs(open_dataset(root), 2, pixels=False)
-        alone.read_pixels(shared=True)
+        alone = FramePairs(open_dataset(root), 2)
+        alone.frames = alone.reader.all(shared=True)
         found["alone"] = len(decoded)
 
         def damaged(reader, index, *more):
@@ -50,7 +50,7 @@ def _worker(rank, root, out):
         patch.setattr(shared, "CAN_SHARE", True)
         patch.setattr(FrameReader, "_read", damaged)
         with pytest.raises(LattokError, match="^episode 1 is damaged$"):
-            pairs.read_pixels(shared=True)
+            pairs.frames = pairs.reader.all(shared=True)
     torch.save(found, out / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from lattok.data import Feature, RobotDataset
 from lattok.samples import FramePairs, PolicyWindows
-from lattok.samples.lanes import CLIP, FILES, FIRST, LANES, Draw, Lanes, StreamedBatches, Window, _dealt, lanes_of
-from lattok.samples.stream import FrameStream, Held, Key, window_sizes
+from lattok.samples.lanes import CLIP, FILES, FIRST, Lanes, _dealt, order_of, window_sizes
+from lattok.samples.order import LANES, Batches, Draw, Passes, Window
+from lattok.samples.stream import FrameStream, Held, Key
 from lattok.types import Episode
 from lattok.utils.checks import LattokError
 from lattok.utils.prefetch import Ahead
+from lattok.utils.seeds import derive_seed
 
 SIDE = 4
 
@@ -169,22 +171,23 @@ def test_files_of_the_hub_are_needed_one_group_after_the_other():
 
 def test_the_order_follows_from_seed_and_step_alone():
     lengths = [50, 70, 30, 90, 10]
-    batches = StreamedBatches([ordered(lengths, 20)], [1.0], 24)
-    forwards = [batches.samples(step) for step in range(40)]
-    for step in (39, 3, 17):
-        assert StreamedBatches([ordered(lengths, 20)], [1.0], 24).samples(step) == forwards[step]
-    other = StreamedBatches([ordered(lengths, 20, seed=1)], [1.0], 24)
-    assert other.samples(5) != forwards[5]
+    for made in (lambda seed: ordered(lengths, 20, seed), lambda seed: Passes(250, seed)):
+        batches = Batches([made(0)], 24)
+        forwards = [batches(step).tolist() for step in range(40)]
+        for step in (39, 3, 17):
+            assert Batches([made(0)], 24)(step).tolist() == forwards[step]
+        assert Batches([made(1)], 24)(5).tolist() != forwards[5]
     for processes in (2, 4, 8):  # a process has the same lanes at every step
         for process in range(processes):
-            own = {draw.lane for step in range(40) for draw in batches.draws(step, process, processes)}
+            own = {draw.lane for step in range(40) for draw in batches.draws(step)[process::processes]}
             assert {lane % processes for lane in own} == {process}
 
 
 def test_mixtures_keep_their_proportions_and_each_dataset_its_passes():
     parts = [ordered([100, 92], 16), ordered([300, 276], 16), None]
-    batches = StreamedBatches(parts, [0.5, 0.5, 3.0], 32)
-    drawn = [one for step in range(120) for one in batches.samples(step)]
+    batches = Batches(parts, 32, [0.5, 0.5, 3.0])
+    drawn = [divmod(one, 192) for step in range(120) for one in batches(step).tolist()]
+    drawn = [(min(part, 1), sample) for part, sample in drawn]
     counts = Counter(part for part, _ in drawn)
     assert counts.keys() == {0, 1}
     assert abs(counts[0] - counts[1]) <= LANES
@@ -194,19 +197,35 @@ def test_mixtures_keep_their_proportions_and_each_dataset_its_passes():
 
 
 def test_of_few_samples_each_comes_several_times_in_a_pass():
-    batches = StreamedBatches([ordered([20, 12], 5)], [1.0], LANES)
-    assert Counter(sample for _, sample in batches.samples(0)) == Counter(dict.fromkeys(range(32), 3))
+    batches = Batches([ordered([20, 12], 5)], LANES)
+    assert Counter(batches(0).tolist()) == Counter(dict.fromkeys(range(32), 3))
 
 
-def pairs_of(film, pixels=False, **options):
-    return FramePairs(film, 3, pixels=pixels, labelled_fraction=0.5, **options)
+def test_passes_are_those_of_a_shuffled_sampler():
+    """Against torch's own permutations; lanes deal the same draws out, whatever their number."""
+    batches, order = Batches([Passes(250, 7)], 24), Passes(250, 7)
+    passes = [torch.randperm(250, generator=torch.Generator().manual_seed(derive_seed(7, k))) for k in range(5)]
+    expected = torch.cat(passes)
+    assert torch.equal(torch.cat([batches(step) for step in range(50)]), expected[:1200])
+    for draw in batches.draws(30):
+        window = order.window(draw.lane, draw.number)
+        assert draw.number in window
+        assert window.samples[draw.number - window.first] == expected[draw.number * LANES + draw.lane]
+    few = Passes(np.array([3, 5, 8]), 1)  # fewer than there are lanes
+    drawn = [few.window(g % LANES, g // LANES).samples.tolist() for g in range(900)]
+    assert np.concatenate(drawn).tolist() == few.take(0, 900).tolist()
 
 
-def stream_of(pairs, batch=24, window=20, seed=0):
+def pairs_of(film, **options):
+    return FramePairs(film, 3, labelled_fraction=0.5, **options)
+
+
+def stream_of(pairs, batch=24, window=20, seed=0, memory=np.inf):
     _ = pairs.reader.shape  # which reads a frame
     pairs.reader.dataset.decoded.clear()
-    lanes = Lanes(np.arange(len(pairs)), pairs.episode_of, window, seed)
-    return FrameStream([pairs], [StreamedBatches([lanes], [1.0], batch)])
+    samples = np.arange(len(pairs))
+    order = Passes(samples, seed) if window is None else Lanes(samples, pairs.episode_of, window, seed)
+    return FrameStream([pairs], [Batches([order], batch)], memory)
 
 
 LENGTHS = [40, 25, 60, 10, 33, 47, 52, 38]
@@ -214,7 +233,7 @@ LENGTHS = [40, 25, 60, 10, 33, 47, 52, 38]
 
 def test_frames_are_those_of_the_samples():
     """Against frames that are all decoded, whatever the number of processes; and each is decoded once per pass."""
-    whole, steps = pairs_of(Film(LENGTHS), pixels=True), 22
+    whole, steps = pairs_of(Film(LENGTHS)), 22
     expected = None
     for processes in (1, 2, 4):
         taken, decoded = [[] for _ in range(steps)], Counter()
@@ -272,11 +291,10 @@ def test_accumulated_shares_are_decoded_by_the_process_that_takes_them():
 def test_policy_windows_with_later_frames_and_labelled_extras():
     film = Film(LENGTHS)
     options = {"horizon": 4, "size": SIDE, "state_key": None, "gaps": (2, 5)}
-    windows, whole = PolicyWindows(film, pixels=False, **options), PolicyWindows(film, **options)
+    windows, whole = PolicyWindows(film, **options), PolicyWindows(film, **options)
     some = [np.flatnonzero(np.isin(windows.episode_of, [1, 2, 4, 6]))]
-    lanes, extra = (lanes_of([windows], chosen, [16], seed=3) for chosen in (None, some))
-    draws = [StreamedBatches(lanes, [1.0], 8), StreamedBatches(extra, [1.0], 4)]
-    stream = FrameStream([windows], draws)
+    lanes, extra = ([Lanes(rows, windows.episode_of[rows], 16, seed=3)] for rows in (np.arange(len(windows)), *some))
+    stream = FrameStream([windows], [Batches(lanes, 8), Batches(extra, 4)], np.inf)
     with stream.started(0, 9, [0], 1):
         for step in range(9):
             indices, frames = stream.take(step, 0, 1)
@@ -344,7 +362,7 @@ def test_how_many_episodes_may_be_damaged(episodes, torn, tried, refused):
 def test_processes_of_a_machine_share_its_memory_and_its_cores(monkeypatch):
     """A window of every lane is decoded ahead, of both draws, by a thread for each core."""
     pairs = pairs_of(Film(LENGTHS))
-    lanes = [lanes_of([pairs], None, [size], 0) for size in (20, 6)]
+    lanes = [[Lanes(np.arange(len(pairs)), pairs.episode_of, size, 0)] for size in (20, 6)]
     made = []
 
     class Spy(Ahead):
@@ -356,7 +374,7 @@ def test_processes_of_a_machine_share_its_memory_and_its_cores(monkeypatch):
     monkeypatch.setattr("lattok.samples.stream.cores", lambda: 12)
     for here in (1, 2, 32):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(here))
-        stream = FrameStream([pairs], [StreamedBatches(one, [1.0], 4) for one in lanes])
+        stream = FrameStream([pairs], [Batches(one, 4) for one in lanes], np.inf)
         with stream.started(0, 2, [0], 1):
             stream.take(0, 0, 1)
             assert stream._live
@@ -385,16 +403,97 @@ def test_threads_end_with_the_stream():
     assert threading.active_count() == before
 
 
-def test_windows_fit_into_the_memory_that_is_given():
+def test_windows_fit_into_the_frames_that_are_given():
     pairs = pairs_of(Film(LENGTHS))
-    frame = SIDE * SIDE * 3
-    assert window_sizes([pairs], [1.0], 2 * 43 * LANES * frame) == [40]  # and three frames beyond each of its clips
-    assert window_sizes([pairs], [1.0], 2 * 306 * LANES * frame) == [300]
-    assert window_sizes([pairs, pairs], [1.0, 3.0], 2 * 80 * LANES * frame) == [17, 57]
-    assert window_sizes([pairs], [1.0], 2 * 43 * 2 * LANES * frame, streams=2) == [40]
-    assert window_sizes([pairs], [1.0], 2 * 4 * LANES * frame + 1) == [2]  # the further frames of 2 samples are 2
-    assert window_sizes([pairs], [1.0], 1e12) == [1024]  # shuffles well enough
+    assert window_sizes([pairs], [1.0], 2 * 43 * LANES) == [40]  # and three frames beyond each of its clips
+    assert window_sizes([pairs], [1.0], 2 * 306 * LANES) == [300]
+    assert window_sizes([pairs, pairs], [1.0, 3.0], 2 * 80 * LANES) == [17, 57]
+    assert window_sizes([pairs], [1.0], 2 * 43 * 2 * LANES, streams=2) == [40]
+    assert window_sizes([pairs], [1.0], 2 * 4 * LANES + 1) == [2]  # the further frames of 2 samples are 2
+    with pytest.raises(LattokError, match="`shuffle_window`: expected at least 384 frames for 96 lanes, got 192"):
+        window_sizes([pairs], [1.0], 2 * LANES)
+
+
+def test_a_window_as_large_as_the_data_shuffles_all_of_it_and_a_smaller_one_its_clips():
+    """In a window of w frames no batch sees more than w / 2 samples ahead of what each lane has drawn."""
+    pairs, frames = pairs_of(Film([40] * 200)), 8000
+    for window in (None, frames, 10**9):
+        (order,) = order_of([pairs], [1.0], window, 5)
+        assert isinstance(order, Passes)
+        assert order.take(0, len(pairs)).tolist() == Passes(len(pairs), 5).take(0, len(pairs)).tolist()
+    (order,) = order_of([pairs], [1.0], frames - 1, 5)
+    assert isinstance(order, Lanes)
+    assert order.window_size == frames_in_lane(frames - 1)
+    first = max(order.window(0, 0).end, FIRST)
+    later = order.window(0, first)
+    runs = np.count_nonzero(np.diff(np.sort(later.samples)) > 1) + 1  # of neighbours: few clips
+    assert runs <= 1 + -(-len(later.samples) // 37)
+
+
+def frames_in_lane(window):
+    """Samples of a window of one lane, counted up: their frames, and at most three beyond them, take half of it."""
+    return max(n for n in range(1, window) if n + min(3, n) <= window / 2 / LANES)
+
+
+@pytest.mark.parametrize("window", [None, 20], ids=["whole", "windows"])
+@pytest.mark.parametrize("damaged", [(), (2, 5)], ids=["sound", "damaged"])
+@pytest.mark.filterwarnings("ignore:episode . of film is left out")
+def test_memory_and_processes_change_how_often_frames_are_decoded_and_nothing_else(window, damaged):
+    """Room for one draw of each lane, for two, and for windows: the same samples, in place of torn ones as well."""
+    steps, frame = 30, SIDE * SIDE * 3
+    found, held = [], []
+    for memory, processes in ((4 * LANES * frame, 1), (8 * LANES * frame, 2), (np.inf, 1), (np.inf, 4)):
+        taken = [[] for _ in range(steps)]
+        for process in range(processes):
+            film = Film(LENGTHS, damaged)
+            pairs = pairs_of(film)
+            stream = stream_of(pairs, window=window, memory=memory)
+            with stream.started(0, steps, [process], processes):
+                for step in range(steps):
+                    indices, frames = stream.take(step, process, processes)
+                    np.testing.assert_array_equal(frames[:, 0, 0, 0, 0, 0], pairs.episode_of[indices])
+                    np.testing.assert_array_equal(frames[:, 0, 0, 0, 0, 1], pairs.frame_of[indices])
+                    taken[step].append(indices)
+                held.append(max(len(one.window.samples) for one in stream._live.values()))
+        found.append([torch.stack(parts, 1).flatten().tolist() for parts in taken])
+    assert found[0] == found[1] == found[2] == found[3]
+    assert held == [1, 2, 2, 3, 3, 3, 3, 3]  # of a lane, which has three a pass, in each process
+    if not damaged:  # the samples are those that kept frames are gathered for
+        kept = FrameStream([pairs], stream.draws)
+        assert found[0] == [kept.take(step, 0, 1)[0].tolist() for step in range(steps)]
+
+
+def test_mixtures_are_read_again_in_the_same_order_and_too_little_memory_is_refused():
+    films = Film([30, 20]), Film([25, 40])
+    parts = [pairs_of(film) for film in films]
+    batches = Batches(order_of(parts, [1.0, 2.0], None, 3), 12, [1.0, 2.0])
+    kept, again = FrameStream(parts, [batches]), FrameStream(parts, [batches], 14 * LANES * SIDE * SIDE * 3)
+    with again.started(2, 9, [0], 1):
+        for step in range(2, 9):
+            rows, frames = again.take(step, 0, 1)
+            assert torch.equal(rows, kept.take(step, 0, 1)[0])
+            own = [parts[row >= len(parts[0])].batch([row - len(parts[0]) * (row >= len(parts[0]))]) for row in rows]
+            assert torch.equal(frames, torch.cat([one.frames for one in own]))
     with pytest.raises(
-        LattokError, match="`memory_gb`: expected at least 1.8e-05 for images of this size, got 9.2e-06"
+        LattokError, match="`memory_gb`: expected at least 5.5e-05 for images of this size, got 9.2e-06"
     ):
-        window_sizes([pairs], [1.0], 2 * LANES * frame)
+        FrameStream(parts, [batches], 2 * LANES * SIDE * SIDE * 3)
+
+
+def test_a_frame_that_cannot_be_read_takes_no_other_with_it():
+    """However many are asked for together."""
+    film = Film([40])
+    real = film.blocks
+
+    def blocks(episode, camera, indices):
+        if {7, 8, 30} & set(np.asarray(indices).tolist()):
+            raise LattokError("torn")
+        yield from real(episode, camera, indices)
+
+    film.blocks = blocks
+    reader = pairs_of(film).reader
+    for rows in (np.arange(40), np.arange(5, 9), np.array([7]), np.array([0, 30])):
+        frames, sound, errors = reader.rows(rows)
+        np.testing.assert_array_equal(sound, ~np.isin(rows, [7, 8, 30]))
+        np.testing.assert_array_equal(frames[sound, 0, 0, 0, 1], rows[sound])
+        assert list(errors) == [0]

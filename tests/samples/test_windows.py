@@ -178,6 +178,7 @@ def test_pairs_of_the_sample_show_the_right_frames(sample, tmp_path, monkeypatch
         cache_dir=tmp_path / "cache",
         progress=lambda done, total: seen.append((done, total)),
     )
+    assert seen == []
     assert isinstance(pairs.frames, np.memmap)
     assert list((tmp_path / "cache").iterdir()) == []
     assert seen == [(43, 260), (260, 260)]
@@ -211,26 +212,22 @@ def test_an_episode_that_cannot_be_read_stops_the_others():
 
     dataset.frames = frames
     with pytest.raises(LattokError, match="^episode 3 is damaged$"):
-        FramePairs(dataset, 1)
+        _ = FramePairs(dataset, 1).frames
     before = len(asked)
     assert not any(thread.name.startswith("lattok-ahead") for thread in threading.enumerate())
     assert len(asked) == before
 
 
-def test_pairs_without_pixels_carry_features_in_their_place():
+def test_batches_may_carry_features_in_the_place_of_frames():
+    """Known for all rows, or given with the batch: nothing is decoded then."""
     dataset = Memory([6, 6])
     dataset.frames = None
-    pairs = FramePairs(dataset, 2, pixels=False)
-    assert not pairs.has_pixels
+    pairs, rows = FramePairs(dataset, 2), torch.tensor([0, 5])
+    batch = pairs.batch(rows, torch.ones(2, 2, 1, 3))
+    assert (batch.frames.shape, batch.features.shape) == ((2, 2, 0), (2, 2, 1, 3))
     pairs.features = lambda rows: torch.from_numpy(rows)[..., None, None].float()
-    batch = pairs.batch(torch.tensor([0, 5]))
-    assert batch.frames.shape == (2, 2, 0)
+    batch = pairs.batch(rows, torch.empty(2, 2, 0, dtype=torch.uint8))
     assert batch.features.tolist() == [[[[0]], [[2]]], [[[7]], [[9]]]]
-    dataset = Memory([6, 6])
-    pairs = FramePairs(dataset, 2, pixels=False)
-    pairs.read_pixels()
-    assert pairs.has_pixels
-    torch.testing.assert_close(pairs.batch(torch.arange(8)), FramePairs(dataset, 2).batch(torch.arange(8)))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +294,7 @@ def test_bad_actions_are_named():
     with pytest.raises(LattokError, match=message):
         ActionWindows(dataset, 4)
     with pytest.raises(LattokError, match=message):
-        FramePairs(dataset, 1)
+        _ = FramePairs(dataset, 1).frames
     assert len(ActionWindows(dataset, 4, episodes=[0])) == 4
     dataset.data[1]["action"][2, 1] = np.inf
     with pytest.raises(LattokError, match="got inf"):
@@ -458,7 +455,7 @@ def test_frames_of_another_size_in_a_later_episode():
     dataset.frames = lambda i, *args, **options: real(i, *args, **options)[:, :, : 2 - i]
     message = r"`frames`: expected shape \(2, 2, 2, 3\), got \(2, 1, 2, 3\) in episode 1\. Give a `transform`"
     with pytest.raises(LattokError, match=message):
-        FramePairs(dataset, 1)
+        _ = FramePairs(dataset, 1).frames
 
 
 @pytest.mark.parametrize(
@@ -478,7 +475,7 @@ def test_frames_that_are_no_rgb_pixels(change, got):
     real = dataset.frames
     dataset.frames = lambda *args, **options: change(real(*args, **options))
     with pytest.raises(LattokError, match=r"`frames`: expected uint8 pixels \[T, V, H, W, 3\], got " + got):
-        FramePairs(dataset, 1)
+        _ = FramePairs(dataset, 1).frames
 
 
 def test_episodes_of_one_frame_have_no_pairs_and_no_labels():

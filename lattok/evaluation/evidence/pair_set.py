@@ -130,19 +130,15 @@ class PairSource:
             episodes=episodes,
             transform=model.resize,
             labelled_fraction=0.0,
-            pixels=False,
+            cache_dir=self.cache_dir,
         )
         if self.decoded is None:
-            pairs.read_pixels(self.cache_dir)
             return pairs
         sight = (pairs.cameras, model.resize(NOISE).tobytes())
         if any(kept[:2] != sight for kept in self.decoded):
             self.decoded.clear()
         key = (*sight, *episodes)
-        if key not in self.decoded:
-            pairs.read_pixels(self.cache_dir)
-            self.decoded[key] = pairs.frames
-        pairs.frames = self.decoded[key]
+        pairs.frames = self.decoded[key] if key in self.decoded else self.decoded.setdefault(key, pairs.frames)
         return pairs
 
 

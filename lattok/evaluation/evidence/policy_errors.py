@@ -94,7 +94,6 @@ class PolicyEvidence:
             interpolation=config.interpolation,
             state_key=config.state_key if config.proprio_dim else None,
             episodes=case.split.held_out,
-            pixels=False,
             **options,
         )
         checks.size(key, "numbers, as the policy's actions have", len(held_out.action_names), config.action_dim)
@@ -150,11 +149,12 @@ def policy_errors(
 
 def _batches(held_out: PolicyWindows, chosen: Sequence[Tensor]) -> Iterator[PolicyBatch]:
     """Yield the chosen samples; their images are decoded ahead, or at once where all are chosen."""
-    if not held_out.has_pixels and sum(map(len, chosen)) == len(held_out):
-        held_out.read_pixels()
+    if not held_out.cameras or sum(map(len, chosen)) == len(held_out):
+        yield from map(held_out.batch, chosen)
+        return
 
     def pixels(number: int, stopped: Stopped) -> Tensor:
-        return held_out.pixels(chosen[number], stopped)
+        return held_out.decode(chosen[number], stopped)
 
     with Ahead(pixels, (Request((number,), 1) for number in range(len(chosen))), BATCHES_AHEAD) as ahead:
         for number, rows in enumerate(chosen):

@@ -30,7 +30,7 @@ from lattok.evaluation.report import (
     Verdict,
 )
 from lattok.image_lam import ImageLAM
-from lattok.samples.order import SeededBatches
+from lattok.samples.order import Batches, Passes
 from lattok.types import LossTerms
 from lattok.utils import files
 
@@ -134,7 +134,7 @@ def loss_without_latents(model: ImageLAM, train: PairSet, held_out: PairSet, tra
         return float(files.read_json(path)["loss"])
     options = training.options
     blind = BlindDecoder(model, options.seed)
-    draw = SeededBatches(len(train.frames), options.batch_size, options.seed)
+    draw = Batches([Passes(len(train.frames), options.seed)], options.batch_size)
 
     def pick(step: int, process: int, processes: int) -> tuple[Tensor, Tensor]:
         now, later = model.frame_targets(train.frames.batch(draw(step)[process::processes]).frames).unbind(1)

@@ -31,7 +31,7 @@ from torch import Tensor
 from lattok.data import Progress, RobotDataset
 from lattok.data.content import dataset_fingerprint, facts_of
 from lattok.image_lam.base.features import FrozenFeatures
-from lattok.samples.frames import FrameReader, Reader
+from lattok.samples.frames import Decoded, FrameReader, Reader
 from lattok.types import Episode
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
@@ -248,7 +248,7 @@ class FeatureReader(Reader):
         self._frozen, self._places = frozen, places
         self._known = _joined(places, self.episodes, self.cameras)
 
-    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> tuple[np.ndarray, dict[int, LattokError]]:
+    def rows(self, rows: np.ndarray, stopped: Stopped = lambda: False) -> Decoded:
         """Read ascending `rows` [n], and compute those of episodes that are missing, whole ones."""
         owner, errors = self.episode_of(rows), dict[int, LattokError]()
         for episode in np.unique(owner).tolist():
@@ -259,7 +259,7 @@ class FeatureReader(Reader):
                 errors[episode] = error
         values, sound = np.empty((len(rows), *self.shape), self.dtype), ~np.isin(owner, list(errors))
         values[sound] = self._known(rows[sound]).numpy()
-        return values, errors
+        return values, sound, errors
 
     def _compute(self, take: Take, stopped: Stopped) -> None:
         kept = self._places[take]
