@@ -17,11 +17,12 @@ from lattok.image_lam.base.features import known_scaling
 from lattok.image_lam.clips import ClipLAM, ClipLAMConfig
 from lattok.image_lam.clips.sana import PREFIX, SanaDecoder, open_sana, sizes_of
 from lattok.nn.normalize import Normalizer
-from lattok.recipes.common import QUANTILES, ImageOptions, MixOptions, Recipe, frames_in_memory
+from lattok.recipes.common import QUANTILES, ImageOptions, MixOptions, Recipe
 from lattok.recipes.policy_data import policy_batches
 from lattok.recipes.run_folder import finish
 from lattok.samples.mixture import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows
+from lattok.samples.stream import keep_frames
 from lattok.training import LoopOptions, fit
 from lattok.utils import checks
 
@@ -128,7 +129,8 @@ class ClipLAMRecipe(Recipe[ClipLAM]):
             model.trained_on = self.trained_on(sources, self.loop.batch_size, contents)
             if data.action_episodes is not None:
                 model.trained_on["labels"] = {"episodes": data.action_episodes}
-            memory = frames_in_memory(self, parts, parts[0].cameras)
+            window = self.data.window(self.model.image_size, parts[0].cameras)
+            memory = keep_frames(parts, window, self.data.memory_gb, self.loop.device)
             batches = policy_batches(self, samples, model.prepared, True, memory)
             weighted: Mapping[str, float] = model.config.loss_weights
             fit(model, batches, self.loop, out, loss_weights=weighted, resume=resume, resume_command=resume_command)

@@ -7,7 +7,7 @@ import re
 import shlex
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass
 from functools import cache, partial
@@ -24,8 +24,8 @@ from lattok.data.schema import short_name
 from lattok.recipes.run_folder import LOCK, NEW_RUN, Model, first_process, never_saved, read_recipe
 from lattok.samples.augment import Augmentation
 from lattok.samples.mixture import Source, open_mixture, parse_source
-from lattok.samples.stream import WINDOW_BYTES, keep_frames
-from lattok.training import RECIPE, RUN, LoopOptions, meet
+from lattok.samples.stream import WINDOW_BYTES
+from lattok.training import RECIPE, RUN, LoopOptions
 from lattok.utils import checks, files
 from lattok.utils.checks import LattokError
 from lattok.utils.options import built, defaults_of, flat, options_of
@@ -69,6 +69,13 @@ class ImageOptions(DataOptions):
     def augmentation(self) -> Augmentation:
         """Return these options together."""
         return Augmentation(**{f.name: getattr(self, f.name) for f in fields(Augmentation)})
+
+    def window(self, image_size: int, cameras: Sequence[str]) -> int | None:
+        """Return how many frames samples are shuffled among: from the recipe's sizes alone, so the same on any machine.
+
+        None for samples without frames: all.
+        """
+        return (self.shuffle_window or int(WINDOW_BYTES // (3 * len(cameras) * image_size**2))) if cameras else None
 
     def __post_init__(self) -> None:
         checks.whole(shuffle_window=self.shuffle_window)
@@ -334,27 +341,6 @@ def _check_one_source(dataset: str | Path | None, mix: Sequence[str] | None) -> 
         raise LattokError(f"`dataset` and `mix` were both given. Put {dataset} into the mixture: PATH:WEIGHT.")
     for text in mix or ():
         parse_source(text)
-
-
-def shuffle_window(recipe: Recipe[Any], cameras: Sequence[str]) -> int | None:
-    """Return how many frames samples are shuffled among: from the recipe's sizes alone, so the same on any machine.
-
-    None for samples without frames: all.
-    """
-    if not cameras:
-        return None
-    return recipe.data.shuffle_window or int(WINDOW_BYTES // (3 * len(cameras) * recipe.model.image_size**2))
-
-
-def frames_in_memory(
-    recipe: Recipe[Any], parts: Sequence[Any], cameras: Sequence[str], keep: Callable[[], None] | None = None
-) -> float | None:
-    """Keep the frames of all parts in memory, or return the bytes there are for them: see `keep_frames`."""
-    window = shuffle_window(recipe, cameras)
-    if window is None:
-        return None
-    meet(recipe.loop.device)
-    return keep_frames(parts, window, recipe.data.memory_gb, keep)
 
 
 def check_warm_up(model: Any, loop: LoopOptions, init: str | None = None) -> None:

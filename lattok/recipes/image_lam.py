@@ -23,7 +23,7 @@ from lattok.image_lam.base.feature_cache import FeatureCache
 from lattok.image_lam.base.features import known_scaling
 from lattok.image_lam.base.perceptual import PerceptualLoss
 from lattok.recipes import earlier
-from lattok.recipes.common import ImageOptions, MixOptions, Recipe, check_warm_up, shuffle_window
+from lattok.recipes.common import ImageOptions, MixOptions, Recipe, check_warm_up
 from lattok.recipes.pair_data import embed, frames_or_features, gaps_in_frames, read_pairs
 from lattok.recipes.run_folder import agree, finish, first_process
 from lattok.samples.batches import Instructions, PairBatches
@@ -250,7 +250,7 @@ class ImageLAMRecipe(Recipe[ImageLAM]):
             named = zip(datasets, views, strict=True)
             parts = [read_pairs(self, model, dataset, view, dataset in labelled) for dataset, view in named]
             weights = [source.weight for source in sources]
-            memory, window = frames_or_features(self, model, parts), shuffle_window(self, cameras)
+            memory, window = frames_or_features(self, model, parts), data.window(model.config.image_size, cameras)
             pairs = MixedPairs(parts, weights) if data.mix else parts[0]
             attach_action_head(model, pairs)
             model.perceptual = PerceptualLoss() if model.config.perceptual_weight > 0 else None

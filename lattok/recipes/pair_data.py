@@ -20,9 +20,10 @@ from lattok.data import RobotDataset
 from lattok.image_lam import ImageLAM, ImageLAMConfig
 from lattok.image_lam.base.feature_cache import PixelsOf, Take
 from lattok.image_lam.base.features import TextEncoder
-from lattok.recipes.common import Recipe, frames_in_memory
+from lattok.recipes.common import Recipe
 from lattok.samples import FramePairs
 from lattok.samples.batches import Instructions
+from lattok.samples.stream import keep_frames
 from lattok.utils import checks
 from lattok.utils.devices import device_called
 from lattok.utils.progress import bar
@@ -69,7 +70,8 @@ def frames_or_features(recipe: Recipe[ImageLAM], model: ImageLAM, parts: Sequenc
     folder that cannot be written is a warning: there is no cache then.
     """
     data, frozen = recipe.data, model.features
-    in_memory = partial(frames_in_memory, recipe, parts, parts[0].cameras)
+    window = data.window(model.config.image_size, parts[0].cameras)
+    in_memory = partial(keep_frames, parts, window, data.memory_gb, recipe.loop.device)
     if data.feature_cache is None:
         return in_memory()
     cache, looks = data.cache(), model.config.flow_weight > 0 or model.config.target == "pixels"  # at frames too

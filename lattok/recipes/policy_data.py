@@ -11,7 +11,7 @@ from lattok.labels import LatentSpec, latent_spec, only_prefix, tokenizer_spec, 
 from lattok.labels.provenance import provenance_of
 from lattok.loading import load
 from lattok.nn.normalize import for_dataset
-from lattok.recipes.common import Recipe, shuffle_window
+from lattok.recipes.common import Recipe
 from lattok.samples.batches import PolicyBatches
 from lattok.samples.mixture import same_actions, same_cameras
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
@@ -151,10 +151,10 @@ def policy_batches(
 ) -> PolicyBatches:
     """Return the batches of a run.
 
-    `memory`: what `frames_in_memory` returned. `flows`: with draws of flow matching; left out: as the head needs them.
+    `memory`: what `keep_frames` returned. `flows`: with draws of flow matching; left out: as the head needs them.
     """
     data, loop = recipe.data, recipe.loop
     flows = recipe.model.head == "flow" if flows is None else flows
     options: dict[str, Any] = {"acted_share": data.acted_share, "changes": data.augmentation, "flows": flows}
-    window = shuffle_window(recipe, samples.parts[0].cameras)
+    window = data.window(recipe.model.image_size, samples.parts[0].cameras)
     return PolicyBatches(samples, loop.batch_size, loop.seed, window, memory, prepared=prepared, **options)

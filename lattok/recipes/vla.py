@@ -20,7 +20,7 @@ from lattok.data.schema import vector_key
 from lattok.evaluation.evidence.policy_errors import PolicyErrors, policy_errors
 from lattok.hub import HubModel, config_of
 from lattok.nn.normalize import for_dataset
-from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, frames_in_memory, index_runs
+from lattok.recipes.common import EXTREMES, QUANTILES, ImageOptions, MixOptions, Recipe, index_runs
 from lattok.recipes.policy_data import (
     STATELESS,
     PolicySource,
@@ -31,6 +31,7 @@ from lattok.recipes.policy_data import (
 )
 from lattok.recipes.run_folder import finish, first_process, wait_for_all
 from lattok.samples.policy import MixedPolicyWindows, PolicyWindows, camera_sizes
+from lattok.samples.stream import keep_frames
 from lattok.training import LoopOptions, ParameterGroup, fit
 from lattok.training.loop import one_group
 from lattok.types import PolicyBatch
@@ -243,7 +244,8 @@ class VLARecipe(Recipe[LatentVLA]):
                 inputs[f"tokenizer{of}"] = source.tokenizer.describe()["weights_sha256"]
         inputs = {name: value for name, value in inputs.items() if value is not None}
         with self.begin(resume, sources, inputs, resume_command) as contents:
-            memory = frames_in_memory(self, parts, parts[0].cameras)
+            window = self.data.window(self.model.image_size, parts[0].cameras)
+            memory = keep_frames(parts, window, self.data.memory_gb, self.loop.device)
             batches = policy_batches(self, samples, policy.prepared, memory=memory)
             options: dict[str, Any] = {"loss_weights": learner.loss_weights, "groups": learner.groups}
             fit(learner.module, batches, self.loop, out, **options, resume=resume, resume_command=resume_command)

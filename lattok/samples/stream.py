@@ -25,6 +25,7 @@ from lattok.samples.frames import DECODERS, Samples
 from lattok.samples.lanes import Lanes, frames_of
 from lattok.samples.order import LANES, Batches, Draw, Order, Window
 from lattok.samples.shared import CAN_SHARE, told
+from lattok.training import meet
 from lattok.utils import checks
 from lattok.utils.checks import LattokError
 from lattok.utils.devices import cores, memory_bytes
@@ -250,14 +251,21 @@ def _processes_here() -> int:
 
 
 def keep_frames(
-    parts: Sequence[Any], window: int, memory_gb: float, keep: Callable[[], None] | None = None
+    parts: Sequence[Any],
+    window: int | None,
+    memory_gb: float,
+    device: str,
+    keep: Callable[[], None] | None = None,
 ) -> float | None:
     """Decode the frames of all `parts` into memory, if they fit; otherwise return the bytes there are for them.
 
-    `window`: frames of the shuffle window, which decides how they are read then; the order of samples is the same.
-    `memory_gb`: room on each machine, 0: half of its memory. `keep` does something else where they fit. All processes
-    do the same, as the smallest machine needs it. Frames that cannot be read are left to `FrameStream`.
+    `window`: frames of the shuffle window; None where samples have no frames. `memory_gb`: room on each machine, 0:
+    half of its memory. `keep` does something else where they fit. All processes, which train on `device`, do the
+    same, as the smallest machine needs it. Frames that cannot be read are left to `FrameStream`.
     """
+    if window is None:
+        return None
+    meet(device)
     different = list(dict.fromkeys(parts))
     here = 1 if CAN_SHARE else _processes_here()  # each of which would keep all
     size = sum(part.reader.bytes for part in different)
