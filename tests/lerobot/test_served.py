@@ -19,7 +19,7 @@ SPACE = [{"part": "other", "n": fakes.M}]
 
 @pytest.mark.parametrize("steps", [None, 2])
 def test_the_servers_actions_are_those_of_the_policy(tmp_path, steps):
-    pytest.importorskip("vla_eval", reason="needs the extra vla-eval")
+    pytest.importorskip("vla_eval", reason="needs vla-eval")
     export = pytest.importorskip(
         "lerobot_policy_lattok.export", reason="pip install ./integrations/lerobot_policy_lattok"
     )

@@ -113,7 +113,7 @@ def test_both_phases_begin_with_the_weights_of_the_baseline(tmp_path, monkeypatc
 
 def test_a_policy_of_the_unified_spaces_serves_its_own_robot(tmp_path):
     """Distilled and fine-tuned on a left arm in the plane; the server takes and gives the numbers of that arm."""
-    pytest.importorskip("vla_eval", reason="needs the extra vla-eval")
+    pytest.importorskip("vla_eval", reason="needs vla-eval")
     from lattok_vla_eval import PolicyServer
 
     write_dataset(tmp_path / "arm", [12, 9, 11, 10])
